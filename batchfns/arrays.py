@@ -1,0 +1,229 @@
+"""Batches out of arrays: the user's own, or the data entries of a recipe such as ``images``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import MutableMapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from mlpsubmit.batchfns.protocol import BatchFn, fixed
+from mlpsubmit.errors import SpecError, did_you_mean
+
+__all__ = ["arrays", "sample"]
+
+Rows: TypeAlias = Tensor | NDArray[Any]
+
+
+def sample(
+    X_train: Rows,
+    y_train: Rows,
+    bsz: int,
+    gen: torch.Generator,
+    online: bool,
+    split: str,
+    X_test: Rows | None = None,
+    y_test: Rows | None = None,
+    X: Tensor | None = None,
+    y: Tensor | None = None,
+) -> BatchFn:
+    """Batch function that draws rows of given arrays: the data entries, or those of ``arrays``.
+
+    Training batches are drawn anew and with replacement at every step where training is online.
+    Offline they are one fixed set of bsz different rows; sets of different sizes from one
+    generator state are nested. The test batch is a fixed set of at most bsz different rows of the
+    test arrays: all of them, in order, where there are no more than that. Without test arrays,
+    online training tests on training rows, as fresh samples of the same population.
+
+    Args:
+        X_train: (n, ...) inputs.
+        y_train: (n,) or (n, d_out) targets.
+        bsz: rows per batch.
+        gen: the generator of all draws, on the device that X and y are wanted on.
+        online: whether training is online.
+        split: "train" or "test", which of the sets the batches are for.
+        X_test: (m, ...) inputs of the test set.
+        y_test: (m,) or (m, d_out) its targets.
+        X: where X and y are given, they are what every step returns (offline training).
+        y: see X.
+
+    Returns:
+        ``batch_fn(step) -> (X (bsz, ...), y (bsz,) or (bsz, d_out))``.
+
+    Raises:
+        SpecError: where X and y have different lengths, offline training asks for more rows than
+            there are, or for a test set that is not given.
+
+    Example:
+        >>> Sweep(data=images("digits"), batchfn=sample, ONLINE=False, ...)  # doctest: +SKIP
+    """
+    if split not in ("train", "test"):
+        raise SpecError(
+            f"sample: got split={split!r}; valid are 'train' and 'test'"
+            f"{did_you_mean(str(split), ('train', 'test'))}"
+        )
+    if X is not None and y is not None:
+        return fixed(X, y)
+    if (X_test is None) != (y_test is None):
+        absent = "X_test" if X_test is None else "y_test"
+        raise SpecError(f"sample: the test set has no {absent}; give both X_test and y_test")
+    if split == "test" and X_test is not None and y_test is not None:
+        return _test_set(*_pair(X_test, y_test, "test", gen.device), bsz, gen)
+    if split == "test" and not online:
+        raise SpecError(
+            "sample: offline training needs a test set, and there is none; give X_test and y_test, "
+            "for example arrays(X, y, X_test, y_test)"
+        )
+    return _training(*_pair(X_train, y_train, "train", gen.device), bsz, gen, online)
+
+
+def arrays(
+    X: ArrayLike | Tensor,
+    y: ArrayLike | Tensor,
+    X_test: ArrayLike | Tensor | None = None,
+    y_test: ArrayLike | Tensor | None = None,
+) -> functools.partial[BatchFn]:
+    """Return the batch function ``sample`` with these arrays, for ``Sweep(batchfn=...)``.
+
+    They are copied, so that later changes don't reach the sweep. Inputs become float32. Targets
+    become float32 too, except that integers and booleans become int64: class labels, as
+    LOSS="cross_entropy" wants them.
+
+    Args:
+        X: (n, ...) training inputs, of numpy or torch.
+        y: (n,) or (n, d_out) training targets.
+        X_test: (m, ...) inputs of the test set, which offline training needs.
+        y_test: (m,) or (m, d_out) its targets.
+
+    Raises:
+        SpecError: listing all that is wrong: lengths and shapes that differ, nothing in them,
+            entries that are no finite numbers.
+
+    Example:
+        >>> batchfn = arrays(X=[[0.0], [1.0]], y=[0.0, 2.0])
+    """
+    mistakes: list[str] = []
+    given = {"X": X, "y": y, "X_test": X_test, "y_test": y_test}
+    rows = {
+        name: _checked(name, value, mistakes) for name, value in given.items() if value is not None
+    }
+    usable = {name: array for name, array in rows.items() if array is not None}
+    _compare(usable, mistakes)
+    if len(rows) == 3:
+        absent = "X_test" if X_test is None else "y_test"
+        mistakes.append(f"arrays: the test set has no {absent}; give both X_test and y_test")
+    if mistakes:
+        raise SpecError(mistakes)
+    names = {"X": "X_train", "y": "y_train"}
+    tensors = {names.get(name, name): torch.from_numpy(array) for name, array in usable.items()}
+    return functools.partial(sample, **tensors)  # type: ignore[arg-type]
+
+
+def _training(X: Tensor, y: Tensor, bsz: int, gen: torch.Generator, online: bool) -> BatchFn:
+    n = len(X)
+    if online:
+
+        def batch_fn(step: int) -> tuple[Tensor, Tensor]:
+            rows = torch.randint(n, (bsz,), generator=gen, device=gen.device)
+            return X.index_select(0, rows), y.index_select(0, rows)
+
+        return batch_fn
+    if bsz > n:
+        raise SpecError(
+            f"sample: N_SAMPLES={bsz} training rows are asked for, but the data have {n}; offline "
+            f"training draws each row at most once; try N_SAMPLES={n}, or ONLINE=True"
+        )
+    rows = torch.randperm(n, generator=gen, device=gen.device)[:bsz]
+    return fixed(X.index_select(0, rows), y.index_select(0, rows))
+
+
+def _test_set(X: Tensor, y: Tensor, bsz: int, gen: torch.Generator) -> BatchFn:
+    if bsz >= len(X):
+        return fixed(X, y)
+    rows = torch.randperm(len(X), generator=gen, device=gen.device)[:bsz]
+    return fixed(X.index_select(0, rows), y.index_select(0, rows))
+
+
+def _pair(X: Rows, y: Rows, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    if len(X) != len(y) or len(X) == 0:
+        raise SpecError(
+            f"sample: X_{split} has {len(X)} rows and y_{split} has {len(y)}; "
+            "they should have equally many, and at least one"
+        )
+    return _on_device(X, device), _on_device(y, device)
+
+
+#: Copies of arrays on other devices, each for as long as the array itself lives: the configs of a
+#: pack, and the packs of a task, share one copy instead of making one each.
+_COPIES: MutableMapping[Any, dict[torch.device, Tensor]] = WeakIdKeyDictionary()
+
+
+def _on_device(rows: Rows, device: torch.device) -> Tensor:
+    """Return rows as a tensor on a device, floating-point numbers of 64 bits as 32 bits."""
+    copies = _COPIES.get(rows, {})
+    if device not in copies:
+        tensor = rows if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows))
+        dtype = torch.float32 if tensor.dtype == torch.float64 else tensor.dtype
+        tensor = tensor.to(device, dtype)
+        if tensor is rows:
+            return tensor
+        copies[device] = tensor
+        _COPIES[rows] = copies
+    return copies[device]
+
+
+def _checked(name: str, value: Any, mistakes: list[str]) -> NDArray[Any] | None:
+    """Return one array as a contiguous copy of its final dtype, or None and a mistake."""
+    found = _as_numpy(value)
+    if found.dtype.kind not in "fiub":
+        mistakes.append(f"arrays: {name} has the dtype {found.dtype}; valid are real numbers")
+        return None
+    inputs = name.startswith("X")
+    if found.ndim < 2 if inputs else found.ndim not in (1, 2):
+        valid = "(n, d) or (n, channels, height, width)" if inputs else "(n,) or (n, d_out)"
+        hint = f"; try {name}[:, None]" if inputs and found.ndim == 1 else ""
+        mistakes.append(f"arrays: {name} has the shape {found.shape}; valid are {valid}{hint}")
+        return None
+    labels = not inputs and found.dtype.kind in "iub"
+    with np.errstate(over="ignore"):  # what overflows is reported below
+        array = np.array(found, dtype=np.int64 if labels else np.float32, order="C")
+    wrong = np.argwhere(~np.isfinite(array))
+    if len(wrong):
+        place = ", ".join(str(i) for i in wrong[0])
+        mistakes.append(
+            f"arrays: {name} has {len(wrong)} entries that are NaN or infinite as float32, the "
+            f"first at [{place}]"
+        )
+    return array
+
+
+def _as_numpy(value: Any) -> NDArray[Any]:
+    if not isinstance(value, Tensor):
+        return np.asarray(value)
+    # numpy has no bfloat16, so floating-point tensors go over as float32.
+    floating = value.is_floating_point()
+    return (value.float() if floating else value).detach().cpu().numpy()
+
+
+def _compare(rows: dict[str, NDArray[Any]], mistakes: list[str]) -> None:
+    """Add a mistake for every two arrays that do not fit together."""
+    for inputs, targets in (("X", "y"), ("X_test", "y_test")):
+        if inputs in rows and targets in rows and len(rows[inputs]) != len(rows[targets]):
+            mistakes.append(
+                f"arrays: {inputs} has {len(rows[inputs])} rows and {targets} has "
+                f"{len(rows[targets])}; they should have equally many"
+            )
+    for train, test in (("X", "X_test"), ("y", "y_test")):
+        if train in rows and test in rows:
+            kinds = [(rows[name].shape[1:], str(rows[name].dtype)) for name in (train, test)]
+            if kinds[0] != kinds[1]:
+                mistakes.append(
+                    f"arrays: a row of {train} has shape and dtype {kinds[0]}, but one of {test} "
+                    f"{kinds[1]}; they should agree"
+                )
+    mistakes.extend(f"arrays: {name} has no rows" for name in rows if not len(rows[name]))

@@ -1,0 +1,89 @@
+"""Hermite polynomials, orthonormal under the standard normal distribution."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator
+from itertools import count, islice
+
+import torch
+from torch import Tensor
+
+__all__ = ["hermite", "hermite_features"]
+
+
+def hermite(x: Tensor, degree: int) -> Tensor:
+    r"""Return the normalised probabilists' Hermite polynomial :math:`He_n(x) / \sqrt{n!}`.
+
+    Under z ~ N(0, 1) these are orthonormal: E[h_m(z) h_n(z)] is 1 for m = n, else 0. They come
+    from the recurrence of the normalised polynomials (DLMF 18.9.1, rescaled),
+
+    .. math:: \sqrt{n+1}\, h_{n+1} = x h_n - \sqrt{n}\, h_{n-1},
+
+    which never forms n! and so neither overflows nor cancels as expanded coefficients do.
+
+    Args:
+        x: any shape; integers are taken as numbers of torch's default dtype.
+        degree: n, from 0.
+
+    Returns:
+        A new tensor shaped as x; gradients flow through it.
+
+    Raises:
+        ValueError: where the degree is not an integer >= 0.
+
+    Example:
+        >>> hermite(torch.tensor([0.0, 1.0]), 2)  # (x^2 - 1) / sqrt(2)
+        tensor([-0.7071,  0.0000])
+    """
+    degree = _checked(degree)
+    polynomial = next(islice(_polynomials(_floating(x)), degree, None))
+    return polynomial.clone() if degree == 1 else polynomial
+
+
+def hermite_features(x: Tensor, max_degree: int) -> Tensor:
+    """Return all of h_0 to h_max_degree at once, stacked along a new last dimension.
+
+    Args:
+        x: any shape.
+        max_degree: the highest degree, from 0.
+
+    Returns:
+        A tensor of shape ``(*x.shape, max_degree + 1)``.
+
+    Raises:
+        ValueError: where the degree is not an integer >= 0.
+
+    Example:
+        >>> hermite_features(torch.tensor([2.0]), 1)
+        tensor([[1., 2.]])
+    """
+    polynomials = islice(_polynomials(_floating(x)), _checked(max_degree) + 1)
+    return torch.stack(list(polynomials), dim=-1)
+
+
+def _polynomials(x: Tensor) -> Iterator[Tensor]:
+    """Yield h_0, h_1, h_2, ... without end; h_1 is x itself, no copy of it."""
+    previous, current = torch.ones_like(x), x
+    yield previous
+    for n in count(1):
+        yield current
+        # h_{n+1} = x h_n / sqrt(n+1) - sqrt(n / (n+1)) h_{n-1}, in two kernels.
+        scaled = previous * -math.sqrt(n / (n + 1))
+        following = torch.addcmul(scaled, x, current, value=1 / math.sqrt(n + 1))
+        previous, current = current, following
+
+
+def _floating(x: Tensor) -> Tensor:
+    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
+
+
+def _checked(degree: int) -> int:
+    try:
+        number = -1 if isinstance(degree, bool) else operator.index(degree)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"the degree of a Hermite polynomial is an integer >= 0; got {degree!r}")
+    return number

@@ -1,0 +1,175 @@
+"""Monomials: which coordinates a target multiplies, each to which power."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterator, Mapping
+from functools import total_ordering
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+__all__ = ["Monomial"]
+
+_FACTOR = re.compile(r"x_\{([0-9]+)\}(?:\^([0-9]+))?")
+_EMPTY: Mapping[Any, Any] = MappingProxyType({})
+
+
+@total_ordering
+class Monomial(Mapping[int, int]):
+    r"""A product of powers of coordinates, as an immutable mapping index -> exponent.
+
+    ``Monomial({0: 2, 3: 1})`` is :math:`x_0^2 x_3`, ``Monomial()`` is the constant 1. It equals a
+    plain dict of the same content, can be a key of a dict, and prints as ``$x_{0}^2x_{3}$``, with
+    indices ascending. Monomials are ordered by degree, then as their sequences of indices are:
+    ``x_0^2 < x_0 x_1 < x_1^2``.
+
+    Args:
+        exponents: index -> exponent: integers, of numpy too, indices from 0, exponents from 1. An
+            index may be a string of digits, as all keys are that come out of a JSON file.
+
+    Raises:
+        ValueError: for anything else, saying which entry is wrong.
+
+    Example:
+        >>> Monomial({0: 1}) * Monomial({0: 1, 3: 1})
+        $x_{0}^2x_{3}$
+    """
+
+    __slots__ = ("_exponents",)
+    _exponents: dict[int, int]
+
+    def __init__(self, exponents: Mapping[Any, Any] = _EMPTY) -> None:
+        if not isinstance(exponents, Mapping):
+            raise ValueError(
+                f"a monomial is a mapping index -> exponent; got {exponents!r}; "
+                "try Monomial({0: 1}) for x_0"
+            )
+        checked: dict[int, int] = {}
+        for key, entry in exponents.items():
+            index = _integer(key, "indices", key, entry, minimum=0)
+            if index in checked:
+                raise ValueError(f"a monomial has each index once; got {index} twice")
+            checked[index] = _integer(entry, "exponents", key, entry, minimum=1)
+        self._exponents = dict(sorted(checked.items()))
+
+    def __getitem__(self, index: int) -> int:
+        return self._exponents[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._exponents)
+
+    def __len__(self) -> int:
+        return len(self._exponents)
+
+    def __setitem__(self, index: int, exponent: int) -> NoReturn:
+        raise TypeError(
+            f"a Monomial does not change; build another one: Monomial({{**m, {index}: {exponent}}})"
+        )
+
+    def __delitem__(self, index: int) -> NoReturn:
+        raise TypeError(
+            "a Monomial does not change; build another one from a dict: exponents = dict(m); "
+            f"del exponents[{index}]; Monomial(exponents)"
+        )
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._exponents.items()))
+
+    def __lt__(self, other: object) -> bool:
+        if not isinstance(other, Monomial):
+            return NotImplemented
+        return self._order() < other._order()
+
+    def __mul__(self, other: object) -> Monomial:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        product = dict(self._exponents)
+        for index, exponent in Monomial(other).items():
+            product[index] = product.get(index, 0) + exponent
+        return Monomial(product)
+
+    __rmul__ = __mul__
+
+    def __str__(self) -> str:
+        if not self:
+            return "1"
+        powers = {index: f"^{exponent}" if exponent > 1 else "" for index, exponent in self.items()}
+        return "$" + "".join(f"x_{{{index}}}{power}" for index, power in powers.items()) + "$"
+
+    __repr__ = __str__  # scripts of MLPscape use the repr as a key
+
+    def __reduce__(self) -> tuple[type[Monomial], tuple[dict[int, int]]]:
+        return Monomial, (dict(self._exponents),)
+
+    def _order(self) -> tuple[int, list[tuple[int, int]]]:
+        # (index, -exponent) compares as the indices with repetition do, however large the exponent.
+        return self.degree(), [(index, -exponent) for index, exponent in self.items()]
+
+    def degree(self) -> int:
+        """Return the sum of the exponents: 0 for the constant."""
+        return sum(self.values())
+
+    def max_degree(self) -> int:
+        """Return the largest exponent: 0 for the constant."""
+        return max(self.values(), default=0)
+
+    def copy(self) -> Monomial:
+        """Return the monomial itself, since it never changes."""
+        return self
+
+    def basis(self) -> dict[int, int]:
+        """Return the exponents as a new plain dict, indices ascending."""
+        return dict(self._exponents)
+
+    def basis_factors(self) -> list[Monomial]:
+        """Return the factors of degree one: ``x_0^2 x_3`` is ``[x_0, x_0, x_3]``."""
+        return [Monomial({index: 1}) for index, exponent in self.items() for _ in range(exponent)]
+
+    @classmethod
+    def from_repr(cls, text: str) -> Monomial:
+        """Return the monomial that prints as this text; spaces and the dollar signs are free.
+
+        Raises:
+            ValueError: naming the position of the first factor that is none.
+
+        Example:
+            >>> Monomial.from_repr("$x_{0}^2x_{3}$") == {0: 2, 3: 1}
+            True
+        """
+        # Spaces count in the positions that messages name, so they are kept beside each character.
+        places = [place for place, character in enumerate(text) if not character.isspace()]
+        packed = "".join(text[place] for place in places)
+        start, end = 0, len(packed)
+        if end >= 2 and packed[0] == packed[-1] == "$":
+            start, end = 1, end - 1
+        product = cls()
+        if packed[start:end] == "1":
+            return product
+        while start < end or not product:
+            factor = _FACTOR.match(packed, start, end)
+            if factor is None or (factor[2] is not None and int(factor[2]) == 0):
+                place = places[start] if start < len(places) else len(text)
+                raise ValueError(
+                    f"no monomial: {text!r} at position {place}; "
+                    "valid are '1' and products such as '$x_{0}^2x_{3}$'"
+                )
+            product = product * {int(factor[1]): int(factor[2] or 1)}
+            start = factor.end()
+        return product
+
+
+def _integer(value: Any, role: str, key: Any, entry: Any, minimum: int) -> int:
+    """Return the index or the exponent of one entry as an int of Python."""
+    if role == "indices" and isinstance(value, str) and value.isascii() and value.isdigit():
+        return int(value)
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < minimum:
+        raise ValueError(
+            f"the {role} of a monomial are integers >= {minimum}; got {value!r} in "
+            f"{{{key!r}: {entry!r}}}"
+        )
+    return number

@@ -1,0 +1,58 @@
+"""Training in this very process, for finding out why something fails."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+
+from mlpsubmit.errors import UserError
+from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.jobs.executors.base import Executor, Job
+from mlpsubmit.jobs.heartbeat import process_start
+from mlpsubmit.jobs.store import RunDirectory
+from mlpsubmit.jobs.task import run_task, task_name
+
+__all__ = ["DebugExecutor"]
+
+
+class DebugExecutor(Executor):
+    """Runs the tasks one after another in this process; the first failing pack stops it."""
+
+    name = "debug"
+
+    def __init__(self, hyperparameters: Hyperparameters, tasks: int | None) -> None:
+        if tasks not in (None, 1):
+            raise UserError(f"--tasks {tasks}: the debug executor has one task; leave --tasks out")
+        import torch
+
+        self.slots = 1
+        self.threads = torch.get_num_threads()
+
+    def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> list[Job]:
+        """Train everything, then return."""
+        jobs = []
+        pid, host = os.getpid(), socket.gethostname()
+        for task in tasks:
+            name = task_name(submission, task)
+            jobs.append(Job(name, str(pid), host, pid, process_start(pid)))
+            try:
+                run_task(str(run.path), submission, task, on_failure=self._stop)
+            except StoppedAtFailure:
+                break
+        return jobs
+
+    def _stop(self, error: BaseException) -> None:
+        traceback.print_exception(error)
+        if self.pdb:
+            import pdb
+
+            pdb.post_mortem(error.__traceback__)
+        print("stopped at the first failing pack", file=sys.stderr)
+        raise StoppedAtFailure
+
+
+class StoppedAtFailure(Exception):
+    """Ends a debug submission at its first failing pack, whose failure is on disk by then."""

@@ -1,0 +1,115 @@
+"""Worker processes on this machine, through submitit's local executor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+
+import submitit
+
+from mlpsubmit.errors import UserError
+from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.jobs.executors.base import Executor, Job
+from mlpsubmit.jobs.heartbeat import process_start
+from mlpsubmit.jobs.store import RunDirectory
+from mlpsubmit.jobs.task import run_task, task_name
+
+__all__ = ["LocalExecutor", "gpus", "usable_cores"]
+
+#: submitit ends a local job after two minutes unless told otherwise: ten years stand for never.
+TEN_YEARS_IN_MINUTES = 10 * 365 * 24 * 60
+
+#: More worker processes than this pay for their memory with nothing on a large server.
+LARGEST_SHARE = 16
+
+
+class LocalExecutor(Executor):
+    """One task per slot; a slot is a GPU of DEVICES, or a share of the processor's cores."""
+
+    name = "local"
+
+    def __init__(self, hyperparameters: Hyperparameters, tasks: int | None) -> None:
+        cores = usable_cores()
+        self.devices = gpus(hyperparameters)
+        available = len(self.devices) or cores
+        if tasks is not None and tasks > available:
+            what = f"{available} GPUs in DEVICES" if self.devices else f"{cores} cores"
+            raise UserError(
+                f"--tasks {tasks}: this machine has {what}, and a task of its own needs one; "
+                f"try --tasks {available}"
+            )
+        self.slots = tasks or (available if self.devices else min(available, LARGEST_SHARE))
+        self.threads = max(1, cores // self.slots)
+
+    def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> list[Job]:
+        """Start one process per task; there are at most as many tasks as slots."""
+        jobs = []
+        with _detached_environment(self.threads):
+            for slot, task in enumerate(tasks):
+                executor = submitit.LocalExecutor(folder=run.submission(submission))
+                executor.update_parameters(
+                    timeout_min=TEN_YEARS_IN_MINUTES,
+                    gpus_per_node=1 if self.devices else 0,
+                    visible_gpus=self.devices[slot : slot + 1],
+                    stderr_to_stdout=True,
+                )
+                job = executor.submit(run_task, str(run.path.resolve()), submission, task)
+                pid = int(job.job_id)
+                name = task_name(submission, task)
+                host = socket.gethostname()
+                jobs.append(Job(name, str(job.job_id), host, pid, process_start(pid)))
+        return jobs
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, which a container or taskset limits."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def gpus(hyperparameters: Hyperparameters) -> list[int]:
+    """Return the indices of the GPUs that DEVICES names; empty on a machine without any.
+
+    Raises:
+        UserError: where DEVICES names one that the machine does not have.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    if hyperparameters.devices == "all":
+        return list(range(count))
+    beyond = [index for index in hyperparameters.devices if index >= count]
+    if beyond:
+        valid = f"0 to {count - 1}" if count else "none: leave DEVICES out to train on the cores"
+        raise UserError(f"DEVICES: got {beyond}; this machine's GPUs are {valid}")
+    return list(hyperparameters.devices)
+
+
+@contextlib.contextmanager
+def _detached_environment(threads: int) -> Iterator[None]:
+    """Let processes started within share the cores, and outlive this terminal and its Ctrl-C.
+
+    An ignored signal stays ignored in a child. Ctrl-C reaches the launch alone, which then asks
+    the workers to save and stop; without this submitit's controllers would kill them first.
+    """
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    previous = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(threads)))
+    ignored = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGHUP):
+            ignored[number] = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in ignored.items():
+            signal.signal(number, handler)
+        for name, value in previous.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

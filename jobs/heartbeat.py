@@ -1,0 +1,97 @@
+"""How a task says that it lives, and how others tell whether a process does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from mlpsubmit.jobs import store
+
+__all__ = ["HEARTBEAT_SECONDS", "Heartbeat", "is_alive", "process_start"]
+
+HEARTBEAT_SECONDS = 2.0
+
+#: A heartbeat on another machine that is older than this is taken for dead.
+SILENCE_SECONDS = 60.0
+
+
+class Heartbeat:
+    """Publishes what one task is doing, every few seconds, from a thread of its own."""
+
+    def __init__(self, path: Path, **fields: Any) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._fields: dict[str, Any] = {
+            "state": "starting",
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_start": process_start(os.getpid()),
+            "started": time.time(),
+            **fields,
+        }
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self.publish()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.publish()
+
+    def update(self, **fields: Any) -> None:
+        """Change some fields; they are published with the next beat."""
+        with self._lock:
+            self._fields.update(fields)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name]
+
+    def publish(self) -> None:
+        """Write the file now. A full disk must not end the training, so it is only said."""
+        with self._lock:
+            fields = {**self._fields, "updated": time.time()}
+        try:
+            store.publish_json(self._path, fields, sync=False)
+        except OSError as error:
+            print(f"heartbeat not written: {error}", flush=True)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_SECONDS):
+            self.publish()
+
+
+def process_start(pid: int) -> str | None:
+    """Return when a process of this machine started, in the kernel's words; None where unknown.
+
+    With the process id it names a process for good, though ids are used again.
+    """
+    try:
+        content = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = content.rpartition(")")[2].split()
+    return None if fields[0] == "Z" else fields[19]
+
+
+def is_alive(process: dict[str, Any]) -> bool:
+    """Tell whether the process that wrote a heartbeat, or a job as jobs.json holds it, lives."""
+    if process.get("host") != socket.gethostname():
+        return time.time() - float(process.get("updated", 0)) < SILENCE_SECONDS
+    pid = int(process["pid"])
+    if process.get("process_start") is not None and Path("/proc/self/stat").exists():
+        return process_start(pid) == str(process["process_start"])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

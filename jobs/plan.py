@@ -1,0 +1,420 @@
+"""From a product of axes to packs, and from packs to slices of equal cost.
+
+The axes are put in a fixed order: those that change the shapes of tensors outside, those that a
+pack can hold side by side inside. Configs then stand in *rank* order, configs of equal shapes form
+one contiguous *group*, and a pack is a range of ranks within a group. So a plan is a few numbers
+however large the product is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit.hyperparameters import STACKED, Hyperparameters, log_spaced
+from mlpsubmit.jobs.store import pack_mask, unpack_mask
+from mlpsubmit.product import Axis
+from mlpsubmit.sweep import Sweep
+
+__all__ = ["Pack", "Plan", "Range", "cut", "make_plan"]
+
+#: Weights that one stacked layer may hold: beyond it, stacking more configs gains nothing.
+STACKED_WEIGHTS = 1 << 22
+LARGEST_PACK = 64
+
+#: Fixed cost of one step of one config, in floating-point operations: what packing spares.
+STEP_OVERHEAD = 2e5
+
+#: Input dimensions assumed for the cost of a sweep whose spec does not say ``d``.
+ASSUMED_INPUTS = 64
+
+#: Settings that the cost of a config is estimated from.
+COST_SETTINGS = ("d", "width", "depth", "n_samples", "n_test", "max_iter", "eval_every", "online")
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Configs that train together: kept configs ``start`` to ``stop`` in rank order.
+
+    Attributes:
+        cost: estimate for all of them, in floating-point operations.
+    """
+
+    number: int
+    start: int
+    stop: int
+    cost: float
+
+    @property
+    def name(self) -> str:
+        """What the pack is called in files."""
+        return f"{self.number:07d}"
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive groups that are cut alike.
+
+    Attributes:
+        groups: how many groups.
+        configs: kept configs in each.
+        pack_size: configs per pack at most.
+    """
+
+    groups: int
+    configs: int
+    pack_size: int
+
+    @property
+    def packs_per_group(self) -> int:
+        """How many packs a group is cut into."""
+        return math.ceil(self.configs / self.pack_size)
+
+
+@dataclass(frozen=True)
+class CostSetting:
+    """A setting that cost depends on: one value, or the values along one axis of the product."""
+
+    values: tuple[float, ...]
+    axis: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What trains together: the packs of a sweep.
+
+    Attributes:
+        shape: points per axis of the product.
+        order: which axis of the product stands at each place of the rank order.
+        outside: how many places of the order, from the first, number the groups.
+        stretches: the groups in rank order, run-length encoded.
+        cost_settings: what :attr:`group_costs` is computed from.
+        threads: processor threads that a task of this plan computes with; part of the plan, since
+            the rounding of a matrix product can depend on it.
+        kept: (size,) bool over ranks, the configs to train; None for all.
+    """
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+    outside: int
+    stretches: tuple[Stretch, ...]
+    cost_settings: Mapping[str, CostSetting]
+    threads: int
+    kept: NDArray[np.bool_] | None = field(default=None, repr=False)
+
+    @cached_property
+    def configs(self) -> int:
+        """How many configs the plan trains."""
+        return sum(stretch.groups * stretch.configs for stretch in self.stretches)
+
+    @cached_property
+    def packs(self) -> int:
+        """How many packs the plan has."""
+        return sum(stretch.groups * stretch.packs_per_group for stretch in self.stretches)
+
+    @cached_property
+    def group_costs(self) -> NDArray[np.float64]:
+        """The estimated cost of one config of each group that is kept, (groups,)."""
+        group_shape = tuple(self.shape[place] for place in self.order[: self.outside])
+        settings = _by_group(self.cost_settings, self.order[: self.outside], group_shape)
+        costs = _costs(settings)
+        if self.kept is None:
+            return costs
+        return costs[self.kept.reshape(len(costs), -1).any(axis=1)]
+
+    @cached_property
+    def pack_costs(self) -> NDArray[np.float64]:
+        """The estimated cost of each pack, (packs,)."""
+        return np.asarray(self.pack_sizes * np.repeat(self.group_costs, self._packs_by_group))
+
+    @cached_property
+    def pack_sizes(self) -> NDArray[np.int64]:
+        """How many configs each pack has, (packs,)."""
+        return np.diff(self._bounds)
+
+    @cached_property
+    def _packs_by_group(self) -> NDArray[np.int64]:
+        counts = [stretch.packs_per_group for stretch in self.stretches]
+        return np.repeat(np.array(counts, int), [stretch.groups for stretch in self.stretches])
+
+    @cached_property
+    def _bounds(self) -> NDArray[np.int64]:
+        """Where each pack starts among the kept configs, and where the last one stops.
+
+        Packs of a group are of nearly equal size, so that none is much slower than another.
+        """
+        pieces, start = [np.zeros(1, dtype=np.int64)], 0
+        for stretch in self.stretches:
+            n = stretch.packs_per_group
+            inner = np.arange(1, n + 1) * stretch.configs // n
+            outer = np.arange(stretch.groups) * stretch.configs
+            pieces.append(start + (outer[:, None] + inner[None, :]).ravel())
+            start += stretch.groups * stretch.configs
+        return np.concatenate(pieces)
+
+    @property
+    def cost(self) -> float:
+        """What all packs cost, in floating-point operations."""
+        return float(self.pack_costs.sum())
+
+    def pack(self, number: int) -> Pack:
+        """Return one pack by its number."""
+        start, stop = self._bounds[number : number + 2].tolist()
+        return Pack(number, start, stop, float(self.pack_costs[number]))
+
+    def __iter__(self) -> Iterator[Pack]:
+        """Iterate over all packs."""
+        return (self.pack(number) for number in range(self.packs))
+
+    @cached_property
+    def _kept_ranks(self) -> NDArray[np.int64] | None:
+        return None if self.kept is None else np.flatnonzero(self.kept)
+
+    def indices(self, pack: Pack) -> NDArray[np.int64]:
+        """Return the flat indices into the product, (K,) int64, of a pack's configs."""
+        places = np.arange(pack.start, pack.stop)
+        ranks = places if self._kept_ranks is None else self._kept_ranks[places]
+        if not self.shape:
+            return ranks
+        columns = np.unravel_index(ranks, tuple(self.shape[axis] for axis in self.order))
+        back = [columns[self.order.index(axis)] for axis in range(len(self.shape))]
+        return np.asarray(np.ravel_multi_index(back, self.shape), dtype=np.int64)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as plan.json holds it."""
+        return {
+            "configs": self.configs,
+            "packs": self.packs,
+            "shape": list(self.shape),
+            "order": list(self.order),
+            "outside": self.outside,
+            "stretches": [[s.groups, s.configs, s.pack_size] for s in self.stretches],
+            "cost_settings": {
+                name: [setting.axis, list(setting.values)]
+                for name, setting in self.cost_settings.items()
+            },
+            "threads": self.threads,
+            "kept": None if self.kept is None else pack_mask(self.kept),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Plan:
+        """Return the plan that :meth:`to_json` wrote."""
+        kept = None
+        if content["kept"]:
+            kept = unpack_mask(content["kept"], math.prod(content["shape"]))
+        return cls(
+            shape=tuple(content["shape"]),
+            order=tuple(content["order"]),
+            outside=content["outside"],
+            stretches=tuple(Stretch(*entry) for entry in content["stretches"]),
+            cost_settings={
+                name: CostSetting(tuple(values), axis)
+                for name, (axis, values) in content["cost_settings"].items()
+            },
+            threads=content["threads"],
+            kept=kept,
+        )
+
+
+def make_plan(
+    sweep: Sweep, slots: int, threads: int, finished: NDArray[np.int64] | None = None
+) -> Plan:
+    """Plan a sweep for a number of slots that train at the same time.
+
+    Args:
+        slots: tasks that run side by side; a group that carries much of the cost is cut so that
+            all of them get a share of it.
+        threads: processor threads of each task.
+        finished: flat indices of configs whose results are known already.
+    """
+    axes = sweep.product.axes
+    outside = [place for place, axis in enumerate(axes) if not _stacks(axis)]
+    # What sets the size of packs goes outermost: few stretches, however many groups.
+    outside.sort(key=lambda place: not {"width", "depth"} & set(axes[place].names))
+    inside = [place for place, axis in enumerate(axes) if _stacks(axis)]
+    group_shape = tuple(len(axes[place]) for place in outside)
+    group_size = math.prod(len(axes[place]) for place in inside)
+    kept = _kept(sweep, outside + inside, finished)
+    counts = np.full(math.prod(group_shape), group_size)
+    if kept is not None:
+        counts = kept.reshape(-1, group_size).sum(axis=1)
+    cost_settings = {name: _cost_setting(sweep, name) for name in COST_SETTINGS}
+    sizes = _pack_sizes(sweep.base, _by_group(cost_settings, outside, group_shape), counts, slots)
+    return Plan(
+        shape=sweep.product.shape,
+        order=tuple(outside + inside),
+        outside=len(outside),
+        stretches=tuple(_stretches(counts, sizes)),
+        cost_settings=cost_settings,
+        threads=threads,
+        kept=kept,
+    )
+
+
+def _stacks(axis: Axis) -> bool:
+    """Tell whether configs that differ along an axis can share a pack.
+
+    Arguments of functions can: where they turn out to change shapes after all, the task trains the
+    pack as several stacks.
+    """
+    return all(name in STACKED or name not in Hyperparameters.model_fields for name in axis.names)
+
+
+def _kept(
+    sweep: Sweep, order: Sequence[int], finished: NDArray[np.int64] | None
+) -> NDArray[np.bool_] | None:
+    """Return which ranks are to be trained, or None where all are."""
+    if sweep.included is None and (finished is None or not len(finished)):
+        return None
+    wanted = np.ones(sweep.product.size, bool) if sweep.included is None else sweep.included.copy()
+    if finished is not None:
+        wanted[finished] = False
+    kept = np.zeros(sweep.product.size, dtype=bool)
+    kept[sweep.product.transposed(np.flatnonzero(wanted), order)] = True
+    return kept
+
+
+def _cost_setting(sweep: Sweep, name: str) -> CostSetting:
+    if name == "d":
+        return CostSetting((float(_known_inputs(sweep)),))
+    max_iter = sweep.base.max_iter
+    for place, axis in enumerate(sweep.product.axes):
+        if name in axis.names:
+            values = axis.values(name)
+            return CostSetting(tuple(_as_number(value, max_iter) for value in values), place)
+    return CostSetting((_as_number(getattr(sweep.base, name), max_iter),))
+
+
+def _known_inputs(sweep: Sweep) -> int:
+    """Return the input dimensions that the spec names ``d``, or an assumption."""
+    bound = getattr(sweep.data, "keywords", {}).get("d")
+    named = (sweep.arguments.get("d"), sweep.base.datasethps.get("d"), bound)
+    return next((d for d in named if isinstance(d, int)), ASSUMED_INPUTS)
+
+
+def _as_number(value: Any, max_iter: int) -> float:
+    """Return a setting as a number; a schedule of N events as the mean steps between them."""
+    if isinstance(value, str):
+        return max(1.0, max_iter / (log_spaced(value) or 1))
+    return float(value)
+
+
+def _by_group(
+    settings: Mapping[str, CostSetting], outside: Sequence[int], group_shape: tuple[int, ...]
+) -> dict[str, NDArray[np.float64]]:
+    """Return the value of each setting in each group, (groups,)."""
+    found: dict[str, NDArray[np.float64]] = {}
+    for name, setting in settings.items():
+        values = np.array(setting.values)
+        if setting.axis is not None:
+            along = [1] * len(group_shape)
+            along[list(outside).index(setting.axis)] = len(values)
+            values = values.reshape(along)
+        found[name] = np.broadcast_to(values, group_shape or (1,)).ravel()
+    return found
+
+
+def _weights(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the weights of one model, (groups,): d w + (depth - 1) w^2 + w."""
+    width = settings["width"]
+    return settings["d"] * width + (settings["depth"] - 1) * width**2 + width
+
+
+def _costs(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the cost of one config, (groups,), in floating-point operations.
+
+    A forward pass costs 2 per weight and sample, a backward pass twice that; centring costs one
+    more forward pass online, and the test set one per evaluation offline.
+    """
+    weights = _weights(settings)
+    online = settings["online"]
+    train = (6 + 2 * online) * settings["n_samples"] * weights
+    test = (1 - online) * 2 * settings["n_test"] * weights / settings["eval_every"]
+    return np.asarray(settings["max_iter"] * (train + test + STEP_OVERHEAD))
+
+
+def _pack_sizes(
+    base: Hyperparameters,
+    settings: Mapping[str, NDArray[np.float64]],
+    counts: NDArray[np.int64],
+    slots: int,
+) -> NDArray[np.int64]:
+    """Return the configs per pack of each group, (groups,)."""
+    if base.pack_size != "auto":
+        return np.full_like(counts, int(base.pack_size))
+    if not (isinstance(base.optimizer, str) and base.optimizer.islower()):
+        return np.ones_like(counts)  # a torch.optim class trains one config at a time
+    sizes = np.clip(STACKED_WEIGHTS // _weights(settings), 1, LARGEST_PACK).astype(np.int64)
+    costs = counts * _costs(settings)
+    dear = costs * slots > 0.5 * costs.sum()
+    shared = np.minimum(sizes, np.maximum(1, -(-counts // slots)))
+    return np.asarray(np.where(dear, shared, sizes))
+
+
+def _stretches(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[Stretch]:
+    """Run-length encode the groups; groups of which nothing is kept vanish."""
+    table = np.stack([counts, sizes], axis=1)[counts > 0]
+    changes = np.flatnonzero((table[1:] != table[:-1]).any(axis=1)) + 1
+    for start, stop in itertools.pairwise([0, *changes.tolist(), len(table)]):
+        if stop > start:
+            yield Stretch(stop - start, *table[start].tolist())
+
+
+def cut(numbers: NDArray[np.int64], costs: NDArray[np.float64], tasks: int) -> list[list[Range]]:
+    """Cut packs into slices of nearly equal cost, the dearest first.
+
+    Args:
+        numbers: (n,) pack numbers, ascending.
+        costs: (n,) their estimated costs.
+        tasks: how many slices at most.
+
+    Returns:
+        One list of ranges of pack numbers per slice, the dearest first; no slice is empty.
+    """
+    slices: list[list[Range]] = [[] for _ in range(tasks)]
+    loads = np.zeros(tasks)
+    # Costs are estimates: within 1% they count as equal, which keeps slices in long ranges.
+    level = np.round(np.log(np.maximum(costs, 1.0)) * 100).astype(np.int64)
+    for value in np.unique(level)[::-1]:
+        equal = numbers[level == value]
+        shares = _shares(loads, len(equal), float(np.exp(value / 100)))
+        for task, piece in enumerate(np.split(equal, np.cumsum(shares)[:-1])):
+            slices[task] += _ranges(piece)
+    return [ranges for ranges in slices if ranges]
+
+
+def _shares(loads: NDArray[np.float64], count: int, cost: float) -> NDArray[np.int64]:
+    """Share ``count`` equal packs out so that loads come as level as they can; add them up.
+
+    Each task in turn of its load takes what lifts it to the level of those that have more.
+    """
+    low, high = loads.min(), loads.max() + count * cost
+    for _ in range(64):  # bisection of the common level
+        middle = (low + high) / 2
+        filled = np.maximum(0, np.floor((middle - loads) / cost)).sum()
+        low, high = (middle, high) if filled <= count else (low, middle)
+    shares = np.maximum(0, np.floor((low - loads) / cost)).astype(np.int64)
+    rest = count - int(shares.sum())
+    shares[np.argsort(loads + shares * cost, kind="stable")[:rest]] += 1
+    loads += shares * cost
+    return np.asarray(shares)
+
+
+def _ranges(numbers: NDArray[np.int64]) -> list[Range]:
+    """Return ascending numbers as half-open ranges."""
+    if not len(numbers):
+        return []
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    starts = numbers[np.concatenate([[0], breaks])]
+    stops = numbers[np.concatenate([breaks - 1, [len(numbers) - 1]])] + 1
+    return list(zip(starts.tolist(), stops.tolist(), strict=True))

@@ -1,0 +1,491 @@
+"""Every name and format in a run directory, in one place, without importing torch.
+
+| path                         | who writes it, and when                                       |
+|------------------------------|---------------------------------------------------------------|
+| sweep.json                   | launch, once                                                  |
+| sweep.pkl                    | launch, once                                                  |
+| plan.json                    | launch, once                                                  |
+| data/<key>.pt                | the first task that needs it, once, under data/<key>.lock     |
+| submissions/NNN/intent.json  | launch or resume, before an executor is asked for anything    |
+| submissions/NNN/jobs.json    | launch or resume, after: the ids that the executor answered   |
+| submissions/NNN/*            | submitit: its pickles and logs                                |
+| results/<task>.<attempt>.tar | one attempt of one task, appended per pack and fsynced        |
+| results/reused.0.tar         | launch, once: finished configs of earlier runs                |
+| checkpoints/<pack>.pt        | the task that trains the pack, replaced atomically            |
+| heartbeats/<task>.json       | one task, replaced atomically every few seconds               |
+
+One writer per file. What is published is complete: a temporary name, fsync, rename; or a tar whose
+torn tail is ignored. Nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import io
+import json
+import os
+import re
+import tarfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit.errors import RunError
+
+__all__ = [
+    "FORMAT",
+    "Failure",
+    "Member",
+    "PackResult",
+    "RunDirectory",
+    "Shard",
+    "publish",
+    "publish_json",
+    "read_json",
+]
+
+FORMAT = 1
+
+SWEEP_JSON = "sweep.json"
+SWEEP_PICKLE = "sweep.pkl"
+PLAN = "plan.json"
+DATA = "data"
+SUBMISSIONS = "submissions"
+INTENT = "intent.json"
+JOBS = "jobs.json"
+RESULTS = "results"
+CHECKPOINTS = "checkpoints"
+HEARTBEATS = "heartbeats"
+
+#: Members of a shard: a finished pack, and a pack whose training raised.
+FINISHED_SUFFIX = ".npz"
+FAILED_SUFFIX = ".failed.json"
+
+_SHARD_NAME = re.compile(r"(?P<task>[\w-]+)\.(?P<attempt>\d+)\.tar")
+
+
+# ---- publishing --------------------------------------------------------------------------------
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(path: Path, write: Callable[[BinaryIO], Any] | bytes, *, sync: bool = True) -> None:
+    """Write a file under a temporary name, flush it to the disk and rename it into place.
+
+    Readers see the old content or the new, whole. ``sync=False`` leaves the flush out, for files
+    whose loss costs nothing (heartbeats).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            if callable(write):
+                write(file)
+            else:
+                file.write(write)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync:
+        _fsync_folder(path.parent)
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return the content as JSON."""
+    return json.dumps(content, indent=1).encode()
+
+
+def publish_json(path: Path, content: Any, *, sync: bool = True) -> None:
+    """Publish a JSON file."""
+    publish(path, json_bytes(content), sync=sync)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        RunError: where it is no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise RunError(f"{path}: is damaged ({error})") from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel frees it however the process ends."""
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+# ---- shards: results as tar files --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Member:
+    """One whole member of a shard: where its content lies."""
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return the content."""
+        with self.shard.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+class Shard:
+    """The results file of one attempt, open for appending: an ordinary tar.
+
+    Each append is flushed and fsynced before it returns; a process that dies within one leaves a
+    torn tail, which readers ignore.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[bytes] = path.open("xb")
+
+    @classmethod
+    def claim(cls, results: Path, task: str) -> Shard:
+        """Open the shard of the next attempt of a task; no two processes get the same."""
+        attempt = len(list(results.glob(f"{task}.*.tar")))
+        while True:
+            try:
+                return cls(results / f"{task}.{attempt}.tar")
+            except FileExistsError:
+                attempt += 1
+
+    @property
+    def attempt(self) -> int:
+        """Which life of its task this shard belongs to, from 0."""
+        return int(self.path.name.rsplit(".", 2)[1])
+
+    def append(self, name: str, content: bytes) -> None:
+        """Append one member and flush it to the disk."""
+        info = tarfile.TarInfo(name)
+        info.size, info.mtime, info.mode = len(content), int(time.time()), 0o644
+        padding = -len(content) % tarfile.BLOCKSIZE
+        self._file.write(info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(padding))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """End the tar; a shard in which nothing finished is removed."""
+        empty = self._file.tell() == 0
+        if not empty:
+            self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+        self._file.close()
+        if empty:
+            self.path.unlink()
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def members(shard: Path) -> Iterator[Member]:
+    """Yield the whole members of a shard; a torn tail, at whatever byte, ends the iteration."""
+    size = shard.stat().st_size
+    offset = 0
+    with shard.open("rb") as file:
+        while offset + tarfile.BLOCKSIZE <= size:
+            file.seek(offset)
+            try:
+                info = tarfile.TarInfo.frombuf(
+                    file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape"
+                )
+            except tarfile.HeaderError:
+                return  # the end blocks, or a header that was never written whole
+            start = offset + tarfile.BLOCKSIZE
+            offset = start + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            if start + info.size > size:
+                return
+            yield Member(shard, info.name, start, info.size)
+
+
+class _Window(io.RawIOBase):
+    """The bytes of one member as a file of its own, so that an npz is read array by array."""
+
+    def __init__(self, member: Member) -> None:
+        self._file = member.shard.open("rb")
+        self._start, self._size, self._place = member.offset, member.size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = max(0, origin + offset)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        length = max(0, min(len(buffer), self._size - self._place))
+        self._file.seek(self._start + self._place)
+        content = self._file.read(length)
+        buffer[: len(content)] = content
+        self._place += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class PackResult:
+    """The arrays of one finished pack, each read from its npz when it is asked for."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.name = member.name.removesuffix(FINISHED_SUFFIX)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        with _Window(self.member) as window, np.load(window, allow_pickle=False) as npz:
+            yield npz
+
+    def arrays(self) -> list[str]:
+        """Return the names of the arrays."""
+        with self._opened() as npz:
+            return list(npz.files)
+
+    def __getitem__(self, array: str) -> NDArray[Any]:
+        with self._opened() as npz:
+            return np.asarray(npz[array])
+
+    def intact(self) -> bool:
+        """Tell whether every array reads back with the checksum it was written with."""
+        try:
+            with self._opened() as npz:
+                return npz.zip.testzip() is None
+        except Exception:  # zipfile and numpy raise half a dozen kinds for damaged bytes
+            return False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pack whose training raised: what, and which configs it cost.
+
+    Attributes:
+        indices: (K,) flat indices into the product.
+        error: the exception in one line.
+        traceback: its traceback.
+    """
+
+    pack: str
+    indices: NDArray[np.int64]
+    error: str
+    traceback: str
+
+
+def pack_mask(mask: NDArray[np.bool_]) -> str:
+    """Return a mask as text that is short where the mask is regular."""
+    return base64.b64encode(zlib.compress(np.packbits(mask).tobytes())).decode()
+
+
+def unpack_mask(text: str, size: int) -> NDArray[np.bool_]:
+    """Return the (size,) mask that :func:`pack_mask` wrote."""
+    content = zlib.decompress(base64.b64decode(text))
+    return np.unpackbits(np.frombuffer(content, dtype=np.uint8), count=size).astype(bool)
+
+
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return the arrays as an ordinary, uncompressed npz file."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no **Mapping
+    return buffer.getvalue()
+
+
+# ---- the run directory -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """One launched sweep on disk."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """Return a run that exists.
+
+        Raises:
+            RunError: where the folder is no run.
+        """
+        if not path.is_dir():
+            raise RunError(f"{path}: no such folder")
+        if not (path / SWEEP_JSON).is_file() or not (path / PLAN).is_file():
+            raise RunError(
+                f"{path}: is not a run (it has no {SWEEP_JSON} and {PLAN}); give the folder that "
+                "launch printed, the name of a sweep, or the start of a run id"
+            )
+        run = cls(path)
+        if run.sweep.get("format") != FORMAT:
+            raise RunError(
+                f"{path}: was written in format {run.sweep.get('format')!r}; this mlpsubmit reads "
+                f"format {FORMAT}; use the version that launched it"
+            )
+        return run
+
+    @cached_property
+    def sweep(self) -> dict[str, Any]:
+        """The content of sweep.json."""
+        content: dict[str, Any] = read_json(self.path / SWEEP_JSON)
+        return content
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """The content of plan.json."""
+        content: dict[str, Any] = read_json(self.path / PLAN)
+        return content
+
+    @property
+    def id(self) -> str:
+        """The run's id: its folder's name."""
+        return self.path.name
+
+    @property
+    def results(self) -> Path:
+        """The folder of shards."""
+        return self.path / RESULTS
+
+    def checkpoint(self, pack: str) -> Path:
+        """Return where the state of a pack is saved."""
+        return self.path / CHECKPOINTS / f"{pack}.pt"
+
+    def data_file(self, key: str) -> Path:
+        """Return where what a data function computed is kept."""
+        return self.path / DATA / f"{key}.pt"
+
+    def heartbeat(self, task: str) -> Path:
+        """Return where a task says how it is doing."""
+        return self.path / HEARTBEATS / f"{task}.json"
+
+    def heartbeats(self) -> dict[str, dict[str, Any]]:
+        """Return the heartbeat of every task that has one."""
+        folder = self.path / HEARTBEATS
+        return {file.stem: read_json(file) for file in sorted(folder.glob("[!.]*.json"))}
+
+    # ---- submissions
+
+    def submission(self, number: int) -> Path:
+        """Return the folder of one submission."""
+        return self.path / SUBMISSIONS / f"{number:03d}"
+
+    def submissions(self) -> list[int]:
+        """Return the numbers of the submissions whose intent is on disk, in order."""
+        folder = self.path / SUBMISSIONS
+        return sorted(int(file.parent.name) for file in folder.glob(f"*/{INTENT}"))
+
+    def new_submission(self) -> int:
+        """Make the folder of the next submission and return its number."""
+        taken = [int(folder.name) for folder in (self.path / SUBMISSIONS).glob("[0-9]*")]
+        number = max(taken, default=-1) + 1
+        while True:
+            try:
+                self.submission(number).mkdir()
+                return number
+            except FileExistsError:
+                number += 1
+
+    def intent(self, number: int) -> dict[str, Any]:
+        """Return what a submission set out to do."""
+        content: dict[str, Any] = read_json(self.submission(number) / INTENT)
+        return content
+
+    def jobs(self, number: int) -> dict[str, Any] | None:
+        """Return the ids that the executor answered, or None where launch died before."""
+        file = self.submission(number) / JOBS
+        return read_json(file) if file.exists() else None
+
+    def log(self, number: int, job: str) -> Path:
+        """Return where submitit keeps the output of a job."""
+        return self.submission(number) / f"{job}_0_log.out"
+
+    # ---- results
+
+    def shards(self) -> list[Path]:
+        """Return the shards from the oldest submission and attempt to the newest."""
+        found = []
+        for file in self.results.glob("*.tar"):
+            match = _SHARD_NAME.fullmatch(file.name)
+            if match:
+                # Reused results come first, so that whatever this run trained wins over them.
+                fresh = match["task"] != "reused"
+                found.append((fresh, match["task"], int(match["attempt"]), file))
+        return [file for *_, file in sorted(found)]
+
+    def members(self) -> Iterator[Member]:
+        """Yield the whole members of all shards, oldest first."""
+        for shard in self.shards():
+            yield from members(shard)
+
+    def packs(self) -> Iterator[PackResult]:
+        """Yield every finished pack; one whose bytes are damaged is left out: it trains again."""
+        for member in self.members():
+            if member.name.endswith(FINISHED_SUFFIX):
+                pack = PackResult(member)
+                if pack.intact():
+                    yield pack
+
+    def finished(self, *, verify: bool) -> set[str]:
+        """Return the names of the packs that have a result.
+
+        Args:
+            verify: read every result and check its checksums, as resume must; without it only
+                headers are read, which is enough to show how far a run is.
+        """
+        if verify:
+            return {pack.name for pack in self.packs()}
+        names = (member.name for member in self.members())
+        return {n.removesuffix(FINISHED_SUFFIX) for n in names if n.endswith(FINISHED_SUFFIX)}
+
+    def failures(self) -> list[Failure]:
+        """Return the failed packs that have not finished since; the last failure of each."""
+        found: dict[str, Failure] = {}
+        for member in self.members():
+            if member.name.endswith(FAILED_SUFFIX):
+                pack = member.name.removesuffix(FAILED_SUFFIX)
+                found[pack] = _failure(pack, member)
+            else:
+                found.pop(member.name.removesuffix(FINISHED_SUFFIX), None)
+        return list(found.values())
+
+
+def _failure(pack: str, member: Member) -> Failure:
+    content = json.loads(member.read())
+    indices = np.array(content["indices"], dtype=np.int64)
+    return Failure(pack, indices, content["error"], content["traceback"])

@@ -1,0 +1,69 @@
+"""Arguments by name: a function of the user gets what it declares, and nothing it does not."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mlpsubmit.errors import SpecError, did_you_mean
+
+__all__ = ["call", "declared", "function_name", "pick"]
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """Return a name for messages: ``polynomial`` also for a partial or an object of a class."""
+    inner = getattr(function, "func", function)
+    return str(getattr(inner, "__name__", None) or type(inner).__name__)
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        raise SpecError(
+            f"{function_name(function)}: its signature cannot be read, so its arguments cannot be "
+            "matched by name; wrap it in a function that declares them"
+        ) from None
+
+
+def declared(function: Callable[..., Any]) -> set[str]:
+    """Return the names of the arguments that a function declares (``**kwargs`` counts for none)."""
+    return {p.name for p in _parameters(function) if p.kind in _BY_NAME}
+
+
+def pick(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the offered arguments that a function takes: all if it has ``**kwargs``.
+
+    Raises:
+        SpecError: where an argument without a default is not offered.
+    """
+    parameters = _parameters(function)
+    names = {p.name for p in parameters if p.kind in _BY_NAME}
+    missing = [
+        p.name
+        for p in parameters
+        if p.kind in (*_BY_NAME, inspect.Parameter.POSITIONAL_ONLY)
+        and p.default is inspect.Parameter.empty
+        and (p.name not in offered or p.kind is inspect.Parameter.POSITIONAL_ONLY)
+    ]
+    if missing:
+        hints = ", ".join(f"{name!r}{did_you_mean(name, offered)}" for name in missing)
+        raise SpecError(
+            f"{function_name(function)} needs {hints}; offered are {', '.join(sorted(offered))}; "
+            "give the argument in the spec, as an axis, or with a default"
+        )
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        return dict(offered)
+    return {name: value for name, value in offered.items() if name in names}
+
+
+def call(function: Callable[..., Any], offered: Mapping[str, Any]) -> Any:
+    """Call a function with those of the offered arguments that it declares.
+
+    Raises:
+        SpecError: where an argument without a default is not offered.
+    """
+    return function(**pick(function, offered))

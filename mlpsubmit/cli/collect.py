@@ -1,0 +1,52 @@
+"""``mlpsubmit collect``: one labelled dataset."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from mlpsubmit.cli.options import run_argument, runs_dir_option
+
+__all__ = ["collect"]
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write: .nc, .zarr, .parquet, .csv or .pkl; else NAME.nc.",
+)
+@click.option("--plot", type=click.Path(path_type=Path), help="Picture to draw: .png or .pdf.")
+@click.option("--table/--no-table", default=True, help="Print a table of the results.")
+@runs_dir_option
+def collect(
+    run: str | None, out: Path | None, plot: Path | None, table: bool, runs_dir: Path | None
+) -> None:
+    """Write the results of a RUN as one labelled dataset; missing points are masked.
+
+    Works while the run goes on. The exit code is 1 where points are missing.
+    """
+    from rich.console import Console
+
+    from mlpsubmit import results
+    from mlpsubmit.run import open_run
+
+    opened = open_run(run, runs_dir)
+    layout = opened.layout()
+    written = results.write(layout, opened.directory, out or Path(f"{opened.name}.nc"))
+    if table or plot:
+        dataset = results.to_dataset(layout, opened.directory)
+        if table:
+            Console().print(results.summary_table(dataset))
+        if plot:
+            click.echo(f"plot: {results.plot(dataset, plot)}")
+    current = opened.status()
+    click.echo(f"results: {written} ({current.done} of {current.configs} configs)")
+    for failure in current.failures[:3]:
+        click.echo(f"failed: {failure.error} ({len(failure.indices)} configs)", err=True)
+    if not current.complete:
+        click.echo(f"missing points can be trained with: mlpsubmit resume {opened.id}", err=True)
+        sys.exit(1)

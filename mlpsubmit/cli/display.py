@@ -1,0 +1,193 @@
+"""How a status looks in the terminal: while a run goes on, and at its end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from mlpsubmit.jobs.status import Status, TaskStatus
+    from mlpsubmit.jobs.store import Failure
+    from mlpsubmit.run import Run
+
+__all__ = ["follow", "render", "report", "stop", "watch"]
+
+#: Seconds between lines where the output is no terminal.
+QUIET_SECONDS = 5.0
+
+_COLOURS = {
+    "done": "green",
+    "running": "cyan",
+    "waiting": "yellow",
+    "interrupted": "yellow",
+    "stopped": "yellow",
+    "failed": "red",
+    "crashed": "red",
+}
+#: Lines of a traceback that say why, in most cases.
+_TRACEBACK_LINES = 6
+_REASONS = 3
+
+
+def render(status: Status) -> RenderableType:
+    """Return the whole status: one line of totals, a bar, a line per task, the failures."""
+    head = Text.assemble(
+        (status.name, "bold"), f"  {status.run}  ", (status.state, _COLOURS[status.state])
+    )
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(ProgressBar(total=1.0, completed=status.fraction, width=40), _totals(status))
+    parts: list[RenderableType] = [head, bar]
+    if status.tasks:
+        parts.append(_tasks(status))
+    return Group(*parts, *_failures(status))
+
+
+def _totals(status: Status) -> str:
+    counts = [f"{status.done}/{status.configs} configs"]
+    if status.failed:
+        counts.append(f"{status.failed} failed")
+    if status.reused:
+        counts.append(f"{status.reused} reused")
+    counts.append(f"{100 * status.fraction:.0f}%")
+    if status.speed:
+        counts.append(f"{_compact(status.speed)} model-steps/s")
+    if status.remaining_seconds is not None and status.running:
+        counts.append(f"at most {_duration(status.remaining_seconds)} left")
+    return "  ".join(counts)
+
+
+def _tasks(status: Status) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for task in status.tasks[:24]:
+        table.add_row(Text(f"  {task.name}"), Text(task.state, _COLOURS[task.state]), _doing(task))
+    if len(status.tasks) > 24:
+        table.add_row(f"  ... and {len(status.tasks) - 24} more tasks")
+    return table
+
+
+def _doing(task: TaskStatus) -> str:
+    beat = task.heartbeat
+    if task.state == "crashed":
+        where = f"; its log: {task.log}" if task.log else ""
+        return f"its process ended without a word{where}"
+    if not beat:
+        return ""
+    packs = f"{beat.get('packs_done', 0)}/{beat.get('packs', 0)} packs"
+    if beat.get("packs_failed"):
+        packs += f", {beat['packs_failed']} failed"
+    if task.state == "running" and beat.get("max_iter"):
+        loss = f", loss {beat['loss']:.3g}" if beat.get("loss") is not None else ""
+        packs += f", step {beat['step']}/{beat['max_iter']}{loss}"
+    return packs
+
+
+def _failures(status: Status) -> list[Text]:
+    """Return why packs failed: each different reason once, the commonest first."""
+    reasons: dict[str, list[Failure]] = {}
+    for failure in status.failures:
+        reasons.setdefault(failure.error, []).append(failure)
+    ranked = sorted(reasons.values(), key=len, reverse=True)
+    shown = [_failure(failures) for failures in ranked[:_REASONS]]
+    if len(ranked) > _REASONS:
+        shown.append(Text(f"  ... and {len(ranked) - _REASONS} more reasons; see mlpsubmit logs"))
+    return shown
+
+
+def _failure(failures: Sequence[Failure]) -> Text:
+    """Return one reason, with the last lines of its traceback; the first failure stands for all."""
+    configs = sum(len(failure.indices) for failure in failures)
+    lines = failures[0].traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
+    last = "\n".join(f"    {line}" for line in lines)
+    return Text.assemble(
+        ("  failed: ", "red"), f"{failures[0].error} ({configs} configs)", "\n", (last, "dim")
+    )
+
+
+def _compact(number: float) -> str:
+    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 48:
+        return f"{hours / 24:.0f} d"
+    if minutes >= 90:
+        return f"{hours:.1f} h"
+    return f"{minutes:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+@contextlib.contextmanager
+def _live(console: Console) -> Iterator[Callable[[Status], None]]:
+    """Give a function that shows a status: in place on a terminal, else a line now and then."""
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=4) as live:
+            yield lambda status: live.update(render(status))
+        return
+    shown = {"at": 0.0, "done": -1}
+
+    def line(status: Status) -> None:
+        due = time.monotonic() - shown["at"] >= QUIET_SECONDS and status.done != shown["done"]
+        if due or (not status.running and status.done != shown["done"]):
+            shown.update(at=time.monotonic(), done=status.done)
+            console.print(f"{status.name} {status.state}: {_totals(status)}", soft_wrap=True)
+
+    yield line
+
+
+def follow(run: Run) -> Status:
+    """Show a run until no task of it lives.
+
+    Ctrl-C asks the workers to save and stop, waits for them, and says how to go on; a second one
+    leaves them to it.
+    """
+    console = Console()
+    try:
+        with _live(console) as show:
+            return run.wait(show)
+    except KeyboardInterrupt:
+        return stop(run)
+
+
+def watch(run: Run) -> Status:
+    """Show a run until no task of it lives; Ctrl-C ends the showing alone."""
+    with contextlib.suppress(KeyboardInterrupt), _live(Console()) as show:
+        return run.wait(show)
+    return run.status()
+
+
+def stop(run: Run) -> Status:
+    """Ask every task to save its pack and stop; wait until they have."""
+    click.echo("stopping: workers save their state (Ctrl-C again to leave them to it)", err=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        run.cancel()
+        run.wait()
+    return run.status()
+
+
+def report(status: Status, command: str = "mlpsubmit") -> int:
+    """Say how a run ended and what to do next; return the exit code."""
+    if status.running:
+        click.echo(f"run {status.run} is running; see: {command} status {status.run}")
+        return 0
+    if status.complete:
+        click.echo(f"all {status.configs} configs are done; next: {command} collect {status.run}")
+        return 0
+    for reason in _failures(status):
+        Console(stderr=True).print(reason, soft_wrap=True)
+    left = status.configs - status.done
+    click.echo(
+        f"{status.done} of {status.configs} configs are done, {left} are missing"
+        + (f" ({status.failed} failed)" if status.failed else "")
+        + f"; go on with: {command} resume {status.run}",
+        err=True,
+    )
+    return 1

@@ -1,0 +1,107 @@
+"""``mlpsubmit doctor``: what of this machine works."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from mlpsubmit.cli.options import runs_dir_option
+
+__all__ = ["doctor"]
+
+#: What a check answers: whether all is well (None: it is only worth knowing), and what was found.
+Finding = tuple["bool | None", str]
+
+
+@click.command()
+@runs_dir_option
+def doctor(runs_dir: Path | None) -> None:
+    """Say what of this machine works: Python, torch, GPUs, the runs folder, a tiny training."""
+    healthy = True
+    for name, check in _checks(runs_dir):
+        try:
+            well, text = check()
+        except Exception as error:  # a check that breaks is a finding, not the end of the report
+            well, text = False, f"{type(error).__name__}: {error}"
+        healthy &= well is not False
+        mark = {True: "ok", False: "BAD", None: "-"}[well]
+        click.echo(f"{mark:<4} {name:<12} {text}")
+    sys.exit(0 if healthy else 1)
+
+
+def _checks(runs_dir: Path | None) -> Iterator[tuple[str, Callable[[], Finding]]]:
+    yield "python", lambda: (True, f"{platform.python_version()} at {sys.executable}")
+    yield "mlpsubmit", _version
+    yield "torch", _torch
+    yield "cores", _cores
+    yield "runs", lambda: _runs(runs_dir)
+    yield "training", _training
+    yield "slurm", _slurm
+    for extra, module in (("zarr", "zarr"), ("parquet", "pyarrow"), ("images", "sklearn")):
+        yield extra, lambda extra=extra, module=module: _extra(extra, module)  # type: ignore[misc]
+
+
+def _version() -> Finding:
+    from importlib.metadata import version
+
+    return True, version("mlpsubmit")
+
+
+def _torch() -> Finding:
+    import torch
+
+    count = torch.cuda.device_count()
+    names = ", ".join(f"{i}: {torch.cuda.get_device_name(i)}" for i in range(count))
+    return True, f"{torch.__version__}, GPUs: {names or 'none, trains on the cores'}"
+
+
+def _cores() -> Finding:
+    from mlpsubmit.jobs.executors.local import usable_cores
+
+    return True, f"{usable_cores()} usable"
+
+
+def _runs(runs_dir: Path | None) -> Finding:
+    from mlpsubmit.run import runs_folder
+
+    folder = runs_folder(runs_dir).resolve()
+    existing = next(path for path in [folder, *folder.parents] if path.exists())
+    with tempfile.TemporaryFile(dir=existing):
+        pass
+    free = shutil.disk_usage(existing).free / 1e9
+    return free > 1, f"{folder}, {free:.0f} GB free"
+
+
+def _training() -> Finding:
+    """Train one tiny network, through the loop that a run uses."""
+    import torch
+
+    from mlpsubmit.training import MLP, train
+
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(16, 4, generator=generator)
+    settings = {"width": 8, "max_iter": 20, "online": False, "LOSS_CHECKPOINTS": []}
+    trained = train([MLP(4, 8)], [lambda step: (X, X[:, 0])], settings)
+    return True, f"20 steps, final loss {trained.train_loss[0]:.3f}"
+
+
+def _slurm() -> Finding:
+    found = shutil.which("sbatch")
+    return (
+        None,
+        f"sbatch at {found}" if found else "no sbatch on the PATH: runs stay on this machine",
+    )
+
+
+def _extra(extra: str, module: str) -> Finding:
+    import importlib.util
+
+    if importlib.util.find_spec(module):
+        return True, f"{module} is installed"
+    return None, f"{module} is not installed; for it: pip install 'mlpsubmit[{extra}]'"

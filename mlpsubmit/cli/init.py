@@ -1,0 +1,27 @@
+"""``mlpsubmit init``: a spec to start from."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import click
+
+from mlpsubmit.errors import UserError
+
+__all__ = ["init"]
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), default=Path("spec.py"))
+def init(path: Path) -> None:
+    """Write a starter spec to PATH (spec.py); it runs as it is."""
+    text = resources.files("mlpsubmit.cli").joinpath("starter_spec.py.txt").read_text()
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{path}: exists already; give another path") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    click.echo(f"wrote {path}; next: mlpsubmit launch {path}")

@@ -1,0 +1,44 @@
+"""``mlpsubmit logs``: what the tasks printed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from mlpsubmit.cli.options import run_argument, runs_dir_option
+
+__all__ = ["logs"]
+
+
+@click.command()
+@run_argument
+@click.argument("task", required=False)
+@click.option("--follow", is_flag=True, help="Go on printing until the run ends.")
+@runs_dir_option
+def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None) -> None:
+    """Print the logs of a RUN, or of one TASK of it (its name, or its index)."""
+    from mlpsubmit.run import open_run
+
+    opened = open_run(run, runs_dir)
+    read: dict[str, int] = {}
+    while True:
+        running = follow and opened.status().running
+        files = opened.logs(task)
+        for name, file in files.items():
+            read[name] = _print_new(name if len(files) > 1 else "", file, read.get(name, 0))
+        if not running:
+            break
+        time.sleep(0.5)
+    if not read:
+        click.echo(f"run {opened.id} has no logs yet", err=True)
+
+
+def _print_new(label: str, file: Path, offset: int) -> int:
+    """Print what a log holds beyond an offset in bytes, in whole lines; return the new offset."""
+    content = file.read_bytes()[offset:]
+    whole = content[: content.rfind(b"\n") + 1]
+    for line in whole.decode(errors="replace").splitlines():
+        click.echo(f"{label}: {line}" if label else line)
+    return offset + len(whole)

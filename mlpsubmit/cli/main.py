@@ -1,0 +1,53 @@
+"""The entry point: finds the command, and turns a user's mistake into one message."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from mlpsubmit.errors import UserError
+
+__all__ = ["cli", "main"]
+
+#: Commands in the order in which a study uses them. Each lives in the module of its name, which
+#: imports nothing heavy at its top, so that --help answers at once.
+COMMANDS = (
+    "init",
+    "launch",
+    "status",
+    "collect",
+    "resume",
+    "cancel",
+    "logs",
+    "templates",
+    "doctor",
+)
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"mlpsubmit.cli.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mlpsubmit")
+def cli() -> None:
+    """Sweep small neural networks: one spec in, a job array out, one labelled dataset back."""
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message and exit code 2."""
+    try:
+        cli(prog_name="mlpsubmit")
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

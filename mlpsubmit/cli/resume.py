@@ -1,0 +1,30 @@
+"""``mlpsubmit resume``: train what is missing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlpsubmit.cli.options import executor_options, run_argument, runs_dir_option
+
+__all__ = ["resume"]
+
+
+@click.command()
+@run_argument
+@executor_options
+@runs_dir_option
+def resume(run: str | None, runs_dir: Path | None, **where: Any) -> None:
+    """Train what a RUN has no result for: failed, interrupted, crashed, never begun."""
+    from mlpsubmit.cli import display
+    from mlpsubmit.run import open_run
+
+    opened = open_run(run, runs_dir)
+    packs = opened.resume(where["executor"], where["tasks"], pdb=where["pdb"])
+    if packs:
+        click.echo(f"run {opened.id}: {packs} packs to train")
+    status = display.follow(opened) if where["follow"] and packs else opened.status()
+    sys.exit(display.report(status))

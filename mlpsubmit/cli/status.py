@@ -1,0 +1,38 @@
+"""``mlpsubmit status``: how far a run is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from mlpsubmit.cli.options import run_argument, runs_dir_option
+
+__all__ = ["status"]
+
+
+@click.command()
+@run_argument
+@click.option("--watch", is_flag=True, help="Refresh in place until the run ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print it for a script to read.")
+@runs_dir_option
+def status(run: str | None, watch: bool, as_json: bool, runs_dir: Path | None) -> None:
+    """Show what of a RUN is done, running and failed, and when it ends."""
+    from mlpsubmit.run import open_run
+
+    opened = open_run(run, runs_dir)
+    current = opened.status()
+    if as_json:
+        click.echo(json.dumps(current.to_json(), indent=1))
+    else:
+        from rich.console import Console
+
+        from mlpsubmit.cli import display
+
+        if watch and current.running:
+            current = display.watch(opened)
+        else:
+            Console().print(display.render(current), soft_wrap=True)
+    sys.exit(0 if current.running or current.complete else 1)

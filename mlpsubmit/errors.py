@@ -1,0 +1,42 @@
+"""The mistakes that mlpsubmit reports to its user, each in one message and with exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["RunError", "SpecError", "UserError", "did_you_mean"]
+
+
+class UserError(Exception):
+    """A mistake the user can put right: it says what was got, what is valid, what to try."""
+
+
+class SpecError(UserError):
+    """One or several mistakes in a spec, listed together.
+
+    Args:
+        mistakes: one message per mistake, each of the form "got X; valid are Y; try Z".
+        where: what holds the mistakes, for example the path of the spec file.
+    """
+
+    def __init__(self, mistakes: str | Iterable[str], where: str = "") -> None:
+        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
+        self.where = where
+        prefix = f"{where}: " if where else ""
+        if len(self.mistakes) == 1:
+            text = prefix + self.mistakes[0]
+        else:
+            lines = "\n".join(f"  - {mistake}" for mistake in self.mistakes)
+            text = f"{prefix}{len(self.mistakes)} mistakes:\n{lines}"
+        super().__init__(text)
+
+
+class RunError(UserError):
+    """A run directory that is missing, ambiguous, unwritable or not a run."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the closest of the known names, or nothing."""
+    close = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""

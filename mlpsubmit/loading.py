@@ -1,0 +1,145 @@
+"""From a spec file to its sweep, and from a sweep to bytes that any worker can load."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sys
+import traceback
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import cloudpickle
+
+from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.fingerprint import is_library
+from mlpsubmit.sweep import Sweep
+
+__all__ = ["freeze", "load_spec", "thaw"]
+
+
+def load_spec(path: Path, pick: str | None = None) -> Sweep:
+    """Run a spec file and return its sweep.
+
+    Args:
+        path: a Python file that holds one :class:`Sweep`, or several of which ``pick`` names one.
+        pick: the variable that holds the sweep, or the sweep's own name.
+
+    Raises:
+        SpecError: where the file is missing, does not parse, raises, or holds no such sweep.
+    """
+    path = path.expanduser()
+    if not path.is_file():
+        raise SpecError(
+            f"{path}: no such file; give the path of a spec, or make one: mlpsubmit init"
+        )
+    if path.suffix != ".py":
+        raise SpecError(f"{path}: got a {path.suffix or 'nameless'} file; a spec is a .py file")
+    module = _run(path.resolve())
+    sweeps = {name: value for name, value in vars(module).items() if isinstance(value, Sweep)}
+    return _picked(sweeps, pick, path)
+
+
+def _run(path: Path) -> types.ModuleType:
+    """Execute a spec as a module of its own, with its folder importable as for a script."""
+    module = types.ModuleType(f"mlpsubmit_spec_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    try:
+        exec(
+            compile(path.read_bytes(), str(path), "exec"), vars(module)
+        )  # a spec is the user's code
+    except SyntaxError as error:
+        line = (error.text or "").strip()
+        raise SpecError(f"line {error.lineno}: {error.msg}: {line}", where=str(path)) from error
+    except SpecError as error:
+        raise SpecError(error.mistakes, where=str(path)) from error
+    except (Exception, SystemExit) as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        place = f"line {frames[-1].lineno}: {frames[-1].line}: " if frames else ""
+        text = f"{place}raised {type(error).__name__}: {error}"
+        raise SpecError(text, where=str(path)) from error
+    return module
+
+
+def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:
+    distinct = {id(sweep): sweep for sweep in sweeps.values()}
+    if not distinct:
+        raise SpecError(
+            "holds no Sweep; write sweep = Sweep(...) at its top level", where=str(path)
+        )
+    if pick is not None:
+        named = {**{sweep.name: sweep for sweep in sweeps.values()}, **sweeps}
+        if pick not in named:
+            names = ", ".join(sorted(named))
+            raise SpecError(
+                f"--sweep {pick}: no such sweep{did_you_mean(pick, named)}; it holds {names}",
+                where=str(path),
+            )
+        return named[pick]
+    if len(distinct) > 1:
+        names = ", ".join(sorted(sweeps))
+        raise SpecError(f"holds several sweeps ({names}); pick one: --sweep NAME", where=str(path))
+    return next(iter(distinct.values()))
+
+
+@contextlib.contextmanager
+def _by_value(folder: Path) -> Iterator[None]:
+    """Pickle what the user's modules define by value: later edits then touch no queued task."""
+    modules = [
+        module
+        for name, module in list(sys.modules.items())
+        if name != "__main__" and not is_library(name) and _lies_in(module, folder)
+    ]
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _lies_in(module: types.ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is not None and folder in Path(file).resolve().parents
+
+
+def freeze(sweep: Sweep, folder: Path | None = None) -> bytes:
+    """Return the pickle of a sweep with its functions by value.
+
+    Args:
+        folder: modules that lie in it travel by value too; by default the folder of the script
+            that is running, else the working directory.
+
+    Raises:
+        SpecError: where a function holds something that cannot be pickled.
+    """
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    home = folder or (Path(script).parent if script and not is_library_file(script) else Path.cwd())
+    try:
+        with _by_value(home.resolve()):
+            return bytes(cloudpickle.dumps(sweep))
+    except (TypeError, pickle.PicklingError, AttributeError) as error:
+        raise SpecError(
+            f"the sweep cannot be sent to workers: {error}; functions may hold arrays, numbers and "
+            "functions, but no open files, locks or generators: make those inside the function"
+        ) from error
+
+
+def is_library_file(file: str) -> bool:
+    """Tell whether a script, such as a console entry point, lies beside the Python that runs it."""
+    return Path(file).resolve().parent == Path(sys.executable).resolve().parent or (
+        Path(file).parent == Path(sys.prefix) / "bin"
+    )
+
+
+def thaw(content: bytes) -> Sweep:
+    """Return the sweep that :func:`freeze` wrote. Runs code: only workers and launch call it."""
+    sweep = pickle.loads(content)
+    if not isinstance(sweep, Sweep):
+        raise SpecError(f"sweep.pkl holds a {type(sweep).__name__}, not a Sweep")
+    return sweep

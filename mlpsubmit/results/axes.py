@@ -1,0 +1,93 @@
+"""The sweep's axes as a table or a figure shows them, and the points along them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpsubmit.results.layout import Array
+from mlpsubmit.results.naming import CLOCKS
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["TRIAL", "Axis", "final_values", "finished", "loss_clock", "shown_axes"]
+
+# Repetitions of one config, which differ in their seeds only.
+TRIAL = "trial"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One dimension of the sweep.
+
+    Args:
+        dim: in the dataset.
+        columns: its coordinates' values as text, by name; a zipped axis has several.
+        numbers: its first numeric coordinate, if it has one.
+        number_name: the name of that.
+    """
+
+    dim: str
+    columns: dict[str, tuple[str, ...]]
+    numbers: Array | None
+    number_name: str
+
+    @property
+    def title(self) -> str:
+        """The names of its coordinates."""
+        return ", ".join(self.columns)
+
+    @property
+    def labels(self) -> list[str]:
+        """Its values as text."""
+        return [", ".join(values) for values in zip(*self.columns.values(), strict=True)]
+
+
+def shown_axes(dataset: xr.Dataset) -> list[Axis]:
+    """Return all axes but the trials."""
+    return [_axis(dataset, str(dim)) for dim in dataset["status"].dims if dim != TRIAL]
+
+
+def _axis(dataset: xr.Dataset, dim: str) -> Axis:
+    coordinates = {
+        str(name): coordinate.values
+        for name, coordinate in dataset.coords.items()
+        if coordinate.dims == (dim,)
+    }
+    numeric = [name for name, values in coordinates.items() if values.dtype.kind in "iuf"]
+    return Axis(
+        dim,
+        {name: tuple(_text(value) for value in values) for name, values in coordinates.items()},
+        coordinates[numeric[0]] if numeric else None,
+        numeric[0] if numeric else "",
+    )
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def finished(status: Array) -> npt.NDArray[np.bool_]:
+    """Return the mask of points that have a result."""
+    return np.isin(status, ("done", "diverged"))
+
+
+def loss_clock(loss: xr.Variable | xr.DataArray) -> str | None:
+    """Return the dimension that a loss has its trace along, or None for a final value."""
+    last = str(loss.dims[-1]) if loss.dims else ""
+    return last if last in CLOCKS else None
+
+
+def final_values(loss: xr.DataArray) -> Array:
+    """Return final losses, shape that of the loss without steps: the last that is not missing."""
+    values: Array = loss.values
+    if loss_clock(loss) is None:
+        return values
+    recorded = ~np.isnan(values)
+    last = values.shape[-1] - 1 - np.argmax(recorded[..., ::-1], axis=-1)
+    final: Array = np.take_along_axis(values, last[..., None], axis=-1)[..., 0]
+    return final

@@ -1,0 +1,153 @@
+"""A run's results as one labelled dataset in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpsubmit.results.layout import Array, Layout, ResultSource, Scalar
+from mlpsubmit.results.naming import clean_text, coordinate_names
+from mlpsubmit.results.schema import Schema, Variable, scan
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["STATUSES", "assemble", "to_dataset"]
+
+# In the order of the codes below; 1 and 2 are those of the packs.
+STATUSES = ("missing", "done", "diverged", "failed", "excluded")
+MISSING, DONE, DIVERGED, FAILED, EXCLUDED = range(len(STATUSES))
+STATUS = Variable("status", "status", dtype=np.dtype(np.uint8))
+
+
+def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
+    """Return all results of a run, in memory.
+
+    The dataset has one dimension per dimension of the layout, with its values as coordinates, and
+
+    - ``train_loss``, ``test_loss``: float64, final values, or traces along ``step`` (test losses
+      along ``eval_step`` if they were recorded at other steps). Where some packs have traces and
+      others final values only, the latter stand at the last step.
+    - ``timekeys``: float64, along ``threshold``: the first step whose smoothed train loss is below
+      the threshold, -1 if never.
+    - ``status``: "done", "diverged", "failed", "missing", or "excluded" (left out by ``where``).
+    - ``steps``, ``seconds``: float64.
+    - ``error``: text, "" for what has not failed; only if something has.
+    - each grab by its name (with ``_grab`` where that is taken), its own dimensions called
+      ``<grab>_dim0`` and so on, its trace along ``step`` or ``grab_step``.
+
+    Whatever is missing is NaN, so an integer grab is float64 if a point has none, and a grab whose
+    shape differs between configs is padded with NaN to the largest. A run without any result gives
+    a dataset of missing points.
+
+    Raises:
+        UserError: a grab is not numeric, or its number of dimensions differs between packs.
+    """
+    schema = scan(layout, source)
+    return assemble(schema, source, schema.variables)
+
+
+def assemble(schema: Schema, source: ResultSource, variables: Sequence[Variable]) -> xr.Dataset:
+    """Return the dataset with these of the schema's variables, and all its coordinates."""
+    import xarray as xr
+
+    layout = schema.layout
+    names = coordinate_names(layout)
+    dims = tuple(names[dimension.name] for dimension in layout.dimensions)
+    (_, status), *filled = _filled(schema, source, [STATUS, *variables])
+    codes = _codes(layout, source, status)
+    errors = _errors(source, codes)
+    data_vars: dict[str, Any] = {
+        variable.name: (
+            (*dims, *variable.dims),
+            values.reshape((*layout.shape, *variable.shape)),
+            {"long_name": variable.description} if variable.description else {},
+        )
+        for variable, values in filled
+    }
+    data_vars["status"] = (dims, np.array(STATUSES)[codes].reshape(layout.shape))
+    if errors is not None:
+        data_vars["error"] = (dims, errors.reshape(layout.shape))
+    return xr.Dataset(data_vars, _coordinates(schema, names), _attributes(layout, codes))
+
+
+def _filled(
+    schema: Schema, source: ResultSource, variables: Sequence[Variable]
+) -> list[tuple[Variable, Array]]:
+    """Return every variable with its values, shape (layout.size, *variable.shape)."""
+    size = schema.layout.size
+    filled = [(v, np.full((size, *v.shape), v.fill, dtype=v.dtype)) for v in variables]
+    for pack, rows, points in schema.owned(source):
+        arrays = pack.arrays()
+        for variable, values in filled:
+            if variable.array in arrays:
+                values[points] = schema.read(variable, pack, rows)
+    return filled
+
+
+def _codes(layout: Layout, source: ResultSource, status: Array) -> npt.NDArray[np.uint8]:
+    """Return every point's index into STATUSES, shape (layout.size,), given that of the results."""
+    if not np.isin(status, (MISSING, DONE, DIVERGED)).all():
+        raise ValueError(f"a pack's status is {DONE} or {DIVERGED}, got {np.unique(status)}")
+    codes = np.where(layout.included_points(), MISSING, EXCLUDED).astype(np.uint8)
+    for failure in source.failures():
+        codes[failure.indices] = FAILED
+    return np.where(status == MISSING, codes, status)
+
+
+def _errors(source: ResultSource, codes: npt.NDArray[np.uint8]) -> Array | None:
+    """Return the error of every failed point and "" for the others, or None if none has failed."""
+    failed = codes == FAILED
+    if not failed.any():
+        return None
+    # Objects, not fixed-width text: one long message must not take its length a million times.
+    errors = np.full(codes.shape, "", dtype=object)
+    for failure in source.failures():
+        errors[failure.indices] = clean_text(failure.error)
+    errors[~failed] = ""
+    return errors
+
+
+def _coordinates(schema: Schema, names: dict[str, str]) -> dict[str, tuple[str, Array]]:
+    layout = schema.layout
+    coordinates = {
+        names[name]: (names[dimension.name], _coordinate_values(values))
+        for dimension in layout.dimensions
+        for name, values in dimension.coordinates.items()
+    }
+    coordinates["threshold"] = ("threshold", np.array(layout.thresholds, dtype=np.float64))
+    return coordinates | {dim: (dim, steps) for dim, steps in schema.clocks.items()}
+
+
+def _coordinate_values(values: Sequence[Scalar]) -> Array:
+    """Return an array of one plain type; what mixes numbers with text or booleans becomes text."""
+    plain = [_plain(value) for value in values]
+    kinds = {type(value) for value in plain}
+    if kinds <= {int, float}:
+        return np.array(plain, dtype=np.int64 if kinds == {int} else np.float64)
+    if kinds == {bool}:
+        return np.array(plain, dtype=np.bool_)
+    return np.array([clean_text(str(value)) for value in plain], dtype=np.str_)
+
+
+def _plain(value: Scalar) -> Scalar:
+    """Return the value as a builtin that every file format can hold."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, str):
+        return clean_text(value)
+    return value if abs(value) < 2**63 or isinstance(value, float) else str(value)
+
+
+def _attributes(layout: Layout, codes: npt.NDArray[np.uint8]) -> dict[str, str | int | float]:
+    """Return the layout's attributes, and how many points there are of each status."""
+    attributes: dict[str, str | int | float] = {}
+    for name, value in layout.attributes.items():
+        plain = _plain(value)
+        attributes[name] = int(plain) if isinstance(plain, bool) else plain
+    counts = np.bincount(codes, minlength=len(STATUSES))
+    attributes["n_configs"] = int(counts.sum() - counts[EXCLUDED])
+    attributes.update({f"n_{name}": int(n) for name, n in zip(STATUSES, counts, strict=True)})
+    return attributes

@@ -1,0 +1,86 @@
+"""Writing a run's results to a file, in the format that its ending names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlpsubmit.errors import UserError
+from mlpsubmit.results.layout import Layout, ResultSource
+from mlpsubmit.results.mlpscape import write_pickle
+from mlpsubmit.results.publish import published
+from mlpsubmit.results.streaming import write_netcdf, write_zarr
+from mlpsubmit.results.tabular import write_csv, write_parquet
+
+__all__ = ["FORMATS", "write"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How to write one kind of file.
+
+    Args:
+        write: what writes it, to a path where nothing is yet.
+        needs: the modules it imports, and what pip calls them.
+        directory: whether the "file" is a directory.
+    """
+
+    write: Callable[[Layout, ResultSource, Path], None]
+    needs: dict[str, str]
+    directory: bool = False
+
+
+NETCDF = {"h5netcdf": "h5netcdf", "h5py": "h5py"}
+FORMATS = {
+    ".nc": Format(write_netcdf, NETCDF),
+    ".zarr": Format(write_zarr, {"zarr": "'mlpsubmit[zarr]'"}, directory=True),
+    ".parquet": Format(write_parquet, {"pyarrow": "'mlpsubmit[parquet]'"} | NETCDF),
+    ".csv": Format(write_csv, NETCDF),
+    ".pkl": Format(write_pickle, {}),
+}
+
+
+def write(layout: Layout, source: ResultSource, path: str | Path) -> Path:
+    """Write all results to a file, in the format that its ending names.
+
+    ============ ================================================================================
+    ``.nc``      the dataset of `to_dataset` as netCDF: ``xarray.open_dataset(path,
+                 engine="h5netcdf")``. Without an ending, this one is added.
+    ``.zarr``    the same as a zarr store: ``xarray.open_zarr(path)``
+    ``.parquet`` a long table: a row per config, or with traces per config and step
+    ``.csv``     the same, small arrays spread over columns ``name[i,j]``
+    ``.pkl``     MLPscape's result dictionary; finished configs only
+    ============ ================================================================================
+
+    The file appears complete or not at all, and replaces one that was there. But for ``.pkl``, at
+    most one pack's arrays, and the scalars of all configs, are in memory at a time.
+
+    Returns:
+        The path written.
+
+    Raises:
+        UserError: the ending is unknown, what the format needs is not installed, the folder cannot
+            be written to, or the results do not fit the format.
+    """
+    path = Path(path)
+    path = path if path.suffix else path.with_name(f"{path.name}.nc")
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise UserError(
+            f"cannot write {path.name}: unknown ending {path.suffix!r}; valid are "
+            f"{', '.join(FORMATS)}"
+        )
+    for module, package in form.needs.items():
+        _require(module, package, path.suffix)
+    with published(path, directory=form.directory) as temporary:
+        form.write(layout, source, temporary)
+    return path
+
+
+def _require(module: str, package: str, suffix: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(f"writing {suffix} needs {module}; try: pip install {package}") from error

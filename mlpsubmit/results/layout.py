@@ -1,0 +1,163 @@
+"""What the results of a run are made of: the sweep's dimensions, its packs, its failures.
+
+Everything else in this package is a function of a `Layout` and a `ResultSource`. Neither knows
+where the packs lie: a run directory gives them in production, a list of dictionaries in the tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Dimension", "Failure", "Layout", "PackResult", "ResultSource", "Scalar"]
+
+Scalar: TypeAlias = int | float | bool | str
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One dimension of the dataset: an axis of the sweep, or several zipped ones.
+
+    Args:
+        name: the dimension, e.g. ``"width"``, or ``"width_lr"`` for a zipped axis.
+        coordinates: the values along it, by name. A plain axis has one entry, called like the
+            dimension (its index); a zipped axis has one for each of its names.
+
+    Raises:
+        ValueError: there are no values, or their numbers differ.
+    """
+
+    name: str
+    coordinates: Mapping[str, tuple[Scalar, ...]]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(values) for name, values in self.coordinates.items()}
+        if len(set(lengths.values())) != 1 or 0 in lengths.values():
+            raise ValueError(
+                f"the coordinates of dimension {self.name!r} need values, as many for each name; "
+                f"got {lengths}"
+            )
+
+    @property
+    def size(self) -> int:
+        """How many values the dimension has."""
+        return len(next(iter(self.coordinates.values())))
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """The shape of a run's results, known before any of them is in.
+
+    Args:
+        dimensions: in product order (the last varies fastest); none for a sweep of one config.
+        thresholds: the loss thresholds that timekeys refer to, in their order; may be empty.
+        attributes: where the results come from (run id, version, git commit, ...).
+        included: boolean mask over the points of the product, in C order and of any shape;
+            ``None`` for all. The others were left out by the sweep's ``where``.
+
+    Raises:
+        ValueError: two coordinates share a name, or the mask has the wrong size.
+    """
+
+    dimensions: tuple[Dimension, ...]
+    thresholds: tuple[float, ...]
+    attributes: Mapping[str, str | int | float]
+    included: Array | None = None
+
+    def __post_init__(self) -> None:
+        names = self.coordinate_names
+        if len(set(names)) != len(names):
+            raise ValueError(f"coordinate names must differ, got {list(names)}")
+        if self.included is not None and np.size(self.included) != self.size:
+            raise ValueError(
+                f"the mask of included points has {np.size(self.included)} entries, "
+                f"the product has {self.size}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes of the dimensions."""
+        return tuple(dimension.size for dimension in self.dimensions)
+
+    @property
+    def size(self) -> int:
+        """How many points the product has, left-out ones included."""
+        return math.prod(self.shape)
+
+    @property
+    def coordinate_names(self) -> tuple[str, ...]:
+        """The names of all axes in order, those of a zipped axis one by one."""
+        return tuple(name for dimension in self.dimensions for name in dimension.coordinates)
+
+    def included_points(self) -> npt.NDArray[np.bool_]:
+        """Return the mask of points that belong to the sweep, shape (size,)."""
+        if self.included is None:
+            return np.ones(self.size, dtype=np.bool_)
+        return np.asarray(self.included, dtype=np.bool_).ravel()
+
+
+class PackResult(Protocol):
+    """The arrays of one finished pack of K configs, read one at a time.
+
+    ==================== ============ ============================================================
+    array                shape        what
+    ==================== ============ ============================================================
+    index                (K,)         flat C-order index into the product of the dimensions
+    key                  (K,)         the configs' content hashes
+    status               (K,)         1 done, 2 diverged
+    steps                (K,)         gradient steps taken
+    seconds              (K,)         wall time
+    timekeys             (K, T)       first step below each threshold; -1 never
+    train_loss           (K,), (K, R) final, or at the steps in `step`
+    test_loss            (K,), (K, E) final, or at the steps in `eval_step`
+    step                 (R,)         with traces only
+    eval_step            (E,)         with traces only
+    grab_step            (G,)         with traces of grabs only
+    grab.<name>          (K, ...)     final, or (K, G, ...) at the steps in `grab_step`
+    ==================== ============ ============================================================
+    """
+
+    @property
+    def name(self) -> str:
+        """The pack's name, for messages."""
+
+    def __getitem__(self, array: str) -> Array:
+        """Read one array."""
+
+    def arrays(self) -> Sequence[str]:
+        """Return the names of the arrays there are."""
+
+
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """A pack that ended in an exception.
+
+    Args:
+        indices: flat product indices of its configs.
+        error: the exception in one line, e.g. ``"ValueError: boom"``.
+        traceback: the whole of it.
+    """
+
+    indices: Array
+    error: str
+    traceback: str
+
+
+class ResultSource(Protocol):
+    """Where results come from.
+
+    The packs are read several times over, so each call of `packs` must give the same ones in the
+    same order: a run that is still going lists its shards once, before the first pass.
+    """
+
+    def packs(self) -> Iterator[PackResult]:
+        """Yield the finished packs one by one; a later one overrides an earlier one's configs."""
+
+    def failures(self) -> Iterable[Failure]:
+        """Return the failures; a config that has a result as well counts as finished."""

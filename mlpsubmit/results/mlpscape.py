@@ -1,0 +1,76 @@
+"""MLPscape's result dictionary, for the notebooks that read it."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlpsubmit.errors import UserError
+from mlpsubmit.results.dataset import assemble
+from mlpsubmit.results.expt_trace import ExptTrace
+from mlpsubmit.results.layout import Array, Layout, ResultSource, Scalar
+from mlpsubmit.results.schema import GRAB, scan
+
+__all__ = ["mlpscape_dictionary", "write_pickle"]
+
+
+def write_pickle(layout: Layout, source: ResultSource, path: Path) -> None:
+    """Pickle the dictionary; it holds nothing but builtins and numpy's own types."""
+    result = mlpscape_dictionary(layout, source)
+    with path.open("wb") as file:
+        pickle.dump(result, file, protocol=4)
+
+
+def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
+    """Return the results of the finished configs the way MLPscape's ``run_job_iterator`` does.
+
+    ``jobs`` is the list of their axis values (tuples, in product order), ``var_axes`` the axis
+    names, those of a zipped axis one by one; ``losses`` (test losses), ``timekeys`` (int64, shape
+    (thresholds,)) and each of ``extras`` are serialised `ExptTrace` objects keyed by these tuples.
+    Traces and grabs that differ in shape between configs are padded as in `to_dataset`.
+
+    Raises:
+        UserError: an axis has a name that `ExptTrace` reserves, or two configs have equal values.
+    """
+    schema = scan(layout, source)
+    dataset = assemble(schema, source, schema.variables)
+    finished = np.flatnonzero(np.isin(dataset["status"].values.ravel(), ("done", "diverged")))
+    keys = [_job(layout, point) for point in finished]
+    grabs = {v.name: v.array.removeprefix(GRAB) for v in schema.variables if v.is_grab}
+
+    def trace(name: str) -> dict[str, Any]:
+        values = dataset[name].values
+        rows = values.reshape(layout.size, *values.shape[len(layout.shape) :])[finished]
+        return _trace(layout, keys, rows.astype(np.int64) if name == "timekeys" else rows)
+
+    return {
+        "jobs": keys,
+        "var_axes": list(layout.coordinate_names),
+        "losses": trace("test_loss"),
+        "timekeys": trace("timekeys"),
+        "extras": {grab: trace(name) for name, grab in grabs.items()},
+    }
+
+
+def _job(layout: Layout, point: int) -> tuple[Scalar, ...]:
+    """Return the axis values of a point."""
+    where = np.unravel_index(point, layout.shape)
+    values = (
+        column[i]
+        for dimension, i in zip(layout.dimensions, where, strict=True)
+        for column in dimension.coordinates.values()
+    )
+    return tuple(value.item() if isinstance(value, np.generic) else value for value in values)
+
+
+def _trace(layout: Layout, keys: list[tuple[Scalar, ...]], rows: Array) -> dict[str, Any]:
+    try:
+        trace = ExptTrace(list(layout.coordinate_names))
+        for key, row in zip(keys, rows, strict=True):
+            trace[key] = row.copy() if row.ndim else row.item()
+    except ValueError as error:
+        raise UserError(f"these results do not fit a .pkl: {error}; write .nc instead") from error
+    return trace.serialize()

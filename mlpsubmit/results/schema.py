@@ -1,0 +1,353 @@
+"""What a source holds, learnt from its small arrays: every variable's dimensions, shape and type.
+
+The packs of one run may differ: MAX_ITER and RECORD_EVERY may be axes, so their traces have other
+steps, and a Gram matrix is as large as its network is wide. The schema is what they have in common:
+sorted unions of steps, largest shapes, and which pack has the last word on a config.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpsubmit.errors import UserError
+from mlpsubmit.results.layout import Array, Layout, PackResult, ResultSource
+from mlpsubmit.results.naming import CLOCKS, grab_names
+
+__all__ = ["Schema", "Variable", "scan"]
+
+Steps: TypeAlias = npt.NDArray[np.int64]
+FLOAT: np.dtype[Any] = np.dtype(np.float64)
+GRAB = "grab."
+# A grab without a trace is held in memory for all configs if it has this few bytes per config;
+# larger ones are written config by config, like traces.
+SMALL_ROW_BYTES = 256
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of the dataset.
+
+    Args:
+        name: in the dataset.
+        array: in the packs.
+        dims: its dimensions after those of the sweep.
+        shape: their sizes.
+        dtype: of the dataset's variable, which has NaN where a point is missing; integer and
+            boolean ones have no missing point.
+        recorded: the array of a pack that holds the steps along ``dims[0]`` ("step", "eval_step" or
+            "grab_step"); ``None`` if this is no trace.
+        description: its ``long_name``.
+    """
+
+    name: str
+    array: str
+    dims: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    dtype: np.dtype[Any] = FLOAT
+    recorded: str | None = None
+    description: str = ""
+
+    @property
+    def is_grab(self) -> bool:
+        """Whether this is a measurement of the user's."""
+        return self.array.startswith(GRAB)
+
+    @property
+    def fill(self) -> Any:
+        """What stands for a missing value, as a scalar of the variable's type."""
+        fills = {"f": np.nan, "c": complex(np.nan, np.nan)}
+        return self.dtype.type(fills.get(self.dtype.kind, 0))
+
+    @property
+    def row_bytes(self) -> int:
+        """The size of one config's values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def is_column(self) -> bool:
+        """Whether the values of all configs are held in memory together."""
+        if self.row_bytes == 0:
+            return True
+        small = self.row_bytes <= SMALL_ROW_BYTES or not self.is_grab
+        return self.recorded is None and small
+
+    def fitted(self, values: Array, slots: Steps | None) -> Array:
+        """Return values padded to the variable's shape.
+
+        Args:
+            values: shape (n, ...), with an axis of steps first after n if ``slots`` is given.
+            slots: where along ``dims[0]`` those steps stand.
+        """
+        if slots is None and values.shape[1:] == self.shape:
+            return values.astype(self.dtype, copy=False)
+        out = np.full((len(values), *self.shape), self.fill, dtype=self.dtype)
+        sizes = values.shape[1:] if slots is None else values.shape[2:]
+        steps = () if slots is None else (slots,)
+        region: tuple[Any, ...] = (slice(None), *steps, *(slice(size) for size in sizes))
+        out[region] = values
+        return out
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The variables of a dataset, and how to read them from its source.
+
+    Args:
+        layout: the sweep's.
+        pack_names: in the order of the source.
+        owner: shape (layout.size,): which pack holds a point's result, -1 for none.
+        clocks: the steps along each dimension of traces, sorted.
+        variables: all but `status` and `error`.
+    """
+
+    layout: Layout
+    pack_names: Sequence[str]
+    owner: npt.NDArray[np.int64]
+    clocks: dict[str, Steps]
+    variables: tuple[Variable, ...]
+
+    def columns(self) -> tuple[Variable, ...]:
+        """Return the variables that are small enough to be held for all configs at once."""
+        return tuple(variable for variable in self.variables if variable.is_column)
+
+    def owned(self, source: ResultSource) -> Iterator[tuple[PackResult, Array, Array]]:
+        """Yield each pack with the rows that no later pack overrides, and their flat indices."""
+        ordinal = -1
+        for ordinal, pack in enumerate(source.packs()):
+            if ordinal >= len(self.pack_names) or pack.name != self.pack_names[ordinal]:
+                raise RuntimeError(
+                    f"the source changed while it was read: pack {pack.name!r} is new or moved"
+                )
+            index = pack["index"]
+            rows = np.flatnonzero(self.owner[index] == ordinal)
+            if rows.size:
+                yield pack, rows, index[rows]
+        if ordinal + 1 != len(self.pack_names):
+            raise RuntimeError(
+                f"the source changed while it was read: it had {len(self.pack_names)} packs, "
+                f"now {ordinal + 1}"
+            )
+
+    def rows(
+        self, source: ResultSource, variables: Sequence[Variable]
+    ) -> Iterator[tuple[int, Variable, Array]]:
+        """Yield (flat index, variable, values of the variable's shape), with one pack in memory."""
+        for pack, rows, points in self.owned(source):
+            for variable in variables:
+                if variable.array not in pack.arrays():
+                    continue
+                values = pack[variable.array]
+                values, slots = self._aligned(variable, pack, values)
+                for row, point in zip(rows, points, strict=True):
+                    yield int(point), variable, variable.fitted(values[row : row + 1], slots)[0]
+
+    def read(self, variable: Variable, pack: PackResult, rows: Array) -> Array:
+        """Return some rows of a pack, padded: shape (len(rows), *variable.shape)."""
+        values, slots = self._aligned(variable, pack, pack[variable.array])
+        return variable.fitted(values[rows], slots)
+
+    def _aligned(
+        self, variable: Variable, pack: PackResult, values: Array
+    ) -> tuple[Array, Steps | None]:
+        """Return values with an axis of steps, and where these stand (None if they fit as is)."""
+        if variable.recorded is None:
+            return values, None
+        clock = self.clocks[variable.dims[0]]
+        steps = _recorded_steps(pack, variable.recorded)
+        if steps is None:
+            # Only the final value was kept. A trace keeps its last value to the end, so it stands
+            # at the end.
+            return values[:, None], np.array([len(clock) - 1])
+        if np.array_equal(steps, clock) and values.shape[1:] == variable.shape:
+            return values, None
+        return values, np.searchsorted(clock, steps)
+
+
+@dataclass
+class _Scanned:
+    """What one pack holds."""
+
+    last_step: int
+    steps: dict[str, Steps | None]
+    grabs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
+
+
+def _recorded_steps(pack: PackResult, recorded: str) -> Steps | None:
+    """Return the steps of a pack's traces, or None if it kept final values only.
+
+    Without steps of their own, test losses are at those of the train losses.
+    """
+    arrays = pack.arrays()
+    if recorded == "eval_step" and recorded not in arrays:
+        recorded = "step"
+    return np.asarray(pack[recorded], dtype=np.int64) if recorded in arrays else None
+
+
+def scan(layout: Layout, source: ResultSource) -> Schema:
+    """Read the small arrays of every pack (and each grab once, for its shape).
+
+    Raises:
+        UserError: a grab is not numeric, or its number of dimensions differs between packs.
+        ValueError: a pack has an index outside the layout.
+    """
+    owner = np.full(layout.size, -1, dtype=np.int64)
+    names: list[str] = []
+    packs: list[_Scanned] = []
+    interned: dict[bytes, Steps] = {}
+    for ordinal, pack in enumerate(source.packs()):
+        index = pack["index"]
+        if index.size and not 0 <= index.min() <= index.max() < layout.size:
+            raise ValueError(
+                f"pack {pack.name!r} has an index outside the {layout.size} points of the layout"
+            )
+        owner[index] = ordinal
+        names.append(pack.name)
+        packs.append(_scan_pack(pack, interned))
+    counted = np.unique(owner[owner >= 0])
+    return _schema(layout, names, owner, {int(i): packs[i] for i in counted})
+
+
+def _scan_pack(pack: PackResult, interned: dict[bytes, Steps]) -> _Scanned:
+    steps: dict[str, Steps | None] = {}
+    for recorded in CLOCKS:
+        found = _recorded_steps(pack, recorded)
+        # Thousands of packs share a few step arrays: keep one copy of each.
+        steps[recorded] = None if found is None else interned.setdefault(found.tobytes(), found)
+    scanned = _Scanned(int(np.max(pack["steps"], initial=1)) - 1, steps)
+    for array in pack.arrays():
+        if array.startswith(GRAB):
+            values = pack[array]
+            leading = 1 if steps["grab_step"] is None else 2
+            scanned.grabs[array] = (values.shape[leading:], values.dtype)
+    return scanned
+
+
+def _schema(
+    layout: Layout,
+    names: Sequence[str],
+    owner: npt.NDArray[np.int64],
+    packs: dict[int, _Scanned],
+) -> Schema:
+    arrays = sorted({grab for pack in packs.values() for grab in pack.grabs})
+    dims = _clock_dims(list(packs.values()), bool(arrays))
+    clocks = {
+        dim: _union(list(packs.values()), recorded)
+        for recorded, dim in dims.items()
+        if recorded == dim
+    }
+    variables = _fixed_variables(layout, dims, clocks)
+    grabs = grab_names([array.removeprefix(GRAB) for array in arrays], layout)
+    for array, name in zip(arrays, grabs.values(), strict=True):
+        variables.append(_grab_variable(array, name, owner, packs, clocks, dims.get("grab_step")))
+    return Schema(layout, names, owner, clocks, tuple(variables))
+
+
+def _clock_dims(packs: Sequence[_Scanned], has_grabs: bool) -> dict[str, str]:
+    """Return the dimension that each kind of trace runs along; final values have none.
+
+    Test losses and grabs share `step` if they were recorded at just the steps of the train losses.
+    """
+    dims: dict[str, str] = {}
+    for recorded in CLOCKS if has_grabs else CLOCKS[:2]:
+        if all(pack.steps[recorded] is None for pack in packs):
+            continue
+        shared = all(
+            _same(pack.steps[recorded], pack.steps["step"])
+            for pack in packs
+            if recorded != "grab_step" or pack.grabs
+        )
+        dims[recorded] = "step" if shared else recorded
+    return dims
+
+
+def _same(left: Steps | None, right: Steps | None) -> bool:
+    if left is None or right is None:
+        return left is right
+    return left is right or np.array_equal(left, right)
+
+
+def _union(packs: Sequence[_Scanned], recorded: str) -> Steps:
+    """Return all recorded steps; they reach as far as the packs that kept final values only."""
+    distinct = {id(steps): steps for pack in packs if (steps := pack.steps[recorded]) is not None}
+    union = np.unique(np.concatenate(list(distinct.values()))).astype(np.int64)
+    final = max((pack.last_step for pack in packs if pack.steps[recorded] is None), default=-1)
+    return union if union.size and final <= union[-1] else np.append(union, max(final, 0))
+
+
+def _fixed_variables(
+    layout: Layout, dims: dict[str, str], clocks: dict[str, Steps]
+) -> list[Variable]:
+    """Return the variables that every run has."""
+
+    def loss(name: str, recorded: str, description: str) -> Variable:
+        if recorded not in dims:
+            return Variable(name, name, description=f"final {description}")
+        dim = dims[recorded]
+        return Variable(
+            name, name, (dim,), clocks[dim].shape, recorded=recorded, description=description
+        )
+
+    return [
+        loss("train_loss", "step", "train loss, before the step"),
+        loss("test_loss", "eval_step", "test loss"),
+        Variable(
+            "timekeys",
+            "timekeys",
+            ("threshold",),
+            (len(layout.thresholds),),
+            description="first step whose smoothed train loss is below the threshold; -1 if never",
+        ),
+        Variable("steps", "steps", description="gradient steps taken"),
+        Variable("seconds", "seconds", description="wall time in seconds"),
+    ]
+
+
+def _grab_variable(
+    array: str,
+    name: str,
+    owner: npt.NDArray[np.int64],
+    packs: dict[int, _Scanned],
+    clocks: dict[str, Steps],
+    clock: str | None,
+) -> Variable:
+    """Return the variable that holds one grab of all packs."""
+    holders = {ordinal: pack for ordinal, pack in packs.items() if array in pack.grabs}
+    shapes = sorted({pack.grabs[array][0] for pack in holders.values()})
+    if len({len(shape) for shape in shapes}) != 1:
+        raise UserError(
+            f"grab {name!r} has another number of dimensions from pack to pack: "
+            f"got the shapes {', '.join(map(str, shapes))}; make the grab return one number of "
+            "dimensions for every config"
+        )
+    shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    dims = tuple(f"{name}_dim{axis}" for axis in range(len(shape)))
+    # Integers have no value that could stand for a missing one.
+    gaps = len(shapes) > 1 or not np.isin(owner, list(holders)).all()
+    if clock is not None:
+        steps = clocks[clock]
+        gaps = gaps or not all(_same(pack.steps["grab_step"], steps) for pack in holders.values())
+        dims, shape = (clock, *dims), (len(steps), *shape)
+    dtype = _grab_dtype(name, [pack.grabs[array][1] for pack in holders.values()], gaps)
+    return Variable(name, array, dims, shape, dtype, None if clock is None else "grab_step")
+
+
+def _grab_dtype(name: str, dtypes: Sequence[np.dtype[Any]], gaps: bool) -> np.dtype[Any]:
+    """Return the type that holds all values, restricted to what every file format has."""
+    wrong = sorted({str(dtype) for dtype in dtypes if dtype.kind not in "biufc"})
+    if wrong:
+        raise UserError(
+            f"grab {name!r} must return numbers or arrays of numbers, got the type "
+            f"{', '.join(wrong)}"
+        )
+    dtype = np.result_type(*set(dtypes))
+    if dtype.kind == "f":
+        return np.dtype(np.float32 if dtype.itemsize <= 4 else np.float64)
+    if dtype.kind == "c":
+        return np.dtype(np.complex64 if dtype.itemsize <= 8 else np.complex128)
+    return np.dtype(np.float64) if gaps else dtype.newbyteorder("=")

@@ -1,0 +1,102 @@
+"""A run's results as a table for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlpsubmit.results.axes import TRIAL, final_values, finished, shown_axes
+from mlpsubmit.results.layout import Array
+from mlpsubmit.results.naming import threshold_label
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.table import Table
+
+__all__ = ["summary_table"]
+
+NOTHING = "–"
+
+
+def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
+    """Return one row per point of the sweep, trials taken together.
+
+    A loss is the final one, a timekey the first step below its threshold: the mean and (over
+    several trials) the sample standard deviation of those that are finite, or crossed it.
+
+    Args:
+        dataset: from `to_dataset`, or opened from a file; only the rows shown are read.
+        max_rows: at most this many rows; the caption says how many more there are.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    axes = shown_axes(dataset)
+    dims = [axis.dim for axis in axes]
+    shape = tuple(dataset.sizes[dim] for dim in dims)
+    status = dataset["status"].transpose(*dims, ...).values
+    trials = status.reshape(int(np.prod(shape)), -1)
+    rows = np.flatnonzero((trials != "excluded").any(axis=1))
+    table = Table()
+    for axis in axes:
+        for name in axis.columns:
+            table.add_column(Text(name), justify="right")
+    for name in ("done", "train loss", "test loss"):
+        table.add_column(name, justify="right")
+    for threshold in dataset["threshold"].values:
+        table.add_column(f"steps to {threshold_label(float(threshold))}", justify="right")
+    for row in rows[:max_rows]:
+        where = np.unravel_index(row, shape)
+        point = dataset.isel({dim: int(i) for dim, i in zip(dims, where, strict=True)})
+        values = [c[i] for a, i in zip(axes, where, strict=True) for c in a.columns.values()]
+        table.add_row(*(Text(cell) for cell in [*values, *_cells(point)]))
+    if len(rows) > max_rows:
+        table.caption = f"and {len(rows) - max_rows:,} more rows"
+    return table
+
+
+def _cells(point: xr.Dataset) -> list[str]:
+    """Return what follows the coordinates; the dataset has no dimension of the sweep but trials."""
+    trial = [TRIAL] if TRIAL in point["status"].dims else []
+    done = np.atleast_1d(finished(point["status"].values))
+    cells = [_status(np.atleast_1d(point["status"].values))]
+    for name in ("train_loss", "test_loss"):
+        losses = np.atleast_1d(final_values(point[name].transpose(*trial, ...)))[done]
+        cells.append(_mean(losses[np.isfinite(losses)]) if done.any() else NOTHING)
+    timekeys = point["timekeys"].transpose("threshold", *trial).values
+    cells += [_timekey(np.atleast_1d(steps)[done]) for steps in timekeys]
+    return cells
+
+
+def _status(status: Array) -> str:
+    """Return e.g. "3/4" or "2/4, 1 diverged, 1 failed"; diverged points count as done."""
+    counts = Counter(status.tolist())
+    total = sum(counts.values()) - counts["excluded"]
+    others = [f"{counts[name]} {name}" for name in ("diverged", "failed") if counts[name]]
+    return ", ".join([f"{counts['done'] + counts['diverged']}/{total}", *others])
+
+
+def _mean(values: Array) -> str:
+    if values.size == 0:
+        return "nan"
+    if values.size == 1:
+        return f"{values[0]:.4g}"
+    return f"{values.mean():.4g} ± {values.std(ddof=1):.2g}"
+
+
+def _timekey(steps: Array) -> str:
+    """Return the mean step of crossing, and how many trials crossed if not all did."""
+    if steps.size == 0:
+        return NOTHING
+    crossed = steps[steps >= 0]
+    if crossed.size == 0:
+        return "never"
+    share = "" if crossed.size == steps.size else f" ({crossed.size}/{steps.size})"
+    return _count(crossed) + share
+
+
+def _count(steps: Array) -> str:
+    mean = f"{steps.mean():,.0f}"
+    return mean if steps.size == 1 else f"{mean} ± {steps.std(ddof=1):,.0f}"

@@ -1,0 +1,530 @@
+"""A sweep: axes times hyperparameters, and the functions that yield data and measure."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit import hyperparameters as hp
+from mlpsubmit.calling import declared, function_name
+from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.fingerprint import DIGEST_BYTES, digest
+from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.product import Axis, Product
+
+__all__ = ["NUMERICS", "Config", "Sweep"]
+
+#: Part of every key; raised when a release changes the results that the same settings give.
+NUMERICS = 1
+
+#: Names a function may declare that the train loop supplies.
+SUPPLIED = frozenset(
+    {"gen", "bsz", "X", "y", "split", "device", "d_in", "d_out"}
+    | {"model", "model0", "X_tr", "y_tr", "X_te", "y_te", "opt", "output", "step"}
+)
+
+#: Settings that scripts give as lists and mean as axes: {hyperparameter: axis}.
+_LISTED = {"n_samples": "n_samples", "target_monomials": "monomials"}
+
+_VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_LANES = DIGEST_BYTES // 8
+
+
+class Config(Mapping[str, Any]):
+    """One point of a sweep: a mapping from the name of every setting to its value.
+
+    Names are accepted in any spelling, and as attributes: ``config["WIDTH"]``, ``config.width``.
+    """
+
+    def __init__(self, sweep: Sweep, index: int) -> None:
+        self._sweep = sweep
+        self.index = index
+        self.point = sweep.product.point(index)
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """Every hyperparameter, fixed argument and axis value, by lower-case name."""
+        return {**dict(self._sweep.base), **self._sweep.arguments, "trial": 0, **self.point}
+
+    @functools.cached_property
+    def hyperparameters(self) -> Hyperparameters:
+        """The hyperparameters at this point."""
+        fields = Hyperparameters.model_fields
+        update = {name: value for name, value in self.point.items() if name in fields}
+        return self._sweep.base.model_copy(update=update)
+
+    def replaced(self, **settings: Any) -> Config:
+        """Return this config with some settings changed, whether they are on an axis or not."""
+        config = Config(self._sweep, self.index)
+        config.point = {**self.point, **settings}
+        return config
+
+    @property
+    def trial(self) -> int:
+        """Which repetition this is; with SEED it determines every random draw."""
+        return int(self.point.get("trial", 0))
+
+    @property
+    def key(self) -> str:
+        """The hex content hash of all that determines this config's result."""
+        return str(self._sweep.keys(np.array([self.index]))[0].tobytes().hex())
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.point:
+            return self.point[name]
+        canonical = hp.canonical_name(name) or name
+        if canonical in self.settings:
+            return self.settings[canonical]
+        raise KeyError(f"{name}: no such setting{did_you_mean(name, self.settings)}")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(error.args[0]) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.settings)
+
+    def __len__(self) -> int:
+        return len(self.settings)
+
+    def __repr__(self) -> str:
+        point = ", ".join(f"{name}={value!r}" for name, value in self.point.items())
+        return f"Config({point})"
+
+
+class Sweep:
+    """What to train, over which axes.
+
+    Args:
+        name: names the run's folder: letters, digits, ``.``, ``_`` and ``-``.
+        axes: {name: values}; a tuple of names zips: ``("WIDTH", "LR"): [(64, 0.1), (256, 0.03)]``.
+            A name is a hyperparameter, ``trial``, or an argument that some function declares.
+        batchfn: the batch function, a factory ``(..., bsz, gen, X=None, y=None) -> batch_fn(step)``
+            whose result yields ``(X (n, ...), y (n,) or (n, d_out))``.
+        data: a function that returns a mapping of names to arrays, run once per run on a worker;
+            its entries are offered by name to batch functions and grabs.
+        grabs: {name: function} measured inside the train loop.
+        where: ``config -> bool``; points for which it is false are left out.
+        settings: hyperparameters, in any spelling, and fixed arguments of the functions.
+
+    Raises:
+        SpecError: listing every mistake at once.
+    """
+
+    def __init__(
+        self,
+        name: str = "sweep",
+        axes: Mapping[Any, Iterable[Any]] | None = None,
+        *,
+        batchfn: Callable[..., Any] | None = None,
+        data: Callable[..., Any] | None = None,
+        grabs: Mapping[str, Callable[..., Any]] | None = None,
+        where: Callable[[Config], bool] | None = None,
+        **settings: Any,
+    ) -> None:
+        self.name = name
+        self.batchfn: Callable[..., Any] = batchfn  # type: ignore[assignment]  # checked below
+        self.data = data
+        self.grabs = dict(grabs or {})
+        self.where = where
+        self._spec = (dict(axes or {}), settings)
+        self._freed: frozenset[str] = frozenset()
+        self._check()
+
+    # ---- reading the spec ----------------------------------------------------------------------
+
+    def _check(self) -> None:
+        """Read axes, hyperparameters and arguments out of the spec, or list its mistakes."""
+        mistakes = _name_mistakes(self.name) + self._function_mistakes()
+        raw_axes, raw_settings = self._spec
+        settings, listed = _split_listed(raw_settings)
+        axes: list[Axis] = []
+        for key, values in [*raw_axes.items(), *listed.items()]:
+            try:
+                axes.append(self._axis(key, values))
+            except SpecError as error:
+                mistakes += error.mistakes
+        mistakes += _repeated_names(axes)
+        self.product = Product(tuple(axes))
+        mistakes += self._read_settings(settings)
+        if mistakes:
+            raise SpecError(mistakes)
+        self._check_where()
+
+    def _function_mistakes(self) -> list[str]:
+        mistakes: list[str] = []
+        if self.batchfn is None:
+            mistakes.append(
+                "batchfn: missing; give the function that yields batches, for example "
+                "batchfn=mlpsubmit.batchfns.polynomial"
+            )
+        functions = {"batchfn": self.batchfn, "data": self.data, "where": self.where}
+        functions |= {f"grabs[{name!r}]": grab for name, grab in self.grabs.items()}
+        for place, function in functions.items():
+            if function is not None and not callable(function):
+                mistakes.append(f"{place}: got {function!r}; should be a function")
+        return mistakes
+
+    def _functions(self) -> list[Callable[..., Any]]:
+        """Return every function whose arguments settings and axes may name."""
+        raw = {hp.canonical_name(name): value for name, value in self._spec[1].items()}
+        custom = [raw.get("model"), raw.get("loss")]
+        candidates = [self.batchfn, self.data, *self.grabs.values(), *custom]
+        return [function for function in candidates if callable(function)]
+
+    @functools.cached_property
+    def _declared(self) -> set[str]:
+        names = set().union(*(declared(function) for function in self._functions()))
+        return names - SUPPLIED
+
+    def _canonical(self, name: Any) -> str:
+        """Return the name under which results carry a setting.
+
+        Raises:
+            SpecError: if it is neither a hyperparameter nor an argument of any function.
+        """
+        if not isinstance(name, str):
+            raise SpecError(f"axis {name!r}: a name should be a string")
+        if name in self._declared or name.lower() in ("trial", "monomials"):
+            return name if name in self._declared else name.lower()
+        canonical = hp.canonical_name(name)
+        if canonical is None:
+            known = {*Hyperparameters.model_fields, *self._declared, "trial"}
+            raise SpecError(
+                f"{name}: neither a hyperparameter nor an argument that a function of the spec "
+                f"declares{did_you_mean(name, known)}"
+            )
+        return canonical
+
+    def _axis(self, key: Any, values: Any) -> Axis:
+        names = key if isinstance(key, tuple) else (key,)
+        label = ", ".join(map(str, names))
+        canonical = tuple(self._canonical(name) for name in names)
+        if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+            raise SpecError(f"axis {label}: got {values!r}; should be a list of values")
+        points = [tuple(value) if isinstance(key, tuple) else (value,) for value in values]
+        if not points:
+            raise SpecError(f"axis {label}: has no values; give at least one or leave it out")
+        uneven = [point for point in points if len(point) != len(names)]
+        if uneven:
+            raise SpecError(
+                f"axis ({label}): got {uneven[0]!r}; each point of this zip should have "
+                f"{len(names)} values"
+            )
+        return self._parsed_axis(canonical, label, points)
+
+    def _parsed_axis(
+        self, names: tuple[str, ...], label: str, points: list[tuple[Any, ...]]
+    ) -> Axis:
+        mistakes: list[str] = []
+        parsed = []
+        for point in points:
+            try:
+                parsed.append(tuple(map(_parsed, names, point)))
+            except SpecError as error:
+                mistakes += [f"axis {label}: {mistake}" for mistake in error.mistakes]
+        if mistakes:
+            raise SpecError(mistakes)
+        axis = Axis(names, tuple(parsed))
+        if repeats := axis.repeats():
+            shown = repeats[0] if len(names) > 1 else repeats[0][0]
+            raise SpecError(f"axis {label}: the value {shown!r} stands more than once; keep one")
+        return axis
+
+    def _read_settings(self, settings: Mapping[str, Any]) -> list[str]:
+        """Set ``base`` and ``arguments`` from the settings; return the mistakes among them."""
+        mistakes: list[str] = []
+        values: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {}
+        axis_names = {name for axis in self.product.axes for name in axis.names}
+        for name, value in settings.items():
+            try:
+                canonical = self._canonical(name)
+            except SpecError as error:
+                mistakes += error.mistakes
+                continue
+            if canonical in axis_names:
+                mistakes.append(
+                    f"{name}: is an axis and also fixed to {value!r}; keep one of the two"
+                )
+            elif canonical in Hyperparameters.model_fields:
+                values[name] = value
+            else:
+                self.arguments[canonical] = value
+        first = self.product.point(0)
+        sampled = {name: first[name] for name in first if name in Hyperparameters.model_fields}
+        try:
+            self.base = hp.validate({**values, **sampled})
+            mistakes += self._shadowed(axis_names)
+        except SpecError as error:
+            mistakes += [_with_axis_hint(mistake, values) for mistake in error.mistakes]
+        return mistakes
+
+    def _shadowed(self, axis_names: set[str]) -> list[str]:
+        """Return a mistake for each axis whose value a function or datasethps already fixes."""
+        fixed: dict[str, str] = dict.fromkeys(self.base.datasethps, "datasethps")
+        for function in self._functions():
+            for name in getattr(function, "keywords", {}):
+                fixed.setdefault(name, function_name(function))
+        return [
+            f"axis {name}: {fixed[name]} already fixes {name}; leave it out there or drop the axis"
+            for name in sorted(axis_names & set(fixed) - self._freed)
+        ]
+
+    def _check_where(self) -> None:
+        if self.included is not None and not self.included.any():
+            raise SpecError(
+                f"where: leaves none of the {self.product.size} points; "
+                "check its condition against the axes"
+            )
+
+    # ---- the product ---------------------------------------------------------------------------
+
+    @functools.cached_property
+    def included(self) -> NDArray[np.bool_] | None:
+        """(size,) bool, the points that ``where`` keeps; None where there is no ``where``.
+
+        Raises:
+            SpecError: if ``where`` raises.
+        """
+        if self.where is None:
+            return None
+        kept = np.empty(self.product.size, dtype=bool)
+        for index in range(self.product.size):
+            config = Config(self, index)
+            try:
+                kept[index] = bool(self.where(config))
+            except Exception as error:
+                raise SpecError(
+                    f"where: raised {type(error).__name__}: {error} at {config!r}"
+                ) from error
+        return kept
+
+    def __len__(self) -> int:
+        """How many configs there are: points of the product that ``where`` keeps."""
+        return self.product.size if self.included is None else int(self.included.sum())
+
+    def config(self, index: int) -> Config:
+        """Return the config at a flat index of the product, whether ``where`` keeps it or not."""
+        if not 0 <= index < self.product.size:
+            raise IndexError(f"config {index}: the product has {self.product.size} points")
+        return Config(self, index)
+
+    def __iter__(self) -> Iterator[Config]:
+        """Iterate over the configs that ``where`` keeps, one at a time."""
+        for index in range(self.product.size):
+            if self.included is None or self.included[index]:
+                yield Config(self, index)
+
+    # ---- keys ----------------------------------------------------------------------------------
+
+    def keys(self, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Return the keys of configs, shape (n, 2), uint64.
+
+        A key is the lane-wise sum of the digests of its settings: the order of settings does not
+        matter, a value counts the same whether it is fixed or on an axis, and a million keys cost
+        a few vector additions. Settings at their default are left out, so that a later release
+        may add one without changing the keys of old results.
+        """
+        total = np.tile(self._base_key, (len(indices), 1))
+        if self.product.axes:
+            columns = np.unravel_index(indices, self.product.shape)
+            for axis, column in zip(self.product.axes, columns, strict=True):
+                table = np.array(
+                    [_lanes(zip(axis.names, point, strict=True)) for point in axis.points]
+                )
+                total += table[column]
+        return total
+
+    @functools.cached_property
+    def _base_key(self) -> NDArray[np.uint64]:
+        axis_names = {name for axis in self.product.axes for name in axis.names}
+        entries: list[tuple[str, Any]] = [
+            (name, getattr(self.base, name))
+            for name in Hyperparameters.model_fields
+            if name not in axis_names
+        ]
+        entries += self.arguments.items()
+        if "trial" not in axis_names | set(self.arguments):
+            entries.append(("trial", 0))
+        entries += [("batchfn()", self.batchfn), ("data()", self.data), ("numerics()", NUMERICS)]
+        entries += [(f"grab()[{name}]", grab) for name, grab in self.grabs.items()]
+        return np.array(_lanes(entries))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The hex hash of the whole sweep: equal for two launches of an unchanged spec."""
+        axes = [(axis.names, axis.points) for axis in self.product.axes]
+        return digest(self.name, self._base_key.tobytes(), axes, self.where).hex()
+
+    # ---- changing a sweep ----------------------------------------------------------------------
+
+    def overridden(self, overrides: Mapping[str, Any]) -> Sweep:
+        """Return a sweep with some settings replaced; a list becomes an axis.
+
+        A list that is itself a valid value (LOSS_CHECKPOINTS) stays one value; a list of such
+        lists is an axis.
+
+        Raises:
+            SpecError: for an unknown name, a bad value, or one name of a zipped axis.
+        """
+        axes, settings = dict(self._spec[0]), dict(self._spec[1])
+        mistakes: list[str] = []
+        replaced: set[str] = set()
+        for name, value in overrides.items():
+            try:
+                canonical = self._canonical(name)
+                self._remove(canonical, axes, settings)
+            except SpecError as error:
+                mistakes += error.mistakes
+                continue
+            if canonical in replaced:
+                mistakes.append(f"{name}: is given twice; keep one")
+            replaced.add(canonical)
+            target = axes if _means_axis(canonical, value) else settings
+            target[canonical] = value
+        if mistakes:
+            raise SpecError(mistakes)
+        sweep = object.__new__(type(self))
+        sweep.__dict__.update(
+            {name: self.__dict__[name] for name in ("name", "batchfn", "data", "grabs", "where")}
+        )
+        sweep._spec, sweep._freed = (axes, settings), self._freed | replaced
+        sweep._check()
+        return sweep
+
+    def _remove(self, canonical: str, axes: dict[Any, Any], settings: dict[str, Any]) -> None:
+        """Take a setting out of the axes, the settings and datasethps, wherever it stands."""
+        for names in [key for key in axes if isinstance(key, tuple)]:
+            if canonical in map(self._canonical, names):
+                raise SpecError(
+                    f"{canonical}: is part of the zipped axis ({', '.join(names)}); "
+                    "change that axis in the spec"
+                )
+        aliases = {"monomials": "target_monomials", "trial": "num_trials"}
+        same = {canonical, aliases.get(canonical, canonical)}
+        same |= {axis for axis, setting in aliases.items() if setting == canonical}
+        places: tuple[dict[Any, Any], ...] = (axes, settings)
+        for place in places:
+            for key in [key for key in place if isinstance(key, str)]:
+                if self._canonical(key) in same:
+                    del place[key]
+        for key in settings:
+            if self._canonical(key) == "datasethps" and canonical in settings[key]:
+                settings[key] = {k: v for k, v in settings[key].items() if k != canonical}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave caches out, so that a sweep pickles to the same bytes before and after use."""
+        cached = {"included", "_base_key", "fingerprint", "_declared"}
+        return {name: value for name, value in self.__dict__.items() if name not in cached}
+
+    def __repr__(self) -> str:
+        axes = " x ".join(f"{axis.dimension}[{len(axis)}]" for axis in self.product.axes)
+        return f"Sweep({self.name!r}, {axes or 'one config'}, {len(self)} configs)"
+
+
+def _name_mistakes(name: Any) -> list[str]:
+    if isinstance(name, str) and _VALID_NAME.fullmatch(name):
+        return []
+    return [f"name: got {name!r}; should be letters, digits, '.', '_' and '-', as in 'staircase-2'"]
+
+
+def _split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Separate the settings that mean axes: N_SAMPLES, NUM_TRIALS and TARGET_MONOMIALS."""
+    fixed: dict[str, Any] = {}
+    axes: dict[str, Any] = {}
+    for name, value in settings.items():
+        canonical = hp.canonical_name(name)
+        listed = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+        if canonical == "num_trials":
+            axes["trial"] = range(hp.validate_one("num_trials", value))
+            fixed[name] = value
+        elif canonical in _LISTED and (listed or isinstance(value, np.ndarray)):
+            axes[_LISTED[canonical]] = value
+        elif canonical == "target_monomials" and value is not None:
+            axes["monomials"] = [value]
+        else:
+            fixed[name] = value
+    order = [axis for axis in ("n_samples", "trial", "monomials") if axis in axes]
+    return fixed, {axis: axes[axis] for axis in order}
+
+
+def _repeated_names(axes: Sequence[Axis]) -> list[str]:
+    names = [name for axis in axes for name in axis.names]
+    return [
+        f"axis {name}: stands more than once; keep one"
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """Return an axis value as its hyperparameter's type, a trial as an int, others as they are."""
+    if name == "trial":
+        return hp.validate_one("seed", value)
+    if name == "monomials":
+        return _monomial(value)
+    if name in Hyperparameters.model_fields:
+        return hp.validate_one(name, value)
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
+
+
+def _monomial(value: Any) -> Any:
+    from mlpsubmit.batchfns.monomial import Monomial
+
+    try:
+        if isinstance(value, Mapping):
+            return Monomial(value)
+        if isinstance(value, str):
+            return Monomial.from_repr(value)
+        if isinstance(value, (list, tuple)):
+            return tuple(_monomial(entry) for entry in value)
+    except ValueError as error:
+        raise SpecError(f"got {value!r}; {error}") from None
+    return value
+
+
+def _means_axis(name: str, value: Any) -> bool:
+    if not isinstance(value, (list, range)):
+        return False
+    if name not in Hyperparameters.model_fields or name in ("n_samples", "target_monomials"):
+        return name != "target_monomials"
+    try:
+        hp.validate_one(name, value)
+    except SpecError:
+        return True
+    return False
+
+
+def _with_axis_hint(mistake: str, values: Mapping[str, Any]) -> str:
+    """Point out to someone who wrote a list for a single value that axes= is meant for that."""
+    for name, value in values.items():
+        canonical = hp.canonical_name(name)
+        listed = isinstance(value, (list, tuple, range, np.ndarray))
+        if listed and canonical and mistake.startswith(f"{canonical.upper()}: "):
+            return f"{mistake}; to sweep over it, write axes={{{name!r}: {value!r}}}"
+    return mistake
+
+
+def _lanes(entries: Iterable[tuple[str, Any]]) -> list[np.uint64]:
+    """Return the sum, lane by lane modulo 2^64, of the digests of (name, value) entries."""
+    total = np.zeros(_LANES, dtype=np.uint64)
+    for name, value in entries:
+        if _counts(name, value):
+            total += np.frombuffer(digest(name, value), dtype="<u8")
+    return list(total)
+
+
+def _counts(name: str, value: Any) -> bool:
+    """Tell whether a setting is part of a key: it affects results and is not at its default."""
+    field = Hyperparameters.model_fields.get(name)
+    return field is None or (name not in hp.OUTSIDE_RESULTS and value != field.default)

@@ -1,0 +1,245 @@
+"""Batches for a pack: drawn once per batch function, checked, and given to every config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlpsubmit.calling import function_name
+from mlpsubmit.errors import UserError
+from mlpsubmit.training.monitor import map_tensors
+
+__all__ = ["Batch", "BatchError", "BatchFn", "Batches", "LastBatch", "column"]
+
+#: From a step to inputs X (n, ...) and targets y (n,) or (n, d_out).
+BatchFn = Callable[[int], tuple[Tensor, Tensor]]
+
+
+class BatchError(UserError):
+    """A batch whose shapes or values the model or the loss cannot take."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch for each of K configs.
+
+    Attributes:
+        X: inputs, (n, ...) where all configs share them, else (K, n, ...).
+        y: targets, (n,) or (n, d_out) where shared, else with K in front.
+        shared: whether all configs have the same batch.
+    """
+
+    X: Tensor
+    y: Tensor
+    shared: bool
+
+    @property
+    def targets(self) -> Tensor:
+        """The targets with a first dimension of 1 or K."""
+        return self.y.unsqueeze(0) if self.shared else self.y
+
+    def of(self, position: int) -> tuple[Tensor, Tensor]:
+        """Return X (n, ...) and y (n,) or (n, d_out) of the config at a position of the stack."""
+        return (self.X, self.y) if self.shared else (self.X[position], self.y[position])
+
+
+def column(vector: Tensor, like: Tensor) -> Tensor:
+    """View a vector (K,) as (K, 1, ..., 1) with as many dimensions as another tensor."""
+    return vector.view(-1, *(1,) * (like.ndim - 1))
+
+
+class Batches:
+    """The batch functions of the configs of a pack, each distinct one drawn from once per step.
+
+    Args:
+        batch_fns: K functions; the same object may stand several times.
+        fixed: draw ``batch_fn(0)`` now and return it at every step.
+        loss: mse, cross_entropy or a callable: decides what targets are valid.
+        model: one of the models, on the device: what its output looks like.
+        what: how messages call these functions.
+
+    Raises:
+        BatchError: for shapes that do not fit, and for NaN in a fixed set.
+    """
+
+    def __init__(
+        self,
+        batch_fns: Sequence[BatchFn],
+        *,
+        fixed: bool,
+        loss: Any,
+        model: Callable[[Tensor], Tensor],
+        device: torch.device,
+        dtype: torch.dtype,
+        what: str = "batch function",
+    ) -> None:
+        distinct = {id(function): function for function in batch_fns}
+        self._fns, places = list(distinct.values()), {key: i for i, key in enumerate(distinct)}
+        self._index = [places[id(function)] for function in batch_fns]
+        self.fixed, self._loss, self._model, self._what = fixed, loss, model, what
+        self._device, self._dtype = device, dtype
+        self._known: set[tuple[Any, ...]] = set()
+        self._sets = [self._draw_one(function, 0) for function in self._fns] if fixed else []
+        self._arrange()
+
+    def draw(self, step: int) -> Batch:
+        """Return the batch of this step."""
+        if self.fixed:
+            return self._batch
+        return self._gather([self._draw_one(function, step) for function in self._fns])
+
+    def shrink(self, keep: Sequence[int]) -> None:
+        """Keep the configs at these positions, and only the functions that they draw from."""
+        index = [self._index[position] for position in keep]
+        used = sorted(set(index))
+        self._fns = [self._fns[i] for i in used]
+        self._sets = [self._sets[i] for i in used] if self.fixed else []
+        self._index = [used.index(i) for i in index]
+        self._arrange()
+
+    def _arrange(self) -> None:
+        # Where each config has its own function, in order, there is nothing to gather.
+        plain = self._index == list(range(len(self._fns)))
+        self._gathered = None if plain else torch.tensor(self._index, device=self._device)
+        if self.fixed:
+            self._batch = self._gather(self._sets)
+            if plain and not self._batch.shared:  # views, so that no set is held twice
+                self._sets = [self._batch.of(i) for i in range(len(self._fns))]
+
+    def _gather(self, drawn: list[tuple[Tensor, Tensor]]) -> Batch:
+        """Put the batches of the distinct functions into one for all configs."""
+        if len(drawn) == 1:
+            return Batch(*drawn[0], shared=True)
+        shapes = {(tuple(X.shape), tuple(y.shape)) for X, y in drawn}
+        if len(shapes) > 1:
+            raise BatchError(
+                f"{self._what}: configs trained together got X and y of shapes "
+                f"{' and '.join(map(str, sorted(shapes)))}; they need equal shapes"
+            )
+        X, y = torch.stack([X for X, _ in drawn]), torch.stack([y for _, y in drawn])
+        if self._gathered is not None:
+            X, y = X[self._gathered], y[self._gathered]
+        return Batch(X, y, shared=False)
+
+    def _draw_one(self, function: BatchFn, step: int) -> tuple[Tensor, Tensor]:
+        drawn = function(step)
+        if not isinstance(drawn, (tuple, list)) or len(drawn) != 2:
+            self._refuse(function, f"returned {type(drawn).__name__}", "a pair (X, y) of tensors")
+        X, y = (torch.as_tensor(part) for part in drawn)
+        integers = not (y.is_floating_point() or self._loss == "mse")
+        X = X.detach().to(self._device, self._dtype, non_blocking=True)
+        y = y.detach().to(self._device, None if integers else self._dtype, non_blocking=True)
+        if self._loss == "cross_entropy" and integers:
+            y = y.long()
+        shapes = (X.shape, y.shape)
+        if self.fixed or shapes not in self._known:  # a CPU-GPU sync point where shapes are new
+            self._check(function, X, y)
+            self._known.add(shapes)
+        return X, y
+
+    def _check(self, function: BatchFn, X: Tensor, y: Tensor) -> None:
+        got = f"gave X of shape {tuple(X.shape)} and y of shape {tuple(y.shape)}"
+        if X.ndim < 1 or y.ndim < 1 or len(X) != len(y) or len(X) == 0:
+            self._refuse(function, got, "X (n, ...) and y (n,) or (n, d_out) with the same n > 0")
+        if self.fixed:
+            for name, tensor in (("X", X), ("y", y)):
+                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    self._refuse(function, f"gave NaN or infinite entries in {name}", "finite ones")
+        output = self._output_shape(function, X)
+        per_sample = tuple(y.shape[1:])
+        if self._loss == "mse" and (per_sample or (1,)) != (output or (1,)):
+            valid = "y (n,)" if output in ((), (1,)) else f"y (n, {', '.join(map(str, output))})"
+            got = f"{got}, for a model whose output is {_with_n(output)}"
+            self._refuse(function, got, f"{valid}; set D_OUT or reshape y")
+        if self._loss == "cross_entropy":
+            self._check_classes(function, y, output, got)
+
+    def _output_shape(self, function: BatchFn, X: Tensor) -> tuple[int, ...]:
+        try:
+            with torch.no_grad():
+                output = self._model(X[:1])
+        except Exception as error:
+            got = f"gave X of shape {tuple(X.shape)}, which the model cannot take ({error})"
+            raise self._error(function, got, "X (n, ...) as the model expects it") from error
+        return tuple(output.shape[1:])
+
+    def _check_classes(
+        self, function: BatchFn, y: Tensor, output: tuple[int, ...], got: str
+    ) -> None:
+        got = f"{got} ({str(y.dtype).removeprefix('torch.')})"
+        if len(output) != 1 or output[0] < 2:
+            got = f"met a model whose output is {_with_n(output)}"
+            self._refuse(function, got, "(n, C) with C >= 2 classes for LOSS='cross_entropy'")
+        valid = f"integer y (n,) from 0 to {output[0] - 1}, or probabilities y (n, {output[0]})"
+        if y.is_floating_point():
+            if tuple(y.shape[1:]) != output:
+                self._refuse(function, got, valid)
+        elif tuple(y.shape[1:]) not in ((), (1,)):
+            self._refuse(function, got, valid)
+        elif not 0 <= int(y.min()) <= int(y.max()) < output[0]:
+            got = f"gave classes from {int(y.min())} to {int(y.max())}"
+            self._refuse(function, got, valid)
+
+    def _refuse(self, function: BatchFn, got: str, valid: str) -> None:
+        raise self._error(function, got, valid)
+
+    def _error(self, function: BatchFn, got: str, valid: str) -> BatchError:
+        return BatchError(f"{self._what} {function_name(function)} {got}; wanted {valid}")
+
+
+def _with_n(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(map(str, ('n', *shape)))}{'' if shape else ','})"
+
+
+class LastBatch:
+    """The batch of each config's last step, kept on the device for grabs at the end.
+
+    It costs K batches of memory and a pass over them per step, so it is made only where a grab
+    looks at the training batch.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._X: Tensor | None = None
+        self._y: Tensor | None = None
+
+    def update(self, batch: Batch, moving: Tensor) -> None:
+        """Take the batch for the configs (K,) that make a step on it."""
+        K = len(moving)
+        if self._X is None or self._y is None:
+            X, y = ((b.expand(K, *b.shape) if batch.shared else b) for b in (batch.X, batch.y))
+            self._X, self._y = X.clone(), y.clone()
+            return
+        shape = batch.X.shape if batch.shared else batch.X.shape[1:]
+        if shape != self._X.shape[1:]:
+            raise BatchError(
+                f"batch function: X changed its shape from {tuple(self._X.shape[1:])} to "
+                f"{tuple(shape)}; a grab of X_tr needs batches of equal shapes"
+            )
+        self._X = torch.where(column(moving, self._X), batch.X, self._X)
+        self._y = torch.where(column(moving, self._y), batch.y, self._y)
+
+    @property
+    def batch(self) -> Batch:
+        """The batch (K, n, ...) of each config's last step."""
+        assert self._X is not None
+        assert self._y is not None
+        return Batch(self._X, self._y, shared=False)
+
+    def shrink(self, keep: Sequence[int]) -> None:
+        """Keep the configs at these positions."""
+        if self._X is not None and self._y is not None:
+            self._X, self._y = self._X[list(keep)], self._y[list(keep)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` takes."""
+        return {"X": self._X, "y": self._y}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        state = map_tensors(state, lambda tensor: tensor.to(self._device, copy=True))
+        self._X, self._y = state["X"], state["y"]

@@ -1,0 +1,63 @@
+"""The losses, each computed for all configs of a pack at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mlpsubmit.calling import function_name
+from mlpsubmit.errors import SpecError
+
+__all__ = ["StackedLoss", "stacked_loss"]
+
+#: From outputs (K, n, ...) and targets (1 or K, n, ...) to losses (K,).
+StackedLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def stacked_loss(loss: str | Callable[[Tensor, Tensor], Tensor]) -> StackedLoss:
+    """Return the loss that LOSS names, for K configs at once.
+
+    Args:
+        loss: ``mse``, the mean of (f - y)^2 over all entries; ``cross_entropy``, the mean over
+            samples, of integer targets (n,) or probabilities (n, C); or a callable(output, y) that
+            is called per config under ``torch.vmap``, with y in the shape of the output where both
+            have as many entries, and returns a scalar tensor.
+    """
+    if callable(loss):
+        return _by_callable(loss)
+    return {"mse": _mse, "cross_entropy": _cross_entropy}[loss]
+
+
+def _mse(output: Tensor, y: Tensor) -> Tensor:
+    K, n = output.shape[:2]
+    f = output.reshape(K, n, -1)
+    return (f - y.reshape(len(y), n, -1)).square().mean((1, 2))
+
+
+def _cross_entropy(output: Tensor, y: Tensor) -> Tensor:
+    K, n, C = output.shape
+    per_sample = y.expand(K, *y.shape[1:]).reshape(K * n, *y.shape[2:])
+    losses = nn.functional.cross_entropy(output.reshape(K * n, C), per_sample, reduction="none")
+    return losses.reshape(K, n).mean(1)
+
+
+def _by_callable(loss: Callable[[Tensor, Tensor], Tensor]) -> StackedLoss:
+    name = function_name(loss)
+
+    def one(output: Tensor, y: Tensor) -> Tensor:
+        if y.numel() == output.numel():
+            y = y.reshape(output.shape)  # else (n, 1) - (n,) would be (n, n)
+        value = loss(output, y)
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise SpecError(
+                f"LOSS: {name}(output, y) gave {got} for output {tuple(output.shape)} and y "
+                f"{tuple(y.shape)}; valid is a scalar tensor; try .mean()"
+            )
+        return value
+
+    shared = torch.vmap(one, in_dims=(0, None))
+    stacked = torch.vmap(one, in_dims=(0, 0))
+    return lambda output, y: shared(output, y[0]) if len(y) == 1 else stacked(output, y)

@@ -1,0 +1,75 @@
+"""Global settings of torch's arithmetic: set for the duration of a training, then put back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.utils.deterministic
+
+__all__ = ["arithmetic", "autocast"]
+
+
+@contextlib.contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    # cuDNN's convolutions use TF32 unless told otherwise, so fp32 has to be asked for too.
+    tf32 = precision == "tf32"
+    matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = cudnn
+
+
+@contextlib.contextmanager
+def _deterministic_algorithms(device: torch.device) -> Iterator[None]:
+    if device.type == "cuda":
+        # cuBLAS reads it when its first handle is made; it stays set for the process.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    was = torch.are_deterministic_algorithms_enabled()
+    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    filling: Any = torch.utils.deterministic  # its setting is a property, which mypy cannot see
+    filled = filling.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    # Nothing here reads memory before writing it, and filling each new tensor costs a pass.
+    filling.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=warned)
+        torch.backends.cudnn.benchmark = benchmark
+        filling.fill_uninitialized_memory = filled
+
+
+@contextlib.contextmanager
+def arithmetic(precision: str, deterministic: bool, device: torch.device) -> Iterator[None]:
+    """Set matmul precision and determinism for the duration, and put both back afterwards.
+
+    Args:
+        precision: fp32 is exact, also in convolutions; tf32 lets matmuls and convolutions on
+            Ampere and later round their inputs to 10 bits; bf16 is done by :func:`autocast`.
+        deterministic: ``torch.use_deterministic_algorithms``; an operation that has no
+            deterministic algorithm on this device then raises a RuntimeError that names it.
+        device: where the training runs.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_matmul_precision(precision))
+        if deterministic:
+            stack.enter_context(_deterministic_algorithms(device))
+        yield
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which a forward pass runs in bfloat16 where PRECISION is bf16."""
+    if precision != "bf16":
+        return contextlib.nullcontext()
+    # No cache: it holds casts of weights past their update, and each is used once per pass.
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)

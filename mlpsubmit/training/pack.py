@@ -1,0 +1,249 @@
+"""A pack: all that is in training together, as parts that shrink, are saved and restored alike."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.training.batches import Batch, Batches, BatchFn, LastBatch
+from mlpsubmit.training.bookkeeping import Ledger
+from mlpsubmit.training.grabbing import Grabber, resolve
+from mlpsubmit.training.losses import stacked_loss
+from mlpsubmit.training.monitor import STATE_FORMAT, StateError, map_tensors
+from mlpsubmit.training.optimizers import build_optimizer
+from mlpsubmit.training.origin import Origin
+from mlpsubmit.training.parametrizations import effective_lr, parametrize
+from mlpsubmit.training.schedule import schedule_steps
+from mlpsubmit.training.seeds import streams
+from mlpsubmit.training.stack import Stack, check_equal_structure
+from mlpsubmit.training.trained import DIVERGED, Trained
+
+__all__ = ["Pack"]
+
+
+class Pack:
+    """K configs in training.
+
+    Args:
+        models, batch_fns, settings, trials, test_fns, grabs, contexts, generators, device: as
+            :func:`mlpsubmit.training.train` takes them, with one of ``settings``, ``trials`` and
+            ``contexts`` per config.
+        state: what :meth:`state_dict` returned earlier, or None to start from the beginning.
+
+    Attributes:
+        start: the step to begin with.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[nn.Module],
+        batch_fns: Sequence[BatchFn],
+        settings: Sequence[Hyperparameters],
+        *,
+        trials: Sequence[int],
+        test_fns: Sequence[BatchFn] | None,
+        grabs: Mapping[str, Callable[..., Any]],
+        contexts: Sequence[Mapping[str, Any]],
+        generators: Sequence[torch.Generator],
+        device: torch.device,
+        state: dict[str, Any] | None,
+    ) -> None:
+        common = settings[0]
+        online, traced = common.online, not common.onlythresholds
+        self.start, self._generators = 0, list(generators)
+        if state is not None:
+            _check_state(state, len(models), len(self._generators))
+            # The fixed sets are drawn anew, so from where they were drawn from the first time.
+            _set_states(self._generators, state["generators_at_start"])
+        self._generators_at_start = _states(self._generators)
+
+        arguments = resolve(grabs, contexts)
+        wanted = frozenset[str]().union(*(taken for one in arguments for taken in one.values()))
+        models, twin, factors = _parametrized(models, settings, trials, "model0" in wanted)
+        keep_initial = twin is not None or (online and common.centered)
+        self.stack = Stack(models, device, common.precision, keep_initial)
+
+        fitting = {
+            "loss": common.loss,
+            "model": models[0],
+            "device": device,
+            "dtype": self.stack.parameters[0].dtype,
+        }
+        tested = not online or not wanted.isdisjoint({"X_te", "y_te"})
+        self.train = Batches(batch_fns, fixed=not online, **fitting)
+        self.test = (
+            Batches(test_fns, fixed=True, what="test batch function", **fitting)
+            if test_fns is not None and tested
+            else None
+        )
+        self.origin = Origin(
+            self.stack,
+            common.centered,
+            None if online else self.train.draw(0),
+            self.test.draw(0) if self.test and not online else None,
+        )
+        self._loss = stacked_loss(common.loss)
+        self.optimizer, views = build_optimizer(self.stack, settings, factors)
+        self.ledger = Ledger(settings, device, tested=self.test is not None and not online)
+        self.grab_steps = schedule_steps(common.grab_every, common.max_iter) if traced else None
+        slots = None if self.grab_steps is None else len(self.grab_steps)
+        self.grabber = Grabber(grabs, contexts, arguments, self.stack, views, twin, slots)
+        looks_back = online and not traced and not wanted.isdisjoint({"X_tr", "y_tr"})
+        self.last = LastBatch(device) if looks_back else None
+        if state is not None:
+            self._load(state)
+
+    # Evaluation
+
+    def objective(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return the losses (K,) of the centred outputs on a batch, and every config's gradient."""
+        losses = self._loss(self.stack(batch) - self.origin.train(batch), batch.targets)
+        # No two configs share a weight, so the gradient of the sum holds that of each loss.
+        parameters = self.stack.parameters
+        gradients = torch.autograd.grad(losses.sum(), parameters, materialize_grads=True)
+        return losses, gradients
+
+    @torch.no_grad()
+    def test_losses(self) -> Tensor:
+        """Return the losses (K,) of the centred outputs on the test set."""
+        assert self.test is not None
+        batch = self.test.draw(0)
+        return self._loss(self.stack(batch) - self.origin.test(), batch.targets)
+
+    # What happens at a read-back
+
+    def close_finished(self, step: int) -> None:
+        """Read the block that ends with this step; measure and close the configs that stopped.
+
+        This is a GPU-CPU sync point.
+        """
+        finished = self.ledger.read(step)
+        lacking = self.ledger.lacks_test(finished)
+        self.ledger.close(finished, self.test_losses() if lacking else None)
+        if self.grab_steps is None:
+            for one in finished:
+                if not one.diverged:
+                    train = self.last.batch if self.last else self._fixed(self.train)
+                    self.grabber.measure(
+                        one.last_step, 0, [one.position], train, self._fixed(self.test)
+                    )
+        self.grabber.drain()
+
+    def _fixed(self, batches: Batches | None) -> Batch | None:
+        return batches.draw(0) if batches is not None and batches.fixed else None
+
+    def shrink(self) -> None:
+        """Leave out the configs that have stopped, once they are at least half of the stack."""
+        keep = self.ledger.open
+        if 0 < len(keep) <= len(self.stack) // 2:
+            for part in (self.train, self.test, self.last, self.origin, self.optimizer):
+                if part is not None:
+                    part.shrink(keep)
+            self.ledger.shrink(keep)
+            self.stack.shrink(keep)
+
+    def measure(self, step: int, batch: Batch, moving: Tensor) -> None:
+        """Call the grabs for the configs that made this step (a GPU-CPU sync point)."""
+        assert self.grab_steps is not None
+        slot = int(self.grab_steps.searchsorted(step))
+        rows = [row for row, moved in enumerate(moving.tolist()) if moved]
+        self.grabber.measure(step, slot, rows, batch, self._fixed(self.test))
+
+    def results(self) -> Trained:
+        """Return the results, and give every model its own weights."""
+        self.stack.release()
+        ledger, none = self.ledger, np.zeros(0, np.int64)
+        traced = self.grab_steps is not None
+        return Trained(
+            status=ledger.status,
+            steps=ledger.steps,
+            timekeys=ledger.timekeys,
+            train_loss=ledger.train_trace if traced else ledger.final_train,
+            test_loss=ledger.test_trace if traced else ledger.final_test,
+            step=ledger.record_steps if traced else none,
+            eval_step=ledger.eval_steps if traced else none,
+            grab_step=none if self.grab_steps is None else self.grab_steps,
+            grabs=self.grabber.results((ledger.status == DIVERGED).tolist()),
+        )
+
+    # Saving and restoring
+
+    def _parts(self) -> dict[str, Any]:
+        parts = ("stack", "origin", "optimizer", "ledger", "grabber", "last")
+        return {name: getattr(self, name) for name in parts if getattr(self, name) is not None}
+
+    def state_dict(self, start: int) -> dict[str, Any]:
+        """Return all that is needed to continue with a step (a GPU-CPU sync point)."""
+        parts = {name: part.state_dict() for name, part in self._parts().items()}
+        state = {
+            "format": STATE_FORMAT,
+            "models": len(self.stack.models),
+            "start": start,
+            "generators": _states(self._generators),
+            "generators_at_start": self._generators_at_start,
+            "parts": parts,
+        }
+        return dict(map_tensors(state, lambda tensor: tensor.detach().to("cpu", copy=True)))
+
+    def _load(self, state: dict[str, Any]) -> None:
+        self.start = state["start"]
+        for name, part in self._parts().items():
+            part.load_state_dict(state["parts"][name])
+        for batches in (self.train, self.test):
+            if batches is not None and len(self.stack) < len(self.stack.models):
+                batches.shrink(self.stack.configs)
+        _set_states(self._generators, state["generators"])
+
+
+def _parametrized(
+    models: Sequence[nn.Module],
+    settings: Sequence[Hyperparameters],
+    trials: Sequence[int],
+    wants_twin: bool,
+) -> tuple[Sequence[nn.Module], nn.Module | None, list[dict[str, float]]]:
+    """Parametrize every model; return them, a twin of the first one, and learning-rate factors."""
+    check_equal_structure(models)
+    # Copied before a callable parametrization can bind functions to the first one's layers.
+    twin = copy.deepcopy(models[0]) if wants_twin else None
+    factors = []
+    for i, (h, trial) in enumerate(zip(settings, trials, strict=True)):
+        for model in (models[i], twin) if i == 0 and twin is not None else (models[i],):
+            r = parametrize(
+                model.cpu(),
+                h.parametrization,
+                gamma=h.gamma,
+                lr=effective_lr(h.lr, h.gamma),
+                generator=torch.Generator().manual_seed(streams(h.seed, trial).weights),
+            )
+        factors.append(r)
+    return models, twin, factors
+
+
+def _states(generators: Sequence[torch.Generator]) -> list[Tensor]:
+    return [generator.get_state() for generator in generators]
+
+
+def _set_states(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+
+
+def _check_state(state: dict[str, Any], models: int, generators: int) -> None:
+    got = {
+        "format": state.get("format"),
+        "models": state.get("models"),
+        "generators": len(state.get("generators", ())),
+    }
+    wanted = {"format": STATE_FORMAT, "models": models, "generators": generators}
+    for name, value in wanted.items():
+        if got[name] != value:
+            raise StateError(
+                f"saved state: its {name} is {got[name]}, but this training wants {value}; "
+                "discard the state to train from the beginning"
+            )

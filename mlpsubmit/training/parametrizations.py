@@ -1,0 +1,206 @@
+"""Parametrizations: how multipliers, step sizes and initial weights scale with the width.
+
+Source: Karkada, "The lazy (NTK) and rich (muP) regimes: a gentle tutorial", arXiv:2404.19719. For
+a layer with fan-in d (all input dimensions of the weight) in a model of width w (that of the widest
+hidden layer), with activity a = sqrt(w) for mup, mfp, mup-lr and 1 for ntp, ntp-lr, and
+q = a^2 / d for read-in and hidden layers, q = 1 / d for the read-out:
+
+| | forward multiplier g | learning-rate factor r | initial standard deviation s |
+|---|---|---|---|
+| mup | sqrt(q) | 1 | 1 / a |
+| mfp, ntp | sqrt(q) / a | a^2 | 1 |
+| mup-lr, ntp-lr | 1 | q | sqrt(q) / a |
+| sp | 1 | 1 | PyTorch's own initialisation |
+
+The layer computes g (W x + b), weights and biases alike start as N(0, s^2), and nn.ReLU modules
+evaluate max(0, sqrt(2) x) except under sp. GAMMA divides the read-out's multiplier in all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mlpsubmit.calling import function_name
+from mlpsubmit.errors import SpecError
+from mlpsubmit.hyperparameters import PARAMETRIZATIONS
+from mlpsubmit.training.seeds import global_rng
+
+__all__ = ["Scaling", "effective_lr", "parametrize", "scaling"]
+
+Parametrization = str | Callable[[nn.Module, torch.optim.Optimizer], Any]
+
+_SQRT2 = math.sqrt(2.0)
+
+
+class Scaling(NamedTuple):
+    """Forward multiplier, learning-rate factor and initial standard deviation of one layer."""
+
+    multiplier: float
+    lr_factor: float
+    std: float
+
+
+def scaling(parametrization: str, *, fan_in: int, width: int, readout: bool) -> Scaling:
+    """Return g, r and s of one layer, from the table above (sp has none: it is no scaling)."""
+    a = math.sqrt(width) if parametrization in ("mup", "mfp", "mup-lr") else 1.0
+    q = (1.0 if readout else a**2) / fan_in
+    if parametrization == "mup":
+        return Scaling(math.sqrt(q), 1.0, 1.0 / a)
+    if parametrization in ("mfp", "ntp"):
+        return Scaling(math.sqrt(q) / a, a**2, 1.0)
+    if parametrization in ("mup-lr", "ntp-lr"):
+        return Scaling(1.0, q, math.sqrt(q) / a)
+    raise SpecError(
+        f"PARAMETRIZATION: got {parametrization!r}; valid are {', '.join(PARAMETRIZATIONS)}"
+    )
+
+
+def effective_lr(lr: float, gamma: float) -> float:
+    """Return LR times GAMMA where GAMMA >= 1, times GAMMA squared where it is below."""
+    return lr * gamma if gamma >= 1 else lr * gamma**2
+
+
+def parametrize(
+    model: nn.Module,
+    parametrization: Parametrization,
+    *,
+    gamma: float = 1.0,
+    lr: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> dict[str, float]:
+    """Give a model its multipliers and initial weights, in place.
+
+    Each layer gets a 0-dim buffer ``multiplier`` and, where that can differ from 1, a forward hook
+    that applies it. Doing it again, in another way or with another GAMMA, replaces the first.
+
+    Args:
+        model: its weights are those of nn.Linear and nn.Conv2d layers, in the order in which the
+            signal passes them: the first is the read-in, the last the read-out.
+        parametrization: a name in the table above, or a callable(model, optimizer) as mupify's:
+            it gets a torch.optim.SGD with step size ``lr`` over the model and may change weights,
+            forward functions, and the step size of each parameter group.
+        gamma: divides the read-out's multiplier.
+        lr: the step size that a callable finds in its optimizer.
+        generator: a CPU generator that the initial weights come from. A callable draws from
+            torch's global generator, which is then seeded with this one's initial seed.
+
+    Returns:
+        per parameter name, the factor r of its learning rate.
+
+    Raises:
+        SpecError: for weights elsewhere than in Linear and Conv2d layers, and for a single layer.
+    """
+    if callable(parametrization):
+        return _by_callable(model, parametrization, gamma, lr, generator)
+    layers = _layers(model, parametrization)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    relu_gain = parametrization != "sp"
+    width = max(layer.weight.shape[0] for layer in layers[:-1])
+    factors: dict[str, float] = {}
+    for layer in layers:
+        readout = layer is layers[-1]
+        g, r = 1.0, 1.0
+        if parametrization != "sp":
+            fan_in = math.prod(layer.weight.shape[1:])
+            g, r, s = scaling(parametrization, fan_in=fan_in, width=width, readout=readout)
+            _draw(layer, s, generator)
+        _set_multiplier(layer, g / gamma if readout else g, hooked=readout or g != 1.0)
+        factors |= {names[parameter]: r for parameter in layer.parameters(recurse=False)}
+    _set_relu_gain(model, relu_gain)
+    return factors
+
+
+def _layers(model: nn.Module, parametrization: str) -> list[nn.Linear | nn.Conv2d]:
+    """Return the layers in order, or raise for a model that the table does not cover."""
+    layers: list[nn.Linear | nn.Conv2d] = []
+    mistakes = []
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            layers.append(module)
+        elif next(module.parameters(recurse=False), None) is not None:
+            where = f"its module {path!r}" if path else "the model itself"
+            mistakes.append(
+                f"MODEL: {where} ({type(module).__name__}) has weights of its own, but "
+                f"PARAMETRIZATION={parametrization!r} covers nn.Linear and nn.Conv2d layers only; "
+                "leave it out, or give a callable PARAMETRIZATION(model, optimizer)"
+            )
+    if not mistakes and len(layers) < 2:
+        mistakes.append(
+            f"MODEL: {type(model).__name__} has {len(layers)} nn.Linear or nn.Conv2d layers; "
+            "a parametrization needs a read-in and a read-out, so at least 2"
+        )
+    if mistakes:
+        raise SpecError(mistakes)
+    return layers
+
+
+@torch.no_grad()
+def _draw(layer: nn.Linear | nn.Conv2d, std: float, generator: torch.Generator | None) -> None:
+    for parameter in (layer.weight, layer.bias):
+        if parameter is not None:
+            # Drawn on the CPU in float32 whatever the model's device, so the draw is the same.
+            parameter.copy_(torch.randn(parameter.shape, generator=generator).mul_(std))
+
+
+def _by_callable(
+    model: nn.Module,
+    function: Callable[[nn.Module, torch.optim.Optimizer], Any],
+    gamma: float,
+    lr: float,
+    generator: torch.Generator | None,
+) -> dict[str, float]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    with global_rng(generator.initial_seed() if generator else torch.initial_seed()):
+        function(model, optimizer)
+    readouts = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    if readouts:
+        _set_multiplier(readouts[-1], 1.0 / gamma, hooked=True)
+    elif gamma != 1.0:
+        raise SpecError(
+            f"GAMMA={gamma:g} divides the output of the last nn.Linear or nn.Conv2d layer, but "
+            f"{type(model).__name__} has none; divide in the model, and leave GAMMA at 1"
+        )
+    rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    left_out = [name for name, p in model.named_parameters() if p not in rates]
+    if left_out:
+        raise SpecError(
+            f"PARAMETRIZATION: {function_name(function)} left {', '.join(left_out)} out of the "
+            "optimizer's parameter groups; keep every parameter in one of them"
+        )
+    return {name: float(rates[p]) / lr for name, p in model.named_parameters()}
+
+
+def _multiply(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return output * module.multiplier  # type: ignore[operator]
+
+
+def _relu_gain(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+    return (args[0] * _SQRT2,)
+
+
+def _drop(hooks: dict[int, Any], function: Callable[..., Any]) -> None:
+    for key in [key for key, hook in hooks.items() if hook is function]:
+        del hooks[key]
+
+
+def _set_multiplier(layer: nn.Module, value: float, hooked: bool) -> None:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    multiplier = torch.tensor(value, dtype=weight.dtype, device=weight.device)
+    layer.register_buffer("multiplier", multiplier)
+    _drop(layer._forward_hooks, _multiply)
+    if hooked:  # multiplying by 1 would cost a pass over the activations
+        layer.register_forward_hook(_multiply)
+
+
+def _set_relu_gain(model: nn.Module, gained: bool) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            _drop(module._forward_pre_hooks, _relu_gain)
+            if gained:
+                module.register_forward_pre_hook(_relu_gain)

@@ -1,0 +1,172 @@
+"""K models of equal structure as one: every parameter stacked along a first dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mlpsubmit.errors import SpecError
+from mlpsubmit.training.batches import Batch
+from mlpsubmit.training.monitor import map_tensors
+from mlpsubmit.training.numerics import autocast
+
+__all__ = ["Stack", "check_equal_structure"]
+
+
+class Stack:
+    """The networks of a pack, evaluated together: ``vmap`` over ``functional_call``.
+
+    The weights live in the stacked tensors; the parameters of each model are views into them, so
+    that a model always shows its config's current weights.
+
+    Args:
+        models: K modules of equal structure and tensor shapes.
+        device: where the stacked tensors live.
+        precision: bf16 evaluates them under autocast.
+        keep_initial: whether to keep a copy of the initial weights.
+    """
+
+    def __init__(
+        self, models: Sequence[nn.Module], device: torch.device, precision: str, keep_initial: bool
+    ) -> None:
+        check_equal_structure(models)
+        self.models = list(models)
+        #: Which of the models each row of the stack is.
+        self.configs = list(range(len(models)))
+        # Not a copy: a callable parametrization may have bound functions to this very module.
+        self._template = models[0]
+        self.device, self._precision = device, precision
+        self._shared = torch.vmap(self._one, in_dims=(0, None))
+        self._stacked = torch.vmap(self._one, in_dims=(0, 0))
+        trained = [name for name, p in models[0].named_parameters() if p.requires_grad]
+        self.names: list[str] = trained
+        tensors = [_tensors(model) for model in models]
+        # Stacked where the models are, row by row onto the device: no second copy there.
+        self._set({name: torch.stack([t[name] for t in tensors]).to(device) for name in tensors[0]})
+        del tensors
+        self.initial = {k: v.detach().clone() for k, v in self._all.items()} if keep_initial else {}
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The trained parameters, each (K, ...): leaves that require gradients."""
+        return [self._all[name] for name in self.names]
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the outputs (K, n, ...) of the networks as they are now."""
+        return self._evaluate(self._all, batch)
+
+    @torch.no_grad()
+    def at_initialisation(self, batch: Batch) -> Tensor:
+        """Return the outputs (K, n, ...) of the networks as they were at initialisation."""
+        return self._evaluate(self.initial or self._all, batch)
+
+    def _evaluate(self, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
+        networks = self._shared if batch.shared else self._stacked
+        with autocast(self._precision, self.device):
+            output: Tensor = networks(tensors, batch.X)
+        return output.to(batch.X.dtype)
+
+    def _one(self, tensors: dict[str, Tensor], X: Tensor) -> Tensor:
+        output: Tensor = functional_call(self._template, tensors, (X,))
+        return output
+
+    def _set(self, tensors: dict[str, Tensor]) -> None:
+        """Make these (K, ...) tensors the weights, and the models views into them."""
+        self._all = tensors
+        for name in self.names:
+            tensors[name].requires_grad_()
+        for row, config in enumerate(self.configs):
+            _point(self.models[config], {k: v.detach()[row] for k, v in tensors.items()})
+
+    def show_initial(self, twin: nn.Module, row: int) -> nn.Module:
+        """Make a module of the same structure a view of one row's initial weights."""
+        return _point(twin, {name: tensor[row] for name, tensor in self.initial.items()})
+
+    def shrink(self, keep: Sequence[int]) -> None:
+        """Keep the configs at these positions; the models of the others keep their weights."""
+        rows = torch.tensor(list(keep), device=self.device)
+        self._release(set(range(len(self.configs))) - set(keep))
+        self.configs = [self.configs[row] for row in keep]
+        self.initial = {name: tensor[rows] for name, tensor in self.initial.items()}
+        self._set({name: tensor.detach()[rows] for name, tensor in self._all.items()})
+
+    def release(self) -> None:
+        """Give every model its own weights: views would keep the whole stack alive."""
+        self._release(range(len(self.configs)))
+
+    def _release(self, rows: Any) -> None:
+        for row in rows:
+            model = self.models[self.configs[row]]
+            _point(model, {name: tensor.clone() for name, tensor in _tensors(model).items()})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` takes: also the weights of those that have left."""
+        left = set(range(len(self.models))) - set(self.configs)
+        return {
+            "configs": list(self.configs),
+            "weights": dict(self._all),
+            "initial": dict(self.initial),
+            "left": {config: _tensors(self.models[config]) for config in sorted(left)},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        state = map_tensors(state, lambda tensor: tensor.to(self.device, copy=True))
+        self.configs = list(state["configs"])
+        self.initial = dict(state["initial"])
+        for config, tensors in state["left"].items():
+            _point(self.models[config], tensors)
+        self._set(dict(state["weights"]))
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a model, detached."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named}
+
+
+def _point(model: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+    """Let the parameters and buffers of a model be these tensors, without copying."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        tensor.data = tensors[name]
+    return model
+
+
+def check_equal_structure(models: Sequence[nn.Module]) -> None:
+    """Refuse models that cannot be stacked.
+
+    Raises:
+        SpecError: naming the first tensor that differs, or dropout.
+    """
+    if not models:
+        raise SpecError("models: got none; give at least one")
+    if len(set(map(id, models))) < len(models):
+        raise SpecError("models: the same module stands twice; every config needs its own")
+    for path, module in models[0].named_modules():
+        random = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+        if random and module.training:
+            raise SpecError(
+                f"MODEL: its module {path!r} ({type(module).__name__}) draws random numbers in "
+                "the forward pass, which is not supported; leave it out"
+            )
+    first = _shapes(models[0])
+    for config, model in enumerate(models[1:], start=1):
+        other = _shapes(model)
+        for name in first | other:
+            if first.get(name) != other.get(name):
+                raise SpecError(
+                    f"models: {name} is {first.get(name, 'missing')} in model 0 but "
+                    f"{other.get(name, 'missing')} in model {config}; models trained together "
+                    "need equal structures and shapes"
+                )
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[Any, ...]]:
+    return {name: (tuple(t.shape), str(t.dtype)) for name, t in _tensors(model).items()}

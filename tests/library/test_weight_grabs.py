@@ -1,0 +1,191 @@
+import copy
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import mlpsubmit.grabs
+from mlpsubmit import grabs
+from mlpsubmit.batchfns import Monomial
+from mlpsubmit.errors import SpecError
+
+NAMES = sorted(set(grabs.__all__) - {"by_name"})
+
+
+class MLP(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.input_layer = nn.Linear(4, 7)
+        self.hidden_layers = nn.ModuleList([nn.Linear(7, 7), nn.Linear(7, 7)])
+        self.output_layer = nn.Linear(7, 2)
+
+
+class ConvNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 5, kernel_size=2), nn.ReLU())
+        self.head = nn.Linear(5, 1)
+
+
+@pytest.fixture(params=[MLP, ConvNet])
+def model(request):
+    torch.manual_seed(0)
+    return request.param()
+
+
+def matrices(model):
+    """The weights of all layers, as double-precision matrices of numpy."""
+    weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
+    return [p.detach().double().numpy().reshape(len(p), -1) for p in weights]
+
+
+def close(tensor, expected):
+    assert not tensor.requires_grad
+    np.testing.assert_allclose(tensor.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_weights(model):
+    close(grabs.readin_weight(model), matrices(model)[0])
+    close(grabs.readout_weight(model), matrices(model)[-1])
+
+
+def test_grams(model):
+    W = matrices(model)[0]
+    close(grabs.readin_gram(model), np.einsum("ki,kj->ij", W, W))
+    close(grabs.readin_gram(model, side="output"), np.einsum("ik,jk->ij", W, W))
+    close(grabs.readin_gram_trace(model), np.trace(W.T @ W))
+    close(grabs.readin_gram_diagonal(model), np.diag(W.T @ W))
+
+
+@pytest.mark.parametrize(
+    ("monomials", "indices"),
+    [
+        ({2: 1}, [2]),
+        (Monomial({3: 2, 0: 1}), [0, 3]),
+        ([{3: 1}, Monomial({1: 1, 3: 4})], [1, 3]),
+        (({0: 1},), [0]),
+        (Monomial(), []),
+    ],
+)
+def test_diagonal_at_the_indices_of_monomials(monomials, indices):
+    model = MLP()
+    diagonal = (matrices(model)[0] ** 2).sum(axis=0)
+    close(grabs.readin_gram_diagonal(model, monomials=monomials), diagonal[indices])
+
+
+def test_norms(model):
+    close(grabs.weight_norms(model), [np.sqrt((W**2).sum()) for W in matrices(model)])
+    singular = [np.linalg.svd(W, compute_uv=False)[0] for W in matrices(model)]
+    close(grabs.spectral_norms(model), singular)
+
+
+def test_spectral_norm_of_zero_and_of_what_is_not_finite():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[1].weight[0, 0] = torch.inf
+    norms = grabs.spectral_norms(model)
+    assert norms[0] == 0
+    assert norms[1].isnan()
+    assert norms[2] > 0
+
+
+def test_distance_from_init(model):
+    assert not grabs.distance_from_init(model, copy.deepcopy(model)).any()
+    model0 = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += torch.randn_like(parameter)
+    pairs = zip(matrices(model), matrices(model0), strict=True)
+    close(
+        grabs.distance_from_init(model, model0),
+        [np.linalg.norm(W - W0) / np.linalg.norm(W0) for W, W0 in pairs],
+    )
+
+
+def test_distance_of_a_layer_that_began_at_zero():
+    model0 = nn.Linear(2, 2)
+    nn.init.zeros_(model0.weight)
+    assert grabs.distance_from_init(model0, model0).isnan().all()
+    assert grabs.distance_from_init(nn.Linear(2, 2), model0).isinf().all()
+
+
+def measure(name, model):
+    grab = grabs.by_name(name)
+    model0 = {"model0": copy.deepcopy(model)} if name == "distance_from_init" else {}
+    return grab(model, **model0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_stay_as_they_are_while_training_goes_on(name, model):
+    result = measure(name, model)
+    kept = result.clone()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    assert torch.equal(result, kept)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_models_without_layers_are_refused(name):
+    message = r"weights of Embedding cannot be measured: it has no Linear or Conv2d layer; write"
+    with pytest.raises(SpecError, match=message):
+        measure(name, nn.Embedding(3, 2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grabs_declare_only_what_they_need(name):
+    parameters = inspect.signature(grabs.by_name(name)).parameters
+    assert set(parameters) <= {"model", "model0", "monomials", "side"}
+    assert "model" in parameters
+
+
+@pytest.mark.parametrize(
+    ("measure_it", "message"),
+    [
+        (
+            lambda: grabs.readin_gram(MLP(), side="outputs"),
+            r"got side='outputs' \(did you mean 'output'\?\); valid are 'input' for W\^T W and",
+        ),
+        (
+            lambda: grabs.readin_gram_diagonal(MLP(), monomials={4: 1}),
+            r"got monomials=\{4: 1\}, but the read-in layer has 4 inputs; valid indices are 0 to 3",
+        ),
+        (
+            lambda: grabs.readin_gram_diagonal(ConvNet(), monomials={0: 1}),
+            r"inputs of an MLP, .* got ConvNet, whose first layer is Conv2d; try monomials=None",
+        ),
+        (
+            lambda: grabs.distance_from_init(MLP(), nn.Linear(2, 3)),
+            r"same layers; got weights of shapes \[\(7, 4\).* and \[\(3, 2\)\]",
+        ),
+        (
+            lambda: grabs.by_name("readin_gram_trac"),
+            r"no grab named 'readin_gram_trac' \(did you mean 'readin_gram_trace'\?\); valid are",
+        ),
+    ],
+)
+def test_mistakes(measure_it, message):
+    with pytest.raises(SpecError, match=message):
+        measure_it()
+
+
+def test_registry_and_module_name_the_same_functions():
+    for name in NAMES:
+        assert grabs.by_name(name) is getattr(mlpsubmit.grabs, name)
+        assert grabs.by_name(name).__name__ == name
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"spectral_norms"}))
+def test_no_grab_but_the_spectral_norm_waits_for_the_gpu(name):
+    model = MLP().cuda()
+    measure(name, model)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = measure(name, model)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert result.is_cuda

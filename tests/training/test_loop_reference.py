@@ -1,0 +1,187 @@
+"""The loop against an obvious one: a plain module, torch.optim and Python floats."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mlpsubmit.hyperparameters import validate
+from mlpsubmit.training import DIVERGED, DONE, parametrize, schedule_steps, streams, train
+from mlpsubmit.training.parametrizations import effective_lr
+
+
+def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
+    """Train one config in the most obvious way."""
+    generator = torch.Generator().manual_seed(streams(h.seed, trial).weights)
+    factors = parametrize(model, h.parametrization, gamma=h.gamma, generator=generator)
+    f0 = copy.deepcopy(model)
+    lr = effective_lr(h.lr, h.gamma)
+    groups = [{"params": [p], "lr": lr * factors[n]} for n, p in model.named_parameters()]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=h.momentum, weight_decay=h.weight_decay)
+
+    def loss_on(X, y):
+        X, y = X.double(), y.double()
+        with torch.no_grad():
+            y0 = f0(X) if h.centered else 0.0
+        return ((model(X) - y0).squeeze(1) - y).square().mean()
+
+    fixed = None if h.online else batch_fn(0)
+    test = None if h.online or test_fn is None else test_fn(0)
+    thresholds, timekeys = list(h.thresholds), [-1] * len(h.thresholds)
+    s, at = h.ema_smoother, lambda name: set(schedule_steps(getattr(h, name), h.max_iter))
+    record_at, eval_at, grab_at = at("record_every"), at("eval_every"), at("grab_every")
+    out = {"train": {}, "test": {}, "grab": {}, "status": DONE}
+    ema_te = math.nan
+    for i in range(h.max_iter):
+        X, y = fixed or batch_fn(i)
+        loss = loss_on(X, y)
+        if i == 0:
+            ema = loss.item()
+            if h.percent_thresholds is not None:
+                thresholds = [t * ema for t in thresholds]
+        else:
+            ema = s * ema + (1 - s) * loss.item()
+        if i in record_at or not math.isfinite(ema):
+            out["train"][i] = ema
+        if not math.isfinite(ema):
+            out |= {"status": DIVERGED, "steps": i, "final": (ema, ema if h.online else math.nan)}
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for t, threshold in enumerate(thresholds):
+            if timekeys[t] < 0 and ema < threshold:
+                timekeys[t] = i
+        stops = bool(thresholds) and timekeys[-1] >= 0 or i == h.max_iter - 1
+        if test is not None and (i in eval_at or stops):
+            with torch.no_grad():
+                value = loss_on(*test).item()
+            ema_te = value if i == 0 else s * ema_te + (1 - s) * value
+        if i in eval_at or stops:
+            out["test"][i] = ema if h.online else ema_te
+        if grab is not None and (i in grab_at or (stops and h.onlythresholds)):
+            out["grab"][i] = grab(model, X.double(), opt=None)
+        out |= {"steps": i + 1, "final": (ema, out["test"].get(i, math.nan))}
+        if stops:
+            out["train"][i] = ema
+            break
+    return out | {"timekeys": timekeys, "model": model}
+
+
+def trace(values, steps, final=None):
+    """Lay recorded values out along all the steps: after the last one they stay."""
+    last = max(values, default=-1)
+    kept = values[last] if final is None else final
+    return [values[s] if s < last else kept for s in steps]
+
+
+def mean_out(model, X_tr, **kwargs):
+    return model(X_tr).detach().mean()
+
+
+CASES = {
+    "defaults": {},
+    "never": {"LOSS_CHECKPOINTS": [1e-9]},
+    "no thresholds": {"LOSS_CHECKPOINTS": []},
+    "absolute": {"LOSS_CHECKPOINTS": [1.2, 0.6]},
+    "relative": {"PERCENT_THRESHOLDS": [0.9, 0.5], "EMA_SMOOTHER": 0.5},
+    "no smoothing": {"LOSS_CHECKPOINTS": [1.0, 0.5], "EMA_SMOOTHER": 0.0},
+    "sparse": {"LOSS_CHECKPOINTS": [0.7], "RECORD_EVERY": 7, "EVAL_EVERY": 5, "GRAB_EVERY": 3},
+    "log": {"LOSS_CHECKPOINTS": [0.7], "RECORD_EVERY": "log:9", "EVAL_EVERY": "log:6"},
+    "uncentred": {"CENTERED": False, "LOSS_CHECKPOINTS": [0.8]},
+    "momentum": {"MOMENTUM": 0.8, "LR": 0.01, "WEIGHT_DECAY": 0.01, "GAMMA": 2.0},
+    "diverges": {"LR": 3000.0},
+}
+
+
+@pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
+@pytest.mark.parametrize("only", [True, False], ids=["final", "traces"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_config_of_a_pack_is_what_the_obvious_loop_makes_of_it(
+    case, only, online, gaussian, make_mlps, short_blocks
+):
+    settings = {"MAX_ITER": 45, "LR": 0.1, "ONLINE": online, "ONLYTHRESHOLDS": only, **CASES[case]}
+    base = validate(settings)
+    K = 3
+    hs = [base.model_copy(update={"lr": base.lr * (1 + k), "gamma": 1 + k / 2}) for k in range(K)]
+    models = [model.double() for model in make_mlps(K)]  # rounding grows along a training
+    got = train(
+        models,
+        [gaussian(k) for k in range(K)],
+        hs,
+        test_fns=[gaussian(10 + k) for k in range(K)],
+        grabs={"mean": mean_out},
+    )
+    assert models[0].output_layer.weight.shape == (1, 6)
+    for k, (model, h) in enumerate(zip(make_mlps(K), hs, strict=True)):
+        want = reference(model.double(), gaussian(k), h, k, gaussian(10 + k), mean_out)
+        assert got.status[k] == want["status"]
+        assert got.steps[k] == want["steps"]
+        assert got.timekeys[k].tolist() == want["timekeys"]
+        close = {"rtol": 1e-9, "atol": 1e-12}
+        if only:
+            np.testing.assert_allclose(
+                (got.train_loss[k], got.test_loss[k]), want["final"], **close
+            )
+            value = math.nan if want["status"] == DIVERGED else want["grab"][want["steps"] - 1]
+            np.testing.assert_allclose(got.grabs["mean"][k], value, **close)
+        else:
+            final = want["final"] if want["status"] == DIVERGED else (None, None)
+            np.testing.assert_allclose(
+                got.train_loss[k], trace(want["train"], got.step, final[0]), **close
+            )
+            if want["status"] == DONE:
+                tests = trace(want["test"], got.eval_step)
+                np.testing.assert_allclose(got.test_loss[k], tests, **close)
+                grabbed = trace({i: float(v) for i, v in want["grab"].items()}, got.grab_step)
+                np.testing.assert_allclose(got.grabs["mean"][k], grabbed, **close)
+            else:
+                assert np.isnan(got.grabs["mean"][k][got.grab_step >= want["steps"]]).all()
+                assert not np.isfinite(got.test_loss[k][got.eval_step >= want["steps"]]).any()
+        if want["status"] == DONE:
+            wanted = want["model"].state_dict()
+            for name, tensor in models[k].state_dict().items():
+                torch.testing.assert_close(tensor, wanted[name], **close)
+
+
+def test_the_cases_do_what_their_names_say(gaussian, make_mlps):
+    def statuses(case):
+        settings = {"MAX_ITER": 45, "LR": 0.1, **CASES[case]}
+        return train(make_mlps(1), [gaussian(0)], settings)
+
+    assert statuses("diverges").status.tolist() == [DIVERGED]
+    assert statuses("never").timekeys.tolist() == [[-1]]
+    assert statuses("no thresholds").timekeys.shape == (1, 0)
+    assert 0 < statuses("relative").steps[0] < 45
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_final_values_are_the_last_of_the_traces(online, gaussian, make_mlps):
+    def run(only, every=1):
+        settings = {
+            "MAX_ITER": 80,
+            "LR": 0.1,
+            "ONLINE": online,
+            "ONLYTHRESHOLDS": only,
+            "LOSS_CHECKPOINTS": [0.5],
+            "RECORD_EVERY": every,
+            "EVAL_EVERY": every,
+        }
+        fns = [gaussian(k) for k in range(3)]
+        return train(make_mlps(3), fns, settings, test_fns=[gaussian(9)] * 3)
+
+    for every in (1, 13):
+        final, traces = run(True, every), run(False, every)
+        np.testing.assert_array_equal(final.train_loss, traces.train_loss[:, -1])
+        np.testing.assert_array_equal(final.test_loss, traces.test_loss[:, -1])
+        assert traces.train_loss.shape == (3, len(traces.step))
+        assert final.step.size == final.eval_step.size == final.grab_step.size == 0
+
+
+def test_without_a_test_set_the_test_loss_is_nan_offline(gaussian, make_mlps):
+    got = train(make_mlps(1), [gaussian(0)], {"MAX_ITER": 5, "ONLINE": False})
+    assert np.isnan(got.test_loss).all()

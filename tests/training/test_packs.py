@@ -1,0 +1,285 @@
+"""Packs: configs trained together are what they are one by one, whoever stops when."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mlpsubmit.errors import SpecError
+from mlpsubmit.hyperparameters import PARAMETRIZATIONS, validate
+from mlpsubmit.training import DIVERGED, DONE, train
+
+OPTIMIZERS = {
+    "sgd": {},
+    "momentum": {"MOMENTUM": 0.9, "NESTEROV": True, "WEIGHT_DECAY": 0.01},
+    "adam": {"OPTIMIZER": "adam", "WEIGHT_DECAY": 0.01},
+    "adamw": {"OPTIMIZER": "adamw", "WEIGHT_DECAY": 0.1},
+}
+
+
+def squared(output, y):
+    return (output - y).square().mean()
+
+
+def distance(model, model0, X_tr, opt):
+    moved = [(p - p0).norm() for p, p0 in zip(model.parameters(), model0.parameters(), strict=True)]
+    return torch.stack([*moved, model(X_tr).norm(), torch.tensor(opt.param_groups[0]["lr"])])
+
+
+def run(models, fns, hyperparameters, **further):
+    return train(models, fns, hyperparameters, **further)
+
+
+def varied(K, **settings):
+    """K configs that differ in all that a pack may hold per config but the seed."""
+    base = validate({"MAX_ITER": 12, "LR": 0.02, "LOSS_CHECKPOINTS": [], **settings})
+    return [
+        base.model_copy(
+            update={
+                "lr": base.lr * (1 + k / 3),
+                "gamma": (0.5, 1.0, 2.0, 3.0)[k % 4],
+                "momentum": base.momentum * (1 - k / 10),
+                "weight_decay": base.weight_decay * k,
+                "ema_smoother": 0.9 - k / 10,
+            }
+        )
+        for k in range(K)
+    ]
+
+
+def joined(results):
+    """Put the results of single configs together."""
+    first = results[0]
+    whole = {
+        name: np.concatenate([getattr(r, name) for r in results])
+        for name in ("status", "steps", "timekeys", "train_loss", "test_loss")
+    }
+    grabs = {name: np.concatenate([r.grabs[name] for r in results]) for name in first.grabs}
+    steps = {name: getattr(first, name) for name in ("step", "eval_step", "grab_step")}
+    return type(first)(**whole, **steps, grabs=grabs)
+
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy", squared])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_pack_is_its_configs_one_by_one(
+    optimizer, loss, parametrization, gaussian, make_mlps, same
+):
+    kind = "cross_entropy" if loss == "cross_entropy" else "mse"
+    d_out = 3 if kind == "cross_entropy" else 1
+    settings = {"LOSS": loss, "PARAMETRIZATION": parametrization, **OPTIMIZERS[optimizer]}
+    hs = varied(3, **settings, ONLYTHRESHOLDS=False)
+
+    def results(configs):
+        return run(
+            [make_mlps(3, d_out)[k] for k in configs],
+            [gaussian(k, kind=kind) for k in configs],
+            [hs[k] for k in configs],
+            trials=configs,
+            grabs={"distance": distance},
+        )
+
+    together = results([0, 1, 2])
+    same(together, joined([results([k]) for k in range(3)]), rtol=1e-5)
+    same(together, results([0, 1, 2]))
+    assert together.status.tolist() == [DONE] * 3
+
+
+@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("only", [True, False])
+def test_configs_that_stop_leave_the_others_as_they_are(
+    only, shared, online, gaussian, make_mlps, same, short_blocks, monkeypatch
+):
+    settings = {
+        "MAX_ITER": 70,
+        "LR": 0.05,
+        "ONLINE": online,
+        "ONLYTHRESHOLDS": only,
+        "OPTIMIZER": "adam",
+        "EVAL_EVERY": 6,
+        "GRAB_EVERY": 4,
+        "PERCENT_THRESHOLDS": [0.9, 0.7],
+    }
+    base = validate(settings)
+    lrs = (0.002, 0.1, 0.03, 0.05, 0.01)
+    hs = [base.model_copy(update={"lr": lr}) for lr in lrs]
+    sizes = []
+    from mlpsubmit.training.stack import Stack
+
+    shrink = Stack.shrink
+    monkeypatch.setattr(Stack, "shrink", lambda s, keep: (sizes.append(len(keep)), shrink(s, keep)))
+
+    def results(configs):
+        one, test = gaussian(7), gaussian(8)
+        return run(
+            [make_mlps(5)[k] for k in configs],
+            [one if shared else gaussian(k // 2) for k in configs],
+            [hs[k] for k in configs],
+            trials=configs,
+            test_fns=[test] * len(configs),
+            grabs={"distance": distance},
+        )
+
+    together = results(range(5))
+    assert len(sizes) >= 2  # it shrank, and again
+    assert len(set(together.steps)) >= 4
+    same(together, joined([results([k]) for k in range(5)]), rtol=1e-4)
+
+
+def test_a_diverging_config_leaves_its_neighbours_alone(gaussian, make_mlps, same, short_blocks):
+    base = validate({"MAX_ITER": 20, "LR": 0.02, "ONLYTHRESHOLDS": False})
+    hs = [base, base.model_copy(update={"lr": 1e4}), base]
+
+    def grab(model, X_tr):
+        assert torch.isfinite(model(X_tr)).all(), "called for a diverged config"
+        return torch.linalg.eigvalsh(model.input_layer.weight.T @ model.input_layer.weight)
+
+    def results(configs):
+        return run(
+            [make_mlps(3)[k] for k in configs],
+            [gaussian(k) for k in configs],
+            [hs[k] for k in configs],
+            trials=configs,
+            grabs={"spectrum": grab},
+        )
+
+    together = results([0, 1, 2])
+    assert together.status.tolist() == [DONE, DIVERGED, DONE]
+    bad = together.steps[1]
+    assert 0 < bad < 20
+    same(joined([results([k]) for k in range(3)]), together, rtol=1e-5)
+    kept = together.train_loss[1]
+    assert np.isfinite(kept[:bad]).all()
+    assert not np.isfinite(kept[bad:]).any()
+    assert np.isfinite(together.grabs["spectrum"][1, :bad]).all()
+    assert np.isnan(together.grabs["spectrum"][1, bad:]).all()
+
+    final = run(make_mlps(3), [gaussian(k) for k in range(3)], [
+        h.model_copy(update={"onlythresholds": True}) for h in hs
+    ], grabs={"spectrum": grab})
+    assert np.isnan(final.grabs["spectrum"][1]).all()
+    assert np.isfinite(final.grabs["spectrum"][[0, 2]]).all()
+    assert final.steps.tolist() == [20, bad, 20]
+
+
+class Conv(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 3, 3, padding=1)
+        self.conv2 = nn.Conv2d(3, 4, 3, stride=2)
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(4 * 2 * 2, 1)
+
+    def forward(self, X):
+        h = self.relu(self.conv2(self.relu(self.conv1(X))))
+        return self.head(h.flatten(1)).squeeze(1)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("online", [True, False])
+def test_convolutions_train_in_packs_too(online, shared, same):
+    hs = varied(3, ONLINE=online, MAX_ITER=8)
+
+    def images(seed):
+        generator = torch.Generator().manual_seed(seed)
+
+        def batch_fn(step):
+            X = torch.randn(6, 1, 5, 5, generator=generator)
+            return X, X.mean((1, 2, 3))
+
+        return batch_fn
+
+    def results(configs):
+        one = images(9)
+        return run(
+            [Conv() for _ in configs],
+            [one if shared else images(k) for k in configs],
+            [hs[k] for k in configs],
+            trials=configs,
+        )
+
+    same(results([0, 1, 2]), joined([results([k]) for k in range(3)]), rtol=1e-5)
+
+
+def test_a_shared_batch_function_is_called_once_per_step(gaussian, make_mlps, same, short_blocks):
+    one, other = gaussian(1), gaussian(2)
+    fns = [one, other, one, one]
+    hs = varied(4, MAX_ITER=10)
+    mixed = run(make_mlps(4), fns, hs)
+    assert (one.calls, other.calls) == (10, 10)
+    same(mixed, run(make_mlps(4), [gaussian(1), gaussian(2), gaussian(1), gaussian(1)], hs))
+
+    fixed = [gaussian(3)] * 2
+    run(make_mlps(2), fixed, validate({"MAX_ITER": 6, "ONLINE": False}), test_fns=fixed)
+    assert fixed[0].calls == 2
+
+
+def test_functions_of_configs_that_left_are_not_called_any_more(
+    gaussian, make_mlps, short_blocks
+):
+    base = validate({"MAX_ITER": 40, "PERCENT_THRESHOLDS": [0.99]})
+    hs = [base.model_copy(update={"lr": lr}) for lr in (0.5, 1e-9)]
+    fns = [gaussian(0), gaussian(1)]
+    got = run(make_mlps(2), fns, hs)
+    assert got.steps[0] < 40 == got.steps[1]
+    assert fns[0].calls < 40 == fns[1].calls
+
+
+def test_models_end_with_their_own_final_weights(gaussian, make_mlps, short_blocks):
+    base = validate({"MAX_ITER": 30, "PERCENT_THRESHOLDS": [0.5], "LR": 0.1, "ONLINE": False})
+    hs = [base.model_copy(update={"lr": lr}) for lr in (0.3, 0.2, 0.05, 1e-5)]
+    models = make_mlps(4)
+    got = run(models, [gaussian(0)] * 4, hs, grabs={"out": lambda model, X_tr: model(X_tr)})
+    X, _ = gaussian(0)(0)
+    for k, model in enumerate(models):
+        np.testing.assert_allclose(model(X).detach(), got.grabs["out"][k], rtol=1e-6)
+        weight = model.input_layer.weight
+        assert weight.untyped_storage().nbytes() == weight.nbytes  # no view of the whole stack
+
+
+def test_a_last_batch_is_that_of_each_configs_last_step(gaussian, make_mlps, short_blocks):
+    base = validate({"MAX_ITER": 30, "PERCENT_THRESHOLDS": [0.6], "EMA_SMOOTHER": 0.5})
+    hs = [base.model_copy(update={"lr": lr}) for lr in (0.3, 0.1, 1e-5)]
+    for fns in ([gaussian(0)] * 3, [gaussian(k) for k in range(3)]):
+        seeds = [0, 0, 0] if fns[0] is fns[1] else [0, 1, 2]
+        got = run(make_mlps(3), fns, hs, grabs={"X": lambda X_tr, y_tr: X_tr + y_tr[:, None]})
+        assert len(set(got.steps)) > 1
+        for k, seed in enumerate(seeds):
+            again = gaussian(seed)
+            for _ in range(got.steps[k]):
+                X, y = again(0)
+            np.testing.assert_array_equal(got.grabs["X"][k], X + y[:, None])
+
+
+def test_what_a_pack_holds_once_may_not_differ(gaussian, make_mlps):
+    hs = [validate({"MAX_ITER": 5}), validate({"MAX_ITER": 6, "DEPTH": 3, "LR": 0.5})]
+    with pytest.raises(SpecError) as caught:
+        run(make_mlps(2), [gaussian(0)] * 2, hs)
+    assert "MAX_ITER differs between configs trained together: 5 and 6; only" in str(caught.value)
+    assert "DEPTH differs" in str(caught.value)
+    assert "LR differs" not in str(caught.value)
+
+
+def test_arguments_that_do_not_fit_together_are_refused(gaussian, make_mlps):
+    models, fns = make_mlps(2), [gaussian(0)] * 2
+    cases = [
+        (([], [], {}), {}, "models: got none"),
+        ((models, fns[:1], {}), {"trials": [1, 2, 3]}, "batch_fns: got 1 for 2 models; give 2"),
+        ((models, fns, [validate({})]), {}, "hyperparameters: got 1 for 2 models; give 2"),
+        ((models[:1] * 2, fns, {}), {}, "the same module stands twice"),
+        (([*models[:1], *make_mlps(1, width=7)], fns, {}), {}, "input_layer.weight is"),
+        ((models, fns, {"OPTIMIZER": "LBFGS"}), {}, "OPTIMIZER=LBFGS trains one config at a time"),
+    ]
+    for arguments, further, text in cases:
+        with pytest.raises(SpecError, match=text):
+            run(*arguments, **further)
+
+
+def test_random_forward_passes_are_refused(gaussian):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+    with pytest.raises(SpecError, match=r"module '1' \(Dropout\) draws random numbers"):
+        run([model], [gaussian(0)], {})
+    run([model.eval()], [gaussian(0)], {"MAX_ITER": 2})
