@@ -169,9 +169,11 @@ def _progress(
     under_way, since = 0.0, []
     for task in tasks:
         beat = task.heartbeat
-        if task.state == "running" and str(beat.get("pack", "")).isdigit():
-            share = beat.get("step", 0) / max(beat.get("max_iter") or 1, 1)
-            under_way += float(costs[int(beat["pack"])]) * share
+        if task.state == "running" and "pack" in beat:
+            pack = int(beat["pack"])
+            if pack not in finished:  # a heartbeat may be a little behind the results
+                share = beat.get("step", 0) / max(beat.get("max_iter") or 1, 1)
+                under_way += float(costs[pack]) * share
             since.append(float(beat["started"]))
     fraction = min(1.0, (done + under_way) / plan.cost)
     if not since:
@@ -181,4 +183,4 @@ def _progress(
     elapsed = time.time() - min(since)
     if made <= 0 or elapsed < 1:
         return fraction, None
-    return fraction, (plan.cost - done - under_way) * elapsed / made
+    return fraction, max(0.0, plan.cost - done - under_way) * elapsed / made

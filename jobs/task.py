@@ -136,6 +136,7 @@ class _Task:
         started = time.monotonic()
         indices = self.plan.indices(pack)
         heartbeat.update(state="training", pack=pack.name, configs=len(indices), step=0)
+        heartbeat.publish()
         try:
             arrays = self._train(pack, indices, heartbeat)
             shard.append(pack.name + store.FINISHED_SUFFIX, store.npz_bytes(arrays))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
@@ -58,9 +59,14 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _is_finite(value: Any) -> bool:
+    """Tell whether a value is a number that a float can hold."""
+    return _is_real(value) and abs(value) <= sys.float_info.max
+
+
 def _is_integral(value: Any) -> bool:
     """Tell whether a number is whole, as 1e4 is: the natural spelling of a large count."""
-    return _is_real(value) and float(value).is_integer()
+    return _is_finite(value) and float(value).is_integer()
 
 
 def _integer(minimum: int, *words: str) -> BeforeValidator:
@@ -87,8 +93,7 @@ def _number(
 
     def check(value: Any) -> Any:
         value = _plain(value)
-        inside = _is_real(value) and above < value < below and value >= at_least
-        if not inside or not math.isfinite(value):
+        if not (_is_finite(value) and above < value < below and value >= at_least):
             raise ValueError(f"should be {valid}")
         return float(value)
 
@@ -139,7 +144,7 @@ def _thresholds(value: Any) -> tuple[float, ...] | None:
         raise ValueError("should be a list of positive numbers")
     numbers_ = [_plain(entry) for entry in values]
     for entry in numbers_:
-        if not (_is_real(entry) and math.isfinite(entry) and entry > 0):
+        if not (_is_finite(entry) and entry > 0):
             raise ValueError(f"should be a list of positive finite numbers; {entry!r} is none")
     # Descending, the order in which a falling loss crosses them.
     return tuple(sorted({float(entry) for entry in numbers_}, reverse=True))
@@ -161,6 +166,7 @@ def _schedule(value: Any) -> int | str:
 
 
 def _devices(value: Any) -> str | tuple[int, ...]:
+    value = _plain(value)
     if isinstance(value, str) and value.lower() == "all":
         return "all"
     entries = [value] if isinstance(value, int) else value

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -48,7 +49,7 @@ class LocalExecutor(Executor):
     def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> list[Job]:
         """Start one process per task; there are at most as many tasks as slots."""
         jobs = []
-        with _detached_environment(self.threads):
+        with _detached(self.threads):
             for slot, task in enumerate(tasks):
                 executor = submitit.LocalExecutor(folder=run.submission(submission))
                 executor.update_parameters(
@@ -90,26 +91,60 @@ def gpus(hyperparameters: Hyperparameters) -> list[int]:
 
 
 @contextlib.contextmanager
-def _detached_environment(threads: int) -> Iterator[None]:
+def _detached(threads: int) -> Iterator[None]:
     """Let processes started within share the cores, and outlive this terminal and its Ctrl-C.
 
-    An ignored signal stays ignored in a child. Ctrl-C reaches the launch alone, which then asks
-    the workers to save and stop; without this submitit's controllers would kill them first.
+    submitit leaves all three of these to the process that submits.
     """
+    with _environment(threads), _ignored(signal.SIGINT, signal.SIGHUP), _no_standard_streams():
+        yield
+
+
+@contextlib.contextmanager
+def _environment(threads: int) -> Iterator[None]:
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     previous = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, str(threads)))
-    ignored = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGHUP):
-            ignored[number] = signal.signal(number, signal.SIG_IGN)
     try:
         yield
     finally:
-        for number, handler in ignored.items():
-            signal.signal(number, handler)
         for name, value in previous.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _ignored(*numbers: signal.Signals) -> Iterator[None]:
+    """Ignore signals; a child goes on ignoring what was ignored when it was started.
+
+    Ctrl-C must reach the launch alone, which then asks the workers to save and stop: submitit's
+    controllers would kill them first.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python sets handlers in the main thread only
+        return
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _no_standard_streams() -> Iterator[None]:
+    """Point the standard streams at nothing, so that no pipe waits for the workers to end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(descriptor) for descriptor in range(3)]
+    with open(os.devnull, "r+b") as nothing:
+        for descriptor in range(3):
+            os.dup2(nothing.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        for descriptor, copy in enumerate(kept):
+            os.dup2(copy, descriptor)
+            os.close(copy)

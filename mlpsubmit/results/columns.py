@@ -45,8 +45,12 @@ class Column:
         return Column(self.values[where], self.missing[where])
 
     def fields(self) -> Iterator[Any]:
-        """Yield the entries as builtins, "" for a missing one."""
-        pairs = zip(self.values.tolist(), self.missing.tolist(), strict=True)
+        """Return the entries as builtins for a row of CSV, "" for a missing one."""
+        values = self.values.tolist()
+        if self.values.dtype.kind in "OU":
+            # The csv module quotes "\n" but not "\r", which many readers take for a new line.
+            values = [value.replace("\r", "\\r") for value in values]
+        pairs = zip(values, self.missing.tolist(), strict=True)
         return ("" if missing else value for value, missing in pairs)
 
     def flat(self, name: str) -> Table:

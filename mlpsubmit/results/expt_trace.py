@@ -164,11 +164,8 @@ class ExptTrace:
             raise ValueError(f"variable {name!r} not found; valid are {self.var_names}")
         position = self.var_names.index(name)
         values = {key[position] for key in self._measurements}
-        try:
-            return sorted(values)
-        except TypeError:
-            # Numbers and text in one axis have no order of their own.
-            return sorted(values, key=lambda value: (type(value).__name__, str(value)))
+        # Numbers, text and tuples have no order among each other; here they come one after another.
+        return sorted(values, key=lambda v: (isinstance(v, str), isinstance(v, tuple), v))
 
     def serialize(self) -> dict[str, Any]:
         """Return a dictionary that every generation of expt-core deserialises.

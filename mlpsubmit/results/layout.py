@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Dimension", "Failure", "Layout", "PackResult", "ResultSource", "Scalar"]
+__all__ = ["Dimension", "FailedPack", "Failure", "Layout", "PackResult", "ResultSource", "Scalar"]
 
 Scalar: TypeAlias = int | float | bool | str
 Array: TypeAlias = npt.NDArray[Any]
@@ -149,15 +149,31 @@ class Failure:
     traceback: str
 
 
+class FailedPack(Protocol):
+    """What a `Failure` has; any class with these attributes will do."""
+
+    @property
+    def indices(self) -> Array:
+        """Flat product indices of the pack's configs."""
+
+    @property
+    def error(self) -> str:
+        """The exception in one line."""
+
+    @property
+    def traceback(self) -> str:
+        """The whole of it."""
+
+
 class ResultSource(Protocol):
     """Where results come from.
 
-    The packs are read several times over, so each call of `packs` must give the same ones in the
-    same order: a run that is still going lists its shards once, before the first pass.
+    The packs are read in several passes. Those that a run in progress adds after the first one are
+    left out; those that were there must stay, in the same order.
     """
 
     def packs(self) -> Iterator[PackResult]:
         """Yield the finished packs one by one; a later one overrides an earlier one's configs."""
 
-    def failures(self) -> Iterable[Failure]:
+    def failures(self) -> Iterable[FailedPack]:
         """Return the failures; a config that has a result as well counts as finished."""

@@ -44,8 +44,8 @@ class Panels:
     def of(cls, dataset: xr.Dataset, colours: Axis | None, panels: Axis | None) -> Panels:
         """Return the panels of a dataset's finished points."""
         status = dataset["status"]
-        points = np.argwhere(finished(status.values)).reshape(-1, status.ndim)
-        return cls(panels, colours, tuple(str(dim) for dim in status.dims), points)
+        dims = tuple(str(dim) for dim in status.dims)
+        return cls(panels, colours, dims, np.argwhere(finished(status.values)))
 
     def shown(self) -> list[int]:
         """Return which values of the panels' axis get a panel."""

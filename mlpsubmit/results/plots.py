@@ -116,7 +116,8 @@ def _draw_summary(figure: Figure, dataset: xr.Dataset, axes: list[Axis]) -> None
     values, label, note = _quantity(dataset)
     for position, panel in grid.divide(figure).items():
         for colour, points in grid.coloured(position):
-            _draw_means(panel, grid, across, points, values[tuple(points.T)], colour)
+            here = np.array([values[tuple(point)] for point in points], dtype=np.float64)
+            _draw_means(panel, grid, across, points, here, colour)
         _note_if_empty(panel)
         _scale(panel, across)
     if across is not None:

@@ -8,6 +8,7 @@ sorted unions of steps, largest shapes, and which pack has the last word on a co
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -21,6 +22,7 @@ from mlpsubmit.results.naming import CLOCKS, grab_names
 
 __all__ = ["Schema", "Variable", "scan"]
 
+PackId: TypeAlias = tuple[str, int]
 Steps: TypeAlias = npt.NDArray[np.int64]
 FLOAT: np.dtype[Any] = np.dtype(np.float64)
 GRAB = "grab."
@@ -72,7 +74,7 @@ class Variable:
     @property
     def is_column(self) -> bool:
         """Whether the values of all configs are held in memory together."""
-        if self.row_bytes == 0:
+        if not self.shape or self.row_bytes == 0:
             return True
         small = self.row_bytes <= SMALL_ROW_BYTES or not self.is_grab
         return self.recorded is None and small
@@ -100,14 +102,14 @@ class Schema:
 
     Args:
         layout: the sweep's.
-        pack_names: in the order of the source.
-        owner: shape (layout.size,): which pack holds a point's result, -1 for none.
+        packs: the number of each pack, by its name and how many packs before it had the same name.
+        owner: shape (layout.size,): the number of the pack with a point's result, -1 for none.
         clocks: the steps along each dimension of traces, sorted.
         variables: all but `status` and `error`.
     """
 
     layout: Layout
-    pack_names: Sequence[str]
+    packs: dict[PackId, int]
     owner: npt.NDArray[np.int64]
     clocks: dict[str, Steps]
     variables: tuple[Variable, ...]
@@ -117,22 +119,25 @@ class Schema:
         return tuple(variable for variable in self.variables if variable.is_column)
 
     def owned(self, source: ResultSource) -> Iterator[tuple[PackResult, Array, Array]]:
-        """Yield each pack with the rows that no later pack overrides, and their flat indices."""
-        ordinal = -1
-        for ordinal, pack in enumerate(source.packs()):
-            if ordinal >= len(self.pack_names) or pack.name != self.pack_names[ordinal]:
-                raise RuntimeError(
-                    f"the source changed while it was read: pack {pack.name!r} is new or moved"
-                )
+        """Yield each pack with the rows that no later pack overrides, and their flat indices.
+
+        Packs that the scan has not seen are left out.
+
+        Raises:
+            RuntimeError: packs are gone that it has seen.
+        """
+        missing = set(self.packs)
+        for pack_id, pack in _identified(source):
+            if pack_id not in missing:
+                continue
+            missing.remove(pack_id)
             index = pack["index"]
-            rows = np.flatnonzero(self.owner[index] == ordinal)
+            rows = np.flatnonzero(self.owner[index] == self.packs[pack_id])
             if rows.size:
                 yield pack, rows, index[rows]
-        if ordinal + 1 != len(self.pack_names):
-            raise RuntimeError(
-                f"the source changed while it was read: it had {len(self.pack_names)} packs, "
-                f"now {ordinal + 1}"
-            )
+        if missing:
+            names = sorted(name for name, _ in missing)
+            raise RuntimeError(f"packs disappeared while they were read: {', '.join(names)}")
 
     def rows(
         self, source: ResultSource, variables: Sequence[Variable]
@@ -189,6 +194,13 @@ def _recorded_steps(pack: PackResult, recorded: str) -> Steps | None:
     return np.asarray(pack[recorded], dtype=np.int64) if recorded in arrays else None
 
 
+def _identified(source: ResultSource) -> Iterator[tuple[PackId, PackResult]]:
+    seen: Counter[str] = Counter()
+    for pack in source.packs():
+        yield (pack.name, seen[pack.name]), pack
+        seen[pack.name] += 1
+
+
 def scan(layout: Layout, source: ResultSource) -> Schema:
     """Read the small arrays of every pack (and each grab once, for its shape).
 
@@ -197,20 +209,20 @@ def scan(layout: Layout, source: ResultSource) -> Schema:
         ValueError: a pack has an index outside the layout.
     """
     owner = np.full(layout.size, -1, dtype=np.int64)
-    names: list[str] = []
+    ids: dict[PackId, int] = {}
     packs: list[_Scanned] = []
     interned: dict[bytes, Steps] = {}
-    for ordinal, pack in enumerate(source.packs()):
+    for pack_id, pack in _identified(source):
         index = pack["index"]
         if index.size and not 0 <= index.min() <= index.max() < layout.size:
             raise ValueError(
                 f"pack {pack.name!r} has an index outside the {layout.size} points of the layout"
             )
-        owner[index] = ordinal
-        names.append(pack.name)
+        ids[pack_id] = len(ids)
+        owner[index] = ids[pack_id]
         packs.append(_scan_pack(pack, interned))
     counted = np.unique(owner[owner >= 0])
-    return _schema(layout, names, owner, {int(i): packs[i] for i in counted})
+    return _schema(layout, ids, owner, {int(i): packs[i] for i in counted})
 
 
 def _scan_pack(pack: PackResult, interned: dict[bytes, Steps]) -> _Scanned:
@@ -230,7 +242,7 @@ def _scan_pack(pack: PackResult, interned: dict[bytes, Steps]) -> _Scanned:
 
 def _schema(
     layout: Layout,
-    names: Sequence[str],
+    ids: dict[PackId, int],
     owner: npt.NDArray[np.int64],
     packs: dict[int, _Scanned],
 ) -> Schema:
@@ -245,7 +257,7 @@ def _schema(
     grabs = grab_names([array.removeprefix(GRAB) for array in arrays], layout)
     for array, name in zip(arrays, grabs.values(), strict=True):
         variables.append(_grab_variable(array, name, owner, packs, clocks, dims.get("grab_step")))
-    return Schema(layout, names, owner, clocks, tuple(variables))
+    return Schema(layout, ids, owner, clocks, tuple(variables))
 
 
 def _clock_dims(packs: Sequence[_Scanned], has_grabs: bool) -> dict[str, str]:

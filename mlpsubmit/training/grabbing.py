@@ -94,18 +94,27 @@ class Grabber:
             config = self._stack.configs[row]
             offered = self._offer(row, config, train, test)
             self._last_slot[config] = slot
-            for name, grab in self.grabs.items():
+            for name in self.grabs:
                 where = f"grab {name!r} of config {config} at step {step}"
-                taken = {key: offered[key] for key in self._arguments[config][name]}
-                try:
-                    with torch.enable_grad():
-                        result = grab(**taken)
-                except Exception as error:
-                    raise GrabError(f"{where} failed: {type(error).__name__}: {error}") from error
-                value = _held(result, where)
-                self._check_shape(name, config, tuple(value.shape), where)
-                self._pending[name].append((config, slot, value))
+                value = self._call(name, config, offered, where)
+                if value is not None:
+                    self._check_shape(name, config, tuple(value.shape), where)
+                    self._pending[name].append((config, slot, value))
             self._stack.models[config].zero_grad()
+
+    def _call(
+        self, name: str, config: int, offered: dict[str, Any], where: str
+    ) -> Tensor | Array | None:
+        taken = {key: offered[key] for key in self._arguments[config][name]}
+        try:
+            with torch.enable_grad():
+                result = self.grabs[name](**taken)
+        except Exception as error:
+            # The update that precedes a divergence: its loss, before the update, was still finite.
+            if _overflowed(offered["model"], offered["X_tr"]):
+                return None
+            raise GrabError(f"{where} failed: {type(error).__name__}: {error}") from error
+        return _held(result, where)
 
     def _offer(
         self, row: int, config: int, train: Batch | None, test: Batch | None
@@ -159,7 +168,8 @@ class Grabber:
     def results(self, diverged: Sequence[bool]) -> dict[str, Array]:
         """Return (K, ...) or (K, G, ...) per grab: traces keep their last value to the end.
 
-        Those of a diverged config are NaN from the step at which it diverged.
+        Those of a diverged config are NaN from the step at which it diverged, or from the one
+        before where the grab raised because the update had made the weights overflow.
         """
         self.drain()
         missing = {name for name in self.grabs if name not in self._arrays}
@@ -184,6 +194,13 @@ class Grabber:
         self._arrays = {name: t.numpy().copy() for name, t in state["arrays"].items()}
         self._shapes = {name: dict(shapes) for name, shapes in state["shapes"].items()}
         self._last_slot = list(state["last_slot"])
+
+
+@torch.no_grad()
+def _overflowed(model: nn.Module, X: Tensor | None) -> bool:
+    """Say whether the squares of a network's weights or outputs are no longer finite."""
+    values = [*model.parameters(), *([] if X is None else [model(X)])]
+    return not all(bool(value.square().sum().isfinite()) for value in values)
 
 
 def _held(result: Any, where: str) -> Tensor | Array:

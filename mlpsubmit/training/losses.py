@@ -38,6 +38,7 @@ def _mse(output: Tensor, y: Tensor) -> Tensor:
 
 def _cross_entropy(output: Tensor, y: Tensor) -> Tensor:
     K, n, C = output.shape
+    y = y if y.is_floating_point() else y.reshape(len(y), n)  # classes may come as a column
     per_sample = y.expand(K, *y.shape[1:]).reshape(K * n, *y.shape[2:])
     losses = nn.functional.cross_entropy(output.reshape(K * n, C), per_sample, reduction="none")
     return losses.reshape(K, n).mean(1)

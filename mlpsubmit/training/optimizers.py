@@ -251,7 +251,7 @@ class _Foreign:
 
     def _take(self, gradients: Sequence[Tensor]) -> None:
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient[0]
+            parameter.grad = gradient[0].contiguous()  # LBFGS takes views of it
 
     def shrink(self, keep: Sequence[int]) -> None:
         raise AssertionError("a single config is never shrunk away")

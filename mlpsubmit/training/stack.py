@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from mlpsubmit.errors import SpecError
 from mlpsubmit.training.batches import Batch
-from mlpsubmit.training.monitor import map_tensors
+from mlpsubmit.training.monitor import StateError, map_tensors
 from mlpsubmit.training.numerics import autocast
 
 __all__ = ["Stack", "check_equal_structure"]
@@ -118,6 +118,14 @@ class Stack:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
+        own = {name: tuple(tensor.shape[1:]) for name, tensor in self._all.items()}
+        saved = {name: tuple(tensor.shape[1:]) for name, tensor in state["weights"].items()}
+        for name in own | saved:
+            if own.get(name) != saved.get(name):
+                raise StateError(
+                    f"saved state: its weights {name} have shape {saved.get(name)}, but the models "
+                    f"have {own.get(name)}; discard the state to train from the beginning"
+                )
         state = map_tensors(state, lambda tensor: tensor.to(self.device, copy=True))
         self.configs = list(state["configs"])
         self.initial = dict(state["initial"])

@@ -217,14 +217,29 @@ def test_an_overridden_pack_leaves_no_trace(fakes):
     )
 
 
-def test_a_source_that_changes_while_it_is_read_is_noticed(fakes):
+def test_packs_that_appear_while_a_run_is_read_are_left_out(fakes):
+    layout = fakes.layout(a=range(9))
+    first = [fakes.pack([1]), fakes.pack([3]), fakes.pack([1], train_loss=[7.0])]
+
     class Growing(fakes.Source):
         def packs(self):
-            self.held.append(fakes.pack([len(self.held)]))
-            return super().packs()
+            yield from super().packs()
+            self.held.insert(1, fakes.pack([4 + len(self.held) % 5]))
 
-    with pytest.raises(RuntimeError, match="the source changed while it was read: pack 'pack-1'"):
-        to_dataset(fakes.layout(a=range(9)), Growing())
+    dataset = to_dataset(layout, Growing(list(first)))
+    xr.testing.assert_identical(dataset, to_dataset(layout, fakes.Source(first)))
+    assert dataset["train_loss"][1] == 7
+
+
+def test_packs_that_disappear_while_a_run_is_read_are_named(fakes):
+    class Shrinking(fakes.Source):
+        def packs(self):
+            yield from super().packs()
+            self.held.pop()
+
+    source = Shrinking([fakes.pack([0]), fakes.pack([1])])
+    with pytest.raises(RuntimeError, match="packs disappeared while they were read: pack-1"):
+        to_dataset(fakes.layout(a=range(9)), source)
 
 
 def test_packs_that_do_not_fit_the_layout_are_refused(fakes):

@@ -163,6 +163,12 @@ def test_csv_without_traces_has_a_row_per_config(fakes, tmp_path):
     assert (rows[1]["z.real"], rows[1]["z.imag"], rows[1]["big[999]"]) == ("1.0", "2.0", "1.0")
 
 
+def test_csv_rows_end_where_they_should(fakes, tmp_path):
+    layout = fakes.layout(a=["x\r", 'y"\n'])
+    path = write(layout, fakes.Source(), tmp_path / "results.csv")
+    assert [row["a"] for row in read_csv(path)] == ["x\\r", 'y"\n']
+
+
 def test_csv_refuses_large_arrays(fakes, tmp_path):
     source = fakes.Source([fakes.pack([0], grab__gram=np.ones((1, 40, 40)))])
     with pytest.raises(UserError, match=r"grab 'gram' has 1,600 entries per row, too many .* \.nc"):

@@ -77,6 +77,15 @@ def assert_equal(one: Any, other: Any, rtol: float = 0.0) -> None:
                 np.testing.assert_array_equal(x, y, err_msg=name)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Keep to one core: at these sizes more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def gaussian() -> type[Gaussian]:
     return Gaussian
@@ -98,7 +107,6 @@ def same() -> Callable[..., None]:
 
 
 @pytest.fixture
-def short_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read back every 4 steps, so that packs shrink within a few steps."""
     monkeypatch.setattr(loop, "BLOCK", 4)
-    yield

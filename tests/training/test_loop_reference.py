@@ -56,7 +56,7 @@ def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
         for t, threshold in enumerate(thresholds):
             if timekeys[t] < 0 and ema < threshold:
                 timekeys[t] = i
-        stops = bool(thresholds) and timekeys[-1] >= 0 or i == h.max_iter - 1
+        stops = (bool(thresholds) and timekeys[-1] >= 0) or i == h.max_iter - 1
         if test is not None and (i in eval_at or stops):
             with torch.no_grad():
                 value = loss_on(*test).item()

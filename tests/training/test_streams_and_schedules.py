@@ -1,0 +1,92 @@
+"""Seeds follow from (SEED, trial) alone; schedules begin at 0 and end at the last step."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlpsubmit.hyperparameters import validate
+from mlpsubmit.training import schedule_steps, streams, train, weights_rng
+
+
+def test_streams_are_what_they_always_were():
+    # Fixed for good: other seeds here would make every finished run another one.
+    assert streams(42, 0) == (8069173719269958482, 67091864417934941, 5800923004941853430)
+    assert streams(0, 3) == (1001541652813893466, 7360708936354833380, 1007078887981175204)
+
+
+def test_streams_differ_between_trials_seeds_and_purposes():
+    seeds = [seed for s in range(5) for t in range(20) for seed in streams(s, t)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    for seed in seeds:
+        torch.Generator().manual_seed(seed)
+
+
+def test_initial_weights_follow_from_seed_and_trial_alone(gaussian, make_mlps):
+    def start(K, position, trial, **further):
+        hs = validate({"MAX_ITER": 1, "LR": 1e-30, **further})
+        trials = list(range(50, 50 + K))
+        trials[position] = trial
+        models = make_mlps(K, width=7)
+        train(models, [gaussian(0)] * K, hs, trials=trials)
+        return models[position].input_layer.weight
+
+    one = start(1, 0, 3)
+    assert torch.equal(one, start(4, 2, 3, MAX_ITER=2, N_SAMPLES=5))
+    assert torch.equal(one, start(2, 1, 3, OPTIMIZER="adam", ONLINE=False))
+    assert not torch.equal(one, start(1, 0, 4))
+    assert not torch.equal(one, start(1, 0, 3, SEED=1))
+
+
+def test_the_weights_stream_of_a_model_of_its_own_initialisation():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    with weights_rng(42, 1):
+        one = torch.nn.Linear(3, 3).weight
+    assert torch.equal(before, torch.get_rng_state())
+    with weights_rng(42, 1):
+        assert torch.equal(one, torch.nn.Linear(3, 3).weight)
+    with weights_rng(42, 2):
+        assert not torch.equal(one, torch.nn.Linear(3, 3).weight)
+
+
+def test_intervals_end_with_the_last_step():
+    assert schedule_steps(1, 4).tolist() == [0, 1, 2, 3]
+    assert schedule_steps(3, 8).tolist() == [0, 3, 6, 7]
+    assert schedule_steps(7, 8).tolist() == [0, 7]
+    assert schedule_steps(100, 8).tolist() == [0, 7]
+    assert schedule_steps(5, 1).tolist() == [0]
+
+
+def test_log_spaced_steps_are_even_in_the_logarithm():
+    assert schedule_steps("log:4", 1000).tolist() == [0, 9, 99, 999]
+    assert schedule_steps("log:2", 9).tolist() == [0, 8]
+    assert schedule_steps("log:50", 5).tolist() == [0, 1, 2, 3, 4]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 5000), st.integers(2, 100), st.booleans())
+def test_every_schedule_is_increasing_and_complete(max_iter, n, log):
+    steps = schedule_steps(f"log:{n}" if log else n, max_iter)
+    assert steps.dtype == np.int64
+    assert (np.diff(steps) > 0).all()
+    assert (steps[0], steps[-1]) == (0, max_iter - 1)
+    assert not log or len(steps) <= n
+
+
+def test_the_package_is_imported_without_torch():
+    code = "import sys, mlpsubmit.training as t; assert 'torch' not in sys.modules; dir(t)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    import mlpsubmit.training as package
+
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        _ = package.nope
