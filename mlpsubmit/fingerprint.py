@@ -1,14 +1,17 @@
 """Content hashes of settings and functions, from which the keys of configs are made.
 
 A function counts by what it does: its bytecode, constants, defaults, closure and the globals it
-uses, but neither its comments, its docstring nor its line numbers. Functions of installed
-packages count by name. Bytecode differs between minor versions of Python, so keys do too.
+uses, but neither its comments, its docstring nor its line numbers. A module of the user counts by
+all its code, and that of the modules it imports. Functions of installed packages count by name.
+Bytecode differs between minor versions of Python, so keys do too.
 """
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
+import itertools
 import site
 import sys
 import sysconfig
@@ -17,13 +20,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 __all__ = ["DIGEST_BYTES", "digest", "is_library"]
 
 DIGEST_BYTES = 16
 
-_SKIPPED_IN_CLASSES = frozenset(
-    {"__module__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__"}
-)
+#: What the body of a class stores about its source.
+_ABOUT_SOURCE = frozenset({"__doc__", "__firstlineno__", "__static_attributes__"})
+_SKIPPED_IN_CLASSES = _ABOUT_SOURCE | {"__module__", "__dict__", "__weakref__", "_abc_impl"}
+
+_CO_HAS_DOCSTRING = 0x4000000  # from Python 3.13 on
 
 
 def digest(*values: Any) -> bytes:
@@ -54,11 +61,18 @@ def is_library(module_name: str) -> bool:
     module = sys.modules.get(module_name)
     if module is None or module_name == "__main__":
         return False
+    places = module_places(module)
+    if not places:
+        return module_name in sys.builtin_module_names
+    return all(
+        any(folder in place.parents for folder in _library_folders()) for place in places
+    )
+
+
+def module_places(module: types.ModuleType) -> list[Path]:
+    """Return where a module lies: its file, or the folders of a package that has none."""
     file = getattr(module, "__file__", None)
-    if file is None:
-        return module_name in sys.builtin_module_names or hasattr(module, "__path__")
-    path = Path(file).resolve()
-    return any(folder in path.parents for folder in _library_folders())
+    return [Path(place).resolve() for place in ([file] if file else getattr(module, "__path__", ()))]
 
 
 def _new_hash() -> Any:
@@ -89,14 +103,23 @@ class _Encoder:
 
     def encoded(self, value: Any) -> bytes:
         """Return the digest of one object, equal for equal objects however they are shared."""
-        outer, self.hash = self.hash, _new_hash()
         self.open[id(value)] = len(self.open)
-        self.add_object(value)
+        content = self.apart(self.add_object, value)
         del self.open[id(value)]
-        self.hash, inner = outer, self.hash
         self.kept.append(value)
-        self.done[id(value)] = inner.digest()
-        return self.done[id(value)]
+        self.done[id(value)] = content
+        return content
+
+    def apart(self, encode: Callable[[Any], None], value: Any) -> bytes:
+        """Return what one value comes to in a hash of its own."""
+        outer, self.hash = self.hash, _new_hash()
+        encode(value)
+        self.hash, inner = outer, self.hash
+        return bytes(inner.digest())
+
+    def alone(self, value: Any) -> bytes:
+        """Return the digest by which values that have no order are sorted."""
+        return self.apart(self.add, value)
 
     def add_all(self, tag: str, values: Any) -> None:
         entries = list(values)
@@ -109,14 +132,14 @@ class _Encoder:
             if isinstance(value, kinds):
                 encode(value)
                 return
-        if hasattr(value, "__array__") and hasattr(value, "shape"):
+        if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "detach"):
             self.array(value)
         else:
             self.reduced(value)
 
     def kinds(self) -> Iterator[tuple[Any, Callable[[Any], None]]]:
         yield (list, tuple, range), lambda value: self.add_all("sequence", value)
-        yield (set, frozenset), lambda value: self.add_all("set", sorted(map(digest, value)))
+        yield (set, frozenset), lambda value: self.add_all("set", sorted(map(self.alone, value)))
         yield types.MappingProxyType, lambda value: self.mapping(value)
         yield dict, self.mapping
         yield functools.partial, lambda p: self.add_all("partial", (p.func, p.args, p.keywords))
@@ -125,55 +148,85 @@ class _Encoder:
         yield types.CodeType, self.code
         yield types.ModuleType, self.module
         yield type, self.a_class
-        yield (types.BuiltinFunctionType, types.MethodDescriptorType), self.named
+        yield types.BuiltinFunctionType, self.builtin
+        yield types.MethodDescriptorType, self.named
         yield (property,), lambda p: self.add_all("property", (p.fget, p.fset))
         yield (staticmethod, classmethod), lambda m: self.add_all("method", (m.__func__,))
 
     def mapping(self, value: Mapping[Any, Any]) -> None:
         if type(value) not in (dict, types.MappingProxyType):
             self.add(type(value))
-        self.add_all(
-            "mapping", sorted((digest(key), digest(entry)) for key, entry in value.items())
-        )
+        keys = sorted(value, key=self.alone)
+        self.add_all("mapping", itertools.chain.from_iterable((key, value[key]) for key in keys))
 
     def named(self, value: Any) -> None:
         name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"
         self.tag("name", name.encode())
 
+    def builtin(self, function: types.BuiltinFunctionType) -> None:
+        self.named(function)
+        if not isinstance(function.__self__, types.ModuleType):
+            self.add(function.__self__)  # the object whose method it is
+
     def array(self, value: Any) -> None:
         if hasattr(value, "detach"):  # a torch tensor, told apart without importing torch
             value = value.detach().cpu().numpy()
         self.tag("array", f"{value.dtype}{value.shape}".encode())
-        self.tag("content", value.tobytes())
+        if value.dtype.hasobject:
+            self.add(value.tolist())
+        else:
+            self.tag("content", value.tobytes())
 
     def function(self, function: types.FunctionType) -> None:
         if is_library(function.__module__ or ""):
             self.named(function)
+            if "<locals>" in function.__qualname__:
+                self.closure(function)  # made by a library function: its name says too little
             return
         self.tag("function")
-        self.code(function.__code__, function.__doc__)
+        self.code(function.__code__)
         self.add((function.__defaults__, function.__kwdefaults__))
-        for cell in function.__closure__ or ():
-            try:
-                self.add(cell.cell_contents)
-            except ValueError:  # a recursive function whose own cell is not filled yet
-                self.tag("empty")
-        for name in sorted(_names_used(function.__code__)):
+        self.closure(function)
+        for name in sorted(_globals_used(function.__code__)):
             if name in function.__globals__:
                 self.tag("global", name.encode())
                 self.add(function.__globals__[name])
 
-    def code(self, code: types.CodeType, docstring: str | None = None) -> None:
-        consts = [const for const in code.co_consts if const is None or const != docstring]
+    def closure(self, function: types.FunctionType) -> None:
+        for cell in function.__closure__ or ():
+            try:
+                content = cell.cell_contents
+            except ValueError:  # a recursive function whose own cell is not filled yet
+                self.tag("empty")
+            else:
+                self.add(content)
+
+    def code(self, code: types.CodeType) -> None:
+        """Encode what the instructions do; a docstring is a constant that none of them loads."""
         arguments = code.co_argcount + code.co_kwonlyargcount
-        self.add_all("code", (code.co_code, code.co_names, code.co_varnames[:arguments]))
-        self.add_all("consts", (code.co_flags, *consts))
+        self.add_all("code", (code.co_names, code.co_varnames[:arguments]))
+        self.add(code.co_flags & ~_CO_HAS_DOCSTRING)
+        self.add(getattr(code, "co_exceptiontable", b""))
+        steps = list(dis.get_instructions(code))
+        self.tag("steps", str(len(steps)).encode())
+        for step, following in itertools.zip_longest(steps, steps[1:]):
+            self.tag(step.opname)
+            if following and following.argval in _ABOUT_SOURCE and "STORE" in following.opname:
+                continue
+            self.add(step.argval if step.opcode in dis.hasconst else step.arg)
 
     def module(self, module: types.ModuleType) -> None:
         self.tag("module", module.__name__.encode())
-        file = getattr(module, "__file__", None)
-        if file and not is_library(module.__name__):
-            self.tag("source", Path(file).read_bytes())
+        if not is_library(module.__name__):
+            for file in _sources(module):
+                self.source(file)
+
+    def source(self, file: Path) -> None:
+        content = file.read_bytes()
+        if file.suffix == ".py":
+            self.code(compile(content, file.name, "exec", dont_inherit=True, optimize=2))
+        else:
+            self.tag("source", content)
 
     def a_class(self, value: type) -> None:
         self.named(value)
@@ -190,14 +243,34 @@ class _Encoder:
         parts = value.__reduce_ex__(2)
         if isinstance(parts, str):
             self.tag("global", parts.encode())
+            self.add(getattr(value, "__wrapped__", None))  # what functools.cache decorates
             return
         flat = [list(part) if isinstance(part, Iterator) else part for part in parts]
         self.add_all("object", flat)
 
 
-def _names_used(code: types.CodeType) -> set[str]:
-    names = set(code.co_names)
+def _globals_used(code: types.CodeType) -> set[str]:
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
-            names |= _names_used(const)
+            names |= _globals_used(const)
     return names
+
+
+def _sources(module: types.ModuleType) -> list[Path]:
+    """Return the files of a user's module and of the user's modules that it imports, sorted."""
+    found = {module.__name__: module}
+    queue = [module]
+    while queue:
+        for value in vars(queue.pop()).values():
+            name = value.__name__ if isinstance(value, types.ModuleType) else _home(value)
+            imported = sys.modules.get(name)
+            if imported is not None and name not in found and not is_library(name):
+                found[name] = imported
+                queue.append(imported)
+    return sorted(Path(m.__file__) for m in found.values() if getattr(m, "__file__", None))
+
+
+def _home(value: Any) -> str:
+    name = getattr(value, "__module__", None)
+    return name if isinstance(name, str) else ""

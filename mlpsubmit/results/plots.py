@@ -38,6 +38,7 @@ def plot(dataset: xr.Dataset, path: str | Path) -> Path:
 
     Args:
         dataset: from `to_dataset`, or opened from a file; of traces, only those drawn are read.
+            Its attribute ``sweep``, if it has one, is in the title.
         path: ends in .png, .pdf or .svg; appears complete or not at all.
 
     Raises:
@@ -198,5 +199,5 @@ def _head(figure: Figure, dataset: xr.Dataset, note: str) -> None:
     diverged = int((status == "diverged").sum())
     parts += [f"{diverged:,} diverged"] if diverged else []
     parts += [note] if note else []
-    name = plain(str(dataset.attrs.get("name", "")))
+    name = plain(str(dataset.attrs.get("sweep", "")))
     figure.suptitle(f"{name}: {', '.join(parts)}" if name else ", ".join(parts), fontsize=9)

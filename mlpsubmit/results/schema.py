@@ -194,10 +194,30 @@ def _recorded_steps(pack: PackResult, recorded: str) -> Steps | None:
     return np.asarray(pack[recorded], dtype=np.int64) if recorded in arrays else None
 
 
+class _Opened:
+    """A pack whose names and small arrays are read once: a look into an npz opens it anew."""
+
+    def __init__(self, pack: PackResult) -> None:
+        self.name = pack.name
+        self._pack = pack
+        self._names = tuple(pack.arrays())
+        self._small: dict[str, Array] = {}
+
+    def arrays(self) -> Sequence[str]:
+        return self._names
+
+    def __getitem__(self, array: str) -> Array:
+        if array not in ("index", *CLOCKS):
+            return self._pack[array]
+        if array not in self._small:
+            self._small[array] = self._pack[array]
+        return self._small[array]
+
+
 def _identified(source: ResultSource) -> Iterator[tuple[PackId, PackResult]]:
     seen: Counter[str] = Counter()
     for pack in source.packs():
-        yield (pack.name, seen[pack.name]), pack
+        yield (pack.name, seen[pack.name]), _Opened(pack)
         seen[pack.name] += 1
 
 

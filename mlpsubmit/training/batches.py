@@ -131,8 +131,8 @@ class Batches:
             self._refuse(function, f"returned {type(drawn).__name__}", "a pair (X, y) of tensors")
         X, y = (torch.as_tensor(part) for part in drawn)
         integers = not (y.is_floating_point() or self._loss == "mse")
-        X = X.detach().to(self._device, self._dtype, non_blocking=True)
-        y = y.detach().to(self._device, None if integers else self._dtype, non_blocking=True)
+        X = X.detach().to(self._device, self._dtype)
+        y = y.detach().to(self._device, None if integers else self._dtype)
         if self._loss == "cross_entropy" and integers:
             y = y.long()
         shapes = (X.shape, y.shape)

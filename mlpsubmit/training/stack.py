@@ -39,6 +39,8 @@ class Stack:
         self.configs = list(range(len(models)))
         # Not a copy: a callable parametrization may have bound functions to this very module.
         self._template = models[0]
+        # Looking for tied weights costs a tenth of a small network's step.
+        self._tied = _has_tied_weights(models[0])
         self.device, self._precision = device, precision
         self._shared = torch.vmap(self._one, in_dims=(0, None))
         self._stacked = torch.vmap(self._one, in_dims=(0, 0))
@@ -74,7 +76,7 @@ class Stack:
         return output.to(batch.X.dtype)
 
     def _one(self, tensors: dict[str, Tensor], X: Tensor) -> Tensor:
-        output: Tensor = functional_call(self._template, tensors, (X,))
+        output: Tensor = functional_call(self._template, tensors, (X,), tie_weights=self._tied)
         return output
 
     def _set(self, tensors: dict[str, Tensor]) -> None:
@@ -132,6 +134,11 @@ class Stack:
         for config, tensors in state["left"].items():
             _point(self.models[config], tensors)
         self._set(dict(state["weights"]))
+
+
+def _has_tied_weights(model: nn.Module) -> bool:
+    every = len(list(model.named_parameters(remove_duplicate=False)))
+    return every != len(list(model.parameters()))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
