@@ -41,7 +41,9 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
+        if kind is not None:
+            self.update(state="crashed", error=f"{kind.__name__}: {error}")
         self._ended.set()
         self._thread.join()
         self.publish()

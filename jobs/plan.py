@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.hyperparameters import STACKED, Hyperparameters, log_spaced
+from mlpsubmit.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters, log_spaced
 from mlpsubmit.jobs.store import pack_mask, unpack_mask
 from mlpsubmit.product import Axis
 from mlpsubmit.sweep import Sweep
@@ -352,7 +352,7 @@ def _pack_sizes(
     """Return the configs per pack of each group, (groups,)."""
     if base.pack_size != "auto":
         return np.full_like(counts, int(base.pack_size))
-    if not (isinstance(base.optimizer, str) and base.optimizer.islower()):
+    if base.optimizer not in OPTIMIZERS:
         return np.ones_like(counts)  # a torch.optim class trains one config at a time
     sizes = np.clip(STACKED_WEIGHTS // _weights(settings), 1, LARGEST_PACK).astype(np.int64)
     costs = counts * _costs(settings)

@@ -147,7 +147,7 @@ def _task(
     run: RunDirectory, submission: int, name: str, heartbeat: dict[str, Any], job: Any
 ) -> TaskStatus:
     state = str(heartbeat.get("state", ""))
-    if state not in ("done", "interrupted"):
+    if state not in ("done", "interrupted", "crashed"):
         process = heartbeat or job
         alive = process is not None and is_alive(process)
         state = ("running" if heartbeat else "waiting") if alive else "crashed"

@@ -287,12 +287,18 @@ class PackResult:
             return np.asarray(npz[array])
 
     def intact(self) -> bool:
-        """Tell whether every array reads back with the checksum it was written with."""
+        """Tell whether every array is there and has the checksum it was written with."""
         try:
             with self._opened() as npz:
-                return npz.zip.testzip() is None
+                return len(npz.files) == self._count() and npz.zip.testzip() is None
         except Exception:  # zipfile and numpy raise half a dozen kinds for damaged bytes
             return False
+
+    def _count(self) -> int:
+        """Return how many arrays there are by the record that ends the zip."""
+        with _Window(self.member) as window:
+            window.seek(-12, os.SEEK_END)
+            return int.from_bytes(window.read(2), "little")
 
 
 @dataclass(frozen=True)
@@ -353,10 +359,11 @@ class RunDirectory:
                 "launch printed, the name of a sweep, or the start of a run id"
             )
         run = cls(path)
-        if run.sweep.get("format") != FORMAT:
+        written = run.sweep.get("format") if isinstance(run.sweep, dict) else None
+        if written != FORMAT:
             raise RunError(
-                f"{path}: was written in format {run.sweep.get('format')!r}; this mlpsubmit reads "
-                f"format {FORMAT}; use the version that launched it"
+                f"{path}: was written in format {written!r}; this mlpsubmit reads format {FORMAT}; "
+                "use the version that launched it"
             )
         return run
 
@@ -371,6 +378,11 @@ class RunDirectory:
         """The content of plan.json."""
         content: dict[str, Any] = read_json(self.path / PLAN)
         return content
+
+    @cached_property
+    def _intact(self) -> set[Member]:
+        """Members that were read whole once: collect goes over them several times."""
+        return set()
 
     @property
     def id(self) -> str:
@@ -458,7 +470,9 @@ class RunDirectory:
         for member in self.members():
             if member.name.endswith(FINISHED_SUFFIX):
                 pack = PackResult(member)
-                if pack.intact():
+                if member not in self._intact and pack.intact():
+                    self._intact.add(member)
+                if member in self._intact:
                     yield pack
 
     def finished(self, *, verify: bool) -> set[str]:
@@ -479,13 +493,18 @@ class RunDirectory:
         for member in self.members():
             if member.name.endswith(FAILED_SUFFIX):
                 pack = member.name.removesuffix(FAILED_SUFFIX)
-                found[pack] = _failure(pack, member)
+                if failure := _failure(pack, member):
+                    found[pack] = failure
             else:
                 found.pop(member.name.removesuffix(FINISHED_SUFFIX), None)
         return list(found.values())
 
 
-def _failure(pack: str, member: Member) -> Failure:
-    content = json.loads(member.read())
-    indices = np.array(content["indices"], dtype=np.int64)
-    return Failure(pack, indices, content["error"], content["traceback"])
+def _failure(pack: str, member: Member) -> Failure | None:
+    """Read a failure; None where its bytes are damaged: the pack then counts as missing."""
+    try:
+        content = json.loads(member.read())
+        indices = np.array(content["indices"], dtype=np.int64)
+        return Failure(pack, indices, content["error"], content["traceback"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -53,10 +53,11 @@ def run_task(
         path: the run directory.
         submission: which submission the task belongs to.
         index: which of its slices to train.
-        on_failure: called with the exception of a pack that failed, in place of going on.
+        on_failure: called with the exception of a pack that failed; the task then stops.
 
     Returns:
-        ``done``, or ``interrupted`` where a signal came: then the state of the pack is saved.
+        ``done``; ``interrupted`` where a signal came: then the state of the pack is saved; or
+        ``stopped`` at a failure.
     """
     with _stop_on_signals() as stop:
         task = _Task(RunDirectory.open(Path(path)), submission, index, stop, on_failure)
@@ -107,6 +108,9 @@ class _Task:
                     print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
                     heartbeat.update(state="interrupted")
                     return "interrupted"
+                except _StoppedAtFailure:
+                    heartbeat.update(state="interrupted")
+                    return "stopped"
             heartbeat.update(state="done")
         return "done"
 
@@ -139,27 +143,36 @@ class _Task:
         heartbeat.publish()
         try:
             arrays = self._train(pack, indices, heartbeat)
-            shard.append(pack.name + store.FINISHED_SUFFIX, store.npz_bytes(arrays))
         except Interrupted:
             raise
-        except OSError:
-            raise  # the disk, not the pack: what follows could not be kept either
         except Exception as error:
-            failure = {
-                "indices": indices.tolist(),
-                "error": f"{type(error).__name__}: {error}",
-                "traceback": traceback.format_exc(),
-            }
-            shard.append(pack.name + store.FAILED_SUFFIX, store.json_bytes(failure))
-            heartbeat.update(packs_failed=heartbeat["packs_failed"] + 1)
-            print(f"pack {pack.name}: failed\n{failure['traceback']}", flush=True)
-            if self.on_failure is not None:
-                self.on_failure(error)
+            self._record_failure(pack, indices, error, shard, heartbeat)
         else:
+            shard.append(pack.name + store.FINISHED_SUFFIX, store.npz_bytes(arrays))
             heartbeat.update(packs_done=heartbeat["packs_done"] + 1)
             seconds = time.monotonic() - started
             print(f"pack {pack.name}: {len(indices)} configs in {seconds:.1f} s", flush=True)
         self.run_directory.checkpoint(pack.name).unlink(missing_ok=True)
+
+    def _record_failure(
+        self,
+        pack: Pack,
+        indices: NDArray[np.int64],
+        error: Exception,
+        shard: Shard,
+        heartbeat: Heartbeat,
+    ) -> None:
+        failure = {
+            "indices": indices.tolist(),
+            "error": f"{type(error).__name__}: {error}",
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+        shard.append(pack.name + store.FAILED_SUFFIX, store.json_bytes(failure))
+        heartbeat.update(packs_failed=heartbeat["packs_failed"] + 1)
+        print(f"pack {pack.name}: failed\n{failure['traceback']}", flush=True)
+        if self.on_failure is not None:
+            self.on_failure(error)
+            raise _StoppedAtFailure from error
 
     def _train(
         self, pack: Pack, indices: NDArray[np.int64], heartbeat: Heartbeat
@@ -231,6 +244,10 @@ class _Task:
                 store.publish(file, lambda stream: torch.save(tensors, stream))
         loaded: Mapping[str, Any] = torch.load(file, weights_only=False, mmap=True)
         return loaded
+
+
+class _StoppedAtFailure(Exception):
+    """Ends a task at its first failing pack, whose failure is on disk by then."""
 
 
 _NO_ENTRIES: Mapping[str, Any] = {}

@@ -8,6 +8,7 @@ Bytecode differs between minor versions of Python, so keys do too.
 
 from __future__ import annotations
 
+import copyreg
 import dis
 import functools
 import hashlib
@@ -64,15 +65,14 @@ def is_library(module_name: str) -> bool:
     places = module_places(module)
     if not places:
         return module_name in sys.builtin_module_names
-    return all(
-        any(folder in place.parents for folder in _library_folders()) for place in places
-    )
+    return all(any(folder in place.parents for folder in _library_folders()) for place in places)
 
 
 def module_places(module: types.ModuleType) -> list[Path]:
     """Return where a module lies: its file, or the folders of a package that has none."""
     file = getattr(module, "__file__", None)
-    return [Path(place).resolve() for place in ([file] if file else getattr(module, "__path__", ()))]
+    places = [file] if file else getattr(module, "__path__", ())
+    return [Path(place).resolve() for place in places]
 
 
 def _new_hash() -> Any:
@@ -132,7 +132,7 @@ class _Encoder:
             if isinstance(value, kinds):
                 encode(value)
                 return
-        if isinstance(value, (np.ndarray, np.generic)) or hasattr(value, "detach"):
+        if isinstance(value, (np.ndarray, np.generic)) or _is_tensor(value):
             self.array(value)
         else:
             self.reduced(value)
@@ -169,7 +169,7 @@ class _Encoder:
             self.add(function.__self__)  # the object whose method it is
 
     def array(self, value: Any) -> None:
-        if hasattr(value, "detach"):  # a torch tensor, told apart without importing torch
+        if _is_tensor(value):
             value = value.detach().cpu().numpy()
         self.tag("array", f"{value.dtype}{value.shape}".encode())
         if value.dtype.hasobject:
@@ -207,19 +207,20 @@ class _Encoder:
         self.add_all("code", (code.co_names, code.co_varnames[:arguments]))
         self.add(code.co_flags & ~_CO_HAS_DOCSTRING)
         self.add(getattr(code, "co_exceptiontable", b""))
-        steps = list(dis.get_instructions(code))
+        steps = [step for step in dis.get_instructions(code) if step.opname != "NOP"]
         self.tag("steps", str(len(steps)).encode())
         for step, following in itertools.zip_longest(steps, steps[1:]):
             self.tag(step.opname)
-            if following and following.argval in _ABOUT_SOURCE and "STORE" in following.opname:
-                continue
-            self.add(step.argval if step.opcode in dis.hasconst else step.arg)
+            stored = following.argval if following and following.opname == "STORE_NAME" else None
+            if stored not in _ABOUT_SOURCE:
+                self.add(step.argval if step.opcode in dis.hasconst else step.arg)
 
     def module(self, module: types.ModuleType) -> None:
         self.tag("module", module.__name__.encode())
         if not is_library(module.__name__):
             for file in _sources(module):
-                self.source(file)
+                if file.is_file():  # not so where a worker has the module by value alone
+                    self.source(file)
 
     def source(self, file: Path) -> None:
         content = file.read_bytes()
@@ -240,9 +241,10 @@ class _Encoder:
                 self.add(entry)
 
     def reduced(self, value: Any) -> None:
-        parts = value.__reduce_ex__(2)
+        reduce = copyreg.dispatch_table.get(type(value))  # compiled patterns, numpy's functions
+        parts = reduce(value) if reduce else value.__reduce_ex__(2)
         if isinstance(parts, str):
-            self.tag("global", parts.encode())
+            self.tag("global", f"{getattr(value, '__module__', '')}.{parts}".encode())
             self.add(getattr(value, "__wrapped__", None))  # what functools.cache decorates
             return
         flat = [list(part) if isinstance(part, Iterator) else part for part in parts]
@@ -257,20 +259,22 @@ def _globals_used(code: types.CodeType) -> set[str]:
     return names
 
 
+def _is_tensor(value: Any) -> bool:
+    """Tell whether a value is a torch tensor, without importing torch."""
+    return hasattr(value, "__array__") and hasattr(value, "detach")
+
+
 def _sources(module: types.ModuleType) -> list[Path]:
-    """Return the files of a user's module and of the user's modules that it imports, sorted."""
+    """Return the files of a user's module and of the user's modules that it imports, by name."""
     found = {module.__name__: module}
     queue = [module]
     while queue:
-        for value in vars(queue.pop()).values():
-            name = value.__name__ if isinstance(value, types.ModuleType) else _home(value)
+        for value in list(vars(queue.pop()).values()):
+            is_module = isinstance(value, types.ModuleType)
+            name = str(getattr(value, "__name__" if is_module else "__module__", ""))
             imported = sys.modules.get(name)
             if imported is not None and name not in found and not is_library(name):
                 found[name] = imported
                 queue.append(imported)
-    return sorted(Path(m.__file__) for m in found.values() if getattr(m, "__file__", None))
-
-
-def _home(value: Any) -> str:
-    name = getattr(value, "__module__", None)
-    return name if isinstance(name, str) else ""
+    files = [getattr(found[name], "__file__", None) for name in sorted(found)]
+    return [Path(file) for file in files if file]

@@ -22,9 +22,11 @@ from pydantic import (
 from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = [
+    "OPTIMIZERS",
     "OUTSIDE_RESULTS",
     "PARAMETRIZATIONS",
     "STACKED",
+    "TIED",
     "Hyperparameters",
     "canonical_name",
     "log_spaced",
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 PARAMETRIZATIONS = ("mup", "ntp", "mfp", "mup-lr", "ntp-lr", "sp")
+
+#: Optimizers that train a whole pack at once.
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("mse", "cross_entropy")
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -44,6 +48,9 @@ STACKED = frozenset({"lr", "gamma", "seed", "momentum", "weight_decay", "ema_smo
 OUTSIDE_RESULTS = frozenset(
     {"devices", "verbose", "pack_size", "checkpoint_minutes", "num_trials", "target_monomials"}
 )
+
+#: Settings whose values have to fit together: see the last validators of the model.
+TIED = frozenset({"loss_checkpoints", "percent_thresholds", "nesterov", "momentum"})
 
 #: Spellings of MLPscape scripts that are accepted besides the names themselves.
 _ALIASES = {"determinsitic": "deterministic", "parameterization": "parametrization"}

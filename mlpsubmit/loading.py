@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import pickle
 import sys
 import traceback
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 
 from mlpsubmit.errors import SpecError, did_you_mean
-from mlpsubmit.fingerprint import is_library
+from mlpsubmit.fingerprint import is_library, module_places
 from mlpsubmit.sweep import Sweep
 
 __all__ = ["freeze", "load_spec", "thaw"]
@@ -54,7 +57,8 @@ def _run(path: Path) -> types.ModuleType:
         )  # a spec is the user's code
     except SyntaxError as error:
         line = (error.text or "").strip()
-        raise SpecError(f"line {error.lineno}: {error.msg}: {line}", where=str(path)) from error
+        where = str(error.filename or path)  # it may be a module that the spec imports
+        raise SpecError(f"line {error.lineno}: {error.msg}: {line}", where=where) from error
     except SpecError as error:
         raise SpecError(error.mistakes, where=str(path)) from error
     except (Exception, SystemExit) as error:
@@ -104,8 +108,21 @@ def _by_value(folder: Path) -> Iterator[None]:
 
 
 def _lies_in(module: types.ModuleType, folder: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is not None and folder in Path(file).resolve().parents
+    return any(folder in place.parents for place in module_places(module))
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """Pickles by value, besides functions, what functools.cache makes of them."""
+
+    def reducer_override(self, value: Any) -> Any:
+        wrapped = getattr(value, "__wrapped__", None)
+        if isinstance(value, functools._lru_cache_wrapper) and not is_library(wrapped.__module__):
+            return _cached, (wrapped, value.cache_parameters())
+        return super().reducer_override(value)
+
+
+def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
 
 
 def freeze(sweep: Sweep, folder: Path | None = None) -> bytes:
@@ -122,7 +139,9 @@ def freeze(sweep: Sweep, folder: Path | None = None) -> bytes:
     home = folder or (Path(script).parent if script and not is_library_file(script) else Path.cwd())
     try:
         with _by_value(home.resolve()):
-            return bytes(cloudpickle.dumps(sweep))
+            buffer = io.BytesIO()
+            _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(sweep)
+            return buffer.getvalue()
     except (TypeError, pickle.PicklingError, AttributeError) as error:
         raise SpecError(
             f"the sweep cannot be sent to workers: {error}; functions may hold arrays, numbers and "

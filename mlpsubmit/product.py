@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,12 +42,15 @@ class Axis:
         return tuple(point[column] for point in self.points)
 
     def repeats(self) -> list[tuple[Any, ...]]:
-        """Return the points that stand more than once."""
-        try:
-            if len(set(self.points)) == len(self.points):
-                return []
-        except TypeError:
-            pass  # values that do not hash, such as dictionaries, are compared by content
+        """Return the points that stand more than once, compared by content.
+
+        Raises:
+            TypeError: where a value has no content to compare (an open file, a lock).
+        """
+        values = itertools.chain.from_iterable(self.points)
+        plain = all(isinstance(value, (int, float, str)) for value in values)
+        if plain and len(set(self.points)) == len(self.points):
+            return []  # the quick way
         seen: set[bytes] = set()
         return [point for point in self.points if _met(digest(point), seen)]
 

@@ -79,7 +79,6 @@ class Run:
             if not status.running:
                 return status
             time.sleep(POLL_SECONDS)
-            _reap()
 
     def resume(self, executor: str = "auto", tasks: int | None = None, *, pdb: bool = False) -> int:
         """Train what has no result: packs that failed, were interrupted or never began.
@@ -199,6 +198,8 @@ class Run:
 
         Args:
             out: a file to write as well: ``.nc``, ``.zarr``, ``.parquet``, ``.csv`` or ``.pkl``.
+                With ``.nc`` the dataset is read from it piece by piece as it is used, so that
+                traces larger than the memory can be worked with.
 
         Raises:
             UserError: for another ending.
@@ -206,7 +207,11 @@ class Run:
         from mlpsubmit.results import to_dataset, write
 
         if out is not None:
-            write(self.layout(), self.directory, Path(out))
+            written = write(self.layout(), self.directory, Path(out))
+            if written.suffix == ".nc":
+                import xarray
+
+                return xarray.open_dataset(written, engine="h5netcdf")
         return to_dataset(self.layout(), self.directory)
 
     def layout(self) -> Layout:
@@ -232,15 +237,6 @@ class Run:
             attributes={**sweep["origin"], "run": self.id, "sweep": self.name},
             included=included,
         )
-
-
-def _reap() -> None:
-    """Take note of children that ended, so that their processes do not stay as zombies."""
-    try:
-        while os.waitpid(-1, os.WNOHANG) != (0, 0):
-            pass
-    except ChildProcessError:
-        pass
 
 
 # ---- launching ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,11 @@ SUPPLIED = frozenset(
 #: Settings that scripts give as lists and mean as axes: {hyperparameter: axis}.
 _LISTED = {"n_samples": "n_samples", "target_monomials": "monomials"}
 
+_UNREADABLE = (
+    "holds something without a content of its own ({}); settings and functions may hold arrays, "
+    "numbers and functions, but no open files, locks or generators: make those inside a function"
+)
+
 _VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _LANES = DIGEST_BYTES // 8
 
@@ -48,8 +54,14 @@ class Config(Mapping[str, Any]):
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
-        """Every hyperparameter, fixed argument and axis value, by lower-case name."""
-        return {**dict(self._sweep.base), **self._sweep.arguments, "trial": 0, **self.point}
+        """Every hyperparameter, fixed argument and axis value, by lower-case name.
+
+        A function that declares a hyperparameter in another spelling finds it under that too.
+        """
+        sweep = self._sweep
+        settings = {**dict(sweep.base), "trial": 0, **sweep.arguments, **self.point}
+        settings.update({spelt: settings[name] for spelt, name in sweep.spellings.items()})
+        return settings
 
     @functools.cached_property
     def hyperparameters(self) -> Hyperparameters:
@@ -67,7 +79,7 @@ class Config(Mapping[str, Any]):
     @property
     def trial(self) -> int:
         """Which repetition this is; with SEED it determines every random draw."""
-        return int(self.point.get("trial", 0))
+        return int(self.settings["trial"])
 
     @property
     def key(self) -> str:
@@ -77,9 +89,9 @@ class Config(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name in self.point:
             return self.point[name]
-        canonical = hp.canonical_name(name) or name
-        if canonical in self.settings:
-            return self.settings[canonical]
+        for spelling in (name, hp.canonical_name(name), name.lower()):
+            if spelling in self.settings:
+                return self.settings[spelling]
         raise KeyError(f"{name}: no such setting{did_you_mean(name, self.settings)}")
 
     def __getattr__(self, name: str) -> Any:
@@ -136,7 +148,11 @@ class Sweep:
         self.data = data
         self.grabs = dict(grabs or {})
         self.where = where
-        self._spec = (dict(axes or {}), settings)
+        # An iterator can be read only once, and not pickled.
+        self._spec = (
+            {key: _as_list(values) for key, values in dict(axes or {}).items()},
+            {key: _as_list(v) if hp.canonical_name(key) else v for key, v in settings.items()},
+        )
         self._freed: frozenset[str] = frozenset()
         self._check()
 
@@ -157,7 +173,8 @@ class Sweep:
         self.product = Product(tuple(axes))
         mistakes += self._read_settings(settings)
         if mistakes:
-            raise SpecError(mistakes)
+            raise SpecError(dict.fromkeys(mistakes))
+        self._check_tied()
         self._check_where()
 
     def _function_mistakes(self) -> list[str]:
@@ -172,19 +189,28 @@ class Sweep:
         for place, function in functions.items():
             if function is not None and not callable(function):
                 mistakes.append(f"{place}: got {function!r}; should be a function")
+        try:
+            _ = self._declared
+        except SpecError as error:
+            mistakes += error.mistakes
         return mistakes
 
     def _functions(self) -> list[Callable[..., Any]]:
         """Return every function whose arguments settings and axes may name."""
-        raw = {hp.canonical_name(name): value for name, value in self._spec[1].items()}
-        custom = [raw.get("model"), raw.get("loss")]
-        candidates = [self.batchfn, self.data, *self.grabs.values(), *custom]
+        models = [v for name, v in self._spec[1].items() if hp.canonical_name(name) == "model"]
+        candidates = [self.batchfn, self.data, *self.grabs.values(), *models]
         return [function for function in candidates if callable(function)]
 
     @functools.cached_property
     def _declared(self) -> set[str]:
         names = set().union(*(declared(function) for function in self._functions()))
         return names - SUPPLIED
+
+    @functools.cached_property
+    def spellings(self) -> dict[str, str]:
+        """The hyperparameters that functions declare in another spelling, {as declared: name}."""
+        names = {spelt: hp.canonical_name(spelt) for spelt in self._declared}
+        return {spelt: name for spelt, name in names.items() if name and name != spelt}
 
     def _canonical(self, name: Any) -> str:
         """Return the name under which results carry a setting.
@@ -194,22 +220,26 @@ class Sweep:
         """
         if not isinstance(name, str):
             raise SpecError(f"axis {name!r}: a name should be a string")
+        canonical = hp.canonical_name(name)
+        if canonical is not None:
+            return canonical
         if name in self._declared or name.lower() in ("trial", "monomials"):
             return name if name in self._declared else name.lower()
-        canonical = hp.canonical_name(name)
-        if canonical is None:
-            known = {*Hyperparameters.model_fields, *self._declared, "trial"}
-            raise SpecError(
-                f"{name}: neither a hyperparameter nor an argument that a function of the spec "
-                f"declares{did_you_mean(name, known)}"
-            )
-        return canonical
+        known = {*Hyperparameters.model_fields, *self._declared, "trial"}
+        raise SpecError(
+            f"{name}: neither a hyperparameter nor an argument that a function of the spec "
+            f"declares{did_you_mean(name, known)}"
+        )
 
     def _axis(self, key: Any, values: Any) -> Axis:
         names = key if isinstance(key, tuple) else (key,)
         label = ", ".join(map(str, names))
-        canonical = tuple(self._canonical(name) for name in names)
-        if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        canonical = tuple(_LISTED.get(name, name) for name in map(self._canonical, names))
+        if idle := [name for name in canonical if name in hp.OUTSIDE_RESULTS]:
+            raise SpecError(
+                f"axis {label}: no result depends on {idle[0].upper()}; give it as one value"
+            )
+        if not _is_list(values):
             raise SpecError(f"axis {label}: got {values!r}; should be a list of values")
         points = [tuple(value) if isinstance(key, tuple) else (value,) for value in values]
         if not points:
@@ -235,7 +265,11 @@ class Sweep:
         if mistakes:
             raise SpecError(mistakes)
         axis = Axis(names, tuple(parsed))
-        if repeats := axis.repeats():
+        try:
+            repeats = axis.repeats()
+        except TypeError as error:
+            raise SpecError(f"axis {label}: {_UNREADABLE.format(error)}") from error
+        if repeats:
             shown = repeats[0] if len(names) > 1 else repeats[0][0]
             raise SpecError(f"axis {label}: the value {shown!r} stands more than once; keep one")
         return axis
@@ -259,7 +293,10 @@ class Sweep:
             elif canonical in Hyperparameters.model_fields:
                 values[name] = value
             else:
-                self.arguments[canonical] = value
+                try:
+                    self.arguments[canonical] = _parsed(canonical, value)
+                except SpecError as error:
+                    mistakes += [f"{name}: {mistake}" for mistake in error.mistakes]
         first = self.product.point(0)
         sampled = {name: first[name] for name in first if name in Hyperparameters.model_fields}
         try:
@@ -279,6 +316,18 @@ class Sweep:
             f"axis {name}: {fixed[name]} already fixes {name}; leave it out there or drop the axis"
             for name in sorted(axis_names & set(fixed) - self._freed)
         ]
+
+    def _check_tied(self) -> None:
+        """Check at every point what the first point cannot show: settings that have to fit."""
+        axes = [axis for axis in self.product.axes if hp.TIED & set(axis.names)]
+        tied = Product(tuple(axes))
+        for index in range(tied.size if axes else 0):
+            update = {name: v for name, v in tied.point(index).items() if name in hp.TIED}
+            try:
+                hp.validate({**dict(self.base), **update})
+            except SpecError as error:
+                at = ", ".join(f"{name.upper()}={value!r}" for name, value in update.items())
+                raise SpecError([f"at {at}: {mistake}" for mistake in error.mistakes]) from None
 
     def _check_where(self) -> None:
         if self.included is not None and not self.included.any():
@@ -338,12 +387,17 @@ class Sweep:
         total = np.tile(self._base_key, (len(indices), 1))
         if self.product.axes:
             columns = np.unravel_index(indices, self.product.shape)
-            for axis, column in zip(self.product.axes, columns, strict=True):
-                table = np.array(
-                    [_lanes(zip(axis.names, point, strict=True)) for point in axis.points]
-                )
+            for table, column in zip(self._axis_keys, columns, strict=True):
                 total += table[column]
         return total
+
+    @functools.cached_property
+    def _axis_keys(self) -> list[NDArray[np.uint64]]:
+        """What each point of each axis adds to a key, (points, 2) per axis."""
+        return [
+            np.array([_lanes(zip(axis.names, point, strict=True)) for point in axis.points])
+            for axis in self.product.axes
+        ]
 
     @functools.cached_property
     def _base_key(self) -> NDArray[np.uint64]:
@@ -364,7 +418,7 @@ class Sweep:
     def fingerprint(self) -> str:
         """The hex hash of the whole sweep: equal for two launches of an unchanged spec."""
         axes = [(axis.names, axis.points) for axis in self.product.axes]
-        return digest(self.name, self._base_key.tobytes(), axes, self.where).hex()
+        return _digest("where", self.name, self._base_key.tobytes(), axes, self.where).hex()
 
     # ---- changing a sweep ----------------------------------------------------------------------
 
@@ -423,9 +477,15 @@ class Sweep:
                 settings[key] = {k: v for k, v in settings[key].items() if k != canonical}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave caches out, so that a sweep pickles to the same bytes before and after use."""
-        cached = {"included", "_base_key", "fingerprint", "_declared"}
-        return {name: value for name, value in self.__dict__.items() if name not in cached}
+        """Leave caches out, so that a sweep pickles to the same bytes before and after use.
+
+        What keys are made of goes with it: a worker's keys are those of the launch, even where a
+        module of the user has changed on disk since.
+        """
+        _ = self._base_key, self._axis_keys
+        cached = {"included", "fingerprint", "_declared", "spellings"}
+        state = self.__dict__.items()
+        return {name: value for name, value in sorted(state) if name not in cached}
 
     def __repr__(self) -> str:
         axes = " x ".join(f"{axis.dimension}[{len(axis)}]" for axis in self.product.axes)
@@ -444,11 +504,11 @@ def _split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     axes: dict[str, Any] = {}
     for name, value in settings.items():
         canonical = hp.canonical_name(name)
-        listed = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
         if canonical == "num_trials":
-            axes["trial"] = range(hp.validate_one("num_trials", value))
             fixed[name] = value
-        elif canonical in _LISTED and (listed or isinstance(value, np.ndarray)):
+            with contextlib.suppress(SpecError):  # listed with all mistakes among the settings
+                axes["trial"] = range(hp.validate_one("num_trials", value))
+        elif canonical in _LISTED and _is_list(value):
             axes[_LISTED[canonical]] = value
         elif canonical == "target_monomials" and value is not None:
             axes["monomials"] = [value]
@@ -456,6 +516,16 @@ def _split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
             fixed[name] = value
     order = [axis for axis in ("n_samples", "trial", "monomials") if axis in axes]
     return fixed, {axis: axes[axis] for axis in order}
+
+
+def _as_list(values: Any) -> Any:
+    return list(values) if isinstance(values, Iterator) else values
+
+
+def _is_list(values: Any) -> bool:
+    """Tell whether values have an order, so that they can be an axis."""
+    unordered = isinstance(values, (str, bytes, Mapping, set, frozenset))
+    return isinstance(values, Iterable) and not unordered and getattr(values, "ndim", 1) > 0
 
 
 def _repeated_names(axes: Sequence[Axis]) -> list[str]:
@@ -469,13 +539,20 @@ def _repeated_names(axes: Sequence[Axis]) -> list[str]:
 def _parsed(name: str, value: Any) -> Any:
     """Return an axis value as its hyperparameter's type, a trial as an int, others as they are."""
     if name == "trial":
-        return hp.validate_one("seed", value)
+        return _trial(value)
     if name == "monomials":
         return _monomial(value)
     if name in Hyperparameters.model_fields:
         return hp.validate_one(name, value)
     item = getattr(value, "item", None)
     return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
+
+
+def _trial(value: Any) -> int:
+    try:
+        return int(hp.validate_one("seed", value))  # what is valid for one is for the other
+    except SpecError:
+        raise SpecError(f"got {value!r}; should be an integer >= 0") from None
 
 
 def _monomial(value: Any) -> Any:
@@ -520,8 +597,15 @@ def _lanes(entries: Iterable[tuple[str, Any]]) -> list[np.uint64]:
     total = np.zeros(_LANES, dtype=np.uint64)
     for name, value in entries:
         if _counts(name, value):
-            total += np.frombuffer(digest(name, value), dtype="<u8")
+            total += np.frombuffer(_digest(name, name, value), dtype="<u8")
     return list(total)
+
+
+def _digest(place: str, *values: Any) -> bytes:
+    try:
+        return digest(*values)
+    except TypeError as error:
+        raise SpecError(f"{place.replace('()', '')}: {_UNREADABLE.format(error)}") from error
 
 
 def _counts(name: str, value: Any) -> bool:

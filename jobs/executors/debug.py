@@ -38,21 +38,15 @@ class DebugExecutor(Executor):
         for task in tasks:
             name = task_name(submission, task)
             jobs.append(Job(name, str(pid), host, pid, process_start(pid)))
-            try:
-                run_task(str(run.path), submission, task, on_failure=self._stop)
-            except StoppedAtFailure:
+            ended = run_task(str(run.path), submission, task, on_failure=self._show)
+            if ended != "done":
                 break
         return jobs
 
-    def _stop(self, error: BaseException) -> None:
+    def _show(self, error: BaseException) -> None:
         traceback.print_exception(error)
         if self.pdb:
             import pdb
 
             pdb.post_mortem(error.__traceback__)
         print("stopped at the first failing pack", file=sys.stderr)
-        raise StoppedAtFailure
-
-
-class StoppedAtFailure(Exception):
-    """Ends a debug submission at its first failing pack, whose failure is on disk by then."""

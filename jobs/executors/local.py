@@ -28,6 +28,10 @@ TEN_YEARS_IN_MINUTES = 10 * 365 * 24 * 60
 LARGEST_SHARE = 16
 
 
+#: Jobs of this process that may still run: their handles must outlive them, or Python complains.
+_started: list[submitit.Job[str]] = []
+
+
 class LocalExecutor(Executor):
     """One task per slot; a slot is a GPU of DEVICES, or a share of the processor's cores."""
 
@@ -49,6 +53,7 @@ class LocalExecutor(Executor):
     def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> list[Job]:
         """Start one process per task; there are at most as many tasks as slots."""
         jobs = []
+        _started[:] = [job for job in _started if not job.done()]
         with _detached(self.threads):
             for slot, task in enumerate(tasks):
                 executor = submitit.LocalExecutor(folder=run.submission(submission))
@@ -59,6 +64,7 @@ class LocalExecutor(Executor):
                     stderr_to_stdout=True,
                 )
                 job = executor.submit(run_task, str(run.path.resolve()), submission, task)
+                _started.append(job)
                 pid = int(job.job_id)
                 name = task_name(submission, task)
                 host = socket.gethostname()

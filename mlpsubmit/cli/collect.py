@@ -35,10 +35,9 @@ def collect(
     from mlpsubmit.run import open_run
 
     opened = open_run(run, runs_dir)
-    layout = opened.layout()
-    written = results.write(layout, opened.directory, out or Path(f"{opened.name}.nc"))
-    if table or plot:
-        dataset = results.to_dataset(layout, opened.directory)
+    written = out or Path(opened.name)
+    written = written if written.suffix else written.with_suffix(".nc")
+    with opened.collect(written) as dataset:
         if table:
             Console().print(results.summary_table(dataset))
         if plot:

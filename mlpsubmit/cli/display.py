@@ -77,8 +77,8 @@ def _tasks(status: Status) -> Table:
 def _doing(task: TaskStatus) -> str:
     beat = task.heartbeat
     if task.state == "crashed":
-        where = f"; its log: {task.log}" if task.log else ""
-        return f"its process ended without a word{where}"
+        why = str(beat.get("error", "its process ended without a word"))
+        return why + (f"; its log: {task.log}" if task.log else "")
     if not beat:
         return ""
     packs = f"{beat.get('packs_done', 0)}/{beat.get('packs', 0)} packs"

@@ -165,7 +165,7 @@ class Schema:
             return values, None
         clock = self.clocks[variable.dims[0]]
         steps = _recorded_steps(pack, variable.recorded)
-        if steps is None:
+        if steps is None or values.ndim == 1:
             # Only the final value was kept. A trace keeps its last value to the end, so it stands
             # at the end.
             return values[:, None], np.array([len(clock) - 1])

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.calling import call, declared, function_name, pick
-from mlpsubmit.errors import SpecError
+from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.fingerprint import digest
-from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.sweep import Config, Sweep
 from mlpsubmit.training.loop import BatchFn, Trained, train
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.monitor import Monitor
+from mlpsubmit.training.optimizers import optimizer_class
 from mlpsubmit.training.seeds import streams, weights_rng
 
 __all__ = ["Stack", "assemble", "data_arguments", "probe"]
@@ -258,12 +259,27 @@ def named_grabs(sweep: Sweep) -> dict[str, Callable[..., Any]]:
         alias: by_name(grab) if isinstance(grab, str) else grab
         for alias, grab in {**sweep.base.other_model_grabs, **sweep.grabs}.items()
     }
+    _check_aliases(sweep.base, grabs)
     for alias, arguments in sweep.base.other_model_kwargs.items():
         grabs[alias] = functools.partial(grabs[alias], **arguments)
     for alias, gram in sweep.base.other_model_gram.items():
         if gram:
             grabs[alias] = functools.partial(_of_gram, grabs[alias])
     return grabs
+
+
+def _check_aliases(base: Hyperparameters, grabs: Mapping[str, Any]) -> None:
+    settings = {"OTHER_MODEL_KWARGS": base.other_model_kwargs}
+    settings["OTHER_MODEL_GRAM"] = base.other_model_gram
+    mistakes = [
+        f"{setting}: no grab is called {alias!r}{did_you_mean(alias, grabs)}; "
+        f"there are {', '.join(sorted(grabs)) or 'none'}"
+        for setting, aliases in settings.items()
+        for alias in aliases
+        if alias not in grabs
+    ]
+    if mistakes:
+        raise SpecError(mistakes)
 
 
 def _of_gram(grab: Callable[..., Any], model: nn.Module, **offered: Any) -> Any:
@@ -310,6 +326,9 @@ def probe(sweep: Sweep) -> None:
         SpecError: or whatever else the functions of the spec raise.
     """
     config = next(iter(sweep))
+    named_grabs(sweep)
+    if config.hyperparameters.optimizer not in OPTIMIZERS:
+        optimizer_class(config.hyperparameters.optimizer)
     if sweep.data is not None:
         data_arguments(sweep, config)
         return

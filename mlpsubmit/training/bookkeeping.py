@@ -11,7 +11,8 @@ The rules, for one config, where ``smooth(e, l) = s e + (1 - s) l`` with s = EMA
 - Offline, the test loss is evaluated after the update, at the steps of EVAL_EVERY and at the
   config's last step. The smoothed test loss starts at the first and takes in each of these once;
   no other step counts. So with or without ONLYTHRESHOLDS, and whatever EVAL_EVERY, the final test
-  loss includes the final weights. Online it is the smoothed train loss; without a test set, NaN.
+  loss includes the final weights. Online it is the smoothed train loss, recorded at the same steps;
+  without a test set, NaN.
 - After its last step a config's traces keep their final values: entries at later steps are the
   smoothed train loss of the last step, and the smoothed test loss of the last step.
 
@@ -70,7 +71,8 @@ class Ledger:
         self._max_iter, self._online, self._tested = common.max_iter, common.online, tested
         self._traced = not common.onlythresholds
         self.record_steps = schedule_steps(common.record_every, common.max_iter)
-        self.eval_steps = schedule_steps(common.eval_every, common.max_iter)
+        every = common.record_every if common.online else common.eval_every
+        self.eval_steps = schedule_steps(every, common.max_iter)
         self._record_at = frozenset(self.record_steps.tolist())
         self._eval_at = frozenset(self.eval_steps.tolist())
         # Apple's devices have no float64.
@@ -176,7 +178,7 @@ class Ledger:
         T = self._thresholds.shape[1]
         vectors = [self._smooth, self._test, self._steps, self._active]
         vectors += [*self._waited.unbind(1), *self._waiting.unbind(1)]
-        table = torch.stack([v.to(self._dtype) for v in vectors]).double().cpu().numpy()
+        table = torch.stack([v.to(self._dtype) for v in vectors]).cpu().double().numpy()
         smooth, test, steps, active = table[:4]
         waited, waiting = table[4 : 4 + T].T, table[4 + T :].T
         finished = []
@@ -211,10 +213,8 @@ class Ledger:
             if one.diverged and not self._online:
                 self.final_test[config] = np.nan
             elif test_losses is not None and last_step not in self._eval_at:
-                s = self._smoother[one.position].double()
-                smooth = torch.tensor(self.final_test[config], device=s.device)
-                loss = test_losses[one.position].detach().double()
-                self.final_test[config] = float(_smoothed(smooth, loss, s))
+                s, loss = float(self._smoother[one.position]), float(test_losses[one.position])
+                self.final_test[config] = s * self.final_test[config] + (1 - s) * loss
             self._keep_final(config, last_step)
 
     def _keep_final(self, config: int, last_step: int) -> None:

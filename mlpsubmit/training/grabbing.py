@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +24,10 @@ Grab = Callable[..., Any]
 
 #: What every grab is offered by name; whatever else comes from its config's context.
 OFFERED = ("model", "X_tr", "y_tr", "X_te", "y_te", "opt", "model0")
+
+
+#: So much is kept on the device between two read-backs before it is read back early.
+_PENDING_BYTES = 2**28
 
 
 class GrabError(UserError):
@@ -74,13 +80,10 @@ class Grabber:
         self._stack, self._views, self._twin = stack, views, twin
         self._leading = (len(contexts),) if slots is None else (len(contexts), slots)
         self._pending: dict[str, list[tuple[int, int, Tensor | Array]]] = {n: [] for n in grabs}
+        self._pending_bytes = 0
         self._arrays: dict[str, Array] = {}
         self._shapes: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in grabs}
         self._last_slot = [-1] * len(contexts)
-
-    def wants(self, *names: str) -> bool:
-        """Say whether any grab takes an argument of one of these names."""
-        return any(not taken.isdisjoint(names) for a in self._arguments for taken in a.values())
 
     def measure(
         self, step: int, slot: int, rows: Sequence[int], train: Batch | None, test: Batch | None
@@ -100,7 +103,10 @@ class Grabber:
                 if value is not None:
                     self._check_shape(name, config, tuple(value.shape), where)
                     self._pending[name].append((config, slot, value))
+                    self._pending_bytes += value.nbytes
             self._stack.models[config].zero_grad()
+        if self._pending_bytes > _PENDING_BYTES:
+            self.drain()
 
     def _call(
         self, name: str, config: int, offered: dict[str, Any], where: str
@@ -149,11 +155,13 @@ class Grabber:
                 inner = tuple(slice(size) for size in value.shape)
                 self._room_for(name, value)[index + inner] = value
             entries.clear()
+        self._pending_bytes = 0
 
     def _room_for(self, name: str, value: Array) -> Array:
         """Return the array of a grab, made large enough and of a type for one more value."""
         array = self._arrays.get(name)
         if array is None:
+            self._check_memory(name, value)
             array = np.full(self._leading + value.shape, np.nan, _storable(value.dtype))
         old = array.shape[len(self._leading) :]
         size = tuple(max(pair) for pair in zip(old, value.shape, strict=True))
@@ -164,6 +172,17 @@ class Grabber:
             array = larger
         self._arrays[name] = array
         return array
+
+    def _check_memory(self, name: str, value: Array) -> None:
+        """Refuse a trace that can never fit, rather than be killed when it is half full."""
+        needed = math.prod(self._leading) * value.size * _storable(value.dtype).itemsize
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > there:
+            raise GrabError(
+                f"grab {name!r} returns shape {value.shape}: {' x '.join(map(str, self._leading))} "
+                f"of these take {needed / 2**30:,.0f} GiB, and this machine has "
+                f"{there / 2**30:,.0f}; try GRAB_EVERY='log:100', or ONLYTHRESHOLDS=True"
+            )
 
     def results(self, diverged: Sequence[bool]) -> dict[str, Array]:
         """Return (K, ...) or (K, G, ...) per grab: traces keep their last value to the end.

@@ -13,7 +13,7 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import BatchFn
 from mlpsubmit.training.monitor import Monitor, Progress, SilentMonitor
-from mlpsubmit.training.numerics import arithmetic
+from mlpsubmit.training.numerics import arithmetic, freed_memory_kept
 from mlpsubmit.training.pack import Pack
 from mlpsubmit.training.settings import per_config
 from mlpsubmit.training.trained import Trained
@@ -47,8 +47,8 @@ def train(
     Args:
         models: K modules of equal structure and shapes. They are given multipliers and initial
             weights (under PARAMETRIZATION="sp" they keep theirs), moved to the device and trained
-            in place: afterwards ``models[k](X)`` is the final network, uncentred. The weights of a
-            diverged config are not meaningful.
+            in place: afterwards ``models[k](X)`` is the final network, uncentred. A diverged
+            config keeps the weights with which it diverged.
         batch_fns: K functions from a step to X (n, ...) and y (n,) or (n, d_out). The same object
             may stand several times: it is called once per step and its batch shared. Functions
             that draw random numbers each need a generator of their own. Offline each is called
@@ -85,7 +85,11 @@ def train(
     )
     common, device = settings[0], torch.device(device)
     monitor = SilentMonitor() if monitor is None else monitor
-    with arithmetic(common.precision, common.deterministic, device):
+    with (
+        arithmetic(common.precision, common.deterministic, device),
+        freed_memory_kept(device),
+        torch.enable_grad(),
+    ):
         pack = Pack(
             models,
             batch_fns,
@@ -121,6 +125,7 @@ def _run(pack: Pack, max_iter: int, monitor: Monitor) -> None:
 
         # The update, of size zero for a config that has stopped.
         pack.optimizer.step(gradients, moving, partial(pack.objective, batch))
+        del gradients  # or the next backward pass would hold them twice
 
         # The test losses (K,) after the update: a forward pass over the test set.
         if ledger.evaluates(step):

@@ -1,15 +1,15 @@
 """Optimizers over stacked parameters: one update for all configs, each with its own settings.
 
 The formulas are those of torch.optim. A config that does not move at a step (``moving`` False) has
-its step size, and with it its weight decay, multiplied by zero: its weights stay as they are,
-without the host knowing. (Those of a diverged config may become NaN: zero times NaN is NaN.)
+its step size, and with it its weight decay, multiplied by zero, and its gradient, which may be NaN,
+replaced by zero: its weights stay as they are, without the host knowing.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +23,7 @@ from mlpsubmit.training.monitor import map_tensors
 from mlpsubmit.training.parametrizations import effective_lr
 from mlpsubmit.training.stack import Stack
 
-__all__ = ["OptimizerView", "StackedOptimizer", "build_optimizer"]
+__all__ = ["OptimizerView", "StackedOptimizer", "build_optimizer", "optimizer_class"]
 
 #: Losses (K,) and gradients, computed anew at the weights as they are now.
 Closure = Callable[[], tuple[Tensor, Sequence[Tensor]]]
@@ -115,8 +115,13 @@ class _Stacked:
         self._decays = any(decays)
         self._decay = torch.tensor(decays, **self._like)
 
-    def _moving_sizes(self, moving: Tensor) -> tuple[Tensor, ...]:
-        return (self._sizes * moving).unbind(0)
+    def _each(
+        self, gradients: Sequence[Tensor], moving: Tensor
+    ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Yield number, parameter (K, ...), gradient (K, ...) and step size (K, 1, ...)."""
+        sizes = (self._sizes * moving).unbind(0)
+        for i, (p, g) in enumerate(zip(self._stack.parameters, gradients, strict=True)):
+            yield i, p, torch.where(column(moving, g), g, 0.0), column(sizes[i], p)
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(p, requires_grad=False) for p in self._stack.parameters]
@@ -157,15 +162,14 @@ class _SGD(_Stacked):
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], moving: Tensor, closure: Closure) -> None:
-        sizes = self._moving_sizes(moving)
-        for i, (p, g) in enumerate(zip(self._stack.parameters, gradients, strict=True)):
+        for i, p, g, size in self._each(gradients, moving):
             if self._decays:
                 g = torch.addcmul(g, p, column(self._decay, p))
             if self._buffers:
                 momentum, buffer = column(self._momentum, p), self._buffers[i]
                 buffer.mul_(momentum).add_(g)
                 g = torch.addcmul(g, buffer, momentum) if self._nesterov else buffer
-            p.addcmul_(g, column(sizes[i], p), value=-1)
+            p.addcmul_(g, size, value=-1)
 
 
 class _Adam(_Stacked):
@@ -191,11 +195,11 @@ class _Adam(_Stacked):
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], moving: Tensor, closure: Closure) -> None:
-        (beta1, beta2), sizes = self._betas, self._moving_sizes(moving)
+        beta1, beta2 = self._betas
         self._made += 1
         rest1, root2 = 1 - beta1**self._made, (1 - beta2**self._made) ** 0.5
-        for i, (p, g) in enumerate(zip(self._stack.parameters, gradients, strict=True)):
-            size, mean, square = column(sizes[i], p), self._means[i], self._squares[i]
+        for i, p, g, size in self._each(gradients, moving):
+            mean, square = self._means[i], self._squares[i]
             if self._decays and self._decoupled:
                 p.mul_(1 - size * column(self._decay, p))
             elif self._decays:
@@ -218,7 +222,7 @@ class _Foreign:
     def __init__(
         self, stack: Stack, common: Hyperparameters, rates: Sequence[Mapping[str, float]]
     ) -> None:
-        cls = _class_of(common.optimizer)
+        cls = optimizer_class(common.optimizer)
         if len(stack) > 1:
             raise SpecError(
                 f"OPTIMIZER={cls.__name__} trains one config at a time, but {len(stack)} are to "
@@ -263,7 +267,12 @@ class _Foreign:
         self._optimizer.load_state_dict(copy.deepcopy(state))  # it moves what it has to
 
 
-def _class_of(optimizer: Any) -> Any:
+def optimizer_class(optimizer: Any) -> Any:
+    """Return the class of torch.optim that OPTIMIZER names, or the callable that it is.
+
+    Raises:
+        SpecError: where torch.optim has none of that name.
+    """
     if not isinstance(optimizer, str):
         return optimizer
     found = getattr(torch.optim, optimizer, None)

@@ -69,25 +69,11 @@ class Pack:
         keep_initial = twin is not None or (online and common.centered)
         self.stack = Stack(models, device, common.precision, keep_initial)
 
-        fitting = {
-            "loss": common.loss,
-            "model": models[0],
-            "device": device,
-            "dtype": self.stack.parameters[0].dtype,
-        }
+        self.train = self._batches(batch_fns, common, fixed=not online)
         tested = not online or not wanted.isdisjoint({"X_te", "y_te"})
-        self.train = Batches(batch_fns, fixed=not online, **fitting)
-        self.test = (
-            Batches(test_fns, fixed=True, what="test batch function", **fitting)
-            if test_fns is not None and tested
-            else None
-        )
-        self.origin = Origin(
-            self.stack,
-            common.centered,
-            None if online else self.train.draw(0),
-            self.test.draw(0) if self.test and not online else None,
-        )
+        self.test = self._batches(test_fns, common, test=True) if test_fns and tested else None
+        fixed_sets = (None, None) if online else (self._fixed(self.train), self._fixed(self.test))
+        self.origin = Origin(self.stack, common.centered, *fixed_sets)
         self._loss = stacked_loss(common.loss)
         self.optimizer, views = build_optimizer(self.stack, settings, factors)
         self.ledger = Ledger(settings, device, tested=self.test is not None and not online)
@@ -98,6 +84,23 @@ class Pack:
         self.last = LastBatch(device) if looks_back else None
         if state is not None:
             self._load(state)
+
+    def _batches(
+        self,
+        functions: Sequence[BatchFn],
+        common: Hyperparameters,
+        fixed: bool = True,
+        test: bool = False,
+    ) -> Batches:
+        return Batches(
+            functions,
+            fixed=fixed,
+            loss=common.loss,
+            model=self.stack.models[0],
+            device=self.stack.device,
+            dtype=self.stack.parameters[0].dtype,
+            what="test batch function" if test else "batch function",
+        )
 
     # Evaluation
 

@@ -45,7 +45,9 @@ class Stack:
         self._shared = torch.vmap(self._one, in_dims=(0, None))
         self._stacked = torch.vmap(self._one, in_dims=(0, 0))
         trained = [name for name, p in models[0].named_parameters() if p.requires_grad]
-        self.names: list[str] = trained
+        if not trained:
+            raise SpecError("MODEL: none of its parameters requires a gradient; nothing to train")
+        self.names = trained
         tensors = [_tensors(model) for model in models]
         # Stacked where the models are, row by row onto the device: no second copy there.
         self._set({name: torch.stack([t[name] for t in tensors]).to(device) for name in tensors[0]})

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.training import GrabError, streams, train
+from mlpsubmit.training import GrabError, grabbing, streams, train
 from mlpsubmit.training.parametrizations import parametrize
 
 
@@ -169,6 +169,23 @@ def test_mistakes_of_grabs_name_grab_config_and_step(gaussian, make_mlps):
             )
         if grab is fails:
             assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_trace_that_cannot_fit_is_refused_and_a_large_one_read_back_early(
+    gaussian, make_mlps, monkeypatch, same
+):
+    settings = {"ONLYTHRESHOLDS": False}
+
+    def weight(model):
+        return model.input_layer.weight
+
+    got = final(make_mlps(2), [gaussian(0)] * 2, {"w": weight}, settings=settings)
+    monkeypatch.setattr(grabbing, "_PENDING_BYTES", 100)
+    same(got, final(make_mlps(2), [gaussian(0)] * 2, {"w": weight}, settings=settings))
+    text = r"returns shape \(6, 3\): 1 x 1000000000000 of these take .* try GRAB_EVERY='log:100'"
+    grabber = grabbing.Grabber({"w": weight}, [{}], [{}], None, [], None, 10**12)
+    with pytest.raises(GrabError, match=text):
+        grabber._room_for("w", np.zeros((6, 3)))
 
 
 def test_an_argument_that_nothing_offers_is_refused_before_training(gaussian, make_mlps):

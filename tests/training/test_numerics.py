@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlpsubmit.training import train
+from mlpsubmit.training import numerics, train
 from mlpsubmit.training.numerics import arithmetic
 
 
@@ -43,6 +43,22 @@ def test_cublas_gets_its_workspace_on_cuda_only(monkeypatch):
         assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
     with arithmetic("fp32", True, torch.device("cuda")):
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.parametrize(
+    ("device", "libc", "calls"), [("cpu", "glibc", 3), ("cuda", "glibc", 0), ("cpu", "", 0)]
+)
+def test_malloc_is_asked_to_keep_memory_on_a_cpu_under_glibc_only(device, libc, calls, monkeypatch):
+    asked = []
+
+    class Library:
+        mallopt = staticmethod(lambda *setting: asked.append(setting))
+
+    monkeypatch.setattr(numerics.platform, "libc_ver", lambda: (libc, ""))
+    monkeypatch.setattr(numerics.ctypes, "CDLL", lambda name: Library)
+    with numerics.freed_memory_kept(torch.device(device)):
+        pass
+    assert len(asked) == calls
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])

@@ -276,6 +276,43 @@ def test_arguments_that_do_not_fit_together_are_refused(gaussian, make_mlps):
             train(*arguments, **further)
 
 
+class Tied(nn.Module):
+    """Two hidden layers with one weight between them, and a parameter that is not trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 4)
+        self.third, self.last = nn.Linear(4, 4), nn.Linear(4, 1)
+        self.third.weight = self.second.weight
+        self.last.bias.requires_grad_(False)
+
+    def forward(self, X):
+        return self.last(self.third(self.second(self.first(X)).tanh()).tanh())
+
+
+def test_tied_and_frozen_parameters_stay_tied_and_frozen(gaussian):
+    settings = {"MAX_ITER": 5, "PARAMETRIZATION": "sp", "CENTERED": False, "LR": 0.05}
+    models = [Tied(), Tied()]
+    plain = [Tied(), Tied()]
+    for one, other in zip(models, plain, strict=True):
+        other.load_state_dict(one.state_dict())
+    train(models, [gaussian(0), gaussian(1)], settings)
+    for k, model in enumerate(plain):
+        optimizer, batch_fn = torch.optim.SGD(model.parameters(), lr=0.05), gaussian(k)
+        for step in range(5):
+            X, y = batch_fn(step)
+            optimizer.zero_grad()
+            (model(X).squeeze(1) - y).square().mean().backward()
+            optimizer.step()
+        assert models[k].third.weight is models[k].second.weight
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(models[k].get_parameter(name), parameter)
+    for parameter in models[0].parameters():
+        parameter.requires_grad_(False)
+    with pytest.raises(SpecError, match="none of its parameters requires a gradient"):
+        train(models[:1], [gaussian(0)], settings)
+
+
 def test_random_forward_passes_are_refused(gaussian):
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
     with pytest.raises(SpecError, match=r"module '1' \(Dropout\) draws random numbers"):

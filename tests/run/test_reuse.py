@@ -1,0 +1,78 @@
+"""Finished configs of earlier runs are not trained again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlpsubmit import Sweep, launch
+
+
+def noisy(noise: float, bsz: int, gen: Any) -> Any:
+    import torch
+
+    def batch_fn(step: int) -> Any:
+        X = torch.randn(bsz, 3, generator=gen)
+        return X, X[:, 0] + noise
+
+    return batch_fn
+
+
+def sweep(widths: list[int], noise: list[float], **settings: Any) -> Sweep:
+    fixed = {"MAX_ITER": 20, "N_SAMPLES": 8, "LR": 0.1, "LOSS_CHECKPOINTS": [1e-6], **settings}
+    return Sweep("grows", {"WIDTH": widths, "noise": noise}, batchfn=noisy, **fixed)
+
+
+def test_new_values_train_alone_and_old_ones_are_taken_over(workplace: Path) -> None:
+    first = launch(sweep([4, 8], [0.0, 0.5]), executor="debug")
+    grown = launch(sweep([8, 16, 4], [0.5, 0.0, 1.0]), executor="debug")
+    assert grown.id != first.id
+    status = grown.status()
+    assert (status.configs, status.reused, status.done) == (9, 4, 9)
+    assert grown.directory.plan["configs"] == 5
+
+    old, new = first.collect(), grown.collect()
+    for width in (4, 8):
+        for noise in (0.0, 0.5):
+            point = {"width": width, "noise": noise}
+            for name in ("train_loss", "seconds", "steps"):
+                assert old[name].sel(point).item() == new[name].sel(point).item()
+    assert new.train_loss.notnull().all()
+
+    # Taken over once more, from a run that took them over itself.
+    whole = launch(sweep([4, 8, 16], [0.0, 0.5, 1.0]), executor="debug")
+    assert whole.directory.plan["configs"] == 0
+    assert whole.status().complete
+    assert whole.collect().sel(width=16, noise=1.0).train_loss == new.train_loss.sel(
+        width=16, noise=1.0
+    )
+
+
+def test_traces_are_taken_over_whole(workplace: Path) -> None:
+    settings = {"ONLYTHRESHOLDS": False, "RECORD_EVERY": 5, "EVAL_EVERY": 5}
+    first = launch(sweep([4], [0.0], **settings), executor="debug").collect()
+    grown = launch(sweep([4, 8], [0.0], **settings), executor="debug").collect()
+    assert grown.train_loss.sel(width=4).equals(first.train_loss.sel(width=4))
+
+
+@pytest.mark.parametrize("change", [{"LR": 0.2}, {"SEED": 7}, {"CENTERED": False}])
+def test_another_setting_is_another_config(workplace: Path, change: dict[str, Any]) -> None:
+    launch(sweep([4], [0.0]), executor="debug")
+    assert launch(sweep([4], [0.0], **change), executor="debug").status().reused == 0
+
+
+def test_fresh_takes_nothing_over(workplace: Path) -> None:
+    first = launch(sweep([4], [0.0]), executor="debug")
+    fresh = launch(sweep([4], [0.0]), executor="debug", fresh=True)
+    assert fresh.id != first.id
+    assert fresh.status().reused == 0
+    assert fresh.collect().drop_vars("seconds").equals(first.collect().drop_vars("seconds"))
+
+
+def test_an_unchanged_sweep_goes_on_in_its_run(workplace: Path) -> None:
+    first = launch(sweep([4], [0.0]), executor="debug")
+    again = launch(sweep([4], [0.0]), executor="debug")
+    assert again.id == first.id
+    assert again.directory.submissions() == [0]

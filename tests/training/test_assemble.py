@@ -1,0 +1,182 @@
+"""From configs to stacks: what is shared, what is kept apart, and what users are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mlpsubmit import SpecError, Sweep
+from mlpsubmit.training.assemble import assemble, data_arguments, probe
+from mlpsubmit.training.seeds import streams
+
+CPU = torch.device("cpu")
+
+
+def gaussian(bsz: int, gen: torch.Generator, d: int = 3, noise: float = 0.0) -> Any:
+    def batch_fn(step: int) -> Any:
+        X = torch.randn(bsz, d, generator=gen)
+        return X, X[:, 0] + noise
+
+    return batch_fn
+
+
+def stacks(sweep: Sweep, entries: dict[str, Any] | None = None) -> list[Any]:
+    configs = list(sweep)
+    return assemble(sweep, configs, [entries or {}] * len(configs), CPU)
+
+
+def small(axes: dict[str, Any], **settings: Any) -> Sweep:
+    fixed = {"WIDTH": 4, "N_SAMPLES": 6, "N_TEST": 5, "MAX_ITER": 3, "batchfn": gaussian}
+    given = {**fixed, **settings}
+    return Sweep("assembled", axes, **{k: v for k, v in given.items() if k not in axes})
+
+
+def test_configs_that_draw_the_same_share_a_source() -> None:
+    (stack,) = stacks(small({"LR": [0.1, 0.2], "trial": range(2), "noise": [0.0, 1.0]}))
+    sources = {id(batch_fn) for batch_fn in stack.batch_fns}
+    assert len(stack.models) == 8
+    assert (
+        len(sources) == len(stack.generators) == 4
+    )  # trial x noise: the learning rate draws nothing
+    by_config = {
+        (c["trial"], c["noise"], c["lr"]): f
+        for c, f in zip(stack.contexts, stack.batch_fns, strict=True)
+    }
+    assert by_config[0, 0.0, 0.1] is by_config[0, 0.0, 0.2]
+    # Configs that differ in noise alone see the same inputs: the same stream, drawn apart.
+    same, other = by_config[0, 0.0, 0.1](1)[0], by_config[0, 1.0, 0.1](1)[0]
+    assert torch.equal(same, other)
+    assert not torch.equal(same, by_config[1, 0.0, 0.1](1)[0])
+
+
+def test_the_first_batch_is_drawn_once_from_the_stream_of_training_data() -> None:
+    (stack,) = stacks(small({}))
+    seeds = streams(42, 0)
+    reference = gaussian(6, torch.Generator().manual_seed(seeds.train))
+    for step in range(3):
+        X, y = stack.batch_fns[0](step)
+        expected = reference(step)
+        assert torch.equal(X, expected[0])
+        assert torch.equal(y, expected[1])
+
+
+def test_the_test_set_has_a_stream_of_its_own_and_is_drawn_offline_only() -> None:
+    (offline,) = stacks(small({"trial": range(2)}, ONLINE=False))
+    reference = gaussian(5, torch.Generator().manual_seed(streams(42, 1).test))(0)
+    assert torch.equal(offline.test_fns[1](0)[0], reference[0])
+    (online,) = stacks(small({}))
+    assert online.test_fns == []
+    (asked,) = stacks(small({}, grabs={"g": lambda X_te: X_te.sum()}))
+    assert len(asked.test_fns) == 1
+
+
+def test_the_offline_set_comes_back_as_x_and_y() -> None:
+    seen = []
+
+    def doubled(bsz: int, gen: torch.Generator, X: Any = None, y: Any = None) -> Any:
+        seen.append(X)
+        return (lambda step: (X, 2 * y)) if X is not None else gaussian(bsz, gen)
+
+    (stack,) = stacks(small({}, ONLINE=False, batchfn=doubled))
+    X, y = stack.batch_fns[0](0)
+    assert torch.equal(X, seen[1])
+    assert torch.equal(y, 2 * X[:, 0])
+
+
+def test_shapes_that_differ_train_as_stacks_of_their_own() -> None:
+    """An argument of a batch function may change shapes, which no plan can know."""
+    sweep = small({"d": [2, 5], "trial": range(2)})
+    parts = stacks(sweep)
+    assert [stack.positions for stack in parts] == [[0, 1], [2, 3]]
+    assert [stack.models[0].input_layer.in_features for stack in parts] == [2, 5]
+    trained = [stack.train() for stack in parts]
+    assert all(np.isfinite(part.train_loss).all() for part in trained)
+
+
+def test_models_get_what_they_declare() -> None:
+    made = []
+
+    def convolutional(input_shape: Any, d_out: int, width: int, channels: int) -> nn.Module:
+        made.append((input_shape, d_out, width, channels))
+        inner = nn.Conv2d(input_shape[0], channels, 3)
+        return nn.Sequential(inner, nn.ReLU(), nn.Flatten(), nn.Linear(channels * 4, d_out))
+
+    def pictures(bsz: int, gen: torch.Generator) -> Any:
+        return lambda step: (torch.randn(bsz, 2, 4, 4, generator=gen), torch.ones(bsz, 3))
+
+    (stack,) = stacks(small({"channels": [5]}, MODEL=convolutional, batchfn=pictures))
+    assert made == [((2, 4, 4), 3, 4, 5)]
+    assert np.isfinite(stack.train().train_loss).all()
+
+
+def test_initial_weights_under_sp_follow_from_seed_and_trial() -> None:
+    one, two = (stacks(small({"trial": [0, 1]}, PARAMETRIZATION="sp"))[0].models for _ in range(2))
+    assert torch.equal(one[0].input_layer.weight, two[0].input_layer.weight)
+    assert not torch.equal(one[0].input_layer.weight, one[1].input_layer.weight)
+
+
+def test_named_grabs_with_arguments_and_on_a_gram_matrix() -> None:
+    def corner(W: torch.Tensor, i: int = 0) -> torch.Tensor:
+        return W[i, i].clone()
+
+    sweep = small(
+        {},
+        grabs={"corner": corner},
+        OTHER_MODEL_GRABS={"gram": "readin_gram", "trace": "readin_gram_trace"},
+        OTHER_MODEL_KWARGS={"gram": {"side": "output"}, "corner": {"i": 1}},
+        OTHER_MODEL_GRAM={"corner": True},
+    )
+    (stack,) = stacks(sweep)
+    grabs = stack.train().grabs
+    weight = stack.models[0].input_layer.weight.detach()
+    np.testing.assert_allclose(grabs["gram"][0], weight @ weight.T, rtol=1e-5)
+    np.testing.assert_allclose(grabs["trace"][0], weight.square().sum(), rtol=1e-5)
+    np.testing.assert_allclose(grabs["corner"][0], (weight.T @ weight)[1, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"LOSS": "cross_entropy"}, "D_OUT: not set, and LOSS='cross_entropy' with class labels"),
+        ({"MODEL": lambda d_in: "a model"}, "returned str; should be an nn.Module"),
+        ({"OTHER_MODEL_GRABS": {"t": "readin_gram_trase"}}, "readin_gram_trace"),
+        ({"OTHER_MODEL_KWARGS": {"t": {"i": 1}}}, "OTHER_MODEL_KWARGS: no grab is called 't'"),
+        ({"OTHER_MODEL_GRAM": {"t": True}}, "OTHER_MODEL_GRAM: no grab is called 't'"),
+        ({"OPTIMIZER": "Adma"}, "torch.optim has no optimizer 'Adma'"),
+    ],
+)
+def test_mistakes_show_in_the_probe(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message.replace("(", r"\(").replace(".", r"\.")):
+        probe(small({}, **settings))
+
+
+def test_the_probe_draws_two_samples_and_trains_no_wide_network() -> None:
+    drawn = []
+
+    def counted(bsz: int, gen: torch.Generator) -> Any:
+        drawn.append(bsz)
+        return gaussian(bsz, gen)
+
+    probe(small({"WIDTH": [16384]}, N_SAMPLES=10**6, batchfn=counted))
+    assert drawn == [2]
+
+
+def test_data_functions_get_datasethps_settings_and_axes() -> None:
+    def spectrum(d: int, alpha: float, n_train: int, scale: float = 1.0) -> Any:
+        raise AssertionError("data functions run on workers only")
+
+    sweep = small({"alpha": [1.0, 2.0]}, data=spectrum, DATASETHPS={"d": 7}, N_TRAIN=9)
+    arguments = [data_arguments(sweep, config) for config in sweep]
+    assert arguments == [{"d": 7, "alpha": a, "n_train": 9} for a in (1.0, 2.0)]
+    probe(sweep)
+
+    with pytest.raises(
+        SpecError, match="datasethps: spectrum takes no dimension; it takes alpha, d"
+    ):
+        probe(small({"alpha": [1.0]}, data=spectrum, DATASETHPS={"d": 7, "dimension": 3}))
+    with pytest.raises(SpecError, match="spectrum needs 'd'"):
+        probe(small({"alpha": [1.0]}, data=spectrum))
