@@ -29,7 +29,11 @@ DIGEST_BYTES = 16
 
 #: What the body of a class stores about its source.
 _ABOUT_SOURCE = frozenset({"__doc__", "__firstlineno__", "__static_attributes__"})
-_SKIPPED_IN_CLASSES = _ABOUT_SOURCE | {"__module__", "__dict__", "__weakref__", "_abc_impl"}
+#: What Python keeps in a class: caches, and what its bases imply.
+_BOOKKEEPING = frozenset(
+    {"__module__", "__dict__", "__weakref__", "__slotnames__", "_abc_impl"}
+    | {"__annotations__", "__annotate_func__", "__annotations_cache__"}
+)
 
 _CO_HAS_DOCSTRING = 0x4000000  # from Python 3.13 on
 
@@ -234,7 +238,7 @@ class _Encoder:
         if is_library(value.__module__):
             return
         self.add_all("bases", value.__bases__)
-        for name in sorted(set(vars(value)) - _SKIPPED_IN_CLASSES):
+        for name in sorted(set(vars(value)) - _ABOUT_SOURCE - _BOOKKEEPING):
             entry = vars(value)[name]
             if not isinstance(entry, (types.GetSetDescriptorType, types.MemberDescriptorType)):
                 self.tag("attribute", name.encode())

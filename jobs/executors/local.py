@@ -19,7 +19,7 @@ from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.store import RunDirectory
 from mlpsubmit.jobs.task import run_task, task_name
 
-__all__ = ["LocalExecutor", "gpus", "usable_cores"]
+__all__ = ["LocalExecutor", "driver_indices", "gpus", "usable_cores"]
 
 #: submitit ends a local job after two minutes unless told otherwise: ten years stand for never.
 TEN_YEARS_IN_MINUTES = 10 * 365 * 24 * 60
@@ -87,13 +87,35 @@ def gpus(hyperparameters: Hyperparameters) -> list[int]:
     import torch
 
     count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if hyperparameters.devices == "all":
-        return list(range(count))
+        return driver_indices(list(range(count)), visible)
     beyond = [index for index in hyperparameters.devices if index >= count]
     if beyond:
         valid = f"0 to {count - 1}" if count else "none: leave DEVICES out to train on the cores"
         raise UserError(f"DEVICES: got {beyond}; this machine's GPUs are {valid}")
-    return list(hyperparameters.devices)
+    return driver_indices(list(hyperparameters.devices), visible)
+
+
+def driver_indices(devices: list[int], visible: str) -> list[int]:
+    """Return GPUs by the driver's indices, where this process counts only the visible ones.
+
+    Args:
+        devices: indices among the visible GPUs.
+        visible: the value of CUDA_VISIBLE_DEVICES; empty where all are visible.
+
+    Raises:
+        UserError: where CUDA_VISIBLE_DEVICES names GPUs otherwise than by index.
+    """
+    if not visible or not devices:
+        return devices
+    names = visible.split(",")
+    if not all(name.strip().isdigit() for name in names):
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES: got {visible!r}; the local executor takes indices only, as in "
+            "CUDA_VISIBLE_DEVICES=0,1"
+        )
+    return [int(names[index]) for index in devices]
 
 
 @contextlib.contextmanager

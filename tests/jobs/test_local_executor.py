@@ -1,0 +1,71 @@
+"""How the local executor shares a machine out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mlpsubmit import UserError
+from mlpsubmit.hyperparameters import validate
+from mlpsubmit.jobs.executors.local import LocalExecutor, driver_indices, usable_cores
+
+
+def test_gpus_are_counted_among_the_visible_ones() -> None:
+    assert driver_indices([0, 1], "") == [0, 1]
+    assert driver_indices([0, 2], "4,5,7") == [4, 7]
+    assert driver_indices([], "GPU-1f") == []
+    with pytest.raises(UserError, match="got 'GPU-1f'; the local executor takes indices only"):
+        driver_indices([0], "GPU-1f")
+
+
+def test_slots_and_threads_share_the_cores() -> None:
+    cores = usable_cores()
+    assert cores == len(os.sched_getaffinity(0))
+    for tasks in range(1, cores + 1):
+        executor = LocalExecutor(validate({}), tasks)
+        assert executor.slots == tasks
+        assert executor.slots * executor.threads <= cores
+    everything = LocalExecutor(validate({}), None)
+    assert everything.slots * everything.threads <= cores
+
+
+SPEC = """
+import os
+import time
+import torch
+from mlpsubmit import Sweep
+
+def watched(bsz, gen, X=None, y=None):
+    def batch_fn(step):
+        with open({log!r}, "a") as log:
+            log.write(f"{{os.getpid()}} {{torch.get_num_threads()}} {{time.monotonic()}}\\n")
+        return torch.ones(bsz, 2), torch.ones(bsz)
+    return batch_fn
+
+sweep = Sweep("watched", {{"WIDTH": [4, 5, 6, 7, 8]}}, batchfn=watched, MAX_ITER=20, N_SAMPLES=2)
+"""
+
+
+@pytest.mark.slow
+def test_no_more_processes_than_slots_each_with_its_share_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlpsubmit import launch
+    from mlpsubmit.loading import load_spec
+
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "log"
+    (tmp_path / "watched.py").write_text(SPEC.format(log=str(log)))
+    run = launch(load_spec(tmp_path / "watched.py"), spec=tmp_path / "watched.py", executor="local")
+    status = run.wait()
+    assert status.complete
+    slots = LocalExecutor(validate({}), None).slots
+    assert len(status.tasks) == min(slots, 5)
+    rows = [line.split() for line in log.read_text().splitlines()]
+    workers = Counter(pid for pid, *_ in rows if pid != str(os.getpid()))
+    assert len(workers) == min(slots, 5)
+    threads = {int(n) for pid, n, _ in rows if pid != str(os.getpid())}
+    assert threads == {run.directory.plan["threads"]}
