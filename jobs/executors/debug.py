@@ -48,5 +48,9 @@ class DebugExecutor(Executor):
         if self.pdb:
             import pdb
 
-            pdb.post_mortem(error.__traceback__)
+            # Where the user's own function raised, not where the train loop reports it.
+            cause = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            pdb.post_mortem(cause.__traceback__)
         print("stopped at the first failing pack", file=sys.stderr)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlpsubmit import Sweep
@@ -181,6 +182,7 @@ def test_what_costs_more_is_estimated_to_cost_more():
 
     assert cost(WIDTH=64) < cost(WIDTH=128) < cost(WIDTH=128, DEPTH=4)
     assert cost() < cost(N_SAMPLES=200) < cost(N_SAMPLES=200, MAX_ITER=2000)
+    assert cost() == cost(N_TEST=1) < cost(ONLINE=False, N_TEST=1000)
     offline = {"ONLINE": False, "N_TEST": 10_000}
     assert cost(**offline, EVAL_EVERY="log:10") < cost(**offline, EVAL_EVERY=10) < cost(**offline)
     assert cost(datasethps={"d": 10}) < cost() < cost(datasethps={"d": 1000})
@@ -271,8 +273,9 @@ costs_lists = st.lists(
 
 @unhurried
 @given(costs_lists, st.integers(1, 9), st.randoms(use_true_random=False))
-def test_slices_hold_every_pack_once_and_are_balanced(costs, tasks, random):
-    numbers = sorted(random.sample(range(2 * len(costs)), len(costs)))
+@example([1.0] * 100 + [1.045] * 100, 2, random.Random(0))
+def test_slices_hold_every_pack_once_and_are_balanced(costs, tasks, rng):
+    numbers = sorted(rng.sample(range(2 * len(costs)), len(costs)))
     slices = cut(np.array(numbers), np.array(costs), tasks)
     check_slices(slices, numbers, costs, tasks)
 

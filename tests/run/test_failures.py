@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,23 @@ def test_the_debugger_executor_stops_at_the_first_failure(
     assert status.failed == 2
     assert status.state in ("failed", "stopped")
     assert mlpsubmit("resume", "--executor", "debug").code == 1
+
+
+@pytest.mark.slow
+def test_the_debugger_opens_where_the_users_function_raised(trouble: Path) -> None:
+    command = [str(Path(sys.executable).parent / "mlpsubmit"), "launch", "trouble.py"]
+    command += ["trouble=grab raises", "--executor", "debug", "--pdb"]
+    done = subprocess.run(
+        command,
+        cwd=trouble.parent,
+        input="p width\nq\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert '-> raise RuntimeError("no such layer")' in done.stdout
+    assert "(Pdb) 8" in done.stdout
+    assert done.returncode == 1
 
 
 def test_a_data_function_that_raises_is_said_for_every_config(
