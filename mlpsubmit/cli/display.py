@@ -44,11 +44,15 @@ def render(status: Status) -> RenderableType:
         (status.name, "bold"), f"  {status.run}  ", (status.state, _COLOURS[status.state])
     )
     bar = Table.grid(padding=(0, 1))
-    bar.add_row(ProgressBar(total=1.0, completed=status.fraction, width=40), _totals(status))
+    bar.add_row(_bar(status.fraction), _totals(status))
     parts: list[RenderableType] = [head, bar]
     if status.tasks:
         parts.append(_tasks(status))
     return Group(*parts, *_failures(status))
+
+
+def _bar(fraction: float) -> ProgressBar:
+    return ProgressBar(total=1.0, completed=fraction, width=24, finished_style="green")
 
 
 def _totals(status: Status) -> str:

@@ -71,6 +71,9 @@ class _Source:
     first: tuple[Tensor, Tensor]
     rest: BatchFn
 
+    def __post_init__(self) -> None:
+        self.__name__ = function_name(self.factory)  # what messages call it
+
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         return self.first if step == 0 else self.rest(step)
 
@@ -166,7 +169,13 @@ def _test_fn(
 ) -> BatchFn:
     generator = torch.Generator(device).manual_seed(seed)
     batch_fn = _made(batchfn, {**context, **_supplied(context, generator, "test")})
-    return functools.cache(batch_fn)  # drawn once, however many configs share it
+    return _named(functools.cache(batch_fn), batchfn)  # drawn once, however many share it
+
+
+def _named(batch_fn: Any, batchfn: Callable[..., Any]) -> BatchFn:
+    batch_fn.__name__ = function_name(batchfn)
+    named: BatchFn = batch_fn
+    return named
 
 
 def _made(batchfn: Callable[..., Any], offered: Mapping[str, Any]) -> BatchFn:

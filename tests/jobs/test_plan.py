@@ -210,7 +210,7 @@ def test_what_is_finished_need_not_be_kept_by_where():
         {"LR": np.linspace(0.1, 1, 100), "GAMMA": range(1, 101), "trial": range(100)},
         {"WIDTH": range(16, 1616, 16), "DEPTH": range(1, 101), "trial": range(100)},
         {"trial": range(100), "DEPTH": range(1, 101), "WIDTH": range(16, 1616, 16)},
-        {"N_SAMPLES": range(1, 101), "MAX_ITER": range(1, 101), "WIDTH": range(1, 101)},
+        {"N_SAMPLES": range(1, 101), "MAX_ITER": range(1, 101), "WIDTH": range(16, 1616, 16)},
     ],
     ids=lambda axes: "-".join(axes),
 )

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpsubmit import Monomial, Sweep
+from mlpsubmit.batchfns.protocol import fixed
 from mlpsubmit.fingerprint import digest
 from mlpsubmit.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
 from mlpsubmit.loading import freeze, load_spec, thaw
@@ -373,6 +374,16 @@ OTHER = {
     "what is guarded": PLAIN.replace("X = gen + 1", "try: X = gen + 1\n    except: X = 0"),
 }
 
+GUARDED = """
+def f(x):
+    y = 0
+    y = x(1)
+    try:
+        y = x(2)
+    except ValueError:
+        return y
+"""
+
 
 @pytest.mark.parametrize("what", SAME)
 def test_how_a_function_is_written_does_not_matter(what):
@@ -382,6 +393,11 @@ def test_how_a_function_is_written_does_not_matter(what):
 def test_what_a_function_does_matters():
     digests = {what: digest(defined(source)) for what, source in OTHER.items()}
     assert len({digest(defined(PLAIN)), *digests.values()}) == len(OTHER) + 1
+
+
+def test_where_a_try_begins_matters():
+    earlier = GUARDED.replace("    y = x(1)\n    try:\n", "    try:\n        y = x(1)\n")
+    assert digest(defined(GUARDED)) != digest(defined(earlier))
 
 
 def test_docstrings_of_inner_functions_and_classes_do_not_matter():
@@ -507,11 +523,11 @@ def test_what_is_decorated_or_bound_counts(what):
 
 
 def test_closures_that_a_library_makes_count_by_what_they_hold():
-    from torch.optim.lr_scheduler import LambdaLR
-
-    assert digest(LambdaLR.get_lr) == digest(LambdaLR.get_lr)
-    first, second = (torch.func.vmap(defined(PLAIN.replace("1", n))) for n in "12")
-    assert digest(first) != digest(second)
+    X, y = torch.ones(3, 2), torch.ones(3)
+    assert digest(fixed(X, y)) == digest(fixed(X.clone(), y))
+    assert digest(fixed(X, y)) != digest(fixed(2 * X, y))
+    one, other = (torch.func.vmap(defined(PLAIN.replace("1", n))) for n in "12")
+    assert digest(one) != digest(other)
 
 
 class Activation(enum.Enum):

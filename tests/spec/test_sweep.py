@@ -572,6 +572,11 @@ def test_a_bad_setting_is_refused(further, text):
     assert text in only(mistakes_of(make, **further))
 
 
+def test_a_mistake_is_told_once_however_many_names_it_concerns():
+    text = only(mistakes_of(make, {"q": [1]}, batchfn=max, r=2))
+    assert text.startswith("max: its signature cannot be read")
+
+
 def test_where_should_leave_something():
     assert mistakes_of(make, {"trial": range(3)}, where=lambda c: False) == [
         "where: leaves none of the 3 points; check its condition against the axes"
