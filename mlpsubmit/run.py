@@ -335,7 +335,6 @@ def _record(sweep: Sweep, spec: Path | None, command: Sequence[str]) -> dict[str
 
     base = sweep.base
     varied = {name for axis in sweep.product.axes for name in axis.names}
-    thresholds_vary = varied & {"loss_checkpoints", "percent_thresholds"}
     included = None if sweep.included is None else store.pack_mask(sweep.included)
     return {
         "format": store.FORMAT,
@@ -352,7 +351,7 @@ def _record(sweep: Sweep, spec: Path | None, command: Sequence[str]) -> dict[str
             for axis in sweep.product.axes
         ],
         "included": included,
-        "thresholds": [] if thresholds_vary else list(base.thresholds),
+        "thresholds": _threshold_coordinate(sweep),
         "hyperparameters": {
             name: _scalar(value) for name, value in dict(base).items() if name not in varied
         },
@@ -366,6 +365,20 @@ def _record(sweep: Sweep, spec: Path | None, command: Sequence[str]) -> dict[str
         "devices": base.devices,
         "origin": origin(spec, command),
     }
+
+
+def _threshold_coordinate(sweep: Sweep) -> list[float]:
+    """Return the thresholds, or their places in descending order where they are an axis."""
+    lists = [
+        value
+        for axis in sweep.product.axes
+        for name in axis.names
+        if name in ("loss_checkpoints", "percent_thresholds")
+        for value in axis.values(name)
+    ]
+    if not lists:
+        return list(sweep.base.thresholds)
+    return list(range(max(len(value or ()) for value in lists)))
 
 
 def _scalar(value: Any) -> Any:

@@ -44,7 +44,9 @@ def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
     def trace(name: str) -> dict[str, Any]:
         values = dataset[name].values
         rows = values.reshape(layout.size, *values.shape[len(layout.shape) :])[finished]
-        return _trace(layout, keys, rows.astype(np.int64) if name == "timekeys" else rows)
+        if name == "timekeys":  # a threshold that a config does not have counts as never crossed
+            rows = np.nan_to_num(rows, nan=-1).astype(np.int64)
+        return _trace(layout, keys, rows)
 
     return {
         "jobs": keys,

@@ -87,7 +87,11 @@ def _mean(values: Array) -> str:
 
 
 def _timekey(steps: Array) -> str:
-    """Return the mean step of crossing, and how many trials crossed if not all did."""
+    """Return the mean step of crossing, and how many trials crossed if not all did.
+
+    NaN stands for a threshold that the config does not have.
+    """
+    steps = steps[~np.isnan(steps)]
     if steps.size == 0:
         return NOTHING
     crossed = steps[steps >= 0]
