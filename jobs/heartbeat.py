@@ -60,10 +60,10 @@ class Heartbeat:
         """Write the file now. A full disk must not end the training, so it is only said."""
         with self._lock:
             fields = {**self._fields, "updated": time.time()}
-        try:
-            store.publish_json(self._path, fields, sync=False)
-        except OSError as error:
-            print(f"heartbeat not written: {error}", flush=True)
+            try:
+                store.publish_json(self._path, fields, sync=False)
+            except OSError as error:
+                print(f"heartbeat not written: {error}", flush=True)
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):

@@ -8,9 +8,10 @@ however large the product is.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -29,6 +30,9 @@ __all__ = ["Pack", "Plan", "Range", "cut", "make_plan"]
 STACKED_WEIGHTS = 1 << 22
 LARGEST_PACK = 64
 
+#: Activations that one stack may hold, of its largest set of samples: 256 MiB in fp32.
+STACKED_ACTIVATIONS = 1 << 26
+
 #: Fixed cost of one step of one config, in floating-point operations: what packing spares.
 STEP_OVERHEAD = 2e5
 
@@ -36,7 +40,10 @@ STEP_OVERHEAD = 2e5
 ASSUMED_INPUTS = 64
 
 #: Settings that the cost of a config is estimated from.
-COST_SETTINGS = ("d", "width", "depth", "n_samples", "n_test", "max_iter", "eval_every", "online")
+COST_SETTINGS = (
+    *("d", "width", "depth", "n_samples", "n_test", "max_iter", "eval_every", "online"),
+    "optimizer",
+)
 
 Range = tuple[int, int]
 
@@ -288,11 +295,15 @@ def _cost_setting(sweep: Sweep, name: str) -> CostSetting:
     if name == "d":
         return CostSetting((float(_known_inputs(sweep)),))
     max_iter = sweep.base.max_iter
+    if name == "optimizer":
+        number: Callable[[Any], float] = _packs_many
+    else:
+        number = functools.partial(_as_number, max_iter=max_iter)
     for place, axis in enumerate(sweep.product.axes):
         if name in axis.names:
             values = axis.values(name)
-            return CostSetting(tuple(_as_number(value, max_iter) for value in values), place)
-    return CostSetting((_as_number(getattr(sweep.base, name), max_iter),))
+            return CostSetting(tuple(map(number, values)), place)
+    return CostSetting((number(getattr(sweep.base, name)),))
 
 
 def _known_inputs(sweep: Sweep) -> int:
@@ -307,6 +318,11 @@ def _as_number(value: Any, max_iter: int) -> float:
     if isinstance(value, str):
         return max(1.0, max_iter / (log_spaced(value) or 1))
     return float(value)
+
+
+def _packs_many(optimizer: Any) -> float:
+    """Return 1 for an optimizer that trains a pack at once, 0 for a class of torch.optim."""
+    return float(isinstance(optimizer, str) and optimizer in OPTIMIZERS)
 
 
 def _by_group(
@@ -350,15 +366,17 @@ def _pack_sizes(
     slots: int,
 ) -> NDArray[np.int64]:
     """Return the configs per pack of each group, (groups,)."""
+    one_by_one = settings["optimizer"] == 0
     if base.pack_size != "auto":
-        return np.full_like(counts, int(base.pack_size))
-    if base.optimizer not in OPTIMIZERS:
-        return np.ones_like(counts)  # a torch.optim class trains one config at a time
-    sizes = np.clip(STACKED_WEIGHTS // _weights(settings), 1, LARGEST_PACK).astype(np.int64)
+        return np.where(one_by_one, 1, int(base.pack_size))
+    samples = np.maximum(settings["n_samples"], (1 - settings["online"]) * settings["n_test"])
+    activations = samples * settings["width"] * settings["depth"]
+    sizes = np.minimum(STACKED_WEIGHTS // _weights(settings), STACKED_ACTIVATIONS // activations)
+    sizes = np.clip(sizes, 1, LARGEST_PACK).astype(np.int64)
     costs = counts * _costs(settings)
     dear = costs * slots > 0.5 * costs.sum()
     shared = np.minimum(sizes, np.maximum(1, -(-counts // slots)))
-    return np.asarray(np.where(dear, shared, sizes))
+    return np.where(one_by_one, 1, np.where(dear, shared, sizes))
 
 
 def _stretches(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[Stretch]:

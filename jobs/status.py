@@ -12,7 +12,7 @@ import numpy as np
 
 from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.plan import Plan
-from mlpsubmit.jobs.store import Failure, RunDirectory
+from mlpsubmit.jobs.store import REUSED_PREFIX, Failure, RunDirectory
 
 __all__ = ["Status", "TaskStatus", "read_status"]
 
@@ -88,11 +88,11 @@ def read_status(run: RunDirectory) -> Status:
     """Read how far a run is."""
     plan = Plan.from_json(run.plan)
     tasks = _tasks(run)
-    failures = run.failures()
-    finished = _numbers(run.finished(verify=False), plan)
+    names, failures = run.outcomes()
+    finished = _numbers(names, plan)
     sizes = plan.pack_sizes
     failed = sum(len(failure.indices) for failure in failures)
-    reused = int(run.sweep["configs"]) - plan.configs
+    reused = _reused(run, names)
     done = reused + int(sizes[finished].sum())
     configs = int(run.sweep["configs"])
     fraction, remaining = _progress(run, plan, finished, tasks)
@@ -113,6 +113,13 @@ def read_status(run: RunDirectory) -> Status:
         tasks=tasks,
         failures=failures,
     )
+
+
+def _reused(run: RunDirectory, names: set[str]) -> int:
+    """Return how many configs taken over from earlier runs are there."""
+    record = run.sweep["reused"]
+    present = sum(name.startswith(REUSED_PREFIX) for name in names)
+    return int(record["configs"]) if present == record["members"] else run.reused()
 
 
 def _numbers(names: set[str], plan: Plan) -> np.ndarray[Any, np.dtype[np.int64]]:

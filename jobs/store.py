@@ -28,9 +28,10 @@ import json
 import os
 import re
 import tarfile
+import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +66,12 @@ JOBS = "jobs.json"
 RESULTS = "results"
 CHECKPOINTS = "checkpoints"
 HEARTBEATS = "heartbeats"
+LOCK = ".lock"
+REUSED = "reused.0.tar"
+REUSED_PREFIX = "reused-"
+
+#: What a new run directory consists of, besides its files.
+FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, HEARTBEATS)
 
 #: Members of a shard: a finished pack, and a pack whose training raised.
 FINISHED_SUFFIX = ".npz"
@@ -88,9 +95,9 @@ def publish(path: Path, write: Callable[[BinaryIO], Any] | bytes, *, sync: bool 
     """Write a file under a temporary name, flush it to the disk and rename it into place.
 
     Readers see the old content or the new, whole. ``sync=False`` leaves the flush out, for files
-    whose loss costs nothing (heartbeats).
+    that may be lost in a power cut (heartbeats).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with temporary.open("wb") as file:
             if callable(write):
@@ -106,6 +113,13 @@ def publish(path: Path, write: Callable[[BinaryIO], Any] | bytes, *, sync: bool 
         raise
     if sync:
         _fsync_folder(path.parent)
+
+
+def publish_folder(temporary: Path, path: Path) -> None:
+    """Rename a folder whose files are on the disk into place."""
+    _fsync_folder(temporary)
+    temporary.rename(path)
+    _fsync_folder(path.parent)
 
 
 def json_bytes(content: Any) -> bytes:
@@ -131,10 +145,23 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the kernel frees it however the process ends."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on a file; the kernel frees it however the process ends.
+
+    Raises:
+        BlockingIOError: where another holds it and ``wait`` is false.
+        RunError: where the file system has no locks.
+    """
     with path.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise RunError(
+                f"{path}: cannot be locked ({error.strerror}); keep runs on a file system that has "
+                "locks, with --runs-dir"
+            ) from error
         try:
             yield
         finally:
@@ -170,6 +197,7 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] = path.open("xb")
+        _fsync_folder(path.parent)
 
     @classmethod
     def claim(cls, results: Path, task: str) -> Shard:
@@ -190,8 +218,9 @@ class Shard:
         """Append one member and flush it to the disk."""
         info = tarfile.TarInfo(name)
         info.size, info.mtime, info.mode = len(content), int(time.time()), 0o644
-        padding = -len(content) % tarfile.BLOCKSIZE
-        self._file.write(info.tobuf(tarfile.USTAR_FORMAT) + content + bytes(padding))
+        self._file.write(info.tobuf(tarfile.GNU_FORMAT))  # its sizes go beyond 8 GiB
+        self._file.write(content)
+        self._file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -213,9 +242,12 @@ class Shard:
 
 def members(shard: Path) -> Iterator[Member]:
     """Yield the whole members of a shard; a torn tail, at whatever byte, ends the iteration."""
-    size = shard.stat().st_size
-    offset = 0
-    with shard.open("rb") as file:
+    try:
+        file = shard.open("rb")
+    except FileNotFoundError:
+        return  # a task that finished nothing takes its empty shard away
+    offset, size = 0, os.fstat(file.fileno()).st_size
+    with file:
         while offset + tarfile.BLOCKSIZE <= size:
             file.seek(offset)
             try:
@@ -409,7 +441,11 @@ class RunDirectory:
     def heartbeats(self) -> dict[str, dict[str, Any]]:
         """Return the heartbeat of every task that has one."""
         folder = self.path / HEARTBEATS
-        return {file.stem: read_json(file) for file in sorted(folder.glob("[!.]*.json"))}
+        found = {}
+        for file in sorted(folder.glob("[!.]*.json")):
+            with contextlib.suppress(RunError, OSError):  # torn by a power cut, or just replaced
+                found[file.stem] = read_json(file)
+        return found
 
     # ---- submissions
 
@@ -456,7 +492,7 @@ class RunDirectory:
             match = _SHARD_NAME.fullmatch(file.name)
             if match:
                 # Reused results come first, so that whatever this run trained wins over them.
-                fresh = match["task"] != "reused"
+                fresh = file.name != REUSED
                 found.append((fresh, match["task"], int(match["attempt"]), file))
         return [file for *_, file in sorted(found)]
 
@@ -467,7 +503,10 @@ class RunDirectory:
 
     def packs(self) -> Iterator[PackResult]:
         """Yield every finished pack; one whose bytes are damaged is left out: it trains again."""
-        for member in self.members():
+        return self._whole(self.members())
+
+    def _whole(self, members: Iterable[Member]) -> Iterator[PackResult]:
+        for member in members:
             if member.name.endswith(FINISHED_SUFFIX):
                 pack = PackResult(member)
                 if member not in self._intact and pack.intact():
@@ -475,29 +514,40 @@ class RunDirectory:
                 if member in self._intact:
                     yield pack
 
-    def finished(self, *, verify: bool) -> set[str]:
-        """Return the names of the packs that have a result.
+    def finished(self, among: Container[str]) -> set[str]:
+        """Return those of some packs that have a result, having read it and its checksums."""
+        wanted = (member for member in self.members() if _pack_name(member) in among)
+        return {pack.name for pack in self._whole(wanted)}
 
-        Args:
-            verify: read every result and check its checksums, as resume must; without it only
-                headers are read, which is enough to show how far a run is.
+    def reused(self) -> int:
+        """Return how many configs taken over from earlier runs are there, read and verified."""
+        wanted = (m for m in self.members() if m.name.startswith(REUSED_PREFIX))
+        return sum(len(pack["index"]) for pack in self._whole(wanted))
+
+    def outcomes(self) -> tuple[set[str], list[Failure]]:
+        """Return the names of finished packs, and the failed ones that have not finished since.
+
+        Only headers are read: enough to show how far a run is.
         """
-        if verify:
-            return {pack.name for pack in self.packs()}
-        names = (member.name for member in self.members())
-        return {n.removesuffix(FINISHED_SUFFIX) for n in names if n.endswith(FINISHED_SUFFIX)}
+        finished: set[str] = set()
+        failed: dict[str, Failure] = {}
+        for member in self.members():
+            name = _pack_name(member)
+            if member.name.endswith(FAILED_SUFFIX):
+                if failure := _failure(name, member):
+                    failed[name] = failure
+            else:
+                finished.add(name)
+                failed.pop(name, None)
+        return finished, list(failed.values())
 
     def failures(self) -> list[Failure]:
         """Return the failed packs that have not finished since; the last failure of each."""
-        found: dict[str, Failure] = {}
-        for member in self.members():
-            if member.name.endswith(FAILED_SUFFIX):
-                pack = member.name.removesuffix(FAILED_SUFFIX)
-                if failure := _failure(pack, member):
-                    found[pack] = failure
-            else:
-                found.pop(member.name.removesuffix(FINISHED_SUFFIX), None)
-        return list(found.values())
+        return self.outcomes()[1]
+
+
+def _pack_name(member: Member) -> str:
+    return member.name.removesuffix(FAILED_SUFFIX).removesuffix(FINISHED_SUFFIX)
 
 
 def _failure(pack: str, member: Member) -> Failure | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlpsubmit.calling import call
-from mlpsubmit.fingerprint import digest
 from mlpsubmit.jobs import store
+from mlpsubmit.jobs.checkpoint import Checkpoint
+from mlpsubmit.jobs.data import SharedData
 from mlpsubmit.jobs.heartbeat import Heartbeat
 from mlpsubmit.jobs.plan import Pack, Plan
 from mlpsubmit.jobs.store import RunDirectory, Shard
 from mlpsubmit.loading import thaw
-from mlpsubmit.sweep import Config, Sweep
-from mlpsubmit.training.assemble import Stack, assemble, data_arguments
+from mlpsubmit.sweep import Sweep
+from mlpsubmit.training.assemble import Stack, assemble
 from mlpsubmit.training.loop import Trained
-from mlpsubmit.training.monitor import Interrupted, Progress, StateError
+from mlpsubmit.training.monitor import Interrupted, StateError
 from mlpsubmit.training.seeds import data_seed
 
 __all__ = ["run_task", "task_name"]
@@ -68,10 +67,16 @@ def run_task(
 def _stop_on_signals() -> Iterator[threading.Event]:
     """Turn the signals that end a task into an event that the train loop looks at every step."""
     stop = threading.Event()
+
+    def ask(number: int, _: object) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C: the user's function does not come back
+        stop.set()
+
     previous = {}
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
-            previous[number] = signal.signal(number, lambda *_: stop.set())
+            previous[number] = signal.signal(number, ask)
     try:
         yield stop
     finally:
@@ -88,7 +93,6 @@ class _Task:
     index: int
     stop: threading.Event
     on_failure: Callable[[BaseException], None] | None
-    data: dict[str, Mapping[str, Any] | Exception] = field(default_factory=dict)
 
     def run(self) -> str:
         self.name = task_name(self.submission, self.index)
@@ -96,6 +100,7 @@ class _Task:
         self.plan = Plan.from_json(self.run_directory.plan)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(self.plan.threads)
+        self.data = SharedData(self.run_directory, self.sweep, self.device)
         packs = self._packs()
         with (
             Shard.claim(self.run_directory.results, self.name) as shard,
@@ -117,8 +122,8 @@ class _Task:
     def _packs(self) -> list[Pack]:
         """Return the packs of the slice that have no result; an earlier attempt made the others."""
         ranges = self.run_directory.intent(self.submission)["slices"][self.index]
-        finished = self.run_directory.finished(verify=True)
-        packs = (self.plan.pack(number) for low, high in ranges for number in range(low, high))
+        packs = [self.plan.pack(number) for low, high in ranges for number in range(low, high)]
+        finished = self.run_directory.finished(among={pack.name for pack in packs})
         return [pack for pack in packs if pack.name not in finished]
 
     def _heartbeat(self, shard: Shard, packs: Sequence[Pack]) -> Heartbeat:
@@ -150,9 +155,9 @@ class _Task:
         else:
             shard.append(pack.name + store.FINISHED_SUFFIX, store.npz_bytes(arrays))
             heartbeat.update(packs_done=heartbeat["packs_done"] + 1)
+            self.run_directory.checkpoint(pack.name).unlink(missing_ok=True)
             seconds = time.monotonic() - started
             print(f"pack {pack.name}: {len(indices)} configs in {seconds:.1f} s", flush=True)
-        self.run_directory.checkpoint(pack.name).unlink(missing_ok=True)
 
     def _record_failure(
         self,
@@ -178,163 +183,35 @@ class _Task:
         self, pack: Pack, indices: NDArray[np.int64], heartbeat: Heartbeat
     ) -> dict[str, NDArray[Any]]:
         configs = [self.sweep.config(int(index)) for index in indices]
-        entries = [self._entries(config) for config in configs]
+        entries = [self.data.entries(config) for config in configs]
         stacks = assemble(self.sweep, configs, entries, self.device)
-        monitor = _PackMonitor(
+        checkpoint = Checkpoint(
             self.run_directory.checkpoint(pack.name),
+            self.device,
             self.stop,
             heartbeat,
             60 * self.sweep.base.checkpoint_minutes,
             self.sweep.base.verbose,
         )
-        finished = monitor.finished
-        for stack in stacks[len(finished) :]:
-            started = time.monotonic()
+        for stack in stacks[len(checkpoint.finished) :]:
+            # What draws from torch's global generator, against the advice, repeats all the same.
+            torch.manual_seed(data_seed(stack.hyperparameters[0].seed))
             try:
-                trained = stack.train(monitor)
+                trained = stack.train(checkpoint)
             except StateError as error:
                 print(f"pack {pack.name}: starting anew: {error}", flush=True)
-                monitor.file.unlink()
+                checkpoint.discard()
                 return self._train(pack, indices, heartbeat)
-            finished.append(_result(stack, trained, time.monotonic() - started))
-            monitor.state = None
+            checkpoint.finish(_result(stack, trained, checkpoint.seconds))
         return {
             "index": indices,
             "key": _hex_keys(self.sweep, indices),
-            **_joined(finished, len(indices)),
+            **_joined(checkpoint.finished, len(indices)),
         }
-
-    # ---- data
-
-    def _entries(self, config: Config) -> Mapping[str, Any]:
-        """Return what the data function gives for a config, its tensors on the device.
-
-        Equal arguments give the same object; a function that raised raises again at once.
-        """
-        if self.sweep.data is None:
-            return _NO_ENTRIES
-        arguments = data_arguments(self.sweep, config)
-        seed = data_seed(config.hyperparameters.seed) if "gen" in arguments else None
-        key = digest(self.sweep.data, {**arguments, "gen": seed}).hex()
-        if key not in self.data:
-            try:
-                self.data[key] = _on_device(self._shared_data(key, arguments, seed), self.device)
-            except Exception as error:
-                self.data[key] = error
-        entries = self.data[key]
-        if isinstance(entries, Exception):
-            raise entries
-        return entries
-
-    def _shared_data(
-        self, key: str, arguments: Mapping[str, Any], seed: int | None
-    ) -> Mapping[str, Any]:
-        """Load what another task computed, or compute it for all tasks."""
-        file = self.run_directory.data_file(key)
-        with store.locked(file.with_suffix(".lock")):
-            if not file.exists():
-                generator = {} if seed is None else {"gen": torch.Generator().manual_seed(seed)}
-                entries = call(self.sweep.data, {**arguments, **generator})  # type: ignore[arg-type]
-                if not isinstance(entries, Mapping):
-                    raise TypeError(
-                        f"the data function returned {type(entries).__name__}; it should return a "
-                        "mapping of names to arrays"
-                    )
-                tensors = {name: _as_tensor(value) for name, value in entries.items()}
-                store.publish(file, lambda stream: torch.save(tensors, stream))
-        loaded: Mapping[str, Any] = torch.load(file, weights_only=False, mmap=True)
-        return loaded
 
 
 class _StoppedAtFailure(Exception):
     """Ends a task at its first failing pack, whose failure is on disk by then."""
-
-
-_NO_ENTRIES: Mapping[str, Any] = {}
-
-
-def _as_tensor(value: Any) -> Any:
-    return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
-
-
-def _on_device(entries: Mapping[str, Any], device: torch.device) -> Mapping[str, Any]:
-    return {
-        name: value.to(device) if isinstance(value, torch.Tensor) else value
-        for name, value in entries.items()
-    }
-
-
-class _PackMonitor:
-    """Saves the state of a pack, and says in the heartbeat how far it is.
-
-    The file holds the results of the pack's finished stacks and the state of the one that trains.
-    """
-
-    def __init__(
-        self,
-        file: Path,
-        stop: threading.Event,
-        heartbeat: Heartbeat,
-        interval: float,
-        verbose: bool,
-    ) -> None:
-        self.file = file
-        self.stop = stop
-        self.heartbeat = heartbeat
-        self.interval = interval
-        self.verbose = verbose
-        self.finished, self.state = self._load()
-        self.saved = self.seen = time.monotonic()
-        self.step, self.active = 0, 0
-
-    def _load(self) -> tuple[list[dict[str, NDArray[Any]]], dict[str, Any] | None]:
-        if not self.file.exists():
-            return [], None
-        try:
-            content = torch.load(self.file, weights_only=True)
-        except Exception as error:
-            print(f"checkpoint {self.file.name} is unusable, starting anew: {error}", flush=True)
-            return [], None
-        finished = [
-            {name: tensor.numpy() for name, tensor in arrays.items()}
-            for arrays in content["finished"]
-        ]
-        return finished, content["state"]
-
-    def restore(self) -> dict[str, Any] | None:
-        return self.state
-
-    def due(self) -> bool:
-        return self.stop.is_set() or time.monotonic() - self.saved >= self.interval
-
-    def save(self, state: dict[str, Any]) -> None:
-        finished = [
-            {name: torch.from_numpy(array) for name, array in arrays.items()}
-            for arrays in self.finished
-        ]
-        buffer = io.BytesIO()
-        torch.save({"finished": finished, "state": state}, buffer)
-        store.publish(self.file, buffer.getvalue())
-        self.saved = time.monotonic()
-        if self.stop.is_set():
-            raise Interrupted
-
-    def progress(self, progress: Progress) -> None:
-        now = time.monotonic()
-        finite = progress.losses[np.isfinite(progress.losses)]
-        loss = float(np.median(finite)) if len(finite) else None
-        made = max(0, progress.step - self.step) * max(self.active, progress.active)
-        self.heartbeat.update(
-            step=progress.step,
-            max_iter=progress.max_iter,
-            active=progress.active,
-            loss=loss,
-            speed=made / max(now - self.seen, 1e-9),
-        )
-        self.step, self.active, self.seen = progress.step, progress.active, now
-        if self.verbose:
-            shown = "not finite" if loss is None else f"{loss:.4g}"
-            print(f"step {progress.step}: {progress.active} train, loss {shown}", flush=True)
 
 
 def _result(stack: Stack, trained: Trained, seconds: float) -> dict[str, NDArray[Any]]:

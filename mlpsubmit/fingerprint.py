@@ -83,6 +83,11 @@ def _new_hash() -> Any:
     return hashlib.blake2b(digest_size=DIGEST_BYTES)
 
 
+#: Exact types that are taken apart here; what derives from them is reduced as any object is.
+_SCALARS = (type(None), bool, int, float, complex, str)
+_CONTAINERS = (list, tuple, range, set, frozenset, dict, str, int, float, complex, bytes, bytearray)
+
+
 class _Encoder:
     """Feeds values, in an unambiguous form, into one hash."""
 
@@ -96,9 +101,9 @@ class _Encoder:
         self.hash.update(f"{tag}:{len(content)}:".encode() + content)
 
     def add(self, value: Any) -> None:
-        if value is None or isinstance(value, (bool, int, float, complex, str)):
+        if type(value) in _SCALARS:
             self.tag(type(value).__name__, repr(value).encode())
-        elif isinstance(value, (bytes, bytearray)):
+        elif type(value) in (bytes, bytearray):
             self.tag("bytes", bytes(value))
         elif id(value) in self.open:
             self.tag("cycle", str(self.open[id(value)]).encode())
@@ -132,17 +137,19 @@ class _Encoder:
             self.add(entry)
 
     def add_object(self, value: Any) -> None:
-        for kinds, encode in self.kinds():
-            if isinstance(value, kinds):
-                encode(value)
-                return
+        if type(value) in _CONTAINERS or not isinstance(value, _CONTAINERS):
+            for kinds, encode in self.kinds():
+                if isinstance(value, kinds):
+                    encode(value)
+                    return
         if isinstance(value, (np.ndarray, np.generic)) or _is_tensor(value):
             self.array(value)
         else:
             self.reduced(value)
 
     def kinds(self) -> Iterator[tuple[Any, Callable[[Any], None]]]:
-        yield (list, tuple, range), lambda value: self.add_all("sequence", value)
+        yield (list, range), lambda value: self.add_all("list", value)
+        yield tuple, lambda value: self.add_all("tuple", value)
         yield (set, frozenset), lambda value: self.add_all("set", sorted(map(self.alone, value)))
         yield types.MappingProxyType, lambda value: self.mapping(value)
         yield dict, self.mapping
@@ -154,6 +161,7 @@ class _Encoder:
         yield type, self.a_class
         yield types.BuiltinFunctionType, self.builtin
         yield types.MethodDescriptorType, self.named
+        yield functools.cached_property, lambda p: self.add_all("property", (p.func,))
         yield (property,), lambda p: self.add_all("property", (p.fget, p.fset))
         yield (staticmethod, classmethod), lambda m: self.add_all("method", (m.__func__,))
 
@@ -174,7 +182,10 @@ class _Encoder:
 
     def array(self, value: Any) -> None:
         if _is_tensor(value):
-            value = value.detach().cpu().numpy()
+            self.tag("tensor", str(value.dtype).encode())
+            value = value.detach().cpu()
+            dense = value.to_dense() if value.layout is not type(value)().layout else value
+            value = (dense.float() if dense.dtype.itemsize < 4 else dense).numpy()
         self.tag("array", f"{value.dtype}{value.shape}".encode())
         if value.dtype.hasobject:
             self.add(value.tolist())

@@ -25,23 +25,22 @@ def origin(spec: Path | None, command: Sequence[str]) -> dict[str, str]:
         "torch": version("torch"),
         "numpy": version("numpy"),
         "python": platform.python_version(),
-        "git_commit": _git(folder, "rev-parse", "HEAD").strip(),
+        "git_commit": _git(folder, "rev-parse", "HEAD").decode().strip(),
     }
     changes = _git(folder, "diff", "HEAD")
-    entries["git_diff_hash"] = hashlib.blake2b(changes.encode()).hexdigest()[:16] if changes else ""
+    entries["git_diff_hash"] = hashlib.blake2b(changes).hexdigest()[:16] if changes else ""
     return entries
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _git(folder: Path, *arguments: str) -> bytes:
     """Return what git says about the user's folder; nothing where it is no repository."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],
             capture_output=True,
-            text=True,
             timeout=GIT_SECONDS,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        return b""
+    return done.stdout if done.returncode == 0 else b""

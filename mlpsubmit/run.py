@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -9,12 +10,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mlpsubmit.errors import RunError, UserError, did_you_mean
+from mlpsubmit.errors import RunError, UserError
+from mlpsubmit.finding import RUNS_VARIABLE, find_run, runs_folder, runs_of
 from mlpsubmit.jobs import store
 from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.plan import Plan, cut, make_plan
@@ -24,13 +28,12 @@ from mlpsubmit.jobs.store import RunDirectory
 if TYPE_CHECKING:
     import xarray
 
+    from mlpsubmit.jobs.executors import Executor
     from mlpsubmit.results import Layout
+    from mlpsubmit.reuse import Reused
     from mlpsubmit.sweep import Sweep
 
-__all__ = ["Run", "launch", "open_run", "runs_folder"]
-
-RUNS_VARIABLE = "MLPSUBMIT_RUNS"
-DEFAULT_RUNS = "mlpruns"
+__all__ = ["Prepared", "Run", "launch", "open_run", "prepare"]
 
 POLL_SECONDS = 0.5
 
@@ -90,53 +93,63 @@ class Run:
             RunError: where a task of the run still lives.
             UserError: where the executor cannot be had.
         """
+        from mlpsubmit.hyperparameters import validate
         from mlpsubmit.jobs import executors
 
-        with store.locked(self.path / store.PLAN):
+        hyperparameters = validate({"devices": self.directory.sweep["devices"]})
+        chosen = executors.by_name(executor)(hyperparameters, tasks)
+        chosen.pdb = pdb
+        submitted = self._start(chosen)
+        if not submitted and (lost := self.lost_reused()):
+            raise RunError(
+                f"run {self.id}: {lost} results that it took over from earlier runs are damaged; "
+                "launch its spec again: a new run takes over what is whole and trains those alone"
+            )
+        return submitted
+
+    def lost_reused(self) -> int:
+        """Return how many results taken over from earlier runs are no longer whole."""
+        return int(self.directory.sweep["reused"]["configs"]) - self.directory.reused()
+
+    def missing_packs(self, plan: Plan) -> NDArray[np.int64]:
+        """Return the numbers of the packs that have no result, having verified those that do."""
+        finished = self.directory.finished(among={pack.name for pack in plan})
+        return np.array([p.number for p in plan if p.name not in finished], dtype=np.int64)
+
+    def _start(self, executor: Executor) -> int:
+        """Hand what is missing to an executor; return how many packs that is."""
+        with _exclusively(self.path / store.PLAN, f"run {self.id}"):
             if self.status().running:
                 raise RunError(
                     f"run {self.id} is still running; wait for it (mlpsubmit status), or stop it "
                     "first: mlpsubmit cancel"
                 )
             plan = Plan.from_json(self.directory.plan)
-            finished = self.directory.finished(verify=True)
-            missing = [number for number in range(plan.packs) if f"{number:07d}" not in finished]
-            if not missing:
-                return 0
-            chosen = executors.by_name(executor)(self._hyperparameters(), tasks)
-            chosen.threads = plan.threads
-            chosen.pdb = pdb
-            number = self._intend(chosen.name, chosen.slots, plan, np.array(missing))
-            jobs = chosen.submit(
-                self.directory, number, range(len(self.directory.intent(number)["slices"]))
-            )
-            store.publish_json(
-                self.directory.submission(number) / store.JOBS,
-                {"jobs": [job.to_json() for job in jobs]},
-            )
-        return len(missing)
+            missing = self.missing_packs(plan)
+            if len(missing):
+                self._submit(executor, plan, missing)
+            return len(missing)
 
-    def _hyperparameters(self) -> Any:
-        """Return the hyperparameters that an executor looks at."""
-        from mlpsubmit.hyperparameters import validate
-
-        return validate({"devices": self.directory.sweep["devices"]})
-
-    def _intend(
-        self, executor: str, slots: int, plan: Plan, missing: np.ndarray[Any, np.dtype[np.int64]]
-    ) -> int:
-        """Write down what is about to be submitted, before anything is."""
+    def _submit(self, executor: Executor, plan: Plan, missing: NDArray[np.int64]) -> None:
+        """Write down what is about to be submitted, submit it, and write down each answer."""
         number = self.directory.new_submission()
         costs = plan.pack_costs
+        slots = min(executor.side_by_side(plan.threads), len(missing))
+        slices = cut(missing, costs[missing], slots)
         intent = {
-            "executor": executor,
+            "executor": executor.name,
             "host": socket.gethostname(),
             "created": time.time(),
             "cost_done": plan.cost - float(costs[missing].sum()),
-            "slices": cut(missing, costs[missing], min(slots, len(missing))),
+            "slices": slices,
         }
-        store.publish_json(self.directory.submission(number) / store.INTENT, intent)
-        return number
+        folder = self.directory.submission(number)
+        store.publish_json(folder / store.INTENT, intent)
+        executor.threads = plan.threads
+        jobs: list[dict[str, Any]] = []
+        for job in executor.submit(self.directory, number, range(len(slices))):
+            jobs.append(job.to_json())
+            store.publish_json(folder / store.JOBS, {"jobs": jobs})
 
     def cancel(self) -> int:
         """Ask every living task to save its pack and stop.
@@ -155,8 +168,9 @@ class Run:
             if process["host"] != socket.gethostname():
                 elsewhere.add(process["host"])
             elif is_alive(process):
-                os.kill(int(process["pid"]), signal.SIGTERM)
-                asked += 1
+                with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+                    os.kill(int(process["pid"]), signal.SIGTERM)
+                    asked += 1
         if elsewhere:
             raise RunError(
                 f"run {self.id} has tasks on {', '.join(sorted(elsewhere))}, which cannot be "
@@ -276,60 +290,128 @@ def launch(
     from mlpsubmit.loading import freeze
     from mlpsubmit.training.assemble import probe
 
+    _ = sweep.fingerprint  # before any function of the user runs and fills a cache of its own
     probe(sweep)
-    folder = runs_folder(runs_dir) / sweep.name
     chosen = executors.by_name(executor)(sweep.base, tasks)
-    earlier = [] if fresh else [RunDirectory(path) for path in reversed(_runs(folder))]
-    if earlier and earlier[0].sweep["fingerprint"] == sweep.fingerprint:
-        run = Run(earlier[0])
-        if not run.status().running:
-            run.resume(executor, tasks, pdb=pdb)
-        return run
+    chosen.pdb = pdb
     frozen = freeze(sweep, spec and spec.parent)
-    reused = _Reused(sweep)
-    for directory in earlier:
-        reused.take(directory)
-    plan = make_plan(sweep, chosen.slots, chosen.threads, reused.indices)
-    record = _record(sweep, spec, command)
-    run = Run(_create(folder, record, plan, frozen, reused))
-    run.resume(executor, tasks, pdb=pdb)
+    folder = runs_folder(runs_dir) / sweep.name
+    with _writing(folder), _exclusively(_made(folder) / store.LOCK, f"the sweep {sweep.name}"):
+        prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)
+        run = prepared.run
+        if run is None:
+            record = _record(sweep, spec, command, prepared.reused.record)
+            run = Run(_create(folder, record, prepared.plan, frozen, prepared.reused))
+    if not run.status().running:
+        run._start(chosen)
     return run
 
 
-def runs_folder(runs_dir: str | Path | None = None) -> Path:
-    """Return where runs are kept: the argument, else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``."""
-    return Path(runs_dir or os.environ.get(RUNS_VARIABLE) or DEFAULT_RUNS).expanduser()
+@dataclass(frozen=True)
+class Prepared:
+    """What a launch is about to do.
+
+    Attributes:
+        run: the run that goes on, or None where a new one is made.
+        missing: the numbers of the packs to train.
+    """
+
+    run: Run | None
+    plan: Plan
+    missing: NDArray[np.int64]
+    reused: Reused
 
 
-def _create(
-    folder: Path, record: Mapping[str, Any], plan: Plan, frozen: bytes, reused: _Reused
-) -> RunDirectory:
-    """Make the run directory under a temporary name and rename it: it exists whole or not at all.
+def prepare(
+    sweep: Sweep,
+    executor: Executor,
+    runs_dir: str | Path | None = None,
+    *,
+    fresh: bool = False,
+) -> Prepared:
+    """Find out what a launch of a sweep has to do, and change nothing."""
+    from mlpsubmit.reuse import Reused
+
+    earlier = [] if fresh else _earlier(runs_folder(runs_dir) / sweep.name)
+    reused = Reused(sweep)
+    if earlier and earlier[0].sweep["fingerprint"] == sweep.fingerprint:
+        run = Run(earlier[0])
+        if not run.lost_reused():
+            plan = Plan.from_json(earlier[0].plan)
+            return Prepared(run, plan, run.missing_packs(plan), reused)
+    reused.take(earlier)
+    plan = make_plan(sweep, executor.slots, 1, reused.indices)
+    threads = executor.threads_of(min(executor.slots, max(plan.packs, 1)))
+    return Prepared(None, replace(plan, threads=threads), np.arange(plan.packs), reused)
+
+
+def _earlier(folder: Path) -> list[RunDirectory]:
+    """Return the runs of a sweep that this version can read, newest first."""
+    found = []
+    for path in reversed(runs_of(folder)):
+        with contextlib.suppress(RunError):
+            found.append(RunDirectory.open(path))
+    return found
+
+
+@contextlib.contextmanager
+def _exclusively(file: Path, what: str) -> Iterator[None]:
+    """Hold a lock, or say that another process is at it.
 
     Raises:
-        UserError: where the runs folder cannot be written.
+        RunError: where another holds it.
     """
-    run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
-    temporary = folder / f".{run_id}"
     try:
-        for name in (store.DATA, store.SUBMISSIONS, store.RESULTS, store.CHECKPOINTS):
-            (temporary / name).mkdir(parents=True)
-        (temporary / store.HEARTBEATS).mkdir()
-        store.publish(temporary / store.SWEEP_PICKLE, frozen)
-        store.publish_json(temporary / store.PLAN, plan.to_json())
-        store.publish_json(temporary / store.SWEEP_JSON, {**record, "id": run_id})
-        reused.write(temporary / store.RESULTS)
-        temporary.rename(folder / run_id)
+        with store.locked(file, wait=False):
+            yield
+    except BlockingIOError:
+        raise RunError(
+            f"{what}: another launch or resume of it is at work; wait until it is done"
+        ) from None
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say of a runs folder that cannot be written how to give another."""
+    try:
+        yield
+    except BlockingIOError:
+        raise
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise UserError(
             f"{folder}: cannot be written ({error.strerror}); give a folder for runs with "
             f"--runs-dir or ${RUNS_VARIABLE}"
         ) from error
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _create(
+    folder: Path, record: Mapping[str, Any], plan: Plan, frozen: bytes, reused: Reused
+) -> RunDirectory:
+    """Make the run directory under another name and rename it: it exists whole or not at all."""
+    run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
+    temporary = folder / f".{run_id}"
+    try:
+        for name in store.FOLDERS:
+            (temporary / name).mkdir(parents=True)
+        store.publish(temporary / store.SWEEP_PICKLE, frozen)
+        store.publish_json(temporary / store.PLAN, plan.to_json())
+        store.publish_json(temporary / store.SWEEP_JSON, {**record, "id": run_id})
+        reused.write(temporary / store.RESULTS)
+        store.publish_folder(temporary, folder / run_id)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     return RunDirectory.open(folder / run_id)
 
 
-def _record(sweep: Sweep, spec: Path | None, command: Sequence[str]) -> dict[str, Any]:
+def _record(
+    sweep: Sweep, spec: Path | None, command: Sequence[str], reused: Mapping[str, int]
+) -> dict[str, Any]:
     """Return what sweep.json says: for people, and for collect."""
     from mlpsubmit.provenance import origin
 
@@ -346,11 +428,12 @@ def _record(sweep: Sweep, spec: Path | None, command: Sequence[str]) -> dict[str
             {
                 "dimension": axis.dimension,
                 "names": list(axis.names),
-                "values": [[_scalar(value) for value in axis.values(n)] for n in axis.names],
+                "values": [_labels(axis.values(name)) for name in axis.names],
             }
             for axis in sweep.product.axes
         ],
         "included": included,
+        "reused": dict(reused),
         "thresholds": _threshold_coordinate(sweep),
         "hyperparameters": {
             name: _scalar(value) for name, value in dict(base).items() if name not in varied
@@ -381,6 +464,14 @@ def _threshold_coordinate(sweep: Sweep) -> list[float]:
     return list(range(max(len(value or ()) for value in lists)))
 
 
+def _labels(values: Sequence[Any]) -> list[Any]:
+    """Return axis values as coordinates; equal labels, as of two lambdas, are numbered."""
+    labels = [_scalar(value) for value in values]
+    if len({(type(label), label) for label in labels}) < len(labels):
+        return [f"{label} #{place}" for place, label in enumerate(labels)]
+    return labels
+
+
 def _scalar(value: Any) -> Any:
     """Return a value as a coordinate can hold it: a number or a string."""
     from mlpsubmit.calling import function_name
@@ -390,79 +481,6 @@ def _scalar(value: Any) -> Any:
     if callable(value) and not hasattr(value, "items"):
         return function_name(value)
     return str(value)
-
-
-class _Reused:
-    """Results of earlier runs of the same name, for configs whose keys agree."""
-
-    def __init__(self, sweep: Sweep) -> None:
-        self._sweep = sweep
-        self._table: tuple[Any, Any] | None = None
-        self._found: dict[int, None] = {}
-        self._packs: list[dict[str, Any]] = []
-
-    @property
-    def indices(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The flat indices of the configs that need no training."""
-        return np.array(sorted(self._found), dtype=np.int64)
-
-    def _sorted_keys(self) -> tuple[Any, Any]:
-        """Return the keys of all configs of the sweep, sorted, and their flat indices."""
-        if self._table is None:
-            included = self._sweep.included
-            size = self._sweep.product.size
-            indices = np.arange(size) if included is None else np.flatnonzero(included)
-            lanes = self._sweep.keys(indices)
-            order = np.lexsort((lanes[:, 1], lanes[:, 0]))
-            self._table = (lanes[order], indices[order])
-        return self._table
-
-    def take(self, directory: RunDirectory) -> None:
-        """Remember the results of a run whose configs are in the sweep too."""
-        for pack in directory.packs():
-            rows, indices = self._matches(pack["key"])
-            fresh = [i for i, index in enumerate(indices) if index not in self._found]
-            if fresh:
-                chosen = indices[fresh]
-                self._found.update(dict.fromkeys(chosen.tolist()))
-                self._packs.append(_rows(pack, rows[fresh]) | {"index": chosen})
-
-    def _matches(self, hex_keys: Any) -> tuple[Any, Any]:
-        """Return the rows of a pack whose keys the sweep has, and the flat indices there."""
-        lanes, indices = self._sorted_keys()
-        wanted = np.frombuffer(bytes.fromhex(b"".join(hex_keys).decode()), dtype="<u8")
-        wanted = wanted.reshape(-1, 2)
-        places = np.searchsorted(lanes[:, 0], wanted[:, 0])
-        places = np.minimum(places, len(lanes) - 1)
-        rows = np.flatnonzero((lanes[places] == wanted).all(axis=1))
-        return rows, indices[places[rows]]
-
-    def write(self, results: Path) -> None:
-        """Write what was taken over as a shard of the new run."""
-        if not self._packs:
-            return
-        with store.Shard(results / "reused.0.tar") as shard:
-            for number, arrays in enumerate(self._packs):
-                name = f"reused-{number:07d}{store.FINISHED_SUFFIX}"
-                shard.append(name, store.npz_bytes(arrays))
-
-
-def _rows(pack: store.PackResult, rows: Any) -> dict[str, Any]:
-    shared = {"step", "eval_step", "grab_step"}
-    return {n: pack[n] if n in shared else pack[n][rows] for n in pack.arrays()}
-
-
-# ---- finding runs ------------------------------------------------------------------------------
-
-
-def _runs(folder: Path) -> list[Path]:
-    """Return the runs in the folder of a sweep, oldest first."""
-    found = folder.glob(f"[!.]*/{store.SWEEP_JSON}")
-    return sorted((file.parent for file in found), key=lambda path: (_created(path), path.name))
-
-
-def _created(path: Path) -> float:
-    return (path / store.SWEEP_JSON).stat().st_mtime
 
 
 def open_run(selector: str | Path | None = None, runs_dir: str | Path | None = None) -> Run:
@@ -476,43 +494,4 @@ def open_run(selector: str | Path | None = None, runs_dir: str | Path | None = N
     Raises:
         RunError: where the selector fits no run, or several.
     """
-    folder = runs_folder(runs_dir)
-    if selector is not None and (Path(selector).is_dir() or os.sep in str(selector)):
-        path = Path(selector)
-        if path.parent != path and (folder / path / store.SWEEP_JSON).exists():
-            path = folder / path
-        return Run(RunDirectory.open(path))
-    every = [path for sweep in _folders(folder) for path in _runs(sweep)]
-    if not every:
-        raise RunError(
-            f"{folder}: holds no run; launch one (mlpsubmit launch spec.py), or say where runs "
-            f"are with --runs-dir or ${RUNS_VARIABLE}"
-        )
-    if selector is None:
-        return Run(RunDirectory.open(max(every, key=_created)))
-    named = [path for path in every if path.parent.name == selector]
-    if named:
-        return Run(RunDirectory.open(named[-1]))
-    return Run(RunDirectory.open(_by_id(str(selector), every, folder)))
-
-
-def _folders(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.glob("[!.]*")) if path.is_dir())
-
-
-def _by_id(selector: str, every: Sequence[Path], folder: Path) -> Path:
-    fitting = [
-        path
-        for path in every
-        if path.name.startswith(selector) or path.name.rpartition("-")[2].startswith(selector)
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        listed = "".join(f"\n  {path.parent.name}  {path.name}" for path in fitting)
-        raise RunError(f"{selector}: fits {len(fitting)} runs; give more of the id:{listed}")
-    names = sorted({path.parent.name for path in every})
-    raise RunError(
-        f"{selector}: no run of that name or id in {folder}{did_you_mean(selector, names)}; "
-        f"there are runs of {', '.join(names)}"
-    )
+    return Run(RunDirectory.open(find_run(selector, runs_dir)))

@@ -59,7 +59,7 @@ class Config(Mapping[str, Any]):
         A function that declares a hyperparameter in another spelling finds it under that too.
         """
         sweep = self._sweep
-        settings = {**dict(sweep.base), "trial": 0, **sweep.arguments, **self.point}
+        settings = {**sweep.fixed, **self.point}
         settings.update({spelt: settings[name] for spelt, name in sweep.spellings.items()})
         return settings
 
@@ -90,8 +90,10 @@ class Config(Mapping[str, Any]):
         if name in self.point:
             return self.point[name]
         for spelling in (name, hp.canonical_name(name), name.lower()):
-            if spelling in self.settings:
-                return self.settings[spelling]
+            # Looked up often, as in where=, the whole of settings is not worth building.
+            for place in (self.point, self._sweep.fixed):
+                if spelling in place:
+                    return place[spelling]
         raise KeyError(f"{name}: no such setting{did_you_mean(name, self.settings)}")
 
     def __getattr__(self, name: str) -> Any:
@@ -418,7 +420,13 @@ class Sweep:
     def fingerprint(self) -> str:
         """The hex hash of the whole sweep: equal for two launches of an unchanged spec."""
         axes = [(axis.names, axis.points) for axis in self.product.axes]
-        return _digest("where", self.name, self._base_key.tobytes(), axes, self.where).hex()
+        parts = (self.name, self._base_key.tobytes(), axes, self.where, self.base.pack_size)
+        return _digest("where", *parts).hex()
+
+    @functools.cached_property
+    def fixed(self) -> dict[str, Any]:
+        """Every hyperparameter and argument, as it is where no axis changes it."""
+        return {**dict(self.base), "trial": 0, **self.arguments}
 
     # ---- changing a sweep ----------------------------------------------------------------------
 
@@ -483,7 +491,7 @@ class Sweep:
         module of the user has changed on disk since.
         """
         _ = self._base_key, self._axis_keys
-        cached = {"included", "fingerprint", "_declared", "spellings"}
+        cached = {"included", "fingerprint", "fixed", "_declared", "spellings"}
         state = self.__dict__.items()
         return {name: value for name, value in sorted(state) if name not in cached}
 

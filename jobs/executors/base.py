@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ class Job:
         host: where the job was submitted.
         pid: the process that controls a local job.
         process_start: when that process started, so that its id names it for good.
+        updated: when it was submitted; on another machine it counts as alive for a while.
     """
 
     task: str
@@ -29,6 +30,7 @@ class Job:
     host: str
     pid: int
     process_start: str | None
+    updated: float
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as jobs.json holds it."""
@@ -62,5 +64,13 @@ class Executor(abc.ABC):
         """
 
     @abc.abstractmethod
-    def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> list[Job]:
-        """Start the tasks of a submission, given by their index, and return at once."""
+    def threads_of(self, tasks: int) -> int:
+        """Return the processor threads of each task where so many run side by side."""
+
+    @abc.abstractmethod
+    def side_by_side(self, threads: int) -> int:
+        """Return how many tasks of so many threads run side by side."""
+
+    @abc.abstractmethod
+    def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> Iterator[Job]:
+        """Start the tasks of a submission, given by their index; yield each as it is started."""

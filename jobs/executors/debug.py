@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.hyperparameters import Hyperparameters
@@ -31,17 +32,22 @@ class DebugExecutor(Executor):
         self.slots = 1
         self.threads = torch.get_num_threads()
 
-    def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> list[Job]:
-        """Train everything, then return."""
-        jobs = []
+    def threads_of(self, tasks: int) -> int:
+        """Return the threads that torch computes with in this process."""
+        return self.threads
+
+    def side_by_side(self, threads: int) -> int:
+        """Return one."""
+        return 1
+
+    def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> Iterator[Job]:
+        """Train one task after another."""
         pid, host = os.getpid(), socket.gethostname()
         for task in tasks:
             name = task_name(submission, task)
-            jobs.append(Job(name, str(pid), host, pid, process_start(pid)))
-            ended = run_task(str(run.path), submission, task, on_failure=self._show)
-            if ended != "done":
-                break
-        return jobs
+            yield Job(name, str(pid), host, pid, process_start(pid), time.time())
+            if run_task(str(run.path), submission, task, on_failure=self._show) != "done":
+                return
 
     def _show(self, error: BaseException) -> None:
         traceback.print_exception(error)

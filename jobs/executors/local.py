@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import submitit
@@ -38,42 +39,46 @@ class LocalExecutor(Executor):
     name = "local"
 
     def __init__(self, hyperparameters: Hyperparameters, tasks: int | None) -> None:
-        cores = usable_cores()
+        self.cores = usable_cores()
         self.devices = gpus(hyperparameters)
-        available = len(self.devices) or cores
+        available = len(self.devices) or self.cores
         if tasks is not None and tasks > available:
-            what = f"{available} GPUs in DEVICES" if self.devices else f"{cores} cores"
+            what = f"{available} GPUs in DEVICES" if self.devices else f"{self.cores} cores"
             raise UserError(
                 f"--tasks {tasks}: this machine has {what}, and a task of its own needs one; "
                 f"try --tasks {available}"
             )
         self.slots = tasks or (available if self.devices else min(available, LARGEST_SHARE))
-        self.threads = max(1, cores // self.slots)
+        self.threads = self.threads_of(self.slots)
 
-    def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> list[Job]:
+    def threads_of(self, tasks: int) -> int:
+        """Return a task's share of the cores."""
+        return max(1, self.cores // tasks)
+
+    def side_by_side(self, threads: int) -> int:
+        """Return how many tasks the slots and, without GPUs, the cores have room for."""
+        return self.slots if self.devices else min(self.slots, max(1, self.cores // threads))
+
+    def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> Iterator[Job]:
         """Start one process per task; there are at most as many tasks as slots."""
-        jobs = []
         _started[:] = [job for job in _started if not job.done()]
-        with _detached(self.threads):
-            for slot, task in enumerate(tasks):
-                executor = submitit.LocalExecutor(folder=run.submission(submission))
-                executor.update_parameters(
-                    timeout_min=TEN_YEARS_IN_MINUTES,
-                    gpus_per_node=1 if self.devices else 0,
-                    visible_gpus=self.devices[slot : slot + 1],
-                    stderr_to_stdout=True,
-                )
+        for slot, task in enumerate(tasks):
+            executor = submitit.LocalExecutor(folder=run.submission(submission))
+            executor.update_parameters(
+                timeout_min=TEN_YEARS_IN_MINUTES,
+                gpus_per_node=1 if self.devices else 0,
+                visible_gpus=self.devices[slot : slot + 1],
+                stderr_to_stdout=True,
+            )
+            with _detached(self.threads):
                 job = executor.submit(run_task, str(run.path.resolve()), submission, task)
-                _started.append(job)
-                pid = int(job.job_id)
-                name = task_name(submission, task)
-                host = socket.gethostname()
-                jobs.append(Job(name, str(job.job_id), host, pid, process_start(pid)))
-        return jobs
+            _started.append(job)
+            pid, name, host = int(job.job_id), task_name(submission, task), socket.gethostname()
+            yield Job(name, str(job.job_id), host, pid, process_start(pid), time.time())
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, which a container or taskset limits."""
+    """Return how many cores this process may use, which taskset or a cpuset may limit."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 

@@ -35,7 +35,7 @@ def collect(
     from mlpsubmit.run import open_run
 
     opened = open_run(run, runs_dir)
-    written = out or Path(opened.name)
+    written = out or Path(f"{opened.name}.nc")
     written = written if written.suffix else written.with_suffix(".nc")
     with opened.collect(written) as dataset:
         if table:

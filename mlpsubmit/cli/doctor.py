@@ -68,7 +68,7 @@ def _cores() -> Finding:
 
 
 def _runs(runs_dir: Path | None) -> Finding:
-    from mlpsubmit.run import runs_folder
+    from mlpsubmit.finding import runs_folder
 
     folder = runs_folder(runs_dir).resolve()
     existing = next(path for path in [folder, *folder.parents] if path.exists())

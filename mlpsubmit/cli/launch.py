@@ -47,7 +47,7 @@ def launch(
     if replaced:
         sweep = sweep.overridden(replaced)
     if dry_run:
-        _show_plan(sweep, where["executor"], where["tasks"])
+        _show_plan(sweep, where["executor"], where["tasks"], runs_dir, fresh)
         return
     run = runs.launch(
         sweep,
@@ -64,29 +64,39 @@ def launch(
     sys.exit(display.report(status))
 
 
-def _show_plan(sweep: Sweep, executor: str, tasks: int | None) -> None:
-    """Print what a launch would do, through the code that does it."""
+def _show_plan(
+    sweep: Sweep, executor: str, tasks: int | None, runs_dir: Path | None, fresh: bool
+) -> None:
+    """Print what a launch would do, through the code that prepares one."""
     import numpy as np
 
     from mlpsubmit.jobs import executors
-    from mlpsubmit.jobs.plan import cut, make_plan
+    from mlpsubmit.jobs.plan import cut
+    from mlpsubmit.run import prepare
     from mlpsubmit.training.assemble import probe
 
     probe(sweep)
     chosen = executors.by_name(executor)(sweep.base, tasks)
-    plan = make_plan(sweep, chosen.slots, chosen.threads)
-    slices = cut(np.arange(plan.packs), plan.pack_costs, chosen.slots)
+    prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)
+    plan, missing = prepared.plan, prepared.missing
+    costs, sizes = plan.pack_costs, plan.pack_sizes
     click.echo(repr(sweep))
     for axis in sweep.product.axes:
         shown = [point[0] if len(point) == 1 else point for point in axis.points[:8]]
         more = ", ..." if len(axis) > 8 else ""
         click.echo(f"  {axis.dimension}: {', '.join(map(str, shown))}{more}")
+    where = f"run {prepared.run.id} goes on" if prepared.run else "a new run"
+    known = len(sweep) - int(sizes[missing].sum())
+    click.echo(f"{where}: {len(missing)} packs to train, {known} configs are done already")
+    slots = chosen.side_by_side(plan.threads)
+    slices = cut(missing, costs[missing], slots) if len(missing) else []
     click.echo(
-        f"{chosen.name}: {len(slices)} tasks of {chosen.threads} threads, {plan.packs} packs, "
-        f"{plan.cost:.2g} floating-point operations at most"
+        f"{chosen.name}: {len(slices)} tasks of {plan.threads} threads, "
+        f"{costs[missing].sum():.2g} floating-point operations at most"
     )
     for number, ranges in enumerate(slices):
         packs = np.concatenate([np.arange(low, high) for low, high in ranges])
-        configs, cost = plan.pack_sizes[packs].sum(), plan.pack_costs[packs].sum()
-        share = 100 * cost / plan.cost
-        click.echo(f"  task {number}: {len(packs)} packs, {configs} configs, {share:.0f}% of it")
+        share = 100 * costs[packs].sum() / costs[missing].sum()
+        click.echo(
+            f"  task {number}: {len(packs)} packs, {sizes[packs].sum()} configs, {share:.0f}% of it"
+        )

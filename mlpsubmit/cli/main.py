@@ -51,3 +51,6 @@ def main() -> None:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:  # a full disk, a folder that went away: nothing to look up in our code
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)

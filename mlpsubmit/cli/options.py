@@ -80,8 +80,8 @@ def _value(text: str) -> Any:
         return _WORDS[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        pass
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+        pass  # not a literal, in all the ways in which literal_eval says so
     if text.startswith("[") and text.endswith("]"):
         return [_value(part.strip()) for part in _split(text[1:-1])]
     try:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import mlpsubmit
 from mlpsubmit.calling import call, declared, function_name, pick
-from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.fingerprint import digest
 from mlpsubmit.hyperparameters import OPTIMIZERS, Hyperparameters
-from mlpsubmit.sweep import Config, Sweep
+from mlpsubmit.sweep import SUPPLIED, Config, Sweep
 from mlpsubmit.training.loop import BatchFn, Trained, train
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.optimizers import optimizer_class
 from mlpsubmit.training.seeds import streams, weights_rng
+
+#: The kinds of layers that parametrizations know.
+LAYERS = (nn.Linear, nn.Conv2d)
 
 __all__ = ["Stack", "assemble", "data_arguments", "probe"]
 
@@ -98,7 +104,8 @@ def assemble(
         SpecError: where a function needs an argument that nothing provides.
     """
     grabs = named_grabs(sweep)
-    train_sources: dict[bytes, _Source] = {}
+    drawn: dict[bytes, _Source] = {}
+    sources: dict[tuple[Any, bytes], _Source] = {}
     test_fns: dict[bytes, BatchFn] = {}
     stacks: dict[Any, Stack] = {}
     wants_test = _wants_test(sweep, grabs)
@@ -107,12 +114,24 @@ def assemble(
         context = {**hyperparameters.datasethps, **config.settings, **entry, "device": device}
         seeds = streams(hyperparameters.seed, config.trial)
         key = _sharing_key(sweep.batchfn, context, seeds.train, entry)
-        if key not in train_sources:
-            train_sources[key] = _train_source(sweep.batchfn, context, seeds.train, device)
-        source = train_sources[key]
-        model = build_model(config, context, *source.first)
-        shapes = _shapes(model, source.first)
-        stack = stacks.setdefault(shapes, Stack(grabs, device))
+        if key not in drawn:
+            drawn[key] = _train_source(sweep.batchfn, context, seeds.train, device)
+        model = build_model(config, context, *drawn[key].first)
+        shapes = _shapes(model, drawn[key].first)
+        if shapes not in stacks:
+            _check_order(model, drawn[key].first[0])
+            stacks[shapes] = Stack(grabs, device)
+        stack = stacks[shapes]
+        if (shapes, key) not in sources:
+            # Stacks train one after another, so that each needs a source that nothing has drawn
+            # from: the one that told the shapes serves the first of them.
+            first_use = all(other != key for _, other in sources)
+            sources[shapes, key] = (
+                drawn[key]
+                if first_use
+                else _train_source(sweep.batchfn, context, seeds.train, device)
+            )
+        source = sources[shapes, key]
         if wants_test or not hyperparameters.online:
             if key not in test_fns:
                 test_fns[key] = _test_fn(sweep.batchfn, context, seeds.test, device)
@@ -122,9 +141,13 @@ def assemble(
         stack.batch_fns.append(source)
         stack.hyperparameters.append(hyperparameters)
         stack.trials.append(config.trial)
-        stack.contexts.append(context)
         if source.generator not in stack.generators:
             stack.generators.append(source.generator)
+        stack.contexts.append({**context, "bsz": hyperparameters.n_samples})
+        if any("gen" in declared(grab) for grab in grabs.values()):
+            own = torch.Generator(device).manual_seed(seeds.grabs)
+            stack.contexts[-1] = {**stack.contexts[-1], "gen": own}
+            stack.generators.append(own)
     return list(stacks.values())
 
 
@@ -243,6 +266,37 @@ def _outputs(hyperparameters: Hyperparameters, y: Tensor) -> int:
     return 1
 
 
+def _check_order(model: nn.Module, X: Tensor) -> None:
+    """Refuse a model whose layers are defined in another order than the signal passes them.
+
+    A parametrization takes the first one for the read-in and the last one for the read-out.
+
+    Raises:
+        SpecError: naming both orders.
+    """
+    defined: dict[nn.Module, str] = {
+        module: name for name, module in model.named_modules() if isinstance(module, LAYERS)
+    }
+    passed: dict[nn.Module, None] = {}
+    hooks = [m.register_forward_hook(lambda m, *_: passed.update({m: None})) for m in defined]
+    try:
+        with torch.no_grad():
+            model(X[:1].to("cpu", torch.float32))
+    except Exception:
+        return  # the train loop says what does not fit, and for which batch
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = [defined[layer] for layer in passed]
+    expected = [name for layer, name in defined.items() if layer in passed]
+    if names != expected:
+        raise SpecError(
+            f"MODEL {type(model).__name__}: its layers are defined in the order "
+            f"{', '.join(expected)}, but the signal passes {', '.join(names)}; define them in the "
+            "order of the signal, for the first is the read-in and the last the read-out"
+        )
+
+
 def _shapes(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
     tensors = [*model.parameters(), *model.buffers(), *batch]
     return tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
@@ -326,24 +380,69 @@ def data_arguments(sweep: Sweep, config: Config) -> dict[str, Any]:
     return taken
 
 
-def probe(sweep: Sweep) -> None:
-    """Draw one small batch of the first config on the CPU, so that wrong shapes show at launch.
+#: Settings of which every value is probed: each means other code.
+PROBED = ("optimizer", "loss", "model", "parametrization")
 
-    Left out where batches need what a data function computes: that runs on workers alone.
+#: Samples and units at most that the probe draws and builds.
+PROBE_SAMPLES = 4096
+PROBE_WIDTH = 64
+
+
+def probe(sweep: Sweep) -> None:
+    """Train one step of a few configs on the CPU, so that what does not fit shows at launch.
+
+    Where batches need what a data function computes, which runs on workers alone, only names are
+    checked.
 
     Raises:
-        SpecError: or whatever else the functions of the spec raise.
+        SpecError: for what does not fit, and where a function of the spec raises.
     """
-    config = next(iter(sweep))
-    named_grabs(sweep)
-    if config.hyperparameters.optimizer not in OPTIMIZERS:
-        optimizer_class(config.hyperparameters.optimizer)
-    if sweep.data is not None:
-        data_arguments(sweep, config)
-        return
-    small = config.replaced(
-        n_samples=2, n_test=2, width=min(config.hyperparameters.width, 16), max_iter=1
-    )
-    for stack in assemble(sweep, [small], [{}], torch.device("cpu")):
-        stack.grabs = {}
-        stack.train()
+    for config in _probed(sweep):
+        hyperparameters = config.hyperparameters
+        if hyperparameters.optimizer not in OPTIMIZERS:
+            optimizer_class(hyperparameters.optimizer)
+        grabs = named_grabs(sweep)
+        if sweep.data is not None:
+            data_arguments(sweep, config)
+            continue
+        for grab in grabs.values():
+            pick(grab, {**config.settings, **dict.fromkeys(SUPPLIED)})
+        smaller = {
+            "n_samples": min(hyperparameters.n_samples, PROBE_SAMPLES),
+            "n_test": min(hyperparameters.n_test, PROBE_SAMPLES),
+            "max_iter": 1,
+        }
+        if hyperparameters.model == "mlp":
+            smaller["width"] = min(hyperparameters.width, PROBE_WIDTH)
+        _train_one_step(sweep, config.replaced(**smaller))
+
+
+def _probed(sweep: Sweep) -> Iterator[Config]:
+    first = next(iter(sweep))
+    yield first
+    for axis in sweep.product.axes:
+        for name in set(axis.names) & set(PROBED):
+            for value in axis.values(name)[1:]:
+                yield first.replaced(**{name: value})
+
+
+def _train_one_step(sweep: Sweep, config: Config) -> None:
+    try:
+        for stack in assemble(sweep, [config], [{}], torch.device("cpu")):
+            stack.grabs = {}
+            stack.train()
+    except UserError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
+        place = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+        raise SpecError(f"a function of the spec raised {text}{place}: {config!r}") from error
+
+
+def _is_ours(file: str) -> bool:
+    """Tell whether a frame lies in mlpsubmit or in torch, rather than in the user's code."""
+    return any(Path(package).parent in Path(file).resolve().parents for package in _OURS)
+
+
+_OURS = (mlpsubmit.__file__, __file__, torch.__file__)

@@ -6,8 +6,9 @@ The rules, for one config, where ``smooth(e, l) = s e + (1 - s) l`` with s = EMA
   the step's update. It is recorded at the steps of RECORD_EVERY.
 - A threshold is crossed at the first step whose smoothed train loss is below it. At the step that
   crosses the last one the update is still made, and then the config stops.
-- A train loss that is not finite stops the config before that step's update, as diverged. Its
-  train loss stays the one of that step (infinite or NaN); its test loss is NaN from there on.
+- A train loss that is not finite stops the config before that step's update, as diverged, and
+  crosses no threshold. Its train loss stays the one of that step (infinite or NaN); its test loss
+  is NaN from there on.
 - Offline, the test loss is evaluated after the update, at the steps of EVAL_EVERY and at the
   config's last step. The smoothed test loss starts at the first and takes in each of these once;
   no other step counts. So with or without ONLYTHRESHOLDS, and whatever EVAL_EVERY, the final test
@@ -32,7 +33,7 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.hyperparameters import Hyperparameters
-from mlpsubmit.training.schedule import schedule_steps
+from mlpsubmit.training.schedule import Schedule
 from mlpsubmit.training.trained import DIVERGED, DONE, Array
 
 __all__ = ["Finished", "Ledger"]
@@ -70,11 +71,9 @@ class Ledger:
         common, K = hyperparameters[0], len(hyperparameters)
         self._max_iter, self._online, self._tested = common.max_iter, common.online, tested
         self._traced = not common.onlythresholds
-        self.record_steps = schedule_steps(common.record_every, common.max_iter)
+        self.record_at = Schedule(common.record_every, common.max_iter)
         every = common.record_every if common.online else common.eval_every
-        self.eval_steps = schedule_steps(every, common.max_iter)
-        self._record_at = frozenset(self.record_steps.tolist())
-        self._eval_at = frozenset(self.eval_steps.tolist())
+        self.eval_at = Schedule(every, common.max_iter)
         # Apple's devices have no float64.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._relative = common.loss_checkpoints is None
@@ -99,7 +98,9 @@ class Ledger:
         self._waited = torch.zeros(K, T, dtype=torch.int64, **new)
 
     def _start_results(self, K: int, T: int) -> None:
-        R, E = (len(self.record_steps), len(self.eval_steps)) if self._traced else (0, 0)
+        # The steps are listed only for traces: there may be MAX_ITER of them.
+        schedules = (self.record_at, self.eval_at)
+        R, E = (len(one.steps) if self._traced else 0 for one in schedules)
         self.status = np.zeros(K, np.uint8)
         self.steps = np.zeros(K, np.int64)
         self.timekeys = np.full((K, T), -1, np.int64)
@@ -116,7 +117,7 @@ class Ledger:
 
     def evaluates(self, step: int) -> bool:
         """Say whether the test loss is evaluated at this step."""
-        return self._tested and step in self._eval_at
+        return self._tested and step in self.eval_at
 
     def enter(self, step: int, losses: Tensor) -> Tensor:
         """Take in the train losses (K,) before this step's update.
@@ -136,12 +137,14 @@ class Ledger:
         self._steps += moving
         self._active = moving
         if self._thresholds.shape[1]:
-            self._waiting &= ~(self._smooth.unsqueeze(1) < self._thresholds)
+            # A loss of -inf is below every threshold, but its config has diverged.
+            below = self._smooth.unsqueeze(1) < self._thresholds
+            self._waiting &= ~(below & moving.unsqueeze(1))
             self._waited += self._waiting
             self._active = moving & self._waiting[:, -1]
-        if self._traced and step in self._record_at:
+        if self._traced and step in self.record_at:
             self._rows.append(self._smooth)
-        if self._traced and self._online and step in self._eval_at:
+        if self._traced and self._online and step in self.eval_at:
             self._test_rows.append(self._smooth)
         return moving
 
@@ -197,7 +200,7 @@ class Ledger:
     def lacks_test(self, finished: Sequence[Finished]) -> bool:
         """Say whether one of these has stopped between two evaluations of the test loss."""
         return self._tested and any(
-            not one.diverged and one.last_step not in self._eval_at for one in finished
+            not one.diverged and one.last_step not in self.eval_at for one in finished
         )
 
     def close(self, finished: Sequence[Finished], test_losses: Tensor | None) -> None:
@@ -212,14 +215,14 @@ class Ledger:
             self.status[config] = DIVERGED if one.diverged else DONE
             if one.diverged and not self._online:
                 self.final_test[config] = np.nan
-            elif test_losses is not None and last_step not in self._eval_at:
+            elif test_losses is not None and last_step not in self.eval_at:
                 s, loss = float(self._smoother[one.position]), float(test_losses[one.position])
                 self.final_test[config] = s * self.final_test[config] + (1 - s) * loss
             self._keep_final(config, last_step)
 
     def _keep_final(self, config: int, last_step: int) -> None:
         if self._traced:
-            kept, tested = self.record_steps >= last_step, self.eval_steps >= last_step
+            kept, tested = (s.steps >= last_step for s in (self.record_at, self.eval_at))
             self.train_trace[config, kept] = self.final_train[config]
             self.test_trace[config, tested] = self.final_test[config]
 

@@ -109,8 +109,7 @@ def train(
 def _run(pack: Pack, max_iter: int, monitor: Monitor) -> None:
     """Train a pack to its end. Nothing here waits for the device but what says so."""
     ledger, last = pack.ledger, pack.last
-    grab_at = frozenset(() if pack.grab_steps is None else pack.grab_steps.tolist())
-    grab_at = grab_at if pack.grabber.grabs else frozenset()
+    grab_at = pack.grab_at if pack.grabber.grabs else None
 
     for step in range(pack.start, max_iter):
         # The batch of this step, (n, ...) for all configs or (K, n, ...). Offline always the same.
@@ -133,7 +132,7 @@ def _run(pack: Pack, max_iter: int, monitor: Monitor) -> None:
 
         # The measurements. In a trace, this is a GPU-CPU sync point and K calls of every grab; with
         # ONLYTHRESHOLDS they come when a config has stopped, and want its last batch.
-        if step in grab_at:
+        if grab_at is not None and step in grab_at:
             pack.measure(step, batch, moving)
         if last is not None:
             last.update(batch, moving)

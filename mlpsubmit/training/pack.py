@@ -19,7 +19,7 @@ from mlpsubmit.training.monitor import STATE_FORMAT, StateError, map_tensors
 from mlpsubmit.training.optimizers import build_optimizer
 from mlpsubmit.training.origin import Origin
 from mlpsubmit.training.parametrizations import effective_lr, parametrize
-from mlpsubmit.training.schedule import schedule_steps
+from mlpsubmit.training.schedule import Schedule
 from mlpsubmit.training.seeds import streams
 from mlpsubmit.training.stack import Stack, check_equal_structure
 from mlpsubmit.training.trained import DIVERGED, Trained
@@ -77,8 +77,8 @@ class Pack:
         self._loss = stacked_loss(common.loss)
         self.optimizer, views = build_optimizer(self.stack, settings, factors)
         self.ledger = Ledger(settings, device, tested=self.test is not None and not online)
-        self.grab_steps = schedule_steps(common.grab_every, common.max_iter) if traced else None
-        slots = None if self.grab_steps is None else len(self.grab_steps)
+        self.grab_at = Schedule(common.grab_every, common.max_iter) if traced else None
+        slots = None if self.grab_at is None else len(self.grab_at.steps)
         self.grabber = Grabber(grabs, contexts, arguments, self.stack, views, twin, slots)
         looks_back = online and not traced and not wanted.isdisjoint({"X_tr", "y_tr"})
         self.last = LastBatch(device) if looks_back else None
@@ -129,7 +129,7 @@ class Pack:
         finished = self.ledger.read(step)
         lacking = self.ledger.lacks_test(finished)
         self.ledger.close(finished, self.test_losses() if lacking else None)
-        if self.grab_steps is None:
+        if self.grab_at is None:
             for one in finished:
                 if not one.diverged:
                     train = self.last.batch if self.last else self._fixed(self.train)
@@ -153,8 +153,8 @@ class Pack:
 
     def measure(self, step: int, batch: Batch, moving: Tensor) -> None:
         """Call the grabs for the configs that made this step (a GPU-CPU sync point)."""
-        assert self.grab_steps is not None
-        slot = int(self.grab_steps.searchsorted(step))
+        assert self.grab_at is not None
+        slot = int(self.grab_at.steps.searchsorted(step))
         rows = [row for row, moved in enumerate(moving.tolist()) if moved]
         self.grabber.measure(step, slot, rows, batch, self._fixed(self.test))
 
@@ -162,16 +162,16 @@ class Pack:
         """Return the results, and give every model its own weights."""
         self.stack.release()
         ledger, none = self.ledger, np.zeros(0, np.int64)
-        traced = self.grab_steps is not None
+        traced = self.grab_at is not None
         return Trained(
             status=ledger.status,
             steps=ledger.steps,
             timekeys=ledger.timekeys,
             train_loss=ledger.train_trace if traced else ledger.final_train,
             test_loss=ledger.test_trace if traced else ledger.final_test,
-            step=ledger.record_steps if traced else none,
-            eval_step=ledger.eval_steps if traced else none,
-            grab_step=none if self.grab_steps is None else self.grab_steps,
+            step=ledger.record_at.steps if traced else none,
+            eval_step=ledger.eval_at.steps if traced else none,
+            grab_step=none if self.grab_at is None else self.grab_at.steps,
             grabs=self.grabber.results((ledger.status == DIVERGED).tolist()),
         )
 
@@ -190,6 +190,7 @@ class Pack:
             "start": start,
             "generators": _states(self._generators),
             "generators_at_start": self._generators_at_start,
+            "global_generator": torch.get_rng_state(),
             "parts": parts,
         }
         return dict(map_tensors(state, lambda tensor: tensor.detach().to("cpu", copy=True)))
@@ -202,6 +203,8 @@ class Pack:
             if batches is not None and len(self.stack) < len(self.stack.models):
                 batches.shrink(self.stack.configs)
         _set_states(self._generators, state["generators"])
+        # Of no use to what draws from the generators it is given; a grab may do otherwise.
+        torch.set_rng_state(state["global_generator"].clone())
 
 
 def _parametrized(

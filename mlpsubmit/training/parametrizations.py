@@ -79,8 +79,11 @@ def parametrize(
     that applies it. Doing it again, in another way or with another GAMMA, replaces the first.
 
     Args:
-        model: its weights are those of nn.Linear and nn.Conv2d layers, in the order in which the
-            signal passes them: the first is the read-in, the last the read-out.
+        model: its weights are those of nn.Linear and nn.Conv2d layers. They are taken in the order
+            in which they were registered (that of ``model.modules()``): the first is the read-in,
+            the last the read-out. That must be the order in which the signal passes them; the
+            calls are not seen here, so a read-out that is registered before the read-in would
+            silently be scaled as one, and GAMMA would divide the wrong layer.
         parametrization: a name in the table above, or a callable(model, optimizer) as mupify's:
             it gets a torch.optim.SGD with step size ``lr`` over the model and may change weights,
             forward functions, and the step size of each parameter group.

@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from mlpsubmit.hyperparameters import log_spaced
 from mlpsubmit.training.trained import Array
 
-__all__ = ["schedule_steps"]
+__all__ = ["Schedule", "schedule_steps"]
+
+
+class Schedule:
+    """The steps that RECORD_EVERY and the like stand for; see :func:`schedule_steps`.
+
+    ``step in schedule`` takes no memory for an interval, however many steps there are, and that of
+    N steps for ``"log:N"``.
+
+    Args:
+        every: ``n`` or ``"log:N"``.
+        max_iter: number of steps.
+    """
+
+    def __init__(self, every: int | str, max_iter: int) -> None:
+        self._every, self._max_iter = every, max_iter
+
+    def __contains__(self, step: int) -> bool:
+        if isinstance(self._every, str):
+            return step in self._log_spaced
+        last = self._max_iter - 1
+        return step == last or (0 <= step < last and step % self._every == 0)
+
+    @cached_property
+    def steps(self) -> Array:
+        """All steps, (R,) int64, increasing and distinct. Asked for where they are kept."""
+        last = np.array([self._max_iter - 1])
+        count = log_spaced(self._every)
+        if count is None:
+            every = int(self._every)
+            return np.union1d(np.arange(0, self._max_iter, every, dtype=np.int64), last)
+        made = np.round(np.geomspace(1, self._max_iter, count)).astype(np.int64)
+        steps: Array = np.unique(np.concatenate([[0], made - 1, last]).astype(np.int64))
+        return steps
+
+    @cached_property
+    def _log_spaced(self) -> frozenset[int]:
+        return frozenset(self.steps.tolist())
 
 
 def schedule_steps(schedule: int | str, max_iter: int) -> Array:
@@ -23,10 +62,4 @@ def schedule_steps(schedule: int | str, max_iter: int) -> Array:
     Returns:
         (R,) int64; the first is always 0 and the last always ``max_iter - 1``.
     """
-    count = log_spaced(schedule)
-    last = np.array([max_iter - 1])
-    if count is None:
-        return np.union1d(np.arange(0, max_iter, int(schedule), dtype=np.int64), last)
-    made = np.round(np.geomspace(1, max_iter, count)).astype(np.int64)
-    steps: Array = np.unique(np.concatenate([[0], made - 1, last]).astype(np.int64))
-    return steps
+    return Schedule(schedule, max_iter).steps

@@ -13,20 +13,24 @@ __all__ = ["Streams", "data_seed", "global_rng", "streams", "weights_rng"]
 
 
 class Streams(NamedTuple):
-    """Seeds for the ``torch.Generator`` of each of the three streams of a config."""
+    """Seeds for the ``torch.Generator`` of each of the streams of a config.
+
+    Three make the result; a fourth is for grabs that measure by drawing.
+    """
 
     weights: int
     train: int
     test: int
+    grabs: int
 
 
 def streams(seed: int, trial: int) -> Streams:
-    """Return the seeds of the initial weights, the training data and the test data.
+    """Return the seeds of the initial weights, the training data, the test data and the grabs.
 
-    They are the first words of the three children of ``SeedSequence((seed, trial))``, so they
+    They are the first words of the children of ``SeedSequence((seed, trial))``, so they
     depend on nothing else: not on other axes, the device, the pack or the order.
     """
-    children = np.random.SeedSequence((seed, trial)).spawn(3)
+    children = np.random.SeedSequence((seed, trial)).spawn(4)
     # 63 bits: torch takes signed seeds as well as unsigned ones, and both alike in this range.
     words = (int(child.generate_state(1, np.uint64)[0]) >> 1 for child in children)
     return Streams(*words)

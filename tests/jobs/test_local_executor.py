@@ -27,8 +27,12 @@ def test_slots_and_threads_share_the_cores() -> None:
         executor = LocalExecutor(validate({}), tasks)
         assert executor.slots == tasks
         assert executor.slots * executor.threads <= cores
+        # A run planned for wide tasks is never resumed by more of them than there are cores for.
+        assert executor.side_by_side(cores) == 1
+        assert executor.side_by_side(1) == tasks
     everything = LocalExecutor(validate({}), None)
     assert everything.slots * everything.threads <= cores
+    assert everything.threads_of(1) == cores
 
 
 SPEC = """

@@ -111,7 +111,7 @@ def test_packs_are_no_larger_than_allowed(drawn):
     sweep, finished, slots = drawn
     plan = make_plan(sweep, slots, 1, finished)
     largest = sweep.base.pack_size if sweep.base.pack_size != "auto" else LARGEST_PACK
-    if sweep.base.optimizer == "RMSprop" and sweep.base.pack_size == "auto":
+    if sweep.base.optimizer == "RMSprop":
         largest = 1
     sizes = [len(plan.indices(pack)) for pack in plan]
     assert all(1 <= size <= largest for size in sizes)

@@ -188,6 +188,35 @@ def test_collect_refuses_an_unknown_ending(mlpsubmit: Command, workplace: Path) 
     assert not (workplace / "results.xlsx").exists()
 
 
+def test_a_dry_run_says_what_is_done_already(mlpsubmit: Command) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug")
+    unchanged = mlpsubmit("launch", "small.py", "--dry-run").out
+    assert "goes on: 0 packs to train, 8 configs are done already" in unchanged
+    grown = mlpsubmit("launch", "small.py", "trial=[0,1,2]", "--dry-run").out
+    assert "a new run: " in grown
+    assert "8 configs are done already" in grown
+
+
+def test_names_that_look_like_files_and_folders(mlpsubmit: Command, workplace: Path) -> None:
+    text = (workplace / "small.py").read_text().replace('"small"', '"a.b"')
+    (workplace / "small.py").write_text(text)
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    (workplace / "a.b").mkdir()
+    assert "results: a.b.nc" in mlpsubmit("collect", "a.b").out
+
+
+def test_functions_on_an_axis_are_told_apart(mlpsubmit: Command, workplace: Path) -> None:
+    text = (workplace / "small.py").read_text()
+    text = text.replace(
+        '"noise": [0.0, 0.5]',
+        '"LOSS": [lambda f, y: (f - y).abs().mean(), "mse", lambda f, y: (f - y).square().mean()]',
+    )
+    (workplace / "small.py").write_text(text.replace("LR=0.1", "LR=0.1, noise=0.0"))
+    ended = mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    assert ended.code == 0, ended.err
+    assert open_run().collect().loss.values.tolist() == ["<lambda> #0", "mse #1", "<lambda> #2"]
+
+
 def test_init_writes_a_spec_that_plans_and_overwrites_nothing(
     mlpsubmit: Command, workplace: Path
 ) -> None:

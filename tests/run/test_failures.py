@@ -141,7 +141,7 @@ def test_a_data_function_that_raises_is_said_for_every_config(
     trouble.write_text(SPEC.replace('return {"shift": ', "return list({}) or ("))
     trouble.write_text(trouble.read_text().replace("generator=gen)}", "generator=gen))"))
     ended = mlpsubmit("launch", "trouble.py", "--executor", "debug")
-    assert "the data function returned Tensor; it should return a mapping" in ended.err
+    assert "the data function data returned Tensor; it should return a mapping" in ended.err
 
 
 def test_a_diverged_config_is_a_result(mlpsubmit: Command, workplace: Path) -> None:
@@ -166,8 +166,9 @@ def test_a_launch_that_dies_before_its_workers_start_is_resumed(
 ) -> None:
     """The intent is on disk, the answer is not: nothing runs, and resume starts it all."""
 
-    def die(*_: Any) -> list[Any]:
+    def die(*_: Any) -> Any:
         raise KeyboardInterrupt
+        yield
 
     sweep = Sweep("dies", {"WIDTH": [4, 8]}, batchfn=two_tasks, MAX_ITER=3, N_SAMPLES=4)
     with monkeypatch.context() as patched:
@@ -193,7 +194,7 @@ def test_a_run_directory_appears_whole_or_not_at_all(
         patched.setattr("mlpsubmit.jobs.store.publish_json", full)
         with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
             launch(sweep, executor="debug")
-    assert list((workplace / "mlpruns" / "full").iterdir()) == []
+    assert [file.name for file in (workplace / "mlpruns" / "full").iterdir()] == [".lock"]
     assert launch(sweep, executor="debug").status().complete
 
 
@@ -220,3 +221,85 @@ def test_an_unusable_checkpoint_is_trained_anew(workplace: Path) -> None:
     run.directory.checkpoint("0000000").write_bytes(b"not a checkpoint")
     assert run.resume("debug") == 1
     assert run.collect().drop_vars("seconds").equals(expected)
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_nothing(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from mlpsubmit.jobs import store
+
+    publish = store.publish
+
+    def full(path: Path, *arguments: Any, **options: Any) -> None:
+        if path.suffix == ".pt":
+            raise OSError(28, "No space left on device")
+        publish(path, *arguments, **options)
+
+    settings = {"MAX_ITER": 30, "N_SAMPLES": 4, "CHECKPOINT_MINUTES": 1e-9, "WIDTH": 4}
+    monkeypatch.setattr("mlpsubmit.jobs.store.publish", full)
+    run = launch(Sweep("full", batchfn=two_tasks, **settings), executor="debug")
+    assert run.status().complete
+    assert "checkpoint 0000000.pt not written: [Errno 28] No space left" in capfd.readouterr().out
+
+
+def test_a_failure_keeps_the_checkpoint(mlpsubmit: Command, trouble: Path) -> None:
+    """What failed for want of memory, say, goes on from where it was."""
+    mlpsubmit(
+        *("launch", "trouble.py", "trouble=raises", "--executor", "debug", "WIDTH=8"),
+        *("CHECKPOINT_MINUTES=1e-9",),
+    )
+    run = open_run()
+    assert run.status().failed == 2
+    assert run.directory.checkpoint("0000000").exists()
+
+
+def test_a_torn_heartbeat_is_no_obstacle(workplace: Path) -> None:
+    sweep = Sweep("torn", {"WIDTH": [4]}, batchfn=two_tasks, MAX_ITER=3, N_SAMPLES=4)
+    run = launch(sweep, executor="debug")
+    run.directory.heartbeat("000-0000").write_bytes(b"")
+    assert run.status().complete
+    assert launch(sweep, executor="debug").id == run.id
+
+
+def test_a_change_in_another_encoding_under_git_is_no_obstacle(workplace: Path) -> None:
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=me", "-c", "user.email=me@localhost"]
+        subprocess.run(["git", *who, *arguments], cwd=workplace, check=True, capture_output=True)
+
+    git("init")
+    (workplace / "notes.txt").write_text("plain")
+    git("add", ".")
+    git("commit", "-m", "begin")
+    (workplace / "notes.txt").write_bytes("na\u00efve".encode("latin-1"))
+    sweep = Sweep("coded", {"WIDTH": [4]}, batchfn=two_tasks, MAX_ITER=3, N_SAMPLES=4)
+    origin = launch(sweep, executor="debug").directory.sweep["origin"]
+    assert len(origin["git_commit"]) == 40
+    assert len(origin["git_diff_hash"]) == 16
+
+
+def test_two_launches_at_once_make_one_run(workplace: Path) -> None:
+    from mlpsubmit import RunError
+    from mlpsubmit.jobs import store
+
+    sweep = Sweep("twice", {"WIDTH": [4]}, batchfn=two_tasks, MAX_ITER=3, N_SAMPLES=4)
+    (workplace / "mlpruns" / "twice").mkdir(parents=True)
+    with (
+        store.locked(workplace / "mlpruns" / "twice" / store.LOCK),
+        pytest.raises(RunError, match="another launch or resume of it is at work"),
+    ):
+        launch(sweep, executor="debug")
+    run = launch(sweep, executor="debug")
+    with (
+        store.locked(run.path / store.PLAN),
+        pytest.raises(RunError, match=f"run {run.id}: another launch or resume of it is at work"),
+    ):
+        run.resume("debug")
+
+
+def test_data_entries_with_names_that_mean_something_else(
+    mlpsubmit: Command, trouble: Path
+) -> None:
+    trouble.write_text(SPEC.replace('return {"shift": ', 'return {"X": torch.ones(1), "shift": '))
+    ended = mlpsubmit("launch", "trouble.py", "--executor", "debug")
+    assert "the data function data returned entries called X" in ended.err
+    assert "give them other names, such as X_train" in ended.err

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mlpsubmit import Sweep, launch
+from mlpsubmit import RunError, Sweep, launch, open_run
 
 
 def noisy(noise: float, bsz: int, gen: Any) -> Any:
@@ -76,3 +76,42 @@ def test_an_unchanged_sweep_goes_on_in_its_run(workplace: Path) -> None:
     again = launch(sweep([4], [0.0]), executor="debug")
     assert again.id == first.id
     assert again.directory.submissions() == [0]
+
+
+def test_damaged_results_of_earlier_runs_are_missed_and_trained_by_the_next_launch(
+    workplace: Path,
+) -> None:
+    launch(sweep([4, 8], [0.0]), executor="debug")
+    grown = launch(sweep([4, 8, 16], [0.0]), executor="debug")
+    shard = grown.path / "results" / "reused.0.tar"
+    shard.write_bytes(shard.read_bytes()[:700])
+    status = open_run(grown.path).status()
+    assert (status.reused, status.done, status.missing, status.complete) == (0, 1, 2, False)
+    with pytest.raises(RunError, match="2 results that it took over from earlier runs are damaged"):
+        open_run(grown.path).resume("debug")
+    whole = launch(sweep([4, 8, 16], [0.0]), executor="debug")
+    assert whole.id != grown.id
+    assert whole.status().complete
+    assert whole.collect().train_loss.notnull().all()
+
+
+def test_another_pack_size_makes_another_plan_and_keeps_the_results(workplace: Path) -> None:
+    first = launch(sweep([4], [0.0, 1.0]), executor="debug")
+    smaller = launch(sweep([4], [0.0, 1.0], PACK_SIZE=1), executor="debug")
+    assert smaller.id != first.id
+    assert smaller.status().reused == 2
+
+
+def caching(cache: dict[int, Any]) -> Any:
+    def batchfn(bsz: int, gen: Any) -> Any:
+        cache[len(cache)] = bsz
+        return noisy(0.0, bsz, gen)
+
+    return batchfn
+
+
+def test_a_function_that_fills_a_cache_keeps_its_key(workplace: Path) -> None:
+    settings = {"MAX_ITER": 3, "N_SAMPLES": 4, "WIDTH": 4}
+    for lrs, reused in (([0.1], 0), ([0.1, 0.2], 1)):
+        made = Sweep("caching", {"LR": lrs}, batchfn=caching({}), **settings)
+        assert launch(made, executor="debug").status().reused == reused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,45 @@ def test_shapes_that_differ_train_as_stacks_of_their_own() -> None:
     assert all(np.isfinite(part.train_loss).all() for part in trained)
 
 
+def test_stacks_of_one_pack_train_as_they_would_alone() -> None:
+    """They train one after another: none may draw on from where another has stopped."""
+
+    def model(d_in: int, hidden: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(d_in, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def losses(hidden: list[int]) -> dict[int, float]:
+        parts = stacks(small({"hidden": hidden}, MODEL=model, LOSS_CHECKPOINTS=[]))
+        return {stack.contexts[0]["hidden"]: float(stack.train().train_loss[0]) for stack in parts}
+
+    together, alone = losses([4, 8]), losses([4]) | losses([8])
+    assert together == losses([8, 4]) == alone
+
+
+def test_grabs_get_a_generator_and_a_batch_size_of_their_own() -> None:
+    def drawn(gen: torch.Generator, bsz: int) -> torch.Tensor:
+        return torch.randn(2, generator=gen) + bsz
+
+    axes = {"trial": range(2)}
+    one, two = (stacks(small(axes, grabs={"drawn": drawn}))[0].train().grabs for _ in range(2))
+    np.testing.assert_array_equal(one["drawn"], two["drawn"])
+    assert (one["drawn"][0] != one["drawn"][1]).all()
+    assert (abs(one["drawn"] - 6) < 5).all()
+
+
+class Backwards(nn.Module):
+    def __init__(self, d_in: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 1)
+        self.inp = nn.Linear(d_in, 4)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        return self.out(self.inp(X))
+
+
+def ragged(bsz: int, gen: torch.Generator) -> Any:
+    raise IndexError("no such sample")
+
+
 def test_models_get_what_they_declare() -> None:
     made = []
 
@@ -147,14 +187,23 @@ def test_named_grabs_with_arguments_and_on_a_gram_matrix() -> None:
         ({"OTHER_MODEL_KWARGS": {"t": {"i": 1}}}, "OTHER_MODEL_KWARGS: no grab is called 't'"),
         ({"OTHER_MODEL_GRAM": {"t": True}}, "OTHER_MODEL_GRAM: no grab is called 't'"),
         ({"OPTIMIZER": "Adma"}, "torch.optim has no optimizer 'Adma'"),
+        ({"MODEL": Backwards}, "defined in the order out, inp, but the signal passes inp, out"),
+        ({"batchfn": ragged}, "a function of the spec raised IndexError: no such sample at "),
+        ({"grabs": {"g": lambda modle: 0}}, "needs 'modle' (did you mean 'model'?)"),
     ],
 )
 def test_mistakes_show_in_the_probe(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(SpecError, match=message.replace("(", r"\(").replace(".", r"\.")):
+    with pytest.raises(SpecError, match=re.escape(message)):
         probe(small({}, **settings))
 
 
-def test_the_probe_draws_two_samples_and_trains_no_wide_network() -> None:
+def test_the_probe_looks_at_every_optimizer_of_an_axis() -> None:
+    probe(small({"OPTIMIZER": ["sgd", "RMSprop"]}))
+    with pytest.raises(SpecError, match="has no optimizer 'NoSuch'"):
+        probe(small({"OPTIMIZER": ["sgd", "NoSuch"]}))
+
+
+def test_the_probe_draws_few_samples_and_trains_no_wide_network() -> None:
     drawn = []
 
     def counted(bsz: int, gen: torch.Generator) -> Any:
@@ -162,7 +211,7 @@ def test_the_probe_draws_two_samples_and_trains_no_wide_network() -> None:
         return gaussian(bsz, gen)
 
     probe(small({"WIDTH": [16384]}, N_SAMPLES=10**6, batchfn=counted))
-    assert drawn == [2]
+    assert drawn == [4096]
 
 
 def test_data_functions_get_datasethps_settings_and_axes() -> None:

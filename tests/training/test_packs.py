@@ -318,3 +318,18 @@ def test_random_forward_passes_are_refused(gaussian):
     with pytest.raises(SpecError, match=r"module '1' \(Dropout\) draws random numbers"):
         train([model], [gaussian(0)], {})
     train([model.eval()], [gaussian(0)], {"MAX_ITER": 2})
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_loss_of_minus_infinity_diverges_and_crosses_nothing(at, gaussian, make_mlps):
+    steps = iter(range(100))
+
+    def falling(output, y):
+        return output.square().mean() * 0 + (-np.inf if next(steps) >= at else 1.0)
+
+    hs = validate({"MAX_ITER": 5, "LOSS": falling, "LOSS_CHECKPOINTS": [2.0, 0.5]})
+    result = train(make_mlps(1), [gaussian(0)], hs)
+    assert result.status.tolist() == [DIVERGED]
+    assert result.steps.tolist() == [at]
+    assert result.timekeys.tolist() == [[0 if at else -1, -1]]
+    assert np.isneginf(result.train_loss).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpsubmit.hyperparameters import validate
-from mlpsubmit.training import schedule_steps, streams, train, weights_rng
+from mlpsubmit.training import DONE, schedule_steps, streams, train, weights_rng
+from mlpsubmit.training.schedule import Schedule
 
 
 def test_streams_are_what_they_always_were():
     # Fixed for good: other seeds here would make every finished run another one.
-    assert streams(42, 0) == (8069173719269958482, 67091864417934941, 5800923004941853430)
+    assert streams(42, 0)[:3] == (8069173719269958482, 67091864417934941, 5800923004941853430)
     assert streams(0, 3) == (1001541652813893466, 7360708936354833380, 1007078887981175204)
 
 
@@ -79,6 +81,41 @@ def test_every_schedule_is_increasing_and_complete(max_iter, n, log):
     assert (np.diff(steps) > 0).all()
     assert (steps[0], steps[-1]) == (0, max_iter - 1)
     assert not log or len(steps) <= n
+    at = Schedule(f"log:{n}" if log else n, max_iter)
+    assert [step for step in range(-n, max_iter + n) if step in at] == steps.tolist()
+
+
+@pytest.mark.parametrize(("online", "step"), [(True, 3), (False, 2)])
+def test_memory_without_traces_does_not_grow_with_max_iter(online, step, gaussian, make_mlps):
+    values = iter((10.0, 9.0, 8.0, 7.0, 6.0))  # offline every other one is a test loss
+
+    def falling(output, y):
+        return output.square().mean() * 0 + next(values, 1.0)
+
+    hs = validate(
+        {
+            "MAX_ITER": 10**9,
+            "ONLINE": online,
+            "LOSS": falling,
+            "EMA_SMOOTHER": 0,
+            "LOSS_CHECKPOINTS": [7.5],
+            "EVAL_EVERY": 1,
+            "RECORD_EVERY": 1,
+            "GRAB_EVERY": 1,
+        }
+    )
+    tracemalloc.start()
+    try:
+        result = train(
+            make_mlps(1), [gaussian(0)], hs, test_fns=[gaussian(1)], grabs={"one": lambda model: 1}
+        )
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert result.status.tolist() == [DONE]
+    assert result.steps.tolist() == [step + 1]
+    assert result.timekeys.tolist() == [[step]]
+    assert peak < 50e6
 
 
 def test_the_package_is_imported_without_torch():

@@ -1,0 +1,88 @@
+"""Results of earlier runs, taken over by a new one of the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit.jobs import store
+from mlpsubmit.jobs.store import PackResult, RunDirectory
+from mlpsubmit.sweep import Sweep
+
+__all__ = ["Reused"]
+
+#: Arrays of a pack that all its configs share.
+_SHARED = frozenset({"step", "eval_step", "grab_step"})
+
+
+@dataclass
+class Reused:
+    """Results of earlier runs for configs of a sweep whose keys agree.
+
+    What is taken is only remembered; :meth:`write` copies it, one pack at a time.
+    """
+
+    sweep: Sweep
+    _found: set[int] = field(default_factory=set)
+    _taken: list[tuple[PackResult, NDArray[np.int64], NDArray[np.int64]]] = field(
+        default_factory=list
+    )
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """The flat indices of the configs that need no training."""
+        return np.array(sorted(self._found), dtype=np.int64)
+
+    @property
+    def record(self) -> dict[str, int]:
+        """What sweep.json says of them."""
+        return {"configs": len(self._found), "members": len(self._taken)}
+
+    @cached_property
+    def _sorted_keys(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """The keys of all configs of the sweep, (n, 2), sorted, and their flat indices."""
+        included = self.sweep.included
+        size = self.sweep.product.size
+        indices = np.arange(size) if included is None else np.flatnonzero(included)
+        keys = self.sweep.keys(indices)
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        return keys[order], indices[order]
+
+    def take(self, directories: Sequence[RunDirectory]) -> None:
+        """Remember the results of runs, the first ones counting, whose configs the sweep has."""
+        for directory in directories:
+            for pack in directory.packs():
+                rows, indices = self._matches(pack["key"])
+                fresh = [i for i, index in enumerate(indices) if index not in self._found]
+                if fresh:
+                    self._found.update(indices[fresh].tolist())
+                    self._taken.append((pack, rows[fresh], indices[fresh]))
+
+    def _matches(self, hex_keys: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows of a pack whose keys the sweep has, and the flat indices there."""
+        keys, indices = self._sorted_keys
+        wanted = np.frombuffer(bytes.fromhex(b"".join(hex_keys).decode()), dtype="<u8")
+        wanted = wanted.reshape(-1, 2)
+        places = np.minimum(np.searchsorted(keys[:, 0], wanted[:, 0]), len(keys) - 1)
+        rows = np.flatnonzero((keys[places] == wanted).all(axis=1))
+        return rows, indices[places[rows]]
+
+    def write(self, results: Path) -> None:
+        """Write what was taken over as a shard of the new run."""
+        if not self._taken:
+            return
+        with store.Shard(results / store.REUSED) as shard:
+            for number, (pack, rows, indices) in enumerate(self._taken):
+                arrays = {name: _rows(pack, name, rows) for name in pack.arrays()}
+                name = f"{store.REUSED_PREFIX}{number:07d}{store.FINISHED_SUFFIX}"
+                shard.append(name, store.npz_bytes({**arrays, "index": indices}))
+
+
+def _rows(pack: PackResult, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+    return pack[name] if name in _SHARED else pack[name][rows]
