@@ -20,8 +20,8 @@ __all__ = ["power_law"]
 def power_law(
     d: int | None = None,
     alpha: float | None = None,
-    offset: float = 6.0,
-    normalized: bool = True,
+    offset: float | None = None,
+    normalized: bool | None = None,
 ) -> Callable[..., dict[str, Tensor]]:
     r"""Return the data recipe of a power-law spectrum, for ``Sweep(data=...)``.
 
@@ -36,8 +36,8 @@ def power_law(
     Args:
         d: input dimension. Left out, it has to come from an axis or from ``datasethps``.
         alpha: decay, >= 0; 0 is isotropic. It may be left out as d may.
-        offset: > 0; larger values flatten the head of the spectrum.
-        normalized: choose c so that the eigenvalues sum to 1; otherwise c = 1.
+        offset: > 0, by default 6; larger values flatten the head of the spectrum.
+        normalized: choose c so that the eigenvalues sum to 1, the default; otherwise c = 1.
 
     Raises:
         SpecError: listing every bad value, here or, for values of an axis, on the worker.
@@ -46,13 +46,16 @@ def power_law(
         >>> power_law(d=200, alpha=2.0, offset=6)()["data_eigvals"].shape
         torch.Size([200])
     """
+    # Only what is given is bound: the rest may be an axis, or keep its default.
     given: dict[str, Any] = {"d": d, "alpha": alpha, "offset": offset, "normalized": normalized}
     bound = {name: value for name, value in given.items() if value is not None}
     _check(bound)
     return functools.partial(_power_law_spectrum, **bound)
 
 
-def _power_law_spectrum(d: int, alpha: float, offset: float, normalized: bool) -> dict[str, Tensor]:
+def _power_law_spectrum(
+    d: int, alpha: float, offset: float = 6.0, normalized: bool = True
+) -> dict[str, Tensor]:
     _check({"d": d, "alpha": alpha, "offset": offset, "normalized": normalized})
     eigvals = (float(offset) + np.arange(int(d))) ** -float(alpha)
     if normalized:

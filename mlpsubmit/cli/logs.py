@@ -37,7 +37,9 @@ def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None)
 
 def _print_new(label: str, file: Path, offset: int) -> int:
     """Print what a log holds beyond an offset in bytes, in whole lines; return the new offset."""
-    content = file.read_bytes()[offset:]
+    with file.open("rb") as log:
+        log.seek(offset)
+        content = log.read()
     whole = content[: content.rfind(b"\n") + 1]
     for line in whole.decode(errors="replace").splitlines():
         click.echo(f"{label}: {line}" if label else line)

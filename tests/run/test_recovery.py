@@ -163,7 +163,7 @@ def test_ctrl_c_stops_the_workers_and_says_how_to_resume(
     # Launching the unchanged spec is the other way to go on: it makes no second run.
     again = cli("launch", spec, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert len(list(tmp_path.glob("mlpruns/recovery/*"))) == 1
+    assert len(list(tmp_path.glob("mlpruns/recovery/[!.]*"))) == 1
     xarray.testing.assert_identical(results(run), expected)
 
     # Nothing is left to do, and nothing is done.

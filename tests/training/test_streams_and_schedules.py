@@ -20,7 +20,7 @@ from mlpsubmit.training.schedule import Schedule
 def test_streams_are_what_they_always_were():
     # Fixed for good: other seeds here would make every finished run another one.
     assert streams(42, 0)[:3] == (8069173719269958482, 67091864417934941, 5800923004941853430)
-    assert streams(0, 3) == (1001541652813893466, 7360708936354833380, 1007078887981175204)
+    assert streams(0, 3)[:3] == (1001541652813893466, 7360708936354833380, 1007078887981175204)
 
 
 def test_streams_differ_between_trials_seeds_and_purposes():
