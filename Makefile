@@ -29,8 +29,10 @@ clean:
 	rm -rf .venv build dist *.egg-info
 
 # A virtual environment with everything pinned; made anew when the pins or the project change.
+# Debian keeps venv in a package of its own.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv || (echo "no venv module: apt-get install python3-venv" && exit 1)
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { apt-get update && apt-get install --yes python3-venv; }
+	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0 -c constraints.txt
 	$(BIN)/pip install --quiet -e '.[test]' -c constraints.txt
 	touch $@
