@@ -28,6 +28,7 @@ from mlpsubmit.training.assemble import Stack, assemble
 from mlpsubmit.training.loop import Trained
 from mlpsubmit.training.monitor import Interrupted, StateError
 from mlpsubmit.training.seeds import data_seed
+from mlpsubmit.training.trained import DIVERGED
 
 __all__ = ["run_task", "task_name"]
 
@@ -184,6 +185,8 @@ class _Task:
     ) -> dict[str, NDArray[Any]]:
         configs = [self.sweep.config(int(index)) for index in indices]
         entries = [self.data.entries(config) for config in configs]
+        # What draws from torch's global generator, against the advice, repeats all the same.
+        torch.manual_seed(data_seed(configs[0].hyperparameters.seed))
         stacks = assemble(self.sweep, configs, entries, self.device)
         checkpoint = Checkpoint(
             self.run_directory.checkpoint(pack.name),
@@ -194,7 +197,6 @@ class _Task:
             self.sweep.base.verbose,
         )
         for stack in stacks[len(checkpoint.finished) :]:
-            # What draws from torch's global generator, against the advice, repeats all the same.
             torch.manual_seed(data_seed(stack.hyperparameters[0].seed))
             try:
                 trained = stack.train(checkpoint)
@@ -232,7 +234,10 @@ def _result(stack: Stack, trained: Trained, seconds: float) -> dict[str, NDArray
         "grab_step": trained.grab_step,
     }
     arrays |= {name: steps for name, steps in schedules.items() if len(steps)}
-    return arrays | {f"grab.{name}": values for name, values in trained.grabs.items()}
+    # Where every config diverged, grabs that were never called have no shape to tell.
+    called = not (trained.status == DIVERGED).all()
+    grabs = {name: v for name, v in trained.grabs.items() if called or not np.isnan(v).all()}
+    return arrays | {f"grab.{name}": values for name, values in grabs.items()}
 
 
 def _joined(parts: Sequence[dict[str, NDArray[Any]]], count: int) -> dict[str, NDArray[Any]]:
@@ -243,12 +248,13 @@ def _joined(parts: Sequence[dict[str, NDArray[Any]]], count: int) -> dict[str, N
     if len(parts) == 1:
         return {name: array for name, array in parts[0].items() if name != "position"}
     joined: dict[str, NDArray[Any]] = {}
-    for name in parts[0]:
-        arrays = [part[name] for part in parts]
+    for name in dict.fromkeys(name for part in parts for name in part):
+        holders = [part for part in parts if name in part]
         if name in ("step", "eval_step", "grab_step"):
-            joined[name] = arrays[0]
+            joined[name] = holders[0][name]
         elif name != "position":
-            joined[name] = _scattered(arrays, [part["position"] for part in parts], count)
+            places = [part["position"] for part in holders]
+            joined[name] = _scattered([part[name] for part in holders], places, count)
     return joined
 
 
@@ -257,8 +263,9 @@ def _scattered(
 ) -> NDArray[Any]:
     shapes = {array.shape[1:] for array in arrays}
     shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-    kind = np.result_type(*arrays) if len(shapes) == 1 else np.result_type(*arrays, np.float64)
-    whole = np.full((count, *shape), np.nan if len(shapes) > 1 else 0, dtype=kind)
+    holes = len(shapes) > 1 or sum(map(len, positions)) < count
+    kind = np.result_type(*arrays, *([np.float64] if holes else []))
+    whole = np.full((count, *shape), np.nan if holes else 0, dtype=kind)
     for array, places in zip(arrays, positions, strict=True):
         inner = tuple(slice(size) for size in array.shape[1:])
         whole[(places,) + inner] = array  # noqa: RUF005  # Python 3.10 unpacks no stars here

@@ -77,6 +77,13 @@ def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:
         )
     if pick is not None:
         named = {**{sweep.name: sweep for sweep in sweeps.values()}, **sweeps}
+        alike = {id(s) for s in sweeps.values() if s.name == pick}
+        if pick not in sweeps and len(alike) > 1:
+            raise SpecError(
+                f"--sweep {pick}: {len(alike)} sweeps have that name; give the variable that "
+                f"holds it: {', '.join(sorted(sweeps))}",
+                where=str(path),
+            )
         if pick not in named:
             names = ", ".join(sorted(named))
             raise SpecError(

@@ -97,7 +97,7 @@ class Run:
         from mlpsubmit.jobs import executors
 
         hyperparameters = validate({"devices": self.directory.sweep["devices"]})
-        chosen = executors.by_name(executor)(hyperparameters, tasks)
+        chosen = executors.choose(executor, hyperparameters, tasks)
         chosen.pdb = pdb
         submitted = self._start(chosen)
         if not submitted and (lost := self.lost_reused()):
@@ -288,11 +288,16 @@ def launch(
     """
     from mlpsubmit.jobs import executors
     from mlpsubmit.loading import freeze
+    from mlpsubmit.sweep import Sweep
     from mlpsubmit.training.assemble import probe
 
+    if not isinstance(sweep, Sweep):
+        raise UserError(
+            f"launch: got {sweep!r}; should be a Sweep (from a file: mlpsubmit launch spec.py)"
+        )
     _ = sweep.fingerprint  # before any function of the user runs and fills a cache of its own
     probe(sweep)
-    chosen = executors.by_name(executor)(sweep.base, tasks)
+    chosen = executors.choose(executor, sweep.base, tasks)
     chosen.pdb = pdb
     frozen = freeze(sweep, spec and spec.parent)
     folder = runs_folder(runs_dir) / sweep.name
@@ -334,10 +339,11 @@ def prepare(
 
     earlier = [] if fresh else _earlier(runs_folder(runs_dir) / sweep.name)
     reused = Reused(sweep)
-    if earlier and earlier[0].sweep["fingerprint"] == sweep.fingerprint:
-        run = Run(earlier[0])
+    same = (run for run in earlier if run.sweep["fingerprint"] == sweep.fingerprint)
+    if (begun := next(same, None)) is not None:
+        run = Run(begun)
         if not run.lost_reused():
-            plan = Plan.from_json(earlier[0].plan)
+            plan = Plan.from_json(begun.plan)
             return Prepared(run, plan, run.missing_packs(plan), reused)
     reused.take(earlier)
     plan = make_plan(sweep, executor.slots, 1, reused.indices)

@@ -194,4 +194,10 @@ def report(status: Status, command: str = "mlpsubmit") -> int:
         + f"; go on with: {command} resume {status.run}",
         err=True,
     )
+    if status.failed:
+        click.echo(
+            "what failed fails again until the spec is mended; then launch it: what is done is "
+            "taken over",
+            err=True,
+        )
     return 1

@@ -16,6 +16,8 @@ __all__ = ["init"]
 @click.argument("path", type=click.Path(path_type=Path), default=Path("spec.py"))
 def init(path: Path) -> None:
     """Write a starter spec to PATH (spec.py); it runs as it is."""
+    if path.suffix != ".py":
+        raise UserError(f"{path}: a spec is a .py file; try {path.with_suffix('.py')}")
     text = resources.files("mlpsubmit.cli").joinpath("starter_spec.py.txt").read_text()
     try:
         with path.open("x") as file:

@@ -76,7 +76,7 @@ def _show_plan(
     from mlpsubmit.training.assemble import probe
 
     probe(sweep)
-    chosen = executors.by_name(executor)(sweep.base, tasks)
+    chosen = executors.choose(executor, sweep.base, tasks)
     prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)
     plan, missing = prepared.plan, prepared.missing
     costs, sizes = plan.pack_costs, plan.pack_sizes

@@ -23,6 +23,7 @@ from mlpsubmit.training.models import MLP
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.optimizers import optimizer_class
 from mlpsubmit.training.seeds import streams, weights_rng
+from mlpsubmit.training.stack import behaviour
 
 #: The kinds of layers that parametrizations know.
 LAYERS = (nn.Linear, nn.Conv2d)
@@ -97,8 +98,8 @@ def assemble(
         entries: for each config what the data function returned, its tensors on the device.
 
     Returns:
-        One stack where all shapes agree; else one for each combination of shapes, in order of
-        their first config.
+        One stack where all shapes agree and all models compute the same function of their
+        weights; else one for each that differs, in order of their first config.
 
     Raises:
         SpecError: where a function needs an argument that nothing provides.
@@ -117,7 +118,7 @@ def assemble(
         if key not in drawn:
             drawn[key] = _train_source(sweep.batchfn, context, seeds.train, device)
         model = build_model(config, context, *drawn[key].first)
-        shapes = _shapes(model, drawn[key].first)
+        shapes = _likeness(model, drawn[key].first)
         if shapes not in stacks:
             _check_order(model, drawn[key].first[0])
             stacks[shapes] = Stack(grabs, device)
@@ -297,9 +298,11 @@ def _check_order(model: nn.Module, X: Tensor) -> None:
         )
 
 
-def _shapes(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
+def _likeness(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
+    """Return what must agree for configs to be stacked: shapes, and what the model computes."""
     tensors = [*model.parameters(), *model.buffers(), *batch]
-    return tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
+    shapes = tuple((tuple(tensor.shape), tensor.dtype) for tensor in tensors)
+    return shapes, tuple(behaviour(model).items())
 
 
 def _wants_test(sweep: Sweep, grabs: Mapping[str, Callable[..., Any]]) -> bool:

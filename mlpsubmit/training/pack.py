@@ -21,7 +21,7 @@ from mlpsubmit.training.origin import Origin
 from mlpsubmit.training.parametrizations import effective_lr, parametrize
 from mlpsubmit.training.schedule import Schedule
 from mlpsubmit.training.seeds import streams
-from mlpsubmit.training.stack import Stack, check_equal_structure
+from mlpsubmit.training.stack import Stack, check_equal_behaviour, check_equal_structure
 from mlpsubmit.training.trained import DIVERGED, Trained
 
 __all__ = ["Pack"]
@@ -215,6 +215,7 @@ def _parametrized(
 ) -> tuple[Sequence[nn.Module], nn.Module | None, list[dict[str, float]]]:
     """Parametrize every model; return them, a twin of the first one, and learning-rate factors."""
     check_equal_structure(models)
+    check_equal_behaviour(models)  # now: a callable parametrization may bind functions to each
     # Copied before a callable parametrization can bind functions to the first one's layers.
     twin = copy.deepcopy(models[0]) if wants_twin else None
     factors = []

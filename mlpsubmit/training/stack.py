@@ -10,11 +10,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mlpsubmit.errors import SpecError
+from mlpsubmit.fingerprint import digest
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.monitor import StateError, map_tensors
 from mlpsubmit.training.numerics import autocast
 
-__all__ = ["Stack", "check_equal_structure"]
+__all__ = ["Stack", "behaviour", "check_equal_behaviour", "check_equal_structure"]
+
+#: What torch itself keeps in a module; everything else is the user's.
+_OF_TORCH = frozenset(vars(nn.Module()))
 
 
 class Stack:
@@ -182,6 +186,41 @@ def check_equal_structure(models: Sequence[nn.Module]) -> None:
                     f"models: {name} is {first.get(name, 'missing')} in model 0 but "
                     f"{other.get(name, 'missing')} in model {config}; models trained together "
                     "need equal structures and shapes"
+                )
+
+
+def behaviour(model: nn.Module) -> dict[str, bytes]:
+    """Return, per submodule, a hash of its class and of its attributes that are no tensors.
+
+    Models for which these agree compute the same function of their tensors, so that one of them
+    can stand for all in a stack.
+    """
+    return {path: _content(module) for path, module in model.named_modules()}
+
+
+def _content(module: nn.Module) -> bytes:
+    own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
+    # A function bound to a module is told by the function: its tensors may differ.
+    unbound = {name: getattr(value, "__func__", value) for name, value in own.items()}
+    return digest(type(module), module.training, unbound)
+
+
+def check_equal_behaviour(models: Sequence[nn.Module]) -> None:
+    """Refuse models that compute different functions of their tensors.
+
+    Raises:
+        SpecError: naming the first module that differs.
+    """
+    first = behaviour(models[0])
+    for config, model in enumerate(models[1:], start=1):
+        other = behaviour(model)
+        for path in first | other:
+            if first.get(path) != other.get(path):
+                where = f"module {path!r}" if path else "the model itself"
+                raise SpecError(
+                    f"models: {where} differs between model 0 and model {config} in its class or "
+                    "in an attribute that is no tensor; models trained together must compute the "
+                    "same function of their weights: train these apart"
                 )
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import xarray
 
-from mlpsubmit import open_run
+from mlpsubmit import UserError, launch, open_run
+from mlpsubmit.loading import load_spec
 
 Command = Callable[..., Any]
 
@@ -225,6 +226,9 @@ def test_init_writes_a_spec_that_plans_and_overwrites_nothing(
     refused = mlpsubmit("init", "mine.py")
     assert "mine.py: exists already; give another path" in refused.err
     assert refused.code == 2
+    refused = mlpsubmit("init", "mine")
+    assert "mine: a spec is a .py file; try mine.py" in refused.err
+    assert refused.code == 2
     refused = mlpsubmit("init", "no/folder/mine.py")
     assert "no/folder/mine.py: cannot be written (No such file or directory)" in refused.err
     assert refused.code == 2
@@ -254,6 +258,25 @@ def test_doctor_says_what_works(mlpsubmit: Command, workplace: Path) -> None:
     sick = mlpsubmit("doctor", "--runs-dir", "file/runs")
     assert sick.code == 1
     assert "BAD  runs" in sick.out
+
+
+@pytest.mark.parametrize("tasks", [0, -1, 1.5, "2"])
+def test_tasks_from_python(workplace: Path, tasks: Any) -> None:
+    with pytest.raises(UserError, match=r"tasks: got .*; should be an integer >= 1"):
+        launch(load_spec(Path("small.py")), tasks=tasks)
+    with pytest.raises(UserError, match=r"launch: got 'small.py'; should be a Sweep"):
+        launch("small.py")  # type: ignore[arg-type]
+    assert not (workplace / "mlpruns").exists()
+
+
+def test_sweeps_of_equal_names_are_told_apart_by_variable(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    text = (workplace / "small.py").read_text()
+    (workplace / "small.py").write_text(text + "\nother = sweep.overridden({'LR': 0.2})\n")
+    refused = mlpsubmit("launch", "small.py", "--sweep", "small")
+    assert "2 sweeps have that name; give the variable that holds it: other, sweep" in refused.err
+    assert mlpsubmit("launch", "small.py", "--sweep", "other", "--dry-run").code == 0
 
 
 def test_status_for_scripts(mlpsubmit: Command) -> None:

@@ -303,3 +303,21 @@ def test_data_entries_with_names_that_mean_something_else(
     ended = mlpsubmit("launch", "trouble.py", "--executor", "debug")
     assert "the data function data returned entries called X" in ended.err
     assert "give them other names, such as X_train" in ended.err
+
+
+@pytest.mark.parametrize("pack_size", ["1", "auto"])
+def test_a_diverged_config_does_not_spoil_array_grabs(
+    mlpsubmit: Command, workplace: Path, pack_size: str
+) -> None:
+    text = (workplace / "small.py").read_text()
+    (workplace / "small.py").write_text(
+        text.replace("model.input_layer.weight.abs().mean()", "model.input_layer.weight[0].clone()")
+    )
+    ended = mlpsubmit(
+        *("launch", "small.py", "--executor", "debug", "LR=[0.1,1e6]", "width=4", "noise=0"),
+        *("trial=0", f"PACK_SIZE={pack_size}"),
+    )
+    assert ended.code == 0, ended.err
+    dataset = open_run().collect()
+    assert dataset.status.values.tolist() == ["done", "diverged"]
+    assert dataset["size"].notnull().sum("size_dim0").values.tolist() == [3, 0]

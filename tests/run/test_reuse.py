@@ -73,6 +73,7 @@ def test_fresh_takes_nothing_over(workplace: Path) -> None:
 
 def test_an_unchanged_sweep_goes_on_in_its_run(workplace: Path) -> None:
     first = launch(sweep([4], [0.0]), executor="debug")
+    launch(sweep([4, 8], [0.0]), executor="debug")  # another one in between changes nothing
     again = launch(sweep([4], [0.0]), executor="debug")
     assert again.id == first.id
     assert again.directory.submissions() == [0]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from mlpsubmit import SpecError, Sweep
+from mlpsubmit import SpecError, Sweep, train
 from mlpsubmit.training.assemble import assemble, data_arguments, probe
 from mlpsubmit.training.seeds import streams
 
@@ -110,6 +110,33 @@ def test_stacks_of_one_pack_train_as_they_would_alone() -> None:
 
     together, alone = losses([4, 8]), losses([4]) | losses([8])
     assert together == losses([8, 4]) == alone
+
+
+class Slope(nn.Module):
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        return self.slope * X
+
+
+def sloped(d_in: int, slope: float) -> nn.Module:
+    return nn.Sequential(nn.Linear(d_in, 4), Slope(slope), nn.Linear(4, 1))
+
+
+def test_models_that_compute_otherwise_are_no_pack_of_equals() -> None:
+    """Equal shapes are not enough: one model's code would stand for all."""
+    axes = {"slope": [0.5, 1.0], "trial": range(2)}
+    parts = stacks(small(axes, MODEL=sloped, LOSS_CHECKPOINTS=[]))
+    assert [stack.positions for stack in parts] == [[0, 1], [2, 3]]
+    (alone,) = stacks(small({"slope": [1.0]}, MODEL=sloped, LOSS_CHECKPOINTS=[]))
+    assert parts[1].train().train_loss[0] == pytest.approx(alone.train().train_loss[0], rel=1e-6)
+
+    models = [sloped(3, 0.5), sloped(3, 1.0)]
+    batch = (torch.ones(2, 3), torch.ones(2))
+    with pytest.raises(SpecError, match="module '1' differs between model 0 and model 1"):
+        train(models, [lambda step: batch] * 2, {"MAX_ITER": 2})
 
 
 def test_grabs_get_a_generator_and_a_batch_size_of_their_own() -> None:
