@@ -75,7 +75,7 @@ class Status:
         """Return what ``status --json`` prints."""
         fields = {name: value for name, value in vars(self).items() if name != "failures"}
         fields["tasks"] = [
-            {"task": t.name, "state": t.state, "log": t.log and str(t.log), **t.heartbeat}
+            {**t.heartbeat, "task": t.name, "state": t.state, "log": t.log and str(t.log)}
             for t in self.tasks
         ]
         fields["failures"] = [

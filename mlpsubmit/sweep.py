@@ -433,8 +433,8 @@ class Sweep:
     def overridden(self, overrides: Mapping[str, Any]) -> Sweep:
         """Return a sweep with some settings replaced; a list becomes an axis.
 
-        A list that is itself a valid value (LOSS_CHECKPOINTS) stays one value; a list of such
-        lists is an axis.
+        The new values of an axis take its place; a new axis comes last. A list that is itself a
+        valid value (LOSS_CHECKPOINTS) stays one value; a list of such lists is an axis.
 
         Raises:
             SpecError: for an unknown name, a bad value, or one name of a zipped axis.
@@ -442,6 +442,7 @@ class Sweep:
         axes, settings = dict(self._spec[0]), dict(self._spec[1])
         mistakes: list[str] = []
         replaced: set[str] = set()
+        order = [key if isinstance(key, tuple) else self._canonical(key) for key in axes]
         for name, value in overrides.items():
             try:
                 canonical = self._canonical(name)
@@ -460,9 +461,15 @@ class Sweep:
         sweep.__dict__.update(
             {name: self.__dict__[name] for name in ("name", "batchfn", "data", "grabs", "where")}
         )
+        places = {key: place for place, key in enumerate(order)}
+        axes = dict(sorted(axes.items(), key=lambda axis: self._place(axis[0], places)))
         sweep._spec, sweep._freed = (axes, settings), self._freed | replaced
         sweep._check()
         return sweep
+
+    def _place(self, key: Any, places: Mapping[Any, int]) -> int:
+        """Return where an axis stood before, or behind all that did."""
+        return places.get(key if isinstance(key, tuple) else self._canonical(key), len(places))
 
     def _remove(self, canonical: str, axes: dict[Any, Any], settings: dict[str, Any]) -> None:
         """Take a setting out of the axes, the settings and datasethps, wherever it stands."""

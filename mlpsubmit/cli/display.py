@@ -71,6 +71,8 @@ def _totals(status: Status) -> str:
 
 def _tasks(status: Status) -> Table:
     table = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        table.add_column(overflow="fold")  # whole paths, also where the terminal is narrow
     for task in status.tasks[:24]:
         table.add_row(Text(f"  {task.name}"), Text(task.state, _COLOURS[task.state]), _doing(task))
     if len(status.tasks) > 24:
@@ -158,6 +160,9 @@ def follow(run: Run) -> Status:
         with _live(console) as show:
             return run.wait(show)
     except KeyboardInterrupt:
+        click.echo(
+            "stopping: workers save their state (Ctrl-C again to leave them to it)", err=True
+        )
         return stop(run)
 
 
@@ -170,7 +175,6 @@ def watch(run: Run) -> Status:
 
 def stop(run: Run) -> Status:
     """Ask every task to save its pack and stop; wait until they have."""
-    click.echo("stopping: workers save their state (Ctrl-C again to leave them to it)", err=True)
     with contextlib.suppress(KeyboardInterrupt):
         run.cancel()
         run.wait()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlpsubmit.cli.options import executor_options, parse_overrides, runs_dir_option
+from mlpsubmit.cli.options import check_pdb, executor_options, parse_overrides, runs_dir_option
 
 if TYPE_CHECKING:
     from mlpsubmit.sweep import Sweep
@@ -42,6 +42,7 @@ def launch(
     from mlpsubmit.cli import display
     from mlpsubmit.loading import load_spec
 
+    check_pdb(where["pdb"], where["executor"])
     replaced = parse_overrides(overrides)
     sweep = load_spec(spec, pick)
     if replaced:
@@ -49,6 +50,7 @@ def launch(
     if dry_run:
         _show_plan(sweep, where["executor"], where["tasks"], runs_dir, fresh)
         return
+    click.echo(repr(sweep))
     run = runs.launch(
         sweep,
         executor=where["executor"],
@@ -59,7 +61,7 @@ def launch(
         pdb=where["pdb"],
         command=["mlpsubmit", *sys.argv[1:]],
     )
-    click.echo(f"{sweep!r}\nrun {run.id} in {run.path}")
+    click.echo(f"run {run.id} in {run.path}")
     status = display.follow(run) if where["follow"] else run.status()
     sys.exit(display.report(status))
 

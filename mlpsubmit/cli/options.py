@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from mlpsubmit.errors import SpecError
+from mlpsubmit.errors import SpecError, UserError
 
-__all__ = ["executor_options", "parse_overrides", "run_argument", "runs_dir_option"]
+__all__ = ["check_pdb", "executor_options", "parse_overrides", "run_argument", "runs_dir_option"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -49,6 +49,16 @@ def executor_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def check_pdb(pdb: bool, executor: str) -> None:
+    """Refuse a debugger for processes that have no terminal.
+
+    Raises:
+        UserError: for ``--pdb`` with another executor than debug.
+    """
+    if pdb and executor != "debug":
+        raise UserError("--pdb: needs a training in this very process; add --executor debug")
 
 
 def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mlpsubmit.cli.options import executor_options, run_argument, runs_dir_option
+from mlpsubmit.cli.options import check_pdb, executor_options, run_argument, runs_dir_option
 
 __all__ = ["resume"]
 
@@ -22,6 +22,7 @@ def resume(run: str | None, runs_dir: Path | None, **where: Any) -> None:
     from mlpsubmit.cli import display
     from mlpsubmit.run import open_run
 
+    check_pdb(where["pdb"], where["executor"])
     opened = open_run(run, runs_dir)
     packs = opened.resume(where["executor"], where["tasks"], pdb=where["pdb"])
     if packs:

@@ -47,7 +47,7 @@ def test_overrides_change_the_sweep(mlpsubmit: Command) -> None:
         "launch", "small.py", "WIDTH=6", "noise=[0.1,0.2]", "lr=[0.1,0.2]", "--dry-run"
     )
     assert done.code == 0
-    assert "Sweep('small', trial[2] x noise[2] x lr[2], 8 configs)" in done.out
+    assert "Sweep('small', noise[2] x trial[2] x lr[2], 8 configs)" in done.out
 
 
 def test_a_dry_run_makes_nothing(mlpsubmit: Command, workplace: Path) -> None:
@@ -76,6 +76,10 @@ def test_a_dry_run_makes_nothing(mlpsubmit: Command, workplace: Path) -> None:
         (["small.py", "PERCENT_THRESHOLDS=[0.1]"], "got both of LOSS_CHECKPOINTS"),
         (["small.py", "LOSS_CHECKPOINTS=None"], "got neither of LOSS_CHECKPOINTS"),
         (["small.py", "--executor", "slurn"], "--executor slurn: no such executor"),
+        (
+            ["small.py", "--pdb"],
+            "--pdb: needs a training in this very process; add --executor debug",
+        ),
         (["small.py", "--tasks", "100000"], "--tasks 100000: this machine has"),
         (["small.py", "--executor", "debug", "--tasks", "2"], "the debug executor has one task"),
         (["small.py", "DEVICES=[97]"], "DEVICES: got [97]; this machine's GPUs are"),
