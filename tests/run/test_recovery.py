@@ -140,7 +140,8 @@ def test_ctrl_c_stops_the_workers_and_says_how_to_resume(
     online, expected = undisturbed
     spec = write_spec(tmp_path, online=online)
     attached = subprocess.Popen(
-        [*COMMAND, "launch", str(spec)],
+        # As from a terminal, also where these tests run in the background, which ignores Ctrl-C.
+        ["env", "--default-signal=INT", *COMMAND, "launch", str(spec)],
         cwd=tmp_path,
         start_new_session=True,  # a terminal of its own, whose Ctrl-C reaches every process in it
         stdout=subprocess.PIPE,
