@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -33,6 +34,11 @@ LARGEST_SHARE = 16
 _started: list[submitit.Job[str]] = []
 
 
+@atexit.register
+def _forget_ended() -> None:
+    _started[:] = [job for job in _started if not job.done()]
+
+
 class LocalExecutor(Executor):
     """One task per slot; a slot is a GPU of DEVICES, or a share of the processor's cores."""
 
@@ -61,7 +67,7 @@ class LocalExecutor(Executor):
 
     def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> Iterator[Job]:
         """Start one process per task; there are at most as many tasks as slots."""
-        _started[:] = [job for job in _started if not job.done()]
+        _forget_ended()
         for slot, task in enumerate(tasks):
             executor = submitit.LocalExecutor(folder=run.submission(submission))
             executor.update_parameters(
