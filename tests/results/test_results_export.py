@@ -102,7 +102,7 @@ def test_a_row_larger_than_a_chunk_is_split(fakes, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("ending", "configs", "steps", "limit"),
     [
-        (".nc", 200, 10_000, 8e6),
+        (".nc", 200, 10_000, 2e6),
         (".zarr", 200, 10_000, 12e6),  # its own buffers come and go
         # Slower, so less; made in one piece, these tables take 2.4 and 7 MB.
         (".parquet", 10, 2_000, 1e6),
