@@ -4,14 +4,42 @@ from __future__ import annotations
 
 import click
 
+from mlpsubmit.errors import UserError
+
 __all__ = ["templates"]
 
 
 @click.command()
-def templates() -> None:
-    """List the cluster profiles that come with mlpsubmit, and your own."""
-    from mlpsubmit.slurm_templates import every_template
+@click.argument("template", required=False, metavar="[NAME|FILE]")
+def templates(template: str | None) -> None:
+    """List the cluster profiles that come with mlpsubmit and your own, or show and check one."""
+    if template is None:
+        _list()
+    else:
+        _show(template)
 
-    for template in every_template():
-        click.echo(f"{template.name:<14} {template.description}")
-        click.echo(f"{'':<14} {template.path}")
+
+def _list() -> None:
+    """List every template, those with mistakes too, which must not hide the others."""
+    from mlpsubmit.slurm_templates import read_template, template_paths, user_folder
+
+    mistakes = []
+    for name, path in template_paths().items():
+        try:
+            description = read_template(path).description
+        except UserError as error:
+            mistakes.append(str(error))
+            description = "(cannot be used: see the error)"
+        click.echo(f"{name:<14} {description}")
+        click.echo(f"{'':<14} {path}")
+    click.echo(f"your own go into {user_folder()}/NAME.toml; to see one: mlpsubmit templates NAME")
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+
+
+def _show(name_or_file: str) -> None:
+    from mlpsubmit.slurm_templates import find_template
+
+    template = find_template(name_or_file)
+    click.echo(f"# the template {template.name}, from {template.path}")
+    click.echo(template.to_toml(), nl=False)

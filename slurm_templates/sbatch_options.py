@@ -1,0 +1,108 @@
+"""Which options of sbatch a template may pass on: all but those that mlpsubmit sets by itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from mlpsubmit.slurm_templates.values import word
+
+__all__ = ["KEY_OF", "option_name", "option_value", "spelling"]
+
+#: Options that a key of the template stands for.
+KEY_OF = {
+    "partition": "partition",
+    "account": "account",
+    "qos": "qos",
+    "constraint": "constraint",
+    "time": "time",
+    "gpus": "gpus",
+    "gpus-per-node": "gpus",
+    "gpus-per-socket": "gpus",
+    "gpus-per-task": "gpus",
+    "cpus": "cpus",
+    "cpus-per-gpu": "cpus",
+    "cpus-per-task": "cpus",
+    "mem": "mem",
+    "max-parallel": "max_parallel",
+    "notice": "notice",
+    "signal": "notice",
+    "setup": "setup",
+    "wrap": "setup",
+    "helper-partition": "helper_partition",
+    "description": "description",
+}
+
+#: Options whose values mlpsubmit relies on: on them hang its logs, its job ids and its retries.
+SET_HERE = frozenset(
+    {
+        "array",
+        "batch",
+        "clusters",
+        "dependency",
+        "error",
+        "help",
+        "input",
+        "job-name",
+        "no-requeue",
+        "nodes",
+        "ntasks",
+        "ntasks-per-core",
+        "ntasks-per-gpu",
+        "ntasks-per-node",
+        "ntasks-per-socket",
+        "open-mode",
+        "output",
+        "parsable",
+        "quiet",
+        "requeue",
+        "test-only",
+        "usage",
+        "version",
+        "wait",
+    }
+)
+
+#: Keys that the command line has no option for.
+_ONLY_IN_FILES = ("notice", "setup", "helper_partition", "description")
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.A)
+
+
+def spelling(name: str) -> str:
+    """Return a name as sbatch spells it: ``mail-type`` for ``mail_type`` and ``--mail-type``."""
+    return name.strip().removeprefix("--").replace("_", "-")
+
+
+def option_name(name: str) -> str:
+    """Return the name of an sbatch option, spelt as sbatch does.
+
+    Raises:
+        ValueError: for one that mlpsubmit sets, that has a key of its own, or that is no name.
+    """
+    plain = spelling(name)
+    key = KEY_OF.get(plain)
+    if key in _ONLY_IN_FILES:
+        raise ValueError(f"should be said by the template's own key {key}, above [sbatch]")
+    if key:
+        option = "--" + key.replace("_", "-")
+        raise ValueError(
+            f"should be said by the template's own key {key}, above [sbatch] "
+            f"(on the command line: {option})"
+        )
+    if plain in SET_HERE:
+        raise ValueError("should be left out; mlpsubmit sets it by itself")
+    if not _NAME.fullmatch(plain) or len(plain) == 1:
+        raise ValueError("should be the long name of an sbatch option, such as exclude")
+    return plain
+
+
+def option_value(value: Any) -> str | bool:
+    """Return the text of an option's value, or whether the bare flag is given."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return str(value)
+    if not isinstance(value, str):
+        raise ValueError("should be a string, an integer, true (a bare flag) or false (left out)")
+    return word(value)

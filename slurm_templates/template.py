@@ -1,0 +1,293 @@
+"""One template: what a SLURM array task asks for, as one closed, typed, validated model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
+
+from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.slurm_templates import time_limit
+from mlpsubmit.slurm_templates.sbatch_options import KEY_OF, option_name, option_value, spelling
+from mlpsubmit.slurm_templates.values import (
+    count,
+    gpus,
+    line,
+    lines,
+    memory,
+    optional,
+    table,
+    word,
+)
+
+__all__ = ["KEYS", "Template", "as_option"]
+
+#: How long before its end a task hears of it, where the template does not say.
+NOTICE_SECONDS = 120
+
+#: sbatch takes no longer one.
+_MOST_NOTICE = 65_535
+
+#: Options that say in another way what the key mem says; SLURM takes one of the three.
+_MEMORY_OPTIONS = ("mem-per-cpu", "mem-per-gpu")
+
+Word = Annotated[str | None, PlainValidator(optional(word))]
+Line = Annotated[str, PlainValidator(line)]
+Limit = Annotated[str | None, PlainValidator(optional(time_limit.normalised))]
+Gpus = Annotated[int | str, PlainValidator(gpus)]
+Count = Annotated[int, PlainValidator(count(1))]
+Memory = Annotated[str | None, PlainValidator(optional(memory))]
+Parallel = Annotated[int | None, PlainValidator(optional(count(1)))]
+Notice = Annotated[int | None, PlainValidator(optional(count(1, _MOST_NOTICE)))]
+
+
+def _each_once(options: dict[str, Any]) -> dict[str, Any]:
+    names = [spelling(name) for name in options]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"should have each option once; keep one {', one '.join(twice)}")
+    return options
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not False}
+
+
+def _without(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    gone = set(names)
+    return {name: value for name, value in options.items() if name not in gone}
+
+
+Setup = Annotated[tuple[Line, ...], BeforeValidator(lines)]
+Options = Annotated[
+    dict[
+        Annotated[str, AfterValidator(option_name)],
+        Annotated[str | bool, PlainValidator(option_value)],
+    ],
+    BeforeValidator(lambda value: _each_once(table(value))),
+    AfterValidator(_given),
+]
+
+
+def _field(default: Any, meaning: str) -> Any:
+    return Field(default=default, description=meaning)
+
+
+class Template(BaseModel):
+    """What one task of a job array asks SLURM for.
+
+    Get one from :func:`find_template`; the keys of its file are all but ``name`` and ``path``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Line = _field("", "what the template is called")
+    path: Path | None = _field(None, "the file that it was read from")
+    description: Line = _field("", "one line for the list of templates")
+    partition: Word = _field(None, "partition of the tasks; the cluster's default unless given")
+    account: Word = _field(None, "account that is charged; your default unless given")
+    qos: Word = _field(None, "quality of service")
+    constraint: Word = _field(None, "features that a node should have")
+    time: Limit = _field(None, "time limit of a task; the partition's default unless given")
+    gpus: Gpus = _field(1, "GPUs of a task")
+    cpus: Count = _field(4, "processor cores of a task")
+    mem: Memory = _field(None, "main memory of a task; the partition's default unless given")
+    max_parallel: Parallel = _field(None, "tasks that run at once, at most")
+    notice: Notice = _field(
+        None, "seconds before the time limit at which a task is told to save; chosen unless given"
+    )
+    setup: Setup = _field((), "shell commands that run before Python")
+    helper_partition: Word = _field(
+        None, "partition of small jobs without a GPU; that of the tasks unless given"
+    )
+    sbatch: Options = _field({}, "further options of sbatch")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Template:
+        mistakes = []
+        limit = self._limit_seconds
+        if self.notice is not None and limit is not None and self.notice >= limit:
+            mistakes.append(
+                f"notice: got {self.notice}; should be less than the time limit, {limit} seconds"
+            )
+        double = ["mem"] if self.mem is not None else []
+        double += [name for name in _MEMORY_OPTIONS if name in self.sbatch]
+        if len(double) > 1:
+            mistakes.append(f"got {' and '.join(double)}, which exclude each other; keep one")
+        if "gpu" in str(self.sbatch.get("gres", "")).replace(":", ",").split(","):
+            mistakes.append(
+                f"sbatch.gres: got {self.sbatch['gres']!r}; GPUs should be asked for by the "
+                "template's own key gpus, above [sbatch] (on the command line: --gpus)"
+            )
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+        return self
+
+    @property
+    def minutes(self) -> int | None:
+        """The time limit in minutes, rounded up as SLURM does; None where there is none of ours."""
+        seconds = None if self.time is None else time_limit.seconds_of(self.time)
+        return None if seconds is None else -(-seconds // 60)
+
+    @property
+    def _limit_seconds(self) -> int | None:
+        return None if self.minutes is None else self.minutes * 60
+
+    @property
+    def gpu_count(self) -> int:
+        """How many GPUs a task gets, of whichever type."""
+        return self.gpus if isinstance(self.gpus, int) else int(self.gpus.rpartition(":")[2])
+
+    @property
+    def notice_seconds(self) -> int:
+        """How many seconds before its time limit a task is told to save, chosen or given."""
+        if self.notice is not None:
+            return self.notice
+        limit = self._limit_seconds
+        return NOTICE_SECONDS if limit is None else min(NOTICE_SECONDS, limit // 4)
+
+    @property
+    def partition_of_helpers(self) -> str | None:
+        """The partition of small jobs that need no GPU; None for the cluster's default."""
+        return self.partition if self.helper_partition is None else self.helper_partition
+
+    @classmethod
+    def from_table(cls, keys: Mapping[str, Any], path: Path) -> Template:
+        """Build the template that a TOML file says.
+
+        Raises:
+            SpecError: listing every unknown key and every bad value.
+        """
+        ours = {"name": path.stem, "path": path}
+        return _build(keys, ours, where=str(path), spelt=lambda key: key)
+
+    def overridden(self, **changes: Any) -> Template:
+        """Return the template with other values, as the command line gives them.
+
+        A table ``sbatch`` is added to the one that there is; False takes an option out of it.
+        What is said of memory takes the place of what the template says of it in another way.
+
+        Raises:
+            SpecError: listing every mistake, each by the option of the command line.
+        """
+        mine = {key: getattr(self, key) for key in type(self).model_fields}
+        if changes.get("mem") is not None:
+            mine["sbatch"] = _without(mine["sbatch"], _MEMORY_OPTIONS)
+        options = changes.get("sbatch")
+        if isinstance(options, Mapping):
+            given = {spelling(str(name)) for name, value in options.items() if value is not False}
+            if given.intersection(_MEMORY_OPTIONS):
+                mine["mem"] = None
+            kept = _without(mine["sbatch"], map(spelling, map(str, options)))
+            changes = {**changes, "sbatch": {**kept, **options}}
+        return _build(changes, mine, where="", spelt=as_option)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str = "") -> Template:
+        """Return the template that :meth:`to_json` gave.
+
+        Args:
+            values: what it gave.
+            where: the file that holds them, for messages.
+
+        Raises:
+            SpecError: listing every mistake.
+        """
+        ours = {key: values[key] for key in ("name", "path") if key in values}
+        rest = {key: value for key, value in values.items() if key not in ours}
+        return _build(rest, ours, where=where, spelt=lambda key: key)
+
+    def to_toml(self) -> str:
+        """Return the keys as a TOML file holds them; what is not set is a comment."""
+        fields = type(self).model_fields
+        written = []
+        for key in KEYS[:-1]:
+            value = getattr(self, key)
+            unset = value is None or value == ()
+            text = f"# {key}: {fields[key].description}" if unset else f"{key} = {_literal(value)}"
+            written.append(text)
+        if self.sbatch:
+            written += ["", "[sbatch]"]
+            written += [f"{name} = {_literal(value)}" for name, value in self.sbatch.items()]
+        return "\n".join(written) + "\n"
+
+
+#: The keys that a template's file may hold, ``sbatch`` last.
+KEYS = tuple(key for key in Template.model_fields if key not in ("name", "path"))
+
+
+def _literal(value: Any) -> str:
+    """Write a value as TOML does; JSON writes strings, numbers and booleans the same way."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_literal, value))}]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def as_option(key: str) -> str:
+    """Return the option of the command line that a key has."""
+    return "--" + key.replace("_", "-")
+
+
+def _build(
+    keys: Mapping[str, Any], ours: Mapping[str, Any], where: str, spelt: Callable[[str], str]
+) -> Template:
+    """Build a template from keys that a user gave and values that come from elsewhere."""
+    mistakes = [_unknown(key, spelt) for key in keys if key not in KEYS]
+    known = {key: value for key, value in keys.items() if key in KEYS}
+    try:
+        template = Template(**{**ours, **known})
+    except ValidationError as error:
+        raise SpecError(mistakes + _mistakes(error, spelt), where) from None
+    if mistakes:
+        raise SpecError(mistakes, where)
+    return template
+
+
+def _unknown(key: str, spelt: Callable[[str], str]) -> str:
+    meant = KEY_OF.get(key.replace("_", "-"))
+    hint = f" (did you mean {meant!r}?)" if meant else did_you_mean(key, KEYS)
+    valid = f"; valid are {', '.join(KEYS)}; further options of sbatch go into [sbatch]"
+    return f"{spelt(key)}: no such key{hint or valid}"
+
+
+def _mistakes(error: ValidationError, spelt: Callable[[str], str]) -> list[str]:
+    """Say each of pydantic's errors in our words: the key, what was got, what is valid."""
+    messages: dict[str, str] = {}
+    for entry in error.errors():
+        text = entry["msg"].removeprefix("Value error, ")
+        if not entry["loc"]:
+            messages.update({said: said for said in text.split("\n")})
+            continue
+        key, *inside = entry["loc"]
+        label = _label(spelt(str(key)), inside)
+        if inside[1:]:  # the name of an option is what is mistaken
+            message = f"{label}: {text}"
+        else:
+            meaning = "" if inside else f" ({Template.model_fields[str(key)].description})"
+            message = f"{label}: got {entry['input']!r}; {text}{meaning}"
+        messages.setdefault(label, message)  # of an option that may not be, the value is no matter
+    return list(messages.values())
+
+
+def _label(key: str, inside: list[int | str]) -> str:
+    if not inside:
+        return key
+    if isinstance(inside[0], int):
+        return f"{key}, line {inside[0] + 1}"
+    return f"{key} {inside[0]}" if key.startswith("--") else f"{key}.{inside[0]}"

@@ -1,0 +1,114 @@
+"""What the single values of a template may be: checks that raise ValueError("should be ...")."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["count", "gpus", "line", "lines", "memory", "optional", "table", "word"]
+
+#: Longer ones are no count of anything, and Python refuses to convert the longest.
+_DIGITS = re.compile(r"\d{1,9}", re.A)
+_TYPED_GPUS = re.compile(r"(?P<type>[a-z0-9][a-z0-9_.-]*):(?P<count>[1-9]\d{0,8})", re.A | re.I)
+_MEMORY = re.compile(r"(?P<size>\d{1,9})(?P<unit>[KMGT]?)", re.A | re.I)
+
+#: Control characters, halves of characters and line ends: none can stand in a line of a script.
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
+
+
+def _integer(value: Any) -> int | None:
+    """Return a whole number; the command line gives it as a string."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
+        return int(value)
+    return None
+
+
+def count(minimum: int, maximum: int | None = None) -> Callable[[Any], int]:
+    """Return a check for integers from a minimum on, and up to a maximum where there is one."""
+    valid = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+
+    def check(value: Any) -> int:
+        number = _integer(value)
+        if number is None or number < minimum or (maximum is not None and number > maximum):
+            raise ValueError(f"should be an integer {valid}")
+        return number
+
+    return check
+
+
+def gpus(value: Any) -> int | str:
+    """Return how many GPUs, as a number, or as ``type:count`` where the type matters."""
+    number = _integer(value)
+    if number is not None and number >= 0:
+        return number
+    text = value.strip() if isinstance(value, str) else ""
+    wanted = text.removeprefix("gpu:")  # as --gres would have it
+    typed = _TYPED_GPUS.fullmatch(wanted)
+    if typed and wanted == text:
+        return text
+    valid = "should be an integer >= 0, or 'type:count' such as 'a100:1'"
+    if typed or _DIGITS.fullmatch(wanted):
+        raise ValueError(f"{valid}; try {wanted!r}")
+    if _TYPED_GPUS.fullmatch(f"{wanted}:1"):
+        raise ValueError(f"{valid}; try {wanted + ':1'!r}")
+    raise ValueError(valid)
+
+
+def memory(value: Any) -> str:
+    """Return memory as a number with its unit; a number alone counts megabytes, 0 is all."""
+    number = _integer(value)
+    text = str(number) if number is not None else value.strip() if isinstance(value, str) else ""
+    valid = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
+    size = _MEMORY.fullmatch(text)
+    if size is None:
+        longer = re.fullmatch(r"(\d{1,9}) *([KMGT])i?B?", text, re.A | re.I)
+        raise ValueError(f"{valid}; try {longer[1] + longer[2].upper()!r}" if longer else valid)
+    if int(size["size"]) == 0:
+        return "0"
+    return f"{int(size['size'])}{size['unit'].upper() or 'M'}"
+
+
+def _is_line(value: Any, besides: str = "") -> bool:
+    return isinstance(value, str) and not any(
+        unicodedata.category(letter) in _UNPRINTABLE for letter in value if letter not in besides
+    )
+
+
+def word(value: Any) -> str:
+    """Return text that can be the value of an sbatch option: some, and all of it on one line."""
+    if not _is_line(value):
+        raise ValueError("should be a string on one line, without control characters")
+    text: str = value.strip()
+    if not text:
+        raise ValueError("should not be empty; leave it out for the cluster's default")
+    return text
+
+
+def line(value: Any) -> str:
+    """Return one line of text, which may be empty."""
+    if not _is_line(value, besides="\t"):
+        raise ValueError("should be a string on one line, without control characters")
+    return str(value)
+
+
+def lines(value: Any) -> Any:
+    """Return a list, whose entries are still to be checked."""
+    if not isinstance(value, (list, tuple)):
+        raise ValueError('should be a list of shell commands, such as ["module load cuda"]')
+    return value
+
+
+def table(value: Any) -> Any:
+    """Return a dictionary of sbatch options, which are still to be checked one by one."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ValueError("should be a table of sbatch options, such as exclude = 'n3'")
+    return dict(value)
+
+
+def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a check that lets None through."""
+    return lambda value: None if value is None else check(value)
