@@ -23,18 +23,27 @@ Arrays = dict[str, NDArray[Any]]
 class Checkpoint:
     """Saves the state of a pack, and says in the heartbeat how far it is.
 
-    The file holds the results of the pack's finished stacks, the state of the one that trains, and
-    the seconds that earlier lives have spent on that one.
+    The file holds the results of the pack's finished stacks, the state of the one that trains, the
+    seconds that earlier lives have spent on that one, and how the pack has been halved.
 
     Args:
+        configs: how many configs the pack has.
         stop: set where the task is to save and stop.
         interval: seconds between two saves.
         verbose: print losses as they fall.
+
+    Attributes:
+        parts: the places in the pack of configs that are not yet trained, in one list those that
+            are assembled together: all, as long as the pack has not run out of memory.
+        alike: how many of the first parts are pieces of what was one: need as much memory.
+        together: the places of those that are assembled or in training now.
+        halved: whether the pack has ever run out of memory.
     """
 
     def __init__(
         self,
         file: Path,
+        configs: int,
         device: torch.device,
         stop: threading.Event,
         heartbeat: Heartbeat,
@@ -42,17 +51,27 @@ class Checkpoint:
         verbose: bool,
     ) -> None:
         self.file = file
+        self.configs = configs
         self.device = device
         self.stop = stop
         self.heartbeat = heartbeat
         self.interval = interval
         self.verbose = verbose
+        self.together: list[int] = []
+        self._begin()
+        self._load()
+        self.started = self.saved = self.seen = time.monotonic()
+        #: The step that this life began with: what it has trained itself starts there.
+        self.first_step = 0 if self.state is None else int(self.state["start"])
+        self.step, self.active = self.first_step, 0
+
+    def _begin(self) -> None:
+        """Let nothing of the pack be trained."""
+        self.parts, self.alike = [list(range(self.configs))], 1
+        self.halved = False
         self.finished: list[Arrays] = []
         self.state: dict[str, Any] | None = None
         self.earlier_seconds = 0.0
-        self._load()
-        self.started = self.saved = self.seen = time.monotonic()
-        self.step, self.active = 0, 0
 
     def _load(self) -> None:
         if not self.file.exists():
@@ -69,6 +88,8 @@ class Checkpoint:
             for arrays in content["finished"]
         ]
         self.state, self.earlier_seconds = content["state"], content["seconds"]
+        if content.get("halved"):  # a file of an earlier version does not say
+            self.parts, self.alike, self.halved = content["parts"], content["alike"], True
 
     @property
     def seconds(self) -> float:
@@ -78,11 +99,53 @@ class Checkpoint:
     def finish(self, arrays: Arrays) -> None:
         """Take the result of one stack; the next one starts from the beginning."""
         self.finished.append(arrays)
+        self._restart()
+
+    def _restart(self) -> None:
         self.state, self.earlier_seconds, self.started = None, 0.0, time.monotonic()
+        self.first_step = 0
+
+    @property
+    def done(self) -> set[int]:
+        """The places of the configs that have a result."""
+        return {place for arrays in self.finished for place in arrays["position"].tolist()}
+
+    def leave_part(self) -> None:
+        """Go on to the next part, for this one is trained."""
+        self.parts.pop(0)
+        self.alike = max(1, self.alike - 1)
+
+    def halve(self) -> int:
+        """Let what ran out of memory, and what is like it, begin anew with half as many together.
+
+        Returns:
+            How many configs a part has at most. Nothing is saved yet.
+        """
+        done, size = self.done, (len(self.together) + 1) // 2
+        first, *others = ([p for p in part if p not in done] for part in self.parts[: self.alike])
+        left = [*first, *(place for part in others for place in part)]
+        # Where it was one of several stacks, the others may well fit as they are.
+        pieces = left if len(self.together) == len(first) else self.together
+        cut = [pieces[start : start + size] for start in range(0, len(pieces), size)]
+        rest = [place for place in left if place not in pieces]
+        self.parts[: self.alike] = [*cut, rest] if rest else cut
+        self.alike, self.halved = len(cut), True
+        self._restart()
+        return size
+
+    def rejoin(self) -> None:
+        """Save that all that is left trains together: a device with more memory may take it on."""
+        done = self.done
+        self.parts = [sorted(p for part in self.parts for p in part if p not in done)]
+        self.alike = 1
+        self._restart()
+        self.save(None)
 
     def discard(self) -> None:
         """Forget a state that cannot be continued from."""
         self.file.unlink(missing_ok=True)
+        self._begin()
+        self._restart()
 
     # ---- what the train loop calls
 
@@ -94,8 +157,11 @@ class Checkpoint:
         """Tell whether it is time to save, or to stop."""
         return self.stop.is_set() or time.monotonic() - self.saved >= self.interval
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any] | None) -> None:
         """Replace the file; a disk that is full must not end the training.
+
+        Args:
+            state: of the stack that trains; None where the next one is to begin.
 
         Raises:
             Interrupted: where the task is to stop.
@@ -109,11 +175,17 @@ class Checkpoint:
             "finished": finished,
             "state": state,
             "seconds": self.seconds,
+            "parts": self.parts,
+            "alike": self.alike,
+            "halved": self.halved,
         }
         try:
             store.publish(self.file, lambda stream: torch.save(content, stream))
         except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
             print(f"checkpoint {self.file.name} not written: {error}", flush=True)
+        else:
+            if state is not None and state["start"] > self.first_step:
+                self.heartbeat.update(progressed=True)
         self.saved = time.monotonic()
         if self.stop.is_set():
             raise Interrupted
@@ -126,6 +198,7 @@ class Checkpoint:
         made = max(0, progress.step - self.step) * max(self.active, progress.active)
         self.heartbeat.update(
             step=progress.step,
+            first_step=self.first_step,
             max_iter=progress.max_iter,
             active=progress.active,
             loss=loss,

@@ -11,19 +11,35 @@ from typing import Any
 
 from mlpsubmit.jobs import store
 
-__all__ = ["HEARTBEAT_SECONDS", "Heartbeat", "is_alive", "process_start"]
+__all__ = [
+    "HEARTBEAT_SECONDS",
+    "SLOWEST_BEAT",
+    "Heartbeat",
+    "is_alive",
+    "is_fresh",
+    "process_start",
+]
 
 HEARTBEAT_SECONDS = 2.0
+
+#: Seconds between heartbeats at most, however many tasks share a file system.
+SLOWEST_BEAT = 30.0
 
 #: A heartbeat on another machine that is older than this is taken for dead.
 SILENCE_SECONDS = 60.0
 
 
 class Heartbeat:
-    """Publishes what one task is doing, every few seconds, from a thread of its own."""
+    """Publishes what one task is doing from a thread of its own.
 
-    def __init__(self, path: Path, **fields: Any) -> None:
+    Args:
+        interval: seconds between two heartbeats.
+        fields: what it says at first.
+    """
+
+    def __init__(self, path: Path, interval: float, **fields: Any) -> None:
         self._path = path
+        self._interval = interval
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._fields: dict[str, Any] = {
@@ -32,6 +48,7 @@ class Heartbeat:
             "pid": os.getpid(),
             "process_start": process_start(os.getpid()),
             "started": time.time(),
+            "interval": interval,
             **fields,
         }
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -66,8 +83,14 @@ class Heartbeat:
                 print(f"heartbeat not written: {error}", flush=True)
 
     def _beat(self) -> None:
-        while not self._ended.wait(HEARTBEAT_SECONDS):
+        while not self._ended.wait(self._interval):
             self.publish()
+
+
+def is_fresh(heartbeat: dict[str, Any]) -> bool:
+    """Tell whether a heartbeat is so young that its task lives, by the clocks of two machines."""
+    age = time.time() - float(heartbeat.get("updated", 0))
+    return age < 3 * float(heartbeat.get("interval", HEARTBEAT_SECONDS))
 
 
 def process_start(pid: int) -> str | None:

@@ -1,37 +1,20 @@
-"""How far a run is, from its own files alone."""
+"""How far a run is: from its own files, and what those can't tell from the scheduler."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.plan import Plan
-from mlpsubmit.jobs.store import REUSED_PREFIX, Failure, RunDirectory
+from mlpsubmit.jobs.slurm.states import Scheduler, slurm_retry, slurm_tasks
+from mlpsubmit.jobs.store import REUSED_PREFIX, Failure, RunDirectory, task_name
+from mlpsubmit.jobs.tasks import TaskStatus
 
 __all__ = ["Status", "TaskStatus", "read_status"]
-
-
-@dataclass(frozen=True)
-class TaskStatus:
-    """One task of the latest submission.
-
-    Attributes:
-        state: ``waiting`` (its process has not said anything yet), ``running``, ``done``,
-            ``interrupted`` (it saved its pack on a signal) or ``crashed``.
-        heartbeat: what it said last; empty where it never did.
-        log: its log file.
-    """
-
-    name: str
-    state: str
-    heartbeat: dict[str, Any]
-    log: Path | None
 
 
 @dataclass(frozen=True)
@@ -44,6 +27,7 @@ class Status:
         fraction: done, by estimated cost, counting packs in training by their steps; 0 to 1.
         speed: model-steps per second, all running tasks together.
         remaining_seconds: until the end at the speed so far; None where it cannot be told.
+        retry: what SLURM says of the job that will resume what is missing; empty where none will.
     """
 
     run: str
@@ -60,11 +44,17 @@ class Status:
     remaining_seconds: float | None
     tasks: Sequence[TaskStatus]
     failures: Sequence[Failure]
+    retry: str = ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether any task lives or is about to, or may for all that is known."""
+        return any(task.live or task.state == "unknown" for task in self.tasks)
 
     @property
     def running(self) -> bool:
-        """Whether any task lives or is about to."""
-        return any(task.state in ("waiting", "running") for task in self.tasks)
+        """Whether the run goes on by itself: a task lives, or a job will resume what is missing."""
+        return self.busy or bool(self.retry)
 
     @property
     def complete(self) -> bool:
@@ -75,7 +65,13 @@ class Status:
         """Return what ``status --json`` prints."""
         fields = {name: value for name, value in vars(self).items() if name != "failures"}
         fields["tasks"] = [
-            {**t.heartbeat, "task": t.name, "state": t.state, "log": t.log and str(t.log)}
+            {
+                **t.heartbeat,
+                "task": t.name,
+                "state": t.state,
+                "why": t.why,
+                "log": t.log and str(t.log),
+            }
             for t in self.tasks
         ]
         fields["failures"] = [
@@ -84,10 +80,15 @@ class Status:
         return fields
 
 
-def read_status(run: RunDirectory) -> Status:
-    """Read how far a run is."""
+def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status:
+    """Read how far a run is.
+
+    Args:
+        scheduler: what answers for SLURM; one that is kept is not asked again too soon.
+    """
+    scheduler = scheduler or Scheduler()
     plan = Plan.from_json(run.plan)
-    tasks = _tasks(run)
+    tasks, retry = _submitted(run, scheduler)
     names, failures = run.outcomes()
     finished = _numbers(names, plan)
     sizes = plan.pack_sizes
@@ -95,24 +96,41 @@ def read_status(run: RunDirectory) -> Status:
     reused = _reused(run, names)
     done = reused + int(sizes[finished].sum())
     configs = int(run.sweep["configs"])
-    fraction, remaining = _progress(run, plan, finished, tasks)
-    live = [task for task in tasks if task.state == "running"]
+    retry = retry if done < configs else ""
+    fraction, remaining = _progress(plan, finished, tasks)
     return Status(
         run=run.id,
         name=str(run.sweep["name"]),
         path=str(run.path),
-        state=_state(tasks, configs - done, failed),
+        state=_state(tasks, configs - done, failed, retry),
         configs=configs,
         done=done,
         failed=failed,
         missing=configs - done - failed,
         reused=reused,
         fraction=fraction,
-        speed=sum(float(task.heartbeat.get("speed") or 0) for task in live),
+        speed=sum(float(t.heartbeat.get("speed") or 0) for t in tasks if t.state == "running"),
         remaining_seconds=remaining,
         tasks=tasks,
         failures=failures,
+        retry=retry,
     )
+
+
+def _submitted(run: RunDirectory, scheduler: Scheduler) -> tuple[list[TaskStatus], str]:
+    """Return the tasks of the latest submission, and what is said of the job that retries."""
+    submissions = run.submissions()
+    if not submissions:
+        return [], ""
+    number = submissions[-1]
+    heartbeats = run.heartbeats(number)
+    if run.intent(number)["executor"] != "slurm":
+        return _local_tasks(run, number, heartbeats), ""
+    tasks = slurm_tasks(run, number, heartbeats, scheduler)
+    if any(task.live for task in tasks):
+        return tasks, ""
+    retry = slurm_retry(run, number, scheduler)
+    return tasks, str(retry or "")
 
 
 def _reused(run: RunDirectory, names: set[str]) -> int:
@@ -128,66 +146,58 @@ def _numbers(names: set[str], plan: Plan) -> np.ndarray[Any, np.dtype[np.int64]]
     return np.array([number for number in numbers if number < plan.packs], dtype=np.int64)
 
 
-def _state(tasks: Sequence[TaskStatus], left: int, failed: int) -> str:
-    if any(task.state in ("waiting", "running") for task in tasks):
+def _state(tasks: Sequence[TaskStatus], left: int, failed: int, retry: str) -> str:
+    states = {task.state for task in tasks}
+    if any(task.live for task in tasks) or retry:
         return "running"
     if left == 0:
         return "done"
-    if any(task.state == "crashed" for task in tasks):
-        return "crashed"
+    for state in ("unknown", "crashed"):
+        if state in states:
+            return state
     return "failed" if failed == left else "stopped"
 
 
-def _tasks(run: RunDirectory) -> list[TaskStatus]:
-    """Return the tasks of the latest submission."""
-    submissions = run.submissions()
-    if not submissions:
-        return []
-    number = submissions[-1]
-    jobs = {job["task"]: job for job in (run.jobs(number) or {"jobs": []})["jobs"]}
-    heartbeats = run.heartbeats()
-    names = [f"{number:03d}-{index:04d}" for index in range(len(run.intent(number)["slices"]))]
-    return [_task(run, number, name, heartbeats.get(name, {}), jobs.get(name)) for name in names]
+def _local_tasks(
+    run: RunDirectory, number: int, heartbeats: Mapping[str, dict[str, Any]]
+) -> list[TaskStatus]:
+    """Return the tasks of a submission to this machine."""
+    jobs = run.task_jobs(number)
+    names = [task_name(number, index) for index in range(len(run.intent(number)["slices"]))]
+    return [_local_task(run, number, n, heartbeats.get(n, {}), jobs.get(n)) for n in names]
 
 
-def _task(
+def _local_task(
     run: RunDirectory, submission: int, name: str, heartbeat: dict[str, Any], job: Any
 ) -> TaskStatus:
-    state = str(heartbeat.get("state", ""))
+    state, why = str(heartbeat.get("state", "")), ""
     if state not in ("done", "interrupted", "crashed"):
         process = heartbeat or job
         alive = process is not None and is_alive(process)
         state = ("running" if heartbeat else "waiting") if alive else "crashed"
-    log = job and run.log(submission, job["id"])
-    return TaskStatus(name, state, heartbeat, log)
+    if state == "crashed":
+        why = str(heartbeat.get("error", "its process ended without a word"))
+    return TaskStatus(name, state, heartbeat, job and run.log(submission, job["id"]), why)
 
 
 def _progress(
-    run: RunDirectory,
-    plan: Plan,
-    finished: np.ndarray[Any, np.dtype[np.int64]],
-    tasks: Sequence[TaskStatus],
+    plan: Plan, finished: np.ndarray[Any, np.dtype[np.int64]], tasks: Sequence[TaskStatus]
 ) -> tuple[float, float | None]:
     """Return the fraction done by cost, and the seconds that remain at the rate so far."""
     if plan.packs == 0:
         return 1.0, 0.0
-    costs = plan.pack_costs
-    done = float(costs[finished].sum())
-    under_way, since = 0.0, []
+    costs, ready = plan.pack_costs, {int(number) for number in finished}
+    done, rate = float(costs[finished].sum()), 0.0
     for task in tasks:
         beat = task.heartbeat
-        if task.state == "running" and "pack" in beat:
-            pack = int(beat["pack"])
-            if pack not in finished:  # a heartbeat may be a little behind the results
-                share = beat.get("step", 0) / max(beat.get("max_iter") or 1, 1)
-                under_way += float(costs[pack]) * share
-            since.append(float(beat["started"]))
-    fraction = min(1.0, (done + under_way) / plan.cost)
-    if not since:
-        return fraction, None
-    before = float(run.intent(run.submissions()[-1]).get("cost_done", 0.0))
-    made = done + under_way - before
-    elapsed = time.time() - min(since)
-    if made <= 0 or elapsed < 1:
-        return fraction, None
-    return fraction, max(0.0, plan.cost - done - under_way) * elapsed / made
+        if task.state in ("done", "crashed") or "pack" not in beat:
+            continue  # what a crashed task has saved is not known
+        cost, steps = float(costs[int(beat["pack"])]), max(beat.get("max_iter") or 1, 1)
+        if int(beat["pack"]) in ready:  # a heartbeat may be a little behind the results
+            cost = 0.0
+        done += cost * beat["step"] / steps
+        if task.state == "running":
+            made = beat["cost_done"] + cost * (beat["step"] - beat.get("first_step", 0)) / steps
+            rate += made / max(float(beat["updated"]) - float(beat["started"]), 1.0)
+    remaining = max(0.0, plan.cost - done) / rate if rate > 0 else None
+    return min(1.0, done / plan.cost), remaining

@@ -8,7 +8,10 @@
 | data/<key>.pt                | the first task that needs it, once, under data/<key>.lock     |
 | submissions/NNN/intent.json  | launch or resume, before an executor is asked for anything    |
 | submissions/NNN/jobs.json    | launch or resume, after: the ids that the executor answered   |
-| submissions/NNN/*            | submitit: its pickles and logs                                |
+| submissions/NNN/array.N.sh   | launch or resume: the sbatch script of one job array          |
+| submissions/NNN/retry.sh     | the same for the job that resumes what is missing             |
+| submissions/NNN/ended.json   | cancel, or a launch that cannot tell: no task of it may train |
+| submissions/NNN/*            | submitit and SLURM: pickles and logs                          |
 | results/<task>.<attempt>.tar | one attempt of one task, appended per pack and fsynced        |
 | results/reused.0.tar         | launch, once: finished configs of earlier runs                |
 | checkpoints/<pack>.pt        | the task that trains the pack, replaced atomically            |
@@ -52,6 +55,7 @@ __all__ = [
     "publish",
     "publish_json",
     "read_json",
+    "task_name",
 ]
 
 FORMAT = 1
@@ -63,6 +67,7 @@ DATA = "data"
 SUBMISSIONS = "submissions"
 INTENT = "intent.json"
 JOBS = "jobs.json"
+ENDED = "ended.json"
 RESULTS = "results"
 CHECKPOINTS = "checkpoints"
 HEARTBEATS = "heartbeats"
@@ -78,6 +83,11 @@ FINISHED_SUFFIX = ".npz"
 FAILED_SUFFIX = ".failed.json"
 
 _SHARD_NAME = re.compile(r"(?P<task>[\w-]+)\.(?P<attempt>\d+)\.tar")
+
+
+def task_name(submission: int, index: int) -> str:
+    """Return what a task is called in files."""
+    return f"{submission:03d}-{index:04d}"
 
 
 # ---- publishing --------------------------------------------------------------------------------
@@ -148,11 +158,15 @@ def read_json(path: Path) -> Any:
 def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on a file; the kernel frees it however the process ends.
 
+    Child processes that are started with ``close_fds=False`` hold it as well.
+
     Raises:
         BlockingIOError: where another holds it and ``wait`` is false.
         RunError: where the file system has no locks.
     """
     with path.open("ab") as file:
+        # A submission that outlives the process that made it keeps the lock until it ends too.
+        os.set_inheritable(file.fileno(), True)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -438,14 +452,22 @@ class RunDirectory:
         """Return where a task says how it is doing."""
         return self.path / HEARTBEATS / f"{task}.json"
 
-    def heartbeats(self) -> dict[str, dict[str, Any]]:
-        """Return the heartbeat of every task that has one."""
+    def heartbeats(self, submission: int) -> dict[str, dict[str, Any]]:
+        """Return the heartbeat of every task of a submission that has one."""
         folder = self.path / HEARTBEATS
         found = {}
-        for file in sorted(folder.glob("[!.]*.json")):
+        for file in sorted(folder.glob(f"{submission:03d}-*.json")):
             with contextlib.suppress(RunError, OSError):  # torn by a power cut, or just replaced
                 found[file.stem] = read_json(file)
         return found
+
+    def last_heartbeat(self, task: str) -> dict[str, Any] | None:
+        """Return what a task said last, perhaps in an earlier life; None where nothing whole."""
+        try:
+            content: dict[str, Any] = read_json(self.heartbeat(task))
+        except (RunError, FileNotFoundError):
+            return None
+        return content
 
     # ---- submissions
 
@@ -458,16 +480,10 @@ class RunDirectory:
         folder = self.path / SUBMISSIONS
         return sorted(int(file.parent.name) for file in folder.glob(f"*/{INTENT}"))
 
-    def new_submission(self) -> int:
-        """Make the folder of the next submission and return its number."""
+    def next_submission(self) -> int:
+        """Return the number of the submission that comes next."""
         taken = [int(folder.name) for folder in (self.path / SUBMISSIONS).glob("[0-9]*")]
-        number = max(taken, default=-1) + 1
-        while True:
-            try:
-                self.submission(number).mkdir()
-                return number
-            except FileExistsError:
-                number += 1
+        return max(taken, default=-1) + 1
 
     def intent(self, number: int) -> dict[str, Any]:
         """Return what a submission set out to do."""
@@ -479,9 +495,42 @@ class RunDirectory:
         file = self.submission(number) / JOBS
         return read_json(file) if file.exists() else None
 
+    def task_jobs(self, number: int) -> dict[str, dict[str, Any]]:
+        """Return the job of each task of a submission, as far as the executor answered.
+
+        An entry of jobs.json stands for ``count`` tasks from ``first`` on; one that is an array
+        has an index per task behind its id.
+        """
+        found = {}
+        for job in (self.jobs(number) or {"jobs": []})["jobs"]:
+            for place in range(job["count"]):
+                own = f"{job['id']}_{place}" if job["array"] else job["id"]
+                found[task_name(number, job["first"] + place)] = {**job, "id": own}
+        return found
+
     def log(self, number: int, job: str) -> Path:
-        """Return where submitit keeps the output of a job."""
+        """Return where the output of a job is kept, under the name that submitit gives it."""
         return self.submission(number) / f"{job}_0_log.out"
+
+    def end_submission(self, number: int, why: str) -> None:
+        """Make sure that no task of a submission trains from now on."""
+        publish_json(self.submission(number) / ENDED, {"why": why, "at": time.time()})
+
+    def ended(self, number: int) -> str | None:
+        """Return why no task of a submission is to train any more; None where they are."""
+        file = self.submission(number) / ENDED
+        return str(read_json(file)["why"]) if file.exists() else None
+
+    def superseded(self, number: int) -> str | None:
+        """Return why a task of a submission that starts now has nothing to do; None where it has.
+
+        A job that its launch gave up for lost may start after all.
+        """
+        if not (self.submission(number) / INTENT).exists():
+            return "its submission was withdrawn"
+        if max(self.submissions()) > number:
+            return f"submission {max(self.submissions()):03d} has taken its place"
+        return self.ended(number)
 
     # ---- results
 
@@ -514,10 +563,19 @@ class RunDirectory:
                 if member in self._intact:
                     yield pack
 
-    def finished(self, among: Container[str]) -> set[str]:
-        """Return those of some packs that have a result, having read it and its checksums."""
-        wanted = (member for member in self.members() if _pack_name(member) in among)
+    def finished(self, among: Container[str], task: str | None = None) -> set[str]:
+        """Return those of some packs that have a result, having read it and its checksums.
+
+        Args:
+            task: look at what the attempts of this task wrote alone.
+        """
+        own = self.members() if task is None else self._members_of(task)
+        wanted = (member for member in own if _pack_name(member) in among)
         return {pack.name for pack in self._whole(wanted)}
+
+    def _members_of(self, task: str) -> Iterator[Member]:
+        for shard in sorted(self.results.glob(f"{task}.*.tar")):
+            yield from members(shard)
 
     def reused(self) -> int:
         """Return how many configs taken over from earlier runs are there, read and verified."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,29 +15,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mlpsubmit.errors import UserError
 from mlpsubmit.jobs import store
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.data import SharedData
-from mlpsubmit.jobs.heartbeat import Heartbeat
-from mlpsubmit.jobs.plan import Pack, Plan
-from mlpsubmit.jobs.store import RunDirectory, Shard
+from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, SLOWEST_BEAT, Heartbeat
+from mlpsubmit.jobs.plan import Pack, Plan, Range
+from mlpsubmit.jobs.stopping import stop_on_signals
+from mlpsubmit.jobs.store import RunDirectory, Shard, task_name
 from mlpsubmit.loading import thaw
-from mlpsubmit.sweep import Sweep
-from mlpsubmit.training.assemble import Stack, assemble
+from mlpsubmit.sweep import Config, Sweep
+from mlpsubmit.training.assemble import assemble
 from mlpsubmit.training.loop import Trained
+from mlpsubmit.training.memory import free_memory, is_crowded, ran_out_of_memory
 from mlpsubmit.training.monitor import Interrupted, StateError
 from mlpsubmit.training.seeds import data_seed
 from mlpsubmit.training.trained import DIVERGED
 
-__all__ = ["run_task", "task_name"]
+__all__ = ["run_task"]
 
-#: Signals on which a task saves its pack and stops: the end of its time, preemption, Ctrl-C.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+#: Attempts in a row that may end before anything is trained.
+FRUITLESS_ATTEMPTS = 3
 
-
-def task_name(submission: int, index: int) -> str:
-    """Return what a task is called in files."""
-    return f"{submission:03d}-{index:04d}"
+#: Heartbeats per second that all tasks together write at most: their file system is shared.
+BEATS_PER_SECOND = 20
 
 
 def run_task(
@@ -46,6 +46,7 @@ def run_task(
     submission: int,
     index: int,
     on_failure: Callable[[BaseException], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> str:
     """Train every pack of a slice that has no result yet.
 
@@ -54,35 +55,16 @@ def run_task(
         submission: which submission the task belongs to.
         index: which of its slices to train.
         on_failure: called with the exception of a pack that failed; the task then stops.
+        stop: set where the task is to save its pack and stop; else signals are waited for here.
 
     Returns:
-        ``done``; ``interrupted`` where a signal came: then the state of the pack is saved; or
-        ``stopped`` at a failure.
+        ``done``; ``interrupted`` where it was to stop: then the state of the pack is saved;
+        ``stopped`` at a failure; or ``stuck`` where this and the attempts before it were all ended
+        before they had trained anything.
     """
-    with _stop_on_signals() as stop:
-        task = _Task(RunDirectory.open(Path(path)), submission, index, stop, on_failure)
-        return task.run()
-
-
-@contextlib.contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """Turn the signals that end a task into an event that the train loop looks at every step."""
-    stop = threading.Event()
-
-    def ask(number: int, _: object) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C: the user's function does not come back
-        stop.set()
-
-    previous = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in STOP_SIGNALS:
-            previous[number] = signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    directory = RunDirectory.open(Path(path))
+    with contextlib.nullcontext(stop) if stop else stop_on_signals() as event:
+        return _Task(directory, submission, index, event, on_failure).run()
 
 
 @dataclass
@@ -102,16 +84,22 @@ class _Task:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(self.plan.threads)
         self.data = SharedData(self.run_directory, self.sweep, self.device)
-        packs = self._packs()
+        slices = self.run_directory.intent(self.submission)["slices"]
+        packs = self._packs(slices[self.index])
+        fruitless = self._fruitless_attempts()
         with (
             Shard.claim(self.run_directory.results, self.name) as shard,
-            self._heartbeat(shard, packs) as heartbeat,
+            self._heartbeat(shard, len(packs), len(slices), fruitless) as heartbeat,
         ):
+            if fruitless >= FRUITLESS_ATTEMPTS:
+                return _give_up(heartbeat)
             for pack in packs:
                 try:
                     self._train_or_record(pack, shard, heartbeat)
                 except Interrupted:
                     print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
+                    if not heartbeat["progressed"] and fruitless + 1 >= FRUITLESS_ATTEMPTS:
+                        return _give_up(heartbeat)
                     heartbeat.update(state="interrupted")
                     return "interrupted"
                 except _StoppedAtFailure:
@@ -120,23 +108,32 @@ class _Task:
             heartbeat.update(state="done")
         return "done"
 
-    def _packs(self) -> list[Pack]:
+    def _packs(self, ranges: Sequence[Range]) -> list[Pack]:
         """Return the packs of the slice that have no result; an earlier attempt made the others."""
-        ranges = self.run_directory.intent(self.submission)["slices"][self.index]
         packs = [self.plan.pack(number) for low, high in ranges for number in range(low, high)]
-        finished = self.run_directory.finished(among={pack.name for pack in packs})
+        finished = self.run_directory.finished({pack.name for pack in packs}, self.name)
         return [pack for pack in packs if pack.name not in finished]
 
-    def _heartbeat(self, shard: Shard, packs: Sequence[Pack]) -> Heartbeat:
+    def _fruitless_attempts(self) -> int:
+        """Return how many attempts in a row before this one trained nothing."""
+        last = self.run_directory.last_heartbeat(self.name)
+        return 0 if last is None or last["progressed"] else int(last["fruitless"]) + 1
+
+    def _heartbeat(self, shard: Shard, packs: int, tasks: int, fruitless: int) -> Heartbeat:
         return Heartbeat(
             self.run_directory.heartbeat(self.name),
+            max(HEARTBEAT_SECONDS, min(tasks / BEATS_PER_SECOND, SLOWEST_BEAT)),
             task=self.name,
             attempt=shard.attempt,
             device=_device_name(self.device),
             threads=self.plan.threads,
-            packs=len(packs),
+            packs=packs,
             packs_done=0,
             packs_failed=0,
+            halved=0,
+            cost_done=0.0,
+            fruitless=fruitless,
+            progressed=False,
         )
 
     def _train_or_record(self, pack: Pack, shard: Shard, heartbeat: Heartbeat) -> None:
@@ -156,6 +153,7 @@ class _Task:
         else:
             shard.append(pack.name + store.FINISHED_SUFFIX, store.npz_bytes(arrays))
             heartbeat.update(packs_done=heartbeat["packs_done"] + 1)
+            _note_progress(heartbeat, pack)
             self.run_directory.checkpoint(pack.name).unlink(missing_ok=True)
             seconds = time.monotonic() - started
             print(f"pack {pack.name}: {len(indices)} configs in {seconds:.1f} s", flush=True)
@@ -175,6 +173,7 @@ class _Task:
         }
         shard.append(pack.name + store.FAILED_SUFFIX, store.json_bytes(failure))
         heartbeat.update(packs_failed=heartbeat["packs_failed"] + 1)
+        _note_progress(heartbeat, pack)
         print(f"pack {pack.name}: failed\n{failure['traceback']}", flush=True)
         if self.on_failure is not None:
             self.on_failure(error)
@@ -183,44 +182,139 @@ class _Task:
     def _train(
         self, pack: Pack, indices: NDArray[np.int64], heartbeat: Heartbeat
     ) -> dict[str, NDArray[Any]]:
+        """Train a pack, half as many at a time where it runs out of memory; return its arrays.
+
+        Raises:
+            OutOfMemory: where not even one config fits.
+        """
         configs = [self.sweep.config(int(index)) for index in indices]
         entries = [self.data.entries(config) for config in configs]
-        # What draws from torch's global generator, against the advice, repeats all the same.
-        torch.manual_seed(data_seed(configs[0].hyperparameters.seed))
-        stacks = assemble(self.sweep, configs, entries, self.device)
-        checkpoint = Checkpoint(
+        checkpoint = self._checkpoint(pack, heartbeat)
+        while checkpoint.parts:
+            if not self._fits(pack, configs, entries, checkpoint):
+                # Out here, where no traceback holds the dead tensors any more.
+                self._halve(pack, checkpoint, heartbeat)
+        return {
+            "index": indices,
+            "key": _hex_keys(self.sweep, indices),
+            **_joined(checkpoint.finished, len(indices), checkpoint.halved),
+        }
+
+    def _checkpoint(self, pack: Pack, heartbeat: Heartbeat) -> Checkpoint:
+        return Checkpoint(
             self.run_directory.checkpoint(pack.name),
+            pack.stop - pack.start,
             self.device,
             self.stop,
             heartbeat,
             60 * self.sweep.base.checkpoint_minutes,
             self.sweep.base.verbose,
         )
-        for stack in stacks[len(checkpoint.finished) :]:
+
+    def _fits(
+        self,
+        pack: Pack,
+        configs: Sequence[Config],
+        entries: Sequence[Mapping[str, Any]],
+        checkpoint: Checkpoint,
+    ) -> bool:
+        """Train a checkpoint's first part; return whether there was memory enough."""
+        try:
+            self._train_part(configs, entries, checkpoint)
+        except StateError as error:
+            print(f"pack {pack.name}: starting anew: {error}", flush=True)
+            checkpoint.discard()
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            if len(checkpoint.together) == 1:
+                checkpoint.rejoin()
+                alone = configs[checkpoint.together[0]]
+                raise _does_not_fit(alone, self.device, error) from error
+            return False
+        return True
+
+    def _train_part(
+        self,
+        configs: Sequence[Config],
+        entries: Sequence[Mapping[str, Any]],
+        checkpoint: Checkpoint,
+    ) -> None:
+        """Assemble the configs of a checkpoint's first part and train those that are not done."""
+        if checkpoint.halved or is_crowded(self.device):
+            # What trained before stands in cycles, whose size Python's collector does not see.
+            free_memory()
+        part, done = checkpoint.parts[0], checkpoint.done
+        checkpoint.together = [place for place in part if place not in done]
+        # What draws from torch's global generator, against the advice, repeats all the same.
+        torch.manual_seed(data_seed(configs[part[0]].hyperparameters.seed))
+        own = [configs[place] for place in part]
+        for stack in assemble(self.sweep, own, [entries[place] for place in part], self.device):
+            places = [part[position] for position in stack.positions]
+            if done.issuperset(places):
+                continue
+            checkpoint.together = places
             torch.manual_seed(data_seed(stack.hyperparameters[0].seed))
-            try:
-                trained = stack.train(checkpoint)
-            except StateError as error:
-                print(f"pack {pack.name}: starting anew: {error}", flush=True)
-                checkpoint.discard()
-                return self._train(pack, indices, heartbeat)
-            checkpoint.finish(_result(stack, trained, checkpoint.seconds))
-        return {
-            "index": indices,
-            "key": _hex_keys(self.sweep, indices),
-            **_joined(checkpoint.finished, len(indices)),
-        }
+            trained = stack.train(checkpoint)
+            checkpoint.finish(_result(places, trained, checkpoint.seconds))
+        checkpoint.leave_part()
+
+    def _halve(self, pack: Pack, checkpoint: Checkpoint, heartbeat: Heartbeat) -> None:
+        """Let a pack that ran out of memory go on with half as many, also in its next life."""
+        free_memory()
+        halved = heartbeat["halved"] + (0 if checkpoint.halved else 1)
+        heartbeat.update(halved=halved, progressed=True)
+        count, size = len(checkpoint.together), checkpoint.halve()
+        print(
+            f"pack {pack.name}: out of memory with {count} configs; going on with {size} at a time",
+            flush=True,
+        )
+        checkpoint.save(None)
+
+
+def _note_progress(heartbeat: Heartbeat, pack: Pack) -> None:
+    """Say that this attempt has come to the end of a pack."""
+    heartbeat.update(progressed=True, cost_done=heartbeat["cost_done"] + pack.cost)
+
+
+def _give_up(heartbeat: Heartbeat) -> str:
+    """Say that going on as before leads nowhere."""
+    error = (
+        f"{FRUITLESS_ATTEMPTS} attempts in a row were ended before they had trained anything; "
+        "give the tasks more time or memory when you resume (--time, --mem), or smaller packs "
+        "(PACK_SIZE) or more frequent saves (CHECKPOINT_MINUTES) in a new launch"
+    )
+    print(error, flush=True)
+    heartbeat.update(state="crashed", error=error)
+    return "stuck"
 
 
 class _StoppedAtFailure(Exception):
     """Ends a task at its first failing pack, whose failure is on disk by then."""
 
 
-def _result(stack: Stack, trained: Trained, seconds: float) -> dict[str, NDArray[Any]]:
+class OutOfMemory(UserError):
+    """A config that does not fit into the memory even where it trains alone."""
+
+
+def _does_not_fit(config: Config, device: torch.device, error: Exception) -> OutOfMemory:
+    settings = config.hyperparameters
+    sets = "N_SAMPLES" if settings.online else "N_SAMPLES or N_TEST"
+    more = "a GPU with more memory" if device.type == "cuda" else "more memory for each task"
+    return OutOfMemory(
+        f"a config with WIDTH={settings.width}, DEPTH={settings.depth}, N_SAMPLES="
+        f"{settings.n_samples} does not fit into the memory of its task ({_device_name(device)}), "
+        f"not even alone; try a smaller {sets}, or {more}. It ended in {type(error).__name__}: "
+        + (str(error).splitlines() or [""])[0]
+    )
+
+
+def _result(places: Sequence[int], trained: Trained, seconds: float) -> dict[str, NDArray[Any]]:
     """Return the arrays of one stack; ``seconds`` is each config's share of the time."""
-    count = len(stack.positions)
+    count = len(places)
     arrays: dict[str, NDArray[Any]] = {
-        "position": np.array(stack.positions),
+        "position": np.array(places),
+        "trained_together": np.full(count, count),
         "status": trained.status,
         "steps": trained.steps,
         "seconds": np.full(count, seconds / count),
@@ -240,19 +334,23 @@ def _result(stack: Stack, trained: Trained, seconds: float) -> dict[str, NDArray
     return arrays | {f"grab.{name}": values for name, values in grabs.items()}
 
 
-def _joined(parts: Sequence[dict[str, NDArray[Any]]], count: int) -> dict[str, NDArray[Any]]:
+def _joined(
+    parts: Sequence[dict[str, NDArray[Any]]], count: int, halved: bool
+) -> dict[str, NDArray[Any]]:
     """Put the results of a pack's stacks together, in the order of its configs.
 
-    Grabs whose shapes differ between stacks are padded with NaN to the largest.
+    Grabs whose shapes differ between stacks are padded with NaN to the largest. How many configs
+    trained together is said of a pack that was halved.
     """
+    left_out = {"position"} if halved else {"position", "trained_together"}
     if len(parts) == 1:
-        return {name: array for name, array in parts[0].items() if name != "position"}
+        return {name: array for name, array in parts[0].items() if name not in left_out}
     joined: dict[str, NDArray[Any]] = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         holders = [part for part in parts if name in part]
         if name in ("step", "eval_step", "grab_step"):
             joined[name] = holders[0][name]
-        elif name != "position":
+        elif name not in left_out:
             places = [part["position"] for part in holders]
             joined[name] = _scattered([part[name] for part in holders], places, count)
     return joined

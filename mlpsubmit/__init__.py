@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from mlpsubmit.errors import SpecError as SpecError
     from mlpsubmit.errors import UserError as UserError
     from mlpsubmit.hyperparameters import Hyperparameters as Hyperparameters
+    from mlpsubmit.launching import launch as launch
     from mlpsubmit.run import Run as Run
-    from mlpsubmit.run import launch as launch
     from mlpsubmit.run import open_run as open_run
     from mlpsubmit.sweep import Config as Config
     from mlpsubmit.sweep import Sweep as Sweep
@@ -32,7 +32,7 @@ _HOMES = {
     "SpecError": "errors",
     "Sweep": "sweep",
     "UserError": "errors",
-    "launch": "run",
+    "launch": "launching",
     "open_run": "run",
     "train": "training",
 }

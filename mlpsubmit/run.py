@@ -1,41 +1,45 @@
-"""A run: launch a sweep, see how far it is, wait for it, collect it, resume it, stop it."""
+"""A run: see how far it is, wait for it, collect it, resume it, stop it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.errors import RunError, UserError
-from mlpsubmit.finding import RUNS_VARIABLE, find_run, runs_folder, runs_of
+from mlpsubmit.errors import RunError
+from mlpsubmit.finding import find_run
 from mlpsubmit.jobs import store
 from mlpsubmit.jobs.heartbeat import is_alive
-from mlpsubmit.jobs.plan import Plan, cut, make_plan
-from mlpsubmit.jobs.status import Status, read_status
+from mlpsubmit.jobs.plan import Plan, cut
+from mlpsubmit.jobs.slurm.commands import NoAnswer
+from mlpsubmit.jobs.slurm.refusals import Refused
+from mlpsubmit.jobs.slurm.sbatch import Uncertain, cancel
+from mlpsubmit.jobs.slurm.states import Scheduler, job_ids, slurm_retry
+from mlpsubmit.jobs.status import Status, TaskStatus, read_status
 from mlpsubmit.jobs.store import RunDirectory
 
 if TYPE_CHECKING:
     import xarray
 
-    from mlpsubmit.jobs.executors import Executor
+    from mlpsubmit.jobs.executors import Executor, Submission
     from mlpsubmit.results import Layout
-    from mlpsubmit.reuse import Reused
-    from mlpsubmit.sweep import Sweep
+    from mlpsubmit.slurm_templates import Template
 
-__all__ = ["Prepared", "Run", "launch", "open_run", "prepare"]
+__all__ = ["Run", "exclusively", "open_run", "submission_for"]
 
 POLL_SECONDS = 0.5
+
+#: Task files that are read per second by somebody who waits.
+READS_PER_SECOND = 200
 
 
 class Run:
@@ -46,6 +50,7 @@ class Run:
 
     def __init__(self, directory: RunDirectory) -> None:
         self.directory = directory
+        self._scheduler = Scheduler()
 
     @property
     def id(self) -> str:
@@ -67,13 +72,14 @@ class Run:
 
     def status(self) -> Status:
         """Return how far the run is."""
-        return read_status(self.directory)
+        return read_status(self.directory, self._scheduler)
 
     def wait(self, on_status: Callable[[Status], None] | None = None) -> Status:
-        """Return the status once no task lives any more.
+        """Return the status once no task lives any more, and none will without your doing.
 
         Args:
-            on_status: called about twice a second with the status so far.
+            on_status: called about twice a second, or less often the more tasks there are, with
+                the status so far.
         """
         while True:
             status = self.status()
@@ -81,31 +87,62 @@ class Run:
                 on_status(status)
             if not status.running:
                 return status
-            time.sleep(POLL_SECONDS)
+            time.sleep(max(POLL_SECONDS, len(status.tasks) / READS_PER_SECOND))
 
-    def resume(self, executor: str = "auto", tasks: int | None = None, *, pdb: bool = False) -> int:
+    def resume(
+        self,
+        executor: str | None = None,
+        tasks: int | None = None,
+        *,
+        template: str | None = None,
+        slurm: Mapping[str, Any] | None = None,
+        retries: int = 0,
+        pdb: bool = False,
+    ) -> int:
         """Train what has no result: packs that failed, were interrupted or never began.
+
+        Args:
+            executor: ``slurm``, ``local``, ``debug`` or ``auto``; else what the run was last
+                submitted to.
+            tasks: how many tasks at most.
+            template: as :func:`mlpsubmit.launch` takes it; else what the run last asked for.
+            slurm: keys of the template that take the place of its own.
+            retries: how often SLURM resumes by itself what is missing after that.
+            pdb: with ``debug``, open a debugger where a pack fails.
 
         Returns:
             How many packs were submitted; 0 where nothing is missing.
 
         Raises:
-            RunError: where a task of the run still lives.
-            UserError: where the executor cannot be had.
+            RunError: where a task of the run still lives, or may for all that is known.
+            UserError: where the executor cannot be had, or the cluster refuses the job.
         """
         from mlpsubmit.hyperparameters import validate
         from mlpsubmit.jobs import executors
+        from mlpsubmit.slurm_templates import SlurmAsk
 
         hyperparameters = validate({"devices": self.directory.sweep["devices"]})
-        chosen = executors.choose(executor, hyperparameters, tasks)
+        name, base = self._last_executor()
+        ask = SlurmAsk(template, dict(slurm or {}))
+        chosen = executors.choose(executor or name, hyperparameters, tasks, ask, base)
         chosen.pdb = pdb
-        submitted = self._start(chosen)
+        submitted = self.start(chosen, retries)
         if not submitted and (lost := self.lost_reused()):
             raise RunError(
                 f"run {self.id}: {lost} results that it took over from earlier runs are damaged; "
                 "launch its spec again: a new run takes over what is whole and trains those alone"
             )
         return submitted
+
+    def _last_executor(self) -> tuple[str, Template | None]:
+        """Return what the run was last submitted to, and what it last asked SLURM for."""
+        from mlpsubmit.slurm_templates import Template
+
+        intents = [self.directory.intent(number) for number in self.directory.submissions()]
+        asked = [intent["template"] for intent in intents if intent["executor"] == "slurm"]
+        base = Template.from_json(asked[-1], str(self.path)) if asked else None
+        name = str(intents[-1]["executor"]) if intents else "auto"
+        return ("auto" if name == "debug" else name), base
 
     def lost_reused(self) -> int:
         """Return how many results taken over from earlier runs are no longer whole."""
@@ -116,40 +153,80 @@ class Run:
         finished = self.directory.finished(among={pack.name for pack in plan})
         return np.array([p.number for p in plan if p.name not in finished], dtype=np.int64)
 
-    def _start(self, executor: Executor) -> int:
-        """Hand what is missing to an executor; return how many packs that is."""
-        with _exclusively(self.path / store.PLAN, f"run {self.id}"):
-            if self.status().running:
-                raise RunError(
-                    f"run {self.id} is still running; wait for it (mlpsubmit status), or stop it "
-                    "first: mlpsubmit cancel"
-                )
+    def start(self, executor: Executor, retries: int = 0, *, checked: bool = False) -> int:
+        """Hand what is missing to an executor; return how many packs that is.
+
+        Args:
+            retries: how often SLURM resumes by itself what is missing after that.
+            checked: whether the executor has been asked already if it would take it.
+
+        Raises:
+            RunError: where a task of the run still lives, or may for all that is known.
+            UserError: where the cluster refuses the job; then the run is as it was.
+        """
+        with exclusively(self.path / store.PLAN, f"run {self.id}"):
+            scheduler = Scheduler(alone=True)
+            self._refuse_if_busy(read_status(self.directory, scheduler))
             plan = Plan.from_json(self.directory.plan)
             missing = self.missing_packs(plan)
             if len(missing):
-                self._submit(executor, plan, missing)
+                number = self.directory.next_submission()
+                submission = submission_for(
+                    self.path, self.name, number, executor, plan, missing, retries
+                )
+                if not checked:
+                    executor.check(submission)
+                self._forget_retry(scheduler)
+                self._submit(executor, plan, missing, submission)
             return len(missing)
 
-    def _submit(self, executor: Executor, plan: Plan, missing: NDArray[np.int64]) -> None:
+    def _refuse_if_busy(self, status: Status) -> None:
+        unknown = next((task for task in status.tasks if task.state == "unknown"), None)
+        if unknown is not None:
+            raise RunError(
+                f"run {self.id}: its tasks may still live, for {unknown.why}; try again when it "
+                "does, so that nothing trains twice"
+            )
+        if status.busy:
+            raise RunError(
+                f"run {self.id} is still running; wait for it (mlpsubmit status), or stop it "
+                "first: mlpsubmit cancel"
+            )
+
+    def _forget_retry(self, scheduler: Scheduler) -> None:
+        """Take the job back that waits to do what is being done now."""
+        submissions = self.directory.submissions()
+        if submissions and self.directory.intent(submissions[-1])["executor"] == "slurm":
+            retry = slurm_retry(self.directory, submissions[-1], scheduler)
+            if retry is not None and retry.pending:
+                with contextlib.suppress(NoAnswer):  # it will find that there is nothing to do
+                    cancel([retry.id])
+
+    def _submit(
+        self, executor: Executor, plan: Plan, missing: NDArray[np.int64], submission: Submission
+    ) -> None:
         """Write down what is about to be submitted, submit it, and write down each answer."""
-        number = self.directory.new_submission()
-        costs = plan.pack_costs
-        slots = min(executor.side_by_side(plan.threads), len(missing))
-        slices = cut(missing, costs[missing], slots)
+        submission.folder.mkdir()
         intent = {
             "executor": executor.name,
             "host": socket.gethostname(),
             "created": time.time(),
-            "cost_done": plan.cost - float(costs[missing].sum()),
-            "slices": slices,
+            "slices": cut(missing, plan.pack_costs[missing], submission.tasks),
+            **executor.intent(submission),
         }
-        folder = self.directory.submission(number)
-        store.publish_json(folder / store.INTENT, intent)
+        store.publish_json(submission.folder / store.INTENT, intent)
         executor.threads = plan.threads
         jobs: list[dict[str, Any]] = []
-        for job in executor.submit(self.directory, number, range(len(slices))):
-            jobs.append(job.to_json())
-            store.publish_json(folder / store.JOBS, {"jobs": jobs})
+        try:
+            for job in executor.submit(submission):
+                jobs.append(job.to_json())
+                store.publish_json(submission.folder / store.JOBS, {"jobs": jobs})
+        except Refused:
+            shutil.rmtree(submission.folder)
+            raise
+        except Uncertain as error:
+            self.directory.end_submission(submission.number, str(error))
+            raise Uncertain(f"{error}: mlpsubmit resume {self.id}") from None
 
     def cancel(self) -> int:
         """Ask every living task to save its pack and stop.
@@ -158,13 +235,33 @@ class Run:
             How many were asked.
 
         Raises:
-            RunError: where tasks live on another machine, which signals cannot reach.
+            RunError: where tasks live on another machine, which signals cannot reach, or the
+                scheduler does not answer.
         """
+        submissions = self.directory.submissions()
+        if not submissions:
+            return 0
+        asked = [task for task in self.status().tasks if task.live or task.state == "unknown"]
+        if self.directory.intent(submissions[-1])["executor"] == "slurm":
+            self._cancel_jobs(submissions[-1])
+            return len(asked)
+        return self._signal(asked, self.directory.task_jobs(submissions[-1]))
+
+    def _cancel_jobs(self, number: int) -> None:
+        """Cancel every job of a submission, and have none go on that starts or ends meanwhile."""
+        self.directory.end_submission(number, "cancelled")
+        try:
+            cancel(list(job_ids(self.directory, number, Scheduler())))
+        except NoAnswer as error:
+            raise RunError(
+                f"run {self.id}: the cluster does not answer ({error}); tasks that start from now "
+                "on end at once, but those that run go on; cancel again when it answers"
+            ) from None
+
+    def _signal(self, tasks: list[TaskStatus], jobs: Mapping[str, Any]) -> int:
         asked, elsewhere = 0, set()
-        for task in self.status().tasks:
-            if task.state not in ("running", "waiting"):
-                continue
-            process = task.heartbeat or self._job(task.name)
+        for task in tasks:
+            process = task.heartbeat or jobs[task.name]
             if process["host"] != socket.gethostname():
                 elsewhere.add(process["host"])
             elif is_alive(process):
@@ -178,11 +275,6 @@ class Run:
             )
         return asked
 
-    def _job(self, task: str) -> dict[str, Any]:
-        jobs = self.directory.jobs(self.directory.submissions()[-1]) or {"jobs": []}
-        found: dict[str, Any] = next(job for job in jobs["jobs"] if job["task"] == task)
-        return found
-
     def logs(self, task: str | int | None = None) -> dict[str, Path]:
         """Return the log files of the tasks that have one, by task, oldest submission first.
 
@@ -194,16 +286,16 @@ class Run:
         """
         found = {}
         for number in self.directory.submissions():
-            for job in (self.directory.jobs(number) or {"jobs": []})["jobs"]:
+            for name, job in self.directory.task_jobs(number).items():
                 file = self.directory.log(number, job["id"])
                 if file.exists():
-                    found[str(job["task"])] = file
+                    found[name] = file
         if task is None:
             return found
         last = max(self.directory.submissions(), default=0)
-        name = f"{last:03d}-{int(task):04d}" if str(task).isdigit() else str(task)
+        name = store.task_name(last, int(task)) if str(task).isdigit() else str(task)
         if name not in found:
-            valid = ", ".join(found) or "none yet"
+            valid = ", ".join(list(found)[:8]) + ", ..." * (len(found) > 8) or "none yet"
             raise RunError(f"task {task}: run {self.id} has no log of it; it has logs of: {valid}")
         return {name: found[name]}
 
@@ -253,115 +345,25 @@ class Run:
         )
 
 
-# ---- launching ---------------------------------------------------------------------------------
-
-
-def launch(
-    sweep: Sweep,
-    *,
-    executor: str = "auto",
-    tasks: int | None = None,
-    runs_dir: str | Path | None = None,
-    spec: Path | None = None,
-    fresh: bool = False,
-    pdb: bool = False,
-    command: Sequence[str] = (),
-) -> Run:
-    """Start training a sweep, and return at once.
-
-    A sweep that is unchanged since its last launch goes on in the same run, with what is missing.
-    Otherwise a new run is made, and configs that an earlier run of the same name finished are
-    taken over from there.
-
-    Args:
-        executor: ``auto``, ``local`` or ``debug``.
-        tasks: how many tasks at most.
-        runs_dir: where runs are kept; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
-        spec: the file that the sweep comes from; modules beside it travel by value.
-        fresh: make a new run and take nothing over.
-        pdb: with ``debug``, open a debugger where a pack fails.
-        command: the command line, kept for the record.
-
-    Raises:
-        SpecError: where the functions of the spec do not fit together.
-        UserError: where the executor cannot be had or the runs folder cannot be written.
-    """
-    from mlpsubmit.jobs import executors
-    from mlpsubmit.loading import freeze
-    from mlpsubmit.sweep import Sweep
-    from mlpsubmit.training.assemble import probe
-
-    if not isinstance(sweep, Sweep):
-        raise UserError(
-            f"launch: got {sweep!r}; should be a Sweep (from a file: mlpsubmit launch spec.py)"
-        )
-    _ = sweep.fingerprint  # before any function of the user runs and fills a cache of its own
-    probe(sweep)
-    chosen = executors.choose(executor, sweep.base, tasks)
-    chosen.pdb = pdb
-    frozen = freeze(sweep, spec and spec.parent)
-    folder = runs_folder(runs_dir) / sweep.name
-    with _writing(folder), _exclusively(_made(folder) / store.LOCK, f"the sweep {sweep.name}"):
-        prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)
-        run = prepared.run
-        if run is None:
-            record = _record(sweep, spec, command, prepared.reused.record)
-            run = Run(_create(folder, record, prepared.plan, frozen, prepared.reused))
-    if not run.status().running:
-        run._start(chosen)
-    return run
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a launch is about to do.
-
-    Attributes:
-        run: the run that goes on, or None where a new one is made.
-        missing: the numbers of the packs to train.
-    """
-
-    run: Run | None
-    plan: Plan
-    missing: NDArray[np.int64]
-    reused: Reused
-
-
-def prepare(
-    sweep: Sweep,
+def submission_for(
+    path: Path,
+    sweep: str,
+    number: int,
     executor: Executor,
-    runs_dir: str | Path | None = None,
-    *,
-    fresh: bool = False,
-) -> Prepared:
-    """Find out what a launch of a sweep has to do, and change nothing."""
-    from mlpsubmit.reuse import Reused
+    plan: Plan,
+    missing: NDArray[np.int64],
+    retries: int,
+) -> Submission:
+    """Return the submission of what is missing, as an executor takes it."""
+    from mlpsubmit.jobs.executors import Submission
 
-    earlier = [] if fresh else _earlier(runs_folder(runs_dir) / sweep.name)
-    reused = Reused(sweep)
-    same = (run for run in earlier if run.sweep["fingerprint"] == sweep.fingerprint)
-    if (begun := next(same, None)) is not None:
-        run = Run(begun)
-        if not run.lost_reused():
-            plan = Plan.from_json(begun.plan)
-            return Prepared(run, plan, run.missing_packs(plan), reused)
-    reused.take(earlier)
-    plan = make_plan(sweep, executor.slots, 1, reused.indices)
-    threads = executor.threads_of(min(executor.slots, max(plan.packs, 1)))
-    return Prepared(None, replace(plan, threads=threads), np.arange(plan.packs), reused)
-
-
-def _earlier(folder: Path) -> list[RunDirectory]:
-    """Return the runs of a sweep that this version can read, newest first."""
-    found = []
-    for path in reversed(runs_of(folder)):
-        with contextlib.suppress(RunError):
-            found.append(RunDirectory.open(path))
-    return found
+    cost = float(plan.pack_costs[missing].sum())
+    tasks = executor.tasks(plan.threads, len(missing), cost)
+    return Submission(path.absolute(), sweep, number, tasks, retries)
 
 
 @contextlib.contextmanager
-def _exclusively(file: Path, what: str) -> Iterator[None]:
+def exclusively(file: Path, what: str) -> Iterator[None]:
     """Hold a lock, or say that another process is at it.
 
     Raises:
@@ -374,119 +376,6 @@ def _exclusively(file: Path, what: str) -> Iterator[None]:
         raise RunError(
             f"{what}: another launch or resume of it is at work; wait until it is done"
         ) from None
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Say of a runs folder that cannot be written how to give another."""
-    try:
-        yield
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); give a folder for runs with "
-            f"--runs-dir or ${RUNS_VARIABLE}"
-        ) from error
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _create(
-    folder: Path, record: Mapping[str, Any], plan: Plan, frozen: bytes, reused: Reused
-) -> RunDirectory:
-    """Make the run directory under another name and rename it: it exists whole or not at all."""
-    run_id = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
-    temporary = folder / f".{run_id}"
-    try:
-        for name in store.FOLDERS:
-            (temporary / name).mkdir(parents=True)
-        store.publish(temporary / store.SWEEP_PICKLE, frozen)
-        store.publish_json(temporary / store.PLAN, plan.to_json())
-        store.publish_json(temporary / store.SWEEP_JSON, {**record, "id": run_id})
-        reused.write(temporary / store.RESULTS)
-        store.publish_folder(temporary, folder / run_id)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return RunDirectory.open(folder / run_id)
-
-
-def _record(
-    sweep: Sweep, spec: Path | None, command: Sequence[str], reused: Mapping[str, int]
-) -> dict[str, Any]:
-    """Return what sweep.json says: for people, and for collect."""
-    from mlpsubmit.provenance import origin
-
-    base = sweep.base
-    varied = {name for axis in sweep.product.axes for name in axis.names}
-    included = None if sweep.included is None else store.pack_mask(sweep.included)
-    return {
-        "format": store.FORMAT,
-        "name": sweep.name,
-        "fingerprint": sweep.fingerprint,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "configs": len(sweep),
-        "axes": [
-            {
-                "dimension": axis.dimension,
-                "names": list(axis.names),
-                "values": [_labels(axis.values(name)) for name in axis.names],
-            }
-            for axis in sweep.product.axes
-        ],
-        "included": included,
-        "reused": dict(reused),
-        "thresholds": _threshold_coordinate(sweep),
-        "hyperparameters": {
-            name: _scalar(value) for name, value in dict(base).items() if name not in varied
-        },
-        "arguments": {name: _scalar(value) for name, value in sweep.arguments.items()},
-        "functions": {
-            "batchfn": _scalar(sweep.batchfn),
-            "data": _scalar(sweep.data),
-            "grabs": {name: _scalar(grab) for name, grab in sweep.grabs.items()},
-            "where": _scalar(sweep.where),
-        },
-        "devices": base.devices,
-        "origin": origin(spec, command),
-    }
-
-
-def _threshold_coordinate(sweep: Sweep) -> list[float]:
-    """Return the thresholds, or their places in descending order where they are an axis."""
-    lists = [
-        value
-        for axis in sweep.product.axes
-        for name in axis.names
-        if name in ("loss_checkpoints", "percent_thresholds")
-        for value in axis.values(name)
-    ]
-    if not lists:
-        return list(sweep.base.thresholds)
-    return list(range(max(len(value or ()) for value in lists)))
-
-
-def _labels(values: Sequence[Any]) -> list[Any]:
-    """Return axis values as coordinates; equal labels, as of two lambdas, are numbered."""
-    labels = [_scalar(value) for value in values]
-    if len({(type(label), label) for label in labels}) < len(labels):
-        return [f"{label} #{place}" for place, label in enumerate(labels)]
-    return labels
-
-
-def _scalar(value: Any) -> Any:
-    """Return a value as a coordinate can hold it: a number or a string."""
-    from mlpsubmit.calling import function_name
-
-    if isinstance(value, (bool, int, float, str)):
-        return value
-    if callable(value) and not hasattr(value, "items"):
-        return function_name(value)
-    return str(value)
 
 
 def open_run(selector: str | Path | None = None, runs_dir: str | Path | None = None) -> Run:

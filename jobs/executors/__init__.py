@@ -4,40 +4,67 @@ from __future__ import annotations
 
 from mlpsubmit.errors import UserError, did_you_mean
 from mlpsubmit.hyperparameters import Hyperparameters
-from mlpsubmit.jobs.executors.base import Executor, Job
+from mlpsubmit.jobs.executors.base import Executor, Job, Submission
+from mlpsubmit.jobs.slurm.commands import configured
+from mlpsubmit.jobs.store import RunDirectory
+from mlpsubmit.slurm_templates import SlurmAsk, Template
 
-__all__ = ["NAMES", "Executor", "Job", "by_name", "choose"]
+__all__ = ["NAMES", "Executor", "Job", "Submission", "choose", "follows"]
 
 #: What ``--executor`` takes.
-NAMES = ("auto", "local", "debug")
+NAMES = ("auto", "slurm", "local", "debug")
 
 
-def choose(name: str, hyperparameters: Hyperparameters, tasks: int | None) -> Executor:
+def follows(run: RunDirectory) -> bool:
+    """Tell whether a launch stays to show a run's progress unless told otherwise.
+
+    On a cluster it does not: the terminal is free at once.
+    """
+    submissions = run.submissions()
+    return bool(submissions) and run.intent(submissions[-1])["executor"] != "slurm"
+
+
+def choose(
+    name: str,
+    hyperparameters: Hyperparameters,
+    tasks: int | None,
+    slurm: SlurmAsk | None = None,
+    base: Template | None = None,
+) -> Executor:
     """Return an executor for at most so many tasks.
+
+    Args:
+        name: of the executor; ``auto`` is a SLURM cluster where this machine is part of one, else
+            this machine.
+        slurm: what is asked of SLURM.
+        base: the template that holds unless another is named there.
 
     Raises:
         UserError: for an unknown name, or tasks that cannot be had.
     """
     if tasks is not None and (not isinstance(tasks, int) or tasks < 1):
         raise UserError(f"tasks: got {tasks!r}; should be an integer >= 1")
-    return by_name(name)(hyperparameters, tasks)
+    if name not in NAMES:
+        raise UserError(
+            f"--executor {name}: no such executor{did_you_mean(name, NAMES)}; "
+            f"valid are {', '.join(NAMES)}"
+        )
+    if name == "auto":
+        name = "slurm" if configured() else "local"
+    slurm = slurm or SlurmAsk()
+    if name != "slurm" and not slurm.is_empty:
+        raise UserError(
+            f"--executor {name}: {', '.join(slurm.options)} are for SLURM; leave them out"
+            + ("" if configured() else " (this machine has no sbatch that knows of a cluster)")
+        )
+    if name == "slurm":
+        from mlpsubmit.jobs.executors.slurm import SlurmExecutor
 
-
-def by_name(name: str) -> type[Executor]:
-    """Return the executor of a name; ``auto`` is the best that this machine has.
-
-    Raises:
-        UserError: for an unknown name.
-    """
-    if name in ("auto", "local"):
-        from mlpsubmit.jobs.executors.local import LocalExecutor
-
-        return LocalExecutor
+        return SlurmExecutor(hyperparameters, tasks, slurm.resolve(base))
     if name == "debug":
         from mlpsubmit.jobs.executors.debug import DebugExecutor
 
-        return DebugExecutor
-    raise UserError(
-        f"--executor {name}: no such executor{did_you_mean(name, NAMES)}; "
-        f"valid are {', '.join(NAMES)}"
-    )
+        return DebugExecutor(hyperparameters, tasks)
+    from mlpsubmit.jobs.executors.local import LocalExecutor
+
+    return LocalExecutor(hyperparameters, tasks)

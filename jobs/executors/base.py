@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from mlpsubmit.hyperparameters import Hyperparameters
 from mlpsubmit.jobs.store import RunDirectory
 
-__all__ = ["Executor", "Job"]
+__all__ = ["Executor", "Job", "Submission"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """What an executor answered for one task, as jobs.json keeps it.
+    """What an executor answered, as jobs.json keeps it.
 
     Attributes:
         id: the executor's id of the job; its logs carry it.
+        first: the index of its first task.
+        count: how many tasks it stands for.
+        array: whether each of its tasks has an index behind the id.
         host: where the job was submitted.
-        pid: the process that controls a local job.
+        pid: the process that controls a local job; None where a scheduler does.
         process_start: when that process started, so that its id names it for good.
         updated: when it was submitted; on another machine it counts as alive for a while.
     """
 
-    task: str
     id: str
+    first: int
+    count: int
+    array: bool
     host: str
-    pid: int
+    pid: int | None
     process_start: str | None
     updated: float
 
@@ -37,17 +43,44 @@ class Job:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Submission:
+    """What is handed to an executor.
+
+    Attributes:
+        path: the run directory; it need not be there yet where nothing is submitted.
+        sweep: the name of the sweep.
+        number: which submission of the run it is.
+        tasks: how many tasks it has.
+        retries: how often what is missing at its end is resumed without anybody's doing.
+    """
+
+    path: Path
+    sweep: str
+    number: int
+    tasks: int
+    retries: int = 0
+
+    @property
+    def run(self) -> RunDirectory:
+        """The run directory."""
+        return RunDirectory(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """Where the submission lies in the run directory."""
+        return self.run.submission(self.number)
+
+
 class Executor(abc.ABC):
     """Runs the slices of a submission as tasks.
 
     Attributes:
-        slots: how many tasks run side by side.
-        threads: processor threads of each.
+        threads: processor threads of each task.
         pdb: open a post-mortem debugger where a pack fails, if tasks run in this process.
     """
 
     name: ClassVar[str]
-    slots: int
     threads: int
     pdb: bool = False
 
@@ -64,13 +97,38 @@ class Executor(abc.ABC):
         """
 
     @abc.abstractmethod
+    def slots(self, cost: float) -> int:
+        """Return how many tasks a sweep of an estimated cost is to be planned for."""
+
+    @abc.abstractmethod
     def threads_of(self, tasks: int) -> int:
         """Return the processor threads of each task where so many run side by side."""
 
     @abc.abstractmethod
-    def side_by_side(self, threads: int) -> int:
-        """Return how many tasks of so many threads run side by side."""
+    def tasks(self, threads: int, packs: int, cost: float) -> int:
+        """Return into how many tasks what is missing is to be cut.
+
+        Args:
+            threads: processor threads that the plan gives each task.
+            packs: how many packs are missing.
+            cost: their estimated cost.
+        """
+
+    def intent(self, submission: Submission) -> Mapping[str, Any]:
+        """Return what intent.json is to say beyond the slices."""
+        return {}
+
+    def check(self, submission: Submission) -> None:  # noqa: B027  # most take whatever there is
+        """Find out whether a submission would be taken, and change nothing.
+
+        Raises:
+            UserError: where it would not.
+        """
+
+    def describe(self, submission: Submission) -> Sequence[str]:
+        """Return lines that say what would be submitted, for a dry run."""
+        return []
 
     @abc.abstractmethod
-    def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> Iterator[Job]:
-        """Start the tasks of a submission, given by their index; yield each as it is started."""
+    def submit(self, submission: Submission) -> Iterator[Job]:
+        """Start the tasks of a submission; yield each job as it is started."""

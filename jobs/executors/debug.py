@@ -7,14 +7,13 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.hyperparameters import Hyperparameters
-from mlpsubmit.jobs.executors.base import Executor, Job
+from mlpsubmit.jobs.executors.base import Executor, Job, Submission
 from mlpsubmit.jobs.heartbeat import process_start
-from mlpsubmit.jobs.store import RunDirectory
-from mlpsubmit.jobs.task import run_task, task_name
+from mlpsubmit.jobs.task import run_task
 
 __all__ = ["DebugExecutor"]
 
@@ -29,25 +28,25 @@ class DebugExecutor(Executor):
             raise UserError(f"--tasks {tasks}: the debug executor has one task; leave --tasks out")
         import torch
 
-        self.slots = 1
         self.threads = torch.get_num_threads()
+
+    def slots(self, cost: float) -> int:
+        """Return one."""
+        return 1
 
     def threads_of(self, tasks: int) -> int:
         """Return the threads that torch computes with in this process."""
         return self.threads
 
-    def side_by_side(self, threads: int) -> int:
+    def tasks(self, threads: int, packs: int, cost: float) -> int:
         """Return one."""
         return 1
 
-    def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> Iterator[Job]:
-        """Train one task after another."""
-        pid, host = os.getpid(), socket.gethostname()
-        for task in tasks:
-            name = task_name(submission, task)
-            yield Job(name, str(pid), host, pid, process_start(pid), time.time())
-            if run_task(str(run.path), submission, task, on_failure=self._show) != "done":
-                return
+    def submit(self, submission: Submission) -> Iterator[Job]:
+        """Train the task."""
+        pid, host, now = os.getpid(), socket.gethostname(), time.time()
+        yield Job(str(pid), 0, 1, False, host, pid, process_start(pid), now)
+        run_task(str(submission.path), submission.number, 0, on_failure=self._show)
 
     def _show(self, error: BaseException) -> None:
         traceback.print_exception(error)

@@ -10,16 +10,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import submitit
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.hyperparameters import Hyperparameters
-from mlpsubmit.jobs.executors.base import Executor, Job
+from mlpsubmit.jobs.executors.base import Executor, Job, Submission
 from mlpsubmit.jobs.heartbeat import process_start
-from mlpsubmit.jobs.store import RunDirectory
-from mlpsubmit.jobs.task import run_task, task_name
+from mlpsubmit.jobs.task import run_task
 
 __all__ = ["LocalExecutor", "driver_indices", "gpus", "usable_cores"]
 
@@ -54,33 +53,39 @@ class LocalExecutor(Executor):
                 f"--tasks {tasks}: this machine has {what}, and a task of its own needs one; "
                 f"try --tasks {available}"
             )
-        self.slots = tasks or (available if self.devices else min(available, LARGEST_SHARE))
-        self.threads = self.threads_of(self.slots)
+        self._slots = tasks or (available if self.devices else min(available, LARGEST_SHARE))
+        self.threads = self.threads_of(self._slots)
+
+    def slots(self, cost: float) -> int:
+        """Return how many tasks the GPUs, or the cores, have room for."""
+        return self._slots
 
     def threads_of(self, tasks: int) -> int:
         """Return a task's share of the cores."""
         return max(1, self.cores // tasks)
 
-    def side_by_side(self, threads: int) -> int:
+    def tasks(self, threads: int, packs: int, cost: float) -> int:
         """Return how many tasks the slots and, without GPUs, the cores have room for."""
-        return self.slots if self.devices else min(self.slots, max(1, self.cores // threads))
+        room = self._slots if self.devices else min(self._slots, max(1, self.cores // threads))
+        return min(room, packs)
 
-    def submit(self, run: RunDirectory, submission: int, tasks: Sequence[int]) -> Iterator[Job]:
+    def submit(self, submission: Submission) -> Iterator[Job]:
         """Start one process per task; there are at most as many tasks as slots."""
         _forget_ended()
-        for slot, task in enumerate(tasks):
-            executor = submitit.LocalExecutor(folder=run.submission(submission))
+        path, host = str(submission.path.resolve()), socket.gethostname()
+        for task in range(submission.tasks):
+            executor = submitit.LocalExecutor(folder=submission.folder)
             executor.update_parameters(
                 timeout_min=TEN_YEARS_IN_MINUTES,
                 gpus_per_node=1 if self.devices else 0,
-                visible_gpus=self.devices[slot : slot + 1],
+                visible_gpus=self.devices[task : task + 1],
                 stderr_to_stdout=True,
             )
             with _detached(self.threads):
-                job = executor.submit(run_task, str(run.path.resolve()), submission, task)
+                job = executor.submit(run_task, path, submission.number, task)
             _started.append(job)
-            pid, name, host = int(job.job_id), task_name(submission, task), socket.gethostname()
-            yield Job(name, str(job.job_id), host, pid, process_start(pid), time.time())
+            pid, now = int(job.job_id), time.time()
+            yield Job(job.job_id, task, 1, False, host, pid, process_start(pid), now)
 
 
 def usable_cores() -> int:

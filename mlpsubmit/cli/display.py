@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mlpsubmit.jobs.store import Failure
     from mlpsubmit.run import Run
 
-__all__ = ["follow", "render", "report", "stop", "watch"]
+__all__ = ["after_submitting", "follow", "render", "report", "stop", "watch"]
 
 #: Seconds between lines where the output is no terminal.
 QUIET_SECONDS = 5.0
@@ -30,12 +31,17 @@ _COLOURS = {
     "waiting": "yellow",
     "interrupted": "yellow",
     "stopped": "yellow",
+    "unknown": "yellow",
     "failed": "red",
     "crashed": "red",
 }
 #: Lines of a traceback that say why, in most cases.
 _TRACEBACK_LINES = 6
 _REASONS = 3
+
+#: Tasks that are listed.
+_TASKS = 24
+_RANKS = {"crashed": 0, "unknown": 1, "running": 2, "interrupted": 3, "waiting": 4, "done": 5}
 
 
 def render(status: Status) -> RenderableType:
@@ -48,7 +54,9 @@ def render(status: Status) -> RenderableType:
     parts: list[RenderableType] = [head, bar]
     if status.tasks:
         parts.append(_tasks(status))
-    return Group(*parts, *_failures(status))
+    if status.retry:
+        parts.append(Text(f"  a job will resume what is missing: {status.retry}", "yellow"))
+    return Group(*parts, *_crashes(status), *_failures(status))
 
 
 def _bar(fraction: float) -> ProgressBar:
@@ -73,27 +81,46 @@ def _tasks(status: Status) -> Table:
     table = Table.grid(padding=(0, 2))
     for _ in range(3):
         table.add_column(overflow="fold")  # whole paths, also where the terminal is narrow
-    for task in status.tasks[:24]:
+    # What went wrong first: of a thousand tasks, those are what one looks for.
+    ranked = sorted(status.tasks, key=lambda task: _RANKS[task.state])
+    for task in ranked[:_TASKS]:
         table.add_row(Text(f"  {task.name}"), Text(task.state, _COLOURS[task.state]), _doing(task))
-    if len(status.tasks) > 24:
-        table.add_row(f"  ... and {len(status.tasks) - 24} more tasks")
+    if len(ranked) > _TASKS:
+        rest = Counter(task.state for task in ranked[_TASKS:])
+        told = ", ".join(f"{count} {state}" for state, count in rest.items())
+        table.add_row(f"  ... and {len(ranked) - _TASKS} more tasks", "", told)
     return table
 
 
 def _doing(task: TaskStatus) -> str:
     beat = task.heartbeat
     if task.state == "crashed":
-        why = str(beat.get("error", "its process ended without a word"))
-        return why + (f"; its log: {task.log}" if task.log else "")
-    if not beat:
-        return ""
+        return task.why + (f"; its log: {task.log}" if task.log else "")
+    if task.why or not beat:
+        return task.why
     packs = f"{beat.get('packs_done', 0)}/{beat.get('packs', 0)} packs"
     if beat.get("packs_failed"):
         packs += f", {beat['packs_failed']} failed"
+    if beat.get("halved"):
+        packs += f", {beat['halved']} halved (out of memory)"
     if task.state == "running" and beat.get("max_iter"):
         loss = f", loss {beat['loss']:.3g}" if beat.get("loss") is not None else ""
         packs += f", step {beat['step']}/{beat['max_iter']}{loss}"
     return packs
+
+
+def _crashes(status: Status) -> list[Text]:
+    """Return the last lines of the logs of crashed tasks: each different ending once."""
+    endings: dict[str, tuple[str, list[str]]] = {}
+    for task in status.tasks:
+        if task.state == "crashed" and len(endings) < _REASONS and (lines := task.last_lines()):
+            endings.setdefault(lines[-1], (task.name, lines))
+    return [_ending(name, lines) for name, lines in endings.values()]
+
+
+def _ending(name: str, lines: Sequence[str]) -> Text:
+    last = "\n".join(f"    {line}" for line in lines)
+    return Text.assemble((f"  the log of {name} ends:\n", "red"), (last, "dim"))
 
 
 def _failures(status: Status) -> list[Text]:
@@ -149,6 +176,16 @@ def _live(console: Console) -> Iterator[Callable[[Status], None]]:
     yield line
 
 
+def after_submitting(run: Run, follow_it: bool | None) -> Status:
+    """Show a run that was submitted just now, where the user wants that or it is the custom."""
+    from mlpsubmit.jobs.executors import follows
+
+    status = run.status()
+    if follow_it is None:
+        follow_it = follows(run.directory)
+    return follow(run) if follow_it and status.running else status
+
+
 def follow(run: Run) -> Status:
     """Show a run until no task of it lives.
 
@@ -184,7 +221,9 @@ def stop(run: Run) -> Status:
 def report(status: Status, command: str = "mlpsubmit") -> int:
     """Say how a run ended and what to do next; return the exit code."""
     if status.running:
-        click.echo(f"run {status.run} is running; see: {command} status {status.run}")
+        waiting = sum(task.state == "waiting" for task in status.tasks)
+        queued = f" ({waiting} of {len(status.tasks)} tasks are queued)" if waiting else ""
+        click.echo(f"run {status.run} is running{queued}; see: {command} status {status.run}")
         return 0
     if status.complete:
         click.echo(f"all {status.configs} configs are done; next: {command} collect {status.run}")

@@ -1,4 +1,4 @@
-"""``mlpsubmit doctor``: what of this machine works."""
+"""``mlpsubmit doctor``: what of this machine works, and of the cluster that it belongs to."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlpsubmit.cli.options import runs_dir_option
+from mlpsubmit.cli.slurm_options import given, slurm_options
+
+if TYPE_CHECKING:
+    from mlpsubmit.slurm_templates import SlurmAsk
 
 __all__ = ["doctor"]
 
@@ -20,31 +25,49 @@ Finding = tuple["bool | None", str]
 
 
 @click.command()
+@slurm_options
+@click.option(
+    "--timeout",
+    type=click.IntRange(min=0),
+    default=60,
+    show_default=True,
+    metavar="SECONDS",
+    help="SLURM: how long a small job may take that tries out a node; 0 submits none.",
+)
 @runs_dir_option
-def doctor(runs_dir: Path | None) -> None:
-    """Say what of this machine works: Python, torch, GPUs, the runs folder, a tiny training."""
+def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
+    """Say what works of this machine: Python, torch, GPUs, the runs folder, a tiny training.
+
+    On a cluster also say what its partitions have, whether it would take a task, and whether its
+    nodes see the runs folder.
+    """
     healthy = True
-    for name, check in _checks(runs_dir):
+    for name, check in _checks(runs_dir, given(where), timeout):
         try:
             well, text = check()
         except Exception as error:  # a check that breaks is a finding, not the end of the report
             well, text = False, f"{type(error).__name__}: {error}"
         healthy &= well is not False
         mark = {True: "ok", False: "BAD", None: "-"}[well]
-        click.echo(f"{mark:<4} {name:<12} {text}")
+        first, *more = text.splitlines() or [""]
+        click.echo(f"{mark:<4} {name:<12} {first}")
+        for line in more:
+            click.echo(f"{'':<17} {line}".rstrip())
     sys.exit(0 if healthy else 1)
 
 
-def _checks(runs_dir: Path | None) -> Iterator[tuple[str, Callable[[], Finding]]]:
+def _checks(
+    runs_dir: Path | None, slurm: SlurmAsk, timeout: int
+) -> Iterator[tuple[str, Callable[[], Finding]]]:
     yield "python", lambda: (True, f"{platform.python_version()} at {sys.executable}")
     yield "mlpsubmit", _version
     yield "torch", _torch
     yield "cores", _cores
     yield "runs", lambda: _runs(runs_dir)
     yield "training", _training
-    yield "slurm", _slurm
     for extra, module in (("zarr", "zarr"), ("parquet", "pyarrow"), ("images", "sklearn")):
         yield extra, lambda extra=extra, module=module: _extra(extra, module)  # type: ignore[misc]
+    yield from _slurm(runs_dir, slurm, timeout)
 
 
 def _version() -> Finding:
@@ -68,10 +91,7 @@ def _cores() -> Finding:
 
 
 def _runs(runs_dir: Path | None) -> Finding:
-    from mlpsubmit.finding import runs_folder
-
-    folder = runs_folder(runs_dir).resolve()
-    existing = next(path for path in [folder, *folder.parents] if path.exists())
+    folder, existing = _folders(runs_dir)
     with tempfile.TemporaryFile(dir=existing):
         pass
     free = shutil.disk_usage(existing).free / 1e9
@@ -91,12 +111,27 @@ def _training() -> Finding:
     return True, f"20 steps, final loss {trained.train_loss[0]:.3f}"
 
 
-def _slurm() -> Finding:
+def _slurm(
+    runs_dir: Path | None, slurm: SlurmAsk, timeout: int
+) -> Iterator[tuple[str, Callable[[], Finding]]]:
+    """Yield the checks of the cluster, or that there is none."""
+    from mlpsubmit.jobs.slurm.commands import configured
+    from mlpsubmit.jobs.slurm.doctor import Cluster
+
+    if configured():
+        yield from Cluster(slurm, _folders(runs_dir)[1], timeout).checks()
+        return
     found = shutil.which("sbatch")
-    return (
-        None,
-        f"sbatch at {found}" if found else "no sbatch on the PATH: runs stay on this machine",
-    )
+    why = f"{found} finds no settings of a cluster" if found else "no sbatch on the PATH"
+    yield "slurm", lambda: (None, f"{why}: runs stay on this machine")
+
+
+def _folders(runs_dir: Path | None) -> tuple[Path, Path]:
+    """Return where runs are kept, and the nearest folder above that is there already, or it."""
+    from mlpsubmit.finding import runs_folder
+
+    folder = runs_folder(runs_dir).resolve()
+    return folder, next(path for path in [folder, *folder.parents] if path.exists())
 
 
 def _extra(extra: str, module: str) -> Finding:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlpsubmit.cli.options import check_pdb, executor_options, parse_overrides, runs_dir_option
+from mlpsubmit.cli.slurm_options import given
 
 if TYPE_CHECKING:
+    from mlpsubmit.jobs.executors import Executor
+    from mlpsubmit.launching import Prepared
     from mlpsubmit.sweep import Sweep
 
 __all__ = ["launch"]
+
+#: Tasks of which a dry run says what they would train.
+SHOWN_TASKS = 24
 
 
 @click.command()
@@ -21,7 +28,11 @@ __all__ = ["launch"]
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--sweep", "pick", metavar="NAME", help="Which sweep, where the spec holds several.")
 @executor_options
-@click.option("--dry-run", is_flag=True, help="Show the plan and start nothing.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show the plan, and what SLURM would get; start nothing.",
+)
 @click.option("--fresh", is_flag=True, help="Train everything anew, whatever is finished already.")
 @runs_dir_option
 def launch(
@@ -38,7 +49,7 @@ def launch(
     KEY=VALUE replaces a setting of the spec: LR=0.1, ONLINE=False; a list makes an axis:
     GAMMA=[0.1,1].
     """
-    from mlpsubmit import run as runs
+    from mlpsubmit import launching
     from mlpsubmit.cli import display
     from mlpsubmit.loading import load_spec
 
@@ -48,13 +59,17 @@ def launch(
     if replaced:
         sweep = sweep.overridden(replaced)
     if dry_run:
-        _show_plan(sweep, where["executor"], where["tasks"], runs_dir, fresh)
+        _show_plan(sweep, where, runs_dir, fresh)
         return
     click.echo(repr(sweep))
-    run = runs.launch(
+    ask = given(where)
+    run = launching.launch(
         sweep,
-        executor=where["executor"],
+        executor=where["executor"] or "auto",
         tasks=where["tasks"],
+        template=ask.template,
+        slurm=ask.changes,
+        retries=where["retries"],
         runs_dir=runs_dir,
         spec=spec,
         fresh=fresh,
@@ -62,43 +77,53 @@ def launch(
         command=["mlpsubmit", *sys.argv[1:]],
     )
     click.echo(f"run {run.id} in {run.path}")
-    status = display.follow(run) if where["follow"] else run.status()
-    sys.exit(display.report(status))
+    sys.exit(display.report(display.after_submitting(run, where["follow"])))
 
 
-def _show_plan(
-    sweep: Sweep, executor: str, tasks: int | None, runs_dir: Path | None, fresh: bool
-) -> None:
-    """Print what a launch would do, through the code that prepares one."""
-    import numpy as np
-
+def _show_plan(sweep: Sweep, where: Mapping[str, Any], runs_dir: Path | None, fresh: bool) -> None:
+    """Print what a launch would do, through the code that does it."""
     from mlpsubmit.jobs import executors
-    from mlpsubmit.jobs.plan import cut
-    from mlpsubmit.run import prepare
+    from mlpsubmit.launching import prepare
     from mlpsubmit.training.assemble import probe
 
     probe(sweep)
-    chosen = executors.choose(executor, sweep.base, tasks)
+    chosen = executors.choose(where["executor"] or "auto", sweep.base, where["tasks"], given(where))
     prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)
-    plan, missing = prepared.plan, prepared.missing
-    costs, sizes = plan.pack_costs, plan.pack_sizes
     click.echo(repr(sweep))
     for axis in sweep.product.axes:
         shown = [point[0] if len(point) == 1 else point for point in axis.points[:8]]
         more = ", ..." if len(axis) > 8 else ""
         click.echo(f"  {axis.dimension}: {', '.join(map(str, shown))}{more}")
-    where = f"run {prepared.run.id} goes on" if prepared.run else "a new run"
-    known = len(sweep) - int(sizes[missing].sum())
-    click.echo(f"{where}: {len(missing)} packs to train, {known} configs are done already")
-    slots = chosen.side_by_side(plan.threads)
-    slices = cut(missing, costs[missing], slots) if len(missing) else []
+    place = f"run {prepared.run.id} goes on" if prepared.run else "a new run"
+    known = len(sweep) - int(prepared.plan.pack_sizes[prepared.missing].sum())
+    click.echo(f"{place}: {len(prepared.missing)} packs to train, {known} configs are done already")
+    if len(prepared.missing):
+        _show_tasks(chosen, prepared, where["retries"])
+
+
+def _show_tasks(executor: Executor, prepared: Prepared, retries: int) -> None:
+    """Print the slices, and what the executor would be given."""
+    import numpy as np
+
+    from mlpsubmit.jobs.plan import cut
+
+    plan, missing = prepared.plan, prepared.missing
+    costs, sizes = plan.pack_costs, plan.pack_sizes
+    submission = prepared.submission(executor, retries)
+    slices = cut(missing, costs[missing], submission.tasks)
+    total = costs[missing].sum()
     click.echo(
-        f"{chosen.name}: {len(slices)} tasks of {plan.threads} threads, "
-        f"{costs[missing].sum():.2g} floating-point operations at most"
+        f"{executor.name}: {len(slices)} tasks of {plan.threads} threads, "
+        f"{total:.2g} floating-point operations at most"
     )
-    for number, ranges in enumerate(slices):
+    for number, ranges in enumerate(slices[:SHOWN_TASKS]):
         packs = np.concatenate([np.arange(low, high) for low, high in ranges])
-        share = 100 * costs[packs].sum() / costs[missing].sum()
+        share = 100 * costs[packs].sum() / total
         click.echo(
             f"  task {number}: {len(packs)} packs, {sizes[packs].sum()} configs, {share:.0f}% of it"
         )
+    if len(slices) > SHOWN_TASKS:
+        click.echo(f"  ... and {len(slices) - SHOWN_TASKS} more tasks")
+    executor.check(submission)
+    for line in executor.describe(submission):
+        click.echo(line)

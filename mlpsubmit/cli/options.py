@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from mlpsubmit.cli.slurm_options import slurm_options
 from mlpsubmit.errors import SpecError, UserError
 
 __all__ = ["check_pdb", "executor_options", "parse_overrides", "run_argument", "runs_dir_option"]
@@ -37,21 +38,29 @@ def executor_options(command: Command) -> Command:
     for option in (
         click.option("--pdb", is_flag=True, help="With debug: a debugger where a pack fails."),
         click.option(
-            "--follow/--detach", default=True, help="Show progress until the end, or return."
+            "--follow/--detach",
+            default=None,
+            help="Show progress until the end (but for slurm, the default), or return.",
+        ),
+        click.option(
+            "--retries",
+            type=click.IntRange(min=0),
+            default=0,
+            metavar="N",
+            help="SLURM: resume what is missing at the end, up to N times.",
         ),
         click.option("--tasks", type=click.IntRange(min=1), help="Tasks at most."),
         click.option(
             "--executor",
-            default="auto",
-            metavar="auto|local|debug",
-            help="Worker processes on this machine, or this very process.",
+            metavar="auto|slurm|local|debug",
+            help="A cluster, worker processes on this machine, or this very process.",
         ),
     ):
         command = option(command)
-    return command
+    return slurm_options(command)
 
 
-def check_pdb(pdb: bool, executor: str) -> None:
+def check_pdb(pdb: bool, executor: str | None) -> None:
     """Refuse a debugger for processes that have no terminal.
 
     Raises:

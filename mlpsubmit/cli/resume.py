@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mlpsubmit.cli.options import check_pdb, executor_options, run_argument, runs_dir_option
+from mlpsubmit.cli.slurm_options import given
 
 __all__ = ["resume"]
 
@@ -24,8 +25,15 @@ def resume(run: str | None, runs_dir: Path | None, **where: Any) -> None:
 
     check_pdb(where["pdb"], where["executor"])
     opened = open_run(run, runs_dir)
-    packs = opened.resume(where["executor"], where["tasks"], pdb=where["pdb"])
+    ask = given(where)
+    packs = opened.resume(
+        where["executor"],
+        where["tasks"],
+        template=ask.template,
+        slurm=ask.changes,
+        retries=where["retries"],
+        pdb=where["pdb"],
+    )
     if packs:
         click.echo(f"run {opened.id}: {packs} packs to train")
-    status = display.follow(opened) if where["follow"] and packs else opened.status()
-    sys.exit(display.report(status))
+    sys.exit(display.report(display.after_submitting(opened, where["follow"])))

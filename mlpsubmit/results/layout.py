@@ -120,6 +120,7 @@ class PackResult(Protocol):
     eval_step            (E,)         with traces only
     grab_step            (G,)         with traces of grabs only
     grab.<name>          (K, ...)     final, or (K, G, ...) at the steps in `grab_step`
+    trained_together     (K,)         configs in one stack; only where the pack was halved
     ==================== ============ ============================================================
     """
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["LongTable"]
 
 BATCH_BYTES = 4 * 2**20
+COUNTS = ("steps", "trained_together")
 
 
 class LongTable:
@@ -63,7 +64,7 @@ class LongTable:
             self.arrays[name] = values
         else:
             flat = values.values.ravel()
-            self.held[name] = Column.of_counts(flat) if name == "steps" else Column.of(flat)
+            self.held[name] = (Column.of_counts if name in COUNTS else Column.of)(flat)
         self.order += columns
 
     def pieces(self) -> Iterator[Table]:

@@ -28,6 +28,7 @@ RESERVED = frozenset(
         "status",
         "steps",
         "seconds",
+        "trained_together",
         "error",
     ]
 )

@@ -26,6 +26,8 @@ PackId: TypeAlias = tuple[str, int]
 Steps: TypeAlias = npt.NDArray[np.int64]
 FLOAT: np.dtype[Any] = np.dtype(np.float64)
 GRAB = "grab."
+TOGETHER = "trained_together"
+TOGETHER_DESCRIPTION = "configs trained together, of a pack that ran out of memory and was halved"
 # A grab without a trace is held in memory for all configs if it has this few bytes per config;
 # larger ones are written config by config, like traces.
 SMALL_ROW_BYTES = 256
@@ -180,6 +182,7 @@ class _Scanned:
 
     last_step: int
     steps: dict[str, Steps | None]
+    halved: bool
     grabs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
 
 
@@ -251,8 +254,10 @@ def _scan_pack(pack: PackResult, interned: dict[bytes, Steps]) -> _Scanned:
         found = _recorded_steps(pack, recorded)
         # Thousands of packs share a few step arrays: keep one copy of each.
         steps[recorded] = None if found is None else interned.setdefault(found.tobytes(), found)
-    scanned = _Scanned(int(np.max(pack["steps"], initial=1)) - 1, steps)
-    for array in pack.arrays():
+    arrays = pack.arrays()
+    halved = TOGETHER in arrays
+    scanned = _Scanned(int(np.max(pack["steps"], initial=1)) - 1, steps, halved)
+    for array in arrays:
         if array.startswith(GRAB):
             values = pack[array]
             leading = 1 if steps["grab_step"] is None else 2
@@ -274,6 +279,8 @@ def _schema(
         if recorded == dim
     }
     variables = _fixed_variables(layout, dims, clocks)
+    if any(pack.halved for pack in packs.values()):
+        variables.append(Variable(TOGETHER, TOGETHER, description=TOGETHER_DESCRIPTION))
     grabs = grab_names([array.removeprefix(GRAB) for array in arrays], layout)
     for array, name in zip(arrays, grabs.values(), strict=True):
         variables.append(_grab_variable(array, name, owner, packs, clocks, dims.get("grab_step")))

@@ -108,6 +108,9 @@ class Stack:
     def release(self) -> None:
         """Give every model its own weights: views would keep the whole stack alive."""
         self._release(range(len(self.configs)))
+        # vmap holds this object, and it holds vmap: without this the weights would wait for the
+        # collector.
+        self._all, self.initial = {}, {}
 
     def _release(self, rows: Any) -> None:
         for row in rows:

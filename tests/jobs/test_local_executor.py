@@ -25,13 +25,14 @@ def test_slots_and_threads_share_the_cores() -> None:
     assert cores == len(os.sched_getaffinity(0))
     for tasks in range(1, cores + 1):
         executor = LocalExecutor(validate({}), tasks)
-        assert executor.slots == tasks
-        assert executor.slots * executor.threads <= cores
+        assert executor.slots(cost=1e9) == tasks
+        assert tasks * executor.threads <= cores
         # A run planned for wide tasks is never resumed by more of them than there are cores for.
-        assert executor.side_by_side(cores) == 1
-        assert executor.side_by_side(1) == tasks
+        assert executor.tasks(threads=cores, packs=100, cost=1e9) == 1
+        assert executor.tasks(threads=1, packs=100, cost=1e9) == tasks
+        assert executor.tasks(threads=1, packs=1, cost=1e9) == 1
     everything = LocalExecutor(validate({}), None)
-    assert everything.slots * everything.threads <= cores
+    assert everything.slots(cost=1e9) * everything.threads <= cores
     assert everything.threads_of(1) == cores
 
 
@@ -65,7 +66,7 @@ def test_no_more_processes_than_slots_each_with_its_share_of_threads(
     run = launch(load_spec(tmp_path / "watched.py"), spec=tmp_path / "watched.py", executor="local")
     status = run.wait()
     assert status.complete
-    slots = LocalExecutor(validate({}), None).slots
+    slots = LocalExecutor(validate({}), None).slots(cost=1e9)
     assert len(status.tasks) == min(slots, 5)
     rows = [list(map(int, line.split())) for line in log.read_text().splitlines()]
     rows = [row for row in rows if row[0] != os.getpid()]  # the probe of the launch

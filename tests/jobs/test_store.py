@@ -365,7 +365,7 @@ def test_a_process_that_dies_while_writing_leaves_the_old_content(run):
     publish_json(path, {"step": 1})
     done = subprocess.run([sys.executable, "-c", DIE_WHILE_WRITING, path], timeout=60, check=False)
     assert done.returncode == 9
-    assert run.heartbeats() == {"000-0000": {"step": 1}}
+    assert run.heartbeats(0) == {"000-0000": {"step": 1}}
 
 
 # ---- the run directory ---------------------------------------------------------------------------
@@ -415,7 +415,10 @@ def test_a_run_whose_json_is_damaged(run, content):
 
 
 def test_submissions_are_numbered_and_count_once_their_intent_is_written(run):
-    assert (run.new_submission(), run.new_submission()) == (0, 1)
+    assert run.next_submission() == 0
+    for number in (0, 1):
+        run.submission(number).mkdir()
+    assert run.next_submission() == 2
     assert run.submissions() == []
     publish_json(run.submission(1) / store.INTENT, {"slices": [[[0, 3]]]})
     assert run.submissions() == [1]
@@ -423,8 +426,42 @@ def test_submissions_are_numbered_and_count_once_their_intent_is_written(run):
     assert run.jobs(1) is None
     publish_json(run.submission(1) / store.JOBS, {"jobs": []})
     assert run.jobs(1) == {"jobs": []}
-    assert run.new_submission() == 2
     assert run.submission(2) == run.path / "submissions" / "002"
+
+
+def test_each_task_finds_its_job_and_its_log(run):
+    run.submission(0).mkdir()
+    publish_json(
+        run.submission(0) / store.JOBS,
+        {
+            "jobs": [
+                {"id": "7", "first": 0, "count": 2, "array": True},
+                {"id": "8", "first": 2, "count": 1, "array": False},
+            ]
+        },
+    )
+    jobs = run.task_jobs(0)
+    assert {task: job["id"] for task, job in jobs.items()} == {
+        "000-0000": "7_0",
+        "000-0001": "7_1",
+        "000-0002": "8",
+    }
+    assert run.log(0, jobs["000-0001"]["id"]) == run.submission(0) / "7_1_0_log.out"
+    assert run.task_jobs(1) == {}
+
+
+def test_a_task_that_starts_too_late_has_nothing_to_do(run):
+    run.submission(0).mkdir()
+    assert run.superseded(0) == "its submission was withdrawn"
+    publish_json(run.submission(0) / store.INTENT, {"slices": []})
+    assert run.superseded(0) is None
+    run.end_submission(0, "cancelled")
+    assert run.superseded(0) == run.ended(0) == "cancelled"
+    run.submission(1).mkdir()
+    assert run.superseded(0) == "cancelled"
+    publish_json(run.submission(1) / store.INTENT, {"slices": []})
+    assert run.superseded(0) == "submission 001 has taken its place"
+    assert run.superseded(1) is run.ended(1) is None
 
 
 def test_every_name_in_a_run_is_as_documented(run):

@@ -63,6 +63,24 @@ def test_a_failure_is_recorded_unless_the_config_has_a_result(fakes):
     assert values(dataset, "error") == [r"ValueError: boom\0\ud800"] * 2 + ["", ""]
 
 
+def test_what_trained_together_is_said_where_a_pack_was_halved(fakes):
+    layout = fakes.layout(trial=range(6))
+    planned = fakes.pack([0, 1])
+    assert "trained_together" not in to_dataset(layout, fakes.Source([planned]))
+    halved = fakes.pack([2, 3, 4], trained_together=np.array([2, 2, 1]))
+    dataset = to_dataset(layout, fakes.Source([planned, halved]))
+    np.testing.assert_array_equal(dataset["trained_together"], [NAN, NAN, 2, 2, 1, NAN])
+    assert dataset["trained_together"].dtype == np.float64
+    # A later result, of a pack as planned, takes it back.
+    anew = fakes.pack([2, 3, 4])
+    assert "trained_together" not in to_dataset(layout, fakes.Source([halved, anew]))
+    # A grab of that name makes way.
+    grab = fakes.pack([0], grab__trained_together=[7.0])
+    dataset = to_dataset(layout, fakes.Source([grab, halved]))
+    assert dataset["trained_together_grab"][0] == 7.0
+    assert np.isnan(dataset["trained_together"][0])
+
+
 def test_without_any_result_everything_is_missing(fakes):
     dataset = to_dataset(fakes.layout(width=[1, 2], thresholds=[0.1]), fakes.Source())
     assert values(dataset, "status") == ["missing", "missing"]

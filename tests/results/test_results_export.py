@@ -163,6 +163,20 @@ def test_csv_without_traces_has_a_row_per_config(fakes, tmp_path):
     assert (rows[1]["z.real"], rows[1]["z.imag"], rows[1]["big[999]"]) == ("1.0", "2.0", "1.0")
 
 
+def test_files_say_what_trained_together_where_a_pack_was_halved(fakes, tmp_path):
+    layout = fakes.layout(trial=range(3))
+    packs = [fakes.pack([0]), fakes.pack([1, 2], trained_together=np.array([1, 1]))]
+    for ending in ENDINGS:
+        path = write(layout, fakes.Source(packs), tmp_path / f"results{ending}")
+        if ending == ".csv":
+            assert [row["trained_together"] for row in read_csv(path)] == ["", "1", "1"]
+        elif ending == ".parquet":
+            assert read_parquet(path)["trained_together"].to_pylist() == [None, 1, 1]
+        elif ending != ".pkl":  # whose keys are MLPscape's
+            with opened(path) as dataset:
+                np.testing.assert_array_equal(dataset["trained_together"], [np.nan, 1, 1])
+
+
 def test_csv_rows_end_where_they_should(fakes, tmp_path):
     layout = fakes.layout(a=["x\r", 'y"\n'])
     path = write(layout, fakes.Source(), tmp_path / "results.csv")

@@ -1,0 +1,227 @@
+"""Job arrays on a SLURM cluster; submitit writes their scripts."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
+
+from mlpsubmit.errors import UserError
+from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.jobs.executors.base import Executor, Job, Submission
+from mlpsubmit.jobs.slurm import filesystems
+from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
+from mlpsubmit.jobs.slurm.commands import NoAnswer, configured, setting
+from mlpsubmit.jobs.slurm.sbatch import Sbatch
+from mlpsubmit.slurm_templates import Template
+
+__all__ = ["SlurmExecutor", "retry_script", "script"]
+
+#: What SLURM allows where it does not say otherwise.
+DEFAULT_ARRAY_SIZE = 1001
+
+#: Tasks that a sweep is cut into unless the user says how many.
+MOST_TASKS = 64
+
+#: Floating-point operations that a task is worth starting for: seconds on a GPU.
+TASK_COST = 2e13
+
+#: What the job which resumes a run may take: minutes, and memory for the largest of plans.
+RETRY_MINUTES = 15
+RETRY_MEMORY = "2G"
+
+
+class SlurmExecutor(Executor):
+    """One array task per slice, each with the GPUs and cores that a template asks for."""
+
+    name = "slurm"
+
+    def __init__(
+        self, hyperparameters: Hyperparameters, tasks: int | None, template: Template
+    ) -> None:
+        if not configured():
+            raise UserError(
+                "--executor slurm: this machine has no sbatch that knows of a cluster; log in to "
+                "a node that has one, or train here: --executor local"
+            )
+        self.template = template
+        self.threads = template.cpus
+        self._tasks = tasks
+
+    def slots(self, cost: float) -> int:
+        """Return the tasks that the user asked for, else as many as are worth starting."""
+        return self._tasks or int(min(max(1, -(-cost // TASK_COST)), MOST_TASKS))
+
+    def threads_of(self, tasks: int) -> int:
+        """Return the cores that the template gives each task."""
+        return self.template.cpus
+
+    def tasks(self, threads: int, packs: int, cost: float) -> int:
+        """Return the slots that what is missing is worth."""
+        return min(self.slots(cost), packs)
+
+    @cached_property
+    def _largest_array(self) -> int:
+        try:
+            largest = int(setting("MaxArraySize") or DEFAULT_ARRAY_SIZE)
+        except (NoAnswer, ValueError) as error:
+            raise UserError(
+                f"the cluster does not answer: {error}; nothing was submitted"
+            ) from None
+        if largest < 1:
+            raise UserError("this cluster allows no job arrays (its MaxArraySize is 0)")
+        return largest
+
+    def arrays(self, submission: Submission) -> list[Array]:
+        """Return the job arrays of a submission."""
+        names = [
+            job_name(submission.sweep, submission.path.name, submission.number, part)
+            for part in range(-(-submission.tasks // self._largest_array))
+        ]
+        limit = self.template.max_parallel
+        return cut_arrays(names, submission.tasks, self._largest_array, limit)
+
+    def intent(self, submission: Submission) -> Mapping[str, Any]:
+        """Return the arrays by name, so that they are found whatever happens, and the template."""
+        retry = job_name(submission.sweep, submission.path.name, submission.number, "retry")
+        return {
+            "arrays": [array.to_json() for array in self.arrays(submission)],
+            "retries": submission.retries,
+            "retry": retry if submission.retries else None,
+            "template": self.template.to_json(),
+        }
+
+    def check(self, submission: Submission) -> None:
+        """Let sbatch look at the first script, without submitting it."""
+        if reason := filesystems.unshared(submission.path, self.template.partition):
+            raise UserError(reason)
+        array = self.arrays(submission)[0]
+        Sbatch(self.template).check(script(self.template, submission, array))
+
+    def describe(self, submission: Submission) -> list[str]:
+        """Return the first array's script, and what it may cost at most."""
+        arrays = self.arrays(submission)
+        lines = [_cost_line(self.template, submission.tasks)]
+        if len(arrays) > 1:
+            lines.append(
+                f"{len(arrays)} job arrays of up to {self._largest_array} tasks; the first:"
+            )
+        return [*lines, script(self.template, submission, arrays[0])]
+
+    def submit(self, submission: Submission) -> Iterator[Job]:
+        """Hand over the arrays, and then the job that resumes what they leave."""
+        sbatch = Sbatch(self.template)
+        host = socket.gethostname()
+        ids: list[str] = []
+        try:
+            for place, array in enumerate(self.arrays(submission)):
+                after = [] if array.after is None else [ids[array.after]]
+                text = script(self.template, submission, array, after)
+                file = submission.folder / f"array.{place}.sh"
+                ids.append(sbatch.submit(file, text, array.name))
+                yield Job(ids[-1], array.first, array.count, True, host, None, None, time.time())
+            if submission.retries:
+                name = job_name(submission.sweep, submission.path.name, submission.number, "retry")
+                text = retry_script(self.template, submission, name, ids)
+                sbatch.submit(submission.folder / "retry.sh", text, name)
+        except UserError:
+            sbatch.withdraw(ids)
+            raise
+
+
+def _cost_line(template: Template, tasks: int) -> str:
+    """Say what the tasks may use at most: their time limit, on all that they ask for."""
+    side_by_side = min(tasks, template.max_parallel or tasks)
+    text = f"{tasks} tasks, {side_by_side} side by side at most"
+    if template.minutes is None:
+        return f"{text}; no time limit is given, so none of its cost"
+    hours = tasks * template.minutes / 60
+    count = template.gpu_count
+    unit = f"{hours * count:.4g} GPU-hours" if count else f"{hours * template.cpus:.4g} core-hours"
+    return f"{text}; at most {unit} until every task has met its time limit once"
+
+
+def script(
+    template: Template, submission: Submission, array: Array, after: Sequence[str] = ()
+) -> str:
+    """Return the sbatch script of one job array.
+
+    Args:
+        after: ids of jobs that must have ended before it starts.
+    """
+    run = shlex.quote(str(submission.path))
+    command = f"{_python()} -u -m mlpsubmit.jobs.slurm.task {run} {submission.number} {array.first}"
+    dependency = f"afterany:{':'.join(after)}" if after else None
+    return _text(
+        template,
+        submission,
+        command,
+        job_name=array.name,
+        partition=template.partition,
+        time=template.time,
+        mem=template.mem,
+        cpus_per_task=template.cpus,
+        gpus_per_node=template.gpus or None,
+        signal_delay_s=template.notice_seconds,
+        array_parallelism=array.limit or array.count,
+        map_count=array.count,
+        dependency=dependency,
+    )
+
+
+def retry_script(
+    template: Template, submission: Submission, name: str, after: Sequence[str]
+) -> str:
+    """Return the script of the small job that resumes what the arrays of some ids leave."""
+    run = shlex.quote(str(submission.path))
+    left = submission.retries - 1
+    command = f"{_python()} -u -m mlpsubmit resume {run} --executor slurm --detach --retries {left}"
+    return _text(
+        template,
+        submission,
+        command,
+        job_name=name,
+        partition=template.partition_of_helpers,
+        time=RETRY_MINUTES,
+        mem=RETRY_MEMORY,
+        cpus_per_task=1,
+        dependency=f"afterany:{':'.join(after)}",
+    )
+
+
+def _python() -> str:
+    return shlex.quote(sys.executable)
+
+
+#: The batch shell must outlive the signal that its task saves on, or SLURM kills the task with it.
+_OUTLIVE_SIGNALS = "trap : TERM"
+
+
+def _text(template: Template, submission: Submission, command: str, **options: Any) -> str:
+    """Return a script as submitit writes it, with the defaults of submitit that bite put right.
+
+    - wckey: submitit sets its own, which clusters that track them refuse.
+    - requeue: what a cluster does unless told is not known, so it is told.
+    - srun: it must pass on the environment and the cores, which it does not always, and append to
+      a log that an earlier life of the task began.
+    """
+    options = {
+        "wckey": None,
+        "account": template.account,
+        "qos": template.qos,
+        "constraint": template.constraint,
+        "setup": [_OUTLIVE_SIGNALS, *template.setup],
+        "stderr_to_stdout": True,
+        "additional_parameters": {"requeue": True, **template.sbatch},
+        "srun_args": [
+            *("--export=ALL", "--open-mode=append", f"--cpus-per-task={options['cpus_per_task']}"),
+        ],
+        **options,
+    }
+    return make_sbatch_string(command, submission.folder, **options)

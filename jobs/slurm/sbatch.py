@@ -1,0 +1,114 @@
+"""Handing scripts to sbatch, so that it is known whether the cluster has them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mlpsubmit.errors import UserError
+from mlpsubmit.jobs import store
+from mlpsubmit.jobs.slurm.commands import Answer, NoAnswer, ask
+from mlpsubmit.jobs.slurm.queue import Queue
+from mlpsubmit.jobs.slurm.refusals import is_uncertain, refusal
+from mlpsubmit.slurm_templates import Template
+
+__all__ = ["Sbatch", "Uncertain", "cancel"]
+
+#: sbatch itself tries again for as long as its controller may take under load.
+SUBMIT_SECONDS = 60.0
+
+#: A simulated start, which needs the whole queue; where it takes longer, it is done without.
+CHECK_SECONDS = 10.0
+
+#: How often, and how many seconds apart, a job is looked for that sbatch did not answer for.
+_LOOKS = 3
+_BETWEEN_LOOKS = 2.0
+
+
+class Uncertain(UserError):
+    """Nobody can say whether the cluster has a job."""
+
+
+class Sbatch:
+    """Submits scripts that a template was made into."""
+
+    def __init__(self, template: Template) -> None:
+        self._template = template
+
+    def check(self, script: str) -> None:
+        """Let sbatch say whether it would take a script, which it does not keep.
+
+        Raises:
+            Refused: where it would not.
+        """
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "check.sh"
+            file.write_text(script)
+            try:
+                answer = ask("sbatch", "--test-only", str(file), seconds=CHECK_SECONDS)
+            except NoAnswer:
+                return  # the submission itself says so, if it cannot be made either
+        if answer.code != 0 and not is_uncertain(answer):
+            raise self._refusal(answer)
+
+    def submit(self, file: Path, script: str, name: str) -> str:
+        """Write a script and submit it; return the id of its job.
+
+        Where sbatch does not say what became of it, the job is looked for by its name.
+
+        Raises:
+            Refused: where the cluster does not take it.
+            Uncertain: where it cannot be found out whether it did.
+        """
+        store.publish(file, script.encode())
+        try:
+            answer = ask("sbatch", "--parsable", str(file), seconds=SUBMIT_SECONDS, keep_locks=True)
+        except NoAnswer as error:
+            return self._found(name, str(error))
+        told = re.fullmatch(r"(\d+)(;[\w.-]+)?", answer.out.strip())
+        if answer.code == 0 and told:
+            return told[1]
+        if answer.code == 0:
+            return self._found(name, f"sbatch answered {answer.out.strip()[:200]!r}, not a job id")
+        if is_uncertain(answer):
+            return self._found(name, answer.err.strip())
+        raise self._refusal(answer)
+
+    def _refusal(self, answer: Answer) -> UserError:
+        return refusal(answer, self._template.to_json(), self._template.name)
+
+    def _found(self, name: str, why: str) -> str:
+        """Look for a job that sbatch did not answer for."""
+        for look in range(_LOOKS):
+            time.sleep(_BETWEEN_LOOKS if look else 0)
+            queue = Queue.look([name])
+            if queue.ids.get(name):
+                return queue.ids[name][-1]
+        if queue.silence:
+            why += f"; and the queue cannot be asked: {queue.silence}"
+        raise Uncertain(
+            f"{why}; no job of this run is known to be queued, and one that starts after all will "
+            "end at once; see mlpsubmit doctor, and when the cluster answers again, go on with"
+        )
+
+    def withdraw(self, ids: Sequence[str]) -> None:
+        """Take back jobs whose submission as a whole has failed."""
+        with contextlib.suppress(NoAnswer):
+            cancel(ids)
+
+
+def cancel(ids: Sequence[str]) -> None:
+    """Tell SLURM to end jobs; those that run are asked to save first.
+
+    Raises:
+        NoAnswer: where it cannot be told.
+    """
+    if not ids:
+        return
+    answer = ask("scancel", *ids)
+    if answer.code != 0 and "invalid job id" not in answer.err.lower():
+        raise NoAnswer(f"scancel: {answer.err.strip() or f'exit code {answer.code}'}")

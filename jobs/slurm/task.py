@@ -1,0 +1,63 @@
+"""What a job array runs: ``python -m mlpsubmit.jobs.slurm.task RUN SUBMISSION FIRST``.
+
+FIRST is the index of the array's first task; the job's own index in the array is added to it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from mlpsubmit.jobs.slurm.commands import NoAnswer, answered
+from mlpsubmit.jobs.stopping import stop_on_signals
+from mlpsubmit.jobs.store import RunDirectory
+
+__all__ = ["main"]
+
+
+def main(path: str, submission: int, first: int) -> int:
+    """Train one slice; where SLURM ends the task before that is done, see that it goes on later.
+
+    Returns:
+        The exit code of the job.
+    """
+    # From now on, so that a signal that comes while torch is being imported is not the end.
+    with stop_on_signals() as stop:
+        run = RunDirectory(Path(path))
+        if why := run.superseded(submission):
+            print(f"nothing to do: {why}", flush=True)
+            return 0
+        from mlpsubmit.jobs.task import run_task
+
+        index = first + int(os.environ["SLURM_ARRAY_TASK_ID"])
+        outcome = run_task(path, submission, index, stop=stop)
+        if outcome == "interrupted" and run.ended(submission) is None:
+            _go_on_later(os.environ["SLURM_ARRAY_JOB_ID"] + "_" + os.environ["SLURM_ARRAY_TASK_ID"])
+    return 0 if outcome in ("done", "interrupted") else 1
+
+
+def _go_on_later(job: str) -> None:
+    """Put this job back into the queue, unless SLURM does so itself or somebody cancelled it.
+
+    A signal does not tell where it comes from: the end of the time and preemption must be followed
+    by another life, ``scancel`` must not. The state of the job tells.
+    """
+    try:
+        state = _state(answered("scontrol", "show", "job", "--oneliner", job))
+        print(f"interrupted while SLURM calls the job {state}", flush=True)
+        if state in ("RUNNING", "PREEMPTED"):
+            answered("scontrol", "requeue", job)
+            print("requeued", flush=True)
+    except NoAnswer as error:
+        print(f"not requeued: {error}; go on with mlpsubmit resume", flush=True)
+
+
+def _state(shown: str) -> str:
+    found = re.search(r"JobState=(\w+)", shown)
+    return found[1] if found else "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,54 @@
+"""One task of a submission, as status shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["LIVE", "TaskStatus"]
+
+#: States of tasks that train or are about to.
+LIVE = ("waiting", "running")
+
+#: The end of a log that is shown, in bytes and in lines.
+_TAIL_BYTES = 8192
+_TAIL_LINES = 8
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """One task of the latest submission.
+
+    Attributes:
+        state: ``waiting`` (its process has not said anything yet, or is to start again),
+            ``running``, ``done``, ``interrupted`` (it saved its pack on a signal, or was
+            cancelled), ``crashed``, or ``unknown`` where the scheduler does not answer.
+        heartbeat: what it said last; empty where it never did.
+        log: its log file.
+        why: why it waits, crashed, or is unknown; empty where there is nothing to say.
+    """
+
+    name: str
+    state: str
+    heartbeat: dict[str, Any]
+    log: Path | None
+    why: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether it trains or is about to."""
+        return self.state in LIVE
+
+    def last_lines(self) -> list[str]:
+        """Return how its log ends; empty where it has none."""
+        if self.log is None:
+            return []
+        try:
+            with self.log.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - _TAIL_BYTES))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return []
+        return [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
