@@ -226,7 +226,7 @@ class Run:
             raise
         except Uncertain as error:
             self.directory.end_submission(submission.number, str(error))
-            raise Uncertain(f"{error}: mlpsubmit resume {self.id}") from None
+            raise
 
     def cancel(self) -> int:
         """Ask every living task to save its pack and stop.

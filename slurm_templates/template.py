@@ -40,6 +40,9 @@ NOTICE_SECONDS = 120
 #: sbatch takes no longer one.
 _MOST_NOTICE = 65_535
 
+#: Options that hold for the small jobs besides a task as well.
+_FOR_HELPERS = frozenset({"comment", "exclude", "nodelist", "reservation"})
+
 #: Options that say in another way what the key mem says; SLURM takes one of the three.
 _MEMORY_OPTIONS = ("mem-per-cpu", "mem-per-gpu")
 
@@ -157,6 +160,24 @@ class Template(BaseModel):
             return self.notice
         limit = self._limit_seconds
         return NOTICE_SECONDS if limit is None else min(NOTICE_SECONDS, limit // 4)
+
+    def for_helper(self, minutes: int, mem: str) -> Template:
+        """Return what a small job without a GPU asks for, in the place of a task of this template.
+
+        Of the further options of sbatch it keeps those that say where a job may run.
+        """
+        kept = {name: value for name, value in self.sbatch.items() if name in _FOR_HELPERS}
+        return self.model_copy(
+            update={
+                "partition": self.partition_of_helpers,
+                "gpus": 0,
+                "cpus": 1,
+                "notice": None,
+                "time": time_limit.normalised(minutes),
+                "mem": mem,
+                "sbatch": kept,
+            }
+        )
 
     @property
     def partition_of_helpers(self) -> str | None:

@@ -288,32 +288,12 @@ class Probe:
         return self.unheard(job)
 
     def _submit(self, name: str, token: str) -> None:
-        from mlpsubmit.jobs.executors.base import Submission
-        from mlpsubmit.jobs.executors.slurm import _python, _text
+        from mlpsubmit.jobs.executors.slurm import python_command, sbatch_text
 
-        small = self.template.overridden(
-            partition=self.template.partition_of_helpers,
-            gpus=0,
-            cpus=1,
-            mem=MEMORY,
-            time=MINUTES,
-            notice=None,  # the template's may be longer than this job
-        )
-        task = Submission(self.folder, "doctor", number=0, tasks=1)
-        task.folder.mkdir(parents=True)  # its log goes there
-        command = f"{_python()} -m mlpsubmit.jobs.slurm.doctor {shlex.quote(str(self.folder))}"
-        text = _text(
-            small,
-            task,
-            f"{command} {token}",
-            job_name=name,
-            partition=small.partition,
-            time=MINUTES,
-            mem=small.mem,
-            cpus_per_task=small.cpus,
-        )
+        small = self.template.for_helper(MINUTES, MEMORY)
+        command = python_command(__name__, f"{shlex.quote(str(self.folder))} {token}")
         file = self.folder / "job.sh"
-        file.write_text(text)
+        file.write_text(sbatch_text(small, self.folder, command, job_name=name))
         _handed(file, small)
 
     def _watch(self, name: str) -> tuple[Mapping[str, Any] | None, JobState | None]:

@@ -29,6 +29,9 @@ _LOOKS = 3
 _BETWEEN_LOOKS = 2.0
 
 
+_NO_NODES = "node configuration is not available"
+
+
 class Uncertain(UserError):
     """Nobody can say whether the cluster has a job."""
 
@@ -42,6 +45,9 @@ class Sbatch:
     def check(self, script: str) -> None:
         """Let sbatch say whether it would take a script, which it does not keep.
 
+        It tests as if the job were to start, so it also refuses what waits for nodes that are down;
+        then the submission itself tells.
+
         Raises:
             Refused: where it would not.
         """
@@ -52,7 +58,7 @@ class Sbatch:
                 answer = ask("sbatch", "--test-only", str(file), seconds=CHECK_SECONDS)
             except NoAnswer:
                 return  # the submission itself says so, if it cannot be made either
-        if answer.code != 0 and not is_uncertain(answer):
+        if answer.code != 0 and not is_uncertain(answer) and _NO_NODES not in answer.err:
             raise self._refusal(answer)
 
     def submit(self, file: Path, script: str, name: str) -> str:
@@ -92,7 +98,8 @@ class Sbatch:
             why += f"; and the queue cannot be asked: {queue.silence}"
         raise Uncertain(
             f"{why}; no job of this run is known to be queued, and one that starts after all will "
-            "end at once; see mlpsubmit doctor, and when the cluster answers again, go on with"
+            "end at once; when the cluster answers again (mlpsubmit doctor), go on with: "
+            "mlpsubmit resume"
         )
 
     def withdraw(self, ids: Sequence[str]) -> None:

@@ -14,6 +14,10 @@ from mlpsubmit.jobs.slurm.arrays import Array
 from mlpsubmit.slurm_templates import Template
 
 PYTHON = shlex.quote(sys.executable)
+LAST = shlex.quote(
+    "import sys, runpy; sys.path.append(sys.path.pop(0)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 RUN = Path("/runs/staircase/20260101-000000-abcdef")
 SUBMISSION = Submission(RUN, "staircase", 2, 150, retries=3)
 ARRAY = Array("staircase.20260101-000000-abcdef.002.1", first=100, count=50, limit=8, after=0)
@@ -70,7 +74,7 @@ export WHERE='here'
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output {RUN}/submissions/002/%A_%a_%t_log.out --export=ALL --open-mode=append \
---cpus-per-task=6 {PYTHON} -u -m mlpsubmit.jobs.slurm.task {RUN} 2 100
+--cpus-per-task=6 {PYTHON} -u -c {LAST} mlpsubmit.jobs.slurm.task {RUN} 2 100
 """
     )
 
@@ -105,15 +109,13 @@ def test_the_job_that_resumes_asks_for_little() -> None:
         "--dependency=afterany:41:43",
         "--cpus-per-task=1",
         "--mem=2G",
-        "--time=15",
+        "--time=00:15:00",
         "--job-name=s.r.002.retry",
     ):
         assert f"#SBATCH {line}\n" in text
     assert "gpus" not in text
     assert "array" not in text
-    assert text.rstrip().endswith(
-        f"-m mlpsubmit resume {RUN} --executor slurm --detach --retries 2"
-    )
+    assert text.rstrip().endswith(f" mlpsubmit resume {RUN} --executor slurm --detach --retries 2")
 
 
 @pytest.mark.parametrize("partition", [None, "gpu"])
