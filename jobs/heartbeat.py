@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class Heartbeat:
             self.publish()
 
 
-def is_fresh(heartbeat: dict[str, Any]) -> bool:
+def is_fresh(heartbeat: Mapping[str, Any]) -> bool:
     """Tell whether a heartbeat is so young that its task lives, by the clocks of two machines."""
     age = time.time() - float(heartbeat.get("updated", 0))
     return age < 3 * float(heartbeat.get("interval", HEARTBEAT_SECONDS))

@@ -165,7 +165,7 @@ class Run:
             UserError: where the cluster refuses the job; then the run is as it was.
         """
         with exclusively(self.path / store.PLAN, f"run {self.id}"):
-            scheduler = Scheduler(alone=True)
+            scheduler = Scheduler(exact=True)
             self._refuse_if_busy(read_status(self.directory, scheduler))
             plan = Plan.from_json(self.directory.plan)
             missing = self.missing_packs(plan)

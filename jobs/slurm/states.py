@@ -29,10 +29,11 @@ class Scheduler:
     """Asks the scheduler now and then: whoever watches a run must not burden the cluster.
 
     Args:
-        alone: whether this process holds the lock of the run, so that no other is submitting.
+        exact: for a process that is about to submit: it holds the lock of the run, so that no other
+            is submitting, and it takes no heartbeat, however young, for a sign of life.
     """
 
-    alone: bool = False
+    exact: bool = False
     _since: float = field(default_factory=time.monotonic)
     _asked: dict[tuple[str, ...], tuple[float, Any]] = field(default_factory=dict)
 
@@ -59,14 +60,15 @@ def slurm_tasks(
     intent = run.intent(number)
     names = [task_name(number, index) for index in range(len(intent["slices"]))]
     ended = run.ended(number)
+    told = {name: _from_files(heartbeats.get(name, {}), scheduler.exact) for name in names}
     queue = Queue()
-    if any(_from_files(heartbeats.get(name, {})) is None for name in names):
+    if None in told.values():
         queue = scheduler.queue(_job_names(intent))
         _adopt(run, number, queue, scheduler)
     jobs = run.task_jobs(number)
     ids = {name: str(job["id"]) for name, job in jobs.items()}
     states = dict(queue.jobs)
-    lost = {job for name, job in ids.items() if _from_files(heartbeats.get(name, {})) is None}
+    lost = {job for name, job in ids.items() if told[name] is None}
     lost = set() if queue.silence else lost - set(states)
     if lost:
         arrays = sorted({job.partition("_")[0] for job in lost})
@@ -76,7 +78,7 @@ def slurm_tasks(
     for name in names:
         beat: dict[str, Any] = heartbeats.get(name, {})
         job = ids.get(name)
-        state, why = _from_files(beat) or _judged(
+        state, why = told[name] or _judged(
             beat, states.get(job or ""), job, queue.silence, submitting, ended
         )
         task = TaskStatus(name, state, beat, None if job is None else run.log(number, job), why)
@@ -90,16 +92,18 @@ def _with_memory(task: TaskStatus, job: JobState | None) -> TaskStatus:
     return task if kill is None else replace(task, why=kill)
 
 
-def _from_files(beat: Mapping[str, Any]) -> tuple[str, str] | None:
+def _from_files(beat: Mapping[str, Any], exact: bool) -> tuple[str, str] | None:
     """Return the state of a task where its heartbeat tells, and why; else None."""
     state = beat.get("state")
     if state == "done":
         return "done", ""
     if state == "crashed":
         return "crashed", str(beat.get("error", ""))
-    if state in ("starting", "training") and is_fresh(dict(beat)):
-        return "running", ""
-    return None
+    return ("running", "") if not exact and _breathes(beat) else None
+
+
+def _breathes(beat: Mapping[str, Any]) -> bool:
+    return beat.get("state") in ("starting", "training") and is_fresh(beat)
 
 
 def _judged(
@@ -118,6 +122,8 @@ def _judged(
         if stopped or job.state == "CANCELLED":
             return "interrupted", "" if stopped else "cancelled"
         return "crashed", f"SLURM says {job}"
+    if silence and _breathes(beat):
+        return "running", ""
     if silence:
         return "unknown", f"the scheduler does not answer: {silence}"
     if id is None and submitting:
@@ -142,7 +148,7 @@ def _job_names(intent: Mapping[str, Any]) -> list[str]:
 
 def _submitting(run: RunDirectory, scheduler: Scheduler) -> bool:
     """Tell whether a launch or resume, or an sbatch that it left behind, is at work."""
-    if scheduler.alone:
+    if scheduler.exact:
         return False
     try:
         with store.locked(run.path / store.PLAN, wait=False):
