@@ -1,0 +1,119 @@
+"""What a user can get wrong on a cluster: one message, exit code 2, nothing made or submitted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlpsubmit import UserError, launch
+from mlpsubmit.loading import load_spec
+
+
+def refused(study: Any, **slurm: Any) -> str:
+    """Return the message of a launch, having seen that it left nothing behind."""
+    with pytest.raises(UserError) as caught:
+        study.launch("mistaken", slurm=slurm)
+    assert not (study.folder / "runs").exists()
+    assert study.cluster.run("squeue", "--noheader", "--format=%j").stdout.count("mistaken") == 0
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("slurm", "named", "words"),
+    [
+        ({"partition": "gqu"}, "--partition gqu", "invalid partition specified: gqu"),
+        ({"account": "them"}, "--account them", "Invalid account or account/partition"),
+        ({"qos": "now"}, "--qos now", "Invalid qos specification"),
+        ({"constraint": "slow"}, "--constraint slow", "Invalid feature specification"),
+        ({"gpus": 9}, "--gpus 9", "Requested node configuration is not available"),
+        ({"gpus": "a100:1"}, "--gpus a100:1", "Requested node configuration is not available"),
+        ({"cpus": 99}, "--cpus 99", ""),
+        ({"mem": "900G"}, "--mem 900G", "Memory specification can not be satisfied"),
+        ({"time": "9-0"}, "--time 9-00:00:00", "Requested time limit is invalid"),
+        ({"sbatch": {"foo": "1"}}, "--sbatch foo=1", "unrecognized option"),
+    ],
+)
+def test_the_cluster_refuses(study: Any, slurm: dict[str, Any], named: str, words: str) -> None:
+    message = refused(study, **slurm)
+    assert named in message
+    assert "sbatch refused it: " in message
+    assert words in message
+    assert "nothing was submitted" in message
+
+
+def test_a_refused_partition_comes_with_those_that_there_are(study: Any) -> None:
+    assert "; partitions are blind, far, gpu, main, preempt, urgent" in refused(
+        study, partition="gqu"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--time", "4x"], "--time: got '4x'; should be"),
+        (["--template", "gqu"], "gqu: no such template"),
+        (["--cpus", "none"], "--cpus: got 'none'; should be"),
+        (["--executor", "local", "--time", "10"], "--executor local: --time are for SLURM"),
+        (["--sbatch", "array=0-3"], "--sbatch array"),
+        (["--partition", "gqu"], "invalid partition specified: gqu"),
+    ],
+)
+def test_on_the_command_line(study: Any, arguments: list[str], message: str) -> None:
+    small = ["--gpus", "0", "--mem", "600M"] if "local" not in arguments else []
+    done = study.cli("launch", study.spec("mistaken"), *small, *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (study.folder / "runs").exists()
+    dry = study.cli("launch", study.spec("mistaken"), "--dry-run", *small, *arguments)
+    assert dry.returncode == 2
+    assert message in dry.stderr
+
+
+def test_a_template_with_mistakes_lists_them_all(study: Any) -> None:
+    own = study.folder / "mine.toml"
+    own.write_text('partitoin = "main"\ncpus = 0\ntime = "soon"\n')
+    done = study.cli("launch", study.spec("mistaken"), "--template", "./mine.toml")
+    assert done.returncode == 2
+    assert "3 mistakes:" in done.stderr
+    assert "partitoin: no such key (did you mean 'partition'?)" in done.stderr
+    own.write_text('partition = "gqu"\ngpus = 0\nmem = "600M"\n')
+    done = study.cli("launch", study.spec("mistaken"), "--template", "./mine.toml")
+    assert "--partition gqu (template mine): sbatch refused it" in done.stderr
+
+
+def test_without_sbatch(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = study.spec("mistaken")
+    sweep = load_spec(path)
+    monkeypatch.delenv("SLURM_CONF")
+    with pytest.raises(UserError, match="this machine has no sbatch that knows of a cluster"):
+        launch(sweep, executor="slurm", runs_dir=study.folder / "runs")
+    monkeypatch.setenv("PATH", str(study.folder))
+    with pytest.raises(UserError, match="or train here: --executor local"):
+        launch(sweep, executor="slurm", runs_dir=study.folder / "runs")
+    assert not (study.folder / "runs").exists()
+
+
+def test_a_runs_folder_that_the_nodes_cannot_see(study: Any) -> None:
+    message = refused(study, partition="far")
+    assert (
+        "lies in /tmp, which every machine has for itself, where the nodes (elsewhere)" in message
+    )
+    assert "cannot see it; give a folder that all of them share with --runs-dir" in message
+
+
+def test_a_folder_that_turns_out_to_be_hidden_from_a_node(study: Any) -> None:
+    """It looks like any other from here; then the jobs cannot even write their logs."""
+    hidden = study.cluster.folder / "hidden" / "runs"
+    run = study.launch("hidden", slurm={"partition": "blind"}, runs_dir=hidden)
+    status = run.wait()
+    assert status.state == "crashed"
+    assert "its node cannot see the run's folder, or cannot write there" in status.tasks[0].why
+    assert "mlpsubmit doctor" in status.tasks[0].why
+    # Once it lies where all can see it, the rest is as ever.
+    seen = Path(run.path).rename(study.folder / "seen")
+    moved = study.open(str(seen))
+    assert moved.resume(slurm={"partition": "main"}) == 2
+    assert moved.wait().complete
