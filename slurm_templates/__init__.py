@@ -4,6 +4,7 @@ The packaged ones are starting points; a file of the same name in the user's fol
 of one.
 """
 
+from mlpsubmit.slurm_templates import time_limit
 from mlpsubmit.slurm_templates.asking import SlurmAsk
 from mlpsubmit.slurm_templates.finding import (
     find_template,
@@ -20,5 +21,6 @@ __all__ = [
     "find_template",
     "read_template",
     "template_paths",
+    "time_limit",
     "user_folder",
 ]

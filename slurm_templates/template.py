@@ -154,6 +154,18 @@ class Template(BaseModel):
         return self.gpus if isinstance(self.gpus, int) else int(self.gpus.rpartition(":")[2])
 
     @property
+    def gpu_type(self) -> str:
+        """Which type of GPU a task gets; empty for any."""
+        return "" if isinstance(self.gpus, int) else self.gpus.rpartition(":")[0]
+
+    @property
+    def megabytes(self) -> int | None:
+        """The main memory of a task in MiB; None where it is not said, or is all of a node."""
+        if self.mem in (None, "0"):
+            return None
+        return int(self.mem[:-1]) << 10 * "MGT".index(self.mem[-1]) if self.mem[-1] != "K" else 1
+
+    @property
     def notice_seconds(self) -> int:
         """How many seconds before its time limit a task is told to save, chosen or given."""
         if self.notice is not None:

@@ -13,12 +13,13 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
 
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.hyperparameters import Hyperparameters
 from mlpsubmit.jobs.executors.base import Executor, Job, Submission
 from mlpsubmit.jobs.slurm import filesystems
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import NoAnswer, configured, setting
+from mlpsubmit.jobs.slurm.nodes import misfits
 from mlpsubmit.jobs.slurm.sbatch import Sbatch
 from mlpsubmit.slurm_templates import Template
 
@@ -99,7 +100,14 @@ class SlurmExecutor(Executor):
         }
 
     def check(self, submission: Submission) -> None:
-        """Let sbatch look at the first script, without submitting it."""
+        """See whether the tasks fit on a node, and let sbatch look at the first script.
+
+        Raises:
+            UserError: for what fits nowhere, or a runs folder that the nodes cannot see.
+            Refused: for what sbatch would not take.
+        """
+        if mistakes := misfits(self.template):
+            raise SpecError(mistakes, f"template {self.template.name}")
         if reason := filesystems.unshared(submission.path, self.template.partition):
             raise UserError(reason)
         array = self.arrays(submission)[0]

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = ["Answer", "NoAnswer", "ask", "configured", "environment", "first_line", "setting"]
@@ -39,17 +40,24 @@ def environment() -> dict[str, str]:
     return {**kept, "SLURM_BITSTR_LEN": "0"}
 
 
-def ask(*command: str, seconds: float = QUERY_SECONDS, keep_locks: bool = False) -> Answer:
+def ask(
+    *command: str,
+    seconds: float = QUERY_SECONDS,
+    keep_locks: bool = False,
+    unset: Iterable[str] = (),
+) -> Answer:
     """Run a command of SLURM and return what it answered, whatever its exit code.
 
     Args:
         seconds: how long to wait.
         keep_locks: whether the locks that this process holds are held until the command ends,
             even where this process is killed meanwhile.
+        unset: variables that the command is not to see.
 
     Raises:
         NoAnswer: where there is no such command, or none that answers in time.
     """
+    hidden = set(unset)
     try:
         done = subprocess.run(
             command,
@@ -58,7 +66,7 @@ def ask(*command: str, seconds: float = QUERY_SECONDS, keep_locks: bool = False)
             text=True,
             errors="replace",
             timeout=seconds,
-            env=environment(),
+            env={k: v for k, v in environment().items() if k not in hidden},
             close_fds=not keep_locks,
             check=False,
         )

@@ -29,6 +29,7 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.jobs import store
 from mlpsubmit.jobs.slurm import filesystems
 from mlpsubmit.jobs.slurm.commands import NoAnswer, answered, ask, first_line
+from mlpsubmit.jobs.slurm.nodes import gpus_of
 from mlpsubmit.jobs.slurm.queue import JobState, Queue
 from mlpsubmit.jobs.slurm.refusals import is_uncertain, refusal
 from mlpsubmit.jobs.slurm.sbatch import SUBMIT_SECONDS
@@ -196,14 +197,8 @@ def _partition(kind: tuple[str, ...], states: Counter[str]) -> str:
 
 
 def _gpus(gres: str) -> str:
-    """Return the GPUs among what SLURM calls generic resources: ``gpu:a100:4(S:0-1),nvme:1``."""
-    found = []
-    for name in re.sub(r"\([^)]*\)", "", gres).split(","):
-        head, *middle = name.replace(":no_consume", "").split(":")
-        if head == "gpu":
-            number = int(middle[-1]) if middle and middle[-1].isdigit() else 1
-            type = middle[0] if middle and not middle[0].isdigit() else ""
-            found.append(f"{_counted(number, 'GPU')} {type}".rstrip())
+    """Return the GPUs of a node in words."""
+    found = [f"{_counted(number, 'GPU')} {kind}".rstrip() for kind, number in gpus_of(gres)]
     return ", ".join(found) or "no GPU"
 
 

@@ -6,7 +6,7 @@ import re
 import socket
 from pathlib import Path
 
-from mlpsubmit.jobs.slurm.commands import NoAnswer, answered
+from mlpsubmit.jobs.slurm.nodes import nodes_of
 
 __all__ = ["mounted", "unshared"]
 
@@ -39,7 +39,8 @@ def unshared(folder: Path, partition: str | None) -> str | None:
         what = f"lies in {own}, which every machine has for itself"
     else:
         return None
-    others = sorted(_hosts(partition) - {_short(socket.gethostname())})
+    hosts = {node.host for node in nodes_of(partition)}
+    others = sorted(hosts - {socket.gethostname().partition(".")[0]})
     if not others:
         return None
     return (
@@ -58,23 +59,3 @@ def mounted(place: Path, mounts: str) -> tuple[str, Path]:
         if (point == place or point in place.parents) and len(point.parts) >= len(found[1].parts):
             found = (kind, point)
     return found
-
-
-def _hosts(partition: str | None) -> set[str]:
-    """Return the machines that the nodes of a partition are; empty where SLURM does not say."""
-    try:
-        rows = answered("sinfo", "--Node", "--noheader", "--format=%n|%P").split()
-    except NoAnswer:
-        return set()
-    wanted = set(partition.split(",")) if partition else None
-    found = set()
-    for row in rows:
-        host, _, name = row.partition("|")
-        # The default partition is the one with a star.
-        if name.endswith("*") if wanted is None else name.rstrip("*") in wanted:
-            found.add(_short(host))
-    return found
-
-
-def _short(host: str) -> str:
-    return host.partition(".")[0]

@@ -28,8 +28,7 @@ _ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 #: After these the job may be there all the same.
 _UNCERTAIN = re.compile(
-    "timed out|zero bytes|communication|connection|transport|unexpected message|unable to contact",
-    re.IGNORECASE,
+    "timed out|zero bytes|communication|connection|transport|unexpected message", re.IGNORECASE
 )
 
 

@@ -29,6 +29,14 @@ _LOOKS = 3
 _BETWEEN_LOOKS = 2.0
 
 
+#: Those that are not called by the name of their option.
+_VARIABLES = {
+    "array": "SBATCH_ARRAY_INX",
+    "mem": "SBATCH_MEM_PER_NODE",
+    "requeue": "SBATCH_NO_REQUEUE",
+    "time": "SBATCH_TIMELIMIT",
+}
+
 _NO_NODES = "node configuration is not available"
 
 
@@ -54,8 +62,9 @@ class Sbatch:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "check.sh"
             file.write_text(script)
+            command = ("sbatch", "--test-only", str(file))
             try:
-                answer = ask("sbatch", "--test-only", str(file), seconds=CHECK_SECONDS)
+                answer = ask(*command, seconds=CHECK_SECONDS, unset=overriding(script))
             except NoAnswer:
                 return  # the submission itself says so, if it cannot be made either
         if answer.code != 0 and not is_uncertain(answer) and _NO_NODES not in answer.err:
@@ -71,8 +80,10 @@ class Sbatch:
             Uncertain: where it cannot be found out whether it did.
         """
         store.publish(file, script.encode())
+        command = ("sbatch", "--parsable", str(file))
+        unset = overriding(script)
         try:
-            answer = ask("sbatch", "--parsable", str(file), seconds=SUBMIT_SECONDS, keep_locks=True)
+            answer = ask(*command, seconds=SUBMIT_SECONDS, keep_locks=True, unset=unset)
         except NoAnswer as error:
             return self._found(name, str(error))
         told = re.fullmatch(r"(\d+)(;[\w.-]+)?", answer.out.strip())
@@ -106,6 +117,12 @@ class Sbatch:
         """Take back jobs whose submission as a whole has failed."""
         with contextlib.suppress(NoAnswer):
             cancel(ids)
+
+
+def overriding(script: str) -> set[str]:
+    """Return the variables that would win, with sbatch, over what a script says itself."""
+    names = re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE)
+    return {_VARIABLES.get(name, f"SBATCH_{name.replace('-', '_').upper()}") for name in names}
 
 
 def cancel(ids: Sequence[str]) -> None:

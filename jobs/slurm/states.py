@@ -82,12 +82,15 @@ def slurm_tasks(
             beat, states.get(job or ""), job, queue.silence, submitting, ended
         )
         task = TaskStatus(name, state, beat, None if job is None else run.log(number, job), why)
-        tasks.append(_with_memory(task, states.get(job or "")) if state == "crashed" else task)
+        tasks.append(_explained(task, states.get(job or "")) if state == "crashed" else task)
     return tasks
 
 
-def _with_memory(task: TaskStatus, job: JobState | None) -> TaskStatus:
-    """Return a crashed task that says so where it was its memory that ended it."""
+def _explained(task: TaskStatus, job: JobState | None) -> TaskStatus:
+    """Return a crashed task that says more where more is known than SLURM's word for it."""
+    if job is not None and not task.heartbeat and task.log is not None and not task.log.exists():
+        hint = "its node cannot see the run's folder, or cannot write there"
+        return replace(task, why=f"{hint} (mlpsubmit doctor tries it out); {task.why}")
     kill = memory_kill(job, task.last_lines())
     return task if kill is None else replace(task, why=kill)
 

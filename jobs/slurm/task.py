@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from pathlib import Path
 
 from mlpsubmit.jobs.slurm.commands import NoAnswer, answered
@@ -15,6 +16,10 @@ from mlpsubmit.jobs.stopping import stop_on_signals
 from mlpsubmit.jobs.store import RunDirectory
 
 __all__ = ["main"]
+
+#: How often a task asks to be requeued, where the controller is slow, and the seconds in between.
+ATTEMPTS = 6
+REST_SECONDS = 5.0
 
 
 def main(path: str, submission: int, first: int) -> int:
@@ -42,16 +47,22 @@ def _go_on_later(job: str) -> None:
     """Put this job back into the queue, unless SLURM does so itself or somebody cancelled it.
 
     A signal does not tell where it comes from: the end of the time and preemption must be followed
-    by another life, ``scancel`` must not. The state of the job tells.
+    by another life, ``scancel`` must not. The state of the job tells: it is RUNNING before the time
+    limit, within the grace of a preemption and after a plain signal; it is COMPLETING, and needs
+    nothing from here, once it was cancelled or SLURM has requeued it.
     """
-    try:
-        state = _state(answered("scontrol", "show", "job", "--oneliner", job))
-        print(f"interrupted while SLURM calls the job {state}", flush=True)
-        if state in ("RUNNING", "PREEMPTED"):
-            answered("scontrol", "requeue", job)
-            print("requeued", flush=True)
-    except NoAnswer as error:
-        print(f"not requeued: {error}; go on with mlpsubmit resume", flush=True)
+    for attempt in range(ATTEMPTS):
+        try:
+            state = _state(answered("scontrol", "show", "job", "--oneliner", job))
+            print(f"interrupted while SLURM calls the job {state}", flush=True)
+            if state == "RUNNING":
+                answered("scontrol", "requeue", job)
+                print("requeued", flush=True)
+            return
+        except NoAnswer as error:
+            print(f"not requeued: {error}", flush=True)
+            time.sleep(REST_SECONDS * (attempt + 1 < ATTEMPTS))
+    print("go on with mlpsubmit resume", flush=True)
 
 
 def _state(shown: str) -> str:

@@ -27,11 +27,6 @@ def refused(study: Any, **slurm: Any) -> str:
         ({"account": "them"}, "--account them", "Invalid account or account/partition"),
         ({"qos": "now"}, "--qos now", "Invalid qos specification"),
         ({"constraint": "slow"}, "--constraint slow", "Invalid feature specification"),
-        ({"gpus": 9}, "--gpus 9", "Requested node configuration is not available"),
-        ({"gpus": "a100:1"}, "--gpus a100:1", "Requested node configuration is not available"),
-        ({"cpus": 99}, "--cpus 99", ""),
-        ({"mem": "900G"}, "--mem 900G", "Memory specification can not be satisfied"),
-        ({"time": "9-0"}, "--time 9-00:00:00", "Requested time limit is invalid"),
         ({"sbatch": {"foo": "1"}}, "--sbatch foo=1", "unrecognized option"),
     ],
 )
@@ -41,6 +36,36 @@ def test_the_cluster_refuses(study: Any, slurm: dict[str, Any], named: str, word
     assert "sbatch refused it: " in message
     assert words in message
     assert "nothing was submitted" in message
+
+
+@pytest.mark.parametrize(
+    ("slurm", "message"),
+    [
+        ({"gpus": 9}, "--gpus: got 9; no node has more than 2 GPUs in the default partition"),
+        ({"gpus": 1, "partition": "blind"}, "no node has more than 0 GPUs in partition blind"),
+        ({"gpus": 9}, "; to train without: --template cpu"),
+        ({"gpus": "a100:1"}, "--gpus: got 1; no node has more than 0 a100 GPUs in the default"),
+        ({"cpus": 99}, "--cpus: got 99; no node has more than 8 cores in the default partition"),
+        ({"mem": "900G"}, "--mem: got 921600; no node has more than 8000M in the default"),
+        ({"time": "9-0"}, "--time: got 9-00:00:00; the limit of the default partition is 1440 min"),
+        ({"cpus": 99, "mem": "900G"}, "2 mistakes:"),
+    ],
+)
+def test_a_task_that_fits_nowhere(study: Any, slurm: dict[str, Any], message: str) -> None:
+    """SLURM would take some of these, and let them wait for good."""
+    assert message in refused(study, **slurm)
+
+
+def test_variables_of_sbatch_do_not_win_over_what_is_asked_for(
+    study: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "gqu")
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "1")
+    run = study.launch("variables", slurm={"partition": "gpu", "sbatch": {"hold": True}})
+    shown = study.cluster.run("squeue", "--noheader", "--format=%P %l", "-j", study.job(run))
+    assert shown.stdout.split() == ["gpu", "10:00"]
+    run.cancel()
+    run.wait()
 
 
 def test_a_refused_partition_comes_with_those_that_there_are(study: Any) -> None:
@@ -53,7 +78,7 @@ def test_a_refused_partition_comes_with_those_that_there_are(study: Any) -> None
     ("arguments", "message"),
     [
         (["--time", "4x"], "--time: got '4x'; should be"),
-        (["--template", "gqu"], "gqu: no such template"),
+        (["--template", "gqu"], "no template is called 'gqu' (did you mean 'gpu'?)"),
         (["--cpus", "none"], "--cpus: got 'none'; should be"),
         (["--executor", "local", "--time", "10"], "--executor local: --time are for SLURM"),
         (["--sbatch", "array=0-3"], "--sbatch array"),
