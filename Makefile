@@ -4,13 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: quickstart test test-quick check format clean
+# A real SLURM, which the tests start for themselves. Nothing of it is needed to use mlpsubmit.
+SLURM := slurm-wlm slurmdbd munge mariadb-server
+
+.PHONY: quickstart test test-quick check format slurm clean
 
 quickstart: $(READY)  ## Train the quickstart example, collect it, print a table, draw a plot
 	$(BIN)/mlpsubmit launch examples/quickstart.py
 	$(BIN)/mlpsubmit collect quickstart --out results.nc --plot results.png
 
-test: check  ## Everything that CI runs
+test: check slurm  ## Everything that CI runs
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-quick: $(READY)  ## The tests that launch no worker processes
@@ -24,6 +27,16 @@ check: $(READY)  ## Formatter, linter, strict types
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+slurm:  ## Debian's packages of SLURM, where they are missing and may be installed
+	@for name in slurmctld slurmdbd munged mariadbd; do \
+		command -v $$name >/dev/null || missing="$$missing $$name"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update && DEBIAN_FRONTEND=noninteractive \
+			apt-get install --yes --no-install-recommends $(SLURM); \
+	else echo "no$$missing here: tests on a cluster will be skipped (they need $(SLURM))"; fi
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -122,8 +122,8 @@ def _judged(
         return ("waiting", _queued(job, beat)) if job.pending else ("running", "")
     stopped = beat.get("state") == "interrupted"
     if job is not None:
-        if stopped or job.state == "CANCELLED":
-            return "interrupted", "" if stopped else "cancelled"
+        if stopped or job.state == "CANCELLED" or (ended and job.state == "COMPLETED"):
+            return "interrupted", "" if stopped else ended or "cancelled"
         return "crashed", f"SLURM says {job}"
     if silence and _breathes(beat):
         return "running", ""

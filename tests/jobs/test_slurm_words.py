@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 from mlpsubmit.jobs.slurm import commands, filesystems
 from mlpsubmit.jobs.slurm.arrays import cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import Answer, NoAnswer, ask, configured, environment, setting
+from mlpsubmit.jobs.slurm.memory import memory_kill
+from mlpsubmit.jobs.slurm.nodes import misfits, nodes_of
 from mlpsubmit.jobs.slurm.queue import Accounts, JobState, Queue, indices
 from mlpsubmit.jobs.slurm.refusals import is_uncertain, refusal
+from mlpsubmit.jobs.slurm.sbatch import overriding
+from mlpsubmit.slurm_templates import Template
 
 Fake = Callable[[str, str], None]
 
@@ -269,7 +273,12 @@ def test_where_a_path_is_mounted(path: str, kind: str, point: str) -> None:
 
 
 def test_a_folder_that_every_machine_has_for_itself(fake: Fake) -> None:
-    fake("sinfo", "echo 'far1|far'; echo \"$(hostname)|main*\"; echo 'far2|far'")
+    fake(
+        "sinfo",
+        "echo 'far1.cluster.org|far|4|4000|infinite|(null)'\n"
+        'echo "$(hostname)|main*|8|8000|1-00:00:00|gpu:2"\n'
+        "echo 'far2|far|4|4000|infinite|(null)'",
+    )
     reason = filesystems.unshared(Path("/dev/shm/runs"), "far") or ""
     assert (
         "/dev/shm/runs: lies in this machine's memory (tmpfs), where the nodes (far1, far2) "
@@ -281,6 +290,81 @@ def test_a_folder_that_every_machine_has_for_itself(fake: Fake) -> None:
     assert "lies in /var/tmp, which every machine has" in str(
         filesystems.unshared(Path("/var/tmp/runs"), "main,far")
     )
+
+
+# ---- nodes -------------------------------------------------------------------------------------
+
+SINFO = """\
+echo 'n1|gpu*|64|515000|2-00:00:00|gpu:a100:4(S:0-1),nvme:1'
+echo 'n2|gpu*|16+|128000|2-00:00:00|gpu:v100:2'
+echo 'n3|long|8|32000|infinite|(null)'
+echo 'n4|odd|8|32000|n/a|gpu'
+"""
+
+
+def test_what_nodes_have(fake: Fake) -> None:
+    fake("sinfo", SINFO)
+    first, second = nodes_of(None)
+    assert (first.host, first.partition, first.cores, first.memory) == ("n1", "gpu", 64, 515000)
+    assert (first.gpus, first.minutes) == ((("a100", 4),), 2880)
+    assert (second.cores, second.gpus) == (16, (("v100", 2),))
+    (third,) = nodes_of("long")
+    assert (third.gpus, third.minutes) == ((), None)
+    (fourth,) = nodes_of("odd")
+    assert (fourth.gpus, fourth.minutes) == ((("", 1),), None)
+    assert [node.host for node in nodes_of("gpu,long")] == ["n1", "n2", "n3"]
+    assert nodes_of("nowhere") == []
+
+
+def template(**keys: object) -> Template:
+    return Template.from_table({"gpus": 0, "mem": "1G", **keys}, Path("mine.toml"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "mistakes"),
+    [
+        ({"gpus": 4, "cpus": 64, "mem": "500G", "time": "2-0"}, []),
+        ({"gpus": "a100:4"}, []),
+        ({"gpus": "a100:5"}, ["--gpus: got 5; no node has more than 4 a100 GPUs in the default"]),
+        ({"gpus": "h100:1"}, ["--gpus: got 1; no node has more than 0 h100 GPUs in the default"]),
+        ({"cpus": 65}, ["--cpus: got 65; no node has more than 64 cores in the default partition"]),
+        ({"mem": "1T"}, ["--mem: got 1048576; no node has more than 515000M in the default"]),
+        (
+            {"time": "2-0:01"},
+            ["--time: got 2-00:01:00; the limit of the default partition is 2880"],
+        ),
+        ({"partition": "long", "time": "UNLIMITED"}, []),
+        ({"partition": "long", "gpus": 1}, ["--gpus: got 1; no node has more than 0 GPUs in part"]),
+        ({"partition": "nowhere", "gpus": 99}, []),  # sbatch has the word for that
+        ({"cpus": 65, "gpus": 5}, ["--cpus: got 65", "--gpus: got 5"]),
+    ],
+)
+def test_what_fits_on_no_node(fake: Fake, keys: dict[str, object], mistakes: list[str]) -> None:
+    fake("sinfo", SINFO)
+    found = misfits(template(**keys))
+    assert len(found) == len(mistakes)
+    assert all(text.startswith(start) for text, start in zip(found, mistakes, strict=True))
+
+
+def test_variables_that_would_win_over_a_script() -> None:
+    script = "#!/bin/bash\n#SBATCH --partition=gpu\n#SBATCH --time=1\n#SBATCH --cpus-per-task=2\n"
+    assert overriding(script) == {"SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SBATCH_CPUS_PER_TASK"}
+
+
+def test_a_kill_for_memory_is_known_by_log_or_state() -> None:
+    polled = (
+        "slurmstepd-n1: error: StepId=1.0 exceeded memory limit (2147483648 > 1073741824), being"
+    )
+    assert memory_kill(None, ["x", polled]) == (
+        "SLURM killed it for its memory: it used 2.00G where its limit was 1.00G; resume with "
+        "more: --mem"
+    )
+    kernel = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch."
+    unknown = "the cluster keeps no account of how much it used"
+    assert unknown in (memory_kill(None, [kernel]) or "")
+    known = JobState("7_0", "OUT_OF_MEMORY", memory="it used 900M at least and had asked for 1G")
+    assert "it used 900M at least and had asked for 1G" in (memory_kill(known, [kernel]) or "")
+    assert memory_kill(JobState("7_0", "FAILED"), ["Traceback"]) is None
 
 
 def test_states_of_jobs() -> None:

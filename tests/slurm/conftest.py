@@ -73,17 +73,16 @@ def _missing() -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a cluster, and give one worker of pytest-xdist all tests of a cluster.
+    """Mark what needs a cluster; each worker of pytest-xdist starts its own, and takes whole files.
 
     Where none can run, its tests are skipped with the reason; in CI that is a failure.
     """
     missing = _missing()
     for item in items:
-        for name in ("cluster", "bare_cluster"):
-            if name in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(name))
-                item.add_marker(pytest.mark.slow)
-                item.add_marker(pytest.mark.slurm)
+        if not {"cluster", "bare_cluster"}.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.slurm)
         if missing and item.get_closest_marker("slurm"):
             if os.environ.get("CI"):
                 raise pytest.UsageError(f"{item.nodeid} must not be skipped, and needs {missing}")

@@ -16,7 +16,7 @@ import pytest
 FOLDER = Path(__file__).parent
 CLUSTER = sys.modules["slurm_cluster"]  # loaded by conftest.py
 
-pytestmark = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 
 # A process like a test run's: it starts a cluster with a job, and waits to be killed.
 PARENT = """

@@ -20,8 +20,6 @@ from mlpsubmit.jobs.store import read_json
 from mlpsubmit.slurm_templates import SlurmAsk, Template
 
 # The fixtures `cluster` and `bare_cluster` come from conftest.py.
-on_a_cluster = [pytest.mark.slow, pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
-
 #: As ``sinfo`` of several SLURM versions writes it.
 SINFO = """\
 main*|up|1-00:00:00|2|8|8000|gpu:2|OFF|idle|fast
@@ -174,8 +172,6 @@ def until(holds: Any) -> None:
 
 
 class TestOnACluster:
-    pytestmark = on_a_cluster
-
     def test_all_is_well(self, cluster: Any, runs: Path) -> None:
         code, out = doctor(cluster.environment, runs / "not" / "yet", "--mem", "1G")
         assert code == 0, out
@@ -285,8 +281,6 @@ class TestOnACluster:
 
 
 class TestWithoutAccounting:
-    pytestmark = on_a_cluster
-
     def test_it_is_only_worth_knowing(self, bare_cluster: Any, tmp_path: Path) -> None:
         where = ("--mem", "1G", "--timeout", "0")
         code, out = doctor(bare_cluster.environment, tmp_path, *where)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,30 +105,29 @@ def test_a_run_in_progress(study: Any, training: Any, wait_for: Any) -> None:
     run.wait()
 
 
-def test_a_silent_scheduler_makes_nothing_fail(
-    study: Any, wait_for: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_scheduler_makes_nothing_fail(study: Any, tmp_path: Path) -> None:
     run = study.launch("silent", slurm={"sbatch": {"hold": True}})
-    silent = study.folder / "slurm.conf"
+    dead = study.folder / "slurm.conf"
     text = study.cluster.conf.read_text()
-    silent.write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1", text))
-    with monkeypatch.context() as patched:
-        patched.setenv("SLURM_CONF", str(silent))
-        shown = study.cli("status", "silent")
-        assert shown.returncode == 0, "nothing is known to have failed"
-        assert "000-0000 unknown the scheduler does not answer: squeue: slurm_load_jobs error" in (
-            " ".join(shown.stdout.split())
-        )
-        again = study.cli("resume", "silent")
-        assert again.returncode == 2
-        assert "its tasks may still live, for the scheduler does not answer" in again.stderr
-        assert "so that nothing trains twice" in again.stderr
-        stopped = study.cli("cancel", "silent")
-        assert stopped.returncode == 2
-        assert "tasks that start from now on end at once" in stopped.stderr
-        # Without SLURM at all it is no different.
-        patched.setenv("PATH", str(study.folder))
-        assert study.cli("status", "silent").returncode == 0
+    dead.write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1", text))
+    shown = study.cli("status", "silent", SLURM_CONF=str(dead))
+    assert shown.returncode == 0, "nothing is known to have failed"
+    assert "000-0000 unknown the scheduler does not answer: squeue: slurm_load_jobs error" in (
+        " ".join(shown.stdout.split())
+    )
+
+    # A machine that knows of the cluster, and has no commands to ask it.
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    (bare / "sbatch").symlink_to(shutil.which("sbatch") or "")
+    again = study.cli("resume", "silent", PATH=str(bare))
+    assert again.returncode == 2
+    assert "its tasks may still live, for the scheduler does not answer" in again.stderr
+    assert "there is no squeue on the PATH; try again when it does" in again.stderr
+    stopped = study.cli("cancel", "silent", PATH=str(bare))
+    assert stopped.returncode == 2
+    assert "tasks that start from now on end at once" in stopped.stderr
+
     study.cluster.run("scontrol", "release", study.job(run))
     assert run.wait().state == "stopped"
     assert "nothing to do: cancelled" in study.log(run)

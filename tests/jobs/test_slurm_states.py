@@ -1,0 +1,189 @@
+"""How a task on SLURM is doing, by its files and by what the scheduler says."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlpsubmit.jobs import store
+from mlpsubmit.jobs.slurm.states import Scheduler, job_ids, slurm_retry, slurm_tasks
+from mlpsubmit.jobs.store import RunDirectory, publish_json
+
+NAME = "s.run.000"
+FRESH = {"state": "training", "interval": 2.0}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A run with one submission of one task, whose job is 7_0."""
+    run = RunDirectory(tmp_path / "run")
+    for name in store.FOLDERS:
+        (run.path / name).mkdir(parents=True)
+    run.submission(0).mkdir()
+    publish_json(run.path / store.PLAN, {})
+    intent = {
+        "executor": "slurm", "created": time.time(), "slices": [[[0, 1]]], "retry": None,
+        "arrays": [{"name": NAME, "first": 0, "count": 1, "limit": None, "after": None}],
+    }
+    publish_json(run.submission(0) / store.INTENT, intent)
+    return run
+
+
+def answer(run: RunDirectory) -> None:
+    job = {"id": "7", "first": 0, "count": 1, "array": True, "host": "x", "pid": None}
+    publish_json(run.submission(0) / store.JOBS, {"jobs": [job]})
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Say what squeue and sacct answer; a list of the questions is kept."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    asked = tmp_path / "asked"
+
+    def say(squeue: str | None = "", sacct: str | None = None) -> Path:
+        for name, text in (("squeue", squeue), ("sacct", sacct)):
+            told = "exit 1" if text is None else f"cat <<'END'\n{text}\nEND"
+            (folder / name).write_text(f"#!/bin/sh\necho {name} >> {asked}\n{told}\n")
+            (folder / name).chmod(stat.S_IRWXU)
+        return asked
+
+    return say
+
+
+def state(run: RunDirectory, beat: dict[str, Any] | None = None, **how: Any) -> tuple[str, str]:
+    heartbeats = {} if beat is None else {"000-0000": {"updated": time.time(), **beat}}
+    (task,) = slurm_tasks(run, 0, heartbeats, Scheduler(**how))
+    return task.state, task.why
+
+
+def row(word: str, reason: str = "None", node: str = "n1") -> str:
+    return f"7|0|{word}|{node}|{reason}|{NAME}"
+
+
+@pytest.mark.parametrize(
+    ("beat", "expected"),
+    [
+        ({"state": "done"}, ("done", "")),
+        ({"state": "crashed", "error": "OSError: gone"}, ("crashed", "OSError: gone")),
+        (FRESH, ("running", "")),
+        ({"state": "starting", "interval": 30.0, "updated": time.time() - 40}, ("running", "")),
+    ],
+)
+def test_the_files_tell_by_themselves(
+    run: RunDirectory, slurm: Any, beat: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    answer(run)
+    asked = slurm(None, None)
+    assert state(run, beat) == expected
+    assert not asked.exists(), "the scheduler is not asked"
+
+
+STALE = {**FRESH, "updated": 0.0}
+STOPPED = {"state": "interrupted"}
+
+
+@pytest.mark.parametrize(
+    ("beat", "queue", "accounts", "expected"),
+    [
+        (None, row("PENDING", "Priority"), None, ("waiting", "queued Priority")),
+        (STOPPED, row("PENDING", "BeginTime"), None, ("waiting", "queued again: BeginTime")),
+        (STALE, row("RUNNING"), None, ("running", "")),
+        (STALE, row("COMPLETING"), None, ("running", "")),
+        (STOPPED, row("COMPLETED"), None, ("interrupted", "")),
+        (STOPPED, "", None, ("interrupted", "")),
+        (STALE, row("CANCELLED"), None, ("interrupted", "cancelled")),
+        (STALE, row("NODE_FAIL"), None, ("crashed", "SLURM says NODE_FAIL on n1")),
+        (
+            STALE,
+            "",
+            "7_0|TIMEOUT|0:0||1G|01:00:00|n1",
+            ("crashed", "SLURM says TIMEOUT (its time limit was 01:00:00) on n1"),
+        ),
+        (
+            STALE,
+            "",
+            "7_0|OUT_OF_MEMORY|0:125||1G|01:00:00|n1\n7_0.0|OUT_OF_MEMORY|0:125|900M||n1|",
+            (
+                "crashed",
+                "SLURM killed it for its memory: it used 900M at least and had asked for 1G; "
+                "resume with more: --mem",
+            ),
+        ),
+        (
+            STALE,
+            "",
+            None,
+            ("crashed", "its job has left the queue, and the cluster keeps no account of why"),
+        ),
+        (STALE, None, None, ("unknown", "the scheduler does not answer: squeue: exit code 1")),
+    ],
+)
+def test_the_scheduler_tells_what_the_files_leave_open(
+    run: RunDirectory,
+    slurm: Any,
+    beat: dict[str, Any] | None,
+    queue: str | None,
+    accounts: str | None,
+    expected: tuple[str, str],
+) -> None:
+    answer(run)
+    run.log(0, "7_0").write_text("hello\n")
+    slurm(queue, accounts)
+    assert state(run, beat) == expected
+
+
+def test_before_a_submission_the_scheduler_is_asked_whatever_the_files_say(
+    run: RunDirectory, slurm: Any
+) -> None:
+    answer(run)
+    slurm(row("FAILED", "NonZeroExitCode"))
+    assert state(run, FRESH) == ("running", "")
+    assert state(run, FRESH, exact=True)[0] == "crashed"
+    slurm(None)
+    assert state(run, FRESH, exact=True)[0] == "running", "a silent scheduler is no sign of death"
+
+
+def test_a_job_that_its_launch_did_not_write_down_is_found_by_its_name(
+    run: RunDirectory, slurm: Any
+) -> None:
+    slurm(row("RUNNING").replace("7|", "9|", 1))
+    assert state(run) == ("running", "")
+    assert run.task_jobs(0)["000-0000"]["id"] == "9_0"
+
+
+def test_a_launch_at_work_is_not_taken_for_dead(run: RunDirectory, slurm: Any) -> None:
+    slurm("")
+    with store.locked(run.path / store.PLAN):
+        assert state(run) == ("waiting", "it is being submitted")
+    assert state(run) == ("crashed", "its launch ended before the cluster had its job")
+    run.end_submission(0, "sbatch did not answer")
+    assert state(run) == ("interrupted", "sbatch did not answer")
+
+
+def test_one_question_for_many_looks(run: RunDirectory, slurm: Any) -> None:
+    answer(run)
+    asked = slurm(row("PENDING", "Priority"))
+    scheduler = Scheduler()
+    for _ in range(20):
+        slurm_tasks(run, 0, {}, scheduler)
+    assert asked.read_text().split() == ["squeue"]
+
+
+def test_the_job_that_retries_and_all_that_there_are(run: RunDirectory, slurm: Any) -> None:
+    intent = run.intent(0)
+    publish_json(run.submission(0) / store.INTENT, {**intent, "retry": f"{NAME}.retry"})
+    answer(run)
+    slurm(f"{row('COMPLETED')}\n8|N/A|PENDING||Dependency|{NAME}.retry")
+    retry = slurm_retry(run, 0, Scheduler())
+    assert retry is not None
+    assert (retry.id, retry.pending) == ("8", True)
+    assert list(job_ids(run, 0, Scheduler())) == ["7", "8"]
+    slurm(f"8|N/A|COMPLETED|n1|None|{NAME}.retry")
+    assert slurm_retry(run, 0, Scheduler()) is None
