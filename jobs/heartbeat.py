@@ -89,8 +89,11 @@ class Heartbeat:
 
 
 def is_fresh(heartbeat: Mapping[str, Any]) -> bool:
-    """Tell whether a heartbeat is so young that its task lives, by the clocks of two machines."""
-    age = time.time() - float(heartbeat.get("updated", 0))
+    """Tell whether a heartbeat is so young that its task lives, by the clocks of two machines.
+
+    One that seems to come from the future tells nothing.
+    """
+    age = abs(time.time() - float(heartbeat.get("updated", 0)))
     return age < 3 * float(heartbeat.get("interval", HEARTBEAT_SECONDS))
 
 

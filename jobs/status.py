@@ -10,6 +10,7 @@ import numpy as np
 
 from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.plan import Plan
+from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.store import REUSED_PREFIX, Failure, RunDirectory, task_name
 from mlpsubmit.jobs.tasks import TaskStatus
@@ -28,6 +29,7 @@ class Status:
         speed: model-steps per second, all running tasks together.
         remaining_seconds: until the end at the speed so far; None where it cannot be told.
         retry: what SLURM says of the job that will resume what is missing; empty where none will.
+        retry_failure: what SLURM says of one that could not; empty where all is well.
     """
 
     run: str
@@ -45,6 +47,7 @@ class Status:
     tasks: Sequence[TaskStatus]
     failures: Sequence[Failure]
     retry: str = ""
+    retry_failure: str = ""
 
     @property
     def busy(self) -> bool:
@@ -88,7 +91,7 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     """
     scheduler = scheduler or Scheduler()
     plan = Plan.from_json(run.plan)
-    tasks, retry = _submitted(run, scheduler)
+    tasks, job = _submitted(run, scheduler)
     names, failures = run.outcomes()
     finished = _numbers(names, plan)
     sizes = plan.pack_sizes
@@ -96,7 +99,8 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     reused = _reused(run, names)
     done = reused + int(sizes[finished].sum())
     configs = int(run.sweep["configs"])
-    retry = retry if done < configs else ""
+    retry = str(job) if job is not None and job.alive and done < configs else ""
+    failed_retry = job is not None and not job.alive and job.state != "COMPLETED"
     fraction, remaining = _progress(plan, finished, tasks)
     return Status(
         run=run.id,
@@ -114,23 +118,23 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
         tasks=tasks,
         failures=failures,
         retry=retry,
+        retry_failure=str(job) if failed_retry and done < configs else "",
     )
 
 
-def _submitted(run: RunDirectory, scheduler: Scheduler) -> tuple[list[TaskStatus], str]:
-    """Return the tasks of the latest submission, and what is said of the job that retries."""
+def _submitted(run: RunDirectory, scheduler: Scheduler) -> tuple[list[TaskStatus], JobState | None]:
+    """Return the tasks of the latest submission, and the job that retries, if it is known."""
     submissions = run.submissions()
     if not submissions:
-        return [], ""
+        return [], None
     number = submissions[-1]
     heartbeats = run.heartbeats(number)
     if run.intent(number)["executor"] != "slurm":
-        return _local_tasks(run, number, heartbeats), ""
+        return _local_tasks(run, number, heartbeats), None
     tasks = slurm_tasks(run, number, heartbeats, scheduler)
     if any(task.live for task in tasks):
-        return tasks, ""
-    retry = slurm_retry(run, number, scheduler)
-    return tasks, str(retry or "")
+        return tasks, None
+    return tasks, slurm_retry(run, number, scheduler)
 
 
 def _reused(run: RunDirectory, names: set[str]) -> int:

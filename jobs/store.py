@@ -465,7 +465,7 @@ class RunDirectory:
         """Return what a task said last, perhaps in an earlier life; None where nothing whole."""
         try:
             content: dict[str, Any] = read_json(self.heartbeat(task))
-        except (RunError, FileNotFoundError):
+        except (RunError, OSError):
             return None
         return content
 
@@ -494,6 +494,10 @@ class RunDirectory:
         """Return the ids that the executor answered, or None where launch died before."""
         file = self.submission(number) / JOBS
         return read_json(file) if file.exists() else None
+
+    def tasks(self, number: int) -> int:
+        """Return how many tasks a submission has."""
+        return len(self.intent(number)["slices"])
 
     def task_jobs(self, number: int) -> dict[str, dict[str, Any]]:
         """Return the job of each task of a submission, as far as the executor answered.

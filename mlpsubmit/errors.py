@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["RunError", "SpecError", "UserError", "did_you_mean"]
+__all__ = ["BusyError", "RunError", "SpecError", "UserError", "did_you_mean"]
 
 
 class UserError(Exception):
@@ -34,6 +34,10 @@ class SpecError(UserError):
 
 class RunError(UserError):
     """A run directory that is missing, ambiguous, unwritable or not a run."""
+
+
+class BusyError(RunError):
+    """A run that somebody else is at work on, or may be: later it can be another matter."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

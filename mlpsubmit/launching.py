@@ -20,7 +20,8 @@ from mlpsubmit.jobs import store
 from mlpsubmit.jobs.plan import Plan, make_plan
 from mlpsubmit.jobs.slurm.refusals import Refused
 from mlpsubmit.jobs.store import RunDirectory
-from mlpsubmit.run import Run, exclusively, submission_for
+from mlpsubmit.run import Run
+from mlpsubmit.submitting import exclusively, label, missing_packs, start, submission_for
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.executors import Executor, Submission
@@ -81,7 +82,7 @@ def launch(
         )
     _ = sweep.fingerprint  # before any function of the user runs and fills a cache of its own
     probe(sweep)
-    ask = SlurmAsk(template, dict(slurm or {}))
+    ask = SlurmAsk(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, ask)
     chosen.pdb = pdb
     frozen = freeze(sweep, spec and spec.parent)
@@ -98,9 +99,9 @@ def launch(
                 _create(record(sweep, spec, command, prepared.reused.record), prepared, frozen)
             )
     try:
-        run.start(chosen, retries, checked=True)
+        start(run.directory, chosen, retries, checked=True)
     except Refused:
-        if prepared.run is None:
+        if prepared.run is None and not run.directory.submissions():
             shutil.rmtree(run.path)
         raise
     return run
@@ -125,8 +126,10 @@ class Prepared:
     def submission(self, executor: Executor, retries: int) -> Submission:
         """Return what the executor would get."""
         number = 0 if self.run is None else self.run.directory.next_submission()
-        name, missing = self.path.parent.name, self.missing
-        return submission_for(self.path, name, number, executor, self.plan, missing, retries)
+        sweep = {"name": self.path.parent.name, "id": self.path.name}
+        own = sweep if self.run is None else self.run.directory.sweep
+        prefix = label(own["name"], own["id"])
+        return submission_for(self.path, prefix, number, executor, self.plan, self.missing, retries)
 
 
 def prepare(
@@ -146,7 +149,7 @@ def prepare(
         run = Run(begun)
         if not run.lost_reused():
             plan = Plan.from_json(begun.plan)
-            return Prepared(run, run.path, plan, run.missing_packs(plan), reused)
+            return Prepared(run, run.path, plan, missing_packs(begun, plan), reused)
     reused.take(earlier)
     slots = executor.slots(make_plan(sweep, 1, 1, reused.indices).cost)
     plan = make_plan(sweep, slots, 1, reused.indices)

@@ -4,42 +4,52 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mlpsubmit.errors import RunError
+from mlpsubmit.errors import BusyError, RunError
 from mlpsubmit.finding import find_run
 from mlpsubmit.jobs import store
 from mlpsubmit.jobs.heartbeat import is_alive
-from mlpsubmit.jobs.plan import Plan, cut
 from mlpsubmit.jobs.slurm.commands import NoAnswer
-from mlpsubmit.jobs.slurm.refusals import Refused
-from mlpsubmit.jobs.slurm.sbatch import Uncertain, cancel
-from mlpsubmit.jobs.slurm.states import Scheduler, job_ids, slurm_retry
+from mlpsubmit.jobs.slurm.sbatch import cancel
+from mlpsubmit.jobs.slurm.states import Scheduler, job_ids
 from mlpsubmit.jobs.status import Status, TaskStatus, read_status
 from mlpsubmit.jobs.store import RunDirectory
+from mlpsubmit.submitting import start
 
 if TYPE_CHECKING:
     import xarray
 
-    from mlpsubmit.jobs.executors import Executor, Submission
     from mlpsubmit.results import Layout
     from mlpsubmit.slurm_templates import Template
 
-__all__ = ["Run", "exclusively", "open_run", "submission_for"]
+__all__ = ["Run", "open_run", "pause"]
 
 POLL_SECONDS = 0.5
 
+#: For how long, and how often, a job on the cluster tries to resume a run that is busy.
+RETRY_SECONDS = 600.0
+RETRY_REST_SECONDS = 10.0
+
 #: Task files that are read per second by somebody who waits.
 READS_PER_SECOND = 200
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a run was last submitted to, and what it asked for."""
+
+    executor: str
+    tasks: int | None = None
+    template: Template | None = None
 
 
 class Run:
@@ -87,7 +97,7 @@ class Run:
                 on_status(status)
             if not status.running:
                 return status
-            time.sleep(max(POLL_SECONDS, len(status.tasks) / READS_PER_SECOND))
+            time.sleep(pause(status))
 
     def resume(
         self,
@@ -97,6 +107,7 @@ class Run:
         template: str | None = None,
         slurm: Mapping[str, Any] | None = None,
         retries: int = 0,
+        after: int | None = None,
         pdb: bool = False,
     ) -> int:
         """Train what has no result: packs that failed, were interrupted or never began.
@@ -108,13 +119,14 @@ class Run:
             template: as :func:`mlpsubmit.launch` takes it; else what the run last asked for.
             slurm: keys of the template that take the place of its own.
             retries: how often SLURM resumes by itself what is missing after that.
+            after: only where this submission is still the latest, and was not cancelled.
             pdb: with ``debug``, open a debugger where a pack fails.
 
         Returns:
             How many packs were submitted; 0 where nothing is missing.
 
         Raises:
-            RunError: where a task of the run still lives, or may for all that is known.
+            BusyError: where a task of the run still lives, or may for all that is known.
             UserError: where the executor cannot be had, or the cluster refuses the job.
         """
         from mlpsubmit.hyperparameters import validate
@@ -122,11 +134,14 @@ class Run:
         from mlpsubmit.slurm_templates import SlurmAsk
 
         hyperparameters = validate({"devices": self.directory.sweep["devices"]})
-        name, base = self._last_executor()
-        ask = SlurmAsk(template, dict(slurm or {}))
-        chosen = executors.choose(executor or name, hyperparameters, tasks, ask, base)
+        last = self._last_asked()
+        ask = SlurmAsk(template, dict(slurm or {}), retries)
+        name = executor or last.executor
+        if name == "slurm" and last.executor == "slurm":
+            tasks = tasks or last.tasks
+        chosen = executors.choose(name, hyperparameters, tasks, ask, last.template)
         chosen.pdb = pdb
-        submitted = self.start(chosen, retries)
+        submitted = start(self.directory, chosen, retries, after=after)
         if not submitted and (lost := self.lost_reused()):
             raise RunError(
                 f"run {self.id}: {lost} results that it took over from earlier runs are damaged; "
@@ -134,99 +149,44 @@ class Run:
             )
         return submitted
 
-    def _last_executor(self) -> tuple[str, Template | None]:
+    def retry(self, after: int, retries: int, patience: float = RETRY_SECONDS) -> int:
+        """Resume what a submission to SLURM has left, as a job on the cluster does.
+
+        Args:
+            after: the number of the submission; where another has followed or it was cancelled,
+                nothing is done.
+            retries: how often this is to be repeated after that.
+            patience: seconds for which to try again where the run or the scheduler is busy.
+
+        Returns:
+            How many packs were submitted.
+        """
+        end = time.monotonic() + patience
+        while self.directory.superseded(after) is None:
+            try:
+                return self.resume("slurm", retries=retries, after=after)
+            except BusyError as error:
+                print(f"not yet: {error}", flush=True)
+                if time.monotonic() > end:
+                    raise
+                time.sleep(RETRY_REST_SECONDS)
+        return 0
+
+    def _last_asked(self) -> _Asked:
         """Return what the run was last submitted to, and what it last asked SLURM for."""
         from mlpsubmit.slurm_templates import Template
 
         intents = [self.directory.intent(number) for number in self.directory.submissions()]
-        asked = [intent["template"] for intent in intents if intent["executor"] == "slurm"]
-        base = Template.from_json(asked[-1], str(self.path)) if asked else None
         name = str(intents[-1]["executor"]) if intents else "auto"
-        return ("auto" if name == "debug" else name), base
+        asked = [intent for intent in intents if intent["executor"] == "slurm"]
+        if not asked:
+            return _Asked("auto" if name == "debug" else name)
+        template = Template.from_json(asked[-1]["template"], str(self.path))
+        return _Asked("auto" if name == "debug" else name, asked[-1]["tasks"], template)
 
     def lost_reused(self) -> int:
         """Return how many results taken over from earlier runs are no longer whole."""
         return int(self.directory.sweep["reused"]["configs"]) - self.directory.reused()
-
-    def missing_packs(self, plan: Plan) -> NDArray[np.int64]:
-        """Return the numbers of the packs that have no result, having verified those that do."""
-        finished = self.directory.finished(among={pack.name for pack in plan})
-        return np.array([p.number for p in plan if p.name not in finished], dtype=np.int64)
-
-    def start(self, executor: Executor, retries: int = 0, *, checked: bool = False) -> int:
-        """Hand what is missing to an executor; return how many packs that is.
-
-        Args:
-            retries: how often SLURM resumes by itself what is missing after that.
-            checked: whether the executor has been asked already if it would take it.
-
-        Raises:
-            RunError: where a task of the run still lives, or may for all that is known.
-            UserError: where the cluster refuses the job; then the run is as it was.
-        """
-        with exclusively(self.path / store.PLAN, f"run {self.id}"):
-            scheduler = Scheduler(exact=True)
-            self._refuse_if_busy(read_status(self.directory, scheduler))
-            plan = Plan.from_json(self.directory.plan)
-            missing = self.missing_packs(plan)
-            if len(missing):
-                number = self.directory.next_submission()
-                submission = submission_for(
-                    self.path, self.name, number, executor, plan, missing, retries
-                )
-                if not checked:
-                    executor.check(submission)
-                self._forget_retry(scheduler)
-                self._submit(executor, plan, missing, submission)
-            return len(missing)
-
-    def _refuse_if_busy(self, status: Status) -> None:
-        unknown = next((task for task in status.tasks if task.state == "unknown"), None)
-        if unknown is not None:
-            raise RunError(
-                f"run {self.id}: its tasks may still live, for {unknown.why}; try again when it "
-                "does, so that nothing trains twice"
-            )
-        if status.busy:
-            raise RunError(
-                f"run {self.id} is still running; wait for it (mlpsubmit status), or stop it "
-                "first: mlpsubmit cancel"
-            )
-
-    def _forget_retry(self, scheduler: Scheduler) -> None:
-        """Take the job back that waits to do what is being done now."""
-        submissions = self.directory.submissions()
-        if submissions and self.directory.intent(submissions[-1])["executor"] == "slurm":
-            retry = slurm_retry(self.directory, submissions[-1], scheduler)
-            if retry is not None and retry.pending:
-                with contextlib.suppress(NoAnswer):  # it will find that there is nothing to do
-                    cancel([retry.id])
-
-    def _submit(
-        self, executor: Executor, plan: Plan, missing: NDArray[np.int64], submission: Submission
-    ) -> None:
-        """Write down what is about to be submitted, submit it, and write down each answer."""
-        submission.folder.mkdir()
-        intent = {
-            "executor": executor.name,
-            "host": socket.gethostname(),
-            "created": time.time(),
-            "slices": cut(missing, plan.pack_costs[missing], submission.tasks),
-            **executor.intent(submission),
-        }
-        store.publish_json(submission.folder / store.INTENT, intent)
-        executor.threads = plan.threads
-        jobs: list[dict[str, Any]] = []
-        try:
-            for job in executor.submit(submission):
-                jobs.append(job.to_json())
-                store.publish_json(submission.folder / store.JOBS, {"jobs": jobs})
-        except Refused:
-            shutil.rmtree(submission.folder)
-            raise
-        except Uncertain as error:
-            self.directory.end_submission(submission.number, str(error))
-            raise
 
     def cancel(self) -> int:
         """Ask every living task to save its pack and stop.
@@ -238,20 +198,24 @@ class Run:
             RunError: where tasks live on another machine, which signals cannot reach, or the
                 scheduler does not answer.
         """
-        submissions = self.directory.submissions()
-        if not submissions:
+        if not self.directory.submissions():
             return 0
         asked = [task for task in self.status().tasks if task.live or task.state == "unknown"]
-        if self.directory.intent(submissions[-1])["executor"] == "slurm":
-            self._cancel_jobs(submissions[-1])
-            return len(asked)
-        return self._signal(asked, self.directory.task_jobs(submissions[-1]))
+        number = self.directory.submissions()[-1]
+        if self.directory.intent(number)["executor"] != "slurm":
+            return self._signal(asked, self.directory.task_jobs(number))
+        while True:
+            self._cancel_jobs(number)
+            latest = self.directory.submissions()[-1]
+            if latest == number:
+                return len(asked)
+            number = latest  # a job on the cluster has resumed it meanwhile
 
     def _cancel_jobs(self, number: int) -> None:
         """Cancel every job of a submission, and have none go on that starts or ends meanwhile."""
         self.directory.end_submission(number, "cancelled")
         try:
-            cancel(list(job_ids(self.directory, number, Scheduler())))
+            cancel(job_ids(self.directory, number))
         except NoAnswer as error:
             raise RunError(
                 f"run {self.id}: the cluster does not answer ({error}); tasks that start from now "
@@ -278,6 +242,8 @@ class Run:
     def logs(self, task: str | int | None = None) -> dict[str, Path]:
         """Return the log files of the tasks that have one, by task, oldest submission first.
 
+        A task that has not started yet has none.
+
         Args:
             task: the name of a task, or its index in the latest submission.
 
@@ -293,11 +259,19 @@ class Run:
         if task is None:
             return found
         last = max(self.directory.submissions(), default=0)
-        name = store.task_name(last, int(task)) if str(task).isdigit() else str(task)
-        if name not in found:
+        name = store.task_name(last, int(task)) if str(task).isdecimal() else str(task)
+        if name not in self._task_names():
             valid = ", ".join(list(found)[:8]) + ", ..." * (len(found) > 8) or "none yet"
             raise RunError(f"task {task}: run {self.id} has no log of it; it has logs of: {valid}")
-        return {name: found[name]}
+        return {name: found[name]} if name in found else {}
+
+    def _task_names(self) -> set[str]:
+        """Return what the tasks of all submissions are called."""
+        return {
+            store.task_name(number, index)
+            for number in self.directory.submissions()
+            for index in range(self.directory.tasks(number))
+        }
 
     def collect(self, out: str | Path | None = None) -> xarray.Dataset:
         """Return everything measured so far as one labelled dataset.
@@ -345,37 +319,9 @@ class Run:
         )
 
 
-def submission_for(
-    path: Path,
-    sweep: str,
-    number: int,
-    executor: Executor,
-    plan: Plan,
-    missing: NDArray[np.int64],
-    retries: int,
-) -> Submission:
-    """Return the submission of what is missing, as an executor takes it."""
-    from mlpsubmit.jobs.executors import Submission
-
-    cost = float(plan.pack_costs[missing].sum())
-    tasks = executor.tasks(plan.threads, len(missing), cost)
-    return Submission(path.absolute(), sweep, number, tasks, retries)
-
-
-@contextlib.contextmanager
-def exclusively(file: Path, what: str) -> Iterator[None]:
-    """Hold a lock, or say that another process is at it.
-
-    Raises:
-        RunError: where another holds it.
-    """
-    try:
-        with store.locked(file, wait=False):
-            yield
-    except BlockingIOError:
-        raise RunError(
-            f"{what}: another launch or resume of it is at work; wait until it is done"
-        ) from None
+def pause(status: Status) -> float:
+    """Return the seconds after which whoever waits may look at the run again."""
+    return max(POLL_SECONDS, len(status.tasks) / READS_PER_SECOND)
 
 
 def open_run(selector: str | Path | None = None, runs_dir: str | Path | None = None) -> Run:

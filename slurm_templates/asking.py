@@ -18,21 +18,24 @@ class SlurmAsk:
     Attributes:
         template: the name or the file of a template; None where none is named.
         changes: keys of the template and the values that take the place of its own.
+        retries: how often SLURM is to resume by itself what is missing.
     """
 
     template: str | None = None
     changes: dict[str, Any] = field(default_factory=dict)
+    retries: int = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is said at all."""
-        return self.template is None and not self.changes
+        return not self.options
 
     @property
     def options(self) -> tuple[str, ...]:
         """The options of the command line that say all this."""
-        named = () if self.template is None else ("template",)
-        return tuple(map(as_option, (*named, *self.changes)))
+        named = [] if self.template is None else ["template"]
+        tried = ["retries"] if self.retries else []
+        return tuple(map(as_option, (*named, *self.changes, *tried)))
 
     def resolve(self, base: Template | None = None) -> Template:
         """Return the template that is asked for, with the changes made.

@@ -179,9 +179,12 @@ class Template(BaseModel):
         Of the further options of sbatch it keeps those that say where a job may run.
         """
         kept = {name: value for name, value in self.sbatch.items() if name in _FOR_HELPERS}
+        elsewhere = self.partition_of_helpers != self.partition  # other features, other rules
         return self.model_copy(
             update={
                 "partition": self.partition_of_helpers,
+                "qos": None if elsewhere else self.qos,
+                "constraint": None if elsewhere else self.constraint,
                 "gpus": 0,
                 "cpus": 1,
                 "notice": None,

@@ -21,7 +21,7 @@ class Job:
     Attributes:
         id: the executor's id of the job; its logs carry it.
         first: the index of its first task.
-        count: how many tasks it stands for.
+        count: how many tasks it stands for; none for the job that resumes what they leave.
         array: whether each of its tasks has an index behind the id.
         host: where the job was submitted.
         pid: the process that controls a local job; None where a scheduler does.
@@ -49,14 +49,15 @@ class Submission:
 
     Attributes:
         path: the run directory; it need not be there yet where nothing is submitted.
-        sweep: the name of the sweep.
+        label: what names of its jobs begin with: the sweep's name and the run's id, wherever the
+            run lies by now.
         number: which submission of the run it is.
         tasks: how many tasks it has.
         retries: how often what is missing at its end is resumed without anybody's doing.
     """
 
     path: Path
-    sweep: str
+    label: str
     number: int
     tasks: int
     retries: int = 0

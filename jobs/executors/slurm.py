@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 import socket
 import sys
@@ -68,14 +70,17 @@ class SlurmExecutor(Executor):
         """Return the slots that what is missing is worth."""
         return min(self.slots(cost), packs)
 
-    @cached_property
-    def _largest_array(self) -> int:
+    def _setting(self, name: str) -> str | None:
         try:
-            largest = int(setting("MaxArraySize") or DEFAULT_ARRAY_SIZE)
-        except (NoAnswer, ValueError) as error:
+            return setting(name)
+        except NoAnswer as error:
             raise UserError(
                 f"the cluster does not answer: {error}; nothing was submitted"
             ) from None
+
+    @cached_property
+    def _largest_array(self) -> int:
+        largest = int(self._setting("MaxArraySize") or DEFAULT_ARRAY_SIZE)
         if largest < 1:
             raise UserError("this cluster allows no job arrays (its MaxArraySize is 0)")
         return largest
@@ -83,7 +88,7 @@ class SlurmExecutor(Executor):
     def arrays(self, submission: Submission) -> list[Array]:
         """Return the job arrays of a submission."""
         names = [
-            job_name(submission.sweep, submission.path.name, submission.number, part)
+            job_name(submission.label, submission.number, part)
             for part in range(-(-submission.tasks // self._largest_array))
         ]
         limit = self.template.max_parallel
@@ -91,12 +96,14 @@ class SlurmExecutor(Executor):
 
     def intent(self, submission: Submission) -> Mapping[str, Any]:
         """Return the arrays by name, so that they are found whatever happens, and the template."""
-        retry = job_name(submission.sweep, submission.path.name, submission.number, "retry")
         return {
             "arrays": [array.to_json() for array in self.arrays(submission)],
             "retries": submission.retries,
-            "retry": retry if submission.retries else None,
+            "retry": _retry_name(submission) if submission.retries else None,
             "template": self.template.to_json(),
+            "tasks": self._tasks,
+            "cluster": self._setting("ClusterName"),
+            "user": os.getuid(),
         }
 
     def check(self, submission: Submission) -> None:
@@ -108,10 +115,17 @@ class SlurmExecutor(Executor):
         """
         if mistakes := misfits(self.template):
             raise SpecError(mistakes, f"template {self.template.name}")
+        if found := re.search(r"[%\\]", str(submission.path)):
+            raise UserError(
+                f"{submission.path}: has a {found[0]} in it, which SLURM takes for something else "
+                "in the names of logs; give another folder with --runs-dir"
+            )
         if reason := filesystems.unshared(submission.path, self.template.partition):
             raise UserError(reason)
         array = self.arrays(submission)[0]
         Sbatch(self.template).check(script(self.template, submission, array))
+        if submission.retries:
+            Sbatch(self._helper).check(self._retry_script(submission, after=[]))
 
     def describe(self, submission: Submission) -> list[str]:
         """Return the first array's script, and what it may cost at most."""
@@ -121,7 +135,17 @@ class SlurmExecutor(Executor):
             lines.append(
                 f"{len(arrays)} job arrays of up to {self._largest_array} tasks; the first:"
             )
-        return [*lines, script(self.template, submission, arrays[0])]
+        lines.append(script(self.template, submission, arrays[0]))
+        if submission.retries:
+            lines += ["and when it has ended:", self._retry_script(submission, after=["ID"])]
+        return lines
+
+    @property
+    def _helper(self) -> Template:
+        return self.template.for_helper(RETRY_MINUTES, RETRY_MEMORY)
+
+    def _retry_script(self, submission: Submission, after: Sequence[str]) -> str:
+        return retry_script(self._helper, submission, _retry_name(submission), after)
 
     def submit(self, submission: Submission) -> Iterator[Job]:
         """Hand over the arrays, and then the job that resumes what they leave."""
@@ -136,12 +160,17 @@ class SlurmExecutor(Executor):
                 ids.append(sbatch.submit(file, text, array.name))
                 yield Job(ids[-1], array.first, array.count, True, host, None, None, time.time())
             if submission.retries:
-                name = job_name(submission.sweep, submission.path.name, submission.number, "retry")
-                text = retry_script(self.template, submission, name, ids)
-                sbatch.submit(submission.folder / "retry.sh", text, name)
+                text = self._retry_script(submission, ids)
+                file = submission.folder / "retry.sh"
+                retry = Sbatch(self._helper).submit(file, text, _retry_name(submission))
+                yield Job(retry, submission.tasks, 0, False, host, None, None, time.time())
         except UserError:
             sbatch.withdraw(ids)
             raise
+
+
+def _retry_name(submission: Submission) -> str:
+    return job_name(submission.label, submission.number, "retry")
 
 
 def _cost_line(template: Template, tasks: int) -> str:
@@ -179,20 +208,21 @@ def script(
     )
 
 
-def retry_script(
-    template: Template, submission: Submission, name: str, after: Sequence[str]
-) -> str:
-    """Return the script of the small job that resumes what the arrays of some ids leave."""
+def retry_script(helper: Template, submission: Submission, name: str, after: Sequence[str]) -> str:
+    """Return the script of the small job that resumes what the arrays of some ids leave.
+
+    Args:
+        helper: what such a job asks for.
+    """
     run = shlex.quote(str(submission.path))
     left = submission.retries - 1
-    arguments = f"resume {run} --executor slurm --detach --retries {left}"
-    helper = template.for_helper(RETRY_MINUTES, RETRY_MEMORY)
+    arguments = f"resume {run} --after {submission.number} --retries {left}"
     return sbatch_text(
         helper,
         submission.folder,
         python_command("mlpsubmit", arguments),
         job_name=name,
-        dependency=f"afterany:{':'.join(after)}",
+        dependency=f"afterany:{':'.join(after)}" if after else None,
     )
 
 

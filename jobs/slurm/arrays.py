@@ -32,10 +32,14 @@ class Array:
         return asdict(self)
 
 
-def job_name(sweep: str, run: str, submission: int, part: str | int = 0) -> str:
-    """Return the name of a job: it carries the run's id, by which it is told from all others."""
+def job_name(label: str, submission: int, part: str | int = 0) -> str:
+    """Return the name of a job, by which it is told from all others.
+
+    Args:
+        label: the sweep's name and the run's id.
+    """
     tail = f".{part}" if part else ""
-    return f"{sweep}.{run}.{submission:03d}{tail}"
+    return f"{label}.{submission:03d}{tail}"
 
 
 def cut_arrays(names: Sequence[str], tasks: int, largest: int, limit: int | None) -> list[Array]:

@@ -9,14 +9,24 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["Answer", "NoAnswer", "ask", "configured", "environment", "first_line", "setting"]
+__all__ = [
+    "Answer",
+    "NoAnswer",
+    "answered",
+    "ask",
+    "configured",
+    "environment",
+    "first_line",
+    "setting",
+    "settings",
+]
 
 #: A controller under load answers within seconds; beyond that it counts as silent.
 QUERY_SECONDS = 10.0
 
 #: What SLURM sets within an allocation would bind a job that is submitted from there to its nodes,
 #: memory and tasks, or change the form of answers. These alone say which cluster to talk to.
-_KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"}
+_KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 _OF_SLURM = ("SLURM_", "SLURMD_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_")
 
 
@@ -116,5 +126,14 @@ def setting(name: str) -> str | None:
     Raises:
         NoAnswer: where the controller does not answer.
     """
-    found = re.search(rf"^{name}\s*=\s*(.*?)\s*$", answered("scontrol", "show", "config"), re.M)
-    return found[1] if found else None
+    return settings().get(name)
+
+
+def settings() -> dict[str, str]:
+    """Return all settings of the cluster.
+
+    Raises:
+        NoAnswer: where the controller does not answer.
+    """
+    shown = answered("scontrol", "show", "config")
+    return dict(re.findall(r"^(\w+) *= ?(.*?) *$", shown, re.M))

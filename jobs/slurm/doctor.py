@@ -1,62 +1,25 @@
-"""What of a cluster works, and what it has: the part of ``mlpsubmit doctor`` that is about SLURM.
-
-The last check is a job, which runs this very file on a node:
-``python -m mlpsubmit.jobs.slurm.doctor FOLDER TOKEN``.
-"""
+"""What of a cluster works, and what it has: the part of ``mlpsubmit doctor`` about SLURM."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import secrets
-import shlex
-import shutil
-import signal
-import socket
-import sys
-import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import mlpsubmit
 from mlpsubmit.errors import UserError
-from mlpsubmit.jobs import store
 from mlpsubmit.jobs.slurm import filesystems
-from mlpsubmit.jobs.slurm.commands import NoAnswer, answered, ask, first_line
-from mlpsubmit.jobs.slurm.nodes import gpus_of
-from mlpsubmit.jobs.slurm.queue import JobState, Queue
-from mlpsubmit.jobs.slurm.refusals import is_uncertain, refusal
-from mlpsubmit.jobs.slurm.sbatch import SUBMIT_SECONDS
+from mlpsubmit.jobs.slurm.commands import NoAnswer, answered, settings
+from mlpsubmit.jobs.slurm.nodes import gpus_of, misfits
+from mlpsubmit.jobs.slurm.probe import Check, Finding, tried_out
+from mlpsubmit.jobs.slurm.sbatch import Sbatch
 
 if TYPE_CHECKING:
     from mlpsubmit.slurm_templates import SlurmAsk, Template
 
-__all__ = ["Check", "Cluster", "Finding", "Probe", "main", "partitions", "settings", "start"]
-
-#: Whether all is well (None: it is only worth knowing), and what was found.
-Finding = tuple["bool | None", str]
-Check = Callable[[], Finding]
-
-#: What the job asks for, so that it starts soon.
-MINUTES = 5
-MEMORY = "1G"
-
-#: How long a network file system may take to show here what a node wrote.
-LAG_SECONDS = 5.0
-
-#: Seconds between two looks at the queue: at first, and at most.
-_SHORTEST_REST = 0.5
-_LONGEST_REST = 5.0
-
-#: Files of the job in its folder.
-_TOKEN = "token"
-_ANSWER = "answer.json"
+__all__ = ["Check", "Cluster", "Finding", "partitions", "start"]
 
 #: Partition, up or down, time limit, nodes, cores, memory, GPUs, preemption, state, features.
 _SINFO = "%P|%a|%l|%D|%c|%m|%G|%M|%T|%f"
@@ -99,21 +62,24 @@ class Cluster:
 
     def _controller(self) -> Finding:
         try:
-            self._settings = settings(answered("scontrol", "show", "config"))
+            self._settings = settings()
         except NoAnswer as error:
             return False, f"the controller does not answer, so that nothing can be run: {error}"
         name, release = (self._settings.get(key, "?") for key in ("ClusterName", "SLURM_VERSION"))
         return True, f"{release}, cluster {name}, its controller answers"
 
     def _resolve(self) -> Finding:
+        """Find the template, and see whether any node has what it asks for, as a launch does."""
         self._template = self._slurm.resolve()
-        return True, f"{self._template.name}, from {self._template.path}"
+        mistakes = misfits(self._template)
+        return not mistakes, "\n".join(
+            [f"{self._template.name}, from {self._template.path}", *mistakes]
+        )
 
     def _nodes(self, template: Template) -> Finding:
         if not self._seconds:
             return None, "no job was submitted to find out what nodes can see (--timeout 0)"
-        with _ended_by_signals(), _own_folder(self._folder) as folder:
-            return Probe(folder, template, self._seconds).run()
+        return tried_out(self._folder, template, self._seconds)
 
 
 def _told(check: Check) -> Check:
@@ -131,11 +97,6 @@ def _told(check: Check) -> Check:
 # ---- what SLURM says ---------------------------------------------------------------------------
 
 
-def settings(shown: str) -> dict[str, str]:
-    """Return what ``scontrol show config`` shows."""
-    return dict(re.findall(r"^(\w+) *= ?(.*?) *$", shown, re.M))
-
-
 def _accounting() -> Finding:
     """Without accounts, nobody can say later why a job ended: a loss, but no fault."""
     try:
@@ -146,7 +107,8 @@ def _accounting() -> Finding:
 
 
 def _queue() -> Finding:
-    jobs = answered("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i").split()
+    rows = answered("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i").splitlines()
+    jobs = [row for row in rows if row[:1].isdigit()]  # without headlines
     return True, f"works; your jobs in it: {len(jobs)}"
 
 
@@ -172,7 +134,9 @@ def partitions(shown: str) -> str:
     """Return a line for each kind of node in each partition, from the rows of ``sinfo``."""
     states: dict[tuple[str, ...], Counter[str]] = {}
     for row in shown.splitlines():
-        name, up, limit, count, cores, memory, gres, preempted, state, features = row.split("|", 9)
+        if row.count("|") != _SINFO.count("|"):
+            continue  # a headline
+        name, up, limit, count, cores, memory, gres, preempted, state, features = row.split("|")
         kind = (name, up, limit, cores, memory, gres, preempted, features.strip())
         states.setdefault(kind, Counter())[state] += int(count)
     return (
@@ -217,10 +181,9 @@ def _sbatch(template: Template, folder: Path) -> Finding:
 
     task = Submission(folder, "doctor", number=0, tasks=1)
     text = script(template, task, Array("mlpsubmit-doctor", first=0, count=1))
-    with tempfile.TemporaryDirectory() as own:
-        file = Path(own) / "task.sh"
-        file.write_text(text)
-        told = _handed(file, template, "--test-only")
+    told = Sbatch(template).check(text)
+    if not told:
+        return None, f"does not say beforehand whether it takes a task of {template.name}"
     return True, f"takes a task of the template {template.name}{start(told)}"
 
 
@@ -230,177 +193,7 @@ def start(told: str) -> str:
     return f"; it could start at {found[1].replace('T', ' ')} on {found[2]}" if found else ""
 
 
-def _handed(file: Path, template: Template, *options: str) -> str:
-    """Give a script to sbatch and return all that it says.
-
-    Raises:
-        Refused: where it does not take it.
-        NoAnswer: where it is not known whether it does.
-    """
-    answer = ask("sbatch", *options, str(file), seconds=SUBMIT_SECONDS)
-    if answer.code == 0:
-        return answer.out + answer.err
-    if is_uncertain(answer):
-        raise NoAnswer(f"sbatch: {first_line(answer.err)}")
-    raise refusal(answer, template.to_json(), template.name)
-
-
 def _shared(folder: Path, partition: str | None) -> Finding:
     if reason := filesystems.unshared(folder, partition):
         return False, reason
     return None, f"{folder}: nothing here says that nodes cannot see it"
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One small job that looks at a folder from a node.
-
-    Attributes:
-        folder: an empty one, within the folder that nodes should see.
-        template: where and on whose account it runs, and what its shell does before Python.
-        seconds: how long to wait for it.
-    """
-
-    folder: Path
-    template: Template
-    seconds: float
-
-    def run(self) -> Finding:
-        """Submit the job, wait for what it says, and see that it ends."""
-        token = secrets.token_hex(16)
-        name = f"mlpsubmit-doctor.{token[:12]}"
-        store.publish(self.folder / _TOKEN, token.encode())
-        begun = time.monotonic()
-        try:
-            self._submit(name, token)
-            answer, job = self._watch(name)
-        finally:
-            # By name, as it may be queued where sbatch has not said so.
-            with contextlib.suppress(NoAnswer):
-                ask("scancel", f"--name={name}")
-        if answer is not None:
-            return self.heard(answer, token, time.monotonic() - begun)
-        return self.unheard(job)
-
-    def _submit(self, name: str, token: str) -> None:
-        from mlpsubmit.jobs.executors.slurm import python_command, sbatch_text
-
-        small = self.template.for_helper(MINUTES, MEMORY)
-        command = python_command(__name__, f"{shlex.quote(str(self.folder))} {token}")
-        file = self.folder / "job.sh"
-        file.write_text(sbatch_text(small, self.folder, command, job_name=name))
-        _handed(file, small)
-
-    def _watch(self, name: str) -> tuple[Mapping[str, Any] | None, JobState | None]:
-        """Wait until the job answers or ends; return its answer and its last known state."""
-        end = time.monotonic() + self.seconds
-        rest = _SHORTEST_REST
-        job: JobState | None = None
-        while (answer := self._answer()) is None and time.monotonic() < end:
-            queue = Queue.look([name])
-            job = next((queue.jobs[id] for id in queue.ids.get(name, [])), job)
-            if job is not None and not job.alive:
-                end = min(end, time.monotonic() + LAG_SECONDS)
-            time.sleep(max(0.0, min(rest, end - time.monotonic())))
-            rest = min(rest * 1.5, _LONGEST_REST)
-        return answer, job
-
-    def _answer(self) -> Mapping[str, Any] | None:
-        # A change of our own makes a network file system look at the folder anew.
-        with tempfile.NamedTemporaryFile(dir=self.folder):
-            pass
-        try:
-            answer: Mapping[str, Any] = store.read_json(self.folder / _ANSWER)
-        except FileNotFoundError:
-            return None
-        return answer
-
-    def heard(self, answer: Mapping[str, Any], token: str, seconds: float) -> Finding:
-        """Compare what a node said with what this machine has."""
-        node, place, ours = answer["node"], self.folder.parent, version("mlpsubmit")
-        if answer["token"] != token:
-            return False, f"{node} does not see what this machine has just written to {place}"
-        if answer["version"] != ours:
-            return False, (
-                f"{node} has mlpsubmit {answer['version']} at {answer['path']}, this machine {ours}"
-            )
-        return True, f"{node} has mlpsubmit {ours} and shares {place} ({seconds:.0f} s)"
-
-    def unheard(self, job: JobState | None) -> Finding:
-        """Say what is known of a job that did not answer."""
-        waited = f"after {self.seconds:.0f} s"
-        if job is None:
-            return False, f"sbatch took a job, but squeue does not show it {waited}"
-        if "launch" in job.reason.lower() and job.pending:
-            return False, f"SLURM cannot start a job: {job}"
-        if job.pending:
-            reason = job.reason if job.reason not in ("", "None") else "no reason given yet"
-            return None, f"still queued {waited} ({reason}); to wait longer: --timeout SECONDS"
-        if job.alive:
-            return None, f"a job runs on {job.node}, but has not answered {waited}"
-        if log := self._log():
-            return False, f"the job failed: {job}; its log ends:\n{log}"
-        if job.state in ("FAILED", "COMPLETED"):
-            return False, (
-                f"node {job.node} cannot see {self.folder.parent} (SLURM says {job}, and there is "
-                "no log); keep runs on a file system that all nodes share (--runs-dir)"
-            )
-        return False, f"the job did not run: {job}"
-
-    def _log(self) -> str:
-        """Return the last lines of the job's log; empty where the node did not write any."""
-        logs = [path.read_text(errors="replace") for path in self.folder.rglob("*.out")]
-        lines = [line for log in logs for line in log.splitlines() if line.strip()]
-        return "\n".join(lines[-3:])
-
-
-@contextlib.contextmanager
-def _own_folder(place: Path) -> Iterator[Path]:
-    """Make a hidden folder, and remove it in the end."""
-    folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=place))
-    try:
-        yield folder
-    finally:
-        # A job that is being ended may still write to it.
-        end = time.monotonic() + LAG_SECONDS
-        while folder.exists() and time.monotonic() < end:
-            shutil.rmtree(folder, ignore_errors=True)
-            time.sleep(0.1 if folder.exists() else 0)
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let a signal that ends this process leave no job and no folder behind."""
-
-    def leave(number: int, _: object) -> None:
-        sys.exit(128 + number)
-
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, leave) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-# ---- on the node -------------------------------------------------------------------------------
-
-
-def main(folder: Path, token: str) -> None:
-    """Say what this node sees of a folder, in a file there."""
-    try:
-        seen = (folder / _TOKEN).read_text()
-    except OSError as error:
-        seen = str(error)
-    answer = {
-        "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
-        "version": version("mlpsubmit"),
-        "path": str(Path(mlpsubmit.__file__).parent),
-        "token": seen,
-    }
-    store.publish_json(folder / _ANSWER, answer)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])

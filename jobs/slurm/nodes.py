@@ -49,6 +49,8 @@ def nodes_of(partition: str | None) -> list[Node]:
     wanted = set(partition.split(",")) if partition else None
     found = []
     for line in text.splitlines():
+        if line.count("|") != _FORMAT.count("|"):
+            continue  # a headline
         host, name, cores, memory, limit, gres = line.strip().split("|")
         # The default partition is the one with a star.
         if name.endswith("*") if wanted is None else name.rstrip("*") in wanted:

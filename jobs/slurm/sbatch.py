@@ -37,6 +37,15 @@ _VARIABLES = {
     "time": "SBATCH_TIMELIMIT",
 }
 
+#: Options that exclude or add to each other, so that one that is given stands for all.
+_TOGETHER = (
+    {"mem", "mem-per-cpu", "mem-per-gpu"},
+    {"gpus-per-node", "gpus", "gpus-per-task", "gpus-per-socket", "gres", "cpus-per-gpu"},
+)
+
+#: What no user means for these jobs: another cluster, an array of another size, to wait here.
+_NEVER = {"SBATCH_ARRAY_INX", "SBATCH_CLUSTERS", "SBATCH_DEBUG", "SBATCH_WAIT"}
+
 _NO_NODES = "node configuration is not available"
 
 
@@ -50,8 +59,11 @@ class Sbatch:
     def __init__(self, template: Template) -> None:
         self._template = template
 
-    def check(self, script: str) -> None:
+    def check(self, script: str) -> str:
         """Let sbatch say whether it would take a script, which it does not keep.
+
+        Returns:
+            What it says of when and where; empty where it says nothing.
 
         It tests as if the job were to start, so it also refuses what waits for nodes that are down;
         then the submission itself tells.
@@ -66,9 +78,12 @@ class Sbatch:
             try:
                 answer = ask(*command, seconds=CHECK_SECONDS, unset=overriding(script))
             except NoAnswer:
-                return  # the submission itself says so, if it cannot be made either
-        if answer.code != 0 and not is_uncertain(answer) and _NO_NODES not in answer.err:
-            raise self._refusal(answer)
+                return ""  # the submission itself says so, if it cannot be made either
+        if answer.code == 0:
+            return answer.out + answer.err
+        if is_uncertain(answer) or _NO_NODES in answer.err:
+            return ""
+        raise self._refusal(answer)
 
     def submit(self, file: Path, script: str, name: str) -> str:
         """Write a script and submit it; return the id of its job.
@@ -86,7 +101,7 @@ class Sbatch:
             answer = ask(*command, seconds=SUBMIT_SECONDS, keep_locks=True, unset=unset)
         except NoAnswer as error:
             return self._found(name, str(error))
-        told = re.fullmatch(r"(\d+)(;[\w.-]+)?", answer.out.strip())
+        told = re.fullmatch(r"(\d+)", answer.out.strip())
         if answer.code == 0 and told:
             return told[1]
         if answer.code == 0:
@@ -114,15 +129,18 @@ class Sbatch:
         )
 
     def withdraw(self, ids: Sequence[str]) -> None:
-        """Take back jobs whose submission as a whole has failed."""
+        """Take back jobs whose submission as a whole has failed; those that start end at once."""
         with contextlib.suppress(NoAnswer):
             cancel(ids)
 
 
 def overriding(script: str) -> set[str]:
     """Return the variables that would win, with sbatch, over what a script says itself."""
-    names = re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE)
-    return {_VARIABLES.get(name, f"SBATCH_{name.replace('-', '_').upper()}") for name in names}
+    names = set(re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE))
+    for group in _TOGETHER:
+        names |= group if names & group else set()
+    own = {_VARIABLES.get(name, f"SBATCH_{name.replace('-', '_').upper()}") for name in names}
+    return own | _NEVER
 
 
 def cancel(ids: Sequence[str]) -> None:

@@ -4,14 +4,17 @@ from the scheduler."""
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mlpsubmit.errors import RunError
 from mlpsubmit.jobs import store
 from mlpsubmit.jobs.heartbeat import is_fresh
+from mlpsubmit.jobs.slurm.commands import NoAnswer, setting
 from mlpsubmit.jobs.slurm.memory import memory_kill
 from mlpsubmit.jobs.slurm.queue import Accounts, JobState, Queue
 from mlpsubmit.jobs.store import RunDirectory, task_name
@@ -22,6 +25,9 @@ __all__ = ["Scheduler", "job_ids", "slurm_retry", "slurm_tasks"]
 #: Seconds between two questions to the scheduler: at first, and at most.
 _SHORTEST_REST = 2.0
 _LONGEST_REST = 15.0
+
+#: How long another machine may see a file of a shared folder as it was.
+SEEN_LATE_SECONDS = 90.0
 
 
 @dataclass
@@ -45,11 +51,16 @@ class Scheduler:
         """Return what the accounts hold of these jobs."""
         return self._recent(("sacct", *ids), lambda: Accounts.look(ids, since))  # type: ignore[no-any-return]
 
+    def stranger(self, intent: Mapping[str, Any]) -> str:
+        """Return why this scheduler need not know of a submission's jobs; empty where it must."""
+        return self._recent(("stranger",), lambda: _stranger(intent))  # type: ignore[no-any-return]
+
     def _recent(self, key: tuple[str, ...], look: Any) -> Any:
         now = time.monotonic()
         rest = min(max((now - self._since) / 10, _SHORTEST_REST), _LONGEST_REST)
         if key not in self._asked or now - self._asked[key][0] > rest:
-            self._asked[key] = (now, look())
+            answer = look()  # a silent scheduler takes its time over it
+            self._asked[key] = (time.monotonic(), answer)
         return self._asked[key][1]
 
 
@@ -65,21 +76,22 @@ def slurm_tasks(
     if None in told.values():
         queue = scheduler.queue(_job_names(intent))
         _adopt(run, number, queue, scheduler)
-    jobs = run.task_jobs(number)
-    ids = {name: str(job["id"]) for name, job in jobs.items()}
+    ids = {name: str(job["id"]) for name, job in run.task_jobs(number).items()}
     states = dict(queue.jobs)
-    lost = {job for name, job in ids.items() if told[name] is None}
-    lost = set() if queue.silence else lost - set(states)
-    if lost:
+    lost = {ids[name] for name in names if told[name] is None and name in ids} - set(states)
+    silence = queue.silence or (scheduler.stranger(intent) if lost else "")
+    if lost and not silence:
         arrays = sorted({job.partition("_")[0] for job in lost})
-        states |= scheduler.accounts(arrays, float(intent["created"])).jobs
+        accounts = scheduler.accounts(arrays, float(intent["created"])).jobs
+        # Accounts may lag behind; a job that has left the queue does not live.
+        states |= {job: state for job, state in accounts.items() if not state.alive}
     submitting = len(ids) < len(names) and _submitting(run, scheduler)
     tasks = []
     for name in names:
         beat: dict[str, Any] = heartbeats.get(name, {})
         job = ids.get(name)
         state, why = told[name] or _judged(
-            beat, states.get(job or ""), job, queue.silence, submitting, ended
+            beat, states.get(job or ""), job, silence, submitting, ended
         )
         task = TaskStatus(name, state, beat, None if job is None else run.log(number, job), why)
         tasks.append(_explained(task, states.get(job or "")) if state == "crashed" else task)
@@ -88,7 +100,8 @@ def slurm_tasks(
 
 def _explained(task: TaskStatus, job: JobState | None) -> TaskStatus:
     """Return a crashed task that says more where more is known than SLURM's word for it."""
-    if job is not None and not task.heartbeat and task.log is not None and not task.log.exists():
+    ran = job is not None and job.state in ("FAILED", "COMPLETED")
+    if ran and not task.heartbeat and task.log is not None and not task.log.exists():
         hint = "its node cannot see the run's folder, or cannot write there"
         return replace(task, why=f"{hint} (mlpsubmit doctor tries it out); {task.why}")
     kill = memory_kill(job, task.last_lines())
@@ -118,9 +131,13 @@ def _judged(
     ended: str | None,
 ) -> tuple[str, str]:
     """Return the state of a task that its heartbeat leaves open, and why."""
+    stopped = beat.get("state") == "interrupted"
+    if stopped and ended is not None:
+        return "interrupted", ended
     if job is not None and job.alive:
         return ("waiting", _queued(job, beat)) if job.pending else ("running", "")
-    stopped = beat.get("state") == "interrupted"
+    if job is not None and job.state == "COMPLETED" and _last_word_is_due(beat):
+        return "running", "its last word is on its way"
     if job is not None:
         if stopped or job.state == "CANCELLED" or (ended and job.state == "COMPLETED"):
             return "interrupted", "" if stopped else ended or "cancelled"
@@ -133,9 +150,15 @@ def _judged(
         return "waiting", "it is being submitted"
     if stopped or ended is not None:
         return "interrupted", ended or ""
-    if id is None:
+    if id is None and not beat:
         return "crashed", "its launch ended before the cluster had its job"
     return "crashed", "its job has left the queue, and the cluster keeps no account of why"
+
+
+def _last_word_is_due(beat: Mapping[str, Any]) -> bool:
+    """Tell whether a task that ended well seems to train still: shared folders are seen late."""
+    age = abs(time.time() - float(beat.get("updated", 0)))
+    return beat.get("state") in ("starting", "training") and age < SEEN_LATE_SECONDS
 
 
 def _queued(job: JobState, beat: Mapping[str, Any]) -> str:
@@ -149,6 +172,19 @@ def _job_names(intent: Mapping[str, Any]) -> list[str]:
     return [array["name"] for array in intent["arrays"]] + retry
 
 
+def _stranger(intent: Mapping[str, Any]) -> str:
+    """Return why the scheduler of this machine need not know of a submission's jobs."""
+    if intent["user"] != os.getuid():
+        return "the run is another user's, whose jobs it may hide"
+    try:
+        here = setting("ClusterName")
+    except NoAnswer as error:
+        return str(error)
+    if here != intent["cluster"]:
+        return f"the run is on the cluster {intent['cluster']}, and this machine belongs to {here}"
+    return ""
+
+
 def _submitting(run: RunDirectory, scheduler: Scheduler) -> bool:
     """Tell whether a launch or resume, or an sbatch that it left behind, is at work."""
     if scheduler.exact:
@@ -158,51 +194,66 @@ def _submitting(run: RunDirectory, scheduler: Scheduler) -> bool:
             return False
     except BlockingIOError:
         return True
-    except OSError:
-        return False  # a run of somebody else's, which this user may not write
+    except (OSError, RunError):
+        return False  # a folder that this user may not write, or that has no locks
 
 
 def _adopt(run: RunDirectory, number: int, queue: Queue, scheduler: Scheduler) -> None:
     """Write down jobs that the cluster has and jobs.json lacks: their launch died in between."""
-    known = (run.jobs(number) or {"jobs": []})["jobs"]
-    have = {job["first"] for job in known}
-    found = [
+    if not _unknown(run, number, queue):
+        return
+    lock = store.locked(run.path / store.PLAN, wait=False)
+    with (
+        contextlib.suppress(OSError, RunError),
+        contextlib.nullcontext() if scheduler.exact else lock,
+    ):
+        jobs = [*(run.jobs(number) or {"jobs": []})["jobs"], *_unknown(run, number, queue)]
+        jobs.sort(key=lambda job: int(job["first"]))
+        store.publish_json(run.submission(number) / store.JOBS, {"jobs": jobs})
+
+
+def _unknown(run: RunDirectory, number: int, queue: Queue) -> list[dict[str, Any]]:
+    """Return the jobs of arrays that are queued and of which jobs.json says nothing."""
+    have = {job["first"] for job in (run.jobs(number) or {"jobs": []})["jobs"]}
+    here = {"host": socket.gethostname(), "pid": None, "process_start": None}
+    return [
         {
             "id": queue.ids[array["name"]][-1],
             "first": array["first"],
             "count": array["count"],
             "array": True,
-            "host": socket.gethostname(),
-            "pid": None,
-            "process_start": None,
             "updated": time.time(),
+            **here,
         }
         for array in run.intent(number)["arrays"]
         if array["first"] not in have and queue.ids.get(array["name"])
     ]
-    if found and not _submitting(run, scheduler):
-        with contextlib.suppress(OSError):
-            jobs = sorted([*known, *found], key=lambda job: int(job["first"]))
-            store.publish_json(run.submission(number) / store.JOBS, {"jobs": jobs})
 
 
 def slurm_retry(run: RunDirectory, number: int, scheduler: Scheduler) -> JobState | None:
-    """Return the job that will resume what is missing, while it waits or is at work."""
+    """Return the job that is to resume what is missing, or has tried to; None for none."""
     intent = run.intent(number)
     if not intent["retry"] or run.ended(number) is not None:
         return None
     queue = scheduler.queue(_job_names(intent))
-    states = (queue.jobs.get(job) for job in queue.ids.get(intent["retry"], []))
-    return next((state for state in states if state is not None and state.alive), None)
+    if queue.ids.get(intent["retry"]):
+        return queue.jobs[queue.ids[intent["retry"]][-1]]
+    known = [job["id"] for job in (run.jobs(number) or {"jobs": []})["jobs"] if not job["count"]]
+    if not known or queue.silence:
+        return None
+    state = scheduler.accounts(known, float(intent["created"])).jobs.get(known[0])
+    return None if state is None or state.alive else state  # accounts may lag behind
 
 
-def job_ids(run: RunDirectory, number: int, scheduler: Scheduler) -> Iterator[str]:
-    """Yield the ids of all jobs of a submission that may still run, as far as files or queue know.
+def job_ids(run: RunDirectory, number: int) -> list[str]:
+    """Return the ids of all jobs of a submission that may still run.
 
     Raises:
-        NoAnswer: where the scheduler does not answer, so that some may be missing.
+        NoAnswer: where the scheduler of this machine does not know them all.
     """
     intent = run.intent(number)
-    queue = scheduler.queue(_job_names(intent))
+    queue = Queue.look(_job_names(intent))
+    if silence := queue.silence or _stranger(intent):
+        raise NoAnswer(silence)
     known = {str(job["id"]) for job in (run.jobs(number) or {"jobs": []})["jobs"]}
-    yield from sorted(known.union(*queue.ids.values()), key=int)
+    return sorted(known.union(*queue.ids.values()), key=int)

@@ -24,6 +24,9 @@ def cancel(run: str | None, runs_dir: Path | None) -> None:
         click.echo(f"run {opened.id} is not running")
         return
     status = display.stop(opened)
+    if status.running:  # Ctrl-C has ended the waiting
+        click.echo(f"run {opened.id} was told to stop; see: mlpsubmit status {opened.id}")
+        return
     click.echo(
         f"stopped; {status.done} of {status.configs} configs are done; go on with: "
         f"mlpsubmit resume {opened.id}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlpsubmit.jobs.store import Failure
     from mlpsubmit.run import Run
 
-__all__ = ["after_submitting", "follow", "render", "report", "stop", "watch"]
+__all__ = ["after_submitting", "follow", "render", "report", "stop", "unknown", "watch"]
 
 #: Seconds between lines where the output is no terminal.
 QUIET_SECONDS = 5.0
@@ -56,6 +56,8 @@ def render(status: Status) -> RenderableType:
         parts.append(_tasks(status))
     if status.retry:
         parts.append(Text(f"  a job will resume what is missing: {status.retry}", "yellow"))
+    if status.retry_failure:
+        parts.append(Text(f"  {_retry_failure(status)}", "red"))
     return Group(*parts, *_crashes(status), *_failures(status))
 
 
@@ -110,10 +112,14 @@ def _doing(task: TaskStatus) -> str:
 
 
 def _crashes(status: Status) -> list[Text]:
-    """Return the last lines of the logs of crashed tasks: each different ending once."""
+    """Return the last lines of the logs of crashed tasks: each different ending once.
+
+    Those of the tasks that are listed: a thousand logs take too long to read.
+    """
     endings: dict[str, tuple[str, list[str]]] = {}
-    for task in status.tasks:
-        if task.state == "crashed" and len(endings) < _REASONS and (lines := task.last_lines()):
+    crashed = [task for task in status.tasks if task.state == "crashed"]
+    for task in crashed[:_TASKS]:
+        if len(endings) < _REASONS and (lines := task.last_lines()):
             endings.setdefault(lines[-1], (task.name, lines))
     return [_ending(name, lines) for name, lines in endings.values()]
 
@@ -143,6 +149,10 @@ def _failure(failures: Sequence[Failure]) -> Text:
     return Text.assemble(
         ("  failed: ", "red"), f"{failures[0].error} ({configs} configs)", "\n", (last, "dim")
     )
+
+
+def _retry_failure(status: Status) -> str:
+    return f"the job that was to resume what is missing did not: {status.retry_failure}"
 
 
 def _compact(number: float) -> str:
@@ -176,31 +186,56 @@ def _live(console: Console) -> Iterator[Callable[[Status], None]]:
     yield line
 
 
-def after_submitting(run: Run, follow_it: bool | None) -> Status:
-    """Show a run that was submitted just now, where the user wants that or it is the custom."""
+def after_submitting(run: Run, follow_it: bool | None, *, submitted: bool = True) -> int:
+    """Say how a run stands; before that, show it to its end where that is wanted or the custom.
+
+    Args:
+        submitted: whether anything was submitted just now.
+
+    Returns:
+        The exit code.
+    """
     from mlpsubmit.jobs.executors import follows
 
     status = run.status()
+    if not submitted and not status.complete:
+        known = "" if status.state == "unknown" else f"run {run.id} was running already; "
+        click.echo(f"{known}nothing new was submitted")
     if follow_it is None:
         follow_it = follows(run.directory)
-    return follow(run) if follow_it and status.running else status
+    return follow(run) if follow_it and status.running else report(status)
 
 
-def follow(run: Run) -> Status:
-    """Show a run until no task of it lives.
+def follow(run: Run) -> int:
+    """Show a run until no task of it lives, and say how it ended; return the exit code.
 
-    Ctrl-C asks the workers to save and stop, waits for them, and says how to go on; a second one
-    leaves them to it.
+    Ctrl-C asks workers on this machine to save and stop, waits for them, and says how to go on; a
+    second one leaves them to it. Where the run is on a cluster, Ctrl-C ends the showing alone.
     """
-    console = Console()
     try:
-        with _live(console) as show:
-            return run.wait(show)
+        with _live(Console()) as show:
+            status = run.wait(show)
     except KeyboardInterrupt:
+        return _interrupted(run)
+    return report(status)
+
+
+def _interrupted(run: Run) -> int:
+    from mlpsubmit.jobs.executors import follows
+
+    if follows(run.directory):
         click.echo(
             "stopping: workers save their state (Ctrl-C again to leave them to it)", err=True
         )
-        return stop(run)
+        return report(stop(run))
+    status = run.status()
+    if status.state != "running":
+        return report(status)
+    click.echo(
+        f"the run goes on, on the cluster; see: mlpsubmit status {run.id}; "
+        f"stop it with: mlpsubmit cancel {run.id}"
+    )
+    return 0
 
 
 def watch(run: Run) -> Status:
@@ -208,6 +243,12 @@ def watch(run: Run) -> Status:
     with contextlib.suppress(KeyboardInterrupt), _live(Console()) as show:
         return run.wait(show)
     return run.status()
+
+
+def unknown(status: Status) -> str:
+    """Say that a run may still run for all that is known, and why no more is."""
+    why = next(task.why for task in status.tasks if task.state == "unknown")
+    return f"whether run {status.run} still runs is not known: {why}"
 
 
 def stop(run: Run) -> Status:
@@ -219,8 +260,11 @@ def stop(run: Run) -> Status:
 
 
 def report(status: Status, command: str = "mlpsubmit") -> int:
-    """Say how a run ended and what to do next; return the exit code."""
-    if status.running:
+    """Say how a run stands or ended, and what to do next; return the exit code."""
+    if status.state == "unknown":
+        click.echo(f"{unknown(status)}; see: {command} status {status.run}")
+        return 0
+    if status.state == "running":
         waiting = sum(task.state == "waiting" for task in status.tasks)
         queued = f" ({waiting} of {len(status.tasks)} tasks are queued)" if waiting else ""
         click.echo(f"run {status.run} is running{queued}; see: {command} status {status.run}")
@@ -230,6 +274,8 @@ def report(status: Status, command: str = "mlpsubmit") -> int:
         return 0
     for reason in _failures(status):
         Console(stderr=True).print(reason, soft_wrap=True)
+    if status.retry_failure:
+        click.echo(_retry_failure(status), err=True)
     left = status.configs - status.done
     click.echo(
         f"{status.done} of {status.configs} configs are done, {left} are missing"

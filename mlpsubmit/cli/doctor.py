@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,10 @@ from mlpsubmit.cli.options import runs_dir_option
 from mlpsubmit.cli.slurm_options import given, slurm_options
 
 if TYPE_CHECKING:
+    from mlpsubmit.jobs.slurm.probe import Check, Finding
     from mlpsubmit.slurm_templates import SlurmAsk
 
 __all__ = ["doctor"]
-
-#: What a check answers: whether all is well (None: it is only worth knowing), and what was found.
-Finding = tuple["bool | None", str]
 
 
 @click.command()
@@ -56,9 +54,7 @@ def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
     sys.exit(0 if healthy else 1)
 
 
-def _checks(
-    runs_dir: Path | None, slurm: SlurmAsk, timeout: int
-) -> Iterator[tuple[str, Callable[[], Finding]]]:
+def _checks(runs_dir: Path | None, slurm: SlurmAsk, timeout: int) -> Iterator[tuple[str, Check]]:
     yield "python", lambda: (True, f"{platform.python_version()} at {sys.executable}")
     yield "mlpsubmit", _version
     yield "torch", _torch
@@ -111,9 +107,7 @@ def _training() -> Finding:
     return True, f"20 steps, final loss {trained.train_loss[0]:.3f}"
 
 
-def _slurm(
-    runs_dir: Path | None, slurm: SlurmAsk, timeout: int
-) -> Iterator[tuple[str, Callable[[], Finding]]]:
+def _slurm(runs_dir: Path | None, slurm: SlurmAsk, timeout: int) -> Iterator[tuple[str, Check]]:
     """Yield the checks of the cluster, or that there is none."""
     from mlpsubmit.jobs.slurm.commands import configured
     from mlpsubmit.jobs.slurm.doctor import Cluster

@@ -14,6 +14,7 @@ from mlpsubmit.cli.slurm_options import given
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.executors import Executor
+    from mlpsubmit.jobs.status import Status
     from mlpsubmit.launching import Prepared
     from mlpsubmit.sweep import Sweep
 
@@ -51,6 +52,7 @@ def launch(
     """
     from mlpsubmit import launching
     from mlpsubmit.cli import display
+    from mlpsubmit.finding import runs_folder
     from mlpsubmit.loading import load_spec
 
     check_pdb(where["pdb"], where["executor"])
@@ -63,6 +65,7 @@ def launch(
         return
     click.echo(repr(sweep))
     ask = given(where)
+    before = _submissions(runs_folder(runs_dir) / sweep.name)
     run = launching.launch(
         sweep,
         executor=where["executor"] or "auto",
@@ -77,7 +80,16 @@ def launch(
         command=["mlpsubmit", *sys.argv[1:]],
     )
     click.echo(f"run {run.id} in {run.path}")
-    sys.exit(display.report(display.after_submitting(run, where["follow"])))
+    submitted = before.get(run.id, 0) < len(run.directory.submissions())
+    sys.exit(display.after_submitting(run, where["follow"], submitted=submitted))
+
+
+def _submissions(folder: Path) -> dict[str, int]:
+    """Return how often each run of a sweep was submitted, by its id."""
+    from mlpsubmit.finding import runs_of
+    from mlpsubmit.jobs.store import RunDirectory
+
+    return {path.name: len(RunDirectory(path).submissions()) for path in runs_of(folder)}
 
 
 def _show_plan(sweep: Sweep, where: Mapping[str, Any], runs_dir: Path | None, fresh: bool) -> None:
@@ -94,11 +106,23 @@ def _show_plan(sweep: Sweep, where: Mapping[str, Any], runs_dir: Path | None, fr
         shown = [point[0] if len(point) == 1 else point for point in axis.points[:8]]
         more = ", ..." if len(axis) > 8 else ""
         click.echo(f"  {axis.dimension}: {', '.join(map(str, shown))}{more}")
+    if prepared.run and (status := prepared.run.status()).busy:
+        click.echo(_why_nothing(status))
+        return
     place = f"run {prepared.run.id} goes on" if prepared.run else "a new run"
     known = len(sweep) - int(prepared.plan.pack_sizes[prepared.missing].sum())
     click.echo(f"{place}: {len(prepared.missing)} packs to train, {known} configs are done already")
     if len(prepared.missing):
         _show_tasks(chosen, prepared, where["retries"])
+
+
+def _why_nothing(status: Status) -> str:
+    """Say why a launch would submit nothing, of a run that is busy."""
+    from mlpsubmit.cli import display
+
+    if status.state == "unknown":
+        return f"{display.unknown(status)}; a launch would submit nothing"
+    return f"run {status.run} is running already: a launch would submit nothing"
 
 
 def _show_tasks(executor: Executor, prepared: Prepared, retries: int) -> None:

@@ -19,20 +19,24 @@ __all__ = ["logs"]
 @runs_dir_option
 def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None) -> None:
     """Print the logs of a RUN, or of one TASK of it (its name, or its index)."""
-    from mlpsubmit.run import open_run
+    from mlpsubmit.run import open_run, pause
 
     opened = open_run(run, runs_dir)
     read: dict[str, int] = {}
     while True:
-        running = follow and opened.status().running
+        # Before the logs are read, so that what was written until the end is read too.
+        status = opened.status() if follow else None
         files = opened.logs(task)
         for name, file in files.items():
             read[name] = _print_new(name if len(files) > 1 else "", file, read.get(name, 0))
-        if not running:
+        if status is None or not status.running:
             break
-        time.sleep(0.5)
+        if task is not None and files:
+            (task,) = files  # its index may mean another task once the run is resumed
+        time.sleep(pause(status))
     if not read:
-        click.echo(f"run {opened.id} has no logs yet", err=True)
+        of_task = f"task {task} of run {opened.id} has no log yet"
+        click.echo(f"run {opened.id} has no logs yet" if task is None else of_task, err=True)
 
 
 def _print_new(label: str, file: Path, offset: int) -> int:

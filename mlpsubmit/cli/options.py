@@ -40,7 +40,7 @@ def executor_options(command: Command) -> Command:
         click.option(
             "--follow/--detach",
             default=None,
-            help="Show progress until the end (but for slurm, the default), or return.",
+            help="Show progress until the end (the default but on SLURM), or return at once.",
         ),
         click.option(
             "--retries",

@@ -17,14 +17,18 @@ __all__ = ["resume"]
 @click.command()
 @run_argument
 @executor_options
+@click.option("--after", type=int, hidden=True)  # what the job of --retries says
 @runs_dir_option
-def resume(run: str | None, runs_dir: Path | None, **where: Any) -> None:
+def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: Any) -> None:
     """Train what a RUN has no result for: failed, interrupted, crashed, never begun."""
     from mlpsubmit.cli import display
     from mlpsubmit.run import open_run
 
     check_pdb(where["pdb"], where["executor"])
     opened = open_run(run, runs_dir)
+    if after is not None:
+        click.echo(f"run {opened.id}: {opened.retry(after, where['retries'])} packs to train")
+        return
     ask = given(where)
     packs = opened.resume(
         where["executor"],
@@ -36,4 +40,4 @@ def resume(run: str | None, runs_dir: Path | None, **where: Any) -> None:
     )
     if packs:
         click.echo(f"run {opened.id}: {packs} packs to train")
-    sys.exit(display.report(display.after_submitting(opened, where["follow"])))
+    sys.exit(display.after_submitting(opened, where["follow"]))

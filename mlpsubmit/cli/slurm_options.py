@@ -66,7 +66,7 @@ def given(values: Mapping[str, Any]) -> SlurmAsk:
     changes = {key: values[key] for key in _KEYS if values.get(key) is not None}
     if values.get("sbatch"):
         changes["sbatch"] = _sbatch(values["sbatch"])
-    return SlurmAsk(values.get("template"), changes)
+    return SlurmAsk(values.get("template"), changes, values.get("retries") or 0)
 
 
 def _sbatch(entries: Iterable[str]) -> dict[str, Any]:

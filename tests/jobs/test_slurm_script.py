@@ -19,7 +19,7 @@ LAST = shlex.quote(
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 RUN = Path("/runs/staircase/20260101-000000-abcdef")
-SUBMISSION = Submission(RUN, "staircase", 2, 150, retries=3)
+SUBMISSION = Submission(RUN, "staircase.20260101-000000-abcdef", 2, 150, retries=3)
 ARRAY = Array("staircase.20260101-000000-abcdef.002.1", first=100, count=50, limit=8, after=0)
 
 
@@ -91,7 +91,7 @@ def test_a_short_time_limit_leaves_most_of_it_for_training() -> None:
 
 
 def test_paths_with_spaces_stay_one_word() -> None:
-    spaced = Submission(Path("/my runs/s/r"), "s", 0, 1)
+    spaced = Submission(Path("/my runs/s/r"), "s.r", 0, 1)
     text = script(template(), spaced, ARRAY)
     assert "#SBATCH --output='/my runs/s/r/submissions/000/%A_%a_0_log.out'" in text
     assert text.rstrip().endswith("mlpsubmit.jobs.slurm.task '/my runs/s/r' 0 100")
@@ -103,7 +103,8 @@ def test_the_payload_of_a_task_is_small_however_many_configs() -> None:
 
 def test_the_job_that_resumes_asks_for_little() -> None:
     asked = template(partition="gpu", gpus=4, mem="200G", time="2-0", helper_partition="cpu")
-    text = retry_script(asked, SUBMISSION, "s.r.002.retry", ["41", "43"])
+    helper = asked.for_helper(15, "2G")
+    text = retry_script(helper, SUBMISSION, "s.r.002.retry", ["41", "43"])
     for line in (
         "--partition=cpu",
         "--dependency=afterany:41:43",
@@ -115,10 +116,11 @@ def test_the_job_that_resumes_asks_for_little() -> None:
         assert f"#SBATCH {line}\n" in text
     assert "gpus" not in text
     assert "array" not in text
-    assert text.rstrip().endswith(f" mlpsubmit resume {RUN} --executor slurm --detach --retries 2")
+    assert text.rstrip().endswith(f" mlpsubmit resume {RUN} --after 2 --retries 2")
 
 
 @pytest.mark.parametrize("partition", [None, "gpu"])
 def test_the_job_that_resumes_goes_where_the_tasks_go(partition: str | None) -> None:
-    text = retry_script(template(partition=partition), SUBMISSION, "x", ["1"])
+    helper = template(partition=partition).for_helper(15, "2G")
+    text = retry_script(helper, SUBMISSION, "x", ["1"])
     assert ("--partition=gpu" in text) == (partition is not None)

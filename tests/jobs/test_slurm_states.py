@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mlpsubmit.jobs import store
+from mlpsubmit.jobs.slurm.commands import NoAnswer
 from mlpsubmit.jobs.slurm.states import Scheduler, job_ids, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.store import RunDirectory, publish_json
 
@@ -27,7 +28,12 @@ def run(tmp_path: Path) -> RunDirectory:
     run.submission(0).mkdir()
     publish_json(run.path / store.PLAN, {})
     intent = {
-        "executor": "slurm", "created": time.time(), "slices": [[[0, 1]]], "retry": None,
+        "executor": "slurm",
+        "created": time.time(),
+        "slices": [[[0, 1]]],
+        "retry": None,
+        "user": os.getuid(),
+        "cluster": "mlp",
         "arrays": [{"name": NAME, "first": 0, "count": 1, "limit": None, "after": None}],
     }
     publish_json(run.submission(0) / store.INTENT, intent)
@@ -36,7 +42,8 @@ def run(tmp_path: Path) -> RunDirectory:
 
 def answer(run: RunDirectory) -> None:
     job = {"id": "7", "first": 0, "count": 1, "array": True, "host": "x", "pid": None}
-    publish_json(run.submission(0) / store.JOBS, {"jobs": [job]})
+    retry = {"id": "8", "first": 1, "count": 0, "array": False, "host": "x", "pid": None}
+    publish_json(run.submission(0) / store.JOBS, {"jobs": [job, retry]})
 
 
 @pytest.fixture
@@ -47,8 +54,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     asked = tmp_path / "asked"
 
-    def say(squeue: str | None = "", sacct: str | None = None) -> Path:
-        for name, text in (("squeue", squeue), ("sacct", sacct)):
+    def say(squeue: str | None = "", sacct: str | None = None, cluster: str | None = "mlp") -> Path:
+        config = None if cluster is None else f"ClusterName = {cluster}"
+        for name, text in (("squeue", squeue), ("sacct", sacct), ("scontrol", config)):
             told = "exit 1" if text is None else f"cat <<'END'\n{text}\nEND"
             (folder / name).write_text(f"#!/bin/sh\necho {name} >> {asked}\n{told}\n")
             (folder / name).chmod(stat.S_IRWXU)
@@ -85,6 +93,9 @@ def test_the_files_tell_by_themselves(
     assert not asked.exists(), "the scheduler is not asked"
 
 
+FORGOTTEN = "its job has left the queue, and the cluster keeps no account of why"
+FAILED = "SLURM says FAILED on n1"
+LATE = "its last word is on its way"
 STALE = {**FRESH, "updated": 0.0}
 STOPPED = {"state": "interrupted"}
 
@@ -120,8 +131,12 @@ STOPPED = {"state": "interrupted"}
             STALE,
             "",
             None,
-            ("crashed", "its job has left the queue, and the cluster keeps no account of why"),
+            ("crashed", FORGOTTEN),
         ),
+        (STALE, "", "7_0|RUNNING|0:0||1G|01:00:00|n1", ("crashed", FORGOTTEN)),
+        ({**FRESH, "updated": time.time() + 3600}, row("FAILED"), None, ("crashed", FAILED)),
+        ({**FRESH, "updated": time.time() - 30}, row("COMPLETED"), None, ("running", LATE)),
+        (STALE, row("COMPLETED"), None, ("crashed", "SLURM says COMPLETED on n1")),
         (STALE, None, None, ("unknown", "the scheduler does not answer: squeue: exit code 1")),
     ],
 )
@@ -167,6 +182,34 @@ def test_a_launch_at_work_is_not_taken_for_dead(run: RunDirectory, slurm: Any) -
     assert state(run) == ("interrupted", "sbatch did not answer")
 
 
+def test_a_scheduler_that_need_not_know_of_a_job_is_not_believed(
+    run: RunDirectory, slurm: Any
+) -> None:
+    answer(run)
+    slurm("", cluster="other")
+    assert state(run, STALE) == (
+        "unknown",
+        "the scheduler does not answer: the run is on the cluster mlp, and this machine belongs to "
+        "other",
+    )
+    with pytest.raises(NoAnswer, match="the run is on the cluster mlp"):
+        job_ids(run, 0)
+    slurm("", cluster=None)
+    assert state(run, STALE)[0] == "unknown"
+    intent = run.intent(0)
+    publish_json(run.submission(0) / store.INTENT, {**intent, "user": os.getuid() + 1})
+    slurm("")
+    assert "another user's" in state(run, STALE)[1]
+
+
+def test_a_cancelled_task_that_saved_needs_no_scheduler(run: RunDirectory, slurm: Any) -> None:
+    answer(run)
+    slurm(None)
+    assert state(run, STOPPED)[0] == "unknown"
+    run.end_submission(0, "cancelled")
+    assert state(run, STOPPED) == ("interrupted", "cancelled")
+
+
 def test_one_question_for_many_looks(run: RunDirectory, slurm: Any) -> None:
     answer(run)
     asked = slurm(row("PENDING", "Priority"))
@@ -174,6 +217,13 @@ def test_one_question_for_many_looks(run: RunDirectory, slurm: Any) -> None:
     for _ in range(20):
         slurm_tasks(run, 0, {}, scheduler)
     assert asked.read_text().split() == ["squeue"]
+    # Also where the answer takes longer than the rest between two questions.
+    script = asked.parent / "bin" / "squeue"
+    script.write_text(script.read_text().replace("cat", "sleep 2.2; cat"))
+    scheduler = Scheduler()
+    for _ in range(3):
+        slurm_tasks(run, 0, {}, scheduler)
+    assert asked.read_text().split() == ["squeue"] * 2
 
 
 def test_the_job_that_retries_and_all_that_there_are(run: RunDirectory, slurm: Any) -> None:
@@ -184,6 +234,12 @@ def test_the_job_that_retries_and_all_that_there_are(run: RunDirectory, slurm: A
     retry = slurm_retry(run, 0, Scheduler())
     assert retry is not None
     assert (retry.id, retry.pending) == ("8", True)
-    assert list(job_ids(run, 0, Scheduler())) == ["7", "8"]
+    assert job_ids(run, 0) == ["7", "8"]
     slurm(f"8|N/A|COMPLETED|n1|None|{NAME}.retry")
+    failed = slurm_retry(run, 0, Scheduler())
+    assert failed is not None
+    assert not failed.alive
+    slurm("", "8|FAILED|2:0||2G|00:15:00|n1")
+    assert str(slurm_retry(run, 0, Scheduler())) == "FAILED (exit code 2:0) on n1"
+    slurm("", None)
     assert slurm_retry(run, 0, Scheduler()) is None

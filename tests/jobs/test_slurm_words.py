@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -42,14 +43,13 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 # ---- arrays ------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 5000), st.integers(1, 1001), st.none() | st.integers(1, 300))
+@given(st.integers(1, 2000), st.integers(1, 1001), st.none() | st.integers(1, 300))
 def test_arrays_hold_every_task_once_and_never_run_more_than_the_limit(
     tasks: int, largest: int, limit: int | None
 ) -> None:
     arrays = cut_arrays([f"a{n}" for n in range(tasks)], tasks, largest, limit)
-    assert [array.first for array in arrays] == [
-        sum(array.count for array in arrays[:place]) for place in range(len(arrays))
-    ]
+    counts = [array.count for array in arrays]
+    assert [array.first for array in arrays] == list(accumulate(counts, initial=0))[:-1]
     assert sum(array.count for array in arrays) == tasks
     assert all(1 <= array.count <= largest for array in arrays)
     assert len(arrays) == -(-tasks // largest)
@@ -67,11 +67,11 @@ def test_arrays_hold_every_task_once_and_never_run_more_than_the_limit(
 
 
 def test_a_job_name_carries_the_run() -> None:
-    assert job_name("staircase", "20260101-000000-abcdef", 3) == (
+    assert job_name("staircase.20260101-000000-abcdef", 3) == (
         "staircase.20260101-000000-abcdef.003"
     )
-    assert job_name("s", "r", 0, "retry") == "s.r.000.retry"
-    assert len({job_name("s", "r", 0, part) for part in range(30)}) == 30
+    assert job_name("s.r", 0, "retry") == "s.r.000.retry"
+    assert len({job_name("s.r", 0, part) for part in range(30)}) == 30
 
 
 # ---- the queue and the accounts ----------------------------------------------------------------
@@ -348,7 +348,12 @@ def test_what_fits_on_no_node(fake: Fake, keys: dict[str, object], mistakes: lis
 
 def test_variables_that_would_win_over_a_script() -> None:
     script = "#!/bin/bash\n#SBATCH --partition=gpu\n#SBATCH --time=1\n#SBATCH --cpus-per-task=2\n"
-    assert overriding(script) == {"SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SBATCH_CPUS_PER_TASK"}
+    named = {"SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SBATCH_CPUS_PER_TASK"}
+    never = {"SBATCH_CLUSTERS", "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_DEBUG"}
+    assert overriding(script) == named | never
+    memory = {"SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU"}
+    assert overriding("#SBATCH --mem=1G\n") == memory | never
+    assert {"SBATCH_GPUS", "SBATCH_GRES"} < overriding("#SBATCH --gpus-per-node=1\n")
 
 
 def test_a_kill_for_memory_is_known_by_log_or_state() -> None:

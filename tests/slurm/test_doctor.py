@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
-from mlpsubmit.jobs.slurm.doctor import Cluster, Probe, main, partitions, settings, start
+from mlpsubmit.jobs.slurm import commands
+from mlpsubmit.jobs.slurm.doctor import Cluster, partitions, start
+from mlpsubmit.jobs.slurm.probe import Probe, main
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.store import read_json
 from mlpsubmit.slurm_templates import SlurmAsk, Template
@@ -59,8 +61,18 @@ def test_partitions_have_a_line_for_each_kind_of_node() -> None:
     assert partitions("") == "there are none"
 
 
-def test_settings_are_read() -> None:
-    assert settings(CONFIG) == {
+def test_rows_of_another_form_are_left_out() -> None:
+    headline = "CLUSTER: here\nPARTITION AVAIL\n"
+    assert partitions(headline + SINFO).splitlines() == LINES
+    assert partitions(headline) == "there are none"
+
+
+def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "answered", lambda *_: CONFIG)
+    assert commands.setting("CommunicationParameters") == ""
+    assert commands.setting("KillWait") == "10 sec"
+    assert commands.setting("Kill") is None
+    assert commands.settings() == {
         "AccountingStorageType": "accounting_storage/none",
         "CommunicationParameters": "",
         "KillWait": "10 sec",
@@ -250,6 +262,36 @@ class TestOnACluster:
             refused = rf"^{name} False: --partition fast .*: sbatch refused it: .*; partitions are "
             assert re.search(refused, told, re.M)
         assert list(runs.iterdir()) == []
+
+    def test_what_fits_on_no_node(
+        self, cluster: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A launch refuses it too; of a configuration that no node has sbatch is not believed."""
+        monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+        told = findings(runs, 30, gpus=9, cpus=99, mem="600M")
+        assert re.search(
+            r"^template False: default, from .*\n"
+            r"--cpus: got 99; no node has more than \d+ cores in the default partition\n"
+            r"--gpus: got 9; no node has more than 2 GPUs in the default partition; to train",
+            told,
+            re.M,
+        )
+        assert "sbatch None: does not say beforehand whether it takes a task of default" in told
+        assert re.search(r"^nodes True: n\d has mlpsubmit", told, re.M), "a small job fits"
+
+    def test_variables_of_sbatch_do_not_win_over_a_template(
+        self, cluster: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+        monkeypatch.setenv("SBATCH_PARTITION", "nowhere")
+        monkeypatch.setenv("SBATCH_TIMELIMIT", "nonsense")
+        told = findings(runs, 30, partition="main", gpus=0, mem="600M", time="10")
+        assert re.search(r"^sbatch True: takes a task .*; it could start at", told, re.M), told
+        assert re.search(r"^nodes True: n\d has mlpsubmit", told, re.M), told
+        # What the template leaves open they fill in, as for a launch.
+        told = findings(runs, 30, gpus=0, mem="600M", time="10")
+        for name in ("sbatch", "nodes"):
+            assert re.search(rf"^{name} False: .*invalid partition specified: nowhere", told, re.M)
 
     def test_a_template_that_is_not_there(
         self, cluster: Any, runs: Path, monkeypatch: pytest.MonkeyPatch

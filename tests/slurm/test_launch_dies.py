@@ -40,6 +40,17 @@ def instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return put
 
 
+MANY = """
+import torch
+from mlpsubmit import Sweep
+
+def ones(bsz):
+    return lambda step: (torch.ones(bsz, 2), torch.ones(bsz))
+
+sweep = Sweep(NAME_HERE, {"WIDTH": range(1, 200)}, batchfn=ones, MAX_ITER=2, N_SAMPLES=4)
+"""
+
+
 def launch(study: Any, name: str) -> subprocess.CompletedProcess[str]:
     path = study.spec(name)
     asked = ("--tasks", "1", "--gpus", "0", "--cpus", "1", "--mem", "600M", "--time", "10")
@@ -123,6 +134,45 @@ def test_an_sbatch_that_does_nothing_and_does_not_say_so(study: Any, instead: An
     assert run.resume() == 2
     assert run.directory.submissions() == [0, 1]
     assert run.wait().complete
+
+
+LIMIT = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit)"
+
+
+def test_an_array_that_is_refused_takes_the_others_with_it(study: Any, instead: Any) -> None:
+    """The second of three: what the cluster had taken by then is cancelled, and trains nothing."""
+    instead(
+        f"case $* in *array.0.sh) real \"$@\";; *) echo 'sbatch: error: {LIMIT}' >&2; exit 1; esac"
+    )
+    with pytest.raises(UserError, match=r"sbatch refused it: .*submit limit") as caught:
+        study.launch("second", tasks=150, text=MANY, slurm={"sbatch": {"hold": True}})
+    run = study.open("second")
+    assert run.directory.ended(0) == str(caught.value)
+    assert study.queued(run) == []
+    assert run.status().state == "stopped"
+    instead(None)
+
+    # Its number is not used again: an array that came away would be taken for a living one.
+    run.resume(slurm={"sbatch": {"hold": True}})
+    assert run.directory.submissions() == [0, 1]
+    assert run.directory.tasks(1) == 150, "a resume asks for as many tasks as were asked for last"
+    run.cancel()
+
+
+def test_a_first_array_that_is_refused_leaves_nothing(study: Any, instead: Any) -> None:
+    instead(f"echo 'sbatch: error: {LIMIT}' >&2; exit 1")
+    with pytest.raises(UserError, match=r"nothing was submitted"):
+        study.launch("first")
+    assert list((study.folder / "runs").rglob("sweep.json")) == []
+    instead(None)
+    run = study.launch("first", slurm={"sbatch": {"hold": True}})
+    run.cancel()
+    instead(f"echo 'sbatch: error: {LIMIT}' >&2; exit 1")
+    run.wait()
+    before = sorted(run.path.rglob("*"))
+    with pytest.raises(UserError, match=r"nothing was submitted"):
+        run.resume()
+    assert sorted(run.path.rglob("*")) == before
 
 
 def test_an_sbatch_that_hangs(study: Any, instead: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,24 @@ def test_a_refused_partition_comes_with_those_that_there_are(study: Any) -> None
     )
 
 
+def test_the_job_that_would_resume_is_refused_before_anything_is_submitted(study: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        study.launch("mistaken", slurm={"helper_partition": "gqu"}, retries=1)
+    assert str(caught.value).startswith("--partition gqu (template default): sbatch refused it")
+    assert not (study.folder / "runs").exists()
+
+
+def test_a_path_that_slurm_would_change(study: Any) -> None:
+    with pytest.raises(UserError, match=r"has a % in it, which SLURM takes for something else"):
+        study.launch("mistaken", runs_dir=study.folder / "50%")
+    assert not (study.folder / "50%").exists()
+
+
+def test_retries_are_for_slurm(study: Any) -> None:
+    with pytest.raises(UserError, match=r"--executor debug: .*--retries are for SLURM"):
+        study.launch("mistaken", executor="debug", tasks=None, retries=1, slurm={})
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

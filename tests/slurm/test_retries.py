@@ -29,6 +29,32 @@ def test_what_is_lost_is_resumed_by_itself(
     wait_for(lambda: study.queued(run) == [])
 
 
+def test_a_run_that_was_cancelled_is_not_brought_back(study: Any) -> None:
+    """Not even by a job that the cancel did not see, as its launch was still submitting."""
+    run: Run = study.launch("calm", retries=1, slurm={"sbatch": {"hold": True}})
+    run.cancel()
+    file = run.directory.submission(0) / "retry.sh"
+    script = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(line for line in script if "--dependency" not in line))
+    late = study.cluster.run("sbatch", "--parsable", "--wait", file).stdout.strip()
+    assert f"run {run.id}: 0 packs to train" in run.directory.log(0, late).read_text()
+    assert run.directory.submissions() == [0]
+    assert run.status().state == "stopped"
+
+
+def test_a_job_that_cannot_resume_says_so(study: Any, training: Any, wait_for: Any) -> None:
+    study.pace("hopeless", 0.02)
+    run: Run = study.launch("hopeless", retries=1)
+    beat = training(run)
+    (run.path / "sweep.json").rename(run.path / "away")  # whatever keeps that job from its work
+    os.kill(beat["pid"], signal.SIGKILL)
+    wait_for(lambda: run.status().retry_failure.startswith("FAILED"))
+    (run.path / "away").rename(run.path / "sweep.json")
+    shown = study.cli("status", "hopeless")
+    assert shown.returncode == 1
+    assert "the job that was to resume what is missing did not: FAILED" in shown.stdout
+
+
 def test_while_the_job_that_resumes_waits_the_run_goes_on(
     study: Any, training: Any, wait_for: Any
 ) -> None:
