@@ -139,7 +139,7 @@ def _judged(
     if job is not None and job.state == "COMPLETED" and _last_word_is_due(beat):
         return "running", "its last word is on its way"
     if job is not None:
-        if stopped or job.state == "CANCELLED" or (ended and job.state == "COMPLETED"):
+        if job.state == "CANCELLED" or (job.state == "COMPLETED" and (stopped or ended)):
             return "interrupted", "" if stopped else ended or "cancelled"
         return "crashed", f"SLURM says {job}"
     if silence and _breathes(beat):

@@ -109,6 +109,7 @@ STOPPED = {"state": "interrupted"}
         (STALE, row("COMPLETING"), None, ("running", "")),
         (STOPPED, row("COMPLETED"), None, ("interrupted", "")),
         (STOPPED, "", None, ("interrupted", "")),
+        (STOPPED, row("FAILED"), None, ("crashed", FAILED)),  # in a life that said nothing
         (STALE, row("CANCELLED"), None, ("interrupted", "cancelled")),
         (STALE, row("NODE_FAIL"), None, ("crashed", "SLURM says NODE_FAIL on n1")),
         (

@@ -172,6 +172,26 @@ def test_ctrl_c_stops_the_workers_of_this_machine(
     assert "0 of 4 configs are done, 4 are missing; go on with: mlpsubmit resume" in told
 
 
+def interrupted(*_: Any) -> Status:
+    raise KeyboardInterrupt
+
+
+def test_a_cancel_that_is_not_waited_for_does_not_say_that_all_have_stopped(
+    mlpsubmit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    going = status_of("running", TaskStatus("000-0000", "running", {}, None))
+    monkeypatch.setattr(Run, "status", lambda _: going)
+    monkeypatch.setattr(Run, "cancel", lambda _: 1)
+    monkeypatch.setattr(Run, "wait", interrupted)
+    told = mlpsubmit("cancel", "small")
+    run = open_run("small").id
+    assert (told.code, told.out) == (
+        0,
+        f"run {run} was told to stop; see: mlpsubmit status {run}\n",
+    )
+
+
 # ---- launched twice ----------------------------------------------------------------------------
 
 

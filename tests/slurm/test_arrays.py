@@ -114,7 +114,7 @@ def test_a_hundred_thousand_configs_in_more_tasks_than_an_array_holds(
 
     assert run.cancel() == 249
     assert not run.wait().running
-    assert study.queued(run) == []
+    wait_for(lambda: study.queued(run) == [])
     stopped = run.status()
     assert stopped.state == "stopped"
     assert stopped.done > 0
@@ -134,7 +134,7 @@ def test_arrays_that_would_run_too_many_at_once_wait_for_each_other(study: Any) 
 
 
 def test_cancel_saves_what_is_in_training_and_keeps_what_waits_from_starting(
-    study: Any, training: Any, results: Any, undisturbed: xarray.Dataset
+    study: Any, training: Any, wait_for: Any, results: Any, undisturbed: xarray.Dataset
 ) -> None:
     study.pace("cancelled", 0.02)
     run = study.launch("cancelled", retries=2)
@@ -145,7 +145,7 @@ def test_cancel_saves_what_is_in_training_and_keeps_what_waits_from_starting(
     assert followed.returncode == 0, followed.stderr
     assert "stopped; 0 of 4 configs are done; go on with: mlpsubmit resume" in followed.stdout
     assert "interrupted, its state is saved" in study.log(run)
-    assert study.queued(run) == []
+    wait_for(lambda: study.queued(run) == [])
     assert run.status().state == "stopped"
     study.pace("cancelled", None)
     assert run.resume() == 2

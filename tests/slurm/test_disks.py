@@ -96,7 +96,7 @@ def test_a_disk_that_turns_read_only(
     wait_for(lambda: remount(disk, "ro"))
     study.pace("readonly", None)
     status = run.wait()
-    assert (status.state, status.done, status.missing) == ("stopped", 0, 4)
+    assert (status.state, status.done, status.missing) == ("crashed", 0, 4)
     shown = study.cli("status", run.path)
     assert (shown.returncode, shown.stderr) == (1, "")
     resumed = study.cli("resume", run.path)
