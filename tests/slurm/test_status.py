@@ -123,7 +123,7 @@ def test_a_silent_scheduler_makes_nothing_fail(study: Any, tmp_path: Path) -> No
     again = study.cli("resume", "silent", PATH=str(bare))
     assert again.returncode == 2
     assert "its tasks may still live, for the scheduler does not answer" in again.stderr
-    assert "there is no squeue on the PATH; try again when it does" in again.stderr
+    assert "there is no squeue on the PATH; try again where and when it does" in again.stderr
     stopped = study.cli("cancel", "silent", PATH=str(bare))
     assert stopped.returncode == 2
     assert "tasks that start from now on end at once" in stopped.stderr
