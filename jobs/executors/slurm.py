@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import socket
 import sys
@@ -115,12 +114,7 @@ class SlurmExecutor(Executor):
         """
         if mistakes := misfits(self.template):
             raise SpecError(mistakes, f"template {self.template.name}")
-        if found := re.search(r"[%\\]", str(submission.path)):
-            raise UserError(
-                f"{submission.path}: has a {found[0]} in it, which SLURM takes for something else "
-                "in the names of logs; give another folder with --runs-dir"
-            )
-        if reason := filesystems.unshared(submission.path, self.template.partition):
+        if reason := filesystems.unusable(submission.path, self.template.partition):
             raise UserError(reason)
         array = self.arrays(submission)[0]
         Sbatch(self.template).check(script(self.template, submission, array))

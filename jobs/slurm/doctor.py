@@ -194,6 +194,6 @@ def start(told: str) -> str:
 
 
 def _shared(folder: Path, partition: str | None) -> Finding:
-    if reason := filesystems.unshared(folder, partition):
+    if reason := filesystems.unusable(folder, partition):
         return False, reason
     return None, f"{folder}: nothing here says that nodes cannot see it"

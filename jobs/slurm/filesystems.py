@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mlpsubmit.jobs.slurm.nodes import nodes_of
 
-__all__ = ["mounted", "unshared"]
+__all__ = ["mounted", "unusable"]
 
 #: File systems that lie in the memory of one machine.
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
@@ -21,15 +21,20 @@ _SHARED = re.compile(
 )
 
 
-def unshared(folder: Path, partition: str | None) -> str | None:
-    """Return why the nodes of a partition cannot see a folder; None where that is not certain.
+def unusable(folder: Path, partition: str | None) -> str | None:
+    """Return why runs cannot be kept in a folder; None where that is not certain.
 
-    A folder on a disk of this machine may be exported to the nodes, so that it is not refused:
+    The nodes of the partition must see it. A folder on a disk of this machine may be exported to the nodes, so that it is not refused:
     ``doctor`` finds out by a job.
 
     Args:
         partition: one or several with commas between; None for the cluster's default.
     """
+    if found := re.search(r"[%\\]", str(folder.absolute())):
+        return (
+            f"{folder}: has a {found[0]} in it, which SLURM takes for something else in the names "
+            "of logs; give another folder with --runs-dir"
+        )
     place = folder.resolve()
     kind, point = mounted(place, Path("/proc/self/mounts").read_text())
     own = next((own for own in _OWN_FOLDERS if own in place.parents), None)

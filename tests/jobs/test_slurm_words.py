@@ -279,16 +279,17 @@ def test_a_folder_that_every_machine_has_for_itself(fake: Fake) -> None:
         'echo "$(hostname)|main*|8|8000|1-00:00:00|gpu:2"\n'
         "echo 'far2|far|4|4000|infinite|(null)'",
     )
-    reason = filesystems.unshared(Path("/dev/shm/runs"), "far") or ""
+    reason = filesystems.unusable(Path("/dev/shm/runs"), "far") or ""
     assert (
         "/dev/shm/runs: lies in this machine's memory (tmpfs), where the nodes (far1, far2) "
         in (reason)
     )
     assert "--runs-dir" in reason
-    assert filesystems.unshared(Path("/dev/shm/runs"), None) is None  # the default is this machine
-    assert filesystems.unshared(Path("/usr/share/runs"), "far") is None
+    assert filesystems.unusable(Path("/dev/shm/runs"), None) is None  # the default is this machine
+    assert filesystems.unusable(Path("/usr/share/runs"), "far") is None
+    assert "has a % in it" in str(filesystems.unusable(Path("/usr/share/50%"), None))
     assert "lies in /var/tmp, which every machine has" in str(
-        filesystems.unshared(Path("/var/tmp/runs"), "main,far")
+        filesystems.unusable(Path("/var/tmp/runs"), "main,far")
     )
 
 
