@@ -24,8 +24,8 @@ _SHARED = re.compile(
 def unusable(folder: Path, partition: str | None) -> str | None:
     """Return why runs cannot be kept in a folder; None where that is not certain.
 
-    The nodes of the partition must see it. A folder on a disk of this machine may be exported to the nodes, so that it is not refused:
-    ``doctor`` finds out by a job.
+    The nodes of the partition must see it. A folder on a disk of this machine may be exported to
+    them, so that it is not refused: ``doctor`` finds out by a job.
 
     Args:
         partition: one or several with commas between; None for the cluster's default.
