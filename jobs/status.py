@@ -101,7 +101,7 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     configs = int(run.sweep["configs"])
     retry = str(job) if job is not None and job.alive and done < configs else ""
     failed_retry = job is not None and not job.alive and job.state != "COMPLETED"
-    fraction, remaining = _progress(plan, finished, tasks)
+    fraction, remaining = _progress(run, plan, finished, tasks)
     return Status(
         run=run.id,
         name=str(run.sweep["name"]),
@@ -185,23 +185,36 @@ def _local_task(
 
 
 def _progress(
-    plan: Plan, finished: np.ndarray[Any, np.dtype[np.int64]], tasks: Sequence[TaskStatus]
+    run: RunDirectory,
+    plan: Plan,
+    finished: np.ndarray[Any, np.dtype[np.int64]],
+    tasks: Sequence[TaskStatus],
 ) -> tuple[float, float | None]:
     """Return the fraction done by cost, and the seconds that remain at the rate so far."""
     if plan.packs == 0:
         return 1.0, 0.0
     costs, ready = plan.pack_costs, {int(number) for number in finished}
-    done, rate = float(costs[finished].sum()), 0.0
+    shares, rate = _saved_shares(run, ready), 0.0
     for task in tasks:
         beat = task.heartbeat
-        if task.state in ("done", "crashed") or "pack" not in beat:
-            continue  # what a crashed task has saved is not known
-        cost, steps = float(costs[int(beat["pack"])]), max(beat.get("max_iter") or 1, 1)
-        if int(beat["pack"]) in ready:  # a heartbeat may be a little behind the results
-            cost = 0.0
-        done += cost * beat["step"] / steps
-        if task.state == "running":
-            made = beat["cost_done"] + cost * (beat["step"] - beat.get("first_step", 0)) / steps
+        if task.state == "running" and "pack" in beat:
+            pack, steps = int(beat["pack"]), max(beat.get("max_iter") or 1, 1)
+            own = 0.0 if pack in ready else float(costs[pack])  # a heartbeat may be late
+            shares[pack] = max(shares.get(pack, 0.0), beat["step"] / steps)
+            made = beat["cost_done"] + own * (beat["step"] - beat.get("first_step", 0)) / steps
             rate += made / max(float(beat["updated"]) - float(beat["started"]), 1.0)
+    done = float(costs[finished].sum())
+    done += sum(float(costs[pack]) * share for pack, share in shares.items() if pack not in ready)
     remaining = max(0.0, plan.cost - done) / rate if rate > 0 else None
     return min(1.0, done / plan.cost), remaining
+
+
+def _saved_shares(run: RunDirectory, ready: set[int]) -> dict[int, float]:
+    """Return how far packs are of which a state is saved, in whatever submission they trained."""
+    shares: dict[int, float] = {}
+    for beat in run.heartbeats().values():
+        if beat.get("max_iter") and int(beat["pack"]) not in ready:
+            pack, share = int(beat["pack"]), beat["step"] / beat["max_iter"]
+            if run.checkpoint(beat["pack"]).exists():
+                shares[pack] = max(shares.get(pack, 0.0), share)
+    return shares

@@ -452,11 +452,12 @@ class RunDirectory:
         """Return where a task says how it is doing."""
         return self.path / HEARTBEATS / f"{task}.json"
 
-    def heartbeats(self, submission: int) -> dict[str, dict[str, Any]]:
-        """Return the heartbeat of every task of a submission that has one."""
+    def heartbeats(self, submission: int | None = None) -> dict[str, dict[str, Any]]:
+        """Return the heartbeat of every task that has one, of a submission or of all."""
         folder = self.path / HEARTBEATS
         found = {}
-        for file in sorted(folder.glob(f"{submission:03d}-*.json")):
+        whose = "[!.]*" if submission is None else f"{submission:03d}-*"
+        for file in sorted(folder.glob(f"{whose}.json")):
             with contextlib.suppress(RunError, OSError):  # torn by a power cut, or just replaced
                 found[file.stem] = read_json(file)
         return found

@@ -92,6 +92,10 @@ def option_name(name: str) -> str:
         )
     if plain in SET_HERE:
         raise ValueError("should be left out; mlpsubmit sets it by itself")
+    # sbatch takes abbreviations, also of these.
+    meant = next((full for full in (*KEY_OF, *sorted(SET_HERE)) if full.startswith(plain)), None)
+    if meant and plain:
+        raise ValueError(f"should be spelt in full; sbatch takes it for {meant}")
     if not _NAME.fullmatch(plain) or len(plain) == 1:
         raise ValueError("should be the long name of an sbatch option, such as exclude")
     return plain

@@ -49,9 +49,11 @@ class SlurmExecutor(Executor):
         self, hyperparameters: Hyperparameters, tasks: int | None, template: Template
     ) -> None:
         if not configured():
+            settings = os.environ.get("SLURM_CONF")
+            hint = f" ($SLURM_CONF is {settings})" if settings else ""
             raise UserError(
-                "--executor slurm: this machine has no sbatch that knows of a cluster; log in to "
-                "a node that has one, or train here: --executor local"
+                f"--executor slurm: this machine has no sbatch that knows of a cluster{hint}; log "
+                "in to a node that has one, or train here: --executor local"
             )
         self.template = template
         self.threads = template.cpus

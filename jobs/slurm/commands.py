@@ -114,6 +114,9 @@ def configured() -> bool:
     """
     if shutil.which("sbatch") is None:
         return False
+    settings = os.environ.get("SLURM_CONF")
+    if settings and not os.path.exists(settings):
+        return False  # its commands would look for the file for a minute
     try:
         return ask("sbatch", "--version").code == 0
     except NoAnswer:

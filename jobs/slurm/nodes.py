@@ -96,7 +96,7 @@ def misfits(template: Template) -> list[str]:
     where = f"partition {template.partition}" if template.partition else "the default partition"
     mistakes = [
         _beyond("cpus", template.cpus, nodes, lambda node: node.cores, f" cores in {where}"),
-        _beyond("mem", template.megabytes, nodes, lambda node: node.memory, f"M in {where}"),
+        _beyond("mem", template.megabytes, nodes, lambda node: node.memory, f"M in {where}", "M"),
     ]
     kind = template.gpu_type
     what = f" {kind} GPUs in {where}" if kind else f" GPUs in {where}"
@@ -104,20 +104,26 @@ def misfits(template: Template) -> list[str]:
     limits = [node.minutes for node in nodes if node.minutes is not None]
     if template.minutes and len(limits) == len(nodes) and template.minutes > max(limits):
         mistakes.append(
-            f"--time: got {template.time}; the limit of {where} is {max(limits)} minutes; ask for "
-            "less, a task that does not come to an end is requeued, or give another --partition"
+            f"--time: got {template.time}; the limit of {where} is "
+            f"{time_limit.normalised(max(limits))}; ask for less, as a task that does not come to "
+            "an end is queued again, or give another --partition"
         )
     return [mistake for mistake in mistakes if mistake]
 
 
 def _beyond(
-    key: str, asked: int | None, nodes: Sequence[Node], has: Callable[[Node], int], unit: str
+    key: str,
+    asked: int | None,
+    nodes: Sequence[Node],
+    has: Callable[[Node], int],
+    of: str,
+    unit: str = "",
 ) -> str:
     most = max(map(has, nodes))
     if asked is None or asked <= most:
         return ""
     advice = "; to train without: --template cpu" if key == "gpus" else ""
-    return f"--{key}: got {asked}; no node has more than {most}{unit}{advice}"
+    return f"--{key}: got {asked}{unit}; no node has more than {most}{of}{advice}"
 
 
 def _count(node: Node, kind: str) -> int:

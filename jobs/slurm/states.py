@@ -162,9 +162,9 @@ def _last_word_is_due(beat: Mapping[str, Any]) -> bool:
 
 
 def _queued(job: JobState, beat: Mapping[str, Any]) -> str:
-    again = "again: " if beat else ""
+    again = " again" if beat else ""
     reason = job.reason if job.reason not in ("", "None") else "no reason given yet"
-    return f"queued {again}{reason}"
+    return f"queued{again}: {reason}"
 
 
 def _job_names(intent: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from mlpsubmit.jobs.slurm.commands import NoAnswer, answered
+from mlpsubmit.jobs.slurm.commands import NoAnswer, answered, ask, first_line
 from mlpsubmit.jobs.stopping import stop_on_signals
 from mlpsubmit.jobs.store import RunDirectory
 
@@ -56,13 +56,20 @@ def _go_on_later(job: str) -> None:
             state = _state(answered("scontrol", "show", "job", "--oneliner", job))
             print(f"interrupted while SLURM calls the job {state}", flush=True)
             if state == "RUNNING":
-                answered("scontrol", "requeue", job)
-                print("requeued", flush=True)
+                _requeue(job)
             return
         except NoAnswer as error:
             print(f"not requeued: {error}", flush=True)
             time.sleep(REST_SECONDS * (attempt + 1 < ATTEMPTS))
     print("go on with mlpsubmit resume", flush=True)
+
+
+def _requeue(job: str) -> None:
+    """Put a job back into the queue; that ends this very job, and with it may end the command."""
+    answer = ask("scontrol", "requeue", job)
+    if answer.code > 0:
+        raise NoAnswer(f"scontrol: {first_line(answer.err)}")
+    print("requeued", flush=True)
 
 
 def _state(shown: str) -> str:

@@ -46,6 +46,10 @@ def collect(
     click.echo(f"results: {written} ({current.done} of {current.configs} configs)")
     for failure in current.failures[:3]:
         click.echo(f"failed: {failure.error} ({len(failure.indices)} configs)", err=True)
-    if not current.complete:
+    if current.complete:
+        return
+    if current.running:
+        click.echo(f"the run goes on; see: mlpsubmit status {opened.id}", err=True)
+    else:
         click.echo(f"missing points can be trained with: mlpsubmit resume {opened.id}", err=True)
-        sys.exit(1)
+    sys.exit(1)

@@ -41,6 +41,9 @@ _REASONS = 3
 
 #: Tasks that are listed.
 _TASKS = 24
+
+#: Letters of a log's line that are shown: SLURM repeats whole commands.
+_LINE = 160
 _RANKS = {"crashed": 0, "unknown": 1, "running": 2, "interrupted": 3, "waiting": 4, "done": 5}
 
 
@@ -108,6 +111,8 @@ def _doing(task: TaskStatus) -> str:
     if task.state == "running" and beat.get("max_iter"):
         loss = f", loss {beat['loss']:.3g}" if beat.get("loss") is not None else ""
         packs += f", step {beat['step']}/{beat['max_iter']}{loss}"
+    if task.state == "interrupted" and beat.get("max_iter"):
+        packs += f", saved at step {beat['step']} of {beat['max_iter']}"
     return packs
 
 
@@ -125,7 +130,7 @@ def _crashes(status: Status) -> list[Text]:
 
 
 def _ending(name: str, lines: Sequence[str]) -> Text:
-    last = "\n".join(f"    {line}" for line in lines)
+    last = "\n".join(f"    {line[:_LINE]}" for line in lines)
     return Text.assemble((f"  the log of {name} ends:\n", "red"), (last, "dim"))
 
 
@@ -199,7 +204,11 @@ def after_submitting(run: Run, follow_it: bool | None, *, submitted: bool = True
 
     status = run.status()
     if not submitted and not status.complete:
-        known = "" if status.state == "unknown" else f"run {run.id} was running already; "
+        known = (
+            ""
+            if status.state == "unknown"
+            else f"run {run.id} was running already, with what was asked for then; "
+        )
         click.echo(f"{known}nothing new was submitted")
     if follow_it is None:
         follow_it = follows(run.directory)

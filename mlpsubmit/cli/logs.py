@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mlpsubmit.cli.options import run_argument, runs_dir_option
+
+if TYPE_CHECKING:
+    from mlpsubmit.run import Run
 
 __all__ = ["logs"]
 
@@ -19,9 +24,15 @@ __all__ = ["logs"]
 @runs_dir_option
 def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None) -> None:
     """Print the logs of a RUN, or of one TASK of it (its name, or its index)."""
-    from mlpsubmit.run import open_run, pause
+    from mlpsubmit.run import open_run
 
-    opened = open_run(run, runs_dir)
+    with contextlib.suppress(KeyboardInterrupt):  # which is how following is ended
+        _print(open_run(run, runs_dir), task, follow)
+
+
+def _print(opened: Run, task: str | None, follow: bool) -> None:
+    from mlpsubmit.run import pause
+
     read: dict[str, int] = {}
     while True:
         # Before the logs are read, so that what was written until the end is read too.

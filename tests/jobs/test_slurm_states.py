@@ -103,7 +103,7 @@ STOPPED = {"state": "interrupted"}
 @pytest.mark.parametrize(
     ("beat", "queue", "accounts", "expected"),
     [
-        (None, row("PENDING", "Priority"), None, ("waiting", "queued Priority")),
+        (None, row("PENDING", "Priority"), None, ("waiting", "queued: Priority")),
         (STOPPED, row("PENDING", "BeginTime"), None, ("waiting", "queued again: BeginTime")),
         (STALE, row("RUNNING"), None, ("running", "")),
         (STALE, row("COMPLETING"), None, ("running", "")),

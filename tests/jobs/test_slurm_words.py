@@ -185,11 +185,14 @@ def test_a_setting_of_the_cluster(fake: Fake) -> None:
     assert setting("Max") is None
 
 
-def test_packages_alone_make_no_cluster(fake: Fake) -> None:
+def test_packages_alone_make_no_cluster(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_CONF", raising=False)
     fake("sbatch", "echo 'sbatch: fatal: Could not establish a configuration source' >&2; exit 1")
     assert not configured()
     fake("sbatch", "echo 'slurm-wlm 22.05.8'")
     assert configured()
+    monkeypatch.setenv("SLURM_CONF", "/no/such/file")
+    assert not configured(), "its commands would look for it for a minute"
 
 
 # ---- refusals ----------------------------------------------------------------------------------
@@ -329,10 +332,10 @@ def template(**keys: object) -> Template:
         ({"gpus": "a100:5"}, ["--gpus: got 5; no node has more than 4 a100 GPUs in the default"]),
         ({"gpus": "h100:1"}, ["--gpus: got 1; no node has more than 0 h100 GPUs in the default"]),
         ({"cpus": 65}, ["--cpus: got 65; no node has more than 64 cores in the default partition"]),
-        ({"mem": "1T"}, ["--mem: got 1048576; no node has more than 515000M in the default"]),
+        ({"mem": "1T"}, ["--mem: got 1048576M; no node has more than 515000M in the default"]),
         (
             {"time": "2-0:01"},
-            ["--time: got 2-00:01:00; the limit of the default partition is 2880"],
+            ["--time: got 2-00:01:00; the limit of the default partition is 2-00:0"],
         ),
         ({"partition": "long", "time": "UNLIMITED"}, []),
         ({"partition": "long", "gpus": 1}, ["--gpus: got 1; no node has more than 0 GPUs in part"]),

@@ -226,7 +226,10 @@ def test_a_launch_of_a_run_that_goes_on_says_that_it_submits_nothing(mlpsubmit: 
     assert "packs to train" not in dry.out
     again = mlpsubmit("launch", "small.py", "--detach", "MAX_ITER=2")
     assert again.code == 0
-    assert f"run {run.id} was running already; nothing new was submitted\n" in again.out
+    assert (
+        f"run {run.id} was running already, with what was asked for then; nothing new was "
+        "submitted\n" in again.out
+    )
     assert f"run {run.id} is running; see: mlpsubmit status {run.id}\n" in again.out
     assert run.directory.submissions() == [0]
 

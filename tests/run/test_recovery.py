@@ -181,6 +181,7 @@ def test_a_running_run_is_collected_cancelled_and_not_resumed_twice(tmp_path: Pa
     partial = cli("collect", "--out", "partial.nc", "--no-table", cwd=tmp_path)
     assert partial.returncode == 1
     assert "(0 of 4 configs)" in partial.stdout
+    assert f"the run goes on; see: mlpsubmit status {run.id}" in partial.stderr
     assert (xarray.open_dataset(tmp_path / "partial.nc").status == "missing").all()
 
     twice = cli("resume", cwd=tmp_path)
@@ -198,7 +199,10 @@ def test_a_running_run_is_collected_cancelled_and_not_resumed_twice(tmp_path: Pa
     cancelled = cli("cancel", cwd=tmp_path)
     assert cancelled.returncode == 0
     assert "go on with: mlpsubmit resume" in cancelled.stdout
-    assert run.status().state == "stopped"
+    stopped = run.status()
+    assert stopped.state == "stopped"
+    assert 0 < stopped.fraction < 1, "what is saved counts"
+    assert "saved at step" in cli("status", cwd=tmp_path).stdout
     assert cli("cancel", cwd=tmp_path).stdout == f"run {run.id} is not running\n"
 
     logs = cli("logs", run.id, "1", cwd=tmp_path).stdout

@@ -90,7 +90,7 @@ def test_a_hundred_thousand_configs_in_more_tasks_than_an_array_holds(
     status = run.status()
     assert status.configs == 100_000
     assert [task.state for task in status.tasks] == ["waiting"] * 250
-    assert status.tasks[0].why == "queued JobHeldUser"
+    assert status.tasks[0].why == "queued: JobHeldUser"
     arrays = run.directory.intent(0)["arrays"]
     assert [array["count"] for array in arrays] == [83, 83, 84]
     limits = study.cluster.run("squeue", "--noheader", "--format=%K %j").stdout

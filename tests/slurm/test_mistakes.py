@@ -46,8 +46,11 @@ def test_the_cluster_refuses(study: Any, slurm: dict[str, Any], named: str, word
         ({"gpus": 9}, "; to train without: --template cpu"),
         ({"gpus": "a100:1"}, "--gpus: got 1; no node has more than 0 a100 GPUs in the default"),
         ({"cpus": 99}, "--cpus: got 99; no node has more than 8 cores in the default partition"),
-        ({"mem": "900G"}, "--mem: got 921600; no node has more than 8000M in the default"),
-        ({"time": "9-0"}, "--time: got 9-00:00:00; the limit of the default partition is 1440 min"),
+        ({"mem": "900G"}, "--mem: got 921600M; no node has more than 8000M in the default"),
+        (
+            {"time": "9-0"},
+            "--time: got 9-00:00:00; the limit of the default partition is 1-00:00:00",
+        ),
         ({"cpus": 99, "mem": "900G"}, "2 mistakes:"),
     ],
 )

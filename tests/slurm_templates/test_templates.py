@@ -320,6 +320,8 @@ def test_mistakes_in_a_key(
         ('array = "0-3"', "sbatch.array: should be left out; mlpsubmit sets it by itself"),
         ('job_name = "x"', "sbatch.job_name: should be left out; mlpsubmit sets it by itself"),
         ("no-requeue = true", "sbatch.no-requeue: should be left out; mlpsubmit sets it by itself"),
+        ('arra = "0-3"', "sbatch.arra: should be spelt in full; sbatch takes it for array"),
+        ('partit = "x"', "sbatch.partit: should be spelt in full; sbatch takes it for partition"),
         (
             'partition = "x"',
             "sbatch.partition: should be said by the template's own key partition, above [sbatch] "
