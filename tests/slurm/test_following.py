@@ -50,7 +50,8 @@ def test_ctrl_c_ends_the_showing_and_not_the_run(study: Any, training: Any, wait
     assert dry.stdout.endswith(f"run {run.id} is running already: a launch would submit nothing\n")
     again = study.cli("launch", path, *ASKED)
     assert (again.returncode, again.stderr) == (0, "")
-    assert f"run {run.id} was running already; nothing new was submitted\n" in again.stdout
+    told = f"run {run.id} was running already, with what was asked for then; nothing new was "
+    assert f"{told}submitted\n" in again.stdout
     assert f"run {run.id} is running; see: mlpsubmit status" in again.stdout
     assert run.directory.submissions() == [0]
     assert len(study.queued(run)) == 1

