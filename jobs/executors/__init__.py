@@ -40,10 +40,13 @@ def choose(
         base: the template that holds unless another is named there.
 
     Raises:
-        UserError: for an unknown name, or tasks that cannot be had.
+        UserError: for an unknown name, or tasks, retries or a template that cannot be had.
     """
     if tasks is not None and (not isinstance(tasks, int) or tasks < 1):
         raise UserError(f"tasks: got {tasks!r}; should be an integer >= 1")
+    retries = slurm.retries if slurm else 0
+    if not isinstance(retries, int) or retries < 0:
+        raise UserError(f"retries: got {retries!r}; should be an integer >= 0")
     if name not in NAMES:
         raise UserError(
             f"--executor {name}: no such executor{did_you_mean(name, NAMES)}; "

@@ -174,7 +174,7 @@ def _cost_line(template: Template, tasks: int) -> str:
     side_by_side = min(tasks, template.max_parallel or tasks)
     text = f"{tasks} tasks, {side_by_side} side by side at most"
     if template.minutes is None:
-        return f"{text}; no time limit is given, so none of its cost"
+        return f"{text}; without a time limit there is no telling what they may cost"
     hours = tasks * template.minutes / 60
     count = template.gpu_count
     unit = f"{hours * count:.4g} GPU-hours" if count else f"{hours * template.cpus:.4g} core-hours"

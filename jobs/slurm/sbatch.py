@@ -62,11 +62,11 @@ class Sbatch:
     def check(self, script: str) -> str:
         """Let sbatch say whether it would take a script, which it does not keep.
 
-        Returns:
-            What it says of when and where; empty where it says nothing.
-
         It tests as if the job were to start, so it also refuses what waits for nodes that are down;
         then the submission itself tells.
+
+        Returns:
+            What it says of when and where; empty where it says nothing.
 
         Raises:
             Refused: where it would not.

@@ -60,7 +60,8 @@ def _go_on_later(job: str) -> None:
             return
         except NoAnswer as error:
             print(f"not requeued: {error}", flush=True)
-            time.sleep(REST_SECONDS * (attempt + 1 < ATTEMPTS))
+        if attempt + 1 < ATTEMPTS:
+            time.sleep(REST_SECONDS)
     print("go on with mlpsubmit resume", flush=True)
 
 

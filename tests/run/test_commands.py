@@ -268,6 +268,8 @@ def test_doctor_says_what_works(mlpsubmit: Command, workplace: Path) -> None:
 def test_tasks_from_python(workplace: Path, tasks: Any) -> None:
     with pytest.raises(UserError, match=r"tasks: got .*; should be an integer >= 1"):
         launch(load_spec(Path("small.py")), tasks=tasks)
+    with pytest.raises(UserError, match=r"retries: got .*; should be an integer >= 0"):
+        launch(load_spec(Path("small.py")), executor="slurm", retries=tasks if tasks else -1)
     with pytest.raises(UserError, match=r"launch: got 'small.py'; should be a Sweep"):
         launch("small.py")  # type: ignore[arg-type]
     assert not (workplace / "mlpruns").exists()

@@ -82,10 +82,8 @@ def test_a_thousand_crashed_tasks_are_shown_at_once(tmp_path: Path) -> None:
             return super().last_lines()
 
     tasks = [Counted(f"000-{n:04d}", "crashed", {}, log, "SLURM says FAILED") for n in range(1000)]
-    begun = time.monotonic()
     shown = rendered(status_of("crashed", *tasks))
-    assert time.monotonic() - begun < 1
-    assert len(read) <= 24
+    assert len(read) == 24, "those that are listed"
     assert "... and 976 more tasks" in shown
     assert "976 crashed" in shown
     assert shown.count("RuntimeError: all the same") == 1

@@ -17,7 +17,7 @@ Results = Callable[[Run], xarray.Dataset]
 
 
 def test_signals_requeues_preemption_and_time_limits_cost_nothing(
-    study: Any, training: Beat, results: Results, undisturbed: xarray.Dataset
+    study: Any, training: Beat, wait_for: Any, results: Results, undisturbed: xarray.Dataset
 ) -> None:
     """All at once, each in a run of its own: most of the time is spent in the queue."""
     asked: dict[str, dict[str, Any]] = {
@@ -43,31 +43,24 @@ def test_signals_requeues_preemption_and_time_limits_cost_nothing(
         study.cluster.run(*command)
         study.pace(how, None)  # the rest at full speed
     for how in disturb:
-        check(study, runs[how], results, undisturbed)
+        last = check(study, runs[how], results, undisturbed)
+        assert last["fruitless"] == 0, "the life before it had trained"
     # The signal comes up to half a minute before it is due, as SLURM looks at limits that often.
     study.pace("limit", 0.25)
-    wait_for_log(study, runs["limit"], "requeued")
+    wait_for(lambda: "requeued" in study.log(runs["limit"]), 90)
     study.pace("limit", None)
     check(study, runs["limit"], results, undisturbed)
 
 
-def wait_for_log(study: Any, run: Run, text: str) -> None:
-    import time
-
-    end = time.monotonic() + 90
-    while text not in study.log(run):
-        assert time.monotonic() < end, study.log(run)
-        time.sleep(0.2)
-
-
-def check(study: Any, run: Run, results: Results, undisturbed: xarray.Dataset) -> None:
-    """It went on by itself, in one submission, from where it was, to the very same numbers."""
+def check(study: Any, run: Run, results: Results, undisturbed: xarray.Dataset) -> dict[str, Any]:
+    """See that it went on by itself, in one submission, to the same numbers; return its beat."""
     status = run.wait()
     log = study.log(run)
     assert status.complete, log
     assert "interrupted, its state is saved" in log
     assert run.directory.submissions() == [0]
     xarray.testing.assert_identical(results(run), undisturbed)
+    return dict(status.tasks[0].heartbeat)
 
 
 def test_a_killed_task_goes_on_from_its_last_checkpoint_when_resumed(
