@@ -9,7 +9,7 @@ from mlpsubmit.jobs.slurm.commands import configured
 from mlpsubmit.jobs.store import RunDirectory
 from mlpsubmit.slurm_templates import SlurmAsk, Template
 
-__all__ = ["NAMES", "Executor", "Job", "Submission", "choose", "follows"]
+__all__ = ["NAMES", "Executor", "Job", "Submission", "check_name", "choose", "follows"]
 
 #: What ``--executor`` takes.
 NAMES = ("auto", "slurm", "local", "debug")
@@ -22,6 +22,19 @@ def follows(run: RunDirectory) -> bool:
     """
     submissions = run.submissions()
     return bool(submissions) and run.intent(submissions[-1])["executor"] != "slurm"
+
+
+def check_name(name: str) -> None:
+    """Refuse an executor that does not exist.
+
+    Raises:
+        UserError: naming those that do.
+    """
+    if name not in NAMES:
+        raise UserError(
+            f"--executor {name}: no such executor{did_you_mean(name, NAMES)}; "
+            f"valid are {', '.join(NAMES)}"
+        )
 
 
 def choose(
@@ -47,11 +60,7 @@ def choose(
     retries = slurm.retries if slurm else 0
     if not isinstance(retries, int) or retries < 0:
         raise UserError(f"retries: got {retries!r}; should be an integer >= 0")
-    if name not in NAMES:
-        raise UserError(
-            f"--executor {name}: no such executor{did_you_mean(name, NAMES)}; "
-            f"valid are {', '.join(NAMES)}"
-        )
+    check_name(name)
     if name == "auto":
         name = "slurm" if configured() else "local"
     slurm = slurm or SlurmAsk()

@@ -59,7 +59,7 @@ def refusal(answer: Answer, asked: Mapping[str, object], source: str) -> Refused
 def _shown(value: object) -> str:
     """Return a value as the command line gives it."""
     if isinstance(value, Mapping):
-        return " ".join(f"{name}={text}" for name, text in value.items())
+        return " ".join(name if v is True else f"{name}={v}" for name, v in value.items())
     return str(value)
 
 

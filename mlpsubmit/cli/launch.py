@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlpsubmit.cli.options import check_pdb, executor_options, parse_overrides, runs_dir_option
+from mlpsubmit.cli.options import check_where, executor_options, parse_overrides, runs_dir_option
 from mlpsubmit.cli.slurm_options import given
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def launch(
     from mlpsubmit.finding import runs_folder
     from mlpsubmit.loading import load_spec
 
-    check_pdb(where["pdb"], where["executor"])
+    ask = check_where(where)
+    if not ask.is_empty:
+        ask.resolve()  # its mistakes need no spec, which takes its time to load
     replaced = parse_overrides(overrides)
     sweep = load_spec(spec, pick)
     if replaced:
@@ -64,7 +66,6 @@ def launch(
         _show_plan(sweep, where, runs_dir, fresh)
         return
     click.echo(repr(sweep))
-    ask = given(where)
     before = _submissions(runs_folder(runs_dir) / sweep.name)
     run = launching.launch(
         sweep,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlpsubmit.cli.slurm_options import slurm_options
+from mlpsubmit.cli.slurm_options import given, slurm_options
 from mlpsubmit.errors import SpecError, UserError
 
-__all__ = ["check_pdb", "executor_options", "parse_overrides", "run_argument", "runs_dir_option"]
+if TYPE_CHECKING:
+    from mlpsubmit.slurm_templates import SlurmAsk
+
+__all__ = ["check_where", "executor_options", "parse_overrides", "run_argument", "runs_dir_option"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -60,14 +63,26 @@ def executor_options(command: Command) -> Command:
     return slurm_options(command)
 
 
-def check_pdb(pdb: bool, executor: str | None) -> None:
-    """Refuse a debugger for processes that have no terminal.
+def check_where(where: Mapping[str, Any]) -> SlurmAsk:
+    """Refuse what is mistaken about where tasks run.
+
+    Args:
+        where: what the options of :func:`executor_options` say.
+
+    Returns:
+        What is asked of SLURM.
 
     Raises:
-        UserError: for ``--pdb`` with another executor than debug.
+        UserError: for an executor that does not exist, ``--pdb`` with another than debug, whose
+            tasks have no terminal, or a mistaken ``--sbatch``.
     """
-    if pdb and executor != "debug":
+    from mlpsubmit.jobs.executors import check_name
+
+    if where["executor"] is not None:
+        check_name(where["executor"])
+    if where["pdb"] and where["executor"] != "debug":
         raise UserError("--pdb: needs a training in this very process; add --executor debug")
+    return given(where)
 
 
 def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:

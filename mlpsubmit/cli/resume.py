@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from mlpsubmit.cli.options import check_pdb, executor_options, run_argument, runs_dir_option
-from mlpsubmit.cli.slurm_options import given
+from mlpsubmit.cli.options import check_where, executor_options, run_argument, runs_dir_option
 
 __all__ = ["resume"]
 
@@ -24,12 +23,11 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
     from mlpsubmit.cli import display
     from mlpsubmit.run import open_run
 
-    check_pdb(where["pdb"], where["executor"])
+    ask = check_where(where)
     opened = open_run(run, runs_dir)
     if after is not None:
         click.echo(f"run {opened.id}: {opened.retry(after, where['retries'])} packs to train")
         return
-    ask = given(where)
     packs = opened.resume(
         where["executor"],
         where["tasks"],

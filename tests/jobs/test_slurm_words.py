@@ -238,6 +238,12 @@ def test_a_refusal_names_the_option_and_says_it_in_sbatchs_words(words: str, mes
     assert "nothing was submitted" in error
 
 
+def test_a_flag_is_named_as_it_was_given() -> None:
+    answer = Answer(255, "", "sbatch: unrecognized option '--foo'\n")
+    error = str(refusal(answer, {"sbatch": {"foo": True, "exclude": "n3"}}, "gpu"))
+    assert error.startswith("--sbatch foo exclude=n3 (template gpu): sbatch refused it")
+
+
 def test_a_refusal_without_a_reason() -> None:
     error = str(refusal(Answer(1, "", ""), {}, "gpu"))
     assert "sbatch refused it: exit code 1, and no reason" in error

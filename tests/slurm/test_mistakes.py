@@ -112,6 +112,8 @@ def test_on_the_command_line(study: Any, arguments: list[str], message: str) -> 
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    loaded = "Sweep('mistaken'" in done.stdout
+    assert loaded == (arguments[0] in ("--executor", "--partition")), "the spec is not needed"
     assert not (study.folder / "runs").exists()
     dry = study.cli("launch", study.spec("mistaken"), "--dry-run", *small, *arguments)
     assert dry.returncode == 2
