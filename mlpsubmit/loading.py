@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import linecache
 import pickle
 import sys
 import traceback
@@ -15,6 +16,7 @@ from typing import Any
 
 import cloudpickle
 
+from mlpsubmit.cells import before_launch, read_cells
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.fingerprint import is_library, module_places
 from mlpsubmit.sweep import Sweep
@@ -26,7 +28,9 @@ def load_spec(path: Path, pick: str | None = None) -> Sweep:
     """Run a spec file and return its sweep.
 
     Args:
-        path: a Python file that holds one :class:`Sweep`, or several of which ``pick`` names one.
+        path: a Python file or a notebook that holds one :class:`Sweep`, or several of which
+            ``pick`` names one. Of a notebook the cells up to the first launch or collect are run,
+            without their magics.
         pick: the variable that holds the sweep, or the sweep's own name.
 
     Raises:
@@ -37,8 +41,11 @@ def load_spec(path: Path, pick: str | None = None) -> Sweep:
         raise SpecError(
             f"{path}: no such file; give the path of a spec, or make one: mlpsubmit init"
         )
-    if path.suffix != ".py":
-        raise SpecError(f"{path}: got a {path.suffix or 'nameless'} file; a spec is a .py file")
+    if path.suffix not in (".py", ".ipynb"):
+        raise SpecError(
+            f"{path}: got a {path.suffix or 'nameless'} file; a spec is a .py file or a notebook "
+            "(.ipynb)"
+        )
     module = _run(path.resolve())
     sweeps = {name: value for name, value in vars(module).items() if isinstance(value, Sweep)}
     return _picked(sweeps, pick, path)
@@ -52,29 +59,40 @@ def _run(path: Path) -> types.ModuleType:
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     try:
-        exec(
-            compile(path.read_bytes(), str(path), "exec"), vars(module)
-        )  # a spec is the user's code
+        # A spec is the user's code.
+        if path.suffix == ".py":
+            exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
+        else:
+            for code in before_launch(read_cells(path), vars(module)):
+                exec(code, vars(module))
     except SyntaxError as error:
-        line = (error.text or "").strip()
         where = str(error.filename or path)  # it may be a module that the spec imports
+        line = (error.text or linecache.getline(where, error.lineno or 0)).strip()
         raise SpecError(f"line {error.lineno}: {error.msg}: {line}", where=where) from error
     except SpecError as error:
         raise SpecError(error.mistakes, where=str(path)) from error
     except (Exception, SystemExit) as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-        place = f"line {frames[-1].lineno}: {frames[-1].line}: " if frames else ""
-        text = f"{place}raised {type(error).__name__}: {error}"
+        text = f"{_place(error, path)}raised {type(error).__name__}: {error}"
         raise SpecError(text, where=str(path)) from error
     return module
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """Return the line of the spec, and the cell of a notebook, that was at work at an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename.startswith(str(path))]
+    if not own:
+        return ""
+    cell = own[-1].filename.removeprefix(str(path)).removeprefix(", ")
+    shown = f"{own[-1].line}: " if own[-1].line else ""
+    return f"{cell}{cell and ', '}line {own[-1].lineno}: {shown}"
 
 
 def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:
     distinct = {id(sweep): sweep for sweep in sweeps.values()}
     if not distinct:
-        raise SpecError(
-            "holds no Sweep; write sweep = Sweep(...) at its top level", where=str(path)
-        )
+        place = "at its top level" if path.suffix == ".py" else "before its first launch or collect"
+        raise SpecError(f"holds no Sweep; write sweep = Sweep(...) {place}", where=str(path))
     if pick is not None:
         named = {**{sweep.name: sweep for sweep in sweeps.values()}, **sweeps}
         alike = {id(s) for s in sweeps.values() if s.name == pick}

@@ -71,7 +71,9 @@ def test_a_missing_spec(tmp_path):
 @pytest.mark.parametrize(("name", "kind"), [("spec.txt", ".txt"), ("spec", "nameless")])
 def test_a_file_of_another_kind(write, name, kind):
     path = write("", name)
-    assert message(path) == f"{path}: got a {kind} file; a spec is a .py file"
+    assert message(path) == (
+        f"{path}: got a {kind} file; a spec is a .py file or a notebook (.ipynb)"
+    )
 
 
 def test_a_spec_that_does_not_parse(write):

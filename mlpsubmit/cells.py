@@ -1,0 +1,139 @@
+"""The cells of a notebook, as far as they make a spec: those before its first launch."""
+
+from __future__ import annotations
+
+import ast
+import json
+import linecache
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from mlpsubmit.errors import SpecError
+
+__all__ = ["Cell", "before_launch", "read_cells"]
+
+#: A line that IPython understands and Python does not: ``%magic``, ``!command``, ``x = !command``,
+#: ``name?``.
+_MAGIC = re.compile(r"^(\s*)(?:[\w\s,.\[\]'\"]+=\s*)?[%!?].*$|^(\s*)[\w.]+\?{1,2}\s*$")
+
+#: Magics that run the Python after them, which is kept.
+_TIMERS = re.compile(r"^(\s*)%{1,2}(?:time|timeit|prun|capture)\b[^\S\n]*(.*)$")
+
+#: Names of calls that end the spec, wherever what they are called on is not known yet.
+_ENDS = ("launch", "collect")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One code cell.
+
+    Attributes:
+        statements: its top-level statements, magics left out.
+        file: what tracebacks call it: the notebook's path, and its place among the code cells.
+    """
+
+    statements: list[ast.stmt]
+    file: str
+
+
+def read_cells(path: Path) -> Iterator[Cell]:
+    """Yield the code cells of a notebook, each parsed when its turn has come; none is run.
+
+    Raises:
+        SpecError: where the file is no notebook of format 4 or newer, or a cell does not parse.
+    """
+    try:
+        cells = json.loads(path.read_bytes())["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SpecError(
+            "is no notebook of format 4 or newer (JSON with a list of cells); save it again in "
+            "Jupyter, or give a .py file",
+            where=str(path),
+        ) from error
+    for number, source in enumerate(sources, start=1):
+        yield _cell(number, source, path)
+
+
+def before_launch(cells: Iterable[Cell], namespace: Mapping[str, Any]) -> Iterator[CodeType]:
+    """Yield the compiled statements of cells one by one, up to the first launch or collect.
+
+    Whether a call is one is looked up in the namespace when its turn has come, so that neither
+    ``gc.collect()`` nor a function of the user's own that is called launch ends the spec.
+
+    Args:
+        cells: as :func:`read_cells` yields them.
+        namespace: that in which whoever iterates runs the statements.
+    """
+    for cell in cells:
+        for statement in cell.statements:
+            if any(_ends_the_spec(call, namespace) for call in _calls(statement)):
+                return
+            module = ast.Module(body=[statement], type_ignores=[])
+            yield compile(module, cell.file, "exec")
+
+
+def _cell(number: int, source: str, path: Path) -> Cell:
+    file = f"{path}, cell {number}"
+    lines = source.split("\n")
+    # For tracebacks: a cell is no file whose lines could be read again.
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    if lines[0].startswith("%%"):
+        if not _TIMERS.match(lines[0]):
+            return Cell([], file)  # another language, or a file to be written
+        lines[0] = ""
+    while True:
+        try:
+            return Cell(ast.parse("\n".join(lines), file).body, file)
+        except SyntaxError as error:
+            place = (error.lineno or 1) - 1
+            if not (place < len(lines) and _MAGIC.match(lines[place])):
+                shown = (error.text or "").strip()
+                raise SpecError(
+                    f"cell {number}, line {place + 1}: {error.msg}: {shown}", where=str(path)
+                ) from error
+            lines[place] = _without_magic(lines[place])
+
+
+def _without_magic(line: str) -> str:
+    """Return what remains of a line of IPython: the statement that is timed, or nothing."""
+    timed = _TIMERS.match(line)
+    indent = line[: len(line) - len(line.lstrip())]
+    return indent + ((timed and timed[2]) or "pass")
+
+
+def _calls(statement: ast.stmt) -> Iterator[ast.Call]:
+    """Yield the calls that running a statement makes itself: not those in bodies of functions."""
+    waiting: list[ast.AST] = [statement]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Call):
+            yield node
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def _ends_the_spec(call: ast.Call, namespace: Mapping[str, Any]) -> bool:
+    """Tell whether a call launches a sweep, or opens or collects a run."""
+    from mlpsubmit.launching import launch
+    from mlpsubmit.run import Run, open_run
+
+    try:
+        called = _looked_up(call.func, namespace)
+    except (KeyError, AttributeError, TypeError):
+        name = getattr(call.func, "attr", None) or getattr(call.func, "id", None)
+        return name in _ENDS
+    return called in (launch, open_run) or isinstance(getattr(called, "__self__", None), Run)
+
+
+def _looked_up(node: ast.expr, namespace: Mapping[str, Any]) -> Any:
+    """Return the value of a dotted name; nothing else is evaluated."""
+    if isinstance(node, ast.Name):
+        return namespace[node.id]
+    if isinstance(node, ast.Attribute):
+        return getattr(_looked_up(node.value, namespace), node.attr)
+    raise TypeError(f"{type(node).__name__} is no name")
