@@ -1,10 +1,13 @@
 """The cells of a notebook, as far as they make a spec: those before its first launch."""
 
 from __future__ import annotations
+import __future__
 
 import ast
+import functools
 import json
 import linecache
+import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +25,11 @@ _MAGIC = re.compile(r"^(\s*)(?:[\w\s,.\[\]'\"]+=\s*)?[%!?].*$|^(\s*)[\w.]+\?{1,2
 
 #: Magics that run the Python after them, which is kept.
 _TIMERS = re.compile(r"^(\s*)%{1,2}(?:time|timeit|prun|capture)\b[^\S\n]*(.*)$")
+
+#: What ``from __future__ import ...`` sets: as in a notebook, it holds for all that follows.
+_FUTURE = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
 
 #: Names of calls that end the spec, wherever what they are called on is not known yet.
 _ENDS = ("launch", "collect")
@@ -69,12 +77,15 @@ def before_launch(cells: Iterable[Cell], namespace: Mapping[str, Any]) -> Iterat
         cells: as :func:`read_cells` yields them.
         namespace: that in which whoever iterates runs the statements.
     """
+    flags = 0
     for cell in cells:
         for statement in cell.statements:
             if any(_ends_the_spec(call, namespace) for call in _calls(statement)):
                 return
             module = ast.Module(body=[statement], type_ignores=[])
-            yield compile(module, cell.file, "exec")
+            code = compile(module, cell.file, "exec", flags, dont_inherit=True)
+            flags |= code.co_flags & _FUTURE
+            yield code
 
 
 def _cell(number: int, source: str, path: Path) -> Cell:

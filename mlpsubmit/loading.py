@@ -61,7 +61,8 @@ def _run(path: Path) -> types.ModuleType:
     try:
         # A spec is the user's code.
         if path.suffix == ".py":
-            exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
+            code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+            exec(code, vars(module))
         else:
             for code in before_launch(read_cells(path), vars(module)):
                 exec(code, vars(module))

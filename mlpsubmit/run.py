@@ -23,6 +23,7 @@ from mlpsubmit.jobs.slurm.sbatch import cancel
 from mlpsubmit.jobs.slurm.states import Scheduler, job_ids
 from mlpsubmit.jobs.status import Status, TaskStatus, read_status
 from mlpsubmit.jobs.store import RunDirectory
+from mlpsubmit.notebook import progress_display, status_html
 from mlpsubmit.submitting import start
 
 if TYPE_CHECKING:
@@ -80,6 +81,9 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
+    def _repr_html_(self) -> str:
+        return status_html(self.status())
+
     def status(self) -> Status:
         """Return how far the run is."""
         return read_status(self.directory, self._scheduler)
@@ -89,8 +93,9 @@ class Run:
 
         Args:
             on_status: called about twice a second, or less often the more tasks there are, with
-                the status so far.
+                the status so far. By default a notebook shows it, and a script does nothing.
         """
+        on_status = on_status or progress_display()
         while True:
             status = self.status()
             if on_status is not None:

@@ -16,6 +16,7 @@ from mlpsubmit.calling import declared, function_name
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.fingerprint import DIGEST_BYTES, digest
 from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.notebook import sweep_html
 from mlpsubmit.product import Axis, Product
 
 __all__ = ["NUMERICS", "Config", "Sweep"]
@@ -505,6 +506,9 @@ class Sweep:
     def __repr__(self) -> str:
         axes = " x ".join(f"{axis.dimension}[{len(axis)}]" for axis in self.product.axes)
         return f"Sweep({self.name!r}, {axes or 'one config'}, {len(self)} configs)"
+
+    def _repr_html_(self) -> str:
+        return sweep_html(self)
 
 
 def _name_mistakes(name: Any) -> list[str]:

@@ -15,8 +15,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mlpsubmit.wording import doing, totals
+
 if TYPE_CHECKING:
-    from mlpsubmit.jobs.status import Status, TaskStatus
+    from mlpsubmit.jobs.status import Status
     from mlpsubmit.jobs.store import Failure
     from mlpsubmit.run import Run
 
@@ -53,7 +55,7 @@ def render(status: Status) -> RenderableType:
         (status.name, "bold"), f"  {status.run}  ", (status.state, _COLOURS[status.state])
     )
     bar = Table.grid(padding=(0, 1))
-    bar.add_row(_bar(status.fraction), _totals(status))
+    bar.add_row(_bar(status.fraction), totals(status))
     parts: list[RenderableType] = [head, bar]
     if status.tasks:
         parts.append(_tasks(status))
@@ -68,20 +70,6 @@ def _bar(fraction: float) -> ProgressBar:
     return ProgressBar(total=1.0, completed=fraction, width=24, finished_style="green")
 
 
-def _totals(status: Status) -> str:
-    counts = [f"{status.done}/{status.configs} configs"]
-    if status.failed:
-        counts.append(f"{status.failed} failed")
-    if status.reused:
-        counts.append(f"{status.reused} reused")
-    counts.append(f"{100 * status.fraction:.0f}%")
-    if status.speed:
-        counts.append(f"{_compact(status.speed)} model-steps/s")
-    if status.remaining_seconds is not None and status.running:
-        counts.append(f"at most {_duration(status.remaining_seconds)} left")
-    return "  ".join(counts)
-
-
 def _tasks(status: Status) -> Table:
     table = Table.grid(padding=(0, 2))
     for _ in range(3):
@@ -89,31 +77,12 @@ def _tasks(status: Status) -> Table:
     # What went wrong first: of a thousand tasks, those are what one looks for.
     ranked = sorted(status.tasks, key=lambda task: _RANKS[task.state])
     for task in ranked[:_TASKS]:
-        table.add_row(Text(f"  {task.name}"), Text(task.state, _COLOURS[task.state]), _doing(task))
+        table.add_row(Text(f"  {task.name}"), Text(task.state, _COLOURS[task.state]), doing(task))
     if len(ranked) > _TASKS:
         rest = Counter(task.state for task in ranked[_TASKS:])
         told = ", ".join(f"{count} {state}" for state, count in rest.items())
         table.add_row(f"  ... and {len(ranked) - _TASKS} more tasks", "", told)
     return table
-
-
-def _doing(task: TaskStatus) -> str:
-    beat = task.heartbeat
-    if task.state == "crashed":
-        return task.why + (f"; its log: {task.log}" if task.log else "")
-    if task.why or not beat:
-        return task.why
-    packs = f"{beat.get('packs_done', 0)}/{beat.get('packs', 0)} packs"
-    if beat.get("packs_failed"):
-        packs += f", {beat['packs_failed']} failed"
-    if beat.get("halved"):
-        packs += f", {beat['halved']} halved (out of memory)"
-    if task.state == "running" and beat.get("max_iter"):
-        loss = f", loss {beat['loss']:.3g}" if beat.get("loss") is not None else ""
-        packs += f", step {beat['step']}/{beat['max_iter']}{loss}"
-    if task.state == "interrupted" and beat.get("max_iter"):
-        packs += f", saved at step {beat['step']} of {beat['max_iter']}"
-    return packs
 
 
 def _crashes(status: Status) -> list[Text]:
@@ -160,19 +129,6 @@ def _retry_failure(status: Status) -> str:
     return f"the job that was to resume what is missing did not: {status.retry_failure}"
 
 
-def _compact(number: float) -> str:
-    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, hours = seconds / 60, seconds / 3600
-    if hours >= 48:
-        return f"{hours / 24:.0f} d"
-    if minutes >= 90:
-        return f"{hours:.1f} h"
-    return f"{minutes:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-
-
 @contextlib.contextmanager
 def _live(console: Console) -> Iterator[Callable[[Status], None]]:
     """Give a function that shows a status: in place on a terminal, else a line now and then."""
@@ -186,7 +142,7 @@ def _live(console: Console) -> Iterator[Callable[[Status], None]]:
         due = time.monotonic() - shown["at"] >= QUIET_SECONDS and status.done != shown["done"]
         if due or (not status.running and status.done != shown["done"]):
             shown.update(at=time.monotonic(), done=status.done)
-            console.print(f"{status.name} {status.state}: {_totals(status)}", soft_wrap=True)
+            console.print(f"{status.name} {status.state}: {totals(status)}", soft_wrap=True)
 
     yield line
 

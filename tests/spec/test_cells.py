@@ -115,6 +115,14 @@ def test_what_is_timed_is_run(notebook, magic):
     assert len(load_spec(notebook(IMPORTS + BATCHES, magic + SWEEP))) == 2
 
 
+@pytest.mark.parametrize(("future", "annotation"), [("", int), ("annotations", "int")])
+def test_future_statements_hold_for_the_cells_that_follow(notebook, future, annotation):
+    first = f"from __future__ import {future}" if future else ""
+    batches = "def batches(bsz: int, gen): return lambda step: step"
+    sweep = load_spec(notebook(first, IMPORTS, batches, SWEEP))
+    assert sweep.batchfn.__annotations__ == {"bsz": annotation}
+
+
 def test_text_that_looks_like_a_magic_stays(notebook):
     code = 'TEXT = """\n%matplotlib inline\n!ls\n"""\nN = (7\n  % 4)\n'
     sweep = "sweep = Sweep('a', {'WIDTH': [len(TEXT), N]}, batchfn=batches)"

@@ -129,6 +129,13 @@ def test_code_for_the_file_as_a_script_is_not_run(write):
     assert len(load_spec(path)) == 1
 
 
+def test_a_spec_inherits_no_future_statements_of_ours(write):
+    path = write(
+        "from mlpsubmit import Sweep\ndef batches(bsz: int): ...\nsweep = Sweep(batchfn=batches)"
+    )
+    assert load_spec(path).batchfn.__annotations__ == {"bsz": int}
+
+
 # ---- one sweep of several ------------------------------------------------------------------------
 
 
