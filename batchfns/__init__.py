@@ -12,35 +12,72 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlpsubmit.batchfns.arrays import arrays, sample
+    from mlpsubmit.batchfns.dataset import from_dataset
     from mlpsubmit.batchfns.gaussian import power_law
+    from mlpsubmit.batchfns.hea import (
+        exponential_level_coeffs,
+        gaussian_level_coeffs,
+        hea_eigenvalue,
+        hea_monomials,
+        relu_ntk_level_coeffs,
+    )
     from mlpsubmit.batchfns.hermite import hermite, hermite_features
     from mlpsubmit.batchfns.images import images
+    from mlpsubmit.batchfns.modular import modular_addition
     from mlpsubmit.batchfns.monomial import Monomial
+    from mlpsubmit.batchfns.multi_index import multi_index
+    from mlpsubmit.batchfns.parity import sparse_parity
     from mlpsubmit.batchfns.polynomial import polynomial
     from mlpsubmit.batchfns.protocol import BatchFn
+    from mlpsubmit.batchfns.synthetic import synthetic
+    from mlpsubmit.batchfns.teacher import teacher, teacher_weights
 
 __all__ = [
     "BatchFn",
     "Monomial",
     "arrays",
+    "exponential_level_coeffs",
+    "from_dataset",
+    "gaussian_level_coeffs",
+    "hea_eigenvalue",
+    "hea_monomials",
     "hermite",
     "hermite_features",
     "images",
+    "modular_addition",
+    "multi_index",
     "polynomial",
     "power_law",
+    "relu_ntk_level_coeffs",
     "sample",
+    "sparse_parity",
+    "synthetic",
+    "teacher",
+    "teacher_weights",
 ]
 
 _HOMES = {
     "BatchFn": "protocol",
     "Monomial": "monomial",
     "arrays": "arrays",
+    "exponential_level_coeffs": "hea",
+    "from_dataset": "dataset",
+    "gaussian_level_coeffs": "hea",
+    "hea_eigenvalue": "hea",
+    "hea_monomials": "hea",
     "hermite": "hermite",
     "hermite_features": "hermite",
     "images": "images",
+    "modular_addition": "modular",
+    "multi_index": "multi_index",
     "polynomial": "polynomial",
     "power_law": "gaussian",
+    "relu_ntk_level_coeffs": "hea",
     "sample": "arrays",
+    "sparse_parity": "parity",
+    "synthetic": "synthetic",
+    "teacher": "teacher",
+    "teacher_weights": "teacher",
 }
 
 

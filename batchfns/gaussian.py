@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlpsubmit.batchfns.arguments import FLAG, Valid, check_arguments, is_integer, is_real
 from mlpsubmit.errors import SpecError
 
 __all__ = ["power_law"]
@@ -49,46 +48,66 @@ def power_law(
     # Only what is given is bound: the rest may be an axis, or keep its default.
     given: dict[str, Any] = {"d": d, "alpha": alpha, "offset": offset, "normalized": normalized}
     bound = {name: value for name, value in given.items() if value is not None}
-    _check(bound)
-    return functools.partial(_power_law_spectrum, **bound)
+    check_arguments("power_law", bound, SPECTRUM)
+    return functools.partial(_power_law_entries, **bound)
 
 
-def _power_law_spectrum(
+def _power_law_entries(
     d: int, alpha: float, offset: float = 6.0, normalized: bool = True
 ) -> dict[str, Tensor]:
-    _check({"d": d, "alpha": alpha, "offset": offset, "normalized": normalized})
+    arguments = {"d": d, "alpha": alpha, "offset": offset, "normalized": normalized}
+    check_arguments("power_law", arguments, SPECTRUM)
+    return {"data_eigvals": power_law_eigvals(d, alpha, offset, normalized)}
+
+
+def power_law_eigvals(d: int, alpha: float, offset: float, normalized: bool) -> Tensor:
+    """Return the eigenvalues of :func:`power_law`: (d,), float32."""
     eigvals = (float(offset) + np.arange(int(d))) ** -float(alpha)
     if normalized:
         eigvals /= eigvals.sum()
-    return {"data_eigvals": torch.from_numpy(eigvals.astype(np.float32))}
+    return torch.from_numpy(eigvals.astype(np.float32))
 
 
-def _check(arguments: dict[str, Any]) -> None:
-    mistakes = []
-    for name, value in arguments.items():
-        valid, holds = _VALID[name]
-        if not holds(value):
-            mistakes.append(f"power_law: got {name}={value!r}; valid is {valid}")
-    if mistakes:
-        raise SpecError(mistakes)
+def standard_deviations(
+    function: str, d: int | None, data_eigvals: Any, device: torch.device
+) -> Tensor:
+    """Return the standard deviations (d,) of Gaussian inputs: ones, or the roots of data_eigvals.
+
+    Raises:
+        SpecError: where neither d nor data_eigvals is given, where they differ in d, and where the
+            eigenvalues are no variances.
+    """
+    if d is not None:
+        check_arguments(function, {"d": d}, SPECTRUM)
+    if data_eigvals is None:
+        if d is None:
+            raise SpecError(
+                f"{function}: the dimension of the inputs is not given; give d=200, or a spectrum "
+                "with data=power_law(d=200, alpha=2.0)"
+            )
+        return torch.ones(int(d), device=device)
+    variances = torch.as_tensor(data_eigvals, dtype=torch.float32, device=device)
+    if variances.ndim != 1 or len(variances) == 0:
+        raise SpecError(
+            f"{function}: data_eigvals has the shape {tuple(variances.shape)}; valid is (d,), "
+            "one variance per coordinate; try data=power_law(d=200, alpha=2.0)"
+        )
+    if d is not None and d != len(variances):
+        raise SpecError(
+            f"{function}: got d={d}, but data_eigvals has {len(variances)} entries; leave d out"
+        )
+    # The one read-back from the device, when the batch function is made: no step has any.
+    if not bool(((variances >= 0) & variances.isfinite()).all()):
+        raise SpecError(f"{function}: data_eigvals has entries that are negative or not finite")
+    return variances.sqrt()
 
 
-def _is_count(value: Any) -> bool:
-    integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return integral and int(value) >= 1
-
-
-def _is_real(value: Any) -> bool:
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return real and math.isfinite(value)
-
-
-_VALID: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "d": ("an integer >= 1, such as 200", _is_count),
-    "alpha": ("a finite number >= 0, such as 2.0", lambda alpha: _is_real(alpha) and alpha >= 0),
+SPECTRUM: Valid = {
+    "d": ("an integer >= 1, such as 200", lambda d: is_integer(d, 1)),
+    "alpha": ("a finite number >= 0, such as 2.0", lambda alpha: is_real(alpha) and alpha >= 0),
     "offset": (
         "a finite number > 0, where 1 gives the plain power law",
-        lambda offset: _is_real(offset) and offset > 0,
+        lambda offset: is_real(offset) and offset > 0,
     ),
-    "normalized": ("True or False", lambda flag: isinstance(flag, (bool, np.bool_))),
+    "normalized": FLAG,
 }

@@ -126,6 +126,32 @@ class Monomial(Mapping[int, int]):
         """Return the factors of degree one: ``x_0^2 x_3`` is ``[x_0, x_0, x_3]``."""
         return [Monomial({index: 1}) for index, exponent in self.items() for _ in range(exponent)]
 
+    def evaluate(self, X: Any, gamma: float = 1.0) -> Any:
+        r"""Return :math:`\prod_i (\gamma x_i)^{e_i}` of each row: plain powers, not Hermite's.
+
+        Args:
+            X: (n, d), an array of numpy or a tensor of torch.
+            gamma: what every coordinate is multiplied by first.
+
+        Returns:
+            (n,), of the kind and on the device of X.
+
+        Raises:
+            ValueError: where X has no such coordinate.
+
+        Example:
+            >>> Monomial({0: 2, 1: 1}).evaluate(np.array([[3.0, 10.0]]))
+            array([90.])
+        """
+        if self and max(self) >= X.shape[1]:
+            raise ValueError(
+                f"the monomial {self} has the index {max(self)}, but X has {X.shape[1]} columns"
+            )
+        product = X[:, 0] ** 0
+        for index, exponent in self.items():
+            product = product * (gamma * X[:, index]) ** exponent
+        return product
+
     @classmethod
     def from_repr(cls, text: str) -> Monomial:
         """Return the monomial that prints as this text; spaces and the dollar signs are free.

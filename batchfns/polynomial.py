@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from mlpsubmit.batchfns.gaussian import standard_deviations
 from mlpsubmit.batchfns.hermite import hermite, hermite_features
 from mlpsubmit.batchfns.monomial import Monomial
 from mlpsubmit.batchfns.protocol import BatchFn, fixed
@@ -62,7 +63,7 @@ def polynomial(
     """
     if X is not None and y is not None:
         return fixed(X, y)
-    scale = _standard_deviations(data_eigvals, gen.device)
+    scale = standard_deviations("polynomial", None, data_eigvals, gen.device)
     d = len(scale)
     targets = _checked(monomials, d)
     # One monomial, the usual target, is a few elementwise kernels on single columns; many share
@@ -140,16 +141,3 @@ def _checked(monomials: Any, d: int) -> list[Monomial]:
     if mistakes:
         raise SpecError(mistakes)
     return checked
-
-
-def _standard_deviations(data_eigvals: Any, device: torch.device) -> Tensor:
-    variances = torch.as_tensor(data_eigvals, dtype=torch.float32, device=device)
-    if variances.ndim != 1 or len(variances) == 0:
-        raise SpecError(
-            f"polynomial: data_eigvals has the shape {tuple(variances.shape)}; valid is (d,), "
-            "one variance per coordinate; try data=power_law(d=200, alpha=2.0)"
-        )
-    # The one read-back from the device, when the batch function is made: no step has any.
-    if not bool(((variances >= 0) & variances.isfinite()).all()):
-        raise SpecError("polynomial: data_eigvals has entries that are negative or not finite")
-    return variances.sqrt()

@@ -1,0 +1,127 @@
+"""Batches out of a data set of PyTorch."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import IterableDataset, Subset, TensorDataset
+
+from mlpsubmit.batchfns.arrays import as_numpy, bound
+from mlpsubmit.batchfns.protocol import BatchFn
+from mlpsubmit.errors import SpecError
+
+__all__ = ["from_dataset"]
+
+
+def from_dataset(dataset: Any, test_dataset: Any = None) -> functools.partial[BatchFn]:
+    """Return the batch function ``sample`` with the items of a ``torch.utils.data.Dataset``.
+
+    Every item is read once, here, and kept in memory, so a random transform is drawn once. Inputs
+    become float32, and targets as well, except that integers and booleans become int64: class
+    labels, as LOSS="cross_entropy" wants them. Images of PIL become what torchvision's ToTensor
+    makes of them: (channels, height, width), bytes divided by 255.
+
+    Args:
+        dataset: map-style, with ``len(dataset)`` and ``dataset[i]`` giving a pair (x, y): x an
+            array, tensor, list of numbers (d, ...) or an image, y a number or a vector (d_out,).
+        test_dataset: such a data set for the test, which offline training needs.
+
+    Returns:
+        ``sample`` with arrays X (n, d, ...) and y (n,) or (n, d_out), for ``Sweep(batchfn=...)``.
+
+    Raises:
+        SpecError: listing all that is wrong: what is no map-style data set or has no items, items
+            that are no pairs of numbers or differ in shape, by their index, and NaN.
+
+    Example:
+        >>> batchfn = from_dataset(torch.utils.data.TensorDataset(torch.ones(8, 2), torch.ones(8)))
+    """
+    mistakes: list[str] = []
+    given = dict(zip(("X", "y"), _columns("dataset", dataset, mistakes), strict=True))
+    if test_dataset is not None:
+        test = _columns("test_dataset", test_dataset, mistakes)
+        given |= zip(("X_test", "y_test"), test, strict=True)
+    if mistakes:
+        raise SpecError([f"from_dataset: {mistake}" for mistake in mistakes])
+    return bound("from_dataset", given)
+
+
+def _columns(name: str, dataset: Any, mistakes: list[str]) -> tuple[Any, Any]:
+    """Return all x and all y of a data set, each in one array, or add to the mistakes."""
+    if mistake := _no_dataset(dataset):
+        mistakes.append(f"{name} is {mistake}")
+        return None, None
+    if (stored := _stored(dataset)) is not None:
+        return stored
+    items = [dataset[index] for index in range(len(dataset))]
+    for index, item in enumerate(items):
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            length = f" and length {len(item)}" if isinstance(item, (tuple, list)) else ""
+            mistakes.append(
+                f"item {index} of {name} is of type {type(item).__name__}{length}; valid is a "
+                "pair (x, y); try from_dataset([(x, y), ...])"
+            )
+            return None, None
+    X, y = zip(*items, strict=True)
+    return _column(f"x of {name}", X, mistakes), _column(f"y of {name}", y, mistakes)
+
+
+def _no_dataset(dataset: Any) -> str:
+    """Say why something is no map-style data set with items, or return nothing."""
+    kind = type(dataset).__name__
+    if isinstance(dataset, IterableDataset):
+        return (
+            f"of type {kind}, an IterableDataset, whose items have no numbers; valid is a "
+            "map-style data set; try from_dataset(list(dataset))"
+        )
+    numbered = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
+    if not numbered or isinstance(dataset, (Mapping, str, bytes)):
+        return f"of type {kind}; valid is a data set with len(dataset) and dataset[i] -> (x, y)"
+    return "" if len(dataset) else f"of type {kind}, without items"
+
+
+def _stored(dataset: Any) -> tuple[Any, Any] | None:
+    """Return the two tensors of a data set that holds its items as such."""
+    if type(dataset) is Subset and (whole := _stored(dataset.dataset)) is not None:
+        rows = list(dataset.indices)
+        return whole[0][rows], whole[1][rows]
+    if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
+        return dataset.tensors[0], dataset.tensors[1]
+    return None
+
+
+def _column(what: str, values: tuple[Any, ...], mistakes: list[str]) -> NDArray[Any] | None:
+    """Return the x or the y of all items in one array, or None and a mistake."""
+    rows: list[NDArray[Any]] = []
+    for index, value in enumerate(values):
+        row = _row(value)
+        if row is None:
+            mistakes.append(
+                f"the {what}, item {index}, is of type {type(value).__name__}; valid are numbers: "
+                "an array, a tensor, a list as long in every row, or an image"
+            )
+            return None
+        if row.shape != (rows or [row])[0].shape:
+            mistakes.append(
+                f"the {what} has the shape {row.shape} in item {index}, but {rows[0].shape} in "
+                "item 0; they should agree; try a transform that crops, resizes or pads"
+            )
+            return None
+        rows.append(row)
+    return np.stack(rows)
+
+
+def _row(value: Any) -> NDArray[Any] | None:
+    """Return one x or y as an array of numbers, or None where it is none."""
+    try:
+        row = as_numpy(value)
+    except ValueError:  # a list of lists of different lengths
+        return None
+    if type(value).__module__.partition(".")[0] == "PIL":
+        pixels = np.atleast_3d(row).transpose(2, 0, 1)
+        row = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+    return row if row.dtype.kind in "fiub" else None

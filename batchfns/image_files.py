@@ -1,0 +1,258 @@
+"""The files in which image data sets are published: labels first, pixels of chosen rows later.
+
+Nothing here unpickles. Pixels stay as they are stored, uint8, and come out as planes: (rows,
+channels, height, width), channels in the order red, green, blue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Part", "UnreadableFile", "cifar5m", "cifar_records", "idx", "imagenet32", "svhn"]
+
+#: Rows of an npz archive that are in memory at a time, whatever is taken of them.
+_BLOCK = 4096
+
+_NPY: Any = np.lib.format  # whose functions have no types
+
+
+class Part(NamedTuple):
+    """The images of one file.
+
+    Attributes:
+        labels: (n,).
+        pixels: function of m ascending row numbers that returns uint8 (m, channels, height, width).
+    """
+
+    labels: NDArray[np.int64]
+    pixels: Callable[[NDArray[np.intp]], NDArray[np.uint8]]
+
+
+class UnreadableFile(Exception):
+    """A file that is damaged, or not what its name promises."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+def idx(images: Path, labels: Path) -> Part:
+    """Read MNIST's two files: unsigned bytes behind a magic number and big-endian sizes.
+
+    Source: http://yann.lecun.com/exdb/mnist, "File formats for the MNIST database".
+    """
+    with _reading(images):
+        planes = _idx_array(images, dimensions=3)[:, None]
+    with _reading(labels):
+        numbers = _valid(_idx_array(labels, dimensions=1), range(10))
+        if len(numbers) != len(planes):
+            raise ValueError(f"it has {len(numbers)} labels for {len(planes)} images")
+    return Part(numbers, lambda rows: planes[rows])
+
+
+def cifar_records(path: Path, valid: range, label_bytes: int = 1, label: int = 0) -> Part:
+    """Read the binary version of CIFAR: records of labels and 3 planes of 32 x 32 pixels.
+
+    Source: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
+
+    Args:
+        valid: the labels that there are.
+        label_bytes: how many labels a record begins with: CIFAR-100 has a coarse and a fine one.
+        label: which of them is wanted.
+    """
+    with _reading(path):
+        content = np.fromfile(path, np.uint8)
+        size = label_bytes + 3 * 32 * 32
+        if not len(content) or len(content) % size:
+            raise ValueError(f"it has {len(content)} bytes, which are no records of {size} bytes")
+        records = content.reshape(-1, size)
+        numbers = _valid(records[:, label], valid)
+    planes = records[:, label_bytes:].reshape(-1, 3, 32, 32)
+    return Part(numbers, lambda rows: planes[rows])
+
+
+def svhn(path: Path) -> Part:
+    """Read the cropped digits of SVHN: X (32, 32, 3, n) and y (n, 1), where 10 stands for 0.
+
+    Source: http://ufldl.stanford.edu/housenumbers, "Format 2".
+    """
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    with _reading(path):
+        try:
+            arrays = loadmat(path, variable_names=["X", "y"])
+        except MatReadError as error:
+            raise ValueError(str(error)) from error
+        if absent := {"X", "y"} - set(arrays):
+            raise ValueError(f"it has no variable {', '.join(sorted(absent))}")
+        X, y = arrays["X"], arrays["y"]
+        _check_pixels("X", X.dtype, X.shape[:-1], (32, 32, 3))
+        numbers = _valid(y.reshape(-1), range(1, 11)) % 10
+        _check_lengths("X", X.shape[-1], "y", len(numbers))
+    return Part(numbers, lambda rows: X[..., rows].transpose(3, 2, 0, 1))
+
+
+def imagenet32(path: Path) -> Part:
+    """Read downsampled ImageNet: data (n, 3072) as 3 planes, labels from 1, which become from 0.
+
+    Source: Chrabaszcz, Loshchilov, Hutter, arXiv 1707.08819.
+    """
+
+    def planes(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return rows.reshape(-1, 3, 32, 32)
+
+    labels, pixels = _npz(path, "data", (3 * 32 * 32,), planes, "labels", range(1, 1001))
+    return Part(labels - 1, pixels)
+
+
+def cifar5m(path: Path) -> Part:
+    """Read CIFAR-5m: X (n, 32, 32, 3) and Y.
+
+    Source: https://github.com/preetum/cifar5m.
+    """
+
+    def planes(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return rows.transpose(0, 3, 1, 2)
+
+    return _npz(path, "X", (32, 32, 3), planes, "Y", range(10))
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder says of bytes that it does not understand into one error."""
+    try:
+        yield
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        LookupError,
+        NotImplementedError,  # scipy's for a .mat file of another version
+        struct.error,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:
+        raise UnreadableFile(path, str(error) or type(error).__name__) from error
+
+
+def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
+    with open(path, "rb") as stream:
+        # Some programs unpack a download and keep its name: the content tells, not the ending.
+        packed = stream.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else open(path, "rb") as stream:
+        content = stream.read()
+    magic, *shape = struct.unpack_from(f">{1 + dimensions}I", content)
+    if magic != 0x0800 + dimensions:
+        raise ValueError(
+            f"its magic number is {magic:#010x} instead of {0x0800 + dimensions:#010x}"
+        )
+    start = 4 + 4 * dimensions
+    if len(content) - start != math.prod(shape):
+        raise ValueError(
+            f"it has {len(content) - start} bytes of data, where its header says {math.prod(shape)}"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _npz(
+    path: Path,
+    pixels: str,
+    shape: tuple[int, ...],
+    planes: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
+    labels: str,
+    valid: range,
+) -> Part:
+    """Read the labels of an npz archive, and check what it says of its pixels."""
+    with _reading(path), zipfile.ZipFile(path) as archive:
+        with _member(archive, labels) as member:
+            if member.dtype.kind not in "iu":
+                raise ValueError(f"its array {labels!r} has the dtype {member.dtype}")
+            numbers = _valid(np.frombuffer(member.stream.read(), member.dtype), valid)
+        with _member(archive, pixels) as member:
+            _check_pixels(pixels, member.dtype, member.shape[1:], shape)
+            _check_lengths(pixels, member.shape[0], labels, len(numbers))
+
+    def chosen(rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+        with _reading(path), zipfile.ZipFile(path) as archive, _member(archive, pixels) as member:
+            return planes(_rows(member, rows))
+
+    return Part(numbers, chosen)
+
+
+class _Member(NamedTuple):
+    """An array of an npz archive, its header read and its data to come."""
+
+    stream: IO[bytes]
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+
+@contextlib.contextmanager
+def _member(archive: zipfile.ZipFile, key: str) -> Iterator[_Member]:
+    # np.load would read all of an array, 3 GB in a part of CIFAR-5m, for some thousand rows of it.
+    if f"{key}.npy" not in archive.namelist():
+        raise ValueError(f"it has no array {key!r}; it has {', '.join(archive.namelist())}")
+    with archive.open(f"{key}.npy") as stream:
+        first = _NPY.read_magic(stream) == (1, 0)
+        header = _NPY.read_array_header_1_0 if first else _NPY.read_array_header_2_0
+        shape, fortran, dtype = header(stream)
+        if dtype.hasobject:
+            raise ValueError(f"its array {key!r} is pickled, and nothing is unpickled here")
+        yield _Member(stream, shape, fortran, dtype)
+
+
+def _rows(member: _Member, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+    """Return some rows of an array of bytes, reading no further than the last of them."""
+    if member.fortran:
+        whole = np.frombuffer(member.stream.read(), np.uint8)
+        return whole.reshape(member.shape, order="F")[rows]
+    chosen = np.empty((len(rows), *member.shape[1:]), np.uint8)
+    stop = int(rows[-1]) + 1
+    for start in range(0, stop, _BLOCK):
+        end = min(start + _BLOCK, stop)
+        content = member.stream.read((end - start) * math.prod(member.shape[1:]))
+        block = np.frombuffer(content, np.uint8).reshape(end - start, *member.shape[1:])
+        first, last = np.searchsorted(rows, (start, end))
+        chosen[first:last] = block[rows[first:last] - start]
+    return chosen
+
+
+def _valid(numbers: NDArray[Any], valid: range) -> NDArray[np.int64]:
+    outside = numbers[~((numbers >= valid[0]) & (numbers <= valid[-1]))]
+    if len(outside):
+        raise ValueError(
+            f"it has the label {outside[0]}, where labels are from {valid[0]} to {valid[-1]}"
+        )
+    return numbers.astype(np.int64)
+
+
+def _check_pixels(
+    key: str, dtype: np.dtype[Any], image: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    if dtype != np.uint8 or image != shape:
+        raise ValueError(
+            f"the images of its array {key!r} are {dtype} of shape {image}, where uint8 of shape "
+            f"{shape} is wanted"
+        )
+
+
+def _check_lengths(pixels: str, images: int, labels: str, numbers: int) -> None:
+    if images != numbers:
+        raise ValueError(
+            f"its array {pixels!r} has {images} images, and {labels!r} has {numbers} labels"
+        )

@@ -1,0 +1,112 @@
+"""Modular addition: the table of (a + b) mod p, split into training and test pairs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpsubmit.batchfns.arguments import FLAG, SEED, Valid, check_arguments, is_integer, is_real
+from mlpsubmit.errors import SpecError
+
+__all__ = ["modular_addition"]
+
+
+def modular_addition(
+    p: int | None = None,
+    train_fraction: float | None = None,
+    pair_seed: int | None = None,
+    labels: bool | None = None,
+    normalized: bool | None = None,
+) -> Callable[..., dict[str, Tensor]]:
+    r"""Return the data recipe of addition modulo p, for ``Sweep(data=..., batchfn=sample)``.
+
+    All p^2 pairs (a, b) are put into an order that ``pair_seed`` draws. Its first
+    n = round(train_fraction p^2) pairs are the training rows, the others the test rows: the same
+    ones in every trial, and those of a smaller fraction are among those of a larger one. Offline,
+    ``N_SAMPLES`` = n trains on all training rows, a smaller one on a random subset per trial; the
+    test set is all test rows up to ``N_TEST`` (Power et al., arXiv 2201.02177; Nanda et al.,
+    arXiv 2301.05217; Gromov, arXiv 2301.02679).
+
+    The inputs are the one-hot vectors of a and b, one after the other, and the targets are the
+    one-hot vector of c = (a + b) mod p. Over all pairs every coordinate has mean 1/p and variance
+    (p - 1)/p^2, so that normalized ones are, with mean 0 and variance 1,
+
+    .. math:: \sqrt{p - 1}\ \text{where the one is}, \qquad -1 / \sqrt{p - 1}\ \text{elsewhere}.
+
+    Nothing is computed here: the recipe runs on a worker, and yields the data entries ``X_train``
+    (n, 2p), ``y_train``, ``X_test`` and ``y_test``: 12 p^3 bytes in all.
+
+    Args:
+        p: the modulus, >= 2. Left out, it has to come from an axis or from ``datasethps``.
+        train_fraction: of the pairs, between 0 and 1, by default 0.5.
+        pair_seed: of the order of the pairs, by default 0.
+        labels: targets (n,) are the numbers c, int64, for LOSS="cross_entropy" and D_OUT=p;
+            by default they are one-hot (n, p), float32.
+        normalized: normalize inputs and one-hot targets, the default: a network that is 0 starts
+            at a mean squared loss of 1. Otherwise they have entries 0 and 1, and one-hot targets
+            serve LOSS="cross_entropy" as well.
+
+    Raises:
+        SpecError: listing every bad value, here or, for values of an axis, on the worker.
+
+    Example:
+        >>> sweep = Sweep(data=modular_addition(p=97), batchfn=sample, ONLINE=False, N_SAMPLES=4704)
+        >>> entries = modular_addition(p=5, train_fraction=0.6)()
+        >>> {name: tuple(rows.shape) for name, rows in entries.items()}
+        {'X_train': (15, 10), 'y_train': (15, 5), 'X_test': (10, 10), 'y_test': (10, 5)}
+    """
+    # Only what is given is bound: the rest may be an axis, or keep its default.
+    given = {"p": p, "train_fraction": train_fraction, "pair_seed": pair_seed}
+    given |= {"labels": labels, "normalized": normalized}
+    bound: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    check_arguments("modular_addition", bound, _VALID)
+    return functools.partial(_modular_addition_entries, **bound)
+
+
+def _modular_addition_entries(
+    p: int,
+    train_fraction: float = 0.5,
+    pair_seed: int = 0,
+    labels: bool = False,
+    normalized: bool = True,
+) -> dict[str, Tensor]:
+    given = {"p": p, "train_fraction": train_fraction, "pair_seed": pair_seed}
+    check_arguments(
+        "modular_addition", {**given, "labels": labels, "normalized": normalized}, _VALID
+    )
+    n = round(float(train_fraction) * p * p)
+    if not 0 < n < p * p:
+        raise SpecError(
+            f"modular_addition: train_fraction={train_fraction!r} of the {p * p} pairs of p={p} "
+            f"leaves {n} for training and {p * p - n} for the test; there should be some of both"
+        )
+    # A RandomState's stream is frozen for good, so the pairs are the same under every numpy.
+    pairs = np.random.RandomState(pair_seed).permutation(p * p).astype(np.int64)
+    a, b = pairs // p, pairs % p
+    c = (a + b) % p
+    one_hot = functools.partial(_one_hot, p=p, normalized=normalized)
+    X = torch.cat([one_hot(a), one_hot(b)], dim=1)
+    y = torch.from_numpy(c) if labels else one_hot(c)
+    return {"X_train": X[:n], "y_train": y[:n], "X_test": X[n:], "y_test": y[n:]}
+
+
+def _one_hot(numbers: Any, p: int, normalized: bool) -> Tensor:
+    rows = torch.from_numpy(np.eye(p, dtype=np.float32)[numbers])
+    return (p * rows - 1) / (p - 1) ** 0.5 if normalized else rows
+
+
+_VALID: Valid = {
+    "p": ("an integer >= 2, such as 97", lambda p: is_integer(p, 2)),
+    "train_fraction": (
+        "a number between 0 and 1, such as 0.5",
+        lambda fraction: is_real(fraction) and 0 < fraction < 1,
+    ),
+    "pair_seed": SEED,
+    "labels": FLAG,
+    "normalized": FLAG,
+}

@@ -1,0 +1,101 @@
+"""Sparse parities of uniformly random signs."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlpsubmit.batchfns.arguments import COUNT, check_arguments
+from mlpsubmit.batchfns.gaussian import SPECTRUM
+from mlpsubmit.batchfns.protocol import BatchFn, fixed
+from mlpsubmit.errors import SpecError
+
+__all__ = ["sparse_parity"]
+
+
+def sparse_parity(
+    d: int,
+    bsz: int,
+    gen: torch.Generator,
+    k: int | None = None,
+    support: Sequence[int] | None = None,
+    X: Tensor | None = None,
+    y: Tensor | None = None,
+) -> BatchFn:
+    r"""Batch function of uniformly random signs and the parity of a few of them.
+
+    .. math::
+        x \sim \mathrm{Unif}(\{-1, +1\}^d), \qquad y = \prod_{i \in S} x_i,
+
+    so that E[y] = 0, E[y^2] = 1, and y is uncorrelated with the parity of every other set (Barak
+    et al., arXiv 2207.08799). The inputs depend on the generator alone: configs that differ in
+    their supports see the same X.
+
+    Args:
+        d: input dimension.
+        bsz: rows per batch, n.
+        gen: the generator of all draws, on the device that X and y are wanted on.
+        k: size of the support S, which is then the first k coordinates.
+        support: the coordinates of S themselves, from 0. Give it or k.
+        X: where X and y are given, they are what every step returns (offline training).
+        y: see X.
+
+    Returns:
+        ``batch_fn(step) -> (X (n, d), y (n,))``, float32, entries -1 and +1.
+
+    Raises:
+        SpecError: where d or k is no count, where both or neither of k and support are given, and
+            where the support has repeated coordinates or such that the data do not have.
+
+    Example:
+        >>> sweep = Sweep(axes={"k": [2, 3, 4]}, batchfn=sparse_parity, d=50)
+        >>> X, y = sparse_parity(d=50, support=[3, 7], bsz=8, gen=torch.Generator())(0)
+        >>> torch.equal(y, X[:, 3] * X[:, 7])
+        True
+    """
+    if X is not None and y is not None:
+        return fixed(X, y)
+    coordinates = torch.tensor(_coordinates(d, k, support), device=gen.device)
+
+    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
+        bits = torch.randint(2, (bsz, d), generator=gen, device=gen.device, dtype=torch.float32)
+        signs = 2 * bits - 1
+        return signs, signs.index_select(1, coordinates).prod(dim=1)
+
+    return batch_fn
+
+
+def _coordinates(d: Any, k: Any, support: Any) -> list[int]:
+    """Return the support as a list of coordinates."""
+    given = {"d": d} if k is None else {"d": d, "k": k}
+    check_arguments("sparse_parity", given, {"d": SPECTRUM["d"], "k": COUNT})
+    if (k is None) == (support is None):
+        raise SpecError(
+            f"sparse_parity: got {'neither' if k is None else 'both'} of k and support; give "
+            "exactly one: k=3 for the first three coordinates, or support=[0, 4, 7]"
+        )
+    if support is not None:
+        return _checked_support(support, d)
+    if k > d:
+        raise SpecError(f"sparse_parity: got k={k}, but the inputs have d={d} coordinates")
+    return list(range(k))
+
+
+def _checked_support(support: Any, d: int) -> list[int]:
+    try:
+        coordinates = [operator.index(i) for i in support]
+    except TypeError:
+        coordinates = []
+    mistakes = [] if coordinates else ["it should be a list of one coordinate or more"]
+    if beyond := sorted({i for i in coordinates if not 0 <= i < d}):
+        shown = ", ".join(map(str, beyond))
+        mistakes.append(f"there is no coordinate {shown} in d={d}; valid are 0 to {d - 1}")
+    if twice := sorted({i for i in coordinates if coordinates.count(i) > 1}):
+        mistakes.append(f"coordinate {', '.join(map(str, twice))} stands more than once")
+    if mistakes:
+        raise SpecError(f"sparse_parity: got support={support!r}; {'; '.join(mistakes)}")
+    return coordinates
