@@ -102,6 +102,16 @@ def test_given_X_and_y_come_back_at_every_step():
         ({"y_test": Y_TEST}, r"the test set has no X_test"),
         ({"y_train": Y_TRAIN[:7]}, r"X_train has 40 rows and y_train has 7; they should"),
         ({"X_train": X_TRAIN[:0], "y_train": Y_TRAIN[:0]}, r"has 0 rows .* at least one"),
+        ({"X_train": [[1.0]] * N}, r"got X_train of type list; valid are .*; try batchfn=arrays\("),
+        ({"y_train": torch.tensor(1.0)}, r"got y_train of type Tensor; .* with a row per sample"),
+        (
+            {"X_train": X_TRAIN * 1j},
+            r"X_train has the dtype torch.complex64; valid are real numbers",
+        ),
+        ({"y_train": np.array(["a"] * N)}, r"y_train has the dtype <U1; valid are real numbers"),
+        ({"X_train": X_TRAIN.log()}, r"X_train has 2 entries that are NaN .* first at \[0, 0\]"),
+        ({"y_train": np.full(N, 1e300)}, r"y_train has 40 entries that are NaN or infinite as fl"),
+        ({"split": "test", **TEST, "y_test": Y_TEST.sqrt()}, r"y_test has 12 entries that are NaN"),
     ],
 )
 def test_bad_arguments_of_sample(arguments, message):
@@ -118,6 +128,40 @@ def test_numpy_entries_are_converted_once_for_as_long_as_they_live():
     assert first[1].dtype == torch.int64
     assert first[0] is again[0]
     assert torch.equal(first[0], X_TRAIN)
+    assert len(_COPIES) == kept + 2
+    del X, y
+    gc.collect()
+    assert len(_COPIES) == kept
+
+
+@pytest.mark.parametrize(
+    ("dtype", "becomes"),
+    [
+        (torch.float64, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (np.dtype(">f8"), torch.float32),
+        (np.longdouble, torch.float32),
+        (torch.uint8, torch.uint8),
+        (np.uint8, torch.uint8),
+        (np.bool_, torch.bool),
+        (np.uint16, torch.int64),
+        (np.dtype(">i4"), torch.int64),
+    ],
+)
+def test_entries_of_any_dtype_become_what_torch_computes_with(dtype, becomes):
+    of_torch = isinstance(dtype, torch.dtype)
+    X, y = (rows % 2 for rows in (X_TRAIN, Y_TRAIN))
+    given = [rows.to(dtype) if of_torch else rows.numpy().astype(dtype) for rows in (X, y)]
+    found = draw(N, split="test", X_test=given[0], y_test=given[1])(0)
+    for one, other in zip(found, (X, y), strict=True):
+        assert one.dtype == becomes
+        assert torch.equal(one.float(), other)
+
+
+def test_tensors_that_are_as_wanted_are_not_copied_nor_kept():
+    X, y = X_TRAIN.clone(), Y_TRAIN.clone()
+    kept = len(_COPIES)
+    assert draw(N, split="test", X_test=X, y_test=y)(0)[0] is X
     assert len(_COPIES) == kept + 2
     del X, y
     gc.collect()

@@ -33,7 +33,10 @@ def test_public_names_are_there(package):
         _ = package.nonsense
 
 
-@pytest.mark.parametrize("name", ["arrays", "hermite", "images", "polynomial"])
+@pytest.mark.parametrize(
+    "name",
+    ["arrays", "hermite", "images", "multi_index", "polynomial", "synthetic", "teacher"],
+)
 def test_a_function_is_not_shadowed_by_the_module_it_comes_from(name):
     module = importlib.import_module(f"mlpsubmit.batchfns.{name}")
     assert isinstance(module, types.ModuleType)

@@ -5,6 +5,7 @@ import pickle
 import cloudpickle
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,6 +39,19 @@ def test_degrees_and_factors():
     assert monomial.basis() == {0: 2, 3: 1}
     assert type(monomial.basis()) is dict
     assert monomial.basis_factors() == [{0: 1}, {0: 1}, {3: 1}]
+
+
+def test_evaluates_plain_powers_of_rows_of_arrays_and_tensors():
+    X = np.arange(12.0).reshape(3, 4)
+    expected = X[:, 0] ** 2 * X[:, 3]
+    monomial = Monomial({3: 1, 0: 2})
+    np.testing.assert_array_equal(monomial.evaluate(X), expected)
+    np.testing.assert_array_equal(monomial.evaluate(X, gamma=0.5), expected / 8)
+    tensor = torch.from_numpy(X).float()
+    assert torch.equal(monomial.evaluate(tensor), torch.from_numpy(expected).float())
+    assert torch.equal(Monomial().evaluate(tensor), torch.ones(3))
+    with pytest.raises(ValueError, match=r"\$x_\{4\}\$ has the index 4, but X has 4 columns"):
+        Monomial({4: 1}).evaluate(tensor)
 
 
 def test_numpy_integers_and_the_string_keys_of_json_become_ints():
