@@ -14,37 +14,99 @@ from typing import TYPE_CHECKING, Any
 from mlpsubmit.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
+    from mlpsubmit.grabs.coefficients import monomial_coefficients
+    from mlpsubmit.grabs.gradients import gradient_norm, gradient_norms
+    from mlpsubmit.grabs.hessian import hessian_eigenvalues, sharpness
+    from mlpsubmit.grabs.hidden import activation_kernel, activations, preactivation_stats
+    from mlpsubmit.grabs.matrices import diagonal, entry, trace
+    from mlpsubmit.grabs.ntk import (
+        empirical_ntk,
+        empirical_ntk_trace,
+        ntk_alignment,
+        ntk_eigenvalues,
+        ntk_eigenvectors,
+    )
     from mlpsubmit.grabs.weights import (
+        bias,
         distance_from_init,
+        gram_diagonal,
+        gram_trace,
         readin_gram,
         readin_gram_diagonal,
         readin_gram_trace,
         readin_weight,
         readout_weight,
+        singular_values,
         spectral_norms,
+        weight,
+        weight_gram,
         weight_norms,
     )
 
 __all__ = [
+    "activation_kernel",
+    "activations",
+    "bias",
     "by_name",
+    "diagonal",
     "distance_from_init",
+    "empirical_ntk",
+    "empirical_ntk_trace",
+    "entry",
+    "gradient_norm",
+    "gradient_norms",
+    "gram_diagonal",
+    "gram_trace",
+    "hessian_eigenvalues",
+    "monomial_coefficients",
+    "ntk_alignment",
+    "ntk_eigenvalues",
+    "ntk_eigenvectors",
+    "preactivation_stats",
     "readin_gram",
     "readin_gram_diagonal",
     "readin_gram_trace",
     "readin_weight",
     "readout_weight",
+    "sharpness",
+    "singular_values",
     "spectral_norms",
+    "trace",
+    "weight",
+    "weight_gram",
     "weight_norms",
 ]
 
 _HOMES = {
+    "activation_kernel": "hidden",
+    "activations": "hidden",
+    "bias": "weights",
+    "diagonal": "matrices",
     "distance_from_init": "weights",
+    "empirical_ntk": "ntk",
+    "empirical_ntk_trace": "ntk",
+    "entry": "matrices",
+    "gradient_norm": "gradients",
+    "gradient_norms": "gradients",
+    "gram_diagonal": "weights",
+    "gram_trace": "weights",
+    "hessian_eigenvalues": "hessian",
+    "monomial_coefficients": "coefficients",
+    "ntk_alignment": "ntk",
+    "ntk_eigenvalues": "ntk",
+    "ntk_eigenvectors": "ntk",
+    "preactivation_stats": "hidden",
     "readin_gram": "weights",
     "readin_gram_diagonal": "weights",
     "readin_gram_trace": "weights",
     "readin_weight": "weights",
     "readout_weight": "weights",
+    "sharpness": "hessian",
+    "singular_values": "weights",
     "spectral_norms": "weights",
+    "trace": "matrices",
+    "weight": "weights",
+    "weight_gram": "weights",
     "weight_norms": "weights",
 }
 
@@ -59,7 +121,7 @@ def by_name(name: str) -> Callable[..., Any]:
         >>> by_name("readin_gram_trace") is readin_gram_trace
         True
     """
-    if name not in _HOMES:
+    if not isinstance(name, str) or name not in _HOMES:
         raise SpecError(
             f"no grab named {name!r}{did_you_mean(str(name), _HOMES)}; "
             f"valid are {', '.join(sorted(_HOMES))}, or any function of your own"

@@ -192,6 +192,9 @@ class Sweep:
         for place, function in functions.items():
             if function is not None and not callable(function):
                 mistakes.append(f"{place}: got {function!r}; should be a function")
+        for alias, grab in self._named_grabs().items():
+            if isinstance(grab, SpecError):
+                mistakes += [f"OTHER_MODEL_GRABS[{alias!r}]: {text}" for text in grab.mistakes]
         try:
             _ = self._declared
         except SpecError as error:
@@ -201,8 +204,17 @@ class Sweep:
     def _functions(self) -> list[Callable[..., Any]]:
         """Return every function whose arguments settings and axes may name."""
         models = [v for name, v in self._spec[1].items() if hp.canonical_name(name) == "model"]
-        candidates = [self.batchfn, self.data, *self.grabs.values(), *models]
+        named = [grab for grab in self._named_grabs().values() if callable(grab)]
+        candidates = [self.batchfn, self.data, *self.grabs.values(), *named, *models]
         return [function for function in candidates if callable(function)]
+
+    def _named_grabs(self) -> dict[str, Any]:
+        """Return the grabs of OTHER_MODEL_GRABS by alias: the function, or the mistake."""
+        found: dict[str, Any] = {}
+        for setting, value in self._spec[1].items():
+            if hp.canonical_name(setting) == "other_model_grabs" and isinstance(value, Mapping):
+                found |= {alias: _named(grab) for alias, grab in value.items()}
+        return found
 
     @functools.cached_property
     def _declared(self) -> set[str]:
@@ -565,6 +577,16 @@ def _parsed(name: str, value: Any) -> Any:
         return hp.validate_one(name, value)
     item = getattr(value, "item", None)
     return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
+
+
+def _named(grab: Any) -> Any:
+    """Return the grab of the library that has this name, or the mistake; functions as they are."""
+    from mlpsubmit.grabs import by_name
+
+    try:
+        return grab if callable(grab) else by_name(grab)
+    except SpecError as error:
+        return error
 
 
 def _trial(value: Any) -> int:

@@ -16,6 +16,7 @@ import mlpsubmit
 from mlpsubmit.calling import call, declared, function_name, pick
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.fingerprint import digest
+from mlpsubmit.grabs.named import matrix_choice, named_grab
 from mlpsubmit.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.sweep import SUPPLIED, Config, Sweep
 from mlpsubmit.training.loop import BatchFn, Trained, train
@@ -117,8 +118,11 @@ def assemble(
         key = _sharing_key(sweep.batchfn, context, seeds.train, entry)
         if key not in drawn:
             drawn[key] = _train_source(sweep.batchfn, context, seeds.train, device)
+        if (wants_test or not hyperparameters.online) and key not in test_fns:
+            test_fns[key] = _test_fn(sweep.batchfn, context, seeds.test, device)
+        test_fn = test_fns.get(key)
         model = build_model(config, context, *drawn[key].first)
-        shapes = _likeness(model, drawn[key].first)
+        shapes = _likeness(model, drawn[key].first), test_fn and _shapes(test_fn(0))
         if shapes not in stacks:
             _check_order(model, drawn[key].first[0])
             stacks[shapes] = Stack(grabs, device)
@@ -133,10 +137,8 @@ def assemble(
                 else _train_source(sweep.batchfn, context, seeds.train, device)
             )
         source = sources[shapes, key]
-        if wants_test or not hyperparameters.online:
-            if key not in test_fns:
-                test_fns[key] = _test_fn(sweep.batchfn, context, seeds.test, device)
-            stack.test_fns.append(test_fns[key])
+        if test_fn is not None:
+            stack.test_fns.append(test_fn)
         stack.positions.append(position)
         stack.models.append(model)
         stack.batch_fns.append(source)
@@ -305,6 +307,12 @@ def _likeness(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Any, ...]
     return shapes, tuple(behaviour(model).items())
 
 
+def _shapes(batch: Any) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of a test batch; whether it is one, the train loop will say."""
+    parts = batch if isinstance(batch, (tuple, list)) else ()
+    return tuple(tuple(getattr(part, "shape", ())) for part in parts)
+
+
 def _wants_test(sweep: Sweep, grabs: Mapping[str, Callable[..., Any]]) -> bool:
     """Tell whether a grab asks for the test set, which online training does not need itself."""
     offered = {"X_te": None, "y_te": None}
@@ -318,42 +326,38 @@ def _takes(grab: Callable[..., Any]) -> set[str]:
 
 
 def named_grabs(sweep: Sweep) -> dict[str, Callable[..., Any]]:
-    """Return the grabs of a sweep: its functions, and those that OTHER_MODEL_GRABS names."""
-    from mlpsubmit.grabs import by_name
+    """Return the grabs of a sweep: its functions, and those that OTHER_MODEL_GRABS names.
 
-    grabs = {
-        alias: by_name(grab) if isinstance(grab, str) else grab
-        for alias, grab in {**sweep.base.other_model_grabs, **sweep.grabs}.items()
-    }
-    _check_aliases(sweep.base, grabs)
-    for alias, arguments in sweep.base.other_model_kwargs.items():
-        grabs[alias] = functools.partial(grabs[alias], **arguments)
-    for alias, gram in sweep.base.other_model_gram.items():
-        if gram:
-            grabs[alias] = functools.partial(_of_gram, grabs[alias])
+    Raises:
+        SpecError: listing every alias, name, argument and choice of matrix that does not fit.
+    """
+    base = sweep.base
+    functions = {**base.other_model_grabs, **sweep.grabs}
+    mistakes = _alias_mistakes(base, functions)
+    grabs = {}
+    for alias, function in functions.items():
+        try:
+            choice = matrix_choice(base.other_model_gram.get(alias, False))
+            arguments = base.other_model_kwargs.get(alias, {})
+            grabs[alias] = named_grab(function, arguments=arguments, **choice)
+        except SpecError as error:
+            mistakes += [f"grab {alias!r}: {mistake}" for mistake in error.mistakes]
+    if mistakes:
+        raise SpecError(mistakes)
     return grabs
 
 
-def _check_aliases(base: Hyperparameters, grabs: Mapping[str, Any]) -> None:
+def _alias_mistakes(base: Hyperparameters, grabs: Mapping[str, Any]) -> list[str]:
+    """Return a mistake for each alias with arguments or a matrix, but without a grab."""
     settings = {"OTHER_MODEL_KWARGS": base.other_model_kwargs}
     settings["OTHER_MODEL_GRAM"] = base.other_model_gram
-    mistakes = [
+    return [
         f"{setting}: no grab is called {alias!r}{did_you_mean(alias, grabs)}; "
         f"there are {', '.join(sorted(grabs)) or 'none'}"
         for setting, aliases in settings.items()
         for alias in aliases
         if alias not in grabs
     ]
-    if mistakes:
-        raise SpecError(mistakes)
-
-
-def _of_gram(grab: Callable[..., Any], model: nn.Module, **offered: Any) -> Any:
-    """Give a grab that takes a weight matrix the Gram matrix W^T W of the read-in layer."""
-    from mlpsubmit.grabs import by_name
-
-    gram = by_name("readin_gram")(model)
-    return call(grab, {**offered, "model": model, "W": gram})
 
 
 def data_arguments(sweep: Sweep, config: Config) -> dict[str, Any]:

@@ -6,12 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-import mlpsubmit.grabs
 from mlpsubmit import grabs
 from mlpsubmit.batchfns import Monomial
 from mlpsubmit.errors import SpecError
+from mlpsubmit.grabs import weights
+from mlpsubmit.training.parametrizations import parametrize
 
-NAMES = sorted(set(grabs.__all__) - {"by_name"})
+NAMES = weights.__all__
+#: Those whose decomposition has the host wait for a GPU.
+DECOMPOSING = {"spectral_norms", "singular_values"}
+#: Those that can measure what the layers compute with, the forward multiplier included.
+EFFECTIVE = [
+    name for name in NAMES if "effective" in inspect.signature(grabs.by_name(name)).parameters
+]
 
 
 class MLP(nn.Module):
@@ -73,6 +80,54 @@ def test_diagonal_at_the_indices_of_monomials(monomials, indices):
     model = MLP()
     diagonal = (matrices(model)[0] ** 2).sum(axis=0)
     close(grabs.readin_gram_diagonal(model, monomials=monomials), diagonal[indices])
+    close(grabs.gram_diagonal(model, monomials=monomials), diagonal[indices])
+
+
+def count(model):
+    return len(matrices(model))
+
+
+def test_every_layer_counts_from_both_ends(model):
+    biases = [p.detach().numpy() for name, p in model.named_parameters() if name.endswith("bias")]
+    for layer in range(-count(model), count(model)):
+        W = matrices(model)[layer]
+        close(grabs.weight(model, layer), W)
+        close(grabs.bias(model, layer), biases[layer])
+        close(grabs.weight_gram(model, layer), W.T @ W)
+        close(grabs.weight_gram(model, layer, side="output"), W @ W.T)
+        close(grabs.gram_trace(model, layer), np.trace(W @ W.T))
+        close(grabs.gram_diagonal(model, layer), np.diag(W.T @ W))
+        close(grabs.gram_diagonal(model, layer, side="output"), np.diag(W @ W.T))
+        close(grabs.singular_values(model, layer), np.linalg.svd(W, compute_uv=False))
+    close(grabs.weight(model, np.int64(1)), matrices(model)[1])
+
+
+@pytest.mark.parametrize("parametrization", ["mup", "ntp", "mfp", "mup-lr", "ntp-lr", "sp"])
+def test_effective_weights_and_biases_are_what_the_layers_compute_with(parametrization):
+    model = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 6), nn.Linear(6, 2))
+    parametrize(model, parametrization, gamma=3.0, generator=torch.Generator().manual_seed(0))
+    h = X = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
+    for layer in range(3):
+        h = h @ grabs.weight(model, layer, effective=True).T
+        h = h + grabs.bias(model, layer, effective=True)
+    close(h, model(X).detach().numpy())
+
+
+@pytest.mark.parametrize("name", EFFECTIVE)
+def test_every_effective_measurement_is_that_of_a_model_with_the_multipliers_in_its_weights(name):
+    model = MLP()
+    parametrize(model, "mup", gamma=2.0, generator=torch.Generator().manual_seed(0))
+    absorbed, fresh = copy.deepcopy(model), MLP()
+    with torch.no_grad():
+        for layer in weights.layers_of(absorbed):
+            layer.weight *= layer.multiplier
+            layer.bias *= layer.multiplier
+        for parameter, source in zip(fresh.parameters(), absorbed.parameters(), strict=True):
+            parameter.copy_(source)
+    grab = grabs.by_name(name)
+    close(grab(model, effective=True), grab(fresh).numpy())
+    close(grab(fresh, effective=True), grab(fresh).numpy())  # without multipliers, the same
+    assert not torch.allclose(grab(model), grab(fresh))
 
 
 def test_norms(model):
@@ -90,6 +145,14 @@ def test_spectral_norm_of_zero_and_of_what_is_not_finite():
     assert norms[0] == 0
     assert norms[1].isnan()
     assert norms[2] > 0
+
+
+def test_singular_values_of_what_is_not_finite_are_nan():
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))
+    with torch.no_grad():
+        model[0].weight[0, 0] = torch.nan
+    assert grabs.singular_values(model).isnan().tolist() == [True] * 3
+    assert (grabs.singular_values(model, layer=1) > 0).all()
 
 
 def test_distance_from_init(model):
@@ -138,7 +201,7 @@ def test_models_without_layers_are_refused(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_grabs_declare_only_what_they_need(name):
     parameters = inspect.signature(grabs.by_name(name)).parameters
-    assert set(parameters) <= {"model", "model0", "monomials", "side"}
+    assert set(parameters) <= {"model", "model0", "monomials", "side", "layer", "effective"}
     assert "model" in parameters
 
 
@@ -154,6 +217,32 @@ def test_grabs_declare_only_what_they_need(name):
             r"got monomials=\{4: 1\}, but the read-in layer has 4 inputs; valid indices are 0 to 3",
         ),
         (
+            lambda: grabs.gram_diagonal(MLP(), layer=1, monomials={0: 1}),
+            r"inputs of the network, which layer 0 reads; got layer=1, side='input'; try without",
+        ),
+        (
+            lambda: grabs.gram_diagonal(MLP(), side="output", monomials={0: 1}),
+            r"got layer=0, side='output'; try without monomials: lambda model: gram_diag",
+        ),
+        (
+            lambda: grabs.gram_diagonal(MLP(), side="inputs"),
+            r"gram_diagonal: got side='inputs' \(did you mean 'input'\?\)",
+        ),
+        (
+            lambda: grabs.weight(MLP(), layer=4),
+            r"weight: got layer=4, but MLP has 4 Linear and Conv2d layers; valid are 0 to 3, or -4 "
+            r"to -1 from the end",
+        ),
+        (lambda: grabs.bias(ConvNet(), layer=-3), r"bias: got layer=-3, but ConvNet has 2 Linear"),
+        (lambda: grabs.weight_gram(MLP(), layer="in"), r"weight_gram: got layer='in', but MLP has"),
+        (lambda: grabs.gram_trace(MLP(), layer=True), r"gram_trace: got layer=True, but MLP has 4"),
+        (lambda: grabs.gram_diagonal(MLP(), layer=9), r"gram_diagonal: got layer=9, but MLP has 4"),
+        (lambda: grabs.singular_values(MLP(), layer=0.5), r"singular_values: got layer=0.5, but"),
+        (
+            lambda: grabs.bias(nn.Linear(2, 3, bias=False)),
+            r"bias: layer 0 of Linear, Linear\(in_.*bias=False\), has none; try another layer",
+        ),
+        (
             lambda: grabs.readin_gram_diagonal(ConvNet(), monomials={0: 1}),
             r"inputs of an MLP, .* got ConvNet, whose first layer is Conv2d; try monomials=None",
         ),
@@ -161,6 +250,7 @@ def test_grabs_declare_only_what_they_need(name):
             lambda: grabs.distance_from_init(MLP(), nn.Linear(2, 3)),
             r"same layers; got weights of shapes \[\(7, 4\).* and \[\(3, 2\)\]",
         ),
+        (lambda: grabs.by_name(["trace"]), r"no grab named \['trace'\] \(did you mean 'trace'\?\)"),
         (
             lambda: grabs.by_name("readin_gram_trac"),
             r"no grab named 'readin_gram_trac' \(did you mean 'readin_gram_trace'\?\); valid are",
@@ -173,14 +263,14 @@ def test_mistakes(measure_it, message):
 
 
 def test_registry_and_module_name_the_same_functions():
-    for name in NAMES:
-        assert grabs.by_name(name) is getattr(mlpsubmit.grabs, name)
+    for name in set(grabs.__all__) - {"by_name"}:
+        assert grabs.by_name(name) is getattr(grabs, name)
         assert grabs.by_name(name).__name__ == name
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"spectral_norms"}))
-def test_no_grab_but_the_spectral_norm_waits_for_the_gpu(name):
+@pytest.mark.parametrize("name", sorted(set(NAMES) - DECOMPOSING))
+def test_no_grab_but_those_that_decompose_waits_for_the_gpu(name):
     model = MLP().cuda()
     measure(name, model)
     torch.cuda.set_sync_debug_mode("error")

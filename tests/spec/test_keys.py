@@ -147,7 +147,7 @@ OTHERS = {
     "onlythresholds": False,
     "deterministic": False,
     "datasethps": {"d": 3},
-    "other_model_grabs": {"a": "b"},
+    "other_model_grabs": {"a": "trace"},
     "other_model_kwargs": {"a": {"b": 1}},
     "other_model_gram": {"a": True},
     "optimizer": "adam",

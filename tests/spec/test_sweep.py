@@ -628,3 +628,15 @@ def test_all_mistakes_are_listed_at_once():
         "MAX_ITER: got 0",
     ]
     assert [m[: len(s)] for m, s in zip(mistakes, starts, strict=True)] == starts
+
+
+def test_named_grabs_that_are_not_there_are_listed_with_the_other_mistakes():
+    with pytest.raises(SpecError) as caught:
+        make(OTHER_MODEL_GRABS={"a": "readin_gram_trase", "b": 3, "c": "trace"}, WIDTH=0)
+    first, second, third = caught.value.mistakes
+    assert first.startswith(
+        "OTHER_MODEL_GRABS['a']: no grab named 'readin_gram_trase' (did you mean "
+        "'readin_gram_trace'?); valid are activation_kernel, "
+    )
+    assert second.startswith("OTHER_MODEL_GRABS['b']: no grab named 3; valid are ")
+    assert third.startswith("WIDTH: got 0")

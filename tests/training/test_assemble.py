@@ -98,6 +98,16 @@ def test_shapes_that_differ_train_as_stacks_of_their_own() -> None:
     assert all(np.isfinite(part.train_loss).all() for part in trained)
 
 
+def test_test_sets_of_other_sizes_train_as_stacks_of_their_own() -> None:
+    def batches(held_out: int, bsz: int, gen: torch.Generator, split: str) -> Any:
+        return gaussian(bsz if split == "train" else held_out, gen)
+
+    axes = {"held_out": [5, 4], "trial": range(2)}
+    first, second = stacks(small(axes, batchfn=batches, ONLINE=False))
+    assert [first.positions, second.positions] == [[0, 1], [2, 3]]
+    assert all(np.isfinite(stack.train().test_loss).all() for stack in (first, second))
+
+
 def test_stacks_of_one_pack_train_as_they_would_alone() -> None:
     """They train one after another: none may draw on from where another has stopped."""
 

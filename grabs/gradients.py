@@ -1,0 +1,103 @@
+"""How steep the loss that is trained is where the network stands."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mlpsubmit.grabs.layers import layers_of
+from mlpsubmit.grabs.objective import Loss, Parameters, objective, trained_parameters
+
+__all__ = ["gradient_norm", "gradient_norms"]
+
+
+def gradient_norm(
+    model: nn.Module,
+    X_tr: Tensor,
+    y_tr: Tensor,
+    model0: nn.Module,
+    loss: Loss = "mse",
+    centered: bool = True,
+) -> Tensor:
+    """Return the norm of the gradient of the training loss, over all parameters, a scalar.
+
+    It is the loss that is trained, without weight decay, on this batch and with the parameters as
+    they are now, in their precision whatever PRECISION is: a grab comes after the update, so with a
+    fresh batch every step this is not the gradient of that update. Step sizes are not in it,
+    neither LR nor the parametrization's.
+
+    Args:
+        model: the network, uncentred.
+        X_tr: (n, ...) inputs.
+        y_tr: (n,) or (n, d_out) targets.
+        model0: the network at initialisation.
+        loss: the hyperparameter LOSS, and ``centered`` the hyperparameter CENTERED: both arrive by
+            themselves in a sweep; where ``train`` is called directly, contexts have to hold them.
+        centered: whether f - f0 is trained, else f.
+
+    Raises:
+        SpecError: for another loss.
+
+    Example:
+        >>> gradient_norm(nn.Linear(3, 1), torch.ones(4, 3), torch.ones(4), nn.Linear(3, 1)).shape
+        torch.Size([])
+    """
+    gradient = _gradient("gradient_norm", model, X_tr, y_tr, model0, loss, centered)
+    return _norm(list(gradient.values()), like=X_tr)
+
+
+def gradient_norms(
+    model: nn.Module,
+    X_tr: Tensor,
+    y_tr: Tensor,
+    model0: nn.Module,
+    loss: Loss = "mse",
+    centered: bool = True,
+) -> Tensor:
+    """Return the norm of the gradient of the training loss, per layer, (layers,).
+
+    Each is over the weight and bias of one Linear or Conv2d layer, in order; 0 for one that is not
+    trained. Else as :func:`gradient_norm`, whose square is the sum of their squares.
+
+    Args:
+        model: the network, uncentred.
+        X_tr: (n, ...) inputs.
+        y_tr: (n,) or (n, d_out) targets.
+        model0: the network at initialisation.
+        loss: the hyperparameter LOSS.
+        centered: the hyperparameter CENTERED.
+
+    Raises:
+        SpecError: for another loss, and where the model has no Linear or Conv2d layer.
+
+    Example:
+        >>> gradient_norms(nn.Linear(3, 1), torch.ones(4, 3), torch.ones(4), nn.Linear(3, 1)).shape
+        torch.Size([1])
+    """
+    layers = layers_of(model)
+    gradient = _gradient("gradient_norms", model, X_tr, y_tr, model0, loss, centered)
+    of = {parameter: gradient.get(name) for name, parameter in model.named_parameters()}
+    parts = [[of[parameter] for parameter in layer.parameters()] for layer in layers]
+    return torch.stack([_norm([g for g in part if g is not None], like=X_tr) for part in parts])
+
+
+def _gradient(
+    grab: str,
+    model: nn.Module,
+    X: Tensor,
+    y: Tensor,
+    model0: nn.Module,
+    loss: Loss,
+    centered: bool,
+) -> Parameters:
+    value = objective(grab, model, model0, X, y, loss, centered)
+    gradient: Parameters = torch.func.grad(value)(trained_parameters(model))
+    return gradient
+
+
+def _norm(tensors: list[Tensor], like: Tensor) -> Tensor:
+    """Return the norm of all entries together, 0 on the device of another tensor for none."""
+    if not tensors:
+        return like.new_zeros(())
+    norm: Tensor = torch.stack([tensor.norm() for tensor in tensors]).norm()
+    return norm

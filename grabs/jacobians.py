@@ -1,0 +1,396 @@
+"""Gradients of a network's outputs at single rows, in a form in which their products are cheap.
+
+The gradient of one output at one row, with respect to the weight of a Linear layer, is the outer
+product of the gradient with respect to what the layer returns (before any hook) and of its input.
+So two such gradients are multiplied as two pairs of vectors, and the matrices are never made: the
+"structured derivatives" of Novak, Sohl-Dickstein and Schoenholz, "Fast finite width neural tangent
+kernel", arXiv:2206.08720. For a Conv2d, and wherever a weight is used at several positions of one
+row, outer products are summed over the positions. Other parameters are differentiated as they are.
+
+Each row is evaluated alone, under ``vmap``. Layers are not told by their modules but by the calls
+of ``linear`` and ``conv2d`` in the forward pass, and they count as layers only where the graph of
+autograd shows no further use of the same parameters.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vjp
+from torch.overrides import TorchFunctionMode
+
+from mlpsubmit.errors import SpecError
+
+__all__ = ["Block", "Factor", "RowJacobian"]
+
+#: The functions that layers are told by, and the names of their arguments.
+_ARGUMENTS: dict[Callable[..., Any], tuple[str, ...]] = {
+    nn.functional.linear: ("input", "weight", "bias"),
+    nn.functional.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+}
+
+#: The ids of a layer's weight and bias.
+_Key: TypeAlias = tuple[int, int]
+
+
+class Block(NamedTuple):
+    """Some rows and some outputs, which are differentiated together."""
+
+    rows: slice
+    outputs: slice
+
+
+class Factor(NamedTuple):
+    """Gradients of c outputs at m rows with respect to some of the parameters.
+
+    That of output a at row i is the outer product of D[i, a] and A[i], or D[i, a] itself.
+
+    Attributes:
+        D: (m, c, q).
+        A: (m, p), or None.
+    """
+
+    D: Tensor
+    A: Tensor | None = None
+
+    def pooled(self) -> Factor:
+        """Return the gradients of the c outputs strung together, as if of one output."""
+        return Factor(self.D.flatten(1).unsqueeze(1), self.A)
+
+    def products(self, other: Factor) -> Tensor:
+        """Return the inner products with the gradients at m' other rows, (m, c, m', c')."""
+        products: Tensor = torch.tensordot(self.D, other.D, dims=([2], [2]))
+        if self.A is None or other.A is None:
+            return products
+        return products.mul_((self.A @ other.A.T)[:, None, :, None])
+
+    def squares(self) -> Tensor:
+        """Return the squared norms, summed over the outputs, (m,)."""
+        squares = self.D.square().sum(dim=(1, 2))
+        return squares if self.A is None else squares * self.A.square().sum(dim=1)
+
+
+class RowJacobian:
+    """The gradients of all outputs of a network at all rows, with respect to what is trained.
+
+    The model is left as it is: parameters, their .grad, buffers, hooks and mode.
+
+    Args:
+        model: its outputs at a row depend on that row alone, and are not random.
+        X: (n, ...).
+        chunk_bytes: how large the gradients of two blocks may be together. A block has at least
+            one row and one output, whatever they take.
+
+    Attributes:
+        n_rows: n.
+        n_outputs: how many numbers the network returns for one row.
+        blocks: they cover each output at each row once.
+
+    Raises:
+        SpecError: where no parameter requires a gradient, and where rows depend on each other.
+    """
+
+    def __init__(self, model: nn.Module, X: Tensor, chunk_bytes: int) -> None:
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not trained:
+            raise SpecError(
+                f"the tangent kernel of {type(model).__name__} cannot be taken: it is a sum over "
+                "the parameters that require gradients, and none does; try model.requires_grad_()"
+            )
+        _check_rows_are_independent(model, X)
+        self._model, self._X = model, X
+        calls, output = _observe(model, X[:1], {id(p) for p in trained.values()})
+        self._layers = _layers(calls, output)
+        among_layers = {id(p) for layer in self._layers for p in layer.trained}
+        self._others = {name: p for name, p in trained.items() if id(p) not in among_layers}
+        self._basis = torch.eye(output.numel(), dtype=output.dtype, device=output.device)
+        self.n_rows, self.n_outputs = len(X), output.numel()
+        self.blocks = self._blocks(chunk_bytes // (2 * output.element_size()))
+
+    def _blocks(self, entries: int) -> list[Block]:
+        """Cut rows and outputs so that the gradients of a block have at most so many entries."""
+        per_row = sum(layer.entries_per_row for layer in self._layers)
+        per_output = sum(layer.entries_per_output for layer in self._layers)
+        per_output += sum(p.numel() for p in self._others.values())
+        outputs = min(self.n_outputs, max(1, (entries - per_row) // per_output))
+        rows = max(1, entries // (per_row + outputs * per_output))
+        parts = itertools.product(_cut(self.n_rows, rows), _cut(self.n_outputs, outputs))
+        return [Block(*part) for part in parts]
+
+    def zeros(self, *shape: int) -> Tensor:
+        """Return zeros of the type, and on the device, of the gradients."""
+        return self._basis.new_zeros(shape)
+
+    @torch.no_grad()
+    def at(self, block: Block) -> list[Factor]:
+        """Return the gradients of a block, each factor with respect to other parameters."""
+        basis = self._basis[block.outputs]
+        # The gradient with respect to a zero that is added to what a layer returns is D.
+        zeros = {
+            layer.key: [basis.new_zeros(call.shape) for call in layer.calls]
+            for layer in self._layers
+        }
+
+        def at_row(x: Tensor) -> Any:
+            def outputs(shifts: dict[_Key, list[Tensor]], others: dict[str, Tensor]) -> Any:
+                with _Shift(shifts) as shift:
+                    output = functional_call(self._model, others, (x[None],))
+                return output.flatten(), shift.inputs
+
+            # It is typed as if has_aux did not make it return three.
+            value_and_pullback: Any = vjp(outputs, zeros, self._others, has_aux=True)
+            _, pullback, inputs = value_and_pullback
+            return inputs, *torch.vmap(pullback)(basis)
+
+        inputs, by_layer, by_name = torch.vmap(at_row)(self._X[block.rows])
+        factors = [layer.factor(inputs[layer.key], by_layer[layer.key]) for layer in self._layers]
+        return factors + [Factor(gradient.flatten(2)) for gradient in by_name.values()]
+
+
+class _Call(NamedTuple):
+    """One call of linear or conv2d: its arguments, and shape and node of its result for one row."""
+
+    function: Callable[..., Any]
+    input: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    options: dict[str, Any]
+    shape: torch.Size
+    node: Any
+
+    @property
+    def key(self) -> _Key:
+        return id(self.weight), id(self.bias)
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """The weight, and the bias if it is trained."""
+        return [p for p in (self.weight, self.bias) if p is not None and p.requires_grad]
+
+    @property
+    def groups(self) -> int:
+        return int(self.options.get("groups", 1))
+
+    def by_position(self, inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring inputs (m, ...) and gradients (m, c, ...) into the shapes of a matrix product.
+
+        A call handles B images of L positions, or B vectors (L = 1), per row, in g groups of p
+        inputs and q outputs. A trained bias is the weight of one more input, which is 1.
+
+        Returns:
+            (m, B, g, p, L), (m, c, B, g, q, L).
+        """
+        g, p, q, L = self.groups, self.weight[0].numel(), len(self.weight) // self.groups, 1
+        if self.function is nn.functional.conv2d:
+            inputs = _patches(inputs.flatten(0, 1), self.weight, **self.options)
+            L = inputs.shape[-1]
+        m, c = gradients.shape[:2]
+        A = inputs.reshape(m, -1, g, p, L)
+        if len(self.trained) == 2:
+            A = nn.functional.pad(A, (0, 0, 0, 1), value=1.0)
+        return A, gradients.reshape(m, c, -1, g, q, L)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A weight and a bias, with all the calls that use them."""
+
+    calls: list[_Call]
+
+    @property
+    def key(self) -> _Key:
+        return self.calls[0].key
+
+    @property
+    def trained(self) -> list[Tensor]:
+        return self.calls[0].trained
+
+    @property
+    def positions(self) -> int:
+        """How often the weight is used for one row."""
+        return sum(call.shape.numel() for call in self.calls) // len(self.calls[0].weight)
+
+    @property
+    def factorises(self) -> bool:
+        return self.positions == 1 and self.calls[0].groups == 1
+
+    @property
+    def entries_per_row(self) -> int:
+        """How many entries all inputs have, patches of images side by side."""
+        call = self.calls[0]
+        return self.positions * call.groups * (call.weight[0].numel() + 1)
+
+    @property
+    def entries_per_output(self) -> int:
+        """How many entries the gradients of one output at one row have."""
+        results = sum(call.shape.numel() for call in self.calls)
+        return results + (0 if self.factorises else sum(p.numel() for p in self.trained))
+
+    def factor(self, inputs: list[Tensor], gradients: list[Tensor]) -> Factor:
+        """Return the gradients, given those with respect to what each call returns."""
+        pairs = [
+            call.by_position(*pair)
+            for call, *pair in zip(self.calls, inputs, gradients, strict=True)
+        ]
+        if self.factorises:
+            ((A, D),) = pairs
+            return Factor(D.flatten(2), A.flatten(1))
+        products = [torch.einsum("mbgpl,mcbgql->mcgqp", A, D) for A, D in pairs]
+        return Factor(torch.stack(products).sum(dim=0).flatten(2))
+
+
+class _Calls(TorchFunctionMode):
+    """Sees the calls of the functions that layers are told by."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func not in _ARGUMENTS:
+            return output
+        arguments = dict(zip(_ARGUMENTS[func], args, strict=False)) | dict(kwargs or {})
+        call = _Call(
+            func,
+            arguments.pop("input"),
+            arguments.pop("weight"),
+            arguments.pop("bias", None),
+            arguments,
+            output.shape,
+            output.grad_fn,
+        )
+        return self.seen(call, output)
+
+    def seen(self, call: _Call, output: Tensor) -> Tensor:
+        """Return what the call is to return."""
+        raise NotImplementedError
+
+
+class _Record(_Calls):
+    """Keeps the calls whose weight is a trained parameter, and whose bias is one, if any."""
+
+    def __init__(self, trained: set[int]) -> None:
+        super().__init__()
+        self._trained, self.calls = trained, list[_Call]()
+
+    def seen(self, call: _Call, output: Tensor) -> Tensor:
+        # A bias that is computed would have another id in the next forward pass.
+        lasting = call.bias is None or isinstance(call.bias, nn.Parameter)
+        if id(call.weight) in self._trained and lasting:
+            self.calls.append(call)
+        return output
+
+
+class _Shift(_Calls):
+    """Adds to what layers return, call by call, and keeps their inputs."""
+
+    def __init__(self, shifts: Mapping[_Key, list[Tensor]]) -> None:
+        super().__init__()
+        self._shifts = shifts
+        self.inputs: dict[_Key, list[Tensor]] = {key: [] for key in shifts}
+
+    def seen(self, call: _Call, output: Tensor) -> Tensor:
+        if call.key not in self._shifts:
+            return output
+        inputs = self.inputs[call.key]
+        inputs.append(call.input)
+        return output + self._shifts[call.key][len(inputs) - 1]
+
+
+@torch.enable_grad()
+def _evaluate(model: nn.Module, X: Tensor) -> Tensor:
+    """Return the outputs with their graph, without letting a layer update its buffers."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    output: Tensor = functional_call(model, buffers, (X,))
+    return output
+
+
+def _check_rows_are_independent(model: nn.Module, X: Tensor) -> None:
+    """Refuse a model whose output at the first row depends on the last one (a GPU-CPU sync point).
+
+    Where rows are independent, the gradient is a sum of products with zero: there is no rounding.
+    """
+    if not X.is_floating_point():
+        return
+    pair = torch.cat([X[:1], X[-1:]]).detach().requires_grad_()
+    output = _evaluate(model, pair)
+    if not output.requires_grad:
+        return
+    (gradient,) = torch.autograd.grad(output[0].sum(), pair, allow_unused=True)
+    if gradient is not None and bool((gradient[1].abs() > 0).any()):
+        raise SpecError(
+            f"the tangent kernel of {type(model).__name__} cannot be taken: it is that of outputs "
+            "f(x) at single rows x of a batch, but here the output at one row depends on other "
+            "rows; try a model without batch normalisation, or one whose batch normalisation is "
+            "in eval mode"
+        )
+
+
+def _observe(model: nn.Module, x: Tensor, trained: set[int]) -> tuple[list[_Call], Tensor]:
+    """Return the calls that may be those of layers, in order, and the output for one row."""
+    with _Record(trained) as record:
+        output = _evaluate(model, x)
+    return record.calls, output
+
+
+def _layers(calls: Iterable[_Call], output: Tensor) -> list[_Layer]:
+    """Return the layers on whose parameters an output depends through their calls alone."""
+    nodes, uses = _graph(output)
+    by_key: dict[_Key, list[_Call]] = defaultdict(list)
+    for call in calls:
+        by_key[call.key].append(call)
+    return [
+        _Layer(group)
+        for group in by_key.values()
+        if all(call.node in nodes for call in group)
+        and all(uses[id(p)] == len(group) for p in group[0].trained)
+    ]
+
+
+def _graph(output: Tensor) -> tuple[set[Any], Counter[int]]:
+    """Return the nodes of autograd's graph, and by the id of a parameter how many lead to it."""
+    uses: Counter[int] = Counter()
+    nodes: set[Any] = {output.grad_fn} - {None}
+    pending = list(nodes)
+    while pending:
+        for node, _ in pending.pop().next_functions:
+            variable = getattr(node, "variable", None)
+            if variable is not None:
+                uses[id(variable)] += 1
+            elif node is not None and node not in nodes:
+                nodes.add(node)
+                pending.append(node)
+    return nodes, uses
+
+
+def _patches(
+    images: Tensor,
+    weight: Tensor,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Return what a convolution multiplies by its weight, (images, inputs, positions)."""
+    kernel = weight.shape[2:]
+    if isinstance(padding, str):
+        across = dilation if isinstance(dilation, (tuple, list)) else (dilation, dilation)
+        total = [
+            d * (k - 1) if padding == "same" else 0 for d, k in zip(across, kernel, strict=True)
+        ]
+        sides = [(t // 2, t - t // 2) for t in total]
+        images, padding = nn.functional.pad(images, (*sides[1], *sides[0])), 0
+    return nn.functional.unfold(images, kernel, dilation, padding, stride)
+
+
+def _cut(length: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, length, size)]

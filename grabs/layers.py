@@ -1,0 +1,96 @@
+"""Which layers grabs measure: the Linear and Conv2d modules of any model, in order."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from mlpsubmit.errors import SpecError
+
+__all__ = ["Layer", "first_rows", "layer_at", "layers_of", "position", "weight_matrix"]
+
+Layer: TypeAlias = nn.Linear | nn.Conv2d
+
+
+def layers_of(model: nn.Module) -> list[Layer]:
+    """Return the Linear and Conv2d modules of a model, in the order of their registration.
+
+    Raises:
+        SpecError: where there is none.
+    """
+    layers: list[Layer] = [
+        module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))
+    ]
+    if not layers:
+        raise SpecError(
+            f"the weights of {type(model).__name__} cannot be measured: it has no Linear or Conv2d "
+            "layer; write a grab of your own for it"
+        )
+    return layers
+
+
+def layer_at(grab: str, model: nn.Module, layer: int) -> Layer:
+    """Return one layer of a model, counted from 0, or from the end where it is negative.
+
+    Raises:
+        SpecError: in the name of the grab, where the model has no such layer.
+    """
+    layers = layers_of(model)
+    what = f"{type(model).__name__} has {len(layers)} Linear and Conv2d layers"
+    return layers[position(grab, layer, len(layers), what)]
+
+
+def position(grab: str, layer: int, count: int, what: str) -> int:
+    """Return the place, from 0 on, of a layer among so many.
+
+    Args:
+        grab: in whose name to complain.
+        layer: from 0 on, or negative from the end.
+        count: how many there are.
+        what: a sentence that says so, for the message.
+
+    Raises:
+        SpecError: where the layer is not among them.
+    """
+    try:
+        place = None if isinstance(layer, bool) else operator.index(layer)
+    except TypeError:
+        place = None
+    if place is None or not -count <= place < count:
+        raise SpecError(
+            f"{grab}: got layer={layer!r}, but {what}; valid are 0 to {count - 1}, or -{count} to "
+            "-1 from the end"
+        )
+    return place % count
+
+
+def weight_matrix(layer: Layer, effective: bool = False) -> Tensor:
+    """Return a layer's weight as a detached matrix (outputs, inputs).
+
+    A raw one, the default, still shares the memory of the parameter; an effective one is a new
+    tensor, multiplied by the layer's forward multiplier where a parametrization gave it one.
+    """
+    matrix = layer.weight.detach().flatten(1)
+    return scaled(layer, matrix) if effective else matrix
+
+
+def scaled(layer: Layer, parameter: Tensor) -> Tensor:
+    """Return a new tensor: a parameter times its layer's forward multiplier, if it has one."""
+    multiplier = getattr(layer, "multiplier", None)
+    return parameter * multiplier if isinstance(multiplier, Tensor) else parameter.clone()
+
+
+def first_rows(grab: str, X: Tensor, rows: int | None) -> Tensor:
+    """Return the first rows of a batch, or all where ``rows`` is None or more than there are.
+
+    Raises:
+        SpecError: in the name of the grab, for what is no number of rows.
+    """
+    if rows is None:
+        return X
+    count: Any = rows
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise SpecError(f"{grab}: got rows={rows!r}; valid are an integer >= 1, or None for all")
+    return X[:count]

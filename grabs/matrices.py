@@ -1,0 +1,112 @@
+"""Measurements of a matrix W, for named grabs that are handed a weight or Gram matrix."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlpsubmit.errors import SpecError
+
+__all__ = ["diagonal", "entry", "indices_of", "trace"]
+
+
+def trace(W: Tensor) -> Tensor:
+    """Return the trace of a square matrix W, a scalar.
+
+    Raises:
+        SpecError: where W is not square.
+
+    Example:
+        >>> trace(torch.eye(3))
+        tensor(3.)
+    """
+    return _square("trace", W).diagonal().sum()
+
+
+def diagonal(
+    W: Tensor, monomials: Mapping[int, int] | Sequence[Mapping[int, int]] | None = None
+) -> Tensor:
+    """Return the diagonal of a square matrix W (m, m): all of it, or that of monomials' indices.
+
+    Args:
+        W: the matrix, as OTHER_MODEL_GRAM hands it.
+        monomials: one monomial (a mapping index -> exponent), or a list of them. Then the result
+            has only the entries of the indices that stand in them, ascending, each once.
+
+    Returns:
+        (m,), or (number of indices,).
+
+    Raises:
+        SpecError: where W is not square, or has no such index.
+
+    Example:
+        >>> diagonal(torch.diag(torch.tensor([1.0, 2.0, 3.0])), monomials={0: 1, 2: 2})
+        tensor([1., 3.])
+    """
+    entries = _square("diagonal", W).diagonal()
+    if monomials is None:
+        return entries.clone()
+    indices = indices_of("diagonal", monomials, len(W), f"W has {len(W)} rows")
+    # One by one, as an index tensor would have to be sent to the device.
+    return torch.stack([entries[i] for i in indices]) if indices else entries.new_zeros(0)
+
+
+def entry(W: Tensor, i: int, j: int | None = None) -> Tensor:
+    """Return one entry of a matrix W (m, n), a scalar: W_ij, on the diagonal where j is left out.
+
+    Raises:
+        SpecError: where W has no such row or column; they count from 0.
+
+    Example:
+        >>> entry(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), i=1)
+        tensor(4.)
+    """
+    mistakes = []
+    indices = []
+    for name, index, size in (("i", i, W.shape[0]), ("j", i if j is None else j, W.shape[1])):
+        try:
+            indices.append(operator.index(index))
+        except TypeError:
+            indices.append(-1)
+        if not 0 <= indices[-1] < size:
+            mistakes.append(
+                f"entry: got {name}={index!r}, but W has the shape {tuple(W.shape)}; valid are 0 "
+                f"to {size - 1}"
+            )
+    if mistakes:
+        raise SpecError(mistakes)
+    return W[indices[0], indices[1]].clone()
+
+
+def indices_of(grab: str, monomials: Any, d: int, what: str) -> list[int]:
+    """Return the indices that stand in one monomial or in several, ascending, each once.
+
+    Args:
+        grab: in whose name to complain.
+        monomials: a mapping index -> exponent, or a sequence of such.
+        d: how many indices there are.
+        what: a sentence that says so, for the message.
+
+    Raises:
+        SpecError: for an index that is not among them.
+    """
+    entries = [monomials] if isinstance(monomials, Mapping) else list(monomials)
+    indices = sorted({int(index) for monomial in entries for index in monomial})
+    if indices and not (indices[0] >= 0 and indices[-1] < d):
+        raise SpecError(
+            f"{grab}: got monomials={monomials!r}, but {what}; valid indices are 0 to {d - 1}"
+        )
+    return indices
+
+
+def _square(grab: str, W: Tensor) -> Tensor:
+    if W.ndim != 2 or W.shape[0] != W.shape[1]:
+        raise SpecError(
+            f"{grab}: got W of shape {tuple(W.shape)}; valid is a square matrix; try the Gram "
+            "matrix, OTHER_MODEL_GRAM={alias: True}"
+        )
+    return W

@@ -1,0 +1,236 @@
+"""Grabs that settings name: a function with arguments of its own, of the model or of a matrix.
+
+MLPscape's ``build_other_grabs`` chooses per alias a function, its arguments, and what it is a
+function of: the model, the weight matrix of the read-in or read-out layer, or a Gram matrix of it.
+Here that choice becomes one grab, which declares what the function still needs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from mlpsubmit.calling import call, declared, function_name
+from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.grabs.layers import layers_of, weight_matrix
+
+__all__ = ["NamedGrab", "boolean", "matrix_choice", "named_grab"]
+
+Matrix = Literal["gram", "raw"]
+
+#: What the train loop supplies to grabs, none of which is a weight matrix.
+_SUPPLIED = frozenset(
+    {"model", "model0", "X_tr", "y_tr", "X_te", "y_te", "opt", "gen", "bsz", "device"}
+)
+
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+_TRUE = ("true", "yes", "t", "y", "1")
+_FALSE = ("false", "no", "f", "n", "0")
+
+_CHOICES = {
+    "source": "'in' (the first layer) or 'out' (the last)",
+    "concat_outside": "True (W^T W) or False (W W^T)",
+    "use_raw": "True (W itself) or False (its Gram matrix)",
+    "call_with_model": "True (the model, no matrix) or False",
+}
+
+
+def named_grab(
+    function: str | Callable[..., Any],
+    *,
+    source: str = "in",
+    concat_outside: bool = True,
+    matrix: Matrix | None = None,
+    arguments: Mapping[str, Any] | None = None,
+) -> Callable[..., Any]:
+    """Return a grab: a function with some arguments fixed, of the model or of a weight matrix.
+
+    Args:
+        function: the name of a grab of this package, or a function.
+        source: the layer whose weight W (outputs, inputs) it is: "in" the first, "out" the last.
+        concat_outside: which Gram matrix: W^T W, (inputs, inputs), or else W W^T.
+        matrix: "gram" hands the function a Gram matrix, "raw" W itself: as its argument ``W``, or
+            else as its first, if that has no default and is nothing that the train loop supplies.
+            None hands it what it declares and nothing else.
+        arguments: fixed ones, which win over whatever else has their names.
+
+    Returns:
+        The function itself where nothing is chosen; else a :class:`NamedGrab`, which can be
+        pickled, counts by content in a config's key, and declares what the function declares
+        but the matrix and the fixed arguments.
+
+    Raises:
+        SpecError: listing every mistake: an unknown grab, a bad choice, an argument that the
+            function does not take, a function that takes no matrix.
+
+    Example:
+        >>> named_grab("trace", matrix="gram")(model=nn.Linear(3, 5)).shape
+        torch.Size([])
+    """
+    from mlpsubmit.grabs import by_name
+
+    func = function if callable(function) else by_name(function)
+    fixed = arguments if arguments is not None else {}
+    if not isinstance(fixed, Mapping) or not all(isinstance(name, str) for name in fixed):
+        raise SpecError(f"got arguments {fixed!r}; should be a mapping of names to values")
+    if matrix is None and not fixed:
+        return func
+    declared(func)  # says so where a signature cannot be read
+    argument = None if matrix is None else _matrix_argument(func)
+    grab = NamedGrab(func, dict(fixed), argument, source, concat_outside, matrix)
+    if mistakes := _choice_mistakes(grab) + _argument_mistakes(grab):
+        raise SpecError(mistakes)
+    return grab
+
+
+def matrix_choice(value: Any) -> dict[str, Any]:
+    """Return the arguments of :func:`named_grab` that a value of OTHER_MODEL_GRAM stands for.
+
+    Args:
+        value: True for the Gram matrix W^T W of the first layer, False for the model; or
+            MLPscape's choice, a mapping out of ``source`` ("in" or "out"), ``concat_outside``
+            (W^T W or W W^T), ``use_raw`` (W itself) and ``call_with_model`` (no matrix), of which
+            all may be left out. Booleans may be words, as JSON and command lines have them.
+
+    Raises:
+        SpecError: listing every key and every value that is none of these.
+
+    Example:
+        >>> matrix_choice({"source": "out", "concat_outside": "false"})["concat_outside"]
+        False
+    """
+    if not isinstance(value, Mapping):
+        given = boolean(value)
+        if given is None:
+            raise SpecError(
+                f"got {value!r}; valid are True, False, or a mapping of "
+                + ", ".join(f"{key} ({valid})" for key, valid in _CHOICES.items())
+            )
+        return {"matrix": "gram" if given else None}
+    mistakes = [
+        f"got {key!r}{did_you_mean(str(key), _CHOICES)}; valid keys are {', '.join(_CHOICES)}"
+        for key in value
+        if key not in _CHOICES
+    ]
+    source = value.get("source", "in")
+    flags = {key: boolean(value.get(key, key == "concat_outside")) for key in list(_CHOICES)[1:]}
+    bad = [key for key, flag in flags.items() if flag is None]
+    bad += ["source"] if source not in ("in", "out") else []
+    mistakes += [f"got {key}={value[key]!r}; valid is {_CHOICES[key]}" for key in bad]
+    if mistakes:
+        raise SpecError(mistakes)
+    matrix = "raw" if flags["use_raw"] else "gram"
+    return {
+        "source": source,
+        "concat_outside": flags["concat_outside"],
+        "matrix": None if flags["call_with_model"] else matrix,
+    }
+
+
+def boolean(value: Any) -> bool | None:
+    """Return the truth that a value stands for, or None where it is neither of the two.
+
+    Example:
+        >>> boolean("False"), boolean(1), boolean("maybe")
+        (False, True, None)
+    """
+    word = str(value).lower() if isinstance(value, (bool, int, str)) else ""
+    return True if word in _TRUE else False if word in _FALSE else None
+
+
+@dataclass(frozen=True, eq=False)
+class NamedGrab:
+    """A function of measurement with what it is given fixed; called by name as any grab is.
+
+    Attributes:
+        func: the function.
+        keywords: its fixed arguments (both are called as those of functools.partial).
+        argument: the name of the argument that takes the matrix, where there is one.
+        source: see :func:`named_grab`, as for the others.
+    """
+
+    func: Callable[..., Any]
+    keywords: dict[str, Any]
+    argument: str | None
+    source: str
+    concat_outside: bool
+    matrix: Matrix | None
+
+    def __call__(self, **offered: Any) -> Any:
+        """Measure, with the model among what is offered where a matrix is wanted of it."""
+        given = {**offered, **self.keywords}
+        if self.argument is not None:
+            given[self.argument] = self._matrix_of(offered["model"])
+        return call(self.func, given)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What the function still needs, by name; with a matrix, the model that it comes from."""
+        given = {*self.keywords, self.argument}
+        needed = [
+            p.replace(kind=p.KEYWORD_ONLY) if p.kind is p.POSITIONAL_OR_KEYWORD else p
+            for p in _parameters(self.func)
+            if p.name not in given and p.kind is not p.VAR_POSITIONAL
+        ]
+        if self.argument is not None and all(p.name != "model" for p in needed):
+            needed.insert(0, inspect.Parameter("model", inspect.Parameter.KEYWORD_ONLY))
+        return inspect.Signature(needed)
+
+    def _matrix_of(self, model: nn.Module) -> Tensor:
+        W = weight_matrix(layers_of(model)[0 if self.source == "in" else -1])
+        if self.matrix == "raw":
+            return W.clone()
+        return W.T @ W if self.concat_outside else W @ W.T
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _matrix_argument(function: Callable[..., Any]) -> str | None:
+    """Return which argument takes a matrix: W, or else a first one that nothing else can give."""
+    parameters = [p for p in _parameters(function) if p.kind in _BY_NAME]
+    if any(p.name == "W" for p in parameters):
+        return "W"
+    first = next(iter(parameters), None)
+    if first is None or first.name in _SUPPLIED or first.default is not first.empty:
+        return None
+    return first.name
+
+
+def _choice_mistakes(grab: NamedGrab) -> list[str]:
+    name = function_name(grab)
+    choices = (
+        ("source", grab.source, ("in", "out")),
+        ("concat_outside", grab.concat_outside, (True, False)),
+        ("matrix", grab.matrix, ("gram", "raw", None)),
+    )
+    mistakes = [
+        f"{name}: got {key}={value!r}; valid are {', '.join(map(repr, valid))}"
+        for key, value, valid in choices
+        if value not in valid
+    ]
+    if grab.matrix is not None and grab.argument is None:
+        mistakes.append(
+            f"{name}: takes no weight matrix; give it an argument W, or let it have the model "
+            "(leave it out of OTHER_MODEL_GRAM)"
+        )
+    return mistakes
+
+
+def _argument_mistakes(grab: NamedGrab) -> list[str]:
+    parameters = _parameters(grab.func)
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return []
+    takes = {p.name for p in parameters if p.kind in _BY_NAME} - {grab.argument}
+    return [
+        f"{function_name(grab)}: takes no argument {key!r}{did_you_mean(key, takes)}; it takes "
+        f"{', '.join(sorted(takes)) or 'none'}"
+        for key in grab.keywords
+        if key not in takes
+    ]

@@ -1,0 +1,300 @@
+"""The empirical neural tangent kernel of a network, and what is read off it.
+
+K_ij^ab = sum over theta of (d f_a(x_i) / d theta) (d f_b(x_j) / d theta), for outputs a and b at
+rows i and j; theta are the parameters that require gradients, as they stand in the model, so that
+the forward multipliers of a parametrization are in f. The kernel is that of gradient flow with one
+learning rate for all parameters: where the loss is sum over i of (f(x_i) - y_i)^2 / 2, f moves by
+-K (f - y) (Jacot, Gabriel and Hongler, "Neural tangent kernel: convergence and generalization in
+neural networks", arXiv:1806.07572).
+
+A network of C outputs has one kernel per pair of outputs. ``outputs="trace"`` is the mean of those
+of each output with itself, sum over a of K^aa / C, which neural-tangents returns by default
+(``trace_axes=(-1,)``); ``outputs="full"`` is all of them. For C = 1 these are the same numbers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.grabs.jacobians import Block, Factor, RowJacobian
+from mlpsubmit.grabs.layers import first_rows
+
+__all__ = [
+    "empirical_ntk",
+    "empirical_ntk_trace",
+    "ntk_alignment",
+    "ntk_eigenvalues",
+    "ntk_eigenvectors",
+]
+
+_OUTPUTS = ("trace", "full")
+
+#: What the gradients that are held at once may take, unless the caller says otherwise.
+_CHUNK_BYTES = 2**28
+
+
+def empirical_ntk(
+    model: nn.Module,
+    X_tr: Tensor,
+    outputs: str = "trace",
+    rows: int | None = None,
+    chunk_bytes: int = _CHUNK_BYTES,
+) -> Tensor:
+    """Return the empirical neural tangent kernel, symmetric to the last bit, (n, n).
+
+    For one output, K_ij = sum over theta of (d f(x_i) / d theta) (d f(x_j) / d theta). Any model
+    will do whose outputs at a row depend on that row alone. The gradients with respect to Linear
+    layers are never written out, so it costs about as much as a few training steps (Novak,
+    Sohl-Dickstein and Schoenholz, arXiv:2206.08720).
+
+    Args:
+        model: the network; its parameters that require gradients count.
+        X_tr: (n, ...) inputs.
+        outputs: of a network with C outputs, "trace" for the mean over the outputs of each one's
+            kernel, or "full" for the kernels of all pairs of outputs.
+        rows: only the kernel of the first so many inputs.
+        chunk_bytes: about how much memory the gradients may take that are held at once, besides
+            the kernel itself. Where all of them take more, some are computed several times.
+
+    Returns:
+        (n, n); with outputs="full" (n, n, C, C), whose entry [i, j, a, b] belongs to output a at
+        row i and output b at row j, as in neural-tangents with ``trace_axes=()``.
+
+    Raises:
+        SpecError: where the output at one row depends on other rows, where no parameter requires
+            a gradient, and for other values of ``outputs`` and ``rows``.
+
+    Example:
+        >>> empirical_ntk(nn.Linear(2, 1), torch.eye(2))
+        tensor([[2., 1.],
+                [1., 2.]])
+    """
+    jacobian = _jacobian("empirical_ntk", model, X_tr, outputs, rows, chunk_bytes)
+    K = _kernel(jacobian, outputs)
+    return K.transpose(1, 2) if outputs == "full" else K.squeeze((1, 3))
+
+
+def empirical_ntk_trace(
+    model: nn.Module, X_tr: Tensor, rows: int | None = None, chunk_bytes: int = _CHUNK_BYTES
+) -> Tensor:
+    """Return the trace of the empirical neural tangent kernel, without forming it, a scalar.
+
+    That is sum over i and a of |d f_a(x_i) / d theta|^2 / C, the trace of what
+    :func:`empirical_ntk` returns for ``outputs="trace"``.
+
+    Args:
+        model: the network; its parameters that require gradients count.
+        X_tr: (n, ...) inputs.
+        rows: only the first so many inputs.
+        chunk_bytes: about how much memory the gradients may take that are held at once.
+
+    Raises:
+        SpecError: as :func:`empirical_ntk`.
+
+    Example:
+        >>> empirical_ntk_trace(nn.Linear(2, 1), torch.eye(2))
+        tensor(4.)
+    """
+    jacobian = _jacobian("empirical_ntk_trace", model, X_tr, "trace", rows, chunk_bytes)
+    total = jacobian.zeros()
+    for block in jacobian.blocks:
+        for factor in jacobian.at(block):
+            total += factor.squares().sum()
+    return total / jacobian.n_outputs
+
+
+def ntk_alignment(
+    model: nn.Module,
+    X_tr: Tensor,
+    y_tr: Tensor,
+    outputs: str = "trace",
+    rows: int | None = None,
+    chunk_bytes: int = _CHUNK_BYTES,
+) -> Tensor:
+    """Return the alignment of the empirical neural tangent kernel with the targets, a scalar.
+
+    For one output, y^T K y / (|K|_F |y|^2): at most 1, which it is for K = y y^T (Cristianini,
+    Shawe-Taylor, Elisseeff and Kandola, "On kernel-target alignment", NeurIPS 2001; of tangent
+    kernels in training: Baratin et al., arXiv:2008.00938). For C outputs, the cosine of K (n, n)
+    and Y Y^T, <K, Y Y^T>_F / (|K|_F |Y Y^T|_F); with outputs="full", that of the whole kernel, as
+    a matrix (n C, n C), and vec(Y) vec(Y)^T. Nothing is centred. It is nan where all targets are 0.
+
+    Args:
+        model: the network; its parameters that require gradients count.
+        X_tr: (n, ...) inputs.
+        y_tr: (n,) or (n, C) targets; classes, integers (n,) where C > 1, count as one-hot rows.
+        outputs: which kernel of a network with C > 1 outputs, as for :func:`empirical_ntk`.
+        rows: only the first so many inputs.
+        chunk_bytes: about how much memory the gradients may take that are held at once.
+
+    Raises:
+        SpecError: as :func:`empirical_ntk`, and for targets that do not fit the outputs.
+
+    Example:
+        >>> ntk_alignment(nn.Linear(2, 1, bias=False), torch.eye(2), torch.ones(2))
+        tensor(0.7071)
+    """
+    jacobian = _jacobian("ntk_alignment", model, X_tr, outputs, rows, chunk_bytes)
+    Y = _targets(y_tr, len(X_tr), jacobian.n_outputs)[: jacobian.n_rows]
+    K = _matrix(_kernel(jacobian, outputs))
+    Y = Y.to(K.dtype).reshape(len(K), -1)
+    alignment: Tensor = (Y * (K @ Y)).sum() / (K.norm() * (Y.T @ Y).norm())
+    return alignment
+
+
+def ntk_eigenvalues(
+    model: nn.Module,
+    X_tr: Tensor,
+    count: int = 10,
+    outputs: str = "trace",
+    rows: int | None = None,
+    chunk_bytes: int = _CHUNK_BYTES,
+) -> Tensor:
+    """Return the largest eigenvalues of the empirical neural tangent kernel, descending, (count,).
+
+    They are those of the matrix K, not of K / n. All n are computed, in of the order of n^3
+    operations, so with thousands of rows choose ``rows`` or GRAB_EVERY accordingly. Those of a
+    network that is no longer finite are nan.
+
+    Args:
+        model: the network; its parameters that require gradients count.
+        X_tr: (n, ...) inputs.
+        count: how many eigenvalues.
+        outputs: "trace" for those of the kernel (n, n), or "full" for those of the kernels of all
+            pairs of outputs as one matrix (n C, n C); see :func:`empirical_ntk`.
+        rows: only the kernel of the first so many inputs.
+        chunk_bytes: about how much memory the gradients may take that are held at once.
+
+    Raises:
+        SpecError: as :func:`empirical_ntk`, and for more eigenvalues than there are.
+
+    Example:
+        >>> ntk_eigenvalues(nn.Linear(2, 1), torch.eye(2), count=2).round()
+        tensor([3., 1.])
+    """
+    jacobian = _jacobian("ntk_eigenvalues", model, X_tr, outputs, rows, chunk_bytes)
+    _check_count("ntk_eigenvalues", count, jacobian, outputs)
+    K, finite = _finite(_matrix(_kernel(jacobian, outputs)))
+    return torch.where(finite, torch.linalg.eigvalsh(K).flip(0)[:count], torch.nan)
+
+
+def ntk_eigenvectors(
+    model: nn.Module,
+    X_tr: Tensor,
+    count: int = 10,
+    outputs: str = "trace",
+    rows: int | None = None,
+    chunk_bytes: int = _CHUNK_BYTES,
+) -> Tensor:
+    """Return the eigenvectors of the largest eigenvalues of the neural tangent kernel, (n, count).
+
+    Column k belongs to eigenvalue k of :func:`ntk_eigenvalues`. It has unit length, and its entry
+    of largest magnitude is positive. Where eigenvalues coincide, any basis of their space is as
+    good as another.
+
+    Args:
+        model: the network; its parameters that require gradients count.
+        X_tr: (n, ...) inputs.
+        count: how many eigenvectors.
+        outputs: "trace", or "full" for those of the kernels of all pairs of outputs as one matrix:
+            (n C, count), with row i C + a for output a at row i.
+        rows: only the kernel of the first so many inputs.
+        chunk_bytes: about how much memory the gradients may take that are held at once.
+
+    Raises:
+        SpecError: as :func:`empirical_ntk`, and for more eigenvectors than there are.
+
+    Example:
+        >>> ntk_eigenvectors(nn.Linear(2, 1), torch.eye(2), count=1)
+        tensor([[0.7071],
+                [0.7071]])
+    """
+    jacobian = _jacobian("ntk_eigenvectors", model, X_tr, outputs, rows, chunk_bytes)
+    _check_count("ntk_eigenvectors", count, jacobian, outputs)
+    K, finite = _finite(_matrix(_kernel(jacobian, outputs)))
+    vectors = torch.linalg.eigh(K).eigenvectors.flip(1)[:, :count]
+    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+    return torch.where(finite, vectors * largest.sign(), torch.nan)
+
+
+def _jacobian(
+    grab: str, model: nn.Module, X: Tensor, outputs: str, rows: int | None, chunk_bytes: int
+) -> RowJacobian:
+    if outputs not in _OUTPUTS:
+        raise SpecError(
+            f"{grab}: got outputs={outputs!r}{did_you_mean(str(outputs), _OUTPUTS)}; valid are "
+            "'trace' for the mean of the outputs' kernels and 'full' for all pairs of outputs"
+        )
+    return RowJacobian(model, first_rows(grab, X, rows), chunk_bytes)
+
+
+def _kernel(jacobian: RowJacobian, outputs: str) -> Tensor:
+    """Return the kernel (n, C, n, C), or the mean over outputs of its diagonal (n, 1, n, 1)."""
+    n, full = jacobian.n_rows, outputs == "full"
+    C = jacobian.n_outputs if full else 1
+    K = jacobian.zeros(n, C, n, C)
+    for index, block in enumerate(jacobian.blocks):
+        factors = _factors(jacobian, block, full)
+        here = (block.rows, block.outputs if full else slice(None))
+        # A matrix library's A A^T need not be symmetric to the last bit.
+        square = _products(factors, factors)
+        K[here + here] += (square + _transposed(square)) / 2
+        for other in jacobian.blocks[index + 1 :]:
+            if full or other.outputs == block.outputs:
+                there = (other.rows, other.outputs if full else slice(None))
+                products = _products(factors, _factors(jacobian, other, full))
+                K[here + there] += products
+                K[there + here] += _transposed(products)
+    return K if full else K / jacobian.n_outputs
+
+
+def _factors(jacobian: RowJacobian, block: Block, full: bool) -> list[Factor]:
+    """Return the gradients of a block, those of all outputs as one where only the trace counts."""
+    factors = jacobian.at(block)
+    return factors if full else [factor.pooled() for factor in factors]
+
+
+def _products(factors: list[Factor], others: list[Factor]) -> Tensor:
+    """Return the inner products of the gradients at two blocks, (m, c, m', c')."""
+    first, *rest = (f.products(g) for f, g in zip(factors, others, strict=True))
+    return sum(rest, first)
+
+
+def _transposed(K: Tensor) -> Tensor:
+    """Return a kernel (m, c, m', c') as (m', c', m, c)."""
+    return K.permute(2, 3, 0, 1)
+
+
+def _matrix(K: Tensor) -> Tensor:
+    """Return a kernel (n, C, n, C) as a matrix (n C, n C)."""
+    return K.flatten(2).flatten(0, 1)
+
+
+def _targets(y: Tensor, n: int, C: int) -> Tensor:
+    """Return the targets at n rows of C outputs, (n, C)."""
+    if y.dim() == 1 and C > 1 and not y.is_floating_point():
+        y = nn.functional.one_hot(y.long(), C)
+    if len(y) != n or y.numel() != n * C:
+        classes = ", or classes, integers of shape (n,)" if C > 1 else ""
+        raise SpecError(
+            f"ntk_alignment: got y_tr of shape {tuple(y.shape)} for {n} rows and {C} outputs; "
+            f"valid are targets (n, C) = {(n, C)}{classes}"
+        )
+    return y.reshape(n, C)
+
+
+def _check_count(grab: str, count: int, jacobian: RowJacobian, outputs: str) -> None:
+    size = jacobian.n_rows * (jacobian.n_outputs if outputs == "full" else 1)
+    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= size:
+        raise SpecError(
+            f"{grab}: got count={count!r}, but the kernel is a matrix ({size}, {size}); valid are "
+            f"integers from 1 to {size}"
+        )
+
+
+def _finite(K: Tensor) -> tuple[Tensor, Tensor]:
+    """Return K and whether it is finite; zeros where not, as the decompositions would raise."""
+    finite = K.isfinite().all()
+    return torch.where(finite, K, torch.zeros_like(K)), finite
