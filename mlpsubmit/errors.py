@@ -42,5 +42,6 @@ class BusyError(RunError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest of the known names, or nothing."""
-    close = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    spelt = {entry.lower(): entry for entry in sorted(known)}
+    close = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.6)
+    return f" (did you mean {spelt[close[0]]!r}?)" if close else ""

@@ -43,6 +43,7 @@ def launch(
     slurm: Mapping[str, Any] | None = None,
     retries: int = 0,
     pdb: bool = False,
+    keep_going: bool = False,
     command: Sequence[str] = (),
 ) -> Run:
     """Start training a sweep, and return at once.
@@ -62,6 +63,7 @@ def launch(
         slurm: keys of the template that take the place of its own, such as ``{"time": "1:00:00"}``.
         retries: how often SLURM resumes by itself what is missing when the tasks have ended.
         pdb: with ``debug``, open a debugger where a pack fails.
+        keep_going: with ``debug``, train the other packs where one has failed.
         command: the command line, kept for the record.
 
     Raises:
@@ -74,7 +76,7 @@ def launch(
     from mlpsubmit.record import record
     from mlpsubmit.slurm_templates import SlurmAsk
     from mlpsubmit.sweep import Sweep
-    from mlpsubmit.training.assemble import probe
+    from mlpsubmit.training.probing import probe
 
     if not isinstance(sweep, Sweep):
         raise UserError(
@@ -84,7 +86,7 @@ def launch(
     probe(sweep)
     ask = SlurmAsk(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, ask)
-    chosen.pdb = pdb
+    chosen.pdb, chosen.keep_going = pdb, keep_going
     frozen = freeze(sweep, spec and spec.parent)
     folder = runs_folder(runs_dir) / sweep.name
     with _writing(folder), _claimed(folder, f"the sweep {sweep.name}"):

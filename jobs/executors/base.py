@@ -79,11 +79,13 @@ class Executor(abc.ABC):
     Attributes:
         threads: processor threads of each task.
         pdb: open a post-mortem debugger where a pack fails, if tasks run in this process.
+        keep_going: train the other packs where one has failed, also if tasks run in this process.
     """
 
     name: ClassVar[str]
     threads: int
     pdb: bool = False
+    keep_going: bool = False
 
     @abc.abstractmethod
     def __init__(self, hyperparameters: Hyperparameters, tasks: int | None) -> None:

@@ -46,7 +46,8 @@ class DebugExecutor(Executor):
         """Train the task."""
         pid, host, now = os.getpid(), socket.gethostname(), time.time()
         yield Job(str(pid), 0, 1, False, host, pid, process_start(pid), now)
-        run_task(str(submission.path), submission.number, 0, on_failure=self._show)
+        on_failure = None if self.keep_going else self._show
+        run_task(str(submission.path), submission.number, 0, on_failure=on_failure)
 
     def _show(self, error: BaseException) -> None:
         traceback.print_exception(error)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlpsubmit.jobs.store import Failure
     from mlpsubmit.run import Run
 
-__all__ = ["after_submitting", "follow", "render", "report", "stop", "unknown", "watch"]
+__all__ = ["after_submitting", "follow", "render", "report", "showing", "stop", "unknown", "watch"]
 
 #: Seconds between lines where the output is no terminal.
 QUIET_SECONDS = 5.0
@@ -130,7 +130,7 @@ def _retry_failure(status: Status) -> str:
 
 
 @contextlib.contextmanager
-def _live(console: Console) -> Iterator[Callable[[Status], None]]:
+def showing(console: Console) -> Iterator[Callable[[Status], None]]:
     """Give a function that shows a status: in place on a terminal, else a line now and then."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4) as live:
@@ -178,7 +178,7 @@ def follow(run: Run) -> int:
     second one leaves them to it. Where the run is on a cluster, Ctrl-C ends the showing alone.
     """
     try:
-        with _live(Console()) as show:
+        with showing(Console()) as show:
             status = run.wait(show)
     except KeyboardInterrupt:
         return _interrupted(run)
@@ -205,7 +205,7 @@ def _interrupted(run: Run) -> int:
 
 def watch(run: Run) -> Status:
     """Show a run until no task of it lives; Ctrl-C ends the showing alone."""
-    with contextlib.suppress(KeyboardInterrupt), _live(Console()) as show:
+    with contextlib.suppress(KeyboardInterrupt), showing(Console()) as show:
         return run.wait(show)
     return run.status()
 

@@ -225,8 +225,8 @@ class _Foreign:
         cls = optimizer_class(common.optimizer)
         if len(stack) > 1:
             raise SpecError(
-                f"OPTIMIZER={cls.__name__} trains one config at a time, but {len(stack)} are to "
-                f"be trained together; set PACK_SIZE=1, or use one of {', '.join(OPTIMIZERS)}"
+                f"OPTIMIZER={function_name(cls)} trains one config at a time, but {len(stack)} are "
+                f"to be trained together; set PACK_SIZE=1, or use one of {', '.join(OPTIMIZERS)}"
             )
         named = dict(stack.models[0].named_parameters())
         self._parameters = [named[name] for name in stack.names]
@@ -235,7 +235,7 @@ class _Foreign:
             for lr in dict.fromkeys(rates[0].values())
         ]
         self._optimizer = cls(groups, **_settings(cls, common))
-        closure = inspect.signature(cls.step).parameters.get("closure")
+        closure = inspect.signature(self._optimizer.step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
 
     def step(self, gradients: Sequence[Tensor], moving: Tensor, closure: Closure) -> None:

@@ -65,7 +65,9 @@ class Pack:
 
         arguments = resolve(grabs, contexts)
         wanted = frozenset[str]().union(*(taken for one in arguments for taken in one.values()))
-        models, twin, factors = _parametrized(models, settings, trials, "model0" in wanted)
+        models, twin, factors = _parametrized(
+            models, settings, trials, contexts, "model0" in wanted
+        )
         keep_initial = twin is not None or (online and common.centered)
         self.stack = Stack(models, device, common.precision, keep_initial)
 
@@ -211,6 +213,7 @@ def _parametrized(
     models: Sequence[nn.Module],
     settings: Sequence[Hyperparameters],
     trials: Sequence[int],
+    contexts: Sequence[Mapping[str, Any]],
     wants_twin: bool,
 ) -> tuple[Sequence[nn.Module], nn.Module | None, list[dict[str, float]]]:
     """Parametrize every model; return them, a twin of the first one, and learning-rate factors."""
@@ -219,7 +222,7 @@ def _parametrized(
     # Copied before a callable parametrization can bind functions to the first one's layers.
     twin = copy.deepcopy(models[0]) if wants_twin else None
     factors = []
-    for i, (h, trial) in enumerate(zip(settings, trials, strict=True)):
+    for i, (h, trial, context) in enumerate(zip(settings, trials, contexts, strict=True)):
         for model in (models[i], twin) if i == 0 and twin is not None else (models[i],):
             r = parametrize(
                 model.cpu(),
@@ -227,6 +230,7 @@ def _parametrized(
                 gamma=h.gamma,
                 lr=effective_lr(h.lr, h.gamma),
                 generator=torch.Generator().manual_seed(streams(h.seed, trial).weights),
+                context=context,
             )
         factors.append(r)
     return models, twin, factors

@@ -18,8 +18,10 @@ evaluate max(0, sqrt(2) x) except under sp. GAMMA divides the read-out's multipl
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -32,9 +34,10 @@ from mlpsubmit.training.seeds import global_rng
 
 __all__ = ["Scaling", "effective_lr", "parametrize", "scaling"]
 
-Parametrization = str | Callable[[nn.Module, torch.optim.Optimizer], Any]
+Parametrization = str | Callable[..., Any]
 
 _SQRT2 = math.sqrt(2.0)
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Scaling(NamedTuple):
@@ -72,6 +75,7 @@ def parametrize(
     gamma: float = 1.0,
     lr: float = 1.0,
     generator: torch.Generator | None = None,
+    context: Mapping[str, Any] = _NOTHING,
 ) -> dict[str, float]:
     """Give a model its multipliers and initial weights, in place.
 
@@ -86,11 +90,14 @@ def parametrize(
             silently be scaled as one, and GAMMA would divide the wrong layer.
         parametrization: a name in the table above, or a callable(model, optimizer) as mupify's:
             it gets a torch.optim.SGD with step size ``lr`` over the model and may change weights,
-            forward functions, and the step size of each parameter group.
+            forward functions, and the step size of each parameter group. What else it cannot do
+            without (arguments after these two that have no default) it gets by name; one that
+            asks for ``gamma`` divides the outputs itself, or leaves them as they are.
         gamma: divides the read-out's multiplier.
         lr: the step size that a callable finds in its optimizer.
         generator: a CPU generator that the initial weights come from. A callable draws from
             torch's global generator, which is then seeded with this one's initial seed.
+        context: the config's settings, by name, for a callable that asks for them.
 
     Returns:
         per parameter name, the factor r of its learning rate.
@@ -99,7 +106,7 @@ def parametrize(
         SpecError: for weights elsewhere than in Linear and Conv2d layers, and for a single layer.
     """
     if callable(parametrization):
-        return _by_callable(model, parametrization, gamma, lr, generator)
+        return _by_callable(model, parametrization, gamma, lr, generator, context)
     layers = _layers(model, parametrization)
     names = {parameter: name for name, parameter in model.named_parameters()}
     relu_gain = parametrization != "sp"
@@ -152,22 +159,18 @@ def _draw(layer: nn.Linear | nn.Conv2d, std: float, generator: torch.Generator |
 
 def _by_callable(
     model: nn.Module,
-    function: Callable[[nn.Module, torch.optim.Optimizer], Any],
+    function: Callable[..., Any],
     gamma: float,
     lr: float,
     generator: torch.Generator | None,
+    context: Mapping[str, Any],
 ) -> dict[str, float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    asked = _asked(function, {**context, "gamma": gamma})
     with global_rng(generator.initial_seed() if generator else torch.initial_seed()):
-        function(model, optimizer)
-    readouts = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
-    if readouts:
-        _set_multiplier(readouts[-1], 1.0 / gamma, hooked=True)
-    elif gamma != 1.0:
-        raise SpecError(
-            f"GAMMA={gamma:g} divides the output of the last nn.Linear or nn.Conv2d layer, but "
-            f"{type(model).__name__} has none; divide in the model, and leave GAMMA at 1"
-        )
+        function(model, optimizer, **asked)
+    if "gamma" not in asked:
+        _divide_outputs(model, gamma)
     rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
     left_out = [name for name, p in model.named_parameters() if p not in rates]
     if left_out:
@@ -176,6 +179,24 @@ def _by_callable(
             "optimizer's parameter groups; keep every parameter in one of them"
         )
     return {name: float(rates[p]) / lr for name, p in model.named_parameters()}
+
+
+def _divide_outputs(model: nn.Module, gamma: float) -> None:
+    readouts = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    if readouts:
+        _set_multiplier(readouts[-1], 1.0 / gamma, hooked=True)
+    elif gamma != 1.0:
+        raise SpecError(
+            f"GAMMA={gamma:g} divides the output of the last nn.Linear or nn.Conv2d layer, but "
+            f"{type(model).__name__} has none; divide in the model, and leave GAMMA at 1"
+        )
+
+
+def _asked(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the offered arguments that a function needs besides model and optimizer."""
+    further = list(inspect.signature(function).parameters.values())[2:]
+    needed = [p.name for p in further if p.default is p.empty and p.name in offered]
+    return {name: offered[name] for name in needed}
 
 
 def _multiply(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlpsubmit import launch
+from mlpsubmit import launch, open_run
+from mlpsubmit.finding import runs_of
 from mlpsubmit.loading import load_spec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -48,3 +54,33 @@ def test_the_quickstart_learns_digits(workplace: Path) -> None:
     moved = dataset.moved.isel(grab_step=-1, moved_dim0=0).mean("trial")
     assert (moved.sel(gamma=10) > 3 * moved.sel(gamma=0.1)).all()
     assert np.isfinite(dataset.moved).all()
+
+
+def test_a_script_in_the_style_of_mlpscape_runs_and_goes_on(workplace: Path) -> None:
+    """Monomials are learned in the order of their eigenvalues; a second trial trains alone."""
+
+    def told(*arguments: str) -> list[list[int]]:
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "mlpscape_style.py"), *arguments],
+            env={**os.environ, "EXPTPATH": str(workplace)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        steps = re.findall(r"GAMMA=([\d.]+) +steps \[(.*?)\]", done.stdout)
+        assert [gamma for gamma, _ in steps] == ["0.3", "1"] * 3
+        return [[int(float(step)) for step in row.split(",")] for _, row in steps]
+
+    once = told()
+    slow, fast = once[::2], once[1::2]
+    assert 0 < slow[0][0] < slow[1][0] < slow[2][0]
+    assert 0 < fast[0][0] < fast[1][0] < fast[2][0]
+    twice = told("--NUM_TRIALS", "2")
+    assert [row[:1] for row in twice] == once
+    first, second = map(open_run, runs_of(workplace / "mlpruns" / "mlpscape_style"))
+    assert first.status().done == 6
+    assert (second.status().done, second.status().reused) == (12, 6)
+    result = pickle.loads((workplace / "mlpscape_style" / "result.pickle").read_bytes())
+    assert result["var_axes"] == ["ntrain", "trial", "GAMMA", "monomials"]
+    assert set(result["extras"]) == {"W_trace", "output"}

@@ -1,0 +1,169 @@
+"""``run_job_iterator``: MLPscape's loop over jobs, as a run that can be resumed and submitted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mlpsubmit.cli import display
+from mlpsubmit.compat.studies import Study, read_study
+from mlpsubmit.errors import RunError
+from mlpsubmit.jobs.executors import follows
+from mlpsubmit.jobs.status import Status
+from mlpsubmit.launching import launch
+from mlpsubmit.notebook import progress_display
+from mlpsubmit.results import Dimension
+from mlpsubmit.results.expt_trace import ExptTrace
+from mlpsubmit.results.mlpscape import mlpscape_dictionary
+from mlpsubmit.run import Run
+
+__all__ = ["EXECUTOR_VARIABLE", "run_job_iterator"]
+
+EXECUTOR_VARIABLE = "MLPSUBMIT_EXECUTOR"
+
+
+def run_job_iterator(
+    iterators: Iterable[Iterable[Any]],
+    iterator_names: Sequence[str] | None = None,
+    global_config: Mapping[str, Any] | Any = None,
+    bfn_config: Mapping[str, Any] | None = None,
+    use_mp: bool | None = None,
+    *,
+    executor: str | None = None,
+    name: str | None = None,
+    runs_dir: str | Path | None = None,
+    tasks: int | None = None,
+    template: str | None = None,
+    slurm: Mapping[str, Any] | None = None,
+    retries: int = 0,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Train a network for every combination of the iterators' values, and return the results.
+
+    What is called again unchanged, as by running a script again, trains only what is missing. What
+    has no result in the end is left out, and why is said on stderr.
+
+    Args:
+        iterators: lists of values, in any order. One that is called like a hyperparameter sets
+            it; others are for the batch function, the grabs and the model to ask for by name.
+        iterator_names: what each is called. ``ntrain`` (or ``n``, ``n_samples``) runs over sample
+            sizes and ``trial`` over repetitions; without these, the first two do.
+        global_config: hyperparameters in any spelling, MODEL_CLASS, OPTIMIZER_CLASS, LOSS_CLASS and
+            POST_INIT_FN as in modelscape, ``otherreturns`` with the grabs, X_te and y_te for a
+            test set of one's own, and whatever else functions are to get by name.
+        bfn_config: ``base_bfn``, the batch function, and its arguments. Tensors among them lie on
+            the device that trains.
+        use_mp: False trains in this process, without workers.
+        executor: ``local`` (worker processes, one per GPU or core), ``slurm``, ``debug`` (this
+            process) or ``auto``; else ``$MLPSUBMIT_EXECUTOR``, else ``local``.
+        name: what the run is called; else EXPT_NAME, else the name of the script.
+        runs_dir: where runs are kept; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
+        tasks: as :func:`mlpsubmit.launch` takes it, as ``template``, ``slurm``, ``retries`` and
+            ``fresh``.
+
+    Returns:
+        MLPscape's dictionary: ``jobs``, the values of the iterators per finished config;
+        ``var_axes``, their names; and the serialised :class:`ExptTrace` of ``losses`` (of the test
+        set), ``timekeys`` (the step that crossed each threshold, -1 for never) and each of
+        ``extras``, by the elements of ``jobs``. Values that are no numbers are strings there.
+
+    Raises:
+        SpecError: listing every mistake, before anything is trained.
+        RunError: where nothing at all has a result.
+
+    Example:
+        >>> result = run_job_iterator([[64], range(3)], ["ntrain", "trial"], ...)  # doctest: +SKIP
+    """
+    study = read_study(iterators, iterator_names, global_config, bfn_config, name)
+    run = launch(
+        study.sweep,
+        executor=_executor(use_mp, executor),
+        runs_dir=runs_dir,
+        tasks=tasks,
+        template=template,
+        slurm=slurm,
+        retries=retries,
+        fresh=fresh,
+        keep_going=True,
+        command=sys.argv,
+    )
+    _report(run, _wait(run))
+    return _results(run, study)
+
+
+def _executor(use_mp: bool | None, executor: str | None) -> str:
+    if use_mp is False:
+        return "debug"
+    return executor or os.environ.get(EXECUTOR_VARIABLE) or "local"
+
+
+def _wait(run: Run) -> Status:
+    """Show a run until no task of it lives.
+
+    Ctrl-C lets workers on this machine save their state, waits for them, and ends the script.
+    """
+    try:
+        with display.showing(Console(stderr=True)) as show:
+            status = run.wait(progress_display() or show)
+    except KeyboardInterrupt:
+        if follows(run.directory):
+            _tell("stopping: workers save their state (Ctrl-C again to leave them to it)")
+            display.stop(run)
+            _tell("run the script again to go on where they stopped")
+        else:
+            _tell(f"run {run.id} goes on, on the cluster; run the script again to wait for it")
+        raise
+    if any(
+        task.state == "interrupted" and task.heartbeat["pid"] == os.getpid()
+        for task in status.tasks
+    ):
+        raise KeyboardInterrupt  # it reached the training itself, which has saved its state
+    return status
+
+
+def _report(run: Run, status: Status) -> None:
+    """Say what has no result, and why.
+
+    Raises:
+        RunError: where nothing has one.
+    """
+    if status.complete:
+        return
+    console = Console(stderr=True)
+    if not console.is_terminal:  # where it has been shown all the while
+        console.print(display.render(status), soft_wrap=True)
+    if not status.done:
+        reasons = "; ".join(dict.fromkeys(failure.error for failure in status.failures))
+        raise RunError(
+            f"run {run.id}: none of its {status.configs} configs has a result"
+            + (f": {reasons}" if reasons else f"; see: mlpsubmit logs {run.id}")
+        )
+    _tell(
+        f"{status.configs - status.done} of {status.configs} configs have no result and are left "
+        "out of what is returned; run the script again to train them: what is done is kept"
+    )
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _results(run: Run, study: Study) -> dict[str, Any]:
+    """Return MLPscape's dictionary, with the axes as the script calls them."""
+    layout = run.layout()
+    dimensions = [
+        Dimension(study.names[axis], {study.names[axis]: values})
+        for dimension in layout.dimensions
+        for axis, values in dimension.coordinates.items()
+    ]
+    result = mlpscape_dictionary(replace(layout, dimensions=tuple(dimensions)), run.directory)
+    # A grab that nothing has called, since every config diverged, is there without measurements.
+    unmeasured = ExptTrace(result["var_axes"]).serialize()
+    result["extras"] = {name: result["extras"].get(name, unmeasured) for name in study.grabs}
+    return result
