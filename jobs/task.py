@@ -29,6 +29,7 @@ from mlpsubmit.training.assemble import assemble
 from mlpsubmit.training.loop import Trained
 from mlpsubmit.training.memory import free_memory, is_crowded, ran_out_of_memory
 from mlpsubmit.training.monitor import Interrupted, StateError
+from mlpsubmit.training.probing import rehearse
 from mlpsubmit.training.seeds import data_seed
 from mlpsubmit.training.trained import DIVERGED
 
@@ -190,6 +191,7 @@ class _Task:
         configs = [self.sweep.config(int(index)) for index in indices]
         entries = [self.data.entries(config) for config in configs]
         checkpoint = self._checkpoint(pack, heartbeat)
+        self._rehearse(configs[0], entries[0])
         while checkpoint.parts:
             if not self._fits(pack, configs, entries, checkpoint):
                 # Out here, where no traceback holds the dead tensors any more.
@@ -199,6 +201,15 @@ class _Task:
             "key": _hex_keys(self.sweep, indices),
             **_joined(checkpoint.finished, len(indices), checkpoint.halved),
         }
+
+    def _rehearse(self, config: Config, entry: Mapping[str, Any]) -> None:
+        """Call the grabs of a long training once before it, lest it be lost to a mistake in one."""
+        try:
+            rehearse(self.sweep, config, entry, self.device)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            free_memory()  # the training will say so, or go on with less
 
     def _checkpoint(self, pack: Pack, heartbeat: Heartbeat) -> Checkpoint:
         return Checkpoint(

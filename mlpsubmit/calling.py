@@ -8,7 +8,7 @@ from typing import Any
 
 from mlpsubmit.errors import SpecError, did_you_mean
 
-__all__ = ["call", "declared", "function_name", "pick"]
+__all__ = ["call", "declared", "function_name", "pick", "takes_all"]
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -34,6 +34,11 @@ def declared(function: Callable[..., Any]) -> set[str]:
     return {p.name for p in _parameters(function) if p.kind in _BY_NAME}
 
 
+def takes_all(function: Callable[..., Any]) -> bool:
+    """Tell whether a function has ``**kwargs``."""
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _parameters(function))
+
+
 def pick(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of the offered arguments that a function takes: all if it has ``**kwargs``.
 
@@ -55,7 +60,7 @@ def pick(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
             f"{function_name(function)} needs {hints}; offered are {', '.join(sorted(offered))}; "
             "give the argument in the spec, as an axis, or with a default"
         )
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+    if takes_all(function):
         return dict(offered)
     return {name: value for name, value in offered.items() if name in names}
 

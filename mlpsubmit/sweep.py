@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import hyperparameters as hp
-from mlpsubmit.calling import declared, function_name
+from mlpsubmit.calling import declared, function_name, takes_all
+from mlpsubmit.confusions import confusions
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.fingerprint import DIGEST_BYTES, digest
 from mlpsubmit.hyperparameters import Hyperparameters
@@ -196,7 +197,8 @@ class Sweep:
             if isinstance(grab, SpecError):
                 mistakes += [f"OTHER_MODEL_GRABS[{alias!r}]: {text}" for text in grab.mistakes]
         try:
-            _ = self._declared
+            _ = self.declared
+            mistakes += confusions(self.batchfn, self.data, self._spec[1])
         except SpecError as error:
             mistakes += error.mistakes
         return mistakes
@@ -217,14 +219,19 @@ class Sweep:
         return found
 
     @functools.cached_property
-    def _declared(self) -> set[str]:
+    def declared(self) -> set[str]:
+        """The names that functions of the spec declare and the train loop does not supply."""
         names = set().union(*(declared(function) for function in self._functions()))
         return names - SUPPLIED
+
+    def takes(self, name: str) -> bool:
+        """Tell whether any function of the spec takes an argument of this name."""
+        return name in self.declared or any(map(takes_all, self._functions()))
 
     @functools.cached_property
     def spellings(self) -> dict[str, str]:
         """The hyperparameters that functions declare in another spelling, {as declared: name}."""
-        names = {spelt: hp.canonical_name(spelt) for spelt in self._declared}
+        names = {spelt: hp.canonical_name(spelt) for spelt in self.declared}
         return {spelt: name for spelt, name in names.items() if name and name != spelt}
 
     def _canonical(self, name: Any) -> str:
@@ -238,9 +245,9 @@ class Sweep:
         canonical = hp.canonical_name(name)
         if canonical is not None:
             return canonical
-        if name in self._declared or name.lower() in ("trial", "monomials"):
-            return name if name in self._declared else name.lower()
-        known = {*Hyperparameters.model_fields, *self._declared, "trial"}
+        if name in self.declared or name.lower() in ("trial", "monomials"):
+            return name if name in self.declared else name.lower()
+        known = {*Hyperparameters.model_fields, *self.declared, "trial"}
         raise SpecError(
             f"{name}: neither a hyperparameter nor an argument that a function of the spec "
             f"declares{did_you_mean(name, known)}"
@@ -253,6 +260,11 @@ class Sweep:
         if idle := [name for name in canonical if name in hp.OUTSIDE_RESULTS]:
             raise SpecError(
                 f"axis {label}: no result depends on {idle[0].upper()}; give it as one value"
+            )
+        if "n_train" in canonical and not self.takes("n_train"):
+            raise SpecError(
+                f"axis {label}: no function of the spec takes N_TRAIN, so no result depends on it; "
+                "data recipes such as images do"
             )
         if not _is_list(values):
             raise SpecError(f"axis {label}: got {values!r}; should be a list of values")
@@ -322,15 +334,26 @@ class Sweep:
         return mistakes
 
     def _shadowed(self, axis_names: set[str]) -> list[str]:
-        """Return a mistake for each axis whose value a function or datasethps already fixes."""
-        fixed: dict[str, str] = dict.fromkeys(self.base.datasethps, "datasethps")
-        for function in self._functions():
-            for name in getattr(function, "keywords", {}):
-                fixed.setdefault(name, function_name(function))
-        return [
-            f"axis {name}: {fixed[name]} already fixes {name}; leave it out there or drop the axis"
-            for name in sorted(axis_names & set(fixed) - self._freed)
+        """Return a mistake for each value that a function fixes, and the spec in another way."""
+        hps = [("datasethps", name, value) for name, value in self.base.datasethps.items()]
+        bound = [
+            (function_name(function), name, value)
+            for function in self._functions()
+            for name, value in getattr(function, "keywords", {}).items()
         ]
+        mistakes = {
+            name: f"axis {name}: {who} already fixes {name}; leave it out there or drop the axis"
+            for who, name, _ in reversed(hps + bound)
+            if name in axis_names - self._freed
+        }
+        set_here = {**self.base.datasethps, **self.arguments}
+        for who, name, value in bound + [entry for entry in hps if entry[1] in self.arguments]:
+            if name in set_here.keys() - self._freed and not _alike(value, set_here[name]):
+                mistakes[name] = (
+                    f"{name}: {who} fixes it to {value!r:.40}, and the spec to "
+                    f"{set_here[name]!r:.40}; keep one of the two"
+                )
+        return [mistakes[name] for name in sorted(mistakes)]
 
     def _check_tied(self) -> None:
         """Check at every point what the first point cannot show: settings that have to fit."""
@@ -511,7 +534,7 @@ class Sweep:
         module of the user has changed on disk since.
         """
         _ = self._base_key, self._axis_keys
-        cached = {"included", "fingerprint", "fixed", "_declared", "spellings"}
+        cached = {"included", "fingerprint", "fixed", "declared", "spellings"}
         state = self.__dict__.items()
         return {name: value for name, value in sorted(state) if name not in cached}
 
@@ -587,6 +610,10 @@ def _named(grab: Any) -> Any:
         return grab if callable(grab) else by_name(grab)
     except SpecError as error:
         return error
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return one is other or digest(one) == digest(other)
 
 
 def _trial(value: Any) -> int:

@@ -97,7 +97,7 @@ def _show_plan(sweep: Sweep, where: Mapping[str, Any], runs_dir: Path | None, fr
     """Print what a launch would do, through the code that does it."""
     from mlpsubmit.jobs import executors
     from mlpsubmit.launching import prepare
-    from mlpsubmit.training.assemble import probe
+    from mlpsubmit.training.probing import probe
 
     probe(sweep)
     chosen = executors.choose(where["executor"] or "auto", sweep.base, where["tasks"], given(where))

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import functools
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import mlpsubmit
 from mlpsubmit.calling import call, declared, function_name, pick
-from mlpsubmit.errors import SpecError, UserError, did_you_mean
+from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.fingerprint import digest
 from mlpsubmit.grabs.named import matrix_choice, named_grab
-from mlpsubmit.hyperparameters import OPTIMIZERS, Hyperparameters
-from mlpsubmit.sweep import SUPPLIED, Config, Sweep
+from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.sweep import Config, Sweep
 from mlpsubmit.training.loop import BatchFn, Trained, train
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.monitor import Monitor
-from mlpsubmit.training.optimizers import optimizer_class
 from mlpsubmit.training.seeds import streams, weights_rng
 from mlpsubmit.training.stack import behaviour
 
 #: The kinds of layers that parametrizations know.
 LAYERS = (nn.Linear, nn.Conv2d)
 
-__all__ = ["Stack", "assemble", "data_arguments", "probe"]
+__all__ = ["Stack", "assemble", "data_arguments", "make_batches", "named_grabs", "settings_of"]
 
 
 @dataclass
@@ -113,7 +109,7 @@ def assemble(
     wants_test = _wants_test(sweep, grabs)
     for position, (config, entry) in enumerate(zip(configs, entries, strict=True)):
         hyperparameters = config.hyperparameters
-        context = {**hyperparameters.datasethps, **config.settings, **entry, "device": device}
+        context = settings_of(sweep, config, entry, device)
         seeds = streams(hyperparameters.seed, config.trial)
         key = _sharing_key(sweep.batchfn, context, seeds.train, entry)
         if key not in drawn:
@@ -152,6 +148,23 @@ def assemble(
             stack.contexts[-1] = {**stack.contexts[-1], "gen": own}
             stack.generators.append(own)
     return list(stacks.values())
+
+
+def settings_of(
+    sweep: Sweep, config: Config, entry: Mapping[str, Any], device: torch.device
+) -> dict[str, Any]:
+    """Return all that batch functions, models and grabs of a config are offered by name.
+
+    Raises:
+        SpecError: where a data entry has the name of an axis or a fixed argument.
+    """
+    if twice := sorted(set(entry) & {*config.point, *sweep.arguments}):
+        raise SpecError(
+            f"the data function {function_name(sweep.data or sweep.batchfn)} returned entries "
+            f"called {', '.join(twice)}, which the spec sets too, as an axis or an argument; "
+            "rename one of the two"
+        )
+    return {**config.hyperparameters.datasethps, **config.settings, **entry, "device": device}
 
 
 def _sharing_key(
@@ -196,6 +209,17 @@ def _test_fn(
     generator = torch.Generator(device).manual_seed(seed)
     batch_fn = _made(batchfn, {**context, **_supplied(context, generator, "test")})
     return _named(functools.cache(batch_fn), batchfn)  # drawn once, however many share it
+
+
+def make_batches(sweep: Sweep, config: Config) -> None:
+    """Call the batch function of a config for what it says of its arguments; draw no batch.
+
+    Raises:
+        SpecError: from the batch function, or where it needs an argument that nothing provides.
+    """
+    cpu = torch.device("cpu")
+    context = settings_of(sweep, config, {}, cpu)
+    _made(sweep.batchfn, {**context, **_supplied(context, torch.Generator(cpu), "train")})
 
 
 def _named(batch_fn: Any, batchfn: Callable[..., Any]) -> BatchFn:
@@ -367,8 +391,7 @@ def data_arguments(sweep: Sweep, config: Config) -> dict[str, Any]:
     datasethps alone, so that data is not computed anew for every config.
 
     Raises:
-        SpecError: where it needs an argument that nothing provides, or datasethps has one that it
-            does not take.
+        SpecError: where it needs an argument that nothing provides.
     """
     if sweep.data is None:
         return {}
@@ -376,80 +399,6 @@ def data_arguments(sweep: Sweep, config: Config) -> dict[str, Any]:
     names = declared(sweep.data)
     settings = {name: value for name, value in config.settings.items() if name in names}
     taken = pick(sweep.data, {**hps, **settings, "gen": None})
-    unknown = set(hps) - set(taken)
-    if unknown:
-        raise SpecError(
-            f"datasethps: {function_name(sweep.data)} takes no {', '.join(sorted(unknown))}; "
-            f"it takes {', '.join(sorted(names - {'gen'}))}"
-        )
     if "gen" in taken and "gen" not in names:
         del taken["gen"]
     return taken
-
-
-#: Settings of which every value is probed: each means other code.
-PROBED = ("optimizer", "loss", "model", "parametrization")
-
-#: Samples and units at most that the probe draws and builds.
-PROBE_SAMPLES = 4096
-PROBE_WIDTH = 64
-
-
-def probe(sweep: Sweep) -> None:
-    """Train one step of a few configs on the CPU, so that what does not fit shows at launch.
-
-    Where batches need what a data function computes, which runs on workers alone, only names are
-    checked.
-
-    Raises:
-        SpecError: for what does not fit, and where a function of the spec raises.
-    """
-    for config in _probed(sweep):
-        hyperparameters = config.hyperparameters
-        if hyperparameters.optimizer not in OPTIMIZERS:
-            optimizer_class(hyperparameters.optimizer)
-        grabs = named_grabs(sweep)
-        if sweep.data is not None:
-            data_arguments(sweep, config)
-            continue
-        for grab in grabs.values():
-            pick(grab, {**config.settings, **dict.fromkeys(SUPPLIED)})
-        smaller = {
-            "n_samples": min(hyperparameters.n_samples, PROBE_SAMPLES),
-            "n_test": min(hyperparameters.n_test, PROBE_SAMPLES),
-            "max_iter": 1,
-        }
-        if hyperparameters.model == "mlp":
-            smaller["width"] = min(hyperparameters.width, PROBE_WIDTH)
-        _train_one_step(sweep, config.replaced(**smaller))
-
-
-def _probed(sweep: Sweep) -> Iterator[Config]:
-    first = next(iter(sweep))
-    yield first
-    for axis in sweep.product.axes:
-        for name in set(axis.names) & set(PROBED):
-            for value in axis.values(name)[1:]:
-                yield first.replaced(**{name: value})
-
-
-def _train_one_step(sweep: Sweep, config: Config) -> None:
-    try:
-        for stack in assemble(sweep, [config], [{}], torch.device("cpu")):
-            stack.grabs = {}
-            stack.train()
-    except UserError:
-        raise
-    except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
-        place = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
-        raise SpecError(f"a function of the spec raised {text}{place}: {config!r}") from error
-
-
-def _is_ours(file: str) -> bool:
-    """Tell whether a frame lies in mlpsubmit or in torch, rather than in the user's code."""
-    return any(Path(package).parent in Path(file).resolve().parents for package in _OURS)
-
-
-_OURS = (mlpsubmit.__file__, __file__, torch.__file__)

@@ -178,6 +178,9 @@ class Batches:
         if y.is_floating_point():
             if tuple(y.shape[1:]) != output:
                 self._refuse(function, got, valid)
+            if bool((y < 0).any()) or bool(((y.sum(1) - 1).abs() > 1e-3).any()):
+                got = "gave y whose rows are no probabilities: negative, or not of sum 1"
+                self._refuse(function, got, valid)
         elif tuple(y.shape[1:]) not in ((), (1,)):
             self._refuse(function, got, valid)
         elif not 0 <= int(y.min()) <= int(y.max()) < output[0]:

@@ -15,7 +15,8 @@ from mlpsubmit.calling import call, declared, function_name
 from mlpsubmit.errors import SpecError
 from mlpsubmit.fingerprint import digest
 from mlpsubmit.grabs.named import NamedGrab, matrix_choice, named_grab
-from mlpsubmit.training.assemble import named_grabs, probe
+from mlpsubmit.training.assemble import named_grabs
+from mlpsubmit.training.probing import probe
 
 
 @pytest.fixture
@@ -224,8 +225,9 @@ def test_trace_diagonal_and_entries():
         (lambda W: grabs.trace(W[0]), "trace: got W of shape (3,); valid is a square matrix"),
         (
             lambda W: grabs.diagonal(W.T @ W, monomials={3: 1}),
-            "diagonal: got monomials={3: 1}, but W has 3 rows; valid indices are 0 to 2",
+            "diagonal: the monomial $x_{3}$ has the index 3, but there are d=3 coordinates; valid",
         ),
+        (lambda W: grabs.diagonal(W.T @ W, monomials=[2]), "diagonal: bad monomial 2: a monomial"),
         (
             lambda W: grabs.entry(W, i=2),
             "entry: got i=2, but W has the shape (2, 3); valid are 0 to 1",

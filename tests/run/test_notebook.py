@@ -101,9 +101,8 @@ def test_a_run_shows_how_far_it_is(workplace: Path) -> None:
 
 def test_a_run_shows_why_configs_failed(workplace: Path) -> None:
     spec = workplace / "small.py"
-    spec.write_text(
-        spec.read_text().replace("    return model.input", "    raise ValueError('<bad>')\n#")
-    )
+    broken = "        if step == 5: raise ValueError('<bad>')\n        inputs ="
+    spec.write_text(spec.read_text().replace("        inputs =", broken))
     run = launch(load_spec(spec), executor="debug")
     shown = run._repr_html_()
     assert "0/8 configs" in shown

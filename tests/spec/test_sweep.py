@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mlpsubmit.batchfns
 from mlpsubmit import Monomial, SpecError, Sweep
 from mlpsubmit.product import Axis, Product
 
@@ -640,3 +641,91 @@ def test_named_grabs_that_are_not_there_are_listed_with_the_other_mistakes():
     )
     assert second.startswith("OTHER_MODEL_GRABS['b']: no grab named 3; valid are ")
     assert third.startswith("WIDTH: got 0")
+
+
+# ---- what stands in the wrong place, or is fixed twice ------------------------------------------
+
+LIBRARY = mlpsubmit.batchfns
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (
+            {"data": LIBRARY.power_law, "batchfn": LIBRARY.polynomial},
+            "data: got the function power_law itself; call it: data=power_law(...)",
+        ),
+        (
+            {"data": LIBRARY.polynomial},
+            "data: got the batch function polynomial; write batchfn=pol",
+        ),
+        (
+            {"batchfn": LIBRARY.images("digits")},
+            "batchfn: got the data recipe images(...); write it as data=, with a batch function "
+            "that takes what it yields, such as batchfn=sample",
+        ),
+        (
+            {"batchfn": LIBRARY.arrays},
+            "batchfn: got the function arrays itself; call it, if it makes a batch function or a "
+            "data recipe: batchfn=arrays(...) or data=arrays(...)",
+        ),
+        (
+            {"batchfn": LIBRARY.sample},
+            "batchfn: sample draws rows of data entries, and there is no data=; write for example "
+            "data=images('digits'), or in its place batchfn=arrays(X, y)",
+        ),
+    ],
+)
+def test_library_functions_in_the_wrong_place(settings, text):
+    assert [m for m in mistakes_of(make, **settings) if m.startswith(text)]
+
+
+def test_sample_may_be_given_arrays():
+    make(batchfn=LIBRARY.sample, X_train=np.ones((3, 2)), y_train=np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (
+            {"data": functools.partial(spectrum, d=8), "d": 6},
+            "d: spectrum fixes it to 8, and the spec to 6; keep one of the two",
+        ),
+        (
+            {"data": functools.partial(spectrum, d=8), "datasethps": {"d": 6}},
+            "d: spectrum fixes it to 8, and the spec to 6; keep one of the two",
+        ),
+        (
+            {"data": spectrum, "d": 8, "datasethps": {"d": 6}},
+            "d: datasethps fixes it to 6, and the spec to 8; keep one of the two",
+        ),
+    ],
+)
+def test_a_value_that_is_fixed_twice_in_two_ways(settings, text):
+    assert mistakes_of(make, **settings) == [text]
+
+
+def test_a_value_that_is_fixed_twice_alike_or_replaced_from_outside_is_none():
+    sweep = make(data=functools.partial(spectrum, d=8), d=8)
+    assert sweep.overridden({"d": 5}).config(0).d == 5
+    lone = make(data=functools.partial(spectrum, d=8))
+    assert lone.overridden({"d": 5}).config(0).d == 5
+
+
+def test_functions_may_fix_an_argument_each_in_its_own_way():
+    def first(model, layer):
+        return layer
+
+    grabs = {str(layer): functools.partial(first, layer=layer) for layer in range(2)}
+    assert len(make(grabs=grabs)) == 1
+
+
+def test_an_axis_over_n_train_needs_a_function_that_takes_it():
+    text = (
+        "axis N_TRAIN: no function of the spec takes N_TRAIN, so no result depends on it; data "
+        "recipes such as images do"
+    )
+    assert mistakes_of(make, {"N_TRAIN": [10, 20]}) == [text]
+    images = LIBRARY.images("digits")
+    assert len(make({"N_TRAIN": [10, 20]}, data=images, batchfn=LIBRARY.sample)) == 2
+    assert len(make({"N_TRAIN": [10, 20]}, batchfn=lambda bsz, **kwargs: None)) == 2

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from mlpsubmit import SpecError, Sweep, train
-from mlpsubmit.training.assemble import assemble, data_arguments, probe
+from mlpsubmit.training.assemble import assemble, data_arguments
+from mlpsubmit.training.probing import probe
 from mlpsubmit.training.seeds import streams
 
 CPU = torch.device("cpu")
@@ -96,6 +97,13 @@ def test_shapes_that_differ_train_as_stacks_of_their_own() -> None:
     assert [stack.models[0].input_layer.in_features for stack in parts] == [2, 5]
     trained = [stack.train() for stack in parts]
     assert all(np.isfinite(part.train_loss).all() for part in trained)
+
+
+def test_a_data_entry_and_a_setting_of_one_name_are_refused() -> None:
+    sweep = small({"noise": [0.0, 1.0]}, data=lambda: {"scale": 1.0}, d=3)
+    for entry in ({"noise": 2.0}, {"d": 5}):
+        with pytest.raises(SpecError, match=f"returned entries called {next(iter(entry))}, which"):
+            stacks(sweep, entry)
 
 
 def test_test_sets_of_other_sizes_train_as_stacks_of_their_own() -> None:
@@ -260,9 +268,5 @@ def test_data_functions_get_datasethps_settings_and_axes() -> None:
     assert arguments == [{"d": 7, "alpha": a, "n_train": 9} for a in (1.0, 2.0)]
     probe(sweep)
 
-    with pytest.raises(
-        SpecError, match="datasethps: spectrum takes no dimension; it takes alpha, d"
-    ):
-        probe(small({"alpha": [1.0]}, data=spectrum, DATASETHPS={"d": 7, "dimension": 3}))
     with pytest.raises(SpecError, match="spectrum needs 'd'"):
         probe(small({"alpha": [1.0]}, data=spectrum))

@@ -52,6 +52,11 @@ REFUSED = {
     ),
     "float class": (X, torch.zeros(8), 3, ENTROPY, "y of shape (8,) (float32); wanted integer y"),
     "class shape": (X, torch.zeros(8, 3).long(), 3, ENTROPY, "(8, 3) (int64); wanted integer y"),
+    "signs": (
+        *(X, torch.tensor([[1.5, -0.5]] * 8), 2, ENTROPY),
+        "gave y whose rows are no probabilities: negative, or not of sum 1; wanted integer y (n,)",
+    ),
+    "sums": (X, torch.full((8, 2), 0.6), 2, ENTROPY, "no probabilities: negative, or not of sum 1"),
     "one class": (X, torch.zeros(8).long(), 1, ENTROPY, "wanted (n, C) with C >= 2 classes"),
 }
 
