@@ -106,13 +106,12 @@ class Pack:
 
     # Evaluation
 
-    def objective(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def objective(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the losses (K,) of the centred outputs on a batch, and every config's gradient."""
-        losses = self._loss(self.stack(batch) - self.origin.train(batch), batch.targets)
-        # No two configs share a weight, so the gradient of the sum holds that of each loss.
-        parameters = self.stack.parameters
-        gradients = torch.autograd.grad(losses.sum(), parameters, materialize_grads=True)
-        return losses, gradients
+        origin = self.origin.train(batch)
+        return self.stack.losses_and_gradients(
+            batch, lambda outputs: self._loss(outputs - origin, batch.targets)
+        )
 
     @torch.no_grad()
     def test_losses(self) -> Tensor:

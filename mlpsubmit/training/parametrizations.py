@@ -32,7 +32,7 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.hyperparameters import PARAMETRIZATIONS
 from mlpsubmit.training.seeds import global_rng
 
-__all__ = ["Scaling", "effective_lr", "parametrize", "scaling"]
+__all__ = ["Scaling", "effective_lr", "is_plain", "parametrize", "relu_scale", "scaling"]
 
 Parametrization = str | Callable[..., Any]
 
@@ -123,6 +123,27 @@ def parametrize(
         factors |= {names[parameter]: r for parameter in layer.parameters(recurse=False)}
     _set_relu_gain(model, relu_gain)
     return factors
+
+
+def relu_scale(layer: nn.Module, nonlinearity: nn.Module) -> float | None:
+    """Return c where a layer and the nonlinearity after it give c max(0, W x + b).
+
+    None where they compute something else: other kinds of modules, hooks of somebody else's, or a
+    forward function that was replaced.
+    """
+    if not (is_plain(layer, nn.Linear, _multiply) and is_plain(nonlinearity, nn.ReLU, _relu_gain)):
+        return None
+    scale = float(layer.multiplier) if layer._forward_hooks else 1.0  # type: ignore[arg-type]
+    return scale * _SQRT2 if nonlinearity._forward_pre_hooks else scale
+
+
+def is_plain(
+    module: nn.Module, kind: type[nn.Module], hook: Callable[..., Any] | None = None
+) -> bool:
+    """Tell whether a module is of this very class, its forward untouched but for this one hook."""
+    hooks = {*module._forward_hooks.values(), *module._forward_pre_hooks.values()}
+    hooks |= {*module._backward_hooks.values(), *module._backward_pre_hooks.values()}
+    return type(module) is kind and hooks <= {hook} and "forward" not in vars(module)
 
 
 def _layers(model: nn.Module, parametrization: str) -> list[nn.Linear | nn.Conv2d]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from mlpsubmit.fingerprint import digest
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.monitor import StateError, map_tensors
 from mlpsubmit.training.numerics import autocast
+from mlpsubmit.training.perceptron import Perceptrons
 
 __all__ = ["Stack", "behaviour", "check_equal_behaviour", "check_equal_structure"]
 
@@ -46,6 +47,8 @@ class Stack:
         # Looking for tied weights costs a tenth of a small network's step.
         self._tied = _has_tied_weights(models[0])
         self.device, self._precision = device, precision
+        # Before the weights leave the models: it reads their multipliers.
+        self._perceptrons = None if precision == "bf16" else Perceptrons.of(models)
         self._shared = torch.vmap(self._one, in_dims=(0, None))
         self._stacked = torch.vmap(self._one, in_dims=(0, 0))
         trained = [name for name, p in models[0].named_parameters() if p.requires_grad]
@@ -75,7 +78,31 @@ class Stack:
         """Return the outputs (K, n, ...) of the networks as they were at initialisation."""
         return self._evaluate(self.initial or self._all, batch)
 
+    def losses_and_gradients(
+        self, batch: Batch, loss: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return losses (K,) of the outputs, and the gradients of the trained parameters.
+
+        Args:
+            loss: from outputs (K, n, ...) to losses (K,), each of its own config's outputs.
+        """
+        # No two configs share a weight, so the gradient of the sum holds that of each loss.
+        if self._perceptrons is None:
+            losses = loss(self(batch))
+            gradients = torch.autograd.grad(losses.sum(), self.parameters, materialize_grads=True)
+            return losses, list(gradients)
+        with torch.no_grad():
+            signals = self._perceptrons.forward(self._all, batch.X, batch.shared)
+        output = signals[-1].requires_grad_()
+        losses = loss(output)
+        (d_output,) = torch.autograd.grad(losses.sum(), output)
+        with torch.no_grad():
+            found = self._perceptrons.gradients(self._all, signals, d_output)
+        return losses, [found[name] for name in self.names]
+
     def _evaluate(self, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
+        if self._perceptrons is not None:
+            return self._perceptrons.forward(tensors, batch.X, batch.shared)[-1]
         networks = self._shared if batch.shared else self._stacked
         with autocast(self._precision, self.device):
             output: Tensor = networks(tensors, batch.X)
