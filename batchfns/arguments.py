@@ -27,17 +27,16 @@ Valid: TypeAlias = Mapping[str, tuple[str, Callable[[Any], bool]]]
 
 
 def argument_mistakes(function: str, arguments: Mapping[str, Any], valid: Valid) -> list[str]:
-    """Return what is wrong with the arguments of a function, one message for each of them."""
-    mistakes = []
-    for name, value in arguments.items():
-        words, holds = valid[name]
-        if not holds(value):
-            mistakes.append(f"{function}: got {name}={value!r}; valid is {words}")
-    return mistakes
+    """Return what is wrong with those arguments that are there, one message for each of them."""
+    return [
+        f"{function}: got {name}={arguments[name]!r}; valid is {words}"
+        for name, (words, holds) in valid.items()
+        if name in arguments and not holds(arguments[name])
+    ]
 
 
 def check_arguments(function: str, arguments: Mapping[str, Any], valid: Valid) -> None:
-    """Raise a SpecError that lists every argument of a function that is not valid."""
+    """Raise a SpecError that lists every argument that is there and not valid."""
     if mistakes := argument_mistakes(function, arguments, valid):
         raise SpecError(mistakes)
 

@@ -40,6 +40,11 @@ def sample(
     test arrays: all of them, in order, where there are no more than that. Without test arrays,
     online training tests on training rows, as fresh samples of the same population.
 
+    Online, the ``test_loss`` of the results is the train loss: of batches out of finite data it
+    says nothing about other rows. For the loss on X_test take the grab ``held_out_loss``. All rows
+    of arrays that you give are drawn from, whatever ``N_TRAIN`` is; it is for recipes, such as
+    ``images``, that take ``n_train``.
+
     Rows keep their shape. Floating-point numbers become float32, integers stay integers, and both
     are moved to the device of the generator, once for all configs that use them.
 

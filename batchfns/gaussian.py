@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.batchfns.arguments import FLAG, Valid, check_arguments, is_integer, is_real
+from mlpsubmit.batchfns.recipe import bound_recipe, recipe
 from mlpsubmit.errors import SpecError
 
 __all__ = ["power_law"]
@@ -45,18 +45,18 @@ def power_law(
         >>> power_law(d=200, alpha=2.0, offset=6)()["data_eigvals"].shape
         torch.Size([200])
     """
-    # Only what is given is bound: the rest may be an axis, or keep its default.
-    given: dict[str, Any] = {"d": d, "alpha": alpha, "offset": offset, "normalized": normalized}
-    bound = {name: value for name, value in given.items() if value is not None}
-    check_arguments("power_law", bound, SPECTRUM)
-    return functools.partial(_power_law_entries, **bound)
+    return bound_recipe(_power_law_entries, locals())
 
 
+def _check(arguments: Mapping[str, Any]) -> None:
+    check_arguments("power_law", arguments, SPECTRUM)
+
+
+@recipe("power_law", _check)
 def _power_law_entries(
     d: int, alpha: float, offset: float = 6.0, normalized: bool = True
 ) -> dict[str, Tensor]:
-    arguments = {"d": d, "alpha": alpha, "offset": offset, "normalized": normalized}
-    check_arguments("power_law", arguments, SPECTRUM)
+    _check(locals())
     return {"data_eigvals": power_law_eigvals(d, alpha, offset, normalized)}
 
 

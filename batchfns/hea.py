@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mlpsubmit.batchfns.arguments import COUNT, Valid, check_arguments, is_integer, is_real
-from mlpsubmit.batchfns.monomial import Monomial
+from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
 from mlpsubmit.errors import SpecError
 
 __all__ = [
@@ -69,6 +69,7 @@ def hea_monomials(
         (array([1.  , 0.7 , 0.49]), [1, $x_{0}$, $x_{0}^2$])
     """
     check_arguments("hea_monomials", {"n": n, "kmax": kmax}, COUNTS)
+    n, kmax = int(n), int(kmax)  # numpy's may be too short for a number more
     gammas = _spectrum("hea_monomials", data_eigvals)
     if shortage := too_few_monomials("n", n, len(gammas), kmax):
         raise SpecError(f"hea_monomials: {shortage}")
@@ -100,15 +101,7 @@ def hea_eigenvalue(
         0.25
     """
     gammas = _spectrum("hea_eigenvalue", data_eigvals)
-    try:
-        mode = Monomial(monomial)
-    except ValueError as error:
-        raise SpecError(f"hea_eigenvalue: {error}") from None
-    if any(index >= len(gammas) for index in mode):
-        raise SpecError(
-            f"hea_eigenvalue: the monomial {mode} has the index {max(mode)}, but data_eigvals has "
-            f"{len(gammas)} entries; valid are 0 to {len(gammas) - 1}"
-        )
+    [mode] = checked_monomials("hea_eigenvalue", [monomial], len(gammas))
     factors = [float(gammas[index]) for index, exponent in mode.items() for _ in range(exponent)]
     coeff = _coefficient("hea_eigenvalue", level_coeffs, mode.degree())
     return _product(coeff, sorted(factors, reverse=True))

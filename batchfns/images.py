@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from mlpsubmit.batchfns.image_transforms import (
     normalized_by_training,
     spectrum,
 )
+from mlpsubmit.batchfns.recipe import bound_recipe, recipe
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 
 __all__ = ["images"]
@@ -122,33 +123,37 @@ def images(
         >>> images("digits", classes=[[0], [1]])(n_train=300, n_test=50)["X_train"].shape
         torch.Size([280, 64])
     """
-    # Only what is given is bound: the rest may be an axis, or keep its default.
-    given: dict[str, Any] = {
-        "dataset": dataset,
-        "classes": classes,
-        "binarize": binarize,
-        "onehot": onehot,
-        "grayscale": grayscale,
-        "zca_strength": zca_strength,
-        "normalized": normalized,
-        "flat": flat,
-        "eigvals": eigvals,
-    }
-    bound = {name: value for name, value in given.items() if value is not None}
-    _check(bound)
-    if "classes" in bound:
-        bound["classes"] = _groups(bound["classes"])
-    if dataset is not None:
-        known = IMAGE_SETS[dataset]
+    bound = bound_recipe(_image_entries, locals())
+    # Classes as lists of lists, so that one way of writing them is as good as another for a key.
+    return bound if classes is None else functools.partial(bound, classes=_groups(classes))
+
+
+def _check(arguments: Mapping[str, Any]) -> None:
+    """Raise one error for all that is wrong with the arguments that are there.
+
+    What a login node sees of the data sets can be said at launch, not after hours in the queue. A
+    folder that only the workers see is left to them.
+    """
+    mistakes = argument_mistakes("images", arguments, _VALID)
+    dataset = arguments.get("dataset")
+    known = IMAGE_SETS.get(dataset) if isinstance(dataset, str) else None
+    if "dataset" in arguments and known is None:
+        mistakes.append(
+            f"images: no data set {dataset!r}{did_you_mean(str(dataset), IMAGE_SETS)}; "
+            f"valid are {', '.join(map(repr, IMAGE_SETS))}"
+        )
+    if arguments.get("classes") is not None:
+        mistakes += _class_mistakes(arguments["classes"], known)
+    if mistakes:
+        raise SpecError(mistakes)
+    if known is not None:
         _require(known)
-        # What a login node sees of the data sets can be said now, not after hours in the queue. A
-        # folder that only the workers see is left to them.
         root = folder_of_data_sets()
         if root is not None and root.is_dir():
             known.check()
-    return functools.partial(_image_entries, **bound)
 
 
+@recipe("images", _check)
 def _image_entries(
     dataset: str,
     n_train: int,
@@ -164,19 +169,13 @@ def _image_entries(
 ) -> dict[str, Tensor]:
     _check(locals())
     known = IMAGE_SETS[dataset]
-    _require(known)
-    known.check()
+    known.check()  # whether or not the folder was there to look into
     groups = _groups(known.labels if classes is None else classes)
     train, train_classes = take(known, "train", groups, n_train)
     test, test_classes = take(known, "test", groups, n_test)
     if grayscale:
         train, test = grayscale_of(train), grayscale_of(test)
-    X_train: Rows = train.reshape(len(train), -1)
-    X_test: Rows = test.reshape(len(test), -1)
-    if zca_strength:
-        X_train, X_test = flattened_spectrum(X_train, X_test, zca_strength)
-    if normalized:
-        X_train, X_test = normalized_by_training(X_train, X_test)
+    X_train, X_test = _inputs(train, test, zca_strength, normalized)
     signs = len(groups) == 2 and (onehot if binarize is None else binarize)
     entries = {
         "X_train": X_train if flat else X_train.reshape(train.shape),
@@ -189,29 +188,25 @@ def _image_entries(
     return {name: torch.from_numpy(entry) for name, entry in entries.items()}
 
 
+def _inputs(
+    train: NDArray[np.float32], test: NDArray[np.float32], zca_strength: float, normalized: bool
+) -> tuple[Rows, Rows]:
+    """Return images (n, channels, height, width) as inputs (n, d), transformed."""
+    X_train: Rows = train.reshape(len(train), -1)
+    X_test: Rows = test.reshape(len(test), -1)
+    if zca_strength:
+        X_train, X_test = flattened_spectrum(X_train, X_test, zca_strength)
+    if normalized:
+        X_train, X_test = normalized_by_training(X_train, X_test)
+    return X_train, X_test
+
+
 def _targets(
     group_of: NDArray[np.int64], groups: int, signs: bool, onehot: bool
 ) -> NDArray[np.float32] | NDArray[np.int64]:
     if signs:
         return (2 * group_of - 1).astype(np.float32)
     return np.eye(groups, dtype=np.float32)[group_of] if onehot else group_of
-
-
-def _check(arguments: dict[str, Any]) -> None:
-    """Raise one error for all that is wrong with the arguments that are there."""
-    plain = {name: arguments[name] for name in _VALID if name in arguments}
-    mistakes = argument_mistakes("images", plain, _VALID)
-    dataset = arguments.get("dataset")
-    known = IMAGE_SETS.get(dataset) if isinstance(dataset, str) else None
-    if "dataset" in arguments and known is None:
-        mistakes.append(
-            f"images: no data set {dataset!r}{did_you_mean(str(dataset), IMAGE_SETS)}; "
-            f"valid are {', '.join(map(repr, IMAGE_SETS))}"
-        )
-    if arguments.get("classes") is not None:
-        mistakes += _class_mistakes(arguments["classes"], known)
-    if mistakes:
-        raise SpecError(mistakes)
 
 
 _VALID: Valid = {
@@ -235,7 +230,7 @@ _DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 
 
 def _require(known: ImageSet) -> None:
-    # Asked at launch too, not after hours in the queue; looking for a package does not import it.
+    # Looking for a package does not import it.
     package = known.package
     if package is not None and importlib.util.find_spec(package) is None:
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.batchfns.arguments import FLAG, SEED, Valid, check_arguments, is_integer, is_real
+from mlpsubmit.batchfns.recipe import bound_recipe, recipe
 from mlpsubmit.errors import SpecError
 
 __all__ = ["modular_addition"]
@@ -27,10 +28,12 @@ def modular_addition(
 
     All p^2 pairs (a, b) are put into an order that ``pair_seed`` draws. Its first
     n = round(train_fraction p^2) pairs are the training rows, the others the test rows: the same
-    ones in every trial, and those of a smaller fraction are among those of a larger one. Offline,
-    ``N_SAMPLES`` = n trains on all training rows, a smaller one on a random subset per trial; the
-    test set is all test rows up to ``N_TEST`` (Power et al., arXiv 2201.02177; Nanda et al.,
-    arXiv 2301.05217; Gromov, arXiv 2301.02679).
+    ones in every trial, and those of a smaller fraction are among those of a larger one (Power et
+    al., arXiv 2201.02177; Nanda et al., arXiv 2301.05217; Gromov, arXiv 2301.02679).
+
+    Offline, ``N_SAMPLES=round(train_fraction * p**2)`` trains on all of these rows, a smaller one
+    on a random subset of them per trial; ``N_TRAIN`` changes nothing. The test set is all test
+    rows up to ``N_TEST``. For ``LOSS="cross_entropy"`` take ``labels=True``, and ``D_OUT=p``.
 
     The inputs are the one-hot vectors of a and b, one after the other, and the targets are the
     one-hot vector of c = (a + b) mod p. Over all pairs every coordinate has mean 1/p and variance
@@ -45,8 +48,7 @@ def modular_addition(
         p: the modulus, >= 2. Left out, it has to come from an axis or from ``datasethps``.
         train_fraction: of the pairs, between 0 and 1, by default 0.5.
         pair_seed: of the order of the pairs, by default 0.
-        labels: targets (n,) are the numbers c, int64, for LOSS="cross_entropy" and D_OUT=p;
-            by default they are one-hot (n, p), float32.
+        labels: targets (n,) are the numbers c, int64; by default they are one-hot (n, p), float32.
         normalized: normalize inputs and one-hot targets, the default: a network that is 0 starts
             at a mean squared loss of 1. Otherwise they have entries 0 and 1, and one-hot targets
             serve LOSS="cross_entropy" as well.
@@ -60,14 +62,27 @@ def modular_addition(
         >>> {name: tuple(rows.shape) for name, rows in entries.items()}
         {'X_train': (15, 10), 'y_train': (15, 5), 'X_test': (10, 10), 'y_test': (10, 5)}
     """
-    # Only what is given is bound: the rest may be an axis, or keep its default.
-    given = {"p": p, "train_fraction": train_fraction, "pair_seed": pair_seed}
-    given |= {"labels": labels, "normalized": normalized}
-    bound: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    check_arguments("modular_addition", bound, _VALID)
-    return functools.partial(_modular_addition_entries, **bound)
+    return bound_recipe(_modular_addition_entries, locals())
 
 
+def _check(arguments: Mapping[str, Any]) -> None:
+    check_arguments("modular_addition", arguments, _VALID)
+    if {"p", "train_fraction"} <= arguments.keys():
+        p, fraction = int(arguments["p"]), arguments["train_fraction"]
+        n = _training_pairs(p, fraction)
+        if not 0 < n < p * p:
+            raise SpecError(
+                f"modular_addition: train_fraction={fraction!r} of the {p * p} pairs of p={p} "
+                f"leaves {n} for training and {p * p - n} for the test; there should be some of "
+                "both"
+            )
+
+
+def _training_pairs(p: int, train_fraction: float) -> int:
+    return round(float(train_fraction) * p**2)
+
+
+@recipe("modular_addition", _check)
 def _modular_addition_entries(
     p: int,
     train_fraction: float = 0.5,
@@ -75,16 +90,9 @@ def _modular_addition_entries(
     labels: bool = False,
     normalized: bool = True,
 ) -> dict[str, Tensor]:
-    given = {"p": p, "train_fraction": train_fraction, "pair_seed": pair_seed}
-    check_arguments(
-        "modular_addition", {**given, "labels": labels, "normalized": normalized}, _VALID
-    )
-    n = round(float(train_fraction) * p * p)
-    if not 0 < n < p * p:
-        raise SpecError(
-            f"modular_addition: train_fraction={train_fraction!r} of the {p * p} pairs of p={p} "
-            f"leaves {n} for training and {p * p - n} for the test; there should be some of both"
-        )
+    _check(locals())
+    p = int(p)
+    n = _training_pairs(p, train_fraction)
     # A RandomState's stream is frozen for good, so the pairs are the same under every numpy.
     pairs = np.random.RandomState(pair_seed).permutation(p * p).astype(np.int64)
     a, b = pairs // p, pairs % p

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import total_ordering
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-__all__ = ["Monomial"]
+from mlpsubmit.errors import SpecError
+
+__all__ = ["Monomial", "checked_monomials"]
 
 _FACTOR = re.compile(r"x_\{([0-9]+)\}(?:\^([0-9]+))?")
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
@@ -183,6 +185,42 @@ class Monomial(Mapping[int, int]):
             product = product * {int(factor[1]): int(factor[2] or 1)}
             start = factor.end()
         return product
+
+
+def checked_monomials(
+    function: str, monomials: Any, d: int, dimension: str = "d"
+) -> list[Monomial]:
+    """Return one monomial or several as a list, each within d coordinates.
+
+    Args:
+        function: what messages begin with.
+        monomials: one Monomial (or dict index -> exponent), or a sequence of them.
+        d: the number of coordinates.
+        dimension: what the function calls that number.
+
+    Raises:
+        SpecError: where there are none; listing all that are no monomials, and every one that has
+            an index >= d.
+    """
+    several = isinstance(monomials, Sequence) and not isinstance(monomials, str)
+    entries = list(monomials) if several else [] if monomials is None else [monomials]
+    checked = []
+    mistakes = [] if entries else [f"{function}: got no monomials; try Monomial({{0: 1}})"]
+    for entry in entries:
+        try:
+            monomial = Monomial(entry)
+        except ValueError as error:
+            mistakes.append(f"{function}: bad monomial {entry!r}: {error}")
+            continue
+        if monomial and (highest := max(monomial)) >= d:
+            mistakes.append(
+                f"{function}: the monomial {monomial} has the index {highest}, but "
+                f"{dimension}={d}; valid are 0 to {d - 1}; try a larger {dimension}"
+            )
+        checked.append(monomial)
+    if mistakes:
+        raise SpecError(mistakes)
+    return checked
 
 
 def _integer(value: Any, role: str, key: Any, entry: Any, minimum: int) -> int:

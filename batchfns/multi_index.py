@@ -15,7 +15,7 @@ from torch import Tensor
 from mlpsubmit.batchfns.arguments import COUNT, SEED, check_arguments, is_integer
 from mlpsubmit.batchfns.gaussian import standard_deviations
 from mlpsubmit.batchfns.hermite import hermite
-from mlpsubmit.batchfns.monomial import Monomial
+from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
 from mlpsubmit.batchfns.protocol import BatchFn, fixed
 from mlpsubmit.errors import SpecError
 
@@ -54,9 +54,10 @@ def multi_index(
     - an integer e >= 1, the same sum over ``Monomial({i: e})`` for i = 0, ..., k - 1: a
       single-index model of information exponent e where k = 1.
 
-    All of these have E[y^2] = 1, and E[y] = 0 but for the constant. A function is taken as it is.
-    The inputs depend on the generator alone: configs that differ in links or directions see the
-    same X, that of ``polynomial``.
+    All of these have E[y^2] = 1, and E[y] = 0 but for the constant, whereas the target of
+    :func:`~mlpsubmit.batchfns.polynomial` is the mean of its M monomials, of E[y^2] = 1/M. A
+    function is taken as it is. The inputs depend on the generator alone: configs that differ in
+    links or directions see the same X, that of ``polynomial``.
 
     Args:
         link: g, see above; a function maps u (n, k) to (n,) or (n, d_out).
@@ -89,15 +90,13 @@ def multi_index(
         return fixed(X, y)
     scale = standard_deviations("multi_index", d, data_eigvals, gen.device)
     _check(link, k, direction_seed)
-    U = None if directions is None else _given_directions(directions, len(scale), k)
-    if k is None:
-        k = _directions_used(link) if U is None else len(U)
-    if k > len(scale):
-        raise SpecError(f"multi_index: got k={k} directions, but the inputs have d={len(scale)}")
-    if U is None:
+    if directions is None:
+        k = _directions_used(link) if k is None else int(k)
         U = _random_directions(k, len(scale), direction_seed)
+    else:
+        U = _given_directions(directions, len(scale), k)
     projection = U.T.to(gen.device)
-    target = _target(link, k, gen.device)
+    target = _target(link, len(U), gen.device)
 
     def batch_fn(step: int) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -148,6 +147,8 @@ def _given_directions(directions: Any, d: int, k: int | None) -> Tensor:
 
 def _random_directions(k: int, d: int, direction_seed: int | None) -> Tensor:
     """Return k orthonormal rows (k, d), uniform among all of these."""
+    if k > d:
+        raise SpecError(f"multi_index: got k={k} directions, but the inputs have d={d}")
     if direction_seed is None:
         return torch.eye(k, d)
     # A RandomState's stream is frozen for good. Drawn row by row and orthonormalised in this order,
@@ -162,12 +163,7 @@ def _target(link: Any, k: int, device: torch.device) -> Callable[[Tensor], Tenso
     """Return the link as a function U (n, k) -> (n,) or (n, d_out), tried once."""
     if not callable(link):
         every = [Monomial({i: link}) for i in range(k)] if is_integer(link, 1) else _monomials(link)
-        if (highest := max((i for m in every for i in m), default=0)) >= k:
-            raise SpecError(
-                f"multi_index: the link has the index {highest}, but there are k={k} directions; "
-                f"valid are 0 to {k - 1}; try k={highest + 1}"
-            )
-        return _normalised_sum(every)
+        return _normalised_sum(checked_monomials("multi_index", every, k, dimension="k"))
     tried = link(torch.zeros(3, k, device=device))
     shape = tuple(tried.shape) if isinstance(tried, Tensor) else None
     if shape is None or len(shape) not in (1, 2) or shape[0] != 3:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from mlpsubmit.batchfns.gaussian import standard_deviations
 from mlpsubmit.batchfns.hermite import hermite, hermite_features
-from mlpsubmit.batchfns.monomial import Monomial
+from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
 from mlpsubmit.batchfns.protocol import BatchFn, fixed
-from mlpsubmit.errors import SpecError
 
 __all__ = ["polynomial"]
 
@@ -36,10 +35,12 @@ def polynomial(
         x_i = \sqrt{\lambda_i}\, z_i, \qquad
         y = \frac{1}{M} \sum_{k=1}^{M} \prod_{(i, e) \in m_k} h_e(z_i),
 
-    where h_e is :func:`~mlpsubmit.batchfns.hermite`, so that each product has E[y^2] = 1 and
-    different ones are uncorrelated (the targets of MLPscape's ``get_new_polynomial_data``, with
-    the exact instead of the empirical whitening). The inputs depend on the generator alone:
-    configs that differ in their monomials see the same X.
+    where h_e is :func:`~mlpsubmit.batchfns.hermite`. Each product has mean square 1 and different
+    ones are uncorrelated, so their mean has E[y^2] = 1/M for M different monomials. These are the
+    targets of MLPscape's ``get_new_polynomial_data``, with the exact instead of the empirical
+    whitening; for E[y^2] = 1 whatever M is, take :func:`~mlpsubmit.batchfns.multi_index` with
+    ``direction_seed=None``, which divides the sum by :math:`\sqrt{M}`. The inputs depend on the
+    generator alone: configs that differ in their monomials see the same X.
 
     Args:
         monomials: one Monomial (or dict index -> exponent), or a list of them.
@@ -65,7 +66,7 @@ def polynomial(
         return fixed(X, y)
     scale = standard_deviations("polynomial", None, data_eigvals, gen.device)
     d = len(scale)
-    targets = _checked(monomials, d)
+    targets = checked_monomials("polynomial", monomials, d)
     # One monomial, the usual target, is a few elementwise kernels on single columns; many share
     # one table of features, as their kernel launches would otherwise dominate the step.
     target = _product(targets[0]) if len(targets) == 1 else _mean_of_products(targets, gen.device)
@@ -117,27 +118,3 @@ def _mean_of_products(
         return products.mean(dim=1)
 
     return target
-
-
-def _checked(monomials: Any, d: int) -> list[Monomial]:
-    """Return the monomials as a list, each within the d coordinates of the data."""
-    several = isinstance(monomials, Sequence) and not isinstance(monomials, str)
-    entries = list(monomials) if several else [monomials]
-    if not entries:
-        raise SpecError("polynomial: got no monomials; try monomials=Monomial({0: 1})")
-    checked, mistakes = [], []
-    for entry in entries:
-        try:
-            monomial = Monomial(entry)
-        except ValueError as error:
-            mistakes.append(f"polynomial: bad monomial {entry!r} for data of d={d}: {error}")
-            continue
-        if any(index >= d for index in monomial):
-            mistakes.append(
-                f"polynomial: the monomial {monomial} has the index {max(monomial)}, but the data "
-                f"have d={d} coordinates; valid are 0 to {d - 1}; try a larger d"
-            )
-        checked.append(monomial)
-    if mistakes:
-        raise SpecError(mistakes)
-    return checked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
@@ -23,6 +22,7 @@ from mlpsubmit.batchfns.hea import (
 )
 from mlpsubmit.batchfns.hermite import hermite
 from mlpsubmit.batchfns.monomial import Monomial
+from mlpsubmit.batchfns.recipe import bound_recipe, recipe
 from mlpsubmit.errors import SpecError
 
 __all__ = ["synthetic"]
@@ -56,6 +56,9 @@ def synthetic(
     ``get_synthetic_dataset`` (Karkada et al., arXiv 2510.14878). That takes z to be the sample's
     principal components; here z is exact, and a row does not depend on the others.
 
+    The constant takes part like any other mode, so that E[y] is its coefficient. It comes first
+    unless the spectrum is steep or biases are small: with the defaults E[y] = v_0, about 0.41.
+
     Nothing is computed here: the recipe runs on a worker, takes ``n_train`` and ``n_test`` from the
     hyperparameters, and yields float32 data entries: ``X_train`` (n_train, d), ``y_train``
     (n_train,), ``X_test``, ``y_test``, ``data_eigvals`` (d,), ``hea_eigvals`` (cutoff_mode,) and
@@ -87,12 +90,18 @@ def synthetic(
         >>> recipe(n_train=100, n_test=20, gen=torch.Generator())["y_train"].shape
         torch.Size([100])
     """
-    # Only what is given is bound: the rest may be an axis, or keep its default.
-    bound = {name: value for name, value in locals().items() if value is not None}
-    _check(bound)
-    return functools.partial(_synthetic_entries, **bound)
+    return bound_recipe(_synthetic_entries, locals())
 
 
+def _check(arguments: Mapping[str, Any]) -> None:
+    check_arguments("synthetic", arguments, _VALID)
+    if {"d", "cutoff_mode", "kmax"} <= arguments.keys():
+        n, d, kmax = (int(arguments[name]) for name in ("cutoff_mode", "d", "kmax"))
+        if shortage := too_few_monomials("cutoff_mode", n, d, kmax):
+            raise SpecError(f"synthetic: {shortage}")
+
+
+@recipe("synthetic", _check)
 def _synthetic_entries(
     n_train: int,
     n_test: int,
@@ -109,30 +118,33 @@ def _synthetic_entries(
     bias_variance: float = 1.0,
     kmax: int = 10,
 ) -> dict[str, Tensor]:
-    _check({name: value for name, value in locals().items() if name != "gen"})
+    _check(locals())
     data_eigvals = power_law_eigvals(d, alpha, offset, normalized)
     level_coeffs = relu_ntk_level_coeffs(data_eigvals, weight_variance, bias_variance)
     hea_eigvals, monomials = hea_monomials(data_eigvals, cutoff_mode, level_coeffs, kmax)
     _check_positive(hea_eigvals, kmax)
     coefficients = _power_law_coefficients(cutoff_mode, beta, yoffset, normalized)
-    scale = data_eigvals.sqrt()
     entries = {}
     # A stream of its own for each set, so that neither depends on the size of the other.
     seeds = torch.randint(2**63 - 1, (2,), generator=gen).tolist()
     for split, rows, seed in zip(("train", "test"), (n_train, n_test), seeds, strict=True):
-        stream = torch.Generator().manual_seed(seed)
-        Z = torch.randn(rows, d, generator=stream)
-        noise = torch.randn(rows, generator=stream)
+        Z, noise = _gaussians(rows, d, seed)
         entries[f"y_{split}"] = _hermite_sum(Z, monomials, coefficients) + noise_size * noise
-        entries[f"X_{split}"] = Z.mul_(scale)
+        entries[f"X_{split}"] = Z.mul_(data_eigvals.sqrt())
     entries["data_eigvals"] = data_eigvals
     entries["hea_eigvals"] = torch.from_numpy(hea_eigvals).float()
     entries["coefficients"] = coefficients
     return entries
 
 
+def _gaussians(rows: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return Z (rows, d) and the noise (rows,), both N(0, 1)."""
+    stream = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, d, generator=stream), torch.randn(rows, generator=stream)
+
+
 def _power_law_coefficients(modes: int, beta: float, yoffset: float, normalized: bool) -> Tensor:
-    coefficients = (float(yoffset) + np.arange(modes)) ** (-float(beta) / 2)
+    coefficients = (float(yoffset) + np.arange(int(modes))) ** (-float(beta) / 2)
     if normalized:
         coefficients /= np.linalg.norm(coefficients)
     return torch.from_numpy(coefficients.astype(np.float32))
@@ -187,15 +199,6 @@ def _feature_table(Z: Tensor, features: Sequence[tuple[int, int]]) -> Tensor:
     for exponent, group in groupby(features, key=lambda feature: feature[0]):
         tables.append(hermite(columns[[index for _, index in group]], exponent))
     return torch.cat(tables)
-
-
-def _check(arguments: Mapping[str, Any]) -> None:
-    check_arguments("synthetic", arguments, _VALID)
-    size = {"d", "cutoff_mode", "kmax"}
-    if size <= arguments.keys():
-        n, d, kmax = (int(arguments[name]) for name in ("cutoff_mode", "d", "kmax"))
-        if shortage := too_few_monomials("cutoff_mode", n, d, kmax):
-            raise SpecError(f"synthetic: {shortage}")
 
 
 def _check_positive(hea_eigvals: NDArray[np.float64], kmax: int) -> None:

@@ -12,8 +12,8 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns.arguments import COUNT, FLAG, SEED, check_arguments
-from mlpsubmit.batchfns.gaussian import standard_deviations
+from mlpsubmit.batchfns.arguments import COUNT, FLAG, SEED, Valid, check_arguments
+from mlpsubmit.batchfns.gaussian import SPECTRUM, standard_deviations
 from mlpsubmit.batchfns.protocol import BatchFn, fixed
 from mlpsubmit.errors import SpecError, did_you_mean
 
@@ -98,7 +98,6 @@ def teacher(
     _check(teacher_width, teacher_depth, teacher_nonlinearity, teacher_seed, network, standardized)
     if teacher_width is not None:
         weights = teacher_weights(len(scale), teacher_width, teacher_depth, teacher_seed)
-        weights = [weight.to(gen.device) for weight in weights]
         apply = _random_network(weights, teacher_nonlinearity, scale)
     else:
         apply = _frozen(network, gen.device)
@@ -123,13 +122,17 @@ def teacher_weights(
     Returns:
         W_1 (m, d), W_2, ..., W_L (m, m) and a (m,), float32, entries N(0, 1).
 
+    Raises:
+        SpecError: listing every bad value.
+
     Example:
         >>> [tuple(weight.shape) for weight in teacher_weights(5, teacher_width=3, teacher_depth=2)]
         [(3, 5), (3, 3), (3,)]
     """
-    m = teacher_width
-    shapes = [(m, d), *[(m, m)] * (teacher_depth - 1), (m,)]
-    gen = torch.Generator().manual_seed(teacher_seed)
+    check_arguments("teacher_weights", locals(), _WEIGHTS)
+    m, hidden = int(teacher_width), int(teacher_depth) - 1
+    shapes = [(m, int(d)), *[(m, m)] * hidden, (m,)]
+    gen = torch.Generator().manual_seed(int(teacher_seed))
     return [torch.randn(shape, generator=gen) for shape in shapes]
 
 
@@ -137,7 +140,7 @@ def _random_network(weights: list[Tensor], nonlinearity: Any, scale: Tensor) -> 
     """Return T for the weights W_1, ..., W_L and a, and inputs of standard deviations scale."""
     activation = nonlinearity if callable(nonlinearity) else _NONLINEARITIES[nonlinearity]
     gain = _gain(activation)
-    first, *others, readout = weights
+    first, *others, readout = (weight.to(scale.device) for weight in weights)
     scaled = [first / scale.square().sum().sqrt()]
     scaled += [weight * (gain / math.sqrt(weight.shape[1])) for weight in others]
     columns = [weight.T for weight in scaled]
@@ -182,7 +185,7 @@ def _gain(activation: Callable[[Tensor], Tensor]) -> float:
 def _standardized(network: Network, scale: Tensor, teacher_seed: int) -> Network:
     """Return a network shifted and scaled to outputs of mean 0 and variance 1."""
     # A stream apart from that of the weights, whose numbers these inputs would repeat.
-    seed = int(np.random.SeedSequence(teacher_seed).generate_state(1)[0])
+    seed = int(np.random.SeedSequence(int(teacher_seed)).generate_state(1)[0])
     gen = torch.Generator().manual_seed(seed)
     inputs = torch.randn(REFERENCE_INPUTS, len(scale), generator=gen).to(scale.device) * scale
     with torch.no_grad():
@@ -212,13 +215,11 @@ def _check(width: Any, depth: Any, nonlinearity: Any, seed: Any, network: Any, f
     known = callable(nonlinearity) or str(nonlinearity) in _NONLINEARITIES
     hint = "" if known else did_you_mean(str(nonlinearity), _NONLINEARITIES)
     valid = {
-        "teacher_width": COUNT,
-        "teacher_depth": COUNT,
+        **_WEIGHTS,
         "teacher_nonlinearity": (
             f"{', '.join(map(repr, _NONLINEARITIES))} or an elementwise function{hint}",
             lambda _: known,
         ),
-        "teacher_seed": SEED,
         "network": ("an nn.Module or a function x (n, d) -> y (n,) or (n, d_out)", callable),
         "standardized": FLAG,
     }
@@ -232,3 +233,11 @@ def _check(width: Any, depth: Any, nonlinearity: Any, seed: Any, network: Any, f
             f"teacher: got {'neither' if width is None else 'both'} of teacher_width and network; "
             "give exactly one: teacher_width=16 for a random network, or network= for your own"
         )
+
+
+_WEIGHTS: Valid = {
+    "d": SPECTRUM["d"],
+    "teacher_width": COUNT,
+    "teacher_depth": COUNT,
+    "teacher_seed": SEED,
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -130,14 +131,19 @@ def _probe_arguments(sweep: Sweep) -> None:
     for config in itertools.islice(_points_of(sweep, own), PROBED_ARGUMENTS):
         try:
             if recipe_check is not None:
-                bound = getattr(sweep.data, "keywords", {})
-                recipe_check({**bound, **data_arguments(sweep, config)})
+                recipe_check({**_defaults(watched), **data_arguments(sweep, config)})
             else:
                 make_batches(sweep, config)
         except SpecError as error:
             mistakes |= dict.fromkeys(f"{mistake} (at {config!r})" for mistake in error.mistakes)
     if mistakes:
         raise SpecError(mistakes)
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the arguments that a function has when it is given none: bound ones, and defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def _of_library(function: Callable[..., Any]) -> bool:

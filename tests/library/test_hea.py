@@ -239,6 +239,12 @@ def test_level_coefficients_travel_and_count_by_content():
         assert pickle.loads(pickle.dumps(c))(3) == c(3)
 
 
+def test_integers_may_be_the_shortest_of_numpy():
+    eigvals, monomials = hea_monomials([0.7, 0.3], np.int8(6), constant, kmax=np.int8(127))
+    expected, same = hea_monomials([0.7, 0.3], 6, constant, kmax=127)
+    assert (eigvals.tolist(), monomials) == (expected.tolist(), same)
+
+
 def constant(degree):
     return 1.0
 
@@ -278,9 +284,12 @@ def test_bad_arguments(arguments, message):
 @pytest.mark.parametrize(
     ("monomial", "message"),
     [
-        ({2: 1}, r"the monomial \$x_\{2\}\$ has the index 2, but data_eigvals has 2 .* 0 to 1"),
-        ({0: 0}, r"hea_eigenvalue: the exponents of a monomial are integers >= 1; got 0"),
-        (3, r"hea_eigenvalue: a monomial is a mapping"),
+        ({2: 1}, r"hea_eigenvalue: the monomial \$x_\{2\}\$ has the index 2, but d=2; valid are 0"),
+        (
+            {0: 0},
+            r"hea_eigenvalue: bad monomial \{0: 0\}: the exponents of a monomial are integers",
+        ),
+        ([{0: 1}], r"hea_eigenvalue: bad monomial \[\{0: 1\}\]: a monomial is a mapping"),
     ],
 )
 def test_bad_monomials(monomial, message):

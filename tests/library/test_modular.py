@@ -127,7 +127,17 @@ def test_bad_values_are_refused_here_and_on_the_worker(arguments, message):
 def test_a_fraction_that_leaves_nothing():
     message = r"train_fraction=0\.1 of the 4 pairs of p=2 leaves 0 for training and 4 for the test"
     with pytest.raises(SpecError, match=message):
-        modular_addition(p=2, train_fraction=0.1)()
+        modular_addition(p=2, train_fraction=0.1)
+    with pytest.raises(SpecError, match=message):
+        modular_addition(train_fraction=0.1)(p=2)
+
+
+def test_numbers_may_be_those_of_numpy():
+    expected = modular_addition(p=13, train_fraction=0.25, pair_seed=3)()
+    found = modular_addition(
+        p=np.int8(13), train_fraction=np.float32(0.25), pair_seed=np.int64(3), labels=np.bool_(0)
+    )()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_all_bad_values_are_listed_together():

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpsubmit.batchfns import Monomial
+from mlpsubmit.batchfns.monomial import checked_monomials
+from mlpsubmit.errors import SpecError
 
 unhurried = settings(deadline=None)  # cores may be shared
 monomials = st.dictionaries(st.integers(0, 30), st.integers(1, 5), max_size=4).map(Monomial)
@@ -176,3 +178,39 @@ def test_text():
 def test_bad_text_names_the_position(text, position):
     with pytest.raises(ValueError, match=rf"no monomial: .* at position {position}; valid are '1'"):
         Monomial.from_repr(text)
+
+
+@pytest.mark.parametrize("given", [{0: 2, 3: 1}, Monomial({3: 1, 0: 2})])
+def test_one_monomial_or_several_become_a_list(given):
+    assert checked_monomials("f", given, 4) == [given]
+    assert checked_monomials("f", [given, {}], 4) == [given, {}]
+    assert checked_monomials("f", ({},), np.int64(1)) == [{}]
+    assert all(type(monomial) is Monomial for monomial in checked_monomials("f", (given, {}), 4))
+
+
+@pytest.mark.parametrize(
+    ("monomials", "message"),
+    [
+        (
+            {5: 1},
+            r"^f: the monomial \$x_\{5\}\$ has the index 5, but d=5; .* 0 to 4; try a larger d$",
+        ),
+        ([{0: 1}, {9: 2, 7: 1}], r"\$x_\{7\}x_\{9\}\^2\$ has the index 9, but d=5"),
+        ({0: 0}, r"^f: bad monomial \{0: 0\}: the exponents of a monomial are .* >= 1; got 0"),
+        ("x_0", r"^f: bad monomial 'x_0': a monomial is a mapping"),
+        (3, r"^f: bad monomial 3: a monomial is a mapping"),
+        ([], r"^f: got no monomials; try Monomial\(\{0: 1\}\)$"),
+        (None, r"^f: got no monomials; try Monomial"),
+    ],
+)
+def test_monomials_that_do_not_fit_the_coordinates(monomials, message):
+    with pytest.raises(SpecError, match=message):
+        checked_monomials("f", monomials, 5)
+
+
+def test_all_monomials_that_do_not_fit_are_listed():
+    with pytest.raises(SpecError, match=r"3 mistakes") as caught:
+        checked_monomials("f", [{7: 1}, {0: 1}, {1: -1}, {8: 1}], 5, dimension="k")
+    assert caught.value.mistakes[2].endswith(
+        "the index 8, but k=5; valid are 0 to 4; try a larger k"
+    )

@@ -105,6 +105,18 @@ def test_targets_are_the_link_of_the_projections(link, k, by_hand):
     np.testing.assert_allclose(y.numpy(), by_hand(U.double().numpy()), rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("direction_seed", [3, None])
+def test_integers_may_be_those_of_numpy(direction_seed):
+    found = batch(
+        np.int64(2),
+        d=np.int64(D),
+        k=np.int64(2),
+        direction_seed=direction_seed and np.int64(direction_seed),
+    )
+    expected = batch(2, k=2, direction_seed=direction_seed)
+    assert all(map(torch.equal, found, expected))
+
+
 @pytest.mark.parametrize("link", [2, 4, Monomial({0: 2, 1: 1}), STAIRCASE])
 @pytest.mark.parametrize("k", [None, 3])
 def test_targets_are_standardised(link, k):
@@ -166,7 +178,11 @@ def test_given_X_and_y_come_back_at_every_step():
         (1, {"k": 0}, r"multi_index: got k=0; valid is an integer >= 1"),
         (1, {"k": 9}, r"got k=9 directions, but the inputs have d=8"),
         (1, {"direction_seed": -1}, r"got direction_seed=-1; valid is an integer from 0"),
-        ({2: 1}, {"k": 2}, r"the link has the index 2, but there are k=2 .* 0 to 1; try k=3"),
+        (
+            {2: 1},
+            {"k": 2},
+            r"multi_index: the monomial \$x_\{2\}\$ has the index 2, but k=2; .* larger k",
+        ),
         (0, {}, r"got link=0 \(a monomial is a mapping .*valid are a Monomial or a li"),
         ("he3", {}, r"got link='he3' .* a degree >= 1, and a function u \(n, k\) -> \(n,\)"),
         ([], {}, r"got link=\[\] \(an empty list\)"),

@@ -25,6 +25,7 @@ def batch(n=64, seed=0, step=0, d=6, **arguments):
         ({"k": np.int64(6)}, list(range(6))),
         ({"support": [4, 1]}, [1, 4]),
         ({"support": torch.tensor([5])}, [5]),
+        ({"support": np.array([0, 3]), "d": np.int64(6)}, [0, 3]),
     ],
 )
 def test_targets_are_the_parity_of_the_bits(arguments, support):

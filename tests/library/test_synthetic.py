@@ -105,6 +105,41 @@ def test_targets_are_sums_of_hermite_products(arguments):
         np.testing.assert_allclose(found[f"y_{split}"].numpy(), y, rtol=1e-4, atol=atol)
 
 
+def test_each_coefficient_is_that_of_its_mode():
+    """The modes by hand: eigenvalue 0.942, 0.759, 0.306, 0.184 for the degrees, by the formula of
+    ``relu_ntk_level_coeffs``, times a product of gammas 0.8606, 0.1076, 0.0319: 1, 1/8 and 1/27,
+    scaled to sum 1."""
+    found = entries(d=3, alpha=3, offset=1, kmax=3, cutoff_mode=10, noise_size=0, n_train=300)
+    gammas = np.array([1, 1 / 8, 1 / 27]) / (1 + 1 / 8 + 1 / 27)
+    x0, x1, x2 = (found["X_train"].double().numpy() / np.sqrt(gammas)).T
+    squared, cubed = (x0**2 - 1) / math.sqrt(2), (x0**3 - 3 * x0) / math.sqrt(6)
+    eigvals_and_modes = [
+        (0.9423, np.ones(300)),
+        (0.6528, x0),
+        (0.2268, squared),
+        (0.1171, cubed),
+        (0.0816, x1),
+        (0.0284, x0 * x1),
+        (0.0242, x2),
+        (0.0146, squared * x1),
+        (0.0084, x0 * x2),
+        (0.0043, squared * x2),
+    ]
+    eigvals, modes = zip(*eigvals_and_modes, strict=True)
+    np.testing.assert_allclose(found["hea_eigvals"].numpy(), eigvals, atol=5e-5)
+    v = np.array([(1.2 + k) ** -0.6 for k in range(10)])
+    y = v / math.sqrt(math.fsum(v**2)) @ np.stack(modes)
+    np.testing.assert_allclose(found["y_train"].numpy(), y, rtol=1e-5, atol=1e-5)
+
+
+def test_the_mean_target_of_the_defaults_is_the_first_coefficient():
+    found = synthetic(noise_size=0, cutoff_mode=2000)(20_000, 1, torch.Generator().manual_seed(0))
+    y, v0 = found["y_train"].double(), float(found["coefficients"][0])
+    assert abs(float(y.mean()) - v0) < 5 * float(y.std()) / math.sqrt(20_000)
+    norm = math.sqrt(math.fsum((1.2 + k) ** -1.2 for k in range(40_000)))
+    assert 1.2**-0.6 / norm == pytest.approx(0.41, abs=0.005)
+
+
 @pytest.mark.parametrize("noise_size", [0.0, 0.5])
 def test_inputs_and_targets_have_the_moments_they_should(noise_size):
     found = entries(d=20, kmax=2, noise_size=noise_size, n_train=20_000, n_test=20_000)
@@ -150,6 +185,15 @@ def test_arguments_show_in_the_signature_and_can_be_overridden():
     assert inspect.signature(recipe).parameters["d"].default == 3
     found = recipe(n_train=4, n_test=np.int64(2), gen=torch.Generator(), d=np.int64(7), alpha=1)
     assert found["X_test"].shape == (2, 7)
+
+
+def test_numbers_may_be_those_of_numpy():
+    chosen = {"d": 5, "cutoff_mode": 20, "kmax": 127, "noise_size": 0.5, "beta": 1.0, "n_test": 3}
+    kinds = {int: np.int8, float: np.float64}
+    found = entries(**{name: kinds[type(value)](value) for name, value in chosen.items()})
+    for name, entry in entries(**chosen).items():
+        assert torch.equal(found[name], entry)
+        assert found[name].dtype == torch.float32
 
 
 def test_entries_feed_sample():

@@ -1,5 +1,6 @@
 import copy
 import inspect
+import itertools
 import math
 import pickle
 
@@ -9,9 +10,11 @@ import torch
 from scipy.special import erf
 from torch import nn
 
+import mlpsubmit
 from mlpsubmit import Sweep
 from mlpsubmit.batchfns import polynomial, power_law, teacher, teacher_weights
 from mlpsubmit.errors import SpecError
+from mlpsubmit.training.seeds import streams
 
 EIGVALS = torch.tensor([4.0, 1.0, 0.25, 0.5, 2.0])
 NUMPY = {
@@ -59,6 +62,17 @@ def test_outputs_are_the_formula(nonlinearity, depth):
         h = gain * sigma(h @ weight.T / math.sqrt(m))
     assert y.dtype == torch.float32
     np.testing.assert_allclose(y.numpy(), h @ readout / math.sqrt(m), rtol=2e-5, atol=2e-5)
+
+
+def test_weights_and_targets_are_those_of_every_version():
+    W1, W2, a = teacher_weights(2, teacher_width=2, teacher_depth=2, teacher_seed=3)
+    torch.testing.assert_close(W1, torch.tensor([[0.803276, 0.174833], [0.088978, -0.613718]]))
+    torch.testing.assert_close(W2, torch.tensor([[0.046182, -1.368259], [0.337495, 1.011116]]))
+    torch.testing.assert_close(a, torch.tensor([-1.435179, 0.977432]))
+    X, y = batch(3, d=2, teacher_width=2, teacher_seed=3)
+    expected = torch.tensor([[1.540996, -0.293429], [-2.178788, 0.568431], [-1.084523, -1.398595]])
+    torch.testing.assert_close(X, expected)
+    torch.testing.assert_close(y, torch.tensor([-0.102276, 0.655966, -1.428340]))
 
 
 def test_a_sequential_with_the_weights_copied_is_the_teacher():
@@ -150,15 +164,33 @@ def test_given_X_and_y_come_back_at_every_step():
         assert batch_fn(step)[1] is y
 
 
-def test_composes_with_power_law_in_a_sweep():
-    model = nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 1))
+def test_composes_with_power_law_in_a_sweep(tmp_path):
     sweep = Sweep(
-        data=power_law(alpha=1.0), batchfn=teacher, network=model, DATASETHPS={"d": 6}, N_SAMPLES=3
+        axes={"teacher_width": [1, 4], "alpha": [0.0, 2.0]},
+        data=power_law(),
+        batchfn=teacher,
+        DATASETHPS={"d": 6},
+        N_SAMPLES=50,
+        WIDTH=8,
+        MAX_ITER=2,
+        ONLYTHRESHOLDS=False,
     )
-    keys = {next(iter(pickle.loads(pickle.dumps(sweep)))).key for _ in range(2)}
-    assert keys == {next(iter(sweep)).key}
-    X, _ = teacher(bsz=3, gen=generator(), network=model, d=6, **power_law(d=6, alpha=1.0)())(0)
-    assert X.shape == (3, 6)
+    results = mlpsubmit.launch(sweep, executor="debug", runs_dir=tmp_path).collect()
+    assert set(results.status.values.ravel()) == {"done"}
+    seed = streams(42, 0).train
+    for width, alpha in itertools.product([1, 4], [0.0, 2.0]):
+        spectrum = power_law(d=6, alpha=alpha)()
+        y = teacher(bsz=50, gen=generator(seed), teacher_width=width, **spectrum)(0)[1]
+        # A centred network is 0 at first, so that its loss is the mean square of the targets.
+        found = results.train_loss.sel(teacher_width=width, alpha=alpha, step=0)
+        assert float(found) == pytest.approx(float(y.square().mean()), rel=1e-5)
+
+
+def test_a_network_of_the_user_keeps_its_key_when_pickled():
+    model = nn.Sequential(nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 1))
+    sweep = Sweep(data=power_law(d=6, alpha=1.0), batchfn=teacher, network=model)
+    copied = pickle.loads(pickle.dumps(sweep))
+    assert next(iter(copied)).key == next(iter(sweep)).key
 
 
 def test_no_argument_has_the_name_of_a_models():
@@ -205,6 +237,32 @@ def test_no_argument_has_the_name_of_a_models():
 def test_bad_arguments(arguments, message):
     with pytest.raises(SpecError, match=message):
         batch(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"d": 0}, r"teacher_weights: got d=0; valid is an integer >= 1, such as 200"),
+        (
+            {"teacher_width": 2.0},
+            r"teacher_weights: got teacher_width=2\.0; valid is an integer >=",
+        ),
+        ({"teacher_depth": 0}, r"teacher_weights: got teacher_depth=0; valid is an integer >= 1"),
+        ({"teacher_seed": -1}, r"teacher_weights: got teacher_seed=-1; valid is an integer from 0"),
+        ({"d": None, "teacher_seed": "a"}, r"2 mistakes"),
+    ],
+)
+def test_bad_arguments_of_the_weights(arguments, message):
+    with pytest.raises(SpecError, match=message):
+        teacher_weights(**{"d": 5, "teacher_width": 3, **arguments})
+
+
+def test_integers_may_be_those_of_numpy():
+    chosen = {"d": 5, "teacher_width": 7, "teacher_depth": 3, "teacher_seed": 3}
+    of_numpy = {name: np.int64(value) for name, value in chosen.items()}
+    for one, other in zip(teacher_weights(**chosen), teacher_weights(**of_numpy), strict=True):
+        assert torch.equal(one, other)
+    assert all(map(torch.equal, batch(**chosen), batch(**of_numpy)))
 
 
 def test_all_bad_values_are_listed_together():
