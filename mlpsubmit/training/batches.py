@@ -12,6 +12,7 @@ from torch import Tensor
 from mlpsubmit.calling import function_name
 from mlpsubmit.errors import UserError
 from mlpsubmit.training.monitor import map_tensors
+from mlpsubmit.training.numerics import whole_products
 
 __all__ = ["Batch", "BatchError", "BatchFn", "Batches", "LastBatch", "column"]
 
@@ -126,7 +127,8 @@ class Batches:
         return Batch(X, y, shared=False)
 
     def _draw_one(self, function: BatchFn, step: int) -> tuple[Tensor, Tensor]:
-        drawn = function(step)
+        with whole_products():
+            drawn = function(step)
         if not isinstance(drawn, (tuple, list)) or len(drawn) != 2:
             self._refuse(function, f"returned {type(drawn).__name__}", "a pair (X, y) of tensors")
         X, y = (torch.as_tensor(part) for part in drawn)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mlpsubmit.calling import pick
 from mlpsubmit.errors import UserError
 from mlpsubmit.training.batches import Batch
+from mlpsubmit.training.numerics import whole_products
 from mlpsubmit.training.optimizers import OptimizerView
 from mlpsubmit.training.stack import Stack
 from mlpsubmit.training.trained import Array
@@ -113,7 +114,7 @@ class Grabber:
     ) -> Tensor | Array | None:
         taken = {key: offered[key] for key in self._arguments[config][name]}
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), whole_products():
                 result = self.grabs[name](**taken)
         except Exception as error:
             # The update that precedes a divergence: its loss, before the update, was still finite.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 
-__all__ = ["arithmetic", "autocast", "freed_memory_kept"]
+__all__ = ["arithmetic", "autocast", "freed_memory_kept", "whole_products"]
 
 
 @contextlib.contextmanager
@@ -27,6 +27,16 @@ def _matmul_precision(precision: str) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = cudnn
+
+
+@contextlib.contextmanager
+def whole_products() -> Iterator[None]:
+    """Multiply matrices exactly for the duration, also where the training rounds: data, grabs."""
+    if torch.get_float32_matmul_precision() == "highest":
+        yield
+        return
+    with _matmul_precision("fp32"):
+        yield
 
 
 @contextlib.contextmanager

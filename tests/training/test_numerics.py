@@ -74,3 +74,30 @@ def test_lower_precision_trains_to_about_the_same(precision, online, gaussian, m
     np.testing.assert_array_equal(rounded, losses(precision))
     if precision == "bf16":
         assert (rounded != exact).any()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_batches_and_grabs_multiply_exactly_whatever_the_training_does(precision):
+    seen = {"batch": set(), "loss": set(), "grab": set()}
+
+    def noted(place):
+        seen[place].add(now()[:2])
+
+    def batch_fn(step):
+        noted("batch")
+        return torch.ones(4, 3), torch.ones(4)
+
+    def loss(output, y):
+        noted("loss")
+        return (output - y).square().mean()
+
+    def grab(model):
+        noted("grab")
+        return 0.0
+
+    settings = {"MAX_ITER": 3, "LOSS": loss, "PRECISION": precision, "LOSS_CHECKPOINTS": []}
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 1))
+    train([model], [batch_fn], settings, grabs={"g": grab})
+    whole = ("highest", False)
+    trained = ("high", True) if precision == "tf32" else whole
+    assert seen == {"batch": {whole}, "loss": {trained}, "grab": {whole}}
