@@ -5,32 +5,76 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import mlpsubmit.batchfns
 import mlpsubmit.grabs
+from mlpsubmit.sweep import SUPPLIED as LOOP
+
+#: Names that the train loop supplies, and the hyperparameters that functions of the library read.
+SUPPLIED = LOOP | {"online", "n_train", "n_test", "loss", "centered"}
 
 PAGE = Path(__file__).with_name("library.md")
 
 HEAD = """\
 # The library
 
-Every function of `mlpsubmit.batchfns` and `mlpsubmit.grabs`, with one line of use. What shapes it
-takes and gives, its formula and where that comes from stand in its docstring:
-`help(mlpsubmit.grabs.sharpness)`. In a spec, arguments that are not given come by name from axes,
-fixed settings, `datasethps` or what `data=` returned; see [spec.md](spec.md).
+Every function of `mlpsubmit.batchfns` and `mlpsubmit.grabs`, with one line of use. Shapes, formulas
+and where they come from stand in the docstrings: `help(mlpsubmit.grabs.sharpness)`.
+
+Arguments that you do not give come by name from axes, fixed settings, `datasethps` or what `data=`
+returned; those that the train loop supplies (`bsz`, `gen`, `model`, `X_tr`, ...) are left out here.
+See [spec.md](spec.md).
 
 <!-- Written by docs/library.py from the docstrings; a test holds the two together. -->
 """
 
-INTRODUCTIONS = {
+#: What stands under which heading, in the order of the page.
+SECTIONS: dict[tuple[ModuleType, str], list[str]] = {
+    (mlpsubmit.batchfns, "Data recipes, for `data=`"): [
+        *("power_law", "images", "synthetic", "modular_addition"),
+    ],
+    (mlpsubmit.batchfns, "Batch functions, for `batchfn=`"): [
+        *("polynomial", "sparse_parity", "multi_index", "teacher", "teacher_weights"),
+        *("sample", "arrays", "from_dataset"),
+    ],
+    (mlpsubmit.batchfns, "Monomials and Hermite polynomials"): [
+        *("Monomial", "hermite", "hermite_features"),
+    ],
+    (mlpsubmit.batchfns, "The eigenstructure of kernels on Gaussian data"): [
+        *("hea_monomials", "hea_eigenvalue"),
+        *("relu_ntk_level_coeffs", "gaussian_level_coeffs", "exponential_level_coeffs"),
+    ],
+    (mlpsubmit.grabs, "Weights"): [
+        *("weight", "bias", "readin_weight", "readout_weight"),
+        *("weight_norms", "spectral_norms", "singular_values", "distance_from_init"),
+    ],
+    (mlpsubmit.grabs, "Gram matrices of weights"): [
+        *("weight_gram", "gram_trace", "gram_diagonal"),
+        *("readin_gram", "readin_gram_trace", "readin_gram_diagonal"),
+    ],
+    (mlpsubmit.grabs, "Of a matrix, which `OTHER_MODEL_GRAM` chooses"): [
+        *("trace", "diagonal", "entry"),
+    ],
+    (mlpsubmit.grabs, "Activations"): ["activations", "activation_kernel", "preactivation_stats"],
+    (mlpsubmit.grabs, "Gradients and curvature"): [
+        *("gradient_norm", "gradient_norms", "sharpness", "hessian_eigenvalues"),
+    ],
+    (mlpsubmit.grabs, "The neural tangent kernel"): [
+        *("empirical_ntk", "empirical_ntk_trace", "ntk_alignment"),
+        *("ntk_eigenvalues", "ntk_eigenvectors"),
+    ],
+    (mlpsubmit.grabs, "The learned function"): ["monomial_coefficients", "held_out_loss"],
+    (mlpsubmit.grabs, "Grabs out of grabs"): ["on_test_set", "by_name"],
+}
+
+TITLES = {
     mlpsubmit.batchfns: "## Data and batch functions: `mlpsubmit.batchfns`",
     mlpsubmit.grabs: "## Grabs: `mlpsubmit.grabs`",
 }
@@ -39,8 +83,11 @@ INTRODUCTIONS = {
 def page() -> str:
     """Return the whole text of docs/library.md."""
     parts = [HEAD]
-    for package, heading in INTRODUCTIONS.items():
-        parts += [heading, *_sections(package)]
+    titles = dict(TITLES)
+    for (package, heading), names in SECTIONS.items():
+        if package in titles:
+            parts.append(titles.pop(package))
+        parts.append(f"### {heading}\n\n{_table(package, names)}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -63,17 +110,13 @@ def example(value: Any) -> str:
     return re.sub(r"\s*# doctest:.*", "", line[1])
 
 
-def _sections(package: ModuleType) -> Iterator[str]:
-    by_module: dict[str, dict[str, Any]] = {}
-    for name, value in public(package).items():
-        by_module.setdefault(value.__module__, {})[name] = value
-    for module, values in sorted(by_module.items()):
-        title = _summary(importlib.import_module(module)).rstrip(".")
-        rows = [
-            f"| `{_signature(n, v)}` | {_cell(_summary(v))} | `{_cell(example(v))}` |"
-            for n, v in values.items()
-        ]
-        yield "\n".join([f"### {title}", "", "| | | for example |", "|---|---|---|", *rows])
+def _table(package: ModuleType, names: Sequence[str]) -> str:
+    rows = ["| function | what it does | for example |", "|---|---|---|"]
+    for name in names:
+        value = getattr(package, name)
+        cells = (f"`{_signature(name, value)}`", _summary(value), f"`{example(value)}`")
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(rows)
 
 
 def _summary(value: Any) -> str:
@@ -84,7 +127,13 @@ def _summary(value: Any) -> str:
 
 
 def _signature(name: str, value: Any) -> str:
-    return f"{name}({', '.join(inspect.signature(value).parameters)})"
+    """Return what a user gives, with defaults; None stands for an argument that is left out."""
+    parameters = inspect.signature(value).parameters
+    supplied = SUPPLIED if {"gen", "model"} & set(parameters) else set()
+    given = [p for p in parameters.values() if p.name not in supplied]
+    plain = (int, float, str, bool)
+    shown = [f"{p.name}={p.default!r}" if isinstance(p.default, plain) else p.name for p in given]
+    return f"{name}({', '.join(shown)})"
 
 
 def _cell(text: str) -> str:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mlpsubmit.grabs.gradients import gradient_norm, gradient_norms
     from mlpsubmit.grabs.hessian import hessian_eigenvalues, sharpness
     from mlpsubmit.grabs.hidden import activation_kernel, activations, preactivation_stats
+    from mlpsubmit.grabs.losses import held_out_loss
     from mlpsubmit.grabs.matrices import diagonal, entry, trace
+    from mlpsubmit.grabs.named import on_test_set
     from mlpsubmit.grabs.ntk import (
         empirical_ntk,
         empirical_ntk_trace,
@@ -57,11 +59,13 @@ __all__ = [
     "gradient_norms",
     "gram_diagonal",
     "gram_trace",
+    "held_out_loss",
     "hessian_eigenvalues",
     "monomial_coefficients",
     "ntk_alignment",
     "ntk_eigenvalues",
     "ntk_eigenvectors",
+    "on_test_set",
     "preactivation_stats",
     "readin_gram",
     "readin_gram_diagonal",
@@ -90,11 +94,13 @@ _HOMES = {
     "gradient_norms": "gradients",
     "gram_diagonal": "weights",
     "gram_trace": "weights",
+    "held_out_loss": "losses",
     "hessian_eigenvalues": "hessian",
     "monomial_coefficients": "coefficients",
     "ntk_alignment": "ntk",
     "ntk_eigenvalues": "ntk",
     "ntk_eigenvectors": "ntk",
+    "on_test_set": "named",
     "preactivation_stats": "hidden",
     "readin_gram": "weights",
     "readin_gram_diagonal": "weights",
@@ -110,6 +116,9 @@ _HOMES = {
     "weight_norms": "weights",
 }
 
+#: What is public and no grab itself.
+_NO_GRABS = frozenset({"by_name", "on_test_set"})
+
 
 def by_name(name: str) -> Callable[..., Any]:
     """Return the grab of this name.
@@ -121,10 +130,11 @@ def by_name(name: str) -> Callable[..., Any]:
         >>> by_name("readin_gram_trace") is readin_gram_trace
         True
     """
-    if not isinstance(name, str) or name not in _HOMES:
+    valid = sorted(set(__all__) - _NO_GRABS)
+    if not isinstance(name, str) or name not in valid:
         raise SpecError(
-            f"no grab named {name!r}{did_you_mean(str(name), _HOMES)}; "
-            f"valid are {', '.join(sorted(_HOMES))}, or any function of your own"
+            f"no grab named {name!r}{did_you_mean(str(name), valid)}; "
+            f"valid are {', '.join(valid)}, or any function of your own"
         )
     grab: Callable[..., Any] = __getattr__(name)
     return grab

@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from mlpsubmit.batchfns.hermite import hermite
-from mlpsubmit.batchfns.monomial import Monomial
+from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
 from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = ["monomial_coefficients"]
@@ -23,8 +24,8 @@ def monomial_coefficients(
     model: nn.Module,
     X_tr: Tensor,
     X_te: Tensor | None,
-    data_eigvals: Tensor,
     model0: nn.Module,
+    data_eigvals: ArrayLike | Tensor | None = None,
     monomials: OneMonomial | Sequence[OneMonomial] | None = None,
     basis: OneMonomial | Sequence[OneMonomial] | None = None,
     centered: bool = True,
@@ -33,14 +34,16 @@ def monomial_coefficients(
     r"""Return the coefficients of the learned function on Hermite monomials.
 
     For inputs :math:`x_i = \sqrt{\lambda_i} z_i` with z ~ N(0, 1)^d, as
-    :func:`~mlpsubmit.batchfns.polynomial` draws them, the coefficient on a monomial m is
+    :func:`~mlpsubmit.batchfns.polynomial` and :func:`~mlpsubmit.batchfns.multi_index` draw them,
+    the coefficient on a monomial m is
 
     .. math:: c_m = E[f(x)\, h_m(z)], \qquad h_m(z) = \prod_{(i, e) \in m} h_e(z_i),
 
     with the orthonormal :func:`~mlpsubmit.batchfns.hermite`; f is what is trained, f - f0 if
-    CENTERED. A network that has learned a target of M different monomials has 1/M on each. The
-    expectation is estimated on the test set, or where there is none (X_te is None) on the batch,
-    of n samples:
+    CENTERED. A network that has learned a target of M different monomials has 1/M on each. Of
+    signs, as :func:`~mlpsubmit.batchfns.sparse_parity` draws them, exponents of 1 give the Fourier
+    coefficients. The expectation is estimated on the test set, or where there is none (X_te is
+    None) on the training batch, of n samples:
 
     - "least_squares" fits f by the monomials and a constant. Its variance is about
       :math:`E[r^2 h_m^2] / n` with r the part of f that no such fit explains, so the error
@@ -51,11 +54,12 @@ def monomial_coefficients(
 
     Args:
         model: an MLP, of inputs (n, d), uncentred.
-        X_tr: (n, d) inputs.
-        X_te: (n, d) test inputs, or None.
-        data_eigvals: (d,) variances of the inputs; the result is nan where one is 0 whose
-            coordinate stands in a monomial.
+        X_tr: (n, d) inputs: the training batch's, which count where there is no test set.
+        X_te: (n, d) inputs: the test set's, or None.
         model0: the network at initialisation.
+        data_eigvals: (d,) variances of the inputs, which arrive by themselves from
+            :func:`~mlpsubmit.batchfns.power_law`; None for variances of 1. The result is nan where
+            one is 0 whose coordinate stands in a monomial.
         monomials: one Monomial (or dict index -> exponent), or a list of them. In a sweep, where
             this is the axis or argument ``monomials``, those of the target.
         basis: the same, and goes before ``monomials``: to ask for others than those of the target.
@@ -63,7 +67,7 @@ def monomial_coefficients(
         method: "least_squares" or "mean".
 
     Returns:
-        A scalar for one monomial, (M,) for a list of M; with several outputs (d_out,), (M, d_out).
+        (M,), M = 1 for one monomial; with several outputs (M, d_out).
 
     Raises:
         SpecError: listing every mistake: what is no monomial, an index that the inputs do not
@@ -74,29 +78,27 @@ def monomial_coefficients(
         >>> Sweep(data=power_law(9, 2), batchfn=polynomial, grabs={"c": monomial_coefficients})
         Sweep('sweep', one config, 1 configs)
         >>> f = nn.Identity()  # of x = 2 z, so that f = 2 h_1(z)
-        >>> X, eigvals = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([4.0])
-        >>> monomial_coefficients(f, X, None, eigvals, f, monomials={0: 1}, centered=False)
-        tensor(2.0000)
+        >>> X = torch.tensor([[1.0], [2.0], [4.0]])
+        >>> monomial_coefficients(f, X, None, f, torch.tensor([4.0]), {0: 1}, centered=False)
+        tensor([2.0000])
     """
     X = X_tr if X_te is None else X_te
-    asked = monomials if basis is None else basis
-    found = _checked(asked, X, data_eigvals, method)
+    found = _checked(monomials if basis is None else basis, X, data_eigvals, method)
     # Each once, and with a constant, which a fit would otherwise put on the others.
     columns = list(dict.fromkeys([*found, Monomial()]))
     with torch.no_grad():
         f = model(X) - model0(X) if centered else model(X)
-        scale = torch.as_tensor(data_eigvals, dtype=X.dtype, device=X.device).sqrt()
-        H = torch.stack([_values(monomial, X, scale) for monomial in columns], dim=1)
+        Z = X if data_eigvals is None else X / torch.as_tensor(data_eigvals).to(X).sqrt()
+        H = torch.stack([_values(monomial, Z) for monomial in columns], dim=1)
         c = _METHODS[method](H, f.reshape(len(X), -1))
         c = torch.stack([c[columns.index(monomial)] for monomial in found])
-    c = c[:, 0] if c.shape[1] == 1 else c
-    return c[0] if isinstance(asked, Mapping) else c
+    return c[:, 0] if c.shape[1] == 1 else c
 
 
-def _values(monomial: Monomial, X: Tensor, scale: Tensor) -> Tensor:
+def _values(monomial: Monomial, Z: Tensor) -> Tensor:
     """Return h_m of each input, (n,)."""
-    factors = [hermite(X[:, i] / scale[i], exponent) for i, exponent in monomial.items()]
-    return reduce(torch.mul, factors) if factors else X.new_ones(len(X))
+    factors = [hermite(Z[:, i], exponent) for i, exponent in monomial.items()]
+    return reduce(torch.mul, factors) if factors else Z.new_ones(len(Z))
 
 
 def _mean(H: Tensor, f: Tensor) -> Tensor:
@@ -116,50 +118,37 @@ _METHODS = {"least_squares": _least_squares, "mean": _mean}
 
 def _checked(asked: Any, X: Tensor, data_eigvals: Any, method: str) -> list[Monomial]:
     """Return the monomials as a list, or complain about all that does not fit together."""
-    mistakes = _input_mistakes(X, data_eigvals)
-    d = X.shape[1] if X.ndim == 2 else None
-    entries = [asked] if isinstance(asked, Mapping) else list(asked or [])
-    if not entries:
-        mistakes.append("got no monomials; try basis=[Monomial({0: 1})]")
-    monomials = []
-    for entry in entries:
+    name = "monomial_coefficients"
+    if X.ndim != 2:
+        raise SpecError(
+            f"{name}: got inputs of shape {tuple(X.shape)}; valid are vectors (n, d), as an MLP "
+            "gets them from batchfn=polynomial; try another grab for this model"
+        )
+    n, d = X.shape
+    monomials, mistakes = list[Monomial](), list[str]()
+    if asked is None:
+        mistakes.append(f"{name}: got neither monomials nor basis; try basis=[Monomial({{0: 1}})]")
+    else:
         try:
-            monomials.append(Monomial(entry))
-        except ValueError as error:
-            mistakes.append(f"bad monomial {entry!r}: {error}")
-            continue
-        if d is not None and any(index >= d for index in monomials[-1]):
-            mistakes.append(
-                f"the monomial {monomials[-1]} has the index {max(monomials[-1])}, but the inputs "
-                f"have d={d} coordinates; valid are 0 to {d - 1}"
-            )
+            monomials = checked_monomials(name, asked, d)
+        except SpecError as error:
+            mistakes += error.mistakes
+    if data_eigvals is not None and tuple(np.shape(data_eigvals)) != (d,):
+        mistakes.append(
+            f"{name}: got data_eigvals of shape {tuple(np.shape(data_eigvals))}; valid is ({d},), "
+            "one variance per coordinate of the inputs, or None for variances of 1"
+        )
     needed = len({*monomials, Monomial()})
     if method not in _METHODS:
         mistakes.append(
-            f"got method={method!r}{did_you_mean(str(method), _METHODS)}; valid are "
+            f"{name}: got method={method!r}{did_you_mean(str(method), _METHODS)}; valid are "
             f"{', '.join(map(repr, _METHODS))}"
         )
-    elif method == "least_squares" and len(X) < needed:
+    elif method == "least_squares" and n < needed:
         mistakes.append(
-            f"{len(X)} samples do not determine {needed} coefficients, a constant among them; try "
-            "more, fewer monomials, or method='mean'"
+            f"{name}: {n} samples do not determine {needed} coefficients, a constant among them; "
+            "try more, fewer monomials, or method='mean'"
         )
     if mistakes:
-        raise SpecError([f"monomial_coefficients: {mistake}" for mistake in mistakes])
+        raise SpecError(mistakes)
     return monomials
-
-
-def _input_mistakes(X: Tensor, data_eigvals: Any) -> list[str]:
-    if X.ndim != 2:
-        return [
-            f"got inputs of shape {tuple(X.shape)}; valid are vectors (n, d) with Gaussian "
-            "entries, as an MLP gets them from batchfn=polynomial; try another grab for this model"
-        ]
-    shape = tuple(np.shape(data_eigvals))
-    if shape != (X.shape[1],):
-        got = f"of shape {shape}" if data_eigvals is not None else "None"
-        return [
-            f"got data_eigvals {got}; valid is ({X.shape[1]},), one variance per coordinate of the "
-            "inputs; try data=power_law(d=200, alpha=2.0)"
-        ]
-    return []

@@ -28,7 +28,7 @@ def gradient_norm(
 
     Args:
         model: the network, uncentred.
-        X_tr: (n, ...) inputs.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         y_tr: (n,) or (n, d_out) targets.
         model0: the network at initialisation.
         loss: the hyperparameter LOSS, and ``centered`` the hyperparameter CENTERED: both arrive by
@@ -61,7 +61,7 @@ def gradient_norms(
 
     Args:
         model: the network, uncentred.
-        X_tr: (n, ...) inputs.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         y_tr: (n,) or (n, d_out) targets.
         model0: the network at initialisation.
         loss: the hyperparameter LOSS.

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.errors import SpecError
+from mlpsubmit.batchfns.arguments import COUNT, Valid, check_arguments, is_integer, is_real
 from mlpsubmit.grabs.lanczos import largest_eigenvalues
-from mlpsubmit.grabs.layers import first_rows
 from mlpsubmit.grabs.objective import Loss, Parameters, objective, trained_parameters
+from mlpsubmit.grabs.samples import first_rows
 
 __all__ = ["hessian_eigenvalues", "sharpness"]
 
@@ -43,7 +43,7 @@ def sharpness(
 
     Args:
         model: the network, uncentred.
-        X_tr: (n, ...) inputs.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         y_tr: (n,) or (n, d_out) targets.
         model0: the network at initialisation.
         loss: the hyperparameter LOSS, and ``centered`` the hyperparameter CENTERED: both arrive by
@@ -64,8 +64,11 @@ def sharpness(
         >>> sharpness(nn.Linear(2, 1, bias=False), torch.eye(2), torch.zeros(2), nn.Linear(2, 1))
         tensor(1.)
     """
+    X, y = first_rows("sharpness", X_tr, rows), first_rows("sharpness", y_tr, rows)
+    value = objective("sharpness", model, model0, X, y, loss, centered)
+    parameters = trained_parameters(model)
     return _largest(
-        "sharpness", model, X_tr, y_tr, model0, loss, centered, rows, 1, tolerance, iterations
+        "sharpness", value, parameters, count=1, tolerance=tolerance, iterations=iterations
     )[0]
 
 
@@ -88,7 +91,7 @@ def hessian_eigenvalues(
 
     Args:
         model: the network, uncentred.
-        X_tr: (n, ...) inputs.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         y_tr: (n,) or (n, d_out) targets.
         model0: the network at initialisation.
         loss: the hyperparameter LOSS.
@@ -110,42 +113,30 @@ def hessian_eigenvalues(
         >>> hessian_eigenvalues(nn.Linear(4, 1), torch.eye(4), torch.ones(4), nn.Linear(4, 1)).shape
         torch.Size([5])
     """
+    grab = "hessian_eigenvalues"
+    X, y = first_rows(grab, X_tr, rows), first_rows(grab, y_tr, rows)
+    value = objective(grab, model, model0, X, y, loss, centered)
+    parameters = trained_parameters(model)
     return _largest(
-        "hessian_eigenvalues",
-        model,
-        X_tr,
-        y_tr,
-        model0,
-        loss,
-        centered,
-        rows,
-        count,
-        tolerance,
-        iterations,
+        grab, value, parameters, count=count, tolerance=tolerance, iterations=iterations
     )
 
 
 def _largest(
     grab: str,
-    model: nn.Module,
-    X: Tensor,
-    y: Tensor,
-    model0: nn.Module,
-    loss: Loss,
-    centered: bool,
-    rows: int | None,
+    value: Callable[[Parameters], Tensor],
+    parameters: Parameters,
+    *,
     count: int,
     tolerance: float,
     iterations: int,
 ) -> Tensor:
-    parameters = trained_parameters(model)
+    """Return the largest eigenvalues of the Hessian of a function of the parameters, (count,)."""
     size = sum(p.numel() for p in parameters.values())
     _check(grab, size, count=count, tolerance=tolerance, iterations=iterations)
-    X, y = first_rows(grab, X, rows), first_rows(grab, y, rows)
-    value = objective(grab, model, model0, X, y, loss, centered)
     like = next(iter(parameters.values()))
     # The same on every device and at every call: traces then differ by the network alone.
-    start = torch.randn(count, size, generator=torch.Generator().manual_seed(0)).to(like)
+    start = torch.randn(int(count), size, generator=torch.Generator().manual_seed(0)).to(like)
     product = _hessian_product(value, parameters)
     return largest_eigenvalues(product, start, tolerance=tolerance, iterations=iterations)
 
@@ -168,21 +159,13 @@ def _hessian_product(
     return product
 
 
-def _check(grab: str, size: int, *, count: int, tolerance: float, iterations: int) -> None:
-    valid = {
-        "count": (_is_count(count) and count <= size, f"1 to {size}, the number of parameters"),
-        "tolerance": (tolerance > 0, "a number > 0, such as 1e-3"),
-        "iterations": (_is_count(iterations), "an integer >= 1"),
+def _check(grab: str, size: int, **numbers: Any) -> None:
+    valid: Valid = {
+        "count": (
+            f"an integer from 1 to {size}, the number of parameters",
+            lambda count: is_integer(count, 1) and count <= size,
+        ),
+        "tolerance": ("a number > 0, such as 1e-3", lambda share: is_real(share) and share > 0),
+        "iterations": COUNT,
     }
-    given = {"count": count, "tolerance": tolerance, "iterations": iterations}
-    mistakes = [
-        f"{grab}: got {name}={given[name]!r}; valid is {text}"
-        for name, (holds, text) in valid.items()
-        if not holds
-    ]
-    if mistakes:
-        raise SpecError(mistakes)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    check_arguments(grab, numbers, valid)

@@ -13,18 +13,21 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.grabs.layers import Layer, first_rows, layers_of, position
+from mlpsubmit.grabs.layers import Layer, layers_of, position
+from mlpsubmit.grabs.samples import first_rows
 
 __all__ = ["activation_kernel", "activations", "preactivation_stats"]
 
 
-def activations(model: nn.Module, X_tr: Tensor, layer: int = -1, rows: int | None = None) -> Tensor:
+def activations(
+    model: nn.Module, X_tr: Tensor, hidden: int = -1, rows: int | None = None
+) -> Tensor:
     """Return the activations of one hidden layer, after its nonlinearity, (n, width).
 
     Args:
         model: any model of at least two Linear or Conv2d layers.
-        X_tr: (n, ...) inputs.
-        layer: which hidden layer, from 0, or negative from the end: -1 feeds the read-out.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
+        hidden: which hidden layer: 0 is the first, -1 the last, which feeds the read-out.
         rows: only those of the first so many inputs, as traces of (n, width) grow large.
 
     Returns:
@@ -38,20 +41,20 @@ def activations(model: nn.Module, X_tr: Tensor, layer: int = -1, rows: int | Non
         >>> activations(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1)), torch.ones(4, 3)).shape
         torch.Size([4, 5])
     """
-    return _activations("activations", model, X_tr, layer, rows)
+    return _activations("activations", model, X_tr, hidden, rows)
 
 
 def activation_kernel(
-    model: nn.Module, X_tr: Tensor, layer: int = -1, rows: int | None = None
+    model: nn.Module, X_tr: Tensor, hidden: int = -1, rows: int | None = None
 ) -> Tensor:
     """Return the kernel of one hidden layer's activations A (n, width): A A^T / width, (n, n).
 
-    With layer=-1 that is the conjugate kernel, in which the read-out is linear.
+    With hidden=-1 that is the conjugate kernel, in which the read-out is linear.
 
     Args:
         model: any model of at least two Linear or Conv2d layers.
-        X_tr: (n, ...) inputs.
-        layer: which hidden layer, from 0, or negative from the end: -1 feeds the read-out.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
+        hidden: which hidden layer: 0 is the first, -1 the last, which feeds the read-out.
         rows: only the kernel of the first so many inputs.
 
     Raises:
@@ -62,7 +65,7 @@ def activation_kernel(
         >>> activation_kernel(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1)), torch.eye(3)).shape
         torch.Size([3, 3])
     """
-    A = _activations("activation_kernel", model, X_tr, layer, rows)
+    A = _activations("activation_kernel", model, X_tr, hidden, rows)
     return A @ A.T / A.shape[1]
 
 
@@ -80,7 +83,7 @@ def preactivation_stats(model: nn.Module, X_tr: Tensor, rows: int | None = None)
 
     Args:
         model: any model with a Linear or Conv2d layer.
-        X_tr: (n, ...) inputs.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         rows: only over the first so many inputs.
 
     Raises:
@@ -106,7 +109,9 @@ def preactivation_stats(model: nn.Module, X_tr: Tensor, rows: int | None = None)
     return torch.stack([stats[layer] for layer in layers])
 
 
-def _activations(grab: str, model: nn.Module, X_tr: Tensor, layer: int, rows: int | None) -> Tensor:
+def _activations(
+    grab: str, model: nn.Module, X_tr: Tensor, hidden: int, rows: int | None
+) -> Tensor:
     X = first_rows(grab, X_tr, rows)
     layers = layers_of(model)
     if len(layers) < 2:
@@ -115,7 +120,7 @@ def _activations(grab: str, model: nn.Module, X_tr: Tensor, layer: int, rows: in
             "of at least two Linear or Conv2d layers; try preactivation_stats"
         )
     what = f"{type(model).__name__} has {len(layers) - 1} hidden layers"
-    place = position(grab, layer, len(layers) - 1, what) + 1
+    place = position(grab, "hidden", hidden, len(layers) - 1, what) + 1
     received: list[Tensor] = []
 
     # A copy, as the model may change in place what it has handed to the layer.

@@ -43,41 +43,76 @@ def largest_eigenvalues(
     room = max(VECTORS, 3 * count)
     if size <= room:
         return _dense(product, start)
-    basis = start.new_zeros(room, size)
-    projected = torch.zeros(room, room, dtype=torch.float64)  # basis^T matrix basis, on the CPU
-    block = _orthonormalised(start, basis[:0], negligible=0.0)
-    filled = spent = 0
+    space = _Krylov(room, start)
+    block, spent = _orthonormalised(start, space.vectors, negligible=0.0), 0
     while True:
-        last = slice(filled, filled + len(block))
-        basis[last] = block
-        filled, spent = last.stop, spent + len(block)
-        V = basis[:filled]
-        images = [product(v) for v in block]
-
-        # The projected matrix, whose eigenvalues are the Ritz values (a GPU-CPU sync point).
-        # Vector by vector: matrix products would be rounded where PRECISION is tf32.
-        overlaps = torch.stack([V @ image for image in images])
-        projected[last, :filled] = host = overlaps.to(projected)
-        projected[:filled, last] = host.T
-        if not projected.isfinite().all():
+        outside = space.add(block, [product(v) for v in block])
+        spent += len(block)
+        if not space.projected.isfinite().all():
             return start.new_full((count,), torch.nan)
-        ritz, vectors = torch.linalg.eigh(projected[:filled, :filled])
+        ritz, vectors = torch.linalg.eigh(space.projected)
         best, rounding = ritz[-count:], 32 * torch.finfo(start.dtype).eps * float(ritz.abs().max())
 
         # What the products have outside the space spans the next block; it gives the residuals.
-        outside = torch.stack([w - h @ V for w, h in zip(images, overlaps, strict=True)])
-        block = _orthonormalised(outside, V, negligible=rounding)
-        coupling = torch.stack([block @ row for row in outside]).to(projected)
-        errors = (vectors[last, -count:].T @ coupling).norm(dim=1)
+        last = vectors[-len(block) :, -count:]
+        block = _orthonormalised(outside, space.vectors, negligible=rounding)
+        coupling = torch.stack([block @ row for row in outside]).to(last)
+        errors = (last.T @ coupling).norm(dim=1)
         allowed = max(tolerance * float(best.abs().max()), rounding)
         if len(block) == 0 or errors.max() <= allowed or spent >= iterations:
             found: Tensor = best.flip(0).to(start)
             return found
 
-        if filled + len(block) > room:
-            filled = max(count, room // 2)
-            _rotate(basis, vectors[:, -filled:].T.to(basis))
-            projected.zero_().diagonal()[:filled] = ritz[-filled:]
+        if len(space.vectors) + len(block) > room:
+            kept = max(count, room // 2)
+            space.restart(ritz[-kept:], vectors[:, -kept:])
+
+
+class _Krylov:
+    """Orthonormal vectors that come block by block, and the matrix projected on their space.
+
+    Args:
+        room: how many vectors there may be.
+        like: (any, size), of their size, type and device.
+    """
+
+    def __init__(self, room: int, like: Tensor) -> None:
+        self._filled = 0
+        self._basis = like.new_zeros(room, like.shape[1])
+        self._projected = torch.zeros(room, room, dtype=torch.float64)
+
+    @property
+    def vectors(self) -> Tensor:
+        """V (filled, size)."""
+        return self._basis[: self._filled]
+
+    @property
+    def projected(self) -> Tensor:
+        """V matrix V^T, (filled, filled), on the CPU; its eigenvalues are the Ritz values."""
+        return self._projected[: self._filled, : self._filled]
+
+    def add(self, block: Tensor, images: list[Tensor]) -> Tensor:
+        """Add vectors, given the products with them (a GPU-CPU sync point).
+
+        Returns:
+            what the products have outside the space, one a row.
+        """
+        new = slice(self._filled, self._filled + len(block))
+        self._basis[new] = block
+        self._filled = new.stop
+        V = self.vectors
+        # Vector by vector: matrix products would be rounded where PRECISION is tf32.
+        overlaps = torch.stack([V @ image for image in images])
+        self.projected[new] = host = overlaps.to(self._projected)
+        self.projected[:, new] = host.T
+        return torch.stack([w - h @ V for w, h in zip(images, overlaps, strict=True)])
+
+    def restart(self, eigvals: Tensor, eigvecs: Tensor) -> None:
+        """Go on with some eigenvectors (filled, kept) of the projected matrix alone."""
+        _rotate(self._basis, eigvecs.T.to(self._basis))
+        self._filled = len(eigvals)
+        self._projected.zero_()
+        self.projected.diagonal().copy_(eigvals)
 
 
 def _dense(product: Product, start: Tensor) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
+from mlpsubmit.batchfns.arguments import is_integer
 from mlpsubmit.errors import SpecError
 
-__all__ = ["Layer", "first_rows", "layer_at", "layers_of", "position", "weight_matrix"]
+__all__ = ["Layer", "layer_at", "layers_of", "position", "weight_matrix"]
 
 Layer: TypeAlias = nn.Linear | nn.Conv2d
 
@@ -39,31 +39,28 @@ def layer_at(grab: str, model: nn.Module, layer: int) -> Layer:
     """
     layers = layers_of(model)
     what = f"{type(model).__name__} has {len(layers)} Linear and Conv2d layers"
-    return layers[position(grab, layer, len(layers), what)]
+    return layers[position(grab, "layer", layer, len(layers), what)]
 
 
-def position(grab: str, layer: int, count: int, what: str) -> int:
+def position(grab: str, argument: str, value: int, count: int, what: str) -> int:
     """Return the place, from 0 on, of a layer among so many.
 
     Args:
         grab: in whose name to complain.
-        layer: from 0 on, or negative from the end.
+        argument: what it calls the layer.
+        value: which it is, from 0 on, or negative from the end.
         count: how many there are.
         what: a sentence that says so, for the message.
 
     Raises:
         SpecError: where the layer is not among them.
     """
-    try:
-        place = None if isinstance(layer, bool) else operator.index(layer)
-    except TypeError:
-        place = None
-    if place is None or not -count <= place < count:
+    if not (is_integer(value, -count) and value < count):
         raise SpecError(
-            f"{grab}: got layer={layer!r}, but {what}; valid are 0 to {count - 1}, or -{count} to "
-            "-1 from the end"
+            f"{grab}: got {argument}={value!r}, but {what}; valid are 0 to {count - 1}, or "
+            f"-{count} to -1 from the end"
         )
-    return place % count
+    return int(value) % count
 
 
 def weight_matrix(layer: Layer, effective: bool = False) -> Tensor:
@@ -80,17 +77,3 @@ def scaled(layer: Layer, parameter: Tensor) -> Tensor:
     """Return a new tensor: a parameter times its layer's forward multiplier, if it has one."""
     multiplier = getattr(layer, "multiplier", None)
     return parameter * multiplier if isinstance(multiplier, Tensor) else parameter.clone()
-
-
-def first_rows(grab: str, X: Tensor, rows: int | None) -> Tensor:
-    """Return the first rows of a batch, or all where ``rows`` is None or more than there are.
-
-    Raises:
-        SpecError: in the name of the grab, for what is no number of rows.
-    """
-    if rows is None:
-        return X
-    count: Any = rows
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise SpecError(f"{grab}: got rows={rows!r}; valid are an integer >= 1, or None for all")
-    return X[:count]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mlpsubmit.batchfns.arguments import is_integer
+from mlpsubmit.batchfns.monomial import checked_monomials
 from mlpsubmit.errors import SpecError
 
 __all__ = ["diagonal", "entry", "indices_of", "trace"]
@@ -41,7 +42,7 @@ def diagonal(
         (m,), or (number of indices,).
 
     Raises:
-        SpecError: where W is not square, or has no such index.
+        SpecError: where W is not square, or has no such index, and for what is no monomial.
 
     Example:
         >>> diagonal(torch.diag(torch.tensor([1.0, 2.0, 3.0])), monomials={0: 1, 2: 2})
@@ -50,7 +51,7 @@ def diagonal(
     entries = _square("diagonal", W).diagonal()
     if monomials is None:
         return entries.clone()
-    indices = indices_of("diagonal", monomials, len(W), f"W has {len(W)} rows")
+    indices = indices_of("diagonal", monomials, len(W))
     # One by one, as an index tensor would have to be sent to the device.
     return torch.stack([entries[i] for i in indices]) if indices else entries.new_zeros(0)
 
@@ -65,42 +66,31 @@ def entry(W: Tensor, i: int, j: int | None = None) -> Tensor:
         >>> entry(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), i=1)
         tensor(4.)
     """
-    mistakes = []
-    indices = []
-    for name, index, size in (("i", i, W.shape[0]), ("j", i if j is None else j, W.shape[1])):
-        try:
-            indices.append(operator.index(index))
-        except TypeError:
-            indices.append(-1)
-        if not 0 <= indices[-1] < size:
-            mistakes.append(
-                f"entry: got {name}={index!r}, but W has the shape {tuple(W.shape)}; valid are 0 "
-                f"to {size - 1}"
-            )
+    j = i if j is None else j
+    mistakes = [
+        f"entry: got {name}={index!r}, but W has the shape {tuple(W.shape)}; valid are 0 to "
+        f"{size - 1}"
+        for name, index, size in (("i", i, W.shape[0]), ("j", j, W.shape[1]))
+        if not (is_integer(index, 0) and index < size)
+    ]
     if mistakes:
         raise SpecError(mistakes)
-    return W[indices[0], indices[1]].clone()
+    return W[int(i), int(j)].clone()
 
 
-def indices_of(grab: str, monomials: Any, d: int, what: str) -> list[int]:
+def indices_of(grab: str, monomials: Any, d: int) -> list[int]:
     """Return the indices that stand in one monomial or in several, ascending, each once.
 
     Args:
         grab: in whose name to complain.
         monomials: a mapping index -> exponent, or a sequence of such.
         d: how many indices there are.
-        what: a sentence that says so, for the message.
 
     Raises:
-        SpecError: for an index that is not among them.
+        SpecError: for what is no monomial, and for an index that is not among them.
     """
-    entries = [monomials] if isinstance(monomials, Mapping) else list(monomials)
-    indices = sorted({int(index) for monomial in entries for index in monomial})
-    if indices and not (indices[0] >= 0 and indices[-1] < d):
-        raise SpecError(
-            f"{grab}: got monomials={monomials!r}, but {what}; valid indices are 0 to {d - 1}"
-        )
-    return indices
+    checked = checked_monomials(grab, monomials, d)
+    return sorted({index for monomial in checked for index in monomial})
 
 
 def _square(grab: str, W: Tensor) -> Tensor:

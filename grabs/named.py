@@ -1,8 +1,9 @@
-"""Grabs that settings name: a function with arguments of its own, of the model or of a matrix.
+"""Grabs made of functions: with arguments fixed, of a weight matrix, or on the test set.
 
 MLPscape's ``build_other_grabs`` chooses per alias a function, its arguments, and what it is a
 function of: the model, the weight matrix of the read-in or read-out layer, or a Gram matrix of it.
-Here that choice becomes one grab, which declares what the function still needs.
+Here that choice becomes one grab, which declares what the function still needs. So does a grab on
+the test set, with other samples in the place of the training batch.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from mlpsubmit.calling import call, declared, function_name
+from mlpsubmit.calling import call, declared, function_name, takes_all
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.grabs.layers import layers_of, weight_matrix
+from mlpsubmit.grabs.samples import check_test_set
 
-__all__ = ["NamedGrab", "boolean", "matrix_choice", "named_grab"]
+__all__ = ["NamedGrab", "OnTestSet", "boolean", "matrix_choice", "named_grab", "on_test_set"]
 
 Matrix = Literal["gram", "raw"]
 
@@ -26,6 +28,9 @@ Matrix = Literal["gram", "raw"]
 _SUPPLIED = frozenset(
     {"model", "model0", "X_tr", "y_tr", "X_te", "y_te", "opt", "gen", "bsz", "device"}
 )
+
+#: What a grab on the test set is given in the place of what.
+_TEST_SET = {"X_tr": "X_te", "y_tr": "y_te"}
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -86,6 +91,51 @@ def named_grab(
     if mistakes := _choice_mistakes(grab) + _argument_mistakes(grab):
         raise SpecError(mistakes)
     return grab
+
+
+def on_test_set(grab: str | Callable[..., Any], /, **arguments: Any) -> OnTestSet:
+    """Return a grab that measures on the fixed test set instead of the training batch.
+
+    What the function declares as ``X_tr`` and ``y_tr`` is given the test set's ``X_te`` and
+    ``y_te``. Online, the training batch is another one at every step: what is measured on it
+    carries the noise of the sampling, and an entry of a kernel, or a row of activations, is about
+    other samples each time. On the test set, traces show the network alone, and configs of the same
+    SEED and trial are measured on the same samples. It has N_TEST of them, so fix ``rows`` where a
+    grab is expensive.
+
+    Args:
+        grab: a function with an argument ``X_tr`` (or ``**kwargs``), or the name of one of this
+            package.
+        arguments: fixed ones, which win over whatever else has their names.
+
+    Returns:
+        a grab that can be pickled, counts by content in a config's key, and declares what the
+        function declares, with ``X_te`` and ``y_te`` for ``X_tr`` and ``y_tr``.
+
+    Raises:
+        SpecError: for a function that takes no X_tr, an argument that it does not take, an unknown
+            grab; and, when measuring, where there is no test set.
+
+    Example:
+        >>> kernel = on_test_set(empirical_ntk, rows=2)  # in a spec: grabs={"kernel": kernel}
+        >>> kernel(model=nn.Linear(2, 1), X_te=torch.eye(2))
+        tensor([[2., 1.],
+                [1., 2.]])
+    """
+    func = named_grab(grab, arguments=arguments)
+    if mistakes := [
+        f"on_test_set: got {name}={arguments[name]!r:.80}; it gives {function_name(func)} the test "
+        f"set's; to measure on other samples, write a function that calls {function_name(func)}"
+        for name in _TEST_SET
+        if name in arguments
+    ]:
+        raise SpecError(mistakes)
+    if not ("X_tr" in declared(func) or takes_all(func)):
+        raise SpecError(
+            f"on_test_set: {function_name(func)} takes no X_tr, so it is not measured on samples "
+            "that could be replaced; use it as it is"
+        )
+    return OnTestSet(func)
 
 
 def matrix_choice(value: Any) -> dict[str, Any]:
@@ -172,14 +222,15 @@ class NamedGrab:
     def __signature__(self) -> inspect.Signature:
         """What the function still needs, by name; with a matrix, the model that it comes from."""
         given = {*self.keywords, self.argument}
-        needed = [
-            p.replace(kind=p.KEYWORD_ONLY) if p.kind is p.POSITIONAL_OR_KEYWORD else p
-            for p in _parameters(self.func)
-            if p.name not in given and p.kind is not p.VAR_POSITIONAL
-        ]
+        needed = [p for p in _keyword_only(self.func) if p.name not in given]
         if self.argument is not None and all(p.name != "model" for p in needed):
             needed.insert(0, inspect.Parameter("model", inspect.Parameter.KEYWORD_ONLY))
         return inspect.Signature(needed)
+
+    @property
+    def __name__(self) -> str:
+        """The name of the function, for messages."""
+        return function_name(self.func)
 
     def _matrix_of(self, model: nn.Module) -> Tensor:
         W = weight_matrix(layers_of(model)[0 if self.source == "in" else -1])
@@ -188,8 +239,50 @@ class NamedGrab:
         return W.T @ W if self.concat_outside else W @ W.T
 
 
+@dataclass(frozen=True, eq=False)
+class OnTestSet:
+    """A grab that is given the test set as its training batch; called by name as any grab is.
+
+    Attributes:
+        func: what measures.
+    """
+
+    func: Callable[..., Any]
+
+    def __call__(self, **offered: Any) -> Any:
+        """Measure on the test set among what is offered."""
+        check_test_set(self.__name__, offered.get("X_te"))
+        swapped = {name: offered[own] for name, own in _TEST_SET.items() if own in offered}
+        return call(self.func, {**offered, **swapped})
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What the function declares, with the test set's names."""
+        needed: dict[str, inspect.Parameter] = {}
+        for parameter in _keyword_only(self.func):
+            name = _TEST_SET.get(parameter.name, parameter.name)
+            # A function may declare both X_tr and X_te=None: it needs X_te.
+            if name not in needed or parameter.default is parameter.empty:
+                needed[name] = parameter.replace(name=name)
+        return inspect.Signature(list(needed.values()))
+
+    @property
+    def __name__(self) -> str:
+        """The name of the function, for messages."""
+        return function_name(self.func)
+
+
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     return list(inspect.signature(function).parameters.values())
+
+
+def _keyword_only(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a function as those of one that is called by name."""
+    return [
+        p.replace(kind=p.KEYWORD_ONLY) if p.kind is p.POSITIONAL_OR_KEYWORD else p
+        for p in _parameters(function)
+        if p.kind is not p.VAR_POSITIONAL
+    ]
 
 
 def _matrix_argument(function: Callable[..., Any]) -> str | None:

@@ -17,9 +17,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mlpsubmit.batchfns.arguments import is_integer
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.grabs.jacobians import Block, Factor, RowJacobian
-from mlpsubmit.grabs.layers import first_rows
+from mlpsubmit.grabs.samples import first_rows
 
 __all__ = [
     "empirical_ntk",
@@ -51,7 +52,7 @@ def empirical_ntk(
 
     Args:
         model: the network; its parameters that require gradients count.
-        X_tr: (n, ...) inputs.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         outputs: of a network with C outputs, "trace" for the mean over the outputs of each one's
             kernel, or "full" for the kernels of all pairs of outputs.
         rows: only the kernel of the first so many inputs.
@@ -86,7 +87,7 @@ def empirical_ntk_trace(
 
     Args:
         model: the network; its parameters that require gradients count.
-        X_tr: (n, ...) inputs.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         rows: only the first so many inputs.
         chunk_bytes: about how much memory the gradients may take that are held at once.
 
@@ -123,8 +124,9 @@ def ntk_alignment(
 
     Args:
         model: the network; its parameters that require gradients count.
-        X_tr: (n, ...) inputs.
-        y_tr: (n,) or (n, C) targets; classes, integers (n,) where C > 1, count as one-hot rows.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
+        y_tr: (n,) or (n, C) targets; classes, integers (n,) or (n, 1) where C > 1, count as
+            one-hot rows.
         outputs: which kernel of a network with C > 1 outputs, as for :func:`empirical_ntk`.
         rows: only the first so many inputs.
         chunk_bytes: about how much memory the gradients may take that are held at once.
@@ -160,7 +162,7 @@ def ntk_eigenvalues(
 
     Args:
         model: the network; its parameters that require gradients count.
-        X_tr: (n, ...) inputs.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         count: how many eigenvalues.
         outputs: "trace" for those of the kernel (n, n), or "full" for those of the kernels of all
             pairs of outputs as one matrix (n C, n C); see :func:`empirical_ntk`.
@@ -196,7 +198,7 @@ def ntk_eigenvectors(
 
     Args:
         model: the network; its parameters that require gradients count.
-        X_tr: (n, ...) inputs.
+        X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         count: how many eigenvectors.
         outputs: "trace", or "full" for those of the kernels of all pairs of outputs as one matrix:
             (n C, count), with row i C + a for output a at row i.
@@ -274,10 +276,10 @@ def _matrix(K: Tensor) -> Tensor:
 
 def _targets(y: Tensor, n: int, C: int) -> Tensor:
     """Return the targets at n rows of C outputs, (n, C)."""
-    if y.dim() == 1 and C > 1 and not y.is_floating_point():
-        y = nn.functional.one_hot(y.long(), C)
+    if y.numel() == n and C > 1 and not y.is_floating_point():
+        y = nn.functional.one_hot(y.reshape(n).long(), C)
     if len(y) != n or y.numel() != n * C:
-        classes = ", or classes, integers of shape (n,)" if C > 1 else ""
+        classes = ", or classes, integers of shape (n,) or (n, 1)" if C > 1 else ""
         raise SpecError(
             f"ntk_alignment: got y_tr of shape {tuple(y.shape)} for {n} rows and {C} outputs; "
             f"valid are targets (n, C) = {(n, C)}{classes}"
@@ -287,7 +289,7 @@ def _targets(y: Tensor, n: int, C: int) -> Tensor:
 
 def _check_count(grab: str, count: int, jacobian: RowJacobian, outputs: str) -> None:
     size = jacobian.n_rows * (jacobian.n_outputs if outputs == "full" else 1)
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= size:
+    if not (is_integer(count, 1) and count <= size):
         raise SpecError(
             f"{grab}: got count={count!r}, but the kernel is a matrix ({size}, {size}); valid are "
             f"integers from 1 to {size}"

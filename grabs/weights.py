@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.errors import SpecError, did_you_mean
-from mlpsubmit.grabs.layers import layer_at, layers_of, scaled, weight_matrix
+from mlpsubmit.grabs.layers import Layer, layer_at, layers_of, scaled, weight_matrix
 from mlpsubmit.grabs.matrices import indices_of
 
 __all__ = [
@@ -132,20 +132,22 @@ def gram_diagonal(
     That is how strongly the layer reads each input, or drives each output, squared.
 
     Args:
-        model: any model with a Linear or Conv2d layer; with monomials, one that begins with Linear.
+        model: any model with a Linear or Conv2d layer.
         layer: which of them, from 0, or negative from the end.
         side: "input" for W^T W, "output" for W W^T.
-        monomials: one monomial (a mapping index -> exponent), or a list of them. Then the result
-            has only the entries of the indices that stand in them, ascending, each once. They are
-            inputs of the network, so this takes layer 0 and side "input".
+        monomials: one monomial (a mapping index -> exponent), or a list of them; in a sweep, the
+            axis or argument ``monomials``. The result then has only the entries of the indices
+            that stand in them, ascending, each once. They are inputs of the network, so this holds
+            for the inputs of the first layer, which has to be Linear; for any other layer, and
+            for side "output", the result has all entries.
         effective: of the weight times the layer's forward multiplier.
 
     Returns:
         (inputs,) or (outputs,), or (number of indices,).
 
     Raises:
-        SpecError: for another side, a layer or an index that the model does not have, and for
-            monomials where the diagonal is not that of an MLP's inputs.
+        SpecError: for another side, a layer or an index that the model does not have, for what is
+            no monomial, and for monomials of a model whose first layer is no Linear.
 
     Example:
         >>> gram_diagonal(nn.Linear(3, 5), monomials={0: 1, 2: 2}).shape
@@ -251,8 +253,8 @@ def readin_gram_diagonal(
         (d_in,), or (number of indices,).
 
     Raises:
-        SpecError: for an index that the inputs do not have, and for monomials of a model whose
-            first layer is no Linear.
+        SpecError: for what is no monomial, an index that the inputs do not have, and for
+            monomials of a model whose first layer is no Linear.
 
     Example:
         >>> readin_gram_diagonal(nn.Linear(3, 5), monomials={0: 1, 2: 2}).shape
@@ -358,24 +360,18 @@ def _gram_diagonal(
 ) -> Tensor:
     _check_side(grab, side)
     W = _matrix(grab, model, layer, effective)
-    if monomials is None:
+    first = layers_of(model)[0]
+    reads_the_inputs = side == "input" and layer_at(grab, model, layer) is first
+    # In a sweep monomials arrive uninvited, whatever layer it is.
+    if monomials is None or not reads_the_inputs:
         return W.square().sum(dim=0 if side == "input" else 1)
-    _check_reads_the_inputs(grab, model, layer, side)
-    d = W.shape[1]
+    _check_inputs_are_coordinates(grab, model, first)
     # Columns are taken one by one, as an index tensor would have to be sent to the device.
-    columns = [W[:, i] for i in indices_of(grab, monomials, d, f"the read-in layer has {d} inputs")]
+    columns = [W[:, i] for i in indices_of(grab, monomials, W.shape[1])]
     return torch.stack(columns, dim=1).square().sum(dim=0) if columns else W.new_zeros(0)
 
 
-def _check_reads_the_inputs(grab: str, model: nn.Module, layer: int, side: str) -> None:
-    """Refuse monomials for a diagonal whose entries are not the inputs of an MLP."""
-    first = layers_of(model)[0]
-    if layer_at(grab, model, layer) is not first or side != "input":
-        raise SpecError(
-            f"{grab}: the indices of monomials are inputs of the network, which layer 0 reads; got "
-            f"layer={layer}, side={side!r}; try without monomials: lambda model: {grab}(model, "
-            f"layer={layer}, side={side!r})"
-        )
+def _check_inputs_are_coordinates(grab: str, model: nn.Module, first: Layer) -> None:
     if not isinstance(first, nn.Linear):
         raise SpecError(
             f"{grab}: the indices of monomials are inputs of an MLP, whose first layer is Linear; "

@@ -67,7 +67,7 @@ class Perceptrons:
             W, b = tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias")
             product = _product(signals[-1], W.mT, scale, b)
             signals.append(product if layer == "output_layer" else product.relu_())
-        signals[-1] *= column(tensors["output_layer.multiplier"], signals[-1])
+        signals[-1] = _multiplied(signals[-1], tensors)
         return signals
 
     def gradients(
@@ -81,7 +81,7 @@ class Perceptrons:
             d_output: (K, n, d_out), the gradient with respect to the outputs.
         """
         found = {}
-        d = d_output * column(tensors["output_layer.multiplier"], d_output)
+        d = _multiplied(d_output, tensors)
         for place in range(len(self._layers) - 1, -1, -1):
             layer, scale, signal = self._layers[place], self._scales[place], signals[place]
             found[f"{layer}.weight"] = _product(d.mT, signal, scale)
@@ -101,8 +101,17 @@ def _scales(model: nn.Module) -> tuple[float, ...] | None:
     layers = [model.input_layer, *model.hidden_layers, model.output_layer]
     scales = [relu_scale(layer, model.nonlin) for layer in layers]
     found = tuple(scale for scale in scales if scale is not None)
+    readout = model.output_layer
+    if hasattr(readout, "multiplier") != bool(readout._forward_hooks):
+        return None  # somebody else's, which may mean anything
     # A layer that stands twice has gradients from both places.
     return found[:-1] if len(found) == len(set(layers)) == len(layers) else None
+
+
+def _multiplied(signal: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return a signal (K, n, d_out) times the read-out's multiplier, GAMMA in it, if it has one."""
+    multiplier = tensors.get("output_layer.multiplier")
+    return signal if multiplier is None else signal * column(multiplier, signal)
 
 
 def _product(A: Tensor, B: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:

@@ -53,12 +53,14 @@ class ConvNet(nn.Module):
 def test_activations_of_every_hidden_layer_of_an_mlp(nonlinearity, parametrization):
     model, X = mlp(nonlinearity=nonlinearity, parametrization=parametrization), inputs()
     expected, _ = model.get_activations(X)
-    for layer in range(-3, 3):
-        A = expected[layer].detach()
-        torch.testing.assert_close(grabs.activations(model, X, layer), A)
+    for hidden in range(-3, 3):
+        A = expected[hidden].detach()
+        torch.testing.assert_close(grabs.activations(model, X, hidden), A)
         kernel = np.einsum("ai,bi->ab", A.double(), A.double()) / 6
-        np.testing.assert_allclose(grabs.activation_kernel(model, X, layer), kernel, rtol=1e-5)
+        np.testing.assert_allclose(grabs.activation_kernel(model, X, hidden), kernel, rtol=1e-5)
     torch.testing.assert_close(grabs.activations(model, X), expected[-1].detach())
+    first = grabs.activations(model, X, hidden=np.int64(0))
+    torch.testing.assert_close(first, expected[0].detach())
 
 
 def test_activations_of_convolutions_are_what_the_next_layer_receives():
@@ -66,10 +68,10 @@ def test_activations_of_convolutions_are_what_the_next_layer_receives():
     model, X = ConvNet(), inputs(5, 1, 6, 6)
     expected, output = model.parts(X)
     torch.testing.assert_close(model(X), output)
-    for layer in (0, 1):
-        torch.testing.assert_close(grabs.activations(model, X, layer), expected[layer].detach())
-    assert grabs.activations(model, X, layer=0).shape == (5, 3 * 5 * 5)
-    assert grabs.activation_kernel(model, X, layer=0).shape == (5, 5)
+    for hidden in (0, 1):
+        torch.testing.assert_close(grabs.activations(model, X, hidden), expected[hidden].detach())
+    assert grabs.activations(model, X, hidden=0).shape == (5, 3 * 5 * 5)
+    assert grabs.activation_kernel(model, X, hidden=0).shape == (5, 5)
 
 
 def test_what_a_model_changes_in_place_afterwards_is_kept_as_it_was():
@@ -118,7 +120,8 @@ def test_preactivations_of_convolutions_are_over_all_places():
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_the_first_ones(name):
     grab, model, X = grabs.by_name(name), mlp(), inputs()
-    torch.testing.assert_close(grab(model, X, rows=4), grab(model, X[:4]))
+    for rows in (4, np.int64(4), np.int32(4)):
+        torch.testing.assert_close(grab(model, X, rows=rows), grab(model, X[:4]))
     torch.testing.assert_close(grab(model, X, rows=99), grab(model, X))
     torch.testing.assert_close(grab(model, X, rows=None), grab(model, X))
 
@@ -156,10 +159,10 @@ class Idle(nn.Module):
     ("measure", "message"),
     [
         (
-            lambda: grabs.activations(mlp(), inputs(), layer=3),
-            "activations: got layer=3, but MLP has 3 hidden layers; valid are 0 to 2, or -3 to -1",
+            lambda: grabs.activations(mlp(), inputs(), hidden=3),
+            "activations: got hidden=3, but MLP has 3 hidden layers; valid are 0 to 2, or -3 to -1",
         ),
-        (lambda: grabs.activation_kernel(mlp(), inputs(), layer=-4), "kernel: got layer=-4, but"),
+        (lambda: grabs.activation_kernel(mlp(), inputs(), hidden=-4), "kernel: got hidden=-4, but"),
         (
             lambda: grabs.activations(nn.Linear(4, 1), inputs()),
             "activations: Linear has one layer and so no hidden one; .* try preactivation_stats",

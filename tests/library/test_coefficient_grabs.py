@@ -1,5 +1,6 @@
 """Coefficients of learned functions on monomials, against closed forms and their own statistics."""
 
+import itertools
 import math
 import re
 
@@ -64,7 +65,7 @@ def test_a_network_that_has_learned_the_target_has_an_equal_share_on_each(count)
     X, y = polynomial(asked, EIGVALS, bsz=20_000, gen=gen)(0)
     got = {
         method: grabs.monomial_coefficients(
-            Function(lambda inputs: y[:, None]), X, X, EIGVALS, None, asked, None, False, method
+            Function(lambda inputs: y[:, None]), X, X, None, EIGVALS, asked, None, False, method
         )
         for method in METHODS
     }
@@ -109,7 +110,7 @@ def test_the_learned_function_is_what_is_trained():
 
     def weight(**further):
         asked = [{0: 1}, {1: 1}, {2: 1}]
-        return grabs.monomial_coefficients(model, X, None, EIGVALS, model0, asked, **further)[0]
+        return grabs.monomial_coefficients(model, X, None, model0, EIGVALS, asked, **further)[0]
 
     difference = (model.weight - model0.weight)[0, 0] * 2
     torch.testing.assert_close(weight(), difference.detach())
@@ -122,7 +123,7 @@ def test_the_test_set_goes_before_the_batch_and_the_basis_before_the_target():
 
     def measure(X_tr, X_te, **further):
         return grabs.monomial_coefficients(
-            model, X_tr, X_te, EIGVALS, model, {0: 2}, centered=False, **further
+            model, X_tr, X_te, model, EIGVALS, {0: 2}, centered=False, **further
         )
 
     assert torch.equal(measure(few, many), measure(many, None))
@@ -132,12 +133,40 @@ def test_the_test_set_goes_before_the_batch_and_the_basis_before_the_target():
     torch.testing.assert_close(both, swapped.flip(0))
 
 
+def test_without_eigenvalues_the_inputs_have_variances_of_one():
+    asked = [{0: 1}, {1: 2}, {0: 1, 2: 1}]
+    X = inputs(500) / EIGVALS.sqrt()
+    model = Function(lambda X: X[:, 0] + X[:, 1] ** 2 / math.sqrt(2) - 3 * X[:, 0] * X[:, 2])
+    for method in METHODS:
+        arguments = {"monomials": asked, "centered": False, "method": method}
+        got = grabs.monomial_coefficients(model, X, None, model, **arguments)
+        ones = grabs.monomial_coefficients(model, X, None, model, torch.ones(3), **arguments)
+        assert torch.equal(got, ones)
+        expected = torch.tensor([1.0, 1.0, -3.0])
+        error = 1e-5 if method == "least_squares" else 1.0
+        torch.testing.assert_close(got, expected, rtol=0, atol=error)
+
+
+def test_of_signs_they_are_fourier_coefficients():
+    # Over the whole cube the expectation is exact, by either method.
+    X = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=3)))
+    asked = [{0: 1}, {0: 1, 2: 1}, {0: 1, 1: 1, 2: 1}]
+    f = torch.randn(8, generator=torch.Generator().manual_seed(0))
+    expected = torch.stack([(f * X[:, list(m)].prod(dim=1)).mean() for m in asked])
+    model = Function(lambda X: f)
+    for method in METHODS:
+        got = grabs.monomial_coefficients(
+            model, X, None, model, monomials=asked, centered=False, method=method
+        )
+        torch.testing.assert_close(got, expected)
+
+
 def test_shapes():
     several = nn.Linear(3, 2)
-    assert coefficients(several, {0: 1}).shape == (2,)
+    assert coefficients(several, {0: 1}).shape == (1, 2)
     assert coefficients(several, [{0: 1}]).shape == (1, 2)
     for one in (lambda X: X[:, 0], lambda X: X[:, :1]):
-        assert coefficients(one, {0: 1}).shape == ()
+        assert coefficients(one, {0: 1}).shape == (1,)
         assert coefficients(one, [Monomial({0: 1})]).shape == (1,)
         twice = coefficients(one, [{0: 1}, {1: 1}, {0: 1}])
         torch.testing.assert_close(twice, torch.tensor([2.0, 0.0, 2.0]), rtol=0, atol=1e-5)
@@ -146,16 +175,16 @@ def test_shapes():
 def test_eigenvalues_may_be_of_numpy_and_a_zero_gives_nan():
     for eigvals in (EIGVALS.double().numpy(), EIGVALS.tolist()):
         got = coefficients(lambda X: X[:, 2], {2: 1}, data_eigvals=eigvals)
-        torch.testing.assert_close(got, torch.tensor(0.5))
+        torch.testing.assert_close(got, torch.tensor([0.5]))
     flat = torch.tensor([4.0, 1.0, 0.0])
     X = inputs(50) * (flat > 0)
     model = Function(lambda X: X[:, 0])
     for method in METHODS:
         got = grabs.monomial_coefficients(
-            model, X, None, flat, model, [{2: 1}, {0: 1}], centered=False, method=method
+            model, X, None, model, flat, [{2: 1}, {0: 1}], centered=False, method=method
         )
         assert got[0].isnan()
-    assert grabs.monomial_coefficients(model, X, None, flat, model, {0: 1}, centered=False) > 1.9
+    assert grabs.monomial_coefficients(model, X, None, model, flat, {0: 1}, centered=False) > 1.9
 
 
 @pytest.mark.parametrize(
@@ -166,15 +195,15 @@ def test_eigenvalues_may_be_of_numpy_and_a_zero_gives_nan():
             [
                 "4 mistakes",
                 "monomial_coefficients: got data_eigvals of shape (2,); valid is (3,), one var",
-                "the monomial $x_{3}$ has the index 3, but the inputs have d=3 coordinates; valid "
-                "are 0 to 2",
+                "the monomial $x_{3}$ has the index 3, but d=3; valid are 0 to 2",
                 "monomial_coefficients: bad monomial {0: -1}: the exponents of a monomial",
                 "got method='means' (did you mean 'mean'?); valid are 'least_squares', 'mean'",
             ],
         ),
-        ({"monomials": None}, ["got no monomials; try basis=[Monomial({0: 1})]"]),
+        ({"monomials": None}, ["got neither monomials nor basis; try basis=[Monomial({0: 1})]"]),
         ({"monomials": []}, ["got no monomials"]),
-        ({"monomials": {0: 1}, "data_eigvals": None}, ["got data_eigvals None; valid is (3,)"]),
+        ({"monomials": {0: 1}, "basis": [0]}, ["monomial_coefficients: bad monomial 0: a mono"]),
+        ({"monomials": {0: 1}, "data_eigvals": 1.0}, ["got data_eigvals of shape (); valid is (3"]),
         (
             {"monomials": [{0: 1}, {1: 1}], "n": 2},
             ["2 samples do not determine 3 coefficients, a constant among them; try more, fewer"],
@@ -190,12 +219,12 @@ def test_mistakes(arguments, messages):
 
 def test_inputs_that_are_no_vectors():
     message = re.escape(
-        "monomial_coefficients: got inputs of shape (2, 1, 3, 3); valid are vectors (n, d) with "
-        "Gaussian entries, as an MLP gets them"
+        "monomial_coefficients: got inputs of shape (2, 1, 3, 3); valid are vectors (n, d), as "
+        "an MLP gets them from batchfn=polynomial"
     )
     model, images = nn.Conv2d(1, 1, 3), torch.ones(2, 1, 3, 3)
     with pytest.raises(SpecError, match=message):
-        grabs.monomial_coefficients(model, images, None, EIGVALS, model, {0: 1})
+        grabs.monomial_coefficients(model, images, None, model, EIGVALS, {0: 1})
 
 
 @pytest.mark.gpu
@@ -205,7 +234,7 @@ def test_none_waits_for_the_gpu(method):
 
     def measure():
         return grabs.monomial_coefficients(
-            model, X, None, eigvals, model, MONOMIALS, centered=False, method=method
+            model, X, None, model, eigvals, MONOMIALS, centered=False, method=method
         )
 
     measure()

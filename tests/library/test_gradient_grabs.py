@@ -1,4 +1,4 @@
-"""Norms of the training loss's gradient, against autograd, closed forms and the train loop."""
+"""The loss and the norms of its gradient, against autograd, closed forms and the train loop."""
 
 import copy
 
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mlpsubmit import grabs
+from mlpsubmit.calling import call
 from mlpsubmit.errors import SpecError
 from mlpsubmit.grabs.objective import objective, trained_parameters
 from mlpsubmit.training import train
@@ -145,6 +146,33 @@ def test_it_is_the_length_of_the_next_step_of_gradient_descent(loss, centered):
     np.testing.assert_allclose(np.linalg.norm(trained["norms"], axis=2), trained["norm"], rtol=1e-5)
 
 
+@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_the_held_out_loss_is_the_train_loops_test_loss(name, centered):
+    loss, d_out, y = CASES[name]
+    K = 2
+    trained = train(
+        [MLP(d_in=D, width=6, depth=2, d_out=d_out) for _ in range(K)],
+        [lambda step: (draw(N, D, seed=4), y)] * K,
+        {"LR": 0.05, "LOSS": loss, "CENTERED": centered, "ONLINE": False, "MAX_ITER": 4}
+        | {"LOSS_CHECKPOINTS": [], "ONLYTHRESHOLDS": False, "EMA_SMOOTHER": 0.0},
+        test_fns=[lambda step: (draw(N, D, seed=5), y)] * K,
+        grabs={"held_out": grabs.held_out_loss},
+        contexts=[{"loss": loss, "centered": centered}] * K,
+    )
+    np.testing.assert_allclose(trained.grabs["held_out"], trained.test_loss, rtol=1e-5)
+    assert (trained.test_loss != trained.train_loss).all()
+
+
+def test_the_held_out_loss_leaves_the_model_as_it_is():
+    model, model0 = network(), network(seed=1)
+    result = grabs.held_out_loss(model, model0, draw(N, D), draw(N))
+    assert not result.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(SpecError, match="held_out_loss: there is no test set; where train is call"):
+        grabs.held_out_loss(model, model0, None, None)
+
+
 def test_a_loss_that_is_none_is_refused():
     model, X, y = network(), draw(N, D), draw(N)
     message = r"gradient_norm: got loss='mes' \(did you mean 'mse'\?\); valid are 'mse', 'cross_en"
@@ -152,17 +180,20 @@ def test_a_loss_that_is_none_is_refused():
         grabs.gradient_norm(model, X, y, model, loss="mes")
     with pytest.raises(SpecError, match="gradient_norms: got loss=2; valid are 'mse'"):
         grabs.gradient_norms(model, X, y, model, loss=2)
+    with pytest.raises(SpecError, match="held_out_loss: got loss='l1'; valid are 'mse'"):
+        grabs.held_out_loss(model, model, X, y, loss="l1")
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["gradient_norm", "gradient_norms"])
+@pytest.mark.parametrize("name", ["gradient_norm", "gradient_norms", "held_out_loss"])
 def test_none_waits_for_the_gpu(name):
-    grab, model, model0 = grabs.by_name(name), network().cuda(), network(seed=1).cuda()
-    X, y = draw(N, D).cuda(), draw(N).cuda()
-    grab(model, X, y, model0)
+    grab, X, y = grabs.by_name(name), draw(N, D).cuda(), draw(N).cuda()
+    offered = {"model": network().cuda(), "model0": network(seed=1).cuda()}
+    offered |= {"X_tr": X, "y_tr": y, "X_te": X, "y_te": y}
+    call(grab, offered)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        result = grab(model, X, y, model0)
+        result = call(grab, offered)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert result.is_cuda

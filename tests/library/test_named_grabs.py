@@ -14,7 +14,7 @@ from mlpsubmit import Monomial, Sweep, grabs
 from mlpsubmit.calling import call, declared, function_name
 from mlpsubmit.errors import SpecError
 from mlpsubmit.fingerprint import digest
-from mlpsubmit.grabs.named import NamedGrab, matrix_choice, named_grab
+from mlpsubmit.grabs.named import NamedGrab, OnTestSet, matrix_choice, named_grab, on_test_set
 from mlpsubmit.training.assemble import named_grabs
 from mlpsubmit.training.probing import probe
 
@@ -197,6 +197,116 @@ def test_what_does_not_fit_is_listed(make, messages):
         assert message in str(caught.value)
 
 
+# ---- on the test set --------------------------------------------------------------------------
+
+
+def both_sets(model, X_tr, y_tr=None, X_te=None):
+    return X_tr, y_tr, X_te
+
+
+def everything(model, **kwargs):
+    return kwargs
+
+
+SETS = {"X_tr": "X", "y_tr": "y", "X_te": torch.ones(2, 4), "y_te": torch.ones(2)}
+
+
+def test_on_the_test_set_a_grab_is_given_it_for_the_batch(model):
+    offered = {"model": model, "width": 3, **SETS}
+    X, y = SETS["X_te"], SETS["y_te"]
+    kernel = on_test_set(grabs.empirical_ntk, rows=1)
+    assert declared(kernel) == {"model", "X_te", "outputs", "chunk_bytes"}
+    close(call(kernel, offered), grabs.empirical_ntk(model, X[:1]))
+    norm = on_test_set("gradient_norm", centered=False)
+    assert declared(norm) == {"model", "X_te", "y_te", "model0", "loss"}
+    expected = grabs.gradient_norm(model, X, y[:, None].expand(2, 2), model, centered=False)
+    whole = {**offered, "model0": model, "y_te": y[:, None].expand(2, 2)}
+    close(call(norm, whole), expected)
+    # What is fixed wins over an axis of the same name.
+    close(call(kernel, {**offered, "rows": 2}), grabs.empirical_ntk(model, X[:1]))
+
+
+def test_what_declares_both_sets_needs_the_test_set(model):
+    parameters = inspect.signature(on_test_set(both_sets)).parameters
+    assert list(parameters) == ["model", "X_te", "y_te"]
+    assert parameters["X_te"].default is parameters["X_te"].empty
+    assert parameters["y_te"].default is None
+    X, y = SETS["X_te"], SETS["y_te"]
+    assert call(on_test_set(both_sets), {"model": model, **SETS}) == (X, y, X)
+    assert call(on_test_set(both_sets), {"model": model, "X_te": X}) == (X, None, X)
+
+
+def test_of_functions_that_take_everything_partials_and_named_grabs(model):
+    X, y = SETS["X_te"], SETS["y_te"]
+    taken = call(on_test_set(everything, scale=2), {"model": model, "gamma": 1.0, **SETS})
+    swapped = {"X_tr": X, "y_tr": y, "X_te": X, "y_te": y}
+    assert taken == {"gamma": 1.0, "scale": 2, **swapped}
+    for grab in (
+        on_test_set(partial(grabs.activations, hidden=0), rows=1),
+        on_test_set(named_grab("activations", arguments={"hidden": 0}), rows=1),
+        named_grab(on_test_set("activations", hidden=0), arguments={"rows": 1}),
+    ):
+        close(call(grab, {"model": model, **SETS}), grabs.activations(model, X, 0, 1))
+        assert "X_te" in declared(grab)
+        assert "X_tr" not in declared(grab)
+    of_matrix = on_test_set(named_grab(scaled_corner, matrix="raw", arguments={"i": 1}))
+    assert declared(of_matrix) == {"model", "scale", "X_te"}
+    assert call(of_matrix, {"model": model, **SETS}) == model[0].weight[1, 1]
+
+
+def test_on_the_test_set_it_is_pickled_hashed_by_content_and_called_as_the_function():
+    def made(rows=2, function=grabs.activations):
+        return on_test_set(function, rows=rows)
+
+    again = pickle.loads(pickle.dumps(made()))
+    assert isinstance(again, OnTestSet)
+    assert declared(again) == declared(made())
+    others = [made(3), made(function=grabs.activation_kernel), on_test_set(grabs.activations)]
+    bare = named_grab(grabs.activations, arguments={"rows": 2})
+    assert digest(again) == digest(made())
+    assert len({digest(grab) for grab in [made(), *others, bare]}) == 5
+    whole = on_test_set(grabs.activations)
+    for grab in (made(), whole, named_grab(whole, arguments={"rows": 3})):
+        assert function_name(grab) == "activations"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: on_test_set(grabs.readin_gram),
+            "on_test_set: readin_gram takes no X_tr, so it is not measured on samples that could "
+            "be replaced; use it as it is",
+        ),
+        (lambda: on_test_set(grabs.held_out_loss), "held_out_loss takes no X_tr"),
+        (lambda: on_test_set(on_test_set(grabs.activations)), "activations takes no X_tr"),
+        (
+            lambda: on_test_set(grabs.activations, row=4),
+            "activations: takes no argument 'row' (did you mean 'rows'?); it takes X_tr, hid",
+        ),
+        (
+            lambda: on_test_set("activation"),
+            "no grab named 'activation' (did you mean 'activations",
+        ),
+        (
+            lambda: on_test_set(grabs.activations, X_tr=1),
+            "on_test_set: got X_tr=1; it gives activations the test set's; to measure on other "
+            "samples, write a function that calls activations",
+        ),
+        (lambda: on_test_set(everything, X_tr=1, y_tr=2), "2 mistakes:"),
+        (lambda: on_test_set(dict.update), "update: its signature cannot be read"),
+        (
+            lambda: on_test_set(grabs.activations)(model=None, X_te=None),
+            "activations: there is no test set; where train is called directly, give it test_fns",
+        ),
+        (lambda: on_test_set(everything)(model=None, X_tr=1), "everything: there is no test set"),
+    ],
+)
+def test_what_cannot_be_measured_on_the_test_set(make, message):
+    with pytest.raises(SpecError, match=re.escape(message)):
+        make()
+
+
 # ---- measurements of a matrix ----------------------------------------------------------------
 
 
@@ -225,7 +335,7 @@ def test_trace_diagonal_and_entries():
         (lambda W: grabs.trace(W[0]), "trace: got W of shape (3,); valid is a square matrix"),
         (
             lambda W: grabs.diagonal(W.T @ W, monomials={3: 1}),
-            "diagonal: the monomial $x_{3}$ has the index 3, but there are d=3 coordinates; valid",
+            "diagonal: the monomial $x_{3}$ has the index 3, but d=3; valid are",
         ),
         (lambda W: grabs.diagonal(W.T @ W, monomials=[2]), "diagonal: bad monomial 2: a monomial"),
         (

@@ -359,6 +359,9 @@ def test_only_the_first_rows():
     close(ntk_eigenvalues(model, X, count=1, rows=3), torch.linalg.eigvalsh(K)[-1:])
     close(ntk_alignment(model, X, y, rows=3), y[:3] @ K @ y[:3] / (K.norm() * y[:3].square().sum()))
     close(empirical_ntk(model, X, rows=99), empirical_ntk(model, X))
+    sizes = {"rows": np.int64(3), "chunk_bytes": np.int64(1)}
+    close(empirical_ntk(model, X, **sizes), K)
+    close(ntk_eigenvalues(model, X, np.int64(2), **sizes), ntk_eigenvalues(model, X, 2, rows=3))
 
 
 def cosine(K, G):
@@ -386,6 +389,8 @@ def test_alignment_with_classes_is_that_of_one_hot_targets():
     model, X, y = MLP(4, 6, 2, 3), torch.randn(5, 4), torch.tensor([0, 1, 0, 0, 1])
     same_class = (y[:, None] == y).to(X.dtype)
     close(ntk_alignment(model, X, y), cosine(empirical_ntk(model, X), same_class))
+    close(ntk_alignment(model, X, y[:, None]), ntk_alignment(model, X, y))
+    close(ntk_alignment(model, X, y[:, None], rows=3), ntk_alignment(model, X[:3], y[:3]))
     one_hot = torch.eye(3)[y]
     close(
         ntk_alignment(model, X, y, outputs="full"),
@@ -521,13 +526,17 @@ MODEL, INPUTS = MLP(4, 6, 2, 2).float(), torch.zeros(3, 4)
         ),
         (lambda: ntk_eigenvalues(MODEL, INPUTS, count=2.0), r"got count=2.0, but the kernel is"),
         (
+            lambda: ntk_alignment(MODEL, INPUTS, torch.zeros(3, 1)),
+            r"ntk_alignment: got y_tr of shape \(3, 1\) for 3 rows and 2 outputs; valid are",
+        ),
+        (
             lambda: empirical_ntk_trace(MODEL, INPUTS, rows=0),
             r"empirical_ntk_trace: got rows=0; valid are",
         ),
         (
             lambda: ntk_alignment(MODEL, INPUTS, torch.zeros(3)),
             r"ntk_alignment: got y_tr of shape \(3,\) for 3 rows and 2 outputs; valid are targets "
-            r"\(n, C\) = \(3, 2\), or classes, integers of shape \(n,\)$",
+            r"\(n, C\) = \(3, 2\), or classes, integers of shape \(n,\) or \(n, 1\)$",
         ),
         (
             lambda: ntk_alignment(nn.Linear(4, 1), INPUTS, torch.zeros(3, 2)),

@@ -209,6 +209,15 @@ def test_single_precision_a_share_of_the_rows_and_repetition():
     torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=0)
 
 
+def test_numbers_may_be_of_numpy():
+    _, model, X, y = CASES["relu"]
+    numbers = {"count": 2, "rows": 7, "iterations": 150}
+    expected = grabs.hessian_eigenvalues(model, X, y, model, tolerance=1e-4, **numbers)
+    numbers = {name: np.int64(number) for name, number in numbers.items()}
+    got = grabs.hessian_eigenvalues(model, X, y, model, tolerance=np.float64(1e-4), **numbers)
+    assert torch.equal(got, expected)
+
+
 def test_a_diverged_network_has_none():
     for name in ("relu", "convolution"):
         loss, model, X, y = CASES[name]
@@ -228,9 +237,14 @@ def test_a_diverged_network_has_none():
     [
         ({"loss": "mae"}, r"hessian_eigenvalues: got loss='mae' \(did you mean 'mse'\?\); valid"),
         ({"rows": -1}, "hessian_eigenvalues: got rows=-1; valid are an integer >= 1, or None"),
-        ({"count": 4}, "hessian_eigenvalues: got count=4; valid is 1 to 3, the number of param"),
-        ({"count": 2.0}, r"got count=2.0; valid is 1 to 3"),
+        (
+            {"count": 4},
+            "eigenvalues: got count=4; valid is an integer from 1 to 3, the number of param",
+        ),
+        ({"count": 2.0}, r"got count=2.0; valid is an integer from 1 to 3"),
         ({"count": 0, "tolerance": 0, "iterations": True}, r"3 mistakes:[^$]*tolerance=0; valid"),
+        ({"tolerance": "1"}, r"got tolerance='1'; valid is a number > 0, such as 1e-3"),
+        ({"tolerance": np.nan}, r"got tolerance=nan; valid is a number > 0"),
         ({"iterations": 0}, r"got iterations=0; valid is an integer >= 1"),
     ],
 )

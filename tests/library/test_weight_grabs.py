@@ -83,6 +83,22 @@ def test_diagonal_at_the_indices_of_monomials(monomials, indices):
     close(grabs.gram_diagonal(model, monomials=monomials), diagonal[indices])
 
 
+def test_monomials_that_come_uninvited_count_for_the_networks_inputs_alone():
+    model, monomials = MLP(), [{0: 1}, {3: 2}]
+    for layer in (1, -1):
+        close(grabs.gram_diagonal(model, layer, monomials=monomials), diagonal(model, layer))
+    outputs = grabs.gram_diagonal(model, side="output", monomials=monomials)
+    close(outputs, (matrices(model)[0] ** 2).sum(axis=1))
+    close(grabs.gram_diagonal(model, -4, monomials=monomials), diagonal(model, 0)[[0, 3]])
+    # Those that mean nothing to the layer are not looked at.
+    close(grabs.gram_diagonal(model, 1, monomials=[{9: 1}]), diagonal(model, 1))
+    assert grabs.gram_diagonal(ConvNet(), 1, monomials={0: 1}).shape == (5,)
+
+
+def diagonal(model, layer):
+    return (matrices(model)[layer] ** 2).sum(axis=0)
+
+
 def count(model):
     return len(matrices(model))
 
@@ -214,15 +230,15 @@ def test_grabs_declare_only_what_they_need(name):
         ),
         (
             lambda: grabs.readin_gram_diagonal(MLP(), monomials={4: 1}),
-            r"got monomials=\{4: 1\}, but the read-in layer has 4 inputs; valid indices are 0 to 3",
+            r"readin_gram_diagonal: the monomial \$x_\{4\}\$ has the index 4, but d=4; valid",
         ),
         (
-            lambda: grabs.gram_diagonal(MLP(), layer=1, monomials={0: 1}),
-            r"inputs of the network, which layer 0 reads; got layer=1, side='input'; try without",
+            lambda: grabs.readin_gram_diagonal(MLP(), monomials=[0, 1]),
+            r"2 mistakes:\n  - readin_gram_diagonal: bad monomial 0: a monomial is a mapping",
         ),
         (
-            lambda: grabs.gram_diagonal(MLP(), side="output", monomials={0: 1}),
-            r"got layer=0, side='output'; try without monomials: lambda model: gram_diag",
+            lambda: grabs.gram_diagonal(MLP(), monomials={0: 0}),
+            r"gram_diagonal: bad monomial \{0: 0\}: the exponents of a monomial are integers >= 1",
         ),
         (
             lambda: grabs.gram_diagonal(MLP(), side="inputs"),
@@ -246,6 +262,7 @@ def test_grabs_declare_only_what_they_need(name):
             lambda: grabs.readin_gram_diagonal(ConvNet(), monomials={0: 1}),
             r"inputs of an MLP, .* got ConvNet, whose first layer is Conv2d; try monomials=None",
         ),
+        (lambda: grabs.gram_diagonal(ConvNet(), monomials={0: 1}), r"first layer is Conv2d; try"),
         (
             lambda: grabs.distance_from_init(MLP(), nn.Linear(2, 3)),
             r"same layers; got weights of shapes \[\(7, 4\).* and \[\(3, 2\)\]",
@@ -263,9 +280,14 @@ def test_mistakes(measure_it, message):
 
 
 def test_registry_and_module_name_the_same_functions():
-    for name in set(grabs.__all__) - {"by_name"}:
+    makers = {"by_name", "on_test_set"}
+    for name in set(grabs.__all__) - makers:
         assert grabs.by_name(name) is getattr(grabs, name)
         assert grabs.by_name(name).__name__ == name
+    for name in makers:
+        with pytest.raises(SpecError, match=f"no grab named '{name}'") as caught:
+            grabs.by_name(name)
+        assert f"{name}, " not in str(caught.value)
 
 
 @pytest.mark.gpu

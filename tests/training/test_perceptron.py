@@ -69,6 +69,26 @@ def test_they_agree_with_vmap_and_autograd(
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
 
 
+def test_a_read_out_without_a_multiplier() -> None:
+    def plain(model: nn.Module, optimizer: Any, gamma: float) -> None:
+        """Ask for gamma, and so leave the outputs as they are."""
+
+    built = [MLP(D, WIDTH, depth=3).double() for _ in range(2 * K)]
+    for model in built:
+        parametrize(model, plain, gamma=2.0)
+    for one, other in zip(built[:K], built[K:], strict=True):
+        other.load_state_dict(one.state_dict())
+    explicit, general = stack(built[:K]), stack(built[K:])
+    assert explicit._perceptrons is not None
+    general._perceptrons = None
+    given = batch(False, 1)
+    got, expected = (
+        s.losses_and_gradients(given, lambda outputs: outputs.square().mean((1, 2)))
+        for s in (explicit, general)
+    )
+    torch.testing.assert_close(got, (expected[0], list(expected[1])), rtol=1e-11, atol=1e-12)
+
+
 def test_inputs_of_more_dimensions_are_flattened() -> None:
     explicit = stack(models("mup"))
     given = batch(False, 1)
@@ -142,7 +162,22 @@ def _scaled(model: Any) -> None:
     model.input_layer.multiplier *= 2
 
 
-CHANGES = [_hooked, _watched, _patched, _replaced, _tied, _frozen, _extended, _normed, _scaled]
+def _foreign(model: Any) -> None:
+    model.output_layer._forward_hooks.clear()  # a multiplier that something else would apply
+
+
+CHANGES = [
+    _foreign,
+    _hooked,
+    _watched,
+    _patched,
+    _replaced,
+    _tied,
+    _frozen,
+    _extended,
+    _normed,
+    _scaled,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__[1:])
