@@ -272,9 +272,10 @@ class Supervisor:
 
     def _start_accounting(self) -> None:
         data = self.folder / "mariadb"
+        # A folder of its own for temporary tables: another server's start would remove them.
         self._run(
             f"mariadb-install-db --no-defaults --user=root --skip-test-db --datadir={data}"
-            f" --auth-root-authentication-method=normal"
+            f" --tmpdir={self.folder}/tmp --auth-root-authentication-method=normal"
         )
         self._start("mariadbd", f"mariadbd --no-defaults {self._mariadb_options(data)}")
         self._await("mariadbd", lambda: answers(self.ports["mariadbd"]))
