@@ -1,7 +1,15 @@
 """What all tests share."""
 
+import os
+
 import pytest
 import torch
+
+
+def pytest_configure() -> None:
+    """Give each of several workers one thread: two that share two cores wait for each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

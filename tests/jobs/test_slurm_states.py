@@ -66,7 +66,9 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def state(run: RunDirectory, beat: dict[str, Any] | None = None, **how: Any) -> tuple[str, str]:
-    heartbeats = {} if beat is None else {"000-0000": {"updated": time.time(), **beat}}
+    """Return what is said of a task whose heartbeat is so many seconds old (``age``)."""
+    written = {} if beat is None else {"updated": time.time() - beat.get("age", 0.0), **beat}
+    heartbeats = {} if beat is None else {"000-0000": written}
     (task,) = slurm_tasks(run, 0, heartbeats, Scheduler(**how))
     return task.state, task.why
 
@@ -81,7 +83,7 @@ def row(word: str, reason: str = "None", node: str = "n1") -> str:
         ({"state": "done"}, ("done", "")),
         ({"state": "crashed", "error": "OSError: gone"}, ("crashed", "OSError: gone")),
         (FRESH, ("running", "")),
-        ({"state": "starting", "interval": 30.0, "updated": time.time() - 40}, ("running", "")),
+        ({"state": "starting", "interval": 30.0, "age": 40.0}, ("running", "")),
     ],
 )
 def test_the_files_tell_by_themselves(
@@ -135,8 +137,8 @@ STOPPED = {"state": "interrupted"}
             ("crashed", FORGOTTEN),
         ),
         (STALE, "", "7_0|RUNNING|0:0||1G|01:00:00|n1", ("crashed", FORGOTTEN)),
-        ({**FRESH, "updated": time.time() + 3600}, row("FAILED"), None, ("crashed", FAILED)),
-        ({**FRESH, "updated": time.time() - 30}, row("COMPLETED"), None, ("running", LATE)),
+        ({**FRESH, "age": -3600.0}, row("FAILED"), None, ("crashed", FAILED)),
+        ({**FRESH, "age": 30.0}, row("COMPLETED"), None, ("running", LATE)),
         (STALE, row("COMPLETED"), None, ("crashed", "SLURM says COMPLETED on n1")),
         (STALE, None, None, ("unknown", "the scheduler does not answer: squeue: exit code 1")),
     ],
