@@ -19,6 +19,10 @@ from mlpsubmit.training.parametrizations import is_plain, relu_scale
 
 __all__ = ["Perceptrons"]
 
+#: Activations of one layer that are computed at a time where only outputs are wanted, for all
+#: networks together, and the fewest rows that are: a megabyte is about what a core's cache holds.
+_CACHED, _ROWS = 2**18, 64
+
 
 class Perceptrons:
     """K multilayer perceptrons of equal shapes, as stacked tensors, evaluated and differentiated.
@@ -69,6 +73,17 @@ class Perceptrons:
             signals.append(product if layer == "output_layer" else product.relu_())
         signals[-1] = _multiplied(signals[-1], tensors)
         return signals
+
+    def outputs(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> Tensor:
+        """Return the outputs (K, n, d_out) alone, on a CPU a few rows at a time.
+
+        The activations of a large test set would not fit in its caches, and each is read once.
+        """
+        rows = 0 if shared else 1
+        K, width, *_ = tensors["input_layer.weight"].shape
+        at_a_time = max(_ROWS, _CACHED // (K * width)) if X.device.type == "cpu" else X.shape[rows]
+        parts = [self.forward(tensors, part, shared)[-1] for part in X.split(at_a_time, rows)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def gradients(
         self, tensors: Mapping[str, Tensor], signals: Sequence[Tensor], d_output: Tensor

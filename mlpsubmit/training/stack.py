@@ -102,7 +102,7 @@ class Stack:
 
     def _evaluate(self, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
         if self._perceptrons is not None:
-            return self._perceptrons.forward(tensors, batch.X, batch.shared)[-1]
+            return self._perceptrons.outputs(tensors, batch.X, batch.shared)
         networks = self._shared if batch.shared else self._stacked
         with autocast(self._precision, self.device):
             output: Tensor = networks(tensors, batch.X)

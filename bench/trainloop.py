@@ -1,0 +1,242 @@
+"""How many model-steps a local run makes per second: against a plain loop, and of the machine.
+
+    python bench/trainloop.py [--repeats N] [--only TEXT] [--json FILE]
+
+A model-step is one gradient step of one network. The speed of a run is that of its training, all
+workers together, without their start: steps by the seconds of the task that trains longest. It is
+compared with the unpacked loop of ``reference.py``, one thread, and with the machine's limit: the
+multiplications that the method needs, by the rate at which all cores multiply large matrices. All
+three take turns in one process, and figures are medians, so that ratios hold on shared machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from reference import reference_speed
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mlpsubmit import Sweep, launch
+
+D, CONFIGS = 32, 32
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+        network: makes the network of the plain loop; the run's is of the same shapes.
+        steps: gradient steps of the run: some seconds of training.
+        settings: of the sweep.
+        test_rows: of the test set, where it is evaluated at every step.
+        every: steps between two evaluations of the test set.
+    """
+
+    name: str
+    network: Callable[[], nn.Sequential]
+    steps: int
+    settings: dict[str, Any]
+    axes: dict[str, Any] = field(default_factory=lambda: {"trial": range(CONFIGS)})
+    batch: int = 256
+    test_rows: int = 0
+    every: int = 1
+
+    @property
+    def online(self) -> bool:
+        """Whether every step has a fresh batch."""
+        return not self.test_rows
+
+
+def mlp(width: int) -> nn.Sequential:
+    """Return two hidden layers."""
+    layers = (nn.Linear(D, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+    return nn.Sequential(*layers, nn.Linear(width, 1))
+
+
+def conv(channels: int = 8) -> nn.Sequential:
+    """Return two convolutions and a read-out, for images of 8 x 8 pixels."""
+    first, second = nn.Conv2d(1, channels, 3), nn.Conv2d(channels, channels, 3)
+    return nn.Sequential(
+        first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(16 * channels, 1)
+    )
+
+
+def products(bsz: int, gen: torch.Generator, image: bool) -> Any:
+    """Batch function: Gaussian inputs, and the product of two of their coordinates."""
+
+    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
+        X = torch.randn(bsz, 64 if image else D, generator=gen, device=gen.device)
+        y = X[:, 0] * X[:, 1]
+        return (X.view(bsz, 1, 8, 8) if image else X), y
+
+    return batch_fn
+
+
+OFFLINE = {"ONLINE": False, "N_TEST": 10_000}
+CASES = (
+    Case("online, width 64", lambda: mlp(64), 4000, {"WIDTH": 64}),
+    Case("online, width 256", lambda: mlp(256), 300, {"WIDTH": 256}),
+    Case("online, width 1024", lambda: mlp(1024), 20, {"WIDTH": 1024}),
+    Case(
+        "offline, width 256, test every step",
+        lambda: mlp(256),
+        20,
+        {"WIDTH": 256, **OFFLINE},
+        batch=1024,
+        test_rows=10_000,
+    ),
+    Case(
+        "offline, width 256, EVAL_EVERY=100",
+        lambda: mlp(256),
+        100,
+        {"WIDTH": 256, "EVAL_EVERY": 100, **OFFLINE},
+        batch=1024,
+        test_rows=10_000,
+        every=100,
+    ),
+    Case(
+        "online, widths 32 to 256",
+        lambda: mlp(128),  # about the mean width
+        800,
+        {},
+        axes={"WIDTH": [32, 64, 128, 256], "trial": range(CONFIGS // 4)},
+    ),
+    Case("online, width 256, adam", lambda: mlp(256), 300, {"WIDTH": 256, "OPTIMIZER": "adam"}),
+    Case("online, conv net", conv, 150, {"MODEL": conv}),
+)
+
+
+def packed_speed(case: Case) -> float:
+    """Return the model-steps per second of a local run."""
+    is_image = case.settings.get("MODEL") is not None
+    sweep = Sweep(
+        "bench",
+        case.axes,
+        batchfn=products,
+        image=is_image,
+        N_SAMPLES=case.batch,
+        MAX_ITER=case.steps,
+        LR=0.01,
+        LOSS_CHECKPOINTS=[],
+        **case.settings,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        run = launch(sweep, executor="local", runs_dir=folder)
+        status = run.wait()
+        if not status.complete:
+            raise RuntimeError(f"{case.name}: {[f.error for f in status.failures]}")
+        dataset = run.collect()
+        seconds = _seconds_of_tasks(run.path)
+    return float(dataset.steps.sum()) / max(seconds)
+
+
+def _seconds_of_tasks(path: Path) -> list[float]:
+    """Return for how many seconds each task of a run has trained."""
+    totals = []
+    for shard in sorted((path / "results").glob("*.tar")):
+        total = 0.0
+        with tarfile.open(shard) as members:
+            for member in members:
+                with np.load(members.extractfile(member), allow_pickle=False) as arrays:
+                    total += float(arrays["seconds"].sum()) if "seconds" in arrays else 0.0
+        totals.append(total)
+    return totals
+
+
+def plain_speed(case: Case, seconds: float) -> float:
+    """Return the model-steps per second of the unpacked loop."""
+    generator = torch.Generator().manual_seed(0)
+    image = case.settings.get("MODEL") is not None
+    batch_fn = products(case.batch, generator, image)
+    fixed = None if case.online else batch_fn(0)
+    test = None if case.online else products(case.test_rows, generator, image)(0)
+    optimizer = case.settings.get("OPTIMIZER", "sgd")
+    return reference_speed(
+        case.network(),
+        batch_fn,
+        lr=0.01,
+        optimizer=optimizer,
+        fixed=fixed,
+        test=test,
+        seconds=seconds,
+    )
+
+
+def operations(case: Case) -> float:
+    """Return the floating-point operations in matrix products that one model-step needs."""
+    image = case.settings.get("MODEL") is not None
+    X, y = products(case.batch, torch.Generator(), image)(0)
+    model = case.network()
+    with FlopCounterMode(display=False) as step:
+        (model(X).squeeze() - y).square().mean().backward()
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        model(X)
+    needed = float(step.get_total_flops())
+    if case.online:  # f0 on the fresh batch; offline it is computed once
+        return needed + forward.get_total_flops()
+    return needed + forward.get_total_flops() * case.test_rows / case.batch / case.every
+
+
+def matmul_rate(seconds: float = 0.5) -> float:
+    """Return the floating-point operations per second of large matrix products on all cores."""
+    A, B = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    A @ B
+    count, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        A @ B
+        count += 1
+    return 2 * 1024**3 * count / (time.perf_counter() - begin)
+
+
+def measure(case: Case, repeats: int) -> dict[str, Any]:
+    """Measure a case: run, plain loop and machine in turn."""
+    rounds = [(packed_speed(case), plain_speed(case, 1.0), matmul_rate()) for _ in range(repeats)]
+    needed = operations(case)
+    return {
+        "case": case.name,
+        "model_steps_per_second": statistics.median(packed for packed, _, _ in rounds),
+        "plain_model_steps_per_second": statistics.median(plain for _, plain, _ in rounds),
+        "against_plain": statistics.median(packed / plain for packed, plain, _ in rounds),
+        "of_limit": statistics.median(packed * needed / rate for packed, _, rate in rounds),
+        "operations": needed,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--repeats", type=int, default=3, help="times that all take turns")
+    parser.add_argument("--only", default="", help="cases whose name has this text")
+    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    options = parser.parse_args(arguments)
+    cases = [case for case in CASES if options.only in case.name]
+    print(f"{torch.get_num_threads()} threads; the plain loop has one")
+    print(f"{'':<38}{'run':>10}{'plain':>10}{'ratio':>8}{'of limit':>10}")
+    results = []
+    for case in cases:
+        result = measure(case, options.repeats)
+        results.append(result)
+        print(
+            f"{result['case']:<38}{result['model_steps_per_second']:>10,.0f}"
+            f"{result['plain_model_steps_per_second']:>10,.0f}{result['against_plain']:>8.1f}"
+            f"{result['of_limit']:>10.0%}",
+            flush=True,
+        )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
