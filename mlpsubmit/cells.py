@@ -1,4 +1,4 @@
-"""The cells of a notebook, as far as they make a spec: those before its first launch."""
+"""The cells of a notebook as Python: magics left out, parsed one after another."""
 
 from __future__ import annotations
 import __future__
@@ -9,7 +9,7 @@ import json
 import linecache
 import operator
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -17,7 +17,7 @@ from typing import Any
 
 from mlpsubmit.errors import SpecError
 
-__all__ = ["Cell", "before_launch", "read_cells"]
+__all__ = ["Cell", "IgnoredMagics", "read_cells", "statements"]
 
 #: A line that IPython understands and Python does not: ``%magic``, ``!command``, ``x = !command``,
 #: ``name?``.
@@ -31,9 +31,6 @@ _FUTURE = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
 
-#: Names of calls that end the spec, wherever what they are called on is not known yet.
-_ENDS = ("launch", "collect")
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -46,6 +43,13 @@ class Cell:
 
     statements: list[ast.stmt]
     file: str
+
+
+class IgnoredMagics:
+    """What ``get_ipython()`` gives to a cell: magics that are called do nothing either."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **options: None
 
 
 def read_cells(path: Path) -> Iterator[Cell]:
@@ -67,21 +71,11 @@ def read_cells(path: Path) -> Iterator[Cell]:
         yield _cell(number, source, path)
 
 
-def before_launch(cells: Iterable[Cell], namespace: Mapping[str, Any]) -> Iterator[CodeType]:
-    """Yield the compiled statements of cells one by one, up to the first launch or collect.
-
-    Whether a call is one is looked up in the namespace when its turn has come, so that neither
-    ``gc.collect()`` nor a function of the user's own that is called launch ends the spec.
-
-    Args:
-        cells: as :func:`read_cells` yields them.
-        namespace: that in which whoever iterates runs the statements.
-    """
+def statements(cells: Iterable[Cell]) -> Iterator[CodeType]:
+    """Yield the compiled statements of cells one by one, each when its turn has come."""
     flags = 0
     for cell in cells:
         for statement in cell.statements:
-            if any(_ends_the_spec(call, namespace) for call in _calls(statement)):
-                return
             module = ast.Module(body=[statement], type_ignores=[])
             code = compile(module, cell.file, "exec", flags, dont_inherit=True)
             flags |= code.co_flags & _FUTURE
@@ -115,36 +109,3 @@ def _without_magic(line: str) -> str:
     timed = _TIMERS.match(line)
     indent = line[: len(line) - len(line.lstrip())]
     return indent + ((timed and timed[2]) or "pass")
-
-
-def _calls(statement: ast.stmt) -> Iterator[ast.Call]:
-    """Yield the calls that running a statement makes itself: not those in bodies of functions."""
-    waiting: list[ast.AST] = [statement]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Call):
-            yield node
-        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            waiting.extend(ast.iter_child_nodes(node))
-
-
-def _ends_the_spec(call: ast.Call, namespace: Mapping[str, Any]) -> bool:
-    """Tell whether a call launches a sweep, or opens or collects a run."""
-    from mlpsubmit.launching import launch
-    from mlpsubmit.run import Run, open_run
-
-    try:
-        called = _looked_up(call.func, namespace)
-    except (KeyError, AttributeError, TypeError):
-        name = getattr(call.func, "attr", None) or getattr(call.func, "id", None)
-        return name in _ENDS
-    return called in (launch, open_run) or isinstance(getattr(called, "__self__", None), Run)
-
-
-def _looked_up(node: ast.expr, namespace: Mapping[str, Any]) -> Any:
-    """Return the value of a dotted name; nothing else is evaluated."""
-    if isinstance(node, ast.Name):
-        return namespace[node.id]
-    if isinstance(node, ast.Attribute):
-        return getattr(_looked_up(node.value, namespace), node.attr)
-    raise TypeError(f"{type(node).__name__} is no name")

@@ -20,6 +20,7 @@ from mlpsubmit.jobs import store
 from mlpsubmit.jobs.plan import Plan, make_plan
 from mlpsubmit.jobs.slurm.refusals import Refused
 from mlpsubmit.jobs.store import RunDirectory
+from mlpsubmit.reading import stop_reading
 from mlpsubmit.run import Run
 from mlpsubmit.submitting import exclusively, label, missing_packs, start, submission_for
 
@@ -82,6 +83,8 @@ def launch(
         raise UserError(
             f"launch: got {sweep!r}; should be a Sweep (from a file: mlpsubmit launch spec.py)"
         )
+    stop_reading(sweep)
+    sweep.reread()
     _ = sweep.fingerprint  # before any function of the user runs and fills a cache of its own
     probe(sweep)
     ask = SlurmAsk(template, dict(slurm or {}), retries)

@@ -16,9 +16,10 @@ from typing import Any
 
 import cloudpickle
 
-from mlpsubmit.cells import before_launch, read_cells
+from mlpsubmit.cells import IgnoredMagics, read_cells, statements
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.fingerprint import is_library, module_places
+from mlpsubmit.reading import EndOfSpec, reading
 from mlpsubmit.sweep import Sweep
 
 __all__ = ["freeze", "load_spec", "thaw"]
@@ -29,8 +30,8 @@ def load_spec(path: Path, pick: str | None = None) -> Sweep:
 
     Args:
         path: a Python file or a notebook that holds one :class:`Sweep`, or several of which
-            ``pick`` names one. Of a notebook the cells up to the first launch or collect are run,
-            without their magics.
+            ``pick`` names one. It is run up to where it launches a sweep or opens a run itself,
+            a notebook without its magics.
         pick: the variable that holds the sweep, or the sweep's own name.
 
     Raises:
@@ -46,26 +47,28 @@ def load_spec(path: Path, pick: str | None = None) -> Sweep:
             f"{path}: got a {path.suffix or 'nameless'} file; a spec is a .py file or a notebook "
             "(.ipynb)"
         )
-    module = _run(path.resolve())
-    sweeps = {name: value for name, value in vars(module).items() if isinstance(value, Sweep)}
+    sweeps = _run(path.resolve())
     return _picked(sweeps, pick, path)
 
 
-def _run(path: Path) -> types.ModuleType:
-    """Execute a spec as a module of its own, with its folder importable as for a script."""
+def _run(path: Path) -> dict[str, Sweep]:
+    """Execute a spec as a module of its own, with its folder importable as for a script.
+
+    Returns:
+        Its sweeps, by the variables that hold them; one that it was about to launch, and that no
+        variable holds, by its own name.
+    """
     module = types.ModuleType(f"mlpsubmit_spec_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
+    launched: Sweep | None = None
     try:
-        # A spec is the user's code.
-        if path.suffix == ".py":
-            code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
-            exec(code, vars(module))
-        else:
-            for code in before_launch(read_cells(path), vars(module)):
-                exec(code, vars(module))
+        with reading():
+            _execute(path, vars(module))
+    except EndOfSpec as end:
+        launched = end.sweep
     except SyntaxError as error:
         where = str(error.filename or path)  # it may be a module that the spec imports
         line = (error.text or linecache.getline(where, error.lineno or 0)).strip()
@@ -75,7 +78,20 @@ def _run(path: Path) -> types.ModuleType:
     except (Exception, SystemExit) as error:
         text = f"{_place(error, path)}raised {type(error).__name__}: {error}"
         raise SpecError(text, where=str(path)) from error
-    return module
+    sweeps = {name: value for name, value in vars(module).items() if isinstance(value, Sweep)}
+    if launched is not None and not any(sweep is launched for sweep in sweeps.values()):
+        sweeps[launched.name] = launched
+    return sweeps
+
+
+def _execute(path: Path, namespace: dict[str, Any]) -> None:
+    """Run the user's code: a file, or the cells of a notebook."""
+    if path.suffix == ".py":
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), namespace)
+        return
+    namespace["get_ipython"] = IgnoredMagics
+    for code in statements(read_cells(path)):
+        exec(code, namespace)
 
 
 def _place(error: BaseException, path: Path) -> str:
@@ -92,8 +108,10 @@ def _place(error: BaseException, path: Path) -> str:
 def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:
     distinct = {id(sweep): sweep for sweep in sweeps.values()}
     if not distinct:
-        place = "at its top level" if path.suffix == ".py" else "before its first launch or collect"
-        raise SpecError(f"holds no Sweep; write sweep = Sweep(...) {place}", where=str(path))
+        raise SpecError(
+            "holds no Sweep; write sweep = Sweep(...) at its top level, before it opens any run",
+            where=str(path),
+        )
     if pick is not None:
         named = {**{sweep.name: sweep for sweep in sweeps.values()}, **sweeps}
         alike = {id(s) for s in sweeps.values() if s.name == pick}

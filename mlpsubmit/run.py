@@ -24,6 +24,7 @@ from mlpsubmit.jobs.slurm.states import Scheduler, job_ids
 from mlpsubmit.jobs.status import Status, TaskStatus, read_status
 from mlpsubmit.jobs.store import RunDirectory
 from mlpsubmit.notebook import progress_display, status_html
+from mlpsubmit.reading import stop_reading
 from mlpsubmit.submitting import start
 
 if TYPE_CHECKING:
@@ -340,4 +341,5 @@ def open_run(selector: str | Path | None = None, runs_dir: str | Path | None = N
     Raises:
         RunError: where the selector fits no run, or several.
     """
+    stop_reading()
     return Run(RunDirectory.open(find_run(selector, runs_dir)))

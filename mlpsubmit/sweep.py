@@ -459,6 +459,14 @@ class Sweep:
         parts = (self.name, self._base_key.tobytes(), axes, self.where, self.base.pack_size)
         return _digest("where", *parts).hex()
 
+    def reread(self) -> None:
+        """Forget the keys: functions, or what they use, may have changed since they were computed.
+
+        In a notebook one edits a helper and launches the same sweep again.
+        """
+        for name in ("_base_key", "_axis_keys", "fingerprint"):
+            self.__dict__.pop(name, None)
+
     @functools.cached_property
     def fixed(self) -> dict[str, Any]:
         """Every hyperparameter and argument, as it is where no axis changes it."""

@@ -82,7 +82,9 @@ class Perceptrons:
         rows = 0 if shared else 1
         K, width, *_ = tensors["input_layer.weight"].shape
         at_a_time = max(_ROWS, _CACHED // (K * width)) if X.device.type == "cpu" else X.shape[rows]
-        parts = [self.forward(tensors, part, shared)[-1] for part in X.split(at_a_time, rows)]
+        parts = [
+            self.forward(tensors, part, shared)[-1] for part in torch.split(X, at_a_time, rows)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def gradients(

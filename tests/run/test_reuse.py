@@ -116,3 +116,42 @@ def test_a_function_that_fills_a_cache_keeps_its_key(workplace: Path) -> None:
     for lrs, reused in (([0.1], 0), ([0.1, 0.2], 1)):
         made = Sweep("caching", {"LR": lrs}, batchfn=caching({}), **settings)
         assert launch(made, executor="debug").status().reused == reused
+
+
+NOTEBOOK = """
+import torch
+SCALE = 1.0
+
+def noisy(bsz, gen):
+    def batch_fn(step):
+        X = torch.randn(bsz, 4, generator=gen)
+        return X, SCALE * X[:, 0]
+    return batch_fn
+
+def spread(y_tr):
+    return y_tr.square().mean()
+"""
+
+
+def test_a_sweep_that_is_launched_again_sees_what_has_changed(tmp_path: Path) -> None:
+    cells: dict[str, Any] = {"__name__": "cells_of_a_notebook"}
+    exec(NOTEBOOK, cells)
+    settings = {"WIDTH": 4, "MAX_ITER": 3, "N_SAMPLES": 64, "grabs": {"spread": cells["spread"]}}
+    sweep = Sweep("again", batchfn=cells["noisy"], **settings)
+
+    def trained(fresh: bool = False) -> tuple[str, float]:
+        run = launch(sweep, executor="debug", runs_dir=tmp_path, fresh=fresh)
+        return run.id, float(run.collect().spread)
+
+    first = trained()
+    assert trained() == first
+    cells["SCALE"] = 5.0
+    second = trained()
+    assert second[0] != first[0]
+    assert second[1] == pytest.approx(25 * first[1], rel=1e-5)
+    cells["SCALE"] = 1.0
+    assert trained() == first
+    cells["SCALE"] = 3.0
+    assert trained(fresh=True)[1] == pytest.approx(9 * first[1], rel=1e-5)
+    cells["SCALE"] = 1.0
+    assert trained() == first

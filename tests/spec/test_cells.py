@@ -57,10 +57,9 @@ LAUNCHES = {
     "a function of the package": "run = mlpsubmit.launch(sweep)",
     "a name of its own": "from mlpsubmit import launch as go\nrun = go(sweep, executor='local')",
     "inside an expression": "dataset = mlpsubmit.launch(sweep).collect()",
-    "inside a statement": "with open('x') as file:\n    run = mlpsubmit.launch(sweep)",
+    "inside a statement": "for lr in (0.1, 0.2):\n    run = mlpsubmit.launch(sweep)",
+    "inside a function": "def study():\n    return mlpsubmit.launch(sweep)\nds = study()",
     "a run of before": "run = mlpsubmit.open_run('a')",
-    "a method of what is not there": "dataset = run.collect()",
-    "a name that is not there": "launch(sweep)",
 }
 
 
@@ -87,7 +86,8 @@ def test_what_is_no_launch_ends_nothing(notebook, what):
 def test_a_launch_before_the_sweep(notebook):
     path = notebook(IMPORTS, BATCHES, "run = mlpsubmit.open_run('a')", SWEEP)
     assert message(path) == (
-        f"{path}: holds no Sweep; write sweep = Sweep(...) before its first launch or collect"
+        f"{path}: holds no Sweep; write sweep = Sweep(...) at its top level, before it opens any "
+        "run"
     )
 
 
@@ -99,6 +99,7 @@ MAGICS = {
     "a question": "Sweep?",
     "another": "?mlpsubmit.launch",
     "in a block": "if True:\n    %load_ext autoreload\n    !ls",
+    "by its function": "get_ipython().run_line_magic('matplotlib', 'inline')",
     "several": "%load_ext autoreload\n%autoreload 2\n\n!ls\nz = 3",
     "a cell of another language": "%%bash\nfor x in y; do\ndone",
     "a file": "%%writefile x.py\nx = = 3",

@@ -129,6 +129,29 @@ def test_code_for_the_file_as_a_script_is_not_run(write):
     assert len(load_spec(path)) == 1
 
 
+@pytest.mark.parametrize(
+    "launching",
+    [
+        "mlpsubmit.launch(sweep)",
+        "def go(): mlpsubmit.launch(sweep)\ngo()",
+        "try:\n    mlpsubmit.launch(sweep)\nexcept Exception:\n    sweep = None",
+        "mlpsubmit.open_run('earlier')",
+        "for lr in (0.1, 0.2): mlpsubmit.launch(sweep)",
+    ],
+)
+def test_a_spec_ends_where_it_launches_by_itself(write, tmp_path, monkeypatch, launching):
+    monkeypatch.chdir(tmp_path)
+    code = "import mlpsubmit\nsweep = Sweep('a', batchfn=batches)\n"
+    path = write(HEAD + code + launching + "\n1 / 0\n")
+    assert load_spec(path).name == "a"
+    assert not (tmp_path / "mlpruns").exists()
+
+
+def test_a_sweep_that_no_variable_holds_is_the_one_it_was_about_to_launch(write):
+    code = "import mlpsubmit\nmlpsubmit.launch(Sweep('a', batchfn=batches))\n"
+    assert load_spec(write(HEAD + code)).name == "a"
+
+
 def test_a_spec_inherits_no_future_statements_of_ours(write):
     path = write(
         "from mlpsubmit import Sweep\ndef batches(bsz: int): ...\nsweep = Sweep(batchfn=batches)"
@@ -141,7 +164,10 @@ def test_a_spec_inherits_no_future_statements_of_ours(write):
 
 def test_a_spec_without_a_sweep(write):
     path = write(HEAD)
-    text = f"{path}: holds no Sweep; write sweep = Sweep(...) at its top level"
+    text = (
+        f"{path}: holds no Sweep; write sweep = Sweep(...) at its top level, before it opens any "
+        "run"
+    )
     assert message(path) == message(path, "sweep") == text
 
 
