@@ -52,7 +52,7 @@ def _check(arguments: Mapping[str, Any]) -> None:
     check_arguments("power_law", arguments, SPECTRUM)
 
 
-@recipe("power_law", _check)
+@recipe("power_law", _check, cheap=True)
 def _power_law_entries(
     d: int, alpha: float, offset: float = 6.0, normalized: bool = True
 ) -> dict[str, Tensor]:

@@ -82,7 +82,7 @@ def _training_pairs(p: int, train_fraction: float) -> int:
     return round(float(train_fraction) * p**2)
 
 
-@recipe("modular_addition", _check)
+@recipe("modular_addition", _check, cheap=True)
 def _modular_addition_entries(
     p: int,
     train_fraction: float = 0.5,

@@ -14,16 +14,20 @@ Check: TypeAlias = Callable[[Mapping[str, Any]], None]
 Entries = TypeVar("Entries", bound=Callable[..., Any])
 
 
-def recipe(name: str, check: Check) -> Callable[[Entries], Entries]:
+def recipe(name: str, check: Check, cheap: bool = False) -> Callable[[Entries], Entries]:
     """Decorate the function that computes a recipe's data entries on a worker.
 
     Messages then call it by the name that the user knows, and its ``check`` can be asked at launch
     about values of axes. Pickles and content hashes go by the qualified name, which stays.
+
+    Args:
+        cheap: whether it takes next to no time, so that a launch may compute the entries too and
+            look whether batches and grabs fit them.
     """
 
     def decorate(entries: Entries) -> Entries:
         entries.__name__ = name
-        entries.__dict__["check"] = check
+        entries.__dict__.update(check=check, cheap=cheap)
         return entries
 
     return decorate

@@ -14,11 +14,12 @@ from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.store import REUSED_PREFIX, Failure, RunDirectory, task_name
 from mlpsubmit.jobs.tasks import TaskStatus
+from mlpsubmit.wording import totals
 
 __all__ = ["Status", "TaskStatus", "read_status"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Status:
     """How far a run is.
 
@@ -48,6 +49,9 @@ class Status:
     failures: Sequence[Failure]
     retry: str = ""
     retry_failure: str = ""
+
+    def __repr__(self) -> str:
+        return f"Status({self.name} {self.run} {self.state}: {totals(self)})"
 
     @property
     def busy(self) -> bool:

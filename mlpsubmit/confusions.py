@@ -48,6 +48,11 @@ def confusions(
             "batchfn: sample draws rows of data entries, and there is no data=; write for example "
             "data=images('digits'), or in its place batchfn=arrays(X, y)"
         )
+    elif _is_plain(batchfn) and name == "polynomial" and not (data or "data_eigvals" in given):
+        mistakes.append(
+            "batchfn: polynomial needs the spectrum of its inputs, and there is no data=; write "
+            "for example data=power_law(d=200, alpha=2.0)"
+        )
     return mistakes
 
 

@@ -150,6 +150,11 @@ class Sweep:
         self.name = name
         self.batchfn: Callable[..., Any] = batchfn  # type: ignore[assignment]  # checked below
         self.data = data
+        if grabs is not None and not isinstance(grabs, Mapping):
+            raise SpecError(
+                f"grabs: got {grabs!r:.80}; should be a mapping of names to functions, as in "
+                "grabs={'sharpness': sharpness}"
+            )
         self.grabs = dict(grabs or {})
         self.where = where
         # An iterator can be read only once, and not pickled.
@@ -192,7 +197,12 @@ class Sweep:
         functions |= {f"grabs[{name!r}]": grab for name, grab in self.grabs.items()}
         for place, function in functions.items():
             if function is not None and not callable(function):
-                mistakes.append(f"{place}: got {function!r}; should be a function")
+                hint = (
+                    f" (by its name: OTHER_MODEL_GRABS={{'mine': {function!r}}})"
+                    if isinstance(function, str) and place.startswith("grabs")
+                    else ""
+                )
+                mistakes.append(f"{place}: got {function!r}; should be a function{hint}")
         for alias, grab in self._named_grabs().items():
             if isinstance(grab, SpecError):
                 mistakes += [f"OTHER_MODEL_GRABS[{alias!r}]: {text}" for text in grab.mistakes]
@@ -223,6 +233,26 @@ class Sweep:
         """The names that functions of the spec declare and the train loop does not supply."""
         names = set().union(*(declared(function) for function in self._functions()))
         return names - SUPPLIED
+
+    def _unused(self) -> set[str]:
+        """Return the hyperparameters that belong to optimizers other than those of the spec."""
+        axes, settings = self._spec
+        given = [
+            value
+            for place in (axes, settings)
+            for name, value in place.items()
+            if isinstance(name, str) and hp.canonical_name(name) == "optimizer"
+        ]
+        zipped = any(
+            hp.canonical_name(name) == "optimizer"
+            for names in axes
+            if isinstance(names, tuple)
+            for name in map(str, names)
+        )
+        if zipped or any(not isinstance(value, str) for value in given):
+            return set()  # several, or a class, which may take what it likes
+        uses_betas = given and given[0] in ("adam", "adamw")
+        return {"momentum", "nesterov"} if uses_betas else {"betas", "eps"}
 
     def takes(self, name: str) -> bool:
         """Tell whether any function of the spec takes an argument of this name."""
@@ -260,6 +290,11 @@ class Sweep:
         if idle := [name for name in canonical if name in hp.OUTSIDE_RESULTS]:
             raise SpecError(
                 f"axis {label}: no result depends on {idle[0].upper()}; give it as one value"
+            )
+        if idle := [name for name in canonical if name in self._unused()]:
+            raise SpecError(
+                f"axis {label}: no optimizer of the spec uses {idle[0].upper()}, so no result "
+                "depends on it"
             )
         if "n_train" in canonical and not self.takes("n_train"):
             raise SpecError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -196,11 +197,27 @@ def _train_source(
         # The fixed set comes back as X and y to a function that takes them, as in MLPscape.
         if {"X", "y"} <= declared(batchfn):
             batch_fn = _made(batchfn, {**offered, "X": first[0], "y": first[1]})
-            first = _batch(batchfn, batch_fn, device)
-        else:
-            fixed = first
-            batch_fn = lambda step: fixed  # noqa: E731
+            _compare(batchfn, first, _batch(batchfn, batch_fn, device))
+        fixed = first
+        batch_fn = lambda step: fixed  # noqa: E731
     return _Source(batchfn, generator, first, batch_fn)
+
+
+def _compare(
+    batchfn: Callable[..., Any], first: tuple[Tensor, Tensor], again: tuple[Tensor, Tensor]
+) -> None:
+    """Warn of a batch function that makes something else of the training set it has made."""
+    for name, one, other in zip("Xy", first, again, strict=True):
+        if one is other:  # as it should be; a comparison would take the memory of two more
+            continue
+        same = one.shape == other.shape
+        if not (same and torch.allclose(one.double(), other.double(), rtol=1e-6, equal_nan=True)):
+            warnings.warn(
+                f"batchfn {function_name(batchfn)}: offline, its first result is the training set, "
+                f"which it is then given as X and y, to return as they are; it returned another "
+                f"{name}, which is not used",
+                stacklevel=2,
+            )
 
 
 def _test_fn(
@@ -211,14 +228,14 @@ def _test_fn(
     return _named(functools.cache(batch_fn), batchfn)  # drawn once, however many share it
 
 
-def make_batches(sweep: Sweep, config: Config) -> None:
+def make_batches(sweep: Sweep, config: Config, entry: Mapping[str, Any]) -> None:
     """Call the batch function of a config for what it says of its arguments; draw no batch.
 
     Raises:
         SpecError: from the batch function, or where it needs an argument that nothing provides.
     """
     cpu = torch.device("cpu")
-    context = settings_of(sweep, config, {}, cpu)
+    context = settings_of(sweep, config, entry, cpu)
     _made(sweep.batchfn, {**context, **_supplied(context, torch.Generator(cpu), "train")})
 
 

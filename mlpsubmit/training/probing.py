@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import random
 import traceback
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 
 import mlpsubmit
 from mlpsubmit import batchfns
-from mlpsubmit.calling import declared, pick
+from mlpsubmit.calling import call, declared, function_name, pick
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.sweep import SUPPLIED, Config, Sweep
@@ -61,16 +63,27 @@ def probe(sweep: Sweep) -> None:
         _check_datasethps(sweep, hyperparameters.datasethps)
         if hyperparameters.optimizer not in OPTIMIZERS:
             optimizer_class(hyperparameters.optimizer)
-        if sweep.data is not None:
-            data_arguments(sweep, config)
+        entry = _entry(sweep, config)
+        if entry is None:
             continue
         for grab in grabs.values():
-            pick(grab, {**config.settings, **dict.fromkeys(SUPPLIED)})
+            pick(grab, {**config.settings, **entry, **dict.fromkeys(SUPPLIED)})
         if grabs and _is_small(hyperparameters):
-            _train_one_step(sweep, config.replaced(max_iter=1), with_grabs=True)
+            _train_one_step(sweep, config.replaced(max_iter=1), entry, with_grabs=True)
         else:
-            _train_one_step(sweep, _smaller(config), with_grabs=False)
+            _train_one_step(sweep, _smaller(config), entry, with_grabs=False)
     _probe_arguments(sweep)
+
+
+def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
+    """Return the data entries of a config, or None where they are left to the workers."""
+    arguments = data_arguments(sweep, config)  # also for what it says of them
+    if sweep.data is None:
+        return {}
+    if not getattr(getattr(sweep.data, "func", None), "cheap", False):
+        return None
+    entries: Mapping[str, Any] = call(sweep.data, arguments)
+    return entries
 
 
 def _check_datasethps(sweep: Sweep, names: Collection[str]) -> None:
@@ -121,19 +134,18 @@ def _probe_arguments(sweep: Sweep) -> None:
     Raises:
         SpecError: what the functions say, once each, with the point at which they say it.
     """
-    recipe_check = getattr(getattr(sweep.data, "func", None), "check", None)
-    makes_batches = sweep.data is None and _of_library(sweep.batchfn)
-    watched = sweep.data if recipe_check else sweep.batchfn if makes_batches else None
-    if watched is None:
-        return
-    own = declared(watched) | {"n_samples"}  # which a batch function knows as bsz
+    check = getattr(getattr(sweep.data, "func", None), "check", None)
+    functions = [f for f in (sweep.data, sweep.batchfn) if f is not None and _of_library(f)]
+    names = set().union({"n_samples"}, *map(declared, functions))  # which they know as bsz
     mistakes: dict[str, None] = {}
-    for config in itertools.islice(_points_of(sweep, own), PROBED_ARGUMENTS):
+    points = _points_of(sweep, names) if functions else iter(())
+    for config in itertools.islice(points, PROBED_ARGUMENTS):
         try:
-            if recipe_check is not None:
-                recipe_check({**_defaults(watched), **data_arguments(sweep, config)})
-            else:
-                make_batches(sweep, config)
+            if check is not None:
+                check({**_defaults(functions[0]), **data_arguments(sweep, config)})
+            entry = _entry(sweep, config)
+            if entry is not None and sweep.batchfn in functions:
+                make_batches(sweep, config, entry)
         except SpecError as error:
             mistakes |= dict.fromkeys(f"{mistake} (at {config!r})" for mistake in error.mistakes)
     if mistakes:
@@ -181,9 +193,12 @@ def rehearse(sweep: Sweep, config: Config, entry: Mapping[str, Any], device: tor
             stack.train()
 
 
-def _train_one_step(sweep: Sweep, config: Config, with_grabs: bool) -> None:
+def _train_one_step(
+    sweep: Sweep, config: Config, entry: Mapping[str, Any], with_grabs: bool
+) -> None:
+    before = _global_generators()
     try:
-        for stack in assemble(sweep, [config], [{}], torch.device("cpu")):
+        for stack in assemble(sweep, [config], [entry], torch.device("cpu")):
             if not with_grabs:
                 stack.grabs = {}
             stack.train()
@@ -194,6 +209,24 @@ def _train_one_step(sweep: Sweep, config: Config, with_grabs: bool) -> None:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
         place = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
         raise SpecError(f"a function of the spec raised {text}{place}: {config!r}") from error
+    drawn = [name for name, state in _global_generators().items() if state != before[name]]
+    if drawn:
+        warnings.warn(
+            f"batchfn {function_name(sweep.batchfn)}, or a grab, draws from the global generator "
+            f"of {' and '.join(drawn)}: trials may see the same data, and results do not repeat; "
+            "draw from gen: torch.randn(..., generator=gen)",
+            stacklevel=2,
+        )
+
+
+def _global_generators() -> dict[str, Any]:
+    """Return the states of the generators that no function of a spec should draw from."""
+    numpy_state: Any = np.random.get_state(legacy=False)
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]),
+        "random": random.getstate(),
+    }
 
 
 def _is_ours(file: str) -> bool:

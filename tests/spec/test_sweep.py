@@ -351,7 +351,7 @@ def test_a_list_makes_an_axis():
     ],
 )
 def test_a_list_that_is_one_value_stays_one_and_a_list_of_them_is_an_axis(name, one, read):
-    sweep = make(trial=0)
+    sweep = make(trial=0, OPTIMIZER="adam")
     config = sweep.overridden({name: one}).config(0)
     assert (config.point, config[name]) == ({}, read)
     if one:
@@ -670,6 +670,11 @@ LIBRARY = mlpsubmit.batchfns
             "data recipe: batchfn=arrays(...) or data=arrays(...)",
         ),
         (
+            {"batchfn": LIBRARY.polynomial},
+            "batchfn: polynomial needs the spectrum of its inputs, and there is no data=; write "
+            "for example data=power_law(d=200, alpha=2.0)",
+        ),
+        (
             {"batchfn": LIBRARY.sample},
             "batchfn: sample draws rows of data entries, and there is no data=; write for example "
             "data=images('digits'), or in its place batchfn=arrays(X, y)",
@@ -729,3 +734,30 @@ def test_an_axis_over_n_train_needs_a_function_that_takes_it():
     images = LIBRARY.images("digits")
     assert len(make({"N_TRAIN": [10, 20]}, data=images, batchfn=LIBRARY.sample)) == 2
     assert len(make({"N_TRAIN": [10, 20]}, batchfn=lambda bsz, **kwargs: None)) == 2
+
+
+@pytest.mark.parametrize(
+    ("axes", "settings", "name"),
+    [
+        ({"MOMENTUM": [0.0, 0.9]}, {"OPTIMIZER": "adam"}, "MOMENTUM"),
+        ({"BETAS": [(0.9, 0.99), (0.8, 0.99)]}, {}, "BETAS"),
+        ({("EPS", "LR"): [(1e-8, 0.1), (1e-6, 0.2)]}, {"OPTIMIZER": "sgd"}, "EPS"),
+    ],
+)
+def test_an_axis_that_the_optimizer_does_not_use(axes, settings, name):
+    (mistake,) = mistakes_of(make, axes, **settings)
+    assert mistake.endswith(f": no optimizer of the spec uses {name}, so no result depends on it")
+    assert len(make(axes | {"OPTIMIZER": ["sgd", "adam"]})) == 4
+    assert len(make(axes, OPTIMIZER=torch.optim.RMSprop)) == 2
+
+
+def test_grabs_that_are_no_mapping_of_functions():
+    (mistake,) = mistakes_of(make, grabs=[len])
+    assert mistake == (
+        "grabs: got [<built-in function len>]; should be a mapping of names to functions, as in "
+        "grabs={'sharpness': sharpness}"
+    )
+    assert mistakes_of(make, grabs={"s": "sharpness"}) == [
+        "grabs['s']: got 'sharpness'; should be a function (by its name: "
+        "OTHER_MODEL_GRABS={'mine': 'sharpness'})"
+    ]

@@ -79,14 +79,25 @@ def test_the_test_set_has_a_stream_of_its_own_and_is_drawn_offline_only() -> Non
 def test_the_offline_set_comes_back_as_x_and_y() -> None:
     seen = []
 
-    def doubled(bsz: int, gen: torch.Generator, X: Any = None, y: Any = None) -> Any:
+    def kept(bsz: int, gen: torch.Generator, X: Any = None, y: Any = None) -> Any:
         seen.append(X)
-        return (lambda step: (X, 2 * y)) if X is not None else gaussian(bsz, gen)
+        return (lambda step: (X, y)) if X is not None else gaussian(bsz, gen)
 
-    (stack,) = stacks(small({}, ONLINE=False, batchfn=doubled))
+    (stack,) = stacks(small({}, ONLINE=False, batchfn=kept))
     X, y = stack.batch_fns[0](0)
     assert torch.equal(X, seen[1])
-    assert torch.equal(y, 2 * X[:, 0])
+    assert torch.equal(y, X[:, 0])
+
+
+def test_the_training_set_is_the_first_one_whatever_is_made_of_it_then() -> None:
+    def doubled(bsz: int, gen: torch.Generator, X: Any = None, y: Any = None) -> Any:
+        return (lambda step: (X, 2 * y)) if X is not None else gaussian(bsz, gen)
+
+    with pytest.warns(UserWarning, match=r"batchfn doubled: offline, .* it returned another y"):
+        (stack,) = stacks(small({}, ONLINE=False, batchfn=doubled))
+    for step in range(2):
+        X, y = stack.batch_fns[0](step)
+        assert torch.equal(y, X[:, 0])
 
 
 def test_shapes_that_differ_train_as_stacks_of_their_own() -> None:

@@ -166,3 +166,30 @@ def test_arguments_that_no_function_takes_are_refused() -> None:
 
 def test_all_of_these_are_mistakes_of_the_user() -> None:
     assert issubclass(GrabError, UserError)
+
+
+# ---- random numbers that do not come from gen, and data that a launch may compute ----------------
+
+
+def test_draws_from_global_generators_are_told() -> None:
+    def careless(bsz: int, gen: torch.Generator) -> Any:
+        def batch_fn(step: int) -> Any:
+            X = torch.randn(bsz, 3)
+            return X, X[:, 0] + np.random.randn()
+
+        return batch_fn
+
+    message = "batchfn careless, or a grab, draws from the global generator of torch and numpy"
+    with pytest.warns(UserWarning, match=message):
+        probe(small(batchfn=careless))
+
+
+def test_what_does_not_fit_cheap_data_is_told_at_launch() -> None:
+    settings: dict[str, Any] = {"data": power_law(d=3, alpha=1.0), "batchfn": polynomial}
+    axes = {"monomials": [Monomial({0: 1}), Monomial({5: 1})]}
+    with pytest.raises(
+        SpecError, match=r"has the index 5, .*\(at Config\(monomials=\$x_\{5\}\$\)\)"
+    ):
+        probe(small(axes, **settings))
+    with pytest.raises(GrabError, match="got layer=7"):
+        probe(small(monomials=Monomial({0: 1}), grabs=TOO_DEEP, **settings))
