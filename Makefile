@@ -7,7 +7,7 @@ READY := .venv/.ready
 # A real SLURM, which the tests start for themselves. Nothing of it is needed to use mlpsubmit.
 SLURM := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: quickstart test test-quick check format slurm clean
+.PHONY: quickstart test test-quick bench check format slurm clean
 
 quickstart: $(READY)  ## Train the quickstart example, collect it, print a table, draw a plot
 	$(BIN)/mlpsubmit launch examples/quickstart.py
@@ -18,6 +18,10 @@ test: check slurm  ## Everything that CI runs
 
 test-quick: $(READY)  ## The tests that launch no worker processes
 	$(BIN)/pytest -n 2 -m "not slow"
+
+bench: $(READY)  ## Speeds as ratios in one run: of the train loop, and of the empirical NTK
+	$(BIN)/python bench/trainloop.py
+	$(BIN)/python bench/ntk.py
 
 check: $(READY)  ## Formatter, linter, strict types
 	$(BIN)/ruff format --check .
