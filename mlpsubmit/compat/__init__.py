@@ -1,6 +1,7 @@
 """The names of MLPscape's and modelscape's scripts, on top of sweeps and runs.
 
-A script written for these runs here unchanged but for its imports; docs/mlpscape.md is the guide.
+A script written for these runs here with other imports, and little else to change;
+docs/mlpscape.md is the guide.
 The names are imported when they are first used.
 """
 

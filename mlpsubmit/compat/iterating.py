@@ -12,9 +12,10 @@ from typing import Any
 from rich.console import Console
 
 from mlpsubmit.cli import display
+from mlpsubmit.compat.endings import ends_with_its_message
 from mlpsubmit.compat.studies import Study, read_study
-from mlpsubmit.errors import RunError
-from mlpsubmit.jobs.executors import follows
+from mlpsubmit.errors import RunError, UserError, did_you_mean
+from mlpsubmit.jobs.executors import NAMES, follows
 from mlpsubmit.jobs.status import Status
 from mlpsubmit.launching import launch
 from mlpsubmit.notebook import progress_display
@@ -28,6 +29,7 @@ __all__ = ["EXECUTOR_VARIABLE", "run_job_iterator"]
 EXECUTOR_VARIABLE = "MLPSUBMIT_EXECUTOR"
 
 
+@ends_with_its_message
 def run_job_iterator(
     iterators: Iterable[Iterable[Any]],
     iterator_names: Sequence[str] | None = None,
@@ -52,8 +54,9 @@ def run_job_iterator(
     Args:
         iterators: lists of values, in any order. One that is called like a hyperparameter sets
             it; others are for the batch function, the grabs and the model to ask for by name.
-        iterator_names: what each is called. ``ntrain`` (or ``n``, ``n_samples``) runs over sample
-            sizes and ``trial`` over repetitions; without these, the first two do.
+        iterator_names: what each is called. ``ntrain`` (or ``n``, ``n_samples``, ``batch_size``)
+            runs over sample sizes and ``trial`` (or ``rep``, ``repeat``) over repetitions; where
+            no name tells, the first two do, and stderr says so.
         global_config: hyperparameters in any spelling, MODEL_CLASS, OPTIMIZER_CLASS, LOSS_CLASS and
             POST_INIT_FN as in modelscape, ``otherreturns`` with the grabs, X_te and y_te for a
             test set of one's own, and whatever else functions are to get by name.
@@ -75,12 +78,18 @@ def run_job_iterator(
 
     Raises:
         SpecError: listing every mistake, before anything is trained.
+        UserError: for an executor that does not exist.
         RunError: where nothing at all has a result.
+
+    A script that catches none of these ends with the message alone and exit code 2; with 130 after
+    Ctrl-C.
 
     Example:
         >>> result = run_job_iterator([[64], range(3)], ["ntrain", "trial"], ...)  # doctest: +SKIP
     """
     study = read_study(iterators, iterator_names, global_config, bfn_config, name)
+    for notice in study.notices:
+        _tell(f"run_job_iterator: {notice}")
     run = launch(
         study.sweep,
         executor=_executor(use_mp, executor),
@@ -98,9 +107,21 @@ def run_job_iterator(
 
 
 def _executor(use_mp: bool | None, executor: str | None) -> str:
+    """Return the executor that is chosen.
+
+    Raises:
+        UserError: where the variable names one that does not exist.
+    """
     if use_mp is False:
         return "debug"
-    return executor or os.environ.get(EXECUTOR_VARIABLE) or "local"
+    if executor or not (name := os.environ.get(EXECUTOR_VARIABLE)):
+        return executor or "local"
+    if name not in NAMES:
+        raise UserError(
+            f"{EXECUTOR_VARIABLE}={name}: no such executor{did_you_mean(name, NAMES)}; "
+            f"valid are {', '.join(NAMES)}"
+        )
+    return name
 
 
 def _wait(run: Run) -> Status:

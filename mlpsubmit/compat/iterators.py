@@ -15,9 +15,19 @@ from mlpsubmit.sweep import SUPPLIED
 
 __all__ = ["Iterated", "read_iterators"]
 
-#: What iterators over sample sizes and over repetitions are called, in small letters.
-_SIZES = ("n_samples", "nsamples", "ntrain", "n")
-_TRIALS = ("trial", "trials")
+#: What iterators over sample sizes and over repetitions are called, in small letters; of several in
+#: one script, the first here counts. ``n_train`` and ``seed`` are hyperparameters of their own.
+_NAMES = {
+    "n_samples": (
+        *("ntrain", "n_samples", "nsamples", "n", "num_samples", "samples", "sample_size"),
+        *("batch_size", "batchsize", "bsz"),
+    ),
+    "trial": (
+        *("trial", "trials", "num_trials", "n_trials", "ntrials", "trial_index", "trial_idx"),
+        *("rep", "reps", "repeat", "repeats", "repetition", "repetitions", "replicate"),
+        *("replicates", "replica", "replicas", "seed_index", "seed_idx"),
+    ),
+}
 
 #: Names under which MLPscape hands functions something else.
 _TAKEN = ("bsz", "gen", "X", "y", "X_tr", "y_tr", "X_te", "y_te", "opt", "otherreturns")
@@ -33,12 +43,15 @@ class Iterated:
             own.
         values: what it runs over.
         source: the iterable that the script gives.
+        by_place: it runs over sample sizes or repetitions because of where it stands, not because
+            of its name.
     """
 
     name: str
     axis: str
     values: list[Any]
     source: Any
+    by_place: bool = False
 
 
 def read_iterators(
@@ -46,8 +59,9 @@ def read_iterators(
 ) -> tuple[list[Iterated], list[str]]:
     """Return the iterators of a script, and what is wrong with them.
 
-    The one over sample sizes and the one over repetitions are found by their names, or else stand
-    first and second, as in MLPscape.
+    The one over sample sizes and the one over repetitions are found by their names. Whichever has
+    none of these names stands first or second, as in MLPscape, unless what stands there is
+    something else by its name.
 
     Args:
         iterators: the iterables, in any order.
@@ -64,7 +78,8 @@ def read_iterators(
         return [], [
             f"iterator_names: got {len(names)} names for {len(columns)} iterators; give one each"
         ]
-    mistakes = _name_mistakes(names, set(reserved))
+    named = _named(names)
+    mistakes = _name_mistakes(names, set(reserved), {names[place] for place in named})
     values = []
     for name, column in zip(names, columns, strict=True):
         listed, mistake = _values(name, column)
@@ -72,22 +87,22 @@ def read_iterators(
         mistakes += mistake
     if mistakes:
         return [], mistakes
-    roles = _roles(names, values)
-    found = [
-        Iterated(name, roles.get(place) or _axis(name, column, place), column, columns[place])
-        for place, (name, column) in enumerate(zip(names, values, strict=True))
-    ]
+    placed = _placed(names, values, named)
+    found = []
+    for place, (name, column) in enumerate(zip(names, values, strict=True)):
+        axis = named.get(place) or placed.get(place) or _axis(name, column, place)
+        found.append(Iterated(name, axis, column, columns[place], by_place=place in placed))
     return found, _shared_axes(found)
 
 
-def _name_mistakes(names: Sequence[Any], reserved: set[str]) -> list[str]:
+def _name_mistakes(names: Sequence[Any], reserved: set[str], roles: set[Any]) -> list[str]:
     mistakes = []
     for name in dict.fromkeys(map(str, names)):
         if names.count(name) > 1:
             mistakes.append(f"iterator_names: {name!r} stands more than once; keep one")
         if name in reserved:
             mistakes.append(f"{name}: is an iterator and also in bfn_config; keep one of the two")
-        if name in _TAKEN:
+        if name in _TAKEN and name not in roles:
             mistakes.append(
                 f"iterator_names: {name!r} means something else to the functions that get it; "
                 "give it another name"
@@ -109,23 +124,36 @@ def _values(name: str, column: Any) -> tuple[list[Any], list[str]]:
     return values, []
 
 
-def _roles(names: Sequence[str], values: Sequence[list[Any]]) -> dict[int, str]:
-    """Return which iterators run over sample sizes and repetitions, {place: axis}."""
-    roles = {}
-    for place, (axis, known) in enumerate((("n_samples", _SIZES), ("trial", _TRIALS))):
-        called = [p for p, name in enumerate(names) if name.lower() in known]
-        if called:
-            roles[called[0]] = axis
-        elif place < len(names) and _may_be(axis, names[place], values[place]):
-            roles.setdefault(place, axis)
-    return roles
+def _named(names: Sequence[Any]) -> dict[int, str]:
+    """Return the iterators over sample sizes and repetitions that names tell, {place: axis}."""
+    spelt = {str(name).lower(): place for place, name in reversed(list(enumerate(names)))}
+    firsts = {
+        axis: next((spelt[name] for name in known if name in spelt), None)
+        for axis, known in _NAMES.items()
+    }
+    return {place: axis for axis, place in firsts.items() if place is not None}
+
+
+def _placed(
+    names: Sequence[str], values: Sequence[list[Any]], named: Mapping[int, str]
+) -> dict[int, str]:
+    """Return those that stand where MLPscape has them, and that no name tells, {place: axis}."""
+    return {
+        place: axis
+        for place, axis in enumerate(_NAMES)
+        if axis not in named.values()
+        and place < len(names)
+        and place not in named
+        and _may_be(axis, names[place], values[place])
+    }
 
 
 def _may_be(axis: str, name: str, values: list[Any]) -> bool:
     """Tell whether an iterator that stands where MLPscape has such values holds them."""
     # N_TRAIN is a hyperparameter of its own, but a likely name for what stands first.
     unnamed = (None, "n_train") if axis == "n_samples" else (None,)
-    if hp.canonical_name(name) not in unnamed or name.lower() in (*_SIZES, *_TRIALS):
+    recognised = name in CHOICES or any(name.lower() in known for known in _NAMES.values())
+    if recognised or hp.canonical_name(name) not in unnamed:
         return False
     try:
         for value in values:

@@ -14,7 +14,7 @@ from mlpsubmit.compat.tensors import on_device
 from mlpsubmit.errors import SpecError
 from mlpsubmit.hyperparameters import Hyperparameters
 
-__all__ = ["Settings", "read_settings"]
+__all__ = ["CODE", "READ_APART", "Settings", "read_settings"]
 
 #: Hyperparameters that MLPscape's train loop does not know: they are for the script itself.
 _FOR_THE_SCRIPT = frozenset(
@@ -26,7 +26,7 @@ _FOR_THE_SCRIPT = frozenset(
 CODE = ("model", "optimizer", "loss", "parametrization")
 
 #: What is read apart from all other names.
-_APART = frozenset(
+READ_APART = frozenset(
     {
         "otherreturns",
         "X_te",
@@ -69,7 +69,9 @@ def read_settings(config: Mapping[str, Any], iterated: Sequence[Iterated]) -> Se
     """
     axes = [one.axis for one in iterated]
     settings = {one.name: one.axis for one in iterated if one.axis not in CODE}
-    others = {name: v for name, v in config.items() if name not in _APART and name not in settings}
+    others = {
+        name: v for name, v in config.items() if name not in READ_APART and name not in settings
+    }
     spelt = _take_hyperparameters(others)
     settings |= {name: axis for axis in axes if axis in spelt for name in spelt.pop(axis)}
     values, mistakes = _agreed(spelt)

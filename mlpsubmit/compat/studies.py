@@ -19,6 +19,7 @@ from mlpsubmit.compat.choices import Chosen
 from mlpsubmit.compat.functions import BatchFunction, Grab, Model, PostInit
 from mlpsubmit.compat.iterators import Iterated, read_iterators
 from mlpsubmit.compat.modules import load_from_file
+from mlpsubmit.compat.notices import Heard, notices
 from mlpsubmit.compat.script import Script
 from mlpsubmit.compat.settings import Settings, read_settings
 from mlpsubmit.compat.tensors import on_device
@@ -46,11 +47,13 @@ class Study:
         sweep: what is to be trained.
         names: what the script calls each axis of it, in order.
         grabs: the names of the measurements.
+        notices: what the script may have meant otherwise, a line each.
     """
 
     sweep: Sweep
     names: dict[str, str]
     grabs: tuple[str, ...]
+    notices: tuple[str, ...]
 
 
 def read_study(
@@ -93,7 +96,9 @@ def read_study(
         grabs=grabs,
         **{**settings.hyperparameters, **fixed},
     )
-    return Study(sweep, {one.axis: one.name for one in iterated}, tuple(grabs))
+    heard = Heard.by([batchfn, *grabs.values(), *(v for values in code.values() for v in values)])
+    told = notices(config, iterated, heard)
+    return Study(sweep, {one.axis: one.name for one in iterated}, tuple(grabs), tuple(told))
 
 
 @contextlib.contextmanager

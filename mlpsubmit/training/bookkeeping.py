@@ -10,9 +10,10 @@ The rules, for one config, where ``smooth(e, l) = s e + (1 - s) l`` with s = EMA
   crosses no threshold. Its train loss stays the one of that step (infinite or NaN); its test loss
   is NaN from there on.
 - Offline, the test loss is evaluated after the update, at the steps of EVAL_EVERY and at the
-  config's last step. The smoothed test loss starts at the first and takes in each of these once;
-  no other step counts. So with or without ONLYTHRESHOLDS, and whatever EVAL_EVERY, the final test
-  loss includes the final weights. Online it is the smoothed train loss, recorded at the same steps;
+  config's last step. The smoothed test loss starts at the first. Each later one stands for the g
+  steps since the one before, as if it had been the loss of each: ``s^g e + (1 - s^g) l``. So it
+  lags by as many steps whatever EVAL_EVERY, and with or without ONLYTHRESHOLDS the final test loss
+  includes the final weights. Online it is the smoothed train loss, recorded at the same steps;
   without a test set, NaN.
 - After its last step a config's traces keep their final values: entries at later steps are the
   smoothed train loss of the last step, and the smoothed test loss of the last step.
@@ -150,8 +151,10 @@ class Ledger:
 
     def enter_test(self, step: int, losses: Tensor, moving: Tensor) -> None:
         """Take in the test losses (K,) after this step's update, of the configs that made it."""
-        losses = losses.detach().to(self._dtype)
-        smooth = losses if step == 0 else _smoothed(self._test, losses, self._smoother)
+        smooth = losses.detach().to(self._dtype)
+        if step > 0:
+            smoother = self._smoother ** self.eval_at.since_previous(step)
+            smooth = _smoothed(self._test, smooth, smoother)
         self._test = torch.where(moving, smooth, self._test)
         if self._traced:
             self._test_rows.append(self._test)
@@ -217,6 +220,7 @@ class Ledger:
                 self.final_test[config] = np.nan
             elif test_losses is not None and last_step not in self.eval_at:
                 s, loss = float(self._smoother[one.position]), float(test_losses[one.position])
+                s **= self.eval_at.since_previous(last_step)
                 self.final_test[config] = s * self.final_test[config] + (1 - s) * loss
             self._keep_final(config, last_step)
 

@@ -91,6 +91,12 @@ class Grabber:
     ) -> None:
         """Call every grab for the configs at these positions. Gradients are enabled.
 
+        Args:
+            step: the step that was made last, for messages.
+            slot: where in a trace the results belong; what a config is given last stays to the end.
+            rows: positions in the stack.
+            train, test: the batches to show.
+
         Raises:
             GrabError: from what a grab raised, or for what it returned.
         """
@@ -186,7 +192,7 @@ class Grabber:
             )
 
     def results(self, diverged: Sequence[bool]) -> dict[str, Array]:
-        """Return (K, ...) or (K, G, ...) per grab: traces keep their last value to the end.
+        """Return (K, ...) or (K, G, ...) per grab: traces keep their final value to the end.
 
         Those of a diverged config are NaN from the step at which it diverged, or from the one
         before where the grab raised because the update had made the weights overflow.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mlpsubmit.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import Batch, Batches, BatchFn, LastBatch
-from mlpsubmit.training.bookkeeping import Ledger
+from mlpsubmit.training.bookkeeping import Finished, Ledger
 from mlpsubmit.training.grabbing import Grabber, resolve
 from mlpsubmit.training.losses import stacked_loss
 from mlpsubmit.training.monitor import STATE_FORMAT, StateError, map_tensors
@@ -82,8 +82,10 @@ class Pack:
         self.grab_at = Schedule(common.grab_every, common.max_iter) if traced else None
         slots = None if self.grab_at is None else len(self.grab_at.steps)
         self.grabber = Grabber(grabs, contexts, arguments, self.stack, views, twin, slots)
-        looks_back = online and not traced and not wanted.isdisjoint({"X_tr", "y_tr"})
-        self.last = LastBatch(device) if looks_back else None
+        # Without thresholds, those of a trace that do not diverge end at its last grab.
+        stops_between = slots != common.max_iter and bool(common.thresholds)
+        looks_back = online and not wanted.isdisjoint({"X_tr", "y_tr"})
+        self.last = LastBatch(device) if looks_back and (stops_between or not traced) else None
         if state is not None:
             self._load(state)
 
@@ -130,14 +132,21 @@ class Pack:
         finished = self.ledger.read(step)
         lacking = self.ledger.lacks_test(finished)
         self.ledger.close(finished, self.test_losses() if lacking else None)
-        if self.grab_at is None:
-            for one in finished:
-                if not one.diverged:
-                    train = self.last.batch if self.last else self._fixed(self.train)
-                    self.grabber.measure(
-                        one.last_step, 0, [one.position], train, self._fixed(self.test)
-                    )
+        for one in finished:
+            if not one.diverged:
+                self._measure_final(one)
         self.grabber.drain()
+
+    def _measure_final(self, one: Finished) -> None:
+        """Call the grabs with final weights and the last batch, unless a trace already has that."""
+        slot, step = 0, one.last_step
+        if self.grab_at is not None:
+            if step in self.grab_at:
+                return
+            # There is a slot after this step: every schedule ends with the last step of all.
+            slot = int(self.grab_at.steps.searchsorted(step))
+        train = self.last.batch if self.last else self._fixed(self.train)
+        self.grabber.measure(step, slot, [one.position], train, self._fixed(self.test))
 
     def _fixed(self, batches: Batches | None) -> Batch | None:
         return batches.draw(0) if batches is not None and batches.fixed else None

@@ -32,6 +32,16 @@ class Schedule:
         last = self._max_iter - 1
         return step == last or (0 <= step < last and step % self._every == 0)
 
+    def since_previous(self, step: int) -> int:
+        """Return how many steps lie between the last of these before a step and that step.
+
+        Args:
+            step: from 1 to ``max_iter - 1``, whether it is one of these or not.
+        """
+        if isinstance(self._every, str):
+            return step - int(self.steps[self.steps.searchsorted(step) - 1])
+        return (step - 1) % self._every + 1
+
     @cached_property
     def steps(self) -> Array:
         """All steps, (R,) int64, increasing and distinct. Asked for where they are kept."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from mlpsubmit.training.seeds import streams
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of its own to work in, where no variable chooses folders or executors."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # scripts that fail have one set
     for variable in ("MLPSUBMIT_RUNS", "MLPSUBMIT_EXECUTOR"):
         monkeypatch.delenv(variable, raising=False)
     return tmp_path

@@ -39,6 +39,7 @@ def _nothing_is_made(workplace):
         (3, None, "iterators: got 3; should be a list of lists"),
         ([[8], [1]], ["n", 3], "iterator_names: got 3; a name should be a string"),
         ([[8], [1]], ["n", "val"], "iterator_names: 'val' is a name that ExptTrace reserves; give"),
+        ([[8], [1]], ["n", "bsz"], "iterator_names: 'bsz' means something else to the functions "),
         ([[8], [1]], ["n", "X"], "iterator_names: 'X' means something else to the functions that"),
         (
             [[8], [1], [2]],

@@ -19,8 +19,10 @@ def _in_a_folder_of_its_own(workplace):
 
 def random_bfn(bsz, gen=None, X=None, y=None, dim=4, **kwargs):
     def batch_fn(step):
-        device = gen.device if gen is not None else torch.device("cpu")
-        return torch.randn(bsz, dim, device=device), torch.randn(bsz, device=device)
+        if X is not None and y is not None:
+            return X, y
+        inputs = torch.randn(bsz, dim, generator=gen, device=gen.device)
+        return inputs, torch.randn(bsz, generator=gen, device=gen.device)
 
     return batch_fn
 
@@ -93,19 +95,12 @@ def test_a_grab_gets_an_iterator_that_only_it_names():
 
 
 def test_trials_draw_different_data():
-    def drawn_bfn(bsz, gen=None, X=None, y=None, dim=4, **kwargs):
-        def batch_fn(step):
-            inputs = torch.randn(bsz, dim, generator=gen, device=gen.device)
-            return inputs, torch.randn(bsz, generator=gen, device=gen.device)
-
-        return batch_fn
-
     grabs = {"sum": lambda X_te, **kwargs: float(X_te.sum().item())}
     result = run_job_iterator(
         [[8], [0, 1]],
         ["ntrain", "trial"],
         settings(MAX_ITER=1, ONLYTHRESHOLDS=False, otherreturns=grabs),
-        bfn_config={"base_bfn": drawn_bfn, "dim": 4},
+        bfn_config={"base_bfn": random_bfn, "dim": 4},
         use_mp=False,
     )
     first, second = outcomes(result["extras"]["sum"])

@@ -45,15 +45,30 @@ def axes(iterators, names, config=None, **bfn_config):
         (None, {"n_samples": [8], "trial": [0, 1]}),
         (["size", "repetition"], {"n_samples": [8], "trial": [0, 1]}),
         (["n_train", "seed_number"], {"n_samples": [8], "trial": [0, 1]}),
+        (["Batch_Size", "REPEAT"], {"n_samples": [8], "trial": [0, 1]}),
+        (["bsz", "seed_index"], {"n_samples": [8], "trial": [0, 1]}),
+        # Of several such names the likeliest counts, and a place takes none that names tell.
+        (["batch_size", "ntrain"], {"batch_size": [8], "n_samples": [0, 1]}),
+        (["rep", "samples"], {"trial": [8], "n_samples": [0, 1]}),
+        (["rep", "kind"], {"trial": [8], "kind": [0, 1]}),
+        (["kind", "samples"], {"kind": [8], "n_samples": [0, 1]}),
         # A hyperparameter is one wherever it stands.
         (["WIDTH", "trial"], {"width": [8], "trial": [0, 1]}),
         (["ntrain", "SEED"], {"n_samples": [8], "seed": [0, 1]}),
-        (["ntrain", "N_TRAIN"], {"n_samples": [8], "n_train": [1, 2]}),
+        (["ntrain", "N_TRAIN"], {"n_samples": [8], "n_train": [0, 1]}),
     ],
 )
 def test_sample_sizes_and_trials_are_found(names, expected):
-    second = [1, 2] if names and names[1] == "N_TRAIN" else range(2)
+    counts = names and names[1] in ("N_TRAIN", "samples", "ntrain")
+    second = [1, 2] if counts else [0, 1]
+    expected = {axis: second if found == [0, 1] else found for axis, found in expected.items()}
     assert axes([[8], second], names) == expected
+
+
+@pytest.mark.parametrize("name", ["rep", "Repetition", "TRIALS", "reps"])
+def test_repetitions_are_found_wherever_they_stand(name):
+    expected = {"n_samples": [8], "gamma": [1.0, 2.0], "trial": [0, 1, 2]}
+    assert axes([[8], [1.0, 2.0], range(3)], ["ntrain", "GAMMA", name]) == expected
 
 
 def test_iterators_come_in_any_order_and_keep_their_names():

@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.training import GrabError, grabbing, streams, train
+from mlpsubmit.hyperparameters import validate
+from mlpsubmit.training import DIVERGED, DONE, GrabError, grabbing, streams, train
+from mlpsubmit.training.batches import LastBatch
 from mlpsubmit.training.parametrizations import parametrize
+from mlpsubmit.training.stack import Stack
 
 
 def final(models, fns, grabs, **further):
@@ -213,6 +216,66 @@ def test_grabs_of_traces_come_at_their_steps_and_stay(gaussian, make_mlps, short
     got = train(make_mlps(1), [gaussian(0)], settings, grabs={"n": counter})
     assert got.grab_step.tolist() == [0, 6, 12, 18, 24, 30, 36, 39]
     stop = got.steps[0] - 1
-    made = int((got.grab_step <= stop).sum())
+    made = int((got.grab_step < stop).sum()) + 1  # the last one at the step at which it stops
+    assert stop not in got.grab_step
     assert len(steps) == made < 8
     assert got.grabs["n"][0].tolist() == [min(i + 1, made) for i in range(8)]
+
+
+def output(model, model0, X_tr, y_tr):
+    return torch.stack([(model(X_tr) - model0(X_tr)).squeeze(1), y_tr])
+
+
+def weight(model, opt):
+    return model.input_layer.weight * opt.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
+@pytest.mark.parametrize("shared", [True, False], ids=["one batch", "batches"])
+@pytest.mark.parametrize("grabs", [{"o": output}, {"w": weight}, {"o": output, "w": weight}])
+@pytest.mark.parametrize("every", ["log:5", 9, 1000])
+def test_sparse_traces_are_excerpts_of_whole_ones_and_end_with_the_final_values(
+    every, grabs, shared, online, gaussian, make_mlps, short_blocks, monkeypatch
+):
+    settings = {"MAX_ITER": 200, "ONLINE": online, "PERCENT_THRESHOLDS": [0.7]}
+    lrs = (0.1, 1e4, 0.03, 1e-7, 0.05, 0.02)
+    sizes, shrink = [], Stack.shrink
+    monkeypatch.setattr(Stack, "shrink", lambda s, keep: (sizes.append(len(keep)), shrink(s, keep)))
+
+    def run(**further):
+        base = validate({**settings, **further})
+        hs = [base.model_copy(update={"lr": lr}) for lr in lrs]
+        fns = [gaussian(0)] * 6 if shared else [gaussian(k) for k in range(6)]
+        return train(make_mlps(6), fns, hs, grabs=grabs)
+
+    final, whole = run(), run(ONLYTHRESHOLDS=False, GRAB_EVERY=1)
+    sparse = run(ONLYTHRESHOLDS=False, GRAB_EVERY=every)
+    assert len(sizes) >= 3  # every run left some behind
+    assert final.status.tolist() == [DONE, DIVERGED, *[DONE] * 4]
+    assert final.steps[3] == 200
+    assert len(set(final.steps - 1) - set(sparse.grab_step)) >= 3
+    for name in grabs:
+        np.testing.assert_array_equal(sparse.grabs[name][:, -1], final.grabs[name])
+        np.testing.assert_array_equal(sparse.grabs[name], whole.grabs[name][:, sparse.grab_step])
+
+
+def test_a_trace_keeps_last_batches_only_where_a_config_may_stop_between_grabs(
+    gaussian, make_mlps, monkeypatch
+):
+    kept = []
+    monkeypatch.setattr(LastBatch, "update", lambda self, batch, moving: kept.append(len(moving)))
+
+    def steps_kept(grab=output, **settings):
+        kept.clear()
+        settings = {"MAX_ITER": 6, "ONLYTHRESHOLDS": False, **settings}
+        train(make_mlps(1), [gaussian(0)], settings, grabs={"g": grab})
+        return len(kept)
+
+    never = [1e-9]
+    assert steps_kept(GRAB_EVERY=2, LOSS_CHECKPOINTS=never) == 6
+    assert steps_kept(GRAB_EVERY="log:3", LOSS_CHECKPOINTS=never) == 6
+    assert steps_kept(GRAB_EVERY=1, LOSS_CHECKPOINTS=never) == 0
+    assert steps_kept(GRAB_EVERY="log:99", LOSS_CHECKPOINTS=never) == 0  # every step
+    assert steps_kept(GRAB_EVERY=2, LOSS_CHECKPOINTS=[]) == 0
+    assert steps_kept(weight, GRAB_EVERY=2, LOSS_CHECKPOINTS=never) == 0
+    assert steps_kept(GRAB_EVERY=2, LOSS_CHECKPOINTS=never, ONLINE=False) == 0

@@ -98,12 +98,22 @@ def test_saving_after_every_step_changes_nothing(gaussian, make_mlps, saver, sam
     same(job.run()[0], job.run(saver(every=1))[0])
 
 
+@pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
+@pytest.mark.parametrize("sparse", [True, False], ids=["sparse traces", "final"])
 def test_every_single_step_can_be_the_interrupted_one(
-    gaussian, make_mlps, saver, same, short_blocks
+    sparse, online, gaussian, make_mlps, saver, same, short_blocks
 ):
-    job = Job(gaussian, make_mlps, (0.1, 1e-5, 1e4))
+    further = {"GRAB_EVERY": "log:4", "EVAL_EVERY": 9, "RECORD_EVERY": 5} if sparse else {}
+    if online:  # whose losses are noisy
+        further |= {"EMA_SMOOTHER": 0.6, "PERCENT_THRESHOLDS": [0.8]}
+    job = Job(
+        gaussian, make_mlps, (0.1, 1e-5, 1e4), ONLINE=online, ONLYTHRESHOLDS=not sparse, **further
+    )
     undisturbed, _ = job.run()
-    for step in range(1, STEPS):
+    stop = undisturbed.steps[0] - 1
+    assert 4 <= stop < STEPS - 1  # in the second block or later
+    assert not sparse or stop not in [*undisturbed.grab_step, *undisturbed.eval_step]
+    for step in range(1, int(undisturbed.steps.max())):
         monitor = saver(every=step, interrupting=True)
         with pytest.raises(Interrupted):
             job.run(monitor)

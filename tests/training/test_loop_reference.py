@@ -36,7 +36,7 @@ def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
     record_at, grab_at = at("record_every"), at("grab_every")
     eval_at = record_at if h.online else at("eval_every")
     out = {"train": {}, "test": {}, "grab": {}, "status": DONE}
-    ema_te = math.nan
+    ema_te, since = math.nan, 0  # steps since the last test loss
     for i in range(h.max_iter):
         X, y = fixed or batch_fn(i)
         loss = loss_on(X, y)
@@ -61,10 +61,13 @@ def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
         if test is not None and (i in eval_at or stops):
             with torch.no_grad():
                 value = loss_on(*test).item()
-            ema_te = value if i == 0 else s * ema_te + (1 - s) * value
+            for _ in range(since):  # as if it had been the loss of each of them
+                ema_te = s * ema_te + (1 - s) * value
+            ema_te, since = (value if i == 0 else ema_te), 0
+        since += 1
         if i in eval_at or stops:
             out["test"][i] = ema if h.online else ema_te
-        if grab is not None and (i in grab_at or (stops and h.onlythresholds)):
+        if grab is not None and (i in grab_at or stops):
             out["grab"][i] = grab(model, X.double(), opt=None)
         out |= {"steps": i + 1, "final": (ema, out["test"].get(i, math.nan))}
         if stops:
@@ -157,6 +160,49 @@ def test_the_cases_do_what_their_names_say(gaussian, make_mlps):
     assert statuses("never").timekeys.tolist() == [[-1]]
     assert statuses("no thresholds").timekeys.shape == (1, 0)
     assert 0 < statuses("relative").steps[0] < 45
+
+
+@pytest.mark.parametrize("thresholds", [[], [0.7]], ids=["to the end", "threshold"])
+@pytest.mark.parametrize("only", [True, False], ids=["final", "traces"])
+@pytest.mark.parametrize("every", [1, 7, "log:5"])
+def test_the_test_loss_is_smoothed_per_step_however_rarely_it_is_evaluated(
+    every, only, thresholds, gaussian, make_mlps, short_blocks
+):
+    settings = {
+        "MAX_ITER": 100,
+        "ONLINE": False,
+        "ONLYTHRESHOLDS": only,
+        "EVAL_EVERY": every,
+        "PERCENT_THRESHOLDS": thresholds,
+    }
+    base, varied = validate(settings), [(0.05, 0.9), (0.1, 0.5), (0.2, 0.99), (0.1, 0.0)]
+    hs = [base.model_copy(update={"lr": lr, "ema_smoother": s}) for lr, s in varied]
+    fns, tests = ([gaussian(start + k) for k in range(4)] for start in (0, 10))
+    got = train([m.double() for m in make_mlps(4)], fns, hs, test_fns=tests)
+    evaluated = schedule_steps(every, 100)
+    between = set(got.steps - 1) - set(evaluated)
+    assert len(between) >= (2 if thresholds and every != 1 else 0)
+    for k, (model, h) in enumerate(zip(make_mlps(4), hs, strict=True)):
+        want = reference(model.double(), gaussian(k), h, k, gaussian(10 + k))
+        losses = [want["final"][1]] if only else trace(want["test"], evaluated)
+        np.testing.assert_allclose(np.atleast_1d(got.test_loss[k]), losses, rtol=1e-10)
+
+
+@pytest.mark.parametrize("every", [20, 1000])
+def test_a_test_loss_evaluated_rarely_does_not_lag_behind(every, gaussian, make_mlps):
+    def final(every):
+        settings = {"MAX_ITER": 100, "LR": 0.2, "ONLINE": False, "LOSS_CHECKPOINTS": []}
+        fn = gaussian(0)(0)
+        result = train(
+            make_mlps(1),
+            [lambda step: fn],
+            {**settings, "EVAL_EVERY": every},
+            test_fns=[lambda step: fn],
+        )
+        return result.test_loss.item()
+
+    assert final(every) == pytest.approx(final(1), rel=0.25)
+    assert final(1) < 0.1
 
 
 @pytest.mark.parametrize("online", [True, False])

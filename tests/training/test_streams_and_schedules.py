@@ -83,6 +83,10 @@ def test_every_schedule_is_increasing_and_complete(max_iter, n, log):
     assert not log or len(steps) <= n
     at = Schedule(f"log:{n}" if log else n, max_iter)
     assert [step for step in range(-n, max_iter + n) if step in at] == steps.tolist()
+    since = 0
+    for step in range(1, max_iter):
+        since = 1 if step - 1 in at else since + 1
+        assert at.since_previous(step) == since
 
 
 @pytest.mark.parametrize(("online", "step"), [(True, 3), (False, 2)])
