@@ -60,7 +60,8 @@ def train(
             test loss offline is NaN. Online the test loss is the train loss.
         grabs: per name, a measurement; see :class:`mlpsubmit.training.grabbing.Grabber`. With
             ONLYTHRESHOLDS it is called once, with the final weights and the batch of the config's
-            last step, else at the steps of GRAB_EVERY, after the update.
+            last step, else at the steps of GRAB_EVERY, after the update, and at the step at which
+            a config stops.
         contexts: K mappings of further arguments for the grabs, by name.
         generators: every generator that the batch functions draw from, so that their states are
             saved and restored.
@@ -130,8 +131,8 @@ def _run(pack: Pack, max_iter: int, monitor: Monitor) -> None:
         if ledger.evaluates(step):
             ledger.enter_test(step, pack.test_losses(), moving)
 
-        # The measurements. In a trace, this is a GPU-CPU sync point and K calls of every grab; with
-        # ONLYTHRESHOLDS they come when a config has stopped, and want its last batch.
+        # The measurements. In a trace, this is a GPU-CPU sync point and K calls of every grab; the
+        # final ones come when a config has stopped, and want its last batch.
         if grab_at is not None and step in grab_at:
             pack.measure(step, batch, moving)
         if last is not None:
