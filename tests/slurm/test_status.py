@@ -147,13 +147,13 @@ def test_without_accounts_a_run_is_no_worse_off(
     os.kill(training(run)["pid"], signal.SIGKILL)
     status = run.wait()
     assert status.state == "crashed"
-    assert status.tasks[0].why.startswith("SLURM says FAILED")
+    lost = "its job has left the queue, and the cluster keeps no account of why"
+    # On busy cores the job may have left the queue before its state was asked for.
+    assert status.tasks[0].why.startswith("SLURM says FAILED") or status.tasks[0].why == lost
     wait_for(lambda: run.id not in study.cluster.run("squeue", "--states=all", "-o%j").stdout)
     forgotten = study.open("bare").status()
     assert forgotten.state == "crashed"
-    assert forgotten.tasks[0].why == (
-        "its job has left the queue, and the cluster keeps no account of why"
-    )
+    assert forgotten.tasks[0].why == lost
     study.pace("bare", None)
     assert run.resume() == 2
     assert run.wait().complete
