@@ -17,7 +17,7 @@ from typing import Any
 import cloudpickle
 
 from mlpsubmit.cells import IgnoredMagics, read_cells, statements
-from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.fingerprint import is_library, module_places
 from mlpsubmit.reading import EndOfSpec, reading
 from mlpsubmit.sweep import Sweep
@@ -75,6 +75,8 @@ def _run(path: Path) -> dict[str, Sweep]:
         raise SpecError(f"line {error.lineno}: {error.msg}: {line}", where=where) from error
     except SpecError as error:
         raise SpecError(error.mistakes, where=str(path)) from error
+    except UserError as error:
+        raise SpecError(str(error), where=str(path)) from error
     except (Exception, SystemExit) as error:
         text = f"{_place(error, path)}raised {type(error).__name__}: {error}"
         raise SpecError(text, where=str(path)) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
+from typing import TextIO
 
 import click
 
@@ -44,8 +46,21 @@ def cli() -> None:
     """Sweep small neural networks: one spec in, a job array out, one labelled dataset back."""
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning as a line of words: where in our code it came up tells a user nothing."""
+    click.echo(f"warning: {message}", err=True)
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one message and exit code 2."""
+    warnings.showwarning = _show_warning
     try:
         cli(prog_name="mlpsubmit")
     except UserError as error:

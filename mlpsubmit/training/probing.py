@@ -147,7 +147,8 @@ def _probe_arguments(sweep: Sweep) -> None:
             if entry is not None and sweep.batchfn in functions:
                 make_batches(sweep, config, entry)
         except SpecError as error:
-            mistakes |= dict.fromkeys(f"{mistake} (at {config!r})" for mistake in error.mistakes)
+            place = f" (at {config!r})" if config.point else ""
+            mistakes |= dict.fromkeys(mistake + place for mistake in error.mistakes)
     if mistakes:
         raise SpecError(mistakes)
 

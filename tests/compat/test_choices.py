@@ -205,6 +205,18 @@ def initial(n, trial, **arguments):
         return Two(4, **arguments)
 
 
+@pytest.fixture
+def plainly(gaussian, mlpscape):
+    """Train a network as it is built by MLPscape's loop, in plain torch."""
+
+    def train(n, trial, **how):
+        model = initial(n, trial, width=8)
+        settings = {"lr": 0.02, "max_iter": 30, "thresholds": [0.6, 1e-9]}
+        return mlpscape(gaussian, n, trial, model=model, **settings, **how)
+
+    return train
+
+
 def compare(result, traces, mlpscape, gaussian, **how):
     found = traces(result)
     for job in result["jobs"]:
@@ -255,7 +267,7 @@ def test_with_a_model_class_gamma_rescales_the_learning_rate_alone(
         ),
     ],
 )
-def test_optimizers_against_torch(run, config, gaussian, traces, mlpscape, changes, optimizer):
+def test_optimizers_against_torch(run, config, gaussian, traces, plainly, changes, optimizer):
     result = run(
         [[8], [0, 1]],
         ["ntrain", "trial"],
@@ -263,21 +275,12 @@ def test_optimizers_against_torch(run, config, gaussian, traces, mlpscape, chang
         {"base_bfn": gaussian},
     )
     for n, trial in result["jobs"]:
-        plain = mlpscape(
-            gaussian,
-            n,
-            trial,
-            lr=0.02,
-            max_iter=30,
-            thresholds=[0.6, 1e-9],
-            model=initial(n, trial, width=8),
-            optimizer=optimizer,
-        )
+        plain = plainly(n, trial, optimizer=optimizer)
         assert traces(result)["losses"][n, trial] == pytest.approx(plain.test[-1], **CLOSE)
 
 
 def test_an_iterator_over_an_argument_of_a_class_of_ones_own(
-    run, config, gaussian, traces, mlpscape
+    run, config, gaussian, traces, plainly
 ):
     """0 is the default of MOMENTUM, but not that of the class."""
     result = run(
@@ -287,16 +290,7 @@ def test_an_iterator_over_an_argument_of_a_class_of_ones_own(
         {"base_bfn": gaussian},
     )
     for n, trial, momentum in result["jobs"]:
-        plain = mlpscape(
-            gaussian,
-            n,
-            trial,
-            lr=0.02,
-            max_iter=30,
-            thresholds=[0.6, 1e-9],
-            model=initial(n, trial, width=8),
-            optimizer=functools.partial(Muon, momentum=momentum),
-        )
+        plain = plainly(n, trial, optimizer=functools.partial(Muon, momentum=momentum))
         assert traces(result)["losses"][n, trial, momentum] == pytest.approx(
             plain.test[-1], **CLOSE
         )
@@ -320,7 +314,7 @@ def squeezed(function):
         ),
     ],
 )
-def test_losses_against_torch(run, config, gaussian, traces, mlpscape, changes, loss):
+def test_losses_against_torch(run, config, gaussian, traces, plainly, changes, loss):
     result = run(
         [[8], [0, 1]],
         ["ntrain", "trial"],
@@ -328,16 +322,7 @@ def test_losses_against_torch(run, config, gaussian, traces, mlpscape, changes, 
         {"base_bfn": gaussian},
     )
     for n, trial in result["jobs"]:
-        plain = mlpscape(
-            gaussian,
-            n,
-            trial,
-            lr=0.02,
-            max_iter=30,
-            thresholds=[0.6, 1e-9],
-            model=initial(n, trial, width=8),
-            loss=loss,
-        )
+        plain = plainly(n, trial, loss=loss)
         assert traces(result)["losses"][n, trial] == pytest.approx(plain.test[-1], **CLOSE)
 
 

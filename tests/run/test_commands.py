@@ -101,6 +101,16 @@ def test_a_mistaken_launch_says_so_and_makes_nothing(
     assert not (workplace / "mlpruns").exists()
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line_of_words(mlpsubmit: Command, workplace: Path) -> None:
+    spec = workplace / "small.py"
+    spec.write_text(spec.read_text().replace(", generator=gen", ""))
+    launched = mlpsubmit("launch", "small.py", "--dry-run")
+    assert launched.code == 0
+    (line,) = launched.err.splitlines()
+    assert line.startswith("warning: batchfn linear, or a grab, draws from the global generator")
+
+
 def test_several_mistakes_come_together(mlpsubmit: Command) -> None:
     refused = mlpsubmit("launch", "small.py", "WIDTH=0", "GAMMA=-1", "MOMENTUM=1")
     assert refused.code == 2

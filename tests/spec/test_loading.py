@@ -119,6 +119,11 @@ def test_mistakes_of_a_sweep_carry_the_path(write):
     )
 
 
+def test_other_mistakes_of_the_user_are_told_in_their_own_words(write):
+    path = write("from mlpsubmit import UserError\nraise UserError('no such data set')\n")
+    assert message(path) == f"{path}: no such data set"
+
+
 def test_an_interruption_is_no_mistake(write):
     with pytest.raises(KeyboardInterrupt):
         load_spec(write("raise KeyboardInterrupt"))

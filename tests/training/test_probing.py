@@ -106,6 +106,13 @@ def test_every_point_of_a_library_functions_own_axes_is_checked() -> None:
     probe(small(axes, batchfn=sparse_parity, where=lambda c: c.k <= c.d))
 
 
+def test_where_there_is_no_axis_no_place_is_told() -> None:
+    with pytest.raises(SpecError) as caught:
+        probe(small(batchfn=sparse_parity, d=4, k=9))
+    assert str(caught.value).startswith("sparse_parity: ")
+    assert "Config" not in str(caught.value)
+
+
 def test_the_first_point_is_told_without_its_place() -> None:
     with pytest.raises(SpecError, match=r"index 5.*d=3") as caught:
         probe(
