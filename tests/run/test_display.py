@@ -109,6 +109,23 @@ def test_a_run_of_which_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out.startswith("all 4 configs are done; next: mlpsubmit collect")
 
 
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (("waiting", "running"), " (1 of 2 tasks are queued)"),
+        (("waiting", "waiting"), " (2 of 2 tasks are queued)"),
+        (("running", "running"), ""),
+    ],
+)
+def test_how_many_tasks_are_queued(
+    capsys: pytest.CaptureFixture[str], states: tuple[str, ...], said: str
+) -> None:
+    tasks = [TaskStatus(f"000-{i:04d}", state, {}, None) for i, state in enumerate(states)]
+    assert display.report(status_of("running", *tasks)) == 0
+    run = "20260101-000000-abcdef"
+    assert capsys.readouterr().out == f"run {run} is running{said}; see: mlpsubmit status {run}\n"
+
+
 def test_a_resumption_that_failed_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     assert display.report(replace(status_of("stopped"), retry_failure="TIMEOUT on n1")) == 1
     assert "resume what is missing did not: TIMEOUT on n1\n" in capsys.readouterr().err
