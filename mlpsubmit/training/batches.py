@@ -87,6 +87,11 @@ class Batches:
         self._sets = [self._draw_one(function, 0) for function in self._fns] if fixed else []
         self._arrange()
 
+    @property
+    def sources(self) -> list[int]:
+        """K numbers: configs of which they agree draw from the same function."""
+        return self._index
+
     def draw(self, step: int) -> Batch:
         """Return the batch of this step."""
         if self.fixed:

@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 #: Written into every saved state; counted up whenever the meaning of what it holds changes.
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 
 
 class Interrupted(Exception):

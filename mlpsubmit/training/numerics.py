@@ -44,19 +44,19 @@ def _deterministic_algorithms(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         # cuBLAS reads it when its first handle is made; it stays set for the process.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    was = torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    # Not use_deterministic_algorithms: that imports torch's compiler, almost a second per process.
+    was = torch.get_deterministic_debug_mode()
     benchmark = torch.backends.cudnn.benchmark
     filling: Any = torch.utils.deterministic  # its setting is a property, which mypy cannot see
     filled = filling.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")
     torch.backends.cudnn.benchmark = False
     # Nothing here reads memory before writing it, and filling each new tensor costs a pass.
     filling.fill_uninitialized_memory = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(was, warn_only=warned)
+        torch.set_deterministic_debug_mode(was)
         torch.backends.cudnn.benchmark = benchmark
         filling.fill_uninitialized_memory = filled
 
@@ -92,7 +92,7 @@ def arithmetic(precision: str, deterministic: bool, device: torch.device) -> Ite
     Args:
         precision: fp32 is exact, also in convolutions; tf32 lets matmuls and convolutions on
             Ampere and later round their inputs to 10 bits; bf16 is done by :func:`autocast`.
-        deterministic: ``torch.use_deterministic_algorithms``; an operation that has no
+        deterministic: only deterministic algorithms of torch are used; an operation that has no
             deterministic algorithm on this device then raises a RuntimeError that names it.
         device: where the training runs.
     """

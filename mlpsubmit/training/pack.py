@@ -72,6 +72,8 @@ class Pack:
         self.stack = Stack(models, device, common.precision, keep_initial)
 
         self.train = self._batches(batch_fns, common, fixed=not online)
+        if online:  # else the initial networks are evaluated once
+            self.stack.merge_initial(self.train.sources)
         tested = not online or not wanted.isdisjoint({"X_te", "y_te"})
         self.test = self._batches(test_fns, common, test=True) if test_fns and tested else None
         fixed_sets = (None, None) if online else (self._fixed(self.train), self._fixed(self.test))

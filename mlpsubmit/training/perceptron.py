@@ -36,6 +36,8 @@ class Perceptrons:
 
     def __init__(self, layers: Sequence[str], scales: Sequence[float]) -> None:
         self._layers = list(layers)
+        #: Names of the tensors, not trained, that :meth:`scaled` multiplies outputs by.
+        self.scaling = ("output_layer.multiplier",)
         #: What the signal that enters each layer is still to be multiplied by.
         self._scales = [1.0, *scales]
 
@@ -71,8 +73,17 @@ class Perceptrons:
             W, b = tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias")
             product = _product(signals[-1], W.mT, scale, b)
             signals.append(product if layer == "output_layer" else product.relu_())
-        signals[-1] = _multiplied(signals[-1], tensors)
+        signals[-1] = self.scaled(tensors, signals[-1])
         return signals
+
+    def scaled(self, tensors: Mapping[str, Tensor], signal: Tensor) -> Tensor:
+        """Return a signal (K, n, d_out) times the read-outs' multipliers, if they have any.
+
+        GAMMA is in them, and nothing else of a network's forward pass depends on it.
+        """
+        for multiplier in (tensors.get(name) for name in self.scaling):
+            signal = signal if multiplier is None else signal * column(multiplier, signal)
+        return signal
 
     def outputs(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> Tensor:
         """Return the outputs (K, n, d_out) alone, on a CPU a few rows at a time.
@@ -98,7 +109,7 @@ class Perceptrons:
             d_output: (K, n, d_out), the gradient with respect to the outputs.
         """
         found = {}
-        d = _multiplied(d_output, tensors)
+        d = self.scaled(tensors, d_output)
         for place in range(len(self._layers) - 1, -1, -1):
             layer, scale, signal = self._layers[place], self._scales[place], signals[place]
             found[f"{layer}.weight"] = _product(d.mT, signal, scale)
@@ -123,12 +134,6 @@ def _scales(model: nn.Module) -> tuple[float, ...] | None:
         return None  # somebody else's, which may mean anything
     # A layer that stands twice has gradients from both places.
     return found[:-1] if len(found) == len(set(layers)) == len(layers) else None
-
-
-def _multiplied(signal: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return a signal (K, n, d_out) times the read-out's multiplier, GAMMA in it, if it has one."""
-    multiplier = tensors.get("output_layer.multiplier")
-    return signal if multiplier is None else signal * column(multiplier, signal)
 
 
 def _product(A: Tensor, B: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:

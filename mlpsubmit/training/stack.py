@@ -12,6 +12,7 @@ from torch.func import functional_call
 from mlpsubmit.errors import SpecError
 from mlpsubmit.fingerprint import digest
 from mlpsubmit.training.batches import Batch
+from mlpsubmit.training.initial import Initial
 from mlpsubmit.training.monitor import StateError, map_tensors
 from mlpsubmit.training.numerics import autocast
 from mlpsubmit.training.perceptron import Perceptrons
@@ -59,7 +60,7 @@ class Stack:
         # Stacked where the models are, row by row onto the device: no second copy there.
         self._set({name: torch.stack([t[name] for t in tensors]).to(device) for name in tensors[0]})
         del tensors
-        self.initial = {k: v.detach().clone() for k, v in self._all.items()} if keep_initial else {}
+        self._initial = Initial(self._all) if keep_initial else None
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -76,7 +77,24 @@ class Stack:
     @torch.no_grad()
     def at_initialisation(self, batch: Batch) -> Tensor:
         """Return the outputs (K, n, ...) of the networks as they were at initialisation."""
-        return self._evaluate(self.initial or self._all, batch)
+        initial = self._initial
+        if initial is None or not initial.merged:
+            return self._evaluate(initial.tensors if initial else self._all, batch)
+        X = batch.X if batch.shared else batch.X[initial.first]
+        outputs = initial.spread(self._evaluate(initial.tensors, Batch(X, batch.y, batch.shared)))
+        return (
+            outputs if self._perceptrons is None else self._perceptrons.scaled(self._all, outputs)
+        )
+
+    def merge_initial(self, sources: Sequence[int]) -> None:
+        """Let configs that begin alike share one evaluation of the initial network from now on.
+
+        Args:
+            sources: K numbers: configs of which they agree have equal batches at every step.
+        """
+        if self._initial is not None:
+            ignored = () if self._perceptrons is None else self._perceptrons.scaling
+            self._initial.merge(sources, ignored)
 
     def losses_and_gradients(
         self, batch: Batch, loss: Callable[[Tensor], Tensor]
@@ -122,14 +140,19 @@ class Stack:
 
     def show_initial(self, twin: nn.Module, row: int) -> nn.Module:
         """Make a module of the same structure a view of one row's initial weights."""
-        return _point(twin, {name: tensor[row] for name, tensor in self.initial.items()})
+        assert self._initial is not None
+        network = self._initial.of[row]
+        weights = {name: tensor[network] for name, tensor in self._initial.tensors.items()}
+        # A multiplier that is kept no longer is that of now: it is not trained.
+        return _point(twin, {k: v.detach()[row] for k, v in self._all.items()} | weights)
 
     def shrink(self, keep: Sequence[int]) -> None:
         """Keep the configs at these positions; the models of the others keep their weights."""
         rows = torch.tensor(list(keep), device=self.device)
         self._release(set(range(len(self.configs))) - set(keep))
         self.configs = [self.configs[row] for row in keep]
-        self.initial = {name: tensor[rows] for name, tensor in self.initial.items()}
+        if self._initial is not None:
+            self._initial.shrink(keep)
         self._set({name: tensor.detach()[rows] for name, tensor in self._all.items()})
 
     def release(self) -> None:
@@ -137,7 +160,7 @@ class Stack:
         self._release(range(len(self.configs)))
         # vmap holds this object, and it holds vmap: without this the weights would wait for the
         # collector.
-        self._all, self.initial = {}, {}
+        self._all, self._initial = {}, None
 
     def _release(self, rows: Any) -> None:
         for row in rows:
@@ -150,7 +173,7 @@ class Stack:
         return {
             "configs": list(self.configs),
             "weights": dict(self._all),
-            "initial": dict(self.initial),
+            "initial": self._initial and self._initial.state_dict(),
             "left": {config: _tensors(self.models[config]) for config in sorted(left)},
         }
 
@@ -166,7 +189,8 @@ class Stack:
                 )
         state = map_tensors(state, lambda tensor: tensor.to(self.device, copy=True))
         self.configs = list(state["configs"])
-        self.initial = dict(state["initial"])
+        if self._initial is not None:
+            self._initial.load_state_dict(state["initial"])
         for config, tensors in state["left"].items():
             _point(self.models[config], tensors)
         self._set(dict(state["weights"]))
