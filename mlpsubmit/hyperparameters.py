@@ -46,7 +46,10 @@ STACKED = frozenset({"lr", "gamma", "seed", "momentum", "weight_decay", "ema_smo
 
 #: Settings that no result depends on, so that they are no part of a config's key.
 OUTSIDE_RESULTS = frozenset(
-    {"devices", "verbose", "pack_size", "checkpoint_minutes", "num_trials", "target_monomials"}
+    {
+        *("devices", "verbose", "pack_size", "checkpoint_minutes", "compile"),
+        *("num_trials", "target_monomials"),
+    }
 )
 
 #: Settings whose values have to fit together: see the last validators of the model.
@@ -114,6 +117,15 @@ def _boolean(value: Any) -> bool:
     if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
     raise ValueError("should be True or False")
+
+
+def _auto_or_flag(value: Any) -> bool | str:
+    if isinstance(value, str) and value.lower() == "auto":
+        return "auto"
+    try:
+        return _boolean(value)
+    except ValueError:
+        raise ValueError("should be 'auto', True or False") from None
 
 
 def _choice(*names: str, other: str = "") -> PlainValidator:
@@ -284,6 +296,9 @@ class Hyperparameters(BaseModel):
     eval_every: Schedule = _field(1, "steps between test losses, or 'log:N'")
     grab_every: Schedule = _field(1, "steps between grabs, or 'log:N'")
     precision: Annotated[str, _choice(*PRECISIONS)] = _field("fp32", "fp32, tf32, bf16")
+    compile: Annotated[bool | str, BeforeValidator(_auto_or_flag)] = _field(
+        "auto", "torch.compile: where it pays, always, never"
+    )
     pack_size: Annotated[int | str, _integer(1, "auto")] = _field(
         "auto", "configs per pack at most"
     )

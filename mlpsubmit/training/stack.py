@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from torch.func import functional_call
 from mlpsubmit.errors import SpecError
 from mlpsubmit.fingerprint import digest
 from mlpsubmit.training.batches import Batch
+from mlpsubmit.training.compiling import Compiled
 from mlpsubmit.training.initial import Initial
+from mlpsubmit.training.losses import StackedLoss
 from mlpsubmit.training.monitor import StateError, map_tensors
 from mlpsubmit.training.numerics import autocast
 from mlpsubmit.training.perceptron import Perceptrons
@@ -50,6 +52,7 @@ class Stack:
         self.device, self._precision = device, precision
         # Before the weights leave the models: it reads their multipliers.
         self._perceptrons = None if precision == "bf16" else Perceptrons.of(models)
+        self._compiled: Compiled[tuple[Tensor, list[Tensor]]] | None = None
         self._shared = torch.vmap(self._one, in_dims=(0, None))
         self._stacked = torch.vmap(self._one, in_dims=(0, 0))
         trained = [name for name, p in models[0].named_parameters() if p.requires_grad]
@@ -97,34 +100,74 @@ class Stack:
             self._initial.merge(sources, ignored)
 
     def losses_and_gradients(
-        self, batch: Batch, loss: Callable[[Tensor], Tensor]
+        self, batch: Batch, origin: Tensor | float, loss: StackedLoss
     ) -> tuple[Tensor, list[Tensor]]:
         """Return losses (K,) of the outputs, and the gradients of the trained parameters.
 
         Args:
-            loss: from outputs (K, n, ...) to losses (K,), each of its own config's outputs.
+            origin: (K, n, ...), what is subtracted from the outputs, or a number.
+            loss: from outputs (K, n, ...) and targets to losses (K,), each of its own config's.
         """
+        if self._perceptrons is not None:
+            return self._by_formulas(self._perceptrons, batch, origin, loss)
+        if self._compiled is not None:
+            return self._compiled(self._all, batch.X, batch.targets, batch.shared, origin, loss)
         # No two configs share a weight, so the gradient of the sum holds that of each loss.
+        losses = loss(self(batch) - origin, batch.targets)
+        gradients = torch.autograd.grad(losses.sum(), self.parameters, materialize_grads=True)
+        return losses, list(gradients)
+
+    def compile(self) -> None:
+        """Compile what :meth:`losses_and_gradients` does, where it goes through autograd."""
         if self._perceptrons is None:
-            losses = loss(self(batch))
-            gradients = torch.autograd.grad(losses.sum(), self.parameters, materialize_grads=True)
-            return losses, list(gradients)
+            self._compiled = Compiled(self._by_transformation)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether losses and gradients are compiled."""
+        return self._compiled is not None
+
+    def _by_formulas(
+        self, perceptrons: Perceptrons, batch: Batch, origin: Tensor | float, loss: StackedLoss
+    ) -> tuple[Tensor, list[Tensor]]:
         with torch.no_grad():
-            signals = self._perceptrons.forward(self._all, batch.X, batch.shared)
+            signals = perceptrons.forward(self._all, batch.X, batch.shared)
         output = signals[-1].requires_grad_()
-        losses = loss(output)
+        losses = loss(output - origin, batch.targets)
         (d_output,) = torch.autograd.grad(losses.sum(), output)
         with torch.no_grad():
-            found = self._perceptrons.gradients(self._all, signals, d_output)
+            found = perceptrons.gradients(self._all, signals, d_output)
         return losses, [found[name] for name in self.names]
+
+    def _by_transformation(
+        self,
+        tensors: Mapping[str, Tensor],
+        X: Tensor,
+        targets: Tensor,
+        shared: bool,
+        origin: Tensor | float,
+        loss: StackedLoss,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Do without the state of autograd, which cannot be compiled."""
+
+        def summed(trained: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            losses = loss(self._forward({**tensors, **trained}, X, shared) - origin, targets)
+            return losses.sum(), losses
+
+        trained = {name: tensors[name].detach() for name in self.names}
+        gradients, losses = torch.func.grad(summed, has_aux=True)(trained)
+        return losses, [gradients[name] for name in self.names]
 
     def _evaluate(self, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
         if self._perceptrons is not None:
             return self._perceptrons.outputs(tensors, batch.X, batch.shared)
-        networks = self._shared if batch.shared else self._stacked
+        return self._forward(tensors, batch.X, batch.shared)
+
+    def _forward(self, tensors: dict[str, Tensor], X: Tensor, shared: bool) -> Tensor:
+        networks = self._shared if shared else self._stacked
         with autocast(self._precision, self.device):
-            output: Tensor = networks(tensors, batch.X)
-        return output.to(batch.X.dtype)
+            output: Tensor = networks(tensors, X)
+        return output.to(X.dtype)
 
     def _one(self, tensors: dict[str, Tensor], X: Tensor) -> Tensor:
         output: Tensor = functional_call(self._template, tensors, (X,), tie_weights=self._tied)

@@ -72,6 +72,7 @@ FURTHER = {
     "EPS": (1e-8, 0.5),
     "OPTIMIZER_KWARGS": ({}, {"rho": 0.9}),
     "D_OUT": (None, 7),
+    "COMPILE": ("auto", False),
 }
 EVERY = {**TABLE, **FURTHER}
 
@@ -295,6 +296,8 @@ NAMES = "should be a dictionary whose keys are names"
         ("PARAMETRIZATION", "mub", "'sp', or a callable (did you mean 'mup'?)"),
         ("MODEL", "resnet", "one of 'mlp', or a callable that returns an nn.Module"),
         ("D_OUT", 0, "should be None or an integer >= 1"),
+        ("COMPILE", "never", "should be 'auto', True or False"),
+        ("COMPILE", 2, "should be 'auto', True or False"),
         ("PACK_SIZE", 0, "should be an integer >= 1 or 'auto'"),
         ("PACK_SIZE", "many", "should be an integer >= 1 or 'auto'"),
         ("CHECKPOINT_MINUTES", 0, POSITIVE),

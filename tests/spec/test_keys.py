@@ -125,7 +125,10 @@ def test_where_and_the_name_do_not_matter():
 
 @pytest.mark.parametrize(
     "setting",
-    [{"VERBOSE": True}, {"DEVICES": [0]}, {"PACK_SIZE": 3}, {"CHECKPOINT_MINUTES": 1}],
+    [
+        *({"VERBOSE": True}, {"DEVICES": [0]}, {"PACK_SIZE": 3}),
+        *({"CHECKPOINT_MINUTES": 1}, {"COMPILE": True}),
+    ],
 )
 def test_settings_that_no_result_depends_on_do_not_matter(setting):
     assert key(**setting) == key()

@@ -58,11 +58,11 @@ def test_they_agree_with_vmap_and_autograd(
     given = batch(shared, d_out)
     targets = given.targets.softmax(-1) if loss == "cross_entropy" else given.targets
 
-    def losses(outputs: torch.Tensor) -> torch.Tensor:
-        return stacked_loss(loss)(outputs - 0.1, targets)
+    def losses(outputs: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return stacked_loss(loss)(outputs, targets)
 
     torch.testing.assert_close(explicit(given), general(given), rtol=1e-12, atol=1e-12)
-    got, expected = (s.losses_and_gradients(given, losses) for s in (explicit, general))
+    got, expected = (s.losses_and_gradients(given, 0.1, losses) for s in (explicit, general))
     torch.testing.assert_close(got[0], expected[0], rtol=1e-12, atol=1e-12)
     assert len(got[1]) == len(explicit.names)
     for found, wanted in zip(got[1], expected[1], strict=True):
@@ -83,7 +83,7 @@ def test_a_read_out_without_a_multiplier() -> None:
     general._perceptrons = None
     given = batch(False, 1)
     got, expected = (
-        s.losses_and_gradients(given, lambda outputs: outputs.square().mean((1, 2)))
+        s.losses_and_gradients(given, 0.0, lambda outputs, y: outputs.square().mean((1, 2)))
         for s in (explicit, general)
     )
     torch.testing.assert_close(got, (expected[0], list(expected[1])), rtol=1e-11, atol=1e-12)

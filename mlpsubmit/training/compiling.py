@@ -1,0 +1,97 @@
+"""COMPILE: losses and gradients through torch.compile, for networks of the user's own.
+
+The built-in MLP has formulas of its own (:mod:`mlpsubmit.training.perceptron`), of which a compiler
+makes nothing faster: nine tenths of its time are matrix products. Other networks go through vmap
+and autograd, and torch.compile fuses the passes between their products. What that gains, and how
+it was measured, stands in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from mlpsubmit.fingerprint import digest
+from mlpsubmit.training.memory import ran_out_of_memory
+
+__all__ = ["Compiled", "pays", "share_compiled"]
+
+Returned = TypeVar("Returned")
+
+#: Seconds of training that pay for a compilation: a tenth of them is gained, 5 to 25 are spent.
+REPAID_AFTER = 300.0
+
+#: Floating-point operations per second and thread that this is reckoned with.
+USUAL_RATE = 1e11
+
+
+def pays(model: nn.Module, device: torch.device, operations: float) -> bool:
+    """Tell whether a compilation is worth its time, from what is known before: never from a clock.
+
+    Args:
+        operations: in matrix products, that the whole training takes at most.
+    """
+    # Convolutions became slower in the measurements, and no GPU has been measured.
+    if device.type != "cpu" or any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        return False
+    return operations > REPAID_AFTER * USUAL_RATE * torch.get_num_threads()
+
+
+class Compiled(Generic[Returned]):
+    """A function of tensors, compiled for the shapes it meets; the function itself if that fails.
+
+    Args:
+        function: what to compile. Not to be changed by, and not to change, anything outside.
+    """
+
+    def __init__(self, function: Callable[..., Returned]) -> None:
+        torch.compiler.reset()  # what was compiled for other packs counts against a limit
+        if torch.are_deterministic_algorithms_enabled():
+            torch.use_deterministic_algorithms(True)  # once more: it tells the compiler, too
+        self._plain = function
+        self._call: Callable[..., Returned] = torch.compile(function, dynamic=False)
+
+    def __call__(self, *arguments: Any) -> Returned:
+        """Call the function."""
+        try:
+            return self._call(*arguments)
+        except Exception as error:
+            if self._call is self._plain or ran_out_of_memory(error):
+                raise
+            reason = (str(error).strip().splitlines() or [""])[0]
+            warnings.warn(
+                f"COMPILE: the network could not be compiled ({type(error).__name__}: {reason}); "
+                "it trains without; set COMPILE=False to do so from the start",
+                stacklevel=2,
+            )
+            self._call = self._plain
+        return self._call(*arguments)
+
+
+def share_compiled(folder: Path) -> None:
+    """Keep what torch compiles in a folder that other tasks use as well.
+
+    Machines of different processors have folders of their own in it: code for one may not run on
+    another. An environment that names a folder already is left alone.
+    """
+    own = digest(platform.machine(), _processor(), torch.__version__).hex()[:16]
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / own))
+    # A task has its share of the cores; by default the compiler would start a process per core.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+
+def _processor() -> str:
+    """Return what the kernel says of the processor's model and its instructions, where it does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    told = {line.partition(":")[0].strip(): line for line in lines}
+    return "".join(told.get(name, "") for name in ("model name", "flags", "Features"))
