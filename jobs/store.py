@@ -16,6 +16,7 @@
 | results/reused.0.tar         | launch, once: finished configs of earlier runs                |
 | checkpoints/<pack>.pt        | the task that trains the pack, replaced atomically            |
 | heartbeats/<task>.json       | one task, replaced atomically every few seconds               |
+| compiled/<machine>/          | torch, where COMPILE pays: code that other tasks use as well  |
 
 One writer per file. What is published is complete: a temporary name, fsync, rename; or a tar whose
 torn tail is ignored. Nothing here unpickles.
@@ -34,7 +35,7 @@ import tarfile
 import threading
 import time
 import zlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.errors import RunError
+from mlpsubmit.jobs.npz import stored_arrays
 
 __all__ = [
     "FORMAT",
@@ -71,6 +73,7 @@ ENDED = "ended.json"
 RESULTS = "results"
 CHECKPOINTS = "checkpoints"
 HEARTBEATS = "heartbeats"
+COMPILED = "compiled"
 LOCK = ".lock"
 REUSED = "reused.0.tar"
 REUSED_PREFIX = "reused-"
@@ -204,8 +207,8 @@ class Member:
 class Shard:
     """The results file of one attempt, open for appending: an ordinary tar.
 
-    Each append is flushed and fsynced before it returns; a process that dies within one leaves a
-    torn tail, which readers ignore.
+    Each append is flushed and fsynced before it returns, unless it says otherwise; a process that
+    dies within one leaves a torn tail, which readers ignore.
     """
 
     def __init__(self, path: Path) -> None:
@@ -228,13 +231,22 @@ class Shard:
         """Which life of its task this shard belongs to, from 0."""
         return int(self.path.name.rsplit(".", 2)[1])
 
-    def append(self, name: str, content: bytes) -> None:
-        """Append one member and flush it to the disk."""
+    def append(self, name: str, content: bytes, *, sync: bool = True) -> None:
+        """Append one member and flush it to the disk.
+
+        Args:
+            sync: false where nobody looks at the shard before it is closed. That flushes all of it
+                at once, where a shared disk may take hundredths of a second for every member.
+        """
         info = tarfile.TarInfo(name)
         info.size, info.mtime, info.mode = len(content), int(time.time()), 0o644
         self._file.write(info.tobuf(tarfile.GNU_FORMAT))  # its sizes go beyond 8 GiB
         self._file.write(content)
         self._file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+        if sync:
+            self._flush()
+
+    def _flush(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -243,6 +255,7 @@ class Shard:
         empty = self._file.tell() == 0
         if not empty:
             self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+            self._flush()
         self._file.close()
         if empty:
             self.path.unlink()
@@ -311,12 +324,21 @@ class _Window(io.RawIOBase):
         super().close()
 
 
+#: Bytes of a pack that is read at once rather than array by array.
+SMALL_PACK = 1 << 18
+
+
 class PackResult:
-    """The arrays of one finished pack, each read from its npz when it is asked for."""
+    """The arrays of one finished pack: those of a large one are each read when asked for."""
 
     def __init__(self, member: Member) -> None:
         self.member = member
         self.name = member.name.removesuffix(FINISHED_SUFFIX)
+
+    @cached_property
+    def _small(self) -> dict[str, NDArray[Any]] | None:
+        """All arrays, their checksums compared; None where the pack is large or damaged."""
+        return stored_arrays(self.member.read()) if self.member.size <= SMALL_PACK else None
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:
@@ -325,15 +347,21 @@ class PackResult:
 
     def arrays(self) -> list[str]:
         """Return the names of the arrays."""
+        if self._small is not None:
+            return list(self._small)
         with self._opened() as npz:
             return list(npz.files)
 
     def __getitem__(self, array: str) -> NDArray[Any]:
+        if self._small is not None:
+            return self._small[array]
         with self._opened() as npz:
             return np.asarray(npz[array])
 
     def intact(self) -> bool:
         """Tell whether every array is there and has the checksum it was written with."""
+        if self._small is not None:
+            return True
         try:
             with self._opened() as npz:
                 return len(npz.files) == self._count() and npz.zip.testzip() is None
@@ -372,13 +400,6 @@ def unpack_mask(text: str, size: int) -> NDArray[np.bool_]:
     """Return the (size,) mask that :func:`pack_mask` wrote."""
     content = zlib.decompress(base64.b64decode(text))
     return np.unpackbits(np.frombuffer(content, dtype=np.uint8), count=size).astype(bool)
-
-
-def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return the arrays as an ordinary, uncompressed npz file."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no **Mapping
-    return buffer.getvalue()
 
 
 # ---- the run directory -------------------------------------------------------------------------

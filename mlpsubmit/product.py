@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,6 +93,12 @@ class Product:
             for axis, position in zip(self.axes, self.positions(index), strict=True)
             for name, value in zip(axis.names, axis.points[position], strict=True)
         }
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """Iterate over all points in order, several times as fast as index by index."""
+        names = [name for axis in self.axes for name in axis.names]
+        for values in itertools.product(*(axis.points for axis in self.axes)):
+            yield dict(zip(names, itertools.chain.from_iterable(values), strict=True))
 
     def transposed(self, flat: NDArray[np.int64], order: Sequence[int]) -> NDArray[np.int64]:
         """Renumber flat indices of this product for the product of its axes in another order.

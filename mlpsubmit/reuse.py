@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.jobs import store
-from mlpsubmit.jobs.store import PackResult, RunDirectory
+from mlpsubmit.jobs.npz import npz_bytes
+from mlpsubmit.jobs.store import Member, PackResult, RunDirectory
 from mlpsubmit.sweep import Sweep
 
 __all__ = ["Reused"]
@@ -29,20 +30,22 @@ class Reused:
     """
 
     sweep: Sweep
-    _found: set[int] = field(default_factory=set)
-    _taken: list[tuple[PackResult, NDArray[np.int64], NDArray[np.int64]]] = field(
-        default_factory=list
-    )
+    _taken: list[tuple[Member, NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)
+
+    @cached_property
+    def _known(self) -> NDArray[np.bool_]:
+        """Which points of the product need no training, (size,)."""
+        return np.zeros(self.sweep.product.size, dtype=bool)
 
     @property
     def indices(self) -> NDArray[np.int64]:
         """The flat indices of the configs that need no training."""
-        return np.array(sorted(self._found), dtype=np.int64)
+        return np.flatnonzero(self._known)
 
     @property
     def record(self) -> dict[str, int]:
         """What sweep.json says of them."""
-        return {"configs": len(self._found), "members": len(self._taken)}
+        return {"configs": len(self.indices), "members": len(self._taken)}
 
     @cached_property
     def _sorted_keys(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -59,15 +62,15 @@ class Reused:
         for directory in directories:
             for pack in directory.packs():
                 rows, indices = self._matches(pack["key"])
-                fresh = [i for i, index in enumerate(indices) if index not in self._found]
-                if fresh:
-                    self._found.update(indices[fresh].tolist())
-                    self._taken.append((pack, rows[fresh], indices[fresh]))
+                fresh = ~self._known[indices]
+                if fresh.any():
+                    self._known[indices] = True
+                    self._taken.append((pack.member, rows[fresh], indices[fresh]))
 
     def _matches(self, hex_keys: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the rows of a pack whose keys the sweep has, and the flat indices there."""
         keys, indices = self._sorted_keys
-        wanted = np.frombuffer(bytes.fromhex(b"".join(hex_keys).decode()), dtype="<u8")
+        wanted = np.frombuffer(bytes.fromhex(hex_keys.tobytes().decode()), dtype="<u8")
         wanted = wanted.reshape(-1, 2)
         places = np.minimum(np.searchsorted(keys[:, 0], wanted[:, 0]), len(keys) - 1)
         rows = np.flatnonzero((keys[places] == wanted).all(axis=1))
@@ -78,10 +81,11 @@ class Reused:
         if not self._taken:
             return
         with store.Shard(results / store.REUSED) as shard:
-            for number, (pack, rows, indices) in enumerate(self._taken):
+            for number, (member, rows, indices) in enumerate(self._taken):
+                pack = PackResult(member)
                 arrays = {name: _rows(pack, name, rows) for name in pack.arrays()}
                 name = f"{store.REUSED_PREFIX}{number:07d}{store.FINISHED_SUFFIX}"
-                shard.append(name, store.npz_bytes({**arrays, "index": indices}))
+                shard.append(name, npz_bytes({**arrays, "index": indices}), sync=False)
 
 
 def _rows(pack: PackResult, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:

@@ -49,10 +49,10 @@ class Config(Mapping[str, Any]):
     Names are accepted in any spelling, and as attributes: ``config["WIDTH"]``, ``config.width``.
     """
 
-    def __init__(self, sweep: Sweep, index: int) -> None:
+    def __init__(self, sweep: Sweep, index: int, point: dict[str, Any] | None = None) -> None:
         self._sweep = sweep
         self.index = index
-        self.point = sweep.product.point(index)
+        self.point = sweep.product.point(index) if point is None else point
 
     @functools.cached_property
     def settings(self) -> dict[str, Any]:
@@ -74,9 +74,7 @@ class Config(Mapping[str, Any]):
 
     def replaced(self, **settings: Any) -> Config:
         """Return this config with some settings changed, whether they are on an axis or not."""
-        config = Config(self._sweep, self.index)
-        config.point = {**self.point, **settings}
-        return config
+        return Config(self._sweep, self.index, {**self.point, **settings})
 
     @property
     def trial(self) -> int:
@@ -421,10 +419,9 @@ class Sweep:
         if self.where is None:
             return None
         kept = np.empty(self.product.size, dtype=bool)
-        for index in range(self.product.size):
-            config = Config(self, index)
+        for config in self._points():
             try:
-                kept[index] = bool(self.where(config))
+                kept[config.index] = bool(self.where(config))
             except Exception as error:
                 raise SpecError(
                     f"where: raised {type(error).__name__}: {error} at {config!r}"
@@ -443,9 +440,12 @@ class Sweep:
 
     def __iter__(self) -> Iterator[Config]:
         """Iterate over the configs that ``where`` keeps, one at a time."""
-        for index in range(self.product.size):
-            if self.included is None or self.included[index]:
-                yield Config(self, index)
+        included = self.included
+        return (c for c in self._points() if included is None or included[c.index])
+
+    def _points(self) -> Iterator[Config]:
+        """Iterate over all points of the product, one at a time."""
+        return (Config(self, index, p) for index, p in enumerate(self.product.points()))
 
     # ---- keys ----------------------------------------------------------------------------------
 
@@ -491,7 +491,8 @@ class Sweep:
     def fingerprint(self) -> str:
         """The hex hash of the whole sweep: equal for two launches of an unchanged spec."""
         axes = [(axis.names, axis.points) for axis in self.product.axes]
-        parts = (self.name, self._base_key.tobytes(), axes, self.where, self.base.pack_size)
+        arithmetic = (self.base.pack_size, self.base.compile)  # in no key, but they round
+        parts = (self.name, self._base_key.tobytes(), axes, self.where, *arithmetic)
         return _digest("where", *parts).hex()
 
     def reread(self) -> None:

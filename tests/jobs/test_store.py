@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs import store
-from mlpsubmit.jobs.store import RunDirectory, Shard, members, npz_bytes, publish, publish_json
+from mlpsubmit.jobs.npz import npz_bytes
+from mlpsubmit.jobs.store import RunDirectory, Shard, members, publish, publish_json
 
 unhurried = settings(deadline=None)  # cores may be shared
 

@@ -323,6 +323,14 @@ def test_an_override_replaces_an_axis():
     assert points(replaced) == [{"width": 2}, {"width": 3}]
 
 
+def test_what_changes_the_arithmetic_alone_makes_another_sweep_of_the_same_configs():
+    plain = make({"WIDTH": [4, 8]})
+    for setting in ({"COMPILE": False}, {"PACK_SIZE": 1}):
+        other = make({"WIDTH": [4, 8]}, **setting)
+        assert other.fingerprint != plain.fingerprint
+        assert [config.key for config in other] == [config.key for config in plain]
+
+
 def test_the_sweep_itself_stays_as_it_is():
     sweep = make({"WIDTH": [4, 8]}, datasethps={"d": 3}, data=spectrum)
     before = sweep.fingerprint

@@ -1,0 +1,276 @@
+"""What a sweep costs before and after its training, by its number of configs.
+
+    python bench/scale.py [--largest N] [--finished N] [--only TEXT] [--json FILE]
+
+Every command is a process of its own, from its start to its end. So is the plan, and what a launch
+writes before it submits, without the start of Python. Peaks are of resident memory. Finished runs
+are written without having been trained. The growth of a figure is how many times more of it there
+is than for a tenth of the configs, beyond what the smallest sweep takes: about 10 is linear, less
+is hidden by what does not grow, and what is clearly more is marked with "!".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from processes import Cost, apart, command
+
+SMALLEST = 1000
+
+#: Differences below these are noise, in the units of figures.
+NOISE = {"s": 0.3, "MB": 20.0, "kB": 10.0}
+
+#: What a launch writes that could grow with its sweep.
+FILES = (
+    *("sweep.pkl", "sweep.json", "plan.json"),
+    *("submissions/000/intent.json", "submissions/000/array.0.sh"),
+)
+
+#: Growth that is clearly more than linear.
+SUSPICIOUS = 15.0
+
+#: A sweep whose batch function writes down when the first gradient step has been made.
+SMALL_SPEC = """
+import time
+from pathlib import Path
+
+from mlpsubmit import Sweep
+from mlpsubmit.batchfns import sparse_parity
+
+def batches(bsz, gen):
+    draw = sparse_parity(16, bsz, gen, k=2)
+    def batch_fn(step):
+        if step == 1:
+            Path({clock!r}).write_text(str(time.time()))
+        return draw(step)
+    return batch_fn
+
+sweep = Sweep("small", {{"trial": range(2)}}, batchfn=batches, WIDTH=64, N_SAMPLES=64, MAX_ITER=50)
+"""
+
+SPEC = """
+import numpy as np
+from mlpsubmit import Sweep
+from mlpsubmit.batchfns import sparse_parity
+
+sweep = Sweep(
+    {name!r}, {{{axes}, "trial": range({trials})}}, batchfn=sparse_parity, {more},
+    d=16, k=2, N_SAMPLES=64, MAX_ITER=50, LOSS_CHECKPOINTS=[0.15, 0.1],
+)
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number.
+
+    Attributes:
+        unit: s, MB (2^20 bytes) or kB (1000 bytes).
+    """
+
+    kind: str
+    what: str
+    configs: int
+    value: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of sweep, whose number of configs its trials make up.
+
+    Attributes:
+        axes: all but the trials, as a spec has them.
+        points: how many points these have that stay.
+        more: what else the spec says.
+    """
+
+    name: str
+    axes: str
+    points: int
+    more: str
+
+    def spec(self, folder: Path, configs: int, more: int = 0) -> Path:
+        """Write the spec of a sweep of so many configs, and of so many more trials."""
+        name = f"{self.name}-{configs}"
+        path = folder / f"{name}+{more}.py"
+        trials = configs // self.points + more
+        path.write_text(SPEC.format(name=name, axes=self.axes, trials=trials, more=self.more))
+        return path
+
+
+KINDS = (
+    Kind(
+        "numeric",
+        axes='"LR": np.geomspace(1e-3, 1, 10), "GAMMA": np.geomspace(1e-2, 1e2, 20)',
+        points=200,
+        more="WIDTH=64",
+    ),
+    Kind(
+        "widths",
+        axes='"WIDTH": [16, 32, 64, 128, 256], "LR": np.geomspace(1e-3, 1, 10)',
+        points=40,
+        more="where=lambda c: c.width * c.lr <= 16",
+    ),
+)
+
+
+def planned(spec: Path) -> int:
+    """Plan a spec as launch does; return how many configs it has."""
+    from mlpsubmit.jobs.plan import make_plan
+    from mlpsubmit.loading import load_spec
+
+    sweep = load_spec(spec)
+    return make_plan(sweep, slots=2, threads=1).configs
+
+
+def created(spec: Path, runs: Path) -> Path:
+    """Write what a launch writes before it submits; return the run's folder."""
+    from finished import created_run
+
+    return created_run(spec, runs)
+
+
+def finish(spec: Path, path: Path, missing: int) -> None:
+    """Write the results of a run."""
+    from finished import finish
+
+    finish(spec, path, missing)
+
+
+# ---- what is measured --------------------------------------------------------------------------
+
+
+class Bench:
+    """Measures, and prints each figure as it comes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.figures: list[Figure] = []
+
+    def note(self, kind: str, what: str, configs: int, cost: Cost) -> None:
+        """Keep what a process took."""
+        self._add(Figure(kind, what, configs, cost.seconds, "s"))
+        self._add(Figure(kind, f"{what}, peak", configs, cost.peak, "MB"))
+
+    def note_bytes(self, kind: str, what: str, configs: int, count: int) -> None:
+        """Keep the size of something."""
+        self._add(Figure(kind, what, configs, count / 1000, "kB"))
+
+    def _add(self, figure: Figure) -> None:
+        self.figures.append(figure)
+        print(
+            f"{figure.kind:<10}{figure.what:<34}{figure.configs:>10,}{figure.value:>12,.2f} "
+            f"{figure.unit:<3}{self.grown(figure)}",
+            flush=True,
+        )
+
+    def growth(self, figure: Figure) -> float | None:
+        """Return how many times a figure is that of a tenth of the configs, beyond the start."""
+        same = {
+            other.configs: other.value
+            for other in self.figures
+            if (other.kind, other.what) == (figure.kind, figure.what)
+        }
+        tenth = figure.configs // 10
+        if tenth <= SMALLEST:
+            return None
+        start, noise = same[SMALLEST], NOISE[figure.unit]
+        return max(figure.value - start, 0.0) / max(same[tenth] - start, noise)
+
+    def grown(self, figure: Figure) -> str:
+        """Return the growth as the table shows it."""
+        growth = self.growth(figure)
+        if growth is None:
+            return ""
+        return f"  x{growth:.1f}" + (" !" if growth > SUSPICIOUS else "")
+
+    def start_up(self, repeats: int = 3) -> None:
+        """Measure a small local run from its launch on, and the start of commands."""
+        spec, clock = self.folder / "small.py", self.folder / "first-step"
+        spec.write_text(SMALL_SPEC.format(clock=str(clock)))
+        runs = ("--runs-dir", self.folder / "small")
+        launched = time.time()
+        command("launch", spec, *runs, "--executor", "local", folder=self.folder)
+        seconds = float(clock.read_text()) - launched
+        self._add(Figure("small", "launch, to the first step", 2, seconds, "s"))
+        for what, words in {
+            "--help": ("--help",),
+            "status": ("status", *runs),
+            "launch --dry-run": ("launch", "--dry-run", "--fresh", spec, *runs),
+        }.items():
+            costs = [command(*words, folder=self.folder) for _ in range(repeats)]
+            self.note("small", what, 2, min(costs, key=lambda cost: cost.seconds))
+
+    def before(self, kind: Kind, configs: int) -> Path:
+        """Measure what comes before training; return the run that it leaves."""
+        spec, runs = kind.spec(self.folder, configs), self.folder / f"runs-{configs}"
+        count, cost = apart(planned, spec)
+        if count != configs:
+            raise RuntimeError(f"{spec} has {count} configs")
+        self.note(kind.name, "plan", configs, cost)
+        cost = command("launch", "--dry-run", spec, "--runs-dir", runs, folder=self.folder)
+        self.note(kind.name, "launch --dry-run", configs, cost)
+        path: Path
+        path, cost = apart(created, spec, runs)
+        self.note(kind.name, "launch, to the submission", configs, cost)
+        for file in FILES:
+            name = file.rpartition("/")[-1]
+            self.note_bytes(kind.name, name, configs, (path / file).stat().st_size)
+        return path
+
+    def after(self, kind: Kind, configs: int, path: Path) -> None:
+        """Measure what comes after the training of a run, of which two packs are missing."""
+        spec, out = kind.spec(self.folder, configs), self.folder / "results.nc"
+        apart(finish, spec, path, 2)
+        cost = command("status", path, folder=self.folder, fails=True)
+        self.note(kind.name, "status", configs, cost)
+        cost = command("collect", path, "--out", out, folder=self.folder, fails=True)
+        self.note(kind.name, "collect", configs, cost)
+        self.note_bytes(kind.name, "collected .nc", configs, out.stat().st_size)
+
+    def again(self, kind: Kind, configs: int, path: Path) -> None:
+        """Measure a launch of a finished sweep with a trial more, and a resume of what it lacks."""
+        more, runs = kind.spec(self.folder, configs, more=1), path.parents[1]
+        cost = command("launch", "--dry-run", more, "--runs-dir", runs, folder=self.folder)
+        self.note(kind.name, "launch --dry-run, with reuse", configs, cost)
+        cost = command("resume", path, "--executor", "local", "--detach", folder=self.folder)
+        self.note(kind.name, "resume, to the submission", configs, cost)
+        command("cancel", path, folder=self.folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--largest", type=int, default=10**6, help="configs of the largest sweep")
+    parser.add_argument("--finished", type=int, default=10**5, help="those of the largest run")
+    parser.add_argument("--only", default="", help="kinds of sweeps whose name has this text")
+    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        bench.start_up()
+        for kind in (kind for kind in KINDS if options.only in kind.name):
+            for configs in sizes(options.largest):
+                run = bench.before(kind, configs)
+                if configs <= options.finished:
+                    bench.after(kind, configs, run)
+                    if kind is KINDS[0]:  # what it compares knows no kinds
+                        bench.again(kind, configs, run)
+    if options.json:
+        options.json.write_text(json.dumps([asdict(figure) for figure in bench.figures], indent=2))
+
+
+def sizes(largest: int) -> list[int]:
+    """Return powers of ten from the smallest sweep to the largest."""
+    return [10**power for power in range(round(math.log10(SMALLEST)), len(str(largest)))]
+
+
+if __name__ == "__main__":
+    main()
