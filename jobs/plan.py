@@ -20,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters, log_spaced
+from mlpsubmit.jobs.footprint import fitting
 from mlpsubmit.jobs.store import pack_mask, unpack_mask
 from mlpsubmit.product import Axis
 from mlpsubmit.sweep import Sweep
 
 __all__ = ["Pack", "Plan", "Range", "cut", "make_plan"]
 
-#: Weights that one stacked layer may hold: beyond it, stacking more configs gains nothing.
+#: Weights that one stack may hold on a processor: beyond it, more configs gain nothing.
 STACKED_WEIGHTS = 1 << 22
 LARGEST_PACK = 64
 
@@ -188,7 +189,14 @@ class Plan:
 
     def indices(self, pack: Pack) -> NDArray[np.int64]:
         """Return the flat indices into the product, (K,) int64, of a pack's configs."""
-        places = np.arange(pack.start, pack.stop)
+        return self._flat(np.arange(pack.start, pack.stop))
+
+    @property
+    def first_indices(self) -> NDArray[np.int64]:
+        """The flat index into the product of the first config of each pack, (packs,) int64."""
+        return self._flat(self._bounds[:-1])
+
+    def _flat(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         ranks = places if self._kept_ranks is None else self._kept_ranks[places]
         if not self.shape:
             return ranks
@@ -234,7 +242,11 @@ class Plan:
 
 
 def make_plan(
-    sweep: Sweep, slots: int, threads: int, finished: NDArray[np.int64] | None = None
+    sweep: Sweep,
+    slots: int,
+    threads: int,
+    finished: NDArray[np.int64] | None = None,
+    memory: int | None = None,
 ) -> Plan:
     """Plan a sweep for a number of slots that train at the same time.
 
@@ -243,6 +255,7 @@ def make_plan(
             all of them get a share of it.
         threads: processor threads of each task.
         finished: flat indices of configs whose results are known already.
+        memory: bytes free on the GPU of each task; None where tasks train on processors.
     """
     axes = sweep.product.axes
     outside = [place for place, axis in enumerate(axes) if not _stacks(axis)]
@@ -256,7 +269,8 @@ def make_plan(
     if kept is not None:
         counts = kept.reshape(-1, group_size).sum(axis=1)
     cost_settings = {name: _cost_setting(sweep, name) for name in COST_SETTINGS}
-    sizes = _pack_sizes(sweep.base, _by_group(cost_settings, outside, group_shape), counts, slots)
+    settings = _by_group(cost_settings, outside, group_shape)
+    sizes = _pack_sizes(sweep.base, settings, counts, slots, memory)
     return Plan(
         shape=sweep.product.shape,
         order=tuple(outside + inside),
@@ -364,19 +378,28 @@ def _pack_sizes(
     settings: Mapping[str, NDArray[np.float64]],
     counts: NDArray[np.int64],
     slots: int,
+    memory: int | None,
 ) -> NDArray[np.int64]:
     """Return the configs per pack of each group, (groups,)."""
     one_by_one = settings["optimizer"] == 0
     if base.pack_size != "auto":
         return np.where(one_by_one, 1, int(base.pack_size))
-    samples = np.maximum(settings["n_samples"], (1 - settings["online"]) * settings["n_test"])
-    activations = samples * settings["width"] * settings["depth"]
-    sizes = np.minimum(STACKED_WEIGHTS // _weights(settings), STACKED_ACTIVATIONS // activations)
-    sizes = np.clip(sizes, 1, LARGEST_PACK).astype(np.int64)
+    weights = _weights(settings)
+    sizes = _cached(weights, settings) if memory is None else fitting(memory, weights, settings)
     costs = counts * _costs(settings)
     dear = costs * slots > 0.5 * costs.sum()
     shared = np.minimum(sizes, np.maximum(1, -(-counts // slots)))
     return np.where(one_by_one, 1, np.where(dear, shared, sizes))
+
+
+def _cached(
+    weights: NDArray[np.float64], settings: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.int64]:
+    """Return how many configs are to train together on a processor, (groups,)."""
+    samples = np.maximum(settings["n_samples"], (1 - settings["online"]) * settings["n_test"])
+    activations = samples * settings["width"] * settings["depth"]
+    sizes = np.minimum(STACKED_WEIGHTS // weights, STACKED_ACTIVATIONS // activations)
+    return np.clip(sizes, 1, LARGEST_PACK).astype(np.int64)
 
 
 def _stretches(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[Stretch]:

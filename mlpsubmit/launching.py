@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlpsubmit.reuse import Reused
     from mlpsubmit.sweep import Sweep
 
-__all__ = ["Prepared", "launch", "prepare"]
+__all__ = ["Prepared", "create", "launch", "prepare"]
 
 
 def launch(
@@ -101,7 +101,7 @@ def launch(
             chosen.check(prepared.submission(chosen, retries))
         if run is None:
             run = Run(
-                _create(record(sweep, spec, command, prepared.reused.record), prepared, frozen)
+                create(record(sweep, spec, command, prepared.reused.record), prepared, frozen)
             )
     try:
         start(run.directory, chosen, retries, checked=True)
@@ -157,7 +157,7 @@ def prepare(
             return Prepared(run, run.path, plan, missing_packs(begun, plan), reused)
     reused.take(earlier)
     slots = executor.slots(make_plan(sweep, 1, 1, reused.indices).cost)
-    plan = make_plan(sweep, slots, 1, reused.indices)
+    plan = make_plan(sweep, slots, 1, reused.indices, executor.memory())
     threads = executor.threads_of(min(slots, max(plan.packs, 1)))
     path = runs_folder(runs_dir) / sweep.name / _new_id()
     return Prepared(None, path, replace(plan, threads=threads), np.arange(plan.packs), reused)
@@ -207,7 +207,7 @@ def _claimed(folder: Path, what: str) -> Iterator[None]:
         raise
 
 
-def _create(content: Mapping[str, Any], prepared: Prepared, frozen: bytes) -> RunDirectory:
+def create(content: Mapping[str, Any], prepared: Prepared, frozen: bytes) -> RunDirectory:
     """Make the run directory under another name and rename it: it exists whole or not at all."""
     path = prepared.path
     temporary = path.with_name(f".{path.name}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mlpsubmit.errors import UserError
 from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.jobs.speeds import Device
 from mlpsubmit.jobs.store import RunDirectory
 
 __all__ = ["Executor", "Job", "Submission"]
@@ -117,6 +119,10 @@ class Executor(abc.ABC):
             cost: their estimated cost.
         """
 
+    def memory(self) -> int | None:
+        """Return the bytes to count on on the GPU of each task; None where it has none."""
+        return None
+
     def intent(self, submission: Submission) -> Mapping[str, Any]:
         """Return what intent.json is to say beyond the slices."""
         return {}
@@ -131,6 +137,50 @@ class Executor(abc.ABC):
     def describe(self, submission: Submission) -> Sequence[str]:
         """Return lines that say what would be submitted, for a dry run."""
         return []
+
+    def side_by_side(self, submission: Submission) -> int:
+        """Return how many of its tasks run at once, as far as it is known beforehand."""
+        return submission.tasks
+
+    def units(self, threads: int) -> tuple[str, int]:
+        """Return what the cost of tasks is counted in, and how many of these each of them has."""
+        return "core-hours", threads
+
+    def device(self, threads: int) -> str:
+        """Return what tasks of so many threads would train on, for people: this machine's GPU, or
+        its processor, unless an executor has others."""
+        return str(Device.of_this_machine(threads))
+
+    def trained_alike(
+        self, threads: int, intent: Mapping[str, Any], beat: Mapping[str, Any]
+    ) -> bool:
+        """Tell whether an earlier task trained on what tasks of so many threads would train on.
+
+        Args:
+            intent: of the earlier task's submission.
+            beat: its heartbeat.
+        """
+        return Device.of_this_machine(threads).wrote(beat)
+
+    def calibrate(
+        self, submission: Submission, write_order: Callable[[Path], None]
+    ) -> list[Mapping[str, Any]]:
+        """Train some packs for a short while where, and as, the tasks would; leave nothing behind.
+
+        Args:
+            submission: whose tasks they are.
+            write_order: writes what :mod:`mlpsubmit.jobs.calibration` reads into a folder.
+
+        Returns:
+            What each process answered.
+
+        Raises:
+            UserError: where there was no answer.
+        """
+        raise UserError(
+            f"--calibrate: the {self.name} executor has no processes of its own to measure; leave "
+            "one of the two out"
+        )
 
     @abc.abstractmethod
     def submit(self, submission: Submission) -> Iterator[Job]:

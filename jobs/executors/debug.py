@@ -34,6 +34,12 @@ class DebugExecutor(Executor):
         """Return one."""
         return 1
 
+    def memory(self) -> int | None:
+        """Return what is free on the GPU of this process."""
+        import torch
+
+        return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+
     def threads_of(self, tasks: int) -> int:
         """Return the threads that torch computes with in this process."""
         return self.threads

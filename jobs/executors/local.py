@@ -7,17 +7,24 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import submitit
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.jobs import calibration, store
 from mlpsubmit.jobs.executors.base import Executor, Job, Submission
+from mlpsubmit.jobs.gpu_memory import free_memory
 from mlpsubmit.jobs.heartbeat import process_start
+from mlpsubmit.jobs.slurm.short_job import ended_by_signals
 from mlpsubmit.jobs.task import run_task
 
 __all__ = ["LocalExecutor", "driver_indices", "gpus", "usable_cores"]
@@ -60,6 +67,10 @@ class LocalExecutor(Executor):
         """Return how many tasks the GPUs, or the cores, have room for."""
         return self._slots
 
+    def memory(self) -> int | None:
+        """Return what is free on the fullest of the GPUs."""
+        return free_memory(self.devices) if self.devices else None
+
     def threads_of(self, tasks: int) -> int:
         """Return a task's share of the cores."""
         return max(1, self.cores // tasks)
@@ -68,6 +79,42 @@ class LocalExecutor(Executor):
         """Return how many tasks the slots and, without GPUs, the cores have room for."""
         room = self._slots if self.devices else min(self._slots, max(1, self.cores // threads))
         return min(room, packs)
+
+    def units(self, threads: int) -> tuple[str, int]:
+        """Return GPU-hours where tasks have a GPU each."""
+        return ("GPU-hours", 1) if self.devices else ("core-hours", threads)
+
+    def calibrate(
+        self, submission: Submission, write_order: Callable[[Path], None]
+    ) -> list[Mapping[str, Any]]:
+        """Train in as many processes as there would be tasks."""
+        with ended_by_signals(), tempfile.TemporaryDirectory(prefix="mlpsubmit-") as name:
+            folder = Path(name)
+            write_order(folder)
+            with _environment(self.threads), contextlib.ExitStack() as started:
+                processes = [
+                    started.enter_context(self._calibrating(folder, number))
+                    for number in range(submission.tasks)
+                ]
+                for process in processes:
+                    process.wait()
+            return [_answer(folder, number) for number in range(submission.tasks)]
+
+    @contextlib.contextmanager
+    def _calibrating(self, folder: Path, number: int) -> Iterator[subprocess.Popen[bytes]]:
+        """Start one process, and see that it ends."""
+        visible = self.devices[number : number + 1]
+        gpu = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, visible))} if visible else {}
+        command = [sys.executable, "-m", calibration.__name__, str(folder), str(number)]
+        with (folder / f"{number}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **gpu}
+            )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
 
     def submit(self, submission: Submission) -> Iterator[Job]:
         """Start one process per task; there are at most as many tasks as slots."""
@@ -86,6 +133,23 @@ class LocalExecutor(Executor):
             _started.append(job)
             pid, now = int(job.job_id), time.time()
             yield Job(job.job_id, task, 1, False, host, pid, process_start(pid), now)
+
+
+def _answer(folder: Path, number: int) -> Mapping[str, Any]:
+    """Return what a process answered.
+
+    Raises:
+        UserError: with the end of its log, where it did not.
+    """
+    try:
+        answer: Mapping[str, Any] = store.read_json(calibration.answer_file(folder, number))
+    except FileNotFoundError:
+        lines = (folder / f"{number}.log").read_text(errors="replace").splitlines()
+        last = "\n".join(lines[-3:]) or "nothing"
+        raise UserError(
+            f"--calibrate: a process ended without an answer; it said:\n{last}"
+        ) from None
+    return answer
 
 
 def usable_cores() -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,19 @@ from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
 
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.jobs import calibration
 from mlpsubmit.jobs.executors.base import Executor, Job, Submission
+from mlpsubmit.jobs.gpu_memory import memory_of_type
 from mlpsubmit.jobs.slurm import filesystems
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import NoAnswer, configured, setting
 from mlpsubmit.jobs.slurm.nodes import misfits
+from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.sbatch import Sbatch
-from mlpsubmit.slurm_templates import Template
+from mlpsubmit.jobs.slurm.short_job import ShortJob, ended_by_signals, last_lines, own_folder
+from mlpsubmit.slurm_templates import Template, time_limit
 
-__all__ = ["SlurmExecutor", "retry_script", "script"]
+__all__ = ["SlurmExecutor", "retry_script", "script", "unanswered"]
 
 #: What SLURM allows where it does not say otherwise.
 DEFAULT_ARRAY_SIZE = 1001
@@ -38,6 +43,14 @@ TASK_COST = 2e13
 #: What the job which resumes a run may take: minutes, and memory for the largest of plans.
 RETRY_MINUTES = 15
 RETRY_MEMORY = "2G"
+
+
+#: What a job that calibrates asks for, in minutes, and for how long it is waited for, in seconds.
+CALIBRATION_MINUTES = 10
+CALIBRATION_WAIT = 300.0
+
+#: Keys of a template that decide what its tasks train on.
+DEVICE_KEYS = ("partition", "gpus", "constraint", "cpus")
 
 
 class SlurmExecutor(Executor):
@@ -62,6 +75,10 @@ class SlurmExecutor(Executor):
     def slots(self, cost: float) -> int:
         """Return the tasks that the user asked for, else as many as are worth starting."""
         return self._tasks or int(min(max(1, -(-cost // TASK_COST)), MOST_TASKS))
+
+    def memory(self) -> int | None:
+        """Return what the type of GPU in the template says, or an assumption: none is here."""
+        return memory_of_type(self.template.gpu_type) if self.template.gpu_count else None
 
     def threads_of(self, tasks: int) -> int:
         """Return the cores that the template gives each task."""
@@ -136,6 +153,54 @@ class SlurmExecutor(Executor):
             lines += ["and when it has ended:", self._retry_script(submission, after=["ID"])]
         return lines
 
+    def side_by_side(self, submission: Submission) -> int:
+        """Return as many as may be, if there are the nodes for them."""
+        return min(submission.tasks, self.template.max_parallel or submission.tasks)
+
+    def units(self, threads: int) -> tuple[str, int]:
+        """Return what the cluster counts: GPUs where tasks have them."""
+        count = self.template.gpu_count
+        return ("GPU-hours", count) if count else ("core-hours", self.template.cpus)
+
+    def device(self, threads: int) -> str:
+        """Return what the template asks for."""
+        partition = self.template.partition
+        where = "the default partition" if partition is None else f"partition {partition}"
+        count, kind = self.template.gpu_count, self.template.gpu_type
+        gpus = f"{_counted(count, 'GPU')} {kind}".rstrip() if count else "no GPU"
+        return f"{where}, {gpus} and {_counted(self.template.cpus, 'core')} per task"
+
+    def trained_alike(
+        self, threads: int, intent: Mapping[str, Any], beat: Mapping[str, Any]
+    ) -> bool:
+        """Tell whether a task was asked for in the same way."""
+        if intent["executor"] != "slurm" or beat.get("threads") != threads:
+            return False
+        own = self.template.to_json()
+        return all(intent["template"].get(key) == own.get(key) for key in DEVICE_KEYS)
+
+    def calibrate(
+        self, submission: Submission, write_order: Callable[[Path], None]
+    ) -> list[Mapping[str, Any]]:
+        """Train in one job that asks for what a task asks for, but for its time."""
+        place = next(path for path in submission.path.parents if path.exists())
+        minutes = min(self.template.minutes or CALIBRATION_MINUTES, CALIBRATION_MINUTES)
+        limit = {"time": time_limit.normalised(minutes), "notice": None}
+        with ended_by_signals(), own_folder(place, ".calibrate-") as folder:
+            write_order(folder)
+            answer, job = ShortJob(
+                folder,
+                self.template.model_copy(update=limit),
+                f"mlpsubmit-calibrate.{secrets.token_hex(6)}",
+                calibration.__name__,
+                f"{shlex.quote(str(folder))} 0",
+                calibration.answer_file(folder, 0),
+                CALIBRATION_WAIT,
+            ).run()
+            if answer is None:
+                raise UserError(unanswered(job, last_lines(folder)))
+        return [answer]
+
     @property
     def _helper(self) -> Template:
         return self.template.for_helper(RETRY_MINUTES, RETRY_MEMORY)
@@ -169,6 +234,10 @@ def _retry_name(submission: Submission) -> str:
     return job_name(submission.label, submission.number, "retry")
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
 def _cost_line(template: Template, tasks: int) -> str:
     """Say what the tasks may use at most: their time limit, on all that they ask for."""
     side_by_side = min(tasks, template.max_parallel or tasks)
@@ -179,6 +248,24 @@ def _cost_line(template: Template, tasks: int) -> str:
     count = template.gpu_count
     unit = f"{hours * count:.4g} GPU-hours" if count else f"{hours * template.cpus:.4g} core-hours"
     return f"{text}; at most {unit} until every task has met its time limit once"
+
+
+def unanswered(job: JobState | None, log: str) -> str:
+    """Say what is known of a job that was to calibrate and did not answer."""
+    waited = f"after {CALIBRATION_WAIT:.0f} s"
+    if job is None:
+        why = f"sbatch took its job, but squeue does not show it {waited}"
+    elif job.pending:
+        reason = job.reason if job.reason not in ("", "None") else "no reason given yet"
+        why = f"its job is still queued {waited} ({reason})"
+    elif job.alive:
+        why = f"its job runs on {job.node}, but has not answered {waited}"
+    else:
+        why = f"its job did not answer: {job}" + (f"; its log ends:\n{log}\n" if log else "")
+    return (
+        f"--calibrate: {why.rstrip()}; nothing of it is left; leave --calibrate out, or try again "
+        "when the cluster is less busy (mlpsubmit doctor says what of it works)"
+    )
 
 
 def script(

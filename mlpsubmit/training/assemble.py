@@ -80,7 +80,8 @@ class _Source:
         self.__name__ = function_name(self.factory)  # what messages call it
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        return self.first if step == 0 else self.rest(step)
+        # What stands for any step but the first is no int, and cannot be looked at otherwise.
+        return self.first if type(step) is int and step == 0 else self.rest(step)
 
 
 def assemble(

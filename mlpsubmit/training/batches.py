@@ -92,6 +92,11 @@ class Batches:
         """K numbers: configs of which they agree draw from the same function."""
         return self._index
 
+    @property
+    def functions(self) -> list[BatchFn]:
+        """The functions that each step draws from: none where the sets are fixed."""
+        return [] if self.fixed else self._fns
+
     def draw(self, step: int) -> Batch:
         """Return the batch of this step."""
         if self.fixed:

@@ -18,9 +18,9 @@ The rules, for one config, where ``smooth(e, l) = s e + (1 - s) l`` with s = EMA
 - After its last step a config's traces keep their final values: entries at later steps are the
   smoothed train loss of the last step, and the smoothed test loss of the last step.
 
-On the device everything is a vector (K,), updated without looking at it; a config that has stopped
-keeps its values. The host reads a block at a time, at step numbers that are fixed, so that what
-is computed never depends on time.
+On the device everything is a vector (K,), updated in place and without looking at it; a config
+that has stopped keeps its values. The host reads a block at a time, at step numbers that are fixed,
+so that what is computed never depends on time.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ class Ledger:
         self.record_at = Schedule(common.record_every, common.max_iter)
         every = common.record_every if common.online else common.eval_every
         self.eval_at = Schedule(every, common.max_iter)
+        #: Whether the test loss is evaluated at every step.
+        self.evaluates_always = tested and self.eval_at.count == common.max_iter
         # Apple's devices have no float64.
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
         self._relative = common.loss_checkpoints is None
@@ -123,30 +125,28 @@ class Ledger:
     def enter(self, step: int, losses: Tensor) -> Tensor:
         """Take in the train losses (K,) before this step's update.
 
+        After step 0 this does the same at every step, so that one can be replayed for another.
+
         Returns:
             (K,) bool, which configs make this step's update.
         """
         losses = losses.detach().to(self._dtype)
         if step == 0:
-            self._smooth = losses
+            self._smooth.copy_(losses)
             if self._relative:
-                self._thresholds = self._thresholds * losses.unsqueeze(1)
+                self._thresholds.mul_(losses.unsqueeze(1))
         else:
             smooth = _smoothed(self._smooth, losses, self._smoother)
-            self._smooth = torch.where(self._active, smooth, self._smooth)
+            torch.where(self._active, smooth, self._smooth, out=self._smooth)
         moving = self._active & self._smooth.isfinite()
         self._steps += moving
-        self._active = moving
+        self._active.copy_(moving)
         if self._thresholds.shape[1]:
             # A loss of -inf is below every threshold, but its config has diverged.
             below = self._smooth.unsqueeze(1) < self._thresholds
             self._waiting &= ~(below & moving.unsqueeze(1))
             self._waited += self._waiting
-            self._active = moving & self._waiting[:, -1]
-        if self._traced and step in self.record_at:
-            self._rows.append(self._smooth)
-        if self._traced and self._online and step in self.eval_at:
-            self._test_rows.append(self._smooth)
+            self._active &= self._waiting[:, -1]
         return moving
 
     def enter_test(self, step: int, losses: Tensor, moving: Tensor) -> None:
@@ -155,9 +155,19 @@ class Ledger:
         if step > 0:
             smoother = self._smoother ** self.eval_at.since_previous(step)
             smooth = _smoothed(self._test, smooth, smoother)
-        self._test = torch.where(moving, smooth, self._test)
-        if self._traced:
-            self._test_rows.append(self._test)
+        torch.where(moving, smooth, self._test, out=self._test)
+
+    def record(self, step: int) -> None:
+        """Keep the smoothed losses of this step, once all are entered, where a trace has them."""
+        if self._traced and step in self.record_at:
+            self._rows.append(self._smooth.clone())
+        if self._traced and (self._online or self._tested) and step in self.eval_at:
+            self._test_rows.append((self._smooth if self._online else self._test).clone())
+
+    @property
+    def vectors(self) -> list[Tensor]:
+        """What a step changes in place, each with one row per config of the stack."""
+        return [getattr(self, name) for name in _VECTORS]
 
     def drain(self) -> None:
         """Read the rows recorded since the last time into the traces (a GPU-CPU sync point)."""

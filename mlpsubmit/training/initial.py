@@ -24,7 +24,7 @@ class Initial:
     Attributes:
         tensors: those of the K0 <= K networks that are kept, each (K0, ...).
         of: K numbers, which of them each config began with.
-        first: K0 numbers, the first config that began with each.
+        first: (K0,) int64, on the device, the first config that began with each.
         merged: whether any network has stood for several configs: then the tensors that
             :meth:`merge` ignored are kept no longer.
     """
@@ -36,8 +36,10 @@ class Initial:
 
     def _set(self, of: Sequence[int]) -> None:
         self.of = list(of)
-        self.first = [self.of.index(network) for network in range(max(self.of, default=-1) + 1)]
+        first = [self.of.index(network) for network in range(max(self.of, default=-1) + 1)]
         device = next(iter(self.tensors.values())).device
+        # On the device: an index that is a list would be brought there, and waited for, each step.
+        self.first = torch.tensor(first, device=device)
         self._rows = torch.tensor(self.of, device=device)
 
     def merge(self, sources: Sequence[int], ignored: Collection[str] = ()) -> None:

@@ -7,14 +7,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mlpsubmit.errors import SpecError
 from mlpsubmit.hyperparameters import Hyperparameters
-from mlpsubmit.training.batches import BatchFn
+from mlpsubmit.training.batches import Batch, BatchFn
 from mlpsubmit.training.monitor import Monitor, Progress, SilentMonitor
 from mlpsubmit.training.numerics import arithmetic, freed_memory_kept
 from mlpsubmit.training.pack import Pack
+from mlpsubmit.training.replay import replayed
 from mlpsubmit.training.settings import per_config
 from mlpsubmit.training.trained import Trained
 
@@ -103,33 +104,22 @@ def train(
             device=device,
             state=monitor.restore(),
         )
-        _run(pack, common.max_iter, monitor)
+        _run(pack, common, monitor)
         return pack.results()
 
 
-def _run(pack: Pack, max_iter: int, monitor: Monitor) -> None:
+def _run(pack: Pack, common: Hyperparameters, monitor: Monitor) -> None:
     """Train a pack to its end. Nothing here waits for the device but what says so."""
-    ledger, last = pack.ledger, pack.last
+    ledger, last, max_iter = pack.ledger, pack.last, common.max_iter
     grab_at = pack.grab_at if pack.grabber.grabs else None
+    advance, always = replayed(partial(_advance, pack), pack, common), ledger.evaluates_always
 
     for step in range(pack.start, max_iter):
-        # The batch of this step, (n, ...) for all configs or (K, n, ...). Offline always the same.
-        batch = pack.train.draw(step)
-
-        # The losses (K,) of the centred outputs before the update, and their gradients. Online the
-        # initial network is evaluated as well: a second forward pass.
-        losses, gradients = pack.objective(batch)
-
-        # Smoothed losses and thresholds, on the device: (K,) bool, who makes this step.
-        moving = ledger.enter(step, losses)
-
-        # The update, of size zero for a config that has stopped.
-        pack.optimizer.step(gradients, moving, partial(pack.objective, batch))
-        del gradients  # or the next backward pass would hold them twice
-
-        # The test losses (K,) after the update: a forward pass over the test set.
-        if ledger.evaluates(step):
-            ledger.enter_test(step, pack.test_losses(), moving)
+        # One step: its batch, and (K,) bool, who makes it. On a GPU it may be a recorded one.
+        batch, moving = advance(step)
+        if ledger.evaluates(step) and not always:
+            _evaluate(pack, step, moving)
+        ledger.record(step)
 
         # The measurements. In a trace, this is a GPU-CPU sync point and K calls of every grab; the
         # final ones come when a config has stopped, and want its last batch.
@@ -149,12 +139,39 @@ def _run(pack: Pack, max_iter: int, monitor: Monitor) -> None:
 
         if monitor.due():
             monitor.save(pack.state_dict(start=step + 1))
+        del batch  # or the next step would hold two
+
+
+def _advance(pack: Pack, step: int) -> tuple[Batch, Tensor]:
+    """Make one step; what it changes but for its results, it changes in place."""
+    # The batch of this step, (n, ...) for all configs or (K, n, ...). Offline always the same.
+    batch = pack.train.draw(step)
+
+    # The losses (K,) of the centred outputs before the update, and their gradients. Online the
+    # initial network is evaluated as well: a second forward pass.
+    losses, gradients = pack.objective(batch)
+
+    # Smoothed losses and thresholds, on the device: (K,) bool, who makes this step.
+    moving = pack.ledger.enter(step, losses)
+
+    # The update, of size zero for a config that has stopped.
+    pack.optimizer.step(gradients, moving, partial(pack.objective, batch))
+    if pack.ledger.evaluates_always:
+        del gradients  # memory that the evaluation can have
+        _evaluate(pack, step, moving)
+    return batch, moving
+
+
+def _evaluate(pack: Pack, step: int, moving: Tensor) -> None:
+    """Take in the test losses (K,) after the update: a forward pass over the test set."""
+    pack.ledger.enter_test(step, pack.test_losses(), moving)
 
 
 def _progress(pack: Pack, step: int, max_iter: int) -> Progress:
     active = len(pack.ledger.open)
     return Progress(
         step=step,
+        made=int(pack.ledger.steps.sum()),
         max_iter=max_iter,
         active=active,
         finished=len(pack.stack.models) - active,

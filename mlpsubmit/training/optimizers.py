@@ -191,13 +191,16 @@ class _Adam(_Stacked):
         super().__init__(stack, hyperparameters, rates)
         self._decoupled = decoupled
         self._betas, self._eps = hyperparameters[0].betas, hyperparameters[0].eps
-        self._means, self._squares, self._made = self._zeros(), self._zeros(), 0
+        self._means, self._squares = self._zeros(), self._zeros()
+        # Steps made, on the device: a step that is replayed counts too.
+        exact = torch.float32 if self._decay.device.type == "mps" else torch.float64
+        self._made = torch.zeros((), dtype=exact, device=self._decay.device)
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], moving: Tensor, closure: Closure) -> None:
         beta1, beta2 = self._betas
         self._made += 1
-        rest1, root2 = 1 - beta1**self._made, (1 - beta2**self._made) ** 0.5
+        rest1, root2 = 1 - beta1**self._made, (1 - beta2**self._made).sqrt()
         for i, p, g, size in self._each(gradients, moving):
             mean, square = self._means[i], self._squares[i]
             if self._decays and self._decoupled:
@@ -207,7 +210,7 @@ class _Adam(_Stacked):
             mean.lerp_(g, 1 - beta1)
             square.mul_(beta2).addcmul_(g, g, value=1 - beta2)
             step = square.sqrt().div_(root2).add_(self._eps)
-            p.addcmul_(torch.div(mean, step, out=step), size, value=-1 / rest1)
+            p.addcmul_(torch.div(mean, step, out=step), size / rest1, value=-1)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "_made": self._made}

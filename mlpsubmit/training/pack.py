@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,15 @@ from mlpsubmit.training.origin import Origin
 from mlpsubmit.training.parametrizations import effective_lr, parametrize
 from mlpsubmit.training.schedule import Schedule
 from mlpsubmit.training.seeds import streams
-from mlpsubmit.training.stack import Stack, check_equal_behaviour, check_equal_structure
+from mlpsubmit.training.stack import (
+    Stack,
+    behaviour,
+    check_equal_behaviour,
+    check_equal_structure,
+)
 from mlpsubmit.training.trained import DIVERGED, Trained
 
-__all__ = ["Pack"]
+__all__ = ["Pack", "generator_states", "set_generator_states"]
 
 
 class Pack:
@@ -39,6 +44,8 @@ class Pack:
 
     Attributes:
         start: the step to begin with.
+        generators: what the batch functions draw from.
+        train, test: the batches; None where there is no test set.
     """
 
     def __init__(
@@ -57,12 +64,12 @@ class Pack:
     ) -> None:
         common = settings[0]
         online, traced = common.online, not common.onlythresholds
-        self.start, self._generators = 0, list(generators)
+        self.start, self.generators = 0, list(generators)
         if state is not None:
-            _check_state(state, len(models), len(self._generators))
+            _check_state(state, len(models), len(self.generators))
             # The fixed sets are drawn anew, so from where they were drawn from the first time.
-            _set_states(self._generators, state["generators_at_start"])
-        self._generators_at_start = _states(self._generators)
+            set_generator_states(self.generators, state["generators_at_start"])
+        self._generators_at_start = generator_states(self.generators)
 
         arguments = resolve(grabs, contexts)
         wanted = frozenset[str]().union(*(taken for one in arguments for taken in one.values()))
@@ -126,6 +133,17 @@ class Pack:
     def objective(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the losses (K,) of the centred outputs on a batch, and every config's gradient."""
         return self.stack.losses_and_gradients(batch, self.origin.train(batch), self._loss)
+
+    @property
+    def functions(self) -> list[Any]:
+        """Which functions of the user's each step calls, the model told by its behaviour."""
+        return [*self.train.functions, self._loss, behaviour(self.stack.models[0])]
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """What a step changes in place, but for generators: the same memory until a shrink."""
+        state = self.optimizer.state_dict()
+        return [*(p.detach() for p in self.stack.parameters), *_flat(state), *self.ledger.vectors]
 
     @torch.no_grad()
     def test_losses(self) -> Tensor:
@@ -211,7 +229,7 @@ class Pack:
             "models": len(self.stack.models),
             "start": start,
             "compiled": self.stack.compiled,
-            "generators": _states(self._generators),
+            "generators": generator_states(self.generators),
             "generators_at_start": self._generators_at_start,
             "global_generator": torch.get_rng_state(),
             "parts": parts,
@@ -230,7 +248,7 @@ class Pack:
         for batches in (self.train, self.test):
             if batches is not None and len(self.stack) < len(self.stack.models):
                 batches.shrink(self.stack.configs)
-        _set_states(self._generators, state["generators"])
+        set_generator_states(self.generators, state["generators"])
         # Of no use to what draws from the generators it is given; a grab may do otherwise.
         torch.set_rng_state(state["global_generator"].clone())
 
@@ -262,13 +280,24 @@ def _parametrized(
     return models, twin, factors
 
 
-def _states(generators: Sequence[torch.Generator]) -> list[Tensor]:
+def generator_states(generators: Sequence[torch.Generator]) -> list[Tensor]:
+    """Return what :func:`set_generator_states` takes."""
     return [generator.get_state() for generator in generators]
 
 
-def _set_states(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
+def set_generator_states(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
+    """Let generators go on from where they were."""
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
+
+
+def _flat(state: Any) -> Iterator[Tensor]:
+    """Yield the tensors of nested dictionaries and lists."""
+    if isinstance(state, Tensor):
+        yield state
+    elif isinstance(state, (dict, list)):
+        for entry in state.values() if isinstance(state, dict) else state:
+            yield from _flat(entry)
 
 
 def _check_state(state: dict[str, Any], models: int, generators: int) -> None:

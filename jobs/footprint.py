@@ -1,0 +1,68 @@
+"""How much of a GPU's memory a config takes in training: what sizes packs there.
+
+Sizes are estimates, made before anything is known but the settings; a pack that does not fit after
+all is halved by its task. Counted are fp32 numbers, four bytes each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["LARGEST_ON_GPU", "config_bytes", "fitting"]
+
+#: Configs of a pack at most, and weights of a stack: beyond them a GPU is busy as it is.
+LARGEST_ON_GPU = 512
+WEIGHTS_ON_GPU = 1 << 27
+
+#: What is left of a GPU for other things: the share that fragments, and the bytes that the CUDA
+#: context takes, the workspaces of libraries, and the two copies of a small stack that are made
+#: while a recording of its step is checked.
+MARGIN, RESERVED = 0.15, 2 << 30
+
+#: Copies of the weights: these, the initial ones, gradients, two of an optimizer's, and two that
+#: an update makes in passing.
+COPIES = 7
+
+#: Times that a batch is held: as drawn, stacked, as the one of a recorded step, and a config's
+#: last; and a test set: as drawn, and stacked.
+BATCHES, TEST_SETS = 4, 2
+
+BYTES = 4
+
+
+def config_bytes(
+    weights: NDArray[np.float64], settings: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Return the bytes that one config takes, (groups,).
+
+    Args:
+        weights: of one network.
+        settings: d, width, depth, n_samples, n_test and online, each (groups,).
+    """
+    offline = 1 - settings["online"]
+    test_samples = offline * settings["n_test"]
+    width, depth = settings["width"], settings["depth"]
+    # A forward pass keeps the signals of every layer, the backward pass two more at a time; a
+    # network that is differentiated as it is written keeps some twice. A recorded step, in which
+    # the test set may be evaluated, has memory of its own.
+    train = (2 * depth + 2) * settings["n_samples"] * width
+    activations = 2 * np.maximum(train, (depth + 1) * test_samples * width)
+    samples = BATCHES * settings["n_samples"] + TEST_SETS * test_samples
+    return np.asarray(BYTES * (COPIES * weights + activations + samples * settings["d"]))
+
+
+def fitting(
+    memory: int, weights: NDArray[np.float64], settings: Mapping[str, NDArray[np.float64]]
+) -> NDArray[np.int64]:
+    """Return how many configs are to train together on a GPU, (groups,), one at least.
+
+    Args:
+        memory: bytes that are free on it.
+        weights, settings: as :func:`config_bytes` takes them.
+    """
+    room = max(0.0, (1 - MARGIN) * memory - RESERVED)
+    sizes = np.minimum(room // config_bytes(weights, settings), WEIGHTS_ON_GPU // weights)
+    return np.clip(sizes, 1, LARGEST_ON_GPU).astype(np.int64)
