@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tarfile
 import tempfile
@@ -29,8 +30,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlpsubmit import Sweep, launch
+from mlpsubmit.training.numerics import arithmetic
 
 D, CONFIGS = 32, 32
+MANY, ONE = {"trial": range(512)}, {"trial": range(1)}
+CUDA = torch.cuda.is_available()
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Case:
         settings: of the sweep.
         test_rows: of the test set, where it is evaluated at every step.
         every: steps between two evaluations of the test set.
+        initial_networks: how many different networks the configs begin with; by default as many.
     """
 
     name: str
@@ -53,6 +58,12 @@ class Case:
     batch: int = 256
     test_rows: int = 0
     every: int = 1
+    initial_networks: int | None = None
+
+    @property
+    def configs(self) -> int:
+        """How many there are."""
+        return math.prod(map(len, self.axes.values()))
 
     @property
     def online(self) -> bool:
@@ -86,36 +97,67 @@ def products(bsz: int, gen: torch.Generator, image: bool) -> Any:
 
 
 OFFLINE = {"ONLINE": False, "N_TEST": 10_000}
+OFFLINE_SETS = {"batch": 1024, "test_rows": 10_000}
 CASES = (
-    Case("online, width 64", lambda: mlp(64), 4000, {"WIDTH": 64}),
-    Case("online, width 256", lambda: mlp(256), 300, {"WIDTH": 256}),
+    Case("online, width 64", lambda: mlp(64), 2500, {"WIDTH": 64}),
+    Case("online, width 256", lambda: mlp(256), 250, {"WIDTH": 256}),
     Case("online, width 1024", lambda: mlp(1024), 20, {"WIDTH": 1024}),
     Case(
         "offline, width 256, test every step",
         lambda: mlp(256),
-        20,
+        25,
         {"WIDTH": 256, **OFFLINE},
-        batch=1024,
-        test_rows=10_000,
+        **OFFLINE_SETS,
     ),
     Case(
         "offline, width 256, EVAL_EVERY=100",
         lambda: mlp(256),
         100,
         {"WIDTH": 256, "EVAL_EVERY": 100, **OFFLINE},
-        batch=1024,
-        test_rows=10_000,
         every=100,
+        **OFFLINE_SETS,
     ),
     Case(
         "online, widths 32 to 256",
         lambda: mlp(128),  # about the mean width
-        800,
+        500,
         {},
         axes={"WIDTH": [32, 64, 128, 256], "trial": range(CONFIGS // 4)},
     ),
-    Case("online, width 256, adam", lambda: mlp(256), 300, {"WIDTH": 256, "OPTIMIZER": "adam"}),
-    Case("online, conv net", conv, 150, {"MODEL": conv}),
+    Case(
+        "online, width 256, 8 values of GAMMA",
+        lambda: mlp(256),
+        250,
+        {"WIDTH": 256},
+        axes={"GAMMA": [0.5 * 1.5**i for i in range(8)], "trial": range(CONFIGS // 8)},
+        initial_networks=4,
+    ),
+    Case("online, width 256, adam", lambda: mlp(256), 200, {"WIDTH": 256, "OPTIMIZER": "adam"}),
+    Case("online, conv net", conv, 120, {"MODEL": conv}),
+)
+#: On a GPU, where a step of the others takes less than its launch.
+GPU_CASES = (
+    Case("online, width 64, 512 configs", lambda: mlp(64), 2000, {"WIDTH": 64}, axes=MANY),
+    Case("online, width 256, 512 configs", lambda: mlp(256), 2000, {"WIDTH": 256}, axes=MANY),
+    Case("online, width 512, 512 configs", lambda: mlp(512), 1000, {"WIDTH": 512}, axes=MANY),
+    Case("online, width 2048, 512 configs", lambda: mlp(2048), 50, {"WIDTH": 2048}, axes=MANY),
+    Case("online, width 8192", lambda: mlp(8192), 500, {"WIDTH": 8192}, axes=ONE, batch=1024),
+    Case(
+        "online, width 8192, tf32",
+        lambda: mlp(8192),
+        500,
+        {"WIDTH": 8192, "PRECISION": "tf32"},
+        axes=ONE,
+        batch=1024,
+    ),
+    Case(
+        "online, width 8192, bf16",
+        lambda: mlp(8192),
+        500,
+        {"WIDTH": 8192, "PRECISION": "bf16"},
+        axes=ONE,
+        batch=1024,
+    ),
 )
 
 
@@ -186,24 +228,37 @@ def operations(case: Case) -> float:
         model(X)
     needed = float(step.get_total_flops())
     if case.online:  # f0 on the fresh batch; offline it is computed once
-        return needed + forward.get_total_flops()
+        initial = (case.initial_networks or case.configs) / case.configs
+        return needed + initial * forward.get_total_flops()
     return needed + forward.get_total_flops() * case.test_rows / case.batch / case.every
 
 
-def matmul_rate(seconds: float = 0.5) -> float:
-    """Return the floating-point operations per second of large matrix products on all cores."""
-    A, B = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    A @ B
-    count, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        A @ B
-        count += 1
-    return 2 * 1024**3 * count / (time.perf_counter() - begin)
+def matmul_rate(precision: str = "fp32", seconds: float = 0.5) -> float:
+    """Return the floating-point operations per second of large matrix products on the device."""
+    n, kind = (8192, "cuda") if CUDA else (1024, "cpu")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    A, B = (torch.randn(n, n, device=kind, dtype=dtype) for _ in range(2))
+    with arithmetic(precision, False, torch.device(kind)):
+        _wait_for(A @ B)
+        count, begin = 0, time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            _wait_for(A @ B)
+            count += 1
+    return 2 * n**3 * count / (time.perf_counter() - begin)
+
+
+def _wait_for(product: Tensor) -> None:
+    if product.is_cuda:
+        torch.cuda.synchronize()
+
+
+def _rate(case: Case) -> float:
+    return matmul_rate(case.settings.get("PRECISION", "fp32"))
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
     """Measure a case: run, plain loop and machine in turn."""
-    rounds = [(packed_speed(case), plain_speed(case, 1.0), matmul_rate()) for _ in range(repeats)]
+    rounds = [(packed_speed(case), plain_speed(case, 1.0), _rate(case)) for _ in range(repeats)]
     needed = operations(case)
     return {
         "case": case.name,
@@ -217,11 +272,11 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--repeats", type=int, default=3, help="times that all take turns")
+    parser.add_argument("--repeats", type=int, default=2, help="times that all take turns")
     parser.add_argument("--only", default="", help="cases whose name has this text")
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
     options = parser.parse_args(arguments)
-    cases = [case for case in CASES if options.only in case.name]
+    cases = [c for c in (*CASES, *(GPU_CASES if CUDA else ())) if options.only in c.name]
     print(f"{torch.get_num_threads()} threads; the plain loop has one")
     print(f"{'':<38}{'run':>10}{'plain':>10}{'ratio':>8}{'of limit':>10}")
     results = []

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from mlpsubmit.jobs import store
-from mlpsubmit.jobs.heartbeat import Heartbeat
+from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
+from mlpsubmit.jobs.pace import Pace
 from mlpsubmit.training.monitor import Interrupted, Progress
 
 __all__ = ["Checkpoint"]
@@ -31,6 +32,7 @@ class Checkpoint:
         stop: set where the task is to save and stop.
         interval: seconds between two saves.
         verbose: print losses as they fall.
+        pace: counts what is made, over all packs of a task.
 
     Attributes:
         parts: the places in the pack of configs that are not yet trained, in one list those that
@@ -38,6 +40,7 @@ class Checkpoint:
         alike: how many of the first parts are pieces of what was one: need as much memory.
         together: the places of those that are assembled or in training now.
         halved: whether the pack has ever run out of memory.
+        step_ideal: for ``pace``, of the stack that is to train.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Checkpoint:
         heartbeat: Heartbeat,
         interval: float,
         verbose: bool,
+        pace: Pace | None = None,
     ) -> None:
         self.file = file
         self.configs = configs
@@ -57,13 +61,13 @@ class Checkpoint:
         self.heartbeat = heartbeat
         self.interval = interval
         self.verbose = verbose
+        self.pace = pace or Pace()
+        self.step_ideal: float | None = None
         self.together: list[int] = []
         self._begin()
         self._load()
-        self.started = self.saved = self.seen = time.monotonic()
-        #: The step that this life began with: what it has trained itself starts there.
-        self.first_step = 0 if self.state is None else int(self.state["start"])
-        self.step, self.active = self.first_step, 0
+        self.started = self.saved = time.monotonic()
+        self._rewind(0 if self.state is None else int(self.state["start"]))
 
     def _begin(self) -> None:
         """Let nothing of the pack be trained."""
@@ -102,8 +106,17 @@ class Checkpoint:
         self._restart()
 
     def _restart(self) -> None:
+        self.pace.rests()
         self.state, self.earlier_seconds, self.started = None, 0.0, time.monotonic()
-        self.first_step = 0
+        self._rewind(0)
+
+    def _rewind(self, step: int) -> None:
+        """Note the step that the stack goes on from: what this life trains itself starts there."""
+        self.first_step = self.step = step
+        #: Model-steps at the last read-back: by this life, and by the ones before, once known.
+        self.made, self.earlier_made = 0, 0 if step == 0 else None
+        #: Configs in training, and steps since the last read-back.
+        self.active, self.ahead, self.told = 0, 0, time.monotonic()
 
     @property
     def done(self) -> set[int]:
@@ -151,11 +164,17 @@ class Checkpoint:
 
     def restore(self) -> dict[str, Any] | None:
         """Return the state to continue from."""
+        self.active = len(self.together)
+        self.pace.trains(self.step_ideal)
         return self.state
 
     def due(self) -> bool:
         """Tell whether it is time to save, or to stop."""
-        return self.stop.is_set() or time.monotonic() - self.saved >= self.interval
+        now = time.monotonic()
+        self.ahead += 1
+        if now - self.told >= HEARTBEAT_SECONDS:  # wide networks take minutes to a read-back
+            self._tell(now)
+        return self.stop.is_set() or now - self.saved >= self.interval
 
     def save(self, state: dict[str, Any] | None) -> None:
         """Replace the file; a disk that is full must not end the training.
@@ -192,19 +211,26 @@ class Checkpoint:
 
     def progress(self, progress: Progress) -> None:
         """Say in the heartbeat how far the stack is."""
-        now = time.monotonic()
         finite = progress.losses[np.isfinite(progress.losses)]
         loss = float(np.median(finite)) if len(finite) else None
-        made = max(0, progress.step - self.step) * max(self.active, progress.active)
+        if self.earlier_made is None:  # as if no config had stopped since this life began
+            own = (progress.step - self.first_step) * progress.active
+            self.earlier_made = progress.made - own
+        self.step, self.made = progress.step, progress.made - self.earlier_made
+        self.active, self.ahead = progress.active, 0
         self.heartbeat.update(
-            step=progress.step,
             first_step=self.first_step,
             max_iter=progress.max_iter,
             active=progress.active,
             loss=loss,
-            speed=made / max(now - self.seen, 1e-9),
         )
-        self.step, self.active, self.seen = progress.step, progress.active, now
+        self._tell(time.monotonic())
+        self.ahead = -1  # the loop asks once more after this very step
         if self.verbose:
             shown = "not finite" if loss is None else f"{loss:.4g}"
             print(f"step {progress.step}: {progress.active} train, loss {shown}", flush=True)
+
+    def _tell(self, now: float) -> None:
+        self.told = now
+        self.pace.made(self.made + self.ahead * self.active)
+        self.heartbeat.update(step=self.step + self.ahead, **self.pace.fields())

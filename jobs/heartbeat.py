@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import socket
 import threading
 import time
@@ -18,7 +20,9 @@ __all__ = [
     "Heartbeat",
     "is_alive",
     "is_fresh",
+    "process_age",
     "process_start",
+    "processor_name",
 ]
 
 HEARTBEAT_SECONDS = 2.0
@@ -108,6 +112,24 @@ def process_start(pid: int) -> str | None:
         return None
     fields = content.rpartition(")")[2].split()
     return None if fields[0] == "Z" else fields[19]
+
+
+def process_age() -> float | None:
+    """Return for how many seconds this process has run; None where the kernel does not tell."""
+    start = process_start(os.getpid())
+    if start is None or not hasattr(time, "CLOCK_BOOTTIME"):
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(start) / os.sysconf("SC_CLK_TCK")
+
+
+def processor_name() -> str:
+    """Return what the processor of this machine is called."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def is_alive(process: dict[str, Any]) -> bool:

@@ -13,10 +13,14 @@ from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.store import REUSED_PREFIX, Failure, RunDirectory, task_name
-from mlpsubmit.jobs.tasks import TaskStatus
+from mlpsubmit.jobs.tasks import TaskStatus, mean_of_limit
 from mlpsubmit.wording import totals
 
 __all__ = ["Status", "TaskStatus", "read_status"]
+
+
+#: What every task of a run said last, by its name.
+Beats = Mapping[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,7 +31,10 @@ class Status:
         configs: how many the sweep has; ``done``, ``failed`` and ``missing`` add up to it.
         reused: how many of those done came from earlier runs.
         fraction: done, by estimated cost, counting packs in training by their steps; 0 to 1.
-        speed: model-steps per second, all running tasks together.
+        speed: model-steps per second: lately, of all running tasks together; where none runs, the
+            mean over the time from the first beat of a submission's tasks to the last.
+        of_limit: the part of the devices' limit that their tasks make use of, 0 to 1, over the same
+            time; None where it was not measured. The limit is the rate of large matrix products.
         remaining_seconds: until the end at the speed so far; None where it cannot be told.
         retry: what SLURM says of the job that will resume what is missing; empty where none will.
         retry_failure: what SLURM says of one that could not; empty where all is well.
@@ -49,6 +56,7 @@ class Status:
     failures: Sequence[Failure]
     retry: str = ""
     retry_failure: str = ""
+    of_limit: float | None = None
 
     def __repr__(self) -> str:
         return f"Status({self.name} {self.run} {self.state}: {totals(self)})"
@@ -95,7 +103,8 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     """
     scheduler = scheduler or Scheduler()
     plan = Plan.from_json(run.plan)
-    tasks, job = _submitted(run, scheduler)
+    beats = run.heartbeats()
+    tasks, job = _submitted(run, scheduler, beats)
     names, failures = run.outcomes()
     finished = _numbers(names, plan)
     sizes = plan.pack_sizes
@@ -105,7 +114,8 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     configs = int(run.sweep["configs"])
     retry = str(job) if job is not None and job.alive and done < configs else ""
     failed_retry = job is not None and not job.alive and job.state != "COMPLETED"
-    fraction, remaining = _progress(run, plan, finished, tasks)
+    fraction, remaining = _progress(run, plan, finished, tasks, beats)
+    speed, of_limit = _speed(tasks, beats)
     return Status(
         run=run.id,
         name=str(run.sweep["name"]),
@@ -117,25 +127,27 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
         missing=configs - done - failed,
         reused=reused,
         fraction=fraction,
-        speed=sum(float(t.heartbeat.get("speed") or 0) for t in tasks if t.state == "running"),
+        speed=speed,
         remaining_seconds=remaining,
         tasks=tasks,
         failures=failures,
         retry=retry,
         retry_failure=str(job) if failed_retry and done < configs else "",
+        of_limit=of_limit,
     )
 
 
-def _submitted(run: RunDirectory, scheduler: Scheduler) -> tuple[list[TaskStatus], JobState | None]:
+def _submitted(
+    run: RunDirectory, scheduler: Scheduler, beats: Beats
+) -> tuple[list[TaskStatus], JobState | None]:
     """Return the tasks of the latest submission, and the job that retries, if it is known."""
     submissions = run.submissions()
     if not submissions:
         return [], None
     number = submissions[-1]
-    heartbeats = run.heartbeats(number)
     if run.intent(number)["executor"] != "slurm":
-        return _local_tasks(run, number, heartbeats), None
-    tasks = slurm_tasks(run, number, heartbeats, scheduler)
+        return _local_tasks(run, number, beats), None
+    tasks = slurm_tasks(run, number, beats, scheduler)
     if any(task.live for task in tasks):
         return tasks, None
     return tasks, slurm_retry(run, number, scheduler)
@@ -166,13 +178,11 @@ def _state(tasks: Sequence[TaskStatus], left: int, failed: int, retry: str) -> s
     return "failed" if failed == left else "stopped"
 
 
-def _local_tasks(
-    run: RunDirectory, number: int, heartbeats: Mapping[str, dict[str, Any]]
-) -> list[TaskStatus]:
+def _local_tasks(run: RunDirectory, number: int, beats: Beats) -> list[TaskStatus]:
     """Return the tasks of a submission to this machine."""
     jobs = run.task_jobs(number)
     names = [task_name(number, index) for index in range(len(run.intent(number)["slices"]))]
-    return [_local_task(run, number, n, heartbeats.get(n, {}), jobs.get(n)) for n in names]
+    return [_local_task(run, number, n, beats.get(n, {}), jobs.get(n)) for n in names]
 
 
 def _local_task(
@@ -193,12 +203,13 @@ def _progress(
     plan: Plan,
     finished: np.ndarray[Any, np.dtype[np.int64]],
     tasks: Sequence[TaskStatus],
+    beats: Beats,
 ) -> tuple[float, float | None]:
     """Return the fraction done by cost, and the seconds that remain at the rate so far."""
     if plan.packs == 0:
         return 1.0, 0.0
     costs, ready = plan.pack_costs, {int(number) for number in finished}
-    shares, rate = _saved_shares(run, ready), 0.0
+    shares, rate = _saved_shares(run, ready, beats), 0.0
     for task in tasks:
         beat = task.heartbeat
         if task.state == "running" and "pack" in beat:
@@ -213,10 +224,33 @@ def _progress(
     return min(1.0, done / plan.cost), remaining
 
 
-def _saved_shares(run: RunDirectory, ready: set[int]) -> dict[int, float]:
+def _speed(tasks: Sequence[TaskStatus], beats: Beats) -> tuple[float, float | None]:
+    """Return model-steps per second, and the part of the devices' limit that is used."""
+    running = [task.heartbeat for task in tasks if task.state == "running"]
+    if running:
+        shares = [beat.get("of_limit") for beat in running]
+        known = [float(share) for share in shares if share is not None]
+        of_limit = sum(known) / len(known) if len(known) == len(running) else None
+        return sum(float(beat.get("speed") or 0) for beat in running), of_limit
+    trained = [beat for beat in beats.values() if beat.get("model_steps")]
+    steps = sum(int(beat["model_steps"]) for beat in trained)
+    return steps / max(_elapsed(trained), 1e-9), mean_of_limit(trained)
+
+
+def _elapsed(beats: Sequence[Mapping[str, Any]]) -> float:
+    """Return the seconds in which tasks trained, those of each submission side by side."""
+    spans: dict[str, tuple[float, float]] = {}
+    for beat in beats:
+        submission = str(beat["task"]).partition("-")[0]
+        began, ended = spans.get(submission, (float("inf"), 0.0))
+        spans[submission] = (min(began, beat["started"]), max(ended, beat["updated"]))
+    return sum(ended - began for began, ended in spans.values())
+
+
+def _saved_shares(run: RunDirectory, ready: set[int], beats: Beats) -> dict[int, float]:
     """Return how far packs are of which a state is saved, in whatever submission they trained."""
     shares: dict[int, float] = {}
-    for beat in run.heartbeats().values():
+    for beat in beats.values():
         if beat.get("max_iter") and int(beat["pack"]) not in ready:
             pack, share = int(beat["pack"]), beat["step"] / beat["max_iter"]
             if run.checkpoint(beat["pack"]).exists():

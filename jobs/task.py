@@ -19,13 +19,24 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.jobs import store
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.data import SharedData
-from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, SLOWEST_BEAT, Heartbeat
+from mlpsubmit.jobs.heartbeat import (
+    HEARTBEAT_SECONDS,
+    SLOWEST_BEAT,
+    Heartbeat,
+    process_age,
+    processor_name,
+)
+from mlpsubmit.jobs.kinds import Kind
+from mlpsubmit.jobs.npz import npz_bytes
+from mlpsubmit.jobs.pace import Pace
 from mlpsubmit.jobs.plan import Pack, Plan, Range
 from mlpsubmit.jobs.stopping import stop_on_signals
 from mlpsubmit.jobs.store import RunDirectory, Shard, task_name
 from mlpsubmit.loading import thaw
 from mlpsubmit.sweep import Config, Sweep
 from mlpsubmit.training.assemble import assemble
+from mlpsubmit.training.compiling import sharing_compiled
+from mlpsubmit.training.limit import Limit
 from mlpsubmit.training.loop import Trained
 from mlpsubmit.training.memory import free_memory, is_crowded, ran_out_of_memory
 from mlpsubmit.training.monitor import Interrupted, StateError
@@ -33,10 +44,14 @@ from mlpsubmit.training.probing import rehearse
 from mlpsubmit.training.seeds import data_seed
 from mlpsubmit.training.trained import DIVERGED
 
-__all__ = ["run_task"]
+__all__ = ["device_name", "run_task"]
 
 #: Attempts in a row that may end before anything is trained.
 FRUITLESS_ATTEMPTS = 3
+
+#: Floating-point operations from which on a slice is worth a second for finding out what its device
+#: could do at best: some seconds of one core.
+WORTH_A_LIMIT = 3e11
 
 #: Heartbeats per second that all tasks together write at most: their file system is shared.
 BEATS_PER_SECOND = 20
@@ -85,10 +100,16 @@ class _Task:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(self.plan.threads)
         self.data = SharedData(self.run_directory, self.sweep, self.device)
-        slices = self.run_directory.intent(self.submission)["slices"]
+        intent = self.run_directory.intent(self.submission)
+        slices = intent["slices"]
         packs = self._packs(slices[self.index])
         fruitless = self._fruitless_attempts()
+        self.limit = self._limit(packs)
+        # The process of the debug executor has done other things before.
+        self.startup = None if intent["executor"] == "debug" else process_age()
+        self.pace = Pace()
         with (
+            sharing_compiled(self.run_directory.path / store.COMPILED),
             Shard.claim(self.run_directory.results, self.name) as shard,
             self._heartbeat(shard, len(packs), len(slices), fruitless) as heartbeat,
         ):
@@ -115,6 +136,12 @@ class _Task:
         finished = self.run_directory.finished({pack.name for pack in packs}, self.name)
         return [pack for pack in packs if pack.name not in finished]
 
+    def _limit(self, packs: Sequence[Pack]) -> Limit | None:
+        """Measure the device where that takes a small part of the task's time."""
+        worth = sum(pack.cost for pack in packs) >= WORTH_A_LIMIT
+        base = self.sweep.base
+        return Limit(self.device, base.precision, base.model != "mlp") if worth else None
+
     def _fruitless_attempts(self) -> int:
         """Return how many attempts in a row before this one trained nothing."""
         last = self.run_directory.last_heartbeat(self.name)
@@ -126,8 +153,10 @@ class _Task:
             max(HEARTBEAT_SECONDS, min(tasks / BEATS_PER_SECOND, SLOWEST_BEAT)),
             task=self.name,
             attempt=shard.attempt,
-            device=_device_name(self.device),
+            device=device_name(self.device),
+            processor=processor_name(),
             threads=self.plan.threads,
+            startup=self.startup,
             packs=packs,
             packs_done=0,
             packs_failed=0,
@@ -135,6 +164,8 @@ class _Task:
             cost_done=0.0,
             fruitless=fruitless,
             progressed=False,
+            speeds=[],
+            **self.pace.fields(),
         )
 
     def _train_or_record(self, pack: Pack, shard: Shard, heartbeat: Heartbeat) -> None:
@@ -152,8 +183,11 @@ class _Task:
         except Exception as error:
             self._record_failure(pack, indices, error, shard, heartbeat)
         else:
-            shard.append(pack.name + store.FINISHED_SUFFIX, store.npz_bytes(arrays))
-            heartbeat.update(packs_done=heartbeat["packs_done"] + 1)
+            shard.append(pack.name + store.FINISHED_SUFFIX, npz_bytes(arrays))
+            kind = Kind.of(self.sweep, self.sweep.config(indices[0]), len(indices), pack.cost)
+            self.pace.finished(kind)
+            speeds = self.pace.speeds()
+            heartbeat.update(packs_done=heartbeat["packs_done"] + 1, speeds=speeds)
             _note_progress(heartbeat, pack)
             self.run_directory.checkpoint(pack.name).unlink(missing_ok=True)
             seconds = time.monotonic() - started
@@ -173,6 +207,7 @@ class _Task:
             "traceback": "".join(traceback.format_exception(error)),
         }
         shard.append(pack.name + store.FAILED_SUFFIX, store.json_bytes(failure))
+        self.pace.discard()
         heartbeat.update(packs_failed=heartbeat["packs_failed"] + 1)
         _note_progress(heartbeat, pack)
         print(f"pack {pack.name}: failed\n{failure['traceback']}", flush=True)
@@ -220,6 +255,7 @@ class _Task:
             heartbeat,
             60 * self.sweep.base.checkpoint_minutes,
             self.sweep.base.verbose,
+            self.pace,
         )
 
     def _fits(
@@ -265,6 +301,8 @@ class _Task:
             if done.issuperset(places):
                 continue
             checkpoint.together = places
+            if self.limit is not None:
+                checkpoint.step_ideal = self.limit.ideal_seconds(stack)
             torch.manual_seed(data_seed(stack.hyperparameters[0].seed))
             trained = stack.train(checkpoint)
             checkpoint.finish(_result(places, trained, checkpoint.seconds))
@@ -314,7 +352,7 @@ def _does_not_fit(config: Config, device: torch.device, error: Exception) -> Out
     more = "a GPU with more memory" if device.type == "cuda" else "more memory for each task"
     return OutOfMemory(
         f"a config with WIDTH={settings.width}, DEPTH={settings.depth}, N_SAMPLES="
-        f"{settings.n_samples} does not fit into the memory of its task ({_device_name(device)}), "
+        f"{settings.n_samples} does not fit into the memory of its task ({device_name(device)}), "
         f"not even alone; try a smaller {sets}, or {more}. It ended in {type(error).__name__}: "
         + (str(error).splitlines() or [""])[0]
     )
@@ -385,5 +423,6 @@ def _hex_keys(sweep: Sweep, indices: NDArray[np.int64]) -> NDArray[np.bytes_]:
     return np.array([key.tobytes().hex() for key in sweep.keys(indices)], dtype="S32")
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Return what a GPU is called, and ``cpu`` where there is none."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

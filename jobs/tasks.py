@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["LIVE", "TaskStatus"]
+__all__ = ["LIVE", "TaskStatus", "mean_of_limit"]
 
 #: States of tasks that train or are about to.
 LIVE = ("waiting", "running")
@@ -40,6 +41,14 @@ class TaskStatus:
         """Whether it trains or is about to."""
         return self.state in LIVE
 
+    @property
+    def mean_speed(self) -> float:
+        """Model-steps per second over its whole life; 0 where it made none."""
+        beat = self.heartbeat
+        if not beat.get("model_steps"):
+            return 0.0
+        return int(beat["model_steps"]) / max(_seconds(beat), 1e-9)
+
     def last_lines(self) -> list[str]:
         """Return how its log ends; empty where it has none."""
         if self.log is None:
@@ -52,3 +61,21 @@ class TaskStatus:
         except OSError:
             return []
         return [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
+
+
+def mean_of_limit(beats: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the part of their devices' limit that tasks have used over their lives, 0 to 1.
+
+    Returns:
+        None where it was not measured in one of them, or there are none.
+    """
+    ideal, seconds = 0.0, 0.0
+    for beat in beats:
+        if beat.get("ideal_seconds") is None:
+            return None
+        ideal, seconds = ideal + float(beat["ideal_seconds"]), seconds + _seconds(beat)
+    return ideal / seconds if seconds > 0 else None
+
+
+def _seconds(beat: Mapping[str, Any]) -> float:
+    return float(beat["updated"]) - float(beat["started"])

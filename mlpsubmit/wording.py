@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mlpsubmit.jobs.tasks import mean_of_limit
+
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status, TaskStatus
 
-__all__ = ["doing", "totals"]
+__all__ = ["doing", "duration", "totals"]
 
 
 def totals(status: Status) -> str:
@@ -19,9 +21,9 @@ def totals(status: Status) -> str:
         counts.append(f"{status.reused} reused")
     counts.append(f"{100 * status.fraction:.0f}%")
     if status.speed:
-        counts.append(f"{_compact(status.speed)} model-steps/s")
+        counts.append(_speed(status.speed, status.of_limit, " of the device's limit"))
     if status.remaining_seconds is not None and status.running:
-        counts.append(f"at most {_duration(status.remaining_seconds)} left")
+        counts.append(f"at most {duration(status.remaining_seconds)} left")
     return "  ".join(counts)
 
 
@@ -40,16 +42,27 @@ def doing(task: TaskStatus) -> str:
     if task.state == "running" and beat.get("max_iter"):
         loss = f", loss {beat['loss']:.3g}" if beat.get("loss") is not None else ""
         packs += f", step {beat['step']}/{beat['max_iter']}{loss}"
+    if task.state == "running" and beat.get("speed"):
+        packs += f", {_speed(beat['speed'], beat.get('of_limit'))}"
+    if task.state == "done" and task.mean_speed:
+        packs += f", {_speed(task.mean_speed, mean_of_limit([beat]))}"
     if task.state == "interrupted" and beat.get("max_iter"):
         packs += f", saved at step {beat['step']} of {beat['max_iter']}"
     return packs
+
+
+def _speed(speed: float, of_limit: float | None, of_what: str = "") -> str:
+    """Return a speed, and how well it uses the device where that is known."""
+    used = "" if of_limit is None else f" ({100 * of_limit:.0f}%{of_what})"
+    return f"{_compact(speed)} model-steps/s{used}"
 
 
 def _compact(number: float) -> str:
     return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it: seconds, minutes, hours or days."""
     minutes, hours = seconds / 60, seconds / 3600
     if hours >= 48:
         return f"{hours / 24:.0f} d"

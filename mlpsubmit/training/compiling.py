@@ -8,10 +8,11 @@ it was measured, stands in docs/performance.md.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,7 +22,7 @@ from torch import nn
 from mlpsubmit.fingerprint import digest
 from mlpsubmit.training.memory import ran_out_of_memory
 
-__all__ = ["Compiled", "pays", "share_compiled"]
+__all__ = ["Compiled", "pays", "sharing_compiled"]
 
 Returned = TypeVar("Returned")
 
@@ -63,7 +64,8 @@ class Compiled(Generic[Returned]):
         try:
             return self._call(*arguments)
         except Exception as error:
-            if self._call is self._plain or ran_out_of_memory(error):
+            plain, capturing = self._call is self._plain, _is_capturing()
+            if plain or capturing or ran_out_of_memory(error):
                 raise
             reason = (str(error).strip().splitlines() or [""])[0]
             warnings.warn(
@@ -75,16 +77,31 @@ class Compiled(Generic[Returned]):
         return self._call(*arguments)
 
 
-def share_compiled(folder: Path) -> None:
-    """Keep what torch compiles in a folder that other tasks use as well.
+def _is_capturing() -> bool:
+    """Tell whether a CUDA graph is being captured: what fails then says nothing of the function."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+@contextlib.contextmanager
+def sharing_compiled(folder: Path) -> Iterator[None]:
+    """Let torch keep what it compiles in a folder that other tasks use as well, for the duration.
 
     Machines of different processors have folders of their own in it: code for one may not run on
-    another. An environment that names a folder already is left alone.
+    another. What the environment says already is left alone.
     """
     own = digest(platform.machine(), _processor(), torch.__version__).hex()[:16]
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / own))
-    # A task has its share of the cores; by default the compiler would start a process per core.
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    settings = {
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / own),
+        # A task has its share of the cores; by default the compiler would start a process on each.
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
 
 
 def _processor() -> str:

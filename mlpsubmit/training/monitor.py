@@ -39,6 +39,7 @@ class Progress:
 
     Attributes:
         step: gradient steps made so far.
+        made: those of all configs together, each as many as it has made until it stopped.
         max_iter: gradient steps at most.
         active: configs still in training.
         finished: configs that have stopped, whether done or diverged.
@@ -47,6 +48,7 @@ class Progress:
     """
 
     step: int
+    made: int
     max_iter: int
     active: int
     finished: int

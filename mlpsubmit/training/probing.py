@@ -46,6 +46,9 @@ PROBED_ARGUMENTS = 64
 #: Steps from which on it is worth one more to see beforehand that no grab fails.
 REHEARSED_STEPS = 1000
 
+#: How a config is trained for a look at its functions alone.
+ONE_STEP: dict[str, Any] = {"max_iter": 1, "compile": False}
+
 
 def probe(sweep: Sweep) -> None:
     """Train one step of a few configs on the CPU, so that what does not fit shows at launch.
@@ -69,7 +72,7 @@ def probe(sweep: Sweep) -> None:
         for grab in grabs.values():
             pick(grab, {**config.settings, **entry, **dict.fromkeys(SUPPLIED)})
         if grabs and _is_small(hyperparameters):
-            _train_one_step(sweep, config.replaced(max_iter=1), entry, with_grabs=True)
+            _train_one_step(sweep, config.replaced(**ONE_STEP), entry, with_grabs=True)
         else:
             _train_one_step(sweep, _smaller(config), entry, with_grabs=False)
     _probe_arguments(sweep)
@@ -110,7 +113,7 @@ def _smaller(config: Config) -> Config:
     smaller = {
         "n_samples": min(hyperparameters.n_samples, PROBE_SAMPLES),
         "n_test": min(hyperparameters.n_test, PROBE_SAMPLES),
-        "max_iter": 1,
+        **ONE_STEP,
     }
     if hyperparameters.model == "mlp":
         smaller["width"] = min(hyperparameters.width, PROBE_WIDTH)
@@ -190,7 +193,7 @@ def rehearse(sweep: Sweep, config: Config, entry: Mapping[str, Any], device: tor
     hyperparameters = config.hyperparameters
     long = hyperparameters.onlythresholds and hyperparameters.max_iter >= REHEARSED_STEPS
     if long and named_grabs(sweep):
-        for stack in assemble(sweep, [config.replaced(max_iter=1)], [entry], device):
+        for stack in assemble(sweep, [config.replaced(**ONE_STEP)], [entry], device):
             stack.train()
 
 

@@ -42,6 +42,13 @@ class Schedule:
             return step - int(self.steps[self.steps.searchsorted(step) - 1])
         return (step - 1) % self._every + 1
 
+    @property
+    def count(self) -> int:
+        """How many steps there are, without a list of them where it is an interval."""
+        if isinstance(self._every, str):
+            return len(self.steps)
+        return -(-(self._max_iter - 1) // self._every) + 1
+
     @cached_property
     def steps(self) -> Array:
         """All steps, (R,) int64, increasing and distinct. Asked for where they are kept."""

@@ -12,7 +12,7 @@ from torch import nn
 
 from mlpsubmit.hyperparameters import validate
 from mlpsubmit.training import MLP, Interrupted, StateError, train
-from mlpsubmit.training.compiling import Compiled, pays, share_compiled
+from mlpsubmit.training.compiling import Compiled, pays, sharing_compiled
 
 CPU = torch.device("cpu")
 
@@ -134,17 +134,19 @@ def test_a_short_training_never_loads_the_compiler():
 
 
 def test_tasks_share_what_is_compiled_by_kind_of_machine(tmp_path, monkeypatch):
-    for name in ("TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS"):
-        monkeypatch.delenv(name, raising=False)
-    share_compiled(tmp_path)
-    own = os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    monkeypatch.delenv(name, raising=False)
+
+    def folder():
+        with sharing_compiled(tmp_path):
+            return os.environ[name]
+
+    own = folder()
     assert own.startswith(f"{tmp_path}/")
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    share_compiled(tmp_path)
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == own
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    assert folder() == own
+    assert name not in os.environ
     monkeypatch.setattr("mlpsubmit.training.compiling._processor", lambda: "another")
-    share_compiled(tmp_path)
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] != own
-    share_compiled(tmp_path / "elsewhere")
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"].startswith(f"{tmp_path}/")
+    assert folder() != own
+    monkeypatch.setenv(name, "the user's")
+    assert folder() == "the user's"
+    assert os.environ[name] == "the user's"

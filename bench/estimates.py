@@ -1,0 +1,144 @@
+"""How well a launch knows beforehand what it will take: estimates against the runs themselves.
+
+    python bench/estimates.py [--only TEXT] [--steps FACTOR] [--json FILE]
+
+Each case of ``trainloop.py`` is estimated three times: by a calibration, as ``launch --dry-run
+--calibrate`` does; by the speeds of the cases before it, which is scaling; and, once it has been
+trained, by the speeds that its own run has left. The truth is what the longest task took, from the
+start of its process to its end. An estimate of the first and the third kind is good within a factor
+of 1.5; the start of a process, about the same everywhere, is also left out of the first once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trainloop import CASES, Case, products
+
+from mlpsubmit import Run, Sweep, launch
+from mlpsubmit.estimating import Forecast
+from mlpsubmit.jobs import executors
+from mlpsubmit.jobs.estimate import Estimate
+from mlpsubmit.launching import prepare
+from mlpsubmit.loading import freeze
+
+GOOD = 1.5
+
+
+@dataclass(frozen=True)
+class Took:
+    """What the longest task of a run takes.
+
+    Attributes:
+        seconds: from the start of its process to its end.
+        startup: what of that goes by before its first pack.
+    """
+
+    seconds: float
+    startup: float
+
+    @classmethod
+    def by(cls, estimate: Estimate | None) -> Took:
+        assert estimate is not None
+        return cls(float(estimate.seconds.max()), estimate.startup)
+
+    @classmethod
+    def of(cls, run: Run) -> Took:
+        beats = run.directory.heartbeats().values()
+        spans = {b["startup"] + b["updated"] - b["started"]: b["startup"] for b in beats}
+        return cls(max(spans), spans[max(spans)])
+
+    @property
+    def training(self) -> float:
+        return self.seconds - self.startup
+
+
+def swept(case: Case) -> Sweep:
+    """Return the sweep of a case."""
+    return Sweep(
+        "bench",
+        case.axes,
+        batchfn=products,
+        image=case.settings.get("MODEL") is not None,
+        N_SAMPLES=case.batch,
+        MAX_ITER=case.steps,
+        LR=0.01,
+        LOSS_CHECKPOINTS=[],
+        **case.settings,
+    )
+
+
+def forecast(sweep: Sweep, folder: Path) -> Forecast:
+    """Return what a launch of a sweep that takes nothing over would do."""
+    executor = executors.choose("local", sweep.base, None)
+    return Forecast(sweep, prepare(sweep, executor, folder, fresh=True), executor, 0)
+
+
+def measure(case: Case, folder: Path) -> dict[str, Any]:
+    """Estimate a case, train it, and estimate it again.
+
+    Args:
+        folder: where the runs of the cases before it lie.
+    """
+    sweep = swept(case)
+    calibrated = Took.by(forecast(sweep, folder).by_calibration(freeze(sweep)))
+    scaled = forecast(sweep, folder).by_earlier_runs(folder)
+    run = launch(sweep, executor="local", runs_dir=folder, fresh=True)
+    status = run.wait()
+    if not status.complete:
+        raise RuntimeError(f"{case.name}: {[f.error for f in status.failures]}")
+    truth = Took.of(run)
+    earlier = Took.by(forecast(sweep, folder).by_earlier_runs(folder))
+    return {
+        "case": case.name,
+        "seconds": truth.seconds,
+        "startup_seconds": truth.startup,
+        "of_limit": status.of_limit,
+        "calibrated_seconds": calibrated.seconds,
+        "calibrated": calibrated.seconds / truth.seconds,
+        "calibrated_training": calibrated.training / truth.training,
+        "scaled": scaled and Took.by(scaled).seconds / truth.seconds,
+        "earlier": earlier.seconds / truth.seconds,
+    }
+
+
+def line(result: dict[str, Any]) -> str:
+    """Return a row of the table: seconds, and estimates as ratios to the truth."""
+    scaled = "-" if result["scaled"] is None else f"{result['scaled']:.2f}"
+    return (
+        f"{result['case']:<38}{result['seconds']:>6.1f} s{result['calibrated_seconds']:>10.1f} s"
+        f"{result['calibrated']:>8.2f}{result['calibrated_training']:>10.2f}"
+        f"{scaled:>8}{result['earlier']:>9.2f}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--only", default="", help="cases whose name has this text")
+    parser.add_argument("--steps", type=float, default=1.0, help="times the steps of trainloop.py")
+    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    options = parser.parse_args(arguments)
+    print(f"{'':<38}{'run':>8}{'calibrated':>12}{'ratio':>8}{'no start':>10}", end="")
+    print(f"{'scaled':>8}{'earlier':>9}")
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in CASES:
+            if options.only in case.name:
+                steps = max(2, round(case.steps * options.steps))
+                results.append(measure(replace(case, steps=steps), Path(folder)))
+                print(line(results[-1]), flush=True)
+    ratios = [result[name] for result in results for name in ("calibrated", "earlier")]
+    worst = max(max(ratio, 1 / ratio) for ratio in ratios)
+    print(f"the worst is off by a factor of {worst:.2f}; good are up to {GOOD}")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

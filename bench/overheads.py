@@ -1,0 +1,206 @@
+"""What saving, telling and recording cost a training, as shares of its time.
+
+    python bench/overheads.py [--repeats N] [--folder DIR] [--json FILE]
+
+Checkpoints: the seconds of one save of a pack as large as a plan makes it, by the seconds between
+two saves; files go to a temporary folder of DIR, since a save waits for its disk. Heartbeats: the
+processor time of one and of what the train loop tells it; and the time of training with them, so
+often that their share can be seen at all, against training without. Recording: model-steps per
+second with traces or grabs, against final losses alone. What is compared takes turns in one
+process, and figures are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from workload import DEVICE, Stopwatch, Workload, polynomials
+
+from mlpsubmit import Sweep
+from mlpsubmit.grabs import readin_gram_trace
+from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.jobs.checkpoint import Checkpoint
+from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
+from mlpsubmit.jobs.plan import make_plan
+
+#: Width, the steps that a save follows each, and the samples per step, which no state depends on.
+PACKS = ((64, 14, 256), (256, 14, 64), (1024, 14, 64), (4096, 8, 16), (8192, 4, 16))
+
+#: The shorter a step, the more of it goes to all else.
+SHORT_STEPS = Workload(width=64, configs=16)
+BEATS = 0.02  # seconds between heartbeats, where they are measured
+CHECKPOINT_SECONDS = 60 * Hyperparameters().checkpoint_minutes
+
+MAX_ITER = 800
+TRACES = {"ONLYTHRESHOLDS": False, "GRAB_EVERY": "log:100"}
+GRAB = {"trace": readin_gram_trace}
+#: What is recorded: settings, and grabs. The first is what the others are compared with.
+RECORDINGS: dict[str, tuple[Mapping[str, Any], Mapping[str, Callable[..., Any]]]] = {
+    "final losses": ({}, {}),
+    "losses of every step": (TRACES, {}),
+    "losses, RECORD_EVERY='log:200'": ({**TRACES, "RECORD_EVERY": "log:200"}, {}),
+    "a grab at the end": ({}, GRAB),
+    "a grab, GRAB_EVERY='log:100'": (TRACES, GRAB),
+    "a grab at every step": ({**TRACES, "GRAB_EVERY": 1}, GRAB),
+}
+
+
+def largest_pack(width: int, batch: int) -> Workload:
+    """Return the largest pack that a plan makes of networks of a width."""
+    trials = {"trial": range(1000)}
+    sweep = Sweep("bench", trials, batchfn=polynomials, d=Workload.d, WIDTH=width)
+    stretches = make_plan(sweep, slots=1, threads=1).stretches
+    return Workload(width, max(stretch.pack_size for stretch in stretches), batch)
+
+
+def checkpoint(folder: Path, pack: Workload, heartbeat: Heartbeat, interval: float) -> Checkpoint:
+    file, stop = folder / "pack.pt", threading.Event()
+    return Checkpoint(file, pack.configs, DEVICE, stop, heartbeat, interval, verbose=False)
+
+
+def saves(width: int, steps: int, batch: int, folder: Path) -> dict[str, Any]:
+    """Train with a save after every step and with none."""
+    pack = largest_pack(width, batch)
+    keeper = checkpoint(folder, pack, Heartbeat(folder / "beat.json", 2.0), interval=0.0)
+    saving, plain = Stopwatch(keeper, wait=True), Stopwatch(wait=True)
+    for stopwatch in (saving, plain):
+        pack.train(steps, {}, monitor=stopwatch)
+    size = keeper.file.stat().st_size
+    keeper.file.unlink()
+    with_save, without = (statistics.median(s.step_seconds) for s in (saving, plain))
+    return {
+        "width": width,
+        "configs": pack.configs,
+        "megabytes": size / 1e6,
+        "seconds": statistics.median(saving.save_seconds),
+        "slowest": max(saving.save_seconds),
+        # By another way, with what a save does to the step after it.
+        "seconds_from_steps": with_save - without,
+        "share": (with_save - without) / CHECKPOINT_SECONDS,
+    }
+
+
+def telling(repeats: int, folder: Path) -> dict[str, Any]:
+    """Train with heartbeats and what the loop tells them, and without."""
+    slowdowns, told_shares = [], []
+    for _ in range(repeats):
+        plain = Stopwatch()
+        SHORT_STEPS.train(MAX_ITER, {}, monitor=plain)
+        with Heartbeat(folder / "beat.json", BEATS) as heartbeat:
+            told = Stopwatch(checkpoint(folder, SHORT_STEPS, heartbeat, interval=1e9))
+            SHORT_STEPS.train(MAX_ITER, {}, monitor=told)
+        slowdowns.append(told.seconds / plain.seconds - 1)
+        told_shares.append(told.told_seconds / told.seconds)
+    publish = _processor_seconds(Heartbeat(folder / "beat.json", BEATS).publish)
+    slowdown, told_share = statistics.median(slowdowns), statistics.median(told_shares)
+    return {
+        "slowdown": slowdown,
+        "slowdowns": slowdowns,
+        "publish_seconds": publish,
+        "told_share": told_share,
+        "share": told_share + publish / HEARTBEAT_SECONDS,
+        # By another way, with all that a beat does to the loop: what grows with their number.
+        "share_from_totals": told_share + (slowdown - told_share) * BEATS / HEARTBEAT_SECONDS,
+    }
+
+
+def _processor_seconds(function: Callable[[], Any], calls: int = 300) -> float:
+    """Return the processor time that one call takes of this thread."""
+    begin = time.thread_time()
+    for _ in range(calls):
+        function()
+    return (time.thread_time() - begin) / calls
+
+
+def recording(repeats: int) -> dict[str, dict[str, float]]:
+    """Train with each way of recording in turn; return its model-steps per second."""
+    speeds: dict[str, list[float]] = {name: [] for name in RECORDINGS}
+    for turn in range(repeats):
+        # Forth and back: a machine that slows down meanwhile is not put down to the later ones.
+        for name, (settings, grabs) in list(RECORDINGS.items())[:: (-1) ** turn]:
+            stopwatch = Stopwatch()
+            # A grab at every step takes so much of a step that few steps show it.
+            steps = MAX_ITER // 4 if settings.get("GRAB_EVERY") == 1 else MAX_ITER
+            SHORT_STEPS.train(steps, settings, monitor=stopwatch, grabs=grabs)
+            speeds[name].append(SHORT_STEPS.configs * stopwatch.steps / stopwatch.seconds)
+    base = next(iter(speeds.values()))
+    return {
+        name: {
+            "model_steps_per_second": statistics.median(found),
+            "of_final_losses": statistics.median(a / b for a, b in zip(found, base, strict=True)),
+        }
+        for name, found in speeds.items()
+    }
+
+
+def print_saves(folder: Path) -> list[dict[str, Any]]:
+    """Measure and print what checkpoints cost."""
+    default = f"of {CHECKPOINT_SECONDS / 60:g} min"
+    titles = ("configs", "MB", "ms", "slowest", "by steps", default, "of 1 min")
+    print(f"\n{'one save':<12}" + "".join(f"{title:>10}" for title in titles))
+    results = []
+    for pack in PACKS:
+        one = saves(*pack, folder)
+        results.append(one)
+        times = [1e3 * one[name] for name in ("seconds", "slowest", "seconds_from_steps")]
+        print(f"width {one['width']:<6}{one['configs']:>10}{one['megabytes']:>10.1f}", end="")
+        print("".join(f"{milliseconds:>10.1f}" for milliseconds in times), end="")
+        print(f"{one['share']:>10.3%}{times[2] / 60e3:>10.3%}", flush=True)
+    return results
+
+
+def print_telling(repeats: int, folder: Path) -> dict[str, Any]:
+    """Measure and print what heartbeats cost."""
+    result = telling(repeats, folder)
+    rounds = ", ".join(f"{slowdown:.1%}" for slowdown in result["slowdowns"])
+    print(
+        f"\nheartbeats: {1e6 * result['publish_seconds']:.0f} us of a processor each, and "
+        f"{result['told_share']:.3%} of the time for the loop to tell them how far it is"
+    )
+    print(f"every {BEATS:g} s: slower by {result['slowdown']:.2%} (rounds: {rounds})")
+    print(
+        f"every {HEARTBEAT_SECONDS:g} s: by {result['share_from_totals']:.3%} from that, and by "
+        f"{result['share']:.3%} from the parts",
+        flush=True,
+    )
+    return result
+
+
+def print_recording(repeats: int) -> dict[str, dict[str, float]]:
+    """Measure and print what recording costs."""
+    results = recording(repeats)
+    print(f"\n{'recorded':<36}{'model-steps/s':>14}{'of first':>10}")
+    for name, one in results.items():
+        print(f"{name:<36}{one['model_steps_per_second']:>14,.0f}{one['of_final_losses']:>10.1%}")
+    return results
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--repeats", type=int, default=3, help="times that all take turns")
+    parser.add_argument("--folder", type=Path, help="where to make a folder for the files")
+    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    options = parser.parse_args(arguments)
+    print(f"{DEVICE}, {torch.get_num_threads()} threads")
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        results = {
+            "checkpoints": print_saves(folder),
+            "heartbeats": print_telling(options.repeats, folder),
+            "recording": print_recording(options.repeats),
+        }
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

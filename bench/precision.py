@@ -1,0 +1,180 @@
+"""How much the losses of a training differ under PRECISION=tf32 and bf16 from those of fp32.
+
+    python bench/precision.py [--full] [--only TEXT] [--json FILE]
+
+Equal seeds, data and settings; the differences are those of the smoothed train loss at some steps,
+of the final loss on the test set offline, and of the timekeys of thresholds at 50, 30 and 20% of
+the first loss: relative to fp32, the largest of all configs. Two yardsticks stand beside them: fp32
+against float64, and fp32 against itself with another seed, so other weights and data.
+
+TF32 is a mode of NVIDIA's tensor cores since Ampere. On such a device it is used as it is;
+elsewhere fp32 is trained with the factors of every matrix product rounded as TF32 does, forward and
+backward (``tf32.py``). bf16 is autocast to bfloat16 on any device: 7 explicit mantissa bits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tf32 import Tf32Products
+from workload import DEVICE, Workload
+
+from mlpsubmit.training import Trained
+
+Array = NDArray[np.float64]
+
+STEPS = 1000
+SHOWN = (1, 2, 10, 100, 1000)
+HAS_TF32 = DEVICE.type == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+#: The last threshold is never crossed, so that all train to the end.
+SETTINGS = {
+    "LOSS_CHECKPOINTS": None,
+    "PERCENT_THRESHOLDS": [0.5, 0.3, 0.2, 1e-12],
+    "ONLYTHRESHOLDS": False,
+    "EVAL_EVERY": STEPS,  # the first and the last
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained in every precision.
+
+    Attributes:
+        steps: gradient steps, fewer than with ``--full`` where a step takes long.
+        lr: by default mlpsubmit's; at ten times that the loss rises before it falls, and a
+            difference grows faster.
+    """
+
+    name: str
+    workload: Workload
+    steps: int = STEPS
+    lr: float = 0.01
+
+    def train(self, precision: str = "fp32", **arguments: Any) -> Trained:
+        settings = {**SETTINGS, "LR": self.lr, "PRECISION": precision}
+        return self.workload.train(self.steps, settings, **arguments)
+
+
+def online(width: int, configs: int) -> Workload:
+    return Workload(width, configs, batch=64, d=8)
+
+
+def offline(width: int, configs: int) -> Workload:
+    return Workload(width, configs, batch=128, d=8, test_rows=512)
+
+
+CASES = (
+    Case("online, width 64", online(64, 4)),
+    Case("online, width 256", online(256, 2)),
+    Case("online, width 1024", online(1024, 1), 200),
+    Case("online, width 256, LR=0.1", online(256, 2), lr=0.1),
+    Case("offline, width 64", offline(64, 4)),
+    Case("offline, width 256", offline(256, 2)),
+    Case("offline, width 1024", offline(1024, 1), 200),
+    Case("offline, width 256, LR=0.1", offline(256, 2), lr=0.1),
+)
+
+
+def tf32(case: Case) -> Trained:
+    """Train under TF32, or as if.
+
+    Raises:
+        RuntimeError: where products went past the emulation.
+    """
+    if HAS_TF32:
+        return case.train("tf32")
+    with Tf32Products() as products:
+        trained = case.train()
+    share = products.operations / case.workload.operations(case.steps, evaluations=2)
+    if not 0.95 < share < 1.05:  # a read-out of one output may be no matrix product
+        raise RuntimeError(f"{case.name}: {share:.0%} of the products' operations were rounded")
+    return trained
+
+
+VARIANTS: dict[str, Callable[[Case], Trained]] = {
+    "tf32": tf32,
+    "bf16": lambda case: case.train("bf16"),
+    "float64": lambda case: case.train(dtype=torch.float64),
+    "other seed": lambda case: case.train(seed=43),
+}
+
+
+def differences(trained: Trained, exact: Trained) -> dict[str, Any]:
+    """Return the largest relative differences from fp32, of all configs and thresholds."""
+    made = trained.train_loss.shape[1]
+    keys, exact_keys = trained.timekeys[:, :-1], exact.timekeys[:, :-1]
+    crossed = (keys >= 0) & (exact_keys >= 0)
+    moved = np.abs(np.where(crossed, keys - exact_keys, 0))
+    return {
+        "train_loss": {
+            step: _largest(trained.train_loss[:, step - 1], exact.train_loss[:, step - 1])
+            for step in (*(s for s in SHOWN if s < made), made)
+        },
+        "test_loss": _largest(trained.test_loss[:, -1], exact.test_loss[:, -1]),
+        "timekeys": float((moved / np.maximum(exact_keys, 1)).max()),
+        "timekeys_in_steps": int(moved.max()),
+        "thresholds_crossed_by_one_only": int(((keys >= 0) != (exact_keys >= 0)).sum()),
+    }
+
+
+def _largest(values: Array, exact: Array) -> float:
+    return float(np.abs(values / exact - 1).max())
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Train a case in every variant."""
+    exact = case.train()
+    return {
+        "case": case.name,
+        "configs": case.workload.configs,
+        "steps": case.steps,
+        "fp32_train_loss": exact.train_loss[:, -1].tolist(),
+        "fp32_first_loss": exact.train_loss[:, 0].tolist(),
+        "fp32_timekeys": exact.timekeys[:, :-1].tolist(),
+        **{name: differences(variant(case), exact) for name, variant in VARIANTS.items()},
+    }
+
+
+def print_result(result: dict[str, Any]) -> None:
+    for name in VARIANTS:
+        found = result[name]
+        cells = [_shown(found["train_loss"].get(step)) for step in SHOWN]
+        cells += [_shown(found["train_loss"][result["steps"]]), _shown(found["test_loss"])]
+        cells += [f"{found['timekeys']:.1%}", str(found["timekeys_in_steps"])]
+        columns = "".join(f"{cell:>10}" for cell in cells)
+        print(f"{result['case']:<28}{name:<12}{columns}", flush=True)
+
+
+def _shown(difference: float | None) -> str:
+    return "" if difference is None else f"{difference:.1e}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--full", action="store_true", help=f"{STEPS} steps of every case")
+    parser.add_argument("--only", default="", help="cases whose name has this text")
+    parser.add_argument("--json", type=Path, help="a file to write the figures to")
+    options = parser.parse_args(arguments)
+    print(f"{DEVICE}; TF32 is {'that of the device' if HAS_TF32 else 'emulated'}")
+    titles = [f"step {step}" for step in SHOWN] + ["last", "test", "timekeys", "in steps"]
+    print(f"{'':<40}" + "".join(f"{title:>10}" for title in titles))
+    results = []
+    for case in CASES:
+        if options.only in case.name:
+            case = replace(case, steps=STEPS) if options.full else case
+            results.append(measure(case))
+            print_result(results[-1])
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""TF32 on devices that have none: matrix products whose factors are rounded to 10 bits.
+
+TF32 has the 8 exponent bits of float32 and 10 of its 23 explicit mantissa bits. A tensor core
+rounds float32 factors to it, multiplies them without loss, and adds the products up in float32:
+https://developer.nvidia.com/blog/accelerating-ai-training-with-tf32-tensor-cores/. Here the factors
+are rounded to the nearest, and the products added up by the device's own float32 product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["Tf32Products", "to_tf32"]
+
+_DROPPED = 13
+
+_ATEN = torch.ops.aten
+#: The place of the first of the two factors among the arguments of each matrix product.
+_FACTORS = {
+    _ATEN.mm: 0,
+    _ATEN.bmm: 0,
+    _ATEN.addmm: 1,
+    _ATEN.addmm_: 1,
+    _ATEN.baddbmm: 1,
+    _ATEN.baddbmm_: 1,
+}
+
+
+def to_tf32(x: Tensor) -> Tensor:
+    """Return float32 numbers rounded to 10 explicit mantissa bits, ties to even, as float32."""
+    bits = x.view(torch.int32)
+    half = (1 << (_DROPPED - 1)) - 1
+    rounded = (bits + half + ((bits >> _DROPPED) & 1)) & -(1 << _DROPPED)
+    # The bits of a NaN may carry into the sign.
+    return torch.where(x.isnan(), x, rounded.view(torch.float32))
+
+
+class Tf32Products(TorchDispatchMode):
+    """A context in which float32 matrix products have their factors rounded, backward too.
+
+    Attributes:
+        operations: floating-point operations in the products that were rounded so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        place = _FACTORS.get(func.overloadpacket)
+        if place is not None and args[place].dtype == torch.float32:
+            A, B = args[place : place + 2]
+            self.operations += 2 * A.numel() * B.shape[-1]
+            args = (*args[:place], to_tf32(A), to_tf32(B), *args[place + 2 :])
+        return func(*args, **(kwargs or {}))

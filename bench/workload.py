@@ -1,0 +1,139 @@
+"""What the benchmarks of one process train: a pack of networks on an easy task, and its clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlpsubmit.training import MLP, Monitor, Progress, SilentMonitor, Trained, streams, train
+from mlpsubmit.training.batches import BatchFn
+
+__all__ = ["DEVICE", "Stopwatch", "Workload", "polynomials"]
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def polynomials(d: int, bsz: int, gen: torch.Generator) -> BatchFn:
+    """Batch function: Gaussian inputs, and x0 + x0 x1, which a network learns in some 100 steps."""
+
+    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
+        X = torch.randn(bsz, d, generator=gen, device=gen.device)
+        return X, X[:, 0] * (1 + X[:, 1])
+
+    return batch_fn
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A pack of MLPs of two hidden layers that differ in their trial.
+
+    Attributes:
+        batch: samples per step, offline those of the training set.
+        d: input dimensions.
+        test_rows: of the test set, where there is one: then the training is offline.
+    """
+
+    width: int
+    configs: int
+    batch: int = 256
+    d: int = 32
+    test_rows: int = 0
+
+    def train(
+        self,
+        steps: int,
+        settings: Mapping[str, Any],
+        *,
+        seed: int = 42,
+        dtype: torch.dtype = torch.float32,
+        monitor: Monitor | None = None,
+        grabs: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> Trained:
+        """Train the pack from the beginning; equal arguments give equal results."""
+        seeds = [streams(seed, trial) for trial in range(self.configs)]
+        generators = [torch.Generator(DEVICE).manual_seed(one.train) for one in seeds]
+        test = polynomials(
+            self.d, self.test_rows, torch.Generator(DEVICE).manual_seed(seeds[0].test)
+        )
+        fixed = {"WIDTH": self.width, "MAX_ITER": steps, "ONLINE": not self.test_rows, "SEED": seed}
+        return train(
+            [MLP(self.d, self.width).to(dtype) for _ in seeds],
+            [polynomials(self.d, self.batch, generator) for generator in generators],
+            {"LOSS_CHECKPOINTS": [], **fixed, **settings},
+            test_fns=[test] * self.configs if self.test_rows else None,
+            grabs=grabs,
+            generators=generators,
+            device=DEVICE,
+            monitor=monitor,
+        )
+
+    def operations(self, steps: int, evaluations: int) -> float:
+        """Return the floating-point operations in matrix products of a training.
+
+        A product with all weights takes two per weight and sample. A step has one forward and two
+        backward, but for the inputs of the first layer. The network at initialisation is evaluated
+        at every step online, and offline once on each set.
+
+        Args:
+            evaluations: of the test set.
+        """
+        weights = self.width * (self.d + self.width + 1)
+        made = steps * self.batch * (3 * weights - self.d * self.width)
+        if self.test_rows:
+            made += (self.batch + (1 + evaluations) * self.test_rows) * weights
+        else:
+            made += steps * self.batch * weights
+        return 2.0 * self.configs * made
+
+
+class Stopwatch:
+    """A monitor that times a training, and passes on to another monitor what it is told.
+
+    Args:
+        wait: for the device at every step, so that :attr:`step_seconds` hold on a GPU too.
+
+    Attributes:
+        seconds: from the end of the first step to the last read-back.
+        steps: made in that time.
+        save_seconds: of each save, the copy of the state included.
+        told_seconds: that the other monitor took otherwise, to be asked and told.
+    """
+
+    def __init__(self, inner: Monitor | None = None, wait: bool = False) -> None:
+        self._inner, self._wait = SilentMonitor() if inner is None else inner, wait
+        self._ends: list[float] = []
+        self.seconds, self.steps, self.told_seconds = 0.0, 0, 0.0
+        self.save_seconds: list[float] = []
+
+    @property
+    def step_seconds(self) -> list[float]:
+        """The seconds of each step but the first and the last, with the save before it."""
+        return [after - before for before, after in pairwise(self._ends)]
+
+    def restore(self) -> dict[str, Any] | None:
+        return self._inner.restore()
+
+    def due(self) -> bool:
+        if DEVICE.type == "cuda" and (self._wait or not self._ends):
+            torch.cuda.synchronize()
+        self._ends.append(time.perf_counter())
+        due = self._inner.due()
+        self.told_seconds += time.perf_counter() - self._ends[-1]
+        return due
+
+    def save(self, state: dict[str, Any]) -> None:
+        self._inner.save(state)
+        self.save_seconds.append(time.perf_counter() - self._ends[-1])
+
+    def progress(self, progress: Progress) -> None:
+        begin = time.perf_counter()
+        self._inner.progress(progress)
+        end = time.perf_counter()
+        self.told_seconds += end - begin
+        self.seconds, self.steps = end - self._ends[0], progress.step - 1

@@ -1,0 +1,118 @@
+"""How fast a task trains: lately, in all, and with each kind of pack."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mlpsubmit.jobs.kinds import Kind
+from mlpsubmit.jobs.speeds import Speed
+
+__all__ = ["Pace"]
+
+#: Seconds that the speed in a heartbeat looks back on.
+RECENT_SECONDS = 10.0
+
+#: Kinds of packs whose speeds a heartbeat keeps: it is written every few seconds.
+KEPT_KINDS = 64
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What had been made at some time."""
+
+    at: float
+    steps: int
+    ideal: float
+
+
+class Pace:
+    """Counts the model-steps of one life of a task, and the time that they take.
+
+    All time from its making on counts either as training, between :meth:`trains` and
+    :meth:`rests`, or as what stands beside it.
+
+    Args:
+        clock: returns seconds.
+
+    Attributes:
+        model_steps: gradient steps of single networks so far.
+        ideal: seconds in which the device would make them if it did nothing but their matrix
+            products, at the rate of large ones; None once that is not known of some.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.model_steps = 0
+        self.ideal: float | None = 0.0
+        self._step_ideal: float | None = None
+        self._recent = deque([_Mark(clock(), 0, 0.0)])
+        self._since, self._training = clock(), False
+        self._at_begin = self._at_pack = 0
+        self._seconds = {True: 0.0, False: 0.0}
+        self._speeds: dict[Kind, Speed] = {}
+
+    def trains(self, step_ideal: float | None) -> None:
+        """Note that a stack begins to train.
+
+        Args:
+            step_ideal: seconds in which the device could make one model-step of it, or None.
+        """
+        self._switch(training=True)
+        self._step_ideal, self._at_begin = step_ideal, self.model_steps
+
+    def made(self, steps: int) -> None:
+        """Note how many model-steps the stack has made since it began to train."""
+        fresh = self._at_begin + steps - self.model_steps
+        self.model_steps += fresh
+        if self._step_ideal is None or self.ideal is None:
+            self.ideal = None
+        else:
+            self.ideal += fresh * self._step_ideal
+        self._recent.append(_Mark(self._clock(), self.model_steps, self.ideal or 0.0))
+        while self._recent[-1].at - self._recent[1].at >= RECENT_SECONDS:
+            self._recent.popleft()
+
+    def rests(self) -> None:
+        """Note that the stack has come to its end, or the task to that of its training."""
+        self._switch(training=False)
+
+    def finished(self, kind: Kind) -> None:
+        """Note that a pack has a result: what went before since the last one was its."""
+        self._switch(training=False)
+        made = self.model_steps - self._at_pack
+        speed = Speed(kind, 1, made, self._seconds[True], self._seconds[False])
+        if kind in self._speeds or len(self._speeds) < KEPT_KINDS:
+            earlier = self._speeds.get(kind)
+            self._speeds[kind] = speed if earlier is None else earlier + speed
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget the time of a pack that has no result."""
+        self._switch(training=False)
+        self._at_pack, self._seconds = self.model_steps, {True: 0.0, False: 0.0}
+
+    def fields(self) -> dict[str, Any]:
+        """Return what a heartbeat says of it: the speed now, and the sums so far."""
+        first, last = self._recent[0], self._recent[-1]
+        seconds = last.at - first.at
+        speed = (last.steps - first.steps) / seconds if seconds > 0 else 0.0
+        share = (last.ideal - first.ideal) / seconds if seconds > 0 else 0.0
+        return {
+            "speed": speed,
+            "of_limit": None if self.ideal is None else share,
+            "model_steps": self.model_steps,
+            "ideal_seconds": self.ideal,
+        }
+
+    def speeds(self) -> list[dict[str, Any]]:
+        """Return what a heartbeat says of the kinds of packs that have finished."""
+        return [speed.to_json() for speed in self._speeds.values()]
+
+    def _switch(self, *, training: bool) -> None:
+        now = self._clock()
+        self._seconds[self._training] += now - self._since
+        self._since, self._training = now, training

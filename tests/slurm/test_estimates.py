@@ -1,0 +1,95 @@
+"""Calibration on a cluster: in a job that asks for what the tasks will ask for."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from mlpsubmit.jobs.executors.slurm import unanswered
+from mlpsubmit.jobs.slurm.queue import JobState
+
+ASKED = ("--executor", "slurm", "--gpus", "0", "--cpus", "1", "--mem", "600M", "--time", "10")
+
+
+@pytest.mark.parametrize(
+    ("job", "log", "text"),
+    [
+        (None, "", "sbatch took its job, but squeue does not show it after 300 s; nothing"),
+        (
+            JobState("1", "PENDING", "Priority"),
+            "",
+            "its job is still queued after 300 s (Priority); nothing",
+        ),
+        (
+            JobState("1", "PENDING", "None"),
+            "",
+            "its job is still queued after 300 s (no reason given yet); nothing",
+        ),
+        (
+            JobState("1", "RUNNING", "None", "n1"),
+            "",
+            "its job runs on n1, but has not answered after 300 s; nothing",
+        ),
+        (
+            JobState("1", "FAILED", "NonZeroExitCode", "n1"),
+            "No module named mlpsubmit",
+            "its job did not answer: FAILED (NonZeroExitCode) on n1; its log ends:\nNo module "
+            "named mlpsubmit; nothing",
+        ),
+    ],
+)
+def test_what_is_known_of_a_job_that_did_not_answer(
+    job: JobState | None, log: str, text: str
+) -> None:
+    told = unanswered(job, log)
+    assert told.startswith(
+        f"--calibrate: {text} of it is left; leave --calibrate out, or try again"
+    )
+
+
+def test_a_job_calibrates_and_leaves_nothing(study: Any, cluster: Any) -> None:
+    path = study.spec("measured")
+    (study.folder / "runs").mkdir()
+    asked = ("launch", path, "--dry-run", *ASKED, "--time", "1", "MAX_ITER=1000000")
+    dry = study.cli(*asked, "--calibrate", "--json")
+    assert dry.returncode == 0, dry.stderr
+    found = json.loads(dry.stdout)
+    estimate = found["estimate"]
+    assert re.match(
+        r"by a calibration on the default partition, no GPU and 1 c", estimate["source"]
+    )
+    assert (estimate["kinds"], estimate["measured_kinds"]) == (2, 2)
+    assert found["executor"] == "slurm"
+    hours = sum(task["seconds"] for task in found["tasks"]) / 3600
+    assert estimate["core_hours"] == pytest.approx(hours, rel=0.01)
+    assert list((study.folder / "runs").iterdir()) == []
+    assert cluster.run("squeue", "--noheader").stdout == ""
+
+
+def test_an_earlier_run_on_the_partition_tells_of_a_short_time_limit(study: Any) -> None:
+    run = study.launch("before")
+    assert run.wait().complete
+    path = study.spec("after")
+    dry = study.cli("launch", path, "--dry-run", *ASKED, "MAX_ITER=100000000")
+    assert dry.returncode == 0, dry.stderr
+    assert "(by earlier runs on the default partition, no GPU and 1 core per task" in dry.stdout
+    assert re.search(r"\d of \d tasks may take longer than their time limit 00:10:00", dry.stdout)
+    # On another kind of node it may be otherwise.
+    other = study.cli("launch", path, "--dry-run", *ASKED, "--cpus", "2")
+    assert "no earlier run has trained such packs on the default partition" in other.stdout
+
+
+def test_a_function_that_fails_on_a_node_says_so(study: Any) -> None:
+    text = (
+        study.spec("failing")
+        .read_text()
+        .replace("step > 0 and", "step > 3 and 1 / 0 or step > 0 and")
+    )
+    path = study.spec("failing", text)
+    refused = study.cli("launch", path, "--dry-run", *ASKED, "--calibrate")
+    assert refused.returncode == 2
+    assert "--calibrate: a pack cannot be trained, here as in its task: " in refused.stderr
+    assert "ZeroDivisionError" in refused.stderr
