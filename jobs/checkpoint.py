@@ -18,6 +18,9 @@ from mlpsubmit.training.monitor import Interrupted, Progress
 
 __all__ = ["Checkpoint"]
 
+#: The share of the time that saves may take: what takes long to save is saved less often.
+SAVING_SHARE = 0.01
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -30,7 +33,7 @@ class Checkpoint:
     Args:
         configs: how many configs the pack has.
         stop: set where the task is to save and stop.
-        interval: seconds between two saves.
+        interval: seconds between two saves; more where saves are slow.
         verbose: print losses as they fall.
         pace: counts what is made, over all packs of a task.
 
@@ -66,7 +69,8 @@ class Checkpoint:
         self.together: list[int] = []
         self._begin()
         self._load()
-        self.started = self.saved = time.monotonic()
+        self.started = self.saved = self.asked = time.monotonic()
+        self.saving = 0.0
         self._rewind(0 if self.state is None else int(self.state["start"]))
 
     def _begin(self) -> None:
@@ -170,11 +174,12 @@ class Checkpoint:
 
     def due(self) -> bool:
         """Tell whether it is time to save, or to stop."""
-        now = time.monotonic()
+        now = self.asked = time.monotonic()
         self.ahead += 1
         if now - self.told >= HEARTBEAT_SECONDS:  # wide networks take minutes to a read-back
             self._tell(now)
-        return self.stop.is_set() or now - self.saved >= self.interval
+        wait = max(self.interval, self.saving / SAVING_SHARE)
+        return self.stop.is_set() or now - self.saved >= wait
 
     def save(self, state: dict[str, Any] | None) -> None:
         """Replace the file; a disk that is full must not end the training.
@@ -206,6 +211,7 @@ class Checkpoint:
             if state is not None and state["start"] > self.first_step:
                 self.heartbeat.update(progressed=True)
         self.saved = time.monotonic()
+        self.saving = self.saved - self.asked  # with the copy from the device
         if self.stop.is_set():
             raise Interrupted
 

@@ -297,13 +297,13 @@ class Hyperparameters(BaseModel):
     grab_every: Schedule = _field(1, "steps between grabs, or 'log:N'")
     precision: Annotated[str, _choice(*PRECISIONS)] = _field("fp32", "fp32, tf32, bf16")
     compile: Annotated[bool | str, BeforeValidator(_auto_or_flag)] = _field(
-        "auto", "torch.compile: where it pays, always, never"
+        "auto", "torch.compile, and CUDA graphs: where it pays, always, never"
     )
     pack_size: Annotated[int | str, _integer(1, "auto")] = _field(
-        "auto", "configs per pack at most"
+        "auto", "configs per pack at most; auto: what is fastest, and fits into a GPU's memory"
     )
     checkpoint_minutes: Annotated[float, _number(0)] = _field(
-        5.0, "how often a pack's state is saved"
+        5.0, "how often a pack's state is saved: less often where that would take 1% of the time"
     )
 
     @model_validator(mode="before")
