@@ -7,7 +7,7 @@ READY := .venv/.ready
 # A real SLURM, which the tests start for themselves. Nothing of it is needed to use mlpsubmit.
 SLURM := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: quickstart test test-quick bench check format slurm clean
+.PHONY: quickstart test test-quick bench bench-all check format slurm clean
 
 quickstart: $(READY)  ## Train the quickstart example, collect it, print a table, draw a plot
 	$(BIN)/mlpsubmit launch examples/quickstart.py
@@ -19,9 +19,17 @@ test: check slurm  ## Everything that CI runs
 test-quick: $(READY)  ## The tests that launch no worker processes
 	$(BIN)/pytest -n 2 -m "not slow"
 
-bench: $(READY)  ## Speeds as ratios in one run: of the train loop, and of the empirical NTK
-	$(BIN)/python bench/trainloop.py
-	$(BIN)/python bench/ntk.py
+bench: $(READY)  ## Speeds as ratios in one run, under five minutes; JSON in .bench/
+	@mkdir -p .bench
+	$(BIN)/python bench/trainloop.py --repeats 1 --json .bench/trainloop.json
+	$(BIN)/python bench/ntk.py --json .bench/ntk.json
+	$(BIN)/python bench/scale.py --json .bench/scale.json
+	$(BIN)/python bench/overheads.py --json .bench/overheads.json
+
+bench-all: bench  ## And what estimates, choices and precisions come to; ten minutes
+	$(BIN)/python bench/estimates.py --json .bench/estimates.json
+	$(BIN)/python bench/choices.py --json .bench/choices.json
+	$(BIN)/python bench/precision.py --json .bench/precision.json
 
 check: $(READY)  ## Formatter, linter, strict types
 	$(BIN)/ruff format --check .

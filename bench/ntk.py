@@ -1,6 +1,6 @@
 """How much faster empirical_ntk is than one backward pass per row, on this machine as it is.
 
-    python bench/ntk.py [--repeats N] [--json]
+    python bench/ntk.py [--repeats N] [--json FILE]
 
 Both ways take turns in one process; times are medians. The kernels are compared before.
 """
@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -70,12 +71,9 @@ def measure(d_in: int, repeats: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--repeats", type=int, default=7, help="times that both ways take turns")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--json", type=Path, help="a file to write the figures to")
     options = parser.parse_args()
     results = [measure(d_in, options.repeats) for d_in in INPUTS]
-    if options.json:
-        print(json.dumps({"threads": torch.get_num_threads(), "results": results}, indent=2))
-        return
     print(f"empirical NTK, one output, {torch.get_num_threads()} threads")
     print("  n  width depth d_in   row by row   empirical_ntk   ratio")
     for r in results:
@@ -83,6 +81,9 @@ def main() -> None:
             f"{r['n']:>3} {r['width']:>6} {r['depth']:>5} {r['d_in']:>4} "
             f"{r['row_by_row_ms']:>9.1f} ms {r['empirical_ntk_ms']:>12.2f} ms {r['ratio']:>7.1f}"
         )
+    if options.json:
+        content = {"threads": torch.get_num_threads(), "results": results}
+        options.json.write_text(json.dumps(content, indent=2))
 
 
 if __name__ == "__main__":
