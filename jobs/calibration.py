@@ -97,6 +97,13 @@ def main(folder: Path, number: int) -> None:
 
 
 def _calibrated(folder: Path) -> Mapping[str, Any]:
+    from mlpsubmit.training.compiling import sharing_compiled
+
+    with sharing_compiled(folder / store.COMPILED):  # so that nothing is left behind
+        return _measured(folder)
+
+
+def _measured(folder: Path) -> Mapping[str, Any]:
     import torch
 
     from mlpsubmit.jobs.data import SharedData

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from mlpsubmit.jobs import store
 from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from mlpsubmit.jobs.pace import Pace
-from mlpsubmit.training.monitor import Interrupted, Progress
+from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Progress
 
 __all__ = ["Checkpoint"]
 
 #: The share of the time that saves may take: what takes long to save is saved less often.
 SAVING_SHARE = 0.01
+
+#: Saves are at most this many times as far apart as was asked for, however slow they are.
+RAREST_SAVES = 10
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -168,7 +171,8 @@ class Checkpoint:
 
     def restore(self) -> dict[str, Any] | None:
         """Return the state to continue from."""
-        self.active = len(self.together)
+        self.active = _rows(self.state, len(self.together))
+        self.heartbeat.update(first_step=self.first_step, step=self.step)
         self.pace.trains(self.step_ideal)
         return self.state
 
@@ -178,8 +182,8 @@ class Checkpoint:
         self.ahead += 1
         if now - self.told >= HEARTBEAT_SECONDS:  # wide networks take minutes to a read-back
             self._tell(now)
-        wait = max(self.interval, self.saving / SAVING_SHARE)
-        return self.stop.is_set() or now - self.saved >= wait
+        wait = min(self.saving / SAVING_SHARE, RAREST_SAVES * self.interval)
+        return self.stop.is_set() or now - self.saved >= max(self.interval, wait)
 
     def save(self, state: dict[str, Any] | None) -> None:
         """Replace the file; a disk that is full must not end the training.
@@ -190,6 +194,8 @@ class Checkpoint:
         Raises:
             Interrupted: where the task is to stop.
         """
+        if state is None:  # else it was asked for just now, and copied since
+            self.asked = time.monotonic()
         finished = [
             {name: torch.from_numpy(array) for name, array in arrays.items()}
             for arrays in self.finished
@@ -209,7 +215,7 @@ class Checkpoint:
             print(f"checkpoint {self.file.name} not written: {error}", flush=True)
         else:
             if state is not None and state["start"] > self.first_step:
-                self.heartbeat.update(progressed=True)
+                self.heartbeat.update(progressed=True, step=state["start"])
         self.saved = time.monotonic()
         self.saving = self.saved - self.asked  # with the copy from the device
         if self.stop.is_set():
@@ -222,6 +228,10 @@ class Checkpoint:
         if self.earlier_made is None:  # as if no config had stopped since this life began
             own = (progress.step - self.first_step) * progress.active
             self.earlier_made = progress.made - own
+        self.pace.computed(
+            (progress.step - self.step) * progress.rows,
+            whole=progress.rows == len(self.together),
+        )
         self.step, self.made = progress.step, progress.made - self.earlier_made
         self.active, self.ahead = progress.active, 0
         self.heartbeat.update(
@@ -240,3 +250,10 @@ class Checkpoint:
         self.told = now
         self.pace.made(self.made + self.ahead * self.active)
         self.heartbeat.update(step=self.step + self.ahead, **self.pace.fields())
+
+
+def _rows(state: dict[str, Any] | None, configs: int) -> int:
+    """Return how many of its configs a stack still has that goes on from a state."""
+    if state is None or state.get("format") != STATE_FORMAT:  # the training will refuse it
+        return configs
+    return len(state["parts"]["stack"]["configs"])

@@ -58,7 +58,7 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """Return what ``launch --dry-run --json`` prints of it."""
         return {
-            "seconds": [round(seconds, 3) for seconds in self.seconds.tolist()],
+            "seconds": self.seconds.tolist(),
             "startup_seconds": self.startup,
             "wall_seconds": self.wall_seconds,
             "side_by_side": self.side_by_side,
@@ -90,7 +90,8 @@ def estimated(
         step[place], setup[place] = one.step, one.setup
     per_pack = setup[kinds.which] + plan.pack_sizes * (kinds.steps * step)[kinds.which]
     return Estimate(
-        seconds=speeds.startup + np.array([per_pack[own].sum() for own in packs]),
+        # Rounded here, once: whatever is said of them agrees.
+        seconds=np.round(speeds.startup + np.array([per_pack[own].sum() for own in packs]), 3),
         startup=speeds.startup,
         side_by_side=min(side_by_side, len(slices)),
         kinds=len(reckoned),

@@ -29,6 +29,22 @@ class _Mark:
     ideal: float
 
 
+@dataclass
+class _Computed:
+    """Model-steps of whole stacks, and the seconds that they took."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+    def add(self, steps: int, seconds: float) -> None:
+        self.steps += steps
+        self.seconds += seconds
+
+    @property
+    def per_step(self) -> float:
+        return self.seconds / self.steps if self.steps else 0.0
+
+
 class Pace:
     """Counts the model-steps of one life of a task, and the time that they take.
 
@@ -51,8 +67,10 @@ class Pace:
         self._step_ideal: float | None = None
         self._recent = deque([_Mark(clock(), 0, 0.0)])
         self._since, self._training = clock(), False
-        self._at_begin = self._at_pack = 0
+        self._at_begin = 0
         self._seconds = {True: 0.0, False: 0.0}
+        self._looked, self._fresh = clock(), True
+        self._first, self._later = _Computed(), _Computed()
         self._speeds: dict[Kind, Speed] = {}
 
     def trains(self, step_ideal: float | None) -> None:
@@ -62,6 +80,7 @@ class Pace:
             step_ideal: seconds in which the device could make one model-step of it, or None.
         """
         self._switch(training=True)
+        self._looked, self._fresh = self._since, True
         self._step_ideal, self._at_begin = step_ideal, self.model_steps
 
     def made(self, steps: int) -> None:
@@ -76,15 +95,33 @@ class Pace:
         while self._recent[-1].at - self._recent[1].at >= RECENT_SECONDS:
             self._recent.popleft()
 
+    def computed(self, steps: int, *, whole: bool) -> None:
+        """Note what the device has computed since the last time, or since the stack began.
+
+        Args:
+            steps: model-steps, those of configs that have stopped but are still in the stack
+                included: they take as long.
+            whole: whether the stack had its full size.
+        """
+        now = self._clock()
+        if whole:
+            (self._first if self._fresh else self._later).add(steps, now - self._looked)
+        self._looked, self._fresh = now, False
+
     def rests(self) -> None:
         """Note that the stack has come to its end, or the task to that of its training."""
         self._switch(training=False)
 
     def finished(self, kind: Kind) -> None:
-        """Note that a pack has a result: what went before since the last one was its."""
+        """Note that a pack has a result: what went before since the last one was its.
+
+        Its speed is that of whole stacks: how fast smaller ones are says little of them. What the
+        first steps took longer than others, a compilation for one, counts as beside the training.
+        """
         self._switch(training=False)
-        made = self.model_steps - self._at_pack
-        speed = Speed(kind, 1, made, self._seconds[True], self._seconds[False])
+        setup, usual = self._seconds[False], self._later if self._later.steps else self._first
+        setup += max(0.0, self._first.seconds - self._first.steps * usual.per_step)
+        speed = Speed(kind, 1, usual.steps, usual.seconds, setup)
         if kind in self._speeds or len(self._speeds) < KEPT_KINDS:
             earlier = self._speeds.get(kind)
             self._speeds[kind] = speed if earlier is None else earlier + speed
@@ -93,7 +130,8 @@ class Pace:
     def discard(self) -> None:
         """Forget the time of a pack that has no result."""
         self._switch(training=False)
-        self._at_pack, self._seconds = self.model_steps, {True: 0.0, False: 0.0}
+        self._seconds = {True: 0.0, False: 0.0}
+        self._first, self._later = _Computed(), _Computed()
 
     def fields(self) -> dict[str, Any]:
         """Return what a heartbeat says of it: the speed now, and the sums so far."""
@@ -102,8 +140,8 @@ class Pace:
         speed = (last.steps - first.steps) / seconds if seconds > 0 else 0.0
         share = (last.ideal - first.ideal) / seconds if seconds > 0 else 0.0
         return {
-            "speed": speed,
-            "of_limit": None if self.ideal is None else share,
+            "speed": max(0.0, speed),  # below 0 where less was made than had been guessed
+            "of_limit": None if self.ideal is None else max(0.0, share),
             "model_steps": self.model_steps,
             "ideal_seconds": self.ideal,
         }

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mlpsubmit.jobs.heartbeat import processor_name
@@ -28,9 +28,10 @@ class Speed:
 
     Attributes:
         packs: how many of the kind it has finished.
-        model_steps: gradient steps of single networks that were made.
-        training: seconds within the train loop.
-        setup: seconds beside it: data, building networks, writing results.
+        model_steps: gradient steps of single networks that stacks of full size have computed;
+            without their first ones, where there were others.
+        training: seconds that those took in the train loop.
+        setup: seconds beside it: data, building networks, compiling, writing results.
     """
 
     kind: Kind
@@ -56,6 +57,8 @@ class Speed:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Speed | None:
         """Return what :meth:`to_json` wrote; None where another version wrote it."""
+        if content.keys() != {field.name for field in fields(cls)}:
+            return None
         kind = Kind.from_json(content["kind"])
         return None if kind is None else cls(**{**content, "kind": kind})
 

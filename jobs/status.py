@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.plan import Plan
@@ -21,6 +22,9 @@ __all__ = ["Status", "TaskStatus", "read_status"]
 
 #: What every task of a run said last, by its name.
 Beats = Mapping[str, dict[str, Any]]
+
+#: Seconds from which on the pack in training tells how fast a task is.
+TELLING_SECONDS = 10.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -160,7 +164,7 @@ def _reused(run: RunDirectory, names: set[str]) -> int:
     return int(record["configs"]) if present == record["members"] else run.reused()
 
 
-def _numbers(names: set[str], plan: Plan) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _numbers(names: set[str], plan: Plan) -> NDArray[np.int64]:
     """Return the finished packs that the plan has; reused results carry names of their own."""
     numbers = sorted(int(name) for name in names if name.isdigit())
     return np.array([number for number in numbers if number < plan.packs], dtype=np.int64)
@@ -201,27 +205,77 @@ def _local_task(
 def _progress(
     run: RunDirectory,
     plan: Plan,
-    finished: np.ndarray[Any, np.dtype[np.int64]],
+    finished: NDArray[np.int64],
     tasks: Sequence[TaskStatus],
     beats: Beats,
 ) -> tuple[float, float | None]:
     """Return the fraction done by cost, and the seconds that remain at the rate so far."""
     if plan.packs == 0:
         return 1.0, 0.0
-    costs, ready = plan.pack_costs, {int(number) for number in finished}
-    shares, rate = _saved_shares(run, ready, beats), 0.0
+    left = np.array(plan.pack_costs, dtype=np.float64)
+    left[finished] = 0.0
+    shares = _saved_shares(run, beats)
+    running = [t for t in tasks if t.state == "running" and "pack" in t.heartbeat]
+    for beat in (task.heartbeat for task in running):
+        pack = int(beat["pack"])
+        shares[pack] = max(shares.get(pack, 0.0), _share(beat, beat["step"]))
+    for pack, share in shares.items():
+        left[pack] *= max(0.0, 1.0 - share)
+    rates = {task.name: _rate(task.heartbeat, plan) for task in running}
+    return 1.0 - float(left.sum()) / plan.cost, _remaining(run, left, tasks, rates)
+
+
+def _share(beat: Mapping[str, Any], steps: int) -> float:
+    """Return which part of its pack a task makes in so many steps."""
+    return steps / beat["max_iter"] if beat.get("max_iter") else 0.0
+
+
+def _rate(beat: Mapping[str, Any], plan: Plan) -> float:
+    """Return the cost that a task trains in a second.
+
+    It is that of its pack, once that trains for a while: of packs that thresholds have ended early,
+    not all that counts as done has been computed.
+    """
+    own = float(plan.pack_costs[int(beat["pack"])])
+    made = own * _share(beat, beat["step"] - beat.get("first_step", 0))
+    updated = float(beat["updated"])
+    in_pack = updated - float(beat.get("pack_started", updated))
+    if made > 0 and in_pack >= TELLING_SECONDS:
+        return made / in_pack
+    return (float(beat["cost_done"]) + made) / max(updated - float(beat["started"]), 1.0)
+
+
+def _remaining(
+    run: RunDirectory,
+    left: NDArray[np.float64],
+    tasks: Sequence[TaskStatus],
+    rates: Mapping[str, float],
+) -> float | None:
+    """Return the seconds until the last task ends; None where one that runs has no rate yet.
+
+    Args:
+        left: (packs,) the cost of each that is still to be trained.
+        rates: the cost per second of each running task.
+    """
+    if not rates or min(rates.values()) <= 0:
+        return None
+    longest, together = 0.0, 0.0
     for task in tasks:
-        beat = task.heartbeat
-        if task.state == "running" and "pack" in beat:
-            pack, steps = int(beat["pack"]), max(beat.get("max_iter") or 1, 1)
-            own = 0.0 if pack in ready else float(costs[pack])  # a heartbeat may be late
-            shares[pack] = max(shares.get(pack, 0.0), beat["step"] / steps)
-            made = beat["cost_done"] + own * (beat["step"] - beat.get("first_step", 0)) / steps
-            rate += made / max(float(beat["updated"]) - float(beat["started"]), 1.0)
-    done = float(costs[finished].sum())
-    done += sum(float(costs[pack]) * share for pack, share in shares.items() if pack not in ready)
-    remaining = max(0.0, plan.cost - done) / rate if rate > 0 else None
-    return min(1.0, done / plan.cost), remaining
+        if task.live:
+            own = float(left[_packs_ahead(run, task)].sum())
+            together += own
+            longest = max(longest, own / rates.get(task.name, np.inf))
+    # Tasks that wait take their turn at the places of those that run.
+    return max(longest, together / sum(rates.values()))
+
+
+def _packs_ahead(run: RunDirectory, task: TaskStatus) -> NDArray[np.int64]:
+    """Return the packs of a task's slice, from the one that it trains: none is gone back to."""
+    submission, _, index = task.name.partition("-")
+    ranges = run.intent(int(submission))["slices"][int(index)]
+    packs = np.concatenate([np.arange(low, high) for low, high in ranges])
+    at = np.flatnonzero(packs == int(task.heartbeat.get("pack", -1)))
+    return packs[at[0] :] if task.state == "running" and len(at) else packs
 
 
 def _speed(tasks: Sequence[TaskStatus], beats: Beats) -> tuple[float, float | None]:
@@ -232,27 +286,27 @@ def _speed(tasks: Sequence[TaskStatus], beats: Beats) -> tuple[float, float | No
         known = [float(share) for share in shares if share is not None]
         of_limit = sum(known) / len(known) if len(known) == len(running) else None
         return sum(float(beat.get("speed") or 0) for beat in running), of_limit
-    trained = [beat for beat in beats.values() if beat.get("model_steps")]
-    steps = sum(int(beat["model_steps"]) for beat in trained)
-    return steps / max(_elapsed(trained), 1e-9), mean_of_limit(trained)
+    trained = {name: beat for name, beat in beats.items() if beat.get("model_steps")}
+    steps = sum(int(beat["model_steps"]) for beat in trained.values())
+    return steps / max(_elapsed(trained), 1e-9), mean_of_limit(trained.values())
 
 
-def _elapsed(beats: Sequence[Mapping[str, Any]]) -> float:
+def _elapsed(beats: Beats) -> float:
     """Return the seconds in which tasks trained, those of each submission side by side."""
     spans: dict[str, tuple[float, float]] = {}
-    for beat in beats:
-        submission = str(beat["task"]).partition("-")[0]
+    for name, beat in beats.items():
+        submission = name.partition("-")[0]
         began, ended = spans.get(submission, (float("inf"), 0.0))
         spans[submission] = (min(began, beat["started"]), max(ended, beat["updated"]))
     return sum(ended - began for began, ended in spans.values())
 
 
-def _saved_shares(run: RunDirectory, ready: set[int], beats: Beats) -> dict[int, float]:
+def _saved_shares(run: RunDirectory, beats: Beats) -> dict[int, float]:
     """Return how far packs are of which a state is saved, in whatever submission they trained."""
     shares: dict[int, float] = {}
     for beat in beats.values():
-        if beat.get("max_iter") and int(beat["pack"]) not in ready:
-            pack, share = int(beat["pack"]), beat["step"] / beat["max_iter"]
-            if run.checkpoint(beat["pack"]).exists():
-                shares[pack] = max(shares.get(pack, 0.0), share)
+        share = _share(beat, beat.get("step", 0))
+        if share and run.checkpoint(beat["pack"]).exists():
+            pack = int(beat["pack"])
+            shares[pack] = max(shares.get(pack, 0.0), share)
     return shares

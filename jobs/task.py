@@ -94,6 +94,11 @@ class _Task:
     on_failure: Callable[[BaseException], None] | None
 
     def run(self) -> str:
+        # Before anything loads torch's compiler, which then asks where to put its files.
+        with sharing_compiled(self.run_directory.path / store.COMPILED):
+            return self._run()
+
+    def _run(self) -> str:
         self.name = task_name(self.submission, self.index)
         self.sweep = thaw((self.run_directory.path / store.SWEEP_PICKLE).read_bytes())
         self.plan = Plan.from_json(self.run_directory.plan)
@@ -109,7 +114,6 @@ class _Task:
         self.startup = None if intent["executor"] == "debug" else process_age()
         self.pace = Pace()
         with (
-            sharing_compiled(self.run_directory.path / store.COMPILED),
             Shard.claim(self.run_directory.results, self.name) as shard,
             self._heartbeat(shard, len(packs), len(slices), fruitless) as heartbeat,
         ):
@@ -174,9 +178,20 @@ class _Task:
             raise Interrupted
         started = time.monotonic()
         indices = self.plan.indices(pack)
-        heartbeat.update(state="training", pack=pack.name, configs=len(indices), step=0)
+        first = self.sweep.config(int(indices[0]))
+        heartbeat.update(
+            state="training",
+            pack=pack.name,
+            pack_started=time.time(),
+            configs=len(indices),
+            step=0,
+            first_step=0,
+            max_iter=first.hyperparameters.max_iter,
+            loss=None,
+        )
         heartbeat.publish()
         try:
+            kind = Kind.of(self.sweep, first, len(indices), pack.cost)
             arrays = self._train(pack, indices, heartbeat)
         except Interrupted:
             raise
@@ -184,7 +199,6 @@ class _Task:
             self._record_failure(pack, indices, error, shard, heartbeat)
         else:
             shard.append(pack.name + store.FINISHED_SUFFIX, npz_bytes(arrays))
-            kind = Kind.of(self.sweep, self.sweep.config(indices[0]), len(indices), pack.cost)
             self.pace.finished(kind)
             speeds = self.pace.speeds()
             heartbeat.update(packs_done=heartbeat["packs_done"] + 1, speeds=speeds)

@@ -21,9 +21,10 @@ def totals(status: Status) -> str:
         counts.append(f"{status.reused} reused")
     counts.append(f"{100 * status.fraction:.0f}%")
     if status.speed:
-        counts.append(_speed(status.speed, status.of_limit, " of the device's limit"))
+        mean = "" if any(task.state == "running" for task in status.tasks) else "mean "
+        counts.append(mean + _speed(status.speed, status.of_limit, " of the limit"))
     if status.remaining_seconds is not None and status.running:
-        counts.append(f"at most {duration(status.remaining_seconds)} left")
+        counts.append(f"about {duration(status.remaining_seconds)} left")
     return "  ".join(counts)
 
 
@@ -45,8 +46,8 @@ def doing(task: TaskStatus) -> str:
     if task.state == "running" and beat.get("speed"):
         packs += f", {_speed(beat['speed'], beat.get('of_limit'))}"
     if task.state == "done" and task.mean_speed:
-        packs += f", {_speed(task.mean_speed, mean_of_limit([beat]))}"
-    if task.state == "interrupted" and beat.get("max_iter"):
+        packs += f", mean {_speed(task.mean_speed, mean_of_limit([beat]))}"
+    if task.state == "interrupted" and beat.get("max_iter") and beat.get("step"):
         packs += f", saved at step {beat['step']} of {beat['max_iter']}"
     return packs
 

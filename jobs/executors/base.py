@@ -162,6 +162,11 @@ class Executor(abc.ABC):
         """
         return Device.of_this_machine(threads).wrote(beat)
 
+    @property
+    def can_calibrate(self) -> bool:
+        """Whether there are processes of its own to measure packs in."""
+        return type(self).calibrate is not Executor.calibrate
+
     def calibrate(
         self, submission: Submission, write_order: Callable[[Path], None]
     ) -> list[Mapping[str, Any]]:

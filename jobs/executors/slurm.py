@@ -262,10 +262,11 @@ def unanswered(job: JobState | None, log: str) -> str:
         why = f"its job runs on {job.node}, but has not answered {waited}"
     else:
         why = f"its job did not answer: {job}" + (f"; its log ends:\n{log}\n" if log else "")
-    return (
-        f"--calibrate: {why.rstrip()}; nothing of it is left; leave --calibrate out, or try again "
-        "when the cluster is less busy (mlpsubmit doctor says what of it works)"
-    )
+    if job is not None and job.state == "OUT_OF_MEMORY":
+        hint = "give the tasks more memory (--mem)"
+    else:
+        hint = "try again when the cluster is less busy (mlpsubmit doctor says what of it works)"
+    return f"--calibrate: {why.rstrip()}; nothing of it is left; leave --calibrate out, or {hint}"
 
 
 def script(

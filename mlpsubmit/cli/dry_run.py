@@ -95,7 +95,7 @@ class DryRun:
         tasks: list[dict[str, Any]] = []
         for ranges in self.forecast.slices:
             packs = np.concatenate([np.arange(low, high) for low, high in ranges])
-            known = self.estimate and round(float(self.estimate.seconds[len(tasks)]), 1)
+            known = self.estimate and float(self.estimate.seconds[len(tasks)])
             tasks.append(
                 {
                     "packs": len(packs),
@@ -180,9 +180,10 @@ class DryRun:
     def _time_lines(self, forecast: Forecast) -> list[str]:
         threads, executor = self.prepared.plan.threads, forecast.executor
         if self.estimate is None:
+            how = "; to find out: --calibrate" if executor.can_calibrate else ""
             return [
                 f"how long that takes is not known: no earlier run has trained such packs on "
-                f"{executor.device(threads)}; to find out: --calibrate"
+                f"{executor.device(threads)}" + how
             ]
         lines = [cost_line(self.estimate, *executor.units(threads))]
         template: Template | None = getattr(executor, "template", None)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import sys
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +24,11 @@ from torch import nn
 from mlpsubmit.fingerprint import digest
 from mlpsubmit.training.memory import ran_out_of_memory
 
-__all__ = ["Compiled", "pays", "sharing_compiled"]
+__all__ = ["Compiled", "let_be_imported", "pays", "sharing_compiled"]
 
 Returned = TypeVar("Returned")
+
+_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
 
 #: Seconds of training that pay for a compilation: a tenth of them is gained, 5 to 25 are spent.
 REPAID_AFTER = 300.0
@@ -50,13 +54,19 @@ class Compiled(Generic[Returned]):
 
     Args:
         function: what to compile. Not to be changed by, and not to change, anything outside.
+        model: whose code it calls.
+
+    Attributes:
+        works: whether it is compiled, or still to be.
     """
 
-    def __init__(self, function: Callable[..., Returned]) -> None:
+    def __init__(self, function: Callable[..., Returned], model: nn.Module) -> None:
         torch.compiler.reset()  # what was compiled for other packs counts against a limit
         if torch.are_deterministic_algorithms_enabled():
             torch.use_deterministic_algorithms(True)  # once more: it tells the compiler, too
-        self._plain = function
+        for module in model.modules():
+            let_be_imported(type(module).forward)
+        self._plain, self.works = function, True
         self._call: Callable[..., Returned] = torch.compile(function, dynamic=False)
 
     def __call__(self, *arguments: Any) -> Returned:
@@ -73,8 +83,23 @@ class Compiled(Generic[Returned]):
                 "it trains without; set COMPILE=False to do so from the start",
                 stacklevel=2,
             )
-            self._call = self._plain
+            self._call, self.works = self._plain, False
         return self._call(*arguments)
+
+
+def let_be_imported(function: Any) -> None:
+    """Make the module that a function was written in one that can be imported, if it is none.
+
+    In a worker the functions of a spec have travelled by value, and no such module is there; but
+    the compiler looks up there what a function calls.
+    """
+    own: dict[str, Any] = getattr(function, "__globals__", {})
+    name = own.get("__name__", "")
+    if name and name not in sys.modules:
+        sys.modules[name] = types.ModuleType(name)
+        vars(sys.modules[name]).update(own)
+        for value in own.values():
+            let_be_imported(value)
 
 
 def _is_capturing() -> bool:
@@ -87,21 +112,21 @@ def sharing_compiled(folder: Path) -> Iterator[None]:
     """Let torch keep what it compiles in a folder that other tasks use as well, for the duration.
 
     Machines of different processors have folders of their own in it: code for one may not run on
-    another. What the environment says already is left alone.
+    another. What the user's environment says is left alone.
     """
     own = digest(platform.machine(), _processor(), torch.__version__).hex()[:16]
-    settings = {
-        "TORCHINDUCTOR_CACHE_DIR": str(folder / own),
-        # A task has its share of the cores; by default the compiler would start a process on each.
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
-    }
-    added = {name: value for name, value in settings.items() if name not in os.environ}
-    os.environ.update(added)
+    # A task has its share of the cores; by default the compiler would start a process on each.
+    settings = {_FOLDER: str(folder / own), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    before = {name: os.environ.get(name) for name in settings}
+    if Path(before[_FOLDER] or "").name.startswith("torchinductor_"):
+        before[_FOLDER] = None  # where torch has put its own default for want of another
+    os.environ.update({name: value for name, value in settings.items() if before[name] is None})
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name in settings:
+            if before[name] is None:
+                os.environ.pop(name, None)
 
 
 def _processor() -> str:

@@ -85,5 +85,5 @@ def _content(tensors: Mapping[str, Tensor], row: int) -> bytes:
     """Return a hash of one network's tensors, bit for bit."""
     content = hashlib.blake2b(digest_size=16)
     for tensor in tensors.values():
-        content.update(tensor[row].cpu().numpy().tobytes())
+        content.update(tensor[row].contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
     return content.digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -164,6 +165,7 @@ def _counted(model: nn.Module, X: Tensor) -> tuple[float, float]:
     """Return the same as torch counts it."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    model = copy.deepcopy(model)  # which may keep what it has seen last
     with FlopCounterMode(display=False) as counter, torch.enable_grad():
         output: Tensor = functional_call(model, _shapes_alone(model), (X.to("meta"),))
         forward = float(counter.get_total_flops())

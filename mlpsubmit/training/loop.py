@@ -174,6 +174,7 @@ def _progress(pack: Pack, step: int, max_iter: int) -> Progress:
         made=int(pack.ledger.steps.sum()),
         max_iter=max_iter,
         active=active,
+        rows=len(pack.stack),
         finished=len(pack.stack.models) - active,
         losses=pack.ledger.last_losses.copy(),
     )

@@ -42,6 +42,7 @@ class Progress:
         made: those of all configs together, each as many as it has made until it stopped.
         max_iter: gradient steps at most.
         active: configs still in training.
+        rows: configs in the stack that made the last steps, whether they stopped meanwhile or not.
         finished: configs that have stopped, whether done or diverged.
         losses: (K,) float64, the last smoothed train loss of every config; of a diverged config
             the value it stopped at, which is not finite.
@@ -51,6 +52,7 @@ class Progress:
     made: int
     max_iter: int
     active: int
+    rows: int
     finished: int
     losses: np.ndarray[Any, np.dtype[np.float64]]
 

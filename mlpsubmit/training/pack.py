@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mlpsubmit.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import Batch, Batches, BatchFn, LastBatch
 from mlpsubmit.training.bookkeeping import Finished, Ledger
-from mlpsubmit.training.compiling import pays
+from mlpsubmit.training.compiling import let_be_imported, pays
 from mlpsubmit.training.grabbing import Grabber, resolve
 from mlpsubmit.training.losses import stacked_loss
 from mlpsubmit.training.monitor import STATE_FORMAT, StateError, map_tensors
@@ -88,7 +88,8 @@ class Pack:
         self.origin = Origin(self.stack, common.centered, *fixed_sets)
         self._loss = stacked_loss(common.loss)
         if common.compile is True or (common.compile == "auto" and self._compiling_pays(common)):
-            self.stack.compile()
+            let_be_imported(common.loss)
+            self.stack.compile(True)
         self.optimizer, views = build_optimizer(self.stack, settings, factors)
         self.ledger = Ledger(settings, device, tested=self.test is not None and not online)
         self.grab_at = Schedule(common.grab_every, common.max_iter) if traced else None
@@ -143,7 +144,7 @@ class Pack:
     def buffers(self) -> list[Tensor]:
         """What a step changes in place, but for generators: the same memory until a shrink."""
         state = self.optimizer.state_dict()
-        return [*(p.detach() for p in self.stack.parameters), *_flat(state), *self.ledger.vectors]
+        return [*self.stack.tensors, *_flat(state), *self.ledger.vectors]
 
     @torch.no_grad()
     def test_losses(self) -> Tensor:
@@ -237,11 +238,12 @@ class Pack:
         return dict(map_tensors(state, lambda tensor: tensor.detach().to("cpu", copy=True)))
 
     def _load(self, state: dict[str, Any]) -> None:
-        if state["compiled"] != self.stack.compiled:
+        if state["compiled"] and not self.stack.compiled:
             raise StateError(
-                f"saved state: it was trained with{'' if state['compiled'] else 'out'} COMPILE, "
-                "which rounds otherwise; discard the state to train from the beginning"
+                "saved state: it was trained with COMPILE, which rounds otherwise; discard the "
+                "state to train from the beginning"
             )
+        self.stack.compile(state["compiled"])  # where it did not work then, it may now
         self.start = state["start"]
         for name, part in self._parts().items():
             part.load_state_dict(state["parts"][name])

@@ -152,12 +152,12 @@ class Replayed:
     def _recorded(self, step: int) -> tuple[Batch, Tensor]:
         """Record a step, and make it both ways."""
         self._pure = True
-        states = generator_states(self._pack.generators)
+        before = _State(self._pack)
         reason = None if self._ignores_step() else "a batch function looks at its step"
-        set_generator_states(self._pack.generators, states)
+        before.put_back(self._pack)
         if reason is None:
             reason = _failure(partial(self._record, step))
-            set_generator_states(self._pack.generators, states)
+            before.put_back(self._pack)
         if reason is not None:
             self._refuse(step, reason)
             return self._advance(step)

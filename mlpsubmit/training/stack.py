@@ -117,15 +117,27 @@ class Stack:
         gradients = torch.autograd.grad(losses.sum(), self.parameters, materialize_grads=True)
         return losses, list(gradients)
 
-    def compile(self) -> None:
-        """Compile what :meth:`losses_and_gradients` does, where it goes through autograd."""
-        if self._perceptrons is None:
-            self._compiled = Compiled(self._by_transformation)
+    def compile(self, on: bool) -> None:
+        """Compile what :meth:`losses_and_gradients` does, where it goes through autograd, or not.
+
+        Each size of the stack is compiled by itself: torch gives up where one function has many.
+        """
+        wanted = on and self._perceptrons is None
+        self._compiled = Compiled(self._by_transformation, self._template) if wanted else None
 
     @property
     def compiled(self) -> bool:
-        """Whether losses and gradients are compiled."""
-        return self._compiled is not None
+        """Whether losses and gradients are compiled, as far as that has worked."""
+        return self._compiled is not None and self._compiled.works
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that a step may change in place: parameters and buffers, each (K, ...), detached.
+
+        Those of the initial networks too, whose forward pass may change a buffer.
+        """
+        initial = [] if self._initial is None else self._initial.tensors.values()
+        return [*(tensor.detach() for tensor in self._all.values()), *initial]
 
     def _by_formulas(
         self, perceptrons: Perceptrons, batch: Batch, origin: Tensor | float, loss: StackedLoss
@@ -197,6 +209,7 @@ class Stack:
         if self._initial is not None:
             self._initial.shrink(keep)
         self._set({name: tensor.detach()[rows] for name, tensor in self._all.items()})
+        self.compile(self.compiled)
 
     def release(self) -> None:
         """Give every model its own weights: views would keep the whole stack alive."""

@@ -27,6 +27,9 @@ __all__ = ["timed"]
 #: a short while must see several. What they cost is then counted as often as they come in earnest.
 EVAL_EVERY, GRAB_EVERY = 4, 6
 
+#: How many times as long as asked to go on at most, for what has only been seen in the first step.
+PATIENCE = 4
+
 #: The part of the time whose steps warm up what the others use.
 WARMING_UP = 0.2
 
@@ -49,7 +52,8 @@ def timed(
         configs: of the pack. Where they do not fit into the memory together, half of them train, as
             a task does it.
         entries: returns what the data function gives for a config.
-        seconds: how long to train after the first step; a step is never broken off.
+        seconds: how long to train after the first step, which may hold a compilation; longer
+            where that has only shown rare steps by then. A step is never broken off.
 
     Returns:
         Seconds per model-step, evaluations and grabs included, and seconds beside all steps.
@@ -194,8 +198,8 @@ class _Stopwatch(SilentMonitor):
         taken = now - self._since
         self._rows.append(_Row(self._counts, taken, passed - taken))
         self._counts, self._since = np.zeros(3), now
-        slow = self.until_first > 2 * self._seconds
-        if slow or passed > self._seconds:
+        seen = _happened(self._rows[1:]) >= _happened(self._rows)
+        if passed > self._seconds * (1 if seen.all() else PATIENCE):
             raise _Enough
 
     def costs(self) -> tuple[float, float, float]:
@@ -206,8 +210,10 @@ class _Stopwatch(SilentMonitor):
         if not self._rows:
             return 0.0, 0.0, 0.0
         warm = [row for row in self._rows if row.began >= WARMING_UP * self._seconds]
-        happened, seen = (_happened(rows) for rows in (self._rows, warm))
-        rows = warm if (seen == happened).all() else self._rows
+        happened, later = _happened(self._rows), self._rows[1:]
+        rows = next(
+            (rows for rows in (warm, later) if (_happened(rows) == happened).all()), self._rows
+        )
         counts, seconds = np.stack([r.counts for r in rows]), np.array([r.seconds for r in rows])
         costs: Array = np.linalg.lstsq(counts, seconds, rcond=None)[0].clip(min=0.0)
         plain, evaluation, grabs = costs.tolist()

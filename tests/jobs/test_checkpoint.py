@@ -13,7 +13,7 @@ from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import Heartbeat
 
 
-@pytest.mark.parametrize(("saving", "wait"), [(0.5, 300), (8, 800)])
+@pytest.mark.parametrize(("saving", "wait"), [(0.5, 300), (8, 800), (100, 3000)])
 def test_what_takes_long_to_save_is_saved_less_often(
     saving: float, wait: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -36,4 +36,22 @@ def test_what_takes_long_to_save_is_saved_less_often(
     assert saver.due()
     stop.set()
     now[0] -= wait
+    assert saver.due()
+
+
+def test_what_passes_before_a_part_begins_anew_is_no_saving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    heartbeat = Heartbeat(tmp_path / "beat.json", 2.0, progressed=False)
+    file, stop = tmp_path / "pack.pt", threading.Event()
+    saver = Checkpoint(file, 3, torch.device("cpu"), stop, heartbeat, 300, verbose=False)
+    saver.together = [0, 1, 2]
+    saver.restore()
+    now[0] += 50  # a step that runs out of memory
+    saver.halve()
+    saver.save(None)
+    saver.restore()
+    now[0] += 300
     assert saver.due()

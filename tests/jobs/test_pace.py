@@ -16,7 +16,7 @@ from mlpsubmit.jobs.heartbeat import Heartbeat, process_age, processor_name
 from mlpsubmit.jobs.kinds import Kind
 from mlpsubmit.jobs.pace import KEPT_KINDS, Pace
 from mlpsubmit.jobs.tasks import TaskStatus
-from mlpsubmit.training.monitor import Progress
+from mlpsubmit.training.monitor import STATE_FORMAT, Progress
 from mlpsubmit.wording import doing
 
 KIND = Kind("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)
@@ -78,11 +78,13 @@ def test_the_time_of_a_task_is_that_of_its_packs(pace: Pace, clock: Clock) -> No
         pace.trains(None)
         clock.now += 5
         pace.made(500)
+        pace.computed(500, whole=True)
         pace.rests()
         clock.now += 2  # another stack of the same pack
         pace.trains(None)
         clock.now += 5
         pace.made(300)
+        pace.computed(300, whole=True)
         pace.rests()
         clock.now += 1
         pace.finished(KIND)
@@ -95,6 +97,15 @@ def test_the_time_of_a_task_is_that_of_its_packs(pace: Pace, clock: Clock) -> No
         "training": 20.0,
         "setup": 8.0,
     }
+
+
+def test_no_speed_is_below_zero(pace: Pace, clock: Clock) -> None:
+    pace.trains(0.1)
+    clock.now += 1
+    pace.made(64)
+    clock.now += 20
+    pace.made(60)  # read back: fewer than had been guessed
+    assert (pace.fields()["speed"], pace.fields()["of_limit"]) == (0.0, 0.0)
 
 
 def test_a_heartbeat_stays_small(pace: Pace) -> None:
@@ -114,8 +125,8 @@ def opened(folder: Path, pace: Pace) -> Checkpoint:
     return opened
 
 
-def read_back(step: int, made: int, active: int) -> Progress:
-    return Progress(step, made, 1000, active, 4 - active, np.ones(4))
+def read_back(step: int, made: int, active: int, rows: int = 4) -> Progress:
+    return Progress(step, made, 1000, active, rows, 4 - active, np.ones(4))
 
 
 def test_model_steps_are_those_that_were_made(tmp_path: Path, pace: Pace) -> None:
@@ -140,6 +151,44 @@ def test_wide_networks_say_how_far_they_are_between_two_read_backs(
     assert (checkpoint.heartbeat["step"], pace.model_steps) == (4, 14)
     assert not checkpoint.due()
     assert (checkpoint.heartbeat["step"], pace.model_steps) == (5, 16)
+
+
+def test_the_speed_of_a_kind_is_that_of_whole_stacks(
+    tmp_path: Path, pace: Pace, clock: Clock
+) -> None:
+    checkpoint = opened(tmp_path, pace)
+    checkpoint.restore()
+    clock.now += 1
+    checkpoint.progress(read_back(64, 64 + 3 * 10, 1))  # three stand still, but are computed
+    clock.now += 50
+    checkpoint.progress(read_back(1000, 1000 + 3 * 10, 0, rows=1))
+    checkpoint.finish({"position": np.arange(4)})
+    pace.finished(KIND)
+    (said,) = pace.speeds()
+    assert (said["model_steps"], said["training"]) == (4 * 64, 1.0)
+
+
+def test_first_steps_that_compile_are_not_taken_for_usual_ones(pace: Pace, clock: Clock) -> None:
+    pace.trains(None)
+    for seconds in (30.5, 0.5, 0.5):
+        clock.now += seconds
+        pace.computed(64, whole=True)
+    pace.finished(KIND)
+    (said,) = pace.speeds()
+    assert (said["model_steps"], said["training"], said["setup"]) == (128, 1.0, 30.0)
+
+
+def test_a_stack_that_had_shrunk_goes_on_as_it_was(
+    tmp_path: Path, pace: Pace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "HEARTBEAT_SECONDS", 0.0)
+    state = {"start": 100, "format": STATE_FORMAT, "parts": {"stack": {"configs": [2]}}}
+    opened(tmp_path, Pace()).save(state)
+    checkpoint = opened(tmp_path, pace)
+    checkpoint.restore()
+    assert (checkpoint.heartbeat["first_step"], checkpoint.heartbeat["step"]) == (100, 100)
+    checkpoint.due()
+    assert (checkpoint.heartbeat["step"], pace.model_steps) == (101, 1)
 
 
 def test_a_resumed_pack_counts_its_own_steps_alone(tmp_path: Path, pace: Pace) -> None:
@@ -168,7 +217,7 @@ def test_a_task_says_how_fast_it_is_and_what_it_makes_of_its_device() -> None:
     )
     assert doing(task("running", **running, of_limit=None)).endswith("1.5k model-steps/s")
     done = {"speed": 1.0, "model_steps": 500, "ideal_seconds": 4.0}
-    assert doing(task("done", **done)) == "2/4 packs, 50 model-steps/s (40%)"
+    assert doing(task("done", **done)) == "2/4 packs, mean 50 model-steps/s (40%)"
     assert doing(task("done", speed=1.0)) == "2/4 packs", "written by an earlier version"
 
 

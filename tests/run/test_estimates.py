@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlpsubmit import open_run
 from mlpsubmit.jobs import calibration, store
+from mlpsubmit.jobs.heartbeat import Heartbeat
+from mlpsubmit.jobs.plan import Plan
+from mlpsubmit.jobs.status import _progress
 from mlpsubmit.jobs.status import _speed as current_speed
 from mlpsubmit.jobs.tasks import TaskStatus
+from mlpsubmit.training.loop import BLOCK
 
 Command = Callable[..., Any]
 
@@ -25,6 +31,9 @@ def test_without_an_earlier_run_a_dry_run_says_how_to_find_out(mlpsubmit: Comman
     (line,) = (line for line in dry.out.splitlines() if line.startswith(UNKNOWN))
     assert line.endswith("; to find out: --calibrate")
     assert "at most" not in dry.out.replace("floating-point operations at most", "")
+    debug = mlpsubmit("launch", "small.py", "--dry-run", "--executor", "debug")
+    assert UNKNOWN in debug.out
+    assert "--calibrate" not in debug.out, "it has nothing to calibrate with"
 
 
 def test_an_earlier_run_tells_whatever_its_sweep(mlpsubmit: Command, workplace: Path) -> None:
@@ -78,7 +87,7 @@ def test_a_task_says_what_it_has_measured(mlpsubmit: Command) -> None:
     assert beat["model_steps"] == 8 * 300
     assert beat["startup"] is None, "this process has done other things before"
     assert [speed["kind"]["width"] for speed in beat["speeds"]] == [8, 4]
-    assert all(speed["model_steps"] == 4 * 300 for speed in beat["speeds"])
+    assert all(speed["model_steps"] == 4 * (300 - BLOCK) for speed in beat["speeds"])
     assert beat["of_limit"] is None, "not worth a second of measuring"
     status = run.status()
     assert status.speed == pytest.approx(8 * 300 / (beat["updated"] - beat["started"]))
@@ -101,7 +110,7 @@ def test_a_task_says_what_it_makes_of_its_device(mlpsubmit: Command) -> None:
     assert status.of_limit is not None
     assert 0 < status.of_limit < 1.5
     shown = " ".join(mlpsubmit("status").out.split())
-    assert f"({100 * status.of_limit:.0f}% of the device's limit)" in shown
+    assert f"({100 * status.of_limit:.0f}% of the limit)" in shown
 
 
 # ---- calibration ---------------------------------------------------------------------------------
@@ -169,6 +178,18 @@ def test_a_calibration_times_every_kind_and_leaves_nothing(
     assert not (workplace / "mlpruns").exists()
 
 
+def test_what_a_calibration_compiles_goes_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(
+        calibration, "_measured", lambda folder: {"cache": os.environ["TORCHINDUCTOR_CACHE_DIR"]}
+    )
+    calibration.main(tmp_path, 0)
+    cache = Path(store.read_json(calibration.answer_file(tmp_path, 0))["cache"])
+    assert cache.is_relative_to(tmp_path)
+
+
 def test_a_process_answers_also_where_it_fails(tmp_path: Path) -> None:
     store.publish_json(tmp_path / calibration.ORDER, {"packs": [0]})
     calibration.main(tmp_path, 3)
@@ -186,7 +207,7 @@ def test_a_run_that_has_ended_tells_its_mean_speed(mlpsubmit: Command) -> None:
     beat = run.directory.last_heartbeat("000-0000")
 
     def trained(task: str, started: float, updated: float, steps: int, ideal: float | None) -> None:
-        own = {"task": task, "started": started, "updated": updated, "model_steps": steps}
+        own = {"started": started, "updated": updated, "model_steps": steps}
         store.publish_json(run.directory.heartbeat(task), {**beat, **own, "ideal_seconds": ideal})
 
     trained("000-0000", 0.0, 10.0, 1000, 5.0)
@@ -197,6 +218,53 @@ def test_a_run_that_has_ended_tells_its_mean_speed(mlpsubmit: Command) -> None:
     assert status.of_limit == pytest.approx(14 / (10 + 15 + 10))
     trained("001-0000", 900.0, 910.0, 1000, None)
     assert run.status().of_limit is None
+    assert f"  mean {3000 / 30:.0f} model-steps/s" in mlpsubmit("status").out
+
+
+def test_a_pack_that_has_just_begun_is_at_its_beginning(
+    mlpsubmit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    publish = Heartbeat.publish
+    monkeypatch.setattr(
+        Heartbeat, "publish", lambda self: (seen.append(self._fields | {}), publish(self))
+    )
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=70")
+    begun = [fields for fields in seen if fields.get("state") == "training"]
+    assert len(begun) >= 2
+    for fields in begun:
+        said = {name: fields[name] for name in ("step", "first_step", "max_iter", "loss")}
+        assert said == {"step": 0, "first_step": 0, "max_iter": 70, "loss": None}
+
+
+def test_the_time_left_is_that_of_the_task_that_ends_last(mlpsubmit: Command) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    run = open_run("small").directory
+    plan = Plan.from_json(run.plan)
+    intent = run.intent(0)
+    store.publish_json(run.submission(0) / store.INTENT, {**intent, "slices": [[[0, 1]], [[1, 2]]]})
+    costs = plan.pack_costs
+
+    def task(number: int, step: int, in_pack: float, cost_done: float = 0.0) -> TaskStatus:
+        beat = {"pack": f"{number}", "max_iter": 1000, "step": step, "first_step": 0}
+        times = {"started": 0.0, "pack_started": 100.0 - in_pack, "updated": 100.0}
+        own = {**beat, **times, "cost_done": cost_done}
+        return TaskStatus(f"000-000{number}", "running", own, None)
+
+    def progress(*tasks: TaskStatus) -> tuple[float, float | None]:
+        return _progress(run, plan, np.zeros(0, np.int64), tasks, {})
+
+    fraction, left = progress(task(0, 500, 50.0), task(1, 100, 50.0))
+    assert left == pytest.approx(450)
+    assert fraction == pytest.approx((0.5 * costs[0] + 0.1 * costs[1]) / costs.sum())
+    # What counts as done at once, for thresholds ended it early, makes no later pack faster.
+    assert progress(task(0, 500, 50.0, cost_done=1e30))[1] == pytest.approx(50)
+    assert progress(task(0, 0, 1.0), task(1, 100, 50.0))[1] is None
+    waiting = TaskStatus("000-0001", "waiting", {}, None)
+    expected = 50 + costs[1] / (0.5 * costs[0] / 50)
+    assert progress(task(0, 500, 50.0), waiting)[1] == pytest.approx(expected)
+    # Before the first sign of life of a pack nothing of it is done.
+    assert progress(task(0, 0, 1.0))[0] == 0.0
 
 
 def test_running_tasks_add_up() -> None:

@@ -50,6 +50,11 @@ def test_what_is_known_of_a_job_that_did_not_answer(
     )
 
 
+def test_a_job_killed_for_its_memory_is_to_ask_for_more() -> None:
+    told = unanswered(JobState("1", "OUT_OF_MEMORY", "0:125", "n1", "used 2G of 1G"), "")
+    assert told.endswith("leave --calibrate out, or give the tasks more memory (--mem)")
+
+
 def test_a_job_calibrates_and_leaves_nothing(study: Any, cluster: Any) -> None:
     path = study.spec("measured")
     (study.folder / "runs").mkdir()

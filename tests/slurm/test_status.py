@@ -91,7 +91,7 @@ def test_a_run_in_progress(study: Any, training: Any, wait_for: Any) -> None:
     assert 0 < status.fraction < 1
     assert 1 < status.remaining_seconds < 120
     shown = study.cli("status", "going").stdout
-    assert re.search(r"model-steps/s  at most .* left", shown)
+    assert re.search(r"model-steps/s  about .* left", shown)
     with pytest.raises(RunError, match="is still running; wait for it"):
         run.resume()
 

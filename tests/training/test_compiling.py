@@ -13,6 +13,7 @@ from torch import nn
 from mlpsubmit.hyperparameters import validate
 from mlpsubmit.training import MLP, Interrupted, StateError, train
 from mlpsubmit.training.compiling import Compiled, pays, sharing_compiled
+from mlpsubmit.training.stack import Stack
 
 CPU = torch.device("cpu")
 
@@ -79,6 +80,37 @@ def test_a_compiled_training_is_resumed_bit_by_bit(gaussian, saver, same, fresh_
         run(gaussian, False, monitor=saver(monitor.state))
 
 
+@pytest.mark.slow
+def test_a_stack_that_shrinks_often_is_compiled_at_every_size(gaussian, fresh_cache, monkeypatch):
+    from torch._dynamo import config
+
+    monkeypatch.setattr("mlpsubmit.training.loop.BLOCK", 4)
+    sizes = []
+    original = Stack.shrink
+
+    def shrink(self, keep):
+        original(self, keep)
+        sizes.append((len(self), self.compiled))
+
+    monkeypatch.setattr(Stack, "shrink", shrink)
+    with config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        run(gaussian, True, PERCENT_THRESHOLDS=[0.9], EMA_SMOOTHER=0.5)
+    assert len(sizes) >= 2
+    assert all(compiled for _, compiled in sizes)
+
+
+def test_a_training_that_could_not_compile_goes_on_without(gaussian, saver, same, fresh_cache):
+    from torch._inductor import config
+
+    monitor = saver(every=3, interrupting=True)
+    missing = config.patch({"cpp.cxx": ("no-such-compiler",)})
+    with missing, pytest.warns(UserWarning, match="COMPILE"), pytest.raises(Interrupted):
+        run(gaussian, True, monitor=monitor, MAX_ITER=6)
+    assert monitor.state["compiled"] is False
+    resumed = run(gaussian, True, monitor=saver(monitor.state), MAX_ITER=6)
+    same(run(gaussian, False, MAX_ITER=6), resumed)
+
+
 def test_without_a_compiler_the_training_goes_on(gaussian, same, fresh_cache):
     missing = {"cpp.cxx": ("no-such-compiler",)}
     from torch._inductor import config
@@ -95,7 +127,7 @@ def test_what_the_function_itself_raises_is_raised():
     def failing(X):
         raise ZeroDivisionError("of its own")
 
-    function = Compiled(failing)
+    function = Compiled(failing, Tanh())
     with (
         pytest.warns(UserWarning, match="could not be compiled"),
         pytest.raises(ZeroDivisionError, match="of its own"),
@@ -147,6 +179,8 @@ def test_tasks_share_what_is_compiled_by_kind_of_machine(tmp_path, monkeypatch):
     assert name not in os.environ
     monkeypatch.setattr("mlpsubmit.training.compiling._processor", lambda: "another")
     assert folder() != own
+    monkeypatch.setenv(name, "/tmp/torchinductor_somebody")  # as torch leaves it behind
+    assert folder().startswith(f"{tmp_path}/")
     monkeypatch.setenv(name, "the user's")
     assert folder() == "the user's"
     assert os.environ[name] == "the user's"

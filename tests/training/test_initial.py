@@ -103,6 +103,12 @@ def test_networks_that_differ_in_one_bit_are_kept_apart(gaussian, make_mlps, eva
     assert set(evaluated) == {2}
 
 
+def test_networks_in_half_precision_share_too(gaussian, evaluated):
+    models = [Tanh().bfloat16() for _ in TRIALS]
+    run(models, two_sources(gaussian), settings([1.0] * 6, MAX_ITER=2))
+    assert set(evaluated) == {2}
+
+
 def test_a_grab_sees_the_initial_network_of_its_own_gamma(gaussian, make_mlps):
     def multiplier(model0):
         return model0.output_layer.multiplier

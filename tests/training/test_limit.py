@@ -107,6 +107,24 @@ def test_a_network_that_looks_at_the_numbers_is_not_counted() -> None:
     assert Limit(CPU, "fp32", own_model=False).ideal_seconds(stacked(MODEL=Choosy)) is None
 
 
+class Keeping(nn.Module):
+    """A network that keeps its last activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(D, 1), None
+
+    def forward(self, X):
+        self.last = self.layer(X)
+        return self.last
+
+
+def test_counting_leaves_nothing_in_a_network() -> None:
+    stack = stacked(MODEL=Keeping, PARAMETRIZATION=lambda model, optimizer: None)
+    assert operations(stack) == 3 * 2 * N * D
+    assert all(model.last is None or model.last.device == CPU for model in stack.models)
+
+
 def test_counting_and_measuring_leave_no_trace() -> None:
     stack = stacked(ONLINE=False, N_TEST=40)
     generators = [torch.get_rng_state(), *(g.get_state() for g in stack.generators)]

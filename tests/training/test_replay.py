@@ -16,6 +16,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpsubmit import Monomial, Sweep
@@ -164,12 +165,12 @@ def drawing(seed, device="cpu"):
 def job(make_mlps, device):
     """Return a maker of trainings that are made anew at every attempt."""
 
-    def made(**settings):
+    def made(make=make_mlps, **settings):
         base = validate({"MAX_ITER": STEPS, "PERCENT_THRESHOLDS": [0.8], **settings})
         hs, K = [base.model_copy(update={"lr": lr}) for lr in LRS], len(LRS)
 
         def run(monitor=None):
-            sources, models = [drawing(k, device) for k in range(2)], make_mlps(K)
+            sources, models = [drawing(k, device) for k in range(2)], make(K)
             trained = train(
                 models,
                 [sources[k % 2][0] for k in range(K)],
@@ -219,6 +220,30 @@ def test_replayed_steps_are_those_made_afresh(
     assert capsys.readouterr().out == ""
     assert recorder.replays > 8
     assert afresh.status.max() == 2 or name in ("adam", "adamw")
+
+
+class Counted(nn.Module):
+    """A network that counts its forward passes in a buffer, and depends on their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_in, self.read_out = nn.Linear(3, 6), nn.Linear(6, 1)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, X):
+        self.passes.add_(1)
+        return self.read_out(self.read_in(X).tanh()) * (1 + 0.001 * self.passes)
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_buffers_that_a_network_changes_are_replayed_too(centred, job, same, recording):
+    run = job(CENTERED=centred, make=lambda K: [Counted() for _ in range(K)])
+    afresh, weights = run()
+    recorder = recording()
+    replayed, again = run()
+    same(afresh, replayed)
+    assert_equal_weights(weights, again)
+    assert recorder.replays > 8
 
 
 def test_a_shrunken_stack_is_recorded_anew(job, same, short_blocks, recording, capsys):

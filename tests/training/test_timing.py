@@ -85,10 +85,27 @@ def test_the_first_steps_are_not_counted(clock: Clock) -> None:
     assert watch.costs()[0] == pytest.approx(0.001)
 
 
-def test_one_slow_step_is_enough(clock: Clock) -> None:
+def test_one_slow_step_after_the_first_is_enough(clock: Clock) -> None:
     watch = watched(clock, swept(), 1.0, lambda step, h: 30.0)
-    assert clock.now == 30
+    assert clock.now == 60
     assert watch.costs() == pytest.approx((30, 0, 0))
+
+
+def test_a_compilation_in_the_first_step_is_no_step(clock: Clock) -> None:
+    watch = watched(clock, swept(), 1.0, lambda step, h: 30.0 if step == 0 else 0.01)
+    assert watch.costs() == pytest.approx((0.01, 0, 0))
+    assert watch.until_first == 30
+    slow = watched(clock, swept(), 1.0, lambda step, h: 30.0 if step == 0 else 0.9)
+    assert slow.costs() == pytest.approx((0.9, 0, 0))
+
+
+def test_what_only_the_first_step_had_is_waited_for(clock: Clock) -> None:
+    def cost(step: int, h: Any) -> float:
+        evaluation = 0.3 * (step in Schedule(h.eval_every, h.max_iter))
+        return 0.6 + evaluation + (30.0 if step == 0 else 0.0)
+
+    watch = watched(clock, swept(ONLINE=False, EVAL_EVERY=100), 1.0, cost)
+    assert watch.costs() == pytest.approx((0.6, 0.3, 0))
 
 
 @pytest.mark.parametrize("max_iter", [1, 3, 200])
