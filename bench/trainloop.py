@@ -105,7 +105,7 @@ CASES = (
     Case(
         "offline, width 256, test every step",
         lambda: mlp(256),
-        25,
+        45,
         {"WIDTH": 256, **OFFLINE},
         **OFFLINE_SETS,
     ),
