@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.jobs.heartbeat import is_alive
-from mlpsubmit.jobs.plan import Plan
+from mlpsubmit.jobs.plan import Plan, Range
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.store import REUSED_PREFIX, Failure, RunDirectory, task_name
@@ -259,20 +259,21 @@ def _remaining(
     """
     if not rates or min(rates.values()) <= 0:
         return None
+    submissions = {task.name.partition("-")[0] for task in tasks}
+    slices = {number: run.intent(int(number))["slices"] for number in submissions}
     longest, together = 0.0, 0.0
     for task in tasks:
         if task.live:
-            own = float(left[_packs_ahead(run, task)].sum())
+            number, _, index = task.name.partition("-")
+            own = float(left[_packs_ahead(slices[number][int(index)], task)].sum())
             together += own
             longest = max(longest, own / rates.get(task.name, np.inf))
     # Tasks that wait take their turn at the places of those that run.
     return max(longest, together / sum(rates.values()))
 
 
-def _packs_ahead(run: RunDirectory, task: TaskStatus) -> NDArray[np.int64]:
+def _packs_ahead(ranges: Sequence[Range], task: TaskStatus) -> NDArray[np.int64]:
     """Return the packs of a task's slice, from the one that it trains: none is gone back to."""
-    submission, _, index = task.name.partition("-")
-    ranges = run.intent(int(submission))["slices"][int(index)]
     packs = np.concatenate([np.arange(low, high) for low, high in ranges])
     at = np.flatnonzero(packs == int(task.heartbeat.get("pack", -1)))
     return packs[at[0] :] if task.state == "running" and len(at) else packs
