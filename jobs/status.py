@@ -274,7 +274,7 @@ def _remaining(
 
 def _packs_ahead(ranges: Sequence[Range], task: TaskStatus) -> NDArray[np.int64]:
     """Return the packs of a task's slice, from the one that it trains: none is gone back to."""
-    packs = np.concatenate([np.arange(low, high) for low, high in ranges])
+    packs: NDArray[np.int64] = np.concatenate([np.arange(low, high) for low, high in ranges])
     at = np.flatnonzero(packs == int(task.heartbeat.get("pack", -1)))
     return packs[at[0] :] if task.state == "running" and len(at) else packs
 
