@@ -53,6 +53,7 @@ VALUES = {
     "eval_every": (["5"], 5),
     "grab_every": (["2"], 2),
     "precision": (["tf32"], "tf32"),
+    "compile": (["no"], False),
     "pack_size": (["4"], 4),
     "checkpoint_minutes": (["1"], 1.0),
 }
