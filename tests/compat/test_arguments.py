@@ -53,7 +53,7 @@ VALUES = {
     "eval_every": (["5"], 5),
     "grab_every": (["2"], 2),
     "precision": (["tf32"], "tf32"),
-    "compile": (["no"], False),
+    "compile": (["false"], False),
     "pack_size": (["4"], 4),
     "checkpoint_minutes": (["1"], 1.0),
 }
