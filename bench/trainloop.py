@@ -141,22 +141,16 @@ GPU_CASES = (
     Case("online, width 256, 512 configs", lambda: mlp(256), 2000, {"WIDTH": 256}, axes=MANY),
     Case("online, width 512, 512 configs", lambda: mlp(512), 1000, {"WIDTH": 512}, axes=MANY),
     Case("online, width 2048, 512 configs", lambda: mlp(2048), 50, {"WIDTH": 2048}, axes=MANY),
-    Case("online, width 8192", lambda: mlp(8192), 500, {"WIDTH": 8192}, axes=ONE, batch=1024),
-    Case(
-        "online, width 8192, tf32",
-        lambda: mlp(8192),
-        500,
-        {"WIDTH": 8192, "PRECISION": "tf32"},
-        axes=ONE,
-        batch=1024,
-    ),
-    Case(
-        "online, width 8192, bf16",
-        lambda: mlp(8192),
-        500,
-        {"WIDTH": 8192, "PRECISION": "bf16"},
-        axes=ONE,
-        batch=1024,
+    *(
+        Case(
+            f"online, width 8192, {precision}",
+            lambda: mlp(8192),
+            500,
+            {"WIDTH": 8192, "PRECISION": precision},
+            axes=ONE,
+            batch=1024,
+        )
+        for precision in ("fp32", "tf32", "bf16")
     ),
 )
 
@@ -199,15 +193,16 @@ def _seconds_of_tasks(path: Path) -> list[float]:
 
 
 def plain_speed(case: Case, seconds: float) -> float:
-    """Return the model-steps per second of the unpacked loop."""
-    generator = torch.Generator().manual_seed(0)
+    """Return the model-steps per second of the unpacked loop, on the device of the run."""
+    device = torch.device("cuda" if CUDA else "cpu")
+    generator = torch.Generator(device).manual_seed(0)
     image = case.settings.get("MODEL") is not None
     batch_fn = products(case.batch, generator, image)
     fixed = None if case.online else batch_fn(0)
     test = None if case.online else products(case.test_rows, generator, image)(0)
     optimizer = case.settings.get("OPTIMIZER", "sgd")
     return reference_speed(
-        case.network(),
+        case.network().to(device),
         batch_fn,
         lr=0.01,
         optimizer=optimizer,
