@@ -48,8 +48,7 @@ class _Computed:
 class Pace:
     """Counts the model-steps of one life of a task, and the time that they take.
 
-    All time from its making on counts either as training, between :meth:`trains` and
-    :meth:`rests`, or as what stands beside it.
+    Time that does not pass between :meth:`trains` and :meth:`rests` counts as beside the training.
 
     Args:
         clock: returns seconds.
@@ -68,7 +67,7 @@ class Pace:
         self._recent = deque([_Mark(clock(), 0, 0.0)])
         self._since, self._training = clock(), False
         self._at_begin = 0
-        self._seconds = {True: 0.0, False: 0.0}
+        self._beside = 0.0
         self._looked, self._fresh = clock(), True
         self._first, self._later = _Computed(), _Computed()
         self._speeds: dict[Kind, Speed] = {}
@@ -119,7 +118,7 @@ class Pace:
         first steps took longer than others, a compilation for one, counts as beside the training.
         """
         self._switch(training=False)
-        setup, usual = self._seconds[False], self._later if self._later.steps else self._first
+        setup, usual = self._beside, self._later if self._later.steps else self._first
         setup += max(0.0, self._first.seconds - self._first.steps * usual.per_step)
         speed = Speed(kind, 1, usual.steps, usual.seconds, setup)
         if kind in self._speeds or len(self._speeds) < KEPT_KINDS:
@@ -130,7 +129,7 @@ class Pace:
     def discard(self) -> None:
         """Forget the time of a pack that has no result."""
         self._switch(training=False)
-        self._seconds = {True: 0.0, False: 0.0}
+        self._beside = 0.0
         self._first, self._later = _Computed(), _Computed()
 
     def fields(self) -> dict[str, Any]:
@@ -152,5 +151,6 @@ class Pace:
 
     def _switch(self, *, training: bool) -> None:
         now = self._clock()
-        self._seconds[self._training] += now - self._since
+        if not self._training:
+            self._beside += now - self._since
         self._since, self._training = now, training
