@@ -31,10 +31,11 @@ bench-all: bench  ## And what estimates, choices and precisions come to; ten min
 	$(BIN)/python bench/choices.py --json .bench/choices.json
 	$(BIN)/python bench/precision.py --json .bench/precision.json
 
-check: $(READY)  ## Formatter, linter, strict types
+check: $(READY)  ## Formatter, linter, strict types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
-from mlpsubmit.batchfns.arrays import as_numpy, bound
-from mlpsubmit.batchfns.protocol import BatchFn
+from mlpsubmit.batchfns._arrays import as_numpy, bound
 from mlpsubmit.errors import SpecError
+from mlpsubmit.protocol import BatchFn
 
 __all__ = ["from_dataset"]
 

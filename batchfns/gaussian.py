@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpsubmit.batchfns.arguments import FLAG, Valid, check_arguments, is_integer, is_real
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
+from mlpsubmit.batchfns.validation import FLAG, Valid, check_arguments, is_integer, is_real
 from mlpsubmit.errors import SpecError
 
 __all__ = ["power_law"]
@@ -30,7 +30,7 @@ def power_law(
 
     so that offset=1 is the plain power law 1, 2^-alpha, 3^-alpha, ... Nothing is computed here:
     the recipe runs on a worker, and yields one data entry, ``data_eigvals`` (d,), float32, which
-    :func:`~mlpsubmit.batchfns.polynomial` draws its inputs from.
+    :func:`~mlpsubmit.batchfns._polynomial` draws its inputs from.
 
     Args:
         d: input dimension. Left out, it has to come from an axis or from ``datasethps``.

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from mlpsubmit.batchfns.arguments import COUNT, Valid, check_arguments, is_integer, is_real
 from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
+from mlpsubmit.batchfns.validation import COUNT, Valid, check_arguments, is_integer, is_real
 from mlpsubmit.errors import SpecError
 
 __all__ = [

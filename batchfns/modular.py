@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpsubmit.batchfns.arguments import FLAG, SEED, Valid, check_arguments, is_integer, is_real
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
+from mlpsubmit.batchfns.validation import FLAG, SEED, Valid, check_arguments, is_integer, is_real
 from mlpsubmit.errors import SpecError
 
 __all__ = ["modular_addition"]

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlpsubmit.batchfns.arguments import COUNT, check_arguments
+from mlpsubmit.batchfns.fixed import fixed
 from mlpsubmit.batchfns.gaussian import SPECTRUM
-from mlpsubmit.batchfns.protocol import BatchFn, fixed
+from mlpsubmit.batchfns.validation import COUNT, check_arguments
 from mlpsubmit.errors import SpecError
+from mlpsubmit.protocol import BatchFn
 
 __all__ = ["sparse_parity"]
 

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from workload import DEVICE, Stopwatch, Workload, polynomials
 
-from mlpsubmit.hyperparameters import validate
+from mlpsubmit.spec.hyperparameters import validate
 from mlpsubmit.training import MLP, train
 
 CORES = torch.get_num_threads()

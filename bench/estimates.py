@@ -22,11 +22,11 @@ from typing import Any
 from trainloop import CASES, Case, products
 
 from mlpsubmit import Run, Sweep, launch
-from mlpsubmit.estimating import Forecast
 from mlpsubmit.jobs import executors
-from mlpsubmit.jobs.estimate import Estimate
-from mlpsubmit.launching import prepare
-from mlpsubmit.loading import freeze
+from mlpsubmit.jobs.throughput.estimate import Estimate
+from mlpsubmit.runs.forecast import Forecast
+from mlpsubmit.runs.launch import prepare
+from mlpsubmit.spec.load import freeze
 
 GOOD = 1.5
 

@@ -15,20 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.hyperparameters import Hyperparameters
-from mlpsubmit.jobs import store
-from mlpsubmit.jobs.executors import Submission
+from mlpsubmit import files
 from mlpsubmit.jobs.executors.local import LocalExecutor
-from mlpsubmit.jobs.executors.slurm import script
-from mlpsubmit.jobs.npz import npz_bytes
 from mlpsubmit.jobs.plan import Plan, Range, cut
 from mlpsubmit.jobs.slurm.arrays import Array
-from mlpsubmit.jobs.store import RunDirectory, Shard
-from mlpsubmit.launching import create, prepare
-from mlpsubmit.loading import freeze, load_spec
-from mlpsubmit.record import record
+from mlpsubmit.jobs.slurm.script import script
+from mlpsubmit.jobs.store import run_directory, shards
+from mlpsubmit.jobs.store.npz import npz_bytes
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.store.shards import Shard
+from mlpsubmit.jobs.submission import Submission
+from mlpsubmit.runs.launch import create, prepare
+from mlpsubmit.runs.manifest import record
 from mlpsubmit.slurm_templates import SlurmAsk
-from mlpsubmit.sweep import Sweep
+from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.load import freeze, load_spec
+from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["TASKS", "created_run", "finish"]
 
@@ -55,7 +57,7 @@ def created_run(spec: Path, runs: Path) -> Path:
         "slices": slices,
     }
     run.submission(0).mkdir()
-    store.publish_json(run.submission(0) / store.INTENT, intent)
+    files.publish_json(run.submission(0) / run_directory.INTENT, intent)
     submission = Submission(run.path, sweep.name, 0, len(slices))
     text = script(SlurmAsk().resolve(), submission, Array(sweep.name, 0, len(slices)))
     (submission.folder / "array.0.sh").write_text(text)
@@ -71,11 +73,11 @@ def finish(spec: Path, path: Path, missing: int = 0) -> None:
     sweep, run = load_spec(spec), RunDirectory.open(path)
     plan = Plan.from_json(run.plan)
     for index, ranges in enumerate(run.intent(0)["slices"]):
-        task = store.task_name(0, index)
+        task = run_directory.task_name(0, index)
         with Shard.claim(run.results, task) as shard:
             _write_slice(shard, sweep, plan, ranges, plan.packs - missing)
         beat = {"state": "done", "task": task, "packs": 1, "packs_done": 1}
-        store.publish_json(run.heartbeat(task), beat, sync=False)
+        files.publish_json(run.heartbeat(task), beat, sync=False)
 
 
 def _write_slice(
@@ -85,7 +87,7 @@ def _write_slice(
         for number in range(first, min(last, stop)):
             pack = plan.pack(number)
             arrays = _arrays(sweep, plan.indices(pack))
-            shard.append(pack.name + store.FINISHED_SUFFIX, npz_bytes(arrays), sync=False)
+            shard.append(pack.name + shards.FINISHED_SUFFIX, npz_bytes(arrays), sync=False)
 
 
 def _arrays(sweep: Sweep, indices: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

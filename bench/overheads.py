@@ -27,10 +27,10 @@ from workload import DEVICE, Stopwatch, Workload, polynomials
 
 from mlpsubmit import Sweep
 from mlpsubmit.grabs import readin_gram_trace
-from mlpsubmit.hyperparameters import Hyperparameters
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from mlpsubmit.jobs.plan import make_plan
+from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 #: Width, the steps that a save follows each, and the samples per step, which no state depends on.
 PACKS = ((64, 14, 256), (256, 14, 64), (1024, 14, 64), (4096, 8, 16), (8192, 4, 16))

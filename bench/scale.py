@@ -125,7 +125,7 @@ KINDS = (
 def planned(spec: Path) -> int:
     """Plan a spec as launch does; return how many configs it has."""
     from mlpsubmit.jobs.plan import make_plan
-    from mlpsubmit.loading import load_spec
+    from mlpsubmit.spec.load import load_spec
 
     sweep = load_spec(spec)
     return make_plan(sweep, slots=2, threads=1).configs

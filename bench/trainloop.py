@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlpsubmit import Sweep, launch
-from mlpsubmit.training.numerics import arithmetic
+from mlpsubmit.training.precision import arithmetic
 
 D, CONFIGS = 32, 32
 MANY, ONE = {"trial": range(512)}, {"trial": range(1)}

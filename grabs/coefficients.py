@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns.hermite import hermite
+from mlpsubmit.batchfns._hermite import hermite
 from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
 from mlpsubmit.errors import SpecError, did_you_mean
 
@@ -34,12 +34,12 @@ def monomial_coefficients(
     r"""Return the coefficients of the learned function on Hermite monomials.
 
     For inputs :math:`x_i = \sqrt{\lambda_i} z_i` with z ~ N(0, 1)^d, as
-    :func:`~mlpsubmit.batchfns.polynomial` and :func:`~mlpsubmit.batchfns.multi_index` draw them,
+    :func:`~mlpsubmit.batchfns._polynomial` and :func:`~mlpsubmit.batchfns._multi_index` draw them,
     the coefficient on a monomial m is
 
     .. math:: c_m = E[f(x)\, h_m(z)], \qquad h_m(z) = \prod_{(i, e) \in m} h_e(z_i),
 
-    with the orthonormal :func:`~mlpsubmit.batchfns.hermite`; f is what is trained, f - f0 if
+    with the orthonormal :func:`~mlpsubmit.batchfns._hermite`; f is what is trained, f - f0 if
     CENTERED. A network that has learned a target of M different monomials has 1/M on each. Of
     signs, as :func:`~mlpsubmit.batchfns.sparse_parity` draws them, exponents of 1 give the Fourier
     coefficients. The expectation is estimated on the test set, or where there is none (X_te is

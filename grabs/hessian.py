@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns.arguments import COUNT, Valid, check_arguments, is_integer, is_real
+from mlpsubmit.batchfns.validation import COUNT, Valid, check_arguments, is_integer, is_real
 from mlpsubmit.grabs.lanczos import largest_eigenvalues
 from mlpsubmit.grabs.objective import Loss, Parameters, objective, trained_parameters
 from mlpsubmit.grabs.samples import first_rows

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns.arguments import is_integer
+from mlpsubmit.batchfns.validation import is_integer
 from mlpsubmit.errors import SpecError
 
 __all__ = ["Layer", "layer_at", "layers_of", "position", "weight_matrix"]

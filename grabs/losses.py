@@ -24,7 +24,7 @@ def held_out_loss(
 
     Online, the ``test_loss`` of the results is the train loss, which is right where every batch is
     fresh. Where minibatches come out of a finite data set, as those of
-    :func:`~mlpsubmit.batchfns.sample` and :func:`~mlpsubmit.batchfns.arrays`, this grab gives the
+    :func:`~mlpsubmit.batchfns.sample` and :func:`~mlpsubmit.batchfns._arrays`, this grab gives the
     generalisation curve. It is the loss after the update, not smoothed, in the precision of the
     weights whatever PRECISION is, and costs a forward pass over the test set (two if CENTERED).
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlpsubmit.batchfns.arguments import is_integer
 from mlpsubmit.batchfns.monomial import checked_monomials
+from mlpsubmit.batchfns.validation import is_integer
 from mlpsubmit.errors import SpecError
 
 __all__ = ["diagonal", "entry", "indices_of", "trace"]

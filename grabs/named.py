@@ -15,19 +15,16 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from mlpsubmit.calling import call, declared, function_name, takes_all
+from mlpsubmit.arguments import call, declared, function_name, takes_all
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.grabs.layers import layers_of, weight_matrix
+from mlpsubmit.grabs.lookup import by_name
 from mlpsubmit.grabs.samples import check_test_set
+from mlpsubmit.protocol import FOR_GRABS
 
 __all__ = ["NamedGrab", "OnTestSet", "boolean", "matrix_choice", "named_grab", "on_test_set"]
 
 Matrix = Literal["gram", "raw"]
-
-#: What the train loop supplies to grabs, none of which is a weight matrix.
-_SUPPLIED = frozenset(
-    {"model", "model0", "X_tr", "y_tr", "X_te", "y_te", "opt", "gen", "bsz", "device"}
-)
 
 #: What a grab on the test set is given in the place of what.
 _TEST_SET = {"X_tr": "X_te", "y_tr": "y_te"}
@@ -77,8 +74,6 @@ def named_grab(
         >>> named_grab("trace", matrix="gram")(model=nn.Linear(3, 5)).shape
         torch.Size([])
     """
-    from mlpsubmit.grabs import by_name
-
     func = function if callable(function) else by_name(function)
     fixed = arguments if arguments is not None else {}
     if not isinstance(fixed, Mapping) or not all(isinstance(name, str) for name in fixed):
@@ -291,7 +286,7 @@ def _matrix_argument(function: Callable[..., Any]) -> str | None:
     if any(p.name == "W" for p in parameters):
         return "W"
     first = next(iter(parameters), None)
-    if first is None or first.name in _SUPPLIED or first.default is not first.empty:
+    if first is None or first.name in FOR_GRABS or first.default is not first.empty:
         return None
     return first.name
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns.arguments import is_integer
+from mlpsubmit.batchfns.validation import is_integer
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.grabs.jacobians import Block, Factor, RowJacobian
 from mlpsubmit.grabs.samples import first_rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mlpsubmit.batchfns.arguments import is_integer
+from mlpsubmit.batchfns.validation import is_integer
 from mlpsubmit.errors import SpecError
 
 __all__ = ["check_test_set", "first_rows"]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlpsubmit.jobs import store
+from mlpsubmit import files
 from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
-from mlpsubmit.jobs.pace import Pace
+from mlpsubmit.jobs.throughput.meter import Pace
 from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Progress
 
 __all__ = ["Checkpoint"]
@@ -210,7 +210,7 @@ class Checkpoint:
             "halved": self.halved,
         }
         try:
-            store.publish(self.file, lambda stream: torch.save(content, stream))
+            files.publish(self.file, lambda stream: torch.save(content, stream))
         except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
             print(f"checkpoint {self.file.name} not written: {error}", flush=True)
         else:

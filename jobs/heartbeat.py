@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlpsubmit.jobs import store
+from mlpsubmit import files
 
 __all__ = [
     "HEARTBEAT_SECONDS",
@@ -83,7 +83,7 @@ class Heartbeat:
         with self._lock:
             fields = {**self._fields, "updated": time.time()}
             try:
-                store.publish_json(self._path, fields, sync=False)
+                files.publish_json(self._path, fields, sync=False)
             except OSError as error:
                 print(f"heartbeat not written: {error}", flush=True)
 

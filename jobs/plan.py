@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters, log_spaced
-from mlpsubmit.jobs.footprint import fitting
-from mlpsubmit.jobs.store import pack_mask, unpack_mask
-from mlpsubmit.product import Axis
-from mlpsubmit.sweep import Sweep
+from mlpsubmit.jobs.pack_memory import fitting
+from mlpsubmit.jobs.store.run_directory import pack_mask, unpack_mask
+from mlpsubmit.spec.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters, log_spaced
+from mlpsubmit.spec.product import Axis
+from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["Pack", "Plan", "Range", "cut", "make_plan"]
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsubmit.display.text import duration, throughput
 from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.plan import Plan, Range
 from mlpsubmit.jobs.slurm.queue import JobState
-from mlpsubmit.jobs.slurm.states import Scheduler, slurm_retry, slurm_tasks
-from mlpsubmit.jobs.store import REUSED_PREFIX, Failure, RunDirectory, task_name
-from mlpsubmit.jobs.tasks import TaskStatus, mean_of_limit
-from mlpsubmit.wording import totals
+from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
+from mlpsubmit.jobs.store.run_directory import REUSED_PREFIX, RunDirectory, task_name
+from mlpsubmit.jobs.store.shards import Failure
+from mlpsubmit.jobs.task_status import TaskStatus, mean_of_limit
 
 __all__ = ["Status", "TaskStatus", "read_status"]
 
@@ -63,7 +64,23 @@ class Status:
     of_limit: float | None = None
 
     def __repr__(self) -> str:
-        return f"Status({self.name} {self.run} {self.state}: {totals(self)})"
+        return f"Status({self.name} {self.run} {self.state}: {self.summary})"
+
+    @property
+    def summary(self) -> str:
+        """One line: configs that are done and failed, the throughput, the time that is left."""
+        parts = [f"{self.done}/{self.configs} configs"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if self.reused:
+            parts.append(f"{self.reused} reused")
+        parts.append(f"{100 * self.fraction:.0f}%")
+        if self.speed:
+            mean = "" if any(task.state == "running" for task in self.tasks) else "mean "
+            parts.append(mean + throughput(self.speed, self.of_limit, " of the limit"))
+        if self.remaining_seconds is not None and self.running:
+            parts.append(f"about {duration(self.remaining_seconds)} left")
+        return "  ".join(parts)
 
     @property
     def busy(self) -> bool:

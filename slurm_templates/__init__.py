@@ -5,13 +5,13 @@ of one.
 """
 
 from mlpsubmit.slurm_templates import time_limit
-from mlpsubmit.slurm_templates.asking import SlurmAsk
-from mlpsubmit.slurm_templates.finding import (
+from mlpsubmit.slurm_templates.locate import (
     find_template,
     read_template,
     template_paths,
     user_folder,
 )
+from mlpsubmit.slurm_templates.request import SlurmAsk
 from mlpsubmit.slurm_templates.template import KEYS, Template
 
 __all__ = [

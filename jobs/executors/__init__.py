@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from mlpsubmit.errors import UserError, did_you_mean
-from mlpsubmit.hyperparameters import Hyperparameters
-from mlpsubmit.jobs.executors.base import Executor, Job, Submission
+from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.slurm.commands import configured
-from mlpsubmit.jobs.store import RunDirectory
+from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.slurm_templates import SlurmAsk, Template
+from mlpsubmit.spec.hyperparameters import Hyperparameters
 
-__all__ = ["NAMES", "Executor", "Job", "Submission", "check_name", "choose", "follows"]
+__all__ = ["NAMES", "Executor", "check_name", "choose", "follows"]
 
 #: What ``--executor`` takes.
 NAMES = ("auto", "slurm", "local", "debug")

@@ -10,10 +10,11 @@ import traceback
 from collections.abc import Iterator
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.hyperparameters import Hyperparameters
-from mlpsubmit.jobs.executors.base import Executor, Job, Submission
+from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.heartbeat import process_start
-from mlpsubmit.jobs.task import run_task
+from mlpsubmit.jobs.submission import Job, Submission
+from mlpsubmit.jobs.train_pack import run_task
+from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["DebugExecutor"]
 

@@ -18,14 +18,16 @@ from typing import Any
 
 import submitit
 
+from mlpsubmit import files
 from mlpsubmit.errors import UserError
-from mlpsubmit.hyperparameters import Hyperparameters
-from mlpsubmit.jobs import calibration, store
-from mlpsubmit.jobs.executors.base import Executor, Job, Submission
-from mlpsubmit.jobs.gpu_memory import free_memory
+from mlpsubmit.jobs.executors.base import Executor
+from mlpsubmit.jobs.gpus import free_memory
 from mlpsubmit.jobs.heartbeat import process_start
-from mlpsubmit.jobs.slurm.short_job import ended_by_signals
-from mlpsubmit.jobs.task import run_task
+from mlpsubmit.jobs.slurm.helper_job import ended_by_signals
+from mlpsubmit.jobs.submission import Job, Submission
+from mlpsubmit.jobs.throughput import calibrate
+from mlpsubmit.jobs.train_pack import run_task
+from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["LocalExecutor", "driver_indices", "gpus", "usable_cores"]
 
@@ -105,7 +107,7 @@ class LocalExecutor(Executor):
         """Start one process, and see that it ends."""
         visible = self.devices[number : number + 1]
         gpu = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, visible))} if visible else {}
-        command = [sys.executable, "-m", calibration.__name__, str(folder), str(number)]
+        command = [sys.executable, "-m", calibrate.__name__, str(folder), str(number)]
         with (folder / f"{number}.log").open("wb") as log:
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, **gpu}
@@ -142,7 +144,7 @@ def _answer(folder: Path, number: int) -> Mapping[str, Any]:
         UserError: with the end of its log, where it did not.
     """
     try:
-        answer: Mapping[str, Any] = store.read_json(calibration.answer_file(folder, number))
+        answer: Mapping[str, Any] = files.read_json(calibrate.answer_file(folder, number))
     except FileNotFoundError:
         lines = (folder / f"{number}.log").read_text(errors="replace").splitlines()
         last = "\n".join(lines[-3:]) or "nothing"

@@ -175,9 +175,9 @@ def _counted(number: int, what: str) -> str:
 
 def _sbatch(template: Template, folder: Path) -> Finding:
     """Let sbatch look at a task as a launch would submit it."""
-    from mlpsubmit.jobs.executors.base import Submission
-    from mlpsubmit.jobs.executors.slurm import script
     from mlpsubmit.jobs.slurm.arrays import Array
+    from mlpsubmit.jobs.slurm.script import script
+    from mlpsubmit.jobs.submission import Submission
 
     task = Submission(folder, "doctor", number=0, tasks=1)
     text = script(template, task, Array("mlpsubmit-doctor", first=0, count=1))

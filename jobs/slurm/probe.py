@@ -17,10 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mlpsubmit
-from mlpsubmit.jobs import store
+from mlpsubmit import files
+from mlpsubmit.jobs.slurm.helper_job import ShortJob, ended_by_signals, last_lines, own_folder
 from mlpsubmit.jobs.slurm.queue import JobState
-from mlpsubmit.jobs.slurm.short_job import ShortJob, ended_by_signals, last_lines, own_folder
 
 if TYPE_CHECKING:
     from mlpsubmit.slurm_templates import Template
@@ -69,7 +68,7 @@ class Probe:
     def run(self) -> Finding:
         """Submit the job, wait for what it says, and see that it ends."""
         token = secrets.token_hex(16)
-        store.publish(self.folder / _TOKEN, token.encode())
+        files.publish(self.folder / _TOKEN, token.encode())
         begun = time.monotonic()
         answer, job = self._job(token).run()
         if answer is not None:
@@ -132,10 +131,10 @@ def main(folder: Path, token: str) -> None:
     answer = {
         "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
         "version": version("mlpsubmit"),
-        "path": str(Path(mlpsubmit.__file__).parent),
+        "path": str(Path(files.__file__).parent),
         "token": seen,
     }
-    store.publish_json(folder / _ANSWER, answer)
+    files.publish_json(folder / _ANSWER, answer)
 
 
 if __name__ == "__main__":

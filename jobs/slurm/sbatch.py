@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from mlpsubmit import files
 from mlpsubmit.errors import UserError
-from mlpsubmit.jobs import store
 from mlpsubmit.jobs.slurm.commands import Answer, NoAnswer, ask
 from mlpsubmit.jobs.slurm.queue import Queue
-from mlpsubmit.jobs.slurm.refusals import is_uncertain, refusal
+from mlpsubmit.jobs.slurm.rejections import is_uncertain, refusal
 from mlpsubmit.slurm_templates import Template
 
 __all__ = ["Sbatch", "Uncertain", "cancel"]
@@ -94,7 +94,7 @@ class Sbatch:
             Refused: where the cluster does not take it.
             Uncertain: where it cannot be found out whether it did.
         """
-        store.publish(file, script.encode())
+        files.publish(file, script.encode())
         command = ("sbatch", "--parsable", str(file))
         unset = overriding(script)
         try:

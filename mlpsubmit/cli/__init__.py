@@ -1,1 +1,1 @@
-"""The command line: one file per command, each a thin shell over :class:`mlpsubmit.run.Run`."""
+"""The command line: a file per command, each a thin shell over :class:`mlpsubmit.runs.run.Run`."""

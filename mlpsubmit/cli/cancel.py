@@ -16,14 +16,14 @@ __all__ = ["cancel"]
 @runs_dir_option
 def cancel(run: str | None, runs_dir: Path | None) -> None:
     """Stop every task of a RUN; each saves its state, and what is done stays."""
-    from mlpsubmit.cli import display
-    from mlpsubmit.run import open_run
+    from mlpsubmit.cli import terminal
+    from mlpsubmit.runs.run import open_run
 
     opened = open_run(run, runs_dir)
     if not opened.status().running:
         click.echo(f"run {opened.id} is not running")
         return
-    status = display.stop(opened)
+    status = terminal.stop(opened)
     if status.running:  # Ctrl-C has ended the waiting
         click.echo(f"run {opened.id} was told to stop; see: mlpsubmit status {opened.id}")
         return

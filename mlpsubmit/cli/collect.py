@@ -32,7 +32,7 @@ def collect(
     from rich.console import Console
 
     from mlpsubmit import results
-    from mlpsubmit.run import open_run
+    from mlpsubmit.runs.run import open_run
 
     opened = open_run(run, runs_dir)
     written = out or Path(f"{opened.name}.nc")

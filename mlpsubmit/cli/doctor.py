@@ -122,7 +122,7 @@ def _slurm(runs_dir: Path | None, slurm: SlurmAsk, timeout: int) -> Iterator[tup
 
 def _folders(runs_dir: Path | None) -> tuple[Path, Path]:
     """Return where runs are kept, and the nearest folder above that is there already, or it."""
-    from mlpsubmit.finding import runs_folder
+    from mlpsubmit.runs.locate import runs_folder
 
     folder = runs_folder(runs_dir).resolve()
     return folder, next(path for path in [folder, *folder.parents] if path.exists())

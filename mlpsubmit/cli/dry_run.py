@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlpsubmit.cli.slurm_options import given
-from mlpsubmit.wording import duration
+from mlpsubmit.display.text import duration
 
 if TYPE_CHECKING:
-    from mlpsubmit.estimating import Forecast
-    from mlpsubmit.jobs.estimate import Estimate
     from mlpsubmit.jobs.status import Status
-    from mlpsubmit.launching import Prepared
+    from mlpsubmit.jobs.throughput.estimate import Estimate
+    from mlpsubmit.runs.forecast import Forecast
+    from mlpsubmit.runs.launch import Prepared
     from mlpsubmit.slurm_templates import Template
-    from mlpsubmit.sweep import Sweep
+    from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["DryRun", "dry_run"]
 
@@ -42,11 +42,11 @@ def dry_run(
     Raises:
         UserError: what the launch would say, or a calibration that leads to nothing.
     """
-    from mlpsubmit.estimating import Forecast
+    from mlpsubmit.assembly.probe import probe
     from mlpsubmit.jobs import executors
-    from mlpsubmit.launching import prepare
-    from mlpsubmit.loading import freeze
-    from mlpsubmit.training.probing import probe
+    from mlpsubmit.runs.forecast import Forecast
+    from mlpsubmit.runs.launch import prepare
+    from mlpsubmit.spec.load import freeze
 
     probe(sweep)
     chosen = executors.choose(where["executor"] or "auto", sweep.base, where["tasks"], given(where))
@@ -221,8 +221,8 @@ def limit_warning(estimate: Estimate, template: Template) -> str:
 
 def _why_nothing(status: Status) -> str:
     """Say why a launch would submit nothing, of a run that is busy."""
-    from mlpsubmit.cli import display
+    from mlpsubmit.cli import terminal
 
     if status.state == "unknown":
-        return f"{display.unknown(status)}; a launch would submit nothing"
+        return f"{terminal.unknown(status)}; a launch would submit nothing"
     return f"run {status.run} is running already: a launch would submit nothing"

@@ -48,11 +48,11 @@ def launch(
     KEY=VALUE replaces a setting of the spec: LR=0.1, ONLINE=False; a list makes an axis:
     GAMMA=[0.1,1].
     """
-    from mlpsubmit import launching
-    from mlpsubmit.cli import display
     from mlpsubmit.cli import dry_run as dry
-    from mlpsubmit.finding import runs_folder
-    from mlpsubmit.loading import load_spec
+    from mlpsubmit.cli import terminal
+    from mlpsubmit.runs import launch
+    from mlpsubmit.runs.locate import runs_folder
+    from mlpsubmit.spec.load import load_spec
 
     ask = check_where(where)
     if not dry_run:
@@ -69,7 +69,7 @@ def launch(
         return
     click.echo(repr(sweep))
     before = _submissions(runs_folder(runs_dir) / sweep.name)
-    run = launching.launch(
+    run = launch.launch(
         sweep,
         executor=where["executor"] or "auto",
         tasks=where["tasks"],
@@ -84,7 +84,7 @@ def launch(
     )
     click.echo(f"run {run.id} in {run.path}")
     submitted = before.get(run.id, 0) < len(run.directory.submissions())
-    sys.exit(display.after_submitting(run, where["follow"], submitted=submitted))
+    sys.exit(terminal.after_submitting(run, where["follow"], submitted=submitted))
 
 
 def _refuse_alone(**options: bool) -> None:
@@ -99,7 +99,7 @@ def _refuse_alone(**options: bool) -> None:
 
 def _submissions(folder: Path) -> dict[str, int]:
     """Return how often each run of a sweep was submitted, by its id."""
-    from mlpsubmit.finding import runs_of
-    from mlpsubmit.jobs.store import RunDirectory
+    from mlpsubmit.jobs.store.run_directory import RunDirectory
+    from mlpsubmit.runs.locate import runs_of
 
     return {path.name: len(RunDirectory(path).submissions()) for path in runs_of(folder)}

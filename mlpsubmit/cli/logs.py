@@ -12,7 +12,7 @@ import click
 from mlpsubmit.cli.options import run_argument, runs_dir_option
 
 if TYPE_CHECKING:
-    from mlpsubmit.run import Run
+    from mlpsubmit.runs.run import Run
 
 __all__ = ["logs"]
 
@@ -24,14 +24,14 @@ __all__ = ["logs"]
 @runs_dir_option
 def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None) -> None:
     """Print the logs of a RUN, or of one TASK of it (its name, or its index)."""
-    from mlpsubmit.run import open_run
+    from mlpsubmit.runs.run import open_run
 
     with contextlib.suppress(KeyboardInterrupt):  # which is how following is ended
         _print(open_run(run, runs_dir), task, follow)
 
 
 def _print(opened: Run, task: str | None, follow: bool) -> None:
-    from mlpsubmit.run import pause
+    from mlpsubmit.runs.run import pause
 
     read: dict[str, int] = {}
     while True:

@@ -20,8 +20,8 @@ __all__ = ["resume"]
 @runs_dir_option
 def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: Any) -> None:
     """Train what a RUN has no result for: failed, interrupted, crashed, never begun."""
-    from mlpsubmit.cli import display
-    from mlpsubmit.run import open_run
+    from mlpsubmit.cli import terminal
+    from mlpsubmit.runs.run import open_run
 
     ask = check_where(where)
     opened = open_run(run, runs_dir)
@@ -38,4 +38,4 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
     )
     if packs:
         click.echo(f"run {opened.id}: {packs} packs to train")
-    sys.exit(display.after_submitting(opened, where["follow"]))
+    sys.exit(terminal.after_submitting(opened, where["follow"]))

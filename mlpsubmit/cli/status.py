@@ -20,7 +20,7 @@ __all__ = ["status"]
 @runs_dir_option
 def status(run: str | None, watch: bool, as_json: bool, runs_dir: Path | None) -> None:
     """Show what of a RUN is done, running and failed, and when it ends."""
-    from mlpsubmit.run import open_run
+    from mlpsubmit.runs.run import open_run
 
     opened = open_run(run, runs_dir)
     current = opened.status()
@@ -29,10 +29,10 @@ def status(run: str | None, watch: bool, as_json: bool, runs_dir: Path | None) -
     else:
         from rich.console import Console
 
-        from mlpsubmit.cli import display
+        from mlpsubmit.cli import terminal
 
         if watch and current.running:
-            current = display.watch(opened)
+            current = terminal.watch(opened)
         else:
-            Console().print(display.render(current), soft_wrap=True)
+            Console().print(terminal.render(current), soft_wrap=True)
     sys.exit(0 if current.running or current.complete else 1)

@@ -9,8 +9,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlpsubmit import hyperparameters as hp
 from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.spec import hyperparameters as hp
 
 __all__ = ["DEFAULT_EXPT_NAME", "base_args", "parse_args"]
 

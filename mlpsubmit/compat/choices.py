@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mlpsubmit import hyperparameters as hp
-from mlpsubmit.calling import declared, function_name
+from mlpsubmit.arguments import declared, function_name
 from mlpsubmit.compat.functions import Model, PostInit, SqueezedLoss, as_built
 from mlpsubmit.compat.modules import load_from_file
 from mlpsubmit.compat.script import Script
 from mlpsubmit.compat.tensors import on_device
 from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.training.models import MLP
 
 __all__ = [

@@ -16,13 +16,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from mlpsubmit.batchfns._hermite import hermite
+from mlpsubmit.batchfns.fixed import fixed
 from mlpsubmit.batchfns.gaussian import power_law_eigvals
 from mlpsubmit.batchfns.hea import LevelCoeffs, hea_monomials, relu_ntk_level_coeffs
-from mlpsubmit.batchfns.hermite import hermite
 from mlpsubmit.batchfns.monomial import Monomial
-from mlpsubmit.batchfns.protocol import BatchFn, fixed
 from mlpsubmit.compat.tensors import ensure_torch
 from mlpsubmit.errors import SpecError
+from mlpsubmit.protocol import BatchFn
 
 __all__ = [
     "generate_hea_monomials",
@@ -91,7 +92,7 @@ def get_new_polynomial_data(
     .. math:: z = \sqrt{N_\mathrm{original}}\, V^T x / S, \qquad
         y = \frac{1}{M} \sum_{k=1}^{M} c_k \prod_{(i, e) \in m_k} h_e(z_i),
 
-    where h_e is :func:`mlpsubmit.batchfns.hermite`, normalised.
+    where h_e is :func:`mlpsubmit.batchfns._hermite`, normalised.
 
     Args:
         lambdas: (d,), S.

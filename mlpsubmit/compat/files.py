@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mlpsubmit import files
 from mlpsubmit.errors import UserError
-from mlpsubmit.jobs import store
 
 __all__ = ["FileManager", "load_json"]
 
@@ -57,9 +57,9 @@ class FileManager:
                     "ending, such as .pickle"
                 )
             array = obj
-            store.publish(path, lambda stream: np.save(stream, array))
+            files.publish(path, lambda stream: np.save(stream, array))
         else:
-            store.publish(path, lambda stream: pickle.dump(obj, stream, pickle.HIGHEST_PROTOCOL))
+            files.publish(path, lambda stream: pickle.dump(obj, stream, pickle.HIGHEST_PROTOCOL))
 
     def load(self, fn: str, filepath: str = "") -> Any:
         """Return what was saved, or None where there is no such file.

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns.protocol import fixed
-from mlpsubmit.calling import function_name
+from mlpsubmit.arguments import function_name
+from mlpsubmit.batchfns.fixed import fixed
 from mlpsubmit.compat.tensors import on_device, training_on
 from mlpsubmit.errors import SpecError
 

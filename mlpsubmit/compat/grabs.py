@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mlpsubmit.calling import declared
+from mlpsubmit.arguments import declared
 from mlpsubmit.errors import SpecError, did_you_mean
-from mlpsubmit.grabs import __all__ as named_here
-from mlpsubmit.grabs import by_name, diagonal
+from mlpsubmit.grabs.lookup import by_name, grab_names
+from mlpsubmit.grabs.matrices import diagonal
 from mlpsubmit.grabs.named import matrix_choice, named_grab
 
 __all__ = ["build_other_grabs", "get_W_gram", "get_W_ii"]
@@ -135,7 +135,7 @@ def _found(name: Any) -> Callable[..., Any]:
     known = _NAMED.get(name, name) if isinstance(name, str) else name
     if callable(known):
         return known
-    names = sorted({*_NAMED, *named_here} - {"by_name"})
+    names = sorted({*_NAMED, *grab_names()} - {"by_name"})
     if known not in names:
         raise SpecError(
             f"no function named {name!r}{did_you_mean(str(name), names)}; valid "

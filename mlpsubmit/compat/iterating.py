@@ -11,18 +11,17 @@ from typing import Any
 
 from rich.console import Console
 
-from mlpsubmit.cli import display
+from mlpsubmit.cli import terminal
 from mlpsubmit.compat.endings import ends_with_its_message
 from mlpsubmit.compat.studies import Study, read_study
 from mlpsubmit.errors import RunError, UserError, did_you_mean
 from mlpsubmit.jobs.executors import NAMES, follows
 from mlpsubmit.jobs.status import Status
-from mlpsubmit.launching import launch
-from mlpsubmit.notebook import progress_display
 from mlpsubmit.results import Dimension
 from mlpsubmit.results.expt_trace import ExptTrace
 from mlpsubmit.results.mlpscape import mlpscape_dictionary
-from mlpsubmit.run import Run
+from mlpsubmit.runs.launch import launch
+from mlpsubmit.runs.run import Run, notebook_display
 
 __all__ = ["EXECUTOR_VARIABLE", "run_job_iterator"]
 
@@ -130,12 +129,12 @@ def _wait(run: Run) -> Status:
     Ctrl-C lets workers on this machine save their state, waits for them, and ends the script.
     """
     try:
-        with display.showing(Console(stderr=True)) as show:
-            status = run.wait(progress_display() or show)
+        with terminal.showing(Console(stderr=True)) as show:
+            status = run.wait(notebook_display() or show)
     except KeyboardInterrupt:
         if follows(run.directory):
             _tell("stopping: workers save their state (Ctrl-C again to leave them to it)")
-            display.stop(run)
+            terminal.stop(run)
             _tell("run the script again to go on where they stopped")
         else:
             _tell(f"run {run.id} goes on, on the cluster; run the script again to wait for it")
@@ -158,7 +157,7 @@ def _report(run: Run, status: Status) -> None:
         return
     console = Console(stderr=True)
     if not console.is_terminal:  # where it has been shown all the while
-        console.print(display.render(status), soft_wrap=True)
+        console.print(terminal.render(status), soft_wrap=True)
     if not status.done:
         reasons = "; ".join(dict.fromkeys(failure.error for failure in status.failures))
         raise RunError(

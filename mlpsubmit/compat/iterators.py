@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlpsubmit import hyperparameters as hp
 from mlpsubmit.compat.choices import CHOICES
 from mlpsubmit.errors import SpecError
+from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.results.expt_trace import RESERVED
-from mlpsubmit.sweep import SUPPLIED
+from mlpsubmit.spec import hyperparameters as hp
 
 __all__ = ["Iterated", "read_iterators"]
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from mlpsubmit import hyperparameters as hp
-from mlpsubmit.calling import declared, function_name
+from mlpsubmit.arguments import declared, function_name
 from mlpsubmit.compat.arguments import base_args
 from mlpsubmit.compat.functions import ByName, SqueezedLoss
 from mlpsubmit.compat.iterators import Iterated
 from mlpsubmit.compat.settings import READ_APART
-from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.spec import hyperparameters as hp
+from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["Heard", "notices"]
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mlpsubmit import hyperparameters as hp
-from mlpsubmit.calling import declared, function_name, takes_all
+from mlpsubmit.arguments import declared, function_name, takes_all
 from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.spec import hyperparameters as hp
 
 __all__ = ["Match", "Script"]
 

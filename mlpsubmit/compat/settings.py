@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlpsubmit import hyperparameters as hp
 from mlpsubmit.compat.choices import CHOICES, INSTANCES, MODEL_FILES, OPTIMIZER_SETTINGS
 from mlpsubmit.compat.iterators import Iterated
 from mlpsubmit.compat.script import Script
 from mlpsubmit.compat.tensors import on_device
 from mlpsubmit.errors import SpecError
-from mlpsubmit.hyperparameters import Hyperparameters
+from mlpsubmit.spec import hyperparameters as hp
+from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["CODE", "READ_APART", "Settings", "read_settings"]
 

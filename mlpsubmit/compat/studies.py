@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mlpsubmit import hyperparameters as hp
-from mlpsubmit.calling import declared, function_name, takes_all
+from mlpsubmit.arguments import declared, function_name, takes_all
 from mlpsubmit.compat import choices
 from mlpsubmit.compat.arguments import DEFAULT_EXPT_NAME
 from mlpsubmit.compat.choices import Chosen
@@ -24,8 +23,9 @@ from mlpsubmit.compat.script import Script
 from mlpsubmit.compat.settings import Settings, read_settings
 from mlpsubmit.compat.tensors import on_device
 from mlpsubmit.errors import SpecError, did_you_mean
-from mlpsubmit.hyperparameters import STACKED, Hyperparameters
-from mlpsubmit.sweep import Sweep
+from mlpsubmit.spec import hyperparameters as hp
+from mlpsubmit.spec.hyperparameters import STACKED, Hyperparameters
+from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["Study", "read_study"]
 

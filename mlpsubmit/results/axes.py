@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpsubmit.results.layout import Array
-from mlpsubmit.results.naming import CLOCKS
+from mlpsubmit.results.names import CLOCKS
+from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
     import xarray as xr

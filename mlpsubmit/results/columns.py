@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.results.layout import Array
+from mlpsubmit.results.source import Array
 
 __all__ = ["Column", "Table", "without_complex"]
 

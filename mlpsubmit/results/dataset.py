@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpsubmit.results.layout import Array, Layout, ResultSource, Scalar
-from mlpsubmit.results.naming import clean_text, coordinate_names
+from mlpsubmit.protocol import DIVERGED, DONE, EXCLUDED, FAILED, MISSING, STATUSES
+from mlpsubmit.results.names import clean_text, coordinate_names
 from mlpsubmit.results.schema import Schema, Variable, scan
+from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["STATUSES", "assemble", "to_dataset"]
+__all__ = ["assemble", "to_dataset"]
 
-# In the order of the codes below; 1 and 2 are those of the packs.
-STATUSES = ("missing", "done", "diverged", "failed", "excluded")
-MISSING, DONE, DIVERGED, FAILED, EXCLUDED = range(len(STATUSES))
 STATUS = Variable("status", "status", dtype=np.dtype(np.uint8))
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.results.layout import Layout, ResultSource
 from mlpsubmit.results.mlpscape import write_pickle
+from mlpsubmit.results.netcdf_zarr import write_netcdf, write_zarr
 from mlpsubmit.results.publish import published
-from mlpsubmit.results.streaming import write_netcdf, write_zarr
-from mlpsubmit.results.tabular import write_csv, write_parquet
+from mlpsubmit.results.source import Layout, ResultSource
+from mlpsubmit.results.tables import write_csv, write_parquet
 
 __all__ = ["FORMATS", "write"]
 

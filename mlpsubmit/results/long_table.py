@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlpsubmit.results.columns import Column, Table, without_complex
-from mlpsubmit.results.layout import Array
-from mlpsubmit.results.naming import CLOCKS, threshold_label
+from mlpsubmit.results.names import CLOCKS, threshold_label
+from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -11,8 +11,8 @@ import numpy as np
 from mlpsubmit.errors import UserError
 from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.expt_trace import ExptTrace
-from mlpsubmit.results.layout import Array, Layout, ResultSource, Scalar
 from mlpsubmit.results.schema import GRAB, scan
+from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
 
 __all__ = ["mlpscape_dictionary", "write_pickle"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit.results.axes import Axis, finished
-from mlpsubmit.results.layout import Array
+from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.results.layout import Array, Layout, PackResult, ResultSource
-from mlpsubmit.results.naming import CLOCKS, grab_names
+from mlpsubmit.results.names import CLOCKS, grab_names
+from mlpsubmit.results.source import Array, Layout, PackResult, ResultSource
 
 __all__ = ["Schema", "Variable", "scan"]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlpsubmit.results.axes import TRIAL, final_values, finished, shown_axes
-from mlpsubmit.results.layout import Array
-from mlpsubmit.results.naming import threshold_label
+from mlpsubmit.results.names import threshold_label
+from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlpsubmit.calling import function_name
+from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import UserError
+from mlpsubmit.protocol import BatchFn
 from mlpsubmit.training.monitor import map_tensors
-from mlpsubmit.training.numerics import whole_products
+from mlpsubmit.training.precision import whole_products
 
-__all__ = ["Batch", "BatchError", "BatchFn", "Batches", "LastBatch", "column"]
-
-#: From a step to inputs X (n, ...) and targets y (n,) or (n, d_out).
-BatchFn = Callable[[int], tuple[Tensor, Tensor]]
+__all__ = ["Batch", "BatchError", "Batches", "LastBatch", "column"]
 
 
 class BatchError(UserError):

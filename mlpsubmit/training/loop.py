@@ -10,16 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.hyperparameters import Hyperparameters
-from mlpsubmit.training.batches import Batch, BatchFn
+from mlpsubmit.protocol import BatchFn
+from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.training.accel.replay import replayed
+from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.monitor import Monitor, Progress, SilentMonitor
-from mlpsubmit.training.numerics import arithmetic, freed_memory_kept
 from mlpsubmit.training.pack import Pack
-from mlpsubmit.training.replay import replayed
+from mlpsubmit.training.precision import arithmetic, freed_memory_kept
+from mlpsubmit.training.result import Trained
 from mlpsubmit.training.settings import per_config
-from mlpsubmit.training.trained import Trained
 
-__all__ = ["BLOCK", "BatchFn", "Trained", "train"]
+__all__ = ["BLOCK", "train"]
 
 #: Steps between two read-backs. Fixed step numbers, so that no arithmetic depends on time.
 BLOCK = 64
@@ -42,7 +43,7 @@ def train(
 
     One step of one config: ``X, y = batch_fn(step)``; the loss of f(X) - f0(X), with f0 the network
     at initialisation (unless CENTERED is off); its gradient; the optimizer's update. What is
-    recorded, and when a config stops, stands in :mod:`mlpsubmit.training.bookkeeping`; how
+    recorded, and when a config stops, stands in :mod:`mlpsubmit.training.loss_history`; how
     multipliers, step sizes and initial weights scale in :mod:`mlpsubmit.training.parametrizations`.
 
     Args:
@@ -55,11 +56,11 @@ def train(
             that draw random numbers each need a generator of their own. Offline each is called
             once, with step 0.
         hyperparameters: one for all, or K that differ in what
-            :data:`mlpsubmit.hyperparameters.STACKED` names at most.
+            :data:`mlpsubmit.spec.hyperparameters.STACKED` names at most.
         trials: K; with SEED they determine the initial weights. By default 0, ..., K - 1.
         test_fns: K functions as ``batch_fns``; the test set is ``test_fn(0)``. Without them, the
             test loss offline is NaN. Online the test loss is the train loss.
-        grabs: per name, a measurement; see :class:`mlpsubmit.training.grabbing.Grabber`. With
+        grabs: per name, a measurement; see :class:`mlpsubmit.training.measurements.Grabber`. With
             ONLYTHRESHOLDS it is called once, with the final weights and the batch of the config's
             last step, else at the steps of GRAB_EVERY, after the update, and at the step at which
             a config stops.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.calling import function_name
+from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError
 
 __all__ = ["StackedLoss", "stacked_loss"]

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.calling import function_name
+from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError, did_you_mean
-from mlpsubmit.hyperparameters import OPTIMIZERS, Hyperparameters
+from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.training.batches import column
 from mlpsubmit.training.monitor import map_tensors
 from mlpsubmit.training.parametrizations import effective_lr

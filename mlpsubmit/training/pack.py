@@ -10,27 +10,28 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.hyperparameters import Hyperparameters
-from mlpsubmit.training.batches import Batch, Batches, BatchFn, LastBatch
-from mlpsubmit.training.bookkeeping import Finished, Ledger
-from mlpsubmit.training.compiling import let_be_imported, pays
-from mlpsubmit.training.grabbing import Grabber, resolve
+from mlpsubmit.protocol import DIVERGED, BatchFn
+from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.training.accel.compile import let_be_imported, pays
+from mlpsubmit.training.batches import Batch, Batches, LastBatch
+from mlpsubmit.training.initial_output import Origin
+from mlpsubmit.training.loss_history import Finished, Ledger
 from mlpsubmit.training.losses import stacked_loss
+from mlpsubmit.training.measurements import Grabber, resolve
 from mlpsubmit.training.monitor import STATE_FORMAT, StateError, map_tensors
 from mlpsubmit.training.optimizers import build_optimizer
-from mlpsubmit.training.origin import Origin
 from mlpsubmit.training.parametrizations import effective_lr, parametrize
-from mlpsubmit.training.schedule import Schedule
-from mlpsubmit.training.seeds import streams
+from mlpsubmit.training.result import Trained
+from mlpsubmit.training.schedules import Schedule
+from mlpsubmit.training.seeds import generator_states, set_generator_states, streams
 from mlpsubmit.training.stack import (
     Stack,
     behaviour,
     check_equal_behaviour,
     check_equal_structure,
 )
-from mlpsubmit.training.trained import DIVERGED, Trained
 
-__all__ = ["Pack", "generator_states", "set_generator_states"]
+__all__ = ["Pack"]
 
 
 class Pack:
@@ -122,12 +123,26 @@ class Pack:
     def _compiling_pays(self, common: Hyperparameters) -> bool:
         """Tell whether so much is to be trained that a compilation is repaid."""
         # Per weight and sample 2 operations forward, 4 backward, and online 2 for f0.
-        weights = sum(parameter.numel() for parameter in self.stack.parameters)
         return pays(
             self.stack.models[0],
             self.stack.device,
-            operations=8.0 * weights * common.n_samples * common.max_iter,
+            operations=8.0 * self.weights * common.n_samples * common.max_iter,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return self.stack.device
+
+    @property
+    def size(self) -> int:
+        """How many configs the stack still has."""
+        return len(self.stack)
+
+    @property
+    def weights(self) -> int:
+        """How many trained weights the stack has."""
+        return sum(parameter.numel() for parameter in self.stack.parameters)
 
     # Evaluation
 
@@ -280,17 +295,6 @@ def _parametrized(
             )
         factors.append(r)
     return models, twin, factors
-
-
-def generator_states(generators: Sequence[torch.Generator]) -> list[Tensor]:
-    """Return what :func:`set_generator_states` takes."""
-    return [generator.get_state() for generator in generators]
-
-
-def set_generator_states(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
-    """Let generators go on from where they were."""
-    for generator, state in zip(generators, states, strict=True):
-        generator.set_state(state)
 
 
 def _flat(state: Any) -> Iterator[Tensor]:

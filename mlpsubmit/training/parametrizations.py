@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.calling import function_name
+from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError
-from mlpsubmit.hyperparameters import PARAMETRIZATIONS
+from mlpsubmit.spec.hyperparameters import PARAMETRIZATIONS
 from mlpsubmit.training.seeds import global_rng
 
 __all__ = ["Scaling", "effective_lr", "is_plain", "parametrize", "relu_scale", "scaling"]

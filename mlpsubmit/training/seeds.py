@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-__all__ = ["Streams", "data_seed", "global_rng", "streams", "weights_rng"]
+__all__ = [
+    "Streams",
+    "data_seed",
+    "generator_states",
+    "global_rng",
+    "set_generator_states",
+    "streams",
+    "weights_rng",
+]
 
 
 class Streams(NamedTuple):
@@ -58,3 +67,14 @@ def weights_rng(seed: int, trial: int) -> Iterator[None]:
 def data_seed(seed: int) -> int:
     """Return the seed of the generator that a data function gets: one per run, for all trials."""
     return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
+
+
+def generator_states(generators: Sequence[torch.Generator]) -> list[Tensor]:
+    """Return what :func:`set_generator_states` takes."""
+    return [generator.get_state() for generator in generators]
+
+
+def set_generator_states(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
+    """Let generators go on from where they were."""
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)

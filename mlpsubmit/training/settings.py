@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.hyperparameters import OUTSIDE_RESULTS, STACKED, Hyperparameters, validate
+from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, STACKED, Hyperparameters, validate
 
 __all__ = ["per_config"]
 

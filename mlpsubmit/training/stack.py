@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.fingerprint import digest
+from mlpsubmit.spec.fingerprint import digest
+from mlpsubmit.training.accel.compile import Compiled
+from mlpsubmit.training.accel.mlp import Perceptrons
 from mlpsubmit.training.batches import Batch
-from mlpsubmit.training.compiling import Compiled
-from mlpsubmit.training.initial import Initial
+from mlpsubmit.training.initial_weights import Initial
 from mlpsubmit.training.losses import StackedLoss
 from mlpsubmit.training.monitor import StateError, map_tensors
-from mlpsubmit.training.numerics import autocast
-from mlpsubmit.training.perceptron import Perceptrons
+from mlpsubmit.training.precision import autocast
 
 __all__ = ["Stack", "behaviour", "check_equal_behaviour", "check_equal_structure"]
 

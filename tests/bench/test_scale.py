@@ -17,12 +17,13 @@ import pytest
 from mlpsubmit import Sweep
 from mlpsubmit.jobs.plan import Plan, cut, make_plan
 from mlpsubmit.jobs.status import read_status
-from mlpsubmit.jobs.store import REUSED, RunDirectory, members
-from mlpsubmit.loading import load_spec
+from mlpsubmit.jobs.store.run_directory import REUSED, RunDirectory
+from mlpsubmit.jobs.store.shards import members
 from mlpsubmit.results import write
-from mlpsubmit.reuse import Reused
-from mlpsubmit.run import Run
-from mlpsubmit.submitting import missing_packs
+from mlpsubmit.runs.reuse import Reused
+from mlpsubmit.runs.run import Run
+from mlpsubmit.runs.submit import missing_packs
+from mlpsubmit.spec.load import load_spec
 
 MILLION = {"LR": np.geomspace(1e-4, 1, 100), "GAMMA": range(1, 101), "trial": range(100)}
 THOUSAND = {"LR": np.geomspace(1e-4, 1, 10), "GAMMA": range(1, 11), "trial": range(10)}

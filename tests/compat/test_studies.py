@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from mlpsubmit import SpecError, open_run
+from mlpsubmit.assembly.assemble import assemble
 from mlpsubmit.compat import Monomial, base_args, run_job_iterator
 from mlpsubmit.compat.studies import read_study
 from mlpsubmit.jobs.plan import make_plan
-from mlpsubmit.training.assemble import assemble
 
 
 def any_bfn(bsz, gen, X=None, y=None, **kwargs):

@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlpsubmit import Sweep
-from mlpsubmit.hyperparameters import STACKED, Hyperparameters
+from mlpsubmit.files import json_bytes
 from mlpsubmit.jobs.plan import LARGEST_PACK, Plan, cut, make_plan
-from mlpsubmit.jobs.store import json_bytes
+from mlpsubmit.spec.hyperparameters import STACKED, Hyperparameters
 
 unhurried = settings(deadline=None)  # cores may be shared
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlpsubmit.jobs import store
+from mlpsubmit import files
 from mlpsubmit.jobs.status import _remaining
-from mlpsubmit.jobs.store import RunDirectory
-from mlpsubmit.jobs.tasks import TaskStatus
+from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.task_status import TaskStatus
 
 
 def task(number: int, state: str, pack: int | None = None) -> TaskStatus:
@@ -23,7 +24,7 @@ def run(tmp_path: Path) -> RunDirectory:
     """Three slices of two packs each."""
     folder = tmp_path / "submissions" / "000"
     folder.mkdir(parents=True)
-    store.publish_json(folder / store.INTENT, {"slices": [[[0, 2]], [[2, 4]], [[4, 6]]]})
+    files.publish_json(folder / run_directory.INTENT, {"slices": [[[0, 2]], [[2, 4]], [[4, 6]]]})
     return RunDirectory(tmp_path)
 
 

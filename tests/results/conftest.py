@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mlpsubmit.results.layout import Dimension, Failure, Layout
+from mlpsubmit.results.source import Dimension, Failure, Layout
 
 
 class FakePack:

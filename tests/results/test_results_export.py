@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.results import Dimension, ExptTrace, Layout, to_dataset, write
-from mlpsubmit.results.layout import Failure
+from mlpsubmit.results.source import Failure
 
 ENDINGS = [".nc", ".zarr", ".parquet", ".csv", ".pkl"]
 
@@ -90,7 +90,7 @@ def test_traces_are_chunked_by_config(fakes, traced, tmp_path):
 
 
 def test_a_row_larger_than_a_chunk_is_split(fakes, tmp_path, monkeypatch):
-    monkeypatch.setattr("mlpsubmit.results.streaming.CHUNK_BYTES", 100)
+    monkeypatch.setattr("mlpsubmit.results.netcdf_zarr.CHUNK_BYTES", 100)
     gram = np.arange(1200.0).reshape(2, 30, 20)
     source = fakes.Source([fakes.pack([0, 1], grab__gram=gram)])
     path = write(fakes.layout(a=[0, 1]), source, tmp_path / "results.nc")

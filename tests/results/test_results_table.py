@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from mlpsubmit.results import Dimension, Layout, summary_table, to_dataset
-from mlpsubmit.results.layout import Failure
+from mlpsubmit.results.source import Failure
 
 
 def lines(table, width=120):

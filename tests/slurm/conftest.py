@@ -17,8 +17,8 @@ import pytest
 import xarray
 
 from mlpsubmit import launch, open_run
-from mlpsubmit.loading import load_spec
-from mlpsubmit.run import Run
+from mlpsubmit.runs.run import Run
+from mlpsubmit.spec.load import load_spec
 
 # The tests' folders are no packages: a module beside the tests is loaded by its path.
 _SPEC = importlib.util.spec_from_file_location(

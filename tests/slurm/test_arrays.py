@@ -9,7 +9,7 @@ from typing import Any
 
 import xarray
 
-from mlpsubmit.jobs import store
+from mlpsubmit.jobs.store import run_directory
 
 
 def test_a_launch_from_the_shell_to_the_dataset(
@@ -103,7 +103,7 @@ def test_a_hundred_thousand_configs_in_more_tasks_than_an_array_holds(
     # What a task is given is a line of a script; no file is made for it.
     folder = run.directory.submission(0)
     assert sorted(file.name for file in folder.iterdir()) == [
-        *("array.0.sh", "array.1.sh", "array.2.sh", store.INTENT, store.JOBS),
+        *("array.0.sh", "array.1.sh", "array.2.sh", run_directory.INTENT, run_directory.JOBS),
     ]
     assert max(file.stat().st_size for file in folder.glob("array.*.sh")) < 4096
 

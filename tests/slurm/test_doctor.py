@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from mlpsubmit.files import read_json
 from mlpsubmit.jobs.slurm import commands
 from mlpsubmit.jobs.slurm.doctor import Cluster, partitions, start
 from mlpsubmit.jobs.slurm.probe import Probe, main
 from mlpsubmit.jobs.slurm.queue import JobState
-from mlpsubmit.jobs.store import read_json
 from mlpsubmit.slurm_templates import SlurmAsk, Template
 
 # The fixtures `cluster` and `bare_cluster` come from conftest.py.

@@ -10,7 +10,7 @@ from typing import Any
 
 import xarray
 
-from mlpsubmit.run import Run
+from mlpsubmit.runs.run import Run
 
 Beat = Callable[[Run], dict[str, Any]]
 Results = Callable[[Run], xarray.Dataset]

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import xarray
 
-from mlpsubmit import UserError
-from mlpsubmit.jobs import store
+from mlpsubmit import UserError, files
 from mlpsubmit.jobs.slurm import sbatch
 
 #: Stands before the real sbatch, and passes on what is no submission.
@@ -195,7 +194,7 @@ def test_a_later_submission_takes_the_place_of_one_that_comes_late(study: Any) -
     run.resume(slurm={"sbatch": {"hold": False}})
     file = run.directory.submission(0) / "array.0.sh"
     text = file.read_text().replace("#SBATCH --hold\n", "")
-    store.publish(file, text.encode())
+    files.publish(file, text.encode())
     late = study.cluster.run("sbatch", "--parsable", "--wait", file).stdout.strip()
     assert run.directory.log(0, f"{late}_0").read_text() == (
         "nothing to do: submission 001 has taken its place\n"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlpsubmit import UserError, launch
-from mlpsubmit.loading import load_spec
+from mlpsubmit.spec.load import load_spec
 
 
 def refused(study: Any, **slurm: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import xarray
 
-from mlpsubmit.run import Run
+from mlpsubmit.runs.run import Run
 
 
 def test_what_is_lost_is_resumed_by_itself(

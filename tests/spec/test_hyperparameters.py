@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.hyperparameters import (
+from mlpsubmit.spec.hyperparameters import (
     OUTSIDE_RESULTS,
     STACKED,
     TIED,

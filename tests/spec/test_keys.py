@@ -21,10 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpsubmit import Monomial, Sweep
-from mlpsubmit.batchfns.protocol import fixed
-from mlpsubmit.fingerprint import digest
-from mlpsubmit.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
-from mlpsubmit.loading import freeze, load_spec, thaw
+from mlpsubmit.batchfns.fixed import fixed
+from mlpsubmit.spec.fingerprint import digest
+from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
+from mlpsubmit.spec.load import freeze, load_spec, thaw
 
 unhurried = settings(deadline=None)  # cores may be shared
 
@@ -666,7 +666,7 @@ def in_a_process(code, *arguments, seed):
 KEYS_OF_SPEC = """
 import sys
 from pathlib import Path
-from mlpsubmit.loading import load_spec
+from mlpsubmit.spec.load import load_spec
 sweep = load_spec(Path(sys.argv[1]))
 print(sweep.fingerprint, *(config.key for config in sweep))
 """
@@ -674,7 +674,7 @@ print(sweep.fingerprint, *(config.key for config in sweep))
 KEYS_OF_PICKLE = """
 import sys
 from pathlib import Path
-from mlpsubmit.loading import thaw
+from mlpsubmit.spec.load import thaw
 sweep = thaw(Path(sys.argv[1]).read_bytes())
 print(*(config.key for config in sweep))
 """

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import mlpsubmit.batchfns
 from mlpsubmit import Monomial, SpecError, Sweep
-from mlpsubmit.product import Axis, Product
+from mlpsubmit.spec.product import Axis, Product
 
 unhurried = settings(deadline=None)  # cores may be shared
 
@@ -560,7 +560,7 @@ def test_kinds_of_thresholds_can_be_zipped():
         (
             {"batchfn": None},
             "batchfn: missing; give the function that yields batches, for example "
-            "batchfn=mlpsubmit.batchfns.polynomial",
+            "batchfn=mlpsubmit.batchfns._polynomial",
         ),
         ({"batchfn": 3}, "batchfn: got 3; should be a function"),
         ({"data": {"X": 1}}, "data: got {'X': 1}; should be a function"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -78,15 +78,6 @@ def assert_equal(one: Any, other: Any, rtol: float = 0.0) -> None:
                 np.testing.assert_allclose(x, y, rtol=rtol, atol=1e-7, err_msg=name)
             else:
                 np.testing.assert_array_equal(x, y, err_msg=name)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Keep to one core: at these sizes more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

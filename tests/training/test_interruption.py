@@ -7,7 +7,7 @@ import io
 import pytest
 import torch
 
-from mlpsubmit.hyperparameters import validate
+from mlpsubmit.spec.hyperparameters import validate
 from mlpsubmit.training import Interrupted, StateError, train
 
 STEPS = 26

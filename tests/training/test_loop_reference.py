@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlpsubmit.hyperparameters import validate
-from mlpsubmit.training import DIVERGED, DONE, parametrize, schedule_steps, streams, train
+from mlpsubmit.protocol import DIVERGED, DONE
+from mlpsubmit.spec.hyperparameters import validate
+from mlpsubmit.training import parametrize, schedule_steps, streams, train
 from mlpsubmit.training.parametrizations import effective_lr
 
 

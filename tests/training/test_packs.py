@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.hyperparameters import PARAMETRIZATIONS, validate
-from mlpsubmit.training import DIVERGED, DONE, train
+from mlpsubmit.protocol import DIVERGED, DONE
+from mlpsubmit.spec.hyperparameters import PARAMETRIZATIONS, validate
+from mlpsubmit.training import train
 from mlpsubmit.training.stack import Stack
 
 OPTIMIZERS = {

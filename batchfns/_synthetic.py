@@ -1,0 +1,224 @@
+"""Gaussian inputs whose targets have power-law coefficients in the modes of a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mlpsubmit.batchfns._hermite import hermite
+from mlpsubmit.batchfns.gaussian import SPECTRUM, power_law_eigvals
+from mlpsubmit.batchfns.hea import (
+    COUNTS,
+    VARIANCES,
+    hea_monomials,
+    relu_ntk_level_coeffs,
+    too_few_monomials,
+)
+from mlpsubmit.batchfns.monomial import Monomial
+from mlpsubmit.batchfns.recipe import bound_recipe, recipe
+from mlpsubmit.batchfns.validation import COUNT, Valid, check_arguments, is_integer, is_real
+from mlpsubmit.errors import SpecError
+
+__all__ = ["synthetic"]
+
+
+def synthetic(
+    d: int | None = None,
+    alpha: float | None = None,
+    offset: float | None = None,
+    cutoff_mode: int | None = None,
+    beta: float | None = None,
+    yoffset: float | None = None,
+    noise_size: float | None = None,
+    normalized: bool | None = None,
+    weight_variance: float | None = None,
+    bias_variance: float | None = None,
+    kmax: int | None = None,
+) -> Callable[..., dict[str, Tensor]]:
+    r"""Return the data recipe of a power-law target, for ``Sweep(data=..., batchfn=sample)``.
+
+    With z ~ N(0, 1)^d and m_0, m_1, ... the modes of the shallow ReLU network's neural tangent
+    kernel by falling eigenvalue (``hea_monomials`` of ``relu_ntk_level_coeffs``), k < cutoff_mode:
+
+    .. math::
+        x_i = \sqrt{\gamma_i}\, z_i, \quad \gamma_i \propto (\mathrm{offset} + i)^{-\alpha}, \qquad
+        y = \sum_k v_k \prod_{(i, e) \in m_k} h_e(z_i) + \varepsilon, \quad
+        v_k \propto (\mathrm{yoffset} + k)^{-\beta / 2},
+
+    where h_e is :func:`~mlpsubmit.batchfns._hermite`, and :math:`\varepsilon` is Gaussian noise of
+    standard deviation noise_size on training and test targets alike, as in MLPscape's
+    ``get_synthetic_dataset`` (Karkada et al., arXiv 2510.14878). That takes z to be the sample's
+    principal components; here z is exact, and a row does not depend on the others.
+
+    The constant takes part like any other mode, so that E[y] is its coefficient. It comes first
+    unless the spectrum is steep or biases are small: with the defaults E[y] = v_0, about 0.41.
+
+    Nothing is computed here: the recipe runs on a worker, takes ``n_train`` and ``n_test`` from the
+    hyperparameters, and yields float32 data entries: ``X_train`` (n_train, d), ``y_train``
+    (n_train,), ``X_test``, ``y_test``, ``data_eigvals`` (d,), ``hea_eigvals`` (cutoff_mode,) and
+    ``coefficients`` v (cutoff_mode,). The test set does not depend on ``n_train``, nor do inputs
+    on anything that concerns targets alone. What is left out comes from an axis or from
+    ``datasethps``, else it has MLPscape's default.
+
+    Args:
+        d: input dimension, by default 200.
+        alpha: decay of the inputs' spectrum, >= 0, by default 2.
+        offset: > 0, by default 6; see ``power_law``.
+        cutoff_mode: how many modes the target has, by default 40,000.
+        beta: decay of the squared coefficients, >= 0, by default 1.2.
+        yoffset: > 0, by default 1.2.
+        noise_size: standard deviation of the noise, >= 0, by default 1.
+        normalized: scale the eigenvalues to sum 1 and v to norm 1, so that
+            E[y^2] = 1 + noise_size^2: the default. Otherwise both are the plain powers.
+        weight_variance: > 0, by default 1; see ``relu_ntk_level_coeffs``.
+        bias_variance: >= 0, by default 1.
+        kmax: the highest degree of a mode, by default 10.
+
+    Raises:
+        SpecError: listing every bad value, here or, for values of an axis, on the worker; and where
+            the kernel has fewer modes than cutoff_mode up to the degree kmax.
+
+    Example:
+        >>> sweep = Sweep(data=synthetic(noise_size=0.1), batchfn=sample, ONLINE=False)
+        >>> recipe = synthetic(d=10, cutoff_mode=50, noise_size=0.1)
+        >>> recipe(n_train=100, n_test=20, gen=torch.Generator())["y_train"].shape
+        torch.Size([100])
+    """
+    return bound_recipe(_synthetic_entries, locals())
+
+
+def _check(arguments: Mapping[str, Any]) -> None:
+    check_arguments("synthetic", arguments, _VALID)
+    if {"d", "cutoff_mode", "kmax"} <= arguments.keys():
+        n, d, kmax = (int(arguments[name]) for name in ("cutoff_mode", "d", "kmax"))
+        if shortage := too_few_monomials("cutoff_mode", n, d, kmax):
+            raise SpecError(f"synthetic: {shortage}")
+
+
+@recipe("synthetic", _check)
+def _synthetic_entries(
+    n_train: int,
+    n_test: int,
+    gen: torch.Generator,
+    d: int = 200,
+    alpha: float = 2.0,
+    offset: float = 6.0,
+    cutoff_mode: int = 40_000,
+    beta: float = 1.2,
+    yoffset: float = 1.2,
+    noise_size: float = 1.0,
+    normalized: bool = True,
+    weight_variance: float = 1.0,
+    bias_variance: float = 1.0,
+    kmax: int = 10,
+) -> dict[str, Tensor]:
+    _check(locals())
+    data_eigvals = power_law_eigvals(d, alpha, offset, normalized)
+    level_coeffs = relu_ntk_level_coeffs(data_eigvals, weight_variance, bias_variance)
+    hea_eigvals, monomials = hea_monomials(data_eigvals, cutoff_mode, level_coeffs, kmax)
+    _check_positive(hea_eigvals, kmax)
+    coefficients = _power_law_coefficients(cutoff_mode, beta, yoffset, normalized)
+    entries = {}
+    # A stream of its own for each set, so that neither depends on the size of the other.
+    seeds = torch.randint(2**63 - 1, (2,), generator=gen).tolist()
+    for split, rows, seed in zip(("train", "test"), (n_train, n_test), seeds, strict=True):
+        Z, noise = _gaussians(rows, d, seed)
+        entries[f"y_{split}"] = _hermite_sum(Z, monomials, coefficients) + noise_size * noise
+        entries[f"X_{split}"] = Z.mul_(data_eigvals.sqrt())
+    entries["data_eigvals"] = data_eigvals
+    entries["hea_eigvals"] = torch.from_numpy(hea_eigvals).float()
+    entries["coefficients"] = coefficients
+    return entries
+
+
+def _gaussians(rows: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return Z (rows, d) and the noise (rows,), both N(0, 1)."""
+    stream = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, d, generator=stream), torch.randn(rows, generator=stream)
+
+
+def _power_law_coefficients(modes: int, beta: float, yoffset: float, normalized: bool) -> Tensor:
+    coefficients = (float(yoffset) + np.arange(int(modes))) ** (-float(beta) / 2)
+    if normalized:
+        coefficients /= np.linalg.norm(coefficients)
+    return torch.from_numpy(coefficients.astype(np.float32))
+
+
+#: Rows and modes that are multiplied out at a time: 4 MB, about what a cache holds.
+_ROWS, _MODES = 1024, 1024
+
+
+def _hermite_sum(Z: Tensor, monomials: Sequence[Monomial], coefficients: Tensor) -> Tensor:
+    """Return sum_k coefficients_k prod_i h_{m_ki}(Z_i), (n,), without the matrix rows x modes."""
+    features = sorted({(e, i) for monomial in monomials for i, e in monomial.items()})
+    blocks = _blocks(monomials, {feature: place for place, feature in enumerate(features)})
+    sums = []
+    for rows in torch.split(Z, _ROWS):
+        table = _feature_table(rows, features)
+        total = torch.zeros(len(rows))
+        for modes, factors in blocks:
+            products = torch.ones(len(modes), len(rows))
+            for factor in factors:
+                products *= table.index_select(0, factor)
+            total += coefficients[modes] @ products
+        sums.append(total)
+    return torch.cat(sums)
+
+
+def _blocks(
+    monomials: Sequence[Monomial], place: Mapping[tuple[int, int], int]
+) -> list[tuple[Tensor, Tensor]]:
+    """Group modes by their number of factors.
+
+    Returns:
+        For each block the numbers of its modes (b,), and the rows of the feature table that each of
+        them multiplies (factors, b).
+    """
+    blocks = []
+    by_length = sorted(range(len(monomials)), key=lambda mode: len(monomials[mode]))
+    for _, group in groupby(by_length, key=lambda mode: len(monomials[mode])):
+        for modes in torch.split(torch.tensor(list(group)), _MODES):
+            factors = [
+                [place[exponent, index] for index, exponent in monomials[mode].items()]
+                for mode in modes.tolist()
+            ]
+            blocks.append((modes, torch.tensor(factors, dtype=torch.long).T.contiguous()))
+    return blocks
+
+
+def _feature_table(Z: Tensor, features: Sequence[tuple[int, int]]) -> Tensor:
+    """Return h_e(z_i) of every feature (e, i), one row per feature: (features, n)."""
+    columns = Z.T.contiguous()
+    tables = [Z.new_empty(0, len(Z))]
+    for exponent, group in groupby(features, key=lambda feature: feature[0]):
+        tables.append(hermite(columns[[index for _, index in group]], exponent))
+    return torch.cat(tables)
+
+
+def _check_positive(hea_eigvals: NDArray[np.float64], kmax: int) -> None:
+    positive = int(np.count_nonzero(hea_eigvals))
+    if positive < len(hea_eigvals):
+        raise SpecError(
+            f"synthetic: got cutoff_mode={len(hea_eigvals)}, but the kernel has only {positive} "
+            f"modes of degree <= kmax={kmax} with an eigenvalue above 0 (at bias_variance=0, odd "
+            f"degrees from 3 on have none); try cutoff_mode={positive}, or a larger kmax"
+        )
+
+
+_VALID: Valid = {
+    **SPECTRUM,
+    **VARIANCES,
+    "kmax": COUNTS["kmax"],
+    "cutoff_mode": ("an integer >= 1, such as 40000", lambda modes: is_integer(modes, 1)),
+    "beta": ("a finite number >= 0, such as 1.2", lambda beta: is_real(beta) and beta >= 0),
+    "yoffset": ("a finite number > 0, such as 1.2", lambda offset: is_real(offset) and offset > 0),
+    "noise_size": ("a finite number >= 0", lambda size: is_real(size) and size >= 0),
+    "n_train": COUNT,
+    "n_test": COUNT,
+}

@@ -1,0 +1,244 @@
+"""Teachers: targets that a fixed network makes of Gaussian inputs."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.polynomial.hermite_e import hermegauss
+from torch import Tensor, nn
+
+from mlpsubmit.batchfns.fixed import fixed
+from mlpsubmit.batchfns.gaussian import SPECTRUM, standard_deviations
+from mlpsubmit.batchfns.validation import COUNT, FLAG, SEED, Valid, check_arguments
+from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.protocol import BatchFn
+
+__all__ = ["teacher", "teacher_weights"]
+
+#: From inputs (n, d) to outputs (n,) or (n, d_out).
+Network: TypeAlias = Callable[[Tensor], Tensor]
+
+_NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "erf": torch.erf,
+}
+
+#: Inputs over which a teacher's mean and variance are taken: as many as a test set has by default.
+REFERENCE_INPUTS = 10_000
+
+
+def teacher(
+    bsz: int,
+    gen: torch.Generator,
+    teacher_width: int | None = None,
+    teacher_depth: int = 1,
+    teacher_nonlinearity: str | Callable[[Tensor], Tensor] = "relu",
+    teacher_seed: int = 0,
+    network: Network | None = None,
+    standardized: bool = True,
+    d: int | None = None,
+    data_eigvals: Tensor | None = None,
+    X: Tensor | None = None,
+    y: Tensor | None = None,
+) -> BatchFn:
+    r"""Batch function of Gaussian inputs and the outputs of a fixed random network on them.
+
+    With :math:`x \sim N(0, \Lambda)`, weights W_1 (m, d), W_2, ..., W_L (m, m) and a (m,) of
+    independent N(0, 1) entries, and c such that :math:`c^2\, E[\sigma(z)^2] = 1` for z ~ N(0, 1):
+
+    .. math::
+        h_1 = c\,\sigma\Big(\frac{W_1 x}{\sqrt{\mathrm{tr}\,\Lambda}}\Big), \qquad
+        h_l = c\,\sigma\Big(\frac{W_l h_{l-1}}{\sqrt m}\Big), \qquad
+        T(x) = \frac{a \cdot h_L}{\sqrt m},
+
+    so that preactivations and T have mean square 1 over weights and inputs. Over the inputs alone
+    each network has a mean and a variance of its own: y is T shifted and scaled to E[y] = 0 and
+    E[y^2] = 1, by what they are over 10,000 fixed inputs (so to a few percent).
+
+    The weights follow from ``teacher_seed`` alone: all trials, all configs and all devices have
+    the same teacher, and ``teacher_seed`` can be an axis. The inputs depend on the generator
+    alone: configs that differ in their teachers see the same X, that of ``polynomial``.
+
+    Args:
+        bsz: rows per batch, n.
+        gen: the generator of all draws, on the device that X and y are wanted on.
+        teacher_width: m, the teacher's hidden units.
+        teacher_depth: L, its number of hidden layers.
+        teacher_nonlinearity: sigma: "relu", "tanh", "erf", or an elementwise function of tensors.
+        teacher_seed: of its weights and of the inputs over which it is standardized.
+        network: another teacher, instead of a random one: an nn.Module (a copy is taken, in eval
+            mode) or a function from x (n, d) to (n,) or (n, d_out).
+        standardized: shift and scale every output as above; otherwise y is T(x), or network(x).
+        d: input dimension, for inputs of covariance I.
+        data_eigvals: (d,) the diagonal of Lambda, as ``power_law`` yields it.
+        X: where X and y are given, they are what every step returns (offline training).
+        y: see X.
+
+    Returns:
+        ``batch_fn(step) -> (X (n, d), y (n,) or (n, d_out))``, float32, without gradients.
+
+    Raises:
+        SpecError: listing bad values; where both or neither of teacher_width and network are
+            given; and for outputs of another shape, that do not vary or are not finite.
+
+    Example:
+        >>> sweep = Sweep(axes={"teacher_width": [1, 4, 16]}, batchfn=teacher, d=50)
+        >>> X, y = teacher(teacher_width=4, d=50, bsz=10_000, gen=torch.Generator())(0)
+        >>> round(float(y.square().mean()), 1)
+        1.0
+    """
+    if X is not None and y is not None:
+        return fixed(X, y)
+    scale = standard_deviations("teacher", d, data_eigvals, gen.device)
+    _check(teacher_width, teacher_depth, teacher_nonlinearity, teacher_seed, network, standardized)
+    if teacher_width is not None:
+        weights = teacher_weights(len(scale), teacher_width, teacher_depth, teacher_seed)
+        apply = _random_network(weights, teacher_nonlinearity, scale)
+    else:
+        apply = _frozen(network, gen.device)
+    if standardized:
+        apply = _standardized(apply, scale, teacher_seed)
+
+    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            inputs = torch.randn(bsz, len(scale), generator=gen, device=gen.device) * scale
+            return inputs, apply(inputs)
+
+    return batch_fn
+
+
+def teacher_weights(
+    d: int, teacher_width: int, teacher_depth: int = 1, teacher_seed: int = 0
+) -> list[Tensor]:
+    """Return the weights of the network of :func:`teacher`, before any scaling, on the CPU.
+
+    A grab that measures how far the student's weights have come towards the teacher's calls it.
+
+    Returns:
+        W_1 (m, d), W_2, ..., W_L (m, m) and a (m,), float32, entries N(0, 1).
+
+    Raises:
+        SpecError: listing every bad value.
+
+    Example:
+        >>> [tuple(weight.shape) for weight in teacher_weights(5, teacher_width=3, teacher_depth=2)]
+        [(3, 5), (3, 3), (3,)]
+    """
+    check_arguments("teacher_weights", locals(), _WEIGHTS)
+    m, hidden = int(teacher_width), int(teacher_depth) - 1
+    shapes = [(m, int(d)), *[(m, m)] * hidden, (m,)]
+    gen = torch.Generator().manual_seed(int(teacher_seed))
+    return [torch.randn(shape, generator=gen) for shape in shapes]
+
+
+def _random_network(weights: list[Tensor], nonlinearity: Any, scale: Tensor) -> Network:
+    """Return T for the weights W_1, ..., W_L and a, and inputs of standard deviations scale."""
+    activation = nonlinearity if callable(nonlinearity) else _NONLINEARITIES[nonlinearity]
+    gain = _gain(activation)
+    first, *others, readout = (weight.to(scale.device) for weight in weights)
+    scaled = [first / scale.square().sum().sqrt()]
+    scaled += [weight * (gain / math.sqrt(weight.shape[1])) for weight in others]
+    columns = [weight.T for weight in scaled]
+    last = readout * (gain / math.sqrt(len(readout)))
+
+    def apply(inputs: Tensor) -> Tensor:
+        h = inputs
+        for weight in columns:
+            h = activation(h @ weight)
+        return h @ last
+
+    return apply
+
+
+def _frozen(network: Any, device: torch.device) -> Network:
+    """Return the user's network, a copy on the device where it is a module."""
+    frozen: Network = network
+    if isinstance(network, nn.Module):
+        frozen = copy.deepcopy(network).to(device).eval()
+    return frozen
+
+
+def _gain(activation: Callable[[Tensor], Tensor]) -> float:
+    """Return c with c^2 E[activation(z)^2] = 1 for z ~ N(0, 1), by Gauss and Hermite's rule."""
+    nodes, weights = hermegauss(100)
+    z = torch.from_numpy(nodes).float()
+    values = activation(z)
+    if not isinstance(values, Tensor) or values.shape != z.shape:
+        raise SpecError(
+            "teacher: teacher_nonlinearity is not elementwise; valid is a function that maps a "
+            "tensor to one of the same shape"
+        )
+    square = float(values.detach().double().square() @ torch.from_numpy(weights / weights.sum()))
+    if not 0 < square < math.inf:
+        raise SpecError(
+            f"teacher: teacher_nonlinearity has the mean square {square:g} under N(0, 1); valid is "
+            "a positive number"
+        )
+    return 1 / math.sqrt(square)
+
+
+def _standardized(network: Network, scale: Tensor, teacher_seed: int) -> Network:
+    """Return a network shifted and scaled to outputs of mean 0 and variance 1."""
+    # A stream apart from that of the weights, whose numbers these inputs would repeat.
+    seed = int(np.random.SeedSequence(int(teacher_seed)).generate_state(1)[0])
+    gen = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(REFERENCE_INPUTS, len(scale), generator=gen).to(scale.device) * scale
+    with torch.no_grad():
+        outputs = network(inputs)
+    _check_outputs(outputs)
+    mean, deviation = outputs.mean(0), outputs.std(0)
+    # What rounding leaves of a constant is no variance. A read-back, before the first step.
+    if not bool((deviation > 1e-5 * outputs.abs().amax(0)).all()):
+        raise SpecError(
+            "teacher: the network has an output that is constant or not finite over Gaussian "
+            "inputs, so it cannot be standardized; try another network, or standardized=False"
+        )
+    return lambda inputs: (network(inputs) - mean) / deviation
+
+
+def _check_outputs(outputs: Any) -> None:
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else None
+    if shape is None or len(shape) not in (1, 2) or shape[0] != REFERENCE_INPUTS:
+        got = f"{type(outputs).__name__}" if shape is None else f"the shape {shape}"
+        raise SpecError(
+            f"teacher: the network gave {got} for {REFERENCE_INPUTS} inputs; valid is a tensor "
+            f"({REFERENCE_INPUTS},) or ({REFERENCE_INPUTS}, d_out)"
+        )
+
+
+def _check(width: Any, depth: Any, nonlinearity: Any, seed: Any, network: Any, flag: Any) -> None:
+    known = callable(nonlinearity) or str(nonlinearity) in _NONLINEARITIES
+    hint = "" if known else did_you_mean(str(nonlinearity), _NONLINEARITIES)
+    valid = {
+        **_WEIGHTS,
+        "teacher_nonlinearity": (
+            f"{', '.join(map(repr, _NONLINEARITIES))} or an elementwise function{hint}",
+            lambda _: known,
+        ),
+        "network": ("an nn.Module or a function x (n, d) -> y (n,) or (n, d_out)", callable),
+        "standardized": FLAG,
+    }
+    given = {"teacher_depth": depth, "teacher_nonlinearity": nonlinearity, "teacher_seed": seed}
+    given["standardized"] = flag
+    given |= {} if width is None else {"teacher_width": width}
+    given |= {} if network is None else {"network": network}
+    check_arguments("teacher", given, valid)
+    if (width is None) == (network is None):
+        raise SpecError(
+            f"teacher: got {'neither' if width is None else 'both'} of teacher_width and network; "
+            "give exactly one: teacher_width=16 for a random network, or network= for your own"
+        )
+
+
+_WEIGHTS: Valid = {
+    "d": SPECTRUM["d"],
+    "teacher_width": COUNT,
+    "teacher_depth": COUNT,
+    "teacher_seed": SEED,
+}

@@ -1,0 +1,39 @@
+"""The grabs of this package by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mlpsubmit import grabs
+from mlpsubmit.errors import SpecError, did_you_mean
+
+__all__ = ["by_name", "grab_names"]
+
+#: What is public and no grab itself.
+_NO_GRABS = frozenset({"by_name", "on_test_set"})
+
+
+def grab_names() -> list[str]:
+    """Return the names of all grabs of this package, sorted."""
+    return sorted(set(dir(grabs)) - _NO_GRABS)
+
+
+def by_name(name: str) -> Callable[..., Any]:
+    """Return the grab of this name.
+
+    Raises:
+        SpecError: where there is none, listing those that there are.
+
+    Example:
+        >>> by_name("readin_gram_trace") is readin_gram_trace
+        True
+    """
+    valid = grab_names()
+    if not isinstance(name, str) or name not in valid:
+        raise SpecError(
+            f"no grab named {name!r}{did_you_mean(str(name), valid)}; "
+            f"valid are {', '.join(valid)}, or any function of your own"
+        )
+    grab: Callable[..., Any] = getattr(grabs, name)
+    return grab

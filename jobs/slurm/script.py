@@ -1,0 +1,105 @@
+"""The sbatch script of a job: from settings to text, by submitit."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
+
+from mlpsubmit.jobs.slurm.arrays import Array
+from mlpsubmit.jobs.submission import Submission
+from mlpsubmit.slurm_templates import Template
+
+__all__ = ["python_command", "retry_script", "sbatch_text", "script"]
+
+
+def script(
+    template: Template, submission: Submission, array: Array, after: Sequence[str] = ()
+) -> str:
+    """Return the sbatch script of one job array.
+
+    Args:
+        after: ids of jobs that must have ended before it starts.
+    """
+    run = shlex.quote(str(submission.path))
+    arguments = f"{run} {submission.number} {array.first}"
+    command = python_command("mlpsubmit.jobs.slurm.array_task", arguments)
+    dependency = f"afterany:{':'.join(after)}" if after else None
+    return sbatch_text(
+        template,
+        submission.folder,
+        command,
+        job_name=array.name,
+        array_parallelism=array.limit or array.count,
+        map_count=array.count,
+        dependency=dependency,
+    )
+
+
+def retry_script(helper: Template, submission: Submission, name: str, after: Sequence[str]) -> str:
+    """Return the script of the small job that resumes what the arrays of some ids leave.
+
+    Args:
+        helper: what such a job asks for.
+    """
+    run = shlex.quote(str(submission.path))
+    left = submission.retries - 1
+    arguments = f"resume {run} --after {submission.number} --retries {left}"
+    return sbatch_text(
+        helper,
+        submission.folder,
+        python_command("mlpsubmit", arguments),
+        job_name=name,
+        dependency=f"afterany:{':'.join(after)}" if after else None,
+    )
+
+
+#: Runs a module as ``python -m`` does, but looks into the working directory last: a ``jobs.py`` or
+#: ``random.py`` that lies there must not take the place of ours or of Python's.
+_RUN_MODULE = (
+    "import sys, runpy; sys.path.append(sys.path.pop(0)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
+#: The batch shell must outlive the signal that its task saves on, or SLURM kills the task with it.
+_OUTLIVE_SIGNALS = "trap : TERM"
+
+
+def python_command(module: str, arguments: str) -> str:
+    """Return the shell command that runs a module with the Python of this process."""
+    return f"{shlex.quote(sys.executable)} -u -c {shlex.quote(_RUN_MODULE)} {module} {arguments}"
+
+
+def sbatch_text(template: Template, folder: Path, command: str, **options: Any) -> str:
+    """Return a script as submitit writes it, with the defaults of submitit that bite put right.
+
+    - wckey: submitit sets its own, which clusters that track them refuse.
+    - requeue: what a cluster does unless told is not known, so it is told.
+    - srun: it must pass on the environment and the cores, which it does not always, and append to
+      a log that an earlier life of the task began.
+
+    Args:
+        folder: where the job's log is written.
+        options: further arguments of submitit.
+    """
+    asked: dict[str, Any] = {
+        "partition": template.partition,
+        "account": template.account,
+        "qos": template.qos,
+        "constraint": template.constraint,
+        "time": template.time,
+        "mem": template.mem,
+        "cpus_per_task": template.cpus,
+        "gpus_per_node": template.gpus or None,
+        "signal_delay_s": template.notice_seconds,
+        "wckey": None,
+        "setup": [_OUTLIVE_SIGNALS, *template.setup],
+        "stderr_to_stdout": True,
+        "additional_parameters": {"requeue": True, **template.sbatch},
+        "srun_args": ["--export=ALL", "--open-mode=append", f"--cpus-per-task={template.cpus}"],
+    }
+    return make_sbatch_string(command, folder, **asked, **options)

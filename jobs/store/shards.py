@@ -1,0 +1,252 @@
+"""Shards: the results of one attempt as an ordinary tar of ordinary npz files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit.files import sync_folder
+from mlpsubmit.jobs.store.npz import stored_arrays
+
+__all__ = [
+    "FAILED_SUFFIX",
+    "FINISHED_SUFFIX",
+    "Failure",
+    "Member",
+    "PackResult",
+    "Shard",
+    "members",
+]
+
+#: Members of a shard: a finished pack, and a pack whose training raised.
+FINISHED_SUFFIX = ".npz"
+FAILED_SUFFIX = ".failed.json"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One whole member of a shard: where its content lies."""
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Return the content."""
+        with self.shard.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+class Shard:
+    """The results file of one attempt, open for appending: an ordinary tar.
+
+    Each append is flushed and fsynced before it returns, unless it says otherwise; a process that
+    dies within one leaves a torn tail, which readers ignore.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[bytes] = path.open("xb")
+        sync_folder(path.parent)
+
+    @classmethod
+    def claim(cls, results: Path, task: str) -> Shard:
+        """Open the shard of the next attempt of a task; no two processes get the same."""
+        attempt = len(list(results.glob(f"{task}.*.tar")))
+        while True:
+            try:
+                return cls(results / f"{task}.{attempt}.tar")
+            except FileExistsError:
+                attempt += 1
+
+    @property
+    def attempt(self) -> int:
+        """Which life of its task this shard belongs to, from 0."""
+        return int(self.path.name.rsplit(".", 2)[1])
+
+    def append(self, name: str, content: bytes, *, sync: bool = True) -> None:
+        """Append one member and flush it to the disk.
+
+        Args:
+            sync: false where nobody looks at the shard before it is closed. That flushes all of it
+                at once, where a shared disk may take hundredths of a second for every member.
+        """
+        info = tarfile.TarInfo(name)
+        info.size, info.mtime, info.mode = len(content), int(time.time()), 0o644
+        self._file.write(info.tobuf(tarfile.GNU_FORMAT))  # its sizes go beyond 8 GiB
+        self._file.write(content)
+        self._file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+        if sync:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """End the tar; a shard in which nothing finished is removed."""
+        empty = self._file.tell() == 0
+        if not empty:
+            self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+            self._flush()
+        self._file.close()
+        if empty:
+            self.path.unlink()
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def members(shard: Path) -> Iterator[Member]:
+    """Yield the whole members of a shard; a torn tail, at whatever byte, ends the iteration."""
+    try:
+        file = shard.open("rb")
+    except FileNotFoundError:
+        return  # a task that finished nothing takes its empty shard away
+    offset, size = 0, os.fstat(file.fileno()).st_size
+    with file:
+        while offset + tarfile.BLOCKSIZE <= size:
+            file.seek(offset)
+            try:
+                info = tarfile.TarInfo.frombuf(
+                    file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape"
+                )
+            except tarfile.HeaderError:
+                return  # the end blocks, or a header that was never written whole
+            start = offset + tarfile.BLOCKSIZE
+            offset = start + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            if start + info.size > size:
+                return
+            yield Member(shard, info.name, start, info.size)
+
+
+class _Window(io.RawIOBase):
+    """The bytes of one member as a file of its own, so that an npz is read array by array."""
+
+    def __init__(self, member: Member) -> None:
+        self._file = member.shard.open("rb")
+        self._start, self._size, self._place = member.offset, member.size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
+        self._place = max(0, origin + offset)
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        length = max(0, min(len(buffer), self._size - self._place))
+        self._file.seek(self._start + self._place)
+        content = self._file.read(length)
+        buffer[: len(content)] = content
+        self._place += len(content)
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+#: Bytes of a pack that is read at once rather than array by array.
+SMALL_PACK = 1 << 18
+
+
+class PackResult:
+    """The arrays of one finished pack: those of a large one are each read when asked for."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.name = member.name.removesuffix(FINISHED_SUFFIX)
+
+    @cached_property
+    def _small(self) -> dict[str, NDArray[Any]] | None:
+        """All arrays, their checksums compared; None where the pack is large or damaged."""
+        return stored_arrays(self.member.read()) if self.member.size <= SMALL_PACK else None
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        with _Window(self.member) as window, np.load(window, allow_pickle=False) as npz:
+            yield npz
+
+    def arrays(self) -> list[str]:
+        """Return the names of the arrays."""
+        if self._small is not None:
+            return list(self._small)
+        with self._opened() as npz:
+            return list(npz.files)
+
+    def __getitem__(self, array: str) -> NDArray[Any]:
+        if self._small is not None:
+            return self._small[array]
+        with self._opened() as npz:
+            return np.asarray(npz[array])
+
+    def intact(self) -> bool:
+        """Tell whether every array is there and has the checksum it was written with."""
+        if self._small is not None:
+            return True
+        try:
+            with self._opened() as npz:
+                return len(npz.files) == self._count() and npz.zip.testzip() is None
+        except Exception:  # zipfile and numpy raise half a dozen kinds for damaged bytes
+            return False
+
+    def _count(self) -> int:
+        """Return how many arrays there are by the record that ends the zip."""
+        with _Window(self.member) as window:
+            window.seek(-12, os.SEEK_END)
+            return int.from_bytes(window.read(2), "little")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A pack whose training raised: what, and which configs it cost.
+
+    Attributes:
+        indices: (K,) flat indices into the product.
+        error: the exception in one line.
+        traceback: its traceback.
+    """
+
+    pack: str
+    indices: NDArray[np.int64]
+    error: str
+    traceback: str
+
+
+def pack_name(member: Member) -> str:
+    return member.name.removesuffix(FAILED_SUFFIX).removesuffix(FINISHED_SUFFIX)
+
+
+def read_failure(pack: str, member: Member) -> Failure | None:
+    """Read a failure; None where its bytes are damaged: the pack then counts as missing."""
+    try:
+        content = json.loads(member.read())
+        indices = np.array(content["indices"], dtype=np.int64)
+        return Failure(pack, indices, content["error"], content["traceback"])
+    except (ValueError, KeyError, TypeError):
+        return None

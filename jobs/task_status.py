@@ -1,0 +1,107 @@
+"""One task of a submission, as status shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlpsubmit.display.text import throughput
+
+__all__ = ["LIVE", "TaskStatus", "mean_of_limit"]
+
+#: States of tasks that train or are about to.
+LIVE = ("waiting", "running")
+
+#: The end of a log that is shown, in bytes and in lines.
+_TAIL_BYTES = 8192
+_TAIL_LINES = 8
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """One task of the latest submission.
+
+    Attributes:
+        state: ``waiting`` (its process has not said anything yet, or is to start again),
+            ``running``, ``done``, ``interrupted`` (it saved its pack on a signal, or was
+            cancelled), ``crashed``, or ``unknown`` where the scheduler does not answer.
+        heartbeat: what it said last; empty where it never did.
+        log: its log file.
+        why: why it waits, crashed, or is unknown; empty where there is nothing to say.
+    """
+
+    name: str
+    state: str
+    heartbeat: dict[str, Any]
+    log: Path | None
+    why: str = ""
+
+    @property
+    def live(self) -> bool:
+        """Whether it trains or is about to."""
+        return self.state in LIVE
+
+    @property
+    def mean_speed(self) -> float:
+        """Model-steps per second over its whole life; 0 where it made none."""
+        beat = self.heartbeat
+        if not beat.get("model_steps"):
+            return 0.0
+        return int(beat["model_steps"]) / max(_seconds(beat), 1e-9)
+
+    @property
+    def summary(self) -> str:
+        """What it is training, in a few words, or why it does not."""
+        beat = self.heartbeat
+        if self.state == "crashed":
+            return self.why + (f"; its log: {self.log}" if self.log else "")
+        if self.why or not beat:
+            return self.why
+        text = f"{beat.get('packs_done', 0)}/{beat.get('packs', 0)} packs"
+        if beat.get("packs_failed"):
+            text += f", {beat['packs_failed']} failed"
+        if beat.get("halved"):
+            text += f", {beat['halved']} halved (out of memory)"
+        if self.state == "running" and beat.get("max_iter"):
+            loss = f", loss {beat['loss']:.3g}" if beat.get("loss") is not None else ""
+            text += f", step {beat['step']}/{beat['max_iter']}{loss}"
+        if self.state == "running" and beat.get("speed"):
+            text += f", {throughput(beat['speed'], beat.get('of_limit'))}"
+        if self.state == "done" and self.mean_speed:
+            text += f", mean {throughput(self.mean_speed, mean_of_limit([beat]))}"
+        if self.state == "interrupted" and beat.get("max_iter") and beat.get("step"):
+            text += f", saved at step {beat['step']} of {beat['max_iter']}"
+        return text
+
+    def last_lines(self) -> list[str]:
+        """Return how its log ends; empty where it has none."""
+        if self.log is None:
+            return []
+        try:
+            with self.log.open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - _TAIL_BYTES))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            return []
+        return [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
+
+
+def mean_of_limit(beats: Iterable[Mapping[str, Any]]) -> float | None:
+    """Return the part of their devices' limit that tasks have used over their lives, 0 to 1.
+
+    Returns:
+        None where it was not measured in one of them, or there are none.
+    """
+    ideal, seconds = 0.0, 0.0
+    for beat in beats:
+        if beat.get("ideal_seconds") is None:
+            return None
+        ideal, seconds = ideal + float(beat["ideal_seconds"]), seconds + _seconds(beat)
+    return ideal / seconds if seconds > 0 else None
+
+
+def _seconds(beat: Mapping[str, Any]) -> float:
+    return float(beat["updated"]) - float(beat["started"])

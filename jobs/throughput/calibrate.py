@@ -1,0 +1,154 @@
+"""Training packs of a sweep for a short while, for how long they would take.
+
+Run as ``python -m mlpsubmit.jobs.throughput.calibrate FOLDER NUMBER``, one process for each task
+that will train side by side: each trains the same packs, in the way in which a task does.
+
+| file in FOLDER                    | who writes it                       |
+|-----------------------------------|-------------------------------------|
+| sweep.pkl, plan.json, order.json  | whoever starts the processes        |
+| data/                             | the first process that needs it     |
+| answer.NUMBER.json                | the process of that number          |
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlpsubmit import files
+from mlpsubmit.jobs.heartbeat import process_age, processor_name
+from mlpsubmit.jobs.plan import Plan
+from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.throughput.speeds import Speed
+from mlpsubmit.jobs.throughput.workload import Kind, Kinds
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mlpsubmit.spec.sweep import Sweep
+
+__all__ = ["answer_file", "choose_packs", "main", "write_order"]
+
+ORDER = "order.json"
+
+#: Kinds of packs that are trained, seconds of training for each, and for all of them.
+MOST_KINDS = 8
+KIND_SECONDS = 1.5
+ALL_SECONDS = 20.0
+
+
+# ---- for whoever starts the processes ------------------------------------------------------------
+
+
+def choose_packs(plan: Plan, kinds: Kinds, missing: NDArray[np.int64]) -> list[int]:
+    """Return the numbers of the packs to train: one of each kind, where there are not too many.
+
+    Else of those that differ most: evenly spaced by the work of a model-step, the least and the
+    most included. The kinds with the largest part of the cost come first, lest time run out.
+    """
+    costs = np.bincount(kinds.which[missing], plan.pack_costs[missing], len(kinds.kinds))
+    needed = np.flatnonzero(costs)
+    if len(needed) > MOST_KINDS:
+        work = np.log([kinds.kinds[place].work for place in needed])
+        wanted = np.linspace(work.min(), work.max(), MOST_KINDS)
+        needed = needed[np.unique(np.abs(work[:, None] - wanted).argmin(axis=0))]
+    first = {int(kinds.which[number]): number for number in missing[::-1].tolist()}
+    return [first[place] for place in needed[np.argsort(-costs[needed])].tolist()]
+
+
+def write_order(folder: Path, frozen: bytes, plan: Plan, packs: Sequence[int]) -> None:
+    """Write what the processes read.
+
+    Args:
+        folder: an empty one.
+        frozen: the sweep, as a run directory holds it.
+        packs: the numbers of the packs to train.
+    """
+    (folder / run_directory.DATA).mkdir()
+    files.publish(folder / run_directory.SWEEP_PICKLE, frozen)
+    files.publish_json(folder / run_directory.PLAN, plan.to_json())
+    files.publish_json(folder / ORDER, {"packs": list(packs)})
+
+
+def answer_file(folder: Path, number: int) -> Path:
+    """Return where the process of a number writes what it found."""
+    return folder / f"answer.{number}.json"
+
+
+# ---- in the processes ----------------------------------------------------------------------------
+
+
+def main(folder: Path, number: int) -> None:
+    """Train the packs of an order, and write down their speeds, or why one cannot be trained."""
+    try:
+        answer = _calibrated(folder)
+    except Exception as error:
+        answer = {
+            "error": f"{type(error).__name__}: {error}",
+            "traceback": "".join(traceback.format_exception(error)),
+        }
+    files.publish_json(answer_file(folder, number), answer)
+
+
+def _calibrated(folder: Path) -> Mapping[str, Any]:
+    from mlpsubmit.training.accel.compile import sharing_compiled
+
+    with sharing_compiled(folder / run_directory.COMPILED):  # so that nothing is left behind
+        return _measured(folder)
+
+
+def _measured(folder: Path) -> Mapping[str, Any]:
+    import torch
+
+    from mlpsubmit.jobs.gpus import device_name
+    from mlpsubmit.jobs.shared_data import SharedData
+    from mlpsubmit.jobs.throughput.roofline import Limit
+    from mlpsubmit.spec.load import thaw
+
+    begun = time.monotonic()
+    run = RunDirectory(folder)
+    sweep, plan = thaw((folder / run_directory.SWEEP_PICKLE).read_bytes()), Plan.from_json(run.plan)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(plan.threads)
+    Limit(device, sweep.base.precision, sweep.base.model != "mlp")  # a task measures it too
+    data = SharedData(run, sweep, device)
+    packs = files.read_json(folder / ORDER)["packs"]
+    data.entries(sweep.config(int(plan.indices(plan.pack(packs[0]))[0])))
+    startup = process_age() or time.monotonic() - begun
+    return {
+        "device": device_name(device),
+        "processor": processor_name(),
+        "threads": plan.threads,
+        "startup": startup,
+        "speeds": [speed.to_json() for speed in _speeds(sweep, plan, data, device, packs)],
+    }
+
+
+def _speeds(sweep: Sweep, plan: Plan, data: Any, device: Any, packs: Sequence[int]) -> list[Speed]:
+    """Train one pack after another, as long as there is time; return what the whole would take."""
+    from mlpsubmit.jobs.throughput.benchmark import timed
+
+    speeds: list[Speed] = []
+    seconds = min(KIND_SECONDS, ALL_SECONDS / len(packs) / 2)
+    end = time.monotonic() + ALL_SECONDS
+    for number in packs:
+        if speeds and time.monotonic() > end - 2 * seconds:
+            break
+        pack = plan.pack(number)
+        configs = [sweep.config(int(index)) for index in plan.indices(pack)]
+        step, setup = timed(sweep, configs, data.entries, device, seconds)
+        kind = Kind.of(sweep, configs[0], len(configs), pack.cost)
+        steps = len(configs) * configs[0].hyperparameters.max_iter
+        speeds.append(Speed(kind, 1, steps, steps * step, setup))
+    return speeds
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

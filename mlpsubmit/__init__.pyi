@@ -1,0 +1,12 @@
+from .batchfns.monomial import Monomial as Monomial
+from .errors import RunError as RunError
+from .errors import SpecError as SpecError
+from .errors import UserError as UserError
+from .runs.launch import launch as launch
+from .runs.run import Run as Run
+from .runs.run import open_run as open_run
+from .spec.hyperparameters import Hyperparameters as Hyperparameters
+from .spec.sweep import Config as Config
+from .spec.sweep import Sweep as Sweep
+from .training.loop import train as train
+from .training.models import MLP as MLP

@@ -1,0 +1,1 @@
+"""From the configs of a sweep to what the train loop takes."""

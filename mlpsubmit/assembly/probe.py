@@ -1,0 +1,239 @@
+"""What is wrong with a spec, found by a little training: at launch, and before a long one."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import random
+import traceback
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlpsubmit import arguments, batchfns, grabs
+from mlpsubmit.arguments import call, declared, function_name, pick
+from mlpsubmit.assembly.assemble import assemble, data_arguments, make_batches, named_grabs
+from mlpsubmit.errors import SpecError, UserError, did_you_mean
+from mlpsubmit.protocol import SUPPLIED
+from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
+from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.optimizers import optimizer_class
+
+__all__ = ["probe", "rehearse"]
+
+#: Settings of which every value is probed: each means other code.
+PROBED = ("optimizer", "loss", "model", "parametrization")
+
+#: Samples and units at most that the probe draws and builds.
+PROBE_SAMPLES = 4096
+PROBE_WIDTH = 64
+
+#: Sizes up to which the probe calls grabs too: beyond, some take longer than a launch should.
+PROBE_GRABS = {"width": 256, "n_samples": 2048, "n_test": 10_000}
+
+#: How many sets of arguments of the library's own functions the probe checks at most.
+PROBED_ARGUMENTS = 64
+
+#: Steps from which on it is worth one more to see beforehand that no grab fails.
+REHEARSED_STEPS = 1000
+
+#: How a config is trained for a look at its functions alone.
+ONE_STEP: dict[str, Any] = {"max_iter": 1, "compile": False}
+
+
+def probe(sweep: Sweep) -> None:
+    """Train one step of a few configs on the CPU, so that what does not fit shows at launch.
+
+    Where batches need what a data function computes, which runs on workers alone, only names are
+    checked, and what the library knows of the arguments of its own recipes.
+
+    Raises:
+        SpecError: for what does not fit, and where a function of the spec raises.
+        GrabError: from a grab that fails on the networks as they are at first.
+    """
+    measured = named_grabs(sweep)
+    for config in _probed(sweep):
+        hyperparameters = config.hyperparameters
+        _check_datasethps(sweep, hyperparameters.datasethps)
+        if hyperparameters.optimizer not in OPTIMIZERS:
+            optimizer_class(hyperparameters.optimizer)
+        entry = _entry(sweep, config)
+        if entry is None:
+            continue
+        for grab in measured.values():
+            pick(grab, {**config.settings, **entry, **dict.fromkeys(SUPPLIED)})
+        if measured and _is_small(hyperparameters):
+            _train_one_step(sweep, config.replaced(**ONE_STEP), entry, with_grabs=True)
+        else:
+            _train_one_step(sweep, _smaller(config), entry, with_grabs=False)
+    _probe_arguments(sweep)
+
+
+def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
+    """Return the data entries of a config, or None where they are left to the workers."""
+    arguments = data_arguments(sweep, config)  # also for what it says of them
+    if sweep.data is None:
+        return {}
+    if not getattr(getattr(sweep.data, "func", None), "cheap", False):
+        return None
+    entries: Mapping[str, Any] = call(sweep.data, arguments)
+    return entries
+
+
+def _check_datasethps(sweep: Sweep, names: Collection[str]) -> None:
+    """Refuse arguments that no function takes: most are misspelt.
+
+    Raises:
+        SpecError: listing them.
+    """
+    unknown = sorted(name for name in names if not sweep.takes(name))
+    if unknown:
+        hints = ", ".join(f"{name!r}{did_you_mean(name, sweep.declared)}" for name in unknown)
+        raise SpecError(
+            f"datasethps: no function of the spec takes {hints}; they take "
+            f"{', '.join(sorted(sweep.declared))}"
+        )
+
+
+def _is_small(hyperparameters: Hyperparameters) -> bool:
+    return all(getattr(hyperparameters, name) <= most for name, most in PROBE_GRABS.items())
+
+
+def _smaller(config: Config) -> Config:
+    hyperparameters = config.hyperparameters
+    smaller = {
+        "n_samples": min(hyperparameters.n_samples, PROBE_SAMPLES),
+        "n_test": min(hyperparameters.n_test, PROBE_SAMPLES),
+        **ONE_STEP,
+    }
+    if hyperparameters.model == "mlp":
+        smaller["width"] = min(hyperparameters.width, PROBE_WIDTH)
+    return config.replaced(**smaller)
+
+
+def _probed(sweep: Sweep) -> Iterator[Config]:
+    first = next(iter(sweep))
+    yield first
+    for axis in sweep.product.axes:
+        for name in set(axis.names) & set(PROBED):
+            for value in axis.values(name)[1:]:
+                yield first.replaced(**{name: value})
+
+
+def _probe_arguments(sweep: Sweep) -> None:
+    """Check every set of values that the axes give the library's recipes and batch functions.
+
+    Those of the user are not called again and again: they may read files.
+
+    Raises:
+        SpecError: what the functions say, once each, with the point at which they say it.
+    """
+    check = getattr(getattr(sweep.data, "func", None), "check", None)
+    functions = [f for f in (sweep.data, sweep.batchfn) if f is not None and _of_library(f)]
+    names = set().union({"n_samples"}, *map(declared, functions))  # which they know as bsz
+    mistakes: dict[str, None] = {}
+    points = _points_of(sweep, names) if functions else iter(())
+    for config in itertools.islice(points, PROBED_ARGUMENTS):
+        try:
+            if check is not None:
+                check({**_defaults(functions[0]), **data_arguments(sweep, config)})
+            entry = _entry(sweep, config)
+            if entry is not None and sweep.batchfn in functions:
+                make_batches(sweep, config, entry)
+        except SpecError as error:
+            place = f" (at {config!r})" if config.point else ""
+            mistakes |= dict.fromkeys(mistake + place for mistake in error.mistakes)
+    if mistakes:
+        raise SpecError(mistakes)
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the arguments that a function has when it is given none: bound ones, and defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _of_library(function: Callable[..., Any]) -> bool:
+    inner = getattr(function, "func", function)
+    return str(getattr(inner, "__module__", "")).startswith(batchfns.__name__)
+
+
+def _points_of(sweep: Sweep, names: set[str]) -> Iterator[Config]:
+    """Yield a config for each point of the axes with these names that the sweep has."""
+    axes, first = sweep.product.axes, next(iter(sweep))
+    own = [place for place, axis in enumerate(axes) if names & set(axis.names)]
+    points: Any = itertools.product(*(range(len(axes[place])) for place in own))
+    if sweep.included is not None and own:
+        columns = np.unravel_index(np.flatnonzero(sweep.included), sweep.product.shape)
+        points = np.unique(np.stack([columns[place] for place in own], axis=1), axis=0)
+    for point in points:
+        values: dict[str, Any] = {}
+        for place, position in zip(own, point, strict=True):
+            values |= zip(axes[place].names, axes[place].points[position], strict=True)
+        yield first.replaced(**values)
+
+
+def rehearse(sweep: Sweep, config: Config, entry: Mapping[str, Any], device: torch.device) -> None:
+    """Train one step of a config, so that a grab that fails does so before a long training.
+
+    Where whole traces are kept, grabs are called after the first step anyway.
+
+    Raises:
+        GrabError: from the grab.
+    """
+    hyperparameters = config.hyperparameters
+    long = hyperparameters.onlythresholds and hyperparameters.max_iter >= REHEARSED_STEPS
+    if long and named_grabs(sweep):
+        for stack in assemble(sweep, [config.replaced(**ONE_STEP)], [entry], device):
+            stack.train()
+
+
+def _train_one_step(
+    sweep: Sweep, config: Config, entry: Mapping[str, Any], with_grabs: bool
+) -> None:
+    before = _global_generators()
+    try:
+        for stack in assemble(sweep, [config], [entry], torch.device("cpu")):
+            if not with_grabs:
+                stack.grabs = {}
+            stack.train()
+    except UserError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
+        place = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+        raise SpecError(f"a function of the spec raised {text}{place}: {config!r}") from error
+    drawn = [name for name, state in _global_generators().items() if state != before[name]]
+    if drawn:
+        warnings.warn(
+            f"batchfn {function_name(sweep.batchfn)}, or a grab, draws from the global generator "
+            f"of {' and '.join(drawn)}: trials may see the same data, and results do not repeat; "
+            "draw from gen: torch.randn(..., generator=gen)",
+            stacklevel=2,
+        )
+
+
+def _global_generators() -> dict[str, Any]:
+    """Return the states of the generators that no function of a spec should draw from."""
+    numpy_state: Any = np.random.get_state(legacy=False)
+    return {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]),
+        "random": random.getstate(),
+    }
+
+
+def _is_ours(file: str) -> bool:
+    """Tell whether a frame lies in mlpsubmit or in torch, rather than in the user's code."""
+    return any(folder in Path(file).resolve().parents for folder in _OURS)
+
+
+#: Of the library each folder that is called from a spec: in a checkout, they are links.
+_OURS = [
+    Path(str(module.__file__)).resolve().parent for module in (arguments, batchfns, grabs, torch)
+]

@@ -1,0 +1,115 @@
+"""Short HTML for notebooks: a status, a sweep, and a cell's output that is kept current."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from mlpsubmit.arguments import function_name
+from mlpsubmit.display.text import counted
+
+__all__ = ["in_cell", "status_html", "sweep_html"]
+
+#: Tasks, reasons of failures and values of an axis that are listed.
+_TASKS = 8
+_REASONS = 3
+_VALUES = 6
+
+#: Characters of a value, and of the reason of a failure, that are shown.
+_VALUE_LENGTH = 48
+_REASON_LENGTH = 300
+
+
+def status_html(
+    name: str,
+    run: str,
+    state: str,
+    fraction: float,
+    summary: str,
+    tasks: Sequence[tuple[str, str, str]],
+    reasons: Iterable[str],
+) -> str:
+    """Return how far a run is: its name, a bar with its summary, a row per task, the failures.
+
+    Args:
+        fraction: done, 0 to 1.
+        tasks: name, state and summary of each that is worth a row.
+        reasons: of failures; each different one is shown once.
+    """
+    head = f"<b>{escape(name)}</b> <code>{escape(run)}</code> {escape(state)}"
+    bar = f'<progress value="{fraction:.4f}" max="1"></progress> {escape(summary)}'
+    parts = [head, bar]
+    if tasks:
+        more = len(tasks) - _TASKS
+        parts.append(_table(tasks[:_TASKS]) + (f"... and {more} more tasks" if more > 0 else ""))
+    distinct = list(dict.fromkeys(reasons))[:_REASONS]
+    parts += [f"failed: {escape(reason[:_REASON_LENGTH])}" for reason in distinct]
+    return "<div>" + "<br>".join(parts) + "</div>"
+
+
+def sweep_html(
+    name: str,
+    configs: int,
+    axes: Iterable[tuple[str, Sequence[tuple[Any, ...]]]],
+    settings: Mapping[str, Any],
+    grabs: Iterable[str],
+) -> str:
+    """Return a sweep's name and size, its axes with their values, and what else it sets.
+
+    Args:
+        axes: the dimension and the points of each.
+        settings: what differs from the defaults, and functions, by name.
+    """
+    rows = [(dimension, str(len(points)), _values(points)) for dimension, points in axes]
+    told = [f"{setting}={_short(value)}" for setting, value in settings.items()]
+    if names := ", ".join(grabs):
+        told.append(f"grabs: {names}")
+    head = f"<b>{escape(name)}</b>: {counted(configs, 'config')}"
+    return f"<div>{head}{_table(rows)}{escape('; '.join(told))}</div>"
+
+
+def in_cell() -> Callable[[str], None] | None:
+    """Return a function that shows HTML in the running cell, in place of what it showed last.
+
+    Returns:
+        None where this process is no notebook's kernel.
+    """
+    # Only a process that has loaded IPython can be a kernel, and this must not load it.
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    if not hasattr(get_shell(), "kernel"):
+        return None
+    display: Any = importlib.import_module("IPython.display")  # it has no types
+    handle: Any = None
+
+    def show(html: str) -> None:
+        nonlocal handle
+        shown = display.HTML(html)
+        if handle is None:
+            handle = display.display(shown, display_id=True)
+        else:
+            handle.update(shown)
+
+    return show
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    def row(cells: Sequence[str]) -> str:
+        return "".join(f'<td style="text-align: left">{escape(cell)}</td>' for cell in cells)
+
+    return "<table>" + "".join(f"<tr>{row(cells)}</tr>" for cells in rows) + "</table>"
+
+
+def _values(points: Sequence[tuple[Any, ...]]) -> str:
+    """Return the values of an axis, the middle of long ones left out."""
+    shown = [_short(point[0]) if len(point) == 1 else _short(point) for point in points]
+    if len(shown) > _VALUES:
+        shown[_VALUES - 2 : -1] = ["..."]
+    return ", ".join(shown)
+
+
+def _short(value: Any) -> str:
+    text = function_name(value) if callable(value) else str(value)
+    return text if len(text) <= _VALUE_LENGTH else text[: _VALUE_LENGTH - 3] + "..."

@@ -1,0 +1,32 @@
+"""Numbers in a few characters, for terminals and notebooks."""
+
+from __future__ import annotations
+
+__all__ = ["counted", "duration", "throughput"]
+
+
+def counted(count: int, noun: str) -> str:
+    """Return ``"1 config"`` or ``"1,024 configs"``: a number and its noun."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it: seconds, minutes, hours or days."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 48:
+        return f"{hours / 24:.0f} d"
+    if minutes >= 90:
+        return f"{hours:.1f} h"
+    return f"{minutes:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def throughput(model_steps: float, utilization: float | None, of_what: str = "") -> str:
+    """Return model-steps per second, and how well they use the device where that is known.
+
+    Args:
+        utilization: 0 to 1.
+        of_what: is written behind the percentage.
+    """
+    used = "" if utilization is None else f" ({100 * utilization:.0f}%{of_what})"
+    compact = f"{model_steps / 1000:.1f}k" if model_steps >= 1000 else f"{model_steps:.0f}"
+    return f"{compact} model-steps/s{used}"

@@ -1,0 +1,81 @@
+"""The names in the dataset, and text that every file format can hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterable
+
+from mlpsubmit.results.source import Layout
+
+__all__ = [
+    "CLOCKS",
+    "RESERVED",
+    "clean_text",
+    "coordinate_names",
+    "grab_names",
+    "threshold_label",
+]
+
+# Dimensions along which traces run, each with the steps at which something was recorded.
+CLOCKS = ("step", "eval_step", "grab_step")
+RESERVED = frozenset(
+    [
+        *CLOCKS,
+        "threshold",
+        "train_loss",
+        "test_loss",
+        "timekeys",
+        "status",
+        "steps",
+        "seconds",
+        "trained_together",
+        "error",
+    ]
+)
+
+
+def clean_text(text: str) -> str:
+    """Return the text without what HDF5 strings refuse: NUL characters and lone surrogates."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
+
+
+def _clean_name(name: str) -> str:
+    """Return a name without control characters and slashes: those make groups in a file."""
+    return re.sub(r"[/\x00-\x1f\x7f]", "_", clean_text(name)).strip() or "_"
+
+
+def _free_name(name: str, taken: Container[str], suffix: str) -> str:
+    name = _clean_name(name)
+    while name in taken:
+        name += suffix
+    return name
+
+
+def coordinate_names(layout: Layout) -> dict[str, str]:
+    """Return the dataset's name of every dimension and coordinate of the layout.
+
+    It is the same name, unless a variable of the dataset has it: an axis ``steps`` becomes
+    ``steps_axis``, because a finished run should not be uncollectable for its names.
+    """
+    taken: dict[str, str] = {}
+    for dimension in layout.dimensions:
+        for name in (dimension.name, *dimension.coordinates):
+            if name not in taken:
+                taken[name] = _free_name(name, {*RESERVED, *taken.values()}, "_axis")
+    return taken
+
+
+def grab_names(grabs: Iterable[str], layout: Layout) -> dict[str, str]:
+    """Return the dataset's name of every grab: its own, or with ``_grab`` where that is taken."""
+    taken = {*RESERVED, *coordinate_names(layout).values()}
+    names: dict[str, str] = {}
+    for grab in grabs:
+        names[grab] = _free_name(grab, taken, "_grab")
+        taken.add(names[grab])
+    return names
+
+
+def threshold_label(threshold: float) -> str:
+    """Return the shortest text that still is exactly this threshold."""
+    short = f"{threshold:g}"
+    return short if float(short) == threshold else repr(float(threshold))

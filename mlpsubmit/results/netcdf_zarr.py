@@ -1,0 +1,136 @@
+"""Datasets of any size as netCDF and zarr, with the traces of one pack in memory.
+
+Everything but traces and large grabs (`Schema.columns`) is written by xarray. Those are then added
+through h5netcdf and zarr themselves, config by config, just as xarray would have written them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlpsubmit.results.dataset import assemble
+from mlpsubmit.results.names import coordinate_names
+from mlpsubmit.results.schema import Schema, Variable, scan
+from mlpsubmit.results.source import Array, Layout, ResultSource
+
+__all__ = ["stream_netcdf", "write_netcdf", "write_zarr"]
+
+CHUNK_BYTES = 8 * 2**20
+
+
+def write_netcdf(layout: Layout, source: ResultSource, path: Path) -> None:
+    """Write the dataset to a netCDF file that does not exist yet."""
+    stream_netcdf(scan(layout, source), source, path)
+
+
+def stream_netcdf(schema: Schema, source: ResultSource, path: Path) -> None:
+    """Do the same for a source that has been scanned."""
+    import h5netcdf
+
+    layout = schema.layout
+    columns, streamed = _split(schema)
+    assemble(schema, source, columns).to_netcdf(path, engine="h5netcdf")
+    if not streamed:
+        return
+    with h5netcdf.File(path, "a") as file:
+
+        def create(variable: Variable) -> Any:
+            for dim, size in zip(variable.dims, variable.shape, strict=True):
+                if dim not in file.dimensions:
+                    file.dimensions[dim] = size
+            # netCDF has no booleans; xarray reads them by this attribute.
+            boolean = variable.dtype.kind == "b"
+            array = file.create_variable(
+                variable.name,
+                (*_sweep_dims(layout), *variable.dims),
+                np.dtype(np.int8) if boolean else variable.dtype,
+                chunks=_chunks(layout, variable),
+                fillvalue=_fill(variable),
+                # Losses are float32 in float64 clothes and constant after the last threshold: this
+                # halves the file at least, for some ms per config.
+                compression="gzip",
+                compression_opts=1,
+                shuffle=True,
+            )
+            array.attrs.update(_attributes(variable) | ({"dtype": "bool"} if boolean else {}))
+            return array
+
+        _stream(schema, source, streamed, create)
+
+
+def write_zarr(layout: Layout, source: ResultSource, path: Path) -> None:
+    """Write the dataset to a zarr store (format 2, consolidated) that does not exist yet."""
+    import zarr
+
+    # Format 2, which zarr 2 and 3 read: format 3 has no settled way to store text.
+    modern = int(zarr.__version__.split(".")[0]) >= 3
+    pinned: dict[str, Any] = {"zarr_format": 2} if modern else {}
+    schema = scan(layout, source)
+    columns, streamed = _split(schema)
+    assemble(schema, source, columns).to_zarr(path, consolidated=False, **pinned)
+    group: Any = zarr.open_group(str(path), mode="a", **pinned)
+
+    def create(variable: Variable) -> Any:
+        array = (group.create_array if modern else group.create_dataset)(
+            variable.name,
+            shape=(*layout.shape, *variable.shape),
+            chunks=_chunks(layout, variable),
+            dtype=variable.dtype,
+            fill_value=_fill(variable),
+        )
+        dims = [*_sweep_dims(layout), *variable.dims]
+        array.attrs.update({"_ARRAY_DIMENSIONS": dims} | _attributes(variable))
+        return array
+
+    _stream(schema, source, streamed, create)
+    zarr.consolidate_metadata(str(path), **pinned)
+
+
+def _split(schema: Schema) -> tuple[Sequence[Variable], Sequence[Variable]]:
+    columns = schema.columns()
+    return columns, [variable for variable in schema.variables if variable not in columns]
+
+
+def _stream(
+    schema: Schema,
+    source: ResultSource,
+    variables: Sequence[Variable],
+    create: Callable[[Variable], Any],
+) -> None:
+    """Create the variables, then fill in every config's values; the others keep the fill value."""
+    arrays = {variable.name: create(variable) for variable in variables}
+    for point, variable, values in schema.rows(source, variables):
+        config = np.unravel_index(point, schema.layout.shape)
+        where = (*map(int, config), ...)
+        arrays[variable.name][where] = _stored(values)
+
+
+def _stored(values: Array) -> Array:
+    return values.view(np.int8) if values.dtype.kind == "b" else values
+
+
+def _sweep_dims(layout: Layout) -> tuple[str, ...]:
+    names = coordinate_names(layout)
+    return tuple(names[dimension.name] for dimension in layout.dimensions)
+
+
+def _attributes(variable: Variable) -> dict[str, str]:
+    return {"long_name": variable.description} if variable.description else {}
+
+
+def _fill(variable: Variable) -> Any:
+    """Return NaN for the types that have it; the others have no missing values (see Variable)."""
+    return variable.fill if variable.dtype.kind in "fc" else None
+
+
+def _chunks(layout: Layout, variable: Variable) -> tuple[int, ...]:
+    """Return chunks of one config, or of parts of one that are no larger than CHUNK_BYTES."""
+    shape = list(variable.shape)
+    for axis, size in enumerate(shape):
+        excess = -(-int(np.prod(shape)) * variable.dtype.itemsize // CHUNK_BYTES)
+        shape[axis] = max(1, size // max(1, excess))
+    return (*(1 for _ in layout.shape), *(max(1, size) for size in shape))

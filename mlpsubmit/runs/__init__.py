@@ -1,0 +1,1 @@
+"""A launched sweep: made, found, looked at, resumed and collected."""

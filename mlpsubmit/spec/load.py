@@ -1,0 +1,210 @@
+"""From a spec file to its sweep, and from a sweep to bytes that any worker can load."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import linecache
+import pickle
+import sys
+import traceback
+import types
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from mlpsubmit.errors import SpecError, UserError, did_you_mean
+from mlpsubmit.spec.fingerprint import is_library, module_places
+from mlpsubmit.spec.guard import EndOfSpec, reading
+from mlpsubmit.spec.notebook_source import IgnoredMagics, read_cells, statements
+from mlpsubmit.spec.sweep import Sweep
+
+__all__ = ["freeze", "load_spec", "thaw"]
+
+
+def load_spec(path: Path, pick: str | None = None) -> Sweep:
+    """Run a spec file and return its sweep.
+
+    Args:
+        path: a Python file or a notebook that holds one :class:`Sweep`, or several of which
+            ``pick`` names one. It is run up to where it launches a sweep or opens a run itself,
+            a notebook without its magics.
+        pick: the variable that holds the sweep, or the sweep's own name.
+
+    Raises:
+        SpecError: where the file is missing, does not parse, raises, or holds no such sweep.
+    """
+    path = path.expanduser()
+    if not path.is_file():
+        raise SpecError(
+            f"{path}: no such file; give the path of a spec, or make one: mlpsubmit init"
+        )
+    if path.suffix not in (".py", ".ipynb"):
+        raise SpecError(
+            f"{path}: got a {path.suffix or 'nameless'} file; a spec is a .py file or a notebook "
+            "(.ipynb)"
+        )
+    sweeps = _run(path.resolve())
+    return _picked(sweeps, pick, path)
+
+
+def _run(path: Path) -> dict[str, Sweep]:
+    """Execute a spec as a module of its own, with its folder importable as for a script.
+
+    Returns:
+        Its sweeps, by the variables that hold them; one that it was about to launch, and that no
+        variable holds, by its own name.
+    """
+    module = types.ModuleType(f"mlpsubmit_spec_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    launched: Sweep | None = None
+    try:
+        with reading():
+            _execute(path, vars(module))
+    except EndOfSpec as end:
+        launched = end.sweep
+    except SyntaxError as error:
+        where = str(error.filename or path)  # it may be a module that the spec imports
+        line = (error.text or linecache.getline(where, error.lineno or 0)).strip()
+        raise SpecError(f"line {error.lineno}: {error.msg}: {line}", where=where) from error
+    except SpecError as error:
+        raise SpecError(error.mistakes, where=str(path)) from error
+    except UserError as error:
+        raise SpecError(str(error), where=str(path)) from error
+    except (Exception, SystemExit) as error:
+        text = f"{_place(error, path)}raised {type(error).__name__}: {error}"
+        raise SpecError(text, where=str(path)) from error
+    sweeps = {name: value for name, value in vars(module).items() if isinstance(value, Sweep)}
+    if launched is not None and not any(sweep is launched for sweep in sweeps.values()):
+        sweeps[launched.name] = launched
+    return sweeps
+
+
+def _execute(path: Path, namespace: dict[str, Any]) -> None:
+    """Run the user's code: a file, or the cells of a notebook."""
+    if path.suffix == ".py":
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), namespace)
+        return
+    namespace["get_ipython"] = IgnoredMagics
+    for code in statements(read_cells(path)):
+        exec(code, namespace)
+
+
+def _place(error: BaseException, path: Path) -> str:
+    """Return the line of the spec, and the cell of a notebook, that was at work at an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename.startswith(str(path))]
+    if not own:
+        return ""
+    cell = own[-1].filename.removeprefix(str(path)).removeprefix(", ")
+    shown = f"{own[-1].line}: " if own[-1].line else ""
+    return f"{cell}{cell and ', '}line {own[-1].lineno}: {shown}"
+
+
+def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:
+    distinct = {id(sweep): sweep for sweep in sweeps.values()}
+    if not distinct:
+        raise SpecError(
+            "holds no Sweep; write sweep = Sweep(...) at its top level, before it opens any run",
+            where=str(path),
+        )
+    if pick is not None:
+        named = {**{sweep.name: sweep for sweep in sweeps.values()}, **sweeps}
+        alike = {id(s) for s in sweeps.values() if s.name == pick}
+        if pick not in sweeps and len(alike) > 1:
+            raise SpecError(
+                f"--sweep {pick}: {len(alike)} sweeps have that name; give the variable that "
+                f"holds it: {', '.join(sorted(sweeps))}",
+                where=str(path),
+            )
+        if pick not in named:
+            names = ", ".join(sorted(named))
+            raise SpecError(
+                f"--sweep {pick}: no such sweep{did_you_mean(pick, named)}; it holds {names}",
+                where=str(path),
+            )
+        return named[pick]
+    if len(distinct) > 1:
+        names = ", ".join(sorted(sweeps))
+        raise SpecError(f"holds several sweeps ({names}); pick one: --sweep NAME", where=str(path))
+    return next(iter(distinct.values()))
+
+
+@contextlib.contextmanager
+def _by_value(folder: Path) -> Iterator[None]:
+    """Pickle what the user's modules define by value: later edits then touch no queued task."""
+    modules = [
+        module
+        for name, module in list(sys.modules.items())
+        if name != "__main__" and not is_library(name) and _lies_in(module, folder)
+    ]
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _lies_in(module: types.ModuleType, folder: Path) -> bool:
+    return any(folder in place.parents for place in module_places(module))
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """Pickles by value, besides functions, what functools.cache makes of them."""
+
+    def reducer_override(self, value: Any) -> Any:
+        wrapped = getattr(value, "__wrapped__", None)
+        if isinstance(value, functools._lru_cache_wrapper) and not is_library(wrapped.__module__):
+            return _cached, (wrapped, value.cache_parameters())
+        return super().reducer_override(value)
+
+
+def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
+
+
+def freeze(sweep: Sweep, folder: Path | None = None) -> bytes:
+    """Return the pickle of a sweep with its functions by value.
+
+    Args:
+        folder: modules that lie in it travel by value too; by default the folder of the script
+            that is running, else the working directory.
+
+    Raises:
+        SpecError: where a function holds something that cannot be pickled.
+    """
+    script = getattr(sys.modules.get("__main__"), "__file__", None)
+    home = folder or (Path(script).parent if script and not is_library_file(script) else Path.cwd())
+    try:
+        with _by_value(home.resolve()):
+            buffer = io.BytesIO()
+            _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(sweep)
+            return buffer.getvalue()
+    except (TypeError, pickle.PicklingError, AttributeError) as error:
+        raise SpecError(
+            f"the sweep cannot be sent to workers: {error}; functions may hold arrays, numbers and "
+            "functions, but no open files, locks or generators: make those inside the function"
+        ) from error
+
+
+def is_library_file(file: str) -> bool:
+    """Tell whether a script, such as a console entry point, lies beside the Python that runs it."""
+    return Path(file).resolve().parent == Path(sys.executable).resolve().parent or (
+        Path(file).parent == Path(sys.prefix) / "bin"
+    )
+
+
+def thaw(content: bytes) -> Sweep:
+    """Return the sweep that :func:`freeze` wrote. Runs code: only workers and launch call it."""
+    sweep = pickle.loads(content)
+    if not isinstance(sweep, Sweep):
+        raise SpecError(f"sweep.pkl holds a {type(sweep).__name__}, not a Sweep")
+    return sweep

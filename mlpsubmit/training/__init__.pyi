@@ -1,0 +1,15 @@
+from .batches import BatchError as BatchError
+from .loop import train as train
+from .measurements import GrabError as GrabError
+from .models import MLP as MLP
+from .monitor import Interrupted as Interrupted
+from .monitor import Monitor as Monitor
+from .monitor import Progress as Progress
+from .monitor import SilentMonitor as SilentMonitor
+from .monitor import StateError as StateError
+from .parametrizations import parametrize as parametrize
+from .result import Trained as Trained
+from .schedules import schedule_steps as schedule_steps
+from .seeds import Streams as Streams
+from .seeds import streams as streams
+from .seeds import weights_rng as weights_rng

@@ -1,0 +1,1 @@
+"""What makes a step fast; each part has its plain way as reference in the tests."""

@@ -1,0 +1,122 @@
+"""Recording on a GPU: a whole step as one CUDA graph, with the generators that it draws from.
+
+This is all of the code that a machine without a GPU cannot run. What is recorded, when, and whether
+it can be trusted is decided in :mod:`mlpsubmit.training.accel.replay`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+import torch
+
+__all__ = ["CudaRecorder", "Recorder"]
+
+T = TypeVar("T")
+
+
+class Recorder(Protocol):
+    """What a device offers."""
+
+    def watched(self) -> AbstractContextManager[list[str]]:
+        """Return a context to work in, which lists where the work waited for the device.
+
+        The list is complete once the context has ended.
+        """
+
+    def record(
+        self, work: Callable[[], T], generators: Sequence[torch.Generator]
+    ) -> Callable[[], T]:
+        """Record some work, without doing it; return what does it, as often as it is called.
+
+        It works on the same memory each time: what it returned is overwritten by the next call.
+
+        Args:
+            generators: those that the work draws from. They go on at each call. Until then their
+                states are to be put back: recording may have moved them.
+
+        Raises:
+            Exception: where it cannot be recorded.
+        """
+
+
+class CudaRecorder:
+    """Records CUDA graphs.
+
+    Args:
+        device: the GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # Libraries set themselves up per stream, which a recording must not meet: so what is
+        # watched runs on the stream that is recorded.
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[list[str]]:
+        """Let torch warn of every operation that waits for the device."""
+        waits: list[str] = []
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with _sync_debug_mode("warn"), self._aside():
+                yield waits
+        for warning in caught:
+            if "called a synchronizing CUDA operation" in str(warning.message):
+                waits.append(f"{warning.filename}:{warning.lineno}")
+            elif "prototype feature" not in str(warning.message):
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno
+                )
+
+    @contextlib.contextmanager
+    def _aside(self) -> Iterator[None]:
+        before = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(before)
+        with torch.cuda.stream(self._stream):
+            yield
+        before.wait_stream(self._stream)
+
+    def record(
+        self, work: Callable[[], T], generators: Sequence[torch.Generator]
+    ) -> Callable[[], T]:
+        """Record a CUDA graph, which has memory of its own; see :class:`Recorder`."""
+        index = self._stream.device.index
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        spare = [(g, g.clone_state()) for g in (*generators, torch.cuda.default_generators[index])]
+        for generator in generators:
+            graph.register_generator_state(generator)
+        try:
+            # The outer context, for a capture that fails leaves its stream the current one.
+            with (
+                torch.cuda.stream(self._stream),
+                torch.cuda.graph(graph, pool=pool, stream=self._stream),
+            ):
+                result = work()
+        except Exception:
+            # Generators would refuse to draw, and the allocator to free, while they take a capture
+            # for unfinished.
+            for generator, state in spare:
+                generator.graphsafe_set_state(state)
+            with contextlib.suppress(Exception):  # it has been told already
+                torch._C._cuda_endAllocateToPool(index, pool)
+            raise
+
+        def replay() -> T:
+            graph.replay()
+            return result
+
+        return replay
+
+
+@contextlib.contextmanager
+def _sync_debug_mode(mode: str) -> Iterator[None]:
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode(mode)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)

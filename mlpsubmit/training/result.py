@@ -1,0 +1,45 @@
+"""What comes out of the training of a pack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Array", "Trained"]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass
+class Trained:
+    """The results of K configs, in the order in which they were given.
+
+    K configs, T thresholds, and R, E, G steps at which losses are recorded, test losses evaluated
+    and grabs called. With ONLYTHRESHOLDS there are no traces: the losses are (K,), the grabs
+    (K, ...), and the three arrays of steps are empty.
+
+    Attributes:
+        status: (K,) uint8, :data:`mlpsubmit.protocol.DONE` or ``DIVERGED``.
+        steps: (K,) int64, gradient steps made.
+        timekeys: (K, T) int64, per threshold (descending) the step at which the smoothed train
+            loss was first below it; -1 if it never was.
+        train_loss: (K,) or (K, R) float64, smoothed.
+        test_loss: (K,) or (K, E) float64, smoothed; NaN where there is no test set.
+        step: (R,) int64, the steps of ``train_loss``.
+        eval_step: (E,) int64, the steps of ``test_loss``.
+        grab_step: (G,) int64, the steps of the grabs.
+        grabs: per name, (K, ...) or (K, G, ...). Booleans and integers become float64. Where the
+            grab of one config is larger than that of another, the smaller is padded with NaN.
+    """
+
+    status: Array
+    steps: Array
+    timekeys: Array
+    train_loss: Array
+    test_loss: Array
+    step: Array
+    eval_step: Array
+    grab_step: Array
+    grabs: dict[str, Array] = field(default_factory=dict)

@@ -1,0 +1,82 @@
+"""At which steps something is done: every n steps, or at N log-spaced ones."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from mlpsubmit.spec.hyperparameters import log_spaced
+from mlpsubmit.training.result import Array
+
+__all__ = ["Schedule", "schedule_steps"]
+
+
+class Schedule:
+    """The steps that RECORD_EVERY and the like stand for; see :func:`schedule_steps`.
+
+    ``step in schedule`` takes no memory for an interval, however many steps there are, and that of
+    N steps for ``"log:N"``.
+
+    Args:
+        every: ``n`` or ``"log:N"``.
+        max_iter: number of steps.
+    """
+
+    def __init__(self, every: int | str, max_iter: int) -> None:
+        self._every, self._max_iter = every, max_iter
+
+    def __contains__(self, step: int) -> bool:
+        if isinstance(self._every, str):
+            return step in self._log_spaced
+        last = self._max_iter - 1
+        return step == last or (0 <= step < last and step % self._every == 0)
+
+    def since_previous(self, step: int) -> int:
+        """Return how many steps lie between the last of these before a step and that step.
+
+        Args:
+            step: from 1 to ``max_iter - 1``, whether it is one of these or not.
+        """
+        if isinstance(self._every, str):
+            return step - int(self.steps[self.steps.searchsorted(step) - 1])
+        return (step - 1) % self._every + 1
+
+    @property
+    def count(self) -> int:
+        """How many steps there are, without a list of them where it is an interval."""
+        if isinstance(self._every, str):
+            return len(self.steps)
+        return -(-(self._max_iter - 1) // self._every) + 1
+
+    @cached_property
+    def steps(self) -> Array:
+        """All steps, (R,) int64, increasing and distinct. Asked for where they are kept."""
+        last = np.array([self._max_iter - 1])
+        count = log_spaced(self._every)
+        if count is None:
+            every = int(self._every)
+            return np.union1d(np.arange(0, self._max_iter, every, dtype=np.int64), last)
+        made = np.round(np.geomspace(1, self._max_iter, count)).astype(np.int64)
+        steps: Array = np.unique(np.concatenate([[0], made - 1, last]).astype(np.int64))
+        return steps
+
+    @cached_property
+    def _log_spaced(self) -> frozenset[int]:
+        return frozenset(self.steps.tolist())
+
+
+def schedule_steps(schedule: int | str, max_iter: int) -> Array:
+    """Return the steps, increasing and distinct, that RECORD_EVERY and the like stand for.
+
+    Args:
+        schedule: ``n`` for 0, n, 2n, ... and the last step; or ``"log:N"`` for
+            ``round(max_iter ** (j / (N - 1))) - 1`` with j = 0, ..., N - 1: evenly spaced in the
+            logarithm of the number of steps made, from step 0 to the last. Duplicates that
+            rounding makes among the earliest are dropped, so there may be fewer than N.
+        max_iter: number of steps; the last is ``max_iter - 1``.
+
+    Returns:
+        (R,) int64; the first is always 0 and the last always ``max_iter - 1``.
+    """
+    return Schedule(schedule, max_iter).steps

@@ -1,0 +1,283 @@
+"""From configs to stacks: what is shared, what is kept apart, and what users are told."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mlpsubmit import SpecError, Sweep, train
+from mlpsubmit.assembly.assemble import assemble, data_arguments
+from mlpsubmit.assembly.probe import probe
+from mlpsubmit.training.seeds import streams
+
+CPU = torch.device("cpu")
+
+
+def gaussian(bsz: int, gen: torch.Generator, d: int = 3, noise: float = 0.0) -> Any:
+    def batch_fn(step: int) -> Any:
+        X = torch.randn(bsz, d, generator=gen)
+        return X, X[:, 0] + noise
+
+    return batch_fn
+
+
+def stacks(sweep: Sweep, entries: dict[str, Any] | None = None) -> list[Any]:
+    configs = list(sweep)
+    return assemble(sweep, configs, [entries or {}] * len(configs), CPU)
+
+
+def small(axes: dict[str, Any], **settings: Any) -> Sweep:
+    fixed = {"WIDTH": 4, "N_SAMPLES": 6, "N_TEST": 5, "MAX_ITER": 3, "batchfn": gaussian}
+    given = {**fixed, **settings}
+    return Sweep("assembled", axes, **{k: v for k, v in given.items() if k not in axes})
+
+
+def test_configs_that_draw_the_same_share_a_source() -> None:
+    (stack,) = stacks(small({"LR": [0.1, 0.2], "trial": range(2), "noise": [0.0, 1.0]}))
+    sources = {id(batch_fn) for batch_fn in stack.batch_fns}
+    assert len(stack.models) == 8
+    assert (
+        len(sources) == len(stack.generators) == 4
+    )  # trial x noise: the learning rate draws nothing
+    by_config = {
+        (c["trial"], c["noise"], c["lr"]): f
+        for c, f in zip(stack.contexts, stack.batch_fns, strict=True)
+    }
+    assert by_config[0, 0.0, 0.1] is by_config[0, 0.0, 0.2]
+    # Configs that differ in noise alone see the same inputs: the same stream, drawn apart.
+    same, other = by_config[0, 0.0, 0.1](1)[0], by_config[0, 1.0, 0.1](1)[0]
+    assert torch.equal(same, other)
+    assert not torch.equal(same, by_config[1, 0.0, 0.1](1)[0])
+
+
+def test_the_first_batch_is_drawn_once_from_the_stream_of_training_data() -> None:
+    (stack,) = stacks(small({}))
+    seeds = streams(42, 0)
+    reference = gaussian(6, torch.Generator().manual_seed(seeds.train))
+    for step in range(3):
+        X, y = stack.batch_fns[0](step)
+        expected = reference(step)
+        assert torch.equal(X, expected[0])
+        assert torch.equal(y, expected[1])
+
+
+def test_the_test_set_has_a_stream_of_its_own_and_is_drawn_offline_only() -> None:
+    (offline,) = stacks(small({"trial": range(2)}, ONLINE=False))
+    reference = gaussian(5, torch.Generator().manual_seed(streams(42, 1).test))(0)
+    assert torch.equal(offline.test_fns[1](0)[0], reference[0])
+    (online,) = stacks(small({}))
+    assert online.test_fns == []
+    (asked,) = stacks(small({}, grabs={"g": lambda X_te: X_te.sum()}))
+    assert len(asked.test_fns) == 1
+
+
+def test_the_offline_set_comes_back_as_x_and_y() -> None:
+    seen = []
+
+    def kept(bsz: int, gen: torch.Generator, X: Any = None, y: Any = None) -> Any:
+        seen.append(X)
+        return (lambda step: (X, y)) if X is not None else gaussian(bsz, gen)
+
+    (stack,) = stacks(small({}, ONLINE=False, batchfn=kept))
+    X, y = stack.batch_fns[0](0)
+    assert torch.equal(X, seen[1])
+    assert torch.equal(y, X[:, 0])
+
+
+def test_the_training_set_is_the_first_one_whatever_is_made_of_it_then() -> None:
+    def doubled(bsz: int, gen: torch.Generator, X: Any = None, y: Any = None) -> Any:
+        return (lambda step: (X, 2 * y)) if X is not None else gaussian(bsz, gen)
+
+    with pytest.warns(UserWarning, match=r"batchfn doubled: offline, .* it returned another y"):
+        (stack,) = stacks(small({}, ONLINE=False, batchfn=doubled))
+    for step in range(2):
+        X, y = stack.batch_fns[0](step)
+        assert torch.equal(y, X[:, 0])
+
+
+def test_shapes_that_differ_train_as_stacks_of_their_own() -> None:
+    """An argument of a batch function may change shapes, which no plan can know."""
+    sweep = small({"d": [2, 5], "trial": range(2)})
+    parts = stacks(sweep)
+    assert [stack.positions for stack in parts] == [[0, 1], [2, 3]]
+    assert [stack.models[0].input_layer.in_features for stack in parts] == [2, 5]
+    trained = [stack.train() for stack in parts]
+    assert all(np.isfinite(part.train_loss).all() for part in trained)
+
+
+def test_a_data_entry_and_a_setting_of_one_name_are_refused() -> None:
+    sweep = small({"noise": [0.0, 1.0]}, data=lambda: {"scale": 1.0}, d=3)
+    for entry in ({"noise": 2.0}, {"d": 5}):
+        with pytest.raises(SpecError, match=f"returned entries called {next(iter(entry))}, which"):
+            stacks(sweep, entry)
+
+
+def test_test_sets_of_other_sizes_train_as_stacks_of_their_own() -> None:
+    def batches(held_out: int, bsz: int, gen: torch.Generator, split: str) -> Any:
+        return gaussian(bsz if split == "train" else held_out, gen)
+
+    axes = {"held_out": [5, 4], "trial": range(2)}
+    first, second = stacks(small(axes, batchfn=batches, ONLINE=False))
+    assert [first.positions, second.positions] == [[0, 1], [2, 3]]
+    assert all(np.isfinite(stack.train().test_loss).all() for stack in (first, second))
+
+
+def test_stacks_of_one_pack_train_as_they_would_alone() -> None:
+    """They train one after another: none may draw on from where another has stopped."""
+
+    def model(d_in: int, hidden: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(d_in, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def losses(hidden: list[int]) -> dict[int, float]:
+        parts = stacks(small({"hidden": hidden}, MODEL=model, LOSS_CHECKPOINTS=[]))
+        return {stack.contexts[0]["hidden"]: float(stack.train().train_loss[0]) for stack in parts}
+
+    together, alone = losses([4, 8]), losses([4]) | losses([8])
+    assert together == losses([8, 4]) == alone
+
+
+class Slope(nn.Module):
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        return self.slope * X
+
+
+def sloped(d_in: int, slope: float) -> nn.Module:
+    return nn.Sequential(nn.Linear(d_in, 4), Slope(slope), nn.Linear(4, 1))
+
+
+def test_models_that_compute_otherwise_are_no_pack_of_equals() -> None:
+    """Equal shapes are not enough: one model's code would stand for all."""
+    axes = {"slope": [0.5, 1.0], "trial": range(2)}
+    parts = stacks(small(axes, MODEL=sloped, LOSS_CHECKPOINTS=[]))
+    assert [stack.positions for stack in parts] == [[0, 1], [2, 3]]
+    (alone,) = stacks(small({"slope": [1.0]}, MODEL=sloped, LOSS_CHECKPOINTS=[]))
+    assert parts[1].train().train_loss[0] == pytest.approx(alone.train().train_loss[0], rel=1e-6)
+
+    models = [sloped(3, 0.5), sloped(3, 1.0)]
+    batch = (torch.ones(2, 3), torch.ones(2))
+    with pytest.raises(SpecError, match="module '1' differs between model 0 and model 1"):
+        train(models, [lambda step: batch] * 2, {"MAX_ITER": 2})
+
+
+def test_grabs_get_a_generator_and_a_batch_size_of_their_own() -> None:
+    def drawn(gen: torch.Generator, bsz: int) -> torch.Tensor:
+        return torch.randn(2, generator=gen) + bsz
+
+    axes = {"trial": range(2)}
+    one, two = (stacks(small(axes, grabs={"drawn": drawn}))[0].train().grabs for _ in range(2))
+    np.testing.assert_array_equal(one["drawn"], two["drawn"])
+    assert (one["drawn"][0] != one["drawn"][1]).all()
+    assert (abs(one["drawn"] - 6) < 5).all()
+
+
+class Backwards(nn.Module):
+    def __init__(self, d_in: int) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, 1)
+        self.inp = nn.Linear(d_in, 4)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        return self.out(self.inp(X))
+
+
+def ragged(bsz: int, gen: torch.Generator) -> Any:
+    raise IndexError("no such sample")
+
+
+def test_models_get_what_they_declare() -> None:
+    made = []
+
+    def convolutional(input_shape: Any, d_out: int, width: int, channels: int) -> nn.Module:
+        made.append((input_shape, d_out, width, channels))
+        inner = nn.Conv2d(input_shape[0], channels, 3)
+        return nn.Sequential(inner, nn.ReLU(), nn.Flatten(), nn.Linear(channels * 4, d_out))
+
+    def pictures(bsz: int, gen: torch.Generator) -> Any:
+        return lambda step: (torch.randn(bsz, 2, 4, 4, generator=gen), torch.ones(bsz, 3))
+
+    (stack,) = stacks(small({"channels": [5]}, MODEL=convolutional, batchfn=pictures))
+    assert made == [((2, 4, 4), 3, 4, 5)]
+    assert np.isfinite(stack.train().train_loss).all()
+
+
+def test_initial_weights_under_sp_follow_from_seed_and_trial() -> None:
+    one, two = (stacks(small({"trial": [0, 1]}, PARAMETRIZATION="sp"))[0].models for _ in range(2))
+    assert torch.equal(one[0].input_layer.weight, two[0].input_layer.weight)
+    assert not torch.equal(one[0].input_layer.weight, one[1].input_layer.weight)
+
+
+def test_named_grabs_with_arguments_and_on_a_gram_matrix() -> None:
+    def corner(W: torch.Tensor, i: int = 0) -> torch.Tensor:
+        return W[i, i].clone()
+
+    sweep = small(
+        {},
+        grabs={"corner": corner},
+        OTHER_MODEL_GRABS={"gram": "readin_gram", "trace": "readin_gram_trace"},
+        OTHER_MODEL_KWARGS={"gram": {"side": "output"}, "corner": {"i": 1}},
+        OTHER_MODEL_GRAM={"corner": True},
+    )
+    (stack,) = stacks(sweep)
+    grabs = stack.train().grabs
+    weight = stack.models[0].input_layer.weight.detach()
+    np.testing.assert_allclose(grabs["gram"][0], weight @ weight.T, rtol=1e-5)
+    np.testing.assert_allclose(grabs["trace"][0], weight.square().sum(), rtol=1e-5)
+    np.testing.assert_allclose(grabs["corner"][0], (weight.T @ weight)[1, 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"LOSS": "cross_entropy"}, "D_OUT: not set, and LOSS='cross_entropy' with class labels"),
+        ({"MODEL": lambda d_in: "a model"}, "returned str; should be an nn.Module"),
+        ({"OTHER_MODEL_GRABS": {"t": "readin_gram_trase"}}, "readin_gram_trace"),
+        ({"OTHER_MODEL_KWARGS": {"t": {"i": 1}}}, "OTHER_MODEL_KWARGS: no grab is called 't'"),
+        ({"OTHER_MODEL_GRAM": {"t": True}}, "OTHER_MODEL_GRAM: no grab is called 't'"),
+        ({"OPTIMIZER": "Adma"}, "torch.optim has no optimizer 'Adma'"),
+        ({"MODEL": Backwards}, "defined in the order out, inp, but the signal passes inp, out"),
+        ({"batchfn": ragged}, "a function of the spec raised IndexError: no such sample at "),
+        ({"grabs": {"g": lambda modle: 0}}, "needs 'modle' (did you mean 'model'?)"),
+    ],
+)
+def test_mistakes_show_in_the_probe(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(message)):
+        probe(small({}, **settings))
+
+
+def test_the_probe_looks_at_every_optimizer_of_an_axis() -> None:
+    probe(small({"OPTIMIZER": ["sgd", "RMSprop"]}))
+    with pytest.raises(SpecError, match="has no optimizer 'NoSuch'"):
+        probe(small({"OPTIMIZER": ["sgd", "NoSuch"]}))
+
+
+def test_the_probe_draws_few_samples_and_trains_no_wide_network() -> None:
+    drawn = []
+
+    def counted(bsz: int, gen: torch.Generator) -> Any:
+        drawn.append(bsz)
+        return gaussian(bsz, gen)
+
+    probe(small({"WIDTH": [16384]}, N_SAMPLES=10**6, batchfn=counted))
+    assert drawn == [4096]
+
+
+def test_data_functions_get_datasethps_settings_and_axes() -> None:
+    def spectrum(d: int, alpha: float, n_train: int, scale: float = 1.0) -> Any:
+        raise AssertionError("data functions run on workers only")
+
+    sweep = small({"alpha": [1.0, 2.0]}, data=spectrum, DATASETHPS={"d": 7}, N_TRAIN=9)
+    arguments = [data_arguments(sweep, config) for config in sweep]
+    assert arguments == [{"d": 7, "alpha": a, "n_train": 9} for a in (1.0, 2.0)]
+    probe(sweep)
+
+    with pytest.raises(SpecError, match="spectrum needs 'd'"):
+        probe(small({"alpha": [1.0]}, data=spectrum))

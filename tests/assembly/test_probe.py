@@ -1,0 +1,202 @@
+"""What a launch finds out by training one step, and what a worker does before a long training."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mlpsubmit import Monomial, SpecError, Sweep, launch
+from mlpsubmit.assembly.probe import PROBE_GRABS, probe
+from mlpsubmit.batchfns import (
+    arrays,
+    images,
+    modular_addition,
+    polynomial,
+    power_law,
+    sample,
+    sparse_parity,
+)
+from mlpsubmit.errors import UserError
+from mlpsubmit.grabs import gram_trace, weight
+from mlpsubmit.training.measurements import GrabError
+
+
+def gaussian(bsz: int, gen: torch.Generator, noise: float = 0.0) -> Any:
+    def batch_fn(step: int) -> Any:
+        X = torch.randn(bsz, 3, generator=gen)
+        return X, X[:, 0] + noise
+
+    return batch_fn
+
+
+def small(axes: dict[str, Any] | None = None, **settings: Any) -> Sweep:
+    fixed = {"WIDTH": 4, "N_SAMPLES": 6, "N_TEST": 5, "MAX_ITER": 3, "batchfn": gaussian}
+    given = {**fixed, **settings}
+    return Sweep("probed", axes or {}, **{k: v for k, v in given.items() if k not in (axes or {})})
+
+
+# ---- grabs ---------------------------------------------------------------------------------------
+
+TOO_DEEP = {"w": functools.partial(weight, layer=7)}
+
+
+def test_a_grab_that_fails_is_told_at_launch(tmp_path: Path) -> None:
+    sweep = small({"GAMMA": [1.0, 2.0]}, grabs=TOO_DEEP)
+    with pytest.raises(GrabError, match=r"grab 'w' of config 0 at step 0 failed: .*got layer=7"):
+        launch(sweep, executor="debug", runs_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_grabs_of_large_networks_are_not_called_at_launch() -> None:
+    probe(small(grabs=TOO_DEEP, WIDTH=PROBE_GRABS["width"] + 1))
+    probe(small(grabs=TOO_DEEP, N_SAMPLES=PROBE_GRABS["n_samples"] + 1))
+    with pytest.raises(GrabError):
+        probe(small(grabs=TOO_DEEP, WIDTH=PROBE_GRABS["width"]))
+
+
+def test_a_grab_sees_the_networks_in_their_own_size() -> None:
+    probe(small(WIDTH=100, grabs={"last": lambda model: model.input_layer.weight[99, 0]}))
+
+
+@pytest.mark.parametrize(("max_iter", "step"), [(5000, 0), (100, 99)])
+def test_a_grab_that_fails_on_a_worker_does_so_before_a_long_training(
+    tmp_path: Path, max_iter: int, step: int
+) -> None:
+    def fails(model: Any, scale: float) -> float:
+        raise ValueError("nothing to measure")
+
+    settings: dict[str, Any] = {"MAX_ITER": max_iter, "LOSS_CHECKPOINTS": []}
+    sweep = small(data=lambda: {"scale": 1.0}, grabs={"f": fails}, **settings)
+    run = launch(sweep, executor="debug", runs_dir=tmp_path, keep_going=True)
+    assert run.status().failed == 1
+    wanted = f"grab 'f' of config 0 at step {step} failed: ValueError: nothing to measure"
+    assert wanted in run.status().failures[0].error
+
+
+def test_the_rehearsal_changes_no_result(tmp_path: Path) -> None:
+    def noisy(model: Any, gen: torch.Generator) -> torch.Tensor:
+        return gram_trace(model) + torch.randn((), generator=gen)
+
+    def results(sweep: Sweep, folder: str) -> Any:
+        return launch(sweep, executor="debug", runs_dir=tmp_path / folder).collect()
+
+    settings: dict[str, Any] = {"MAX_ITER": 1000, "LOSS_CHECKPOINTS": [], "grabs": {"g": noisy}}
+    axes = {"LR": [0.1, 0.01], "trial": range(2)}
+    kept = results(small(axes, ONLYTHRESHOLDS=False, GRAB_EVERY=999, **settings), "kept")
+    final = results(small(axes, **settings), "final")
+    np.testing.assert_array_equal(final.train_loss, kept.train_loss.isel(step=-1))
+    assert np.isfinite(final.g).all()
+
+
+# ---- arguments on axes ---------------------------------------------------------------------------
+
+
+def test_every_point_of_a_library_functions_own_axes_is_checked() -> None:
+    axes = {"d": [5, 10], "k": [2, 8], "trial": range(2)}
+    with pytest.raises(SpecError) as caught:
+        probe(small(axes, batchfn=sparse_parity))
+    (mistake,) = caught.value.mistakes
+    assert "k=8" in mistake
+    assert mistake.endswith("(at Config(d=5, k=8, trial=0))")
+    probe(small(axes, batchfn=sparse_parity, where=lambda c: c.k <= c.d))
+
+
+def test_where_there_is_no_axis_no_place_is_told() -> None:
+    with pytest.raises(SpecError) as caught:
+        probe(small(batchfn=sparse_parity, d=4, k=9))
+    assert str(caught.value).startswith("sparse_parity: ")
+    assert "Config" not in str(caught.value)
+
+
+def test_the_first_point_is_told_without_its_place() -> None:
+    with pytest.raises(SpecError, match=r"index 5.*d=3") as caught:
+        probe(
+            small(
+                {"monomials": [Monomial({0: 1}), Monomial({5: 1})]},
+                batchfn=functools.partial(polynomial, data_eigvals=torch.ones(3)),
+            )
+        )
+    assert len(caught.value.mistakes) == 1
+
+
+def test_more_rows_than_there_are_is_told_at_launch() -> None:
+    data = arrays(np.ones((10, 2)), np.ones(10), np.ones((4, 2)), np.ones(4))
+    with pytest.raises(SpecError, match=r"N_SAMPLES=20 training rows .* the data have 10"):
+        probe(small({"N_SAMPLES": [5, 20]}, batchfn=data, ONLINE=False))
+
+
+@pytest.mark.parametrize(
+    ("data", "axes", "message"),
+    [
+        (power_law(alpha=1.0), {"d": [3, 0]}, r"power_law: got d=0; .*\(at Config\(d=0\)\)"),
+        (images("digits"), {"classes": [[[0], [1]], [[0], [17]]]}, r"has no label 17"),
+        (images(), {"dataset": ["digits", "mnst"]}, "no data set 'mnst'"),
+        (modular_addition(), {"p": [7, 1]}, "modular_addition: got p=1"),
+    ],
+)
+def test_every_set_of_a_recipes_arguments_is_checked(
+    data: Any, axes: dict[str, Any], message: str
+) -> None:
+    batchfn = polynomial if "d" in axes else sample
+    further = {"monomials": Monomial({0: 1})} if "d" in axes else {}
+    with pytest.raises(SpecError, match=message):
+        probe(small(axes, data=data, batchfn=batchfn, **further))
+
+
+def test_functions_of_the_user_are_not_called_for_every_point() -> None:
+    made = []
+
+    def mine(noise: float, bsz: int, gen: torch.Generator) -> Any:
+        made.append(noise)
+        return gaussian(bsz, gen, noise)
+
+    probe(small({"noise": [0.0, 1.0, 2.0]}, batchfn=mine))
+    assert set(made) == {0.0}
+
+
+def test_arguments_that_no_function_takes_are_refused() -> None:
+    with pytest.raises(SpecError) as caught:
+        probe(small(datasethps={"nois": 3, "bins": 2}))
+    assert str(caught.value) == (
+        "datasethps: no function of the spec takes 'bins', 'nois' (did you mean 'noise'?); they "
+        "take noise"
+    )
+    # Functions of the spec share them.
+    probe(small(datasethps={"noise": 3.0, "d": 2}, data=lambda d: {}))
+    probe(small(datasethps={"anything": 3}, grabs={"g": lambda model, **kwargs: 1.0}))
+
+
+def test_all_of_these_are_mistakes_of_the_user() -> None:
+    assert issubclass(GrabError, UserError)
+
+
+# ---- random numbers that do not come from gen, and data that a launch may compute ----------------
+
+
+def test_draws_from_global_generators_are_told() -> None:
+    def careless(bsz: int, gen: torch.Generator) -> Any:
+        def batch_fn(step: int) -> Any:
+            X = torch.randn(bsz, 3)
+            return X, X[:, 0] + np.random.randn()
+
+        return batch_fn
+
+    message = "batchfn careless, or a grab, draws from the global generator of torch and numpy"
+    with pytest.warns(UserWarning, match=message):
+        probe(small(batchfn=careless))
+
+
+def test_what_does_not_fit_cheap_data_is_told_at_launch() -> None:
+    settings: dict[str, Any] = {"data": power_law(d=3, alpha=1.0), "batchfn": polynomial}
+    axes = {"monomials": [Monomial({0: 1}), Monomial({5: 1})]}
+    with pytest.raises(
+        SpecError, match=r"has the index 5, .*\(at Config\(monomials=\$x_\{5\}\$\)\)"
+    ):
+        probe(small(axes, **settings))
+    with pytest.raises(GrabError, match="got layer=7"):
+        probe(small(monomials=Monomial({0: 1}), grabs=TOO_DEEP, **settings))

@@ -1,0 +1,317 @@
+"""The command line: what each command does, and what it says to a user who is mistaken."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray
+
+from mlpsubmit import UserError, launch, open_run
+from mlpsubmit.spec.load import load_spec
+
+Command = Callable[..., Any]
+
+
+def test_launch_collect_status_logs(mlpsubmit: Command, workplace: Path) -> None:
+    launched = mlpsubmit("launch", "small.py", "--executor", "debug")
+    assert launched.code == 0, launched.err
+    assert "Sweep('small', width[2] x noise[2] x trial[2], 8 configs)" in launched.out
+    assert "all 8 configs are done; next: mlpsubmit collect" in launched.out
+
+    shown = mlpsubmit("status")
+    assert shown.code == 0
+    assert "8/8 configs  100%" in shown.out
+
+    collected = mlpsubmit("collect", "--plot", "picture.png")
+    assert collected.code == 0
+    assert "results: small.nc (8 of 8 configs)" in collected.out
+    assert (workplace / "picture.png").read_bytes().startswith(b"\x89PNG")
+    with xarray.open_dataset("small.nc", engine="h5netcdf") as dataset:
+        assert dict(dataset.sizes) == {"width": 2, "noise": 2, "trial": 2, "threshold": 1}
+        assert (dataset.status == "done").all()
+        assert (dataset.timekeys >= 0).all()
+        assert np.isfinite(dataset["size"]).all()
+        assert dataset.attrs["command"] == "mlpsubmit launch small.py --executor debug"
+        assert dataset.attrs["sweep"] == "small"
+
+
+def test_overrides_change_the_sweep(mlpsubmit: Command) -> None:
+    done = mlpsubmit(
+        "launch", "small.py", "WIDTH=6", "noise=[0.1,0.2]", "lr=[0.1,0.2]", "--dry-run"
+    )
+    assert done.code == 0
+    assert "Sweep('small', noise[2] x trial[2] x lr[2], 8 configs)" in done.out
+
+
+def test_a_dry_run_makes_nothing(mlpsubmit: Command, workplace: Path) -> None:
+    before = sorted(workplace.iterdir())
+    done = mlpsubmit("launch", "small.py", "--dry-run", "--tasks", "2")
+    assert done.code == 0
+    assert "local: 2 tasks of" in done.out
+    assert "4 configs, 50% of it" in done.out or "configs" in done.out
+    assert [path for path in sorted(workplace.iterdir()) if path.name != "__pycache__"] == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.py"], "nowhere.py: no such file; give the path of a spec, or make one"),
+        (["small.py", "WIDHT=3"], "WIDHT: neither a hyperparameter nor an argument"),
+        (["small.py", "WIDHT=3"], "did you mean 'width'?"),
+        (["small.py", "WIDTH=0"], "WIDTH: got 0; should be an integer >= 1"),
+        (["small.py", "LR=-1"], "LR: got -1; should be a finite number > 0"),
+        (["small.py", "LR=nan"], "LR: got nan; should be a finite number > 0"),
+        (["small.py", "WIDTH=[]"], "axis width: has no values"),
+        (["small.py", "WIDTH=[4,4.0]"], "axis width: the value 4 stands more than once"),
+        (["small.py", "WIDTH"], "'WIDTH': an override should be KEY=VALUE, as in LR=0.1"),
+        (["small.py", "LR=1", "LR=2"], "LR: is given twice; keep one"),
+        (["small.py", "LR=1", "lr=2"], "lr: is given twice; keep one"),
+        (["small.py", "PERCENT_THRESHOLDS=[0.1]"], "got both of LOSS_CHECKPOINTS"),
+        (["small.py", "LOSS_CHECKPOINTS=None"], "got neither of LOSS_CHECKPOINTS"),
+        (["small.py", "--executor", "slurn"], "--executor slurn: no such executor"),
+        (
+            ["small.py", "--pdb"],
+            "--pdb: needs a training in this very process; add --executor debug",
+        ),
+        (["small.py", "--tasks", "100000"], "--tasks 100000: this machine has"),
+        (["small.py", "--executor", "debug", "--tasks", "2"], "the debug executor has one task"),
+        (["small.py", "DEVICES=[97]"], "DEVICES: got [97]; this machine's GPUs are"),
+        (["small.py", "--sweep", "larger"], "--sweep larger: no such sweep"),
+        (["small.py", "LOSS=cross_entropy"], "D_OUT: not set, and LOSS='cross_entropy'"),
+        (["small.py", "MODEL=resnet"], "MODEL: got 'resnet'; should be one of 'mlp'"),
+        (["small.py", "OPTIMIZER=SDG"], "OPTIMIZER: torch.optim has no optimizer 'SDG'"),
+        (["small.py", "--runs-dir", "small.py"], "small.py/small: cannot be written"),
+    ],
+)
+def test_a_mistaken_launch_says_so_and_makes_nothing(
+    mlpsubmit: Command, workplace: Path, arguments: list[str], message: str
+) -> None:
+    refused = mlpsubmit("launch", *arguments)
+    assert message in refused.err
+    assert refused.err.startswith("error: ")
+    assert "Traceback" not in refused.err
+    assert refused.code == 2
+    assert not (workplace / "mlpruns").exists()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_warning_is_one_line_of_words(mlpsubmit: Command, workplace: Path) -> None:
+    spec = workplace / "small.py"
+    spec.write_text(spec.read_text().replace(", generator=gen", ""))
+    launched = mlpsubmit("launch", "small.py", "--dry-run")
+    assert launched.code == 0
+    (line,) = launched.err.splitlines()
+    assert line.startswith("warning: batchfn linear, or a grab, draws from the global generator")
+
+
+def test_several_mistakes_come_together(mlpsubmit: Command) -> None:
+    refused = mlpsubmit("launch", "small.py", "WIDTH=0", "GAMMA=-1", "MOMENTUM=1")
+    assert refused.code == 2
+    assert "3 mistakes:" in refused.err
+    for name in ("WIDTH", "GAMMA", "MOMENTUM"):
+        assert f"  - {name}: got" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("None", "batchfn broken: returned NoneType; a batch function should return a function"),
+        ("lambda step: torch.ones(2, 3)", "batch_fn(0) gave Tensor; it should give a pair (X, y)"),
+        ("lambda step: (torch.ones(2, 3),) * 3", "batch_fn(0) gave 3 values"),
+        (
+            "lambda step: (torch.ones(2, 3), torch.ones(5))",
+            "got X of shape (2, 3) and y of shape (5,)",
+        ),
+        (
+            "lambda step: (torch.ones(2, 3), torch.ones(2, 2, 2))",
+            "should be X (n, ...) of at least two dimensions and y (n,) or (n, d_out)",
+        ),
+    ],
+)
+def test_wrong_batches_are_said_at_launch(
+    mlpsubmit: Command, workplace: Path, factory: str, message: str
+) -> None:
+    spec = f"import torch\nfrom mlpsubmit import Sweep\ndef broken(bsz):\n    return {factory}\n"
+    (workplace / "wrong.py").write_text(spec + "sweep = Sweep('wrong', batchfn=broken, WIDTH=4)\n")
+    refused = mlpsubmit("launch", "wrong.py")
+    assert message in refused.err
+    assert refused.code == 2
+    assert not (workplace / "mlpruns").exists()
+
+
+def test_an_argument_that_nothing_provides_is_said_at_launch(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    spec = (workplace / "small.py").read_text().replace('"noise": [0.0, 0.5], ', "")
+    (workplace / "small.py").write_text(spec)
+    refused = mlpsubmit("launch", "small.py")
+    assert "linear needs 'noise'" in refused.err
+    assert "give the argument in the spec, as an axis, or with a default" in refused.err
+    assert refused.code == 2
+
+
+@pytest.mark.parametrize("command", ["status", "collect", "resume", "cancel", "logs"])
+def test_a_selector_that_fits_nothing(mlpsubmit: Command, workplace: Path, command: str) -> None:
+    refused = mlpsubmit(command)
+    assert "mlpruns: holds no run; launch one (mlpsubmit launch spec.py)" in refused.err
+    assert refused.code == 2
+
+    refused = mlpsubmit(command, ".")
+    assert ".: is not a run (it has no sweep.json and plan.json)" in refused.err
+    assert refused.code == 2
+    assert sorted(path.name for path in workplace.iterdir()) == ["small.py"]
+
+
+def test_selectors(mlpsubmit: Command, workplace: Path) -> None:
+    for name in ("one", "two"):
+        (workplace / f"{name}.py").write_text(
+            (workplace / "small.py").read_text().replace('"small"', f'"{name}"')
+        )
+        mlpsubmit("launch", f"{name}.py", "--executor", "debug", "MAX_ITER=2")
+    one, two = open_run("one"), open_run("two")
+    assert open_run().id == two.id
+    assert open_run(one.id).id == one.id
+    assert open_run(one.id[-6:]).id == one.id
+    assert open_run(one.path).id == one.id
+    assert open_run(f"one/{one.id}").id == one.id
+
+    both = mlpsubmit("status", one.id[:4])
+    assert f"{one.id[:4]}: fits 2 runs; give more of the id:" in both.err
+    assert one.id in both.err
+    assert two.id in both.err
+    assert both.code == 2
+
+    neither = mlpsubmit("status", "onr")
+    assert "onr: no run of that name or id in mlpruns (did you mean 'one'?)" in neither.err
+    assert "there are runs of one, two" in neither.err
+    assert neither.code == 2
+
+
+def test_collect_refuses_an_unknown_ending(mlpsubmit: Command, workplace: Path) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    refused = mlpsubmit("collect", "--out", "results.xlsx")
+    assert "results.xlsx" in refused.err
+    assert ".nc" in refused.err
+    assert refused.code == 2
+    assert not (workplace / "results.xlsx").exists()
+
+
+def test_a_dry_run_says_what_is_done_already(mlpsubmit: Command) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug")
+    unchanged = mlpsubmit("launch", "small.py", "--dry-run").out
+    assert "goes on: 0 packs to train, 8 configs are done already" in unchanged
+    grown = mlpsubmit("launch", "small.py", "trial=[0,1,2]", "--dry-run").out
+    assert "a new run: " in grown
+    assert "8 configs are done already" in grown
+
+
+def test_names_that_look_like_files_and_folders(mlpsubmit: Command, workplace: Path) -> None:
+    text = (workplace / "small.py").read_text().replace('"small"', '"a.b"')
+    (workplace / "small.py").write_text(text)
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    (workplace / "a.b").mkdir()
+    assert "results: a.b.nc" in mlpsubmit("collect", "a.b").out
+
+
+def test_functions_on_an_axis_are_told_apart(mlpsubmit: Command, workplace: Path) -> None:
+    text = (workplace / "small.py").read_text()
+    text = text.replace(
+        '"noise": [0.0, 0.5]',
+        '"LOSS": [lambda f, y: (f - y).abs().mean(), "mse", lambda f, y: (f - y).square().mean()]',
+    )
+    (workplace / "small.py").write_text(text.replace("LR=0.1", "LR=0.1, noise=0.0"))
+    ended = mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    assert ended.code == 0, ended.err
+    assert open_run().collect().loss.values.tolist() == ["<lambda> #0", "mse #1", "<lambda> #2"]
+
+
+def test_init_writes_a_spec_that_plans_and_overwrites_nothing(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    assert mlpsubmit("init", "mine.py").code == 0
+    assert "8 configs" in mlpsubmit("launch", "mine.py", "--dry-run").out
+    refused = mlpsubmit("init", "mine.py")
+    assert "mine.py: exists already; give another path" in refused.err
+    assert refused.code == 2
+    refused = mlpsubmit("init", "mine")
+    assert "mine: a spec is a .py file; try mine.py" in refused.err
+    assert refused.code == 2
+    refused = mlpsubmit("init", "no/folder/mine.py")
+    assert "no/folder/mine.py: cannot be written (No such file or directory)" in refused.err
+    assert refused.code == 2
+
+
+def test_templates_lists_the_packaged_and_the_users_own(
+    mlpsubmit: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(workplace))
+    listed = mlpsubmit("templates").out
+    assert "gpu            one GPU per task" in listed
+    own = workplace / ".config" / "mlpsubmit"
+    own.mkdir(parents=True)
+    (own / "gpu.toml").write_text('description = "the one in the corner"')
+    assert "gpu            the one in the corner" in mlpsubmit("templates").out
+    (own / "gpu.toml").write_text("description = ")
+    refused = mlpsubmit("templates")
+    assert "gpu.toml: is not TOML" in refused.err
+    assert refused.code == 2
+
+
+def test_doctor_says_what_works(mlpsubmit: Command, workplace: Path) -> None:
+    healthy = mlpsubmit("doctor")
+    assert healthy.code == 0
+    assert "ok   training     20 steps" in healthy.out
+    (workplace / "file").write_text("")
+    sick = mlpsubmit("doctor", "--runs-dir", "file/runs")
+    assert sick.code == 1
+    assert "BAD  runs" in sick.out
+
+
+@pytest.mark.parametrize("tasks", [0, -1, 1.5, "2"])
+def test_tasks_from_python(workplace: Path, tasks: Any) -> None:
+    with pytest.raises(UserError, match=r"tasks: got .*; should be an integer >= 1"):
+        launch(load_spec(Path("small.py")), tasks=tasks)
+    with pytest.raises(UserError, match=r"retries: got .*; should be an integer >= 0"):
+        launch(load_spec(Path("small.py")), executor="slurm", retries=tasks if tasks else -1)
+    with pytest.raises(UserError, match=r"launch: got 'small.py'; should be a Sweep"):
+        launch("small.py")  # type: ignore[arg-type]
+    assert not (workplace / "mlpruns").exists()
+
+
+def test_sweeps_of_equal_names_are_told_apart_by_variable(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    text = (workplace / "small.py").read_text()
+    (workplace / "small.py").write_text(text + "\nother = sweep.overridden({'LR': 0.2})\n")
+    refused = mlpsubmit("launch", "small.py", "--sweep", "small")
+    assert "2 sweeps have that name; give the variable that holds it: other, sweep" in refused.err
+    assert mlpsubmit("launch", "small.py", "--sweep", "other", "--dry-run").code == 0
+
+
+def test_status_for_scripts(mlpsubmit: Command) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug")
+    shown = json.loads(mlpsubmit("status", "--json").out)
+    assert (shown["state"], shown["done"], shown["missing"], shown["failed"]) == ("done", 8, 0, 0)
+    assert shown["tasks"][0]["state"] == "done"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["launch", "--help"], ["status"]])
+def test_quick_commands_do_not_import_torch(mlpsubmit: Command, arguments: list[str]) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    script = (
+        "import sys\nfrom mlpsubmit.cli.main import main\n"
+        f"sys.argv = ['mlpsubmit', *{arguments!r}]\n"
+        "try:\n    main()\nfinally:\n"
+        "    print(sorted({'torch', 'submitit', 'xarray'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("[]\n")

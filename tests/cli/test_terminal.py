@@ -1,0 +1,318 @@
+"""What is said of a run: while it is shown, on Ctrl-C, and when it is launched twice."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mlpsubmit import open_run
+from mlpsubmit.cli import terminal
+from mlpsubmit.files import publish_json
+from mlpsubmit.jobs.heartbeat import process_start
+from mlpsubmit.jobs.status import Status, TaskStatus
+from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.runs.run import Run, pause
+
+# The fixtures `mlpsubmit` and `workplace` come from conftest.py.
+Command = Callable[..., Any]
+
+SILENT = "the scheduler does not answer: squeue: no such luck"
+
+
+def status_of(state: str, *tasks: TaskStatus, done: int = 0) -> Status:
+    return Status(
+        run="20260101-000000-abcdef",
+        name="staircase",
+        path="/runs",
+        state=state,
+        configs=4,
+        done=done,
+        failed=0,
+        missing=4 - done,
+        reused=0,
+        fraction=done / 4,
+        speed=0.0,
+        remaining_seconds=None,
+        tasks=tasks,
+        failures=[],
+    )
+
+
+UNKNOWN = status_of(
+    "unknown",
+    TaskStatus("000-0000", "done", {}, None),
+    TaskStatus("000-0001", "unknown", {}, None, SILENT),
+)
+
+
+def rendered(status: Status) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(terminal.render(status))
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+# ---- the picture -------------------------------------------------------------------------------
+
+
+def test_the_job_that_resumes_is_told_of_as_it_stands() -> None:
+    waiting = replace(status_of("running"), retry="PENDING (Dependency)")
+    assert "a job will resume what is missing: PENDING (Dependency)\n" in rendered(waiting)
+    failed = replace(status_of("stopped"), retry_failure="FAILED (exit code 1:0) on n1")
+    told = "the job that was to resume what is missing did not: FAILED (exit code 1:0) on n1"
+    assert told in rendered(failed)
+
+
+def test_a_thousand_crashed_tasks_are_shown_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("x" * 10_000 + "\nRuntimeError: all the same\n")
+    read: list[str] = []
+
+    class Counted(TaskStatus):
+        def last_lines(self) -> list[str]:
+            read.append(self.name)
+            return super().last_lines()
+
+    tasks = [Counted(f"000-{n:04d}", "crashed", {}, log, "SLURM says FAILED") for n in range(1000)]
+    shown = rendered(status_of("crashed", *tasks))
+    assert len(read) == 24, "those that are listed"
+    assert "... and 976 more tasks" in shown
+    assert "976 crashed" in shown
+    assert shown.count("RuntimeError: all the same") == 1
+
+
+def test_whoever_waits_for_many_tasks_looks_less_often() -> None:
+    one = TaskStatus("000-0000", "running", {}, None)
+    assert pause(status_of("running", one)) == 0.5
+    assert pause(status_of("running", *[one] * 1000)) == 5
+
+
+# ---- the words ---------------------------------------------------------------------------------
+
+
+def test_a_run_of_which_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    assert terminal.report(UNKNOWN) == 0
+    run = UNKNOWN.run
+    assert capsys.readouterr().out == (
+        f"whether run {run} still runs is not known: {SILENT}; see: mlpsubmit status {run}\n"
+    )
+    # Where all is done, what the scheduler would say does not matter.
+    assert terminal.report(replace(UNKNOWN, state="done", done=4)) == 0
+    assert capsys.readouterr().out.startswith("all 4 configs are done; next: mlpsubmit collect")
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        (("waiting", "running"), " (1 of 2 tasks are queued)"),
+        (("waiting", "waiting"), " (2 of 2 tasks are queued)"),
+        (("running", "running"), ""),
+    ],
+)
+def test_how_many_tasks_are_queued(
+    capsys: pytest.CaptureFixture[str], states: tuple[str, ...], said: str
+) -> None:
+    tasks = [TaskStatus(f"000-{i:04d}", state, {}, None) for i, state in enumerate(states)]
+    assert terminal.report(status_of("running", *tasks)) == 0
+    run = "20260101-000000-abcdef"
+    assert capsys.readouterr().out == f"run {run} is running{said}; see: mlpsubmit status {run}\n"
+
+
+def test_a_resumption_that_failed_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+    assert terminal.report(replace(status_of("stopped"), retry_failure="TIMEOUT on n1")) == 1
+    assert "resume what is missing did not: TIMEOUT on n1\n" in capsys.readouterr().err
+
+
+class Stub(Run):
+    """A run whose waiting Ctrl-C ends."""
+
+    def __init__(self, path: Path, executor: str, now: Status, after: Status) -> None:
+        super().__init__(RunDirectory(path))
+        folder = self.directory.submission(0)
+        folder.mkdir(parents=True)
+        publish_json(folder / run_directory.INTENT, {"executor": executor})
+        self.now, self.after, self.cancelled = now, after, False
+
+    def status(self) -> Status:
+        return self.after if self.cancelled else self.now
+
+    def wait(self, on_status: Any = None) -> Status:
+        if not self.cancelled:
+            raise KeyboardInterrupt
+        return self.status()
+
+    def cancel(self) -> int:
+        self.cancelled = True
+        return 1
+
+
+def test_ctrl_c_leaves_a_run_on_a_cluster_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    going = status_of("running", TaskStatus("000-0000", "running", {}, None))
+    run = Stub(tmp_path / "run", "slurm", going, status_of("stopped"))
+    assert terminal.after_submitting(run, True) == 0
+    assert not run.cancelled
+    assert capsys.readouterr() == (
+        "the run goes on, on the cluster; see: mlpsubmit status run; "
+        "stop it with: mlpsubmit cancel run\n",
+        "",
+    )
+    run.now = UNKNOWN
+    assert terminal.follow(run) == 0
+    assert "still runs is not known: the scheduler does" in capsys.readouterr().out
+    run.now = status_of("stopped")
+    assert terminal.follow(run) == 1
+    assert "go on with: mlpsubmit resume" in capsys.readouterr().err
+    assert not run.cancelled
+
+
+def test_ctrl_c_stops_the_workers_of_this_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    going = status_of("running", TaskStatus("000-0000", "running", {}, None))
+    run = Stub(tmp_path / "run", "local", going, status_of("stopped"))
+    assert terminal.after_submitting(run, None) == 1
+    assert run.cancelled
+    told = capsys.readouterr().err
+    assert told.startswith("stopping: workers save their state (Ctrl-C again")
+    assert "0 of 4 configs are done, 4 are missing; go on with: mlpsubmit resume" in told
+
+
+def interrupted(*_: Any) -> Status:
+    raise KeyboardInterrupt
+
+
+def test_a_cancel_that_is_not_waited_for_does_not_say_that_all_have_stopped(
+    mlpsubmit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    going = status_of("running", TaskStatus("000-0000", "running", {}, None))
+    monkeypatch.setattr(Run, "status", lambda _: going)
+    monkeypatch.setattr(Run, "cancel", lambda _: 1)
+    monkeypatch.setattr(Run, "wait", interrupted)
+    told = mlpsubmit("cancel", "small")
+    run = open_run("small").id
+    assert (told.code, told.out) == (
+        0,
+        f"run {run} was told to stop; see: mlpsubmit status {run}\n",
+    )
+
+
+# ---- launched twice ----------------------------------------------------------------------------
+
+
+def revived(run: Run) -> None:
+    """Make a finished run look as if this process trained it on this machine."""
+    for file in run.directory.results.glob("*.tar"):
+        file.unlink()
+    intent = run.directory.intent(0)
+    publish_json(
+        run.directory.submission(0) / run_directory.INTENT, {**intent, "executor": "local"}
+    )
+    beat = {
+        **(run.directory.last_heartbeat("000-0000") or {}),
+        "state": "training",
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_start": process_start(os.getpid()),
+        "updated": time.time(),
+    }
+    publish_json(run.directory.heartbeat("000-0000"), beat)
+
+
+def test_a_launch_of_a_run_that_goes_on_says_that_it_submits_nothing(mlpsubmit: Command) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    run = open_run("small")
+    again = mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    assert "running already" not in again.out
+    assert "all 8 configs are done" in again.out
+
+    revived(run)
+    dry = mlpsubmit("launch", "small.py", "--dry-run", "MAX_ITER=2")
+    assert dry.code == 0
+    assert dry.out.endswith(f"run {run.id} is running already: a launch would submit nothing\n")
+    assert "packs to train" not in dry.out
+    again = mlpsubmit("launch", "small.py", "--detach", "MAX_ITER=2")
+    assert again.code == 0
+    assert (
+        f"run {run.id} was running already, with what was asked for then; nothing new was "
+        "submitted\n" in again.out
+    )
+    assert f"run {run.id} is running; see: mlpsubmit status {run.id}\n" in again.out
+    assert run.directory.submissions() == [0]
+
+
+# ---- logs --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(mlpsubmit: Command) -> Run:
+    """A run whose second submission has two tasks, of which the first has a job."""
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    run = open_run("small")
+    folder = run.directory.submission(1)
+    folder.mkdir()
+    intent = {**run.directory.intent(0), "executor": "local", "slices": [[[0, 1]], [[1, 2]]]}
+    publish_json(folder / run_directory.INTENT, intent)
+    job = {"id": "7", "first": 0, "count": 1, "array": False, "host": "far", "updated": 0}
+    publish_json(folder / run_directory.JOBS, {"jobs": [job]})
+    return run
+
+
+@pytest.mark.parametrize("task", ["0", "1", "001-0000", "001-0001"])
+def test_a_task_that_has_no_log_yet_is_no_mistake(
+    mlpsubmit: Command, begun: Run, task: str
+) -> None:
+    assert begun.logs(task) == {}
+    for options in ([], ["--follow"]):
+        told = mlpsubmit("logs", "small", task, *options)
+        assert told.err == f"task {task} of run {begun.id} has no log yet\n"
+        assert (told.code, told.out) == (0, "")
+
+
+@pytest.mark.parametrize("task", ["2", "001-0002", "002-0000", "x"])
+def test_a_task_that_there_is_not(mlpsubmit: Command, begun: Run, task: str) -> None:
+    begun.directory.log(1, "7").write_text("something\n")
+    refused = mlpsubmit("logs", "small", task)
+    assert refused.code == 2
+    assert refused.err.startswith(
+        f"error: task {task}: run {begun.id} has no log of it; it has logs of: "
+    )
+    assert "001-0000" in refused.err
+
+
+def test_a_log_is_waited_for_and_followed(
+    mlpsubmit: Command, begun: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a later submission numbers its tasks anew."""
+    going = status_of("running", TaskStatus("001-0000", "running", {}, None))
+    log = begun.directory.log(1, "7")
+    looks: list[int] = []
+
+    def status(self: Run) -> Status:
+        looks.append(len(looks))
+        if looks[-1] == 2:
+            log.write_text("first\nsec")
+        if looks[-1] == 3:
+            later = self.directory.submission(2)
+            later.mkdir()
+            publish_json(later / run_directory.INTENT, self.directory.intent(1))
+            with log.open("a") as file:
+                file.write("ond\n")
+        return going if looks[-1] < 5 else status_of("stopped")
+
+    monkeypatch.setattr(Run, "status", status)
+    monkeypatch.setattr("mlpsubmit.runs.run.POLL_SECONDS", 0.01)
+    followed = mlpsubmit("logs", "small", "0", "--follow")
+    assert (followed.code, followed.out, followed.err) == (0, "first\nsecond\n", "")
+    assert len(looks) == 6

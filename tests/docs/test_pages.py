@@ -1,0 +1,34 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mlpsubmit.spec.hyperparameters import Hyperparameters
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_table_of_hyperparameters_is_the_model() -> None:
+    rows = re.findall(
+        r"^\| `([A-Z_]+)` \| `(.*?)` \| (.*) \|$", (ROOT / "docs/spec.md").read_text(), re.M
+    )
+    fields = Hyperparameters.model_fields
+    wanted = [(n.upper(), repr(f.default), f.description) for n, f in fields.items()]
+    assert rows == wanted
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    reasons = (ROOT / "CONTRIBUTING.md").read_text()
+    listed = re.search(r"^dependencies = \[(.*?)\]", project, re.M | re.S)
+    assert listed is not None
+    for name in re.findall(r'"([a-z0-9_-]+)', listed[1]):
+        assert re.search(rf"^\|.*\b{name}\b.*\|", reasons, re.M), f"{name} has no reason"

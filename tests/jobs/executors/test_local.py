@@ -1,0 +1,76 @@
+"""How the local executor shares a machine out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mlpsubmit import UserError
+from mlpsubmit.jobs.executors.local import LocalExecutor, driver_indices, usable_cores
+from mlpsubmit.spec.hyperparameters import validate
+
+
+def test_gpus_are_counted_among_the_visible_ones() -> None:
+    assert driver_indices([0, 1], "") == [0, 1]
+    assert driver_indices([0, 2], "4,5,7") == [4, 7]
+    assert driver_indices([], "GPU-1f") == []
+    with pytest.raises(UserError, match="got 'GPU-1f'; the local executor takes indices only"):
+        driver_indices([0], "GPU-1f")
+
+
+def test_slots_and_threads_share_the_cores() -> None:
+    cores = usable_cores()
+    assert cores == len(os.sched_getaffinity(0))
+    for tasks in range(1, cores + 1):
+        executor = LocalExecutor(validate({}), tasks)
+        assert executor.slots(cost=1e9) == tasks
+        assert tasks * executor.threads <= cores
+        # A run planned for wide tasks is never resumed by more of them than there are cores for.
+        assert executor.tasks(threads=cores, packs=100, cost=1e9) == 1
+        assert executor.tasks(threads=1, packs=100, cost=1e9) == tasks
+        assert executor.tasks(threads=1, packs=1, cost=1e9) == 1
+    everything = LocalExecutor(validate({}), None)
+    assert everything.slots(cost=1e9) * everything.threads <= cores
+    assert everything.threads_of(1) == cores
+
+
+SPEC = """
+import os
+import torch
+from mlpsubmit import Sweep
+
+def watched(bsz, gen, X=None, y=None):
+    def batch_fn(step):
+        with open({log!r}, "a") as log:
+            limit = os.environ.get("SUBMITIT_LOCAL_TIMEOUT_S", 0)
+            log.write(f"{{os.getpid()}} {{torch.get_num_threads()}} {{limit}}\\n")
+        return torch.ones(bsz, 2), torch.ones(bsz)
+    return batch_fn
+
+sweep = Sweep("watched", {{"WIDTH": [4, 5, 6, 7, 8]}}, batchfn=watched, MAX_ITER=20, N_SAMPLES=2)
+"""
+
+
+@pytest.mark.slow
+def test_no_more_processes_than_slots_each_with_its_share_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlpsubmit import launch
+    from mlpsubmit.spec.load import load_spec
+
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "log"
+    (tmp_path / "watched.py").write_text(SPEC.format(log=str(log)))
+    run = launch(load_spec(tmp_path / "watched.py"), spec=tmp_path / "watched.py", executor="local")
+    status = run.wait()
+    assert status.complete
+    slots = LocalExecutor(validate({}), None).slots(cost=1e9)
+    assert len(status.tasks) == min(slots, 5)
+    rows = [list(map(int, line.split())) for line in log.read_text().splitlines()]
+    rows = [row for row in rows if row[0] != os.getpid()]  # the probe of the launch
+    assert len({pid for pid, *_ in rows}) == min(slots, 5)
+    assert {threads for _, threads, _ in rows} == {run.directory.plan["threads"]}
+    # submitit would end a worker after two minutes if it were not told otherwise.
+    assert min(limit for *_, limit in rows) > 365 * 24 * 3600

@@ -1,0 +1,250 @@
+"""How a task on SLURM is doing, by its files and by what the scheduler says."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlpsubmit import files
+from mlpsubmit.files import publish_json
+from mlpsubmit.jobs.slurm.commands import NoAnswer
+from mlpsubmit.jobs.slurm.task_states import Scheduler, job_ids, slurm_retry, slurm_tasks
+from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+
+NAME = "s.run.000"
+FRESH = {"state": "training", "interval": 2.0}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    """A run with one submission of one task, whose job is 7_0."""
+    run = RunDirectory(tmp_path / "run")
+    for name in run_directory.FOLDERS:
+        (run.path / name).mkdir(parents=True)
+    run.submission(0).mkdir()
+    publish_json(run.path / run_directory.PLAN, {})
+    intent = {
+        "executor": "slurm",
+        "created": time.time(),
+        "slices": [[[0, 1]]],
+        "retry": None,
+        "user": os.getuid(),
+        "cluster": "mlp",
+        "arrays": [{"name": NAME, "first": 0, "count": 1, "limit": None, "after": None}],
+    }
+    publish_json(run.submission(0) / run_directory.INTENT, intent)
+    return run
+
+
+def answer(run: RunDirectory) -> None:
+    job = {"id": "7", "first": 0, "count": 1, "array": True, "host": "x", "pid": None}
+    retry = {"id": "8", "first": 1, "count": 0, "array": False, "host": "x", "pid": None}
+    publish_json(run.submission(0) / run_directory.JOBS, {"jobs": [job, retry]})
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Say what squeue and sacct answer; a list of the questions is kept."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    asked = tmp_path / "asked"
+
+    def say(squeue: str | None = "", sacct: str | None = None, cluster: str | None = "mlp") -> Path:
+        config = None if cluster is None else f"ClusterName = {cluster}"
+        for name, text in (("squeue", squeue), ("sacct", sacct), ("scontrol", config)):
+            told = "exit 1" if text is None else f"cat <<'END'\n{text}\nEND"
+            (folder / name).write_text(f"#!/bin/sh\necho {name} >> {asked}\n{told}\n")
+            (folder / name).chmod(stat.S_IRWXU)
+        return asked
+
+    return say
+
+
+def state(run: RunDirectory, beat: dict[str, Any] | None = None, **how: Any) -> tuple[str, str]:
+    """Return what is said of a task whose heartbeat is so many seconds old (``age``)."""
+    written = {} if beat is None else {"updated": time.time() - beat.get("age", 0.0), **beat}
+    heartbeats = {} if beat is None else {"000-0000": written}
+    (task,) = slurm_tasks(run, 0, heartbeats, Scheduler(**how))
+    return task.state, task.why
+
+
+def row(word: str, reason: str = "None", node: str = "n1") -> str:
+    return f"7|0|{word}|{node}|{reason}|{NAME}"
+
+
+@pytest.mark.parametrize(
+    ("beat", "expected"),
+    [
+        ({"state": "done"}, ("done", "")),
+        ({"state": "crashed", "error": "OSError: gone"}, ("crashed", "OSError: gone")),
+        (FRESH, ("running", "")),
+        ({"state": "starting", "interval": 30.0, "age": 40.0}, ("running", "")),
+    ],
+)
+def test_the_files_tell_by_themselves(
+    run: RunDirectory, slurm: Any, beat: dict[str, Any], expected: tuple[str, str]
+) -> None:
+    answer(run)
+    asked = slurm(None, None)
+    assert state(run, beat) == expected
+    assert not asked.exists(), "the scheduler is not asked"
+
+
+FORGOTTEN = "its job has left the queue, and the cluster keeps no account of why"
+FAILED = "SLURM says FAILED on n1"
+LATE = "its last word is on its way"
+STALE = {**FRESH, "updated": 0.0}
+STOPPED = {"state": "interrupted"}
+
+
+@pytest.mark.parametrize(
+    ("beat", "queue", "accounts", "expected"),
+    [
+        (None, row("PENDING", "Priority"), None, ("waiting", "queued: Priority")),
+        (STOPPED, row("PENDING", "BeginTime"), None, ("waiting", "queued again: BeginTime")),
+        (STALE, row("RUNNING"), None, ("running", "")),
+        (STALE, row("COMPLETING"), None, ("running", "")),
+        (STOPPED, row("COMPLETED"), None, ("interrupted", "")),
+        (STOPPED, "", None, ("interrupted", "")),
+        (STOPPED, row("FAILED"), None, ("crashed", FAILED)),  # in a life that said nothing
+        (STALE, row("CANCELLED"), None, ("interrupted", "cancelled")),
+        (STALE, row("NODE_FAIL"), None, ("crashed", "SLURM says NODE_FAIL on n1")),
+        (
+            STALE,
+            "",
+            "7_0|TIMEOUT|0:0||1G|01:00:00|n1",
+            ("crashed", "SLURM says TIMEOUT (its time limit was 01:00:00) on n1"),
+        ),
+        (
+            STALE,
+            "",
+            "7_0|OUT_OF_MEMORY|0:125||1G|01:00:00|n1\n7_0.0|OUT_OF_MEMORY|0:125|900M||n1|",
+            (
+                "crashed",
+                "SLURM killed it for its memory: it used 900M at least and had asked for 1G; "
+                "resume with more: --mem",
+            ),
+        ),
+        (
+            STALE,
+            "",
+            None,
+            ("crashed", FORGOTTEN),
+        ),
+        (STALE, "", "7_0|RUNNING|0:0||1G|01:00:00|n1", ("crashed", FORGOTTEN)),
+        ({**FRESH, "age": -3600.0}, row("FAILED"), None, ("crashed", FAILED)),
+        ({**FRESH, "age": 30.0}, row("COMPLETED"), None, ("running", LATE)),
+        (STALE, row("COMPLETED"), None, ("crashed", "SLURM says COMPLETED on n1")),
+        (STALE, None, None, ("unknown", "the scheduler does not answer: squeue: exit code 1")),
+    ],
+)
+def test_the_scheduler_tells_what_the_files_leave_open(
+    run: RunDirectory,
+    slurm: Any,
+    beat: dict[str, Any] | None,
+    queue: str | None,
+    accounts: str | None,
+    expected: tuple[str, str],
+) -> None:
+    answer(run)
+    run.log(0, "7_0").write_text("hello\n")
+    slurm(queue, accounts)
+    assert state(run, beat) == expected
+
+
+def test_before_a_submission_the_scheduler_is_asked_whatever_the_files_say(
+    run: RunDirectory, slurm: Any
+) -> None:
+    answer(run)
+    slurm(row("FAILED", "NonZeroExitCode"))
+    assert state(run, FRESH) == ("running", "")
+    assert state(run, FRESH, exact=True)[0] == "crashed"
+    slurm(None)
+    assert state(run, FRESH, exact=True)[0] == "running", "a silent scheduler is no sign of death"
+
+
+def test_a_job_that_its_launch_did_not_write_down_is_found_by_its_name(
+    run: RunDirectory, slurm: Any
+) -> None:
+    slurm(row("RUNNING").replace("7|", "9|", 1))
+    assert state(run) == ("running", "")
+    assert run.task_jobs(0)["000-0000"]["id"] == "9_0"
+
+
+def test_a_launch_at_work_is_not_taken_for_dead(run: RunDirectory, slurm: Any) -> None:
+    slurm("")
+    with files.locked(run.path / run_directory.PLAN):
+        assert state(run) == ("waiting", "it is being submitted")
+    assert state(run) == ("crashed", "its launch ended before the cluster had its job")
+    run.end_submission(0, "sbatch did not answer")
+    assert state(run) == ("interrupted", "sbatch did not answer")
+
+
+def test_a_scheduler_that_need_not_know_of_a_job_is_not_believed(
+    run: RunDirectory, slurm: Any
+) -> None:
+    answer(run)
+    slurm("", cluster="other")
+    assert state(run, STALE) == (
+        "unknown",
+        "the scheduler does not answer: the run is on the cluster mlp, and this machine belongs to "
+        "other",
+    )
+    with pytest.raises(NoAnswer, match="the run is on the cluster mlp"):
+        job_ids(run, 0)
+    slurm("", cluster=None)
+    assert state(run, STALE)[0] == "unknown"
+    intent = run.intent(0)
+    publish_json(run.submission(0) / run_directory.INTENT, {**intent, "user": os.getuid() + 1})
+    slurm("")
+    assert "another user's" in state(run, STALE)[1]
+
+
+def test_a_cancelled_task_that_saved_needs_no_scheduler(run: RunDirectory, slurm: Any) -> None:
+    answer(run)
+    slurm(None)
+    assert state(run, STOPPED)[0] == "unknown"
+    run.end_submission(0, "cancelled")
+    assert state(run, STOPPED) == ("interrupted", "cancelled")
+
+
+def test_one_question_for_many_looks(run: RunDirectory, slurm: Any) -> None:
+    answer(run)
+    asked = slurm(row("PENDING", "Priority"))
+    scheduler = Scheduler()
+    for _ in range(20):
+        slurm_tasks(run, 0, {}, scheduler)
+    assert asked.read_text().split() == ["squeue"]
+    # Also where the answer takes longer than the rest between two questions.
+    script = asked.parent / "bin" / "squeue"
+    script.write_text(script.read_text().replace("cat", "sleep 2.2; cat"))
+    scheduler = Scheduler()
+    for _ in range(3):
+        slurm_tasks(run, 0, {}, scheduler)
+    assert asked.read_text().split() == ["squeue"] * 2
+
+
+def test_the_job_that_retries_and_all_that_there_are(run: RunDirectory, slurm: Any) -> None:
+    intent = run.intent(0)
+    publish_json(run.submission(0) / run_directory.INTENT, {**intent, "retry": f"{NAME}.retry"})
+    answer(run)
+    slurm(f"{row('COMPLETED')}\n8|N/A|PENDING||Dependency|{NAME}.retry")
+    retry = slurm_retry(run, 0, Scheduler())
+    assert retry is not None
+    assert (retry.id, retry.pending) == ("8", True)
+    assert job_ids(run, 0) == ["7", "8"]
+    slurm(f"8|N/A|COMPLETED|n1|None|{NAME}.retry")
+    failed = slurm_retry(run, 0, Scheduler())
+    assert failed is not None
+    assert not failed.alive
+    slurm("", "8|FAILED|2:0||2G|00:15:00|n1")
+    assert str(slurm_retry(run, 0, Scheduler())) == "FAILED (exit code 2:0) on n1"
+    slurm("", None)
+    assert slurm_retry(run, 0, Scheduler()) is None

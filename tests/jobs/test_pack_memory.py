@@ -1,0 +1,235 @@
+"""Packs for a GPU: as large as its memory allows, by an estimate that is held against tensors."""
+
+from __future__ import annotations
+
+import weakref
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mlpsubmit import MLP, Sweep, train
+from mlpsubmit.jobs.executors.local import LocalExecutor
+from mlpsubmit.jobs.executors.slurm import SlurmExecutor
+from mlpsubmit.jobs.gpus import ASSUMED_MEMORY, free_memory, memory_of_type
+from mlpsubmit.jobs.pack_memory import LARGEST_ON_GPU, RESERVED, config_bytes
+from mlpsubmit.jobs.plan import LARGEST_PACK, Plan, make_plan
+from mlpsubmit.runs.launch import prepare
+from mlpsubmit.slurm_templates import Template
+from mlpsubmit.spec.hyperparameters import validate
+
+GIB = 1 << 30
+
+
+def batches(bsz: int, gen: torch.Generator, d: int) -> Any:
+    raise NotImplementedError
+
+
+def sizes(memory: int | None, slots: int = 1, **settings: Any) -> list[int]:
+    sweep = Sweep("s", {"trial": range(2000)}, batchfn=batches, d=32, **settings)
+    plan = make_plan(sweep, slots, 1, memory=memory)
+    assert Plan.from_json(plan.to_json()).pack_sizes.tolist() == plan.pack_sizes.tolist()
+    return sorted(set(plan.pack_sizes.tolist()))
+
+
+def test_without_a_gpu_packs_are_as_large_as_caches_allow() -> None:
+    assert max(sizes(None, WIDTH=64, N_SAMPLES=64)) <= LARGEST_PACK
+
+
+def test_small_networks_fill_a_gpu_up_to_a_limit() -> None:
+    for memory in (8 * GIB, 80 * GIB):
+        assert sizes(memory, WIDTH=64, N_SAMPLES=256) == [500]
+    assert LARGEST_ON_GPU == 512
+
+
+def test_packs_grow_with_memory() -> None:
+    large = {"WIDTH": 512, "ONLINE": False, "N_SAMPLES": 1024, "N_TEST": 10_000}
+    found = [max(sizes(gib * GIB, **large)) for gib in (8, 16, 24)]
+    assert found == sorted(set(found))
+    assert 20 <= found[0] <= 60  # some 130 MB each
+    assert sizes(8 * GIB, WIDTH=16_384) == sizes(GIB, WIDTH=64) == [1]
+
+
+def test_beyond_what_keeps_a_gpu_busy_more_memory_changes_nothing() -> None:
+    assert sizes(40 * GIB, WIDTH=4096) == sizes(80 * GIB, WIDTH=4096)
+
+
+def test_all_slots_have_work() -> None:
+    assert max(sizes(80 * GIB, slots=8, WIDTH=64)) <= 250
+
+
+def test_a_pack_size_that_is_given_stands() -> None:
+    assert sizes(80 * GIB, WIDTH=64, PACK_SIZE=3) == [2, 3]
+    assert sizes(80 * GIB, WIDTH=64, OPTIMIZER="RMSprop") == [1]
+
+
+class Peak(TorchDispatchMode):
+    """Records how many bytes the tensors take that are made, at most at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._note(tensor.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        place, size = storage.data_ptr(), storage.nbytes()
+        if place not in self.known:
+            self.known.add(place)
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, place, size)
+
+    def _forget(self, place: int, size: int) -> None:
+        self.known.discard(place)
+        self.now -= size
+
+
+class Layers(nn.Module):
+    """A network that is differentiated as it is written."""
+
+    def __init__(self, d: int, width: int, depth: int) -> None:
+        super().__init__()
+        dims = [d, *[width] * depth]
+        self.hidden = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(dims))
+        self.readout = nn.Linear(width, 1, bias=False)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        for layer in self.hidden:
+            X = layer(X).relu()
+        out: torch.Tensor = self.readout(X)
+        return out
+
+
+def measured(
+    model: type[nn.Module], d: int, width: int, depth: int, **settings: Any
+) -> tuple[float, float]:
+    """Return the bytes per config that a pack takes in training, and the estimate of them."""
+    h, K = validate({"WIDTH": width, "DEPTH": depth, "MAX_ITER": 3, **settings}), 6
+
+    def source(n: int, seed: int) -> Any:
+        generator = torch.Generator().manual_seed(seed)
+
+        def batch_fn(step: int) -> Any:
+            return torch.randn(n, d, generator=generator), torch.randn(n, generator=generator)
+
+        return batch_fn
+
+    with Peak() as watch:
+        train(
+            [model(d, width, depth) for _ in range(K)],
+            [source(h.n_samples, seed) for seed in range(K)],
+            h,
+            test_fns=[source(h.n_test, 9 + seed) for seed in range(K)],
+            grabs={"last": lambda X_tr: X_tr.sum()},
+        )
+    names = ("width", "depth", "n_samples", "n_test", "online")
+    values = {name: np.array([float(getattr(h, name))]) for name in names}
+    weights = sum(parameter.numel() for parameter in model(d, width, depth).parameters())
+    estimate = config_bytes(np.array([float(weights)]), {**values, "d": np.array([float(d)])})
+    return watch.peak / K, float(estimate[0])
+
+
+SHAPES = {
+    "weights": {"d": 32, "width": 256, "depth": 3, "N_SAMPLES": 16, "N_TEST": 16},
+    "activations": {"d": 8, "width": 64, "depth": 2, "N_SAMPLES": 512, "N_TEST": 16},
+    "deep": {"d": 8, "width": 32, "depth": 8, "N_SAMPLES": 512, "N_TEST": 16},
+    "test set": {"d": 8, "width": 64, "depth": 2, "N_SAMPLES": 64, "N_TEST": 400},
+    "inputs": {"d": 512, "width": 8, "depth": 2, "N_SAMPLES": 256, "N_TEST": 16},
+}
+
+
+@pytest.mark.parametrize("model", [MLP, Layers])
+@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("optimizer", [{}, {"OPTIMIZER": "adam"}], ids=["sgd", "adam"])
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_estimate_holds_what_a_pack_takes(
+    name: str, optimizer: dict[str, str], online: bool, model: type[nn.Module]
+) -> None:
+    taken, estimate = measured(model, **SHAPES[name], ONLINE=online, **optimizer)
+    assert taken < estimate
+    # A processor has no recorded step, which has activations of its own.
+    assert estimate < 6 * taken
+
+
+SMI = """#!/bin/sh
+[ "$*" = "--query-gpu=memory.free --format=csv,noheader,nounits --id=0,2" ] || exit 6
+{answer}
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "free"),
+    [
+        ("printf '40000\\n12345\\n'", 12345 << 20),
+        ("echo '[N/A]'", ASSUMED_MEMORY),
+        ("exit 9", ASSUMED_MEMORY),
+        ("true", ASSUMED_MEMORY),
+    ],
+)
+def test_the_fullest_gpu_of_this_machine_decides(
+    answer: str, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text(SMI.format(answer=answer))
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert free_memory([0, 2]) == free
+
+
+def test_without_the_command_an_amount_is_assumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert free_memory([0]) == ASSUMED_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory"),
+    [
+        ("a100-80gb:1", 80 * GIB),
+        ("a100_3g.20gb:1", 20 * GIB),
+        ("H200_141GiB:2", 141 * GIB),
+        ("a100:1", ASSUMED_MEMORY),
+        (1, ASSUMED_MEMORY),
+        (0, None),
+    ],
+)
+def test_on_a_cluster_the_type_of_gpu_may_say_its_memory(
+    gpus: int | str, memory: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlpsubmit.jobs.executors.slurm.configured", lambda: True)
+    template = Template.from_table({"gpus": gpus, "mem": "1G"}, Path("mine.toml"))
+    assert SlurmExecutor(validate({}), 1, template).memory() == memory
+    assert memory_of_type("") == ASSUMED_MEMORY > RESERVED
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_on_processors_there_is_no_such_memory() -> None:
+    assert LocalExecutor(validate({}), None).memory() is None
+
+
+def test_a_launch_plans_for_the_memory_of_its_executor(tmp_path: Path) -> None:
+    class OnGpus(LocalExecutor):
+        def memory(self) -> int | None:
+            return 80 * GIB
+
+    sweep = Sweep("s", {"trial": range(300)}, batchfn=batches, d=32, WIDTH=64)
+    largest = [
+        prepare(sweep, executor(sweep.base, 1), tmp_path).plan.pack_sizes.max()
+        for executor in (LocalExecutor, OnGpus)
+    ]
+    assert largest[0] <= LARGEST_PACK
+    assert largest[1] == 300

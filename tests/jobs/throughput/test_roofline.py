@@ -1,0 +1,158 @@
+"""What a model-step needs in matrix products, against closed forms; and what a device can do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mlpsubmit import Sweep
+from mlpsubmit.assembly.assemble import Stack, assemble
+from mlpsubmit.jobs.throughput.roofline import Limit, operations, product_rate
+from mlpsubmit.training.models import MLP
+
+CPU = torch.device("cpu")
+N, D, W = 8, 5, 16
+
+
+def gaussian(bsz, gen, split):
+    def batch_fn(step):
+        inputs = torch.randn(bsz, D, generator=gen)
+        return inputs, inputs[:, 0]
+
+    return batch_fn
+
+
+def images(bsz, gen):
+    def batch_fn(step):
+        return torch.randn(bsz, 1, 6, 6, generator=gen), torch.zeros(bsz)
+
+    return batch_fn
+
+
+def stacked(batchfn: Any = gaussian, axes: Any = None, **settings: Any) -> Stack:
+    settings = {"WIDTH": W, "N_SAMPLES": N, "MAX_ITER": 101, **settings}
+    sweep = Sweep("limit", axes or {"trial": range(3)}, batchfn=batchfn, **settings)
+    (stack,) = assemble(sweep, list(sweep), [{}] * len(sweep), CPU)
+    return stack
+
+
+def passes(rows: int, depth: int = 2) -> tuple[int, int]:
+    """Return the operations of a forward pass, and of a forward and a backward one.
+
+    Backward, each layer multiplies for its weights and, but the first, for what enters it.
+    """
+    weights = [D * W, *[W * W] * (depth - 1), W]
+    forward = 2 * rows * sum(weights)
+    return forward, 3 * forward - 2 * rows * weights[0]
+
+
+def test_online_the_initial_network_is_evaluated_too() -> None:
+    forward, step = passes(N)
+    assert operations(stacked()) == step + forward
+    assert operations(stacked(CENTERED=False)) == step
+    forward, step = passes(N, depth=4)
+    assert operations(stacked(DEPTH=4)) == step + forward
+
+
+def test_configs_that_begin_alike_need_one_initial_network() -> None:
+    axes = {"GAMMA": [0.5, 1.0, 2.0], "trial": range(2)}
+    forward, step = passes(N)
+    assert operations(stacked(axes=axes)) == step + forward * 2 / 6
+    own = operations(stacked(images, axes, MODEL=conv))
+    assert own == operations(stacked(images, MODEL=conv))
+
+
+def test_the_formula_of_an_mlp_is_what_torch_counts() -> None:
+    class Own(MLP):
+        """The same network, as one of the user's."""
+
+    for depth in (1, 2, 4):
+        assert operations(stacked(DEPTH=depth)) == operations(stacked(MODEL=Own, DEPTH=depth))
+
+
+@pytest.mark.parametrize(("every", "evaluations"), [(1, 101), (10, 11), (7, 16), ("log:2", 2)])
+def test_offline_the_test_set_is_evaluated_now_and_then(every: Any, evaluations: int) -> None:
+    stack = stacked(ONLINE=False, N_TEST=40, EVAL_EVERY=every)
+    expected = passes(N)[1] + passes(40)[0] * evaluations / 101
+    assert operations(stack) == pytest.approx(expected)
+
+
+def conv() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 1))
+
+
+def test_any_network_is_counted() -> None:
+    convolution, linear = 2 * N * 16 * 4 * 9, 2 * N * 64
+    forward = convolution + linear
+    step = 2 * convolution + 3 * linear  # no gradient of the images
+    assert operations(stacked(images, MODEL=conv)) == step + forward
+
+
+class Choosy(nn.Module):
+    """A network whose operations depend on the numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(D, 1)
+
+    def forward(self, X):
+        return self.layer(X) if X.sum().item() > 0 else -self.layer(X)
+
+
+def test_a_network_that_looks_at_the_numbers_is_not_counted() -> None:
+    assert operations(stacked(MODEL=Choosy)) is None
+    assert Limit(CPU, "fp32", own_model=False).ideal_seconds(stacked(MODEL=Choosy)) is None
+
+
+class Keeping(nn.Module):
+    """A network that keeps its last activations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last = nn.Linear(D, 1), None
+
+    def forward(self, X):
+        self.last = self.layer(X)
+        return self.last
+
+
+def test_counting_leaves_nothing_in_a_network() -> None:
+    stack = stacked(MODEL=Keeping, PARAMETRIZATION=lambda model, optimizer: None)
+    assert operations(stack) == 3 * 2 * N * D
+    assert all(model.last is None or model.last.device == CPU for model in stack.models)
+
+
+def test_counting_and_measuring_leave_no_trace() -> None:
+    stack = stacked(ONLINE=False, N_TEST=40)
+    generators = [torch.get_rng_state(), *(g.get_state() for g in stack.generators)]
+    weights = [p.clone() for model in stack.models for p in model.parameters()]
+    precision = torch.get_float32_matmul_precision()
+    assert Limit(CPU, "fp32", own_model=False).ideal_seconds(stack) is not None
+    after = [torch.get_rng_state(), *(g.get_state() for g in stack.generators)]
+    assert all(map(torch.equal, generators, after))
+    parameters = [p for model in stack.models for p in model.parameters()]
+    assert all(map(torch.equal, weights, parameters))
+    assert all(p.grad is None for p in parameters)
+    assert torch.get_float32_matmul_precision() == precision
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_limit_is_what_is_needed_by_the_rate_of_the_precision() -> None:
+    limit = Limit(CPU, "fp32", own_model=False)
+    fp32, bf16 = stacked(), stacked(PRECISION="bf16")
+    needed = operations(fp32)
+    assert needed is not None
+    for stack in (fp32, bf16):
+        seconds = limit.ideal_seconds(stack)
+        assert seconds is not None
+        # No processor of our days multiplies faster, and none so slowly.
+        assert 1e8 < needed / seconds < 1e15
+    assert limit.ideal_seconds(fp32) != limit.ideal_seconds(bf16)
+
+
+def test_a_device_without_the_memory_for_it_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlpsubmit.jobs.throughput.roofline.CPU_SIZE", 10**7)
+    assert product_rate(CPU, "fp32") is None

@@ -1,0 +1,260 @@
+"""Kinds of packs, their measured speeds, and what these say of the tasks of a launch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlpsubmit import Sweep, files
+from mlpsubmit.cli.dry_run import cost_line, limit_warning
+from mlpsubmit.jobs.executors.slurm import SlurmExecutor
+from mlpsubmit.jobs.plan import cut, make_plan
+from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.throughput.calibrate import MOST_KINDS, choose_packs
+from mlpsubmit.jobs.throughput.estimate import Estimate, estimated
+from mlpsubmit.jobs.throughput.speeds import Device, Speed, Speeds, earlier_speeds
+from mlpsubmit.jobs.throughput.workload import Kind, kinds_of
+from mlpsubmit.slurm_templates import Template
+
+BASE = Kind("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)
+
+
+def products(bsz, gen):
+    raise NotImplementedError
+
+
+def swept(axes: dict[Any, Any], **settings: Any) -> Sweep:
+    return Sweep("kinds", axes, batchfn=products, **settings)
+
+
+def speed(kind: Kind, step: float, setup: float = 0.0) -> Speed:
+    return Speed(kind, packs=1, model_steps=1000, training=1000 * step, setup=setup)
+
+
+# ---- kinds ---------------------------------------------------------------------------------------
+
+
+def test_packs_of_a_kind_differ_in_nothing_that_speed_depends_on() -> None:
+    axes = {"WIDTH": [16, 64], "LR": [0.1, 0.2], "MAX_ITER": [10, 20], "trial": range(3)}
+    sweep = swept(axes, N_SAMPLES=32)
+    plan = make_plan(sweep, slots=1, threads=1)
+    kinds = kinds_of(plan, sweep)
+    assert sorted((k.width, steps) for k, steps in zip(kinds.kinds, kinds.steps, strict=True)) == [
+        *((16, 10), (16, 20)),
+        *((64, 10), (64, 20)),
+    ]
+    for pack in plan:
+        # What a task says of its pack is what the launch says of it.
+        config = sweep.config(int(plan.indices(pack)[-1]))
+        size = pack.stop - pack.start
+        kind = kinds.kinds[kinds.which[pack.number]]
+        assert Kind.of(sweep, config, size, pack.cost) == kind
+        assert kinds.steps[kinds.which[pack.number]] == config.hyperparameters.max_iter
+    # The cost of a model-step does not depend on how many there are.
+    assert len(set(kinds.kinds)) == 2
+
+
+def test_kinds_are_told_apart_by_how_they_train() -> None:
+    def grab(model):
+        raise NotImplementedError
+
+    def kind(**settings: Any) -> Kind:
+        grabs = {"norm": grab} if "GRAB_EVERY" in settings else {}
+        sweep = swept({}, grabs=grabs, **{"WIDTH": 16, "MAX_ITER": 1001, **settings})
+        return kinds_of(make_plan(sweep, 1, 1), sweep).kinds[0]
+
+    assert kind() == kind(LR=0.3, SEED=7, MAX_ITER=5000, LOSS_CHECKPOINTS=[])
+    assert kind(OPTIMIZER="adam").optimizer == "adam"
+    assert kind(PRECISION="bf16").precision == "bf16"
+    offline = kind(ONLINE=False, EVAL_EVERY=100, N_TEST=1001)
+    assert offline.tests == 11, "steps 0, 100, ..., 1000"
+    traced = kind(GRAB_EVERY=5, ONLYTHRESHOLDS=False)
+    assert traced.grabs == "norm every 5"
+    assert kind(GRAB_EVERY=5).grabs == "norm at the end"
+
+
+def test_every_pack_of_a_plan_with_holes_has_its_kind() -> None:
+    axes = {"WIDTH": [16, 32, 64], "DEPTH": [1, 2], "trial": range(4)}
+    sweep = swept(axes, where=lambda c: c.width > 16 or c.depth == 1)
+    plan = make_plan(sweep, 1, 1, finished=np.array([0, 1, 8]))
+    kinds = kinds_of(plan, sweep)
+    for pack in plan:
+        point = sweep.config(int(plan.indices(pack)[0]))
+        kind = kinds.kinds[kinds.which[pack.number]]
+        assert (kind.width, kind.depth, kind.configs) == (
+            point.width,
+            point.depth,
+            pack.stop - pack.start,
+        )
+
+
+# ---- speeds --------------------------------------------------------------------------------------
+
+
+def test_the_same_kind_is_taken_as_it_was_measured_last() -> None:
+    speeds = Speeds([speed(BASE, 2.0, 5.0), speed(BASE, 7.0)], startup=3.0, source="")
+    found = speeds.of(BASE)
+    assert found is not None
+    assert (found.step, found.setup, found.exact) == (2.0, 5.0, True)
+
+
+def test_other_sizes_lie_between_those_that_were_measured() -> None:
+    small, large = replace(BASE, cost=1e7), replace(BASE, cost=4e7, width=128)
+    speeds = Speeds([speed(small, 1.0), speed(large, 2.0)], 0.0, "")
+    middle = replace(BASE, cost=2e7, width=90)
+    assert 1.0 < speeds.of(middle).step < 2.0  # type: ignore[union-attr]
+    # Beyond them the time grows with the work of a model-step.
+    for kind, nearest, step in (
+        (replace(BASE, cost=1e9), large, 2.0),
+        (replace(BASE, cost=1e6), small, 1.0),
+    ):
+        found = speeds.of(kind)
+        assert found is not None
+        assert found.step == pytest.approx(step * kind.work / nearest.work)
+        assert not found.exact
+    # One config at a time bears all calls of a step by itself.
+    alone = replace(BASE, configs=1)
+    assert speeds.of(alone).step > speeds.of(BASE).step  # type: ignore[union-attr]
+
+
+def test_what_differs_least_is_taken() -> None:
+    adam, other = replace(BASE, optimizer="adam"), replace(BASE, optimizer="adam", batchfn="x")
+    speeds = Speeds([speed(other, 9.0), speed(adam, 2.0)], 0.0, "")
+    assert speeds.of(BASE).step == 2.0  # type: ignore[union-attr]
+    # Nothing is said by networks or precisions of another kind.
+    assert speeds.of(replace(BASE, model="conv")) is None
+    assert speeds.of(replace(BASE, precision="bf16")) is None
+    assert Speeds([], 0.0, "").of(BASE) is None
+
+
+def test_speeds_go_through_json() -> None:
+    written = json.loads(json.dumps(speed(BASE, 0.25, 1.5).to_json()))
+    assert Speed.from_json(written) == speed(BASE, 0.25, 1.5)
+    assert Speed.from_json({**written, "rows": 3}) is None, "another version wrote it"
+    del written["kind"]["tests"]
+    assert Speed.from_json(written) is None, "another version wrote it"
+    assert Speed.from_json({}) is None
+
+
+def earlier(tmp_path: Path, name: str, beat: dict[str, Any], **intent: Any) -> RunDirectory:
+    run = RunDirectory(tmp_path / name)
+    for folder in (run.submission(0), run.path / run_directory.HEARTBEATS):
+        folder.mkdir(parents=True)
+    files.publish_json(run.submission(0) / run_directory.INTENT, {"executor": "local", **intent})
+    files.publish_json(run.heartbeat("000-0000"), beat)
+    return run
+
+
+def test_speeds_of_earlier_runs_are_those_on_the_same_device(tmp_path: Path) -> None:
+    device = Device("Fast 9000", 2, gpu=False)
+    beat = {"device": "cpu", "processor": "Fast 9000", "threads": 2, "startup": 3.0}
+
+    def with_step(step: float, **changes: Any) -> dict[str, Any]:
+        return {**beat, **changes, "speeds": [speed(BASE, step).to_json()]}
+
+    runs = [
+        earlier(tmp_path, "other", with_step(1.0, processor="Slow 1")),
+        earlier(tmp_path, "alone", with_step(2.0, threads=4)),
+        earlier(tmp_path, "gpu", with_step(3.0, device="H100")),
+        earlier(tmp_path, "new", with_step(4.0)),
+        earlier(tmp_path, "old", with_step(5.0, startup=99.0)),
+        earlier(tmp_path, "version", dict(beat)),
+    ]
+    speeds = earlier_speeds(runs, lambda intent, beat: device.wrote(beat), "here")
+    found = speeds.of(BASE)
+    assert found is not None
+    assert (found.step, speeds.startup, speeds.source) == (4.0, 3.0, "here")
+    assert not earlier_speeds(runs[:1], lambda intent, beat: device.wrote(beat), "")
+
+
+def test_on_a_cluster_a_task_trained_alike_that_was_asked_for_alike() -> None:
+    executor = SlurmExecutor.__new__(SlurmExecutor)
+    executor.template = Template(partition="gpu", gpus="a100:1", cpus=4)
+    intent = {"executor": "slurm", "template": executor.template.to_json()}
+    beat = {"device": "NVIDIA A100", "threads": 4}
+    assert executor.trained_alike(4, intent, beat)
+    assert not executor.trained_alike(2, intent, beat)
+    assert not executor.trained_alike(4, {"executor": "local"}, beat)
+    more = {**intent["template"], "gpus": 2}  # type: ignore[dict-item]
+    assert not executor.trained_alike(4, {**intent, "template": more}, beat)
+    longer = {**intent["template"], "time": "5:00:00"}  # type: ignore[dict-item]
+    assert executor.trained_alike(4, {**intent, "template": longer}, beat)
+    assert executor.device(4) == "partition gpu, 1 GPU a100 and 4 cores per task"
+
+
+# ---- the tasks of a launch -----------------------------------------------------------------------
+
+
+def test_a_task_takes_its_start_and_the_steps_of_its_packs() -> None:
+    sweep = swept({"WIDTH": [16, 64], "trial": range(6)}, MAX_ITER=100, PACK_SIZE=2)
+    plan = make_plan(sweep, slots=2, threads=1)
+    kinds = kinds_of(plan, sweep)
+    steps = {16: 0.001, 64: 0.01}
+    speeds = Speeds([speed(k, steps[k.width], 0.5) for k in kinds.kinds], 3.0, "by hand")
+    slices = cut(np.arange(plan.packs), plan.pack_costs, 2)
+    found = estimated(plan, kinds, slices, speeds, side_by_side=2)
+    assert found is not None
+    for seconds, ranges in zip(found.seconds, slices, strict=True):
+        expected = 3.0
+        for number in (n for low, high in ranges for n in range(low, high)):
+            width = kinds.kinds[kinds.which[number]].width
+            expected += 0.5 + 2 * 100 * steps[width]
+        assert seconds == pytest.approx(expected)
+    assert (found.kinds, found.measured) == (2, 2)
+    assert estimated(plan, kinds, slices, Speeds([], 3.0, ""), 2) is None
+
+
+def estimate(*seconds: float, side_by_side: int = 2, measured: int = 1) -> Estimate:
+    return Estimate(np.array(seconds), 3.0, side_by_side, 4, measured, "by hand")
+
+
+def test_places_that_are_free_take_the_next_task() -> None:
+    assert estimate(5.0, 1.0, 1.0, 1.0).wall_seconds == 5.0
+    assert estimate(1.0, 1.0, 5.0).wall_seconds == 6.0
+    assert estimate(1.0, 1.0, 5.0, side_by_side=1).wall_seconds == 7.0
+
+
+def test_what_is_said_of_an_estimate() -> None:
+    assert cost_line(estimate(3600.0, 1800.0, 1800.0), "core-hours", 4) == (
+        "at most 60 min with 2 side by side, 8 core-hours in all "
+        "(by hand; 3 of 4 kinds of packs scaled from others)"
+    )
+    assert cost_line(estimate(36.0, measured=4), "GPU-hours", 1) == (
+        "at most 36 s with 2 side by side, 0.01 GPU-hours in all (by hand)"
+    )
+
+
+def test_a_time_limit_that_may_not_do_is_told_of() -> None:
+    long = estimate(3000.0, 4000.0)
+    assert limit_warning(long, Template()) == ""
+    assert limit_warning(long, Template(time="2:00:00")) == ""
+    assert limit_warning(long, Template(time="1:00:00")) == (
+        "1 of 2 tasks may take longer than their time limit 01:00:00 (67 min): each then saves, is "
+        "queued again and goes on; to spare it that: more tasks (--tasks), or more time "
+        "(--time 82); --retries N resumes what is lost all the same"
+    )
+    # The notice before the end is time in which it does not train.
+    assert "1 of 1 tasks" in limit_warning(estimate(3550.0), Template(time="1:00:00"))
+
+
+def test_packs_to_calibrate_with_are_few_and_span_all_sizes() -> None:
+    sweep = swept({"WIDTH": [2**n for n in range(3, 13)], "DEPTH": [2, 3]}, MAX_ITER=10)
+    plan = make_plan(sweep, slots=1, threads=1)
+    kinds = kinds_of(plan, sweep)
+    missing = np.arange(2, plan.packs)
+    chosen = choose_packs(plan, kinds, missing)
+    assert 4 <= len(chosen) <= MOST_KINDS
+    assert set(chosen) <= set(missing.tolist())
+    work = [kinds.kinds[kinds.which[number]].work for number in missing]
+    picked = [kinds.kinds[kinds.which[number]].work for number in chosen]
+    assert {min(work), max(work)} <= set(picked)
+    assert picked[0] == max(work), "the dearest first, lest time run out"
+    few = swept({"WIDTH": [16, 64], "trial": range(100)})
+    plan = make_plan(few, slots=1, threads=1)
+    assert len(choose_packs(plan, kinds_of(plan, few), np.arange(plan.packs))) == 2

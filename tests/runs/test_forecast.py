@@ -1,0 +1,281 @@
+"""What a launch will take: by earlier runs, by a calibrate, and where neither can be had."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlpsubmit import files, open_run
+from mlpsubmit.jobs.heartbeat import Heartbeat
+from mlpsubmit.jobs.plan import Plan
+from mlpsubmit.jobs.status import _progress
+from mlpsubmit.jobs.status import _speed as current_speed
+from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.task_status import TaskStatus
+from mlpsubmit.jobs.throughput import calibrate
+from mlpsubmit.training.loop import BLOCK
+
+Command = Callable[..., Any]
+
+UNKNOWN = "how long that takes is not known: no earlier run has trained such packs on "
+
+
+def test_without_an_earlier_run_a_dry_run_says_how_to_find_out(mlpsubmit: Command) -> None:
+    dry = mlpsubmit("launch", "small.py", "--dry-run")
+    assert dry.code == 0
+    (line,) = (line for line in dry.out.splitlines() if line.startswith(UNKNOWN))
+    assert line.endswith("; to find out: --calibrate")
+    assert "at most" not in dry.out.replace("floating-point operations at most", "")
+    debug = mlpsubmit("launch", "small.py", "--dry-run", "--executor", "debug")
+    assert UNKNOWN in debug.out
+    assert "--calibrate" not in debug.out, "it has nothing to calibrate with"
+
+
+def test_an_earlier_run_tells_whatever_its_sweep(mlpsubmit: Command, workplace: Path) -> None:
+    debug = ("--executor", "debug")
+    mlpsubmit("launch", "small.py", *debug, "MAX_ITER=2000", "LOSS_CHECKPOINTS=[]")
+    text = (workplace / "small.py").read_text().replace('"small"', '"other"')
+    (workplace / "other.py").write_text(text)
+    asked = ("launch", "other.py", *debug, "--dry-run", "LOSS_CHECKPOINTS=[]")
+    quick = mlpsubmit(*asked, "MAX_ITER=2000")
+    assert quick.code == 0
+    assert " in all (by earlier runs on " in quick.out
+    assert "scaled" not in quick.out
+    assert UNKNOWN not in quick.out
+    told = json.loads(mlpsubmit(*asked, "MAX_ITER=2000000", "--json").out)
+    short = json.loads(mlpsubmit(*asked, "MAX_ITER=2000", "--json").out)
+    (task,) = told["tasks"]
+    assert (task["packs"], task["configs"]) == (2, 8)
+    assert told["estimate"]["measured_kinds"] == told["estimate"]["kinds"] == 2
+    # A thousand times the steps, and as long beside them.
+    ratio = told["estimate"]["wall_seconds"] / short["estimate"]["wall_seconds"]
+    assert 100 < ratio <= 1000
+    hours = told["estimate"]["core_hours"]
+    assert hours == pytest.approx(told["threads"] * task["seconds"] / 3600, rel=0.01)
+    # Of the earlier run itself nothing is missing, so that nothing is to be estimated.
+    done = json.loads(
+        mlpsubmit(
+            "launch",
+            "small.py",
+            *debug,
+            "MAX_ITER=2000",
+            "LOSS_CHECKPOINTS=[]",
+            "--dry-run",
+            "--json",
+        ).out
+    )
+    assert (done["packs"], done["done"], done["estimate"]) == (0, 8, None)
+    assert done["run"] == open_run("small").id
+
+
+def test_packs_of_other_sizes_are_scaled(mlpsubmit: Command) -> None:
+    debug = ("--executor", "debug", "LOSS_CHECKPOINTS=[]")
+    mlpsubmit("launch", "small.py", *debug, "MAX_ITER=2000")
+    dry = mlpsubmit("launch", "small.py", *debug, "WIDTH=[8,1024]", "--dry-run", "--fresh")
+    assert "; 1 of 2 kinds of packs scaled from others)" in dry.out
+
+
+def test_a_task_says_what_it_has_measured(mlpsubmit: Command) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=300", "LOSS_CHECKPOINTS=[]")
+    run = open_run("small")
+    (beat,) = run.directory.heartbeats().values()
+    assert beat["model_steps"] == 8 * 300
+    assert beat["startup"] is None, "this process has done other things before"
+    assert [speed["kind"]["width"] for speed in beat["speeds"]] == [8, 4]
+    assert all(speed["model_steps"] == 4 * (300 - BLOCK) for speed in beat["speeds"])
+    assert beat["of_limit"] is None, "not worth a second of measuring"
+    status = run.status()
+    assert status.speed == pytest.approx(8 * 300 / (beat["updated"] - beat["started"]))
+    assert "model-steps/s" in mlpsubmit("status").out
+    assert json.loads(mlpsubmit("status", "--json").out)["of_limit"] is None
+
+
+def test_steps_of_configs_that_stopped_are_not_counted(mlpsubmit: Command) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=300")
+    run = open_run("small")
+    (beat,) = run.directory.heartbeats().values()
+    assert beat["model_steps"] == run.collect().steps.sum() < 8 * 300
+
+
+@pytest.mark.slow
+def test_a_task_says_what_it_makes_of_its_device(mlpsubmit: Command) -> None:
+    asked = ("MAX_ITER=600", "WIDTH=256", "N_SAMPLES=512", "LOSS_CHECKPOINTS=[]", "noise=0")
+    mlpsubmit("launch", "small.py", "--executor", "debug", *asked)
+    status = open_run("small").status()
+    assert status.of_limit is not None
+    assert 0 < status.of_limit < 1.5
+    shown = " ".join(mlpsubmit("status").out.split())
+    assert f"({100 * status.of_limit:.0f}% of the limit)" in shown
+
+
+# ---- calibration ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--calibrate"], "--calibrate: goes with --dry-run, which starts nothing; add it, and"),
+        (["--json"], "--json: goes with --dry-run, which starts nothing; add it, and launch when"),
+        (
+            ["--dry-run", "--calibrate", "--executor", "debug"],
+            "--calibrate: the debug executor has no processes of its own to measure; leave one of "
+            "the two out",
+        ),
+    ],
+)
+def test_a_calibration_that_cannot_be(
+    mlpsubmit: Command, workplace: Path, arguments: list[str], message: str
+) -> None:
+    refused = mlpsubmit("launch", "small.py", *arguments)
+    assert refused.err.startswith(f"error: {message}")
+    assert refused.code == 2
+    assert not (workplace / "mlpruns").exists()
+
+
+#: Fails only where it trains: the probe of a launch makes one step.
+FAILING = (
+    "inputs = torch.randn(bsz, 3, generator=gen)",
+    "inputs = torch.randn(bsz, 3 - (step > 5), generator=gen)",
+)
+
+
+@pytest.mark.slow
+def test_a_spec_that_fails_says_what_its_training_would(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    text = (workplace / "small.py").read_text()
+    (workplace / "small.py").write_text(text.replace(*FAILING))
+    refused = mlpsubmit("launch", "small.py", "--dry-run", "--calibrate", "--tasks", "1")
+    assert refused.code == 2
+    said = "error: --calibrate: a pack cannot be trained, here as in its task: "
+    assert refused.err.startswith(said)
+    mlpsubmit("launch", "small.py", "--executor", "debug")
+    (failure, *_) = open_run("small").status().failures
+    assert refused.err.removeprefix(said).strip() == failure.error
+    assert failure.error.startswith("BatchError: ")
+
+
+@pytest.mark.slow
+def test_a_calibration_times_every_kind_and_leaves_nothing(
+    mlpsubmit: Command, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    asked = ("launch", "small.py", "--dry-run", "--calibrate", "MAX_ITER=100000", "--json")
+    found = json.loads(mlpsubmit(*asked).out)
+    estimate = found["estimate"]
+    assert estimate["measured_kinds"] == estimate["kinds"] == 2
+    assert estimate["source"].startswith("by a calibration on ")
+    assert estimate["startup_seconds"] > 0.1, "a process of Python imports torch"
+    assert all(task["seconds"] > estimate["startup_seconds"] for task in found["tasks"])
+    assert list(scratch.iterdir()) == []
+    assert not (workplace / "mlpruns").exists()
+
+
+def test_what_a_calibration_compiles_goes_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(
+        calibrate, "_measured", lambda folder: {"cache": os.environ["TORCHINDUCTOR_CACHE_DIR"]}
+    )
+    calibrate.main(tmp_path, 0)
+    cache = Path(files.read_json(calibrate.answer_file(tmp_path, 0))["cache"])
+    assert cache.is_relative_to(tmp_path)
+
+
+def test_a_process_answers_also_where_it_fails(tmp_path: Path) -> None:
+    files.publish_json(tmp_path / calibrate.ORDER, {"packs": [0]})
+    calibrate.main(tmp_path, 3)
+    answer = files.read_json(calibrate.answer_file(tmp_path, 3))
+    assert answer["error"].startswith("FileNotFoundError: ")
+    assert "Traceback" in answer["traceback"]
+
+
+# ---- the speed of a run --------------------------------------------------------------------------
+
+
+def test_a_run_that_has_ended_tells_its_mean_speed(mlpsubmit: Command) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    run = open_run("small")
+    beat = run.directory.last_heartbeat("000-0000")
+
+    def trained(task: str, started: float, updated: float, steps: int, ideal: float | None) -> None:
+        own = {"started": started, "updated": updated, "model_steps": steps}
+        files.publish_json(run.directory.heartbeat(task), {**beat, **own, "ideal_seconds": ideal})
+
+    trained("000-0000", 0.0, 10.0, 1000, 5.0)
+    trained("000-0001", 5.0, 20.0, 1000, 5.0)  # beside the first
+    trained("001-0000", 900.0, 910.0, 1000, 4.0)  # what was missing, later
+    status = run.status()
+    assert status.speed == pytest.approx(3000 / (20 + 10))
+    assert status.of_limit == pytest.approx(14 / (10 + 15 + 10))
+    trained("001-0000", 900.0, 910.0, 1000, None)
+    assert run.status().of_limit is None
+    assert f"  mean {3000 / 30:.0f} model-steps/s" in mlpsubmit("status").out
+
+
+def test_a_pack_that_has_just_begun_is_at_its_beginning(
+    mlpsubmit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+    publish = Heartbeat.publish
+    monkeypatch.setattr(
+        Heartbeat, "publish", lambda self: (seen.append(self._fields | {}), publish(self))
+    )
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=70")
+    begun = [fields for fields in seen if fields.get("state") == "training"]
+    assert len(begun) >= 2
+    for fields in begun:
+        said = {name: fields[name] for name in ("step", "first_step", "max_iter", "loss")}
+        assert said == {"step": 0, "first_step": 0, "max_iter": 70, "loss": None}
+
+
+def test_the_time_left_is_that_of_the_task_that_ends_last(mlpsubmit: Command) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    run = open_run("small").directory
+    plan = Plan.from_json(run.plan)
+    intent = run.intent(0)
+    files.publish_json(
+        run.submission(0) / run_directory.INTENT, {**intent, "slices": [[[0, 1]], [[1, 2]]]}
+    )
+    costs = plan.pack_costs
+
+    def task(number: int, step: int, in_pack: float, cost_done: float = 0.0) -> TaskStatus:
+        beat = {"pack": f"{number}", "max_iter": 1000, "step": step, "first_step": 0}
+        times = {"started": 0.0, "pack_started": 100.0 - in_pack, "updated": 100.0}
+        own = {**beat, **times, "cost_done": cost_done}
+        return TaskStatus(f"000-000{number}", "running", own, None)
+
+    def progress(*tasks: TaskStatus) -> tuple[float, float | None]:
+        return _progress(run, plan, np.zeros(0, np.int64), tasks, {})
+
+    fraction, left = progress(task(0, 500, 50.0), task(1, 100, 50.0))
+    assert left == pytest.approx(450)
+    assert fraction == pytest.approx((0.5 * costs[0] + 0.1 * costs[1]) / costs.sum())
+    # What counts as done at once, for thresholds ended it early, makes no later pack faster.
+    assert progress(task(0, 500, 50.0, cost_done=1e30))[1] == pytest.approx(50)
+    assert progress(task(0, 0, 1.0), task(1, 100, 50.0))[1] is None
+    waiting = TaskStatus("000-0001", "waiting", {}, None)
+    expected = 50 + costs[1] / (0.5 * costs[0] / 50)
+    assert progress(task(0, 500, 50.0), waiting)[1] == pytest.approx(expected)
+    # Before the first sign of life of a pack nothing of it is done.
+    assert progress(task(0, 0, 1.0))[0] == 0.0
+
+
+def test_running_tasks_add_up() -> None:
+    def running(**beat: Any) -> TaskStatus:
+        return TaskStatus("000-0000", "running", beat, None)
+
+    fast, slow = running(speed=30.0, of_limit=0.6), running(speed=10.0, of_limit=0.2)
+    waiting = TaskStatus("000-0002", "waiting", {}, None)
+    assert current_speed([fast, slow, waiting], {}) == (40.0, pytest.approx(0.4))
+    assert current_speed([fast, running(speed=10.0)], {}) == (40.0, None)
+    assert current_speed([waiting], {}) == (0.0, None)
