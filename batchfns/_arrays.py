@@ -126,17 +126,17 @@ def bound(caller: str, given: Mapping[str, Any]) -> functools.partial[BatchFn]:
         caller: the function that messages name.
         given: the arrays by name; X_test and y_test may be None.
     """
-    mistakes: list[str] = []
+    errors: list[str] = []
     rows = {
-        name: _checked(name, value, mistakes) for name, value in given.items() if value is not None
+        name: _checked(name, value, errors) for name, value in given.items() if value is not None
     }
     usable = {name: array for name, array in rows.items() if array is not None}
-    _compare(usable, mistakes)
+    _compare(usable, errors)
     if len(rows) == 3:
         absent = "y_test" if "X_test" in rows else "X_test"
-        mistakes.append(f"the test set has no {absent}; give both X_test and y_test")
-    if mistakes:
-        raise SpecError([f"{caller}: {mistake}" for mistake in mistakes])
+        errors.append(f"the test set has no {absent}; give both X_test and y_test")
+    if errors:
+        raise SpecError([f"{caller}: {message}" for message in errors])
     names = {"X": "X_train", "y": "y_train"}
     tensors = {names.get(name, name): torch.from_numpy(array) for name, array in usable.items()}
     return functools.partial(sample, **tensors)  # type: ignore[arg-type]
@@ -230,24 +230,24 @@ def _not_finite(places: Tensor | NDArray[Any]) -> str:
     return f"has {len(places)} entries that are NaN or infinite as float32, the first at [{first}]"
 
 
-def _checked(name: str, value: Any, mistakes: list[str]) -> NDArray[Any] | None:
-    """Return one array as a contiguous copy of its final dtype, or None and a mistake."""
+def _checked(name: str, value: Any, errors: list[str]) -> NDArray[Any] | None:
+    """Return one array as a contiguous copy of its final dtype, or None and an error."""
     found = as_numpy(value)
     if found.dtype.kind not in "fiub":
-        mistakes.append(f"{name} has the dtype {found.dtype}; valid are real numbers")
+        errors.append(f"{name} has the dtype {found.dtype}; valid are real numbers")
         return None
     inputs = name.startswith("X")
     if found.ndim < 2 if inputs else found.ndim not in (1, 2):
         valid = "(n, d) or (n, channels, height, width)" if inputs else "(n,) or (n, d_out)"
         hint = f"; try {name}[:, None]" if inputs and found.ndim == 1 else ""
-        mistakes.append(f"{name} has the shape {found.shape}; valid are {valid}{hint}")
+        errors.append(f"{name} has the shape {found.shape}; valid are {valid}{hint}")
         return None
     labels = not inputs and found.dtype.kind in "iub"
     with np.errstate(over="ignore"):  # what overflows is reported below
         array = np.array(found, dtype=np.int64 if labels else np.float32, order="C")
     wrong = np.argwhere(~np.isfinite(array))
     if len(wrong):
-        mistakes.append(f"{name} {_not_finite(wrong)}")
+        errors.append(f"{name} {_not_finite(wrong)}")
     return array
 
 
@@ -260,11 +260,11 @@ def as_numpy(value: Any) -> NDArray[Any]:
     return (value.float() if floating else value).detach().cpu().numpy()
 
 
-def _compare(rows: dict[str, NDArray[Any]], mistakes: list[str]) -> None:
-    """Add a mistake for every two arrays that do not fit together."""
+def _compare(rows: dict[str, NDArray[Any]], errors: list[str]) -> None:
+    """Add an error for every two arrays that do not fit together."""
     for inputs, targets in (("X", "y"), ("X_test", "y_test")):
         if inputs in rows and targets in rows and len(rows[inputs]) != len(rows[targets]):
-            mistakes.append(
+            errors.append(
                 f"{inputs} has {len(rows[inputs])} rows and {targets} has "
                 f"{len(rows[targets])}; they should have equally many"
             )
@@ -272,8 +272,8 @@ def _compare(rows: dict[str, NDArray[Any]], mistakes: list[str]) -> None:
         if train in rows and test in rows:
             kinds = [(rows[name].shape[1:], str(rows[name].dtype)) for name in (train, test)]
             if kinds[0] != kinds[1]:
-                mistakes.append(
+                errors.append(
                     f"a row of {train} has shape and dtype {kinds[0]}, but one of {test} "
                     f"{kinds[1]}; they should agree"
                 )
-    mistakes.extend(f"{name} has no rows" for name in rows if not len(rows[name]))
+    errors.extend(f"{name} has no rows" for name in rows if not len(rows[name]))

@@ -22,7 +22,7 @@ from mlpsubmit.batchfns.image_transforms import (
     spectrum,
 )
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
-from mlpsubmit.batchfns.validation import COUNT, FLAG, Valid, argument_mistakes, is_real
+from mlpsubmit.batchfns.validation import COUNT, FLAG, Valid, argument_errors, is_real
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 
 __all__ = ["images"]
@@ -134,18 +134,18 @@ def _check(arguments: Mapping[str, Any]) -> None:
     What a login node sees of the data sets can be said at launch, not after hours in the queue. A
     folder that only the workers see is left to them.
     """
-    mistakes = argument_mistakes("images", arguments, _VALID)
+    errors = argument_errors("images", arguments, _VALID)
     dataset = arguments.get("dataset")
     known = IMAGE_SETS.get(dataset) if isinstance(dataset, str) else None
     if "dataset" in arguments and known is None:
-        mistakes.append(
+        errors.append(
             f"images: no data set {dataset!r}{did_you_mean(str(dataset), IMAGE_SETS)}; "
             f"valid are {', '.join(map(repr, IMAGE_SETS))}"
         )
     if arguments.get("classes") is not None:
-        mistakes += _class_mistakes(arguments["classes"], known)
-    if mistakes:
-        raise SpecError(mistakes)
+        errors += _class_errors(arguments["classes"], known)
+    if errors:
+        raise SpecError(errors)
     if known is not None:
         _require(known)
         root = folder_of_data_sets()
@@ -249,7 +249,7 @@ def _groups(classes: Any) -> list[list[int]]:
     ]
 
 
-def _class_mistakes(classes: Any, known: ImageSet | None) -> list[str]:
+def _class_errors(classes: Any, known: ImageSet | None) -> list[str]:
     """Return what is wrong with the classes; which labels there are, only if the set is known."""
     example = "try classes=[[0], [1]]"
     try:

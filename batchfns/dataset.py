@@ -40,20 +40,20 @@ def from_dataset(dataset: Any, test_dataset: Any = None) -> functools.partial[Ba
     Example:
         >>> batchfn = from_dataset(torch.utils.data.TensorDataset(torch.ones(8, 2), torch.ones(8)))
     """
-    mistakes: list[str] = []
-    given = dict(zip(("X", "y"), _columns("dataset", dataset, mistakes), strict=True))
+    errors: list[str] = []
+    given = dict(zip(("X", "y"), _columns("dataset", dataset, errors), strict=True))
     if test_dataset is not None:
-        test = _columns("test_dataset", test_dataset, mistakes)
+        test = _columns("test_dataset", test_dataset, errors)
         given |= zip(("X_test", "y_test"), test, strict=True)
-    if mistakes:
-        raise SpecError([f"from_dataset: {mistake}" for mistake in mistakes])
+    if errors:
+        raise SpecError([f"from_dataset: {message}" for message in errors])
     return bound("from_dataset", given)
 
 
-def _columns(name: str, dataset: Any, mistakes: list[str]) -> tuple[Any, Any]:
-    """Return all x and all y of a data set, each in one array, or add to the mistakes."""
-    if mistake := _no_dataset(dataset):
-        mistakes.append(f"{name} is {mistake}")
+def _columns(name: str, dataset: Any, errors: list[str]) -> tuple[Any, Any]:
+    """Return all x and all y of a data set, each in one array, or add to the errors."""
+    if message := _no_dataset(dataset):
+        errors.append(f"{name} is {message}")
         return None, None
     if (stored := _stored(dataset)) is not None:
         return stored
@@ -61,13 +61,13 @@ def _columns(name: str, dataset: Any, mistakes: list[str]) -> tuple[Any, Any]:
     for index, item in enumerate(items):
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             length = f" and length {len(item)}" if isinstance(item, (tuple, list)) else ""
-            mistakes.append(
+            errors.append(
                 f"item {index} of {name} is of type {type(item).__name__}{length}; valid is a "
                 "pair (x, y); try from_dataset([(x, y), ...])"
             )
             return None, None
     X, y = zip(*items, strict=True)
-    return _column(f"x of {name}", X, mistakes), _column(f"y of {name}", y, mistakes)
+    return _column(f"x of {name}", X, errors), _column(f"y of {name}", y, errors)
 
 
 def _no_dataset(dataset: Any) -> str:
@@ -94,19 +94,19 @@ def _stored(dataset: Any) -> tuple[Any, Any] | None:
     return None
 
 
-def _column(what: str, values: tuple[Any, ...], mistakes: list[str]) -> NDArray[Any] | None:
-    """Return the x or the y of all items in one array, or None and a mistake."""
+def _column(what: str, values: tuple[Any, ...], errors: list[str]) -> NDArray[Any] | None:
+    """Return the x or the y of all items in one array, or None and an error."""
     rows: list[NDArray[Any]] = []
     for index, value in enumerate(values):
         row = _row(value)
         if row is None:
-            mistakes.append(
+            errors.append(
                 f"the {what}, item {index}, is of type {type(value).__name__}; valid are numbers: "
                 "an array, a tensor, a list as long in every row, or an image"
             )
             return None
         if row.shape != (rows or [row])[0].shape:
-            mistakes.append(
+            errors.append(
                 f"the {what} has the shape {row.shape} in item {index}, but {rows[0].shape} in "
                 "item 0; they should agree; try a transform that crops, resizes or pads"
             )

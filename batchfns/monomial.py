@@ -205,21 +205,21 @@ def checked_monomials(
     several = isinstance(monomials, Sequence) and not isinstance(monomials, str)
     entries = list(monomials) if several else [] if monomials is None else [monomials]
     checked = []
-    mistakes = [] if entries else [f"{function}: got no monomials; try Monomial({{0: 1}})"]
+    errors = [] if entries else [f"{function}: got no monomials; try Monomial({{0: 1}})"]
     for entry in entries:
         try:
             monomial = Monomial(entry)
         except ValueError as error:
-            mistakes.append(f"{function}: bad monomial {entry!r}: {error}")
+            errors.append(f"{function}: bad monomial {entry!r}: {error}")
             continue
         if monomial and (highest := max(monomial)) >= d:
-            mistakes.append(
+            errors.append(
                 f"{function}: the monomial {monomial} has the index {highest}, but "
                 f"{dimension}={d}; valid are 0 to {d - 1}; try a larger {dimension}"
             )
         checked.append(monomial)
-    if mistakes:
-        raise SpecError(mistakes)
+    if errors:
+        raise SpecError(errors)
     return checked
 
 

@@ -91,12 +91,12 @@ def _checked_support(support: Any, d: int) -> list[int]:
         coordinates = [operator.index(i) for i in support]
     except TypeError:
         coordinates = []
-    mistakes = [] if coordinates else ["it should be a list of one coordinate or more"]
+    errors = [] if coordinates else ["it should be a list of one coordinate or more"]
     if beyond := sorted({i for i in coordinates if not 0 <= i < d}):
         shown = ", ".join(map(str, beyond))
-        mistakes.append(f"there is no coordinate {shown} in d={d}; valid are 0 to {d - 1}")
+        errors.append(f"there is no coordinate {shown} in d={d}; valid are 0 to {d - 1}")
     if twice := sorted({i for i in coordinates if coordinates.count(i) > 1}):
-        mistakes.append(f"coordinate {', '.join(map(str, twice))} stands more than once")
-    if mistakes:
-        raise SpecError(f"sparse_parity: got support={support!r}; {'; '.join(mistakes)}")
+        errors.append(f"coordinate {', '.join(map(str, twice))} stands more than once")
+    if errors:
+        raise SpecError(f"sparse_parity: got support={support!r}; {'; '.join(errors)}")
     return coordinates

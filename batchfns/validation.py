@@ -16,7 +16,7 @@ __all__ = [
     "FLAG",
     "SEED",
     "Valid",
-    "argument_mistakes",
+    "argument_errors",
     "check_arguments",
     "is_integer",
     "is_real",
@@ -26,7 +26,7 @@ __all__ = [
 Valid: TypeAlias = Mapping[str, tuple[str, Callable[[Any], bool]]]
 
 
-def argument_mistakes(function: str, arguments: Mapping[str, Any], valid: Valid) -> list[str]:
+def argument_errors(function: str, arguments: Mapping[str, Any], valid: Valid) -> list[str]:
     """Return what is wrong with those arguments that are there, one message for each of them."""
     return [
         f"{function}: got {name}={arguments[name]!r}; valid is {words}"
@@ -37,8 +37,8 @@ def argument_mistakes(function: str, arguments: Mapping[str, Any], valid: Valid)
 
 def check_arguments(function: str, arguments: Mapping[str, Any], valid: Valid) -> None:
     """Raise a SpecError that lists every argument that is there and not valid."""
-    if mistakes := argument_mistakes(function, arguments, valid):
-        raise SpecError(mistakes)
+    if errors := argument_errors(function, arguments, valid):
+        raise SpecError(errors)
 
 
 def is_integer(value: Any, minimum: int) -> bool:

@@ -33,7 +33,7 @@ SIZES = ((64, 16, 384), (256, 16, 64), (1024, 3, 24), (4096, 1, 4))
 Row = tuple[str, dict[str, float]]
 
 
-def side_by_side(processes: int, threads: int, size: tuple[int, int, int]) -> float:
+def max_concurrent(processes: int, threads: int, size: tuple[int, int, int]) -> float:
     """Return the model-steps per second of processes that train a pack each, all together."""
     context = multiprocessing.get_context("spawn")
     barrier, answers = context.Barrier(processes), context.Queue()
@@ -66,7 +66,7 @@ def threads_against_tasks() -> list[Row]:
             f"{CORES} tasks of one thread": (CORES, 1),
             f"one task of {CORES} threads": (1, CORES),
         }
-        found = {name: side_by_side(*way, size) for name, way in ways.items()}
+        found = {name: max_concurrent(*way, size) for name, way in ways.items()}
         rows.append((f"width {size[0]}", found))
     return rows
 

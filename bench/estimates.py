@@ -99,7 +99,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
         "case": case.name,
         "seconds": truth.seconds,
         "startup_seconds": truth.startup,
-        "of_limit": status.of_limit,
+        "matmul_utilization": status.matmul_utilization,
         "calibrated_seconds": calibrated.seconds,
         "calibrated": calibrated.seconds / truth.seconds,
         "calibrated_training": calibrated.training / truth.training,

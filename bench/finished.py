@@ -27,7 +27,7 @@ from mlpsubmit.jobs.store.shards import Shard
 from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.runs.launch import create, prepare
 from mlpsubmit.runs.manifest import record
-from mlpsubmit.slurm_templates import SlurmAsk
+from mlpsubmit.slurm_templates import SlurmRequest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.load import freeze, load_spec
 from mlpsubmit.spec.sweep import Sweep
@@ -59,7 +59,7 @@ def created_run(spec: Path, runs: Path) -> Path:
     run.submission(0).mkdir()
     files.publish_json(run.submission(0) / run_directory.INTENT, intent)
     submission = Submission(run.path, sweep.name, 0, len(slices))
-    text = script(SlurmAsk().resolve(), submission, Array(sweep.name, 0, len(slices)))
+    text = script(SlurmRequest().resolve(), submission, Array(sweep.name, 0, len(slices)))
     (submission.folder / "array.0.sh").write_text(text)
     return run.path
 

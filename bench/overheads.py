@@ -58,8 +58,8 @@ def largest_pack(width: int, batch: int) -> Workload:
     """Return the largest pack that a plan makes of networks of a width."""
     trials = {"trial": range(1000)}
     sweep = Sweep("bench", trials, batchfn=polynomials, d=Workload.d, WIDTH=width)
-    stretches = make_plan(sweep, slots=1, threads=1).stretches
-    return Workload(width, max(stretch.pack_size for stretch in stretches), batch)
+    group_runs = make_plan(sweep, max_tasks=1, threads=1).group_runs
+    return Workload(width, max(group_run.pack_size for group_run in group_runs), batch)
 
 
 def checkpoint(folder: Path, pack: Workload, heartbeat: Heartbeat, interval: float) -> Checkpoint:

@@ -83,7 +83,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Workload:
     """A kind of sweep, whose number of configs its trials make up.
 
     Attributes:
@@ -107,13 +107,13 @@ class Kind:
 
 
 KINDS = (
-    Kind(
+    Workload(
         "numeric",
         axes='"LR": np.geomspace(1e-3, 1, 10), "GAMMA": np.geomspace(1e-2, 1e2, 20)',
         points=200,
         more="WIDTH=64",
     ),
-    Kind(
+    Workload(
         "widths",
         axes='"WIDTH": [16, 32, 64, 128, 256], "LR": np.geomspace(1e-3, 1, 10)',
         points=40,
@@ -128,7 +128,7 @@ def planned(spec: Path) -> int:
     from mlpsubmit.spec.load import load_spec
 
     sweep = load_spec(spec)
-    return make_plan(sweep, slots=2, threads=1).configs
+    return make_plan(sweep, max_tasks=2, threads=1).configs
 
 
 def created(spec: Path, runs: Path) -> Path:
@@ -209,7 +209,7 @@ class Bench:
             costs = [command(*words, folder=self.folder) for _ in range(repeats)]
             self.note("small", what, 2, min(costs, key=lambda cost: cost.seconds))
 
-    def before(self, kind: Kind, configs: int) -> Path:
+    def before(self, kind: Workload, configs: int) -> Path:
         """Measure what comes before training; return the run that it leaves."""
         spec, runs = kind.spec(self.folder, configs), self.folder / f"runs-{configs}"
         count, cost = apart(planned, spec)
@@ -226,7 +226,7 @@ class Bench:
             self.note_bytes(kind.name, name, configs, (path / file).stat().st_size)
         return path
 
-    def after(self, kind: Kind, configs: int, path: Path) -> None:
+    def after(self, kind: Workload, configs: int, path: Path) -> None:
         """Measure what comes after the training of a run, of which two packs are missing."""
         spec, out = kind.spec(self.folder, configs), self.folder / "results.nc"
         apart(finish, spec, path, 2)
@@ -236,7 +236,7 @@ class Bench:
         self.note(kind.name, "collect", configs, cost)
         self.note_bytes(kind.name, "collected .nc", configs, out.stat().st_size)
 
-    def again(self, kind: Kind, configs: int, path: Path) -> None:
+    def again(self, kind: Workload, configs: int, path: Path) -> None:
         """Measure a launch of a finished sweep with a trial more, and a resume of what it lacks."""
         more, runs = kind.spec(self.folder, configs, more=1), path.parents[1]
         cost = command("launch", "--dry-run", more, "--runs-dir", runs, folder=self.folder)

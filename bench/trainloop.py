@@ -260,7 +260,9 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         "model_steps_per_second": statistics.median(packed for packed, _, _ in rounds),
         "plain_model_steps_per_second": statistics.median(plain for _, plain, _ in rounds),
         "against_plain": statistics.median(packed / plain for packed, plain, _ in rounds),
-        "of_limit": statistics.median(packed * needed / rate for packed, _, rate in rounds),
+        "matmul_utilization": statistics.median(
+            packed * needed / rate for packed, _, rate in rounds
+        ),
         "operations": needed,
     }
 
@@ -281,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"{result['case']:<38}{result['model_steps_per_second']:>10,.0f}"
             f"{result['plain_model_steps_per_second']:>10,.0f}{result['against_plain']:>8.1f}"
-            f"{result['of_limit']:>10.0%}",
+            f"{result['matmul_utilization']:>10.0%}",
             flush=True,
         )
     if options.json:

@@ -70,7 +70,7 @@ def monomial_coefficients(
         (M,), M = 1 for one monomial; with several outputs (M, d_out).
 
     Raises:
-        SpecError: listing every mistake: what is no monomial, an index that the inputs do not
+        SpecError: listing every error: what is no monomial, an index that the inputs do not
             have, inputs that are no vectors, eigenvalues that are not as many, another method,
             and fewer samples than a least-squares fit needs.
 
@@ -125,30 +125,30 @@ def _checked(asked: Any, X: Tensor, data_eigvals: Any, method: str) -> list[Mono
             "gets them from batchfn=polynomial; try another grab for this model"
         )
     n, d = X.shape
-    monomials, mistakes = list[Monomial](), list[str]()
+    monomials, errors = list[Monomial](), list[str]()
     if asked is None:
-        mistakes.append(f"{name}: got neither monomials nor basis; try basis=[Monomial({{0: 1}})]")
+        errors.append(f"{name}: got neither monomials nor basis; try basis=[Monomial({{0: 1}})]")
     else:
         try:
             monomials = checked_monomials(name, asked, d)
         except SpecError as error:
-            mistakes += error.mistakes
+            errors += error.errors
     if data_eigvals is not None and tuple(np.shape(data_eigvals)) != (d,):
-        mistakes.append(
+        errors.append(
             f"{name}: got data_eigvals of shape {tuple(np.shape(data_eigvals))}; valid is ({d},), "
             "one variance per coordinate of the inputs, or None for variances of 1"
         )
     needed = len({*monomials, Monomial()})
     if method not in _METHODS:
-        mistakes.append(
+        errors.append(
             f"{name}: got method={method!r}{did_you_mean(str(method), _METHODS)}; valid are "
             f"{', '.join(map(repr, _METHODS))}"
         )
     elif method == "least_squares" and n < needed:
-        mistakes.append(
+        errors.append(
             f"{name}: {n} samples do not determine {needed} coefficients, a constant among them; "
             "try more, fewer monomials, or method='mean'"
         )
-    if mistakes:
-        raise SpecError(mistakes)
+    if errors:
+        raise SpecError(errors)
     return monomials

@@ -67,14 +67,14 @@ def entry(W: Tensor, i: int, j: int | None = None) -> Tensor:
         tensor(4.)
     """
     j = i if j is None else j
-    mistakes = [
+    errors = [
         f"entry: got {name}={index!r}, but W has the shape {tuple(W.shape)}; valid are 0 to "
         f"{size - 1}"
         for name, index, size in (("i", i, W.shape[0]), ("j", j, W.shape[1]))
         if not (is_integer(index, 0) and index < size)
     ]
-    if mistakes:
-        raise SpecError(mistakes)
+    if errors:
+        raise SpecError(errors)
     return W[int(i), int(j)].clone()
 
 

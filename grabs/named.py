@@ -67,7 +67,7 @@ def named_grab(
         but the matrix and the fixed arguments.
 
     Raises:
-        SpecError: listing every mistake: an unknown grab, a bad choice, an argument that the
+        SpecError: listing every error: an unknown grab, a bad choice, an argument that the
             function does not take, a function that takes no matrix.
 
     Example:
@@ -83,8 +83,8 @@ def named_grab(
     declared(func)  # says so where a signature cannot be read
     argument = None if matrix is None else _matrix_argument(func)
     grab = NamedGrab(func, dict(fixed), argument, source, concat_outside, matrix)
-    if mistakes := _choice_mistakes(grab) + _argument_mistakes(grab):
-        raise SpecError(mistakes)
+    if errors := _choice_errors(grab) + _argument_errors(grab):
+        raise SpecError(errors)
     return grab
 
 
@@ -118,13 +118,13 @@ def on_test_set(grab: str | Callable[..., Any], /, **arguments: Any) -> OnTestSe
                 [1., 2.]])
     """
     func = named_grab(grab, arguments=arguments)
-    if mistakes := [
+    if errors := [
         f"on_test_set: got {name}={arguments[name]!r:.80}; it gives {function_name(func)} the test "
         f"set's; to measure on other samples, write a function that calls {function_name(func)}"
         for name in _TEST_SET
         if name in arguments
     ]:
-        raise SpecError(mistakes)
+        raise SpecError(errors)
     if not ("X_tr" in declared(func) or takes_all(func)):
         raise SpecError(
             f"on_test_set: {function_name(func)} takes no X_tr, so it is not measured on samples "
@@ -157,7 +157,7 @@ def matrix_choice(value: Any) -> dict[str, Any]:
                 + ", ".join(f"{key} ({valid})" for key, valid in _CHOICES.items())
             )
         return {"matrix": "gram" if given else None}
-    mistakes = [
+    errors = [
         f"got {key!r}{did_you_mean(str(key), _CHOICES)}; valid keys are {', '.join(_CHOICES)}"
         for key in value
         if key not in _CHOICES
@@ -166,9 +166,9 @@ def matrix_choice(value: Any) -> dict[str, Any]:
     flags = {key: boolean(value.get(key, key == "concat_outside")) for key in list(_CHOICES)[1:]}
     bad = [key for key, flag in flags.items() if flag is None]
     bad += ["source"] if source not in ("in", "out") else []
-    mistakes += [f"got {key}={value[key]!r}; valid is {_CHOICES[key]}" for key in bad]
-    if mistakes:
-        raise SpecError(mistakes)
+    errors += [f"got {key}={value[key]!r}; valid is {_CHOICES[key]}" for key in bad]
+    if errors:
+        raise SpecError(errors)
     matrix = "raw" if flags["use_raw"] else "gram"
     return {
         "source": source,
@@ -291,27 +291,27 @@ def _matrix_argument(function: Callable[..., Any]) -> str | None:
     return first.name
 
 
-def _choice_mistakes(grab: NamedGrab) -> list[str]:
+def _choice_errors(grab: NamedGrab) -> list[str]:
     name = function_name(grab)
     choices = (
         ("source", grab.source, ("in", "out")),
         ("concat_outside", grab.concat_outside, (True, False)),
         ("matrix", grab.matrix, ("gram", "raw", None)),
     )
-    mistakes = [
+    errors = [
         f"{name}: got {key}={value!r}; valid are {', '.join(map(repr, valid))}"
         for key, value, valid in choices
         if value not in valid
     ]
     if grab.matrix is not None and grab.argument is None:
-        mistakes.append(
+        errors.append(
             f"{name}: takes no weight matrix; give it an argument W, or let it have the model "
             "(leave it out of OTHER_MODEL_GRAM)"
         )
-    return mistakes
+    return errors
 
 
-def _argument_mistakes(grab: NamedGrab) -> list[str]:
+def _argument_errors(grab: NamedGrab) -> list[str]:
     parameters = _parameters(grab.func)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return []

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit import files
 from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
-from mlpsubmit.jobs.throughput.meter import Pace
+from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Progress
 
 __all__ = ["Checkpoint"]
@@ -38,7 +38,7 @@ class Checkpoint:
         stop: set where the task is to save and stop.
         interval: seconds between two saves; more where saves are slow.
         verbose: print losses as they fall.
-        pace: counts what is made, over all packs of a task.
+        meter: counts what is made, over all packs of a task.
 
     Attributes:
         parts: the places in the pack of configs that are not yet trained, in one list those that
@@ -46,7 +46,7 @@ class Checkpoint:
         alike: how many of the first parts are pieces of what was one: need as much memory.
         together: the places of those that are assembled or in training now.
         halved: whether the pack has ever run out of memory.
-        step_ideal: for ``pace``, of the stack that is to train.
+        step_ideal: for ``meter``, of the stack that is to train.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Checkpoint:
         heartbeat: Heartbeat,
         interval: float,
         verbose: bool,
-        pace: Pace | None = None,
+        meter: ThroughputMeter | None = None,
     ) -> None:
         self.file = file
         self.configs = configs
@@ -67,7 +67,7 @@ class Checkpoint:
         self.heartbeat = heartbeat
         self.interval = interval
         self.verbose = verbose
-        self.pace = pace or Pace()
+        self.meter = meter or ThroughputMeter()
         self.step_ideal: float | None = None
         self.together: list[int] = []
         self._begin()
@@ -113,7 +113,7 @@ class Checkpoint:
         self._restart()
 
     def _restart(self) -> None:
-        self.pace.rests()
+        self.meter.rests()
         self.state, self.earlier_seconds, self.started = None, 0.0, time.monotonic()
         self._rewind(0)
 
@@ -173,7 +173,7 @@ class Checkpoint:
         """Return the state to continue from."""
         self.active = _rows(self.state, len(self.together))
         self.heartbeat.update(first_step=self.first_step, step=self.step)
-        self.pace.trains(self.step_ideal)
+        self.meter.trains(self.step_ideal)
         return self.state
 
     def due(self) -> bool:
@@ -228,7 +228,7 @@ class Checkpoint:
         if self.earlier_made is None:  # as if no config had stopped since this life began
             own = (progress.step - self.first_step) * progress.active
             self.earlier_made = progress.made - own
-        self.pace.computed(
+        self.meter.computed(
             (progress.step - self.step) * progress.rows,
             whole=progress.rows == len(self.together),
         )
@@ -248,8 +248,8 @@ class Checkpoint:
 
     def _tell(self, now: float) -> None:
         self.told = now
-        self.pace.made(self.made + self.ahead * self.active)
-        self.heartbeat.update(step=self.step + self.ahead, **self.pace.fields())
+        self.meter.made(self.made + self.ahead * self.active)
+        self.heartbeat.update(step=self.step + self.ahead, **self.meter.fields())
 
 
 def _rows(state: dict[str, Any] | None, configs: int) -> int:

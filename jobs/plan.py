@@ -69,7 +69,7 @@ class Pack:
 
 
 @dataclass(frozen=True)
-class Stretch:
+class GroupRun:
     """Consecutive groups that are cut alike.
 
     Attributes:
@@ -104,7 +104,7 @@ class Plan:
         shape: points per axis of the product.
         order: which axis of the product stands at each place of the rank order.
         outside: how many places of the order, from the first, number the groups.
-        stretches: the groups in rank order, run-length encoded.
+        group_runs: the groups in rank order, run-length encoded.
         cost_settings: what :attr:`group_costs` is computed from.
         threads: processor threads that a task of this plan computes with; part of the plan, since
             the rounding of a matrix product can depend on it.
@@ -114,7 +114,7 @@ class Plan:
     shape: tuple[int, ...]
     order: tuple[int, ...]
     outside: int
-    stretches: tuple[Stretch, ...]
+    group_runs: tuple[GroupRun, ...]
     cost_settings: Mapping[str, CostSetting]
     threads: int
     kept: NDArray[np.bool_] | None = field(default=None, repr=False)
@@ -122,12 +122,12 @@ class Plan:
     @cached_property
     def configs(self) -> int:
         """How many configs the plan trains."""
-        return sum(stretch.groups * stretch.configs for stretch in self.stretches)
+        return sum(group_run.groups * group_run.configs for group_run in self.group_runs)
 
     @cached_property
     def packs(self) -> int:
         """How many packs the plan has."""
-        return sum(stretch.groups * stretch.packs_per_group for stretch in self.stretches)
+        return sum(group_run.groups * group_run.packs_per_group for group_run in self.group_runs)
 
     @cached_property
     def group_costs(self) -> NDArray[np.float64]:
@@ -151,8 +151,8 @@ class Plan:
 
     @cached_property
     def _packs_by_group(self) -> NDArray[np.int64]:
-        counts = [stretch.packs_per_group for stretch in self.stretches]
-        return np.repeat(np.array(counts, int), [stretch.groups for stretch in self.stretches])
+        counts = [group_run.packs_per_group for group_run in self.group_runs]
+        return np.repeat(np.array(counts, int), [group_run.groups for group_run in self.group_runs])
 
     @cached_property
     def _bounds(self) -> NDArray[np.int64]:
@@ -161,12 +161,12 @@ class Plan:
         Packs of a group are of nearly equal size, so that none is much slower than another.
         """
         pieces, start = [np.zeros(1, dtype=np.int64)], 0
-        for stretch in self.stretches:
-            n = stretch.packs_per_group
-            inner = np.arange(1, n + 1) * stretch.configs // n
-            outer = np.arange(stretch.groups) * stretch.configs
+        for group_run in self.group_runs:
+            n = group_run.packs_per_group
+            inner = np.arange(1, n + 1) * group_run.configs // n
+            outer = np.arange(group_run.groups) * group_run.configs
             pieces.append(start + (outer[:, None] + inner[None, :]).ravel())
-            start += stretch.groups * stretch.configs
+            start += group_run.groups * group_run.configs
         return np.concatenate(pieces)
 
     @property
@@ -212,7 +212,7 @@ class Plan:
             "shape": list(self.shape),
             "order": list(self.order),
             "outside": self.outside,
-            "stretches": [[s.groups, s.configs, s.pack_size] for s in self.stretches],
+            "group_runs": [[s.groups, s.configs, s.pack_size] for s in self.group_runs],
             "cost_settings": {
                 name: [setting.axis, list(setting.values)]
                 for name, setting in self.cost_settings.items()
@@ -231,7 +231,7 @@ class Plan:
             shape=tuple(content["shape"]),
             order=tuple(content["order"]),
             outside=content["outside"],
-            stretches=tuple(Stretch(*entry) for entry in content["stretches"]),
+            group_runs=tuple(GroupRun(*entry) for entry in content["group_runs"]),
             cost_settings={
                 name: CostSetting(tuple(values), axis)
                 for name, (axis, values) in content["cost_settings"].items()
@@ -243,15 +243,15 @@ class Plan:
 
 def make_plan(
     sweep: Sweep,
-    slots: int,
+    max_tasks: int,
     threads: int,
     finished: NDArray[np.int64] | None = None,
     memory: int | None = None,
 ) -> Plan:
-    """Plan a sweep for a number of slots that train at the same time.
+    """Plan a sweep for a number of max_tasks that train at the same time.
 
     Args:
-        slots: tasks that run side by side; a group that carries much of the cost is cut so that
+        max_tasks: tasks that run side by side; a group that carries much of the cost is cut so that
             all of them get a share of it.
         threads: processor threads of each task.
         finished: flat indices of configs whose results are known already.
@@ -259,7 +259,7 @@ def make_plan(
     """
     axes = sweep.product.axes
     outside = [place for place, axis in enumerate(axes) if not _stacks(axis)]
-    # What sets the size of packs goes outermost: few stretches, however many groups.
+    # What sets the size of packs goes outermost: few group_runs, however many groups.
     outside.sort(key=lambda place: not {"width", "depth"} & set(axes[place].names))
     inside = [place for place, axis in enumerate(axes) if _stacks(axis)]
     group_shape = tuple(len(axes[place]) for place in outside)
@@ -270,12 +270,12 @@ def make_plan(
         counts = kept.reshape(-1, group_size).sum(axis=1)
     cost_settings = {name: _cost_setting(sweep, name) for name in COST_SETTINGS}
     settings = _by_group(cost_settings, outside, group_shape)
-    sizes = _pack_sizes(sweep.base, settings, counts, slots, memory)
+    sizes = _pack_sizes(sweep.base, settings, counts, max_tasks, memory)
     return Plan(
         shape=sweep.product.shape,
         order=tuple(outside + inside),
         outside=len(outside),
-        stretches=tuple(_stretches(counts, sizes)),
+        group_runs=tuple(_stretches(counts, sizes)),
         cost_settings=cost_settings,
         threads=threads,
         kept=kept,
@@ -377,7 +377,7 @@ def _pack_sizes(
     base: Hyperparameters,
     settings: Mapping[str, NDArray[np.float64]],
     counts: NDArray[np.int64],
-    slots: int,
+    max_tasks: int,
     memory: int | None,
 ) -> NDArray[np.int64]:
     """Return the configs per pack of each group, (groups,)."""
@@ -387,8 +387,8 @@ def _pack_sizes(
     weights = _weights(settings)
     sizes = _cached(weights, settings) if memory is None else fitting(memory, weights, settings)
     costs = counts * _costs(settings)
-    dear = costs * slots > 0.5 * costs.sum()
-    shared = np.minimum(sizes, np.maximum(1, -(-counts // slots)))
+    dear = costs * max_tasks > 0.5 * costs.sum()
+    shared = np.minimum(sizes, np.maximum(1, -(-counts // max_tasks)))
     return np.where(one_by_one, 1, np.where(dear, shared, sizes))
 
 
@@ -402,17 +402,17 @@ def _cached(
     return np.clip(sizes, 1, LARGEST_PACK).astype(np.int64)
 
 
-def _stretches(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[Stretch]:
+def _stretches(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[GroupRun]:
     """Run-length encode the groups; groups of which nothing is kept vanish."""
     table = np.stack([counts, sizes], axis=1)[counts > 0]
     changes = np.flatnonzero((table[1:] != table[:-1]).any(axis=1)) + 1
     for start, stop in itertools.pairwise([0, *changes.tolist(), len(table)]):
         if stop > start:
-            yield Stretch(stop - start, *table[start].tolist())
+            yield GroupRun(stop - start, *table[start].tolist())
 
 
 def cut(numbers: NDArray[np.int64], costs: NDArray[np.float64], tasks: int) -> list[list[Range]]:
-    """Cut packs into slices of nearly equal cost, the dearest first.
+    """Cut packs into slices of nearly equal cost, the most_expensive first.
 
     Args:
         numbers: (n,) pack numbers, ascending.
@@ -420,7 +420,7 @@ def cut(numbers: NDArray[np.int64], costs: NDArray[np.float64], tasks: int) -> l
         tasks: how many slices at most.
 
     Returns:
-        One list of ranges of pack numbers per slice, the dearest first; no slice is empty.
+        One list of ranges of pack numbers per slice, the most_expensive first; no slice is empty.
     """
     slices: list[list[Range]] = [[] for _ in range(tasks)]
     loads = np.zeros(tasks)

@@ -16,7 +16,7 @@ from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.store.run_directory import REUSED_PREFIX, RunDirectory, task_name
 from mlpsubmit.jobs.store.shards import Failure
-from mlpsubmit.jobs.task_status import TaskStatus, mean_of_limit
+from mlpsubmit.jobs.task_status import TaskStatus, mean_utilization
 
 __all__ = ["Status", "TaskStatus", "read_status"]
 
@@ -38,8 +38,8 @@ class Status:
         fraction: done, by estimated cost, counting packs in training by their steps; 0 to 1.
         speed: model-steps per second: lately, of all running tasks together; where none runs, the
             mean over the time from the first beat of a submission's tasks to the last.
-        of_limit: the part of the devices' limit that their tasks make use of, 0 to 1, over the same
-            time; None where it was not measured. The limit is the rate of large matrix products.
+        matmul_utilization: FLOPs of the method over the measured matmul rate, 0 to 1, over the same
+            time; None where it was not measured.
         remaining_seconds: until the end at the speed so far; None where it cannot be told.
         retry: what SLURM says of the job that will resume what is missing; empty where none will.
         retry_failure: what SLURM says of one that could not; empty where all is well.
@@ -61,7 +61,7 @@ class Status:
     failures: Sequence[Failure]
     retry: str = ""
     retry_failure: str = ""
-    of_limit: float | None = None
+    matmul_utilization: float | None = None
 
     def __repr__(self) -> str:
         return f"Status({self.name} {self.run} {self.state}: {self.summary})"
@@ -77,7 +77,7 @@ class Status:
         parts.append(f"{100 * self.fraction:.0f}%")
         if self.speed:
             mean = "" if any(task.state == "running" for task in self.tasks) else "mean "
-            parts.append(mean + throughput(self.speed, self.of_limit, " of the limit"))
+            parts.append(mean + throughput(self.speed, self.matmul_utilization, " of the limit"))
         if self.remaining_seconds is not None and self.running:
             parts.append(f"about {duration(self.remaining_seconds)} left")
         return "  ".join(parts)
@@ -136,7 +136,7 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     retry = str(job) if job is not None and job.alive and done < configs else ""
     failed_retry = job is not None and not job.alive and job.state != "COMPLETED"
     fraction, remaining = _progress(run, plan, finished, tasks, beats)
-    speed, of_limit = _speed(tasks, beats)
+    speed, matmul_utilization = _speed(tasks, beats)
     return Status(
         run=run.id,
         name=str(run.sweep["name"]),
@@ -154,7 +154,7 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
         failures=failures,
         retry=retry,
         retry_failure=str(job) if failed_retry and done < configs else "",
-        of_limit=of_limit,
+        matmul_utilization=matmul_utilization,
     )
 
 
@@ -300,13 +300,13 @@ def _speed(tasks: Sequence[TaskStatus], beats: Beats) -> tuple[float, float | No
     """Return model-steps per second, and the part of the devices' limit that is used."""
     running = [task.heartbeat for task in tasks if task.state == "running"]
     if running:
-        shares = [beat.get("of_limit") for beat in running]
+        shares = [beat.get("matmul_utilization") for beat in running]
         known = [float(share) for share in shares if share is not None]
-        of_limit = sum(known) / len(known) if len(known) == len(running) else None
-        return sum(float(beat.get("speed") or 0) for beat in running), of_limit
+        matmul_utilization = sum(known) / len(known) if len(known) == len(running) else None
+        return sum(float(beat.get("speed") or 0) for beat in running), matmul_utilization
     trained = {name: beat for name, beat in beats.items() if beat.get("model_steps")}
     steps = sum(int(beat["model_steps"]) for beat in trained.values())
-    return steps / max(_elapsed(trained), 1e-9), mean_of_limit(trained.values())
+    return steps / max(_elapsed(trained), 1e-9), mean_utilization(trained.values())
 
 
 def _elapsed(beats: Beats) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlpsubmit.display.text import throughput
 
-__all__ = ["LIVE", "TaskStatus", "mean_of_limit"]
+__all__ = ["LIVE", "TaskStatus", "mean_utilization"]
 
 #: States of tasks that train or are about to.
 LIVE = ("waiting", "running")
@@ -68,9 +68,9 @@ class TaskStatus:
             loss = f", loss {beat['loss']:.3g}" if beat.get("loss") is not None else ""
             text += f", step {beat['step']}/{beat['max_iter']}{loss}"
         if self.state == "running" and beat.get("speed"):
-            text += f", {throughput(beat['speed'], beat.get('of_limit'))}"
+            text += f", {throughput(beat['speed'], beat.get('matmul_utilization'))}"
         if self.state == "done" and self.mean_speed:
-            text += f", mean {throughput(self.mean_speed, mean_of_limit([beat]))}"
+            text += f", mean {throughput(self.mean_speed, mean_utilization([beat]))}"
         if self.state == "interrupted" and beat.get("max_iter") and beat.get("step"):
             text += f", saved at step {beat['step']} of {beat['max_iter']}"
         return text
@@ -89,7 +89,7 @@ class TaskStatus:
         return [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
 
 
-def mean_of_limit(beats: Iterable[Mapping[str, Any]]) -> float | None:
+def mean_utilization(beats: Iterable[Mapping[str, Any]]) -> float | None:
     """Return the part of their devices' limit that tasks have used over their lives, 0 to 1.
 
     Returns:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit import files
 from mlpsubmit.assembly.assemble import assemble
-from mlpsubmit.assembly.probe import rehearse
+from mlpsubmit.assembly.probe import smoke_test_grabs
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.gpus import device_name
@@ -35,9 +35,9 @@ from mlpsubmit.jobs.store import run_directory, shards
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.store.shards import Shard
-from mlpsubmit.jobs.throughput.meter import Pace
-from mlpsubmit.jobs.throughput.roofline import Limit
-from mlpsubmit.jobs.throughput.workload import Kind
+from mlpsubmit.jobs.throughput.meter import ThroughputMeter
+from mlpsubmit.jobs.throughput.roofline import Roofline
+from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.protocol import DIVERGED
 from mlpsubmit.spec.load import thaw
 from mlpsubmit.spec.sweep import Config, Sweep
@@ -50,7 +50,7 @@ from mlpsubmit.training.seeds import data_seed
 __all__ = ["run_task"]
 
 #: Attempts in a row that may end before anything is trained.
-FRUITLESS_ATTEMPTS = 3
+MAX_WITHOUT_PROGRESS = 3
 
 #: Floating-point operations from which on a slice is worth a second for finding out what its device
 #: could do at best: some seconds of one core.
@@ -111,23 +111,23 @@ class _Task:
         intent = self.run_directory.intent(self.submission)
         slices = intent["slices"]
         packs = self._packs(slices[self.index])
-        fruitless = self._fruitless_attempts()
+        without_progress = self._attempts_without_progress()
         self.limit = self._limit(packs)
         # The process of the debug executor has done other things before.
         self.startup = None if intent["executor"] == "debug" else process_age()
-        self.pace = Pace()
+        self.meter = ThroughputMeter()
         with (
             Shard.claim(self.run_directory.results, self.name) as shard,
-            self._heartbeat(shard, len(packs), len(slices), fruitless) as heartbeat,
+            self._heartbeat(shard, len(packs), len(slices), without_progress) as heartbeat,
         ):
-            if fruitless >= FRUITLESS_ATTEMPTS:
+            if without_progress >= MAX_WITHOUT_PROGRESS:
                 return _give_up(heartbeat)
             for pack in packs:
                 try:
                     self._train_or_record(pack, shard, heartbeat)
                 except Interrupted:
                     print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
-                    if not heartbeat["progressed"] and fruitless + 1 >= FRUITLESS_ATTEMPTS:
+                    if not heartbeat["progressed"] and without_progress + 1 >= MAX_WITHOUT_PROGRESS:
                         return _give_up(heartbeat)
                     heartbeat.update(state="interrupted")
                     return "interrupted"
@@ -143,18 +143,18 @@ class _Task:
         finished = self.run_directory.finished({pack.name for pack in packs}, self.name)
         return [pack for pack in packs if pack.name not in finished]
 
-    def _limit(self, packs: Sequence[Pack]) -> Limit | None:
+    def _limit(self, packs: Sequence[Pack]) -> Roofline | None:
         """Measure the device where that takes a small part of the task's time."""
         worth = sum(pack.cost for pack in packs) >= WORTH_A_LIMIT
         base = self.sweep.base
-        return Limit(self.device, base.precision, base.model != "mlp") if worth else None
+        return Roofline(self.device, base.precision, base.model != "mlp") if worth else None
 
-    def _fruitless_attempts(self) -> int:
+    def _attempts_without_progress(self) -> int:
         """Return how many attempts in a row before this one trained nothing."""
         last = self.run_directory.last_heartbeat(self.name)
-        return 0 if last is None or last["progressed"] else int(last["fruitless"]) + 1
+        return 0 if last is None or last["progressed"] else int(last["without_progress"]) + 1
 
-    def _heartbeat(self, shard: Shard, packs: int, tasks: int, fruitless: int) -> Heartbeat:
+    def _heartbeat(self, shard: Shard, packs: int, tasks: int, without_progress: int) -> Heartbeat:
         return Heartbeat(
             self.run_directory.heartbeat(self.name),
             max(HEARTBEAT_SECONDS, min(tasks / BEATS_PER_SECOND, SLOWEST_BEAT)),
@@ -169,10 +169,10 @@ class _Task:
             packs_failed=0,
             halved=0,
             cost_done=0.0,
-            fruitless=fruitless,
+            without_progress=without_progress,
             progressed=False,
             speeds=[],
-            **self.pace.fields(),
+            **self.meter.fields(),
         )
 
     def _train_or_record(self, pack: Pack, shard: Shard, heartbeat: Heartbeat) -> None:
@@ -194,7 +194,7 @@ class _Task:
         )
         heartbeat.publish()
         try:
-            kind = Kind.of(self.sweep, first, len(indices), pack.cost)
+            kind = Workload.of(self.sweep, first, len(indices), pack.cost)
             arrays = self._train(pack, indices, heartbeat)
         except Interrupted:
             raise
@@ -202,8 +202,8 @@ class _Task:
             self._record_failure(pack, indices, error, shard, heartbeat)
         else:
             shard.append(pack.name + shards.FINISHED_SUFFIX, npz_bytes(arrays))
-            self.pace.finished(kind)
-            speeds = self.pace.speeds()
+            self.meter.finished(kind)
+            speeds = self.meter.speeds()
             heartbeat.update(packs_done=heartbeat["packs_done"] + 1, speeds=speeds)
             _note_progress(heartbeat, pack)
             self.run_directory.checkpoint(pack.name).unlink(missing_ok=True)
@@ -224,7 +224,7 @@ class _Task:
             "traceback": "".join(traceback.format_exception(error)),
         }
         shard.append(pack.name + shards.FAILED_SUFFIX, files.json_bytes(failure))
-        self.pace.discard()
+        self.meter.discard()
         heartbeat.update(packs_failed=heartbeat["packs_failed"] + 1)
         _note_progress(heartbeat, pack)
         print(f"pack {pack.name}: failed\n{failure['traceback']}", flush=True)
@@ -243,7 +243,7 @@ class _Task:
         configs = [self.sweep.config(int(index)) for index in indices]
         entries = [self.data.entries(config) for config in configs]
         checkpoint = self._checkpoint(pack, heartbeat)
-        self._rehearse(configs[0], entries[0])
+        self._smoke_test_grabs(configs[0], entries[0])
         while checkpoint.parts:
             if not self._fits(pack, configs, entries, checkpoint):
                 # Out here, where no traceback holds the dead tensors any more.
@@ -254,10 +254,10 @@ class _Task:
             **_joined(checkpoint.finished, len(indices), checkpoint.halved),
         }
 
-    def _rehearse(self, config: Config, entry: Mapping[str, Any]) -> None:
-        """Call the grabs of a long training once before it, lest it be lost to a mistake in one."""
+    def _smoke_test_grabs(self, config: Config, entry: Mapping[str, Any]) -> None:
+        """Call the grabs of a long training once before it, lest it be lost to an error in one."""
         try:
-            rehearse(self.sweep, config, entry, self.device)
+            smoke_test_grabs(self.sweep, config, entry, self.device)
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
@@ -272,7 +272,7 @@ class _Task:
             heartbeat,
             60 * self.sweep.base.checkpoint_minutes,
             self.sweep.base.verbose,
-            self.pace,
+            self.meter,
         )
 
     def _fits(
@@ -346,7 +346,7 @@ def _note_progress(heartbeat: Heartbeat, pack: Pack) -> None:
 def _give_up(heartbeat: Heartbeat) -> str:
     """Say that going on as before leads nowhere."""
     error = (
-        f"{FRUITLESS_ATTEMPTS} attempts in a row were ended before they had trained anything; "
+        f"{MAX_WITHOUT_PROGRESS} attempts in a row were ended before they had trained anything; "
         "give the tasks more time or memory when you resume (--time, --mem), or smaller packs "
         "(PACK_SIZE) or more frequent saves (CHECKPOINT_MINUTES) in a new launch"
     )

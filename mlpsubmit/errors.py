@@ -1,4 +1,4 @@
-"""The mistakes that mlpsubmit reports to its user, each in one message and with exit code 2."""
+"""The errors that mlpsubmit reports to its user, each in one message and with exit code 2."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ __all__ = ["BusyError", "RunError", "SpecError", "UserError", "did_you_mean"]
 
 
 class UserError(Exception):
-    """A mistake the user can put right: it says what was got, what is valid, what to try."""
+    """An error the user can put right: it says what was got, what is valid, what to try."""
 
 
 class SpecError(UserError):
-    """One or several mistakes in a spec, listed together.
+    """One or several errors in a spec, listed together.
 
     Args:
-        mistakes: one message per mistake, each of the form "got X; valid are Y; try Z".
-        where: what holds the mistakes, for example the path of the spec file.
+        errors: one message per error, each of the form "got X; valid are Y; try Z".
+        where: what holds the errors, for example the path of the spec file.
     """
 
-    def __init__(self, mistakes: str | Iterable[str], where: str = "") -> None:
-        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
+    def __init__(self, errors: str | Iterable[str], where: str = "") -> None:
+        self.errors = [errors] if isinstance(errors, str) else list(errors)
         self.where = where
         prefix = f"{where}: " if where else ""
-        if len(self.mistakes) == 1:
-            text = prefix + self.mistakes[0]
+        if len(self.errors) == 1:
+            text = prefix + self.errors[0]
         else:
-            lines = "\n".join(f"  - {mistake}" for mistake in self.mistakes)
-            text = f"{prefix}{len(self.mistakes)} mistakes:\n{lines}"
+            lines = "\n".join(f"  - {message}" for message in self.errors)
+            text = f"{prefix}{len(self.errors)} errors:\n{lines}"
         super().__init__(text)
 
 

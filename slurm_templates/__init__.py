@@ -11,12 +11,12 @@ from mlpsubmit.slurm_templates.locate import (
     template_paths,
     user_folder,
 )
-from mlpsubmit.slurm_templates.request import SlurmAsk
+from mlpsubmit.slurm_templates.request import SlurmRequest
 from mlpsubmit.slurm_templates.template import KEYS, Template
 
 __all__ = [
     "KEYS",
-    "SlurmAsk",
+    "SlurmRequest",
     "Template",
     "find_template",
     "read_template",

@@ -43,7 +43,7 @@ def find_template(name_or_file: str | None = None) -> Template:
 
     Raises:
         UserError: where there is none, or its file cannot be read or is no TOML.
-        SpecError: listing every mistake in it.
+        SpecError: listing every error in it.
     """
     wanted = DEFAULT if name_or_file is None else name_or_file
     paths = template_paths()
@@ -66,7 +66,7 @@ def read_template(path: Path) -> Template:
 
     Raises:
         UserError: where the file cannot be read or is no TOML.
-        SpecError: listing every mistake in it.
+        SpecError: listing every error in it.
     """
     return Template.from_table(_table(path), path)
 

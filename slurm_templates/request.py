@@ -8,11 +8,11 @@ from typing import Any
 from mlpsubmit.slurm_templates.locate import find_template
 from mlpsubmit.slurm_templates.template import Template, as_option
 
-__all__ = ["SlurmAsk"]
+__all__ = ["SlurmRequest"]
 
 
 @dataclass(frozen=True)
-class SlurmAsk:
+class SlurmRequest:
     """What one command, or one call from Python, says about SLURM.
 
     Attributes:

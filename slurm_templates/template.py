@@ -48,7 +48,7 @@ _MEMORY_OPTIONS = ("mem-per-cpu", "mem-per-gpu")
 
 Word = Annotated[str | None, PlainValidator(optional(word))]
 Line = Annotated[str, PlainValidator(line)]
-Limit = Annotated[str | None, PlainValidator(optional(time_limit.normalised))]
+Roofline = Annotated[str | None, PlainValidator(optional(time_limit.normalised))]
 Gpus = Annotated[int | str, PlainValidator(gpus)]
 Count = Annotated[int, PlainValidator(count(1))]
 Memory = Annotated[str | None, PlainValidator(optional(memory))]
@@ -103,7 +103,7 @@ class Template(BaseModel):
     account: Word = _field(None, "account that is charged; your default unless given")
     qos: Word = _field(None, "quality of service")
     constraint: Word = _field(None, "features that a node should have")
-    time: Limit = _field(None, "time limit of a task; the partition's default unless given")
+    time: Roofline = _field(None, "time limit of a task; the partition's default unless given")
     gpus: Gpus = _field(1, "GPUs of a task")
     cpus: Count = _field(4, "processor cores of a task")
     mem: Memory = _field(None, "main memory of a task; the partition's default unless given")
@@ -119,23 +119,23 @@ class Template(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Template:
-        mistakes = []
+        errors = []
         limit = self._limit_seconds
         if self.notice is not None and limit is not None and self.notice >= limit:
-            mistakes.append(
+            errors.append(
                 f"notice: got {self.notice}; should be less than the time limit, {limit} seconds"
             )
         double = ["mem"] if self.mem is not None else []
         double += [name for name in _MEMORY_OPTIONS if name in self.sbatch]
         if len(double) > 1:
-            mistakes.append(f"got {' and '.join(double)}, which exclude each other; keep one")
+            errors.append(f"got {' and '.join(double)}, which exclude each other; keep one")
         if "gpu" in str(self.sbatch.get("gres", "")).replace(":", ",").split(","):
-            mistakes.append(
+            errors.append(
                 f"sbatch.gres: got {self.sbatch['gres']!r}; GPUs should be asked for by the "
                 "template's own key gpus, above [sbatch] (on the command line: --gpus)"
             )
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+        if errors:
+            raise ValueError("\n".join(errors))
         return self
 
     @property
@@ -216,7 +216,7 @@ class Template(BaseModel):
         What is said of memory takes the place of what the template says of it in another way.
 
         Raises:
-            SpecError: listing every mistake, each by the option of the command line.
+            SpecError: listing every error, each by the option of the command line.
         """
         mine = {key: getattr(self, key) for key in type(self).model_fields}
         if changes.get("mem") is not None:
@@ -243,7 +243,7 @@ class Template(BaseModel):
             where: the file that holds them, for messages.
 
         Raises:
-            SpecError: listing every mistake.
+            SpecError: listing every error.
         """
         ours = {key: values[key] for key in ("name", "path") if key in values}
         rest = {key: value for key, value in values.items() if key not in ours}
@@ -284,14 +284,14 @@ def _build(
     keys: Mapping[str, Any], ours: Mapping[str, Any], where: str, spelt: Callable[[str], str]
 ) -> Template:
     """Build a template from keys that a user gave and values that come from elsewhere."""
-    mistakes = [_unknown(key, spelt) for key in keys if key not in KEYS]
+    errors = [_unknown(key, spelt) for key in keys if key not in KEYS]
     known = {key: value for key, value in keys.items() if key in KEYS}
     try:
         template = Template(**{**ours, **known})
     except ValidationError as error:
-        raise SpecError(mistakes + _mistakes(error, spelt), where) from None
-    if mistakes:
-        raise SpecError(mistakes, where)
+        raise SpecError(errors + _errors(error, spelt), where) from None
+    if errors:
+        raise SpecError(errors, where)
     return template
 
 
@@ -302,7 +302,7 @@ def _unknown(key: str, spelt: Callable[[str], str]) -> str:
     return f"{spelt(key)}: no such key{hint or valid}"
 
 
-def _mistakes(error: ValidationError, spelt: Callable[[str], str]) -> list[str]:
+def _errors(error: ValidationError, spelt: Callable[[str], str]) -> list[str]:
     """Say each of pydantic's errors in our words: the key, what was got, what is valid."""
     messages: dict[str, str] = {}
     for entry in error.errors():

@@ -6,7 +6,7 @@ from mlpsubmit.errors import UserError, did_you_mean
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.slurm.commands import configured
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.slurm_templates import SlurmAsk, Template
+from mlpsubmit.slurm_templates import SlurmRequest, Template
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["NAMES", "Executor", "check_name", "choose", "follows"]
@@ -41,7 +41,7 @@ def choose(
     name: str,
     hyperparameters: Hyperparameters,
     tasks: int | None,
-    slurm: SlurmAsk | None = None,
+    slurm: SlurmRequest | None = None,
     base: Template | None = None,
 ) -> Executor:
     """Return an executor for at most so many tasks.
@@ -63,7 +63,7 @@ def choose(
     check_name(name)
     if name == "auto":
         name = "slurm" if configured() else "local"
-    slurm = slurm or SlurmAsk()
+    slurm = slurm or SlurmRequest()
     if name != "slurm" and not slurm.is_empty:
         raise UserError(
             f"--executor {name}: {', '.join(slurm.options)} are for SLURM; leave them out"

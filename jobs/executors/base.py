@@ -42,11 +42,11 @@ class Executor(abc.ABC):
         """
 
     @abc.abstractmethod
-    def slots(self, cost: float) -> int:
+    def max_tasks(self, cost: float) -> int:
         """Return how many tasks a sweep of an estimated cost is to be planned for."""
 
     @abc.abstractmethod
-    def threads_of(self, tasks: int) -> int:
+    def threads_per_task(self, tasks: int) -> int:
         """Return the processor threads of each task where so many run side by side."""
 
     @abc.abstractmethod
@@ -78,7 +78,7 @@ class Executor(abc.ABC):
         """Return lines that say what would be submitted, for a dry run."""
         return []
 
-    def side_by_side(self, submission: Submission) -> int:
+    def max_concurrent(self, submission: Submission) -> int:
         """Return how many of its tasks run at once, as far as it is known beforehand."""
         return submission.tasks
 
@@ -91,7 +91,7 @@ class Executor(abc.ABC):
         its processor, unless an executor has others."""
         return str(Device.of_this_machine(threads))
 
-    def trained_alike(
+    def same_hardware(
         self, threads: int, intent: Mapping[str, Any], beat: Mapping[str, Any]
     ) -> bool:
         """Tell whether an earlier task trained on what tasks of so many threads would train on.

@@ -31,7 +31,7 @@ class DebugExecutor(Executor):
 
         self.threads = torch.get_num_threads()
 
-    def slots(self, cost: float) -> int:
+    def max_tasks(self, cost: float) -> int:
         """Return one."""
         return 1
 
@@ -41,7 +41,7 @@ class DebugExecutor(Executor):
 
         return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
 
-    def threads_of(self, tasks: int) -> int:
+    def threads_per_task(self, tasks: int) -> int:
         """Return the threads that torch computes with in this process."""
         return self.threads
 

@@ -23,7 +23,7 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.gpus import free_memory
 from mlpsubmit.jobs.heartbeat import process_start
-from mlpsubmit.jobs.slurm.helper_job import ended_by_signals
+from mlpsubmit.jobs.slurm.helper_job import exit_on_signals
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.throughput import calibrate
 from mlpsubmit.jobs.train_pack import run_task
@@ -62,24 +62,26 @@ class LocalExecutor(Executor):
                 f"--tasks {tasks}: this machine has {what}, and a task of its own needs one; "
                 f"try --tasks {available}"
             )
-        self._slots = tasks or (available if self.devices else min(available, LARGEST_SHARE))
-        self.threads = self.threads_of(self._slots)
+        self._max_tasks = tasks or (available if self.devices else min(available, LARGEST_SHARE))
+        self.threads = self.threads_per_task(self._max_tasks)
 
-    def slots(self, cost: float) -> int:
+    def max_tasks(self, cost: float) -> int:
         """Return how many tasks the GPUs, or the cores, have room for."""
-        return self._slots
+        return self._max_tasks
 
     def memory(self) -> int | None:
         """Return what is free on the fullest of the GPUs."""
         return free_memory(self.devices) if self.devices else None
 
-    def threads_of(self, tasks: int) -> int:
+    def threads_per_task(self, tasks: int) -> int:
         """Return a task's share of the cores."""
         return max(1, self.cores // tasks)
 
     def tasks(self, threads: int, packs: int, cost: float) -> int:
-        """Return how many tasks the slots and, without GPUs, the cores have room for."""
-        room = self._slots if self.devices else min(self._slots, max(1, self.cores // threads))
+        """Return how many tasks the max_tasks and, without GPUs, the cores have room for."""
+        room = (
+            self._max_tasks if self.devices else min(self._max_tasks, max(1, self.cores // threads))
+        )
         return min(room, packs)
 
     def units(self, threads: int) -> tuple[str, int]:
@@ -90,7 +92,7 @@ class LocalExecutor(Executor):
         self, submission: Submission, write_order: Callable[[Path], None]
     ) -> list[Mapping[str, Any]]:
         """Train in as many processes as there would be tasks."""
-        with ended_by_signals(), tempfile.TemporaryDirectory(prefix="mlpsubmit-") as name:
+        with exit_on_signals(), tempfile.TemporaryDirectory(prefix="mlpsubmit-") as name:
             folder = Path(name)
             write_order(folder)
             with _environment(self.threads), contextlib.ExitStack() as started:
@@ -119,7 +121,7 @@ class LocalExecutor(Executor):
             process.wait()
 
     def submit(self, submission: Submission) -> Iterator[Job]:
-        """Start one process per task; there are at most as many tasks as slots."""
+        """Start one process per task; there are at most as many tasks as max_tasks."""
         _forget_ended()
         path, host = str(submission.path.resolve()), socket.gethostname()
         for task in range(submission.tasks):

@@ -17,8 +17,8 @@ from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.gpus import memory_of_type
 from mlpsubmit.jobs.slurm import filesystems
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
-from mlpsubmit.jobs.slurm.commands import NoAnswer, configured, setting
-from mlpsubmit.jobs.slurm.helper_job import ShortJob, ended_by_signals, last_lines, own_folder
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, setting
+from mlpsubmit.jobs.slurm.helper_job import HelperJob, exit_on_signals, last_lines, scratch_dir
 from mlpsubmit.jobs.slurm.nodes import misfits
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.sbatch import Sbatch
@@ -71,7 +71,7 @@ class SlurmExecutor(Executor):
         self.threads = template.cpus
         self._tasks = tasks
 
-    def slots(self, cost: float) -> int:
+    def max_tasks(self, cost: float) -> int:
         """Return the tasks that the user asked for, else as many as are worth starting."""
         return self._tasks or int(min(max(1, -(-cost // TASK_COST)), MOST_TASKS))
 
@@ -79,18 +79,18 @@ class SlurmExecutor(Executor):
         """Return what the type of GPU in the template says, or an assumption: none is here."""
         return memory_of_type(self.template.gpu_type) if self.template.gpu_count else None
 
-    def threads_of(self, tasks: int) -> int:
+    def threads_per_task(self, tasks: int) -> int:
         """Return the cores that the template gives each task."""
         return self.template.cpus
 
     def tasks(self, threads: int, packs: int, cost: float) -> int:
-        """Return the slots that what is missing is worth."""
-        return min(self.slots(cost), packs)
+        """Return the max_tasks that what is missing is worth."""
+        return min(self.max_tasks(cost), packs)
 
     def _setting(self, name: str) -> str | None:
         try:
             return setting(name)
-        except NoAnswer as error:
+        except SlurmUnavailable as error:
             raise UserError(
                 f"the cluster does not answer: {error}; nothing was submitted"
             ) from None
@@ -130,8 +130,8 @@ class SlurmExecutor(Executor):
             UserError: for what fits nowhere, or a runs folder that the nodes cannot see.
             Refused: for what sbatch would not take.
         """
-        if mistakes := misfits(self.template):
-            raise SpecError(mistakes, f"template {self.template.name}")
+        if errors := misfits(self.template):
+            raise SpecError(errors, f"template {self.template.name}")
         if reason := filesystems.unusable(submission.path, self.template.partition):
             raise UserError(reason)
         array = self.arrays(submission)[0]
@@ -152,7 +152,7 @@ class SlurmExecutor(Executor):
             lines += ["and when it has ended:", self._retry_script(submission, after=["ID"])]
         return lines
 
-    def side_by_side(self, submission: Submission) -> int:
+    def max_concurrent(self, submission: Submission) -> int:
         """Return as many as may be, if there are the nodes for them."""
         return min(submission.tasks, self.template.max_parallel or submission.tasks)
 
@@ -169,7 +169,7 @@ class SlurmExecutor(Executor):
         gpus = f"{_counted(count, 'GPU')} {kind}".rstrip() if count else "no GPU"
         return f"{where}, {gpus} and {_counted(self.template.cpus, 'core')} per task"
 
-    def trained_alike(
+    def same_hardware(
         self, threads: int, intent: Mapping[str, Any], beat: Mapping[str, Any]
     ) -> bool:
         """Tell whether a task was asked for in the same way."""
@@ -185,9 +185,9 @@ class SlurmExecutor(Executor):
         place = next(path for path in submission.path.parents if path.exists())
         minutes = min(self.template.minutes or CALIBRATION_MINUTES, CALIBRATION_MINUTES)
         limit = {"time": time_limit.normalised(minutes), "notice": None}
-        with ended_by_signals(), own_folder(place, ".calibrate-") as folder:
+        with exit_on_signals(), scratch_dir(place, ".calibrate-") as folder:
             write_order(folder)
-            answer, job = ShortJob(
+            answer, job = HelperJob(
                 folder,
                 self.template.model_copy(update=limit),
                 f"mlpsubmit-calibrate.{secrets.token_hex(6)}",
@@ -239,8 +239,8 @@ def _counted(count: int, what: str) -> str:
 
 def _cost_line(template: Template, tasks: int) -> str:
     """Say what the tasks may use at most: their time limit, on all that they ask for."""
-    side_by_side = min(tasks, template.max_parallel or tasks)
-    text = f"{tasks} tasks, {side_by_side} side by side at most"
+    max_concurrent = min(tasks, template.max_parallel or tasks)
+    text = f"{tasks} tasks, {max_concurrent} side by side at most"
     if template.minutes is None:
         return f"{text}; without a time limit there is no telling what they may cost"
     hours = tasks * template.minutes / 60

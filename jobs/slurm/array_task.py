@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from mlpsubmit.jobs.signals import stop_on_signals
-from mlpsubmit.jobs.slurm.commands import NoAnswer, answered, ask, first_line
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, answered, ask, first_line
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
 __all__ = ["main"]
@@ -58,7 +58,7 @@ def _go_on_later(job: str) -> None:
             if state == "RUNNING":
                 _requeue(job)
             return
-        except NoAnswer as error:
+        except SlurmUnavailable as error:
             print(f"not requeued: {error}", flush=True)
         if attempt + 1 < ATTEMPTS:
             time.sleep(REST_SECONDS)
@@ -69,7 +69,7 @@ def _requeue(job: str) -> None:
     """Put a job back into the queue; that ends this very job, and with it may end the command."""
     answer = ask("scontrol", "requeue", job)
     if answer.code > 0:
-        raise NoAnswer(f"scontrol: {first_line(answer.err)}")
+        raise SlurmUnavailable(f"scontrol: {first_line(answer.err)}")
     print("requeued", flush=True)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = [
-    "Answer",
-    "NoAnswer",
+    "CommandResult",
+    "SlurmUnavailable",
     "answered",
     "ask",
     "configured",
@@ -30,12 +30,12 @@ _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 _OF_SLURM = ("SLURM_", "SLURMD_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_")
 
 
-class NoAnswer(Exception):
+class SlurmUnavailable(Exception):
     """A SLURM command that is not there, that hangs, or whose controller does not answer."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class CommandResult:
     """What a command said, and its exit code."""
 
     code: int
@@ -55,7 +55,7 @@ def ask(
     seconds: float = QUERY_SECONDS,
     keep_locks: bool = False,
     unset: Iterable[str] = (),
-) -> Answer:
+) -> CommandResult:
     """Run a command of SLURM and return what it answered, whatever its exit code.
 
     Args:
@@ -65,7 +65,7 @@ def ask(
         unset: variables that the command is not to see.
 
     Raises:
-        NoAnswer: where there is no such command, or none that answers in time.
+        SlurmUnavailable: where there is no such command, or none that answers in time.
     """
     hidden = set(unset)
     try:
@@ -81,23 +81,25 @@ def ask(
             check=False,
         )
     except FileNotFoundError:
-        raise NoAnswer(f"there is no {command[0]} on the PATH") from None
+        raise SlurmUnavailable(f"there is no {command[0]} on the PATH") from None
     except subprocess.TimeoutExpired:
-        raise NoAnswer(f"{command[0]} did not answer within {seconds:.0f} s") from None
+        raise SlurmUnavailable(f"{command[0]} did not answer within {seconds:.0f} s") from None
     except OSError as error:
-        raise NoAnswer(f"{command[0]} cannot be run ({error.strerror})") from error
-    return Answer(done.returncode, done.stdout, done.stderr)
+        raise SlurmUnavailable(f"{command[0]} cannot be run ({error.strerror})") from error
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 def answered(*command: str, seconds: float = QUERY_SECONDS) -> str:
     """Run a query and return its output.
 
     Raises:
-        NoAnswer: where it fails for whatever reason.
+        SlurmUnavailable: where it fails for whatever reason.
     """
     answer = ask(*command, seconds=seconds)
     if answer.code != 0:
-        raise NoAnswer(f"{command[0]}: {first_line(answer.err) or f'exit code {answer.code}'}")
+        raise SlurmUnavailable(
+            f"{command[0]}: {first_line(answer.err) or f'exit code {answer.code}'}"
+        )
     return answer.out
 
 
@@ -119,7 +121,7 @@ def configured() -> bool:
         return False  # its commands would look for the file for a minute
     try:
         return ask("sbatch", "--version").code == 0
-    except NoAnswer:
+    except SlurmUnavailable:
         return True  # a cluster whose settings come from a controller that is slow to answer
 
 
@@ -127,7 +129,7 @@ def setting(name: str) -> str | None:
     """Return a setting of the cluster, such as MaxArraySize; None where it has none.
 
     Raises:
-        NoAnswer: where the controller does not answer.
+        SlurmUnavailable: where the controller does not answer.
     """
     return settings().get(name)
 
@@ -136,7 +138,7 @@ def settings() -> dict[str, str]:
     """Return all settings of the cluster.
 
     Raises:
-        NoAnswer: where the controller does not answer.
+        SlurmUnavailable: where the controller does not answer.
     """
     shown = answered("scontrol", "show", "config")
     return dict(re.findall(r"^(\w+) *= ?(.*?) *$", shown, re.M))

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.slurm import filesystems
-from mlpsubmit.jobs.slurm.commands import NoAnswer, answered, settings
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, answered, settings
 from mlpsubmit.jobs.slurm.nodes import gpus_of, misfits
 from mlpsubmit.jobs.slurm.probe import Check, Finding, tried_out
 from mlpsubmit.jobs.slurm.sbatch import Sbatch
 
 if TYPE_CHECKING:
-    from mlpsubmit.slurm_templates import SlurmAsk, Template
+    from mlpsubmit.slurm_templates import SlurmRequest, Template
 
 __all__ = ["Check", "Cluster", "Finding", "partitions", "start"]
 
@@ -34,7 +34,7 @@ class Cluster:
         seconds: how long to wait for a job; 0 for submitting none.
     """
 
-    def __init__(self, slurm: SlurmAsk, folder: Path, seconds: float) -> None:
+    def __init__(self, slurm: SlurmRequest, folder: Path, seconds: float) -> None:
         self._slurm = slurm
         self._folder = folder
         self._seconds = seconds
@@ -63,7 +63,7 @@ class Cluster:
     def _controller(self) -> Finding:
         try:
             self._settings = settings()
-        except NoAnswer as error:
+        except SlurmUnavailable as error:
             return False, f"the controller does not answer, so that nothing can be run: {error}"
         name, release = (self._settings.get(key, "?") for key in ("ClusterName", "SLURM_VERSION"))
         return True, f"{release}, cluster {name}, its controller answers"
@@ -71,9 +71,9 @@ class Cluster:
     def _resolve(self) -> Finding:
         """Find the template, and see whether any node has what it asks for, as a launch does."""
         self._template = self._slurm.resolve()
-        mistakes = misfits(self._template)
-        return not mistakes, "\n".join(
-            [f"{self._template.name}, from {self._template.path}", *mistakes]
+        errors = misfits(self._template)
+        return not errors, "\n".join(
+            [f"{self._template.name}, from {self._template.path}", *errors]
         )
 
     def _nodes(self, template: Template) -> Finding:
@@ -88,7 +88,7 @@ def _told(check: Check) -> Check:
     def telling() -> Finding:
         try:
             return check()
-        except (NoAnswer, UserError) as error:
+        except (SlurmUnavailable, UserError) as error:
             return False, str(error)
 
     return telling
@@ -101,7 +101,7 @@ def _accounting() -> Finding:
     """Without accounts, nobody can say later why a job ended: a loss, but no fault."""
     try:
         answered("sacct", "--noheader", "--format=JobID", "--starttime=now-1minute")
-    except NoAnswer as error:
+    except SlurmUnavailable as error:
         return None, f"why a job was killed will not be known for long: {error}"
     return True, "works"
 

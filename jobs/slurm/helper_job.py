@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpsubmit import files
-from mlpsubmit.jobs.slurm.commands import NoAnswer, ask, first_line
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, ask, first_line
 from mlpsubmit.jobs.slurm.queue import JobState, Queue
 from mlpsubmit.jobs.slurm.rejections import is_uncertain, refusal
 from mlpsubmit.jobs.slurm.sbatch import SUBMIT_SECONDS, overriding
@@ -22,7 +22,7 @@ from mlpsubmit.jobs.slurm.sbatch import SUBMIT_SECONDS, overriding
 if TYPE_CHECKING:
     from mlpsubmit.slurm_templates import Template
 
-__all__ = ["ShortJob", "ended_by_signals", "last_lines", "own_folder"]
+__all__ = ["HelperJob", "exit_on_signals", "last_lines", "scratch_dir"]
 
 #: How long a network file system may take to show here what a node wrote.
 LAG_SECONDS = 5.0
@@ -33,7 +33,7 @@ _LONGEST_REST = 5.0
 
 
 @dataclass(frozen=True)
-class ShortJob:
+class HelperJob:
     """One job that writes an answer into a file.
 
     Attributes:
@@ -62,14 +62,14 @@ class ShortJob:
 
         Raises:
             Refused: where the cluster does not take it.
-            NoAnswer: where it is not known whether it does.
+            SlurmUnavailable: where it is not known whether it does.
         """
         try:
             self._submit()
             return self._watch()
         finally:
             # By name, as it may be queued where sbatch has not said so.
-            with contextlib.suppress(NoAnswer):
+            with contextlib.suppress(SlurmUnavailable):
                 ask("scancel", f"--name={self.name}")
 
     def _submit(self) -> None:
@@ -84,7 +84,7 @@ class ShortJob:
         if answer.code == 0:
             return
         if is_uncertain(answer):
-            raise NoAnswer(f"sbatch: {first_line(answer.err)}")
+            raise SlurmUnavailable(f"sbatch: {first_line(answer.err)}")
         raise refusal(answer, self.template.to_json(), self.template.name)
 
     def _watch(self) -> tuple[Mapping[str, Any] | None, JobState | None]:
@@ -119,7 +119,7 @@ def last_lines(folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def own_folder(place: Path, prefix: str) -> Iterator[Path]:
+def scratch_dir(place: Path, prefix: str) -> Iterator[Path]:
     """Make a hidden folder, and remove it in the end."""
     folder = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
     try:
@@ -133,7 +133,7 @@ def own_folder(place: Path, prefix: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
+def exit_on_signals() -> Iterator[None]:
     """Let a signal that ends this process leave no job and no folder behind."""
 
     def leave(number: int, _: object) -> None:

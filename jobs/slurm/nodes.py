@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mlpsubmit.jobs.slurm.commands import NoAnswer, answered
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, answered
 from mlpsubmit.slurm_templates import Template, time_limit
 
 __all__ = ["Node", "gpus_of", "misfits", "nodes_of"]
@@ -44,7 +44,7 @@ def nodes_of(partition: str | None) -> list[Node]:
     """
     try:
         text = answered("sinfo", "--Node", "--noheader", f"--format={_FORMAT}")
-    except NoAnswer:
+    except SlurmUnavailable:
         return []
     wanted = set(partition.split(",")) if partition else None
     found = []
@@ -89,26 +89,26 @@ def gpus_of(gres: str) -> tuple[tuple[str, int], ...]:
 
 
 def misfits(template: Template) -> list[str]:
-    """Return what of a task no node of its partition has, each as one mistake."""
+    """Return what of a task no node of its partition has, each as one error."""
     nodes = nodes_of(template.partition)
     if not nodes:
         return []
     where = f"partition {template.partition}" if template.partition else "the default partition"
-    mistakes = [
+    errors = [
         _beyond("cpus", template.cpus, nodes, lambda node: node.cores, f" cores in {where}"),
         _beyond("mem", template.megabytes, nodes, lambda node: node.memory, f"M in {where}", "M"),
     ]
     kind = template.gpu_type
     what = f" {kind} GPUs in {where}" if kind else f" GPUs in {where}"
-    mistakes.append(_beyond("gpus", template.gpu_count, nodes, lambda n: _count(n, kind), what))
+    errors.append(_beyond("gpus", template.gpu_count, nodes, lambda n: _count(n, kind), what))
     limits = [node.minutes for node in nodes if node.minutes is not None]
     if template.minutes and len(limits) == len(nodes) and template.minutes > max(limits):
-        mistakes.append(
+        errors.append(
             f"--time: got {template.time}; the limit of {where} is "
             f"{time_limit.normalised(max(limits))}; ask for less, as a task that does not come to "
             "an end is queued again, or give another --partition"
         )
-    return [mistake for mistake in mistakes if mistake]
+    return [message for message in errors if message]
 
 
 def _beyond(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpsubmit import files
-from mlpsubmit.jobs.slurm.helper_job import ShortJob, ended_by_signals, last_lines, own_folder
+from mlpsubmit.jobs.slurm.helper_job import HelperJob, exit_on_signals, last_lines, scratch_dir
 from mlpsubmit.jobs.slurm.queue import JobState
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def tried_out(place: Path, template: Template, seconds: float) -> Finding:
         template: of the run that the job stands for.
         seconds: how long to wait for the job.
     """
-    with ended_by_signals(), own_folder(place, ".doctor-") as folder:
+    with exit_on_signals(), scratch_dir(place, ".doctor-") as folder:
         return Probe(folder, template, seconds).run()
 
 
@@ -75,8 +75,8 @@ class Probe:
             return self.heard(answer, token, time.monotonic() - begun)
         return self.unheard(job)
 
-    def _job(self, token: str) -> ShortJob:
-        return ShortJob(
+    def _job(self, token: str) -> HelperJob:
+        return HelperJob(
             self.folder,
             self.template.for_helper(MINUTES, MEMORY),
             f"mlpsubmit-doctor.{token[:12]}",

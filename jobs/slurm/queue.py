@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from mlpsubmit.jobs.slurm.commands import NoAnswer, answered
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, answered
 
 __all__ = ["Accounts", "JobState", "Queue", "indices"]
 
@@ -82,7 +82,7 @@ class Queue:
         command = ("squeue", "--noheader", "--states=all", f"--format={_SQUEUE}")
         try:
             text = answered(*command, f"--name={','.join(wanted)}")
-        except NoAnswer as error:
+        except SlurmUnavailable as error:
             queue.silence = str(error)
             return queue
         for line in text.splitlines():
@@ -120,7 +120,7 @@ class Accounts:
         command += [f"--starttime={start}", f"--jobs={','.join(arrays)}"]
         try:
             rows = [line.split(_SEPARATOR) for line in answered(*command).splitlines()]
-        except NoAnswer:
+        except SlurmUnavailable:
             return accounts
         rows = [row for row in rows if len(row) == len(_SACCT)]
         used = _used(rows)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.jobs.slurm.commands import Answer, NoAnswer, answered
+from mlpsubmit.jobs.slurm.commands import CommandResult, SlurmUnavailable, answered
 
 __all__ = ["Refused", "is_uncertain", "refusal"]
 
@@ -36,12 +36,12 @@ class Refused(UserError):
     """The cluster does not take a job; nothing was submitted."""
 
 
-def is_uncertain(answer: Answer) -> bool:
+def is_uncertain(answer: CommandResult) -> bool:
     """Tell whether sbatch failed in a way that leaves open whether the job is there."""
     return bool(_UNCERTAIN.search(answer.err))
 
 
-def refusal(answer: Answer, asked: Mapping[str, object], source: str) -> Refused:
+def refusal(answer: CommandResult, asked: Mapping[str, object], source: str) -> Refused:
     """Return sbatch's own words as an error that names the options they are about.
 
     Args:
@@ -84,5 +84,5 @@ def _advice(keys: tuple[str, ...]) -> str:
 def _partitions() -> list[str]:
     try:
         return sorted(set(answered("sinfo", "--noheader", "--format=%R").split()))
-    except NoAnswer:
+    except SlurmUnavailable:
         return []

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from mlpsubmit import files
 from mlpsubmit.errors import UserError
-from mlpsubmit.jobs.slurm.commands import Answer, NoAnswer, ask
+from mlpsubmit.jobs.slurm.commands import CommandResult, SlurmUnavailable, ask
 from mlpsubmit.jobs.slurm.queue import Queue
 from mlpsubmit.jobs.slurm.rejections import is_uncertain, refusal
 from mlpsubmit.slurm_templates import Template
@@ -77,7 +77,7 @@ class Sbatch:
             command = ("sbatch", "--test-only", str(file))
             try:
                 answer = ask(*command, seconds=CHECK_SECONDS, unset=overriding(script))
-            except NoAnswer:
+            except SlurmUnavailable:
                 return ""  # the submission itself says so, if it cannot be made either
         if answer.code == 0:
             return answer.out + answer.err
@@ -99,7 +99,7 @@ class Sbatch:
         unset = overriding(script)
         try:
             answer = ask(*command, seconds=SUBMIT_SECONDS, keep_locks=True, unset=unset)
-        except NoAnswer as error:
+        except SlurmUnavailable as error:
             return self._found(name, str(error))
         told = re.fullmatch(r"(\d+)", answer.out.strip())
         if answer.code == 0 and told:
@@ -110,7 +110,7 @@ class Sbatch:
             return self._found(name, answer.err.strip())
         raise self._refusal(answer)
 
-    def _refusal(self, answer: Answer) -> UserError:
+    def _refusal(self, answer: CommandResult) -> UserError:
         return refusal(answer, self._template.to_json(), self._template.name)
 
     def _found(self, name: str, why: str) -> str:
@@ -130,7 +130,7 @@ class Sbatch:
 
     def withdraw(self, ids: Sequence[str]) -> None:
         """Take back jobs whose submission as a whole has failed; those that start end at once."""
-        with contextlib.suppress(NoAnswer):
+        with contextlib.suppress(SlurmUnavailable):
             cancel(ids)
 
 
@@ -147,10 +147,10 @@ def cancel(ids: Sequence[str]) -> None:
     """Tell SLURM to end jobs; those that run are asked to save first.
 
     Raises:
-        NoAnswer: where it cannot be told.
+        SlurmUnavailable: where it cannot be told.
     """
     if not ids:
         return
     answer = ask("scancel", *ids)
     if answer.code != 0 and "invalid job id" not in answer.err.lower():
-        raise NoAnswer(f"scancel: {answer.err.strip() or f'exit code {answer.code}'}")
+        raise SlurmUnavailable(f"scancel: {answer.err.strip() or f'exit code {answer.code}'}")

@@ -14,7 +14,7 @@ from typing import Any
 from mlpsubmit import files
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.heartbeat import is_fresh
-from mlpsubmit.jobs.slurm.commands import NoAnswer, setting
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, setting
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
 from mlpsubmit.jobs.slurm.queue import Accounts, JobState, Queue
 from mlpsubmit.jobs.store import run_directory
@@ -179,7 +179,7 @@ def _stranger(intent: Mapping[str, Any]) -> str:
         return "the run is another user's, whose jobs it may hide"
     try:
         here = setting("ClusterName")
-    except NoAnswer as error:
+    except SlurmUnavailable as error:
         return str(error)
     if here != intent["cluster"]:
         return f"the run is on the cluster {intent['cluster']}, and this machine belongs to {here}"
@@ -250,11 +250,11 @@ def job_ids(run: RunDirectory, number: int) -> list[str]:
     """Return the ids of all jobs of a submission that may still run.
 
     Raises:
-        NoAnswer: where the scheduler of this machine does not know them all.
+        SlurmUnavailable: where the scheduler of this machine does not know them all.
     """
     intent = run.intent(number)
     queue = Queue.look(_job_names(intent))
     if silence := queue.silence or _stranger(intent):
-        raise NoAnswer(silence)
+        raise SlurmUnavailable(silence)
     known = {str(job["id"]) for job in (run.jobs(number) or {"jobs": []})["jobs"]}
     return sorted(known.union(*queue.ids.values()), key=int)

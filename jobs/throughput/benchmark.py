@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mlpsubmit.assembly.assemble import Stack, assemble, named_grabs
-from mlpsubmit.assembly.probe import REHEARSED_STEPS, rehearse
+from mlpsubmit.assembly.probe import SMOKE_TEST_STEPS, smoke_test_grabs
 from mlpsubmit.jobs.throughput.roofline import wait_for
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
@@ -78,7 +78,7 @@ def _timed(
     begun = time.perf_counter()
     own = [entries(config) for config in configs]
     setup, begun = time.perf_counter() - begun, time.perf_counter()
-    rehearse(sweep, configs[0], own[0], device)
+    smoke_test_grabs(sweep, configs[0], own[0], device)
     rehearsal = time.perf_counter() - begun
     setup += rehearsal * (1 + _final_grabs(sweep, configs))
     begun = time.perf_counter()
@@ -96,7 +96,7 @@ def _timed(
 def _final_grabs(sweep: Sweep, configs: Sequence[Config]) -> int:
     """Return how often all grabs are called at the end, each time for as long as a rehearsal."""
     h = configs[0].hyperparameters
-    rehearsed = h.onlythresholds and h.max_iter >= REHEARSED_STEPS and named_grabs(sweep)
+    rehearsed = h.onlythresholds and h.max_iter >= SMOKE_TEST_STEPS and named_grabs(sweep)
     return len(configs) if rehearsed else 0
 
 

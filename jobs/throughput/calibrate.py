@@ -27,7 +27,7 @@ from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.speeds import Speed
-from mlpsubmit.jobs.throughput.workload import Kind, Kinds
+from mlpsubmit.jobs.throughput.workload import Kinds, Workload
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,7 +109,7 @@ def _measured(folder: Path) -> Mapping[str, Any]:
 
     from mlpsubmit.jobs.gpus import device_name
     from mlpsubmit.jobs.shared_data import SharedData
-    from mlpsubmit.jobs.throughput.roofline import Limit
+    from mlpsubmit.jobs.throughput.roofline import Roofline
     from mlpsubmit.spec.load import thaw
 
     begun = time.monotonic()
@@ -117,7 +117,7 @@ def _measured(folder: Path) -> Mapping[str, Any]:
     sweep, plan = thaw((folder / run_directory.SWEEP_PICKLE).read_bytes()), Plan.from_json(run.plan)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(plan.threads)
-    Limit(device, sweep.base.precision, sweep.base.model != "mlp")  # a task measures it too
+    Roofline(device, sweep.base.precision, sweep.base.model != "mlp")  # a task measures it too
     data = SharedData(run, sweep, device)
     packs = files.read_json(folder / ORDER)["packs"]
     data.entries(sweep.config(int(plan.indices(plan.pack(packs[0]))[0])))
@@ -144,7 +144,7 @@ def _speeds(sweep: Sweep, plan: Plan, data: Any, device: Any, packs: Sequence[in
         pack = plan.pack(number)
         configs = [sweep.config(int(index)) for index in plan.indices(pack)]
         step, setup = timed(sweep, configs, data.entries, device, seconds)
-        kind = Kind.of(sweep, configs[0], len(configs), pack.cost)
+        kind = Workload.of(sweep, configs[0], len(configs), pack.cost)
         steps = len(configs) * configs[0].hyperparameters.max_iter
         speeds.append(Speed(kind, 1, steps, steps * step, setup))
     return speeds

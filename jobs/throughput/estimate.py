@@ -27,7 +27,7 @@ class Estimate:
     Attributes:
         seconds: (tasks,) of each task, from the start of its process to its end.
         startup: what of that goes by before its first pack, in seconds.
-        side_by_side: how many tasks run at once.
+        max_concurrent: how many tasks run at once.
         kinds: how many kinds of packs are to train.
         measured: how many of them were measured as they are; the others are scaled from those.
         source: where the speeds come from, for people.
@@ -35,7 +35,7 @@ class Estimate:
 
     seconds: NDArray[np.float64] = field(repr=False)
     startup: float
-    side_by_side: int
+    max_concurrent: int
     kinds: int
     measured: int
     source: str
@@ -46,7 +46,7 @@ class Estimate:
 
         Each place takes the next task in order, as executors do.
         """
-        ends = [0.0] * self.side_by_side
+        ends = [0.0] * self.max_concurrent
         for seconds in self.seconds.tolist():
             heapq.heapreplace(ends, ends[0] + seconds)
         return max(ends)
@@ -61,7 +61,7 @@ class Estimate:
             "seconds": self.seconds.tolist(),
             "startup_seconds": self.startup,
             "wall_seconds": self.wall_seconds,
-            "side_by_side": self.side_by_side,
+            "max_concurrent": self.max_concurrent,
             "kinds": self.kinds,
             "measured_kinds": self.measured,
             "source": self.source,
@@ -73,7 +73,7 @@ def estimated(
     kinds: Kinds,
     slices: Sequence[Sequence[Range]],
     speeds: Speeds,
-    side_by_side: int,
+    max_concurrent: int,
 ) -> Estimate | None:
     """Return what tasks will take; None where speeds tell nothing of one of their packs.
 
@@ -93,7 +93,7 @@ def estimated(
         # Rounded here, once: whatever is said of them agrees.
         seconds=np.round(speeds.startup + np.array([per_pack[own].sum() for own in packs]), 3),
         startup=speeds.startup,
-        side_by_side=min(side_by_side, len(slices)),
+        max_concurrent=min(max_concurrent, len(slices)),
         kinds=len(reckoned),
         measured=sum(one is not None and one.exact for one in reckoned.values()),
         source=speeds.source,

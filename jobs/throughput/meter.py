@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlpsubmit.jobs.throughput.speeds import Speed
-from mlpsubmit.jobs.throughput.workload import Kind
+from mlpsubmit.jobs.throughput.workload import Workload
 
-__all__ = ["Pace"]
+__all__ = ["ThroughputMeter"]
 
 #: Seconds that the speed in a heartbeat looks back on.
 RECENT_SECONDS = 10.0
@@ -45,7 +45,7 @@ class _Computed:
         return self.seconds / self.steps if self.steps else 0.0
 
 
-class Pace:
+class ThroughputMeter:
     """Counts the model-steps of one life of a task, and the time that they take.
 
     Time that does not pass between :meth:`trains` and :meth:`rests` counts as beside the training.
@@ -70,7 +70,7 @@ class Pace:
         self._beside = 0.0
         self._looked, self._fresh = clock(), True
         self._first, self._later = _Computed(), _Computed()
-        self._speeds: dict[Kind, Speed] = {}
+        self._speeds: dict[Workload, Speed] = {}
 
     def trains(self, step_ideal: float | None) -> None:
         """Note that a stack begins to train.
@@ -111,7 +111,7 @@ class Pace:
         """Note that the stack has come to its end, or the task to that of its training."""
         self._switch(training=False)
 
-    def finished(self, kind: Kind) -> None:
+    def finished(self, kind: Workload) -> None:
         """Note that a pack has a result: what went before since the last one was its.
 
         Its speed is that of whole stacks: how fast smaller ones are says little of them. What the
@@ -140,7 +140,7 @@ class Pace:
         share = (last.ideal - first.ideal) / seconds if seconds > 0 else 0.0
         return {
             "speed": max(0.0, speed),  # below 0 where less was made than had been guessed
-            "of_limit": None if self.ideal is None else max(0.0, share),
+            "matmul_utilization": None if self.ideal is None else max(0.0, share),
             "model_steps": self.model_steps,
             "ideal_seconds": self.ideal,
         }

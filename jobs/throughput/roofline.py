@@ -16,7 +16,7 @@ from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.precision import arithmetic
 from mlpsubmit.training.schedules import Schedule
 
-__all__ = ["Limit", "operations", "product_rate", "wait_for"]
+__all__ = ["Roofline", "matmul_rate", "operations", "wait_for"]
 
 #: Rows and columns of the products that a device is measured with: large enough for its best.
 CPU_SIZE, GPU_SIZE = 1024, 8192
@@ -25,7 +25,7 @@ CPU_SIZE, GPU_SIZE = 1024, 8192
 MEASURED_SECONDS, PRODUCTS = 0.15, 3
 
 
-def product_rate(device: torch.device, precision: str) -> float | None:
+def matmul_rate(device: torch.device, precision: str) -> float | None:
     """Return the floating-point operations per second of large matrix products: the best of some.
 
     Args:
@@ -72,7 +72,7 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class Limit:
+class Roofline:
     """Says in how many seconds a device could make a model-step if it did nothing but its products.
 
     Args:
@@ -82,7 +82,7 @@ class Limit:
 
     def __init__(self, device: torch.device, precision: str, own_model: bool) -> None:
         self._device = device
-        self._rates = {precision: product_rate(device, precision)}
+        self._rates = {precision: matmul_rate(device, precision)}
         self._counted: dict[Any, float | None] = {}
         if own_model:
             _counted(nn.Linear(1, 1, device="meta"), torch.zeros(1, 1))  # imports for a second
@@ -91,7 +91,7 @@ class Limit:
         """Return the seconds of one model-step; None where its products cannot be counted."""
         precision = stack.hyperparameters[0].precision
         if precision not in self._rates:
-            self._rates[precision] = product_rate(self._device, precision)
+            self._rates[precision] = matmul_rate(self._device, precision)
         rate, needed = self._rates[precision], self._operations(stack)
         return None if rate is None or needed is None else needed / rate
 

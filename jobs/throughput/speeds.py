@@ -11,9 +11,9 @@ from typing import Any
 
 from mlpsubmit.jobs.heartbeat import processor_name
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.throughput.workload import Kind
+from mlpsubmit.jobs.throughput.workload import Workload
 
-__all__ = ["Device", "Reckoned", "Speed", "Speeds", "earlier_speeds"]
+__all__ = ["Device", "Prediction", "Speed", "Speeds", "earlier_speeds"]
 
 #: Heartbeats that are read at most for speeds of earlier runs: those of the newest runs.
 READ_AT_MOST = 400
@@ -34,7 +34,7 @@ class Speed:
         setup: seconds beside it: data, building networks, compiling, writing results.
     """
 
-    kind: Kind
+    kind: Workload
     packs: int
     model_steps: int
     training: float
@@ -59,7 +59,7 @@ class Speed:
         """Return what :meth:`to_json` wrote; None where another version wrote it."""
         if content.keys() != {field.name for field in fields(cls)}:
             return None
-        kind = Kind.from_json(content["kind"])
+        kind = Workload.from_json(content["kind"])
         return None if kind is None else cls(**{**content, "kind": kind})
 
 
@@ -103,7 +103,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Reckoned:
+class Prediction:
     """What speeds say of a kind.
 
     Attributes:
@@ -129,7 +129,7 @@ class Speeds:
     def __init__(self, measured: Iterable[Speed], startup: float, source: str) -> None:
         self.startup = startup
         self.source = source
-        self._exact: dict[Kind, Speed] = {}
+        self._exact: dict[Workload, Speed] = {}
         for speed in measured:
             if speed.model_steps > 0:
                 self._exact.setdefault(speed.kind, speed)  # the newest counts
@@ -143,7 +143,7 @@ class Speeds:
     def __bool__(self) -> bool:
         return bool(self._exact)
 
-    def of(self, kind: Kind) -> Reckoned | None:
+    def of(self, kind: Workload) -> Prediction | None:
         """Return how long a kind of pack takes; None where nothing comparable was measured.
 
         The same kind is taken as it was measured last. Else those that differ in the fewest
@@ -151,7 +151,7 @@ class Speeds:
         scaled with it beyond the smallest and the largest.
         """
         if (same := self._exact.get(kind)) is not None:
-            return Reckoned(_step(same), same.setup / same.packs, exact=True)
+            return Prediction(_step(same), same.setup / same.packs, exact=True)
         own = _common(kind)
         # Networks and precisions of another kind say nothing.
         comparable = [common for common in self._alike if common[:2] == own[:2]]
@@ -164,7 +164,7 @@ class Speeds:
 _Common = tuple[str, str, str, bool, str, str]
 
 
-def _common(kind: Kind) -> _Common:
+def _common(kind: Workload) -> _Common:
     return kind.model, kind.precision, kind.optimizer, kind.online, kind.batchfn, kind.grabs
 
 
@@ -180,18 +180,18 @@ def _step(speed: Speed) -> float:
     return max(speed.training, 1e-9) / speed.model_steps
 
 
-def _scaled(speeds: Sequence[Speed], kind: Kind) -> Reckoned:
+def _scaled(speeds: Sequence[Speed], kind: Workload) -> Prediction:
     """Return what speeds of other sizes, in the order of their work, say of a kind."""
     place = bisect.bisect(speeds, kind.work, key=_work)
     near = speeds[max(0, place - 1) : place + 1]
     nearest = min(near, key=lambda speed: abs(math.log(_work(speed) / kind.work)))
     setup = nearest.setup / nearest.packs * kind.configs / nearest.kind.configs
     if len(near) == 1:
-        return Reckoned(_step(near[0]) * kind.work / _work(near[0]), setup, exact=False)
+        return Prediction(_step(near[0]) * kind.work / _work(near[0]), setup, exact=False)
     low, high = near
     share = math.log(kind.work / _work(low)) / math.log(_work(high) / _work(low))
     step = math.exp((1 - share) * math.log(_step(low)) + share * math.log(_step(high)))
-    return Reckoned(step, setup, exact=False)
+    return Prediction(step, setup, exact=False)
 
 
 def earlier_speeds(

@@ -16,14 +16,14 @@ from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.schedules import Schedule
 
-__all__ = ["Kind", "Kinds", "kinds_of"]
+__all__ = ["Kinds", "Workload", "kinds_of"]
 
 #: What one step of a stack costs whatever its size, in floating-point operations: the calls
 #: themselves, some tenths of a millisecond. Where one config trains alone, they are its step.
 STACK_OVERHEAD = 2e7
 
 #: Hyperparameters that make kinds differ; an axis of any other does not.
-TELLING = frozenset(
+SPEED_SETTINGS = frozenset(
     {
         *("width", "depth", "n_samples", "n_test", "max_iter", "online", "eval_every"),
         *("optimizer", "precision", "model", "loss", "onlythresholds", "grab_every"),
@@ -32,7 +32,7 @@ TELLING = frozenset(
 
 
 @dataclass(frozen=True)
-class Kind:
+class Workload:
     """Packs that train at the same speed on the same device.
 
     Attributes:
@@ -60,7 +60,7 @@ class Kind:
     cost: float
 
     @classmethod
-    def of(cls, sweep: Sweep, config: Config, configs: int, cost: float) -> Kind:
+    def of(cls, sweep: Sweep, config: Config, configs: int, cost: float) -> Workload:
         """Return the kind of a pack.
 
         Args:
@@ -95,7 +95,7 @@ class Kind:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Kind | None:
+    def from_json(cls, content: Mapping[str, Any]) -> Workload | None:
         """Return the kind that :meth:`to_json` wrote; None where another version wrote it."""
         names = {field.name for field in fields(cls)}
         return cls(**content) if content.keys() == names else None
@@ -112,7 +112,7 @@ class Kinds:
         which: (packs,) the place of each pack's kind among ``kinds``.
     """
 
-    kinds: list[Kind]
+    kinds: list[Workload]
     steps: NDArray[np.int64]
     examples: NDArray[np.int64]
     which: NDArray[np.int64]
@@ -120,7 +120,11 @@ class Kinds:
 
 def kinds_of(plan: Plan, sweep: Sweep) -> Kinds:
     """Return the kinds of packs of a plan: in time and memory linear in the packs, not configs."""
-    axes = [place for place, a in enumerate(sweep.product.axes) if not TELLING.isdisjoint(a.names)]
+    axes = [
+        place
+        for place, a in enumerate(sweep.product.axes)
+        if not SPEED_SETTINGS.isdisjoint(a.names)
+    ]
     firsts, likeness = plan.first_indices, plan.pack_sizes
     points = np.unravel_index(firsts, plan.shape) if plan.shape else ()
     for place in axes:
@@ -130,7 +134,7 @@ def kinds_of(plan: Plan, sweep: Sweep) -> Kinds:
     for number in examples.tolist():
         config = sweep.config(int(firsts[number]))
         size, cost = int(plan.pack_sizes[number]), float(plan.pack_costs[number])
-        kinds.append(Kind.of(sweep, config, size, cost))
+        kinds.append(Workload.of(sweep, config, size, cost))
         steps.append(config.hyperparameters.max_iter)
     return Kinds(kinds, np.array(steps, np.int64), examples, which)
 

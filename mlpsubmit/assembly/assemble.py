@@ -377,7 +377,7 @@ def named_grabs(sweep: Sweep) -> dict[str, Callable[..., Any]]:
     """
     base = sweep.base
     functions = {**base.other_model_grabs, **sweep.grabs}
-    mistakes = _alias_mistakes(base, functions)
+    errors = _alias_errors(base, functions)
     grabs = {}
     for alias, function in functions.items():
         try:
@@ -385,14 +385,14 @@ def named_grabs(sweep: Sweep) -> dict[str, Callable[..., Any]]:
             arguments = base.other_model_kwargs.get(alias, {})
             grabs[alias] = named_grab(function, arguments=arguments, **choice)
         except SpecError as error:
-            mistakes += [f"grab {alias!r}: {mistake}" for mistake in error.mistakes]
-    if mistakes:
-        raise SpecError(mistakes)
+            errors += [f"grab {alias!r}: {message}" for message in error.errors]
+    if errors:
+        raise SpecError(errors)
     return grabs
 
 
-def _alias_mistakes(base: Hyperparameters, grabs: Mapping[str, Any]) -> list[str]:
-    """Return a mistake for each alias with arguments or a matrix, but without a grab."""
+def _alias_errors(base: Hyperparameters, grabs: Mapping[str, Any]) -> list[str]:
+    """Return an error for each alias with arguments or a matrix, but without a grab."""
     settings = {"OTHER_MODEL_KWARGS": base.other_model_kwargs}
     settings["OTHER_MODEL_GRAM"] = base.other_model_gram
     return [

@@ -23,7 +23,7 @@ from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.optimizers import optimizer_class
 
-__all__ = ["probe", "rehearse"]
+__all__ = ["probe", "smoke_test_grabs"]
 
 #: Settings of which every value is probed: each means other code.
 PROBED = ("optimizer", "loss", "model", "parametrization")
@@ -39,7 +39,7 @@ PROBE_GRABS = {"width": 256, "n_samples": 2048, "n_test": 10_000}
 PROBED_ARGUMENTS = 64
 
 #: Steps from which on it is worth one more to see beforehand that no grab fails.
-REHEARSED_STEPS = 1000
+SMOKE_TEST_STEPS = 1000
 
 #: How a config is trained for a look at its functions alone.
 ONE_STEP: dict[str, Any] = {"max_iter": 1, "compile": False}
@@ -135,7 +135,7 @@ def _probe_arguments(sweep: Sweep) -> None:
     check = getattr(getattr(sweep.data, "func", None), "check", None)
     functions = [f for f in (sweep.data, sweep.batchfn) if f is not None and _of_library(f)]
     names = set().union({"n_samples"}, *map(declared, functions))  # which they know as bsz
-    mistakes: dict[str, None] = {}
+    errors: dict[str, None] = {}
     points = _points_of(sweep, names) if functions else iter(())
     for config in itertools.islice(points, PROBED_ARGUMENTS):
         try:
@@ -146,9 +146,9 @@ def _probe_arguments(sweep: Sweep) -> None:
                 make_batches(sweep, config, entry)
         except SpecError as error:
             place = f" (at {config!r})" if config.point else ""
-            mistakes |= dict.fromkeys(mistake + place for mistake in error.mistakes)
-    if mistakes:
-        raise SpecError(mistakes)
+            errors |= dict.fromkeys(message + place for message in error.errors)
+    if errors:
+        raise SpecError(errors)
 
 
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
@@ -177,7 +177,9 @@ def _points_of(sweep: Sweep, names: set[str]) -> Iterator[Config]:
         yield first.replaced(**values)
 
 
-def rehearse(sweep: Sweep, config: Config, entry: Mapping[str, Any], device: torch.device) -> None:
+def smoke_test_grabs(
+    sweep: Sweep, config: Config, entry: Mapping[str, Any], device: torch.device
+) -> None:
     """Train one step of a config, so that a grab that fails does so before a long training.
 
     Where whole traces are kept, grabs are called after the first step anyway.
@@ -186,7 +188,7 @@ def rehearse(sweep: Sweep, config: Config, entry: Mapping[str, Any], device: tor
         GrabError: from the grab.
     """
     hyperparameters = config.hyperparameters
-    long = hyperparameters.onlythresholds and hyperparameters.max_iter >= REHEARSED_STEPS
+    long = hyperparameters.onlythresholds and hyperparameters.max_iter >= SMOKE_TEST_STEPS
     if long and named_grabs(sweep):
         for stack in assemble(sweep, [config.replaced(**ONE_STEP)], [entry], device):
             stack.train()

@@ -17,7 +17,7 @@ from mlpsubmit.cli.slurm_options import given, slurm_options
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.slurm.probe import Check, Finding
-    from mlpsubmit.slurm_templates import SlurmAsk
+    from mlpsubmit.slurm_templates import SlurmRequest
 
 __all__ = ["doctor"]
 
@@ -54,7 +54,9 @@ def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
     sys.exit(0 if healthy else 1)
 
 
-def _checks(runs_dir: Path | None, slurm: SlurmAsk, timeout: int) -> Iterator[tuple[str, Check]]:
+def _checks(
+    runs_dir: Path | None, slurm: SlurmRequest, timeout: int
+) -> Iterator[tuple[str, Check]]:
     yield "python", lambda: (True, f"{platform.python_version()} at {sys.executable}")
     yield "mlpsubmit", _version
     yield "torch", _torch
@@ -107,7 +109,7 @@ def _training() -> Finding:
     return True, f"20 steps, final loss {trained.train_loss[0]:.3f}"
 
 
-def _slurm(runs_dir: Path | None, slurm: SlurmAsk, timeout: int) -> Iterator[tuple[str, Check]]:
+def _slurm(runs_dir: Path | None, slurm: SlurmRequest, timeout: int) -> Iterator[tuple[str, Check]]:
     """Yield the checks of the cluster, or that there is none."""
     from mlpsubmit.jobs.slurm.commands import configured
     from mlpsubmit.jobs.slurm.doctor import Cluster

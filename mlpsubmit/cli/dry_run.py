@@ -197,7 +197,7 @@ def cost_line(estimate: Estimate, unit: str, units: int) -> str:
     guessed = estimate.kinds - estimate.measured
     scaled = f"; {guessed} of {estimate.kinds} kinds of packs scaled from others" if guessed else ""
     return (
-        f"at most {duration(estimate.wall_seconds)} with {estimate.side_by_side} side by side, "
+        f"at most {duration(estimate.wall_seconds)} with {estimate.max_concurrent} side by side, "
         f"{estimate.hours(units):.2g} {unit} in all ({estimate.source}{scaled})"
     )
 

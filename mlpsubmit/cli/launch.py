@@ -58,7 +58,7 @@ def launch(
     if not dry_run:
         _refuse_alone(calibrate=calibrate, json=as_json)
     if not ask.is_empty:
-        ask.resolve()  # its mistakes need no spec, which takes its time to load
+        ask.resolve()  # its errors need no spec, which takes its time to load
     replaced = parse_overrides(overrides)
     sweep = load_spec(spec, pick)
     if replaced:

@@ -1,4 +1,4 @@
-"""The entry point: finds the command, and turns a user's mistake into one message."""
+"""The entry point: finds the command, and turns a user's error into one message."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _show_warning(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one message and exit code 2."""
+    """Run the command line; a user's error is one message and exit code 2."""
     warnings.showwarning = _show_warning
     try:
         cli(prog_name="mlpsubmit")

@@ -13,7 +13,7 @@ from mlpsubmit.cli.slurm_options import given, slurm_options
 from mlpsubmit.errors import SpecError, UserError
 
 if TYPE_CHECKING:
-    from mlpsubmit.slurm_templates import SlurmAsk
+    from mlpsubmit.slurm_templates import SlurmRequest
 
 __all__ = ["check_where", "executor_options", "parse_overrides", "run_argument", "runs_dir_option"]
 
@@ -63,7 +63,7 @@ def executor_options(command: Command) -> Command:
     return slurm_options(command)
 
 
-def check_where(where: Mapping[str, Any]) -> SlurmAsk:
+def check_where(where: Mapping[str, Any]) -> SlurmRequest:
     """Refuse what is mistaken about where tasks run.
 
     Args:
@@ -95,17 +95,17 @@ def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
         SpecError: for an argument without ``=``, or a key given twice.
     """
     overrides: dict[str, Any] = {}
-    mistakes = []
+    errors = []
     for entry in entries:
         name, equals, text = entry.partition("=")
         if not equals or not name:
-            mistakes.append(f"{entry!r}: an override should be KEY=VALUE, as in LR=0.1")
+            errors.append(f"{entry!r}: an override should be KEY=VALUE, as in LR=0.1")
         elif name in overrides:
-            mistakes.append(f"{name}: is given twice; keep one")
+            errors.append(f"{name}: is given twice; keep one")
         else:
             overrides[name] = _value(text.strip())
-    if mistakes:
-        raise SpecError(mistakes)
+    if errors:
+        raise SpecError(errors)
     return overrides
 
 

@@ -10,7 +10,7 @@ import click
 from mlpsubmit.errors import SpecError
 
 if TYPE_CHECKING:
-    from mlpsubmit.slurm_templates import SlurmAsk
+    from mlpsubmit.slurm_templates import SlurmRequest
 
 __all__ = ["given", "slurm_options"]
 
@@ -55,35 +55,35 @@ def slurm_options(command: Command) -> Command:
     return command
 
 
-def given(values: Mapping[str, Any]) -> SlurmAsk:
+def given(values: Mapping[str, Any]) -> SlurmRequest:
     """Return what the options of :func:`slurm_options` say, out of all that a command got.
 
     Raises:
         SpecError: for ``--sbatch`` without a name, or with one that is given twice.
     """
-    from mlpsubmit.slurm_templates import SlurmAsk
+    from mlpsubmit.slurm_templates import SlurmRequest
 
     changes = {key: values[key] for key in _KEYS if values.get(key) is not None}
     if values.get("sbatch"):
         changes["sbatch"] = _sbatch(values["sbatch"])
-    return SlurmAsk(values.get("template"), changes, values.get("retries") or 0)
+    return SlurmRequest(values.get("template"), changes, values.get("retries") or 0)
 
 
 def _sbatch(entries: Iterable[str]) -> dict[str, Any]:
     from mlpsubmit.slurm_templates.sbatch_options import spelling
 
     options: dict[str, Any] = {}
-    mistakes = []
+    errors = []
     for entry in entries:
         name, equals, text = entry.partition("=")
         name = spelling(name)
         if not name:
-            mistakes.append(f"--sbatch: got {entry!r}; should be NAME=VALUE, or NAME for a flag")
+            errors.append(f"--sbatch: got {entry!r}; should be NAME=VALUE, or NAME for a flag")
         elif name in options:
-            mistakes.append(f"--sbatch {name}: is given twice; keep one")
+            errors.append(f"--sbatch {name}: is given twice; keep one")
         else:
             flag = not equals or {"true": True, "false": False}.get(text.strip().lower())
             options[name] = text if flag is None else flag
-    if mistakes:
-        raise SpecError(mistakes)
+    if errors:
+        raise SpecError(errors)
     return options

@@ -20,21 +20,21 @@ def templates(template: str | None) -> None:
 
 
 def _list() -> None:
-    """List every template, those with mistakes too, which must not hide the others."""
+    """List every template, those with errors too, which must not hide the others."""
     from mlpsubmit.slurm_templates import read_template, template_paths, user_folder
 
-    mistakes = []
+    errors = []
     for name, path in template_paths().items():
         try:
             description = read_template(path).description
         except UserError as error:
-            mistakes.append(str(error))
+            errors.append(str(error))
             description = "(cannot be used: see the error)"
         click.echo(f"{name:<14} {description}")
         click.echo(f"{'':<14} {path}")
     click.echo(f"your own go into {user_folder()}/NAME.toml; to see one: mlpsubmit templates NAME")
-    if mistakes:
-        raise UserError("\n".join(mistakes))
+    if errors:
+        raise UserError("\n".join(errors))
 
 
 def _show(name_or_file: str) -> None:

@@ -20,7 +20,7 @@ __all__ = ["ends_with_its_message"]
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-#: Exit codes: of mlpsubmit's commands for a mistake of the user, and of shells for Ctrl-C.
+#: Exit codes: of mlpsubmit's commands for an error of the user, and of shells for Ctrl-C.
 _MISTAKE, _INTERRUPTED = 2, 130
 
 

@@ -96,7 +96,7 @@ def build_other_grabs(
         torch.Size([])
     """
     gram, arguments = per_alias_gram or {}, per_alias_kwargs or {}
-    mistakes = [
+    errors = [
         f"{argument}: no grab is called {alias!r}{did_you_mean(str(alias), spec)}"
         for argument, given in (("per_alias_gram", gram), ("per_alias_kwargs", arguments))
         for alias in given
@@ -109,9 +109,9 @@ def build_other_grabs(
         try:
             grabs[alias] = _built(function, choice, dict(arguments.get(alias, {})))
         except SpecError as error:
-            mistakes += [f"grab {alias!r}: {mistake}" for mistake in error.mistakes]
-    if mistakes:
-        raise SpecError(mistakes)
+            errors += [f"grab {alias!r}: {message}" for message in error.errors]
+    if errors:
+        raise SpecError(errors)
     return grabs
 
 

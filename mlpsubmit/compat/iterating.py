@@ -76,7 +76,7 @@ def run_job_iterator(
         ``extras``, by the elements of ``jobs``. Values that are no numbers are strings there.
 
     Raises:
-        SpecError: listing every mistake, before anything is trained.
+        SpecError: listing every error, before anything is trained.
         UserError: for an executor that does not exist.
         RunError: where nothing at all has a result.
 

@@ -79,14 +79,14 @@ def read_iterators(
             f"iterator_names: got {len(names)} names for {len(columns)} iterators; give one each"
         ]
     named = _named(names)
-    mistakes = _name_mistakes(names, set(reserved), {names[place] for place in named})
+    errors = _name_errors(names, set(reserved), {names[place] for place in named})
     values = []
     for name, column in zip(names, columns, strict=True):
-        listed, mistake = _values(name, column)
+        listed, message = _values(name, column)
         values.append(listed)
-        mistakes += mistake
-    if mistakes:
-        return [], mistakes
+        errors += message
+    if errors:
+        return [], errors
     placed = _placed(names, values, named)
     found = []
     for place, (name, column) in enumerate(zip(names, values, strict=True)):
@@ -95,24 +95,24 @@ def read_iterators(
     return found, _shared_axes(found)
 
 
-def _name_mistakes(names: Sequence[Any], reserved: set[str], roles: set[Any]) -> list[str]:
-    mistakes = []
+def _name_errors(names: Sequence[Any], reserved: set[str], roles: set[Any]) -> list[str]:
+    errors = []
     for name in dict.fromkeys(map(str, names)):
         if names.count(name) > 1:
-            mistakes.append(f"iterator_names: {name!r} stands more than once; keep one")
+            errors.append(f"iterator_names: {name!r} stands more than once; keep one")
         if name in reserved:
-            mistakes.append(f"{name}: is an iterator and also in bfn_config; keep one of the two")
+            errors.append(f"{name}: is an iterator and also in bfn_config; keep one of the two")
         if name in _TAKEN and name not in roles:
-            mistakes.append(
+            errors.append(
                 f"iterator_names: {name!r} means something else to the functions that get it; "
                 "give it another name"
             )
         if name in RESERVED:
-            mistakes.append(
+            errors.append(
                 f"iterator_names: {name!r} is a name that ExptTrace reserves; give it another"
             )
     odd = [name for name in names if not isinstance(name, str)]
-    return mistakes + [f"iterator_names: got {name!r}; a name should be a string" for name in odd]
+    return errors + [f"iterator_names: got {name!r}; a name should be a string" for name in odd]
 
 
 def _values(name: str, column: Any) -> tuple[list[Any], list[str]]:

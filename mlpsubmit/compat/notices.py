@@ -1,4 +1,4 @@
-"""What a script may have meant otherwise: no mistake, so it runs, but its user should know."""
+"""What a script may have meant otherwise: no error, so it runs, but its user should know."""
 
 from __future__ import annotations
 

@@ -52,13 +52,13 @@ class Settings:
         hyperparameters: those that it sets, by the sweep's names.
         optimizer: those of them that are arguments of optimizers.
         script: what functions get by name.
-        mistakes: what is wrong.
+        errors: what is wrong.
     """
 
     hyperparameters: dict[str, Any]
     optimizer: dict[str, Any]
     script: Script
-    mistakes: list[str]
+    errors: list[str]
 
 
 def read_settings(config: Mapping[str, Any], iterated: Sequence[Iterated]) -> Settings:
@@ -74,9 +74,9 @@ def read_settings(config: Mapping[str, Any], iterated: Sequence[Iterated]) -> Se
     }
     spelt = _take_hyperparameters(others)
     settings |= {name: axis for axis in axes if axis in spelt for name in spelt.pop(axis)}
-    values, mistakes = _agreed(spelt)
+    values, errors = _agreed(spelt)
     _yield_thresholds(values, axes)
-    mistakes += _trial_mistakes(config, axes)
+    errors += _trial_errors(config, axes)
     optimizer = {name: values.pop(name) for name in OPTIMIZER_SETTINGS if name in values}
     for canonical, given in spelt.items():
         if canonical in optimizer:  # these go where their optimizer goes
@@ -86,7 +86,7 @@ def read_settings(config: Mapping[str, Any], iterated: Sequence[Iterated]) -> Se
     quiet = {name: v for name, v in others.items() if name in _QUIET or _is_iterated(v, iterated)}
     constants = {name: on_device(v, "cpu") for name, v in others.items() if name not in quiet}
     _name_inputs(settings, constants)
-    return Settings(values, optimizer, Script(settings, constants, quiet), mistakes)
+    return Settings(values, optimizer, Script(settings, constants, quiet), errors)
 
 
 def _take_hyperparameters(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -113,34 +113,34 @@ def _is_iterated(value: Any, iterated: Sequence[Iterated]) -> bool:
 def _agreed(spelt: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
     """Return the one value of each hyperparameter that a script spells in one or several ways."""
     values: dict[str, Any] = {}
-    mistakes: list[str] = []
+    errors: list[str] = []
     for canonical, given in spelt.items():
         try:
             values[canonical] = _agreed_value(canonical, given)
         except SpecError as error:
-            mistakes += error.mistakes
-    return values, mistakes
+            errors += error.errors
+    return values, errors
 
 
 def _agreed_value(canonical: str, given: Mapping[str, Any]) -> Any:
     """Return the one value of a hyperparameter: a spelling that is at its default yields."""
     default = Hyperparameters.model_fields[canonical].default
     values: dict[str, Any] = {}
-    mistakes: list[str] = []
+    errors: list[str] = []
     for name, value in given.items():
         only = canonical == "n_samples" and isinstance(value, (list, tuple)) and len(value) == 1
         try:
             values[name] = hp.validate_one(canonical, value[0] if only else value)
         except SpecError as error:
             listed = isinstance(value, (list, tuple, range)) or getattr(value, "ndim", 0) > 0
-            mistakes += [_unused_list(name, value)] if listed else error.mistakes
+            errors += [_unused_list(name, value)] if listed else error.errors
     changed = {name: value for name, value in values.items() if value != default}
     kept = next(iter(changed.values()), default)
     if any(value != kept for value in changed.values()):
         told = " and ".join(f"{name}={value!r}" for name, value in changed.items())
-        mistakes.append(f"{told} are two spellings of one hyperparameter; keep one")
-    if mistakes:
-        raise SpecError(mistakes)
+        errors.append(f"{told} are two spellings of one hyperparameter; keep one")
+    if errors:
+        raise SpecError(errors)
     return kept
 
 
@@ -159,8 +159,8 @@ def _yield_thresholds(hyperparameters: dict[str, Any], axes: Sequence[str]) -> N
         del hyperparameters["loss_checkpoints"]
 
 
-def _trial_mistakes(config: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
-    """Return a mistake where there are repetitions that nobody iterates over."""
+def _trial_errors(config: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
+    """Return an error where there are repetitions that nobody iterates over."""
     trials = config.get("NUM_TRIALS", 1)
     if "trial" in axes or trials == 1:
         return []

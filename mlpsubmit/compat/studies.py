@@ -65,26 +65,26 @@ def read_study(
         name: what its run is called; else EXPT_NAME, else the name of the script.
 
     Raises:
-        SpecError: listing every mistake.
+        SpecError: listing every error.
     """
     config, batches = _mappings(global_config=global_config, bfn_config=bfn_config)
     arguments = {key: value for key, value in batches.items() if key not in _FUNCTION_KEYS}
-    iterated, mistakes = read_iterators(iterators, iterator_names, arguments)
-    mistakes += _config_mistakes(config)
-    with _collected(mistakes):
+    iterated, errors = read_iterators(iterators, iterator_names, arguments)
+    errors += _config_errors(config)
+    with _collected(errors):
         base_bfn = _base_function(batches, arguments)
-    if mistakes:
-        raise SpecError(mistakes)
+    if errors:
+        raise SpecError(errors)
     settings = read_settings(config, iterated)
-    mistakes = settings.mistakes
-    with _collected(mistakes):
+    errors = settings.errors
+    with _collected(errors):
         code = _code(config, iterated, settings)
-    with _collected(mistakes):
+    with _collected(errors):
         grabs = _grabs(config.get("otherreturns") or {}, settings.script)
-    with _collected(mistakes):
+    with _collected(errors):
         batchfn = _batch_function(base_bfn, arguments, config, iterated)
-    if mistakes:
-        raise SpecError(mistakes)
+    if errors:
+        raise SpecError(errors)
     axes = {one.axis: on_device(code.get(one.axis, one.values), "cpu") for one in iterated}
     fixed = {axis: values[0] for axis, values in code.items() if axis not in axes}
     takers: list[Callable[..., Any]] = [batchfn, *grabs.values()]
@@ -102,12 +102,12 @@ def read_study(
 
 
 @contextlib.contextmanager
-def _collected(mistakes: list[str]) -> Iterator[None]:
+def _collected(errors: list[str]) -> Iterator[None]:
     """Add what is wrong to a list, and go on."""
     try:
         yield
     except SpecError as error:
-        mistakes += error.mistakes
+        errors += error.errors
 
 
 def _mappings(**given: Any) -> list[dict[str, Any]]:
@@ -123,8 +123,8 @@ def _mappings(**given: Any) -> list[dict[str, Any]]:
     return [dict(value or {}) for value in plain.values()]
 
 
-def _config_mistakes(config: Mapping[str, Any]) -> list[str]:
-    mistakes = [
+def _config_errors(config: Mapping[str, Any]) -> list[str]:
+    errors = [
         f"{name}: an optimizer that exists already belongs to a model that exists already, and "
         "every config makes its own; give OPTIMIZER_CLASS, and its arguments by name"
         for name in choices.INSTANCES
@@ -132,16 +132,16 @@ def _config_mistakes(config: Mapping[str, Any]) -> list[str]:
     ]
     given = [name for name in ("X_te", "y_te") if config.get(name) is not None]
     if len(given) == 1:
-        mistakes.append(f"{given[0]}: is only half of a test set; give both X_te and y_te")
+        errors.append(f"{given[0]}: is only half of a test set; give both X_te and y_te")
     if not isinstance(config.get("otherreturns") or {}, Mapping):
-        mistakes.append(
+        errors.append(
             f"otherreturns: got {config['otherreturns']!r}; should be a dictionary of functions"
         )
     keys = {key for key, name in choices.CHOICES.items() if name == "parametrization"}
     keys |= {key for key in config if hp.canonical_name(key) == "parametrization"}
     if len(both := sorted(key for key in keys if config.get(key) is not None)) > 1:
-        mistakes.append(f"{' and '.join(both)}: both initialise the model; keep one")
-    return mistakes
+        errors.append(f"{' and '.join(both)}: both initialise the model; keep one")
+    return errors
 
 
 def _base_function(batches: Mapping[str, Any], arguments: Mapping[str, Any]) -> Callable[..., Any]:
@@ -162,20 +162,20 @@ def _base_function(batches: Mapping[str, Any], arguments: Mapping[str, Any]) -> 
     if not callable(function):
         raise SpecError(f"base_bfn: got {function!r}; should be a function")
     takes = declared(function)
-    mistakes = [
+    errors = [
         f"bfn_config: {key!r} is what the train loop gives {function_name(function)}; leave it out"
         for key in arguments
         if key in _OF_BATCHES
     ]
     if not takes_all(function):
-        mistakes += [
+        errors += [
             f"bfn_config: {function_name(function)} takes no {key!r}{did_you_mean(key, takes)}; "
             f"it takes {', '.join(sorted(takes))}"
             for key in arguments
             if key not in takes
         ]
-    if mistakes:
-        raise SpecError(mistakes)
+    if errors:
+        raise SpecError(errors)
     return function  # type: ignore[no-any-return]
 
 
@@ -216,16 +216,16 @@ def _grabs(functions: Mapping[str, Any], script: Script) -> dict[str, Grab]:
         SpecError: listing those that are no functions, or need what nobody gives.
     """
     grabs: dict[str, Grab] = {}
-    mistakes: list[str] = []
+    errors: list[str] = []
     for alias, function in functions.items():
         place = f"otherreturns[{alias!r}]"
-        with _collected(mistakes):
+        with _collected(errors):
             if not callable(function):
                 raise SpecError(f"{place}: got {function!r}; should be a function")
             further = [name for name in _OF_GRABS_ALSO if name in declared(function)]
             grabs[alias] = Grab(*script.match(place, function, [*_OF_GRABS, *further]))
-    if mistakes:
-        raise SpecError(mistakes)
+    if errors:
+        raise SpecError(errors)
     return grabs
 
 
@@ -270,8 +270,8 @@ def _differ_in_code(parametrizations: Sequence[Any], axes: Mapping[str, Any]) ->
         if isinstance(function, PostInit):
             taken |= {*function.settings.values(), *function.supplied}
     taken |= {"gamma"} if "lr" in taken else set()  # it is in the step size that they get
-    side_by_side = {a for a in axes if a in STACKED or a not in Hyperparameters.model_fields}
-    return bool(taken & (side_by_side - {"trial", "seed"}))
+    max_concurrent = {a for a in axes if a in STACKED or a not in Hyperparameters.model_fields}
+    return bool(taken & (max_concurrent - {"trial", "seed"}))
 
 
 def _run_name(name: str | None, config: Mapping[str, Any]) -> str:

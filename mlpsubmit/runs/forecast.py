@@ -67,7 +67,7 @@ class Forecast:
         """
         threads = self.prepared.plan.threads
         device = self.executor.device(threads)
-        fits = partial(self.executor.trained_alike, threads)
+        fits = partial(self.executor.same_hardware, threads)
         runs = _newest(runs_folder(runs_dir))
         return self._by(earlier_speeds(runs, fits, f"by earlier runs on {device}"))
 
@@ -99,8 +99,8 @@ class Forecast:
         return self._by(Speeds(together, startup, f"by a calibration on {device}"))
 
     def _by(self, speeds: Speeds) -> Estimate | None:
-        plan, side_by_side = self.prepared.plan, self.executor.side_by_side(self.submission)
-        return estimated(plan, self._kinds, self.slices, speeds, side_by_side)
+        plan, max_concurrent = self.prepared.plan, self.executor.max_concurrent(self.submission)
+        return estimated(plan, self._kinds, self.slices, speeds, max_concurrent)
 
 
 def _together(speeds: Sequence[Speed]) -> list[Speed]:

@@ -77,7 +77,7 @@ def launch(
     from mlpsubmit.assembly.probe import probe
     from mlpsubmit.jobs import executors
     from mlpsubmit.runs.manifest import record
-    from mlpsubmit.slurm_templates import SlurmAsk
+    from mlpsubmit.slurm_templates import SlurmRequest
     from mlpsubmit.spec.load import freeze
     from mlpsubmit.spec.sweep import Sweep
 
@@ -89,7 +89,7 @@ def launch(
     sweep.reread()
     _ = sweep.fingerprint  # before any function of the user runs and fills a cache of its own
     probe(sweep)
-    ask = SlurmAsk(template, dict(slurm or {}), retries)
+    ask = SlurmRequest(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, ask)
     chosen.pdb, chosen.keep_going = pdb, keep_going
     frozen = freeze(sweep, spec and spec.parent)
@@ -158,9 +158,9 @@ def prepare(
             plan = Plan.from_json(begun.plan)
             return Prepared(run, run.path, plan, missing_packs(begun, plan), reused)
     reused.take(earlier)
-    slots = executor.slots(make_plan(sweep, 1, 1, reused.indices).cost)
-    plan = make_plan(sweep, slots, 1, reused.indices, executor.memory())
-    threads = executor.threads_of(min(slots, max(plan.packs, 1)))
+    max_tasks = executor.max_tasks(make_plan(sweep, 1, 1, reused.indices).cost)
+    plan = make_plan(sweep, max_tasks, 1, reused.indices, executor.memory())
+    threads = executor.threads_per_task(min(max_tasks, max(plan.packs, 1)))
     path = runs_folder(runs_dir) / sweep.name / _new_id()
     return Prepared(None, path, replace(plan, threads=threads), np.arange(plan.packs), reused)
 

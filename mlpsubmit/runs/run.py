@@ -17,7 +17,7 @@ import numpy as np
 from mlpsubmit.display.html import in_cell, status_html
 from mlpsubmit.errors import BusyError, RunError
 from mlpsubmit.jobs.heartbeat import is_alive
-from mlpsubmit.jobs.slurm.commands import NoAnswer
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.sbatch import cancel
 from mlpsubmit.jobs.slurm.task_states import Scheduler, job_ids
 from mlpsubmit.jobs.status import Status, TaskStatus, read_status
@@ -136,12 +136,12 @@ class Run:
             UserError: where the executor cannot be had, or the cluster refuses the job.
         """
         from mlpsubmit.jobs import executors
-        from mlpsubmit.slurm_templates import SlurmAsk
+        from mlpsubmit.slurm_templates import SlurmRequest
         from mlpsubmit.spec.hyperparameters import validate
 
         hyperparameters = validate({"devices": self.directory.sweep["devices"]})
         last = self._last_asked()
-        ask = SlurmAsk(template, dict(slurm or {}), retries)
+        ask = SlurmRequest(template, dict(slurm or {}), retries)
         name = executor or last.executor
         if name == "slurm" and last.executor == "slurm":
             tasks = tasks or last.tasks
@@ -222,7 +222,7 @@ class Run:
         self.directory.end_submission(number, "cancelled")
         try:
             cancel(job_ids(self.directory, number))
-        except NoAnswer as error:
+        except SlurmUnavailable as error:
             raise RunError(
                 f"run {self.id}: the cluster does not answer ({error}); tasks that start from now "
                 "on end at once, but those that run go on; cancel again when it answers"

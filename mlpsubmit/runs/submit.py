@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mlpsubmit import files
 from mlpsubmit.errors import BusyError
 from mlpsubmit.jobs.plan import Plan, cut
-from mlpsubmit.jobs.slurm.commands import NoAnswer
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.rejections import Refused
 from mlpsubmit.jobs.slurm.sbatch import Uncertain, cancel
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
@@ -192,7 +192,7 @@ def _forget_retry(run: RunDirectory, number: int) -> None:
     earlier = _earlier_on_slurm(run, number)
     retry = None if earlier is None else slurm_retry(run, earlier, Scheduler())
     if retry is not None and retry.pending:
-        with contextlib.suppress(NoAnswer):  # it will find that another has followed
+        with contextlib.suppress(SlurmUnavailable):  # it will find that another has followed
             cancel([retry.id])
 
 

@@ -346,7 +346,7 @@ def canonical_name(name: str) -> str | None:
     return _CANONICAL.get(_squash(name))
 
 
-def _mistakes(error: ValidationError) -> list[str]:
+def _errors(error: ValidationError) -> list[str]:
     """Say each of pydantic's errors in our words: the name, what was got, what is valid."""
     messages = []
     for entry in error.errors():
@@ -354,11 +354,11 @@ def _mistakes(error: ValidationError) -> list[str]:
         if not entry["loc"]:
             messages.append(text)
             continue
-        messages.append(_mistake(str(entry["loc"][0]), entry["input"], text))
+        messages.append(_message(str(entry["loc"][0]), entry["input"], text))
     return messages
 
 
-def _mistake(name: str, value: Any, text: str) -> str:
+def _message(name: str, value: Any, text: str) -> str:
     meaning = Hyperparameters.model_fields[name].description
     return f"{name.upper()}: got {value!r}; {text} ({meaning})"
 
@@ -369,24 +369,24 @@ def validate(settings: Mapping[str, Any]) -> Hyperparameters:
     Raises:
         SpecError: listing every unknown or doubly spelt name and every bad value.
     """
-    mistakes: list[str] = []
+    errors: list[str] = []
     spelt: dict[str, str] = {}
     values: dict[str, Any] = {}
     for name, value in settings.items():
         canonical = canonical_name(name)
         if canonical is None:
             known = Hyperparameters.model_fields
-            mistakes.append(f"{name}: no such hyperparameter{did_you_mean(name, known)}")
+            errors.append(f"{name}: no such hyperparameter{did_you_mean(name, known)}")
         elif canonical in spelt:
-            mistakes.append(f"{name} and {spelt[canonical]} are the same hyperparameter; keep one")
+            errors.append(f"{name} and {spelt[canonical]} are the same hyperparameter; keep one")
         else:
             spelt[canonical], values[canonical] = name, value
     try:
         hyperparameters = Hyperparameters(**values)
     except ValidationError as error:
-        raise SpecError(mistakes + _mistakes(error)) from None
-    if mistakes:
-        raise SpecError(mistakes)
+        raise SpecError(errors + _errors(error)) from None
+    if errors:
+        raise SpecError(errors)
     return hyperparameters
 
 
@@ -406,4 +406,4 @@ def validate_one(name: str, value: Any) -> Any:
         return _adapter(name).validate_python(value)
     except ValidationError as error:
         text = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise SpecError(_mistake(name, value, text)) from None
+        raise SpecError(_message(name, value, text)) from None

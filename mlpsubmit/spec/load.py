@@ -74,7 +74,7 @@ def _run(path: Path) -> dict[str, Sweep]:
         line = (error.text or linecache.getline(where, error.lineno or 0)).strip()
         raise SpecError(f"line {error.lineno}: {error.msg}: {line}", where=where) from error
     except SpecError as error:
-        raise SpecError(error.mistakes, where=str(path)) from error
+        raise SpecError(error.errors, where=str(path)) from error
     except UserError as error:
         raise SpecError(str(error), where=str(path)) from error
     except (Exception, SystemExit) as error:

@@ -17,7 +17,7 @@ from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.fingerprint import DIGEST_BYTES, digest
-from mlpsubmit.spec.hints import confusions
+from mlpsubmit.spec.hints import hints
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.product import Axis, Product
 
@@ -126,7 +126,7 @@ class Sweep:
         settings: hyperparameters, in any spelling, and fixed arguments of the functions.
 
     Raises:
-        SpecError: listing every mistake at once.
+        SpecError: listing every error at once.
     """
 
     def __init__(
@@ -161,8 +161,8 @@ class Sweep:
     # ---- reading the spec ----------------------------------------------------------------------
 
     def _check(self) -> None:
-        """Read axes, hyperparameters and arguments out of the spec, or list its mistakes."""
-        mistakes = _name_mistakes(self.name) + self._function_mistakes()
+        """Read axes, hyperparameters and arguments out of the spec, or list its errors."""
+        errors = _name_errors(self.name) + self._function_errors()
         raw_axes, raw_settings = self._spec
         settings, listed = _split_listed(raw_settings)
         axes: list[Axis] = []
@@ -170,19 +170,19 @@ class Sweep:
             try:
                 axes.append(self._axis(key, values))
             except SpecError as error:
-                mistakes += error.mistakes
-        mistakes += _repeated_names(axes)
+                errors += error.errors
+        errors += _repeated_names(axes)
         self.product = Product(tuple(axes))
-        mistakes += self._read_settings(settings)
-        if mistakes:
-            raise SpecError(dict.fromkeys(mistakes))
+        errors += self._read_settings(settings)
+        if errors:
+            raise SpecError(dict.fromkeys(errors))
         self._check_tied()
         self._check_where()
 
-    def _function_mistakes(self) -> list[str]:
-        mistakes: list[str] = []
+    def _function_errors(self) -> list[str]:
+        errors: list[str] = []
         if self.batchfn is None:
-            mistakes.append(
+            errors.append(
                 "batchfn: missing; give the function that yields batches, for example "
                 "batchfn=mlpsubmit.batchfns._polynomial"
             )
@@ -195,16 +195,16 @@ class Sweep:
                     if isinstance(function, str) and place.startswith("grabs")
                     else ""
                 )
-                mistakes.append(f"{place}: got {function!r}; should be a function{hint}")
+                errors.append(f"{place}: got {function!r}; should be a function{hint}")
         for alias, grab in self._named_grabs().items():
             if isinstance(grab, SpecError):
-                mistakes += [f"OTHER_MODEL_GRABS[{alias!r}]: {text}" for text in grab.mistakes]
+                errors += [f"OTHER_MODEL_GRABS[{alias!r}]: {text}" for text in grab.errors]
         try:
             _ = self.declared
-            mistakes += confusions(self.batchfn, self.data, self._spec[1])
+            errors += hints(self.batchfn, self.data, self._spec[1])
         except SpecError as error:
-            mistakes += error.mistakes
-        return mistakes
+            errors += error.errors
+        return errors
 
     def _functions(self) -> list[Callable[..., Any]]:
         """Return every function whose arguments settings and axes may name."""
@@ -214,7 +214,7 @@ class Sweep:
         return [function for function in candidates if callable(function)]
 
     def _named_grabs(self) -> dict[str, Any]:
-        """Return the grabs of OTHER_MODEL_GRABS by alias: the function, or the mistake."""
+        """Return the grabs of OTHER_MODEL_GRABS by alias: the function, or the error."""
         found: dict[str, Any] = {}
         for setting, value in self._spec[1].items():
             if hp.canonical_name(setting) == "other_model_grabs" and isinstance(value, Mapping):
@@ -310,15 +310,15 @@ class Sweep:
     def _parsed_axis(
         self, names: tuple[str, ...], label: str, points: list[tuple[Any, ...]]
     ) -> Axis:
-        mistakes: list[str] = []
+        errors: list[str] = []
         parsed = []
         for point in points:
             try:
                 parsed.append(tuple(map(_parsed, names, point)))
             except SpecError as error:
-                mistakes += [f"axis {label}: {mistake}" for mistake in error.mistakes]
-        if mistakes:
-            raise SpecError(mistakes)
+                errors += [f"axis {label}: {message}" for message in error.errors]
+        if errors:
+            raise SpecError(errors)
         axis = Axis(names, tuple(parsed))
         try:
             repeats = axis.repeats()
@@ -330,8 +330,8 @@ class Sweep:
         return axis
 
     def _read_settings(self, settings: Mapping[str, Any]) -> list[str]:
-        """Set ``base`` and ``arguments`` from the settings; return the mistakes among them."""
-        mistakes: list[str] = []
+        """Set ``base`` and ``arguments`` from the settings; return the errors among them."""
+        errors: list[str] = []
         values: dict[str, Any] = {}
         self.arguments: dict[str, Any] = {}
         axis_names = {name for axis in self.product.axes for name in axis.names}
@@ -339,10 +339,10 @@ class Sweep:
             try:
                 canonical = self._canonical(name)
             except SpecError as error:
-                mistakes += error.mistakes
+                errors += error.errors
                 continue
             if canonical in axis_names:
-                mistakes.append(
+                errors.append(
                     f"{name}: is an axis and also fixed to {value!r}; keep one of the two"
                 )
             elif canonical in Hyperparameters.model_fields:
@@ -351,25 +351,25 @@ class Sweep:
                 try:
                     self.arguments[canonical] = _parsed(canonical, value)
                 except SpecError as error:
-                    mistakes += [f"{name}: {mistake}" for mistake in error.mistakes]
+                    errors += [f"{name}: {message}" for message in error.errors]
         first = self.product.point(0)
         sampled = {name: first[name] for name in first if name in Hyperparameters.model_fields}
         try:
             self.base = hp.validate({**values, **sampled})
-            mistakes += self._shadowed(axis_names)
+            errors += self._shadowed(axis_names)
         except SpecError as error:
-            mistakes += [_with_axis_hint(mistake, values) for mistake in error.mistakes]
-        return mistakes
+            errors += [_with_axis_hint(message, values) for message in error.errors]
+        return errors
 
     def _shadowed(self, axis_names: set[str]) -> list[str]:
-        """Return a mistake for each value that a function fixes, and the spec in another way."""
+        """Return an error for each value that a function fixes, and the spec in another way."""
         hps = [("datasethps", name, value) for name, value in self.base.datasethps.items()]
         bound = [
             (function_name(function), name, value)
             for function in self._functions()
             for name, value in getattr(function, "keywords", {}).items()
         ]
-        mistakes = {
+        errors = {
             name: f"axis {name}: {who} already fixes {name}; leave it out there or drop the axis"
             for who, name, _ in reversed(hps + bound)
             if name in axis_names - self._freed
@@ -377,11 +377,11 @@ class Sweep:
         set_here = {**self.base.datasethps, **self.arguments}
         for who, name, value in bound + [entry for entry in hps if entry[1] in self.arguments]:
             if name in set_here.keys() - self._freed and not _alike(value, set_here[name]):
-                mistakes[name] = (
+                errors[name] = (
                     f"{name}: {who} fixes it to {value!r:.40}, and the spec to "
                     f"{set_here[name]!r:.40}; keep one of the two"
                 )
-        return [mistakes[name] for name in sorted(mistakes)]
+        return [errors[name] for name in sorted(errors)]
 
     def _check_tied(self) -> None:
         """Check at every point what the first point cannot show: settings that have to fit."""
@@ -393,7 +393,7 @@ class Sweep:
                 hp.validate({**dict(self.base), **update})
             except SpecError as error:
                 at = ", ".join(f"{name.upper()}={value!r}" for name, value in update.items())
-                raise SpecError([f"at {at}: {mistake}" for mistake in error.mistakes]) from None
+                raise SpecError([f"at {at}: {message}" for message in error.errors]) from None
 
     def _check_where(self) -> None:
         if self.included is not None and not self.included.any():
@@ -515,7 +515,7 @@ class Sweep:
             SpecError: for an unknown name, a bad value, or one name of a zipped axis.
         """
         axes, settings = dict(self._spec[0]), dict(self._spec[1])
-        mistakes: list[str] = []
+        errors: list[str] = []
         replaced: set[str] = set()
         order = [key if isinstance(key, tuple) else self._canonical(key) for key in axes]
         for name, value in overrides.items():
@@ -523,15 +523,15 @@ class Sweep:
                 canonical = self._canonical(name)
                 self._remove(canonical, axes, settings)
             except SpecError as error:
-                mistakes += error.mistakes
+                errors += error.errors
                 continue
             if canonical in replaced:
-                mistakes.append(f"{name}: is given twice; keep one")
+                errors.append(f"{name}: is given twice; keep one")
             replaced.add(canonical)
             target = axes if _means_axis(canonical, value) else settings
             target[canonical] = value
-        if mistakes:
-            raise SpecError(mistakes)
+        if errors:
+            raise SpecError(errors)
         sweep = object.__new__(type(self))
         sweep.__dict__.update(
             {name: self.__dict__[name] for name in ("name", "batchfn", "data", "grabs", "where")}
@@ -599,7 +599,7 @@ class Sweep:
         return {**changed, **self.arguments, **given}
 
 
-def _name_mistakes(name: Any) -> list[str]:
+def _name_errors(name: Any) -> list[str]:
     if isinstance(name, str) and _VALID_NAME.fullmatch(name):
         return []
     return [f"name: got {name!r}; should be letters, digits, '.', '_' and '-', as in 'staircase-2'"]
@@ -613,7 +613,7 @@ def _split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
         canonical = hp.canonical_name(name)
         if canonical == "num_trials":
             fixed[name] = value
-            with contextlib.suppress(SpecError):  # listed with all mistakes among the settings
+            with contextlib.suppress(SpecError):  # listed with all errors among the settings
                 axes["trial"] = range(hp.validate_one("num_trials", value))
         elif canonical in _LISTED and _is_list(value):
             axes[_LISTED[canonical]] = value
@@ -656,7 +656,7 @@ def _parsed(name: str, value: Any) -> Any:
 
 
 def _named(grab: Any) -> Any:
-    """Return the grab of the library that has this name, or the mistake; functions as they are."""
+    """Return the grab of the library that has this name, or the error; functions as they are."""
     from mlpsubmit.grabs import by_name
 
     try:
@@ -703,14 +703,14 @@ def _means_axis(name: str, value: Any) -> bool:
     return False
 
 
-def _with_axis_hint(mistake: str, values: Mapping[str, Any]) -> str:
+def _with_axis_hint(message: str, values: Mapping[str, Any]) -> str:
     """Point out to someone who wrote a list for a single value that axes= is meant for that."""
     for name, value in values.items():
         canonical = hp.canonical_name(name)
         listed = isinstance(value, (list, tuple, range, np.ndarray))
-        if listed and canonical and mistake.startswith(f"{canonical.upper()}: "):
-            return f"{mistake}; to sweep over it, write axes={{{name!r}: {value!r}}}"
-    return mistake
+        if listed and canonical and message.startswith(f"{canonical.upper()}: "):
+            return f"{message}; to sweep over it, write axes={{{name!r}: {value!r}}}"
+    return message
 
 
 def _lanes(entries: Iterable[tuple[str, Any]]) -> list[np.uint64]:

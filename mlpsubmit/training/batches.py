@@ -13,7 +13,7 @@ from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.training.monitor import map_tensors
-from mlpsubmit.training.precision import whole_products
+from mlpsubmit.training.precision import full_precision_matmul
 
 __all__ = ["Batch", "BatchError", "Batches", "LastBatch", "column"]
 
@@ -135,7 +135,7 @@ class Batches:
         return Batch(X, y, shared=False)
 
     def _draw_one(self, function: BatchFn, step: int) -> tuple[Tensor, Tensor]:
-        with whole_products():
+        with full_precision_matmul():
             drawn = function(step)
         if not isinstance(drawn, (tuple, list)) or len(drawn) != 2:
             self._refuse(function, f"returned {type(drawn).__name__}", "a pair (X, y) of tensors")
@@ -220,9 +220,9 @@ class LastBatch:
         self._X: Tensor | None = None
         self._y: Tensor | None = None
 
-    def update(self, batch: Batch, moving: Tensor) -> None:
+    def update(self, batch: Batch, active: Tensor) -> None:
         """Take the batch for the configs (K,) that make a step on it."""
-        K = len(moving)
+        K = len(active)
         if self._X is None or self._y is None:
             X, y = ((b.expand(K, *b.shape) if batch.shared else b) for b in (batch.X, batch.y))
             self._X, self._y = X.clone(), y.clone()
@@ -233,8 +233,8 @@ class LastBatch:
                 f"batch function: X changed its shape from {tuple(self._X.shape[1:])} to "
                 f"{tuple(shape)}; a grab of X_tr needs batches of equal shapes"
             )
-        self._X = torch.where(column(moving, self._X), batch.X, self._X)
-        self._y = torch.where(column(moving, self._y), batch.y, self._y)
+        self._X = torch.where(column(active, self._X), batch.X, self._X)
+        self._y = torch.where(column(active, self._y), batch.y, self._y)
 
     @property
     def batch(self) -> Batch:

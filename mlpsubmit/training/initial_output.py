@@ -10,10 +10,10 @@ from torch import Tensor
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.stack import Stack
 
-__all__ = ["Origin"]
+__all__ = ["InitialOutput"]
 
 
-class Origin:
+class InitialOutput:
     """f0(X) for K configs, or zero where outputs are not centred.
 
     On a fixed set it is computed once, at the beginning; on fresh batches at every step, which is

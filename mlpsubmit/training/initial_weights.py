@@ -59,7 +59,7 @@ class Initial:
             self.merged = True
             self._set(of)
 
-    def spread(self, outputs: Tensor) -> Tensor:
+    def gather(self, outputs: Tensor) -> Tensor:
         """Return for each of K configs the outputs of its network: from (K0, ...) to (K, ...)."""
         return outputs.index_select(0, self._rows)
 

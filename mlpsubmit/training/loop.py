@@ -111,30 +111,30 @@ def train(
 
 def _run(pack: Pack, common: Hyperparameters, monitor: Monitor) -> None:
     """Train a pack to its end. Nothing here waits for the device but what says so."""
-    ledger, last, max_iter = pack.ledger, pack.last, common.max_iter
+    history, last, max_iter = pack.history, pack.last, common.max_iter
     grab_at = pack.grab_at if pack.grabber.grabs else None
-    advance, always = replayed(partial(_advance, pack), pack, common), ledger.evaluates_always
+    step_fn, always = replayed(partial(train_step, pack), pack, common), history.evaluates_always
 
     for step in range(pack.start, max_iter):
         # One step: its batch, and (K,) bool, who makes it. On a GPU it may be a recorded one.
-        batch, moving = advance(step)
-        if ledger.evaluates(step) and not always:
-            _evaluate(pack, step, moving)
-        ledger.record(step)
+        batch, active = step_fn(step)
+        if history.evaluates(step) and not always:
+            _evaluate(pack, step, active)
+        history.record(step)
 
         # The measurements. In a trace, this is a GPU-CPU sync point and K calls of every grab; the
         # final ones come when a config has stopped, and want its last batch.
         if grab_at is not None and step in grab_at:
-            pack.measure(step, batch, moving)
+            pack.measure(step, batch, active)
         if last is not None:
-            last.update(batch, moving)
+            last.update(batch, active)
 
         # Once per block the host looks (a GPU-CPU sync point): who has stopped is measured, closed
         # and, once they are half of the stack, left out of it.
         if (step + 1) % BLOCK == 0 or step + 1 == max_iter:
             pack.close_finished(step)
             monitor.progress(_progress(pack, step + 1, max_iter))
-            if not ledger.open:
+            if not history.open:
                 return
             pack.shrink()
 
@@ -143,7 +143,7 @@ def _run(pack: Pack, common: Hyperparameters, monitor: Monitor) -> None:
         del batch  # or the next step would hold two
 
 
-def _advance(pack: Pack, step: int) -> tuple[Batch, Tensor]:
+def train_step(pack: Pack, step: int) -> tuple[Batch, Tensor]:
     """Make one step; what it changes but for its results, it changes in place."""
     # The batch of this step, (n, ...) for all configs or (K, n, ...). Offline always the same.
     batch = pack.train.draw(step)
@@ -153,41 +153,41 @@ def _advance(pack: Pack, step: int) -> tuple[Batch, Tensor]:
     losses, gradients = pack.objective(batch)
 
     # Smoothed losses and thresholds, on the device: (K,) bool, who makes this step.
-    moving = pack.ledger.enter(step, losses)
+    active = pack.history.update(step, losses)
 
     # The update, of size zero for a config that has stopped.
-    pack.optimizer.step(gradients, moving, partial(pack.objective, batch))
-    if pack.ledger.evaluates_always:
+    pack.optimizer.step(gradients, active, partial(pack.objective, batch))
+    if pack.history.evaluates_always:
         del gradients  # memory that the evaluation can have
-        _evaluate(pack, step, moving)
-    return batch, moving
+        _evaluate(pack, step, active)
+    return batch, active
 
 
-def _evaluate(pack: Pack, step: int, moving: Tensor) -> None:
+def _evaluate(pack: Pack, step: int, active: Tensor) -> None:
     """Take in the test losses (K,) after the update: a forward pass over the test set."""
-    pack.ledger.enter_test(step, pack.test_losses(), moving)
+    pack.history.update_test(step, pack.test_losses(), active)
 
 
 def _progress(pack: Pack, step: int, max_iter: int) -> Progress:
-    active = len(pack.ledger.open)
+    active = len(pack.history.open)
     return Progress(
         step=step,
-        made=int(pack.ledger.steps.sum()),
+        made=int(pack.history.steps.sum()),
         max_iter=max_iter,
         active=active,
         rows=len(pack.stack),
         finished=len(pack.stack.models) - active,
-        losses=pack.ledger.last_losses.copy(),
+        losses=pack.history.last_losses.copy(),
     )
 
 
 def _check_lengths(count: int, **given: Sequence[Any] | None) -> None:
     if count == 0:
         raise SpecError("models: got none; give at least one")
-    mistakes = [
+    errors = [
         f"{name}: got {len(values)} for {count} models; give {count}"
         for name, values in given.items()
         if values is not None and len(values) != count
     ]
-    if mistakes:
-        raise SpecError(mistakes)
+    if errors:
+        raise SpecError(errors)

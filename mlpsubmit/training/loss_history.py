@@ -38,7 +38,7 @@ from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
 
-__all__ = ["Finished", "Ledger"]
+__all__ = ["Finished", "LossHistory"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Finished:
     diverged: bool
 
 
-class Ledger:
+class LossHistory:
     """Books of the losses of K configs.
 
     Args:
@@ -123,7 +123,7 @@ class Ledger:
         """Say whether the test loss is evaluated at this step."""
         return self._tested and step in self.eval_at
 
-    def enter(self, step: int, losses: Tensor) -> Tensor:
+    def update(self, step: int, losses: Tensor) -> Tensor:
         """Take in the train losses (K,) before this step's update.
 
         After step 0 this does the same at every step, so that one can be replayed for another.
@@ -139,24 +139,24 @@ class Ledger:
         else:
             smooth = _smoothed(self._smooth, losses, self._smoother)
             torch.where(self._active, smooth, self._smooth, out=self._smooth)
-        moving = self._active & self._smooth.isfinite()
-        self._steps += moving
-        self._active.copy_(moving)
+        active = self._active & self._smooth.isfinite()
+        self._steps += active
+        self._active.copy_(active)
         if self._thresholds.shape[1]:
             # A loss of -inf is below every threshold, but its config has diverged.
             below = self._smooth.unsqueeze(1) < self._thresholds
-            self._waiting &= ~(below & moving.unsqueeze(1))
+            self._waiting &= ~(below & active.unsqueeze(1))
             self._waited += self._waiting
             self._active &= self._waiting[:, -1]
-        return moving
+        return active
 
-    def enter_test(self, step: int, losses: Tensor, moving: Tensor) -> None:
+    def update_test(self, step: int, losses: Tensor, active: Tensor) -> None:
         """Take in the test losses (K,) after this step's update, of the configs that made it."""
         smooth = losses.detach().to(self._dtype)
         if step > 0:
             smoother = self._smoother ** self.eval_at.since_previous(step)
             smooth = _smoothed(self._test, smooth, smoother)
-        torch.where(moving, smooth, self._test, out=self._test)
+        torch.where(active, smooth, self._test, out=self._test)
 
     def record(self, step: int) -> None:
         """Keep the smoothed losses of this step, once all are entered, where a trace has them."""
@@ -170,7 +170,7 @@ class Ledger:
         """What a step changes in place, each with one row per config of the stack."""
         return [getattr(self, name) for name in _VECTORS]
 
-    def drain(self) -> None:
+    def flush(self) -> None:
         """Read the rows recorded since the last time into the traces (a GPU-CPU sync point)."""
         self._recorded = self._write(self.train_trace, self._recorded, self._rows)
         self._evaluated = self._write(self.test_trace, self._evaluated, self._test_rows)
@@ -191,7 +191,7 @@ class Ledger:
 
         This is a GPU-CPU sync point: what the device has queued is finished first.
         """
-        self.drain()
+        self.flush()
         T = self._thresholds.shape[1]
         vectors = [self._smooth, self._test, self._steps, self._active]
         vectors += [*self._waited.unbind(1), *self._waiting.unbind(1)]
@@ -250,7 +250,7 @@ class Ledger:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what :meth:`load_state_dict` takes (a GPU-CPU sync point)."""
-        self.drain()
+        self.flush()
         results = {name: torch.from_numpy(getattr(self, name)) for name in _RESULTS}
         for trace, columns in _TRACES.items():
             results[trace] = torch.from_numpy(getattr(self, trace)[:, : getattr(self, columns)])

@@ -16,7 +16,7 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import GRAB_ARGUMENTS, Grab
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.optimizers import OptimizerView
-from mlpsubmit.training.precision import whole_products
+from mlpsubmit.training.precision import full_precision_matmul
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.stack import Stack
 
@@ -58,7 +58,7 @@ class Grabber:
         arguments: what :func:`resolve` returned.
         stack: the networks.
         views: K times, what a grab sees as ``opt``.
-        twin: a module of the same structure, to show the networks at initialisation.
+        init_model: a module of the same structure, to show the networks at initialisation.
         slots: how many times each grab is called in a trace; None: once, at the end.
     """
 
@@ -69,11 +69,11 @@ class Grabber:
         arguments: list[dict[str, frozenset[str]]],
         stack: Stack,
         views: Sequence[OptimizerView],
-        twin: nn.Module | None,
+        init_model: nn.Module | None,
         slots: int | None,
     ) -> None:
         self.grabs, self._contexts, self._arguments = grabs, contexts, arguments
-        self._stack, self._views, self._twin = stack, views, twin
+        self._stack, self._views, self._twin = stack, views, init_model
         self._leading = (len(contexts),) if slots is None else (len(contexts), slots)
         self._pending: dict[str, list[tuple[int, int, Tensor | Array]]] = {n: [] for n in grabs}
         self._pending_bytes = 0
@@ -108,14 +108,14 @@ class Grabber:
                     self._pending_bytes += value.nbytes
             self._stack.models[config].zero_grad()
         if self._pending_bytes > _PENDING_BYTES:
-            self.drain()
+            self.flush()
 
     def _call(
         self, name: str, config: int, offered: dict[str, Any], where: str
     ) -> Tensor | Array | None:
         taken = {key: offered[key] for key in self._arguments[config][name]}
         try:
-            with torch.enable_grad(), whole_products():
+            with torch.enable_grad(), full_precision_matmul():
                 result = self.grabs[name](**taken)
         except Exception as error:
             # The update that precedes a divergence: its loss, before the update, was still finite.
@@ -129,8 +129,8 @@ class Grabber:
     ) -> dict[str, Any]:
         X_tr, y_tr = train.of(row) if train else (None, None)
         X_te, y_te = test.of(row) if test else (None, None)
-        model, twin = self._stack.models[config], self._twin
-        model0 = self._stack.show_initial(twin, row) if twin is not None else None
+        model, init_model = self._stack.models[config], self._twin
+        model0 = self._stack.show_initial(init_model, row) if init_model is not None else None
         values = (model, X_tr, y_tr, X_te, y_te, self._views[config], model0)
         return {**self._contexts[config], **dict(zip(GRAB_ARGUMENTS, values, strict=True))}
 
@@ -148,7 +148,7 @@ class Grabber:
                 "trained together need results of as many dimensions"
             )
 
-    def drain(self) -> None:
+    def flush(self) -> None:
         """Read back what the grabs have returned since the last time (a GPU-CPU sync point)."""
         for name, entries in self._pending.items():
             values = _read_back([value for _, _, value in entries])
@@ -192,7 +192,7 @@ class Grabber:
         Those of a diverged config are NaN from the step at which it diverged, or from the one
         before where the grab raised because the update had made the weights overflow.
         """
-        self.drain()
+        self.flush()
         missing = {name for name in self.grabs if name not in self._arrays}
         arrays = self._arrays | {name: np.full(self._leading, np.nan) for name in missing}
         for array in arrays.values() if len(self._leading) == 2 else ():
@@ -203,7 +203,7 @@ class Grabber:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what :meth:`load_state_dict` takes (a GPU-CPU sync point)."""
-        self.drain()
+        self.flush()
         return {
             "arrays": {name: torch.from_numpy(array) for name, array in self._arrays.items()},
             "shapes": {name: dict(shapes) for name, shapes in self._shapes.items()},

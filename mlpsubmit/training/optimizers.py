@@ -1,6 +1,6 @@
 """Optimizers over stacked parameters: one update for all configs, each with its own settings.
 
-The formulas are those of torch.optim. A config that does not move at a step (``moving`` False) has
+The formulas are those of torch.optim. A config that does not move at a step (``active`` False) has
 its step size, and with it its weight decay, multiplied by zero, and its gradient, which may be NaN,
 replaced by zero: its weights stay as they are, without the host knowing.
 """
@@ -32,7 +32,7 @@ Closure = Callable[[], tuple[Tensor, Sequence[Tensor]]]
 class StackedOptimizer(Protocol):
     """What the loop asks of an optimizer."""
 
-    def step(self, gradients: Sequence[Tensor], moving: Tensor, closure: Closure) -> None:
+    def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
         """Update the parameters of the configs (K,) that move."""
 
     def shrink(self, keep: Sequence[int]) -> None:
@@ -83,7 +83,7 @@ def build_optimizer(
     views = [OptimizerView(m, rate) for m, rate in zip(stack.models, rates, strict=True)]
     common = hyperparameters[0]
     if common.optimizer not in OPTIMIZERS:
-        return _Foreign(stack, common, rates), views
+        return TorchOptimizer(stack, common, rates), views
     if common.optimizer_kwargs:
         raise SpecError(
             f"OPTIMIZER_KWARGS: got {common.optimizer_kwargs!r} with OPTIMIZER="
@@ -116,12 +116,12 @@ class _Stacked:
         self._decay = torch.tensor(decays, **self._like)
 
     def _each(
-        self, gradients: Sequence[Tensor], moving: Tensor
+        self, gradients: Sequence[Tensor], active: Tensor
     ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """Yield number, parameter (K, ...), gradient (K, ...) and step size (K, 1, ...)."""
-        sizes = (self._sizes * moving).unbind(0)
+        sizes = (self._sizes * active).unbind(0)
         for i, (p, g) in enumerate(zip(self._stack.parameters, gradients, strict=True)):
-            yield i, p, torch.where(column(moving, g), g, 0.0), column(sizes[i], p)
+            yield i, p, torch.where(column(active, g), g, 0.0), column(sizes[i], p)
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(p, requires_grad=False) for p in self._stack.parameters]
@@ -161,8 +161,8 @@ class _SGD(_Stacked):
         self._buffers = self._zeros() if any(momenta) else []
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], moving: Tensor, closure: Closure) -> None:
-        for i, p, g, size in self._each(gradients, moving):
+    def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
+        for i, p, g, size in self._each(gradients, active):
             if self._decays:
                 g = torch.addcmul(g, p, column(self._decay, p))
             if self._buffers:
@@ -197,11 +197,11 @@ class _Adam(_Stacked):
         self._made = torch.zeros((), dtype=exact, device=self._decay.device)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], moving: Tensor, closure: Closure) -> None:
+    def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
         beta1, beta2 = self._betas
         self._made += 1
         rest1, root2 = 1 - beta1**self._made, (1 - beta2**self._made).sqrt()
-        for i, p, g, size in self._each(gradients, moving):
+        for i, p, g, size in self._each(gradients, active):
             mean, square = self._means[i], self._squares[i]
             if self._decays and self._decoupled:
                 p.mul_(1 - size * column(self._decay, p))
@@ -216,7 +216,7 @@ class _Adam(_Stacked):
         return {**super().state_dict(), "_made": self._made}
 
 
-class _Foreign:
+class TorchOptimizer:
     """Any class of torch.optim, for one config: over the model's parameters, views of the stack.
 
     Whether the config still moves has to be known on the host: a sync point per step.
@@ -241,8 +241,8 @@ class _Foreign:
         closure = inspect.signature(self._optimizer.step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
 
-    def step(self, gradients: Sequence[Tensor], moving: Tensor, closure: Closure) -> None:
-        if not bool(moving):  # a GPU-CPU sync point
+    def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
+        if not bool(active):  # a GPU-CPU sync point
             return
         self._take(gradients)
         if not self._needs_closure:
@@ -294,15 +294,15 @@ def _settings(cls: Any, common: Hyperparameters) -> dict[str, Any]:
     parameters = inspect.signature(cls).parameters
     settings = dict(common.optimizer_kwargs)
     unknown = [name for name in settings if name not in parameters]
-    mistakes = [f"OPTIMIZER_KWARGS: {function_name(cls)} takes no {name!r}" for name in unknown]
+    errors = [f"OPTIMIZER_KWARGS: {function_name(cls)} takes no {name!r}" for name in unknown]
     for name in ("momentum", "nesterov", "weight_decay", "betas", "eps"):
         value = getattr(common, name)
         if value == type(common).model_fields[name].default or name in settings:
             continue
         settings[name] = value
         if name not in parameters:
-            mistakes.append(f"{name.upper()}: {function_name(cls)} takes none")
-    if mistakes:
+            errors.append(f"{name.upper()}: {function_name(cls)} takes none")
+    if errors:
         valid = ", ".join(name for name in parameters if name != "params")
-        raise SpecError([f"{mistake}; valid are {valid}" for mistake in mistakes])
+        raise SpecError([f"{message}; valid are {valid}" for message in errors])
     return settings

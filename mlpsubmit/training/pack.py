@@ -14,8 +14,8 @@ from mlpsubmit.protocol import DIVERGED, BatchFn
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.accel.compile import let_be_imported, pays
 from mlpsubmit.training.batches import Batch, Batches, LastBatch
-from mlpsubmit.training.initial_output import Origin
-from mlpsubmit.training.loss_history import Finished, Ledger
+from mlpsubmit.training.initial_output import InitialOutput
+from mlpsubmit.training.loss_history import Finished, LossHistory
 from mlpsubmit.training.losses import stacked_loss
 from mlpsubmit.training.measurements import Grabber, resolve
 from mlpsubmit.training.monitor import STATE_FORMAT, StateError, map_tensors
@@ -74,10 +74,10 @@ class Pack:
 
         arguments = resolve(grabs, contexts)
         wanted = frozenset[str]().union(*(taken for one in arguments for taken in one.values()))
-        models, twin, factors = _parametrized(
+        models, init_model, factors = _parametrized(
             models, settings, trials, contexts, "model0" in wanted
         )
-        keep_initial = twin is not None or (online and common.centered)
+        keep_initial = init_model is not None or (online and common.centered)
         self.stack = Stack(models, device, common.precision, keep_initial)
 
         self.train = self._batches(batch_fns, common, fixed=not online)
@@ -86,16 +86,16 @@ class Pack:
         tested = not online or not wanted.isdisjoint({"X_te", "y_te"})
         self.test = self._batches(test_fns, common, test=True) if test_fns and tested else None
         fixed_sets = (None, None) if online else (self._fixed(self.train), self._fixed(self.test))
-        self.origin = Origin(self.stack, common.centered, *fixed_sets)
+        self.initial_output = InitialOutput(self.stack, common.centered, *fixed_sets)
         self._loss = stacked_loss(common.loss)
         if common.compile is True or (common.compile == "auto" and self._compiling_pays(common)):
             let_be_imported(common.loss)
             self.stack.compile(True)
         self.optimizer, views = build_optimizer(self.stack, settings, factors)
-        self.ledger = Ledger(settings, device, tested=self.test is not None and not online)
+        self.history = LossHistory(settings, device, tested=self.test is not None and not online)
         self.grab_at = Schedule(common.grab_every, common.max_iter) if traced else None
         slots = None if self.grab_at is None else len(self.grab_at.steps)
-        self.grabber = Grabber(grabs, contexts, arguments, self.stack, views, twin, slots)
+        self.grabber = Grabber(grabs, contexts, arguments, self.stack, views, init_model, slots)
         # Without thresholds, those of a trace that do not diverge end at its last grab.
         stops_between = slots != common.max_iter and bool(common.thresholds)
         looks_back = online and not wanted.isdisjoint({"X_tr", "y_tr"})
@@ -148,7 +148,7 @@ class Pack:
 
     def objective(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the losses (K,) of the centred outputs on a batch, and every config's gradient."""
-        return self.stack.losses_and_gradients(batch, self.origin.train(batch), self._loss)
+        return self.stack.losses_and_gradients(batch, self.initial_output.train(batch), self._loss)
 
     @property
     def functions(self) -> list[Any]:
@@ -159,14 +159,14 @@ class Pack:
     def buffers(self) -> list[Tensor]:
         """What a step changes in place, but for generators: the same memory until a shrink."""
         state = self.optimizer.state_dict()
-        return [*self.stack.tensors, *_flat(state), *self.ledger.vectors]
+        return [*self.stack.tensors, *_flat(state), *self.history.vectors]
 
     @torch.no_grad()
     def test_losses(self) -> Tensor:
         """Return the losses (K,) of the centred outputs on the test set."""
         assert self.test is not None
         batch = self.test.draw(0)
-        return self._loss(self.stack(batch) - self.origin.test(), batch.targets)
+        return self._loss(self.stack(batch) - self.initial_output.test(), batch.targets)
 
     # What happens at a read-back
 
@@ -175,13 +175,13 @@ class Pack:
 
         This is a GPU-CPU sync point.
         """
-        finished = self.ledger.read(step)
-        lacking = self.ledger.lacks_test(finished)
-        self.ledger.close(finished, self.test_losses() if lacking else None)
+        finished = self.history.read(step)
+        lacking = self.history.lacks_test(finished)
+        self.history.close(finished, self.test_losses() if lacking else None)
         for one in finished:
             if not one.diverged:
                 self._measure_final(one)
-        self.grabber.drain()
+        self.grabber.flush()
 
     def _measure_final(self, one: Finished) -> None:
         """Call the grabs with final weights and the last batch, unless a trace already has that."""
@@ -199,42 +199,42 @@ class Pack:
 
     def shrink(self) -> None:
         """Leave out the configs that have stopped, once they are at least half of the stack."""
-        keep = self.ledger.open
+        keep = self.history.open
         if 0 < len(keep) <= len(self.stack) // 2:
-            for part in (self.train, self.test, self.last, self.origin, self.optimizer):
+            for part in (self.train, self.test, self.last, self.initial_output, self.optimizer):
                 if part is not None:
                     part.shrink(keep)
-            self.ledger.shrink(keep)
+            self.history.shrink(keep)
             self.stack.shrink(keep)
 
-    def measure(self, step: int, batch: Batch, moving: Tensor) -> None:
+    def measure(self, step: int, batch: Batch, active: Tensor) -> None:
         """Call the grabs for the configs that made this step (a GPU-CPU sync point)."""
         assert self.grab_at is not None
         slot = int(self.grab_at.steps.searchsorted(step))
-        rows = [row for row, moved in enumerate(moving.tolist()) if moved]
+        rows = [row for row, moved in enumerate(active.tolist()) if moved]
         self.grabber.measure(step, slot, rows, batch, self._fixed(self.test))
 
     def results(self) -> Trained:
         """Return the results, and give every model its own weights."""
         self.stack.release()
-        ledger, none = self.ledger, np.zeros(0, np.int64)
+        history, none = self.history, np.zeros(0, np.int64)
         traced = self.grab_at is not None
         return Trained(
-            status=ledger.status,
-            steps=ledger.steps,
-            timekeys=ledger.timekeys,
-            train_loss=ledger.train_trace if traced else ledger.final_train,
-            test_loss=ledger.test_trace if traced else ledger.final_test,
-            step=ledger.record_at.steps if traced else none,
-            eval_step=ledger.eval_at.steps if traced else none,
+            status=history.status,
+            steps=history.steps,
+            timekeys=history.timekeys,
+            train_loss=history.train_trace if traced else history.final_train,
+            test_loss=history.test_trace if traced else history.final_test,
+            step=history.record_at.steps if traced else none,
+            eval_step=history.eval_at.steps if traced else none,
             grab_step=none if self.grab_at is None else self.grab_at.steps,
-            grabs=self.grabber.results((ledger.status == DIVERGED).tolist()),
+            grabs=self.grabber.results((history.status == DIVERGED).tolist()),
         )
 
     # Saving and restoring
 
     def _parts(self) -> dict[str, Any]:
-        parts = ("stack", "origin", "optimizer", "ledger", "grabber", "last")
+        parts = ("stack", "initial_output", "optimizer", "history", "grabber", "last")
         return {name: getattr(self, name) for name in parts if getattr(self, name) is not None}
 
     def state_dict(self, start: int) -> dict[str, Any]:
@@ -275,16 +275,16 @@ def _parametrized(
     settings: Sequence[Hyperparameters],
     trials: Sequence[int],
     contexts: Sequence[Mapping[str, Any]],
-    wants_twin: bool,
+    wants_init_model: bool,
 ) -> tuple[Sequence[nn.Module], nn.Module | None, list[dict[str, float]]]:
-    """Parametrize every model; return them, a twin of the first one, and learning-rate factors."""
+    """Parametrize every model; return them, a copy of the first one, and lr factors."""
     check_equal_structure(models)
     check_equal_behaviour(models)  # now: a callable parametrization may bind functions to each
     # Copied before a callable parametrization can bind functions to the first one's layers.
-    twin = copy.deepcopy(models[0]) if wants_twin else None
+    init_model = copy.deepcopy(models[0]) if wants_init_model else None
     factors = []
     for i, (h, trial, context) in enumerate(zip(settings, trials, contexts, strict=True)):
-        for model in (models[i], twin) if i == 0 and twin is not None else (models[i],):
+        for model in (models[i], init_model) if i == 0 and init_model is not None else (models[i],):
             r = parametrize(
                 model.cpu(),
                 h.parametrization,
@@ -294,7 +294,7 @@ def _parametrized(
                 context=context,
             )
         factors.append(r)
-    return models, twin, factors
+    return models, init_model, factors
 
 
 def _flat(state: Any) -> Iterator[Tensor]:

@@ -149,24 +149,24 @@ def is_plain(
 def _layers(model: nn.Module, parametrization: str) -> list[nn.Linear | nn.Conv2d]:
     """Return the layers in order, or raise for a model that the table does not cover."""
     layers: list[nn.Linear | nn.Conv2d] = []
-    mistakes = []
+    errors = []
     for path, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)):
             layers.append(module)
         elif next(module.parameters(recurse=False), None) is not None:
             where = f"its module {path!r}" if path else "the model itself"
-            mistakes.append(
+            errors.append(
                 f"MODEL: {where} ({type(module).__name__}) has weights of its own, but "
                 f"PARAMETRIZATION={parametrization!r} covers nn.Linear and nn.Conv2d layers only; "
                 "leave it out, or give a callable PARAMETRIZATION(model, optimizer)"
             )
-    if not mistakes and len(layers) < 2:
-        mistakes.append(
+    if not errors and len(layers) < 2:
+        errors.append(
             f"MODEL: {type(model).__name__} has {len(layers)} nn.Linear or nn.Conv2d layers; "
             "a parametrization needs a read-in and a read-out, so at least 2"
         )
-    if mistakes:
-        raise SpecError(mistakes)
+    if errors:
+        raise SpecError(errors)
     return layers
 
 

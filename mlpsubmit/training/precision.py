@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 
-__all__ = ["arithmetic", "autocast", "freed_memory_kept", "whole_products"]
+__all__ = ["arithmetic", "autocast", "freed_memory_kept", "full_precision_matmul"]
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def _matmul_precision(precision: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_products() -> Iterator[None]:
+def full_precision_matmul() -> Iterator[None]:
     """Multiply matrices exactly for the duration, also where the training rounds: data, grabs."""
     if torch.get_float32_matmul_precision() == "highest":
         yield

@@ -30,14 +30,14 @@ def per_config(
     settings = list(hyperparameters)
     if len(settings) != count:
         raise SpecError(f"hyperparameters: got {len(settings)} for {count} models; give {count}")
-    mistakes = [
+    errors = [
         f"{name.upper()} differs between configs trained together: {values}; only "
         f"{', '.join(sorted(STACKED)).upper()} may"
         for name in Hyperparameters.model_fields.keys() - STACKED - OUTSIDE_RESULTS
         if (values := _differing([getattr(one, name) for one in settings]))
     ]
-    if mistakes:
-        raise SpecError(sorted(mistakes))
+    if errors:
+        raise SpecError(sorted(errors))
     return settings
 
 

@@ -84,7 +84,7 @@ class Stack:
         if initial is None or not initial.merged:
             return self._evaluate(initial.tensors if initial else self._all, batch)
         X = batch.X if batch.shared else batch.X[initial.first]
-        outputs = initial.spread(self._evaluate(initial.tensors, Batch(X, batch.y, batch.shared)))
+        outputs = initial.gather(self._evaluate(initial.tensors, Batch(X, batch.y, batch.shared)))
         return (
             outputs if self._perceptrons is None else self._perceptrons.scaled(self._all, outputs)
         )
@@ -100,20 +100,22 @@ class Stack:
             self._initial.merge(sources, ignored)
 
     def losses_and_gradients(
-        self, batch: Batch, origin: Tensor | float, loss: StackedLoss
+        self, batch: Batch, initial_output: Tensor | float, loss: StackedLoss
     ) -> tuple[Tensor, list[Tensor]]:
         """Return losses (K,) of the outputs, and the gradients of the trained parameters.
 
         Args:
-            origin: (K, n, ...), what is subtracted from the outputs, or a number.
+            initial_output: (K, n, ...), what is subtracted from the outputs, or a number.
             loss: from outputs (K, n, ...) and targets to losses (K,), each of its own config's.
         """
         if self._perceptrons is not None:
-            return self._by_formulas(self._perceptrons, batch, origin, loss)
+            return self._by_formulas(self._perceptrons, batch, initial_output, loss)
         if self._compiled is not None:
-            return self._compiled(self._all, batch.X, batch.targets, batch.shared, origin, loss)
+            return self._compiled(
+                self._all, batch.X, batch.targets, batch.shared, initial_output, loss
+            )
         # No two configs share a weight, so the gradient of the sum holds that of each loss.
-        losses = loss(self(batch) - origin, batch.targets)
+        losses = loss(self(batch) - initial_output, batch.targets)
         gradients = torch.autograd.grad(losses.sum(), self.parameters, materialize_grads=True)
         return losses, list(gradients)
 
@@ -140,12 +142,16 @@ class Stack:
         return [*(tensor.detach() for tensor in self._all.values()), *initial]
 
     def _by_formulas(
-        self, perceptrons: Perceptrons, batch: Batch, origin: Tensor | float, loss: StackedLoss
+        self,
+        perceptrons: Perceptrons,
+        batch: Batch,
+        initial_output: Tensor | float,
+        loss: StackedLoss,
     ) -> tuple[Tensor, list[Tensor]]:
         with torch.no_grad():
             signals = perceptrons.forward(self._all, batch.X, batch.shared)
         output = signals[-1].requires_grad_()
-        losses = loss(output - origin, batch.targets)
+        losses = loss(output - initial_output, batch.targets)
         (d_output,) = torch.autograd.grad(losses.sum(), output)
         with torch.no_grad():
             found = perceptrons.gradients(self._all, signals, d_output)
@@ -157,13 +163,15 @@ class Stack:
         X: Tensor,
         targets: Tensor,
         shared: bool,
-        origin: Tensor | float,
+        initial_output: Tensor | float,
         loss: StackedLoss,
     ) -> tuple[Tensor, list[Tensor]]:
         """Do without the state of autograd, which cannot be compiled."""
 
         def summed(trained: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            losses = loss(self._forward({**tensors, **trained}, X, shared) - origin, targets)
+            losses = loss(
+                self._forward({**tensors, **trained}, X, shared) - initial_output, targets
+            )
             return losses.sum(), losses
 
         trained = {name: tensors[name].detach() for name in self.names}
@@ -193,13 +201,13 @@ class Stack:
         for row, config in enumerate(self.configs):
             _point(self.models[config], {k: v.detach()[row] for k, v in tensors.items()})
 
-    def show_initial(self, twin: nn.Module, row: int) -> nn.Module:
+    def show_initial(self, init_model: nn.Module, row: int) -> nn.Module:
         """Make a module of the same structure a view of one row's initial weights."""
         assert self._initial is not None
         network = self._initial.of[row]
         weights = {name: tensor[network] for name, tensor in self._initial.tensors.items()}
         # A multiplier that is kept no longer is that of now: it is not trained.
-        return _point(twin, {k: v.detach()[row] for k, v in self._all.items()} | weights)
+        return _point(init_model, {k: v.detach()[row] for k, v in self._all.items()} | weights)
 
     def shrink(self, keep: Sequence[int]) -> None:
         """Keep the configs at these positions; the models of the others keep their weights."""

@@ -248,7 +248,7 @@ def test_named_grabs_with_arguments_and_on_a_gram_matrix() -> None:
         ({"grabs": {"g": lambda modle: 0}}, "needs 'modle' (did you mean 'model'?)"),
     ],
 )
-def test_mistakes_show_in_the_probe(settings: dict[str, Any], message: str) -> None:
+def test_errors_show_in_the_probe(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=re.escape(message)):
         probe(small({}, **settings))
 

@@ -100,9 +100,9 @@ def test_every_point_of_a_library_functions_own_axes_is_checked() -> None:
     axes = {"d": [5, 10], "k": [2, 8], "trial": range(2)}
     with pytest.raises(SpecError) as caught:
         probe(small(axes, batchfn=sparse_parity))
-    (mistake,) = caught.value.mistakes
-    assert "k=8" in mistake
-    assert mistake.endswith("(at Config(d=5, k=8, trial=0))")
+    (message,) = caught.value.errors
+    assert "k=8" in message
+    assert message.endswith("(at Config(d=5, k=8, trial=0))")
     probe(small(axes, batchfn=sparse_parity, where=lambda c: c.k <= c.d))
 
 
@@ -121,7 +121,7 @@ def test_the_first_point_is_told_without_its_place() -> None:
                 batchfn=functools.partial(polynomial, data_eigvals=torch.ones(3)),
             )
         )
-    assert len(caught.value.mistakes) == 1
+    assert len(caught.value.errors) == 1
 
 
 def test_more_rows_than_there_are_is_told_at_launch() -> None:
@@ -171,7 +171,7 @@ def test_arguments_that_no_function_takes_are_refused() -> None:
     probe(small(datasethps={"anything": 3}, grabs={"g": lambda model, **kwargs: 1.0}))
 
 
-def test_all_of_these_are_mistakes_of_the_user() -> None:
+def test_all_of_these_are_errors_of_the_user() -> None:
     assert issubclass(GrabError, UserError)
 
 

@@ -13,7 +13,7 @@ from mlpsubmit.batchfns.validation import (
     COUNT,
     FLAG,
     SEED,
-    argument_mistakes,
+    argument_errors,
     check_arguments,
     is_integer,
     is_real,
@@ -52,9 +52,9 @@ def test_what_is_no_finite_number(value):
     assert not is_real(value)
 
 
-def test_every_mistake_is_listed_and_what_is_absent_or_unknown_is_none():
+def test_every_error_is_listed_and_what_is_absent_or_unknown_is_none():
     valid = {"a": COUNT, "b": FLAG, "seed": SEED}
-    found = argument_mistakes("f", {"seed": 2**32, "b": 1, "gen": None}, valid)
+    found = argument_errors("f", {"seed": 2**32, "b": 1, "gen": None}, valid)
     assert found == [
         "f: got b=1; valid is True or False",
         "f: got seed=4294967296; valid is an integer from 0 to 2**32 - 1",
@@ -93,7 +93,7 @@ def test_recipes_pickle_by_reference_and_count_by_their_arguments(recipe, some, 
 
 
 @pytest.mark.parametrize(
-    ("recipe", "arguments", "mistakes"),
+    ("recipe", "arguments", "errors"),
     [
         (power_law, {"d": 0, "alpha": -1}, ["got d=0;", "got alpha=-1;"]),
         (power_law, {"normalized": 1}, ["got normalized=1; valid is True or False"]),
@@ -105,12 +105,12 @@ def test_recipes_pickle_by_reference_and_count_by_their_arguments(recipe, some, 
         (synthetic, {"d": 2, "cutoff_mode": 7, "kmax": 2}, ["try cutoff_mode=6, or kmax=3"]),
     ],
 )
-def test_a_launch_can_have_some_arguments_checked(recipe, arguments, mistakes):
+def test_a_launch_can_have_some_arguments_checked(recipe, arguments, errors):
     check = recipe().func.check
     with pytest.raises(SpecError) as caught:
         check({**arguments, "gen": None})
-    assert len(caught.value.mistakes) == len(mistakes)
-    for found, expected in zip(caught.value.mistakes, mistakes, strict=True):
+    assert len(caught.value.errors) == len(errors)
+    for found, expected in zip(caught.value.errors, errors, strict=True):
         assert found.startswith(f"{recipe.__name__}: ")
         assert expected in found
 

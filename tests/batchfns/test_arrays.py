@@ -243,7 +243,7 @@ def test_bad_arrays(given, message):
 
 
 def test_all_that_is_wrong_is_listed_together():
-    with pytest.raises(SpecError, match=r"3 mistakes"):
+    with pytest.raises(SpecError, match=r"3 errors"):
         arrays(X * math.inf, Y[:2], X)
 
 

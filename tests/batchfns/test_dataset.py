@@ -201,10 +201,10 @@ def test_bad_data_sets(dataset, message):
         from_dataset(dataset)
 
 
-def test_mistakes_of_both_data_sets_are_listed_together():
-    with pytest.raises(SpecError, match=r"2 mistakes") as caught:
+def test_errors_of_both_data_sets_are_listed_together():
+    with pytest.raises(SpecError, match=r"2 errors") as caught:
         from_dataset([("a", 1)], [])
-    assert caught.value.mistakes == [
+    assert caught.value.errors == [
         "from_dataset: the x of dataset, item 0, is of type str; valid are numbers: an "
         "array, a tensor, a list as long in every row, or an image",
         "from_dataset: test_dataset is of type list, without items",

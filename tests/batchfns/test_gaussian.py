@@ -58,6 +58,6 @@ def test_bad_values_are_refused_here_and_on_the_worker(arguments, message):
 
 
 def test_all_bad_values_are_listed_together():
-    with pytest.raises(SpecError, match=r"2 mistakes") as caught:
+    with pytest.raises(SpecError, match=r"2 errors") as caught:
         power_law(d=-1, alpha=1.0, offset=-2)
-    assert len(caught.value.mistakes) == 2
+    assert len(caught.value.errors) == 2

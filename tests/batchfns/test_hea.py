@@ -257,7 +257,7 @@ def constant(degree):
         ({"n": True}, r"got n=True"),
         ({"kmax": -1}, r"got kmax=-1; valid is an integer >= 0, such as 10"),
         ({"kmax": "3"}, r"got kmax='3'"),
-        ({"n": 0, "kmax": None}, r"2 mistakes"),
+        ({"n": 0, "kmax": None}, r"2 errors"),
         (
             {"n": 11, "kmax": 3},
             r"got n=11, but d=2 coordinates have 10 monomials of degree <= kmax=3; "
@@ -303,7 +303,7 @@ def test_bad_monomials(monomial, message):
         (lambda: gaussian_level_coeffs([4.0], 1e-200), r"so narrow for data_eigvals of sum 4"),
         (lambda: relu_ntk_level_coeffs([1.0], 0.0), r"got weight_variance=0\.0; valid .* > 0"),
         (lambda: relu_ntk_level_coeffs([1.0], 1.0, -1), r"got bias_variance=-1; valid .* >= 0"),
-        (lambda: relu_ntk_level_coeffs([1.0], "1", math.inf), r"2 mistakes"),
+        (lambda: relu_ntk_level_coeffs([1.0], "1", math.inf), r"2 errors"),
         (lambda: relu_ntk_level_coeffs([0.0, 0.0]), r"data_eigvals are all 0"),
         (lambda: relu_ntk_level_coeffs([-1.0]), r"relu_ntk_level_coeffs: data_eigvals has 1 entr"),
         (lambda: gaussian_level_coeffs([1.0], 0), r"gaussian_level_coeffs: got kernel_width=0;"),

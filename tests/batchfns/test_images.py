@@ -332,8 +332,8 @@ def test_bad_flags_are_refused_at_once(flag):
         images("digits", **{flag: 1})
 
 
-def test_all_mistakes_are_listed_together():
-    with pytest.raises(SpecError, match=r"4 mistakes") as caught:
+def test_all_errors_are_listed_together():
+    with pytest.raises(SpecError, match=r"4 errors") as caught:
         images("digit", classes=[[0], [0]], flat=0, zca_strength=-1)
     shown = str(caught.value)
     assert "no data set 'digit' (did you mean 'digits'?)" in shown

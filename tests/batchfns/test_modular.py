@@ -141,5 +141,5 @@ def test_numbers_may_be_those_of_numpy():
 
 
 def test_all_bad_values_are_listed_together():
-    with pytest.raises(SpecError, match=r"2 mistakes"):
+    with pytest.raises(SpecError, match=r"2 errors"):
         modular_addition(p=0, train_fraction=2)

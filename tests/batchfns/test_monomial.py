@@ -209,8 +209,6 @@ def test_monomials_that_do_not_fit_the_coordinates(monomials, message):
 
 
 def test_all_monomials_that_do_not_fit_are_listed():
-    with pytest.raises(SpecError, match=r"3 mistakes") as caught:
+    with pytest.raises(SpecError, match=r"3 errors") as caught:
         checked_monomials("f", [{7: 1}, {0: 1}, {1: -1}, {8: 1}], 5, dimension="k")
-    assert caught.value.mistakes[2].endswith(
-        "the index 8, but k=5; valid are 0 to 4; try a larger k"
-    )
+    assert caught.value.errors[2].endswith("the index 8, but k=5; valid are 0 to 4; try a larger k")

@@ -101,7 +101,7 @@ def test_bad_arguments(arguments, message):
 
 
 def test_all_bad_values_are_listed_together():
-    with pytest.raises(SpecError, match=r"2 mistakes"):
+    with pytest.raises(SpecError, match=r"2 errors"):
         batch(d=-1, k=0)
 
 

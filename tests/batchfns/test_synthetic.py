@@ -220,7 +220,7 @@ def test_entries_feed_sample():
         ({"weight_variance": 0}, r"got weight_variance=0; valid is a finite number > 0"),
         ({"bias_variance": -1}, r"got bias_variance=-1; valid is a finite number >= 0"),
         ({"kmax": -1}, r"got kmax=-1; valid is an integer >= 0, such as 10"),
-        ({"d": 0, "yoffset": "1"}, r"2 mistakes"),
+        ({"d": 0, "yoffset": "1"}, r"2 errors"),
         (
             {"d": 2, "cutoff_mode": 7, "kmax": 2},
             r"synthetic: got cutoff_mode=7, but d=2 coordinates have 6 monomials of degree <= "

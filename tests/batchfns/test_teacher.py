@@ -249,7 +249,7 @@ def test_bad_arguments(arguments, message):
         ),
         ({"teacher_depth": 0}, r"teacher_weights: got teacher_depth=0; valid is an integer >= 1"),
         ({"teacher_seed": -1}, r"teacher_weights: got teacher_seed=-1; valid is an integer from 0"),
-        ({"d": None, "teacher_seed": "a"}, r"2 mistakes"),
+        ({"d": None, "teacher_seed": "a"}, r"2 errors"),
     ],
 )
 def test_bad_arguments_of_the_weights(arguments, message):
@@ -266,7 +266,7 @@ def test_integers_may_be_those_of_numpy():
 
 
 def test_all_bad_values_are_listed_together():
-    with pytest.raises(SpecError, match=r"3 mistakes"):
+    with pytest.raises(SpecError, match=r"3 errors"):
         batch(teacher_width=0, teacher_depth=0, teacher_seed=-1)
 
 

@@ -53,7 +53,7 @@ def calls(function):
 
 
 def plan_and_cut(sweep):
-    plan = make_plan(sweep, slots=64, threads=1)
+    plan = make_plan(sweep, max_tasks=64, threads=1)
     cut(np.arange(plan.packs), plan.pack_costs, 64)
     sweep.keys(np.arange(len(sweep)))
     return json.dumps(plan.to_json())
@@ -73,7 +73,7 @@ def test_a_plan_of_a_million_configs_needs_some_bytes_for_each():
     sweep = Sweep("growth", MILLION, batchfn=batches, where=lambda config: True, WIDTH=64)
     tracemalloc.start()
     try:
-        plan = make_plan(sweep, slots=64, threads=1)
+        plan = make_plan(sweep, max_tasks=64, threads=1)
         assert cut(np.arange(plan.packs), plan.pack_costs, 64)
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -99,7 +99,9 @@ def finished(bench, tmp_path):
     def write_run(packs, size=2):
         folder = tmp_path / f"{packs}-{size}"
         folder.mkdir()
-        kind = bench("scale").Kind("growth", '"LR": [0.1, 1.0]', 2, f"WIDTH=64, PACK_SIZE={size}")
+        kind = bench("scale").Workload(
+            "growth", '"LR": [0.1, 1.0]', 2, f"WIDTH=64, PACK_SIZE={size}"
+        )
         spec = kind.spec(folder, packs * size)
         path = bench("finished").created_run(spec, folder)
         bench("finished").finish(spec, path)

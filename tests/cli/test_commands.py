@@ -90,7 +90,7 @@ def test_a_dry_run_makes_nothing(mlpsubmit: Command, workplace: Path) -> None:
         (["small.py", "--runs-dir", "small.py"], "small.py/small: cannot be written"),
     ],
 )
-def test_a_mistaken_launch_says_so_and_makes_nothing(
+def test_an_error_on_launch_says_so_and_makes_nothing(
     mlpsubmit: Command, workplace: Path, arguments: list[str], message: str
 ) -> None:
     refused = mlpsubmit("launch", *arguments)
@@ -111,10 +111,10 @@ def test_a_warning_is_one_line_of_words(mlpsubmit: Command, workplace: Path) -> 
     assert line.startswith("warning: batchfn linear, or a grab, draws from the global generator")
 
 
-def test_several_mistakes_come_together(mlpsubmit: Command) -> None:
+def test_several_errors_come_together(mlpsubmit: Command) -> None:
     refused = mlpsubmit("launch", "small.py", "WIDTH=0", "GAMMA=-1", "MOMENTUM=1")
     assert refused.code == 2
-    assert "3 mistakes:" in refused.err
+    assert "3 errors:" in refused.err
     for name in ("WIDTH", "GAMMA", "MOMENTUM"):
         assert f"  - {name}: got" in refused.err
 

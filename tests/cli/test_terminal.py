@@ -270,9 +270,7 @@ def begun(mlpsubmit: Command) -> Run:
 
 
 @pytest.mark.parametrize("task", ["0", "1", "001-0000", "001-0001"])
-def test_a_task_that_has_no_log_yet_is_no_mistake(
-    mlpsubmit: Command, begun: Run, task: str
-) -> None:
+def test_a_task_that_has_no_log_yet_is_no_error(mlpsubmit: Command, begun: Run, task: str) -> None:
     assert begun.logs(task) == {}
     for options in ([], ["--follow"]):
         told = mlpsubmit("logs", "small", task, *options)

@@ -42,7 +42,7 @@ def ended(folder, *lines, flags=()):
     )
 
 
-def test_a_mistake_ends_a_script_with_its_message_alone(workplace):
+def test_an_error_ends_a_script_with_its_message_alone(workplace):
     done = ended(workplace, "main(-1)")
     assert done.returncode == 2
     assert done.stderr == "LR: got -1; should be a finite number > 0 (base learning rate)\n"
@@ -54,7 +54,7 @@ def test_ctrl_c_ends_a_script_without_a_traceback(workplace):
     assert "Traceback" not in done.stderr
 
 
-def test_a_script_can_catch_a_mistake_and_other_errors_are_as_ever(workplace):
+def test_a_script_can_catch_an_error_and_other_errors_are_as_ever(workplace):
     lines = ["try: main(-1)", "except Exception as error: print(type(error).__name__)", "1 / 0"]
     done = ended(workplace, *lines)
     assert (done.returncode, done.stdout) == (1, "SpecError\n")

@@ -100,7 +100,7 @@ def test_all_that_is_wrong_is_said_at_once():
             per_alias_gram={"b": {"source": "up"}, "other": {}, "c": {"index": 0}},
             per_alias_kwargs={"d2": {}},
         )
-    assert len(raised.value.mistakes) == 6
+    assert len(raised.value.errors) == 6
     told = str(raised.value)
     assert (
         "grab 'a': no function named 'get_W_tr' (did you mean 'get_W_trace'?); valid are " in told

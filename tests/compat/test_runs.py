@@ -105,7 +105,7 @@ def test_nothing_at_all_is_an_error(run, config):
 def test_every_job_finds_its_measurements(run, config):
     """Whatever the iterators run over: keys and jobs agree."""
 
-    class Kind:
+    class Workload:
         def __str__(self):
             return "a kind"
 
@@ -113,7 +113,14 @@ def test_every_job_finds_its_measurements(run, config):
         return lambda step: (torch.ones(bsz, 2), torch.ones(bsz))
 
     result = run(
-        [[Monomial({0: 2})], [Kind(), None], [(1, "a"), (2, "b")], np.array([4, 8]), [True], [0.5]],
+        [
+            [Monomial({0: 2})],
+            [Workload(), None],
+            [(1, "a"), (2, "b")],
+            np.array([4, 8]),
+            [True],
+            [0.5],
+        ],
         ["target", "kind", "pair", "ntrain", "CENTERED", "GAMMA"],
         config(otherreturns={"g": lambda model: 1.0}),
         {"base_bfn": bfn},

@@ -184,7 +184,7 @@ class Idle(nn.Module):
         ),
     ],
 )
-def test_mistakes(measure, message):
+def test_errors(measure, message):
     with pytest.raises(SpecError, match=message):
         measure()
 

@@ -193,7 +193,7 @@ def test_eigenvalues_may_be_of_numpy_and_a_zero_gives_nan():
         (
             {"monomials": [{3: 1}, {0: -1}], "method": "means", "data_eigvals": EIGVALS[:2]},
             [
-                "4 mistakes",
+                "4 errors",
                 "monomial_coefficients: got data_eigvals of shape (2,); valid is (3,), one var",
                 "the monomial $x_{3}$ has the index 3, but d=3; valid are 0 to 2",
                 "monomial_coefficients: bad monomial {0: -1}: the exponents of a monomial",
@@ -210,7 +210,7 @@ def test_eigenvalues_may_be_of_numpy_and_a_zero_gives_nan():
         ),
     ],
 )
-def test_mistakes(arguments, messages):
+def test_errors(arguments, messages):
     with pytest.raises(SpecError) as caught:
         coefficients(nn.Linear(3, 1), **arguments)
     for message in messages:

@@ -84,7 +84,7 @@ def test_mlpscapes_choices_select_the_same(model):
         (
             {"source": "inn", "use_raw": "maybe", "raw": True, "concat_outside": 3},
             [
-                "4 mistakes",
+                "4 errors",
                 "got 'raw'",
                 "got source='inn'; valid is 'in' (the first layer) or 'out' (the last)",
                 "got use_raw='maybe'; valid is True (W itself) or False (its Gram matrix)",
@@ -165,7 +165,7 @@ def test_it_is_pickled_and_hashed_by_content(model):
                 matrix="grams",
             ),
             [
-                "6 mistakes",
+                "6 errors",
                 "readin_gram: got source='input'; valid are 'in', 'out'",
                 "readin_gram: got concat_outside=2; valid are True, False",
                 "readin_gram: got matrix='grams'; valid are 'gram', 'raw', None",
@@ -293,7 +293,7 @@ def test_on_the_test_set_it_is_pickled_hashed_by_content_and_called_as_the_funct
             "on_test_set: got X_tr=1; it gives activations the test set's; to measure on other "
             "samples, write a function that calls activations",
         ),
-        (lambda: on_test_set(everything, X_tr=1, y_tr=2), "2 mistakes:"),
+        (lambda: on_test_set(everything, X_tr=1, y_tr=2), "2 errors:"),
         (lambda: on_test_set(dict.update), "update: its signature cannot be read"),
         (
             lambda: on_test_set(grabs.activations)(model=None, X_te=None),
@@ -343,10 +343,10 @@ def test_trace_diagonal_and_entries():
             "entry: got i=2, but W has the shape (2, 3); valid are 0 to 1",
         ),
         (lambda W: grabs.entry(W, 0, j="b"), "entry: got j='b', but W has the shape (2, 3)"),
-        (lambda W: grabs.entry(W, -1, j=3), "2 mistakes"),
+        (lambda W: grabs.entry(W, -1, j=3), "2 errors"),
     ],
 )
-def test_mistakes_about_a_matrix(measure, message):
+def test_errors_about_a_matrix(measure, message):
     with pytest.raises(SpecError, match=re.escape(message)):
         measure(torch.ones(2, 3))
 
@@ -395,7 +395,7 @@ def test_settings_choose_function_arguments_and_matrix(model):
     close(values["mine"], first.T @ first)
 
 
-def test_all_mistakes_show_in_the_probe_at_once():
+def test_all_errors_show_in_the_probe_at_once():
     sweep = small(
         OTHER_MODEL_GRABS={"b": "trace", "c": "weight", "d": "weight"},
         OTHER_MODEL_KWARGS={"c": {"lair": 1}, "bb": {}},
@@ -404,7 +404,7 @@ def test_all_mistakes_show_in_the_probe_at_once():
     with pytest.raises(SpecError) as caught:
         probe(sweep)
     for message in (
-        "5 mistakes",
+        "5 errors",
         "OTHER_MODEL_KWARGS: no grab is called 'bb' (did you mean 'b'?)",
         "OTHER_MODEL_GRAM: no grab is called 'dd'",
         "grab 'b': got source='up'; valid is 'in'",

@@ -549,7 +549,7 @@ MODEL, INPUTS = MLP(4, 6, 2, 2).float(), torch.zeros(3, 4)
         ),
     ],
 )
-def test_mistakes(make, message):
+def test_errors(make, message):
     torch.set_default_dtype(torch.float32)
     with pytest.raises(SpecError, match=message):
         make()

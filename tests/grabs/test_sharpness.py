@@ -242,13 +242,13 @@ def test_a_diverged_network_has_none():
             "eigenvalues: got count=4; valid is an integer from 1 to 3, the number of param",
         ),
         ({"count": 2.0}, r"got count=2.0; valid is an integer from 1 to 3"),
-        ({"count": 0, "tolerance": 0, "iterations": True}, r"3 mistakes:[^$]*tolerance=0; valid"),
+        ({"count": 0, "tolerance": 0, "iterations": True}, r"3 errors:[^$]*tolerance=0; valid"),
         ({"tolerance": "1"}, r"got tolerance='1'; valid is a number > 0, such as 1e-3"),
         ({"tolerance": np.nan}, r"got tolerance=nan; valid is a number > 0"),
         ({"iterations": 0}, r"got iterations=0; valid is an integer >= 1"),
     ],
 )
-def test_mistakes(arguments, message):
+def test_errors(arguments, message):
     model, X, y = nn.Linear(2, 1), torch.ones(3, 2), torch.ones(3)
     with pytest.raises(SpecError, match=message):
         grabs.hessian_eigenvalues(model, X, y, model, **{"count": 1, **arguments})

@@ -234,7 +234,7 @@ def test_grabs_declare_only_what_they_need(name):
         ),
         (
             lambda: grabs.readin_gram_diagonal(MLP(), monomials=[0, 1]),
-            r"2 mistakes:\n  - readin_gram_diagonal: bad monomial 0: a monomial is a mapping",
+            r"2 errors:\n  - readin_gram_diagonal: bad monomial 0: a monomial is a mapping",
         ),
         (
             lambda: grabs.gram_diagonal(MLP(), monomials={0: 0}),
@@ -274,7 +274,7 @@ def test_grabs_declare_only_what_they_need(name):
         ),
     ],
 )
-def test_mistakes(measure_it, message):
+def test_errors(measure_it, message):
     with pytest.raises(SpecError, match=message):
         measure_it()
 

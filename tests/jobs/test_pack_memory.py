@@ -31,9 +31,9 @@ def batches(bsz: int, gen: torch.Generator, d: int) -> Any:
     raise NotImplementedError
 
 
-def sizes(memory: int | None, slots: int = 1, **settings: Any) -> list[int]:
+def sizes(memory: int | None, max_tasks: int = 1, **settings: Any) -> list[int]:
     sweep = Sweep("s", {"trial": range(2000)}, batchfn=batches, d=32, **settings)
-    plan = make_plan(sweep, slots, 1, memory=memory)
+    plan = make_plan(sweep, max_tasks, 1, memory=memory)
     assert Plan.from_json(plan.to_json()).pack_sizes.tolist() == plan.pack_sizes.tolist()
     return sorted(set(plan.pack_sizes.tolist()))
 
@@ -61,7 +61,7 @@ def test_beyond_what_keeps_a_gpu_busy_more_memory_changes_nothing() -> None:
 
 
 def test_all_slots_have_work() -> None:
-    assert max(sizes(80 * GIB, slots=8, WIDTH=64)) <= 250
+    assert max(sizes(80 * GIB, max_tasks=8, WIDTH=64)) <= 250
 
 
 def test_a_pack_size_that_is_given_stands() -> None:

@@ -30,11 +30,11 @@ def make(axes=None, **further):
     return Sweep(axes=axes, **{"batchfn": batches, "WIDTH": 16, **further})
 
 
-def planned(axes, slots=2, finished=None, **further):
+def planned(axes, max_tasks=2, finished=None, **further):
     if "WIDTH" in axes:
         further = {"batchfn": batches, **further}
-        return make_plan(Sweep(axes=axes, **further), slots, 1, finished)
-    return make_plan(make(axes, **further), slots, 1, finished)
+        return make_plan(Sweep(axes=axes, **further), max_tasks, 1, finished)
+    return make_plan(make(axes, **further), max_tasks, 1, finished)
 
 
 def through_json(plan):
@@ -86,8 +86,8 @@ def sweeps(draw):
 @unhurried
 @given(sweeps())
 def test_every_config_that_is_wanted_is_in_one_pack(drawn):
-    sweep, finished, slots = drawn
-    plan = make_plan(sweep, slots, 1, finished)
+    sweep, finished, max_tasks = drawn
+    plan = make_plan(sweep, max_tasks, 1, finished)
     wanted = {config.index for config in sweep} - set([] if finished is None else finished.tolist())
     found = [index for pack in plan for index in plan.indices(pack).tolist()]
     assert sorted(found) == sorted(wanted)
@@ -98,8 +98,8 @@ def test_every_config_that_is_wanted_is_in_one_pack(drawn):
 @unhurried
 @given(sweeps())
 def test_configs_of_a_pack_agree_in_all_that_a_pack_holds_once(drawn):
-    sweep, finished, slots = drawn
-    plan = make_plan(sweep, slots, 1, finished)
+    sweep, finished, max_tasks = drawn
+    plan = make_plan(sweep, max_tasks, 1, finished)
     for pack in plan:
         configs = [sweep.config(index).hyperparameters for index in plan.indices(pack).tolist()]
         assert len({repr([getattr(config, name) for name in ALIKE]) for config in configs}) == 1
@@ -108,8 +108,8 @@ def test_configs_of_a_pack_agree_in_all_that_a_pack_holds_once(drawn):
 @unhurried
 @given(sweeps())
 def test_packs_are_no_larger_than_allowed(drawn):
-    sweep, finished, slots = drawn
-    plan = make_plan(sweep, slots, 1, finished)
+    sweep, finished, max_tasks = drawn
+    plan = make_plan(sweep, max_tasks, 1, finished)
     largest = sweep.base.pack_size if sweep.base.pack_size != "auto" else LARGEST_PACK
     if sweep.base.optimizer == "RMSprop":
         largest = 1
@@ -121,8 +121,8 @@ def test_packs_are_no_larger_than_allowed(drawn):
 @unhurried
 @given(sweeps())
 def test_a_plan_comes_back_from_json(drawn):
-    sweep, finished, slots = drawn
-    plan = make_plan(sweep, slots, 3, finished)
+    sweep, finished, max_tasks = drawn
+    plan = make_plan(sweep, max_tasks, 3, finished)
     again = through_json(plan)
     assert again.to_json() == plan.to_json()
     assert list(again) == list(plan)
@@ -133,8 +133,8 @@ def test_a_plan_comes_back_from_json(drawn):
 @unhurried
 @given(sweeps())
 def test_a_pack_costs_what_its_configs_cost_one_by_one(drawn):
-    sweep, finished, slots = drawn
-    plan = make_plan(sweep, slots, 1, finished)
+    sweep, finished, max_tasks = drawn
+    plan = make_plan(sweep, max_tasks, 1, finished)
     for pack in list(plan)[:5]:
         config = sweep.config(int(plan.indices(pack)[0])).hyperparameters
         settings = {name: getattr(config, name) for name in Hyperparameters.model_fields}
@@ -149,7 +149,9 @@ def test_a_pack_costs_what_its_configs_cost_one_by_one(drawn):
 
 
 def test_configs_that_differ_in_stacked_settings_share_a_pack():
-    plan = planned({"LR": [0.1, 0.2], "WIDTH": [4, 8], "trial": range(3), "noise": [1, 2]}, slots=1)
+    plan = planned(
+        {"LR": [0.1, 0.2], "WIDTH": [4, 8], "trial": range(3), "noise": [1, 2]}, max_tasks=1
+    )
     assert [plan.indices(pack).tolist() for pack in plan] == [
         [0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17],
         [6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23],
@@ -158,22 +160,29 @@ def test_configs_that_differ_in_stacked_settings_share_a_pack():
 
 
 def test_packs_of_a_group_are_of_nearly_equal_size():
-    plan = planned({"trial": range(10)}, slots=1, PACK_SIZE=4)
+    plan = planned({"trial": range(10)}, max_tasks=1, PACK_SIZE=4)
     assert plan.pack_sizes.tolist() == [3, 3, 4]
 
 
 def test_large_networks_train_one_by_one():
-    assert planned({"WIDTH": [16_384], "trial": range(3)}, slots=1).pack_sizes.tolist() == [1, 1, 1]
+    assert planned({"WIDTH": [16_384], "trial": range(3)}, max_tasks=1).pack_sizes.tolist() == [
+        1,
+        1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("optimizer", ["RMSprop", torch.optim.Rprop])
 def test_optimizers_of_torch_train_one_by_one(optimizer):
-    assert planned({"trial": range(3)}, slots=1, OPTIMIZER=optimizer).pack_sizes.tolist() == [1] * 3
+    assert (
+        planned({"trial": range(3)}, max_tasks=1, OPTIMIZER=optimizer).pack_sizes.tolist()
+        == [1] * 3
+    )
 
 
 def test_a_group_that_carries_the_cost_is_shared_by_all_slots():
-    for slots in (1, 2, 4):
-        assert planned({"trial": range(8)}, slots=slots).packs == slots
+    for max_tasks in (1, 2, 4):
+        assert planned({"trial": range(8)}, max_tasks=max_tasks).packs == max_tasks
 
 
 def test_what_costs_more_is_estimated_to_cost_more():
@@ -214,9 +223,9 @@ def test_what_is_finished_need_not_be_kept_by_where():
     ],
     ids=lambda axes: "-".join(axes),
 )
-@pytest.mark.parametrize("slots", [1, 50])
-def test_the_plan_of_a_million_configs_is_small(axes, slots):
-    plan = planned(axes, slots=slots)
+@pytest.mark.parametrize("max_tasks", [1, 50])
+def test_the_plan_of_a_million_configs_is_small(axes, max_tasks):
+    plan = planned(axes, max_tasks=max_tasks)
     content = json_bytes(plan.to_json())
     assert len(content) < 50_000
     assert plan.configs == 1_000_000
@@ -229,7 +238,7 @@ def test_the_plan_of_a_million_configs_is_small(axes, slots):
 def test_a_million_configs_are_each_in_one_pack():
     axes = {"WIDTH": range(1, 101), "LR": np.linspace(0.1, 1, 100), "trial": range(100)}
     finished = np.arange(0, 1_000_000, 1000)
-    plan = through_json(planned(axes, slots=8, finished=finished))
+    plan = through_json(planned(axes, max_tasks=8, finished=finished))
     seen = np.zeros(1_000_000, dtype=int)
     for pack in plan:
         seen[plan.indices(pack)] += 1
@@ -283,8 +292,8 @@ def test_slices_hold_every_pack_once_and_are_balanced(costs, tasks, rng):
 @unhurried
 @given(sweeps(), st.integers(1, 6))
 def test_slices_of_a_plan_are_balanced(drawn, tasks):
-    sweep, finished, slots = drawn
-    plan = make_plan(sweep, slots, 1, finished)
+    sweep, finished, max_tasks = drawn
+    plan = make_plan(sweep, max_tasks, 1, finished)
     numbers = np.arange(plan.packs)
     slices = cut(numbers, plan.pack_costs, tasks)
     if plan.packs:
@@ -294,13 +303,13 @@ def test_slices_of_a_plan_are_balanced(drawn, tasks):
     assert json.loads(json.dumps(slices)) == [[list(r) for r in ranges] for ranges in slices]
 
 
-@pytest.mark.parametrize("slots", [2, 4])
-def test_narrow_and_wide_networks_are_shared_fairly(slots):
-    plan = planned({"WIDTH": [64, 4096], "trial": range(8)}, slots=slots)
-    slices = cut(np.arange(plan.packs), plan.pack_costs, slots)
+@pytest.mark.parametrize("max_tasks", [2, 4])
+def test_narrow_and_wide_networks_are_shared_fairly(max_tasks):
+    plan = planned({"WIDTH": [64, 4096], "trial": range(8)}, max_tasks=max_tasks)
+    slices = cut(np.arange(plan.packs), plan.pack_costs, max_tasks)
     loads = np.array(loads_of(slices, plan.pack_costs)) / plan.cost
-    assert len(slices) == slots
-    assert loads.max() < 1.02 / slots
+    assert len(slices) == max_tasks
+    assert loads.max() < 1.02 / max_tasks
 
 
 def test_equal_packs_are_cut_into_long_ranges():

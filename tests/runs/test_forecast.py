@@ -89,11 +89,11 @@ def test_a_task_says_what_it_has_measured(mlpsubmit: Command) -> None:
     assert beat["startup"] is None, "this process has done other things before"
     assert [speed["kind"]["width"] for speed in beat["speeds"]] == [8, 4]
     assert all(speed["model_steps"] == 4 * (300 - BLOCK) for speed in beat["speeds"])
-    assert beat["of_limit"] is None, "not worth a second of measuring"
+    assert beat["matmul_utilization"] is None, "not worth a second of measuring"
     status = run.status()
     assert status.speed == pytest.approx(8 * 300 / (beat["updated"] - beat["started"]))
     assert "model-steps/s" in mlpsubmit("status").out
-    assert json.loads(mlpsubmit("status", "--json").out)["of_limit"] is None
+    assert json.loads(mlpsubmit("status", "--json").out)["matmul_utilization"] is None
 
 
 def test_steps_of_configs_that_stopped_are_not_counted(mlpsubmit: Command) -> None:
@@ -108,10 +108,10 @@ def test_a_task_says_what_it_makes_of_its_device(mlpsubmit: Command) -> None:
     asked = ("MAX_ITER=600", "WIDTH=256", "N_SAMPLES=512", "LOSS_CHECKPOINTS=[]", "noise=0")
     mlpsubmit("launch", "small.py", "--executor", "debug", *asked)
     status = open_run("small").status()
-    assert status.of_limit is not None
-    assert 0 < status.of_limit < 1.5
+    assert status.matmul_utilization is not None
+    assert 0 < status.matmul_utilization < 1.5
     shown = " ".join(mlpsubmit("status").out.split())
-    assert f"({100 * status.of_limit:.0f}% of the limit)" in shown
+    assert f"({100 * status.matmul_utilization:.0f}% of the limit)" in shown
 
 
 # ---- calibration ---------------------------------------------------------------------------------
@@ -216,9 +216,9 @@ def test_a_run_that_has_ended_tells_its_mean_speed(mlpsubmit: Command) -> None:
     trained("001-0000", 900.0, 910.0, 1000, 4.0)  # what was missing, later
     status = run.status()
     assert status.speed == pytest.approx(3000 / (20 + 10))
-    assert status.of_limit == pytest.approx(14 / (10 + 15 + 10))
+    assert status.matmul_utilization == pytest.approx(14 / (10 + 15 + 10))
     trained("001-0000", 900.0, 910.0, 1000, None)
-    assert run.status().of_limit is None
+    assert run.status().matmul_utilization is None
     assert f"  mean {3000 / 30:.0f} model-steps/s" in mlpsubmit("status").out
 
 
@@ -274,7 +274,10 @@ def test_running_tasks_add_up() -> None:
     def running(**beat: Any) -> TaskStatus:
         return TaskStatus("000-0000", "running", beat, None)
 
-    fast, slow = running(speed=30.0, of_limit=0.6), running(speed=10.0, of_limit=0.2)
+    fast, slow = (
+        running(speed=30.0, matmul_utilization=0.6),
+        running(speed=10.0, matmul_utilization=0.2),
+    )
     waiting = TaskStatus("000-0002", "waiting", {}, None)
     assert current_speed([fast, slow, waiting], {}) == (40.0, pytest.approx(0.4))
     assert current_speed([fast, running(speed=10.0)], {}) == (40.0, None)

@@ -19,7 +19,7 @@ from mlpsubmit.jobs.slurm import commands
 from mlpsubmit.jobs.slurm.doctor import Cluster, partitions, start
 from mlpsubmit.jobs.slurm.probe import Probe, main
 from mlpsubmit.jobs.slurm.queue import JobState
-from mlpsubmit.slurm_templates import SlurmAsk, Template
+from mlpsubmit.slurm_templates import SlurmRequest, Template
 
 # The fixtures `cluster` and `bare_cluster` come from conftest.py.
 #: As ``sinfo`` of several SLURM versions writes it.
@@ -153,7 +153,7 @@ def doctor(environment: Mapping[str, str], folder: Path, *options: str) -> tuple
 
 def findings(folder: Path, seconds: float, template: str | None = None, **changes: Any) -> str:
     """Return what the cluster's checks say, as lines, without a process of their own."""
-    checks = Cluster(SlurmAsk(template, changes), folder, seconds).checks()
+    checks = Cluster(SlurmRequest(template, changes), folder, seconds).checks()
     return "".join(f"{name} {well}: {text}\n" for name, check in checks for well, text in [check()])
 
 

@@ -44,7 +44,7 @@ def test_signals_requeues_preemption_and_time_limits_cost_nothing(
         study.pace(how, None)  # the rest at full speed
     for how in disturb:
         last = check(study, runs[how], results, undisturbed)
-        assert last["fruitless"] == 0, "the life before it had trained"
+        assert last["without_progress"] == 0, "the life before it had trained"
     # The signal comes up to half a minute before it is due, as SLURM looks at limits that often.
     study.pace("limit", 0.25)
     wait_for(lambda: "requeued" in study.log(runs["limit"]), 90)

@@ -1,4 +1,4 @@
-"""Cluster profiles: every key, every mistake in words, finding them, overriding them."""
+"""Cluster profiles: every key, every error in words, finding them, overriding them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlpsubmit.cli.templates import templates as templates_command
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.slurm_templates import (
     KEYS,
-    SlurmAsk,
+    SlurmRequest,
     Template,
     find_template,
     read_template,
@@ -84,8 +84,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def mistakes_of(tmp_path: Path) -> Callable[[str], list[str]]:
-    """The mistakes that are found in a template's text."""
+def errors_of(tmp_path: Path) -> Callable[[str], list[str]]:
+    """The errors that are found in a template's text."""
 
     def find(text: str) -> list[str]:
         path = tmp_path / "mine.toml"
@@ -93,7 +93,7 @@ def mistakes_of(tmp_path: Path) -> Callable[[str], list[str]]:
         with pytest.raises(SpecError) as caught:
             read_template(path)
         assert str(caught.value).startswith(f"{path}: ")
-        return caught.value.mistakes
+        return caught.value.errors
 
     return find
 
@@ -257,7 +257,7 @@ def test_a_template_is_closed_and_frozen() -> None:
         Template().cpus = 2
 
 
-# Mistakes
+# Errors
 
 
 ON_ONE_LINE = "should be a string on one line, without control characters"
@@ -307,11 +307,9 @@ MEM = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
         ('sbatch = "x"', "sbatch: got 'x'; should be a table of sbatch options, such as exclude"),
     ],
 )
-def test_mistakes_in_a_key(
-    text: str, message: str, mistakes_of: Callable[[str], list[str]]
-) -> None:
-    (mistake,) = mistakes_of(text)
-    assert mistake.startswith(message)
+def test_errors_in_a_key(text: str, message: str, errors_of: Callable[[str], list[str]]) -> None:
+    (message,) = errors_of(text)
+    assert message.startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -373,21 +371,21 @@ def test_mistakes_in_a_key(
         ),
     ],
 )
-def test_mistakes_in_the_table_of_options(
-    text: str, message: str, mistakes_of: Callable[[str], list[str]]
+def test_errors_in_the_table_of_options(
+    text: str, message: str, errors_of: Callable[[str], list[str]]
 ) -> None:
-    assert mistakes_of(f"[sbatch]\n{text}") == [message]
+    assert errors_of(f"[sbatch]\n{text}") == [message]
 
 
-def test_all_mistakes_at_once(mistakes_of: Callable[[str], list[str]], tmp_path: Path) -> None:
+def test_all_errors_at_once(errors_of: Callable[[str], list[str]], tmp_path: Path) -> None:
     text = "gpu = 1\ncpus = 0\ntime = '4h'\nsetup = [1, 2]\n[sbatch]\narray = 1\nnice = 1.5"
-    heads = [mistake.partition(":")[0] for mistake in mistakes_of(text)]
+    heads = [message.partition(":")[0] for message in errors_of(text)]
     expected = ["gpu", "time", "cpus", "setup, line 1", "setup, line 2"]
     assert heads == [*expected, "sbatch.array", "sbatch.nice"]
-    with pytest.raises(SpecError, match=r"mine.toml: 7 mistakes:\n  - gpu: no such key"):
+    with pytest.raises(SpecError, match=r"mine.toml: 7 errors:\n  - gpu: no such key"):
         read_template(tmp_path / "mine.toml")
     both = "notice = 60\ntime = 1\nmem = 1\n[sbatch]\nmem-per-cpu = 1"
-    assert [mistake[:11] for mistake in mistakes_of(both)] == ["notice: got", "got mem and"]
+    assert [message[:11] for message in errors_of(both)] == ["notice: got", "got mem and"]
 
 
 # Files
@@ -416,7 +414,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert refusal(file) == f"{file}: cannot be read: Permission denied"
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_bytes(b'\xef\xbb\xbfpartition = "gpu"\r\n')
     assert read_template(tmp_path / "mine.toml").partition == "gpu"
 
@@ -515,7 +513,7 @@ def test_json_and_toml_bring_a_template_back(keys: dict[str, Any]) -> None:
 
 
 def test_json_of_another_hand() -> None:
-    with pytest.raises(SpecError, match=r"^intent.json: 2 mistakes:\n  - gpu: no such key .*\n"):
+    with pytest.raises(SpecError, match=r"^intent.json: 2 errors:\n  - gpu: no such key .*\n"):
         Template.from_json({"gpu": 1, "cpus": 0}, where="intent.json")
     assert Template.from_json({"name": "old"}) == Template(name="old")
 
@@ -568,26 +566,28 @@ def test_a_change_wins_and_the_rest_stays(keys: dict[str, Any], changes: dict[st
         ({"sbatch": {1: 2}}, r"^--sbatch: got \{1: 2\}; should be a table of sbatch options"),
         ({"sbatch": 3}, r"^--sbatch: got 3; should be a table of sbatch options"),
         ({"gpu": "1"}, r"^--gpu: no such key \(did you mean 'gpus'\?\)$"),
-        ({"time": "x", "mem": "x"}, r"^2 mistakes:\n  - --time: got 'x'; .*\n  - --mem: got 'x'"),
+        ({"time": "x", "mem": "x"}, r"^2 errors:\n  - --time: got 'x'; .*\n  - --mem: got 'x'"),
     ],
 )
-def test_mistaken_changes(changes: dict[str, Any], message: str) -> None:
+def test_messagen_changes(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         Template().overridden(**changes)
 
 
 def test_what_is_asked_for(own: Path) -> None:
     base = Template(cpus=9, partition="there")
-    assert SlurmAsk().is_empty
-    assert not SlurmAsk("gpu").is_empty
-    assert not SlurmAsk(changes={"time": "5"}).is_empty
-    assert SlurmAsk().options == ()
-    ask = SlurmAsk("gpu", {"max_parallel": "2", "sbatch": {"hold": True}})
+    assert SlurmRequest().is_empty
+    assert not SlurmRequest("gpu").is_empty
+    assert not SlurmRequest(changes={"time": "5"}).is_empty
+    assert SlurmRequest().options == ()
+    ask = SlurmRequest("gpu", {"max_parallel": "2", "sbatch": {"hold": True}})
     assert ask.options == ("--template", "--max-parallel", "--sbatch")
-    assert SlurmAsk().resolve() == find_template("default")
-    assert SlurmAsk().resolve(base) == base
-    assert SlurmAsk(changes={"cpus": "2"}).resolve(base) == base.overridden(cpus=2)
-    assert SlurmAsk("gpu", {"cpus": "2"}).resolve(base) == find_template("gpu").overridden(cpus=2)
+    assert SlurmRequest().resolve() == find_template("default")
+    assert SlurmRequest().resolve(base) == base
+    assert SlurmRequest(changes={"cpus": "2"}).resolve(base) == base.overridden(cpus=2)
+    assert SlurmRequest("gpu", {"cpus": "2"}).resolve(base) == find_template("gpu").overridden(
+        cpus=2
+    )
 
 
 @click.command()
@@ -629,7 +629,7 @@ def test_further_options_of_sbatch() -> None:
     }
     with pytest.raises(SpecError) as caught:
         asked("--sbatch", "=3", "--sbatch", "mail-type=A", "--sbatch", "mail_type=B")
-    assert caught.value.mistakes == [
+    assert caught.value.errors == [
         "--sbatch: got '=3'; should be NAME=VALUE, or NAME for a flag",
         "--sbatch mail-type: is given twice; keep one",
     ]
@@ -669,7 +669,7 @@ def test_one_template_is_shown_as_it_is_read(own: Path) -> None:
     )
 
 
-def test_a_mistaken_template_does_not_hide_the_others(own: Path) -> None:
+def test_a_messagen_template_does_not_hide_the_others(own: Path) -> None:
     (own / "a.toml").write_text("cpus = 0")
     (own / "b.toml").write_text("cpus = ")
     (own / "c.toml").write_text('description = "a good one"')

@@ -1,4 +1,4 @@
-"""Hyperparameters: every name in any spelling, every default, every mistake in words."""
+"""Hyperparameters: every name in any spelling, every default, every error in words."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ FURTHER = {
 EVERY = {**TABLE, **FURTHER}
 
 
-def mistakes_of(function, *arguments):
+def errors_of(function, *arguments):
     with pytest.raises(SpecError) as caught:
         function(*arguments)
-    return caught.value.mistakes
+    return caught.value.errors
 
 
 @st.composite
@@ -304,12 +304,12 @@ NAMES = "should be a dictionary whose keys are names"
     ],
 )
 def test_a_bad_value_is_told_with_what_is_valid(name, value, text):
-    (mistake,) = mistakes_of(validate, {name: value})
+    (message,) = errors_of(validate, {name: value})
     meaning = Hyperparameters.model_fields[name.lower()].description
-    assert mistake.startswith(f"{name.upper()}: got {value!r}; ")
-    assert text in mistake
-    assert mistake.endswith(f" ({meaning})")
-    assert mistakes_of(validate_one, name.lower(), value) == [mistake]
+    assert message.startswith(f"{name.upper()}: got {value!r}; ")
+    assert text in message
+    assert message.endswith(f" ({meaning})")
+    assert errors_of(validate_one, name.lower(), value) == [message]
 
 
 @pytest.mark.parametrize(
@@ -323,11 +323,11 @@ def test_a_bad_value_is_told_with_what_is_valid(name, value, text):
     ],
 )
 def test_an_unknown_name_is_told_with_the_closest_one(name, hint):
-    assert mistakes_of(validate, {name: 3}) == [f"{name}: no such hyperparameter{hint}"]
+    assert errors_of(validate, {name: 3}) == [f"{name}: no such hyperparameter{hint}"]
 
 
 def test_a_name_in_two_spellings_is_refused():
-    assert mistakes_of(validate, {"WIDTH": 3, "width": 4}) == [
+    assert errors_of(validate, {"WIDTH": 3, "width": 4}) == [
         "width and WIDTH are the same hyperparameter; keep one"
     ]
 
@@ -340,20 +340,20 @@ NEITHER_NOR_BOTH = (
 
 def test_exactly_one_kind_of_threshold_is_set():
     both = {"LOSS_CHECKPOINTS": [0.1], "PERCENT_THRESHOLDS": [0.1]}
-    assert mistakes_of(validate, both) == [NEITHER_NOR_BOTH.format("both")]
-    assert mistakes_of(validate, {"LOSS_CHECKPOINTS": None}) == [NEITHER_NOR_BOTH.format("neither")]
+    assert errors_of(validate, both) == [NEITHER_NOR_BOTH.format("both")]
+    assert errors_of(validate, {"LOSS_CHECKPOINTS": None}) == [NEITHER_NOR_BOTH.format("neither")]
 
 
 def test_nesterov_needs_momentum():
     text = "NESTEROV needs MOMENTUM > 0; got MOMENTUM=0"
-    assert mistakes_of(validate, {"NESTEROV": True}) == [text]
+    assert errors_of(validate, {"NESTEROV": True}) == [text]
 
 
-def test_all_mistakes_are_listed_at_once():
+def test_all_errors_are_listed_at_once():
     with pytest.raises(SpecError) as caught:
         validate({"WIDHT": 3, "WIDTH": 0, "width": 3, "LR": -1, "ONLINE": "off"})
     assert str(caught.value) == (
-        "5 mistakes:\n"
+        "5 errors:\n"
         "  - WIDHT: no such hyperparameter (did you mean 'width'?)\n"
         "  - width and WIDTH are the same hyperparameter; keep one\n"
         "  - ONLINE: got 'off'; should be True or False "

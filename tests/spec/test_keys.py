@@ -600,14 +600,14 @@ NAMES = {"alpha", "beta", "gamma", "delta"}
 TABLE = {name: len(name) for name in NAMES}
 OBJECTS = np.array([{"a": 1}, "text"], dtype=object)
 
-class Kind(enum.Enum):
+class Workload(enum.Enum):
     ONE, TWO = 1, 2
 
 @functools.cache
 def cached(n):
     return n + len(NAMES)
 
-def batches(bsz, gen, noise=0.0, kind=Kind.ONE):
+def batches(bsz, gen, noise=0.0, kind=Workload.ONE):
     """Comments and docstrings do not count."""
     def batch_fn(step):
         return cached(step), TABLE, OBJECTS, kind, shapes.circle(1)
@@ -618,7 +618,7 @@ def grab(model):
 
 sweep = Sweep(
     axes={
-        "kind": list(Kind),
+        "kind": list(Workload),
         "noise": [0.5, {"a", "b", "c"}, cached],
         "monomials": [Monomial({0: 1, 3: 2})],
     },

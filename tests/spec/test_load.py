@@ -109,22 +109,22 @@ def test_a_spec_that_exits(write):
     assert message(path) == f"{path}: line 2: sys.exit(3): raised SystemExit: 3"
 
 
-def test_mistakes_of_a_sweep_carry_the_path(write):
+def test_errors_of_a_sweep_carry_the_path(write):
     path = write(HEAD + "Sweep(batchfn=batches, WIDTH=0, WIDHT=3)")
     assert message(path) == (
-        f"{path}: 2 mistakes:\n"
+        f"{path}: 2 errors:\n"
         "  - WIDHT: neither a hyperparameter nor an argument that a function of the spec declares "
         "(did you mean 'width'?)\n"
         "  - WIDTH: got 0; should be an integer >= 1 (units of each hidden layer)"
     )
 
 
-def test_other_mistakes_of_the_user_are_told_in_their_own_words(write):
+def test_other_errors_of_the_user_are_told_in_their_own_words(write):
     path = write("from mlpsubmit import UserError\nraise UserError('no such data set')\n")
     assert message(path) == f"{path}: no such data set"
 
 
-def test_an_interruption_is_no_mistake(write):
+def test_an_interruption_is_no_error(write):
     with pytest.raises(KeyboardInterrupt):
         load_spec(write("raise KeyboardInterrupt"))
 

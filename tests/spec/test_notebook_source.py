@@ -149,7 +149,7 @@ def test_a_cell_that_raises(notebook):
     )
 
 
-def test_mistakes_of_a_sweep_carry_the_path(notebook):
+def test_errors_of_a_sweep_carry_the_path(notebook):
     path = notebook(IMPORTS + BATCHES, "Sweep(batchfn=batches, WIDTH=0)")
     assert message(path).startswith(f"{path}: WIDTH: got 0; should be an integer >= 1")
 

@@ -99,10 +99,10 @@ def test_several_overrides_are_one_dictionary():
     assert parse_overrides([]) == {}
 
 
-def test_mistakes_are_listed_at_once():
+def test_errors_are_listed_at_once():
     with pytest.raises(SpecError) as caught:
         parse_overrides(["LR", "=3", "WIDTH=3", "WIDTH=4"])
-    assert caught.value.mistakes == [
+    assert caught.value.errors == [
         "'LR': an override should be KEY=VALUE, as in LR=0.1",
         "'=3': an override should be KEY=VALUE, as in LR=0.1",
         "WIDTH: is given twice; keep one",

@@ -1,4 +1,4 @@
-"""Sweeps: axes times settings, what the command line overrides, and every mistake in words."""
+"""Sweeps: axes times settings, what the command line overrides, and every error in words."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def points(sweep):
     return [config.point for config in sweep]
 
 
-def mistakes_of(function, *arguments, **named):
+def errors_of(function, *arguments, **named):
     with pytest.raises(SpecError) as caught:
         function(*arguments, **named)
-    return caught.value.mistakes
+    return caught.value.errors
 
 
-def only(mistakes):
-    (mistake,) = mistakes
-    return mistake
+def only(errors):
+    (message,) = errors
+    return message
 
 
 # ---- the product ---------------------------------------------------------------------------------
@@ -245,13 +245,13 @@ def test_a_loss_gets_output_and_y_alone():
     def focal(output, y, focus=1.0):
         raise NotImplementedError
 
-    assert "focus: neither a hyper" in only(mistakes_of(make, LOSS=focal, focus=2.0))
+    assert "focus: neither a hyper" in only(errors_of(make, LOSS=focal, focus=2.0))
     assert make(LOSS=torch.dist).base.loss is torch.dist  # a built-in has no signature to read
 
 
 def test_what_the_train_loop_supplies_is_no_argument_of_the_spec():
     for name in ("gen", "X_tr", "bsz"):
-        assert "neither a hyperparameter nor an argument" in only(mistakes_of(make, **{name: 1}))
+        assert "neither a hyperparameter nor an argument" in only(errors_of(make, **{name: 1}))
 
 
 def test_a_function_may_declare_a_hyperparameter_in_another_spelling():
@@ -427,15 +427,15 @@ def test_overrides_keep_where_and_the_functions():
 )
 def test_a_bad_override_is_refused(overrides, text):
     sweep = make({"WIDTH": [4, 8], ("GAMMA", "DEPTH"): [(1, 2)]})
-    assert mistakes_of(sweep.overridden, overrides) == [text]
+    assert errors_of(sweep.overridden, overrides) == [text]
 
 
 def test_all_bad_overrides_are_listed_at_once():
     sweep = make({("GAMMA", "DEPTH"): [(1, 2)]})
-    assert len(mistakes_of(sweep.overridden, {"WIDHT": 3, "DEPTH": 3, "lr": 1, "LR": 2})) == 3
+    assert len(errors_of(sweep.overridden, {"WIDHT": 3, "DEPTH": 3, "lr": 1, "LR": 2})) == 3
 
 
-# ---- mistakes ------------------------------------------------------------------------------------
+# ---- errors ------------------------------------------------------------------------------------
 
 
 class Lock:
@@ -494,7 +494,7 @@ class Lock:
     ],
 )
 def test_a_bad_axis_is_refused(axes, text):
-    assert text in only(mistakes_of(make, axes))
+    assert text in only(errors_of(make, axes))
 
 
 @pytest.mark.parametrize(
@@ -536,7 +536,7 @@ def test_a_bad_axis_is_refused(axes, text):
     ],
 )
 def test_an_axis_that_does_not_fit_the_rest_is_refused(axes, further, text):
-    assert mistakes_of(make, axes, **further) == [text]
+    assert errors_of(make, axes, **further) == [text]
 
 
 def test_kinds_of_thresholds_can_be_zipped():
@@ -578,24 +578,24 @@ def test_kinds_of_thresholds_can_be_zipped():
     ],
 )
 def test_a_bad_setting_is_refused(further, text):
-    assert text in only(mistakes_of(make, **further))
+    assert text in only(errors_of(make, **further))
 
 
-def test_a_mistake_is_told_once_however_many_names_it_concerns():
-    text = only(mistakes_of(make, {"q": [1]}, batchfn=max, r=2))
+def test_a_message_is_told_once_however_many_names_it_concerns():
+    text = only(errors_of(make, {"q": [1]}, batchfn=max, r=2))
     assert text.startswith("max: its signature cannot be read")
 
 
 def test_where_should_leave_something():
-    assert mistakes_of(make, {"trial": range(3)}, where=lambda c: False) == [
+    assert errors_of(make, {"trial": range(3)}, where=lambda c: False) == [
         "where: leaves none of the 3 points; check its condition against the axes"
     ]
 
 
 def test_where_that_raises_says_where():
-    text = only(mistakes_of(make, {"trial": range(3)}, where=lambda c: 1 / (c.trial - 2)))
+    text = only(errors_of(make, {"trial": range(3)}, where=lambda c: 1 / (c.trial - 2)))
     assert text == "where: raised ZeroDivisionError: division by zero at Config(trial=2)"
-    text = only(mistakes_of(make, {"trial": [0]}, where=operator.itemgetter("widht")))
+    text = only(errors_of(make, {"trial": [0]}, where=operator.itemgetter("widht")))
     assert "raised KeyError" in text
     assert "did you mean 'width'?" in text
 
@@ -606,13 +606,13 @@ def test_what_cannot_be_told_by_its_content_is_refused():
     def grab(model):
         return lock
 
-    text = only(mistakes_of(lambda: make(grabs={"g": grab}).config(0).key))
+    text = only(errors_of(lambda: make(grabs={"g": grab}).config(0).key))
     assert text.startswith("grab[g]: holds something without a content of its own (cannot pickle")
     assert "no open files, locks or generators: make those inside a function" in text
 
 
-def test_all_mistakes_are_listed_at_once():
-    mistakes = mistakes_of(
+def test_all_errors_are_listed_at_once():
+    errors = errors_of(
         Sweep,
         "a b",
         {"WIDHT": [4], "LR": [], "DEPTH": [1, 1], "GAMMA": [0, -1]},
@@ -636,13 +636,13 @@ def test_all_mistakes_are_listed_at_once():
         "NUM_TRIALS: got 0",
         "MAX_ITER: got 0",
     ]
-    assert [m[: len(s)] for m, s in zip(mistakes, starts, strict=True)] == starts
+    assert [m[: len(s)] for m, s in zip(errors, starts, strict=True)] == starts
 
 
-def test_named_grabs_that_are_not_there_are_listed_with_the_other_mistakes():
+def test_named_grabs_that_are_not_there_are_listed_with_the_other_errors():
     with pytest.raises(SpecError) as caught:
         make(OTHER_MODEL_GRABS={"a": "readin_gram_trase", "b": 3, "c": "trace"}, WIDTH=0)
-    first, second, third = caught.value.mistakes
+    first, second, third = caught.value.errors
     assert first.startswith(
         "OTHER_MODEL_GRABS['a']: no grab named 'readin_gram_trase' (did you mean "
         "'readin_gram_trace'?); valid are activation_kernel, "
@@ -690,7 +690,7 @@ LIBRARY = mlpsubmit.batchfns
     ],
 )
 def test_library_functions_in_the_wrong_place(settings, text):
-    assert [m for m in mistakes_of(make, **settings) if m.startswith(text)]
+    assert [m for m in errors_of(make, **settings) if m.startswith(text)]
 
 
 def test_sample_may_be_given_arrays():
@@ -715,7 +715,7 @@ def test_sample_may_be_given_arrays():
     ],
 )
 def test_a_value_that_is_fixed_twice_in_two_ways(settings, text):
-    assert mistakes_of(make, **settings) == [text]
+    assert errors_of(make, **settings) == [text]
 
 
 def test_a_value_that_is_fixed_twice_alike_or_replaced_from_outside_is_none():
@@ -738,7 +738,7 @@ def test_an_axis_over_n_train_needs_a_function_that_takes_it():
         "axis N_TRAIN: no function of the spec takes N_TRAIN, so no result depends on it; data "
         "recipes such as images do"
     )
-    assert mistakes_of(make, {"N_TRAIN": [10, 20]}) == [text]
+    assert errors_of(make, {"N_TRAIN": [10, 20]}) == [text]
     images = LIBRARY.images("digits")
     assert len(make({"N_TRAIN": [10, 20]}, data=images, batchfn=LIBRARY.sample)) == 2
     assert len(make({"N_TRAIN": [10, 20]}, batchfn=lambda bsz, **kwargs: None)) == 2
@@ -753,19 +753,19 @@ def test_an_axis_over_n_train_needs_a_function_that_takes_it():
     ],
 )
 def test_an_axis_that_the_optimizer_does_not_use(axes, settings, name):
-    (mistake,) = mistakes_of(make, axes, **settings)
-    assert mistake.endswith(f": no optimizer of the spec uses {name}, so no result depends on it")
+    (message,) = errors_of(make, axes, **settings)
+    assert message.endswith(f": no optimizer of the spec uses {name}, so no result depends on it")
     assert len(make(axes | {"OPTIMIZER": ["sgd", "adam"]})) == 4
     assert len(make(axes, OPTIMIZER=torch.optim.RMSprop)) == 2
 
 
 def test_grabs_that_are_no_mapping_of_functions():
-    (mistake,) = mistakes_of(make, grabs=[len])
-    assert mistake == (
+    (message,) = errors_of(make, grabs=[len])
+    assert message == (
         "grabs: got [<built-in function len>]; should be a mapping of names to functions, as in "
         "grabs={'sharpness': sharpness}"
     )
-    assert mistakes_of(make, grabs={"s": "sharpness"}) == [
+    assert errors_of(make, grabs={"s": "sharpness"}) == [
         "grabs['s']: got 'sharpness'; should be a function (by its name: "
         "OTHER_MODEL_GRABS={'mine': 'sharpness'})"
     ]

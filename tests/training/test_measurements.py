@@ -1,4 +1,4 @@
-"""Grabs: what they are given, what they may return, and how their mistakes are told."""
+"""Grabs: what they are given, what they may return, and how their errors are told."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_results_of_different_lengths_are_padded_between_configs(gaussian, make_
         np.testing.assert_array_equal(value, [[7, nan, nan], [7, 7, 7], [7, 7, nan]])
 
 
-def test_mistakes_of_grabs_name_grab_config_and_step(gaussian, make_mlps):
+def test_errors_of_grabs_name_grab_config_and_step(gaussian, make_mlps):
     def fails(k):
         if k == 1:
             raise ZeroDivisionError("by zero")
@@ -264,7 +264,7 @@ def test_a_trace_keeps_last_batches_only_where_a_config_may_stop_between_grabs(
     gaussian, make_mlps, monkeypatch
 ):
     kept = []
-    monkeypatch.setattr(LastBatch, "update", lambda self, batch, moving: kept.append(len(moving)))
+    monkeypatch.setattr(LastBatch, "update", lambda self, batch, active: kept.append(len(active)))
 
     def steps_kept(grab=output, **settings):
         kept.clear()

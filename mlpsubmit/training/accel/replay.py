@@ -36,10 +36,10 @@ from mlpsubmit.training.accel.cuda_graph import CudaRecorder, Recorder
 from mlpsubmit.training.batches import Batch, Batches
 from mlpsubmit.training.seeds import generator_states, set_generator_states
 
-__all__ = ["Advance", "Replayed", "replayed", "wanted"]
+__all__ = ["Replayed", "StepFn", "replayed", "wanted"]
 
 #: Makes a step: its batch, and (K,) bool, who makes it.
-Advance = Callable[[int], tuple[Batch, Tensor]]
+StepFn = Callable[[int], tuple[Batch, Tensor]]
 
 #: Steps from which on a recording repays the time that it takes, some tenths of a second.
 WORTHWHILE_STEPS = 500
@@ -85,18 +85,18 @@ class Recordable(Protocol):
         """What each step calls of the user's functions."""
 
 
-def replayed(advance: Advance, pack: Recordable, common: Hyperparameters) -> Advance:
-    """Return what makes the steps of a pack: by replay where that pays, else ``advance`` itself.
+def replayed(step_fn: StepFn, pack: Recordable, common: Hyperparameters) -> StepFn:
+    """Return what makes the steps of a pack: by replay where that pays, else ``step_fn`` itself.
 
     Args:
-        advance: makes a step as it is written, all that it changes in place.
+        step_fn: makes a step as it is written, all that it changes in place.
         common: hyperparameters of the pack. COMPILE=False rules replay out; True demands that it
             is tried whatever it pays.
     """
     steps = common.max_iter - pack.start
     if pack.device.type == "cuda" and wanted(common, steps, pack.weights):
-        return Replayed(advance, pack, CudaRecorder(pack.device))
-    return advance
+        return Replayed(step_fn, pack, CudaRecorder(pack.device))
+    return step_fn
 
 
 def wanted(common: Hyperparameters, steps: int, weights: int) -> bool:
@@ -116,13 +116,13 @@ class Replayed:
     """Makes the steps of a pack by replaying a recorded one, once that has proved itself.
 
     Args:
-        advance: makes a step as it is written.
+        step_fn: makes a step as it is written.
         pack: what is in training.
         recorder: what the device offers.
     """
 
-    def __init__(self, advance: Advance, pack: Recordable, recorder: Recorder) -> None:
-        self._advance, self._pack, self._recorder = advance, pack, recorder
+    def __init__(self, step_fn: StepFn, pack: Recordable, recorder: Recorder) -> None:
+        self.train_step, self._pack, self._recorder = step_fn, pack, recorder
         self._pure = self._refused = False
         self._begin()
 
@@ -143,19 +143,19 @@ class Replayed:
         self._refused, self._replay, self._stage = True, None, Replayed._afresh
 
     def _afresh(self, step: int) -> tuple[Batch, Tensor]:
-        return self._advance(step)
+        return self.train_step(step)
 
     def _first(self, step: int) -> tuple[Batch, Tensor]:
         """Make a step that takes the first losses, and checks the shapes of batches."""
         self._stage = Replayed._watched
-        return self._advance(step)
+        return self.train_step(step)
 
     def _watched(self, step: int) -> tuple[Batch, Tensor]:
         """Make a step, and find out whether a replay could have made it."""
         generators = self._pack.generators
         before, content = generator_states(generators), self._content()
         with self._recorder.watched() as waits:
-            made = self._advance(step)
+            made = self.train_step(step)
         after = generator_states(generators)
         self._drawn_from = [
             generator
@@ -193,7 +193,7 @@ class Replayed:
             before.put_back(self._pack)
         if reason is not None:
             self._refuse(step, reason)
-            return self._advance(step)
+            return self.train_step(step)
         self._stage = Replayed._both_ways
         return self._both_ways(step)
 
@@ -205,7 +205,7 @@ class Replayed:
         return True
 
     def _record(self, step: int) -> None:
-        self._replay = self._recorder.record(partial(self._advance, step), self._drawn_from)
+        self._replay = self._recorder.record(partial(self.train_step, step), self._drawn_from)
 
     def _both_ways(self, step: int) -> tuple[Batch, Tensor]:
         """Make a step by replay and, from where that began, afresh, which is what counts."""
@@ -214,7 +214,7 @@ class Replayed:
         reason = _failure(partial(self._try_replay, results))
         before.put_back(self._pack)
         made = list[tuple[Batch, Tensor]]()
-        reason = reason or _failure(lambda: made.append(self._advance(step)))
+        reason = reason or _failure(lambda: made.append(self.train_step(step)))
         if reason is None and not _same(results, _results(self._pack, made[0])):
             reason = "a replayed step differs from the same step made afresh"
         self._agreed += 1
@@ -225,7 +225,7 @@ class Replayed:
         if made:
             return made[0]
         before.put_back(self._pack)  # without the memory that the recording held
-        return self._advance(step)
+        return self.train_step(step)
 
     def _try_replay(self, results: list[Tensor]) -> None:
         assert self._replay is not None
@@ -252,9 +252,9 @@ class _State:
 
 def _results(pack: Recordable, made: tuple[Batch, Tensor]) -> list[Tensor]:
     """Return all that came of a step."""
-    batch, moving = made
+    batch, active = made
     drawn = () if pack.train.fixed else (batch.X, batch.y)
-    return [*pack.buffers, *generator_states(pack.generators), *drawn, moving]
+    return [*pack.buffers, *generator_states(pack.generators), *drawn, active]
 
 
 def _same(ours: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

@@ -25,15 +25,15 @@ def test_slots_and_threads_share_the_cores() -> None:
     assert cores == len(os.sched_getaffinity(0))
     for tasks in range(1, cores + 1):
         executor = LocalExecutor(validate({}), tasks)
-        assert executor.slots(cost=1e9) == tasks
+        assert executor.max_tasks(cost=1e9) == tasks
         assert tasks * executor.threads <= cores
         # A run planned for wide tasks is never resumed by more of them than there are cores for.
         assert executor.tasks(threads=cores, packs=100, cost=1e9) == 1
         assert executor.tasks(threads=1, packs=100, cost=1e9) == tasks
         assert executor.tasks(threads=1, packs=1, cost=1e9) == 1
     everything = LocalExecutor(validate({}), None)
-    assert everything.slots(cost=1e9) * everything.threads <= cores
-    assert everything.threads_of(1) == cores
+    assert everything.max_tasks(cost=1e9) * everything.threads <= cores
+    assert everything.threads_per_task(1) == cores
 
 
 SPEC = """
@@ -66,11 +66,11 @@ def test_no_more_processes_than_slots_each_with_its_share_of_threads(
     run = launch(load_spec(tmp_path / "watched.py"), spec=tmp_path / "watched.py", executor="local")
     status = run.wait()
     assert status.complete
-    slots = LocalExecutor(validate({}), None).slots(cost=1e9)
-    assert len(status.tasks) == min(slots, 5)
+    max_tasks = LocalExecutor(validate({}), None).max_tasks(cost=1e9)
+    assert len(status.tasks) == min(max_tasks, 5)
     rows = [list(map(int, line.split())) for line in log.read_text().splitlines()]
     rows = [row for row in rows if row[0] != os.getpid()]  # the probe of the launch
-    assert len({pid for pid, *_ in rows}) == min(slots, 5)
+    assert len({pid for pid, *_ in rows}) == min(max_tasks, 5)
     assert {threads for _, threads, _ in rows} == {run.directory.plan["threads"]}
     # submitit would end a worker after two minutes if it were not told otherwise.
     assert min(limit for *_, limit in rows) > 365 * 24 * 3600

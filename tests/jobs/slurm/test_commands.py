@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from mlpsubmit.jobs.slurm import commands, filesystems
 from mlpsubmit.jobs.slurm.arrays import cut_arrays, job_name
-from mlpsubmit.jobs.slurm.commands import Answer, NoAnswer, ask, configured, environment, setting
+from mlpsubmit.jobs.slurm.commands import (
+    CommandResult,
+    SlurmUnavailable,
+    ask,
+    configured,
+    environment,
+    setting,
+)
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
 from mlpsubmit.jobs.slurm.nodes import misfits, nodes_of
 from mlpsubmit.jobs.slurm.queue import Accounts, JobState, Queue, indices
@@ -157,16 +164,16 @@ def test_a_cluster_without_accounts_knows_of_nothing(fake: Fake, text: str) -> N
 
 
 def test_a_command_that_is_missing_hangs_or_fails(fake: Fake) -> None:
-    with pytest.raises(NoAnswer, match="there is no nosuchcommand on the PATH"):
+    with pytest.raises(SlurmUnavailable, match="there is no nosuchcommand on the PATH"):
         ask("nosuchcommand")
     fake("hangs", "sleep 60")
-    with pytest.raises(NoAnswer, match="hangs did not answer within 0 s"):
+    with pytest.raises(SlurmUnavailable, match="hangs did not answer within 0 s"):
         ask("hangs", seconds=0.2)
     fake("fails", "echo 'fails: error: no such luck' >&2; exit 3")
-    with pytest.raises(NoAnswer, match=r"^fails: no such luck$"):
+    with pytest.raises(SlurmUnavailable, match=r"^fails: no such luck$"):
         commands.answered("fails")
     fake("quiet", "exit 3")
-    with pytest.raises(NoAnswer, match=r"^quiet: exit code 3$"):
+    with pytest.raises(SlurmUnavailable, match=r"^quiet: exit code 3$"):
         commands.answered("quiet")
 
 
@@ -233,26 +240,26 @@ def test_a_refusal_names_the_option_and_says_it_in_sbatchs_words(words: str, mes
         "time": "01:00:00",
         "sbatch": {"foo": "1"},
     }
-    error = str(refusal(Answer(1, "", f"sbatch: error: {words}\n"), asked, "gpu"))
+    error = str(refusal(CommandResult(1, "", f"sbatch: error: {words}\n"), asked, "gpu"))
     assert error.startswith(f"{message} (template gpu): sbatch refused it: {words}")
     assert "nothing was submitted" in error
 
 
 def test_a_flag_is_named_as_it_was_given() -> None:
-    answer = Answer(255, "", "sbatch: unrecognized option '--foo'\n")
+    answer = CommandResult(255, "", "sbatch: unrecognized option '--foo'\n")
     error = str(refusal(answer, {"sbatch": {"foo": True, "exclude": "n3"}}, "gpu"))
     assert error.startswith("--sbatch foo exclude=n3 (template gpu): sbatch refused it")
 
 
 def test_a_refusal_without_a_reason() -> None:
-    error = str(refusal(Answer(1, "", ""), {}, "gpu"))
+    error = str(refusal(CommandResult(1, "", ""), {}, "gpu"))
     assert "sbatch refused it: exit code 1, and no reason" in error
 
 
 def test_an_answer_that_was_lost_is_no_refusal() -> None:
     lost = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
-    assert is_uncertain(Answer(1, "", lost))
-    assert not is_uncertain(Answer(1, "", "sbatch: error: invalid partition specified: x"))
+    assert is_uncertain(CommandResult(1, "", lost))
+    assert not is_uncertain(CommandResult(1, "", "sbatch: error: invalid partition specified: x"))
 
 
 # ---- file systems ------------------------------------------------------------------------------
@@ -331,7 +338,7 @@ def template(**keys: object) -> Template:
 
 
 @pytest.mark.parametrize(
-    ("keys", "mistakes"),
+    ("keys", "errors"),
     [
         ({"gpus": 4, "cpus": 64, "mem": "500G", "time": "2-0"}, []),
         ({"gpus": "a100:4"}, []),
@@ -349,11 +356,11 @@ def template(**keys: object) -> Template:
         ({"cpus": 65, "gpus": 5}, ["--cpus: got 65", "--gpus: got 5"]),
     ],
 )
-def test_what_fits_on_no_node(fake: Fake, keys: dict[str, object], mistakes: list[str]) -> None:
+def test_what_fits_on_no_node(fake: Fake, keys: dict[str, object], errors: list[str]) -> None:
     fake("sinfo", SINFO)
     found = misfits(template(**keys))
-    assert len(found) == len(mistakes)
-    assert all(text.startswith(start) for text, start in zip(found, mistakes, strict=True))
+    assert len(found) == len(errors)
+    assert all(text.startswith(start) for text, start in zip(found, errors, strict=True))
 
 
 def test_variables_that_would_win_over_a_script() -> None:

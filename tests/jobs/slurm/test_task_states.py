@@ -12,7 +12,7 @@ import pytest
 
 from mlpsubmit import files
 from mlpsubmit.files import publish_json
-from mlpsubmit.jobs.slurm.commands import NoAnswer
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.task_states import Scheduler, job_ids, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -197,7 +197,7 @@ def test_a_scheduler_that_need_not_know_of_a_job_is_not_believed(
         "the scheduler does not answer: the run is on the cluster mlp, and this machine belongs to "
         "other",
     )
-    with pytest.raises(NoAnswer, match="the run is on the cluster mlp"):
+    with pytest.raises(SlurmUnavailable, match="the run is on the cluster mlp"):
         job_ids(run, 0)
     slurm("", cluster=None)
     assert state(run, STALE)[0] == "unknown"

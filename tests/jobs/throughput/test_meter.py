@@ -14,11 +14,11 @@ from mlpsubmit.jobs import checkpoint as checkpoints
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import Heartbeat, process_age, processor_name
 from mlpsubmit.jobs.task_status import TaskStatus
-from mlpsubmit.jobs.throughput.meter import KEPT_KINDS, Pace
-from mlpsubmit.jobs.throughput.workload import Kind
+from mlpsubmit.jobs.throughput.meter import KEPT_KINDS, ThroughputMeter
+from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.training.monitor import STATE_FORMAT, Progress
 
-KIND = Kind("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)
+KIND = Workload("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)
 
 
 class Clock:
@@ -35,61 +35,65 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def pace(clock: Clock) -> Pace:
-    return Pace(clock)
+def meter(clock: Clock) -> ThroughputMeter:
+    return ThroughputMeter(clock)
 
 
-def test_the_speed_is_that_of_the_last_ten_seconds(pace: Pace, clock: Clock) -> None:
-    pace.trains(step_ideal=0.002)
+def test_the_speed_is_that_of_the_last_ten_seconds(meter: ThroughputMeter, clock: Clock) -> None:
+    meter.trains(step_ideal=0.002)
     for second in range(1, 31):
         clock.now += 1
-        pace.made(100 * min(second, 15) + 300 * max(0, second - 15))
-    said = pace.fields()
+        meter.made(100 * min(second, 15) + 300 * max(0, second - 15))
+    said = meter.fields()
     assert said["speed"] == pytest.approx(300)
-    assert said["of_limit"] == pytest.approx(0.6)
+    assert said["matmul_utilization"] == pytest.approx(0.6)
     assert said["model_steps"] == 15 * 100 + 15 * 300
     assert said["ideal_seconds"] == pytest.approx(6000 * 0.002)
 
 
-def test_one_step_that_takes_longer_has_its_speed_all_the_same(pace: Pace, clock: Clock) -> None:
-    pace.trains(None)
+def test_one_step_that_takes_longer_has_its_speed_all_the_same(
+    meter: ThroughputMeter, clock: Clock
+) -> None:
+    meter.trains(None)
     clock.now += 50
-    pace.made(10)
+    meter.made(10)
     clock.now += 50
-    pace.made(30)
-    assert pace.fields()["speed"] == pytest.approx(20 / 50)
-    assert pace.fields()["of_limit"] is None
+    meter.made(30)
+    assert meter.fields()["speed"] == pytest.approx(20 / 50)
+    assert meter.fields()["matmul_utilization"] is None
 
 
-def test_what_is_counted_anew_replaces_what_was_guessed(pace: Pace, clock: Clock) -> None:
-    pace.trains(0.1)
-    pace.made(64)
-    pace.made(60)
-    assert (pace.model_steps, pace.ideal) == (60, pytest.approx(6.0))
-    pace.trains(0.2)
-    pace.made(10)
-    assert (pace.model_steps, pace.ideal) == (70, pytest.approx(8.0))
+def test_what_is_counted_anew_replaces_what_was_guessed(
+    meter: ThroughputMeter, clock: Clock
+) -> None:
+    meter.trains(0.1)
+    meter.made(64)
+    meter.made(60)
+    assert (meter.model_steps, meter.ideal) == (60, pytest.approx(6.0))
+    meter.trains(0.2)
+    meter.made(10)
+    assert (meter.model_steps, meter.ideal) == (70, pytest.approx(8.0))
 
 
-def test_the_time_of_a_task_is_that_of_its_packs(pace: Pace, clock: Clock) -> None:
+def test_the_time_of_a_task_is_that_of_its_packs(meter: ThroughputMeter, clock: Clock) -> None:
     for _ in range(2):
         clock.now += 1  # data, networks
-        pace.trains(None)
+        meter.trains(None)
         clock.now += 5
-        pace.made(500)
-        pace.computed(500, whole=True)
-        pace.rests()
+        meter.made(500)
+        meter.computed(500, whole=True)
+        meter.rests()
         clock.now += 2  # another stack of the same pack
-        pace.trains(None)
+        meter.trains(None)
         clock.now += 5
-        pace.made(300)
-        pace.computed(300, whole=True)
-        pace.rests()
+        meter.made(300)
+        meter.computed(300, whole=True)
+        meter.rests()
         clock.now += 1
-        pace.finished(KIND)
+        meter.finished(KIND)
     clock.now += 10
-    pace.discard()  # a pack that failed
-    (said,) = pace.speeds()
+    meter.discard()  # a pack that failed
+    (said,) = meter.speeds()
     assert {name: said[name] for name in ("packs", "model_steps", "training", "setup")} == {
         "packs": 2,
         "model_steps": 1600,
@@ -98,28 +102,28 @@ def test_the_time_of_a_task_is_that_of_its_packs(pace: Pace, clock: Clock) -> No
     }
 
 
-def test_no_speed_is_below_zero(pace: Pace, clock: Clock) -> None:
-    pace.trains(0.1)
+def test_no_speed_is_below_zero(meter: ThroughputMeter, clock: Clock) -> None:
+    meter.trains(0.1)
     clock.now += 1
-    pace.made(64)
+    meter.made(64)
     clock.now += 20
-    pace.made(60)  # read back: fewer than had been guessed
-    assert (pace.fields()["speed"], pace.fields()["of_limit"]) == (0.0, 0.0)
+    meter.made(60)  # read back: fewer than had been guessed
+    assert (meter.fields()["speed"], meter.fields()["matmul_utilization"]) == (0.0, 0.0)
 
 
-def test_a_heartbeat_stays_small(pace: Pace) -> None:
+def test_a_heartbeat_stays_small(meter: ThroughputMeter) -> None:
     for width in range(1000):
-        pace.finished(Kind(**{**KIND.to_json(), "width": width}))
-    assert len(pace.speeds()) == KEPT_KINDS
+        meter.finished(Workload(**{**KIND.to_json(), "width": width}))
+    assert len(meter.speeds()) == KEPT_KINDS
 
 
 # ---- what a pack in training says ----------------------------------------------------------------
 
 
-def opened(folder: Path, pace: Pace) -> Checkpoint:
+def opened(folder: Path, meter: ThroughputMeter) -> Checkpoint:
     heartbeat = Heartbeat(folder / "beat.json", 60)
     device, stop = torch.device("cpu"), threading.Event()
-    opened = Checkpoint(folder / "pack.pt", 4, device, stop, heartbeat, 60, False, pace)
+    opened = Checkpoint(folder / "pack.pt", 4, device, stop, heartbeat, 60, False, meter)
     opened.together = [0, 1, 2, 3]
     return opened
 
@@ -128,77 +132,79 @@ def read_back(step: int, made: int, active: int, rows: int = 4) -> Progress:
     return Progress(step, made, 1000, active, rows, 4 - active, np.ones(4))
 
 
-def test_model_steps_are_those_that_were_made(tmp_path: Path, pace: Pace) -> None:
-    checkpoint = opened(tmp_path, pace)
+def test_model_steps_are_those_that_were_made(tmp_path: Path, meter: ThroughputMeter) -> None:
+    checkpoint = opened(tmp_path, meter)
     checkpoint.restore()
     checkpoint.progress(read_back(64, 4 * 64, 4))
     checkpoint.progress(read_back(128, 4 * 64 + 100, 1))  # three stopped in between
-    assert (pace.model_steps, checkpoint.heartbeat["step"]) == (356, 128)
+    assert (meter.model_steps, checkpoint.heartbeat["step"]) == (356, 128)
 
 
 def test_wide_networks_say_how_far_they_are_between_two_read_backs(
-    tmp_path: Path, pace: Pace, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, meter: ThroughputMeter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "HEARTBEAT_SECONDS", 0.0)
-    checkpoint = opened(tmp_path, pace)
+    checkpoint = opened(tmp_path, meter)
     checkpoint.restore()
     for _ in range(3):
         assert not checkpoint.due()
-    assert (checkpoint.heartbeat["step"], pace.model_steps) == (3, 12)
+    assert (checkpoint.heartbeat["step"], meter.model_steps) == (3, 12)
     checkpoint.progress(read_back(4, 14, 2))
     assert not checkpoint.due()  # of that very step
-    assert (checkpoint.heartbeat["step"], pace.model_steps) == (4, 14)
+    assert (checkpoint.heartbeat["step"], meter.model_steps) == (4, 14)
     assert not checkpoint.due()
-    assert (checkpoint.heartbeat["step"], pace.model_steps) == (5, 16)
+    assert (checkpoint.heartbeat["step"], meter.model_steps) == (5, 16)
 
 
 def test_the_speed_of_a_kind_is_that_of_whole_stacks(
-    tmp_path: Path, pace: Pace, clock: Clock
+    tmp_path: Path, meter: ThroughputMeter, clock: Clock
 ) -> None:
-    checkpoint = opened(tmp_path, pace)
+    checkpoint = opened(tmp_path, meter)
     checkpoint.restore()
     clock.now += 1
     checkpoint.progress(read_back(64, 64 + 3 * 10, 1))  # three stand still, but are computed
     clock.now += 50
     checkpoint.progress(read_back(1000, 1000 + 3 * 10, 0, rows=1))
     checkpoint.finish({"position": np.arange(4)})
-    pace.finished(KIND)
-    (said,) = pace.speeds()
+    meter.finished(KIND)
+    (said,) = meter.speeds()
     assert (said["model_steps"], said["training"]) == (4 * 64, 1.0)
 
 
-def test_first_steps_that_compile_are_not_taken_for_usual_ones(pace: Pace, clock: Clock) -> None:
-    pace.trains(None)
+def test_first_steps_that_compile_are_not_taken_for_usual_ones(
+    meter: ThroughputMeter, clock: Clock
+) -> None:
+    meter.trains(None)
     for seconds in (30.5, 0.5, 0.5):
         clock.now += seconds
-        pace.computed(64, whole=True)
-    pace.finished(KIND)
-    (said,) = pace.speeds()
+        meter.computed(64, whole=True)
+    meter.finished(KIND)
+    (said,) = meter.speeds()
     assert (said["model_steps"], said["training"], said["setup"]) == (128, 1.0, 30.0)
 
 
 def test_a_stack_that_had_shrunk_goes_on_as_it_was(
-    tmp_path: Path, pace: Pace, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, meter: ThroughputMeter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "HEARTBEAT_SECONDS", 0.0)
     state = {"start": 100, "format": STATE_FORMAT, "parts": {"stack": {"configs": [2]}}}
-    opened(tmp_path, Pace()).save(state)
-    checkpoint = opened(tmp_path, pace)
+    opened(tmp_path, ThroughputMeter()).save(state)
+    checkpoint = opened(tmp_path, meter)
     checkpoint.restore()
     assert (checkpoint.heartbeat["first_step"], checkpoint.heartbeat["step"]) == (100, 100)
     checkpoint.due()
-    assert (checkpoint.heartbeat["step"], pace.model_steps) == (101, 1)
+    assert (checkpoint.heartbeat["step"], meter.model_steps) == (101, 1)
 
 
-def test_a_resumed_pack_counts_its_own_steps_alone(tmp_path: Path, pace: Pace) -> None:
-    first = opened(tmp_path, Pace())
+def test_a_resumed_pack_counts_its_own_steps_alone(tmp_path: Path, meter: ThroughputMeter) -> None:
+    first = opened(tmp_path, ThroughputMeter())
     first.save({"start": 100})
-    second = opened(tmp_path, pace)
+    second = opened(tmp_path, meter)
     assert second.restore() == {"start": 100}
     second.progress(read_back(128, 2 * 128 + 2 * 50, 2))  # two had stopped at 50
-    assert (second.heartbeat["first_step"], pace.model_steps) == (100, 2 * 28)
+    assert (second.heartbeat["first_step"], meter.model_steps) == (100, 2 * 28)
     second.progress(read_back(192, 2 * 192 + 2 * 50, 2))
-    assert pace.model_steps == 2 * 92
+    assert meter.model_steps == 2 * 92
 
 
 # ---- what is said of it --------------------------------------------------------------------------
@@ -211,10 +217,12 @@ def task(state: str, **beat: Any) -> TaskStatus:
 
 def test_a_task_says_how_fast_it_is_and_what_it_makes_of_its_device() -> None:
     running = {"step": 5, "max_iter": 9, "speed": 1500.0}
-    assert task("running", **running, of_limit=0.654).summary.endswith(
+    assert task("running", **running, matmul_utilization=0.654).summary.endswith(
         "step 5/9, 1.5k model-steps/s (65%)"
     )
-    assert task("running", **running, of_limit=None).summary.endswith("1.5k model-steps/s")
+    assert task("running", **running, matmul_utilization=None).summary.endswith(
+        "1.5k model-steps/s"
+    )
     done = {"speed": 1.0, "model_steps": 500, "ideal_seconds": 4.0}
     assert task("done", **done).summary == "2/4 packs, mean 50 model-steps/s (40%)"
     assert task("done", speed=1.0).summary == "2/4 packs", "written by an earlier version"

@@ -10,7 +10,7 @@ from torch import nn
 
 from mlpsubmit import Sweep
 from mlpsubmit.assembly.assemble import Stack, assemble
-from mlpsubmit.jobs.throughput.roofline import Limit, operations, product_rate
+from mlpsubmit.jobs.throughput.roofline import Roofline, matmul_rate, operations
 from mlpsubmit.training.models import MLP
 
 CPU = torch.device("cpu")
@@ -104,7 +104,7 @@ class Choosy(nn.Module):
 
 def test_a_network_that_looks_at_the_numbers_is_not_counted() -> None:
     assert operations(stacked(MODEL=Choosy)) is None
-    assert Limit(CPU, "fp32", own_model=False).ideal_seconds(stacked(MODEL=Choosy)) is None
+    assert Roofline(CPU, "fp32", own_model=False).ideal_seconds(stacked(MODEL=Choosy)) is None
 
 
 class Keeping(nn.Module):
@@ -130,7 +130,7 @@ def test_counting_and_measuring_leave_no_trace() -> None:
     generators = [torch.get_rng_state(), *(g.get_state() for g in stack.generators)]
     weights = [p.clone() for model in stack.models for p in model.parameters()]
     precision = torch.get_float32_matmul_precision()
-    assert Limit(CPU, "fp32", own_model=False).ideal_seconds(stack) is not None
+    assert Roofline(CPU, "fp32", own_model=False).ideal_seconds(stack) is not None
     after = [torch.get_rng_state(), *(g.get_state() for g in stack.generators)]
     assert all(map(torch.equal, generators, after))
     parameters = [p for model in stack.models for p in model.parameters()]
@@ -141,7 +141,7 @@ def test_counting_and_measuring_leave_no_trace() -> None:
 
 
 def test_the_limit_is_what_is_needed_by_the_rate_of_the_precision() -> None:
-    limit = Limit(CPU, "fp32", own_model=False)
+    limit = Roofline(CPU, "fp32", own_model=False)
     fp32, bf16 = stacked(), stacked(PRECISION="bf16")
     needed = operations(fp32)
     assert needed is not None
@@ -155,4 +155,4 @@ def test_the_limit_is_what_is_needed_by_the_rate_of_the_precision() -> None:
 
 def test_a_device_without_the_memory_for_it_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlpsubmit.jobs.throughput.roofline.CPU_SIZE", 10**7)
-    assert product_rate(CPU, "fp32") is None
+    assert matmul_rate(CPU, "fp32") is None

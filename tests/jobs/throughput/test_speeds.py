@@ -19,10 +19,10 @@ from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.calibrate import MOST_KINDS, choose_packs
 from mlpsubmit.jobs.throughput.estimate import Estimate, estimated
 from mlpsubmit.jobs.throughput.speeds import Device, Speed, Speeds, earlier_speeds
-from mlpsubmit.jobs.throughput.workload import Kind, kinds_of
+from mlpsubmit.jobs.throughput.workload import Workload, kinds_of
 from mlpsubmit.slurm_templates import Template
 
-BASE = Kind("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)
+BASE = Workload("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)
 
 
 def products(bsz, gen):
@@ -33,7 +33,7 @@ def swept(axes: dict[Any, Any], **settings: Any) -> Sweep:
     return Sweep("kinds", axes, batchfn=products, **settings)
 
 
-def speed(kind: Kind, step: float, setup: float = 0.0) -> Speed:
+def speed(kind: Workload, step: float, setup: float = 0.0) -> Speed:
     return Speed(kind, packs=1, model_steps=1000, training=1000 * step, setup=setup)
 
 
@@ -43,7 +43,7 @@ def speed(kind: Kind, step: float, setup: float = 0.0) -> Speed:
 def test_packs_of_a_kind_differ_in_nothing_that_speed_depends_on() -> None:
     axes = {"WIDTH": [16, 64], "LR": [0.1, 0.2], "MAX_ITER": [10, 20], "trial": range(3)}
     sweep = swept(axes, N_SAMPLES=32)
-    plan = make_plan(sweep, slots=1, threads=1)
+    plan = make_plan(sweep, max_tasks=1, threads=1)
     kinds = kinds_of(plan, sweep)
     assert sorted((k.width, steps) for k, steps in zip(kinds.kinds, kinds.steps, strict=True)) == [
         *((16, 10), (16, 20)),
@@ -54,7 +54,7 @@ def test_packs_of_a_kind_differ_in_nothing_that_speed_depends_on() -> None:
         config = sweep.config(int(plan.indices(pack)[-1]))
         size = pack.stop - pack.start
         kind = kinds.kinds[kinds.which[pack.number]]
-        assert Kind.of(sweep, config, size, pack.cost) == kind
+        assert Workload.of(sweep, config, size, pack.cost) == kind
         assert kinds.steps[kinds.which[pack.number]] == config.hyperparameters.max_iter
     # The cost of a model-step does not depend on how many there are.
     assert len(set(kinds.kinds)) == 2
@@ -64,7 +64,7 @@ def test_kinds_are_told_apart_by_how_they_train() -> None:
     def grab(model):
         raise NotImplementedError
 
-    def kind(**settings: Any) -> Kind:
+    def kind(**settings: Any) -> Workload:
         grabs = {"norm": grab} if "GRAB_EVERY" in settings else {}
         sweep = swept({}, grabs=grabs, **{"WIDTH": 16, "MAX_ITER": 1001, **settings})
         return kinds_of(make_plan(sweep, 1, 1), sweep).kinds[0]
@@ -178,13 +178,13 @@ def test_on_a_cluster_a_task_trained_alike_that_was_asked_for_alike() -> None:
     executor.template = Template(partition="gpu", gpus="a100:1", cpus=4)
     intent = {"executor": "slurm", "template": executor.template.to_json()}
     beat = {"device": "NVIDIA A100", "threads": 4}
-    assert executor.trained_alike(4, intent, beat)
-    assert not executor.trained_alike(2, intent, beat)
-    assert not executor.trained_alike(4, {"executor": "local"}, beat)
+    assert executor.same_hardware(4, intent, beat)
+    assert not executor.same_hardware(2, intent, beat)
+    assert not executor.same_hardware(4, {"executor": "local"}, beat)
     more = {**intent["template"], "gpus": 2}  # type: ignore[dict-item]
-    assert not executor.trained_alike(4, {**intent, "template": more}, beat)
+    assert not executor.same_hardware(4, {**intent, "template": more}, beat)
     longer = {**intent["template"], "time": "5:00:00"}  # type: ignore[dict-item]
-    assert executor.trained_alike(4, {**intent, "template": longer}, beat)
+    assert executor.same_hardware(4, {**intent, "template": longer}, beat)
     assert executor.device(4) == "partition gpu, 1 GPU a100 and 4 cores per task"
 
 
@@ -193,12 +193,12 @@ def test_on_a_cluster_a_task_trained_alike_that_was_asked_for_alike() -> None:
 
 def test_a_task_takes_its_start_and_the_steps_of_its_packs() -> None:
     sweep = swept({"WIDTH": [16, 64], "trial": range(6)}, MAX_ITER=100, PACK_SIZE=2)
-    plan = make_plan(sweep, slots=2, threads=1)
+    plan = make_plan(sweep, max_tasks=2, threads=1)
     kinds = kinds_of(plan, sweep)
     steps = {16: 0.001, 64: 0.01}
     speeds = Speeds([speed(k, steps[k.width], 0.5) for k in kinds.kinds], 3.0, "by hand")
     slices = cut(np.arange(plan.packs), plan.pack_costs, 2)
-    found = estimated(plan, kinds, slices, speeds, side_by_side=2)
+    found = estimated(plan, kinds, slices, speeds, max_concurrent=2)
     assert found is not None
     for seconds, ranges in zip(found.seconds, slices, strict=True):
         expected = 3.0
@@ -210,14 +210,14 @@ def test_a_task_takes_its_start_and_the_steps_of_its_packs() -> None:
     assert estimated(plan, kinds, slices, Speeds([], 3.0, ""), 2) is None
 
 
-def estimate(*seconds: float, side_by_side: int = 2, measured: int = 1) -> Estimate:
-    return Estimate(np.array(seconds), 3.0, side_by_side, 4, measured, "by hand")
+def estimate(*seconds: float, max_concurrent: int = 2, measured: int = 1) -> Estimate:
+    return Estimate(np.array(seconds), 3.0, max_concurrent, 4, measured, "by hand")
 
 
 def test_places_that_are_free_take_the_next_task() -> None:
     assert estimate(5.0, 1.0, 1.0, 1.0).wall_seconds == 5.0
     assert estimate(1.0, 1.0, 5.0).wall_seconds == 6.0
-    assert estimate(1.0, 1.0, 5.0, side_by_side=1).wall_seconds == 7.0
+    assert estimate(1.0, 1.0, 5.0, max_concurrent=1).wall_seconds == 7.0
 
 
 def test_what_is_said_of_an_estimate() -> None:
@@ -245,7 +245,7 @@ def test_a_time_limit_that_may_not_do_is_told_of() -> None:
 
 def test_packs_to_calibrate_with_are_few_and_span_all_sizes() -> None:
     sweep = swept({"WIDTH": [2**n for n in range(3, 13)], "DEPTH": [2, 3]}, MAX_ITER=10)
-    plan = make_plan(sweep, slots=1, threads=1)
+    plan = make_plan(sweep, max_tasks=1, threads=1)
     kinds = kinds_of(plan, sweep)
     missing = np.arange(2, plan.packs)
     chosen = choose_packs(plan, kinds, missing)
@@ -254,7 +254,7 @@ def test_packs_to_calibrate_with_are_few_and_span_all_sizes() -> None:
     work = [kinds.kinds[kinds.which[number]].work for number in missing]
     picked = [kinds.kinds[kinds.which[number]].work for number in chosen]
     assert {min(work), max(work)} <= set(picked)
-    assert picked[0] == max(work), "the dearest first, lest time run out"
+    assert picked[0] == max(work), "the most_expensive first, lest time run out"
     few = swept({"WIDTH": [16, 64], "trial": range(100)})
-    plan = make_plan(few, slots=1, threads=1)
+    plan = make_plan(few, max_tasks=1, threads=1)
     assert len(choose_packs(plan, kinds_of(plan, few), np.arange(plan.packs))) == 2

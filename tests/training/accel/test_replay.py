@@ -134,8 +134,8 @@ def replaying(monkeypatch):
     """Let the train loop make its steps by replay, by way of a recorder."""
 
     def by(recorder):
-        def replayed(advance, pack, common):
-            recorder.replayed = Replayed(advance, pack, recorder)
+        def replayed(step_fn, pack, common):
+            recorder.replayed = Replayed(step_fn, pack, recorder)
             return recorder.replayed
 
         monkeypatch.setattr(loop, "replayed", replayed)
@@ -322,7 +322,7 @@ def refused(make, recorder, same, make_mlps, capsys, **settings):
         return trained, made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "replayed", lambda advance, pack, common: advance)
+        patch.setattr(loop, "replayed", lambda step_fn, pack, common: step_fn)
         afresh, _ = run()
     trained, made = run()
     same(afresh, trained)
@@ -496,15 +496,15 @@ def test_a_step_that_no_longer_fits_beside_its_recording_is_made_without(
     replaying, same, make_mlps, capsys, monkeypatch
 ):
     recorder = replaying(Recorder())
-    advance = loop._advance
+    step_fn = loop.train_step
 
     def tight(pack, step):
-        made = advance(pack, step)
+        made = step_fn(pack, step)
         if recorder.replays == 1 and recorder.tape() is not None:
             raise torch.cuda.OutOfMemoryError("no room for 2 GiB")
         return made
 
-    monkeypatch.setattr(loop, "_advance", tight)
+    monkeypatch.setattr(loop, "train_step", tight)
     line, _, _ = refused(drawing, recorder, same, make_mlps, capsys)
     assert line == "from step 2 on, steps are not replayed: OutOfMemoryError: no room for 2 GiB"
 

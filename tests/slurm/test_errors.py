@@ -51,7 +51,7 @@ def test_the_cluster_refuses(study: Any, slurm: dict[str, Any], named: str, word
             {"time": "9-0"},
             "--time: got 9-00:00:00; the limit of the default partition is 1-00:00:00",
         ),
-        ({"cpus": 99, "mem": "900G"}, "2 mistakes:"),
+        ({"cpus": 99, "mem": "900G"}, "2 errors:"),
     ],
 )
 def test_a_task_that_fits_nowhere(study: Any, slurm: dict[str, Any], message: str) -> None:
@@ -120,12 +120,12 @@ def test_on_the_command_line(study: Any, arguments: list[str], message: str) -> 
     assert message in dry.stderr
 
 
-def test_a_template_with_mistakes_lists_them_all(study: Any) -> None:
+def test_a_template_with_errors_lists_them_all(study: Any) -> None:
     own = study.folder / "mine.toml"
     own.write_text('partitoin = "main"\ncpus = 0\ntime = "soon"\n')
     done = study.cli("launch", study.spec("mistaken"), "--template", "./mine.toml")
     assert done.returncode == 2
-    assert "3 mistakes:" in done.stderr
+    assert "3 errors:" in done.stderr
     assert "partitoin: no such key (did you mean 'partition'?)" in done.stderr
     own.write_text('partition = "gqu"\ngpus = 0\nmem = "600M"\n')
     done = study.cli("launch", study.spec("mistaken"), "--template", "./mine.toml")

@@ -18,7 +18,7 @@ def said(iterators, names=None, config=None, bfn_config=None, **more):
         bfn_config = {"base_bfn": any_bfn}
     with pytest.raises(SpecError) as raised:
         run_job_iterator(iterators, names, config, bfn_config, False, name="study", **more)
-    return raised.value.mistakes
+    return raised.value.errors
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +49,8 @@ def _nothing_is_made(workplace):
     ],
 )
 def test_iterators(iterators, names, expected):
-    (mistake,) = said(iterators, names)
-    assert mistake.startswith(expected)
+    (message,) = said(iterators, names)
+    assert message.startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_what_a_batch_function_needs():
     def needy(bsz, gen, monomial, X=None, y=None):
         raise NotImplementedError
 
-    (mistake,) = said([[8], [0], [1]], ["n", "trial", "monomials"], {}, {"base_bfn": needy})
-    assert mistake.startswith("base_bfn: needy needs 'monomial' (did you mean 'monomials'?); it c")
+    (message,) = said([[8], [0], [1]], ["n", "trial", "monomials"], {}, {"base_bfn": needy})
+    assert message.startswith("base_bfn: needy needs 'monomial' (did you mean 'monomials'?); it c")
 
 
 @pytest.mark.parametrize(
@@ -113,18 +113,18 @@ def test_what_a_batch_function_needs():
     ],
 )
 def test_global_config(config, expected):
-    (mistake,) = said([[8]], ["n"], config)
-    assert mistake.startswith(expected)
+    (message,) = said([[8]], ["n"], config)
+    assert message.startswith(expected)
 
 
 def test_a_list_for_what_is_no_iterator_even_among_arguments():
     args = base_args()
     args.GAMMA, args.N_SAMPLES = [0.1, 1], [8, 16]
     told = said([[0, 1]], ["trial"], args)
-    assert [mistake.partition(":")[0] for mistake in told] == ["N_SAMPLES", "GAMMA"]
+    assert [message.partition(":")[0] for message in told] == ["N_SAMPLES", "GAMMA"]
 
 
-def test_all_mistakes_at_once():
+def test_all_errors_at_once():
     told = said([[8], [], [1]], ["n", "n", "X"], {"X_te": 1}, {"base_bfn": any_bfn, "gen": 1})
     assert len(told) == 5
     told = said(
@@ -136,20 +136,20 @@ def test_all_mistakes_at_once():
 
 
 def test_bad_values_of_iterators():
-    (mistake,) = said([[8], [0], [1, -1]], ["n", "trial", "GAMMA"])
-    assert mistake == (
+    (message,) = said([[8], [0], [1, -1]], ["n", "trial", "GAMMA"])
+    assert message == (
         "axis gamma: GAMMA: got -1; should be a finite number > 0 "
         "(richness: outputs are divided by it)"
     )
-    (mistake,) = said([["a"], [0]], ["ntrain", "trial"])
-    assert "N_SAMPLES: got 'a'; should be an integer >= 1" in mistake
-    (mistake,) = said([[8], [0], [2, 2]], ["n", "trial", "alpha"])
-    assert mistake == "axis alpha: the value 2 stands more than once; keep one"
+    (message,) = said([["a"], [0]], ["ntrain", "trial"])
+    assert "N_SAMPLES: got 'a'; should be an integer >= 1" in message
+    (message,) = said([[8], [0], [2, 2]], ["n", "trial", "alpha"])
+    assert message == "axis alpha: the value 2 stands more than once; keep one"
 
 
 def test_a_function_that_raises_is_named():
     def broken(bsz, gen, X=None, y=None):
         raise ValueError("boom")
 
-    (mistake,) = said([[8], [0]], ["n", "trial"], {"width": 4}, {"base_bfn": broken})
-    assert mistake.startswith("a function of the spec raised ValueError: boom at ")
+    (message,) = said([[8], [0]], ["n", "trial"], {"width": 4}, {"base_bfn": broken})
+    assert message.startswith("a function of the spec raised ValueError: boom at ")
