@@ -1,6 +1,7 @@
 """Handwritten digits, small against large, learned by MLPs of two widths in three regimes.
 
-GAMMA is the richness of training: small is lazy (features stay as they were drawn), large is rich.
+GAMMA is the richness of training: small is lazy (features stay close to
+their initialisation), large is rich.
 
     mlpsubmit launch examples/quickstart.py
     mlpsubmit collect quickstart --out results.nc --plot results.png
