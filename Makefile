@@ -1,13 +1,17 @@
-# Everything a developer runs. Each target does its own set-up in .venv.
+# Everything a developer runs. Each target does its own set-up in .venv; `make` alone lists them.
 
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-# A real SLURM, which the tests start for themselves. Nothing of it is needed to use mlpsubmit.
+# A real SLURM, which the tests start by themselves. It is not needed to use mlpsubmit.
 SLURM := slurm-wlm slurmdbd munge mariadb-server
 
-.PHONY: quickstart test test-quick bench bench-all check format slurm clean
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-quick bench bench-all check format slurm clean
+
+help:  ## List these targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 quickstart: $(READY)  ## Train the quickstart example, collect it, print a table, draw a plot
 	$(BIN)/mlpsubmit launch examples/quickstart.py
@@ -26,22 +30,22 @@ bench: $(READY)  ## Speeds as ratios in one run, under five minutes; JSON in .be
 	$(BIN)/python bench/scale.py --json .bench/scale.json
 	$(BIN)/python bench/overheads.py --json .bench/overheads.json
 
-bench-all: bench  ## And what estimates, choices and precisions come to; ten minutes
+bench-all: bench  ## Also the benchmarks of estimates, choices and precisions; ten more minutes
 	$(BIN)/python bench/estimates.py --json .bench/estimates.json
 	$(BIN)/python bench/choices.py --json .bench/choices.json
 	$(BIN)/python bench/precision.py --json .bench/precision.json
 
-check: $(READY)  ## Formatter, linter, strict types, layers
+check: $(READY)  ## Formatter, linter, strict types, layers of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-format: $(READY)
+format: $(READY)  ## Reformat the code and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-slurm:  ## Debian's packages of SLURM, where they are missing and may be installed
+slurm:  ## Install Debian's packages of SLURM, for the tests, if run as root
 	@for name in slurmctld slurmdbd munged mariadbd; do \
 		command -v $$name >/dev/null || missing="$$missing $$name"; \
 	done; \
@@ -51,7 +55,7 @@ slurm:  ## Debian's packages of SLURM, where they are missing and may be install
 			apt-get install --yes --no-install-recommends $(SLURM); \
 	else echo "no$$missing here: tests on a cluster will be skipped (they need $(SLURM))"; fi
 
-clean:
+clean:  ## Remove the environment and build outputs
 	rm -rf .venv build dist *.egg-info
 
 # A virtual environment with everything pinned; made anew when the pins or the project change.
