@@ -1,4 +1,4 @@
-"""What the next developer relies on: `make help`, the hooks before a commit, a README per folder."""
+"""What developers rely on: `make help`, the hooks before a commit, a README in each folder."""
 
 from __future__ import annotations
 
