@@ -1,11 +1,13 @@
-"""The documentation says what the code does."""
+"""The documentation agrees with the code."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from mlpsubmit import launch
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.load import load_spec
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,6 +19,16 @@ def test_the_table_of_hyperparameters_is_the_model() -> None:
     fields = Hyperparameters.model_fields
     wanted = [(n.upper(), repr(f.default), f.description) for n, f in fields.items()]
     assert rows == wanted
+
+
+def test_the_table_of_heartbeats_is_what_a_task_writes(workplace: Path) -> None:
+    text = (ROOT / "docs" / "runs.md").read_text()
+    rows = re.findall(r"^\| (`.*?`) \|", text[text.index("The fields of a heartbeat") :], re.M)
+    documented = {field for row in rows for field in re.findall(r"`(\w+)`", row)}
+    run = launch(load_spec(workplace / "small.py"), executor="debug")
+    (beat,) = run.directory.heartbeats().values()
+    assert documented - set(beat) == {"error"}  # that of a crash
+    assert not set(beat) - documented
 
 
 def test_links_between_documents_lead_somewhere() -> None:
