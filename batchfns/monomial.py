@@ -129,7 +129,7 @@ class Monomial(Mapping[int, int]):
         return [Monomial({index: 1}) for index, exponent in self.items() for _ in range(exponent)]
 
     def evaluate(self, X: Any, gamma: float = 1.0) -> Any:
-        r"""Return :math:`\prod_i (\gamma x_i)^{e_i}` of each row: plain powers, not Hermite polynomials.
+        r"""Return :math:`\prod_i (\gamma x_i)^{e_i}` of each row: plain powers, without Hermite.
 
         Args:
             X: (n, d), an array of numpy or a tensor of torch.
