@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mlpsubmit.batchfns._hermite import hermite_product
 from mlpsubmit.batchfns.fixed import fixed
-from mlpsubmit.batchfns.gaussian import standard_deviations
+from mlpsubmit.batchfns.gaussian import check_outputs, gaussian_batches, standard_deviations
 from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
 from mlpsubmit.batchfns.validation import COUNT, SEED, check_arguments, is_integer
 from mlpsubmit.errors import SpecError
@@ -100,19 +100,8 @@ def multi_index(
     else:
         U = _given_directions(directions, len(scale), k)
     projection = U.T.to(gen.device)
-    if callable(link):
-        target = _tried(link, len(U), gen.device)
-    else:
-        degree: Any = link
-        monomials = monomials or [Monomial({i: degree}) for i in range(len(U))]
-        target = _normalised_sum(checked_monomials("multi_index", monomials, len(U), "k"))
-
-    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            Z = torch.randn(bsz, len(scale), generator=gen, device=gen.device)
-            return Z * scale, target(Z @ projection)
-
-    return batch_fn
+    target = _target(link, monomials, len(U), gen.device)
+    return gaussian_batches(scale, bsz, gen, lambda Z, X: target(Z @ projection))
 
 
 def _monomials(link: Any) -> list[Monomial]:
@@ -171,22 +160,17 @@ def _random_directions(k: int, d: int, direction_seed: int | None) -> Tensor:
     return torch.from_numpy((Q * np.sign(np.diag(R))).T.astype(np.float32))
 
 
-def _tried(
-    link: Callable[[Tensor], Tensor], k: int, device: torch.device
+def _target(
+    link: Any, monomials: list[Monomial] | None, k: int, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """Return a link after trying it on three rows."""
-    tried = link(torch.zeros(3, k, device=device))
-    shape = tuple(tried.shape) if isinstance(tried, Tensor) else None
-    if shape is None or len(shape) not in (1, 2) or shape[0] != 3:
-        got = type(tried).__name__ if shape is None else f"the shape {shape}"
-        raise SpecError(
-            f"multi_index: the link gave {got} for u of shape (3, {k}); valid is a tensor (3,), "
-            "or (3, d_out)"
-        )
-    return link
+    """Return the link as a function u (n, k) -> (n,) or (n, d_out); a user's function is tried."""
+    if callable(link):
+        outputs = link(torch.zeros(3, k, device=device))
+        check_outputs("multi_index: the link", outputs, 3, f"u of shape (3, {k})")
+        return link  # type: ignore[no-any-return]
+    monomials = monomials or [Monomial({i: link}) for i in range(k)]
+    monomials = checked_monomials("multi_index", monomials, k, dimension="k")
 
-
-def _normalised_sum(monomials: Sequence[Monomial]) -> Callable[[Tensor], Tensor]:
     def target(U: Tensor) -> Tensor:
         products = [hermite_product(U, monomial) for monomial in monomials]
         return reduce(torch.add, products) / math.sqrt(len(monomials))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mlpsubmit.batchfns._hermite import hermite_features, hermite_product
 from mlpsubmit.batchfns.fixed import fixed
-from mlpsubmit.batchfns.gaussian import standard_deviations
+from mlpsubmit.batchfns.gaussian import gaussian_batches, standard_deviations
 from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
 from mlpsubmit.protocol import BatchFn
 
@@ -66,20 +66,13 @@ def polynomial(
     if X is not None and y is not None:
         return fixed(X, y)
     scale = standard_deviations("polynomial", None, data_eigvals, gen.device)
-    d = len(scale)
-    targets = checked_monomials("polynomial", monomials, d)
+    targets = checked_monomials("polynomial", monomials, len(scale))
     # One monomial, the usual target, takes a few elementwise kernels on single columns. Several
     # share one table of features: otherwise their kernel launches would dominate the step.
     target: Callable[[Tensor], Tensor] = partial(hermite_product, exponents=targets[0])
     if len(targets) > 1:
         target = _mean_of_products(targets, gen.device)
-
-    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            Z = torch.randn(bsz, d, generator=gen, device=gen.device)
-            return Z * scale, target(Z)
-
-    return batch_fn
+    return gaussian_batches(scale, bsz, gen, lambda Z, X: target(Z))
 
 
 def _mean_of_products(

@@ -13,7 +13,12 @@ from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor, nn
 
 from mlpsubmit.batchfns.fixed import fixed
-from mlpsubmit.batchfns.gaussian import SPECTRUM, standard_deviations
+from mlpsubmit.batchfns.gaussian import (
+    SPECTRUM,
+    check_outputs,
+    gaussian_batches,
+    standard_deviations,
+)
 from mlpsubmit.batchfns.validation import (
     COUNT,
     FLAG,
@@ -115,13 +120,7 @@ def teacher(
         apply = _random_network(weights, teacher_nonlinearity, scale)
     if standardized:
         apply = _standardized(apply, scale, teacher_seed)
-
-    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            inputs = torch.randn(bsz, len(scale), generator=gen, device=gen.device) * scale
-            return inputs, apply(inputs)
-
-    return batch_fn
+    return gaussian_batches(scale, bsz, gen, lambda Z, X: apply(X))
 
 
 def teacher_weights(
@@ -215,7 +214,8 @@ def _standardized(network: Network, scale: Tensor, teacher_seed: int) -> Network
     inputs = torch.randn(REFERENCE_INPUTS, len(scale), generator=gen).to(scale.device) * scale
     with torch.no_grad():
         outputs = network(inputs)
-    _check_outputs(outputs)
+    n = REFERENCE_INPUTS
+    check_outputs("teacher: the network", outputs, n, f"{n} inputs")
     mean, deviation = outputs.mean(0), outputs.std(0)
     # The deviation of a constant is rounding error. A read-back, but only here, where the batch
     # function is made.
@@ -225,16 +225,6 @@ def _standardized(network: Network, scale: Tensor, teacher_seed: int) -> Network
             "inputs, so it cannot be standardized; try another network, or standardized=False"
         )
     return lambda inputs: (network(inputs) - mean) / deviation
-
-
-def _check_outputs(outputs: Any) -> None:
-    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else None
-    if shape is None or len(shape) not in (1, 2) or shape[0] != REFERENCE_INPUTS:
-        got = f"{type(outputs).__name__}" if shape is None else f"the shape {shape}"
-        raise SpecError(
-            f"teacher: the network gave {got} for {REFERENCE_INPUTS} inputs; valid is a tensor "
-            f"({REFERENCE_INPUTS},) or ({REFERENCE_INPUTS}, d_out)"
-        )
 
 
 _WEIGHTS: Valid = {

@@ -20,6 +20,7 @@ from mlpsubmit.batchfns.validation import (
     positive,
 )
 from mlpsubmit.errors import SpecError
+from mlpsubmit.protocol import BatchFn
 
 __all__ = ["power_law"]
 
@@ -103,6 +104,44 @@ def standard_deviations(
     return torch.from_numpy(eigvals).to(device).sqrt()
 
 
+def gaussian_batches(
+    scale: Tensor, bsz: int, gen: torch.Generator, target: Callable[[Tensor, Tensor], Tensor]
+) -> BatchFn:
+    """Return the batch function of Gaussian inputs X and targets y, fresh at every step.
+
+    Args:
+        scale: (d,) standard deviations of the inputs.
+        bsz: batch size n.
+        gen: the generator of all draws.
+        target: function of Z ~ N(0, 1), (n, d), and X = Z * scale that returns y.
+    """
+
+    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            Z = torch.randn(bsz, len(scale), generator=gen, device=gen.device)
+            X = Z * scale
+            return X, target(Z, X)
+
+    return batch_fn
+
+
+def check_outputs(function: str, outputs: Any, n: int, inputs: str) -> None:
+    """Raise a SpecError unless a function returned a tensor (n,) or (n, d_out) for n inputs.
+
+    Args:
+        function: the name of the function, for the message.
+        outputs: the value that it returned.
+        n: the number of inputs.
+        inputs: a description of the inputs, for the message.
+    """
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else None
+    if shape is None or len(shape) not in (1, 2) or shape[0] != n:
+        got = type(outputs).__name__ if shape is None else f"the shape {shape}"
+        raise SpecError(
+            f"{function} gave {got} for {inputs}; valid is a tensor ({n},) or ({n}, d_out)"
+        )
+
+
 def checked_variances(function: str, data_eigvals: Any, dtype: type = np.float64) -> NDArray[Any]:
     """Return variances as an array (d,).
 
@@ -116,7 +155,7 @@ def checked_variances(function: str, data_eigvals: Any, dtype: type = np.float64
             eigvals: NDArray[Any] = np.asarray(data_eigvals).astype(dtype)
     except (TypeError, ValueError):
         raise SpecError(
-            f"{function}: data_eigvals are no numbers; valid is (d,), each >= 0"
+            f"{function}: data_eigvals are not numbers; valid is (d,), each >= 0"
         ) from None
     if eigvals.ndim != 1 or len(eigvals) == 0:
         raise SpecError(
