@@ -75,7 +75,7 @@ def _no_dataset(dataset: Any) -> str:
     kind = type(dataset).__name__
     if isinstance(dataset, IterableDataset):
         return (
-            f"of type {kind}, an IterableDataset, whose items have no numbers; valid is a "
+            f"of type {kind}, an IterableDataset, whose items have no index; valid is a "
             "map-style data set; try from_dataset(list(dataset))"
         )
     numbered = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
@@ -102,7 +102,7 @@ def _column(what: str, values: tuple[Any, ...], errors: list[str]) -> NDArray[An
         if row is None:
             errors.append(
                 f"the {what}, item {index}, is of type {type(value).__name__}; valid are numbers: "
-                "an array, a tensor, a list as long in every row, or an image"
+                "an array, a tensor, a list of the same length in every item, or an image"
             )
             return None
         if row.shape != (rows or [row])[0].shape:

@@ -76,7 +76,9 @@ def cifar_records(path: Path, valid: range, label_bytes: int = 1, label: int = 0
         content = np.fromfile(path, np.uint8)
         size = label_bytes + 3 * 32 * 32
         if not len(content) or len(content) % size:
-            raise ValueError(f"it has {len(content)} bytes, which are no records of {size} bytes")
+            raise ValueError(
+                f"it has {len(content)} bytes, not a multiple of {size}, the record size"
+            )
         records = content.reshape(-1, size)
         numbers = _valid(records[:, label], valid)
     planes = records[:, label_bytes:].reshape(-1, 3, 32, 32)
@@ -156,7 +158,7 @@ def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
     start = 4 + 4 * dimensions
     if len(content) - start != math.prod(shape):
         raise ValueError(
-            f"it has {len(content) - start} bytes of data, where its header says {math.prod(shape)}"
+            f"it has {len(content) - start} bytes of data, but {math.prod(shape)} by its header"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
@@ -222,7 +224,7 @@ def _valid(numbers: NDArray[Any], valid: range) -> NDArray[np.int64]:
     outside = numbers[~((numbers >= valid[0]) & (numbers <= valid[-1]))]
     if len(outside):
         raise ValueError(
-            f"it has the label {outside[0]}, where labels are from {valid[0]} to {valid[-1]}"
+            f"it has the label {outside[0]}; valid labels are {valid[0]} to {valid[-1]}"
         )
     return numbers.astype(np.int64)
 
@@ -232,8 +234,8 @@ def _check_pixels(
 ) -> None:
     if dtype != np.uint8 or image != shape:
         raise ValueError(
-            f"the images of its array {key!r} are {dtype} of shape {image}, where uint8 of shape "
-            f"{shape} is wanted"
+            f"the images of its array {key!r} are {dtype} of shape {image}; valid is uint8 of "
+            f"shape {shape}"
         )
 
 

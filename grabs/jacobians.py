@@ -15,6 +15,7 @@ of its parameters.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -138,27 +139,35 @@ class RowJacobian:
         }
 
         def at_row(x: Tensor) -> Any:
-            inputs: dict[_Key, list[Tensor]] = {key: [] for key in zeros}
-
-            def outputs(shifts: dict[_Key, list[Tensor]], others: dict[str, Tensor]) -> Any:
-                def shifted(call: _Call, output: Tensor) -> Tensor:
-                    if call.key not in shifts:
-                        return output
-                    inputs[call.key].append(call.input)
-                    return output + shifts[call.key][len(inputs[call.key]) - 1]
-
-                with _Intercept(shifted):
-                    output = functional_call(self._model, others, (x[None],))
-                return output.flatten(), inputs
-
+            outputs = functools.partial(self._outputs, x)
             # Its type does not account for has_aux, with which it returns three values.
             value_and_pullback: Any = vjp(outputs, zeros, self._others, has_aux=True)
-            _, pullback, received = value_and_pullback
-            return received, *torch.vmap(pullback)(basis)
+            _, pullback, inputs = value_and_pullback
+            return inputs, *torch.vmap(pullback)(basis)
 
         inputs, by_layer, by_name = torch.vmap(at_row)(self._X[block.rows])
         factors = [layer.factor(inputs[layer.key], by_layer[layer.key]) for layer in self._layers]
         return factors + [Factor(gradient.flatten(2)) for gradient in by_name.values()]
+
+    def _outputs(
+        self, x: Tensor, shifts: dict[_Key, list[Tensor]], others: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[_Key, list[Tensor]]]:
+        """Return the outputs at one row x, with shifts added to the results of layers.
+
+        Returns:
+            The outputs (n_outputs,), and the inputs of each layer, call by call.
+        """
+        inputs: dict[_Key, list[Tensor]] = {key: [] for key in shifts}
+
+        def shifted(call: _Call, output: Tensor) -> Tensor:
+            if call.key not in shifts:
+                return output
+            inputs[call.key].append(call.input)
+            return output + shifts[call.key][len(inputs[call.key]) - 1]
+
+        with _Intercept(shifted):
+            output = functional_call(self._model, others, (x[None],))
+        return output.flatten(), inputs
 
 
 class _Call(NamedTuple):
