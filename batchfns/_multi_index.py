@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, TypeAlias
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from mlpsubmit.batchfns._hermite import hermite_product
 from mlpsubmit.batchfns.fixed import fixed
 from mlpsubmit.batchfns.gaussian import check_outputs, gaussian_batches, standard_deviations
-from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
+from mlpsubmit.batchfns.monomial import Monomial, Monomials, checked_monomials
 from mlpsubmit.batchfns.validation import COUNT, SEED, check_arguments, is_integer
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
@@ -23,7 +23,7 @@ from mlpsubmit.protocol import BatchFn
 __all__ = ["multi_index"]
 
 #: A function u (n, k) -> (n,) or (n, d_out), the degree of a Hermite polynomial, or monomials.
-Link: TypeAlias = Callable[[Tensor], Tensor] | int | Mapping[int, int] | Sequence[Mapping[int, int]]
+Link: TypeAlias = Callable[[Tensor], Tensor] | int | Monomials
 
 
 def multi_index(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,16 +11,14 @@ from torch import Tensor
 from mlpsubmit.batchfns._hermite import hermite_features, hermite_product
 from mlpsubmit.batchfns.fixed import fixed
 from mlpsubmit.batchfns.gaussian import gaussian_batches, standard_deviations
-from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
+from mlpsubmit.batchfns.monomial import Monomial, Monomials, checked_monomials
 from mlpsubmit.protocol import BatchFn
 
 __all__ = ["polynomial"]
 
-OneMonomial: TypeAlias = Mapping[int, int]
-
 
 def polynomial(
-    monomials: OneMonomial | Sequence[OneMonomial],
+    monomials: Monomials,
     data_eigvals: Tensor,
     bsz: int,
     gen: torch.Generator,

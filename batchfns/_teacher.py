@@ -149,7 +149,7 @@ def teacher_weights(
 
 def _check(arguments: dict[str, Any]) -> None:
     nonlinearity = arguments["teacher_nonlinearity"]
-    known = callable(nonlinearity) or nonlinearity in _NONLINEARITIES
+    known = callable(nonlinearity) or str(nonlinearity) in _NONLINEARITIES
     hint = "" if known else did_you_mean(str(nonlinearity), _NONLINEARITIES)
     rules = {
         **_WEIGHTS,

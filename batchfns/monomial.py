@@ -7,11 +7,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import total_ordering
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from mlpsubmit.errors import SpecError
 
-__all__ = ["Monomial", "checked_monomials"]
+__all__ = ["Monomial", "Monomials", "checked_monomials"]
+
+#: One monomial, a mapping index -> exponent, or several of them.
+Monomials: TypeAlias = Mapping[int, int] | Sequence[Mapping[int, int]]
 
 _FACTOR = re.compile(r"x_\{([0-9]+)\}(?:\^([0-9]+))?")
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})

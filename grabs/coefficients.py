@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +11,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from mlpsubmit.batchfns._hermite import hermite_product
-from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
+from mlpsubmit.batchfns.monomial import Monomial, Monomials, checked_monomials
 from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = ["monomial_coefficients"]
-
-OneMonomial: TypeAlias = Mapping[int, int]
 
 
 def monomial_coefficients(
@@ -25,8 +23,8 @@ def monomial_coefficients(
     X_te: Tensor | None,
     model0: nn.Module,
     data_eigvals: ArrayLike | Tensor | None = None,
-    monomials: OneMonomial | Sequence[OneMonomial] | None = None,
-    basis: OneMonomial | Sequence[OneMonomial] | None = None,
+    monomials: Monomials | None = None,
+    basis: Monomials | None = None,
     centered: bool = True,
     method: str = "least_squares",
 ) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mlpsubmit.batchfns.monomial import checked_monomials
+from mlpsubmit.batchfns.monomial import Monomials, checked_monomials
 from mlpsubmit.batchfns.validation import is_integer
 from mlpsubmit.errors import SpecError
 
@@ -28,9 +27,7 @@ def trace(W: Tensor) -> Tensor:
     return _square("trace", W).diagonal().sum()
 
 
-def diagonal(
-    W: Tensor, monomials: Mapping[int, int] | Sequence[Mapping[int, int]] | None = None
-) -> Tensor:
+def diagonal(W: Tensor, monomials: Monomials | None = None) -> Tensor:
     """Return the diagonal of a square matrix W (m, m), or its entries at the indices of monomials.
 
     Args:

@@ -9,12 +9,10 @@ the parameters as stored; effective weights include the forward multiplier g of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
-
 import torch
 from torch import Tensor, nn
 
+from mlpsubmit.batchfns.monomial import Monomials
 from mlpsubmit.batchfns.validation import check_choice
 from mlpsubmit.errors import SpecError
 from mlpsubmit.grabs.layers import layer_at, layers_of, scaled, weight_matrix
@@ -36,8 +34,6 @@ __all__ = [
     "weight_gram",
     "weight_norms",
 ]
-
-Monomials: TypeAlias = Mapping[int, int] | Sequence[Mapping[int, int]]
 
 
 def weight(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
