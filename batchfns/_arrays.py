@@ -1,4 +1,4 @@
-"""Batches out of arrays: the user's own, or the data entries of a recipe such as ``images``."""
+"""Batches of rows of arrays: custom arrays, or the data entries of a recipe such as ``images``."""
 
 from __future__ import annotations
 
@@ -216,9 +216,9 @@ def _converted(name: str, rows: Rows, device: torch.device) -> Tensor:
     return tensor
 
 
-def _not_finite(places: Tensor | NDArray[Any]) -> str:
-    first = ", ".join(str(int(i)) for i in places[0])
-    return f"has {len(places)} entries that are NaN or infinite as float32, the first at [{first}]"
+def _not_finite(indices: Tensor | NDArray[Any]) -> str:
+    first = ", ".join(str(int(i)) for i in indices[0])
+    return f"has {len(indices)} entries that are NaN or infinite as float32, the first at [{first}]"
 
 
 def _checked(name: str, value: Any, errors: list[str]) -> NDArray[Any] | None:

@@ -82,7 +82,7 @@ def _mean_of_products(
     """
     coordinates = sorted({index for monomial in monomials for index in monomial}) or [0]
     degrees = max(monomial.max_degree() for monomial in monomials) + 1
-    column = {index: place * degrees for place, index in enumerate(coordinates)}
+    column = {coordinate: i * degrees for i, coordinate in enumerate(coordinates)}
     length = max(1, *map(len, monomials))
     plan = [
         [column[i] + exponent for i, exponent in monomial.items()] + [0] * (length - len(monomial))

@@ -164,7 +164,7 @@ _ROWS, _MODES = 1024, 1024
 def _hermite_sum(Z: Tensor, monomials: Sequence[Monomial], coefficients: Tensor) -> Tensor:
     """Return sum_k coefficients_k prod_i h_{m_ki}(Z_i), (n,), without a matrix (n, modes)."""
     features = sorted({(e, i) for monomial in monomials for i, e in monomial.items()})
-    blocks = _blocks(monomials, {feature: place for place, feature in enumerate(features)})
+    blocks = _blocks(monomials, {feature: index for index, feature in enumerate(features)})
     sums = []
     for rows in torch.split(Z, _ROWS):
         table = _feature_table(rows, features)
@@ -179,7 +179,7 @@ def _hermite_sum(Z: Tensor, monomials: Sequence[Monomial], coefficients: Tensor)
 
 
 def _blocks(
-    monomials: Sequence[Monomial], place: Mapping[tuple[int, int], int]
+    monomials: Sequence[Monomial], feature_index: Mapping[tuple[int, int], int]
 ) -> list[tuple[Tensor, Tensor]]:
     """Group modes by their number of factors.
 
@@ -192,7 +192,7 @@ def _blocks(
     for _, group in groupby(by_length, key=lambda mode: len(monomials[mode])):
         for modes in torch.split(torch.tensor(list(group)), _MODES):
             factors = [
-                [place[exponent, index] for index, exponent in monomials[mode].items()]
+                [feature_index[exponent, index] for index, exponent in monomials[mode].items()]
                 for mode in modes.tolist()
             ]
             blocks.append((modes, torch.tensor(factors, dtype=torch.long).T.contiguous()))

@@ -42,11 +42,11 @@ SECTIONS: dict[tuple[ModuleType, str], list[str]] = {
         *("power_law", "images", "synthetic", "modular_addition"),
     ],
     (mlpsubmit.batchfns, "Batch functions, for `batchfn=`"): [
-        *("polynomial", "sparse_parity", "multi_index", "teacher", "teacher_weights"),
+        *("polynomial", "sparse_parity", "multi_index", "teacher"),
         *("sample", "arrays", "from_dataset"),
     ],
-    (mlpsubmit.batchfns, "Monomials and Hermite polynomials"): [
-        *("Monomial", "hermite", "hermite_features"),
+    (mlpsubmit.batchfns, "Monomials, Hermite polynomials, weights of teachers"): [
+        *("Monomial", "hermite", "hermite_features", "teacher_weights"),
     ],
     (mlpsubmit.batchfns, "Eigenstructure of kernels on Gaussian data"): [
         *("hea_monomials", "hea_eigenvalue"),

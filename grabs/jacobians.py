@@ -115,7 +115,7 @@ class RowJacobian:
         self.blocks = self._blocks(chunk_bytes // (2 * output.element_size()))
 
     def _blocks(self, entries: int) -> list[Block]:
-        """Return blocks whose gradients have at most so many entries each."""
+        """Return blocks whose gradients have at most ``entries`` entries each."""
         per_row = sum(layer.entries_per_row for layer in self._layers)
         per_output = sum(layer.entries_per_output for layer in self._layers)
         per_output += sum(p.numel() for p in self._others.values())
