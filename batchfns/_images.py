@@ -48,7 +48,7 @@ def images(
     Data sets are "digits" (part of scikit-learn), "mnist", "fashion_mnist", "cifar10", "cifar100",
     "cifar100_coarse", "svhn", "imagenet32" and "cifar5m". Their files must be in the folder that
     the environment variable ``DATASETPATH`` names on the worker:
-    ``help(mlpsubmit.batchfns.image_sets)`` lists the files and where to get them. If that folder
+    ``help("mlpsubmit.batchfns.image_sets")`` lists them and where to get them. If that folder
     exists where the sweep is launched, missing files are reported there.
 
     Neither a seed nor ``classes`` affects which images are for training and which for tests. Test

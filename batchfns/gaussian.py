@@ -1,4 +1,4 @@
-"""Gaussian inputs whose covariance spectrum is a power law."""
+"""Gaussian inputs: batches of them, and a power law as the spectrum of their covariance."""
 
 from __future__ import annotations
 
