@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from mlpsubmit.batchfns.fixed import fixed
+from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.validation import check_choice
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn

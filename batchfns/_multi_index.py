@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from mlpsubmit.batchfns._hermite import hermite_product
-from mlpsubmit.batchfns.fixed import fixed
+from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.gaussian import check_outputs, gaussian_batches, standard_deviations
 from mlpsubmit.batchfns.monomial import Monomial, Monomials, checked_monomials
 from mlpsubmit.batchfns.validation import COUNT, SEED, check_arguments, is_integer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.batchfns._hermite import hermite_features, hermite_product
-from mlpsubmit.batchfns.fixed import fixed
+from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.gaussian import gaussian_batches, standard_deviations
 from mlpsubmit.batchfns.monomial import Monomial, Monomials, checked_monomials
 from mlpsubmit.protocol import BatchFn

@@ -12,7 +12,7 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns.fixed import fixed
+from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.gaussian import (
     SPECTRUM,
     check_outputs,

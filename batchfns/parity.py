@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlpsubmit.batchfns.fixed import fixed
+from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.gaussian import SPECTRUM
 from mlpsubmit.batchfns.validation import COUNT, check_arguments, check_exactly_one
 from mlpsubmit.errors import SpecError
