@@ -82,13 +82,7 @@ def gradient_norms(
 
 
 def _gradient(
-    grab: str,
-    model: nn.Module,
-    X: Tensor,
-    y: Tensor,
-    model0: nn.Module,
-    loss: Loss,
-    centered: bool,
+    grab: str, model: nn.Module, X: Tensor, y: Tensor, model0: nn.Module, loss: Loss, centered: bool
 ) -> Parameters:
     value = objective(grab, model, model0, X, y, loss, centered)
     gradient: Parameters = torch.func.grad(value)(trained_parameters(model))

@@ -64,7 +64,7 @@ def trained_parameters(model: nn.Module) -> Parameters:
 def objective(
     grab: str, model: nn.Module, model0: nn.Module, X: Tensor, y: Tensor, loss: Loss, centered: bool
 ) -> Callable[[Parameters], Tensor]:
-    """Return the loss that is trained, as a function of the trained parameters.
+    """Return the training loss as a function of the trained parameters.
 
     Args:
         grab: the name of the grab, for messages.
