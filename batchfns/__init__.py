@@ -1,7 +1,7 @@
 """Data: target functions, Gaussian inputs, images and arrays.
 
-The names are imported on first use, so that ``Monomial`` costs no torch; ``__init__.pyi`` lists
-them.
+The names, listed in ``__init__.pyi``, are imported on first use, so that ``Monomial`` does not
+import torch.
 """
 
 import lazy_loader

@@ -3,6 +3,7 @@ from ._arrays import sample as sample
 from ._hermite import hermite as hermite
 from ._hermite import hermite_features as hermite_features
 from ._images import images as images
+from ._modular_addition import modular_addition as modular_addition
 from ._multi_index import multi_index as multi_index
 from ._polynomial import polynomial as polynomial
 from ._synthetic import synthetic as synthetic
@@ -15,6 +16,5 @@ from .hea import gaussian_level_coeffs as gaussian_level_coeffs
 from .hea import hea_eigenvalue as hea_eigenvalue
 from .hea import hea_monomials as hea_monomials
 from .hea import relu_ntk_level_coeffs as relu_ntk_level_coeffs
-from .modular import modular_addition as modular_addition
 from .monomial import Monomial as Monomial
 from .parity import sparse_parity as sparse_parity

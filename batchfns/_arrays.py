@@ -1,4 +1,4 @@
-"""Batches out of arrays: the user's own, or the data entries of a recipe such as ``images``."""
+"""Batches of rows of arrays: custom arrays, or the data entries of a recipe such as ``images``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from mlpsubmit.batchfns.fixed import fixed
-from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.batchfns.fixed_batch import fixed
+from mlpsubmit.batchfns.validation import check_choice
+from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 
 __all__ = ["arrays", "as_numpy", "bound", "sample"]
@@ -35,16 +36,16 @@ def sample(
 ) -> BatchFn:
     """Batch function that draws rows of given arrays: the data entries, or those of ``arrays``.
 
-    Training batches are drawn anew and with replacement at every step where training is online.
-    Offline they are one fixed set of bsz different rows; sets of different sizes from one
-    generator state are nested. The test batch is a fixed set of at most bsz different rows of the
-    test arrays: all of them, in order, where there are no more than that. Without test arrays,
-    online training tests on training rows, as fresh samples of the same population.
+    In online training, every step draws a fresh batch with replacement. In offline training, the
+    batch is one fixed set of bsz different rows; sets of different sizes from the same generator
+    state are nested. The test batch is a fixed set of at most bsz different rows of the test
+    arrays: all of them, in order, if there are no more than bsz. Without test arrays, online
+    training tests on training rows, as fresh samples of the same population.
 
-    Online, the ``test_loss`` of the results is the train loss: of batches out of finite data it
-    says nothing about other rows. For the loss on X_test take the grab ``held_out_loss``. All rows
-    of arrays that you give are drawn from, whatever ``N_TRAIN`` is; it is for recipes, such as
-    ``images``, that take ``n_train``.
+    Online, the ``test_loss`` of the results is the train loss. With batches from finite data it
+    does not measure generalisation: for the loss on X_test use the grab ``held_out_loss``. Batches
+    are drawn from all rows of the given arrays, whatever ``N_TRAIN`` is: that is for recipes, such
+    as ``images``, that take ``n_train``.
 
     Rows keep their shape. Floating-point numbers become float32, integers stay integers, and both
     are moved to the device of the generator, once for all configs that use them.
@@ -52,43 +53,54 @@ def sample(
     Args:
         X_train: (n, ...) inputs, of torch or numpy.
         y_train: (n,) or (n, d_out) targets.
-        bsz: rows per batch.
-        gen: the generator of all draws, on the device that X and y are wanted on.
+        bsz: batch size.
+        gen: the generator of all draws, on the device where X and y are needed.
         online: whether training is online.
-        split: "train" or "test", which of the sets the batches are for.
+        split: "train" or "test", the set that the batches are for.
         X_test: (m, ...) inputs of the test set.
         y_test: (m,) or (m, d_out) its targets.
-        X: where X and y are given, they are what every step returns (offline training).
+        X: if X and y are given, every step returns them (offline training).
         y: see X.
 
     Returns:
         ``batch_fn(step) -> (X (bsz, ...), y (bsz,) or (bsz, d_out))``.
 
     Raises:
-        SpecError: where X and y have different lengths, are no real numbers or not finite; where
-            offline training asks for more rows than there are, or for a test set that is not given.
+        SpecError: where X and y differ in length, or are not real or not finite; where offline
+            training needs more rows than there are, or a test set that is not given.
 
     Example:
         >>> sweep = Sweep(data=images("digits"), batchfn=sample, ONLINE=False)
     """
-    if split not in ("train", "test"):
-        raise SpecError(
-            f"sample: got split={split!r}; valid are 'train' and 'test'"
-            f"{did_you_mean(str(split), ('train', 'test'))}"
-        )
+    check_choice("sample", "split", split, ("train", "test"), "'train' and 'test'")
     if X is not None and y is not None:
         return fixed(X, y)
     if (X_test is None) != (y_test is None):
         absent = "X_test" if X_test is None else "y_test"
         raise SpecError(f"sample: the test set has no {absent}; give both X_test and y_test")
     if split == "test" and X_test is not None and y_test is not None:
-        return _test_set(*_pair(X_test, y_test, "test", gen.device), bsz, gen)
+        X_all, y_all = _pair(X_test, y_test, "test", gen.device)
+        return _fixed_rows(X_all, y_all, bsz, gen) if bsz < len(X_all) else fixed(X_all, y_all)
     if split == "test" and not online:
         raise SpecError(
             "sample: offline training needs a test set, and there is none; give X_test and y_test, "
             "for example arrays(X, y, X_test, y_test)"
         )
-    return _training(*_pair(X_train, y_train, "train", gen.device), bsz, gen, online)
+    X_all, y_all = _pair(X_train, y_train, "train", gen.device)
+    n = len(X_all)
+    if not online and bsz > n:
+        raise SpecError(
+            f"sample: N_SAMPLES={bsz} training rows are requested, but the data have {n}; offline "
+            f"training draws each row at most once; try N_SAMPLES={n}, or ONLINE=True"
+        )
+    if not online:
+        return _fixed_rows(X_all, y_all, bsz, gen)
+
+    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
+        rows = torch.randint(n, (bsz,), generator=gen, device=gen.device)
+        return X_all.index_select(0, rows), y_all.index_select(0, rows)
+
+    return batch_fn
 
 
 def arrays(
@@ -99,9 +111,9 @@ def arrays(
 ) -> functools.partial[BatchFn]:
     """Return the batch function ``sample`` with these arrays, for ``Sweep(batchfn=...)``.
 
-    They are copied, so that later changes don't reach the sweep. Inputs become float32. Targets
-    become float32 too, except that integers and booleans become int64: class labels, as
-    LOSS="cross_entropy" wants them.
+    They are copied, so that later changes do not affect the sweep. Inputs become float32. Targets
+    become float32 too, except that integers and booleans become int64: class labels, for
+    LOSS="cross_entropy".
 
     Args:
         X: (n, ...) training inputs, of numpy or torch.
@@ -110,8 +122,8 @@ def arrays(
         y_test: (m,) or (m, d_out) its targets.
 
     Raises:
-        SpecError: listing all that is wrong: lengths and shapes that differ, nothing in them,
-            entries that are no finite numbers.
+        SpecError: listing every error: lengths and shapes that differ, arrays without rows,
+            entries that are not finite real numbers.
 
     Example:
         >>> batchfn = arrays(X=[[0.0], [1.0]], y=[0.0, 2.0])
@@ -120,11 +132,14 @@ def arrays(
 
 
 def bound(caller: str, given: Mapping[str, Any]) -> functools.partial[BatchFn]:
-    """Return ``sample`` with copies of the arrays X, y, X_test and y_test, or list what is wrong.
+    """Return ``sample`` with copies of the arrays X, y, X_test and y_test.
 
     Args:
-        caller: the function that messages name.
+        caller: the name of the calling function, for messages.
         given: the arrays by name; X_test and y_test may be None.
+
+    Raises:
+        SpecError: listing every error.
     """
     errors: list[str] = []
     rows = {
@@ -142,27 +157,8 @@ def bound(caller: str, given: Mapping[str, Any]) -> functools.partial[BatchFn]:
     return functools.partial(sample, **tensors)  # type: ignore[arg-type]
 
 
-def _training(X: Tensor, y: Tensor, bsz: int, gen: torch.Generator, online: bool) -> BatchFn:
-    n = len(X)
-    if online:
-
-        def batch_fn(step: int) -> tuple[Tensor, Tensor]:
-            rows = torch.randint(n, (bsz,), generator=gen, device=gen.device)
-            return X.index_select(0, rows), y.index_select(0, rows)
-
-        return batch_fn
-    if bsz > n:
-        raise SpecError(
-            f"sample: N_SAMPLES={bsz} training rows are asked for, but the data have {n}; offline "
-            f"training draws each row at most once; try N_SAMPLES={n}, or ONLINE=True"
-        )
-    rows = torch.randperm(n, generator=gen, device=gen.device)[:bsz]
-    return fixed(X.index_select(0, rows), y.index_select(0, rows))
-
-
-def _test_set(X: Tensor, y: Tensor, bsz: int, gen: torch.Generator) -> BatchFn:
-    if bsz >= len(X):
-        return fixed(X, y)
+def _fixed_rows(X: Tensor, y: Tensor, bsz: int, gen: torch.Generator) -> BatchFn:
+    """Return the batch function of one random set of bsz different rows."""
     rows = torch.randperm(len(X), generator=gen, device=gen.device)[:bsz]
     return fixed(X.index_select(0, rows), y.index_select(0, rows))
 
@@ -182,9 +178,8 @@ def _pair(X: Rows, y: Rows, split: str, device: torch.device) -> tuple[Tensor, T
     return _on_device(f"X_{split}", X, device), _on_device(f"y_{split}", y, device)
 
 
-#: Copies of arrays on other devices, each for as long as the array itself lives: the configs of a
-#: pack, and the packs of a task, share one copy instead of making one each. None stands for the
-#: array itself, where it is what is wanted: a reference to it would keep it alive.
+#: Copies of arrays on devices, each kept as long as its array: the configs of a pack, and the packs
+#: of a task, share one copy. None means the array itself, to which a reference would keep it alive.
 _COPIES: MutableMapping[Any, dict[torch.device, Tensor | None]] = WeakIdKeyDictionary()
 
 
@@ -202,36 +197,32 @@ def _on_device(name: str, rows: Rows, device: torch.device) -> Tensor:
 
 
 def _converted(name: str, rows: Rows, device: torch.device) -> Tensor:
-    tensor = rows if isinstance(rows, Tensor) else torch.from_numpy(_plain(name, rows))
-    if tensor.is_complex():
-        raise SpecError(f"sample: {name} has the dtype {tensor.dtype}; valid are real numbers")
-    if not tensor.is_floating_point():
-        return tensor.to(device)
-    tensor = tensor.to(device, torch.float32)
-    # A read-back from the device, once for each array: training on NaN would only diverge.
+    real = not rows.is_complex() if isinstance(rows, Tensor) else rows.dtype.kind in "fiub"
+    if not real:
+        raise SpecError(f"sample: {name} has the dtype {rows.dtype}; valid are real numbers")
+    if isinstance(rows, np.ndarray):
+        # To types that torch computes with; bytes and booleans stay as small as they are.
+        small = rows.dtype in (np.uint8, np.bool_)
+        dtype = np.float32 if rows.dtype.kind == "f" else rows.dtype if small else np.int64
+        with np.errstate(over="ignore"):  # values that overflow are reported as infinite
+            rows = torch.from_numpy(np.array(rows, dtype))
+    if not rows.is_floating_point():
+        return rows.to(device)
+    tensor = rows.to(device, torch.float32)
+    # A read-back from the device, once per array: training on NaN would only diverge.
     wrong = (~tensor.isfinite()).nonzero()
     if len(wrong):
         raise SpecError(f"sample: {name} {_not_finite(wrong)}")
     return tensor
 
 
-def _plain(name: str, rows: NDArray[Any]) -> NDArray[Any]:
-    """Return a copy whose dtype torch computes with: bytes and booleans are kept as small."""
-    if rows.dtype.kind not in "fiub":
-        raise SpecError(f"sample: {name} has the dtype {rows.dtype}; valid are real numbers")
-    if rows.dtype in (np.uint8, np.bool_):
-        return np.array(rows)
-    with np.errstate(over="ignore"):  # what overflows is reported as infinite
-        return np.array(rows, dtype=np.float32 if rows.dtype.kind == "f" else np.int64)
-
-
-def _not_finite(places: Tensor | NDArray[Any]) -> str:
-    first = ", ".join(str(int(i)) for i in places[0])
-    return f"has {len(places)} entries that are NaN or infinite as float32, the first at [{first}]"
+def _not_finite(indices: Tensor | NDArray[Any]) -> str:
+    first = ", ".join(str(int(i)) for i in indices[0])
+    return f"has {len(indices)} entries that are NaN or infinite as float32, the first at [{first}]"
 
 
 def _checked(name: str, value: Any, errors: list[str]) -> NDArray[Any] | None:
-    """Return one array as a contiguous copy of its final dtype, or None and an error."""
+    """Return one array as a contiguous copy of its final dtype; add an error if it is invalid."""
     found = as_numpy(value)
     if found.dtype.kind not in "fiub":
         errors.append(f"{name} has the dtype {found.dtype}; valid are real numbers")
@@ -243,7 +234,7 @@ def _checked(name: str, value: Any, errors: list[str]) -> NDArray[Any] | None:
         errors.append(f"{name} has the shape {found.shape}; valid are {valid}{hint}")
         return None
     labels = not inputs and found.dtype.kind in "iub"
-    with np.errstate(over="ignore"):  # what overflows is reported below
+    with np.errstate(over="ignore"):  # values that overflow are reported below
         array = np.array(found, dtype=np.int64 if labels else np.float32, order="C")
     wrong = np.argwhere(~np.isfinite(array))
     if len(wrong):
@@ -252,16 +243,15 @@ def _checked(name: str, value: Any, errors: list[str]) -> NDArray[Any] | None:
 
 
 def as_numpy(value: Any) -> NDArray[Any]:
-    """Return an array, a tensor on any device, or nested lists of numbers as an array of numpy."""
-    if not isinstance(value, Tensor):
-        return np.asarray(value)
-    # numpy has no bfloat16, so floating-point tensors go over as float32.
-    floating = value.is_floating_point()
-    return (value.float() if floating else value).detach().cpu().numpy()
+    """Return an array, a tensor on any device, or nested lists of numbers as a numpy array."""
+    if isinstance(value, Tensor):
+        # numpy has no bfloat16, so floating-point tensors become float32.
+        value = (value.float() if value.is_floating_point() else value).detach().cpu()
+    return np.asarray(value)
 
 
 def _compare(rows: dict[str, NDArray[Any]], errors: list[str]) -> None:
-    """Add an error for every two arrays that do not fit together."""
+    """Add an error for every two arrays that do not match, and every one without rows."""
     for inputs, targets in (("X", "y"), ("X_test", "y_test")):
         if inputs in rows and targets in rows and len(rows[inputs]) != len(rows[targets]):
             errors.append(

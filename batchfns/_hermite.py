@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import reduce
 from itertools import count, islice
 
 import torch
 from torch import Tensor
 
-__all__ = ["hermite", "hermite_features"]
+__all__ = ["hermite", "hermite_features", "hermite_product"]
 
 
 def hermite(x: Tensor, degree: int) -> Tensor:
@@ -21,14 +22,15 @@ def hermite(x: Tensor, degree: int) -> Tensor:
 
     .. math:: \sqrt{n+1}\, h_{n+1} = x h_n - \sqrt{n}\, h_{n-1},
 
-    which never forms n! and so neither overflows nor cancels as expanded coefficients do.
+    which never forms n!, and so neither overflows nor suffers the cancellation of expanded
+    coefficients.
 
     Args:
-        x: any shape; integers are taken as numbers of torch's default dtype.
-        degree: n, from 0.
+        x: any shape; integers are converted to torch's default dtype.
+        degree: n >= 0.
 
     Returns:
-        A new tensor shaped as x; gradients flow through it.
+        A new tensor of the shape of x; gradients flow through it.
 
     Raises:
         ValueError: where the degree is not an integer >= 0.
@@ -37,8 +39,7 @@ def hermite(x: Tensor, degree: int) -> Tensor:
         >>> hermite(torch.tensor([0.0, 1.0]), 2)  # (x^2 - 1) / sqrt(2)
         tensor([-0.7071,  0.0000])
     """
-    degree = _checked(degree)
-    polynomial = next(islice(_polynomials(_floating(x)), degree, None))
+    polynomial = next(islice(_polynomials(x), _checked(degree), None))
     return polynomial.clone() if degree == 1 else polynomial
 
 
@@ -47,7 +48,7 @@ def hermite_features(x: Tensor, max_degree: int) -> Tensor:
 
     Args:
         x: any shape.
-        max_degree: the highest degree, from 0.
+        max_degree: the highest degree, >= 0.
 
     Returns:
         A tensor of shape ``(*x.shape, max_degree + 1)``.
@@ -59,12 +60,23 @@ def hermite_features(x: Tensor, max_degree: int) -> Tensor:
         >>> hermite_features(torch.tensor([2.0]), 1)
         tensor([[1., 2.]])
     """
-    polynomials = islice(_polynomials(_floating(x)), _checked(max_degree) + 1)
+    polynomials = islice(_polynomials(x), _checked(max_degree) + 1)
     return torch.stack(list(polynomials), dim=-1)
 
 
+def hermite_product(Z: Tensor, exponents: Mapping[int, int]) -> Tensor:
+    """Return the product of h_e(Z_i) over the items (i, e) of a monomial, for each row of Z (n, d).
+
+    Returns:
+        (n,); ones for the constant.
+    """
+    factors = [hermite(Z[:, i], exponent) for i, exponent in exponents.items()]
+    return reduce(torch.mul, factors) if factors else Z.new_ones(len(Z))
+
+
 def _polynomials(x: Tensor) -> Iterator[Tensor]:
-    """Yield h_0, h_1, h_2, ... without end; h_1 is x itself, no copy of it."""
+    """Yield h_0, h_1, h_2, ... without end; h_1 is x itself, not a copy."""
+    x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
     previous, current = torch.ones_like(x), x
     yield previous
     for n in count(1):
@@ -73,10 +85,6 @@ def _polynomials(x: Tensor) -> Iterator[Tensor]:
         scaled = previous * -math.sqrt(n / (n + 1))
         following = torch.addcmul(scaled, x, current, value=1 / math.sqrt(n + 1))
         previous, current = current, following
-
-
-def _floating(x: Tensor) -> Tensor:
-    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
 
 
 def _checked(degree: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any, TypeAlias
 
@@ -12,18 +12,18 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from mlpsubmit.batchfns._hermite import hermite
-from mlpsubmit.batchfns.fixed import fixed
-from mlpsubmit.batchfns.gaussian import standard_deviations
-from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
+from mlpsubmit.batchfns._hermite import hermite_product
+from mlpsubmit.batchfns.fixed_batch import fixed
+from mlpsubmit.batchfns.gaussian import check_outputs, gaussian_batches, standard_deviations
+from mlpsubmit.batchfns.monomial import Monomial, Monomials, checked_monomials
 from mlpsubmit.batchfns.validation import COUNT, SEED, check_arguments, is_integer
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 
 __all__ = ["multi_index"]
 
-#: A function U (n, k) -> (n,) or (n, d_out), the degree of a Hermite polynomial, or monomials.
-Link: TypeAlias = Callable[[Tensor], Tensor] | int | Mapping[int, int] | Sequence[Mapping[int, int]]
+#: A function u (n, k) -> (n,) or (n, d_out), the degree of a Hermite polynomial, or monomials.
+Link: TypeAlias = Callable[[Tensor], Tensor] | int | Monomials
 
 
 def multi_index(
@@ -44,42 +44,42 @@ def multi_index(
 
     .. math:: x_i = \sigma_i z_i, \qquad u = U z \sim N(0, 1)^k, \qquad y = g(u).
 
-    The link g says how hard the target is to find, by its information exponent (k = 1; Ben Arous,
-    Gheissari, Jagannath, arXiv 2003.10409; Bietti et al., arXiv 2210.15651) or its leap (Abbe,
-    Boix-Adserà, Misiakiewicz, arXiv 2302.11055). Given as
+    The link g determines how hard the target is to learn: by its information exponent (k = 1; Ben
+    Arous, Gheissari, Jagannath, arXiv 2003.10409; Bietti et al., arXiv 2210.15651) or its leap
+    (Abbe, Boix-Adserà, Misiakiewicz, arXiv 2302.11055). It is one of
 
     - a Monomial m, :math:`g(u) = \prod_{(i, e) \in m} h_e(u_i)`, with h_e the normalised Hermite
-      polynomial :func:`~mlpsubmit.batchfns._hermite`: its leap is the degree of m;
-    - a list of M different ones, their sum divided by :math:`\sqrt{M}`: ``[Monomial({0: 1}),
+      polynomial :func:`~mlpsubmit.batchfns.hermite`: its leap is the degree of m;
+    - a list of M different Monomials, their sum divided by :math:`\sqrt{M}`: ``[Monomial({0: 1}),
       Monomial({0: 1, 1: 1})]`` is a staircase of leap 1;
     - an integer e >= 1, the same sum over ``Monomial({i: e})`` for i = 0, ..., k - 1: a
       single-index model of information exponent e where k = 1.
 
-    All of these have E[y^2] = 1, and E[y] = 0 but for the constant, whereas the target of
-    :func:`~mlpsubmit.batchfns._polynomial` is the mean of its M monomials, of E[y^2] = 1/M. A
-    function is taken as it is. The inputs depend on the generator alone: configs that differ in
-    links or directions see the same X, that of ``polynomial``.
+    All of these have E[y^2] = 1, and E[y] = 0 except for the constant; the target of
+    :func:`~mlpsubmit.batchfns.polynomial`, by contrast, is the mean of its M monomials, with
+    E[y^2] = 1/M. A function is not normalised. The inputs depend on the generator alone: configs
+    that differ in links or directions see the same X, that of ``polynomial``.
 
     Args:
-        link: g, see above; a function maps u (n, k) to (n,) or (n, d_out).
-        bsz: rows per batch, n.
-        gen: the generator of all draws, on the device that X and y are wanted on.
-        k: number of directions. By default as many as ``directions`` has or the monomials use,
-            else 1.
-        direction_seed: of the uniformly random directions, the same in all trials; those of a
-            smaller k are the first of a larger one. None stands for the first k coordinates.
+        link: g, see above. A function maps u (n, k) to (n,) or (n, d_out).
+        bsz: batch size n.
+        gen: the generator of all draws, on the device where X and y are needed.
+        k: number of directions. By default the number that ``directions`` has or the monomials
+            use, else 1.
+        direction_seed: seed of the uniformly random directions, the same in all trials; those of a
+            smaller k are the first of a larger one. None: the first k coordinates.
         directions: (k, d), the rows of U, instead of random ones.
         d: input dimension, for standard deviations of 1.
-        data_eigvals: (d,) variances of the coordinates, as ``power_law`` yields them.
-        X: where X and y are given, they are what every step returns (offline training).
+        data_eigvals: (d,) variances of the coordinates, as ``power_law`` returns them.
+        X: if X and y are given, every step returns them (offline training).
         y: see X.
 
     Returns:
         ``batch_fn(step) -> (X (n, d), y (n,))``, float32.
 
     Raises:
-        SpecError: for k > d, a link that is none or needs more directions than k, directions that
-            are not orthonormal, and inputs of no dimension.
+        SpecError: for k > d, an invalid link or one that needs more than k directions, directions
+            that are not orthonormal, and where neither d nor data_eigvals is given.
 
     Example:
         >>> sweep = Sweep(axes={"link": [1, 2, 3]}, batchfn=multi_index, d=100)
@@ -90,36 +90,36 @@ def multi_index(
     if X is not None and y is not None:
         return fixed(X, y)
     scale = standard_deviations("multi_index", d, data_eigvals, gen.device)
-    _check(link, k, direction_seed)
-    if directions is None:
-        k = _directions_used(link) if k is None else int(k)
-        U = _random_directions(k, len(scale), direction_seed)
-    else:
-        U = _given_directions(directions, len(scale), k)
-    projection = U.T.to(gen.device)
-    target = _target(link, len(U), gen.device)
-
-    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            Z = torch.randn(bsz, len(scale), generator=gen, device=gen.device)
-            return Z * scale, target(Z @ projection)
-
-    return batch_fn
-
-
-def _check(link: Any, k: Any, direction_seed: Any) -> None:
     given = {"k": k, "direction_seed": direction_seed}
     given = {name: value for name, value in given.items() if value is not None}
     check_arguments("multi_index", given, {"k": COUNT, "direction_seed": SEED})
-    if not (callable(link) or is_integer(link, 1)):
-        _monomials(link)
+    monomials = None if callable(link) or is_integer(link, 1) else _monomials(link)
+    if directions is None:
+        used = 1 + max((index for monomial in monomials or () for index in monomial), default=0)
+        U = _random_directions(used if k is None else int(k), len(scale), direction_seed)
+    else:
+        U = _given_directions(directions, len(scale), k)
+    projection = U.T.to(gen.device)
+    target = _target(link, monomials, len(U), gen.device)
+    return gaussian_batches(scale, bsz, gen, lambda Z, X: target(Z @ projection))
 
 
-def _directions_used(link: Any) -> int:
-    """Return how many directions a link of monomials uses; one for any other link."""
-    if callable(link) or is_integer(link, 1):
-        return 1
-    return 1 + max((index for monomial in _monomials(link) for index in monomial), default=0)
+def _monomials(link: Any) -> list[Monomial]:
+    """Return the monomials of a link as a list of different ones."""
+    several = isinstance(link, Sequence) and not isinstance(link, str)
+    monomials, reason = [], "an empty list"
+    try:
+        monomials = [Monomial(entry) for entry in (link if several else [link])]
+    except ValueError as error:
+        reason = str(error)
+    if len(set(monomials)) < len(monomials):
+        monomials, reason = [], "a monomial appears more than once"
+    if not monomials:
+        raise SpecError(
+            f"multi_index: got link={link!r} ({reason}); valid are a Monomial or a list of "
+            "different ones, a degree >= 1, and a function u (n, k) -> (n,)"
+        )
+    return monomials
 
 
 def _given_directions(directions: Any, d: int, k: int | None) -> Tensor:
@@ -147,59 +147,32 @@ def _given_directions(directions: Any, d: int, k: int | None) -> Tensor:
 
 
 def _random_directions(k: int, d: int, direction_seed: int | None) -> Tensor:
-    """Return k orthonormal rows (k, d), uniform among all of these."""
+    """Return k orthonormal rows (k, d) of uniform distribution, or the first k coordinates."""
     if k > d:
         raise SpecError(f"multi_index: got k={k} directions, but the inputs have d={d}")
     if direction_seed is None:
         return torch.eye(k, d)
-    # A RandomState's stream is frozen for good. Drawn row by row and orthonormalised in this order,
-    # the first directions do not depend on how many follow.
+    # The stream of RandomState is frozen. Rows are drawn and orthonormalised in order, so the first
+    # directions do not depend on how many follow.
     gaussian = np.random.RandomState(direction_seed).standard_normal((k, d))
     Q, R = np.linalg.qr(gaussian.T)
-    # QR leaves the signs free; with the diagonal of R positive it is Gram and Schmidt's.
+    # QR leaves the signs free; with a positive diagonal of R it is the Gram-Schmidt process.
     return torch.from_numpy((Q * np.sign(np.diag(R))).T.astype(np.float32))
 
 
-def _target(link: Any, k: int, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return the link as a function U (n, k) -> (n,) or (n, d_out), tried once."""
-    if not callable(link):
-        every = [Monomial({i: link}) for i in range(k)] if is_integer(link, 1) else _monomials(link)
-        return _normalised_sum(checked_monomials("multi_index", every, k, dimension="k"))
-    tried = link(torch.zeros(3, k, device=device))
-    shape = tuple(tried.shape) if isinstance(tried, Tensor) else None
-    if shape is None or len(shape) not in (1, 2) or shape[0] != 3:
-        got = type(tried).__name__ if shape is None else f"the shape {shape}"
-        raise SpecError(
-            f"multi_index: the link gave {got} for u of shape (3, {k}); valid is a tensor (3,), "
-            "or (3, d_out)"
-        )
-    return link  # type: ignore[no-any-return]
-
-
-def _monomials(link: Any) -> list[Monomial]:
-    """Return a link of monomials as a list, all of them different."""
-    several = isinstance(link, Sequence) and not isinstance(link, str)
-    try:
-        monomials = [Monomial(entry) for entry in (link if several else [link])]
-    except ValueError as error:
-        monomials, reason = [], str(error)
-    else:
-        reason = "an empty list" if not monomials else "a monomial stands more than once"
-    if not monomials or len(set(monomials)) < len(monomials):
-        raise SpecError(
-            f"multi_index: got link={link!r} ({reason}); valid are a Monomial or a list of "
-            "different ones, a degree >= 1, and a function u (n, k) -> (n,)"
-        )
-    return monomials
-
-
-def _normalised_sum(monomials: Sequence[Monomial]) -> Callable[[Tensor], Tensor]:
-    def product(U: Tensor, monomial: Monomial) -> Tensor:
-        factors = [hermite(U[:, i], exponent) for i, exponent in monomial.items()]
-        return reduce(torch.mul, factors) if factors else U.new_ones(len(U))
+def _target(
+    link: Any, monomials: list[Monomial] | None, k: int, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Return the link as a function u (n, k) -> (n,) or (n, d_out); a user's function is tried."""
+    if callable(link):
+        outputs = link(torch.zeros(3, k, device=device))
+        check_outputs("multi_index: the link", outputs, 3, f"u of shape (3, {k})")
+        return link  # type: ignore[no-any-return]
+    monomials = monomials or [Monomial({i: link}) for i in range(k)]
+    monomials = checked_monomials("multi_index", monomials, k, dimension="k")
 
     def target(U: Tensor) -> Tensor:
-        products = [product(U, monomial) for monomial in monomials]
+        products = [hermite_product(U, monomial) for monomial in monomials]
         return reduce(torch.add, products) / math.sqrt(len(monomials))
 
     return target

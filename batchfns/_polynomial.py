@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from mlpsubmit.batchfns._hermite import hermite, hermite_features
-from mlpsubmit.batchfns.fixed import fixed
-from mlpsubmit.batchfns.gaussian import standard_deviations
-from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
+from mlpsubmit.batchfns._hermite import hermite_features, hermite_product
+from mlpsubmit.batchfns.fixed_batch import fixed
+from mlpsubmit.batchfns.gaussian import gaussian_batches, standard_deviations
+from mlpsubmit.batchfns.monomial import Monomial, Monomials, checked_monomials
 from mlpsubmit.protocol import BatchFn
 
 __all__ = ["polynomial"]
 
-OneMonomial: TypeAlias = Mapping[int, int]
-
 
 def polynomial(
-    monomials: OneMonomial | Sequence[OneMonomial],
+    monomials: Monomials,
     data_eigvals: Tensor,
     bsz: int,
     gen: torch.Generator,
@@ -36,27 +33,27 @@ def polynomial(
         x_i = \sqrt{\lambda_i}\, z_i, \qquad
         y = \frac{1}{M} \sum_{k=1}^{M} \prod_{(i, e) \in m_k} h_e(z_i),
 
-    where h_e is :func:`~mlpsubmit.batchfns._hermite`. Each product has mean square 1 and different
-    ones are uncorrelated, so their mean has E[y^2] = 1/M for M different monomials. These are the
-    targets of MLPscape's ``get_new_polynomial_data``, with the exact instead of the empirical
-    whitening; for E[y^2] = 1 whatever M is, take :func:`~mlpsubmit.batchfns._multi_index` with
-    ``direction_seed=None``, which divides the sum by :math:`\sqrt{M}`. The inputs depend on the
-    generator alone: configs that differ in their monomials see the same X.
+    where h_e is :func:`~mlpsubmit.batchfns.hermite`. Each product has mean square 1, and different
+    ones are uncorrelated, so E[y^2] = 1/M for M different monomials. These are the targets of
+    MLPscape's ``get_new_polynomial_data``, with exact instead of empirical whitening. For
+    E[y^2] = 1 at any M, use :func:`~mlpsubmit.batchfns.multi_index` with ``direction_seed=None``,
+    which divides the sum by :math:`\sqrt{M}`. The inputs depend on the generator alone: configs
+    that differ in their monomials see the same X.
 
     Args:
         monomials: one Monomial (or dict index -> exponent), or a list of them.
-        data_eigvals: (d,) variances of the coordinates, as ``power_law`` yields them.
-        bsz: rows per batch, n.
-        gen: the generator of all draws, on the device that X and y are wanted on.
-        X: where X and y are given, they are what every step returns (offline training).
+        data_eigvals: (d,) variances of the coordinates, as ``power_law`` returns them.
+        bsz: batch size n.
+        gen: the generator of all draws, on the device where X and y are needed.
+        X: if X and y are given, every step returns them (offline training).
         y: see X.
 
     Returns:
         ``batch_fn(step) -> (X (n, d), y (n,))``, float32.
 
     Raises:
-        SpecError: for what is no monomial, an index that the data do not have, and eigenvalues
-            that are no variances.
+        SpecError: listing every invalid monomial and every index >= d; and where the eigenvalues
+            are not variances.
 
     Example:
         >>> batch_fn = polynomial({0: 1}, torch.ones(5), bsz=3, gen=torch.Generator())
@@ -66,43 +63,26 @@ def polynomial(
     if X is not None and y is not None:
         return fixed(X, y)
     scale = standard_deviations("polynomial", None, data_eigvals, gen.device)
-    d = len(scale)
-    targets = checked_monomials("polynomial", monomials, d)
-    # One monomial, the usual target, is a few elementwise kernels on single columns; many share
-    # one table of features, as their kernel launches would otherwise dominate the step.
-    target = _product(targets[0]) if len(targets) == 1 else _mean_of_products(targets, gen.device)
-
-    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            Z = torch.randn(bsz, d, generator=gen, device=gen.device)
-            return Z * scale, target(Z)
-
-    return batch_fn
-
-
-def _product(monomial: Monomial) -> Callable[[Tensor], Tensor]:
-    """Return the function Z (n, d) -> (n,) of one monomial."""
-    powers = list(monomial.items())
-
-    def target(Z: Tensor) -> Tensor:
-        if not powers:
-            return Z.new_ones(len(Z))
-        return reduce(torch.mul, [hermite(Z[:, i], exponent) for i, exponent in powers])
-
-    return target
+    targets = checked_monomials("polynomial", monomials, len(scale))
+    # One monomial, the usual target, takes a few elementwise kernels on single columns. Several
+    # share one table of features: otherwise their kernel launches would dominate the step.
+    target: Callable[[Tensor], Tensor] = partial(hermite_product, exponents=targets[0])
+    if len(targets) > 1:
+        target = _mean_of_products(targets, gen.device)
+    return gaussian_batches(scale, bsz, gen, lambda Z, X: target(Z))
 
 
 def _mean_of_products(
     monomials: Sequence[Monomial], device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """Return the function Z (n, d) -> (n,) of the mean of several monomials.
+    """Return the function Z (n, d) -> (n,) that is the mean of several monomials.
 
     Each coordinate in use is expanded once into all its degrees. A monomial is then a product of
-    columns of that table, as many for each as the longest one has (the degree 0 fills up).
+    columns of that table, padded with degree 0 to the number of factors of the longest one.
     """
     coordinates = sorted({index for monomial in monomials for index in monomial}) or [0]
     degrees = max(monomial.max_degree() for monomial in monomials) + 1
-    column = {index: place * degrees for place, index in enumerate(coordinates)}
+    column = {coordinate: i * degrees for i, coordinate in enumerate(coordinates)}
     length = max(1, *map(len, monomials))
     plan = [
         [column[i] + exponent for i, exponent in monomial.items()] + [0] * (length - len(monomial))

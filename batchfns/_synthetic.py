@@ -1,4 +1,4 @@
-"""Gaussian inputs whose targets have power-law coefficients in the modes of a kernel."""
+"""Targets with power-law coefficients in the modes of a kernel on Gaussian inputs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mlpsubmit.batchfns._hermite import hermite
@@ -22,7 +21,14 @@ from mlpsubmit.batchfns.hea import (
 )
 from mlpsubmit.batchfns.monomial import Monomial
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
-from mlpsubmit.batchfns.validation import COUNT, Valid, check_arguments, is_integer, is_real
+from mlpsubmit.batchfns.validation import (
+    COUNT,
+    Valid,
+    check_arguments,
+    integer_from,
+    nonnegative,
+    positive,
+)
 from mlpsubmit.errors import SpecError
 
 __all__ = ["synthetic"]
@@ -51,38 +57,38 @@ def synthetic(
         y = \sum_k v_k \prod_{(i, e) \in m_k} h_e(z_i) + \varepsilon, \quad
         v_k \propto (\mathrm{yoffset} + k)^{-\beta / 2},
 
-    where h_e is :func:`~mlpsubmit.batchfns._hermite`, and :math:`\varepsilon` is Gaussian noise of
-    standard deviation noise_size on training and test targets alike, as in MLPscape's
-    ``get_synthetic_dataset`` (Karkada et al., arXiv 2510.14878). That takes z to be the sample's
-    principal components; here z is exact, and a row does not depend on the others.
+    where h_e is :func:`~mlpsubmit.batchfns.hermite`, and :math:`\varepsilon` is Gaussian noise of
+    standard deviation noise_size on both training and test targets, as in MLPscape's
+    ``get_synthetic_dataset`` (Karkada et al., arXiv 2510.14878). There z are the principal
+    components of the sample; here z is exact, and the rows are independent of each other.
 
-    The constant takes part like any other mode, so that E[y] is its coefficient. It comes first
-    unless the spectrum is steep or biases are small: with the defaults E[y] = v_0, about 0.41.
+    The constant is a mode like any other, so E[y] is its coefficient. It comes first unless the
+    spectrum is steep or the bias variance small: with the defaults E[y] = v_0, about 0.41.
 
     Nothing is computed here: the recipe runs on a worker, takes ``n_train`` and ``n_test`` from the
-    hyperparameters, and yields float32 data entries: ``X_train`` (n_train, d), ``y_train``
+    hyperparameters, and returns float32 data entries: ``X_train`` (n_train, d), ``y_train``
     (n_train,), ``X_test``, ``y_test``, ``data_eigvals`` (d,), ``hea_eigvals`` (cutoff_mode,) and
-    ``coefficients`` v (cutoff_mode,). The test set does not depend on ``n_train``, nor do inputs
-    on anything that concerns targets alone. What is left out comes from an axis or from
+    ``coefficients`` v (cutoff_mode,). The test set does not depend on ``n_train``, and the inputs
+    do not depend on the arguments of the targets. An omitted argument comes from an axis or from
     ``datasethps``, else it has MLPscape's default.
 
     Args:
         d: input dimension, by default 200.
-        alpha: decay of the inputs' spectrum, >= 0, by default 2.
+        alpha: decay exponent of the input spectrum, >= 0, by default 2.
         offset: > 0, by default 6; see ``power_law``.
-        cutoff_mode: how many modes the target has, by default 40,000.
-        beta: decay of the squared coefficients, >= 0, by default 1.2.
+        cutoff_mode: number of modes in the target, by default 40,000.
+        beta: decay exponent of the squared coefficients, >= 0, by default 1.2.
         yoffset: > 0, by default 1.2.
         noise_size: standard deviation of the noise, >= 0, by default 1.
-        normalized: scale the eigenvalues to sum 1 and v to norm 1, so that
-            E[y^2] = 1 + noise_size^2: the default. Otherwise both are the plain powers.
+        normalized: whether the eigenvalues are scaled to sum 1 and v to norm 1 (the default), so
+            that E[y^2] = 1 + noise_size^2. Otherwise both are the plain powers.
         weight_variance: > 0, by default 1; see ``relu_ntk_level_coeffs``.
         bias_variance: >= 0, by default 1.
         kmax: the highest degree of a mode, by default 10.
 
     Raises:
         SpecError: listing every bad value, here or, for values of an axis, on the worker; and where
-            the kernel has fewer modes than cutoff_mode up to the degree kmax.
+            the kernel has fewer than cutoff_mode modes of degree up to kmax.
 
     Example:
         >>> sweep = Sweep(data=synthetic(noise_size=0.1), batchfn=sample, ONLINE=False)
@@ -122,25 +128,26 @@ def _synthetic_entries(
     data_eigvals = power_law_eigvals(d, alpha, offset, normalized)
     level_coeffs = relu_ntk_level_coeffs(data_eigvals, weight_variance, bias_variance)
     hea_eigvals, monomials = hea_monomials(data_eigvals, cutoff_mode, level_coeffs, kmax)
-    _check_positive(hea_eigvals, kmax)
+    if (positive_modes := int(np.count_nonzero(hea_eigvals))) < cutoff_mode:
+        raise SpecError(
+            f"synthetic: got cutoff_mode={cutoff_mode}, but the kernel has only {positive_modes} "
+            f"modes of degree <= kmax={kmax} with an eigenvalue above 0 (at bias_variance=0, odd "
+            f"degrees from 3 on have none); try cutoff_mode={positive_modes}, or a larger kmax"
+        )
     coefficients = _power_law_coefficients(cutoff_mode, beta, yoffset, normalized)
     entries = {}
-    # A stream of its own for each set, so that neither depends on the size of the other.
+    # One stream per set, so that neither depends on the size of the other.
     seeds = torch.randint(2**63 - 1, (2,), generator=gen).tolist()
     for split, rows, seed in zip(("train", "test"), (n_train, n_test), seeds, strict=True):
-        Z, noise = _gaussians(rows, d, seed)
+        stream = torch.Generator().manual_seed(seed)
+        Z = torch.randn(rows, d, generator=stream)
+        noise = torch.randn(rows, generator=stream)
         entries[f"y_{split}"] = _hermite_sum(Z, monomials, coefficients) + noise_size * noise
         entries[f"X_{split}"] = Z.mul_(data_eigvals.sqrt())
     entries["data_eigvals"] = data_eigvals
     entries["hea_eigvals"] = torch.from_numpy(hea_eigvals).float()
     entries["coefficients"] = coefficients
     return entries
-
-
-def _gaussians(rows: int, d: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return Z (rows, d) and the noise (rows,), both N(0, 1)."""
-    stream = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, d, generator=stream), torch.randn(rows, generator=stream)
 
 
 def _power_law_coefficients(modes: int, beta: float, yoffset: float, normalized: bool) -> Tensor:
@@ -150,14 +157,14 @@ def _power_law_coefficients(modes: int, beta: float, yoffset: float, normalized:
     return torch.from_numpy(coefficients.astype(np.float32))
 
 
-#: Rows and modes that are multiplied out at a time: 4 MB, about what a cache holds.
+#: Rows and modes whose products are computed at a time: 4 MB, so that they stay in cache.
 _ROWS, _MODES = 1024, 1024
 
 
 def _hermite_sum(Z: Tensor, monomials: Sequence[Monomial], coefficients: Tensor) -> Tensor:
-    """Return sum_k coefficients_k prod_i h_{m_ki}(Z_i), (n,), without the matrix rows x modes."""
+    """Return sum_k coefficients_k prod_i h_{m_ki}(Z_i), (n,), without a matrix (n, modes)."""
     features = sorted({(e, i) for monomial in monomials for i, e in monomial.items()})
-    blocks = _blocks(monomials, {feature: place for place, feature in enumerate(features)})
+    blocks = _blocks(monomials, {feature: index for index, feature in enumerate(features)})
     sums = []
     for rows in torch.split(Z, _ROWS):
         table = _feature_table(rows, features)
@@ -172,20 +179,20 @@ def _hermite_sum(Z: Tensor, monomials: Sequence[Monomial], coefficients: Tensor)
 
 
 def _blocks(
-    monomials: Sequence[Monomial], place: Mapping[tuple[int, int], int]
+    monomials: Sequence[Monomial], feature_index: Mapping[tuple[int, int], int]
 ) -> list[tuple[Tensor, Tensor]]:
     """Group modes by their number of factors.
 
     Returns:
-        For each block the numbers of its modes (b,), and the rows of the feature table that each of
-        them multiplies (factors, b).
+        For each block the indices of its modes (b,), and for each of them the rows of the feature
+        table that are its factors (factors, b).
     """
     blocks = []
     by_length = sorted(range(len(monomials)), key=lambda mode: len(monomials[mode]))
     for _, group in groupby(by_length, key=lambda mode: len(monomials[mode])):
         for modes in torch.split(torch.tensor(list(group)), _MODES):
             factors = [
-                [place[exponent, index] for index, exponent in monomials[mode].items()]
+                [feature_index[exponent, index] for index, exponent in monomials[mode].items()]
                 for mode in modes.tolist()
             ]
             blocks.append((modes, torch.tensor(factors, dtype=torch.long).T.contiguous()))
@@ -201,24 +208,14 @@ def _feature_table(Z: Tensor, features: Sequence[tuple[int, int]]) -> Tensor:
     return torch.cat(tables)
 
 
-def _check_positive(hea_eigvals: NDArray[np.float64], kmax: int) -> None:
-    positive = int(np.count_nonzero(hea_eigvals))
-    if positive < len(hea_eigvals):
-        raise SpecError(
-            f"synthetic: got cutoff_mode={len(hea_eigvals)}, but the kernel has only {positive} "
-            f"modes of degree <= kmax={kmax} with an eigenvalue above 0 (at bias_variance=0, odd "
-            f"degrees from 3 on have none); try cutoff_mode={positive}, or a larger kmax"
-        )
-
-
 _VALID: Valid = {
     **SPECTRUM,
     **VARIANCES,
     "kmax": COUNTS["kmax"],
-    "cutoff_mode": ("an integer >= 1, such as 40000", lambda modes: is_integer(modes, 1)),
-    "beta": ("a finite number >= 0, such as 1.2", lambda beta: is_real(beta) and beta >= 0),
-    "yoffset": ("a finite number > 0, such as 1.2", lambda offset: is_real(offset) and offset > 0),
-    "noise_size": ("a finite number >= 0", lambda size: is_real(size) and size >= 0),
+    "cutoff_mode": integer_from(1, ", such as 40000"),
+    "beta": nonnegative(", such as 1.2"),
+    "yoffset": positive(", such as 1.2"),
+    "noise_size": nonnegative(),
     "n_train": COUNT,
     "n_test": COUNT,
 }

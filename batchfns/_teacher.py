@@ -1,4 +1,4 @@
-"""Teachers: targets that a fixed network makes of Gaussian inputs."""
+"""Teachers: targets that are the outputs of a fixed network on Gaussian inputs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,27 @@ import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns.fixed import fixed
-from mlpsubmit.batchfns.gaussian import SPECTRUM, standard_deviations
-from mlpsubmit.batchfns.validation import COUNT, FLAG, SEED, Valid, check_arguments
+from mlpsubmit.batchfns.fixed_batch import fixed
+from mlpsubmit.batchfns.gaussian import (
+    SPECTRUM,
+    check_outputs,
+    gaussian_batches,
+    standard_deviations,
+)
+from mlpsubmit.batchfns.validation import (
+    COUNT,
+    FLAG,
+    SEED,
+    Valid,
+    check_arguments,
+    check_exactly_one,
+)
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.protocol import BatchFn
 
 __all__ = ["teacher", "teacher_weights"]
 
-#: From inputs (n, d) to outputs (n,) or (n, d_out).
+#: A function of inputs (n, d) that returns outputs (n,) or (n, d_out).
 Network: TypeAlias = Callable[[Tensor], Tensor]
 
 _NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -29,7 +41,7 @@ _NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
     "erf": torch.erf,
 }
 
-#: Inputs over which a teacher's mean and variance are taken: as many as a test set has by default.
+#: Number of inputs for the mean and variance of a teacher, the default size of a test set.
 REFERENCE_INPUTS = 10_000
 
 
@@ -57,27 +69,28 @@ def teacher(
         h_l = c\,\sigma\Big(\frac{W_l h_{l-1}}{\sqrt m}\Big), \qquad
         T(x) = \frac{a \cdot h_L}{\sqrt m},
 
-    so that preactivations and T have mean square 1 over weights and inputs. Over the inputs alone
-    each network has a mean and a variance of its own: y is T shifted and scaled to E[y] = 0 and
-    E[y^2] = 1, by what they are over 10,000 fixed inputs (so to a few percent).
+    so that preactivations and T have mean square 1 over weights and inputs. Over the inputs alone,
+    mean and variance depend on the network: y is T shifted and scaled to E[y] = 0 and E[y^2] = 1,
+    with both estimated on 10,000 fixed inputs (thus to within a few percent).
 
-    The weights follow from ``teacher_seed`` alone: all trials, all configs and all devices have
-    the same teacher, and ``teacher_seed`` can be an axis. The inputs depend on the generator
-    alone: configs that differ in their teachers see the same X, that of ``polynomial``.
+    The weights depend on ``teacher_seed`` alone: all trials, configs and devices have the same
+    teacher, and ``teacher_seed`` can be an axis. The inputs depend on the generator alone: configs
+    that differ in their teachers see the same X, that of ``polynomial``.
 
     Args:
-        bsz: rows per batch, n.
-        gen: the generator of all draws, on the device that X and y are wanted on.
-        teacher_width: m, the teacher's hidden units.
-        teacher_depth: L, its number of hidden layers.
+        bsz: batch size n.
+        gen: the generator of all draws, on the device where X and y are needed.
+        teacher_width: m, the number of units in each hidden layer.
+        teacher_depth: L, the number of hidden layers.
         teacher_nonlinearity: sigma: "relu", "tanh", "erf", or an elementwise function of tensors.
-        teacher_seed: of its weights and of the inputs over which it is standardized.
-        network: another teacher, instead of a random one: an nn.Module (a copy is taken, in eval
-            mode) or a function from x (n, d) to (n,) or (n, d_out).
-        standardized: shift and scale every output as above; otherwise y is T(x), or network(x).
+        teacher_seed: seed of its weights and of the inputs for its mean and variance.
+        network: a teacher to use instead of a random one: an nn.Module (copied, in eval mode) or a
+            function from x (n, d) to (n,) or (n, d_out).
+        standardized: whether outputs are shifted and scaled as above; otherwise y is T(x), or
+            network(x).
         d: input dimension, for inputs of covariance I.
-        data_eigvals: (d,) the diagonal of Lambda, as ``power_law`` yields it.
-        X: where X and y are given, they are what every step returns (offline training).
+        data_eigvals: (d,) the diagonal of Lambda, as ``power_law`` returns it.
+        X: if X and y are given, every step returns them (offline training).
         y: see X.
 
     Returns:
@@ -85,7 +98,7 @@ def teacher(
 
     Raises:
         SpecError: listing bad values; where both or neither of teacher_width and network are
-            given; and for outputs of another shape, that do not vary or are not finite.
+            given; and for outputs of the wrong shape, or that are constant or not finite.
 
     Example:
         >>> sweep = Sweep(axes={"teacher_width": [1, 4, 16]}, batchfn=teacher, d=50)
@@ -96,21 +109,18 @@ def teacher(
     if X is not None and y is not None:
         return fixed(X, y)
     scale = standard_deviations("teacher", d, data_eigvals, gen.device)
-    _check(teacher_width, teacher_depth, teacher_nonlinearity, teacher_seed, network, standardized)
-    if teacher_width is not None:
+    _check(locals())
+    if isinstance(network, nn.Module):
+        apply: Network = copy.deepcopy(network).to(gen.device).eval()
+    elif network is not None:
+        apply = network
+    else:
+        assert teacher_width is not None
         weights = teacher_weights(len(scale), teacher_width, teacher_depth, teacher_seed)
         apply = _random_network(weights, teacher_nonlinearity, scale)
-    else:
-        apply = _frozen(network, gen.device)
     if standardized:
         apply = _standardized(apply, scale, teacher_seed)
-
-    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            inputs = torch.randn(bsz, len(scale), generator=gen, device=gen.device) * scale
-            return inputs, apply(inputs)
-
-    return batch_fn
+    return gaussian_batches(scale, bsz, gen, lambda Z, X: apply(X))
 
 
 def teacher_weights(
@@ -118,7 +128,7 @@ def teacher_weights(
 ) -> list[Tensor]:
     """Return the weights of the network of :func:`teacher`, before any scaling, on the CPU.
 
-    A grab that measures how far the student's weights have come towards the teacher's calls it.
+    For grabs that compare the weights of the student with those of the teacher.
 
     Returns:
         W_1 (m, d), W_2, ..., W_L (m, m) and a (m,), float32, entries N(0, 1).
@@ -137,8 +147,29 @@ def teacher_weights(
     return [torch.randn(shape, generator=gen) for shape in shapes]
 
 
+def _check(arguments: dict[str, Any]) -> None:
+    nonlinearity = arguments["teacher_nonlinearity"]
+    known = callable(nonlinearity) or str(nonlinearity) in _NONLINEARITIES
+    hint = "" if known else did_you_mean(str(nonlinearity), _NONLINEARITIES)
+    rules = {
+        **_WEIGHTS,
+        "teacher_nonlinearity": (
+            f"{', '.join(map(repr, _NONLINEARITIES))} or an elementwise function{hint}",
+            lambda _: known,
+        ),
+        "network": ("an nn.Module or a function x (n, d) -> y (n,) or (n, d_out)", callable),
+        "standardized": FLAG,
+    }
+    optional = {name: arguments[name] for name in ("teacher_width", "network")}
+    absent = {"d", *(name for name, value in optional.items() if value is None)}
+    given = {name: value for name, value in arguments.items() if name not in absent}
+    check_arguments("teacher", given, rules)  # d is checked already
+    example = "teacher_width=16 for a random network, or network= for your own"
+    check_exactly_one("teacher", optional, example)
+
+
 def _random_network(weights: list[Tensor], nonlinearity: Any, scale: Tensor) -> Network:
-    """Return T for the weights W_1, ..., W_L and a, and inputs of standard deviations scale."""
+    """Return T for the weights W_1, ..., W_L and a, and inputs with standard deviations scale."""
     activation = nonlinearity if callable(nonlinearity) else _NONLINEARITIES[nonlinearity]
     gain = _gain(activation)
     first, *others, readout = (weight.to(scale.device) for weight in weights)
@@ -156,16 +187,8 @@ def _random_network(weights: list[Tensor], nonlinearity: Any, scale: Tensor) -> 
     return apply
 
 
-def _frozen(network: Any, device: torch.device) -> Network:
-    """Return the user's network, a copy on the device where it is a module."""
-    frozen: Network = network
-    if isinstance(network, nn.Module):
-        frozen = copy.deepcopy(network).to(device).eval()
-    return frozen
-
-
 def _gain(activation: Callable[[Tensor], Tensor]) -> float:
-    """Return c with c^2 E[activation(z)^2] = 1 for z ~ N(0, 1), by Gauss and Hermite's rule."""
+    """Return c with c^2 E[activation(z)^2] = 1 for z ~ N(0, 1), by Gauss-Hermite quadrature."""
     nodes, weights = hermegauss(100)
     z = torch.from_numpy(nodes).float()
     values = activation(z)
@@ -185,55 +208,23 @@ def _gain(activation: Callable[[Tensor], Tensor]) -> float:
 
 def _standardized(network: Network, scale: Tensor, teacher_seed: int) -> Network:
     """Return a network shifted and scaled to outputs of mean 0 and variance 1."""
-    # A stream apart from that of the weights, whose numbers these inputs would repeat.
+    # Another stream than that of the weights: these inputs would repeat its numbers.
     seed = int(np.random.SeedSequence(int(teacher_seed)).generate_state(1)[0])
     gen = torch.Generator().manual_seed(seed)
     inputs = torch.randn(REFERENCE_INPUTS, len(scale), generator=gen).to(scale.device) * scale
     with torch.no_grad():
         outputs = network(inputs)
-    _check_outputs(outputs)
+    n = REFERENCE_INPUTS
+    check_outputs("teacher: the network", outputs, n, f"{n} inputs")
     mean, deviation = outputs.mean(0), outputs.std(0)
-    # What rounding leaves of a constant is no variance. A read-back, before the first step.
+    # The deviation of a constant is rounding error. A read-back, but only here, where the batch
+    # function is made.
     if not bool((deviation > 1e-5 * outputs.abs().amax(0)).all()):
         raise SpecError(
             "teacher: the network has an output that is constant or not finite over Gaussian "
             "inputs, so it cannot be standardized; try another network, or standardized=False"
         )
     return lambda inputs: (network(inputs) - mean) / deviation
-
-
-def _check_outputs(outputs: Any) -> None:
-    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else None
-    if shape is None or len(shape) not in (1, 2) or shape[0] != REFERENCE_INPUTS:
-        got = f"{type(outputs).__name__}" if shape is None else f"the shape {shape}"
-        raise SpecError(
-            f"teacher: the network gave {got} for {REFERENCE_INPUTS} inputs; valid is a tensor "
-            f"({REFERENCE_INPUTS},) or ({REFERENCE_INPUTS}, d_out)"
-        )
-
-
-def _check(width: Any, depth: Any, nonlinearity: Any, seed: Any, network: Any, flag: Any) -> None:
-    known = callable(nonlinearity) or str(nonlinearity) in _NONLINEARITIES
-    hint = "" if known else did_you_mean(str(nonlinearity), _NONLINEARITIES)
-    valid = {
-        **_WEIGHTS,
-        "teacher_nonlinearity": (
-            f"{', '.join(map(repr, _NONLINEARITIES))} or an elementwise function{hint}",
-            lambda _: known,
-        ),
-        "network": ("an nn.Module or a function x (n, d) -> y (n,) or (n, d_out)", callable),
-        "standardized": FLAG,
-    }
-    given = {"teacher_depth": depth, "teacher_nonlinearity": nonlinearity, "teacher_seed": seed}
-    given["standardized"] = flag
-    given |= {} if width is None else {"teacher_width": width}
-    given |= {} if network is None else {"network": network}
-    check_arguments("teacher", given, valid)
-    if (width is None) == (network is None):
-        raise SpecError(
-            f"teacher: got {'neither' if width is None else 'both'} of teacher_width and network; "
-            "give exactly one: teacher_width=16 for a random network, or network= for your own"
-        )
 
 
 _WEIGHTS: Valid = {

@@ -1,4 +1,4 @@
-"""Batches out of a data set of PyTorch."""
+"""Batches of the items of a PyTorch data set."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ __all__ = ["from_dataset"]
 def from_dataset(dataset: Any, test_dataset: Any = None) -> functools.partial[BatchFn]:
     """Return the batch function ``sample`` with the items of a ``torch.utils.data.Dataset``.
 
-    Every item is read once, here, and kept in memory, so a random transform is drawn once. Inputs
-    become float32, and targets as well, except that integers and booleans become int64: class
-    labels, as LOSS="cross_entropy" wants them. Images of PIL become what torchvision's ToTensor
-    makes of them: (channels, height, width), bytes divided by 255.
+    Every item is read once, here, and kept in memory, so random transforms are applied once. Inputs
+    become float32. Targets become float32 too, except that integers and booleans become int64:
+    class labels, for LOSS="cross_entropy". PIL images are converted like torchvision's ToTensor
+    does: (channels, height, width), bytes divided by 255.
 
     Args:
-        dataset: map-style, with ``len(dataset)`` and ``dataset[i]`` giving a pair (x, y): x an
-            array, tensor, list of numbers (d, ...) or an image, y a number or a vector (d_out,).
-        test_dataset: such a data set for the test, which offline training needs.
+        dataset: map-style, with ``len(dataset)``, and ``dataset[i]`` a pair (x, y): x an array,
+            tensor, list of numbers (d, ...) or an image, y a number or a vector (d_out,).
+        test_dataset: the data set of test samples, which offline training needs.
 
     Returns:
         ``sample`` with arrays X (n, d, ...) and y (n,) or (n, d_out), for ``Sweep(batchfn=...)``.
 
     Raises:
-        SpecError: listing all that is wrong: what is no map-style data set or has no items, items
-            that are no pairs of numbers or differ in shape, by their index, and NaN.
+        SpecError: listing every error: a data set that is not map-style or has no items, items
+            that are not pairs of numbers or differ in shape, by their index, and NaN.
 
     Example:
         >>> batchfn = from_dataset(torch.utils.data.TensorDataset(torch.ones(8, 2), torch.ones(8)))
@@ -51,7 +51,7 @@ def from_dataset(dataset: Any, test_dataset: Any = None) -> functools.partial[Ba
 
 
 def _columns(name: str, dataset: Any, errors: list[str]) -> tuple[Any, Any]:
-    """Return all x and all y of a data set, each in one array, or add to the errors."""
+    """Return all x and all y of a data set, each as one array; add an error if it is invalid."""
     if message := _no_dataset(dataset):
         errors.append(f"{name} is {message}")
         return None, None
@@ -71,11 +71,11 @@ def _columns(name: str, dataset: Any, errors: list[str]) -> tuple[Any, Any]:
 
 
 def _no_dataset(dataset: Any) -> str:
-    """Say why something is no map-style data set with items, or return nothing."""
+    """Return why something is not a map-style data set with items, or "" if it is one."""
     kind = type(dataset).__name__
     if isinstance(dataset, IterableDataset):
         return (
-            f"of type {kind}, an IterableDataset, whose items have no numbers; valid is a "
+            f"of type {kind}, an IterableDataset, whose items have no index; valid is a "
             "map-style data set; try from_dataset(list(dataset))"
         )
     numbered = hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")
@@ -85,7 +85,7 @@ def _no_dataset(dataset: Any) -> str:
 
 
 def _stored(dataset: Any) -> tuple[Any, Any] | None:
-    """Return the two tensors of a data set that holds its items as such."""
+    """Return the two tensors of a TensorDataset, or of a Subset of one, without reading items."""
     if type(dataset) is Subset and (whole := _stored(dataset.dataset)) is not None:
         rows = list(dataset.indices)
         return whole[0][rows], whole[1][rows]
@@ -95,14 +95,14 @@ def _stored(dataset: Any) -> tuple[Any, Any] | None:
 
 
 def _column(what: str, values: tuple[Any, ...], errors: list[str]) -> NDArray[Any] | None:
-    """Return the x or the y of all items in one array, or None and an error."""
+    """Return the x or the y of all items as one array; add an error if they are not numbers."""
     rows: list[NDArray[Any]] = []
     for index, value in enumerate(values):
         row = _row(value)
         if row is None:
             errors.append(
                 f"the {what}, item {index}, is of type {type(value).__name__}; valid are numbers: "
-                "an array, a tensor, a list as long in every row, or an image"
+                "an array, a tensor, a list of the same length in every item, or an image"
             )
             return None
         if row.shape != (rows or [row])[0].shape:
@@ -116,7 +116,7 @@ def _column(what: str, values: tuple[Any, ...], errors: list[str]) -> NDArray[An
 
 
 def _row(value: Any) -> NDArray[Any] | None:
-    """Return one x or y as an array of numbers, or None where it is none."""
+    """Return one x or y as an array of numbers, or None if it is not one."""
     try:
         row = as_numpy(value)
     except ValueError:  # a list of lists of different lengths

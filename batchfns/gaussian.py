@@ -1,4 +1,4 @@
-"""Gaussian inputs whose covariance spectrum is a power law."""
+"""Gaussian inputs: batches of them, and a power law as the spectrum of their covariance."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
-from mlpsubmit.batchfns.validation import FLAG, Valid, check_arguments, is_integer, is_real
+from mlpsubmit.batchfns.validation import (
+    FLAG,
+    Valid,
+    check_arguments,
+    integer_from,
+    nonnegative,
+    positive,
+)
 from mlpsubmit.errors import SpecError
+from mlpsubmit.protocol import BatchFn
 
 __all__ = ["power_law"]
 
@@ -29,14 +38,14 @@ def power_law(
     .. math:: \lambda_i = c\,(\mathrm{offset} + i)^{-\alpha}, \quad i = 0, \dots, d - 1,
 
     so that offset=1 is the plain power law 1, 2^-alpha, 3^-alpha, ... Nothing is computed here:
-    the recipe runs on a worker, and yields one data entry, ``data_eigvals`` (d,), float32, which
-    :func:`~mlpsubmit.batchfns._polynomial` draws its inputs from.
+    the recipe runs on a worker and returns one data entry, ``data_eigvals`` (d,), float32, the
+    variances of the inputs of :func:`~mlpsubmit.batchfns.polynomial`.
 
     Args:
-        d: input dimension. Left out, it has to come from an axis or from ``datasethps``.
-        alpha: decay, >= 0; 0 is isotropic. It may be left out as d may.
+        d: input dimension. If omitted, it must come from an axis or from ``datasethps``.
+        alpha: decay exponent, >= 0; 0 is isotropic. It may be omitted like d.
         offset: > 0, by default 6; larger values flatten the head of the spectrum.
-        normalized: choose c so that the eigenvalues sum to 1, the default; otherwise c = 1.
+        normalized: whether the eigenvalues are scaled to sum 1 (the default); otherwise c = 1.
 
     Raises:
         SpecError: listing every bad value, here or, for values of an axis, on the worker.
@@ -74,8 +83,8 @@ def standard_deviations(
     """Return the standard deviations (d,) of Gaussian inputs: ones, or the roots of data_eigvals.
 
     Raises:
-        SpecError: where neither d nor data_eigvals is given, where they differ in d, and where the
-            eigenvalues are no variances.
+        SpecError: where neither d nor data_eigvals is given, where they disagree on d, and where
+            the eigenvalues are not variances.
     """
     if d is not None:
         check_arguments(function, {"d": d}, SPECTRUM)
@@ -86,28 +95,85 @@ def standard_deviations(
                 "with data=power_law(d=200, alpha=2.0)"
             )
         return torch.ones(int(d), device=device)
-    variances = torch.as_tensor(data_eigvals, dtype=torch.float32, device=device)
-    if variances.ndim != 1 or len(variances) == 0:
+    # A read-back from the device, but only here, where the batch function is made.
+    eigvals = checked_variances(function, data_eigvals, np.float32)
+    if d is not None and d != len(eigvals):
         raise SpecError(
-            f"{function}: data_eigvals has the shape {tuple(variances.shape)}; valid is (d,), "
-            "one variance per coordinate; try data=power_law(d=200, alpha=2.0)"
+            f"{function}: got d={d}, but data_eigvals has {len(eigvals)} entries; leave d out"
         )
-    if d is not None and d != len(variances):
+    return torch.from_numpy(eigvals).to(device).sqrt()
+
+
+def gaussian_batches(
+    scale: Tensor, bsz: int, gen: torch.Generator, target: Callable[[Tensor, Tensor], Tensor]
+) -> BatchFn:
+    """Return the batch function of Gaussian inputs X and targets y, fresh at every step.
+
+    Args:
+        scale: (d,) standard deviations of the inputs.
+        bsz: batch size n.
+        gen: the generator of all draws.
+        target: function of Z ~ N(0, 1), (n, d), and X = Z * scale that returns y.
+    """
+
+    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            Z = torch.randn(bsz, len(scale), generator=gen, device=gen.device)
+            X = Z * scale
+            return X, target(Z, X)
+
+    return batch_fn
+
+
+def check_outputs(function: str, outputs: Any, n: int, inputs: str) -> None:
+    """Raise a SpecError unless a function returned a tensor (n,) or (n, d_out) for n inputs.
+
+    Args:
+        function: the name of the function, for the message.
+        outputs: the value that it returned.
+        n: the number of inputs.
+        inputs: a description of the inputs, for the message.
+    """
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else None
+    if shape is None or len(shape) not in (1, 2) or shape[0] != n:
+        got = type(outputs).__name__ if shape is None else f"the shape {shape}"
         raise SpecError(
-            f"{function}: got d={d}, but data_eigvals has {len(variances)} entries; leave d out"
+            f"{function} gave {got} for {inputs}; valid is a tensor ({n},) or ({n}, d_out)"
         )
-    # The one read-back from the device, when the batch function is made: no step has any.
-    if not bool(((variances >= 0) & variances.isfinite()).all()):
-        raise SpecError(f"{function}: data_eigvals has entries that are negative or not finite")
-    return variances.sqrt()
+
+
+def checked_variances(function: str, data_eigvals: Any, dtype: type = np.float64) -> NDArray[Any]:
+    """Return variances as an array (d,).
+
+    Raises:
+        SpecError: for anything but a vector of one or more finite numbers >= 0.
+    """
+    if isinstance(data_eigvals, Tensor):
+        data_eigvals = data_eigvals.detach().cpu().double()  # numpy has no bfloat16
+    try:
+        with np.errstate(over="ignore"):  # values that overflow are reported as infinite
+            eigvals: NDArray[Any] = np.asarray(data_eigvals).astype(dtype)
+    except (TypeError, ValueError):
+        raise SpecError(
+            f"{function}: data_eigvals are not numbers; valid is (d,), each >= 0"
+        ) from None
+    if eigvals.ndim != 1 or len(eigvals) == 0:
+        raise SpecError(
+            f"{function}: data_eigvals has the shape {eigvals.shape}; valid is (d,), one variance "
+            "per coordinate; try data=power_law(d=200, alpha=2.0)"
+        )
+    wrong = np.flatnonzero(~(np.isfinite(eigvals) & (eigvals >= 0)))
+    if len(wrong):
+        raise SpecError(
+            f"{function}: data_eigvals has {len(wrong)} entries that are negative or not finite, "
+            f"the first is {eigvals[wrong[0]]} at [{wrong[0]}]"
+        )
+    return eigvals
 
 
 SPECTRUM: Valid = {
-    "d": ("an integer >= 1, such as 200", lambda d: is_integer(d, 1)),
-    "alpha": ("a finite number >= 0, such as 2.0", lambda alpha: is_real(alpha) and alpha >= 0),
-    "offset": (
-        "a finite number > 0, where 1 gives the plain power law",
-        lambda offset: is_real(offset) and offset > 0,
-    ),
+    "d": integer_from(1, ", such as 200"),
+    "alpha": nonnegative(", such as 2.0"),
+    "offset": positive(", where 1 gives the plain power law"),
     "normalized": FLAG,
 }

@@ -1,9 +1,9 @@
-"""The Hermite eigenstructure of kernels: which modes a kernel has, and in which order.
+"""The Hermite eigenstructure of kernels: their modes on Gaussian inputs, by falling eigenvalue.
 
-For Gaussian inputs x_i = sqrt(gamma_i) z_i, z ~ N(0, I), a rotation-invariant kernel has
-approximately the products of normalised Hermite polynomials of z as its eigenfunctions. The one of
-a monomial m has the eigenvalue c(deg m) prod_i gamma_i^m_i, where the level coefficients c depend
-on the kernel. Source: Karkada, Turnbull, Liu, Simon, arXiv 2510.14878.
+For Gaussian inputs x_i = sqrt(gamma_i) z_i, z ~ N(0, I), the eigenfunctions of a rotation-invariant
+kernel are approximately products of normalised Hermite polynomials of z. The one of a monomial m
+has the eigenvalue c(deg m) prod_i gamma_i^m_i, where the level coefficients c depend on the kernel.
+Source: Karkada, Turnbull, Liu, Simon, arXiv 2510.14878.
 """
 
 from __future__ import annotations
@@ -21,8 +21,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from mlpsubmit.batchfns.gaussian import checked_variances
 from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
-from mlpsubmit.batchfns.validation import COUNT, Valid, check_arguments, is_integer, is_real
+from mlpsubmit.batchfns.validation import (
+    COUNT,
+    Valid,
+    check_arguments,
+    integer_from,
+    is_integer,
+    nonnegative,
+    positive,
+)
 from mlpsubmit.errors import SpecError
 
 __all__ = [
@@ -33,7 +42,7 @@ __all__ = [
     "relu_ntk_level_coeffs",
 ]
 
-#: ``c(degree) -> float``, what the factories below return.
+#: ``c(degree) -> float``, as the factories below return it.
 LevelCoeffs: TypeAlias = Callable[[int], float]
 
 
@@ -47,37 +56,38 @@ def hea_monomials(
 
     .. math:: \lambda_m = c(|m|) \prod_i \gamma_i^{m_i}, \quad |m| = \sum_i m_i.
 
-    The constant, of eigenvalue c(0), takes part like any other mode. Equal eigenvalues go by
-    degree, then as monomials are ordered if coordinates are numbered by falling eigenvalue.
+    The constant, with eigenvalue c(0), is a mode like any other. Equal eigenvalues are ordered by
+    degree, then as monomials are, with the coordinates numbered by falling variance.
 
     Args:
         data_eigvals: (d,) variances of the coordinates, in any order.
-        n: how many modes.
-        level_coeffs: c, a function degree -> number >= 0, such as ``relu_ntk_level_coeffs`` makes.
-        kmax: the highest degree to look at. It shapes the result where c grows faster than a power,
-            as that of the ReLU kernel does.
+        n: number of modes.
+        level_coeffs: c, a function degree -> number >= 0, for example from
+            ``relu_ntk_level_coeffs``.
+        kmax: the highest degree considered. It affects the result where c grows faster than a
+            power, as it does for the ReLU kernel.
 
     Returns:
-        The eigenvalues (n,), falling, and their monomials.
+        The eigenvalues (n,), float64, falling, and their monomials.
 
     Raises:
         SpecError: for a bad argument, a level coefficient that is negative or not finite, and for
-            more modes than there are monomials up to the degree kmax.
+            more modes than there are monomials of degree up to kmax.
 
     Example:
         >>> hea_monomials([0.7, 0.3], n=3, level_coeffs=exponential_level_coeffs(kernel_width=1.0))
         (array([1.  , 0.7 , 0.49]), [1, $x_{0}$, $x_{0}^2$])
     """
     check_arguments("hea_monomials", {"n": n, "kmax": kmax}, COUNTS)
-    n, kmax = int(n), int(kmax)  # numpy's may be too short for a number more
-    gammas = _spectrum("hea_monomials", data_eigvals)
+    n, kmax = int(n), int(kmax)  # numpy's integers may overflow
+    gammas = checked_variances("hea_monomials", data_eigvals)
     if shortage := too_few_monomials("n", n, len(gammas), kmax):
         raise SpecError(f"hea_monomials: {shortage}")
     order = np.argsort(-gammas, kind="stable")
     coeffs = [_coefficient("hea_monomials", level_coeffs, degree) for degree in range(kmax + 1)]
     modes = list(islice(_falling(gammas[order].tolist(), coeffs), n))
     indices = order.tolist()
-    monomials = [Monomial(Counter(indices[rank] for rank in ranks)) for _, ranks in modes]
+    monomials = [Monomial(Counter(indices[place] for place in places)) for _, places in modes]
     return np.array([eigval for eigval, _ in modes]), monomials
 
 
@@ -86,7 +96,7 @@ def hea_eigenvalue(
 ) -> float:
     r"""Return the kernel eigenvalue of one mode, :math:`c(|m|) \prod_i \gamma_i^{m_i}`.
 
-    Exactly the number that ``hea_monomials`` gives (Karkada et al., arXiv 2510.14878).
+    It equals the one from ``hea_monomials`` exactly (Karkada et al., arXiv 2510.14878).
 
     Args:
         monomial: a Monomial, or a dict index -> exponent.
@@ -94,13 +104,13 @@ def hea_eigenvalue(
         level_coeffs: c, a function degree -> number >= 0.
 
     Raises:
-        SpecError: for a bad argument, or an index that the data do not have.
+        SpecError: for a bad argument, or an index >= d.
 
     Example:
         >>> hea_eigenvalue({0: 2}, data_eigvals=[0.5, 0.5], level_coeffs=lambda degree: 1.0)
         0.25
     """
-    gammas = _spectrum("hea_eigenvalue", data_eigvals)
+    gammas = checked_variances("hea_eigenvalue", data_eigvals)
     [mode] = checked_monomials("hea_eigenvalue", [monomial], len(gammas))
     factors = [float(gammas[index]) for index, exponent in mode.items() for _ in range(exponent)]
     coeff = _coefficient("hea_eigenvalue", level_coeffs, mode.degree())
@@ -140,7 +150,7 @@ def relu_ntk_level_coeffs(
     """
     variances = {"weight_variance": weight_variance, "bias_variance": bias_variance}
     check_arguments("relu_ntk_level_coeffs", variances, VARIANCES)
-    total = float(_spectrum("relu_ntk_level_coeffs", data_eigvals).sum())
+    total = float(checked_variances("relu_ntk_level_coeffs", data_eigvals).sum())
     if total == 0:
         raise SpecError("relu_ntk_level_coeffs: data_eigvals are all 0; at least one should be > 0")
     return functools.partial(
@@ -175,7 +185,7 @@ def gaussian_level_coeffs(data_eigvals: ArrayLike | Tensor, kernel_width: float)
         0.3679
     """
     width = _width("gaussian_level_coeffs", kernel_width)
-    total = float(_spectrum("gaussian_level_coeffs", data_eigvals).sum())
+    total = float(checked_variances("gaussian_level_coeffs", data_eigvals).sum())
     scale = math.exp(-(total / width) / width)
     if scale == 0:
         raise SpecError(
@@ -212,9 +222,12 @@ def exponential_level_coeffs(kernel_width: float) -> LevelCoeffs:
 def _falling(
     gammas: Sequence[float], coeffs: Sequence[float]
 ) -> Iterator[tuple[float, tuple[int, ...]]]:
-    """Yield each mode once by falling eigenvalue: (eigenvalue, ranks of its factors, rising)."""
+    """Yield each mode once by falling eigenvalue: (eigenvalue, places of its factors, rising).
+
+    A place is an index into gammas, which fall.
+    """
     last = len(gammas) - 1
-    # Tuples compare as modes are to be ordered: by eigenvalue, then degree, then ranks.
+    # Tuples compare in the order of modes: by eigenvalue, then degree, then places.
     queue = [
         (-_product(coeff, [gammas[0]] * degree), degree, (0,) * degree)
         for degree, coeff in enumerate(coeffs)
@@ -226,30 +239,30 @@ def _falling(
         )
     heapq.heapify(queue)
     while queue:
-        negative, degree, ranks = heapq.heappop(queue)
-        yield -negative, ranks
-        for child in _children(ranks, last):
-            eigval = _product(coeffs[degree], [gammas[rank] for rank in child])
+        negative, degree, places = heapq.heappop(queue)
+        yield -negative, places
+        for child in _children(places, last):
+            eigval = _product(coeffs[degree], [gammas[place] for place in child])
             heapq.heappush(queue, (-eigval, degree, child))
 
 
-def _children(ranks: tuple[int, ...], last: int) -> Iterator[tuple[int, ...]]:
-    """Yield the modes that come from one by raising one rank by one.
+def _children(places: tuple[int, ...], last: int) -> Iterator[tuple[int, ...]]:
+    """Yield the modes that result from raising one place of a mode by one.
 
-    A mode's only parent is what lowering its lowest rank above 0 gives, so no mode comes twice.
-    A parent is no smaller than its children and before them in the order of ties.
+    The only parent of a mode has its lowest place above 0 lowered by one, so no mode comes twice.
+    A parent's eigenvalue is no smaller than its children's, and it precedes them among ties.
     """
-    zeros = ranks.count(0)
-    lowest, above = ranks[zeros : zeros + 1], ranks[zeros + 1 :]
+    zeros = places.count(0)
+    lowest, above = places[zeros : zeros + 1], places[zeros + 1 :]
     if zeros and last:
-        yield (*ranks[: zeros - 1], 1, *ranks[zeros:])
+        yield (*places[: zeros - 1], 1, *places[zeros:])
     if lowest and lowest[0] < (above[0] if above else last):
-        yield (*ranks[:zeros], lowest[0] + 1, *above)
+        yield (*places[:zeros], lowest[0] + 1, *above)
 
 
 def _product(coeff: float, factors: Sequence[float]) -> float:
-    # From the largest factor to the smallest: rounded products then never rise where a factor
-    # falls, on which the order of the queue rests, and equal modes get equal numbers.
+    # From the largest factor to the smallest, so that a rounded product never rises where a factor
+    # falls (the queue relies on this), and equal modes get equal numbers.
     return math.prod(factors, start=coeff)
 
 
@@ -259,14 +272,14 @@ def _relu_ntk_coefficient(
     degree = _degree(degree)
     q = bias_variance + weight_variance * squared_norm
     u = bias_variance / q
-    # 1 - u^2 without the cancellation that a kernel of large bias variance would have.
+    # 1 - u^2 without cancellation where the bias variance is large.
     root = math.sqrt(weight_variance * squared_norm / q * (1 + u))
     angle = math.pi - math.atan2(root, u)
     if degree == 0:
         return weight_variance * q / (2 * math.pi) * (root + 2 * angle * u)
     if degree == 1:
         return weight_variance**2 / (2 * math.pi) * (2 * angle + u / root)
-    # G^(l)(u) = P_l(u) root / (1 - u^2)^l, of which (w / q)^l leaves the power of S (1 + u).
+    # G^(l)(u) = P_l(u) root / (1 - u^2)^l; together with (w / q)^l that is a power of S (1 + u).
     polynomial = float(_derivative_polynomial(degree, Fraction(bias_variance) / Fraction(q)))
     power = (squared_norm * (1 + u)) ** -degree
     return weight_variance * q / (2 * math.pi) * root * polynomial * power
@@ -299,42 +312,19 @@ def _degree(degree: Any) -> int:
 
 
 def _width(function: str, kernel_width: Any) -> float:
-    check_arguments(function, {"kernel_width": kernel_width}, WIDTH)
+    check_arguments(function, {"kernel_width": kernel_width}, {"kernel_width": positive()})
     return float(kernel_width)
 
 
-def _spectrum(function: str, data_eigvals: ArrayLike | Tensor) -> NDArray[np.float64]:
-    if isinstance(data_eigvals, Tensor):
-        data_eigvals = data_eigvals.detach().cpu()
-    try:
-        gammas = np.asarray(data_eigvals, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise SpecError(
-            f"{function}: data_eigvals are no numbers; valid is (d,), each >= 0"
-        ) from None
-    if gammas.ndim != 1 or len(gammas) == 0:
-        raise SpecError(
-            f"{function}: data_eigvals has the shape {gammas.shape}; valid is (d,), one variance "
-            "per coordinate"
-        )
-    wrong = np.flatnonzero(~(np.isfinite(gammas) & (gammas >= 0)))
-    if len(wrong):
-        raise SpecError(
-            f"{function}: data_eigvals has {len(wrong)} entries that are negative or not finite, "
-            f"the first is {gammas[wrong[0]]} at [{wrong[0]}]"
-        )
-    return gammas
-
-
 def too_few_monomials(name: str, n: int, d: int, kmax: int) -> str:
-    """Return what is wrong where d coordinates have fewer than n monomials, or nothing."""
-    there = math.comb(d + kmax, kmax)
-    if there >= n:
+    """Return an error message if d coordinates have fewer than n monomials, else ""."""
+    available = math.comb(d + kmax, kmax)
+    if available >= n:
         return ""
     enough = next(k for k in count(kmax) if math.comb(d + k, k) >= n)
     return (
-        f"got {name}={n}, but d={d} coordinates have {there} monomials of degree <= kmax={kmax}; "
-        f"try {name}={there}, or kmax={enough}"
+        f"got {name}={n}, but d={d} coordinates have {available} monomials of degree <= "
+        f"kmax={kmax}; try {name}={available}, or kmax={enough}"
     )
 
 
@@ -352,12 +342,5 @@ def _coefficient(function: str, level_coeffs: LevelCoeffs, degree: int) -> float
     return coeff
 
 
-COUNTS: Valid = {
-    "n": COUNT,
-    "kmax": ("an integer >= 0, such as 10", lambda kmax: is_integer(kmax, 0)),
-}
-VARIANCES: Valid = {
-    "weight_variance": ("a finite number > 0", lambda w: is_real(w) and w > 0),
-    "bias_variance": ("a finite number >= 0", lambda b: is_real(b) and b >= 0),
-}
-WIDTH: Valid = {"kernel_width": ("a finite number > 0", lambda s: is_real(s) and s > 0)}
+COUNTS: Valid = {"n": COUNT, "kmax": integer_from(0, ", such as 10")}
+VARIANCES: Valid = {"weight_variance": positive(), "bias_variance": nonnegative()}

@@ -1,7 +1,7 @@
-"""The files in which image data sets are published: labels first, pixels of chosen rows later.
+"""Readers of the file formats of image data sets: labels at once, pixels of chosen rows later.
 
-Nothing here unpickles. Pixels stay as they are stored, uint8, and come out as planes: (rows,
-channels, height, width), channels in the order red, green, blue.
+Nothing is unpickled. Pixels are returned as stored, uint8, in the shape (rows, channels, height,
+width), with the channels in the order red, green, blue.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Part", "UnreadableFile", "cifar5m", "cifar_records", "idx", "imagenet32", "svhn"]
 
-#: Rows of an npz archive that are in memory at a time, whatever is taken of them.
+#: Rows of an npz archive that are in memory at a time, however many are selected.
 _BLOCK = 4096
 
 _NPY: Any = np.lib.format  # whose functions have no types
@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
     Attributes:
         labels: (n,).
-        pixels: function of m ascending row numbers that returns uint8 (m, channels, height, width).
+        pixels: function of m ascending row indices, to uint8 (m, channels, height, width).
     """
 
     labels: NDArray[np.int64]
@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
 
 class UnreadableFile(Exception):
-    """A file that is damaged, or not what its name promises."""
+    """A file that is damaged or not in the expected format."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -49,7 +49,7 @@ class UnreadableFile(Exception):
 
 
 def idx(images: Path, labels: Path) -> Part:
-    """Read MNIST's two files: unsigned bytes behind a magic number and big-endian sizes.
+    """Read the two files of MNIST: a magic number, big-endian sizes, and unsigned bytes.
 
     Source: http://yann.lecun.com/exdb/mnist, "File formats for the MNIST database".
     """
@@ -68,15 +68,17 @@ def cifar_records(path: Path, valid: range, label_bytes: int = 1, label: int = 0
     Source: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
 
     Args:
-        valid: the labels that there are.
-        label_bytes: how many labels a record begins with: CIFAR-100 has a coarse and a fine one.
-        label: which of them is wanted.
+        valid: the valid labels.
+        label_bytes: number of labels in a record: CIFAR-100 has a coarse and a fine one.
+        label: index of the label to use.
     """
     with _reading(path):
         content = np.fromfile(path, np.uint8)
         size = label_bytes + 3 * 32 * 32
         if not len(content) or len(content) % size:
-            raise ValueError(f"it has {len(content)} bytes, which are no records of {size} bytes")
+            raise ValueError(
+                f"it has {len(content)} bytes, not a multiple of {size}, the record size"
+            )
         records = content.reshape(-1, size)
         numbers = _valid(records[:, label], valid)
     planes = records[:, label_bytes:].reshape(-1, 3, 32, 32)
@@ -84,7 +86,7 @@ def cifar_records(path: Path, valid: range, label_bytes: int = 1, label: int = 0
 
 
 def svhn(path: Path) -> Part:
-    """Read the cropped digits of SVHN: X (32, 32, 3, n) and y (n, 1), where 10 stands for 0.
+    """Read the cropped digits of SVHN: X (32, 32, 3, n) and y (n, 1), where 10 is the digit 0.
 
     Source: http://ufldl.stanford.edu/housenumbers, "Format 2".
     """
@@ -106,16 +108,12 @@ def svhn(path: Path) -> Part:
 
 
 def imagenet32(path: Path) -> Part:
-    """Read downsampled ImageNet: data (n, 3072) as 3 planes, labels from 1, which become from 0.
+    """Read downsampled ImageNet: data (n, 3072) as 3 planes, and labels from 1, shifted to 0.
 
     Source: Chrabaszcz, Loshchilov, Hutter, arXiv 1707.08819.
     """
-
-    def planes(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return rows.reshape(-1, 3, 32, 32)
-
-    labels, pixels = _npz(path, "data", (3 * 32 * 32,), planes, "labels", range(1, 1001))
-    return Part(labels - 1, pixels)
+    labels, pixels = _npz(path, "data", (3 * 32 * 32,), "labels", range(1, 1001))
+    return Part(labels - 1, lambda rows: pixels(rows).reshape(-1, 3, 32, 32))
 
 
 def cifar5m(path: Path) -> Part:
@@ -123,16 +121,13 @@ def cifar5m(path: Path) -> Part:
 
     Source: https://github.com/preetum/cifar5m.
     """
-
-    def planes(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return rows.transpose(0, 3, 1, 2)
-
-    return _npz(path, "X", (32, 32, 3), planes, "Y", range(10))
+    labels, pixels = _npz(path, "X", (32, 32, 3), "Y", range(10))
+    return Part(labels, lambda rows: pixels(rows).transpose(0, 3, 1, 2))
 
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder says of bytes that it does not understand into one error."""
+    """Convert every error that a decoder raises for bad data into an UnreadableFile."""
     try:
         yield
     except (
@@ -151,10 +146,10 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
     with open(path, "rb") as stream:
-        # Some programs unpack a download and keep its name: the content tells, not the ending.
-        packed = stream.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if packed else open(path, "rb") as stream:
         content = stream.read()
+    # By content, since some programs unpack a download and keep the ending of its name.
+    if content.startswith(b"\x1f\x8b"):
+        content = gzip.decompress(content)
     magic, *shape = struct.unpack_from(f">{1 + dimensions}I", content)
     if magic != 0x0800 + dimensions:
         raise ValueError(
@@ -163,20 +158,13 @@ def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
     start = 4 + 4 * dimensions
     if len(content) - start != math.prod(shape):
         raise ValueError(
-            f"it has {len(content) - start} bytes of data, where its header says {math.prod(shape)}"
+            f"it has {len(content) - start} bytes of data, but {math.prod(shape)} by its header"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _npz(
-    path: Path,
-    pixels: str,
-    shape: tuple[int, ...],
-    planes: Callable[[NDArray[np.uint8]], NDArray[np.uint8]],
-    labels: str,
-    valid: range,
-) -> Part:
-    """Read the labels of an npz archive, and check what it says of its pixels."""
+def _npz(path: Path, pixels: str, shape: tuple[int, ...], labels: str, valid: range) -> Part:
+    """Read the labels of an npz archive, and check the header of its pixels, (n, *shape)."""
     with _reading(path), zipfile.ZipFile(path) as archive:
         with _member(archive, labels) as member:
             if member.dtype.kind not in "iu":
@@ -188,13 +176,13 @@ def _npz(
 
     def chosen(rows: NDArray[np.intp]) -> NDArray[np.uint8]:
         with _reading(path), zipfile.ZipFile(path) as archive, _member(archive, pixels) as member:
-            return planes(_rows(member, rows))
+            return _rows(member, rows)
 
     return Part(numbers, chosen)
 
 
 class _Member(NamedTuple):
-    """An array of an npz archive, its header read and its data to come."""
+    """An array of an npz archive, its header read, its data not yet."""
 
     stream: IO[bytes]
     shape: tuple[int, ...]
@@ -204,7 +192,7 @@ class _Member(NamedTuple):
 
 @contextlib.contextmanager
 def _member(archive: zipfile.ZipFile, key: str) -> Iterator[_Member]:
-    # np.load would read all of an array, 3 GB in a part of CIFAR-5m, for some thousand rows of it.
+    # np.load would read a whole array, 3 GB in a part of CIFAR-5m, for a few thousand rows.
     if f"{key}.npy" not in archive.namelist():
         raise ValueError(f"it has no array {key!r}; it has {', '.join(archive.namelist())}")
     with archive.open(f"{key}.npy") as stream:
@@ -217,7 +205,7 @@ def _member(archive: zipfile.ZipFile, key: str) -> Iterator[_Member]:
 
 
 def _rows(member: _Member, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """Return some rows of an array of bytes, reading no further than the last of them."""
+    """Return some rows of an array of bytes, without reading beyond the last of them."""
     if member.fortran:
         whole = np.frombuffer(member.stream.read(), np.uint8)
         return whole.reshape(member.shape, order="F")[rows]
@@ -236,7 +224,7 @@ def _valid(numbers: NDArray[Any], valid: range) -> NDArray[np.int64]:
     outside = numbers[~((numbers >= valid[0]) & (numbers <= valid[-1]))]
     if len(outside):
         raise ValueError(
-            f"it has the label {outside[0]}, where labels are from {valid[0]} to {valid[-1]}"
+            f"it has the label {outside[0]}; valid labels are {valid[0]} to {valid[-1]}"
         )
     return numbers.astype(np.int64)
 
@@ -246,8 +234,8 @@ def _check_pixels(
 ) -> None:
     if dtype != np.uint8 or image != shape:
         raise ValueError(
-            f"the images of its array {key!r} are {dtype} of shape {image}, where uint8 of shape "
-            f"{shape} is wanted"
+            f"the images of its array {key!r} are {dtype} of shape {image}; valid is uint8 of "
+            f"shape {shape}"
         )
 
 

@@ -1,13 +1,43 @@
-"""The image data sets there are: which files they consist of, where those are looked for."""
+"""The image data sets: their labels, their files, and where to get these.
+
+================= ============================================ =============================
+data set          files                                        from
+================= ============================================ =============================
+"digits"          none: it is part of scikit-learn             1797 images of 8 x 8 pixels
+"mnist"           train-images-idx3-ubyte,                     https://ossci-datasets.s3.
+                  train-labels-idx1-ubyte,                     amazonaws.com/mnist/
+                  t10k-images-idx3-ubyte,
+                  t10k-labels-idx1-ubyte, or each .gz
+"fashion_mnist"   as for "mnist"                               https://github.com/
+                                                               zalandoresearch/fashion-mnist
+"cifar10"         data_batch_1.bin to data_batch_5.bin,        https://www.cs.toronto.edu/
+                  test_batch.bin                               ~kriz/cifar.html, binary version
+"cifar100",       train.bin, test.bin; labels are the 100      the same page
+"cifar100_coarse" fine ones, or the 20 coarse ones
+"svhn"            train_32x32.mat, test_32x32.mat              http://ufldl.stanford.edu/
+                                                               housenumbers, cropped digits
+"imagenet32"      train_data_batch_1.npz to _10.npz or         https://image-net.org/
+                  all in one imagenet32.npz; val_data.npz      download-images, npz format
+"cifar5m"         part0.npz to part5.npz, or                   https://github.com/preetum/
+                  cifar5m_part0.npz to ...                     cifar5m
+================= ============================================ =============================
+
+Files are searched for in the folder that the environment variable ``DATASETPATH`` names: in a
+subfolder with the name of the data set ("cifar10"), in one that its archive unpacks to
+("cifar-10-batches-bin", "MNIST/raw"), or in ``DATASETPATH`` itself, except where another data set
+has files of the same names (MNIST and Fashion-MNIST). Of a data set with several training files,
+only as many are needed as ``n_train`` reaches into. Nothing is unpickled.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,102 +53,98 @@ from mlpsubmit.batchfns.image_files import (
 )
 from mlpsubmit.errors import UserError
 
-__all__ = ["IMAGE_SETS", "ImageSet", "folder_of_data_sets", "take"]
+__all__ = ["IMAGE_SETS", "ImageSet", "datasets_folder", "read_images"]
 
 
-class ImageSet(Protocol):
-    """An image data set."""
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """An image data set.
 
-    @property
-    def name(self) -> str:
-        """What the user calls it."""
+    Attributes:
+        name: its name for users.
+        origin: where to get its files, for messages.
+        labels: the labels that its images can have.
+        package: the package that reads it, by its import name, if any.
+        white: the value of the brightest pixels.
+    """
 
-    @property
-    def origin(self) -> str:
-        """Where one gets its files, in words."""
+    name: str
+    origin: str
+    labels: range = range(10)
+    package: str | None = None
+    white: int = 255
 
-    @property
-    def labels(self) -> range:
-        """The labels that its images can have."""
+    def check_package(self) -> None:
+        """Raise a UserError if the package that reads it is not installed, without importing it."""
+        if self.package is not None and importlib.util.find_spec(self.package) is None:
+            distribution = "scikit-learn" if self.package == "sklearn" else self.package
+            raise UserError(
+                f"the data set {self.name!r} needs {distribution}; "
+                "try: pip install 'mlpsubmit[images]'"
+            )
 
-    @property
-    def package(self) -> str | None:
-        """What has to be installed to read it."""
-
-    @property
-    def white(self) -> int:
-        """The value of the brightest pixels."""
-
-    def check(self) -> None:
-        """Raise a UserError where files are missing that reading anything of it needs."""
+    def check_files(self) -> None:
+        """Raise a UserError if a file is missing that is needed for any number of images."""
 
     def parts(self, split: str) -> Iterator[Part]:
-        """Yield what "train" or "test" consists of, reading each part when its turn comes."""
+        """Yield the parts of the "train" or "test" images, each read when it is needed."""
+        raise NotImplementedError
 
 
-def take(
-    known: ImageSet, split: str, groups: list[list[int]], rows: int
+def read_images(
+    image_set: ImageSet, split: str, groups: list[list[int]], rows: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the first images of the groups, at most so many, and the number of each one's group.
+    """Return the first images whose labels are in one of the groups, and the indices of the groups.
 
-    Parts beyond the last row that is taken are not opened.
+    Parts after the last row taken are not opened.
 
     Returns:
-        Pixels (m, channels, height, width) from 0 to 1, and group numbers (m,).
+        Pixels (m, channels, height, width) from 0 to 1, and indices of groups (m,), m <= rows.
 
     Raises:
-        UserError: for files that are missing or damaged, and where no image is of these groups.
+        UserError: for files that are missing or damaged, and where no image is in these groups.
     """
-    group_of = np.full(len(known.labels), -1)
-    for number, group in enumerate(groups):
-        group_of[group] = number
+    group_of = np.full(len(image_set.labels), -1)
+    for index, group in enumerate(groups):
+        group_of[group] = index
     taken: list[tuple[NDArray[np.uint8], NDArray[np.int64]]] = []
     try:
-        for part in known.parts(split):
-            numbers = group_of[part.labels]
-            places = np.flatnonzero(numbers >= 0)[:rows]
-            if len(places):
-                taken.append((part.pixels(places), numbers[places]))
-            rows -= len(places)
+        for part in image_set.parts(split):
+            indices = group_of[part.labels]
+            chosen = np.flatnonzero(indices >= 0)[:rows]
+            if len(chosen):
+                taken.append((part.pixels(chosen), indices[chosen]))
+            rows -= len(chosen)
             if not rows:
                 break
     except UnreadableFile as error:
         raise UserError(
-            f"images: {error.path}, of the data set {known.name!r}, cannot be read: "
-            f"{error.reason}; it is damaged or some other file; get it again from {known.origin}"
+            f"images: {error.path}, of the data set {image_set.name!r}, cannot be read: "
+            f"{error.reason}; it is damaged or some other file; get it again from "
+            f"{image_set.origin}"
         ) from error
     if not taken:
         raise UserError(
-            f"images: none of the {split} images of {known.name!r} is of the classes {groups}"
+            f"images: none of the {split} images of {image_set.name!r} is of the classes {groups}"
         )
     pixels, labels = (np.concatenate(arrays) for arrays in zip(*taken, strict=True))
-    return np.divide(pixels, known.white, dtype=np.float32), labels
+    return np.divide(pixels, image_set.white, dtype=np.float32), labels
 
 
-def folder_of_data_sets() -> Path | None:
-    """Return what $DATASETPATH names, or None where it is not set."""
+def datasets_folder() -> Path | None:
+    """Return the folder that $DATASETPATH names, or None if it is not set."""
     name = os.environ.get("DATASETPATH", "")
     return Path(name).expanduser() if name else None
 
 
-@dataclass(frozen=True)
-class _Digits:
-    """The digits that scikit-learn brings along."""
-
-    name: str = "digits"
-    origin: str = "scikit-learn"
-    labels: range = range(10)
-    package: str | None = "sklearn"
-    white: int = 16
-
-    def check(self) -> None:
-        pass
+class _Digits(ImageSet):
+    """The digits of scikit-learn; a random quarter is for tests."""
 
     def parts(self, split: str) -> Iterator[Part]:
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
-        # A RandomState's stream is frozen for good, so the split is the same under every numpy.
+        # The stream of RandomState is frozen: the split is the same with every version of numpy.
         order = np.random.RandomState(0).permutation(len(bunch.target))
         quarter = len(order) // 4
         order = order[:quarter] if split == "test" else order[quarter:]
@@ -127,59 +153,52 @@ class _Digits:
 
 
 class _Layout(NamedTuple):
-    """The names under which a data set's files go around; a part is read from one or two files."""
+    """One set of names for the files of a data set: for each part, its one or two files."""
 
     train: tuple[tuple[str, ...], ...]
     test: tuple[tuple[str, ...], ...]
 
 
-@dataclass(frozen=True)
-class _Files:
-    """A data set that lies in files.
+@dataclass(frozen=True, kw_only=True)
+class _Files(ImageSet):
+    """A data set in files.
 
     Attributes:
-        name: what the user calls it, and the folder of its own that it is looked for in.
-        unpacked: further folders, as archives and other programs name them.
-        layouts: the first whose first training file is there counts; without any, the first.
-        read: function of the files of a part.
-        origin: where one gets the files, in words.
-        endings: what the names of the files may end in besides.
-        namesakes: files of another data set are called the same, so that they count only in folders
-            that are named after this one.
+        unpacked: further folders to search, with the names that archives and other programs use.
+        layouts: the first one whose first training file exists is used, else the first.
+        read: function of the paths of a part's files.
+        endings: alternative suffixes of the file names.
+        namesakes: whether another data set has files of the same names, so that they are only
+            searched for in folders named after this one.
     """
 
-    name: str
-    labels: range
     unpacked: tuple[str, ...]
     layouts: tuple[_Layout, ...]
     read: Callable[..., Part]
-    origin: str
     endings: tuple[str, ...] = ("",)
     namesakes: bool = False
-    package: str | None = None
-    white: int = 255
 
-    def check(self) -> None:
+    def check_files(self) -> None:
         if absent := [*self._absent("train", 0), *self._absent("test", 0)]:
             raise UserError(self._not_found(absent))
 
     def parts(self, split: str) -> Iterator[Part]:
-        for number, names in enumerate(self._parts(split)):
-            if absent := self._absent(split, number):
+        for index, names in enumerate(self._parts(split)):
+            if absent := self._absent(split, index):
                 raise UserError(self._not_found(absent))
             yield self.read(*map(self._find, names))
 
     def _parts(self, split: str) -> tuple[tuple[str, ...], ...]:
-        there = (layout for layout in self.layouts if self._find(layout.train[0][0]))
-        parts: tuple[tuple[str, ...], ...] = getattr(next(there, self.layouts[0]), split)
-        return parts
+        found = (layout for layout in self.layouts if self._find(layout.train[0][0]))
+        layout = next(found, self.layouts[0])
+        return layout.train if split == "train" else layout.test
 
-    def _absent(self, split: str, part: int) -> list[str]:
-        """Return nothing if the files of a part are there, else all that are absent from it on."""
+    def _absent(self, split: str, index: int) -> list[str]:
+        """Return nothing if the files of a part exist, else all absent ones from this part on."""
         parts = self._parts(split)
-        if all(map(self._find, parts[part])):
+        if all(map(self._find, parts[index])):
             return []
-        return [name for names in parts[part:] for name in names if not self._find(name)]
+        return [name for names in parts[index:] for name in names if not self._find(name)]
 
     def _find(self, name: str) -> Path | None:
         candidates = (
@@ -188,19 +207,18 @@ class _Files:
         return next((path for path in candidates if path.is_file()), None)
 
     def _folders(self) -> list[Path]:
-        root = folder_of_data_sets()
+        root = datasets_folder()
         if root is None:
             return []
         own = root / self.name
-        around = [] if self.namesakes else [root]
         inner = [folder / name for folder in (root, own) for name in self.unpacked]
-        return [own, *around, *inner]
+        return [own, *inner] if self.namesakes else [own, root, *inner]
 
     def _not_found(self, absent: list[str]) -> str:
         files = ", ".join(absent)
         if self.endings != ("",):
             files += f" (or each with {self.endings[-1]})"
-        if folder_of_data_sets() is None:
+        if datasets_folder() is None:
             return (
                 f"images: the data set {self.name!r} is read from files, and $DATASETPATH is not "
                 f"set; set it to the folder of your data sets, where $DATASETPATH/{self.name} "
@@ -209,58 +227,55 @@ class _Files:
         folders = ", ".join(map(str, self._folders()))
         return (
             f"images: the data set {self.name!r} lacks {files}; looked in {folders}; get them from "
-            f"{self.origin}, or set $DATASETPATH, now {folder_of_data_sets()}, to the folder of "
+            f"{self.origin}, or set $DATASETPATH, now {datasets_folder()}, to the folder of "
             "your data sets"
         )
 
 
-def _numbered(name: str, numbers: range) -> tuple[tuple[str, ...], ...]:
-    return tuple((name.format(number),) for number in numbers)
+def _single_files(train: Sequence[str], test: str) -> _Layout:
+    """Return the layout of a data set with one file per part."""
+    return _Layout(tuple((name,) for name in train), ((test,),))
 
 
-_MNIST_LAYOUT = _Layout(
-    train=(("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),),
-    test=(("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),),
+_CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html (the binary version of {})"
+_MNIST = _Files(
+    name="mnist",
+    unpacked=("MNIST", "MNIST/raw"),
+    layouts=(
+        _Layout(
+            train=(("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),),
+            test=(("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),),
+        ),
+    ),
+    read=idx,
+    origin="https://ossci-datasets.s3.amazonaws.com/mnist/",
+    endings=("", ".gz"),
+    namesakes=True,
 )
 _CIFAR100 = _Files(
     name="cifar100",
     labels=range(100),
     unpacked=("cifar-100-binary",),
-    layouts=(_Layout(train=(("train.bin",),), test=(("test.bin",),)),),
+    layouts=(_single_files(["train.bin"], "test.bin"),),
     read=partial(cifar_records, valid=range(100), label_bytes=2, label=1),
-    origin="https://www.cs.toronto.edu/~kriz/cifar.html (the binary version of CIFAR-100)",
+    origin=_CIFAR.format("CIFAR-100"),
 )
 
-_FILES = [
-    _Files(
-        name="mnist",
-        labels=range(10),
-        unpacked=("MNIST", "MNIST/raw"),
-        layouts=(_MNIST_LAYOUT,),
-        read=idx,
-        origin="https://ossci-datasets.s3.amazonaws.com/mnist/",
-        endings=("", ".gz"),
-        namesakes=True,
-    ),
-    _Files(
+_ALL: list[ImageSet] = [
+    _Digits(name="digits", origin="scikit-learn", package="sklearn", white=16),
+    _MNIST,
+    replace(
+        _MNIST,
         name="fashion_mnist",
-        labels=range(10),
         unpacked=("fashion-mnist", "FashionMNIST", "FashionMNIST/raw"),
-        layouts=(_MNIST_LAYOUT,),
-        read=idx,
         origin="https://github.com/zalandoresearch/fashion-mnist",
-        endings=("", ".gz"),
-        namesakes=True,
     ),
     _Files(
         name="cifar10",
-        labels=range(10),
         unpacked=("cifar-10-batches-bin",),
-        layouts=(
-            _Layout(_numbered("data_batch_{}.bin", range(1, 6)), test=(("test_batch.bin",),)),
-        ),
+        layouts=(_single_files([f"data_batch_{i}.bin" for i in range(1, 6)], "test_batch.bin"),),
         read=partial(cifar_records, valid=range(10)),
-        origin="https://www.cs.toronto.edu/~kriz/cifar.html (the binary version of CIFAR-10)",
+        origin=_CIFAR.format("CIFAR-10"),
     ),
     _CIFAR100,
     replace(
@@ -272,9 +287,8 @@ _FILES = [
     ),
     _Files(
         name="svhn",
-        labels=range(10),
         unpacked=("SVHN",),
-        layouts=(_Layout(train=(("train_32x32.mat",),), test=(("test_32x32.mat",),)),),
+        layouts=(_single_files(["train_32x32.mat"], "test_32x32.mat"),),
         read=svhn,
         origin="http://ufldl.stanford.edu/housenumbers (format 2, cropped digits)",
         package="scipy",
@@ -284,24 +298,23 @@ _FILES = [
         labels=range(1000),
         unpacked=("imagenet", "Imagenet32_train_npz", "Imagenet32_val_npz"),
         layouts=(
-            _Layout(_numbered("train_data_batch_{}.npz", range(1, 11)), test=(("val_data.npz",),)),
-            _Layout(train=(("imagenet32.npz",),), test=(("val_data.npz",),)),
+            _single_files([f"train_data_batch_{i}.npz" for i in range(1, 11)], "val_data.npz"),
+            _single_files(["imagenet32.npz"], "val_data.npz"),
         ),
         read=imagenet32,
         origin="https://image-net.org/download-images (downsampled, 32x32, npz format)",
     ),
     _Files(
         name="cifar5m",
-        labels=range(10),
         unpacked=("cifar-5m",),
-        # The last million images are for tests, as in the paper that the data set was made for.
-        layouts=(
-            _Layout(_numbered("part{}.npz", range(5)), test=(("part5.npz",),)),
-            _Layout(_numbered("cifar5m_part{}.npz", range(5)), test=(("cifar5m_part5.npz",),)),
+        # The last million images are for tests, as in the paper of the data set.
+        layouts=tuple(
+            _single_files([f"{stem}{i}.npz" for i in range(5)], f"{stem}5.npz")
+            for stem in ("part", "cifar5m_part")
         ),
         read=cifar5m,
         origin="https://github.com/preetum/cifar5m",
     ),
 ]
 
-IMAGE_SETS: dict[str, ImageSet] = {"digits": _Digits(), **{files.name: files for files in _FILES}}
+IMAGE_SETS = {image_set.name: image_set for image_set in _ALL}

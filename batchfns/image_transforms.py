@@ -1,6 +1,6 @@
-"""What images go through before they are trained on: maps that the training images determine.
+"""Transforms of images: grayscale, and linear maps fitted to the training images.
 
-All take and return float32; sums and means are taken in float64, some thousand images at a time.
+All take and return float32; sums and means are in float64, over a few thousand images at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mlpsubmit.errors import SpecError
 
 __all__ = ["Rows", "flattened_spectrum", "grayscale_of", "normalized_by_training", "spectrum"]
 
-#: Images that are in memory as float64 at a time.
+#: Number of images that are in memory as float64 at a time.
 _BLOCK = 4096
 
 Rows: TypeAlias = NDArray[np.float32]
@@ -30,13 +30,13 @@ def grayscale_of(images: NDArray[np.float32]) -> NDArray[np.float32]:
 def normalized_by_training(X_train: Rows, X_test: Rows) -> tuple[Rows, Rows]:
     """Centre inputs (n, d) at the mean training input, and scale their mean squared norm to d.
 
-    Both numbers are those of the training inputs.
+    Mean and norm are those of the training inputs.
 
     Raises:
-        SpecError: where all training inputs are the same.
+        SpecError: where all training inputs are equal.
     """
     mean = X_train.mean(axis=0, dtype=np.float64)
-    # The mean over rows of the squared norm by d is the mean over all entries.
+    # The mean over rows of |x|^2 / d is the mean over all entries.
     scale = np.sqrt(sum(float(((X - mean) ** 2).sum()) for X in _blocks(X_train)) / X_train.size)
     if scale == 0:
         raise _all_the_same(X_train, "normalized", "normalized=False")
@@ -53,17 +53,17 @@ def flattened_spectrum(X_train: Rows, X_test: Rows, strength: float) -> tuple[Ro
 
     .. math:: c\,S / \sqrt{w S^2 + 1}, \quad w = \mathrm{strength} / \mathrm{mean}(S^2),
 
-    c such that the total variance stays what it was; the mean over the min(n, d) singular values.
-    As a map of inputs, that of the test inputs too, it is x -> mu + c V (w S^2 + 1)^(-1/2) V^T
-    (x - mu). So strength 0 changes nothing, and infinite strength whitens. In a direction in which
-    the training inputs do not vary at all, test inputs are multiplied by c.
+    with c such that the total variance is preserved, and the mean over the min(n, d) singular
+    values. The map of training and test inputs is x -> mu + c V (w S^2 + 1)^(-1/2) V^T (x - mu).
+    Strength 0 changes nothing, and infinite strength whitens. In a direction without variance in
+    the training inputs, test inputs are multiplied by c.
 
     Raises:
-        SpecError: where all training inputs are the same.
+        SpecError: where all training inputs are equal.
     """
     mean = X_train.mean(axis=0, dtype=np.float64)
-    # The eigenvalues of the d x d covariance are S^2 / n, its eigenvectors are V: for thousands of
-    # images far cheaper than the decomposition of X itself, and no n x d array of float64.
+    # The d x d covariance has the eigenvalues S^2 / n and the eigenvectors V. For thousands of
+    # images it is far cheaper than a decomposition of X, and needs no n x d array of float64.
     variances, directions = np.linalg.eigh(_second_moment(X_train, mean))
     variances = variances.clip(min=0)
     total = variances.sum()

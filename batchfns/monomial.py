@@ -1,4 +1,4 @@
-"""Monomials: which coordinates a target multiplies, each to which power."""
+"""Monomials: products of powers of coordinates."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import total_ordering
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from mlpsubmit.errors import SpecError
 
-__all__ = ["Monomial", "checked_monomials"]
+__all__ = ["Monomial", "Monomials", "checked_monomials"]
+
+#: One monomial, a mapping index -> exponent, or several of them.
+Monomials: TypeAlias = Mapping[int, int] | Sequence[Mapping[int, int]]
 
 _FACTOR = re.compile(r"x_\{([0-9]+)\}(?:\^([0-9]+))?")
 _EMPTY: Mapping[Any, Any] = MappingProxyType({})
@@ -22,16 +25,16 @@ class Monomial(Mapping[int, int]):
     r"""A product of powers of coordinates, as an immutable mapping index -> exponent.
 
     ``Monomial({0: 2, 3: 1})`` is :math:`x_0^2 x_3`, ``Monomial()`` is the constant 1. It equals a
-    plain dict of the same content, can be a key of a dict, and prints as ``$x_{0}^2x_{3}$``, with
-    indices ascending. Monomials are ordered by degree, then as their sequences of indices are:
+    plain dict with the same items, is hashable, and prints as ``$x_{0}^2x_{3}$``, with ascending
+    indices. Monomials are ordered by degree, then by their sequences of indices:
     ``x_0^2 < x_0 x_1 < x_1^2``.
 
     Args:
-        exponents: index -> exponent: integers, of numpy too, indices from 0, exponents from 1. An
-            index may be a string of digits, as all keys are that come out of a JSON file.
+        exponents: index -> exponent, integers (also of numpy) >= 0 and >= 1. An index may be a
+            string of digits, as in the keys of a JSON file.
 
     Raises:
-        ValueError: for anything else, saying which entry is wrong.
+        ValueError: for anything else, naming the bad entry.
 
     Example:
         >>> Monomial({0: 1}) * Monomial({0: 1, 3: 1})
@@ -129,17 +132,17 @@ class Monomial(Mapping[int, int]):
         return [Monomial({index: 1}) for index, exponent in self.items() for _ in range(exponent)]
 
     def evaluate(self, X: Any, gamma: float = 1.0) -> Any:
-        r"""Return :math:`\prod_i (\gamma x_i)^{e_i}` of each row: plain powers, not Hermite's.
+        r"""Return :math:`\prod_i (\gamma x_i)^{e_i}` of each row: plain powers, without Hermite.
 
         Args:
             X: (n, d), an array of numpy or a tensor of torch.
-            gamma: what every coordinate is multiplied by first.
+            gamma: factor by which every coordinate is multiplied first.
 
         Returns:
-            (n,), of the kind and on the device of X.
+            (n,), of the type and on the device of X.
 
         Raises:
-            ValueError: where X has no such coordinate.
+            ValueError: where an index is not a column of X.
 
         Example:
             >>> Monomial({0: 2, 1: 1}).evaluate(np.array([[3.0, 10.0]]))
@@ -156,18 +159,18 @@ class Monomial(Mapping[int, int]):
 
     @classmethod
     def from_repr(cls, text: str) -> Monomial:
-        """Return the monomial that prints as this text; spaces and the dollar signs are free.
+        """Return the monomial that prints as this text; spaces and dollar signs are optional.
 
         Raises:
-            ValueError: naming the position of the first factor that is none.
+            ValueError: naming the position of the first invalid factor.
 
         Example:
             >>> Monomial.from_repr("$x_{0}^2x_{3}$") == {0: 2, 3: 1}
             True
         """
-        # Spaces count in the positions that messages name, so they are kept beside each character.
-        places = [place for place, character in enumerate(text) if not character.isspace()]
-        packed = "".join(text[place] for place in places)
+        # Positions in messages count the spaces.
+        positions = [i for i, character in enumerate(text) if not character.isspace()]
+        packed = "".join(text[i] for i in positions)
         start, end = 0, len(packed)
         if end >= 2 and packed[0] == packed[-1] == "$":
             start, end = 1, end - 1
@@ -177,9 +180,9 @@ class Monomial(Mapping[int, int]):
         while start < end or not product:
             factor = _FACTOR.match(packed, start, end)
             if factor is None or (factor[2] is not None and int(factor[2]) == 0):
-                place = places[start] if start < len(places) else len(text)
+                position = [*positions, len(text)][start]
                 raise ValueError(
-                    f"no monomial: {text!r} at position {place}; "
+                    f"no monomial: {text!r} at position {position}; "
                     "valid are '1' and products such as '$x_{0}^2x_{3}$'"
                 )
             product = product * {int(factor[1]): int(factor[2] or 1)}
@@ -193,14 +196,13 @@ def checked_monomials(
     """Return one monomial or several as a list, each within d coordinates.
 
     Args:
-        function: what messages begin with.
+        function: the name of the calling function, for messages.
         monomials: one Monomial (or dict index -> exponent), or a sequence of them.
         d: the number of coordinates.
-        dimension: what the function calls that number.
+        dimension: the function's name for that number, for messages.
 
     Raises:
-        SpecError: where there are none; listing all that are no monomials, and every one that has
-            an index >= d.
+        SpecError: where there are none; listing every invalid monomial and every index >= d.
     """
     several = isinstance(monomials, Sequence) and not isinstance(monomials, str)
     entries = list(monomials) if several else [] if monomials is None else [monomials]
@@ -224,7 +226,7 @@ def checked_monomials(
 
 
 def _integer(value: Any, role: str, key: Any, entry: Any, minimum: int) -> int:
-    """Return the index or the exponent of one entry as an int of Python."""
+    """Return the index or the exponent of one entry as a Python int."""
     if role == "indices" and isinstance(value, str) and value.isascii() and value.isdigit():
         return int(value)
     try:

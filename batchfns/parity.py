@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlpsubmit.batchfns.fixed import fixed
+from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.gaussian import SPECTRUM
-from mlpsubmit.batchfns.validation import COUNT, check_arguments
+from mlpsubmit.batchfns.validation import COUNT, check_arguments, check_exactly_one
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 
@@ -38,19 +38,19 @@ def sparse_parity(
 
     Args:
         d: input dimension.
-        bsz: rows per batch, n.
-        gen: the generator of all draws, on the device that X and y are wanted on.
-        k: size of the support S, which is then the first k coordinates.
-        support: the coordinates of S themselves, from 0. Give it or k.
-        X: where X and y are given, they are what every step returns (offline training).
+        bsz: batch size n.
+        gen: the generator of all draws, on the device where X and y are needed.
+        k: size of the support S, then the first k coordinates. Give either k or support.
+        support: the coordinates in S, counted from 0.
+        X: if X and y are given, every step returns them (offline training).
         y: see X.
 
     Returns:
         ``batch_fn(step) -> (X (n, d), y (n,))``, float32, entries -1 and +1.
 
     Raises:
-        SpecError: where d or k is no count, where both or neither of k and support are given, and
-            where the support has repeated coordinates or such that the data do not have.
+        SpecError: where d or k is not an integer >= 1, where both or neither of k and support are
+            given, and where the support has repeated coordinates or coordinates >= d.
 
     Example:
         >>> sweep = Sweep(axes={"k": [2, 3, 4]}, batchfn=sparse_parity, d=50)
@@ -74,11 +74,8 @@ def _coordinates(d: Any, k: Any, support: Any) -> list[int]:
     """Return the support as a list of coordinates."""
     given = {"d": d} if k is None else {"d": d, "k": k}
     check_arguments("sparse_parity", given, {"d": SPECTRUM["d"], "k": COUNT})
-    if (k is None) == (support is None):
-        raise SpecError(
-            f"sparse_parity: got {'neither' if k is None else 'both'} of k and support; give "
-            "exactly one: k=3 for the first three coordinates, or support=[0, 4, 7]"
-        )
+    example = "k=3 for the first three coordinates, or support=[0, 4, 7]"
+    check_exactly_one("sparse_parity", {"k": k, "support": support}, example)
     if support is not None:
         return _checked_support(support, d)
     if k > d:
@@ -96,7 +93,7 @@ def _checked_support(support: Any, d: int) -> list[int]:
         shown = ", ".join(map(str, beyond))
         errors.append(f"there is no coordinate {shown} in d={d}; valid are 0 to {d - 1}")
     if twice := sorted({i for i in coordinates if coordinates.count(i) > 1}):
-        errors.append(f"coordinate {', '.join(map(str, twice))} stands more than once")
+        errors.append(f"coordinate {', '.join(map(str, twice))} appears more than once")
     if errors:
         raise SpecError(f"sparse_parity: got support={support!r}; {'; '.join(errors)}")
     return coordinates

@@ -1,4 +1,4 @@
-"""Data recipes: functions bound to the arguments that are given, the rest being left to axes."""
+"""Data recipes: functions with some arguments bound, the others being left to axes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 __all__ = ["Check", "bound_recipe", "recipe"]
 
-#: Takes some of a recipe's arguments by name; raises a SpecError for all that is wrong with them.
+#: Takes some of a recipe's arguments by name; raises a SpecError that lists every bad one.
 Check: TypeAlias = Callable[[Mapping[str, Any]], None]
 
 Entries = TypeVar("Entries", bound=Callable[..., Any])
@@ -17,12 +17,14 @@ Entries = TypeVar("Entries", bound=Callable[..., Any])
 def recipe(name: str, check: Check, cheap: bool = False) -> Callable[[Entries], Entries]:
     """Decorate the function that computes a recipe's data entries on a worker.
 
-    Messages then call it by the name that the user knows, and its ``check`` can be asked at launch
-    about values of axes. Pickles and content hashes go by the qualified name, which stays.
+    Messages then show the public name, and a launch can run ``check`` on the values of axes.
+    Pickles and content hashes use the qualified name, which is unchanged.
 
     Args:
-        cheap: whether it takes next to no time, so that a launch may compute the entries too and
-            look whether batches and grabs fit them.
+        name: the public name of the recipe.
+        check: the check of its arguments.
+        cheap: whether it takes so little time that a launch may compute the entries, too, and
+            try batches and grabs on them.
     """
 
     def decorate(entries: Entries) -> Entries:
@@ -36,7 +38,7 @@ def recipe(name: str, check: Check, cheap: bool = False) -> Callable[[Entries], 
 def bound_recipe(
     entries: Callable[..., Any], arguments: Mapping[str, Any]
 ) -> functools.partial[Any]:
-    """Return a recipe bound to those arguments that are not None, once its check has passed them.
+    """Return a recipe bound to those arguments that are not None, after checking them.
 
     The others may be axes or come from ``datasethps``, or keep their defaults.
     """

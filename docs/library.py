@@ -1,4 +1,4 @@
-"""Writes docs/library.md: every function of the library, from its docstring.
+"""Write docs/library.md, a table of every function of the library, from the docstrings.
 
 .venv/bin/python docs/library.py
 """
@@ -17,7 +17,7 @@ import mlpsubmit.batchfns
 import mlpsubmit.grabs
 from mlpsubmit.spec.sweep import SUPPLIED as LOOP
 
-#: Names that the train loop supplies, and the hyperparameters that functions of the library read.
+#: Names that the train loop supplies, and hyperparameters that functions of the library take.
 SUPPLIED = LOOP | {"online", "n_train", "n_test", "loss", "centered"}
 
 PAGE = Path(__file__).with_name("library.md")
@@ -25,29 +25,30 @@ PAGE = Path(__file__).with_name("library.md")
 HEAD = """\
 # The library
 
-Every function of `mlpsubmit.batchfns` and `mlpsubmit.grabs`, with one line of use. Shapes, formulas
-and where they come from stand in the docstrings: `help(mlpsubmit.grabs.sharpness)`.
+Every function of `mlpsubmit.batchfns` (data) and `mlpsubmit.grabs` (measurements), with a line of
+use. The docstrings have the details, with shapes, formulas and references:
+`help(mlpsubmit.grabs.sharpness)`.
 
-Arguments that you do not give come by name from axes, fixed settings, `datasethps` or what `data=`
-returned; those that the train loop supplies (`bsz`, `gen`, `model`, `X_tr`, ...) are left out here.
-See [spec.md](spec.md).
+In a sweep, arguments are supplied by name: from the axes, the fixed settings, `datasethps`, and the
+data entries that `data=` returned. The signatures here omit the arguments that the train loop
+supplies (`bsz`, `gen`, `model`, `X_tr`, ...), and default values of None. See [spec.md](spec.md).
 
 <!-- Written by docs/library.py from the docstrings; a test holds the two together. -->
 """
 
-#: What stands under which heading, in the order of the page.
+#: The functions under each heading, in the order of the page.
 SECTIONS: dict[tuple[ModuleType, str], list[str]] = {
     (mlpsubmit.batchfns, "Data recipes, for `data=`"): [
         *("power_law", "images", "synthetic", "modular_addition"),
     ],
     (mlpsubmit.batchfns, "Batch functions, for `batchfn=`"): [
-        *("polynomial", "sparse_parity", "multi_index", "teacher", "teacher_weights"),
+        *("polynomial", "sparse_parity", "multi_index", "teacher"),
         *("sample", "arrays", "from_dataset"),
     ],
-    (mlpsubmit.batchfns, "Monomials and Hermite polynomials"): [
-        *("Monomial", "hermite", "hermite_features"),
+    (mlpsubmit.batchfns, "Monomials, Hermite polynomials, weights of teachers"): [
+        *("Monomial", "hermite", "hermite_features", "teacher_weights"),
     ],
-    (mlpsubmit.batchfns, "The eigenstructure of kernels on Gaussian data"): [
+    (mlpsubmit.batchfns, "Eigenstructure of kernels on Gaussian data"): [
         *("hea_monomials", "hea_eigenvalue"),
         *("relu_ntk_level_coeffs", "gaussian_level_coeffs", "exponential_level_coeffs"),
     ],
@@ -59,7 +60,7 @@ SECTIONS: dict[tuple[ModuleType, str], list[str]] = {
         *("weight_gram", "gram_trace", "gram_diagonal"),
         *("readin_gram", "readin_gram_trace", "readin_gram_diagonal"),
     ],
-    (mlpsubmit.grabs, "Of a matrix, which `OTHER_MODEL_GRAM` chooses"): [
+    (mlpsubmit.grabs, "Functions of a matrix, for `OTHER_MODEL_GRAM`"): [
         *("trace", "diagonal", "entry"),
     ],
     (mlpsubmit.grabs, "Activations"): ["activations", "activation_kernel", "preactivation_stats"],
@@ -71,7 +72,7 @@ SECTIONS: dict[tuple[ModuleType, str], list[str]] = {
         *("ntk_eigenvalues", "ntk_eigenvectors"),
     ],
     (mlpsubmit.grabs, "The learned function"): ["monomial_coefficients", "held_out_loss"],
-    (mlpsubmit.grabs, "Grabs out of grabs"): ["on_test_set", "by_name"],
+    (mlpsubmit.grabs, "Grabs on the test set, and grabs by name"): ["on_test_set", "by_name"],
 }
 
 TITLES = {
@@ -92,17 +93,17 @@ def page() -> str:
 
 
 def public(package: ModuleType) -> dict[str, Any]:
-    """Return the functions and classes that a package offers, by name."""
-    offered = {name: getattr(package, name) for name in package.__all__}
+    """Return the public functions and classes of a package, by name."""
+    values = {name: getattr(package, name) for name in package.__all__}
     return {
         name: value
-        for name, value in offered.items()
+        for name, value in values.items()
         if inspect.isfunction(value) or inspect.isclass(value)
     }
 
 
 def example(value: Any) -> str:
-    """Return the line that shows the use of a function: the first of its docstring's Example."""
+    """Return the first line of the Example in a function's docstring."""
     _, _, text = (inspect.getdoc(value) or "").partition("Example:")
     line = re.search(r">>> (.*)", text)
     if line is None:
@@ -127,7 +128,7 @@ def _summary(value: Any) -> str:
 
 
 def _signature(name: str, value: Any) -> str:
-    """Return what a user gives, with defaults; None stands for an argument that is left out."""
+    """Return the arguments that a user gives, with defaults other than None."""
     parameters = inspect.signature(value).parameters
     supplied = SUPPLIED if {"gen", "model"} & set(parameters) else set()
     given = [p for p in parameters.values() if p.name not in supplied]

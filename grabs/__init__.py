@@ -1,8 +1,8 @@
 """Measurements taken inside the train loop.
 
-A grab is a function of what it declares out of ``model``, ``model0`` (the network at
-initialisation), ``X_tr``, ``y_tr``, ``X_te``, ``y_te``, ``opt``, the hyperparameters, the axes and
-the data entries. It returns a scalar or an array. The names are imported on first use.
+A grab is a function that returns a scalar or an array. Its arguments are supplied by name:
+``model``, ``model0`` (the network at initialisation), ``X_tr``, ``y_tr``, ``X_te``, ``y_te``,
+``opt``, hyperparameters, axes and data entries. The names are imported on first use.
 """
 
 import lazy_loader

@@ -1,23 +1,20 @@
-"""What a network has learned of a polynomial target: its coefficients on Hermite monomials."""
+"""Coefficients of the learned function on Hermite monomials."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import reduce
-from typing import Any, TypeAlias
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns._hermite import hermite
-from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
+from mlpsubmit.batchfns._hermite import hermite_product
+from mlpsubmit.batchfns.monomial import Monomial, Monomials, checked_monomials
 from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = ["monomial_coefficients"]
-
-OneMonomial: TypeAlias = Mapping[int, int]
 
 
 def monomial_coefficients(
@@ -26,53 +23,53 @@ def monomial_coefficients(
     X_te: Tensor | None,
     model0: nn.Module,
     data_eigvals: ArrayLike | Tensor | None = None,
-    monomials: OneMonomial | Sequence[OneMonomial] | None = None,
-    basis: OneMonomial | Sequence[OneMonomial] | None = None,
+    monomials: Monomials | None = None,
+    basis: Monomials | None = None,
     centered: bool = True,
     method: str = "least_squares",
 ) -> Tensor:
     r"""Return the coefficients of the learned function on Hermite monomials.
 
-    For inputs :math:`x_i = \sqrt{\lambda_i} z_i` with z ~ N(0, 1)^d, as
-    :func:`~mlpsubmit.batchfns._polynomial` and :func:`~mlpsubmit.batchfns._multi_index` draw them,
-    the coefficient on a monomial m is
+    For inputs :math:`x_i = \sqrt{\lambda_i} z_i` with z ~ N(0, 1)^d, as drawn by
+    :func:`~mlpsubmit.batchfns.polynomial` and :func:`~mlpsubmit.batchfns.multi_index`, the
+    coefficient on a monomial m is
 
     .. math:: c_m = E[f(x)\, h_m(z)], \qquad h_m(z) = \prod_{(i, e) \in m} h_e(z_i),
 
-    with the orthonormal :func:`~mlpsubmit.batchfns._hermite`; f is what is trained, f - f0 if
-    CENTERED. A network that has learned a target of M different monomials has 1/M on each. Of
-    signs, as :func:`~mlpsubmit.batchfns.sparse_parity` draws them, exponents of 1 give the Fourier
-    coefficients. The expectation is estimated on the test set, or where there is none (X_te is
-    None) on the training batch, of n samples:
+    with the orthonormal :func:`~mlpsubmit.batchfns.hermite`; f is the trained function, f - f0 if
+    CENTERED. A network that has learned a target of M different monomials has the coefficient 1/M
+    on each. For random signs, as drawn by :func:`~mlpsubmit.batchfns.sparse_parity`, monomials with
+    exponents of 1 give the Fourier coefficients. The expectation is estimated on the test set, or
+    if there is none (X_te is None) on the training batch, of n samples:
 
     - "least_squares" fits f by the monomials and a constant. Its variance is about
-      :math:`E[r^2 h_m^2] / n` with r the part of f that no such fit explains, so the error
-      vanishes as f comes to consist of these monomials;
-    - "mean" averages f h_m. Its variance is :math:`(E[f^2 h_m^2] - c_m^2) / n`, which the heavy
-      tails of h_m make large at high degree, but it is unbiased, and a monomial's coefficient does
-      not depend on which others are asked for.
+      :math:`E[r^2 h_m^2] / n`, with r the residual of the best fit, so the error vanishes as f
+      approaches a sum of these monomials;
+    - "mean" averages f h_m. Its variance is :math:`(E[f^2 h_m^2] - c_m^2) / n`, which is large at
+      high degree because of the heavy tails of h_m, but it is unbiased, and the coefficient of a
+      monomial does not depend on the others.
 
     Args:
         model: an MLP, of inputs (n, d), uncentred.
-        X_tr: (n, d) inputs: the training batch's, which count where there is no test set.
-        X_te: (n, d) inputs: the test set's, or None.
+        X_tr: (n, d) inputs of the training batch, used if there is no test set.
+        X_te: (n, d) inputs of the test set, or None.
         model0: the network at initialisation.
-        data_eigvals: (d,) variances of the inputs, which arrive by themselves from
-            :func:`~mlpsubmit.batchfns.power_law`; None for variances of 1. The result is nan where
-            one is 0 whose coordinate stands in a monomial.
-        monomials: one Monomial (or dict index -> exponent), or a list of them. In a sweep, where
-            this is the axis or argument ``monomials``, those of the target.
-        basis: the same, and goes before ``monomials``: to ask for others than those of the target.
-        centered: the hyperparameter CENTERED, whether f - f0 is trained, else f.
+        data_eigvals: (d,) variances of the inputs, in a sweep supplied by
+            :func:`~mlpsubmit.batchfns.power_law`; None for variances of 1. If the variance of a
+            coordinate in a monomial is 0, the result is nan.
+        monomials: one Monomial (or dict index -> exponent), or a list of them. In a sweep with an
+            axis or argument ``monomials``, those of the target.
+        basis: the same, used instead of ``monomials`` if given: for others than the target's.
+        centered: the hyperparameter CENTERED: whether f - f0 is trained, else f.
         method: "least_squares" or "mean".
 
     Returns:
         (M,), M = 1 for one monomial; with several outputs (M, d_out).
 
     Raises:
-        SpecError: listing every error: what is no monomial, an index that the inputs do not
-            have, inputs that are no vectors, eigenvalues that are not as many, another method,
-            and fewer samples than a least-squares fit needs.
+        SpecError: listing every error: an invalid monomial, an index >= d, inputs that are not
+            vectors, eigenvalues of another shape, an invalid method, and fewer samples than a
+            least-squares fit needs.
 
     Example:
         >>> Sweep(data=power_law(9, 2), batchfn=polynomial, grabs={"c": monomial_coefficients})
@@ -84,40 +81,32 @@ def monomial_coefficients(
     """
     X = X_tr if X_te is None else X_te
     found = _checked(monomials if basis is None else basis, X, data_eigvals, method)
-    # Each once, and with a constant, which a fit would otherwise put on the others.
+    # Each once, and a constant, which a fit would otherwise attribute to the others.
     columns = list(dict.fromkeys([*found, Monomial()]))
     with torch.no_grad():
         f = model(X) - model0(X) if centered else model(X)
         Z = X if data_eigvals is None else X / torch.as_tensor(data_eigvals).to(X).sqrt()
-        H = torch.stack([_values(monomial, Z) for monomial in columns], dim=1)
+        H = torch.stack([hermite_product(Z, monomial) for monomial in columns], dim=1)
         c = _METHODS[method](H, f.reshape(len(X), -1))
         c = torch.stack([c[columns.index(monomial)] for monomial in found])
     return c[:, 0] if c.shape[1] == 1 else c
 
 
-def _values(monomial: Monomial, Z: Tensor) -> Tensor:
-    """Return h_m of each input, (n,)."""
-    factors = [hermite(Z[:, i], exponent) for i, exponent in monomial.items()]
-    return reduce(torch.mul, factors) if factors else Z.new_ones(len(Z))
-
-
-def _mean(H: Tensor, f: Tensor) -> Tensor:
-    """Return the means (M, d_out) of the products of H (n, M) and f (n, d_out)."""
-    return H.T @ f / len(H)
-
-
 def _least_squares(H: Tensor, f: Tensor) -> Tensor:
     """Return the coefficients (M, d_out) of H (n, M) in the best fit of f (n, d_out)."""
-    Q, R = torch.linalg.qr(H)  # not lstsq, which has the host wait for a GPU
+    Q, R = torch.linalg.qr(H)  # not lstsq, which is a GPU-CPU sync point
     coefficients: Tensor = torch.linalg.solve_triangular(R, Q.T @ f, upper=True)
     return coefficients
 
 
-_METHODS = {"least_squares": _least_squares, "mean": _mean}
+_METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "least_squares": _least_squares,
+    "mean": lambda H, f: H.T @ f / len(H),
+}
 
 
 def _checked(asked: Any, X: Tensor, data_eigvals: Any, method: str) -> list[Monomial]:
-    """Return the monomials as a list, or complain about all that does not fit together."""
+    """Return the monomials as a list, or raise a SpecError that lists every error."""
     name = "monomial_coefficients"
     if X.ndim != 2:
         raise SpecError(

@@ -1,4 +1,4 @@
-"""How steep the loss that is trained is where the network stands."""
+"""Norms of the gradient of the training loss."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.grabs.layers import layers_of
-from mlpsubmit.grabs.objective import Loss, Parameters, objective, trained_parameters
+from mlpsubmit.grabs.losses import Loss, Parameters, objective, trained_parameters
 
 __all__ = ["gradient_norm", "gradient_norms"]
 
@@ -21,22 +21,22 @@ def gradient_norm(
 ) -> Tensor:
     """Return the norm of the gradient of the training loss, over all parameters, a scalar.
 
-    It is the loss that is trained, without weight decay, on this batch and with the parameters as
-    they are now, in their precision whatever PRECISION is: a grab comes after the update, so with a
-    fresh batch every step this is not the gradient of that update. Step sizes are not in it,
-    neither LR nor the parametrization's.
+    The loss is on this batch, without weight decay, at the current parameters and in their
+    precision, whatever PRECISION is. A grab is taken after the update, so with a fresh batch at
+    every step this is not the gradient of that update. It does not include learning rates, neither
+    LR nor those of the parametrization.
 
     Args:
         model: the network, uncentred.
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         y_tr: (n,) or (n, d_out) targets.
         model0: the network at initialisation.
-        loss: the hyperparameter LOSS, and ``centered`` the hyperparameter CENTERED: both arrive by
-            themselves in a sweep; where ``train`` is called directly, contexts have to hold them.
-        centered: whether f - f0 is trained, else f.
+        loss: the hyperparameter LOSS. A sweep supplies it, and CENTERED; where ``train`` is called
+            directly, contexts must hold them.
+        centered: the hyperparameter CENTERED: whether f - f0 is trained, else f.
 
     Raises:
-        SpecError: for another loss.
+        SpecError: for an invalid loss.
 
     Example:
         >>> gradient_norm(nn.Linear(3, 1), torch.ones(4, 3), torch.ones(4), nn.Linear(3, 1)).shape
@@ -56,8 +56,8 @@ def gradient_norms(
 ) -> Tensor:
     """Return the norm of the gradient of the training loss, per layer, (layers,).
 
-    Each is over the weight and bias of one Linear or Conv2d layer, in order; 0 for one that is not
-    trained. Else as :func:`gradient_norm`, whose square is the sum of their squares.
+    Each is over the weight and bias of one Linear or Conv2d layer, in order; 0 for a layer that is
+    not trained. Otherwise as :func:`gradient_norm`.
 
     Args:
         model: the network, uncentred.
@@ -68,7 +68,7 @@ def gradient_norms(
         centered: the hyperparameter CENTERED.
 
     Raises:
-        SpecError: for another loss, and where the model has no Linear or Conv2d layer.
+        SpecError: for an invalid loss, and where the model has no Linear or Conv2d layer.
 
     Example:
         >>> gradient_norms(nn.Linear(3, 1), torch.ones(4, 3), torch.ones(4), nn.Linear(3, 1)).shape
@@ -82,13 +82,7 @@ def gradient_norms(
 
 
 def _gradient(
-    grab: str,
-    model: nn.Module,
-    X: Tensor,
-    y: Tensor,
-    model0: nn.Module,
-    loss: Loss,
-    centered: bool,
+    grab: str, model: nn.Module, X: Tensor, y: Tensor, model0: nn.Module, loss: Loss, centered: bool
 ) -> Parameters:
     value = objective(grab, model, model0, X, y, loss, centered)
     gradient: Parameters = torch.func.grad(value)(trained_parameters(model))
@@ -96,7 +90,7 @@ def _gradient(
 
 
 def _norm(tensors: list[Tensor], like: Tensor) -> Tensor:
-    """Return the norm of all entries together, 0 on the device of another tensor for none."""
+    """Return the norm of all entries, or 0 for no tensors, on the device of ``like``."""
     if not tensors:
         return like.new_zeros(())
     norm: Tensor = torch.stack([tensor.norm() for tensor in tensors]).norm()

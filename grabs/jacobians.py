@@ -1,22 +1,24 @@
-"""Gradients of a network's outputs at single rows, in a form in which their products are cheap.
+"""Per-row Jacobians of a network's outputs, factorised so that their inner products are cheap.
 
-The gradient of one output at one row, with respect to the weight of a Linear layer, is the outer
-product of the gradient with respect to what the layer returns (before any hook) and of its input.
-So two such gradients are multiplied as two pairs of vectors, and the matrices are never made: the
-"structured derivatives" of Novak, Sohl-Dickstein and Schoenholz, "Fast finite width neural tangent
-kernel", arXiv:2206.08720. For a Conv2d, and wherever a weight is used at several positions of one
-row, outer products are summed over the positions. Other parameters are differentiated as they are.
+The gradient of one output at one row with respect to the weight of a Linear layer is the outer
+product of the gradient with respect to the layer's result (before any hook) and the layer's input.
+The inner product of two such gradients is a product of two inner products of vectors, and the
+matrices are never formed: the "structured derivatives" of Novak, Sohl-Dickstein and Schoenholz,
+"Fast finite width neural tangent kernel", arXiv:2206.08720. For a Conv2d, and wherever a weight is
+used at several positions of one row, outer products are summed over the positions. All other
+parameters are differentiated directly.
 
-Each row is evaluated alone, under ``vmap``. Layers are not told by their modules but by the calls
-of ``linear`` and ``conv2d`` in the forward pass, and they count as layers only where the graph of
-autograd shows no further use of the same parameters.
+Each row is evaluated alone, under ``vmap``. A layer is recognised by the calls of ``linear`` and
+``conv2d`` in the forward pass, not by its module, and only if the autograd graph shows no other use
+of its parameters.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -29,7 +31,7 @@ from mlpsubmit.errors import SpecError
 
 __all__ = ["Block", "Factor", "RowJacobian"]
 
-#: The functions that layers are told by, and the names of their arguments.
+#: The functions by which layers are recognised, and the names of their arguments.
 _ARGUMENTS: dict[Callable[..., Any], tuple[str, ...]] = {
     nn.functional.linear: ("input", "weight", "bias"),
     nn.functional.conv2d: ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
@@ -40,7 +42,7 @@ _Key: TypeAlias = tuple[int, int]
 
 
 class Block(NamedTuple):
-    """Some rows and some outputs, which are differentiated together."""
+    """A set of rows and outputs whose gradients are computed together."""
 
     rows: slice
     outputs: slice
@@ -49,7 +51,7 @@ class Block(NamedTuple):
 class Factor(NamedTuple):
     """Gradients of c outputs at m rows with respect to some of the parameters.
 
-    That of output a at row i is the outer product of D[i, a] and A[i], or D[i, a] itself.
+    The gradient of output a at row i is the outer product of D[i, a] and A[i], or D[i, a] itself.
 
     Attributes:
         D: (m, c, q).
@@ -60,7 +62,7 @@ class Factor(NamedTuple):
     A: Tensor | None = None
 
     def pooled(self) -> Factor:
-        """Return the gradients of the c outputs strung together, as if of one output."""
+        """Return the gradients of the c outputs concatenated, as those of one output."""
         return Factor(self.D.flatten(1).unsqueeze(1), self.A)
 
     def products(self, other: Factor) -> Tensor:
@@ -77,20 +79,20 @@ class Factor(NamedTuple):
 
 
 class RowJacobian:
-    """The gradients of all outputs of a network at all rows, with respect to what is trained.
+    """The gradients of all outputs of a network at all rows, with respect to trained parameters.
 
-    The model is left as it is: parameters, their .grad, buffers, hooks and mode.
+    The model is not modified: parameters, their .grad, buffers, hooks and mode stay the same.
 
     Args:
-        model: its outputs at a row depend on that row alone, and are not random.
+        model: a network whose outputs at a row depend on that row alone, and are not random.
         X: (n, ...).
-        chunk_bytes: how large the gradients of two blocks may be together. A block has at least
-            one row and one output, whatever they take.
+        chunk_bytes: memory for the gradients of two blocks. A block has at least one row and one
+            output, whatever they need.
 
     Attributes:
         n_rows: n.
-        n_outputs: how many numbers the network returns for one row.
-        blocks: they cover each output at each row once.
+        n_outputs: number of outputs for one row.
+        blocks: a partition of the rows and outputs.
 
     Raises:
         SpecError: where no parameter requires a gradient, and where rows depend on each other.
@@ -105,8 +107,7 @@ class RowJacobian:
             )
         _check_rows_are_independent(model, X)
         self._model, self._X = model, X
-        calls, output = _observe(model, X[:1], {id(p) for p in trained.values()})
-        self._layers = _layers(calls, output)
+        self._layers, output = _layers(model, X[:1], {id(p) for p in trained.values()})
         among_layers = {id(p) for layer in self._layers for p in layer.trained}
         self._others = {name: p for name, p in trained.items() if id(p) not in among_layers}
         self._basis = torch.eye(output.numel(), dtype=output.dtype, device=output.device)
@@ -114,7 +115,7 @@ class RowJacobian:
         self.blocks = self._blocks(chunk_bytes // (2 * output.element_size()))
 
     def _blocks(self, entries: int) -> list[Block]:
-        """Cut rows and outputs so that the gradients of a block have at most so many entries."""
+        """Return blocks whose gradients have at most ``entries`` entries each."""
         per_row = sum(layer.entries_per_row for layer in self._layers)
         per_output = sum(layer.entries_per_output for layer in self._layers)
         per_output += sum(p.numel() for p in self._others.values())
@@ -129,21 +130,17 @@ class RowJacobian:
 
     @torch.no_grad()
     def at(self, block: Block) -> list[Factor]:
-        """Return the gradients of a block, each factor with respect to other parameters."""
+        """Return the gradients of a block, one factor per layer or other parameter."""
         basis = self._basis[block.outputs]
-        # The gradient with respect to a zero that is added to what a layer returns is D.
+        # D is the gradient with respect to a zero that is added to the result of a layer.
         zeros = {
             layer.key: [basis.new_zeros(call.shape) for call in layer.calls]
             for layer in self._layers
         }
 
         def at_row(x: Tensor) -> Any:
-            def outputs(shifts: dict[_Key, list[Tensor]], others: dict[str, Tensor]) -> Any:
-                with _Shift(shifts) as shift:
-                    output = functional_call(self._model, others, (x[None],))
-                return output.flatten(), shift.inputs
-
-            # It is typed as if has_aux did not make it return three.
+            outputs = functools.partial(self._outputs, x)
+            # Its type does not account for has_aux, with which it returns three values.
             value_and_pullback: Any = vjp(outputs, zeros, self._others, has_aux=True)
             _, pullback, inputs = value_and_pullback
             return inputs, *torch.vmap(pullback)(basis)
@@ -152,9 +149,29 @@ class RowJacobian:
         factors = [layer.factor(inputs[layer.key], by_layer[layer.key]) for layer in self._layers]
         return factors + [Factor(gradient.flatten(2)) for gradient in by_name.values()]
 
+    def _outputs(
+        self, x: Tensor, shifts: dict[_Key, list[Tensor]], others: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[_Key, list[Tensor]]]:
+        """Return the outputs at one row x, with shifts added to the results of layers.
+
+        Returns:
+            The outputs (n_outputs,), and the inputs of each layer, call by call.
+        """
+        inputs: dict[_Key, list[Tensor]] = {key: [] for key in shifts}
+
+        def shifted(call: _Call, output: Tensor) -> Tensor:
+            if call.key not in shifts:
+                return output
+            inputs[call.key].append(call.input)
+            return output + shifts[call.key][len(inputs[call.key]) - 1]
+
+        with _Intercept(shifted):
+            output = functional_call(self._model, others, (x[None],))
+        return output.flatten(), inputs
+
 
 class _Call(NamedTuple):
-    """One call of linear or conv2d: its arguments, and shape and node of its result for one row."""
+    """A call of linear or conv2d: its arguments, and shape and graph node of its result."""
 
     function: Callable[..., Any]
     input: Tensor
@@ -170,7 +187,7 @@ class _Call(NamedTuple):
 
     @property
     def trained(self) -> list[Tensor]:
-        """The weight, and the bias if it is trained."""
+        """The weight, and the bias if it is trained, too."""
         return [p for p in (self.weight, self.bias) if p is not None and p.requires_grad]
 
     @property
@@ -178,10 +195,10 @@ class _Call(NamedTuple):
         return int(self.options.get("groups", 1))
 
     def by_position(self, inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """Bring inputs (m, ...) and gradients (m, c, ...) into the shapes of a matrix product.
+        """Reshape inputs (m, ...) and gradients (m, c, ...) for a matrix product.
 
-        A call handles B images of L positions, or B vectors (L = 1), per row, in g groups of p
-        inputs and q outputs. A trained bias is the weight of one more input, which is 1.
+        Per row, a call processes B images of L positions, or B vectors (L = 1), in g groups of p
+        inputs and q outputs. A trained bias is the weight of an additional input of 1.
 
         Returns:
             (m, B, g, p, L), (m, c, B, g, q, L).
@@ -199,7 +216,7 @@ class _Call(NamedTuple):
 
 @dataclass(frozen=True)
 class _Layer:
-    """A weight and a bias, with all the calls that use them."""
+    """A weight and a bias, with all calls that use them."""
 
     calls: list[_Call]
 
@@ -213,7 +230,7 @@ class _Layer:
 
     @property
     def positions(self) -> int:
-        """How often the weight is used for one row."""
+        """Number of uses of the weight for one row."""
         return sum(call.shape.numel() for call in self.calls) // len(self.calls[0].weight)
 
     @property
@@ -222,18 +239,18 @@ class _Layer:
 
     @property
     def entries_per_row(self) -> int:
-        """How many entries all inputs have, patches of images side by side."""
+        """Number of entries of all inputs at one row, with images as patches."""
         call = self.calls[0]
         return self.positions * call.groups * (call.weight[0].numel() + 1)
 
     @property
     def entries_per_output(self) -> int:
-        """How many entries the gradients of one output at one row have."""
+        """Number of entries of the gradients of one output at one row."""
         results = sum(call.shape.numel() for call in self.calls)
         return results + (0 if self.factorises else sum(p.numel() for p in self.trained))
 
     def factor(self, inputs: list[Tensor], gradients: list[Tensor]) -> Factor:
-        """Return the gradients, given those with respect to what each call returns."""
+        """Return the gradients, given those with respect to the result of each call."""
         pairs = [
             call.by_position(*pair)
             for call, *pair in zip(self.calls, inputs, gradients, strict=True)
@@ -245,8 +262,12 @@ class _Layer:
         return Factor(torch.stack(products).sum(dim=0).flatten(2))
 
 
-class _Calls(TorchFunctionMode):
-    """Sees the calls of the functions that layers are told by."""
+class _Intercept(TorchFunctionMode):
+    """Passes each call of linear or conv2d, and its result, to a function that may replace it."""
+
+    def __init__(self, replaced: Callable[[_Call, Tensor], Tensor]) -> None:
+        super().__init__()
+        self._replaced = replaced
 
     def __torch_function__(
         self,
@@ -258,66 +279,24 @@ class _Calls(TorchFunctionMode):
         output = func(*args, **(kwargs or {}))
         if func not in _ARGUMENTS:
             return output
-        arguments = dict(zip(_ARGUMENTS[func], args, strict=False)) | dict(kwargs or {})
-        call = _Call(
-            func,
-            arguments.pop("input"),
-            arguments.pop("weight"),
-            arguments.pop("bias", None),
-            arguments,
-            output.shape,
-            output.grad_fn,
-        )
-        return self.seen(call, output)
-
-    def seen(self, call: _Call, output: Tensor) -> Tensor:
-        """Return what the call is to return."""
-        raise NotImplementedError
-
-
-class _Record(_Calls):
-    """Keeps the calls whose weight is a trained parameter, and whose bias is one, if any."""
-
-    def __init__(self, trained: set[int]) -> None:
-        super().__init__()
-        self._trained, self.calls = trained, list[_Call]()
-
-    def seen(self, call: _Call, output: Tensor) -> Tensor:
-        # A bias that is computed would have another id in the next forward pass.
-        lasting = call.bias is None or isinstance(call.bias, nn.Parameter)
-        if id(call.weight) in self._trained and lasting:
-            self.calls.append(call)
-        return output
-
-
-class _Shift(_Calls):
-    """Adds to what layers return, call by call, and keeps their inputs."""
-
-    def __init__(self, shifts: Mapping[_Key, list[Tensor]]) -> None:
-        super().__init__()
-        self._shifts = shifts
-        self.inputs: dict[_Key, list[Tensor]] = {key: [] for key in shifts}
-
-    def seen(self, call: _Call, output: Tensor) -> Tensor:
-        if call.key not in self._shifts:
-            return output
-        inputs = self.inputs[call.key]
-        inputs.append(call.input)
-        return output + self._shifts[call.key][len(inputs) - 1]
+        options = dict(zip(_ARGUMENTS[func], args, strict=False)) | dict(kwargs or {})
+        tensors = (options.pop("input"), options.pop("weight"), options.pop("bias", None))
+        return self._replaced(_Call(func, *tensors, options, output.shape, output.grad_fn), output)
 
 
 @torch.enable_grad()
 def _evaluate(model: nn.Module, X: Tensor) -> Tensor:
-    """Return the outputs with their graph, without letting a layer update its buffers."""
+    """Return the outputs with their graph; buffers of the model are not updated."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     output: Tensor = functional_call(model, buffers, (X,))
     return output
 
 
 def _check_rows_are_independent(model: nn.Module, X: Tensor) -> None:
-    """Refuse a model whose output at the first row depends on the last one (a GPU-CPU sync point).
+    """Raise a SpecError if the output at the first row depends on the last row.
 
-    Where rows are independent, the gradient is a sum of products with zero: there is no rounding.
+    A GPU-CPU sync point. For independent rows the gradient is a sum of products with zero, thus
+    exactly 0.
     """
     if not X.is_floating_point():
         return
@@ -335,29 +314,39 @@ def _check_rows_are_independent(model: nn.Module, X: Tensor) -> None:
         )
 
 
-def _observe(model: nn.Module, x: Tensor, trained: set[int]) -> tuple[list[_Call], Tensor]:
-    """Return the calls that may be those of layers, in order, and the output for one row."""
-    with _Record(trained) as record:
-        output = _evaluate(model, x)
-    return record.calls, output
+def _layers(model: nn.Module, x: Tensor, trained: set[int]) -> tuple[list[_Layer], Tensor]:
+    """Return the layers on whose parameters the output for one row depends through calls alone.
 
+    Args:
+        model: the network.
+        x: (1, ...), one row.
+        trained: the ids of the trained parameters.
 
-def _layers(calls: Iterable[_Call], output: Tensor) -> list[_Layer]:
-    """Return the layers on whose parameters an output depends through their calls alone."""
-    nodes, uses = _graph(output)
+    Returns:
+        The layers, and the output for the row.
+    """
     by_key: dict[_Key, list[_Call]] = defaultdict(list)
-    for call in calls:
-        by_key[call.key].append(call)
-    return [
-        _Layer(group)
-        for group in by_key.values()
-        if all(call.node in nodes for call in group)
-        and all(uses[id(p)] == len(group) for p in group[0].trained)
+
+    def record(call: _Call, output: Tensor) -> Tensor:
+        # A bias that is computed would have another id in the next forward pass.
+        if id(call.weight) in trained and isinstance(call.bias, (nn.Parameter, type(None))):
+            by_key[call.key].append(call)
+        return output
+
+    with _Intercept(record):
+        output = _evaluate(model, x)
+    nodes, uses = _graph(output)
+    layers = [
+        _Layer(calls)
+        for calls in by_key.values()
+        if all(call.node in nodes for call in calls)
+        and all(uses[id(p)] == len(calls) for p in calls[0].trained)
     ]
+    return layers, output
 
 
 def _graph(output: Tensor) -> tuple[set[Any], Counter[int]]:
-    """Return the nodes of autograd's graph, and by the id of a parameter how many lead to it."""
+    """Return the nodes of the autograd graph, and for each parameter's id the edges to it."""
     uses: Counter[int] = Counter()
     nodes: set[Any] = {output.grad_fn} - {None}
     pending = list(nodes)
@@ -380,7 +369,7 @@ def _patches(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Return what a convolution multiplies by its weight, (images, inputs, positions)."""
+    """Return the patches that a convolution multiplies by its weight, (images, p, positions)."""
     kernel = weight.shape[2:]
     if isinstance(padding, str):
         across = dilation if isinstance(dilation, (tuple, list)) else (dilation, dilation)

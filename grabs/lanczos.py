@@ -1,11 +1,11 @@
-"""The largest eigenvalues of a symmetric matrix that is known only by its products with vectors.
+"""The largest eigenvalues of a symmetric matrix, given its products with vectors.
 
 Block Lanczos (Golub and Van Loan, "Matrix Computations", 4th ed., 10.3) with full
 reorthogonalisation and thick restarts (Wu and Simon, "Thick-restart Lanczos method for large
-symmetric eigenvalue problems", SIAM J. Matrix Anal. Appl. 22, 2000): the Krylov space grows by
-one block of products at a time; where the memory is full, the better half of its Ritz vectors and
-the next block stay. A block as large as the number of eigenvalues that are wanted finds each as
-often as it is there.
+symmetric eigenvalue problems", SIAM J. Matrix Anal. Appl. 22, 2000): the Krylov space grows by one
+block of products at a time; when the memory is full, the better half of its Ritz vectors and the
+next block are kept. With one vector per eigenvalue in a block, multiple eigenvalues are found with
+their multiplicity.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 __all__ = ["VECTORS", "largest_eigenvalues"]
 
-#: How many basis vectors are kept in memory, or thrice the number of eigenvalues if that is more.
+#: Basis vectors in memory, or three times the number of eigenvalues if that is more.
 VECTORS = 20
 
 Product = Callable[[Tensor], Tensor]
@@ -29,15 +29,15 @@ def largest_eigenvalues(
     """Return the algebraically largest eigenvalues of a symmetric matrix, descending, (count,).
 
     Args:
-        product: from a vector (size,) to the matrix times it.
-        start: (count, size) random vectors, as many as eigenvalues are wanted, count <= size.
-        tolerance: it ends when each result is within this share of the largest one, in size, of
-            an eigenvalue, or within rounding errors of the matrix; by the norms of the residuals.
-        iterations: products at most (one block more to complete the last one). The results are
-            then lower bounds.
+        product: function of a vector v (size,) that returns the product of the matrix and v.
+        start: (count, size) random vectors, one per eigenvalue, count <= size.
+        tolerance: the iteration stops when the residual of each result is below this fraction of
+            the result of largest magnitude, or below the rounding errors of the matrix.
+        iterations: maximum number of products (up to one block more, to complete the last one).
+            The results are then lower bounds.
 
     Returns:
-        as ``start`` in dtype and device; nan where the matrix is not finite.
+        The eigenvalues, with dtype and device of ``start``; nan if the matrix is not finite.
     """
     count, size = start.shape
     room = max(VECTORS, 3 * count)
@@ -53,7 +53,7 @@ def largest_eigenvalues(
         ritz, vectors = torch.linalg.eigh(space.projected)
         best, rounding = ritz[-count:], 32 * torch.finfo(start.dtype).eps * float(ritz.abs().max())
 
-        # What the products have outside the space spans the next block; it gives the residuals.
+        # The parts of the products outside the space span the next block, and give the residuals.
         last = vectors[-len(block) :, -count:]
         block = _orthonormalised(outside, space.vectors, negligible=rounding)
         coupling = torch.stack([block @ row for row in outside]).to(last)
@@ -69,11 +69,11 @@ def largest_eigenvalues(
 
 
 class _Krylov:
-    """Orthonormal vectors that come block by block, and the matrix projected on their space.
+    """An orthonormal basis that grows by blocks, and the matrix projected onto its span.
 
     Args:
-        room: how many vectors there may be.
-        like: (any, size), of their size, type and device.
+        room: maximum number of vectors.
+        like: (any, size), a tensor with the size, dtype and device of the vectors.
     """
 
     def __init__(self, room: int, like: Tensor) -> None:
@@ -92,23 +92,23 @@ class _Krylov:
         return self._projected[: self._filled, : self._filled]
 
     def add(self, block: Tensor, images: list[Tensor]) -> Tensor:
-        """Add vectors, given the products with them (a GPU-CPU sync point).
+        """Add vectors and their products with the matrix (a GPU-CPU sync point).
 
         Returns:
-            what the products have outside the space, one a row.
+            The parts of the products outside the space, one per row.
         """
         new = slice(self._filled, self._filled + len(block))
         self._basis[new] = block
         self._filled = new.stop
         V = self.vectors
-        # Vector by vector: matrix products would be rounded where PRECISION is tf32.
+        # Vector by vector: matrix products would be rounded if PRECISION is tf32.
         overlaps = torch.stack([V @ image for image in images])
         self.projected[new] = host = overlaps.to(self._projected)
         self.projected[:, new] = host.T
         return torch.stack([w - h @ V for w, h in zip(images, overlaps, strict=True)])
 
     def restart(self, eigvals: Tensor, eigvecs: Tensor) -> None:
-        """Go on with some eigenvectors (filled, kept) of the projected matrix alone."""
+        """Keep only some eigenvectors (filled, kept) of the projected matrix."""
         _rotate(self._basis, eigvecs.T.to(self._basis))
         self._filled = len(eigvals)
         self._projected.zero_()
@@ -116,7 +116,7 @@ class _Krylov:
 
 
 def _dense(product: Product, start: Tensor) -> Tensor:
-    """Return the same from the matrix itself, where it is small."""
+    """Return the same from a small matrix itself."""
     count, size = start.shape
     rows = [product(v) for v in torch.eye(size, dtype=start.dtype, device=start.device)]
     matrix = torch.stack(rows).to(torch.float64).cpu()
@@ -127,16 +127,16 @@ def _dense(product: Product, start: Tensor) -> Tensor:
 
 
 def _orthonormalised(rows: Tensor, basis: Tensor, negligible: float) -> Tensor:
-    """Return orthonormal vectors that span what the rows have outside a basis.
+    """Return orthonormal vectors that span the parts of the rows outside a basis.
 
-    A row is left out where no more than a negligible length is left of it.
+    A row is dropped if the length of that part is negligible.
     """
     kept: list[Tensor] = []
     for row in rows:
         row = _outside(row, basis, kept)
         length = float(row.norm())
         if length > negligible:
-            # Twice is enough: what the first subtraction rounded away is amplified by 1 / length.
+            # Twice is enough: rounding errors of the first subtraction are amplified by 1 / length.
             row = _outside(row / length, basis, kept)
             kept.append(row / row.norm())
     return torch.stack(kept) if kept else rows[:0]
@@ -150,12 +150,12 @@ def _outside(vector: Tensor, basis: Tensor, others: list[Tensor]) -> Tensor:
 
 
 def _rotate(basis: Tensor, coefficients: Tensor) -> None:
-    """Replace the first vectors of a basis by combinations of all, piece by piece to save memory.
+    """Replace the first vectors of a basis by combinations of all, in chunks to save memory.
 
     Args:
         basis: (room, size).
         coefficients: (new, filled).
     """
     new, filled = coefficients.shape
-    for piece in torch.split(basis, 2**20, dim=1):
-        piece[:new] = torch.stack([c @ piece[:filled] for c in coefficients])
+    for chunk in torch.split(basis, 2**20, dim=1):
+        chunk[:new] = torch.stack([c @ chunk[:filled] for c in coefficients])

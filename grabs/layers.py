@@ -1,4 +1,4 @@
-"""Which layers grabs measure: the Linear and Conv2d modules of any model, in order."""
+"""The layers that grabs measure: the Linear and Conv2d modules of any model, in order."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ def layer_at(grab: str, model: nn.Module, layer: int) -> Layer:
     """Return one layer of a model, counted from 0, or from the end where it is negative.
 
     Raises:
-        SpecError: in the name of the grab, where the model has no such layer.
+        SpecError: naming the grab, where the model has no such layer.
     """
     layers = layers_of(model)
-    what = f"{type(model).__name__} has {len(layers)} Linear and Conv2d layers"
-    return layers[position(grab, "layer", layer, len(layers), what)]
+    count = f"{type(model).__name__} has {len(layers)} Linear and Conv2d layers"
+    return layers[position(grab, "layer", layer, len(layers), count)]
 
 
 def position(grab: str, argument: str, value: int, count: int, what: str) -> int:
-    """Return the place, from 0 on, of a layer among so many.
+    """Return the index of a layer, >= 0.
 
     Args:
-        grab: in whose name to complain.
-        argument: what it calls the layer.
-        value: which it is, from 0 on, or negative from the end.
-        count: how many there are.
-        what: a sentence that says so, for the message.
+        grab: the name of the grab, for messages.
+        argument: its argument for the layer, for messages.
+        value: the index, from 0, or negative from the end.
+        count: the number of layers.
+        what: a sentence with that number, for messages.
 
     Raises:
         SpecError: where the layer is not among them.
@@ -66,8 +66,8 @@ def position(grab: str, argument: str, value: int, count: int, what: str) -> int
 def weight_matrix(layer: Layer, effective: bool = False) -> Tensor:
     """Return a layer's weight as a detached matrix (outputs, inputs).
 
-    A raw one, the default, still shares the memory of the parameter; an effective one is a new
-    tensor, multiplied by the layer's forward multiplier where a parametrization gave it one.
+    By default it shares the memory of the parameter. An effective weight is a new tensor,
+    multiplied by the layer's forward multiplier if a parametrization has set one.
     """
     matrix = layer.weight.detach().flatten(1)
     return scaled(layer, matrix) if effective else matrix

@@ -10,7 +10,7 @@ from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = ["by_name", "grab_names"]
 
-#: What is public and no grab itself.
+#: Public names that are not grabs.
 _NO_GRABS = frozenset({"by_name", "on_test_set"})
 
 
@@ -20,10 +20,10 @@ def grab_names() -> list[str]:
 
 
 def by_name(name: str) -> Callable[..., Any]:
-    """Return the grab of this name.
+    """Return the grab of this package with a given name.
 
     Raises:
-        SpecError: where there is none, listing those that there are.
+        SpecError: where there is none, listing the valid names.
 
     Example:
         >>> by_name("readin_gram_trace") is readin_gram_trace

@@ -1,14 +1,21 @@
-"""The loss of a network on samples that it is not trained on."""
+"""The loss of a network: as a function of its trained parameters, and on the test set."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from mlpsubmit.grabs.objective import Loss, objective, trained_parameters
+from mlpsubmit.batchfns.validation import check_choice
 from mlpsubmit.grabs.samples import check_test_set
 
-__all__ = ["held_out_loss"]
+__all__ = ["Loss", "Parameters", "held_out_loss", "objective", "trained_parameters"]
+
+Loss: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
+Parameters: TypeAlias = dict[str, Tensor]
 
 
 @torch.no_grad()
@@ -22,23 +29,23 @@ def held_out_loss(
 ) -> Tensor:
     """Return the loss on the test set, as the train loop defines it, a scalar.
 
-    Online, the ``test_loss`` of the results is the train loss, which is right where every batch is
-    fresh. Where minibatches come out of a finite data set, as those of
-    :func:`~mlpsubmit.batchfns.sample` and :func:`~mlpsubmit.batchfns._arrays`, this grab gives the
-    generalisation curve. It is the loss after the update, not smoothed, in the precision of the
-    weights whatever PRECISION is, and costs a forward pass over the test set (two if CENTERED).
+    Online, the ``test_loss`` of the results is the train loss, which is correct if every batch is
+    fresh. If minibatches are drawn from a finite data set, as by
+    :func:`~mlpsubmit.batchfns.sample` and :func:`~mlpsubmit.batchfns.arrays`, this grab measures
+    generalisation. It is the loss after the update, not smoothed, in the precision of the weights
+    whatever PRECISION is, and costs a forward pass over the test set (two if CENTERED).
 
     Args:
         model: the network, uncentred.
         model0: the network at initialisation.
         X_te: (n, ...) test inputs.
         y_te: (n,) or (n, d_out) test targets.
-        loss: the hyperparameter LOSS, and ``centered`` the hyperparameter CENTERED: both arrive by
-            themselves in a sweep; where ``train`` is called directly, contexts have to hold them.
-        centered: whether the output is f - f0, else f.
+        loss: the hyperparameter LOSS. A sweep supplies it, and CENTERED; where ``train`` is called
+            directly, contexts must hold them.
+        centered: the hyperparameter CENTERED: whether the output is f - f0, else f.
 
     Raises:
-        SpecError: for another loss, and where there is no test set.
+        SpecError: for an invalid loss, and where there is no test set.
 
     Example:
         >>> held_out_loss(nn.Identity(), nn.Identity(), torch.ones(4, 1), 3 * torch.ones(4))
@@ -47,3 +54,59 @@ def held_out_loss(
     check_test_set("held_out_loss", X_te)
     value = objective("held_out_loss", model, model0, X_te, y_te, loss, centered)
     return value(trained_parameters(model))
+
+
+def trained_parameters(model: nn.Module) -> Parameters:
+    """Return the parameters that require a gradient, detached, by name; tied ones once."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def objective(
+    grab: str, model: nn.Module, model0: nn.Module, X: Tensor, y: Tensor, loss: Loss, centered: bool
+) -> Callable[[Parameters], Tensor]:
+    """Return the training loss as a function of the trained parameters.
+
+    Args:
+        grab: the name of the grab, for messages.
+        model: the network, uncentred.
+        model0: the network at initialisation, f0.
+        X: (n, ...) inputs.
+        y: (n,) or (n, d_out) targets.
+        loss: the hyperparameter LOSS: "mse", the mean of (f - y)^2 over all entries;
+            "cross_entropy", the mean over samples, of integer classes (n,) or probabilities
+            (n, classes); or a callable(output, y) -> scalar, with y in the shape of the output if
+            both have the same number of entries.
+        centered: whether f - f0 is trained, else f.
+
+    Raises:
+        SpecError: for an invalid loss.
+    """
+    if callable(loss):
+        measure = loss
+    else:
+        valid = "'mse', 'cross_entropy', or a callable(output, y) -> scalar"
+        check_choice(grab, "loss", loss, _LOSSES, valid)
+        measure = _LOSSES[loss]
+    with torch.no_grad():
+        f0 = model0(X) if centered else None
+
+    def value(parameters: Parameters) -> Tensor:
+        f = functional_call(model, parameters, (X,))
+        output: Tensor = f if f0 is None else f - f0
+        # Otherwise (n, 1) - (n,) would be (n, n).
+        return measure(output, y.reshape(output.shape) if y.numel() == output.numel() else y)
+
+    return value
+
+
+def _mse(output: Tensor, y: Tensor) -> Tensor:
+    n = len(output)
+    return (output.reshape(n, -1) - y.reshape(n, -1)).square().mean()
+
+
+def _cross_entropy(output: Tensor, y: Tensor) -> Tensor:
+    classes = y if y.is_floating_point() else y.reshape(len(output))  # may come as a column
+    return nn.functional.cross_entropy(output, classes)
+
+
+_LOSSES = {"mse": _mse, "cross_entropy": _cross_entropy}

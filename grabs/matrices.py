@@ -1,18 +1,17 @@
-"""Measurements of a matrix W, for named grabs that are handed a weight or Gram matrix."""
+"""Measurements of a matrix W, for named grabs of a weight or Gram matrix."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mlpsubmit.batchfns.monomial import checked_monomials
+from mlpsubmit.batchfns.monomial import Monomials, checked_monomials
 from mlpsubmit.batchfns.validation import is_integer
 from mlpsubmit.errors import SpecError
 
-__all__ = ["diagonal", "entry", "indices_of", "trace"]
+__all__ = ["diagonal", "entry", "finite_or_zeros", "indices_of", "trace"]
 
 
 def trace(W: Tensor) -> Tensor:
@@ -28,21 +27,19 @@ def trace(W: Tensor) -> Tensor:
     return _square("trace", W).diagonal().sum()
 
 
-def diagonal(
-    W: Tensor, monomials: Mapping[int, int] | Sequence[Mapping[int, int]] | None = None
-) -> Tensor:
-    """Return the diagonal of a square matrix W (m, m): all of it, or that of monomials' indices.
+def diagonal(W: Tensor, monomials: Monomials | None = None) -> Tensor:
+    """Return the diagonal of a square matrix W (m, m), or its entries at the indices of monomials.
 
     Args:
-        W: the matrix, as OTHER_MODEL_GRAM hands it.
-        monomials: one monomial (a mapping index -> exponent), or a list of them. Then the result
-            has only the entries of the indices that stand in them, ascending, each once.
+        W: the matrix, as OTHER_MODEL_GRAM passes it.
+        monomials: one monomial (a mapping index -> exponent), or a list of them, to select the
+            entries of the indices that appear in them, ascending, each once.
 
     Returns:
         (m,), or (number of indices,).
 
     Raises:
-        SpecError: where W is not square, or has no such index, and for what is no monomial.
+        SpecError: where W is not square, for an invalid monomial, and for an index >= m.
 
     Example:
         >>> diagonal(torch.diag(torch.tensor([1.0, 2.0, 3.0])), monomials={0: 1, 2: 2})
@@ -52,15 +49,15 @@ def diagonal(
     if monomials is None:
         return entries.clone()
     indices = indices_of("diagonal", monomials, len(W))
-    # One by one, as an index tensor would have to be sent to the device.
+    # One by one: an index tensor would have to be copied to the device.
     return torch.stack([entries[i] for i in indices]) if indices else entries.new_zeros(0)
 
 
 def entry(W: Tensor, i: int, j: int | None = None) -> Tensor:
-    """Return one entry of a matrix W (m, n), a scalar: W_ij, on the diagonal where j is left out.
+    """Return one entry of a matrix W (m, n), a scalar: W_ij, or W_ii if j is omitted.
 
     Raises:
-        SpecError: where W has no such row or column; they count from 0.
+        SpecError: where i or j, counted from 0, is not a row or column of W.
 
     Example:
         >>> entry(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), i=1)
@@ -79,18 +76,27 @@ def entry(W: Tensor, i: int, j: int | None = None) -> Tensor:
 
 
 def indices_of(grab: str, monomials: Any, d: int) -> list[int]:
-    """Return the indices that stand in one monomial or in several, ascending, each once.
+    """Return the indices that appear in one or several monomials, ascending, each once.
 
     Args:
-        grab: in whose name to complain.
-        monomials: a mapping index -> exponent, or a sequence of such.
-        d: how many indices there are.
+        grab: the name of the grab, for messages.
+        monomials: a mapping index -> exponent, or a sequence of these.
+        d: the number of valid indices.
 
     Raises:
-        SpecError: for what is no monomial, and for an index that is not among them.
+        SpecError: listing every invalid monomial and every index >= d.
     """
     checked = checked_monomials(grab, monomials, d)
     return sorted({index for monomial in checked for index in monomial})
+
+
+def finite_or_zeros(W: Tensor) -> tuple[Tensor, Tensor]:
+    """Return W, or zeros if it is not finite, and whether it is finite, a boolean scalar tensor.
+
+    Decompositions raise on matrices that are not finite, but a diverged config is a result: nan.
+    """
+    finite = W.isfinite().all()
+    return torch.where(finite, W, torch.zeros_like(W)), finite
 
 
 def _square(grab: str, W: Tensor) -> Tensor:

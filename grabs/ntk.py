@@ -1,15 +1,15 @@
-"""The empirical neural tangent kernel of a network, and what is read off it.
+"""The empirical neural tangent kernel of a network, its spectrum and its alignment with targets.
 
 K_ij^ab = sum over theta of (d f_a(x_i) / d theta) (d f_b(x_j) / d theta), for outputs a and b at
-rows i and j; theta are the parameters that require gradients, as they stand in the model, so that
-the forward multipliers of a parametrization are in f. The kernel is that of gradient flow with one
-learning rate for all parameters: where the loss is sum over i of (f(x_i) - y_i)^2 / 2, f moves by
+rows i and j; theta are the parameters that require gradients, as stored in the model, so the
+forward multipliers of a parametrization are part of f. The kernel is that of gradient flow with one
+learning rate for all parameters: for the loss sum over i of (f(x_i) - y_i)^2 / 2, df/dt is
 -K (f - y) (Jacot, Gabriel and Hongler, "Neural tangent kernel: convergence and generalization in
 neural networks", arXiv:1806.07572).
 
-A network of C outputs has one kernel per pair of outputs. ``outputs="trace"`` is the mean of those
-of each output with itself, sum over a of K^aa / C, which neural-tangents returns by default
-(``trace_axes=(-1,)``); ``outputs="full"`` is all of them. For C = 1 these are the same numbers.
+A network with C outputs has one kernel per pair of outputs. ``outputs="trace"`` is the mean of
+those of each output with itself, sum over a of K^aa / C, the default of neural-tangents
+(``trace_axes=(-1,)``); ``outputs="full"`` is all of them. For C = 1 both have the same entries.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns.validation import is_integer
-from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.batchfns.validation import check_choice, is_integer
+from mlpsubmit.errors import SpecError
 from mlpsubmit.grabs.jacobians import Block, Factor, RowJacobian
+from mlpsubmit.grabs.matrices import finite_or_zeros
 from mlpsubmit.grabs.samples import first_rows
 
 __all__ = [
@@ -30,9 +31,7 @@ __all__ = [
     "ntk_eigenvectors",
 ]
 
-_OUTPUTS = ("trace", "full")
-
-#: What the gradients that are held at once may take, unless the caller says otherwise.
+#: Default memory for the gradients that are in memory at a time.
 _CHUNK_BYTES = 2**28
 
 
@@ -45,19 +44,19 @@ def empirical_ntk(
 ) -> Tensor:
     """Return the empirical neural tangent kernel, symmetric to the last bit, (n, n).
 
-    For one output, K_ij = sum over theta of (d f(x_i) / d theta) (d f(x_j) / d theta). Any model
-    will do whose outputs at a row depend on that row alone. The gradients with respect to Linear
-    layers are never written out, so it costs about as much as a few training steps (Novak,
-    Sohl-Dickstein and Schoenholz, arXiv:2206.08720).
+    For one output, K_ij = sum over theta of (d f(x_i) / d theta) (d f(x_j) / d theta). The outputs
+    at a row must depend on that row alone. The gradients with respect to Linear layers are never
+    formed, so the cost is about that of a few training steps (Novak, Sohl-Dickstein and
+    Schoenholz, arXiv:2206.08720).
 
     Args:
-        model: the network; its parameters that require gradients count.
+        model: the network; theta are its parameters that require gradients.
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
-        outputs: of a network with C outputs, "trace" for the mean over the outputs of each one's
-            kernel, or "full" for the kernels of all pairs of outputs.
-        rows: only the kernel of the first so many inputs.
-        chunk_bytes: about how much memory the gradients may take that are held at once, besides
-            the kernel itself. Where all of them take more, some are computed several times.
+        outputs: for a network with C outputs, "trace" for the mean of the outputs' own kernels,
+            or "full" for the kernels of all pairs of outputs.
+        rows: number of inputs, the first ones, that the kernel is taken on; None for all.
+        chunk_bytes: approximate memory for the gradients, besides the kernel itself. If they need
+            more, some are computed repeatedly.
 
     Returns:
         (n, n); with outputs="full" (n, n, C, C), whose entry [i, j, a, b] belongs to output a at
@@ -65,7 +64,7 @@ def empirical_ntk(
 
     Raises:
         SpecError: where the output at one row depends on other rows, where no parameter requires
-            a gradient, and for other values of ``outputs`` and ``rows``.
+            a gradient, and for invalid ``outputs`` or ``rows``.
 
     Example:
         >>> empirical_ntk(nn.Linear(2, 1), torch.eye(2))
@@ -82,14 +81,14 @@ def empirical_ntk_trace(
 ) -> Tensor:
     """Return the trace of the empirical neural tangent kernel, without forming it, a scalar.
 
-    That is sum over i and a of |d f_a(x_i) / d theta|^2 / C, the trace of what
-    :func:`empirical_ntk` returns for ``outputs="trace"``.
+    It is sum over i and a of |d f_a(x_i) / d theta|^2 / C, the trace of :func:`empirical_ntk` for
+    ``outputs="trace"``.
 
     Args:
-        model: the network; its parameters that require gradients count.
+        model: the network; theta are its parameters that require gradients.
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
-        rows: only the first so many inputs.
-        chunk_bytes: about how much memory the gradients may take that are held at once.
+        rows: number of inputs, the first ones, that the kernel is taken on; None for all.
+        chunk_bytes: approximate memory for the gradients.
 
     Raises:
         SpecError: as :func:`empirical_ntk`.
@@ -116,23 +115,23 @@ def ntk_alignment(
 ) -> Tensor:
     """Return the alignment of the empirical neural tangent kernel with the targets, a scalar.
 
-    For one output, y^T K y / (|K|_F |y|^2): at most 1, which it is for K = y y^T (Cristianini,
-    Shawe-Taylor, Elisseeff and Kandola, "On kernel-target alignment", NeurIPS 2001; of tangent
+    For one output, y^T K y / (|K|_F |y|^2), at most 1, the value for K = y y^T (Cristianini,
+    Shawe-Taylor, Elisseeff and Kandola, "On kernel-target alignment", NeurIPS 2001; for tangent
     kernels in training: Baratin et al., arXiv:2008.00938). For C outputs, the cosine of K (n, n)
     and Y Y^T, <K, Y Y^T>_F / (|K|_F |Y Y^T|_F); with outputs="full", that of the whole kernel, as
-    a matrix (n C, n C), and vec(Y) vec(Y)^T. Nothing is centred. It is nan where all targets are 0.
+    a matrix (n C, n C), and vec(Y) vec(Y)^T. Nothing is centred. It is nan if all targets are 0.
 
     Args:
-        model: the network; its parameters that require gradients count.
+        model: the network; theta are its parameters that require gradients.
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
-        y_tr: (n,) or (n, C) targets; classes, integers (n,) or (n, 1) where C > 1, count as
-            one-hot rows.
-        outputs: which kernel of a network with C > 1 outputs, as for :func:`empirical_ntk`.
-        rows: only the first so many inputs.
-        chunk_bytes: about how much memory the gradients may take that are held at once.
+        y_tr: (n,) or (n, C) targets; for C > 1 also classes, integers (n,) or (n, 1), which are
+            converted to one-hot rows.
+        outputs: the kernel of a network with C > 1 outputs, as for :func:`empirical_ntk`.
+        rows: number of inputs, the first ones, that the kernel is taken on; None for all.
+        chunk_bytes: approximate memory for the gradients.
 
     Raises:
-        SpecError: as :func:`empirical_ntk`, and for targets that do not fit the outputs.
+        SpecError: as :func:`empirical_ntk`, and for targets that do not match the outputs.
 
     Example:
         >>> ntk_alignment(nn.Linear(2, 1, bias=False), torch.eye(2), torch.ones(2))
@@ -156,29 +155,28 @@ def ntk_eigenvalues(
 ) -> Tensor:
     """Return the largest eigenvalues of the empirical neural tangent kernel, descending, (count,).
 
-    They are those of the matrix K, not of K / n. All n are computed, in of the order of n^3
-    operations, so with thousands of rows choose ``rows`` or GRAB_EVERY accordingly. Those of a
-    network that is no longer finite are nan.
+    They are eigenvalues of the matrix K, not of K / n. All n are computed, in O(n^3) operations:
+    with thousands of rows, reduce the cost with ``rows`` or GRAB_EVERY. They are nan if the network
+    is not finite.
 
     Args:
-        model: the network; its parameters that require gradients count.
+        model: the network; theta are its parameters that require gradients.
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
-        count: how many eigenvalues.
+        count: number of eigenvalues.
         outputs: "trace" for those of the kernel (n, n), or "full" for those of the kernels of all
             pairs of outputs as one matrix (n C, n C); see :func:`empirical_ntk`.
-        rows: only the kernel of the first so many inputs.
-        chunk_bytes: about how much memory the gradients may take that are held at once.
+        rows: number of inputs, the first ones, that the kernel is taken on; None for all.
+        chunk_bytes: approximate memory for the gradients.
 
     Raises:
-        SpecError: as :func:`empirical_ntk`, and for more eigenvalues than there are.
+        SpecError: as :func:`empirical_ntk`, and for more eigenvalues than the matrix has.
 
     Example:
         >>> ntk_eigenvalues(nn.Linear(2, 1), torch.eye(2), count=2).round()
         tensor([3., 1.])
     """
     jacobian = _jacobian("ntk_eigenvalues", model, X_tr, outputs, rows, chunk_bytes)
-    _check_count("ntk_eigenvalues", count, jacobian, outputs)
-    K, finite = _finite(_matrix(_kernel(jacobian, outputs)))
+    K, finite = _decomposable("ntk_eigenvalues", jacobian, count, outputs)
     return torch.where(finite, torch.linalg.eigvalsh(K).flip(0)[:count], torch.nan)
 
 
@@ -193,20 +191,20 @@ def ntk_eigenvectors(
     """Return the eigenvectors of the largest eigenvalues of the neural tangent kernel, (n, count).
 
     Column k belongs to eigenvalue k of :func:`ntk_eigenvalues`. It has unit length, and its entry
-    of largest magnitude is positive. Where eigenvalues coincide, any basis of their space is as
-    good as another.
+    of largest magnitude is positive. For a multiple eigenvalue, the basis of its eigenspace is
+    arbitrary.
 
     Args:
-        model: the network; its parameters that require gradients count.
+        model: the network; theta are its parameters that require gradients.
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
-        count: how many eigenvectors.
+        count: number of eigenvectors.
         outputs: "trace", or "full" for those of the kernels of all pairs of outputs as one matrix:
             (n C, count), with row i C + a for output a at row i.
-        rows: only the kernel of the first so many inputs.
-        chunk_bytes: about how much memory the gradients may take that are held at once.
+        rows: number of inputs, the first ones, that the kernel is taken on; None for all.
+        chunk_bytes: approximate memory for the gradients.
 
     Raises:
-        SpecError: as :func:`empirical_ntk`, and for more eigenvectors than there are.
+        SpecError: as :func:`empirical_ntk`, and for more eigenvectors than the matrix has.
 
     Example:
         >>> ntk_eigenvectors(nn.Linear(2, 1), torch.eye(2), count=1)
@@ -214,8 +212,7 @@ def ntk_eigenvectors(
                 [0.7071]])
     """
     jacobian = _jacobian("ntk_eigenvectors", model, X_tr, outputs, rows, chunk_bytes)
-    _check_count("ntk_eigenvectors", count, jacobian, outputs)
-    K, finite = _finite(_matrix(_kernel(jacobian, outputs)))
+    K, finite = _decomposable("ntk_eigenvectors", jacobian, count, outputs)
     vectors = torch.linalg.eigh(K).eigenvectors.flip(1)[:, :count]
     largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     return torch.where(finite, vectors * largest.sign(), torch.nan)
@@ -224,11 +221,8 @@ def ntk_eigenvectors(
 def _jacobian(
     grab: str, model: nn.Module, X: Tensor, outputs: str, rows: int | None, chunk_bytes: int
 ) -> RowJacobian:
-    if outputs not in _OUTPUTS:
-        raise SpecError(
-            f"{grab}: got outputs={outputs!r}{did_you_mean(str(outputs), _OUTPUTS)}; valid are "
-            "'trace' for the mean of the outputs' kernels and 'full' for all pairs of outputs"
-        )
+    valid = "'trace' for the mean of the outputs' kernels and 'full' for all pairs of outputs"
+    check_choice(grab, "outputs", outputs, ("trace", "full"), valid)
     return RowJacobian(model, first_rows(grab, X, rows), chunk_bytes)
 
 
@@ -240,7 +234,7 @@ def _kernel(jacobian: RowJacobian, outputs: str) -> Tensor:
     for index, block in enumerate(jacobian.blocks):
         factors = _factors(jacobian, block, full)
         here = (block.rows, block.outputs if full else slice(None))
-        # A matrix library's A A^T need not be symmetric to the last bit.
+        # A A^T as computed by BLAS is not necessarily symmetric to the last bit.
         square = _products(factors, factors)
         K[here + here] += (square + _transposed(square)) / 2
         for other in jacobian.blocks[index + 1 :]:
@@ -253,7 +247,7 @@ def _kernel(jacobian: RowJacobian, outputs: str) -> Tensor:
 
 
 def _factors(jacobian: RowJacobian, block: Block, full: bool) -> list[Factor]:
-    """Return the gradients of a block, those of all outputs as one where only the trace counts."""
+    """Return the gradients of a block, with those of all outputs pooled unless in full."""
     factors = jacobian.at(block)
     return factors if full else [factor.pooled() for factor in factors]
 
@@ -287,16 +281,14 @@ def _targets(y: Tensor, n: int, C: int) -> Tensor:
     return y.reshape(n, C)
 
 
-def _check_count(grab: str, count: int, jacobian: RowJacobian, outputs: str) -> None:
+def _decomposable(
+    grab: str, jacobian: RowJacobian, count: int, outputs: str
+) -> tuple[Tensor, Tensor]:
+    """Return the kernel as a matrix, or zeros if it is not finite, and whether it is finite."""
     size = jacobian.n_rows * (jacobian.n_outputs if outputs == "full" else 1)
     if not (is_integer(count, 1) and count <= size):
         raise SpecError(
             f"{grab}: got count={count!r}, but the kernel is a matrix ({size}, {size}); valid are "
             f"integers from 1 to {size}"
         )
-
-
-def _finite(K: Tensor) -> tuple[Tensor, Tensor]:
-    """Return K and whether it is finite; zeros where not, as the decompositions would raise."""
-    finite = K.isfinite().all()
-    return torch.where(finite, K, torch.zeros_like(K)), finite
+    return finite_or_zeros(_matrix(_kernel(jacobian, outputs)))

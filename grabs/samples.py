@@ -1,4 +1,4 @@
-"""Which samples grabs measure: the first rows of a batch, or the test set."""
+"""The samples that grabs measure on: the first rows of a batch, or the test set."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["check_test_set", "first_rows"]
 
 
 def first_rows(grab: str, X: Tensor, rows: int | None) -> Tensor:
-    """Return the first rows of a batch, or all where ``rows`` is None or more than there are.
+    """Return the first rows of a batch, or all if ``rows`` is None or larger than the batch.
 
     Raises:
-        SpecError: in the name of the grab, for what is no number of rows.
+        SpecError: naming the grab, where ``rows`` is not an integer >= 1.
     """
     if rows is None:
         return X
@@ -24,10 +24,10 @@ def first_rows(grab: str, X: Tensor, rows: int | None) -> Tensor:
 
 
 def check_test_set(grab: str, X_te: Tensor | None) -> None:
-    """Refuse to measure on a test set that is not there: a sweep always has one.
+    """Raise an error if there is no test set; a sweep always has one.
 
     Raises:
-        SpecError: in the name of the grab.
+        SpecError: naming the grab.
     """
     if X_te is None:
         raise SpecError(

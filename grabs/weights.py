@@ -1,23 +1,22 @@
 """Measurements of the weights: the matrices themselves, their Grams, spectra, norms and distances.
 
-Layers are the Linear and Conv2d modules of any model, in the order in which they were registered,
-each as a matrix W (outputs, inputs): a Conv2d's weight is flattened to (out_channels, in_channels
-x height x width). A ``layer`` is counted from 0, or from the end where it is negative. Weights are
-the parameters as they are; effective ones are times the forward multiplier g of the
-parametrization, as a layer computes g (W x + b). Results are new tensors on the model's device,
-for the caller to read back.
+Layers are the Linear and Conv2d modules of any model, in the order of their registration, each
+with a weight matrix W (outputs, inputs): that of a Conv2d is flattened to (out_channels,
+in_channels x height x width). A ``layer`` is an index from 0, or negative from the end. Weights are
+the parameters as stored; effective weights include the forward multiplier g of the parametrization
+(a layer computes g (W x + b)). Results are new tensors on the model's device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.errors import SpecError, did_you_mean
-from mlpsubmit.grabs.layers import Layer, layer_at, layers_of, scaled, weight_matrix
-from mlpsubmit.grabs.matrices import indices_of
+from mlpsubmit.batchfns.monomial import Monomials
+from mlpsubmit.batchfns.validation import check_choice
+from mlpsubmit.errors import SpecError
+from mlpsubmit.grabs.layers import layer_at, layers_of, scaled, weight_matrix
+from mlpsubmit.grabs.matrices import finite_or_zeros, indices_of
 
 __all__ = [
     "bias",
@@ -42,8 +41,8 @@ def weight(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
 
     Args:
         model: any model with a Linear or Conv2d layer.
-        layer: which of them, from 0, or negative from the end.
-        effective: times the layer's forward multiplier.
+        layer: its index, from 0, or negative from the end.
+        effective: whether to multiply it by the layer's forward multiplier.
 
     Raises:
         SpecError: for a layer that the model does not have.
@@ -60,18 +59,18 @@ def bias(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
 
     Args:
         model: any model with a Linear or Conv2d layer.
-        layer: which of them, from 0, or negative from the end.
-        effective: times the layer's forward multiplier.
+        layer: its index, from 0, or negative from the end.
+        effective: whether to multiply it by the layer's forward multiplier.
 
     Raises:
-        SpecError: for a layer that the model does not have, or that has no bias.
+        SpecError: for a layer that the model does not have, or a layer without bias.
 
     Example:
         >>> bias(nn.Linear(3, 5)).shape
         torch.Size([5])
     """
     found = layer_at("bias", model, layer)
-    # Typed as always there, yet None where a layer was made with bias=False.
+    # Typed as a Tensor, but None for a layer with bias=False.
     parameter: Tensor | None = found.bias
     if parameter is None:
         raise SpecError(
@@ -88,18 +87,18 @@ def weight_gram(
 
     Args:
         model: any model with a Linear or Conv2d layer.
-        layer: which of them, from 0, or negative from the end.
+        layer: its index, from 0, or negative from the end.
         side: "input" for W^T W, (inputs, inputs); "output" for W W^T, (outputs, outputs).
-        effective: of the weight times the layer's forward multiplier.
+        effective: whether the weight is multiplied by the layer's forward multiplier.
 
     Raises:
-        SpecError: for another side, and for a layer that the model does not have.
+        SpecError: for an invalid side, and for a layer that the model does not have.
 
     Example:
         >>> weight_gram(nn.Linear(3, 5)).shape
         torch.Size([3, 3])
     """
-    return _gram("weight_gram", _matrix("weight_gram", model, layer, effective), side)
+    return _gram("weight_gram", model, layer, side, effective)
 
 
 def gram_trace(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
@@ -107,8 +106,8 @@ def gram_trace(model: nn.Module, layer: int = 0, effective: bool = False) -> Ten
 
     Args:
         model: any model with a Linear or Conv2d layer.
-        layer: which of them, from 0, or negative from the end.
-        effective: of the weight times the layer's forward multiplier.
+        layer: its index, from 0, or negative from the end.
+        effective: whether the weight is multiplied by the layer's forward multiplier.
 
     Raises:
         SpecError: for a layer that the model does not have.
@@ -124,30 +123,31 @@ def gram_diagonal(
     model: nn.Module,
     layer: int = 0,
     side: str = "input",
-    monomials: Mapping[int, int] | Sequence[Mapping[int, int]] | None = None,
+    monomials: Monomials | None = None,
     effective: bool = False,
 ) -> Tensor:
     """Return the diagonal of W^T W or W W^T, W one layer's weight, without forming the matrix.
 
-    That is how strongly the layer reads each input, or drives each output, squared.
+    Its entries are the squared norms of the columns of W, one per input, or of the rows, one per
+    output.
 
     Args:
         model: any model with a Linear or Conv2d layer.
-        layer: which of them, from 0, or negative from the end.
+        layer: its index, from 0, or negative from the end.
         side: "input" for W^T W, "output" for W W^T.
         monomials: one monomial (a mapping index -> exponent), or a list of them; in a sweep, the
-            axis or argument ``monomials``. The result then has only the entries of the indices
-            that stand in them, ascending, each once. They are inputs of the network, so this holds
-            for the inputs of the first layer, which has to be Linear; for any other layer, and
-            for side "output", the result has all entries.
-        effective: of the weight times the layer's forward multiplier.
+            axis or argument ``monomials``. They select the entries of the indices that appear in
+            them, ascending, each once. Indices are inputs of the network, so they apply to the
+            inputs of the first layer, which must be Linear; for any other layer, and for side
+            "output", the result has all entries.
+        effective: whether the weight is multiplied by the layer's forward multiplier.
 
     Returns:
         (inputs,) or (outputs,), or (number of indices,).
 
     Raises:
-        SpecError: for another side, a layer or an index that the model does not have, for what is
-            no monomial, and for monomials of a model whose first layer is no Linear.
+        SpecError: for an invalid side, layer, index or monomial, and for monomials if the first
+            layer of the model is not Linear.
 
     Example:
         >>> gram_diagonal(nn.Linear(3, 5), monomials={0: 1, 2: 2}).shape
@@ -159,14 +159,14 @@ def gram_diagonal(
 def singular_values(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
     """Return the singular values of one layer's weight, descending, (min(outputs, inputs),).
 
-    A singular value decomposition takes of the order of max(outputs, inputs) x min(outputs,
-    inputs)^2 operations, more than many training steps where layers are wide, so choose GRAB_EVERY
-    accordingly. Those of a weight that is no longer finite are nan.
+    The decomposition takes O(max(outputs, inputs) x min(outputs, inputs)^2) operations, more than
+    many training steps for wide layers: choose GRAB_EVERY accordingly. The values are nan if the
+    weight is not finite.
 
     Args:
         model: any model with a Linear or Conv2d layer.
-        layer: which of them, from 0, or negative from the end.
-        effective: of the weight times the layer's forward multiplier.
+        layer: its index, from 0, or negative from the end.
+        effective: whether the weight is multiplied by the layer's forward multiplier.
 
     Raises:
         SpecError: for a layer that the model does not have.
@@ -175,11 +175,8 @@ def singular_values(model: nn.Module, layer: int = 0, effective: bool = False) -
         >>> singular_values(nn.Linear(3, 5)).shape
         torch.Size([3])
     """
-    W = _matrix("singular_values", model, layer, effective)
-    # The decomposition raises on what is not finite, but a diverged config is a result: nan.
-    finite = W.isfinite().all()
-    values = torch.linalg.svdvals(torch.where(finite, W, torch.zeros_like(W)))
-    return torch.where(finite, values, torch.nan)
+    W, finite = finite_or_zeros(_matrix("singular_values", model, layer, effective))
+    return torch.where(finite, torch.linalg.svdvals(W), torch.nan)
 
 
 def readin_weight(model: nn.Module) -> Tensor:
@@ -216,13 +213,13 @@ def readin_gram(model: nn.Module, side: str = "input") -> Tensor:
         side: "input" for W^T W, (d_in, d_in); "output" for W W^T, (width, width).
 
     Raises:
-        SpecError: for another side, and where the model has no Linear or Conv2d layer.
+        SpecError: for an invalid side, and where the model has no Linear or Conv2d layer.
 
     Example:
         >>> readin_gram(nn.Linear(3, 5)).shape
         torch.Size([3, 3])
     """
-    return _gram("readin_gram", _matrix("readin_gram", model, layer=0), side)
+    return _gram("readin_gram", model, 0, side)
 
 
 def readin_gram_trace(model: nn.Module) -> Tensor:
@@ -238,23 +235,21 @@ def readin_gram_trace(model: nn.Module) -> Tensor:
     return gram_trace(model, layer=0)
 
 
-def readin_gram_diagonal(
-    model: nn.Module,
-    monomials: Mapping[int, int] | Sequence[Mapping[int, int]] | None = None,
-) -> Tensor:
-    """Return the diagonal of W^T W, W the first layer's weight: how strongly it reads each input.
+def readin_gram_diagonal(model: nn.Module, monomials: Monomials | None = None) -> Tensor:
+    """Return the diagonal of W^T W, W the first layer's weight: squared norms, one per input.
 
     Args:
-        model: any model with a Linear or Conv2d layer; with monomials, one that begins with Linear.
-        monomials: one monomial (a mapping index -> exponent), or a list of them. Then the result
-            has only the entries of the indices that stand in them, ascending, each once.
+        model: any model with a Linear or Conv2d layer; with monomials, one whose first layer is
+            Linear.
+        monomials: one monomial (a mapping index -> exponent), or a list of them, to select the
+            entries of the indices that appear in them, ascending, each once.
 
     Returns:
         (d_in,), or (number of indices,).
 
     Raises:
-        SpecError: for what is no monomial, an index that the inputs do not have, and for
-            monomials of a model whose first layer is no Linear.
+        SpecError: for an invalid monomial or index, and for monomials if the first layer of the
+            model is not Linear.
 
     Example:
         >>> readin_gram_diagonal(nn.Linear(3, 5), monomials={0: 1, 2: 2}).shape
@@ -268,7 +263,7 @@ def weight_norms(model: nn.Module, effective: bool = False) -> Tensor:
 
     Args:
         model: any model with a Linear or Conv2d layer.
-        effective: of the weights times their layers' forward multipliers.
+        effective: whether the weights are multiplied by their layers' forward multipliers.
 
     Raises:
         SpecError: where the model has no Linear or Conv2d layer.
@@ -283,13 +278,13 @@ def weight_norms(model: nn.Module, effective: bool = False) -> Tensor:
 def spectral_norms(model: nn.Module, effective: bool = False) -> Tensor:
     """Return the largest singular value of each layer's weight, (layers,).
 
-    Each takes an eigendecomposition of W^T W or W W^T, whichever is smaller: of the order of
-    min(outputs, inputs)^3 operations, more than many training steps where layers are wide, so
-    choose GRAB_EVERY accordingly. A weight that is no longer finite has the norm nan.
+    Each takes an eigendecomposition of the smaller of W^T W and W W^T, O(min(outputs, inputs)^3)
+    operations, more than many training steps for wide layers: choose GRAB_EVERY accordingly. The
+    norm of a weight that is not finite is nan.
 
     Args:
         model: any model with a Linear or Conv2d layer.
-        effective: of the weights times their layers' forward multipliers.
+        effective: whether the weights are multiplied by their layers' forward multipliers.
 
     Raises:
         SpecError: where the model has no Linear or Conv2d layer.
@@ -304,7 +299,7 @@ def spectral_norms(model: nn.Module, effective: bool = False) -> Tensor:
 def distance_from_init(model: nn.Module, model0: nn.Module) -> Tensor:
     """Return |W - W0| / |W0| for each layer, Frobenius norms, (layers,): 0 at initialisation.
 
-    A layer that was initialised to zero is at nan as long as it stays there, then at inf.
+    For a layer that was initialised to zero it is nan, or inf once its weight is not zero.
 
     Args:
         model: the network.
@@ -329,25 +324,23 @@ def distance_from_init(model: nn.Module, model0: nn.Module) -> Tensor:
 
 
 def _matrices(model: nn.Module, effective: bool = False) -> list[Tensor]:
-    """Return each layer's weight as a detached matrix, which may share its memory."""
+    """Return each layer's weight as a detached matrix, which may share the parameter's memory."""
     return [weight_matrix(layer, effective) for layer in layers_of(model)]
 
 
-def _matrix(grab: str, model: nn.Module, layer: int, effective: bool = False) -> Tensor:
+def _matrix(grab: str, model: nn.Module, layer: int, effective: bool) -> Tensor:
     return weight_matrix(layer_at(grab, model, layer), effective)
 
 
-def _gram(grab: str, W: Tensor, side: str) -> Tensor:
+def _check_side(grab: str, side: str) -> None:
+    valid = "'input' for W^T W and 'output' for W W^T"
+    check_choice(grab, "side", side, ("input", "output"), valid)
+
+
+def _gram(grab: str, model: nn.Module, layer: int, side: str, effective: bool = False) -> Tensor:
+    W = _matrix(grab, model, layer, effective)
     _check_side(grab, side)
     return W.T @ W if side == "input" else W @ W.T
-
-
-def _check_side(grab: str, side: str) -> None:
-    if side not in ("input", "output"):
-        raise SpecError(
-            f"{grab}: got side={side!r}{did_you_mean(str(side), ('input', 'output'))}; "
-            "valid are 'input' for W^T W and 'output' for W W^T"
-        )
 
 
 def _gram_diagonal(
@@ -355,34 +348,27 @@ def _gram_diagonal(
     model: nn.Module,
     layer: int,
     side: str,
-    monomials: Mapping[int, int] | Sequence[Mapping[int, int]] | None,
+    monomials: Monomials | None,
     effective: bool = False,
 ) -> Tensor:
     _check_side(grab, side)
     W = _matrix(grab, model, layer, effective)
     first = layers_of(model)[0]
     reads_the_inputs = side == "input" and layer_at(grab, model, layer) is first
-    # In a sweep monomials arrive uninvited, whatever layer it is.
+    # A sweep supplies the monomials of the target for every layer.
     if monomials is None or not reads_the_inputs:
         return W.square().sum(dim=0 if side == "input" else 1)
-    _check_inputs_are_coordinates(grab, model, first)
-    # Columns are taken one by one, as an index tensor would have to be sent to the device.
-    columns = [W[:, i] for i in indices_of(grab, monomials, W.shape[1])]
-    return torch.stack(columns, dim=1).square().sum(dim=0) if columns else W.new_zeros(0)
-
-
-def _check_inputs_are_coordinates(grab: str, model: nn.Module, first: Layer) -> None:
     if not isinstance(first, nn.Linear):
         raise SpecError(
             f"{grab}: the indices of monomials are inputs of an MLP, whose first layer is Linear; "
             f"got {type(model).__name__}, whose first layer is {type(first).__name__}; try "
             "monomials=None"
         )
+    # Columns are taken one by one: an index tensor would have to be copied to the device.
+    columns = [W[:, i] for i in indices_of(grab, monomials, W.shape[1])]
+    return torch.stack(columns, dim=1).square().sum(dim=0) if columns else W.new_zeros(0)
 
 
 def _spectral_norm(W: Tensor) -> Tensor:
-    gram = W.T @ W if W.shape[0] > W.shape[1] else W @ W.T
-    # The decomposition raises on what is not finite, but a diverged config is a result: nan.
-    finite = gram.isfinite().all()
-    eigvals = torch.linalg.eigvalsh(torch.where(finite, gram, torch.zeros_like(gram)))
-    return torch.where(finite, eigvals[-1].clamp_min(0).sqrt(), torch.nan)
+    gram, finite = finite_or_zeros(W.T @ W if W.shape[0] > W.shape[1] else W @ W.T)
+    return torch.where(finite, torch.linalg.eigvalsh(gram)[-1].clamp_min(0).sqrt(), torch.nan)

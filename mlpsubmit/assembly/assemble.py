@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mlpsubmit.arguments import call, declared, function_name, pick
 from mlpsubmit.errors import SpecError, did_you_mean
-from mlpsubmit.grabs.named import matrix_choice, named_grab
+from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters

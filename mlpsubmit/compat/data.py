@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mlpsubmit.batchfns._hermite import hermite
-from mlpsubmit.batchfns.fixed import fixed
+from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.gaussian import power_law_eigvals
 from mlpsubmit.batchfns.hea import LevelCoeffs, hea_monomials, relu_ntk_level_coeffs
 from mlpsubmit.batchfns.monomial import Monomial

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.arguments import function_name
-from mlpsubmit.batchfns.fixed import fixed
+from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.compat.tensors import on_device, training_on
 from mlpsubmit.errors import SpecError
 

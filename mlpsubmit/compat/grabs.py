@@ -11,7 +11,7 @@ from mlpsubmit.arguments import declared
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.grabs.lookup import by_name, grab_names
 from mlpsubmit.grabs.matrices import diagonal
-from mlpsubmit.grabs.named import matrix_choice, named_grab
+from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 
 __all__ = ["build_other_grabs", "get_W_gram", "get_W_ii"]
 

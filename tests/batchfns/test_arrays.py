@@ -62,7 +62,7 @@ def test_offline_is_one_fixed_set_of_different_rows():
 
 
 def test_offline_refuses_more_rows_than_there_are():
-    message = r"N_SAMPLES=41 training rows are asked for, but the data have 40; .* N_SAMPLES=40, or"
+    message = r"N_SAMPLES=41 training rows are requested, but the data have 40; .* N_SAMPLES=40, or"
     with pytest.raises(SpecError, match=message):
         draw(41, online=False)
 
@@ -97,7 +97,7 @@ def test_given_X_and_y_come_back_at_every_step():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "tests"}, r"got split='tests'; valid are 'train' and 'test' \(did you mean 'te"),
+        ({"split": "tests"}, r"got split='tests' \(did you mean 'test'\?\); valid are"),
         ({"split": "test", "X_test": X_TEST}, r"the test set has no y_test; give both"),
         ({"y_test": Y_TEST}, r"the test set has no X_test"),
         ({"y_train": Y_TRAIN[:7]}, r"X_train has 40 rows and y_train has 7; they should"),

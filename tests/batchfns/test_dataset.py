@@ -174,7 +174,7 @@ PAIRS = [(x, y) for x, y in zip(X.tolist(), Y.tolist(), strict=True)]
         ),
         (
             [([[1.0], [2.0, 3.0]], 1)],
-            r"the x of dataset, item 0, is of type list; valid .* a list as lon",
+            r"the x of dataset, item 0, is of type list; valid .* a list of",
         ),
         (
             [*PAIRS, ([1.0], 2)],
@@ -206,7 +206,7 @@ def test_errors_of_both_data_sets_are_listed_together():
         from_dataset([("a", 1)], [])
     assert caught.value.errors == [
         "from_dataset: the x of dataset, item 0, is of type str; valid are numbers: an "
-        "array, a tensor, a list as long in every row, or an image",
+        "array, a tensor, a list of the same length in every item, or an image",
         "from_dataset: test_dataset is of type list, without items",
     ]
 

@@ -266,7 +266,7 @@ def constant(degree):
         ({"data_eigvals": [[1.0]]}, r"data_eigvals has the shape \(1, 1\); valid is \(d,\)"),
         ({"data_eigvals": []}, r"data_eigvals has the shape \(0,\)"),
         ({"data_eigvals": 1.0}, r"data_eigvals has the shape \(\)"),
-        ({"data_eigvals": ["a"]}, r"data_eigvals are no numbers"),
+        ({"data_eigvals": ["a"]}, r"data_eigvals are not numbers"),
         ({"data_eigvals": [1, -2, -3]}, r"2 entries that are .* the first is -2\.0 at \[1\]"),
         ({"data_eigvals": [math.inf]}, r"1 entries that are negative or not finite.* inf at \[0\]"),
         ({"data_eigvals": [1e300]}, r"a mode of degree 2 overflows; try .* scaled to sum 1"),

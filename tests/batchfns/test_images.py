@@ -278,12 +278,15 @@ def test_entries_feed_sample():
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ([[0, 1], [1, 2]], r"label 1 stands more than once; valid labels are 0 to 9; try classes="),
+        (
+            [[0, 1], [1, 2]],
+            r"label 1 appears more than once; valid labels are 0 to 9; try classes=",
+        ),
         ([[0], [10, -1]], r"'digits' has no label -1, 10; valid labels are 0 to 9"),
         ([[0, 1]], r"two groups or more, none of them empty"),
         ([[0], []], r"two groups or more, none of them empty"),
         ([0, 10], r"'digits' has no label 10; valid labels are 0 to 9"),
-        ([[0, 1], 1], r"label 1 stands more than once"),
+        ([[0, 1], 1], r"label 1 appears more than once"),
         (3, r"got classes=3; valid are groups of labels; try classes=\[\[0\], \[1\]\]"),
         ([0.5, 1], r"valid are groups of labels"),
         ([["a"], [1]], r"valid are groups of labels"),
@@ -337,7 +340,7 @@ def test_all_errors_are_listed_together():
         images("digit", classes=[[0], [0]], flat=0, zca_strength=-1)
     shown = str(caught.value)
     assert "no data set 'digit' (did you mean 'digits'?)" in shown
-    assert "label 0 stands more than once; try classes=[[0], [1]]" in shown
+    assert "label 0 appears more than once; try classes=[[0], [1]]" in shown
 
 
 @pytest.mark.parametrize("dataset", ["digit", ["digits"]])

@@ -186,7 +186,7 @@ def test_given_X_and_y_come_back_at_every_step():
         (0, {}, r"got link=0 \(a monomial is a mapping .*valid are a Monomial or a li"),
         ("he3", {}, r"got link='he3' .* a degree >= 1, and a function u \(n, k\) -> \(n,\)"),
         ([], {}, r"got link=\[\] \(an empty list\)"),
-        ([{0: 1}, {0: 1}], {}, r"\(a monomial stands more than once\)"),
+        ([{0: 1}, {0: 1}], {}, r"\(a monomial appears more than once\)"),
         ({0: -1}, {}, r"got link=\{0: -1\} \(the exponents of a monomial are .* got -1"),
         (torch.sum, {}, r"the link gave the shape \(\) for u of shape \(3, 1\); valid is a tensor"),
         (lambda U: 1.0, {"k": 2}, r"the link gave float for u of shape \(3, 2\)"),

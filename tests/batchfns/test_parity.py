@@ -92,7 +92,7 @@ def test_given_X_and_y_come_back_at_every_step():
         ({"support": [0.5]}, r"got support=\[0\.5\]; it should be a list"),
         ({"support": [6, 0]}, r"there is no coordinate 6 in d=6; valid are 0 to 5"),
         ({"support": [-1]}, r"there is no coordinate -1 in d=6"),
-        ({"support": [2, 9, 2]}, r"no coordinate 9 in .*; coordinate 2 stands more than once"),
+        ({"support": [2, 9, 2]}, r"no coordinate 9 in .*; coordinate 2 appears more than once"),
     ],
 )
 def test_bad_arguments(arguments, message):

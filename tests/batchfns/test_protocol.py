@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mlpsubmit.batchfns import arrays, multi_index, polynomial, sample, sparse_parity, teacher
-from mlpsubmit.batchfns.fixed import fixed
+from mlpsubmit.batchfns.fixed_batch import fixed
 
 ROWS = {"X_train": torch.rand(50, 4), "y_train": torch.rand(50), "online": True, "split": "train"}
 FUNCTIONS = {

@@ -231,7 +231,10 @@ def test_no_argument_has_the_name_of_a_models():
         ({"d": 0}, r"teacher: got d=0; valid is an integer >= 1"),
         ({"data_eigvals": torch.ones(4)}, r"teacher: got d=5, but data_eigvals has 4 entries; lea"),
         ({"data_eigvals": torch.ones(5, 1)}, r"teacher: data_eigvals has the shape \(5, 1\); vali"),
-        ({"data_eigvals": -torch.ones(5)}, r"data_eigvals has entries that are negative or not f"),
+        (
+            {"data_eigvals": -torch.ones(5)},
+            r"data_eigvals has 5 entries that are negative or not f",
+        ),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -169,7 +169,7 @@ class Idle(nn.Module):
         ),
         (
             lambda: grabs.activations(Idle(), inputs()),
-            "activations: Idle has a layer 1 that its forward pass does not call; take it out",
+            "activations: Idle has a layer 1 that its forward pass does not call; remove it",
         ),
         (lambda: grabs.preactivation_stats(Idle(), inputs()), "stats: Idle has a layer 1 that"),
         (

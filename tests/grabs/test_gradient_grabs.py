@@ -10,7 +10,7 @@ from torch import nn
 from mlpsubmit import grabs
 from mlpsubmit.arguments import call
 from mlpsubmit.errors import SpecError
-from mlpsubmit.grabs.objective import objective, trained_parameters
+from mlpsubmit.grabs.losses import objective, trained_parameters
 from mlpsubmit.training import train
 from mlpsubmit.training.losses import stacked_loss
 from mlpsubmit.training.models import MLP

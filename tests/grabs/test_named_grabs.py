@@ -15,7 +15,7 @@ from mlpsubmit.arguments import call, declared, function_name
 from mlpsubmit.assembly.assemble import named_grabs
 from mlpsubmit.assembly.probe import probe
 from mlpsubmit.errors import SpecError
-from mlpsubmit.grabs.named import NamedGrab, OnTestSet, matrix_choice, named_grab, on_test_set
+from mlpsubmit.grabs.named_grabs import NamedGrab, OnTestSet, matrix_choice, named_grab, on_test_set
 from mlpsubmit.spec.fingerprint import digest
 
 

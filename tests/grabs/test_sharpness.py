@@ -243,8 +243,8 @@ def test_a_diverged_network_has_none():
         ),
         ({"count": 2.0}, r"got count=2.0; valid is an integer from 1 to 3"),
         ({"count": 0, "tolerance": 0, "iterations": True}, r"3 errors:[^$]*tolerance=0; valid"),
-        ({"tolerance": "1"}, r"got tolerance='1'; valid is a number > 0, such as 1e-3"),
-        ({"tolerance": np.nan}, r"got tolerance=nan; valid is a number > 0"),
+        ({"tolerance": "1"}, r"got tolerance='1'; valid is a finite number > 0, such as 1e-3"),
+        ({"tolerance": np.nan}, r"got tolerance=nan; valid is a finite number > 0"),
         ({"iterations": 0}, r"got iterations=0; valid is an integer >= 1"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
-from mlpsubmit.batchfns.validation import FLAG, SEED, Valid, check_arguments, is_integer, is_real
+from mlpsubmit.batchfns.validation import FLAG, SEED, Valid, check_arguments, integer_from, is_real
 from mlpsubmit.errors import SpecError
 
 __all__ = ["modular_addition"]
@@ -26,32 +26,33 @@ def modular_addition(
 ) -> Callable[..., dict[str, Tensor]]:
     r"""Return the data recipe of addition modulo p, for ``Sweep(data=..., batchfn=sample)``.
 
-    All p^2 pairs (a, b) are put into an order that ``pair_seed`` draws. Its first
+    All p^2 pairs (a, b) are shuffled with the seed ``pair_seed``. The first
     n = round(train_fraction p^2) pairs are the training rows, the others the test rows: the same
-    ones in every trial, and those of a smaller fraction are among those of a larger one (Power et
-    al., arXiv 2201.02177; Nanda et al., arXiv 2301.05217; Gromov, arXiv 2301.02679).
+    in every trial, and the training rows of a smaller fraction are among those of a larger one
+    (Power et al., arXiv 2201.02177; Nanda et al., arXiv 2301.05217; Gromov, arXiv 2301.02679).
 
-    Offline, ``N_SAMPLES=round(train_fraction * p**2)`` trains on all of these rows, a smaller one
-    on a random subset of them per trial; ``N_TRAIN`` changes nothing. The test set is all test
-    rows up to ``N_TEST``. For ``LOSS="cross_entropy"`` take ``labels=True``, and ``D_OUT=p``.
+    Offline, ``N_SAMPLES=round(train_fraction * p**2)`` trains on all of these rows, and a smaller
+    one on a random subset per trial; ``N_TRAIN`` has no effect. The test set is all test rows, up
+    to ``N_TEST``. For ``LOSS="cross_entropy"`` use ``labels=True`` and ``D_OUT=p``.
 
-    The inputs are the one-hot vectors of a and b, one after the other, and the targets are the
-    one-hot vector of c = (a + b) mod p. Over all pairs every coordinate has mean 1/p and variance
-    (p - 1)/p^2, so that normalized ones are, with mean 0 and variance 1,
+    The inputs are the concatenated one-hot vectors of a and b, and the targets are the one-hot
+    vector of c = (a + b) mod p. Over all pairs every coordinate has mean 1/p and variance
+    (p - 1)/p^2, so normalized to mean 0 and variance 1 the entries are
 
-    .. math:: \sqrt{p - 1}\ \text{where the one is}, \qquad -1 / \sqrt{p - 1}\ \text{elsewhere}.
+    .. math:: \sqrt{p - 1}\ \text{for a 1}, \qquad -1 / \sqrt{p - 1}\ \text{for a 0}.
 
-    Nothing is computed here: the recipe runs on a worker, and yields the data entries ``X_train``
+    Nothing is computed here: the recipe runs on a worker and returns the data entries ``X_train``
     (n, 2p), ``y_train``, ``X_test`` and ``y_test``: 12 p^3 bytes in all.
 
     Args:
-        p: the modulus, >= 2. Left out, it has to come from an axis or from ``datasethps``.
-        train_fraction: of the pairs, between 0 and 1, by default 0.5.
-        pair_seed: of the order of the pairs, by default 0.
-        labels: targets (n,) are the numbers c, int64; by default they are one-hot (n, p), float32.
-        normalized: normalize inputs and one-hot targets, the default: a network that is 0 starts
-            at a mean squared loss of 1. Otherwise they have entries 0 and 1, and one-hot targets
-            serve LOSS="cross_entropy" as well.
+        p: the modulus, >= 2. If omitted, it must come from an axis or from ``datasethps``.
+        train_fraction: fraction of the pairs to train on, between 0 and 1, by default 0.5.
+        pair_seed: seed of the order of the pairs, by default 0.
+        labels: whether targets are the numbers c, (n,) int64. By default they are one-hot, (n, p)
+            float32.
+        normalized: whether to normalize inputs and one-hot targets (the default), so that a network
+            with output 0 has a mean squared loss of 1. Otherwise entries are 0 and 1, and one-hot
+            targets can be used with LOSS="cross_entropy" too.
 
     Raises:
         SpecError: listing every bad value, here or, for values of an axis, on the worker.
@@ -93,7 +94,7 @@ def _modular_addition_entries(
     _check(locals())
     p = int(p)
     n = _training_pairs(p, train_fraction)
-    # A RandomState's stream is frozen for good, so the pairs are the same under every numpy.
+    # The stream of RandomState is frozen: the pairs are the same with every version of numpy.
     pairs = np.random.RandomState(pair_seed).permutation(p * p).astype(np.int64)
     a, b = pairs // p, pairs % p
     c = (a + b) % p
@@ -109,7 +110,7 @@ def _one_hot(numbers: Any, p: int, normalized: bool) -> Tensor:
 
 
 _VALID: Valid = {
-    "p": ("an integer >= 2, such as 97", lambda p: is_integer(p, 2)),
+    "p": integer_from(2, ", such as 97"),
     "train_fraction": (
         "a number between 0 and 1, such as 0.5",
         lambda fraction: is_real(fraction) and 0 < fraction < 1,

@@ -1,9 +1,9 @@
-"""Grabs made of functions: with arguments fixed, of a weight matrix, or on the test set.
+"""Grabs made from functions: with fixed arguments, of a weight matrix, or on the test set.
 
-MLPscape's ``build_other_grabs`` chooses per alias a function, its arguments, and what it is a
-function of: the model, the weight matrix of the read-in or read-out layer, or a Gram matrix of it.
-Here that choice becomes one grab, which declares what the function still needs. So does a grab on
-the test set, with other samples in the place of the training batch.
+MLPscape's ``build_other_grabs`` chooses for each alias a function, its arguments, and their object:
+the model, the weight matrix of the read-in or read-out layer, or a Gram matrix of it. Here that
+choice is one grab, which declares the arguments that the function still needs. A grab on the test
+set likewise declares the test set in place of the training batch.
 """
 
 from __future__ import annotations
@@ -26,10 +26,8 @@ __all__ = ["NamedGrab", "OnTestSet", "boolean", "matrix_choice", "named_grab", "
 
 Matrix = Literal["gram", "raw"]
 
-#: What a grab on the test set is given in the place of what.
+#: The arguments that a grab on the test set replaces, and what it replaces them by.
 _TEST_SET = {"X_tr": "X_te", "y_tr": "y_te"}
-
-_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 _TRUE = ("true", "yes", "t", "y", "1")
 _FALSE = ("false", "no", "f", "n", "0")
@@ -54,17 +52,17 @@ def named_grab(
 
     Args:
         function: the name of a grab of this package, or a function.
-        source: the layer whose weight W (outputs, inputs) it is: "in" the first, "out" the last.
-        concat_outside: which Gram matrix: W^T W, (inputs, inputs), or else W W^T.
-        matrix: "gram" hands the function a Gram matrix, "raw" W itself: as its argument ``W``, or
-            else as its first, if that has no default and is nothing that the train loop supplies.
-            None hands it what it declares and nothing else.
-        arguments: fixed ones, which win over whatever else has their names.
+        source: the layer of the weight W (outputs, inputs): "in" the first, "out" the last.
+        concat_outside: whether the Gram matrix is W^T W, (inputs, inputs), or else W W^T.
+        matrix: "gram" passes the function a Gram matrix, "raw" W itself: as its argument ``W``, or
+            else as its first one, if that has no default and the train loop does not supply it.
+            None passes no matrix.
+        arguments: fixed arguments, which override others of the same name.
 
     Returns:
-        The function itself where nothing is chosen; else a :class:`NamedGrab`, which can be
-        pickled, counts by content in a config's key, and declares what the function declares
-        but the matrix and the fixed arguments.
+        The function itself if there is no matrix and no fixed argument; else a :class:`NamedGrab`,
+        which can be pickled, counts by content in a config's key, and declares the arguments of the
+        function except the matrix and the fixed ones.
 
     Raises:
         SpecError: listing every error: an unknown grab, a bad choice, an argument that the
@@ -80,10 +78,10 @@ def named_grab(
         raise SpecError(f"got arguments {fixed!r}; should be a mapping of names to values")
     if matrix is None and not fixed:
         return func
-    declared(func)  # says so where a signature cannot be read
+    declared(func)  # raises if the signature cannot be read
     argument = None if matrix is None else _matrix_argument(func)
     grab = NamedGrab(func, dict(fixed), argument, source, concat_outside, matrix)
-    if errors := _choice_errors(grab) + _argument_errors(grab):
+    if errors := _errors(grab):
         raise SpecError(errors)
     return grab
 
@@ -91,21 +89,20 @@ def named_grab(
 def on_test_set(grab: str | Callable[..., Any], /, **arguments: Any) -> OnTestSet:
     """Return a grab that measures on the fixed test set instead of the training batch.
 
-    What the function declares as ``X_tr`` and ``y_tr`` is given the test set's ``X_te`` and
-    ``y_te``. Online, the training batch is another one at every step: what is measured on it
-    carries the noise of the sampling, and an entry of a kernel, or a row of activations, is about
-    other samples each time. On the test set, traces show the network alone, and configs of the same
-    SEED and trial are measured on the same samples. It has N_TEST of them, so fix ``rows`` where a
-    grab is expensive.
+    The arguments ``X_tr`` and ``y_tr`` of the function get the test set, ``X_te`` and ``y_te``.
+    In online training every step has another batch: a measurement on it has sampling noise, and
+    an entry of a kernel, or a row of activations, belongs to another sample each time. On the test
+    set, traces depend on the network alone, and configs with the same SEED and trial are measured
+    on the same samples. It has N_TEST samples, so fix ``rows`` where a grab is expensive.
 
     Args:
-        grab: a function with an argument ``X_tr`` (or ``**kwargs``), or the name of one of this
+        grab: a function with an argument ``X_tr`` (or ``**kwargs``), or the name of a grab of this
             package.
-        arguments: fixed ones, which win over whatever else has their names.
+        arguments: fixed arguments, which override others of the same name.
 
     Returns:
-        a grab that can be pickled, counts by content in a config's key, and declares what the
-        function declares, with ``X_te`` and ``y_te`` for ``X_tr`` and ``y_tr``.
+        A grab that can be pickled, counts by content in a config's key, and declares the arguments
+        of the function, with ``X_te`` and ``y_te`` for ``X_tr`` and ``y_tr``.
 
     Raises:
         SpecError: for a function that takes no X_tr, an argument that it does not take, an unknown
@@ -134,16 +131,16 @@ def on_test_set(grab: str | Callable[..., Any], /, **arguments: Any) -> OnTestSe
 
 
 def matrix_choice(value: Any) -> dict[str, Any]:
-    """Return the arguments of :func:`named_grab` that a value of OTHER_MODEL_GRAM stands for.
+    """Return the arguments of :func:`named_grab` for a value of OTHER_MODEL_GRAM.
 
     Args:
         value: True for the Gram matrix W^T W of the first layer, False for the model; or
-            MLPscape's choice, a mapping out of ``source`` ("in" or "out"), ``concat_outside``
-            (W^T W or W W^T), ``use_raw`` (W itself) and ``call_with_model`` (no matrix), of which
-            all may be left out. Booleans may be words, as JSON and command lines have them.
+            MLPscape's mapping with the optional keys ``source`` ("in" or "out"),
+            ``concat_outside`` (W^T W or W W^T), ``use_raw`` (W itself) and ``call_with_model`` (no
+            matrix). Booleans may be strings, as in JSON and on command lines.
 
     Raises:
-        SpecError: listing every key and every value that is none of these.
+        SpecError: listing every invalid key and value.
 
     Example:
         >>> matrix_choice({"source": "out", "concat_outside": "false"})["concat_outside"]
@@ -190,13 +187,13 @@ def boolean(value: Any) -> bool | None:
 
 @dataclass(frozen=True, eq=False)
 class NamedGrab:
-    """A function of measurement with what it is given fixed; called by name as any grab is.
+    """A grab with fixed arguments, or of a matrix.
 
     Attributes:
         func: the function.
-        keywords: its fixed arguments (both are called as those of functools.partial).
-        argument: the name of the argument that takes the matrix, where there is one.
-        source: see :func:`named_grab`, as for the others.
+        keywords: its fixed arguments (``func`` and ``keywords`` are named as in functools.partial).
+        argument: the name of the argument for the matrix, if any.
+        source: see :func:`named_grab`, also for the others.
     """
 
     func: Callable[..., Any]
@@ -207,7 +204,7 @@ class NamedGrab:
     matrix: Matrix | None
 
     def __call__(self, **offered: Any) -> Any:
-        """Measure, with the model among what is offered where a matrix is wanted of it."""
+        """Measure; the model must be among the offered arguments if a matrix is needed."""
         given = {**offered, **self.keywords}
         if self.argument is not None:
             given[self.argument] = self._matrix_of(offered["model"])
@@ -215,7 +212,7 @@ class NamedGrab:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """What the function still needs, by name; with a matrix, the model that it comes from."""
+        """The arguments that the function still needs; the model, if it needs a matrix."""
         given = {*self.keywords, self.argument}
         needed = [p for p in _keyword_only(self.func) if p.name not in given]
         if self.argument is not None and all(p.name != "model" for p in needed):
@@ -236,23 +233,23 @@ class NamedGrab:
 
 @dataclass(frozen=True, eq=False)
 class OnTestSet:
-    """A grab that is given the test set as its training batch; called by name as any grab is.
+    """A grab that gets the test set as its training batch.
 
     Attributes:
-        func: what measures.
+        func: the grab.
     """
 
     func: Callable[..., Any]
 
     def __call__(self, **offered: Any) -> Any:
-        """Measure on the test set among what is offered."""
+        """Measure; the test set must be among the offered arguments."""
         check_test_set(self.__name__, offered.get("X_te"))
         swapped = {name: offered[own] for name, own in _TEST_SET.items() if own in offered}
         return call(self.func, {**offered, **swapped})
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """What the function declares, with the test set's names."""
+        """The arguments of the function, with the names of the test set."""
         needed: dict[str, inspect.Parameter] = {}
         for parameter in _keyword_only(self.func):
             name = _TEST_SET.get(parameter.name, parameter.name)
@@ -267,22 +264,18 @@ class OnTestSet:
         return function_name(self.func)
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    return list(inspect.signature(function).parameters.values())
-
-
 def _keyword_only(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Return the parameters of a function as those of one that is called by name."""
     return [
         p.replace(kind=p.KEYWORD_ONLY) if p.kind is p.POSITIONAL_OR_KEYWORD else p
-        for p in _parameters(function)
+        for p in inspect.signature(function).parameters.values()
         if p.kind is not p.VAR_POSITIONAL
     ]
 
 
 def _matrix_argument(function: Callable[..., Any]) -> str | None:
-    """Return which argument takes a matrix: W, or else a first one that nothing else can give."""
-    parameters = [p for p in _parameters(function) if p.kind in _BY_NAME]
+    """Return the argument for the matrix: W, or else a first one that nothing else supplies."""
+    parameters = [p for p in _keyword_only(function) if p.kind is p.KEYWORD_ONLY]
     if any(p.name == "W" for p in parameters):
         return "W"
     first = next(iter(parameters), None)
@@ -291,7 +284,8 @@ def _matrix_argument(function: Callable[..., Any]) -> str | None:
     return first.name
 
 
-def _choice_errors(grab: NamedGrab) -> list[str]:
+def _errors(grab: NamedGrab) -> list[str]:
+    """Return the errors of the choices and of the fixed arguments."""
     name = function_name(grab)
     choices = (
         ("source", grab.source, ("in", "out")),
@@ -308,16 +302,11 @@ def _choice_errors(grab: NamedGrab) -> list[str]:
             f"{name}: takes no weight matrix; give it an argument W, or let it have the model "
             "(leave it out of OTHER_MODEL_GRAM)"
         )
-    return errors
-
-
-def _argument_errors(grab: NamedGrab) -> list[str]:
-    parameters = _parameters(grab.func)
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return []
-    takes = {p.name for p in parameters if p.kind in _BY_NAME} - {grab.argument}
-    return [
-        f"{function_name(grab)}: takes no argument {key!r}{did_you_mean(key, takes)}; it takes "
+    if takes_all(grab.func):
+        return errors
+    takes = declared(grab.func) - {grab.argument}
+    return errors + [
+        f"{name}: takes no argument {key!r}{did_you_mean(key, takes)}; it takes "
         f"{', '.join(sorted(takes)) or 'none'}"
         for key in grab.keywords
         if key not in takes

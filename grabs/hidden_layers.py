@@ -1,9 +1,9 @@
-"""Measurements of what a network computes inside: hidden activations, kernels, preactivations.
+"""Measurements of hidden layers: activations, their kernels, and statistics of preactivations.
 
-They hold for any model of Linear and Conv2d layers: the activations of hidden layer l, counted
-from 0, are what layer l + 1 receives, nonlinearity, pooling and whatever else stands between
-included. So a network of L layers has L - 1 hidden ones, and the last one feeds the read-out.
-The network is evaluated in the precision of its weights, whatever PRECISION it is trained in.
+They apply to any model of Linear and Conv2d layers. The activations of hidden layer l, counted from
+0, are the input of layer l + 1, after the nonlinearity, pooling and anything else in between. So a
+network of L layers has L - 1 hidden ones, and the last one is the input of the read-out. The
+network is evaluated in the precision of its weights, whatever PRECISION is.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ def activations(
         model: any model of at least two Linear or Conv2d layers.
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         hidden: which hidden layer: 0 is the first, -1 the last, which feeds the read-out.
-        rows: only those of the first so many inputs, as traces of (n, width) grow large.
+        rows: number of inputs, the first ones, that are measured (traces of (n, width) grow large);
+            None for all.
 
     Returns:
         (n, width); those of a convolution are flattened to (n, channels x height x width).
 
     Raises:
-        SpecError: for a hidden layer that the model does not have, or does not use, and for what
-            is no number of rows.
+        SpecError: for a hidden layer that the model does not have or does not call, and for an
+            invalid number of rows.
 
     Example:
         >>> activations(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1)), torch.ones(4, 3)).shape
@@ -49,17 +50,17 @@ def activation_kernel(
 ) -> Tensor:
     """Return the kernel of one hidden layer's activations A (n, width): A A^T / width, (n, n).
 
-    With hidden=-1 that is the conjugate kernel, in which the read-out is linear.
+    With hidden=-1 it is the conjugate kernel, that of training the read-out alone.
 
     Args:
         model: any model of at least two Linear or Conv2d layers.
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         hidden: which hidden layer: 0 is the first, -1 the last, which feeds the read-out.
-        rows: only the kernel of the first so many inputs.
+        rows: number of inputs, the first ones, that the kernel is taken on; None for all.
 
     Raises:
-        SpecError: for a hidden layer that the model does not have, or does not use, and for what
-            is no number of rows.
+        SpecError: for a hidden layer that the model does not have or does not call, and for an
+            invalid number of rows.
 
     Example:
         >>> activation_kernel(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1)), torch.eye(3)).shape
@@ -70,11 +71,11 @@ def activation_kernel(
 
 
 def preactivation_stats(model: nn.Module, X_tr: Tensor, rows: int | None = None) -> Tensor:
-    r"""Return statistics of what each layer puts out before its nonlinearity, (layers, 4).
+    r"""Return statistics of each layer's result before the nonlinearity, (layers, 4).
 
-    That is g (W x + b), the forward multiplier g of the parametrization included, over all inputs
-    and units; of the last layer it is the output of the network. The factor sqrt(2) that ReLU
-    modules put on their input is not in it. The columns are
+    They are over the entries of g (W x + b), with the forward multiplier g of the parametrization,
+    for all inputs and units; for the last layer, over the outputs of the network. The factor
+    sqrt(2) that ReLU modules apply to their input is not included. The columns are
 
     0. the mean,
     1. the standard deviation,
@@ -84,11 +85,11 @@ def preactivation_stats(model: nn.Module, X_tr: Tensor, rows: int | None = None)
     Args:
         model: any model with a Linear or Conv2d layer.
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
-        rows: only over the first so many inputs.
+        rows: number of inputs, the first ones, that are measured; None for all.
 
     Raises:
-        SpecError: where the model has no such layer, or has one that it does not use, and for
-            what is no number of rows.
+        SpecError: where the model has no such layer, or has one that it does not call, and for an
+            invalid number of rows.
 
     Example:
         >>> preactivation_stats(nn.Linear(3, 5), torch.ones(4, 3)).shape
@@ -98,7 +99,7 @@ def preactivation_stats(model: nn.Module, X_tr: Tensor, rows: int | None = None)
     layers = layers_of(model)
     stats: dict[Layer, Tensor] = {}
 
-    # After all other hooks of the layer, the multiplier's among them.
+    # After all other hooks of the layer, including that of the multiplier.
     def measure(layer: Layer, args: tuple[Tensor, ...], output: Tensor) -> None:
         stats[layer] = _statistics(output)
 
@@ -119,23 +120,23 @@ def _activations(
             f"{grab}: {type(model).__name__} has one layer and so no hidden one; it takes a model "
             "of at least two Linear or Conv2d layers; try preactivation_stats"
         )
-    what = f"{type(model).__name__} has {len(layers) - 1} hidden layers"
-    place = position(grab, "hidden", hidden, len(layers) - 1, what) + 1
+    count = f"{type(model).__name__} has {len(layers) - 1} hidden layers"
+    index = position(grab, "hidden", hidden, len(layers) - 1, count) + 1
     received: list[Tensor] = []
 
-    # A copy, as the model may change in place what it has handed to the layer.
+    # A copy, since the model may modify the input of the layer in place.
     def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         received.append(args[0].flatten(1).clone())
 
-    _forward(model, X, [layers[place].register_forward_pre_hook(keep)])
+    _forward(model, X, [layers[index].register_forward_pre_hook(keep)])
     if not received:
-        raise _unused(grab, model, place)
+        raise _unused(grab, model, index)
     return received[-1]
 
 
 @torch.no_grad()
 def _forward(model: nn.Module, X: Tensor, hooks: list[RemovableHandle]) -> None:
-    """Evaluate the model while these hooks of its layers listen, and take them off again."""
+    """Evaluate the model with these hooks of its layers, and remove the hooks."""
     try:
         model(X)
     finally:
@@ -151,5 +152,5 @@ def _statistics(values: Tensor) -> Tensor:
 def _unused(grab: str, model: nn.Module, layer: int) -> SpecError:
     return SpecError(
         f"{grab}: {type(model).__name__} has a layer {layer} that its forward pass does not call; "
-        "take it out of the model, or write a grab of your own"
+        "remove it from the model, or write a grab of your own"
     )
