@@ -26,6 +26,7 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 
 __all__ = [
+    "Monomial",
     "generate_hea_monomials",
     "get_new_polynomial_data",
     "get_relu_level_coeff_fn",

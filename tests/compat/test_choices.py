@@ -13,7 +13,7 @@ from torch import nn
 from mlpsubmit import SpecError
 from mlpsubmit.compat import MLP
 from mlpsubmit.compat.functions import Model, PostInit, SqueezedLoss, as_built
-from mlpsubmit.compat.studies import read_study
+from mlpsubmit.compat.study import read_study
 from mlpsubmit.training.seeds import weights_rng
 
 CLOSE = {"rel": 2e-4, "abs": 1e-6}
@@ -128,7 +128,7 @@ def test_other_losses_keep_their_arguments():
     assert huber(output, y) == nn.functional.huber_loss(torch.zeros(3), y, delta=0.5)
     for loss in (nn.MSELoss(reduction="sum"), nn.CrossEntropyLoss(label_smoothing=0.1)):
         assert base({"LOSS_INSTANCE": loss, "d_out": 3}).loss.func is not None
-    function = base({"LOSS_FN": nn.functional.l1_loss}).loss
+    function = base({"LOSS_INSTANCE": nn.functional.l1_loss}).loss
     assert function(output, y) == nn.functional.l1_loss(torch.zeros(3), y)
 
 
@@ -439,10 +439,10 @@ def test_a_parametrization_of_ours_counts(run, config, gaussian):
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "expected"),
     [
-        ({"MODEL_CLASS": 3}, "MODEL_CLASS: got 3; should be a class or function that makes a netw"),
-        ({"optimizer": "Adm"}, r"optimizer: got 'Adm' \(did you mean 'Adam'\?\); should be the na"),
+        ({"MODEL_CLASS": 3}, "MODEL_CLASS: got 3; should be a class or function that makes a mode"),
+        ({"optimizer": "Adm"}, r"torch\.optim has no optimizer 'Adm' \(did you mean 'Adam'\?\); v"),
         ({"OPTIMIZER_CLASS": 3}, "OPTIMIZER_CLASS: got 3; should be a class of torch.optim or its"),
         (
             {"loss": "MSLoss"},
@@ -456,20 +456,22 @@ def test_a_parametrization_of_ours_counts(run, config, gaussian):
             {"POST_INIT_FN": print, "PARAMETRIZATION": "mup"},
             "PARAMETRIZATION and POST_INIT_FN: both initialise the model; keep one",
         ),
-        ({"OPTIMIZER_INSTANCE": object()}, "OPTIMIZER_INSTANCE: an optimizer that exists already"),
+        ({"OPTIMIZER_INSTANCE": object()}, "OPTIMIZER_INSTANCE: an existing optimizer belongs to"),
         (
             {"MODEL_FILE": "x.py", "MODEL_NAME": "A"},
             "MODEL_FILE: got 'x.py'; should be the path of",
         ),
     ],
 )
-def test_what_is_wrong_is_said(config, said):
-    with pytest.raises(SpecError, match=said):
+def test_bad_choices_are_refused(config, expected):
+    with pytest.raises(SpecError, match=expected):
         base(config)
 
 
 def test_what_post_init_fn_needs_and_returns_is_checked(run, config, gaussian):
-    with pytest.raises(SpecError, match=r"POST_INIT_FN: halve needs 'factor'; it can have DIM, E"):
+    with pytest.raises(
+        SpecError, match=r"POST_INIT_FN: halve needs 'factor'; available are DIM, E"
+    ):
         base(config(POST_INIT_FN=halve))
 
     def replaced(model, opt):

@@ -60,7 +60,7 @@ def breaking(width):
     return grab
 
 
-def test_failures_are_left_out_and_told_once(run, config, gaussian, capsys):
+def test_failures_are_left_out_and_reported_once(run, config, gaussian, capsys):
     result = run(
         [[8], [0, 1], [4, 6, 8]],
         ["ntrain", "trial", "WIDTH"],
@@ -75,10 +75,10 @@ def test_failures_are_left_out_and_told_once(run, config, gaussian, capsys):
         == 1
     )
     assert (
-        "2 of 6 configs have no result and are left out of what is returned; run the script again "
-        "to train them: what is done is kept"
+        "2 of 6 configs have no result and are left out of the returned dictionary; run the script "
+        "again to train them (finished results are reused)"
     ) in err
-    # Mended, the others are not trained again.
+    # With the grab gone, the others are not trained again.
     result = run(
         [[8], [0, 1], [4, 6, 8]],
         ["ntrain", "trial", "WIDTH"],
@@ -97,8 +97,8 @@ def test_nothing_at_all_is_an_error(run, config):
 
         return batch_fn
 
-    told = r"run \d.*: none of its 2 configs has a result: ValueError: the data are used up"
-    with pytest.raises(RunError, match=told):
+    message = r"run \d.*: none of its 2 configs has a result: ValueError: the data are used up"
+    with pytest.raises(RunError, match=message):
         run([[8], [0, 1]], ["ntrain", "trial"], config(), {"base_bfn": short})
 
 
@@ -171,8 +171,8 @@ def test_ctrl_c_saves_what_trains_in_this_process(run, config, workplace):
 def test_the_executor_is_chosen_by_argument_or_variable(run, config, gaussian, monkeypatch):
     arguments = ([[8], [0]], ["ntrain", "trial"], config(), {"base_bfn": gaussian})
     monkeypatch.setenv("MLPSUBMIT_EXECUTOR", "cluster")
-    told = "MLPSUBMIT_EXECUTOR=cluster: no such executor; valid are auto, slurm, local, debug"
-    with pytest.raises(UserError, match=f"^{told}$"):
+    message = "MLPSUBMIT_EXECUTOR=cluster: no such executor; valid are auto, slurm, local, debug"
+    with pytest.raises(UserError, match=f"^{message}$"):
         run(*arguments, use_mp=None)
     with pytest.raises(UserError, match="executor cluster: no such executor; valid are auto, slu"):
         run(*arguments, use_mp=None, executor="cluster")
@@ -194,15 +194,20 @@ def test_runs_are_kept_where_it_is_said(run, config, gaussian, workplace):
 
 
 SCRIPT = """
-import os, pickle, sys, time
+import os, pickle, signal, sys, threading
 import torch
 import torch.multiprocessing as mp
 from mlpsubmit.compat import FileManager, ensure_torch, parse_args, run_job_iterator
 
-def slow_bfn(X_total, pause, X=None, y=None, bsz=128, gen=None, **kwargs):
+def pausing_bfn(X_total, pause, X=None, y=None, bsz=128, gen=None, **kwargs):
+    # Waits at step 25 while there is a file, or until the worker is told to stop.
+    stopped = threading.Event()
+    stop = signal.getsignal(signal.SIGTERM)
+    if callable(stop):
+        signal.signal(signal.SIGTERM, lambda *args: (stopped.set(), stop(*args)))
     def batch_fn(step, X=X, y=y):
-        while os.path.exists(pause) and step == 25:
-            time.sleep(0.01)
+        while step == 25 and os.path.exists(pause) and not stopped.wait(0.01):
+            pass
         rows = torch.randint(0, len(X_total), (bsz,), generator=gen, device=gen.device)
         inputs = ensure_torch(X_total.to(gen.device)[rows])
         return inputs, inputs[:, 0]
@@ -221,7 +226,7 @@ def size(model, **kwargs):
     global_config = args.__dict__.copy()
     global_config.update(otherreturns={{"size": size}}, DIM=4)
     mp.set_start_method("spawn", force=True)
-    bfn_config = dict(base_bfn=slow_bfn, X_total=X, pause=os.path.abspath("pause"))
+    bfn_config = dict(base_bfn=pausing_bfn, X_total=X, pause=os.path.abspath("pause"))
     result = run_job_iterator(iterators, names, global_config, bfn_config=bfn_config)
     FileManager("out").save(result, "result.pickle")
     print("jobs", len(result["jobs"]))
@@ -295,16 +300,15 @@ def test_a_script_that_is_stopped_goes_on_when_it_is_run_again(workplace, number
     wait_until(training)
     process.send_signal(number)
     if number == signal.SIGINT:
-        time.sleep(0.2)
-        (workplace / "pause").unlink()  # a worker saves its state after the step it is at
         code, _, err = ended(process)
         assert code == 130
         assert "KeyboardInterrupt" not in err
         assert "stopping: workers save their state" in err
-        assert "run the script again to go on where they stopped" in err
+        assert "run the script again to continue where they stopped" in err
+        assert not open_run("script", runs).status().done
     else:
         process.communicate(timeout=60)
-        (workplace / "pause").unlink()  # the workers outlive the script
+    (workplace / "pause").unlink()  # the workers outlive a script that is killed
     code, out, err = ended(started(path))
     assert (code, out) == (0, "jobs 8\n"), err
     run = open_run("script", runs)

@@ -11,7 +11,7 @@ import torch
 from mlpsubmit import SpecError, open_run
 from mlpsubmit.assembly.assemble import assemble
 from mlpsubmit.compat import Monomial, base_args, run_job_iterator
-from mlpsubmit.compat.studies import read_study
+from mlpsubmit.compat.study import read_study
 from mlpsubmit.jobs.plan import make_plan
 
 
@@ -47,8 +47,7 @@ def axes(iterators, names, config=None, **bfn_config):
         (["n_train", "seed_number"], {"n_samples": [8], "trial": [0, 1]}),
         (["Batch_Size", "REPEAT"], {"n_samples": [8], "trial": [0, 1]}),
         (["bsz", "seed_index"], {"n_samples": [8], "trial": [0, 1]}),
-        # Of several such names the likeliest counts, and a place takes none that names tell.
-        (["batch_size", "ntrain"], {"batch_size": [8], "n_samples": [0, 1]}),
+        # A place counts only where no name does.
         (["rep", "samples"], {"trial": [8], "n_samples": [0, 1]}),
         (["rep", "kind"], {"trial": [8], "kind": [0, 1]}),
         (["kind", "samples"], {"kind": [8], "n_samples": [0, 1]}),
