@@ -1,4 +1,4 @@
-"""Jobs are runs: they go on where they stopped, survive failures, and train in workers."""
+"""Jobs are runs: they continue where they stopped, survive failures, and train in workers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_more_of_an_iterator_trains_only_that(run, config, gaussian, capsys):
 
 
 def breaking(width):
-    """Return a grab that raises for networks of one width."""
+    """Return a grab that raises for models of one width."""
 
     def grab(model, WIDTH, **kwargs):
         if width == WIDTH:
@@ -103,7 +103,7 @@ def test_nothing_at_all_is_an_error(run, config):
 
 
 def test_every_job_finds_its_measurements(run, config):
-    """Whatever the iterators run over: keys and jobs agree."""
+    """Keys and jobs agree for values of any type."""
 
     class Workload:
         def __str__(self):
@@ -186,7 +186,7 @@ def test_the_executor_is_chosen_by_argument_or_variable(run, config, gaussian, m
         run(*arguments, template="gpu", slurm={"time": "1:00"}, name="fourth")
 
 
-def test_runs_are_kept_where_it_is_said(run, config, gaussian, workplace):
+def test_runs_dir(run, config, gaussian, workplace):
     arguments = ([[8], [0]], ["ntrain", "trial"], config(), {"base_bfn": gaussian})
     run(*arguments, runs_dir=workplace / "elsewhere")
     assert open_run("study", workplace / "elsewhere").status().complete
@@ -200,7 +200,7 @@ import torch.multiprocessing as mp
 from mlpsubmit.compat import FileManager, ensure_torch, parse_args, run_job_iterator
 
 def pausing_bfn(X_total, pause, X=None, y=None, bsz=128, gen=None, **kwargs):
-    # Waits at step 25 while there is a file, or until the worker is told to stop.
+    # Waits at step 25 until a file is gone, or the worker is told to stop.
     stopped = threading.Event()
     stop = signal.getsignal(signal.SIGTERM)
     if callable(stop):
@@ -258,14 +258,14 @@ def ended(process):
 
 @pytest.mark.slow
 def test_a_script_trains_in_workers(workplace):
-    """Also one that does all at its top level: workers never run the script."""
+    """Even without a ``__main__`` guard, since workers never run the script."""
     path = script(workplace, guard="if True:")
     code, out, err = ended(started(path, "--LR", "0.1"))
     assert code == 0, err
     assert out == "jobs 8\n"
     assert "script done: 8/8 configs  100%" in err
     first = pickle.loads((workplace / "out" / "result.pickle").read_bytes())
-    # Again, nothing is trained: the same numbers are there at once, out of the same submission.
+    # The second run trains nothing: the same numbers, from the same submission.
     code, out, err = ended(started(path, "--LR", "0.1"))
     assert (code, out) == (0, "jobs 8\n"), err
     second = pickle.loads((workplace / "out" / "result.pickle").read_bytes())
