@@ -134,35 +134,26 @@ class Context:
         Raises:
             SpecError: if an argument without a default has no source.
         """
-        wanted = declared(function)
+        taken = declared(function)
         if takes_all(function) and not declared_only:
-            wanted = {*supplied, *self.settings, *self.constants, *wanted}
-        constants = {**self.hidden, **self.constants}
-        settings = {
-            name: setting
-            for name in sorted(wanted.difference(supplied))
-            if (setting := self._setting(name)) is not None
-        }
-        bound = kind(
-            function,
-            tuple(name for name in supplied if name in wanted),
-            settings,
-            {
-                name: constants[name]
-                for name in sorted(wanted & constants.keys())
-                if name not in settings
-            },
-        )
-        known = sorted({*supplied, *self.settings, *constants})
-        lacking = _required(function) - {*supplied, *settings, *constants}
-        if lacking:
+            taken = {*supplied, *self.settings, *self.constants, *taken}
+        settings: dict[str, str] = {}
+        constants: dict[str, Any] = {}
+        given = {**self.hidden, **self.constants}
+        for name in sorted(taken.difference(supplied)):
+            if (setting := self._setting(name)) is not None:
+                settings[name] = setting
+            elif name in given:
+                constants[name] = given[name]
+        if lacking := _required(function) - {*supplied, *settings, *constants}:
+            known = sorted({*supplied, *self.settings, *given})
             raise SpecError(
                 f"{place}: {function_name(function)} needs {name!r}{did_you_mean(name, known)}; "
                 f"available are {', '.join(known)}; give it in global_config, as an iterator, or "
                 "with a default"
                 for name in sorted(lacking)
             )
-        return bound
+        return kind(function, tuple(n for n in supplied if n in taken), settings, constants)
 
     def _setting(self, name: str) -> str | None:
         """Return the sweep's name of a setting; hyperparameters match in any spelling."""

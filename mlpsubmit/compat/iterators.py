@@ -85,13 +85,12 @@ def read_iterators(iterators: Any, names: Any, bfn_arguments: Iterable[str]) -> 
 
 def place_notices(iterated: Sequence[Iterated]) -> list[str]:
     """Return a line for each iterator whose meaning was guessed from its place."""
-    meanings = {"n_samples": ("sample size", "ntrain"), "trial": ("trial", "trial")}
+    meanings = {"n_samples": "sample size", "trial": "trial"}
     return [
-        f"iterator {one.name!r} is taken for the {meaning} because of its place; name it {name} to "
-        "be sure"
+        f"iterator {one.name!r} is taken for the {meanings[one.axis]} because of its place; name "
+        f"it {_NAMES[one.axis][0]} to be sure"
         for one in iterated
         if one.by_place
-        for meaning, name in [meanings[one.axis]]
     ]
 
 
@@ -119,11 +118,10 @@ def _axis(name: str, values: Sequence[Any], place: int) -> str:
 
 def _may_be(role: str, one: Iterated) -> bool:
     """Return whether the iterator in the place of a role may have that role."""
+    # N_TRAIN is a hyperparameter, but also a likely name for the sample size.
+    likely = one.axis == "n_train" and role == "n_samples"
     named = one.axis in {*Hyperparameters.model_fields, *_NAMES}
-    # N_TRAIN is a hyperparameter, but a likely name for the sample size, too.
-    if (named and one.axis != "n_train") or (one.axis == "n_train" and role != "n_samples"):
-        return False
-    return all(isinstance(value, Integral) for value in one.values)
+    return (likely or not named) and all(isinstance(value, Integral) for value in one.values)
 
 
 def _name_errors(found: Sequence[Iterated], bfn_arguments: set[str]) -> list[str]:

@@ -186,5 +186,5 @@ def _results(run: Run, study: Study) -> dict[str, Any]:
     result = mlpscape_dictionary(replace(layout, dimensions=tuple(dimensions)), run.directory)
     # If every config diverged, a grab has no measurements; its trace is there all the same.
     unmeasured = ExptTrace(result["var_axes"]).serialize()
-    result["extras"] = {name: result["extras"].get(name, unmeasured) for name in study.grabs}
+    result["extras"] = {name: result["extras"].get(name, unmeasured) for name in study.sweep.grabs}
     return result

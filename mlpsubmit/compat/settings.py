@@ -72,11 +72,11 @@ def read_settings(
         if name in _HIDDEN or any(value is source for source in sources)
     }
     constants = {name: on_device(v, "cpu") for name, v in others.items() if name not in hidden}
-    for d_in in ("DIM", "dim"):  # the first that is there is the input dimension
-        if d_in in names:
-            names.setdefault("d_in", names[d_in])
-        elif d_in in constants:
-            constants.setdefault("d_in", constants[d_in])
+    for name in ("dim", "DIM"):  # names of the input dimension; models call it d_in
+        if name in names:
+            names["d_in"] = names[name]
+        elif name in constants:
+            constants["d_in"] = constants[name]
     return values, Context(names, constants, hidden), errors
 
 

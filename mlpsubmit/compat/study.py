@@ -58,13 +58,11 @@ class Study:
     Attributes:
         sweep: what is trained.
         names: the script's name of each axis, in order.
-        grabs: the names of the measurements.
         notices: lines about probable mistakes.
     """
 
     sweep: Sweep
     names: dict[str, str]
-    grabs: tuple[str, ...]
     notices: tuple[str, ...]
 
 
@@ -102,15 +100,15 @@ def read_study(
     idle, notices = _untaken(iterated, [f for f in functions if isinstance(f, ByName)])
     notices = [*place_notices(iterated), *notices, *_misspelt(config, iterated, functions)]
     axes = {one.axis: on_device(code.get(one.axis, one.values), "cpu") for one in iterated}
+    fixed = {name: values[0] for name, values in code.items() if name not in axes}
     sweep = Sweep(
         _run_name(name, config),
         axes,
         batchfn=replace(batchfn, idle=idle),
         grabs=grabs,
-        **hyperparameters,
-        **{axis: values[0] for axis, values in code.items() if axis not in axes},
+        **{**hyperparameters, **fixed},
     )
-    return Study(sweep, {one.axis: one.name for one in iterated}, tuple(grabs), tuple(notices))
+    return Study(sweep, {one.axis: one.name for one in iterated}, tuple(notices))
 
 
 @contextlib.contextmanager

@@ -155,7 +155,7 @@ def test_a_model_class_gets_what_it_declares():
     # A setting that the script leaves out keeps the default of the class.
     assert set(inspect.signature(base({"MODEL_CLASS": Two}).model).parameters) == {"d_in"}
     # The script may set the input dimension.
-    assert base({"MODEL_CLASS": Two, "DIM": 7}).model().first.in_features == 7
+    assert base({"MODEL_CLASS": Two, "DIM": 7, "d_in": 5}).model().first.in_features == 7
 
 
 def test_a_class_with_its_own_number_of_outputs_keeps_it():
@@ -412,6 +412,7 @@ def test_post_init_fn_trains_in_packs_where_nothing_it_takes_differs():
     assert base({"POST_INIT_FN": halve, "factor": 1}).pack_size == "auto"
     assert base({"POST_INIT_FN": halve, "factor": 1}, [[1, 2]], ["GAMMA"]).pack_size == 1
     assert base({"POST_INIT_FN": halve}, [[1, 2]], ["factor"]).pack_size == 1
+    assert base({"POST_INIT_FN": halve, "PACK_SIZE": 4}, [[1, 2]], ["factor"]).pack_size == 1
     assert base({"POST_INIT_FN": halve, "factor": 1}, [[4, 8]], ["WIDTH"]).pack_size == "auto"
     assert isinstance(base({"post_init_fn": gently}).parametrization, PostInit)
 
