@@ -30,10 +30,10 @@ READ_APART = frozenset(
     | {name for pair in MODEL_FILES for name in pair}
 )
 
-#: Entries that change no result, although functions may declare them.
-_HIDDEN = frozenset(
-    {"EXPT_NAME", "TARGET_MONOMIALS", "NUM_TRIALS", "datasethps_path", "target_monomials_path"}
-    | {"other_model_grabs", "other_model_kwargs", "other_model_gram", "W_source", "concat_outside"}
+#: Entries that change no result, although functions may declare them. The data that a script makes
+#: of datasethps are in bfn_config, but its functions may use datasethps too.
+_HIDDEN = (_FOR_THE_SCRIPT - {"datasethps"}) | frozenset(
+    {"EXPT_NAME", "W_source", "concat_outside", "datasethps_path", "target_monomials_path"}
 )
 
 
@@ -69,7 +69,7 @@ def read_settings(
     hidden = {
         name: value
         for name, value in others.items()
-        if name in _HIDDEN or any(value is source for source in sources)
+        if {name, hp.canonical_name(name)} & _HIDDEN or any(value is source for source in sources)
     }
     constants = {name: on_device(v, "cpu") for name, v in others.items() if name not in hidden}
     for name in ("dim", "DIM"):  # names of the input dimension; models call it d_in
