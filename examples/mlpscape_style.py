@@ -1,7 +1,7 @@
-"""How long does an MLP take to learn each monomial? A script as one writes it for MLPscape.
+"""How long does an MLP take to learn each monomial? A script written for MLPscape.
 
-Nothing but its imports is of this package: a loop over iterators, a batch function with its
-configuration, grabs, a pickle at the end. Run again, it trains only what is missing; with
+Only its imports belong to this package. It has iterators, a batch function with its configuration,
+grabs, and a pickle at the end. A second run trains only what is missing; with
 MLPSUBMIT_EXECUTOR=slurm it trains on a cluster.
 
     python examples/mlpscape_style.py
@@ -36,7 +36,7 @@ def mean_square_output(model, X_tr, **kwargs):
 if __name__ == "__main__":
     args = parse_args()
 
-    # Set any args that we want to differ
+    # Change the defaults.
     args.ONLINE = True
     args.N_SAMPLES = [128]
     args.N_TEST = 500

@@ -1,4 +1,4 @@
-"""Arguments by name: a function of the user gets what it declares, and nothing it does not."""
+"""Call functions with the arguments that they declare, by name; parse booleans."""
 
 from __future__ import annotations
 
@@ -8,13 +8,30 @@ from typing import Any
 
 from mlpsubmit.errors import SpecError, did_you_mean
 
-__all__ = ["call", "declared", "function_name", "pick", "takes_all"]
+__all__ = ["call", "declared", "function_name", "parse_bool", "pick", "takes_all"]
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
+_TRUE = ("true", "yes", "y", "t", "1")
+_FALSE = ("false", "no", "n", "f", "0")
+
+
+def parse_bool(value: Any) -> bool | None:
+    """Return the boolean that a value spells, or None if it spells neither.
+
+    Accepts booleans, the integers 0 and 1, and in any case the strings true, false, yes, no, y, n,
+    t, f, 1 and 0, as JSON, command lines and MLPscape scripts write them.
+
+    Example:
+        >>> parse_bool("False"), parse_bool(1), parse_bool("maybe")
+        (False, True, None)
+    """
+    text = str(value).lower() if isinstance(value, (bool, int, str)) else ""
+    return True if text in _TRUE else False if text in _FALSE else None
+
 
 def function_name(function: Callable[..., Any]) -> str:
-    """Return a name for messages: ``polynomial`` also for a partial or an object of a class."""
+    """Return the name of a function for messages; of a partial, that of its function."""
     inner = getattr(function, "func", function)
     return str(getattr(inner, "__name__", None) or type(inner).__name__)
 
@@ -30,20 +47,24 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def declared(function: Callable[..., Any]) -> set[str]:
-    """Return the names of the arguments that a function declares (``**kwargs`` counts for none)."""
+    """Return the names of the arguments that a function declares, without ``**kwargs``.
+
+    Raises:
+        SpecError: if its signature cannot be read.
+    """
     return {p.name for p in _parameters(function) if p.kind in _BY_NAME}
 
 
 def takes_all(function: Callable[..., Any]) -> bool:
-    """Tell whether a function has ``**kwargs``."""
+    """Return whether a function has ``**kwargs``."""
     return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _parameters(function))
 
 
 def pick(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the offered arguments that a function takes: all if it has ``**kwargs``.
+    """Return the offered arguments that a function takes: all of them if it has ``**kwargs``.
 
     Raises:
-        SpecError: where an argument without a default is not offered.
+        SpecError: if an argument without a default is not offered.
     """
     parameters = _parameters(function)
     names = {p.name for p in parameters if p.kind in _BY_NAME}
@@ -66,9 +87,9 @@ def pick(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
 
 
 def call(function: Callable[..., Any], offered: Mapping[str, Any]) -> Any:
-    """Call a function with those of the offered arguments that it declares.
+    """Call a function with the offered arguments that it takes.
 
     Raises:
-        SpecError: where an argument without a default is not offered.
+        SpecError: if an argument without a default is not offered.
     """
     return function(**pick(function, offered))

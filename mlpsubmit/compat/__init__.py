@@ -1,7 +1,7 @@
-"""The names of MLPscape's and modelscape's scripts, on top of sweeps and runs.
+"""The names that scripts of MLPscape and modelscape import, on top of sweeps and runs.
 
-A script written for these runs here with other imports, and little else to change;
-docs/mlpscape.md is the guide. The names are imported on first use.
+Such a script runs once its imports name this package; docs/mlpscape.md is the guide. The names are
+imported on first use.
 """
 
 import lazy_loader

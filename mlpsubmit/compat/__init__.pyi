@@ -1,5 +1,7 @@
 from .arguments import base_args as base_args
 from .arguments import parse_args as parse_args
+from .choices import MLP as MLP
+from .data import Monomial as Monomial
 from .data import generate_hea_monomials as generate_hea_monomials
 from .data import get_new_polynomial_data as get_new_polynomial_data
 from .data import get_relu_level_coeff_fn as get_relu_level_coeff_fn
@@ -8,9 +10,7 @@ from .data import polynomial_batch_fn as polynomial_batch_fn
 from .files import FileManager as FileManager
 from .files import load_json as load_json
 from .grabs import build_other_grabs as build_other_grabs
-from .iterating import run_job_iterator as run_job_iterator
-from .network import MLP as MLP
+from .job_iterator import ExptTrace as ExptTrace
+from .job_iterator import run_job_iterator as run_job_iterator
 from .tensors import ensure_numpy as ensure_numpy
 from .tensors import ensure_torch as ensure_torch
-from .unchanged import ExptTrace as ExptTrace
-from .unchanged import Monomial as Monomial

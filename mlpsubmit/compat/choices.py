@@ -1,88 +1,126 @@
-"""The classes a script chooses: of its model, its optimizer, its loss, and how it initialises.
+"""The code that a script chooses: its model, optimizer, loss and initialisation.
 
-modelscape has several names for each, and calls a class with whatever of global_config it takes.
+modelscape has several names for each, and calls a class with the entries of global_config that it
+declares.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from mlpsubmit.arguments import declared, function_name
-from mlpsubmit.compat.functions import Model, PostInit, SqueezedLoss, as_built
-from mlpsubmit.compat.modules import load_from_file
-from mlpsubmit.compat.script import Script
+from mlpsubmit.arguments import function_name
+from mlpsubmit.compat.files import load_from_file
+from mlpsubmit.compat.functions import ByName, Context, Model, PostInit, SqueezedLoss, as_built
 from mlpsubmit.compat.tensors import on_device
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.spec import hyperparameters as hp
+from mlpsubmit.spec.hyperparameters import STACKED, Hyperparameters
 from mlpsubmit.training.models import MLP
+from mlpsubmit.training.optimizers import optimizer_class
 
 __all__ = [
     "CHOICES",
     "INSTANCES",
+    "MLP",
     "MODEL_FILES",
     "OPTIMIZER_SETTINGS",
     "Chosen",
-    "choose",
-    "is_own_model",
-    "losses",
-    "models",
-    "optimizers",
-    "parametrizations",
+    "read_code",
 ]
 
-#: What stands for a hyperparameter under another name; the first that is there counts.
+#: modelscape's names of hyperparameters that are code; the first that is there counts.
 CHOICES = {
-    "MODEL_CLASS": "model",
-    "model_class": "model",
-    "OPTIMIZER_CLASS": "optimizer",
-    "optimizer_class": "optimizer",
-    "OPTIMIZER_FN": "optimizer",
-    "optimizer_fn": "optimizer",
-    "LOSS_INSTANCE": "loss",
-    "loss_instance": "loss",
-    "LOSS_CLASS": "loss",
-    "loss_class": "loss",
-    "LOSS_FN": "loss",
-    "loss_fn": "loss",
-    "POST_INIT_FN": "parametrization",
-    "post_init_fn": "parametrization",
+    spelling: hyperparameter
+    for name, hyperparameter in (
+        ("MODEL_CLASS", "model"),
+        ("OPTIMIZER_CLASS", "optimizer"),
+        ("OPTIMIZER_FN", "optimizer"),
+        ("LOSS_INSTANCE", "loss"),
+        ("LOSS_CLASS", "loss"),
+        ("LOSS_FN", "loss"),
+        ("POST_INIT_FN", "parametrization"),
+    )
+    for spelling in (name, name.lower())
 }
 
 #: The file and the name of a MODEL_CLASS.
 MODEL_FILES = (("MODEL_FILE", "MODEL_NAME"), ("model_file", "model_name"))
 
-#: Optimizers that are bound to the parameters of a model: none is there yet.
+#: Names of optimizers bound to the parameters of an existing model, which no config has.
 INSTANCES = ("OPTIMIZER_INSTANCE", "optimizer_instance")
 
 #: Hyperparameters that are arguments of optimizers.
 OPTIMIZER_SETTINGS = ("momentum", "nesterov", "weight_decay", "betas", "eps")
 
-_PACKED = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}
+_STACKED_OPTIMIZERS = {
+    torch.optim.SGD: "sgd",
+    torch.optim.Adam: "adam",
+    torch.optim.AdamW: "adamw",
+}
+
+_STACKED_LOSSES = {nn.MSELoss: "mse", nn.CrossEntropyLoss: "cross_entropy"}
+
+_LOSS_ARGUMENTS = ("reduction", "weight", "ignore_index", "label_smoothing")
 
 
 class Chosen(NamedTuple):
-    """What a script chooses for one hyperparameter.
+    """The values of a hyperparameter that is code.
 
     Attributes:
-        place: under which name, for messages.
-        values: one, or those that an iterator runs over.
+        place: the setting that holds them, for messages.
+        values: one, or those of an iterator.
     """
 
     place: str
     values: list[Any]
 
 
-def choose(config: Mapping[str, Any], hyperparameter: str) -> Chosen | None:
-    """Return what global_config chooses for a hyperparameter, or None where it leaves it open.
+def read_code(
+    config: Mapping[str, Any], varied: Mapping[str, Chosen], context: Context, has_d_out: bool
+) -> dict[str, list[Any]]:
+    """Return the values of the hyperparameters that are code, and of those that depend on them.
+
+    Args:
+        config: global_config.
+        varied: the values of each iterator, by the sweep's names.
+        context: the values that functions get by name.
+        has_d_out: whether the script sets D_OUT.
 
     Raises:
-        SpecError: where a file that it names has no such class.
+        SpecError: for the first choice that is not valid.
+    """
+    model, loss, parametrization, optimizer = (
+        varied.get(name) or _choice(config, name)
+        for name in ("model", "loss", "parametrization", "optimizer")
+    )
+    custom = model is not None and [str(value).lower() for value in model.values] != ["mlp"]
+    optimizers, arguments = _optimizers(optimizer, context, varied)
+    code = {
+        "model": _models(model if custom else None, context),
+        "loss": [_loss(loss.place, value, context) for value in loss.values] if loss else ["mse"],
+        "parametrization": _parametrizations(parametrization, context, custom),
+        "optimizer": optimizers,
+        **{name: [value] for name, value in arguments.items()},
+    }
+    sized = all(isinstance(made, Model) and "d_out" not in made.supplied for made in code["model"])
+    if "cross_entropy" in code["loss"] and sized and not has_d_out:
+        code["d_out"] = [1]  # no model takes it, but it cannot be inferred from class labels
+    if _differ_in_code(code["parametrization"], varied):
+        code["pack_size"] = [1]
+    return code
+
+
+def _choice(config: Mapping[str, Any], hyperparameter: str) -> Chosen | None:
+    """Return the value of a hyperparameter in global_config, or None if it has none.
+
+    Raises:
+        SpecError: if a file that it names has no such class.
     """
     keys = [key for key, name in CHOICES.items() if name == hyperparameter]
     keys += [key for key in config if hp.canonical_name(key) == hyperparameter]
@@ -95,160 +133,140 @@ def choose(config: Mapping[str, Any], hyperparameter: str) -> Chosen | None:
     return None
 
 
-def is_own_model(chosen: Chosen | None) -> bool:
-    """Tell whether a script brings a model of its own."""
-    return chosen is not None and [str(value).lower() for value in chosen.values] != ["mlp"]
+def _models(chosen: Chosen | None, context: Context) -> list[Any]:
+    """Return the values of MODEL; by default it is the library's MLP."""
+    if chosen is not None:
+        return [_model(chosen.place, cls, context) for cls in chosen.values]
+    if {"bias", "nonlinearity"} & {*context.settings, *context.constants}:
+        return [_model("MODEL", MLP, context)]
+    return ["mlp"]
 
 
-def models(chosen: Chosen | None, script: Script) -> list[Any]:
-    """Return values of MODEL; that of a script that chooses none is our own MLP."""
-    if chosen is not None and is_own_model(chosen):
-        return [_model(chosen.place, cls, script) for cls in chosen.values]
-    further = {"bias", "nonlinearity"} & {*script.settings, *script.constants}
-    return [_model("MODEL", MLP, script, own_outputs=False)] if further else ["mlp"]
-
-
-def _model(place: str, cls: Any, script: Script, own_outputs: bool = True) -> Model:
+def _model(place: str, cls: Any, context: Context) -> Model:
     if not callable(cls):
-        raise SpecError(f"{place}: got {cls!r}; should be a class or function that makes a network")
-    supplied = {"d_in", "input_shape"} - {*script.settings, *script.constants}
-    # A class with a d_out of its own keeps it unless the script says otherwise, as in modelscape.
+        raise SpecError(f"{place}: got {cls!r}; should be a class or function that makes a model")
+    supplied = {"d_in", "d_out", "input_shape"} - {*context.settings, *context.constants}
     d_out = inspect.signature(cls).parameters.get("d_out")
-    if d_out is not None and not (own_outputs and d_out.default is not d_out.empty):
-        supplied |= {"d_out"} - {*script.settings}
-    return Model(*script.match(place, cls, sorted(supplied), declared_only=True))
+    if cls is not MLP and d_out is not None and d_out.default is not d_out.empty:
+        supplied.discard("d_out")  # its own default, unless the script sets D_OUT: as in modelscape
+    return context.bind(Model, place, cls, sorted(supplied), declared_only=True)
 
 
-def parametrizations(chosen: Chosen | None, script: Script, own_model: bool) -> list[Any]:
-    """Return values of PARAMETRIZATION.
+def _parametrizations(chosen: Chosen | None, context: Context, custom: bool) -> list[Any]:
+    """Return the values of PARAMETRIZATION.
 
-    Without any, our MLP is trained in mup, as in MLPscape, and a model of the script's own stays as
-    it was built, as in modelscape.
+    By default the library's MLP is trained in muP, as in MLPscape, and a custom model stays as it
+    was built, as in modelscape.
     """
     if chosen is None:
-        return [as_built if own_model else "mup"]
+        return [as_built if custom else "mup"]
     if chosen.place not in CHOICES:
         return [hp.validate_one("parametrization", value) for value in chosen.values]
     supplied = ("model", "opt", "optimizer", "lr", "gamma")
     for function in chosen.values:
         if not callable(function):
             raise SpecError(f"{chosen.place}: got {function!r}; should be a function of model, opt")
-    return [PostInit(*script.match(chosen.place, f, supplied)) for f in chosen.values]
+    return [context.bind(PostInit, chosen.place, f, supplied) for f in chosen.values]
 
 
-def losses(chosen: Chosen | None, script: Script) -> list[Any]:
-    """Return values of LOSS: those that train in packs by name, others as callables."""
-    if chosen is None:
-        return ["mse"]
-    return [_loss(chosen.place, value, script) for value in chosen.values]
-
-
-def _loss(place: str, value: Any, script: Script) -> Any:
+def _loss(place: str, value: Any, context: Context) -> Any:
+    """Return a value of LOSS: a name if the loss trains in packs, else a callable."""
     if isinstance(value, str):
         if value.lower() in hp.LOSSES:
             return value.lower()
-        value = _of_torch(place, value, nn, "loss", "MSELoss or CrossEntropyLoss")
+        value = _torch_loss(place, value)
     if not callable(value):
         raise SpecError(f"{place}: got {value!r}; should be a loss of torch.nn or its name")
-    if isinstance(value, nn.Module):
-        return _packed_loss(value)
-    parameters = inspect.signature(value).parameters.values()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [p for p in parameters if p.default is p.empty and p.kind in positional]
-    if not isinstance(value, type) and len(needed) >= 2:
-        return SqueezedLoss(value)  # a function of output and targets, and no class
-    own = {name: script.constants[name] for name in declared(value) if name in script.constants}
-    made = value(**own)
-    if not callable(made):
-        raise SpecError(f"{place}: {function_name(value)} made {made!r}; should make a loss")
-    return _packed_loss(made)
+    if not (isinstance(value, nn.Module) or place.upper() == "LOSS_INSTANCE"):
+        made = value(**context.bind(ByName, place, value, declared_only=True).constants)
+        if not callable(made):
+            raise SpecError(f"{place}: {function_name(value)} made {made!r}; should make a loss")
+        value = made
+    if type(value) in _STACKED_LOSSES and _has_defaults(value):
+        return _STACKED_LOSSES[type(value)]
+    return SqueezedLoss(on_device(value, "cpu"))
 
 
-def _packed_loss(loss: Any) -> Any:
-    """Return the name of a loss that a pack computes at once, or a callable."""
-    if type(loss) is nn.MSELoss and loss.reduction == "mean":
-        return "mse"
-    if type(loss) is nn.CrossEntropyLoss and loss.weight is None:
-        plain, names = nn.CrossEntropyLoss(), ("reduction", "ignore_index", "label_smoothing")
-        if all(getattr(loss, name) == getattr(plain, name) for name in names):
-            return "cross_entropy"
-    return SqueezedLoss(on_device(loss, "cpu"))
+def _torch_loss(place: str, name: str) -> Any:
+    known = {n: c for n, c in vars(nn).items() if isinstance(c, type) and issubclass(c, nn.Module)}
+    if name not in known:
+        raise SpecError(
+            f"{place}: got {name!r}{did_you_mean(name, known)}; should be the name of a loss of "
+            "torch.nn, such as MSELoss or CrossEntropyLoss, or a class"
+        )
+    return known[name]
 
 
-def optimizers(
-    chosen: Chosen | None, script: Script, given: Mapping[str, Any], iterated: Iterable[str]
+def _has_defaults(loss: nn.Module) -> bool:
+    plain = type(loss)()
+    return all(getattr(loss, n, None) == getattr(plain, n, None) for n in _LOSS_ARGUMENTS)
+
+
+def _optimizers(
+    chosen: Chosen | None, context: Context, axes: Collection[str]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Return values of OPTIMIZER, and the hyperparameters that go with them.
+    """Return the values of OPTIMIZER, and the hyperparameters that are their arguments.
 
-    SGD, Adam and AdamW train in packs, with the arguments that hyperparameters are; any other
-    class, and these with other arguments, carry theirs along.
+    SGD, Adam and AdamW train in packs if all of their arguments are hyperparameters. Otherwise
+    each class carries its arguments.
 
     Args:
-        given: those of OPTIMIZER_SETTINGS that the script sets.
-        iterated: those that are axes.
+        axes: names of hyperparameters that vary.
     """
     place, values = chosen or ("optimizer", ["sgd"])
     classes = [_optimizer(place, value) for value in values]
-    bound = [_arguments(cls, script, given, set(iterated)) for cls in classes]
-    merged = {name: value for own in bound for name, value in own.items()}
-    pairs = list(zip(classes, bound, strict=True))
-    if all(_trains_in_packs(cls, own, merged) for cls, own in pairs):
-        settings = {name: value for name, value in merged.items() if name not in iterated}
-        return [_PACKED[cls] for cls in classes], settings
+    arguments = [_optimizer_arguments(cls, context, axes) for cls in classes]
+    merged = {name: value for own in arguments for name, value in own.items()}
+    pairs = list(zip(classes, arguments, strict=True))
+    if all(_is_stacked(cls, own, merged) for cls, own in pairs):
+        return [_STACKED_OPTIMIZERS[cls] for cls in classes], {
+            name: value for name, value in merged.items() if name not in axes
+        }
     return [functools.partial(cls, **own) if own else cls for cls, own in pairs], {}
 
 
 def _optimizer(place: str, value: Any) -> Any:
     if isinstance(value, str):
-        known = {name: cls for cls, name in _PACKED.items()}.get(value.lower())
-        return known or _of_torch(place, value, torch.optim, "optimizer", "SGD, Adam or AdamW")
+        stacked = {name: cls for cls, name in _STACKED_OPTIMIZERS.items()}
+        return stacked.get(value.lower()) or optimizer_class(value)
     if not callable(value):
         raise SpecError(f"{place}: got {value!r}; should be a class of torch.optim or its name")
     return value
 
 
-def _arguments(
-    cls: Any, script: Script, given: Mapping[str, Any], iterated: set[str]
-) -> dict[str, Any]:
-    """Return the arguments that an optimizer takes out of global_config, by name."""
+def _optimizer_arguments(cls: Any, context: Context, axes: Collection[str]) -> dict[str, Any]:
+    """Return the arguments of an optimizer class other than its parameters and lr, by name."""
     parameters = inspect.signature(cls).parameters
-    takes = set(parameters) - {"params", "lr"}
-    own = {name: value for name, value in script.constants.items() if name in takes}
+    own: dict[str, Any] = {}
     if "lr" in parameters and parameters["lr"].default is inspect.Parameter.empty:
-        own["lr"] = 1.0  # of no effect: every group of parameters brings its own
-    for name in OPTIMIZER_SETTINGS:
-        if name not in takes:
-            continue
-        ours, theirs = hp.Hyperparameters.model_fields[name].default, parameters[name].default
-        if name in given:
-            own[name] = given[name]
-        elif name in iterated:
-            own[name] = ours  # what an axis leaves at our default, nobody hands to the class
-        elif cls in _PACKED and theirs != ours:
+        own["lr"] = 1.0  # without effect: each group of parameters has its own
+    for name in [name for name in OPTIMIZER_SETTINGS if name in parameters]:
+        ours, theirs = Hyperparameters.model_fields[name].default, parameters[name].default
+        if name in axes:
+            own[name] = ours  # the train loop passes other values, but not our default
+        elif cls in _STACKED_OPTIMIZERS and theirs != ours:
             own[name] = theirs
-    return own
+    taken = set(parameters) - {"params", "lr"}
+    return own | {name: value for name, value in context.constants.items() if name in taken}
 
 
-def _trains_in_packs(cls: Any, own: Mapping[str, Any], merged: Mapping[str, Any]) -> bool:
-    """Tell whether an optimizer can be given by name, with hyperparameters for its arguments."""
-    if cls not in _PACKED or set(own) - set(OPTIMIZER_SETTINGS):
+def _is_stacked(cls: Any, own: Mapping[str, Any], merged: Mapping[str, Any]) -> bool:
+    """Return whether an optimizer can train packs, with hyperparameters for its arguments."""
+    if cls not in _STACKED_OPTIMIZERS or not set(own) <= set(OPTIMIZER_SETTINGS):
         return False
-    takes = set(inspect.signature(cls).parameters)
-    return all(own.get(name) == value for name, value in merged.items() if name in takes)
+    taken = inspect.signature(cls).parameters
+    return all(own.get(name) == value for name, value in merged.items() if name in taken)
 
 
-def _of_torch(place: str, name: str, module: Any, what: str, example: str) -> Callable[..., Any]:
-    """Return the class that a script names.
+def _differ_in_code(parametrizations: Sequence[Any], axes: Collection[str]) -> bool:
+    """Return whether a POST_INIT_FN may bind different values to the models of one pack.
 
-    Raises:
-        SpecError: where torch has none of that name.
+    A pack calls the functions of one model for all of its configs.
     """
-    kind = nn.Module if module is nn else torch.optim.Optimizer
-    classes = {n: c for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, kind)}
-    if name not in classes:
-        raise SpecError(
-            f"{place}: got {name!r}{did_you_mean(name, classes)}; should be the name of a {what} "
-            f"of {module.__name__}, such as {example}, or a class"
-        )
-    found: Callable[..., Any] = classes[name]
-    return found
+    taken = set()
+    for function in parametrizations:
+        if isinstance(function, PostInit):
+            taken |= {*function.settings.values(), *function.supplied}
+    taken |= {"gamma"} if "lr" in taken else set()  # the lr that it gets depends on gamma
+    within_packs = {a for a in axes if a in STACKED or a not in Hyperparameters.model_fields}
+    return bool(taken & (within_packs - {"trial", "seed"}))

@@ -1,4 +1,4 @@
-"""Synthetic data as MLPscape's scripts make them: Gaussian inputs and Hermite polynomials of them.
+"""MLPscape's synthetic data: Gaussian inputs, and Hermite polynomials of them as targets.
 
 The recipes of :mod:`mlpsubmit.batchfns` whiten exactly; these whiten by the singular vectors of a
 sample, as the scripts do.
@@ -22,10 +22,10 @@ from mlpsubmit.batchfns.gaussian import power_law_eigvals
 from mlpsubmit.batchfns.hea import LevelCoeffs, hea_monomials, relu_ntk_level_coeffs
 from mlpsubmit.batchfns.monomial import Monomial
 from mlpsubmit.compat.tensors import ensure_torch
-from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 
 __all__ = [
+    "Monomial",
     "generate_hea_monomials",
     "get_new_polynomial_data",
     "get_relu_level_coeff_fn",
@@ -53,13 +53,13 @@ def get_synthetic_X(
         d: input dimension.
         N: rows.
         offset: see the formula, as for alpha.
-        data_eigvals: (d,), gamma itself, which then may be anything.
-        gen: the generator of the draws; by default torch's own, of the device.
-        kwargs: not looked at, so that ``**args.datasethps`` can be given.
+        data_eigvals: (d,), gamma itself, instead of the formula.
+        gen: the generator of the draws; by default that of torch for the device.
+        kwargs: ignored, so that ``**args.datasethps`` can be passed.
 
     Returns:
-        X (N, d) and gamma (d,), float32, on the generator's device, else where
-        :func:`ensure_torch` puts tensors.
+        X (N, d) and gamma (d,), float32, on the device of the generator, or without one on that of
+        :func:`ensure_torch`.
 
     Example:
         >>> X, data_eigvals = get_synthetic_X(d=4, N=10, gen=torch.Generator().manual_seed(0))
@@ -85,14 +85,14 @@ def get_new_polynomial_data(
     coeffs: Any = 1,
     gen: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    r"""Return fresh inputs, and a polynomial of their whitened principal components.
+    r"""Return new inputs, and a polynomial of their whitened principal components.
 
     With U S V^T the singular value decomposition of N_original inputs,
 
     .. math:: z = \sqrt{N_\mathrm{original}}\, V^T x / S, \qquad
         y = \frac{1}{M} \sum_{k=1}^{M} c_k \prod_{(i, e) \in m_k} h_e(z_i),
 
-    where h_e is :func:`mlpsubmit.batchfns._hermite`, normalised.
+    where h_e is :func:`mlpsubmit.batchfns.hermite`, normalised.
 
     Args:
         lambdas: (d,), S.
@@ -101,9 +101,9 @@ def get_new_polynomial_data(
         dim: d.
         N: rows.
         data_eigvals: (d,) variances of the inputs.
-        N_original: how many inputs S and V are those of.
-        new_X_fn: makes the inputs: (d, N, data_eigvals, gen) -> (X, ...).
-        coeffs: c, one number or M.
+        N_original: number of inputs that S and V come from.
+        new_X_fn: function that draws the inputs, (d, N, data_eigvals, gen) -> (X, ...).
+        coeffs: c, one number or M numbers.
         gen: the generator of the draws.
 
     Returns:
@@ -124,8 +124,8 @@ def get_new_polynomial_data(
 
 
 def _product(Z: Tensor, monomial: OneMonomial) -> Tensor:
-    """Return the product (n,) of normalised Hermite polynomials of the columns of Z (n, d)."""
-    # Indices may be strings, as all keys are that come out of a JSON file.
+    """Return the product (n,) of normalised Hermite polynomials of columns of Z (n, d)."""
+    # Indices may be strings: the keys of JSON are.
     factors = [hermite(Z[:, int(i)], int(exponent)) for i, exponent in monomial.items()]
     return functools.reduce(torch.mul, factors, Z.new_ones(len(Z)))
 
@@ -142,15 +142,15 @@ def polynomial_batch_fn(
     data_creation_fn: Callable[..., tuple[Tensor, Tensor]] = get_new_polynomial_data,
     gen: torch.Generator | None = None,
 ) -> BatchFn:
-    """Batch function of fresh inputs and the targets of :func:`get_new_polynomial_data`.
+    """Batch function with new inputs and targets of :func:`get_new_polynomial_data` at every step.
 
     Args:
-        lambdas: as there, like Vt, monomials and data_eigvals.
+        lambdas: as in that function, like Vt, monomials and data_eigvals.
         bsz: rows per batch.
-        N: how many inputs lambdas and Vt are those of.
-        X: where X and y are given, they are what every step returns (offline training).
+        N: number of inputs that lambdas and Vt come from.
+        X: the inputs of every step, if y is given too (offline training).
         y: see X.
-        data_creation_fn: what makes a batch, called as that function is.
+        data_creation_fn: function that draws a batch, with the arguments of that function.
         gen: the generator of the draws.
 
     Returns:
@@ -192,20 +192,20 @@ def generate_hea_monomials(
     kmax: int = 10,
     **kwargs: Any,
 ) -> tuple[NDArray[np.float64], list[Monomial]]:
-    """Return the constant, and the other modes of largest kernel eigenvalue.
+    """Return the constant mode and the other modes of largest kernel eigenvalue.
 
-    They are those of :func:`mlpsubmit.batchfns.hea_monomials`, where the constant has no place of
-    its own.
+    They are those of :func:`mlpsubmit.batchfns.hea_monomials`, which does not put the constant
+    first.
 
     Args:
         data_eigvals: (d,) variances of the inputs.
-        num_monomials: how many modes; fewer are returned where there are no more up to kmax.
+        num_monomials: number of modes; fewer are returned if there are fewer up to kmax.
         eval_level_coeff: degree -> level coefficient, as :func:`get_relu_level_coeff_fn` makes it.
-        kmax: the highest degree to look at.
-        kwargs: not looked at, so that ``**args.datasethps`` can be given.
+        kmax: the highest degree.
+        kwargs: ignored, so that ``**args.datasethps`` can be passed.
 
     Returns:
-        The eigenvalues (n,), falling but for the first, and their monomials.
+        The eigenvalues (n,), in descending order after the first, and their monomials.
 
     Example:
         >>> generate_hea_monomials([0.7, 0.3], 2, lambda degree: 1.0)[1]
@@ -220,15 +220,15 @@ def generate_hea_monomials(
 
 
 def get_relu_level_coeff_fn(data_eigvals: ArrayLike | Tensor, **kwargs: Any) -> LevelCoeffs:
-    r"""Return the level coefficients of the kernel of a shallow ReLU network, a function of degree.
+    r"""Return the level coefficients, by degree, of the kernel of a shallow ReLU network.
 
     See :func:`mlpsubmit.batchfns.relu_ntk_level_coeffs`.
 
     Args:
         data_eigvals: (d,) variances of the inputs.
         kwargs: ``weight_variance`` and ``bias_variance`` (or ``w_var`` and ``b_var``); without both
-            of a pair, ``kernel_width`` k (by default 1) stands for
-            :math:`w = \sqrt{2 \pi / (1 + 2 \pi k)}` and :math:`b = k w`.
+            of a pair they are :math:`w = \sqrt{2 \pi / (1 + 2 \pi k)}` and :math:`b = k w`, with
+            k the ``kernel_width`` (by default 1).
 
     Example:
         >>> get_relu_level_coeff_fn([0.5, 0.5], weight_variance=1.0, bias_variance=0.0)(1)
@@ -238,9 +238,5 @@ def get_relu_level_coeff_fn(data_eigvals: ArrayLike | Tensor, **kwargs: Any) -> 
         if weight in kwargs and bias in kwargs:
             return relu_ntk_level_coeffs(data_eigvals, kwargs[weight], kwargs[bias])
     width = kwargs.get("kernel_width", 1.0)
-    if not isinstance(width, (int, float)) or width < 0:
-        raise SpecError(
-            f"get_relu_level_coeff_fn: got kernel_width={width!r}; should be a number >= 0"
-        )
     variance = float(np.sqrt(2 * np.pi / (1 + 2 * np.pi * width)))
     return relu_ntk_level_coeffs(data_eigvals, variance, width * variance)

@@ -1,7 +1,8 @@
-"""Files in the folder of an experiment, with the interface of expt-core's FileManager."""
+"""Files of a script: what it saves, its JSON files, and the Python files that it names."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -11,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from mlpsubmit import files
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import SpecError, UserError, did_you_mean
 
-__all__ = ["FileManager", "load_json"]
+__all__ = ["FileManager", "load_from_file", "load_json"]
 
 
 class FileManager:
-    """Saves and loads what an experiment leaves, under one folder.
+    """Saves and loads objects in the folder of an experiment, as expt-core's FileManager does.
 
-    A name that ends in ``.npy`` is an array in numpy's format, any other a pickle. A file that is
-    saved appears whole or not at all, also in the place of an older one.
+    A name that ends in ``.npy`` is an array in numpy's format, any other a pickle. A file is
+    replaced as a whole: whoever reads it finds the old one or the new one.
 
     Args:
         root: the folder; made if it is not there.
@@ -34,12 +35,12 @@ class FileManager:
         self.set_filepath("")
 
     def set_filepath(self, filepath: str) -> None:
-        """Make a folder under the root, and keep its path as ``filepath``."""
+        """Make a folder under the root and keep its path in ``filepath``."""
         self.filepath = os.path.join(self.root, filepath)
         os.makedirs(self.filepath, exist_ok=True)
 
     def get_filename(self, fn: str, filepath: str = "") -> str:
-        """Return the path of a file in a folder under the root, which is made."""
+        """Make a folder under the root and return the path of a file in it."""
         self.set_filepath(filepath)
         return os.path.join(self.filepath, fn)
 
@@ -47,7 +48,7 @@ class FileManager:
         """Write an object to a file.
 
         Raises:
-            UserError: where the name ends in ``.npy`` and the object is no array.
+            UserError: if the name ends in ``.npy`` and the object is not an array.
         """
         path = Path(self.get_filename(fn, filepath))
         if path.suffix == ".npy":
@@ -62,9 +63,9 @@ class FileManager:
             files.publish(path, lambda stream: pickle.dump(obj, stream, pickle.HIGHEST_PROTOCOL))
 
     def load(self, fn: str, filepath: str = "") -> Any:
-        """Return what was saved, or None where there is no such file.
+        """Return a saved object, or None if there is no such file.
 
-        A pickle runs code: load only what you saved.
+        Unpickling runs code: load only files that you saved.
         """
         path = Path(self.get_filename(fn, filepath))
         if not path.is_file():
@@ -76,11 +77,11 @@ class FileManager:
 
 
 def load_json(path: str | os.PathLike[str]) -> Any:
-    """Return what a JSON file holds.
+    """Return the contents of a JSON file.
 
     Raises:
-        FileNotFoundError: where there is none.
-        UserError: where it is no JSON.
+        FileNotFoundError: if there is no such file.
+        UserError: if it does not hold JSON.
 
     Example:
         >>> datasethps = load_json("datasethps.json")  # doctest: +SKIP
@@ -88,7 +89,32 @@ def load_json(path: str | os.PathLike[str]) -> Any:
     file = Path(path).expanduser()
     try:
         return json.loads(file.read_text())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: no such JSON file") from None
     except ValueError as error:
-        raise UserError(f"{file}: is no JSON: {error}") from error
+        raise UserError(f"{file}: is not JSON: {error}") from error
+
+
+def load_from_file(place: str, path: str | os.PathLike[str], name: str) -> Any:
+    """Run a Python file and return the object of that name in it.
+
+    The module is not importable, so that its functions and classes travel to workers by value.
+
+    Args:
+        place: the setting that holds the path, for messages.
+
+    Raises:
+        SpecError: if there is no such file, it raises, or it has no such name.
+    """
+    file = Path(path).expanduser()
+    if file.suffix != ".py" or not file.is_file():
+        raise SpecError(f"{place}: got {str(file)!r}; should be the path of a Python file")
+    spec = importlib.util.spec_from_file_location(f"mlpsubmit_file_{file.stem}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise SpecError(f"{place}: {file} raised {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        raise SpecError(f"{place}: {file} has no {name!r}{did_you_mean(name, vars(module))}")
+    return getattr(module, name)

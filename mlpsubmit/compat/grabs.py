@@ -1,4 +1,4 @@
-"""Grabs that a script names: MLPscape's ``build_other_grabs``."""
+"""MLPscape's ``build_other_grabs``: grabs by the names of functions."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 
 __all__ = ["build_other_grabs", "get_W_gram", "get_W_ii"]
 
-#: What ``other_model_gram`` says of the matrix; whatever else stands there is an argument.
+#: Keys of ``other_model_gram`` that choose the matrix; any other key is an argument.
 _MATRIX_KEYS = ("source", "concat_outside", "use_raw", "call_with_model")
 
 
 def get_W_ii(W: Tensor, i: int | None = None, monomial: Mapping[int, int] | None = None) -> Tensor:
-    """Return an entry of the diagonal of a square matrix W, or those of a monomial's indices.
+    """Return one diagonal entry of a square matrix W, or those at the indices of a monomial.
 
     Args:
         W: (m, m), a Gram matrix unless the script chooses otherwise.
-        i: which entry.
-        monomial: where there is no i: its indices, ascending.
+        i: index of the entry.
+        monomial: without i, the monomial with the indices, in ascending order.
 
     Returns:
-        A scalar, or (number of indices,).
+        A scalar, or a tensor (number of indices,).
 
     Raises:
-        SpecError: where neither is given, or W has no such entry.
+        SpecError: if neither is given, or W has no such entry.
 
     Example:
         >>> get_W_ii(torch.diag(torch.tensor([1.0, 2.0, 3.0])), monomial={0: 1, 2: 2})
@@ -46,7 +46,7 @@ def get_W_ii(W: Tensor, i: int | None = None, monomial: Mapping[int, int] | None
 
 
 def get_W_gram(W: Tensor) -> Tensor:
-    """Return the Gram matrix that it is handed, where MLPscape takes the Gram matrix of that.
+    """Return the Gram matrix of the weights; in MLPscape it is the Gram matrix of that.
 
     Example:
         >>> get_W_gram(torch.eye(2)).shape
@@ -55,7 +55,7 @@ def get_W_gram(W: Tensor) -> Tensor:
     return W.clone()
 
 
-#: MLPscape's functions: ours, or the name of one of :mod:`mlpsubmit.grabs`.
+#: MLPscape's functions: a function, or the name of one in :mod:`mlpsubmit.grabs`.
 _NAMED: dict[str, str | Callable[..., Any]] = {
     "get_W_ii": get_W_ii,
     "get_W_trace": "trace",
@@ -75,21 +75,22 @@ def build_other_grabs(
     per_alias_gram: Mapping[str, Mapping[str, Any]] | None = None,
     per_alias_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Callable[..., Any]]:
-    """Return grabs by name, for ``otherreturns``.
+    """Return grabs by alias, for ``otherreturns``.
 
-    A function is of a Gram matrix of a layer's weight W (outputs, inputs) if it takes one, else of
-    the model.
+    A function measures a Gram matrix of a layer's weight W (outputs, inputs) if it takes a matrix,
+    else the model.
 
     Args:
         spec: {alias: name of a function of MLPscape or of mlpsubmit.grabs, or a function}.
         default_source: the layer: "in" the first, "out" the last.
-        concat_outside: the Gram matrix W^T W, (inputs, inputs), or else W W^T.
-        per_alias_gram: {alias: choices for it alone}: ``source``, ``concat_outside``, ``use_raw``
-            (W itself), ``call_with_model`` (the model), and further arguments of the function.
-        per_alias_kwargs: {alias: arguments of its function}.
+        concat_outside: True for the Gram matrix W^T W, (inputs, inputs), False for W W^T.
+        per_alias_gram: {alias: its own choices}: ``source``, ``concat_outside``, ``use_raw`` (W
+            itself), ``call_with_model`` (the model), and other arguments of the function.
+        per_alias_kwargs: {alias: arguments of the function}.
 
     Raises:
-        SpecError: listing every alias that is not in spec, unknown function and bad choice.
+        SpecError: listing every alias that is not in spec, every unknown function and every bad
+            choice.
 
     Example:
         >>> build_other_grabs({"trace": "get_W_trace"})["trace"](model=nn.Linear(3, 5)).shape
@@ -132,13 +133,13 @@ def _built(
 
 
 def _found(name: Any) -> Callable[..., Any]:
-    known = _NAMED.get(name, name) if isinstance(name, str) else name
+    known: str | Callable[..., Any] = _NAMED.get(str(name), name)
     if callable(known):
         return known
     names = sorted({*_NAMED, *grab_names()} - {"by_name"})
     if known not in names:
         raise SpecError(
-            f"no function named {name!r}{did_you_mean(str(name), names)}; valid "
-            f"are {', '.join(names)}, or any function of your own"
+            f"no function named {name!r}{did_you_mean(str(name), names)}; valid are "
+            f"{', '.join(names)}, or a function of your own"
         )
     return by_name(known)

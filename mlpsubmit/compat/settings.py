@@ -1,181 +1,122 @@
-"""What of a script's global_config are hyperparameters, and what is for its functions alone."""
+"""The entries of a script's global_config: hyperparameters, and values for its functions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mlpsubmit.compat.choices import CHOICES, INSTANCES, MODEL_FILES, OPTIMIZER_SETTINGS
+from mlpsubmit.compat.functions import Context
 from mlpsubmit.compat.iterators import Iterated
-from mlpsubmit.compat.script import Script
 from mlpsubmit.compat.tensors import on_device
 from mlpsubmit.errors import SpecError
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 
-__all__ = ["CODE", "READ_APART", "Settings", "read_settings"]
+__all__ = ["READ_APART", "read_settings"]
 
-#: Hyperparameters that MLPscape's train loop does not know: they are for the script itself.
+#: Hyperparameters that only the script itself uses: MLPscape's train loop does not know them.
 _FOR_THE_SCRIPT = frozenset(
     {"datasethps", "target_monomials", "num_trials"}
     | {"other_model_grabs", "other_model_kwargs", "other_model_gram"}
 )
 
-#: What chooses code; :mod:`mlpsubmit.compat.choices` reads it.
-CODE = ("model", "optimizer", "loss", "parametrization")
+#: Hyperparameters that are code; :mod:`mlpsubmit.compat.choices` reads them.
+_CODE = ("model", "optimizer", "loss", "parametrization")
 
-#: What is read apart from all other names.
+#: Entries that other modules read.
 READ_APART = frozenset(
-    {
-        "otherreturns",
-        "X_te",
-        "y_te",
-        *CHOICES,
-        *INSTANCES,
-        *(k for pair in MODEL_FILES for k in pair),
-    }
+    {"otherreturns", "X_te", "y_te", *CHOICES, *INSTANCES}
+    | {name for pair in MODEL_FILES for name in pair}
 )
 
-#: What results do not depend on, although functions may ask for it.
-_QUIET = frozenset(
-    {"EXPT_NAME", "TARGET_MONOMIALS", "NUM_TRIALS", "datasethps_path", "target_monomials_path"}
-    | {"other_model_grabs", "other_model_kwargs", "other_model_gram", "W_source", "concat_outside"}
+#: Entries that change no result, although functions may declare them. The data that a script makes
+#: of datasethps are in bfn_config, but its functions may use datasethps too.
+_HIDDEN = (_FOR_THE_SCRIPT - {"datasethps"}) | frozenset(
+    {"EXPT_NAME", "W_source", "concat_outside", "datasethps_path", "target_monomials_path"}
 )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What global_config comes to.
+def read_settings(
+    config: Mapping[str, Any], iterated: Sequence[Iterated]
+) -> tuple[dict[str, Any], Context, list[str]]:
+    """Return the hyperparameters in global_config, the values for functions, and the errors.
 
-    Attributes:
-        hyperparameters: those that it sets, by the sweep's names.
-        optimizer: those of them that are arguments of optimizers.
-        script: what functions get by name.
-        errors: what is wrong.
+    An entry that an iterator varies is dropped, whatever its value. The arguments of optimizers are
+    among the constants of the context, instead of the hyperparameters.
     """
-
-    hyperparameters: dict[str, Any]
-    optimizer: dict[str, Any]
-    script: Script
-    errors: list[str]
-
-
-def read_settings(config: Mapping[str, Any], iterated: Sequence[Iterated]) -> Settings:
-    """Sort what stands in global_config.
-
-    What an iterator runs over is left out, whatever its value; what is no hyperparameter is for
-    functions to ask for.
-    """
+    names = {one.name: one.axis for one in iterated if one.axis not in _CODE}
     axes = [one.axis for one in iterated]
-    settings = {one.name: one.axis for one in iterated if one.axis not in CODE}
-    others = {
-        name: v for name, v in config.items() if name not in READ_APART and name not in settings
-    }
-    spelt = _take_hyperparameters(others)
-    settings |= {name: axis for axis in axes if axis in spelt for name in spelt.pop(axis)}
-    values, errors = _agreed(spelt)
-    _yield_thresholds(values, axes)
-    errors += _trial_errors(config, axes)
-    optimizer = {name: values.pop(name) for name in OPTIMIZER_SETTINGS if name in values}
-    for canonical, given in spelt.items():
-        if canonical in optimizer:  # these go where their optimizer goes
-            others |= dict.fromkeys(given, optimizer[canonical])
-        else:
-            settings |= dict.fromkeys(given, canonical)
-    quiet = {name: v for name, v in others.items() if name in _QUIET or _is_iterated(v, iterated)}
-    constants = {name: on_device(v, "cpu") for name, v in others.items() if name not in quiet}
-    _name_inputs(settings, constants)
-    return Settings(values, optimizer, Script(settings, constants, quiet), errors)
-
-
-def _take_hyperparameters(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Take the hyperparameters out of a configuration: {canonical name: {as it is spelt: value}}.
-
-    Those that choose code are read elsewhere, and those for the script itself stay.
-    """
-    spelt: dict[str, dict[str, Any]] = {}
-    for name in list(config):
+    given: dict[str, dict[str, Any]] = {}
+    others: dict[str, Any] = {}
+    for name, value in config.items():
         canonical = hp.canonical_name(name)
-        if canonical is None or canonical in _FOR_THE_SCRIPT:
+        if name in READ_APART or name in names or canonical in _CODE:
             continue
-        value = config.pop(name)
-        if canonical not in CODE:
-            spelt.setdefault(canonical, {})[name] = value
-    return spelt
+        if canonical is None or canonical in _FOR_THE_SCRIPT:
+            others[name] = value
+        elif canonical in axes:
+            names[name] = canonical
+        else:
+            given.setdefault(canonical, {})[name] = value
+    values, errors = _agreed(given, axes)
+    for canonical, spellings in given.items():
+        if canonical in OPTIMIZER_SETTINGS and canonical in values:
+            others |= dict.fromkeys([canonical, *spellings], values.pop(canonical))
+        else:
+            names |= dict.fromkeys(spellings, canonical)
+    sources = [one.source for one in iterated]
+    hidden = {
+        name: value
+        for name, value in others.items()
+        if {name, hp.canonical_name(name)} & _HIDDEN or any(value is source for source in sources)
+    }
+    constants = {name: on_device(v, "cpu") for name, v in others.items() if name not in hidden}
+    for name in ("dim", "DIM"):  # names of the input dimension; models call it d_in
+        if name in names:
+            names["d_in"] = names[name]
+        elif name in constants:
+            constants["d_in"] = constants[name]
+    return values, Context(names, constants, hidden), errors
 
 
-def _is_iterated(value: Any, iterated: Sequence[Iterated]) -> bool:
-    """Tell whether a value is the very list that an iterator runs over."""
-    return any(value is one.source for one in iterated)
-
-
-def _agreed(spelt: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:
-    """Return the one value of each hyperparameter that a script spells in one or several ways."""
+def _agreed(
+    given: Mapping[str, Mapping[str, Any]], axes: Collection[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the value of each hyperparameter that a script sets in one or more spellings."""
     values: dict[str, Any] = {}
     errors: list[str] = []
-    for canonical, given in spelt.items():
+    for canonical, spellings in given.items():
         try:
-            values[canonical] = _agreed_value(canonical, given)
+            values[canonical] = _agreed_value(canonical, spellings)
         except SpecError as error:
             errors += error.errors
+    default = Hyperparameters.model_fields["loss_checkpoints"].default
+    relative = values.get("percent_thresholds") is not None or "percent_thresholds" in axes
+    if relative and values.get("loss_checkpoints") == default:
+        del values["loss_checkpoints"]  # parse_args set it
     return values, errors
 
 
-def _agreed_value(canonical: str, given: Mapping[str, Any]) -> Any:
-    """Return the one value of a hyperparameter: a spelling that is at its default yields."""
+def _agreed_value(canonical: str, spellings: Mapping[str, Any]) -> Any:
+    """Return the value of a hyperparameter: a spelling at the default yields to another."""
     default = Hyperparameters.model_fields[canonical].default
     values: dict[str, Any] = {}
     errors: list[str] = []
-    for name, value in given.items():
-        only = canonical == "n_samples" and isinstance(value, (list, tuple)) and len(value) == 1
+    for name, value in spellings.items():
+        if canonical == "n_samples" and isinstance(value, (list, tuple)) and len(value) == 1:
+            value = value[0]  # as parse_args has it
         try:
-            values[name] = hp.validate_one(canonical, value[0] if only else value)
+            values[name] = hp.validate_one(canonical, value)
         except SpecError as error:
             listed = isinstance(value, (list, tuple, range)) or getattr(value, "ndim", 0) > 0
-            errors += [_unused_list(name, value)] if listed else error.errors
+            hint = "; to vary it, add it to iterators and iterator_names" if listed else ""
+            errors += [message + hint for message in error.errors]
     changed = {name: value for name, value in values.items() if value != default}
     kept = next(iter(changed.values()), default)
     if any(value != kept for value in changed.values()):
-        told = " and ".join(f"{name}={value!r}" for name, value in changed.items())
-        errors.append(f"{told} are two spellings of one hyperparameter; keep one")
+        shown = " and ".join(f"{name}={value!r}" for name, value in changed.items())
+        errors.append(f"{shown} are two spellings of one hyperparameter; keep one")
     if errors:
         raise SpecError(errors)
     return kept
-
-
-def _unused_list(name: str, value: Any) -> str:
-    return (
-        f"{name}: got {value!r}, but no iterator is called {name}; add it to iterators and "
-        "iterator_names, or give one value"
-    )
-
-
-def _yield_thresholds(hyperparameters: dict[str, Any], axes: Sequence[str]) -> None:
-    """Let PERCENT_THRESHOLDS stand in for LOSS_CHECKPOINTS that are at their default."""
-    default = Hyperparameters.model_fields["loss_checkpoints"].default
-    relative = hyperparameters.get("percent_thresholds") is not None or "percent_thresholds" in axes
-    if relative and hyperparameters.get("loss_checkpoints") == default:
-        del hyperparameters["loss_checkpoints"]
-
-
-def _trial_errors(config: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
-    """Return an error where there are repetitions that nobody iterates over."""
-    trials = config.get("NUM_TRIALS", 1)
-    if "trial" in axes or trials == 1:
-        return []
-    return [
-        f"NUM_TRIALS: got {trials!r}, but no iterator is called trial; add range(args.NUM_TRIALS) "
-        "to iterators, or leave NUM_TRIALS at 1"
-    ]
-
-
-def _name_inputs(settings: dict[str, str], constants: dict[str, Any]) -> None:
-    """Give functions the input dimension as ``d_in`` too, where the script says it."""
-    for name in ("DIM", "dim"):
-        if name in settings:
-            settings["d_in"] = settings[name]
-            return
-        if name in constants:
-            constants["d_in"] = constants[name]
-            return

@@ -1,4 +1,4 @@
-"""Arrays and tensors from one another, on the device that a script means."""
+"""Conversion between arrays and tensors, on the device of the training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 __all__ = ["ensure_numpy", "ensure_torch", "on_device", "training_on"]
 
-#: Where the function of a script that is running now trains; None outside of all training.
+#: The device on which the function of a script that runs now trains; None outside of training.
 _DEVICE: ContextVar[torch.device | None] = ContextVar("mlpsubmit.compat.device", default=None)
 
 
@@ -28,10 +28,10 @@ def ensure_torch(
     """Return a number, list, array or tensor as a tensor.
 
     Args:
-        x: what to convert; a tensor that fits already is returned itself.
-        dtype: what it becomes.
-        device: where it goes. By default, in a batch function or a grab, the device that the
-            config trains on; elsewhere the first GPU, or the processor where there is none.
+        x: the value; a tensor that has the type and the device already is returned itself.
+        dtype: the type of the result.
+        device: its device. The default in batch functions and grabs is the device on which the
+            config trains; elsewhere it is the first GPU, or the CPU if there is none.
         clone: return a copy in any case.
 
     Example:
@@ -54,8 +54,8 @@ def ensure_numpy(x: Any, dtype: DTypeLike = np.float64, clone: bool = False) -> 
     """Return a number, list, array or tensor as an array.
 
     Args:
-        x: what to convert. A tensor keeps its own type; an array that fits is returned itself.
-        dtype: what anything but a tensor becomes.
+        x: the value. A tensor keeps its own type; an array of the right type is returned itself.
+        dtype: the type of the result, unless x is a tensor.
         clone: return a copy in any case.
 
     Example:
@@ -68,7 +68,7 @@ def ensure_numpy(x: Any, dtype: DTypeLike = np.float64, clone: bool = False) -> 
 
 @contextlib.contextmanager
 def training_on(device: torch.device) -> Iterator[None]:
-    """Let :func:`ensure_torch` put tensors on a device, for the duration."""
+    """Make a device the default of :func:`ensure_torch`."""
     token = _DEVICE.set(device)
     try:
         yield
@@ -77,16 +77,16 @@ def training_on(device: torch.device) -> Iterator[None]:
 
 
 def on_device(value: Any, device: torch.device | str) -> Any:
-    """Return a value with the tensors and modules in it on a device; all else is as it was.
+    """Return a value with its tensors and modules on a device, everything else unchanged.
 
     Args:
-        value: anything; dictionaries, lists and tuples are looked into.
-        device: where to. What is there already is not copied.
+        value: anything; dictionaries, lists and tuples are searched.
+        device: the target. Tensors that are there already are not copied; modules always are.
     """
     if isinstance(value, Tensor):
         return value.detach().to(device)
     if isinstance(value, nn.Module):
-        return copy.deepcopy(value).to(device)  # a module moves in place, under the script's feet
+        return copy.deepcopy(value).to(device)  # module.to() would move the script's own module
     if type(value) is dict:
         return {key: on_device(entry, device) for key, entry in value.items()}
     if type(value) in (list, tuple):

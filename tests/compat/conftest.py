@@ -1,4 +1,4 @@
-"""A folder to work in, the pieces of a small script, and MLPscape's own loop to compare with."""
+"""A working directory, the parts of a small script, and MLPscape's loop to compare with."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlpsubmit.training.seeds import streams
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own to work in, where no variable chooses folders or executors."""
+    """An empty working directory, with no variable that chooses folders or executors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # scripts that fail have one set
     for variable in ("MLPSUBMIT_RUNS", "MLPSUBMIT_EXECUTOR"):
@@ -83,7 +83,7 @@ def gaussian_bfn(bsz, gen, X=None, y=None, dim=4, noise=0.0, **kwargs):
 
 
 def small_config(**changes: Any) -> dict[str, Any]:
-    """What scripts hand over as global_config, for a training of a moment."""
+    """Return a global_config that trains for a moment."""
     return {
         "ONLINE": True,
         "LR": 0.1,
@@ -102,9 +102,8 @@ def small_config(**changes: Any) -> dict[str, Any]:
     }
 
 
-# MLPscape's train loop for one job, written out with torch alone. What it shares with the package
-# are the seeds of the three streams, nothing else: the layers, muP, GAMMA, centring, smoothing and
-# thresholds are written anew.
+# MLPscape's train loop for one job, in plain torch. It shares nothing with the package but the
+# seeds of the three streams: layers, muP, GAMMA, centring, smoothing and thresholds are its own.
 
 SQRT2 = math.sqrt(2.0)
 

@@ -13,7 +13,7 @@ from torch import nn
 from mlpsubmit import SpecError
 from mlpsubmit.compat import MLP
 from mlpsubmit.compat.functions import Model, PostInit, SqueezedLoss, as_built
-from mlpsubmit.compat.studies import read_study
+from mlpsubmit.compat.study import read_study
 from mlpsubmit.training.seeds import weights_rng
 
 CLOSE = {"rel": 2e-4, "abs": 1e-6}
@@ -36,7 +36,7 @@ BFN = {"base_bfn": any_bfn}
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, with defaults of its own."""
+    """SGD with momentum, and other defaults than the library's."""
 
     def __init__(self, params, lr=1e-2, momentum=0.9, weight_decay=0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -51,7 +51,7 @@ class Muon(torch.optim.Optimizer):
 
 
 class Two(nn.Module):
-    """Two layers without biases, and a scale of its own."""
+    """Two layers without biases, times a constant."""
 
     def __init__(self, d_in, width=3, scale=1.0):
         super().__init__()
@@ -86,10 +86,10 @@ def test_optimizers(config, expected):
 def test_arguments_of_optimizers_come_by_name():
     sgd = base({"optimizer": "SGD", "momentum": 0.9, "nesterov": True, "betas": (0.5, 0.5)})
     assert (sgd.momentum, sgd.nesterov, sgd.betas) == (0.9, True, (0.9, 0.999))
-    # What an optimizer does not take is not for it.
+    # An optimizer gets only the arguments that it takes.
     adam = base({"OPTIMIZER_CLASS": torch.optim.Adam, "momentum": 0.9, "weight_decay": 0.1})
     assert (adam.optimizer, adam.momentum, adam.weight_decay) == ("adam", 0.0, 0.1)
-    # torch's own default, which is not ours.
+    # torch's default, which differs from the hyperparameter's.
     assert base({"optimizer": "AdamW"}).weight_decay == 0.01
     assert base({"optimizer": "AdamW", "weight_decay": 0.0}).weight_decay == 0.0
 
@@ -99,7 +99,7 @@ def test_arguments_that_no_hyperparameter_is_travel_with_the_class():
     assert isinstance(bound, functools.partial)
     assert bound.func is torch.optim.SGD
     assert bound.keywords == {"momentum": 0.9, "dampening": 0.5}
-    # A value that happens to be our default still wins over the default of the class.
+    # A value equal to the hyperparameter's default overrides the default of the class.
     assert base({"OPTIMIZER_CLASS": Muon, "momentum": 0.0}).optimizer.keywords == {"momentum": 0.0}
 
 
@@ -128,7 +128,7 @@ def test_other_losses_keep_their_arguments():
     assert huber(output, y) == nn.functional.huber_loss(torch.zeros(3), y, delta=0.5)
     for loss in (nn.MSELoss(reduction="sum"), nn.CrossEntropyLoss(label_smoothing=0.1)):
         assert base({"LOSS_INSTANCE": loss, "d_out": 3}).loss.func is not None
-    function = base({"LOSS_FN": nn.functional.l1_loss}).loss
+    function = base({"LOSS_INSTANCE": nn.functional.l1_loss}).loss
     assert function(output, y) == nn.functional.l1_loss(torch.zeros(3), y)
 
 
@@ -152,10 +152,10 @@ def test_a_model_class_gets_what_it_declares():
     assert set(inspect.signature(model).parameters) == {"d_in", "width"}
     made = model(d_in=4, width=5)
     assert (made.first.out_features, made.scale) == (5, 2.0)
-    # What the script does not set keeps the default of the class, not ours.
+    # A setting that the script leaves out keeps the default of the class.
     assert set(inspect.signature(base({"MODEL_CLASS": Two}).model).parameters) == {"d_in"}
-    # The script may say what the input dimension is.
-    assert base({"MODEL_CLASS": Two, "DIM": 7}).model().first.in_features == 7
+    # The script may set the input dimension.
+    assert base({"MODEL_CLASS": Two, "DIM": 7, "d_in": 5}).model().first.in_features == 7
 
 
 def test_a_class_with_its_own_number_of_outputs_keeps_it():
@@ -170,8 +170,8 @@ def test_a_class_with_its_own_number_of_outputs_keeps_it():
     settings = base({"MODEL_CLASS": Ten, "loss": "CrossEntropyLoss"})
     assert settings.model(d_in=2).last.out_features == 10
     assert set(inspect.signature(settings.model).parameters) == {"d_in"}
-    told = base({"MODEL_CLASS": Ten, "loss": "CrossEntropyLoss", "d_out": 4})
-    assert told.model(d_in=2, d_out=told.d_out).last.out_features == 4
+    given = base({"MODEL_CLASS": Ten, "loss": "CrossEntropyLoss", "d_out": 4})
+    assert given.model(d_in=2, d_out=given.d_out).last.out_features == 4
 
 
 def test_models_as_an_iterator(run, config, traces):
@@ -200,7 +200,7 @@ def test_models_as_an_iterator(run, config, traces):
 
 
 def initial(n, trial, **arguments):
-    """The network of a config as it is built: PyTorch's initialisation, from the same stream."""
+    """Return the model of a config as it is built: PyTorch's initialisation, same stream."""
     with weights_rng(3, trial):
         return Two(4, **arguments)
 
@@ -279,9 +279,7 @@ def test_optimizers_against_torch(run, config, gaussian, traces, plainly, change
         assert traces(result)["losses"][n, trial] == pytest.approx(plain.test[-1], **CLOSE)
 
 
-def test_an_iterator_over_an_argument_of_a_class_of_ones_own(
-    run, config, gaussian, traces, plainly
-):
+def test_an_iterator_over_an_argument_of_a_custom_optimizer(run, config, gaussian, traces, plainly):
     """0 is the default of MOMENTUM, but not that of the class."""
     result = run(
         [[8], [0], [0.0, 0.9]],
@@ -362,15 +360,15 @@ def test_cross_entropy_of_smoothed_labels_with_weights_of_classes(run, config, t
 
 
 def halve(model, opt, gamma, factor, **kwargs):
-    """Divide the outputs by gamma in a closure, as mupify's rescale does; halve a step size."""
+    """Divide the outputs by gamma in a closure, as mupify's rescale does; halve one lr."""
     with torch.no_grad():
         model.first.weight.mul_(factor)
     forward, scale = model.last.forward, 1 / gamma
     model.last.forward = lambda x: scale * forward(x)
     base_group = opt.param_groups.pop()
     for parameter in base_group["params"]:
-        rate = base_group["lr"] * (0.5 if parameter is model.first.weight else 1.0)
-        opt.param_groups.append({**base_group, "params": [parameter], "lr": rate})
+        lr = base_group["lr"] * (0.5 if parameter is model.first.weight else 1.0)
+        opt.param_groups.append({**base_group, "params": [parameter], "lr": lr})
     return model, opt
 
 
@@ -414,6 +412,7 @@ def test_post_init_fn_trains_in_packs_where_nothing_it_takes_differs():
     assert base({"POST_INIT_FN": halve, "factor": 1}).pack_size == "auto"
     assert base({"POST_INIT_FN": halve, "factor": 1}, [[1, 2]], ["GAMMA"]).pack_size == 1
     assert base({"POST_INIT_FN": halve}, [[1, 2]], ["factor"]).pack_size == 1
+    assert base({"POST_INIT_FN": halve, "PACK_SIZE": 4}, [[1, 2]], ["factor"]).pack_size == 1
     assert base({"POST_INIT_FN": halve, "factor": 1}, [[4, 8]], ["WIDTH"]).pack_size == "auto"
     assert isinstance(base({"post_init_fn": gently}).parametrization, PostInit)
 
@@ -439,10 +438,10 @@ def test_a_parametrization_of_ours_counts(run, config, gaussian):
 
 
 @pytest.mark.parametrize(
-    ("config", "said"),
+    ("config", "expected"),
     [
-        ({"MODEL_CLASS": 3}, "MODEL_CLASS: got 3; should be a class or function that makes a netw"),
-        ({"optimizer": "Adm"}, r"optimizer: got 'Adm' \(did you mean 'Adam'\?\); should be the na"),
+        ({"MODEL_CLASS": 3}, "MODEL_CLASS: got 3; should be a class or function that makes a mode"),
+        ({"optimizer": "Adm"}, r"torch\.optim has no optimizer 'Adm' \(did you mean 'Adam'\?\); v"),
         ({"OPTIMIZER_CLASS": 3}, "OPTIMIZER_CLASS: got 3; should be a class of torch.optim or its"),
         (
             {"loss": "MSLoss"},
@@ -456,20 +455,22 @@ def test_a_parametrization_of_ours_counts(run, config, gaussian):
             {"POST_INIT_FN": print, "PARAMETRIZATION": "mup"},
             "PARAMETRIZATION and POST_INIT_FN: both initialise the model; keep one",
         ),
-        ({"OPTIMIZER_INSTANCE": object()}, "OPTIMIZER_INSTANCE: an optimizer that exists already"),
+        ({"OPTIMIZER_INSTANCE": object()}, "OPTIMIZER_INSTANCE: an existing optimizer belongs to"),
         (
             {"MODEL_FILE": "x.py", "MODEL_NAME": "A"},
             "MODEL_FILE: got 'x.py'; should be the path of",
         ),
     ],
 )
-def test_what_is_wrong_is_said(config, said):
-    with pytest.raises(SpecError, match=said):
+def test_bad_choices_are_refused(config, expected):
+    with pytest.raises(SpecError, match=expected):
         base(config)
 
 
 def test_what_post_init_fn_needs_and_returns_is_checked(run, config, gaussian):
-    with pytest.raises(SpecError, match=r"POST_INIT_FN: halve needs 'factor'; it can have DIM, E"):
+    with pytest.raises(
+        SpecError, match=r"POST_INIT_FN: halve needs 'factor'; available are DIM, E"
+    ):
         base(config(POST_INIT_FN=halve))
 
     def replaced(model, opt):

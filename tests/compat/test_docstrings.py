@@ -22,6 +22,6 @@ def test_every_public_name_has_an_example_that_runs(name):
     scope = {**NAMES, **OWN, "torch": torch, "np": np, "nn": nn}
     (found,) = doctest.DocTestFinder(recurse=False).find(OWN[name], name, globs=scope)
     assert found.examples
-    told = []
-    doctest.DocTestRunner().run(found, out=told.append)
-    assert not told, "".join(told)
+    output = []
+    doctest.DocTestRunner().run(found, out=output.append)
+    assert not output, "".join(output)

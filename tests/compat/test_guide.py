@@ -1,4 +1,4 @@
-"""The code of docs/mlpscape.md runs, in order, and imports are where its diff says."""
+"""The code blocks of docs/mlpscape.md run in order, and the imports of its diff work."""
 
 from __future__ import annotations
 

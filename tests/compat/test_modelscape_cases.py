@@ -1,4 +1,4 @@
-"""The cases that modelscape's own tests try, told anew: they run as they stand there."""
+"""The cases of modelscape's own tests, which run here unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlpsubmit.compat import MLP, ExptTrace, run_job_iterator
 
 
 @pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(workplace):
+def _in_an_empty_folder(workplace):
     """Runs are kept in the working directory."""
 
 

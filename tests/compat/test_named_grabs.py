@@ -93,7 +93,7 @@ def test_grabs_travel_to_workers(model):
     assert again["t"](model=model) == grabs["t"](model=model)
 
 
-def test_all_that_is_wrong_is_said_at_once():
+def test_all_errors_at_once():
     with pytest.raises(SpecError) as raised:
         build_other_grabs(
             {"a": "get_W_tr", "b": "get_W_ii", "c": "get_W_trace", "d": 3},
@@ -101,25 +101,25 @@ def test_all_that_is_wrong_is_said_at_once():
             per_alias_kwargs={"d2": {}},
         )
     assert len(raised.value.errors) == 6
-    told = str(raised.value)
+    text = str(raised.value)
     assert (
-        "grab 'a': no function named 'get_W_tr' (did you mean 'get_W_trace'?); valid are " in told
+        "grab 'a': no function named 'get_W_tr' (did you mean 'get_W_trace'?); valid are " in text
     )
-    assert "grab 'b': got source='up'; valid is 'in' (the first layer) or 'out' (the last)" in told
-    assert "per_alias_gram: no grab is called 'other'" in told
-    assert "grab 'c': trace: takes no argument 'index'" in told
-    assert "per_alias_kwargs: no grab is called 'd2'" in told
-    assert "grab 'd': no function named 3; valid are " in told
+    assert "grab 'b': got source='up'; valid is 'in' (the first layer) or 'out' (the last)" in text
+    assert "per_alias_gram: no grab is called 'other'" in text
+    assert "grab 'c': trace: takes no argument 'index'" in text
+    assert "per_alias_kwargs: no grab is called 'd2'" in text
+    assert "grab 'd': no function named 3; valid are " in text
 
 
-def test_an_entry_needs_to_be_told_which(model):
+def test_an_entry_needs_an_index(model):
     grab = build_other_grabs({"entry": "get_W_ii"})["entry"]
     with pytest.raises(SpecError, match="get_W_ii: needs i or monomial; give it in other_model_kw"):
         grab(model=model)
 
 
 def test_named_grabs_in_a_study(run, config, gaussian, traces):
-    """An alias takes what it needs of the iterators: here the monomial of each config."""
+    """An alias takes iterators by name: here the monomial of each config."""
     monomials = [Monomial({0: 1}), Monomial({1: 1})]
 
     def bfn(monomial, bsz, gen, X=None, y=None):

@@ -1,4 +1,4 @@
-"""What looks like a slip is told on stderr, in one line, and does not stop the script."""
+"""What looks like a mistake is reported on stderr, in a line, and does not stop the script."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import torch
 from torch import nn
 
 from mlpsubmit.compat import base_args
-from mlpsubmit.compat.studies import read_study
+from mlpsubmit.compat.study import read_study
 
 
-def silent(bsz, gen, X=None, y=None):
+def plain(bsz, gen, X=None, y=None):
     return lambda step: (torch.ones(bsz, 2), torch.ones(bsz))
 
 
-def listening(bsz, gen, X=None, y=None, **kwargs):
-    return silent(bsz, gen)
+def passing(bsz, gen, X=None, y=None, **kwargs):
+    return plain(bsz, gen)
 
 
-def asking(kind, bsz, gen, X=None, y=None):
-    return silent(bsz, gen)
+def declaring(kind, bsz, gen, X=None, y=None):
+    return plain(bsz, gen)
 
 
 def grab(model, kind, **kwargs):
     return 0.0
 
 
-def told(iterators, names, config=None, base_bfn=silent):
+def notices(iterators, names, config=None, base_bfn=plain):
     study = read_study(iterators, names, config or {}, {"base_bfn": base_bfn}, "study")
     return list(study.notices)
 
@@ -34,41 +34,31 @@ def told(iterators, names, config=None, base_bfn=silent):
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
-        (
-            ["a", "b"],
-            "took iterator 'a' for the sample size and 'b' for the trial, by their places; name "
-            "them ntrain and trial to be sure",
-        ),
-        (
-            ["a", "rep"],
-            "took iterator 'a' for the sample size, by its place; name it ntrain to be sure",
-        ),
-        (
-            ["ntrain", "b"],
-            "took iterator 'b' for the trial, by its place; name it trial to be sure",
-        ),
-        (
-            None,
-            "took iterator 'iter_0' for the sample size and 'iter_1' for the trial, by their "
-            "places; name them ntrain and trial to be sure",
-        ),
+        (["a", "b"], {"a": ("sample size", "ntrain"), "b": ("trial", "trial")}),
+        (["a", "rep"], {"a": ("sample size", "ntrain")}),
+        (["ntrain", "b"], {"b": ("trial", "trial")}),
+        (None, {"iter_0": ("sample size", "ntrain"), "iter_1": ("trial", "trial")}),
     ],
 )
 def test_what_is_taken_by_its_place(names, expected):
-    assert told([[8], range(2)], names) == [expected]
+    assert notices([[8], range(2)], names) == [
+        f"iterator {name!r} is taken for the {meaning} because of its place; name it {known} to be "
+        "sure"
+        for name, (meaning, known) in expected.items()
+    ]
 
 
 def test_an_iterator_that_no_function_declares():
     iterators, names = [[8], [0], [1, 2]], ["ntrain", "trial", "kind"]
     nothing = "no function declares iterator 'kind': its values change nothing"
-    assert told(iterators, names) == [nothing]
-    assert told(iterators, names, base_bfn=listening) == [
-        f"{nothing} unless listening looks for it in **kwargs"
+    assert notices(iterators, names) == [nothing]
+    assert notices(iterators, names, base_bfn=passing) == [
+        f"{nothing} unless passing looks for it in **kwargs"
     ]
-    assert told(iterators, names, base_bfn=asking) == []
-    assert told(iterators, names, {"otherreturns": {"g": grab}}, listening) == []
+    assert notices(iterators, names, base_bfn=declaring) == []
+    assert notices(iterators, names, {"otherreturns": {"g": grab}}, passing) == []
     # One value has nothing to change.
-    assert told([[8], [0], [1]], names) == []
+    assert notices([[8], [0], [1]], names) == []
 
 
 @pytest.mark.parametrize(
@@ -76,7 +66,7 @@ def test_an_iterator_that_no_function_declares():
     [("GAMA", "GAMMA"), ("max_iters", "MAX_ITER"), ("Dpeth", "DEPTH"), ("N_TESTS", "N_TEST")],
 )
 def test_what_looks_like_a_hyperparameter(key, meant):
-    assert told([[8]], ["n"], {key: 3, "GAMMA": 1.0}) == [
+    assert notices([[8]], ["n"], {key: 3, "GAMMA": 1.0}) == [
         f"global_config has {key!r}, which is no hyperparameter and which no function declares; "
         f"did you mean {meant}?"
     ]
@@ -92,11 +82,11 @@ def test_what_looks_like_a_hyperparameter(key, meant):
         vars(base_args()),
     ],
 )
-def test_what_a_function_asks_for_is_no_slip(config):
-    assert told([[8]], ["ntrain"], config) == []
+def test_what_a_function_asks_for_is_no_mistake(config):
+    assert notices([[8]], ["ntrain"], config) == []
 
 
-def test_a_run_tells_it_on_stderr(run, config, gaussian, capsys):
+def test_a_run_prints_them_on_stderr(run, config, gaussian, capsys):
     run([[8], [0]], ["size", "trial"], config(), {"base_bfn": gaussian})
-    line = "run_job_iterator: took iterator 'size' for the sample size, by its place; name it"
+    line = "run_job_iterator: iterator 'size' is taken for the sample size because of its place"
     assert line in capsys.readouterr().err

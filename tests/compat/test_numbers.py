@@ -1,4 +1,4 @@
-"""The numbers of ``run_job_iterator`` are those of MLPscape's loop, written out with torch."""
+"""The numbers of ``run_job_iterator`` are those of MLPscape's loop, in plain torch."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_offline_traces(run, config, gaussian, traces, mlpscape):
         assert found["losses"][job] == pytest.approx(plain.test, **CLOSE)
         assert found["trace"][job] == pytest.approx(np.array(plain.grabs["trace"]), **CLOSE)
         assert found["timekeys"][job].tolist() == plain.timekeys.tolist()
-        # Offline is offline: the loss on the samples is not the loss on the test set.
+        # The loss on the training set is not the loss on the test set.
         assert plain.test[-1] != pytest.approx(plain.train[-1], rel=1e-2)
 
 
@@ -107,7 +107,7 @@ def test_a_config_keeps_its_last_values_after_its_last_threshold(
 
 
 def test_monomials_as_an_iterator(run, traces, mlpscape):
-    """The synthetic study of MLPscape's examples: whitened Hermite polynomials of fresh inputs."""
+    """The synthetic study of MLPscape's examples: whitened Hermite polynomials of new inputs."""
     args = base_args()
     args.datasethps = {"normalized": True, "d": 6, "offset": 6, "alpha": 1.0, "beta": 1.2}
     args.TARGET_MONOMIALS = [Monomial({0: 1}), Monomial({1: 2}), Monomial({0: 1, 2: 1})]
@@ -145,7 +145,7 @@ def test_monomials_as_an_iterator(run, traces, mlpscape):
         assert found["timekeys"][n, trial, text].tolist() == plain.timekeys.tolist()
 
 
-def test_a_test_set_of_ones_own(run, config, gaussian, traces):
+def test_a_fixed_test_set(run, config, gaussian, traces):
     X_te = np.random.default_rng(0).normal(size=(5, 4))
     y_te = X_te[:, 0]
 

@@ -1,4 +1,4 @@
-"""The kinds of studies that MLPscape's and modelscape's examples do with classes, small."""
+"""Small versions of the studies with classes in MLPscape's and modelscape's examples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 
 
 class SignDescent(torch.optim.Optimizer):
-    """Steps of one size along the signs of the gradients."""
+    """Steps of size lr along the signs of the gradients."""
 
     def __init__(self, params, lr=1e-3):
         super().__init__(params, {"lr": lr})
@@ -85,7 +85,7 @@ def test_a_residual_network_learns_integer_labels(run, traces):
     assert (traces(result)["blocks"][:, :, :] == 1).all()
 
 
-def test_an_optimizer_and_an_initialisation_of_ones_own(run, traces):
+def test_a_custom_optimizer_and_initialisation(run, traces):
     seen = []
 
     def zero_readout(model, opt, lr, **kwargs):

@@ -1,4 +1,4 @@
-"""Jobs are runs: they go on where they stopped, survive failures, and train in workers."""
+"""Jobs are runs: they continue where they stopped, survive failures, and train in workers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_more_of_an_iterator_trains_only_that(run, config, gaussian, capsys):
 
 
 def breaking(width):
-    """Return a grab that raises for networks of one width."""
+    """Return a grab that raises for models of one width."""
 
     def grab(model, WIDTH, **kwargs):
         if width == WIDTH:
@@ -60,7 +60,7 @@ def breaking(width):
     return grab
 
 
-def test_failures_are_left_out_and_told_once(run, config, gaussian, capsys):
+def test_failures_are_left_out_and_reported_once(run, config, gaussian, capsys):
     result = run(
         [[8], [0, 1], [4, 6, 8]],
         ["ntrain", "trial", "WIDTH"],
@@ -75,10 +75,10 @@ def test_failures_are_left_out_and_told_once(run, config, gaussian, capsys):
         == 1
     )
     assert (
-        "2 of 6 configs have no result and are left out of what is returned; run the script again "
-        "to train them: what is done is kept"
+        "2 of 6 configs have no result and are left out of the returned dictionary; run the script "
+        "again to train them (finished results are reused)"
     ) in err
-    # Mended, the others are not trained again.
+    # With the grab gone, the others are not trained again.
     result = run(
         [[8], [0, 1], [4, 6, 8]],
         ["ntrain", "trial", "WIDTH"],
@@ -97,13 +97,13 @@ def test_nothing_at_all_is_an_error(run, config):
 
         return batch_fn
 
-    told = r"run \d.*: none of its 2 configs has a result: ValueError: the data are used up"
-    with pytest.raises(RunError, match=told):
+    message = r"run \d.*: none of its 2 configs has a result: ValueError: the data are used up"
+    with pytest.raises(RunError, match=message):
         run([[8], [0, 1]], ["ntrain", "trial"], config(), {"base_bfn": short})
 
 
 def test_every_job_finds_its_measurements(run, config):
-    """Whatever the iterators run over: keys and jobs agree."""
+    """Keys and jobs agree for values of any type."""
 
     class Workload:
         def __str__(self):
@@ -171,8 +171,8 @@ def test_ctrl_c_saves_what_trains_in_this_process(run, config, workplace):
 def test_the_executor_is_chosen_by_argument_or_variable(run, config, gaussian, monkeypatch):
     arguments = ([[8], [0]], ["ntrain", "trial"], config(), {"base_bfn": gaussian})
     monkeypatch.setenv("MLPSUBMIT_EXECUTOR", "cluster")
-    told = "MLPSUBMIT_EXECUTOR=cluster: no such executor; valid are auto, slurm, local, debug"
-    with pytest.raises(UserError, match=f"^{told}$"):
+    message = "MLPSUBMIT_EXECUTOR=cluster: no such executor; valid are auto, slurm, local, debug"
+    with pytest.raises(UserError, match=f"^{message}$"):
         run(*arguments, use_mp=None)
     with pytest.raises(UserError, match="executor cluster: no such executor; valid are auto, slu"):
         run(*arguments, use_mp=None, executor="cluster")
@@ -186,7 +186,7 @@ def test_the_executor_is_chosen_by_argument_or_variable(run, config, gaussian, m
         run(*arguments, template="gpu", slurm={"time": "1:00"}, name="fourth")
 
 
-def test_runs_are_kept_where_it_is_said(run, config, gaussian, workplace):
+def test_runs_dir(run, config, gaussian, workplace):
     arguments = ([[8], [0]], ["ntrain", "trial"], config(), {"base_bfn": gaussian})
     run(*arguments, runs_dir=workplace / "elsewhere")
     assert open_run("study", workplace / "elsewhere").status().complete
@@ -194,15 +194,20 @@ def test_runs_are_kept_where_it_is_said(run, config, gaussian, workplace):
 
 
 SCRIPT = """
-import os, pickle, sys, time
+import os, pickle, signal, sys, threading
 import torch
 import torch.multiprocessing as mp
 from mlpsubmit.compat import FileManager, ensure_torch, parse_args, run_job_iterator
 
-def slow_bfn(X_total, pause, X=None, y=None, bsz=128, gen=None, **kwargs):
+def pausing_bfn(X_total, pause, X=None, y=None, bsz=128, gen=None, **kwargs):
+    # Waits at step 25 until a file is gone, or the worker is told to stop.
+    stopped = threading.Event()
+    stop = signal.getsignal(signal.SIGTERM)
+    if callable(stop):
+        signal.signal(signal.SIGTERM, lambda *args: (stopped.set(), stop(*args)))
     def batch_fn(step, X=X, y=y):
-        while os.path.exists(pause) and step == 25:
-            time.sleep(0.01)
+        while step == 25 and os.path.exists(pause) and not stopped.wait(0.01):
+            pass
         rows = torch.randint(0, len(X_total), (bsz,), generator=gen, device=gen.device)
         inputs = ensure_torch(X_total.to(gen.device)[rows])
         return inputs, inputs[:, 0]
@@ -221,7 +226,7 @@ def size(model, **kwargs):
     global_config = args.__dict__.copy()
     global_config.update(otherreturns={{"size": size}}, DIM=4)
     mp.set_start_method("spawn", force=True)
-    bfn_config = dict(base_bfn=slow_bfn, X_total=X, pause=os.path.abspath("pause"))
+    bfn_config = dict(base_bfn=pausing_bfn, X_total=X, pause=os.path.abspath("pause"))
     result = run_job_iterator(iterators, names, global_config, bfn_config=bfn_config)
     FileManager("out").save(result, "result.pickle")
     print("jobs", len(result["jobs"]))
@@ -253,14 +258,14 @@ def ended(process):
 
 @pytest.mark.slow
 def test_a_script_trains_in_workers(workplace):
-    """Also one that does all at its top level: workers never run the script."""
+    """Even without a ``__main__`` guard, since workers never run the script."""
     path = script(workplace, guard="if True:")
     code, out, err = ended(started(path, "--LR", "0.1"))
     assert code == 0, err
     assert out == "jobs 8\n"
     assert "script done: 8/8 configs  100%" in err
     first = pickle.loads((workplace / "out" / "result.pickle").read_bytes())
-    # Again, nothing is trained: the same numbers are there at once, out of the same submission.
+    # The second run trains nothing: the same numbers, from the same submission.
     code, out, err = ended(started(path, "--LR", "0.1"))
     assert (code, out) == (0, "jobs 8\n"), err
     second = pickle.loads((workplace / "out" / "result.pickle").read_bytes())
@@ -295,16 +300,15 @@ def test_a_script_that_is_stopped_goes_on_when_it_is_run_again(workplace, number
     wait_until(training)
     process.send_signal(number)
     if number == signal.SIGINT:
-        time.sleep(0.2)
-        (workplace / "pause").unlink()  # a worker saves its state after the step it is at
         code, _, err = ended(process)
         assert code == 130
         assert "KeyboardInterrupt" not in err
         assert "stopping: workers save their state" in err
-        assert "run the script again to go on where they stopped" in err
+        assert "run the script again to continue where they stopped" in err
+        assert not open_run("script", runs).status().done
     else:
         process.communicate(timeout=60)
-        (workplace / "pause").unlink()  # the workers outlive the script
+    (workplace / "pause").unlink()  # the workers outlive a script that is killed
     code, out, err = ended(started(path))
     assert (code, out) == (0, "jobs 8\n"), err
     run = open_run("script", runs)

@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from mlpsubmit.cli import terminal
-from mlpsubmit.compat.endings import ends_with_its_message
-from mlpsubmit.compat.studies import Study, read_study
+from mlpsubmit.compat.exit_codes import exits_with_message
+from mlpsubmit.compat.study import Study, read_study
 from mlpsubmit.errors import RunError, UserError, did_you_mean
 from mlpsubmit.jobs.executors import NAMES, follows
 from mlpsubmit.jobs.status import Status
@@ -23,12 +23,12 @@ from mlpsubmit.results.mlpscape import mlpscape_dictionary
 from mlpsubmit.runs.launch import launch
 from mlpsubmit.runs.run import Run, notebook_display
 
-__all__ = ["EXECUTOR_VARIABLE", "run_job_iterator"]
+__all__ = ["EXECUTOR_VARIABLE", "ExptTrace", "run_job_iterator"]
 
 EXECUTOR_VARIABLE = "MLPSUBMIT_EXECUTOR"
 
 
-@ends_with_its_message
+@exits_with_message
 def run_job_iterator(
     iterators: Iterable[Iterable[Any]],
     iterator_names: Sequence[str] | None = None,
@@ -45,50 +45,50 @@ def run_job_iterator(
     retries: int = 0,
     fresh: bool = False,
 ) -> dict[str, Any]:
-    """Train a network for every combination of the iterators' values, and return the results.
+    """Train a model for every combination of the iterators' values, and return the results.
 
-    What is called again unchanged, as by running a script again, trains only what is missing. What
-    has no result in the end is left out, and why is said on stderr.
+    A second call, as by running a script again, trains only what is missing. Configs that end
+    without a result are left out, with the reason on stderr.
 
     Args:
-        iterators: lists of values, in any order. One that is called like a hyperparameter sets
-            it; others are for the batch function, the grabs and the model to ask for by name.
-        iterator_names: what each is called. ``ntrain`` (or ``n``, ``n_samples``, ``batch_size``)
-            runs over sample sizes and ``trial`` (or ``rep``, ``repeat``) over repetitions; where
-            no name tells, the first two do, and stderr says so.
-        global_config: hyperparameters in any spelling, MODEL_CLASS, OPTIMIZER_CLASS, LOSS_CLASS and
-            POST_INIT_FN as in modelscape, ``otherreturns`` with the grabs, X_te and y_te for a
-            test set of one's own, and whatever else functions are to get by name.
-        bfn_config: ``base_bfn``, the batch function, and its arguments. Tensors among them lie on
-            the device that trains.
+        iterators: lists of values, in any order. One named like a hyperparameter sets it; the
+            batch function, the grabs and the model can declare the others by name.
+        iterator_names: the name of each. ``ntrain`` (or ``n``, ``n_samples``, ``batch_size``) runs
+            over sample sizes and ``trial`` (or ``rep``, ``repeat``) over repetitions; without
+            these names the first and the second do, with a line on stderr.
+        global_config: hyperparameters in any spelling; MODEL_CLASS, OPTIMIZER_CLASS, LOSS_CLASS
+            and POST_INIT_FN as in modelscape; ``otherreturns`` with the grabs; X_te and y_te for a
+            fixed test set; and any other values that functions get by name.
+        bfn_config: ``base_bfn``, the batch function, and its arguments. Tensors among them are
+            moved to the device of the training.
         use_mp: False trains in this process, without workers.
         executor: ``local`` (worker processes, one per GPU or core), ``slurm``, ``debug`` (this
             process) or ``auto``; else ``$MLPSUBMIT_EXECUTOR``, else ``local``.
-        name: what the run is called; else EXPT_NAME, else the name of the script.
-        runs_dir: where runs are kept; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
-        tasks: as :func:`mlpsubmit.launch` takes it, as ``template``, ``slurm``, ``retries`` and
+        name: the name of the run; else EXPT_NAME, else the name of the script.
+        runs_dir: the folder of the runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
+        tasks: as for :func:`mlpsubmit.launch`, like ``template``, ``slurm``, ``retries`` and
             ``fresh``.
 
     Returns:
         MLPscape's dictionary: ``jobs``, the values of the iterators per finished config;
         ``var_axes``, their names; and the serialised :class:`ExptTrace` of ``losses`` (of the test
         set), ``timekeys`` (the step that crossed each threshold, -1 for never) and each of
-        ``extras``, by the elements of ``jobs``. Values that are no numbers are strings there.
+        ``extras``, keyed by the elements of ``jobs``. Values that are not numbers are strings.
 
     Raises:
         SpecError: listing every error, before anything is trained.
-        UserError: for an executor that does not exist.
-        RunError: where nothing at all has a result.
+        UserError: if there is no such executor.
+        RunError: if no config has a result.
 
-    A script that catches none of these ends with the message alone and exit code 2; with 130 after
-    Ctrl-C.
+    A script that does not catch them prints the message and exits with code 2; after Ctrl-C it
+    exits with code 130.
 
     Example:
         >>> result = run_job_iterator([[64], range(3)], ["ntrain", "trial"], ...)  # doctest: +SKIP
     """
     study = read_study(iterators, iterator_names, global_config, bfn_config, name)
     for notice in study.notices:
-        _tell(f"run_job_iterator: {notice}")
+        _print(f"run_job_iterator: {notice}")
     run = launch(
         study.sweep,
         executor=_executor(use_mp, executor),
@@ -106,10 +106,10 @@ def run_job_iterator(
 
 
 def _executor(use_mp: bool | None, executor: str | None) -> str:
-    """Return the executor that is chosen.
+    """Return the name of the executor.
 
     Raises:
-        UserError: where the variable names one that does not exist.
+        UserError: if the variable names one that does not exist.
     """
     if use_mp is False:
         return "debug"
@@ -124,39 +124,39 @@ def _executor(use_mp: bool | None, executor: str | None) -> str:
 
 
 def _wait(run: Run) -> Status:
-    """Show a run until no task of it lives.
+    """Show a run until all of its tasks have ended.
 
-    Ctrl-C lets workers on this machine save their state, waits for them, and ends the script.
+    Ctrl-C makes workers on this machine save their state and stop, and ends the script.
     """
     try:
         with terminal.showing(Console(stderr=True)) as show:
             status = run.wait(notebook_display() or show)
     except KeyboardInterrupt:
         if follows(run.directory):
-            _tell("stopping: workers save their state (Ctrl-C again to leave them to it)")
+            _print("stopping: workers save their state (Ctrl-C again to stop waiting for them)")
             terminal.stop(run)
-            _tell("run the script again to go on where they stopped")
+            _print("run the script again to continue where they stopped")
         else:
-            _tell(f"run {run.id} goes on, on the cluster; run the script again to wait for it")
+            _print(f"run {run.id} continues on the cluster; run the script again to wait for it")
         raise
     if any(
         task.state == "interrupted" and task.heartbeat["pid"] == os.getpid()
         for task in status.tasks
     ):
-        raise KeyboardInterrupt  # it reached the training itself, which has saved its state
+        raise KeyboardInterrupt  # it reached the train loop, which has saved its state
     return status
 
 
 def _report(run: Run, status: Status) -> None:
-    """Say what has no result, and why.
+    """Print which configs have no result, and why.
 
     Raises:
-        RunError: where nothing has one.
+        RunError: if no config has one.
     """
     if status.complete:
         return
     console = Console(stderr=True)
-    if not console.is_terminal:  # where it has been shown all the while
+    if not console.is_terminal:  # a terminal has shown it all along
         console.print(terminal.render(status), soft_wrap=True)
     if not status.done:
         reasons = "; ".join(dict.fromkeys(failure.error for failure in status.failures))
@@ -164,18 +164,19 @@ def _report(run: Run, status: Status) -> None:
             f"run {run.id}: none of its {status.configs} configs has a result"
             + (f": {reasons}" if reasons else f"; see: mlpsubmit logs {run.id}")
         )
-    _tell(
+    _print(
         f"{status.configs - status.done} of {status.configs} configs have no result and are left "
-        "out of what is returned; run the script again to train them: what is done is kept"
+        "out of the returned dictionary; run the script again to train them (finished results are "
+        "reused)"
     )
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def _results(run: Run, study: Study) -> dict[str, Any]:
-    """Return MLPscape's dictionary, with the axes as the script calls them."""
+    """Return MLPscape's dictionary, with the script's names of the axes."""
     layout = run.layout()
     dimensions = [
         Dimension(study.names[axis], {study.names[axis]: values})
@@ -183,7 +184,7 @@ def _results(run: Run, study: Study) -> dict[str, Any]:
         for axis, values in dimension.coordinates.items()
     ]
     result = mlpscape_dictionary(replace(layout, dimensions=tuple(dimensions)), run.directory)
-    # A grab that nothing has called, since every config diverged, is there without measurements.
+    # If every config diverged, a grab has no measurements; its trace is there all the same.
     unmeasured = ExptTrace(result["var_axes"]).serialize()
-    result["extras"] = {name: result["extras"].get(name, unmeasured) for name in study.grabs}
+    result["extras"] = {name: result["extras"].get(name, unmeasured) for name in study.sweep.grabs}
     return result

@@ -1,4 +1,4 @@
-"""How a script ends whose jobs cannot run, and that whoever catches the exception has it."""
+"""The exit code and the message of a script whose jobs cannot run, unless it catches them."""
 
 from __future__ import annotations
 

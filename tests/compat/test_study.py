@@ -1,4 +1,4 @@
-"""What becomes of a script's iterators and configurations: the sweep, its packs, its keys."""
+"""From a script's iterators and configurations to a sweep, its packs and its keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from mlpsubmit import SpecError, open_run
 from mlpsubmit.assembly.assemble import assemble
 from mlpsubmit.compat import Monomial, base_args, run_job_iterator
-from mlpsubmit.compat.studies import read_study
+from mlpsubmit.compat.study import read_study
 from mlpsubmit.jobs.plan import make_plan
 
 
@@ -41,18 +41,17 @@ def axes(iterators, names, config=None, **bfn_config):
         (["ntrain", "trial"], {"n_samples": [8], "trial": [0, 1]}),
         (["n", "trials"], {"n_samples": [8], "trial": [0, 1]}),
         (["N_SAMPLES", "Trial"], {"n_samples": [8], "trial": [0, 1]}),
-        # By their places, as in MLPscape, where names are as one likes.
+        # By their places, as in MLPscape, whatever their names.
         (None, {"n_samples": [8], "trial": [0, 1]}),
         (["size", "repetition"], {"n_samples": [8], "trial": [0, 1]}),
         (["n_train", "seed_number"], {"n_samples": [8], "trial": [0, 1]}),
         (["Batch_Size", "REPEAT"], {"n_samples": [8], "trial": [0, 1]}),
         (["bsz", "seed_index"], {"n_samples": [8], "trial": [0, 1]}),
-        # Of several such names the likeliest counts, and a place takes none that names tell.
-        (["batch_size", "ntrain"], {"batch_size": [8], "n_samples": [0, 1]}),
+        # A place counts only where no name does.
         (["rep", "samples"], {"trial": [8], "n_samples": [0, 1]}),
         (["rep", "kind"], {"trial": [8], "kind": [0, 1]}),
         (["kind", "samples"], {"kind": [8], "n_samples": [0, 1]}),
-        # A hyperparameter is one wherever it stands.
+        # A hyperparameter is one in any place.
         (["WIDTH", "trial"], {"width": [8], "trial": [0, 1]}),
         (["ntrain", "SEED"], {"n_samples": [8], "seed": [0, 1]}),
         (["ntrain", "N_TRAIN"], {"n_samples": [8], "n_train": [0, 1]}),
@@ -85,7 +84,7 @@ def test_values_that_are_no_counts_do_not_stand_for_sample_sizes():
 
 
 def test_names_that_a_sweep_cannot_have(run, config):
-    """Python's own words, those of the train loop, and what is no identifier at all."""
+    """Keywords of Python, names of the train loop, and names that are not identifiers."""
 
     def bfn(bsz, gen, X=None, y=None, **kwargs):
         def batch_fn(step):
@@ -218,7 +217,7 @@ def test_tensors_are_handed_on_and_what_is_no_tensor_stays_what_it_is(run, confi
 
 
 def test_configs_that_draw_the_same_share_a_pack_and_its_batches():
-    """As in the image examples, whose batch function lets all else pass in **kwargs."""
+    """As in the image examples, whose batch function has **kwargs."""
     names = ["ntrain", "trial", "GAMMA", "LR"]
     sweep = study(
         [[8], range(2), [0.1, 1, 10], [0.1, 0.2]],
@@ -239,19 +238,19 @@ def test_an_iterator_over_data_reaches_kwargs_and_one_over_a_hyperparameter_does
         seen.update(kwargs)
         return lambda step: (torch.ones(bsz, 2), torch.ones(bsz))
 
-    def asking(bsz, gen, X, y, GAMMA, trial, split, device):
-        seen.update(asked=(GAMMA, trial, split, str(device)))
+    def declaring(bsz, gen, X, y, GAMMA, trial, split, device):
+        seen.update(declared=(GAMMA, trial, split, str(device)))
         return lambda step: (torch.ones(bsz, 2), torch.ones(bsz))
 
     iterators, names = [[4], [3], [2.0], [0.5]], ["ntrain", "trial", "GAMMA", "alpha"]
     run(iterators, names, config(), {"base_bfn": bfn, "more": 1})
     assert seen == {"alpha": 0.5, "more": 1}
-    run(iterators, names, config(), {"base_bfn": asking})
-    assert seen["asked"] == (2.0, 3, "train", "cpu")
+    run(iterators, names, config(), {"base_bfn": declaring})
+    assert seen["declared"] == (2.0, 3, "train", "cpu")
 
 
 def test_what_no_result_depends_on_changes_no_key():
-    """Adding trials, monomials or a name, or more to see, lets what is done stand."""
+    """More trials, monomials or output, or another name, keep all results."""
 
     def keys(**changes):
         grabs = {"g": lambda model, **kwargs: 0.0}
