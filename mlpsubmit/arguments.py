@@ -1,4 +1,4 @@
-"""Arguments by name: a function of the user gets what it declares, and nothing it does not."""
+"""Call the user's functions with the arguments they declare, and parse booleans given as text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,26 @@ from typing import Any
 
 from mlpsubmit.errors import SpecError, did_you_mean
 
-__all__ = ["call", "declared", "function_name", "pick", "takes_all"]
+__all__ = ["call", "declared", "function_name", "parse_bool", "pick", "takes_all"]
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+_TRUE = ("true", "yes", "y", "t", "1")
+_FALSE = ("false", "no", "n", "f", "0")
+
+
+def parse_bool(value: Any) -> bool | None:
+    """Return the boolean that a value spells, or None if it spells neither.
+
+    Accepts booleans, the integers 0 and 1, and in any case the strings true, false, yes, no, y, n,
+    t, f, 1 and 0, as JSON, command lines and MLPscape scripts write them.
+
+    Example:
+        >>> parse_bool("False"), parse_bool(1), parse_bool("maybe")
+        (False, True, None)
+    """
+    text = str(value).lower() if isinstance(value, (bool, int, str)) else ""
+    return True if text in _TRUE else False if text in _FALSE else None
 
 
 def function_name(function: Callable[..., Any]) -> str:

@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from mlpsubmit.arguments import parse_bool
 from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = [
@@ -111,21 +112,19 @@ def _number(
 
 
 def _boolean(value: Any) -> bool:
-    value = _plain(value)
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
-        return bool(value)
-    raise ValueError("should be True or False")
+    flag = parse_bool(_plain(value))
+    if flag is None:
+        raise ValueError("should be True or False")
+    return flag
 
 
 def _auto_or_flag(value: Any) -> bool | str:
     if isinstance(value, str) and value.lower() == "auto":
         return "auto"
-    try:
-        return _boolean(value)
-    except ValueError:
-        raise ValueError("should be 'auto', True or False") from None
+    flag = parse_bool(_plain(value))
+    if flag is None:
+        raise ValueError("should be 'auto', True or False")
+    return flag
 
 
 def _choice(*names: str, other: str = "") -> PlainValidator:
