@@ -90,12 +90,14 @@ def _check_datasethps(sweep: Sweep, names: Collection[str]) -> None:
     Raises:
         SpecError: listing them.
     """
-    unknown = sorted(name for name in names if not sweep.takes(name))
+    unknown = sorted(name for name in names if not sweep.accepted.takes(name))
     if unknown:
-        hints = ", ".join(f"{name!r}{did_you_mean(name, sweep.declared)}" for name in unknown)
+        hints = ", ".join(
+            f"{name!r}{did_you_mean(name, sweep.accepted.declared)}" for name in unknown
+        )
         raise SpecError(
             f"datasethps: no function of the spec takes {hints}; they take "
-            f"{', '.join(sorted(sweep.declared))}"
+            f"{', '.join(sorted(sweep.accepted.declared))}"
         )
 
 

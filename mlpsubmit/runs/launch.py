@@ -86,8 +86,7 @@ def launch(
             f"launch: got {sweep!r}; should be a Sweep (from a file: mlpsubmit launch spec.py)"
         )
     stop_reading(sweep)
-    sweep.reread()
-    _ = sweep.fingerprint  # before any function of the user runs and fills a cache of its own
+    sweep = sweep.refreshed()
     probe(sweep)
     ask = SlurmRequest(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, ask)

@@ -31,6 +31,7 @@ __all__ = [
     "Hyperparameters",
     "canonical_name",
     "log_spaced",
+    "python_number",
     "validate",
     "validate_one",
 ]
@@ -60,8 +61,8 @@ TIED = frozenset({"loss_checkpoints", "percent_thresholds", "nesterov", "momentu
 _ALIASES = {"determinsitic": "deterministic", "parameterization": "parametrization"}
 
 
-def _plain(value: Any) -> Any:
-    """Turn a numpy or torch scalar into the Python number it holds."""
+def python_number(value: Any) -> Any:
+    """Return a numpy or torch scalar as a Python number; any other value as it is."""
     item = getattr(value, "item", None)
     return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
 
@@ -84,7 +85,7 @@ def _integer(minimum: int, *words: str) -> BeforeValidator:
     valid = f"an integer >= {minimum}" + "".join(f" or {word!r}" for word in words)
 
     def check(value: Any) -> Any:
-        value = _plain(value)
+        value = python_number(value)
         if isinstance(value, str) and value in words:
             return value
         if not _is_integral(value) or value < minimum:
@@ -103,7 +104,7 @@ def _number(
     valid = " ".join(["a finite number", " and ".join(bounds)]).strip()
 
     def check(value: Any) -> Any:
-        value = _plain(value)
+        value = python_number(value)
         if not (_is_finite(value) and above < value < below and value >= at_least):
             raise ValueError(f"should be {valid}")
         return float(value)
@@ -112,7 +113,7 @@ def _number(
 
 
 def _boolean(value: Any) -> bool:
-    flag = parse_bool(_plain(value))
+    flag = parse_bool(python_number(value))
     if flag is None:
         raise ValueError("should be True or False")
     return flag
@@ -121,7 +122,7 @@ def _boolean(value: Any) -> bool:
 def _auto_or_flag(value: Any) -> bool | str:
     if isinstance(value, str) and value.lower() == "auto":
         return "auto"
-    flag = parse_bool(_plain(value))
+    flag = parse_bool(python_number(value))
     if flag is None:
         raise ValueError("should be 'auto', True or False")
     return flag
@@ -156,11 +157,11 @@ def _optimizer(value: Any) -> Any:
 def _thresholds(value: Any) -> tuple[float, ...] | None:
     if value is None:
         return None
-    value = _plain(value)
+    value = python_number(value)
     values = [value] if _is_real(value) else value
     if not isinstance(values, Iterable) or isinstance(values, (str, Mapping)):
         raise ValueError("should be a list of positive numbers")
-    numbers_ = [_plain(entry) for entry in values]
+    numbers_ = [python_number(entry) for entry in values]
     for entry in numbers_:
         if not (_is_finite(entry) and entry > 0):
             raise ValueError(f"should be a list of positive finite numbers; {entry!r} is none")
@@ -174,7 +175,7 @@ def log_spaced(schedule: int | str) -> int | None:
 
 
 def _schedule(value: Any) -> int | str:
-    value = _plain(value)
+    value = python_number(value)
     if isinstance(value, str):
         if value.startswith("log:") and value[4:].isdigit() and int(value[4:]) >= 2:
             return value
@@ -184,12 +185,12 @@ def _schedule(value: Any) -> int | str:
 
 
 def _devices(value: Any) -> str | tuple[int, ...]:
-    value = _plain(value)
+    value = python_number(value)
     if isinstance(value, str) and value.lower() == "all":
         return "all"
     entries = [value] if isinstance(value, int) else value
     if isinstance(entries, Iterable) and not isinstance(entries, (str, Mapping)):
-        indices = [_plain(entry) for entry in entries]
+        indices = [python_number(entry) for entry in entries]
         integers = all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in indices)
         if indices and integers and len(set(indices)) == len(indices):
             return tuple(indices)
@@ -197,7 +198,7 @@ def _devices(value: Any) -> str | tuple[int, ...]:
 
 
 def _optional_count(value: Any) -> int | None:
-    value = _plain(value)
+    value = python_number(value)
     if value is None:
         return None
     if _is_integral(value) and value >= 1:
@@ -206,7 +207,9 @@ def _optional_count(value: Any) -> int | None:
 
 
 def _betas(value: Any) -> tuple[float, float]:
-    entries = tuple(_plain(entry) for entry in value) if isinstance(value, (list, tuple)) else ()
+    entries = (
+        tuple(python_number(entry) for entry in value) if isinstance(value, (list, tuple)) else ()
+    )
     if len(entries) == 2 and all(_is_real(b) and 0 <= b < 1 for b in entries):
         return float(entries[0]), float(entries[1])
     raise ValueError("should be two numbers >= 0 and < 1, such as (0.9, 0.999)")

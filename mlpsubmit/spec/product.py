@@ -74,6 +74,11 @@ class Product:
         return tuple(len(axis) for axis in self.axes)
 
     @property
+    def names(self) -> frozenset[str]:
+        """The names on all axes."""
+        return frozenset(name for axis in self.axes for name in axis.names)
+
+    @property
     def size(self) -> int:
         """How many points the product has; 1 where there is no axis."""
         return math.prod(self.shape)

@@ -24,6 +24,7 @@ from mlpsubmit import Monomial, Sweep
 from mlpsubmit.batchfns.fixed import fixed
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
+from mlpsubmit.spec.keys import key_tables
 from mlpsubmit.spec.load import freeze, load_spec, thaw
 
 unhurried = settings(deadline=None)  # cores may be shared
@@ -88,7 +89,7 @@ def test_values_at_their_default_count_the_same_left_out():
 
 
 def test_a_release_may_add_a_setting_without_changing_keys():
-    at_default, other = make({"WIDTH": [8192, 64]})._axis_keys[0]
+    at_default, other = key_tables(make({"WIDTH": [8192, 64]})).axes[0]
     assert not at_default.any()
     assert other.all()
 
@@ -666,6 +667,7 @@ def in_a_process(code, *arguments, seed):
 KEYS_OF_SPEC = """
 import sys
 from pathlib import Path
+from mlpsubmit.spec.keys import key_tables
 from mlpsubmit.spec.load import load_spec
 sweep = load_spec(Path(sys.argv[1]))
 print(sweep.fingerprint, *(config.key for config in sweep))
@@ -674,6 +676,7 @@ print(sweep.fingerprint, *(config.key for config in sweep))
 KEYS_OF_PICKLE = """
 import sys
 from pathlib import Path
+from mlpsubmit.spec.keys import key_tables
 from mlpsubmit.spec.load import thaw
 sweep = thaw(Path(sys.argv[1]).read_bytes())
 print(*(config.key for config in sweep))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import operator
+import re
 import threading
 
 import numpy as np
@@ -339,6 +341,39 @@ def test_the_sweep_itself_stays_as_it_is():
     assert make({"WIDTH": [4, 8]}, datasethps={"d": 3}, data=spectrum).fingerprint == before
 
 
+def test_sweeps_and_configs_are_immutable():
+    sweep = make({"WIDTH": [4, 8]})
+    with pytest.raises(AttributeError, match="cannot assign to field 'name'"):
+        sweep.name = "other"
+    config = sweep.config(0)
+    text = "width: a config is immutable; use config.replaced(width=...)"
+    with pytest.raises(AttributeError, match=re.escape(text)):
+        config.width = 3
+    assert copy.copy(config).width == 4
+
+
+def test_a_refreshed_sweep_counts_what_its_functions_use_now():
+    factor, most = [2], [8]
+
+    def scaled(bsz, gen):
+        return factor
+
+    sweep = make({"WIDTH": [4, 8]}, batchfn=scaled, where=lambda c: c.width <= most[0])
+    before, key = sweep.fingerprint, sweep.config(0).key
+    assert (sweep.refreshed().fingerprint, len(sweep.refreshed())) == (before, 2)
+    factor[0], most[0] = 3, 4
+    assert sweep.fingerprint == before
+    again = sweep.refreshed()
+    assert again.fingerprint != before
+    assert again.config(0).key != key
+    assert (len(sweep), len(again)) == (2, 1)
+
+
+def test_a_refreshed_sweep_keeps_what_overrides_replaced():
+    sweep = make(data=functools.partial(spectrum, d=3)).overridden({"d": 5})
+    assert sweep.refreshed().config(0).d == 5
+
+
 def test_a_list_makes_an_axis():
     sweep = make(WIDTH=4, data=spectrum, d=3)
     assert points(sweep.overridden({"WIDTH": [4, 8]})) == [{"width": 4}, {"width": 8}]
@@ -560,7 +595,7 @@ def test_kinds_of_thresholds_can_be_zipped():
         (
             {"batchfn": None},
             "batchfn: missing; give the function that yields batches, for example "
-            "batchfn=mlpsubmit.batchfns._polynomial",
+            "batchfn=mlpsubmit.batchfns.polynomial",
         ),
         ({"batchfn": 3}, "batchfn: got 3; should be a function"),
         ({"data": {"X": 1}}, "data: got {'X': 1}; should be a function"),
@@ -756,7 +791,12 @@ def test_an_axis_that_the_optimizer_does_not_use(axes, settings, name):
     (message,) = errors_of(make, axes, **settings)
     assert message.endswith(f": no optimizer of the spec uses {name}, so no result depends on it")
     assert len(make(axes | {"OPTIMIZER": ["sgd", "adam"]})) == 4
-    assert len(make(axes, OPTIMIZER=torch.optim.RMSprop)) == 2
+    for optimizer in (torch.optim.RMSprop, "RMSprop"):
+        assert len(make(axes, OPTIMIZER=optimizer)) == 2
+
+
+def test_an_optimizer_may_be_spelt_in_any_case():
+    assert len(make({"BETAS": [(0.9, 0.99), (0.8, 0.99)]}, OPTIMIZER="Adam")) == 2
 
 
 def test_grabs_that_are_no_mapping_of_functions():
