@@ -314,7 +314,7 @@ class _Task:
         torch.manual_seed(data_seed(configs[part[0]].hyperparameters.seed))
         own = [configs[place] for place in part]
         for stack in assemble(self.sweep, own, [entries[place] for place in part], self.device):
-            places = [part[position] for position in stack.positions]
+            places = [part[row] for row in stack.rows]
             if done.issuperset(places):
                 continue
             checkpoint.together = places
