@@ -39,7 +39,7 @@ from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.protocol import DIVERGED
-from mlpsubmit.spec.load import thaw
+from mlpsubmit.spec.load import unpickle_sweep
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.accel.compile import sharing_compiled
 from mlpsubmit.training.monitor import Interrupted, StateError
@@ -103,7 +103,9 @@ class _Task:
 
     def _run(self) -> str:
         self.name = task_name(self.submission, self.index)
-        self.sweep = thaw((self.run_directory.path / run_directory.SWEEP_PICKLE).read_bytes())
+        self.sweep = unpickle_sweep(
+            (self.run_directory.path / run_directory.SWEEP_PICKLE).read_bytes()
+        )
         self.plan = Plan.from_json(self.run_directory.plan)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(self.plan.threads)

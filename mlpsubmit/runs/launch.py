@@ -78,7 +78,7 @@ def launch(
     from mlpsubmit.jobs import executors
     from mlpsubmit.runs.manifest import record
     from mlpsubmit.slurm_templates import SlurmRequest
-    from mlpsubmit.spec.load import freeze
+    from mlpsubmit.spec.load import pickle_sweep
     from mlpsubmit.spec.sweep import Sweep
 
     if not isinstance(sweep, Sweep):
@@ -91,7 +91,7 @@ def launch(
     ask = SlurmRequest(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, ask)
     chosen.pdb, chosen.keep_going = pdb, keep_going
-    frozen = freeze(sweep, spec and spec.parent)
+    frozen = pickle_sweep(sweep, spec and spec.parent)
     folder = runs_folder(runs_dir) / sweep.name
     with _writing(folder), _claimed(folder, f"the sweep {sweep.name}"):
         prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)

@@ -25,7 +25,7 @@ from mlpsubmit.batchfns.fixed import fixed
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
 from mlpsubmit.spec.keys import key_tables
-from mlpsubmit.spec.load import freeze, load_spec, thaw
+from mlpsubmit.spec.load import load_spec, pickle_sweep, unpickle_sweep
 
 unhurried = settings(deadline=None)  # cores may be shared
 
@@ -677,8 +677,8 @@ KEYS_OF_PICKLE = """
 import sys
 from pathlib import Path
 from mlpsubmit.spec.keys import key_tables
-from mlpsubmit.spec.load import thaw
-sweep = thaw(Path(sys.argv[1]).read_bytes())
+from mlpsubmit.spec.load import unpickle_sweep
+sweep = unpickle_sweep(Path(sys.argv[1]).read_bytes())
 print(*(config.key for config in sweep))
 """
 
@@ -693,7 +693,7 @@ def test_another_process_finds_the_same_keys(spec):
 def test_a_frozen_sweep_keeps_its_keys_whatever_becomes_of_its_modules(spec, tmp_path):
     sweep = load_spec(spec)
     expected = keys(sweep)
-    (tmp_path / "sweep.pkl").write_bytes(freeze(sweep, spec.parent))
+    (tmp_path / "sweep.pkl").write_bytes(pickle_sweep(sweep, spec.parent))
     (tmp_path / "circles.py").write_text(CIRCLES.replace("3", "4"))
     (tmp_path / "shapes.py").unlink()
     assert in_a_process(KEYS_OF_PICKLE, tmp_path / "sweep.pkl", seed=3) == expected
@@ -703,16 +703,16 @@ def test_a_sweep_keeps_its_keys_through_pickling():
     values = [0.5, Activation.RELU, Square(2.0), Network, torch.ones(2)]
     sweep = make({"WIDTH": [4, 8], "noise": values}, table=np.arange(3))
     first = (sweep.fingerprint, keys(sweep))
-    again = thaw(freeze(sweep))
+    again = unpickle_sweep(pickle_sweep(sweep))
     assert (again.fingerprint, keys(again)) == first
 
 
 def test_a_sweep_pickles_to_the_same_bytes_before_and_after_use():
     sweep = make({"WIDTH": [4, 8]}, where=lambda c: c.width < 8, table=np.arange(3))
-    before = freeze(sweep)
+    before = pickle_sweep(sweep)
     assert len(keys(sweep)) == 1
     assert sweep.fingerprint
-    assert freeze(sweep) == before
+    assert pickle_sweep(sweep) == before
 
 
 def changed(spec, file, old, new):

@@ -15,7 +15,7 @@ import pytest
 
 from mlpsubmit import SpecError, Sweep
 from mlpsubmit.spec.fingerprint import module_places
-from mlpsubmit.spec.load import freeze, load_spec, thaw
+from mlpsubmit.spec.load import load_spec, pickle_sweep, unpickle_sweep
 
 HEAD = """
 from mlpsubmit import Sweep
@@ -211,8 +211,8 @@ def test_one_sweep_under_two_names_is_one(write):
 CALLS = """
 import sys
 from pathlib import Path
-from mlpsubmit.spec.load import thaw
-sweep = thaw(Path(sys.argv[1]).read_bytes())
+from mlpsubmit.spec.load import unpickle_sweep
+sweep = unpickle_sweep(Path(sys.argv[1]).read_bytes())
 print(sweep.config(0).key, sweep.batchfn(1, 2)(3), *(g(1) for g in sweep.grabs.values()))
 """
 
@@ -279,7 +279,7 @@ def test_functions_and_modules_beside_the_spec_travel_by_value(write, tmp_path):
     write("def negated(x): return -x\n", "namespace/inside.py")
     spec = write(BY_VALUE)
     sweep = load_spec(spec)
-    content = freeze(sweep, spec.parent)
+    content = pickle_sweep(sweep, spec.parent)
     key = sweep.config(0).key
 
     write("FACTOR = 7\n", "second.py")
@@ -302,7 +302,7 @@ def test_freezing_leaves_other_pickles_as_they_are(write):
     write("def twice(x): return 2 * x\n", "lasting.py")
     spec = write(HEAD + "import lasting\nsweep = Sweep(batchfn=batches)\n")
     sweep = load_spec(spec)
-    freeze(sweep, spec.parent)
+    pickle_sweep(sweep, spec.parent)
     twice = sys.modules["lasting"].twice
     assert pickle.loads(cloudpickle.dumps(twice)) is twice
     assert cloudpickle.list_registry_pickle_by_value() == set()
@@ -310,7 +310,7 @@ def test_freezing_leaves_other_pickles_as_they_are(write):
 
 def test_libraries_travel_by_name(write):
     spec = write("import numpy as np\n" + HEAD + "sweep = Sweep(batchfn=lambda bsz: np.zeros)\n")
-    assert len(freeze(load_spec(spec), spec.parent)) < 5000
+    assert len(pickle_sweep(load_spec(spec), spec.parent)) < 5000
 
 
 def test_a_frozen_sweep_is_the_same_sweep():
@@ -324,7 +324,7 @@ def test_a_frozen_sweep_is_the_same_sweep():
         where=lambda c: c.width == 4 or c.noise == 1,
         SEED=3,
     )
-    again = thaw(freeze(sweep))
+    again = unpickle_sweep(pickle_sweep(sweep))
     assert again.fingerprint == sweep.fingerprint
     assert [config.key for config in again] == [config.key for config in sweep]
     assert [config.index for config in again] == [config.index for config in sweep]
@@ -350,7 +350,7 @@ def test_what_cannot_be_sent_is_told(what):
         return lambda step: held
 
     with pytest.raises(SpecError) as caught:
-        freeze(Sweep(batchfn=batches))
+        pickle_sweep(Sweep(batchfn=batches))
     text = str(caught.value)
     assert text.startswith("batchfn: holds something without a content of its own (cannot pickle")
     assert kind in text
@@ -365,7 +365,7 @@ def test_where_that_cannot_be_sent_is_told():
     lock = threading.Lock()
     sweep = Sweep(batchfn=lambda bsz: None, where=lambda config: lock is not None)
     with pytest.raises(SpecError) as caught:
-        freeze(sweep)
+        pickle_sweep(sweep)
     assert str(caught.value) == (
         "the sweep cannot be sent to workers: cannot pickle '_thread.lock' object; functions may "
         "hold arrays, numbers and functions, but no open files, locks or generators: make those "
@@ -375,4 +375,4 @@ def test_where_that_cannot_be_sent_is_told():
 
 def test_only_sweeps_are_thawed():
     with pytest.raises(SpecError, match=r"sweep\.pkl holds a dict, not a Sweep"):
-        thaw(pickle.dumps({}))
+        unpickle_sweep(pickle.dumps({}))

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mlpsubmit import SpecError, Sweep
-from mlpsubmit.spec.load import freeze, load_spec, thaw
+from mlpsubmit.spec.load import load_spec, pickle_sweep, unpickle_sweep
 
 IMPORTS = "import mlpsubmit\nfrom mlpsubmit import Sweep\n"
 BATCHES = "def batches(bsz, gen): return lambda step: step\n"
@@ -47,10 +47,10 @@ def test_a_notebook_yields_its_sweep(notebook):
 
 def test_functions_of_cells_travel_by_value(notebook):
     path = notebook(IMPORTS, "def batches(bsz, gen, by=3): return lambda step: by * step\n", SWEEP)
-    content = freeze(load_spec(path), path.parent)
+    content = pickle_sweep(load_spec(path), path.parent)
     path.unlink()
     del sys.modules["mlpsubmit_spec_study"]
-    assert thaw(content).batchfn(1, 2)(5) == 15
+    assert unpickle_sweep(content).batchfn(1, 2)(5) == 15
 
 
 LAUNCHES = {

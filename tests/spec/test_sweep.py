@@ -114,7 +114,7 @@ def test_index_arithmetic_agrees_with_numpy(shape, random):
     order = random.sample(range(len(shape)), len(shape))
     flat = np.arange(product.size)
     grid = flat.reshape(shape)
-    assert [product.positions(i) for i in range(product.size)] == list(np.ndindex(*shape))
+    assert [product.coordinates(i) for i in range(product.size)] == list(np.ndindex(*shape))
     ranks = product.transposed(flat, order)
     assert np.array_equal(grid.transpose(order).ravel()[ranks], flat)
 
@@ -705,11 +705,11 @@ LIBRARY = mlpsubmit.batchfns
         (
             {"batchfn": LIBRARY.images("digits")},
             "batchfn: got the data recipe images(...); write it as data=, with a batch function "
-            "that takes what it yields, such as batchfn=sample",
+            "that takes its entries, such as batchfn=sample",
         ),
         (
             {"batchfn": LIBRARY.arrays},
-            "batchfn: got the function arrays itself; call it, if it makes a batch function or a "
+            "batchfn: got the function arrays itself; call it, if it returns a batch function or a "
             "data recipe: batchfn=arrays(...) or data=arrays(...)",
         ),
         (
@@ -720,7 +720,7 @@ LIBRARY = mlpsubmit.batchfns
         (
             {"batchfn": LIBRARY.sample},
             "batchfn: sample draws rows of data entries, and there is no data=; write for example "
-            "data=images('digits'), or in its place batchfn=arrays(X, y)",
+            "data=images('digits'), or batchfn=arrays(X, y) instead",
         ),
     ],
 )
