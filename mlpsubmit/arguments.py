@@ -1,4 +1,4 @@
-"""Call the user's functions with the arguments they declare, and parse booleans given as text."""
+"""Call functions with the arguments that they declare, by name; parse booleans."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parse_bool(value: Any) -> bool | None:
 
 
 def function_name(function: Callable[..., Any]) -> str:
-    """Return a name for messages: ``polynomial`` also for a partial or an object of a class."""
+    """Return the name of a function for messages; of a partial, that of its function."""
     inner = getattr(function, "func", function)
     return str(getattr(inner, "__name__", None) or type(inner).__name__)
 
@@ -47,20 +47,24 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def declared(function: Callable[..., Any]) -> set[str]:
-    """Return the names of the arguments that a function declares (``**kwargs`` counts for none)."""
+    """Return the names of the arguments that a function declares, without ``**kwargs``.
+
+    Raises:
+        SpecError: if its signature cannot be read.
+    """
     return {p.name for p in _parameters(function) if p.kind in _BY_NAME}
 
 
 def takes_all(function: Callable[..., Any]) -> bool:
-    """Tell whether a function has ``**kwargs``."""
+    """Return whether a function has ``**kwargs``."""
     return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _parameters(function))
 
 
 def pick(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the offered arguments that a function takes: all if it has ``**kwargs``.
+    """Return the offered arguments that a function takes: all of them if it has ``**kwargs``.
 
     Raises:
-        SpecError: where an argument without a default is not offered.
+        SpecError: if an argument without a default is not offered.
     """
     parameters = _parameters(function)
     names = {p.name for p in parameters if p.kind in _BY_NAME}
@@ -83,9 +87,9 @@ def pick(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
 
 
 def call(function: Callable[..., Any], offered: Mapping[str, Any]) -> Any:
-    """Call a function with those of the offered arguments that it declares.
+    """Call a function with the offered arguments that it takes.
 
     Raises:
-        SpecError: where an argument without a default is not offered.
+        SpecError: if an argument without a default is not offered.
     """
     return function(**pick(function, offered))

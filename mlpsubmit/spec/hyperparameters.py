@@ -43,10 +43,10 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("mse", "cross_entropy")
 PRECISIONS = ("fp32", "tf32", "bf16")
 
-#: Settings that a pack holds as one value per config; all others are equal throughout a pack.
+#: Settings that may differ between the configs of a pack; all others are equal in it.
 STACKED = frozenset({"lr", "gamma", "seed", "momentum", "weight_decay", "ema_smoother"})
 
-#: Settings that no result depends on, so that they are no part of a config's key.
+#: Settings that no result depends on: they are no part of a config's key.
 OUTSIDE_RESULTS = frozenset(
     {
         *("devices", "verbose", "pack_size", "checkpoint_minutes", "compile"),
@@ -54,7 +54,7 @@ OUTSIDE_RESULTS = frozenset(
     }
 )
 
-#: Settings whose values have to fit together: see the last validators of the model.
+#: Settings whose values have to fit together: see the model validators below.
 TIED = frozenset({"loss_checkpoints", "percent_thresholds", "nesterov", "momentum"})
 
 #: Spellings of MLPscape scripts that are accepted besides the names themselves.
@@ -72,12 +72,12 @@ def _is_real(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    """Tell whether a value is a number that a float can hold."""
+    """Return whether a value is a number that a float can hold."""
     return _is_real(value) and abs(value) <= sys.float_info.max
 
 
 def _is_integral(value: Any) -> bool:
-    """Tell whether a number is whole, as 1e4 is: the natural spelling of a large count."""
+    """Return whether a number is an integer; so is 1e4, which people write for large counts."""
     return _is_finite(value) and float(value).is_integer()
 
 
@@ -164,13 +164,13 @@ def _thresholds(value: Any) -> tuple[float, ...] | None:
     numbers_ = [python_number(entry) for entry in values]
     for entry in numbers_:
         if not (_is_finite(entry) and entry > 0):
-            raise ValueError(f"should be a list of positive finite numbers; {entry!r} is none")
+            raise ValueError(f"should be a list of positive finite numbers; {entry!r} is not")
     # Descending, the order in which a falling loss crosses them.
     return tuple(sorted({float(entry) for entry in numbers_}, reverse=True))
 
 
 def log_spaced(schedule: int | str) -> int | None:
-    """Return N of a schedule ``"log:N"``, or None where the schedule is an interval in steps."""
+    """Return N of a schedule ``"log:N"``; None if the schedule is an interval in steps."""
     return int(schedule[4:]) if isinstance(schedule, str) else None
 
 
@@ -311,7 +311,7 @@ class Hyperparameters(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_kind_of_threshold(cls, settings: Any) -> Any:
-        """Let PERCENT_THRESHOLDS stand in for LOSS_CHECKPOINTS where the latter is not given."""
+        """Drop the default of LOSS_CHECKPOINTS where PERCENT_THRESHOLDS is given."""
         if isinstance(settings, dict) and settings.get("percent_thresholds") is not None:
             return {"loss_checkpoints": None, **settings}
         return settings
@@ -344,12 +344,12 @@ _CANONICAL = {_squash(name): name for name in Hyperparameters.model_fields} | _A
 
 
 def canonical_name(name: str) -> str | None:
-    """Return the lower-case name of a hyperparameter however it is spelt, or None if it is none."""
+    """Return the lower-case name of a hyperparameter in any spelling; None if there is none."""
     return _CANONICAL.get(_squash(name))
 
 
 def _errors(error: ValidationError) -> list[str]:
-    """Say each of pydantic's errors in our words: the name, what was got, what is valid."""
+    """Return pydantic's errors as messages: the name, the value, what is valid."""
     messages = []
     for entry in error.errors():
         text = entry["msg"].removeprefix("Value error, ")
@@ -402,7 +402,7 @@ def validate_one(name: str, value: Any) -> Any:
     """Return one value, parsed, of the hyperparameter with this canonical name.
 
     Raises:
-        SpecError: saying what is valid.
+        SpecError: listing what is valid.
     """
     try:
         return _adapter(name).validate_python(value)

@@ -358,13 +358,13 @@ def _check_distinct(axis: Axis, label: str) -> None:
         raise SpecError(f"axis {label}: {NO_CONTENT.format(error)}") from error
     if repeats:
         shown = repeats[0] if len(axis.names) > 1 else repeats[0][0]
-        raise SpecError(f"axis {label}: the value {shown!r} stands more than once; keep one")
+        raise SpecError(f"axis {label}: the value {shown!r} appears more than once; keep one")
 
 
 def _repeated_names(axes: Sequence[Axis]) -> list[str]:
     names = [name for axis in axes for name in axis.names]
     return [
-        f"axis {name}: stands more than once; keep one"
+        f"axis {name}: is given more than once; keep one"
         for name in sorted({name for name in names if names.count(name) > 1})
     ]
 
