@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from mlpsubmit.errors import SpecError
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import Hyperparameters
-from mlpsubmit.spec.read import Accepted, RawSpec, Spec
+from mlpsubmit.spec.read import Accepted, RawSpec, Spec, fields
 
 __all__ = ["override"]
 
@@ -26,13 +25,13 @@ def override(spec: Spec, overrides: Mapping[str, Any]) -> RawSpec:
     Raises:
         SpecError: for an unknown name, a name that is given twice, or one name of a zipped axis.
     """
-    raw = spec.raw
+    axes, settings = dict(spec.axes), dict(spec.settings)
     errors: list[str] = []
     replaced: set[str] = set()
     for name, value in overrides.items():
         try:
             canonical = spec.accepted.canonical(name)
-            raw = _replaced(raw, canonical, value, spec.accepted)
+            axes, settings = _replaced(axes, settings, canonical, value, spec.accepted)
         except SpecError as error:
             errors += error.errors
             continue
@@ -41,35 +40,32 @@ def override(spec: Spec, overrides: Mapping[str, Any]) -> RawSpec:
         replaced.add(canonical)
     if errors:
         raise SpecError(errors)
-    return dataclasses.replace(raw, overridden=raw.overridden | replaced)
+    changed = {"axes": axes, "settings": settings, "replaced": spec.replaced | replaced}
+    return RawSpec(**fields(spec) | changed)
 
 
-def _replaced(raw: RawSpec, name: str, value: Any, accepted: Accepted) -> RawSpec:
-    """Return a raw spec in which one setting has another value, wherever it stood before."""
-    for names in [key for key in raw.axes if isinstance(key, tuple)]:
+def _replaced(
+    axes: dict[Any, Any], settings: dict[str, Any], name: str, value: Any, accepted: Accepted
+) -> tuple[dict[Any, Any], dict[str, Any]]:
+    """Return axes and settings in which one setting has another value, wherever it was before."""
+    for names in [key for key in axes if isinstance(key, tuple)]:
         if name in map(accepted.canonical, names):
             raise SpecError(
                 f"{name}: is part of the zipped axis ({', '.join(names)}); "
                 "change that axis in the spec"
             )
     same = next((names for names in _SAME if name in names), {name})
-    found = {
-        key
-        for key in (*raw.axes, *raw.settings)
-        if isinstance(key, str) and accepted.canonical(key) in same
-    }
-    settings = {key: old for key, old in raw.settings.items() if key not in found}
+    given = [key for key in (*axes, *settings) if isinstance(key, str)]
+    found = {key for key in given if accepted.canonical(key) in same}
+    settings = {key: old for key, old in settings.items() if key not in found}
     for key in settings:
         if accepted.canonical(key) == "datasethps":
             settings[key] = {k: v for k, v in settings[key].items() if k != name}
-    if _means_axis(name, value):
-        # An axis that is replaced keeps its place.
-        axes = {name if key in found else key: old for key, old in raw.axes.items()}
-        axes[name] = value
-    else:
-        axes = {key: old for key, old in raw.axes.items() if key not in found}
-        settings[name] = value
-    return dataclasses.replace(raw, axes=axes, settings=settings)
+    if _means_axis(name, value):  # in the place of the axis that it replaces, else last
+        axes = {name if key in found else key: old for key, old in axes.items()}
+        return {**axes, name: value}, settings
+    axes = {key: old for key, old in axes.items() if key not in found}
+    return axes, {**settings, name: value}
 
 
 def _means_axis(name: str, value: Any) -> bool:

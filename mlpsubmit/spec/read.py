@@ -6,6 +6,7 @@ Pure functions: they call nothing of the user's and change nothing that they are
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from mlpsubmit.spec.hints import hints
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.product import Axis, Product
 
-__all__ = ["NO_CONTENT", "Accepted", "RawSpec", "Spec", "plain_list", "read"]
+__all__ = ["NO_CONTENT", "Accepted", "RawSpec", "Spec", "fields", "read"]
 
 #: The message for a value that has no content to hash; the reason takes the place of ``{}``.
 NO_CONTENT = (
@@ -41,20 +42,20 @@ _VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, eq=False)
 class RawSpec:
-    """The arguments of a :class:`~mlpsubmit.spec.sweep.Sweep`, as the user gave them.
+    """The arguments of a :class:`~mlpsubmit.spec.sweep.Sweep`, as the user gave them, unchecked.
 
     Attributes:
-        overridden: settings that overrides replaced: functions may bind other values of them.
+        replaced: settings that overrides replaced: functions may bind other values of them.
     """
 
-    name: Any
+    name: str
     axes: Mapping[Any, Any]
     settings: Mapping[str, Any]
-    batchfn: Any
-    data: Any
-    grabs: Any
-    where: Any
-    overridden: frozenset[str] = frozenset()
+    batchfn: Callable[..., Any]
+    data: Callable[..., Any] | None
+    grabs: Mapping[str, Callable[..., Any]]
+    where: Callable[[Any], bool] | None
+    replaced: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,23 +101,16 @@ class Accepted:
 
 
 @dataclass(frozen=True, eq=False)
-class Spec:
+class Spec(RawSpec):
     """A checked spec.
 
     Attributes:
-        raw: what it was read from.
         product: the axes, in the order in which the user gave them.
         base: the hyperparameters at the first point of the product.
         arguments: the fixed arguments of functions, by name.
         accepted: the names that settings may have.
     """
 
-    raw: RawSpec
-    name: str
-    batchfn: Callable[..., Any]
-    data: Callable[..., Any] | None
-    grabs: Mapping[str, Callable[..., Any]]
-    where: Callable[[Any], bool] | None
     product: Product
     base: Hyperparameters
     arguments: Mapping[str, Any]
@@ -148,18 +142,12 @@ def read(raw: RawSpec) -> Spec:
     if errors:
         raise SpecError(dict.fromkeys(errors))
     _check_tied(base, product)
-    return Spec(
-        raw=raw,
-        name=raw.name,
-        batchfn=raw.batchfn,
-        data=raw.data,
-        grabs=raw.grabs,
-        where=raw.where,
-        product=product,
-        base=base,
-        arguments=arguments,
-        accepted=accepted,
-    )
+    return Spec(**fields(raw), product=product, base=base, arguments=arguments, accepted=accepted)
+
+
+def fields(raw: RawSpec) -> dict[str, Any]:
+    """Return the arguments of a spec by name."""
+    return {field.name: getattr(raw, field.name) for field in dataclasses.fields(RawSpec)}
 
 
 @contextlib.contextmanager
@@ -269,11 +257,6 @@ def _split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
             fixed[name] = value
     order = [axis for axis in ("n_samples", "trial", "monomials") if axis in axes]
     return fixed, {axis: axes[axis] for axis in order}
-
-
-def plain_list(values: Any) -> Any:
-    """Return an iterator as a list, since it can be read once only; all else as it is."""
-    return list(values) if isinstance(values, Iterator) else values
 
 
 def _is_list(values: Any) -> bool:
@@ -464,11 +447,11 @@ def _conflicts(
     errors = {
         name: f"axis {name}: {who} already fixes {name}; leave it out there or drop the axis"
         for who, name, _ in reversed(in_datasethps + bound)
-        if name in product.names - raw.overridden
+        if name in product.names - raw.replaced
     }
     fixed = {**base.datasethps, **arguments}
     for who, name, value in bound + [entry for entry in in_datasethps if entry[1] in arguments]:
-        if name in fixed.keys() - raw.overridden and not _same(value, fixed[name]):
+        if name in fixed.keys() - raw.replaced and not _same(value, fixed[name]):
             errors[name] = (
                 f"{name}: {who} fixes it to {value!r:.40}, and the spec to "
                 f"{fixed[name]!r:.40}; keep one of the two"

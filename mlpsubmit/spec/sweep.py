@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
 from mlpsubmit.spec.overrides import override
-from mlpsubmit.spec.read import RawSpec, Spec, plain_list, read
+from mlpsubmit.spec.read import RawSpec, Spec, fields, read
 
 __all__ = ["Config", "Sweep"]
 
@@ -138,21 +138,18 @@ class Sweep(Spec):
         data: Callable[..., Any] | None = None,
         grabs: Mapping[str, Callable[..., Any]] | None = None,
         where: Callable[[Config], bool] | None = None,
-        _overridden: Collection[str] = (),
+        _replaced: frozenset[str] = frozenset(),
         **settings: Any,
     ) -> None:
         raw = RawSpec(
             name=name,
-            axes={key: plain_list(values) for key, values in dict(axes or {}).items()},
-            settings={
-                key: plain_list(value) if hp.canonical_name(key) else value
-                for key, value in settings.items()
-            },
-            batchfn=batchfn,
+            axes={key: _as_list(values) for key, values in dict(axes or {}).items()},
+            settings={k: _as_list(v) if hp.canonical_name(k) else v for k, v in settings.items()},
+            batchfn=batchfn,  # type: ignore[arg-type]  # None is refused with all other errors
             data=data,
-            grabs={} if grabs is None else dict(grabs) if isinstance(grabs, Mapping) else grabs,
+            grabs=dict(grabs or {}) if grabs is None or isinstance(grabs, Mapping) else grabs,
             where=where,
-            overridden=frozenset(_overridden),
+            replaced=_replaced,
         )
         super().__init__(**vars(read(raw)))
         if self.included is not None and not self.included.any():
@@ -250,7 +247,7 @@ class Sweep(Spec):
         In a notebook one edits a helper and launches the same sweep again: what functions use may
         have changed since the sweep was made.
         """
-        sweep = _sweep(self.raw)
+        sweep = _sweep(self)
         _ = sweep.fingerprint  # before a function of the user runs and fills a cache of its own
         return sweep
 
@@ -289,13 +286,12 @@ class Sweep(Spec):
 
 
 def _sweep(raw: RawSpec) -> Sweep:
-    return Sweep(
-        raw.name,
-        raw.axes,
-        batchfn=raw.batchfn,
-        data=raw.data,
-        grabs=raw.grabs,
-        where=raw.where,
-        _overridden=raw.overridden,
-        **raw.settings,
-    )
+    """Return the sweep of a raw spec, checked as one that the user makes."""
+    given = fields(raw)
+    settings, replaced = given.pop("settings"), given.pop("replaced")
+    return Sweep(**given, _replaced=replaced, **settings)
+
+
+def _as_list(values: Any) -> Any:
+    """Return an iterator as a list, for it can be read once only; all else as it is."""
+    return list(values) if isinstance(values, Iterator) else values
