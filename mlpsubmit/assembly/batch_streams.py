@@ -101,13 +101,10 @@ class BatchStream:
         rest: draws the batches of all later steps.
     """
 
-    factory: Callable[..., BatchFn]
     generator: torch.Generator
     first: Pair
     rest: BatchFn
-
-    def __post_init__(self) -> None:
-        self.__name__ = function_name(self.factory)  # for messages
+    __name__: str  # for messages
 
     def __call__(self, step: int) -> Pair:
         """Draw the batch of a step."""
@@ -183,7 +180,7 @@ class BatchStreams:
                 again = _made(batchfn, {**offered, "X": first[0], "y": first[1]})
                 _compare(batchfn, first, _batch(batchfn, again, self._device))
             batch_fn = lambda step: first  # noqa: E731
-        return BatchStream(batchfn, generator, first, batch_fn)
+        return BatchStream(generator, first, batch_fn, function_name(batchfn))
 
 
 def _sharing_key(

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -81,23 +80,23 @@ def _is_integral(value: Any) -> bool:
     return _is_finite(value) and float(value).is_integer()
 
 
-def _integer(minimum: int, *words: str) -> BeforeValidator:
-    valid = f"an integer >= {minimum}" + "".join(f" or {word!r}" for word in words)
+def _integer(minimum: int, *others: str | None) -> PlainValidator:
+    valid = "".join(f" or {other!r}" for other in others)
 
     def check(value: Any) -> Any:
         value = python_number(value)
-        if isinstance(value, str) and value in words:
+        if (value is None or isinstance(value, str)) and value in others:
             return value
         if not _is_integral(value) or value < minimum:
-            raise ValueError(f"should be {valid}")
+            raise ValueError(f"should be an integer >= {minimum}{valid}")
         return int(value)
 
-    return BeforeValidator(check)
+    return PlainValidator(check)
 
 
 def _number(
     above: float = -math.inf, *, at_least: float = -math.inf, below: float = math.inf
-) -> BeforeValidator:
+) -> PlainValidator:
     bounds = [f"> {above:g}"] if above > -math.inf else []
     bounds += [f">= {at_least:g}"] if at_least > -math.inf else []
     bounds += [f"< {below:g}"] if below < math.inf else []
@@ -109,23 +108,21 @@ def _number(
             raise ValueError(f"should be {valid}")
         return float(value)
 
-    return BeforeValidator(check)
+    return PlainValidator(check)
 
 
-def _boolean(value: Any) -> bool:
-    flag = parse_bool(python_number(value))
-    if flag is None:
-        raise ValueError("should be True or False")
-    return flag
+def _flag(*others: str) -> PlainValidator:
+    valid = ", ".join([*map(repr, others), "True or False"])
 
+    def check(value: Any) -> bool | str:
+        if isinstance(value, str) and value.lower() in others:
+            return value.lower()
+        flag = parse_bool(python_number(value))
+        if flag is None:
+            raise ValueError(f"should be {valid}")
+        return flag
 
-def _auto_or_flag(value: Any) -> bool | str:
-    if isinstance(value, str) and value.lower() == "auto":
-        return "auto"
-    flag = parse_bool(python_number(value))
-    if flag is None:
-        raise ValueError("should be 'auto', True or False")
-    return flag
+    return PlainValidator(check)
 
 
 def _choice(*names: str, other: str = "") -> PlainValidator:
@@ -197,15 +194,6 @@ def _devices(value: Any) -> str | tuple[int, ...]:
     raise ValueError("should be 'all' or a list of distinct GPU indices such as [0, 1]")
 
 
-def _optional_count(value: Any) -> int | None:
-    value = python_number(value)
-    if value is None:
-        return None
-    if _is_integral(value) and value >= 1:
-        return int(value)
-    raise ValueError("should be None or an integer >= 1")
-
-
 def _betas(value: Any) -> tuple[float, float]:
     entries = (
         tuple(python_number(entry) for entry in value) if isinstance(value, (list, tuple)) else ()
@@ -221,11 +209,7 @@ def _mapping(value: Any) -> dict[str, Any]:
     raise ValueError("should be a dictionary whose keys are names")
 
 
-def _string_or_callable(name: str) -> PlainValidator:
-    return _choice(name, other="a callable that returns an nn.Module")
-
-
-Flag = Annotated[bool, BeforeValidator(_boolean)]
+Flag = Annotated[bool, _flag()]
 Count = Annotated[int, _integer(1)]
 Schedule = Annotated[int | str, PlainValidator(_schedule)]
 Thresholds = Annotated[tuple[float, ...] | None, PlainValidator(_thresholds)]
@@ -288,17 +272,17 @@ class Hyperparameters(BaseModel):
         "mup", "mup, ntp, mfp, mup-lr, ntp-lr, sp, or a callable(model, optimizer)"
     )
     centered: Flag = _field(True, "train f(x) - f0(x), f0 the network at initialisation")
-    model: Annotated[Any, _string_or_callable("mlp")] = _field(
+    model: Annotated[Any, _choice("mlp", other="a callable that returns an nn.Module")] = _field(
         "mlp", "a callable returning an nn.Module"
     )
-    d_out: Annotated[int | None, PlainValidator(_optional_count)] = _field(
+    d_out: Annotated[int | None, _integer(1, None)] = _field(
         None, "outputs of the model; by default as many as y has, 1 for y of shape (n,)"
     )
     record_every: Schedule = _field(1, "steps between recorded losses, or 'log:N'")
     eval_every: Schedule = _field(1, "steps between test losses, or 'log:N'")
     grab_every: Schedule = _field(1, "steps between grabs, or 'log:N'")
     precision: Annotated[str, _choice(*PRECISIONS)] = _field("fp32", "fp32, tf32, bf16")
-    compile: Annotated[bool | str, BeforeValidator(_auto_or_flag)] = _field(
+    compile: Annotated[bool | str, _flag("auto")] = _field(
         "auto", "torch.compile, and CUDA graphs: 'auto' where it pays, True, False"
     )
     pack_size: Annotated[int | str, _integer(1, "auto")] = _field(

@@ -51,15 +51,8 @@ class Axis:
         plain = all(isinstance(value, (int, float, str)) for value in values)
         if plain and len(set(self.points)) == len(self.points):
             return []  # the fast path
-        seen: set[bytes] = set()
-        return [point for point in self.points if _is_repeat(digest(point), seen)]
-
-
-def _is_repeat(key: bytes, seen: set[bytes]) -> bool:
-    if key in seen:
-        return True
-    seen.add(key)
-    return False
+        first: dict[bytes, int] = {}
+        return [p for n, p in enumerate(self.points) if first.setdefault(digest(p), n) != n]
 
 
 @dataclass(frozen=True)

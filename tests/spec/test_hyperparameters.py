@@ -297,7 +297,7 @@ NAMES = "should be a dictionary whose keys are names"
         ("PRECISION", "fp16", "should be one of 'fp32', 'tf32', 'bf16' (did you mean 'bf16'?)"),
         ("PARAMETRIZATION", "mub", "'sp', or a callable (did you mean 'mup'?)"),
         ("MODEL", "resnet", "one of 'mlp', or a callable that returns an nn.Module"),
-        ("D_OUT", 0, "should be None or an integer >= 1"),
+        ("D_OUT", 0, "should be an integer >= 1 or None"),
         ("COMPILE", "never", "should be 'auto', True or False"),
         ("COMPILE", 2, "should be 'auto', True or False"),
         ("PACK_SIZE", 0, "should be an integer >= 1 or 'auto'"),

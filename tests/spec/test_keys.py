@@ -690,7 +690,7 @@ def test_another_process_finds_the_same_keys(spec):
         assert there == [here.fingerprint, *keys(here)]
 
 
-def test_a_frozen_sweep_keeps_its_keys_whatever_becomes_of_its_modules(spec, tmp_path):
+def test_a_pickled_sweep_keeps_its_keys_whatever_becomes_of_its_modules(spec, tmp_path):
     sweep = load_spec(spec)
     expected = keys(sweep)
     (tmp_path / "sweep.pkl").write_bytes(pickle_sweep(sweep, spec.parent))

@@ -119,7 +119,7 @@ def test_errors_of_a_sweep_carry_the_path(write):
     )
 
 
-def test_other_errors_of_the_user_are_told_in_their_own_words(write):
+def test_other_errors_of_the_user_keep_their_text(write):
     path = write("from mlpsubmit import UserError\nraise UserError('no such data set')\n")
     assert message(path) == f"{path}: no such data set"
 
@@ -206,7 +206,7 @@ def test_one_sweep_under_two_names_is_one(write):
     assert load_spec(path).name == load_spec(path, "same").name == "a"
 
 
-# ---- frozen sweeps -------------------------------------------------------------------------------
+# ---- pickled sweeps -------------------------------------------------------------------------------
 
 CALLS = """
 import sys
@@ -218,7 +218,7 @@ print(sweep.config(0).key, sweep.batchfn(1, 2)(3), *(g(1) for g in sweep.grabs.v
 
 
 def called_elsewhere(content, folder):
-    """Thaw a sweep in another process and folder, and return what its functions return."""
+    """Unpickle a sweep in another process and folder, and return what its functions return."""
     folder.mkdir()
     (folder / "sweep.pkl").write_bytes(content)
     done = subprocess.run(
@@ -298,7 +298,7 @@ def test_functions_and_modules_beside_the_spec_travel_by_value(write, tmp_path):
     ]
 
 
-def test_freezing_leaves_other_pickles_as_they_are(write):
+def test_pickling_leaves_other_pickles_as_they_are(write):
     write("def twice(x): return 2 * x\n", "lasting.py")
     spec = write(HEAD + "import lasting\nsweep = Sweep(batchfn=batches)\n")
     sweep = load_spec(spec)
@@ -313,7 +313,7 @@ def test_libraries_travel_by_name(write):
     assert len(pickle_sweep(load_spec(spec), spec.parent)) < 5000
 
 
-def test_a_frozen_sweep_is_the_same_sweep():
+def test_a_pickled_sweep_is_the_same_sweep():
     def batches(bsz, gen, noise=0):
         return lambda step: step + noise
 
@@ -342,7 +342,7 @@ UNPICKLABLE = {
 
 
 @pytest.mark.parametrize("what", UNPICKLABLE)
-def test_what_cannot_be_sent_is_told(what):
+def test_what_cannot_be_sent_is_refused(what):
     build, kind = UNPICKLABLE[what]
     held = build()
 
@@ -361,7 +361,7 @@ def test_what_cannot_be_sent_is_told(what):
         held.close()
 
 
-def test_where_that_cannot_be_sent_is_told():
+def test_where_that_cannot_be_sent_is_refused():
     lock = threading.Lock()
     sweep = Sweep(batchfn=lambda bsz: None, where=lambda config: lock is not None)
     with pytest.raises(SpecError) as caught:
@@ -373,6 +373,6 @@ def test_where_that_cannot_be_sent_is_told():
     )
 
 
-def test_only_sweeps_are_thawed():
+def test_only_sweeps_are_unpickled():
     with pytest.raises(SpecError, match=r"sweep\.pkl holds a dict, not a Sweep"):
         unpickle_sweep(pickle.dumps({}))
