@@ -27,8 +27,8 @@ __all__ = ["NO_CONTENT", "Accepted", "RawSpec", "Spec", "fields", "read"]
 
 #: The message for a value that has no content to hash; the reason takes the place of ``{}``.
 NO_CONTENT = (
-    "holds something without a content of its own ({}); settings and functions may hold arrays, "
-    "numbers and functions, but no open files, locks or generators: make those inside a function"
+    "cannot be hashed by its content ({}); settings and functions may hold arrays, numbers and "
+    "functions, but no open files, locks or generators: make those inside a function"
 )
 
 #: Hyperparameters that make an axis where they are given as a list: {hyperparameter: axis}.
@@ -201,11 +201,8 @@ def _grabs(raw: RawSpec) -> Mapping[Any, Any]:
 
 def _named_grabs(raw: RawSpec) -> dict[str, Any]:
     """Return the grabs of OTHER_MODEL_GRABS by alias, each a function or the error."""
-    grabs: dict[str, Any] = {}
-    for setting, value in raw.settings.items():
-        if hp.canonical_name(setting) == "other_model_grabs" and isinstance(value, Mapping):
-            grabs |= {alias: _named_grab(grab) for alias, grab in value.items()}
-    return grabs
+    mappings = [m for m in _given(raw, "other_model_grabs") if isinstance(m, Mapping)]
+    return {alias: _named_grab(grab) for mapping in mappings for alias, grab in mapping.items()}
 
 
 def _named_grab(grab: Any) -> Any:
@@ -219,10 +216,14 @@ def _named_grab(grab: Any) -> Any:
 
 def _functions(raw: RawSpec) -> list[Callable[..., Any]]:
     """Return the functions whose arguments settings and axes may name."""
-    models = [value for name, value in raw.settings.items() if hp.canonical_name(name) == "model"]
-    named = _named_grabs(raw).values()
-    candidates = [raw.batchfn, raw.data, *_grabs(raw).values(), *named, *models]
+    grabs = [*_grabs(raw).values(), *_named_grabs(raw).values()]
+    candidates = [raw.batchfn, raw.data, *grabs, *_given(raw, "model")]
     return [function for function in candidates if callable(function)]
+
+
+def _given(raw: RawSpec, name: str) -> list[Any]:
+    """Return the values of a hyperparameter among the settings: one for each spelling."""
+    return [value for key, value in raw.settings.items() if hp.canonical_name(key) == name]
 
 
 def _accepted(raw: RawSpec) -> Accepted:
@@ -270,8 +271,7 @@ def _unused(raw: RawSpec) -> set[str]:
     names = [name for key in raw.axes for name in (key if isinstance(key, tuple) else (key,))]
     if any(hp.canonical_name(name) == "optimizer" for name in map(str, names)):
         return set()
-    given = [v for name, v in raw.settings.items() if hp.canonical_name(name) == "optimizer"]
-    optimizer = str(given[0]).lower() if given else "sgd"
+    optimizer = next((str(value).lower() for value in _given(raw, "optimizer")), "sgd")
     if optimizer not in hp.OPTIMIZERS:
         return set()  # a torch.optim class may use any of them
     return {"betas", "eps"} if optimizer == "sgd" else {"momentum", "nesterov"}
@@ -338,7 +338,7 @@ def _check_distinct(axis: Axis, label: str) -> None:
     try:
         repeats = axis.repeats()
     except TypeError as error:
-        raise SpecError(f"axis {label}: {NO_CONTENT.format(error)}") from error
+        raise SpecError(f"axis {label}: a value {NO_CONTENT.format(error)}") from error
     if repeats:
         shown = repeats[0] if len(axis.names) > 1 else repeats[0][0]
         raise SpecError(f"axis {label}: the value {shown!r} appears more than once; keep one")

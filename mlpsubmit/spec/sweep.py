@@ -111,7 +111,7 @@ class Config(Mapping[str, Any]):
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Sweep(Spec):
-    """What to train, over which axes. Immutable.
+    """Axes times settings, and the functions that yield data and measure. Immutable.
 
     Args:
         name: names the run's folder: letters, digits, ``.``, ``_`` and ``-``.
@@ -286,7 +286,7 @@ class Sweep(Spec):
 
 
 def _sweep(raw: RawSpec) -> Sweep:
-    """Return the sweep of a raw spec, checked as one that the user makes."""
+    """Return the sweep of a raw spec, read as when the user makes it."""
     given = fields(raw)
     settings, replaced = given.pop("settings"), given.pop("replaced")
     return Sweep(**given, _replaced=replaced, **settings)

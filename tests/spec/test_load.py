@@ -206,7 +206,7 @@ def test_one_sweep_under_two_names_is_one(write):
     assert load_spec(path).name == load_spec(path, "same").name == "a"
 
 
-# ---- pickled sweeps -------------------------------------------------------------------------------
+# ---- pickled sweeps ------------------------------------------------------------------------------
 
 CALLS = """
 import sys
@@ -352,7 +352,7 @@ def test_what_cannot_be_sent_is_refused(what):
     with pytest.raises(SpecError) as caught:
         pickle_sweep(Sweep(batchfn=batches))
     text = str(caught.value)
-    assert text.startswith("batchfn: holds something without a content of its own (cannot pickle")
+    assert text.startswith("batchfn: cannot be hashed by its content (cannot pickle")
     assert kind in text
     assert text.endswith(
         "functions, but no open files, locks or generators: make those inside a function"

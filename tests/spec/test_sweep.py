@@ -525,7 +525,7 @@ class Lock:
             "axis width: is given more than once; keep one",
         ),
         ({"VERBOSE": [True]}, "axis VERBOSE: no result depends on VERBOSE; give it as one value"),
-        ({"noise": [Lock()]}, "axis noise: holds something without a content of its own (cannot"),
+        ({"noise": [Lock()]}, "axis noise: a value cannot be hashed by its content (cannot"),
     ],
 )
 def test_a_bad_axis_is_refused(axes, text):
@@ -646,7 +646,7 @@ def test_what_cannot_be_told_by_its_content_is_refused():
         return lock
 
     text = only(errors_of(lambda: make(grabs={"g": grab}).config(0).key))
-    assert text.startswith("grab[g]: holds something without a content of its own (cannot pickle")
+    assert text.startswith("grab[g]: cannot be hashed by its content (cannot pickle")
     assert "no open files, locks or generators: make those inside a function" in text
 
 
