@@ -91,14 +91,13 @@ def _check_datasethps(sweep: Sweep, names: Collection[str]) -> None:
     Raises:
         SpecError: listing them.
     """
+    known = sweep.accepted.declared
     unknown = sorted(name for name in names if not sweep.accepted.takes(name))
     if unknown:
-        hints = ", ".join(
-            f"{name!r}{did_you_mean(name, sweep.accepted.declared)}" for name in unknown
-        )
+        hints = ", ".join(f"{name!r}{did_you_mean(name, known)}" for name in unknown)
         raise SpecError(
             f"datasethps: no function of the spec takes {hints}; they take "
-            f"{', '.join(sorted(sweep.accepted.declared))}"
+            f"{', '.join(sorted(known))}"
         )
 
 

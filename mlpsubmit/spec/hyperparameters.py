@@ -158,12 +158,12 @@ def _thresholds(value: Any) -> tuple[float, ...] | None:
     values = [value] if _is_real(value) else value
     if not isinstance(values, Iterable) or isinstance(values, (str, Mapping)):
         raise ValueError("should be a list of positive numbers")
-    numbers_ = [python_number(entry) for entry in values]
-    for entry in numbers_:
+    entries = [python_number(entry) for entry in values]
+    for entry in entries:
         if not (_is_finite(entry) and entry > 0):
             raise ValueError(f"should be a list of positive finite numbers; {entry!r} is not")
     # Descending, the order in which a falling loss crosses them.
-    return tuple(sorted({float(entry) for entry in numbers_}, reverse=True))
+    return tuple(sorted({float(entry) for entry in entries}, reverse=True))
 
 
 def log_spaced(schedule: int | str) -> int | None:
@@ -195,9 +195,7 @@ def _devices(value: Any) -> str | tuple[int, ...]:
 
 
 def _betas(value: Any) -> tuple[float, float]:
-    entries = (
-        tuple(python_number(entry) for entry in value) if isinstance(value, (list, tuple)) else ()
-    )
+    entries = tuple(map(python_number, value)) if isinstance(value, (list, tuple)) else ()
     if len(entries) == 2 and all(_is_real(b) and 0 <= b < 1 for b in entries):
         return float(entries[0]), float(entries[1])
     raise ValueError("should be two numbers >= 0 and < 1, such as (0.9, 0.999)")
@@ -333,7 +331,7 @@ def canonical_name(name: str) -> str | None:
 
 
 def _errors(error: ValidationError) -> list[str]:
-    """Return pydantic's errors as messages: the name, the value, what is valid."""
+    """Say each of pydantic's errors in our words: the name, what was got, what is valid."""
     messages = []
     for entry in error.errors():
         text = entry["msg"].removeprefix("Value error, ")

@@ -148,7 +148,8 @@ def _by_value(folder: Path) -> Iterator[None]:
     modules = [
         module
         for name, module in list(sys.modules.items())
-        if name != "__main__" and not is_library(name) and _lies_in(module, folder)
+        if name != "__main__" and not is_library(name)
+        if any(folder in place.parents for place in module_places(module))
     ]
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
@@ -157,10 +158,6 @@ def _by_value(folder: Path) -> Iterator[None]:
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
-
-
-def _lies_in(module: types.ModuleType, folder: Path) -> bool:
-    return any(folder in place.parents for place in module_places(module))
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
