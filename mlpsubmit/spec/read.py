@@ -128,11 +128,7 @@ def read(raw: RawSpec) -> Spec:
     if not accepted.errors:
         errors += hints(raw.batchfn, raw.data, raw.settings)
     settings, listed = _split_listed(raw.settings)
-    unused = _unused(raw)
-    axes: list[Axis] = []
-    for key, values in [*raw.axes.items(), *listed.items()]:
-        with _collected(errors):
-            axes.append(_axis(key, values, accepted, unused))
+    axes = _axes([*raw.axes.items(), *listed.items()], accepted, _unused(raw), errors)
     errors += _repeated_names(axes)
     product = Product(tuple(axes))
     hyperparameters, arguments = _split_settings(settings, product, accepted, errors)
@@ -277,71 +273,71 @@ def _unused(raw: RawSpec) -> set[str]:
     return {"betas", "eps"} if optimizer == "sgd" else {"momentum", "nesterov"}
 
 
-def _axis(key: Any, values: Any, accepted: Accepted, unused: set[str]) -> Axis:
-    """Return one axis, or a zip of several, with its values converted to their types."""
-    names = key if isinstance(key, tuple) else (key,)
-    label = ", ".join(map(str, names))
-    canonical = tuple(_LISTED.get(name, name) for name in map(accepted.canonical, names))
-    _check_results_depend(canonical, label, accepted, unused)
+def _axes(
+    given: Iterable[tuple[Any, Any]], accepted: Accepted, unused: set[str], errors: list[str]
+) -> list[Axis]:
+    """Return the axes that are valid; the errors of all others go into a list."""
+    axes: list[Axis] = []
+    for key, values in given:
+        names = key if isinstance(key, tuple) else (key,)
+        with _collected(errors):
+            canonical = tuple(_LISTED.get(n, n) for n in map(accepted.canonical, names))
+            with _collected(errors, f"axis {', '.join(names)}: "):
+                _check_results_depend(canonical, accepted, unused)
+                axes.append(_axis(canonical, _points(values, names, isinstance(key, tuple))))
+    return axes
+
+
+def _points(values: Any, names: Sequence[str], zipped: bool) -> list[tuple[Any, ...]]:
+    """Return the points of an axis as given, each with one value per name."""
     if not _is_list(values):
-        raise SpecError(f"axis {label}: got {values!r}; should be a list of values")
-    points = [tuple(value) if isinstance(key, tuple) else (value,) for value in values]
+        raise SpecError(f"got {values!r}; should be a list of values")
+    points = [tuple(v) if zipped and _is_list(v) else (v,) for v in values]
     if not points:
-        raise SpecError(f"axis {label}: has no values; give at least one or leave it out")
-    uneven = [point for point in points if len(point) != len(names)]
-    if uneven:
-        raise SpecError(
-            f"axis ({label}): got {uneven[0]!r}; each point of this zip should have "
-            f"{len(names)} values"
-        )
-    axis = Axis(canonical, _parsed_points(canonical, label, points))
-    _check_distinct(axis, label)
-    return axis
+        raise SpecError("has no values; give at least one or leave it out")
+    for point in points:
+        if len(point) != len(names):
+            raise SpecError(
+                f"got {point!r}; each point of this zip should have {len(names)} values"
+            )
+    return points
 
 
-def _check_results_depend(
-    names: Sequence[str], label: str, accepted: Accepted, unused: set[str]
-) -> None:
+def _check_results_depend(names: Sequence[str], accepted: Accepted, unused: set[str]) -> None:
     """Refuse an axis along which all results would be equal."""
     if idle := [name for name in names if name in hp.OUTSIDE_RESULTS]:
-        raise SpecError(
-            f"axis {label}: no result depends on {idle[0].upper()}; give it as one value"
-        )
+        raise SpecError(f"no result depends on {idle[0].upper()}; give it as one value")
     if idle := [name for name in names if name in unused]:
         raise SpecError(
-            f"axis {label}: no optimizer of the spec uses {idle[0].upper()}, so no result "
-            "depends on it"
+            f"no optimizer of the spec uses {idle[0].upper()}, so no result depends on it"
         )
     if "n_train" in names and not accepted.errors and not accepted.takes("n_train"):
         raise SpecError(
-            f"axis {label}: no function of the spec takes N_TRAIN, so no result depends on it; "
-            "data recipes such as images do"
+            "no function of the spec takes N_TRAIN, so no result depends on it; data recipes such "
+            "as images do"
         )
 
 
-def _parsed_points(
-    names: Sequence[str], label: str, points: Iterable[tuple[Any, ...]]
-) -> tuple[tuple[Any, ...], ...]:
+def _axis(names: tuple[str, ...], points: Iterable[tuple[Any, ...]]) -> Axis:
+    """Return an axis, or a zip of several, with its values converted to their types."""
     errors: list[str] = []
     parsed = []
     for point in points:
         try:
             parsed.append(tuple(map(_parsed, names, point)))
         except SpecError as error:
-            errors += [f"axis {label}: {message}" for message in error.errors]
+            errors += error.errors
     if errors:
         raise SpecError(errors)
-    return tuple(parsed)
-
-
-def _check_distinct(axis: Axis, label: str) -> None:
+    axis = Axis(names, tuple(parsed))
     try:
         repeats = axis.repeats()
     except TypeError as error:
-        raise SpecError(f"axis {label}: a value {NO_CONTENT.format(error)}") from error
+        raise SpecError(f"a value {NO_CONTENT.format(error)}") from error
     if repeats:
-        shown = repeats[0] if len(axis.names) > 1 else repeats[0][0]
-        raise SpecError(f"axis {label}: the value {shown!r} appears more than once; keep one")
+        shown = repeats[0] if len(names) > 1 else repeats[0][0]
+        raise SpecError(f"the value {shown!r} appears more than once; keep one")
+    return axis
 
 
 def _repeated_names(axes: Sequence[Axis]) -> list[str]:

@@ -517,7 +517,11 @@ class Lock:
         ),
         (
             {("WIDTH", "LR"): [(4, 0.1), (8,)]},
-            "axis (WIDTH, LR): got (8,); each point of this zip should have 2 values",
+            "axis WIDTH, LR: got (8,); each point of this zip should have 2 values",
+        ),
+        (
+            {("WIDTH", "LR"): [4, 8]},
+            "axis WIDTH, LR: got (4,); each point of this zip should have 2 values",
         ),
         ({"WIDTH": [4], "width": [8]}, "axis width: is given more than once; keep one"),
         (
