@@ -26,7 +26,7 @@ from mlpsubmit.jobs import executors
 from mlpsubmit.jobs.throughput.estimate import Estimate
 from mlpsubmit.runs.forecast import Forecast
 from mlpsubmit.runs.launch import prepare
-from mlpsubmit.spec.load import freeze
+from mlpsubmit.spec.load import pickle_sweep
 
 GOOD = 1.5
 
@@ -87,7 +87,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
         folder: where the runs of the cases before it lie.
     """
     sweep = swept(case)
-    calibrated = Took.by(forecast(sweep, folder).by_calibration(freeze(sweep)))
+    calibrated = Took.by(forecast(sweep, folder).by_calibration(pickle_sweep(sweep)))
     scaled = forecast(sweep, folder).by_earlier_runs(folder)
     run = launch(sweep, executor="local", runs_dir=folder, fresh=True)
     status = run.wait()

@@ -29,7 +29,7 @@ from mlpsubmit.runs.launch import create, prepare
 from mlpsubmit.runs.manifest import record
 from mlpsubmit.slurm_templates import SlurmRequest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
-from mlpsubmit.spec.load import freeze, load_spec
+from mlpsubmit.spec.load import load_spec, pickle_sweep
 from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["TASKS", "created_run", "finish"]
@@ -48,7 +48,7 @@ def created_run(spec: Path, runs: Path) -> Path:
     (runs / sweep.name).mkdir(parents=True, exist_ok=True)
     prepared = prepare(sweep, LocalExecutor(Hyperparameters(), None), runs, fresh=True)
     content = record(sweep, spec, ["mlpsubmit", "launch"], prepared.reused.record)
-    run = create(content, prepared, freeze(sweep, spec.parent))
+    run = create(content, prepared, pickle_sweep(sweep, spec.parent))
     slices = cut(prepared.missing, prepared.plan.pack_costs, min(TASKS, len(prepared.missing)))
     intent = {
         "executor": "local",

@@ -15,7 +15,7 @@ from typing import Any
 
 import mlpsubmit.batchfns
 import mlpsubmit.grabs
-from mlpsubmit.spec.sweep import SUPPLIED as LOOP
+from mlpsubmit.protocol import SUPPLIED as LOOP
 
 #: Names that the train loop supplies, and hyperparameters that functions of the library take.
 SUPPLIED = LOOP | {"online", "n_train", "n_test", "loss", "centered"}

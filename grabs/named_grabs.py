@@ -15,22 +15,19 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from mlpsubmit.arguments import call, declared, function_name, takes_all
+from mlpsubmit.arguments import call, declared, function_name, parse_bool, takes_all
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.grabs.layers import layers_of, weight_matrix
 from mlpsubmit.grabs.lookup import by_name
 from mlpsubmit.grabs.samples import check_test_set
 from mlpsubmit.protocol import FOR_GRABS
 
-__all__ = ["NamedGrab", "OnTestSet", "boolean", "matrix_choice", "named_grab", "on_test_set"]
+__all__ = ["NamedGrab", "OnTestSet", "matrix_choice", "named_grab", "on_test_set"]
 
 Matrix = Literal["gram", "raw"]
 
 #: The arguments that a grab on the test set replaces, and what it replaces them by.
 _TEST_SET = {"X_tr": "X_te", "y_tr": "y_te"}
-
-_TRUE = ("true", "yes", "t", "y", "1")
-_FALSE = ("false", "no", "f", "n", "0")
 
 _CHOICES = {
     "source": "'in' (the first layer) or 'out' (the last)",
@@ -147,7 +144,7 @@ def matrix_choice(value: Any) -> dict[str, Any]:
         False
     """
     if not isinstance(value, Mapping):
-        given = boolean(value)
+        given = parse_bool(value)
         if given is None:
             raise SpecError(
                 f"got {value!r}; valid are True, False, or a mapping of "
@@ -160,7 +157,7 @@ def matrix_choice(value: Any) -> dict[str, Any]:
         if key not in _CHOICES
     ]
     source = value.get("source", "in")
-    flags = {key: boolean(value.get(key, key == "concat_outside")) for key in list(_CHOICES)[1:]}
+    flags = {key: parse_bool(value.get(key, key == "concat_outside")) for key in list(_CHOICES)[1:]}
     bad = [key for key, flag in flags.items() if flag is None]
     bad += ["source"] if source not in ("in", "out") else []
     errors += [f"got {key}={value[key]!r}; valid is {_CHOICES[key]}" for key in bad]
@@ -172,17 +169,6 @@ def matrix_choice(value: Any) -> dict[str, Any]:
         "concat_outside": flags["concat_outside"],
         "matrix": None if flags["call_with_model"] else matrix,
     }
-
-
-def boolean(value: Any) -> bool | None:
-    """Return the truth that a value stands for, or None where it is neither of the two.
-
-    Example:
-        >>> boolean("False"), boolean(1), boolean("maybe")
-        (False, True, None)
-    """
-    word = str(value).lower() if isinstance(value, (bool, int, str)) else ""
-    return True if word in _TRUE else False if word in _FALSE else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import torch
 
 from mlpsubmit import files
 from mlpsubmit.arguments import call, function_name
-from mlpsubmit.assembly.assemble import data_arguments
+from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.fingerprint import digest

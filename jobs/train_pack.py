@@ -39,7 +39,7 @@ from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.protocol import DIVERGED
-from mlpsubmit.spec.load import thaw
+from mlpsubmit.spec.load import unpickle_sweep
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.accel.compile import sharing_compiled
 from mlpsubmit.training.monitor import Interrupted, StateError
@@ -103,7 +103,9 @@ class _Task:
 
     def _run(self) -> str:
         self.name = task_name(self.submission, self.index)
-        self.sweep = thaw((self.run_directory.path / run_directory.SWEEP_PICKLE).read_bytes())
+        self.sweep = unpickle_sweep(
+            (self.run_directory.path / run_directory.SWEEP_PICKLE).read_bytes()
+        )
         self.plan = Plan.from_json(self.run_directory.plan)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(self.plan.threads)
@@ -314,7 +316,7 @@ class _Task:
         torch.manual_seed(data_seed(configs[part[0]].hyperparameters.seed))
         own = [configs[place] for place in part]
         for stack in assemble(self.sweep, own, [entries[place] for place in part], self.device):
-            places = [part[position] for position in stack.positions]
+            places = [part[row] for row in stack.rows]
             if done.issuperset(places):
                 continue
             checkpoint.together = places

@@ -1,4 +1,16 @@
-"""The errors that mlpsubmit reports to its user, each in one message and with exit code 2."""
+"""The errors that mlpsubmit reports to its user, each in one message and with exit code 2.
+
+UserError                 the user can put it right
+├── SpecError             a spec, or the arguments of a function of the library
+├── RunError              a run directory
+│   └── BusyError         a run whose tasks are active, or may be
+├── BatchError            training.batches: a batch that the model or the loss cannot take
+├── GrabError             training.measurements: a grab that failed
+├── StateError            training.monitor: a saved state that cannot be resumed from
+├── OutOfMemory           jobs.train_pack: a config that does not fit into memory alone
+├── Rejected              jobs.slurm.rejections: a job that the cluster does not accept
+└── OutcomeUnknown        jobs.slurm.sbatch: a job that the cluster may or may not have
+"""
 
 from __future__ import annotations
 
@@ -9,7 +21,7 @@ __all__ = ["BusyError", "RunError", "SpecError", "UserError", "did_you_mean"]
 
 
 class UserError(Exception):
-    """An error the user can put right: it says what was got, what is valid, what to try."""
+    """An error that the user can put right: got X; valid are Y; try Z."""
 
 
 class SpecError(UserError):
@@ -17,7 +29,7 @@ class SpecError(UserError):
 
     Args:
         errors: one message per error, each of the form "got X; valid are Y; try Z".
-        where: what holds the errors, for example the path of the spec file.
+        where: the place of the errors, for example the path of the spec file.
     """
 
     def __init__(self, errors: str | Iterable[str], where: str = "") -> None:
@@ -37,11 +49,11 @@ class RunError(UserError):
 
 
 class BusyError(RunError):
-    """A run that somebody else is at work on, or may be: later it can be another matter."""
+    """A run whose tasks are active, or may be; the same command may succeed later."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the closest of the known names, or nothing."""
+    """Return ``" (did you mean 'x'?)"`` for the closest of the known names, or an empty string."""
     spelt = {entry.lower(): entry for entry in sorted(known)}
     close = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.6)
     return f" (did you mean {spelt[close[0]]!r}?)" if close else ""

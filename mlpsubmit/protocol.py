@@ -1,8 +1,8 @@
-"""What the train loop and the functions of a spec agree on, as DESIGN and docs/spec.md describe it.
+"""The interface between the train loop and the functions of a spec; docs/spec.md describes it.
 
-A batch function is a factory ``(..., bsz, gen, X=None, y=None) -> batch_fn``, a grab a measurement
-``(model, X_tr, ..., **kwargs) -> scalar or array``. Both get the arguments that they declare, by
-name: axes, hyperparameters, data entries, and what the loop supplies.
+A batch function is a factory ``(..., bsz, gen, X=None, y=None) -> batch_fn``; a grab is a
+measurement ``(model, X_tr, ..., **kwargs) -> scalar or array``. Both get the arguments that they
+declare, by name: axes, hyperparameters, data entries, and those that the loop supplies.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ __all__ = [
     "Grab",
 ]
 
-#: From a step to inputs X (n, ...) and targets y (n,) or (n, d_out): what a batch function returns.
+#: The result of a batch function: from a step to inputs X (n, ...), targets y (n,) or (n, d_out).
 BatchFn: TypeAlias = "Callable[[int], tuple[Tensor, Tensor]]"
 
-#: A measurement: from what it declares to a number, an array, a tensor, or a list of these.
+#: A measurement: from its declared arguments to a number, an array, a tensor, or a list of these.
 Grab: TypeAlias = Callable[..., Any]
 
 #: Names that batch functions and data functions may declare and the loop supplies.
 FOR_BATCHES = frozenset({"gen", "bsz", "X", "y", "split", "device"})
-#: What the loop itself hands to every grab, and all names that it supplies to grabs.
+#: Arguments that the loop passes to every grab, and all names that it supplies to grabs.
 GRAB_ARGUMENTS = ("model", "X_tr", "y_tr", "X_te", "y_te", "opt", "model0")
 FOR_GRABS = frozenset({*GRAB_ARGUMENTS, "gen", "bsz", "device"})
-#: The same for every function of a spec: MODEL gets sizes, PARAMETRIZATION and LOSS theirs.
+#: All names that it supplies to any function: MODEL gets d_in and d_out, LOSS gets output.
 SUPPLIED = FOR_BATCHES | FOR_GRABS | {"d_in", "d_out", "output", "step"}
 
-#: The status of a config: the code in shards and datasets, and the word for it. A config is done
-#: once it has crossed its last threshold or made MAX_ITER steps; it has diverged if its train loss
-#: was no longer finite, which is a result and not a failure; ``where`` excludes points.
+#: The names of a config's status, by its code in shards and datasets. A config is done once it has
+#: crossed its last threshold or made MAX_ITER steps; it has diverged if its train loss is no longer
+#: finite, which is a result and not a failure; ``where`` excludes points.
 STATUSES = ("missing", "done", "diverged", "failed", "excluded")
 MISSING, DONE, DIVERGED, FAILED, EXCLUDED = range(len(STATUSES))

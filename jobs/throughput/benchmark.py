@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlpsubmit.assembly.assemble import Stack, assemble, named_grabs
+from mlpsubmit.assembly.assemble import StackInputs, assemble, named_grabs
 from mlpsubmit.assembly.probe import SMOKE_TEST_STEPS, smoke_test_grabs
 from mlpsubmit.jobs.throughput.roofline import wait_for
 from mlpsubmit.spec.hyperparameters import Hyperparameters
@@ -86,7 +86,7 @@ def _timed(
     setup += time.perf_counter() - begun
     step = 0.0
     for stack in stacks:
-        h = configs[stack.positions[0]].hyperparameters
+        h = configs[stack.rows[0]].hyperparameters
         stack_step, stack_setup = _stack_timed(stack, h, device, seconds / len(stacks))
         step += stack_step / len(configs)
         setup += stack_setup
@@ -116,7 +116,7 @@ def _at_most(every: int | str, most: int) -> int:
 
 
 def _stack_timed(
-    stack: Stack, h: Hyperparameters, device: torch.device, seconds: float
+    stack: StackInputs, h: Hyperparameters, device: torch.device, seconds: float
 ) -> tuple[float, float]:
     """Return seconds per step of a whole stack, and seconds beside its steps.
 
@@ -161,7 +161,7 @@ class _Stopwatch(SilentMonitor):
         until_first: seconds from the beginning of the training to the end of its first step.
     """
 
-    def __init__(self, stack: Stack, device: torch.device, seconds: float) -> None:
+    def __init__(self, stack: StackInputs, device: torch.device, seconds: float) -> None:
         h = stack.hyperparameters[0]
         self._rare = (
             Schedule(h.eval_every, h.max_iter if not h.online else 0),

@@ -110,11 +110,12 @@ def _measured(folder: Path) -> Mapping[str, Any]:
     from mlpsubmit.jobs.gpus import device_name
     from mlpsubmit.jobs.shared_data import SharedData
     from mlpsubmit.jobs.throughput.roofline import Roofline
-    from mlpsubmit.spec.load import thaw
+    from mlpsubmit.spec.load import unpickle_sweep
 
     begun = time.monotonic()
     run = RunDirectory(folder)
-    sweep, plan = thaw((folder / run_directory.SWEEP_PICKLE).read_bytes()), Plan.from_json(run.plan)
+    sweep = unpickle_sweep((folder / run_directory.SWEEP_PICKLE).read_bytes())
+    plan = Plan.from_json(run.plan)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(plan.threads)
     Roofline(device, sweep.base.precision, sweep.base.model != "mlp")  # a task measures it too

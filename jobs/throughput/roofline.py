@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlpsubmit.assembly.assemble import Stack
+from mlpsubmit.assembly.assemble import StackInputs
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.precision import arithmetic
@@ -87,7 +87,7 @@ class Roofline:
         if own_model:
             _counted(nn.Linear(1, 1, device="meta"), torch.zeros(1, 1))  # imports for a second
 
-    def ideal_seconds(self, stack: Stack) -> float | None:
+    def ideal_seconds(self, stack: StackInputs) -> float | None:
         """Return the seconds of one model-step; None where its products cannot be counted."""
         precision = stack.hyperparameters[0].precision
         if precision not in self._rates:
@@ -95,7 +95,7 @@ class Roofline:
         rate, needed = self._rates[precision], self._operations(stack)
         return None if rate is None or needed is None else needed / rate
 
-    def _operations(self, stack: Stack) -> float | None:
+    def _operations(self, stack: StackInputs) -> float | None:
         """Count once for all stacks that are alike: a sweep may have thousands."""
         h = stack.hyperparameters[0]
         sets = tuple(X if X is None else tuple(X.shape) for X in _inputs(stack))
@@ -107,7 +107,7 @@ class Roofline:
         return self._counted[key]
 
 
-def operations(stack: Stack) -> float | None:
+def operations(stack: StackInputs) -> float | None:
     """Return the floating-point operations in matrix products that one model-step needs.
 
     They are counted on one network of the stack without computing anything: the forward and the
@@ -133,13 +133,13 @@ def operations(stack: Stack) -> float | None:
         return None
 
 
-def _inputs(stack: Stack) -> tuple[Tensor, Tensor | None]:
+def _inputs(stack: StackInputs) -> tuple[Tensor, Tensor | None]:
     """Return the inputs of a batch, and of the test set: sources hand out again what they drew."""
     test = stack.test_fns[0](0)[0] if stack.test_fns else None
     return stack.batch_fns[0](0)[0], test
 
 
-def _initial_share(stack: Stack) -> float:
+def _initial_share(stack: StackInputs) -> float:
     """Return the share of the configs that begin with networks of their own, or on other batches.
 
     GAMMA multiplies the outputs of an MLP, so that it makes no network another.

@@ -1,1 +1,1 @@
-"""From the configs of a sweep to what the train loop takes."""
+"""From the configs of a sweep to the arguments of the train loop."""

@@ -1,4 +1,4 @@
-"""What is wrong with a spec, found by a little training: at launch, and before a long one."""
+"""Find errors of a spec by training one step: at launch, and before a long training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import torch
 
 from mlpsubmit import arguments, batchfns, grabs
 from mlpsubmit.arguments import call, declared, function_name, pick
-from mlpsubmit.assembly.assemble import assemble, data_arguments, make_batches, named_grabs
+from mlpsubmit.assembly.assemble import assemble, named_grabs
+from mlpsubmit.assembly.batch_streams import data_arguments, make_batches
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
@@ -25,35 +26,35 @@ from mlpsubmit.training.optimizers import optimizer_class
 
 __all__ = ["probe", "smoke_test_grabs"]
 
-#: Settings of which every value is probed: each means other code.
+#: Settings of which every value is probed: each runs different code.
 PROBED = ("optimizer", "loss", "model", "parametrization")
 
-#: Samples and units at most that the probe draws and builds.
+#: The most samples that the probe draws, and the most units of its layers.
 PROBE_SAMPLES = 4096
 PROBE_WIDTH = 64
 
-#: Sizes up to which the probe calls grabs too: beyond, some take longer than a launch should.
+#: Sizes up to which the probe calls grabs too: beyond these, some take too long for a launch.
 PROBE_GRABS = {"width": 256, "n_samples": 2048, "n_test": 10_000}
 
-#: How many sets of arguments of the library's own functions the probe checks at most.
+#: The most combinations of arguments of the library's own functions that the probe checks.
 PROBED_ARGUMENTS = 64
 
-#: Steps from which on it is worth one more to see beforehand that no grab fails.
+#: Trainings of at least so many steps are worth one more to find beforehand a grab that fails.
 SMOKE_TEST_STEPS = 1000
 
-#: How a config is trained for a look at its functions alone.
+#: Settings for one step of training.
 ONE_STEP: dict[str, Any] = {"max_iter": 1, "compile": False}
 
 
 def probe(sweep: Sweep) -> None:
-    """Train one step of a few configs on the CPU, so that what does not fit shows at launch.
+    """Train one step of a few configs on the CPU, so that errors show at launch.
 
-    Where batches need what a data function computes, which runs on workers alone, only names are
-    checked, and what the library knows of the arguments of its own recipes.
+    A data function runs on workers only. If batches need its entries, only names are checked, and
+    the arguments of the library's own recipes.
 
     Raises:
-        SpecError: for what does not fit, and where a function of the spec raises.
-        GrabError: from a grab that fails on the networks as they are at first.
+        SpecError: where functions and settings do not fit together, or a function raises.
+        GrabError: from a grab that fails on the initial networks.
     """
     measured = named_grabs(sweep)
     for config in _probed(sweep):
@@ -74,8 +75,8 @@ def probe(sweep: Sweep) -> None:
 
 
 def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
-    """Return the data entries of a config, or None where they are left to the workers."""
-    arguments = data_arguments(sweep, config)  # also for what it says of them
+    """Return the data entries of a config, or None if only workers compute them."""
+    arguments = data_arguments(sweep, config)  # also to check them
     if sweep.data is None:
         return {}
     if not getattr(getattr(sweep.data, "func", None), "cheap", False):
@@ -85,17 +86,18 @@ def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
 
 
 def _check_datasethps(sweep: Sweep, names: Collection[str]) -> None:
-    """Refuse arguments that no function takes: most are misspelt.
+    """Refuse arguments that no function takes: most of them are misspelt.
 
     Raises:
         SpecError: listing them.
     """
-    unknown = sorted(name for name in names if not sweep.takes(name))
+    known = sweep.accepted.declared
+    unknown = sorted(name for name in names if not sweep.accepted.takes(name))
     if unknown:
-        hints = ", ".join(f"{name!r}{did_you_mean(name, sweep.declared)}" for name in unknown)
+        hints = ", ".join(f"{name!r}{did_you_mean(name, known)}" for name in unknown)
         raise SpecError(
             f"datasethps: no function of the spec takes {hints}; they take "
-            f"{', '.join(sorted(sweep.declared))}"
+            f"{', '.join(sorted(known))}"
         )
 
 
@@ -125,16 +127,16 @@ def _probed(sweep: Sweep) -> Iterator[Config]:
 
 
 def _probe_arguments(sweep: Sweep) -> None:
-    """Check every set of values that the axes give the library's recipes and batch functions.
+    """Check every combination of values on axes that the library's own functions are given.
 
-    Those of the user are not called again and again: they may read files.
+    The user's functions are not called for each: they may read files.
 
     Raises:
-        SpecError: what the functions say, once each, with the point at which they say it.
+        SpecError: listing each distinct error of the functions with the first point that has it.
     """
     check = getattr(getattr(sweep.data, "func", None), "check", None)
     functions = [f for f in (sweep.data, sweep.batchfn) if f is not None and _of_library(f)]
-    names = set().union({"n_samples"}, *map(declared, functions))  # which they know as bsz
+    names = set().union({"n_samples"}, *map(declared, functions))  # they declare it as bsz
     errors: dict[str, None] = {}
     points = _points_of(sweep, names) if functions else iter(())
     for config in itertools.islice(points, PROBED_ARGUMENTS):
@@ -152,7 +154,7 @@ def _probe_arguments(sweep: Sweep) -> None:
 
 
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the arguments that a function has when it is given none: bound ones, and defaults."""
+    """Return the arguments of a function that is called without any: bound ones and defaults."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
@@ -163,24 +165,24 @@ def _of_library(function: Callable[..., Any]) -> bool:
 
 
 def _points_of(sweep: Sweep, names: set[str]) -> Iterator[Config]:
-    """Yield a config for each point of the axes with these names that the sweep has."""
+    """Yield a config for each point of the axes with these names that ``where`` keeps."""
     axes, first = sweep.product.axes, next(iter(sweep))
-    own = [place for place, axis in enumerate(axes) if names & set(axis.names)]
-    points: Any = itertools.product(*(range(len(axes[place])) for place in own))
+    own = [number for number, axis in enumerate(axes) if names & set(axis.names)]
+    points: Any = itertools.product(*(range(len(axes[number])) for number in own))
     if sweep.included is not None and own:
         columns = np.unravel_index(np.flatnonzero(sweep.included), sweep.product.shape)
-        points = np.unique(np.stack([columns[place] for place in own], axis=1), axis=0)
+        points = np.unique(np.stack([columns[number] for number in own], axis=1), axis=0)
     for point in points:
         values: dict[str, Any] = {}
-        for place, position in zip(own, point, strict=True):
-            values |= zip(axes[place].names, axes[place].points[position], strict=True)
+        for number, entry in zip(own, point, strict=True):
+            values |= zip(axes[number].names, axes[number].points[entry], strict=True)
         yield first.replaced(**values)
 
 
 def smoke_test_grabs(
     sweep: Sweep, config: Config, entry: Mapping[str, Any], device: torch.device
 ) -> None:
-    """Train one step of a config, so that a grab that fails does so before a long training.
+    """Train one step of a config before a long training, to find a grab that fails.
 
     Where whole traces are kept, grabs are called after the first step anyway.
 
@@ -221,7 +223,7 @@ def _train_one_step(
 
 
 def _global_generators() -> dict[str, Any]:
-    """Return the states of the generators that no function of a spec should draw from."""
+    """Return the states of the global generators, which no function of a spec should use."""
     numpy_state: Any = np.random.get_state(legacy=False)
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
@@ -231,11 +233,11 @@ def _global_generators() -> dict[str, Any]:
 
 
 def _is_ours(file: str) -> bool:
-    """Tell whether a frame lies in mlpsubmit or in torch, rather than in the user's code."""
+    """Return whether a file belongs to mlpsubmit or torch, rather than to the user."""
     return any(folder in Path(file).resolve().parents for folder in _OURS)
 
 
-#: Of the library each folder that is called from a spec: in a checkout, they are links.
+#: Folders of the library that are called from a spec, one by one: in a checkout, they are links.
 _OURS = [
     Path(str(module.__file__)).resolve().parent for module in (arguments, batchfns, grabs, torch)
 ]

@@ -46,7 +46,7 @@ def dry_run(
     from mlpsubmit.jobs import executors
     from mlpsubmit.runs.forecast import Forecast
     from mlpsubmit.runs.launch import prepare
-    from mlpsubmit.spec.load import freeze
+    from mlpsubmit.spec.load import pickle_sweep
 
     probe(sweep)
     chosen = executors.choose(where["executor"] or "auto", sweep.base, where["tasks"], given(where))
@@ -59,7 +59,7 @@ def dry_run(
     forecast = Forecast(sweep, prepared, chosen, where["retries"])
     chosen.check(forecast.submission)
     if calibrate:
-        estimate = forecast.by_calibration(freeze(sweep, spec.parent))
+        estimate = forecast.by_calibration(pickle_sweep(sweep, spec.parent))
     else:
         estimate = forecast.by_earlier_runs(runs_dir)
     return DryRun(sweep, prepared, forecast=forecast, estimate=estimate)

@@ -78,7 +78,7 @@ def launch(
     from mlpsubmit.jobs import executors
     from mlpsubmit.runs.manifest import record
     from mlpsubmit.slurm_templates import SlurmRequest
-    from mlpsubmit.spec.load import freeze
+    from mlpsubmit.spec.load import pickle_sweep
     from mlpsubmit.spec.sweep import Sweep
 
     if not isinstance(sweep, Sweep):
@@ -86,13 +86,12 @@ def launch(
             f"launch: got {sweep!r}; should be a Sweep (from a file: mlpsubmit launch spec.py)"
         )
     stop_reading(sweep)
-    sweep.reread()
-    _ = sweep.fingerprint  # before any function of the user runs and fills a cache of its own
+    sweep = sweep.refreshed()
     probe(sweep)
     ask = SlurmRequest(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, ask)
     chosen.pdb, chosen.keep_going = pdb, keep_going
-    frozen = freeze(sweep, spec and spec.parent)
+    frozen = pickle_sweep(sweep, spec and spec.parent)
     folder = runs_folder(runs_dir) / sweep.name
     with _writing(folder), _claimed(folder, f"the sweep {sweep.name}"):
         prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)

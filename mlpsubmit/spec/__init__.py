@@ -1,1 +1,1 @@
-"""What the user writes: hyperparameters, axes, functions; and how a spec is read."""
+"""Specs: hyperparameters, axes, functions; reading and checking them; keys of configs."""

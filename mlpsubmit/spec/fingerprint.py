@@ -1,9 +1,9 @@
 """Content hashes of settings and functions, from which the keys of configs are made.
 
-A function counts by what it does: its bytecode, constants, defaults, closure and the globals it
-uses, but neither its comments, its docstring nor its line numbers. A module of the user counts by
-all its code, and that of the modules it imports. Functions of installed packages count by name.
-Bytecode differs between minor versions of Python, so keys do too.
+The hash of a function covers its bytecode, constants, defaults, closure and the globals it uses,
+but not its comments, docstring or line numbers. The hash of a user's module covers all its code and
+that of the user's modules it imports. Functions of installed packages are hashed by name. Bytecode
+differs between minor versions of Python, so keys do too.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DIGEST_BYTES", "digest", "is_library"]
+__all__ = ["DIGEST_BYTES", "digest", "is_library", "module_places"]
 
 DIGEST_BYTES = 16
 
-#: What the body of a class stores about its source.
+#: Names in the body of a class that describe its source.
 _ABOUT_SOURCE = frozenset({"__doc__", "__firstlineno__", "__static_attributes__"})
-#: What Python keeps in a class: caches, and what its bases imply.
+#: Names that Python adds to a class: caches, and attributes that follow from its bases.
 _BOOKKEEPING = frozenset(
     {"__module__", "__dict__", "__weakref__", "__slotnames__", "_abc_impl"}
     | {"__annotations__", "__annotate_func__", "__annotations_cache__"}
@@ -42,7 +42,7 @@ def digest(*values: Any) -> bytes:
     """Return the 16-byte BLAKE2b hash of the content of some values.
 
     Raises:
-        TypeError: where a value cannot be taken apart (an open file, a lock).
+        TypeError: if a value cannot be reduced to its content (an open file, a lock).
     """
     encoder = _Encoder()
     for value in values:
@@ -60,7 +60,7 @@ def _library_folders() -> tuple[Path, ...]:
 
 @functools.cache
 def is_library(module_name: str) -> bool:
-    """Tell whether a module is part of Python, of an installed package or of mlpsubmit."""
+    """Return whether a module is part of Python, of an installed package or of mlpsubmit."""
     if module_name.partition(".")[0] == "mlpsubmit":
         return True
     module = sys.modules.get(module_name)
@@ -73,7 +73,7 @@ def is_library(module_name: str) -> bool:
 
 
 def module_places(module: types.ModuleType) -> list[Path]:
-    """Return where a module lies: its file, or the folders of a package that has none."""
+    """Return the file of a module, or the folders of a namespace package."""
     file = getattr(module, "__file__", None)
     places = [file] if file else getattr(module, "__path__", ())
     return [Path(place).resolve() for place in places]
@@ -83,7 +83,7 @@ def _new_hash() -> Any:
     return hashlib.blake2b(digest_size=DIGEST_BYTES)
 
 
-#: Exact types that are taken apart here; what derives from them is reduced as any object is.
+#: Exact types that are encoded here; subclasses of them are reduced as other objects are.
 _SCALARS = (type(None), bool, int, float, complex, str)
 _CONTAINERS = (list, tuple, range, set, frozenset, dict, str, int, float, complex, bytes, bytearray)
 
@@ -94,7 +94,7 @@ class _Encoder:
     def __init__(self) -> None:
         self.hash = _new_hash()
         self.open: dict[int, int] = {}  # objects being encoded, and how deep: a cycle ends there
-        self.done: dict[int, bytes] = {}  # digests of objects met before
+        self.done: dict[int, bytes] = {}  # digests of objects seen before
         self.kept: list[Any] = []  # keeps temporaries alive, so that their ids stay theirs
 
     def tag(self, tag: str, content: bytes = b"") -> None:
@@ -113,22 +113,22 @@ class _Encoder:
     def encoded(self, value: Any) -> bytes:
         """Return the digest of one object, equal for equal objects however they are shared."""
         self.open[id(value)] = len(self.open)
-        content = self.apart(self.add_object, value)
+        content = self.separate(self.add_object, value)
         del self.open[id(value)]
         self.kept.append(value)
         self.done[id(value)] = content
         return content
 
-    def apart(self, encode: Callable[[Any], None], value: Any) -> bytes:
-        """Return what one value comes to in a hash of its own."""
+    def separate(self, encode: Callable[[Any], None], value: Any) -> bytes:
+        """Return the digest of one value in a hash of its own."""
         outer, self.hash = self.hash, _new_hash()
         encode(value)
         self.hash, inner = outer, self.hash
         return bytes(inner.digest())
 
-    def alone(self, value: Any) -> bytes:
-        """Return the digest by which values that have no order are sorted."""
-        return self.apart(self.add, value)
+    def sort_key(self, value: Any) -> bytes:
+        """Return the digest by which the entries of sets and the keys of mappings are sorted."""
+        return self.separate(self.add, value)
 
     def add_all(self, tag: str, values: Any) -> None:
         entries = list(values)
@@ -138,8 +138,8 @@ class _Encoder:
 
     def add_object(self, value: Any) -> None:
         if type(value) in _CONTAINERS or not isinstance(value, _CONTAINERS):
-            for kinds, encode in self.kinds():
-                if isinstance(value, kinds):
+            for types_, encode in self.encoders():
+                if isinstance(value, types_):
                     encode(value)
                     return
         if isinstance(value, (np.ndarray, np.generic)) or _is_tensor(value):
@@ -147,10 +147,10 @@ class _Encoder:
         else:
             self.reduced(value)
 
-    def kinds(self) -> Iterator[tuple[Any, Callable[[Any], None]]]:
+    def encoders(self) -> Iterator[tuple[Any, Callable[[Any], None]]]:
         yield (list, range), lambda value: self.add_all("list", value)
         yield tuple, lambda value: self.add_all("tuple", value)
-        yield (set, frozenset), lambda value: self.add_all("set", sorted(map(self.alone, value)))
+        yield (set, frozenset), lambda value: self.add_all("set", sorted(map(self.sort_key, value)))
         yield types.MappingProxyType, lambda value: self.mapping(value)
         yield dict, self.mapping
         yield functools.partial, lambda p: self.add_all("partial", (p.func, p.args, p.keywords))
@@ -168,7 +168,7 @@ class _Encoder:
     def mapping(self, value: Mapping[Any, Any]) -> None:
         if type(value) not in (dict, types.MappingProxyType):
             self.add(type(value))
-        keys = sorted(value, key=self.alone)
+        keys = sorted(value, key=self.sort_key)
         self.add_all("mapping", itertools.chain.from_iterable((key, value[key]) for key in keys))
 
     def named(self, value: Any) -> None:
@@ -196,7 +196,7 @@ class _Encoder:
         if is_library(function.__module__ or ""):
             self.named(function)
             if "<locals>" in function.__qualname__:
-                self.closure(function)  # made by a library function: its name says too little
+                self.closure(function)  # returned by a library function: its name is not enough
             return
         self.tag("function")
         self.code(function.__code__)
@@ -211,13 +211,13 @@ class _Encoder:
         for cell in function.__closure__ or ():
             try:
                 content = cell.cell_contents
-            except ValueError:  # a recursive function whose own cell is not filled yet
+            except ValueError:  # a recursive function whose own cell is still empty
                 self.tag("empty")
             else:
                 self.add(content)
 
     def code(self, code: types.CodeType) -> None:
-        """Encode what the instructions do; a docstring is a constant that none of them loads."""
+        """Encode the instructions with their constants; none of them loads the docstring."""
         arguments = code.co_argcount + code.co_kwonlyargcount
         self.add_all("code", (code.co_names, code.co_varnames[:arguments]))
         self.add(code.co_flags & ~_CO_HAS_DOCSTRING)
@@ -260,7 +260,7 @@ class _Encoder:
         parts = reduce(value) if reduce else value.__reduce_ex__(2)
         if isinstance(parts, str):
             self.tag("global", f"{getattr(value, '__module__', '')}.{parts}".encode())
-            self.add(getattr(value, "__wrapped__", None))  # what functools.cache decorates
+            self.add(getattr(value, "__wrapped__", None))  # the function in a functools.cache
             return
         flat = [list(part) if isinstance(part, Iterator) else part for part in parts]
         self.add_all("object", flat)
@@ -275,12 +275,12 @@ def _globals_used(code: types.CodeType) -> set[str]:
 
 
 def _is_tensor(value: Any) -> bool:
-    """Tell whether a value is a torch tensor, without importing torch."""
+    """Return whether a value is a torch tensor, without importing torch."""
     return hasattr(value, "__array__") and hasattr(value, "detach")
 
 
 def _sources(module: types.ModuleType) -> list[Path]:
-    """Return the files of a user's module and of the user's modules that it imports, by name."""
+    """Return the files of a user's module and of the user's modules it imports, sorted by name."""
     found = {module.__name__: module}
     queue = [module]
     while queue:

@@ -1,4 +1,4 @@
-"""While a spec is being read, nothing is launched: the first launch is where the spec ends."""
+"""While a spec is read, nothing is launched: reading ends at the spec's first launch."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["EndOfSpec", "reading", "stop_reading"]
+__all__ = ["EndOfSpec", "reading_spec", "stop_reading"]
 
-_at_it = False
+#: Of the process, not of a context: a spec that starts threads launches nothing from them either.
+_reading = False
 
 
 class EndOfSpec(BaseException):
-    """A spec has come to a launch, or to a run: what follows is no part of it.
+    """Raised where a spec launches a sweep or opens a run: the rest of it is not read.
 
-    No Exception, so that no handler in the spec takes it for an error.
+    Not an Exception, so that no handler in the spec catches it.
 
     Attributes:
-        sweep: what it was about to launch, if that is known.
+        sweep: the sweep that it was about to launch, if known.
     """
 
     def __init__(self, sweep: Sweep | None) -> None:
@@ -28,21 +29,21 @@ class EndOfSpec(BaseException):
 
 
 @contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Let :func:`stop_reading` end what is executed inside."""
-    global _at_it
-    outer, _at_it = _at_it, True
+def reading_spec() -> Iterator[None]:
+    """Let :func:`stop_reading` end the code that is executed inside."""
+    global _reading
+    outer, _reading = _reading, True
     try:
         yield
     finally:
-        _at_it = outer
+        _reading = outer
 
 
 def stop_reading(sweep: Sweep | None = None) -> None:
-    """End the spec that is being read; do nothing where none is.
+    """End the spec that is being read; do nothing if none is.
 
     Raises:
-        EndOfSpec: where a spec is being read.
+        EndOfSpec: if a spec is being read.
     """
-    if _at_it:
+    if _reading:
         raise EndOfSpec(sweep)

@@ -1,4 +1,4 @@
-"""What is often given in a spec in the place of something else, and what to write instead."""
+"""Errors for functions of the library in the wrong argument of a spec, with the right one."""
 
 from __future__ import annotations
 
@@ -10,54 +10,64 @@ from mlpsubmit.arguments import declared, function_name
 
 __all__ = ["hints"]
 
-#: Where the library's recipes and batch functions are at home.
+#: The package of the library's recipes and batch functions.
 _LIBRARY = "mlpsubmit.batchfns"
 
 
 def hints(
     batchfn: Callable[..., Any] | None, data: Callable[..., Any] | None, given: Collection[str]
 ) -> list[str]:
-    """Return an error for each function of the library that stands where it does not belong.
+    """Return an error for each function of the library that is given in the wrong argument.
 
     Args:
         given: the names of the other settings of the spec.
     """
-    errors = []
-    if data is not None and _is_plain(data):
-        name = function_name(data)
-        errors.append(
-            f"data: got the function {name} itself; call it: data={name}(...)"
-            if "bsz" not in declared(data)
-            else f"data: got the batch function {name}; write batchfn={name}"
-        )
+    checks = (_data_hint(data), _batchfn_hint(batchfn, data is not None, given))
+    return [error for error in checks if error]
+
+
+def _data_hint(data: Callable[..., Any] | None) -> str | None:
+    if data is None or not _is_plain(data):
+        return None
+    name = function_name(data)
+    if "bsz" in declared(data):
+        return f"data: got the batch function {name}; write batchfn={name}"
+    return f"data: got the function {name} itself; call it: data={name}(...)"
+
+
+def _batchfn_hint(
+    batchfn: Callable[..., Any] | None, has_data: bool, given: Collection[str]
+) -> str | None:
     if batchfn is None:
-        return errors
+        return None
     name = function_name(batchfn)
     if _is_recipe(batchfn):
-        errors.append(
+        return (
             f"batchfn: got the data recipe {name}(...); write it as data=, with a batch function "
-            "that takes what it yields, such as batchfn=sample"
+            "that takes its entries, such as batchfn=sample"
         )
-    elif _is_plain(batchfn) and "bsz" not in declared(batchfn):
-        errors.append(
-            f"batchfn: got the function {name} itself; call it, if it makes a batch function or a "
-            f"data recipe: batchfn={name}(...) or data={name}(...)"
+    if not _is_plain(batchfn):
+        return None
+    if "bsz" not in declared(batchfn):
+        return (
+            f"batchfn: got the function {name} itself; call it, if it returns a batch function or "
+            f"a data recipe: batchfn={name}(...) or data={name}(...)"
         )
-    elif _is_plain(batchfn) and name == "sample" and data is None and "X_train" not in given:
-        errors.append(
+    if name == "sample" and not has_data and "X_train" not in given:
+        return (
             "batchfn: sample draws rows of data entries, and there is no data=; write for example "
-            "data=images('digits'), or in its place batchfn=arrays(X, y)"
+            "data=images('digits'), or batchfn=arrays(X, y) instead"
         )
-    elif _is_plain(batchfn) and name == "polynomial" and not (data or "data_eigvals" in given):
-        errors.append(
+    if name == "polynomial" and not has_data and "data_eigvals" not in given:
+        return (
             "batchfn: polynomial needs the spectrum of its inputs, and there is no data=; write "
             "for example data=power_law(d=200, alpha=2.0)"
         )
-    return errors
+    return None
 
 
 def _is_plain(function: Any) -> bool:
-    """Tell whether this is a function of the library, and nothing made by calling one."""
+    """Return whether this is a function of the library itself, not the result of calling one."""
     plain = isinstance(function, types.FunctionType)
     return plain and function.__module__.startswith(_LIBRARY)
 

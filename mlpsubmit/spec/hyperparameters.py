@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -19,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from mlpsubmit.arguments import parse_bool
 from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Hyperparameters",
     "canonical_name",
     "log_spaced",
+    "python_number",
     "validate",
     "validate_one",
 ]
@@ -41,10 +42,10 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("mse", "cross_entropy")
 PRECISIONS = ("fp32", "tf32", "bf16")
 
-#: Settings that a pack holds as one value per config; all others are equal throughout a pack.
+#: Settings that may differ between the configs of a pack; all others are equal in it.
 STACKED = frozenset({"lr", "gamma", "seed", "momentum", "weight_decay", "ema_smoother"})
 
-#: Settings that no result depends on, so that they are no part of a config's key.
+#: Settings that no result depends on: they are no part of a config's key.
 OUTSIDE_RESULTS = frozenset(
     {
         *("devices", "verbose", "pack_size", "checkpoint_minutes", "compile"),
@@ -52,15 +53,15 @@ OUTSIDE_RESULTS = frozenset(
     }
 )
 
-#: Settings whose values have to fit together: see the last validators of the model.
+#: Settings whose values have to fit together: see the model validators below.
 TIED = frozenset({"loss_checkpoints", "percent_thresholds", "nesterov", "momentum"})
 
 #: Spellings of MLPscape scripts that are accepted besides the names themselves.
 _ALIASES = {"determinsitic": "deterministic", "parameterization": "parametrization"}
 
 
-def _plain(value: Any) -> Any:
-    """Turn a numpy or torch scalar into the Python number it holds."""
+def python_number(value: Any) -> Any:
+    """Return a numpy or torch scalar as a Python number; any other value as it is."""
     item = getattr(value, "item", None)
     return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
 
@@ -70,62 +71,58 @@ def _is_real(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    """Tell whether a value is a number that a float can hold."""
+    """Return whether a value is a number that a float can hold."""
     return _is_real(value) and abs(value) <= sys.float_info.max
 
 
 def _is_integral(value: Any) -> bool:
-    """Tell whether a number is whole, as 1e4 is: the natural spelling of a large count."""
+    """Return whether a number is an integer; so is 1e4, which people write for large counts."""
     return _is_finite(value) and float(value).is_integer()
 
 
-def _integer(minimum: int, *words: str) -> BeforeValidator:
-    valid = f"an integer >= {minimum}" + "".join(f" or {word!r}" for word in words)
+def _integer(minimum: int, *others: str | None) -> PlainValidator:
+    valid = "".join(f" or {other!r}" for other in others)
 
     def check(value: Any) -> Any:
-        value = _plain(value)
-        if isinstance(value, str) and value in words:
+        value = python_number(value)
+        if (value is None or isinstance(value, str)) and value in others:
             return value
         if not _is_integral(value) or value < minimum:
-            raise ValueError(f"should be {valid}")
+            raise ValueError(f"should be an integer >= {minimum}{valid}")
         return int(value)
 
-    return BeforeValidator(check)
+    return PlainValidator(check)
 
 
 def _number(
     above: float = -math.inf, *, at_least: float = -math.inf, below: float = math.inf
-) -> BeforeValidator:
+) -> PlainValidator:
     bounds = [f"> {above:g}"] if above > -math.inf else []
     bounds += [f">= {at_least:g}"] if at_least > -math.inf else []
     bounds += [f"< {below:g}"] if below < math.inf else []
     valid = " ".join(["a finite number", " and ".join(bounds)]).strip()
 
     def check(value: Any) -> Any:
-        value = _plain(value)
+        value = python_number(value)
         if not (_is_finite(value) and above < value < below and value >= at_least):
             raise ValueError(f"should be {valid}")
         return float(value)
 
-    return BeforeValidator(check)
+    return PlainValidator(check)
 
 
-def _boolean(value: Any) -> bool:
-    value = _plain(value)
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if isinstance(value, bool) or (isinstance(value, int) and value in (0, 1)):
-        return bool(value)
-    raise ValueError("should be True or False")
+def _flag(*others: str) -> PlainValidator:
+    valid = ", ".join([*map(repr, others), "True or False"])
 
+    def check(value: Any) -> bool | str:
+        if isinstance(value, str) and value.lower() in others:
+            return value.lower()
+        flag = parse_bool(python_number(value))
+        if flag is None:
+            raise ValueError(f"should be {valid}")
+        return flag
 
-def _auto_or_flag(value: Any) -> bool | str:
-    if isinstance(value, str) and value.lower() == "auto":
-        return "auto"
-    try:
-        return _boolean(value)
-    except ValueError:
-        raise ValueError("should be 'auto', True or False") from None
+    return PlainValidator(check)
 
 
 def _choice(*names: str, other: str = "") -> PlainValidator:
@@ -157,25 +154,25 @@ def _optimizer(value: Any) -> Any:
 def _thresholds(value: Any) -> tuple[float, ...] | None:
     if value is None:
         return None
-    value = _plain(value)
+    value = python_number(value)
     values = [value] if _is_real(value) else value
     if not isinstance(values, Iterable) or isinstance(values, (str, Mapping)):
         raise ValueError("should be a list of positive numbers")
-    numbers_ = [_plain(entry) for entry in values]
-    for entry in numbers_:
+    entries = [python_number(entry) for entry in values]
+    for entry in entries:
         if not (_is_finite(entry) and entry > 0):
-            raise ValueError(f"should be a list of positive finite numbers; {entry!r} is none")
+            raise ValueError(f"should be a list of positive finite numbers; {entry!r} is not")
     # Descending, the order in which a falling loss crosses them.
-    return tuple(sorted({float(entry) for entry in numbers_}, reverse=True))
+    return tuple(sorted({float(entry) for entry in entries}, reverse=True))
 
 
 def log_spaced(schedule: int | str) -> int | None:
-    """Return N of a schedule ``"log:N"``, or None where the schedule is an interval in steps."""
+    """Return N of a schedule ``"log:N"``; None if the schedule is an interval in steps."""
     return int(schedule[4:]) if isinstance(schedule, str) else None
 
 
 def _schedule(value: Any) -> int | str:
-    value = _plain(value)
+    value = python_number(value)
     if isinstance(value, str):
         if value.startswith("log:") and value[4:].isdigit() and int(value[4:]) >= 2:
             return value
@@ -185,29 +182,20 @@ def _schedule(value: Any) -> int | str:
 
 
 def _devices(value: Any) -> str | tuple[int, ...]:
-    value = _plain(value)
+    value = python_number(value)
     if isinstance(value, str) and value.lower() == "all":
         return "all"
     entries = [value] if isinstance(value, int) else value
     if isinstance(entries, Iterable) and not isinstance(entries, (str, Mapping)):
-        indices = [_plain(entry) for entry in entries]
+        indices = [python_number(entry) for entry in entries]
         integers = all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in indices)
         if indices and integers and len(set(indices)) == len(indices):
             return tuple(indices)
     raise ValueError("should be 'all' or a list of distinct GPU indices such as [0, 1]")
 
 
-def _optional_count(value: Any) -> int | None:
-    value = _plain(value)
-    if value is None:
-        return None
-    if _is_integral(value) and value >= 1:
-        return int(value)
-    raise ValueError("should be None or an integer >= 1")
-
-
 def _betas(value: Any) -> tuple[float, float]:
-    entries = tuple(_plain(entry) for entry in value) if isinstance(value, (list, tuple)) else ()
+    entries = tuple(map(python_number, value)) if isinstance(value, (list, tuple)) else ()
     if len(entries) == 2 and all(_is_real(b) and 0 <= b < 1 for b in entries):
         return float(entries[0]), float(entries[1])
     raise ValueError("should be two numbers >= 0 and < 1, such as (0.9, 0.999)")
@@ -219,11 +207,7 @@ def _mapping(value: Any) -> dict[str, Any]:
     raise ValueError("should be a dictionary whose keys are names")
 
 
-def _string_or_callable(name: str) -> PlainValidator:
-    return _choice(name, other="a callable that returns an nn.Module")
-
-
-Flag = Annotated[bool, BeforeValidator(_boolean)]
+Flag = Annotated[bool, _flag()]
 Count = Annotated[int, _integer(1)]
 Schedule = Annotated[int | str, PlainValidator(_schedule)]
 Thresholds = Annotated[tuple[float, ...] | None, PlainValidator(_thresholds)]
@@ -286,17 +270,17 @@ class Hyperparameters(BaseModel):
         "mup", "mup, ntp, mfp, mup-lr, ntp-lr, sp, or a callable(model, optimizer)"
     )
     centered: Flag = _field(True, "train f(x) - f0(x), f0 the network at initialisation")
-    model: Annotated[Any, _string_or_callable("mlp")] = _field(
+    model: Annotated[Any, _choice("mlp", other="a callable that returns an nn.Module")] = _field(
         "mlp", "a callable returning an nn.Module"
     )
-    d_out: Annotated[int | None, PlainValidator(_optional_count)] = _field(
+    d_out: Annotated[int | None, _integer(1, None)] = _field(
         None, "outputs of the model; by default as many as y has, 1 for y of shape (n,)"
     )
     record_every: Schedule = _field(1, "steps between recorded losses, or 'log:N'")
     eval_every: Schedule = _field(1, "steps between test losses, or 'log:N'")
     grab_every: Schedule = _field(1, "steps between grabs, or 'log:N'")
     precision: Annotated[str, _choice(*PRECISIONS)] = _field("fp32", "fp32, tf32, bf16")
-    compile: Annotated[bool | str, BeforeValidator(_auto_or_flag)] = _field(
+    compile: Annotated[bool | str, _flag("auto")] = _field(
         "auto", "torch.compile, and CUDA graphs: 'auto' where it pays, True, False"
     )
     pack_size: Annotated[int | str, _integer(1, "auto")] = _field(
@@ -309,7 +293,7 @@ class Hyperparameters(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_kind_of_threshold(cls, settings: Any) -> Any:
-        """Let PERCENT_THRESHOLDS stand in for LOSS_CHECKPOINTS where the latter is not given."""
+        """Drop the default of LOSS_CHECKPOINTS where PERCENT_THRESHOLDS is given."""
         if isinstance(settings, dict) and settings.get("percent_thresholds") is not None:
             return {"loss_checkpoints": None, **settings}
         return settings
@@ -342,7 +326,7 @@ _CANONICAL = {_squash(name): name for name in Hyperparameters.model_fields} | _A
 
 
 def canonical_name(name: str) -> str | None:
-    """Return the lower-case name of a hyperparameter however it is spelt, or None if it is none."""
+    """Return the lower-case name of a hyperparameter in any spelling; None if there is none."""
     return _CANONICAL.get(_squash(name))
 
 
@@ -400,7 +384,7 @@ def validate_one(name: str, value: Any) -> Any:
     """Return one value, parsed, of the hyperparameter with this canonical name.
 
     Raises:
-        SpecError: saying what is valid.
+        SpecError: listing what is valid.
     """
     try:
         return _adapter(name).validate_python(value)

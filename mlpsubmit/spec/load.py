@@ -18,24 +18,24 @@ import cloudpickle
 
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.spec.fingerprint import is_library, module_places
-from mlpsubmit.spec.guard import EndOfSpec, reading
+from mlpsubmit.spec.guard import EndOfSpec, reading_spec
 from mlpsubmit.spec.notebook_source import IgnoredMagics, read_cells, statements
 from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["freeze", "load_spec", "thaw"]
+__all__ = ["load_spec", "pickle_sweep", "unpickle_sweep"]
 
 
 def load_spec(path: Path, pick: str | None = None) -> Sweep:
     """Run a spec file and return its sweep.
 
     Args:
-        path: a Python file or a notebook that holds one :class:`Sweep`, or several of which
-            ``pick`` names one. It is run up to where it launches a sweep or opens a run itself,
-            a notebook without its magics.
+        path: a Python file or a notebook with one :class:`Sweep`, or with several of which
+            ``pick`` names one. It is run up to its first launch of a sweep or opening of a run, a
+            notebook without its magics.
         pick: the variable that holds the sweep, or the sweep's own name.
 
     Raises:
-        SpecError: where the file is missing, does not parse, raises, or holds no such sweep.
+        SpecError: if the file is missing, does not parse, raises, or holds no such sweep.
     """
     path = path.expanduser()
     if not path.is_file():
@@ -52,11 +52,11 @@ def load_spec(path: Path, pick: str | None = None) -> Sweep:
 
 
 def _run(path: Path) -> dict[str, Sweep]:
-    """Execute a spec as a module of its own, with its folder importable as for a script.
+    """Execute a spec as a module, with its folder on the path as for a script.
 
     Returns:
-        Its sweeps, by the variables that hold them; one that it was about to launch, and that no
-        variable holds, by its own name.
+        {variable: sweep}; a sweep that it was about to launch and that no variable holds is under
+        its own name.
     """
     module = types.ModuleType(f"mlpsubmit_spec_{path.stem}")
     module.__file__ = str(path)
@@ -65,12 +65,12 @@ def _run(path: Path) -> dict[str, Sweep]:
         sys.path.insert(0, str(path.parent))
     launched: Sweep | None = None
     try:
-        with reading():
+        with reading_spec():
             _execute(path, vars(module))
     except EndOfSpec as end:
         launched = end.sweep
     except SyntaxError as error:
-        where = str(error.filename or path)  # it may be a module that the spec imports
+        where = str(error.filename or path)  # may be a module that the spec imports
         line = (error.text or linecache.getline(where, error.lineno or 0)).strip()
         raise SpecError(f"line {error.lineno}: {error.msg}: {line}", where=where) from error
     except SpecError as error:
@@ -97,7 +97,7 @@ def _execute(path: Path, namespace: dict[str, Any]) -> None:
 
 
 def _place(error: BaseException, path: Path) -> str:
-    """Return the line of the spec, and the cell of a notebook, that was at work at an error."""
+    """Return the cell and the line of the spec that raised an error, as the start of a message."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename.startswith(str(path))]
     if not own:
@@ -108,41 +108,48 @@ def _place(error: BaseException, path: Path) -> str:
 
 
 def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:
-    distinct = {id(sweep): sweep for sweep in sweeps.values()}
-    if not distinct:
+    if not sweeps:
         raise SpecError(
             "holds no Sweep; write sweep = Sweep(...) at its top level, before it opens any run",
             where=str(path),
         )
     if pick is not None:
-        named = {**{sweep.name: sweep for sweep in sweeps.values()}, **sweeps}
-        alike = {id(s) for s in sweeps.values() if s.name == pick}
-        if pick not in sweeps and len(alike) > 1:
-            raise SpecError(
-                f"--sweep {pick}: {len(alike)} sweeps have that name; give the variable that "
-                f"holds it: {', '.join(sorted(sweeps))}",
-                where=str(path),
-            )
-        if pick not in named:
-            names = ", ".join(sorted(named))
-            raise SpecError(
-                f"--sweep {pick}: no such sweep{did_you_mean(pick, named)}; it holds {names}",
-                where=str(path),
-            )
-        return named[pick]
-    if len(distinct) > 1:
+        return _named(sweeps, pick, path)
+    if len(set(map(id, sweeps.values()))) > 1:
         names = ", ".join(sorted(sweeps))
         raise SpecError(f"holds several sweeps ({names}); pick one: --sweep NAME", where=str(path))
-    return next(iter(distinct.values()))
+    return next(iter(sweeps.values()))
+
+
+def _named(sweeps: dict[str, Sweep], pick: str, path: Path) -> Sweep:
+    """Return the sweep of a variable, else the one with this name."""
+    if pick in sweeps:
+        return sweeps[pick]
+    found = {id(sweep): sweep for sweep in sweeps.values() if sweep.name == pick}
+    if not found:
+        known = {*sweeps, *(sweep.name for sweep in sweeps.values())}
+        raise SpecError(
+            f"--sweep {pick}: no such sweep{did_you_mean(pick, known)}; it holds "
+            f"{', '.join(sorted(known))}",
+            where=str(path),
+        )
+    if len(found) > 1:
+        raise SpecError(
+            f"--sweep {pick}: {len(found)} sweeps have that name; give the variable that "
+            f"holds it: {', '.join(sorted(sweeps))}",
+            where=str(path),
+        )
+    return next(iter(found.values()))
 
 
 @contextlib.contextmanager
 def _by_value(folder: Path) -> Iterator[None]:
-    """Pickle what the user's modules define by value: later edits then touch no queued task."""
+    """Pickle the user's modules by value, so that later edits do not reach queued tasks."""
     modules = [
         module
         for name, module in list(sys.modules.items())
-        if name != "__main__" and not is_library(name) and _lies_in(module, folder)
+        if name != "__main__" and not is_library(name)
+        if any(folder in place.parents for place in module_places(module))
     ]
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
@@ -153,12 +160,8 @@ def _by_value(folder: Path) -> Iterator[None]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def _lies_in(module: types.ModuleType, folder: Path) -> bool:
-    return any(folder in place.parents for place in module_places(module))
-
-
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles by value, besides functions, what functools.cache makes of them."""
+    """Pickles cached functions by value, too: cloudpickle pickles them by name."""
 
     def reducer_override(self, value: Any) -> Any:
         wrapped = getattr(value, "__wrapped__", None)
@@ -171,20 +174,18 @@ def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
 
 
-def freeze(sweep: Sweep, folder: Path | None = None) -> bytes:
+def pickle_sweep(sweep: Sweep, folder: Path | None = None) -> bytes:
     """Return the pickle of a sweep with its functions by value.
 
     Args:
-        folder: modules that lie in it travel by value too; by default the folder of the script
-            that is running, else the working directory.
+        folder: modules in it are pickled by value too; by default the folder of the running
+            script, else the working directory.
 
     Raises:
-        SpecError: where a function holds something that cannot be pickled.
+        SpecError: if a function holds something that cannot be pickled.
     """
-    script = getattr(sys.modules.get("__main__"), "__file__", None)
-    home = folder or (Path(script).parent if script and not is_library_file(script) else Path.cwd())
     try:
-        with _by_value(home.resolve()):
+        with _by_value((folder or _script_folder()).resolve()):
             buffer = io.BytesIO()
             _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(sweep)
             return buffer.getvalue()
@@ -195,15 +196,22 @@ def freeze(sweep: Sweep, folder: Path | None = None) -> bytes:
         ) from error
 
 
-def is_library_file(file: str) -> bool:
-    """Tell whether a script, such as a console entry point, lies beside the Python that runs it."""
-    return Path(file).resolve().parent == Path(sys.executable).resolve().parent or (
-        Path(file).parent == Path(sys.prefix) / "bin"
-    )
+def _script_folder() -> Path:
+    """Return the folder of the running script; the working directory for a console command."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not file:
+        return Path.cwd()
+    beside_python = Path(file).resolve().parent == Path(sys.executable).resolve().parent
+    installed = beside_python or Path(file).parent == Path(sys.prefix) / "bin"
+    return Path.cwd() if installed else Path(file).parent
 
 
-def thaw(content: bytes) -> Sweep:
-    """Return the sweep that :func:`freeze` wrote. Runs code: only workers and launch call it."""
+def unpickle_sweep(content: bytes) -> Sweep:
+    """Return the sweep of a pickle. This runs code: only workers and launch call it.
+
+    Raises:
+        SpecError: if it is not the pickle of a sweep.
+    """
     sweep = pickle.loads(content)
     if not isinstance(sweep, Sweep):
         raise SpecError(f"sweep.pkl holds a {type(sweep).__name__}, not a Sweep")

@@ -1,4 +1,8 @@
-"""The cells of a notebook as Python: magics left out, parsed one after another."""
+"""The cells of a notebook as Python: magics left out, parsed one after another.
+
+IPython's own transformer is not used: it turns ``%time x = f()`` into a call with the statement as
+a string, and every ``launch study.ipynb`` would need IPython.
+"""
 
 from __future__ import annotations
 import __future__
@@ -23,10 +27,21 @@ __all__ = ["Cell", "IgnoredMagics", "read_cells", "statements"]
 #: ``name?``.
 _MAGIC = re.compile(r"^(\s*)(?:[\w\s,.\[\]'\"]+=\s*)?[%!?].*$|^(\s*)[\w.]+\?{1,2}\s*$")
 
-#: Magics that run the Python after them, which is kept.
-_TIMERS = re.compile(r"^(\s*)%{1,2}(?:time|timeit|prun|capture)\b[^\S\n]*(.*)$")
+#: Magics that run the statement after their options, which is kept: {magic: its options}.
+_TIMERS = {
+    "time": r"--\S+",
+    "timeit": r"-(?:[nrp]\s*\d+|[tcqov]+)",
+    "prun": r"-(?:[DlsT]\s*\S+|[rq]+)",
+}
+_TIMED = {
+    magic: re.compile(rf"^\s*%{{1,2}}{magic}(?:\s+(?:{options}(?:\s+|$))*(?P<statement>.*))?$")
+    for magic, options in _TIMERS.items()
+}
 
-#: What ``from __future__ import ...`` sets: as in a notebook, it holds for all that follows.
+#: Cell magics that run the Python below them; all others are another language, or write a file.
+_RUN_CELL = re.compile(r"^%%(?:time|timeit|prun|capture)\b")
+
+#: The compiler flags of ``from __future__ import ...``, which hold for all later cells.
 _FUTURE = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
@@ -38,7 +53,7 @@ class Cell:
 
     Attributes:
         statements: its top-level statements, magics left out.
-        file: what tracebacks call it: the notebook's path, and its place among the code cells.
+        file: its name in tracebacks: the notebook's path, and its number among the code cells.
     """
 
     statements: list[ast.stmt]
@@ -46,17 +61,17 @@ class Cell:
 
 
 class IgnoredMagics:
-    """What ``get_ipython()`` gives to a cell: magics that are called do nothing either."""
+    """The result of ``get_ipython()`` in a cell: magics that are called do nothing, too."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments, **options: None
 
 
 def read_cells(path: Path) -> Iterator[Cell]:
-    """Yield the code cells of a notebook, each parsed when its turn has come; none is run.
+    """Yield the code cells of a notebook, each parsed on demand; none is run.
 
     Raises:
-        SpecError: where the file is no notebook of format 4 or newer, or a cell does not parse.
+        SpecError: if the file is no notebook of format 4 or newer, or a cell does not parse.
     """
     try:
         cells = json.loads(path.read_bytes())["cells"]
@@ -72,7 +87,7 @@ def read_cells(path: Path) -> Iterator[Cell]:
 
 
 def statements(cells: Iterable[Cell]) -> Iterator[CodeType]:
-    """Yield the compiled statements of cells one by one, each when its turn has come."""
+    """Yield the compiled statements of cells, each compiled after the one before it has run."""
     flags = 0
     for cell in cells:
         for statement in cell.statements:
@@ -85,27 +100,37 @@ def statements(cells: Iterable[Cell]) -> Iterator[CodeType]:
 def _cell(number: int, source: str, path: Path) -> Cell:
     file = f"{path}, cell {number}"
     lines = source.split("\n")
-    # For tracebacks: a cell is no file whose lines could be read again.
+    # For tracebacks: a cell is not a file whose lines could be read again.
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
     if lines[0].startswith("%%"):
-        if not _TIMERS.match(lines[0]):
-            return Cell([], file)  # another language, or a file to be written
-        lines[0] = ""
+        if not _RUN_CELL.match(lines[0]):
+            return Cell([], file)
+        lines[0] = _timed_statement(lines[0])
     while True:
         try:
             return Cell(ast.parse("\n".join(lines), file).body, file)
         except SyntaxError as error:
-            place = (error.lineno or 1) - 1
-            if not (place < len(lines) and _MAGIC.match(lines[place])):
+            row = (error.lineno or 1) - 1
+            if not (row < len(lines) and _MAGIC.match(lines[row])):
                 shown = (error.text or "").strip()
                 raise SpecError(
-                    f"cell {number}, line {place + 1}: {error.msg}: {shown}", where=str(path)
+                    f"cell {number}, line {row + 1}: {error.msg}: {shown}", where=str(path)
                 ) from error
-            lines[place] = _without_magic(lines[place])
+            _remove_magic(lines, row)
 
 
-def _without_magic(line: str) -> str:
-    """Return what remains of a line of IPython: the statement that is timed, or nothing."""
-    timed = _TIMERS.match(line)
+def _remove_magic(lines: list[str], row: int) -> None:
+    """Replace a line of IPython by the statement that it times, or by ``pass``."""
+    line = lines[row]
     indent = line[: len(line) - len(line.lstrip())]
-    return indent + ((timed and timed[2]) or "pass")
+    statement = _timed_statement(line)
+    lines[row] = indent + (statement or "pass")
+    while not statement and line.endswith("\\") and row + 1 < len(lines):
+        row += 1
+        line, lines[row] = lines[row], ""  # the rest of a command
+
+
+def _timed_statement(line: str) -> str:
+    """Return the statement that a magic times, without the magic's options; "" if none."""
+    matches = (pattern.match(line) for pattern in _TIMED.values())
+    return next((match["statement"] or "" for match in matches if match), "")

@@ -1,4 +1,4 @@
-"""The cartesian product of axes, by index arithmetic: it is never materialised."""
+"""The cartesian product of axes, by index arithmetic: it is never held in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Axis:
     """One dimension of a sweep: one name with its values, or several names zipped.
 
     Attributes:
-        names: the names that move along this dimension together; a plain axis has one.
+        names: one name, or several that are zipped.
         points: the values, one tuple per point with one entry per name.
     """
 
@@ -42,24 +42,17 @@ class Axis:
         return tuple(point[column] for point in self.points)
 
     def repeats(self) -> list[tuple[Any, ...]]:
-        """Return the points that stand more than once, compared by content.
+        """Return the points that repeat an earlier one, compared by content.
 
         Raises:
-            TypeError: where a value has no content to compare (an open file, a lock).
+            TypeError: if a value has no content to compare (an open file, a lock).
         """
         values = itertools.chain.from_iterable(self.points)
         plain = all(isinstance(value, (int, float, str)) for value in values)
         if plain and len(set(self.points)) == len(self.points):
-            return []  # the quick way
-        seen: set[bytes] = set()
-        return [point for point in self.points if _met(digest(point), seen)]
-
-
-def _met(key: bytes, seen: set[bytes]) -> bool:
-    if key in seen:
-        return True
-    seen.add(key)
-    return False
+            return []  # the fast path
+        first: dict[bytes, int] = {}
+        return [p for n, p in enumerate(self.points) if first.setdefault(digest(p), n) != n]
 
 
 @dataclass(frozen=True)
@@ -70,46 +63,51 @@ class Product:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """How many points each axis has."""
+        """The number of points of each axis."""
         return tuple(len(axis) for axis in self.axes)
 
     @property
+    def names(self) -> frozenset[str]:
+        """The names on all axes."""
+        return frozenset(name for axis in self.axes for name in axis.names)
+
+    @property
     def size(self) -> int:
-        """How many points the product has; 1 where there is no axis."""
+        """The number of points; 1 without axes."""
         return math.prod(self.shape)
 
-    def positions(self, index: int) -> tuple[int, ...]:
-        """Return the position along each axis of one flat index."""
-        positions = []
+    def coordinates(self, index: int) -> tuple[int, ...]:
+        """Return the index along each axis of one flat index."""
+        coordinates = []
         for length in reversed(self.shape):
-            index, position = divmod(index, length)
-            positions.append(position)
-        return tuple(reversed(positions))
+            index, coordinate = divmod(index, length)
+            coordinates.append(coordinate)
+        return tuple(reversed(coordinates))
 
     def point(self, index: int) -> dict[str, Any]:
         """Return the value of every name at one flat index."""
         return {
             name: value
-            for axis, position in zip(self.axes, self.positions(index), strict=True)
-            for name, value in zip(axis.names, axis.points[position], strict=True)
+            for axis, number in zip(self.axes, self.coordinates(index), strict=True)
+            for name, value in zip(axis.names, axis.points[number], strict=True)
         }
 
     def points(self) -> Iterator[dict[str, Any]]:
-        """Iterate over all points in order, several times as fast as index by index."""
+        """Iterate over all points in order, several times faster than by index."""
         names = [name for axis in self.axes for name in axis.names]
         for values in itertools.product(*(axis.points for axis in self.axes)):
             yield dict(zip(names, itertools.chain.from_iterable(values), strict=True))
 
     def transposed(self, flat: NDArray[np.int64], order: Sequence[int]) -> NDArray[np.int64]:
-        """Renumber flat indices of this product for the product of its axes in another order.
+        """Convert flat indices to those of the product of the same axes in another order.
 
         Args:
             flat: (n,) int64, indices into this product.
-            order: which axis of this product stands at each place of the other.
+            order: the axes of this product in the order of the other.
         """
         if not self.axes:
             return flat
         columns = np.unravel_index(flat, self.shape)
-        other = tuple(self.shape[place] for place in order)
-        ranks = np.ravel_multi_index([columns[place] for place in order], other)
-        return np.asarray(ranks, dtype=np.int64)
+        shape = tuple(self.shape[axis] for axis in order)
+        indices = np.ravel_multi_index([columns[axis] for axis in order], shape)
+        return np.asarray(indices, dtype=np.int64)

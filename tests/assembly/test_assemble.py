@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from mlpsubmit import SpecError, Sweep, train
-from mlpsubmit.assembly.assemble import assemble, data_arguments
+from mlpsubmit.assembly.assemble import assemble
+from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.assembly.probe import probe
 from mlpsubmit.training.seeds import streams
 
@@ -104,7 +105,7 @@ def test_shapes_that_differ_train_as_stacks_of_their_own() -> None:
     """An argument of a batch function may change shapes, which no plan can know."""
     sweep = small({"d": [2, 5], "trial": range(2)})
     parts = stacks(sweep)
-    assert [stack.positions for stack in parts] == [[0, 1], [2, 3]]
+    assert [stack.rows for stack in parts] == [[0, 1], [2, 3]]
     assert [stack.models[0].input_layer.in_features for stack in parts] == [2, 5]
     trained = [stack.train() for stack in parts]
     assert all(np.isfinite(part.train_loss).all() for part in trained)
@@ -123,7 +124,7 @@ def test_test_sets_of_other_sizes_train_as_stacks_of_their_own() -> None:
 
     axes = {"held_out": [5, 4], "trial": range(2)}
     first, second = stacks(small(axes, batchfn=batches, ONLINE=False))
-    assert [first.positions, second.positions] == [[0, 1], [2, 3]]
+    assert [first.rows, second.rows] == [[0, 1], [2, 3]]
     assert all(np.isfinite(stack.train().test_loss).all() for stack in (first, second))
 
 
@@ -158,7 +159,7 @@ def test_models_that_compute_otherwise_are_no_pack_of_equals() -> None:
     """Equal shapes are not enough: one model's code would stand for all."""
     axes = {"slope": [0.5, 1.0], "trial": range(2)}
     parts = stacks(small(axes, MODEL=sloped, LOSS_CHECKPOINTS=[]))
-    assert [stack.positions for stack in parts] == [[0, 1], [2, 3]]
+    assert [stack.rows for stack in parts] == [[0, 1], [2, 3]]
     (alone,) = stacks(small({"slope": [1.0]}, MODEL=sloped, LOSS_CHECKPOINTS=[]))
     assert parts[1].train().train_loss[0] == pytest.approx(alone.train().train_loss[0], rel=1e-6)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mlpsubmit import Sweep
-from mlpsubmit.assembly.assemble import data_arguments
+from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.batchfns import modular_addition, sample
 from mlpsubmit.errors import SpecError
 

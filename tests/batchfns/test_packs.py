@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mlpsubmit import Sweep
-from mlpsubmit.assembly.assemble import assemble, data_arguments
+from mlpsubmit.assembly.assemble import assemble
+from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.batchfns import (
     Monomial,
     arrays,

@@ -69,7 +69,7 @@ def test_a_dry_run_makes_nothing(mlpsubmit: Command, workplace: Path) -> None:
         (["small.py", "LR=-1"], "LR: got -1; should be a finite number > 0"),
         (["small.py", "LR=nan"], "LR: got nan; should be a finite number > 0"),
         (["small.py", "WIDTH=[]"], "axis width: has no values"),
-        (["small.py", "WIDTH=[4,4.0]"], "axis width: the value 4 stands more than once"),
+        (["small.py", "WIDTH=[4,4.0]"], "axis width: the value 4 appears more than once"),
         (["small.py", "WIDTH"], "'WIDTH': an override should be KEY=VALUE, as in LR=0.1"),
         (["small.py", "LR=1", "LR=2"], "LR: is given twice; keep one"),
         (["small.py", "LR=1", "lr=2"], "lr: is given twice; keep one"),

@@ -146,7 +146,7 @@ def test_bad_values_of_iterators():
     (message,) = errors_of([["a"], [0]], ["ntrain", "trial"])
     assert "N_SAMPLES: got 'a'; should be an integer >= 1" in message
     (message,) = errors_of([[8], [0], [2, 2]], ["n", "trial", "alpha"])
-    assert message == "axis alpha: the value 2 stands more than once; keep one"
+    assert message == "axis alpha: the value 2 appears more than once; keep one"
 
 
 def test_a_function_that_raises_is_named():

@@ -24,7 +24,8 @@ from mlpsubmit import Monomial, Sweep
 from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
-from mlpsubmit.spec.load import freeze, load_spec, thaw
+from mlpsubmit.spec.keys import key_tables
+from mlpsubmit.spec.load import load_spec, pickle_sweep, unpickle_sweep
 
 unhurried = settings(deadline=None)  # cores may be shared
 
@@ -88,7 +89,7 @@ def test_values_at_their_default_count_the_same_left_out():
 
 
 def test_a_release_may_add_a_setting_without_changing_keys():
-    at_default, other = make({"WIDTH": [8192, 64]})._axis_keys[0]
+    at_default, other = key_tables(make({"WIDTH": [8192, 64]})).axes[0]
     assert not at_default.any()
     assert other.all()
 
@@ -666,6 +667,7 @@ def in_a_process(code, *arguments, seed):
 KEYS_OF_SPEC = """
 import sys
 from pathlib import Path
+from mlpsubmit.spec.keys import key_tables
 from mlpsubmit.spec.load import load_spec
 sweep = load_spec(Path(sys.argv[1]))
 print(sweep.fingerprint, *(config.key for config in sweep))
@@ -674,8 +676,9 @@ print(sweep.fingerprint, *(config.key for config in sweep))
 KEYS_OF_PICKLE = """
 import sys
 from pathlib import Path
-from mlpsubmit.spec.load import thaw
-sweep = thaw(Path(sys.argv[1]).read_bytes())
+from mlpsubmit.spec.keys import key_tables
+from mlpsubmit.spec.load import unpickle_sweep
+sweep = unpickle_sweep(Path(sys.argv[1]).read_bytes())
 print(*(config.key for config in sweep))
 """
 
@@ -687,10 +690,10 @@ def test_another_process_finds_the_same_keys(spec):
         assert there == [here.fingerprint, *keys(here)]
 
 
-def test_a_frozen_sweep_keeps_its_keys_whatever_becomes_of_its_modules(spec, tmp_path):
+def test_a_pickled_sweep_keeps_its_keys_whatever_becomes_of_its_modules(spec, tmp_path):
     sweep = load_spec(spec)
     expected = keys(sweep)
-    (tmp_path / "sweep.pkl").write_bytes(freeze(sweep, spec.parent))
+    (tmp_path / "sweep.pkl").write_bytes(pickle_sweep(sweep, spec.parent))
     (tmp_path / "circles.py").write_text(CIRCLES.replace("3", "4"))
     (tmp_path / "shapes.py").unlink()
     assert in_a_process(KEYS_OF_PICKLE, tmp_path / "sweep.pkl", seed=3) == expected
@@ -700,16 +703,16 @@ def test_a_sweep_keeps_its_keys_through_pickling():
     values = [0.5, Activation.RELU, Square(2.0), Network, torch.ones(2)]
     sweep = make({"WIDTH": [4, 8], "noise": values}, table=np.arange(3))
     first = (sweep.fingerprint, keys(sweep))
-    again = thaw(freeze(sweep))
+    again = unpickle_sweep(pickle_sweep(sweep))
     assert (again.fingerprint, keys(again)) == first
 
 
 def test_a_sweep_pickles_to_the_same_bytes_before_and_after_use():
     sweep = make({"WIDTH": [4, 8]}, where=lambda c: c.width < 8, table=np.arange(3))
-    before = freeze(sweep)
+    before = pickle_sweep(sweep)
     assert len(keys(sweep)) == 1
     assert sweep.fingerprint
-    assert freeze(sweep) == before
+    assert pickle_sweep(sweep) == before
 
 
 def changed(spec, file, old, new):

@@ -15,7 +15,7 @@ import pytest
 
 from mlpsubmit import SpecError, Sweep
 from mlpsubmit.spec.fingerprint import module_places
-from mlpsubmit.spec.load import freeze, load_spec, thaw
+from mlpsubmit.spec.load import load_spec, pickle_sweep, unpickle_sweep
 
 HEAD = """
 from mlpsubmit import Sweep
@@ -119,7 +119,7 @@ def test_errors_of_a_sweep_carry_the_path(write):
     )
 
 
-def test_other_errors_of_the_user_are_told_in_their_own_words(write):
+def test_other_errors_of_the_user_keep_their_text(write):
     path = write("from mlpsubmit import UserError\nraise UserError('no such data set')\n")
     assert message(path) == f"{path}: no such data set"
 
@@ -206,19 +206,19 @@ def test_one_sweep_under_two_names_is_one(write):
     assert load_spec(path).name == load_spec(path, "same").name == "a"
 
 
-# ---- frozen sweeps -------------------------------------------------------------------------------
+# ---- pickled sweeps ------------------------------------------------------------------------------
 
 CALLS = """
 import sys
 from pathlib import Path
-from mlpsubmit.spec.load import thaw
-sweep = thaw(Path(sys.argv[1]).read_bytes())
+from mlpsubmit.spec.load import unpickle_sweep
+sweep = unpickle_sweep(Path(sys.argv[1]).read_bytes())
 print(sweep.config(0).key, sweep.batchfn(1, 2)(3), *(g(1) for g in sweep.grabs.values()))
 """
 
 
 def called_elsewhere(content, folder):
-    """Thaw a sweep in another process and folder, and return what its functions return."""
+    """Unpickle a sweep in another process and folder, and return what its functions return."""
     folder.mkdir()
     (folder / "sweep.pkl").write_bytes(content)
     done = subprocess.run(
@@ -279,7 +279,7 @@ def test_functions_and_modules_beside_the_spec_travel_by_value(write, tmp_path):
     write("def negated(x): return -x\n", "namespace/inside.py")
     spec = write(BY_VALUE)
     sweep = load_spec(spec)
-    content = freeze(sweep, spec.parent)
+    content = pickle_sweep(sweep, spec.parent)
     key = sweep.config(0).key
 
     write("FACTOR = 7\n", "second.py")
@@ -298,11 +298,11 @@ def test_functions_and_modules_beside_the_spec_travel_by_value(write, tmp_path):
     ]
 
 
-def test_freezing_leaves_other_pickles_as_they_are(write):
+def test_pickling_leaves_other_pickles_as_they_are(write):
     write("def twice(x): return 2 * x\n", "lasting.py")
     spec = write(HEAD + "import lasting\nsweep = Sweep(batchfn=batches)\n")
     sweep = load_spec(spec)
-    freeze(sweep, spec.parent)
+    pickle_sweep(sweep, spec.parent)
     twice = sys.modules["lasting"].twice
     assert pickle.loads(cloudpickle.dumps(twice)) is twice
     assert cloudpickle.list_registry_pickle_by_value() == set()
@@ -310,10 +310,10 @@ def test_freezing_leaves_other_pickles_as_they_are(write):
 
 def test_libraries_travel_by_name(write):
     spec = write("import numpy as np\n" + HEAD + "sweep = Sweep(batchfn=lambda bsz: np.zeros)\n")
-    assert len(freeze(load_spec(spec), spec.parent)) < 5000
+    assert len(pickle_sweep(load_spec(spec), spec.parent)) < 5000
 
 
-def test_a_frozen_sweep_is_the_same_sweep():
+def test_a_pickled_sweep_is_the_same_sweep():
     def batches(bsz, gen, noise=0):
         return lambda step: step + noise
 
@@ -324,7 +324,7 @@ def test_a_frozen_sweep_is_the_same_sweep():
         where=lambda c: c.width == 4 or c.noise == 1,
         SEED=3,
     )
-    again = thaw(freeze(sweep))
+    again = unpickle_sweep(pickle_sweep(sweep))
     assert again.fingerprint == sweep.fingerprint
     assert [config.key for config in again] == [config.key for config in sweep]
     assert [config.index for config in again] == [config.index for config in sweep]
@@ -342,7 +342,7 @@ UNPICKLABLE = {
 
 
 @pytest.mark.parametrize("what", UNPICKLABLE)
-def test_what_cannot_be_sent_is_told(what):
+def test_what_cannot_be_sent_is_refused(what):
     build, kind = UNPICKLABLE[what]
     held = build()
 
@@ -350,9 +350,9 @@ def test_what_cannot_be_sent_is_told(what):
         return lambda step: held
 
     with pytest.raises(SpecError) as caught:
-        freeze(Sweep(batchfn=batches))
+        pickle_sweep(Sweep(batchfn=batches))
     text = str(caught.value)
-    assert text.startswith("batchfn: holds something without a content of its own (cannot pickle")
+    assert text.startswith("batchfn: cannot be hashed by its content (cannot pickle")
     assert kind in text
     assert text.endswith(
         "functions, but no open files, locks or generators: make those inside a function"
@@ -361,11 +361,11 @@ def test_what_cannot_be_sent_is_told(what):
         held.close()
 
 
-def test_where_that_cannot_be_sent_is_told():
+def test_where_that_cannot_be_sent_is_refused():
     lock = threading.Lock()
     sweep = Sweep(batchfn=lambda bsz: None, where=lambda config: lock is not None)
     with pytest.raises(SpecError) as caught:
-        freeze(sweep)
+        pickle_sweep(sweep)
     assert str(caught.value) == (
         "the sweep cannot be sent to workers: cannot pickle '_thread.lock' object; functions may "
         "hold arrays, numbers and functions, but no open files, locks or generators: make those "
@@ -373,6 +373,6 @@ def test_where_that_cannot_be_sent_is_told():
     )
 
 
-def test_only_sweeps_are_thawed():
+def test_only_sweeps_are_unpickled():
     with pytest.raises(SpecError, match=r"sweep\.pkl holds a dict, not a Sweep"):
-        thaw(pickle.dumps({}))
+        unpickle_sweep(pickle.dumps({}))

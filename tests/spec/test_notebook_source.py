@@ -1,4 +1,4 @@
-"""Specs in notebooks: which cells are run, and what is said of those that cannot be."""
+"""Specs in notebooks: which cells are run, and the errors of those that cannot be."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from mlpsubmit import SpecError, Sweep
-from mlpsubmit.spec.load import freeze, load_spec, thaw
+from mlpsubmit.spec.load import load_spec, pickle_sweep, unpickle_sweep
 
 IMPORTS = "import mlpsubmit\nfrom mlpsubmit import Sweep\n"
 BATCHES = "def batches(bsz, gen): return lambda step: step\n"
@@ -47,10 +47,10 @@ def test_a_notebook_yields_its_sweep(notebook):
 
 def test_functions_of_cells_travel_by_value(notebook):
     path = notebook(IMPORTS, "def batches(bsz, gen, by=3): return lambda step: by * step\n", SWEEP)
-    content = freeze(load_spec(path), path.parent)
+    content = pickle_sweep(load_spec(path), path.parent)
     path.unlink()
     del sys.modules["mlpsubmit_spec_study"]
-    assert thaw(content).batchfn(1, 2)(5) == 15
+    assert unpickle_sweep(content).batchfn(1, 2)(5) == 15
 
 
 LAUNCHES = {
@@ -101,6 +101,12 @@ MAGICS = {
     "in a block": "if True:\n    %load_ext autoreload\n    !ls",
     "by its function": "get_ipython().run_line_magic('matplotlib', 'inline')",
     "several": "%load_ext autoreload\n%autoreload 2\n\n!ls\nz = 3",
+    "a command of several lines": "!no-such-command \\\n  --of=mine \\\n  | tail\nz = 3",
+    "an assigned command of several lines": "files = !ls \\\n  *.npz\nz = 3",
+    "a magic of several lines": "if True:\n    %load_ext \\\n  autoreload\n    z = 3",
+    "a command that never ends": "!ls \\",
+    "capture with an argument": "%capture out",
+    "a timer without a statement": "%timeit",
     "a cell of another language": "%%bash\nfor x in y; do\ndone",
     "a file": "%%writefile x.py\nx = = 3",
 }
@@ -111,9 +117,27 @@ def test_magics_are_ignored(notebook, what):
     assert len(load_spec(notebook(MAGICS[what] + "\n", IMPORTS + BATCHES + SWEEP))) == 2
 
 
-@pytest.mark.parametrize("magic", ["%%time\n", "%%capture out\n", "%time ", "%%timeit\n"])
+@pytest.mark.parametrize(
+    "magic",
+    [
+        *("%time ", "%timeit ", "%timeit -n 1 ", "%timeit -n1 -r 2 -qo ", "%prun -s cumtime -q "),
+        *("%%time\n", "%%timeit\n", "%%timeit -n 1 -r 1\n", "%%prun -l 10\n"),
+        *("%%capture\n", "%%capture out\n", "%%capture --no-stderr out\n"),
+    ],
+)
 def test_what_is_timed_is_run(notebook, magic):
     assert len(load_spec(notebook(IMPORTS + BATCHES, magic + SWEEP))) == 2
+
+
+def test_a_timed_statement_may_begin_with_a_minus_or_go_on_in_further_lines(notebook):
+    code = "x = 3\n%timeit -x\n%timeit -n 1 y = [x, \\\n  4]\n"
+    sweep = "sweep = Sweep('a', {'WIDTH': y}, batchfn=batches)"
+    assert [c.width for c in load_spec(notebook(IMPORTS + BATCHES, code, sweep))] == [3, 4]
+
+
+def test_the_setup_of_a_timed_cell_is_run(notebook):
+    sweep = "%%timeit -n 1 wide = 7\nsweep = Sweep('a', {'WIDTH': [wide]}, batchfn=batches)"
+    assert [c.width for c in load_spec(notebook(IMPORTS + BATCHES, sweep))] == [7]
 
 
 @pytest.mark.parametrize(("future", "annotation"), [("", int), ("annotations", "int")])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import operator
+import re
 import threading
 
 import numpy as np
@@ -112,7 +114,7 @@ def test_index_arithmetic_agrees_with_numpy(shape, random):
     order = random.sample(range(len(shape)), len(shape))
     flat = np.arange(product.size)
     grid = flat.reshape(shape)
-    assert [product.positions(i) for i in range(product.size)] == list(np.ndindex(*shape))
+    assert [product.coordinates(i) for i in range(product.size)] == list(np.ndindex(*shape))
     ranks = product.transposed(flat, order)
     assert np.array_equal(grid.transpose(order).ravel()[ranks], flat)
 
@@ -339,6 +341,39 @@ def test_the_sweep_itself_stays_as_it_is():
     assert make({"WIDTH": [4, 8]}, datasethps={"d": 3}, data=spectrum).fingerprint == before
 
 
+def test_sweeps_and_configs_are_immutable():
+    sweep = make({"WIDTH": [4, 8]})
+    with pytest.raises(AttributeError, match="cannot assign to field 'name'"):
+        sweep.name = "other"
+    config = sweep.config(0)
+    text = "width: a config is immutable; use config.replaced(width=...)"
+    with pytest.raises(AttributeError, match=re.escape(text)):
+        config.width = 3
+    assert copy.copy(config).width == 4
+
+
+def test_a_refreshed_sweep_counts_what_its_functions_use_now():
+    factor, most = [2], [8]
+
+    def scaled(bsz, gen):
+        return factor
+
+    sweep = make({"WIDTH": [4, 8]}, batchfn=scaled, where=lambda c: c.width <= most[0])
+    before, key = sweep.fingerprint, sweep.config(0).key
+    assert (sweep.refreshed().fingerprint, len(sweep.refreshed())) == (before, 2)
+    factor[0], most[0] = 3, 4
+    assert sweep.fingerprint == before
+    again = sweep.refreshed()
+    assert again.fingerprint != before
+    assert again.config(0).key != key
+    assert (len(sweep), len(again)) == (2, 1)
+
+
+def test_a_refreshed_sweep_keeps_what_overrides_replaced():
+    sweep = make(data=functools.partial(spectrum, d=3)).overridden({"d": 5})
+    assert sweep.refreshed().config(0).d == 5
+
+
 def test_a_list_makes_an_axis():
     sweep = make(WIDTH=4, data=spectrum, d=3)
     assert points(sweep.overridden({"WIDTH": [4, 8]})) == [{"width": 4}, {"width": 8}]
@@ -467,30 +502,34 @@ class Lock:
         ),
         ({"trial": [0, -1]}, "axis trial: got -1; should be an integer >= 0"),
         ({"monomials": ["x0"]}, "axis monomials: got 'x0'; no monomial: 'x0' at position 0"),
-        ({"WIDTH": [4, 8, 4]}, "axis WIDTH: the value 4 stands more than once; keep one"),
-        ({"WIDTH": [4, 4.0]}, "axis WIDTH: the value 4 stands more than once; keep one"),
-        ({"LOSS": ["mse", "MSE"]}, "axis LOSS: the value 'mse' stands more than once; keep one"),
-        ({"noise": [{"a": 1}, {"a": 1}]}, "the value {'a': 1} stands more than once"),
-        ({"noise": [[1, 2], [1, 2]]}, "the value [1, 2] stands more than once"),
-        ({"noise": [np.ones(2), np.ones(2)]}, "the value array([1., 1.]) stands more than once"),
-        ({"noise": [torch.ones(2), torch.ones(2)]}, "the value tensor([1., 1.]) stands more than"),
-        ({"noise": [lambda x: x, lambda x: x]}, "stands more than once; keep one"),
-        ({"monomials": [{0: 1}, "$x_{0}$"]}, "the value $x_{0}$ stands more than once"),
+        ({"WIDTH": [4, 8, 4]}, "axis WIDTH: the value 4 appears more than once; keep one"),
+        ({"WIDTH": [4, 4.0]}, "axis WIDTH: the value 4 appears more than once; keep one"),
+        ({"LOSS": ["mse", "MSE"]}, "axis LOSS: the value 'mse' appears more than once; keep one"),
+        ({"noise": [{"a": 1}, {"a": 1}]}, "the value {'a': 1} appears more than once"),
+        ({"noise": [[1, 2], [1, 2]]}, "the value [1, 2] appears more than once"),
+        ({"noise": [np.ones(2), np.ones(2)]}, "the value array([1., 1.]) appears more than once"),
+        ({"noise": [torch.ones(2), torch.ones(2)]}, "the value tensor([1., 1.]) appears more than"),
+        ({"noise": [lambda x: x, lambda x: x]}, "appears more than once; keep one"),
+        ({"monomials": [{0: 1}, "$x_{0}$"]}, "the value $x_{0}$ appears more than once"),
         (
             {("WIDTH", "LR"): [(4, 0.1), (4, 0.1)]},
-            "axis WIDTH, LR: the value (4, 0.1) stands more than once; keep one",
+            "axis WIDTH, LR: the value (4, 0.1) appears more than once; keep one",
         ),
         (
             {("WIDTH", "LR"): [(4, 0.1), (8,)]},
-            "axis (WIDTH, LR): got (8,); each point of this zip should have 2 values",
+            "axis WIDTH, LR: got (8,); each point of this zip should have 2 values",
         ),
-        ({"WIDTH": [4], "width": [8]}, "axis width: stands more than once; keep one"),
+        (
+            {("WIDTH", "LR"): [4, 8]},
+            "axis WIDTH, LR: got (4,); each point of this zip should have 2 values",
+        ),
+        ({"WIDTH": [4], "width": [8]}, "axis width: is given more than once; keep one"),
         (
             {"WIDTH": [4], ("LR", "WIDTH"): [(0.1, 8)]},
-            "axis width: stands more than once; keep one",
+            "axis width: is given more than once; keep one",
         ),
         ({"VERBOSE": [True]}, "axis VERBOSE: no result depends on VERBOSE; give it as one value"),
-        ({"noise": [Lock()]}, "axis noise: holds something without a content of its own (cannot"),
+        ({"noise": [Lock()]}, "axis noise: a value cannot be hashed by its content (cannot"),
     ],
 )
 def test_a_bad_axis_is_refused(axes, text):
@@ -510,8 +549,12 @@ def test_a_bad_axis_is_refused(axes, text):
             {"noise": 8},
             "noise: is an axis and also fixed to 8; keep one of the two",
         ),
-        ({"trial": [4]}, {"NUM_TRIALS": 2}, "axis trial: stands more than once; keep one"),
-        ({"n_samples": [4]}, {"N_SAMPLES": [8]}, "axis n_samples: stands more than once; keep one"),
+        ({"trial": [4]}, {"NUM_TRIALS": 2}, "axis trial: is given more than once; keep one"),
+        (
+            {"n_samples": [4]},
+            {"N_SAMPLES": [8]},
+            "axis n_samples: is given more than once; keep one",
+        ),
         (
             {"d": [4]},
             {"data": spectrum, "datasethps": {"d": 8}},
@@ -560,7 +603,7 @@ def test_kinds_of_thresholds_can_be_zipped():
         (
             {"batchfn": None},
             "batchfn: missing; give the function that yields batches, for example "
-            "batchfn=mlpsubmit.batchfns._polynomial",
+            "batchfn=mlpsubmit.batchfns.polynomial",
         ),
         ({"batchfn": 3}, "batchfn: got 3; should be a function"),
         ({"data": {"X": 1}}, "data: got {'X': 1}; should be a function"),
@@ -607,7 +650,7 @@ def test_what_cannot_be_told_by_its_content_is_refused():
         return lock
 
     text = only(errors_of(lambda: make(grabs={"g": grab}).config(0).key))
-    assert text.startswith("grab[g]: holds something without a content of its own (cannot pickle")
+    assert text.startswith("grab[g]: cannot be hashed by its content (cannot pickle")
     assert "no open files, locks or generators: make those inside a function" in text
 
 
@@ -628,7 +671,7 @@ def test_all_errors_are_listed_at_once():
         "data: got 3",
         "WIDHT: neither",
         "axis LR: has no values",
-        "axis DEPTH: the value 1 stands more than once",
+        "axis DEPTH: the value 1 appears more than once",
         "axis GAMMA: GAMMA: got 0",
         "axis GAMMA: GAMMA: got -1",
         "axis n_samples: N_SAMPLES: got 0",
@@ -670,11 +713,11 @@ LIBRARY = mlpsubmit.batchfns
         (
             {"batchfn": LIBRARY.images("digits")},
             "batchfn: got the data recipe images(...); write it as data=, with a batch function "
-            "that takes what it yields, such as batchfn=sample",
+            "that takes its entries, such as batchfn=sample",
         ),
         (
             {"batchfn": LIBRARY.arrays},
-            "batchfn: got the function arrays itself; call it, if it makes a batch function or a "
+            "batchfn: got the function arrays itself; call it, if it returns a batch function or a "
             "data recipe: batchfn=arrays(...) or data=arrays(...)",
         ),
         (
@@ -685,7 +728,7 @@ LIBRARY = mlpsubmit.batchfns
         (
             {"batchfn": LIBRARY.sample},
             "batchfn: sample draws rows of data entries, and there is no data=; write for example "
-            "data=images('digits'), or in its place batchfn=arrays(X, y)",
+            "data=images('digits'), or batchfn=arrays(X, y) instead",
         ),
     ],
 )
@@ -756,7 +799,12 @@ def test_an_axis_that_the_optimizer_does_not_use(axes, settings, name):
     (message,) = errors_of(make, axes, **settings)
     assert message.endswith(f": no optimizer of the spec uses {name}, so no result depends on it")
     assert len(make(axes | {"OPTIMIZER": ["sgd", "adam"]})) == 4
-    assert len(make(axes, OPTIMIZER=torch.optim.RMSprop)) == 2
+    for optimizer in (torch.optim.RMSprop, "RMSprop"):
+        assert len(make(axes, OPTIMIZER=optimizer)) == 2
+
+
+def test_an_optimizer_may_be_spelt_in_any_case():
+    assert len(make({"BETAS": [(0.9, 0.99), (0.8, 0.99)]}, OPTIMIZER="Adam")) == 2
 
 
 def test_grabs_that_are_no_mapping_of_functions():

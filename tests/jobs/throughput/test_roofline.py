@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mlpsubmit import Sweep
-from mlpsubmit.assembly.assemble import Stack, assemble
+from mlpsubmit.assembly.assemble import StackInputs, assemble
 from mlpsubmit.jobs.throughput.roofline import Roofline, matmul_rate, operations
 from mlpsubmit.training.models import MLP
 
@@ -32,7 +32,7 @@ def images(bsz, gen):
     return batch_fn
 
 
-def stacked(batchfn: Any = gaussian, axes: Any = None, **settings: Any) -> Stack:
+def stacked(batchfn: Any = gaussian, axes: Any = None, **settings: Any) -> StackInputs:
     settings = {"WIDTH": W, "N_SAMPLES": N, "MAX_ITER": 101, **settings}
     sweep = Sweep("limit", axes or {"trial": range(3)}, batchfn=batchfn, **settings)
     (stack,) = assemble(sweep, list(sweep), [{}] * len(sweep), CPU)

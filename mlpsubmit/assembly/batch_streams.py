@@ -1,0 +1,236 @@
+"""Batch functions of configs: the arguments they get, and the streams that configs share."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from mlpsubmit.arguments import call, declared, function_name, pick
+from mlpsubmit.errors import SpecError
+from mlpsubmit.protocol import BatchFn
+from mlpsubmit.spec.fingerprint import digest
+from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.seeds import Streams
+
+__all__ = [
+    "BatchStream",
+    "BatchStreams",
+    "Draw",
+    "data_arguments",
+    "make_batches",
+    "settings_of",
+]
+
+#: Inputs X (n, ...) and targets y (n,) or (n, d_out).
+Pair: TypeAlias = tuple[Tensor, Tensor]
+
+
+# ---- arguments -----------------------------------------------------------------------------------
+
+
+def settings_of(
+    sweep: Sweep, config: Config, entry: Mapping[str, Any], device: torch.device
+) -> dict[str, Any]:
+    """Return everything that batch functions, models and grabs of a config are offered by name.
+
+    Raises:
+        SpecError: where a data entry has the name of an axis or a fixed argument.
+    """
+    if twice := sorted(set(entry) & {*config.point, *sweep.arguments}):
+        raise SpecError(
+            f"the data function {function_name(sweep.data or sweep.batchfn)} returned entries "
+            f"called {', '.join(twice)}, which the spec sets too, as an axis or an argument; "
+            "rename one of the two"
+        )
+    return {**config.hyperparameters.datasethps, **config.settings, **entry, "device": device}
+
+
+def data_arguments(sweep: Sweep, config: Config) -> dict[str, Any]:
+    """Return the arguments with which the data function is called for a config.
+
+    It gets the datasethps, settings and axes that it declares; ``**kwargs`` gets datasethps alone,
+    so that data is not computed anew for every config.
+
+    Raises:
+        SpecError: where it needs an argument that nothing provides.
+    """
+    if sweep.data is None:
+        return {}
+    hps = config.hyperparameters.datasethps
+    names = declared(sweep.data)
+    settings = {name: value for name, value in config.settings.items() if name in names}
+    taken = pick(sweep.data, {**hps, **settings, "gen": None})
+    if "gen" in taken and "gen" not in names:
+        del taken["gen"]
+    return taken
+
+
+def _supplied(
+    context: Mapping[str, Any], generator: torch.Generator | None, split: str
+) -> dict[str, Any]:
+    size = context["n_samples"] if split == "train" else context["n_test"]
+    return {"bsz": size, "gen": generator, "split": split, "X": None, "y": None}
+
+
+def make_batches(sweep: Sweep, config: Config, entry: Mapping[str, Any]) -> None:
+    """Call the batch function of a config to check its arguments; draw no batch.
+
+    Raises:
+        SpecError: from the batch function, or where it needs an argument that nothing provides.
+    """
+    cpu = torch.device("cpu")
+    context = settings_of(sweep, config, entry, cpu)
+    _made(sweep.batchfn, {**context, **_supplied(context, torch.Generator(cpu), "train")})
+
+
+# ---- streams -------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class BatchStream:
+    """One stream of training batches: a batch function that several configs may share.
+
+    Attributes:
+        first: the batch of step 0, drawn beforehand to learn the shapes.
+        rest: draws the batches of all later steps.
+    """
+
+    generator: torch.Generator
+    first: Pair
+    rest: BatchFn
+    __name__: str  # for messages
+
+    def __call__(self, step: int) -> Pair:
+        """Draw the batch of a step."""
+        # A recording (training.accel) passes an object for "any later step", which is no int.
+        return self.first if type(step) is int and step == 0 else self.rest(step)
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """The draws of one config.
+
+    Attributes:
+        key: equal for configs that draw the same batches.
+        context: everything that the batch function is offered.
+    """
+
+    key: bytes
+    context: Mapping[str, Any]
+    seeds: Streams
+
+
+class BatchStreams:
+    """The batch functions of a pack: configs that would draw the same batches share one."""
+
+    def __init__(self, batchfn: Callable[..., Any], device: torch.device) -> None:
+        self._batchfn, self._device = batchfn, device
+        self._first: dict[bytes, BatchStream] = {}
+        self._of_stacks: dict[tuple[Hashable, bytes], BatchStream] = {}
+        self._test: dict[bytes, BatchFn] = {}
+
+    def draw(self, context: Mapping[str, Any], entry: Mapping[str, Any], seeds: Streams) -> Draw:
+        """Return the draws of a config with these settings and data entries."""
+        return Draw(_sharing_key(self._batchfn, context, seeds.train, entry), context, seeds)
+
+    def first_batch(self, draw: Draw) -> Pair:
+        """Return the first training batch."""
+        if draw.key not in self._first:
+            self._first[draw.key] = self._train_stream(draw)
+        return self._first[draw.key].first
+
+    def of_stack(self, stack: Hashable, draw: Draw) -> BatchStream:
+        """Return the training batches for a config of a stack.
+
+        Stacks train one after another, so each needs a stream that nothing has drawn from: the
+        first one gets the stream whose first batch gave the shapes.
+        """
+        own = (stack, draw.key)
+        if own not in self._of_stacks:
+            taken = any(key == draw.key for _, key in self._of_stacks)
+            stream = self._train_stream(draw) if taken else self._first[draw.key]
+            self._of_stacks[own] = stream
+        return self._of_stacks[own]
+
+    def test(self, draw: Draw) -> BatchFn:
+        """Return the function that yields the test set."""
+        if draw.key not in self._test:
+            generator = torch.Generator(self._device).manual_seed(draw.seeds.test)
+            offered = {**draw.context, **_supplied(draw.context, generator, "test")}
+            test_fn: Any = functools.cache(_made(self._batchfn, offered))  # drawn once
+            test_fn.__name__ = function_name(self._batchfn)
+            self._test[draw.key] = test_fn
+        return self._test[draw.key]
+
+    def _train_stream(self, draw: Draw) -> BatchStream:
+        batchfn, context = self._batchfn, draw.context
+        generator = torch.Generator(self._device).manual_seed(draw.seeds.train)
+        offered = {**context, **_supplied(context, generator, "train")}
+        batch_fn = _made(batchfn, offered)
+        first = _batch(batchfn, batch_fn, self._device)
+        if not context["online"]:
+            # The fixed set comes back as X and y to a function that takes them, as in MLPscape.
+            if {"X", "y"} <= declared(batchfn):
+                again = _made(batchfn, {**offered, "X": first[0], "y": first[1]})
+                _compare(batchfn, first, _batch(batchfn, again, self._device))
+            batch_fn = lambda step: first  # noqa: E731
+        return BatchStream(generator, first, batch_fn, function_name(batchfn))
+
+
+def _sharing_key(
+    batchfn: Callable[..., Any], context: Mapping[str, Any], seed: int, entry: Mapping[str, Any]
+) -> bytes:
+    """Return a hash that is equal for configs that draw the same batches."""
+    own = {name: value for name, value in context.items() if name not in entry}
+    taken = pick(batchfn, {**own, **dict.fromkeys(entry), **_supplied(context, None, "train")})
+    for name in ("gen", "device", "X", "y"):
+        taken.pop(name, None)
+    return digest(seed, id(entry), taken)
+
+
+def _compare(batchfn: Callable[..., Any], first: Pair, again: Pair) -> None:
+    """Warn of a batch function that does not return the training set it is given."""
+    for name, one, other in zip("Xy", first, again, strict=True):
+        if one is other:  # the usual case; a comparison would take the memory of two more
+            continue
+        same = one.shape == other.shape
+        if not (same and torch.allclose(one.double(), other.double(), rtol=1e-6, equal_nan=True)):
+            warnings.warn(
+                f"batchfn {function_name(batchfn)}: offline, its first result is the training set, "
+                f"which it is then given as X and y, to return as they are; it returned another "
+                f"{name}, which is not used",
+                stacklevel=2,
+            )
+
+
+def _made(batchfn: Callable[..., Any], offered: Mapping[str, Any]) -> BatchFn:
+    batch_fn = call(batchfn, offered)
+    if not callable(batch_fn):
+        raise SpecError(
+            f"batchfn {function_name(batchfn)}: returned {type(batch_fn).__name__}; a batch "
+            "function should return a function batch_fn(step) -> (X, y)"
+        )
+    made: BatchFn = batch_fn
+    return made
+
+
+def _batch(batchfn: Callable[..., Any], batch_fn: BatchFn, device: torch.device) -> Pair:
+    """Draw the first batch and check that it is a pair of tensors."""
+    batch = batch_fn(0)
+    name = function_name(batchfn)
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        got = f"{len(batch)} values" if isinstance(batch, (tuple, list)) else type(batch).__name__
+        raise SpecError(f"batchfn {name}: batch_fn(0) gave {got}; it should give a pair (X, y)")
+    X, y = (torch.as_tensor(part, device=device) for part in batch)
+    if X.ndim < 2 or y.ndim not in (1, 2) or len(X) != len(y):
+        raise SpecError(
+            f"batchfn {name}: got X of shape {tuple(X.shape)} and y of shape {tuple(y.shape)}; "
+            "should be X (n, ...) of at least two dimensions and y (n,) or (n, d_out)"
+        )
+    return X, y

@@ -1,0 +1,88 @@
+"""Build the model of one config, and check that its layers can be parametrized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlpsubmit.arguments import call, function_name
+from mlpsubmit.errors import SpecError
+from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.sweep import Config
+from mlpsubmit.training.models import MLP
+from mlpsubmit.training.seeds import weights_rng
+
+__all__ = ["build_model", "check_layer_order"]
+
+#: The kinds of layers that parametrizations rescale.
+LAYERS = (nn.Linear, nn.Conv2d)
+
+
+def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor) -> nn.Module:
+    """Build the model of one config for batches of the shapes of X (n, ...) and y.
+
+    MODEL gets the arguments that it declares: ``d_in`` (entries of one sample), ``input_shape``,
+    ``d_out`` and every setting of the config.
+
+    Raises:
+        SpecError: where it returns no module, or where y does not determine d_out.
+    """
+    hyperparameters = config.hyperparameters
+    factory = MLP if hyperparameters.model == "mlp" else hyperparameters.model
+    shape = tuple(X.shape[1:])
+    sizes = {"d_in": X[0].numel(), "input_shape": shape, "d_out": _outputs(hyperparameters, y)}
+    with weights_rng(hyperparameters.seed, config.trial):
+        model = call(factory, {**context, **sizes})
+    if not isinstance(model, nn.Module):
+        raise SpecError(
+            f"MODEL {function_name(factory)}: returned {type(model).__name__}; should be an "
+            "nn.Module"
+        )
+    return model
+
+
+def _outputs(hyperparameters: Hyperparameters, y: Tensor) -> int:
+    if hyperparameters.d_out is not None:
+        return hyperparameters.d_out
+    if y.ndim == 2:
+        return int(y.shape[1])
+    if hyperparameters.loss == "cross_entropy":
+        raise SpecError(
+            "D_OUT: not set, and LOSS='cross_entropy' with class labels y (n,) does not say how "
+            "many classes there are; set D_OUT to their number"
+        )
+    return 1
+
+
+def check_layer_order(model: nn.Module, X: Tensor) -> None:
+    """Refuse a model whose layers are defined in another order than the signal passes them.
+
+    A parametrization treats the first one as the read-in and the last one as the read-out.
+
+    Raises:
+        SpecError: naming both orders.
+    """
+    defined: dict[nn.Module, str] = {
+        module: name for name, module in model.named_modules() if isinstance(module, LAYERS)
+    }
+    passed: dict[nn.Module, None] = {}
+    hooks = [m.register_forward_hook(lambda m, *_: passed.update({m: None})) for m in defined]
+    try:
+        with torch.no_grad():
+            model(X[:1].to("cpu", torch.float32))
+    except Exception:
+        return  # the train loop reports it, with the batch
+    finally:
+        for hook in hooks:
+            hook.remove()
+    names = [defined[layer] for layer in passed]
+    expected = [name for layer, name in defined.items() if layer in passed]
+    if names != expected:
+        raise SpecError(
+            f"MODEL {type(model).__name__}: its layers are defined in the order "
+            f"{', '.join(expected)}, but the signal passes {', '.join(names)}; define them in the "
+            "order of the signal, for the first is the read-in and the last the read-out"
+        )

@@ -1,0 +1,112 @@
+"""The keys of configs and the fingerprint of a sweep, as functions of the checked spec.
+
+A key is the sum of the digests of a config's settings, as two 64-bit lanes that are added
+separately modulo 2^64. So the order of settings does not matter, a value counts the same whether it
+is fixed or on an axis, and the keys of a million configs take a few vector additions. Settings at
+their default are left out, so that a later release may add one without changing older keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit.errors import SpecError
+from mlpsubmit.spec.fingerprint import DIGEST_BYTES, digest
+from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
+from mlpsubmit.spec.read import NO_CONTENT, Spec
+
+__all__ = ["NUMERICS", "KeyTables", "config_keys", "fingerprint", "key_tables"]
+
+#: Part of every key; raised when a release changes the results that the same settings give.
+NUMERICS = 1
+
+_LANES = DIGEST_BYTES // 8
+
+
+@dataclass(frozen=True, eq=False)
+class KeyTables:
+    """The contributions of all settings to keys.
+
+    Attributes:
+        base: (2,) uint64, of what all configs have in common.
+        axes: per axis, (points, 2) uint64, of each of its points.
+    """
+
+    base: NDArray[np.uint64]
+    axes: tuple[NDArray[np.uint64], ...]
+
+
+def key_tables(spec: Spec) -> KeyTables:
+    """Hash the settings and functions of a spec.
+
+    Raises:
+        SpecError: where one holds something that has no content to hash, such as an open file.
+    """
+    axes = [
+        np.array([_lanes(zip(axis.names, point, strict=True)) for point in axis.points])
+        for axis in spec.product.axes
+    ]
+    return KeyTables(np.array(_lanes(_common_entries(spec))), tuple(axes))
+
+
+def config_keys(
+    tables: KeyTables, shape: tuple[int, ...], indices: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """Return the keys (n, 2) uint64 of the configs at n indices into a product of this shape."""
+    total = np.tile(tables.base, (len(indices), 1))
+    if shape:
+        for table, column in zip(tables.axes, np.unravel_index(indices, shape), strict=True):
+            total += table[column]
+    return total
+
+
+def fingerprint(spec: Spec, tables: KeyTables) -> str:
+    """Return the hex hash of a whole sweep: equal for two launches of an unchanged spec."""
+    axes = [(axis.names, axis.points) for axis in spec.product.axes]
+    # Neither is part of a key, but rounding depends on both.
+    arithmetic = (spec.base.pack_size, spec.base.compile)
+    parts = (spec.name, tables.base.tobytes(), axes, spec.where, *arithmetic)
+    return _digest("where", *parts).hex()
+
+
+def _common_entries(spec: Spec) -> list[tuple[str, Any]]:
+    """Return the names and values of everything that is not on an axis."""
+    axis_names = spec.product.names
+    entries: list[tuple[str, Any]] = [
+        (name, getattr(spec.base, name))
+        for name in Hyperparameters.model_fields
+        if name not in axis_names
+    ]
+    entries += spec.arguments.items()
+    if "trial" not in axis_names | set(spec.arguments):
+        entries.append(("trial", 0))
+    entries += [("batchfn()", spec.batchfn), ("data()", spec.data), ("numerics()", NUMERICS)]
+    entries += [(f"grab()[{name}]", grab) for name, grab in spec.grabs.items()]
+    return entries
+
+
+def _lanes(entries: Iterable[tuple[str, Any]]) -> list[np.uint64]:
+    """Return the sum, lane by lane modulo 2^64, of the digests of (name, value) entries."""
+    total = np.zeros(_LANES, dtype=np.uint64)
+    for name, value in entries:
+        if _counts(name, value):
+            total += np.frombuffer(_digest(name, name, value), dtype="<u8")
+    return list(total)
+
+
+def _digest(place: str, *values: Any) -> bytes:
+    try:
+        return digest(*values)
+    except TypeError as error:
+        raise SpecError(f"{place.replace('()', '')}: {NO_CONTENT.format(error)}") from error
+
+
+def _counts(name: str, value: Any) -> bool:
+    """Return whether a setting is part of a key: it affects results and is not at its default."""
+    field = Hyperparameters.model_fields.get(name)
+    return field is None or (name not in OUTSIDE_RESULTS and value != field.default)

@@ -1,0 +1,471 @@
+"""Read a spec: from what the user wrote to a checked, typed spec, or to all of its errors at once.
+
+Pure functions: they call nothing of the user's and change nothing that they are given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlpsubmit.arguments import declared, function_name, takes_all
+from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.protocol import SUPPLIED
+from mlpsubmit.spec import hyperparameters as hp
+from mlpsubmit.spec.fingerprint import digest
+from mlpsubmit.spec.hints import hints
+from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.product import Axis, Product
+
+__all__ = ["NO_CONTENT", "Accepted", "RawSpec", "Spec", "fields", "read"]
+
+#: The message for a value that has no content to hash; the reason takes the place of ``{}``.
+NO_CONTENT = (
+    "cannot be hashed by its content ({}); settings and functions may hold arrays, numbers and "
+    "functions, but no open files, locks or generators: make those inside a function"
+)
+
+#: Hyperparameters that make an axis where they are given as a list: {hyperparameter: axis}.
+_LISTED = {"n_samples": "n_samples", "target_monomials": "monomials"}
+
+#: Names of axes that are no hyperparameters, and need no function that declares them.
+_OWN_AXES = ("trial", "monomials")
+
+_VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, eq=False)
+class RawSpec:
+    """The arguments of a :class:`~mlpsubmit.spec.sweep.Sweep`, as the user gave them, unchecked.
+
+    Attributes:
+        replaced: settings that overrides replaced: functions may bind other values of them.
+    """
+
+    name: str
+    axes: Mapping[Any, Any]
+    settings: Mapping[str, Any]
+    batchfn: Callable[..., Any]
+    data: Callable[..., Any] | None
+    grabs: Mapping[str, Callable[..., Any]]
+    where: Callable[[Any], bool] | None
+    replaced: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Accepted:
+    """The names that axes and settings may have.
+
+    Attributes:
+        declared: arguments that functions of the spec declare and the train loop does not supply.
+        takes_any: whether a function of the spec has ``**kwargs``.
+        errors: one for each function whose signature cannot be read.
+    """
+
+    declared: frozenset[str]
+    takes_any: bool
+    errors: tuple[str, ...]
+
+    def takes(self, name: str) -> bool:
+        """Return whether any function of the spec takes an argument of this name."""
+        return self.takes_any or name in self.declared
+
+    def canonical(self, name: Any) -> str:
+        """Return the name under which results carry a setting.
+
+        Raises:
+            SpecError: if it is neither a hyperparameter nor an argument of any function.
+        """
+        if not isinstance(name, str):
+            raise SpecError(f"axis {name!r}: a name should be a string")
+        canonical = hp.canonical_name(name)
+        if canonical is not None:
+            return canonical
+        if self.errors:  # some names are unknown
+            raise SpecError(self.errors)
+        if name in self.declared:
+            return name
+        if name.lower() in _OWN_AXES:
+            return name.lower()
+        known = {*Hyperparameters.model_fields, *self.declared, "trial"}
+        raise SpecError(
+            f"{name}: neither a hyperparameter nor an argument that a function of the spec "
+            f"declares{did_you_mean(name, known)}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Spec(RawSpec):
+    """A checked spec.
+
+    Attributes:
+        product: the axes, in the order in which the user gave them.
+        base: the hyperparameters at the first point of the product.
+        arguments: the fixed arguments of functions, by name.
+        accepted: the names that settings may have.
+    """
+
+    product: Product
+    base: Hyperparameters
+    arguments: Mapping[str, Any]
+    accepted: Accepted
+
+
+def read(raw: RawSpec) -> Spec:
+    """Check a spec and convert its values to their types.
+
+    Raises:
+        SpecError: listing every error at once.
+    """
+    accepted = _accepted(raw)
+    errors = [*_name_errors(raw.name), *_function_errors(raw), *accepted.errors]
+    if not accepted.errors:
+        errors += hints(raw.batchfn, raw.data, raw.settings)
+    settings, listed = _split_listed(raw.settings)
+    axes = _axes([*raw.axes.items(), *listed.items()], accepted, _unused(raw), errors)
+    errors += _repeated_names(axes)
+    product = Product(tuple(axes))
+    hyperparameters, arguments = _split_settings(settings, product, accepted, errors)
+    with _collected(errors):
+        base = _base(hyperparameters, product)
+        errors += _conflicts(raw, base, arguments, product)
+    if errors:
+        raise SpecError(dict.fromkeys(errors))
+    _check_tied(base, product)
+    return Spec(**fields(raw), product=product, base=base, arguments=arguments, accepted=accepted)
+
+
+def fields(raw: RawSpec) -> dict[str, Any]:
+    """Return the arguments of a spec by name."""
+    return {field.name: getattr(raw, field.name) for field in dataclasses.fields(RawSpec)}
+
+
+@contextlib.contextmanager
+def _collected(errors: list[str], prefix: str = "") -> Iterator[None]:
+    """Append the messages of a SpecError that is raised inside to a list."""
+    try:
+        yield
+    except SpecError as error:
+        errors += [prefix + message for message in error.errors]
+
+
+# ---- the name and the functions ------------------------------------------------------------------
+
+
+def _name_errors(name: Any) -> list[str]:
+    if isinstance(name, str) and _VALID_NAME.fullmatch(name):
+        return []
+    return [f"name: got {name!r}; should be letters, digits, '.', '_' and '-', as in 'staircase-2'"]
+
+
+def _function_errors(raw: RawSpec) -> list[str]:
+    errors: list[str] = []
+    if raw.batchfn is None:
+        errors.append(
+            "batchfn: missing; give the function that yields batches, for example "
+            "batchfn=mlpsubmit.batchfns.polynomial"
+        )
+    for place in ("batchfn", "data", "where"):
+        function = getattr(raw, place)
+        if function is not None and not callable(function):
+            errors.append(f"{place}: got {function!r}; should be a function")
+    if not isinstance(raw.grabs, Mapping):
+        errors.append(
+            f"grabs: got {raw.grabs!r:.80}; should be a mapping of names to functions, as in "
+            "grabs={'sharpness': sharpness}"
+        )
+    for name, grab in _grabs(raw).items():
+        if not callable(grab):
+            by_name = f" (by its name: OTHER_MODEL_GRABS={{'mine': {grab!r}}})"
+            hint = by_name if isinstance(grab, str) else ""
+            errors.append(f"grabs[{name!r}]: got {grab!r}; should be a function{hint}")
+    for alias, grab in _named_grabs(raw).items():
+        if isinstance(grab, SpecError):
+            errors += [f"OTHER_MODEL_GRABS[{alias!r}]: {message}" for message in grab.errors]
+    return errors
+
+
+def _grabs(raw: RawSpec) -> Mapping[Any, Any]:
+    return raw.grabs if isinstance(raw.grabs, Mapping) else {}
+
+
+def _named_grabs(raw: RawSpec) -> dict[str, Any]:
+    """Return the grabs of OTHER_MODEL_GRABS by alias, each a function or the error."""
+    mappings = [m for m in _given(raw, "other_model_grabs") if isinstance(m, Mapping)]
+    return {alias: _named_grab(grab) for mapping in mappings for alias, grab in mapping.items()}
+
+
+def _named_grab(grab: Any) -> Any:
+    from mlpsubmit.grabs import by_name
+
+    try:
+        return grab if callable(grab) else by_name(grab)
+    except SpecError as error:
+        return error
+
+
+def _functions(raw: RawSpec) -> list[Callable[..., Any]]:
+    """Return the functions whose arguments settings and axes may name."""
+    grabs = [*_grabs(raw).values(), *_named_grabs(raw).values()]
+    candidates = [raw.batchfn, raw.data, *grabs, *_given(raw, "model")]
+    return [function for function in candidates if callable(function)]
+
+
+def _given(raw: RawSpec, name: str) -> list[Any]:
+    """Return the values of a hyperparameter among the settings: one for each spelling."""
+    return [value for key, value in raw.settings.items() if hp.canonical_name(key) == name]
+
+
+def _accepted(raw: RawSpec) -> Accepted:
+    names: set[str] = set()
+    takes_any = False
+    errors: list[str] = []
+    for function in _functions(raw):
+        with _collected(errors):
+            names |= declared(function)
+            takes_any = takes_any or takes_all(function)
+    return Accepted(frozenset(names - SUPPLIED), takes_any, tuple(errors))
+
+
+# ---- axes ----------------------------------------------------------------------------------------
+
+
+def _split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Separate the settings that make axes: N_SAMPLES, NUM_TRIALS and TARGET_MONOMIALS."""
+    fixed: dict[str, Any] = {}
+    axes: dict[str, Any] = {}
+    for name, value in settings.items():
+        canonical = hp.canonical_name(name)
+        if canonical == "num_trials":
+            fixed[name] = value
+            with contextlib.suppress(SpecError):  # raised again with the other settings
+                axes["trial"] = range(hp.validate_one("num_trials", value))
+        elif canonical in _LISTED and _is_list(value):
+            axes[_LISTED[canonical]] = value
+        elif canonical == "target_monomials" and value is not None:
+            axes["monomials"] = [value]
+        else:
+            fixed[name] = value
+    order = [axis for axis in ("n_samples", "trial", "monomials") if axis in axes]
+    return fixed, {axis: axes[axis] for axis in order}
+
+
+def _is_list(values: Any) -> bool:
+    """Return whether values have an order, so that they can be an axis."""
+    unordered = isinstance(values, (str, bytes, Mapping, set, frozenset))
+    return isinstance(values, Iterable) and not unordered and getattr(values, "ndim", 1) > 0
+
+
+def _unused(raw: RawSpec) -> set[str]:
+    """Return the hyperparameters that no optimizer of the spec uses."""
+    names = [name for key in raw.axes for name in (key if isinstance(key, tuple) else (key,))]
+    if any(hp.canonical_name(name) == "optimizer" for name in map(str, names)):
+        return set()
+    optimizer = next((str(value).lower() for value in _given(raw, "optimizer")), "sgd")
+    if optimizer not in hp.OPTIMIZERS:
+        return set()  # a torch.optim class may use any of them
+    return {"betas", "eps"} if optimizer == "sgd" else {"momentum", "nesterov"}
+
+
+def _axes(
+    given: Iterable[tuple[Any, Any]], accepted: Accepted, unused: set[str], errors: list[str]
+) -> list[Axis]:
+    """Return the axes that are valid; the errors of all others go into a list."""
+    axes: list[Axis] = []
+    for key, values in given:
+        names = key if isinstance(key, tuple) else (key,)
+        with _collected(errors):
+            canonical = tuple(_LISTED.get(n, n) for n in map(accepted.canonical, names))
+            with _collected(errors, f"axis {', '.join(names)}: "):
+                _check_results_depend(canonical, accepted, unused)
+                axes.append(_axis(canonical, _points(values, names, isinstance(key, tuple))))
+    return axes
+
+
+def _points(values: Any, names: Sequence[str], zipped: bool) -> list[tuple[Any, ...]]:
+    """Return the points of an axis as given, each with one value per name."""
+    if not _is_list(values):
+        raise SpecError(f"got {values!r}; should be a list of values")
+    points = [tuple(v) if zipped and _is_list(v) else (v,) for v in values]
+    if not points:
+        raise SpecError("has no values; give at least one or leave it out")
+    for point in points:
+        if len(point) != len(names):
+            raise SpecError(
+                f"got {point!r}; each point of this zip should have {len(names)} values"
+            )
+    return points
+
+
+def _check_results_depend(names: Sequence[str], accepted: Accepted, unused: set[str]) -> None:
+    """Refuse an axis along which all results would be equal."""
+    if idle := [name for name in names if name in hp.OUTSIDE_RESULTS]:
+        raise SpecError(f"no result depends on {idle[0].upper()}; give it as one value")
+    if idle := [name for name in names if name in unused]:
+        raise SpecError(
+            f"no optimizer of the spec uses {idle[0].upper()}, so no result depends on it"
+        )
+    if "n_train" in names and not accepted.errors and not accepted.takes("n_train"):
+        raise SpecError(
+            "no function of the spec takes N_TRAIN, so no result depends on it; data recipes such "
+            "as images do"
+        )
+
+
+def _axis(names: tuple[str, ...], points: Iterable[tuple[Any, ...]]) -> Axis:
+    """Return an axis, or a zip of several, with its values converted to their types."""
+    errors: list[str] = []
+    parsed = []
+    for point in points:
+        try:
+            parsed.append(tuple(map(_parsed, names, point)))
+        except SpecError as error:
+            errors += error.errors
+    if errors:
+        raise SpecError(errors)
+    axis = Axis(names, tuple(parsed))
+    try:
+        repeats = axis.repeats()
+    except TypeError as error:
+        raise SpecError(f"a value {NO_CONTENT.format(error)}") from error
+    if repeats:
+        shown = repeats[0] if len(names) > 1 else repeats[0][0]
+        raise SpecError(f"the value {shown!r} appears more than once; keep one")
+    return axis
+
+
+def _repeated_names(axes: Sequence[Axis]) -> list[str]:
+    names = [name for axis in axes for name in axis.names]
+    return [
+        f"axis {name}: is given more than once; keep one"
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+
+
+def _parsed(name: str, value: Any) -> Any:
+    """Return a value converted to the type of its name: a hyperparameter, trial or monomials."""
+    if name == "trial":
+        return _trial(value)
+    if name == "monomials":
+        return _monomial(value)
+    if name in Hyperparameters.model_fields:
+        return hp.validate_one(name, value)
+    return hp.python_number(value)
+
+
+def _trial(value: Any) -> int:
+    try:
+        return int(hp.validate_one("seed", value))  # what is valid for one is for the other
+    except SpecError:
+        raise SpecError(f"got {value!r}; should be an integer >= 0") from None
+
+
+def _monomial(value: Any) -> Any:
+    from mlpsubmit.batchfns.monomial import Monomial
+
+    try:
+        if isinstance(value, Mapping):
+            return Monomial(value)
+        if isinstance(value, str):
+            return Monomial.from_repr(value)
+        if isinstance(value, (list, tuple)):
+            return tuple(_monomial(entry) for entry in value)
+    except ValueError as error:
+        raise SpecError(f"got {value!r}; {error}") from None
+    return value
+
+
+# ---- settings ------------------------------------------------------------------------------------
+
+
+def _split_settings(
+    settings: Mapping[str, Any], product: Product, accepted: Accepted, errors: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Separate hyperparameters from the arguments of functions, which are converted.
+
+    Args:
+        errors: takes an error for each unknown name, bad argument and name that is an axis too.
+    """
+    hyperparameters: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    axis_names = product.names
+    for name, value in settings.items():
+        with _collected(errors):
+            canonical = accepted.canonical(name)
+            if canonical in axis_names:
+                errors.append(
+                    f"{name}: is an axis and also fixed to {value!r}; keep one of the two"
+                )
+            elif canonical in Hyperparameters.model_fields:
+                hyperparameters[name] = value
+            else:
+                with _collected(errors, f"{name}: "):
+                    arguments[canonical] = _parsed(canonical, value)
+    return hyperparameters, arguments
+
+
+def _base(values: Mapping[str, Any], product: Product) -> Hyperparameters:
+    """Return the hyperparameters at the first point of the product."""
+    first = product.point(0)
+    sampled = {name: first[name] for name in first if name in Hyperparameters.model_fields}
+    try:
+        return hp.validate({**values, **sampled})
+    except SpecError as error:
+        raise SpecError([_with_axis_hint(message, values) for message in error.errors]) from None
+
+
+def _with_axis_hint(message: str, values: Mapping[str, Any]) -> str:
+    """Add how to write an axis, where the error is a list in the place of a single value."""
+    for name, value in values.items():
+        canonical = hp.canonical_name(name)
+        listed = isinstance(value, (list, tuple, range, np.ndarray))
+        if listed and canonical and message.startswith(f"{canonical.upper()}: "):
+            return f"{message}; to sweep over it, write axes={{{name!r}: {value!r}}}"
+    return message
+
+
+def _conflicts(
+    raw: RawSpec, base: Hyperparameters, arguments: Mapping[str, Any], product: Product
+) -> list[str]:
+    """Return an error for each value that is set twice: by a function, and by the spec."""
+    in_datasethps = [("datasethps", name, value) for name, value in base.datasethps.items()]
+    bound = [
+        (function_name(function), name, value)
+        for function in _functions(raw)
+        for name, value in getattr(function, "keywords", {}).items()
+    ]
+    errors = {
+        name: f"axis {name}: {who} already fixes {name}; leave it out there or drop the axis"
+        for who, name, _ in reversed(in_datasethps + bound)
+        if name in product.names - raw.replaced
+    }
+    fixed = {**base.datasethps, **arguments}
+    for who, name, value in bound + [entry for entry in in_datasethps if entry[1] in arguments]:
+        if name in fixed.keys() - raw.replaced and not _same(value, fixed[name]):
+            errors[name] = (
+                f"{name}: {who} fixes it to {value!r:.40}, and the spec to "
+                f"{fixed[name]!r:.40}; keep one of the two"
+            )
+    return [errors[name] for name in sorted(errors)]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or digest(one) == digest(other)
+
+
+def _check_tied(base: Hyperparameters, product: Product) -> None:
+    """Check, at every point, the settings whose values have to fit together."""
+    axes = [axis for axis in product.axes if hp.TIED & set(axis.names)]
+    for point in Product(tuple(axes)).points() if axes else ():
+        update = {name: value for name, value in point.items() if name in hp.TIED}
+        try:
+            hp.validate({**dict(base), **update})
+        except SpecError as error:
+            at = ", ".join(f"{name.upper()}={value!r}" for name, value in update.items())
+            raise SpecError([f"at {at}: {message}" for message in error.errors]) from None
