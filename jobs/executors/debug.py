@@ -1,4 +1,4 @@
-"""Training in this very process, for finding out why something fails."""
+"""Training in this process, to find out why something fails."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.heartbeat import process_start
+from mlpsubmit.jobs.signals import stop_on_signals
 from mlpsubmit.jobs.submission import Job, Submission
-from mlpsubmit.jobs.train_pack import run_task
+from mlpsubmit.jobs.task import run_task
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["DebugExecutor"]
@@ -54,7 +55,8 @@ class DebugExecutor(Executor):
         pid, host, now = os.getpid(), socket.gethostname(), time.time()
         yield Job(str(pid), 0, 1, False, host, pid, process_start(pid), now)
         on_failure = None if self.keep_going else self._show
-        run_task(str(submission.path), submission.number, 0, on_failure=on_failure)
+        with stop_on_signals() as stop:
+            run_task(submission.run, submission.number, 0, stop, on_failure)
 
     def _show(self, error: BaseException) -> None:
         traceback.print_exception(error)

@@ -182,7 +182,9 @@ def _results(run: Run, study: Study) -> dict[str, Any]:
         for dimension in layout.dimensions
         for axis, values in dimension.coordinates.items()
     ]
-    result = mlpscape_dictionary(replace(layout, dimensions=tuple(dimensions)), run.directory)
+    result = mlpscape_dictionary(
+        replace(layout, dimensions=tuple(dimensions)), run.directory.results
+    )
     # A grab that nothing has called, since every config diverged, is there without measurements.
     unmeasured = ExptTrace(result["var_axes"]).serialize()
     result["extras"] = {name: result["extras"].get(name, unmeasured) for name in study.grabs}

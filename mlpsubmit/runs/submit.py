@@ -58,7 +58,7 @@ def exclusively(file: Path, what: str) -> Iterator[None]:
 
 def missing_packs(run: RunDirectory, plan: Plan) -> NDArray[np.int64]:
     """Return the numbers of the packs that have no result, having verified those that do."""
-    finished = run.finished(among={pack.name for pack in plan})
+    finished = run.results.finished(among={pack.name for pack in plan})
     return np.array([p.number for p in plan if p.name not in finished], dtype=np.int64)
 
 

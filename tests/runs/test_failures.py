@@ -202,7 +202,7 @@ def test_damaged_results_train_again(workplace: Path) -> None:
     sweep = Sweep("damaged", {"WIDTH": [4, 8]}, batchfn=two_tasks, MAX_ITER=3, N_SAMPLES=4)
     run = launch(sweep, executor="debug")
     whole = run.collect().drop_vars("seconds")
-    (shard,) = run.directory.shards()
+    (shard,) = run.directory.results.shards()
     content = bytearray(shard.read_bytes())
     content[700] ^= 255
     shard.write_bytes(content)
@@ -216,7 +216,7 @@ def test_an_unusable_checkpoint_is_trained_anew(workplace: Path) -> None:
     sweep = Sweep("stale", {"WIDTH": [4]}, batchfn=two_tasks, MAX_ITER=3, N_SAMPLES=4)
     run = launch(sweep, executor="debug")
     expected = run.collect().drop_vars("seconds")
-    for shard in run.directory.shards():
+    for shard in run.directory.results.shards():
         os.unlink(shard)
     run.directory.checkpoint("0000000").write_bytes(b"not a checkpoint")
     assert run.resume("debug") == 1

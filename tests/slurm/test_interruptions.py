@@ -106,7 +106,7 @@ def test_a_node_that_dies_gives_its_task_to_another(
         study.cluster.start_node(node)
     assert status.complete, study.log(run)
     assert run.directory.submissions() == [0]
-    trained = [member.name for member in run.directory.members()]
+    trained = [member.name for member in run.directory.results.members()]
     assert sorted(trained) == ["0000000.npz", "0000001.npz"], "each pack is trained exactly once"
     xarray.testing.assert_identical(results(run), undisturbed)
 

@@ -128,7 +128,7 @@ def test_an_sbatch_that_does_nothing_and_does_not_say_so(study: Any, instead: An
     late = study.cluster.run("sbatch", "--parsable", "--wait", file).stdout.strip()
     log = run.directory.log(0, f"{late}_0").read_text()
     assert "nothing to do: sbatch answered 'Welcome" in log
-    assert list(run.directory.members()) == []
+    assert list(run.directory.results.members()) == []
 
     assert run.resume() == 2
     assert run.directory.submissions() == [0, 1]

@@ -1,0 +1,43 @@
+"""How every task starts: ``python -m mlpsubmit.jobs.worker RUN SUBMISSION TASK``.
+
+TASK is the index of a slice of the submission. The local executor starts one process per task;
+under SLURM each element of a job array is one. A parent may start several, one per device: a worker
+takes the first GPU that is visible to it, and nothing of it is shared but the run directory.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mlpsubmit.jobs.signals import stop_on_signals
+from mlpsubmit.jobs.slurm import requeue
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+
+__all__ = ["main"]
+
+
+def main(path: str, submission: int, task: int) -> int:
+    """Train one slice; where SLURM ends the job before that is done, put it back into the queue.
+
+    Returns:
+        The exit code of the process.
+    """
+    # From now on, so that a signal that comes while torch is being imported does not kill.
+    with stop_on_signals() as stop:
+        if why := RunDirectory(Path(path)).superseded(submission):
+            print(f"nothing to do: {why}", flush=True)
+            return 0
+        from mlpsubmit.jobs.task import run_task
+
+        run = RunDirectory.open(Path(path))
+        outcome = run_task(run, submission, task, stop)
+        # A local run may itself be part of somebody's job, which is not for us to requeue.
+        under_slurm = run.intent(submission)["executor"] == "slurm"
+        if outcome == "interrupted" and under_slurm and run.ended(submission) is None:
+            requeue.unless_cancelled(requeue.this_job())
+    return 0 if outcome in ("done", "interrupted") else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
