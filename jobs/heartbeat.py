@@ -63,9 +63,9 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
-        if kind is not None:
-            self.update(state="crashed", error=f"{kind.__name__}: {error}")
+    def __exit__(self, type_: type[BaseException] | None, error: object, _: object) -> None:
+        if type_ is not None:
+            self.update(state="crashed", error=f"{type_.__name__}: {error}")
         self._ended.set()
         self._thread.join()
         self.publish()

@@ -72,12 +72,12 @@ def joined(stacks: Sequence[Arrays], count: int, *, halved: bool) -> Arrays:
 def _scattered(
     arrays: Sequence[NDArray[Any]], rows: Sequence[NDArray[np.int64]], count: int
 ) -> NDArray[Any]:
-    """Return an array of ``count`` rows with the rows of each stack's array in their places."""
+    """Return an array of ``count`` rows, those of each stack's array where ``rows`` has them."""
     shapes = {array.shape[1:] for array in arrays}
     shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
     holes = len(shapes) > 1 or sum(map(len, rows)) < count
-    kind = np.result_type(*arrays, *([np.float64] if holes else []))
-    whole = np.full((count, *shape), np.nan if holes else 0, dtype=kind)
+    dtype = np.result_type(*arrays, *([np.float64] if holes else []))
+    whole = np.full((count, *shape), np.nan if holes else 0, dtype=dtype)
     for array, own in zip(arrays, rows, strict=True):
         inner = tuple(slice(size) for size in array.shape[1:])
         whole[(own,) + inner] = array  # noqa: RUF005  # Python 3.10 unpacks no stars here

@@ -37,7 +37,7 @@ STACKED_ACTIVATIONS = 1 << 26
 #: Fixed cost of one step of one config, in FLOPs: what packing saves.
 STEP_OVERHEAD = 2e5
 
-#: Input dimensions assumed for the cost of a sweep whose spec does not say ``d``.
+#: Input dimensions assumed for the cost of a sweep whose spec does not give ``d``.
 ASSUMED_INPUTS = 64
 
 #: Settings that the cost of a config is estimated from.

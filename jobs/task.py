@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -30,6 +31,7 @@ from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.jobs.train_pack import TaskContext, train_pack
 from mlpsubmit.spec.load import thaw
+from mlpsubmit.spec.sweep import Config
 from mlpsubmit.training.accel.compile import sharing_compiled
 from mlpsubmit.training.monitor import Interrupted
 
@@ -50,6 +52,16 @@ WORTH_A_ROOFLINE = 3e11
 
 #: Heartbeats per second that all tasks together write at most: their file system is shared.
 BEATS_PER_SECOND = 20
+
+#: What a heartbeat counts, at the start of an attempt.
+NOTHING_DONE: Mapping[str, Any] = {
+    "packs_done": 0,
+    "packs_failed": 0,
+    "halved": 0,
+    "cost_done": 0.0,
+    "progressed": False,
+    "speeds": [],
+}
 
 
 def run_task(
@@ -74,42 +86,38 @@ def run_task(
     """
     # Before anything loads torch's compiler, which then looks up where to put its files.
     with sharing_compiled(run.path / run_directory.COMPILED):
-        name = task_name(submission, index)
+        name, intent = task_name(submission, index), run.intent(submission)
         sweep = thaw((run.path / run_directory.SWEEP_PICKLE).read_bytes())
         plan = Plan.from_json(run.plan)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.set_num_threads(plan.threads)
         data = SharedData(run, sweep, device)
-        intent = run.intent(submission)
         packs = _without_result(run, plan, intent["slices"][index], name)
         without_progress = _attempts_without_progress(run, name)
         roofline = None
         if sum(pack.cost for pack in packs) >= WORTH_A_ROOFLINE:
             roofline = Roofline(device, sweep.base.precision, sweep.base.model != "mlp")
-        # The process of the debug executor has done other things before.
-        startup = None if intent["executor"] == "debug" else process_age()
         meter = ThroughputMeter()
-        tasks = len(intent["slices"])
+        fields = {
+            "task": name,
+            "device": device_name(device),
+            "cpu": cpu_name(),
+            "threads": plan.threads,
+            # The process of the debug executor has done other things before.
+            "startup": None if intent["executor"] == "debug" else process_age(),
+            "packs": len(packs),
+            "without_progress": without_progress,
+            **NOTHING_DONE,
+            **meter.fields(),
+        }
+        interval = min(len(intent["slices"]) / BEATS_PER_SECOND, SLOWEST_BEAT)
         with (
             Shard.claim(run.results.folder, name) as shard,
             Heartbeat(
                 run.heartbeat(name),
-                max(HEARTBEAT_SECONDS, min(tasks / BEATS_PER_SECOND, SLOWEST_BEAT)),
-                task=name,
+                max(HEARTBEAT_SECONDS, interval),
                 attempt=shard.attempt,
-                device=device_name(device),
-                cpu=cpu_name(),
-                threads=plan.threads,
-                startup=startup,
-                packs=len(packs),
-                packs_done=0,
-                packs_failed=0,
-                halved=0,
-                cost_done=0.0,
-                without_progress=without_progress,
-                progressed=False,
-                speeds=[],
-                **meter.fields(),
+                **fields,
             ) as heartbeat,
         ):
             context = TaskContext(run, sweep, plan, device, data, stop, heartbeat, meter, roofline)
@@ -158,7 +166,8 @@ class _Task:
                 self._train_or_record(pack)
             except Interrupted:
                 print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
-                if not heartbeat["progressed"] and self._is_last_without_progress:
+                without_progress = 0 if heartbeat["progressed"] else self.without_progress + 1
+                if without_progress >= MAX_WITHOUT_PROGRESS:
                     return self._give_up()
                 heartbeat.update(state="interrupted")
                 return "interrupted"
@@ -168,10 +177,6 @@ class _Task:
         heartbeat.update(state="done")
         return "done"
 
-    @property
-    def _is_last_without_progress(self) -> bool:
-        return self.without_progress + 1 >= MAX_WITHOUT_PROGRESS
-
     def _give_up(self) -> str:
         """Report that further attempts would end as the last ones did."""
         print(NO_PROGRESS, flush=True)
@@ -180,40 +185,24 @@ class _Task:
 
     def _train_or_record(self, pack: PackRange) -> None:
         """Train a pack and append its result, or append why it could not be trained."""
-        context, heartbeat = self.context, self.context.heartbeat
-        if context.stop.is_set():
+        if self.context.stop.is_set():
             raise Interrupted
+        first = self.context.sweep.config(int(self.context.plan.indices(pack)[0]))
+        self._report_start(pack, first)
         started = time.monotonic()
         size = pack.stop - pack.start
-        first = context.sweep.config(int(context.plan.indices(pack)[0]))
-        heartbeat.update(
-            state="training",
-            pack=pack.name,
-            pack_started=time.time(),
-            configs=size,
-            step=0,
-            first_step=0,
-            max_iter=first.hyperparameters.max_iter,
-            loss=None,
-        )
-        heartbeat.publish()
         try:
-            workload = Workload.of(context.sweep, first, size, pack.cost)
-            arrays = train_pack(context, pack)
+            workload = Workload.of(self.context.sweep, first, size, pack.cost)
+            arrays = train_pack(self.context, pack)
         except Interrupted:
             raise
         except Exception as error:
             self._record_failure(pack, error)
             return
         self.shard.append(pack.name + shards.FINISHED_SUFFIX, npz_bytes(arrays))
-        context.meter.finished(workload)
-        heartbeat.update(
-            packs_done=heartbeat["packs_done"] + 1,
-            cost_done=heartbeat["cost_done"] + pack.cost,
-            progressed=True,
-            speeds=context.meter.speeds(),
-        )
-        context.run.checkpoint(pack.name).unlink(missing_ok=True)
+        self.context.meter.finished(workload)
+        self._report_end(pack, "packs_done", speeds=self.context.meter.speeds())
+        self.context.run.checkpoint(pack.name).unlink(missing_ok=True)
         seconds = time.monotonic() - started
         print(f"pack {pack.name}: {size} configs in {seconds:.1f} s", flush=True)
 
@@ -225,13 +214,28 @@ class _Task:
         }
         self.shard.append(pack.name + shards.FAILED_SUFFIX, files.json_bytes(failure))
         self.context.meter.discard()
-        heartbeat = self.context.heartbeat
-        heartbeat.update(
-            packs_failed=heartbeat["packs_failed"] + 1,
-            cost_done=heartbeat["cost_done"] + pack.cost,
-            progressed=True,
-        )
+        self._report_end(pack, "packs_failed")
         print(f"pack {pack.name}: failed\n{failure['traceback']}", flush=True)
         if self.on_failure is not None:
             self.on_failure(error)
             raise _StoppedAtFailure from error
+
+    def _report_start(self, pack: PackRange, first: Config) -> None:
+        heartbeat = self.context.heartbeat
+        heartbeat.update(
+            state="training",
+            pack=pack.name,
+            pack_started=time.time(),
+            configs=pack.stop - pack.start,
+            step=0,
+            first_step=0,
+            max_iter=first.hyperparameters.max_iter,
+            loss=None,
+        )
+        heartbeat.publish()
+
+    def _report_end(self, pack: PackRange, count: str, **fields: Any) -> None:
+        """Count a pack that has a result or has failed."""
+        heartbeat = self.context.heartbeat
+        counted = {count: heartbeat[count] + 1, "cost_done": heartbeat["cost_done"] + pack.cost}
+        heartbeat.update(progressed=True, **counted, **fields)

@@ -32,7 +32,7 @@ def main(path: str, submission: int, task: int) -> int:
 
         run = RunDirectory.open(Path(path))
         outcome = run_task(run, submission, task, stop)
-        # A local run may itself be part of somebody's job, which is not for us to requeue.
+        # The launch of a local run may itself be part of a job, which is not to be requeued.
         under_slurm = run.intent(submission)["executor"] == "slurm"
         if outcome == "interrupted" and under_slurm and run.ended(submission) is None:
             requeue.unless_cancelled(requeue.this_job())

@@ -136,10 +136,10 @@ class LocalExecutor(Executor):
 
 
 def _answer(folder: Path, number: int) -> Mapping[str, Any]:
-    """Return what a process answered.
+    """Return the answer of a process.
 
     Raises:
-        UserError: with the end of its log, where it did not.
+        UserError: with the end of its log, where it gave none.
     """
     try:
         answer: Mapping[str, Any] = files.read_json(calibrate.answer_file(folder, number))
@@ -147,7 +147,7 @@ def _answer(folder: Path, number: int) -> Mapping[str, Any]:
         lines = (folder / f"{number}.log").read_text(errors="replace").splitlines()
         last = "\n".join(lines[-3:]) or "nothing"
         raise UserError(
-            f"--calibrate: a process ended without an answer; it said:\n{last}"
+            f"--calibrate: a process exited without an answer; its log ends:\n{last}"
         ) from None
     return answer
 

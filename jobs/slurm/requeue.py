@@ -23,10 +23,10 @@ def this_job() -> str:
 def unless_cancelled(job: str) -> None:
     """Requeue the job of this process, unless it was cancelled or SLURM does so itself.
 
-    A signal does not tell where it comes from: the time limit and preemption must be followed by
-    another attempt, ``scancel`` must not. The state of the job tells: it is RUNNING before the time
-    limit, within the grace of a preemption and after a plain signal; it is COMPLETING, and nothing
-    is to be done, once it was cancelled or SLURM has requeued it.
+    A signal has no sender: the time limit and preemption must be followed by another attempt,
+    ``scancel`` must not. The state of the job distinguishes them: it is RUNNING before the time
+    limit, within the grace time of a preemption and after a plain signal; it is COMPLETING, and
+    nothing is to be done, once it was cancelled or SLURM has requeued it.
     """
     for attempt in range(ATTEMPTS):
         try:

@@ -1,4 +1,4 @@
-"""Every name and format in a run directory, in one place, without importing torch.
+"""Every name in a run directory, and its small files; does not import torch.
 
 | path                         | who writes it, and when                                       |
 |------------------------------|---------------------------------------------------------------|

@@ -92,9 +92,9 @@ def test_a_failing_pack_costs_only_itself(
     assert again.code == 1
     assert error in again.err
 
-    # A mended spec reuses what is done and trains the rest.
-    mended = mlpsubmit("launch", "trouble.py")
-    assert mended.code == 0
+    # A fixed spec reuses what is done and trains the rest.
+    fixed = mlpsubmit("launch", "trouble.py")
+    assert fixed.code == 0
     assert open_run().collect().train_loss.notnull().all()
 
 
@@ -243,7 +243,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_nothing(
 
 
 def test_a_failure_keeps_the_checkpoint(mlpsubmit: Command, trouble: Path) -> None:
-    """What failed for want of memory, say, goes on from where it was."""
+    """What failed, out of memory for example, resumes from where it was."""
     mlpsubmit(
         *("launch", "trouble.py", "trouble=raises", "--executor", "debug", "WIDTH=8"),
         *("CHECKPOINT_MINUTES=1e-9",),
