@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import socket
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
 __all__ = ["Job", "Submission"]
@@ -30,10 +33,15 @@ class Job:
     first: int
     count: int
     array: bool
-    host: str
-    pid: int | None
-    process_start: str | None
-    updated: float
+    host: str = field(default_factory=socket.gethostname)
+    pid: int | None = None
+    process_start: str | None = None
+    updated: float = field(default_factory=time.time)
+
+    @classmethod
+    def of_process(cls, name: str, task: int, pid: int) -> Job:
+        """Return the job of one task that a process of this machine trains."""
+        return cls(name, task, 1, False, pid=pid, process_start=process_start(pid))
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as jobs.json holds it."""

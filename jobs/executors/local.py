@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,6 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.command_line import WORKER, module_command
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.gpus import free_memory
-from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.slurm.helper_job import exit_on_signals
 from mlpsubmit.jobs.store.run_directory import task_name
 from mlpsubmit.jobs.submission import Job, Submission
@@ -79,29 +75,22 @@ class LocalExecutor(Executor):
         with exit_on_signals(), tempfile.TemporaryDirectory(prefix="mlpsubmit-") as name:
             folder = Path(name)
             write_order(folder)
-            with contextlib.ExitStack() as started:
-                processes = [
-                    started.enter_context(self._calibrating(folder, number))
-                    for number in range(submission.tasks)
-                ]
+            processes: list[subprocess.Popen[bytes]] = []
+            try:
+                for number in range(submission.tasks):
+                    command = module_command(calibrate.__name__, folder, number)
+                    processes.append(self._start(command, folder / f"{number}.log", number))
                 for process in processes:
+                    process.wait()
+            finally:
+                for process in processes:
+                    process.kill()
                     process.wait()
             return [_answer(folder, number) for number in range(submission.tasks)]
 
-    @contextlib.contextmanager
-    def _calibrating(self, folder: Path, number: int) -> Iterator[subprocess.Popen[bytes]]:
-        """Start one process, and make sure that it ends."""
-        command = module_command(calibrate.__name__, folder, number)
-        process = self._start(command, folder / f"{number}.log", number)
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-
     def submit(self, submission: Submission) -> Iterator[Job]:
         """Start one process per task; there are at most as many tasks as max_tasks."""
-        path, host = submission.path.resolve(), socket.gethostname()
+        path = submission.path.resolve()
         for task in range(submission.tasks):
             name = task_name(submission.number, task)
             command = module_command(WORKER, path, submission.number, task)
@@ -109,8 +98,7 @@ class LocalExecutor(Executor):
             process = self._start(command, log, task)
             # Reaps the process when it ends, and holds its handle until then.
             threading.Thread(target=process.wait, daemon=True).start()
-            pid, now = process.pid, time.time()
-            yield Job(name, task, 1, False, host, pid, process_start(pid), now)
+            yield Job.of_process(name, task, process.pid)
 
     def _start(self, command: Sequence[str], log: Path, number: int) -> subprocess.Popen[bytes]:
         """Start a process that has its own GPU, or its share of the cores.

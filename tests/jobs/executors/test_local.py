@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mlpsubmit import UserError
+from mlpsubmit.jobs.executors import local
 from mlpsubmit.jobs.executors.local import LocalExecutor, driver_indices, usable_cores
+from mlpsubmit.jobs.heartbeat import is_alive
+from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.spec.hyperparameters import validate
 
 
@@ -34,6 +39,30 @@ def test_slots_and_threads_share_the_cores() -> None:
     everything = LocalExecutor(validate({}), None)
     assert everything.max_tasks(cost=1e9) * everything.threads <= cores
     assert everything.threads_per_task(1) == cores
+
+
+SHOWN = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"
+
+
+@pytest.mark.parametrize(("devices", "seen"), [([4, 7], ["4", "7"]), ([], ["", ""])])
+def test_each_worker_sees_its_own_gpu(
+    devices: list[int], seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = (
+        f"import os, sys; print([os.environ[n] for n in {SHOWN}], sys.stdin.read(), os.getsid(0))"
+    )
+    monkeypatch.setattr(local, "module_command", lambda *_: [sys.executable, "-c", show])
+    executor = LocalExecutor(validate({}), 1)
+    executor.devices, executor.threads = devices, 3
+    submission = Submission(tmp_path, "x", 2, 2)
+    submission.folder.mkdir(parents=True)
+    jobs = list(executor.submit(submission))
+    while any(is_alive(job.to_json()) for job in jobs):
+        time.sleep(0.01)
+    assert [job.id for job in jobs] == ["002-0000", "002-0001"]
+    for job, device in zip(jobs, seen, strict=True):
+        log = submission.run.log(2, job.id).read_text()
+        assert log == f"{[device, '3', '3']}  {job.pid}\n"
 
 
 SPEC = """
