@@ -78,7 +78,8 @@ class Status:
         parts.append(f"{100 * self.fraction:.0f}%")
         if self.speed:
             mean = "" if any(task.state == "running" for task in self.tasks) else "mean "
-            parts.append(mean + throughput(self.speed, self.matmul_utilization, " of the limit"))
+            used = " matmul utilization"
+            parts.append(mean + throughput(self.speed, self.matmul_utilization, used))
         if self.remaining_seconds is not None and self.running:
             parts.append(f"about {duration(self.remaining_seconds)} left")
         return "  ".join(parts)

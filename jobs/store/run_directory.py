@@ -25,7 +25,6 @@ torn tail is ignored. Nothing here unpickles.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -67,6 +66,11 @@ def task_name(submission: int, index: int) -> str:
     return f"{submission:03d}-{index:04d}"
 
 
+def _content(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = read_json(file)
+    return content
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """One launched sweep on disk."""
@@ -99,14 +103,12 @@ class RunDirectory:
     @cached_property
     def sweep(self) -> dict[str, Any]:
         """The content of sweep.json."""
-        content: dict[str, Any] = read_json(self.path / SWEEP_JSON)
-        return content
+        return _content(self.path / SWEEP_JSON)
 
     @cached_property
     def plan(self) -> dict[str, Any]:
         """The content of plan.json."""
-        content: dict[str, Any] = read_json(self.path / PLAN)
-        return content
+        return _content(self.path / PLAN)
 
     @property
     def id(self) -> str:
@@ -132,21 +134,17 @@ class RunDirectory:
 
     def heartbeats(self, submission: int | None = None) -> dict[str, dict[str, Any]]:
         """Return the heartbeat of every task that has one, of a submission or of all."""
-        folder = self.path / HEARTBEATS
-        found = {}
         tasks = "[!.]*" if submission is None else f"{submission:03d}-*"
-        for file in sorted(folder.glob(f"{tasks}.json")):
-            with contextlib.suppress(RunError, OSError):  # torn by a power cut, or just replaced
-                found[file.stem] = read_json(file)
-        return found
+        names = sorted(file.stem for file in (self.path / HEARTBEATS).glob(f"{tasks}.json"))
+        last = {name: self.last_heartbeat(name) for name in names}
+        return {name: beat for name, beat in last.items() if beat is not None}
 
     def last_heartbeat(self, task: str) -> dict[str, Any] | None:
         """Return the last heartbeat of a task, of whatever attempt; None if there is none whole."""
         try:
-            content: dict[str, Any] = read_json(self.heartbeat(task))
-        except (RunError, OSError):
+            return _content(self.heartbeat(task))
+        except (RunError, OSError):  # torn by a power cut, or just replaced
             return None
-        return content
 
     # ---- submissions
 
@@ -166,8 +164,7 @@ class RunDirectory:
 
     def intent(self, number: int) -> dict[str, Any]:
         """Return what a submission was to do, as it was written down beforehand."""
-        content: dict[str, Any] = read_json(self.submission(number) / INTENT)
-        return content
+        return _content(self.submission(number) / INTENT)
 
     def jobs(self, number: int) -> dict[str, Any] | None:
         """Return the jobs of a submission; None where its launch died before it had any."""
