@@ -8,10 +8,9 @@ pack is a range of ranks within a group. So a plan is a few numbers however larg
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -311,15 +310,11 @@ def _kept(
 def _cost_setting(sweep: Sweep, name: str) -> CostSetting:
     if name == "d":
         return CostSetting((float(_known_inputs(sweep)),))
-    max_iter = sweep.base.max_iter
-    if name == "optimizer":
-        number: Callable[[Any], float] = _packs_many
-    else:
-        number = functools.partial(_as_number, max_iter=max_iter)
     for i, axis in enumerate(sweep.product.axes):
         if name in axis.names:
-            return CostSetting(tuple(map(number, axis.values(name))), i)
-    return CostSetting((number(getattr(sweep.base, name)),))
+            values = axis.values(name)
+            return CostSetting(tuple(_as_number(name, v, sweep.base) for v in values), i)
+    return CostSetting((_as_number(name, getattr(sweep.base, name), sweep.base),))
 
 
 def _known_inputs(sweep: Sweep) -> int:
@@ -329,16 +324,17 @@ def _known_inputs(sweep: Sweep) -> int:
     return next((d for d in named if isinstance(d, int)), ASSUMED_INPUTS)
 
 
-def _as_number(value: Any, max_iter: int) -> float:
-    """Return a setting as a number; a schedule of N events as the mean steps between them."""
+def _as_number(name: str, value: Any, base: Hyperparameters) -> float:
+    """Return a setting as a number.
+
+    A schedule of N events is the mean number of steps between them; an optimizer is 1 where it
+    trains a whole pack at once, 0 where it is a class of torch.optim.
+    """
+    if name == "optimizer":
+        return float(isinstance(value, str) and value in OPTIMIZERS)
     if isinstance(value, str):
-        return max(1.0, max_iter / (log_spaced(value) or 1))
+        return max(1.0, base.max_iter / (log_spaced(value) or 1))
     return float(value)
-
-
-def _packs_many(optimizer: Any) -> float:
-    """Return 1 for an optimizer that trains a pack at once, 0 for a class of torch.optim."""
-    return float(isinstance(optimizer, str) and optimizer in OPTIMIZERS)
 
 
 def _by_group(

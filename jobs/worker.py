@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 
 from mlpsubmit.jobs.signals import stop_on_signals
-from mlpsubmit.jobs.slurm import requeue
-from mlpsubmit.jobs.store.run_directory import RunDirectory
 
 __all__ = ["main"]
 
@@ -23,8 +21,11 @@ def main(path: str, submission: int, task: int) -> int:
     Returns:
         The exit code of the process.
     """
-    # From now on, so that a signal that comes while torch is being imported does not kill.
+    # Before the imports: those of torch take seconds, in which a signal must not kill the process.
     with stop_on_signals() as stop:
+        from mlpsubmit.jobs.slurm import requeue
+        from mlpsubmit.jobs.store.run_directory import RunDirectory
+
         if why := RunDirectory(Path(path)).superseded(submission):
             print(f"nothing to do: {why}", flush=True)
             return 0
