@@ -120,7 +120,7 @@ def look(path, sweep):
 
 def collect(path, sweep):
     run = Run(RunDirectory.open(path))
-    write(run.layout(), run.directory, path / "results.nc")
+    write(run.layout(), run.directory.results, path / "results.nc")
 
 
 def take_over(path, sweep):
