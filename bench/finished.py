@@ -74,7 +74,7 @@ def finish(spec: Path, path: Path, missing: int = 0) -> None:
     plan = Plan.from_json(run.plan)
     for index, ranges in enumerate(run.intent(0)["slices"]):
         task = run_directory.task_name(0, index)
-        with Shard.claim(run.results, task) as shard:
+        with Shard.claim(run.results.folder, task) as shard:
             _write_slice(shard, sweep, plan, ranges, plan.packs - missing)
         beat = {"state": "done", "task": task, "packs": 1, "packs_done": 1}
         files.publish_json(run.heartbeat(task), beat, sync=False)

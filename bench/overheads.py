@@ -30,6 +30,8 @@ from mlpsubmit.grabs import readin_gram_trace
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from mlpsubmit.jobs.plan import make_plan
+from mlpsubmit.jobs.task_monitor import TaskMonitor
+from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 #: Width, the steps that a save follows each, and the samples per step, which no state depends on.
@@ -62,20 +64,20 @@ def largest_pack(width: int, batch: int) -> Workload:
     return Workload(width, max(group_run.pack_size for group_run in group_runs), batch)
 
 
-def checkpoint(folder: Path, pack: Workload, heartbeat: Heartbeat, interval: float) -> Checkpoint:
-    file, stop = folder / "pack.pt", threading.Event()
-    return Checkpoint(file, pack.configs, DEVICE, stop, heartbeat, interval, verbose=False)
+def monitor(folder: Path, pack: Workload, heartbeat: Heartbeat, interval: float) -> TaskMonitor:
+    checkpoint = Checkpoint.load(folder / "pack.pt", DEVICE.type, pack.configs)
+    return TaskMonitor(checkpoint, threading.Event(), heartbeat, ThroughputMeter(), interval)
 
 
 def saves(width: int, steps: int, batch: int, folder: Path) -> dict[str, Any]:
     """Train with a save after every step and with none."""
     pack = largest_pack(width, batch)
-    keeper = checkpoint(folder, pack, Heartbeat(folder / "beat.json", 2.0), interval=0.0)
+    keeper = monitor(folder, pack, Heartbeat(folder / "beat.json", 2.0), interval=0.0)
     saving, plain = Stopwatch(keeper, wait=True), Stopwatch(wait=True)
     for stopwatch in (saving, plain):
         pack.train(steps, {}, monitor=stopwatch)
-    size = keeper.file.stat().st_size
-    keeper.file.unlink()
+    size = keeper.checkpoint.file.stat().st_size
+    keeper.checkpoint.file.unlink()
     with_save, without = (statistics.median(s.step_seconds) for s in (saving, plain))
     return {
         "width": width,
@@ -96,7 +98,7 @@ def telling(repeats: int, folder: Path) -> dict[str, Any]:
         plain = Stopwatch()
         SHORT_STEPS.train(MAX_ITER, {}, monitor=plain)
         with Heartbeat(folder / "beat.json", BEATS) as heartbeat:
-            told = Stopwatch(checkpoint(folder, SHORT_STEPS, heartbeat, interval=1e9))
+            told = Stopwatch(monitor(folder, SHORT_STEPS, heartbeat, interval=1e9))
             SHORT_STEPS.train(MAX_ITER, {}, monitor=told)
         slowdowns.append(told.seconds / plain.seconds - 1)
         told_shares.append(told.told_seconds / told.seconds)

@@ -1,4 +1,4 @@
-"""How a task says that it lives, and how others tell whether a process does."""
+"""What a task publishes about itself while it runs, and whether a process is alive."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = [
     "HEARTBEAT_SECONDS",
     "SLOWEST_BEAT",
     "Heartbeat",
+    "cpu_name",
     "is_alive",
     "is_fresh",
     "process_age",
     "process_start",
-    "processor_name",
 ]
 
 HEARTBEAT_SECONDS = 2.0
@@ -30,16 +30,16 @@ HEARTBEAT_SECONDS = 2.0
 #: Seconds between heartbeats at most, however many tasks share a file system.
 SLOWEST_BEAT = 30.0
 
-#: A heartbeat on another machine that is older than this is taken for dead.
-SILENCE_SECONDS = 60.0
+#: A process on another machine whose heartbeat is older than this counts as dead.
+DEAD_SECONDS = 60.0
 
 
 class Heartbeat:
-    """Publishes what one task is doing from a thread of its own.
+    """Publishes what one task is doing, from a thread of its own.
 
     Args:
         interval: seconds between two heartbeats.
-        fields: what it says at first.
+        fields: the initial content, beside what identifies the process.
     """
 
     def __init__(self, path: Path, interval: float, **fields: Any) -> None:
@@ -63,9 +63,9 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
-        if kind is not None:
-            self.update(state="crashed", error=f"{kind.__name__}: {error}")
+    def __exit__(self, type_: type[BaseException] | None, error: object, _: object) -> None:
+        if type_ is not None:
+            self.update(state="crashed", error=f"{type_.__name__}: {error}")
         self._ended.set()
         self._thread.join()
         self.publish()
@@ -79,7 +79,7 @@ class Heartbeat:
         return self._fields[name]
 
     def publish(self) -> None:
-        """Write the file now. A full disk must not end the training, so it is only said."""
+        """Write the file now; a full disk is reported in the log and does not end the training."""
         with self._lock:
             fields = {**self._fields, "updated": time.time()}
             try:
@@ -93,18 +93,18 @@ class Heartbeat:
 
 
 def is_fresh(heartbeat: Mapping[str, Any]) -> bool:
-    """Tell whether a heartbeat is so young that its task lives, by the clocks of two machines.
+    """Return whether a heartbeat is so recent that its task is alive, by two machines' clocks.
 
-    One that seems to come from the future tells nothing.
+    One that is as far in the future is not fresh either: the clocks disagree.
     """
     age = abs(time.time() - float(heartbeat.get("updated", 0)))
     return age < 3 * float(heartbeat.get("interval", HEARTBEAT_SECONDS))
 
 
 def process_start(pid: int) -> str | None:
-    """Return when a process of this machine started, in the kernel's words; None where unknown.
+    """Return when a process of this machine started, in clock ticks since boot; None if unknown.
 
-    With the process id it names a process for good, though ids are used again.
+    With the process id it identifies a process, as ids are used again.
     """
     try:
         content = Path(f"/proc/{pid}/stat").read_text()
@@ -115,15 +115,15 @@ def process_start(pid: int) -> str | None:
 
 
 def process_age() -> float | None:
-    """Return for how many seconds this process has run; None where the kernel does not tell."""
+    """Return for how many seconds this process has run; None where that cannot be read."""
     start = process_start(os.getpid())
     if start is None or not hasattr(time, "CLOCK_BOOTTIME"):
         return None
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(start) / os.sysconf("SC_CLK_TCK")
 
 
-def processor_name() -> str:
-    """Return what the processor of this machine is called."""
+def cpu_name() -> str:
+    """Return the name of this machine's CPU model."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             name, _, value = line.partition(":")
@@ -133,9 +133,13 @@ def processor_name() -> str:
 
 
 def is_alive(process: dict[str, Any]) -> bool:
-    """Tell whether the process that wrote a heartbeat, or a job as jobs.json holds it, lives."""
+    """Return whether a process is alive.
+
+    Args:
+        process: a heartbeat, or a job as jobs.json holds it.
+    """
     if process.get("host") != socket.gethostname():
-        return time.time() - float(process.get("updated", 0)) < SILENCE_SECONDS
+        return time.time() - float(process.get("updated", 0)) < DEAD_SECONDS
     pid = int(process["pid"])
     if process.get("process_start") is not None and Path("/proc/self/stat").exists():
         return process_start(pid) == str(process["process_start"])

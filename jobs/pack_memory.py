@@ -1,7 +1,7 @@
-"""How much of a GPU's memory a config takes in training: what sizes packs there.
+"""How much of a GPU's memory a config takes in training, which sets the size of packs there.
 
-Sizes are estimates, made before anything is known but the settings; a pack that does not fit after
-all is halved by its task. Counted are fp32 numbers, four bytes each.
+These are estimates from the settings alone; a pack that does not fit after all is halved by its
+task. Counted are fp32 numbers, four bytes each.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ WEIGHTS_ON_GPU = 1 << 27
 #: while a recording of its step is checked.
 MARGIN, RESERVED = 0.15, 2 << 30
 
-#: Copies of the weights: these, the initial ones, gradients, two of an optimizer's, and two that
-#: an update makes in passing.
+#: Copies of the weights: these, the initial ones, gradients, two of an optimizer's, and two
+#: temporary ones of an update.
 COPIES = 7
 
 #: Times that a batch is held: as drawn, stacked, as the one of a recorded step, and a config's
@@ -46,8 +46,8 @@ def config_bytes(
     test_samples = offline * settings["n_test"]
     width, depth = settings["width"], settings["depth"]
     # A forward pass keeps the signals of every layer, the backward pass two more at a time; a
-    # network that is differentiated as it is written keeps some twice. A recorded step, in which
-    # the test set may be evaluated, has memory of its own.
+    # network that autograd differentiates keeps some twice. A recorded step, in which the test set
+    # may be evaluated, has memory of its own.
     train = (2 * depth + 2) * settings["n_samples"] * width
     activations = 2 * np.maximum(train, (depth + 1) * test_samples * width)
     samples = BATCHES * settings["n_samples"] + TEST_SETS * test_samples

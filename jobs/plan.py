@@ -1,17 +1,16 @@
 """From a product of axes to packs, and from packs to slices of equal cost.
 
-The axes are put in a fixed order: those that change the shapes of tensors outside, those that a
-pack can hold side by side inside. Configs then stand in *rank* order, configs of equal shapes form
-one contiguous *group*, and a pack is a range of ranks within a group. So a plan is a few numbers
-however large the product is.
+The axes are put in a fixed order: those that change the shapes of tensors outside, those whose
+configs can share a pack inside. In this plan order configs of equal shapes form one contiguous
+*group*. The *rank* of a config is its position in plan order among the configs that train, and a
+pack is a range of ranks within a group. So a plan is a few numbers however large the product is.
 """
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,24 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.jobs.pack_memory import fitting
-from mlpsubmit.jobs.store.run_directory import pack_mask, unpack_mask
+from mlpsubmit.jobs.store.masks import decode_mask, encode_mask
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters, log_spaced
 from mlpsubmit.spec.product import Axis
 from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["Pack", "Plan", "Range", "cut", "make_plan"]
+__all__ = ["PackRange", "Plan", "Range", "cut", "make_plan"]
 
-#: Weights that one stack may hold on a processor: beyond it, more configs gain nothing.
+#: Weights that one stack may hold on a CPU: beyond it, more configs gain nothing.
 STACKED_WEIGHTS = 1 << 22
 LARGEST_PACK = 64
 
 #: Activations that one stack may hold, of its largest set of samples: 256 MiB in fp32.
 STACKED_ACTIVATIONS = 1 << 26
 
-#: Fixed cost of one step of one config, in floating-point operations: what packing spares.
+#: Fixed cost of one step of one config, in FLOPs: what packing saves.
 STEP_OVERHEAD = 2e5
 
-#: Input dimensions assumed for the cost of a sweep whose spec does not say ``d``.
+#: Input dimensions assumed for the cost of a sweep whose spec does not give ``d``.
 ASSUMED_INPUTS = 64
 
 #: Settings that the cost of a config is estimated from.
@@ -50,11 +49,12 @@ Range = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Pack:
-    """Configs that train together: kept configs ``start`` to ``stop`` in rank order.
+class PackRange:
+    """Configs that train together: those of the ranks ``start`` to ``stop``.
 
     Attributes:
-        cost: estimate for all of them, in floating-point operations.
+        number: which pack of the plan it is.
+        cost: the estimated cost of all of them, in FLOPs.
     """
 
     number: int
@@ -64,17 +64,17 @@ class Pack:
 
     @property
     def name(self) -> str:
-        """What the pack is called in files."""
+        """The name of the pack in files."""
         return f"{self.number:07d}"
 
 
 @dataclass(frozen=True)
 class GroupRun:
-    """Consecutive groups that are cut alike.
+    """Consecutive groups that are cut into packs in the same way.
 
     Attributes:
         groups: how many groups.
-        configs: kept configs in each.
+        configs: configs to train in each.
         pack_size: configs per pack at most.
     """
 
@@ -102,13 +102,13 @@ class Plan:
 
     Attributes:
         shape: points per axis of the product.
-        order: which axis of the product stands at each place of the rank order.
-        outside: how many places of the order, from the first, number the groups.
-        group_runs: the groups in rank order, run-length encoded.
+        order: the axes of the product in plan order, outermost first.
+        outside: how many axes of the order, from the outermost, distinguish the groups.
+        group_runs: the groups in plan order, run-length encoded.
         cost_settings: what :attr:`group_costs` is computed from.
-        threads: processor threads that a task of this plan computes with; part of the plan, since
-            the rounding of a matrix product can depend on it.
-        kept: (size,) bool over ranks, the configs to train; None for all.
+        threads: CPU threads that a task of this plan computes with; part of the plan, since the
+            rounding of a matrix product can depend on it.
+        kept: (size,) bool over the product in plan order, the configs to train; None for all.
     """
 
     shape: tuple[int, ...]
@@ -131,8 +131,8 @@ class Plan:
 
     @cached_property
     def group_costs(self) -> NDArray[np.float64]:
-        """The estimated cost of one config of each group that is kept, (groups,)."""
-        group_shape = tuple(self.shape[place] for place in self.order[: self.outside])
+        """The estimated cost of one config of each group that trains, (groups,)."""
+        group_shape = tuple(self.shape[axis] for axis in self.order[: self.outside])
         settings = _by_group(self.cost_settings, self.order[: self.outside], group_shape)
         costs = _costs(settings)
         if self.kept is None:
@@ -156,53 +156,55 @@ class Plan:
 
     @cached_property
     def _bounds(self) -> NDArray[np.int64]:
-        """Where each pack starts among the kept configs, and where the last one stops.
+        """The rank at which each pack starts, and that at which the last one stops, (packs + 1,).
 
         Packs of a group are of nearly equal size, so that none is much slower than another.
         """
-        pieces, start = [np.zeros(1, dtype=np.int64)], 0
+        bounds, start = [np.zeros(1, dtype=np.int64)], 0
         for group_run in self.group_runs:
             n = group_run.packs_per_group
             inner = np.arange(1, n + 1) * group_run.configs // n
             outer = np.arange(group_run.groups) * group_run.configs
-            pieces.append(start + (outer[:, None] + inner[None, :]).ravel())
+            bounds.append(start + (outer[:, None] + inner[None, :]).ravel())
             start += group_run.groups * group_run.configs
-        return np.concatenate(pieces)
+        return np.concatenate(bounds)
 
     @property
     def cost(self) -> float:
-        """What all packs cost, in floating-point operations."""
+        """The estimated cost of all packs, in FLOPs."""
         return float(self.pack_costs.sum())
 
-    def pack(self, number: int) -> Pack:
+    def pack(self, number: int) -> PackRange:
         """Return one pack by its number."""
         start, stop = self._bounds[number : number + 2].tolist()
-        return Pack(number, start, stop, float(self.pack_costs[number]))
+        return PackRange(number, start, stop, float(self.pack_costs[number]))
 
-    def __iter__(self) -> Iterator[Pack]:
+    def __iter__(self) -> Iterator[PackRange]:
         """Iterate over all packs."""
         return (self.pack(number) for number in range(self.packs))
 
     @cached_property
-    def _kept_ranks(self) -> NDArray[np.int64] | None:
+    def _ordered_indices(self) -> NDArray[np.int64] | None:
+        """By rank, the flat index into the product in plan order; None where they are equal."""
         return None if self.kept is None else np.flatnonzero(self.kept)
 
-    def indices(self, pack: Pack) -> NDArray[np.int64]:
+    def indices(self, pack: PackRange) -> NDArray[np.int64]:
         """Return the flat indices into the product, (K,) int64, of a pack's configs."""
-        return self._flat(np.arange(pack.start, pack.stop))
+        return self._indices(np.arange(pack.start, pack.stop))
 
     @property
     def first_indices(self) -> NDArray[np.int64]:
         """The flat index into the product of the first config of each pack, (packs,) int64."""
-        return self._flat(self._bounds[:-1])
+        return self._indices(self._bounds[:-1])
 
-    def _flat(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        ranks = places if self._kept_ranks is None else self._kept_ranks[places]
+    def _indices(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the flat indices into the product of ranks."""
+        ordered = ranks if self._ordered_indices is None else self._ordered_indices[ranks]
         if not self.shape:
-            return ranks
-        columns = np.unravel_index(ranks, tuple(self.shape[axis] for axis in self.order))
-        back = [columns[self.order.index(axis)] for axis in range(len(self.shape))]
-        return np.asarray(np.ravel_multi_index(back, self.shape), dtype=np.int64)
+            return ordered
+        by_place = np.unravel_index(ordered, tuple(self.shape[axis] for axis in self.order))
+        by_axis = [by_place[self.order.index(axis)] for axis in range(len(self.shape))]
+        return np.asarray(np.ravel_multi_index(by_axis, self.shape), dtype=np.int64)
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plan.json holds it."""
@@ -218,7 +220,7 @@ class Plan:
                 for name, setting in self.cost_settings.items()
             },
             "threads": self.threads,
-            "kept": None if self.kept is None else pack_mask(self.kept),
+            "kept": None if self.kept is None else encode_mask(self.kept),
         }
 
     @classmethod
@@ -226,7 +228,7 @@ class Plan:
         """Return the plan that :meth:`to_json` wrote."""
         kept = None
         if content["kept"]:
-            kept = unpack_mask(content["kept"], math.prod(content["shape"]))
+            kept = decode_mask(content["kept"], math.prod(content["shape"]))
         return cls(
             shape=tuple(content["shape"]),
             order=tuple(content["order"]),
@@ -248,22 +250,22 @@ def make_plan(
     finished: NDArray[np.int64] | None = None,
     memory: int | None = None,
 ) -> Plan:
-    """Plan a sweep for a number of max_tasks that train at the same time.
+    """Plan a sweep for a number of tasks that train at the same time.
 
     Args:
-        max_tasks: tasks that run side by side; a group that carries much of the cost is cut so that
-            all of them get a share of it.
-        threads: processor threads of each task.
-        finished: flat indices of configs whose results are known already.
-        memory: bytes free on the GPU of each task; None where tasks train on processors.
+        max_tasks: how many; a group that carries much of the cost is cut so that all of them get a
+            share of it.
+        threads: CPU threads of each task.
+        finished: indices of configs whose results are known already.
+        memory: bytes free on the GPU of each task; None where tasks train on CPUs.
     """
     axes = sweep.product.axes
-    outside = [place for place, axis in enumerate(axes) if not _stacks(axis)]
+    outside = [i for i, axis in enumerate(axes) if not _stacks(axis)]
     # What sets the size of packs goes outermost: few group_runs, however many groups.
-    outside.sort(key=lambda place: not {"width", "depth"} & set(axes[place].names))
-    inside = [place for place, axis in enumerate(axes) if _stacks(axis)]
-    group_shape = tuple(len(axes[place]) for place in outside)
-    group_size = math.prod(len(axes[place]) for place in inside)
+    outside.sort(key=lambda i: not {"width", "depth"} & set(axes[i].names))
+    inside = [i for i, axis in enumerate(axes) if _stacks(axis)]
+    group_shape = tuple(len(axes[i]) for i in outside)
+    group_size = math.prod(len(axes[i]) for i in inside)
     kept = _kept(sweep, outside + inside, finished)
     counts = np.full(math.prod(group_shape), group_size)
     if kept is not None:
@@ -275,7 +277,7 @@ def make_plan(
         shape=sweep.product.shape,
         order=tuple(outside + inside),
         outside=len(outside),
-        group_runs=tuple(_stretches(counts, sizes)),
+        group_runs=tuple(_run_lengths(counts, sizes)),
         cost_settings=cost_settings,
         threads=threads,
         kept=kept,
@@ -283,10 +285,10 @@ def make_plan(
 
 
 def _stacks(axis: Axis) -> bool:
-    """Tell whether configs that differ along an axis can share a pack.
+    """Return whether configs that differ along an axis can share a pack.
 
-    Arguments of functions can: where they turn out to change shapes after all, the task trains the
-    pack as several stacks.
+    Arguments of functions can: where they turn out to change shapes, the task trains the pack as
+    several stacks.
     """
     return all(name in STACKED or name not in Hyperparameters.model_fields for name in axis.names)
 
@@ -294,7 +296,7 @@ def _stacks(axis: Axis) -> bool:
 def _kept(
     sweep: Sweep, order: Sequence[int], finished: NDArray[np.int64] | None
 ) -> NDArray[np.bool_] | None:
-    """Return which ranks are to be trained, or None where all are."""
+    """Return which configs to train, over the product in plan order; None for all."""
     if sweep.included is None and (finished is None or not len(finished)):
         return None
     wanted = np.ones(sweep.product.size, bool) if sweep.included is None else sweep.included.copy()
@@ -308,35 +310,31 @@ def _kept(
 def _cost_setting(sweep: Sweep, name: str) -> CostSetting:
     if name == "d":
         return CostSetting((float(_known_inputs(sweep)),))
-    max_iter = sweep.base.max_iter
-    if name == "optimizer":
-        number: Callable[[Any], float] = _packs_many
-    else:
-        number = functools.partial(_as_number, max_iter=max_iter)
-    for place, axis in enumerate(sweep.product.axes):
+    for i, axis in enumerate(sweep.product.axes):
         if name in axis.names:
             values = axis.values(name)
-            return CostSetting(tuple(map(number, values)), place)
-    return CostSetting((number(getattr(sweep.base, name)),))
+            return CostSetting(tuple(_as_number(name, v, sweep.base) for v in values), i)
+    return CostSetting((_as_number(name, getattr(sweep.base, name), sweep.base),))
 
 
 def _known_inputs(sweep: Sweep) -> int:
-    """Return the input dimensions that the spec names ``d``, or an assumption."""
+    """Return the input dimensions that the spec gives as ``d``, or an assumption."""
     bound = getattr(sweep.data, "keywords", {}).get("d")
     named = (sweep.arguments.get("d"), sweep.base.datasethps.get("d"), bound)
     return next((d for d in named if isinstance(d, int)), ASSUMED_INPUTS)
 
 
-def _as_number(value: Any, max_iter: int) -> float:
-    """Return a setting as a number; a schedule of N events as the mean steps between them."""
+def _as_number(name: str, value: Any, base: Hyperparameters) -> float:
+    """Return a setting as a number.
+
+    A schedule of N events is the mean number of steps between them; an optimizer is 1 where it
+    trains a whole pack at once, 0 where it is a class of torch.optim.
+    """
+    if name == "optimizer":
+        return float(isinstance(value, str) and value in OPTIMIZERS)
     if isinstance(value, str):
-        return max(1.0, max_iter / (log_spaced(value) or 1))
+        return max(1.0, base.max_iter / (log_spaced(value) or 1))
     return float(value)
-
-
-def _packs_many(optimizer: Any) -> float:
-    """Return 1 for an optimizer that trains a pack at once, 0 for a class of torch.optim."""
-    return float(isinstance(optimizer, str) and optimizer in OPTIMIZERS)
 
 
 def _by_group(
@@ -361,7 +359,7 @@ def _weights(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]
 
 
 def _costs(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Return the cost of one config, (groups,), in floating-point operations.
+    """Return the cost of one config, (groups,), in FLOPs.
 
     A forward pass costs 2 per weight and sample, a backward pass twice that; centring costs one
     more forward pass online, and the test set one per evaluation offline.
@@ -387,23 +385,23 @@ def _pack_sizes(
     weights = _weights(settings)
     sizes = _cached(weights, settings) if memory is None else fitting(memory, weights, settings)
     costs = counts * _costs(settings)
-    dear = costs * max_tasks > 0.5 * costs.sum()
+    expensive = costs * max_tasks > 0.5 * costs.sum()
     shared = np.minimum(sizes, np.maximum(1, -(-counts // max_tasks)))
-    return np.where(one_by_one, 1, np.where(dear, shared, sizes))
+    return np.where(one_by_one, 1, np.where(expensive, shared, sizes))
 
 
 def _cached(
     weights: NDArray[np.float64], settings: Mapping[str, NDArray[np.float64]]
 ) -> NDArray[np.int64]:
-    """Return how many configs are to train together on a processor, (groups,)."""
+    """Return how many configs are to train together on a CPU, (groups,)."""
     samples = np.maximum(settings["n_samples"], (1 - settings["online"]) * settings["n_test"])
     activations = samples * settings["width"] * settings["depth"]
     sizes = np.minimum(STACKED_WEIGHTS // weights, STACKED_ACTIVATIONS // activations)
     return np.clip(sizes, 1, LARGEST_PACK).astype(np.int64)
 
 
-def _stretches(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[GroupRun]:
-    """Run-length encode the groups; groups of which nothing is kept vanish."""
+def _run_lengths(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[GroupRun]:
+    """Run-length encode the groups; those with nothing to train are left out."""
     table = np.stack([counts, sizes], axis=1)[counts > 0]
     changes = np.flatnonzero((table[1:] != table[:-1]).any(axis=1)) + 1
     for start, stop in itertools.pairwise([0, *changes.tolist(), len(table)]):
@@ -412,7 +410,7 @@ def _stretches(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[
 
 
 def cut(numbers: NDArray[np.int64], costs: NDArray[np.float64], tasks: int) -> list[list[Range]]:
-    """Cut packs into slices of nearly equal cost, the most_expensive first.
+    """Cut packs into slices of nearly equal cost.
 
     Args:
         numbers: (n,) pack numbers, ascending.
@@ -420,7 +418,8 @@ def cut(numbers: NDArray[np.int64], costs: NDArray[np.float64], tasks: int) -> l
         tasks: how many slices at most.
 
     Returns:
-        One list of ranges of pack numbers per slice, the most_expensive first; no slice is empty.
+        One list of ranges of pack numbers per slice, the most expensive packs first; no slice is
+        empty.
     """
     slices: list[list[Range]] = [[] for _ in range(tasks)]
     loads = np.zeros(tasks)
@@ -429,15 +428,21 @@ def cut(numbers: NDArray[np.int64], costs: NDArray[np.float64], tasks: int) -> l
     for value in np.unique(level)[::-1]:
         equal = numbers[level == value]
         shares = _shares(loads, len(equal), float(np.exp(value / 100)))
-        for task, piece in enumerate(np.split(equal, np.cumsum(shares)[:-1])):
-            slices[task] += _ranges(piece)
+        for task, share in enumerate(np.split(equal, np.cumsum(shares)[:-1])):
+            slices[task] += _ranges(share)
     return [ranges for ranges in slices if ranges]
 
 
 def _shares(loads: NDArray[np.float64], count: int, cost: float) -> NDArray[np.int64]:
-    """Share ``count`` equal packs out so that loads come as level as they can; add them up.
+    """Share ``count`` packs of equal cost out so that the loads become as even as they can.
 
-    Each task in turn of its load takes what lifts it to the level of those that have more.
+    Each task takes what lifts its load to the common level.
+
+    Args:
+        loads: (tasks,) the cost that each task has; its share is added here.
+
+    Returns:
+        How many packs each task gets, (tasks,).
     """
     low, high = loads.min(), loads.max() + count * cost
     for _ in range(64):  # bisection of the common level

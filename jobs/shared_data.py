@@ -35,7 +35,7 @@ class SharedData:
     def entries(self, config: Config) -> Mapping[str, Any]:
         """Return what the data function gives for a config, its tensors on the device.
 
-        Equal arguments give the same object; a function that raised raises again at once.
+        Equal arguments give the same object; where the function raised, the same error is raised.
         """
         if self._sweep.data is None:
             return _NONE

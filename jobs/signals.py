@@ -15,18 +15,18 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Turn the signals that end a task into an event that the train loop looks at every step."""
+    """Turn the signals that end a task into an event that the train loop checks at every step."""
     stop = threading.Event()
 
-    def ask(number: int, _: object) -> None:
+    def handle(number: int, _: object) -> None:
         if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt  # a second Ctrl-C: the user's function does not come back
+            raise KeyboardInterrupt  # a second Ctrl-C: the user's function does not return
         stop.set()
 
     previous = {}
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
-            previous[number] = signal.signal(number, ask)
+            previous[number] = signal.signal(number, handle)
     try:
         yield stop
     finally:

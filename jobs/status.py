@@ -1,4 +1,4 @@
-"""How far a run is: from its own files, and what those can't tell from the scheduler."""
+"""How far a run is: from its own files and, where those leave it open, from the scheduler."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.plan import Plan, Range
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
-from mlpsubmit.jobs.store.run_directory import REUSED_PREFIX, RunDirectory, task_name
-from mlpsubmit.jobs.store.shards import Failure
+from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
+from mlpsubmit.jobs.store.stored_results import REUSED_PREFIX
 from mlpsubmit.jobs.task_status import TaskStatus, mean_utilization
+from mlpsubmit.results.source import Failure
 
 __all__ = ["Status", "TaskStatus", "read_status"]
 
 
-#: What every task of a run said last, by its name.
+#: The last heartbeat of every task of a run, by its name.
 Beats = Mapping[str, dict[str, Any]]
 
-#: Seconds from which on the pack in training tells how fast a task is.
-TELLING_SECONDS = 10.0
+#: Seconds of training from which on the pack in training shows how fast a task is.
+ENOUGH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,13 +37,13 @@ class Status:
         configs: how many the sweep has; ``done``, ``failed`` and ``missing`` add up to it.
         reused: how many of those done came from earlier runs.
         fraction: done, by estimated cost, counting packs in training by their steps; 0 to 1.
-        speed: model-steps per second: lately, of all running tasks together; where none runs, the
-            mean over the time from the first beat of a submission's tasks to the last.
+        speed: model-steps per second: recently, of all running tasks together; where none runs,
+            the mean over the time from the first heartbeat of a submission's tasks to the last.
         matmul_utilization: FLOPs of the method over the measured matmul rate, 0 to 1, over the same
             time; None where it was not measured.
-        remaining_seconds: until the end at the speed so far; None where it cannot be told.
-        retry: what SLURM says of the job that will resume what is missing; empty where none will.
-        retry_failure: what SLURM says of one that could not; empty where all is well.
+        remaining_seconds: until the end at the speed so far; None where that is unknown.
+        retry: the state of the job that will resume what is missing; empty where there is none.
+        retry_failure: the state of one that failed to; empty where none did.
     """
 
     run: str
@@ -77,19 +78,20 @@ class Status:
         parts.append(f"{100 * self.fraction:.0f}%")
         if self.speed:
             mean = "" if any(task.state == "running" for task in self.tasks) else "mean "
-            parts.append(mean + throughput(self.speed, self.matmul_utilization, " of the limit"))
+            used = " matmul utilization"
+            parts.append(mean + throughput(self.speed, self.matmul_utilization, used))
         if self.remaining_seconds is not None and self.running:
             parts.append(f"about {duration(self.remaining_seconds)} left")
         return "  ".join(parts)
 
     @property
     def busy(self) -> bool:
-        """Whether any task lives or is about to, or may for all that is known."""
+        """Whether any task runs or is about to, or may as far as is known."""
         return any(task.live or task.state == "unknown" for task in self.tasks)
 
     @property
     def running(self) -> bool:
-        """Whether the run goes on by itself: a task lives, or a job will resume what is missing."""
+        """Whether the run goes on by itself: a task runs, or a job will resume what is missing."""
         return self.busy or bool(self.retry)
 
     @property
@@ -120,13 +122,13 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     """Read how far a run is.
 
     Args:
-        scheduler: what answers for SLURM; one that is kept is not asked again too soon.
+        scheduler: queries SLURM; one that is kept does not query it again too soon.
     """
     scheduler = scheduler or Scheduler()
     plan = Plan.from_json(run.plan)
     beats = run.heartbeats()
     tasks, job = _submitted(run, scheduler, beats)
-    names, failures = run.outcomes()
+    names, failures = run.results.outcomes()
     finished = _numbers(names, plan)
     sizes = plan.pack_sizes
     failed = sum(len(failure.indices) for failure in failures)
@@ -161,7 +163,7 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
 def _submitted(
     run: RunDirectory, scheduler: Scheduler, beats: Beats
 ) -> tuple[list[TaskStatus], JobState | None]:
-    """Return the tasks of the latest submission, and the job that retries, if it is known."""
+    """Return the tasks of the latest submission, and the job that retries, if there is one."""
     submissions = run.submissions()
     if not submissions:
         return [], None
@@ -175,14 +177,14 @@ def _submitted(
 
 
 def _reused(run: RunDirectory, names: set[str]) -> int:
-    """Return how many configs taken over from earlier runs are there."""
+    """Return how many configs have results from earlier runs."""
     record = run.sweep["reused"]
     present = sum(name.startswith(REUSED_PREFIX) for name in names)
-    return int(record["configs"]) if present == record["members"] else run.reused()
+    return int(record["configs"]) if present == record["members"] else run.results.reused()
 
 
 def _numbers(names: set[str], plan: Plan) -> NDArray[np.int64]:
-    """Return the finished packs that the plan has; reused results carry names of their own."""
+    """Return the numbers of the finished packs; reused results have names of their own."""
     numbers = sorted(int(name) for name in names if name.isdigit())
     return np.array([number for number in numbers if number < plan.packs], dtype=np.int64)
 
@@ -215,7 +217,7 @@ def _local_task(
         alive = process is not None and is_alive(process)
         state = ("running" if heartbeat else "waiting") if alive else "crashed"
     if state == "crashed":
-        why = str(heartbeat.get("error", "its process ended without a word"))
+        why = str(heartbeat.get("error", "its process exited without reporting"))
     return TaskStatus(name, state, heartbeat, job and run.log(submission, job["id"]), why)
 
 
@@ -243,21 +245,21 @@ def _progress(
 
 
 def _share(beat: Mapping[str, Any], steps: int) -> float:
-    """Return which part of its pack a task makes in so many steps."""
+    """Return the fraction of its pack that a task makes in so many steps."""
     return steps / beat["max_iter"] if beat.get("max_iter") else 0.0
 
 
 def _rate(beat: Mapping[str, Any], plan: Plan) -> float:
-    """Return the cost that a task trains in a second.
+    """Return the cost that a task trains per second.
 
-    It is that of its pack, once that trains for a while: of packs that thresholds have ended early,
+    It is that of its pack, once that has trained for a while: of packs that thresholds ended early,
     not all that counts as done has been computed.
     """
     own = float(plan.pack_costs[int(beat["pack"])])
     made = own * _share(beat, beat["step"] - beat.get("first_step", 0))
     updated = float(beat["updated"])
     in_pack = updated - float(beat.get("pack_started", updated))
-    if made > 0 and in_pack >= TELLING_SECONDS:
+    if made > 0 and in_pack >= ENOUGH_SECONDS:
         return made / in_pack
     return (float(beat["cost_done"]) + made) / max(updated - float(beat["started"]), 1.0)
 
@@ -285,19 +287,19 @@ def _remaining(
             own = float(left[_packs_ahead(slices[number][int(index)], task)].sum())
             together += own
             longest = max(longest, own / rates.get(task.name, np.inf))
-    # Tasks that wait take their turn at the places of those that run.
+    # Tasks that wait start where others have ended.
     return max(longest, together / sum(rates.values()))
 
 
 def _packs_ahead(ranges: Sequence[Range], task: TaskStatus) -> NDArray[np.int64]:
-    """Return the packs of a task's slice, from the one that it trains: none is gone back to."""
+    """Return the numbers of a task's packs from the one in training: it goes back to none."""
     packs: NDArray[np.int64] = np.concatenate([np.arange(low, high) for low, high in ranges])
     at = np.flatnonzero(packs == int(task.heartbeat.get("pack", -1)))
     return packs[at[0] :] if task.state == "running" and len(at) else packs
 
 
 def _speed(tasks: Sequence[TaskStatus], beats: Beats) -> tuple[float, float | None]:
-    """Return model-steps per second, and the part of the devices' limit that is used."""
+    """Return model-steps per second, and the matmul utilization."""
     running = [task.heartbeat for task in tasks if task.state == "running"]
     if running:
         shares = [beat.get("matmul_utilization") for beat in running]
@@ -310,7 +312,7 @@ def _speed(tasks: Sequence[TaskStatus], beats: Beats) -> tuple[float, float | No
 
 
 def _elapsed(beats: Beats) -> float:
-    """Return the seconds in which tasks trained, those of each submission side by side."""
+    """Return the seconds in which tasks trained; those of one submission ran concurrently."""
     spans: dict[str, tuple[float, float]] = {}
     for name, beat in beats.items():
         submission = name.partition("-")[0]
@@ -320,7 +322,7 @@ def _elapsed(beats: Beats) -> float:
 
 
 def _saved_shares(run: RunDirectory, beats: Beats) -> dict[int, float]:
-    """Return how far packs are of which a state is saved, in whatever submission they trained."""
+    """Return how far the packs with a saved state are, whichever submission trained them."""
     shares: dict[int, float] = {}
     for beat in beats.values():
         share = _share(beat, beat.get("step", 0))

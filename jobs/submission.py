@@ -1,11 +1,14 @@
-"""A submission: what of a run is handed to an executor, and the jobs that it answers with."""
+"""A submission: the part of a run that is handed to an executor, and the jobs that it becomes."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import socket
+import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
 __all__ = ["Job", "Submission"]
@@ -13,16 +16,16 @@ __all__ = ["Job", "Submission"]
 
 @dataclass(frozen=True)
 class Job:
-    """What an executor answered, as jobs.json keeps it.
+    """One job of a submission, as jobs.json keeps it.
 
     Attributes:
-        id: the executor's id of the job; its logs carry it.
-        first: the index of its first task.
-        count: how many tasks it stands for; none for the job that resumes what they leave.
-        array: whether each of its tasks has an index behind the id.
+        id: SLURM's id of the job, or the name of the task that runs here; its logs carry it.
+        first: which task of the submission is its first.
+        count: how many tasks it covers; none for the job that resumes what they leave.
+        array: whether each of its tasks has an array index at the end of the id.
         host: where the job was submitted.
-        pid: the process that controls a local job; None where a scheduler does.
-        process_start: when that process started, so that its id names it for good.
+        pid: the process of a task that runs here; None where a scheduler starts it.
+        process_start: when that process started, as process ids are used again.
         updated: when it was submitted; on another machine it counts as alive for a while.
     """
 
@@ -30,10 +33,15 @@ class Job:
     first: int
     count: int
     array: bool
-    host: str
-    pid: int | None
-    process_start: str | None
-    updated: float
+    host: str = field(default_factory=socket.gethostname)
+    pid: int | None = None
+    process_start: str | None = None
+    updated: float = field(default_factory=time.time)
+
+    @classmethod
+    def of_process(cls, name: str, task: int, pid: int) -> Job:
+        """Return the job of one task that a process of this machine trains."""
+        return cls(name, task, 1, False, pid=pid, process_start=process_start(pid))
 
     def to_json(self) -> dict[str, Any]:
         """Return the job as jobs.json holds it."""
@@ -42,15 +50,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Submission:
-    """What is handed to an executor.
+    """The part of a run that is handed to an executor.
 
     Attributes:
-        path: the run directory; it need not be there yet where nothing is submitted.
+        path: the run directory; it need not exist yet where nothing is submitted.
         label: what names of its jobs begin with: the sweep's name and the run's id, wherever the
             run lies by now.
         number: which submission of the run it is.
         tasks: how many tasks it has.
-        retries: how often what is missing at its end is resumed without anybody's doing.
+        retries: how often what is missing at its end is resumed automatically.
     """
 
     path: Path
@@ -66,5 +74,5 @@ class Submission:
 
     @property
     def folder(self) -> Path:
-        """Where the submission lies in the run directory."""
+        """The folder of the submission in the run directory."""
         return self.run.submission(self.number)

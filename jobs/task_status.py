@@ -24,12 +24,12 @@ class TaskStatus:
     """One task of the latest submission.
 
     Attributes:
-        state: ``waiting`` (its process has not said anything yet, or is to start again),
+        state: ``waiting`` (its process has not reported yet, or is to start again),
             ``running``, ``done``, ``interrupted`` (it saved its pack on a signal, or was
             cancelled), ``crashed``, or ``unknown`` where the scheduler does not answer.
-        heartbeat: what it said last; empty where it never did.
+        heartbeat: its last one; empty where it never reported.
         log: its log file.
-        why: why it waits, crashed, or is unknown; empty where there is nothing to say.
+        why: why it waits, crashed, or is unknown; else empty.
     """
 
     name: str
@@ -45,7 +45,7 @@ class TaskStatus:
 
     @property
     def mean_speed(self) -> float:
-        """Model-steps per second over its whole life; 0 where it made none."""
+        """Model-steps per second over the whole attempt; 0 where it made none."""
         beat = self.heartbeat
         if not beat.get("model_steps"):
             return 0.0
@@ -53,7 +53,7 @@ class TaskStatus:
 
     @property
     def summary(self) -> str:
-        """What it is training, in a few words, or why it does not."""
+        """What it is training, in a few words, or why it is not."""
         beat = self.heartbeat
         if self.state == "crashed":
             return self.why + (f"; its log: {self.log}" if self.log else "")
@@ -76,7 +76,7 @@ class TaskStatus:
         return text
 
     def last_lines(self) -> list[str]:
-        """Return how its log ends; empty where it has none."""
+        """Return the last lines of its log; empty where it has none."""
         if self.log is None:
             return []
         try:
@@ -90,7 +90,7 @@ class TaskStatus:
 
 
 def mean_utilization(beats: Iterable[Mapping[str, Any]]) -> float | None:
-    """Return the part of their devices' limit that tasks have used over their lives, 0 to 1.
+    """Return the mean matmul utilization of tasks over their attempts, 0 to 1.
 
     Returns:
         None where it was not measured in one of them, or there are none.

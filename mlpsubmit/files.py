@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -86,21 +88,28 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path}: is damaged ({error})") from error
 
 
+#: Seconds between two tries for a lock.
+_LOCK_REST = 0.1
+
+
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+def locked(path: Path, *, wait: float = math.inf) -> Iterator[None]:
     """Hold an exclusive lock on a file; the kernel frees it however the process ends.
 
     Child processes that are started with ``close_fds=False`` hold it as well.
 
+    Args:
+        wait: seconds to wait for it.
+
     Raises:
-        BlockingIOError: where another holds it and ``wait`` is false.
+        BlockingIOError: where another process holds it for longer.
         RunError: where the file system has no locks.
     """
     with path.open("ab") as file:
         # A submission that outlives the process that made it keeps the lock until it ends too.
         os.set_inheritable(file.fileno(), True)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            _lock(file, wait)
         except BlockingIOError:
             raise
         except OSError as error:
@@ -112,3 +121,15 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _lock(file: BinaryIO, wait: float) -> None:
+    end = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait == math.inf else fcntl.LOCK_NB))
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(min(_LOCK_REST, max(0.0, end - time.monotonic())))

@@ -1,19 +1,18 @@
-"""Training in this very process, for finding out why something fails."""
+"""Training in this process, to find out why something fails."""
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.executors.base import Executor
-from mlpsubmit.jobs.heartbeat import process_start
+from mlpsubmit.jobs.signals import stop_on_signals
+from mlpsubmit.jobs.store.run_directory import task_name
 from mlpsubmit.jobs.submission import Job, Submission
-from mlpsubmit.jobs.train_pack import run_task
+from mlpsubmit.jobs.task import run_task
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["DebugExecutor"]
@@ -51,10 +50,10 @@ class DebugExecutor(Executor):
 
     def submit(self, submission: Submission) -> Iterator[Job]:
         """Train the task."""
-        pid, host, now = os.getpid(), socket.gethostname(), time.time()
-        yield Job(str(pid), 0, 1, False, host, pid, process_start(pid), now)
+        yield Job.of_process(task_name(submission.number, 0), 0, os.getpid())
         on_failure = None if self.keep_going else self._show
-        run_task(str(submission.path), submission.number, 0, on_failure=on_failure)
+        with stop_on_signals() as stop:
+            run_task(submission.run, submission.number, 0, stop, on_failure)
 
     def _show(self, error: BaseException) -> None:
         traceback.print_exception(error)

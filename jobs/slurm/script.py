@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
 
+from mlpsubmit.jobs.command_line import WORKER, module_command
 from mlpsubmit.jobs.slurm.arrays import Array
 from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.slurm_templates import Template
@@ -26,8 +26,9 @@ def script(
         after: ids of jobs that must have ended before it starts.
     """
     run = shlex.quote(str(submission.path))
-    arguments = f"{run} {submission.number} {array.first}"
-    command = python_command("mlpsubmit.jobs.slurm.array_task", arguments)
+    # The shell of the batch script, which stands before srun, does the sum.
+    task = f"$(({array.first} + SLURM_ARRAY_TASK_ID))"
+    command = python_command(WORKER, f"{run} {submission.number} {task}")
     dependency = f"afterany:{':'.join(after)}" if after else None
     return sbatch_text(
         template,
@@ -58,20 +59,13 @@ def retry_script(helper: Template, submission: Submission, name: str, after: Seq
     )
 
 
-#: Runs a module as ``python -m`` does, but looks into the working directory last: a ``jobs.py`` or
-#: ``random.py`` that lies there must not take the place of ours or of Python's.
-_RUN_MODULE = (
-    "import sys, runpy; sys.path.append(sys.path.pop(0)); "
-    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
-)
-
 #: The batch shell must outlive the signal that its task saves on, or SLURM kills the task with it.
 _OUTLIVE_SIGNALS = "trap : TERM"
 
 
 def python_command(module: str, arguments: str) -> str:
     """Return the shell command that runs a module with the Python of this process."""
-    return f"{shlex.quote(sys.executable)} -u -c {shlex.quote(_RUN_MODULE)} {module} {arguments}"
+    return f"{shlex.join(module_command(module))} {arguments}"
 
 
 def sbatch_text(template: Template, folder: Path, command: str, **options: Any) -> str:
@@ -80,7 +74,7 @@ def sbatch_text(template: Template, folder: Path, command: str, **options: Any) 
     - wckey: submitit sets its own, which clusters that track them refuse.
     - requeue: what a cluster does unless told is not known, so it is told.
     - srun: it must pass on the environment and the cores, which it does not always, and append to
-      a log that an earlier life of the task began.
+      a log that an earlier attempt of the task began.
 
     Args:
         folder: where the job's log is written.

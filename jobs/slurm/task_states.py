@@ -191,7 +191,7 @@ def _submitting(run: RunDirectory, scheduler: Scheduler) -> bool:
     if scheduler.exact:
         return False
     try:
-        with files.locked(run.path / run_directory.PLAN, wait=False):
+        with files.locked(run.path / run_directory.PLAN, wait=0):
             return False
     except BlockingIOError:
         return True
@@ -203,7 +203,7 @@ def _adopt(run: RunDirectory, number: int, queue: Queue, scheduler: Scheduler) -
     """Write down jobs that the cluster has and jobs.json lacks: their launch died in between."""
     if not _unknown(run, number, queue):
         return
-    lock = files.locked(run.path / run_directory.PLAN, wait=False)
+    lock = files.locked(run.path / run_directory.PLAN, wait=0)
     with (
         contextlib.suppress(OSError, RunError),
         contextlib.nullcontext() if scheduler.exact else lock,

@@ -1,1 +1,1 @@
-"""What lies in a run directory, and how it is read and written; knows no torch."""
+"""The files of a run directory, and how they are read and written; does not import torch."""

@@ -1,9 +1,9 @@
 """Arrays in npz files: written, and read back without unpickling.
 
 A shard holds an npz file per pack, and a run may have a hundred thousand packs of a few configs.
-Python's zipfile and numpy take about a millisecond to read one that small, nearly all of it spent
-on what zip files of other origin may hold. So what :func:`npz_bytes` wrote is read here by what is
-known of it; whatever looks otherwise, damaged or rewritten, is left to them.
+Python's zipfile and numpy take about a millisecond to read one that small, nearly all of it for
+features that zip files of other origin may use. So files in the exact layout of :func:`npz_bytes`
+are read here directly; any other, damaged or rewritten, is left to zipfile and numpy.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 __all__ = ["npz_bytes", "stored_arrays"]
 
-#: The record that ends a zip: entries, and the size and place of their directory.
+#: The record that ends a zip: entries, and the size and offset of their directory.
 _END = struct.Struct("<4s6xH2I2x")
-#: An entry of the directory: compression, checksum, sizes, lengths of what follows, place.
+#: An entry of the directory: compression, checksum, sizes, lengths of what follows, offset.
 _ENTRY = struct.Struct("<4s6xH4x3I3H8xI")
 #: The same entry again, where its content begins.
 _HEADER = struct.Struct("<4s22x2H")
@@ -43,7 +43,7 @@ def stored_arrays(content: bytes) -> dict[str, NDArray[Any]] | None:
     """Return the arrays of an npz file that is whole and as :func:`npz_bytes` writes it.
 
     Returns:
-        None for any other content: only zipfile and numpy can tell what it is.
+        None for any other content, which zipfile and numpy may be able to read.
     """
     try:
         return dict(_arrays(content))
@@ -52,18 +52,18 @@ def stored_arrays(content: bytes) -> dict[str, NDArray[Any]] | None:
 
 
 def _arrays(content: bytes) -> Iterator[tuple[str, NDArray[Any]]]:
-    mark, entries, size, place = _END.unpack_from(content, len(content) - _END.size)
-    _expect(mark == b"PK\5\6" and place + size == len(content) - _END.size)
+    mark, entries, size, offset = _END.unpack_from(content, len(content) - _END.size)
+    _expect(mark == b"PK\5\6" and offset + size == len(content) - _END.size)
     for _ in range(entries):
-        mark, method, crc, packed, size, *lengths, start = _ENTRY.unpack_from(content, place)
+        mark, method, crc, packed, size, *lengths, start = _ENTRY.unpack_from(content, offset)
         _expect(mark == b"PK\1\2" and method == 0 and packed == size and not any(lengths[1:]))
-        name_place = place + _ENTRY.size
-        place = name_place + lengths[0]
-        name = content[name_place:place]
+        name_offset = offset + _ENTRY.size
+        offset = name_offset + lengths[0]
+        name = content[name_offset:offset]
         stored = _stored(content, start, name, size)
         _expect(zlib.crc32(stored) == crc)
         yield name.decode().removesuffix(".npy"), _array(stored)
-    _expect(place == len(content) - _END.size)
+    _expect(offset == len(content) - _END.size)
 
 
 def _stored(content: bytes, start: int, name: bytes, size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Shards: the results of one attempt as an ordinary tar of ordinary npz files."""
+"""Shards: the results of one attempt, as an ordinary tar of ordinary npz files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 
 from mlpsubmit.files import sync_folder
 from mlpsubmit.jobs.store.npz import stored_arrays
+from mlpsubmit.results.source import Failure
 
 __all__ = [
     "FAILED_SUFFIX",
     "FINISHED_SUFFIX",
-    "Failure",
     "Member",
-    "PackResult",
     "Shard",
+    "StoredPack",
     "members",
+    "pack_name",
+    "read_failure",
 ]
 
 #: Members of a shard: a finished pack, and a pack whose training raised.
@@ -54,8 +56,8 @@ class Member:
 class Shard:
     """The results file of one attempt, open for appending: an ordinary tar.
 
-    Each append is flushed and fsynced before it returns, unless it says otherwise; a process that
-    dies within one leaves a torn tail, which readers ignore.
+    Each append is flushed and fsynced before it returns, unless told otherwise; a process that dies
+    within one leaves a torn tail, which readers ignore.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,15 +77,15 @@ class Shard:
 
     @property
     def attempt(self) -> int:
-        """Which life of its task this shard belongs to, from 0."""
+        """Which attempt of its task this shard belongs to, from 0."""
         return int(self.path.name.rsplit(".", 2)[1])
 
     def append(self, name: str, content: bytes, *, sync: bool = True) -> None:
         """Append one member and flush it to the disk.
 
         Args:
-            sync: false where nobody looks at the shard before it is closed. That flushes all of it
-                at once, where a shared disk may take hundredths of a second for every member.
+            sync: False where nobody reads the shard before it is closed, which flushes all of it at
+                once; a shared disk may take hundredths of a second for every member.
         """
         info = tarfile.TarInfo(name)
         info.size, info.mtime, info.mode = len(content), int(time.time()), 0o644
@@ -119,7 +121,7 @@ def members(shard: Path) -> Iterator[Member]:
     try:
         file = shard.open("rb")
     except FileNotFoundError:
-        return  # a task that finished nothing takes its empty shard away
+        return  # a task that finished nothing removes its empty shard
     offset, size = 0, os.fstat(file.fileno()).st_size
     with file:
         while offset + tarfile.BLOCKSIZE <= size:
@@ -175,8 +177,11 @@ class _Window(io.RawIOBase):
 SMALL_PACK = 1 << 18
 
 
-class PackResult:
-    """The arrays of one finished pack: those of a large one are each read when asked for."""
+class StoredPack:
+    """A finished pack in a shard, a :class:`mlpsubmit.results.source.PackResult`.
+
+    The arrays of a large one are read one by one, when they are used.
+    """
 
     def __init__(self, member: Member) -> None:
         self.member = member
@@ -206,7 +211,7 @@ class PackResult:
             return np.asarray(npz[array])
 
     def intact(self) -> bool:
-        """Tell whether every array is there and has the checksum it was written with."""
+        """Return whether every array is there and has the checksum it was written with."""
         if self._small is not None:
             return True
         try:
@@ -222,31 +227,16 @@ class PackResult:
             return int.from_bytes(window.read(2), "little")
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A pack whose training raised: what, and which configs it cost.
-
-    Attributes:
-        indices: (K,) flat indices into the product.
-        error: the exception in one line.
-        traceback: its traceback.
-    """
-
-    pack: str
-    indices: NDArray[np.int64]
-    error: str
-    traceback: str
-
-
 def pack_name(member: Member) -> str:
+    """Return the name of the pack whose result or failure a member is."""
     return member.name.removesuffix(FAILED_SUFFIX).removesuffix(FINISHED_SUFFIX)
 
 
 def read_failure(pack: str, member: Member) -> Failure | None:
-    """Read a failure; None where its bytes are damaged: the pack then counts as missing."""
+    """Return the failure of a pack; None where its bytes are damaged: it then counts as missing."""
     try:
         content = json.loads(member.read())
         indices = np.array(content["indices"], dtype=np.int64)
-        return Failure(pack, indices, content["error"], content["traceback"])
+        return Failure(indices, content["error"], content["traceback"], pack)
     except (ValueError, KeyError, TypeError):
         return None

@@ -17,7 +17,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status
-    from mlpsubmit.jobs.store.shards import Failure
+    from mlpsubmit.results.source import Failure
     from mlpsubmit.runs.run import Run
 
 __all__ = ["after_submitting", "follow", "render", "report", "showing", "stop", "unknown", "watch"]

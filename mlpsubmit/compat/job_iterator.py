@@ -183,7 +183,8 @@ def _results(run: Run, study: Study) -> dict[str, Any]:
         for dimension in layout.dimensions
         for axis, values in dimension.coordinates.items()
     ]
-    result = mlpscape_dictionary(replace(layout, dimensions=tuple(dimensions)), run.directory)
+    layout = replace(layout, dimensions=tuple(dimensions))
+    result = mlpscape_dictionary(layout, run.directory.results)
     # If every config diverged, a grab has no measurements; its trace is there all the same.
     unmeasured = ExptTrace(result["var_axes"]).serialize()
     result["extras"] = {name: result["extras"].get(name, unmeasured) for name in study.sweep.grabs}

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Dimension", "FailedPack", "Failure", "Layout", "PackResult", "ResultSource", "Scalar"]
+__all__ = ["Dimension", "Failure", "Layout", "PackResult", "ResultSource", "Scalar"]
 
 Scalar: TypeAlias = int | float | bool | str
 Array: TypeAlias = npt.NDArray[Any]
@@ -143,27 +143,13 @@ class Failure:
         indices: flat product indices of its configs.
         error: the exception in one line, e.g. ``"ValueError: boom"``.
         traceback: the whole of it.
+        pack: the name of the pack.
     """
 
     indices: Array
     error: str
     traceback: str
-
-
-class FailedPack(Protocol):
-    """What a `Failure` has; any class with these attributes will do."""
-
-    @property
-    def indices(self) -> Array:
-        """Flat product indices of the pack's configs."""
-
-    @property
-    def error(self) -> str:
-        """The exception in one line."""
-
-    @property
-    def traceback(self) -> str:
-        """The whole of it."""
+    pack: str = ""
 
 
 class ResultSource(Protocol):
@@ -176,5 +162,5 @@ class ResultSource(Protocol):
     def packs(self) -> Iterator[PackResult]:
         """Yield the finished packs one by one; a later one overrides an earlier one's configs."""
 
-    def failures(self) -> Iterable[FailedPack]:
+    def failures(self) -> Iterable[Failure]:
         """Return the failures; a config that has a result as well counts as finished."""

@@ -22,7 +22,7 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.runs.locate import RUNS_VARIABLE, runs_folder, runs_of
 from mlpsubmit.runs.run import Run
-from mlpsubmit.runs.submit import exclusively, label, missing_packs, start, submission_for
+from mlpsubmit.runs.submit import label, missing_packs, start, submission_for, submission_lock
 from mlpsubmit.spec.guard import stop_reading
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _claimed(folder: Path, what: str) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with exclusively(folder / run_directory.LOCK, what):
+        with submission_lock(folder / run_directory.LOCK, what):
             yield
     except BaseException:
         with contextlib.suppress(OSError):

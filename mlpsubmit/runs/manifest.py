@@ -9,6 +9,7 @@ from typing import Any
 
 from mlpsubmit.arguments import function_name
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.masks import encode_mask
 from mlpsubmit.runs.provenance import origin
 from mlpsubmit.spec.sweep import Sweep
 
@@ -21,7 +22,7 @@ def record(
     """Return what sweep.json says: for people, and for collect."""
     base = sweep.base
     varied = {name for axis in sweep.product.axes for name in axis.names}
-    included = None if sweep.included is None else run_directory.pack_mask(sweep.included)
+    included = None if sweep.included is None else encode_mask(sweep.included)
     return {
         "format": run_directory.FORMAT,
         "name": sweep.name,

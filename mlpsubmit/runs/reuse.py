@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.jobs.store import run_directory, shards
+from mlpsubmit.jobs.store import shards
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.store.shards import Member, PackResult
+from mlpsubmit.jobs.store.shards import Member, StoredPack
+from mlpsubmit.jobs.store.stored_results import REUSED, REUSED_PREFIX
 from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["Reused"]
@@ -61,7 +62,7 @@ class Reused:
     def take(self, directories: Sequence[RunDirectory]) -> None:
         """Remember the results of runs, the first ones counting, whose configs the sweep has."""
         for directory in directories:
-            for pack in directory.packs():
+            for pack in directory.results.packs():
                 rows, indices = self._matches(pack["key"])
                 fresh = ~self._known[indices]
                 if fresh.any():
@@ -81,13 +82,13 @@ class Reused:
         """Write what was taken over as a shard of the new run."""
         if not self._taken:
             return
-        with shards.Shard(results / run_directory.REUSED) as shard:
+        with shards.Shard(results / REUSED) as shard:
             for number, (member, rows, indices) in enumerate(self._taken):
-                pack = PackResult(member)
+                pack = StoredPack(member)
                 arrays = {name: _rows(pack, name, rows) for name in pack.arrays()}
-                name = f"{run_directory.REUSED_PREFIX}{number:07d}{shards.FINISHED_SUFFIX}"
+                name = f"{REUSED_PREFIX}{number:07d}{shards.FINISHED_SUFFIX}"
                 shard.append(name, npz_bytes({**arrays, "index": indices}), sync=False)
 
 
-def _rows(pack: PackResult, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+def _rows(pack: StoredPack, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
     return pack[name] if name in _SHARED else pack[name][rows]

@@ -22,6 +22,7 @@ from mlpsubmit.jobs.slurm.sbatch import cancel
 from mlpsubmit.jobs.slurm.task_states import Scheduler, job_ids
 from mlpsubmit.jobs.status import Status, TaskStatus, read_status
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.runs.locate import find_run
 from mlpsubmit.runs.submit import start
@@ -192,7 +193,7 @@ class Run:
 
     def lost_reused(self) -> int:
         """Return how many results taken over from earlier runs are no longer whole."""
-        return int(self.directory.sweep["reused"]["configs"]) - self.directory.reused()
+        return int(self.directory.sweep["reused"]["configs"]) - self.directory.results.reused()
 
     def cancel(self) -> int:
         """Ask every living task to save its pack and stop.
@@ -293,12 +294,12 @@ class Run:
         from mlpsubmit.results import to_dataset, write
 
         if out is not None:
-            written = write(self.layout(), self.directory, Path(out))
+            written = write(self.layout(), self.directory.results, Path(out))
             if written.suffix == ".nc":
                 import xarray
 
                 return xarray.open_dataset(written, engine="h5netcdf")
-        return to_dataset(self.layout(), self.directory)
+        return to_dataset(self.layout(), self.directory.results)
 
     def layout(self) -> Layout:
         """Return what the dataset of this run looks like: dimensions, coordinates, origin."""
@@ -316,7 +317,7 @@ class Run:
             for axis in sweep["axes"]
         )
         size = int(np.prod([len(axis["values"][0]) for axis in sweep["axes"]], dtype=np.int64))
-        included = sweep["included"] and run_directory.unpack_mask(sweep["included"], size)
+        included = sweep["included"] and decode_mask(sweep["included"], size)
         return Layout(
             dimensions=dimensions,
             thresholds=tuple(sweep["thresholds"]),

@@ -28,37 +28,32 @@ if TYPE_CHECKING:
     from mlpsubmit.jobs.executors import Executor
     from mlpsubmit.jobs.submission import Submission
 
-__all__ = ["exclusively", "label", "missing_packs", "start", "submission_for"]
+__all__ = ["label", "missing_packs", "start", "submission_for", "submission_lock"]
 
-#: How long a lock is waited for: looking at a run takes it for a moment.
+#: How long a lock is waited for: reading the state of a run takes it for a moment.
 LOCK_SECONDS = 2.0
 
 
 @contextlib.contextmanager
-def exclusively(file: Path, what: str) -> Iterator[None]:
-    """Hold a lock, or say that another process is at it.
+def submission_lock(file: Path, what: str) -> Iterator[None]:
+    """Hold the lock of whoever launches or resumes.
 
     Raises:
-        BusyError: where another holds it, for longer than a look at the run takes.
+        BusyError: where another holds it, for longer than reading the state of a run takes.
     """
-    end = time.monotonic() + LOCK_SECONDS
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(files.locked(file, wait=False))
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise BusyError(
-                        f"{what}: another launch or resume of it is at work; wait until it is done"
-                    ) from None
-                time.sleep(0.1)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(files.locked(file, wait=LOCK_SECONDS))
+        except BlockingIOError:
+            raise BusyError(
+                f"{what}: another launch or resume of it is at work; wait until it is done"
+            ) from None
         yield
 
 
 def missing_packs(run: RunDirectory, plan: Plan) -> NDArray[np.int64]:
     """Return the numbers of the packs that have no result, having verified those that do."""
-    finished = run.finished(among={pack.name for pack in plan})
+    finished = run.results.finished(among={pack.name for pack in plan})
     return np.array([p.number for p in plan if p.name not in finished], dtype=np.int64)
 
 
@@ -103,7 +98,7 @@ def start(
         BusyError: where a task of the run still lives, or may for all that is known.
         UserError: where the cluster refuses the job; then nothing of it is left.
     """
-    with exclusively(run.path / run_directory.PLAN, f"run {run.id}"):
+    with submission_lock(run.path / run_directory.PLAN, f"run {run.id}"):
         if after is not None and run.superseded(after) is not None:
             return 0
         _refuse_if_busy(run, read_status(run, Scheduler(exact=True)))

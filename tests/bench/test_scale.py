@@ -17,8 +17,9 @@ import pytest
 from mlpsubmit import Sweep
 from mlpsubmit.jobs.plan import Plan, cut, make_plan
 from mlpsubmit.jobs.status import read_status
-from mlpsubmit.jobs.store.run_directory import REUSED, RunDirectory
+from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import members
+from mlpsubmit.jobs.store.stored_results import REUSED
 from mlpsubmit.results import write
 from mlpsubmit.runs.reuse import Reused
 from mlpsubmit.runs.run import Run
@@ -119,7 +120,7 @@ def look(path, sweep):
 
 def collect(path, sweep):
     run = Run(RunDirectory.open(path))
-    write(run.layout(), run.directory, path / "results.nc")
+    write(run.layout(), run.directory.results, path / "results.nc")
 
 
 def take_over(path, sweep):

@@ -314,5 +314,5 @@ def test_a_script_that_is_stopped_goes_on_when_it_is_run_again(workplace, number
     run = open_run("script", runs)
     assert len(list(runs.glob("script/*/sweep.json"))) == 1
     assert run.status().complete
-    trained = [pack.name for pack in run.directory.packs()]
+    trained = [pack.name for pack in run.directory.results.packs()]
     assert sorted(trained) == sorted(set(trained))  # nothing twice

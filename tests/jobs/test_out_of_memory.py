@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ import xarray
 import mlpsubmit
 from mlpsubmit import open_run
 from mlpsubmit.jobs.checkpoint import Checkpoint
-from mlpsubmit.jobs.heartbeat import Heartbeat
+from mlpsubmit.jobs.pack_parts import PackParts
 from mlpsubmit.runs.run import Run
 from mlpsubmit.spec.load import load_spec
 from mlpsubmit.training.oom import ran_out_of_memory
@@ -75,7 +74,7 @@ sweep = Sweep(
 
 
 def cli(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command on a processor, with one thread and one heap, whose sizes can be told."""
+    """Run a command on the CPU, with one thread and one heap, whose sizes can be told."""
     plain = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     return subprocess.run(
         [*COMMAND, *arguments],
@@ -131,7 +130,7 @@ def test_a_pack_that_does_not_fit_trains_in_halves_and_says_so(
     assert dataset.trained_together.values.tolist() == [2, 2, 2, 2]
     xarray.testing.assert_identical(measured(dataset), in_packs_of_two)
 
-    # What is taken over by a larger sweep still says it, next to what had room.
+    # Results reused by a larger sweep still have it, next to those of packs that fitted.
     sweep = load_spec(tmp_path / "heavy.py").overridden({"noise": [0.0, 0.25, 0.5, 0.75, 1.0]})
     grown = mlpsubmit.launch(sweep, executor="debug", runs_dir=tmp_path / "mlpruns")
     assert grown.status().reused == 4
@@ -189,71 +188,63 @@ def test_a_config_that_does_not_fit_alone_fails_its_pack_and_no_other(tmp_path: 
 @pytest.fixture
 def six(tmp_path: Path) -> Checkpoint:
     """The checkpoint of a pack of six configs."""
-    heartbeat = Heartbeat(tmp_path / "beat.json", 60)
-    stop = threading.Event()
-    return Checkpoint(
-        tmp_path / "pack.pt", 6, torch.device("cpu"), stop, heartbeat, interval=60, verbose=False
-    )
+    return Checkpoint.load(tmp_path / "pack.pt", "cpu", 6)
 
 
-def finish(checkpoint: Checkpoint, places: list[int]) -> None:
-    checkpoint.finish({"position": np.array(places)})
+def finish(checkpoint: Checkpoint, rows: list[int]) -> None:
+    checkpoint.finished.append({"row": np.array(rows)})
 
 
-def test_what_is_like_the_part_that_did_not_fit_is_halved_with_it(six: Checkpoint) -> None:
-    six.together = [0, 1, 2, 3, 4, 5]
-    assert six.halve() == 3
-    assert six.parts == [[0, 1, 2], [3, 4, 5]]
-    six.together = [0, 1, 2]
-    assert six.halve() == 2
-    assert six.parts == [[0, 1], [2, 3], [4, 5]]
+def halve(checkpoint: Checkpoint, rows: list[int]) -> int:
+    return checkpoint.parts.halve(rows, checkpoint.done)
+
+
+def test_siblings_of_the_part_that_did_not_fit_are_halved_with_it(six: Checkpoint) -> None:
+    assert halve(six, [0, 1, 2, 3, 4, 5]) == 3
+    assert six.parts.left == [[0, 1, 2], [3, 4, 5]]
+    assert halve(six, [0, 1, 2]) == 2
+    assert six.parts.left == [[0, 1], [2, 3], [4, 5]]
     finish(six, [0, 1])
-    six.leave_part()
-    six.together = [2, 3]
-    assert six.halve() == 1
-    assert six.parts == [[2], [3], [4], [5]]
+    six.parts.drop_first()
+    assert halve(six, [2, 3]) == 1
+    assert six.parts.left == [[2], [3], [4], [5]]
 
 
 def test_stacks_that_may_fit_stay_as_they_are(six: Checkpoint) -> None:
     finish(six, [0, 3])
-    six.together = [1, 4]  # the second of three stacks of other shapes
-    assert six.halve() == 1
-    assert six.parts == [[1], [4], [2, 5]]
-    finish(six, [1])
-    six.leave_part()
-    finish(six, [4])
-    six.leave_part()
-    six.together = [2, 5]
-    assert six.halve() == 1
-    assert six.parts == [[2], [5]]
-
-
-def reopened(checkpoint: Checkpoint) -> Checkpoint:
-    device, stop, heartbeat = checkpoint.device, checkpoint.stop, checkpoint.heartbeat
-    return Checkpoint(checkpoint.file, 6, device, stop, heartbeat, interval=60, verbose=False)
+    assert halve(six, [1, 4]) == 1  # the second of three stacks of other shapes
+    assert six.parts.left == [[1], [4], [2, 5]]
+    for row in (1, 4):
+        finish(six, [row])
+        six.parts.drop_first()
+    assert halve(six, [2, 5]) == 1
+    assert six.parts.left == [[2], [5]]
 
 
 def test_a_larger_device_may_take_on_what_did_not_fit_alone(six: Checkpoint) -> None:
-    six.together = [0, 1, 2, 3, 4, 5]
-    six.halve()
+    halve(six, [0, 1, 2, 3, 4, 5])
     finish(six, [0, 1, 2])
-    six.leave_part()
-    six.rejoin()
-    again = reopened(six)
-    assert again.parts == [[3, 4, 5]]
-    assert again.halved
+    six.parts.drop_first()
+    six.parts.rejoin(six.done)
+    six.save(None, 0.0)
+    again = Checkpoint.load(six.file, "cpu", 6)
+    assert again.parts == PackParts([[3, 4, 5]], halved=True)
     assert again.done == {0, 1, 2}
 
 
-def test_checkpoints_that_say_nothing_of_halves_are_read(six: Checkpoint) -> None:
+def test_a_state_of_another_kind_of_device_is_not_used(
+    six: Checkpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
     finish(six, [0, 3])
-    six.save(None)
-    content = torch.load(six.file)
-    for name in ("parts", "alike", "halved"):
-        del content[name]
-    torch.save(content, six.file)
-    again = reopened(six)
-    assert (again.parts, again.halved, again.done) == ([[0, 1, 2, 3, 4, 5]], False, {0, 3})
+    six.save({"start": 7}, 1.5)
+    again = Checkpoint.load(six.file, "cpu", 6)
+    assert (again.done, again.state, again.seconds) == ({0, 3}, {"start": 7}, 1.5)
+    elsewhere = Checkpoint.load(six.file, "cuda", 6)
+    assert (elsewhere.done, elsewhere.state, elsewhere.seconds) == (set(), None, 0.0)
+    assert elsewhere.parts == PackParts.whole(6)
+    assert capsys.readouterr().out == (
+        "checkpoint pack.pt is unusable, starting anew: it was saved on cpu, not on cuda\n"
+    )
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:

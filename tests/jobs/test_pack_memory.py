@@ -160,7 +160,7 @@ def test_the_estimate_holds_what_a_pack_takes(
 ) -> None:
     taken, estimate = measured(model, **SHAPES[name], ONLINE=online, **optimizer)
     assert taken < estimate
-    # A processor has no recorded step, which has activations of its own.
+    # A CPU has no recorded step, which has activations of its own.
     assert estimate < 6 * taken
 
 

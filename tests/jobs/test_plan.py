@@ -19,7 +19,7 @@ from mlpsubmit.spec.hyperparameters import STACKED, Hyperparameters
 unhurried = settings(deadline=None)  # cores may be shared
 
 #: Settings on which the shapes of tensors, or what a pack computes, may depend.
-ALIKE = sorted(set(Hyperparameters.model_fields) - STACKED)
+SHARED = sorted(set(Hyperparameters.model_fields) - STACKED)
 
 
 def batches(bsz, gen, noise=0.0, trial=0):
@@ -102,7 +102,7 @@ def test_configs_of_a_pack_agree_in_all_that_a_pack_holds_once(drawn):
     plan = make_plan(sweep, max_tasks, 1, finished)
     for pack in plan:
         configs = [sweep.config(index).hyperparameters for index in plan.indices(pack).tolist()]
-        assert len({repr([getattr(config, name) for name in ALIKE]) for config in configs}) == 1
+        assert len({repr([getattr(config, name) for name in SHARED]) for config in configs}) == 1
 
 
 @unhurried
@@ -180,7 +180,7 @@ def test_optimizers_of_torch_train_one_by_one(optimizer):
     )
 
 
-def test_a_group_that_carries_the_cost_is_shared_by_all_slots():
+def test_a_group_that_carries_the_cost_is_shared_by_all_tasks():
     for max_tasks in (1, 2, 4):
         assert planned({"trial": range(8)}, max_tasks=max_tasks).packs == max_tasks
 
@@ -317,7 +317,7 @@ def test_equal_packs_are_cut_into_long_ranges():
     assert cut(np.array([1, 2, 5, 6]), np.ones(4), 1) == [[(1, 3), (5, 7)]]
 
 
-def test_the_dearest_packs_come_first():
+def test_the_most_expensive_packs_come_first():
     slices = cut(np.arange(4), np.array([1.0, 100.0, 10.0, 1000.0]), 1)
     assert slices == [[(3, 4), (1, 2), (2, 3), (0, 1)]]
 

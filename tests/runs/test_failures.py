@@ -92,9 +92,9 @@ def test_a_failing_pack_costs_only_itself(
     assert again.code == 1
     assert error in again.err
 
-    # A mended spec reuses what is done and trains the rest.
-    mended = mlpsubmit("launch", "trouble.py")
-    assert mended.code == 0
+    # A fixed spec reuses what is done and trains the rest.
+    fixed = mlpsubmit("launch", "trouble.py")
+    assert fixed.code == 0
     assert open_run().collect().train_loss.notnull().all()
 
 
@@ -202,7 +202,7 @@ def test_damaged_results_train_again(workplace: Path) -> None:
     sweep = Sweep("damaged", {"WIDTH": [4, 8]}, batchfn=two_tasks, MAX_ITER=3, N_SAMPLES=4)
     run = launch(sweep, executor="debug")
     whole = run.collect().drop_vars("seconds")
-    (shard,) = run.directory.shards()
+    (shard,) = run.directory.results.shards()
     content = bytearray(shard.read_bytes())
     content[700] ^= 255
     shard.write_bytes(content)
@@ -216,7 +216,7 @@ def test_an_unusable_checkpoint_is_trained_anew(workplace: Path) -> None:
     sweep = Sweep("stale", {"WIDTH": [4]}, batchfn=two_tasks, MAX_ITER=3, N_SAMPLES=4)
     run = launch(sweep, executor="debug")
     expected = run.collect().drop_vars("seconds")
-    for shard in run.directory.shards():
+    for shard in run.directory.results.shards():
         os.unlink(shard)
     run.directory.checkpoint("0000000").write_bytes(b"not a checkpoint")
     assert run.resume("debug") == 1
@@ -243,7 +243,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_nothing(
 
 
 def test_a_failure_keeps_the_checkpoint(mlpsubmit: Command, trouble: Path) -> None:
-    """What failed for want of memory, say, goes on from where it was."""
+    """What failed, out of memory for example, resumes from where it was."""
     mlpsubmit(
         *("launch", "trouble.py", "trouble=raises", "--executor", "debug", "WIDTH=8"),
         *("CHECKPOINT_MINUTES=1e-9",),

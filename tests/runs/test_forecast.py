@@ -111,7 +111,7 @@ def test_a_task_says_what_it_makes_of_its_device(mlpsubmit: Command) -> None:
     assert status.matmul_utilization is not None
     assert 0 < status.matmul_utilization < 1.5
     shown = " ".join(mlpsubmit("status").out.split())
-    assert f"({100 * status.matmul_utilization:.0f}% of the limit)" in shown
+    assert f"({100 * status.matmul_utilization:.0f}% matmul utilization)" in shown
 
 
 # ---- calibration ---------------------------------------------------------------------------------

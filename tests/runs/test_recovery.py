@@ -127,7 +127,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(
 
     shown = cli("status", cwd=tmp_path)
     assert shown.returncode == 1
-    assert "its process ended without a word; its log:" in shown.stdout.replace("\n", " ")
+    assert "its process exited without reporting; its log:" in shown.stdout.replace("\n", " ")
 
     resumed = cli("resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr

@@ -113,7 +113,7 @@ def test_a_hundred_thousand_configs_in_more_tasks_than_an_array_holds(
     wait_for(lambda: run.status().tasks[249].state == "done")
     slices = run.directory.intent(0)["slices"]
     mine = sum(high - low for low, high in slices[249])
-    assert len(list(run.directory.members())) == mine
+    assert len(list(run.directory.results.members())) == mine
 
     assert run.cancel() == 249
     assert not run.wait().running

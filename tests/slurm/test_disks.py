@@ -31,7 +31,7 @@ def remount(disk: Path, options: str) -> bool:
 
 def finished(run: Any) -> list[str]:
     """Return the packs that were trained to their end, each as often as it was."""
-    return [member.name for member in run.directory.members()]
+    return [member.name for member in run.directory.results.members()]
 
 
 def test_a_full_disk(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import subprocess
 from pathlib import Path
@@ -79,13 +80,16 @@ def test_a_launch_that_dies_after_the_cluster_took_the_job(
 def test_an_sbatch_that_outlives_its_launch_keeps_others_away(
     study: Any, instead: Any, wait_for: Any
 ) -> None:
-    instead('kill -9 $PPID; sleep 4; real "$@"')
+    go_on = study.folder / "outlived.go-on"
+    wait = f"for _ in {{1..600}}; do [ -e {shlex.quote(str(go_on))} ] && break; sleep 0.1; done"
+    instead(f'kill -9 $PPID; {wait}; real "$@"')
     assert launch(study, "outlived").returncode == -9
     run = study.open("outlived")
     assert [task.why for task in run.status().tasks] == ["it is being submitted"]
     refused = study.cli("resume", "outlived")
     assert refused.returncode == 2
     assert "another launch or resume of it is at work" in refused.stderr
+    go_on.touch()
     wait_for(lambda: study.queued(run))
     assert run.wait().complete
     assert run.directory.submissions() == [0]
@@ -128,7 +132,7 @@ def test_an_sbatch_that_does_nothing_and_does_not_say_so(study: Any, instead: An
     late = study.cluster.run("sbatch", "--parsable", "--wait", file).stdout.strip()
     log = run.directory.log(0, f"{late}_0").read_text()
     assert "nothing to do: sbatch answered 'Welcome" in log
-    assert list(run.directory.members()) == []
+    assert list(run.directory.results.members()) == []
 
     assert run.resume() == 2
     assert run.directory.submissions() == [0, 1]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mlpsubmit import UserError
+from mlpsubmit.jobs.executors import local
 from mlpsubmit.jobs.executors.local import LocalExecutor, driver_indices, usable_cores
+from mlpsubmit.jobs.heartbeat import is_alive
+from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.spec.hyperparameters import validate
 
 
@@ -36,6 +41,30 @@ def test_slots_and_threads_share_the_cores() -> None:
     assert everything.threads_per_task(1) == cores
 
 
+SHOWN = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"
+
+
+@pytest.mark.parametrize(("devices", "seen"), [([4, 7], ["4", "7"]), ([], ["", ""])])
+def test_each_worker_sees_its_own_gpu(
+    devices: list[int], seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = (
+        f"import os, sys; print([os.environ[n] for n in {SHOWN}], sys.stdin.read(), os.getsid(0))"
+    )
+    monkeypatch.setattr(local, "module_command", lambda *_: [sys.executable, "-c", show])
+    executor = LocalExecutor(validate({}), 1)
+    executor.devices, executor.threads = devices, 3
+    submission = Submission(tmp_path, "x", 2, 2)
+    submission.folder.mkdir(parents=True)
+    jobs = list(executor.submit(submission))
+    while any(is_alive(job.to_json()) for job in jobs):
+        time.sleep(0.01)
+    assert [job.id for job in jobs] == ["002-0000", "002-0001"]
+    for job, device in zip(jobs, seen, strict=True):
+        log = submission.run.log(2, job.id).read_text()
+        assert log == f"{[device, '3', '3']}  {job.pid}\n"
+
+
 SPEC = """
 import os
 import torch
@@ -44,8 +73,8 @@ from mlpsubmit import Sweep
 def watched(bsz, gen, X=None, y=None):
     def batch_fn(step):
         with open({log!r}, "a") as log:
-            limit = os.environ.get("SUBMITIT_LOCAL_TIMEOUT_S", 0)
-            log.write(f"{{os.getpid()}} {{torch.get_num_threads()}} {{limit}}\\n")
+            session = os.getsid(0) == os.getpid()
+            log.write(f"{{os.getpid()}} {{torch.get_num_threads()}} {{session:d}}\\n")
         return torch.ones(bsz, 2), torch.ones(bsz)
     return batch_fn
 
@@ -72,5 +101,7 @@ def test_no_more_processes_than_slots_each_with_its_share_of_threads(
     rows = [row for row in rows if row[0] != os.getpid()]  # the probe of the launch
     assert len({pid for pid, *_ in rows}) == min(max_tasks, 5)
     assert {threads for _, threads, _ in rows} == {run.directory.plan["threads"]}
-    # submitit would end a worker after two minutes if it were not told otherwise.
-    assert min(limit for *_, limit in rows) > 365 * 24 * 3600
+    assert {session for *_, session in rows} == {1}, "Ctrl-C reaches none of them"
+    jobs = run.directory.task_jobs(0)
+    assert {job["pid"] for job in jobs.values()} == {pid for pid, *_ in rows}
+    assert list(run.logs()) == list(jobs)

@@ -74,7 +74,7 @@ export WHERE='here'
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output {RUN}/submissions/002/%A_%a_%t_log.out --export=ALL --open-mode=append \
---cpus-per-task=6 {PYTHON} -u -c {LAST} mlpsubmit.jobs.slurm.array_task {RUN} 2 100
+--cpus-per-task=6 {PYTHON} -u -c {LAST} mlpsubmit.jobs.worker {RUN} 2 $((100 + SLURM_ARRAY_TASK_ID))
 """
     )
 
@@ -94,7 +94,9 @@ def test_paths_with_spaces_stay_one_word() -> None:
     spaced = Submission(Path("/my runs/s/r"), "s.r", 0, 1)
     text = script(template(), spaced, ARRAY)
     assert "#SBATCH --output='/my runs/s/r/submissions/000/%A_%a_0_log.out'" in text
-    assert text.rstrip().endswith("mlpsubmit.jobs.slurm.array_task '/my runs/s/r' 0 100")
+    assert text.rstrip().endswith(
+        "mlpsubmit.jobs.worker '/my runs/s/r' 0 $((100 + SLURM_ARRAY_TASK_ID))"
+    )
 
 
 def test_the_payload_of_a_task_is_small_however_many_configs() -> None:

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays_of
 
 from mlpsubmit.jobs.store import shards
 from mlpsubmit.jobs.store.npz import npz_bytes, stored_arrays
-from mlpsubmit.jobs.store.shards import PackResult, Shard, members
+from mlpsubmit.jobs.store.shards import Shard, StoredPack, members
 
 unhurried = settings(deadline=None)  # cores may be shared
 
@@ -88,7 +88,7 @@ def test_a_pack_reads_the_same_however_large_it_is(small, tmp_path, monkeypatch)
     with Shard(tmp_path / "000-0000.0.tar") as shard:
         shard.append("0000000.npz", npz_bytes(PACK))
     (member,) = members(shard.path)
-    pack = PackResult(member)
+    pack = StoredPack(member)
     assert pack.intact()
     assert_same({name: pack[name] for name in pack.arrays()}, PACK)
 
@@ -99,5 +99,5 @@ def test_a_compressed_pack_is_read_all_the_same(tmp_path):
     with Shard(tmp_path / "000-0000.0.tar") as shard:
         shard.append("0000000.npz", packed.getvalue())
     (member,) = members(shard.path)
-    assert PackResult(member).intact()
-    assert_same({name: PackResult(member)[name] for name in PACK}, PACK)
+    assert StoredPack(member).intact()
+    assert_same({name: StoredPack(member)[name] for name in PACK}, PACK)

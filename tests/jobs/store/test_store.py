@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from mlpsubmit.errors import RunError
 from mlpsubmit.files import publish, publish_json
 from mlpsubmit.jobs.store import run_directory, shards
+from mlpsubmit.jobs.store.masks import decode_mask, encode_mask
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import Shard, members
@@ -193,8 +194,8 @@ def test_two_processes_never_claim_the_same_attempt(tmp_path):
 
 
 def test_packs_read_back_array_by_array(run):
-    fill(run.results / "000-0000.0.tar", 1, 2)
-    first, second = run.packs()
+    fill(run.results.folder / "000-0000.0.tar", 1, 2)
+    first, second = run.results.packs()
     assert (first.name, second.name) == ("0000001", "0000002")
     assert first.arrays() == ["index", "train_loss"]
     np.testing.assert_array_equal(second["train_loss"], arrays(2)["train_loss"])
@@ -209,7 +210,7 @@ def test_any_flipped_byte_is_found_or_does_no_harm(tmp_path, flip):
     unnoticed = set()
     for place in range(member.offset, member.offset + member.size):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
-        pack = shards.PackResult(member)
+        pack = shards.StoredPack(member)
         if pack.intact():
             unnoticed.add(place)
             assert pack.arrays() == ["index", "train_loss"]
@@ -222,32 +223,35 @@ def test_any_flipped_byte_is_found_or_does_no_harm(tmp_path, flip):
 
 @pytest.mark.parametrize("place", [0, 128, 300, -150, -22])
 def test_a_damaged_pack_is_left_out(run, place):
-    path = fill(run.results / "000-0000.0.tar", 1, 2, 3)
+    path = fill(run.results.folder / "000-0000.0.tar", 1, 2, 3)
     content = bytearray(path.read_bytes())
     second = list(members(path))[1]
     at = second.offset + place % second.size
     content[at : at + 8] = bytes(byte ^ 0xFF for byte in content[at : at + 8])
     path.write_bytes(content)
-    assert [pack.name for pack in run.packs()] == ["0000001", "0000003"]
-    assert run.finished(among={"0000001", "0000002"}) == {"0000001"}
-    assert run.outcomes() == ({"0000001", "0000002", "0000003"}, [])  # these read no contents
+    assert [pack.name for pack in run.results.packs()] == ["0000001", "0000003"]
+    assert run.results.finished(among={"0000001", "0000002"}) == {"0000001"}
+    assert run.results.outcomes() == (
+        {"0000001", "0000002", "0000003"},
+        [],
+    )  # these read no contents
 
 
 def test_a_pack_whose_content_never_reached_the_disk_is_left_out(run):
-    path = fill(run.results / "000-0000.0.tar", 1)
+    path = fill(run.results.folder / "000-0000.0.tar", 1)
     (member,) = members(path)
     with path.open("r+b") as file:
         file.seek(member.offset)
         file.write(bytes(member.size))
-    assert run.finished(among={"0000001"}) == set()
+    assert run.results.finished(among={"0000001"}) == set()
 
 
 def test_an_npz_that_would_have_to_be_unpickled_is_not_read(run):
     buffer = io.BytesIO()
     np.savez(buffer, index=np.array([{}], dtype=object))
-    with Shard(run.results / "000-0000.0.tar") as shard:
+    with Shard(run.results.folder / "000-0000.0.tar") as shard:
         shard.append("0000001.npz", buffer.getvalue())
-    (pack,) = run.packs()
+    (pack,) = run.results.packs()
     with pytest.raises(ValueError, match="allow_pickle=False"):
         pack["index"]
 
@@ -268,51 +272,53 @@ def test_later_shards_come_later(run):
         "001-0000.0.tar",
     ]
     for number, name in enumerate(reversed(order)):
-        fill(run.results / name, number)
-    (run.results / "notes.tar").touch()
-    (run.results / ".000-0000.3.tar").touch()
-    assert [path.name for path in run.shards()] == order
-    found = {pack.name: pack.member.shard.name for pack in run.packs()}
+        fill(run.results.folder / name, number)
+    (run.results.folder / "notes.tar").touch()
+    (run.results.folder / ".000-0000.3.tar").touch()
+    assert [path.name for path in run.results.shards()] == order
+    found = {pack.name: pack.member.shard.name for pack in run.results.packs()}
     assert found == {f"{6 - place:07d}": name for place, name in enumerate(order)}
 
 
 def test_of_two_results_for_a_pack_the_later_one_wins(run):
     for attempt in (0, 1):
-        with Shard(run.results / f"000-0000.{attempt}.tar") as shard:
+        with Shard(run.results.folder / f"000-0000.{attempt}.tar") as shard:
             shard.append("0000007.npz", npz_bytes({"x": np.array([attempt])}))
-    assert {pack.name: int(pack["x"][0]) for pack in run.packs()} == {"0000007": 1}
+    assert {pack.name: int(pack["x"][0]) for pack in run.results.packs()} == {"0000007": 1}
 
 
 # ---- failures ------------------------------------------------------------------------------------
 
 
 def test_a_failure_says_what_and_which_configs(run):
-    with Shard(run.results / "000-0000.0.tar") as shard:
+    with Shard(run.results.folder / "000-0000.0.tar") as shard:
         fail(shard, "0000001")
-    (failure,) = run.failures()
+    (failure,) = run.results.failures()
     assert (failure.pack, failure.error) == ("0000001", "ValueError: no")
     assert (failure.indices.tolist(), failure.traceback) == ([4, 5], "Traceback ...")
-    assert run.finished(among={"0000001"}) == run.outcomes()[0] == set()
+    assert run.results.finished(among={"0000001"}) == run.results.outcomes()[0] == set()
 
 
 def test_a_failure_is_superseded_by_what_comes_later(run):
-    with Shard(run.results / "000-0000.0.tar") as shard:
+    with Shard(run.results.folder / "000-0000.0.tar") as shard:
         for pack in ("0000001", "0000002", "0000003"):
             fail(shard, pack)
         shard.append("0000003.npz", npz_bytes(arrays(3)))
-    with Shard(run.results / "001-0000.0.tar") as shard:
+    with Shard(run.results.folder / "001-0000.0.tar") as shard:
         shard.append("0000001.npz", npz_bytes(arrays(1)))
         fail(shard, "0000002", "KeyError: yet another")
-    assert [(f.pack, f.error) for f in run.failures()] == [("0000002", "KeyError: yet another")]
-    assert run.outcomes()[0] == {"0000001", "0000003"}
+    assert [(f.pack, f.error) for f in run.results.failures()] == [
+        ("0000002", "KeyError: yet another")
+    ]
+    assert run.results.outcomes()[0] == {"0000001", "0000003"}
 
 
 def test_a_damaged_failure_is_left_out(run):
-    with Shard(run.results / "000-0000.0.tar") as shard:
+    with Shard(run.results.folder / "000-0000.0.tar") as shard:
         fail(shard, "0000001")
         shard.append("0000002.failed.json", bytes(100))
         shard.append("0000003.failed.json", b"{}")
-    assert [failure.pack for failure in run.failures()] == ["0000001"]
+    assert [failure.pack for failure in run.results.failures()] == ["0000001"]
 
 
 # ---- publishing ----------------------------------------------------------------------------------
@@ -400,8 +406,8 @@ def test_a_folder_that_is_no_run(run, missing):
 def test_a_run_of_another_format(run, content, written):
     publish_json(run.path / run_directory.SWEEP_JSON, content)
     assert error_of(RunDirectory.open, run.path) == (
-        f"{run.path}: was written in format {written}; this mlpsubmit reads format 1; use the "
-        "version that launched it"
+        f"{run.path}: was written in format {written}; this mlpsubmit reads format "
+        f"{run_directory.FORMAT}; use the version that launched it"
     )
 
 
@@ -473,7 +479,7 @@ def test_every_name_in_a_run_is_as_documented(run):
         run.checkpoint("<pack>"),
         run.data_file("<key>"),
         run.heartbeat("<task>"),
-        run.results / "<task>.<attempt>.tar",
+        run.results.folder / "<task>.<attempt>.tar",
         run.path / run_directory.SWEEP_PICKLE,
     ]
     assert all(f"| {name.relative_to(run.path)} " in documented for name in names)
@@ -485,20 +491,21 @@ def test_every_name_in_a_run_is_as_documented(run):
 @unhurried
 @given(st.lists(st.booleans(), max_size=200))
 def test_masks_come_back(mask):
-    text = run_directory.pack_mask(np.array(mask, dtype=bool))
+    text = encode_mask(np.array(mask, dtype=bool))
     assert text.isascii()
-    assert run_directory.unpack_mask(text, len(mask)).tolist() == mask
-    assert run_directory.unpack_mask(text, len(mask)).dtype == bool
+    assert decode_mask(text, len(mask)).tolist() == mask
+    assert decode_mask(text, len(mask)).dtype == bool
 
 
 def test_regular_masks_are_short():
     mask = np.arange(1_000_000) % 100 < 30
-    text = run_directory.pack_mask(mask)
+    text = encode_mask(mask)
     assert len(text) < 5_000
-    assert np.array_equal(run_directory.unpack_mask(text, len(mask)), mask)
+    assert np.array_equal(decode_mask(text, len(mask)), mask)
 
 
 def test_the_store_imports_no_torch_and_unpickles_nothing():
     code = "import sys, mlpsubmit.jobs.store.run_directory; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    assert "pickle.load" not in Path(run_directory.__file__).read_text()
+    folder = Path(run_directory.__file__).parent
+    assert all("pickle.load" not in file.read_text() for file in folder.glob("*.py"))

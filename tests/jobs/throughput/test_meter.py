@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from mlpsubmit.jobs import checkpoint as checkpoints
+from mlpsubmit.jobs import task_monitor
 from mlpsubmit.jobs.checkpoint import Checkpoint
-from mlpsubmit.jobs.heartbeat import Heartbeat, process_age, processor_name
+from mlpsubmit.jobs.heartbeat import Heartbeat, cpu_name, process_age
+from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.task_status import TaskStatus
 from mlpsubmit.jobs.throughput.meter import KEPT_KINDS, ThroughputMeter
 from mlpsubmit.jobs.throughput.workload import Workload
@@ -120,12 +120,12 @@ def test_a_heartbeat_stays_small(meter: ThroughputMeter) -> None:
 # ---- what a pack in training says ----------------------------------------------------------------
 
 
-def opened(folder: Path, meter: ThroughputMeter) -> Checkpoint:
+def opened(folder: Path, meter: ThroughputMeter) -> TaskMonitor:
     heartbeat = Heartbeat(folder / "beat.json", 60)
-    device, stop = torch.device("cpu"), threading.Event()
-    opened = Checkpoint(folder / "pack.pt", 4, device, stop, heartbeat, 60, False, meter)
-    opened.together = [0, 1, 2, 3]
-    return opened
+    checkpoint = Checkpoint.load(folder / "pack.pt", "cpu", 4)
+    monitor = TaskMonitor(checkpoint, threading.Event(), heartbeat, meter, 60)
+    monitor.begin_stack(4)
+    return monitor
 
 
 def read_back(step: int, made: int, active: int, rows: int = 4) -> Progress:
@@ -133,39 +133,39 @@ def read_back(step: int, made: int, active: int, rows: int = 4) -> Progress:
 
 
 def test_model_steps_are_those_that_were_made(tmp_path: Path, meter: ThroughputMeter) -> None:
-    checkpoint = opened(tmp_path, meter)
-    checkpoint.restore()
-    checkpoint.progress(read_back(64, 4 * 64, 4))
-    checkpoint.progress(read_back(128, 4 * 64 + 100, 1))  # three stopped in between
-    assert (meter.model_steps, checkpoint.heartbeat["step"]) == (356, 128)
+    monitor = opened(tmp_path, meter)
+    monitor.restore()
+    monitor.progress(read_back(64, 4 * 64, 4))
+    monitor.progress(read_back(128, 4 * 64 + 100, 1))  # three stopped in between
+    assert (meter.model_steps, monitor.heartbeat["step"]) == (356, 128)
 
 
 def test_wide_networks_say_how_far_they_are_between_two_read_backs(
     tmp_path: Path, meter: ThroughputMeter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "HEARTBEAT_SECONDS", 0.0)
-    checkpoint = opened(tmp_path, meter)
-    checkpoint.restore()
+    monkeypatch.setattr(task_monitor, "HEARTBEAT_SECONDS", 0.0)
+    monitor = opened(tmp_path, meter)
+    monitor.restore()
     for _ in range(3):
-        assert not checkpoint.due()
-    assert (checkpoint.heartbeat["step"], meter.model_steps) == (3, 12)
-    checkpoint.progress(read_back(4, 14, 2))
-    assert not checkpoint.due()  # of that very step
-    assert (checkpoint.heartbeat["step"], meter.model_steps) == (4, 14)
-    assert not checkpoint.due()
-    assert (checkpoint.heartbeat["step"], meter.model_steps) == (5, 16)
+        assert not monitor.due()
+    assert (monitor.heartbeat["step"], meter.model_steps) == (3, 12)
+    monitor.progress(read_back(4, 14, 2))
+    assert not monitor.due()  # of that very step
+    assert (monitor.heartbeat["step"], meter.model_steps) == (4, 14)
+    assert not monitor.due()
+    assert (monitor.heartbeat["step"], meter.model_steps) == (5, 16)
 
 
 def test_the_speed_of_a_kind_is_that_of_whole_stacks(
     tmp_path: Path, meter: ThroughputMeter, clock: Clock
 ) -> None:
-    checkpoint = opened(tmp_path, meter)
-    checkpoint.restore()
+    monitor = opened(tmp_path, meter)
+    monitor.restore()
     clock.now += 1
-    checkpoint.progress(read_back(64, 64 + 3 * 10, 1))  # three stand still, but are computed
+    monitor.progress(read_back(64, 64 + 3 * 10, 1))  # three stand still, but are computed
     clock.now += 50
-    checkpoint.progress(read_back(1000, 1000 + 3 * 10, 0, rows=1))
-    checkpoint.finish({"position": np.arange(4)})
+    monitor.progress(read_back(1000, 1000 + 3 * 10, 0, rows=1))
+    monitor.finish_stack({"row": np.arange(4)})
     meter.finished(KIND)
     (said,) = meter.speeds()
     assert (said["model_steps"], said["training"]) == (4 * 64, 1.0)
@@ -186,14 +186,14 @@ def test_first_steps_that_compile_are_not_taken_for_usual_ones(
 def test_a_stack_that_had_shrunk_goes_on_as_it_was(
     tmp_path: Path, meter: ThroughputMeter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "HEARTBEAT_SECONDS", 0.0)
+    monkeypatch.setattr(task_monitor, "HEARTBEAT_SECONDS", 0.0)
     state = {"start": 100, "format": STATE_FORMAT, "parts": {"stack": {"configs": [2]}}}
     opened(tmp_path, ThroughputMeter()).save(state)
-    checkpoint = opened(tmp_path, meter)
-    checkpoint.restore()
-    assert (checkpoint.heartbeat["first_step"], checkpoint.heartbeat["step"]) == (100, 100)
-    checkpoint.due()
-    assert (checkpoint.heartbeat["step"], meter.model_steps) == (101, 1)
+    monitor = opened(tmp_path, meter)
+    monitor.restore()
+    assert (monitor.heartbeat["first_step"], monitor.heartbeat["step"]) == (100, 100)
+    monitor.due()
+    assert (monitor.heartbeat["step"], meter.model_steps) == (101, 1)
 
 
 def test_a_resumed_pack_counts_its_own_steps_alone(tmp_path: Path, meter: ThroughputMeter) -> None:
@@ -234,4 +234,4 @@ def test_the_age_of_a_process() -> None:
     assert age is not None
     assert age > 0
     assert process_age() > age  # type: ignore[operator]
-    assert processor_name()
+    assert cpu_name()

@@ -6,57 +6,58 @@ import threading
 from pathlib import Path
 
 import pytest
-import torch
 
-from mlpsubmit.jobs import checkpoint as module
+from mlpsubmit.jobs import task_monitor
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import Heartbeat
+from mlpsubmit.jobs.task_monitor import TaskMonitor
+from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time of the only clock there is."""
     now = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(task_monitor.time, "monotonic", lambda: now[0])
     return now
 
 
 @pytest.fixture
-def saver(now: list[float], tmp_path: Path) -> Checkpoint:
+def monitor(now: list[float], tmp_path: Path) -> TaskMonitor:
     """Three configs in training, to be saved every five minutes."""
     heartbeat = Heartbeat(tmp_path / "beat.json", 2.0, progressed=False)
-    file, stop = tmp_path / "pack.pt", threading.Event()
-    saver = Checkpoint(file, 3, torch.device("cpu"), stop, heartbeat, 300, verbose=False)
-    saver.together = [0, 1, 2]
-    saver.restore()
-    return saver
+    checkpoint = Checkpoint.load(tmp_path / "pack.pt", "cpu", 3)
+    monitor = TaskMonitor(checkpoint, threading.Event(), heartbeat, ThroughputMeter(), 300)
+    monitor.begin_stack(3)
+    monitor.restore()
+    return monitor
 
 
 @pytest.mark.parametrize(("saving", "wait"), [(0.5, 300), (8, 800), (100, 3000)])
 def test_what_takes_long_to_save_is_saved_less_often(
-    saving: float, wait: float, saver: Checkpoint, now: list[float]
+    saving: float, wait: float, monitor: TaskMonitor, now: list[float]
 ) -> None:
     now[0] += 299
-    assert not saver.due()
+    assert not monitor.due()
     now[0] += 1
-    assert saver.due()
+    assert monitor.due()
     now[0] += saving  # the state is copied from the device, then written
-    saver.save({"start": 1})
+    monitor.save({"start": 1})
     now[0] += wait - 1
-    assert not saver.due()
+    assert not monitor.due()
     now[0] += 1
-    assert saver.due()
-    saver.stop.set()
+    assert monitor.due()
+    monitor.stop.set()
     now[0] -= wait
-    assert saver.due()
+    assert monitor.due()
 
 
 def test_what_passes_before_a_part_begins_anew_is_no_saving(
-    saver: Checkpoint, now: list[float]
+    monitor: TaskMonitor, now: list[float]
 ) -> None:
     now[0] += 50  # a step that runs out of memory
-    saver.halve()
-    saver.save(None)
-    saver.restore()
+    monitor.restart()
+    monitor.save(None)
+    monitor.restore()
     now[0] += 300
-    assert saver.due()
+    assert monitor.due()

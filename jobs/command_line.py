@@ -1,0 +1,22 @@
+"""The command line of a process that runs a module of this package."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["WORKER", "module_command"]
+
+#: The module that every task runs: ``mlpsubmit.jobs.worker RUN SUBMISSION TASK``.
+WORKER = "mlpsubmit.jobs.worker"
+
+#: Runs a module as ``python -m`` does, but searches the working directory last: a ``jobs.py`` or
+#: ``random.py`` that lies there must not take the place of ours or of Python's.
+_RUN_MODULE = (
+    "import sys, runpy; sys.path.append(sys.path.pop(0)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
+
+def module_command(module: str, *arguments: object) -> list[str]:
+    """Return the arguments of a process that runs a module with the Python of this one."""
+    return [sys.executable, "-u", "-c", _RUN_MODULE, module, *map(str, arguments)]

@@ -1,0 +1,84 @@
+"""The arrays of a pack's result, put together from those of its stacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit.protocol import DIVERGED
+
+if TYPE_CHECKING:
+    from mlpsubmit.training.result import Trained
+
+__all__ = ["SHARED", "Arrays", "joined", "stack_arrays"]
+
+Arrays = dict[str, NDArray[Any]]
+
+#: The arrays that all configs of a pack share; every other has one row per config.
+SHARED = ("step", "eval_step", "grab_step")
+
+
+def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float) -> Arrays:
+    """Return the arrays of one stack of K configs.
+
+    Args:
+        rows: (K,) the rows of its configs in the pack.
+        seconds: spent on the stack; every config gets an equal share.
+    """
+    count = len(rows)
+    arrays: Arrays = {
+        "row": np.array(rows),
+        "trained_together": np.full(count, count),
+        "status": trained.status,
+        "steps": trained.steps,
+        "seconds": np.full(count, seconds / count),
+        "timekeys": trained.timekeys,
+        "train_loss": trained.train_loss,
+        "test_loss": trained.test_loss,
+    }
+    schedules = {name: getattr(trained, name) for name in SHARED}
+    arrays |= {name: steps for name, steps in schedules.items() if len(steps)}
+    # Where every config diverged, the shape of a grab that was never called is not known.
+    called = not (trained.status == DIVERGED).all()
+    grabs = {name: v for name, v in trained.grabs.items() if called or not np.isnan(v).all()}
+    return arrays | {f"grab.{name}": values for name, values in grabs.items()}
+
+
+def joined(stacks: Sequence[Arrays], count: int, *, halved: bool) -> Arrays:
+    """Return the arrays of a pack of ``count`` configs, in the order of its rows.
+
+    Grabs whose shapes differ between stacks are padded with NaN to the largest.
+
+    Args:
+        halved: whether the pack ran out of memory; only then ``trained_together`` is kept.
+    """
+    left_out = {"row"} if halved else {"row", "trained_together"}
+    if len(stacks) == 1:
+        return {name: array for name, array in stacks[0].items() if name not in left_out}
+    whole: Arrays = {}
+    for name in dict.fromkeys(name for stack in stacks for name in stack):
+        having = [stack for stack in stacks if name in stack]
+        if name in SHARED:
+            whole[name] = having[0][name]
+        elif name not in left_out:
+            rows = [stack["row"] for stack in having]
+            whole[name] = _scattered([stack[name] for stack in having], rows, count)
+    return whole
+
+
+def _scattered(
+    arrays: Sequence[NDArray[Any]], rows: Sequence[NDArray[np.int64]], count: int
+) -> NDArray[Any]:
+    """Return an array of ``count`` rows, those of each stack's array where ``rows`` has them."""
+    shapes = {array.shape[1:] for array in arrays}
+    shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    holes = len(shapes) > 1 or sum(map(len, rows)) < count
+    dtype = np.result_type(*arrays, *([np.float64] if holes else []))
+    whole = np.full((count, *shape), np.nan if holes else 0, dtype=dtype)
+    for array, own in zip(arrays, rows, strict=True):
+        inner = tuple(slice(size) for size in array.shape[1:])
+        whole[(own,) + inner] = array  # noqa: RUF005  # Python 3.10 unpacks no stars here
+    return whole

@@ -1,0 +1,108 @@
+"""The results of a run: what all its shards hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlpsubmit.jobs.store.shards import (
+    FAILED_SUFFIX,
+    FINISHED_SUFFIX,
+    Member,
+    StoredPack,
+    members,
+    pack_name,
+    read_failure,
+)
+from mlpsubmit.results.source import Failure
+
+__all__ = ["REUSED", "REUSED_PREFIX", "StoredResults"]
+
+#: The shard of results that come from earlier runs, and what its members' names begin with.
+REUSED = "reused.0.tar"
+REUSED_PREFIX = "reused-"
+
+_SHARD_NAME = re.compile(r"(?P<task>[\w-]+)\.(?P<attempt>\d+)\.tar")
+
+
+@dataclass(frozen=True)
+class StoredResults:
+    """The finished and failed packs in a folder of shards.
+
+    A :class:`mlpsubmit.results.source.ResultSource`: later packs override earlier ones.
+    """
+
+    folder: Path
+    #: Members that were read whole once: collect goes over them several times.
+    _intact: set[Member] = field(default_factory=set, repr=False, compare=False)
+
+    def shards(self) -> list[Path]:
+        """Return the shards from the oldest submission and attempt to the newest."""
+        found = []
+        for file in self.folder.glob("*.tar"):
+            match = _SHARD_NAME.fullmatch(file.name)
+            if match:
+                # Reused results come first, so that whatever this run trained overrides them.
+                fresh = file.name != REUSED
+                found.append((fresh, match["task"], int(match["attempt"]), file))
+        return [file for *_, file in sorted(found)]
+
+    def members(self) -> Iterator[Member]:
+        """Yield the whole members of all shards, oldest first."""
+        for shard in self.shards():
+            yield from members(shard)
+
+    def packs(self) -> Iterator[StoredPack]:
+        """Yield every finished pack; one whose bytes are damaged is left out: it trains again."""
+        return self._whole(self.members())
+
+    def _whole(self, members: Iterable[Member]) -> Iterator[StoredPack]:
+        for member in members:
+            if member.name.endswith(FINISHED_SUFFIX):
+                pack = StoredPack(member)
+                if member not in self._intact and pack.intact():
+                    self._intact.add(member)
+                if member in self._intact:
+                    yield pack
+
+    def finished(self, among: Container[str], task: str | None = None) -> set[str]:
+        """Return those of some packs that have a result, having read it and its checksums.
+
+        Args:
+            task: read only what the attempts of this task wrote.
+        """
+        own = self.members() if task is None else self._members_of(task)
+        wanted = (member for member in own if pack_name(member) in among)
+        return {pack.name for pack in self._whole(wanted)}
+
+    def _members_of(self, task: str) -> Iterator[Member]:
+        for shard in sorted(self.folder.glob(f"{task}.*.tar")):
+            yield from members(shard)
+
+    def reused(self) -> int:
+        """Return how many configs have results from earlier runs, read and verified."""
+        wanted = (m for m in self.members() if m.name.startswith(REUSED_PREFIX))
+        return sum(len(pack["index"]) for pack in self._whole(wanted))
+
+    def outcomes(self) -> tuple[set[str], list[Failure]]:
+        """Return the names of finished packs, and the last failure of those not finished since.
+
+        Only headers are read: enough to show how far a run is.
+        """
+        finished: set[str] = set()
+        failed: dict[str, Failure] = {}
+        for member in self.members():
+            name = pack_name(member)
+            if member.name.endswith(FAILED_SUFFIX):
+                if failure := read_failure(name, member):
+                    failed[name] = failure
+            else:
+                finished.add(name)
+                failed.pop(name, None)
+        return finished, list(failed.values())
+
+    def failures(self) -> list[Failure]:
+        """Return the last failure of every pack that has not finished since."""
+        return self.outcomes()[1]

@@ -1,0 +1,200 @@
+"""What the train loop reports to while a task trains a pack: saves and heartbeats."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mlpsubmit.jobs.checkpoint import Checkpoint
+from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
+from mlpsubmit.jobs.pack_results import Arrays
+from mlpsubmit.jobs.throughput.meter import ThroughputMeter
+from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Progress
+
+__all__ = ["TaskMonitor"]
+
+#: The share of the time that saves may take: what takes long to save is saved less often.
+SAVING_SHARE = 0.01
+
+#: Saves are at most this many times as far apart as was asked for, however slow they are.
+RAREST_SAVES = 10
+
+
+@dataclass
+class _Counts:
+    """How far the stack in training is.
+
+    Attributes:
+        first_step: the step at which this attempt took the stack up.
+        step: the step of the last read-back.
+        earlier_made: model-steps of earlier attempts; None until the first read-back.
+        made: model-steps of this attempt at the last read-back.
+        active: configs still in training at the last read-back.
+        ahead: steps since the last read-back.
+        reported: when the heartbeat was last updated.
+    """
+
+    first_step: int
+    step: int
+    earlier_made: int | None
+    reported: float
+    made: int = 0
+    active: int = 0
+    ahead: int = 0
+
+    @classmethod
+    def at(cls, step: int) -> _Counts:
+        """Return the counts of a stack that this attempt takes up at a step."""
+        return cls(step, step, 0 if step == 0 else None, time.monotonic())
+
+
+class TaskMonitor:
+    """Saves the state of one pack in training, and reports its progress to the task's heartbeat.
+
+    Implements :class:`mlpsubmit.training.monitor.Monitor`.
+
+    Args:
+        checkpoint: of the pack.
+        stop: set where the task is to save and stop.
+        heartbeat: of the task.
+        meter: counts model-steps, over all packs of a task.
+        interval: seconds between two saves; more where saves are slow.
+        verbose: print losses as they fall.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        stop: threading.Event,
+        heartbeat: Heartbeat,
+        meter: ThroughputMeter,
+        interval: float,
+        *,
+        verbose: bool = False,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.stop = stop
+        self.heartbeat = heartbeat
+        self._meter = meter
+        self._interval = interval
+        self._verbose = verbose
+        self._configs = 0
+        self._step_ideal: float | None = None
+        #: When the stack was begun, the last save ended, and the loop last asked for one.
+        self._begun = self._saved = self._asked = time.monotonic()
+        #: How long the last save took, with the copy from the device.
+        self._saving = 0.0
+        self._counts = _Counts.at(0 if checkpoint.state is None else int(checkpoint.state["start"]))
+
+    # ---- between two stacks
+
+    def begin_stack(self, configs: int, step_ideal: float | None = None) -> None:
+        """Prepare for a stack of so many configs.
+
+        Args:
+            step_ideal: seconds in which the device could make one model-step of it; None where that
+                is not known.
+        """
+        self._configs, self._step_ideal = configs, step_ideal
+
+    def finish_stack(self, arrays: Arrays) -> None:
+        """Keep the result of a stack; the next one starts at step 0."""
+        self.checkpoint.finished.append(arrays)
+        self.restart()
+
+    def restart(self) -> None:
+        """Note that whatever trains next starts at step 0."""
+        self._meter.rests()
+        self.checkpoint.begin_stack()
+        self._begun = time.monotonic()
+        self._counts = _Counts.at(0)
+
+    @property
+    def seconds(self) -> float:
+        """The time spent on the stack in training, in all attempts."""
+        return self.checkpoint.seconds + time.monotonic() - self._begun
+
+    # ---- what the train loop calls
+
+    def restore(self) -> dict[str, Any] | None:
+        """Return the state to continue from; None to start at step 0."""
+        state, counts = self.checkpoint.state, self._counts
+        counts.active = _active(state, self._configs)
+        self.heartbeat.update(first_step=counts.first_step, step=counts.step)
+        self._meter.trains(self._step_ideal)
+        return state
+
+    def due(self) -> bool:
+        """Return whether it is time to save, or to stop."""
+        now = self._asked = time.monotonic()
+        self._counts.ahead += 1
+        if now - self._counts.reported >= HEARTBEAT_SECONDS:  # wide MLPs: minutes to a read-back
+            self._report(now)
+        wait = min(self._saving / SAVING_SHARE, RAREST_SAVES * self._interval)
+        return self.stop.is_set() or now - self._saved >= max(self._interval, wait)
+
+    def save(self, state: dict[str, Any] | None) -> None:
+        """Replace the checkpoint; a disk that is full does not end the training.
+
+        Args:
+            state: of the stack in training; None where it is to start at step 0.
+
+        Raises:
+            Interrupted: where the task is to stop.
+        """
+        if state is None:  # else due() was called just now, and the state copied since
+            self._asked = time.monotonic()
+        try:
+            self.checkpoint.save(state, self.seconds)
+        except (OSError, RuntimeError) as error:
+            print(f"checkpoint {self.checkpoint.file.name} not written: {error}", flush=True)
+        else:
+            if state is not None and state["start"] > self._counts.first_step:
+                self.heartbeat.update(progressed=True, step=state["start"])
+        self._saved = time.monotonic()
+        self._saving = self._saved - self._asked
+        if self.stop.is_set():
+            raise Interrupted
+
+    def progress(self, progress: Progress) -> None:
+        """Report a read-back to the heartbeat and the meter."""
+        counts = self._counts
+        finite = progress.losses[np.isfinite(progress.losses)]
+        loss = float(np.median(finite)) if len(finite) else None
+        if counts.earlier_made is None:  # as if no config had stopped since this attempt began
+            own = (progress.step - counts.first_step) * progress.active
+            counts.earlier_made = progress.made - own
+        self._meter.computed(
+            (progress.step - counts.step) * progress.rows,
+            whole=progress.rows == self._configs,
+        )
+        counts.step, counts.made = progress.step, progress.made - counts.earlier_made
+        counts.active, counts.ahead = progress.active, 0
+        self.heartbeat.update(
+            first_step=counts.first_step,
+            max_iter=progress.max_iter,
+            active=progress.active,
+            loss=loss,
+        )
+        self._report(time.monotonic())
+        counts.ahead = -1  # the loop calls due() once more after this very step
+        if self._verbose:
+            shown = "not finite" if loss is None else f"{loss:.4g}"
+            print(f"step {progress.step}: {progress.active} train, loss {shown}", flush=True)
+
+    def _report(self, now: float) -> None:
+        counts = self._counts
+        counts.reported = now
+        self._meter.made(counts.made + counts.ahead * counts.active)
+        self.heartbeat.update(step=counts.step + counts.ahead, **self._meter.fields())
+
+
+def _active(state: dict[str, Any] | None, configs: int) -> int:
+    """Return how many of its configs a stack still trains that continues from a state."""
+    if state is None or state.get("format") != STATE_FORMAT:  # the training will refuse it
+        return configs
+    return len(state["parts"]["stack"]["configs"])

@@ -1,0 +1,102 @@
+"""The process of a task: how it starts, and what it does where it is interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mlpsubmit import Sweep, files, launch
+from mlpsubmit.jobs import worker
+from mlpsubmit.jobs.command_line import WORKER, module_command
+from mlpsubmit.jobs.executors import local
+from mlpsubmit.jobs.slurm import requeue
+from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.runs.run import Run
+
+
+def ones(bsz: int, gen: Any, signal_at: int = -1) -> Any:
+    def batch_fn(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if step == signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return torch.ones(bsz, 2), torch.ones(bsz)
+
+    return batch_fn
+
+
+@pytest.fixture
+def launched(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Launch a sweep of two tasks on this machine without starting a process."""
+
+    def launched(**further: Any) -> Run:
+        settings = {"batchfn": ones, "MAX_ITER": 10, "N_SAMPLES": 4, **further}
+        return launch(Sweep("waits", {"WIDTH": [4, 8]}, **settings), executor="local", tasks=2)
+
+    monkeypatch.setattr(local, "usable_cores", lambda: 2)
+    monkeypatch.setattr(local.LocalExecutor, "submit", lambda *_: iter(()))
+    return launched
+
+
+@pytest.mark.slow
+def test_a_parent_may_start_the_workers_of_all_its_devices(launched: Any, workplace: Path) -> None:
+    """In a folder whose modules are called like ours and Python's own."""
+    run = launched()
+    for name in ("jobs", "random", "mlpsubmit"):
+        (workplace / f"{name}.py").write_text("raise ImportError('the wrong one')")
+    commands = [module_command(WORKER, run.path, 0, task) for task in range(2)]
+    processes = [subprocess.Popen(command, cwd=workplace) for command in commands]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert run.status().complete
+    assert sorted(path.name for path in run.directory.results.shards()) == [
+        "000-0000.0.tar",
+        "000-0001.0.tar",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("executor", "cancelled", "requeued"),
+    [("slurm", False, ["41_3"]), ("slurm", True, []), ("local", False, [])],
+)
+def test_an_interrupted_task_requeues_its_job(
+    executor: str,
+    cancelled: bool,
+    requeued: list[str],
+    launched: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not one that was cancelled, nor a local run within somebody's job: that job is not ours."""
+    run = launched(signal_at=3)
+    file = run.directory.submission(0) / run_directory.INTENT
+    files.publish_json(file, {**json.loads(file.read_bytes()), "executor": executor})
+    jobs: list[str] = []
+
+    def unless_cancelled(job: str) -> None:
+        jobs.append(job)
+
+    monkeypatch.setattr(requeue, "unless_cancelled", unless_cancelled)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "41")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    if cancelled:
+        monkeypatch.setattr(type(run.directory), "superseded", lambda *_: None)
+        run.directory.end_submission(0, "cancelled")
+    assert worker.main(str(run.path), 0, 0) == 0
+    assert jobs == requeued
+    assert "interrupted, its state is saved" in capsys.readouterr().out
+    assert run.directory.last_heartbeat("000-0000")["state"] == "interrupted"
+
+
+def test_a_task_whose_submission_has_ended_trains_nothing(
+    launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = launched()
+    run.directory.end_submission(0, "cancelled")
+    assert worker.main(str(run.path), 0, 1) == 0
+    assert capsys.readouterr().out == "nothing to do: cancelled\n"
+    assert run.directory.heartbeats() == {}
