@@ -43,7 +43,7 @@ from mlpsubmit.spec.load import thaw
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.accel.compile import sharing_compiled
 from mlpsubmit.training.monitor import Interrupted, StateError
-from mlpsubmit.training.oom import free_memory, is_crowded, ran_out_of_memory
+from mlpsubmit.training.oom import is_crowded, ran_out_of_memory, release_memory
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import data_seed
 
@@ -261,7 +261,7 @@ class _Task:
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
-            free_memory()  # the training will say so, or go on with less
+            release_memory()  # the training will say so, or go on with less
 
     def _checkpoint(self, pack: Pack, heartbeat: Heartbeat) -> Checkpoint:
         return Checkpoint(
@@ -307,7 +307,7 @@ class _Task:
         """Assemble the configs of a checkpoint's first part and train those that are not done."""
         if checkpoint.halved or is_crowded(self.device):
             # What trained before stands in cycles, whose size Python's collector does not see.
-            free_memory()
+            release_memory()
         part, done = checkpoint.parts[0], checkpoint.done
         checkpoint.together = [place for place in part if place not in done]
         # What draws from torch's global generator, against the advice, repeats all the same.
@@ -327,7 +327,7 @@ class _Task:
 
     def _halve(self, pack: Pack, checkpoint: Checkpoint, heartbeat: Heartbeat) -> None:
         """Let a pack that ran out of memory go on with half as many, also in its next life."""
-        free_memory()
+        release_memory()
         halved = heartbeat["halved"] + (0 if checkpoint.halved else 1)
         heartbeat.update(halved=halved, progressed=True)
         count, size = len(checkpoint.together), checkpoint.halve()

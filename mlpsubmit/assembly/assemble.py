@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mlpsubmit.arguments import call, declared, function_name, pick
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.grabs.named import matrix_choice, named_grab
-from mlpsubmit.protocol import BatchFn
+from mlpsubmit.protocol import BatchFn, is_layer
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
@@ -24,9 +24,6 @@ from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import streams, weights_rng
 from mlpsubmit.training.stack import behaviour
-
-#: The kinds of layers that parametrizations know.
-LAYERS = (nn.Linear, nn.Conv2d)
 
 __all__ = ["Stack", "assemble", "data_arguments", "make_batches", "named_grabs", "settings_of"]
 
@@ -322,7 +319,7 @@ def _check_order(model: nn.Module, X: Tensor) -> None:
         SpecError: naming both orders.
     """
     defined: dict[nn.Module, str] = {
-        module: name for name, module in model.named_modules() if isinstance(module, LAYERS)
+        module: name for name, module in model.named_modules() if is_layer(module)
     }
     passed: dict[nn.Module, None] = {}
     hooks = [m.register_forward_hook(lambda m, *_: passed.update({m: None})) for m in defined]

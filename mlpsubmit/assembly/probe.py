@@ -42,7 +42,7 @@ PROBED_ARGUMENTS = 64
 SMOKE_TEST_STEPS = 1000
 
 #: How a config is trained for a look at its functions alone.
-ONE_STEP: dict[str, Any] = {"max_iter": 1, "compile": False}
+ONE_STEP: dict[str, Any] = {"max_iter": 1, "compile": "auto"}
 
 
 def probe(sweep: Sweep) -> None:

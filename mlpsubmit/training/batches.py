@@ -1,4 +1,4 @@
-"""Batches for a pack: drawn once per batch function, checked, and given to every config."""
+"""The batches of a pack: drawn once per distinct batch function, checked, and gathered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Batch", "BatchError", "Batches", "LastBatch", "column"]
 
 
 class BatchError(UserError):
-    """A batch whose shapes or values the model or the loss cannot take."""
+    """A batch whose shapes or values do not fit the model or the loss."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Batch:
         """The targets with a first dimension of 1 or K."""
         return self.y.unsqueeze(0) if self.shared else self.y
 
-    def of(self, position: int) -> tuple[Tensor, Tensor]:
-        """Return X (n, ...) and y (n,) or (n, d_out) of the config at a position of the stack."""
-        return (self.X, self.y) if self.shared else (self.X[position], self.y[position])
+    def of(self, row: int) -> tuple[Tensor, Tensor]:
+        """Return X (n, ...) and y (n,) or (n, d_out) of one row of the stack."""
+        return (self.X, self.y) if self.shared else (self.X[row], self.y[row])
 
 
 def column(vector: Tensor, like: Tensor) -> Tensor:
@@ -52,14 +52,19 @@ def column(vector: Tensor, like: Tensor) -> Tensor:
 
 
 class Batches:
-    """The batch functions of the configs of a pack, each distinct one drawn from once per step.
+    """The batch functions of K configs; each distinct one is called once per step.
 
     Args:
-        batch_fns: K functions; the same object may stand several times.
+        batch_fns: K functions; the same object may occur several times.
         fixed: draw ``batch_fn(0)`` now and return it at every step.
-        loss: mse, cross_entropy or a callable: decides what targets are valid.
-        model: one of the models, on the device: what its output looks like.
-        what: how messages call these functions.
+        loss: mse, cross_entropy or a callable: decides which targets are valid.
+        model: one of the models, on the device: decides the shape of its output.
+        device, dtype: of the batches.
+        what: the name of these functions in messages.
+
+    Attributes:
+        fixed: as given.
+        sources: per row of the stack, the number of its function; equal numbers draw the same.
 
     Raises:
         BatchError: for shapes that do not fit, and for NaN in a fixed set.
@@ -77,22 +82,17 @@ class Batches:
         what: str = "batch function",
     ) -> None:
         distinct = {id(function): function for function in batch_fns}
-        self._fns, places = list(distinct.values()), {key: i for i, key in enumerate(distinct)}
-        self._index = [places[id(function)] for function in batch_fns]
+        self._fns, numbers = list(distinct.values()), {key: i for i, key in enumerate(distinct)}
+        self.sources = [numbers[id(function)] for function in batch_fns]
         self.fixed, self._loss, self._model, self._what = fixed, loss, model, what
         self._device, self._dtype = device, dtype
-        self._known: set[tuple[Any, ...]] = set()
+        self._checked: set[tuple[torch.Size, torch.Size]] = set()
         self._sets = [self._draw_one(function, 0) for function in self._fns] if fixed else []
         self._arrange()
 
     @property
-    def sources(self) -> list[int]:
-        """K numbers: configs of which they agree draw from the same function."""
-        return self._index
-
-    @property
     def functions(self) -> list[BatchFn]:
-        """The functions that each step draws from: none where the sets are fixed."""
+        """The functions called at each step: none where the sets are fixed."""
         return [] if self.fixed else self._fns
 
     def draw(self, step: int) -> Batch:
@@ -102,25 +102,25 @@ class Batches:
         return self._gather([self._draw_one(function, step) for function in self._fns])
 
     def shrink(self, keep: Sequence[int]) -> None:
-        """Keep the configs at these positions, and only the functions that they draw from."""
-        index = [self._index[position] for position in keep]
-        used = sorted(set(index))
+        """Keep these rows, and only the functions that they draw from."""
+        sources = [self.sources[row] for row in keep]
+        used = sorted(set(sources))
         self._fns = [self._fns[i] for i in used]
         self._sets = [self._sets[i] for i in used] if self.fixed else []
-        self._index = [used.index(i) for i in index]
+        self.sources = [used.index(i) for i in sources]
         self._arrange()
 
     def _arrange(self) -> None:
         # Where each config has its own function, in order, there is nothing to gather.
-        plain = self._index == list(range(len(self._fns)))
-        self._gathered = None if plain else torch.tensor(self._index, device=self._device)
+        in_order = self.sources == list(range(len(self._fns)))
+        self._gathered = None if in_order else torch.tensor(self.sources, device=self._device)
         if self.fixed:
             self._batch = self._gather(self._sets)
-            if plain and not self._batch.shared:  # views, so that no set is held twice
+            if in_order and not self._batch.shared:  # views, so that no set is held twice
                 self._sets = [self._batch.of(i) for i in range(len(self._fns))]
 
     def _gather(self, drawn: list[tuple[Tensor, Tensor]]) -> Batch:
-        """Put the batches of the distinct functions into one for all configs."""
+        """Return one batch for all rows from those of the distinct functions."""
         if len(drawn) == 1:
             return Batch(*drawn[0], shared=True)
         shapes = {(tuple(X.shape), tuple(y.shape)) for X, y in drawn}
@@ -146,9 +146,9 @@ class Batches:
         if self._loss == "cross_entropy" and integers:
             y = y.long()
         shapes = (X.shape, y.shape)
-        if self.fixed or shapes not in self._known:  # a CPU-GPU sync point where shapes are new
+        if self.fixed or shapes not in self._checked:  # a GPU-CPU sync point where shapes are new
             self._check(function, X, y)
-            self._known.add(shapes)
+            self._checked.add(shapes)
         return X, y
 
     def _check(self, function: BatchFn, X: Tensor, y: Tensor) -> None:
@@ -209,10 +209,9 @@ def _with_n(shape: tuple[int, ...]) -> str:
 
 
 class LastBatch:
-    """The batch of each config's last step, kept on the device for grabs at the end.
+    """The batch of each config's last step, kept on the device for the grabs of stopped configs.
 
-    It costs K batches of memory and a pass over them per step, so it is made only where a grab
-    looks at the training batch.
+    It costs K batches of memory and a pass over them per step.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -221,7 +220,7 @@ class LastBatch:
         self._y: Tensor | None = None
 
     def update(self, batch: Batch, active: Tensor) -> None:
-        """Take the batch for the configs (K,) that make a step on it."""
+        """Replace the batches of the active rows (K,)."""
         K = len(active)
         if self._X is None or self._y is None:
             X, y = ((b.expand(K, *b.shape) if batch.shared else b) for b in (batch.X, batch.y))
@@ -238,18 +237,18 @@ class LastBatch:
 
     @property
     def batch(self) -> Batch:
-        """The batch (K, n, ...) of each config's last step."""
+        """The batch (K, n, ...) of each row's last step."""
         assert self._X is not None
         assert self._y is not None
         return Batch(self._X, self._y, shared=False)
 
     def shrink(self, keep: Sequence[int]) -> None:
-        """Keep the configs at these positions."""
+        """Keep these rows."""
         if self._X is not None and self._y is not None:
             self._X, self._y = self._X[list(keep)], self._y[list(keep)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` takes."""
+        """Return the state for :meth:`load_state_dict`."""
         return {"X": self._X, "y": self._y}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

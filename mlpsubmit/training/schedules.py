@@ -1,4 +1,4 @@
-"""At which steps something is done: every n steps, or at N log-spaced ones."""
+"""Schedules of steps: every n steps, or N log-spaced ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Schedule", "schedule_steps"]
 
 
 class Schedule:
-    """The steps that RECORD_EVERY and the like stand for; see :func:`schedule_steps`.
+    """The steps of RECORD_EVERY, EVAL_EVERY or GRAB_EVERY; see :func:`schedule_steps`.
 
     ``step in schedule`` takes no memory for an interval, however many steps there are, and that of
     N steps for ``"log:N"``.
@@ -33,10 +33,10 @@ class Schedule:
         return step == last or (0 <= step < last and step % self._every == 0)
 
     def since_previous(self, step: int) -> int:
-        """Return how many steps lie between the last of these before a step and that step.
+        """Return the number of steps from the last scheduled one before a step to that step.
 
         Args:
-            step: from 1 to ``max_iter - 1``, whether it is one of these or not.
+            step: from 1 to ``max_iter - 1``, scheduled or not.
         """
         if isinstance(self._every, str):
             return step - int(self.steps[self.steps.searchsorted(step) - 1])
@@ -44,21 +44,21 @@ class Schedule:
 
     @property
     def count(self) -> int:
-        """How many steps there are, without a list of them where it is an interval."""
+        """The number of scheduled steps; for an interval computed without listing them."""
         if isinstance(self._every, str):
             return len(self.steps)
         return -(-(self._max_iter - 1) // self._every) + 1
 
     @cached_property
     def steps(self) -> Array:
-        """All steps, (R,) int64, increasing and distinct. Asked for where they are kept."""
+        """All scheduled steps, (R,) int64, increasing and distinct. Listed on first use."""
         last = np.array([self._max_iter - 1])
         count = log_spaced(self._every)
         if count is None:
             every = int(self._every)
             return np.union1d(np.arange(0, self._max_iter, every, dtype=np.int64), last)
-        made = np.round(np.geomspace(1, self._max_iter, count)).astype(np.int64)
-        steps: Array = np.unique(np.concatenate([[0], made - 1, last]).astype(np.int64))
+        counts = np.round(np.geomspace(1, self._max_iter, count)).astype(np.int64)
+        steps: Array = np.unique(np.concatenate([[0], counts - 1, last]).astype(np.int64))
         return steps
 
     @cached_property
@@ -67,13 +67,13 @@ class Schedule:
 
 
 def schedule_steps(schedule: int | str, max_iter: int) -> Array:
-    """Return the steps, increasing and distinct, that RECORD_EVERY and the like stand for.
+    """Return the steps of RECORD_EVERY, EVAL_EVERY or GRAB_EVERY, increasing and distinct.
 
     Args:
         schedule: ``n`` for 0, n, 2n, ... and the last step; or ``"log:N"`` for
             ``round(max_iter ** (j / (N - 1))) - 1`` with j = 0, ..., N - 1: evenly spaced in the
-            logarithm of the number of steps made, from step 0 to the last. Duplicates that
-            rounding makes among the earliest are dropped, so there may be fewer than N.
+            logarithm of the step count, from step 0 to the last. Rounding makes duplicates among
+            the earliest, which are dropped, so there may be fewer than N.
         max_iter: number of steps; the last is ``max_iter - 1``.
 
     Returns:

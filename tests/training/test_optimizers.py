@@ -35,10 +35,10 @@ CASES = {
 }
 
 
-def steps_of(h, models, dtype, moving_at, gradients_at, factors):
+def steps_of(h, models, dtype, moving_at, gradients_at, lr_scales):
     models = [model.to(dtype) for model in models]
-    stack = Stack(models, torch.device("cpu"), "fp32", keep_initial=False)
-    optimizer, _ = build_optimizer(stack, h, factors)
+    stack = Stack(models, torch.device("cpu"), "fp32")
+    optimizer, _ = build_optimizer(stack, h, lr_scales)
     for step in range(6):
         optimizer.step(gradients_at(step, stack.parameters), moving_at(step), None)
     return models
@@ -52,7 +52,7 @@ def test_updates_are_those_of_torch(case, dtype, make_mlps):
     hs = [base.model_copy(update={"lr": base.lr * (k + 1)}) for k in range(K)]
     wanted = [model.to(dtype) for model in make_mlps(K)]
     names = [name for name, _ in wanted[0].named_parameters()]
-    factors = [{name: 1.0 + i for i, name in enumerate(names)}] * K
+    lr_scales = [{name: 1.0 + i for i, name in enumerate(names)}] * K
     stopped = {0: 99, 1: 3, 2: 0}  # per config, the step from which it does not move
 
     def gradients_at(step, parameters):
@@ -62,10 +62,10 @@ def test_updates_are_those_of_torch(case, dtype, make_mlps):
     def moving_at(step):
         return torch.tensor([step < stopped[k] for k in range(K)])
 
-    got = steps_of(hs, make_mlps(K), dtype, moving_at, gradients_at, factors)
+    got = steps_of(hs, make_mlps(K), dtype, moving_at, gradients_at, lr_scales)
     for k, model in enumerate(wanted):
         groups = [
-            {"params": [p], "lr": hs[k].lr * factors[k][name]}
+            {"params": [p], "lr": hs[k].lr * lr_scales[k][name]}
             for name, p in model.named_parameters()
         ]
         optimizer = cls(groups, **arguments)

@@ -268,7 +268,7 @@ def test_arguments_that_do_not_fit_together_are_refused(gaussian, make_mlps):
         (([], [], {}), {}, "models: got none"),
         ((models, fns[:1], {}), {"trials": [1, 2, 3]}, "batch_fns: got 1 for 2 models; give 2"),
         ((models, fns, [validate({})]), {}, "hyperparameters: got 1 for 2 models; give 2"),
-        ((models[:1] * 2, fns, {}), {}, "the same module stands twice"),
+        ((models[:1] * 2, fns, {}), {}, "the same module occurs twice"),
         (([*models[:1], *make_mlps(1, width=7)], fns, {}), {}, "input_layer.weight is"),
         ((models, fns, {"OPTIMIZER": "LBFGS"}), {}, "OPTIMIZER=LBFGS trains one config at a time"),
     ]
