@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -86,7 +86,9 @@ class Batches:
         self.sources = [numbers[id(function)] for function in batch_fns]
         self.fixed, self._loss, self._model, self._what = fixed, loss, model, what
         self._device, self._dtype = device, dtype
-        self._checked: set[tuple[torch.Size, torch.Size]] = set()
+        self._checked: set[tuple[torch.Size, torch.Size]] = set()  # shapes
+        self._gathered: Tensor | None  # per row, its function; None where these are in order
+        self._batch: Batch  # of fixed sets
         self._sets = [self._draw_one(function, 0) for function in self._fns] if fixed else []
         self._arrange()
 
@@ -120,7 +122,7 @@ class Batches:
                 self._sets = [self._batch.of(i) for i in range(len(self._fns))]
 
     def _gather(self, drawn: list[tuple[Tensor, Tensor]]) -> Batch:
-        """Return one batch for all rows from those of the distinct functions."""
+        """Return one batch for all rows from the batches of the distinct functions."""
         if len(drawn) == 1:
             return Batch(*drawn[0], shared=True)
         shapes = {(tuple(X.shape), tuple(y.shape)) for X, y in drawn}
@@ -174,7 +176,7 @@ class Batches:
                 output = self._model(X[:1])
         except Exception as error:
             got = f"gave X of shape {tuple(X.shape)}, which the model cannot take ({error})"
-            raise self._error(function, got, "X (n, ...) as the model expects it") from error
+            self._refuse(function, got, "X (n, ...) as the model expects it", error)
         return tuple(output.shape[1:])
 
     def _check_classes(
@@ -182,7 +184,7 @@ class Batches:
     ) -> None:
         got = f"{got} ({str(y.dtype).removeprefix('torch.')})"
         if len(output) != 1 or output[0] < 2:
-            got = f"met a model whose output is {_with_n(output)}"
+            got = f"is used with a model whose output is {_with_n(output)}"
             self._refuse(function, got, "(n, C) with C >= 2 classes for LOSS='cross_entropy'")
         valid = f"integer y (n,) from 0 to {output[0] - 1}, or probabilities y (n, {output[0]})"
         if y.is_floating_point():
@@ -197,11 +199,12 @@ class Batches:
             got = f"gave classes from {int(y.min())} to {int(y.max())}"
             self._refuse(function, got, valid)
 
-    def _refuse(self, function: BatchFn, got: str, valid: str) -> None:
-        raise self._error(function, got, valid)
-
-    def _error(self, function: BatchFn, got: str, valid: str) -> BatchError:
-        return BatchError(f"{self._what} {function_name(function)} {got}; wanted {valid}")
+    def _refuse(
+        self, function: BatchFn, got: str, valid: str, cause: Exception | None = None
+    ) -> NoReturn:
+        raise BatchError(
+            f"{self._what} {function_name(function)} {got}; expected {valid}"
+        ) from cause
 
 
 def _with_n(shape: tuple[int, ...]) -> str:
@@ -212,46 +215,43 @@ class LastBatch:
     """The batch of each config's last step, kept on the device for the grabs of stopped configs.
 
     It costs K batches of memory and a pass over them per step.
+
+    Attributes:
+        batch: X (K, n, ...) and y (K, n, ...), a row per row of the stack; None before any step.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._X: Tensor | None = None
-        self._y: Tensor | None = None
+        self.batch: Batch | None = None
 
     def update(self, batch: Batch, active: Tensor) -> None:
         """Replace the batches of the active rows (K,)."""
-        K = len(active)
-        if self._X is None or self._y is None:
-            X, y = ((b.expand(K, *b.shape) if batch.shared else b) for b in (batch.X, batch.y))
-            self._X, self._y = X.clone(), y.clone()
+        if self.batch is None:
+            K = len(active)
+            X, y = (b.expand(K, *b.shape) if batch.shared else b for b in (batch.X, batch.y))
+            self.batch = Batch(X.clone(), y.clone(), shared=False)
             return
+        X, y = self.batch.X, self.batch.y
         shape = batch.X.shape if batch.shared else batch.X.shape[1:]
-        if shape != self._X.shape[1:]:
+        if shape != X.shape[1:]:
             raise BatchError(
-                f"batch function: X changed its shape from {tuple(self._X.shape[1:])} to "
+                f"batch function: X changed its shape from {tuple(X.shape[1:])} to "
                 f"{tuple(shape)}; a grab of X_tr needs batches of equal shapes"
             )
-        self._X = torch.where(column(active, self._X), batch.X, self._X)
-        self._y = torch.where(column(active, self._y), batch.y, self._y)
-
-    @property
-    def batch(self) -> Batch:
-        """The batch (K, n, ...) of each row's last step."""
-        assert self._X is not None
-        assert self._y is not None
-        return Batch(self._X, self._y, shared=False)
+        X = torch.where(column(active, X), batch.X, X)
+        self.batch = Batch(X, torch.where(column(active, y), batch.y, y), shared=False)
 
     def shrink(self, keep: Sequence[int]) -> None:
         """Keep these rows."""
-        if self._X is not None and self._y is not None:
-            self._X, self._y = self._X[list(keep)], self._y[list(keep)]
+        if self.batch is not None:
+            rows = list(keep)
+            self.batch = Batch(self.batch.X[rows], self.batch.y[rows], shared=False)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict`."""
-        return {"X": self._X, "y": self._y}
+        return {} if self.batch is None else {"X": self.batch.X, "y": self.batch.y}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
         state = map_tensors(state, lambda tensor: tensor.to(self._device, copy=True))
-        self._X, self._y = state["X"], state["y"]
+        self.batch = Batch(**state, shared=False) if state else None

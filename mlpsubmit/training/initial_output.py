@@ -56,7 +56,7 @@ class InitialOutput:
         elif centered:
             sets = {"train": train} if test is None else {"train": train, "test": test}
             self._fixed = {name: self._evaluate(one.draw(0)) for name, one in sets.items()}
-        self._index()
+        self._first, self._gathered = self._indices()
 
     def train(self, batch: Batch) -> Tensor | float:
         """Return f0 (K, n, ...) on a training batch."""
@@ -96,12 +96,14 @@ class InitialOutput:
         index = torch.tensor(networks, device=self._stack.device)
         self.weights = {name: tensor[index] for name, tensor in weights.items()}
 
-    def _index(self) -> None:
-        # On the device: an index that is a list would be copied there, synchronously, at each step.
-        numbers = range(max(self._networks) + 1)
-        first = [self._networks.index(network) for network in numbers]
-        self._first = torch.tensor(first, device=self._stack.device)
-        self._gathered = torch.tensor(self._networks, device=self._stack.device)
+    def _indices(self) -> tuple[Tensor, Tensor]:
+        """Return per network its first row, and per row its network.
+
+        On the device: an index that is a list would be copied there, synchronously, at each step.
+        """
+        first = [self._networks.index(network) for network in range(max(self._networks) + 1)]
+        device = self._stack.device
+        return torch.tensor(first, device=device), torch.tensor(self._networks, device=device)
 
     def show(self, module: nn.Module, row: int) -> nn.Module:
         """Return a module of the same structure, made a view of one row's initial network."""
@@ -117,7 +119,7 @@ class InitialOutput:
         used = list(dict.fromkeys(self._networks[row] for row in keep))
         self._keep(self.weights, used)
         self._networks = [used.index(self._networks[row]) for row in keep]
-        self._index()
+        self._first, self._gathered = self._indices()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict`."""
@@ -133,7 +135,7 @@ class InitialOutput:
         state = map_tensors(state, lambda tensor: tensor.to(self._stack.device, copy=True))
         self._fixed, self.weights = state["fixed"], state["weights"]
         self._networks, self._merged = state["networks"], state["merged"]
-        self._index()
+        self._first, self._gathered = self._indices()
 
 
 def _content(tensors: Mapping[str, Tensor], row: int) -> bytes:

@@ -1,4 +1,4 @@
-"""A pack: K configs in training together, as parts that are shrunk, saved and restored alike."""
+"""A pack: K configs in training together, in parts that are shrunk, saved and restored."""
 
 from __future__ import annotations
 
@@ -121,8 +121,7 @@ class Pack:
         lr_scales = _parametrize(models, settings, trials, contexts)
         if model0 is not None:
             _parametrize([model0], settings[:1], trials[:1], contexts[:1])
-        accelerated = common.compile is not False
-        self.stack = Stack(models, device, common.precision, accelerated)
+        self.stack = Stack(models, device, common.precision, common.compile is not False)
         # Copied before anything evaluates the networks: a forward pass may change a buffer.
         keeps_initial = model0 is not None or (common.online and common.centered)
         initial_weights = self.stack.copy() if keeps_initial else None
@@ -214,7 +213,7 @@ class Pack:
             grabs=self.grabber.results((history.status == DIVERGED).tolist()),
         )
 
-    # What a recorded step has to know
+    # The part that replay depends on
 
     @property
     def device(self) -> torch.device:

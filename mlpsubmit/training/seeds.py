@@ -43,7 +43,7 @@ def streams(seed: int, trial: int) -> Streams:
     else: not on other axes, the device, the pack or the order.
     """
     children = np.random.SeedSequence((seed, trial)).spawn(4)
-    # 63 bits: torch takes signed seeds as well as unsigned ones, and both alike in this range.
+    # 63 bits: in this range torch treats signed and unsigned seeds the same.
     words = (int(child.generate_state(1, np.uint64)[0]) >> 1 for child in children)
     return Streams(*words)
 

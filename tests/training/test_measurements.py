@@ -1,4 +1,4 @@
-"""Grabs: what they are given, what they may return, and how their errors are told."""
+"""Grabs: their arguments, their results, and the messages of their errors."""
 
 from __future__ import annotations
 

@@ -123,8 +123,15 @@ class ReplayedStep:
 
     def __init__(self, step_fn: StepFn, pack: Recordable, recorder: Recorder) -> None:
         self._step_fn, self._pack, self._recorder = step_fn, pack, recorder
-        self._pure = self._refused = False
-        self._begin()
+        #: Whether the user's functions keep no state; whether replay has been given up.
+        self._pure, self._refused = False, False
+        #: Rows of the stack that the recording is for, and steps in which it has been checked.
+        self._size, self._checked = 0, 0
+        #: The generators that a step draws from.
+        self._drawn_from: list[torch.Generator] = []
+        self._replay: Callable[[], tuple[Batch, Tensor]] | None = None
+        # A plain function: a bound method would be a cycle, freed only by garbage collection.
+        self._stage: Callable[[ReplayedStep, int], tuple[Batch, Tensor]] = ReplayedStep._first
 
     def __call__(self, step: int) -> tuple[Batch, Tensor]:
         """Make a step. Its results are valid until the next one."""
@@ -133,10 +140,8 @@ class ReplayedStep:
         return self._stage(self, step)
 
     def _begin(self) -> None:
-        self._size, self._agreed = self._pack.size, 0
-        self._replay: Callable[[], tuple[Batch, Tensor]] | None = None  # frees its memory
-        # A plain function: a bound method would be a cycle, freed only by garbage collection.
-        self._stage: Callable[[ReplayedStep, int], tuple[Batch, Tensor]] = ReplayedStep._first
+        self._size, self._checked = self._pack.size, 0
+        self._replay, self._stage = None, ReplayedStep._first  # frees the memory of a recording
 
     def _refuse(self, step: int, reason: str) -> None:
         print(f"from step {step} on, steps are not replayed: {reason}", flush=True)
@@ -217,8 +222,8 @@ class ReplayedStep:
         reason = reason or _failure(lambda: made.append(self._step_fn(step)))
         if reason is None and not _same(results, _results(self._pack, made[0])):
             reason = "a replayed step differs from the same step made eagerly"
-        self._agreed += 1
-        if self._agreed == CHECKED_STEPS:
+        self._checked += 1
+        if self._checked == CHECKED_STEPS:
             self._stage = ReplayedStep._replayed
         if reason is not None:
             self._refuse(step, reason)
