@@ -130,8 +130,9 @@ class Stack:
     def method(self) -> str:
         """How gradients are computed, which decides how they round."""
         if self._closed_form is not None:
-            return "closed form"
-        return "compiled" if self._compiled is not None and self._compiled.works else "autograd"
+            return "the closed form"
+        compiled = self._compiled is not None and self._compiled.works
+        return "torch.compile" if compiled else "autograd"
 
     def compile(self) -> None:
         """Compile :meth:`losses_and_gradients`, unless it has a closed form.
@@ -186,7 +187,7 @@ class Stack:
         self._release(set(range(len(self.configs))) - set(keep))
         self.configs = [self.configs[row] for row in keep]
         self._set({name: tensor.detach()[rows] for name, tensor in self.tensors.items()})
-        if method == "compiled":
+        if method == "torch.compile":
             self.compile()
 
     def release(self) -> None:
@@ -219,16 +220,15 @@ class Stack:
         """
         own = {name: tuple(tensor.shape[1:]) for name, tensor in self.tensors.items()}
         saved = {name: tuple(tensor.shape[1:]) for name, tensor in state["tensors"].items()}
-        for name in own | saved:
-            if own.get(name) != saved.get(name):
-                raise StateError(
-                    f"saved state: its weights {name} have shape {saved.get(name)}, but the models "
-                    f"have {own.get(name)}; discard the state to train from the beginning"
-                )
+        if (name := _first_difference(own, saved)) is not None:
+            raise StateError(
+                f"saved state: its weights {name} have shape {saved.get(name)}, but the models "
+                f"have {own.get(name)}; discard the state to train from the beginning"
+            )
         if state["method"] not in (self.method, "autograd"):
             raise StateError(
-                f"saved state: its gradients are computed by {state['method']}, but COMPILE now "
-                f"means {self.method}, which rounds differently; set COMPILE as it was, or discard "
+                f"saved state: its gradients come from {state['method']}, those of this training "
+                f"from {self.method}, which rounds differently; set COMPILE as it was, or discard "
                 "the state to train from the beginning"
             )
         if state["method"] == "autograd":  # compiling has failed then, but might work now
@@ -258,6 +258,11 @@ def point_at(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     return model
 
 
+def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """Return the first key for which two dictionaries differ, or that only one of them has."""
+    return next((key for key in {**one, **other} if one.get(key) != other.get(key)), None)
+
+
 def check_equal_structure(models: Sequence[nn.Module]) -> None:
     """Refuse models that cannot be stacked.
 
@@ -278,13 +283,12 @@ def check_equal_structure(models: Sequence[nn.Module]) -> None:
     first = _shapes(models[0])
     for config, model in enumerate(models[1:], start=1):
         other = _shapes(model)
-        for name in first | other:
-            if first.get(name) != other.get(name):
-                raise SpecError(
-                    f"models: {name} is {first.get(name, 'missing')} in model 0 but "
-                    f"{other.get(name, 'missing')} in model {config}; models trained together "
-                    "need equal structures and shapes"
-                )
+        if (name := _first_difference(first, other)) is not None:
+            raise SpecError(
+                f"models: {name} is {first.get(name, 'missing')} in model 0 but "
+                f"{other.get(name, 'missing')} in model {config}; models trained together "
+                "need equal structures and shapes"
+            )
 
 
 def behaviour(model: nn.Module) -> dict[str, bytes]:
@@ -311,15 +315,13 @@ def check_equal_behaviour(models: Sequence[nn.Module]) -> None:
     """
     first = behaviour(models[0])
     for config, model in enumerate(models[1:], start=1):
-        other = behaviour(model)
-        for path in first | other:
-            if first.get(path) != other.get(path):
-                where = f"module {path!r}" if path else "the model itself"
-                raise SpecError(
-                    f"models: {where} differs between model 0 and model {config} in its class or "
-                    "in an attribute that is not a tensor; models trained together must compute "
-                    "the same function of their weights: train these separately"
-                )
+        if (path := _first_difference(first, behaviour(model))) is not None:
+            where = f"module {path!r}" if path else "the model itself"
+            raise SpecError(
+                f"models: {where} differs between model 0 and model {config} in its class or "
+                "in an attribute that is not a tensor; models trained together must compute "
+                "the same function of their weights: train these separately"
+            )
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[Any, ...]]:

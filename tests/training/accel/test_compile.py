@@ -77,7 +77,7 @@ def test_a_compiled_training_is_resumed_bit_by_bit(gaussian, saver, same, fresh_
         run(gaussian, True, monitor=monitor)
     same(undisturbed, run(gaussian, True, monitor=saver(monitor.state)))
     with pytest.raises(
-        StateError, match="its gradients are computed by compiled, but COMPILE now means autograd"
+        StateError, match=r"from torch\.compile, those of this training from autograd"
     ):
         run(gaussian, False, monitor=saver(monitor.state))
 
@@ -98,7 +98,7 @@ def test_a_stack_that_shrinks_often_is_compiled_at_every_size(gaussian, fresh_ca
     with config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
         run(gaussian, True, PERCENT_THRESHOLDS=[0.9], EMA_SMOOTHER=0.5)
     assert len(sizes) >= 2
-    assert all(method == "compiled" for _, method in sizes)
+    assert all(method == "torch.compile" for _, method in sizes)
 
 
 def test_a_training_that_could_not_compile_goes_on_without(gaussian, saver, same, fresh_cache):

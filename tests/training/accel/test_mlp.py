@@ -33,7 +33,7 @@ def models(parametrization: str, gammas: tuple[float, ...] = (0.5, 1.0, 2.0), **
 
 def stack(built: Any, accelerated: bool = True) -> Stack:
     stacked = Stack(built, torch.device("cpu"), "fp32", accelerated)
-    assert stacked.method == ("closed form" if accelerated else "autograd")
+    assert stacked.method == ("the closed form" if accelerated else "autograd")
     return stacked
 
 
@@ -155,7 +155,9 @@ def test_a_state_goes_on_in_the_way_in_which_it_began(saver: Any, same: Any) -> 
         return saver(monitor.state)
 
     same(whole(False, "mup", True), whole("auto", "mup", True, interrupted(False)))
-    with pytest.raises(StateError, match="computed by closed form, but COMPILE now means autograd"):
+    with pytest.raises(
+        StateError, match="from the closed form, those of this training from autograd"
+    ):
         whole(False, "mup", True, interrupted("auto"))
 
 
