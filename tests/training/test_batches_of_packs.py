@@ -1,4 +1,4 @@
-"""Batches: what shapes and values are taken, and how the others are refused."""
+"""Batches: which shapes and values are valid, and the errors for others."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ TRIALS = [0, 1, 0, 1, 0, 1]
 
 
 class Tanh(nn.Module):
-    """A network that is not our MLP: its initial outputs are not known but for a factor."""
+    """A custom model: that GAMMA only scales its initial outputs is not known."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Packs: configs trained together are what they are one by one, whoever stops when."""
+"""Packs: configs trained together give the results of each alone, whichever stops when."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def distance(model, model0, X_tr, opt):
 
 
 def varied(K, **settings):
-    """K configs that differ in all that a pack may hold per config but the seed."""
+    """Return K configs that differ in every stacked setting but the seed."""
     base = validate({"MAX_ITER": 12, "LR": 0.02, "LOSS_CHECKPOINTS": [], **settings})
     return [
         base.model_copy(

@@ -1,4 +1,4 @@
-"""The table of parametrizations against numbers worked out by hand."""
+"""The table of parametrizations against numbers computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Precision and determinism are set for a training, and put back."""
+"""Precision and determinism are set for a training, and restored afterwards."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 class Tanh(nn.Module):
-    """A network that is not our MLP."""
+    """A custom model."""
 
     def __init__(self, d_out: int = 1) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Tanh(nn.Module):
 
 @pytest.fixture
 def fresh_cache(tmp_path, monkeypatch):
-    """Let the compiler find nothing that it has compiled before."""
+    """Give the compiler an empty cache."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     yield tmp_path / "cache"

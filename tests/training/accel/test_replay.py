@@ -37,7 +37,7 @@ LRS = (0.1, 0.03, 1e4, 1e-5, 0.02)  # the third one diverges
 
 
 class Tape(TorchDispatchMode):
-    """Operations as they were done, to be done again on the same memory."""
+    """Records operations, to repeat them on the same memory."""
 
     def __init__(self):
         super().__init__()
@@ -73,7 +73,7 @@ class Waits(TorchDispatchMode):
 
 
 class Recorder:
-    """Records tapes, and what becomes of them."""
+    """Records tapes, and counts recordings and replays."""
 
     def __init__(self):
         self.recorded, self.replays, self.tape = 0, 0, lambda: None
@@ -111,7 +111,7 @@ class Recorder:
 
 
 class Graphs(CudaRecorder):
-    """Records CUDA graphs, and counts."""
+    """Records CUDA graphs, and counts recordings and replays."""
 
     def __init__(self, device):
         super().__init__(device)
@@ -135,7 +135,7 @@ def device(request):
 
 @pytest.fixture
 def replaying(monkeypatch):
-    """Let the train loop make its steps by replay, by way of a recorder."""
+    """Make the train loop replay its steps, through a given recorder."""
 
     def by(recorder):
         def replayed(step_fn, pack, common):
@@ -150,12 +150,12 @@ def replaying(monkeypatch):
 
 @pytest.fixture
 def recording(replaying, device):
-    """Let the train loop make its steps by replay, from a call on; return the recorder."""
+    """Make the train loop replay its steps, from a call on; return the recorder."""
     return lambda: replaying(Recorder() if device.type == "cpu" else Graphs(device))
 
 
 def drawing(seed, device="cpu"):
-    """Return a batch function that keeps nothing but its generator, and that."""
+    """Return a batch function whose only state is its generator, and that generator."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def draw(step):
@@ -167,7 +167,7 @@ def drawing(seed, device="cpu"):
 
 @pytest.fixture
 def job(make_mlps, device):
-    """Return a maker of trainings that are made anew at every attempt."""
+    """Return a factory of trainings, each of which can be run several times."""
 
     def made(make=make_mlps, **settings):
         base = validate({"MAX_ITER": STEPS, "PERCENT_THRESHOLDS": [0.8], **settings})
@@ -305,7 +305,7 @@ def looking(look):
 
 
 def aside(draw_aside):
-    """Return a maker of batch functions that draw from elsewhere too."""
+    """Return a factory of batch functions that draw from another source too."""
     return looking(lambda step: draw_aside())
 
 
@@ -577,7 +577,7 @@ def test_on_a_cpu_nothing_is_recorded(make_mlps, monkeypatch):
 
 @pytest.fixture
 def graphs(device):
-    """Return what records on a GPU."""
+    """Return a recorder of CUDA graphs."""
     return CudaRecorder(device)
 
 
