@@ -4,8 +4,8 @@
 
 Equal seeds, data and settings; the differences are those of the smoothed train loss at some steps,
 of the final loss on the test set offline, and of the timekeys of thresholds at 50, 30 and 20% of
-the first loss: relative to fp32, the largest of all configs. Two yardsticks stand beside them: fp32
-against float64, and fp32 against itself with another seed, so other weights and data.
+the first loss: relative to fp32, the largest of all configs. Two yardsticks: fp32 against float64,
+and fp32 against itself with another seed, so other weights and data.
 
 TF32 is a mode of NVIDIA's tensor cores since Ampere. On such a device it is used as it is;
 elsewhere fp32 is trained with the factors of every matrix product rounded as TF32 does, forward and
@@ -45,7 +45,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained in every precision.
+    """One training, made in every precision.
 
     Attributes:
         steps: gradient steps, fewer than with ``--full`` where a step takes long.
@@ -84,10 +84,10 @@ CASES = (
 
 
 def tf32(case: Case) -> Trained:
-    """Train under TF32, or as if.
+    """Train under TF32, or its emulation.
 
     Raises:
-        RuntimeError: where products went past the emulation.
+        RuntimeError: where the emulation has missed matrix products.
     """
     if HAS_TF32:
         return case.train("tf32")

@@ -67,10 +67,10 @@ def reference_speed(
 
     Args:
         model: Linear, Conv2d and ReLU modules in a row.
-        batch_fn: what online training draws from.
-        fixed: the training set of offline training, which then takes the place of ``batch_fn``.
+        batch_fn: returns the batches of online training.
+        fixed: the training set of offline training, in place of ``batch_fn``.
         test: the test set, evaluated at every step.
-        seconds: how long to measure, after a tenth of it to warm up.
+        seconds: duration of the measurement, after a tenth of it to warm up.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -94,7 +94,7 @@ def _train(
     test: tuple[Tensor, Tensor] | None,
     seconds: float,
 ) -> float:
-    """Train for so long; return the steps per second."""
+    """Train for some seconds; return the steps per second."""
     loss_fn = nn.MSELoss()
     smoothed, step, begin = 0.0, 0, time.perf_counter()
     while time.perf_counter() - begin < seconds:

@@ -4,9 +4,10 @@
 
 A model-step is one gradient step of one network. The speed of a run is that of its training, all
 workers together, without their start: steps by the seconds of the task that trains longest. It is
-compared with the unpacked loop of ``reference.py``, one thread, and with the machine's limit: the
-multiplications that the method needs, by the rate at which all cores multiply large matrices. All
-three take turns in one process, and figures are medians, so that ratios hold on shared machines.
+compared with the unpacked loop of ``reference.py``, one thread, and with the hardware: matmul
+utilization is the method's FLOPs per second over the rate at which all cores multiply large
+matrices. All three take turns in one process, and figures are medians, so that ratios hold on
+shared machines.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Case:
         steps: gradient steps of the run: some seconds of training.
         settings: of the sweep.
         test_rows: of the test set, where it is evaluated at every step.
-        every: steps between two evaluations of the test set.
-        initial_networks: how many different networks the configs begin with; by default as many.
+        every: steps from one evaluation of the test set to the next.
+        initial_networks: distinct initial networks of the configs; by default one each.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Case:
 
     @property
     def configs(self) -> int:
-        """How many there are."""
+        """The number of configs."""
         return math.prod(map(len, self.axes.values()))
 
     @property
@@ -180,7 +181,7 @@ def packed_speed(case: Case) -> float:
 
 
 def _seconds_of_tasks(path: Path) -> list[float]:
-    """Return for how many seconds each task of a run has trained."""
+    """Return the seconds of training of each task of a run."""
     totals = []
     for shard in sorted((path / "results").glob("*.tar")):
         total = 0.0
@@ -275,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     cases = [c for c in (*CASES, *(GPU_CASES if CUDA else ())) if options.only in c.name]
     print(f"{torch.get_num_threads()} threads; the plain loop has one")
-    print(f"{'':<38}{'run':>10}{'plain':>10}{'ratio':>8}{'of limit':>10}")
+    print(f"{'':<38}{'run':>10}{'plain':>10}{'ratio':>8}{'matmul':>10}")
     results = []
     for case in cases:
         result = measure(case, options.repeats)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 from torch import Tensor, nn
 
 from mlpsubmit.batchfns.validation import is_integer
 from mlpsubmit.errors import SpecError
+from mlpsubmit.protocol import Layer, is_layer
 
 __all__ = ["Layer", "layer_at", "layers_of", "position", "weight_matrix"]
-
-Layer: TypeAlias = nn.Linear | nn.Conv2d
 
 
 def layers_of(model: nn.Module) -> list[Layer]:
@@ -20,9 +17,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
     Raises:
         SpecError: where there is none.
     """
-    layers: list[Layer] = [
-        module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))
-    ]
+    layers = [module for module in model.modules() if is_layer(module)]
     if not layers:
         raise SpecError(
             f"the weights of {type(model).__name__} cannot be measured: it has no Linear or Conv2d "

@@ -26,7 +26,7 @@ from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.monitor import StateError
-from mlpsubmit.training.oom import free_memory, is_crowded, ran_out_of_memory
+from mlpsubmit.training.oom import is_crowded, ran_out_of_memory, release_memory
 from mlpsubmit.training.seeds import data_seed
 
 __all__ = ["OutOfMemory", "TaskContext", "train_pack"]
@@ -134,7 +134,7 @@ class _PackTraining:
         checkpoint, device = self.checkpoint, self.context.device
         if checkpoint.parts.halved or is_crowded(device):
             # What trained before is held by cycles, whose size Python's collector does not see.
-            free_memory()
+            release_memory()
         part, done = checkpoint.parts.left[0], checkpoint.done
         self.rows = [row for row in part if row not in done]
         # What draws from torch's global generator, against the advice, repeats all the same.
@@ -155,7 +155,7 @@ class _PackTraining:
 
     def _halve(self) -> None:
         """Continue with half as many configs at a time, also in the attempts that follow."""
-        free_memory()
+        release_memory()
         parts, heartbeat = self.checkpoint.parts, self.context.heartbeat
         heartbeat.update(halved=heartbeat["halved"] + (not parts.halved), progressed=True)
         size = parts.halve(self.rows, self.checkpoint.done)
@@ -181,7 +181,7 @@ def _smoke_test_grabs(context: TaskContext, config: Config, entry: Mapping[str, 
     except Exception as error:
         if not ran_out_of_memory(error):
             raise
-        free_memory()  # the training will raise it again, or go on with fewer configs
+        release_memory()  # the training will raise it again, or go on with fewer configs
 
 
 def _does_not_fit(config: Config, device: torch.device, error: Exception) -> OutOfMemory:

@@ -8,10 +8,10 @@ declare, by name: axes, hyperparameters, data entries, and those that the loop s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 __all__ = [
     "DIVERGED",
@@ -26,6 +26,8 @@ __all__ = [
     "SUPPLIED",
     "BatchFn",
     "Grab",
+    "Layer",
+    "is_layer",
 ]
 
 #: The result of a batch function: from a step to inputs X (n, ...), targets y (n,) or (n, d_out).
@@ -33,6 +35,17 @@ BatchFn: TypeAlias = "Callable[[int], tuple[Tensor, Tensor]]"
 
 #: A measurement: from its declared arguments to a number, an array, a tensor, or a list of these.
 Grab: TypeAlias = Callable[..., Any]
+
+#: A layer whose weights parametrizations scale and grabs measure.
+Layer: TypeAlias = "nn.Linear | nn.Conv2d"
+
+
+def is_layer(module: object) -> TypeGuard[Layer]:
+    """Return whether a module is a :data:`Layer`: nn.Linear or nn.Conv2d, or a subclass."""
+    from torch import nn  # importing this module does not import torch
+
+    return isinstance(module, (nn.Linear, nn.Conv2d))
+
 
 #: Names that batch functions and data functions may declare and the loop supplies.
 FOR_BATCHES = frozenset({"gen", "bsz", "X", "y", "split", "device"})

@@ -17,7 +17,7 @@ from mlpsubmit.jobs.throughput.roofline import wait_for
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.monitor import SilentMonitor
-from mlpsubmit.training.oom import free_memory, ran_out_of_memory
+from mlpsubmit.training.oom import ran_out_of_memory, release_memory
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
 
@@ -64,7 +64,7 @@ def timed(
         except Exception as error:
             if len(configs) == 1 or not ran_out_of_memory(error):
                 raise
-        free_memory()
+        release_memory()
         configs = configs[: (len(configs) + 1) // 2]
 
 

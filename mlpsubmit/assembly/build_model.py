@@ -10,15 +10,13 @@ from torch import Tensor, nn
 
 from mlpsubmit.arguments import call, function_name
 from mlpsubmit.errors import SpecError
+from mlpsubmit.protocol import is_layer
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.seeds import weights_rng
 
 __all__ = ["build_model", "check_layer_order"]
-
-#: The kinds of layers that parametrizations rescale.
-LAYERS = (nn.Linear, nn.Conv2d)
 
 
 def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor) -> nn.Module:
@@ -66,7 +64,7 @@ def check_layer_order(model: nn.Module, X: Tensor) -> None:
         SpecError: naming both orders.
     """
     defined: dict[nn.Module, str] = {
-        module: name for name, module in model.named_modules() if isinstance(module, LAYERS)
+        module: name for name, module in model.named_modules() if is_layer(module)
     }
     passed: dict[nn.Module, None] = {}
     hooks = [m.register_forward_hook(lambda m, *_: passed.update({m: None})) for m in defined]

@@ -43,7 +43,7 @@ PROBED_ARGUMENTS = 64
 SMOKE_TEST_STEPS = 1000
 
 #: Settings for one step of training.
-ONE_STEP: dict[str, Any] = {"max_iter": 1, "compile": False}
+ONE_STEP: dict[str, Any] = {"max_iter": 1, "compile": "auto"}
 
 
 def probe(sweep: Sweep) -> None:

@@ -281,7 +281,8 @@ class Hyperparameters(BaseModel):
     grab_every: Schedule = _field(1, "steps between grabs, or 'log:N'")
     precision: Annotated[str, _choice(*PRECISIONS)] = _field("fp32", "fp32, tf32, bf16")
     compile: Annotated[bool | str, _flag("auto")] = _field(
-        "auto", "torch.compile, and CUDA graphs: 'auto' where it pays, True, False"
+        "auto",
+        "what makes steps fast: 'auto' where it pays, True, or False for plain vmap and autograd",
     )
     pack_size: Annotated[int | str, _integer(1, "auto")] = _field(
         "auto", "configs per pack at most; auto: what is fastest, and fits into a GPU's memory"

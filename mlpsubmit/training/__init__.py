@@ -1,4 +1,4 @@
-"""The train loop, and what it is made of; it knows neither jobs nor the files of a run.
+"""The train loop and its parts. It imports neither sweeps nor grabs nor the files of a run.
 
 The public names are imported on first use, so that importing this package does not import torch.
 """

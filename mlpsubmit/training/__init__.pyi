@@ -9,7 +9,7 @@ from .monitor import SilentMonitor as SilentMonitor
 from .monitor import StateError as StateError
 from .parametrizations import parametrize as parametrize
 from .result import Trained as Trained
-from .schedules import schedule_steps as schedule_steps
+from .schedules import Schedule as Schedule
 from .seeds import Streams as Streams
 from .seeds import streams as streams
 from .seeds import weights_rng as weights_rng

@@ -1,10 +1,10 @@
-"""Batches for a pack: drawn once per batch function, checked, and given to every config."""
+"""The batches of a pack: drawn once per distinct batch function, checked, and gathered."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ __all__ = ["Batch", "BatchError", "Batches", "LastBatch", "column"]
 
 
 class BatchError(UserError):
-    """A batch whose shapes or values the model or the loss cannot take."""
+    """A batch whose shapes or values do not fit the model or the loss."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Batch:
         """The targets with a first dimension of 1 or K."""
         return self.y.unsqueeze(0) if self.shared else self.y
 
-    def of(self, position: int) -> tuple[Tensor, Tensor]:
-        """Return X (n, ...) and y (n,) or (n, d_out) of the config at a position of the stack."""
-        return (self.X, self.y) if self.shared else (self.X[position], self.y[position])
+    def of(self, row: int) -> tuple[Tensor, Tensor]:
+        """Return X (n, ...) and y (n,) or (n, d_out) of one row of the stack."""
+        return (self.X, self.y) if self.shared else (self.X[row], self.y[row])
 
 
 def column(vector: Tensor, like: Tensor) -> Tensor:
@@ -52,14 +52,19 @@ def column(vector: Tensor, like: Tensor) -> Tensor:
 
 
 class Batches:
-    """The batch functions of the configs of a pack, each distinct one drawn from once per step.
+    """The batch functions of K configs; each distinct one is called once per step.
 
     Args:
-        batch_fns: K functions; the same object may stand several times.
+        batch_fns: K functions; the same object may occur several times.
         fixed: draw ``batch_fn(0)`` now and return it at every step.
-        loss: mse, cross_entropy or a callable: decides what targets are valid.
-        model: one of the models, on the device: what its output looks like.
-        what: how messages call these functions.
+        loss: mse, cross_entropy or a callable: decides which targets are valid.
+        model: one of the models, on the device: decides the shape of its output.
+        device, dtype: of the batches.
+        what: the name of these functions in messages.
+
+    Attributes:
+        fixed: as given.
+        sources: per row of the stack, the number of its function; equal numbers draw the same.
 
     Raises:
         BatchError: for shapes that do not fit, and for NaN in a fixed set.
@@ -77,22 +82,19 @@ class Batches:
         what: str = "batch function",
     ) -> None:
         distinct = {id(function): function for function in batch_fns}
-        self._fns, places = list(distinct.values()), {key: i for i, key in enumerate(distinct)}
-        self._index = [places[id(function)] for function in batch_fns]
+        self._fns, numbers = list(distinct.values()), {key: i for i, key in enumerate(distinct)}
+        self.sources = [numbers[id(function)] for function in batch_fns]
         self.fixed, self._loss, self._model, self._what = fixed, loss, model, what
         self._device, self._dtype = device, dtype
-        self._known: set[tuple[Any, ...]] = set()
+        self._checked: set[tuple[torch.Size, torch.Size]] = set()  # shapes
+        self._gathered: Tensor | None  # per row, its function; None where these are in order
+        self._batch: Batch  # of fixed sets
         self._sets = [self._draw_one(function, 0) for function in self._fns] if fixed else []
         self._arrange()
 
     @property
-    def sources(self) -> list[int]:
-        """K numbers: configs of which they agree draw from the same function."""
-        return self._index
-
-    @property
     def functions(self) -> list[BatchFn]:
-        """The functions that each step draws from: none where the sets are fixed."""
+        """The functions called at each step: none where the sets are fixed."""
         return [] if self.fixed else self._fns
 
     def draw(self, step: int) -> Batch:
@@ -102,25 +104,25 @@ class Batches:
         return self._gather([self._draw_one(function, step) for function in self._fns])
 
     def shrink(self, keep: Sequence[int]) -> None:
-        """Keep the configs at these positions, and only the functions that they draw from."""
-        index = [self._index[position] for position in keep]
-        used = sorted(set(index))
+        """Keep these rows, and only the functions that they draw from."""
+        sources = [self.sources[row] for row in keep]
+        used = sorted(set(sources))
         self._fns = [self._fns[i] for i in used]
         self._sets = [self._sets[i] for i in used] if self.fixed else []
-        self._index = [used.index(i) for i in index]
+        self.sources = [used.index(i) for i in sources]
         self._arrange()
 
     def _arrange(self) -> None:
         # Where each config has its own function, in order, there is nothing to gather.
-        plain = self._index == list(range(len(self._fns)))
-        self._gathered = None if plain else torch.tensor(self._index, device=self._device)
+        in_order = self.sources == list(range(len(self._fns)))
+        self._gathered = None if in_order else torch.tensor(self.sources, device=self._device)
         if self.fixed:
             self._batch = self._gather(self._sets)
-            if plain and not self._batch.shared:  # views, so that no set is held twice
+            if in_order and not self._batch.shared:  # views, so that no set is held twice
                 self._sets = [self._batch.of(i) for i in range(len(self._fns))]
 
     def _gather(self, drawn: list[tuple[Tensor, Tensor]]) -> Batch:
-        """Put the batches of the distinct functions into one for all configs."""
+        """Return one batch for all rows from the batches of the distinct functions."""
         if len(drawn) == 1:
             return Batch(*drawn[0], shared=True)
         shapes = {(tuple(X.shape), tuple(y.shape)) for X, y in drawn}
@@ -146,9 +148,9 @@ class Batches:
         if self._loss == "cross_entropy" and integers:
             y = y.long()
         shapes = (X.shape, y.shape)
-        if self.fixed or shapes not in self._known:  # a CPU-GPU sync point where shapes are new
+        if self.fixed or shapes not in self._checked:  # a GPU-CPU sync point where shapes are new
             self._check(function, X, y)
-            self._known.add(shapes)
+            self._checked.add(shapes)
         return X, y
 
     def _check(self, function: BatchFn, X: Tensor, y: Tensor) -> None:
@@ -174,7 +176,7 @@ class Batches:
                 output = self._model(X[:1])
         except Exception as error:
             got = f"gave X of shape {tuple(X.shape)}, which the model cannot take ({error})"
-            raise self._error(function, got, "X (n, ...) as the model expects it") from error
+            self._refuse(function, got, "X (n, ...) as the model expects it", error)
         return tuple(output.shape[1:])
 
     def _check_classes(
@@ -182,7 +184,7 @@ class Batches:
     ) -> None:
         got = f"{got} ({str(y.dtype).removeprefix('torch.')})"
         if len(output) != 1 or output[0] < 2:
-            got = f"met a model whose output is {_with_n(output)}"
+            got = f"is used with a model whose output is {_with_n(output)}"
             self._refuse(function, got, "(n, C) with C >= 2 classes for LOSS='cross_entropy'")
         valid = f"integer y (n,) from 0 to {output[0] - 1}, or probabilities y (n, {output[0]})"
         if y.is_floating_point():
@@ -197,11 +199,12 @@ class Batches:
             got = f"gave classes from {int(y.min())} to {int(y.max())}"
             self._refuse(function, got, valid)
 
-    def _refuse(self, function: BatchFn, got: str, valid: str) -> None:
-        raise self._error(function, got, valid)
-
-    def _error(self, function: BatchFn, got: str, valid: str) -> BatchError:
-        return BatchError(f"{self._what} {function_name(function)} {got}; wanted {valid}")
+    def _refuse(
+        self, function: BatchFn, got: str, valid: str, cause: Exception | None = None
+    ) -> NoReturn:
+        raise BatchError(
+            f"{self._what} {function_name(function)} {got}; expected {valid}"
+        ) from cause
 
 
 def _with_n(shape: tuple[int, ...]) -> str:
@@ -209,50 +212,46 @@ def _with_n(shape: tuple[int, ...]) -> str:
 
 
 class LastBatch:
-    """The batch of each config's last step, kept on the device for grabs at the end.
+    """The batch of each config's last step, kept on the device for the grabs of stopped configs.
 
-    It costs K batches of memory and a pass over them per step, so it is made only where a grab
-    looks at the training batch.
+    It costs K batches of memory and a pass over them per step.
+
+    Attributes:
+        batch: X (K, n, ...) and y (K, n, ...), a row per row of the stack; None before any step.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._X: Tensor | None = None
-        self._y: Tensor | None = None
+        self.batch: Batch | None = None
 
     def update(self, batch: Batch, active: Tensor) -> None:
-        """Take the batch for the configs (K,) that make a step on it."""
-        K = len(active)
-        if self._X is None or self._y is None:
-            X, y = ((b.expand(K, *b.shape) if batch.shared else b) for b in (batch.X, batch.y))
-            self._X, self._y = X.clone(), y.clone()
+        """Replace the batches of the active rows (K,)."""
+        if self.batch is None:
+            K = len(active)
+            X, y = (b.expand(K, *b.shape) if batch.shared else b for b in (batch.X, batch.y))
+            self.batch = Batch(X.clone(), y.clone(), shared=False)
             return
+        X, y = self.batch.X, self.batch.y
         shape = batch.X.shape if batch.shared else batch.X.shape[1:]
-        if shape != self._X.shape[1:]:
+        if shape != X.shape[1:]:
             raise BatchError(
-                f"batch function: X changed its shape from {tuple(self._X.shape[1:])} to "
+                f"batch function: X changed its shape from {tuple(X.shape[1:])} to "
                 f"{tuple(shape)}; a grab of X_tr needs batches of equal shapes"
             )
-        self._X = torch.where(column(active, self._X), batch.X, self._X)
-        self._y = torch.where(column(active, self._y), batch.y, self._y)
-
-    @property
-    def batch(self) -> Batch:
-        """The batch (K, n, ...) of each config's last step."""
-        assert self._X is not None
-        assert self._y is not None
-        return Batch(self._X, self._y, shared=False)
+        X = torch.where(column(active, X), batch.X, X)
+        self.batch = Batch(X, torch.where(column(active, y), batch.y, y), shared=False)
 
     def shrink(self, keep: Sequence[int]) -> None:
-        """Keep the configs at these positions."""
-        if self._X is not None and self._y is not None:
-            self._X, self._y = self._X[list(keep)], self._y[list(keep)]
+        """Keep these rows."""
+        if self.batch is not None:
+            rows = list(keep)
+            self.batch = Batch(self.batch.X[rows], self.batch.y[rows], shared=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` takes."""
-        return {"X": self._X, "y": self._y}
+        """Return the state for :meth:`load_state_dict`."""
+        return {} if self.batch is None else {"X": self.batch.X, "y": self.batch.y}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
         state = map_tensors(state, lambda tensor: tensor.to(self._device, copy=True))
-        self._X, self._y = state["X"], state["y"]
+        self.batch = Batch(**state, shared=False) if state else None

@@ -1,61 +1,146 @@
-"""CENTERED: the output of the network at initialisation, which is subtracted from every output."""
+"""CENTERED: f0(X), the output of the network at initialisation, subtracted from every output.
+
+On a fixed set it is evaluated once, at the beginning. On fresh batches it is evaluated at every
+step, a second forward pass; but configs that differ in LR or GAMMA alone start from the same
+weights and see the same batches, so each distinct initial network is evaluated once for all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from mlpsubmit.training.batches import Batch
-from mlpsubmit.training.stack import Stack
+from mlpsubmit.training.batches import Batch, Batches
+from mlpsubmit.training.monitor import map_tensors
+from mlpsubmit.training.stack import Stack, point_at
 
 __all__ = ["InitialOutput"]
 
 
 class InitialOutput:
-    """f0(X) for K configs, or zero where outputs are not centred.
-
-    On a fixed set it is computed once, at the beginning; on fresh batches at every step, which is
-    a second forward pass.
+    """f0(X) of K configs, or zero where outputs are not centred.
 
     Args:
-        stack: the networks; where batches are fresh it keeps the initial weights.
+        stack: the networks.
+        weights: a copy of their initial parameters and buffers, each (K, ...); None where nothing
+            needs them once the fixed sets have been evaluated.
         centered: whether anything is subtracted.
-        train: the fixed training set, or None where every step has a fresh batch.
-        test: the fixed test set, if there is one.
+        train, test: the batches; None where there is no test set.
+
+    Attributes:
+        weights: those of the K0 <= K distinct initial networks, each (K0, ...).
     """
 
     def __init__(
-        self, stack: Stack, centered: bool, train: Batch | None, test: Batch | None
+        self,
+        stack: Stack,
+        weights: dict[str, Tensor] | None,
+        *,
+        centered: bool,
+        train: Batches,
+        test: Batches | None,
     ) -> None:
         self._stack, self._centered = stack, centered
-        self._fixed = {
-            name: stack.at_initialisation(batch)
-            for name, batch in (("train", train), ("test", test))
-            if centered and batch is not None
-        }
+        self.weights = weights or {}
+        #: Per row of the stack, the number of its initial network.
+        self._networks = list(range(len(stack)))
+        #: Whether rows share networks: then ``weights`` lacks the tensors that may differ.
+        self._merged = False
+        self._fixed: dict[str, Tensor] = {}
+        if not train.fixed:
+            self._merge(train.sources)
+        elif centered:
+            sets = {"train": train} if test is None else {"train": train, "test": test}
+            self._fixed = {name: self._evaluate(one.draw(0)) for name, one in sets.items()}
+        self._first, self._gathered = self._indices()
 
     def train(self, batch: Batch) -> Tensor | float:
         """Return f0 (K, n, ...) on a training batch."""
         if not self._centered:
             return 0.0
         fixed = self._fixed.get("train")
-        return self._stack.at_initialisation(batch) if fixed is None else fixed
+        return self._evaluate(batch) if fixed is None else fixed
 
     def test(self) -> Tensor | float:
-        """Return f0 (K, n, ...) on the test set."""
+        """Return f0 (K, n, ...) on the fixed test set."""
         return self._fixed["test"] if self._centered else 0.0
 
+    @torch.no_grad()
+    def _evaluate(self, batch: Batch) -> Tensor:
+        if not self._merged:
+            return self._stack.evaluate(self.weights or self._stack.tensors, batch)
+        X = batch.X if batch.shared else batch.X[self._first]
+        outputs = self._stack.evaluate(self.weights, Batch(X, batch.y, batch.shared))
+        return self._stack.scaled(outputs.index_select(0, self._gathered))
+
+    def _merge(self, sources: Sequence[int]) -> None:
+        """Keep networks of equal weights once, for rows whose batches have the same source.
+
+        They may differ in the tensors that :meth:`Stack.scaled` multiplies outputs by.
+        """
+        if not self.weights:
+            return
+        kept = {n: tensor for n, tensor in self.weights.items() if n not in self._stack.scaling}
+        contents = [_content(kept, row) for row in self._networks]
+        keys = list(zip(sources, contents, strict=True))
+        distinct = list(dict.fromkeys(keys))
+        if len(distinct) < len(keys):
+            self._keep(kept, [keys.index(key) for key in distinct])
+            self._networks, self._merged = [distinct.index(key) for key in keys], True
+
+    def _keep(self, weights: Mapping[str, Tensor], networks: Sequence[int]) -> None:
+        index = torch.tensor(networks, device=self._stack.device)
+        self.weights = {name: tensor[index] for name, tensor in weights.items()}
+
+    def _indices(self) -> tuple[Tensor, Tensor]:
+        """Return per network its first row, and per row its network.
+
+        On the device: an index that is a list would be copied there, synchronously, at each step.
+        """
+        first = [self._networks.index(network) for network in range(max(self._networks) + 1)]
+        device = self._stack.device
+        return torch.tensor(first, device=device), torch.tensor(self._networks, device=device)
+
+    def show(self, module: nn.Module, row: int) -> nn.Module:
+        """Return a module of the same structure, made a view of one row's initial network."""
+        network = self._networks[row]
+        initial = {name: tensor[network] for name, tensor in self.weights.items()}
+        # A multiplier that is not kept has its current value: it is not trained.
+        current = {name: t.detach()[row] for name, t in self._stack.tensors.items()}
+        return point_at(module, current | initial)
+
     def shrink(self, keep: Sequence[int]) -> None:
-        """Keep the configs at these positions."""
+        """Keep these rows, and only the networks that they started from."""
         self._fixed = {name: output[list(keep)] for name, output in self._fixed.items()}
+        used = list(dict.fromkeys(self._networks[row] for row in keep))
+        self._keep(self.weights, used)
+        self._networks = [used.index(self._networks[row]) for row in keep]
+        self._first, self._gathered = self._indices()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` takes."""
-        return dict(self._fixed)
+        """Return the state for :meth:`load_state_dict`."""
+        return {
+            "fixed": dict(self._fixed),
+            "weights": dict(self.weights),
+            "networks": list(self._networks),
+            "merged": self._merged,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
-        device = self._stack.device
-        self._fixed = {name: output.to(device, copy=True) for name, output in state.items()}
+        state = map_tensors(state, lambda tensor: tensor.to(self._stack.device, copy=True))
+        self._fixed, self.weights = state["fixed"], state["weights"]
+        self._networks, self._merged = state["networks"], state["merged"]
+        self._first, self._gathered = self._indices()
+
+
+def _content(tensors: Mapping[str, Tensor], row: int) -> bytes:
+    """Return a hash of the bits of one row."""
+    content = hashlib.blake2b(digest_size=16)
+    for tensor in tensors.values():
+        content.update(tensor[row].contiguous().flatten().view(torch.uint8).cpu().numpy().tobytes())
+    return content.digest()

@@ -1,4 +1,4 @@
-"""The losses, each computed for all configs of a pack at once."""
+"""The losses, each computed for all K configs at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ StackedLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def stacked_loss(loss: str | Callable[[Tensor, Tensor], Tensor]) -> StackedLoss:
-    """Return the loss that LOSS names, for K configs at once.
+    """Return the loss named by LOSS, for K configs at once.
 
     Args:
         loss: ``mse``, the mean of (f - y)^2 over all entries; ``cross_entropy``, the mean over

@@ -1,10 +1,10 @@
-"""Grabs: the user's measurements, called in one place, their results kept until read back."""
+"""Grabs, the user's measurements: when they are called, with what, and their results."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,29 +14,32 @@ from torch import Tensor, nn
 from mlpsubmit.arguments import pick
 from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import GRAB_ARGUMENTS, Grab
-from mlpsubmit.training.batches import Batch
+from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.training.batches import Batch, Batches, LastBatch
+from mlpsubmit.training.loss_history import Finished
 from mlpsubmit.training.optimizers import OptimizerView
 from mlpsubmit.training.precision import full_precision_matmul
 from mlpsubmit.training.result import Array
+from mlpsubmit.training.schedules import Schedule
 from mlpsubmit.training.stack import Stack
 
 __all__ = ["GrabError", "Grabber", "resolve"]
 
-#: So much is kept on the device between two read-backs before it is read back early.
+#: Bytes of results on the device from which on they are read back before the next block ends.
 _PENDING_BYTES = 2**28
 
 
 class GrabError(UserError):
-    """A grab that failed, or that returned what cannot be stored."""
+    """A grab that failed, or whose result cannot be stored."""
 
 
 def resolve(
     grabs: Mapping[str, Grab], contexts: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, frozenset[str]]]:
-    """Return, per config and grab, the names of the arguments that it takes.
+    """Return, per config and grab, the names of the arguments that the grab takes.
 
     Raises:
-        SpecError: where a grab needs an argument that is not offered.
+        SpecError: where a grab needs an argument that nothing provides.
     """
     reserved = dict.fromkeys(GRAB_ARGUMENTS)
     return [
@@ -46,7 +49,7 @@ def resolve(
 
 
 class Grabber:
-    """Calls the grabs of K configs and keeps what they return.
+    """Calls the grabs of K configs when they are due, and keeps their results.
 
     Args:
         grabs: per name, a function that is given by name what it declares of ``model`` (the
@@ -55,11 +58,16 @@ class Grabber:
             initialisation) and its config's context; and returns a number, an array, a tensor or
             a list of these.
         contexts: K times, further arguments by name.
-        arguments: what :func:`resolve` returned.
+        arguments: the result of :func:`resolve`.
+        common: the hyperparameters that decide when grabs are due.
         stack: the networks.
-        views: K times, what a grab sees as ``opt``.
-        init_model: a module of the same structure, to show the networks at initialisation.
-        slots: how many times each grab is called in a trace; None: once, at the end.
+        opts: K times, the argument ``opt``.
+        show_initial: from a row to the argument ``model0``; None where no grab takes it.
+        train, test: the batches; ``test`` is None where there is no test set.
+
+    Attributes:
+        grabs: as given.
+        schedule: the steps of a trace; None where grabs are called once, at the end.
     """
 
     def __init__(
@@ -67,44 +75,76 @@ class Grabber:
         grabs: Mapping[str, Grab],
         contexts: Sequence[Mapping[str, Any]],
         arguments: list[dict[str, frozenset[str]]],
+        common: Hyperparameters,
         stack: Stack,
-        views: Sequence[OptimizerView],
-        init_model: nn.Module | None,
-        slots: int | None,
+        opts: Sequence[OptimizerView],
+        show_initial: Callable[[int], nn.Module] | None,
+        train: Batches,
+        test: Batches | None,
     ) -> None:
         self.grabs, self._contexts, self._arguments = grabs, contexts, arguments
-        self._stack, self._views, self._twin = stack, views, init_model
-        self._leading = (len(contexts),) if slots is None else (len(contexts), slots)
+        self._stack, self._opts, self._show_initial = stack, opts, show_initial
+        self._train, self._test = train, test
+        traced, K = not common.onlythresholds, len(contexts)
+        self.schedule = Schedule(common.grab_every, common.max_iter) if traced else None
+        columns = 0 if self.schedule is None else self.schedule.count
+        # Without thresholds, the configs of a trace that do not diverge end at its last grab.
+        ends_between = columns != common.max_iter and bool(common.thresholds)
+        shows_batch = any({"X_tr", "y_tr"} & names for one in arguments for names in one.values())
+        keeps_last = common.online and shows_batch and (ends_between or not traced)
+        self._last = LastBatch(stack.device) if keeps_last else None
+        #: Per grab, results that have not been read back: config, column of the trace, value.
         self._pending: dict[str, list[tuple[int, int, Tensor | Array]]] = {n: [] for n in grabs}
         self._pending_bytes = 0
+        # Results: (K, ...) or (K, columns, ...) per grab, and the shape of each config's.
+        self._leading = (K, columns) if traced else (K,)
         self._arrays: dict[str, Array] = {}
         self._shapes: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in grabs}
-        self._last_slot = [-1] * len(contexts)
+        #: Per config, the last column that has a result.
+        self._last_column = [-1] * K
 
     def measure(
-        self, step: int, slot: int, rows: Sequence[int], train: Batch | None, test: Batch | None
+        self, step: int, batch: Batch, active: Tensor, finished: Sequence[Finished]
     ) -> None:
-        """Call every grab for the configs at these positions. Gradients are enabled.
+        """Call the grabs where they are due. Gradients are enabled.
+
+        In a trace that is at its steps, for the configs (K,) that have made this step; and once
+        for each config that has stopped, with its final weights and last batch, unless the trace
+        already has that. Each is K calls of every grab, and a GPU-CPU sync point.
 
         Args:
-            step: the step that was made last, for messages.
-            slot: where in a trace the results belong; what a config is given last stays to the end.
-            rows: positions in the stack.
-            train, test: the batches to show.
+            batch: the batch of this step.
+            finished: configs that have been found to have stopped.
 
         Raises:
-            GrabError: from what a grab raised, or for what it returned.
+            GrabError: for a grab that fails, or whose result cannot be stored.
         """
-        for row in rows if self.grabs else ():
+        if not self.grabs:
+            return
+        if self._last is not None:
+            self._last.update(batch, active)
+        if self.schedule is not None and step in self.schedule:
+            self._call_all(step, [row for row, made in enumerate(active.tolist()) if made], batch)
+        for one in finished:
+            traced = self.schedule is not None and one.last_step in self.schedule
+            if not one.diverged and not traced:
+                last = self._last.batch if self._last is not None else _fixed_set(self._train)
+                self._call_all(one.last_step, [one.row], last)
+
+    def _call_all(self, step: int, rows: Sequence[int], train: Batch | None) -> None:
+        """Call every grab for these rows of the stack, after this step."""
+        # The column of the step, or the next one: every schedule has the last step of all.
+        column = 0 if self.schedule is None else int(self.schedule.steps.searchsorted(step))
+        for row in rows:
             config = self._stack.configs[row]
-            offered = self._offer(row, config, train, test)
-            self._last_slot[config] = slot
+            offered = self._offer(row, config, train)
+            self._last_column[config] = column
             for name in self.grabs:
                 where = f"grab {name!r} of config {config} at step {step}"
                 value = self._call(name, config, offered, where)
                 if value is not None:
                     self._check_shape(name, config, tuple(value.shape), where)
-                    self._pending[name].append((config, slot, value))
+                    self._pending[name].append((config, column, value))
                     self._pending_bytes += value.nbytes
             self._stack.models[config].zero_grad()
         if self._pending_bytes > _PENDING_BYTES:
@@ -118,20 +158,19 @@ class Grabber:
             with torch.enable_grad(), full_precision_matmul():
                 result = self.grabs[name](**taken)
         except Exception as error:
-            # The update that precedes a divergence: its loss, before the update, was still finite.
+            # In the update before a divergence, whose loss was still finite.
             if _overflowed(offered["model"], offered["X_tr"]):
                 return None
             raise GrabError(f"{where} failed: {type(error).__name__}: {error}") from error
-        return _held(result, where)
+        return _copied(result, where)
 
-    def _offer(
-        self, row: int, config: int, train: Batch | None, test: Batch | None
-    ) -> dict[str, Any]:
+    def _offer(self, row: int, config: int, train: Batch | None) -> dict[str, Any]:
+        test = _fixed_set(self._test)
         X_tr, y_tr = train.of(row) if train else (None, None)
         X_te, y_te = test.of(row) if test else (None, None)
-        model, init_model = self._stack.models[config], self._twin
-        model0 = self._stack.show_initial(init_model, row) if init_model is not None else None
-        values = (model, X_tr, y_tr, X_te, y_te, self._views[config], model0)
+        model0 = self._show_initial(row) if self._show_initial is not None else None
+        model, opt = self._stack.models[config], self._opts[config]
+        values = (model, X_tr, y_tr, X_te, y_te, opt, model0)
         return {**self._contexts[config], **dict(zip(GRAB_ARGUMENTS, values, strict=True))}
 
     def _check_shape(self, name: str, config: int, shape: tuple[int, ...], where: str) -> None:
@@ -149,18 +188,18 @@ class Grabber:
             )
 
     def flush(self) -> None:
-        """Read back what the grabs have returned since the last time (a GPU-CPU sync point)."""
+        """Read back the results since the last flush (a GPU-CPU sync point)."""
         for name, entries in self._pending.items():
             values = _read_back([value for _, _, value in entries])
-            for (config, slot, _), value in zip(entries, values, strict=True):
-                index = (config, slot)[: len(self._leading)]
+            for (config, column, _), value in zip(entries, values, strict=True):
+                index = (config, column)[: len(self._leading)]
                 inner = tuple(slice(size) for size in value.shape)
-                self._room_for(name, value)[index + inner] = value
+                self._array_for(name, value)[index + inner] = value
             entries.clear()
         self._pending_bytes = 0
 
-    def _room_for(self, name: str, value: Array) -> Array:
-        """Return the array of a grab, made large enough and of a type for one more value."""
+    def _array_for(self, name: str, value: Array) -> Array:
+        """Return the array of a grab, enlarged and converted where the next value needs it."""
         array = self._arrays.get(name)
         if array is None:
             self._check_memory(name, value)
@@ -176,56 +215,68 @@ class Grabber:
         return array
 
     def _check_memory(self, name: str, value: Array) -> None:
-        """Refuse a trace that can never fit, rather than be killed when it is half full."""
+        """Refuse a trace that does not fit into RAM, before the process is killed for it."""
         needed = math.prod(self._leading) * value.size * _storable(value.dtype).itemsize
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if needed > there:
+        installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > installed:
             raise GrabError(
                 f"grab {name!r} returns shape {value.shape}: {' x '.join(map(str, self._leading))} "
                 f"of these take {needed / 2**30:,.0f} GiB, and this machine has "
-                f"{there / 2**30:,.0f}; try GRAB_EVERY='log:100', or ONLYTHRESHOLDS=True"
+                f"{installed / 2**30:,.0f}; try GRAB_EVERY='log:100', or ONLYTHRESHOLDS=True"
             )
 
     def results(self, diverged: Sequence[bool]) -> dict[str, Array]:
         """Return (K, ...) or (K, G, ...) per grab: traces keep their final value to the end.
 
         Those of a diverged config are NaN from the step at which it diverged, or from the one
-        before where the grab raised because the update had made the weights overflow.
+        before where the grab raised because that update had made the weights overflow.
         """
         self.flush()
         missing = {name for name in self.grabs if name not in self._arrays}
         arrays = self._arrays | {name: np.full(self._leading, np.nan) for name in missing}
         for array in arrays.values() if len(self._leading) == 2 else ():
-            for config, slot in enumerate(self._last_slot):
-                if slot >= 0 and not diverged[config]:
-                    array[config, slot + 1 :] = array[config, slot]
+            for config, column in enumerate(self._last_column):
+                if column >= 0 and not diverged[config]:
+                    array[config, column + 1 :] = array[config, column]
         return {name: arrays[name] for name in self.grabs}
 
+    def shrink(self, keep: Sequence[int]) -> None:
+        """Keep these rows."""
+        if self._last is not None:
+            self._last.shrink(keep)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` takes (a GPU-CPU sync point)."""
+        """Return the state for :meth:`load_state_dict` (a GPU-CPU sync point)."""
         self.flush()
         return {
             "arrays": {name: torch.from_numpy(array) for name, array in self._arrays.items()},
             "shapes": {name: dict(shapes) for name, shapes in self._shapes.items()},
-            "last_slot": list(self._last_slot),
+            "last_column": list(self._last_column),
+            "last_batch": self._last and self._last.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
         self._arrays = {name: t.numpy().copy() for name, t in state["arrays"].items()}
         self._shapes = {name: dict(shapes) for name, shapes in state["shapes"].items()}
-        self._last_slot = list(state["last_slot"])
+        self._last_column = list(state["last_column"])
+        if self._last is not None:
+            self._last.load_state_dict(state["last_batch"])
+
+
+def _fixed_set(batches: Batches | None) -> Batch | None:
+    return batches.draw(0) if batches is not None and batches.fixed else None
 
 
 @torch.no_grad()
 def _overflowed(model: nn.Module, X: Tensor | None) -> bool:
-    """Say whether the squares of a network's weights or outputs are no longer finite."""
+    """Return whether the squares of a network's weights or outputs are not finite."""
     values = [*model.parameters(), *([] if X is None else [model(X)])]
     return not all(bool(value.square().sum().isfinite()) for value in values)
 
 
-def _held(result: Any, where: str) -> Tensor | Array:
-    """Return a copy of a result, tensors where they are: the weights that it shows will change."""
+def _copied(result: Any, where: str) -> Tensor | Array:
+    """Return a copy of a result, tensors on their device: it may be a view of the weights."""
     if isinstance(result, Tensor):
         return result.detach().clone()
     try:
@@ -259,7 +310,7 @@ def _numpy(tensor: Tensor) -> Array:
 
 
 def _read_back(values: list[Tensor | Array]) -> list[Array]:
-    """Turn values into arrays; tensors that are alike come over in one transfer."""
+    """Return values as arrays; tensors of equal shape and type are copied in one transfer."""
     tensors = [value for value in values if isinstance(value, Tensor)]
     if len(tensors) == len(values) and len({(t.shape, t.dtype, t.device) for t in tensors}) == 1:
         return list(_numpy(torch.stack(tensors)))

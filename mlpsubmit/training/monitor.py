@@ -1,4 +1,4 @@
-"""How the outside sees a pack in training: its progress, and its state to be saved and restored."""
+"""The interface of a training to its caller: progress reports, and saved states."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ __all__ = [
     "map_tensors",
 ]
 
-#: Written into every saved state; counted up whenever the meaning of what it holds changes.
-STATE_FORMAT = 3
+#: Format of a saved state, which is part of it; counted up whenever its content changes.
+STATE_FORMAT = 4
 
 
 class Interrupted(Exception):
-    """Raised by :meth:`Monitor.save`, after saving, to end the training here."""
+    """Raised by :meth:`Monitor.save`, after saving, to end the training."""
 
 
 class StateError(UserError):
-    """A saved state that this version, or this pack, cannot continue from."""
+    """A saved state that this version, or this training, cannot continue from."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known at a read-back.
+    """The progress of K configs at a read-back.
 
     Attributes:
-        step: gradient steps made so far.
-        made: those of all configs together, each as many as it has made until it stopped.
+        step: gradient steps so far.
+        made: the sum of the configs' gradient steps; a config makes none after it has stopped.
         max_iter: gradient steps at most.
         active: configs still in training.
-        rows: configs in the stack that made the last steps, whether they stopped meanwhile or not.
-        finished: configs that have stopped, whether done or diverged.
+        rows: rows of the stack in the last steps, including configs that stopped in them.
+        finished: configs that have stopped, done or diverged.
         losses: (K,) float64, the last smoothed train loss of every config; of a diverged config
-            the value it stopped at, which is not finite.
+            the value at which it stopped, which is not finite.
     """
 
     step: int
@@ -58,27 +58,27 @@ class Progress:
 
 
 class Monitor(Protocol):
-    """The only way in which a pack in training talks to the outside."""
+    """Callbacks of a training; the only way in which it reaches its caller while it runs."""
 
     def restore(self) -> dict[str, Any] | None:
         """Return the state saved earlier, or None to start from the beginning."""
 
     def due(self) -> bool:
-        """Say whether the state is to be saved now. Asked after every step, so it must be cheap."""
+        """Return whether to save the state now. Called after every step, so it must be cheap."""
 
     def save(self, state: dict[str, Any]) -> None:
-        """Keep the state (``torch.load(weights_only=True)`` reads it back; all tensors on the CPU).
+        """Save the state (all tensors on the CPU; ``torch.load(weights_only=True)`` reads it back).
 
         Raises:
-            Interrupted: after saving, where the training is to end here.
+            Interrupted: after saving, to end the training.
         """
 
     def progress(self, progress: Progress) -> None:
-        """Take note of the progress. Called at every read-back."""
+        """Receive the progress. Called at every read-back."""
 
 
 class SilentMonitor:
-    """Saves nothing and says nothing."""
+    """A monitor that does nothing."""
 
     def restore(self) -> dict[str, Any] | None:
         """Return None: there is nothing to continue from."""
@@ -96,7 +96,7 @@ class SilentMonitor:
 
 
 def map_tensors(state: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Return the same nested dicts, lists and tuples with every tensor changed."""
+    """Return the same nested dicts, lists and tuples with ``change`` applied to every tensor."""
     if isinstance(state, torch.Tensor):
         return change(state)
     if isinstance(state, dict):

@@ -1,4 +1,4 @@
-"""Running out of memory: how it is told from other failures, and what is freed after it."""
+"""Running out of memory: telling it from other failures, and releasing memory after it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import gc
 
 import torch
 
-__all__ = ["free_memory", "is_crowded", "ran_out_of_memory"]
+__all__ = ["is_crowded", "ran_out_of_memory", "release_memory"]
 
-#: The share of a GPU that may be taken before it is worth looking for what can be freed.
+#: The share of a GPU in use from which on a release is worth its time.
 _CROWDED = 0.1
 
-#: What a plain RuntimeError of torch says where an allocation failed: the allocators of processors,
-#: of CUDA outside its caching allocator and of Apple's devices, cuBLAS and its like, and C++.
-_SAYINGS = (
+#: Parts of the messages of failed allocations that torch raises as a plain RuntimeError: from the
+#: CPU allocator, CUDA outside its caching allocator, Apple's MPS, cuBLAS and the like, and C++.
+_MESSAGES = (
     *("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory"),
     *("CUDA error: out of memory", "MPS backend out of memory"),
     *("STATUS_ALLOC_FAILED", "std::bad_alloc"),
@@ -22,9 +22,9 @@ _SAYINGS = (
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception, or what it was raised from, is a failed allocation.
+    """Return whether an exception, or what it was raised from, is a failed allocation.
 
-    The exceptions of NumPy, of CUDA's caching allocator and of the system count as well.
+    Those of NumPy, of CUDA's caching allocator and of the operating system count as well.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -32,22 +32,22 @@ def ran_out_of_memory(error: BaseException) -> bool:
             return True
         if isinstance(cause, OSError) and cause.errno == errno.ENOMEM:
             return True
-        if isinstance(cause, RuntimeError) and any(saying in str(cause) for saying in _SAYINGS):
+        if isinstance(cause, RuntimeError) and any(text in str(cause) for text in _MESSAGES):
             return True
         cause = cause.__cause__
     return False
 
 
 def is_crowded(device: torch.device) -> bool:
-    """Tell whether a good part of a GPU is taken by tensors."""
+    """Return whether tensors hold more than a tenth of a GPU's memory."""
     if device.type != "cuda":
         return False
     total = torch.cuda.get_device_properties(device).total_memory
     return torch.cuda.memory_allocated(device) > _CROWDED * total
 
 
-def free_memory() -> None:
-    """Free what nothing refers to any more, on the device too.
+def release_memory() -> None:
+    """Collect garbage, and return the unused memory of torch's CUDA allocator to the device.
 
     Call it where no exception is being handled: its traceback holds every tensor of the frames
     that it passed.

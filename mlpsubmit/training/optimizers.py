@@ -1,8 +1,8 @@
 """Optimizers over stacked parameters: one update for all configs, each with its own settings.
 
-The formulas are those of torch.optim. A config that does not move at a step (``active`` False) has
-its step size, and with it its weight decay, multiplied by zero, and its gradient, which may be NaN,
-replaced by zero: its weights stay as they are, without the host knowing.
+The formulas are those of torch.optim. For a config that is not active at a step, the learning rate
+is multiplied by zero, and with it the weight decay, and the gradient, which may be NaN, is replaced
+by zero: its weights stay as they are, without a GPU-CPU sync point.
 """
 
 from __future__ import annotations
@@ -25,65 +25,71 @@ from mlpsubmit.training.stack import Stack
 
 __all__ = ["OptimizerView", "StackedOptimizer", "build_optimizer", "optimizer_class"]
 
-#: Losses (K,) and gradients, computed anew at the weights as they are now.
+#: Computes losses (K,) and gradients at the current weights.
 Closure = Callable[[], tuple[Tensor, Sequence[Tensor]]]
 
 
 class StackedOptimizer(Protocol):
-    """What the loop asks of an optimizer."""
+    """The interface of an optimizer."""
 
     def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
-        """Update the parameters of the configs (K,) that move."""
+        """Update the parameters of the active configs.
+
+        Args:
+            gradients: one (K, ...) per trained parameter.
+            active: (K,) bool.
+            closure: computes losses and gradients again, for optimizers that need them.
+        """
 
     def shrink(self, keep: Sequence[int]) -> None:
-        """Keep the configs at these positions."""
+        """Keep these rows."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` takes."""
+        """Return the state for :meth:`load_state_dict`."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved state."""
 
 
 class OptimizerView:
-    """What a grab sees as ``opt``: the step sizes of one config, as in a torch.optim optimizer.
+    """The argument ``opt`` of a grab: the learning rates of one config, as in torch.optim.
 
     Attributes:
         param_groups: one dictionary per parameter, with ``params`` (a list of that parameter),
-            ``lr`` (its step size, with GAMMA and the parametrization in it) and ``name``.
+            ``lr`` (including the factors of GAMMA and the parametrization) and ``name``.
     """
 
-    def __init__(self, model: nn.Module, rates: Mapping[str, float]) -> None:
+    def __init__(self, model: nn.Module, lrs: Mapping[str, float]) -> None:
         self.param_groups: list[dict[str, Any]] = [
-            {"params": [parameter], "lr": rates[name], "name": name}
+            {"params": [parameter], "lr": lrs[name], "name": name}
             for name, parameter in model.named_parameters()
-            if name in rates
+            if name in lrs
         ]
 
 
 def build_optimizer(
     stack: Stack,
     hyperparameters: Sequence[Hyperparameters],
-    factors: Sequence[Mapping[str, float]],
+    lr_scales: Sequence[Mapping[str, float]],
 ) -> tuple[StackedOptimizer, list[OptimizerView]]:
-    """Return the optimizer of a pack, and what grabs see of it, per config.
+    """Return the optimizer of a pack, and per config the argument ``opt`` of its grabs.
 
     Args:
         stack: K networks.
-        hyperparameters: K, equal but for what a pack may hold per config.
-        factors: K times, per parameter name, the parametrization's learning-rate factor.
+        hyperparameters: K, equal but for what may differ in a pack.
+        lr_scales: K times, per parameter name, the parametrization's learning-rate factor.
 
     Raises:
-        SpecError: for a torch.optim class with K > 1, or settings it does not take.
+        SpecError: for a torch.optim class with K > 1, or settings that it does not take.
     """
-    rates = [
-        {name: effective_lr(h.lr, h.gamma) * r[name] for name in stack.names}
-        for h, r in zip(hyperparameters, factors, strict=True)
+    lrs = [
+        {name: effective_lr(h.lr, h.gamma) * scales[name] for name in stack.names}
+        for h, scales in zip(hyperparameters, lr_scales, strict=True)
     ]
-    views = [OptimizerView(m, rate) for m, rate in zip(stack.models, rates, strict=True)]
+    views = [OptimizerView(model, one) for model, one in zip(stack.models, lrs, strict=True)]
     common = hyperparameters[0]
     if common.optimizer not in OPTIMIZERS:
-        return TorchOptimizer(stack, common, rates), views
+        return TorchOptimizer(stack, common, lrs[0]), views
     if common.optimizer_kwargs:
         raise SpecError(
             f"OPTIMIZER_KWARGS: got {common.optimizer_kwargs!r} with OPTIMIZER="
@@ -91,54 +97,54 @@ def build_optimizer(
             "WEIGHT_DECAY, BETAS and EPS"
         )
     if common.optimizer == "sgd":
-        return _SGD(stack, hyperparameters, rates), views
-    return _Adam(stack, hyperparameters, rates, decoupled=common.optimizer == "adamw"), views
+        return _SGD(stack, hyperparameters, lrs), views
+    return _Adam(stack, hyperparameters, lrs, decoupled=common.optimizer == "adamw"), views
 
 
 class _Stacked:
-    """Step sizes (P, K) and weight decays (K,) of the P parameters, and any further state."""
+    """Learning rates (P, K) of the P parameters, weight decays (K,), and any further state."""
 
-    #: Names of the attributes that are tensors (K, ...) or lists of P such tensors.
-    _PER_CONFIG: tuple[str, ...] = ("_decay",)
+    #: The attributes that are tensors (K, ...) or lists of P such tensors.
+    PER_ROW: tuple[str, ...] = ("weight_decays",)
 
     def __init__(
         self,
         stack: Stack,
         hyperparameters: Sequence[Hyperparameters],
-        rates: Sequence[Mapping[str, float]],
+        lrs: Sequence[Mapping[str, float]],
     ) -> None:
         first = stack.parameters[0]
         self._stack = stack
         self._like: dict[str, Any] = {"device": first.device, "dtype": first.dtype}
-        self._sizes = torch.tensor([[r[n] for r in rates] for n in stack.names], **self._like)
+        self.lrs = torch.tensor([[one[name] for one in lrs] for name in stack.names], **self._like)
         decays = [h.weight_decay for h in hyperparameters]
-        self._decays = any(decays)
-        self._decay = torch.tensor(decays, **self._like)
+        self._has_decay = any(decays)
+        self.weight_decays = torch.tensor(decays, **self._like)
 
     def _each(
         self, gradients: Sequence[Tensor], active: Tensor
     ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Yield number, parameter (K, ...), gradient (K, ...) and step size (K, 1, ...)."""
-        sizes = (self._sizes * active).unbind(0)
+        """Yield index, parameter (K, ...), gradient (K, ...) and learning rate (K, 1, ...)."""
+        lrs = (self.lrs * active).unbind(0)
         for i, (p, g) in enumerate(zip(self._stack.parameters, gradients, strict=True)):
-            yield i, p, torch.where(column(active, g), g, 0.0), column(sizes[i], p)
+            yield i, p, torch.where(column(active, g), g, 0.0), column(lrs[i], p)
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(p, requires_grad=False) for p in self._stack.parameters]
 
     def shrink(self, keep: Sequence[int]) -> None:
-        rows = torch.tensor(list(keep), device=self._sizes.device)
-        self._sizes = self._sizes[:, rows]
-        for name in self._PER_CONFIG:
+        rows = torch.tensor(list(keep), device=self.lrs.device)
+        self.lrs = self.lrs[:, rows]
+        for name in self.PER_ROW:
             value = getattr(self, name)
             kept = [tensor[rows] for tensor in value] if isinstance(value, list) else value[rows]
             setattr(self, name, kept)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("_sizes", *self._PER_CONFIG)}
+        return {name: getattr(self, name) for name in ("lrs", *self.PER_ROW)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        device = self._sizes.device
+        device = self.lrs.device
         for name, value in map_tensors(state, lambda t: t.to(device, copy=True)).items():
             setattr(self, name, value)
 
@@ -146,30 +152,30 @@ class _Stacked:
 class _SGD(_Stacked):
     """g += wd p; b = momentum b + g; p -= lr b, or p -= lr (g + momentum b) for Nesterov."""
 
-    _PER_CONFIG = ("_decay", "_momentum", "_buffers")
+    PER_ROW = ("weight_decays", "momenta", "buffers")
 
     def __init__(
         self,
         stack: Stack,
         hyperparameters: Sequence[Hyperparameters],
-        rates: Sequence[Mapping[str, float]],
+        lrs: Sequence[Mapping[str, float]],
     ) -> None:
-        super().__init__(stack, hyperparameters, rates)
+        super().__init__(stack, hyperparameters, lrs)
         momenta = [h.momentum for h in hyperparameters]
         self._nesterov = hyperparameters[0].nesterov
-        self._momentum = torch.tensor(momenta, **self._like)
-        self._buffers = self._zeros() if any(momenta) else []
+        self.momenta = torch.tensor(momenta, **self._like)
+        self.buffers = self._zeros() if any(momenta) else []
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
-        for i, p, g, size in self._each(gradients, active):
-            if self._decays:
-                g = torch.addcmul(g, p, column(self._decay, p))
-            if self._buffers:
-                momentum, buffer = column(self._momentum, p), self._buffers[i]
+        for i, p, g, lr in self._each(gradients, active):
+            if self._has_decay:
+                g = torch.addcmul(g, p, column(self.weight_decays, p))
+            if self.buffers:
+                momentum, buffer = column(self.momenta, p), self.buffers[i]
                 buffer.mul_(momentum).add_(g)
                 g = torch.addcmul(g, buffer, momentum) if self._nesterov else buffer
-            p.addcmul_(g, size, value=-1)
+            p.addcmul_(g, lr, value=-1)
 
 
 class _Adam(_Stacked):
@@ -179,52 +185,51 @@ class _Adam(_Stacked):
     p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps).
     """
 
-    _PER_CONFIG = ("_decay", "_means", "_squares")
+    PER_ROW = ("weight_decays", "first_moments", "second_moments")
 
     def __init__(
         self,
         stack: Stack,
         hyperparameters: Sequence[Hyperparameters],
-        rates: Sequence[Mapping[str, float]],
+        lrs: Sequence[Mapping[str, float]],
         decoupled: bool,
     ) -> None:
-        super().__init__(stack, hyperparameters, rates)
+        super().__init__(stack, hyperparameters, lrs)
         self._decoupled = decoupled
         self._betas, self._eps = hyperparameters[0].betas, hyperparameters[0].eps
-        self._means, self._squares = self._zeros(), self._zeros()
-        # Steps made, on the device: a step that is replayed counts too.
-        exact = torch.float32 if self._decay.device.type == "mps" else torch.float64
-        self._made = torch.zeros((), dtype=exact, device=self._decay.device)
+        self.first_moments, self.second_moments = self._zeros(), self._zeros()
+        # Counted on the device, so that a replayed step counts too.
+        exact = torch.float32 if self.lrs.device.type == "mps" else torch.float64
+        self.steps = torch.zeros((), dtype=exact, device=self.lrs.device)
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
         beta1, beta2 = self._betas
-        self._made += 1
-        rest1, root2 = 1 - beta1**self._made, (1 - beta2**self._made).sqrt()
-        for i, p, g, size in self._each(gradients, active):
-            mean, square = self._means[i], self._squares[i]
-            if self._decays and self._decoupled:
-                p.mul_(1 - size * column(self._decay, p))
-            elif self._decays:
-                g = torch.addcmul(g, p, column(self._decay, p))
-            mean.lerp_(g, 1 - beta1)
-            square.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            step = square.sqrt().div_(root2).add_(self._eps)
-            p.addcmul_(torch.div(mean, step, out=step), size / rest1, value=-1)
+        self.steps += 1
+        correction1, root2 = 1 - beta1**self.steps, (1 - beta2**self.steps).sqrt()
+        for i, p, g, lr in self._each(gradients, active):
+            m, v = self.first_moments[i], self.second_moments[i]
+            if self._has_decay and self._decoupled:
+                p.mul_(1 - lr * column(self.weight_decays, p))
+            elif self._has_decay:
+                g = torch.addcmul(g, p, column(self.weight_decays, p))
+            m.lerp_(g, 1 - beta1)
+            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            denominator = v.sqrt().div_(root2).add_(self._eps)
+            update = torch.div(m, denominator, out=denominator)
+            p.addcmul_(update, lr / correction1, value=-1)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "_made": self._made}
+        return {**super().state_dict(), "steps": self.steps}
 
 
 class TorchOptimizer:
     """Any class of torch.optim, for one config: over the model's parameters, views of the stack.
 
-    Whether the config still moves has to be known on the host: a sync point per step.
+    The host has to know whether the config is active: a GPU-CPU sync point per step.
     """
 
-    def __init__(
-        self, stack: Stack, common: Hyperparameters, rates: Sequence[Mapping[str, float]]
-    ) -> None:
+    def __init__(self, stack: Stack, common: Hyperparameters, lrs: Mapping[str, float]) -> None:
         cls = optimizer_class(common.optimizer)
         if len(stack) > 1:
             raise SpecError(
@@ -234,8 +239,8 @@ class TorchOptimizer:
         named = dict(stack.models[0].named_parameters())
         self._parameters = [named[name] for name in stack.names]
         groups = [
-            {"params": [named[name] for name in stack.names if rates[0][name] == lr], "lr": lr}
-            for lr in dict.fromkeys(rates[0].values())
+            {"params": [named[name] for name in stack.names if lrs[name] == lr], "lr": lr}
+            for lr in dict.fromkeys(lrs.values())
         ]
         self._optimizer = cls(groups, **_settings(cls, common))
         closure = inspect.signature(self._optimizer.step).parameters.get("closure")
@@ -244,37 +249,39 @@ class TorchOptimizer:
     def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
         if not bool(active):  # a GPU-CPU sync point
             return
-        self._take(gradients)
+        self._set_gradients(gradients)
         if not self._needs_closure:
             self._optimizer.step()
             return
 
         def again() -> Tensor:
             losses, gradients = closure()
-            self._take(gradients)
+            self._set_gradients(gradients)
             return losses[0].detach()
 
         self._optimizer.step(again)
 
-    def _take(self, gradients: Sequence[Tensor]) -> None:
+    def _set_gradients(self, gradients: Sequence[Tensor]) -> None:
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient[0].contiguous()  # LBFGS takes views of it
+            parameter.grad = gradient[0].contiguous()  # LBFGS flattens it as a view
 
     def shrink(self, keep: Sequence[int]) -> None:
-        raise AssertionError("a single config is never shrunk away")
+        raise AssertionError("a stack of one config is never shrunk")
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self._optimizer.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(copy.deepcopy(state))  # it moves what it has to
+        self._optimizer.load_state_dict(
+            copy.deepcopy(state)
+        )  # it moves tensors to the device itself
 
 
 def optimizer_class(optimizer: Any) -> Any:
-    """Return the class of torch.optim that OPTIMIZER names, or the callable that it is.
+    """Return the class of torch.optim that OPTIMIZER names; a callable is returned as it is.
 
     Raises:
-        SpecError: where torch.optim has none of that name.
+        SpecError: where torch.optim has no such class.
     """
     if not isinstance(optimizer, str):
         return optimizer
@@ -290,7 +297,7 @@ def optimizer_class(optimizer: Any) -> Any:
 
 
 def _settings(cls: Any, common: Hyperparameters) -> dict[str, Any]:
-    """Return the arguments of an optimizer class: OPTIMIZER_KWARGS, and what else is set."""
+    """Return the arguments of an optimizer class: OPTIMIZER_KWARGS, and settings not at default."""
     parameters = inspect.signature(cls).parameters
     settings = dict(common.optimizer_kwargs)
     unknown = [name for name in settings if name not in parameters]

@@ -1,4 +1,4 @@
-"""Parametrizations: how multipliers, step sizes and initial weights scale with the width.
+"""Parametrizations: how multipliers, learning rates and initial weights scale with the width.
 
 Source: Karkada, "The lazy (NTK) and rich (muP) regimes: a gentle tutorial", arXiv:2404.19719. For
 a layer with fan-in d (all input dimensions of the weight) in a model of width w (that of the widest
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError
+from mlpsubmit.protocol import Layer, is_layer
 from mlpsubmit.spec.hyperparameters import PARAMETRIZATIONS
 from mlpsubmit.training.seeds import global_rng
 
@@ -44,7 +45,7 @@ class Scaling(NamedTuple):
     """Forward multiplier, learning-rate factor and initial standard deviation of one layer."""
 
     multiplier: float
-    lr_factor: float
+    lr_scale: float
     std: float
 
 
@@ -80,27 +81,27 @@ def parametrize(
     """Give a model its multipliers and initial weights, in place.
 
     Each layer gets a 0-dim buffer ``multiplier`` and, where that can differ from 1, a forward hook
-    that applies it. Doing it again, in another way or with another GAMMA, replaces the first.
+    that applies it. A second call, with another parametrization or GAMMA, replaces the first.
 
     Args:
         model: its weights are those of nn.Linear and nn.Conv2d layers. They are taken in the order
             in which they were registered (that of ``model.modules()``): the first is the read-in,
-            the last the read-out. That must be the order in which the signal passes them; the
-            calls are not seen here, so a read-out that is registered before the read-in would
-            silently be scaled as one, and GAMMA would divide the wrong layer.
+            the last the read-out. That must be the order in which the signal passes them, which is
+            not checked here: a read-out that is registered before the read-in would silently be
+            scaled as one, and GAMMA would divide the wrong layer.
         parametrization: a name in the table above, or a callable(model, optimizer) as mupify's:
-            it gets a torch.optim.SGD with step size ``lr`` over the model and may change weights,
-            forward functions, and the step size of each parameter group. What else it cannot do
-            without (arguments after these two that have no default) it gets by name; one that
-            asks for ``gamma`` divides the outputs itself, or leaves them as they are.
+            it gets a torch.optim.SGD with learning rate ``lr`` over the model and may change
+            weights, forward functions, and the learning rate of each parameter group. Arguments
+            after these two that have no default are passed by name; one that declares ``gamma``
+            divides the outputs itself, or leaves them as they are.
         gamma: divides the read-out's multiplier.
-        lr: the step size that a callable finds in its optimizer.
+        lr: the learning rate in a callable's optimizer.
         generator: a CPU generator that the initial weights come from. A callable draws from
             torch's global generator, which is then seeded with this one's initial seed.
-        context: the config's settings, by name, for a callable that asks for them.
+        context: the config's settings, by name, for a callable that declares them.
 
     Returns:
-        per parameter name, the factor r of its learning rate.
+        per parameter name, the factor r by which the learning rate is scaled.
 
     Raises:
         SpecError: for weights elsewhere than in Linear and Conv2d layers, and for a single layer.
@@ -111,7 +112,7 @@ def parametrize(
     names = {parameter: name for name, parameter in model.named_parameters()}
     relu_gain = parametrization != "sp"
     width = max(layer.weight.shape[0] for layer in layers[:-1])
-    factors: dict[str, float] = {}
+    lr_scales: dict[str, float] = {}
     for layer in layers:
         readout = layer is layers[-1]
         g, r = 1.0, 1.0
@@ -120,16 +121,16 @@ def parametrize(
             g, r, s = scaling(parametrization, fan_in=fan_in, width=width, readout=readout)
             _draw(layer, s, generator)
         _set_multiplier(layer, g / gamma if readout else g, hooked=readout or g != 1.0)
-        factors |= {names[parameter]: r for parameter in layer.parameters(recurse=False)}
+        lr_scales |= {names[parameter]: r for parameter in layer.parameters(recurse=False)}
     _set_relu_gain(model, relu_gain)
-    return factors
+    return lr_scales
 
 
 def relu_scale(layer: nn.Module, nonlinearity: nn.Module) -> float | None:
     """Return c where a layer and the nonlinearity after it give c max(0, W x + b).
 
-    None where they compute something else: other kinds of modules, hooks of somebody else's, or a
-    forward function that was replaced.
+    None where they compute something else: other modules, further hooks, or a replaced forward
+    function.
     """
     if not (is_plain(layer, nn.Linear, _multiply) and is_plain(nonlinearity, nn.ReLU, _relu_gain)):
         return None
@@ -140,18 +141,18 @@ def relu_scale(layer: nn.Module, nonlinearity: nn.Module) -> float | None:
 def is_plain(
     module: nn.Module, kind: type[nn.Module], hook: Callable[..., Any] | None = None
 ) -> bool:
-    """Tell whether a module is of this very class, its forward untouched but for this one hook."""
+    """Return whether a module is of exactly this class, without other hooks or forward function."""
     hooks = {*module._forward_hooks.values(), *module._forward_pre_hooks.values()}
     hooks |= {*module._backward_hooks.values(), *module._backward_pre_hooks.values()}
     return type(module) is kind and hooks <= {hook} and "forward" not in vars(module)
 
 
-def _layers(model: nn.Module, parametrization: str) -> list[nn.Linear | nn.Conv2d]:
+def _layers(model: nn.Module, parametrization: str) -> list[Layer]:
     """Return the layers in order, or raise for a model that the table does not cover."""
-    layers: list[nn.Linear | nn.Conv2d] = []
+    layers: list[Layer] = []
     errors = []
     for path, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
+        if is_layer(module):
             layers.append(module)
         elif next(module.parameters(recurse=False), None) is not None:
             where = f"its module {path!r}" if path else "the model itself"
@@ -171,7 +172,7 @@ def _layers(model: nn.Module, parametrization: str) -> list[nn.Linear | nn.Conv2
 
 
 @torch.no_grad()
-def _draw(layer: nn.Linear | nn.Conv2d, std: float, generator: torch.Generator | None) -> None:
+def _draw(layer: Layer, std: float, generator: torch.Generator | None) -> None:
     for parameter in (layer.weight, layer.bias):
         if parameter is not None:
             # Drawn on the CPU in float32 whatever the model's device, so the draw is the same.
@@ -187,23 +188,23 @@ def _by_callable(
     context: Mapping[str, Any],
 ) -> dict[str, float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    asked = _asked(function, {**context, "gamma": gamma})
+    arguments = _required(function, {**context, "gamma": gamma})
     with global_rng(generator.initial_seed() if generator else torch.initial_seed()):
-        function(model, optimizer, **asked)
-    if "gamma" not in asked:
+        function(model, optimizer, **arguments)
+    if "gamma" not in arguments:
         _divide_outputs(model, gamma)
-    rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    left_out = [name for name, p in model.named_parameters() if p not in rates]
+    lrs = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    left_out = [name for name, p in model.named_parameters() if p not in lrs]
     if left_out:
         raise SpecError(
             f"PARAMETRIZATION: {function_name(function)} left {', '.join(left_out)} out of the "
             "optimizer's parameter groups; keep every parameter in one of them"
         )
-    return {name: float(rates[p]) / lr for name, p in model.named_parameters()}
+    return {name: float(lrs[p]) / lr for name, p in model.named_parameters()}
 
 
 def _divide_outputs(model: nn.Module, gamma: float) -> None:
-    readouts = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    readouts = [module for module in model.modules() if is_layer(module)]
     if readouts:
         _set_multiplier(readouts[-1], 1.0 / gamma, hooked=True)
     elif gamma != 1.0:
@@ -213,8 +214,8 @@ def _divide_outputs(model: nn.Module, gamma: float) -> None:
         )
 
 
-def _asked(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the offered arguments that a function needs besides model and optimizer."""
+def _required(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the offered arguments that a function, after its first two, needs."""
     further = list(inspect.signature(function).parameters.values())[2:]
     needed = [p.name for p in further if p.default is p.empty and p.name in offered]
     return {name: offered[name] for name in needed}

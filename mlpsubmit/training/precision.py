@@ -1,4 +1,4 @@
-"""Global settings of the process: set for the duration of a training, then put back."""
+"""Settings of the whole process: set for a training, and restored afterwards."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 
-__all__ = ["arithmetic", "autocast", "freed_memory_kept", "full_precision_matmul"]
+__all__ = ["arithmetic", "autocast", "full_precision_matmul", "keep_freed_memory"]
 
 
 @contextlib.contextmanager
 def _matmul_precision(precision: str) -> Iterator[None]:
-    # cuDNN's convolutions use TF32 unless told otherwise, so fp32 has to be asked for too.
+    # cuDNN's convolutions use TF32 by default, so fp32 has to be set explicitly too.
     tf32 = precision == "tf32"
     matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
@@ -31,7 +31,7 @@ def _matmul_precision(precision: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def full_precision_matmul() -> Iterator[None]:
-    """Multiply matrices exactly for the duration, also where the training rounds: data, grabs."""
+    """Compute matmuls in full fp32 within the context: those of batch functions and grabs."""
     if torch.get_float32_matmul_precision() == "highest":
         yield
         return
@@ -66,12 +66,12 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _LARGEST = -1, -3, 2**25
 
 
 @contextlib.contextmanager
-def freed_memory_kept(device: torch.device) -> Iterator[None]:
-    """Keep up to 1 GiB of freed memory in the process, on a CPU under glibc, for the duration.
+def keep_freed_memory(device: torch.device) -> Iterator[None]:
+    """Keep up to 1 GiB of freed memory in the process, on a CPU under glibc.
 
-    Otherwise malloc hands the activations back to the kernel at every step and gets them again a
-    page fault at a time, which takes a third of the step. Afterwards the thresholds are the ones
-    that malloc would itself have reached.
+    Otherwise malloc returns the activations to the kernel at every step and gets them back one
+    page fault at a time, which takes a third of the step. Afterwards the thresholds are those that
+    malloc's own adaptation ends at.
     """
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         yield
@@ -87,11 +87,11 @@ def freed_memory_kept(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def arithmetic(precision: str, deterministic: bool, device: torch.device) -> Iterator[None]:
-    """Set matmul precision and determinism for the duration, and put both back afterwards.
+    """Set matmul precision and determinism within the context, and restore both afterwards.
 
     Args:
-        precision: fp32 is exact, also in convolutions; tf32 lets matmuls and convolutions on
-            Ampere and later round their inputs to 10 bits; bf16 is done by :func:`autocast`.
+        precision: fp32 disables TF32, also in convolutions; tf32 lets matmuls and convolutions on
+            Ampere and later round their inputs to 10 bits; bf16 is applied by :func:`autocast`.
         deterministic: only deterministic algorithms of torch are used; an operation that has no
             deterministic algorithm on this device then raises a RuntimeError that names it.
         device: where the training runs.
@@ -107,5 +107,5 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
     """Return a context in which a forward pass runs in bfloat16 where PRECISION is bf16."""
     if precision != "bf16":
         return contextlib.nullcontext()
-    # No cache: it holds casts of weights past their update, and each is used once per pass.
+    # No cache: it would keep casts of weights past their update, and each is used once per pass.
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)

@@ -1,4 +1,4 @@
-"""What comes out of the training of a pack."""
+"""The results of a training."""
 
 from __future__ import annotations
 

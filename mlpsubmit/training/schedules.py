@@ -1,4 +1,4 @@
-"""At which steps something is done: every n steps, or at N log-spaced ones."""
+"""Schedules of steps: every n steps, or N log-spaced ones."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import numpy as np
 from mlpsubmit.spec.hyperparameters import log_spaced
 from mlpsubmit.training.result import Array
 
-__all__ = ["Schedule", "schedule_steps"]
+__all__ = ["Schedule"]
 
 
 class Schedule:
-    """The steps that RECORD_EVERY and the like stand for; see :func:`schedule_steps`.
+    """The steps of RECORD_EVERY, EVAL_EVERY or GRAB_EVERY: the first, the last, and some between.
 
     ``step in schedule`` takes no memory for an interval, however many steps there are, and that of
     N steps for ``"log:N"``.
 
     Args:
-        every: ``n`` or ``"log:N"``.
-        max_iter: number of steps.
+        every: ``n`` for 0, n, 2n, ... and the last step; or ``"log:N"`` for
+            ``round(max_iter ** (j / (N - 1))) - 1`` with j = 0, ..., N - 1: evenly spaced in the
+            logarithm of the step count, from step 0 to the last. Rounding makes duplicates among
+            the earliest, which are dropped, so there may be fewer than N.
+        max_iter: number of steps; the last is ``max_iter - 1``.
     """
 
     def __init__(self, every: int | str, max_iter: int) -> None:
@@ -33,10 +36,10 @@ class Schedule:
         return step == last or (0 <= step < last and step % self._every == 0)
 
     def since_previous(self, step: int) -> int:
-        """Return how many steps lie between the last of these before a step and that step.
+        """Return the number of steps from the last scheduled one before a step to that step.
 
         Args:
-            step: from 1 to ``max_iter - 1``, whether it is one of these or not.
+            step: from 1 to ``max_iter - 1``, scheduled or not.
         """
         if isinstance(self._every, str):
             return step - int(self.steps[self.steps.searchsorted(step) - 1])
@@ -44,39 +47,21 @@ class Schedule:
 
     @property
     def count(self) -> int:
-        """How many steps there are, without a list of them where it is an interval."""
+        """The number of scheduled steps; for an interval computed without listing them."""
         if isinstance(self._every, str):
             return len(self.steps)
         return -(-(self._max_iter - 1) // self._every) + 1
 
     @cached_property
     def steps(self) -> Array:
-        """All steps, (R,) int64, increasing and distinct. Asked for where they are kept."""
-        last = np.array([self._max_iter - 1])
+        """All scheduled steps, (R,) int64, increasing and distinct; listed on first use."""
         count = log_spaced(self._every)
         if count is None:
-            every = int(self._every)
-            return np.union1d(np.arange(0, self._max_iter, every, dtype=np.int64), last)
-        made = np.round(np.geomspace(1, self._max_iter, count)).astype(np.int64)
-        steps: Array = np.unique(np.concatenate([[0], made - 1, last]).astype(np.int64))
-        return steps
+            steps = np.arange(0, self._max_iter, int(self._every), dtype=np.int64)
+        else:
+            steps = np.round(np.geomspace(1, self._max_iter, count)).astype(np.int64) - 1
+        return np.union1d(steps, [0, self._max_iter - 1])
 
     @cached_property
     def _log_spaced(self) -> frozenset[int]:
         return frozenset(self.steps.tolist())
-
-
-def schedule_steps(schedule: int | str, max_iter: int) -> Array:
-    """Return the steps, increasing and distinct, that RECORD_EVERY and the like stand for.
-
-    Args:
-        schedule: ``n`` for 0, n, 2n, ... and the last step; or ``"log:N"`` for
-            ``round(max_iter ** (j / (N - 1))) - 1`` with j = 0, ..., N - 1: evenly spaced in the
-            logarithm of the number of steps made, from step 0 to the last. Duplicates that
-            rounding makes among the earliest are dropped, so there may be fewer than N.
-        max_iter: number of steps; the last is ``max_iter - 1``.
-
-    Returns:
-        (R,) int64; the first is always 0 and the last always ``max_iter - 1``.
-    """
-    return Schedule(schedule, max_iter).steps

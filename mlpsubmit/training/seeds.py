@@ -1,4 +1,4 @@
-"""Randomness: every draw of a config follows from (SEED, trial) alone."""
+"""Random streams: every draw of a config is determined by (SEED, trial) alone."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ __all__ = [
 
 
 class Streams(NamedTuple):
-    """Seeds for the ``torch.Generator`` of each of the streams of a config.
+    """Seeds of the random streams of one config, each for a ``torch.Generator``.
 
-    Three make the result; a fourth is for grabs that measure by drawing.
+    Attributes:
+        weights: the initial weights.
+        train, test: the training and the test data.
+        grabs: grabs that draw random numbers.
     """
 
     weights: int
@@ -36,18 +39,18 @@ class Streams(NamedTuple):
 def streams(seed: int, trial: int) -> Streams:
     """Return the seeds of the initial weights, the training data, the test data and the grabs.
 
-    They are the first words of the children of ``SeedSequence((seed, trial))``, so they
-    depend on nothing else: not on other axes, the device, the pack or the order.
+    They are 63 bits of the children of ``SeedSequence((seed, trial))``, so they depend on nothing
+    else: not on other axes, the device, the pack or the order.
     """
     children = np.random.SeedSequence((seed, trial)).spawn(4)
-    # 63 bits: torch takes signed seeds as well as unsigned ones, and both alike in this range.
+    # 63 bits: in this range torch treats signed and unsigned seeds the same.
     words = (int(child.generate_state(1, np.uint64)[0]) >> 1 for child in children)
     return Streams(*words)
 
 
 @contextlib.contextmanager
 def global_rng(seed: int) -> Iterator[None]:
-    """Seed torch's global CPU generator for the duration, and put it back as it was."""
+    """Seed torch's global CPU generator within the context, and restore its state afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -55,26 +58,26 @@ def global_rng(seed: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def weights_rng(seed: int, trial: int) -> Iterator[None]:
-    """Let torch's global CPU generator be the stream of initial weights of (seed, trial).
+    """Seed torch's global CPU generator with the initial-weights stream of (seed, trial).
 
-    Build a model inside it to have PyTorch's own initialisation (PARAMETRIZATION="sp") follow from
-    (SEED, trial); whatever the generator was before is restored.
+    A model that is built within the context gets a PyTorch initialisation (PARAMETRIZATION="sp")
+    determined by (SEED, trial). The generator's state is restored afterwards.
     """
     with global_rng(streams(seed, trial).weights):
         yield
 
 
 def data_seed(seed: int) -> int:
-    """Return the seed of the generator that a data function gets: one per run, for all trials."""
+    """Return the seed of the data function's generator: one per run, for all trials."""
     return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
 
 
 def generator_states(generators: Sequence[torch.Generator]) -> list[Tensor]:
-    """Return what :func:`set_generator_states` takes."""
+    """Return the states for :func:`set_generator_states`."""
     return [generator.get_state() for generator in generators]
 
 
 def set_generator_states(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
-    """Let generators go on from where they were."""
+    """Restore the states of generators."""
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)

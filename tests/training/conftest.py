@@ -1,4 +1,4 @@
-"""Small tasks that the tests of the training share."""
+"""Small tasks shared by the tests of the training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Gaussian:
         self.n, self.d, self.kind, self.calls = n, d, kind, 0
 
     def __eq__(self, other: object) -> bool:
-        raise AssertionError("batch functions are told apart by identity: they may hold tensors")
+        raise AssertionError("batch functions are compared by identity: they may hold tensors")
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         self.calls += 1
@@ -58,7 +58,7 @@ class Saver:
 
 
 def mlps(count: int, d_out: int = 1, width: int = 6, depth: int = 2) -> list[nn.Module]:
-    """Build MLPs whose own initialisation (for sp) follows from their number."""
+    """Build MLPs whose PyTorch initialisation (for sp) is seeded with their index."""
     models: list[nn.Module] = []
     for seed in range(count):
         with torch.random.fork_rng(devices=[]):

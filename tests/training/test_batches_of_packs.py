@@ -1,4 +1,4 @@
-"""Batches: what shapes and values are taken, and how the others are refused."""
+"""Batches: which shapes and values are valid, and the errors for others."""
 
 from __future__ import annotations
 
@@ -34,30 +34,48 @@ REFUSED = {
         torch.zeros(7),
         1,
         ONLINE,
-        "pairs gave X of shape (8, 3) and y of shape (7,); w",
+        "pairs gave X of shape (8, 3) and y of shape (7,); e",
     ),
-    "empty": (X[:0], torch.zeros(0), 1, ONLINE, "wanted X (n, ...) and y (n,) or (n, d_out) with"),
-    "scalar": (X, torch.tensor(0.0), 1, ONLINE, "gave X of shape (8, 3) and y of shape (); wanted"),
+    "empty": (
+        X[:0],
+        torch.zeros(0),
+        1,
+        ONLINE,
+        "expected X (n, ...) and y (n,) or (n, d_out) with",
+    ),
+    "scalar": (
+        X,
+        torch.tensor(0.0),
+        1,
+        ONLINE,
+        "gave X of shape (8, 3) and y of shape (); expected",
+    ),
     "too wide": (
         *(X, torch.zeros(8, 2), 1, ONLINE),
-        "y of shape (8, 2), for a model whose output is (n, 1); wanted y (n,); set D_OUT",
+        "y of shape (8, 2), for a model whose output is (n, 1); expected y (n,); set D_OUT",
     ),
-    "too narrow": (X, torch.zeros(8), 2, ONLINE, "output is (n, 2); wanted y (n, 2); set D_OUT"),
+    "too narrow": (X, torch.zeros(8), 2, ONLINE, "output is (n, 2); expected y (n, 2); set D_OUT"),
     "inputs": (torch.zeros(8, 5), torch.zeros(8), 1, ONLINE, "which the model cannot take ("),
     "NaN in X": (X / 0 * 0, torch.zeros(8), 1, OFFLINE, "gave NaN or infinite entries in X"),
-    "NaN in y": (X, torch.full((8,), torch.nan), 1, OFFLINE, "infinite entries in y; wanted fini"),
+    "NaN in y": (
+        X,
+        torch.full((8,), torch.nan),
+        1,
+        OFFLINE,
+        "infinite entries in y; expected fini",
+    ),
     "class": (
         *(X, torch.full((8,), 3), 3, ENTROPY),
-        "gave classes from 3 to 3; wanted integer y (n,) from 0 to 2, or probabilities y (n, 3)",
+        "gave classes from 3 to 3; expected integer y (n,) from 0 to 2, or probabilities y (n, 3)",
     ),
-    "float class": (X, torch.zeros(8), 3, ENTROPY, "y of shape (8,) (float32); wanted integer y"),
-    "class shape": (X, torch.zeros(8, 3).long(), 3, ENTROPY, "(8, 3) (int64); wanted integer y"),
+    "float class": (X, torch.zeros(8), 3, ENTROPY, "y of shape (8,) (float32); expected integer y"),
+    "class shape": (X, torch.zeros(8, 3).long(), 3, ENTROPY, "(8, 3) (int64); expected integer y"),
     "signs": (
         *(X, torch.tensor([[1.5, -0.5]] * 8), 2, ENTROPY),
-        "gave y whose rows are no probabilities: negative, or not of sum 1; wanted integer y (n,)",
+        "gave y whose rows are no probabilities: negative, or not of sum 1; expected integer y (n",
     ),
     "sums": (X, torch.full((8, 2), 0.6), 2, ENTROPY, "no probabilities: negative, or not of sum 1"),
-    "one class": (X, torch.zeros(8).long(), 1, ENTROPY, "wanted (n, C) with C >= 2 classes"),
+    "one class": (X, torch.zeros(8).long(), 1, ENTROPY, "expected (n, C) with C >= 2 classes"),
 }
 
 
@@ -86,7 +104,7 @@ def test_a_shape_that_changes_during_training_is_checked_again():
 
 
 def test_what_is_no_pair_is_refused():
-    with pytest.raises(BatchError, match=r"returned Tensor; wanted a pair \(X, y\) of tensors"):
+    with pytest.raises(BatchError, match=r"returned Tensor; expected a pair \(X, y\) of tensors"):
         train([MLP(3, 4, 2)], [lambda step: X], ONLINE)
     with pytest.raises(BatchError, match=r"test batch function .* returned int"):
         train([MLP(3, 4, 2)], [named(X, X[:, 0])], OFFLINE, test_fns=[lambda step: 3])

@@ -1,4 +1,4 @@
-"""Configs that begin alike share one evaluation of the initial network, bit for bit as without."""
+"""Configs that start alike share one evaluation of the initial network, bit for bit as without."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import nn
 
 from mlpsubmit.spec.hyperparameters import validate
 from mlpsubmit.training import Interrupted, train
-from mlpsubmit.training.stack import Stack
+from mlpsubmit.training.initial_output import InitialOutput
 
 GAMMAS = [0.5, 0.5, 1.0, 1.0, 3.0, 3.0]
 TRIALS = [0, 1, 0, 1, 0, 1]
 
 
 class Tanh(nn.Module):
-    """A network that is not our MLP: its initial outputs are not known but for a factor."""
+    """A custom model: that GAMMA only scales its initial outputs is not known."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,13 +34,13 @@ def settings(gammas, **further):
 def evaluated(monkeypatch):
     """Return how many initial networks each call has evaluated."""
     counts = []
-    original = Stack.at_initialisation
+    original = InitialOutput.train
 
-    def at_initialisation(self, batch):
-        counts.append(len(self._initial.first))
+    def train(self, batch):
+        counts.append(len(next(iter(self.weights.values()), ())))
         return original(self, batch)
 
-    monkeypatch.setattr(Stack, "at_initialisation", at_initialisation)
+    monkeypatch.setattr(InitialOutput, "train", train)
     return counts
 
 

@@ -11,17 +11,18 @@ import torch
 
 from mlpsubmit.protocol import DIVERGED, DONE
 from mlpsubmit.spec.hyperparameters import validate
-from mlpsubmit.training import parametrize, schedule_steps, streams, train
+from mlpsubmit.training import parametrize, streams, train
 from mlpsubmit.training.parametrizations import effective_lr
+from mlpsubmit.training.schedules import Schedule
 
 
 def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
     """Train one config in the most obvious way."""
     generator = torch.Generator().manual_seed(streams(h.seed, trial).weights)
-    factors = parametrize(model, h.parametrization, gamma=h.gamma, generator=generator)
+    lr_scales = parametrize(model, h.parametrization, gamma=h.gamma, generator=generator)
     f0 = copy.deepcopy(model)
     lr = effective_lr(h.lr, h.gamma)
-    groups = [{"params": [p], "lr": lr * factors[n]} for n, p in model.named_parameters()]
+    groups = [{"params": [p], "lr": lr * lr_scales[n]} for n, p in model.named_parameters()]
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=h.momentum, weight_decay=h.weight_decay)
 
     def loss_on(X, y):
@@ -33,7 +34,7 @@ def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
     fixed = None if h.online else batch_fn(0)
     test = None if h.online or test_fn is None else test_fn(0)
     thresholds, timekeys = list(h.thresholds), [-1] * len(h.thresholds)
-    s, at = h.ema_smoother, lambda name: set(schedule_steps(getattr(h, name), h.max_iter))
+    s, at = h.ema_smoother, lambda name: set(Schedule(getattr(h, name), h.max_iter).steps)
     record_at, grab_at = at("record_every"), at("grab_every")
     eval_at = record_at if h.online else at("eval_every")
     out = {"train": {}, "test": {}, "grab": {}, "status": DONE}
@@ -180,7 +181,7 @@ def test_the_test_loss_is_smoothed_per_step_however_rarely_it_is_evaluated(
     hs = [base.model_copy(update={"lr": lr, "ema_smoother": s}) for lr, s in varied]
     fns, tests = ([gaussian(start + k) for k in range(4)] for start in (0, 10))
     got = train([m.double() for m in make_mlps(4)], fns, hs, test_fns=tests)
-    evaluated = schedule_steps(every, 100)
+    evaluated = Schedule(every, 100).steps
     between = set(got.steps - 1) - set(evaluated)
     assert len(between) >= (2 if thresholds and every != 1 else 0)
     for k, (model, h) in enumerate(zip(make_mlps(4), hs, strict=True)):

@@ -1,4 +1,4 @@
-"""Grabs: what they are given, what they may return, and how their errors are told."""
+"""Grabs: their arguments, their results, and the messages of their errors."""
 
 from __future__ import annotations
 
@@ -187,9 +187,10 @@ def test_a_trace_that_cannot_fit_is_refused_and_a_large_one_read_back_early(
     monkeypatch.setattr(measurements, "_PENDING_BYTES", 100)
     same(got, final(make_mlps(2), [gaussian(0)] * 2, {"w": weight}, settings=settings))
     text = r"returns shape \(6, 3\): 1 x 1000000000000 of these take .* try GRAB_EVERY='log:100'"
-    grabber = measurements.Grabber({"w": weight}, [{}], [{}], None, [], None, 10**12)
+    common = validate({"MAX_ITER": 10**12, "ONLYTHRESHOLDS": False})
+    grabber = measurements.Grabber({"w": weight}, [{}], [{}], common, None, [], None, None, None)
     with pytest.raises(GrabError, match=text):
-        grabber._room_for("w", np.zeros((6, 3)))
+        grabber._array_for("w", np.zeros((6, 3)))
 
 
 def test_an_argument_that_nothing_offers_is_refused_before_training(gaussian, make_mlps):

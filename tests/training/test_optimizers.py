@@ -35,12 +35,12 @@ CASES = {
 }
 
 
-def steps_of(h, models, dtype, moving_at, gradients_at, factors):
+def steps_of(h, models, dtype, active_at, gradients_at, lr_scales):
     models = [model.to(dtype) for model in models]
-    stack = Stack(models, torch.device("cpu"), "fp32", keep_initial=False)
-    optimizer, _ = build_optimizer(stack, h, factors)
+    stack = Stack(models, torch.device("cpu"), "fp32")
+    optimizer, _ = build_optimizer(stack, h, lr_scales)
     for step in range(6):
-        optimizer.step(gradients_at(step, stack.parameters), moving_at(step), None)
+        optimizer.step(gradients_at(step, stack.parameters), active_at(step), None)
     return models
 
 
@@ -52,20 +52,20 @@ def test_updates_are_those_of_torch(case, dtype, make_mlps):
     hs = [base.model_copy(update={"lr": base.lr * (k + 1)}) for k in range(K)]
     wanted = [model.to(dtype) for model in make_mlps(K)]
     names = [name for name, _ in wanted[0].named_parameters()]
-    factors = [{name: 1.0 + i for i, name in enumerate(names)}] * K
-    stopped = {0: 99, 1: 3, 2: 0}  # per config, the step from which it does not move
+    lr_scales = [{name: 1.0 + i for i, name in enumerate(names)}] * K
+    stopped = {0: 99, 1: 3, 2: 0}  # per config, the step from which it is not active
 
     def gradients_at(step, parameters):
         generator = torch.Generator().manual_seed(step)
         return [torch.randn(p.shape, generator=generator, dtype=dtype) for p in parameters]
 
-    def moving_at(step):
+    def active_at(step):
         return torch.tensor([step < stopped[k] for k in range(K)])
 
-    got = steps_of(hs, make_mlps(K), dtype, moving_at, gradients_at, factors)
+    got = steps_of(hs, make_mlps(K), dtype, active_at, gradients_at, lr_scales)
     for k, model in enumerate(wanted):
         groups = [
-            {"params": [p], "lr": hs[k].lr * factors[k][name]}
+            {"params": [p], "lr": hs[k].lr * lr_scales[k][name]}
             for name, p in model.named_parameters()
         ]
         optimizer = cls(groups, **arguments)
@@ -82,15 +82,15 @@ def test_updates_are_those_of_torch(case, dtype, make_mlps):
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
-def test_a_class_of_torch_trains_like_its_stacked_twin(name, gaussian, make_mlps, same):
+def test_a_class_of_torch_trains_like_its_stacked_counterpart(name, gaussian, make_mlps, same):
     settings = {"MAX_ITER": 9, "LR": 0.01, "ONLYTHRESHOLDS": False, "PARAMETRIZATION": "mup-lr"}
     stacked = train(make_mlps(1), [gaussian(0)], {**settings, "OPTIMIZER": name})
-    foreign = {
+    unstacked = {
         **settings,
         "OPTIMIZER": getattr(torch.optim, name),
         "OPTIMIZER_KWARGS": {"weight_decay": 0.0},
     }
-    same(stacked, train(make_mlps(1), [gaussian(0)], foreign), rtol=1e-5)
+    same(stacked, train(make_mlps(1), [gaussian(0)], unstacked), rtol=1e-5)
 
 
 def test_lbfgs_gets_its_closure(gaussian, make_mlps):

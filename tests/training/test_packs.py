@@ -1,4 +1,4 @@
-"""Packs: configs trained together are what they are one by one, whoever stops when."""
+"""Packs: configs trained together give the results of each alone, whichever stops when."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def distance(model, model0, X_tr, opt):
 
 
 def varied(K, **settings):
-    """K configs that differ in all that a pack may hold per config but the seed."""
+    """Return K configs that differ in every stacked setting but the seed."""
     base = validate({"MAX_ITER": 12, "LR": 0.02, "LOSS_CHECKPOINTS": [], **settings})
     return [
         base.model_copy(
@@ -268,7 +268,7 @@ def test_arguments_that_do_not_fit_together_are_refused(gaussian, make_mlps):
         (([], [], {}), {}, "models: got none"),
         ((models, fns[:1], {}), {"trials": [1, 2, 3]}, "batch_fns: got 1 for 2 models; give 2"),
         ((models, fns, [validate({})]), {}, "hyperparameters: got 1 for 2 models; give 2"),
-        ((models[:1] * 2, fns, {}), {}, "the same module stands twice"),
+        ((models[:1] * 2, fns, {}), {}, "the same module occurs twice"),
         (([*models[:1], *make_mlps(1, width=7)], fns, {}), {}, "input_layer.weight is"),
         ((models, fns, {"OPTIMIZER": "LBFGS"}), {}, "OPTIMIZER=LBFGS trains one config at a time"),
     ]

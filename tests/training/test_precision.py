@@ -1,4 +1,4 @@
-"""Precision and determinism are set for a training, and put back."""
+"""Precision and determinism are set for a training, and restored afterwards."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_malloc_is_asked_to_keep_memory_on_a_cpu_under_glibc_only(device, libc, 
 
     monkeypatch.setattr(precision.platform, "libc_ver", lambda: (libc, ""))
     monkeypatch.setattr(precision.ctypes, "CDLL", lambda name: Library)
-    with precision.freed_memory_kept(torch.device(device)):
+    with precision.keep_freed_memory(torch.device(device)):
         pass
     assert len(asked) == calls
 

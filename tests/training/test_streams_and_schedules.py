@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlpsubmit.protocol import DONE
 from mlpsubmit.spec.hyperparameters import validate
-from mlpsubmit.training import schedule_steps, streams, train, weights_rng
+from mlpsubmit.training import streams, train, weights_rng
 from mlpsubmit.training.schedules import Schedule
 
 
@@ -61,23 +61,23 @@ def test_the_weights_stream_of_a_model_of_its_own_initialisation():
 
 
 def test_intervals_end_with_the_last_step():
-    assert schedule_steps(1, 4).tolist() == [0, 1, 2, 3]
-    assert schedule_steps(3, 8).tolist() == [0, 3, 6, 7]
-    assert schedule_steps(7, 8).tolist() == [0, 7]
-    assert schedule_steps(100, 8).tolist() == [0, 7]
-    assert schedule_steps(5, 1).tolist() == [0]
+    assert Schedule(1, 4).steps.tolist() == [0, 1, 2, 3]
+    assert Schedule(3, 8).steps.tolist() == [0, 3, 6, 7]
+    assert Schedule(7, 8).steps.tolist() == [0, 7]
+    assert Schedule(100, 8).steps.tolist() == [0, 7]
+    assert Schedule(5, 1).steps.tolist() == [0]
 
 
 def test_log_spaced_steps_are_even_in_the_logarithm():
-    assert schedule_steps("log:4", 1000).tolist() == [0, 9, 99, 999]
-    assert schedule_steps("log:2", 9).tolist() == [0, 8]
-    assert schedule_steps("log:50", 5).tolist() == [0, 1, 2, 3, 4]
+    assert Schedule("log:4", 1000).steps.tolist() == [0, 9, 99, 999]
+    assert Schedule("log:2", 9).steps.tolist() == [0, 8]
+    assert Schedule("log:50", 5).steps.tolist() == [0, 1, 2, 3, 4]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 5000), st.integers(2, 100), st.booleans())
 def test_every_schedule_is_increasing_and_complete(max_iter, n, log):
-    steps = schedule_steps(f"log:{n}" if log else n, max_iter)
+    steps = Schedule(f"log:{n}" if log else n, max_iter).steps
     assert steps.dtype == np.int64
     assert (np.diff(steps) > 0).all()
     assert (steps[0], steps[-1]) == (0, max_iter - 1)

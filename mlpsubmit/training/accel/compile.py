@@ -1,9 +1,9 @@
-"""COMPILE: losses and gradients through torch.compile, for networks of the user's own.
+"""Losses and gradients of custom models through torch.compile.
 
-The built-in MLP has formulas of its own (:mod:`mlpsubmit.training.accel.mlp`), of which a compiler
-makes nothing faster: nine tenths of its time are matrix products. Other networks go through vmap
-and autograd, and torch.compile fuses the passes between their products. What that gains, and how
-it was measured, stands in docs/performance.md.
+The built-in MLP is computed in closed form (:mod:`mlpsubmit.training.accel.mlp`), which a compiler
+does not speed up: nine tenths of its time are matrix products. Custom models go through vmap and
+autograd, and torch.compile fuses the passes between their matrix products. The gains are measured
+in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -22,50 +22,62 @@ import torch
 from torch import nn
 
 from mlpsubmit.spec.fingerprint import digest
+from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.oom import ran_out_of_memory
 
-__all__ = ["Compiled", "let_be_imported", "pays", "sharing_compiled"]
+__all__ = ["Compiled", "compile_wanted", "make_importable", "sharing_compiled"]
 
 Returned = TypeVar("Returned")
 
-_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
+_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
-#: Seconds of training that pay for a compilation: a tenth of them is gained, 5 to 25 are spent.
+#: Seconds of training from which on a compilation is repaid: it gains a tenth of them, and takes
+#: 5 to 25.
 REPAID_AFTER = 300.0
 
-#: Floating-point operations per second and thread that this is reckoned with.
-USUAL_RATE = 1e11
+#: Assumed floating-point operations per second and thread.
+ASSUMED_RATE = 1e11
 
 
-def pays(model: nn.Module, device: torch.device, operations: float) -> bool:
-    """Tell whether a compilation is worth its time, from what is known before: never from a clock.
+def compile_wanted(
+    common: Hyperparameters, model: nn.Module, device: torch.device, weights: int
+) -> bool:
+    """Return whether to compile: COMPILE, or where it is "auto" whether that pays.
+
+    It is decided from the operations of the training, never from a clock, so that a restarted
+    training decides alike.
 
     Args:
-        operations: in matrix products, that the whole training takes at most.
+        model: one of the models.
+        weights: trained weights of the whole stack.
     """
+    if common.compile != "auto":
+        return bool(common.compile)
     # Convolutions became slower in the measurements, and no GPU has been measured.
     if device.type != "cpu" or any(isinstance(m, nn.Conv2d) for m in model.modules()):
         return False
-    return operations > REPAID_AFTER * USUAL_RATE * torch.get_num_threads()
+    # Per weight and sample 2 operations forward, 4 backward, and online 2 for f0.
+    operations = 8.0 * weights * common.n_samples * common.max_iter
+    return operations > REPAID_AFTER * ASSUMED_RATE * torch.get_num_threads()
 
 
 class Compiled(Generic[Returned]):
-    """A function of tensors, compiled for the shapes it meets; the function itself if that fails.
+    """A function of tensors, compiled at its first call; if that fails, the function as it is.
 
     Args:
-        function: what to compile. Not to be changed by, and not to change, anything outside.
-        model: whose code it calls.
+        function: a pure function.
+        model: the module that it calls.
 
     Attributes:
         works: whether it is compiled, or still to be.
     """
 
     def __init__(self, function: Callable[..., Returned], model: nn.Module) -> None:
-        torch.compiler.reset()  # what was compiled for other packs counts against a limit
+        torch.compiler.reset()  # recompilations for other stacks count against a limit
         if torch.are_deterministic_algorithms_enabled():
-            torch.use_deterministic_algorithms(True)  # once more: it tells the compiler, too
+            torch.use_deterministic_algorithms(True)  # again: this also sets the compiler's flag
         for module in model.modules():
-            let_be_imported(type(module).forward)
+            make_importable(type(module).forward)
         self._plain, self.works = function, True
         self._call: Callable[..., Returned] = torch.compile(function, dynamic=False)
 
@@ -79,7 +91,7 @@ class Compiled(Generic[Returned]):
                 raise
             reason = (str(error).strip().splitlines() or [""])[0]
             warnings.warn(
-                f"COMPILE: the network could not be compiled ({type(error).__name__}: {reason}); "
+                f"COMPILE: the model could not be compiled ({type(error).__name__}: {reason}); "
                 "it trains without; set COMPILE=False to do so from the start",
                 stacklevel=2,
             )
@@ -87,11 +99,11 @@ class Compiled(Generic[Returned]):
         return self._call(*arguments)
 
 
-def let_be_imported(function: Any) -> None:
-    """Make the module that a function was written in one that can be imported, if it is none.
+def make_importable(function: Any) -> None:
+    """Register the module in which a function was defined, if it cannot be imported.
 
-    In a worker the functions of a spec have travelled by value, and no such module is there; but
-    the compiler looks up there what a function calls.
+    Functions of a spec reach a worker by value, without their module; but the compiler looks up
+    their globals by the module's name.
     """
     own: dict[str, Any] = getattr(function, "__globals__", {})
     name = own.get("__name__", "")
@@ -99,27 +111,27 @@ def let_be_imported(function: Any) -> None:
         sys.modules[name] = types.ModuleType(name)
         vars(sys.modules[name]).update(own)
         for value in own.values():
-            let_be_imported(value)
+            make_importable(value)
 
 
 def _is_capturing() -> bool:
-    """Tell whether a CUDA graph is being captured: what fails then says nothing of the function."""
+    """Return whether a CUDA graph is being captured: an error then may be due to the capture."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 @contextlib.contextmanager
 def sharing_compiled(folder: Path) -> Iterator[None]:
-    """Let torch keep what it compiles in a folder that other tasks use as well, for the duration.
+    """Use a folder, which tasks share, as the compiler's cache within the context.
 
-    Machines of different processors have folders of their own in it: code for one may not run on
-    another. What the user's environment says is left alone.
+    It has a subfolder per model of CPU: code for one may not run on another. Variables that the
+    user has set stay as they are.
     """
-    own = digest(platform.machine(), _processor(), torch.__version__).hex()[:16]
+    machine = digest(platform.machine(), _cpu(), torch.__version__).hex()[:16]
     # A task has its share of the cores; by default the compiler would start a process on each.
-    settings = {_FOLDER: str(folder / own), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    settings = {_CACHE_VARIABLE: str(folder / machine), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     before = {name: os.environ.get(name) for name in settings}
-    if Path(before[_FOLDER] or "").name.startswith("torchinductor_"):
-        before[_FOLDER] = None  # where torch has put its own default for want of another
+    if Path(before[_CACHE_VARIABLE] or "").name.startswith("torchinductor_"):
+        before[_CACHE_VARIABLE] = None  # the default, which torch itself has put there
     os.environ.update({name: value for name, value in settings.items() if before[name] is None})
     try:
         yield
@@ -129,11 +141,11 @@ def sharing_compiled(folder: Path) -> Iterator[None]:
                 os.environ.pop(name, None)
 
 
-def _processor() -> str:
-    """Return what the kernel says of the processor's model and its instructions, where it does."""
+def _cpu() -> str:
+    """Return the CPU's model and instruction set, as far as the kernel has them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    told = {line.partition(":")[0].strip(): line for line in lines}
-    return "".join(told.get(name, "") for name in ("model name", "flags", "Features"))
+    fields = {line.partition(":")[0].strip(): line for line in lines}
+    return "".join(fields.get(name, "") for name in ("model name", "flags", "Features"))

@@ -1,7 +1,7 @@
-"""Recording on a GPU: a whole step as one CUDA graph, with the generators that it draws from.
+"""CUDA graphs: the recording of a step, with the generators that it draws from.
 
-This is all of the code that a machine without a GPU cannot run. What is recorded, when, and whether
-it can be trusted is decided in :mod:`mlpsubmit.training.accel.replay`.
+This is all of the code that cannot run without a GPU. What is recorded, when, and whether the
+recording is used is decided in :mod:`mlpsubmit.training.accel.replay`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 class Recorder(Protocol):
-    """What a device offers."""
+    """Records work on a device, to be replayed."""
 
     def watched(self) -> AbstractContextManager[list[str]]:
-        """Return a context to work in, which lists where the work waited for the device.
+        """Return a context that lists where the work within it waited for the device.
 
         The list is complete once the context has ended.
         """
@@ -31,13 +31,13 @@ class Recorder(Protocol):
     def record(
         self, work: Callable[[], T], generators: Sequence[torch.Generator]
     ) -> Callable[[], T]:
-        """Record some work, without doing it; return what does it, as often as it is called.
+        """Record some work, without doing it; return a function that does it at each call.
 
-        It works on the same memory each time: what it returned is overwritten by the next call.
+        Each call works on the same memory, and overwrites what the last one returned.
 
         Args:
-            generators: those that the work draws from. They go on at each call. Until then their
-                states are to be put back: recording may have moved them.
+            generators: those that the work draws from. Each call advances them. Recording may
+                advance them too: restore their states before the first call.
 
         Raises:
             Exception: where it cannot be recorded.
@@ -52,17 +52,17 @@ class CudaRecorder:
     """
 
     def __init__(self, device: torch.device) -> None:
-        # Libraries set themselves up per stream, which a recording must not meet: so what is
-        # watched runs on the stream that is recorded.
+        # Libraries initialise themselves per stream, which cannot be recorded: so the watched step
+        # runs on the stream that is recorded later.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[list[str]]:
-        """Let torch warn of every operation that waits for the device."""
+        """Collect torch's warnings of operations that wait for the device."""
         waits: list[str] = []
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            with _sync_debug_mode("warn"), self._aside():
+            with _sync_debug_mode("warn"), self._on_stream():
                 yield waits
         for warning in caught:
             if "called a synchronizing CUDA operation" in str(warning.message):
@@ -73,7 +73,7 @@ class CudaRecorder:
                 )
 
     @contextlib.contextmanager
-    def _aside(self) -> Iterator[None]:
+    def _on_stream(self) -> Iterator[None]:
         before = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(before)
         with torch.cuda.stream(self._stream):
@@ -90,18 +90,18 @@ class CudaRecorder:
         for generator in generators:
             graph.register_generator_state(generator)
         try:
-            # The outer context, for a capture that fails leaves its stream the current one.
+            # The outer context, because a failed capture leaves its stream the current one.
             with (
                 torch.cuda.stream(self._stream),
                 torch.cuda.graph(graph, pool=pool, stream=self._stream),
             ):
                 result = work()
         except Exception:
-            # Generators would refuse to draw, and the allocator to free, while they take a capture
-            # for unfinished.
+            # Otherwise generators cannot draw and the allocator cannot free: to them the capture
+            # has not ended.
             for generator, state in spare:
                 generator.graphsafe_set_state(state)
-            with contextlib.suppress(Exception):  # it has been told already
+            with contextlib.suppress(Exception):  # the allocator may have ended it
                 torch._C._cuda_endAllocateToPool(index, pool)
             raise
 

@@ -1,9 +1,9 @@
-"""Multilayer perceptrons by explicit formulas: what vmap and autograd compute, in fewer passes.
+"""MLPs in closed form: what vmap and autograd compute, in fewer passes over the activations.
 
-With weights W, biases b and forward multipliers g, a hidden layer gives relu(sqrt(2) g (W x + b)),
-that is c relu(W x + b) with c = sqrt(2) g (c = g without the gain of a parametrization). So
-relu(W x + b) is what is kept, and c multiplies inside the next matrix product: no pass over the
-activations is spent on multipliers. Gradients are those of backpropagation through these formulas.
+With weights W, biases b and forward multipliers g, a hidden layer computes
+relu(sqrt(2) g (W x + b)), which equals c relu(W x + b) with c = sqrt(2) g (c = g where a
+parametrization has no ReLU gain). So relu(W x + b) is what is stored, and c is a factor of the next
+matrix product, where it costs nothing. Gradients follow from these formulas by backpropagation.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.training.batches import column
+from mlpsubmit.training.batches import Batch, column
+from mlpsubmit.training.losses import StackedLoss
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.parametrizations import is_plain, relu_scale
 
-__all__ = ["Perceptrons"]
+__all__ = ["ClosedForm"]
 
-#: Activations of one layer that are computed at a time where only outputs are wanted, for all
-#: networks together, and the fewest rows that are: a megabyte is about what a core's cache holds.
-_CACHED, _ROWS = 2**18, 64
+#: Where only outputs are needed: activations of one layer computed at a time, for all networks
+#: together (a megabyte, about a core's cache), and the fewest samples computed at a time.
+_CACHED, _SAMPLES = 2**18, 64
 
 
-class Perceptrons:
-    """K multilayer perceptrons of equal shapes, as stacked tensors, evaluated and differentiated.
+class ClosedForm:
+    """Outputs and gradients of K stacked MLPs of equal shapes.
 
     Get one from :meth:`of`.
 
@@ -34,18 +35,21 @@ class Perceptrons:
         scales: c of every layer but the read-out.
     """
 
+    #: The tensors, not trained, that :meth:`scaled` multiplies outputs by. They hold GAMMA, on
+    #: which nothing else in the forward pass depends.
+    OUTPUT_SCALE = "output_layer.multiplier"
+
     def __init__(self, layers: Sequence[str], scales: Sequence[float]) -> None:
         self._layers = list(layers)
-        #: Names of the tensors, not trained, that :meth:`scaled` multiplies outputs by.
-        self.scaling = ("output_layer.multiplier",)
-        #: What the signal that enters each layer is still to be multiplied by.
+        #: Per layer, the factor c that its input still lacks.
         self._scales = [1.0, *scales]
 
     @classmethod
-    def of(cls, models: Sequence[nn.Module]) -> Perceptrons | None:
-        """Return what evaluates these models, or None where the formulas do not fit them all.
+    def of(cls, models: Sequence[nn.Module]) -> ClosedForm | None:
+        """Return the closed form of these models, or None where the formulas do not hold for all.
 
-        They fit MLPs with the hooks of a parametrization and no others, whose weights are trained.
+        They hold for MLPs that have no hooks but those of a parametrization, and whose weights are
+        all trained.
         """
         first = models[0]
         if not isinstance(first, MLP):
@@ -60,11 +64,32 @@ class Perceptrons:
         common = scales.pop()
         return None if scales or common is None else cls(layers, common)
 
-    def forward(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> list[Tensor]:
-        """Return the signals: inputs (K, n, d), relu(W x + b) of hidden layers, and the outputs.
+    def losses_and_gradients(
+        self,
+        tensors: Mapping[str, Tensor],
+        batch: Batch,
+        initial_output: Tensor | float,
+        loss: StackedLoss,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return losses (K,), and gradients (K, ...) by name of parameter.
 
         Args:
             tensors: the parameters and buffers, each (K, ...).
+            initial_output: (K, n, ...), subtracted from the outputs, or a number.
+            loss: from outputs (K, n, ...) and targets to losses (K,); differentiated by autograd.
+        """
+        with torch.no_grad():
+            signals = self._forward(tensors, batch.X, batch.shared)
+        output = signals[-1].requires_grad_()
+        losses = loss(output - initial_output, batch.targets)
+        (d_output,) = torch.autograd.grad(losses.sum(), output)
+        with torch.no_grad():
+            return losses, self._backward(tensors, signals, d_output)
+
+    def _forward(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> list[Tensor]:
+        """Return the signals: inputs (K, n, d), relu(W x + b) of hidden layers, and the outputs.
+
+        Args:
             X: inputs, (n, ...) where they are shared, else (K, n, ...).
         """
         K = len(tensors["input_layer.weight"])
@@ -77,53 +102,41 @@ class Perceptrons:
         return signals
 
     def scaled(self, tensors: Mapping[str, Tensor], signal: Tensor) -> Tensor:
-        """Return a signal (K, n, d_out) times the read-outs' multipliers, if they have any.
-
-        GAMMA is in them, and nothing else of a network's forward pass depends on it.
-        """
-        for multiplier in (tensors.get(name) for name in self.scaling):
-            signal = signal if multiplier is None else signal * column(multiplier, signal)
-        return signal
+        """Return a signal (K, n, d_out) times the read-outs' multipliers, if they have any."""
+        multiplier = tensors.get(self.OUTPUT_SCALE)
+        return signal if multiplier is None else signal * column(multiplier, signal)
 
     def outputs(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> Tensor:
-        """Return the outputs (K, n, d_out) alone, on a CPU a few rows at a time.
+        """Return the outputs (K, n, d_out) alone, on a CPU a few samples at a time.
 
-        The activations of a large test set would not fit in its caches, and each is read once.
+        The activations of a large test set would not fit into its caches, and each is read once.
         """
-        rows = 0 if shared else 1
+        dim = 0 if shared else 1
         K, width, *_ = tensors["input_layer.weight"].shape
-        at_a_time = max(_ROWS, _CACHED // (K * width)) if X.device.type == "cpu" else X.shape[rows]
-        parts = [
-            self.forward(tensors, part, shared)[-1] for part in torch.split(X, at_a_time, rows)
-        ]
+        samples = max(_SAMPLES, _CACHED // (K * width)) if X.device.type == "cpu" else X.shape[dim]
+        parts = [self._forward(tensors, part, shared)[-1] for part in torch.split(X, samples, dim)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def gradients(
+    def _backward(
         self, tensors: Mapping[str, Tensor], signals: Sequence[Tensor], d_output: Tensor
     ) -> dict[str, Tensor]:
-        """Return the gradients of the parameters by name, each (K, ...).
-
-        Args:
-            tensors: as in :meth:`forward`.
-            signals: what that returned.
-            d_output: (K, n, d_out), the gradient with respect to the outputs.
-        """
-        found = {}
+        """Return the gradients (K, ...) by name, from that with respect to the outputs."""
+        gradients = {}
         d = self.scaled(tensors, d_output)
-        for place in range(len(self._layers) - 1, -1, -1):
-            layer, scale, signal = self._layers[place], self._scales[place], signals[place]
-            found[f"{layer}.weight"] = _product(d.mT, signal, scale)
+        for i in reversed(range(len(self._layers))):
+            layer, scale, signal = self._layers[i], self._scales[i], signals[i]
+            gradients[f"{layer}.weight"] = _product(d.mT, signal, scale)
             if f"{layer}.bias" in tensors:
-                found[f"{layer}.bias"] = d.sum(1)
-            if place:
+                gradients[f"{layer}.bias"] = d.sum(1)
+            if i:
                 d = _product(d, tensors[f"{layer}.weight"], scale)
-                # In place: zero where the unit was silent.
+                # In place: zero where the unit was inactive.
                 torch.ops.aten.threshold_backward.grad_input(d, signal, 0, grad_input=d)
-        return found
+        return gradients
 
 
 def _scales(model: nn.Module) -> tuple[float, ...] | None:
-    """Return c of each layer of an MLP but the read-out, or None where it is no such network."""
+    """Return c of each layer of an MLP but the read-out, or None where the formulas do not hold."""
     if not (isinstance(model, MLP) and is_plain(model, MLP)):
         return None
     layers = [model.input_layer, *model.hidden_layers, model.output_layer]
@@ -131,8 +144,8 @@ def _scales(model: nn.Module) -> tuple[float, ...] | None:
     found = tuple(scale for scale in scales if scale is not None)
     readout = model.output_layer
     if hasattr(readout, "multiplier") != bool(readout._forward_hooks):
-        return None  # somebody else's, which may mean anything
-    # A layer that stands twice has gradients from both places.
+        return None  # a hook or a multiplier that no parametrization has set
+    # A layer that occurs twice gets gradients from both places.
     return found[:-1] if len(found) == len(set(layers)) == len(layers) else None
 
 
@@ -142,5 +155,5 @@ def _product(A: Tensor, B: Tensor, scale: float, bias: Tensor | None = None) -> 
         return torch.baddbmm(bias.unsqueeze(1), A, B, alpha=scale)
     if scale == 1.0:
         return torch.bmm(A, B)
-    unread = A.new_empty(()).expand(len(A), A.shape[1], B.shape[2])
-    return torch.baddbmm(unread, A, B, beta=0, alpha=scale)
+    ignored = A.new_empty(()).expand(len(A), A.shape[1], B.shape[2])  # beta=0 does not read it
+    return torch.baddbmm(ignored, A, B, beta=0, alpha=scale)

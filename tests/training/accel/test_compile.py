@@ -1,4 +1,4 @@
-"""Networks of the user's own train through torch.compile as without it, to rounding."""
+"""Custom models train through torch.compile as without it, to rounding."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import nn
 
 from mlpsubmit.spec.hyperparameters import validate
 from mlpsubmit.training import MLP, Interrupted, StateError, train
-from mlpsubmit.training.accel.compile import Compiled, pays, sharing_compiled
+from mlpsubmit.training.accel.compile import Compiled, compile_wanted, sharing_compiled
 from mlpsubmit.training.stack import Stack
 
 CPU = torch.device("cpu")
 
 
 class Tanh(nn.Module):
-    """A network that is not our MLP."""
+    """A custom model."""
 
     def __init__(self, d_out: int = 1) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Tanh(nn.Module):
 
 @pytest.fixture
 def fresh_cache(tmp_path, monkeypatch):
-    """Let the compiler find nothing that it has compiled before."""
+    """Give the compiler an empty cache."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     yield tmp_path / "cache"
@@ -76,7 +76,9 @@ def test_a_compiled_training_is_resumed_bit_by_bit(gaussian, saver, same, fresh_
     with pytest.raises(Interrupted):
         run(gaussian, True, monitor=monitor)
     same(undisturbed, run(gaussian, True, monitor=saver(monitor.state)))
-    with pytest.raises(StateError, match="it was trained with COMPILE, which rounds otherwise"):
+    with pytest.raises(
+        StateError, match=r"from torch\.compile, those of this training from autograd"
+    ):
         run(gaussian, False, monitor=saver(monitor.state))
 
 
@@ -90,13 +92,13 @@ def test_a_stack_that_shrinks_often_is_compiled_at_every_size(gaussian, fresh_ca
 
     def shrink(self, keep):
         original(self, keep)
-        sizes.append((len(self), self.compiled))
+        sizes.append((len(self), self.method))
 
     monkeypatch.setattr(Stack, "shrink", shrink)
     with config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
         run(gaussian, True, PERCENT_THRESHOLDS=[0.9], EMA_SMOOTHER=0.5)
     assert len(sizes) >= 2
-    assert all(compiled for _, compiled in sizes)
+    assert all(method == "torch.compile" for _, method in sizes)
 
 
 def test_a_training_that_could_not_compile_goes_on_without(gaussian, saver, same, fresh_cache):
@@ -106,7 +108,7 @@ def test_a_training_that_could_not_compile_goes_on_without(gaussian, saver, same
     missing = config.patch({"cpp.cxx": ("no-such-compiler",)})
     with missing, pytest.warns(UserWarning, match="COMPILE"), pytest.raises(Interrupted):
         run(gaussian, True, monitor=monitor, MAX_ITER=6)
-    assert monitor.state["compiled"] is False
+    assert monitor.state["parts"]["stack"]["method"] == "autograd"
     resumed = run(gaussian, True, monitor=saver(monitor.state), MAX_ITER=6)
     same(run(gaussian, False, MAX_ITER=6), resumed)
 
@@ -117,7 +119,7 @@ def test_without_a_compiler_the_training_goes_on(gaussian, same, fresh_cache):
 
     with (
         config.patch(missing),
-        pytest.warns(UserWarning, match="COMPILE: the network could not be compiled .* trains"),
+        pytest.warns(UserWarning, match="COMPILE: the model could not be compiled .* trains"),
     ):
         trained = run(gaussian, True, MAX_ITER=5)
     same(run(gaussian, False, MAX_ITER=5), trained)
@@ -144,12 +146,16 @@ def test_what_the_function_itself_raises_is_raised():
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(2, 1)), "cpu", 60, False),
     ],
 )
-def test_it_pays_where_the_training_is_long(model, device, minutes, expected):
-    operations = minutes * 60 * 1e11 * torch.get_num_threads()
-    assert pays(model, torch.device(device), operations) == expected
+def test_auto_compiles_where_the_training_is_long(model, device, minutes, expected):
+    operations_per_step = 8 * 1e5 * 1000
+    steps = minutes * 60 * 1e11 * torch.get_num_threads() / operations_per_step
+    settings = {"N_SAMPLES": 1000, "MAX_ITER": round(steps)}
+    for choice, wanted in {"auto": expected, True: True, False: False}.items():
+        common = validate({**settings, "COMPILE": choice})
+        assert compile_wanted(common, model, torch.device(device), weights=10**5) == wanted
 
 
-def test_the_mlp_is_left_to_its_formulas(gaussian, fresh_cache):
+def test_the_mlp_is_not_compiled(gaussian, fresh_cache):
     fn = gaussian(0)
     train([MLP(3, 6)], [fn], {"MAX_ITER": 2, "COMPILE": True}, generators=[fn.generator])
     assert not fresh_cache.exists()
@@ -177,7 +183,7 @@ def test_tasks_share_what_is_compiled_by_kind_of_machine(tmp_path, monkeypatch):
     assert own.startswith(f"{tmp_path}/")
     assert folder() == own
     assert name not in os.environ
-    monkeypatch.setattr("mlpsubmit.training.accel.compile._processor", lambda: "another")
+    monkeypatch.setattr("mlpsubmit.training.accel.compile._cpu", lambda: "another")
     assert folder() != own
     monkeypatch.setenv(name, "/tmp/torchinductor_somebody")  # as torch leaves it behind
     assert folder().startswith(f"{tmp_path}/")

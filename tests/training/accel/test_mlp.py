@@ -1,17 +1,16 @@
-"""The explicit formulas for MLPs against vmap and autograd, and when they are not used."""
+"""The closed form of MLPs against vmap and autograd, and when it is not used."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mlpsubmit import MLP, train
-from mlpsubmit.spec.hyperparameters import PARAMETRIZATIONS
-from mlpsubmit.training.accel.mlp import Perceptrons
+from mlpsubmit.spec.hyperparameters import PARAMETRIZATIONS, validate
+from mlpsubmit.training import MLP, Interrupted, StateError, train, weights_rng
+from mlpsubmit.training.accel.mlp import ClosedForm
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.losses import stacked_loss
 from mlpsubmit.training.parametrizations import parametrize
@@ -32,8 +31,10 @@ def models(parametrization: str, gammas: tuple[float, ...] = (0.5, 1.0, 2.0), **
     return built
 
 
-def stack(built: Any) -> Stack:
-    return Stack(built, torch.device("cpu"), "fp32", keep_initial=False)
+def stack(built: Any, accelerated: bool = True) -> Stack:
+    stacked = Stack(built, torch.device("cpu"), "fp32", accelerated)
+    assert stacked.method == ("the closed form" if accelerated else "autograd")
+    return stacked
 
 
 def batch(shared: bool, d_out: int) -> Batch:
@@ -51,73 +52,113 @@ def batch(shared: bool, d_out: int) -> Batch:
 def test_they_agree_with_vmap_and_autograd(
     parametrization: str, depth: int, shared: bool, bias: bool, d_out: int, loss: str
 ) -> None:
-    explicit = stack(models(parametrization, depth=depth, bias=bias, d_out=d_out))
-    general = stack(models(parametrization, depth=depth, bias=bias, d_out=d_out))
-    assert explicit._perceptrons is not None
-    general._perceptrons = None
+    closed = stack(models(parametrization, depth=depth, bias=bias, d_out=d_out))
+    plain = stack(models(parametrization, depth=depth, bias=bias, d_out=d_out), False)
     given = batch(shared, d_out)
     targets = given.targets.softmax(-1) if loss == "cross_entropy" else given.targets
 
     def losses(outputs: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         return stacked_loss(loss)(outputs, targets)
 
-    torch.testing.assert_close(explicit(given), general(given), rtol=1e-12, atol=1e-12)
-    got, expected = (s.losses_and_gradients(given, 0.1, losses) for s in (explicit, general))
+    torch.testing.assert_close(closed(given), plain(given), rtol=1e-12, atol=1e-12)
+    got, expected = (s.losses_and_gradients(given, 0.1, losses) for s in (closed, plain))
     torch.testing.assert_close(got[0], expected[0], rtol=1e-12, atol=1e-12)
-    assert len(got[1]) == len(explicit.names)
+    assert len(got[1]) == len(closed.names)
     for found, wanted in zip(got[1], expected[1], strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
 
 
 def test_a_read_out_without_a_multiplier() -> None:
-    def plain(model: nn.Module, optimizer: Any, gamma: float) -> None:
+    def declares_gamma(model: nn.Module, optimizer: Any, gamma: float) -> None:
         """Ask for gamma, and so leave the outputs as they are."""
 
     built = [MLP(D, WIDTH, depth=3).double() for _ in range(2 * K)]
     for model in built:
-        parametrize(model, plain, gamma=2.0)
+        parametrize(model, declares_gamma, gamma=2.0)
     for one, other in zip(built[:K], built[K:], strict=True):
         other.load_state_dict(one.state_dict())
-    explicit, general = stack(built[:K]), stack(built[K:])
-    assert explicit._perceptrons is not None
-    general._perceptrons = None
+    closed, plain = stack(built[:K]), stack(built[K:], False)
     given = batch(False, 1)
     got, expected = (
         s.losses_and_gradients(given, 0.0, lambda outputs, y: outputs.square().mean((1, 2)))
-        for s in (explicit, general)
+        for s in (closed, plain)
     )
     torch.testing.assert_close(got, (expected[0], list(expected[1])), rtol=1e-11, atol=1e-12)
 
 
 def test_inputs_of_more_dimensions_are_flattened() -> None:
-    explicit = stack(models("mup"))
+    closed = stack(models("mup"))
     given = batch(False, 1)
     square = Batch(given.X.reshape(K, N, 2, 2), given.y, shared=False)
-    torch.testing.assert_close(explicit(square), explicit(given))
+    torch.testing.assert_close(closed(square), closed(given))
 
 
-@pytest.mark.parametrize("online", [True, False])
-def test_whole_trainings_agree(monkeypatch: pytest.MonkeyPatch, online: bool) -> None:
-    def run() -> Any:
-        generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+def whole(compile_it: Any, parametrization: str, online: bool, monitor: Any = None) -> Any:
+    """Train 4 networks in double precision."""
 
-        def batch_fn(generator: torch.Generator) -> Any:
-            def draw(step: int) -> Any:
-                X = torch.randn(64, 6, generator=generator)
-                return X, X[:, 0] * X[:, 1]
+    def batch_fn(generator: torch.Generator) -> Any:
+        def draw(step: int) -> Any:
+            X = torch.randn(64, 6, generator=generator)
+            return X, X[:, 0] * X[:, 1]
 
-            return draw
+        return draw
 
-        settings = {"MAX_ITER": 150, "LR": 0.1, "ONLINE": online, "LOSS_CHECKPOINTS": [1e-3]}
+    base = validate(
+        {
+            "MAX_ITER": 60,
+            "LR": 0.1,
+            "ONLINE": online,
+            "PARAMETRIZATION": parametrization,
+            "PERCENT_THRESHOLDS": [0.9, 0.7],
+            "ONLYTHRESHOLDS": False,
+            "COMPILE": compile_it,
+        }
+    )
+    with weights_rng(42, 0):  # for sp, which keeps the models' own weights
         nets = [MLP(6, 32, 2).double() for _ in range(4)]
-        fns = [batch_fn(generator) for generator in generators]
-        return train(nets, fns, settings | {"WIDTH": 32}, generators=generators)
+    generators = [torch.Generator().manual_seed(seed % 2) for seed in range(4)]
+    return train(
+        nets,
+        [batch_fn(generator) for generator in generators],
+        [base.model_copy(update={"gamma": gamma}) for gamma in (0.7, 1.0, 1.5, 2.0)],
+        trials=[0, 1, 0, 1],
+        test_fns=[batch_fn(torch.Generator().manual_seed(9))] * 4,
+        generators=generators,
+        grabs={"moved": lambda model, model0, X_tr: (model(X_tr) - model0(X_tr)).norm()},
+        monitor=monitor,
+    )
 
-    explicit = run()
-    monkeypatch.setattr(Perceptrons, "of", classmethod(lambda cls, models: None))
-    general = run()
-    np.testing.assert_allclose(explicit.train_loss, general.train_loss, rtol=1e-10)
-    assert (explicit.train_loss < 0.2).all()
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+@pytest.mark.parametrize("online", [True, False])
+def test_whole_trainings_are_those_of_the_plain_way(
+    parametrization: str, online: bool, same: Any, short_blocks: None
+) -> None:
+    accelerated, plain = (whole(choice, parametrization, online) for choice in ("auto", False))
+    same(plain, accelerated, rtol=1e-9)
+    assert (plain.grabs["moved"][:, -1] > 0.01).all()  # the networks have moved
+
+
+def test_without_compile_everything_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for accelerator in ("ClosedForm.of", "Compiled.__init__", "ReplayedStep.__init__"):
+        module = {"C": "stack", "R": "accel.replay"}[accelerator[0]]
+        fails = lambda *_, name=accelerator: pytest.fail(name)  # noqa: E731
+        monkeypatch.setattr(f"mlpsubmit.training.{module}.{accelerator}", fails)
+    whole(False, "mup", online=True)
+
+
+def test_a_state_goes_on_in_the_way_in_which_it_began(saver: Any, same: Any) -> None:
+    def interrupted(compile_it: Any) -> Any:
+        monitor = saver(every=20, interrupting=True)
+        with pytest.raises(Interrupted):
+            whole(compile_it, "mup", True, monitor)
+        return saver(monitor.state)
+
+    same(whole(False, "mup", True), whole("auto", "mup", True, interrupted(False)))
+    with pytest.raises(
+        StateError, match="from the closed form, those of this training from autograd"
+    ):
+        whole(False, "mup", True, interrupted("auto"))
 
 
 class Doubled(MLP):
@@ -183,12 +224,12 @@ CHANGES = [
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__[1:])
 def test_a_network_that_computes_something_else_is_left_to_autograd(change: Any) -> None:
     built = models("ntp", depth=3)
-    assert Perceptrons.of(built) is not None
+    assert ClosedForm.of(built) is not None
     change(built[-1])
     if change is not _scaled:  # on one of them alone, which is what makes the difference
         for model in built[:-1]:
             change(model)
-    assert Perceptrons.of(built) is None
+    assert ClosedForm.of(built) is None
 
 
 @pytest.mark.parametrize(
@@ -202,4 +243,4 @@ def test_a_network_that_computes_something_else_is_left_to_autograd(change: Any)
 def test_other_models_are_left_to_autograd(build: Any) -> None:
     model = build()
     parametrize(model, "mup")
-    assert Perceptrons.of([model]) is None
+    assert ClosedForm.of([model]) is None

@@ -1,8 +1,7 @@
-"""Steps by replay: bit for bit what was made afresh, and refused where it could not be.
+"""Replayed steps are eager steps bit for bit, and refused where they could not be.
 
-On a processor a tape takes the place of a CUDA graph: it holds torch's operations on their memory,
-and does them again without the Python code that they came from. On a GPU the same tests record
-graphs.
+On a CPU a tape takes the place of a CUDA graph: it holds torch's operations on their memory, and
+repeats them without their Python code. On a GPU the same tests record graphs.
 """
 
 from __future__ import annotations
@@ -25,7 +24,12 @@ from mlpsubmit.batchfns import arrays, multi_index, polynomial, power_law, spars
 from mlpsubmit.spec.hyperparameters import validate
 from mlpsubmit.training import Interrupted, loop, train
 from mlpsubmit.training.accel.cuda_graph import CudaRecorder
-from mlpsubmit.training.accel.replay import LARGEST_RECORDED, WORTHWHILE_STEPS, Replayed, wanted
+from mlpsubmit.training.accel.replay import (
+    LARGEST_RECORDED,
+    WORTHWHILE_STEPS,
+    ReplayedStep,
+    replay_wanted,
+)
 from mlpsubmit.training.monitor import SilentMonitor
 
 STEPS = 26
@@ -33,7 +37,7 @@ LRS = (0.1, 0.03, 1e4, 1e-5, 0.02)  # the third one diverges
 
 
 class Tape(TorchDispatchMode):
-    """Operations as they were done, to be done again on the same memory."""
+    """Records operations, to repeat them on the same memory."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +58,7 @@ class Tape(TorchDispatchMode):
 
 
 class Waits(TorchDispatchMode):
-    """Notes what a processor would wait for a GPU for: numbers that it reads, or brings there."""
+    """Notes operations for which a CPU would wait for a GPU: numbers copied to or from it."""
 
     WAITING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.lift_fresh.default)
 
@@ -69,7 +73,7 @@ class Waits(TorchDispatchMode):
 
 
 class Recorder:
-    """Records tapes, and what becomes of them."""
+    """Records tapes, and counts recordings and replays."""
 
     def __init__(self):
         self.recorded, self.replays, self.tape = 0, 0, lambda: None
@@ -107,7 +111,7 @@ class Recorder:
 
 
 class Graphs(CudaRecorder):
-    """Records CUDA graphs, and counts."""
+    """Records CUDA graphs, and counts recordings and replays."""
 
     def __init__(self, device):
         super().__init__(device)
@@ -131,11 +135,11 @@ def device(request):
 
 @pytest.fixture
 def replaying(monkeypatch):
-    """Let the train loop make its steps by replay, by way of a recorder."""
+    """Make the train loop replay its steps, through a given recorder."""
 
     def by(recorder):
         def replayed(step_fn, pack, common):
-            recorder.replayed = Replayed(step_fn, pack, recorder)
+            recorder.replayed = ReplayedStep(step_fn, pack, recorder)
             return recorder.replayed
 
         monkeypatch.setattr(loop, "replayed", replayed)
@@ -146,12 +150,12 @@ def replaying(monkeypatch):
 
 @pytest.fixture
 def recording(replaying, device):
-    """Let the train loop make its steps by replay, from a call on; return the recorder."""
+    """Make the train loop replay its steps, from a call on; return the recorder."""
     return lambda: replaying(Recorder() if device.type == "cpu" else Graphs(device))
 
 
 def drawing(seed, device="cpu"):
-    """Return a batch function that keeps nothing but its generator, and that."""
+    """Return a batch function whose only state is its generator, and that generator."""
     generator = torch.Generator(device).manual_seed(seed)
 
     def draw(step):
@@ -163,7 +167,7 @@ def drawing(seed, device="cpu"):
 
 @pytest.fixture
 def job(make_mlps, device):
-    """Return a maker of trainings that are made anew at every attempt."""
+    """Return a factory of trainings, each of which can be run several times."""
 
     def made(make=make_mlps, **settings):
         base = validate({"MAX_ITER": STEPS, "PERCENT_THRESHOLDS": [0.8], **settings})
@@ -208,18 +212,18 @@ SETTINGS = {
 @pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
 @pytest.mark.parametrize("only", [True, False], ids=["final", "traces"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_replayed_steps_are_those_made_afresh(
+def test_replayed_steps_are_eager_steps(
     name, only, online, job, same, short_blocks, recording, capsys
 ):
     run = job(ONLINE=online, ONLYTHRESHOLDS=only, GRAB_EVERY=2, **SETTINGS[name])
-    afresh, weights = run()
+    eager, weights = run()
     recorder = recording()
     replayed, again = run()
-    same(afresh, replayed)
+    same(eager, replayed)
     assert_equal_weights(weights, again)
     assert capsys.readouterr().out == ""
     assert recorder.replays > 8
-    assert afresh.status.max() == 2 or name in ("adam", "adamw")
+    assert eager.status.max() == 2 or name in ("adam", "adamw")
 
 
 class Counted(nn.Module):
@@ -238,20 +242,20 @@ class Counted(nn.Module):
 @pytest.mark.parametrize("centred", [True, False])
 def test_buffers_that_a_network_changes_are_replayed_too(centred, job, same, recording):
     run = job(CENTERED=centred, make=lambda K: [Counted() for _ in range(K)])
-    afresh, weights = run()
+    eager, weights = run()
     recorder = recording()
     replayed, again = run()
-    same(afresh, replayed)
+    same(eager, replayed)
     assert_equal_weights(weights, again)
     assert recorder.replays > 8
 
 
 def test_a_shrunken_stack_is_recorded_anew(job, same, short_blocks, recording, capsys):
     run = job(MAX_ITER=60, PERCENT_THRESHOLDS=[0.97], ONLINE=False)
-    afresh, _ = run()
-    assert len(np.unique(afresh.steps)) > 2
+    eager, _ = run()
+    assert len(np.unique(eager.steps)) > 2
     recorder = recording()
-    same(afresh, run()[0])
+    same(eager, run()[0])
     assert recorder.recorded >= 2
     assert capsys.readouterr().out == ""
 
@@ -262,7 +266,7 @@ def test_an_interrupted_training_goes_on_bit_by_bit(
     every, online, job, saver, same, short_blocks, recording
 ):
     run = job(ONLINE=online, OPTIMIZER="adam", ONLYTHRESHOLDS=False)
-    afresh, weights = run()
+    eager, weights = run()
     recorder, state = recording(), None
     while True:
         monitor = saver(state, every=every, interrupting=True)
@@ -271,10 +275,10 @@ def test_an_interrupted_training_goes_on_bit_by_bit(
             break
         except Interrupted:
             state = monitor.state
-    same(afresh, resumed)
+    same(eager, resumed)
     assert_equal_weights(weights, again)
     assert (recorder.replays > 0) == (every > 2)
-    same(afresh, run(saver(every=1))[0])
+    same(eager, run(saver(every=1))[0])
 
 
 class Counting:
@@ -301,7 +305,7 @@ def looking(look):
 
 
 def aside(draw_aside):
-    """Return a maker of batch functions that draw from elsewhere too."""
+    """Return a factory of batch functions that draw from another source too."""
     return looking(lambda step: draw_aside())
 
 
@@ -323,9 +327,9 @@ def refused(make, recorder, same, make_mlps, capsys, **settings):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "replayed", lambda step_fn, pack, common: step_fn)
-        afresh, _ = run()
+        eager, _ = run()
     trained, made = run()
-    same(afresh, trained)
+    same(eager, trained)
     (line,) = capsys.readouterr().out.splitlines()
     return line, made, recorder
 
@@ -351,12 +355,12 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("name", LOOKS)
-def test_a_batch_function_that_looks_at_its_step_is_not_replayed(
+def test_a_batch_function_that_uses_its_step_is_not_replayed(
     name, replaying, same, make_mlps, capsys
 ):
     recorder = replaying(Recorder())
     line, _, _ = refused(looking(LOOKS[name]), recorder, same, make_mlps, capsys)
-    assert line == "from step 2 on, steps are not replayed: a batch function looks at its step"
+    assert line == "from step 2 on, steps are not replayed: a batch function uses its step"
     assert recorder.recorded == 0
 
 
@@ -473,7 +477,7 @@ def test_a_replay_that_goes_wrong_leaves_no_trace(at, how, replaying, same, make
     recorder = replaying(Faulty())
     line, _, _ = refused(drawing, recorder, same, make_mlps, capsys)
     reason = {"raises": "RuntimeError: launch failed"}.get(
-        how, "a replayed step differs from the same step made afresh"
+        how, "a replayed step differs from the same step made eagerly"
     )
     assert line == f"from step {at + 1} on, steps are not replayed: {reason}"
     assert recorder.replays == at
@@ -486,9 +490,9 @@ def test_what_was_refused_once_is_not_tried_again(job, same, short_blocks, repla
             raise RuntimeError("no graphs here")
 
     run = job(MAX_ITER=60, PERCENT_THRESHOLDS=[0.97], ONLINE=False)
-    afresh, _ = run()
+    eager, _ = run()
     replaying(Broken())
-    same(afresh, run()[0])  # its stack shrinks: see above
+    same(eager, run()[0])  # its stack shrinks: see above
     assert capsys.readouterr().out.count("no graphs here") == 1
 
 
@@ -547,15 +551,15 @@ def test_batch_functions_of_a_sweep_can_be_replayed(name, recording, device, sam
         (stack,) = assemble(sweep, configs, [entry] * len(configs), device)
         return stack.train(SilentMonitor())
 
-    afresh, recorder = run(), recording()
-    same(afresh, run())
+    eager, recorder = run(), recording()
+    same(eager, run())
     assert capsys.readouterr().out == ""
     assert recorder.replays == 7  # all but the first steps: one is plain, one is watched
 
 
 def test_when_replay_is_wanted():
     def asked(steps=WORTHWHILE_STEPS, weights=LARGEST_RECORDED, **settings):
-        return wanted(validate(settings), steps, weights)
+        return replay_wanted(validate(settings), steps, weights)
 
     assert asked()
     assert not asked(steps=WORTHWHILE_STEPS - 1)
@@ -566,14 +570,14 @@ def test_when_replay_is_wanted():
     assert not asked(OPTIMIZER=torch.optim.RMSprop, COMPILE=True)
 
 
-def test_on_a_processor_nothing_is_recorded(make_mlps, monkeypatch):
-    monkeypatch.setattr(Replayed, "__init__", lambda *_: pytest.fail("there is no CUDA graph"))
+def test_on_a_cpu_nothing_is_recorded(make_mlps, monkeypatch):
+    monkeypatch.setattr(ReplayedStep, "__init__", lambda *_: pytest.fail("there is no CUDA graph"))
     train(make_mlps(1), [drawing(0)[0]], {"MAX_ITER": 2})
 
 
 @pytest.fixture
 def graphs(device):
-    """Return what records on a GPU."""
+    """Return a recorder of CUDA graphs."""
     return CudaRecorder(device)
 
 
