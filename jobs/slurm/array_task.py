@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from mlpsubmit.jobs.signals import stop_on_signals
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, answered, ask, first_line
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, first_line, run, run_checked
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
 __all__ = ["main"]
@@ -53,7 +53,7 @@ def _go_on_later(job: str) -> None:
     """
     for attempt in range(ATTEMPTS):
         try:
-            state = _state(answered("scontrol", "show", "job", "--oneliner", job))
+            state = _state(run_checked("scontrol", "show", "job", "--oneliner", job))
             print(f"interrupted while SLURM calls the job {state}", flush=True)
             if state == "RUNNING":
                 _requeue(job)
@@ -67,7 +67,7 @@ def _go_on_later(job: str) -> None:
 
 def _requeue(job: str) -> None:
     """Put a job back into the queue; that ends this very job, and with it may end the command."""
-    answer = ask("scontrol", "requeue", job)
+    answer = run("scontrol", "requeue", job)
     if answer.code > 0:
         raise SlurmUnavailable(f"scontrol: {first_line(answer.err)}")
     print("requeued", flush=True)

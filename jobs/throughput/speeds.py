@@ -91,8 +91,8 @@ class Device:
             return self.name
         return f"{self.name}, {self.threads} thread{'s' if self.threads > 1 else ''} per task"
 
-    def wrote(self, beat: Mapping[str, Any]) -> bool:
-        """Tell whether a heartbeat is of a task on such a device."""
+    def matches(self, beat: Mapping[str, Any]) -> bool:
+        """Return whether the task of a heartbeat trained on such a device."""
         if self.gpu:
             return beat.get("device") == self.name
         return (beat.get("device"), beat.get("processor"), beat.get("threads")) == (

@@ -73,7 +73,7 @@ def test_a_killed_task_goes_on_from_its_last_checkpoint_when_resumed(
     os.kill(beat["pid"], signal.SIGKILL)
     status = run.wait()
     assert status.state == "crashed"
-    assert status.tasks[0].why.startswith("SLURM says FAILED")
+    assert status.tasks[0].why.startswith("SLURM reports FAILED")
     assert run.directory.submissions() == [0]
 
     assert run.resume() == 2

@@ -166,11 +166,11 @@ def test_speeds_of_earlier_runs_are_those_on_the_same_device(tmp_path: Path) -> 
         earlier(tmp_path, "old", with_step(5.0, startup=99.0)),
         earlier(tmp_path, "version", dict(beat)),
     ]
-    speeds = earlier_speeds(runs, lambda intent, beat: device.wrote(beat), "here")
+    speeds = earlier_speeds(runs, lambda intent, beat: device.matches(beat), "here")
     found = speeds.of(BASE)
     assert found is not None
     assert (found.step, speeds.startup, speeds.source) == (4.0, 3.0, "here")
-    assert not earlier_speeds(runs[:1], lambda intent, beat: device.wrote(beat), "")
+    assert not earlier_speeds(runs[:1], lambda intent, beat: device.matches(beat), "")
 
 
 def test_on_a_cluster_a_task_trained_alike_that_was_asked_for_alike() -> None:
