@@ -26,7 +26,6 @@ from mlpsubmit.jobs.heartbeat import (
     SLOWEST_BEAT,
     Heartbeat,
     process_age,
-    processor_name,
 )
 from mlpsubmit.jobs.plan import Pack, Plan, Range
 from mlpsubmit.jobs.shared_data import SharedData
@@ -42,6 +41,7 @@ from mlpsubmit.protocol import DIVERGED
 from mlpsubmit.spec.load import thaw
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.accel.compile import sharing_compiled
+from mlpsubmit.training.accel.cpu import cpu_name
 from mlpsubmit.training.monitor import Interrupted, StateError
 from mlpsubmit.training.oom import free_memory, is_crowded, ran_out_of_memory
 from mlpsubmit.training.result import Trained
@@ -161,7 +161,7 @@ class _Task:
             task=self.name,
             attempt=shard.attempt,
             device=device_name(self.device),
-            processor=processor_name(),
+            cpu_name=cpu_name(),
             threads=self.plan.threads,
             startup=self.startup,
             packs=packs,

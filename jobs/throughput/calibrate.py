@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit import files
-from mlpsubmit.jobs.heartbeat import process_age, processor_name
+from mlpsubmit.jobs.heartbeat import process_age
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.speeds import Speed
 from mlpsubmit.jobs.throughput.workload import Kinds, Workload
+from mlpsubmit.training.accel.cpu import cpu_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,7 +125,7 @@ def _measured(folder: Path) -> Mapping[str, Any]:
     startup = process_age() or time.monotonic() - begun
     return {
         "device": device_name(device),
-        "processor": processor_name(),
+        "cpu_name": cpu_name(),
         "threads": plan.threads,
         "startup": startup,
         "speeds": [speed.to_json() for speed in _speeds(sweep, plan, data, device, packs)],

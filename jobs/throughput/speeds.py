@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from mlpsubmit.jobs.heartbeat import processor_name
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.workload import Workload
+from mlpsubmit.training.accel.cpu import cpu_name
 
 __all__ = ["Device", "Prediction", "Speed", "Speeds", "earlier_speeds"]
 
@@ -84,7 +84,7 @@ class Device:
 
         if torch.cuda.is_available():
             return cls(torch.cuda.get_device_name(), threads, gpu=True)
-        return cls(processor_name(), threads, gpu=False)
+        return cls(cpu_name(), threads, gpu=False)
 
     def __str__(self) -> str:
         if self.gpu:
@@ -95,7 +95,7 @@ class Device:
         """Return whether the task of a heartbeat trained on such a device."""
         if self.gpu:
             return beat.get("device") == self.name
-        return (beat.get("device"), beat.get("processor"), beat.get("threads")) == (
+        return (beat.get("device"), beat.get("cpu_name"), beat.get("threads")) == (
             "cpu",
             self.name,
             self.threads,

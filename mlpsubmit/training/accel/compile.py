@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from mlpsubmit.spec.fingerprint import digest
+from mlpsubmit.training.accel.cpu import cpu_info, cpu_name
 from mlpsubmit.training.oom import ran_out_of_memory
 
 __all__ = ["Compiled", "let_be_imported", "pays", "sharing_compiled"]
@@ -114,7 +115,7 @@ def sharing_compiled(folder: Path) -> Iterator[None]:
     Machines of different processors have folders of their own in it: code for one may not run on
     another. What the user's environment says is left alone.
     """
-    own = digest(platform.machine(), _processor(), torch.__version__).hex()[:16]
+    own = digest(platform.machine(), _cpu(), torch.__version__).hex()[:16]
     # A task has its share of the cores; by default the compiler would start a process on each.
     settings = {_FOLDER: str(folder / own), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     before = {name: os.environ.get(name) for name in settings}
@@ -129,11 +130,7 @@ def sharing_compiled(folder: Path) -> Iterator[None]:
                 os.environ.pop(name, None)
 
 
-def _processor() -> str:
-    """Return what the kernel says of the processor's model and its instructions, where it does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    told = {line.partition(":")[0].strip(): line for line in lines}
-    return "".join(told.get(name, "") for name in ("model name", "flags", "Features"))
+def _cpu() -> str:
+    """Return the CPU's model and its instructions, as far as known."""
+    info = cpu_info()
+    return " ".join([cpu_name(), info.get("flags", ""), info.get("Features", "")])

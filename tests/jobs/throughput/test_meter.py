@@ -12,10 +12,11 @@ import torch
 
 from mlpsubmit.jobs import checkpoint as checkpoints
 from mlpsubmit.jobs.checkpoint import Checkpoint
-from mlpsubmit.jobs.heartbeat import Heartbeat, process_age, processor_name
+from mlpsubmit.jobs.heartbeat import Heartbeat, process_age
 from mlpsubmit.jobs.task_status import TaskStatus
 from mlpsubmit.jobs.throughput.meter import KEPT_KINDS, ThroughputMeter
 from mlpsubmit.jobs.throughput.workload import Workload
+from mlpsubmit.training.accel.cpu import cpu_name
 from mlpsubmit.training.monitor import STATE_FORMAT, Progress
 
 KIND = Workload("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)
@@ -234,4 +235,4 @@ def test_the_age_of_a_process() -> None:
     assert age is not None
     assert age > 0
     assert process_age() > age  # type: ignore[operator]
-    assert processor_name()
+    assert cpu_name()

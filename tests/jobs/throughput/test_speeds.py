@@ -153,13 +153,13 @@ def earlier(tmp_path: Path, name: str, beat: dict[str, Any], **intent: Any) -> R
 
 def test_speeds_of_earlier_runs_are_those_on_the_same_device(tmp_path: Path) -> None:
     device = Device("Fast 9000", 2, gpu=False)
-    beat = {"device": "cpu", "processor": "Fast 9000", "threads": 2, "startup": 3.0}
+    beat = {"device": "cpu", "cpu_name": "Fast 9000", "threads": 2, "startup": 3.0}
 
     def with_step(step: float, **changes: Any) -> dict[str, Any]:
         return {**beat, **changes, "speeds": [speed(BASE, step).to_json()]}
 
     runs = [
-        earlier(tmp_path, "other", with_step(1.0, processor="Slow 1")),
+        earlier(tmp_path, "other", with_step(1.0, cpu_name="Slow 1")),
         earlier(tmp_path, "alone", with_step(2.0, threads=4)),
         earlier(tmp_path, "gpu", with_step(3.0, device="H100")),
         earlier(tmp_path, "new", with_step(4.0)),
