@@ -113,7 +113,7 @@ class Checkpoint:
         self._restart()
 
     def _restart(self) -> None:
-        self.meter.rests()
+        self.meter.stop()
         self.state, self.earlier_seconds, self.started = None, 0.0, time.monotonic()
         self._rewind(0)
 
@@ -173,7 +173,7 @@ class Checkpoint:
         """Return the state to continue from."""
         self.active = _rows(self.state, len(self.together))
         self.heartbeat.update(first_step=self.first_step, step=self.step)
-        self.meter.trains(self.step_ideal)
+        self.meter.start(self.step_ideal)
         return self.state
 
     def due(self) -> bool:
@@ -228,9 +228,9 @@ class Checkpoint:
         if self.earlier_made is None:  # as if no config had stopped since this life began
             own = (progress.step - self.first_step) * progress.active
             self.earlier_made = progress.made - own
-        self.meter.computed(
+        self.meter.record(
             (progress.step - self.step) * progress.rows,
-            whole=progress.rows == len(self.together),
+            full_size=progress.rows == len(self.together),
         )
         self.step, self.made = progress.step, progress.made - self.earlier_made
         self.active, self.ahead = progress.active, 0
@@ -248,7 +248,7 @@ class Checkpoint:
 
     def _tell(self, now: float) -> None:
         self.told = now
-        self.meter.made(self.made + self.ahead * self.active)
+        self.meter.update(self.made + self.ahead * self.active)
         self.heartbeat.update(step=self.step + self.ahead, **self.meter.fields())
 
 

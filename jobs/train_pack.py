@@ -194,7 +194,7 @@ class _Task:
         )
         heartbeat.publish()
         try:
-            kind = Workload.of(self.sweep, first, len(indices), pack.cost)
+            workload = Workload.of(self.sweep, first, len(indices), pack.cost)
             arrays = self._train(pack, indices, heartbeat)
         except Interrupted:
             raise
@@ -202,7 +202,7 @@ class _Task:
             self._record_failure(pack, indices, error, shard, heartbeat)
         else:
             shard.append(pack.name + shards.FINISHED_SUFFIX, npz_bytes(arrays))
-            self.meter.finished(kind)
+            self.meter.finish_pack(workload)
             speeds = self.meter.speeds()
             heartbeat.update(packs_done=heartbeat["packs_done"] + 1, speeds=speeds)
             _note_progress(heartbeat, pack)
@@ -224,7 +224,7 @@ class _Task:
             "traceback": "".join(traceback.format_exception(error)),
         }
         shard.append(pack.name + shards.FAILED_SUFFIX, files.json_bytes(failure))
-        self.meter.discard()
+        self.meter.discard_pack()
         heartbeat.update(packs_failed=heartbeat["packs_failed"] + 1)
         _note_progress(heartbeat, pack)
         print(f"pack {pack.name}: failed\n{failure['traceback']}", flush=True)

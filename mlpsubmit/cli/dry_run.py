@@ -194,8 +194,8 @@ class DryRun:
 
 def cost_line(estimate: Estimate, unit: str, units: int) -> str:
     """Say what all tasks take together, and how that is known."""
-    guessed = estimate.kinds - estimate.measured
-    scaled = f"; {guessed} of {estimate.kinds} kinds of packs scaled from others" if guessed else ""
+    guessed, all_ = estimate.workloads - estimate.measured, estimate.workloads
+    scaled = f"; {guessed} of {all_} kinds of packs scaled from others" if guessed else ""
     return (
         f"at most {duration(estimate.wall_seconds)} with {estimate.max_concurrent} side by side, "
         f"{estimate.hours(units):.2g} {unit} in all ({estimate.source}{scaled})"

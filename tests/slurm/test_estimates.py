@@ -66,7 +66,7 @@ def test_a_job_calibrates_and_leaves_nothing(study: Any, cluster: Any) -> None:
     assert re.match(
         r"by a calibration on the default partition, no GPU and 1 c", estimate["source"]
     )
-    assert (estimate["kinds"], estimate["measured_kinds"]) == (2, 2)
+    assert (estimate["workloads"], estimate["measured_workloads"]) == (2, 2)
     assert found["executor"] == "slurm"
     hours = sum(task["seconds"] for task in found["tasks"]) / 3600
     assert estimate["core_hours"] == pytest.approx(hours, rel=0.01)
