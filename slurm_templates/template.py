@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +31,7 @@ from mlpsubmit.slurm_templates.values import (
     table,
     word,
 )
+from mlpsubmit.validation import validation_errors
 
 __all__ = ["KEYS", "Template", "as_option"]
 
@@ -289,7 +290,8 @@ def _build(
     try:
         template = Template(**{**ours, **known})
     except ValidationError as error:
-        raise SpecError(errors + _errors(error, spelt), where) from None
+        named = validation_errors(error, Template, lambda key, inside: _label(spelt(key), inside))
+        raise SpecError(errors + named, where) from None
     if errors:
         raise SpecError(errors, where)
     return template
@@ -302,26 +304,7 @@ def _unknown(key: str, spelt: Callable[[str], str]) -> str:
     return f"{spelt(key)}: no such key{hint or valid}"
 
 
-def _errors(error: ValidationError, spelt: Callable[[str], str]) -> list[str]:
-    """Say each of pydantic's errors in our words: the key, what was got, what is valid."""
-    messages: dict[str, str] = {}
-    for entry in error.errors():
-        text = entry["msg"].removeprefix("Value error, ")
-        if not entry["loc"]:
-            messages.update({said: said for said in text.split("\n")})
-            continue
-        key, *inside = entry["loc"]
-        label = _label(spelt(str(key)), inside)
-        if inside[1:]:  # the name of an option is what is mistaken
-            message = f"{label}: {text}"
-        else:
-            meaning = "" if inside else f" ({Template.model_fields[str(key)].description})"
-            message = f"{label}: got {entry['input']!r}; {text}{meaning}"
-        messages.setdefault(label, message)  # of an option that may not be, the value is no matter
-    return list(messages.values())
-
-
-def _label(key: str, inside: list[int | str]) -> str:
+def _label(key: str, inside: Sequence[int | str]) -> str:
     if not inside:
         return key
     if isinstance(inside[0], int):
