@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsubmit.display.text import counted
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.training.accel.cpu import cpu_name
@@ -95,7 +96,7 @@ class Device:
     def __str__(self) -> str:
         if self.gpu:
             return self.name
-        return f"{self.name}, {self.threads} thread{'s' if self.threads > 1 else ''} per task"
+        return f"{self.name}, {counted(self.threads, 'thread')} per task"
 
     def matches(self, beat: Mapping[str, Any]) -> bool:
         """Return whether the task of a heartbeat trained on such a device."""
