@@ -331,5 +331,7 @@ class TestWithoutAccounting:
         where = ("--mem", "1G", "--timeout", "0")
         code, out = doctor(bare_cluster.environment, tmp_path, *where)
         assert code == 0, out
-        assert re.search(r"^-    sacct +why a job .*accounting storage is disabled", out, re.M)
+        assert re.search(
+            r"^-    sacct +the reason why a job .*accounting storage is disabled", out, re.M
+        )
         assert re.search(r"^-    nodes +no job was submitted .*\(--timeout 0\)", out, re.M)
