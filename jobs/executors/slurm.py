@@ -19,7 +19,7 @@ from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.gpus import memory_of_type
 from mlpsubmit.jobs.slurm import filesystems
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, setting
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, settings
 from mlpsubmit.jobs.slurm.helper_job import HelperJob, exit_on_signals, last_lines, scratch_dir
 from mlpsubmit.jobs.slurm.nodes import resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState
@@ -62,8 +62,8 @@ class SlurmExecutor(Executor):
         self, hyperparameters: Hyperparameters, tasks: int | None, template: Template
     ) -> None:
         if not configured():
-            settings = os.environ.get("SLURM_CONF")
-            hint = f" ($SLURM_CONF is {settings})" if settings else ""
+            file = os.environ.get("SLURM_CONF")
+            hint = f" ($SLURM_CONF is {file})" if file else ""
             raise UserError(
                 f"--executor slurm: this machine has no sbatch configured for a cluster{hint}; log "
                 "in to a node that has one, or train here: --executor local"
@@ -90,7 +90,7 @@ class SlurmExecutor(Executor):
 
     def _setting(self, name: str) -> str | None:
         try:
-            return setting(name)
+            return settings().get(name)
         except SlurmUnavailable as error:
             raise UserError(
                 f"the cluster does not answer: {error}; nothing was submitted"

@@ -17,7 +17,6 @@ __all__ = [
     "first_line",
     "run",
     "run_checked",
-    "setting",
     "settings",
 ]
 
@@ -115,8 +114,8 @@ def configured() -> bool:
     """
     if shutil.which("sbatch") is None:
         return False
-    settings = os.environ.get("SLURM_CONF")
-    if settings and not os.path.exists(settings):
+    file = os.environ.get("SLURM_CONF")
+    if file and not os.path.exists(file):
         return False  # SLURM's commands would retry for a minute
     try:
         return run("sbatch", "--version").code == 0
@@ -124,17 +123,8 @@ def configured() -> bool:
         return True  # a cluster that distributes its configuration from a slow controller
 
 
-def setting(name: str) -> str | None:
-    """Return a setting of the cluster, such as MaxArraySize; None if it has none of that name.
-
-    Raises:
-        SlurmUnavailable: if the controller does not answer.
-    """
-    return settings().get(name)
-
-
 def settings() -> dict[str, str]:
-    """Return all settings of the cluster.
+    """Return all settings of the cluster, such as MaxArraySize.
 
     Raises:
         SlurmUnavailable: if the controller does not answer.

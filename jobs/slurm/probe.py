@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from mlpsubmit.jobs.slurm.helper_job import HelperJob, exit_on_signals, last_lin
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.slurm_templates import Template
 
-__all__ = ["Check", "CheckResult", "Probe", "main", "run_probe"]
+__all__ = ["Check", "CheckResult", "check_report", "main", "missing_report", "run_probe"]
 
 #: Whether a check passed (None: for information only), and a text for people.
 CheckResult = tuple["bool | None", str]
@@ -42,80 +41,61 @@ def run_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
 
     Args:
         parent: where runs are kept, or a folder above that.
-        template: the template of the runs.
-        seconds: how long to wait for the job.
-    """
-    with exit_on_signals(), scratch_dir(parent, ".doctor-") as folder:
-        return Probe(folder, template, seconds).run()
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One small job that reads a folder from a node.
-
-    Attributes:
-        folder: an empty one, within the folder that nodes should see.
         template: the template of the runs: partition, account, shell setup.
         seconds: how long to wait for the job.
     """
-
-    folder: Path
-    template: Template
-    seconds: float
-
-    def run(self) -> CheckResult:
-        """Submit the job, wait for its report, and cancel it if it still runs."""
-        token = secrets.token_hex(16)
-        files.publish(self.folder / _TOKEN, token.encode())
+    token = secrets.token_hex(16)
+    with exit_on_signals(), scratch_dir(parent, ".doctor-") as folder:
+        files.publish(folder / _TOKEN, token.encode())
         begun = time.monotonic()
-        report, job = self._job(token).run()
-        if report is None:
-            return self.missing_report(job)
-        return self.check_report(report, token, time.monotonic() - begun)
-
-    def _job(self, token: str) -> HelperJob:
-        return HelperJob(
-            self.folder,
-            self.template.for_helper(MINUTES, MEMORY),
+        report, job = HelperJob(
+            folder,
+            template.for_helper(MINUTES, MEMORY),
             f"mlpsubmit-doctor.{token[:12]}",
             __name__,
-            f"{shlex.quote(str(self.folder))} {token}",
-            self.folder / _REPORT,
-            self.seconds,
+            f"{shlex.quote(str(folder))} {token}",
+            folder / _REPORT,
+            seconds,
+        ).run()
+        if report is None:
+            return missing_report(job, folder, seconds)
+        return check_report(report, token, folder, time.monotonic() - begun)
+
+
+def check_report(
+    report: Mapping[str, Any], token: str, folder: Path, seconds: float
+) -> CheckResult:
+    """Compare a node's report on a folder, which took some seconds, with this machine."""
+    node, parent, ours = report["node"], folder.parent, version("mlpsubmit")
+    if report["token"] != token:
+        return False, f"{node} does not see what this machine has just written to {parent}"
+    if report["version"] != ours:
+        return False, (
+            f"{node} has mlpsubmit {report['version']} at {report['path']}, this machine {ours}"
         )
+    return True, f"{node} has mlpsubmit {ours} and shares {parent} ({seconds:.0f} s)"
 
-    def check_report(self, report: Mapping[str, Any], token: str, seconds: float) -> CheckResult:
-        """Compare a node's report with this machine."""
-        node, parent, ours = report["node"], self.folder.parent, version("mlpsubmit")
-        if report["token"] != token:
-            return False, f"{node} does not see what this machine has just written to {parent}"
-        if report["version"] != ours:
-            return False, (
-                f"{node} has mlpsubmit {report['version']} at {report['path']}, this machine {ours}"
-            )
-        return True, f"{node} has mlpsubmit {ours} and shares {parent} ({seconds:.0f} s)"
 
-    def missing_report(self, job: JobState | None) -> CheckResult:
-        """Explain why a job has not written a report, as far as known."""
-        waited = f"after {self.seconds:.0f} s"
-        if job is None:
-            return False, f"sbatch accepted a job, but squeue does not list it {waited}"
-        if "launch" in job.reason.lower() and job.pending:
-            return False, f"SLURM cannot start a job: {job}"
-        if job.pending:
-            return None, (
-                f"still queued {waited} ({job.pending_reason}); to wait longer: --timeout SECONDS"
-            )
-        if job.alive:
-            return None, f"a job runs on {job.node}, but has not reported {waited}"
-        if log := last_lines(self.folder):
-            return False, f"the job failed: {job}; its log ends:\n{log}"
-        if job.state in ("FAILED", "COMPLETED"):
-            return False, (
-                f"node {job.node} cannot see {self.folder.parent} (SLURM reports {job}, and there "
-                "is no log); keep runs on a file system that all nodes share (--runs-dir)"
-            )
-        return False, f"the job did not run: {job}"
+def missing_report(job: JobState | None, folder: Path, seconds: float) -> CheckResult:
+    """Explain why a job has not written a report within some seconds, as far as known."""
+    waited = f"after {seconds:.0f} s"
+    if job is None:
+        return False, f"sbatch accepted a job, but squeue does not list it {waited}"
+    if "launch" in job.reason.lower() and job.pending:
+        return False, f"SLURM cannot start a job: {job}"
+    if job.pending:
+        reason = job.pending_reason
+        return None, f"still queued {waited} ({reason}); to wait longer: --timeout SECONDS"
+    if job.alive:
+        return None, f"a job runs on {job.node}, but has not reported {waited}"
+    if log := last_lines(folder):
+        return False, f"the job failed: {job}; its log ends:\n{log}"
+    if job.state in ("FAILED", "COMPLETED"):
+        return False, (
+            f"node {job.node} cannot see {folder.parent} (SLURM reports {job}, and there is no "
+            "log); keep runs on a file system that all nodes share (--runs-dir)"
+        )
+    return False, f"the job did not run: {job}"
 
 
 # ---- on the node -------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mlpsubmit import files
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.heartbeat import is_fresh
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, setting
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, settings
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
 from mlpsubmit.jobs.slurm.queue import JobState, Queue, SacctRecords
 from mlpsubmit.jobs.store import run_directory
@@ -149,7 +149,9 @@ def _resolve_state(
     if stopped and ended is not None:
         return "interrupted", ended
     if job is not None and job.alive:
-        return ("waiting", _queued(job, beat)) if job.pending else ("running", "")
+        again = " again" if beat else ""
+        queued = f"queued{again}: {job.pending_reason}"
+        return ("waiting", queued) if job.pending else ("running", "")
     if job is not None and job.state == "COMPLETED" and _final_heartbeat_is_due(beat):
         return "running", "its final heartbeat is not visible yet"
     if job is not None:
@@ -175,10 +177,6 @@ def _final_heartbeat_is_due(beat: Mapping[str, Any]) -> bool:
     return _is_training(beat) and age < SEEN_LATE_SECONDS
 
 
-def _queued(job: JobState, beat: Mapping[str, Any]) -> str:
-    return f"queued{' again' if beat else ''}: {job.pending_reason}"
-
-
 def _job_names(intent: Mapping[str, Any]) -> list[str]:
     retry = [intent["retry"]] if intent["retry"] else []
     return [array["name"] for array in intent["arrays"]] + retry
@@ -188,7 +186,7 @@ def _unreachable_reason(intent: Mapping[str, Any]) -> str:
     if intent["user"] != os.getuid():
         return "the run is another user's, whose jobs it may hide"
     try:
-        here = setting("ClusterName")
+        here = settings().get("ClusterName")
     except SlurmUnavailable as error:
         return str(error)
     if here != intent["cluster"]:

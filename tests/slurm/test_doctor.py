@@ -17,9 +17,9 @@ import pytest
 from mlpsubmit.files import read_json
 from mlpsubmit.jobs.slurm import commands
 from mlpsubmit.jobs.slurm.doctor import Cluster, expected_start, partitions
-from mlpsubmit.jobs.slurm.probe import Probe, main
+from mlpsubmit.jobs.slurm.probe import check_report, main, missing_report
 from mlpsubmit.jobs.slurm.queue import JobState
-from mlpsubmit.slurm_templates import SlurmRequest, Template
+from mlpsubmit.slurm_templates import SlurmRequest
 
 # The fixtures `cluster` and `bare_cluster` come from conftest.py.
 #: As ``sinfo`` of several SLURM versions writes it.
@@ -69,9 +69,6 @@ def test_rows_of_another_form_are_left_out() -> None:
 
 def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "run_checked", lambda *_: CONFIG)
-    assert commands.setting("CommunicationParameters") == ""
-    assert commands.setting("KillWait") == "10 sec"
-    assert commands.setting("Kill") is None
     assert commands.settings() == {
         "AccountingStorageType": "accounting_storage/none",
         "CommunicationParameters": "",
@@ -89,24 +86,19 @@ def test_when_a_task_could_start() -> None:
     assert expected_start("sbatch: something else") == ""
 
 
-@pytest.fixture
-def probe(tmp_path: Path) -> Probe:
-    return Probe(tmp_path, Template(name="default"), 60)
-
-
-def test_what_a_node_says_is_compared(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    (probe.folder / "token").write_text("abc")
+def test_what_a_node_says_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("abc")
     monkeypatch.setenv("SLURMD_NODENAME", "n7")
-    main(probe.folder, "abc")
-    report = read_json(probe.folder / "report.json")
-    place = probe.folder.parent
-    well, text = probe.check_report(report, "abc", 1.2)
+    main(tmp_path, "abc")
+    report = read_json(tmp_path / "report.json")
+    place = tmp_path.parent
+    well, text = check_report(report, "abc", tmp_path, 1.2)
     assert well
     assert text == f"n7 has mlpsubmit {report['version']} and shares {place} (1 s)"
-    well, text = probe.check_report(report, "another", 1.2)
+    well, text = check_report(report, "another", tmp_path, 1.2)
     assert well is False
     assert text == f"n7 does not see what this machine has just written to {place}"
-    well, text = probe.check_report({**report, "version": "0.0.7", "path": "/old"}, "abc", 1.2)
+    well, text = check_report({**report, "version": "0.0.7", "path": "/old"}, "abc", tmp_path, 1.2)
     assert well is False
     assert text.startswith("n7 has mlpsubmit 0.0.7 at /old, this machine ")
 
@@ -128,9 +120,9 @@ def test_what_a_node_says_is_compared(probe: Probe, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_what_is_known_of_a_job_without_an_answer(
-    probe: Probe, job: JobState | None, well: bool | None, text: str
+    tmp_path: Path, job: JobState | None, well: bool | None, text: str
 ) -> None:
-    found, told = probe.missing_report(job)
+    found, told = missing_report(job, tmp_path, 60)
     assert found is well
     assert told.startswith(text)
 

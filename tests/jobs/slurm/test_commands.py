@@ -20,7 +20,7 @@ from mlpsubmit.jobs.slurm.commands import (
     SlurmUnavailable,
     configured,
     environment,
-    setting,
+    settings,
 )
 from mlpsubmit.jobs.slurm.commands import (
     run as run_command,
@@ -191,8 +191,7 @@ def test_an_allocation_leaves_no_traces(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_setting_of_the_cluster(fake: Fake) -> None:
     fake("scontrol", "echo 'MaxArraySize            = 1001'; echo 'MaxJobCount = 5'")
-    assert setting("MaxArraySize") == "1001"
-    assert setting("Max") is None
+    assert settings() == {"MaxArraySize": "1001", "MaxJobCount": "5"}
 
 
 def test_packages_alone_make_no_cluster(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
