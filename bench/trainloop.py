@@ -4,10 +4,10 @@
 
 A model-step is one gradient step of one network. The speed of a run is that of its training, all
 workers together, without their start: steps by the seconds of the task that trains longest. It is
-compared with the unpacked loop of ``reference.py``, one thread, and with the hardware: matmul
-utilization is the method's FLOPs per second over the rate at which all cores multiply large
-matrices. All three take turns in one process, and figures are medians, so that ratios hold on
-shared machines.
+compared with the unpacked loop of ``reference.py``, one thread, and with the machine, as matmul
+utilization: the FLOPs in matrix products that the method needs, over the measured rate of large
+products on all cores. All three take turns in one process, and figures are medians, so that ratios
+hold on shared machines.
 """
 
 from __future__ import annotations
@@ -276,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     cases = [c for c in (*CASES, *(GPU_CASES if CUDA else ())) if options.only in c.name]
     print(f"{torch.get_num_threads()} threads; the plain loop has one")
-    print(f"{'':<38}{'run':>10}{'plain':>10}{'ratio':>8}{'matmul':>10}")
+    print(f"{'':<38}{'run':>10}{'plain':>10}{'ratio':>8}{'utilization':>13}")
     results = []
     for case in cases:
         result = measure(case, options.repeats)
@@ -284,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(
             f"{result['case']:<38}{result['model_steps_per_second']:>10,.0f}"
             f"{result['plain_model_steps_per_second']:>10,.0f}{result['against_plain']:>8.1f}"
-            f"{result['matmul_utilization']:>10.0%}",
+            f"{result['matmul_utilization']:>13.0%}",
             flush=True,
         )
     if options.json:

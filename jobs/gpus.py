@@ -1,62 +1,88 @@
-"""How much memory the GPUs have that tasks will train on, as far as it is known beforehand."""
+"""The GPUs of tasks: which are visible, and how much memory they have, as far as known beforehand.
+
+The launching process must not initialise CUDA: it would hold memory on every GPU from then on, and
+where a GPU serves one process at a time it would be this one. So NVML, the driver's own library,
+is queried. It does not apply CUDA_VISIBLE_DEVICES; entries of that variable are matched here.
+"""
 
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pynvml
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ASSUMED_MEMORY", "device_name", "free_memory", "memory_of_type"]
+__all__ = ["ASSUMED_MEMORY", "device_name", "free_memory", "memory_of_type", "visible_entries"]
 
-#: Bytes of a GPU of which nothing else is known: what the small ones have.
+#: Bytes of a GPU of which nothing else is known: the memory of a small one.
 ASSUMED_MEMORY = 8 << 30
 
-#: Seconds that nvidia-smi may take; it wakes up each GPU.
-PATIENCE = 30
 
-
-def free_memory(devices: Sequence[int]) -> int:
-    """Return the bytes free on the fullest of some GPUs of this machine.
-
-    The driver's own command is asked: a process that asks CUDA holds memory on every GPU from then
-    on, and where a GPU takes one process at a time it would be this one.
+def visible_entries(devices: Sequence[int], visible: str) -> list[str]:
+    """Return GPUs as entries of CUDA_VISIBLE_DEVICES for processes that should see these alone.
 
     Args:
-        devices: the driver's indices.
+        devices: indices among the GPUs that this process sees.
+        visible: the value of CUDA_VISIBLE_DEVICES here, indices or UUIDs; empty if all are visible.
+    """
+    entries = [entry.strip() for entry in visible.split(",")] if visible else None
+    return [str(index) if entries is None else entries[index] for index in devices]
+
+
+def free_memory(entries: Sequence[str | int]) -> int:
+    """Return the free bytes on the fullest of some GPUs of this machine.
+
+    Args:
+        entries: entries of CUDA_VISIBLE_DEVICES: indices, or UUIDs of GPUs (also abbreviated) or of
+            MIG instances.
 
     Returns:
-        :data:`ASSUMED_MEMORY` where the command cannot be had.
+        :data:`ASSUMED_MEMORY` if there is no driver, or it does not know one of them.
     """
-    query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(
-            [*query, f"--id={','.join(map(str, devices))}"],
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=True,
-        )
-        return min(int(line) for line in answer.stdout.split()) << 20
-    except (OSError, subprocess.SubprocessError, ValueError):
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
         return ASSUMED_MEMORY
+    try:
+        handles = [_handle(str(entry)) for entry in entries]
+        return min(int(pynvml.nvmlDeviceGetMemoryInfo(handle).free) for handle in handles)
+    except pynvml.NVMLError:
+        return ASSUMED_MEMORY
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _handle(entry: str) -> Any:
+    """Return NVML's handle of a GPU.
+
+    Raises:
+        pynvml.NVMLError: if there is none.
+    """
+    if entry.isdigit():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(entry))
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        if pynvml.nvmlDeviceGetUUID(handle).startswith(entry):
+            return handle
+    return pynvml.nvmlDeviceGetHandleByUUID(entry)
 
 
 def memory_of_type(gpu_type: str) -> int:
-    """Return the bytes that the name of a type says, as "a100-80gb" and "1g.10gb" do.
+    """Return the bytes in the name of a GPU type, such as "a100-80gb" or "1g.10gb".
 
     Returns:
-        :data:`ASSUMED_MEMORY` where it says none.
+        :data:`ASSUMED_MEMORY` if there are none in it.
     """
-    said = re.search(r"(\d+)\s*gi?b\b", gpu_type, re.IGNORECASE)
-    return int(said.group(1)) << 30 if said else ASSUMED_MEMORY
+    found = re.search(r"(\d+)\s*gi?b\b", gpu_type, re.IGNORECASE)
+    return int(found.group(1)) << 30 if found else ASSUMED_MEMORY
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, and ``cpu`` where there is none."""
+    """Return the name of a GPU, or ``cpu``."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

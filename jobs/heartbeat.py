@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import platform
 import socket
 import threading
 import time
@@ -18,7 +16,6 @@ __all__ = [
     "HEARTBEAT_SECONDS",
     "SLOWEST_BEAT",
     "Heartbeat",
-    "cpu_name",
     "is_alive",
     "is_fresh",
     "process_age",
@@ -120,16 +117,6 @@ def process_age() -> float | None:
     if start is None or not hasattr(time, "CLOCK_BOOTTIME"):
         return None
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(start) / os.sysconf("SC_CLK_TCK")
-
-
-def cpu_name() -> str:
-    """Return the name of this machine's CPU model."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
 
 
 def is_alive(process: dict[str, Any]) -> bool:

@@ -78,8 +78,7 @@ class Status:
         parts.append(f"{100 * self.fraction:.0f}%")
         if self.speed:
             mean = "" if any(task.state == "running" for task in self.tasks) else "mean "
-            used = " matmul utilization"
-            parts.append(mean + throughput(self.speed, self.matmul_utilization, used))
+            parts.append(mean + throughput(self.speed, self.matmul_utilization))
         if self.remaining_seconds is not None and self.running:
             parts.append(f"about {duration(self.remaining_seconds)} left")
         return "  ".join(parts)

@@ -17,7 +17,6 @@ from mlpsubmit.jobs.heartbeat import (
     HEARTBEAT_SECONDS,
     SLOWEST_BEAT,
     Heartbeat,
-    cpu_name,
     process_age,
 )
 from mlpsubmit.jobs.plan import PackRange, Plan
@@ -33,6 +32,7 @@ from mlpsubmit.jobs.train_pack import TaskContext, train_pack
 from mlpsubmit.spec.load import unpickle_sweep
 from mlpsubmit.spec.sweep import Config
 from mlpsubmit.training.accel.compile import sharing_compiled
+from mlpsubmit.training.accel.cpu import cpu_name
 from mlpsubmit.training.monitor import Interrupted
 
 __all__ = ["run_task"]
@@ -101,7 +101,7 @@ def run_task(
         fields = {
             "task": name,
             "device": device_name(device),
-            "cpu": cpu_name(),
+            "cpu_name": cpu_name(),
             "threads": plan.threads,
             # The process of the debug executor has done other things before.
             "startup": None if intent["executor"] == "debug" else process_age(),
@@ -200,7 +200,7 @@ class _Task:
             self._record_failure(pack, error)
             return
         self.shard.append(pack.name + shards.FINISHED_SUFFIX, npz_bytes(arrays))
-        self.context.meter.finished(workload)
+        self.context.meter.finish_pack(workload)
         self._report_end(pack, "packs_done", speeds=self.context.meter.speeds())
         self.context.run.checkpoint(pack.name).unlink(missing_ok=True)
         seconds = time.monotonic() - started
@@ -213,7 +213,7 @@ class _Task:
             "traceback": "".join(traceback.format_exception(error)),
         }
         self.shard.append(pack.name + shards.FAILED_SUFFIX, files.json_bytes(failure))
-        self.context.meter.discard()
+        self.context.meter.discard_pack()
         self._report_end(pack, "packs_failed")
         print(f"pack {pack.name}: failed\n{failure['traceback']}", flush=True)
         if self.on_failure is not None:

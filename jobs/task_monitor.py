@@ -108,7 +108,7 @@ class TaskMonitor:
 
     def restart(self) -> None:
         """Note that whatever trains next starts at step 0."""
-        self._meter.rests()
+        self._meter.stop()
         self.checkpoint.begin_stack()
         self._begun = time.monotonic()
         self._counts = _Counts.at(0)
@@ -125,7 +125,7 @@ class TaskMonitor:
         state, counts = self.checkpoint.state, self._counts
         counts.active = _active(state, self._configs)
         self.heartbeat.update(first_step=counts.first_step, step=counts.step)
-        self._meter.trains(self._step_ideal)
+        self._meter.start(self._step_ideal)
         return state
 
     def due(self) -> bool:
@@ -168,9 +168,9 @@ class TaskMonitor:
         if counts.earlier_made is None:  # as if no config had stopped since this attempt began
             own = (progress.step - counts.first_step) * progress.active
             counts.earlier_made = progress.made - own
-        self._meter.computed(
+        self._meter.record(
             (progress.step - counts.step) * progress.rows,
-            whole=progress.rows == self._configs,
+            full_size=progress.rows == self._configs,
         )
         counts.step, counts.made = progress.step, progress.made - counts.earlier_made
         counts.active, counts.ahead = progress.active, 0
@@ -189,7 +189,7 @@ class TaskMonitor:
     def _report(self, now: float) -> None:
         counts = self._counts
         counts.reported = now
-        self._meter.made(counts.made + counts.ahead * counts.active)
+        self._meter.update(counts.made + counts.ahead * counts.active)
         self.heartbeat.update(step=counts.step + counts.ahead, **self._meter.fields())
 
 

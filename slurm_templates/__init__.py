@@ -1,7 +1,6 @@
-"""Cluster profiles: what a SLURM array task asks for, one TOML file each.
+"""Cluster profiles: the resources of a SLURM array task, one TOML file each.
 
-The packaged ones are starting points; a file of the same name in the user's folder takes the place
-of one.
+The packaged ones are starting points; a file of the same name in the user's folder replaces one.
 """
 
 from mlpsubmit.slurm_templates import time_limit

@@ -1,4 +1,4 @@
-"""Where templates come from: the user's folder, the package, or a file that is named."""
+"""Finding templates: in the user's folder, in the package, or a given file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT = "default"
 
 
 def user_folder() -> Path:
-    """Return where a user keeps templates of their own."""
+    """Return the folder of a user's own templates."""
     config = os.environ.get("XDG_CONFIG_HOME", "")
     if not os.path.isabs(config):  # its specification says to ignore a relative one
         config = os.path.expanduser("~/.config")
@@ -29,20 +29,20 @@ def user_folder() -> Path:
 
 
 def template_paths() -> dict[str, Path]:
-    """Return every template's file by name, the user's in place of a packaged one."""
+    """Return the file of each template by name; a user's replaces a packaged one."""
     packaged = Path(__file__).parent.glob("*.toml")
     paths = {path.stem: path for path in [*packaged, *user_folder().glob("*.toml")]}
     return dict(sorted(paths.items()))
 
 
 def find_template(name_or_file: str | None = None) -> Template:
-    """Return the template of a name, or of a file: what has a ``/`` or ends with ``.toml``.
+    """Return the template of a name, or of a file, whose path has a ``/`` or ends with ``.toml``.
 
     Args:
         name_or_file: None for the template called ``default``.
 
     Raises:
-        UserError: where there is none, or its file cannot be read or is no TOML.
+        UserError: if there is none, or its file cannot be read or is not TOML.
         SpecError: listing every error in it.
     """
     wanted = DEFAULT if name_or_file is None else name_or_file
@@ -65,7 +65,7 @@ def read_template(path: Path) -> Template:
     """Read the template in a file.
 
     Raises:
-        UserError: where the file cannot be read or is no TOML.
+        UserError: if the file cannot be read or is not TOML.
         SpecError: listing every error in it.
     """
     return Template.from_table(_table(path), path)

@@ -1,4 +1,4 @@
-"""What a user asks SLURM for: a template by its name, and changes to it."""
+"""A user's request: a template by its name, and changes to it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["SlurmRequest"]
 
 @dataclass(frozen=True)
 class SlurmRequest:
-    """What one command, or one call from Python, says about SLURM.
+    """The SLURM settings of one command, or one call from Python.
 
     Attributes:
-        template: the name or the file of a template; None where none is named.
-        changes: keys of the template and the values that take the place of its own.
-        retries: how often SLURM is to resume by itself what is missing.
+        template: the name or the file of a template; None if none is given.
+        changes: keys of the template, and values that replace its own.
+        retries: how often a SLURM job resumes what is missing.
     """
 
     template: str | None = None
@@ -27,25 +27,25 @@ class SlurmRequest:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is said at all."""
+        """Whether no setting is given."""
         return not self.options
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The options of the command line that say all this."""
+        """The command-line options of the settings that are given."""
         named = [] if self.template is None else ["template"]
         tried = ["retries"] if self.retries else []
         return tuple(map(as_option, (*named, *self.changes, *tried)))
 
     def resolve(self, base: Template | None = None) -> Template:
-        """Return the template that is asked for, with the changes made.
+        """Return the requested template with the changes.
 
         Args:
-            base: what holds where no template is named; by default the template ``default``.
+            base: the template if none is given; by default the template ``default``.
 
         Raises:
-            UserError: for a template that does not exist or is mistaken.
-            SpecError: for changes that are mistaken, listed together.
+            UserError: for a template that does not exist or is invalid.
+            SpecError: for invalid changes, listed together.
         """
         if self.template is not None or base is None:
             base = find_template(self.template)

@@ -1,4 +1,4 @@
-"""Which options of sbatch a template may pass on: all but those that mlpsubmit sets by itself."""
+"""The sbatch options that a template may pass on: all but those that mlpsubmit sets itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mlpsubmit.slurm_templates.values import word
 
 __all__ = ["KEY_OF", "option_name", "option_value", "spelling"]
 
-#: Options that a key of the template stands for.
+#: Options that have a key of the template.
 KEY_OF = {
     "partition": "partition",
     "account": "account",
@@ -33,7 +33,7 @@ KEY_OF = {
     "description": "description",
 }
 
-#: Options whose values mlpsubmit relies on: on them hang its logs, its job ids and its retries.
+#: Options that mlpsubmit sets: its logs, job ids and retries depend on them.
 SET_HERE = frozenset(
     {
         "array",
@@ -63,7 +63,7 @@ SET_HERE = frozenset(
     }
 )
 
-#: Keys that the command line has no option for.
+#: Keys without a command-line option.
 _ONLY_IN_FILES = ("notice", "setup", "helper_partition", "description")
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", re.A)
@@ -78,31 +78,31 @@ def option_name(name: str) -> str:
     """Return the name of an sbatch option, spelt as sbatch does.
 
     Raises:
-        ValueError: for one that mlpsubmit sets, that has a key of its own, or that is no name.
+        ValueError: for one that mlpsubmit sets, that has a key of its own, or that is not a name.
     """
     plain = spelling(name)
     key = KEY_OF.get(plain)
     if key in _ONLY_IN_FILES:
-        raise ValueError(f"should be said by the template's own key {key}, above [sbatch]")
+        raise ValueError(f"should be set by the template's own key {key}, above [sbatch]")
     if key:
         option = "--" + key.replace("_", "-")
         raise ValueError(
-            f"should be said by the template's own key {key}, above [sbatch] "
+            f"should be set by the template's own key {key}, above [sbatch] "
             f"(on the command line: {option})"
         )
     if plain in SET_HERE:
-        raise ValueError("should be left out; mlpsubmit sets it by itself")
-    # sbatch takes abbreviations, also of these.
+        raise ValueError("should be left out; mlpsubmit sets it itself")
+    # sbatch accepts abbreviations, of these too.
     meant = next((full for full in (*KEY_OF, *sorted(SET_HERE)) if full.startswith(plain)), None)
     if meant and plain:
-        raise ValueError(f"should be spelt in full; sbatch takes it for {meant}")
+        raise ValueError(f"should be spelt in full; sbatch reads it as {meant}")
     if not _NAME.fullmatch(plain) or len(plain) == 1:
         raise ValueError("should be the long name of an sbatch option, such as exclude")
     return plain
 
 
 def option_value(value: Any) -> str | bool:
-    """Return the text of an option's value, or whether the bare flag is given."""
+    """Return an option's value as text, or whether a bare flag is given."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int):

@@ -1,9 +1,9 @@
-"""One template: what a SLURM array task asks for, as one closed, typed, validated model."""
+"""One template: the resources of a SLURM array task, as a closed, typed, validated model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,24 +31,25 @@ from mlpsubmit.slurm_templates.values import (
     table,
     word,
 )
+from mlpsubmit.validation import validation_errors
 
 __all__ = ["KEYS", "Template", "as_option"]
 
-#: How long before its end a task hears of it, where the template does not say.
+#: Seconds before its time limit at which a task is signalled, unless the template sets them.
 NOTICE_SECONDS = 120
 
-#: sbatch takes no longer one.
+#: The longest that sbatch accepts.
 _MOST_NOTICE = 65_535
 
-#: Options that hold for the small jobs besides a task as well.
+#: Options that apply to small jobs besides the tasks too.
 _FOR_HELPERS = frozenset({"comment", "exclude", "nodelist", "reservation"})
 
-#: Options that say in another way what the key mem says; SLURM takes one of the three.
+#: Options that replace the key mem: SLURM accepts one of the three.
 _MEMORY_OPTIONS = ("mem-per-cpu", "mem-per-gpu")
 
 Word = Annotated[str | None, PlainValidator(optional(word))]
 Line = Annotated[str, PlainValidator(line)]
-Roofline = Annotated[str | None, PlainValidator(optional(time_limit.normalised))]
+TimeLimit = Annotated[str | None, PlainValidator(optional(time_limit.normalised))]
 Gpus = Annotated[int | str, PlainValidator(gpus)]
 Count = Annotated[int, PlainValidator(count(1))]
 Memory = Annotated[str | None, PlainValidator(optional(memory))]
@@ -89,27 +90,27 @@ def _field(default: Any, meaning: str) -> Any:
 
 
 class Template(BaseModel):
-    """What one task of a job array asks SLURM for.
+    """The resources of one task of a job array.
 
-    Get one from :func:`find_template`; the keys of its file are all but ``name`` and ``path``.
+    Get one from :func:`find_template`. All fields but ``name`` and ``path`` are keys of its file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Line = _field("", "what the template is called")
+    name: Line = _field("", "name of the template")
     path: Path | None = _field(None, "the file that it was read from")
     description: Line = _field("", "one line for the list of templates")
     partition: Word = _field(None, "partition of the tasks; the cluster's default unless given")
     account: Word = _field(None, "account that is charged; your default unless given")
     qos: Word = _field(None, "quality of service")
     constraint: Word = _field(None, "features that a node should have")
-    time: Roofline = _field(None, "time limit of a task; the partition's default unless given")
+    time: TimeLimit = _field(None, "time limit of a task; the partition's default unless given")
     gpus: Gpus = _field(1, "GPUs of a task")
-    cpus: Count = _field(4, "processor cores of a task")
-    mem: Memory = _field(None, "main memory of a task; the partition's default unless given")
+    cpus: Count = _field(4, "CPU cores of a task")
+    mem: Memory = _field(None, "RAM of a task; the partition's default unless given")
     max_parallel: Parallel = _field(None, "tasks that run at once, at most")
     notice: Notice = _field(
-        None, "seconds before the time limit at which a task is told to save; chosen unless given"
+        None, "seconds before the time limit at which a task saves its state; chosen unless given"
     )
     setup: Setup = _field((), "shell commands that run before Python")
     helper_partition: Word = _field(
@@ -140,7 +141,7 @@ class Template(BaseModel):
 
     @property
     def minutes(self) -> int | None:
-        """The time limit in minutes, rounded up as SLURM does; None where there is none of ours."""
+        """The time limit in minutes, rounded up as SLURM does; None without one in the template."""
         seconds = None if self.time is None else time_limit.seconds_of(self.time)
         return None if seconds is None else -(-seconds // 60)
 
@@ -160,23 +161,23 @@ class Template(BaseModel):
 
     @property
     def megabytes(self) -> int | None:
-        """The main memory of a task in MiB; None where it is not said, or is all of a node."""
+        """The RAM of a task in MiB; None if it is not given, or is all of a node."""
         if self.mem in (None, "0"):
             return None
         return int(self.mem[:-1]) << 10 * "MGT".index(self.mem[-1]) if self.mem[-1] != "K" else 1
 
     @property
     def notice_seconds(self) -> int:
-        """How many seconds before its time limit a task is told to save, chosen or given."""
+        """Seconds before its time limit at which a task is signalled to save, given or chosen."""
         if self.notice is not None:
             return self.notice
         limit = self._limit_seconds
         return NOTICE_SECONDS if limit is None else min(NOTICE_SECONDS, limit // 4)
 
     def for_helper(self, minutes: int, mem: str) -> Template:
-        """Return what a small job without a GPU asks for, in the place of a task of this template.
+        """Return the template of a small job without a GPU.
 
-        Of the further options of sbatch it keeps those that say where a job may run.
+        Of the further options of sbatch it keeps those that restrict where a job may run.
         """
         kept = {name: value for name, value in self.sbatch.items() if name in _FOR_HELPERS}
         elsewhere = self.partition_of_helpers != self.partition  # other features, other rules
@@ -201,7 +202,7 @@ class Template(BaseModel):
 
     @classmethod
     def from_table(cls, keys: Mapping[str, Any], path: Path) -> Template:
-        """Build the template that a TOML file says.
+        """Build the template of a TOML file.
 
         Raises:
             SpecError: listing every unknown key and every bad value.
@@ -212,8 +213,8 @@ class Template(BaseModel):
     def overridden(self, **changes: Any) -> Template:
         """Return the template with other values, as the command line gives them.
 
-        A table ``sbatch`` is added to the one that there is; False takes an option out of it.
-        What is said of memory takes the place of what the template says of it in another way.
+        A table ``sbatch`` is merged into the template's; False removes an option. A memory option
+        replaces the template's other memory options.
 
         Raises:
             SpecError: listing every error, each by the option of the command line.
@@ -231,16 +232,16 @@ class Template(BaseModel):
         return _build(changes, mine, where="", spelt=as_option)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as JSON can hold it."""
+        """Return all fields as JSON values."""
         return self.model_dump(mode="json")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str = "") -> Template:
-        """Return the template that :meth:`to_json` gave.
+        """Return the template from :meth:`to_json`.
 
         Args:
-            values: what it gave.
-            where: the file that holds them, for messages.
+            values: its result.
+            where: the file they are from, for messages.
 
         Raises:
             SpecError: listing every error.
@@ -250,7 +251,7 @@ class Template(BaseModel):
         return _build(rest, ours, where=where, spelt=lambda key: key)
 
     def to_toml(self) -> str:
-        """Return the keys as a TOML file holds them; what is not set is a comment."""
+        """Return the keys as a TOML file; those that are not set are comments."""
         fields = type(self).model_fields
         written = []
         for key in KEYS[:-1]:
@@ -269,14 +270,14 @@ KEYS = tuple(key for key in Template.model_fields if key not in ("name", "path")
 
 
 def _literal(value: Any) -> str:
-    """Write a value as TOML does; JSON writes strings, numbers and booleans the same way."""
+    """Return a value as TOML; JSON writes strings, numbers and booleans the same way."""
     if isinstance(value, tuple):
         return f"[{', '.join(map(_literal, value))}]"
     return json.dumps(value, ensure_ascii=False)
 
 
 def as_option(key: str) -> str:
-    """Return the option of the command line that a key has."""
+    """Return the command-line option of a key."""
     return "--" + key.replace("_", "-")
 
 
@@ -289,7 +290,8 @@ def _build(
     try:
         template = Template(**{**ours, **known})
     except ValidationError as error:
-        raise SpecError(errors + _errors(error, spelt), where) from None
+        named = validation_errors(error, Template, lambda key, inside: _label(spelt(key), inside))
+        raise SpecError(errors + named, where) from None
     if errors:
         raise SpecError(errors, where)
     return template
@@ -302,26 +304,7 @@ def _unknown(key: str, spelt: Callable[[str], str]) -> str:
     return f"{spelt(key)}: no such key{hint or valid}"
 
 
-def _errors(error: ValidationError, spelt: Callable[[str], str]) -> list[str]:
-    """Say each of pydantic's errors in our words: the key, what was got, what is valid."""
-    messages: dict[str, str] = {}
-    for entry in error.errors():
-        text = entry["msg"].removeprefix("Value error, ")
-        if not entry["loc"]:
-            messages.update({said: said for said in text.split("\n")})
-            continue
-        key, *inside = entry["loc"]
-        label = _label(spelt(str(key)), inside)
-        if inside[1:]:  # the name of an option is what is mistaken
-            message = f"{label}: {text}"
-        else:
-            meaning = "" if inside else f" ({Template.model_fields[str(key)].description})"
-            message = f"{label}: got {entry['input']!r}; {text}{meaning}"
-        messages.setdefault(label, message)  # of an option that may not be, the value is no matter
-    return list(messages.values())
-
-
-def _label(key: str, inside: list[int | str]) -> str:
+def _label(key: str, inside: Sequence[int | str]) -> str:
     if not inside:
         return key
     if isinstance(inside[0], int):

@@ -1,4 +1,4 @@
-"""SLURM's ways to write a time limit."""
+"""The formats of time limits in SLURM."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["UNLIMITED", "normalised", "seconds_of"]
 
 UNLIMITED = "UNLIMITED"
 
-#: SLURM counts the seconds of a limit in 32 bits, of which one is the sign.
+#: SLURM stores the seconds of a limit in 32 bits, of which one is the sign.
 _MOST_SECONDS = 2**31 - 1
 
 #: A colon means something else after a day than without one: 1:30 is a minute and a half.
@@ -34,7 +34,7 @@ def normalised(value: Any) -> str:
         value: minutes as an integer, any of SLURM's strings, or a TOML time without quotes.
 
     Raises:
-        ValueError: saying what is valid.
+        ValueError: with what is valid.
     """
     if isinstance(value, bool) or not isinstance(value, (int, str, datetime.time)):
         raise ValueError(_VALID)
@@ -47,8 +47,8 @@ def normalised(value: Any) -> str:
     seconds = sum(int(count) * _SECONDS[unit] for unit, count in parts.groupdict("0").items())
     if seconds > _MOST_SECONDS:
         days = _MOST_SECONDS // _SECONDS["d"]
-        raise ValueError(f"should be at most {days} days, the most that SLURM counts")
-    return _text(seconds) if seconds else UNLIMITED  # a limit of zero is none, as SLURM reads it
+        raise ValueError(f"should be at most {days} days, the most that SLURM can store")
+    return _text(seconds) if seconds else UNLIMITED  # SLURM reads zero as no limit
 
 
 def seconds_of(limit: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What the single values of a template may be: checks that raise ValueError("should be ...")."""
+"""Checks of single values of a template, which raise ``ValueError("should be ...")``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 __all__ = ["count", "gpus", "line", "lines", "memory", "optional", "table", "word"]
 
-#: Longer ones are no count of anything, and Python refuses to convert the longest.
+#: Longer numbers are no sensible count, and Python does not convert the longest.
 _DIGITS = re.compile(r"\d{1,9}", re.A)
 _TYPED_GPUS = re.compile(r"(?P<type>[a-z0-9][a-z0-9_.-]*):(?P<count>[1-9]\d{0,8})", re.A | re.I)
 _MEMORY = re.compile(r"(?P<size>\d{1,9})(?P<unit>[KMGT]?)", re.A | re.I)
 
-#: Control characters, halves of characters and line ends: none can stand in a line of a script.
+#: Control characters, surrogates and line ends: none may be in a line of a script.
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 
 
 def _integer(value: Any) -> int | None:
-    """Return a whole number; the command line gives it as a string."""
+    """Return a whole number, which may be a string from the command line; else None."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
@@ -28,7 +28,7 @@ def _integer(value: Any) -> int | None:
 
 
 def count(minimum: int, maximum: int | None = None) -> Callable[[Any], int]:
-    """Return a check for integers from a minimum on, and up to a maximum where there is one."""
+    """Return a check for integers from a minimum to a maximum, if any."""
     valid = f">= {minimum}" if maximum is None else f"from {minimum} to {maximum}"
 
     def check(value: Any) -> int:
@@ -41,7 +41,7 @@ def count(minimum: int, maximum: int | None = None) -> Callable[[Any], int]:
 
 
 def gpus(value: Any) -> int | str:
-    """Return how many GPUs, as a number, or as ``type:count`` where the type matters."""
+    """Return a number of GPUs, or ``type:count``."""
     number = _integer(value)
     if number is not None and number >= 0:
         return number
@@ -59,7 +59,7 @@ def gpus(value: Any) -> int | str:
 
 
 def memory(value: Any) -> str:
-    """Return memory as a number with its unit; a number alone counts megabytes, 0 is all."""
+    """Return memory as a number with a unit, by default megabytes; 0 is all of a node."""
     number = _integer(value)
     text = str(number) if number is not None else value.strip() if isinstance(value, str) else ""
     valid = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
@@ -79,7 +79,7 @@ def _is_line(value: Any, besides: str = "") -> bool:
 
 
 def word(value: Any) -> str:
-    """Return text that can be the value of an sbatch option: some, and all of it on one line."""
+    """Return text that can be the value of an sbatch option: not empty, on one line."""
     if not _is_line(value):
         raise ValueError("should be a string on one line, without control characters")
     text: str = value.strip()
@@ -96,14 +96,14 @@ def line(value: Any) -> str:
 
 
 def lines(value: Any) -> Any:
-    """Return a list, whose entries are still to be checked."""
+    """Return a list; its entries are not checked here."""
     if not isinstance(value, (list, tuple)):
         raise ValueError('should be a list of shell commands, such as ["module load cuda"]')
     return value
 
 
 def table(value: Any) -> Any:
-    """Return a dictionary of sbatch options, which are still to be checked one by one."""
+    """Return a dictionary of sbatch options; they are not checked here."""
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise ValueError("should be a table of sbatch options, such as exclude = 'n3'")
     return dict(value)

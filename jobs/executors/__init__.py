@@ -1,4 +1,4 @@
-"""How tasks get to run: the only code that knows submitit."""
+"""Executors: how the tasks of a submission are started."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["NAMES", "Executor", "check_name", "choose", "follows"]
 
-#: What ``--executor`` takes.
+#: The values of ``--executor``.
 NAMES = ("auto", "slurm", "local", "debug")
 
 
 def follows(run: RunDirectory) -> bool:
-    """Tell whether a launch stays to show a run's progress unless told otherwise.
-
-    On a cluster it does not: the terminal is free at once.
-    """
+    """Return whether a launch follows a run's progress by default: on a cluster it does not."""
     submissions = run.submissions()
     return bool(submissions) and run.intent(submissions[-1])["executor"] != "slurm"
 
 
 def check_name(name: str) -> None:
-    """Refuse an executor that does not exist.
+    """Check that an executor exists.
 
     Raises:
-        UserError: naming those that do.
+        UserError: with the valid names, if it does not.
     """
     if name not in NAMES:
         raise UserError(
@@ -47,13 +44,13 @@ def choose(
     """Return an executor for at most so many tasks.
 
     Args:
-        name: of the executor; ``auto`` is a SLURM cluster where this machine is part of one, else
-            this machine.
-        slurm: what is asked of SLURM.
-        base: the template that holds unless another is named there.
+        name: the executor; ``auto`` is ``slurm`` if this machine belongs to a cluster, else
+            ``local``.
+        slurm: the template, its changes and the retries.
+        base: the template if ``slurm`` names none.
 
     Raises:
-        UserError: for an unknown name, or tasks, retries or a template that cannot be had.
+        UserError: for an unknown name, or invalid tasks, retries or template.
     """
     if tasks is not None and (not isinstance(tasks, int) or tasks < 1):
         raise UserError(f"tasks: got {tasks!r}; should be an integer >= 1")
@@ -67,7 +64,7 @@ def choose(
     if name != "slurm" and not slurm.is_empty:
         raise UserError(
             f"--executor {name}: {', '.join(slurm.options)} are for SLURM; leave them out"
-            + ("" if configured() else " (this machine has no sbatch that knows of a cluster)")
+            + ("" if configured() else " (this machine has no sbatch configured for a cluster)")
         )
     if name == "slurm":
         from mlpsubmit.jobs.executors.slurm import SlurmExecutor

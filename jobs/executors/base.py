@@ -1,4 +1,4 @@
-"""What every executor offers."""
+"""The interface of all executors."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ class Executor(abc.ABC):
     """Runs the slices of a submission as tasks.
 
     Attributes:
-        threads: processor threads of each task.
+        name: as ``--executor`` takes it.
+        threads: CPU threads of each task.
         pdb: open a post-mortem debugger where a pack fails, if tasks run in this process.
-        keep_going: train the other packs where one has failed, also if tasks run in this process.
+        keep_going: train the other packs after one has failed, also if tasks run in this process.
     """
 
     name: ClassVar[str]
@@ -31,96 +32,104 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def __init__(self, hyperparameters: Hyperparameters, tasks: int | None) -> None:
-        """Find out what this machine offers.
+        """Find out which GPUs and cores there are.
 
         Args:
-            hyperparameters: of the sweep; DEVICES says which GPUs to use.
-            tasks: how many tasks the user asked for at most.
+            hyperparameters: of the sweep; DEVICES selects the GPUs.
+            tasks: the most tasks that the user allows; None for no limit.
 
         Raises:
-            UserError: where that cannot be had.
+            UserError: if there are not as many GPUs or cores.
         """
 
     @abc.abstractmethod
     def max_tasks(self, cost: float) -> int:
-        """Return how many tasks a sweep of an estimated cost is to be planned for."""
+        """Return the number of tasks to plan a sweep for.
+
+        Args:
+            cost: the sweep's estimated floating-point operations.
+        """
 
     @abc.abstractmethod
     def threads_per_task(self, tasks: int) -> int:
-        """Return the processor threads of each task where so many run side by side."""
+        """Return the CPU threads of each task if so many run concurrently."""
 
     @abc.abstractmethod
     def tasks(self, threads: int, packs: int, cost: float) -> int:
-        """Return into how many tasks what is missing is to be cut.
+        """Return the number of tasks to divide the missing packs into.
 
         Args:
-            threads: processor threads that the plan gives each task.
-            packs: how many packs are missing.
-            cost: their estimated cost.
+            threads: the plan's CPU threads per task.
+            packs: the number of missing packs.
+            cost: their estimated floating-point operations.
         """
 
     def memory(self) -> int | None:
-        """Return the bytes to count on on the GPU of each task; None where it has none."""
+        """Return the GPU memory in bytes to plan for in each task; None without GPUs."""
         return None
 
     def intent(self, submission: Submission) -> Mapping[str, Any]:
-        """Return what intent.json is to say beyond the slices."""
+        """Return further entries for intent.json."""
         return {}
 
-    def check(self, submission: Submission) -> None:  # noqa: B027  # most take whatever there is
-        """Find out whether a submission would be taken, and change nothing.
+    def check(self, submission: Submission) -> None:  # noqa: B027  # optional
+        """Check that a submission would be accepted, without changing anything.
 
         Raises:
-            UserError: where it would not.
+            UserError: if it would not.
         """
 
     def describe(self, submission: Submission) -> Sequence[str]:
-        """Return lines that say what would be submitted, for a dry run."""
+        """Return lines that show what would be submitted, for a dry run."""
         return []
 
     def max_concurrent(self, submission: Submission) -> int:
-        """Return how many of its tasks run at once, as far as it is known beforehand."""
+        """Return how many of its tasks can run at once, as far as known beforehand."""
         return submission.tasks
 
     def units(self, threads: int) -> tuple[str, int]:
-        """Return what the cost of tasks is counted in, and how many of these each of them has."""
+        """Return the unit of a task's cost per hour, and how many of them a task has.
+
+        ``("core-hours", 4)``: an hour of a task costs 4 core-hours.
+        """
         return "core-hours", threads
 
     def device(self, threads: int) -> str:
-        """Return what tasks of so many threads would train on, for people: this machine's GPU, or
-        its processor, unless an executor has others."""
+        """Return a description of the device that tasks train on: by default this machine's GPU,
+        or its CPU with so many threads."""
         return str(Device.of_this_machine(threads))
 
     def same_hardware(
         self, threads: int, intent: Mapping[str, Any], beat: Mapping[str, Any]
     ) -> bool:
-        """Tell whether an earlier task trained on what tasks of so many threads would train on.
+        """Return whether an earlier task trained on the device that tasks would train on.
 
         Args:
-            intent: of the earlier task's submission.
+            threads: the plan's CPU threads per task.
+            intent: the intent of the earlier task's submission.
             beat: its heartbeat.
         """
-        return Device.of_this_machine(threads).wrote(beat)
+        return Device.of_this_machine(threads).matches(beat)
 
     @property
     def can_calibrate(self) -> bool:
-        """Whether there are processes of its own to measure packs in."""
+        """Whether it can measure packs in processes of their own."""
         return type(self).calibrate is not Executor.calibrate
 
     def calibrate(
         self, submission: Submission, write_order: Callable[[Path], None]
     ) -> list[Mapping[str, Any]]:
-        """Train some packs for a short while where, and as, the tasks would; leave nothing behind.
+        """Train some packs for a short while as the tasks would; leave nothing behind.
 
         Args:
-            submission: whose tasks they are.
-            write_order: writes what :mod:`mlpsubmit.jobs.throughput.calibrate` reads into a folder.
+            submission: the tasks that are imitated.
+            write_order: writes the input of :mod:`mlpsubmit.jobs.throughput.calibrate` to a folder.
 
         Returns:
-            What each process answered.
+            The result of each process.
 
         Raises:
-            UserError: where there was no answer.
+            UserError: if a process has no result.
         """
         raise UserError(
             f"--calibrate: the {self.name} executor has no processes of its own to measure; leave "
@@ -129,4 +138,4 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def submit(self, submission: Submission) -> Iterator[Job]:
-        """Start the tasks of a submission; yield each job as it is started."""
+        """Start the tasks of a submission; yield each job once it has been started."""

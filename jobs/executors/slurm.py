@@ -1,7 +1,8 @@
-"""Job arrays on a SLURM cluster; submitit writes their scripts."""
+"""Job arrays on a SLURM cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shlex
@@ -12,48 +13,48 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mlpsubmit.display.text import counted
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.gpus import memory_of_type
 from mlpsubmit.jobs.slurm import filesystems
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, setting
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, settings
 from mlpsubmit.jobs.slurm.helper_job import HelperJob, exit_on_signals, last_lines, scratch_dir
-from mlpsubmit.jobs.slurm.nodes import misfits
+from mlpsubmit.jobs.slurm.nodes import resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState
-from mlpsubmit.jobs.slurm.sbatch import Sbatch
+from mlpsubmit.jobs.slurm.sbatch import Sbatch, cancel
 from mlpsubmit.jobs.slurm.script import retry_script, script
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.throughput import calibrate
 from mlpsubmit.slurm_templates import Template, time_limit
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 
-__all__ = ["SlurmExecutor", "unanswered"]
+__all__ = ["SlurmExecutor", "missing_result"]
 
-#: What SLURM allows where it does not say otherwise.
+#: SLURM's default of MaxArraySize.
 DEFAULT_ARRAY_SIZE = 1001
 
-#: Tasks that a sweep is cut into unless the user says how many.
+#: The most tasks that a sweep is divided into, unless the user gives the number.
 MOST_TASKS = 64
 
-#: Floating-point operations that a task is worth starting for: seconds on a GPU.
+#: Floating-point operations per task at least: seconds on a GPU.
 TASK_COST = 2e13
 
-#: What the job which resumes a run may take: minutes, and memory for the largest of plans.
+#: Resources of the job that resumes a run: minutes, and memory for the largest plans.
 RETRY_MINUTES = 15
 RETRY_MEMORY = "2G"
 
-
-#: What a job that calibrates asks for, in minutes, and for how long it is waited for, in seconds.
+#: A calibration job's time limit in minutes, and for how many seconds it is waited for.
 CALIBRATION_MINUTES = 10
 CALIBRATION_WAIT = 300.0
 
-#: Keys of a template that decide what its tasks train on.
+#: Template keys that decide the hardware of its tasks.
 DEVICE_KEYS = ("partition", "gpus", "constraint", "cpus")
 
 
 class SlurmExecutor(Executor):
-    """One array task per slice, each with the GPUs and cores that a template asks for."""
+    """One array task per slice, each with the GPUs and cores of a template."""
 
     name = "slurm"
 
@@ -61,10 +62,10 @@ class SlurmExecutor(Executor):
         self, hyperparameters: Hyperparameters, tasks: int | None, template: Template
     ) -> None:
         if not configured():
-            settings = os.environ.get("SLURM_CONF")
-            hint = f" ($SLURM_CONF is {settings})" if settings else ""
+            file = os.environ.get("SLURM_CONF")
+            hint = f" ($SLURM_CONF is {file})" if file else ""
             raise UserError(
-                f"--executor slurm: this machine has no sbatch that knows of a cluster{hint}; log "
+                f"--executor slurm: this machine has no sbatch configured for a cluster{hint}; log "
                 "in to a node that has one, or train here: --executor local"
             )
         self.template = template
@@ -72,24 +73,24 @@ class SlurmExecutor(Executor):
         self._tasks = tasks
 
     def max_tasks(self, cost: float) -> int:
-        """Return the tasks that the user asked for, else as many as are worth starting."""
+        """Return the number that the user gave, else as many as are worth starting."""
         return self._tasks or int(min(max(1, -(-cost // TASK_COST)), MOST_TASKS))
 
     def memory(self) -> int | None:
-        """Return what the type of GPU in the template says, or an assumption: none is here."""
+        """Return the memory of the template's type of GPU, assumed where its name tells none."""
         return memory_of_type(self.template.gpu_type) if self.template.gpu_count else None
 
     def threads_per_task(self, tasks: int) -> int:
-        """Return the cores that the template gives each task."""
+        """Return the template's cores per task."""
         return self.template.cpus
 
     def tasks(self, threads: int, packs: int, cost: float) -> int:
-        """Return the max_tasks that what is missing is worth."""
+        """Return as many tasks as the missing packs are worth."""
         return min(self.max_tasks(cost), packs)
 
     def _setting(self, name: str) -> str | None:
         try:
-            return setting(name)
+            return settings().get(name)
         except SlurmUnavailable as error:
             raise UserError(
                 f"the cluster does not answer: {error}; nothing was submitted"
@@ -112,7 +113,7 @@ class SlurmExecutor(Executor):
         return cut_arrays(names, submission.tasks, self._largest_array, limit)
 
     def intent(self, submission: Submission) -> Mapping[str, Any]:
-        """Return the arrays by name, so that they are found whatever happens, and the template."""
+        """Return the arrays with their names, by which the jobs are found, and the template."""
         return {
             "arrays": [array.to_json() for array in self.arrays(submission)],
             "retries": submission.retries,
@@ -124,13 +125,14 @@ class SlurmExecutor(Executor):
         }
 
     def check(self, submission: Submission) -> None:
-        """See whether the tasks fit on a node, and let sbatch look at the first script.
+        """Check that the tasks fit on a node, and the first script with ``sbatch --test-only``.
 
         Raises:
-            UserError: for what fits nowhere, or a runs folder that the nodes cannot see.
-            Refused: for what sbatch would not take.
+            SpecError: for resources that no node has.
+            UserError: for a runs folder that the nodes cannot see.
+            Rejected: if sbatch would reject the job.
         """
-        if errors := misfits(self.template):
+        if errors := resource_errors(self.template):
             raise SpecError(errors, f"template {self.template.name}")
         if reason := filesystems.unusable(submission.path, self.template.partition):
             raise UserError(reason)
@@ -140,9 +142,9 @@ class SlurmExecutor(Executor):
             Sbatch(self._helper).check(self._retry_script(submission, after=[]))
 
     def describe(self, submission: Submission) -> list[str]:
-        """Return the first array's script, and what it may cost at most."""
+        """Return the first array's script, and an upper bound of the cost."""
         arrays = self.arrays(submission)
-        lines = [_cost_line(self.template, submission.tasks)]
+        lines = [self._cost_line(submission)]
         if len(arrays) > 1:
             lines.append(
                 f"{len(arrays)} job arrays of up to {self._largest_array} tasks; the first:"
@@ -152,27 +154,37 @@ class SlurmExecutor(Executor):
             lines += ["and when it has ended:", self._retry_script(submission, after=["ID"])]
         return lines
 
+    def _cost_line(self, submission: Submission) -> str:
+        """Return an upper bound of the cost: the tasks' time limit on all of their resources."""
+        text = f"{counted(submission.tasks, 'task')}, "
+        text += f"{self.max_concurrent(submission)} side by side at most"
+        if self.template.minutes is None:
+            return f"{text}; without a time limit their cost has no upper bound"
+        unit, count = self.units(self.threads)
+        hours = submission.tasks * self.template.minutes / 60 * count
+        return f"{text}; at most {hours:.4g} {unit} until every task has met its time limit once"
+
     def max_concurrent(self, submission: Submission) -> int:
-        """Return as many as may be, if there are the nodes for them."""
+        """Return as many as the template allows, if there are enough nodes."""
         return min(submission.tasks, self.template.max_parallel or submission.tasks)
 
     def units(self, threads: int) -> tuple[str, int]:
-        """Return what the cluster counts: GPUs where tasks have them."""
+        """Return GPU-hours if tasks have GPUs, else core-hours."""
         count = self.template.gpu_count
         return ("GPU-hours", count) if count else ("core-hours", self.template.cpus)
 
     def device(self, threads: int) -> str:
-        """Return what the template asks for."""
+        """Return the partition, GPUs and cores of the template."""
         partition = self.template.partition
         where = "the default partition" if partition is None else f"partition {partition}"
-        count, kind = self.template.gpu_count, self.template.gpu_type
-        gpus = f"{_counted(count, 'GPU')} {kind}".rstrip() if count else "no GPU"
-        return f"{where}, {gpus} and {_counted(self.template.cpus, 'core')} per task"
+        count, gpu_type = self.template.gpu_count, self.template.gpu_type
+        gpus = f"{counted(count, 'GPU')} {gpu_type}".rstrip() if count else "no GPU"
+        return f"{where}, {gpus} and {counted(self.template.cpus, 'core')} per task"
 
     def same_hardware(
         self, threads: int, intent: Mapping[str, Any], beat: Mapping[str, Any]
     ) -> bool:
-        """Tell whether a task was asked for in the same way."""
+        """Return whether a task was requested with the same hardware."""
         if intent["executor"] != "slurm" or beat.get("threads") != threads:
             return False
         own = self.template.to_json()
@@ -181,13 +193,13 @@ class SlurmExecutor(Executor):
     def calibrate(
         self, submission: Submission, write_order: Callable[[Path], None]
     ) -> list[Mapping[str, Any]]:
-        """Train in one job that asks for what a task asks for, but for its time."""
-        place = next(path for path in submission.path.parents if path.exists())
+        """Train in one job with the resources of a task, but a shorter time limit."""
+        parent = next(path for path in submission.path.parents if path.exists())
         minutes = min(self.template.minutes or CALIBRATION_MINUTES, CALIBRATION_MINUTES)
         limit = {"time": time_limit.normalised(minutes), "notice": None}
-        with exit_on_signals(), scratch_dir(place, ".calibrate-") as folder:
+        with exit_on_signals(), scratch_dir(parent, ".calibrate-") as folder:
             write_order(folder)
-            answer, job = HelperJob(
+            result, job = HelperJob(
                 folder,
                 self.template.model_copy(update=limit),
                 f"mlpsubmit-calibrate.{secrets.token_hex(6)}",
@@ -196,9 +208,9 @@ class SlurmExecutor(Executor):
                 calibrate.answer_file(folder, 0),
                 CALIBRATION_WAIT,
             ).run()
-            if answer is None:
-                raise UserError(unanswered(job, last_lines(folder)))
-        return [answer]
+            if result is None:
+                raise UserError(missing_result(job, last_lines(folder)))
+        return [result]
 
     @property
     def _helper(self) -> Template:
@@ -208,24 +220,24 @@ class SlurmExecutor(Executor):
         return retry_script(self._helper, submission, _retry_name(submission), after)
 
     def submit(self, submission: Submission) -> Iterator[Job]:
-        """Hand over the arrays, and then the job that resumes what they leave."""
-        sbatch = Sbatch(self.template)
+        """Submit the arrays, and then the job that resumes what is missing afterwards."""
         host = socket.gethostname()
         ids: list[str] = []
         try:
-            for place, array in enumerate(self.arrays(submission)):
+            for number, array in enumerate(self.arrays(submission)):
                 after = [] if array.after is None else [ids[array.after]]
                 text = script(self.template, submission, array, after)
-                file = submission.folder / f"array.{place}.sh"
-                ids.append(sbatch.submit(file, text, array.name))
+                file = submission.folder / f"array.{number}.sh"
+                ids.append(Sbatch(self.template).submit(file, text, array.name))
                 yield Job(ids[-1], array.first, array.count, True, host, None, None, time.time())
             if submission.retries:
                 text = self._retry_script(submission, ids)
                 file = submission.folder / "retry.sh"
                 retry = Sbatch(self._helper).submit(file, text, _retry_name(submission))
                 yield Job(retry, submission.tasks, 0, False, host, None, None, time.time())
-        except UserError:
-            sbatch.withdraw(ids)
+        except UserError:  # those that start all the same end at once
+            with contextlib.suppress(SlurmUnavailable):
+                cancel(ids)
             raise
 
 
@@ -233,36 +245,19 @@ def _retry_name(submission: Submission) -> str:
     return job_name(submission.label, submission.number, "retry")
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}" + ("" if count == 1 else "s")
-
-
-def _cost_line(template: Template, tasks: int) -> str:
-    """Say what the tasks may use at most: their time limit, on all that they ask for."""
-    max_concurrent = min(tasks, template.max_parallel or tasks)
-    text = f"{tasks} tasks, {max_concurrent} side by side at most"
-    if template.minutes is None:
-        return f"{text}; without a time limit there is no telling what they may cost"
-    hours = tasks * template.minutes / 60
-    count = template.gpu_count
-    unit = f"{hours * count:.4g} GPU-hours" if count else f"{hours * template.cpus:.4g} core-hours"
-    return f"{text}; at most {unit} until every task has met its time limit once"
-
-
-def unanswered(job: JobState | None, log: str) -> str:
-    """Say what is known of a job that was to calibrate and did not answer."""
+def missing_result(job: JobState | None, log: str) -> str:
+    """Explain why a calibration job has no result, as far as known."""
     waited = f"after {CALIBRATION_WAIT:.0f} s"
     if job is None:
-        why = f"sbatch took its job, but squeue does not show it {waited}"
+        why = f"sbatch accepted its job, but squeue does not list it {waited}"
     elif job.pending:
-        reason = job.reason if job.reason not in ("", "None") else "no reason given yet"
-        why = f"its job is still queued {waited} ({reason})"
+        why = f"its job is still queued {waited} ({job.pending_reason})"
     elif job.alive:
-        why = f"its job runs on {job.node}, but has not answered {waited}"
+        why = f"its job runs on {job.node}, but has not reported {waited}"
     else:
-        why = f"its job did not answer: {job}" + (f"; its log ends:\n{log}\n" if log else "")
+        why = f"its job reported no result: {job}" + (f"; its log ends:\n{log}\n" if log else "")
     if job is not None and job.state == "OUT_OF_MEMORY":
         hint = "give the tasks more memory (--mem)"
     else:
-        hint = "try again when the cluster is less busy (mlpsubmit doctor says what of it works)"
+        hint = "try again when the cluster is less busy (mlpsubmit doctor shows what of it works)"
     return f"--calibrate: {why.rstrip()}; nothing of it is left; leave --calibrate out, or {hint}"

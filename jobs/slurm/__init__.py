@@ -1,4 +1,4 @@
-"""SLURM in its own words: its commands, what they answer, and what a job does within it.
+"""SLURM: its commands, the states of jobs and tasks, sbatch scripts, and checks of a cluster.
 
-Nothing here imports torch or submitit, so that ``status`` answers at once.
+Nothing here but ``script`` imports submitit, and nothing imports torch, so that ``status`` is fast.
 """

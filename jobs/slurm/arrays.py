@@ -1,4 +1,4 @@
-"""The tasks of a submission as job arrays."""
+"""The tasks of a submission, divided into job arrays."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Array:
     """One job array.
 
     Attributes:
-        name: of its job; no other job has it, so that the job is found by it.
+        name: its job name, which is unique, so that the job can be found by it.
         first: the index of its first task.
-        count: how many tasks it has.
-        limit: how many of them may run side by side; None for no limit.
-        after: which array must have ended before this one starts, by its place; None for none.
+        count: the number of its tasks.
+        limit: how many of them may run concurrently; None for no limit.
+        after: the number of the array that must end before this one starts; None for none.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Array:
 
 
 def job_name(label: str, submission: int, part: str | int = 0) -> str:
-    """Return the name of a job, by which it is told from all others.
+    """Return a job name that no other job has.
 
     Args:
         label: the sweep's name and the run's id.
@@ -43,29 +43,31 @@ def job_name(label: str, submission: int, part: str | int = 0) -> str:
 
 
 def cut_arrays(names: Sequence[str], tasks: int, largest: int, limit: int | None) -> list[Array]:
-    """Share tasks out to as few arrays as can be, of nearly equal size.
+    """Divide tasks into as few arrays as possible, of nearly equal size.
 
-    The limit is shared among them; where there are more arrays than the limit has room for, some
-    wait for others to end.
+    The limit is divided among them. If it is smaller than the number of arrays, some arrays wait
+    for others to end.
 
     Args:
-        names: of the arrays, at least as many as there will be.
-        tasks: how many.
-        largest: tasks that one array may have.
-        limit: tasks of all arrays together that may run side by side; None for no limit.
+        names: the names of the arrays, at least as many as there will be.
+        tasks: the number of tasks.
+        largest: the largest size of one array.
+        limit: how many tasks of all arrays may run concurrently; None for no limit.
     """
     count = -(-tasks // largest)
-    lanes = min(count, limit or count)
-    bounds = [tasks * place // count for place in range(count + 1)]
+    chains = min(count, limit or count)  # of arrays that run one after another
+    bounds = [tasks * number // count for number in range(count + 1)]
+    limits = [
+        None if limit is None else limit * (chain + 1) // chains - limit * chain // chains
+        for chain in range(chains)
+    ]
     return [
         Array(
-            name=names[place],
-            first=bounds[place],
-            count=bounds[place + 1] - bounds[place],
-            limit=None
-            if limit is None
-            else limit * (place % lanes + 1) // lanes - limit * (place % lanes) // lanes,
-            after=place - lanes if place >= lanes else None,
+            name=names[number],
+            first=bounds[number],
+            count=bounds[number + 1] - bounds[number],
+            limit=limits[number % chains],
+            after=number - chains if number >= chains else None,
         )
-        for place in range(count)
+        for number in range(count)
     ]

@@ -1,4 +1,4 @@
-"""SLURM's commands, each with a time-out, in an environment that no allocation has changed."""
+"""SLURM's commands, each with a timeout, in an environment without an allocation's variables."""
 
 from __future__ import annotations
 
@@ -12,31 +12,30 @@ from dataclasses import dataclass
 __all__ = [
     "CommandResult",
     "SlurmUnavailable",
-    "answered",
-    "ask",
     "configured",
     "environment",
     "first_line",
-    "setting",
+    "run",
+    "run_checked",
     "settings",
 ]
 
-#: A controller under load answers within seconds; beyond that it counts as silent.
+#: Seconds after which a query fails; a controller under load answers sooner.
 QUERY_SECONDS = 10.0
 
-#: What SLURM sets within an allocation would bind a job that is submitted from there to its nodes,
-#: memory and tasks, or change the form of answers. These alone say which cluster to talk to.
+#: An allocation's variables would bind a job submitted from within it to its nodes, memory and
+#: tasks, or change the format of output. Only these, which select the cluster, are kept.
 _KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT"}
 _OF_SLURM = ("SLURM_", "SLURMD_", "SRUN_", "SQUEUE_", "SACCT_", "SINFO_")
 
 
 class SlurmUnavailable(Exception):
-    """A SLURM command that is not there, that hangs, or whose controller does not answer."""
+    """A SLURM command that is missing, hangs, or cannot reach its controller."""
 
 
 @dataclass(frozen=True)
 class CommandResult:
-    """What a command said, and its exit code."""
+    """The exit code, standard output and standard error of a command."""
 
     code: int
     out: str
@@ -44,28 +43,28 @@ class CommandResult:
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment without what an allocation that it runs in has set."""
+    """Return this process's environment without the variables of an enclosing allocation."""
     kept = {k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_OF_SLURM)}
-    # Indices of an array's tasks are cut short otherwise.
+    # Otherwise squeue truncates the list of an array's indices.
     return {**kept, "SLURM_BITSTR_LEN": "0"}
 
 
-def ask(
+def run(
     *command: str,
     seconds: float = QUERY_SECONDS,
     keep_locks: bool = False,
     unset: Iterable[str] = (),
 ) -> CommandResult:
-    """Run a command of SLURM and return what it answered, whatever its exit code.
+    """Run a SLURM command and return its result, whatever its exit code.
 
     Args:
-        seconds: how long to wait.
-        keep_locks: whether the locks that this process holds are held until the command ends,
-            even where this process is killed meanwhile.
-        unset: variables that the command is not to see.
+        seconds: the timeout.
+        keep_locks: whether the file locks of this process stay held until the command ends, even
+            if this process is killed meanwhile.
+        unset: environment variables to hide from the command.
 
     Raises:
-        SlurmUnavailable: where there is no such command, or none that answers in time.
+        SlurmUnavailable: if the command does not exist or does not finish in time.
     """
     hidden = set(unset)
     try:
@@ -89,56 +88,46 @@ def ask(
     return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
-def answered(*command: str, seconds: float = QUERY_SECONDS) -> str:
-    """Run a query and return its output.
+def run_checked(*command: str) -> str:
+    """Run a query and return its standard output.
 
     Raises:
-        SlurmUnavailable: where it fails for whatever reason.
+        SlurmUnavailable: if it fails for any reason.
     """
-    answer = ask(*command, seconds=seconds)
-    if answer.code != 0:
-        raise SlurmUnavailable(
-            f"{command[0]}: {first_line(answer.err) or f'exit code {answer.code}'}"
-        )
-    return answer.out
+    result = run(*command)
+    if result.code != 0:
+        reason = first_line(result.err) or f"exit code {result.code}"
+        raise SlurmUnavailable(f"{command[0]}: {reason}")
+    return result.out
 
 
 def first_line(text: str) -> str:
-    """Return the first line that says something, without the command's name before it."""
+    """Return the first non-empty line, without the command's name in front."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return re.sub(r"^\w+: (error: |fatal: )?", "", lines[0]) if lines else ""
 
 
 def configured() -> bool:
-    """Tell whether this machine belongs to a cluster: sbatch is there and finds its settings.
+    """Return whether this machine belongs to a cluster: sbatch exists and finds a configuration.
 
-    The packages of SLURM alone do not make a cluster.
+    SLURM's packages may be installed on a machine that belongs to no cluster.
     """
     if shutil.which("sbatch") is None:
         return False
-    settings = os.environ.get("SLURM_CONF")
-    if settings and not os.path.exists(settings):
-        return False  # its commands would look for the file for a minute
+    file = os.environ.get("SLURM_CONF")
+    if file and not os.path.exists(file):
+        return False  # SLURM's commands would retry for a minute
     try:
-        return ask("sbatch", "--version").code == 0
+        return run("sbatch", "--version").code == 0
     except SlurmUnavailable:
-        return True  # a cluster whose settings come from a controller that is slow to answer
-
-
-def setting(name: str) -> str | None:
-    """Return a setting of the cluster, such as MaxArraySize; None where it has none.
-
-    Raises:
-        SlurmUnavailable: where the controller does not answer.
-    """
-    return settings().get(name)
+        return True  # a cluster that distributes its configuration from a slow controller
 
 
 def settings() -> dict[str, str]:
-    """Return all settings of the cluster.
+    """Return all settings of the cluster, such as MaxArraySize.
 
     Raises:
-        SlurmUnavailable: where the controller does not answer.
+        SlurmUnavailable: if the controller does not answer.
     """
-    shown = answered("scontrol", "show", "config")
+    shown = run_checked("scontrol", "show", "config")
     return dict(re.findall(r"^(\w+) *= ?(.*?) *$", shown, re.M))

@@ -1,4 +1,4 @@
-"""What of a cluster works, and what it has: the part of ``mlpsubmit doctor`` about SLURM."""
+"""The checks of a cluster in ``mlpsubmit doctor``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.slurm import filesystems
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, answered, settings
-from mlpsubmit.jobs.slurm.nodes import gpus_of, misfits
-from mlpsubmit.jobs.slurm.probe import Check, Finding, tried_out
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked, settings
+from mlpsubmit.jobs.slurm.nodes import gpus_of, resource_errors
+from mlpsubmit.jobs.slurm.probe import Check, CheckResult, run_probe
 from mlpsubmit.jobs.slurm.sbatch import Sbatch
+from mlpsubmit.slurm_templates import SlurmRequest, Template
 
-if TYPE_CHECKING:
-    from mlpsubmit.slurm_templates import SlurmRequest, Template
-
-__all__ = ["Check", "Cluster", "Finding", "partitions", "start"]
+__all__ = ["Check", "CheckResult", "Cluster", "expected_start", "partitions"]
 
 #: Partition, up or down, time limit, nodes, cores, memory, GPUs, preemption, state, features.
 _SINFO = "%P|%a|%l|%D|%c|%m|%G|%M|%T|%f"
@@ -29,9 +27,9 @@ class Cluster:
     """The checks of the cluster that this machine belongs to.
 
     Args:
-        slurm: which template to try, with changes.
-        folder: where runs are kept, or the nearest folder above that is there already.
-        seconds: how long to wait for a job; 0 for submitting none.
+        slurm: the template to check, with changes.
+        folder: where runs are kept, or the nearest existing folder above.
+        seconds: how long to wait for a job; with 0 no job is submitted.
     """
 
     def __init__(self, slurm: SlurmRequest, folder: Path, seconds: float) -> None:
@@ -42,112 +40,111 @@ class Cluster:
         self._template: Template | None = None
 
     def checks(self) -> Iterator[tuple[str, Check]]:
-        """Yield every check by its name; those that an earlier one has made pointless are left out.
+        """Yield each check with its name, without those that an earlier failure makes pointless.
 
-        A controller that is silent takes seconds for each question that it does not answer.
+        Each check must run before the next one is requested. If the controller is down, every query
+        takes seconds to fail.
         """
         yield "slurm", self._controller
         yield "sacct", _accounting
         if not self._settings:
             return
-        yield "squeue", _told(_queue)
+        yield "squeue", _failing(_queue)
         yield "limits", lambda: _limits(self._settings)
-        yield "partitions", _told(_partitions)
-        yield "template", _told(self._resolve)
+        yield "partitions", _failing(_partitions)
+        yield "template", _failing(self._resolve)
         if self._template is not None:
             template = self._template
-            yield "sbatch", _told(lambda: _sbatch(template, self._folder))
+            yield "sbatch", _failing(lambda: _sbatch(template, self._folder))
             yield "shared", lambda: _shared(self._folder, template.partition)
-            yield "nodes", _told(lambda: self._nodes(template))
+            yield "nodes", _failing(lambda: self._nodes(template))
 
-    def _controller(self) -> Finding:
+    def _controller(self) -> CheckResult:
         try:
             self._settings = settings()
         except SlurmUnavailable as error:
-            return False, f"the controller does not answer, so that nothing can be run: {error}"
+            return False, f"the controller does not answer, so nothing can be run: {error}"
         name, release = (self._settings.get(key, "?") for key in ("ClusterName", "SLURM_VERSION"))
         return True, f"{release}, cluster {name}, its controller answers"
 
-    def _resolve(self) -> Finding:
-        """Find the template, and see whether any node has what it asks for, as a launch does."""
+    def _resolve(self) -> CheckResult:
+        """Find the template, and check that some node has its resources, as a launch does."""
         self._template = self._slurm.resolve()
-        errors = misfits(self._template)
+        errors = resource_errors(self._template)
         return not errors, "\n".join(
             [f"{self._template.name}, from {self._template.path}", *errors]
         )
 
-    def _nodes(self, template: Template) -> Finding:
+    def _nodes(self, template: Template) -> CheckResult:
         if not self._seconds:
             return None, "no job was submitted to find out what nodes can see (--timeout 0)"
-        return tried_out(self._folder, template, self._seconds)
+        return run_probe(self._folder, template, self._seconds)
 
 
-def _told(check: Check) -> Check:
-    """Return a check whose failure is a finding in its own words."""
+def _failing(check: Check) -> Check:
+    """Return a check that fails with the message of an error of SLURM's or the user's."""
 
-    def telling() -> Finding:
+    def checked() -> CheckResult:
         try:
             return check()
         except (SlurmUnavailable, UserError) as error:
             return False, str(error)
 
-    return telling
+    return checked
 
 
-# ---- what SLURM says ---------------------------------------------------------------------------
+# ---- the cluster's resources and limits --------------------------------------------------------
 
 
-def _accounting() -> Finding:
-    """Without accounts, nobody can say later why a job ended: a loss, but no fault."""
+def _accounting() -> CheckResult:
+    """Without accounting, the reason why a job ended is lost soon: no failure of the cluster."""
     try:
-        answered("sacct", "--noheader", "--format=JobID", "--starttime=now-1minute")
+        run_checked("sacct", "--noheader", "--format=JobID", "--starttime=now-1minute")
     except SlurmUnavailable as error:
-        return None, f"why a job was killed will not be known for long: {error}"
+        return None, f"the reason why a job was killed is not kept for long: {error}"
     return True, "works"
 
 
-def _queue() -> Finding:
-    rows = answered("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i").splitlines()
-    jobs = [row for row in rows if row[:1].isdigit()]  # without headlines
+def _queue() -> CheckResult:
+    rows = run_checked("squeue", "--noheader", f"--user={os.getuid()}", "--format=%i").splitlines()
+    jobs = [row for row in rows if row[:1].isdigit()]  # without headers
     return True, f"works; your jobs in it: {len(jobs)}"
 
 
-def _limits(config: Mapping[str, str]) -> Finding:
-    """Say what bounds the arrays, and how a task is ended."""
+def _limits(config: Mapping[str, str]) -> CheckResult:
     largest = config.get("MaxArraySize", "?")
     preemption = config.get("PreemptType", "").partition("/")[2] or "none"
     how = f" ({config['PreemptMode']})" if preemption != "none" and "PreemptMode" in config else ""
     text = (
         f"job arrays of {largest} tasks at most (MaxArraySize), "
         f"{config.get('MaxJobCount', '?')} jobs in the queue (MaxJobCount)\n"
-        f"a task is killed {config.get('KillWait', '?')} after it was told to end (KillWait)\n"
+        f"a task is killed {config.get('KillWait', '?')} after SIGTERM (KillWait)\n"
         f"preemption: {preemption}{how}"
     )
     return (False if largest == "0" else None), text
 
 
-def _partitions() -> Finding:
-    return None, partitions(answered("sinfo", "--noheader", "--exact", f"--format={_SINFO}"))
+def _partitions() -> CheckResult:
+    return None, partitions(run_checked("sinfo", "--noheader", "--exact", f"--format={_SINFO}"))
 
 
-def partitions(shown: str) -> str:
-    """Return a line for each kind of node in each partition, from the rows of ``sinfo``."""
+def partitions(rows: str) -> str:
+    """Return a line for each type of node in each partition, from the output of ``sinfo``."""
     states: dict[tuple[str, ...], Counter[str]] = {}
-    for row in shown.splitlines():
+    for row in rows.splitlines():
         if row.count("|") != _SINFO.count("|"):
-            continue  # a headline
-        name, up, limit, count, cores, memory, gres, preempted, state, features = row.split("|")
-        kind = (name, up, limit, cores, memory, gres, preempted, features.strip())
-        states.setdefault(kind, Counter())[state] += int(count)
-    return (
-        "\n".join(_partition(kind, counts) for kind, counts in states.items()) or "there are none"
-    )
+            continue  # a header
+        name, up, limit, count, cores, memory, gres, preemption, state, features = row.split("|")
+        node_type = (name, up, limit, cores, memory, gres, preemption, features.strip())
+        states.setdefault(node_type, Counter())[state] += int(count)
+    lines = [_partition(node_type, counts) for node_type, counts in states.items()]
+    return "\n".join(lines) or "there are none"
 
 
-def _partition(kind: tuple[str, ...], states: Counter[str]) -> str:
-    name, up, limit, cores, memory, gres, preempted, features = kind
+def _partition(node_type: tuple[str, ...], states: Counter[str]) -> str:
+    name, up, limit, cores, memory, gres, preemption, features = node_type
     count = states.total()
-    words = [
+    parts = [
         name.rstrip("*") + (" (the default)" if name.endswith("*") else ""),
         up,
         "no time limit" if limit == "infinite" else f"time limit {limit}",
@@ -155,45 +152,40 @@ def _partition(kind: tuple[str, ...], states: Counter[str]) -> str:
     nodes = ", ".join(f"{number} {state}" for state, number in sorted(states.items()) if number)
     has = [f"{cores} {'core' if cores == '1' else 'cores'}, {memory}M, {_gpus(gres)}"]
     has += [f"features {features}"] if features != "(null)" else []
-    has += [f"preemption {preempted}"] if preempted not in ("OFF", "n/a", "") else []
-    what = f"{_counted(count, 'node')} ({nodes}) of {'; '.join(has)}" if count else "no nodes"
-    return f"{', '.join(words)}: {what}"
+    has += [f"preemption {preemption}"] if preemption not in ("OFF", "n/a", "") else []
+    text = f"{counted(count, 'node')} ({nodes}) of {'; '.join(has)}" if count else "no nodes"
+    return f"{', '.join(parts)}: {text}"
 
 
 def _gpus(gres: str) -> str:
-    """Return the GPUs of a node in words."""
-    found = [f"{_counted(number, 'GPU')} {kind}".rstrip() for kind, number in gpus_of(gres)]
+    found = [f"{counted(count, 'GPU')} {gpu_type}".rstrip() for gpu_type, count in gpus_of(gres)]
     return ", ".join(found) or "no GPU"
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+# ---- a task of the template --------------------------------------------------------------------
 
 
-# ---- what it would do, and does ----------------------------------------------------------------
-
-
-def _sbatch(template: Template, folder: Path) -> Finding:
-    """Let sbatch look at a task as a launch would submit it."""
+def _sbatch(template: Template, folder: Path) -> CheckResult:
+    """Check with sbatch a task as a launch would submit it."""
     from mlpsubmit.jobs.slurm.arrays import Array
-    from mlpsubmit.jobs.slurm.script import script
+    from mlpsubmit.jobs.slurm.script import script  # imports submitit
     from mlpsubmit.jobs.submission import Submission
 
     task = Submission(folder, "doctor", number=0, tasks=1)
     text = script(template, task, Array("mlpsubmit-doctor", first=0, count=1))
-    told = Sbatch(template).check(text)
-    if not told:
-        return None, f"does not say beforehand whether it takes a task of {template.name}"
-    return True, f"takes a task of the template {template.name}{start(told)}"
+    output = Sbatch(template).check(text)
+    if not output:
+        return None, f"cannot check beforehand whether it accepts a task of {template.name}"
+    return True, f"accepts a task of the template {template.name}{expected_start(output)}"
 
 
-def start(told: str) -> str:
-    """Return when and where ``sbatch --test-only`` says that a job could start."""
-    found = re.search(r"to start at (\S+) using .* on nodes (\S+)", told)
+def expected_start(output: str) -> str:
+    """Return when and where a job could start, from the output of ``sbatch --test-only``."""
+    found = re.search(r"to start at (\S+) using .* on nodes (\S+)", output)
     return f"; it could start at {found[1].replace('T', ' ')} on {found[2]}" if found else ""
 
 
-def _shared(folder: Path, partition: str | None) -> Finding:
+def _shared(folder: Path, partition: str | None) -> CheckResult:
     if reason := filesystems.unusable(folder, partition):
         return False, reason
-    return None, f"{folder}: nothing here says that nodes cannot see it"
+    return None, f"{folder}: no sign here that nodes cannot see it"

@@ -1,4 +1,4 @@
-"""Whether the nodes of a cluster can see a folder of this machine, as far as one can tell here."""
+"""Whether the nodes of a cluster can see a folder of this machine, as far as can be told here."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import re
 import socket
 from pathlib import Path
 
+import psutil
+
 from mlpsubmit.jobs.slurm.nodes import nodes_of
 
-__all__ = ["mounted", "unusable"]
+__all__ = ["mount_of", "unusable"]
 
-#: File systems that lie in the memory of one machine.
+#: File systems in the RAM of one machine.
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs"})
 
-#: Folders that every machine has for itself, unless a shared file system is mounted there.
-_OWN_FOLDERS = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run"))
+#: Folders local to every machine, unless a shared file system is mounted there.
+_LOCAL_FOLDERS = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), Path("/run"))
 
 _SHARED = re.compile(
     r"(nfs|lustre|gpfs|beegfs|ceph|cifs|smb|fuse|9p|virtiofs|panfs|orangefs|wekafs|afs).*"
@@ -24,8 +26,8 @@ _SHARED = re.compile(
 def unusable(folder: Path, partition: str | None) -> str | None:
     """Return why runs cannot be kept in a folder; None where that is not certain.
 
-    The nodes of the partition must see it. A folder on a disk of this machine may be exported to
-    them, so that it is not refused: ``doctor`` finds out by a job.
+    The nodes of the partition must see it. A folder on a local disk of this machine may be exported
+    to them, so it is accepted here: ``doctor`` finds out with a job.
 
     Args:
         partition: one or several with commas between; None for the cluster's default.
@@ -35,13 +37,13 @@ def unusable(folder: Path, partition: str | None) -> str | None:
             f"{folder}: has a {found[0]} in it, which SLURM takes for something else in the names "
             "of logs; give another folder with --runs-dir"
         )
-    place = folder.resolve()
-    kind, point = mounted(place, Path("/proc/self/mounts").read_text())
-    own = next((own for own in _OWN_FOLDERS if own in place.parents), None)
-    if kind in _IN_MEMORY:
-        what = f"lies in this machine's memory ({kind})"
-    elif own and own not in point.parents and not _SHARED.fullmatch(kind):
-        what = f"lies in {own}, which every machine has for itself"
+    path = folder.resolve()
+    fstype, mountpoint = mount_of(path)
+    local = next((local for local in _LOCAL_FOLDERS if local in path.parents), None)
+    if fstype in _IN_MEMORY:
+        what = f"is in this machine's memory ({fstype})"
+    elif local and local not in mountpoint.parents and not _SHARED.fullmatch(fstype):
+        what = f"is in {local}, which every machine has for itself"
     else:
         return None
     hosts = {node.host for node in nodes_of(partition)}
@@ -55,12 +57,12 @@ def unusable(folder: Path, partition: str | None) -> str | None:
     )
 
 
-def mounted(place: Path, mounts: str) -> tuple[str, Path]:
-    """Return the type of the file system that a path lies on, and where that is mounted."""
+def mount_of(path: Path) -> tuple[str, Path]:
+    """Return the type and the mount point of the file system that a path is on."""
     found = ("", Path("/"))
-    for line in mounts.splitlines():
-        _, target, kind, *_ = line.split(" ")
-        point = Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), target))
-        if (point == place or point in place.parents) and len(point.parts) >= len(found[1].parts):
-            found = (kind, point)
+    for partition in psutil.disk_partitions(all=True):
+        point = Path(partition.mountpoint)
+        # Of two at the same point, the later hides the earlier.
+        if point in (path, *path.parents) and len(point.parts) >= len(found[1].parts):
+            found = (partition.fstype, point)
     return found

@@ -1,31 +1,31 @@
-"""What the nodes of a cluster have, and whether a task fits on any of them.
+"""The resources of a cluster's nodes, and whether a task fits on any of them.
 
-Many clusters take a job that no node can ever run, and let it wait for good.
+Many clusters accept a job that no node can ever run, and leave it pending for good.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, answered
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked
 from mlpsubmit.slurm_templates import Template, time_limit
 
-__all__ = ["Node", "gpus_of", "misfits", "nodes_of"]
+__all__ = ["Node", "gpus_of", "nodes_of", "resource_errors"]
 
 _FORMAT = "%n|%P|%c|%m|%l|%G"
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node, as part of one partition.
+    """One node in one partition.
 
     Attributes:
-        host: the machine, without its domain.
+        host: its name, without the domain.
         memory: in MiB.
         gpus: (type, count) pairs; a type may be empty.
-        minutes: the time limit of the partition; None for none.
+        minutes: the time limit of the partition; None without one.
     """
 
     host: str
@@ -37,13 +37,13 @@ class Node:
 
 
 def nodes_of(partition: str | None) -> list[Node]:
-    """Return the nodes of a partition, whatever their state; none where SLURM does not say.
+    """Return the nodes of a partition, whatever their state; empty if SLURM does not answer.
 
     Args:
         partition: one or several with commas between; None for the cluster's default.
     """
     try:
-        text = answered("sinfo", "--Node", "--noheader", f"--format={_FORMAT}")
+        text = run_checked("sinfo", "--Node", "--noheader", f"--format={_FORMAT}")
     except SlurmUnavailable:
         return []
     wanted = set(partition.split(",")) if partition else None
@@ -69,7 +69,7 @@ def _number(text: str) -> int:
 
 
 def _minutes(limit: str) -> int | None:
-    """Return the time limit of a partition, as sinfo writes it, in minutes; None for none."""
+    """Return a partition's time limit, as sinfo writes it, in minutes; None without one."""
     try:
         seconds = time_limit.seconds_of(time_limit.normalised(limit))
     except ValueError:
@@ -78,7 +78,7 @@ def _minutes(limit: str) -> int | None:
 
 
 def gpus_of(gres: str) -> tuple[tuple[str, int], ...]:
-    """Return the GPUs among what SLURM calls generic resources: ``gpu:a100:4(S:0-1),nvme:1``."""
+    """Return the GPUs among generic resources such as ``gpu:a100:4(S:0-1),nvme:1``."""
     found = []
     for name in re.sub(r"\([^)]*\)", "", gres).split(","):
         head, *middle = name.replace(":no_consume", "").split(":")
@@ -88,19 +88,20 @@ def gpus_of(gres: str) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def misfits(template: Template) -> list[str]:
-    """Return what of a task no node of its partition has, each as one error."""
+def resource_errors(template: Template) -> list[str]:
+    """Return an error for each resource of a task that no node of its partition has."""
     nodes = nodes_of(template.partition)
     if not nodes:
         return []
     where = f"partition {template.partition}" if template.partition else "the default partition"
     errors = [
-        _beyond("cpus", template.cpus, nodes, lambda node: node.cores, f" cores in {where}"),
-        _beyond("mem", template.megabytes, nodes, lambda node: node.memory, f"M in {where}", "M"),
+        _beyond("cpus", template.cpus, [node.cores for node in nodes], f" cores in {where}"),
+        _beyond("mem", template.megabytes, [node.memory for node in nodes], f"M in {where}", "M"),
     ]
-    kind = template.gpu_type
-    what = f" {kind} GPUs in {where}" if kind else f" GPUs in {where}"
-    errors.append(_beyond("gpus", template.gpu_count, nodes, lambda n: _count(n, kind), what))
+    gpu_type = template.gpu_type
+    of = f" {gpu_type} GPUs in {where}" if gpu_type else f" GPUs in {where}"
+    has = [_gpu_count(node, gpu_type) for node in nodes]
+    errors.append(_beyond("gpus", template.gpu_count, has, of))
     limits = [node.minutes for node in nodes if node.minutes is not None]
     if template.minutes and len(limits) == len(nodes) and template.minutes > max(limits):
         errors.append(
@@ -111,21 +112,15 @@ def misfits(template: Template) -> list[str]:
     return [message for message in errors if message]
 
 
-def _beyond(
-    key: str,
-    asked: int | None,
-    nodes: Sequence[Node],
-    has: Callable[[Node], int],
-    of: str,
-    unit: str = "",
-) -> str:
-    most = max(map(has, nodes))
+def _beyond(key: str, asked: int | None, has: Sequence[int], of: str, unit: str = "") -> str:
+    """Return an error if more is requested than any node has, else an empty string."""
+    most = max(has)
     if asked is None or asked <= most:
         return ""
     advice = "; to train without: --template cpu" if key == "gpus" else ""
     return f"--{key}: got {asked}{unit}; no node has more than {most}{of}{advice}"
 
 
-def _count(node: Node, kind: str) -> int:
-    """Return how many GPUs a node has, of one type or of any."""
-    return sum(count for type_, count in node.gpus if not kind or type_ == kind)
+def _gpu_count(node: Node, gpu_type: str) -> int:
+    """Return the number of GPUs of a node, of one type or of any."""
+    return sum(count for own, count in node.gpus if not gpu_type or own == gpu_type)

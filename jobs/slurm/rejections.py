@@ -1,4 +1,4 @@
-"""What sbatch says when it refuses a job, and which option that is about."""
+"""sbatch's error messages when it rejects a job, and the options that they are about."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.jobs.slurm.commands import CommandResult, SlurmUnavailable, answered
+from mlpsubmit.jobs.slurm.commands import CommandResult, SlurmUnavailable, run_checked
 
-__all__ = ["Refused", "is_uncertain", "refusal"]
+__all__ = ["Rejected", "is_outcome_unknown", "rejection"]
 
-#: SLURM's words, and the keys of a template that they may be about.
+#: Patterns in sbatch's messages, and the template keys that they may be about.
 _ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("invalid partition|partition name", ("partition",)),
     ("account or account/partition|invalid account", ("account", "partition")),
@@ -26,63 +26,61 @@ _ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("license", ("sbatch",)),
 )
 
-#: After these the job may be there all the same.
-_UNCERTAIN = re.compile(
+#: After these errors the job may have been submitted all the same.
+_UNKNOWN_OUTCOME = re.compile(
     "timed out|zero bytes|communication|connection|transport|unexpected message", re.IGNORECASE
 )
 
 
-class Refused(UserError):
-    """The cluster does not take a job; nothing was submitted."""
+class Rejected(UserError):
+    """The cluster rejected a job; nothing was submitted."""
 
 
-def is_uncertain(answer: CommandResult) -> bool:
-    """Tell whether sbatch failed in a way that leaves open whether the job is there."""
-    return bool(_UNCERTAIN.search(answer.err))
+def is_outcome_unknown(result: CommandResult) -> bool:
+    """Return whether a failed sbatch may have submitted the job all the same."""
+    return bool(_UNKNOWN_OUTCOME.search(result.err))
 
 
-def refusal(answer: CommandResult, asked: Mapping[str, object], source: str) -> Refused:
-    """Return sbatch's own words as an error that names the options they are about.
+def rejection(result: CommandResult, requested: Mapping[str, object], source: str) -> Rejected:
+    """Return an error with sbatch's own message and the options that it is about.
 
     Args:
-        asked: what the template asks for, by key.
-        source: where that comes from, for the message.
+        requested: the template's values, by key.
+        source: the template's name, for the message.
     """
-    words = _words(answer.err) or f"exit code {answer.code}, and no reason"
-    keys = next((keys for text, keys in _ABOUT if re.search(text, words, re.IGNORECASE)), ())
-    named = [f"--{key} {_shown(asked[key])}" for key in keys if asked.get(key)]
-    about = " or ".join(named) or "the job"
-    text = f"{about} (template {source}): sbatch refused it: {words}; nothing was submitted"
-    return Refused(text + _advice(keys))
+    message = _message(result.err) or f"exit code {result.code}, and no reason"
+    keys = next((keys for text, keys in _ABOUT if re.search(text, message, re.IGNORECASE)), ())
+    options = [f"--{key} {_as_given(requested[key])}" for key in keys if requested.get(key)]
+    about = " or ".join(options) or "the job"
+    text = f"{about} (template {source}): sbatch rejected it: {message}; nothing was submitted"
+    return Rejected(text + _advice(keys))
 
 
-def _shown(value: object) -> str:
-    """Return a value as the command line gives it."""
+def _as_given(value: object) -> str:
+    """Return a value as it is given on the command line."""
     if isinstance(value, Mapping):
         return " ".join(name if v is True else f"{name}={v}" for name, v in value.items())
     return str(value)
 
 
-def _words(stderr: str) -> str:
-    """Return what sbatch said as one line, without its prefixes."""
+def _message(stderr: str) -> str:
+    """Return sbatch's error output as one line, without its prefixes."""
     lines = [re.sub(r"^\w+: (error: |fatal: )?", "", line.strip()) for line in stderr.splitlines()]
-    told = [line for line in lines if line and not line.startswith("Try ")]
-    return "; ".join(dict.fromkeys(told))
+    return "; ".join(dict.fromkeys(line for line in lines if line and not line.startswith("Try ")))
 
 
 def _advice(keys: tuple[str, ...]) -> str:
-    """Return what to try."""
     if keys[:1] == ("partition",) and (known := _partitions()):
         return f"; partitions are {', '.join(known)}"
     if "gpus" in keys:
         return "; mlpsubmit doctor lists what the nodes have; without GPUs: --template cpu"
     if keys:
         return f"; give another --{keys[0]}, or change the template"
-    return "; mlpsubmit doctor says what of the cluster works"
+    return "; mlpsubmit doctor shows what of the cluster works"
 
 
 def _partitions() -> list[str]:
     try:
-        return sorted(set(answered("sinfo", "--noheader", "--format=%R").split()))
+        return sorted(set(run_checked("sinfo", "--noheader", "--format=%R").split()))
     except SlurmUnavailable:
         return []

@@ -6,7 +6,7 @@ import os
 import re
 import time
 
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, answered, ask, first_line
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, first_line, run, run_checked
 
 __all__ = ["this_job", "unless_cancelled"]
 
@@ -30,7 +30,7 @@ def unless_cancelled(job: str) -> None:
     """
     for attempt in range(ATTEMPTS):
         try:
-            state = _state(answered("scontrol", "show", "job", "--oneliner", job))
+            state = _state(run_checked("scontrol", "show", "job", "--oneliner", job))
             print(f"interrupted in the job state {state}", flush=True)
             if state == "RUNNING":
                 _requeue(job)
@@ -44,9 +44,9 @@ def unless_cancelled(job: str) -> None:
 
 def _requeue(job: str) -> None:
     """Put a job back into the queue; that ends this very job, and with it perhaps the command."""
-    answer = ask("scontrol", "requeue", job)
-    if answer.code > 0:
-        raise SlurmUnavailable(f"scontrol: {first_line(answer.err)}")
+    result = run("scontrol", "requeue", job)
+    if result.code > 0:
+        raise SlurmUnavailable(f"scontrol: {first_line(result.err)}")
     print("requeued", flush=True)
 
 

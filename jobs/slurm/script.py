@@ -1,4 +1,4 @@
-"""The sbatch script of a job: from settings to text, by submitit."""
+"""The sbatch script of a job: pure functions from typed settings to text, through submitit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def script(
     """Return the sbatch script of one job array.
 
     Args:
-        after: ids of jobs that must have ended before it starts.
+        after: ids of jobs that must end before it starts.
     """
     run = shlex.quote(str(submission.path))
     # The shell of the batch script, which stands before srun, does the sum.
@@ -42,10 +42,12 @@ def script(
 
 
 def retry_script(helper: Template, submission: Submission, name: str, after: Sequence[str]) -> str:
-    """Return the script of the small job that resumes what the arrays of some ids leave.
+    """Return the script of the small job that resumes what is missing after the arrays have ended.
 
     Args:
-        helper: what such a job asks for.
+        helper: the template of such a job.
+        name: the job name.
+        after: ids of the arrays.
     """
     run = shlex.quote(str(submission.path))
     left = submission.retries - 1
@@ -59,8 +61,8 @@ def retry_script(helper: Template, submission: Submission, name: str, after: Seq
     )
 
 
-#: The batch shell must outlive the signal that its task saves on, or SLURM kills the task with it.
-_OUTLIVE_SIGNALS = "trap : TERM"
+#: The batch shell must survive the signal on which its task saves, or SLURM kills both.
+_IGNORE_SIGTERM = "trap : TERM"
 
 
 def python_command(module: str, arguments: str) -> str:
@@ -69,18 +71,18 @@ def python_command(module: str, arguments: str) -> str:
 
 
 def sbatch_text(template: Template, folder: Path, command: str, **options: Any) -> str:
-    """Return a script as submitit writes it, with the defaults of submitit that bite put right.
+    """Return a script as submitit writes it, with some of its defaults replaced.
 
-    - wckey: submitit sets its own, which clusters that track them refuse.
-    - requeue: what a cluster does unless told is not known, so it is told.
-    - srun: it must pass on the environment and the cores, which it does not always, and append to
-      a log that an earlier attempt of the task began.
+    - wckey: submitit sets its own, which clusters that track wckeys reject.
+    - requeue: the clusters' defaults differ, so it is set explicitly.
+    - srun: it must pass on the environment and the cores, which it does not always do by default,
+      and append to the log of an earlier attempt of the task.
 
     Args:
         folder: where the job's log is written.
         options: further arguments of submitit.
     """
-    asked: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "partition": template.partition,
         "account": template.account,
         "qos": template.qos,
@@ -91,9 +93,9 @@ def sbatch_text(template: Template, folder: Path, command: str, **options: Any) 
         "gpus_per_node": template.gpus or None,
         "signal_delay_s": template.notice_seconds,
         "wckey": None,
-        "setup": [_OUTLIVE_SIGNALS, *template.setup],
+        "setup": [_IGNORE_SIGTERM, *template.setup],
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True, **template.sbatch},
         "srun_args": ["--export=ALL", "--open-mode=append", f"--cpus-per-task={template.cpus}"],
     }
-    return make_sbatch_string(command, folder, **asked, **options)
+    return make_sbatch_string(command, folder, **settings, **options)

@@ -1,5 +1,5 @@
-"""How the tasks of a submission to SLURM are doing: from their files, and what those can't tell
-from the scheduler."""
+"""The states of a SLURM submission's tasks: from their heartbeats, and from the scheduler where
+those do not decide."""
 
 from __future__ import annotations
 
@@ -7,100 +7,113 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from mlpsubmit import files
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.heartbeat import is_fresh
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, setting
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, settings
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
-from mlpsubmit.jobs.slurm.queue import Accounts, JobState, Queue
+from mlpsubmit.jobs.slurm.queue import JobState, Queue, SacctRecords
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.task_status import TaskStatus
 
 __all__ = ["Scheduler", "job_ids", "slurm_retry", "slurm_tasks"]
 
-#: Seconds between two questions to the scheduler: at first, and at most.
-_SHORTEST_REST = 2.0
-_LONGEST_REST = 15.0
+#: Seconds between two queries of the scheduler: at first, and at most.
+_SHORTEST_INTERVAL = 2.0
+_LONGEST_INTERVAL = 15.0
 
-#: How long another machine may see a file of a shared folder as it was.
+#: How long a network file system may show an old version of a file to another machine.
 SEEN_LATE_SECONDS = 90.0
+
+_T = TypeVar("_T")
 
 
 @dataclass
 class Scheduler:
-    """Asks the scheduler now and then: whoever watches a run must not burden the cluster.
+    """Cached queries of the scheduler, so that watching a run does not burden the cluster.
 
     Args:
-        exact: for a process that is about to submit: it holds the lock of the run, so that no other
-            is submitting, and it takes no heartbeat, however young, for a sign of life.
+        exact: for a process that is about to submit: it holds the run's lock, so that no other
+            process is submitting, and does not take a fresh heartbeat as proof of a running task.
     """
 
     exact: bool = False
     _since: float = field(default_factory=time.monotonic)
-    _asked: dict[tuple[str, ...], tuple[float, Any]] = field(default_factory=dict)
+    _cache: dict[tuple[str, ...], tuple[float, Any]] = field(default_factory=dict)
 
     def queue(self, names: Sequence[str]) -> Queue:
-        """Return what the queue holds of jobs with these names."""
-        return self._recent(("squeue", *names), lambda: Queue.look(names))  # type: ignore[no-any-return]
+        """Return the jobs in the queue with these names."""
+        return self._cached(("squeue", *names), lambda: Queue.query(names))
 
-    def accounts(self, ids: Sequence[str], since: float) -> Accounts:
-        """Return what the accounts hold of these jobs."""
-        return self._recent(("sacct", *ids), lambda: Accounts.look(ids, since))  # type: ignore[no-any-return]
+    def sacct_records(self, ids: Sequence[str], since: float) -> SacctRecords:
+        """Return the accounting records of these jobs."""
+        return self._cached(("sacct", *ids), lambda: SacctRecords.query(ids, since))
 
-    def stranger(self, intent: Mapping[str, Any]) -> str:
-        """Return why this scheduler need not know of a submission's jobs; empty where it must."""
-        return self._recent(("stranger",), lambda: _stranger(intent))  # type: ignore[no-any-return]
+    def unreachable_reason(self, intent: Mapping[str, Any]) -> str:
+        """Return why this scheduler may not list a submission's jobs; empty if it must."""
+        return self._cached(("unreachable",), lambda: _unreachable_reason(intent))
 
-    def _recent(self, key: tuple[str, ...], look: Any) -> Any:
+    def _cached(self, key: tuple[str, ...], query: Callable[[], _T]) -> _T:
         now = time.monotonic()
-        rest = min(max((now - self._since) / 10, _SHORTEST_REST), _LONGEST_REST)
-        if key not in self._asked or now - self._asked[key][0] > rest:
-            answer = look()  # a silent scheduler takes its time over it
-            self._asked[key] = (time.monotonic(), answer)
-        return self._asked[key][1]
+        interval = min(max((now - self._since) / 10, _SHORTEST_INTERVAL), _LONGEST_INTERVAL)
+        if key not in self._cache or now - self._cache[key][0] > interval:
+            result = query()
+            # The interval starts after the query, which is slow if the scheduler is.
+            self._cache[key] = (time.monotonic(), result)
+        cached: _T = self._cache[key][1]
+        return cached
 
 
 def slurm_tasks(
     run: RunDirectory, number: int, heartbeats: Mapping[str, dict[str, Any]], scheduler: Scheduler
 ) -> list[TaskStatus]:
-    """Return the tasks of a submission to SLURM."""
+    """Return the status of each task of a submission to SLURM."""
     intent = run.intent(number)
     names = [task_name(number, index) for index in range(len(intent["slices"]))]
     ended = run.ended(number)
-    told = {name: _from_files(heartbeats.get(name, {}), scheduler.exact) for name in names}
+    resolved = {
+        name: _state_from_heartbeat(heartbeats.get(name, {}), scheduler.exact) for name in names
+    }
     queue = Queue()
-    if None in told.values():
+    if None in resolved.values():
         queue = scheduler.queue(_job_names(intent))
-        _adopt(run, number, queue, scheduler)
+        _record_found_jobs(run, number, queue, scheduler)
     ids = {name: str(job["id"]) for name, job in run.task_jobs(number).items()}
-    states = dict(queue.jobs)
-    lost = {ids[name] for name in names if told[name] is None and name in ids} - set(states)
-    silence = queue.silence or (scheduler.stranger(intent) if lost else "")
-    if lost and not silence:
-        arrays = sorted({job.partition("_")[0] for job in lost})
-        accounts = scheduler.accounts(arrays, float(intent["created"])).jobs
-        # Accounts may lag behind; a job that has left the queue does not live.
-        states |= {job: state for job, state in accounts.items() if not state.alive}
-    submitting = len(ids) < len(names) and _submitting(run, scheduler)
+    unresolved = {ids[name] for name in names if resolved[name] is None and name in ids}
+    states, error = _job_states(unresolved, queue, intent, scheduler)
+    submitting = len(ids) < len(names) and _is_submitting(run, scheduler)
     tasks = []
     for name in names:
         beat: dict[str, Any] = heartbeats.get(name, {})
-        job = ids.get(name)
-        state, why = told[name] or _judged(
-            beat, states.get(job or ""), job, silence, submitting, ended
-        )
-        task = TaskStatus(name, state, beat, None if job is None else run.log(number, job), why)
-        tasks.append(_explained(task, states.get(job or "")) if state == "crashed" else task)
+        id = ids.get(name)
+        job = states.get(id or "")
+        state, why = resolved[name] or _resolve_state(beat, job, id, error, submitting, ended)
+        task = TaskStatus(name, state, beat, None if id is None else run.log(number, id), why)
+        tasks.append(_explained(task, job) if state == "crashed" else task)
     return tasks
 
 
+def _job_states(
+    jobs: Collection[str], queue: Queue, intent: Mapping[str, Any], scheduler: Scheduler
+) -> tuple[dict[str, JobState], str]:
+    """Return the states of jobs by id, and why some may be missing; empty if none is."""
+    gone = set(jobs) - set(queue.jobs)
+    error = queue.error or (scheduler.unreachable_reason(intent) if gone else "")
+    if error or not gone:
+        return queue.jobs, error
+    arrays = sorted({job.partition("_")[0] for job in gone})
+    records = scheduler.sacct_records(arrays, float(intent["created"])).jobs
+    # Accounting may lag behind: a job that has left the queue does not run any more.
+    return queue.jobs | {id: job for id, job in records.items() if not job.alive}, ""
+
+
 def _explained(task: TaskStatus, job: JobState | None) -> TaskStatus:
-    """Return a crashed task that says more where more is known than SLURM's word for it."""
+    """Return a crashed task with a more specific reason than SLURM's state, if there is one."""
     ran = job is not None and job.state in ("FAILED", "COMPLETED")
     if ran and not task.heartbeat and task.log is not None and not task.log.exists():
         hint = "its node cannot see the run's folder, or cannot write there"
@@ -109,63 +122,59 @@ def _explained(task: TaskStatus, job: JobState | None) -> TaskStatus:
     return task if kill is None else replace(task, why=kill)
 
 
-def _from_files(beat: Mapping[str, Any], exact: bool) -> tuple[str, str] | None:
-    """Return the state of a task where its heartbeat tells, and why; else None."""
+def _state_from_heartbeat(beat: Mapping[str, Any], exact: bool) -> tuple[str, str] | None:
+    """Return the state of a task and the reason for it, if its heartbeat decides; else None."""
     state = beat.get("state")
     if state == "done":
         return "done", ""
     if state == "crashed":
         return "crashed", str(beat.get("error", ""))
-    return ("running", "") if not exact and _breathes(beat) else None
+    return ("running", "") if not exact and _is_training(beat) and is_fresh(beat) else None
 
 
-def _breathes(beat: Mapping[str, Any]) -> bool:
-    return beat.get("state") in ("starting", "training") and is_fresh(beat)
+def _is_training(beat: Mapping[str, Any]) -> bool:
+    return beat.get("state") in ("starting", "training")
 
 
-def _judged(
+def _resolve_state(
     beat: Mapping[str, Any],
     job: JobState | None,
     id: str | None,
-    silence: str,
+    error: str,
     submitting: bool,
     ended: str | None,
 ) -> tuple[str, str]:
-    """Return the state of a task that its heartbeat leaves open, and why."""
+    """Return the state of a task that its heartbeat does not decide, and the reason for it."""
     stopped = beat.get("state") == "interrupted"
     if stopped and ended is not None:
         return "interrupted", ended
     if job is not None and job.alive:
-        return ("waiting", _queued(job, beat)) if job.pending else ("running", "")
-    if job is not None and job.state == "COMPLETED" and _last_word_is_due(beat):
-        return "running", "its last word is on its way"
+        again = " again" if beat else ""
+        queued = f"queued{again}: {job.pending_reason}"
+        return ("waiting", queued) if job.pending else ("running", "")
+    if job is not None and job.state == "COMPLETED" and _final_heartbeat_is_due(beat):
+        return "running", "its final heartbeat is not visible yet"
     if job is not None:
         if job.state == "CANCELLED" or (job.state == "COMPLETED" and (stopped or ended)):
             return "interrupted", "" if stopped else ended or "cancelled"
-        return "crashed", f"SLURM says {job}"
-    if silence and _breathes(beat):
+        return "crashed", f"SLURM reports {job}"
+    if error and _is_training(beat) and is_fresh(beat):
         return "running", ""
-    if silence:
-        return "unknown", f"the scheduler does not answer: {silence}"
+    if error:
+        return "unknown", f"the scheduler does not answer: {error}"
     if id is None and submitting:
         return "waiting", "it is being submitted"
     if stopped or ended is not None:
         return "interrupted", ended or ""
     if id is None and not beat:
         return "crashed", "its launch ended before the cluster had its job"
-    return "crashed", "its job has left the queue, and the cluster keeps no account of why"
+    return "crashed", "its job has left the queue, and the cluster has no accounting record of why"
 
 
-def _last_word_is_due(beat: Mapping[str, Any]) -> bool:
-    """Tell whether a task that ended well seems to train still: shared folders are seen late."""
+def _final_heartbeat_is_due(beat: Mapping[str, Any]) -> bool:
+    """Return whether a job that has completed may have written a heartbeat not visible here yet."""
     age = abs(time.time() - float(beat.get("updated", 0)))
-    return beat.get("state") in ("starting", "training") and age < SEEN_LATE_SECONDS
-
-
-def _queued(job: JobState, beat: Mapping[str, Any]) -> str:
-    again = " again" if beat else ""
-    reason = job.reason if job.reason not in ("", "None") else "no reason given yet"
-    return f"queued{again}: {reason}"
+    return _is_training(beat) and age < SEEN_LATE_SECONDS
 
 
 def _job_names(intent: Mapping[str, Any]) -> list[str]:
@@ -173,12 +182,11 @@ def _job_names(intent: Mapping[str, Any]) -> list[str]:
     return [array["name"] for array in intent["arrays"]] + retry
 
 
-def _stranger(intent: Mapping[str, Any]) -> str:
-    """Return why the scheduler of this machine need not know of a submission's jobs."""
+def _unreachable_reason(intent: Mapping[str, Any]) -> str:
     if intent["user"] != os.getuid():
         return "the run is another user's, whose jobs it may hide"
     try:
-        here = setting("ClusterName")
+        here = settings().get("ClusterName")
     except SlurmUnavailable as error:
         return str(error)
     if here != intent["cluster"]:
@@ -186,8 +194,8 @@ def _stranger(intent: Mapping[str, Any]) -> str:
     return ""
 
 
-def _submitting(run: RunDirectory, scheduler: Scheduler) -> bool:
-    """Tell whether a launch or resume, or an sbatch that it left behind, is at work."""
+def _is_submitting(run: RunDirectory, scheduler: Scheduler) -> bool:
+    """Return whether a launch or resume, or an sbatch that outlived it, holds the run's lock."""
     if scheduler.exact:
         return False
     try:
@@ -199,23 +207,28 @@ def _submitting(run: RunDirectory, scheduler: Scheduler) -> bool:
         return False  # a folder that this user may not write, or that has no locks
 
 
-def _adopt(run: RunDirectory, number: int, queue: Queue, scheduler: Scheduler) -> None:
-    """Write down jobs that the cluster has and jobs.json lacks: their launch died in between."""
-    if not _unknown(run, number, queue):
+def _record_found_jobs(run: RunDirectory, number: int, queue: Queue, scheduler: Scheduler) -> None:
+    """Add to jobs.json the queued jobs that it lacks because their launch died in between."""
+    if not _unrecorded_jobs(run, number, queue):
         return
     lock = files.locked(run.path / run_directory.PLAN, wait=0)
     with (
         contextlib.suppress(OSError, RunError),
         contextlib.nullcontext() if scheduler.exact else lock,
     ):
-        jobs = [*(run.jobs(number) or {"jobs": []})["jobs"], *_unknown(run, number, queue)]
+        jobs = [*_recorded_jobs(run, number), *_unrecorded_jobs(run, number, queue)]
         jobs.sort(key=lambda job: int(job["first"]))
         files.publish_json(run.submission(number) / run_directory.JOBS, {"jobs": jobs})
 
 
-def _unknown(run: RunDirectory, number: int, queue: Queue) -> list[dict[str, Any]]:
-    """Return the jobs of arrays that are queued and of which jobs.json says nothing."""
-    have = {job["first"] for job in (run.jobs(number) or {"jobs": []})["jobs"]}
+def _recorded_jobs(run: RunDirectory, number: int) -> list[dict[str, Any]]:
+    recorded: list[dict[str, Any]] = (run.jobs(number) or {"jobs": []})["jobs"]
+    return recorded
+
+
+def _unrecorded_jobs(run: RunDirectory, number: int, queue: Queue) -> list[dict[str, Any]]:
+    """Return the queued arrays that jobs.json lacks, in its format."""
+    have = {job["first"] for job in _recorded_jobs(run, number)}
     here = {"host": socket.gethostname(), "pid": None, "process_start": None}
     return [
         {
@@ -232,29 +245,29 @@ def _unknown(run: RunDirectory, number: int, queue: Queue) -> list[dict[str, Any
 
 
 def slurm_retry(run: RunDirectory, number: int, scheduler: Scheduler) -> JobState | None:
-    """Return the job that is to resume what is missing, or has tried to; None for none."""
+    """Return the job that will resume, or has tried to resume, what is missing; else None."""
     intent = run.intent(number)
     if not intent["retry"] or run.ended(number) is not None:
         return None
     queue = scheduler.queue(_job_names(intent))
     if queue.ids.get(intent["retry"]):
         return queue.jobs[queue.ids[intent["retry"]][-1]]
-    known = [job["id"] for job in (run.jobs(number) or {"jobs": []})["jobs"] if not job["count"]]
-    if not known or queue.silence:
+    recorded = [job["id"] for job in _recorded_jobs(run, number) if not job["count"]]
+    if not recorded or queue.error:
         return None
-    state = scheduler.accounts(known, float(intent["created"])).jobs.get(known[0])
-    return None if state is None or state.alive else state  # accounts may lag behind
+    job = scheduler.sacct_records(recorded, float(intent["created"])).jobs.get(recorded[0])
+    return None if job is None or job.alive else job  # accounting may lag behind
 
 
 def job_ids(run: RunDirectory, number: int) -> list[str]:
     """Return the ids of all jobs of a submission that may still run.
 
     Raises:
-        SlurmUnavailable: where the scheduler of this machine does not know them all.
+        SlurmUnavailable: if this machine's scheduler may not list them all.
     """
     intent = run.intent(number)
-    queue = Queue.look(_job_names(intent))
-    if silence := queue.silence or _stranger(intent):
-        raise SlurmUnavailable(silence)
-    known = {str(job["id"]) for job in (run.jobs(number) or {"jobs": []})["jobs"]}
-    return sorted(known.union(*queue.ids.values()), key=int)
+    queue = Queue.query(_job_names(intent))
+    if error := queue.error or _unreachable_reason(intent):
+        raise SlurmUnavailable(error)
+    recorded = {str(job["id"]) for job in _recorded_jobs(run, number)}
+    return sorted(recorded.union(*queue.ids.values()), key=int)

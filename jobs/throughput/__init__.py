@@ -1,1 +1,1 @@
-"""How fast packs train: what is measured of it, and what follows for a launch."""
+"""Throughput: how fast packs train, and how long a launch will take."""

@@ -1,4 +1,4 @@
-"""How long a pack takes to train, found out by training it for a short while."""
+"""The time that a pack takes to train, measured by training it for a short while."""
 
 from __future__ import annotations
 
@@ -21,46 +21,47 @@ from mlpsubmit.training.oom import ran_out_of_memory, release_memory
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
 
-__all__ = ["timed"]
+__all__ = ["time_pack"]
 
-#: Steps at most from one evaluation of the test set, and from one call of the grabs, to the next:
-#: a short while must see several. What they cost is then counted as often as they come in earnest.
+#: Steps at most between two evaluations of the test set, and between two calls of the grabs: a
+#: short while should have several. Their cost is then counted as often as the sweep schedules them.
 EVAL_EVERY, GRAB_EVERY = 4, 6
 
-#: How many times as long as asked to go on at most, for what has only been seen in the first step.
+#: How many times longer than asked to go on at most, until evaluations and grabs have been seen
+#: after the first step too.
 PATIENCE = 4
 
-#: The part of the time whose steps warm up what the others use.
-WARMING_UP = 0.2
+#: The part of the time that counts as warm-up.
+WARM_UP = 0.2
 
-#: Seconds between two looks at a GPU, which each make it wait for the next step.
-LOOK_SECONDS = 0.1
+#: Seconds between two measurements, each of which synchronises with the GPU.
+MEASURE_SECONDS = 0.1
 
 Entries = Callable[[Config], Mapping[str, Any]]
 
 
-def timed(
+def time_pack(
     sweep: Sweep,
     configs: Sequence[Config],
     entries: Entries,
     device: torch.device,
     seconds: float,
 ) -> tuple[float, float]:
-    """Train a pack for a short while.
+    """Train a pack for a short while, and return how fast that was.
 
     Args:
-        configs: of the pack. Where they do not fit into the memory together, half of them train, as
-            a task does it.
-        entries: returns what the data function gives for a config.
-        seconds: how long to train after the first step, which may hold a compilation; longer
-            where that has only shown rare steps by then. A step is never broken off.
+        configs: of the pack. If they do not fit in memory together, half of them train, as in a
+            task.
+        entries: returns the entries of the data function for a config.
+        seconds: how long to train after the first step, which may include a compilation; longer
+            if evaluations or grabs have not been seen by then. A step is always completed.
 
     Returns:
-        Seconds per model-step, evaluations and grabs included, and seconds beside all steps.
+        Seconds per model-step, including evaluations and grabs, and seconds besides all steps.
     """
     while True:
         try:
-            return _timed(sweep, configs, entries, device, seconds)
+            return _time_pack(sweep, configs, entries, device, seconds)
         except Exception as error:
             if len(configs) == 1 or not ran_out_of_memory(error):
                 raise
@@ -68,7 +69,7 @@ def timed(
         configs = configs[: (len(configs) + 1) // 2]
 
 
-def _timed(
+def _time_pack(
     sweep: Sweep,
     configs: Sequence[Config],
     entries: Entries,
@@ -79,29 +80,29 @@ def _timed(
     own = [entries(config) for config in configs]
     setup, begun = time.perf_counter() - begun, time.perf_counter()
     smoke_test_grabs(sweep, configs[0], own[0], device)
-    rehearsal = time.perf_counter() - begun
-    setup += rehearsal * (1 + _final_grabs(sweep, configs))
+    smoke_test = time.perf_counter() - begun
+    setup += smoke_test * (1 + _final_calls(sweep, configs))
     begun = time.perf_counter()
-    stacks = assemble(sweep, list(map(_thinned, configs)), own, device)
+    stacks = assemble(sweep, list(map(_frequent, configs)), own, device)
     setup += time.perf_counter() - begun
     step = 0.0
     for stack in stacks:
         h = configs[stack.rows[0]].hyperparameters
-        stack_step, stack_setup = _stack_timed(stack, h, device, seconds / len(stacks))
+        stack_step, stack_setup = _time_stack(stack, h, device, seconds / len(stacks))
         step += stack_step / len(configs)
         setup += stack_setup
     return step, setup
 
 
-def _final_grabs(sweep: Sweep, configs: Sequence[Config]) -> int:
-    """Return how often all grabs are called at the end, each time for as long as a rehearsal."""
+def _final_calls(sweep: Sweep, configs: Sequence[Config]) -> int:
+    """Return how often all grabs are called at the end, each time for as long as a smoke test."""
     h = configs[0].hyperparameters
-    rehearsed = h.onlythresholds and h.max_iter >= SMOKE_TEST_STEPS and named_grabs(sweep)
-    return len(configs) if rehearsed else 0
+    tested = h.onlythresholds and h.max_iter >= SMOKE_TEST_STEPS and named_grabs(sweep)
+    return len(configs) if tested else 0
 
 
-def _thinned(config: Config) -> Config:
-    """Return a config that stops at no threshold, and whose rare steps come often."""
+def _frequent(config: Config) -> Config:
+    """Return a config that stops at no threshold, with frequent evaluations and grabs."""
     h = config.hyperparameters
     return config.replaced(
         loss_checkpoints=(),
@@ -115,13 +116,13 @@ def _at_most(every: int | str, most: int) -> int:
     return most if isinstance(every, str) else min(every, most)
 
 
-def _stack_timed(
+def _time_stack(
     stack: StackInputs, h: Hyperparameters, device: torch.device, seconds: float
 ) -> tuple[float, float]:
-    """Return seconds per step of a whole stack, and seconds beside its steps.
+    """Return seconds per step of a whole stack, and seconds besides its steps.
 
     Args:
-        h: as the configs train in earnest.
+        h: the sweep's own hyperparameters of the configs.
     """
     watch = _Stopwatch(stack, device, seconds)
     with contextlib.suppress(_Enough):
@@ -140,13 +141,13 @@ class _Enough(Exception):
 
 
 @dataclass(frozen=True)
-class _Row:
-    """What happened between two looks at the clock.
+class _Interval:
+    """The steps between two measurements.
 
     Attributes:
-        counts: (3,), how many steps, evaluations of the test set and calls of all grabs.
-        seconds: how long that took.
-        began: seconds from the end of the first step to its beginning; the first step's is below 0.
+        counts: (3,), the number of steps, evaluations of the test set and calls of all grabs.
+        seconds: how long they took.
+        began: its start, in seconds since the end of the first step; negative for the first step.
     """
 
     counts: Array
@@ -155,10 +156,10 @@ class _Row:
 
 
 class _Stopwatch(SilentMonitor):
-    """Takes the time of steps, a few at a time where nothing rare happens in them.
+    """Times steps; those with evaluations or grabs one by one, the others several at a time.
 
     Attributes:
-        until_first: seconds from the beginning of the training to the end of its first step.
+        until_first: seconds from the start of the training to the end of its first step.
     """
 
     def __init__(self, stack: StackInputs, device: torch.device, seconds: float) -> None:
@@ -170,7 +171,7 @@ class _Stopwatch(SilentMonitor):
         self._device, self._seconds = device, seconds
         self._step = 0
         self._counts = np.zeros(3)
-        self._rows: list[_Row] = []
+        self._intervals: list[_Interval] = []
         self.until_first = 0.0
 
     def restore(self) -> None:
@@ -178,48 +179,49 @@ class _Stopwatch(SilentMonitor):
         self._begun = self._since = time.perf_counter()
 
     def due(self) -> bool:
-        """Take note of a step; never ask for the state."""
-        self._counts += [1, *self._happening(self._step)]
+        """Count a step; never request the state."""
+        self._counts += [1, *self._scheduled(self._step)]
         self._step += 1
-        rare = self._counts[1:].any() or any(self._happening(self._step))
-        if self._step == 1 or rare or time.perf_counter() - self._since > LOOK_SECONDS:
-            self._look()
+        rare = self._counts[1:].any() or any(self._scheduled(self._step))
+        if self._step == 1 or rare or time.perf_counter() - self._since > MEASURE_SECONDS:
+            self._measure()
         return False
 
-    def _happening(self, step: int) -> list[bool]:
+    def _scheduled(self, step: int) -> list[bool]:
         return [step in schedule for schedule in self._rare]
 
-    def _look(self) -> None:
+    def _measure(self) -> None:
         wait_for(self._device)
         now = time.perf_counter()
-        if not self._rows:
+        if not self._intervals:
             self.until_first = now - self._begun
         passed = now - self._begun - self.until_first
         taken = now - self._since
-        self._rows.append(_Row(self._counts, taken, passed - taken))
+        self._intervals.append(_Interval(self._counts, taken, passed - taken))
         self._counts, self._since = np.zeros(3), now
-        seen = _happened(self._rows[1:]) >= _happened(self._rows)
+        seen = _occurred(self._intervals[1:]) >= _occurred(self._intervals)
         if passed > self._seconds * (1 if seen.all() else PATIENCE):
             raise _Enough
 
     def costs(self) -> tuple[float, float, float]:
         """Return the seconds of a step by itself, of an evaluation, and of a call of all grabs.
 
-        The first steps, which set things up, count only for what was not seen later.
+        Warm-up steps count only for what did not occur later.
         """
-        if not self._rows:
+        if not self._intervals:
             return 0.0, 0.0, 0.0
-        warm = [row for row in self._rows if row.began >= WARMING_UP * self._seconds]
-        happened, later = _happened(self._rows), self._rows[1:]
-        rows = next(
-            (rows for rows in (warm, later) if (_happened(rows) == happened).all()), self._rows
+        warm = [i for i in self._intervals if i.began >= WARM_UP * self._seconds]
+        occurred = _occurred(self._intervals)
+        used = next(
+            (some for some in (warm, self._intervals[1:]) if (_occurred(some) == occurred).all()),
+            self._intervals,
         )
-        counts, seconds = np.stack([r.counts for r in rows]), np.array([r.seconds for r in rows])
+        counts, seconds = np.stack([i.counts for i in used]), np.array([i.seconds for i in used])
         costs: Array = np.linalg.lstsq(counts, seconds, rcond=None)[0].clip(min=0.0)
         plain, evaluation, grabs = costs.tolist()
         return plain, evaluation, grabs
 
 
-def _happened(rows: Sequence[_Row]) -> Array:
+def _occurred(intervals: Sequence[_Interval]) -> Array:
     """Return (3,) bool, whether there were steps, evaluations and calls of grabs."""
-    return np.asarray(np.sum([row.counts for row in rows], axis=0) > np.zeros(3))
+    return np.asarray(np.sum([i.counts for i in intervals], axis=0) > np.zeros(3))

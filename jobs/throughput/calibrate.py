@@ -1,11 +1,11 @@
-"""Training packs of a sweep for a short while, for how long they would take.
+"""Calibration: training some packs of a sweep for a short while, to estimate how long all take.
 
 Run as ``python -m mlpsubmit.jobs.throughput.calibrate FOLDER NUMBER``, one process for each task
-that will train side by side: each trains the same packs, in the way in which a task does.
+that will run concurrently: each trains the same packs, as a task does.
 
-| file in FOLDER                    | who writes it                       |
+| file in FOLDER                    | written by                          |
 |-----------------------------------|-------------------------------------|
-| sweep.pkl, plan.json, order.json  | whoever starts the processes        |
+| sweep.pkl, plan.json, order.json  | the process that starts the others  |
 | data/                             | the first process that needs it     |
 | answer.NUMBER.json                | the process of that number          |
 """
@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit import files
-from mlpsubmit.jobs.heartbeat import cpu_name, process_age
+from mlpsubmit.jobs.heartbeat import process_age
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.speeds import Speed
-from mlpsubmit.jobs.throughput.workload import Kinds, Workload
+from mlpsubmit.jobs.throughput.workload import Workload, Workloads
+from mlpsubmit.training.accel.cpu import cpu_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,37 +39,38 @@ __all__ = ["answer_file", "choose_packs", "main", "write_order"]
 
 ORDER = "order.json"
 
-#: Kinds of packs that are trained, seconds of training for each, and for all of them.
-MOST_KINDS = 8
-KIND_SECONDS = 1.5
+#: Workloads that are trained at most, and seconds of training for each, and for all of them.
+MOST_WORKLOADS = 8
+WORKLOAD_SECONDS = 1.5
 ALL_SECONDS = 20.0
 
 
-# ---- for whoever starts the processes ------------------------------------------------------------
+# ---- for the process that starts the others -----------------------------------------------------
 
 
-def choose_packs(plan: Plan, kinds: Kinds, missing: NDArray[np.int64]) -> list[int]:
-    """Return the numbers of the packs to train: one of each kind, where there are not too many.
+def choose_packs(plan: Plan, workloads: Workloads, missing: NDArray[np.int64]) -> list[int]:
+    """Return the numbers of the packs to train: one of each workload, if there are not too many.
 
-    Else of those that differ most: evenly spaced by the work of a model-step, the least and the
-    most included. The kinds with the largest part of the cost come first, lest time run out.
+    Otherwise of those that differ most: evenly spaced by the work of a model-step, including the
+    least and the most. Those with the largest part of the cost come first, in case time runs out.
     """
-    costs = np.bincount(kinds.which[missing], plan.pack_costs[missing], len(kinds.kinds))
+    of_pack, count = workloads.of_pack, len(workloads.workloads)
+    costs = np.bincount(of_pack[missing], plan.pack_costs[missing], count)
     needed = np.flatnonzero(costs)
-    if len(needed) > MOST_KINDS:
-        work = np.log([kinds.kinds[place].work for place in needed])
-        wanted = np.linspace(work.min(), work.max(), MOST_KINDS)
+    if len(needed) > MOST_WORKLOADS:
+        work = np.log([workloads.workloads[index].work for index in needed])
+        wanted = np.linspace(work.min(), work.max(), MOST_WORKLOADS)
         needed = needed[np.unique(np.abs(work[:, None] - wanted).argmin(axis=0))]
-    first = {int(kinds.which[number]): number for number in missing[::-1].tolist()}
-    return [first[place] for place in needed[np.argsort(-costs[needed])].tolist()]
+    first = {int(of_pack[number]): number for number in missing[::-1].tolist()}
+    return [first[index] for index in needed[np.argsort(-costs[needed])].tolist()]
 
 
 def write_order(folder: Path, frozen: bytes, plan: Plan, packs: Sequence[int]) -> None:
-    """Write what the processes read.
+    """Write the input of the processes.
 
     Args:
         folder: an empty one.
-        frozen: the sweep, as a run directory holds it.
+        frozen: the pickled sweep, as in a run directory.
         packs: the numbers of the packs to train.
     """
     (folder / run_directory.DATA).mkdir()
@@ -78,7 +80,7 @@ def write_order(folder: Path, frozen: bytes, plan: Plan, packs: Sequence[int]) -
 
 
 def answer_file(folder: Path, number: int) -> Path:
-    """Return where the process of a number writes what it found."""
+    """Return the file in which the process of a number writes its result."""
     return folder / f"answer.{number}.json"
 
 
@@ -86,9 +88,9 @@ def answer_file(folder: Path, number: int) -> Path:
 
 
 def main(folder: Path, number: int) -> None:
-    """Train the packs of an order, and write down their speeds, or why one cannot be trained."""
+    """Train the packs of an order, and write their speeds, or the error of one that fails."""
     try:
-        answer = _calibrated(folder)
+        answer = _calibrate(folder)
     except Exception as error:
         answer = {
             "error": f"{type(error).__name__}: {error}",
@@ -97,14 +99,14 @@ def main(folder: Path, number: int) -> None:
     files.publish_json(answer_file(folder, number), answer)
 
 
-def _calibrated(folder: Path) -> Mapping[str, Any]:
+def _calibrate(folder: Path) -> Mapping[str, Any]:
     from mlpsubmit.training.accel.compile import sharing_compiled
 
-    with sharing_compiled(folder / run_directory.COMPILED):  # so that nothing is left behind
-        return _measured(folder)
+    with sharing_compiled(folder / run_directory.COMPILED):  # is removed with it
+        return _measure(folder)
 
 
-def _measured(folder: Path) -> Mapping[str, Any]:
+def _measure(folder: Path) -> Mapping[str, Any]:
     import torch
 
     from mlpsubmit.jobs.gpus import device_name
@@ -125,7 +127,7 @@ def _measured(folder: Path) -> Mapping[str, Any]:
     startup = process_age() or time.monotonic() - begun
     return {
         "device": device_name(device),
-        "cpu": cpu_name(),
+        "cpu_name": cpu_name(),
         "threads": plan.threads,
         "startup": startup,
         "speeds": [speed.to_json() for speed in _speeds(sweep, plan, data, device, packs)],
@@ -133,21 +135,21 @@ def _measured(folder: Path) -> Mapping[str, Any]:
 
 
 def _speeds(sweep: Sweep, plan: Plan, data: Any, device: Any, packs: Sequence[int]) -> list[Speed]:
-    """Train one pack after another, as long as there is time; return what the whole would take."""
-    from mlpsubmit.jobs.throughput.benchmark import timed
+    """Train one pack after another while there is time; return the speeds of whole packs."""
+    from mlpsubmit.jobs.throughput.benchmark import time_pack
 
     speeds: list[Speed] = []
-    seconds = min(KIND_SECONDS, ALL_SECONDS / len(packs) / 2)
+    seconds = min(WORKLOAD_SECONDS, ALL_SECONDS / len(packs) / 2)
     end = time.monotonic() + ALL_SECONDS
     for number in packs:
         if speeds and time.monotonic() > end - 2 * seconds:
             break
         pack = plan.pack(number)
         configs = [sweep.config(int(index)) for index in plan.indices(pack)]
-        step, setup = timed(sweep, configs, data.entries, device, seconds)
-        kind = Workload.of(sweep, configs[0], len(configs), pack.cost)
+        step, setup = time_pack(sweep, configs, data.entries, device, seconds)
+        workload = Workload.of(sweep, configs[0], len(configs), pack.cost)
         steps = len(configs) * configs[0].hyperparameters.max_iter
-        speeds.append(Speed(kind, 1, steps, steps * step, setup))
+        speeds.append(Speed(workload, 1, steps, steps * step, setup))
     return speeds
 
 

@@ -1,4 +1,4 @@
-"""How fast a task trains: lately, in all, and with each kind of pack."""
+"""The throughput of a task: recently, in total, and for each workload."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from mlpsubmit.jobs.throughput.workload import Workload
 
 __all__ = ["ThroughputMeter"]
 
-#: Seconds that the speed in a heartbeat looks back on.
+#: The speed in a heartbeat is the mean over so many seconds.
 RECENT_SECONDS = 10.0
 
-#: Kinds of packs whose speeds a heartbeat keeps: it is written every few seconds.
-KEPT_KINDS = 64
+#: Workloads whose speeds a heartbeat keeps at most, as it is written every few seconds.
+KEPT_WORKLOADS = 64
 
 
 @dataclass(frozen=True)
-class _Mark:
-    """What had been made at some time."""
+class _Sample:
+    """The totals at some time."""
 
     at: float
     steps: int
@@ -30,8 +30,8 @@ class _Mark:
 
 
 @dataclass
-class _Computed:
-    """Model-steps of whole stacks, and the seconds that they took."""
+class _Block:
+    """Model-steps of stacks of full size, and the seconds that they took."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -40,117 +40,116 @@ class _Computed:
         self.steps += steps
         self.seconds += seconds
 
-    @property
-    def per_step(self) -> float:
-        return self.seconds / self.steps if self.steps else 0.0
-
 
 class ThroughputMeter:
-    """Counts the model-steps of one life of a task, and the time that they take.
+    """Counts the model-steps of one attempt of a task, and the time that they take.
 
-    Time that does not pass between :meth:`trains` and :meth:`rests` counts as beside the training.
+    All time outside of :meth:`start` and :meth:`stop` counts as setup.
 
     Args:
         clock: returns seconds.
 
     Attributes:
-        model_steps: gradient steps of single networks so far.
-        ideal: seconds in which the device would make them if it did nothing but their matrix
-            products, at the rate of large ones; None once that is not known of some.
+        model_steps: gradient steps so far, summed over models.
+        ideal_seconds: how long their matrix products alone would take at the device's measured
+            matmul rate; None once that is unknown for some.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.model_steps = 0
-        self.ideal: float | None = 0.0
+        self.ideal_seconds: float | None = 0.0
         self._step_ideal: float | None = None
-        self._recent = deque([_Mark(clock(), 0, 0.0)])
-        self._since, self._training = clock(), False
-        self._at_begin = 0
-        self._beside = 0.0
-        self._looked, self._fresh = clock(), True
-        self._first, self._later = _Computed(), _Computed()
+        self._recent = deque([_Sample(clock(), 0, 0.0)])
+        self._since, self._running = clock(), False
+        self._steps_at_start = 0
+        self._setup = 0.0
+        self._last_record, self._is_first = clock(), True
+        self._first, self._later = _Block(), _Block()
         self._speeds: dict[Workload, Speed] = {}
 
-    def trains(self, step_ideal: float | None) -> None:
-        """Note that a stack begins to train.
+    def start(self, step_ideal: float | None) -> None:
+        """Start the time of a stack's training.
 
         Args:
-            step_ideal: seconds in which the device could make one model-step of it, or None.
+            step_ideal: ideal seconds of one of its model-steps, or None if unknown.
         """
-        self._switch(training=True)
-        self._looked, self._fresh = self._since, True
-        self._step_ideal, self._at_begin = step_ideal, self.model_steps
+        self._switch(running=True)
+        self._last_record, self._is_first = self._since, True
+        self._step_ideal, self._steps_at_start = step_ideal, self.model_steps
 
-    def made(self, steps: int) -> None:
-        """Note how many model-steps the stack has made since it began to train."""
-        fresh = self._at_begin + steps - self.model_steps
-        self.model_steps += fresh
-        if self._step_ideal is None or self.ideal is None:
-            self.ideal = None
+    def update(self, steps: int) -> None:
+        """Set the number of model-steps since :meth:`start`; it may correct an earlier guess."""
+        new = self._steps_at_start + steps - self.model_steps
+        self.model_steps += new
+        if self._step_ideal is None or self.ideal_seconds is None:
+            self.ideal_seconds = None
         else:
-            self.ideal += fresh * self._step_ideal
-        self._recent.append(_Mark(self._clock(), self.model_steps, self.ideal or 0.0))
+            self.ideal_seconds += new * self._step_ideal
+        self._recent.append(_Sample(self._clock(), self.model_steps, self.ideal_seconds or 0.0))
         while self._recent[-1].at - self._recent[1].at >= RECENT_SECONDS:
             self._recent.popleft()
 
-    def computed(self, steps: int, *, whole: bool) -> None:
-        """Note what the device has computed since the last time, or since the stack began.
+    def record(self, steps: int, *, full_size: bool) -> None:
+        """Record the steps that the device has computed since the last record or the start.
 
         Args:
-            steps: model-steps, those of configs that have stopped but are still in the stack
-                included: they take as long.
-            whole: whether the stack had its full size.
+            steps: model-steps, including those of finished configs that are still in the stack:
+                they take as long.
+            full_size: whether the stack had not shrunk.
         """
         now = self._clock()
-        if whole:
-            (self._first if self._fresh else self._later).add(steps, now - self._looked)
-        self._looked, self._fresh = now, False
+        if full_size:
+            (self._first if self._is_first else self._later).add(steps, now - self._last_record)
+        self._last_record, self._is_first = now, False
 
-    def rests(self) -> None:
-        """Note that the stack has come to its end, or the task to that of its training."""
-        self._switch(training=False)
+    def stop(self) -> None:
+        """Stop the time of a stack's training."""
+        self._switch(running=False)
 
-    def finished(self, kind: Workload) -> None:
-        """Note that a pack has a result: what went before since the last one was its.
+    def finish_pack(self, workload: Workload) -> None:
+        """Attribute all time and steps since the last pack to a pack with a result.
 
-        Its speed is that of whole stacks: how fast smaller ones are says little of them. What the
-        first steps took longer than others, a compilation for one, counts as beside the training.
+        Its speed is that of stacks of full size; that of smaller ones is not representative. If its
+        first block of steps took longer than the others, by compiling for example, the difference
+        counts as setup.
         """
-        self._switch(training=False)
-        setup, usual = self._beside, self._later if self._later.steps else self._first
-        setup += max(0.0, self._first.seconds - self._first.steps * usual.per_step)
-        speed = Speed(kind, 1, usual.steps, usual.seconds, setup)
-        if kind in self._speeds or len(self._speeds) < KEPT_KINDS:
-            earlier = self._speeds.get(kind)
-            self._speeds[kind] = speed if earlier is None else earlier + speed
-        self.discard()
+        self._switch(running=False)
+        usual = self._later if self._later.steps else self._first
+        step = usual.seconds / usual.steps if usual.steps else 0.0
+        setup = self._setup + max(0.0, self._first.seconds - self._first.steps * step)
+        speed = Speed(workload, 1, usual.steps, usual.seconds, setup)
+        if workload in self._speeds:
+            self._speeds[workload] += speed
+        elif len(self._speeds) < KEPT_WORKLOADS:
+            self._speeds[workload] = speed
+        self.discard_pack()
 
-    def discard(self) -> None:
-        """Forget the time of a pack that has no result."""
-        self._switch(training=False)
-        self._beside = 0.0
-        self._first, self._later = _Computed(), _Computed()
+    def discard_pack(self) -> None:
+        """Drop all time and steps since the last pack: this one has no result."""
+        self._switch(running=False)
+        self._setup = 0.0
+        self._first, self._later = _Block(), _Block()
 
     def fields(self) -> dict[str, Any]:
-        """Return what a heartbeat says of it: the speed now, and the sums so far."""
+        """Return its heartbeat fields: the recent speed, and the totals."""
         first, last = self._recent[0], self._recent[-1]
         seconds = last.at - first.at
         speed = (last.steps - first.steps) / seconds if seconds > 0 else 0.0
-        share = (last.ideal - first.ideal) / seconds if seconds > 0 else 0.0
+        utilization = (last.ideal - first.ideal) / seconds if seconds > 0 else 0.0
         return {
-            "speed": max(0.0, speed),  # below 0 where less was made than had been guessed
-            "matmul_utilization": None if self.ideal is None else max(0.0, share),
+            "speed": max(0.0, speed),  # negative after a guess that was too high
+            "matmul_utilization": None if self.ideal_seconds is None else max(0.0, utilization),
             "model_steps": self.model_steps,
-            "ideal_seconds": self.ideal,
+            "ideal_seconds": self.ideal_seconds,
         }
 
     def speeds(self) -> list[dict[str, Any]]:
-        """Return what a heartbeat says of the kinds of packs that have finished."""
+        """Return the speeds of the finished packs' workloads, as a heartbeat stores them."""
         return [speed.to_json() for speed in self._speeds.values()]
 
-    def _switch(self, *, training: bool) -> None:
+    def _switch(self, *, running: bool) -> None:
         now = self._clock()
-        if not self._training:
-            self._beside += now - self._since
-        self._since, self._training = now, training
+        if not self._running:
+            self._setup += now - self._since
+        self._since, self._running = now, running

@@ -1,4 +1,8 @@
-"""What a training needs of its device, and what the device could do: of matrix products."""
+"""FLOPs of a training step in matrix products, and the measured matmul rate of the device.
+
+Their ratio is the ideal time of a step. Ideal over actual time is the matmul utilization (not MFU,
+which is relative to the peak in the data sheet).
+"""
 
 from __future__ import annotations
 
@@ -16,23 +20,23 @@ from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.precision import arithmetic
 from mlpsubmit.training.schedules import Schedule
 
-__all__ = ["Roofline", "matmul_rate", "operations", "wait_for"]
+__all__ = ["Roofline", "matmul_flops", "matmul_rate", "wait_for"]
 
-#: Rows and columns of the products that a device is measured with: large enough for its best.
+#: Rows and columns of the products that measure a device: large enough for its best rate.
 CPU_SIZE, GPU_SIZE = 1024, 8192
 
-#: How long a device is measured, in seconds; and in products, at least.
+#: A device is measured for so many seconds, and with so many products at least.
 MEASURED_SECONDS, PRODUCTS = 0.15, 3
 
 
 def matmul_rate(device: torch.device, precision: str) -> float | None:
-    """Return the floating-point operations per second of large matrix products: the best of some.
+    """Return the best measured rate of large matrix products, in FLOP/s.
 
     Args:
-        precision: as the hyperparameter PRECISION says.
+        precision: a value of the hyperparameter PRECISION.
 
     Returns:
-        None where there is not the memory for it.
+        None if there is not enough memory for them.
     """
     try:
         with arithmetic(precision, True, device), torch.no_grad():
@@ -48,14 +52,14 @@ def matmul_rate(device: torch.device, precision: str) -> float | None:
 
 def _rate(device: torch.device, dtype: torch.dtype) -> float:
     size = CPU_SIZE if device.type == "cpu" else GPU_SIZE
-    generator = torch.Generator(device).manual_seed(0)  # no draw of the training's own
+    generator = torch.Generator(device).manual_seed(0)  # leaves the training's draws alone
     A, B = torch.randn(2, size, size, generator=generator, device=device).to(dtype)
     return 2 * size**3 / _best_seconds(A, B)
 
 
 def _best_seconds(A: Tensor, B: Tensor) -> float:
     """Return the seconds of the fastest product."""
-    C = A @ B  # the first one sets up what the others use
+    C = A @ B  # warm-up
     wait_for(A.device)
     end, times = time.perf_counter() + MEASURED_SECONDS, list[float]()
     while len(times) < PRODUCTS or time.perf_counter() < end:
@@ -67,56 +71,56 @@ def _best_seconds(A: Tensor, B: Tensor) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 class Roofline:
-    """Says in how many seconds a device could make a model-step if it did nothing but its products.
+    """The ideal time of model-steps on a device: FLOPs over its measured matmul rate.
 
     Args:
-        precision: the one that is measured at once; others are when they are first met.
-        own_model: whether there are networks of the user's own, whose products torch has to count.
+        precision: the one to measure now; others are measured when they are first needed.
+        custom_model: whether there are custom models, whose FLOPs torch has to count.
     """
 
-    def __init__(self, device: torch.device, precision: str, own_model: bool) -> None:
+    def __init__(self, device: torch.device, precision: str, custom_model: bool) -> None:
         self._device = device
         self._rates = {precision: matmul_rate(device, precision)}
-        self._counted: dict[Any, float | None] = {}
-        if own_model:
-            _counted(nn.Linear(1, 1, device="meta"), torch.zeros(1, 1))  # imports for a second
+        self._flops: dict[Any, float | None] = {}
+        if custom_model:
+            _count(nn.Linear(1, 1, device="meta"), torch.zeros(1, 1))  # imports for a second
 
     def ideal_seconds(self, stack: StackInputs) -> float | None:
-        """Return the seconds of one model-step; None where its products cannot be counted."""
+        """Return the ideal seconds of one model-step; None if its FLOPs cannot be counted."""
         precision = stack.hyperparameters[0].precision
         if precision not in self._rates:
             self._rates[precision] = matmul_rate(self._device, precision)
-        rate, needed = self._rates[precision], self._operations(stack)
-        return None if rate is None or needed is None else needed / rate
+        rate, flops = self._rates[precision], self._cached_flops(stack)
+        return None if rate is None or flops is None else flops / rate
 
-    def _operations(self, stack: StackInputs) -> float | None:
-        """Count once for all stacks that are alike: a sweep may have thousands."""
+    def _cached_flops(self, stack: StackInputs) -> float | None:
+        """Count once for all similar stacks: a sweep may have thousands."""
         h = stack.hyperparameters[0]
         sets = tuple(X if X is None else tuple(X.shape) for X in _inputs(stack))
         shapes = tuple((name, tuple(p.shape)) for name, p in stack.models[0].named_parameters())
         schedule = (h.online, h.centered, h.eval_every, h.max_iter)
         key = (type(stack.models[0]), shapes, sets, _initial_share(stack), schedule)
-        if key not in self._counted:
-            self._counted[key] = operations(stack)
-        return self._counted[key]
+        if key not in self._flops:
+            self._flops[key] = matmul_flops(stack)
+        return self._flops[key]
 
 
-def operations(stack: StackInputs) -> float | None:
-    """Return the floating-point operations in matrix products that one model-step needs.
+def matmul_flops(stack: StackInputs) -> float | None:
+    """Return the FLOPs in matrix products that one model-step needs.
 
-    They are counted on one network of the stack without computing anything: the forward and the
-    backward pass on a batch; online, and CENTERED, the forward pass of the network at
-    initialisation, which configs that begin alike share; offline, the share of a step in the
-    evaluations of the test set. Optimizers, losses and grabs are not counted.
+    They are counted on one model of the stack without computing anything: the forward and the
+    backward pass on a batch; online, if CENTERED, the forward pass of the model at initialisation,
+    which configs with the same one share; offline, a step's share of the evaluations of the test
+    set. Optimizers, losses and grabs are not counted.
 
     Returns:
-        None where a network cannot be evaluated without its numbers.
+        None if a custom model cannot be evaluated without its values.
     """
     h, model = stack.hyperparameters[0], stack.models[0]
     X, X_test = _inputs(stack)
@@ -129,52 +133,52 @@ def operations(stack: StackInputs) -> float | None:
         return (
             step + _passes(model, X_test)[0] * Schedule(h.eval_every, h.max_iter).count / h.max_iter
         )
-    except Exception:  # a network of the user's may do whatever it likes with the numbers
+    except Exception:  # a custom model may do anything with the values
         return None
 
 
 def _inputs(stack: StackInputs) -> tuple[Tensor, Tensor | None]:
-    """Return the inputs of a batch, and of the test set: sources hand out again what they drew."""
+    """Return the inputs of a batch and of the test set: batch sources return these once more."""
     test = stack.test_fns[0](0)[0] if stack.test_fns else None
     return stack.batch_fns[0](0)[0], test
 
 
 def _initial_share(stack: StackInputs) -> float:
-    """Return the share of the configs that begin with networks of their own, or on other batches.
+    """Return the number of different initial models and batch sources, per config.
 
-    GAMMA multiplies the outputs of an MLP, so that it makes no network another.
+    GAMMA multiplies the outputs of an MLP, so it does not make its initial model differ.
     """
     settings = zip(stack.hyperparameters, stack.trials, stack.batch_fns, strict=True)
     built_in = type(stack.models[0]) is MLP
-    networks = {(h.seed, t, None if built_in else h.gamma, id(fn)) for h, t, fn in settings}
-    return len(networks) / len(stack.models)
+    initial = {(h.seed, t, None if built_in else h.gamma, id(fn)) for h, t, fn in settings}
+    return len(initial) / len(stack.models)
 
 
 def _passes(model: nn.Module, X: Tensor) -> tuple[float, float]:
-    """Return the operations of a forward pass, and of a forward and a backward pass."""
+    """Return the FLOPs of a forward pass, and of a forward and a backward pass."""
     if type(model) is not MLP:
-        return _counted(model, X)
-    # Two per weight and sample; backward twice that, but for the inputs of the first layer.
+        return _count(model, X)
+    # 2 per weight and sample; twice that backward, except for the inputs of the first layer.
     layers = [model.input_layer, *model.hidden_layers, model.output_layer]
     first, *others = [p.numel() for layer in layers for p in layer.parameters() if p.ndim == 2]
     forward = 2.0 * len(X) * (first + sum(others))
     return forward, 3 * forward - 2 * len(X) * first
 
 
-def _counted(model: nn.Module, X: Tensor) -> tuple[float, float]:
-    """Return the same as torch counts it."""
+def _count(model: nn.Module, X: Tensor) -> tuple[float, float]:
+    """Return the same, as counted by torch."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = copy.deepcopy(model)  # which may keep what it has seen last
+    model = copy.deepcopy(model)  # it may store its last activations
     with FlopCounterMode(display=False) as counter, torch.enable_grad():
-        output: Tensor = functional_call(model, _shapes_alone(model), (X.to("meta"),))
+        output: Tensor = functional_call(model, _on_meta(model), (X.to("meta"),))
         forward = float(counter.get_total_flops())
         torch.autograd.backward(output.square().sum())
     return forward, float(counter.get_total_flops())
 
 
-def _shapes_alone(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a model without their numbers."""
+def _on_meta(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a model without their values."""
     named = [*model.named_parameters(), *model.named_buffers()]
     return {
         name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)

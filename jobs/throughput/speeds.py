@@ -1,47 +1,54 @@
-"""Measured speeds of kinds of packs, and what they say of other kinds."""
+"""Measured speeds of workloads on a device, and predictions for other workloads."""
 
 from __future__ import annotations
 
-import bisect
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from mlpsubmit.jobs.heartbeat import cpu_name
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit.display.text import counted
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.workload import Workload
+from mlpsubmit.training.accel.cpu import cpu_name
 
 __all__ = ["Device", "Prediction", "Speed", "Speeds", "earlier_speeds"]
 
-#: Heartbeats that are read at most for speeds of earlier runs: those of the newest runs.
-READ_AT_MOST = 400
+#: How many heartbeats of earlier runs are read at most, from the newest on.
+MOST_HEARTBEATS = 400
 
-#: Packs that take less than this to train tell little.
+#: Seconds of training below which a measurement is ignored as too noisy.
 SHORTEST_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a task has measured with one kind of pack.
+    """A measurement of one workload by a task.
 
     Attributes:
-        packs: how many of the kind it has finished.
-        model_steps: gradient steps of single networks that stacks of full size have computed;
-            without their first ones, where there were others.
-        training: seconds that those took in the train loop.
-        setup: seconds beside it: data, building networks, compiling, writing results.
+        packs: the number of packs that it finished.
+        model_steps: gradient steps, summed over the models of stacks of full size; without their
+            first block of steps, if there were others.
+        training: seconds that these steps took.
+        setup: all other seconds: data, building models, compiling, writing results.
     """
 
-    kind: Workload
+    workload: Workload
     packs: int
     model_steps: int
     training: float
     setup: float
 
+    @property
+    def step_seconds(self) -> float:
+        """Seconds per model-step."""
+        return max(self.training, 1e-9) / self.model_steps
+
     def __add__(self, other: Speed) -> Speed:
-        """Return what two measurements of the same kind say together."""
+        """Return the sum of two measurements of the same workload."""
         return replace(
             self,
             packs=self.packs + other.packs,
@@ -51,26 +58,26 @@ class Speed:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the speed as a heartbeat holds it."""
-        return {**vars(self), "kind": self.kind.to_json()}
+        """Return the speed as it is stored in a heartbeat."""
+        return {**vars(self), "workload": self.workload.to_json()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Speed | None:
-        """Return what :meth:`to_json` wrote; None where another version wrote it."""
+        """Return the speed from :meth:`to_json`; None if another version wrote it."""
         if content.keys() != {field.name for field in fields(cls)}:
             return None
-        kind = Workload.from_json(content["kind"])
-        return None if kind is None else cls(**{**content, "kind": kind})
+        workload = Workload.from_json(content["workload"])
+        return None if workload is None else cls(**{**content, "workload": workload})
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a task trains on: speeds hold for equal ones.
+    """The device of a task: speeds are comparable between equal ones.
 
     Attributes:
-        name: of the GPU, or of the processor where it trains on that.
-        threads: of the processor that it computes with; of no account on a GPU.
-        gpu: whether it trains on a GPU.
+        name: of the GPU, or of the CPU without one.
+        threads: the CPU threads of the task; ignored on a GPU.
+        gpu: whether it is a GPU.
     """
 
     name: str
@@ -79,7 +86,7 @@ class Device:
 
     @classmethod
     def of_this_machine(cls, threads: int) -> Device:
-        """Return its first GPU, or its processor where it has none."""
+        """Return this machine's first GPU, or its CPU without one."""
         import torch
 
         if torch.cuda.is_available():
@@ -89,13 +96,13 @@ class Device:
     def __str__(self) -> str:
         if self.gpu:
             return self.name
-        return f"{self.name}, {self.threads} thread{'s' if self.threads > 1 else ''} per task"
+        return f"{self.name}, {counted(self.threads, 'thread')} per task"
 
-    def wrote(self, beat: Mapping[str, Any]) -> bool:
-        """Tell whether a heartbeat is of a task on such a device."""
+    def matches(self, beat: Mapping[str, Any]) -> bool:
+        """Return whether the task of a heartbeat trained on such a device."""
         if self.gpu:
             return beat.get("device") == self.name
-        return (beat.get("device"), beat.get("cpu"), beat.get("threads")) == (
+        return (beat.get("device"), beat.get("cpu_name"), beat.get("threads")) == (
             "cpu",
             self.name,
             self.threads,
@@ -104,12 +111,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What speeds say of a kind.
+    """The predicted speed of a workload.
 
     Attributes:
         step: seconds per model-step.
-        setup: seconds per pack beside the train loop.
-        exact: whether that very kind was measured.
+        setup: seconds per pack besides its steps.
+        exact: whether this very workload was measured.
     """
 
     step: float
@@ -118,108 +125,105 @@ class Prediction:
 
 
 class Speeds:
-    """Measured speeds, and how long they let other packs take.
+    """Measured speeds on one device, and predictions from them.
 
     Args:
-        measured: the newest first.
-        startup: seconds that a task takes from the start of its process to its first pack.
-        source: where they come from, for people.
+        measured: the newest first; of several of one workload the newest counts.
+        startup: seconds from the start of a task's process to its first pack.
+        source: the origin of the measurements, for people.
     """
 
     def __init__(self, measured: Iterable[Speed], startup: float, source: str) -> None:
         self.startup = startup
         self.source = source
-        self._exact: dict[Workload, Speed] = {}
+        self._measured: dict[Workload, Speed] = {}
         for speed in measured:
             if speed.model_steps > 0:
-                self._exact.setdefault(speed.kind, speed)  # the newest counts
-        #: By what they have in common, those of one work each, in the order of their work.
-        self._alike: dict[_Common, list[Speed]] = {}
-        for speed in sorted(self._exact.values(), key=_work):
-            alike = self._alike.setdefault(_common(speed.kind), [])
-            if not alike or _work(alike[-1]) < _work(speed):
-                alike.append(speed)
+                self._measured.setdefault(speed.workload, speed)
 
     def __bool__(self) -> bool:
-        return bool(self._exact)
+        return bool(self._measured)
 
-    def of(self, kind: Workload) -> Prediction | None:
-        """Return how long a kind of pack takes; None where nothing comparable was measured.
+    def predict(self, workload: Workload) -> Prediction | None:
+        """Return the speed of a workload; None if no comparable one was measured.
 
-        The same kind is taken as it was measured last. Else those that differ in the fewest
-        respects are taken, and their times per model-step interpolated by the work of one, or
-        scaled with it beyond the smallest and the largest.
+        The measurement of the same workload is used as it is. Otherwise time per model-step is
+        fitted to those that differ from it in the fewest settings (:func:`_scaled`); workloads of
+        another model or precision are not comparable.
         """
-        if (same := self._exact.get(kind)) is not None:
-            return Prediction(_step(same), same.setup / same.packs, exact=True)
-        own = _common(kind)
-        # Networks and precisions of another kind say nothing.
-        comparable = [common for common in self._alike if common[:2] == own[:2]]
+        if (same := self._measured.get(workload)) is not None:
+            return Prediction(same.step_seconds, same.setup / same.packs, exact=True)
+        own = _settings(workload)
+        groups: dict[tuple[object, ...], list[Speed]] = {}
+        for speed in self._measured.values():
+            groups.setdefault(_settings(speed.workload), []).append(speed)
+        comparable = [settings for settings in groups if settings[:2] == own[:2]]
         if not comparable:
             return None
-        return _scaled(self._alike[min(comparable, key=lambda one: _differences(one, own))], kind)
+        closest = min(comparable, key=lambda s: sum(a != b for a, b in zip(s, own, strict=True)))
+        return _scaled(groups[closest], workload)
 
 
-#: The model, the precision, the optimizer, whether online, the batch function and the grabs.
-_Common = tuple[str, str, str, bool, str, str]
+def _settings(workload: Workload) -> tuple[object, ...]:
+    """Return all that workloads of different sizes have in common."""
+    w = workload
+    return w.model, w.precision, w.optimizer, w.online, w.batchfn, w.grabs
 
 
-def _common(kind: Workload) -> _Common:
-    return kind.model, kind.precision, kind.optimizer, kind.online, kind.batchfn, kind.grabs
+def _scaled(speeds: Sequence[Speed], workload: Workload) -> Prediction:
+    """Return the speed of a workload from measurements of others that differ in size alone.
+
+    Between the smallest and the largest measured work, seconds per model-step = a + b * work.
+    Beyond them they are proportional to the work: from small workloads alone the slope b is not
+    known well enough for large ones.
+    """
+    work = np.array([speed.workload.work for speed in speeds])
+    nearest = speeds[int(np.abs(np.log(work / workload.work)).argmin())]
+    setup = nearest.setup / nearest.packs * workload.configs / nearest.workload.configs
+    a, b = _fit(work, np.array([speed.step_seconds for speed in speeds]))
+    inside = min(max(workload.work, float(work.min())), float(work.max()))
+    return Prediction((a + b * inside) * workload.work / inside, setup, exact=False)
 
 
-def _differences(one: _Common, other: _Common) -> int:
-    return sum(a != b for a, b in zip(one, other, strict=True))
-
-
-def _work(speed: Speed) -> float:
-    return speed.kind.work
-
-
-def _step(speed: Speed) -> float:
-    return max(speed.training, 1e-9) / speed.model_steps
-
-
-def _scaled(speeds: Sequence[Speed], kind: Workload) -> Prediction:
-    """Return what speeds of other sizes, in the order of their work, say of a kind."""
-    place = bisect.bisect(speeds, kind.work, key=_work)
-    near = speeds[max(0, place - 1) : place + 1]
-    nearest = min(near, key=lambda speed: abs(math.log(_work(speed) / kind.work)))
-    setup = nearest.setup / nearest.packs * kind.configs / nearest.kind.configs
-    if len(near) == 1:
-        return Prediction(_step(near[0]) * kind.work / _work(near[0]), setup, exact=False)
-    low, high = near
-    share = math.log(kind.work / _work(low)) / math.log(_work(high) / _work(low))
-    step = math.exp((1 - share) * math.log(_step(low)) + share * math.log(_step(high)))
-    return Prediction(step, setup, exact=False)
+def _fit(work: NDArray[np.float64], seconds: NDArray[np.float64]) -> tuple[float, float]:
+    """Return a and b >= 0 for which a + b * work has the least squares of relative errors."""
+    terms = np.stack([1 / seconds, work / seconds], axis=1)
+    ones = np.ones(len(seconds))
+    a, b = np.linalg.lstsq(terms, ones, rcond=None)[0].tolist()
+    if a < 0 or len(work) == 1:
+        return 0.0, float(ones @ terms[:, 1] / (terms[:, 1] @ terms[:, 1]))
+    if b < 0:
+        return float(ones @ terms[:, 0] / (terms[:, 0] @ terms[:, 0])), 0.0
+    return a, b
 
 
 def earlier_speeds(
     runs: Iterable[RunDirectory],
-    fits: Callable[[Mapping[str, Any], Mapping[str, Any]], bool],
+    same_hardware: Callable[[Mapping[str, Any], Mapping[str, Any]], bool],
     source: str,
 ) -> Speeds:
-    """Return what tasks of earlier runs have measured.
+    """Return the speeds that tasks of earlier runs have measured.
 
     Args:
         runs: the newest first.
-        fits: whether a task trained on the device in question, by the intent of its submission and
-            its heartbeat.
-        source: where they come from, for people.
+        same_hardware: returns whether a task trained on the device in question, given the intent of
+            its submission and its heartbeat.
+        source: the origin of the measurements, for people.
     """
-    beats = list(itertools.islice(_beats(runs, fits), READ_AT_MOST))
+    beats = list(itertools.islice(_beats(runs, same_hardware), MOST_HEARTBEATS))
     found = [Speed.from_json(entry) for beat in beats for entry in beat.get("speeds", [])]
     startups = [float(beat["startup"]) for beat in beats if beat.get("startup") is not None]
     measured = [speed for speed in found if speed and speed.training >= SHORTEST_SECONDS]
-    return Speeds(measured, max(startups[:1], default=0.0), source)
+    return Speeds(measured, startups[0] if startups else 0.0, source)
 
 
 def _beats(
-    runs: Iterable[RunDirectory], fits: Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
+    runs: Iterable[RunDirectory],
+    same_hardware: Callable[[Mapping[str, Any], Mapping[str, Any]], bool],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the heartbeats that fit, those of the newest runs and submissions first."""
+    """Yield the heartbeats of the same hardware, those of the newest runs and submissions first."""
     for run in runs:
         for number in reversed(run.submissions()):
             intent = run.intent(number)
             beats = run.heartbeats(number).values()
-            yield from (beat for beat in beats if fits(intent, beat))
+            yield from (beat for beat in beats if same_hardware(intent, beat))

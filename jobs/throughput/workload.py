@@ -1,4 +1,4 @@
-"""Kinds of packs: what the speed of a training depends on, next to its device."""
+"""Workloads: all that the speed of a training depends on, besides its device."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.schedules import Schedule
 
-__all__ = ["Kinds", "Workload", "kinds_of"]
+__all__ = ["Workload", "Workloads", "workloads_of"]
 
-#: What one step of a stack costs whatever its size, in floating-point operations: the calls
-#: themselves, some tenths of a millisecond. Where one config trains alone, they are its step.
+#: The fixed cost of one step of a stack in floating-point operations: kernel launches and Python,
+#: some tenths of a millisecond. For a small model that trains alone, they are its whole step.
 STACK_OVERHEAD = 2e7
 
-#: Hyperparameters that make kinds differ; an axis of any other does not.
+#: Hyperparameters that make workloads differ; an axis of any other does not.
 SPEED_SETTINGS = frozenset(
     {
         *("width", "depth", "n_samples", "n_test", "max_iter", "online", "eval_every"),
@@ -33,14 +33,14 @@ SPEED_SETTINGS = frozenset(
 
 @dataclass(frozen=True)
 class Workload:
-    """Packs that train at the same speed on the same device.
+    """The type of a pack: packs of equal workloads train at the same speed on the same device.
 
     Attributes:
-        model, batchfn: the names of the functions; ``mlp`` for the default network.
-        optimizer, precision: as the hyperparameters say.
+        model, batchfn: the names of the functions; ``mlp`` for the default model.
+        optimizer, precision: the hyperparameters.
         online: whether every step draws a batch.
         grabs: the names of the grabs, and how often they are called.
-        width, depth, samples: of the hyperparameters WIDTH, DEPTH and N_SAMPLES.
+        width, depth, samples: the hyperparameters WIDTH, DEPTH and N_SAMPLES.
         tests: rows of the test set per step, on average.
         configs: how many the plan trains together.
         cost: the plan's estimate for one model-step, in floating-point operations.
@@ -61,11 +61,11 @@ class Workload:
 
     @classmethod
     def of(cls, sweep: Sweep, config: Config, configs: int, cost: float) -> Workload:
-        """Return the kind of a pack.
+        """Return the workload of a pack.
 
         Args:
             config: any of its configs.
-            configs: how many it has.
+            configs: the number of its configs.
             cost: of the whole pack, as the plan has it.
         """
         h = config.hyperparameters
@@ -87,56 +87,54 @@ class Workload:
 
     @property
     def work(self) -> float:
-        """What time grows with: the operations of one model-step, and its share of the calls."""
+        """Operations of one model-step, with its share of the fixed cost of a stack's step."""
         return self.cost + STACK_OVERHEAD / self.configs
 
     def to_json(self) -> dict[str, Any]:
-        """Return the kind as a heartbeat holds it."""
+        """Return the workload as it is stored in a heartbeat."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Workload | None:
-        """Return the kind that :meth:`to_json` wrote; None where another version wrote it."""
+        """Return the workload from :meth:`to_json`; None if another version wrote it."""
         names = {field.name for field in fields(cls)}
         return cls(**content) if content.keys() == names else None
 
 
 @dataclass(frozen=True)
-class Kinds:
-    """The kinds of packs that a plan has.
+class Workloads:
+    """The workloads of a plan's packs, one for each workload and MAX_ITER.
 
     Attributes:
-        kinds: each of them once.
-        steps: (kinds,) MAX_ITER of each.
-        examples: (kinds,) the number of a pack of each.
-        which: (packs,) the place of each pack's kind among ``kinds``.
+        workloads: the workloads.
+        steps: (workloads,) MAX_ITER of each.
+        of_pack: (packs,) the index of each pack's workload.
     """
 
-    kinds: list[Workload]
+    workloads: list[Workload]
     steps: NDArray[np.int64]
-    examples: NDArray[np.int64]
-    which: NDArray[np.int64]
+    of_pack: NDArray[np.int64]
 
 
-def kinds_of(plan: Plan, sweep: Sweep) -> Kinds:
-    """Return the kinds of packs of a plan: in time and memory linear in the packs, not configs."""
+def workloads_of(plan: Plan, sweep: Sweep) -> Workloads:
+    """Return the workloads of a plan, in time and memory linear in its packs, not its configs."""
     axes = [
-        place
-        for place, a in enumerate(sweep.product.axes)
-        if not SPEED_SETTINGS.isdisjoint(a.names)
+        number
+        for number, axis in enumerate(sweep.product.axes)
+        if not SPEED_SETTINGS.isdisjoint(axis.names)
     ]
-    firsts, likeness = plan.first_indices, plan.pack_sizes
+    firsts, classes = plan.first_indices, plan.pack_sizes
     points = np.unravel_index(firsts, plan.shape) if plan.shape else ()
-    for place in axes:
-        likeness = likeness * plan.shape[place] + points[place]
-    _, examples, which = np.unique(likeness, return_index=True, return_inverse=True)
-    kinds, steps = [], []
+    for axis in axes:
+        classes = classes * plan.shape[axis] + points[axis]
+    _, examples, of_pack = np.unique(classes, return_index=True, return_inverse=True)
+    workloads, steps = [], []
     for number in examples.tolist():
         config = sweep.config(int(firsts[number]))
         size, cost = int(plan.pack_sizes[number]), float(plan.pack_costs[number])
-        kinds.append(Workload.of(sweep, config, size, cost))
+        workloads.append(Workload.of(sweep, config, size, cost))
         steps.append(config.hyperparameters.max_iter)
-    return Kinds(kinds, np.array(steps, np.int64), examples, which)
+    return Workloads(workloads, np.array(steps, np.int64), of_pack)
 
 
 def _name(value: Any) -> str:
@@ -151,5 +149,5 @@ def _grabs(sweep: Sweep, h: Hyperparameters) -> str:
 
 
 def _rounded(number: float) -> float:
-    """Return a number to six digits: the same in every process, whatever the order of sums."""
+    """Return a number to six digits: equal in every process, whatever the order of sums."""
     return float(f"{number:.6g}") if math.isfinite(number) else number

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from mlpsubmit.cli.options import run_argument, runs_dir_option
+from mlpsubmit.display.text import counted
 
 __all__ = ["collect"]
 
@@ -45,7 +46,7 @@ def collect(
     current = opened.status()
     click.echo(f"results: {written} ({current.done} of {current.configs} configs)")
     for failure in current.failures[:3]:
-        click.echo(f"failed: {failure.error} ({len(failure.indices)} configs)", err=True)
+        click.echo(f"failed: {failure.error} ({counted(len(failure.indices), 'config')})", err=True)
     if current.complete:
         return
     if current.running:

@@ -16,7 +16,7 @@ from mlpsubmit.cli.options import runs_dir_option
 from mlpsubmit.cli.slurm_options import given, slurm_options
 
 if TYPE_CHECKING:
-    from mlpsubmit.jobs.slurm.probe import Check, Finding
+    from mlpsubmit.jobs.slurm.probe import Check, CheckResult
     from mlpsubmit.slurm_templates import SlurmRequest
 
 __all__ = ["doctor"]
@@ -68,13 +68,13 @@ def _checks(
     yield from _slurm(runs_dir, slurm, timeout)
 
 
-def _version() -> Finding:
+def _version() -> CheckResult:
     from importlib.metadata import version
 
     return True, version("mlpsubmit")
 
 
-def _torch() -> Finding:
+def _torch() -> CheckResult:
     import torch
 
     count = torch.cuda.device_count()
@@ -82,13 +82,13 @@ def _torch() -> Finding:
     return True, f"{torch.__version__}, GPUs: {names or 'none, trains on the cores'}"
 
 
-def _cores() -> Finding:
+def _cores() -> CheckResult:
     from mlpsubmit.jobs.executors.local import usable_cores
 
     return True, f"{usable_cores()} usable"
 
 
-def _runs(runs_dir: Path | None) -> Finding:
+def _runs(runs_dir: Path | None) -> CheckResult:
     folder, existing = _folders(runs_dir)
     with tempfile.TemporaryFile(dir=existing):
         pass
@@ -96,7 +96,7 @@ def _runs(runs_dir: Path | None) -> Finding:
     return free > 1, f"{folder}, {free:.0f} GB free"
 
 
-def _training() -> Finding:
+def _training() -> CheckResult:
     """Train one tiny network, through the loop that a run uses."""
     import torch
 
@@ -130,7 +130,7 @@ def _folders(runs_dir: Path | None) -> tuple[Path, Path]:
     return folder, next(path for path in [folder, *folder.parents] if path.exists())
 
 
-def _extra(extra: str, module: str) -> Finding:
+def _extra(extra: str, module: str) -> CheckResult:
     import importlib.util
 
     if importlib.util.find_spec(module):

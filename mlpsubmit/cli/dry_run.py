@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlpsubmit.cli.slurm_options import given
-from mlpsubmit.display.text import duration
+from mlpsubmit.display.text import counted, duration
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status
@@ -151,27 +151,31 @@ class DryRun:
             return
         run, packs = self.prepared.run, len(self.prepared.missing)
         place = f"run {run.id} goes on" if run else "a new run"
-        click.echo(f"{place}: {packs} packs to train, {self._done} configs are done already")
+        click.echo(
+            f"{place}: {counted(packs, 'pack')} to train, {self._done} configs are done already"
+        )
         if self.forecast is not None:
             self._show_tasks(self.forecast)
 
     def _show_tasks(self, forecast: Forecast) -> None:
         """Print the slices, how long they take, and what the executor would be given."""
         tasks, executor = self._tasks, forecast.executor
+        threads = self.prepared.plan.threads
         total = sum(task["operations"] for task in tasks)
         click.echo(
-            f"{executor.name}: {len(tasks)} tasks of {self.prepared.plan.threads} threads, "
+            f"{executor.name}: {counted(len(tasks), 'task')} of {counted(threads, 'thread')}, "
             f"{total:.2g} floating-point operations at most"
         )
         for number, task in enumerate(tasks[:SHOWN_TASKS]):
             share = 100 * task["operations"] / total
             time = f", at most {duration(task['seconds'])}" if self.estimate else ""
             click.echo(
-                f"  task {number}: {task['packs']} packs, {task['configs']} configs, "
+                f"  task {number}: {counted(task['packs'], 'pack')}, "
+                f"{counted(task['configs'], 'config')}, "
                 f"{share:.0f}% of it{time}"
             )
         if len(tasks) > SHOWN_TASKS:
-            click.echo(f"  ... and {len(tasks) - SHOWN_TASKS} more tasks")
+            click.echo(f"  ... and {counted(len(tasks) - SHOWN_TASKS, 'more task')}")
         for line in self._time_lines(forecast):
             click.echo(line)
         for line in executor.describe(forecast.submission):
@@ -194,8 +198,8 @@ class DryRun:
 
 def cost_line(estimate: Estimate, unit: str, units: int) -> str:
     """Say what all tasks take together, and how that is known."""
-    guessed = estimate.kinds - estimate.measured
-    scaled = f"; {guessed} of {estimate.kinds} kinds of packs scaled from others" if guessed else ""
+    guessed, all_ = estimate.workloads - estimate.measured, estimate.workloads
+    scaled = f"; {guessed} of {all_} kinds of packs scaled from others" if guessed else ""
     return (
         f"at most {duration(estimate.wall_seconds)} with {estimate.max_concurrent} side by side, "
         f"{estimate.hours(units):.2g} {unit} in all ({estimate.source}{scaled})"

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mlpsubmit.cli.options import check_where, executor_options, run_argument, runs_dir_option
+from mlpsubmit.display.text import counted
 
 __all__ = ["resume"]
 
@@ -26,7 +27,8 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
     ask = check_where(where)
     opened = open_run(run, runs_dir)
     if after is not None:
-        click.echo(f"run {opened.id}: {opened.retry(after, where['retries'])} packs to train")
+        packs = opened.retry(after, where["retries"])
+        click.echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
         return
     packs = opened.resume(
         where["executor"],
@@ -37,5 +39,5 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
         pdb=where["pdb"],
     )
     if packs:
-        click.echo(f"run {opened.id}: {packs} packs to train")
+        click.echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
     sys.exit(terminal.after_submitting(opened, where["follow"]))

@@ -24,7 +24,7 @@ _KEYS = {
     "constraint": ("FEATURES", "Features that a node should have."),
     "time": ("LIMIT", "Time limit of a task: minutes, hours:minutes:seconds, days-hours."),
     "gpus": ("N|TYPE:N", "GPUs of a task."),
-    "cpus": ("N", "Processor cores of a task."),
+    "cpus": ("N", "CPU cores of a task."),
     "mem": ("SIZE", "Main memory of a task, such as 16G."),
     "max_parallel": ("M", "Tasks that run at once, at most."),
 }

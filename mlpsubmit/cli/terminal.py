@@ -15,6 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mlpsubmit.display.text import counted
+
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status
     from mlpsubmit.results.source import Failure
@@ -79,7 +81,7 @@ def _tasks(status: Status) -> Table:
     if len(ranked) > _TASKS:
         rest = Counter(task.state for task in ranked[_TASKS:])
         told = ", ".join(f"{count} {state}" for state, count in rest.items())
-        table.add_row(f"  ... and {len(ranked) - _TASKS} more tasks", "", told)
+        table.add_row(f"  ... and {counted(len(ranked) - _TASKS, 'more task')}", "", told)
     return table
 
 
@@ -119,7 +121,10 @@ def _failure(failures: Sequence[Failure]) -> Text:
     lines = failures[0].traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
     last = "\n".join(f"    {line}" for line in lines)
     return Text.assemble(
-        ("  failed: ", "red"), f"{failures[0].error} ({configs} configs)", "\n", (last, "dim")
+        ("  failed: ", "red"),
+        f"{failures[0].error} ({counted(configs, 'config')})",
+        "\n",
+        (last, "dim"),
     )
 
 

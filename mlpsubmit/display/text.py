@@ -20,13 +20,12 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
-def throughput(model_steps: float, utilization: float | None, of_what: str = "") -> str:
-    """Return model-steps per second, and how well they use the device where that is known.
+def throughput(model_steps: float, utilization: float | None) -> str:
+    """Return model-steps per second, and the matmul utilization if it is known.
 
     Args:
         utilization: 0 to 1.
-        of_what: is written behind the percentage.
     """
-    used = "" if utilization is None else f" ({100 * utilization:.0f}%{of_what})"
+    used = "" if utilization is None else f", {100 * utilization:.0f}% matmul utilization"
     compact = f"{model_steps / 1000:.1f}k" if model_steps >= 1000 else f"{model_steps:.0f}"
     return f"{compact} model-steps/s{used}"

@@ -1,4 +1,4 @@
-"""How long a launch would take: by the speeds of earlier runs, or by a calibration."""
+"""How long a launch would take: from the speeds of earlier runs, or from a calibration."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from mlpsubmit.errors import RunError, SpecError
 from mlpsubmit.jobs.plan import Range, cut
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.calibrate import choose_packs, write_order
-from mlpsubmit.jobs.throughput.estimate import Estimate, estimated
+from mlpsubmit.jobs.throughput.estimate import Estimate, estimate_tasks
 from mlpsubmit.jobs.throughput.speeds import Speed, Speeds, earlier_speeds
-from mlpsubmit.jobs.throughput.workload import Kinds, kinds_of
+from mlpsubmit.jobs.throughput.workload import Workloads, workloads_of
 from mlpsubmit.runs.locate import runs_folder, runs_of
 
 if TYPE_CHECKING:
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Forecast"]
 
-#: Runs that are looked at for speeds at most, the newest.
-LOOKED_AT = 50
+#: How many runs are searched for speeds at most, from the newest on.
+MOST_RUNS = 50
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a launch would hand to its executor, and how long that would take.
+    """The submission that a launch would make, and how long it would take.
 
     Attributes:
-        sweep: what it trains.
-        prepared: what it has to do, of which something is missing.
+        sweep: the sweep to train.
+        prepared: its plan and missing packs, at least one.
     """
 
     sweep: Sweep
@@ -46,7 +46,7 @@ class Forecast:
 
     @cached_property
     def submission(self) -> Submission:
-        """What the executor would get."""
+        """The submission as the executor would get it."""
         return self.prepared.submission(self.executor, self.retries)
 
     @cached_property
@@ -56,33 +56,33 @@ class Forecast:
         return cut(missing, plan.pack_costs[missing], self.submission.tasks)
 
     @cached_property
-    def _kinds(self) -> Kinds:
-        return kinds_of(self.prepared.plan, self.sweep)
+    def _workloads(self) -> Workloads:
+        return workloads_of(self.prepared.plan, self.sweep)
 
     def by_earlier_runs(self, runs_dir: Path | None) -> Estimate | None:
-        """Return what the tasks will take; None where no earlier run tells.
+        """Return how long the tasks will take; None if no earlier run is comparable.
 
         Args:
-            runs_dir: where runs are kept, of whichever sweep.
+            runs_dir: where runs are kept, of any sweep.
         """
         threads = self.prepared.plan.threads
         device = self.executor.device(threads)
-        fits = partial(self.executor.same_hardware, threads)
+        same_hardware = partial(self.executor.same_hardware, threads)
         runs = _newest(runs_folder(runs_dir))
-        return self._by(earlier_speeds(runs, fits, f"by earlier runs on {device}"))
+        return self._estimate(earlier_speeds(runs, same_hardware, f"by earlier runs on {device}"))
 
     def by_calibration(self, frozen: bytes) -> Estimate | None:
-        """Return what the tasks will take, after training some packs for a short while.
+        """Return how long the tasks will take, after training some packs for a short while.
 
         Args:
-            frozen: the sweep as workers read it.
+            frozen: the pickled sweep.
 
         Raises:
-            SpecError: where a pack cannot be trained.
-            UserError: where the executor has nothing to calibrate with, or no answer came.
+            SpecError: if a pack cannot be trained.
+            UserError: if the executor cannot calibrate, or a process has no result.
         """
         plan = self.prepared.plan
-        packs = choose_packs(plan, self._kinds, self.prepared.missing)
+        packs = choose_packs(plan, self._workloads, self.prepared.missing)
         self.executor.threads = plan.threads
         answers = self.executor.calibrate(
             self.submission, lambda folder: write_order(folder, frozen, plan, packs)
@@ -95,26 +95,27 @@ class Forecast:
         device = self.executor.device(plan.threads)
         found = [Speed.from_json(entry) for answer in answers for entry in answer["speeds"]]
         startup = max(float(answer["startup"]) for answer in answers)
-        together = _together([speed for speed in found if speed is not None])
-        return self._by(Speeds(together, startup, f"by a calibration on {device}"))
+        total = _sum_by_workload([speed for speed in found if speed is not None])
+        return self._estimate(Speeds(total, startup, f"by a calibration on {device}"))
 
-    def _by(self, speeds: Speeds) -> Estimate | None:
+    def _estimate(self, speeds: Speeds) -> Estimate | None:
         plan, max_concurrent = self.prepared.plan, self.executor.max_concurrent(self.submission)
-        return estimated(plan, self._kinds, self.slices, speeds, max_concurrent)
+        return estimate_tasks(plan, self._workloads, self.slices, speeds, max_concurrent)
 
 
-def _together(speeds: Sequence[Speed]) -> list[Speed]:
-    """Add up what several processes measured of the same kinds."""
+def _sum_by_workload(speeds: Sequence[Speed]) -> list[Speed]:
+    """Add up the measurements of several processes, for each workload."""
     sums: dict[object, Speed] = {}
     for speed in speeds:
-        sums[speed.kind] = sums[speed.kind] + speed if speed.kind in sums else speed
+        own = speed.workload
+        sums[own] = sums[own] + speed if own in sums else speed
     return list(sums.values())
 
 
 def _newest(folder: Path) -> Iterator[RunDirectory]:
-    """Yield the runs of all sweeps, the newest first; those of other versions are left out."""
+    """Yield the runs of all sweeps, the newest first, without those of other versions."""
     sweeps = [path for path in folder.glob("[!.]*") if path.is_dir()]
     runs = [run for sweep in sweeps for run in runs_of(sweep)]
-    for path in sorted(runs, key=lambda run: run.name, reverse=True)[:LOOKED_AT]:
+    for path in sorted(runs, key=lambda run: run.name, reverse=True)[:MOST_RUNS]:
         with contextlib.suppress(RunError, OSError):
             yield RunDirectory.open(path)

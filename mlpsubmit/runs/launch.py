@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mlpsubmit import files
 from mlpsubmit.errors import RunError, UserError
 from mlpsubmit.jobs.plan import Plan, make_plan
-from mlpsubmit.jobs.slurm.rejections import Refused
+from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.runs.locate import RUNS_VARIABLE, runs_folder, runs_of
@@ -106,7 +106,7 @@ def launch(
             )
     try:
         start(run.directory, chosen, retries, checked=True)
-    except Refused:
+    except Rejected:
         if prepared.run is None and not run.directory.submissions():
             shutil.rmtree(run.path)
         raise

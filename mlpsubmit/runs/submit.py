@@ -17,8 +17,8 @@ from mlpsubmit import files
 from mlpsubmit.errors import BusyError
 from mlpsubmit.jobs.plan import Plan, cut
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
-from mlpsubmit.jobs.slurm.rejections import Refused
-from mlpsubmit.jobs.slurm.sbatch import Uncertain, cancel
+from mlpsubmit.jobs.slurm.rejections import Rejected
+from mlpsubmit.jobs.slurm.sbatch import OutcomeUnknown, cancel
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.status import Status, read_status
 from mlpsubmit.jobs.store import run_directory
@@ -154,13 +154,13 @@ def _submit(
         for job in executor.submit(submission):
             jobs.append(job.to_json())
             files.publish_json(submission.folder / run_directory.JOBS, {"jobs": jobs})
-    except (Refused, BusyError) as error:
+    except (Rejected, BusyError) as error:
         if jobs:  # cancelled by now, but some may have begun; their names are taken
             run.end_submission(submission.number, str(error))
         else:
             shutil.rmtree(submission.folder)
         raise
-    except Uncertain as error:
+    except OutcomeUnknown as error:
         run.end_submission(submission.number, str(error))
         raise
 

@@ -20,6 +20,7 @@ from pydantic import (
 
 from mlpsubmit.arguments import parse_bool
 from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.validation import validation_errors
 
 __all__ = [
     "OPTIMIZERS",
@@ -331,23 +332,6 @@ def canonical_name(name: str) -> str | None:
     return _CANONICAL.get(_squash(name))
 
 
-def _errors(error: ValidationError) -> list[str]:
-    """Say each of pydantic's errors in our words: the name, what was got, what is valid."""
-    messages = []
-    for entry in error.errors():
-        text = entry["msg"].removeprefix("Value error, ")
-        if not entry["loc"]:
-            messages.append(text)
-            continue
-        messages.append(_message(str(entry["loc"][0]), entry["input"], text))
-    return messages
-
-
-def _message(name: str, value: Any, text: str) -> str:
-    meaning = Hyperparameters.model_fields[name].description
-    return f"{name.upper()}: got {value!r}; {text} ({meaning})"
-
-
 def validate(settings: Mapping[str, Any]) -> Hyperparameters:
     """Build the hyperparameters from settings whose names are spelt in any way.
 
@@ -369,7 +353,8 @@ def validate(settings: Mapping[str, Any]) -> Hyperparameters:
     try:
         hyperparameters = Hyperparameters(**values)
     except ValidationError as error:
-        raise SpecError(errors + _errors(error)) from None
+        named = validation_errors(error, Hyperparameters, lambda name, _: name.upper())
+        raise SpecError(errors + named) from None
     if errors:
         raise SpecError(errors)
     return hyperparameters
@@ -391,4 +376,5 @@ def validate_one(name: str, value: Any) -> Any:
         return _adapter(name).validate_python(value)
     except ValidationError as error:
         text = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise SpecError(_message(name, value, text)) from None
+        meaning = Hyperparameters.model_fields[name].description
+        raise SpecError(f"{name.upper()}: got {value!r}; {text} ({meaning})") from None

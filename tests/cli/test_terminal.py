@@ -82,7 +82,9 @@ def test_a_thousand_crashed_tasks_are_shown_at_once(tmp_path: Path) -> None:
             read.append(self.name)
             return super().last_lines()
 
-    tasks = [Counted(f"000-{n:04d}", "crashed", {}, log, "SLURM says FAILED") for n in range(1000)]
+    tasks = [
+        Counted(f"000-{n:04d}", "crashed", {}, log, "SLURM reports FAILED") for n in range(1000)
+    ]
     shown = rendered(status_of("crashed", *tasks))
     assert len(read) == 24, "those that are listed"
     assert "... and 976 more tasks" in shown

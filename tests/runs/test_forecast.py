@@ -52,7 +52,7 @@ def test_an_earlier_run_tells_whatever_its_sweep(mlpsubmit: Command, workplace: 
     short = json.loads(mlpsubmit(*asked, "MAX_ITER=2000", "--json").out)
     (task,) = told["tasks"]
     assert (task["packs"], task["configs"]) == (2, 8)
-    assert told["estimate"]["measured_kinds"] == told["estimate"]["kinds"] == 2
+    assert told["estimate"]["measured_workloads"] == told["estimate"]["workloads"] == 2
     # A thousand times the steps, and as long beside them.
     ratio = told["estimate"]["wall_seconds"] / short["estimate"]["wall_seconds"]
     assert 100 < ratio <= 1000
@@ -87,7 +87,7 @@ def test_a_task_says_what_it_has_measured(mlpsubmit: Command) -> None:
     (beat,) = run.directory.heartbeats().values()
     assert beat["model_steps"] == 8 * 300
     assert beat["startup"] is None, "this process has done other things before"
-    assert [speed["kind"]["width"] for speed in beat["speeds"]] == [8, 4]
+    assert [speed["workload"]["width"] for speed in beat["speeds"]] == [8, 4]
     assert all(speed["model_steps"] == 4 * (300 - BLOCK) for speed in beat["speeds"])
     assert beat["matmul_utilization"] is None, "not worth a second of measuring"
     status = run.status()
@@ -111,7 +111,7 @@ def test_a_task_says_what_it_makes_of_its_device(mlpsubmit: Command) -> None:
     assert status.matmul_utilization is not None
     assert 0 < status.matmul_utilization < 1.5
     shown = " ".join(mlpsubmit("status").out.split())
-    assert f"({100 * status.matmul_utilization:.0f}% matmul utilization)" in shown
+    assert f", {100 * status.matmul_utilization:.0f}% matmul utilization" in shown
 
 
 # ---- calibration ---------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_a_calibration_times_every_kind_and_leaves_nothing(
     asked = ("launch", "small.py", "--dry-run", "--calibrate", "MAX_ITER=100000", "--json")
     found = json.loads(mlpsubmit(*asked).out)
     estimate = found["estimate"]
-    assert estimate["measured_kinds"] == estimate["kinds"] == 2
+    assert estimate["measured_workloads"] == estimate["workloads"] == 2
     assert estimate["source"].startswith("by a calibration on ")
     assert estimate["startup_seconds"] > 0.1, "a process of Python imports torch"
     assert all(task["seconds"] > estimate["startup_seconds"] for task in found["tasks"])
@@ -184,7 +184,7 @@ def test_what_a_calibration_compiles_goes_with_its_folder(
 ) -> None:
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     monkeypatch.setattr(
-        calibrate, "_measured", lambda folder: {"cache": os.environ["TORCHINDUCTOR_CACHE_DIR"]}
+        calibrate, "_measure", lambda folder: {"cache": os.environ["TORCHINDUCTOR_CACHE_DIR"]}
     )
     calibrate.main(tmp_path, 0)
     cache = Path(files.read_json(calibrate.answer_file(tmp_path, 0))["cache"])

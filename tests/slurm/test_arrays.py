@@ -20,12 +20,14 @@ def test_a_launch_from_the_shell_to_the_dataset(
     asked = ("--tasks", 2, "--gpus", 1, "--cpus", 1, "--mem", "600M", "--time", "00:10:00")
     dry = study.cli("launch", path, "--dry-run", *asked, "GAMMA=[0.5,1]")
     assert dry.returncode == 0, dry.stderr
-    assert "slurm: 2 tasks of 1 threads" in dry.stdout
+    assert "slurm: 2 tasks of 1 thread," in dry.stdout
     assert "at most 0.3333 GPU-hours" in dry.stdout
     assert not (study.folder / "runs").exists()
 
+    study.pace("shell", 0.5)  # so that it cannot end before the launch has reported
     launched = study.cli("launch", path, *asked)
     assert launched.returncode == 0, launched.stderr
+    study.pace("shell", None)
     run = study.open("shell")
     # Whether a task has started by then is up to the cluster.
     said = rf"run {run.id} is running( \([12] of 2 tasks are queued\))?; see: mlpsubmit status"

@@ -16,10 +16,10 @@ import pytest
 
 from mlpsubmit.files import read_json
 from mlpsubmit.jobs.slurm import commands
-from mlpsubmit.jobs.slurm.doctor import Cluster, partitions, start
-from mlpsubmit.jobs.slurm.probe import Probe, main
+from mlpsubmit.jobs.slurm.doctor import Cluster, expected_start, partitions
+from mlpsubmit.jobs.slurm.probe import check_report, main, missing_report
 from mlpsubmit.jobs.slurm.queue import JobState
-from mlpsubmit.slurm_templates import SlurmRequest, Template
+from mlpsubmit.slurm_templates import SlurmRequest
 
 # The fixtures `cluster` and `bare_cluster` come from conftest.py.
 #: As ``sinfo`` of several SLURM versions writes it.
@@ -68,10 +68,7 @@ def test_rows_of_another_form_are_left_out() -> None:
 
 
 def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "answered", lambda *_: CONFIG)
-    assert commands.setting("CommunicationParameters") == ""
-    assert commands.setting("KillWait") == "10 sec"
-    assert commands.setting("Kill") is None
+    monkeypatch.setattr(commands, "run_checked", lambda *_: CONFIG)
     assert commands.settings() == {
         "AccountingStorageType": "accounting_storage/none",
         "CommunicationParameters": "",
@@ -85,28 +82,23 @@ def test_when_a_task_could_start() -> None:
         "sbatch: Job 2 to start at 2026-11-24T12:07:42 using 1 processors on nodes n1 in "
         "partition main\n"
     )
-    assert start(told) == "; it could start at 2026-11-24 12:07:42 on n1"
-    assert start("sbatch: something else") == ""
+    assert expected_start(told) == "; it could start at 2026-11-24 12:07:42 on n1"
+    assert expected_start("sbatch: something else") == ""
 
 
-@pytest.fixture
-def probe(tmp_path: Path) -> Probe:
-    return Probe(tmp_path, Template(name="default"), 60)
-
-
-def test_what_a_node_says_is_compared(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    (probe.folder / "token").write_text("abc")
+def test_what_a_node_says_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("abc")
     monkeypatch.setenv("SLURMD_NODENAME", "n7")
-    main(probe.folder, "abc")
-    answer = read_json(probe.folder / "answer.json")
-    place = probe.folder.parent
-    well, text = probe.heard(answer, "abc", 1.2)
+    main(tmp_path, "abc")
+    report = read_json(tmp_path / "report.json")
+    place = tmp_path.parent
+    well, text = check_report(report, "abc", tmp_path, 1.2)
     assert well
-    assert text == f"n7 has mlpsubmit {answer['version']} and shares {place} (1 s)"
-    well, text = probe.heard(answer, "another", 1.2)
+    assert text == f"n7 has mlpsubmit {report['version']} and shares {place} (1 s)"
+    well, text = check_report(report, "another", tmp_path, 1.2)
     assert well is False
     assert text == f"n7 does not see what this machine has just written to {place}"
-    well, text = probe.heard({**answer, "version": "0.0.7", "path": "/old"}, "abc", 1.2)
+    well, text = check_report({**report, "version": "0.0.7", "path": "/old"}, "abc", tmp_path, 1.2)
     assert well is False
     assert text.startswith("n7 has mlpsubmit 0.0.7 at /old, this machine ")
 
@@ -114,7 +106,7 @@ def test_what_a_node_says_is_compared(probe: Probe, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("job", "well", "text"),
     [
-        (None, False, "sbatch took a job, but squeue does not show it after 60 s"),
+        (None, False, "sbatch accepted a job, but squeue does not list it after 60 s"),
         (JobState("1", "PENDING", "Resources"), None, "still queued after 60 s (Resources); to"),
         (JobState("1", "PENDING", "None"), None, "still queued after 60 s (no reason given yet)"),
         (
@@ -122,15 +114,15 @@ def test_what_a_node_says_is_compared(probe: Probe, monkeypatch: pytest.MonkeyPa
             False,
             "SLURM cannot start a job: PENDING (launch failed requeued held)",
         ),
-        (JobState("1", "RUNNING", "None", "n1"), None, "a job runs on n1, but has not answered"),
+        (JobState("1", "RUNNING", "None", "n1"), None, "a job runs on n1, but has not reported"),
         (JobState("1", "FAILED", "JobLaunchFailure", "n1"), False, "node n1 cannot see /"),
         (JobState("1", "NODE_FAIL", "None", "n1"), False, "the job did not run: NODE_FAIL on n1"),
     ],
 )
 def test_what_is_known_of_a_job_without_an_answer(
-    probe: Probe, job: JobState | None, well: bool | None, text: str
+    tmp_path: Path, job: JobState | None, well: bool | None, text: str
 ) -> None:
-    found, told = probe.unheard(job)
+    found, told = missing_report(job, tmp_path, 60)
     assert found is well
     assert told.startswith(text)
 
@@ -195,7 +187,9 @@ class TestOnACluster:
         )
         assert re.search(r"^-    partitions +main \(the default\), up, time limit 1-0", out, re.M)
         assert re.search(r"^ +preempt, up, .* of 4 cores, 4000M, no GPU; preemption RE", out, re.M)
-        assert re.search(r"^ok   sbatch +takes a task of the template default; it could", out, re.M)
+        assert re.search(
+            r"^ok   sbatch +accepts a task of the template default; it could", out, re.M
+        )
         shared = rf"^ok   nodes +n\d has mlpsubmit [\d.]+ and shares {runs} \(\d+ s\)$"
         assert re.search(shared, out, re.M)
         assert list(runs.iterdir()) == []
@@ -204,7 +198,7 @@ class TestOnACluster:
         where = ("--mem", "1G", "--gpus", "0", "--partition", "blind")
         code, out = doctor(cluster.environment, runs, *where)
         assert code == 1
-        assert f"BAD  nodes        node n4 cannot see {runs} (SLURM says FAILED" in out
+        assert f"BAD  nodes        node n4 cannot see {runs} (SLURM reports FAILED" in out
         assert "keep runs on a file system that all nodes share (--runs-dir)" in out
         assert list(runs.iterdir()) == []
 
@@ -259,7 +253,9 @@ class TestOnACluster:
         monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
         told = findings(runs, 30, partition="fast")
         for name in ("sbatch", "nodes"):
-            refused = rf"^{name} False: --partition fast .*: sbatch refused it: .*; partitions are "
+            refused = (
+                rf"^{name} False: --partition fast .*: sbatch rejected it: .*; partitions are "
+            )
             assert re.search(refused, told, re.M)
         assert list(runs.iterdir()) == []
 
@@ -276,7 +272,7 @@ class TestOnACluster:
             told,
             re.M,
         )
-        assert "sbatch None: does not say beforehand whether it takes a task of default" in told
+        assert "sbatch None: cannot check beforehand whether it accepts a task of default" in told
         assert re.search(r"^nodes True: n\d has mlpsubmit", told, re.M), "a small job fits"
 
     def test_variables_of_sbatch_do_not_win_over_a_template(
@@ -286,7 +282,7 @@ class TestOnACluster:
         monkeypatch.setenv("SBATCH_PARTITION", "nowhere")
         monkeypatch.setenv("SBATCH_TIMELIMIT", "nonsense")
         told = findings(runs, 30, partition="main", gpus=0, mem="600M", time="10")
-        assert re.search(r"^sbatch True: takes a task .*; it could start at", told, re.M), told
+        assert re.search(r"^sbatch True: accepts a task .*; it could start at", told, re.M), told
         assert re.search(r"^nodes True: n\d has mlpsubmit", told, re.M), told
         # What the template leaves open they fill in, as for a launch.
         told = findings(runs, 30, gpus=0, mem="600M", time="10")
@@ -309,7 +305,7 @@ class TestOnACluster:
         code, out = doctor({"SLURM_CONF": str(conf)}, tmp_path, "--mem", "1G")
         assert time.monotonic() - begun < 45
         assert code == 1
-        assert re.search(r"^BAD  slurm +the controller does not answer, so that", out, re.M)
+        assert re.search(r"^BAD  slurm +the controller does not answer, so nothing", out, re.M)
         assert "nodes" not in out
 
     def test_a_machine_without_a_cluster(self, cluster: Any, tmp_path: Path) -> None:
@@ -327,5 +323,7 @@ class TestWithoutAccounting:
         where = ("--mem", "1G", "--timeout", "0")
         code, out = doctor(bare_cluster.environment, tmp_path, *where)
         assert code == 0, out
-        assert re.search(r"^-    sacct +why a job .*accounting storage is disabled", out, re.M)
+        assert re.search(
+            r"^-    sacct +the reason why a job .*accounting storage is disabled", out, re.M
+        )
         assert re.search(r"^-    nodes +no job was submitted .*\(--timeout 0\)", out, re.M)

@@ -33,7 +33,7 @@ def refused(study: Any, **slurm: Any) -> str:
 def test_the_cluster_refuses(study: Any, slurm: dict[str, Any], named: str, words: str) -> None:
     message = refused(study, **slurm)
     assert named in message
-    assert "sbatch refused it: " in message
+    assert "sbatch rejected it: " in message
     assert words in message
     assert "nothing was submitted" in message
 
@@ -80,7 +80,7 @@ def test_a_refused_partition_comes_with_those_that_there_are(study: Any) -> None
 def test_the_job_that_would_resume_is_refused_before_anything_is_submitted(study: Any) -> None:
     with pytest.raises(UserError) as caught:
         study.launch("mistaken", slurm={"helper_partition": "gqu"}, retries=1)
-    assert str(caught.value).startswith("--partition gqu (template default): sbatch refused it")
+    assert str(caught.value).startswith("--partition gqu (template default): sbatch rejected it")
     assert not (study.folder / "runs").exists()
 
 
@@ -129,14 +129,14 @@ def test_a_template_with_errors_lists_them_all(study: Any) -> None:
     assert "partitoin: no such key (did you mean 'partition'?)" in done.stderr
     own.write_text('partition = "gqu"\ngpus = 0\nmem = "600M"\n')
     done = study.cli("launch", study.spec("mistaken"), "--template", "./mine.toml")
-    assert "--partition gqu (template mine): sbatch refused it" in done.stderr
+    assert "--partition gqu (template mine): sbatch rejected it" in done.stderr
 
 
 def test_without_sbatch(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     path = study.spec("mistaken")
     sweep = load_spec(path)
     monkeypatch.delenv("SLURM_CONF")
-    with pytest.raises(UserError, match="this machine has no sbatch that knows of a cluster"):
+    with pytest.raises(UserError, match="this machine has no sbatch configured for a cluster"):
         launch(sweep, executor="slurm", runs_dir=study.folder / "runs")
     monkeypatch.setenv("PATH", str(study.folder))
     with pytest.raises(UserError, match="or train here: --executor local"):
@@ -146,9 +146,7 @@ def test_without_sbatch(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_runs_folder_that_the_nodes_cannot_see(study: Any) -> None:
     message = refused(study, partition="far")
-    assert (
-        "lies in /tmp, which every machine has for itself, where the nodes (elsewhere)" in message
-    )
+    assert "is in /tmp, which every machine has for itself, where the nodes (elsewhere)" in message
     assert "cannot see it; give a folder that all of them share with --runs-dir" in message
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlpsubmit.jobs.executors.slurm import unanswered
+from mlpsubmit.jobs.executors.slurm import missing_result
 from mlpsubmit.jobs.slurm.queue import JobState
 
 ASKED = ("--executor", "slurm", "--gpus", "0", "--cpus", "1", "--mem", "600M", "--time", "10")
@@ -17,7 +17,7 @@ ASKED = ("--executor", "slurm", "--gpus", "0", "--cpus", "1", "--mem", "600M", "
 @pytest.mark.parametrize(
     ("job", "log", "text"),
     [
-        (None, "", "sbatch took its job, but squeue does not show it after 300 s; nothing"),
+        (None, "", "sbatch accepted its job, but squeue does not list it after 300 s; nothing"),
         (
             JobState("1", "PENDING", "Priority"),
             "",
@@ -31,12 +31,12 @@ ASKED = ("--executor", "slurm", "--gpus", "0", "--cpus", "1", "--mem", "600M", "
         (
             JobState("1", "RUNNING", "None", "n1"),
             "",
-            "its job runs on n1, but has not answered after 300 s; nothing",
+            "its job runs on n1, but has not reported after 300 s; nothing",
         ),
         (
             JobState("1", "FAILED", "NonZeroExitCode", "n1"),
             "No module named mlpsubmit",
-            "its job did not answer: FAILED (NonZeroExitCode) on n1; its log ends:\nNo module "
+            "its job reported no result: FAILED (NonZeroExitCode) on n1; its log ends:\nNo module "
             "named mlpsubmit; nothing",
         ),
     ],
@@ -44,14 +44,14 @@ ASKED = ("--executor", "slurm", "--gpus", "0", "--cpus", "1", "--mem", "600M", "
 def test_what_is_known_of_a_job_that_did_not_answer(
     job: JobState | None, log: str, text: str
 ) -> None:
-    told = unanswered(job, log)
+    told = missing_result(job, log)
     assert told.startswith(
         f"--calibrate: {text} of it is left; leave --calibrate out, or try again"
     )
 
 
 def test_a_job_killed_for_its_memory_is_to_ask_for_more() -> None:
-    told = unanswered(JobState("1", "OUT_OF_MEMORY", "0:125", "n1", "used 2G of 1G"), "")
+    told = missing_result(JobState("1", "OUT_OF_MEMORY", "0:125", "n1", "used 2G of 1G"), "")
     assert told.endswith("leave --calibrate out, or give the tasks more memory (--mem)")
 
 
@@ -66,7 +66,7 @@ def test_a_job_calibrates_and_leaves_nothing(study: Any, cluster: Any) -> None:
     assert re.match(
         r"by a calibration on the default partition, no GPU and 1 c", estimate["source"]
     )
-    assert (estimate["kinds"], estimate["measured_kinds"]) == (2, 2)
+    assert (estimate["workloads"], estimate["measured_workloads"]) == (2, 2)
     assert found["executor"] == "slurm"
     hours = sum(task["seconds"] for task in found["tasks"]) / 3600
     assert estimate["core_hours"] == pytest.approx(hours, rel=0.01)

@@ -73,7 +73,7 @@ def test_a_killed_task_goes_on_from_its_last_checkpoint_when_resumed(
     os.kill(training(run)["pid"], signal.SIGKILL)
     status = run.wait()
     assert status.state == "crashed"
-    assert status.tasks[0].why.startswith("SLURM says FAILED")
+    assert status.tasks[0].why.startswith("SLURM reports FAILED")
     assert run.directory.submissions() == [0]
 
     (file,) = run.directory.checkpoint("-").parent.glob("[!.]*.pt")

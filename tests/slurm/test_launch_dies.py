@@ -147,7 +147,7 @@ def test_an_array_that_is_refused_takes_the_others_with_it(study: Any, instead: 
     instead(
         f"case $* in *array.0.sh) real \"$@\";; *) echo 'sbatch: error: {LIMIT}' >&2; exit 1; esac"
     )
-    with pytest.raises(UserError, match=r"sbatch refused it: .*submit limit") as caught:
+    with pytest.raises(UserError, match=r"sbatch rejected it: .*submit limit") as caught:
         study.launch("second", tasks=150, text=MANY, slurm={"sbatch": {"hold": True}})
     run = study.open("second")
     assert run.directory.ended(0) == str(caught.value)

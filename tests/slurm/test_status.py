@@ -76,7 +76,7 @@ def test_why_a_task_failed_is_told_by_its_last_lines(study: Any) -> None:
     run = study.launch("broken", text=BROKEN, tasks=2)
     status = run.wait()
     assert [task.state for task in status.tasks] == ["crashed", "crashed"]
-    assert all(task.why.startswith("SLURM says FAILED") for task in status.tasks)
+    assert all(task.why.startswith("SLURM reports FAILED") for task in status.tasks)
     shown = study.cli("status", "broken").stdout
     assert shown.count("RuntimeError: this node has no such library") == 1, "one ending is enough"
     assert status.tasks[0].last_lines()[-1].startswith("srun: error")
@@ -147,9 +147,9 @@ def test_without_accounts_a_run_is_no_worse_off(
     os.kill(training(run)["pid"], signal.SIGKILL)
     status = run.wait()
     assert status.state == "crashed"
-    lost = "its job has left the queue, and the cluster keeps no account of why"
+    lost = "its job has left the queue, and the cluster has no accounting record of why"
     # On busy cores the job may have left the queue before its state was asked for.
-    assert status.tasks[0].why.startswith("SLURM says FAILED") or status.tasks[0].why == lost
+    assert status.tasks[0].why.startswith("SLURM reports FAILED") or status.tasks[0].why == lost
     wait_for(lambda: run.id not in study.cluster.run("squeue", "--states=all", "-o%j").stdout)
     forgotten = study.open("bare").status()
     assert forgotten.state == "crashed"

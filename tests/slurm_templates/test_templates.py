@@ -282,12 +282,12 @@ MEM = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
         ('gpus = "gpu:a100:2"', f"gpus: got 'gpu:a100:2'; {GPUS}; try 'a100:2' (GPUs of a task)"),
         ('gpus = "gpu:2"', f"gpus: got 'gpu:2'; {GPUS}; try '2' (GPUs of a task)"),
         ('gpus = "a100:0"', f"gpus: got 'a100:0'; {GPUS} (GPUs of a task)"),
-        ("cpus = 0", "cpus: got 0; should be an integer >= 1 (processor cores of a task)"),
-        ("cpus = 1.5", "cpus: got 1.5; should be an integer >= 1 (processor cores of a task)"),
-        ('mem = "8GB"', f"mem: got '8GB'; {MEM}; try '8G' (main memory of a task; "),
-        ('mem = "8 gib"', f"mem: got '8 gib'; {MEM}; try '8G' (main memory of a task; "),
-        ('mem = "1.5G"', f"mem: got '1.5G'; {MEM} (main memory of a task; "),
-        ("mem = -1", f"mem: got -1; {MEM} (main memory of a task; "),
+        ("cpus = 0", "cpus: got 0; should be an integer >= 1 (CPU cores of a task)"),
+        ("cpus = 1.5", "cpus: got 1.5; should be an integer >= 1 (CPU cores of a task)"),
+        ('mem = "8GB"', f"mem: got '8GB'; {MEM}; try '8G' (RAM of a task; "),
+        ('mem = "8 gib"', f"mem: got '8 gib'; {MEM}; try '8G' (RAM of a task; "),
+        ('mem = "1.5G"', f"mem: got '1.5G'; {MEM} (RAM of a task; "),
+        ("mem = -1", f"mem: got -1; {MEM} (RAM of a task; "),
         ("max_parallel = 0", "max_parallel: got 0; should be an integer >= 1 (tasks that run at"),
         ("notice = 0", "notice: got 0; should be an integer from 1 to 65535 (seconds before the"),
         ("notice = 65536", "notice: got 65536; should be an integer from 1 to 65535 (seconds "),
@@ -315,33 +315,33 @@ def test_errors_in_a_key(text: str, message: str, errors_of: Callable[[str], lis
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('array = "0-3"', "sbatch.array: should be left out; mlpsubmit sets it by itself"),
-        ('job_name = "x"', "sbatch.job_name: should be left out; mlpsubmit sets it by itself"),
-        ("no-requeue = true", "sbatch.no-requeue: should be left out; mlpsubmit sets it by itself"),
-        ('arra = "0-3"', "sbatch.arra: should be spelt in full; sbatch takes it for array"),
-        ('partit = "x"', "sbatch.partit: should be spelt in full; sbatch takes it for partition"),
+        ('array = "0-3"', "sbatch.array: should be left out; mlpsubmit sets it itself"),
+        ('job_name = "x"', "sbatch.job_name: should be left out; mlpsubmit sets it itself"),
+        ("no-requeue = true", "sbatch.no-requeue: should be left out; mlpsubmit sets it itself"),
+        ('arra = "0-3"', "sbatch.arra: should be spelt in full; sbatch reads it as array"),
+        ('partit = "x"', "sbatch.partit: should be spelt in full; sbatch reads it as partition"),
         (
             'partition = "x"',
-            "sbatch.partition: should be said by the template's own key partition, above [sbatch] "
+            "sbatch.partition: should be set by the template's own key partition, above [sbatch] "
             "(on the command line: --partition)",
         ),
         (
             "gpus_per_task = 1.5",
-            "sbatch.gpus_per_task: should be said by the template's own key gpus, above [sbatch] "
+            "sbatch.gpus_per_task: should be set by the template's own key gpus, above [sbatch] "
             "(on the command line: --gpus)",
         ),
         (
             "max_parallel = 3",
-            "sbatch.max_parallel: should be said by the template's own key max_parallel, above "
+            "sbatch.max_parallel: should be set by the template's own key max_parallel, above "
             "[sbatch] (on the command line: --max-parallel)",
         ),
         (
             'setup = ["a"]',
-            "sbatch.setup: should be said by the template's own key setup, above [sbatch]",
+            "sbatch.setup: should be set by the template's own key setup, above [sbatch]",
         ),
         (
             'signal = "USR1"',
-            "sbatch.signal: should be said by the template's own key notice, above [sbatch]",
+            "sbatch.signal: should be set by the template's own key notice, above [sbatch]",
         ),
         (
             'gres = "tmp:1,gpu:2"',
@@ -558,7 +558,7 @@ def test_a_change_wins_and_the_rest_stays(keys: dict[str, Any], changes: dict[st
     [
         ({"time": "4x"}, r"^--time: got '4x'; should be minutes, "),
         ({"max_parallel": "0"}, r"^--max-parallel: got '0'; should be an integer >= 1 \(tasks "),
-        ({"cpus": "9" * 5000}, r"^--cpus: got '9+'; should be an integer >= 1 \(processor "),
+        ({"cpus": "9" * 5000}, r"^--cpus: got '9+'; should be an integer >= 1 \(CPU "),
         ({"partition": "\udcff"}, r"^--partition: got '\\udcff'; should be a string on one line"),
         ({"sbatch": {"array": "1"}}, r"^--sbatch array: should be left out; mlpsubmit sets it"),
         ({"sbatch": {"time": "1"}}, r"^--sbatch time: should be .* \(on the command line: --time"),
@@ -658,9 +658,9 @@ def test_one_template_is_shown_as_it_is_read(own: Path) -> None:
         'time = "01:30:00"\n'
         "gpus = 1\n"
         "cpus = 4\n"
-        "# mem: main memory of a task; the partition's default unless given\n"
+        "# mem: RAM of a task; the partition's default unless given\n"
         "# max_parallel: tasks that run at once, at most\n"
-        "# notice: seconds before the time limit at which a task is told to save; chosen unless "
+        "# notice: seconds before the time limit at which a task saves its state; chosen unless "
         "given\n"
         'setup = ["a \\"b\\""]\n'
         "# helper_partition: partition of small jobs without a GPU; that of the tasks unless "

@@ -23,6 +23,7 @@ from torch import nn
 
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.training.accel.cpu import cpu_info, cpu_name
 from mlpsubmit.training.oom import ran_out_of_memory
 
 __all__ = ["Compiled", "compile_wanted", "make_importable", "sharing_compiled"]
@@ -142,10 +143,6 @@ def sharing_compiled(folder: Path) -> Iterator[None]:
 
 
 def _cpu() -> str:
-    """Return the CPU's model and instruction set, as far as the kernel has them."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    fields = {line.partition(":")[0].strip(): line for line in lines}
-    return "".join(fields.get(name, "") for name in ("model name", "flags", "Features"))
+    """Return the CPU's model and its instructions, as far as known."""
+    info = cpu_info()
+    return " ".join([cpu_name(), info.get("flags", ""), info.get("Features", "")])

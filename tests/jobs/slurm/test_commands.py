@@ -1,4 +1,4 @@
-"""What SLURM says, and what is made of it, on its own words."""
+"""How the output of SLURM's commands is read, on captured output."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,16 +18,18 @@ from mlpsubmit.jobs.slurm.arrays import cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import (
     CommandResult,
     SlurmUnavailable,
-    ask,
     configured,
     environment,
-    setting,
+    settings,
+)
+from mlpsubmit.jobs.slurm.commands import (
+    run as run_command,
 )
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
-from mlpsubmit.jobs.slurm.nodes import misfits, nodes_of
-from mlpsubmit.jobs.slurm.queue import Accounts, JobState, Queue, indices
-from mlpsubmit.jobs.slurm.rejections import is_uncertain, refusal
-from mlpsubmit.jobs.slurm.sbatch import overriding
+from mlpsubmit.jobs.slurm.nodes import nodes_of, resource_errors
+from mlpsubmit.jobs.slurm.queue import JobState, Queue, SacctRecords, array_indices
+from mlpsubmit.jobs.slurm.rejections import is_outcome_unknown, rejection
+from mlpsubmit.jobs.slurm.sbatch import overriding_variables
 from mlpsubmit.slurm_templates import Template
 
 Fake = Callable[[str, str], None]
@@ -81,7 +84,7 @@ def test_a_job_name_carries_the_run() -> None:
     assert len({job_name("s.r", 0, part) for part in range(30)}) == 30
 
 
-# ---- the queue and the accounts ----------------------------------------------------------------
+# ---- the queue and the accounting records ------------------------------------------------------
 
 
 @given(st.sets(st.integers(0, 3000), min_size=1), st.booleans())
@@ -93,13 +96,13 @@ def test_indices_are_read_back_from_what_slurm_writes(wanted: set[int], limited:
             last = rest.pop(0)
         parts.append(f"{first}-{last}" if last > first else f"{first}")
     text = f"[{','.join(parts)}{'%16' if limited else ''}]"
-    assert set(indices(text)) == wanted
+    assert set(array_indices(text)) == wanted
 
 
 def test_indices_in_steps_and_of_no_array() -> None:
-    assert list(indices("1-9:4")) == [1, 5, 9]
-    assert list(indices("N/A")) == []
-    assert list(indices("7")) == [7]
+    assert list(array_indices("1-9:4")) == [1, 5, 9]
+    assert list(array_indices("N/A")) == []
+    assert list(array_indices("7")) == [7]
 
 
 def test_the_queue_is_read_line_by_line(fake: Fake) -> None:
@@ -111,8 +114,8 @@ def test_the_queue_is_read_line_by_line(fake: Fake) -> None:
         "echo '13|N/A|PENDING||Dependency|s.r.000.retry'\n"
         "echo 'something|else'",
     )
-    queue = Queue.look(["s.r.000", "s.r.000.retry"])
-    assert queue.silence == ""
+    queue = Queue.query(["s.r.000", "s.r.000.retry"])
+    assert queue.error == ""
     assert queue.ids == {"s.r.000": ["12"], "s.r.000.retry": ["13"]}
     assert set(queue.jobs) == {"12_0", "12_1", "12_2", "12_3", "13"}
     assert queue.jobs["12_3"].pending
@@ -124,15 +127,15 @@ def test_the_queue_is_read_line_by_line(fake: Fake) -> None:
     assert str(queue.jobs["12_1"]) == "RUNNING on n1"
 
 
-def test_a_queue_that_does_not_answer_is_silent(fake: Fake) -> None:
+def test_a_failed_query_of_the_queue_has_an_error(fake: Fake) -> None:
     fake("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
-    assert Queue.look(["x"]).silence == (
+    assert Queue.query(["x"]).error == (
         "squeue: slurm_load_jobs error: Unable to contact slurm controller"
     )
-    assert Queue.look(["x"]).jobs == {}
+    assert Queue.query(["x"]).jobs == {}
 
 
-def test_the_accounts_tell_why_and_how_much_memory(fake: Fake) -> None:
+def test_accounting_records_have_reasons_and_memory(fake: Fake) -> None:
     fake(
         "sacct",
         "echo '12_0|OUT_OF_MEMORY|0:125||1000M|01:00:00|n2'\n"
@@ -143,7 +146,7 @@ def test_the_accounts_tell_why_and_how_much_memory(fake: Fake) -> None:
         "echo '12_[5-6]|PENDING|0:0||4Gn|00:01:00|None assigned'\n"
         "echo '12_3|FAILED|3:0||4Gn|00:01:00|n1'",
     )
-    jobs = Accounts.look(["12"], since=0).jobs
+    jobs = SacctRecords.query(["12"], since=0).jobs
     assert str(jobs["12_0"]) == (
         "OUT_OF_MEMORY (it used 1556M at least and had asked for 1000M) on n2"
     )
@@ -155,9 +158,9 @@ def test_the_accounts_tell_why_and_how_much_memory(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("text", ["exit 1", "echo 'Slurm accounting storage is disabled' >&2", ""])
-def test_a_cluster_without_accounts_knows_of_nothing(fake: Fake, text: str) -> None:
+def test_a_cluster_without_accounting_has_no_records(fake: Fake, text: str) -> None:
     fake("sacct", text)
-    assert Accounts.look(["12"], since=0).jobs == {}
+    assert SacctRecords.query(["12"], since=0).jobs == {}
 
 
 # ---- commands ----------------------------------------------------------------------------------
@@ -165,16 +168,16 @@ def test_a_cluster_without_accounts_knows_of_nothing(fake: Fake, text: str) -> N
 
 def test_a_command_that_is_missing_hangs_or_fails(fake: Fake) -> None:
     with pytest.raises(SlurmUnavailable, match="there is no nosuchcommand on the PATH"):
-        ask("nosuchcommand")
+        run_command("nosuchcommand")
     fake("hangs", "sleep 60")
     with pytest.raises(SlurmUnavailable, match="hangs did not answer within 0 s"):
-        ask("hangs", seconds=0.2)
+        run_command("hangs", seconds=0.2)
     fake("fails", "echo 'fails: error: no such luck' >&2; exit 3")
     with pytest.raises(SlurmUnavailable, match=r"^fails: no such luck$"):
-        commands.answered("fails")
+        commands.run_checked("fails")
     fake("quiet", "exit 3")
     with pytest.raises(SlurmUnavailable, match=r"^quiet: exit code 3$"):
-        commands.answered("quiet")
+        commands.run_checked("quiet")
 
 
 def test_an_allocation_leaves_no_traces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,8 +191,7 @@ def test_an_allocation_leaves_no_traces(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_setting_of_the_cluster(fake: Fake) -> None:
     fake("scontrol", "echo 'MaxArraySize            = 1001'; echo 'MaxJobCount = 5'")
-    assert setting("MaxArraySize") == "1001"
-    assert setting("Max") is None
+    assert settings() == {"MaxArraySize": "1001", "MaxJobCount": "5"}
 
 
 def test_packages_alone_make_no_cluster(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +204,7 @@ def test_packages_alone_make_no_cluster(fake: Fake, monkeypatch: pytest.MonkeyPa
     assert not configured(), "its commands would look for it for a minute"
 
 
-# ---- refusals ----------------------------------------------------------------------------------
+# ---- rejections ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -228,8 +230,8 @@ def test_packages_alone_make_no_cluster(fake: Fake, monkeypatch: pytest.MonkeyPa
         ("unrecognized option '--foo=1'", "--sbatch foo=1"),
     ],
 )
-def test_a_refusal_names_the_option_and_says_it_in_sbatchs_words(words: str, message: str) -> None:
-    asked = {
+def test_a_rejection_names_the_option_and_quotes_sbatch(words: str, message: str) -> None:
+    requested = {
         "partition": "gqu",
         "account": "them",
         "qos": "long",
@@ -240,37 +242,40 @@ def test_a_refusal_names_the_option_and_says_it_in_sbatchs_words(words: str, mes
         "time": "01:00:00",
         "sbatch": {"foo": "1"},
     }
-    error = str(refusal(CommandResult(1, "", f"sbatch: error: {words}\n"), asked, "gpu"))
-    assert error.startswith(f"{message} (template gpu): sbatch refused it: {words}")
+    error = str(rejection(CommandResult(1, "", f"sbatch: error: {words}\n"), requested, "gpu"))
+    assert error.startswith(f"{message} (template gpu): sbatch rejected it: {words}")
     assert "nothing was submitted" in error
 
 
 def test_a_flag_is_named_as_it_was_given() -> None:
-    answer = CommandResult(255, "", "sbatch: unrecognized option '--foo'\n")
-    error = str(refusal(answer, {"sbatch": {"foo": True, "exclude": "n3"}}, "gpu"))
-    assert error.startswith("--sbatch foo exclude=n3 (template gpu): sbatch refused it")
+    result = CommandResult(255, "", "sbatch: unrecognized option '--foo'\n")
+    error = str(rejection(result, {"sbatch": {"foo": True, "exclude": "n3"}}, "gpu"))
+    assert error.startswith("--sbatch foo exclude=n3 (template gpu): sbatch rejected it")
 
 
-def test_a_refusal_without_a_reason() -> None:
-    error = str(refusal(CommandResult(1, "", ""), {}, "gpu"))
-    assert "sbatch refused it: exit code 1, and no reason" in error
+def test_a_rejection_without_a_reason() -> None:
+    error = str(rejection(CommandResult(1, "", ""), {}, "gpu"))
+    assert "sbatch rejected it: exit code 1, and no reason" in error
 
 
-def test_an_answer_that_was_lost_is_no_refusal() -> None:
+def test_an_unknown_outcome_is_no_rejection() -> None:
     lost = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
-    assert is_uncertain(CommandResult(1, "", lost))
-    assert not is_uncertain(CommandResult(1, "", "sbatch: error: invalid partition specified: x"))
+    assert is_outcome_unknown(CommandResult(1, "", lost))
+    assert not is_outcome_unknown(
+        CommandResult(1, "", "sbatch: error: invalid partition specified: x")
+    )
 
 
 # ---- file systems ------------------------------------------------------------------------------
 
-MOUNTS = """\
-/dev/vda / ext4 rw 0 0
-tmpfs /dev/shm tmpfs rw 0 0
-home:/export /home nfs4 rw 0 0
-scratch /tmp/shared lustre rw 0 0
-odd /mnt/with\\040space xfs rw 0 0
-"""
+MOUNTS = [
+    ("/", "rootfs"),
+    ("/", "ext4"),
+    ("/dev/shm", "tmpfs"),
+    ("/home", "nfs4"),
+    ("/tmp/shared", "lustre"),
+    ("/mnt/with space", "xfs"),
+]
 
 
 @pytest.mark.parametrize(
@@ -284,8 +289,12 @@ odd /mnt/with\\040space xfs rw 0 0
         ("/mnt/with space/runs", "xfs", "/mnt/with space"),
     ],
 )
-def test_where_a_path_is_mounted(path: str, kind: str, point: str) -> None:
-    assert filesystems.mounted(Path(path), MOUNTS) == (kind, Path(point))
+def test_where_a_path_is_mounted(
+    path: str, kind: str, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounts = [SimpleNamespace(mountpoint=point, fstype=kind) for point, kind in MOUNTS]
+    monkeypatch.setattr("psutil.disk_partitions", lambda all: mounts)
+    assert filesystems.mount_of(Path(path)) == (kind, Path(point))
 
 
 def test_a_folder_that_every_machine_has_for_itself(fake: Fake) -> None:
@@ -296,15 +305,14 @@ def test_a_folder_that_every_machine_has_for_itself(fake: Fake) -> None:
         "echo 'far2|far|4|4000|infinite|(null)'",
     )
     reason = filesystems.unusable(Path("/dev/shm/runs"), "far") or ""
-    assert (
-        "/dev/shm/runs: lies in this machine's memory (tmpfs), where the nodes (far1, far2) "
-        in (reason)
+    assert "/dev/shm/runs: is in this machine's memory (tmpfs), where the nodes (far1, far2) " in (
+        reason
     )
     assert "--runs-dir" in reason
     assert filesystems.unusable(Path("/dev/shm/runs"), None) is None  # the default is this machine
     assert filesystems.unusable(Path("/usr/share/runs"), "far") is None
     assert "has a % in it" in str(filesystems.unusable(Path("/usr/share/50%"), None))
-    assert "lies in /var/tmp, which every machine has" in str(
+    assert "is in /var/tmp, which every machine has" in str(
         filesystems.unusable(Path("/var/tmp/runs"), "main,far")
     )
 
@@ -358,7 +366,7 @@ def template(**keys: object) -> Template:
 )
 def test_what_fits_on_no_node(fake: Fake, keys: dict[str, object], errors: list[str]) -> None:
     fake("sinfo", SINFO)
-    found = misfits(template(**keys))
+    found = resource_errors(template(**keys))
     assert len(found) == len(errors)
     assert all(text.startswith(start) for text, start in zip(found, errors, strict=True))
 
@@ -367,10 +375,10 @@ def test_variables_that_would_win_over_a_script() -> None:
     script = "#!/bin/bash\n#SBATCH --partition=gpu\n#SBATCH --time=1\n#SBATCH --cpus-per-task=2\n"
     named = {"SBATCH_PARTITION", "SBATCH_TIMELIMIT", "SBATCH_CPUS_PER_TASK"}
     never = {"SBATCH_CLUSTERS", "SBATCH_ARRAY_INX", "SBATCH_WAIT", "SBATCH_DEBUG"}
-    assert overriding(script) == named | never
+    assert overriding_variables(script) == named | never
     memory = {"SBATCH_MEM_PER_NODE", "SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU"}
-    assert overriding("#SBATCH --mem=1G\n") == memory | never
-    assert {"SBATCH_GPUS", "SBATCH_GRES"} < overriding("#SBATCH --gpus-per-node=1\n")
+    assert overriding_variables("#SBATCH --mem=1G\n") == memory | never
+    assert {"SBATCH_GPUS", "SBATCH_GRES"} < overriding_variables("#SBATCH --gpus-per-node=1\n")
 
 
 def test_a_kill_for_memory_is_known_by_log_or_state() -> None:
@@ -382,7 +390,7 @@ def test_a_kill_for_memory_is_known_by_log_or_state() -> None:
         "more: --mem"
     )
     kernel = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch."
-    unknown = "the cluster keeps no account of how much it used"
+    unknown = "the cluster has no accounting record of how much it used"
     assert unknown in (memory_kill(None, [kernel]) or "")
     known = JobState("7_0", "OUT_OF_MEMORY", memory="it used 900M at least and had asked for 1G")
     assert "it used 900M at least and had asked for 1G" in (memory_kill(known, [kernel]) or "")

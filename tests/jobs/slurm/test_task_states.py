@@ -97,9 +97,9 @@ def test_the_files_tell_by_themselves(
     assert not asked.exists(), "the scheduler is not asked"
 
 
-FORGOTTEN = "its job has left the queue, and the cluster keeps no account of why"
-FAILED = "SLURM says FAILED on n1"
-LATE = "its last word is on its way"
+FORGOTTEN = "its job has left the queue, and the cluster has no accounting record of why"
+FAILED = "SLURM reports FAILED on n1"
+LATE = "its final heartbeat is not visible yet"
 STALE = {**FRESH, "updated": 0.0}
 STOPPED = {"state": "interrupted"}
 
@@ -115,12 +115,12 @@ STOPPED = {"state": "interrupted"}
         (STOPPED, "", None, ("interrupted", "")),
         (STOPPED, row("FAILED"), None, ("crashed", FAILED)),  # in a life that said nothing
         (STALE, row("CANCELLED"), None, ("interrupted", "cancelled")),
-        (STALE, row("NODE_FAIL"), None, ("crashed", "SLURM says NODE_FAIL on n1")),
+        (STALE, row("NODE_FAIL"), None, ("crashed", "SLURM reports NODE_FAIL on n1")),
         (
             STALE,
             "",
             "7_0|TIMEOUT|0:0||1G|01:00:00|n1",
-            ("crashed", "SLURM says TIMEOUT (its time limit was 01:00:00) on n1"),
+            ("crashed", "SLURM reports TIMEOUT (its time limit was 01:00:00) on n1"),
         ),
         (
             STALE,
@@ -141,7 +141,7 @@ STOPPED = {"state": "interrupted"}
         (STALE, "", "7_0|RUNNING|0:0||1G|01:00:00|n1", ("crashed", FORGOTTEN)),
         ({**FRESH, "age": -3600.0}, row("FAILED"), None, ("crashed", FAILED)),
         ({**FRESH, "age": 30.0}, row("COMPLETED"), None, ("running", LATE)),
-        (STALE, row("COMPLETED"), None, ("crashed", "SLURM says COMPLETED on n1")),
+        (STALE, row("COMPLETED"), None, ("crashed", "SLURM reports COMPLETED on n1")),
         (STALE, None, None, ("unknown", "the scheduler does not answer: squeue: exit code 1")),
     ],
 )

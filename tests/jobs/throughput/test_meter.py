@@ -1,4 +1,4 @@
-"""The speeds in heartbeats: lately, in all, per kind of pack, and as status shows them."""
+"""The speeds in heartbeats: recent, total, per workload, and as status shows them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pytest
 
 from mlpsubmit.jobs import task_monitor
 from mlpsubmit.jobs.checkpoint import Checkpoint
-from mlpsubmit.jobs.heartbeat import Heartbeat, cpu_name, process_age
+from mlpsubmit.jobs.heartbeat import Heartbeat, process_age
 from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.task_status import TaskStatus
-from mlpsubmit.jobs.throughput.meter import KEPT_KINDS, ThroughputMeter
+from mlpsubmit.jobs.throughput.meter import KEPT_WORKLOADS, ThroughputMeter
 from mlpsubmit.jobs.throughput.workload import Workload
+from mlpsubmit.training.accel.cpu import cpu_name
 from mlpsubmit.training.monitor import STATE_FORMAT, Progress
 
-KIND = Workload("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)
+WORKLOAD = Workload("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)
 
 
 class Clock:
@@ -40,10 +41,10 @@ def meter(clock: Clock) -> ThroughputMeter:
 
 
 def test_the_speed_is_that_of_the_last_ten_seconds(meter: ThroughputMeter, clock: Clock) -> None:
-    meter.trains(step_ideal=0.002)
+    meter.start(step_ideal=0.002)
     for second in range(1, 31):
         clock.now += 1
-        meter.made(100 * min(second, 15) + 300 * max(0, second - 15))
+        meter.update(100 * min(second, 15) + 300 * max(0, second - 15))
     said = meter.fields()
     assert said["speed"] == pytest.approx(300)
     assert said["matmul_utilization"] == pytest.approx(0.6)
@@ -54,11 +55,11 @@ def test_the_speed_is_that_of_the_last_ten_seconds(meter: ThroughputMeter, clock
 def test_one_step_that_takes_longer_has_its_speed_all_the_same(
     meter: ThroughputMeter, clock: Clock
 ) -> None:
-    meter.trains(None)
+    meter.start(None)
     clock.now += 50
-    meter.made(10)
+    meter.update(10)
     clock.now += 50
-    meter.made(30)
+    meter.update(30)
     assert meter.fields()["speed"] == pytest.approx(20 / 50)
     assert meter.fields()["matmul_utilization"] is None
 
@@ -66,33 +67,33 @@ def test_one_step_that_takes_longer_has_its_speed_all_the_same(
 def test_what_is_counted_anew_replaces_what_was_guessed(
     meter: ThroughputMeter, clock: Clock
 ) -> None:
-    meter.trains(0.1)
-    meter.made(64)
-    meter.made(60)
-    assert (meter.model_steps, meter.ideal) == (60, pytest.approx(6.0))
-    meter.trains(0.2)
-    meter.made(10)
-    assert (meter.model_steps, meter.ideal) == (70, pytest.approx(8.0))
+    meter.start(0.1)
+    meter.update(64)
+    meter.update(60)
+    assert (meter.model_steps, meter.ideal_seconds) == (60, pytest.approx(6.0))
+    meter.start(0.2)
+    meter.update(10)
+    assert (meter.model_steps, meter.ideal_seconds) == (70, pytest.approx(8.0))
 
 
 def test_the_time_of_a_task_is_that_of_its_packs(meter: ThroughputMeter, clock: Clock) -> None:
     for _ in range(2):
         clock.now += 1  # data, networks
-        meter.trains(None)
+        meter.start(None)
         clock.now += 5
-        meter.made(500)
-        meter.computed(500, whole=True)
-        meter.rests()
+        meter.update(500)
+        meter.record(500, full_size=True)
+        meter.stop()
         clock.now += 2  # another stack of the same pack
-        meter.trains(None)
+        meter.start(None)
         clock.now += 5
-        meter.made(300)
-        meter.computed(300, whole=True)
-        meter.rests()
+        meter.update(300)
+        meter.record(300, full_size=True)
+        meter.stop()
         clock.now += 1
-        meter.finished(KIND)
+        meter.finish_pack(WORKLOAD)
     clock.now += 10
-    meter.discard()  # a pack that failed
+    meter.discard_pack()  # a pack that failed
     (said,) = meter.speeds()
     assert {name: said[name] for name in ("packs", "model_steps", "training", "setup")} == {
         "packs": 2,
@@ -103,18 +104,18 @@ def test_the_time_of_a_task_is_that_of_its_packs(meter: ThroughputMeter, clock: 
 
 
 def test_no_speed_is_below_zero(meter: ThroughputMeter, clock: Clock) -> None:
-    meter.trains(0.1)
+    meter.start(0.1)
     clock.now += 1
-    meter.made(64)
+    meter.update(64)
     clock.now += 20
-    meter.made(60)  # read back: fewer than had been guessed
+    meter.update(60)  # read back: fewer than had been guessed
     assert (meter.fields()["speed"], meter.fields()["matmul_utilization"]) == (0.0, 0.0)
 
 
 def test_a_heartbeat_stays_small(meter: ThroughputMeter) -> None:
     for width in range(1000):
-        meter.finished(Workload(**{**KIND.to_json(), "width": width}))
-    assert len(meter.speeds()) == KEPT_KINDS
+        meter.finish_pack(Workload(**{**WORKLOAD.to_json(), "width": width}))
+    assert len(meter.speeds()) == KEPT_WORKLOADS
 
 
 # ---- what a pack in training says ----------------------------------------------------------------
@@ -166,7 +167,7 @@ def test_the_speed_of_a_kind_is_that_of_whole_stacks(
     clock.now += 50
     monitor.progress(read_back(1000, 1000 + 3 * 10, 0, rows=1))
     monitor.finish_stack({"row": np.arange(4)})
-    meter.finished(KIND)
+    meter.finish_pack(WORKLOAD)
     (said,) = meter.speeds()
     assert (said["model_steps"], said["training"]) == (4 * 64, 1.0)
 
@@ -174,11 +175,11 @@ def test_the_speed_of_a_kind_is_that_of_whole_stacks(
 def test_first_steps_that_compile_are_not_taken_for_usual_ones(
     meter: ThroughputMeter, clock: Clock
 ) -> None:
-    meter.trains(None)
+    meter.start(None)
     for seconds in (30.5, 0.5, 0.5):
         clock.now += seconds
-        meter.computed(64, whole=True)
-    meter.finished(KIND)
+        meter.record(64, full_size=True)
+    meter.finish_pack(WORKLOAD)
     (said,) = meter.speeds()
     assert (said["model_steps"], said["training"], said["setup"]) == (128, 1.0, 30.0)
 
@@ -218,13 +219,15 @@ def task(state: str, **beat: Any) -> TaskStatus:
 def test_a_task_says_how_fast_it_is_and_what_it_makes_of_its_device() -> None:
     running = {"step": 5, "max_iter": 9, "speed": 1500.0}
     assert task("running", **running, matmul_utilization=0.654).summary.endswith(
-        "step 5/9, 1.5k model-steps/s (65%)"
+        "step 5/9, 1.5k model-steps/s, 65% matmul utilization"
     )
     assert task("running", **running, matmul_utilization=None).summary.endswith(
         "1.5k model-steps/s"
     )
     done = {"speed": 1.0, "model_steps": 500, "ideal_seconds": 4.0}
-    assert task("done", **done).summary == "2/4 packs, mean 50 model-steps/s (40%)"
+    assert (
+        task("done", **done).summary == "2/4 packs, mean 50 model-steps/s, 40% matmul utilization"
+    )
     assert task("done", speed=1.0).summary == "2/4 packs", "written by an earlier version"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 
 from mlpsubmit import Sweep
 from mlpsubmit.assembly.assemble import StackInputs, assemble
-from mlpsubmit.jobs.throughput.roofline import Roofline, matmul_rate, operations
+from mlpsubmit.jobs.throughput import roofline
+from mlpsubmit.jobs.throughput.roofline import Roofline, matmul_flops, matmul_rate
 from mlpsubmit.training.models import MLP
 
 CPU = torch.device("cpu")
@@ -51,18 +53,18 @@ def passes(rows: int, depth: int = 2) -> tuple[int, int]:
 
 def test_online_the_initial_network_is_evaluated_too() -> None:
     forward, step = passes(N)
-    assert operations(stacked()) == step + forward
-    assert operations(stacked(CENTERED=False)) == step
+    assert matmul_flops(stacked()) == step + forward
+    assert matmul_flops(stacked(CENTERED=False)) == step
     forward, step = passes(N, depth=4)
-    assert operations(stacked(DEPTH=4)) == step + forward
+    assert matmul_flops(stacked(DEPTH=4)) == step + forward
 
 
 def test_configs_that_begin_alike_need_one_initial_network() -> None:
     axes = {"GAMMA": [0.5, 1.0, 2.0], "trial": range(2)}
     forward, step = passes(N)
-    assert operations(stacked(axes=axes)) == step + forward * 2 / 6
-    own = operations(stacked(images, axes, MODEL=conv))
-    assert own == operations(stacked(images, MODEL=conv))
+    assert matmul_flops(stacked(axes=axes)) == step + forward * 2 / 6
+    own = matmul_flops(stacked(images, axes, MODEL=conv))
+    assert own == matmul_flops(stacked(images, MODEL=conv))
 
 
 def test_the_formula_of_an_mlp_is_what_torch_counts() -> None:
@@ -70,14 +72,14 @@ def test_the_formula_of_an_mlp_is_what_torch_counts() -> None:
         """The same network, as one of the user's."""
 
     for depth in (1, 2, 4):
-        assert operations(stacked(DEPTH=depth)) == operations(stacked(MODEL=Own, DEPTH=depth))
+        assert matmul_flops(stacked(DEPTH=depth)) == matmul_flops(stacked(MODEL=Own, DEPTH=depth))
 
 
 @pytest.mark.parametrize(("every", "evaluations"), [(1, 101), (10, 11), (7, 16), ("log:2", 2)])
 def test_offline_the_test_set_is_evaluated_now_and_then(every: Any, evaluations: int) -> None:
     stack = stacked(ONLINE=False, N_TEST=40, EVAL_EVERY=every)
     expected = passes(N)[1] + passes(40)[0] * evaluations / 101
-    assert operations(stack) == pytest.approx(expected)
+    assert matmul_flops(stack) == pytest.approx(expected)
 
 
 def conv() -> nn.Module:
@@ -88,7 +90,7 @@ def test_any_network_is_counted() -> None:
     convolution, linear = 2 * N * 16 * 4 * 9, 2 * N * 64
     forward = convolution + linear
     step = 2 * convolution + 3 * linear  # no gradient of the images
-    assert operations(stacked(images, MODEL=conv)) == step + forward
+    assert matmul_flops(stacked(images, MODEL=conv)) == step + forward
 
 
 class Choosy(nn.Module):
@@ -103,8 +105,8 @@ class Choosy(nn.Module):
 
 
 def test_a_network_that_looks_at_the_numbers_is_not_counted() -> None:
-    assert operations(stacked(MODEL=Choosy)) is None
-    assert Roofline(CPU, "fp32", own_model=False).ideal_seconds(stacked(MODEL=Choosy)) is None
+    assert matmul_flops(stacked(MODEL=Choosy)) is None
+    assert Roofline(CPU, "fp32", custom_model=False).ideal_seconds(stacked(MODEL=Choosy)) is None
 
 
 class Keeping(nn.Module):
@@ -121,7 +123,7 @@ class Keeping(nn.Module):
 
 def test_counting_leaves_nothing_in_a_network() -> None:
     stack = stacked(MODEL=Keeping, PARAMETRIZATION=lambda model, optimizer: None)
-    assert operations(stack) == 3 * 2 * N * D
+    assert matmul_flops(stack) == 3 * 2 * N * D
     assert all(model.last is None or model.last.device == CPU for model in stack.models)
 
 
@@ -130,7 +132,7 @@ def test_counting_and_measuring_leave_no_trace() -> None:
     generators = [torch.get_rng_state(), *(g.get_state() for g in stack.generators)]
     weights = [p.clone() for model in stack.models for p in model.parameters()]
     precision = torch.get_float32_matmul_precision()
-    assert Roofline(CPU, "fp32", own_model=False).ideal_seconds(stack) is not None
+    assert Roofline(CPU, "fp32", custom_model=False).ideal_seconds(stack) is not None
     after = [torch.get_rng_state(), *(g.get_state() for g in stack.generators)]
     assert all(map(torch.equal, generators, after))
     parameters = [p for model in stack.models for p in model.parameters()]
@@ -140,19 +142,44 @@ def test_counting_and_measuring_leave_no_trace() -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_the_limit_is_what_is_needed_by_the_rate_of_the_precision() -> None:
-    limit = Roofline(CPU, "fp32", own_model=False)
-    fp32, bf16 = stacked(), stacked(PRECISION="bf16")
-    needed = operations(fp32)
-    assert needed is not None
-    for stack in (fp32, bf16):
-        seconds = limit.ideal_seconds(stack)
-        assert seconds is not None
-        # No processor of our days multiplies faster, and none so slowly.
-        assert 1e8 < needed / seconds < 1e15
-    assert limit.ideal_seconds(fp32) != limit.ideal_seconds(bf16)
+def test_ideal_seconds_are_flops_over_the_rate_of_the_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rates, measured = {"fp32": 1e9, "bf16": 4e9}, []
+
+    def rate(device: torch.device, precision: str) -> float:
+        measured.append(precision)
+        return rates[precision]
+
+    monkeypatch.setattr(roofline, "matmul_rate", rate)
+    device = Roofline(CPU, "fp32", custom_model=False)
+    assert measured == ["fp32"], "at once, before there is a stack"
+    forward, step = passes(N)
+    for _ in range(2):
+        assert device.ideal_seconds(stacked()) == (step + forward) / 1e9
+        assert device.ideal_seconds(stacked(PRECISION="bf16")) == (step + forward) / 4e9
+    assert measured == ["fp32", "bf16"], "each once"
 
 
-def test_a_device_without_the_memory_for_it_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_rate_is_that_of_the_fastest_product(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    waits = iter([9.0, 0.5, 0.25, 0.4, *[0.3] * 9])  # the first is the warm-up
+
+    def wait(device: torch.device) -> None:
+        nonlocal now
+        now += next(waits)
+
+    monkeypatch.setattr(roofline, "wait_for", wait)
+    monkeypatch.setattr(roofline, "time", SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr(roofline, "CPU_SIZE", 16)
+    monkeypatch.setattr(roofline, "MEASURED_SECONDS", 1.0)
+    assert matmul_rate(CPU, precision) == 2 * 16**3 / 0.25
+    assert now == 9.0 + 0.5 + 0.25 + 0.4, "for a second, and three products"
+
+
+def test_a_device_without_the_memory_for_it_has_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlpsubmit.jobs.throughput.roofline.CPU_SIZE", 10**7)
     assert matmul_rate(CPU, "fp32") is None

@@ -16,10 +16,10 @@ from mlpsubmit.jobs.executors.slurm import SlurmExecutor
 from mlpsubmit.jobs.plan import cut, make_plan
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.throughput.calibrate import MOST_KINDS, choose_packs
-from mlpsubmit.jobs.throughput.estimate import Estimate, estimated
+from mlpsubmit.jobs.throughput.calibrate import MOST_WORKLOADS, choose_packs
+from mlpsubmit.jobs.throughput.estimate import Estimate, estimate_tasks
 from mlpsubmit.jobs.throughput.speeds import Device, Speed, Speeds, earlier_speeds
-from mlpsubmit.jobs.throughput.workload import Workload, kinds_of
+from mlpsubmit.jobs.throughput.workload import Workload, workloads_of
 from mlpsubmit.slurm_templates import Template
 
 BASE = Workload("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)
@@ -33,19 +33,21 @@ def swept(axes: dict[Any, Any], **settings: Any) -> Sweep:
     return Sweep("kinds", axes, batchfn=products, **settings)
 
 
-def speed(kind: Workload, step: float, setup: float = 0.0) -> Speed:
-    return Speed(kind, packs=1, model_steps=1000, training=1000 * step, setup=setup)
+def speed(workload: Workload, step: float, setup: float = 0.0) -> Speed:
+    return Speed(workload, packs=1, model_steps=1000, training=1000 * step, setup=setup)
 
 
-# ---- kinds ---------------------------------------------------------------------------------------
+# ---- workloads -----------------------------------------------------------------------------------
 
 
-def test_packs_of_a_kind_differ_in_nothing_that_speed_depends_on() -> None:
+def test_packs_of_one_workload_differ_in_nothing_that_speed_depends_on() -> None:
     axes = {"WIDTH": [16, 64], "LR": [0.1, 0.2], "MAX_ITER": [10, 20], "trial": range(3)}
     sweep = swept(axes, N_SAMPLES=32)
     plan = make_plan(sweep, max_tasks=1, threads=1)
-    kinds = kinds_of(plan, sweep)
-    assert sorted((k.width, steps) for k, steps in zip(kinds.kinds, kinds.steps, strict=True)) == [
+    workloads = workloads_of(plan, sweep)
+    assert sorted(
+        (k.width, steps) for k, steps in zip(workloads.workloads, workloads.steps, strict=True)
+    ) == [
         *((16, 10), (16, 20)),
         *((64, 10), (64, 20)),
     ]
@@ -53,41 +55,41 @@ def test_packs_of_a_kind_differ_in_nothing_that_speed_depends_on() -> None:
         # What a task says of its pack is what the launch says of it.
         config = sweep.config(int(plan.indices(pack)[-1]))
         size = pack.stop - pack.start
-        kind = kinds.kinds[kinds.which[pack.number]]
-        assert Workload.of(sweep, config, size, pack.cost) == kind
-        assert kinds.steps[kinds.which[pack.number]] == config.hyperparameters.max_iter
+        workload = workloads.workloads[workloads.of_pack[pack.number]]
+        assert Workload.of(sweep, config, size, pack.cost) == workload
+        assert workloads.steps[workloads.of_pack[pack.number]] == config.hyperparameters.max_iter
     # The cost of a model-step does not depend on how many there are.
-    assert len(set(kinds.kinds)) == 2
+    assert len(set(workloads.workloads)) == 2
 
 
-def test_kinds_are_told_apart_by_how_they_train() -> None:
+def test_workloads_differ_in_how_they_train() -> None:
     def grab(model):
         raise NotImplementedError
 
-    def kind(**settings: Any) -> Workload:
+    def workload(**settings: Any) -> Workload:
         grabs = {"norm": grab} if "GRAB_EVERY" in settings else {}
         sweep = swept({}, grabs=grabs, **{"WIDTH": 16, "MAX_ITER": 1001, **settings})
-        return kinds_of(make_plan(sweep, 1, 1), sweep).kinds[0]
+        return workloads_of(make_plan(sweep, 1, 1), sweep).workloads[0]
 
-    assert kind() == kind(LR=0.3, SEED=7, MAX_ITER=5000, LOSS_CHECKPOINTS=[])
-    assert kind(OPTIMIZER="adam").optimizer == "adam"
-    assert kind(PRECISION="bf16").precision == "bf16"
-    offline = kind(ONLINE=False, EVAL_EVERY=100, N_TEST=1001)
+    assert workload() == workload(LR=0.3, SEED=7, MAX_ITER=5000, LOSS_CHECKPOINTS=[])
+    assert workload(OPTIMIZER="adam").optimizer == "adam"
+    assert workload(PRECISION="bf16").precision == "bf16"
+    offline = workload(ONLINE=False, EVAL_EVERY=100, N_TEST=1001)
     assert offline.tests == 11, "steps 0, 100, ..., 1000"
-    traced = kind(GRAB_EVERY=5, ONLYTHRESHOLDS=False)
+    traced = workload(GRAB_EVERY=5, ONLYTHRESHOLDS=False)
     assert traced.grabs == "norm every 5"
-    assert kind(GRAB_EVERY=5).grabs == "norm at the end"
+    assert workload(GRAB_EVERY=5).grabs == "norm at the end"
 
 
-def test_every_pack_of_a_plan_with_holes_has_its_kind() -> None:
+def test_every_pack_of_a_plan_with_holes_has_its_workload() -> None:
     axes = {"WIDTH": [16, 32, 64], "DEPTH": [1, 2], "trial": range(4)}
     sweep = swept(axes, where=lambda c: c.width > 16 or c.depth == 1)
     plan = make_plan(sweep, 1, 1, finished=np.array([0, 1, 8]))
-    kinds = kinds_of(plan, sweep)
+    workloads = workloads_of(plan, sweep)
     for pack in plan:
         point = sweep.config(int(plan.indices(pack)[0]))
-        kind = kinds.kinds[kinds.which[pack.number]]
-        assert (kind.width, kind.depth, kind.configs) == (
+        workload = workloads.workloads[workloads.of_pack[pack.number]]
+        assert (workload.width, workload.depth, workload.configs) == (
             point.width,
             point.depth,
             pack.stop - pack.start,
@@ -97,9 +99,9 @@ def test_every_pack_of_a_plan_with_holes_has_its_kind() -> None:
 # ---- speeds --------------------------------------------------------------------------------------
 
 
-def test_the_same_kind_is_taken_as_it_was_measured_last() -> None:
+def test_the_newest_measurement_of_the_same_workload_is_used() -> None:
     speeds = Speeds([speed(BASE, 2.0, 5.0), speed(BASE, 7.0)], startup=3.0, source="")
-    found = speeds.of(BASE)
+    found = speeds.predict(BASE)
     assert found is not None
     assert (found.step, found.setup, found.exact) == (2.0, 5.0, True)
 
@@ -108,36 +110,53 @@ def test_other_sizes_lie_between_those_that_were_measured() -> None:
     small, large = replace(BASE, cost=1e7), replace(BASE, cost=4e7, width=128)
     speeds = Speeds([speed(small, 1.0), speed(large, 2.0)], 0.0, "")
     middle = replace(BASE, cost=2e7, width=90)
-    assert 1.0 < speeds.of(middle).step < 2.0  # type: ignore[union-attr]
+    assert 1.0 < speeds.predict(middle).step < 2.0  # type: ignore[union-attr]
     # Beyond them the time grows with the work of a model-step.
-    for kind, nearest, step in (
+    for workload, nearest, step in (
         (replace(BASE, cost=1e9), large, 2.0),
         (replace(BASE, cost=1e6), small, 1.0),
     ):
-        found = speeds.of(kind)
+        found = speeds.predict(workload)
         assert found is not None
-        assert found.step == pytest.approx(step * kind.work / nearest.work)
+        assert found.step == pytest.approx(step * workload.work / nearest.work)
         assert not found.exact
     # One config at a time bears all calls of a step by itself.
     alone = replace(BASE, configs=1)
-    assert speeds.of(alone).step > speeds.of(BASE).step  # type: ignore[union-attr]
+    assert speeds.predict(alone).step > speeds.predict(BASE).step  # type: ignore[union-attr]
+
+
+def test_times_that_are_linear_in_the_work_are_found() -> None:
+    works = [1e7, 3e7, 1e8, 5e8]
+    sizes = [replace(BASE, cost=work, configs=10**9) for work in works]
+    speeds = Speeds([speed(one, 0.5 + 1e-8 * one.work) for one in sizes], 0.0, "")
+    for work in (1e7 + 1, 2e7, 2e8, 4.9e8):
+        found = speeds.predict(replace(BASE, cost=work, configs=10**9))
+        assert found is not None
+        assert found.step == pytest.approx(0.5 + 1e-8 * work)
+    # Measurements that no increasing line fits still give times between them.
+    falling = Speeds([speed(sizes[0], 2.0), speed(sizes[1], 1.0)], 0.0, "")
+    noisy = Speeds([speed(sizes[0], 1.0), speed(sizes[1], 9.0)], 0.0, "")
+    for speeds in (falling, noisy):
+        found = speeds.predict(replace(BASE, cost=2e7, configs=10**9))
+        assert found is not None
+        assert 1.0 < found.step < 9.0
 
 
 def test_what_differs_least_is_taken() -> None:
     adam, other = replace(BASE, optimizer="adam"), replace(BASE, optimizer="adam", batchfn="x")
     speeds = Speeds([speed(other, 9.0), speed(adam, 2.0)], 0.0, "")
-    assert speeds.of(BASE).step == 2.0  # type: ignore[union-attr]
+    assert speeds.predict(BASE).step == 2.0  # type: ignore[union-attr]
     # Nothing is said by networks or precisions of another kind.
-    assert speeds.of(replace(BASE, model="conv")) is None
-    assert speeds.of(replace(BASE, precision="bf16")) is None
-    assert Speeds([], 0.0, "").of(BASE) is None
+    assert speeds.predict(replace(BASE, model="conv")) is None
+    assert speeds.predict(replace(BASE, precision="bf16")) is None
+    assert Speeds([], 0.0, "").predict(BASE) is None
 
 
 def test_speeds_go_through_json() -> None:
     written = json.loads(json.dumps(speed(BASE, 0.25, 1.5).to_json()))
     assert Speed.from_json(written) == speed(BASE, 0.25, 1.5)
     assert Speed.from_json({**written, "rows": 3}) is None, "another version wrote it"
-    del written["kind"]["tests"]
+    del written["workload"]["tests"]
     assert Speed.from_json(written) is None, "another version wrote it"
     assert Speed.from_json({}) is None
 
@@ -153,24 +172,24 @@ def earlier(tmp_path: Path, name: str, beat: dict[str, Any], **intent: Any) -> R
 
 def test_speeds_of_earlier_runs_are_those_on_the_same_device(tmp_path: Path) -> None:
     device = Device("Fast 9000", 2, gpu=False)
-    beat = {"device": "cpu", "cpu": "Fast 9000", "threads": 2, "startup": 3.0}
+    beat = {"device": "cpu", "cpu_name": "Fast 9000", "threads": 2, "startup": 3.0}
 
     def with_step(step: float, **changes: Any) -> dict[str, Any]:
         return {**beat, **changes, "speeds": [speed(BASE, step).to_json()]}
 
     runs = [
-        earlier(tmp_path, "other", with_step(1.0, cpu="Slow 1")),
+        earlier(tmp_path, "other", with_step(1.0, cpu_name="Slow 1")),
         earlier(tmp_path, "alone", with_step(2.0, threads=4)),
         earlier(tmp_path, "gpu", with_step(3.0, device="H100")),
         earlier(tmp_path, "new", with_step(4.0)),
         earlier(tmp_path, "old", with_step(5.0, startup=99.0)),
         earlier(tmp_path, "version", dict(beat)),
     ]
-    speeds = earlier_speeds(runs, lambda intent, beat: device.wrote(beat), "here")
-    found = speeds.of(BASE)
+    speeds = earlier_speeds(runs, lambda intent, beat: device.matches(beat), "here")
+    found = speeds.predict(BASE)
     assert found is not None
     assert (found.step, speeds.startup, speeds.source) == (4.0, 3.0, "here")
-    assert not earlier_speeds(runs[:1], lambda intent, beat: device.wrote(beat), "")
+    assert not earlier_speeds(runs[:1], lambda intent, beat: device.matches(beat), "")
 
 
 def test_on_a_cluster_a_task_trained_alike_that_was_asked_for_alike() -> None:
@@ -194,20 +213,20 @@ def test_on_a_cluster_a_task_trained_alike_that_was_asked_for_alike() -> None:
 def test_a_task_takes_its_start_and_the_steps_of_its_packs() -> None:
     sweep = swept({"WIDTH": [16, 64], "trial": range(6)}, MAX_ITER=100, PACK_SIZE=2)
     plan = make_plan(sweep, max_tasks=2, threads=1)
-    kinds = kinds_of(plan, sweep)
+    workloads = workloads_of(plan, sweep)
     steps = {16: 0.001, 64: 0.01}
-    speeds = Speeds([speed(k, steps[k.width], 0.5) for k in kinds.kinds], 3.0, "by hand")
+    speeds = Speeds([speed(k, steps[k.width], 0.5) for k in workloads.workloads], 3.0, "by hand")
     slices = cut(np.arange(plan.packs), plan.pack_costs, 2)
-    found = estimated(plan, kinds, slices, speeds, max_concurrent=2)
+    found = estimate_tasks(plan, workloads, slices, speeds, max_concurrent=2)
     assert found is not None
     for seconds, ranges in zip(found.seconds, slices, strict=True):
         expected = 3.0
         for number in (n for low, high in ranges for n in range(low, high)):
-            width = kinds.kinds[kinds.which[number]].width
+            width = workloads.workloads[workloads.of_pack[number]].width
             expected += 0.5 + 2 * 100 * steps[width]
         assert seconds == pytest.approx(expected)
-    assert (found.kinds, found.measured) == (2, 2)
-    assert estimated(plan, kinds, slices, Speeds([], 3.0, ""), 2) is None
+    assert (found.workloads, found.measured) == (2, 2)
+    assert estimate_tasks(plan, workloads, slices, Speeds([], 3.0, ""), 2) is None
 
 
 def estimate(*seconds: float, max_concurrent: int = 2, measured: int = 1) -> Estimate:
@@ -246,15 +265,15 @@ def test_a_time_limit_that_may_not_do_is_told_of() -> None:
 def test_packs_to_calibrate_with_are_few_and_span_all_sizes() -> None:
     sweep = swept({"WIDTH": [2**n for n in range(3, 13)], "DEPTH": [2, 3]}, MAX_ITER=10)
     plan = make_plan(sweep, max_tasks=1, threads=1)
-    kinds = kinds_of(plan, sweep)
+    workloads = workloads_of(plan, sweep)
     missing = np.arange(2, plan.packs)
-    chosen = choose_packs(plan, kinds, missing)
-    assert 4 <= len(chosen) <= MOST_KINDS
+    chosen = choose_packs(plan, workloads, missing)
+    assert 4 <= len(chosen) <= MOST_WORKLOADS
     assert set(chosen) <= set(missing.tolist())
-    work = [kinds.kinds[kinds.which[number]].work for number in missing]
-    picked = [kinds.kinds[kinds.which[number]].work for number in chosen]
+    work = [workloads.workloads[workloads.of_pack[number]].work for number in missing]
+    picked = [workloads.workloads[workloads.of_pack[number]].work for number in chosen]
     assert {min(work), max(work)} <= set(picked)
-    assert picked[0] == max(work), "the most_expensive first, lest time run out"
+    assert picked[0] == max(work), "the most expensive first, in case time runs out"
     few = swept({"WIDTH": [16, 64], "trial": range(100)})
     plan = make_plan(few, max_tasks=1, threads=1)
-    assert len(choose_packs(plan, kinds_of(plan, few), np.arange(plan.packs))) == 2
+    assert len(choose_packs(plan, workloads_of(plan, few), np.arange(plan.packs))) == 2

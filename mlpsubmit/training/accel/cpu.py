@@ -1,0 +1,23 @@
+"""This machine's CPU: its model, and the instructions that code compiled for it may use."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+__all__ = ["cpu_info", "cpu_name"]
+
+
+def cpu_info() -> dict[str, str]:
+    """Return the kernel's description of the first CPU, by field; empty if it has none."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    fields = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in fields}
+
+
+def cpu_name() -> str:
+    """Return the CPU's model name."""
+    return cpu_info().get("model name") or platform.processor() or platform.machine()
