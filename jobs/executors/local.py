@@ -14,14 +14,14 @@ from mlpsubmit import files
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.command_line import WORKER, module_command
 from mlpsubmit.jobs.executors.base import Executor
-from mlpsubmit.jobs.gpus import free_memory
+from mlpsubmit.jobs.gpus import free_memory, visible_entries
 from mlpsubmit.jobs.slurm.helper_job import exit_on_signals
 from mlpsubmit.jobs.store.run_directory import task_name
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.throughput import calibrate
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 
-__all__ = ["LocalExecutor", "driver_indices", "gpus", "usable_cores"]
+__all__ = ["LocalExecutor", "gpus", "usable_cores"]
 
 #: More worker processes than this pay for their memory with nothing on a large server.
 LARGEST_SHARE = 16
@@ -108,7 +108,7 @@ class LocalExecutor(Executor):
         """
         threads = str(self.threads)
         environment = {
-            "CUDA_VISIBLE_DEVICES": ",".join(map(str, self.devices[number : number + 1])),
+            "CUDA_VISIBLE_DEVICES": ",".join(self.devices[number : number + 1]),
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
         }
@@ -146,8 +146,8 @@ def usable_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def gpus(hyperparameters: Hyperparameters) -> list[int]:
-    """Return the indices of the GPUs that DEVICES names; empty on a machine without any.
+def gpus(hyperparameters: Hyperparameters) -> list[str]:
+    """Return the GPUs of DEVICES as entries of CUDA_VISIBLE_DEVICES; none on a machine without any.
 
     Raises:
         UserError: where DEVICES names one that the machine does not have.
@@ -157,30 +157,9 @@ def gpus(hyperparameters: Hyperparameters) -> list[int]:
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if hyperparameters.devices == "all":
-        return driver_indices(list(range(count)), visible)
+        return visible_entries(list(range(count)), visible)
     beyond = [index for index in hyperparameters.devices if index >= count]
     if beyond:
         valid = f"0 to {count - 1}" if count else "none: leave DEVICES out to train on the cores"
         raise UserError(f"DEVICES: got {beyond}; this machine's GPUs are {valid}")
-    return driver_indices(list(hyperparameters.devices), visible)
-
-
-def driver_indices(devices: list[int], visible: str) -> list[int]:
-    """Return GPUs by the driver's indices, where this process counts only the visible ones.
-
-    Args:
-        devices: indices among the visible GPUs.
-        visible: the value of CUDA_VISIBLE_DEVICES; empty where all are visible.
-
-    Raises:
-        UserError: where CUDA_VISIBLE_DEVICES names GPUs otherwise than by index.
-    """
-    if not visible or not devices:
-        return devices
-    names = visible.split(",")
-    if not all(name.strip().isdigit() for name in names):
-        raise UserError(
-            f"CUDA_VISIBLE_DEVICES: got {visible!r}; the local executor takes indices only, as in "
-            "CUDA_VISIBLE_DEVICES=0,1"
-        )
-    return [int(names[index]) for index in devices]
+    return visible_entries(list(hyperparameters.devices), visible)

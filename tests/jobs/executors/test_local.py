@@ -9,23 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from mlpsubmit import UserError
 from mlpsubmit.jobs.executors import local
-from mlpsubmit.jobs.executors.local import LocalExecutor, driver_indices, usable_cores
+from mlpsubmit.jobs.executors.local import LocalExecutor, usable_cores
 from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.spec.hyperparameters import validate
 
 
-def test_gpus_are_counted_among_the_visible_ones() -> None:
-    assert driver_indices([0, 1], "") == [0, 1]
-    assert driver_indices([0, 2], "4,5,7") == [4, 7]
-    assert driver_indices([], "GPU-1f") == []
-    with pytest.raises(UserError, match="got 'GPU-1f'; the local executor takes indices only"):
-        driver_indices([0], "GPU-1f")
-
-
-def test_slots_and_threads_share_the_cores() -> None:
+def test_tasks_and_threads_share_the_cores() -> None:
     cores = usable_cores()
     assert cores == len(os.sched_getaffinity(0))
     for tasks in range(1, cores + 1):
