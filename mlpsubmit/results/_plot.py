@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit.errors import UserError
+from mlpsubmit.files import published
 from mlpsubmit.results.axes import Axis, final_values, loss_clock, shown_axes
+from mlpsubmit.results.export import check_target
 from mlpsubmit.results.names import threshold_label
 from mlpsubmit.results.panels import GREY, Panels, plain, spread
-from mlpsubmit.results.publish import published
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
@@ -52,13 +53,14 @@ def plot(dataset: xr.Dataset, path: str | Path) -> Path:
             f"cannot draw {path.name}: unknown ending {path.suffix!r}; valid are "
             f"{', '.join(FORMATS)}"
         )
+    check_target(path)
     with published(path) as temporary:
         # No pyplot: its figures are global state, and may want a display.
         figure = Figure(layout="constrained")
         axes = [axis for axis in shown_axes(dataset) if len(axis.labels) > 1]
         has_traces = any(loss_clock(dataset[name]) for name in ("train_loss", "test_loss"))
         (_draw_curves if has_traces else _draw_summary)(figure, dataset, axes)
-        figure.savefig(temporary, dpi=160)
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=160)
     return path
 
 

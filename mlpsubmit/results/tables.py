@@ -69,7 +69,7 @@ def _dataset(layout: Layout, source: ResultSource, path: Path) -> Iterator[xr.Da
     if len(schema.columns()) == len(schema.variables):
         yield assemble(schema, source, schema.variables)
         return
-    scratch = path.with_suffix(".nc")
+    scratch = path.with_name(f"{path.name}.nc")
     try:
         stream_netcdf(schema, source, scratch)
         with xr.open_dataset(scratch, engine="h5netcdf", cache=False) as dataset:

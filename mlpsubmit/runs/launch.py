@@ -210,18 +210,13 @@ def _claimed(folder: Path, what: str) -> Iterator[None]:
 
 
 def create(content: Mapping[str, Any], prepared: Prepared, frozen: bytes) -> RunDirectory:
-    """Make the run directory under another name and rename it: it exists whole or not at all."""
+    """Publish the directory of a new run: it exists whole or not at all."""
     path = prepared.path
-    temporary = path.with_name(f".{path.name}")
-    try:
+    with files.published(path) as temporary:
         for name in run_directory.FOLDERS:
             (temporary / name).mkdir(parents=True)
         files.publish(temporary / run_directory.SWEEP_PICKLE, frozen)
         files.publish_json(temporary / run_directory.PLAN, prepared.plan.to_json())
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
         prepared.reused.write(temporary / run_directory.RESULTS)
-        files.publish_folder(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return RunDirectory.open(path)
