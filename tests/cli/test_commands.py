@@ -309,7 +309,7 @@ def test_quick_commands_do_not_import_torch(mlpsubmit: Command, arguments: list[
         "import sys\nfrom mlpsubmit.cli.main import main\n"
         f"sys.argv = ['mlpsubmit', *{arguments!r}]\n"
         "try:\n    main()\nfinally:\n"
-        "    print(sorted({'torch', 'submitit', 'xarray'} & set(sys.modules)))"
+        "    print(sorted({'torch', 'submitit', 'xarray', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

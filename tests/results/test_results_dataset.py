@@ -342,7 +342,17 @@ def test_the_package_imports_nothing_heavy():
         "print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"torch", "xarray", "h5netcdf", "h5py", "zarr", "pyarrow", "matplotlib", "submitit"}
+    heavy = {
+        "torch",
+        "xarray",
+        "pandas",
+        "h5netcdf",
+        "h5py",
+        "zarr",
+        "pyarrow",
+        "matplotlib",
+        "submitit",
+    }
     assert heavy.isdisjoint(done.stdout.split())
     assert "mlpsubmit.jobs" not in done.stdout
 

@@ -104,14 +104,14 @@ def test_a_row_larger_than_a_chunk_is_split(fakes, tmp_path, monkeypatch):
     [
         (".nc", 200, 10_000, 2e6),
         (".zarr", 200, 10_000, 12e6),  # its own buffers come and go
-        # Slower, so less; made in one piece, these tables take 2.4 and 7 MB.
-        (".parquet", 10, 2_000, 1e6),
-        (".csv", 10, 2_000, 1e6),
+        # Slower, so less; made in one piece, these tables take 4 and 12 MB.
+        (".parquet", 40, 500, 1e6),
+        (".csv", 40, 500, 1e6),
     ],
 )
 def test_memory_stays_at_one_pack(fakes, tmp_path, monkeypatch, ending, configs, steps, limit):
     """Runs of 32 MB of traces or long tables, in packs of 5 configs."""
-    monkeypatch.setattr("mlpsubmit.results.long_table.BATCH_BYTES", 30_000)
+    monkeypatch.setattr("mlpsubmit.results.tables.CHUNK_BYTES", 30_000)
 
     def lazily(index):
         return fakes.pack(index).held | {
@@ -222,7 +222,7 @@ def test_both_tables_hold_the_dataset_whatever_the_batches(fakes, tmp_path_facto
     source = data.draw(fakes.sources(layout))
     folder = tmp_path_factory.mktemp("tables")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mlpsubmit.results.long_table.BATCH_BYTES", batch)
+        patch.setattr("mlpsubmit.results.tables.CHUNK_BYTES", batch)
         rows = read_csv(write(layout, source, folder / "results.csv"))
         table = read_parquet(write(layout, source, folder / "results.parquet")).to_pylist()
     expected = list(expected_rows(layout, to_dataset(layout, source)))
