@@ -42,16 +42,18 @@ def write_csv(layout: Layout, source: ResultSource, path: Path) -> None:
     Raises:
         UserError: a grab has too many entries for columns.
     """
+    import pandas as pd
+
     with (
         _dataset(layout, source, path) as dataset,
         path.open("w", newline="", encoding="utf-8") as file,
     ):
         table = _LongTable(dataset)
         header = [label for name in table.order for label in _labels(name, table.shapes.get(name))]
-        for number, frame in enumerate(table.frames()):
-            frame.apply(_exact_text).to_csv(
-                file, header=header if number == 0 else False, index=False, lineterminator="\n"
-            )
+        for number, chunk in enumerate(table.chunks()):
+            rows = pd.concat(chunk.values(), axis=1).apply(_exact_text)
+            first = header if number == 0 else False
+            rows.to_csv(file, header=first, index=False, lineterminator="\n")
 
 
 def write_parquet(layout: Layout, source: ResultSource, path: Path) -> None:
@@ -67,10 +69,10 @@ def write_parquet(layout: Layout, source: ResultSource, path: Path) -> None:
         metadata = {"mlpsubmit": json.dumps(attributes)}
         table, writer = _LongTable(dataset), None
         try:
-            for frame in table.frames():
+            for chunk in table.chunks():
                 columns = {
-                    name: _arrow_array(frame[[name]], table.shapes.get(name, ()))
-                    for name in table.order
+                    name: _arrow_array(block, table.shapes.get(name, ()))
+                    for name, block in chunk.items()
                 }
                 group = pa.table(columns, metadata=metadata)
                 writer = writer or pa.parquet.ParquetWriter(path, group.schema)
@@ -103,14 +105,14 @@ def _builtin(value: Any) -> Any:
 
 
 class _LongTable:
-    """The rows of a dataset's long table, in product order, as pandas frames.
+    """The rows of a dataset's long table, in product order.
 
     Args:
         dataset: in memory, or opened lazily.
 
     Attributes:
-        order: the names of the columns; an array has one name for the columns of its entries.
-        shapes: of the cells of arrays, by name.
+        order: the names of the columns.
+        shapes: of what is read chunk by chunk, by name; () for numbers.
     """
 
     def __init__(self, dataset: xr.Dataset) -> None:
@@ -119,12 +121,12 @@ class _LongTable:
         status = dataset["status"]
         self._dims, self._sizes = status.dims, status.shape
         self._index = np.flatnonzero(status.values.ravel() != "excluded")
-        scalars: dict[str, Any] = {}
+        scalars: dict[tuple[str, int], Any] = {}  # the columns of arrays are numbered
         for name, coordinate in dataset.coords.items():
             if name not in (*CLOCKS, "threshold"):
                 grid = coordinate.variable.set_dims(dict(zip(self._dims, self._sizes, strict=True)))
-                scalars[str(name)] = self._flat(grid.transpose(*self._dims).values)
-        self.order = [*scalars, "step"]
+                scalars[str(name), 0] = self._flat(grid.transpose(*self._dims).values)
+        self.order = [*(name for name, _ in scalars), "step"]
         self.shapes: dict[str, tuple[int, ...]] = {}
         # What is read chunk by chunk: each variable, and which part of its (complex) values.
         self._arrays: dict[str, tuple[xr.Variable, _Part]] = {}
@@ -137,7 +139,7 @@ class _LongTable:
         if not clocks:
             self.order.remove("step")
 
-    def _add(self, name: str, array: xr.DataArray, scalars: dict[str, Any]) -> None:
+    def _add(self, name: str, array: xr.DataArray, scalars: dict[tuple[str, int], Any]) -> None:
         """Add the columns of a variable, to the scalars or to what is read chunk by chunk."""
         import pandas as pd
 
@@ -145,14 +147,14 @@ class _LongTable:
         if name == "timekeys":
             for i, threshold in enumerate(array["threshold"].values):
                 label = f"timekey_{threshold_label(float(threshold))}"
-                scalars[label] = pd.array(self._flat(array.values[..., i]), "Int64")
+                scalars[label, 0] = pd.array(self._flat(array.values[..., i]), "Int64")
                 self.order.append(label)
             return
         for label, part in _parts(name, array.dtype).items():
             self.order.append(label)
             if not shape:
                 values = self._flat(part(array.values))
-                scalars[label] = pd.array(values, "Int64") if name in COUNTS else values
+                scalars[label, 0] = pd.array(values, "Int64") if name in COUNTS else values
             elif self._clock(array.variable) in CLOCKS:
                 self._traces[label], self.shapes[label] = (array.variable, part), shape[1:]
             else:
@@ -164,27 +166,41 @@ class _LongTable:
     def _clock(self, variable: xr.Variable) -> str:
         return str(variable.dims[len(self._dims)])
 
-    def frames(self) -> Iterator[pd.DataFrame]:
+    def chunks(self) -> Iterator[dict[str, pd.DataFrame]]:
         """Yield the table in chunks of configs; at least one, even if it has no rows.
 
-        The columns have two levels: the name, and the number of the entry of an array.
+        By name, in order; an array has a column per entry.
         """
         entries = sum(math.prod(shape) for shape in self.shapes.values())
         steps = sum(len(steps) for steps in self._steps.values()) or 1
         config_bytes = 8 * (entries + len(self._scalars.columns)) * steps
         count = max(1, CHUNK_BYTES // config_bytes)
         for start in range(0, max(len(self._index), 1), count):
-            yield self._frame(self._index[start : start + count])
+            yield self._chunk(self._index[start : start + count])
 
-    def _frame(self, index: Array) -> pd.DataFrame:
+    def _chunk(self, index: Array) -> dict[str, pd.DataFrame]:
         """Return the rows of the configs with these flat indices."""
         import pandas as pd
 
-        scalars = self._scalars.loc[index]
-        blocks = {name: scalars[[name]] for name in scalars}
-        for name, (variable, part) in self._arrays.items():
-            blocks[name] = _block(part(self._read(variable, index)), scalars.index)
-        frame = pd.concat(blocks, axis=1)
+        frame = self._scalars.loc[index]
+        if self._traces:
+            # A config of which nothing was recorded has one row all the same, without a step.
+            frame = frame.join(self._recorded(index)).astype({("step", ""): "Int64"})
+        names = frame.columns.get_level_values(0)
+        chunk = {}
+        for name in self.order:
+            if name in self._arrays:
+                variable, part = self._arrays[name]
+                values = part(self._read(variable, index))
+                chunk[name] = _block(values, pd.Index(index)).loc[frame.index]
+            else:
+                chunk[name] = frame.loc[:, names == name]
+        return chunk
+
+    def _recorded(self, index: Array) -> pd.DataFrame:
+        """Return the traces of some configs, a row per config and step at which it has any."""
+        import pandas as pd
+
         traces = {}
         for name, (variable, part) in self._traces.items():
             rows = pd.MultiIndex.from_product(
@@ -192,12 +208,7 @@ class _LongTable:
             )
             values = part(self._read(variable, index)).reshape(len(rows), *self.shapes[name])
             traces[name] = _block(values, rows)
-        if traces:
-            # A step at which nothing of a config was recorded has no row; a config of which
-            # nothing was recorded at all has one row, without a step.
-            recorded = pd.concat(traces, axis=1).sort_index().dropna(how="all")
-            frame = frame.join(recorded.reset_index("step")).astype({("step", ""): "Int64"})
-        return frame[self.order]
+        return pd.concat(traces, axis=1).sort_index().dropna(how="all").reset_index("step")
 
     def _read(self, variable: xr.Variable, index: Array) -> Array:
         """Return the values of some configs, shape (configs, ...)."""
@@ -260,7 +271,7 @@ def _arrow_array(block: pd.DataFrame, shape: tuple[int, ...]) -> Any:
         return pa.array(values, pa.string() if values.dtype == object else None, from_pandas=True)
     dtype = next(iter(block.dtypes), np.dtype(np.float64))
     values = block.to_numpy(getattr(dtype, "numpy_dtype", dtype), na_value=0)
-    array = pa.array(values.ravel(), mask=block.isna().to_numpy().ravel())
+    array = pa.array(values.ravel(), mask=block.isna().to_numpy(np.bool_).ravel())
     for axis in reversed(range(len(shape))):
         lists = len(block) * math.prod(shape[:axis])
         offsets = np.arange(lists + 1, dtype=np.int32) * shape[axis]
