@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status
     from mlpsubmit.jobs.throughput.estimate import Estimate
     from mlpsubmit.runs.forecast import Forecast
-    from mlpsubmit.runs.launch import Prepared
+    from mlpsubmit.runs.launch import PreparedLaunch
     from mlpsubmit.slurm_templates import Template
     from mlpsubmit.spec.sweep import Sweep
 
@@ -76,7 +76,7 @@ class DryRun:
     """
 
     sweep: Sweep
-    prepared: Prepared
+    prepared: PreparedLaunch
     busy: Status | None = None
     forecast: Forecast | None = None
     estimate: Estimate | None = None

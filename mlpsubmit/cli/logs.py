@@ -31,7 +31,7 @@ def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None)
 
 
 def _print(opened: Run, task: str | None, follow: bool) -> None:
-    from mlpsubmit.runs.run import pause
+    from mlpsubmit.runs.run import poll_seconds
 
     read: dict[str, int] = {}
     while True:
@@ -44,7 +44,7 @@ def _print(opened: Run, task: str | None, follow: bool) -> None:
             break
         if task is not None and files:
             (task,) = files  # its index may mean another task once the run is resumed
-        time.sleep(pause(status))
+        time.sleep(poll_seconds(status))
     if not read:
         of_task = f"task {task} of run {opened.id} has no log yet"
         click.echo(f"run {opened.id} has no logs yet" if task is None else of_task, err=True)

@@ -158,9 +158,9 @@ def test_an_argument_that_nothing_provides_is_said_at_launch(
 
 
 @pytest.mark.parametrize("command", ["status", "collect", "resume", "cancel", "logs"])
-def test_a_selector_that_fits_nothing(mlpsubmit: Command, workplace: Path, command: str) -> None:
+def test_a_selector_that_matches_nothing(mlpsubmit: Command, workplace: Path, command: str) -> None:
     refused = mlpsubmit(command)
-    assert "mlpruns: holds no run; launch one (mlpsubmit launch spec.py)" in refused.err
+    assert "mlpruns: contains no runs; launch one (mlpsubmit launch spec.py)" in refused.err
     assert refused.code == 2
 
     refused = mlpsubmit(command, ".")
@@ -183,7 +183,7 @@ def test_selectors(mlpsubmit: Command, workplace: Path) -> None:
     assert open_run(f"one/{one.id}").id == one.id
 
     both = mlpsubmit("status", one.id[:4])
-    assert f"{one.id[:4]}: fits 2 runs; give more of the id:" in both.err
+    assert f"{one.id[:4]}: matches 2 runs; give more characters of the id:" in both.err
     assert one.id in both.err
     assert two.id in both.err
     assert both.code == 2

@@ -21,7 +21,7 @@ from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.status import Status, TaskStatus
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.runs.run import Run, pause
+from mlpsubmit.runs.run import Run, poll_seconds
 
 # The fixtures `mlpsubmit` and `workplace` come from conftest.py.
 Command = Callable[..., Any]
@@ -92,8 +92,8 @@ def test_a_thousand_crashed_tasks_are_shown_at_once(tmp_path: Path) -> None:
 
 def test_whoever_waits_for_many_tasks_looks_less_often() -> None:
     one = TaskStatus("000-0000", "running", {}, None)
-    assert pause(status_of("running", one)) == 0.5
-    assert pause(status_of("running", *[one] * 1000)) == 5
+    assert poll_seconds(status_of("running", one)) == 0.5
+    assert poll_seconds(status_of("running", *[one] * 1000)) == 5
 
 
 # ---- the words ---------------------------------------------------------------------------------
