@@ -129,12 +129,12 @@ def _wait(run: Run) -> Status:
     Ctrl-C lets workers on this machine save their state, waits for them, and ends the script.
     """
     try:
-        with terminal.showing(Console(stderr=True)) as show:
+        with terminal.status_display(Console(stderr=True)) as show:
             status = run.wait(notebook_display() or show)
     except KeyboardInterrupt:
         if follows(run.directory):
-            _tell("stopping: workers save their state (Ctrl-C again to leave them to it)")
-            terminal.stop(run)
+            _tell("stopping: workers save their state (Ctrl-C again to stop waiting for them)")
+            terminal.cancel_and_wait(run)
             _tell("run the script again to go on where they stopped")
         else:
             _tell(f"run {run.id} goes on, on the cluster; run the script again to wait for it")

@@ -103,7 +103,7 @@ def test_a_run_of_which_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> 
     assert terminal.report(UNKNOWN) == 0
     run = UNKNOWN.run
     assert capsys.readouterr().out == (
-        f"whether run {run} still runs is not known: {SILENT}; see: mlpsubmit status {run}\n"
+        f"cannot tell whether run {run} is still running: {SILENT}; see: mlpsubmit status {run}\n"
     )
     # Where all is done, what the scheduler would say does not matter.
     assert terminal.report(replace(UNKNOWN, state="done", done=4)) == 0
@@ -160,19 +160,19 @@ def test_ctrl_c_leaves_a_run_on_a_cluster_alone(
 ) -> None:
     going = status_of("running", TaskStatus("000-0000", "running", {}, None))
     run = Stub(tmp_path / "run", "slurm", going, status_of("stopped"))
-    assert terminal.after_submitting(run, True) == 0
+    assert terminal.follow_or_report(run, True) == 0
     assert not run.cancelled
     assert capsys.readouterr() == (
-        "the run goes on, on the cluster; see: mlpsubmit status run; "
+        "the run continues on the cluster; see: mlpsubmit status run; "
         "stop it with: mlpsubmit cancel run\n",
         "",
     )
     run.now = UNKNOWN
     assert terminal.follow(run) == 0
-    assert "still runs is not known: the scheduler does" in capsys.readouterr().out
+    assert "is still running: the scheduler does not" in capsys.readouterr().out
     run.now = status_of("stopped")
     assert terminal.follow(run) == 1
-    assert "go on with: mlpsubmit resume" in capsys.readouterr().err
+    assert "continue with: mlpsubmit resume" in capsys.readouterr().err
     assert not run.cancelled
 
 
@@ -181,11 +181,11 @@ def test_ctrl_c_stops_the_workers_of_this_machine(
 ) -> None:
     going = status_of("running", TaskStatus("000-0000", "running", {}, None))
     run = Stub(tmp_path / "run", "local", going, status_of("stopped"))
-    assert terminal.after_submitting(run, None) == 1
+    assert terminal.follow_or_report(run, None) == 1
     assert run.cancelled
     told = capsys.readouterr().err
     assert told.startswith("stopping: workers save their state (Ctrl-C again")
-    assert "0 of 4 configs are done, 4 are missing; go on with: mlpsubmit resume" in told
+    assert "0 of 4 configs done, 4 missing; continue with: mlpsubmit resume" in told
 
 
 def interrupted(*_: Any) -> Status:
@@ -204,7 +204,7 @@ def test_a_cancel_that_is_not_waited_for_does_not_say_that_all_have_stopped(
     run = open_run("small").id
     assert (told.code, told.out) == (
         0,
-        f"run {run} was told to stop; see: mlpsubmit status {run}\n",
+        f"run {run} is stopping; see: mlpsubmit status {run}\n",
     )
 
 
@@ -234,18 +234,18 @@ def test_a_launch_of_a_run_that_goes_on_says_that_it_submits_nothing(mlpsubmit: 
     mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
     run = open_run("small")
     again = mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
-    assert "running already" not in again.out
+    assert "already running" not in again.out
     assert "all 8 configs are done" in again.out
 
     revived(run)
     dry = mlpsubmit("launch", "small.py", "--dry-run", "MAX_ITER=2")
     assert dry.code == 0
-    assert dry.out.endswith(f"run {run.id} is running already: a launch would submit nothing\n")
+    assert dry.out.endswith(f"run {run.id} is already running: a launch would submit nothing\n")
     assert "packs to train" not in dry.out
     again = mlpsubmit("launch", "small.py", "--detach", "MAX_ITER=2")
     assert again.code == 0
     assert (
-        f"run {run.id} was running already, with what was asked for then; nothing new was "
+        f"run {run.id} was already running, with the options of that launch; nothing new was "
         "submitted\n" in again.out
     )
     assert f"run {run.id} is running; see: mlpsubmit status {run.id}\n" in again.out

@@ -70,7 +70,7 @@ def test_a_failing_pack_costs_only_itself(
     ended = mlpsubmit("launch", "trouble.py", f"trouble={kind}")
     assert ended.code == 1
     assert error in ended.err
-    assert "4 of 6 configs are done, 2 are missing (2 failed)" in ended.err
+    assert "4 of 6 configs done, 2 missing (2 failed)" in ended.err
 
     shown = mlpsubmit("status")
     assert shown.code == 1
