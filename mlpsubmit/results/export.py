@@ -1,4 +1,4 @@
-"""Writing a run's results to a file, in the format that its ending names."""
+"""Write the results of a run to a file, in the format that its ending selects."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ZARR_ROOT = {".zgroup", ".zmetadata", "zarr.json"}
 
 @dataclass(frozen=True)
 class Format:
-    """How to write one kind of file.
+    """A file format.
 
     Args:
-        write: what writes it, to a path where nothing is yet.
-        needs: the modules it imports, and what pip calls them.
+        write: the function that writes it, to a path that does not exist yet.
+        needs: the modules it imports, and their names for pip.
         directory: whether the "file" is a directory.
     """
 
@@ -48,7 +48,7 @@ FORMATS = {
 
 
 def write(layout: Layout, source: ResultSource, path: str | Path) -> Path:
-    """Write all results to a file, in the format that its ending names.
+    """Write all results to a file, in the format that its ending selects.
 
     ============ ================================================================================
     ``.nc``      the dataset of `to_dataset` as netCDF: ``xarray.open_dataset(path,
@@ -59,7 +59,7 @@ def write(layout: Layout, source: ResultSource, path: str | Path) -> Path:
     ``.pkl``     MLPscape's result dictionary; finished configs only
     ============ ================================================================================
 
-    The file appears complete or not at all, and replaces one that was there. But for ``.pkl``, at
+    The file appears complete or not at all, and replaces an existing one. Except for ``.pkl``, at
     most one pack's arrays, and the scalars of all configs, are in memory at a time.
 
     Returns:

@@ -88,7 +88,7 @@ def _dataset(layout: Layout, source: ResultSource, path: Path) -> Iterator[xr.Da
     import xarray as xr
 
     schema = scan(layout, source)
-    if len(schema.columns()) == len(schema.variables):
+    if len(schema.small_variables()) == len(schema.variables):
         yield assemble(schema, source, schema.variables)
         return
     scratch = path.with_name(f"{path.name}.nc")
