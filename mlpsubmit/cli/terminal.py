@@ -227,19 +227,19 @@ def cancel_and_wait(run: Run) -> Status:
     return run.status()
 
 
-def report(status: Status, command: str = "mlpsubmit") -> int:
+def report(status: Status) -> int:
     """Print the state of a run and what to do next; return the exit code."""
     if status.state == "unknown":
-        click.echo(f"{unknown_line(status)}; see: {command} status {status.run}")
+        click.echo(f"{unknown_line(status)}; see: mlpsubmit status {status.run}")
         return 0
     if status.state == "running":
         waiting = sum(task.state == "waiting" for task in status.tasks)
         queued = f" ({waiting} of {len(status.tasks)} tasks are queued)" if waiting else ""
-        click.echo(f"run {status.run} is running{queued}; see: {command} status {status.run}")
+        click.echo(f"run {status.run} is running{queued}; see: mlpsubmit status {status.run}")
         return 0
     if status.complete:
         done = f"all {status.configs} configs are" if status.configs > 1 else "the config is"
-        click.echo(f"{done} done; next: {command} collect {status.run}")
+        click.echo(f"{done} done; next: mlpsubmit collect {status.run}")
         return 0
     for reason in _failures(status):
         Console(stderr=True).print(reason, soft_wrap=True)
@@ -249,7 +249,7 @@ def report(status: Status, command: str = "mlpsubmit") -> int:
     click.echo(
         f"{status.done} of {counted(status.configs, 'config')} done, {left} missing"
         + (f" ({status.failed} failed)" if status.failed else "")
-        + f"; continue with: {command} resume {status.run}",
+        + f"; continue with: mlpsubmit resume {status.run}",
         err=True,
     )
     if status.failed:

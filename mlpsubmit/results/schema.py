@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.results.names import CLOCKS, grab_names
-from mlpsubmit.results.source import Array, Layout, PackResult, ResultSource
+from mlpsubmit.results.source import Array, FinishedPack, Layout, ResultSource
 
 __all__ = ["Schema", "Variable", "scan"]
 
@@ -120,7 +120,7 @@ class Schema:
         """Return the variables that are kept in memory for all configs at once."""
         return tuple(variable for variable in self.variables if variable.is_small)
 
-    def owned(self, source: ResultSource) -> Iterator[tuple[PackResult, Array, Array]]:
+    def owned(self, source: ResultSource) -> Iterator[tuple[FinishedPack, Array, Array]]:
         """Yield each pack with its rows that no later pack overrides, and their configs' indices.
 
         Packs that were added since the scan are left out.
@@ -154,13 +154,13 @@ class Schema:
                 for row, point in zip(rows, points, strict=True):
                     yield int(point), variable, variable.padded(values[row : row + 1], columns)[0]
 
-    def read(self, variable: Variable, pack: PackResult, rows: Array) -> Array:
+    def read(self, variable: Variable, pack: FinishedPack, rows: Array) -> Array:
         """Return some rows of a pack, padded: shape (len(rows), *variable.shape)."""
         values, columns = self._aligned(variable, pack, pack[variable.array])
         return variable.padded(values[rows], columns)
 
     def _aligned(
-        self, variable: Variable, pack: PackResult, values: Array
+        self, variable: Variable, pack: FinishedPack, values: Array
     ) -> tuple[Array, Steps | None]:
         """Return values with an axis of steps, and their columns (None if they fit as they are)."""
         if variable.recorded is None:
@@ -186,7 +186,7 @@ class _Scanned:
     grabs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
 
 
-def _recorded_steps(pack: PackResult, recorded: str) -> Steps | None:
+def _recorded_steps(pack: FinishedPack, recorded: str) -> Steps | None:
     """Return the steps of a pack's traces, or None if it kept final values only.
 
     Test losses without steps of their own have those of the train losses.
@@ -200,7 +200,7 @@ def _recorded_steps(pack: PackResult, recorded: str) -> Steps | None:
 class _Opened:
     """A pack whose names and small arrays are read once: every access to an npz opens it again."""
 
-    def __init__(self, pack: PackResult) -> None:
+    def __init__(self, pack: FinishedPack) -> None:
         self.name = pack.name
         self._pack = pack
         self._names = tuple(pack.arrays())
@@ -217,7 +217,7 @@ class _Opened:
         return self._small[array]
 
 
-def _identified(source: ResultSource) -> Iterator[tuple[PackId, PackResult]]:
+def _identified(source: ResultSource) -> Iterator[tuple[PackId, FinishedPack]]:
     seen: Counter[str] = Counter()
     for pack in source.packs():
         yield (pack.name, seen[pack.name]), _Opened(pack)
@@ -248,7 +248,7 @@ def scan(layout: Layout, source: ResultSource) -> Schema:
     return _schema(layout, ids, owner, {int(i): packs[i] for i in counted})
 
 
-def _scan_pack(pack: PackResult, interned: dict[bytes, Steps]) -> _Scanned:
+def _scan_pack(pack: FinishedPack, interned: dict[bytes, Steps]) -> _Scanned:
     steps: dict[str, Steps | None] = {}
     for recorded in CLOCKS:
         found = _recorded_steps(pack, recorded)

@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Dimension", "FailedPack", "Failure", "Layout", "PackResult", "ResultSource", "Scalar"]
+__all__ = ["Dimension", "FailedPack", "FinishedPack", "Layout", "ResultSource", "Scalar"]
 
 Scalar: TypeAlias = int | float | bool | str
 Array: TypeAlias = npt.NDArray[Any]
@@ -102,7 +102,7 @@ class Layout:
         return np.asarray(self.included, dtype=np.bool_).ravel()
 
 
-class PackResult(Protocol):
+class FinishedPack(Protocol):
     """The arrays of one finished pack of K configs, read one at a time.
 
     ==================== ============ ============================================================
@@ -135,23 +135,8 @@ class PackResult(Protocol):
         """Return the names of the arrays there are."""
 
 
-@dataclass(frozen=True, eq=False)
-class Failure:
-    """A pack that ended in an exception.
-
-    Args:
-        indices: of its configs in the product.
-        error: the exception in one line, e.g. ``"ValueError: boom"``.
-        traceback: the whole of it.
-    """
-
-    indices: Array
-    error: str
-    traceback: str
-
-
 class FailedPack(Protocol):
-    """A class with the attributes of a `Failure`."""
+    """A pack that ended in an exception."""
 
     @property
     def indices(self) -> Array:
@@ -159,11 +144,7 @@ class FailedPack(Protocol):
 
     @property
     def error(self) -> str:
-        """The exception in one line."""
-
-    @property
-    def traceback(self) -> str:
-        """The whole of it."""
+        """The exception in one line, e.g. ``"ValueError: boom"``."""
 
 
 class ResultSource(Protocol):
@@ -173,7 +154,7 @@ class ResultSource(Protocol):
     ignored; those of the first pass must stay, in the same order.
     """
 
-    def packs(self) -> Iterator[PackResult]:
+    def packs(self) -> Iterator[FinishedPack]:
         """Yield the finished packs one by one; a later one overrides an earlier one's configs."""
 
     def failures(self) -> Iterable[FailedPack]:

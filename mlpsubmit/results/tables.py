@@ -65,8 +65,7 @@ def write_parquet(layout: Layout, source: ResultSource, path: Path) -> None:
     import pyarrow.parquet
 
     with _dataset(layout, source, path) as dataset:
-        attributes = {name: _builtin(value) for name, value in dataset.attrs.items()}
-        metadata = {"mlpsubmit": json.dumps(attributes)}
+        metadata = {"mlpsubmit": json.dumps(dataset.attrs, default=np.generic.item)}
         table, writer = _LongTable(dataset), None
         try:
             for chunk in table.chunks():
@@ -98,10 +97,6 @@ def _dataset(layout: Layout, source: ResultSource, path: Path) -> Iterator[xr.Da
             yield dataset
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def _builtin(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 class _LongTable:

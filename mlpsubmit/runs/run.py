@@ -159,19 +159,20 @@ class Run:
             )
         return submitted
 
-    def retry(self, after: int, retries: int, patience: float = RETRY_SECONDS) -> int:
+    def retry(self, after: int, retries: int) -> int:
         """Resume what a submission to SLURM has left unfinished, in a job on the cluster.
+
+        While the run is busy, keep trying for a while.
 
         Args:
             after: the number of the submission; if another has followed or it was cancelled,
                 nothing is done.
             retries: how often this is to be repeated after that.
-            patience: how many seconds to keep trying while the run is busy.
 
         Returns:
             The number of packs submitted.
         """
-        end = time.monotonic() + patience
+        end = time.monotonic() + RETRY_SECONDS
         while self.directory.superseded(after) is None:
             try:
                 return self.resume("slurm", retries=retries, after=after)

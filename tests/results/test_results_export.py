@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.results import Dimension, ExptTrace, Layout, to_dataset, write
-from mlpsubmit.results.source import Failure
 
 ENDINGS = [".nc", ".zarr", ".parquet", ".csv", ".pkl"]
 
@@ -59,7 +58,7 @@ def traced(fakes):
         width=[64, 256],
         act=["relu", "x,y"],
     )
-    return layout, fakes.Source(packs, [Failure(np.array([1]), "ValueError: a\nb", "...")])
+    return layout, fakes.Source(packs, [fakes.Failure(np.array([1]), "ValueError: a\nb")])
 
 
 @pytest.mark.parametrize("large_grab_bytes", [0, 256])
@@ -268,7 +267,9 @@ def test_pickle_is_the_dictionary_of_mlpscape(fakes, tmp_path):
         fakes.pack([3], thresholds=2, grab__w=[[5.0, 6]]),
         fakes.pack([0], thresholds=2, grab__w=[[7.0, 8]]),
     ]
-    path = write(layout, fakes.Source(packs, [Failure(np.array([1]), "E", "")]), tmp_path / "r.pkl")
+    path = write(
+        layout, fakes.Source(packs, [fakes.Failure(np.array([1]), "E")]), tmp_path / "r.pkl"
+    )
     result = pickle.loads(path.read_bytes())
     assert result["jobs"] == [(64, 0.1, "x0"), (256, 0.03, "x1")]
     assert result["var_axes"] == ["width", "lr", "m"]
