@@ -126,7 +126,7 @@ class _LongTable:
         # What is read chunk by chunk: each variable, and which part of its (complex) values.
         self._arrays: dict[str, tuple[xr.Variable, _Part]] = {}
         self._traces: dict[str, tuple[xr.Variable, _Part]] = {}
-        for name in sorted(map(str, dataset.data_vars), key=_rank):
+        for name in sorted(map(str, dataset.data_vars), key=_position):
             self._add(name, dataset[name], scalars)
         self._scalars = pd.DataFrame(scalars, self._index)
         clocks = {self._clock(variable) for variable, _ in self._traces.values()}
@@ -164,7 +164,7 @@ class _LongTable:
     def chunks(self) -> Iterator[dict[str, pd.DataFrame]]:
         """Yield the table in chunks of configs; at least one, even if it has no rows.
 
-        By name, in order; an array has a column per entry.
+        A chunk has the columns by name, in order; an array has one per entry.
         """
         entries = sum(math.prod(shape) for shape in self.shapes.values())
         steps = sum(len(steps) for steps in self._steps.values()) or 1
@@ -174,7 +174,7 @@ class _LongTable:
             yield self._chunk(self._index[start : start + count])
 
     def _chunk(self, index: Array) -> dict[str, pd.DataFrame]:
-        """Return the rows of the configs with these flat indices."""
+        """Return the rows of the configs with these indices."""
         import pandas as pd
 
         frame = self._scalars.loc[index]
@@ -214,13 +214,13 @@ class _LongTable:
         return values
 
 
-def _rank(name: str) -> int:
-    """Return the place of a variable among the columns; others follow in their own order."""
+def _position(name: str) -> int:
+    """Return the position of a variable among the columns; others follow in their own order."""
     return FIRST.index(name) if name in FIRST else len(FIRST)
 
 
 def _parts(name: str, dtype: np.dtype[Any]) -> dict[str, _Part]:
-    """Return the columns of a variable: two of a complex one, for neither format has those."""
+    """Return the columns of a variable: two of a complex one, as neither format has those."""
     if dtype.kind == "c":
         return {f"{name}.real": np.real, f"{name}.imag": np.imag}
     return {name: np.asarray}
@@ -248,10 +248,12 @@ def _labels(name: str, shape: tuple[int, ...] | None) -> list[str]:
 
 
 def _exact_text(column: pd.Series) -> pd.Series:
-    """Return a column that reads back from a CSV as it is."""
+    """Return a column whose values read back exactly from a CSV."""
+    from pandas.api.types import is_string_dtype
+
     if column.dtype == np.float32:  # shorter decimals are exact as floats only, not as doubles
         return column.astype(np.float64)
-    if column.dtype == object:
+    if is_string_dtype(column.dtype):
         # The csv module quotes "\n" but not "\r", which many readers take for a new line.
         return column.str.replace("\r", "\\r", regex=False)
     return column
@@ -260,10 +262,12 @@ def _exact_text(column: pd.Series) -> pd.Series:
 def _arrow_array(block: pd.DataFrame, shape: tuple[int, ...]) -> Any:
     """Return a variable's columns as one Arrow array, of lists for every axis of its shape."""
     import pyarrow as pa
+    from pandas.api.types import is_string_dtype
 
     if not shape:
         values = block.iloc[:, 0]
-        return pa.array(values, pa.string() if values.dtype == object else None, from_pandas=True)
+        text = pa.string() if is_string_dtype(values.dtype) else None
+        return pa.array(values, text, from_pandas=True)
     dtype = next(iter(block.dtypes), np.dtype(np.float64))
     values = block.to_numpy(getattr(dtype, "numpy_dtype", dtype), na_value=0)
     array = pa.array(values.ravel(), mask=block.isna().to_numpy(np.bool_).ravel())

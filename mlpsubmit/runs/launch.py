@@ -89,8 +89,8 @@ def launch(
     sweep.reread()
     _ = sweep.fingerprint  # before any function of the user runs and fills a cache of its own
     probe(sweep)
-    ask = SlurmRequest(template, dict(slurm or {}), retries)
-    chosen = executors.choose(executor, sweep.base, tasks, ask)
+    request = SlurmRequest(template, dict(slurm or {}), retries)
+    chosen = executors.choose(executor, sweep.base, tasks, request)
     chosen.pdb, chosen.keep_going = pdb, keep_going
     frozen = freeze(sweep, spec and spec.parent)
     folder = runs_folder(runs_dir) / sweep.name
