@@ -173,7 +173,7 @@ class DryRun:
                 f"{counted(task['configs'], 'config')}, {share:.0f}% of the FLOPs{time}"
             )
         if len(tasks) > SHOWN_TASKS:
-            click.echo(f"  ... and {len(tasks) - SHOWN_TASKS} more tasks")
+            click.echo(f"  ... and {counted(len(tasks) - SHOWN_TASKS, 'more task')}")
         for line in self._time_lines(forecast):
             click.echo(line)
         for line in executor.describe(forecast.submission):

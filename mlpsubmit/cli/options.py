@@ -89,7 +89,7 @@ def check_where(where: Mapping[str, Any]) -> SlurmRequest:
 def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
     """Return KEY=VALUE arguments as a dictionary.
 
-    A value is a Python literal, a list in brackets (of literals or bare words), one of true,
+    A value is a Python literal, a list in brackets (of literals or unquoted strings), one of true,
     false and none in any case, or else a string.
 
     Raises:

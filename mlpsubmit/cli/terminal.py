@@ -90,7 +90,7 @@ def _tasks(status: Status) -> Table:
     if len(ordered) > _TASKS:
         rest = Counter(task.state for task in ordered[_TASKS:])
         states = ", ".join(f"{count} {state}" for state, count in rest.items())
-        table.add_row(f"  ... and {len(ordered) - _TASKS} more tasks", "", states)
+        table.add_row(f"  ... and {counted(len(ordered) - _TASKS, 'more task')}", "", states)
     return table
 
 
@@ -120,7 +120,9 @@ def _failures(status: Status) -> list[Text]:
     ranked = sorted(reasons.values(), key=len, reverse=True)
     shown = [_failure(failures) for failures in ranked[:_REASONS]]
     if len(ranked) > _REASONS:
-        shown.append(Text(f"  ... and {len(ranked) - _REASONS} more reasons; see mlpsubmit logs"))
+        shown.append(
+            Text(f"  ... and {counted(len(ranked) - _REASONS, 'more reason')}; see mlpsubmit logs")
+        )
     return shown
 
 

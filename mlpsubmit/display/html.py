@@ -44,7 +44,9 @@ def status_html(
     parts = [head, bar]
     if tasks:
         more = len(tasks) - _TASKS
-        parts.append(_table(tasks[:_TASKS]) + (f"... and {more} more tasks" if more > 0 else ""))
+        parts.append(
+            _table(tasks[:_TASKS]) + (f"... and {counted(more, 'more task')}" if more > 0 else "")
+        )
     distinct = list(dict.fromkeys(reasons))[:_REASONS]
     parts += [f"failed: {escape(reason[:_REASON_LENGTH])}" for reason in distinct]
     return "<div>" + "<br>".join(parts) + "</div>"

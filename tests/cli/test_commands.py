@@ -1,4 +1,4 @@
-"""The command line: what each command does, and what it says to a user who is mistaken."""
+"""The command line: what each command does, and the errors that it reports."""
 
 from __future__ import annotations
 

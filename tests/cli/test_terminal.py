@@ -1,4 +1,4 @@
-"""What is said of a run: while it is shown, on Ctrl-C, and when it is launched twice."""
+"""A run in the terminal: its live status, Ctrl-C, a second launch, logs."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def rendered(status: Status) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
-# ---- the picture -------------------------------------------------------------------------------
+# ---- the status -------------------------------------------------------------------------------
 
 
-def test_the_job_that_resumes_is_told_of_as_it_stands() -> None:
+def test_the_state_of_the_job_that_resumes_is_shown() -> None:
     waiting = replace(status_of("running"), retry="PENDING (Dependency)")
     assert "a job will resume what is missing: PENDING (Dependency)\n" in rendered(waiting)
     failed = replace(status_of("stopped"), retry_failure="FAILED (exit code 1:0) on n1")
@@ -90,16 +90,16 @@ def test_a_thousand_crashed_tasks_are_shown_at_once(tmp_path: Path) -> None:
     assert shown.count("RuntimeError: all the same") == 1
 
 
-def test_whoever_waits_for_many_tasks_looks_less_often() -> None:
+def test_the_status_of_many_tasks_is_read_less_often() -> None:
     one = TaskStatus("000-0000", "running", {}, None)
     assert poll_seconds(status_of("running", one)) == 0.5
     assert poll_seconds(status_of("running", *[one] * 1000)) == 5
 
 
-# ---- the words ---------------------------------------------------------------------------------
+# ---- the report ---------------------------------------------------------------------------------
 
 
-def test_a_run_of_which_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_whose_state_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal.report(UNKNOWN) == 0
     run = UNKNOWN.run
     assert capsys.readouterr().out == (
@@ -127,7 +127,7 @@ def test_how_many_tasks_are_queued(
     assert capsys.readouterr().out == f"run {run} is running{said}; see: mlpsubmit status {run}\n"
 
 
-def test_a_resumption_that_failed_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_resume_job_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal.report(replace(status_of("stopped"), retry_failure="TIMEOUT on n1")) == 1
     assert "resume what is missing did not: TIMEOUT on n1\n" in capsys.readouterr().err
 
@@ -230,7 +230,7 @@ def revived(run: Run) -> None:
     publish_json(run.directory.heartbeat("000-0000"), beat)
 
 
-def test_a_launch_of_a_run_that_goes_on_says_that_it_submits_nothing(mlpsubmit: Command) -> None:
+def test_a_launch_of_a_running_run_submits_nothing(mlpsubmit: Command) -> None:
     mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
     run = open_run("small")
     again = mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
