@@ -10,7 +10,6 @@ import errno
 import fcntl
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,7 +59,7 @@ def published(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 def _sibling(path: Path) -> Path:
     """Return an unused hidden name in the same folder, so on the same file system."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    return path.with_name(f".{path.name}.{os.urandom(6).hex()}")
 
 
 def _sync_tree(path: Path) -> None:
