@@ -26,7 +26,7 @@ from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import Shard
 from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.runs.launch import create, prepare
-from mlpsubmit.runs.manifest import record
+from mlpsubmit.runs.manifest import manifest
 from mlpsubmit.slurm_templates import SlurmRequest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.load import load_spec, pickle_sweep
@@ -47,7 +47,7 @@ def created_run(spec: Path, runs: Path) -> Path:
     sweep = load_spec(spec)
     (runs / sweep.name).mkdir(parents=True, exist_ok=True)
     prepared = prepare(sweep, LocalExecutor(Hyperparameters(), None), runs, fresh=True)
-    content = record(sweep, spec, ["mlpsubmit", "launch"], prepared.reused.record)
+    content = manifest(sweep, spec, ["mlpsubmit", "launch"], prepared.reused.counts)
     run = create(content, prepared, pickle_sweep(sweep, spec.parent))
     slices = cut(prepared.missing, prepared.plan.pack_costs, min(TASKS, len(prepared.missing)))
     intent = {

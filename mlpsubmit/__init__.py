@@ -1,6 +1,6 @@
 """Sweeps of small neural networks, packed onto GPUs and submitted as SLURM job arrays.
 
-The public names are imported on first use, so that the command line starts at once;
+The public names are imported on first use, so that the command line starts fast;
 ``__init__.pyi`` lists them.
 """
 

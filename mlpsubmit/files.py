@@ -1,13 +1,17 @@
-"""Files that are whole or not there: written under another name, flushed, renamed into place."""
+"""Files and directories that appear complete or not at all, locks, and JSON.
+
+Everything that must be complete is written under a temporary name, flushed and renamed into place.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
 import os
-import threading
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,51 +23,100 @@ __all__ = [
     "json_bytes",
     "locked",
     "publish",
-    "publish_folder",
     "publish_json",
+    "published",
     "read_json",
     "sync_folder",
 ]
 
+#: Errors of folders on file systems that cannot flush one, or that may be written but not read.
+_CANNOT_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES)
 
-def sync_folder(folder: Path) -> None:
-    """Flush the entries of a folder to the disk: a rename is lost in a power cut until then."""
-    descriptor = os.open(folder, os.O_RDONLY)
+
+@contextlib.contextmanager
+def published(path: Path, *, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary sibling to create; then flush it to the disk and rename it to the path.
+
+    Works for files and for directories. Readers see the old content or the new one, whole; if the
+    block raises, the old content stays and the temporary one is removed.
+
+    Args:
+        sync: False leaves the flush out, for files that may be lost in a power cut (heartbeats).
+    """
+    temporary = _sibling(path)
+    try:
+        yield temporary
+        if sync:
+            _sync_tree(temporary)
+        _rename(temporary, path)
+    except BaseException:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+        raise
+    if sync:
+        sync_folder(path.parent)
+
+
+def _sibling(path: Path) -> Path:
+    """Return an unused hidden name in the same folder, so on the same file system."""
+    return path.with_name(f".{path.name}.{os.urandom(6).hex()}")
+
+
+def _sync_tree(path: Path) -> None:
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync(Path(folder, name))
+        sync_folder(Path(folder))
+    if path.is_file():
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def publish(path: Path, write: Callable[[BinaryIO], Any] | bytes, *, sync: bool = True) -> None:
-    """Write a file under a temporary name, flush it to the disk and rename it into place.
-
-    Readers see the old content or the new, whole. ``sync=False`` leaves the flush out, for files
-    that may be lost in a power cut (heartbeats).
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries: until then, a power cut can undo a rename or a new file in it."""
     try:
-        with temporary.open("wb") as file:
-            if callable(write):
-                write(file)
-            else:
-                file.write(write)
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-        temporary.replace(path)
+        _sync(folder)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    if not (temporary.is_dir() and path.exists()):
+        os.replace(temporary, path)
+        return
+    # A directory that is not empty cannot be replaced in one step: move it aside, and back again
+    # if the new one does not get its place.
+    aside = _sibling(path)
+    os.rename(path, aside)
+    try:
+        os.rename(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        os.rename(aside, path)
         raise
-    if sync:
-        sync_folder(path.parent)
+    shutil.rmtree(aside)
 
 
-def publish_folder(temporary: Path, path: Path) -> None:
-    """Rename a folder whose files are on the disk into place."""
-    sync_folder(temporary)
-    temporary.rename(path)
-    sync_folder(path.parent)
+def publish(path: Path, content: Callable[[BinaryIO], Any] | bytes, *, sync: bool = True) -> None:
+    """Publish a file; see :func:`published`.
+
+    Args:
+        content: the bytes, or a function that writes them to an open file.
+    """
+    with published(path, sync=sync) as temporary, temporary.open("wb") as file:
+        if callable(content):
+            content(file)
+        else:
+            file.write(content)
 
 
 def json_bytes(content: Any) -> bytes:
@@ -77,10 +130,10 @@ def publish_json(path: Path, content: Any, *, sync: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
+    """Return the content of a JSON file.
 
     Raises:
-        RunError: where it is no JSON.
+        RunError: if it is not valid JSON.
     """
     try:
         return json.loads(path.read_bytes())
@@ -94,7 +147,7 @@ _LOCK_REST = 0.1
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: float = math.inf) -> Iterator[None]:
-    """Hold an exclusive lock on a file; the kernel frees it however the process ends.
+    """Hold an exclusive lock on a file; the kernel releases it however the process ends.
 
     Child processes that are started with ``close_fds=False`` hold it as well.
 
@@ -102,11 +155,11 @@ def locked(path: Path, *, wait: float = math.inf) -> Iterator[None]:
         wait: seconds to wait for it.
 
     Raises:
-        BlockingIOError: where another process holds it for longer.
-        RunError: where the file system has no locks.
+        BlockingIOError: another process holds it for longer.
+        RunError: the file system does not support locks.
     """
     with path.open("ab") as file:
-        # A submission that outlives the process that made it keeps the lock until it ends too.
+        # An sbatch that outlives the process that started it keeps the lock until it ends, too.
         os.set_inheritable(file.fileno(), True)
         try:
             _lock(file, wait)

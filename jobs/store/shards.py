@@ -178,7 +178,7 @@ SMALL_PACK = 1 << 18
 
 
 class StoredPack:
-    """A finished pack in a shard, a :class:`mlpsubmit.results.source.PackResult`.
+    """A finished pack in a shard, a :class:`mlpsubmit.results.source.FinishedPack`.
 
     The arrays of a large one are read one by one, when they are used.
     """

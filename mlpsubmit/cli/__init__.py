@@ -1,1 +1,1 @@
-"""The command line: a file per command, each a thin shell over :class:`mlpsubmit.runs.run.Run`."""
+"""The command line: a file per command, each a thin layer over :class:`mlpsubmit.runs.run.Run`."""

@@ -1,4 +1,4 @@
-"""``mlpsubmit cancel``: stop a run; what is done stays."""
+"""``mlpsubmit cancel``: stop a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mlpsubmit.cli.options import run_argument, runs_dir_option
+from mlpsubmit.display.text import counted
 
 __all__ = ["cancel"]
 
@@ -15,7 +16,10 @@ __all__ = ["cancel"]
 @run_argument
 @runs_dir_option
 def cancel(run: str | None, runs_dir: Path | None) -> None:
-    """Stop every task of a RUN; each saves its state, and what is done stays."""
+    """Stop a RUN.
+
+    Every task saves its state first, and finished results stay.
+    """
     from mlpsubmit.cli import terminal
     from mlpsubmit.runs.run import open_run
 
@@ -23,11 +27,11 @@ def cancel(run: str | None, runs_dir: Path | None) -> None:
     if not opened.status().running:
         click.echo(f"run {opened.id} is not running")
         return
-    status = terminal.stop(opened)
-    if status.running:  # Ctrl-C has ended the waiting
-        click.echo(f"run {opened.id} was told to stop; see: mlpsubmit status {opened.id}")
+    status = terminal.cancel_and_wait(opened)
+    if status.running:  # Ctrl-C has ended the wait
+        click.echo(f"run {opened.id} is stopping; see: mlpsubmit status {opened.id}")
         return
     click.echo(
-        f"stopped; {status.done} of {status.configs} configs are done; go on with: "
+        f"stopped; {status.done} of {counted(status.configs, 'config')} done; continue with: "
         f"mlpsubmit resume {opened.id}"
     )

@@ -18,17 +18,18 @@ __all__ = ["collect"]
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="File to write: .nc, .zarr, .parquet, .csv or .pkl; else NAME.nc.",
+    help="File to write: .nc, .zarr, .parquet, .csv or .pkl; default: NAME.nc.",
 )
-@click.option("--plot", type=click.Path(path_type=Path), help="Picture to draw: .png or .pdf.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Figure to draw: .png, .pdf or .svg.")
 @click.option("--table/--no-table", default=True, help="Print a table of the results.")
 @runs_dir_option
 def collect(
     run: str | None, out: Path | None, plot: Path | None, table: bool, runs_dir: Path | None
 ) -> None:
-    """Write the results of a RUN as one labelled dataset; missing points are masked.
+    """Collect the results of a RUN in one dataset.
 
-    Works while the run goes on. The exit code is 1 where points are missing.
+    Missing points are masked. This works while the run is in progress, too. The exit code is 1 if
+    points are missing.
     """
     from rich.console import Console
 
@@ -44,13 +45,14 @@ def collect(
         if plot:
             click.echo(f"plot: {results.plot(dataset, plot)}")
     current = opened.status()
-    click.echo(f"results: {written} ({current.done} of {current.configs} configs)")
+    click.echo(f"results: {written} ({current.done} of {counted(current.configs, 'config')})")
     for failure in current.failures[:3]:
-        click.echo(f"failed: {failure.error} ({counted(len(failure.indices), 'config')})", err=True)
+        configs = counted(len(failure.indices), "config")
+        click.echo(f"failed: {failure.error} ({configs})", err=True)
     if current.complete:
         return
     if current.running:
-        click.echo(f"the run goes on; see: mlpsubmit status {opened.id}", err=True)
+        click.echo(f"the run is in progress; see: mlpsubmit status {opened.id}", err=True)
     else:
-        click.echo(f"missing points can be trained with: mlpsubmit resume {opened.id}", err=True)
+        click.echo(f"to train missing points: mlpsubmit resume {opened.id}", err=True)
     sys.exit(1)

@@ -1,4 +1,4 @@
-"""``mlpsubmit doctor``: what of this machine works, and of the cluster that it belongs to."""
+"""``mlpsubmit doctor``: check this machine, and the cluster that it belongs to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlpsubmit.cli.options import runs_dir_option
-from mlpsubmit.cli.slurm_options import given, slurm_options
+from mlpsubmit.cli.slurm_options import slurm_options, slurm_request
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.slurm.probe import Check, CheckResult
@@ -30,17 +30,17 @@ __all__ = ["doctor"]
     default=60,
     show_default=True,
     metavar="SECONDS",
-    help="SLURM: how long a small job may take that tries out a node; 0 submits none.",
+    help="SLURM: how long to wait for a small test job on a node; 0 submits none.",
 )
 @runs_dir_option
 def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
-    """Say what works of this machine: Python, torch, GPUs, the runs folder, a tiny training.
+    """Check this machine and its cluster.
 
-    On a cluster also say what its partitions have, whether it would take a task, and whether its
-    nodes see the runs folder.
+    Python, torch, GPUs, the runs folder, a tiny training; on a cluster also its partitions, whether
+    it would accept a task, and whether its nodes see the runs folder.
     """
     healthy = True
-    for name, check in _checks(runs_dir, given(where), timeout):
+    for name, check in _checks(runs_dir, slurm_request(where), timeout):
         try:
             well, text = check()
         except Exception as error:  # a check that breaks is a finding, not the end of the report
@@ -79,7 +79,7 @@ def _torch() -> CheckResult:
 
     count = torch.cuda.device_count()
     names = ", ".join(f"{i}: {torch.cuda.get_device_name(i)}" for i in range(count))
-    return True, f"{torch.__version__}, GPUs: {names or 'none, trains on the cores'}"
+    return True, f"{torch.__version__}, GPUs: {names or 'none, trains on the CPU'}"
 
 
 def _cores() -> CheckResult:
@@ -110,7 +110,7 @@ def _training() -> CheckResult:
 
 
 def _slurm(runs_dir: Path | None, slurm: SlurmRequest, timeout: int) -> Iterator[tuple[str, Check]]:
-    """Yield the checks of the cluster, or that there is none."""
+    """Yield the checks of the cluster, or one that reports that there is none."""
     from mlpsubmit.jobs.slurm.commands import configured
     from mlpsubmit.jobs.slurm.doctor import Cluster
 
@@ -118,12 +118,12 @@ def _slurm(runs_dir: Path | None, slurm: SlurmRequest, timeout: int) -> Iterator
         yield from Cluster(slurm, _folders(runs_dir)[1], timeout).checks()
         return
     found = shutil.which("sbatch")
-    why = f"{found} finds no settings of a cluster" if found else "no sbatch on the PATH"
+    why = f"{found} finds no cluster configuration" if found else "no sbatch on the PATH"
     yield "slurm", lambda: (None, f"{why}: runs stay on this machine")
 
 
 def _folders(runs_dir: Path | None) -> tuple[Path, Path]:
-    """Return where runs are kept, and the nearest folder above that is there already, or it."""
+    """Return the folder of all runs, and the nearest of it and its parents that exists."""
     from mlpsubmit.runs.locate import runs_folder
 
     folder = runs_folder(runs_dir).resolve()
@@ -135,4 +135,4 @@ def _extra(extra: str, module: str) -> CheckResult:
 
     if importlib.util.find_spec(module):
         return True, f"{module} is installed"
-    return None, f"{module} is not installed; for it: pip install 'mlpsubmit[{extra}]'"
+    return None, f"{module} is not installed; to install it: pip install 'mlpsubmit[{extra}]'"

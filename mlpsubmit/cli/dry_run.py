@@ -1,4 +1,4 @@
-"""What ``mlpsubmit launch --dry-run`` says."""
+"""``mlpsubmit launch --dry-run``: what a launch would do."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlpsubmit.cli.slurm_options import given
+from mlpsubmit.cli.slurm_options import slurm_request
 from mlpsubmit.display.text import counted, duration
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status
     from mlpsubmit.jobs.throughput.estimate import Estimate
     from mlpsubmit.runs.forecast import Forecast
-    from mlpsubmit.runs.launch import Prepared
+    from mlpsubmit.runs.launch import PreparedLaunch
     from mlpsubmit.slurm_templates import Template
     from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["DryRun", "dry_run"]
 
-#: Tasks of which it says what they would train.
+#: The most tasks that are listed.
 SHOWN_TASKS = 24
 
 
@@ -37,10 +37,10 @@ def dry_run(
     fresh: bool,
     calibrate: bool,
 ) -> DryRun:
-    """Find out what a launch would do, through the code that does it.
+    """Return what a launch would do, found by the same code.
 
     Raises:
-        UserError: what the launch would say, or a calibration that leads to nothing.
+        UserError: as the launch would, or because a calibration yields no result.
     """
     from mlpsubmit.assembly.probe import probe
     from mlpsubmit.jobs import executors
@@ -49,7 +49,9 @@ def dry_run(
     from mlpsubmit.spec.load import pickle_sweep
 
     probe(sweep)
-    chosen = executors.choose(where["executor"] or "auto", sweep.base, where["tasks"], given(where))
+    chosen = executors.choose(
+        where["executor"] or "auto", sweep.base, where["tasks"], slurm_request(where)
+    )
     prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)
     busy = prepared.run.status() if prepared.run else None
     if busy is not None and busy.busy:
@@ -70,13 +72,13 @@ class DryRun:
     """What a launch would do.
 
     Attributes:
-        busy: the status of the run, where it goes on already.
-        forecast: what the executor would get, if anything.
-        estimate: how long that would take, where it is known.
+        busy: the status of the run, if it is in progress already.
+        forecast: the submission, if anything is missing.
+        estimate: how long that would take, if that is known.
     """
 
     sweep: Sweep
-    prepared: Prepared
+    prepared: PreparedLaunch
     busy: Status | None = None
     forecast: Forecast | None = None
     estimate: Estimate | None = None
@@ -87,7 +89,7 @@ class DryRun:
 
     @cached_property
     def _tasks(self) -> list[dict[str, Any]]:
-        """Return of each task its packs, configs, cost, and seconds where they are known."""
+        """The packs, configs, FLOPs and, if known, seconds of each task."""
         import numpy as np
 
         assert self.forecast is not None
@@ -95,19 +97,19 @@ class DryRun:
         tasks: list[dict[str, Any]] = []
         for ranges in self.forecast.slices:
             packs = np.concatenate([np.arange(low, high) for low, high in ranges])
-            known = self.estimate and float(self.estimate.seconds[len(tasks)])
+            seconds = self.estimate and float(self.estimate.seconds[len(tasks)])
             tasks.append(
                 {
                     "packs": len(packs),
                     "configs": int(sizes[packs].sum()),
                     "operations": float(costs[packs].sum()),
-                    "seconds": known,
+                    "seconds": seconds,
                 }
             )
         return tasks
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
+        """Return the content of ``--json``."""
         content: dict[str, Any] = {
             "sweep": self.sweep.name,
             "configs": len(self.sweep),
@@ -136,43 +138,39 @@ class DryRun:
         return content
 
     def print_json(self) -> None:
-        """Print it for a script to read."""
+        """Print it as JSON."""
         click.echo(json.dumps(self.to_json(), indent=1))
 
     def show(self) -> None:
-        """Print it for people."""
+        """Print it as text."""
         click.echo(repr(self.sweep))
         for axis in self.sweep.product.axes:
             shown = [point[0] if len(point) == 1 else point for point in axis.points[:8]]
             more = ", ..." if len(axis) > 8 else ""
             click.echo(f"  {axis.dimension}: {', '.join(map(str, shown))}{more}")
         if self.busy is not None:
-            click.echo(_why_nothing(self.busy))
+            click.echo(_busy_line(self.busy))
             return
-        run, packs = self.prepared.run, len(self.prepared.missing)
-        place = f"run {run.id} goes on" if run else "a new run"
-        click.echo(
-            f"{place}: {counted(packs, 'pack')} to train, {self._done} configs are done already"
-        )
+        run, packs = self.prepared.run, counted(len(self.prepared.missing), "pack")
+        which = f"run {run.id} continues" if run else "a new run"
+        click.echo(f"{which}: {packs} to train, {counted(self._done, 'config')} already done")
         if self.forecast is not None:
             self._show_tasks(self.forecast)
 
     def _show_tasks(self, forecast: Forecast) -> None:
-        """Print the slices, how long they take, and what the executor would be given."""
+        """Print the tasks, how long they take, and what the executor would be given."""
         tasks, executor = self._tasks, forecast.executor
-        threads = self.prepared.plan.threads
         total = sum(task["operations"] for task in tasks)
         click.echo(
-            f"{executor.name}: {counted(len(tasks), 'task')} of {counted(threads, 'thread')}, "
-            f"{total:.2g} floating-point operations at most"
+            f"{executor.name}: {counted(len(tasks), 'task')} of "
+            f"{counted(self.prepared.plan.threads, 'thread')}, at most {total:.2g} FLOPs in total"
         )
         for number, task in enumerate(tasks[:SHOWN_TASKS]):
             share = 100 * task["operations"] / total
             time = f", at most {duration(task['seconds'])}" if self.estimate else ""
             click.echo(
                 f"  task {number}: {counted(task['packs'], 'pack')}, "
-                f"{counted(task['configs'], 'config')}, "
-                f"{share:.0f}% of it{time}"
+                f"{counted(task['configs'], 'config')}, {share:.0f}% of the FLOPs{time}"
             )
         if len(tasks) > SHOWN_TASKS:
             click.echo(f"  ... and {counted(len(tasks) - SHOWN_TASKS, 'more task')}")
@@ -184,9 +182,9 @@ class DryRun:
     def _time_lines(self, forecast: Forecast) -> list[str]:
         threads, executor = self.prepared.plan.threads, forecast.executor
         if self.estimate is None:
-            how = "; to find out: --calibrate" if executor.can_calibrate else ""
+            how = "; to measure it: --calibrate" if executor.can_calibrate else ""
             return [
-                f"how long that takes is not known: no earlier run has trained such packs on "
+                f"duration unknown: no earlier run has trained such packs on "
                 f"{executor.device(threads)}" + how
             ]
         lines = [cost_line(self.estimate, *executor.units(threads))]
@@ -197,17 +195,18 @@ class DryRun:
 
 
 def cost_line(estimate: Estimate, unit: str, units: int) -> str:
-    """Say what all tasks take together, and how that is known."""
-    guessed, all_ = estimate.workloads - estimate.measured, estimate.workloads
-    scaled = f"; {guessed} of {all_} kinds of packs scaled from others" if guessed else ""
+    """Return a line on how long all tasks take together, and how that is known."""
+    unmeasured, every = estimate.workloads - estimate.measured, estimate.workloads
+    scaled = f"; {unmeasured} of {every} kinds of packs scaled from others" if unmeasured else ""
+    at_once = counted(estimate.max_concurrent, "task")
     return (
-        f"at most {duration(estimate.wall_seconds)} with {estimate.max_concurrent} side by side, "
-        f"{estimate.hours(units):.2g} {unit} in all ({estimate.source}{scaled})"
+        f"at most {duration(estimate.wall_seconds)} with {at_once} at once, "
+        f"{estimate.hours(units):.2g} {unit} in total ({estimate.source}{scaled})"
     )
 
 
 def limit_warning(estimate: Estimate, template: Template) -> str:
-    """Say of tasks that may take longer than they ask for what to do; empty where none does."""
+    """Return a warning about tasks that may exceed their time limit; empty if none may."""
     if template.minutes is None:
         return ""
     usable = 60 * template.minutes - template.notice_seconds
@@ -216,17 +215,17 @@ def limit_warning(estimate: Estimate, template: Template) -> str:
         return ""
     minutes = -(-int(1.2 * longest + template.notice_seconds) // 60)
     return (
-        f"{beyond} of {len(estimate.seconds)} tasks may take longer than their time limit "
-        f"{template.time} ({duration(longest)}): each then saves, is queued again and goes on; to "
-        f"spare it that: more tasks (--tasks), or more time (--time {minutes}); --retries N "
-        "resumes what is lost all the same"
+        f"{beyond} of {counted(len(estimate.seconds), 'task')} may exceed the time limit "
+        f"{template.time} ({duration(longest)}): each then saves its state, is requeued and "
+        f"continues; to avoid that, use more tasks (--tasks) or a longer limit (--time {minutes}); "
+        "--retries N resumes what is lost even so"
     )
 
 
-def _why_nothing(status: Status) -> str:
-    """Say why a launch would submit nothing, of a run that is busy."""
+def _busy_line(status: Status) -> str:
+    """Return why a launch would submit nothing, for a run that is busy."""
     from mlpsubmit.cli import terminal
 
     if status.state == "unknown":
-        return f"{terminal.unknown(status)}; a launch would submit nothing"
-    return f"run {status.run} is running already: a launch would submit nothing"
+        return f"{terminal.unknown_line(status)}; a launch would submit nothing"
+    return f"run {status.run} is already running: a launch would submit nothing"

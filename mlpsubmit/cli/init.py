@@ -15,7 +15,10 @@ __all__ = ["init"]
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path), default=Path("spec.py"))
 def init(path: Path) -> None:
-    """Write a starter spec to PATH (spec.py); it runs as it is."""
+    """Write a starter spec to PATH (default: spec.py).
+
+    It can be launched as it is.
+    """
     if path.suffix != ".py":
         raise UserError(f"{path}: a spec is a .py file; try {path.with_suffix('.py')}")
     text = resources.files("mlpsubmit.cli").joinpath("starter_spec.py.txt").read_text()

@@ -17,20 +17,20 @@ __all__ = ["launch"]
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--sweep", "pick", metavar="NAME", help="Which sweep, where the spec holds several.")
+@click.option("--sweep", "pick", metavar="NAME", help="Which sweep, if SPEC defines several.")
 @executor_options
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Show the plan, and what SLURM would get; start nothing.",
+    help="Show the plan and what SLURM would be given; start nothing.",
 )
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="With --dry-run: train some packs for seconds, to say how long all would take.",
+    help="With --dry-run: estimate the duration by training some packs for seconds.",
 )
-@click.option("--json", "as_json", is_flag=True, help="With --dry-run: for a script to read.")
-@click.option("--fresh", is_flag=True, help="Train everything anew, whatever is finished already.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
+@click.option("--fresh", is_flag=True, help="Train everything again; reuse no earlier results.")
 @runs_dir_option
 def launch(
     spec: Path,
@@ -43,10 +43,10 @@ def launch(
     runs_dir: Path | None,
     **where: Any,
 ) -> None:
-    """Train the sweep of a SPEC; what is finished already is not trained again.
+    """Launch the sweep defined in SPEC.
 
-    KEY=VALUE replaces a setting of the spec: LR=0.1, ONLINE=False; a list makes an axis:
-    GAMMA=[0.1,1].
+    Configs that have a result already are not trained again. KEY=VALUE overrides a setting of the
+    spec, such as LR=0.1 or ONLINE=False; a list makes it an axis, such as GAMMA=[0.1,1].
     """
     from mlpsubmit.cli import dry_run as dry
     from mlpsubmit.cli import terminal
@@ -54,11 +54,11 @@ def launch(
     from mlpsubmit.runs.locate import runs_folder
     from mlpsubmit.spec.load import load_spec
 
-    ask = check_where(where)
+    request = check_where(where)
     if not dry_run:
-        _refuse_alone(calibrate=calibrate, json=as_json)
-    if not ask.is_empty:
-        ask.resolve()  # its errors need no spec, which takes its time to load
+        _check_only_with_dry_run(calibrate=calibrate, json=as_json)
+    if not request.is_empty:
+        request.resolve()  # raises its errors before the spec is loaded, which takes a while
     replaced = parse_overrides(overrides)
     sweep = load_spec(spec, pick)
     if replaced:
@@ -73,8 +73,8 @@ def launch(
         sweep,
         executor=where["executor"] or "auto",
         tasks=where["tasks"],
-        template=ask.template,
-        slurm=ask.changes,
+        template=request.template,
+        slurm=request.changes,
         retries=where["retries"],
         runs_dir=runs_dir,
         spec=spec,
@@ -84,21 +84,21 @@ def launch(
     )
     click.echo(f"run {run.id} in {run.path}")
     submitted = before.get(run.id, 0) < len(run.directory.submissions())
-    sys.exit(terminal.after_submitting(run, where["follow"], submitted=submitted))
+    sys.exit(terminal.follow_or_report(run, where["follow"], submitted=submitted))
 
 
-def _refuse_alone(**options: bool) -> None:
-    """Refuse options that go with ``--dry-run`` only."""
+def _check_only_with_dry_run(**options: bool) -> None:
+    """Raise a UserError for an option that is valid with ``--dry-run`` only."""
     for name, is_given in options.items():
         if is_given:
             raise UserError(
-                f"--{name}: goes with --dry-run, which starts nothing; add it, and launch when "
-                "you have seen what it says"
+                f"--{name}: only valid with --dry-run, which starts nothing; add --dry-run, or "
+                f"leave --{name} out to launch"
             )
 
 
 def _submissions(folder: Path) -> dict[str, int]:
-    """Return how often each run of a sweep was submitted, by its id."""
+    """Return the number of submissions of each run of a sweep, by run id."""
     from mlpsubmit.jobs.store.run_directory import RunDirectory
     from mlpsubmit.runs.locate import runs_of
 

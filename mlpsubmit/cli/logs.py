@@ -1,4 +1,4 @@
-"""``mlpsubmit logs``: what the tasks printed."""
+"""``mlpsubmit logs``: the output of the tasks."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ __all__ = ["logs"]
 @click.command()
 @run_argument
 @click.argument("task", required=False)
-@click.option("--follow", is_flag=True, help="Go on printing until the run ends.")
+@click.option("--follow", is_flag=True, help="Keep printing until the run ends.")
 @runs_dir_option
 def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None) -> None:
-    """Print the logs of a RUN, or of one TASK of it (its name, or its index)."""
+    """Print the logs of a RUN, or of one TASK.
+
+    TASK is a name, or a number in the latest submission.
+    """
     from mlpsubmit.runs.run import open_run
 
-    with contextlib.suppress(KeyboardInterrupt):  # which is how following is ended
+    with contextlib.suppress(KeyboardInterrupt):  # the way to stop following
         _print(open_run(run, runs_dir), task, follow)
 
 
 def _print(opened: Run, task: str | None, follow: bool) -> None:
-    from mlpsubmit.runs.run import pause
+    from mlpsubmit.runs.run import poll_seconds
 
     read: dict[str, int] = {}
     while True:
-        # Before the logs are read, so that what was written until the end is read too.
+        # Read before the logs, so that these are complete if the run has ended.
         status = opened.status() if follow else None
         files = opened.logs(task)
         for name, file in files.items():
@@ -43,15 +46,15 @@ def _print(opened: Run, task: str | None, follow: bool) -> None:
         if status is None or not status.running:
             break
         if task is not None and files:
-            (task,) = files  # its index may mean another task once the run is resumed
-        time.sleep(pause(status))
+            (task,) = files  # its number may mean another task once the run is resumed
+        time.sleep(poll_seconds(status))
     if not read:
         of_task = f"task {task} of run {opened.id} has no log yet"
         click.echo(f"run {opened.id} has no logs yet" if task is None else of_task, err=True)
 
 
 def _print_new(label: str, file: Path, offset: int) -> int:
-    """Print what a log holds beyond an offset in bytes, in whole lines; return the new offset."""
+    """Print the whole lines of a log after an offset in bytes, and return the new offset."""
     with file.open("rb") as log:
         log.seek(offset)
         content = log.read()

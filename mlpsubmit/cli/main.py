@@ -1,4 +1,4 @@
-"""The entry point: finds the command, and turns a user's error into one message."""
+"""The entry point: imports the command, and turns a user's error into one message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlpsubmit.errors import UserError
 
 __all__ = ["cli", "main"]
 
-#: Commands in the order in which a study uses them. Each lives in the module of its name, which
+#: Commands in the order in which they are used. Each is defined in the module of its name, which
 #: imports nothing heavy at its top, so that --help answers at once.
 COMMANDS = (
     "init",
@@ -43,7 +43,11 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mlpsubmit")
 def cli() -> None:
-    """Sweep small neural networks: one spec in, a job array out, one labelled dataset back."""
+    """Train sweeps of small neural networks, on this machine or as SLURM job arrays.
+
+    RUN is a path, the name of a sweep (its latest run), the start of a run id, or nothing for the
+    latest run of all.
+    """
 
 
 def _show_warning(
@@ -54,7 +58,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Show a warning as a line of words: where in our code it came up tells a user nothing."""
+    """Show a warning as one line, without the source line, which is of no use to a user."""
     click.echo(f"warning: {message}", err=True)
 
 
@@ -66,6 +70,6 @@ def main() -> None:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except OSError as error:  # a full disk, a folder that went away: nothing to look up in our code
+    except OSError as error:  # a full disk, a folder that is gone: no traceback needed
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""What several commands take: the run they are about, and KEY=VALUE overrides."""
+"""Arguments and options that several commands share, and KEY=VALUE overrides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from mlpsubmit.cli.slurm_options import given, slurm_options
+from mlpsubmit.cli.slurm_options import slurm_options, slurm_request
 from mlpsubmit.errors import SpecError, UserError
 
 if TYPE_CHECKING:
@@ -23,40 +23,44 @@ _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
 def run_argument(command: Command) -> Command:
-    """Take a RUN: a path, the name of a sweep, the start of a run id, or nothing for the latest."""
+    """Add a RUN: a path, the name of a sweep, the start of a run id, or nothing for the latest."""
     return click.argument("run", required=False)(command)
 
 
 def runs_dir_option(command: Command) -> Command:
-    """Take the folder that runs are kept in."""
+    """Add the folder of all runs."""
     return click.option(
         "--runs-dir",
         type=click.Path(path_type=Path),
-        help="Where runs are kept; else $MLPSUBMIT_RUNS, else ./mlpruns.",
+        help="Folder of all runs; default: $MLPSUBMIT_RUNS, else ./mlpruns.",
     )(command)
 
 
 def executor_options(command: Command) -> Command:
-    """Take what decides where tasks run."""
+    """Add the options that decide where and how tasks run."""
     for option in (
-        click.option("--pdb", is_flag=True, help="With debug: a debugger where a pack fails."),
+        click.option(
+            "--pdb", is_flag=True, help="With --executor debug: open a debugger when a pack fails."
+        ),
         click.option(
             "--follow/--detach",
             default=None,
-            help="Show progress until the end (the default but on SLURM), or return at once.",
+            help="Show progress until the end (the default except on SLURM), or return at once.",
         ),
         click.option(
             "--retries",
             type=click.IntRange(min=0),
             default=0,
             metavar="N",
-            help="SLURM: resume what is missing at the end, up to N times.",
+            help="SLURM: resume missing configs automatically, up to N times.",
         ),
-        click.option("--tasks", type=click.IntRange(min=1), help="Tasks at most."),
+        click.option(
+            "--tasks", type=click.IntRange(min=1), metavar="N", help="Maximal number of tasks."
+        ),
         click.option(
             "--executor",
             metavar="auto|slurm|local|debug",
-            help="A cluster, worker processes on this machine, or this very process.",
+            help="SLURM cluster, worker processes on this machine, or this process (debug).",
         ),
     ):
         command = option(command)
@@ -64,35 +68,32 @@ def executor_options(command: Command) -> Command:
 
 
 def check_where(where: Mapping[str, Any]) -> SlurmRequest:
-    """Refuse what is mistaken about where tasks run.
+    """Check the options that decide where tasks run, and return the request to SLURM.
 
     Args:
-        where: what the options of :func:`executor_options` say.
-
-    Returns:
-        What is asked of SLURM.
+        where: the values of the options of :func:`executor_options`, by name.
 
     Raises:
-        UserError: for an executor that does not exist, ``--pdb`` with another than debug, whose
-            tasks have no terminal, or a mistaken ``--sbatch``.
+        UserError: an unknown executor, an invalid ``--sbatch``, or ``--pdb`` with another executor
+            than debug, whose tasks have no terminal.
     """
     from mlpsubmit.jobs.executors import check_name
 
     if where["executor"] is not None:
         check_name(where["executor"])
     if where["pdb"] and where["executor"] != "debug":
-        raise UserError("--pdb: needs a training in this very process; add --executor debug")
-    return given(where)
+        raise UserError("--pdb: needs the training to run in this process; add --executor debug")
+    return slurm_request(where)
 
 
 def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
     """Return KEY=VALUE arguments as a dictionary.
 
-    A value is a Python literal, a list in brackets (of literals or bare words), one of true,
+    A value is a Python literal, a list in brackets (of literals or unquoted strings), one of true,
     false and none in any case, or else a string.
 
     Raises:
-        SpecError: for an argument without ``=``, or a key given twice.
+        SpecError: an argument without ``=``, or a key given twice.
     """
     overrides: dict[str, Any] = {}
     errors = []
@@ -115,7 +116,7 @@ def _value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        pass  # not a literal, in all the ways in which literal_eval says so
+        pass  # not a literal: literal_eval raises any of these
     if text.startswith("[") and text.endswith("]"):
         return [_value(part.strip()) for part in _split(text[1:-1])]
     try:
@@ -125,12 +126,12 @@ def _value(text: str) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """Split at the commas that stand outside of brackets."""
+    """Split at the commas outside brackets."""
     parts, depth, start = [], 0, 0
-    for place, letter in enumerate(text):
-        depth += (letter in "[({") - (letter in "])}")
-        if letter == "," and depth == 0:
-            parts.append(text[start:place])
-            start = place + 1
+    for i, character in enumerate(text):
+        depth += (character in "[({") - (character in "])}")
+        if character == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
     last = text[start:]
     return [*parts, last] if last.strip() else parts

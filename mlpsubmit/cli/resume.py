@@ -17,14 +17,17 @@ __all__ = ["resume"]
 @click.command()
 @run_argument
 @executor_options
-@click.option("--after", type=int, hidden=True)  # what the job of --retries says
+@click.option("--after", type=int, hidden=True)  # given by the job that --retries submits
 @runs_dir_option
 def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: Any) -> None:
-    """Train what a RUN has no result for: failed, interrupted, crashed, never begun."""
+    """Train the configs of a RUN that have no result.
+
+    That is, all that failed, crashed, were interrupted or never started.
+    """
     from mlpsubmit.cli import terminal
     from mlpsubmit.runs.run import open_run
 
-    ask = check_where(where)
+    request = check_where(where)
     opened = open_run(run, runs_dir)
     if after is not None:
         packs = opened.retry(after, where["retries"])
@@ -33,11 +36,11 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
     packs = opened.resume(
         where["executor"],
         where["tasks"],
-        template=ask.template,
-        slurm=ask.changes,
+        template=request.template,
+        slurm=request.changes,
         retries=where["retries"],
         pdb=where["pdb"],
     )
     if packs:
         click.echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
-    sys.exit(terminal.after_submitting(opened, where["follow"]))
+    sys.exit(terminal.follow_or_report(opened, where["follow"]))

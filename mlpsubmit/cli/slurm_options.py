@@ -1,4 +1,4 @@
-"""What commands that submit take about SLURM: a template, and changes to it."""
+"""Options for SLURM: a template, and changes to it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from mlpsubmit.errors import SpecError
 if TYPE_CHECKING:
     from mlpsubmit.slurm_templates import SlurmRequest
 
-__all__ = ["given", "slurm_options"]
+__all__ = ["slurm_options", "slurm_request"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-#: Keys of a template with an option each. None has a type of click's: the template checks them.
+#: Keys of a template that have an option each. The template validates them, not click.
 _KEYS = {
-    "partition": ("NAME", "Partition of the tasks."),
-    "account": ("NAME", "Account that is charged."),
-    "qos": ("NAME", "Quality of service."),
-    "constraint": ("FEATURES", "Features that a node should have."),
-    "time": ("LIMIT", "Time limit of a task: minutes, hours:minutes:seconds, days-hours."),
-    "gpus": ("N|TYPE:N", "GPUs of a task."),
-    "cpus": ("N", "CPU cores of a task."),
-    "mem": ("SIZE", "Main memory of a task, such as 16G."),
-    "max_parallel": ("M", "Tasks that run at once, at most."),
+    "partition": ("NAME", "partition."),
+    "account": ("NAME", "account to charge."),
+    "qos": ("NAME", "quality of service."),
+    "constraint": ("FEATURES", "required features of nodes."),
+    "time": ("LIMIT", "time limit of a task: minutes, hours:minutes:seconds, days-hours."),
+    "gpus": ("N|TYPE:N", "GPUs per task."),
+    "cpus": ("N", "CPU cores per task."),
+    "mem": ("SIZE", "RAM per task, such as 16G."),
+    "max_parallel": ("M", "maximal number of tasks running at once."),
 }
 
 
 def slurm_options(command: Command) -> Command:
-    """Take what decides what a SLURM task asks for; :func:`given` reads it."""
+    """Add the options that change what a SLURM task requests; :func:`slurm_request` reads them."""
     options = [
         click.option(
             "--template",
             metavar="NAME|FILE",
-            help="SLURM: cluster profile to start from (see mlpsubmit templates).",
+            help="SLURM: cluster profile (see mlpsubmit templates).",
         )
     ]
     for key, (metavar, text) in _KEYS.items():
@@ -47,7 +47,7 @@ def slurm_options(command: Command) -> Command:
             "--sbatch",
             multiple=True,
             metavar="NAME[=VALUE]",
-            help="SLURM: any further option of sbatch; NAME=false leaves out the template's.",
+            help="SLURM: any other option of sbatch; NAME=false drops the template's.",
         )
     )
     for option in reversed(options):
@@ -55,11 +55,11 @@ def slurm_options(command: Command) -> Command:
     return command
 
 
-def given(values: Mapping[str, Any]) -> SlurmRequest:
-    """Return what the options of :func:`slurm_options` say, out of all that a command got.
+def slurm_request(values: Mapping[str, Any]) -> SlurmRequest:
+    """Return the request of the options of :func:`slurm_options`, among all options of a command.
 
     Raises:
-        SpecError: for ``--sbatch`` without a name, or with one that is given twice.
+        SpecError: ``--sbatch`` without a name, or with a name given twice.
     """
     from mlpsubmit.slurm_templates import SlurmRequest
 

@@ -1,4 +1,4 @@
-"""``mlpsubmit status``: how far a run is."""
+"""``mlpsubmit status``: the progress of a run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["status"]
 @click.command()
 @run_argument
 @click.option("--watch", is_flag=True, help="Refresh in place until the run ends.")
-@click.option("--json", "as_json", is_flag=True, help="Print it for a script to read.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @runs_dir_option
 def status(run: str | None, watch: bool, as_json: bool, runs_dir: Path | None) -> None:
-    """Show what of a RUN is done, running and failed, and when it ends."""
+    """Show the progress of a RUN, and when it will end."""
     from mlpsubmit.runs.run import open_run
 
     opened = open_run(run, runs_dir)

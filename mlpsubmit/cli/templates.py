@@ -12,7 +12,10 @@ __all__ = ["templates"]
 @click.command()
 @click.argument("template", required=False, metavar="[NAME|FILE]")
 def templates(template: str | None) -> None:
-    """List the cluster profiles that come with mlpsubmit and your own, or show and check one."""
+    """List the cluster profiles, or show one.
+
+    That is, those that come with mlpsubmit and your own; one that is shown is also checked.
+    """
     if template is None:
         _list()
     else:
@@ -20,7 +23,7 @@ def templates(template: str | None) -> None:
 
 
 def _list() -> None:
-    """List every template, those with errors too, which must not hide the others."""
+    """List every template, including those with errors, which must not hide the others."""
     from mlpsubmit.slurm_templates import read_template, template_paths, user_folder
 
     errors = []
@@ -32,7 +35,7 @@ def _list() -> None:
             description = "(cannot be used: see the error)"
         click.echo(f"{name:<14} {description}")
         click.echo(f"{'':<14} {path}")
-    click.echo(f"your own go into {user_folder()}/NAME.toml; to see one: mlpsubmit templates NAME")
+    click.echo(f"your own go into {user_folder()}/NAME.toml; to show one: mlpsubmit templates NAME")
     if errors:
         raise UserError("\n".join(errors))
 

@@ -1,4 +1,4 @@
-"""How a status looks in the terminal: while a run goes on, and at its end."""
+"""A run's status in the terminal: live while the run is in progress, and at its end."""
 
 from __future__ import annotations
 
@@ -22,10 +22,19 @@ if TYPE_CHECKING:
     from mlpsubmit.results.source import Failure
     from mlpsubmit.runs.run import Run
 
-__all__ = ["after_submitting", "follow", "render", "report", "showing", "stop", "unknown", "watch"]
+__all__ = [
+    "cancel_and_wait",
+    "follow",
+    "follow_or_report",
+    "render",
+    "report",
+    "status_display",
+    "unknown_line",
+    "watch",
+]
 
-#: Seconds between lines where the output is no terminal.
-QUIET_SECONDS = 5.0
+#: Seconds between lines if the output is not a terminal.
+LINE_SECONDS = 5.0
 
 _COLOURS = {
     "done": "green",
@@ -37,20 +46,21 @@ _COLOURS = {
     "failed": "red",
     "crashed": "red",
 }
-#: Lines of a traceback that say why, in most cases.
+#: The last lines of a traceback, which give the reason in most cases.
 _TRACEBACK_LINES = 6
 _REASONS = 3
 
-#: Tasks that are listed.
+#: The most tasks that are listed.
 _TASKS = 24
 
-#: Letters of a log's line that are shown: SLURM repeats whole commands.
+#: The most characters of a line of a log: SLURM repeats whole commands.
 _LINE = 160
-_RANKS = {"crashed": 0, "unknown": 1, "running": 2, "interrupted": 3, "waiting": 4, "done": 5}
+#: The order in which tasks are listed: of a thousand, one looks for those that went wrong.
+_ORDER = {"crashed": 0, "unknown": 1, "running": 2, "interrupted": 3, "waiting": 4, "done": 5}
 
 
 def render(status: Status) -> RenderableType:
-    """Return the whole status: one line of totals, a bar, a line per task, the failures."""
+    """Return the whole status: name and state, a progress bar, a line per task, the failures."""
     head = Text.assemble(
         (status.name, "bold"), f"  {status.run}  ", (status.state, _COLOURS[status.state])
     )
@@ -73,22 +83,21 @@ def _bar(fraction: float) -> ProgressBar:
 def _tasks(status: Status) -> Table:
     table = Table.grid(padding=(0, 2))
     for _ in range(3):
-        table.add_column(overflow="fold")  # whole paths, also where the terminal is narrow
-    # What went wrong first: of a thousand tasks, those are what one looks for.
-    ranked = sorted(status.tasks, key=lambda task: _RANKS[task.state])
-    for task in ranked[:_TASKS]:
+        table.add_column(overflow="fold")  # paths stay whole in a narrow terminal
+    ordered = sorted(status.tasks, key=lambda task: _ORDER[task.state])
+    for task in ordered[:_TASKS]:
         table.add_row(Text(f"  {task.name}"), Text(task.state, _COLOURS[task.state]), task.summary)
-    if len(ranked) > _TASKS:
-        rest = Counter(task.state for task in ranked[_TASKS:])
-        told = ", ".join(f"{count} {state}" for state, count in rest.items())
-        table.add_row(f"  ... and {counted(len(ranked) - _TASKS, 'more task')}", "", told)
+    if len(ordered) > _TASKS:
+        rest = Counter(task.state for task in ordered[_TASKS:])
+        states = ", ".join(f"{count} {state}" for state, count in rest.items())
+        table.add_row(f"  ... and {counted(len(ordered) - _TASKS, 'more task')}", "", states)
     return table
 
 
 def _crashes(status: Status) -> list[Text]:
-    """Return the last lines of the logs of crashed tasks: each different ending once.
+    """Return the last lines of the logs of crashed tasks, each distinct ending once.
 
-    Those of the tasks that are listed: a thousand logs take too long to read.
+    Only of the tasks that are listed: a thousand logs take too long to read.
     """
     endings: dict[str, tuple[str, list[str]]] = {}
     crashed = [task for task in status.tasks if task.state == "crashed"]
@@ -104,27 +113,26 @@ def _ending(name: str, lines: Sequence[str]) -> Text:
 
 
 def _failures(status: Status) -> list[Text]:
-    """Return why packs failed: each different reason once, the commonest first."""
+    """Return why packs failed: each distinct reason once, the most frequent first."""
     reasons: dict[str, list[Failure]] = {}
     for failure in status.failures:
         reasons.setdefault(failure.error, []).append(failure)
     ranked = sorted(reasons.values(), key=len, reverse=True)
     shown = [_failure(failures) for failures in ranked[:_REASONS]]
     if len(ranked) > _REASONS:
-        shown.append(Text(f"  ... and {len(ranked) - _REASONS} more reasons; see mlpsubmit logs"))
+        shown.append(
+            Text(f"  ... and {counted(len(ranked) - _REASONS, 'more reason')}; see mlpsubmit logs")
+        )
     return shown
 
 
 def _failure(failures: Sequence[Failure]) -> Text:
-    """Return one reason, with the last lines of its traceback; the first failure stands for all."""
-    configs = sum(len(failure.indices) for failure in failures)
+    """Return the reason that some failures share, with the end of the first one's traceback."""
+    configs = counted(sum(len(failure.indices) for failure in failures), "config")
     lines = failures[0].traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
     last = "\n".join(f"    {line}" for line in lines)
     return Text.assemble(
-        ("  failed: ", "red"),
-        f"{failures[0].error} ({counted(configs, 'config')})",
-        "\n",
-        (last, "dim"),
+        ("  failed: ", "red"), f"{failures[0].error} ({configs})", "\n", (last, "dim")
     )
 
 
@@ -133,8 +141,8 @@ def _retry_failure(status: Status) -> str:
 
 
 @contextlib.contextmanager
-def showing(console: Console) -> Iterator[Callable[[Status], None]]:
-    """Give a function that shows a status: in place on a terminal, else a line now and then."""
+def status_display(console: Console) -> Iterator[Callable[[Status], None]]:
+    """Yield a function that shows a status: in place in a terminal, else as a line now and then."""
     if console.is_terminal:
         with Live(console=console, refresh_per_second=4) as live:
             yield lambda status: live.update(render(status))
@@ -142,7 +150,7 @@ def showing(console: Console) -> Iterator[Callable[[Status], None]]:
     shown = {"at": 0.0, "done": -1}
 
     def line(status: Status) -> None:
-        due = time.monotonic() - shown["at"] >= QUIET_SECONDS and status.done != shown["done"]
+        due = time.monotonic() - shown["at"] >= LINE_SECONDS and status.done != shown["done"]
         if due or (not status.running and status.done != shown["done"]):
             shown.update(at=time.monotonic(), done=status.done)
             console.print(f"{status.name} {status.state}: {status.summary}", soft_wrap=True)
@@ -150,38 +158,32 @@ def showing(console: Console) -> Iterator[Callable[[Status], None]]:
     yield line
 
 
-def after_submitting(run: Run, follow_it: bool | None, *, submitted: bool = True) -> int:
-    """Say how a run stands; before that, show it to its end where that is wanted or the custom.
+def follow_or_report(run: Run, following: bool | None, *, submitted: bool = True) -> int:
+    """Show a run to its end, or print its status; return the exit code.
 
     Args:
+        following: which of the two; None for the default of the run's executor.
         submitted: whether anything was submitted just now.
-
-    Returns:
-        The exit code.
     """
     from mlpsubmit.jobs.executors import follows
 
     status = run.status()
     if not submitted and not status.complete:
-        known = (
-            ""
-            if status.state == "unknown"
-            else f"run {run.id} was running already, with what was asked for then; "
-        )
-        click.echo(f"{known}nothing new was submitted")
-    if follow_it is None:
-        follow_it = follows(run.directory)
-    return follow(run) if follow_it and status.running else report(status)
+        running = f"run {run.id} was already running, with the options of that launch; "
+        click.echo(f"{'' if status.state == 'unknown' else running}nothing new was submitted")
+    if following is None:
+        following = follows(run.directory)
+    return follow(run) if following and status.running else report(status)
 
 
 def follow(run: Run) -> int:
-    """Show a run until no task of it lives, and say how it ended; return the exit code.
+    """Show a run until it ends, and report how; return the exit code.
 
-    Ctrl-C asks workers on this machine to save and stop, waits for them, and says how to go on; a
-    second one leaves them to it. Where the run is on a cluster, Ctrl-C ends the showing alone.
+    Ctrl-C tells workers on this machine to save their state and stop, waits for them, and prints
+    how to continue; a second one ends the wait. On a cluster, Ctrl-C only ends the display.
     """
     try:
-        with showing(Console()) as show:
+        with status_display(Console()) as show:
             status = run.wait(show)
     except KeyboardInterrupt:
         return _interrupted(run)
@@ -193,52 +195,53 @@ def _interrupted(run: Run) -> int:
 
     if follows(run.directory):
         click.echo(
-            "stopping: workers save their state (Ctrl-C again to leave them to it)", err=True
+            "stopping: workers save their state (Ctrl-C again to stop waiting for them)", err=True
         )
-        return report(stop(run))
+        return report(cancel_and_wait(run))
     status = run.status()
     if status.state != "running":
         return report(status)
     click.echo(
-        f"the run goes on, on the cluster; see: mlpsubmit status {run.id}; "
+        f"the run continues on the cluster; see: mlpsubmit status {run.id}; "
         f"stop it with: mlpsubmit cancel {run.id}"
     )
     return 0
 
 
 def watch(run: Run) -> Status:
-    """Show a run until no task of it lives; Ctrl-C ends the showing alone."""
-    with contextlib.suppress(KeyboardInterrupt), showing(Console()) as show:
+    """Show a run until it ends; Ctrl-C only ends the display."""
+    with contextlib.suppress(KeyboardInterrupt), status_display(Console()) as show:
         return run.wait(show)
     return run.status()
 
 
-def unknown(status: Status) -> str:
-    """Say that a run may still run for all that is known, and why no more is."""
+def unknown_line(status: Status) -> str:
+    """Return a line on why it is unknown whether a run is still running."""
     why = next(task.why for task in status.tasks if task.state == "unknown")
-    return f"whether run {status.run} still runs is not known: {why}"
+    return f"cannot tell whether run {status.run} is still running: {why}"
 
 
-def stop(run: Run) -> Status:
-    """Ask every task to save its pack and stop; wait until they have."""
+def cancel_and_wait(run: Run) -> Status:
+    """Tell every task to save its state and stop, and wait until they have."""
     with contextlib.suppress(KeyboardInterrupt):
         run.cancel()
         run.wait()
     return run.status()
 
 
-def report(status: Status, command: str = "mlpsubmit") -> int:
-    """Say how a run stands or ended, and what to do next; return the exit code."""
+def report(status: Status) -> int:
+    """Print the state of a run and what to do next; return the exit code."""
     if status.state == "unknown":
-        click.echo(f"{unknown(status)}; see: {command} status {status.run}")
+        click.echo(f"{unknown_line(status)}; see: mlpsubmit status {status.run}")
         return 0
     if status.state == "running":
         waiting = sum(task.state == "waiting" for task in status.tasks)
         queued = f" ({waiting} of {len(status.tasks)} tasks are queued)" if waiting else ""
-        click.echo(f"run {status.run} is running{queued}; see: {command} status {status.run}")
+        click.echo(f"run {status.run} is running{queued}; see: mlpsubmit status {status.run}")
         return 0
     if status.complete:
-        click.echo(f"all {status.configs} configs are done; next: {command} collect {status.run}")
+        done = f"all {status.configs} configs are" if status.configs > 1 else "the config is"
+        click.echo(f"{done} done; next: mlpsubmit collect {status.run}")
         return 0
     for reason in _failures(status):
         Console(stderr=True).print(reason, soft_wrap=True)
@@ -246,15 +249,15 @@ def report(status: Status, command: str = "mlpsubmit") -> int:
         click.echo(_retry_failure(status), err=True)
     left = status.configs - status.done
     click.echo(
-        f"{status.done} of {status.configs} configs are done, {left} are missing"
+        f"{status.done} of {counted(status.configs, 'config')} done, {left} missing"
         + (f" ({status.failed} failed)" if status.failed else "")
-        + f"; go on with: {command} resume {status.run}",
+        + f"; continue with: mlpsubmit resume {status.run}",
         err=True,
     )
     if status.failed:
         click.echo(
-            "what failed fails again until the spec is mended; then launch it: what is done is "
-            "taken over",
+            "failed configs will fail again until the spec is fixed; then launch it: finished "
+            "results are reused",
             err=True,
         )
     return 1

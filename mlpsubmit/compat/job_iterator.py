@@ -129,12 +129,12 @@ def _wait(run: Run) -> Status:
     Ctrl-C makes workers on this machine save their state and stop, and ends the script.
     """
     try:
-        with terminal.showing(Console(stderr=True)) as show:
+        with terminal.status_display(Console(stderr=True)) as show:
             status = run.wait(notebook_display() or show)
     except KeyboardInterrupt:
         if follows(run.directory):
             _print("stopping: workers save their state (Ctrl-C again to stop waiting for them)")
-            terminal.stop(run)
+            terminal.cancel_and_wait(run)
             _print("run the script again to continue where they stopped")
         else:
             _print(f"run {run.id} continues on the cluster; run the script again to wait for it")

@@ -1,1 +1,1 @@
-"""How things look, in a line of text or in HTML: takes plain values and knows no run."""
+"""Text and HTML for terminals and notebooks, made from plain values."""

@@ -1,4 +1,4 @@
-"""Short HTML for notebooks: a status, a sweep, and a cell's output that is kept current."""
+"""HTML for notebooks: a run's status, a sweep, and a cell's output that is updated in place."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mlpsubmit.display.text import counted
 
 __all__ = ["in_cell", "status_html", "sweep_html"]
 
-#: Tasks, reasons of failures and values of an axis that are listed.
+#: The most tasks, reasons of failures and values of an axis that are listed.
 _TASKS = 8
 _REASONS = 3
 _VALUES = 6
 
-#: Characters of a value, and of the reason of a failure, that are shown.
+#: The most characters of a value, and of the reason of a failure.
 _VALUE_LENGTH = 48
 _REASON_LENGTH = 300
 
@@ -32,19 +32,21 @@ def status_html(
     tasks: Sequence[tuple[str, str, str]],
     reasons: Iterable[str],
 ) -> str:
-    """Return how far a run is: its name, a bar with its summary, a row per task, the failures.
+    """Return a run's status: its name, a progress bar with its summary, a row per task, failures.
 
     Args:
-        fraction: done, 0 to 1.
-        tasks: name, state and summary of each that is worth a row.
-        reasons: of failures; each different one is shown once.
+        fraction: of the work that is done, 0 to 1.
+        tasks: name, state and summary of each task to show.
+        reasons: of failures; each distinct one is shown once.
     """
     head = f"<b>{escape(name)}</b> <code>{escape(run)}</code> {escape(state)}"
     bar = f'<progress value="{fraction:.4f}" max="1"></progress> {escape(summary)}'
     parts = [head, bar]
     if tasks:
         more = len(tasks) - _TASKS
-        parts.append(_table(tasks[:_TASKS]) + (f"... and {more} more tasks" if more > 0 else ""))
+        parts.append(
+            _table(tasks[:_TASKS]) + (f"... and {counted(more, 'more task')}" if more > 0 else "")
+        )
     distinct = list(dict.fromkeys(reasons))[:_REASONS]
     parts += [f"failed: {escape(reason[:_REASON_LENGTH])}" for reason in distinct]
     return "<div>" + "<br>".join(parts) + "</div>"
@@ -57,27 +59,27 @@ def sweep_html(
     settings: Mapping[str, Any],
     grabs: Iterable[str],
 ) -> str:
-    """Return a sweep's name and size, its axes with their values, and what else it sets.
+    """Return a sweep's name and size, its axes with their values, and its other settings.
 
     Args:
         axes: the dimension and the points of each.
-        settings: what differs from the defaults, and functions, by name.
+        settings: those that differ from the defaults, and functions, by name.
     """
     rows = [(dimension, str(len(points)), _values(points)) for dimension, points in axes]
-    told = [f"{setting}={_short(value)}" for setting, value in settings.items()]
+    other = [f"{setting}={_short(value)}" for setting, value in settings.items()]
     if names := ", ".join(grabs):
-        told.append(f"grabs: {names}")
+        other.append(f"grabs: {names}")
     head = f"<b>{escape(name)}</b>: {counted(configs, 'config')}"
-    return f"<div>{head}{_table(rows)}{escape('; '.join(told))}</div>"
+    return f"<div>{head}{_table(rows)}{escape('; '.join(other))}</div>"
 
 
 def in_cell() -> Callable[[str], None] | None:
-    """Return a function that shows HTML in the running cell, in place of what it showed last.
+    """Return a function that shows HTML in the running cell and replaces what it showed before.
 
     Returns:
-        None where this process is no notebook's kernel.
+        None if this process is not the kernel of a notebook.
     """
-    # Only a process that has loaded IPython can be a kernel, and this must not load it.
+    # A kernel has loaded IPython already; in any other process this must not load it.
     get_shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     if not hasattr(get_shell(), "kernel"):
         return None
@@ -103,7 +105,7 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _values(points: Sequence[tuple[Any, ...]]) -> str:
-    """Return the values of an axis, the middle of long ones left out."""
+    """Return the values of an axis, without the middle ones if there are many."""
     shown = [_short(point[0]) if len(point) == 1 else _short(point) for point in points]
     if len(shown) > _VALUES:
         shown[_VALUES - 2 : -1] = ["..."]

@@ -1,4 +1,4 @@
-"""Numbers in a few characters, for terminals and notebooks."""
+"""Short texts for numbers, for terminals and notebooks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ __all__ = ["counted", "duration", "throughput"]
 
 
 def counted(count: int, noun: str) -> str:
-    """Return ``"1 config"`` or ``"1,024 configs"``: a number and its noun."""
+    """Return a number and its noun: ``"1 config"``, ``"1,024 configs"``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it: seconds, minutes, hours or days."""
+    """Return a duration in seconds, minutes, hours or days, whichever fits."""
     minutes, hours = seconds / 60, seconds / 3600
     if hours >= 48:
         return f"{hours / 24:.0f} d"
@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 
 def throughput(model_steps: float, utilization: float | None) -> str:
-    """Return model-steps per second, and the matmul utilization if it is known.
+    """Return a throughput in model-steps per second, and the matmul utilization if it is known.
 
     Args:
         utilization: 0 to 1.

@@ -1,4 +1,4 @@
-"""A run's results as one labelled dataset, whatever is missing of it."""
+"""The results of a run as one labelled dataset, with missing points masked."""
 
 import lazy_loader
 

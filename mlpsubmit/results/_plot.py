@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.results.axes import Axis, final_values, loss_clock, shown_axes
+from mlpsubmit.files import published
+from mlpsubmit.results.axes import PlotAxis, final_values, loss_clock, shown_axes
+from mlpsubmit.results.export import check_target
 from mlpsubmit.results.names import threshold_label
 from mlpsubmit.results.panels import GREY, Panels, plain, spread
-from mlpsubmit.results.publish import published
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
@@ -52,17 +53,18 @@ def plot(dataset: xr.Dataset, path: str | Path) -> Path:
             f"cannot draw {path.name}: unknown ending {path.suffix!r}; valid are "
             f"{', '.join(FORMATS)}"
         )
+    check_target(path)
     with published(path) as temporary:
         # No pyplot: its figures are global state, and may want a display.
         figure = Figure(layout="constrained")
         axes = [axis for axis in shown_axes(dataset) if len(axis.labels) > 1]
         has_traces = any(loss_clock(dataset[name]) for name in ("train_loss", "test_loss"))
         (_draw_curves if has_traces else _draw_summary)(figure, dataset, axes)
-        figure.savefig(temporary, dpi=160)
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=160)
     return path
 
 
-def _draw_curves(figure: Figure, dataset: xr.Dataset, axes: list[Axis]) -> None:
+def _draw_curves(figure: Figure, dataset: xr.Dataset, axes: list[PlotAxis]) -> None:
     from matplotlib.lines import Line2D
 
     colours, panels, *_ = [*axes, None, None]
@@ -110,7 +112,7 @@ def _draw_trace(panel: Axes, loss: xr.DataArray, style: dict[str, Any]) -> bool:
     return bool(len(steps))
 
 
-def _draw_summary(figure: Figure, dataset: xr.Dataset, axes: list[Axis]) -> None:
+def _draw_summary(figure: Figure, dataset: xr.Dataset, axes: list[PlotAxis]) -> None:
     across = next((axis for axis in axes if axis.numbers is not None), axes[0] if axes else None)
     colours, panels, *_ = [*(axis for axis in axes if axis is not across), None, None]
     grid = Panels.of(dataset, colours, panels)
@@ -144,7 +146,7 @@ def _quantity(dataset: xr.Dataset) -> tuple[Array, str, str]:
 
 
 def _draw_means(
-    panel: Axes, grid: Panels, across: Axis | None, points: Array, values: Array, colour: Any
+    panel: Axes, grid: Panels, across: PlotAxis | None, points: Array, values: Array, colour: Any
 ) -> None:
     """Draw the points, and a line through the means of those at the same place."""
     positions = np.zeros(len(points), int) if across is None else grid.position(points, across)
@@ -161,7 +163,7 @@ def _draw_means(
         panel.plot(x[inverse], values, ".", color=colour, markersize=3, alpha=0.5)
 
 
-def _scale(panel: Axes, across: Axis | None) -> None:
+def _scale(panel: Axes, across: PlotAxis | None) -> None:
     """Make axes logarithmic whose values span half a decade or more, and name text values."""
     from matplotlib.ticker import FixedLocator, NullFormatter
 

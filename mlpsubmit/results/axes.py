@@ -1,4 +1,4 @@
-"""The sweep's axes as a table or a figure shows them, and the points along them."""
+"""The axes of a sweep for tables and figures, and final values of losses."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from mlpsubmit.results.source import Array
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["TRIAL", "Axis", "final_values", "finished", "loss_clock", "shown_axes"]
+__all__ = ["TRIAL", "PlotAxis", "final_values", "finished", "loss_clock", "shown_axes"]
 
 # Repetitions of one config, which differ in their seeds only.
 TRIAL = "trial"
 
 
 @dataclass(frozen=True)
-class Axis:
-    """One dimension of the sweep.
+class PlotAxis:
+    """One dimension of the sweep, as a table or a figure shows it.
 
     Args:
         dim: in the dataset.
         columns: its coordinates' values as text, by name; a zipped axis has several.
         numbers: its first numeric coordinate, if it has one.
-        number_name: the name of that.
+        number_name: the name of that coordinate.
     """
 
     dim: str
@@ -47,19 +47,19 @@ class Axis:
         return [", ".join(values) for values in zip(*self.columns.values(), strict=True)]
 
 
-def shown_axes(dataset: xr.Dataset) -> list[Axis]:
+def shown_axes(dataset: xr.Dataset) -> list[PlotAxis]:
     """Return all axes but the trials."""
     return [_axis(dataset, str(dim)) for dim in dataset["status"].dims if dim != TRIAL]
 
 
-def _axis(dataset: xr.Dataset, dim: str) -> Axis:
+def _axis(dataset: xr.Dataset, dim: str) -> PlotAxis:
     coordinates = {
         str(name): coordinate.values
         for name, coordinate in dataset.coords.items()
         if coordinate.dims == (dim,)
     }
     numeric = [name for name, values in coordinates.items() if values.dtype.kind in "iuf"]
-    return Axis(
+    return PlotAxis(
         dim,
         {name: tuple(_text(value) for value in values) for name, values in coordinates.items()},
         coordinates[numeric[0]] if numeric else None,

@@ -27,15 +27,15 @@ def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
     The dataset has one dimension per dimension of the layout, with its values as coordinates, and
 
     - ``train_loss``, ``test_loss``: float64, final values, or traces along ``step`` (test losses
-      along ``eval_step`` if they were recorded at other steps). Where some packs have traces and
-      others final values only, the latter stand at the last step.
+      along ``eval_step`` if they were recorded at other steps). If some packs have traces and
+      others final values only, the latter are at the last step.
     - ``timekeys``: float64, along ``threshold``: the first step whose smoothed train loss is below
       the threshold, -1 if never.
     - ``status``: "done", "diverged", "failed", "missing", or "excluded" (left out by ``where``).
     - ``steps``, ``seconds``: float64.
     - ``trained_together``: float64, of packs that ran out of memory, how many configs trained
       together with each one, itself included; NaN for the others; only if there is such a pack.
-    - ``error``: text, "" for what has not failed; only if something has.
+    - ``error``: text, "" for configs that have not failed; only if any has.
     - each grab by its name (with ``_grab`` where that is taken), its own dimensions called
       ``<grab>_dim0`` and so on, its trace along ``step`` or ``grab_step``.
 
@@ -103,7 +103,7 @@ def _errors(source: ResultSource, codes: npt.NDArray[np.uint8]) -> Array | None:
     failed = codes == FAILED
     if not failed.any():
         return None
-    # Objects, not fixed-width text: one long message must not take its length a million times.
+    # Objects, not fixed-width text, which would take the longest message's length for every point.
     errors = np.full(codes.shape, "", dtype=object)
     for failure in source.failures():
         errors[failure.indices] = clean_text(failure.error)

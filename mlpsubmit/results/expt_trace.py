@@ -17,15 +17,15 @@ __all__ = ["ExptTrace"]
 Key: TypeAlias = tuple[Any, ...]
 
 KEY_TYPES = (int, float, str, tuple, np.integer, np.floating)
-# What expt-core has called the measurements and their shape in its serialised dictionary, newest
-# first.
+# Names of the measurements and of their shape in the serialised dictionaries of expt-core's three
+# generations, newest first.
 SPELLINGS = (
     ("measurements", "val_shape"),
     ("config2outcome", "outcome_shape"),
     ("vals", "valshape"),
 )
-# `set` of the older generations takes the measurement by one of these names, so a variable called
-# like it could not be told from it; the generation that minds refuses to load it.
+# Keywords by which `set` of the older generations takes the measurement; a variable of that name
+# would be ambiguous, and one generation refuses to load it.
 RESERVED = ("val", "outcome")
 MISSING: Any = object()
 masked_all: Any = np.ma.masked_all  # numpy 2.2 has no types for it
@@ -44,7 +44,7 @@ class ExptTrace:
         var_names: the variables, in the order of the keys' elements.
 
     Raises:
-        ValueError: ``var_names`` is no list, or has one of the names "val" and "outcome", by which
+        ValueError: ``var_names`` is not a list, or contains "val" or "outcome", keywords by which
             older versions of ``set`` take the measurement.
     """
 
@@ -75,7 +75,7 @@ class ExptTrace:
         """Record a measurement: a number, or an array of numbers of the shape of all others.
 
         Args:
-            key: one value per variable, as a tuple; for a single variable also by itself.
+            key: one value per variable, as a tuple; for a single variable, the value alone will do.
             val: the measurement.
 
         Raises:
@@ -164,15 +164,15 @@ class ExptTrace:
             raise ValueError(f"variable {name!r} not found; valid are {self.var_names}")
         position = self.var_names.index(name)
         values = {key[position] for key in self._measurements}
-        # Numbers, text and tuples have no order among each other; here they come one after another.
+        # Numbers, text and tuples cannot be compared with each other: sort them one after another.
         return sorted(values, key=lambda v: (isinstance(v, str), isinstance(v, tuple), v))
 
     def serialize(self) -> dict[str, Any]:
         """Return a dictionary that every generation of expt-core deserialises.
 
-        They differ in what they call the measurements and their shape, and each looks only for its
-        own names, so all are there. The measurements are one object under three names, which pickle
-        writes once.
+        Each generation has its own names for the measurements and their shape, so the dictionary
+        has all of them. The measurements are one object under three names, which pickle writes
+        once.
         """
         measurements = dict(self._measurements)
         data: dict[str, Any] = {"var_names": list(self.var_names)}

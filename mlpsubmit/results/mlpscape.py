@@ -18,14 +18,14 @@ __all__ = ["mlpscape_dictionary", "write_pickle"]
 
 
 def write_pickle(layout: Layout, source: ResultSource, path: Path) -> None:
-    """Pickle the dictionary; it holds nothing but builtins and numpy's own types."""
+    """Pickle the dictionary, which contains only builtins and numpy types."""
     result = mlpscape_dictionary(layout, source)
     with path.open("wb") as file:
         pickle.dump(result, file, protocol=4)
 
 
 def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
-    """Return the results of the finished configs the way MLPscape's ``run_job_iterator`` does.
+    """Return the results of the finished configs as MLPscape's ``run_job_iterator`` does.
 
     ``jobs`` is the list of their axis values (tuples, in product order), ``var_axes`` the axis
     names, those of a zipped axis one by one; ``losses`` (test losses), ``timekeys`` (int64, shape

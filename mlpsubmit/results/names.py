@@ -1,4 +1,4 @@
-"""The names in the dataset, and text that every file format can hold."""
+"""The names of the dataset's variables, and text that every file format can store."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Datasets of any size as netCDF and zarr, with the traces of one pack in memory.
 
-Everything but traces and large grabs (`Schema.columns`) is written by xarray. Those are then added
+xarray writes everything but traces and large grabs (`Schema.small_variables`). Those are then added
 through h5netcdf and zarr themselves, config by config, just as xarray would have written them.
 """
 
@@ -28,12 +28,12 @@ def write_netcdf(layout: Layout, source: ResultSource, path: Path) -> None:
 
 
 def stream_netcdf(schema: Schema, source: ResultSource, path: Path) -> None:
-    """Do the same for a source that has been scanned."""
+    """Write the dataset of a scanned source to a netCDF file that does not exist yet."""
     import h5netcdf
 
     layout = schema.layout
-    columns, streamed = _split(schema)
-    assemble(schema, source, columns).to_netcdf(path, engine="h5netcdf")
+    small, streamed = _split(schema)
+    assemble(schema, source, small).to_netcdf(path, engine="h5netcdf")
     if not streamed:
         return
     with h5netcdf.File(path, "a") as file:
@@ -50,8 +50,8 @@ def stream_netcdf(schema: Schema, source: ResultSource, path: Path) -> None:
                 np.dtype(np.int8) if boolean else variable.dtype,
                 chunks=_chunks(layout, variable),
                 fillvalue=_fill(variable),
-                # Losses are float32 in float64 clothes and constant after the last threshold: this
-                # halves the file at least, for some ms per config.
+                # Losses are float32 values stored as float64, and constant after the last
+                # threshold: this at least halves the file, for some ms per config.
                 compression="gzip",
                 compression_opts=1,
                 shuffle=True,
@@ -70,8 +70,8 @@ def write_zarr(layout: Layout, source: ResultSource, path: Path) -> None:
     modern = int(zarr.__version__.split(".")[0]) >= 3
     pinned: dict[str, Any] = {"zarr_format": 2} if modern else {}
     schema = scan(layout, source)
-    columns, streamed = _split(schema)
-    assemble(schema, source, columns).to_zarr(path, consolidated=False, **pinned)
+    small, streamed = _split(schema)
+    assemble(schema, source, small).to_zarr(path, consolidated=False, **pinned)
     group: Any = zarr.open_group(str(path), mode="a", **pinned)
 
     def create(variable: Variable) -> Any:
@@ -91,8 +91,8 @@ def write_zarr(layout: Layout, source: ResultSource, path: Path) -> None:
 
 
 def _split(schema: Schema) -> tuple[Sequence[Variable], Sequence[Variable]]:
-    columns = schema.columns()
-    return columns, [variable for variable in schema.variables if variable not in columns]
+    small = schema.small_variables()
+    return small, [variable for variable in schema.variables if variable not in small]
 
 
 def _stream(

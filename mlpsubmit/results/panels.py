@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlpsubmit.results.axes import Axis, finished
+from mlpsubmit.results.axes import PlotAxis, finished
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ class Panels:
         points: the finished points' positions along these, shape (n, len(dims)).
     """
 
-    panels: Axis | None
-    colours: Axis | None
+    panels: PlotAxis | None
+    colours: PlotAxis | None
     dims: tuple[str, ...]
     points: Array
 
     @classmethod
-    def of(cls, dataset: xr.Dataset, colours: Axis | None, panels: Axis | None) -> Panels:
+    def of(cls, dataset: xr.Dataset, colours: PlotAxis | None, panels: PlotAxis | None) -> Panels:
         """Return the panels of a dataset's finished points."""
         status = dataset["status"]
         dims = tuple(str(dim) for dim in status.dims)
@@ -57,13 +57,13 @@ class Panels:
         for position, colour in self._palette().items():
             yield colour, self._at(in_panel, self.colours, position)
 
-    def _at(self, points: Array, axis: Axis | None, position: int) -> Array:
+    def _at(self, points: Array, axis: PlotAxis | None, position: int) -> Array:
         if axis is None:
             return points
         chosen: Array = points[self.position(points, axis) == position]
         return chosen
 
-    def position(self, points: Array, axis: Axis) -> Array:
+    def position(self, points: Array, axis: PlotAxis) -> Array:
         """Return the points' positions along an axis."""
         positions: Array = points[:, self.dims.index(axis.dim)]
         return positions

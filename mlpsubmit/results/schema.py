@@ -1,8 +1,8 @@
-"""What a source holds, learnt from its small arrays: every variable's dimensions, shape and type.
+"""The schema of a source, read from its small arrays: every variable's dimensions, shape and type.
 
-The packs of one run may differ: MAX_ITER and RECORD_EVERY may be axes, so their traces have other
-steps, and a Gram matrix is as large as its network is wide. The schema is what they have in common:
-sorted unions of steps, largest shapes, and which pack has the last word on a config.
+The packs of one run may differ: MAX_ITER and RECORD_EVERY may be axes, so that traces have other
+steps, and a Gram matrix is as large as its model is wide. The schema is their common form: sorted
+unions of steps, largest shapes, and for every config the pack that has its latest result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.results.names import CLOCKS, grab_names
-from mlpsubmit.results.source import Array, Layout, PackResult, ResultSource
+from mlpsubmit.results.source import Array, FinishedPack, Layout, ResultSource
 
 __all__ = ["Schema", "Variable", "scan"]
 
@@ -28,8 +28,8 @@ FLOAT: np.dtype[Any] = np.dtype(np.float64)
 GRAB = "grab."
 TOGETHER = "trained_together"
 TOGETHER_DESCRIPTION = "configs trained together, of a pack that ran out of memory and was halved"
-# A grab without a trace is held in memory for all configs if it has this few bytes per config;
-# larger ones are written config by config, like traces.
+# A grab without a trace is kept in memory for all configs if it has at most this many bytes per
+# config; larger ones are written config by config, like traces.
 SMALL_ROW_BYTES = 256
 
 
@@ -59,12 +59,12 @@ class Variable:
 
     @property
     def is_grab(self) -> bool:
-        """Whether this is a measurement of the user's."""
+        """Whether this is a grab."""
         return self.array.startswith(GRAB)
 
     @property
     def fill(self) -> Any:
-        """What stands for a missing value, as a scalar of the variable's type."""
+        """The value of missing entries, as a scalar of the variable's type."""
         fills = {"f": np.nan, "c": complex(np.nan, np.nan)}
         return self.dtype.type(fills.get(self.dtype.kind, 0))
 
@@ -74,25 +74,25 @@ class Variable:
         return math.prod(self.shape) * self.dtype.itemsize
 
     @property
-    def is_column(self) -> bool:
-        """Whether the values of all configs are held in memory together."""
+    def is_small(self) -> bool:
+        """Whether the values of all configs are kept in memory together."""
         if not self.shape or self.row_bytes == 0:
             return True
-        small = self.row_bytes <= SMALL_ROW_BYTES or not self.is_grab
-        return self.recorded is None and small
+        few = self.row_bytes <= SMALL_ROW_BYTES or not self.is_grab
+        return self.recorded is None and few
 
-    def fitted(self, values: Array, slots: Steps | None) -> Array:
+    def padded(self, values: Array, columns: Steps | None) -> Array:
         """Return values padded to the variable's shape.
 
         Args:
-            values: shape (n, ...), with an axis of steps first after n if ``slots`` is given.
-            slots: where along ``dims[0]`` those steps stand.
+            values: shape (n, ...), with an axis of steps after n if ``columns`` is given.
+            columns: the columns of the trace, positions along ``dims[0]``, of those steps.
         """
-        if slots is None and values.shape[1:] == self.shape:
+        if columns is None and values.shape[1:] == self.shape:
             return values.astype(self.dtype, copy=False)
         out = np.full((len(values), *self.shape), self.fill, dtype=self.dtype)
-        sizes = values.shape[1:] if slots is None else values.shape[2:]
-        steps = () if slots is None else (slots,)
+        sizes = values.shape[1:] if columns is None else values.shape[2:]
+        steps = () if columns is None else (columns,)
         region: tuple[Any, ...] = (slice(None), *steps, *(slice(size) for size in sizes))
         out[region] = values
         return out
@@ -116,17 +116,17 @@ class Schema:
     clocks: dict[str, Steps]
     variables: tuple[Variable, ...]
 
-    def columns(self) -> tuple[Variable, ...]:
-        """Return the variables that are small enough to be held for all configs at once."""
-        return tuple(variable for variable in self.variables if variable.is_column)
+    def small_variables(self) -> tuple[Variable, ...]:
+        """Return the variables that are kept in memory for all configs at once."""
+        return tuple(variable for variable in self.variables if variable.is_small)
 
-    def owned(self, source: ResultSource) -> Iterator[tuple[PackResult, Array, Array]]:
-        """Yield each pack with the rows that no later pack overrides, and their flat indices.
+    def owned(self, source: ResultSource) -> Iterator[tuple[FinishedPack, Array, Array]]:
+        """Yield each pack with its rows that no later pack overrides, and their configs' indices.
 
-        Packs that the scan has not seen are left out.
+        Packs that were added since the scan are left out.
 
         Raises:
-            RuntimeError: packs are gone that it has seen.
+            RuntimeError: packs of the scan have disappeared.
         """
         missing = set(self.packs)
         for pack_id, pack in _identified(source):
@@ -144,32 +144,32 @@ class Schema:
     def rows(
         self, source: ResultSource, variables: Sequence[Variable]
     ) -> Iterator[tuple[int, Variable, Array]]:
-        """Yield (flat index, variable, values of the variable's shape), with one pack in memory."""
+        """Yield (index, variable, values of the variable's shape), with one pack in memory."""
         for pack, rows, points in self.owned(source):
             for variable in variables:
                 if variable.array not in pack.arrays():
                     continue
                 values = pack[variable.array]
-                values, slots = self._aligned(variable, pack, values)
+                values, columns = self._aligned(variable, pack, values)
                 for row, point in zip(rows, points, strict=True):
-                    yield int(point), variable, variable.fitted(values[row : row + 1], slots)[0]
+                    yield int(point), variable, variable.padded(values[row : row + 1], columns)[0]
 
-    def read(self, variable: Variable, pack: PackResult, rows: Array) -> Array:
+    def read(self, variable: Variable, pack: FinishedPack, rows: Array) -> Array:
         """Return some rows of a pack, padded: shape (len(rows), *variable.shape)."""
-        values, slots = self._aligned(variable, pack, pack[variable.array])
-        return variable.fitted(values[rows], slots)
+        values, columns = self._aligned(variable, pack, pack[variable.array])
+        return variable.padded(values[rows], columns)
 
     def _aligned(
-        self, variable: Variable, pack: PackResult, values: Array
+        self, variable: Variable, pack: FinishedPack, values: Array
     ) -> tuple[Array, Steps | None]:
-        """Return values with an axis of steps, and where these stand (None if they fit as is)."""
+        """Return values with an axis of steps, and their columns (None if they fit as they are)."""
         if variable.recorded is None:
             return values, None
         clock = self.clocks[variable.dims[0]]
         steps = _recorded_steps(pack, variable.recorded)
         if steps is None or values.ndim == 1:
-            # Only the final value was kept. A trace keeps its last value to the end, so it stands
-            # at the end.
+            # Only the final value was recorded. A trace keeps its last value to the end, so it
+            # goes into the last column.
             return values[:, None], np.array([len(clock) - 1])
         if np.array_equal(steps, clock) and values.shape[1:] == variable.shape:
             return values, None
@@ -178,7 +178,7 @@ class Schema:
 
 @dataclass
 class _Scanned:
-    """What one pack holds."""
+    """The schema of one pack."""
 
     last_step: int
     steps: dict[str, Steps | None]
@@ -186,10 +186,10 @@ class _Scanned:
     grabs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
 
 
-def _recorded_steps(pack: PackResult, recorded: str) -> Steps | None:
+def _recorded_steps(pack: FinishedPack, recorded: str) -> Steps | None:
     """Return the steps of a pack's traces, or None if it kept final values only.
 
-    Without steps of their own, test losses are at those of the train losses.
+    Test losses without steps of their own have those of the train losses.
     """
     arrays = pack.arrays()
     if recorded == "eval_step" and recorded not in arrays:
@@ -198,9 +198,9 @@ def _recorded_steps(pack: PackResult, recorded: str) -> Steps | None:
 
 
 class _Opened:
-    """A pack whose names and small arrays are read once: a look into an npz opens it anew."""
+    """A pack whose names and small arrays are read once: every access to an npz opens it again."""
 
-    def __init__(self, pack: PackResult) -> None:
+    def __init__(self, pack: FinishedPack) -> None:
         self.name = pack.name
         self._pack = pack
         self._names = tuple(pack.arrays())
@@ -217,7 +217,7 @@ class _Opened:
         return self._small[array]
 
 
-def _identified(source: ResultSource) -> Iterator[tuple[PackId, PackResult]]:
+def _identified(source: ResultSource) -> Iterator[tuple[PackId, FinishedPack]]:
     seen: Counter[str] = Counter()
     for pack in source.packs():
         yield (pack.name, seen[pack.name]), _Opened(pack)
@@ -248,11 +248,11 @@ def scan(layout: Layout, source: ResultSource) -> Schema:
     return _schema(layout, ids, owner, {int(i): packs[i] for i in counted})
 
 
-def _scan_pack(pack: PackResult, interned: dict[bytes, Steps]) -> _Scanned:
+def _scan_pack(pack: FinishedPack, interned: dict[bytes, Steps]) -> _Scanned:
     steps: dict[str, Steps | None] = {}
     for recorded in CLOCKS:
         found = _recorded_steps(pack, recorded)
-        # Thousands of packs share a few step arrays: keep one copy of each.
+        # Thousands of packs share a few arrays of steps: keep one copy of each.
         steps[recorded] = None if found is None else interned.setdefault(found.tobytes(), found)
     arrays = pack.arrays()
     halved = TOGETHER in arrays
@@ -288,9 +288,9 @@ def _schema(
 
 
 def _clock_dims(packs: Sequence[_Scanned], has_grabs: bool) -> dict[str, str]:
-    """Return the dimension that each kind of trace runs along; final values have none.
+    """Return the dimension of each kind of trace; final values have none.
 
-    Test losses and grabs share `step` if they were recorded at just the steps of the train losses.
+    Test losses and grabs share `step` if they were recorded at exactly the train losses' steps.
     """
     dims: dict[str, str] = {}
     for recorded in CLOCKS if has_grabs else CLOCKS[:2]:
@@ -312,7 +312,7 @@ def _same(left: Steps | None, right: Steps | None) -> bool:
 
 
 def _union(packs: Sequence[_Scanned], recorded: str) -> Steps:
-    """Return all recorded steps; they reach as far as the packs that kept final values only."""
+    """Return all recorded steps, up to the last step of packs that have final values only."""
     distinct = {id(steps): steps for pack in packs if (steps := pack.steps[recorded]) is not None}
     union = np.unique(np.concatenate(list(distinct.values()))).astype(np.int64)
     final = max((pack.last_step for pack in packs if pack.steps[recorded] is None), default=-1)
@@ -355,9 +355,9 @@ def _grab_variable(
     clocks: dict[str, Steps],
     clock: str | None,
 ) -> Variable:
-    """Return the variable that holds one grab of all packs."""
-    holders = {ordinal: pack for ordinal, pack in packs.items() if array in pack.grabs}
-    shapes = sorted({pack.grabs[array][0] for pack in holders.values()})
+    """Return the variable of one grab, for all packs."""
+    with_grab = {ordinal: pack for ordinal, pack in packs.items() if array in pack.grabs}
+    shapes = sorted({pack.grabs[array][0] for pack in with_grab.values()})
     if len({len(shape) for shape in shapes}) != 1:
         raise UserError(
             f"grab {name!r} has another number of dimensions from pack to pack: "
@@ -366,18 +366,18 @@ def _grab_variable(
         )
     shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
     dims = tuple(f"{name}_dim{axis}" for axis in range(len(shape)))
-    # Integers have no value that could stand for a missing one.
-    gaps = len(shapes) > 1 or not np.isin(owner, list(holders)).all()
+    # Integers have no value for missing entries.
+    gaps = len(shapes) > 1 or not np.isin(owner, list(with_grab)).all()
     if clock is not None:
         steps = clocks[clock]
-        gaps = gaps or not all(_same(pack.steps["grab_step"], steps) for pack in holders.values())
+        gaps = gaps or not all(_same(pack.steps["grab_step"], steps) for pack in with_grab.values())
         dims, shape = (clock, *dims), (len(steps), *shape)
-    dtype = _grab_dtype(name, [pack.grabs[array][1] for pack in holders.values()], gaps)
+    dtype = _grab_dtype(name, [pack.grabs[array][1] for pack in with_grab.values()], gaps)
     return Variable(name, array, dims, shape, dtype, None if clock is None else "grab_step")
 
 
 def _grab_dtype(name: str, dtypes: Sequence[np.dtype[Any]], gaps: bool) -> np.dtype[Any]:
-    """Return the type that holds all values, restricted to what every file format has."""
+    """Return the type for all values, restricted to those that every file format has."""
     wrong = sorted({str(dtype) for dtype in dtypes if dtype.kind not in "biufc"})
     if wrong:
         raise UserError(

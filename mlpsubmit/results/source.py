@@ -1,7 +1,7 @@
-"""What the results of a run are made of: the sweep's dimensions, its packs, its failures.
+"""The inputs of this package: a sweep's dimensions, its finished packs, its failures.
 
-Everything else in this package is a function of a `Layout` and a `ResultSource`. Neither knows
-where the packs lie: a run directory gives them in production, a list of dictionaries in the tests.
+Everything else here is a function of a `Layout` and a `ResultSource`, and independent of where the
+packs are stored: in a run directory, or, in the tests, in a list of dictionaries.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Dimension", "Failure", "Layout", "PackResult", "ResultSource", "Scalar"]
+__all__ = ["Dimension", "Failure", "FinishedPack", "Layout", "ResultSource", "Scalar"]
 
 Scalar: TypeAlias = int | float | bool | str
 Array: TypeAlias = npt.NDArray[Any]
@@ -30,7 +30,7 @@ class Dimension:
             dimension (its index); a zipped axis has one for each of its names.
 
     Raises:
-        ValueError: there are no values, or their numbers differ.
+        ValueError: there are no values, or not the same number for each name.
     """
 
     name: str
@@ -46,20 +46,20 @@ class Dimension:
 
     @property
     def size(self) -> int:
-        """How many values the dimension has."""
+        """The number of values."""
         return len(next(iter(self.coordinates.values())))
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """The shape of a run's results, known before any of them is in.
+    """The dimensions and attributes of a run's results, known before there are any.
 
     Args:
         dimensions: in product order (the last varies fastest); none for a sweep of one config.
         thresholds: the loss thresholds that timekeys refer to, in their order; may be empty.
         attributes: where the results come from (run id, version, git commit, ...).
         included: boolean mask over the points of the product, in C order and of any shape;
-            ``None`` for all. The others were left out by the sweep's ``where``.
+            ``None`` for all. The sweep's ``where`` excludes the others.
 
     Raises:
         ValueError: two coordinates share a name, or the mask has the wrong size.
@@ -87,7 +87,7 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """How many points the product has, left-out ones included."""
+        """The number of points of the product, including excluded ones."""
         return math.prod(self.shape)
 
     @property
@@ -102,13 +102,13 @@ class Layout:
         return np.asarray(self.included, dtype=np.bool_).ravel()
 
 
-class PackResult(Protocol):
+class FinishedPack(Protocol):
     """The arrays of one finished pack of K configs, read one at a time.
 
     ==================== ============ ============================================================
     array                shape        what
     ==================== ============ ============================================================
-    index                (K,)         flat C-order index into the product of the dimensions
+    index                (K,)         C-order index into the product of the dimensions
     key                  (K,)         the configs' content hashes
     status               (K,)         1 done, 2 diverged
     steps                (K,)         gradient steps taken
@@ -140,7 +140,7 @@ class Failure:
     """A pack that ended in an exception.
 
     Args:
-        indices: flat product indices of its configs.
+        indices: indices of its configs in the product.
         error: the exception in one line, e.g. ``"ValueError: boom"``.
         traceback: the whole of it.
         pack: the name of the pack.
@@ -153,13 +153,13 @@ class Failure:
 
 
 class ResultSource(Protocol):
-    """Where results come from.
+    """A run's finished packs and failures.
 
-    The packs are read in several passes. Those that a run in progress adds after the first one are
-    left out; those that were there must stay, in the same order.
+    The packs are read in several passes. Those that a run in progress adds after the first pass are
+    ignored; those of the first pass must stay, in the same order.
     """
 
-    def packs(self) -> Iterator[PackResult]:
+    def packs(self) -> Iterator[FinishedPack]:
         """Yield the finished packs one by one; a later one overrides an earlier one's configs."""
 
     def failures(self) -> Iterable[Failure]:

@@ -21,14 +21,14 @@ NOTHING = "–"
 
 
 def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
-    """Return one row per point of the sweep, trials taken together.
+    """Return a table with a row per point of the sweep; trials share a row.
 
-    A loss is the final one, a timekey the first step below its threshold: the mean and (over
-    several trials) the sample standard deviation of those that are finite, or crossed it.
+    Losses are final ones, timekeys the first steps below a threshold: the mean and (over several
+    trials) the sample standard deviation of those that are finite, or crossed it.
 
     Args:
         dataset: from `to_dataset`, or opened from a file; only the rows shown are read.
-        max_rows: at most this many rows; the caption says how many more there are.
+        max_rows: the most rows; the caption has the number of further ones.
     """
     from rich.table import Table
     from rich.text import Text
@@ -58,7 +58,7 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
 
 
 def _cells(point: xr.Dataset) -> list[str]:
-    """Return what follows the coordinates; the dataset has no dimension of the sweep but trials."""
+    """Return the cells after the coordinates, for a dataset without dimensions but trials."""
     trial = [TRIAL] if TRIAL in point["status"].dims else []
     done = np.atleast_1d(finished(point["status"].values))
     cells = [_status(np.atleast_1d(point["status"].values))]
@@ -89,7 +89,7 @@ def _mean(values: Array) -> str:
 def _timekey(steps: Array) -> str:
     """Return the mean step of crossing, and how many trials crossed if not all did.
 
-    NaN stands for a threshold that the config does not have.
+    A step is NaN if its config does not have the threshold.
     """
     steps = steps[~np.isnan(steps)]
     if steps.size == 0:

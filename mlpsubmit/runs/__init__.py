@@ -1,1 +1,1 @@
-"""A launched sweep: made, found, looked at, resumed and collected."""
+"""Launched sweeps: launch, find, monitor, resume, reuse, cancel, collect."""

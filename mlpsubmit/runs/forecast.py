@@ -21,7 +21,7 @@ from mlpsubmit.runs.locate import runs_folder, runs_of
 if TYPE_CHECKING:
     from mlpsubmit.jobs.executors import Executor
     from mlpsubmit.jobs.submission import Submission
-    from mlpsubmit.runs.launch import Prepared
+    from mlpsubmit.runs.launch import PreparedLaunch
     from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["Forecast"]
@@ -40,7 +40,7 @@ class Forecast:
     """
 
     sweep: Sweep
-    prepared: Prepared
+    prepared: PreparedLaunch
     executor: Executor
     retries: int
 

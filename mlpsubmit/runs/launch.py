@@ -1,4 +1,4 @@
-"""Launching a sweep: from a plan to a run directory whose tasks are submitted."""
+"""Launch a sweep: plan it, create the run directory, submit its tasks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlpsubmit.runs.reuse import Reused
     from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["Prepared", "create", "launch", "prepare"]
+__all__ = ["PreparedLaunch", "create", "launch", "prepare"]
 
 
 def launch(
@@ -51,32 +51,32 @@ def launch(
 ) -> Run:
     """Start training a sweep, and return at once.
 
-    A sweep that is unchanged since its last launch goes on in the same run, with what is missing.
-    Otherwise a new run is made, and configs that an earlier run of the same name finished are
-    taken over from there.
+    If the sweep is unchanged since an earlier launch, that run continues with what is missing.
+    Otherwise a new run is created, which reuses the results of configs that earlier runs of the
+    same name have finished.
 
     Args:
-        executor: ``slurm``, ``local``, ``debug``, or ``auto``: SLURM where this machine belongs to
-            a cluster, else this machine.
-        tasks: how many tasks at most.
-        runs_dir: where runs are kept; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
-        spec: the file that the sweep comes from; modules beside it travel by value.
-        fresh: make a new run and take nothing over.
-        template: name or file of what a SLURM task asks for; see :mod:`mlpsubmit.slurm_templates`.
-        slurm: keys of the template that take the place of its own, such as ``{"time": "1:00:00"}``.
+        executor: ``slurm``, ``local``, ``debug``, or ``auto``: SLURM if this machine belongs to a
+            cluster, else local worker processes.
+        tasks: the maximal number of tasks.
+        runs_dir: the folder of all runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
+        spec: the file that defines the sweep; modules beside it are pickled by value.
+        fresh: create a new run and reuse nothing.
+        template: name or file of a cluster profile; see :mod:`mlpsubmit.slurm_templates`.
+        slurm: keys that override those of the template, such as ``{"time": "1:00:00"}``.
         retries: how often SLURM resumes by itself what is missing when the tasks have ended.
-        pdb: with ``debug``, open a debugger where a pack fails.
-        keep_going: with ``debug``, train the other packs where one has failed.
-        command: the command line, kept for the record.
+        pdb: with ``debug``, open a debugger when a pack fails.
+        keep_going: with ``debug``, train the other packs when one has failed.
+        command: the command line, recorded in the manifest.
 
     Raises:
-        SpecError: where the functions of the spec do not fit together.
-        UserError: where the executor cannot be had, the cluster refuses the job, or the runs folder
-            cannot be written.
+        SpecError: the functions of the spec do not fit together.
+        UserError: the executor is not available, the cluster rejects the job, or the runs folder
+            is not writable.
     """
     from mlpsubmit.assembly.probe import probe
     from mlpsubmit.jobs import executors
-    from mlpsubmit.runs.manifest import record
+    from mlpsubmit.runs.manifest import manifest
     from mlpsubmit.slurm_templates import SlurmRequest
     from mlpsubmit.spec.load import pickle_sweep
     from mlpsubmit.spec.sweep import Sweep
@@ -88,12 +88,12 @@ def launch(
     stop_reading(sweep)
     sweep = sweep.refreshed()
     probe(sweep)
-    ask = SlurmRequest(template, dict(slurm or {}), retries)
-    chosen = executors.choose(executor, sweep.base, tasks, ask)
+    request = SlurmRequest(template, dict(slurm or {}), retries)
+    chosen = executors.choose(executor, sweep.base, tasks, request)
     chosen.pdb, chosen.keep_going = pdb, keep_going
     frozen = pickle_sweep(sweep, spec and spec.parent)
     folder = runs_folder(runs_dir) / sweep.name
-    with _writing(folder), _claimed(folder, f"the sweep {sweep.name}"):
+    with _writable(folder), _locked_folder(folder, f"the sweep {sweep.name}"):
         prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)
         run = prepared.run
         if run is not None and run.status().busy:
@@ -101,9 +101,8 @@ def launch(
         if len(prepared.missing):
             chosen.check(prepared.submission(chosen, retries))
         if run is None:
-            run = Run(
-                create(record(sweep, spec, command, prepared.reused.record), prepared, frozen)
-            )
+            content = manifest(sweep, spec, command, prepared.reused.counts)
+            run = Run(create(content, prepared, frozen))
     try:
         start(run.directory, chosen, retries, checked=True)
     except Rejected:
@@ -114,13 +113,15 @@ def launch(
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What a launch is about to do.
+class PreparedLaunch:
+    """A launch before anything is written: which run, and which packs to train.
 
     Attributes:
-        run: the run that goes on, or None where a new one is made.
-        path: its folder, which is not there yet where it is new.
+        run: the run to continue, or None for a new one.
+        path: its folder, which does not exist yet if it is new.
+        plan: the packs of the run.
         missing: the numbers of the packs to train.
+        reused: results of earlier runs for a new run.
     """
 
     run: Run | None
@@ -130,7 +131,7 @@ class Prepared:
     reused: Reused
 
     def submission(self, executor: Executor, retries: int) -> Submission:
-        """Return what the executor would get."""
+        """Return the submission that the executor would get."""
         number = 0 if self.run is None else self.run.directory.next_submission()
         sweep = {"name": self.path.parent.name, "id": self.path.name}
         own = sweep if self.run is None else self.run.directory.sweep
@@ -144,24 +145,24 @@ def prepare(
     runs_dir: str | Path | None = None,
     *,
     fresh: bool = False,
-) -> Prepared:
-    """Find out what a launch of a sweep has to do, and change nothing."""
+) -> PreparedLaunch:
+    """Return what a launch of a sweep has to do; nothing is written."""
     from mlpsubmit.runs.reuse import Reused
 
     earlier = [] if fresh else _earlier(runs_folder(runs_dir) / sweep.name)
     reused = Reused(sweep)
     same = (run for run in earlier if run.sweep["fingerprint"] == sweep.fingerprint)
-    if (begun := next(same, None)) is not None:
-        run = Run(begun)
-        if not run.lost_reused():
-            plan = Plan.from_json(begun.plan)
-            return Prepared(run, run.path, plan, missing_packs(begun, plan), reused)
-    reused.take(earlier)
+    if (directory := next(same, None)) is not None:
+        run = Run(directory)
+        if not run.damaged_reused():
+            plan = Plan.from_json(directory.plan)
+            return PreparedLaunch(run, run.path, plan, missing_packs(directory, plan), reused)
+    reused.add(earlier)
     max_tasks = executor.max_tasks(make_plan(sweep, 1, 1, reused.indices).cost)
     plan = make_plan(sweep, max_tasks, 1, reused.indices, executor.memory())
     threads = executor.threads_per_task(min(max_tasks, max(plan.packs, 1)))
     path = runs_folder(runs_dir) / sweep.name / _new_id()
-    return Prepared(None, path, replace(plan, threads=threads), np.arange(plan.packs), reused)
+    return PreparedLaunch(None, path, replace(plan, threads=threads), np.arange(plan.packs), reused)
 
 
 def _new_id() -> str:
@@ -169,7 +170,7 @@ def _new_id() -> str:
 
 
 def _earlier(folder: Path) -> list[RunDirectory]:
-    """Return the runs of a sweep that this version can read, newest first."""
+    """Return the runs of a sweep that are in this version's format, newest first."""
     found = []
     for path in reversed(runs_of(folder)):
         with contextlib.suppress(RunError):
@@ -178,49 +179,44 @@ def _earlier(folder: Path) -> list[RunDirectory]:
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Say of a runs folder that cannot be written how to give another."""
+def _writable(folder: Path) -> Iterator[None]:
+    """Raise a UserError that names ``--runs-dir`` if the runs folder cannot be written."""
     try:
         yield
     except BlockingIOError:
         raise
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); give a folder for runs with "
+            f"{folder}: cannot be written ({error.strerror}); choose another folder for runs with "
             f"--runs-dir or ${RUNS_VARIABLE}"
         ) from error
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path, what: str) -> Iterator[None]:
-    """Hold the folder of a sweep; where that leads to nothing, no new folder stays behind."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+def _locked_folder(folder: Path, what: str) -> Iterator[None]:
+    """Create and lock the folder of a sweep; if the block raises, remove the folders it created."""
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with submission_lock(folder / run_directory.LOCK, what):
             yield
     except BaseException:
         with contextlib.suppress(OSError):
-            if made:
+            if created:
                 (folder / run_directory.LOCK).unlink()
-            for path in made:
+            for path in created:
                 path.rmdir()
         raise
 
 
-def create(content: Mapping[str, Any], prepared: Prepared, frozen: bytes) -> RunDirectory:
-    """Make the run directory under another name and rename it: it exists whole or not at all."""
+def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) -> RunDirectory:
+    """Publish the directory of a new run: it exists whole or not at all."""
     path = prepared.path
-    temporary = path.with_name(f".{path.name}")
-    try:
+    with files.published(path) as temporary:
         for name in run_directory.FOLDERS:
             (temporary / name).mkdir(parents=True)
         files.publish(temporary / run_directory.SWEEP_PICKLE, frozen)
         files.publish_json(temporary / run_directory.PLAN, prepared.plan.to_json())
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
         prepared.reused.write(temporary / run_directory.RESULTS)
-        files.publish_folder(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return RunDirectory.open(path)

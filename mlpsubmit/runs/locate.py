@@ -1,4 +1,4 @@
-"""Finding runs: where they are kept, and which one a selector means."""
+"""Locate runs: the folder of all runs, and the run that a selector refers to."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ DEFAULT_RUNS = "mlpruns"
 
 
 def runs_folder(runs_dir: str | Path | None = None) -> Path:
-    """Return where runs are kept: the argument, else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``."""
+    """Return the folder of all runs: the argument, else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``."""
     return Path(runs_dir or os.environ.get(RUNS_VARIABLE) or DEFAULT_RUNS).expanduser()
 
 
 def runs_of(folder: Path) -> list[Path]:
-    """Return the runs in the folder of a sweep, oldest first."""
+    """Return the folders of a sweep's runs, oldest first."""
     found = folder.glob(f"[!.]*/{run_directory.SWEEP_JSON}")
     return sorted((file.parent for file in found), key=lambda path: (_created(path), path.name))
 
@@ -31,10 +31,10 @@ def _created(path: Path) -> float:
 
 
 def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Path:
-    """Return the folder of the run that a selector means, as :func:`mlpsubmit.open_run` does.
+    """Return the folder of the run that a selector refers to; see :func:`mlpsubmit.open_run`.
 
     Raises:
-        RunError: where it fits no run, or several.
+        RunError: no run matches, or several do.
     """
     folder = runs_folder(runs_dir)
     if selector is not None:
@@ -42,12 +42,12 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Path:
             if (path / run_directory.SWEEP_JSON).exists():
                 return path
         if os.sep in str(selector) or str(selector) in (os.curdir, os.pardir):
-            return Path(selector)  # a path, of which opening says what it lacks
+            return Path(selector)  # a path: opening it raises an error that says what it lacks
     every = [path for sweep in _folders(folder) for path in runs_of(sweep)]
     if not every:
         raise RunError(
-            f"{folder}: holds no run; launch one (mlpsubmit launch spec.py), or say where runs "
-            f"are with --runs-dir or ${RUNS_VARIABLE}"
+            f"{folder}: contains no runs; launch one (mlpsubmit launch spec.py), or give the "
+            f"folder of your runs with --runs-dir or ${RUNS_VARIABLE}"
         )
     if selector is None:
         return max(every, key=_created)
@@ -60,16 +60,18 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 
 def _by_id(selector: str, every: Sequence[Path], folder: Path) -> Path:
-    fitting = [
+    matching = [
         path
         for path in every
         if path.name.startswith(selector) or path.name.rpartition("-")[2].startswith(selector)
     ]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        listed = "".join(f"\n  {path.parent.name}  {path.name}" for path in fitting)
-        raise RunError(f"{selector}: fits {len(fitting)} runs; give more of the id:{listed}")
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        listed = "".join(f"\n  {path.parent.name}  {path.name}" for path in matching)
+        raise RunError(
+            f"{selector}: matches {len(matching)} runs; give more characters of the id:{listed}"
+        )
     names = sorted({path.parent.name for path in every})
     raise RunError(
         f"{selector}: no run of that name or id in {folder}{did_you_mean(selector, names)}; "

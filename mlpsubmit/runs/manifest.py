@@ -1,25 +1,37 @@
-"""What sweep.json says of a sweep: for people, and for collect."""
+"""The manifest of a run, sweep.json: its sweep and where it comes from, for people and collect."""
 
 from __future__ import annotations
 
+import hashlib
+import platform
+import shlex
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mlpsubmit.arguments import function_name
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import encode_mask
-from mlpsubmit.runs.provenance import origin
 from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["record"]
+__all__ = ["manifest"]
+
+_GIT_SECONDS = 5.0
 
 
-def record(
+def manifest(
     sweep: Sweep, spec: Path | None, command: Sequence[str], reused: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return what sweep.json says: for people, and for collect."""
+    """Return the content of a new run's sweep.json.
+
+    Args:
+        spec: the file that defines the sweep, if any.
+        command: the command line of the launch.
+        reused: the number of reused configs, and of packs that they come from.
+    """
     base = sweep.base
     varied = {name for axis in sweep.product.axes for name in axis.names}
     included = None if sweep.included is None else encode_mask(sweep.included)
@@ -51,12 +63,12 @@ def record(
             "where": _scalar(sweep.where),
         },
         "devices": base.devices,
-        "origin": origin(spec, command),
+        "origin": _origin(spec, command),
     }
 
 
 def _threshold_coordinate(sweep: Sweep) -> list[float]:
-    """Return the thresholds, or their places in descending order where they are an axis."""
+    """Return the thresholds, or their positions in descending order if they are an axis."""
     lists = [
         value
         for axis in sweep.product.axes
@@ -70,17 +82,48 @@ def _threshold_coordinate(sweep: Sweep) -> list[float]:
 
 
 def _labels(values: Sequence[Any]) -> list[Any]:
-    """Return axis values as coordinates; equal labels, as of two lambdas, are numbered."""
+    """Return axis values as coordinates; equal labels (of two lambdas) are numbered."""
     labels = [_scalar(value) for value in values]
     if len({(type(label), label) for label in labels}) < len(labels):
-        return [f"{label} #{place}" for place, label in enumerate(labels)]
+        return [f"{label} #{number}" for number, label in enumerate(labels)]
     return labels
 
 
 def _scalar(value: Any) -> Any:
-    """Return a value as a coordinate can hold it: a number or a string."""
+    """Return a value as a number or a string, which coordinates can hold."""
     if isinstance(value, (bool, int, float, str)):
         return value
     if callable(value) and not hasattr(value, "items"):
         return function_name(value)
     return str(value)
+
+
+def _origin(spec: Path | None, command: Sequence[str]) -> dict[str, str]:
+    """Return versions, command line and the state of the user's repository."""
+    folder = (spec.parent if spec else Path.cwd()).resolve()
+    entries = {
+        "spec": str(spec.resolve()) if spec else "",
+        "command": shlex.join(command),
+        "mlpsubmit": version("mlpsubmit"),
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+        "python": platform.python_version(),
+        "git_commit": _git(folder, "rev-parse", "HEAD").decode().strip(),
+    }
+    changes = _git(folder, "diff", "HEAD")
+    entries["git_diff_hash"] = hashlib.blake2b(changes).hexdigest()[:16] if changes else ""
+    return entries
+
+
+def _git(folder: Path, *arguments: str) -> bytes:
+    """Return the output of a git command; empty if the folder is not in a repository."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            timeout=_GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return b""
+    return done.stdout if done.returncode == 0 else b""

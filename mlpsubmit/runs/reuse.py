@@ -1,4 +1,4 @@
-"""Results of earlier runs, taken over by a new one of the same name."""
+"""Reuse of results: a new run copies those that earlier runs of its name have for its configs."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ _SHARED = frozenset({"step", "eval_step", "grab_step"})
 
 @dataclass
 class Reused:
-    """Results of earlier runs for configs of a sweep whose keys agree.
+    """Results of earlier runs for configs of a sweep, matched by key.
 
-    What is taken is only remembered; :meth:`write` copies it, one pack at a time.
+    :meth:`add` only records where they are; :meth:`write` copies them, one pack at a time.
     """
 
     sweep: Sweep
-    _taken: list[tuple[Member, NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)
+    _found: list[tuple[Member, NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)
 
     @cached_property
     def _known(self) -> NDArray[np.bool_]:
-        """Which points of the product need no training, (size,)."""
+        """Mask of the points of the product that need no training, (size,)."""
         return np.zeros(self.sweep.product.size, dtype=bool)
 
     @property
     def indices(self) -> NDArray[np.int64]:
-        """The flat indices of the configs that need no training."""
+        """The indices of the configs that need no training."""
         return np.flatnonzero(self._known)
 
     @property
-    def record(self) -> dict[str, int]:
-        """What sweep.json says of them."""
-        return {"configs": len(self.indices), "members": len(self._taken)}
+    def counts(self) -> dict[str, int]:
+        """Numbers of reused configs, and of packs that they come from, for sweep.json."""
+        return {"configs": len(self.indices), "members": len(self._found)}
 
     @cached_property
     def _sorted_keys(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """The keys of all configs of the sweep, (n, 2), sorted, and their flat indices."""
+        """The sorted keys of all configs of the sweep, (n, 2), and the configs' indices, (n,)."""
         included = self.sweep.included
         size = self.sweep.product.size
         indices = np.arange(size) if included is None else np.flatnonzero(included)
@@ -59,31 +59,31 @@ class Reused:
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         return keys[order], indices[order]
 
-    def take(self, directories: Sequence[RunDirectory]) -> None:
-        """Remember the results of runs, the first ones counting, whose configs the sweep has."""
+    def add(self, directories: Sequence[RunDirectory]) -> None:
+        """Add the results of runs for configs of the sweep; of several for one, the first."""
         for directory in directories:
             for pack in directory.results.packs():
                 rows, indices = self._matches(pack["key"])
                 fresh = ~self._known[indices]
                 if fresh.any():
                     self._known[indices] = True
-                    self._taken.append((pack.member, rows[fresh], indices[fresh]))
+                    self._found.append((pack.member, rows[fresh], indices[fresh]))
 
     def _matches(self, hex_keys: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the rows of a pack whose keys the sweep has, and the flat indices there."""
+        """Return the rows of a pack whose keys the sweep has, and the configs' indices there."""
         keys, indices = self._sorted_keys
         wanted = np.frombuffer(bytes.fromhex(hex_keys.tobytes().decode()), dtype="<u8")
         wanted = wanted.reshape(-1, 2)
-        places = np.minimum(np.searchsorted(keys[:, 0], wanted[:, 0]), len(keys) - 1)
-        rows = np.flatnonzero((keys[places] == wanted).all(axis=1))
-        return rows, indices[places[rows]]
+        positions = np.minimum(np.searchsorted(keys[:, 0], wanted[:, 0]), len(keys) - 1)
+        rows = np.flatnonzero((keys[positions] == wanted).all(axis=1))
+        return rows, indices[positions[rows]]
 
     def write(self, results: Path) -> None:
-        """Write what was taken over as a shard of the new run."""
-        if not self._taken:
+        """Write the results as a shard of the new run."""
+        if not self._found:
             return
         with shards.Shard(results / REUSED) as shard:
-            for number, (member, rows, indices) in enumerate(self._taken):
+            for number, (member, rows, indices) in enumerate(self._found):
                 pack = StoredPack(member)
                 arrays = {name: _rows(pack, name, rows) for name in pack.arrays()}
                 name = f"{REUSED_PREFIX}{number:07d}{shards.FINISHED_SUFFIX}"

@@ -1,4 +1,4 @@
-"""A run: see how far it is, wait for it, collect it, resume it, stop it."""
+"""A run: its status, waiting, collecting, resuming, cancelling, logs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit.display.html import in_cell, status_html
+from mlpsubmit.display.text import counted
 from mlpsubmit.errors import BusyError, RunError
 from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
@@ -34,21 +35,21 @@ if TYPE_CHECKING:
     from mlpsubmit.results import Layout
     from mlpsubmit.slurm_templates import Template
 
-__all__ = ["Run", "notebook_display", "open_run", "pause"]
+__all__ = ["Run", "notebook_display", "open_run", "poll_seconds"]
 
 POLL_SECONDS = 0.5
 
 #: For how long, and how often, a job on the cluster tries to resume a run that is busy.
 RETRY_SECONDS = 600.0
-RETRY_REST_SECONDS = 10.0
+RETRY_PAUSE_SECONDS = 10.0
 
-#: Task files that are read per second by somebody who waits.
+#: The most task files that a process waiting for a run reads per second.
 READS_PER_SECOND = 200
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a run was last submitted to, and what it asked for."""
+class _LastSubmission:
+    """The executor that a run was last submitted to, and what it last requested from SLURM."""
 
     executor: str
     tasks: int | None = None
@@ -56,9 +57,10 @@ class _Asked:
 
 
 class Run:
-    """A launched sweep.
+    """A launched sweep, as :func:`launch` and :func:`open_run` return it.
 
-    Get one from :func:`launch` or :func:`open_run`.
+    Attributes:
+        directory: its files.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -87,15 +89,15 @@ class Run:
         return _html(self.status())
 
     def status(self) -> Status:
-        """Return how far the run is."""
+        """Return the progress of the run, and the state of its tasks."""
         return read_status(self.directory, self._scheduler)
 
     def wait(self, on_status: Callable[[Status], None] | None = None) -> Status:
-        """Return the status once no task lives any more, and none will without your doing.
+        """Wait until no task is running and no job will resume any, and return the status.
 
         Args:
-            on_status: called about twice a second, or less often the more tasks there are, with
-                the status so far. By default a notebook shows it, and a script does nothing.
+            on_status: called with every status, about twice a second, or less often if there are
+                many tasks. By default a notebook displays it, and a script does nothing.
         """
         on_status = on_status or notebook_display()
         while True:
@@ -104,7 +106,7 @@ class Run:
                 on_status(status)
             if not status.running:
                 return status
-            time.sleep(pause(status))
+            time.sleep(poll_seconds(status))
 
     def resume(
         self,
@@ -117,58 +119,61 @@ class Run:
         after: int | None = None,
         pdb: bool = False,
     ) -> int:
-        """Train what has no result: packs that failed, were interrupted or never began.
+        """Train the packs without a result: those that failed, were interrupted or never started.
 
         Args:
-            executor: ``slurm``, ``local``, ``debug`` or ``auto``; else what the run was last
-                submitted to.
-            tasks: how many tasks at most.
-            template: as :func:`mlpsubmit.launch` takes it; else what the run last asked for.
-            slurm: keys of the template that take the place of its own.
+            executor: ``slurm``, ``local``, ``debug`` or ``auto``; else the one that the run was
+                last submitted to.
+            tasks: the maximal number of tasks.
+            template: as in :func:`mlpsubmit.launch`; else what the run last requested.
+            slurm: keys that override those of the template.
             retries: how often SLURM resumes by itself what is missing after that.
-            after: only where this submission is still the latest, and was not cancelled.
-            pdb: with ``debug``, open a debugger where a pack fails.
+            after: submit only if this submission is still the latest and was not cancelled.
+            pdb: with ``debug``, open a debugger when a pack fails.
 
         Returns:
-            How many packs were submitted; 0 where nothing is missing.
+            The number of packs submitted; 0 if none is missing.
 
         Raises:
-            BusyError: where a task of the run still lives, or may for all that is known.
-            UserError: where the executor cannot be had, or the cluster refuses the job.
+            BusyError: a task of the run is running, or that cannot be ruled out.
+            UserError: the executor is not available, or the cluster rejects the job.
+            RunError: reused results are damaged, which only a new launch can train again.
         """
         from mlpsubmit.jobs import executors
         from mlpsubmit.slurm_templates import SlurmRequest
         from mlpsubmit.spec.hyperparameters import validate
 
         hyperparameters = validate({"devices": self.directory.sweep["devices"]})
-        last = self._last_asked()
-        ask = SlurmRequest(template, dict(slurm or {}), retries)
+        last = self._last_submission()
+        request = SlurmRequest(template, dict(slurm or {}), retries)
         name = executor or last.executor
         if name == "slurm" and last.executor == "slurm":
             tasks = tasks or last.tasks
-        chosen = executors.choose(name, hyperparameters, tasks, ask, last.template)
+        chosen = executors.choose(name, hyperparameters, tasks, request, last.template)
         chosen.pdb = pdb
         submitted = start(self.directory, chosen, retries, after=after)
-        if not submitted and (lost := self.lost_reused()):
+        if not submitted and (damaged := self.damaged_reused()):
             raise RunError(
-                f"run {self.id}: {lost} results that it took over from earlier runs are damaged; "
-                "launch its spec again: a new run takes over what is whole and trains those alone"
+                f"run {self.id}: {counted(damaged, 'result')} reused from earlier runs cannot be "
+                "read any more (damaged); launch its spec again: a new run reuses the intact ones "
+                "and trains only the others"
             )
         return submitted
 
-    def retry(self, after: int, retries: int, patience: float = RETRY_SECONDS) -> int:
-        """Resume what a submission to SLURM has left, as a job on the cluster does.
+    def retry(self, after: int, retries: int) -> int:
+        """Resume what a submission to SLURM has left unfinished, in a job on the cluster.
+
+        While the run is busy, keep trying for a while.
 
         Args:
-            after: the number of the submission; where another has followed or it was cancelled,
+            after: the number of the submission; if another has followed or it was cancelled,
                 nothing is done.
             retries: how often this is to be repeated after that.
-            patience: seconds for which to try again where the run or the scheduler is busy.
 
         Returns:
-            How many packs were submitted.
+            The number of packs submitted.
         """
-        end = time.monotonic() + patience
+        end = time.monotonic() + RETRY_SECONDS
         while self.directory.superseded(after) is None:
             try:
                 return self.resume("slurm", retries=retries, after=after)
@@ -176,61 +181,62 @@ class Run:
                 print(f"not yet: {error}", flush=True)
                 if time.monotonic() > end:
                     raise
-                time.sleep(RETRY_REST_SECONDS)
+                time.sleep(RETRY_PAUSE_SECONDS)
         return 0
 
-    def _last_asked(self) -> _Asked:
-        """Return what the run was last submitted to, and what it last asked SLURM for."""
+    def _last_submission(self) -> _LastSubmission:
         from mlpsubmit.slurm_templates import Template
 
         intents = [self.directory.intent(number) for number in self.directory.submissions()]
         name = str(intents[-1]["executor"]) if intents else "auto"
-        asked = [intent for intent in intents if intent["executor"] == "slurm"]
-        if not asked:
-            return _Asked("auto" if name == "debug" else name)
-        template = Template.from_json(asked[-1]["template"], str(self.path))
-        return _Asked("auto" if name == "debug" else name, asked[-1]["tasks"], template)
+        name = "auto" if name == "debug" else name
+        on_slurm = [intent for intent in intents if intent["executor"] == "slurm"]
+        if not on_slurm:
+            return _LastSubmission(name)
+        template = Template.from_json(on_slurm[-1]["template"], str(self.path))
+        return _LastSubmission(name, on_slurm[-1]["tasks"], template)
 
-    def lost_reused(self) -> int:
-        """Return how many results taken over from earlier runs are no longer whole."""
+    def damaged_reused(self) -> int:
+        """Return how many results reused from earlier runs are damaged by now."""
         return int(self.directory.sweep["reused"]["configs"]) - self.directory.results.reused()
 
     def cancel(self) -> int:
-        """Ask every living task to save its pack and stop.
+        """Tell every running task to save its state and stop.
 
         Returns:
-            How many were asked.
+            The number of tasks told to.
 
         Raises:
-            RunError: where tasks live on another machine, which signals cannot reach, or the
-                scheduler does not answer.
+            RunError: tasks run on another machine, where they cannot be signalled, or the scheduler
+                does not answer.
         """
         if not self.directory.submissions():
             return 0
-        asked = [task for task in self.status().tasks if task.live or task.state == "unknown"]
+        running = [task for task in self.status().tasks if task.live or task.state == "unknown"]
         number = self.directory.submissions()[-1]
         if self.directory.intent(number)["executor"] != "slurm":
-            return self._signal(asked, self.directory.task_jobs(number))
+            return self._terminate(running, self.directory.task_jobs(number))
         while True:
             self._cancel_jobs(number)
             latest = self.directory.submissions()[-1]
             if latest == number:
-                return len(asked)
+                return len(running)
             number = latest  # a job on the cluster has resumed it meanwhile
 
     def _cancel_jobs(self, number: int) -> None:
-        """Cancel every job of a submission, and have none go on that starts or ends meanwhile."""
+        """Cancel every job of a submission; a task that starts meanwhile ends at once."""
         self.directory.end_submission(number, "cancelled")
         try:
             cancel(job_ids(self.directory, number))
         except SlurmUnavailable as error:
             raise RunError(
                 f"run {self.id}: the cluster does not answer ({error}); tasks that start from now "
-                "on end at once, but those that run go on; cancel again when it answers"
+                "on will end at once, but running ones continue; cancel again when it answers"
             ) from None
 
-    def _signal(self, tasks: list[TaskStatus], jobs: Mapping[str, Any]) -> int:
-        asked, elsewhere = 0, set()
+    def _terminate(self, tasks: list[TaskStatus], jobs: Mapping[str, Any]) -> int:
+        """Send SIGTERM to the processes of tasks, and return to how many."""
+        signalled, elsewhere = 0, set()
         for task in tasks:
             process = task.heartbeat or jobs[task.name]
             if process["host"] != socket.gethostname():
@@ -238,24 +244,24 @@ class Run:
             elif is_alive(process):
                 with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
                     os.kill(int(process["pid"]), signal.SIGTERM)
-                    asked += 1
+                    signalled += 1
         if elsewhere:
             raise RunError(
                 f"run {self.id} has tasks on {', '.join(sorted(elsewhere))}, which cannot be "
                 "signalled from here; run mlpsubmit cancel there"
             )
-        return asked
+        return signalled
 
     def logs(self, task: str | int | None = None) -> dict[str, Path]:
-        """Return the log files of the tasks that have one, by task, oldest submission first.
+        """Return the log files by task name, oldest submission first.
 
         A task that has not started yet has none.
 
         Args:
-            task: the name of a task, or its index in the latest submission.
+            task: only that of this task: its name, or its number in the latest submission.
 
         Raises:
-            RunError: where there is no such task.
+            RunError: there is no such task.
         """
         found = {}
         for number in self.directory.submissions():
@@ -273,7 +279,7 @@ class Run:
         return {name: found[name]} if name in found else {}
 
     def _task_names(self) -> set[str]:
-        """Return what the tasks of all submissions are called."""
+        """Return the names of the tasks of all submissions."""
         return {
             run_directory.task_name(number, index)
             for number in self.directory.submissions()
@@ -281,15 +287,15 @@ class Run:
         }
 
     def collect(self, out: str | Path | None = None) -> xarray.Dataset:
-        """Return everything measured so far as one labelled dataset.
+        """Return all results so far as one labelled dataset.
 
         Args:
             out: a file to write as well: ``.nc``, ``.zarr``, ``.parquet``, ``.csv`` or ``.pkl``.
-                With ``.nc`` the dataset is read from it piece by piece as it is used, so that
-                traces larger than the memory can be worked with.
+                With ``.nc`` the returned dataset reads from it lazily, so that traces may be larger
+                than RAM.
 
         Raises:
-            UserError: for another ending.
+            UserError: another ending.
         """
         from mlpsubmit.results import to_dataset, write
 
@@ -302,7 +308,7 @@ class Run:
         return to_dataset(self.layout(), self.directory.results)
 
     def layout(self) -> Layout:
-        """Return what the dataset of this run looks like: dimensions, coordinates, origin."""
+        """Return the layout of the run's dataset: dimensions, coordinates, attributes."""
         from mlpsubmit.results import Dimension, Layout
 
         sweep = self.directory.sweep
@@ -326,8 +332,8 @@ class Run:
         )
 
 
-def pause(status: Status) -> float:
-    """Return the seconds after which whoever waits may look at the run again."""
+def poll_seconds(status: Status) -> float:
+    """Return how many seconds to wait until a status is read again."""
     return max(POLL_SECONDS, len(status.tasks) / READS_PER_SECOND)
 
 
@@ -335,25 +341,25 @@ def open_run(selector: str | Path | None = None, runs_dir: str | Path | None = N
     """Open a run.
 
     Args:
-        selector: its folder; or the name of a sweep, for its latest run; or the start of a run
-            id, or of the six characters that end it; or None for the latest run of all.
-        runs_dir: where runs are kept; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
+        selector: its folder; or the name of a sweep, for its latest run; or the first characters
+            of a run id, or of the last part of one; or None for the latest run of all.
+        runs_dir: the folder of all runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
 
     Raises:
-        RunError: where the selector fits no run, or several.
+        RunError: no run matches, or several do.
     """
     stop_reading()
     return Run(RunDirectory.open(find_run(selector, runs_dir)))
 
 
 def notebook_display() -> Callable[[Status], None] | None:
-    """Return a function that shows a status in the running cell; None outside of notebooks."""
+    """Return a function that displays a status in the running cell; None outside notebooks."""
     show = in_cell()
     return None if show is None else lambda status: show(_html(status))
 
 
 def _html(status: Status) -> str:
-    """Return a status as HTML; tasks that ended well need no row of their own."""
+    """Return a status as HTML; the tasks of a complete run are left out."""
     rows = [] if status.complete else [(t.name, t.state, t.summary) for t in status.tasks]
     reasons = (failure.error for failure in status.failures)
     return status_html(

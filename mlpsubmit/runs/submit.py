@@ -1,4 +1,4 @@
-"""Handing what is missing of a run to an executor, so that nothing trains twice."""
+"""Submit the packs of a run that have no result to an executor, so that nothing trains twice."""
 
 from __future__ import annotations
 
@@ -30,35 +30,38 @@ if TYPE_CHECKING:
 
 __all__ = ["label", "missing_packs", "start", "submission_for", "submission_lock"]
 
-#: How long a lock is waited for: reading the state of a run takes it for a moment.
+#: How long to wait for a lock: reading the status of a run holds it for a moment.
 LOCK_SECONDS = 2.0
 
 
 @contextlib.contextmanager
 def submission_lock(file: Path, what: str) -> Iterator[None]:
-    """Hold the lock of whoever launches or resumes.
+    """Hold the lock on a file while something is launched or resumed.
+
+    Args:
+        what: the name of that, for the error.
 
     Raises:
-        BusyError: where another holds it, for longer than reading the state of a run takes.
+        BusyError: another process holds it, for longer than reading a status takes.
     """
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(files.locked(file, wait=LOCK_SECONDS))
         except BlockingIOError:
             raise BusyError(
-                f"{what}: another launch or resume of it is at work; wait until it is done"
+                f"{what}: another launch or resume is in progress; wait until it is done"
             ) from None
         yield
 
 
 def missing_packs(run: RunDirectory, plan: Plan) -> NDArray[np.int64]:
-    """Return the numbers of the packs that have no result, having verified those that do."""
+    """Return the numbers of the packs without a result; checksums of the others are verified."""
     finished = run.results.finished(among={pack.name for pack in plan})
     return np.array([p.number for p in plan if p.name not in finished], dtype=np.int64)
 
 
 def label(name: str, run: str) -> str:
-    """Return what names of jobs begin with: those of a run of a sweep, and no others."""
+    """Return the prefix of the names of a run's jobs, which no other run shares."""
     return f"{name}.{run}"
 
 
@@ -71,7 +74,7 @@ def submission_for(
     missing: NDArray[np.int64],
     retries: int,
 ) -> Submission:
-    """Return the submission of what is missing of a run, as an executor takes it."""
+    """Return the submission of a run's missing packs, as an executor takes it."""
     from mlpsubmit.jobs.submission import Submission
 
     cost = float(plan.pack_costs[missing].sum())
@@ -87,44 +90,44 @@ def start(
     after: int | None = None,
     checked: bool = False,
 ) -> int:
-    """Hand what is missing to an executor; return how many packs that is.
+    """Submit the packs without a result, and return how many there are.
 
     Args:
         retries: how often SLURM resumes by itself what is missing after that.
-        after: only where this submission is still the latest, and was not cancelled.
-        checked: whether the executor has been asked already if it would take it.
+        after: submit only if this submission is still the latest and was not cancelled.
+        checked: whether ``executor.check`` has passed already.
 
     Raises:
-        BusyError: where a task of the run still lives, or may for all that is known.
-        UserError: where the cluster refuses the job; then nothing of it is left.
+        BusyError: a task of the run is running, or that cannot be ruled out.
+        UserError: the cluster rejects the job; then nothing of it is left.
     """
     with submission_lock(run.path / run_directory.PLAN, f"run {run.id}"):
         if after is not None and run.superseded(after) is not None:
             return 0
-        _refuse_if_busy(run, read_status(run, Scheduler(exact=True)))
+        _check_not_busy(run, read_status(run, Scheduler(exact=True)))
         plan = Plan.from_json(run.plan)
         missing = missing_packs(run, plan)
         if len(missing):
             number = run.next_submission()
-            own = label(run.sweep["name"], run.sweep["id"])
-            submission = submission_for(run.path, own, number, executor, plan, missing, retries)
+            prefix = label(run.sweep["name"], run.sweep["id"])
+            submission = submission_for(run.path, prefix, number, executor, plan, missing, retries)
             if not checked:
                 executor.check(submission)
             _submit(run, executor, submission, plan, missing, after)
-            _forget_retry(run, number)
+            _cancel_retry(run, number)
         return len(missing)
 
 
-def _refuse_if_busy(run: RunDirectory, status: Status) -> None:
+def _check_not_busy(run: RunDirectory, status: Status) -> None:
     unknown = next((task for task in status.tasks if task.state == "unknown"), None)
     if unknown is not None:
         raise BusyError(
-            f"run {run.id}: its tasks may still live, for {unknown.why}; try again where and "
-            "when it does, so that nothing trains twice"
+            f"run {run.id}: its tasks may still be running ({unknown.why}); try again when that "
+            "can be checked, so that nothing trains twice"
         )
     if status.busy:
         raise BusyError(
-            f"run {run.id} is still running; wait for it (mlpsubmit status), or stop it "
+            f"run {run.id} is still running; wait for it to end (mlpsubmit status), or stop it "
             "first: mlpsubmit cancel"
         )
 
@@ -137,7 +140,7 @@ def _submit(
     missing: NDArray[np.int64],
     after: int | None,
 ) -> None:
-    """Write down what is about to be submitted, submit it, and write down each answer."""
+    """Record the intent on disk, submit, and record every job id that comes back."""
     intent = {
         "executor": executor.name,
         "host": socket.gethostname(),
@@ -150,12 +153,12 @@ def _submit(
     executor.threads = plan.threads
     jobs: list[dict[str, Any]] = []
     try:
-        _refuse_if_overtaken(run, submission, after)
+        _check_not_overtaken(run, submission, after)
         for job in executor.submit(submission):
             jobs.append(job.to_json())
             files.publish_json(submission.folder / run_directory.JOBS, {"jobs": jobs})
     except (Rejected, BusyError) as error:
-        if jobs:  # cancelled by now, but some may have begun; their names are taken
+        if jobs:  # they are cancelled by now, but some may have started: keep their number taken
             run.end_submission(submission.number, str(error))
         else:
             shutil.rmtree(submission.folder)
@@ -165,12 +168,15 @@ def _submit(
         raise
 
 
-def _refuse_if_overtaken(run: RunDirectory, submission: Submission, after: int | None) -> None:
-    """Look once more, now that the new intent is on the disk for all others to see.
+def _check_not_overtaken(run: RunDirectory, submission: Submission, after: int | None) -> None:
+    """Check once more, now that the new intent is on disk and visible to all other processes.
 
-    - Whoever cancels the run from now on sees it; whoever did so before is seen here.
-    - A job that sbatch did not answer for and that starts from now on sees it, and ends; one that
-      has started before trains now.
+    - A cancel from now on covers the new submission; an earlier one is detected here.
+    - A job for which sbatch returned no answer ends at once if it starts from now on; one that has
+      started before is running now, and detected here.
+
+    Raises:
+        BusyError: the run was cancelled, or such a job is running.
     """
     if after is not None and run.ended(after) is not None:
         raise BusyError(f"run {run.id}: {run.ended(after)}")
@@ -179,20 +185,20 @@ def _refuse_if_overtaken(run: RunDirectory, submission: Submission, after: int |
         return
     tasks = slurm_tasks(run, number, run.heartbeats(number), Scheduler(exact=True))
     if any(task.live for task in tasks):
-        raise BusyError(f"run {run.id}: a job of it that was taken for lost has started")
+        raise BusyError(f"run {run.id}: one of its jobs that was presumed lost has started")
 
 
-def _forget_retry(run: RunDirectory, number: int) -> None:
-    """Take the job back that waits to do what a submission has done now."""
+def _cancel_retry(run: RunDirectory, number: int) -> None:
+    """Cancel the pending job that was to resume the run, which a new submission has done."""
     earlier = _earlier_on_slurm(run, number)
     retry = None if earlier is None else slurm_retry(run, earlier, Scheduler())
     if retry is not None and retry.pending:
-        with contextlib.suppress(SlurmUnavailable):  # it will find that another has followed
+        with contextlib.suppress(SlurmUnavailable):  # else it starts, and ends: it is superseded
             cancel([retry.id])
 
 
 def _earlier_on_slurm(run: RunDirectory, number: int) -> int | None:
-    """Return the submission before one, where that went to SLURM."""
+    """Return the number of the submission before this one if that went to SLURM, else None."""
     earlier = [one for one in run.submissions() if one < number]
     if not earlier or run.intent(earlier[-1])["executor"] != "slurm":
         return None

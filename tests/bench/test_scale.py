@@ -125,7 +125,7 @@ def collect(path, sweep):
 
 def take_over(path, sweep):
     reused = Reused(sweep)
-    reused.take([RunDirectory.open(path)])
+    reused.add([RunDirectory.open(path)])
     assert len(reused.indices) == len(sweep)
 
 
@@ -157,7 +157,7 @@ def test_calls_do_not_grow_with_the_configs_of_a_pack(function, finished):
 def test_results_that_are_taken_over_are_flushed_together(finished, tmp_path, monkeypatch):
     path, sweep = finished(60)
     reused = Reused(sweep)
-    reused.take([RunDirectory.open(path)])
+    reused.add([RunDirectory.open(path)])
     flushed, flush = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: flushed.append(file) or flush(file))
     reused.write(tmp_path)

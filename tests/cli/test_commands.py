@@ -1,4 +1,4 @@
-"""The command line: what each command does, and what it says to a user who is mistaken."""
+"""The command line: what each command does, and the errors that it reports."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_dry_run_makes_nothing(mlpsubmit: Command, workplace: Path) -> None:
     done = mlpsubmit("launch", "small.py", "--dry-run", "--tasks", "2")
     assert done.code == 0
     assert "local: 2 tasks of" in done.out
-    assert "4 configs, 50% of it" in done.out or "configs" in done.out
+    assert "  task 1: 2 packs, 4 configs, 50% of the FLOPs" in done.out
     assert [path for path in sorted(workplace.iterdir()) if path.name != "__pycache__"] == before
 
 
@@ -78,7 +78,7 @@ def test_a_dry_run_makes_nothing(mlpsubmit: Command, workplace: Path) -> None:
         (["small.py", "--executor", "slurn"], "--executor slurn: no such executor"),
         (
             ["small.py", "--pdb"],
-            "--pdb: needs a training in this very process; add --executor debug",
+            "--pdb: needs the training to run in this process; add --executor debug",
         ),
         (["small.py", "--tasks", "100000"], "--tasks 100000: this machine has"),
         (["small.py", "--executor", "debug", "--tasks", "2"], "the debug executor has one task"),
@@ -158,9 +158,9 @@ def test_an_argument_that_nothing_provides_is_said_at_launch(
 
 
 @pytest.mark.parametrize("command", ["status", "collect", "resume", "cancel", "logs"])
-def test_a_selector_that_fits_nothing(mlpsubmit: Command, workplace: Path, command: str) -> None:
+def test_a_selector_that_matches_nothing(mlpsubmit: Command, workplace: Path, command: str) -> None:
     refused = mlpsubmit(command)
-    assert "mlpruns: holds no run; launch one (mlpsubmit launch spec.py)" in refused.err
+    assert "mlpruns: contains no runs; launch one (mlpsubmit launch spec.py)" in refused.err
     assert refused.code == 2
 
     refused = mlpsubmit(command, ".")
@@ -183,7 +183,7 @@ def test_selectors(mlpsubmit: Command, workplace: Path) -> None:
     assert open_run(f"one/{one.id}").id == one.id
 
     both = mlpsubmit("status", one.id[:4])
-    assert f"{one.id[:4]}: fits 2 runs; give more of the id:" in both.err
+    assert f"{one.id[:4]}: matches 2 runs; give more characters of the id:" in both.err
     assert one.id in both.err
     assert two.id in both.err
     assert both.code == 2
@@ -206,10 +206,10 @@ def test_collect_refuses_an_unknown_ending(mlpsubmit: Command, workplace: Path) 
 def test_a_dry_run_says_what_is_done_already(mlpsubmit: Command) -> None:
     mlpsubmit("launch", "small.py", "--executor", "debug")
     unchanged = mlpsubmit("launch", "small.py", "--dry-run").out
-    assert "goes on: 0 packs to train, 8 configs are done already" in unchanged
+    assert "continues: 0 packs to train, 8 configs already done" in unchanged
     grown = mlpsubmit("launch", "small.py", "trial=[0,1,2]", "--dry-run").out
     assert "a new run: " in grown
-    assert "8 configs are done already" in grown
+    assert "8 configs already done" in grown
 
 
 def test_names_that_look_like_files_and_folders(mlpsubmit: Command, workplace: Path) -> None:
@@ -309,7 +309,7 @@ def test_quick_commands_do_not_import_torch(mlpsubmit: Command, arguments: list[
         "import sys\nfrom mlpsubmit.cli.main import main\n"
         f"sys.argv = ['mlpsubmit', *{arguments!r}]\n"
         "try:\n    main()\nfinally:\n"
-        "    print(sorted({'torch', 'submitit', 'xarray'} & set(sys.modules)))"
+        "    print(sorted({'torch', 'submitit', 'xarray', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""What is said of a run: while it is shown, on Ctrl-C, and when it is launched twice."""
+"""A run in the terminal: its live status, Ctrl-C, a second launch, logs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.status import Status, TaskStatus
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.runs.run import Run, pause
+from mlpsubmit.runs.run import Run, poll_seconds
 
 # The fixtures `mlpsubmit` and `workplace` come from conftest.py.
 Command = Callable[..., Any]
@@ -61,10 +61,10 @@ def rendered(status: Status) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
-# ---- the picture -------------------------------------------------------------------------------
+# ---- the status -------------------------------------------------------------------------------
 
 
-def test_the_job_that_resumes_is_told_of_as_it_stands() -> None:
+def test_the_state_of_the_job_that_resumes_is_shown() -> None:
     waiting = replace(status_of("running"), retry="PENDING (Dependency)")
     assert "a job will resume what is missing: PENDING (Dependency)\n" in rendered(waiting)
     failed = replace(status_of("stopped"), retry_failure="FAILED (exit code 1:0) on n1")
@@ -92,20 +92,20 @@ def test_a_thousand_crashed_tasks_are_shown_at_once(tmp_path: Path) -> None:
     assert shown.count("RuntimeError: all the same") == 1
 
 
-def test_whoever_waits_for_many_tasks_looks_less_often() -> None:
+def test_the_status_of_many_tasks_is_read_less_often() -> None:
     one = TaskStatus("000-0000", "running", {}, None)
-    assert pause(status_of("running", one)) == 0.5
-    assert pause(status_of("running", *[one] * 1000)) == 5
+    assert poll_seconds(status_of("running", one)) == 0.5
+    assert poll_seconds(status_of("running", *[one] * 1000)) == 5
 
 
-# ---- the words ---------------------------------------------------------------------------------
+# ---- the report ---------------------------------------------------------------------------------
 
 
-def test_a_run_of_which_nothing_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_whose_state_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal.report(UNKNOWN) == 0
     run = UNKNOWN.run
     assert capsys.readouterr().out == (
-        f"whether run {run} still runs is not known: {SILENT}; see: mlpsubmit status {run}\n"
+        f"cannot tell whether run {run} is still running: {SILENT}; see: mlpsubmit status {run}\n"
     )
     # Where all is done, what the scheduler would say does not matter.
     assert terminal.report(replace(UNKNOWN, state="done", done=4)) == 0
@@ -129,7 +129,7 @@ def test_how_many_tasks_are_queued(
     assert capsys.readouterr().out == f"run {run} is running{said}; see: mlpsubmit status {run}\n"
 
 
-def test_a_resumption_that_failed_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_resume_job_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal.report(replace(status_of("stopped"), retry_failure="TIMEOUT on n1")) == 1
     assert "resume what is missing did not: TIMEOUT on n1\n" in capsys.readouterr().err
 
@@ -162,19 +162,19 @@ def test_ctrl_c_leaves_a_run_on_a_cluster_alone(
 ) -> None:
     going = status_of("running", TaskStatus("000-0000", "running", {}, None))
     run = Stub(tmp_path / "run", "slurm", going, status_of("stopped"))
-    assert terminal.after_submitting(run, True) == 0
+    assert terminal.follow_or_report(run, True) == 0
     assert not run.cancelled
     assert capsys.readouterr() == (
-        "the run goes on, on the cluster; see: mlpsubmit status run; "
+        "the run continues on the cluster; see: mlpsubmit status run; "
         "stop it with: mlpsubmit cancel run\n",
         "",
     )
     run.now = UNKNOWN
     assert terminal.follow(run) == 0
-    assert "still runs is not known: the scheduler does" in capsys.readouterr().out
+    assert "is still running: the scheduler does not" in capsys.readouterr().out
     run.now = status_of("stopped")
     assert terminal.follow(run) == 1
-    assert "go on with: mlpsubmit resume" in capsys.readouterr().err
+    assert "continue with: mlpsubmit resume" in capsys.readouterr().err
     assert not run.cancelled
 
 
@@ -183,11 +183,11 @@ def test_ctrl_c_stops_the_workers_of_this_machine(
 ) -> None:
     going = status_of("running", TaskStatus("000-0000", "running", {}, None))
     run = Stub(tmp_path / "run", "local", going, status_of("stopped"))
-    assert terminal.after_submitting(run, None) == 1
+    assert terminal.follow_or_report(run, None) == 1
     assert run.cancelled
     told = capsys.readouterr().err
     assert told.startswith("stopping: workers save their state (Ctrl-C again")
-    assert "0 of 4 configs are done, 4 are missing; go on with: mlpsubmit resume" in told
+    assert "0 of 4 configs done, 4 missing; continue with: mlpsubmit resume" in told
 
 
 def interrupted(*_: Any) -> Status:
@@ -206,7 +206,7 @@ def test_a_cancel_that_is_not_waited_for_does_not_say_that_all_have_stopped(
     run = open_run("small").id
     assert (told.code, told.out) == (
         0,
-        f"run {run} was told to stop; see: mlpsubmit status {run}\n",
+        f"run {run} is stopping; see: mlpsubmit status {run}\n",
     )
 
 
@@ -232,22 +232,22 @@ def revived(run: Run) -> None:
     publish_json(run.directory.heartbeat("000-0000"), beat)
 
 
-def test_a_launch_of_a_run_that_goes_on_says_that_it_submits_nothing(mlpsubmit: Command) -> None:
+def test_a_launch_of_a_running_run_submits_nothing(mlpsubmit: Command) -> None:
     mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
     run = open_run("small")
     again = mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
-    assert "running already" not in again.out
+    assert "already running" not in again.out
     assert "all 8 configs are done" in again.out
 
     revived(run)
     dry = mlpsubmit("launch", "small.py", "--dry-run", "MAX_ITER=2")
     assert dry.code == 0
-    assert dry.out.endswith(f"run {run.id} is running already: a launch would submit nothing\n")
+    assert dry.out.endswith(f"run {run.id} is already running: a launch would submit nothing\n")
     assert "packs to train" not in dry.out
     again = mlpsubmit("launch", "small.py", "--detach", "MAX_ITER=2")
     assert again.code == 0
     assert (
-        f"run {run.id} was running already, with what was asked for then; nothing new was "
+        f"run {run.id} was already running, with the options of that launch; nothing new was "
         "submitted\n" in again.out
     )
     assert f"run {run.id} is running; see: mlpsubmit status {run.id}\n" in again.out

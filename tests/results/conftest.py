@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from mlpsubmit.results.source import Dimension, Failure, Layout
+from mlpsubmit.results.source import Dimension, Layout
 
 
 class FakePack:
@@ -28,6 +28,14 @@ class FakePack:
 
     def arrays(self) -> Sequence[str]:
         return list(self.held)
+
+
+@dataclass(frozen=True, eq=False)
+class Failure:
+    """A pack that ended in an exception."""
+
+    indices: np.ndarray
+    error: str
 
 
 @dataclass
@@ -120,7 +128,7 @@ def sources(draw: st.DrawFn, layout: Layout) -> FakeSource:
             add_traces(rng, pack, apart)
         packs.append(pack)
     failures = [
-        Failure(rng.choice(layout.size, 1), f"ValueError: boom {draw(TEXT)}", "Traceback ...")
+        Failure(rng.choice(layout.size, 1), f"ValueError: boom {draw(TEXT)}")
         for _ in range(draw(st.integers(0, 2)))
     ]
     return FakeSource(packs, failures)
@@ -166,6 +174,7 @@ def add_traces(rng: np.random.Generator, pack: FakePack, apart: bool) -> None:
 @pytest.fixture(scope="session")
 def fakes() -> SimpleNamespace:
     return SimpleNamespace(
+        Failure=Failure,
         Pack=FakePack,
         Source=FakeSource,
         pack=make_pack,

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.results import Dimension, Layout, to_dataset
-from mlpsubmit.results.source import Failure
 
 NAN = np.nan
 
@@ -53,8 +52,8 @@ def test_final_values_are_labelled_and_missing_points_are_nan(fakes):
 def test_a_failure_is_recorded_unless_the_config_has_a_result(fakes):
     layout = fakes.layout(trial=range(4), included=np.array([True, True, True, False]))
     failures = [
-        Failure(np.array([0, 1]), "ValueError: boom\0\ud800", "Traceback ..."),
-        Failure(np.array([1]), "MemoryError", "Traceback ..."),
+        fakes.Failure(np.array([0, 1]), "ValueError: boom\0\ud800"),
+        fakes.Failure(np.array([1]), "MemoryError"),
     ]
     dataset = to_dataset(layout, fakes.Source([fakes.pack([0])], failures))
     assert values(dataset, "status") == ["done", "failed", "missing", "excluded"]
@@ -342,7 +341,17 @@ def test_the_package_imports_nothing_heavy():
         "print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"torch", "xarray", "h5netcdf", "h5py", "zarr", "pyarrow", "matplotlib", "submitit"}
+    heavy = {
+        "torch",
+        "xarray",
+        "pandas",
+        "h5netcdf",
+        "h5py",
+        "zarr",
+        "pyarrow",
+        "matplotlib",
+        "submitit",
+    }
     assert heavy.isdisjoint(done.stdout.split())
     assert "mlpsubmit.jobs" not in done.stdout
 

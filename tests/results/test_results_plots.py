@@ -129,10 +129,24 @@ def test_nothing_finished_still_gives_a_figure(fakes, draw, axes):
     assert [text.get_text() for text in figure.axes[0].texts] == ["nothing to draw"]
 
 
-@pytest.mark.parametrize("losses", [[np.nan, np.nan], [0.0, -1.0], [np.inf, 2.0]])
-def test_traces_that_a_logarithm_cannot_show(fakes, draw, losses):
-    pack = fakes.pack([0], step=[0, 1], train_loss=[losses], test_loss=[losses])
-    draw(to_dataset(fakes.layout(), fakes.Source([pack])))
+@pytest.mark.parametrize(
+    ("losses", "steps", "drawn"),
+    [
+        ([np.nan, np.nan, np.nan], [], []),
+        ([0.0, -1.0, -np.inf], [], []),
+        ([np.inf, 2.0, 0.0], [2], [2.0]),
+        ([4.0, np.nan, 1.0], [1, 3], [4.0, 1.0]),
+    ],
+)
+def test_what_a_logarithm_cannot_show_is_left_out_of_a_trace(fakes, draw, losses, steps, drawn):
+    pack = fakes.pack([0], step=[0, 1, 2], train_loss=[losses], test_loss=[losses])
+    (axes,) = visible(draw(to_dataset(fakes.layout(), fakes.Source([pack]))))
+    assert [text.get_text() for text in axes.texts] == ([] if drawn else ["nothing to draw"])
+    assert [x for line in axes.lines for x in line.get_xdata()] == steps
+    assert [y for line in axes.lines for y in line.get_ydata()] == drawn
+    assert [line.get_marker() for line in axes.lines] == ["." if len(drawn) == 1 else ""][
+        : len(drawn)
+    ]
 
 
 def test_a_pdf_is_written_without_pyplot_and_replaces_the_old_one(fakes, tmp_path, monkeypatch):

@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from mlpsubmit.results import Dimension, Layout, summary_table, to_dataset
-from mlpsubmit.results.source import Failure
 
 
 def lines(table, width=120):
@@ -37,7 +36,7 @@ def test_trials_are_taken_together(fakes):
         ),
         fakes.pack([3], thresholds=2, timekeys=[[1000, 2000]]),
     ]
-    failure = Failure(np.array([4]), "ValueError: boom", "")
+    failure = fakes.Failure(np.array([4]), "ValueError: boom")
     table = summary_table(to_dataset(layout, fakes.Source(packs, [failure])))
     assert cells(table) == [
         ["width", "done", "train loss", "test loss", "steps to 0.15", "steps to 0.1"],

@@ -70,7 +70,7 @@ def test_a_failing_pack_costs_only_itself(
     ended = mlpsubmit("launch", "trouble.py", f"trouble={kind}")
     assert ended.code == 1
     assert error in ended.err
-    assert "4 of 6 configs are done, 2 are missing (2 failed)" in ended.err
+    assert "4 of 6 configs done, 2 missing (2 failed)" in ended.err
 
     shown = mlpsubmit("status")
     assert shown.code == 1
@@ -285,13 +285,13 @@ def test_two_launches_at_once_make_one_run(workplace: Path) -> None:
     (workplace / "mlpruns" / "twice").mkdir(parents=True)
     with (
         files.locked(workplace / "mlpruns" / "twice" / run_directory.LOCK),
-        pytest.raises(RunError, match="another launch or resume of it is at work"),
+        pytest.raises(RunError, match="another launch or resume is in progress"),
     ):
         launch(sweep, executor="debug")
     run = launch(sweep, executor="debug")
     with (
         files.locked(run.path / run_directory.PLAN),
-        pytest.raises(RunError, match=f"run {run.id}: another launch or resume of it is at work"),
+        pytest.raises(RunError, match=f"run {run.id}: another launch or resume is in progress"),
     ):
         run.resume("debug")
 

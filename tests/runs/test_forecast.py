@@ -23,15 +23,15 @@ from mlpsubmit.training.loop import BLOCK
 
 Command = Callable[..., Any]
 
-UNKNOWN = "how long that takes is not known: no earlier run has trained such packs on "
+UNKNOWN = "duration unknown: no earlier run has trained such packs on "
 
 
 def test_without_an_earlier_run_a_dry_run_says_how_to_find_out(mlpsubmit: Command) -> None:
     dry = mlpsubmit("launch", "small.py", "--dry-run")
     assert dry.code == 0
     (line,) = (line for line in dry.out.splitlines() if line.startswith(UNKNOWN))
-    assert line.endswith("; to find out: --calibrate")
-    assert "at most" not in dry.out.replace("floating-point operations at most", "")
+    assert line.endswith("; to measure it: --calibrate")
+    assert "at most" not in dry.out.replace(", at most", "", 1)
     debug = mlpsubmit("launch", "small.py", "--dry-run", "--executor", "debug")
     assert UNKNOWN in debug.out
     assert "--calibrate" not in debug.out, "it has nothing to calibrate with"
@@ -45,7 +45,7 @@ def test_an_earlier_run_tells_whatever_its_sweep(mlpsubmit: Command, workplace: 
     asked = ("launch", "other.py", *debug, "--dry-run", "LOSS_CHECKPOINTS=[]")
     quick = mlpsubmit(*asked, "MAX_ITER=2000")
     assert quick.code == 0
-    assert " in all (by earlier runs on " in quick.out
+    assert " in total (by earlier runs on " in quick.out
     assert "scaled" not in quick.out
     assert UNKNOWN not in quick.out
     told = json.loads(mlpsubmit(*asked, "MAX_ITER=2000000", "--json").out)
@@ -120,8 +120,8 @@ def test_a_task_says_what_it_makes_of_its_device(mlpsubmit: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--calibrate"], "--calibrate: goes with --dry-run, which starts nothing; add it, and"),
-        (["--json"], "--json: goes with --dry-run, which starts nothing; add it, and launch when"),
+        (["--calibrate"], "--calibrate: only valid with --dry-run, which starts nothing"),
+        (["--json"], "--json: only valid with --dry-run, which starts nothing; add --dry-run"),
         (
             ["--dry-run", "--calibrate", "--executor", "debug"],
             "--calibrate: the debug executor has no processes of its own to measure; leave one of "

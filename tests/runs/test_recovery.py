@@ -155,7 +155,7 @@ def test_ctrl_c_stops_the_workers_and_says_how_to_resume(
     _, errors = attached.communicate(timeout=60)
     assert attached.returncode == 1
     assert "stopping: workers save their state" in errors
-    assert f"go on with: mlpsubmit resume {run.id}" in errors
+    assert f"continue with: mlpsubmit resume {run.id}" in errors
     status = run.status()
     assert not status.running
     assert {task.state for task in status.tasks} == {"interrupted"}
@@ -181,7 +181,7 @@ def test_a_running_run_is_collected_cancelled_and_not_resumed_twice(tmp_path: Pa
     partial = cli("collect", "--out", "partial.nc", "--no-table", cwd=tmp_path)
     assert partial.returncode == 1
     assert "(0 of 4 configs)" in partial.stdout
-    assert f"the run goes on; see: mlpsubmit status {run.id}" in partial.stderr
+    assert f"the run is in progress; see: mlpsubmit status {run.id}" in partial.stderr
     assert (xarray.open_dataset(tmp_path / "partial.nc").status == "missing").all()
 
     twice = cli("resume", cwd=tmp_path)
@@ -198,7 +198,7 @@ def test_a_running_run_is_collected_cancelled_and_not_resumed_twice(tmp_path: Pa
 
     cancelled = cli("cancel", cwd=tmp_path)
     assert cancelled.returncode == 0
-    assert "go on with: mlpsubmit resume" in cancelled.stdout
+    assert "continue with: mlpsubmit resume" in cancelled.stdout
     stopped = run.status()
     assert stopped.state == "stopped"
     assert 0 < stopped.fraction < 1, "what is saved counts"

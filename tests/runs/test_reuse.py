@@ -25,7 +25,7 @@ def sweep(widths: list[int], noise: list[float], **settings: Any) -> Sweep:
     return Sweep("grows", {"WIDTH": widths, "noise": noise}, batchfn=noisy, **fixed)
 
 
-def test_new_values_train_alone_and_old_ones_are_taken_over(workplace: Path) -> None:
+def test_new_values_train_alone_and_old_ones_are_reused(workplace: Path) -> None:
     first = launch(sweep([4, 8], [0.0, 0.5]), executor="debug")
     grown = launch(sweep([8, 16, 4], [0.5, 0.0, 1.0]), executor="debug")
     assert grown.id != first.id
@@ -41,7 +41,7 @@ def test_new_values_train_alone_and_old_ones_are_taken_over(workplace: Path) -> 
                 assert old[name].sel(point).item() == new[name].sel(point).item()
     assert new.train_loss.notnull().all()
 
-    # Taken over once more, from a run that took them over itself.
+    # Reused once more, from a run that reused them itself.
     whole = launch(sweep([4, 8, 16], [0.0, 0.5, 1.0]), executor="debug")
     assert whole.directory.plan["configs"] == 0
     assert whole.status().complete
@@ -50,7 +50,7 @@ def test_new_values_train_alone_and_old_ones_are_taken_over(workplace: Path) -> 
     )
 
 
-def test_traces_are_taken_over_whole(workplace: Path) -> None:
+def test_traces_are_reused_whole(workplace: Path) -> None:
     settings = {"ONLYTHRESHOLDS": False, "RECORD_EVERY": 5, "EVAL_EVERY": 5}
     first = launch(sweep([4], [0.0], **settings), executor="debug").collect()
     grown = launch(sweep([4, 8], [0.0], **settings), executor="debug").collect()
@@ -63,7 +63,7 @@ def test_another_setting_is_another_config(workplace: Path, change: dict[str, An
     assert launch(sweep([4], [0.0], **change), executor="debug").status().reused == 0
 
 
-def test_fresh_takes_nothing_over(workplace: Path) -> None:
+def test_fresh_reuses_nothing(workplace: Path) -> None:
     first = launch(sweep([4], [0.0]), executor="debug")
     fresh = launch(sweep([4], [0.0]), executor="debug", fresh=True)
     assert fresh.id != first.id
@@ -88,7 +88,7 @@ def test_damaged_results_of_earlier_runs_are_missed_and_trained_by_the_next_laun
     shard.write_bytes(shard.read_bytes()[:700])
     status = open_run(grown.path).status()
     assert (status.reused, status.done, status.missing, status.complete) == (0, 1, 2, False)
-    with pytest.raises(RunError, match="2 results that it took over from earlier runs are damaged"):
+    with pytest.raises(RunError, match="2 results reused from earlier runs cannot be read"):
         open_run(grown.path).resume("debug")
     whole = launch(sweep([4, 8, 16], [0.0]), executor="debug")
     assert whole.id != grown.id

@@ -148,7 +148,7 @@ def test_cancel_saves_what_is_in_training_and_keeps_what_waits_from_starting(
     assert json.loads(study.cli("status", "cancelled", "--json").stdout)["state"] == "running"
     followed = study.cli("cancel", "cancelled")
     assert followed.returncode == 0, followed.stderr
-    assert "stopped; 0 of 4 configs are done; go on with: mlpsubmit resume" in followed.stdout
+    assert "stopped; 0 of 4 configs done; continue with: mlpsubmit resume" in followed.stdout
     assert "interrupted, its state is saved" in study.log(run)
     wait_for(lambda: study.queued(run) == [])
     assert run.status().state == "stopped"

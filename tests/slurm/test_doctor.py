@@ -312,7 +312,7 @@ class TestOnACluster:
         code, out = doctor({}, tmp_path, "--partition", "main")
         assert code == 0
         assert re.fullmatch(
-            r"-    slurm        \S+sbatch finds no settings of a cluster: "
+            r"-    slurm        \S+sbatch finds no cluster configuration: "
             r"runs stay on this machine\n",
             out,
         )

@@ -81,7 +81,7 @@ def test_an_earlier_run_on_the_partition_tells_of_a_short_time_limit(study: Any)
     dry = study.cli("launch", path, "--dry-run", *ASKED, "MAX_ITER=100000000")
     assert dry.returncode == 0, dry.stderr
     assert "(by earlier runs on the default partition, no GPU and 1 core per task" in dry.stdout
-    assert re.search(r"\d of \d tasks may take longer than their time limit 00:10:00", dry.stdout)
+    assert re.search(r"\d of \d tasks may exceed the time limit 00:10:00", dry.stdout)
     # On another kind of node it may be otherwise.
     other = study.cli("launch", path, "--dry-run", *ASKED, "--cpus", "2")
     assert "no earlier run has trained such packs on the default partition" in other.stdout

@@ -39,7 +39,7 @@ def test_ctrl_c_ends_the_showing_and_not_the_run(study: Any, training: Any, wait
     out, err = following.communicate(timeout=30)
     assert (following.returncode, err) == (0, "")
     assert out.endswith(
-        f"the run goes on, on the cluster; see: mlpsubmit status {run.id}; "
+        f"the run continues on the cluster; see: mlpsubmit status {run.id}; "
         f"stop it with: mlpsubmit cancel {run.id}\n"
     )
     assert run.status().state == "running"
@@ -47,10 +47,10 @@ def test_ctrl_c_ends_the_showing_and_not_the_run(study: Any, training: Any, wait
 
     dry = study.cli("launch", path, "--dry-run", *ASKED)
     assert (dry.returncode, dry.stderr) == (0, "")
-    assert dry.stdout.endswith(f"run {run.id} is running already: a launch would submit nothing\n")
+    assert dry.stdout.endswith(f"run {run.id} is already running: a launch would submit nothing\n")
     again = study.cli("launch", path, *ASKED)
     assert (again.returncode, again.stderr) == (0, "")
-    told = f"run {run.id} was running already, with what was asked for then; nothing new was "
+    told = f"run {run.id} was already running, with the options of that launch; nothing new was "
     assert f"{told}submitted\n" in again.stdout
     assert f"run {run.id} is running; see: mlpsubmit status" in again.stdout
     assert run.directory.submissions() == [0]
@@ -62,7 +62,7 @@ def test_ctrl_c_ends_the_showing_and_not_the_run(study: Any, training: Any, wait
     wait_for(lambda: run.directory.submissions() == [0, 1])
     training(run)
     resuming.send_signal(signal.SIGINT)
-    assert "the run goes on, on the cluster; see:" in resuming.communicate(timeout=30)[0]
+    assert "the run continues on the cluster; see:" in resuming.communicate(timeout=30)[0]
     assert resuming.returncode == 0
     study.pace("shown", None)
     assert run.wait().complete
@@ -74,7 +74,9 @@ def test_a_launch_of_a_run_of_which_the_scheduler_says_nothing(study: Any) -> No
     text = study.cluster.conf.read_text()
     dead.write_text(re.sub(r"SlurmctldPort=\d+", "SlurmctldPort=1", text))
     again = study.cli("launch", "unsaid.py", *ASKED, SLURM_CONF=str(dead))
-    unknown = f"whether run {run.id} still runs is not known: the scheduler does not answer: squeue"
+    unknown = (
+        f"cannot tell whether run {run.id} is still running: the scheduler does not answer: squeue"
+    )
     assert again.returncode == 0, again.stderr
     assert "\nnothing new was submitted\n" in again.stdout
     assert unknown in again.stdout

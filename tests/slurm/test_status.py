@@ -122,7 +122,7 @@ def test_a_silent_scheduler_makes_nothing_fail(study: Any, tmp_path: Path) -> No
     (bare / "sbatch").symlink_to(shutil.which("sbatch") or "")
     again = study.cli("resume", "silent", PATH=str(bare))
     assert again.returncode == 2
-    assert "its tasks may still live, for the scheduler does not answer" in again.stderr
+    assert "its tasks may still be running (the scheduler does not answer" in again.stderr
     assert "there is no squeue on the PATH; try again where and when it does" in again.stderr
     stopped = study.cli("cancel", "silent", PATH=str(bare))
     assert stopped.returncode == 2

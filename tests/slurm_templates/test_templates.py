@@ -594,7 +594,7 @@ def test_what_is_asked_for(own: Path) -> None:
 @cli.slurm_options
 @click.option("--tasks")
 def command(**values: Any) -> None:
-    asked = cli.given(values)
+    asked = cli.slurm_request(values)
     click.echo(json.dumps([asked.template, asked.changes]))
 
 

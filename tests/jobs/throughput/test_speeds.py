@@ -241,11 +241,11 @@ def test_places_that_are_free_take_the_next_task() -> None:
 
 def test_what_is_said_of_an_estimate() -> None:
     assert cost_line(estimate(3600.0, 1800.0, 1800.0), "core-hours", 4) == (
-        "at most 60 min with 2 side by side, 8 core-hours in all "
+        "at most 60 min with 2 tasks at once, 8 core-hours in total "
         "(by hand; 3 of 4 kinds of packs scaled from others)"
     )
     assert cost_line(estimate(36.0, measured=4), "GPU-hours", 1) == (
-        "at most 36 s with 2 side by side, 0.01 GPU-hours in all (by hand)"
+        "at most 36 s with 2 tasks at once, 0.01 GPU-hours in total (by hand)"
     )
 
 
@@ -254,12 +254,12 @@ def test_a_time_limit_that_may_not_do_is_told_of() -> None:
     assert limit_warning(long, Template()) == ""
     assert limit_warning(long, Template(time="2:00:00")) == ""
     assert limit_warning(long, Template(time="1:00:00")) == (
-        "1 of 2 tasks may take longer than their time limit 01:00:00 (67 min): each then saves, is "
-        "queued again and goes on; to spare it that: more tasks (--tasks), or more time "
-        "(--time 82); --retries N resumes what is lost all the same"
+        "1 of 2 tasks may exceed the time limit 01:00:00 (67 min): each then saves its state, is "
+        "requeued and continues; to avoid that, use more tasks (--tasks) or a longer limit "
+        "(--time 82); --retries N resumes what is lost even so"
     )
     # The notice before the end is time in which it does not train.
-    assert "1 of 1 tasks" in limit_warning(estimate(3550.0), Template(time="1:00:00"))
+    assert "1 of 1 task " in limit_warning(estimate(3550.0), Template(time="1:00:00"))
 
 
 def test_packs_to_calibrate_with_are_few_and_span_all_sizes() -> None:
