@@ -35,9 +35,9 @@ def test_tasks_and_threads_share_the_cores() -> None:
 SHOWN = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"
 
 
-@pytest.mark.parametrize(("devices", "seen"), [([4, 7], ["4", "7"]), ([], ["", ""])])
+@pytest.mark.parametrize(("devices", "seen"), [(["4", "7"], ["4", "7"]), ([], ["", ""])])
 def test_each_worker_sees_its_own_gpu(
-    devices: list[int], seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    devices: list[str], seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     show = (
         f"import os, sys; print([os.environ[n] for n in {SHOWN}], sys.stdin.read(), os.getsid(0))"
