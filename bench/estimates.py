@@ -26,6 +26,7 @@ from mlpsubmit.jobs import executors
 from mlpsubmit.jobs.throughput.estimate import Estimate
 from mlpsubmit.runs.forecast import Forecast
 from mlpsubmit.runs.launch import prepare
+from mlpsubmit.slurm_templates import SlurmRequest
 from mlpsubmit.spec.load import pickle_sweep
 
 GOOD = 1.5
@@ -76,7 +77,7 @@ def swept(case: Case) -> Sweep:
 
 def forecast(sweep: Sweep, folder: Path) -> Forecast:
     """Return what a launch of a sweep that takes nothing over would do."""
-    executor = executors.choose("local", sweep.base, None)
+    executor = executors.choose("local", sweep.base, None, SlurmRequest())
     return Forecast(sweep, prepare(sweep, executor, folder, fresh=True), executor, 0)
 
 

@@ -58,7 +58,7 @@ def created_run(spec: Path, runs: Path) -> Path:
     }
     run.submission(0).mkdir()
     files.publish_json(run.submission(0) / run_directory.INTENT, intent)
-    submission = Submission(run.path, sweep.name, 0, len(slices))
+    submission = Submission(run.path, sweep.name, 0, len(slices), prepared.plan.threads)
     text = script(SlurmRequest().resolve(), submission, Array(sweep.name, 0, len(slices)))
     (submission.folder / "array.0.sh").write_text(text)
     return run.path

@@ -16,7 +16,14 @@ import pynvml
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["ASSUMED_MEMORY", "device_name", "free_memory", "memory_of_type", "visible_entries"]
+__all__ = [
+    "ASSUMED_MEMORY",
+    "device_name",
+    "free_memory",
+    "memory_of_type",
+    "task_device",
+    "visible_entries",
+]
 
 #: Bytes of a GPU of which nothing else is known: the memory of a small one.
 ASSUMED_MEMORY = 8 << 30
@@ -79,6 +86,13 @@ def memory_of_type(gpu_type: str) -> int:
     """
     found = re.search(r"(\d+)\s*gi?b\b", gpu_type, re.IGNORECASE)
     return int(found.group(1)) << 30 if found else ASSUMED_MEMORY
+
+
+def task_device() -> torch.device:
+    """Return the device that this process trains on: its first visible GPU, or the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def device_name(device: torch.device) -> str:

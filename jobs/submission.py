@@ -58,6 +58,7 @@ class Submission:
             run lies by now.
         number: which submission of the run it is.
         tasks: how many tasks it has.
+        threads: CPU threads of each task.
         retries: how often what is missing at its end is resumed automatically.
     """
 
@@ -65,6 +66,7 @@ class Submission:
     label: str
     number: int
     tasks: int
+    threads: int
     retries: int = 0
 
     @property

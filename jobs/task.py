@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mlpsubmit import files
-from mlpsubmit.jobs.gpus import device_name
+from mlpsubmit.jobs.gpus import device_name, task_device
 from mlpsubmit.jobs.heartbeat import (
     HEARTBEAT_SECONDS,
     SLOWEST_BEAT,
@@ -89,7 +89,7 @@ def run_task(
         name, intent = task_name(submission, index), run.intent(submission)
         sweep = unpickle_sweep((run.path / run_directory.SWEEP_PICKLE).read_bytes())
         plan = Plan.from_json(run.plan)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = task_device()
         torch.set_num_threads(plan.threads)
         data = SharedData(run, sweep, device)
         packs = _without_result(run, plan, intent["slices"][index], name)

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from mlpsubmit.errors import UserError, did_you_mean
-from mlpsubmit.jobs.executors.base import Executor
-from mlpsubmit.jobs.slurm.commands import configured
-from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.slurm_templates import SlurmRequest, Template
-from mlpsubmit.spec.hyperparameters import Hyperparameters
+import pkgutil
+from typing import TYPE_CHECKING
 
-__all__ = ["NAMES", "Executor", "check_name", "choose", "follows"]
+from mlpsubmit.arguments import call
+from mlpsubmit.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from mlpsubmit.jobs.executors.base import Executor
+    from mlpsubmit.jobs.store.run_directory import RunDirectory
+    from mlpsubmit.slurm_templates import SlurmRequest, Template
+    from mlpsubmit.spec.hyperparameters import Hyperparameters
+
+__all__ = ["EXECUTORS", "NAMES", "check_name", "choose", "follows"]
+
+#: The class of each executor, imported when it is chosen: ``--help`` reads the names alone.
+EXECUTORS = {
+    "slurm": "mlpsubmit.jobs.executors.slurm:SlurmExecutor",
+    "local": "mlpsubmit.jobs.executors.local:LocalExecutor",
+    "debug": "mlpsubmit.jobs.executors.debug:DebugExecutor",
+}
 
 #: The values of ``--executor``.
-NAMES = ("auto", "slurm", "local", "debug")
+NAMES = ("auto", *EXECUTORS)
 
 
 def follows(run: RunDirectory) -> bool:
@@ -38,42 +50,48 @@ def choose(
     name: str,
     hyperparameters: Hyperparameters,
     tasks: int | None,
-    slurm: SlurmRequest | None = None,
+    slurm: SlurmRequest,
     base: Template | None = None,
+    *,
+    pdb: bool = False,
+    keep_going: bool = False,
 ) -> Executor:
-    """Return an executor for at most so many tasks.
+    """Return an executor, constructed with those of these settings that its class takes.
 
     Args:
         name: the executor; ``auto`` is ``slurm`` if this machine belongs to a cluster, else
             ``local``.
+        hyperparameters: of the sweep; DEVICES selects the GPUs.
+        tasks: the most tasks that the user allows; None for no limit.
         slurm: the template, its changes and the retries.
         base: the template if ``slurm`` names none.
+        pdb: with ``debug``, open a debugger when a pack fails.
+        keep_going: with ``debug``, train the other packs when one has failed.
 
     Raises:
-        UserError: for an unknown name, or invalid tasks, retries or template.
+        UserError: for an unknown name, invalid tasks, retries or template, or if there are not as
+            many GPUs or cores.
     """
+    from mlpsubmit.jobs.slurm.commands import configured
+
     if tasks is not None and (not isinstance(tasks, int) or tasks < 1):
         raise UserError(f"tasks: got {tasks!r}; should be an integer >= 1")
-    retries = slurm.retries if slurm else 0
-    if not isinstance(retries, int) or retries < 0:
-        raise UserError(f"retries: got {retries!r}; should be an integer >= 0")
+    if not isinstance(slurm.retries, int) or slurm.retries < 0:
+        raise UserError(f"retries: got {slurm.retries!r}; should be an integer >= 0")
     check_name(name)
     if name == "auto":
         name = "slurm" if configured() else "local"
-    slurm = slurm or SlurmRequest()
     if name != "slurm" and not slurm.is_empty:
         raise UserError(
             f"--executor {name}: {', '.join(slurm.options)} are for SLURM; leave them out"
             + ("" if configured() else " (this machine has no sbatch configured for a cluster)")
         )
-    if name == "slurm":
-        from mlpsubmit.jobs.executors.slurm import SlurmExecutor
-
-        return SlurmExecutor(hyperparameters, tasks, slurm.resolve(base))
-    if name == "debug":
-        from mlpsubmit.jobs.executors.debug import DebugExecutor
-
-        return DebugExecutor(hyperparameters, tasks)
-    from mlpsubmit.jobs.executors.local import LocalExecutor
-
-    return LocalExecutor(hyperparameters, tasks)
+    settings = {
+        "hyperparameters": hyperparameters,
+        "tasks": tasks,
+        "template": slurm.resolve(base) if name == "slurm" else None,
+        "pdb": pdb,
+        "keep_going": keep_going,
+    }
+    executor: Executor = call(pkgutil.resolve_name(EXECUTORS[name]), settings)
+    return executor

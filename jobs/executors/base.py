@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
+from mlpsubmit.jobs.gpus import device_name, task_device
 from mlpsubmit.jobs.submission import Job, Submission
-from mlpsubmit.jobs.throughput.speeds import Device
-from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.training.accel.cpu import cpu_name
 
 __all__ = ["Executor"]
 
@@ -18,29 +19,15 @@ __all__ = ["Executor"]
 class Executor(abc.ABC):
     """Runs the slices of a submission as tasks.
 
+    A constructor declares what it needs of ``hyperparameters``, ``tasks``, ``template``, ``pdb``
+    and ``keep_going``, as :func:`mlpsubmit.jobs.executors.choose` describes them, and raises a
+    UserError for what this machine does not have.
+
     Attributes:
         name: as ``--executor`` takes it.
-        threads: CPU threads of each task.
-        pdb: open a post-mortem debugger where a pack fails, if tasks run in this process.
-        keep_going: train the other packs after one has failed, also if tasks run in this process.
     """
 
     name: ClassVar[str]
-    threads: int
-    pdb: bool = False
-    keep_going: bool = False
-
-    @abc.abstractmethod
-    def __init__(self, hyperparameters: Hyperparameters, tasks: int | None) -> None:
-        """Find out which GPUs and cores there are.
-
-        Args:
-            hyperparameters: of the sweep; DEVICES selects the GPUs.
-            tasks: the most tasks that the user allows; None for no limit.
-
-        Raises:
-            UserError: if there are not as many GPUs or cores.
-        """
 
     @abc.abstractmethod
     def max_tasks(self, cost: float) -> int:
@@ -52,9 +39,8 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def threads_per_task(self, tasks: int) -> int:
-        """Return the CPU threads of each task if so many run concurrently."""
+        """Return the CPU threads of each task if ``tasks`` run concurrently."""
 
-    @abc.abstractmethod
     def tasks(self, threads: int, packs: int, cost: float) -> int:
         """Return the number of tasks to divide the missing packs into.
 
@@ -63,6 +49,7 @@ class Executor(abc.ABC):
             packs: the number of missing packs.
             cost: their estimated floating-point operations.
         """
+        return min(self.max_tasks(cost), packs)
 
     def memory(self) -> int | None:
         """Return the GPU memory in bytes to plan for in each task; None without GPUs."""
@@ -95,25 +82,30 @@ class Executor(abc.ABC):
         return "core-hours", threads
 
     def device(self, threads: int) -> str:
-        """Return a description of the device that tasks train on: by default this machine's GPU,
-        or its CPU with so many threads."""
-        return str(Device.of_this_machine(threads))
+        """Return a description of the device that tasks train on: this machine's, by default."""
+        name = device_name(task_device())
+        return name if name != "cpu" else f"{cpu_name()}, {counted(threads, 'thread')} per task"
 
     def same_hardware(
         self, threads: int, intent: Mapping[str, Any], beat: Mapping[str, Any]
     ) -> bool:
-        """Return whether an earlier task trained on the device that tasks would train on.
+        """Return whether an earlier task trained on the same device as tasks would: on this
+        machine's GPU or, with as many threads, on its CPU, by default.
 
         Args:
             threads: the plan's CPU threads per task.
             intent: the intent of the earlier task's submission.
             beat: its heartbeat.
         """
-        return Device.of_this_machine(threads).matches(beat)
+        name = device_name(task_device())
+        if name != "cpu":
+            return beat.get("device") == name
+        own = {"device": name, "cpu_name": cpu_name(), "threads": threads}
+        return own.items() <= beat.items()
 
     @property
     def can_calibrate(self) -> bool:
-        """Whether it can measure packs in processes of their own."""
+        """Whether the executor can measure packs in separate processes."""
         return type(self).calibrate is not Executor.calibrate
 
     def calibrate(
@@ -126,10 +118,10 @@ class Executor(abc.ABC):
             write_order: writes the input of :mod:`mlpsubmit.jobs.throughput.calibrate` to a folder.
 
         Returns:
-            The result of each process.
+            The answer of each process.
 
         Raises:
-            UserError: if a process has no result.
+            UserError: if a process gives no answer.
         """
         raise UserError(
             f"--calibrate: the {self.name} executor has no processes of its own to measure; leave "

@@ -7,13 +7,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 
+import torch
+
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.signals import stop_on_signals
 from mlpsubmit.jobs.store.run_directory import task_name
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.task import run_task
-from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["DebugExecutor"]
 
@@ -23,12 +24,10 @@ class DebugExecutor(Executor):
 
     name = "debug"
 
-    def __init__(self, hyperparameters: Hyperparameters, tasks: int | None) -> None:
+    def __init__(self, tasks: int | None, pdb: bool, keep_going: bool) -> None:
         if tasks not in (None, 1):
             raise UserError(f"--tasks {tasks}: the debug executor has one task; leave --tasks out")
-        import torch
-
-        self.threads = torch.get_num_threads()
+        self._pdb, self._keep_going = pdb, keep_going
 
     def max_tasks(self, cost: float) -> int:
         """Return one."""
@@ -36,28 +35,22 @@ class DebugExecutor(Executor):
 
     def memory(self) -> int | None:
         """Return what is free on the GPU of this process."""
-        import torch
-
         return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
 
     def threads_per_task(self, tasks: int) -> int:
         """Return the threads that torch computes with in this process."""
-        return self.threads
-
-    def tasks(self, threads: int, packs: int, cost: float) -> int:
-        """Return one."""
-        return 1
+        return torch.get_num_threads()
 
     def submit(self, submission: Submission) -> Iterator[Job]:
         """Train the task."""
         yield Job.of_process(task_name(submission.number, 0), 0, os.getpid())
-        on_failure = None if self.keep_going else self._show
+        on_failure = None if self._keep_going else self._show
         with stop_on_signals() as stop:
             run_task(submission.run, submission.number, 0, stop, on_failure)
 
     def _show(self, error: BaseException) -> None:
         traceback.print_exception(error)
-        if self.pdb:
+        if self._pdb:
             import pdb
 
             # Where the user's own function raised, not where the train loop reports it.

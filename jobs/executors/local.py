@@ -37,13 +37,12 @@ class LocalExecutor(Executor):
         self.devices = gpus(hyperparameters)
         available = len(self.devices) or self.cores
         if tasks is not None and tasks > available:
-            what = f"{available} GPUs in DEVICES" if self.devices else f"{self.cores} cores"
+            found = f"{available} GPUs in DEVICES" if self.devices else f"{self.cores} cores"
             raise UserError(
-                f"--tasks {tasks}: this machine has {what}, and a task of its own needs one; "
+                f"--tasks {tasks}: this machine has {found}, and each task needs one; "
                 f"try --tasks {available}"
             )
         self._max_tasks = tasks or (available if self.devices else min(available, LARGEST_SHARE))
-        self.threads = self.threads_per_task(self._max_tasks)
 
     def max_tasks(self, cost: float) -> int:
         """Return how many tasks the GPUs, or the cores, have room for."""
@@ -59,10 +58,8 @@ class LocalExecutor(Executor):
 
     def tasks(self, threads: int, packs: int, cost: float) -> int:
         """Return how many tasks the GPUs or, without them, the cores have room for."""
-        room = (
-            self._max_tasks if self.devices else min(self._max_tasks, max(1, self.cores // threads))
-        )
-        return min(room, packs)
+        most = min(self._max_tasks, packs)
+        return most if self.devices else min(most, max(1, self.cores // threads))
 
     def units(self, threads: int) -> tuple[str, int]:
         """Return GPU-hours where tasks have a GPU each."""
@@ -79,7 +76,8 @@ class LocalExecutor(Executor):
             try:
                 for number in range(submission.tasks):
                     command = module_command(calibrate.__name__, folder, number)
-                    processes.append(self._start(command, folder / f"{number}.log", number))
+                    log = folder / f"{number}.log"
+                    processes.append(self._start(command, log, number, submission.threads))
                 for process in processes:
                     process.wait()
             finally:
@@ -95,22 +93,23 @@ class LocalExecutor(Executor):
             name = task_name(submission.number, task)
             command = module_command(WORKER, path, submission.number, task)
             log = submission.run.log(submission.number, name)
-            process = self._start(command, log, task)
+            process = self._start(command, log, task, submission.threads)
             # Reaps the process when it ends, and holds its handle until then.
             threading.Thread(target=process.wait, daemon=True).start()
             yield Job.of_process(name, task, process.pid)
 
-    def _start(self, command: Sequence[str], log: Path, number: int) -> subprocess.Popen[bytes]:
+    def _start(
+        self, command: Sequence[str], log: Path, number: int, threads: int
+    ) -> subprocess.Popen[bytes]:
         """Start a process that has its own GPU, or its share of the cores.
 
-        It has a session of its own and none of this process's pipes, so it outlives the terminal.
-        Ctrl-C there reaches the launch alone, which then has its workers save and stop.
+        It has its own session and none of this process's pipes, so it outlives the terminal. Ctrl-C
+        there reaches the launch alone, which then has its workers save and stop.
         """
-        threads = str(self.threads)
         environment = {
             "CUDA_VISIBLE_DEVICES": ",".join(self.devices[number : number + 1]),
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
         }
         with log.open("ab") as output:
             return subprocess.Popen(

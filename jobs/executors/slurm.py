@@ -6,8 +6,6 @@ import contextlib
 import os
 import secrets
 import shlex
-import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +26,6 @@ from mlpsubmit.jobs.slurm.script import retry_script, script
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.throughput import calibrate
 from mlpsubmit.slurm_templates import Template, time_limit
-from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["SlurmExecutor", "missing_result"]
 
@@ -58,9 +55,7 @@ class SlurmExecutor(Executor):
 
     name = "slurm"
 
-    def __init__(
-        self, hyperparameters: Hyperparameters, tasks: int | None, template: Template
-    ) -> None:
+    def __init__(self, tasks: int | None, template: Template) -> None:
         if not configured():
             file = os.environ.get("SLURM_CONF")
             hint = f" ($SLURM_CONF is {file})" if file else ""
@@ -69,7 +64,6 @@ class SlurmExecutor(Executor):
                 "in to a node that has one, or train here: --executor local"
             )
         self.template = template
-        self.threads = template.cpus
         self._tasks = tasks
 
     def max_tasks(self, cost: float) -> int:
@@ -83,10 +77,6 @@ class SlurmExecutor(Executor):
     def threads_per_task(self, tasks: int) -> int:
         """Return the template's cores per task."""
         return self.template.cpus
-
-    def tasks(self, threads: int, packs: int, cost: float) -> int:
-        """Return as many tasks as the missing packs are worth."""
-        return min(self.max_tasks(cost), packs)
 
     def _setting(self, name: str) -> str | None:
         try:
@@ -160,7 +150,7 @@ class SlurmExecutor(Executor):
         text += f"{self.max_concurrent(submission)} side by side at most"
         if self.template.minutes is None:
             return f"{text}; without a time limit their cost has no upper bound"
-        unit, count = self.units(self.threads)
+        unit, count = self.units(submission.threads)
         hours = submission.tasks * self.template.minutes / 60 * count
         return f"{text}; at most {hours:.4g} {unit} until every task has met its time limit once"
 
@@ -221,7 +211,6 @@ class SlurmExecutor(Executor):
 
     def submit(self, submission: Submission) -> Iterator[Job]:
         """Submit the arrays, and then the job that resumes what is missing afterwards."""
-        host = socket.gethostname()
         ids: list[str] = []
         try:
             for number, array in enumerate(self.arrays(submission)):
@@ -229,12 +218,12 @@ class SlurmExecutor(Executor):
                 text = script(self.template, submission, array, after)
                 file = submission.folder / f"array.{number}.sh"
                 ids.append(Sbatch(self.template).submit(file, text, array.name))
-                yield Job(ids[-1], array.first, array.count, True, host, None, None, time.time())
+                yield Job(ids[-1], array.first, array.count, array=True)
             if submission.retries:
                 text = self._retry_script(submission, ids)
                 file = submission.folder / "retry.sh"
                 retry = Sbatch(self._helper).submit(file, text, _retry_name(submission))
-                yield Job(retry, submission.tasks, 0, False, host, None, None, time.time())
+                yield Job(retry, submission.tasks, 0, array=False)
         except UserError:  # those that start all the same end at once
             with contextlib.suppress(SlurmUnavailable):
                 cancel(ids)

@@ -171,7 +171,7 @@ def _sbatch(template: Template, folder: Path) -> CheckResult:
     from mlpsubmit.jobs.slurm.script import script  # imports submitit
     from mlpsubmit.jobs.submission import Submission
 
-    task = Submission(folder, "doctor", number=0, tasks=1)
+    task = Submission(folder, "doctor", number=0, tasks=1, threads=1)
     text = script(template, task, Array("mlpsubmit-doctor", first=0, count=1))
     output = Sbatch(template).check(text)
     if not output:

@@ -109,7 +109,7 @@ def _calibrate(folder: Path) -> Mapping[str, Any]:
 def _measure(folder: Path) -> Mapping[str, Any]:
     import torch
 
-    from mlpsubmit.jobs.gpus import device_name
+    from mlpsubmit.jobs.gpus import device_name, task_device
     from mlpsubmit.jobs.shared_data import SharedData
     from mlpsubmit.jobs.throughput.roofline import Roofline
     from mlpsubmit.spec.load import unpickle_sweep
@@ -118,7 +118,7 @@ def _measure(folder: Path) -> Mapping[str, Any]:
     run = RunDirectory(folder)
     sweep = unpickle_sweep((folder / run_directory.SWEEP_PICKLE).read_bytes())
     plan = Plan.from_json(run.plan)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = task_device()
     torch.set_num_threads(plan.threads)
     Roofline(device, sweep.base.precision, sweep.base.model != "mlp")  # a task measures it too
     data = SharedData(run, sweep, device)

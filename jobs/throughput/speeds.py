@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.display.text import counted
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.workload import Workload
-from mlpsubmit.training.accel.cpu import cpu_name
 
-__all__ = ["Device", "Prediction", "Speed", "Speeds", "earlier_speeds"]
+__all__ = ["Prediction", "Speed", "Speeds", "earlier_speeds"]
 
 #: How many heartbeats of earlier runs are read at most, from the newest on.
 MOST_HEARTBEATS = 400
@@ -68,45 +66,6 @@ class Speed:
             return None
         workload = Workload.from_json(content["workload"])
         return None if workload is None else cls(**{**content, "workload": workload})
-
-
-@dataclass(frozen=True)
-class Device:
-    """The device of a task: speeds are comparable between equal ones.
-
-    Attributes:
-        name: of the GPU, or of the CPU without one.
-        threads: the CPU threads of the task; ignored on a GPU.
-        gpu: whether it is a GPU.
-    """
-
-    name: str
-    threads: int
-    gpu: bool
-
-    @classmethod
-    def of_this_machine(cls, threads: int) -> Device:
-        """Return this machine's first GPU, or its CPU without one."""
-        import torch
-
-        if torch.cuda.is_available():
-            return cls(torch.cuda.get_device_name(), threads, gpu=True)
-        return cls(cpu_name(), threads, gpu=False)
-
-    def __str__(self) -> str:
-        if self.gpu:
-            return self.name
-        return f"{self.name}, {counted(self.threads, 'thread')} per task"
-
-    def matches(self, beat: Mapping[str, Any]) -> bool:
-        """Return whether the task of a heartbeat trained on such a device."""
-        if self.gpu:
-            return beat.get("device") == self.name
-        return (beat.get("device"), beat.get("cpu_name"), beat.get("threads")) == (
-            "cpu",
-            self.name,
-            self.threads,
-        )
 
 
 @dataclass(frozen=True)

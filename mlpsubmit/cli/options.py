@@ -11,6 +11,7 @@ import click
 
 from mlpsubmit.cli.slurm_options import slurm_options, slurm_request
 from mlpsubmit.errors import SpecError, UserError
+from mlpsubmit.jobs.executors import NAMES, check_name
 
 if TYPE_CHECKING:
     from mlpsubmit.slurm_templates import SlurmRequest
@@ -59,7 +60,7 @@ def executor_options(command: Command) -> Command:
         ),
         click.option(
             "--executor",
-            metavar="auto|slurm|local|debug",
+            metavar="|".join(NAMES),
             help="SLURM cluster, worker processes on this machine, or this process (debug).",
         ),
     ):
@@ -77,8 +78,6 @@ def check_where(where: Mapping[str, Any]) -> SlurmRequest:
         UserError: an unknown executor, an invalid ``--sbatch``, or ``--pdb`` with another executor
             than debug, whose tasks have no terminal.
     """
-    from mlpsubmit.jobs.executors import check_name
-
     if where["executor"] is not None:
         check_name(where["executor"])
     if where["pdb"] and where["executor"] != "debug":

@@ -19,7 +19,7 @@ from mlpsubmit.jobs.throughput.workload import Workloads, workloads_of
 from mlpsubmit.runs.locate import runs_folder, runs_of
 
 if TYPE_CHECKING:
-    from mlpsubmit.jobs.executors import Executor
+    from mlpsubmit.jobs.executors.base import Executor
     from mlpsubmit.jobs.submission import Submission
     from mlpsubmit.runs.launch import PreparedLaunch
     from mlpsubmit.spec.sweep import Sweep
@@ -83,7 +83,6 @@ class Forecast:
         """
         plan = self.prepared.plan
         packs = choose_packs(plan, self._workloads, self.prepared.missing)
-        self.executor.threads = plan.threads
         answers = self.executor.calibrate(
             self.submission, lambda folder: write_order(folder, frozen, plan, packs)
         )

@@ -26,7 +26,7 @@ from mlpsubmit.runs.submit import label, missing_packs, start, submission_for, s
 from mlpsubmit.spec.guard import stop_reading
 
 if TYPE_CHECKING:
-    from mlpsubmit.jobs.executors import Executor
+    from mlpsubmit.jobs.executors.base import Executor
     from mlpsubmit.jobs.submission import Submission
     from mlpsubmit.runs.reuse import Reused
     from mlpsubmit.spec.sweep import Sweep
@@ -89,8 +89,7 @@ def launch(
     sweep = sweep.refreshed()
     probe(sweep)
     request = SlurmRequest(template, dict(slurm or {}), retries)
-    chosen = executors.choose(executor, sweep.base, tasks, request)
-    chosen.pdb, chosen.keep_going = pdb, keep_going
+    chosen = executors.choose(executor, sweep.base, tasks, request, pdb=pdb, keep_going=keep_going)
     frozen = pickle_sweep(sweep, spec and spec.parent)
     folder = runs_folder(runs_dir) / sweep.name
     with _writable(folder), _locked_folder(folder, f"the sweep {sweep.name}"):

@@ -149,8 +149,7 @@ class Run:
         name = executor or last.executor
         if name == "slurm" and last.executor == "slurm":
             tasks = tasks or last.tasks
-        chosen = executors.choose(name, hyperparameters, tasks, request, last.template)
-        chosen.pdb = pdb
+        chosen = executors.choose(name, hyperparameters, tasks, request, last.template, pdb=pdb)
         submitted = start(self.directory, chosen, retries, after=after)
         if not submitted and (damaged := self.damaged_reused()):
             raise RunError(

@@ -25,7 +25,7 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
 if TYPE_CHECKING:
-    from mlpsubmit.jobs.executors import Executor
+    from mlpsubmit.jobs.executors.base import Executor
     from mlpsubmit.jobs.submission import Submission
 
 __all__ = ["label", "missing_packs", "start", "submission_for", "submission_lock"]
@@ -79,7 +79,7 @@ def submission_for(
 
     cost = float(plan.pack_costs[missing].sum())
     tasks = executor.tasks(plan.threads, len(missing), cost)
-    return Submission(path.absolute(), label, number, tasks, retries)
+    return Submission(path.absolute(), label, number, tasks, plan.threads, retries)
 
 
 def start(
@@ -150,7 +150,6 @@ def _submit(
     }
     submission.folder.mkdir()
     files.publish_json(submission.folder / run_directory.INTENT, intent)
-    executor.threads = plan.threads
     jobs: list[dict[str, Any]] = []
     try:
         _check_not_overtaken(run, submission, after)

@@ -289,7 +289,7 @@ def test_on_a_cluster_the_type_of_gpu_may_say_its_memory(
 ) -> None:
     monkeypatch.setattr("mlpsubmit.jobs.executors.slurm.configured", lambda: True)
     template = Template.from_table({"gpus": gpus, "mem": "1G"}, Path("mine.toml"))
-    assert SlurmExecutor(validate({}), 1, template).memory() == memory
+    assert SlurmExecutor(1, template).memory() == memory
     assert memory_of_type("") == ASSUMED_MEMORY > RESERVED
 
 

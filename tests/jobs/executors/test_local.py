@@ -22,13 +22,14 @@ def test_tasks_and_threads_share_the_cores() -> None:
     for tasks in range(1, cores + 1):
         executor = LocalExecutor(validate({}), tasks)
         assert executor.max_tasks(cost=1e9) == tasks
-        assert tasks * executor.threads <= cores
+        assert tasks * executor.threads_per_task(tasks) <= cores
         # A run planned for wide tasks is never resumed by more of them than there are cores for.
         assert executor.tasks(threads=cores, packs=100, cost=1e9) == 1
         assert executor.tasks(threads=1, packs=100, cost=1e9) == tasks
         assert executor.tasks(threads=1, packs=1, cost=1e9) == 1
     everything = LocalExecutor(validate({}), None)
-    assert everything.max_tasks(cost=1e9) * everything.threads <= cores
+    most = everything.max_tasks(cost=1e9)
+    assert most * everything.threads_per_task(most) <= cores
     assert everything.threads_per_task(1) == cores
 
 
@@ -44,8 +45,8 @@ def test_each_worker_sees_its_own_gpu(
     )
     monkeypatch.setattr(local, "module_command", lambda *_: [sys.executable, "-c", show])
     executor = LocalExecutor(validate({}), 1)
-    executor.devices, executor.threads = devices, 3
-    submission = Submission(tmp_path, "x", 2, 2)
+    executor.devices = devices
+    submission = Submission(tmp_path, "x", 2, 2, 3)
     submission.folder.mkdir(parents=True)
     jobs = list(executor.submit(submission))
     while any(is_alive(job.to_json()) for job in jobs):

@@ -19,7 +19,7 @@ LAST = shlex.quote(
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 RUN = Path("/runs/staircase/20260101-000000-abcdef")
-SUBMISSION = Submission(RUN, "staircase.20260101-000000-abcdef", 2, 150, retries=3)
+SUBMISSION = Submission(RUN, "staircase.20260101-000000-abcdef", 2, 150, 1, retries=3)
 ARRAY = Array("staircase.20260101-000000-abcdef.002.1", first=100, count=50, limit=8, after=0)
 
 
@@ -91,7 +91,7 @@ def test_a_short_time_limit_leaves_most_of_it_for_training() -> None:
 
 
 def test_paths_with_spaces_stay_one_word() -> None:
-    spaced = Submission(Path("/my runs/s/r"), "s.r", 0, 1)
+    spaced = Submission(Path("/my runs/s/r"), "s.r", 0, 1, 1)
     text = script(template(), spaced, ARRAY)
     assert "#SBATCH --output='/my runs/s/r/submissions/000/%A_%a_0_log.out'" in text
     assert text.rstrip().endswith(

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mlpsubmit import Sweep, files
 from mlpsubmit.cli.dry_run import cost_line, limit_warning
+from mlpsubmit.jobs.executors import base
+from mlpsubmit.jobs.executors.local import LocalExecutor
 from mlpsubmit.jobs.executors.slurm import SlurmExecutor
 from mlpsubmit.jobs.plan import cut, make_plan
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.calibrate import MOST_WORKLOADS, choose_packs
 from mlpsubmit.jobs.throughput.estimate import Estimate, estimate_tasks
-from mlpsubmit.jobs.throughput.speeds import Device, Speed, Speeds, earlier_speeds
+from mlpsubmit.jobs.throughput.speeds import Speed, Speeds, earlier_speeds
 from mlpsubmit.jobs.throughput.workload import Workload, workloads_of
 from mlpsubmit.slurm_templates import Template
+from mlpsubmit.spec.hyperparameters import validate
 
 BASE = Workload("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)
 
@@ -170,8 +175,14 @@ def earlier(tmp_path: Path, name: str, beat: dict[str, Any], **intent: Any) -> R
     return run
 
 
-def test_speeds_of_earlier_runs_are_those_on_the_same_device(tmp_path: Path) -> None:
-    device = Device("Fast 9000", 2, gpu=False)
+def test_speeds_of_earlier_runs_are_those_on_the_same_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "task_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(base, "cpu_name", lambda: "Fast 9000")
+    executor = LocalExecutor(validate({}), None)
+    assert executor.device(2) == "Fast 9000, 2 threads per task"
+    same_hardware = partial(executor.same_hardware, 2)
     beat = {"device": "cpu", "cpu_name": "Fast 9000", "threads": 2, "startup": 3.0}
 
     def with_step(step: float, **changes: Any) -> dict[str, Any]:
@@ -185,11 +196,15 @@ def test_speeds_of_earlier_runs_are_those_on_the_same_device(tmp_path: Path) -> 
         earlier(tmp_path, "old", with_step(5.0, startup=99.0)),
         earlier(tmp_path, "version", dict(beat)),
     ]
-    speeds = earlier_speeds(runs, lambda intent, beat: device.matches(beat), "here")
+    speeds = earlier_speeds(runs, same_hardware, "here")
     found = speeds.predict(BASE)
     assert found is not None
     assert (found.step, speeds.startup, speeds.source) == (4.0, 3.0, "here")
-    assert not earlier_speeds(runs[:1], lambda intent, beat: device.matches(beat), "")
+    assert not earlier_speeds(runs[:1], same_hardware, "")
+    monkeypatch.setattr(base, "device_name", lambda _: "H100")
+    on_gpu = earlier_speeds(runs, same_hardware, "").predict(BASE)
+    assert on_gpu is not None
+    assert (on_gpu.step, executor.device(2)) == (3.0, "H100")
 
 
 def test_on_a_cluster_a_task_trained_alike_that_was_asked_for_alike() -> None:
