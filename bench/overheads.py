@@ -60,8 +60,8 @@ def largest_pack(width: int, batch: int) -> Workload:
     """Return the largest pack that a plan makes of networks of a width."""
     trials = {"trial": range(1000)}
     sweep = Sweep("bench", trials, batchfn=polynomials, d=Workload.d, WIDTH=width)
-    group_runs = make_plan(sweep, max_tasks=1, threads=1).group_runs
-    return Workload(width, max(group_run.pack_size for group_run in group_runs), batch)
+    plan = make_plan(sweep, max_tasks=1, threads=1)
+    return Workload(width, int(plan.pack_limits.max()), batch)
 
 
 def monitor(folder: Path, pack: Workload, heartbeat: Heartbeat, interval: float) -> TaskMonitor:

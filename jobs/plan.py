@@ -8,11 +8,11 @@ pack is a range of ranks within a group. So a plan is a few numbers however larg
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,10 @@ COST_SETTINGS = (
 
 Range = tuple[int, int]
 
+#: A setting that cost depends on: an axis of the product and the setting's values along it, or None
+#: and the one value.
+CostSetting = tuple[int | None, list[float]]
+
 
 @dataclass(frozen=True)
 class PackRange:
@@ -69,34 +73,6 @@ class PackRange:
 
 
 @dataclass(frozen=True)
-class GroupRun:
-    """Consecutive groups that are cut into packs in the same way.
-
-    Attributes:
-        groups: how many groups.
-        configs: configs to train in each.
-        pack_size: configs per pack at most.
-    """
-
-    groups: int
-    configs: int
-    pack_size: int
-
-    @property
-    def packs_per_group(self) -> int:
-        """How many packs a group is cut into."""
-        return math.ceil(self.configs / self.pack_size)
-
-
-@dataclass(frozen=True)
-class CostSetting:
-    """A setting that cost depends on: one value, or the values along one axis of the product."""
-
-    values: tuple[float, ...]
-    axis: int | None = None
-
-
-@dataclass(frozen=True)
 class Plan:
     """What trains together: the packs of a sweep.
 
@@ -104,8 +80,8 @@ class Plan:
         shape: points per axis of the product.
         order: the axes of the product in plan order, outermost first.
         outside: how many axes of the order, from the outermost, distinguish the groups.
-        group_runs: the groups in plan order, run-length encoded.
-        cost_settings: what :attr:`group_costs` is computed from.
+        pack_limits: (groups,) configs per pack at most in each group, in plan order.
+        cost_settings: the settings from which costs are computed.
         threads: CPU threads that a task of this plan computes with; part of the plan, since the
             rounding of a matrix product can depend on it.
         kept: (size,) bool over the product in plan order, the configs to train; None for all.
@@ -114,35 +90,40 @@ class Plan:
     shape: tuple[int, ...]
     order: tuple[int, ...]
     outside: int
-    group_runs: tuple[GroupRun, ...]
+    pack_limits: NDArray[np.int64] = field(repr=False)
     cost_settings: Mapping[str, CostSetting]
     threads: int
     kept: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     @cached_property
+    def _group_configs(self) -> NDArray[np.int64]:
+        """How many configs of each group train, (groups,)."""
+        groups = len(self.pack_limits)
+        if self.kept is None:
+            return np.full(groups, math.prod(self.shape) // groups)
+        return np.asarray(self.kept.reshape(groups, -1).sum(axis=1))
+
+    @cached_property
+    def _group_packs(self) -> NDArray[np.int64]:
+        """How many packs each group is cut into, (groups,)."""
+        return np.asarray(-(-self._group_configs // self.pack_limits))
+
+    @property
     def configs(self) -> int:
         """How many configs the plan trains."""
-        return sum(group_run.groups * group_run.configs for group_run in self.group_runs)
+        return int(self._group_configs.sum())
 
-    @cached_property
+    @property
     def packs(self) -> int:
         """How many packs the plan has."""
-        return sum(group_run.groups * group_run.packs_per_group for group_run in self.group_runs)
-
-    @cached_property
-    def group_costs(self) -> NDArray[np.float64]:
-        """The estimated cost of one config of each group that trains, (groups,)."""
-        group_shape = tuple(self.shape[axis] for axis in self.order[: self.outside])
-        settings = _by_group(self.cost_settings, self.order[: self.outside], group_shape)
-        costs = _costs(settings)
-        if self.kept is None:
-            return costs
-        return costs[self.kept.reshape(len(costs), -1).any(axis=1)]
+        return len(self._bounds) - 1
 
     @cached_property
     def pack_costs(self) -> NDArray[np.float64]:
         """The estimated cost of each pack, (packs,)."""
-        return np.asarray(self.pack_sizes * np.repeat(self.group_costs, self._packs_by_group))
+        group_shape = tuple(self.shape[axis] for axis in self.order[: self.outside])
+        settings = _by_group(self.cost_settings, self.order[: self.outside], group_shape)
+        return np.asarray(self.pack_sizes * np.repeat(_costs(settings), self._group_packs))
 
     @cached_property
     def pack_sizes(self) -> NDArray[np.int64]:
@@ -150,24 +131,17 @@ class Plan:
         return np.diff(self._bounds)
 
     @cached_property
-    def _packs_by_group(self) -> NDArray[np.int64]:
-        counts = [group_run.packs_per_group for group_run in self.group_runs]
-        return np.repeat(np.array(counts, int), [group_run.groups for group_run in self.group_runs])
-
-    @cached_property
     def _bounds(self) -> NDArray[np.int64]:
         """The rank at which each pack starts, and that at which the last one stops, (packs + 1,).
 
         Packs of a group are of nearly equal size, so that none is much slower than another.
         """
-        bounds, start = [np.zeros(1, dtype=np.int64)], 0
-        for group_run in self.group_runs:
-            n = group_run.packs_per_group
-            inner = np.arange(1, n + 1) * group_run.configs // n
-            outer = np.arange(group_run.groups) * group_run.configs
-            bounds.append(start + (outer[:, None] + inner[None, :]).ravel())
-            start += group_run.groups * group_run.configs
-        return np.concatenate(bounds)
+        configs, packs = self._group_configs, self._group_packs
+        starts = [np.cumsum(counts) - counts for counts in (configs, packs)]
+        # Of the group of each pack: its first rank, its first pack, its configs and its packs.
+        rank, first, size, count = (np.repeat(v, packs) for v in (*starts, configs, packs))
+        stops = rank + (np.arange(len(first)) - first + 1) * size // count
+        return np.concatenate([np.zeros(1, np.int64), stops])
 
     @property
     def cost(self) -> float:
@@ -214,11 +188,10 @@ class Plan:
             "shape": list(self.shape),
             "order": list(self.order),
             "outside": self.outside,
-            "group_runs": [[s.groups, s.configs, s.pack_size] for s in self.group_runs],
-            "cost_settings": {
-                name: [setting.axis, list(setting.values)]
-                for name, setting in self.cost_settings.items()
-            },
+            "pack_limits": [
+                [len(list(equal)), limit] for limit, equal in groupby(self.pack_limits.tolist())
+            ],
+            "cost_settings": self.cost_settings,
             "threads": self.threads,
             "kept": None if self.kept is None else encode_mask(self.kept),
         }
@@ -229,15 +202,13 @@ class Plan:
         kept = None
         if content["kept"]:
             kept = decode_mask(content["kept"], math.prod(content["shape"]))
+        counts, limits = np.array(content["pack_limits"]).T
         return cls(
             shape=tuple(content["shape"]),
             order=tuple(content["order"]),
             outside=content["outside"],
-            group_runs=tuple(GroupRun(*entry) for entry in content["group_runs"]),
-            cost_settings={
-                name: CostSetting(tuple(values), axis)
-                for name, (axis, values) in content["cost_settings"].items()
-            },
+            pack_limits=np.repeat(limits, counts),
+            cost_settings={name: (i, v) for name, (i, v) in content["cost_settings"].items()},
             threads=content["threads"],
             kept=kept,
         )
@@ -261,7 +232,7 @@ def make_plan(
     """
     axes = sweep.product.axes
     outside = [i for i, axis in enumerate(axes) if not _stacks(axis)]
-    # What sets the size of packs goes outermost: few group_runs, however many groups.
+    # What sets the size of packs goes outermost: the limits then form few runs of equal ones.
     outside.sort(key=lambda i: not {"width", "depth"} & set(axes[i].names))
     inside = [i for i, axis in enumerate(axes) if _stacks(axis)]
     group_shape = tuple(len(axes[i]) for i in outside)
@@ -272,12 +243,11 @@ def make_plan(
         counts = kept.reshape(-1, group_size).sum(axis=1)
     cost_settings = {name: _cost_setting(sweep, name) for name in COST_SETTINGS}
     settings = _by_group(cost_settings, outside, group_shape)
-    sizes = _pack_sizes(sweep.base, settings, counts, max_tasks, memory)
     return Plan(
         shape=sweep.product.shape,
         order=tuple(outside + inside),
         outside=len(outside),
-        group_runs=tuple(_run_lengths(counts, sizes)),
+        pack_limits=_pack_limits(sweep.base, settings, counts, max_tasks, memory),
         cost_settings=cost_settings,
         threads=threads,
         kept=kept,
@@ -309,12 +279,11 @@ def _kept(
 
 def _cost_setting(sweep: Sweep, name: str) -> CostSetting:
     if name == "d":
-        return CostSetting((float(_known_inputs(sweep)),))
+        return None, [float(_known_inputs(sweep))]
     for i, axis in enumerate(sweep.product.axes):
         if name in axis.names:
-            values = axis.values(name)
-            return CostSetting(tuple(_as_number(name, v, sweep.base) for v in values), i)
-    return CostSetting((_as_number(name, getattr(sweep.base, name), sweep.base),))
+            return i, [_as_number(name, value, sweep.base) for value in axis.values(name)]
+    return None, [_as_number(name, getattr(sweep.base, name), sweep.base)]
 
 
 def _known_inputs(sweep: Sweep) -> int:
@@ -342,11 +311,11 @@ def _by_group(
 ) -> dict[str, NDArray[np.float64]]:
     """Return the value of each setting in each group, (groups,)."""
     found: dict[str, NDArray[np.float64]] = {}
-    for name, setting in settings.items():
-        values = np.array(setting.values)
-        if setting.axis is not None:
+    for name, (axis, listed) in settings.items():
+        values = np.array(listed)
+        if axis is not None:
             along = [1] * len(group_shape)
-            along[list(outside).index(setting.axis)] = len(values)
+            along[list(outside).index(axis)] = len(values)
             values = values.reshape(along)
         found[name] = np.broadcast_to(values, group_shape or (1,)).ravel()
     return found
@@ -371,14 +340,14 @@ def _costs(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.asarray(settings["max_iter"] * (train + test + STEP_OVERHEAD))
 
 
-def _pack_sizes(
+def _pack_limits(
     base: Hyperparameters,
     settings: Mapping[str, NDArray[np.float64]],
     counts: NDArray[np.int64],
     max_tasks: int,
     memory: int | None,
 ) -> NDArray[np.int64]:
-    """Return the configs per pack of each group, (groups,)."""
+    """Return the configs per pack at most in each group, (groups,)."""
     one_by_one = settings["optimizer"] == 0
     if base.pack_size != "auto":
         return np.where(one_by_one, 1, int(base.pack_size))
@@ -398,15 +367,6 @@ def _cached(
     activations = samples * settings["width"] * settings["depth"]
     sizes = np.minimum(STACKED_WEIGHTS // weights, STACKED_ACTIVATIONS // activations)
     return np.clip(sizes, 1, LARGEST_PACK).astype(np.int64)
-
-
-def _run_lengths(counts: NDArray[np.int64], sizes: NDArray[np.int64]) -> Iterator[GroupRun]:
-    """Run-length encode the groups; those with nothing to train are left out."""
-    table = np.stack([counts, sizes], axis=1)[counts > 0]
-    changes = np.flatnonzero((table[1:] != table[:-1]).any(axis=1)) + 1
-    for start, stop in itertools.pairwise([0, *changes.tolist(), len(table)]):
-        if stop > start:
-            yield GroupRun(stop - start, *table[start].tolist())
 
 
 def cut(numbers: NDArray[np.int64], costs: NDArray[np.float64], tasks: int) -> list[list[Range]]:
