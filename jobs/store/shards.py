@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import tarfile
@@ -39,7 +38,7 @@ FAILED_SUFFIX = ".failed.json"
 
 @dataclass(frozen=True)
 class Member:
-    """One whole member of a shard: where its content lies."""
+    """The position of one whole member in a shard."""
 
     shard: Path
     name: str
@@ -51,6 +50,17 @@ class Member:
         with self.shard.open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """Open the content as a seekable file, so that an npz is read array by array."""
+        info = tarfile.TarInfo(self.name)
+        info.size, info.offset_data = self.size, self.offset
+        with tarfile.open(self.shard, "r:") as tar:
+            file = tar.extractfile(info)
+            assert file is not None  # it is for folders and links alone
+            with file:
+                yield file
 
 
 class Shard:
@@ -139,40 +149,6 @@ def members(shard: Path) -> Iterator[Member]:
             yield Member(shard, info.name, start, info.size)
 
 
-class _Window(io.RawIOBase):
-    """The bytes of one member as a file of its own, so that an npz is read array by array."""
-
-    def __init__(self, member: Member) -> None:
-        self._file = member.shard.open("rb")
-        self._start, self._size, self._place = member.offset, member.size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
-        self._place = max(0, origin + offset)
-        return self._place
-
-    def tell(self) -> int:
-        return self._place
-
-    def readinto(self, buffer: Any) -> int:
-        length = max(0, min(len(buffer), self._size - self._place))
-        self._file.seek(self._start + self._place)
-        content = self._file.read(length)
-        buffer[: len(content)] = content
-        self._place += len(content)
-        return len(content)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 #: Bytes of a pack that is read at once rather than array by array.
 SMALL_PACK = 1 << 18
 
@@ -194,7 +170,7 @@ class StoredPack:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:
-        with _Window(self.member) as window, np.load(window, allow_pickle=False) as npz:
+        with self.member.opened() as file, np.load(file, allow_pickle=False) as npz:
             yield npz
 
     def arrays(self) -> list[str]:
@@ -222,9 +198,9 @@ class StoredPack:
 
     def _count(self) -> int:
         """Return how many arrays there are by the record that ends the zip."""
-        with _Window(self.member) as window:
-            window.seek(-12, os.SEEK_END)
-            return int.from_bytes(window.read(2), "little")
+        with self.member.opened() as file:
+            file.seek(-12, os.SEEK_END)
+            return int.from_bytes(file.read(2), "little")
 
 
 def pack_name(member: Member) -> str:
