@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,13 +77,11 @@ def _time_pack(
 ) -> tuple[float, float]:
     begun = time.perf_counter()
     own = [entries(config) for config in configs]
-    setup, begun = time.perf_counter() - begun, time.perf_counter()
+    data_end = time.perf_counter()
     smoke_test_grabs(sweep, configs[0], own[0], device)
-    smoke_test = time.perf_counter() - begun
-    setup += smoke_test * (1 + _final_calls(sweep, configs))
-    begun = time.perf_counter()
+    smoke_test = time.perf_counter() - data_end
     stacks = assemble(sweep, list(map(_frequent, configs)), own, device)
-    setup += time.perf_counter() - begun
+    setup = time.perf_counter() - begun + smoke_test * _final_calls(sweep, configs)
     step = 0.0
     for stack in stacks:
         h = configs[stack.rows[0]].hyperparameters
@@ -140,21 +137,6 @@ class _Enough(Exception):
     """Ends a training that has been timed."""
 
 
-@dataclass(frozen=True)
-class _Interval:
-    """The steps between two measurements.
-
-    Attributes:
-        counts: (3,), the number of steps, evaluations of the test set and calls of all grabs.
-        seconds: how long they took.
-        began: its start, in seconds since the end of the first step; negative for the first step.
-    """
-
-    counts: Array
-    seconds: float
-    began: float
-
-
 class _Stopwatch(SilentMonitor):
     """Times steps; those with evaluations or grabs one by one, the others several at a time.
 
@@ -170,13 +152,15 @@ class _Stopwatch(SilentMonitor):
         )
         self._device, self._seconds = device, seconds
         self._step = 0
-        self._counts = np.zeros(3)
-        self._intervals: list[_Interval] = []
+        self._counts = np.zeros(3)  # steps, evaluations of the test set, calls of all grabs
+        #: A row per interval between two measurements: its counts, how long it took, and its start,
+        #: both in seconds; the start is relative to the end of the first step.
+        self._intervals: list[list[float]] = []
         self.until_first = 0.0
 
     def restore(self) -> None:
         """Start the watch."""
-        self._begun = self._since = time.perf_counter()
+        self._since = time.perf_counter()
 
     def due(self) -> bool:
         """Count a step; never request the state."""
@@ -193,14 +177,13 @@ class _Stopwatch(SilentMonitor):
     def _measure(self) -> None:
         wait_for(self._device)
         now = time.perf_counter()
-        if not self._intervals:
-            self.until_first = now - self._begun
-        passed = now - self._begun - self.until_first
         taken = now - self._since
-        self._intervals.append(_Interval(self._counts, taken, passed - taken))
+        if not self._intervals:
+            self.until_first, self._first_end = taken, now
+        self._intervals.append([*self._counts, taken, self._since - self._first_end])
         self._counts, self._since = np.zeros(3), now
         seen = _occurred(self._intervals[1:]) >= _occurred(self._intervals)
-        if passed > self._seconds * (1 if seen.all() else PATIENCE):
+        if now - self._first_end > self._seconds * (1 if seen.all() else PATIENCE):
             raise _Enough
 
     def costs(self) -> tuple[float, float, float]:
@@ -210,18 +193,15 @@ class _Stopwatch(SilentMonitor):
         """
         if not self._intervals:
             return 0.0, 0.0, 0.0
-        warm = [i for i in self._intervals if i.began >= WARM_UP * self._seconds]
-        occurred = _occurred(self._intervals)
-        used = next(
-            (some for some in (warm, self._intervals[1:]) if (_occurred(some) == occurred).all()),
-            self._intervals,
-        )
-        counts, seconds = np.stack([i.counts for i in used]), np.array([i.seconds for i in used])
-        costs: Array = np.linalg.lstsq(counts, seconds, rcond=None)[0].clip(min=0.0)
+        every, later = self._intervals, self._intervals[1:]
+        warm = [interval for interval in every if interval[4] >= WARM_UP * self._seconds]
+        enough = (some for some in (warm, later) if (_occurred(some) == _occurred(every)).all())
+        used = np.array(next(enough, every))
+        costs: Array = np.linalg.lstsq(used[:, :3], used[:, 3], rcond=None)[0].clip(min=0.0)
         plain, evaluation, grabs = costs.tolist()
         return plain, evaluation, grabs
 
 
-def _occurred(intervals: Sequence[_Interval]) -> Array:
+def _occurred(intervals: Sequence[Sequence[float]]) -> Array:
     """Return (3,) bool, whether there were steps, evaluations and calls of grabs."""
-    return np.asarray(np.sum([i.counts for i in intervals], axis=0) > np.zeros(3))
+    return np.asarray(np.array(intervals).reshape(-1, 5)[:, :3].any(axis=0))

@@ -89,21 +89,17 @@ def answer_file(folder: Path, number: int) -> Path:
 
 def main(folder: Path, number: int) -> None:
     """Train the packs of an order, and write their speeds, or the error of one that fails."""
+    from mlpsubmit.training.accel.compile import sharing_compiled
+
     try:
-        answer = _calibrate(folder)
+        with sharing_compiled(folder / run_directory.COMPILED):  # is removed with the folder
+            answer = _measure(folder)
     except Exception as error:
         answer = {
             "error": f"{type(error).__name__}: {error}",
             "traceback": "".join(traceback.format_exception(error)),
         }
     files.publish_json(answer_file(folder, number), answer)
-
-
-def _calibrate(folder: Path) -> Mapping[str, Any]:
-    from mlpsubmit.training.accel.compile import sharing_compiled
-
-    with sharing_compiled(folder / run_directory.COMPILED):  # is removed with it
-        return _measure(folder)
 
 
 def _measure(folder: Path) -> Mapping[str, Any]:
