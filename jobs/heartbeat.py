@@ -1,4 +1,4 @@
-"""What a task publishes about itself while it runs, and whether a process is alive."""
+"""Heartbeats, which a task publishes while it runs, and the identity of processes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ DEAD_SECONDS = 60.0
 
 
 class Heartbeat:
-    """Publishes what one task is doing, from a thread of its own.
+    """Publishes the progress of one task, from a separate thread.
 
     Args:
         interval: seconds between two heartbeats.
-        fields: the initial content, beside what identifies the process.
+        fields: the initial content, besides the fields that identify the process.
     """
 
     def __init__(self, path: Path, interval: float, **fields: Any) -> None:
@@ -92,7 +92,7 @@ class Heartbeat:
 def is_fresh(heartbeat: Mapping[str, Any]) -> bool:
     """Return whether a heartbeat is so recent that its task is alive, by two machines' clocks.
 
-    One that is as far in the future is not fresh either: the clocks disagree.
+    A heartbeat from as far in the future is not fresh either: the clocks disagree.
     """
     age = abs(time.time() - float(heartbeat.get("updated", 0)))
     return age < 3 * float(heartbeat.get("interval", HEARTBEAT_SECONDS))
@@ -101,7 +101,7 @@ def is_fresh(heartbeat: Mapping[str, Any]) -> bool:
 def process_start(pid: int) -> str | None:
     """Return when a process of this machine started, in clock ticks since boot; None if unknown.
 
-    With the process id it identifies a process, as ids are used again.
+    With the process id it identifies a process, since ids are reused.
     """
     try:
         content = Path(f"/proc/{pid}/stat").read_text()
@@ -112,7 +112,7 @@ def process_start(pid: int) -> str | None:
 
 
 def process_age() -> float | None:
-    """Return for how many seconds this process has run; None where that cannot be read."""
+    """Return for how many seconds this process has run; None if that cannot be read."""
     start = process_start(os.getpid())
     if start is None or not hasattr(time, "CLOCK_BOOTTIME"):
         return None
@@ -130,10 +130,6 @@ def is_alive(process: dict[str, Any]) -> bool:
     pid = int(process["pid"])
     if process.get("process_start") is not None and Path("/proc/self/stat").exists():
         return process_start(pid) == str(process["process_start"])
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    import psutil
+
+    return bool(psutil.pid_exists(pid))

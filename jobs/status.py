@@ -1,4 +1,4 @@
-"""How far a run is: from its own files and, where those leave it open, from the scheduler."""
+"""The progress of a run: from its files and, if those leave it open, from the scheduler."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ ENOUGH_SECONDS = 10.0
 
 @dataclass(frozen=True, repr=False)
 class Status:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         configs: how many the sweep has; ``done``, ``failed`` and ``missing`` add up to it.
-        reused: how many of those done came from earlier runs.
+        reused: how many of the done configs came from earlier runs.
         fraction: done, by estimated cost, counting packs in training by their steps; 0 to 1.
-        speed: model-steps per second: recently, of all running tasks together; where none runs,
-            the mean over the time from the first heartbeat of a submission's tasks to the last.
+        speed: model-steps per second: recently, of all running tasks together; if none runs, the
+            mean over the time from the first heartbeat of a submission's tasks to the last.
         matmul_utilization: FLOPs of the method over the measured matmul rate, 0 to 1, over the same
-            time; None where it was not measured.
-        remaining_seconds: until the end at the speed so far; None where that is unknown.
-        retry: the state of the job that will resume what is missing; empty where there is none.
-        retry_failure: the state of one that failed to; empty where none did.
+            time; None if it was not measured.
+        remaining_seconds: until the end at the speed so far; None if unknown.
+        retry: the state of the job that will resume what is missing; empty if there is none.
+        retry_failure: the state of a retry job that failed; empty if none did.
     """
 
     run: str
@@ -69,7 +69,7 @@ class Status:
 
     @property
     def summary(self) -> str:
-        """One line: configs that are done and failed, the throughput, the time that is left."""
+        """One line: configs done and failed, the throughput, the remaining time."""
         parts = [f"{self.done}/{self.configs} configs"]
         if self.failed:
             parts.append(f"{self.failed} failed")
@@ -85,12 +85,12 @@ class Status:
 
     @property
     def busy(self) -> bool:
-        """Whether any task runs or is about to, or may as far as is known."""
+        """Whether any task runs or is about to, or may do so as far as is known."""
         return any(task.live or task.state == "unknown" for task in self.tasks)
 
     @property
     def running(self) -> bool:
-        """Whether the run goes on by itself: a task runs, or a job will resume what is missing."""
+        """Whether the run continues by itself: a task runs, or a retry job is queued."""
         return self.busy or bool(self.retry)
 
     @property
@@ -99,7 +99,7 @@ class Status:
         return self.done == self.configs
 
     def to_json(self) -> dict[str, Any]:
-        """Return what ``status --json`` prints."""
+        """Return the status as ``status --json`` prints it."""
         fields = {name: value for name, value in vars(self).items() if name != "failures"}
         fields["tasks"] = [
             {
@@ -118,10 +118,10 @@ class Status:
 
 
 def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status:
-    """Read how far a run is.
+    """Read the progress of a run.
 
     Args:
-        scheduler: queries SLURM; one that is kept does not query it again too soon.
+        scheduler: queries SLURM; a scheduler that is reused does not query it again too soon.
     """
     scheduler = scheduler or Scheduler()
     plan = Plan.from_json(run.plan)
@@ -162,7 +162,7 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
 def _submitted(
     run: RunDirectory, scheduler: Scheduler, beats: Beats
 ) -> tuple[list[TaskStatus], JobState | None]:
-    """Return the tasks of the latest submission, and the job that retries, if there is one."""
+    """Return the tasks of the latest submission, and its retry job, if there is one."""
     submissions = run.submissions()
     if not submissions:
         return [], None
@@ -230,29 +230,39 @@ def _progress(
     """Return the fraction done by cost, and the seconds that remain at the rate so far."""
     if plan.packs == 0:
         return 1.0, 0.0
-    left = np.array(plan.pack_costs, dtype=np.float64)
+    left = plan.pack_costs.copy()
     left[finished] = 0.0
-    shares = _saved_shares(run, beats)
-    running = [t for t in tasks if t.state == "running" and "pack" in t.heartbeat]
-    for beat in (task.heartbeat for task in running):
-        pack = int(beat["pack"])
-        shares[pack] = max(shares.get(pack, 0.0), _share(beat, beat["step"]))
-    for pack, share in shares.items():
+    running = {t.name: t.heartbeat for t in tasks if t.state == "running" and "pack" in t.heartbeat}
+    for pack, share in _shares(run, beats, running).items():
         left[pack] *= max(0.0, 1.0 - share)
-    rates = {task.name: _rate(task.heartbeat, plan) for task in running}
+    rates = {name: _rate(beat, plan) for name, beat in running.items()}
     return 1.0 - float(left.sum()) / plan.cost, _remaining(run, left, tasks, rates)
 
 
+def _shares(run: RunDirectory, beats: Beats, running: Beats) -> dict[int, float]:
+    """Return the trained fraction of the packs that are in training or have a saved state.
+
+    The latter count whichever submission trained them.
+    """
+    shares: dict[int, float] = {}
+    for name, beat in beats.items():
+        share = _share(beat, beat.get("step", 0))
+        if share and (name in running or run.checkpoint(beat["pack"]).exists()):
+            pack = int(beat["pack"])
+            shares[pack] = max(shares.get(pack, 0.0), share)
+    return shares
+
+
 def _share(beat: Mapping[str, Any], steps: int) -> float:
-    """Return the fraction of its pack that a task makes in so many steps."""
+    """Return the fraction of a task's pack that a number of steps trains."""
     return steps / beat["max_iter"] if beat.get("max_iter") else 0.0
 
 
 def _rate(beat: Mapping[str, Any], plan: Plan) -> float:
     """Return the cost that a task trains per second.
 
-    It is that of its pack, once that has trained for a while: of packs that thresholds ended early,
-    not all that counts as done has been computed.
+    It is measured on the pack in training once that has trained for a while: packs that thresholds
+    ended early count as done in full, but were not computed in full.
     """
     own = float(plan.pack_costs[int(beat["pack"])])
     made = own * _share(beat, beat["step"] - beat.get("first_step", 0))
@@ -269,7 +279,7 @@ def _remaining(
     tasks: Sequence[TaskStatus],
     rates: Mapping[str, float],
 ) -> float | None:
-    """Return the seconds until the last task ends; None where one that runs has no rate yet.
+    """Return the seconds until the last task ends; None if a running task has no rate yet.
 
     Args:
         left: (packs,) the cost of each that is still to be trained.
@@ -277,21 +287,20 @@ def _remaining(
     """
     if not rates or min(rates.values()) <= 0:
         return None
-    submissions = {task.name.partition("-")[0] for task in tasks}
-    slices = {number: run.intent(int(number))["slices"] for number in submissions}
+    slices = run.intent(int(tasks[0].name.partition("-")[0]))["slices"]
     longest, together = 0.0, 0.0
     for task in tasks:
         if task.live:
-            number, _, index = task.name.partition("-")
-            own = float(left[_packs_ahead(slices[number][int(index)], task)].sum())
+            ranges = slices[int(task.name.partition("-")[2])]
+            own = float(left[_packs_ahead(ranges, task)].sum())
             together += own
             longest = max(longest, own / rates.get(task.name, np.inf))
-    # Tasks that wait start where others have ended.
+    # Waiting tasks start as others end.
     return max(longest, together / sum(rates.values()))
 
 
 def _packs_ahead(ranges: Sequence[Range], task: TaskStatus) -> NDArray[np.int64]:
-    """Return the numbers of a task's packs from the one in training: it goes back to none."""
+    """Return the numbers of a task's packs from the pack in training on."""
     packs: NDArray[np.int64] = np.concatenate([np.arange(low, high) for low, high in ranges])
     at = np.flatnonzero(packs == int(task.heartbeat.get("pack", -1)))
     return packs[at[0] :] if task.state == "running" and len(at) else packs
@@ -318,14 +327,3 @@ def _elapsed(beats: Beats) -> float:
         began, ended = spans.get(submission, (float("inf"), 0.0))
         spans[submission] = (min(began, beat["started"]), max(ended, beat["updated"]))
     return sum(ended - began for began, ended in spans.values())
-
-
-def _saved_shares(run: RunDirectory, beats: Beats) -> dict[int, float]:
-    """Return how far the packs with a saved state are, whichever submission trained them."""
-    shares: dict[int, float] = {}
-    for beat in beats.values():
-        share = _share(beat, beat.get("step", 0))
-        if share and run.checkpoint(beat["pack"]).exists():
-            pack = int(beat["pack"])
-            shares[pack] = max(shares.get(pack, 0.0), share)
-    return shares

@@ -9,10 +9,7 @@ from typing import Any
 
 from mlpsubmit.display.text import throughput
 
-__all__ = ["LIVE", "TaskStatus", "mean_utilization"]
-
-#: States of tasks that train or are about to.
-LIVE = ("waiting", "running")
+__all__ = ["TaskStatus", "mean_utilization"]
 
 #: The end of a log that is shown, in bytes and in lines.
 _TAIL_BYTES = 8192
@@ -26,8 +23,8 @@ class TaskStatus:
     Attributes:
         state: ``waiting`` (its process has not reported yet, or is to start again),
             ``running``, ``done``, ``interrupted`` (it saved its pack on a signal, or was
-            cancelled), ``crashed``, or ``unknown`` where the scheduler does not answer.
-        heartbeat: its last one; empty where it never reported.
+            cancelled), ``crashed``, or ``unknown`` if the scheduler does not answer.
+        heartbeat: the last one; empty if the task never reported.
         log: its log file.
         why: why it waits, crashed, or is unknown; else empty.
     """
@@ -41,11 +38,11 @@ class TaskStatus:
     @property
     def live(self) -> bool:
         """Whether it trains or is about to."""
-        return self.state in LIVE
+        return self.state in ("waiting", "running")
 
     @property
     def mean_speed(self) -> float:
-        """Model-steps per second over the whole attempt; 0 where it made none."""
+        """Model-steps per second over the whole attempt; 0 if it made none."""
         beat = self.heartbeat
         if not beat.get("model_steps"):
             return 0.0
@@ -53,7 +50,7 @@ class TaskStatus:
 
     @property
     def summary(self) -> str:
-        """What it is training, in a few words, or why it is not."""
+        """One line: the progress of the task, or why it does not train."""
         beat = self.heartbeat
         if self.state == "crashed":
             return self.why + (f"; its log: {self.log}" if self.log else "")
@@ -76,7 +73,7 @@ class TaskStatus:
         return text
 
     def last_lines(self) -> list[str]:
-        """Return the last lines of its log; empty where it has none."""
+        """Return the last lines of its log; empty if it has none."""
         if self.log is None:
             return []
         try:
@@ -93,7 +90,7 @@ def mean_utilization(beats: Iterable[Mapping[str, Any]]) -> float | None:
     """Return the mean matmul utilization of tasks over their attempts, 0 to 1.
 
     Returns:
-        None where it was not measured in one of them, or there are none.
+        None if there are no tasks, or it was not measured in one of them.
     """
     ideal, seconds = 0.0, 0.0
     for beat in beats:

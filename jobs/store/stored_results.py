@@ -1,4 +1,4 @@
-"""The results of a run: what all its shards hold."""
+"""The results of a run: the content of all its shards."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class StoredResults:
     """
 
     folder: Path
-    #: Members that were read whole once: collect goes over them several times.
+    #: Members that were verified once: collect iterates over them several times.
     _intact: set[Member] = field(default_factory=set, repr=False, compare=False)
 
-    def shards(self) -> list[Path]:
-        """Return the shards from the oldest submission and attempt to the newest."""
+    def shards(self, task: str = "*") -> list[Path]:
+        """Return the shards of a task, or of all, from the oldest submission and attempt on."""
         found = []
-        for file in self.folder.glob("*.tar"):
+        for file in self.folder.glob(f"{task}.*.tar"):
             match = _SHARD_NAME.fullmatch(file.name)
             if match:
                 # Reused results come first, so that whatever this run trained overrides them.
@@ -49,13 +49,13 @@ class StoredResults:
                 found.append((fresh, match["task"], int(match["attempt"]), file))
         return [file for *_, file in sorted(found)]
 
-    def members(self) -> Iterator[Member]:
-        """Yield the whole members of all shards, oldest first."""
-        for shard in self.shards():
+    def members(self, task: str = "*") -> Iterator[Member]:
+        """Yield the whole members of the shards of a task, or of all, oldest first."""
+        for shard in self.shards(task):
             yield from members(shard)
 
     def packs(self) -> Iterator[StoredPack]:
-        """Yield every finished pack; one whose bytes are damaged is left out: it trains again."""
+        """Yield every finished pack except damaged ones, which train again."""
         return self._whole(self.members())
 
     def _whole(self, members: Iterable[Member]) -> Iterator[StoredPack]:
@@ -67,19 +67,14 @@ class StoredResults:
                 if member in self._intact:
                     yield pack
 
-    def finished(self, among: Container[str], task: str | None = None) -> set[str]:
-        """Return those of some packs that have a result, having read it and its checksums.
+    def finished(self, among: Container[str], task: str = "*") -> set[str]:
+        """Return the names in ``among`` of packs with a result, verified by its checksums.
 
         Args:
             task: read only what the attempts of this task wrote.
         """
-        own = self.members() if task is None else self._members_of(task)
-        wanted = (member for member in own if pack_name(member) in among)
+        wanted = (member for member in self.members(task) if pack_name(member) in among)
         return {pack.name for pack in self._whole(wanted)}
-
-    def _members_of(self, task: str) -> Iterator[Member]:
-        for shard in sorted(self.folder.glob(f"{task}.*.tar")):
-            yield from members(shard)
 
     def reused(self) -> int:
         """Return how many configs have results from earlier runs, read and verified."""
@@ -89,7 +84,7 @@ class StoredResults:
     def outcomes(self) -> tuple[set[str], list[Failure]]:
         """Return the names of finished packs, and the last failure of those not finished since.
 
-        Only headers are read: enough to show how far a run is.
+        Only headers are read: enough for the progress of a run.
         """
         finished: set[str] = set()
         failed: dict[str, Failure] = {}
