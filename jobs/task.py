@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,15 +46,16 @@ NO_PROGRESS = (
     "(PACK_SIZE) or more frequent saves (CHECKPOINT_MINUTES) in a new launch"
 )
 
-#: FLOPs from which on a slice is worth a second for measuring what its device could do at best:
-#: some seconds of one core.
+#: FLOPs of a slice from which on its device is measured, which takes a second: some seconds of one
+#: core.
 WORTH_A_ROOFLINE = 3e11
 
-#: Heartbeats per second that all tasks together write at most: their file system is shared.
+#: Heartbeats per second of all tasks together, at most: their file system is shared.
 BEATS_PER_SECOND = 20
 
-#: What a heartbeat counts, at the start of an attempt.
-NOTHING_DONE: Mapping[str, Any] = {
+
+#: Heartbeat fields at the start of an attempt.
+NOTHING_DONE: dict[str, Any] = {
     "packs_done": 0,
     "packs_failed": 0,
     "halved": 0,
@@ -76,13 +77,13 @@ def run_task(
     Args:
         submission: which submission of the run the task belongs to.
         index: which of its slices to train.
-        stop: set where the task is to save its pack and stop.
+        stop: set when the task is to save its pack and stop.
         on_failure: called with the exception of a pack that failed; the task then stops.
 
     Returns:
-        ``done``; ``interrupted`` where ``stop`` was set: then the state of the pack is saved;
-        ``stopped`` at a failure; or ``stuck`` where this and the attempts before it were all ended
-        before they had trained anything.
+        ``done``; ``interrupted`` if ``stop`` was set, with the state of the pack saved; ``stopped``
+        at a failure; or ``stuck`` if this and the attempts before it all ended before they had
+        trained anything.
     """
     # Before anything loads torch's compiler, which then looks up where to put its files.
     with sharing_compiled(run.path / run_directory.COMPILED):
@@ -93,10 +94,9 @@ def run_task(
         torch.set_num_threads(plan.threads)
         data = SharedData(run, sweep, device)
         packs = _without_result(run, plan, intent["slices"][index], name)
-        without_progress = _attempts_without_progress(run, name)
         roofline = None
         if sum(pack.cost for pack in packs) >= WORTH_A_ROOFLINE:
-            roofline = Roofline(device, sweep.base.precision, sweep.base.model != "mlp")
+            roofline = Roofline(device, sweep.base.precision)
         meter = ThroughputMeter()
         fields = {
             "task": name,
@@ -106,7 +106,7 @@ def run_task(
             # The process of the debug executor has done other things before.
             "startup": None if intent["executor"] == "debug" else process_age(),
             "packs": len(packs),
-            "without_progress": without_progress,
+            "without_progress": _attempts_without_progress(run, name),
             **NOTHING_DONE,
             **meter.fields(),
         }
@@ -121,7 +121,7 @@ def run_task(
             ) as heartbeat,
         ):
             context = TaskContext(run, sweep, plan, device, data, stop, heartbeat, meter, roofline)
-            return _Task(context, shard, without_progress, on_failure).run(packs)
+            return _Task(context, shard, on_failure).run(packs)
 
 
 def _without_result(
@@ -139,39 +139,30 @@ def _attempts_without_progress(run: RunDirectory, task: str) -> int:
     return 0 if last is None or last["progressed"] else int(last["without_progress"]) + 1
 
 
-class _StoppedAtFailure(Exception):
-    """Ends a task at its first failing pack, whose failure is on disk by then."""
-
-
 @dataclass(frozen=True)
 class _Task:
-    """One attempt at a slice.
-
-    Attributes:
-        without_progress: attempts in a row before this one that trained nothing.
-    """
+    """One attempt at a slice."""
 
     context: TaskContext
     shard: Shard
-    without_progress: int
     on_failure: Callable[[BaseException], None] | None
 
     def run(self, packs: Sequence[PackRange]) -> str:
         """Train packs until the last, a signal, or a failure; return the outcome."""
         heartbeat = self.context.heartbeat
-        if self.without_progress >= MAX_WITHOUT_PROGRESS:
+        without_progress = heartbeat["without_progress"]
+        if without_progress >= MAX_WITHOUT_PROGRESS:
             return self._give_up()
         for pack in packs:
             try:
-                self._train_or_record(pack)
+                proceed = self._train_or_record(pack)
             except Interrupted:
                 print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
-                without_progress = 0 if heartbeat["progressed"] else self.without_progress + 1
-                if without_progress >= MAX_WITHOUT_PROGRESS:
+                if not heartbeat["progressed"] and without_progress + 1 >= MAX_WITHOUT_PROGRESS:
                     return self._give_up()
                 heartbeat.update(state="interrupted")
                 return "interrupted"
-            except _StoppedAtFailure:
+            if not proceed:
                 heartbeat.update(state="interrupted")
                 return "stopped"
         heartbeat.update(state="done")
@@ -183,8 +174,8 @@ class _Task:
         self.context.heartbeat.update(state="crashed", error=NO_PROGRESS)
         return "stuck"
 
-    def _train_or_record(self, pack: PackRange) -> None:
-        """Train a pack and append its result, or append why it could not be trained."""
+    def _train_or_record(self, pack: PackRange) -> bool:
+        """Train a pack and append its result or its failure; return whether to proceed."""
         if self.context.stop.is_set():
             raise Interrupted
         first = self.context.sweep.config(int(self.context.plan.indices(pack)[0]))
@@ -198,13 +189,14 @@ class _Task:
             raise
         except Exception as error:
             self._record_failure(pack, error)
-            return
+            return self.on_failure is None
         self.shard.append(pack.name + shards.FINISHED_SUFFIX, npz_bytes(arrays))
         self.context.meter.finish_pack(workload)
         self._report_end(pack, "packs_done", speeds=self.context.meter.speeds())
         self.context.run.checkpoint(pack.name).unlink(missing_ok=True)
         seconds = time.monotonic() - started
         print(f"pack {pack.name}: {size} configs in {seconds:.1f} s", flush=True)
+        return True
 
     def _record_failure(self, pack: PackRange, error: Exception) -> None:
         failure = {
@@ -218,7 +210,6 @@ class _Task:
         print(f"pack {pack.name}: failed\n{failure['traceback']}", flush=True)
         if self.on_failure is not None:
             self.on_failure(error)
-            raise _StoppedAtFailure from error
 
     def _report_start(self, pack: PackRange, first: Config) -> None:
         heartbeat = self.context.heartbeat

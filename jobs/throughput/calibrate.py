@@ -116,7 +116,7 @@ def _measure(folder: Path) -> Mapping[str, Any]:
     plan = Plan.from_json(run.plan)
     device = task_device()
     torch.set_num_threads(plan.threads)
-    Roofline(device, sweep.base.precision, sweep.base.model != "mlp")  # a task measures it too
+    Roofline(device, sweep.base.precision)  # a task measures it too
     data = SharedData(run, sweep, device)
     packs = files.read_json(folder / ORDER)["packs"]
     data.entries(sweep.config(int(plan.indices(plan.pack(packs[0]))[0])))

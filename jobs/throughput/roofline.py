@@ -81,15 +81,12 @@ class Roofline:
 
     Args:
         precision: the one to measure now; others are measured when they are first needed.
-        custom_model: whether there are custom models, whose FLOPs torch has to count.
     """
 
-    def __init__(self, device: torch.device, precision: str, custom_model: bool) -> None:
+    def __init__(self, device: torch.device, precision: str) -> None:
         self._device = device
         self._rates = {precision: matmul_rate(device, precision)}
         self._flops: dict[Any, float | None] = {}
-        if custom_model:
-            _count(nn.Linear(1, 1, device="meta"), torch.zeros(1, 1))  # imports for a second
 
     def ideal_seconds(self, stack: StackInputs) -> float | None:
         """Return the ideal seconds of one model-step; None if its FLOPs cannot be counted."""
@@ -100,7 +97,7 @@ class Roofline:
         return None if rate is None or flops is None else flops / rate
 
     def _cached_flops(self, stack: StackInputs) -> float | None:
-        """Count once for all similar stacks: a sweep may have thousands."""
+        """Count once for all similar stacks: it takes tens of milliseconds for a custom model."""
         h = stack.hyperparameters[0]
         sets = tuple(X if X is None else tuple(X.shape) for X in _inputs(stack))
         shapes = tuple((name, tuple(p.shape)) for name, p in stack.models[0].named_parameters())
@@ -166,7 +163,7 @@ def _passes(model: nn.Module, X: Tensor) -> tuple[float, float]:
 
 
 def _count(model: nn.Module, X: Tensor) -> tuple[float, float]:
-    """Return the same, as counted by torch."""
+    """Return the same FLOPs, as counted by torch."""
     from torch.utils.flop_counter import FlopCounterMode
 
     model = copy.deepcopy(model)  # it may store its last activations

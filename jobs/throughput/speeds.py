@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,15 +57,12 @@ class Speed:
 
     def to_json(self) -> dict[str, Any]:
         """Return the speed as it is stored in a heartbeat."""
-        return {**vars(self), "workload": self.workload.to_json()}
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Speed | None:
-        """Return the speed from :meth:`to_json`; None if another version wrote it."""
-        if content.keys() != {field.name for field in fields(cls)}:
-            return None
-        workload = Workload.from_json(content["workload"])
-        return None if workload is None else cls(**{**content, "workload": workload})
+    def from_json(cls, content: Mapping[str, Any]) -> Speed:
+        """Return the speed from :meth:`to_json`."""
+        return cls(**{**content, "workload": Workload(**content["workload"])})
 
 
 @dataclass(frozen=True)
@@ -149,7 +146,7 @@ def _fit(work: NDArray[np.float64], seconds: NDArray[np.float64]) -> tuple[float
     terms = np.stack([1 / seconds, work / seconds], axis=1)
     ones = np.ones(len(seconds))
     a, b = np.linalg.lstsq(terms, ones, rcond=None)[0].tolist()
-    if a < 0 or len(work) == 1:
+    if a < 0:
         return 0.0, float(ones @ terms[:, 1] / (terms[:, 1] @ terms[:, 1]))
     if b < 0:
         return float(ones @ terms[:, 0] / (terms[:, 0] @ terms[:, 0])), 0.0
@@ -172,7 +169,7 @@ def earlier_speeds(
     beats = list(itertools.islice(_beats(runs, same_hardware), MOST_HEARTBEATS))
     found = [Speed.from_json(entry) for beat in beats for entry in beat.get("speeds", [])]
     startups = [float(beat["startup"]) for beat in beats if beat.get("startup") is not None]
-    measured = [speed for speed in found if speed and speed.training >= SHORTEST_SECONDS]
+    measured = [speed for speed in found if speed.training >= SHORTEST_SECONDS]
     return Speeds(measured, startups[0] if startups else 0.0, source)
 
 

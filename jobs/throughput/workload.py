@@ -1,10 +1,9 @@
-"""Workloads: all that the speed of a training depends on, besides its device."""
+"""Workloads: everything that the speed of a training depends on, besides its device."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,7 +41,7 @@ class Workload:
         grabs: the names of the grabs, and how often they are called.
         width, depth, samples: the hyperparameters WIDTH, DEPTH and N_SAMPLES.
         tests: rows of the test set per step, on average.
-        configs: how many the plan trains together.
+        configs: the number of configs that the plan trains together.
         cost: the plan's estimate for one model-step, in floating-point operations.
     """
 
@@ -89,16 +88,6 @@ class Workload:
     def work(self) -> float:
         """Operations of one model-step, with its share of the fixed cost of a stack's step."""
         return self.cost + STACK_OVERHEAD / self.configs
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the workload as it is stored in a heartbeat."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Workload | None:
-        """Return the workload from :meth:`to_json`; None if another version wrote it."""
-        names = {field.name for field in fields(cls)}
-        return cls(**content) if content.keys() == names else None
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Forecast:
         device = self.executor.device(plan.threads)
         found = [Speed.from_json(entry) for answer in answers for entry in answer["speeds"]]
         startup = max(float(answer["startup"]) for answer in answers)
-        total = _sum_by_workload([speed for speed in found if speed is not None])
+        total = _sum_by_workload(found)
         return self._estimate(Speeds(total, startup, f"by a calibration on {device}"))
 
     def _estimate(self, speeds: Speeds) -> Estimate | None:

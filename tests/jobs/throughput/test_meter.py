@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_no_speed_is_below_zero(meter: ThroughputMeter, clock: Clock) -> None:
 
 def test_a_heartbeat_stays_small(meter: ThroughputMeter) -> None:
     for width in range(1000):
-        meter.finish_pack(Workload(**{**WORKLOAD.to_json(), "width": width}))
+        meter.finish_pack(replace(WORKLOAD, width=width))
     assert len(meter.speeds()) == KEPT_WORKLOADS
 
 

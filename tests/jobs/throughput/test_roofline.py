@@ -106,7 +106,7 @@ class Choosy(nn.Module):
 
 def test_a_network_that_looks_at_the_numbers_is_not_counted() -> None:
     assert matmul_flops(stacked(MODEL=Choosy)) is None
-    assert Roofline(CPU, "fp32", custom_model=False).ideal_seconds(stacked(MODEL=Choosy)) is None
+    assert Roofline(CPU, "fp32").ideal_seconds(stacked(MODEL=Choosy)) is None
 
 
 class Keeping(nn.Module):
@@ -132,7 +132,7 @@ def test_counting_and_measuring_leave_no_trace() -> None:
     generators = [torch.get_rng_state(), *(g.get_state() for g in stack.generators)]
     weights = [p.clone() for model in stack.models for p in model.parameters()]
     precision = torch.get_float32_matmul_precision()
-    assert Roofline(CPU, "fp32", custom_model=False).ideal_seconds(stack) is not None
+    assert Roofline(CPU, "fp32").ideal_seconds(stack) is not None
     after = [torch.get_rng_state(), *(g.get_state() for g in stack.generators)]
     assert all(map(torch.equal, generators, after))
     parameters = [p for model in stack.models for p in model.parameters()]
@@ -152,7 +152,7 @@ def test_ideal_seconds_are_flops_over_the_rate_of_the_precision(
         return rates[precision]
 
     monkeypatch.setattr(roofline, "matmul_rate", rate)
-    device = Roofline(CPU, "fp32", custom_model=False)
+    device = Roofline(CPU, "fp32")
     assert measured == ["fp32"], "at once, before there is a stack"
     forward, step = passes(N)
     for _ in range(2):

@@ -160,10 +160,6 @@ def test_what_differs_least_is_taken() -> None:
 def test_speeds_go_through_json() -> None:
     written = json.loads(json.dumps(speed(BASE, 0.25, 1.5).to_json()))
     assert Speed.from_json(written) == speed(BASE, 0.25, 1.5)
-    assert Speed.from_json({**written, "rows": 3}) is None, "another version wrote it"
-    del written["workload"]["tests"]
-    assert Speed.from_json(written) is None, "another version wrote it"
-    assert Speed.from_json({}) is None
 
 
 def earlier(tmp_path: Path, name: str, beat: dict[str, Any], **intent: Any) -> RunDirectory:
