@@ -1,7 +1,7 @@
-"""Runs as they lie on the disk once they have been trained, without the training.
+"""Runs on disk as if they had been trained, without the training.
 
-What ``launch`` writes is written by launch itself; shards are written through the writer that
-tasks use. Only the numbers in them are made up.
+The files of ``launch`` are written by launch itself, shards by the writer of tasks. Only the
+numbers in them are made up.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def created_run(spec: Path, runs: Path) -> Path:
     """Write what a launch of a spec writes before it submits anything; return the run's folder.
 
     The run is one of this machine, with as many tasks as a cluster would be given; the script that
-    SLURM would get stands beside.
+    SLURM would get is written to its submission.
     """
     sweep = load_spec(spec)
     (runs / sweep.name).mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,13 @@
-"""What saving, telling and recording cost a training, as shares of its time.
+"""The cost of checkpoints, heartbeats and recording, as shares of the time of a training.
 
     python bench/overheads.py [--repeats N] [--folder DIR] [--json FILE]
 
 Checkpoints: the seconds of one save of a pack as large as a plan makes it, by the seconds between
 two saves; files go to a temporary folder of DIR, since a save waits for its disk. Heartbeats: the
-processor time of one and of what the train loop tells it; and the time of training with them, so
-often that their share can be seen at all, against training without. Recording: model-steps per
-second with traces or grabs, against final losses alone. What is compared takes turns in one
-process, and figures are medians.
+CPU time of one and of the calls of the train loop; and the time of training with them, at a rate
+at which their share is visible, against training without. Recording: model-steps per
+second with traces or grabs, against final losses alone. Alternatives take turns in one process, and
+figures are medians.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ PACKS = ((64, 14, 256), (256, 14, 64), (1024, 14, 64), (4096, 8, 16), (8192, 4, 
 
 #: The shorter a step, the more of it goes to all else.
 SHORT_STEPS = Workload(width=64, configs=16)
-BEATS = 0.02  # seconds between heartbeats, where they are measured
+BEATS = 0.02  # seconds between heartbeats while they are measured
 CHECKPOINT_SECONDS = 60 * Hyperparameters().checkpoint_minutes
 
 MAX_ITER = 800
 TRACES = {"ONLYTHRESHOLDS": False, "GRAB_EVERY": "log:100"}
 GRAB = {"trace": readin_gram_trace}
-#: What is recorded: settings, and grabs. The first is what the others are compared with.
+#: Settings and grabs of each way of recording; the others are compared with the first.
 RECORDINGS: dict[str, tuple[Mapping[str, Any], Mapping[str, Callable[..., Any]]]] = {
     "final losses": ({}, {}),
     "losses of every step": (TRACES, {}),
@@ -85,14 +85,14 @@ def saves(width: int, steps: int, batch: int, folder: Path) -> dict[str, Any]:
         "megabytes": size / 1e6,
         "seconds": statistics.median(saving.save_seconds),
         "slowest": max(saving.save_seconds),
-        # By another way, with what a save does to the step after it.
+        # By another way, with the effect of a save on the next step.
         "seconds_from_steps": with_save - without,
         "share": (with_save - without) / CHECKPOINT_SECONDS,
     }
 
 
-def telling(repeats: int, folder: Path) -> dict[str, Any]:
-    """Train with heartbeats and what the loop tells them, and without."""
+def heartbeats(repeats: int, folder: Path) -> dict[str, Any]:
+    """Train with heartbeats and the calls of the loop, and without."""
     slowdowns, told_shares = [], []
     for _ in range(repeats):
         plain = Stopwatch()
@@ -102,7 +102,7 @@ def telling(repeats: int, folder: Path) -> dict[str, Any]:
             SHORT_STEPS.train(MAX_ITER, {}, monitor=told)
         slowdowns.append(told.seconds / plain.seconds - 1)
         told_shares.append(told.told_seconds / told.seconds)
-    publish = _processor_seconds(Heartbeat(folder / "beat.json", BEATS).publish)
+    publish = _cpu_seconds(Heartbeat(folder / "beat.json", BEATS).publish)
     slowdown, told_share = statistics.median(slowdowns), statistics.median(told_shares)
     return {
         "slowdown": slowdown,
@@ -110,13 +110,13 @@ def telling(repeats: int, folder: Path) -> dict[str, Any]:
         "publish_seconds": publish,
         "told_share": told_share,
         "share": told_share + publish / HEARTBEAT_SECONDS,
-        # By another way, with all that a beat does to the loop: what grows with their number.
+        # By another way, with all effects of heartbeats on the loop that grow with their number.
         "share_from_totals": told_share + (slowdown - told_share) * BEATS / HEARTBEAT_SECONDS,
     }
 
 
-def _processor_seconds(function: Callable[[], Any], calls: int = 300) -> float:
-    """Return the processor time that one call takes of this thread."""
+def _cpu_seconds(function: Callable[[], Any], calls: int = 300) -> float:
+    """Return the CPU time of this thread for one call."""
     begin = time.thread_time()
     for _ in range(calls):
         function()
@@ -127,7 +127,7 @@ def recording(repeats: int) -> dict[str, dict[str, float]]:
     """Train with each way of recording in turn; return its model-steps per second."""
     speeds: dict[str, list[float]] = {name: [] for name in RECORDINGS}
     for turn in range(repeats):
-        # Forth and back: a machine that slows down meanwhile is not put down to the later ones.
+        # Forth and back, so that a machine that slows down does not bias the later ones.
         for name, (settings, grabs) in list(RECORDINGS.items())[:: (-1) ** turn]:
             stopwatch = Stopwatch()
             # A grab at every step takes so much of a step that few steps show it.
@@ -145,7 +145,7 @@ def recording(repeats: int) -> dict[str, dict[str, float]]:
 
 
 def print_saves(folder: Path) -> list[dict[str, Any]]:
-    """Measure and print what checkpoints cost."""
+    """Measure and print the cost of checkpoints."""
     default = f"of {CHECKPOINT_SECONDS / 60:g} min"
     titles = ("configs", "MB", "ms", "slowest", "by steps", default, "of 1 min")
     print(f"\n{'one save':<12}" + "".join(f"{title:>10}" for title in titles))
@@ -160,13 +160,13 @@ def print_saves(folder: Path) -> list[dict[str, Any]]:
     return results
 
 
-def print_telling(repeats: int, folder: Path) -> dict[str, Any]:
-    """Measure and print what heartbeats cost."""
-    result = telling(repeats, folder)
+def print_heartbeats(repeats: int, folder: Path) -> dict[str, Any]:
+    """Measure and print the cost of heartbeats."""
+    result = heartbeats(repeats, folder)
     rounds = ", ".join(f"{slowdown:.1%}" for slowdown in result["slowdowns"])
     print(
-        f"\nheartbeats: {1e6 * result['publish_seconds']:.0f} us of a processor each, and "
-        f"{result['told_share']:.3%} of the time for the loop to tell them how far it is"
+        f"\nheartbeats: {1e6 * result['publish_seconds']:.0f} us of a CPU each, and "
+        f"{result['told_share']:.3%} of the time in the calls of the loop"
     )
     print(f"every {BEATS:g} s: slower by {result['slowdown']:.2%} (rounds: {rounds})")
     print(
@@ -178,7 +178,7 @@ def print_telling(repeats: int, folder: Path) -> dict[str, Any]:
 
 
 def print_recording(repeats: int) -> dict[str, dict[str, float]]:
-    """Measure and print what recording costs."""
+    """Measure and print the cost of recording."""
     results = recording(repeats)
     print(f"\n{'recorded':<36}{'model-steps/s':>14}{'of first':>10}")
     for name, one in results.items():
@@ -189,7 +189,7 @@ def print_recording(repeats: int) -> dict[str, dict[str, float]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--repeats", type=int, default=3, help="times that all take turns")
-    parser.add_argument("--folder", type=Path, help="where to make a folder for the files")
+    parser.add_argument("--folder", type=Path, help="the folder in which to make one for the files")
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
     options = parser.parse_args(arguments)
     print(f"{DEVICE}, {torch.get_num_threads()} threads")
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(name)
         results = {
             "checkpoints": print_saves(folder),
-            "heartbeats": print_telling(options.repeats, folder),
+            "heartbeats": print_heartbeats(options.repeats, folder),
             "recording": print_recording(options.repeats),
         }
     if options.json:

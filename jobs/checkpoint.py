@@ -17,16 +17,16 @@ __all__ = ["Checkpoint"]
 
 @dataclass
 class Checkpoint:
-    """What is known of a pack in training, and the file that an interrupted one resumes from.
+    """The state of a pack in training, and the file from which an interrupted pack resumes.
 
     Attributes:
         file: replaced atomically at every save.
-        device: the type of device that the pack trains on; a state of another one is not used.
-        configs: how many configs the pack has.
+        device: the type of device that the pack trains on; the state of another type is not used.
+        configs: the number of configs of the pack.
         parts: the configs that are not yet trained.
         finished: the arrays of the stacks that are trained.
-        state: the saved state of the stack to train next; None where it starts at step 0.
-        seconds: the time that earlier attempts have spent on that stack up to its state.
+        state: the saved state of the stack to train next; None to start at step 0.
+        seconds: the time that earlier attempts spent on that stack up to its state.
     """
 
     file: Path
@@ -39,7 +39,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, file: Path, device: str, configs: int) -> Checkpoint:
-        """Return what the file holds; a pack of which nothing is trained where it is unusable."""
+        """Return the content of the file; if it is unusable, a pack without progress."""
         if file.exists():
             try:
                 content = torch.load(file, weights_only=True)
@@ -65,11 +65,11 @@ class Checkpoint:
         """Replace the file.
 
         Args:
-            state: of the stack in training; None where it is to start at step 0.
+            state: of the stack in training; None to start at step 0.
             seconds: the time spent on that stack, in all attempts.
 
         Raises:
-            OSError, RuntimeError: where the disk is full; torch turns that into the latter.
+            OSError, RuntimeError: if the disk is full; torch turns that into the latter.
         """
         content = {
             "device": self.device,

@@ -10,7 +10,7 @@ __all__ = ["WORKER", "module_command"]
 WORKER = "mlpsubmit.jobs.worker"
 
 #: Runs a module as ``python -m`` does, but searches the working directory last: a ``jobs.py`` or
-#: ``random.py`` that lies there must not take the place of ours or of Python's.
+#: ``random.py`` there must not shadow ours or Python's.
 _RUN_MODULE = (
     "import sys, runpy; sys.path.append(sys.path.pop(0)); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"

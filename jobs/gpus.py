@@ -1,7 +1,7 @@
 """The GPUs of tasks: which are visible, and how much memory they have, as far as known beforehand.
 
 The launching process must not initialise CUDA: it would hold memory on every GPU from then on, and
-where a GPU serves one process at a time it would be this one. So NVML, the driver's own library,
+a GPU in exclusive mode would serve no other process. So NVML, the driver's own library,
 is queried. It does not apply CUDA_VISIBLE_DEVICES; entries of that variable are matched here.
 """
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 __all__ = ["LARGEST_ON_GPU", "config_bytes", "fitting"]
 
-#: Configs of a pack at most, and weights of a stack: beyond them a GPU is busy as it is.
+#: Configs of a pack at most, and weights of a stack: more gain nothing, the GPU is busy already.
 LARGEST_ON_GPU = 512
 WEIGHTS_ON_GPU = 1 << 27
 
-#: What is left of a GPU for other things: the share that fragments, and the bytes that the CUDA
+#: Memory of a GPU that is not planned for: the share that fragments, and the bytes that the CUDA
 #: context takes, the workspaces of libraries, and the two copies of a small stack that are made
 #: while a recording of its step is checked.
 MARGIN, RESERVED = 0.15, 2 << 30
@@ -47,7 +47,7 @@ def config_bytes(
     width, depth = settings["width"], settings["depth"]
     # A forward pass keeps the signals of every layer, the backward pass two more at a time; a
     # network that autograd differentiates keeps some twice. A recorded step, in which the test set
-    # may be evaluated, has memory of its own.
+    # may be evaluated, has separate memory.
     train = (2 * depth + 2) * settings["n_samples"] * width
     activations = 2 * np.maximum(train, (depth + 1) * test_samples * width)
     samples = BATCHES * settings["n_samples"] + TEST_SETS * test_samples

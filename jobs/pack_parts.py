@@ -1,4 +1,4 @@
-"""Which configs of a pack are still to be trained, and how many of them together."""
+"""The configs of a pack that are still to be trained, and how many of them together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class PackParts:
 
     Attributes:
         left: the rows of the configs that are not yet trained, one list per part. A part is
-            assembled as a whole and trains as one stack or, where shapes differ, as several.
+            assembled as a whole and trains as one stack or, if shapes differ, as several.
         siblings: how many of the first parts were split from the same part, and so need as much
             memory as each other.
         halved: whether the pack has ever run out of memory.
@@ -35,19 +35,19 @@ class PackParts:
         self.siblings = max(1, self.siblings - 1)
 
     def halve(self, rows: Sequence[int], done: set[int]) -> int:
-        """Split what ran out of memory, and its siblings, into parts of half the size.
+        """Split the part or stack that ran out of memory, and its siblings, into half the size.
 
         Args:
-            rows: those that were assembled or in training when the memory ran out.
-            done: those that have a result.
+            rows: the configs that were assembled or in training when memory ran out.
+            done: the rows of configs with a result.
 
         Returns:
-            How many configs a part has at most.
+            The number of configs of a part, at most.
         """
         size = (len(rows) + 1) // 2
         first, *others = ([r for r in part if r not in done] for part in self.left[: self.siblings])
         left = [*first, *(row for part in others for row in part)]
-        # Where it was one of several stacks, the others may well fit as they are.
+        # If it was one of several stacks, the others may well fit.
         split = left if len(rows) == len(first) else list(rows)
         halves = [split[start : start + size] for start in range(0, len(split), size)]
         rest = [row for row in left if row not in split]

@@ -1,4 +1,4 @@
-"""The arrays of a pack's result, put together from those of its stacks."""
+"""The arrays of a pack's result, joined from those of its stacks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float) -> Array
     }
     schedules = {name: getattr(trained, name) for name in SHARED}
     arrays |= {name: steps for name, steps in schedules.items() if len(steps)}
-    # Where every config diverged, the shape of a grab that was never called is not known.
+    # If every config diverged, the shape of a grab that was never called is not known.
     called = not (trained.status == DIVERGED).all()
     grabs = {name: v for name, v in trained.grabs.items() if called or not np.isnan(v).all()}
     return arrays | {f"grab.{name}": values for name, values in grabs.items()}

@@ -57,8 +57,8 @@ class PackRange:
     """Configs that train together: those of the ranks ``start`` to ``stop``.
 
     Attributes:
-        number: which pack of the plan it is.
-        cost: the estimated cost of all of them, in FLOPs.
+        number: its pack number.
+        cost: the estimated cost of its configs, in FLOPs.
     """
 
     number: int
@@ -74,7 +74,7 @@ class PackRange:
 
 @dataclass(frozen=True)
 class Plan:
-    """What trains together: the packs of a sweep.
+    """The packs of a sweep: the configs that train together.
 
     Attributes:
         shape: points per axis of the product.
@@ -159,7 +159,7 @@ class Plan:
 
     @cached_property
     def _ordered_indices(self) -> NDArray[np.int64] | None:
-        """By rank, the flat index into the product in plan order; None where they are equal."""
+        """By rank, the flat index into the product in plan order; None if they are equal."""
         return None if self.kept is None else np.flatnonzero(self.kept)
 
     def indices(self, pack: PackRange) -> NDArray[np.int64]:
@@ -224,15 +224,15 @@ def make_plan(
     """Plan a sweep for a number of tasks that train at the same time.
 
     Args:
-        max_tasks: how many; a group that carries much of the cost is cut so that all of them get a
+        max_tasks: the number of tasks; a group with much of the cost is cut so that each gets a
             share of it.
         threads: CPU threads of each task.
         finished: indices of configs whose results are known already.
-        memory: bytes free on the GPU of each task; None where tasks train on CPUs.
+        memory: bytes free on the GPU of each task; None if tasks train on CPUs.
     """
     axes = sweep.product.axes
     outside = [i for i, axis in enumerate(axes) if not _stacks(axis)]
-    # What sets the size of packs goes outermost: the limits then form few runs of equal ones.
+    # The axes that set the limits go outermost: runs of equal limits are then long.
     outside.sort(key=lambda i: not {"width", "depth"} & set(axes[i].names))
     inside = [i for i, axis in enumerate(axes) if _stacks(axis)]
     group_shape = tuple(len(axes[i]) for i in outside)
@@ -257,7 +257,7 @@ def make_plan(
 def _stacks(axis: Axis) -> bool:
     """Return whether configs that differ along an axis can share a pack.
 
-    Arguments of functions can: where they turn out to change shapes, the task trains the pack as
+    Arguments of functions can: if they turn out to change shapes, the task trains the pack as
     several stacks.
     """
     return all(name in STACKED or name not in Hyperparameters.model_fields for name in axis.names)
@@ -296,8 +296,8 @@ def _known_inputs(sweep: Sweep) -> int:
 def _as_number(name: str, value: Any, base: Hyperparameters) -> float:
     """Return a setting as a number.
 
-    A schedule of N events is the mean number of steps between them; an optimizer is 1 where it
-    trains a whole pack at once, 0 where it is a class of torch.optim.
+    A schedule of N events is the mean number of steps between them; an optimizer is 1 if it
+    trains a whole pack at once, 0 if it is a class of torch.optim.
     """
     if name == "optimizer":
         return float(isinstance(value, str) and value in OPTIMIZERS)

@@ -1,4 +1,4 @@
-"""What data functions compute: once per run, by whichever task needs it first."""
+"""The results of data functions, computed once per run by the first task that needs them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NONE: Mapping[str, Any] = {}
 
 
 class SharedData:
-    """The data entries of a run, as one task sees them."""
+    """The data entries of a run in one task."""
 
     def __init__(self, run: RunDirectory, sweep: Sweep, device: torch.device) -> None:
         self._run = run
@@ -33,9 +33,9 @@ class SharedData:
         self._loaded: dict[str, Mapping[str, Any] | Exception] = {}
 
     def entries(self, config: Config) -> Mapping[str, Any]:
-        """Return what the data function gives for a config, its tensors on the device.
+        """Return the entries of the data function for a config, its tensors on the device.
 
-        Equal arguments give the same object; where the function raised, the same error is raised.
+        Equal arguments give the same object; if the function raised, the same error is raised.
         """
         if self._sweep.data is None:
             return _NONE

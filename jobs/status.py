@@ -183,7 +183,7 @@ def _reused(run: RunDirectory, names: set[str]) -> int:
 
 
 def _numbers(names: set[str], plan: Plan) -> NDArray[np.int64]:
-    """Return the numbers of the finished packs; reused results have names of their own."""
+    """Return the numbers of the finished packs; reused results have other names."""
     numbers = sorted(int(name) for name in names if name.isdigit())
     return np.array([number for number in numbers if number < plan.packs], dtype=np.int64)
 
@@ -320,7 +320,7 @@ def _speed(tasks: Sequence[TaskStatus], beats: Beats) -> tuple[float, float | No
 
 
 def _elapsed(beats: Beats) -> float:
-    """Return the seconds in which tasks trained; those of one submission ran concurrently."""
+    """Return the seconds in which tasks trained; tasks of one submission ran concurrently."""
     spans: dict[str, tuple[float, float]] = {}
     for name, beat in beats.items():
         submission = name.partition("-")[0]

@@ -1,4 +1,4 @@
-"""A submission: the part of a run that is handed to an executor, and the jobs that it becomes."""
+"""A submission, the part of a run that an executor gets, and its jobs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Job:
     """One job of a submission, as jobs.json keeps it.
 
     Attributes:
-        id: SLURM's id of the job, or the name of the task that runs here; its logs carry it.
+        id: SLURM's id of the job, or the name of the task that runs here; its logs are named so.
         first: which task of the submission is its first.
         count: how many tasks it covers; none for the job that resumes what they leave.
         array: whether each of its tasks has an array index at the end of the id.
         host: where the job was submitted.
-        pid: the process of a task that runs here; None where a scheduler starts it.
+        pid: the process of a task that runs here; None if a scheduler starts it.
         process_start: when that process started, as process ids are used again.
         updated: when it was submitted; on another machine it counts as alive for a while.
     """
@@ -53,13 +53,13 @@ class Submission:
     """The part of a run that is handed to an executor.
 
     Attributes:
-        path: the run directory; it need not exist yet where nothing is submitted.
-        label: what names of its jobs begin with: the sweep's name and the run's id, wherever the
-            run lies by now.
+        path: the run directory; it need not exist if nothing is submitted.
+        label: the prefix of its jobs' names: the sweep's name and the run's id, even if the run
+            directory has been moved.
         number: which submission of the run it is.
         tasks: how many tasks it has.
         threads: CPU threads of each task.
-        retries: how often what is missing at its end is resumed automatically.
+        retries: how often missing packs are resumed automatically at its end.
     """
 
     path: Path

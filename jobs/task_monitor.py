@@ -1,4 +1,4 @@
-"""What the train loop reports to while a task trains a pack: saves and heartbeats."""
+"""The monitor of the train loop in a task: saves the state, and reports to the heartbeat."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Progress
 
 __all__ = ["TaskMonitor"]
 
-#: The share of the time that saves may take: what takes long to save is saved less often.
+#: The share of the time that saves may take: slow saves are made less often.
 SAVING_SHARE = 0.01
 
 #: Saves are at most this many times as far apart as was asked for, however slow they are.
@@ -26,10 +26,10 @@ RAREST_SAVES = 10
 
 @dataclass
 class _Counts:
-    """How far the stack in training is.
+    """The progress of the stack in training.
 
     Attributes:
-        first_step: the step at which this attempt took the stack up.
+        first_step: the step at which this attempt continued the stack.
         step: the step of the last read-back.
         earlier_made: model-steps of earlier attempts; None until the first read-back.
         made: model-steps of this attempt at the last read-back.
@@ -48,7 +48,7 @@ class _Counts:
 
     @classmethod
     def at(cls, step: int) -> _Counts:
-        """Return the counts of a stack that this attempt takes up at a step."""
+        """Return the counts of a stack that this attempt continues at a step."""
         return cls(step, step, 0 if step == 0 else None, time.monotonic())
 
 
@@ -59,10 +59,10 @@ class TaskMonitor:
 
     Args:
         checkpoint: of the pack.
-        stop: set where the task is to save and stop.
+        stop: set when the task is to save and stop.
         heartbeat: of the task.
         meter: counts model-steps, over all packs of a task.
-        interval: seconds between two saves; more where saves are slow.
+        interval: seconds between two saves; more if saves are slow.
         verbose: print losses as they fall.
     """
 
@@ -93,11 +93,11 @@ class TaskMonitor:
     # ---- between two stacks
 
     def begin_stack(self, configs: int, step_ideal: float | None = None) -> None:
-        """Prepare for a stack of so many configs.
+        """Prepare for a stack.
 
         Args:
-            step_ideal: seconds in which the device could make one model-step of it; None where that
-                is not known.
+            configs: the number of its configs.
+            step_ideal: the ideal seconds of one model-step of it; None if unknown.
         """
         self._configs, self._step_ideal = configs, step_ideal
 
@@ -107,7 +107,7 @@ class TaskMonitor:
         self.restart()
 
     def restart(self) -> None:
-        """Note that whatever trains next starts at step 0."""
+        """Let the stack to train next start at step 0."""
         self._meter.stop()
         self.checkpoint.begin_stack()
         self._begun = time.monotonic()
@@ -118,7 +118,7 @@ class TaskMonitor:
         """The time spent on the stack in training, in all attempts."""
         return self.checkpoint.seconds + time.monotonic() - self._begun
 
-    # ---- what the train loop calls
+    # ---- called by the train loop
 
     def restore(self) -> dict[str, Any] | None:
         """Return the state to continue from; None to start at step 0."""
@@ -141,10 +141,10 @@ class TaskMonitor:
         """Replace the checkpoint; a disk that is full does not end the training.
 
         Args:
-            state: of the stack in training; None where it is to start at step 0.
+            state: of the stack in training; None to start at step 0.
 
         Raises:
-            Interrupted: where the task is to stop.
+            Interrupted: if the task is to stop.
         """
         if state is None:  # else due() was called just now, and the state copied since
             self._asked = time.monotonic()

@@ -1,4 +1,4 @@
-"""Train one pack of a plan: half as many configs at a time where it runs out of memory."""
+"""Train one pack of a plan: half as many configs at a time if it runs out of memory."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ __all__ = ["OutOfMemory", "TaskContext", "train_pack"]
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What all packs of a task share.
+    """The context that all packs of a task share.
 
     Attributes:
-        data: what the data function computed.
-        stop: set where the task is to save its pack and stop.
-        roofline: what the device could do at best; None where it was not measured.
+        data: the entries of the data function.
+        stop: set when the task is to save its pack and stop.
+        roofline: the ideal time of model-steps; None if it was not measured.
     """
 
     run: RunDirectory
@@ -54,15 +54,15 @@ class TaskContext:
 
 
 class OutOfMemory(UserError):
-    """A config that does not fit into the memory even where it trains alone."""
+    """A config that does not fit into the memory even alone."""
 
 
 def train_pack(context: TaskContext, pack: PackRange) -> Arrays:
-    """Train a pack, from its checkpoint where there is one; return the arrays of its result.
+    """Train a pack, from its checkpoint if there is one; return the arrays of its result.
 
     Raises:
-        Interrupted: where the task is to stop; the state of the pack is saved.
-        OutOfMemory: where not even one config fits.
+        Interrupted: if the task is to stop; the state of the pack is saved.
+        OutOfMemory: if not even one config fits.
     """
     sweep, base = context.sweep, context.sweep.base
     indices = context.plan.indices(pack)
@@ -105,14 +105,14 @@ class _PackTraining:
     rows: list[int] = field(default_factory=list)
 
     def run(self) -> None:
-        """Train what is left."""
+        """Train the remaining parts."""
         while self.checkpoint.parts.left:
             if not self._fits():
-                # Out here, where no traceback holds the dead tensors any more.
+                # Out here, no traceback holds the dead tensors any more.
                 self._halve()
 
     def _fits(self) -> bool:
-        """Train the first part; return whether there was memory enough."""
+        """Train the first part; return whether it fitted into memory."""
         try:
             self._train_part()
         except StateError as error:
@@ -133,11 +133,11 @@ class _PackTraining:
         """Assemble the configs of the first part, and train those that have no result yet."""
         checkpoint, device = self.checkpoint, self.context.device
         if checkpoint.parts.halved or is_crowded(device):
-            # What trained before is held by cycles, whose size Python's collector does not see.
+            # Earlier stacks are held by cycles; Python's collector does not see their size.
             release_memory()
         part, done = checkpoint.parts.left[0], checkpoint.done
         self.rows = [row for row in part if row not in done]
-        # What draws from torch's global generator, against the advice, repeats all the same.
+        # Even draws from torch's global generator, which the docs advise against, are repeated.
         torch.manual_seed(data_seed(self.configs[part[0]].hyperparameters.seed))
         configs, entries = [self.configs[row] for row in part], [self.entries[row] for row in part]
         for stack in assemble(self.context.sweep, configs, entries, device):
@@ -162,13 +162,13 @@ class _PackTraining:
         self.monitor.restart()
         print(
             f"pack {self.name}: out of memory with {len(self.rows)} configs; "
-            f"going on with {size} at a time",
+            f"continuing with {size} at a time",
             flush=True,
         )
         self.monitor.save(None)
 
     def _rejoin(self) -> None:
-        """Save that all that is left trains together: a device with more memory may hold it."""
+        """Save all remaining configs as one part: a device with more memory may hold it."""
         self.checkpoint.parts.rejoin(self.checkpoint.done)
         self.monitor.restart()
         self.monitor.save(None)
@@ -181,7 +181,7 @@ def _smoke_test_grabs(context: TaskContext, config: Config, entry: Mapping[str, 
     except Exception as error:
         if not ran_out_of_memory(error):
             raise
-        release_memory()  # the training will raise it again, or go on with fewer configs
+        release_memory()  # the training will raise it again, or continue with fewer configs
 
 
 def _does_not_fit(config: Config, device: torch.device, error: Exception) -> OutOfMemory:

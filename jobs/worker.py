@@ -2,7 +2,7 @@
 
 TASK is the index of a slice of the submission. The local executor starts one process per task;
 under SLURM each element of a job array is one. A parent may start several, one per device: a worker
-takes the first GPU that is visible to it, and nothing of it is shared but the run directory.
+takes the first GPU that is visible to it, and shares nothing but the run directory.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ __all__ = ["main"]
 
 
 def main(path: str, submission: int, task: int) -> int:
-    """Train one slice; where SLURM ends the job before that is done, put it back into the queue.
+    """Train one slice; if SLURM ends the job earlier, put it back into the queue.
 
     Returns:
         The exit code of the process.
     """
-    # Before the imports: those of torch take seconds, in which a signal must not kill the process.
+    # Before the imports: torch takes seconds, in which a signal must not kill the process.
     with stop_on_signals() as stop:
         from mlpsubmit.jobs.slurm import requeue
         from mlpsubmit.jobs.store.run_directory import RunDirectory

@@ -56,7 +56,7 @@ def choose(
     pdb: bool = False,
     keep_going: bool = False,
 ) -> Executor:
-    """Return an executor, constructed with those of these settings that its class takes.
+    """Return an executor, constructed with the settings that its class declares.
 
     Args:
         name: the executor; ``auto`` is ``slurm`` if this machine belongs to a cluster, else

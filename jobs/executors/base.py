@@ -124,7 +124,7 @@ class Executor(abc.ABC):
             UserError: if a process gives no answer.
         """
         raise UserError(
-            f"--calibrate: the {self.name} executor has no processes of its own to measure; leave "
+            f"--calibrate: the {self.name} executor starts no processes to measure; leave "
             "one of the two out"
         )
 

@@ -53,7 +53,7 @@ class DebugExecutor(Executor):
         if self._pdb:
             import pdb
 
-            # Where the user's own function raised, not where the train loop reports it.
+            # The frame in which the user's function raised, not the train loop's.
             cause = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__

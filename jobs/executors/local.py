@@ -23,7 +23,7 @@ from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["LocalExecutor", "gpus", "usable_cores"]
 
-#: More worker processes than this pay for their memory with nothing on a large server.
+#: Worker processes at most on a large server: more of them cost memory and gain nothing.
 LARGEST_SHARE = 16
 
 
@@ -49,7 +49,7 @@ class LocalExecutor(Executor):
         return self._max_tasks
 
     def memory(self) -> int | None:
-        """Return what is free on the fullest of the GPUs."""
+        """Return the free bytes on the fullest of the GPUs."""
         return free_memory(self.devices) if self.devices else None
 
     def threads_per_task(self, tasks: int) -> int:
@@ -62,7 +62,7 @@ class LocalExecutor(Executor):
         return most if self.devices else min(most, max(1, self.cores // threads))
 
     def units(self, threads: int) -> tuple[str, int]:
-        """Return GPU-hours where tasks have a GPU each."""
+        """Return GPU-hours if tasks have a GPU each, else core-hours."""
         return ("GPU-hours", 1) if self.devices else ("core-hours", threads)
 
     def calibrate(
@@ -126,7 +126,7 @@ def _answer(folder: Path, number: int) -> Mapping[str, Any]:
     """Return the answer of a process.
 
     Raises:
-        UserError: with the end of its log, where it gave none.
+        UserError: with the end of its log, if it gave none.
     """
     try:
         answer: Mapping[str, Any] = files.read_json(calibrate.answer_file(folder, number))
@@ -149,7 +149,7 @@ def gpus(hyperparameters: Hyperparameters) -> list[str]:
     """Return the GPUs of DEVICES as entries of CUDA_VISIBLE_DEVICES; none on a machine without any.
 
     Raises:
-        UserError: where DEVICES names one that the machine does not have.
+        UserError: if DEVICES names a GPU that the machine does not have.
     """
     import torch
 

@@ -71,7 +71,7 @@ class SlurmExecutor(Executor):
         return self._tasks or int(min(max(1, -(-cost // TASK_COST)), MOST_TASKS))
 
     def memory(self) -> int | None:
-        """Return the memory of the template's type of GPU, assumed where its name tells none."""
+        """Return the memory of the template's type of GPU, a default if its name has none."""
         return memory_of_type(self.template.gpu_type) if self.template.gpu_count else None
 
     def threads_per_task(self, tasks: int) -> int:
@@ -224,7 +224,7 @@ class SlurmExecutor(Executor):
                 file = submission.folder / "retry.sh"
                 retry = Sbatch(self._helper).submit(file, text, _retry_name(submission))
                 yield Job(retry, submission.tasks, 0, array=False)
-        except UserError:  # those that start all the same end at once
+        except UserError:  # tasks that start all the same end at once
             with contextlib.suppress(SlurmUnavailable):
                 cancel(ids)
             raise

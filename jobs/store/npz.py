@@ -25,9 +25,9 @@ __all__ = ["npz_bytes", "stored_arrays"]
 _END = struct.Struct("<4s6xH2I2x")
 #: An entry of the directory: compression, checksum, sizes, lengths of what follows, offset.
 _ENTRY = struct.Struct("<4s6xH4x3I3H8xI")
-#: The same entry again, where its content begins.
+#: The header of an entry, before its content.
 _HEADER = struct.Struct("<4s22x2H")
-#: What begins a npy file, and the length of its header.
+#: The start of a npy file, and the length of its header.
 _NPY = struct.Struct("<8sH")
 _VERSION_1 = npy.MAGIC_PREFIX + b"\1\0"
 
@@ -67,7 +67,7 @@ def _arrays(content: bytes) -> Iterator[tuple[str, NDArray[Any]]]:
 
 
 def _stored(content: bytes, start: int, name: bytes, size: int) -> bytes:
-    """Return what an entry holds, given where its own header begins."""
+    """Return the content of an entry, given the offset of its header."""
     mark, name_length, extra_length = _HEADER.unpack_from(content, start)
     begin = start + _HEADER.size
     _expect(mark == b"PK\3\4" and content[begin : begin + name_length] == name)

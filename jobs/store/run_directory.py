@@ -1,6 +1,6 @@
 """Every name in a run directory, and its small files; does not import torch.
 
-| path                         | who writes it, and when                                       |
+| path                         | written by, and when                                          |
 |------------------------------|---------------------------------------------------------------|
 | sweep.json                   | launch, once                                                  |
 | sweep.pkl                    | launch, once                                                  |
@@ -19,8 +19,8 @@
 | heartbeats/<task>.json       | one task, replaced atomically every few seconds               |
 | compiled/<machine>/          | torch, where COMPILE pays: code that other tasks use as well  |
 
-One writer per file. What is published is complete: a temporary name, fsync, rename; or a tar whose
-torn tail is ignored. Nothing here unpickles.
+One writer per file. A published file is complete: a temporary name, fsync, rename; or it is a tar,
+and its torn tail is ignored. Nothing here unpickles.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ HEARTBEATS = "heartbeats"
 COMPILED = "compiled"
 LOCK = ".lock"
 
-#: What follows the id of a job in the name of its log: on SLURM submitit names it.
+#: The suffix of a log after the id of its job, as submitit names it on SLURM.
 LOG_SUFFIX = "_0_log.out"
 
-#: What a new run directory consists of, besides its files.
+#: The folders of a new run directory.
 FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, HEARTBEATS)
 
 
@@ -82,7 +82,7 @@ class RunDirectory:
         """Return a run that exists.
 
         Raises:
-            RunError: where the folder is no run.
+            RunError: if the folder is no run.
         """
         if not path.is_dir():
             raise RunError(f"{path}: no such folder")
@@ -125,11 +125,11 @@ class RunDirectory:
         return self.path / CHECKPOINTS / f"{pack}.pt"
 
     def data_file(self, key: str) -> Path:
-        """Return the file of what a data function computed."""
+        """Return the file of the entries of a data function."""
         return self.path / DATA / f"{key}.pt"
 
     def heartbeat(self, task: str) -> Path:
-        """Return the file in which a task reports how far it is."""
+        """Return the heartbeat file of a task."""
         return self.path / HEARTBEATS / f"{task}.json"
 
     def heartbeats(self, submission: int | None = None) -> dict[str, dict[str, Any]]:
@@ -140,7 +140,7 @@ class RunDirectory:
         return {name: beat for name, beat in last.items() if beat is not None}
 
     def last_heartbeat(self, task: str) -> dict[str, Any] | None:
-        """Return the last heartbeat of a task, of whatever attempt; None if there is none whole."""
+        """Return the last heartbeat of a task, of any attempt; None if none is complete."""
         try:
             return _content(self.heartbeat(task))
         except (RunError, OSError):  # torn by a power cut, or just replaced
@@ -163,23 +163,23 @@ class RunDirectory:
         return max(taken, default=-1) + 1
 
     def intent(self, number: int) -> dict[str, Any]:
-        """Return what a submission was to do, as it was written down beforehand."""
+        """Return the content of intent.json, which is written before anything is submitted."""
         return _content(self.submission(number) / INTENT)
 
     def jobs(self, number: int) -> dict[str, Any] | None:
-        """Return the jobs of a submission; None where its launch died before it had any."""
+        """Return the jobs of a submission; None if its launch died before it had any."""
         file = self.submission(number) / JOBS
         return read_json(file) if file.exists() else None
 
     def tasks(self, number: int) -> int:
-        """Return how many tasks a submission has."""
+        """Return the number of tasks of a submission."""
         return len(self.intent(number)["slices"])
 
     def task_jobs(self, number: int) -> dict[str, dict[str, Any]]:
         """Return the job of each task of a submission, as far as it has one.
 
-        An entry of jobs.json covers ``count`` tasks from ``first`` on; where it is an array, the id
-        of each task has an array index at its end.
+        An entry of jobs.json covers ``count`` tasks from ``first`` on; if it is an array, the id of
+        each task has an array index at its end.
         """
         found = {}
         for job in (self.jobs(number) or {"jobs": []})["jobs"]:
@@ -197,12 +197,12 @@ class RunDirectory:
         publish_json(self.submission(number) / ENDED, {"why": why, "at": time.time()})
 
     def ended(self, number: int) -> str | None:
-        """Return why no task of a submission is to train any more; None where tasks may."""
+        """Return why no task of a submission is to train any more; None if tasks may."""
         file = self.submission(number) / ENDED
         return str(read_json(file)["why"]) if file.exists() else None
 
     def superseded(self, number: int) -> str | None:
-        """Return why a task of a submission that starts now is not to train; None where it is.
+        """Return why a task of a submission that starts now is not to train; None if it is.
 
         A job that its launch believed lost may start after all.
         """

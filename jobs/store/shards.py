@@ -66,8 +66,8 @@ class Member:
 class Shard:
     """The results file of one attempt, open for appending: an ordinary tar.
 
-    Each append is flushed and fsynced before it returns, unless told otherwise; a process that dies
-    within one leaves a torn tail, which readers ignore.
+    Each append is flushed and fsynced before it returns, unless ``sync`` is False; a process that
+    dies within one leaves a torn tail, which readers ignore.
     """
 
     def __init__(self, path: Path) -> None:
@@ -87,14 +87,14 @@ class Shard:
 
     @property
     def attempt(self) -> int:
-        """Which attempt of its task this shard belongs to, from 0."""
+        """The number of the attempt of its task, from 0."""
         return int(self.path.name.rsplit(".", 2)[1])
 
     def append(self, name: str, content: bytes, *, sync: bool = True) -> None:
         """Append one member and flush it to the disk.
 
         Args:
-            sync: False where nobody reads the shard before it is closed, which flushes all of it at
+            sync: False if nobody reads the shard before it is closed, which flushes all of it at
                 once; a shared disk may take hundredths of a second for every member.
         """
         info = tarfile.TarInfo(name)
@@ -127,7 +127,7 @@ class Shard:
 
 
 def members(shard: Path) -> Iterator[Member]:
-    """Yield the whole members of a shard; a torn tail, at whatever byte, ends the iteration."""
+    """Yield the whole members of a shard; a torn tail ends the iteration."""
     try:
         file = shard.open("rb")
     except FileNotFoundError:
@@ -165,7 +165,7 @@ class StoredPack:
 
     @cached_property
     def _small(self) -> dict[str, NDArray[Any]] | None:
-        """All arrays, their checksums compared; None where the pack is large or damaged."""
+        """All arrays, their checksums compared; None if the pack is large or damaged."""
         return stored_arrays(self.member.read()) if self.member.size <= SMALL_PACK else None
 
     @contextlib.contextmanager
@@ -209,7 +209,7 @@ def pack_name(member: Member) -> str:
 
 
 def read_failure(pack: str, member: Member) -> Failure | None:
-    """Return the failure of a pack; None where its bytes are damaged: it then counts as missing."""
+    """Return the failure of a pack; None if its bytes are damaged: it then counts as missing."""
     try:
         content = json.loads(member.read())
         indices = np.array(content["indices"], dtype=np.int64)

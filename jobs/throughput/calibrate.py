@@ -49,10 +49,10 @@ ALL_SECONDS = 20.0
 
 
 def choose_packs(plan: Plan, workloads: Workloads, missing: NDArray[np.int64]) -> list[int]:
-    """Return the numbers of the packs to train: one of each workload, if there are not too many.
+    """Return the numbers of the packs to train: one of each workload, if there are few.
 
-    Otherwise of those that differ most: evenly spaced by the work of a model-step, including the
-    least and the most. Those with the largest part of the cost come first, in case time runs out.
+    Of many workloads, some are chosen evenly by the work of a model-step, including the least and
+    the most. The most expensive ones in total come first, in case time runs out.
     """
     of_pack, count = workloads.of_pack, len(workloads.workloads)
     costs = np.bincount(of_pack[missing], plan.pack_costs[missing], count)

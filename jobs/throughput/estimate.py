@@ -52,7 +52,7 @@ class Estimate:
         return max(ends)
 
     def hours(self, units: int) -> float:
-        """Return the hours of all tasks together, each with so many cores or GPUs."""
+        """Return the hours of all tasks together, each with ``units`` cores or GPUs."""
         return float(self.seconds.sum()) * units / 3600
 
     def to_json(self) -> dict[str, Any]:

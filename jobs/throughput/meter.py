@@ -13,7 +13,7 @@ from mlpsubmit.jobs.throughput.workload import Workload
 
 __all__ = ["ThroughputMeter"]
 
-#: The speed in a heartbeat is the mean over so many seconds.
+#: The speed in a heartbeat is the mean over these seconds.
 RECENT_SECONDS = 10.0
 
 #: Workloads whose speeds a heartbeat keeps at most, as it is written every few seconds.
@@ -94,8 +94,8 @@ class ThroughputMeter:
         """Record the steps that the device has computed since the last record or the start.
 
         Args:
-            steps: model-steps, including those of finished configs that are still in the stack:
-                they take as long.
+            steps: model-steps, including finished configs that are still in the stack: their
+                steps take as long.
             full_size: whether the stack had not shrunk.
         """
         now = self._clock()

@@ -25,7 +25,7 @@ __all__ = ["Roofline", "matmul_flops", "matmul_rate", "wait_for"]
 #: Rows and columns of the products that measure a device: large enough for its best rate.
 CPU_SIZE, GPU_SIZE = 1024, 8192
 
-#: A device is measured for so many seconds, and with so many products at least.
+#: A device is measured for at least this time, and with at least this number of products.
 MEASURED_SECONDS, PRODUCTS = 0.15, 3
 
 

@@ -103,9 +103,9 @@ class Speeds:
     def predict(self, workload: Workload) -> Prediction | None:
         """Return the speed of a workload; None if no comparable one was measured.
 
-        The measurement of the same workload is used as it is. Otherwise time per model-step is
-        fitted to those that differ from it in the fewest settings (:func:`_scaled`); workloads of
-        another model or precision are not comparable.
+        A measurement of the same workload is used unchanged. Otherwise time per model-step is
+        fitted to the workloads that differ from it in the fewest settings (:func:`_scaled`);
+        workloads of another model or precision are not comparable.
         """
         if (same := self._measured.get(workload)) is not None:
             return Prediction(same.step_seconds, same.setup / same.packs, exact=True)
@@ -177,7 +177,7 @@ def _beats(
     runs: Iterable[RunDirectory],
     same_hardware: Callable[[Mapping[str, Any], Mapping[str, Any]], bool],
 ) -> Iterator[dict[str, Any]]:
-    """Yield the heartbeats of the same hardware, those of the newest runs and submissions first."""
+    """Yield the heartbeats of the same hardware, of the newest runs and submissions first."""
     for run in runs:
         for number in reversed(run.submissions()):
             intent = run.intent(number)

@@ -138,5 +138,5 @@ def _grabs(sweep: Sweep, h: Hyperparameters) -> str:
 
 
 def _rounded(number: float) -> float:
-    """Return a number to six digits: equal in every process, whatever the order of sums."""
+    """Return a number to six digits: equal in every process, independent of the order of sums."""
     return float(f"{number:.6g}") if math.isfinite(number) else number

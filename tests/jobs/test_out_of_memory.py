@@ -120,7 +120,7 @@ def test_a_pack_that_does_not_fit_trains_in_halves_and_says_so(
 ) -> None:
     done = launch(tmp_path, ROOM_MIB="450")
     assert done.returncode == 0, done.stderr
-    said = "pack 0000000: out of memory with 4 configs; going on with 2 at a time\n"
+    said = "pack 0000000: out of memory with 4 configs; continuing with 2 at a time\n"
     assert said in done.stdout
     assert done.stdout.count("out of memory") == 1
     run = opened(tmp_path)
@@ -148,7 +148,7 @@ def test_halves_that_are_killed_and_stopped_go_on_as_halves(
     resume = ("resume", "--executor", "debug")
     killed = launch(tmp_path, ROOM_MIB="450", KILL_AT="0.0", KILL_BY=str(int(signal.SIGKILL)))
     assert killed.returncode == -signal.SIGKILL
-    assert "going on with 2 at a time" in killed.stdout
+    assert "continuing with 2 at a time" in killed.stdout
     # From now on there is room enough, but four together would round otherwise.
     stopped = cli(*resume, cwd=tmp_path, KILL_AT="0.5", KILL_BY=str(int(signal.SIGTERM)))
     assert "interrupted, its state is saved" in stopped.stdout
@@ -182,7 +182,7 @@ def test_a_config_that_does_not_fit_alone_fails_its_pack_and_no_other(tmp_path: 
     assert (dataset.status.sel(width=6144) == "failed").all()
     assert "trained_together" not in dataset
     (log,) = run.logs().values()
-    assert "out of memory with 2 configs; going on with 1 at a time" in log.read_text()
+    assert "out of memory with 2 configs; continuing with 1 at a time" in log.read_text()
 
 
 @pytest.fixture

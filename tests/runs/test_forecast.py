@@ -124,7 +124,7 @@ def test_a_task_says_what_it_makes_of_its_device(mlpsubmit: Command) -> None:
         (["--json"], "--json: only valid with --dry-run, which starts nothing; add --dry-run"),
         (
             ["--dry-run", "--calibrate", "--executor", "debug"],
-            "--calibrate: the debug executor has no processes of its own to measure; leave one of "
+            "--calibrate: the debug executor starts no processes to measure; leave one of "
             "the two out",
         ),
     ],
