@@ -38,18 +38,13 @@ class _Counts:
         reported: when the heartbeat was last updated.
     """
 
-    first_step: int
-    step: int
-    earlier_made: int | None
-    reported: float
+    first_step: int = 0
+    step: int = 0
+    earlier_made: int | None = 0
     made: int = 0
     active: int = 0
     ahead: int = 0
-
-    @classmethod
-    def at(cls, step: int) -> _Counts:
-        """Return the counts of a stack that this attempt continues at a step."""
-        return cls(step, step, 0 if step == 0 else None, time.monotonic())
+    reported: float = 0.0
 
 
 class TaskMonitor:
@@ -88,7 +83,7 @@ class TaskMonitor:
         self._begun = self._saved = self._asked = time.monotonic()
         #: How long the last save took, with the copy from the device.
         self._saving = 0.0
-        self._counts = _Counts.at(0 if checkpoint.state is None else int(checkpoint.state["start"]))
+        self._counts = _Counts()
 
     # ---- between two stacks
 
@@ -111,7 +106,6 @@ class TaskMonitor:
         self._meter.stop()
         self.checkpoint.begin_stack()
         self._begun = time.monotonic()
-        self._counts = _Counts.at(0)
 
     @property
     def seconds(self) -> float:
@@ -122,9 +116,16 @@ class TaskMonitor:
 
     def restore(self) -> dict[str, Any] | None:
         """Return the state to continue from; None to start at step 0."""
-        state, counts = self.checkpoint.state, self._counts
-        counts.active = _active(state, self._configs)
-        self.heartbeat.update(first_step=counts.first_step, step=counts.step)
+        state = self.checkpoint.state
+        start = 0 if state is None else int(state["start"])
+        self._counts = _Counts(
+            first_step=start,
+            step=start,
+            earlier_made=None if start else 0,
+            active=_active(state, self._configs),
+            reported=time.monotonic(),
+        )
+        self.heartbeat.update(first_step=start, step=start)
         self._meter.start(self._step_ideal)
         return state
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mlpsubmit.assembly.assemble import assemble
 from mlpsubmit.assembly.probe import smoke_test_grabs
@@ -82,7 +81,7 @@ def train_pack(context: TaskContext, pack: PackRange) -> Arrays:
     _PackTraining(context, pack.name, configs, entries, checkpoint, monitor).run()
     return {
         "index": indices,
-        "key": _hex_keys(sweep, indices),
+        "key": np.array([key.tobytes().hex() for key in sweep.keys(indices)], dtype="S32"),
         **joined(checkpoint.finished, len(indices), halved=checkpoint.parts.halved),
     }
 
@@ -194,7 +193,3 @@ def _does_not_fit(config: Config, device: torch.device, error: Exception) -> Out
         f"not even alone; try a smaller {sets}, or {more}. It ended in {type(error).__name__}: "
         + (str(error).splitlines() or [""])[0]
     )
-
-
-def _hex_keys(sweep: Sweep, indices: NDArray[np.int64]) -> NDArray[np.bytes_]:
-    return np.array([key.tobytes().hex() for key in sweep.keys(indices)], dtype="S32")

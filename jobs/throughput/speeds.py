@@ -97,9 +97,6 @@ class Speeds:
             if speed.model_steps > 0:
                 self._measured.setdefault(speed.workload, speed)
 
-    def __bool__(self) -> bool:
-        return bool(self._measured)
-
     def predict(self, workload: Workload) -> Prediction | None:
         """Return the speed of a workload; None if no comparable one was measured.
 

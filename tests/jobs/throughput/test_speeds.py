@@ -196,7 +196,7 @@ def test_speeds_of_earlier_runs_are_those_on_the_same_device(
     found = speeds.predict(BASE)
     assert found is not None
     assert (found.step, speeds.startup, speeds.source) == (4.0, 3.0, "here")
-    assert not earlier_speeds(runs[:1], same_hardware, "")
+    assert earlier_speeds(runs[:1], same_hardware, "").predict(BASE) is None
     monkeypatch.setattr(base, "device_name", lambda _: "H100")
     on_gpu = earlier_speeds(runs, same_hardware, "").predict(BASE)
     assert on_gpu is not None
