@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,6 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.speeds import Speed
 from mlpsubmit.jobs.throughput.workload import Workload, Workloads
-from mlpsubmit.training.accel.cpu import cpu_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,23 +87,20 @@ def answer_file(folder: Path, number: int) -> Path:
 
 def main(folder: Path, number: int) -> None:
     """Train the packs of an order, and write their speeds, or the error of one that fails."""
-    from mlpsubmit.training.accel.compile import sharing_compiled
-
     try:
+        from mlpsubmit.training.accel.compile import sharing_compiled
+
         with sharing_compiled(folder / run_directory.COMPILED):  # is removed with the folder
             answer = _measure(folder)
     except Exception as error:
-        answer = {
-            "error": f"{type(error).__name__}: {error}",
-            "traceback": "".join(traceback.format_exception(error)),
-        }
+        answer = {"error": f"{type(error).__name__}: {error}"}
     files.publish_json(answer_file(folder, number), answer)
 
 
 def _measure(folder: Path) -> Mapping[str, Any]:
     import torch
 
-    from mlpsubmit.jobs.gpus import device_name, task_device
+    from mlpsubmit.jobs.gpus import task_device
     from mlpsubmit.jobs.shared_data import SharedData
     from mlpsubmit.jobs.throughput.roofline import Roofline
     from mlpsubmit.spec.load import unpickle_sweep
@@ -122,9 +117,6 @@ def _measure(folder: Path) -> Mapping[str, Any]:
     data.entries(sweep.config(int(plan.indices(plan.pack(packs[0]))[0])))
     startup = process_age() or time.monotonic() - begun
     return {
-        "device": device_name(device),
-        "cpu_name": cpu_name(),
-        "threads": plan.threads,
         "startup": startup,
         "speeds": [speed.to_json() for speed in _speeds(sweep, plan, data, device, packs)],
     }

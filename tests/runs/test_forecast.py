@@ -196,7 +196,6 @@ def test_a_process_answers_also_where_it_fails(tmp_path: Path) -> None:
     calibrate.main(tmp_path, 3)
     answer = files.read_json(calibrate.answer_file(tmp_path, 3))
     assert answer["error"].startswith("FileNotFoundError: ")
-    assert "Traceback" in answer["traceback"]
 
 
 # ---- the speed of a run --------------------------------------------------------------------------
@@ -255,7 +254,8 @@ def test_the_time_left_is_that_of_the_task_that_ends_last(mlpsubmit: Command) ->
         return TaskStatus(f"000-000{number}", "running", own, None)
 
     def progress(*tasks: TaskStatus) -> tuple[float, float | None]:
-        return _progress(run, plan, np.zeros(0, np.int64), tasks, {})
+        beats = {task.name: task.heartbeat for task in tasks}
+        return _progress(run, plan, np.zeros(0, np.int64), tasks, beats)
 
     fraction, left = progress(task(0, 500, 50.0), task(1, 100, 50.0))
     assert left == pytest.approx(450)
