@@ -9,10 +9,11 @@ __all__ = ["WORKER", "module_command"]
 #: The module that every task runs: ``mlpsubmit.jobs.worker RUN SUBMISSION TASK``.
 WORKER = "mlpsubmit.jobs.worker"
 
-#: Runs a module as ``python -m`` does, but searches the working directory last: a ``jobs.py`` or
-#: ``random.py`` there must not shadow ours or Python's.
+#: Runs a module as ``python -m`` does, but searches the working directory last, and only once this
+#: package is imported: a ``jobs.py``, ``random.py`` or ``mlpsubmit.py`` there must not shadow ours
+#: or Python's. (An editable install may be found after every folder of ``sys.path``.)
 _RUN_MODULE = (
-    "import sys, runpy; sys.path.append(sys.path.pop(0)); "
+    "import sys; folder = sys.path.pop(0); import runpy, mlpsubmit; sys.path.append(folder); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 

@@ -36,7 +36,9 @@ def launched(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def launched(**further: Any) -> Run:
         settings = {"batchfn": ones, "MAX_ITER": 10, "N_SAMPLES": 4, **further}
-        return launch(Sweep("waits", {"WIDTH": [4, 8]}, **settings), executor="local", tasks=2)
+        sweep = Sweep("waits", {"WIDTH": [4, 8]}, **settings)
+        # The functions of this module travel by value, as those of a spec do.
+        return launch(sweep, executor="local", tasks=2, spec=Path(__file__))
 
     monkeypatch.setattr(local, "usable_cores", lambda: 2)
     monkeypatch.setattr(local.LocalExecutor, "submit", lambda *_: iter(()))

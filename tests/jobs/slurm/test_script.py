@@ -15,7 +15,7 @@ from mlpsubmit.slurm_templates import Template
 
 PYTHON = shlex.quote(sys.executable)
 LAST = shlex.quote(
-    "import sys, runpy; sys.path.append(sys.path.pop(0)); "
+    "import sys; folder = sys.path.pop(0); import runpy, mlpsubmit; sys.path.append(folder); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 RUN = Path("/runs/staircase/20260101-000000-abcdef")
