@@ -21,7 +21,7 @@ from mlpsubmit.batchfns.image_transforms import (
     spectrum,
 )
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
-from mlpsubmit.batchfns.validation import COUNT, FLAG, Valid, argument_errors, nonnegative
+from mlpsubmit.batchfns.validation import argument_errors
 from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = ["images"]
@@ -103,7 +103,7 @@ def _check(arguments: Mapping[str, Any]) -> None:
 
     At launch, files are checked if the folder of data sets exists: it may exist on workers only.
     """
-    errors = argument_errors("images", arguments, _VALID)
+    errors = argument_errors("images", arguments)
     dataset = arguments.get("dataset")
     image_set = IMAGE_SETS.get(dataset) if isinstance(dataset, str) else None
     if "dataset" in arguments and image_set is None:
@@ -168,15 +168,6 @@ def _targets(
     if signs:
         return (2 * group_of - 1).astype(np.float32)
     return np.eye(groups, dtype=np.float32)[group_of] if onehot else group_of
-
-
-_VALID: Valid = {
-    "binarize": (FLAG[0], lambda value: value is None or FLAG[1](value)),
-    **dict.fromkeys(("onehot", "grayscale", "normalized", "flat", "eigvals"), FLAG),
-    "zca_strength": nonnegative(", where 0 changes nothing"),
-    "n_train": COUNT,
-    "n_test": COUNT,
-}
 
 
 def _groups(classes: Any) -> list[list[int]]:

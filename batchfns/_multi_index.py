@@ -16,7 +16,7 @@ from mlpsubmit.batchfns._hermite import hermite_product
 from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.gaussian import check_outputs, gaussian_batches, standard_deviations
 from mlpsubmit.batchfns.monomial import Monomial, Monomials, checked_monomials
-from mlpsubmit.batchfns.validation import COUNT, SEED, check_arguments, is_integer
+from mlpsubmit.batchfns.validation import check_arguments, is_integer
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 
@@ -92,7 +92,7 @@ def multi_index(
     scale = standard_deviations("multi_index", d, data_eigvals, gen.device)
     given = {"k": k, "direction_seed": direction_seed}
     given = {name: value for name, value in given.items() if value is not None}
-    check_arguments("multi_index", given, {"k": COUNT, "direction_seed": SEED})
+    check_arguments("multi_index", given)
     monomials = None if callable(link) or is_integer(link, 1) else _monomials(link)
     if directions is None:
         used = 1 + max((index for monomial in monomials or () for index in monomial), default=0)

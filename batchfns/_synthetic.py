@@ -11,24 +11,11 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.batchfns._hermite import hermite
-from mlpsubmit.batchfns.gaussian import SPECTRUM, power_law_eigvals
-from mlpsubmit.batchfns.hea import (
-    COUNTS,
-    VARIANCES,
-    hea_monomials,
-    relu_ntk_level_coeffs,
-    too_few_monomials,
-)
+from mlpsubmit.batchfns.gaussian import power_law_eigvals
+from mlpsubmit.batchfns.hea import hea_monomials, relu_ntk_level_coeffs, too_few_monomials
 from mlpsubmit.batchfns.monomial import Monomial
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
-from mlpsubmit.batchfns.validation import (
-    COUNT,
-    Valid,
-    check_arguments,
-    integer_from,
-    nonnegative,
-    positive,
-)
+from mlpsubmit.batchfns.validation import check_arguments
 from mlpsubmit.errors import SpecError
 
 __all__ = ["synthetic"]
@@ -100,7 +87,7 @@ def synthetic(
 
 
 def _check(arguments: Mapping[str, Any]) -> None:
-    check_arguments("synthetic", arguments, _VALID)
+    check_arguments("synthetic", arguments)
     if {"d", "cutoff_mode", "kmax"} <= arguments.keys():
         n, d, kmax = (int(arguments[name]) for name in ("cutoff_mode", "d", "kmax"))
         if shortage := too_few_monomials("cutoff_mode", n, d, kmax):
@@ -206,16 +193,3 @@ def _feature_table(Z: Tensor, features: Sequence[tuple[int, int]]) -> Tensor:
     for exponent, group in groupby(features, key=lambda feature: feature[0]):
         tables.append(hermite(columns[[index for _, index in group]], exponent))
     return torch.cat(tables)
-
-
-_VALID: Valid = {
-    **SPECTRUM,
-    **VARIANCES,
-    "kmax": COUNTS["kmax"],
-    "cutoff_mode": integer_from(1, ", such as 40000"),
-    "beta": nonnegative(", such as 1.2"),
-    "yoffset": positive(", such as 1.2"),
-    "noise_size": nonnegative(),
-    "n_train": COUNT,
-    "n_test": COUNT,
-}

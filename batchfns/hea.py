@@ -23,15 +23,7 @@ from torch import Tensor
 
 from mlpsubmit.batchfns.gaussian import checked_variances
 from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
-from mlpsubmit.batchfns.validation import (
-    COUNT,
-    Valid,
-    check_arguments,
-    integer_from,
-    is_integer,
-    nonnegative,
-    positive,
-)
+from mlpsubmit.batchfns.validation import check_arguments, is_integer
 from mlpsubmit.errors import SpecError
 
 __all__ = [
@@ -78,7 +70,7 @@ def hea_monomials(
         >>> hea_monomials([0.7, 0.3], n=3, level_coeffs=exponential_level_coeffs(kernel_width=1.0))
         (array([1.  , 0.7 , 0.49]), [1, $x_{0}$, $x_{0}^2$])
     """
-    check_arguments("hea_monomials", {"n": n, "kmax": kmax}, COUNTS)
+    check_arguments("hea_monomials", {"n": n, "kmax": kmax})
     n, kmax = int(n), int(kmax)  # numpy's integers may overflow
     gammas = checked_variances("hea_monomials", data_eigvals)
     if shortage := too_few_monomials("n", n, len(gammas), kmax):
@@ -149,7 +141,7 @@ def relu_ntk_level_coeffs(
         (0.5, 0.0)
     """
     variances = {"weight_variance": weight_variance, "bias_variance": bias_variance}
-    check_arguments("relu_ntk_level_coeffs", variances, VARIANCES)
+    check_arguments("relu_ntk_level_coeffs", variances)
     total = float(checked_variances("relu_ntk_level_coeffs", data_eigvals).sum())
     if total == 0:
         raise SpecError("relu_ntk_level_coeffs: data_eigvals are all 0; at least one should be > 0")
@@ -312,7 +304,7 @@ def _degree(degree: Any) -> int:
 
 
 def _width(function: str, kernel_width: Any) -> float:
-    check_arguments(function, {"kernel_width": kernel_width}, {"kernel_width": positive()})
+    check_arguments(function, {"kernel_width": kernel_width})
     return float(kernel_width)
 
 
@@ -340,7 +332,3 @@ def _coefficient(function: str, level_coeffs: LevelCoeffs, degree: int) -> float
             f"number >= 0{hint}"
         )
     return coeff
-
-
-COUNTS: Valid = {"n": COUNT, "kmax": integer_from(0, ", such as 10")}
-VARIANCES: Valid = {"weight_variance": positive(), "bias_variance": nonnegative()}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns.validation import COUNT, Valid, check_arguments, is_integer, positive
+from mlpsubmit.batchfns.validation import RULES, check_arguments, is_integer
 from mlpsubmit.grabs.lanczos import largest_eigenvalues
 from mlpsubmit.grabs.losses import Loss, Parameters, objective, trained_parameters
 from mlpsubmit.grabs.samples import first_rows
@@ -137,15 +137,9 @@ def _largest(
     value = objective(grab, model, model0, X, y, loss, centered)
     parameters = trained_parameters(model)
     size = sum(p.numel() for p in parameters.values())
-    valid: Valid = {
-        "count": (
-            f"an integer from 1 to {size}, the number of parameters",
-            lambda count: is_integer(count, 1) and count <= size,
-        ),
-        "tolerance": positive(", such as 1e-3"),
-        "iterations": COUNT,
-    }
-    check_arguments(grab, numbers, valid)
+    valid_count = f"an integer from 1 to {size}, the number of parameters"
+    rule = (valid_count, lambda count: is_integer(count, 1) and count <= size)
+    check_arguments(grab, numbers, {**RULES, "count": rule})
     # The same vectors on every device and at every call: traces then depend on the network alone.
     count, like = int(numbers.pop("count")), next(iter(parameters.values()))
     start = torch.randn(count, size, generator=torch.Generator().manual_seed(0)).to(like)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mlpsubmit.batchfns.validation import is_integer
+from mlpsubmit.batchfns.validation import check_arguments
 from mlpsubmit.errors import SpecError
 
 __all__ = ["check_test_set", "first_rows"]
@@ -16,11 +16,8 @@ def first_rows(grab: str, X: Tensor, rows: int | None) -> Tensor:
     Raises:
         SpecError: naming the grab, where ``rows`` is not an integer >= 1.
     """
-    if rows is None:
-        return X
-    if not is_integer(rows, 1):
-        raise SpecError(f"{grab}: got rows={rows!r}; valid are an integer >= 1, or None for all")
-    return X[: int(rows)]
+    check_arguments(grab, {"rows": rows})
+    return X[:rows]
 
 
 def check_test_set(grab: str, X_te: Tensor | None) -> None:

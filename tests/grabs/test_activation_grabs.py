@@ -174,7 +174,7 @@ class Idle(nn.Module):
         (lambda: grabs.preactivation_stats(Idle(), inputs()), "stats: Idle has a layer 1 that"),
         (
             lambda: grabs.activations(mlp(), inputs(), rows=0),
-            "activations: got rows=0; valid are an integer >= 1, or None for all",
+            "activations: got rows=0; valid is an integer >= 1, or None for all",
         ),
         (lambda: grabs.activation_kernel(mlp(), inputs(), rows=True), "kernel: got rows=True; val"),
         (lambda: grabs.preactivation_stats(mlp(), inputs(), rows=1.5), "stats: got rows=1.5; va"),
