@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +63,10 @@ def sharpness(
         >>> sharpness(nn.Linear(2, 1, bias=False), torch.eye(2), torch.zeros(2), nn.Linear(2, 1))
         tensor(1.)
     """
-    grab, numbers = "sharpness", {"count": 1, "tolerance": tolerance, "iterations": iterations}
-    return _largest(grab, model, model0, X_tr, y_tr, loss, centered, rows, **numbers)[0]
+    count = 1
+    return hessian_eigenvalues(
+        model, X_tr, y_tr, model0, loss, centered, count, rows, tolerance, iterations
+    )[0]
 
 
 def hessian_eigenvalues(
@@ -110,40 +111,20 @@ def hessian_eigenvalues(
         >>> hessian_eigenvalues(nn.Linear(4, 1), torch.eye(4), torch.ones(4), nn.Linear(4, 1)).shape
         torch.Size([5])
     """
-    numbers = {"count": count, "tolerance": tolerance, "iterations": iterations}
     grab = "hessian_eigenvalues"
-    return _largest(grab, model, model0, X_tr, y_tr, loss, centered, rows, **numbers)
-
-
-def _largest(
-    grab: str,
-    model: nn.Module,
-    model0: nn.Module,
-    X: Tensor,
-    y: Tensor,
-    loss: Loss,
-    centered: bool,
-    rows: int | None,
-    **numbers: Any,
-) -> Tensor:
-    """Return the largest eigenvalues of the Hessian, (count,).
-
-    Args:
-        grab: the name of the grab, for messages.
-        model: as for :func:`hessian_eigenvalues`, like the others.
-        numbers: count, tolerance and iterations.
-    """
-    X, y = first_rows(grab, X, rows), first_rows(grab, y, rows)
+    X, y = first_rows(grab, X_tr, rows), first_rows(grab, y_tr, rows)
     value = objective(grab, model, model0, X, y, loss, centered)
     parameters = trained_parameters(model)
     size = sum(p.numel() for p in parameters.values())
     valid_count = f"an integer from 1 to {size}, the number of parameters"
     rule = (valid_count, lambda count: is_integer(count, 1) and count <= size)
+    numbers = {"count": count, "tolerance": tolerance, "iterations": iterations}
     check_arguments(grab, numbers, {**RULES, "count": rule})
     # The same vectors on every device and at every call: traces then depend on the network alone.
-    count, like = int(numbers.pop("count")), next(iter(parameters.values()))
+    like = next(iter(parameters.values()))
     start = torch.randn(count, size, generator=torch.Generator().manual_seed(0)).to(like)
-    return largest_eigenvalues(_hessian_product(value, parameters), start, **numbers)
+    product = _hessian_product(value, parameters)
+    return largest_eigenvalues(product, start, tolerance=tolerance, iterations=iterations)
 
 
 def _hessian_product(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from mlpsubmit.batchfns.monomial import Monomials, checked_monomials
 from mlpsubmit.batchfns.validation import is_integer
 from mlpsubmit.errors import SpecError
 
-__all__ = ["diagonal", "entry", "finite_or_zeros", "indices_of", "trace"]
+__all__ = ["diagonal", "entry", "indices_of", "nan_unless_finite", "trace"]
 
 
 def trace(W: Tensor) -> Tensor:
@@ -90,13 +91,13 @@ def indices_of(grab: str, monomials: Any, d: int) -> list[int]:
     return sorted({index for monomial in checked for index in monomial})
 
 
-def finite_or_zeros(W: Tensor) -> tuple[Tensor, Tensor]:
-    """Return W, or zeros if it is not finite, and whether it is finite, a boolean scalar tensor.
+def nan_unless_finite(decompose: Callable[[Tensor], Tensor], W: Tensor) -> Tensor:
+    """Return the result of a decomposition of W, or nan in its shape if W is not finite.
 
-    Decompositions raise on matrices that are not finite, but a diverged config is a result: nan.
+    Decompositions raise on matrices that are not finite, but a diverged config is a result.
     """
     finite = W.isfinite().all()
-    return torch.where(finite, W, torch.zeros_like(W)), finite
+    return torch.where(finite, decompose(torch.where(finite, W, 0.0)), torch.nan)
 
 
 def _square(grab: str, W: Tensor) -> Tensor:

@@ -253,7 +253,7 @@ def test_errors(arguments, message):
     with pytest.raises(SpecError, match=message):
         grabs.hessian_eigenvalues(model, X, y, model, **{"count": 1, **arguments})
     if "count" not in arguments:
-        with pytest.raises(SpecError, match="sharpness: got"):
+        with pytest.raises(SpecError, match="hessian_eigenvalues: got"):
             grabs.sharpness(model, X, y, model, **arguments)
 
 

@@ -230,7 +230,7 @@ def test_grabs_declare_only_what_they_need(name):
         ),
         (
             lambda: grabs.readin_gram_diagonal(MLP(), monomials={4: 1}),
-            r"readin_gram_diagonal: the monomial \$x_\{4\}\$ has the index 4, but d=4; valid",
+            r"gram_diagonal: the monomial \$x_\{4\}\$ has the index 4, but d=4; valid",
         ),
         (
             lambda: grabs.readin_gram_diagonal(MLP(), monomials=[0, 1]),
