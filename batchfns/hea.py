@@ -18,6 +18,7 @@ from itertools import count, islice
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.polynomial import polynomial
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -176,7 +177,8 @@ def gaussian_level_coeffs(data_eigvals: ArrayLike | Tensor, kernel_width: float)
         >>> round(c(2), 4)  # 1 / e
         0.3679
     """
-    width = _width("gaussian_level_coeffs", kernel_width)
+    check_arguments("gaussian_level_coeffs", {"kernel_width": kernel_width})
+    width = float(kernel_width)
     total = float(checked_variances("gaussian_level_coeffs", data_eigvals).sum())
     scale = math.exp(-(total / width) / width)
     if scale == 0:
@@ -207,8 +209,8 @@ def exponential_level_coeffs(kernel_width: float) -> LevelCoeffs:
         >>> c(2)
         0.0625
     """
-    width = _width("exponential_level_coeffs", kernel_width)
-    return functools.partial(_power_coefficient, scale=1.0, width=width)
+    check_arguments("exponential_level_coeffs", {"kernel_width": kernel_width})
+    return functools.partial(_power_coefficient, scale=1.0, width=float(kernel_width))
 
 
 def _falling(
@@ -282,15 +284,11 @@ def _derivative_polynomial(degree: int, u: Fraction) -> Fraction:
 
     Differentiating gives P_{l+1} = (1 - u^2) P_l' + (2l - 1) u P_l, from P_2 = 3 - 2 u^2 on.
     """
-    coefficients = [3, 0, -2]  # of rising powers
+    P = np.array([3, 0, -2], dtype=object)  # of rising powers, integers without overflow
     for level in range(2, degree):
-        following = [0] * (len(coefficients) + 1)
-        for power, coefficient in enumerate(coefficients):
-            if power:
-                following[power - 1] += power * coefficient
-            following[power + 1] += (2 * level - 1 - power) * coefficient
-        coefficients = following
-    return sum((a * u**power for power, a in enumerate(coefficients)), start=Fraction(0))
+        derivative = polynomial.polymul([1, 0, -1], polynomial.polyder(P))
+        P = polynomial.polyadd(derivative, polynomial.polymul([0, 2 * level - 1], P))
+    return polynomial.polyval(u, P)
 
 
 def _power_coefficient(degree: int, scale: float, width: float) -> float:
@@ -301,11 +299,6 @@ def _degree(degree: Any) -> int:
     if not is_integer(degree, 0):
         raise SpecError(f"level coefficients: got the degree {degree!r}; valid is an integer >= 0")
     return int(degree)
-
-
-def _width(function: str, kernel_width: Any) -> float:
-    check_arguments(function, {"kernel_width": kernel_width})
-    return float(kernel_width)
 
 
 def too_few_monomials(name: str, n: int, d: int, kmax: int) -> str:
