@@ -33,7 +33,7 @@ def hermite(x: Tensor, degree: int) -> Tensor:
         A new tensor of the shape of x; gradients flow through it.
 
     Raises:
-        ValueError: where the degree is not an integer >= 0.
+        ValueError: if the degree is not an integer >= 0.
 
     Example:
         >>> hermite(torch.tensor([0.0, 1.0]), 2)  # (x^2 - 1) / sqrt(2)
@@ -54,7 +54,7 @@ def hermite_features(x: Tensor, max_degree: int) -> Tensor:
         A tensor of shape ``(*x.shape, max_degree + 1)``.
 
     Raises:
-        ValueError: where the degree is not an integer >= 0.
+        ValueError: if the degree is not an integer >= 0.
 
     Example:
         >>> hermite_features(torch.tensor([2.0]), 1)

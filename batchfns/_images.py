@@ -83,9 +83,9 @@ def images(
             X_train^T X_train / n, descending. By default False.
 
     Raises:
-        SpecError: listing every bad value, here or, for values of an axis, on the worker; and where
+        SpecError: listing every bad value, here or, for values of an axis, on the worker; and if
             all training images are equal.
-        UserError: where the package that reads the data set is not installed, and for files that
+        UserError: if the package that reads the data set is not installed, and for files that
             are missing or damaged.
 
     Example:

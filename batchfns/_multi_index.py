@@ -53,7 +53,7 @@ def multi_index(
     - a list of M different Monomials, their sum divided by :math:`\sqrt{M}`: ``[Monomial({0: 1}),
       Monomial({0: 1, 1: 1})]`` is a staircase of leap 1;
     - an integer e >= 1, the same sum over ``Monomial({i: e})`` for i = 0, ..., k - 1: a
-      single-index model of information exponent e where k = 1.
+      single-index model of information exponent e if k = 1.
 
     All of these have E[y^2] = 1, and E[y] = 0 except for the constant; the target of
     :func:`~mlpsubmit.batchfns.polynomial`, by contrast, is the mean of its M monomials, with
@@ -79,7 +79,7 @@ def multi_index(
 
     Raises:
         SpecError: for k > d, an invalid link or one that needs more than k directions, directions
-            that are not orthonormal, and where neither d nor data_eigvals is given.
+            that are not orthonormal, and if neither d nor data_eigvals is given.
 
     Example:
         >>> sweep = Sweep(axes={"link": [1, 2, 3]}, batchfn=multi_index, d=100)

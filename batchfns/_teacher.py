@@ -85,7 +85,7 @@ def teacher(
         ``batch_fn(step) -> (X (n, d), y (n,) or (n, d_out))``, float32, without gradients.
 
     Raises:
-        SpecError: listing bad values; where both or neither of teacher_width and network are
+        SpecError: listing bad values; if both or neither of teacher_width and network are
             given; and for outputs of the wrong shape, or that are constant or not finite.
 
     Example:

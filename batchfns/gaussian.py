@@ -72,7 +72,7 @@ def standard_deviations(
     """Return the standard deviations (d,) of Gaussian inputs: ones, or the roots of data_eigvals.
 
     Raises:
-        SpecError: where neither d nor data_eigvals is given, where they disagree on d, and where
+        SpecError: if neither d nor data_eigvals is given, if they disagree on d, and if
             the eigenvalues are not variances.
     """
     if d is not None:

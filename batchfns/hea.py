@@ -57,7 +57,7 @@ def hea_monomials(
         n: number of modes.
         level_coeffs: c, a function degree -> number >= 0, for example from
             ``relu_ntk_level_coeffs``.
-        kmax: the highest degree considered. It affects the result where c grows faster than a
+        kmax: the highest degree considered. It affects the result if c grows faster than a
             power, as it does for the ReLU kernel.
 
     Returns:
@@ -74,8 +74,7 @@ def hea_monomials(
     check_arguments("hea_monomials", {"n": n, "kmax": kmax})
     n, kmax = int(n), int(kmax)  # numpy's integers may overflow
     gammas = checked_variances("hea_monomials", data_eigvals)
-    if shortage := too_few_monomials("n", n, len(gammas), kmax):
-        raise SpecError(f"hea_monomials: {shortage}")
+    check_enough_monomials("hea_monomials", "n", n, len(gammas), kmax)
     order = np.argsort(-gammas, kind="stable")
     coeffs = [_coefficient("hea_monomials", level_coeffs, degree) for degree in range(kmax + 1)]
     modes = list(islice(_falling(gammas[order].tolist(), coeffs), n))
@@ -202,7 +201,7 @@ def exponential_level_coeffs(kernel_width: float) -> LevelCoeffs:
         ``c(l) -> float``, picklable.
 
     Raises:
-        SpecError: where the width is no finite number > 0.
+        SpecError: if the width is no finite number > 0.
 
     Example:
         >>> c = exponential_level_coeffs(kernel_width=2.0)
@@ -266,7 +265,7 @@ def _relu_ntk_coefficient(
     degree = _degree(degree)
     q = bias_variance + weight_variance * squared_norm
     u = bias_variance / q
-    # 1 - u^2 without cancellation where the bias variance is large.
+    # 1 - u^2 without cancellation if the bias variance is large.
     root = math.sqrt(weight_variance * squared_norm / q * (1 + u))
     angle = math.pi - math.atan2(root, u)
     if degree == 0:
@@ -288,7 +287,8 @@ def _derivative_polynomial(degree: int, u: Fraction) -> Fraction:
     for level in range(2, degree):
         derivative = polynomial.polymul([1, 0, -1], polynomial.polyder(P))
         P = polynomial.polyadd(derivative, polynomial.polymul([0, 2 * level - 1], P))
-    return polynomial.polyval(u, P)
+    value: Fraction = polynomial.polyval(u, P)
+    return value
 
 
 def _power_coefficient(degree: int, scale: float, width: float) -> float:
@@ -301,16 +301,23 @@ def _degree(degree: Any) -> int:
     return int(degree)
 
 
-def too_few_monomials(name: str, n: int, d: int, kmax: int) -> str:
-    """Return an error message if d coordinates have fewer than n monomials, else ""."""
+def check_enough_monomials(function: str, name: str, n: int, d: int, kmax: int) -> None:
+    """Raise a SpecError if d coordinates have fewer than n monomials of degree up to kmax.
+
+    Args:
+        function: the name of the calling function, for messages.
+        name: its argument for n, for messages.
+        n: the number of monomials that it needs.
+        d: the number of coordinates.
+        kmax: the highest degree.
+    """
     available = math.comb(d + kmax, kmax)
-    if available >= n:
-        return ""
-    enough = next(k for k in count(kmax) if math.comb(d + k, k) >= n)
-    return (
-        f"got {name}={n}, but d={d} coordinates have {available} monomials of degree <= "
-        f"kmax={kmax}; try {name}={available}, or kmax={enough}"
-    )
+    if available < n:
+        enough = next(k for k in count(kmax) if math.comb(d + k, k) >= n)
+        raise SpecError(
+            f"{function}: got {name}={n}, but d={d} coordinates have {available} monomials of "
+            f"degree <= kmax={kmax}; try {name}={available}, or kmax={enough}"
+        )
 
 
 def _coefficient(function: str, level_coeffs: LevelCoeffs, degree: int) -> float:

@@ -102,7 +102,7 @@ def read_images(
         Pixels (m, channels, height, width) from 0 to 1, and indices of groups (m,), m <= rows.
 
     Raises:
-        UserError: for files that are missing or damaged, and where no image is in these groups.
+        UserError: for files that are missing or damaged, and if no image is in these groups.
     """
     group_of = np.full(len(image_set.labels), -1)
     for index, group in enumerate(groups):

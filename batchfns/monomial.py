@@ -142,7 +142,7 @@ class Monomial(Mapping[int, int]):
             (n,), of the type and on the device of X.
 
         Raises:
-            ValueError: where an index is not a column of X.
+            ValueError: if an index is not a column of X.
 
         Example:
             >>> Monomial({0: 2, 1: 1}).evaluate(np.array([[3.0, 10.0]]))
@@ -202,7 +202,7 @@ def checked_monomials(
         dimension: the function's name for that number, for messages.
 
     Raises:
-        SpecError: where there are none; listing every invalid monomial and every index >= d.
+        SpecError: if there are none; listing every invalid monomial and every index >= d.
     """
     several = isinstance(monomials, Sequence) and not isinstance(monomials, str)
     entries = list(monomials) if several else [] if monomials is None else [monomials]

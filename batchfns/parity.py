@@ -48,8 +48,8 @@ def sparse_parity(
         ``batch_fn(step) -> (X (n, d), y (n,))``, float32, entries -1 and +1.
 
     Raises:
-        SpecError: where d or k is not an integer >= 1, where both or neither of k and support are
-            given, and where the support has repeated coordinates or coordinates >= d.
+        SpecError: if d or k is not an integer >= 1, if both or neither of k and support are
+            given, and if the support has repeated coordinates or coordinates >= d.
 
     Example:
         >>> sweep = Sweep(axes={"k": [2, 3, 4]}, batchfn=sparse_parity, d=50)

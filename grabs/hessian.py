@@ -45,7 +45,7 @@ def sharpness(
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         y_tr: (n,) or (n, d_out) targets.
         model0: the network at initialisation.
-        loss: the hyperparameter LOSS. A sweep supplies it, and CENTERED; where ``train`` is called
+        loss: the hyperparameter LOSS. A sweep supplies it, and CENTERED; if ``train`` is called
             directly, contexts must hold them.
         centered: the hyperparameter CENTERED: whether f - f0 is trained, else f.
         rows: number of samples, the first ones, that the loss is taken on; None for all.

@@ -88,7 +88,7 @@ def preactivation_stats(model: nn.Module, X_tr: Tensor, rows: int | None = None)
         rows: number of inputs, the first ones, that are measured; None for all.
 
     Raises:
-        SpecError: where the model has no such layer, or has one that it does not call, and for an
+        SpecError: if the model has no such layer, or has one that it does not call, and for an
             invalid number of rows.
 
     Example:
@@ -101,7 +101,9 @@ def preactivation_stats(model: nn.Module, X_tr: Tensor, rows: int | None = None)
 
     # After all other hooks of the layer, including that of the multiplier.
     def measure(layer: Layer, args: tuple[Tensor, ...], output: Tensor) -> None:
-        stats[layer] = _statistics(output)
+        active = (output > 0).to(output.dtype).mean()
+        spread = output.std(correction=0)
+        stats[layer] = torch.stack([output.mean(), spread, active, output.abs().amax()])
 
     _forward(model, X, [layer.register_forward_hook(measure) for layer in layers])
     unused = [index for index, layer in enumerate(layers) if layer not in stats]
@@ -142,11 +144,6 @@ def _forward(model: nn.Module, X: Tensor, hooks: list[RemovableHandle]) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _statistics(values: Tensor) -> Tensor:
-    active = (values > 0).to(values.dtype).mean()
-    return torch.stack([values.mean(), values.std(correction=0), active, values.abs().amax()])
 
 
 def _unused(grab: str, model: nn.Module, layer: int) -> SpecError:

@@ -94,7 +94,7 @@ class RowJacobian:
         blocks: a partition of the rows and outputs.
 
     Raises:
-        SpecError: where no parameter requires a gradient, and where rows depend on each other.
+        SpecError: if no parameter requires a gradient, and if rows depend on each other.
     """
 
     def __init__(self, model: nn.Module, X: Tensor, chunk_bytes: int) -> None:

@@ -23,7 +23,7 @@ def by_name(name: str) -> Callable[..., Any]:
     """Return the grab of this package with a given name.
 
     Raises:
-        SpecError: where there is none, listing the valid names.
+        SpecError: if there is none, listing the valid names.
 
     Example:
         >>> by_name("readin_gram_trace") is readin_gram_trace

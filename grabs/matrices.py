@@ -19,7 +19,7 @@ def trace(W: Tensor) -> Tensor:
     """Return the trace of a square matrix W, a scalar.
 
     Raises:
-        SpecError: where W is not square.
+        SpecError: if W is not square.
 
     Example:
         >>> trace(torch.eye(3))
@@ -40,7 +40,7 @@ def diagonal(W: Tensor, monomials: Monomials | None = None) -> Tensor:
         (m,), or (number of indices,).
 
     Raises:
-        SpecError: where W is not square, for an invalid monomial, and for an index >= m.
+        SpecError: if W is not square, for an invalid monomial, and for an index >= m.
 
     Example:
         >>> diagonal(torch.diag(torch.tensor([1.0, 2.0, 3.0])), monomials={0: 1, 2: 2})
@@ -58,7 +58,7 @@ def entry(W: Tensor, i: int, j: int | None = None) -> Tensor:
     """Return one entry of a matrix W (m, n), a scalar: W_ij, or W_ii if j is omitted.
 
     Raises:
-        SpecError: where i or j, counted from 0, is not a row or column of W.
+        SpecError: if i or j, counted from 0, is not a row or column of W.
 
     Example:
         >>> entry(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), i=1)

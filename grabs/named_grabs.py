@@ -90,7 +90,7 @@ def on_test_set(grab: str | Callable[..., Any], /, **arguments: Any) -> NamedGra
     In online training every step has another batch: a measurement on it has sampling noise, and
     an entry of a kernel, or a row of activations, belongs to another sample each time. On the test
     set, traces depend on the network alone, and configs with the same SEED and trial are measured
-    on the same samples. It has N_TEST samples, so fix ``rows`` where a grab is expensive.
+    on the same samples. It has N_TEST samples, so fix ``rows`` if a grab is expensive.
 
     Args:
         grab: a function with an argument ``X_tr`` (or ``**kwargs``), or the name of a grab of this
@@ -103,7 +103,7 @@ def on_test_set(grab: str | Callable[..., Any], /, **arguments: Any) -> NamedGra
 
     Raises:
         SpecError: for a function that takes no X_tr, an argument that it does not take, an unknown
-            grab; and, when measuring, where there is no test set.
+            grab; and, when measuring, if there is no test set.
 
     Example:
         >>> kernel = on_test_set(empirical_ntk, rows=2)  # in a spec: grabs={"kernel": kernel}

@@ -63,7 +63,7 @@ def empirical_ntk(
         row i and output b at row j, as in neural-tangents with ``trace_axes=()``.
 
     Raises:
-        SpecError: where the output at one row depends on other rows, where no parameter requires
+        SpecError: if the output at one row depends on other rows, if no parameter requires
             a gradient, and for invalid ``outputs`` or ``rows``.
 
     Example:

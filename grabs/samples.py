@@ -14,7 +14,7 @@ def first_rows(grab: str, X: Tensor, rows: int | None) -> Tensor:
     """Return the first rows of a batch, or all if ``rows`` is None or larger than the batch.
 
     Raises:
-        SpecError: naming the grab, where ``rows`` is not an integer >= 1.
+        SpecError: naming the grab, if ``rows`` is not an integer >= 1.
     """
     check_arguments(grab, {"rows": rows})
     return X[:rows]
@@ -28,5 +28,5 @@ def check_test_set(grab: str, X_te: Tensor | None) -> None:
     """
     if X_te is None:
         raise SpecError(
-            f"{grab}: there is no test set; where train is called directly, give it test_fns"
+            f"{grab}: there is no test set; if train is called directly, give it test_fns"
         )

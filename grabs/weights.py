@@ -199,7 +199,7 @@ def readin_weight(model: nn.Module) -> Tensor:
     """Return a copy of the first layer's weight W, (width, d_in).
 
     Raises:
-        SpecError: where the model has no Linear or Conv2d layer.
+        SpecError: if the model has no Linear or Conv2d layer.
 
     Example:
         >>> readin_weight(nn.Linear(3, 5)).shape
@@ -212,7 +212,7 @@ def readout_weight(model: nn.Module) -> Tensor:
     """Return a copy of the last layer's weight W, (d_out, width).
 
     Raises:
-        SpecError: where the model has no Linear or Conv2d layer.
+        SpecError: if the model has no Linear or Conv2d layer.
 
     Example:
         >>> readout_weight(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1))).shape
@@ -229,7 +229,7 @@ def readin_gram(model: nn.Module, side: str = "input") -> Tensor:
         side: "input" for W^T W, (d_in, d_in); "output" for W W^T, (width, width).
 
     Raises:
-        SpecError: for an invalid side, and where the model has no Linear or Conv2d layer.
+        SpecError: for an invalid side, and if the model has no Linear or Conv2d layer.
 
     Example:
         >>> readin_gram(nn.Linear(3, 5)).shape
@@ -242,7 +242,7 @@ def readin_gram_trace(model: nn.Module) -> Tensor:
     """Return tr(W^T W) of the first layer's weight W, a scalar, without forming the Gram matrix.
 
     Raises:
-        SpecError: where the model has no Linear or Conv2d layer.
+        SpecError: if the model has no Linear or Conv2d layer.
 
     Example:
         >>> readin_gram_trace(nn.Linear(3, 5)).shape
@@ -282,7 +282,7 @@ def weight_norms(model: nn.Module, effective: bool = False) -> Tensor:
         effective: whether the weights are multiplied by their layers' forward multipliers.
 
     Raises:
-        SpecError: where the model has no Linear or Conv2d layer.
+        SpecError: if the model has no Linear or Conv2d layer.
 
     Example:
         >>> weight_norms(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1))).shape
@@ -303,7 +303,7 @@ def spectral_norms(model: nn.Module, effective: bool = False) -> Tensor:
         effective: whether the weights are multiplied by their layers' forward multipliers.
 
     Raises:
-        SpecError: where the model has no Linear or Conv2d layer.
+        SpecError: if the model has no Linear or Conv2d layer.
 
     Example:
         >>> spectral_norms(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1))).shape
@@ -322,7 +322,7 @@ def distance_from_init(model: nn.Module, model0: nn.Module) -> Tensor:
         model0: the same network at initialisation.
 
     Raises:
-        SpecError: where the two have different layers, or none.
+        SpecError: if the two have different layers, or none.
 
     Example:
         >>> distance_from_init(nn.Linear(3, 5), nn.Linear(3, 5)).shape

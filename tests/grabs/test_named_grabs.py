@@ -288,7 +288,7 @@ def test_on_the_test_set_it_is_pickled_hashed_by_content_and_called_as_the_funct
         (lambda: on_test_set(dict.update), "update: its signature cannot be read"),
         (
             lambda: on_test_set(grabs.activations)(model=None, X_te=None),
-            "activations: there is no test set; where train is called directly, give it test_fns",
+            "activations: there is no test set; if train is called directly, give it test_fns",
         ),
         (lambda: on_test_set(everything)(model=None, X_tr=1), "everything: there is no test set"),
     ],
