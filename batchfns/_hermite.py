@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from itertools import count, islice
 
 import torch
 from torch import Tensor
+
+from mlpsubmit.batchfns.validation import is_integer
 
 __all__ = ["hermite", "hermite_features", "hermite_product"]
 
@@ -88,10 +89,6 @@ def _polynomials(x: Tensor) -> Iterator[Tensor]:
 
 
 def _checked(degree: int) -> int:
-    try:
-        number = -1 if isinstance(degree, bool) else operator.index(degree)
-    except TypeError:
-        number = -1
-    if number < 0:
+    if not is_integer(degree, 0):
         raise ValueError(f"the degree of a Hermite polynomial is an integer >= 0; got {degree!r}")
-    return number
+    return int(degree)

@@ -171,7 +171,7 @@ def _targets(
 
 
 def _groups(classes: Any) -> list[list[int]]:
-    """Return the classes as lists of ints, a single label as a group of its own."""
+    """Return the classes as lists of ints, a single label as a group of one."""
     return [
         [operator.index(label) for label in group]
         if hasattr(group, "__iter__")
@@ -197,7 +197,6 @@ def _class_errors(classes: Any, image_set: ImageSet | None) -> list[str]:
         wrong.append(f"label {', '.join(map(str, twice))} appears more than once")
     if not wrong:
         return []
-    valid = ""
-    if image_set:
-        valid = f"valid labels are {image_set.labels[0]} to {image_set.labels[-1]}; "
+    labels = image_set.labels if image_set else ()
+    valid = f"valid labels are {labels[0]} to {labels[-1]}; " if labels else ""
     return [f"images: got classes={classes!r}; {'; '.join(wrong)}; {valid}{example}"]

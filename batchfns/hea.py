@@ -1,7 +1,7 @@
 """The Hermite eigenstructure of kernels: their modes on Gaussian inputs, by falling eigenvalue.
 
 For Gaussian inputs x_i = sqrt(gamma_i) z_i, z ~ N(0, I), the eigenfunctions of a rotation-invariant
-kernel are approximately products of normalised Hermite polynomials of z. The one of a monomial m
+kernel are approximately products of normalised Hermite polynomials of z. The mode of a monomial m
 has the eigenvalue c(deg m) prod_i gamma_i^m_i, where the level coefficients c depend on the kernel.
 Source: Karkada, Turnbull, Liu, Simon, arXiv 2510.14878.
 """

@@ -40,12 +40,7 @@ class Part(NamedTuple):
 
 
 class UnreadableFile(Exception):
-    """A file that is damaged or not in the expected format."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
+    """A file that is damaged or not in the expected format; args are its path and the reason."""
 
 
 def idx(images: Path, labels: Path) -> Part:

@@ -118,10 +118,10 @@ def read_images(
             if not rows:
                 break
     except UnreadableFile as error:
+        path, reason = error.args
         raise UserError(
-            f"images: {error.path}, of the data set {image_set.name!r}, cannot be read: "
-            f"{error.reason}; it is damaged or some other file; get it again from "
-            f"{image_set.origin}"
+            f"images: {path}, of the data set {image_set.name!r}, cannot be read: {reason}; it is "
+            f"damaged or some other file; get it again from {image_set.origin}"
         ) from error
     if not taken:
         raise UserError(

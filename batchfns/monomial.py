@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import total_ordering
 from types import MappingProxyType
@@ -89,10 +90,7 @@ class Monomial(Mapping[int, int]):
     def __mul__(self, other: object) -> Monomial:
         if not isinstance(other, Mapping):
             return NotImplemented
-        product = dict(self._exponents)
-        for index, exponent in Monomial(other).items():
-            product[index] = product.get(index, 0) + exponent
-        return Monomial(product)
+        return Monomial(Counter(self) + Counter(Monomial(other)))
 
     __rmul__ = __mul__
 

@@ -25,49 +25,6 @@ __all__ = [
 Rule: TypeAlias = tuple[str, Callable[[Any], bool]]
 
 
-def argument_errors(
-    function: str, arguments: Mapping[str, Any], rules: Mapping[str, Rule] | None = None
-) -> list[str]:
-    """Return one message for each argument that breaks the rule of its name, if it has one.
-
-    Args:
-        function: the name of the function, for messages.
-        arguments: its arguments by name.
-        rules: the rules by name, by default those in ``RULES``.
-    """
-    rules = RULES if rules is None else rules
-    return [
-        f"{function}: got {name}={value!r}; valid is {rules[name][0]}"
-        for name, value in arguments.items()
-        if name in rules and not rules[name][1](value)
-    ]
-
-
-def check_arguments(
-    function: str, arguments: Mapping[str, Any], rules: Mapping[str, Rule] | None = None
-) -> None:
-    """Raise a SpecError that lists the errors of :func:`argument_errors`, if there are any."""
-    if errors := argument_errors(function, arguments, rules):
-        raise SpecError(errors)
-
-
-def check_choice(function: str, name: str, value: Any, valid: Iterable[str], listed: str) -> None:
-    """Raise a SpecError unless a value is one of the valid strings, which ``listed`` describes."""
-    if not (isinstance(value, str) and value in valid):
-        hint = did_you_mean(str(value), valid)
-        raise SpecError(f"{function}: got {name}={value!r}{hint}; valid are {listed}")
-
-
-def check_exactly_one(function: str, arguments: Mapping[str, Any], example: str) -> None:
-    """Raise a SpecError unless exactly one of two arguments is given, that is, not None."""
-    absent = sum(value is None for value in arguments.values())
-    if absent != 1:
-        raise SpecError(
-            f"{function}: got {'neither' if absent else 'both'} of {' and '.join(arguments)}; "
-            f"give exactly one: {example}"
-        )
-
-
 def is_integer(value: Any, minimum: int) -> bool:
     """Return whether a value is an integer, of Python or numpy, that is at least the minimum."""
     integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
@@ -126,3 +83,45 @@ RULES: Mapping[str, Rule] = {
     ),
     "network": ("an nn.Module or a function x (n, d) -> y (n,) or (n, d_out)", callable),
 }
+
+
+def argument_errors(
+    function: str, arguments: Mapping[str, Any], rules: Mapping[str, Rule] = RULES
+) -> list[str]:
+    """Return one message for each argument that breaks the rule of its name, if it has one.
+
+    Args:
+        function: the name of the function, for messages.
+        arguments: its arguments by name.
+        rules: the rules by name.
+    """
+    return [
+        f"{function}: got {name}={value!r}; valid is {rules[name][0]}"
+        for name, value in arguments.items()
+        if name in rules and not rules[name][1](value)
+    ]
+
+
+def check_arguments(
+    function: str, arguments: Mapping[str, Any], rules: Mapping[str, Rule] = RULES
+) -> None:
+    """Raise a SpecError that lists the errors of :func:`argument_errors`, if there are any."""
+    if errors := argument_errors(function, arguments, rules):
+        raise SpecError(errors)
+
+
+def check_choice(function: str, name: str, value: Any, valid: Iterable[str], listed: str) -> None:
+    """Raise a SpecError unless a value is one of the valid strings, which ``listed`` describes."""
+    if not (isinstance(value, str) and value in valid):
+        hint = did_you_mean(str(value), valid)
+        raise SpecError(f"{function}: got {name}={value!r}{hint}; valid are {listed}")
+
+
+def check_exactly_one(function: str, arguments: Mapping[str, Any], example: str) -> None:
+    """Raise a SpecError unless exactly one of two arguments is given, that is, not None."""
+    absent = sum(value is None for value in arguments.values())
+    if absent != 1:
+        raise SpecError(
+            f"{function}: got {'neither' if absent else 'both'} of {' and '.join(arguments)}; "
+            f"give exactly one: {example}"
+        )

@@ -60,10 +60,6 @@ class Factor(NamedTuple):
     D: Tensor
     A: Tensor | None = None
 
-    def pooled(self) -> Factor:
-        """Return the gradients of the c outputs concatenated, as those of one output."""
-        return Factor(self.D.flatten(1).unsqueeze(1), self.A)
-
     def products(self, other: Factor) -> Tensor:
         """Return the inner products with the gradients at m' other rows, (m, c, m', c')."""
         products: Tensor = torch.tensordot(self.D, other.D, dims=([2], [2]))
@@ -128,8 +124,11 @@ class RowJacobian:
         return self._basis.new_zeros(shape)
 
     @torch.no_grad()
-    def at(self, block: Block) -> list[Factor]:
-        """Return the gradients of a block, one factor per layer or other parameter."""
+    def at(self, block: Block, pooled: bool = False) -> list[Factor]:
+        """Return the gradients of a block, one factor per layer or other parameter.
+
+        Pooled, those of its outputs are concatenated, as if they were those of one output.
+        """
         basis = self._basis[block.outputs]
         # D is the gradient with respect to a zero that is added to the result of a layer.
         zeros = {
@@ -146,7 +145,8 @@ class RowJacobian:
 
         inputs, by_layer, by_name = torch.vmap(at_row)(self._X[block.rows])
         factors = [layer.factor(inputs[layer.key], by_layer[layer.key]) for layer in self._layers]
-        return factors + [Factor(gradient.flatten(2)) for gradient in by_name.values()]
+        factors += [Factor(gradient.flatten(2)) for gradient in by_name.values()]
+        return [Factor(D.flatten(1).unsqueeze(1), A) for D, A in factors] if pooled else factors
 
     def _outputs(
         self, x: Tensor, shifts: dict[_Key, list[Tensor]], others: dict[str, Tensor]

@@ -21,7 +21,7 @@ def layers_of(model: nn.Module) -> list[Layer]:
     if not layers:
         raise SpecError(
             f"the weights of {type(model).__name__} cannot be measured: it has no Linear or Conv2d "
-            "layer; write a grab of your own for it"
+            "layer; write your own grab for it"
         )
     return layers
 

@@ -10,13 +10,10 @@ from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = ["by_name", "grab_names"]
 
-#: Public names that are not grabs.
-_NO_GRABS = frozenset({"by_name", "on_test_set"})
-
 
 def grab_names() -> list[str]:
     """Return the names of all grabs of this package, sorted."""
-    return sorted(set(dir(grabs)) - _NO_GRABS)
+    return sorted(set(dir(grabs)) - {"by_name", "on_test_set"})
 
 
 def by_name(name: str) -> Callable[..., Any]:
@@ -33,7 +30,7 @@ def by_name(name: str) -> Callable[..., Any]:
     if not isinstance(name, str) or name not in valid:
         raise SpecError(
             f"no grab named {name!r}{did_you_mean(str(name), valid)}; "
-            f"valid are {', '.join(valid)}, or any function of your own"
+            f"valid are {', '.join(valid)}, or your own function"
         )
     grab: Callable[..., Any] = getattr(grabs, name)
     return grab

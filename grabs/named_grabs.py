@@ -75,12 +75,25 @@ def named_grab(
         raise SpecError(f"got arguments {fixed!r}; should be a mapping of names to values")
     if matrix is None and not fixed:
         return func
-    declared(func)  # raises if the signature cannot be read
+    takes = declared(func)  # raises if the signature cannot be read
     argument = None if matrix is None else _matrix_argument(func)
-    grab = NamedGrab(func, dict(fixed), argument, source, concat_outside, matrix)
-    if errors := _errors(grab):
+    takes -= {argument}
+    name, errors = function_name(func), list[str]()
+    if matrix is not None and argument is None:
+        errors.append(
+            f"{name}: takes no weight matrix; give it an argument W, or let it have the model "
+            "(leave it out of OTHER_MODEL_GRAM)"
+        )
+    if not takes_all(func):
+        errors += [
+            f"{name}: takes no argument {key!r}{did_you_mean(key, takes)}; it takes "
+            f"{', '.join(sorted(takes)) or 'none'}"
+            for key in fixed
+            if key not in takes
+        ]
+    if errors:
         raise SpecError(errors)
-    return grab
+    return NamedGrab(func, dict(fixed), argument, source, concat_outside, matrix)
 
 
 def on_test_set(grab: str | Callable[..., Any], /, **arguments: Any) -> NamedGrab:
@@ -251,23 +264,3 @@ def _matrix_argument(function: Callable[..., Any]) -> str | None:
     if first is None or first.name in FOR_GRABS or first.default is not first.empty:
         return None
     return first.name
-
-
-def _errors(grab: NamedGrab) -> list[str]:
-    """Return the errors of the matrix and of the fixed arguments."""
-    name = function_name(grab)
-    errors = []
-    if grab.matrix is not None and grab.argument is None:
-        errors.append(
-            f"{name}: takes no weight matrix; give it an argument W, or let it have the model "
-            "(leave it out of OTHER_MODEL_GRAM)"
-        )
-    if takes_all(grab.func):
-        return errors
-    takes = declared(grab.func) - {grab.argument}
-    return errors + [
-        f"{name}: takes no argument {key!r}{did_you_mean(key, takes)}; it takes "
-        f"{', '.join(sorted(takes)) or 'none'}"
-        for key in grab.keywords
-        if key not in takes
-    ]

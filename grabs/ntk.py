@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mlpsubmit.batchfns.validation import check_choice, is_integer
 from mlpsubmit.errors import SpecError
-from mlpsubmit.grabs.jacobians import Block, Factor, RowJacobian
+from mlpsubmit.grabs.jacobians import Factor, RowJacobian
 from mlpsubmit.grabs.matrices import nan_unless_finite
 from mlpsubmit.grabs.samples import first_rows
 
@@ -238,7 +238,7 @@ def _kernel(jacobian: RowJacobian, outputs: str) -> Tensor:
     C = jacobian.n_outputs if full else 1
     K = jacobian.zeros(n, C, n, C)
     for index, block in enumerate(jacobian.blocks):
-        factors = _factors(jacobian, block, full)
+        factors = jacobian.at(block, pooled=not full)
         here = (block.rows, block.outputs if full else slice(None))
         # A A^T as computed by BLAS is not necessarily symmetric to the last bit.
         square = _products(factors, factors)
@@ -246,16 +246,10 @@ def _kernel(jacobian: RowJacobian, outputs: str) -> Tensor:
         for other in jacobian.blocks[index + 1 :]:
             if full or other.outputs == block.outputs:
                 there = (other.rows, other.outputs if full else slice(None))
-                products = _products(factors, _factors(jacobian, other, full))
+                products = _products(factors, jacobian.at(other, pooled=not full))
                 K[here + there] += products
                 K[there + here] += products.permute(2, 3, 0, 1)
     return K if full else K / jacobian.n_outputs
-
-
-def _factors(jacobian: RowJacobian, block: Block, full: bool) -> list[Factor]:
-    """Return the gradients of a block, with those of all outputs pooled unless in full."""
-    factors = jacobian.at(block)
-    return factors if full else [factor.pooled() for factor in factors]
 
 
 def _products(factors: list[Factor], others: list[Factor]) -> Tensor:

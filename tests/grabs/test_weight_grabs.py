@@ -234,7 +234,7 @@ def test_grabs_declare_only_what_they_need(name):
         ),
         (
             lambda: grabs.readin_gram_diagonal(MLP(), monomials=[0, 1]),
-            r"2 errors:\n  - readin_gram_diagonal: bad monomial 0: a monomial is a mapping",
+            r"2 errors:\n  - gram_diagonal: bad monomial 0: a monomial is a mapping",
         ),
         (
             lambda: grabs.gram_diagonal(MLP(), monomials={0: 0}),
