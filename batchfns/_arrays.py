@@ -66,7 +66,7 @@ def sample(
         ``batch_fn(step) -> (X (bsz, ...), y (bsz,) or (bsz, d_out))``.
 
     Raises:
-        SpecError: where X and y differ in length, or are not real or not finite; where offline
+        SpecError: if X and y differ in length, or are not real or not finite; if offline
             training needs more rows than there are, or a test set that is not given.
 
     Example:

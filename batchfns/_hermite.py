@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterator, Mapping
 from functools import reduce
 from itertools import count, islice
 
 import torch
 from torch import Tensor
+
+from mlpsubmit.batchfns.validation import is_integer
 
 __all__ = ["hermite", "hermite_features", "hermite_product"]
 
@@ -33,7 +34,7 @@ def hermite(x: Tensor, degree: int) -> Tensor:
         A new tensor of the shape of x; gradients flow through it.
 
     Raises:
-        ValueError: where the degree is not an integer >= 0.
+        ValueError: if the degree is not an integer >= 0.
 
     Example:
         >>> hermite(torch.tensor([0.0, 1.0]), 2)  # (x^2 - 1) / sqrt(2)
@@ -54,7 +55,7 @@ def hermite_features(x: Tensor, max_degree: int) -> Tensor:
         A tensor of shape ``(*x.shape, max_degree + 1)``.
 
     Raises:
-        ValueError: where the degree is not an integer >= 0.
+        ValueError: if the degree is not an integer >= 0.
 
     Example:
         >>> hermite_features(torch.tensor([2.0]), 1)
@@ -88,10 +89,6 @@ def _polynomials(x: Tensor) -> Iterator[Tensor]:
 
 
 def _checked(degree: int) -> int:
-    try:
-        number = -1 if isinstance(degree, bool) else operator.index(degree)
-    except TypeError:
-        number = -1
-    if number < 0:
+    if not is_integer(degree, 0):
         raise ValueError(f"the degree of a Hermite polynomial is an integer >= 0; got {degree!r}")
-    return number
+    return int(degree)

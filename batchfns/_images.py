@@ -21,7 +21,7 @@ from mlpsubmit.batchfns.image_transforms import (
     spectrum,
 )
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
-from mlpsubmit.batchfns.validation import COUNT, FLAG, Valid, argument_errors, nonnegative
+from mlpsubmit.batchfns.validation import argument_errors
 from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = ["images"]
@@ -83,9 +83,9 @@ def images(
             X_train^T X_train / n, descending. By default False.
 
     Raises:
-        SpecError: listing every bad value, here or, for values of an axis, on the worker; and where
+        SpecError: listing every bad value, here or, for values of an axis, on the worker; and if
             all training images are equal.
-        UserError: where the package that reads the data set is not installed, and for files that
+        UserError: if the package that reads the data set is not installed, and for files that
             are missing or damaged.
 
     Example:
@@ -103,7 +103,7 @@ def _check(arguments: Mapping[str, Any]) -> None:
 
     At launch, files are checked if the folder of data sets exists: it may exist on workers only.
     """
-    errors = argument_errors("images", arguments, _VALID)
+    errors = argument_errors("images", arguments)
     dataset = arguments.get("dataset")
     image_set = IMAGE_SETS.get(dataset) if isinstance(dataset, str) else None
     if "dataset" in arguments and image_set is None:
@@ -170,17 +170,8 @@ def _targets(
     return np.eye(groups, dtype=np.float32)[group_of] if onehot else group_of
 
 
-_VALID: Valid = {
-    "binarize": (FLAG[0], lambda value: value is None or FLAG[1](value)),
-    **dict.fromkeys(("onehot", "grayscale", "normalized", "flat", "eigvals"), FLAG),
-    "zca_strength": nonnegative(", where 0 changes nothing"),
-    "n_train": COUNT,
-    "n_test": COUNT,
-}
-
-
 def _groups(classes: Any) -> list[list[int]]:
-    """Return the classes as lists of ints, a single label as a group of its own."""
+    """Return the classes as lists of ints, a single label as a group of one."""
     return [
         [operator.index(label) for label in group]
         if hasattr(group, "__iter__")
@@ -206,7 +197,6 @@ def _class_errors(classes: Any, image_set: ImageSet | None) -> list[str]:
         wrong.append(f"label {', '.join(map(str, twice))} appears more than once")
     if not wrong:
         return []
-    valid = ""
-    if image_set:
-        valid = f"valid labels are {image_set.labels[0]} to {image_set.labels[-1]}; "
+    labels = image_set.labels if image_set else ()
+    valid = f"valid labels are {labels[0]} to {labels[-1]}; " if labels else ""
     return [f"images: got classes={classes!r}; {'; '.join(wrong)}; {valid}{example}"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
-from mlpsubmit.batchfns.validation import FLAG, SEED, Valid, check_arguments, integer_from, is_real
+from mlpsubmit.batchfns.validation import check_arguments
 from mlpsubmit.errors import SpecError
 
 __all__ = ["modular_addition"]
@@ -67,7 +67,7 @@ def modular_addition(
 
 
 def _check(arguments: Mapping[str, Any]) -> None:
-    check_arguments("modular_addition", arguments, _VALID)
+    check_arguments("modular_addition", arguments)
     if {"p", "train_fraction"} <= arguments.keys():
         p, fraction = int(arguments["p"]), arguments["train_fraction"]
         n = _training_pairs(p, fraction)
@@ -107,15 +107,3 @@ def _modular_addition_entries(
 def _one_hot(numbers: Any, p: int, normalized: bool) -> Tensor:
     rows = torch.from_numpy(np.eye(p, dtype=np.float32)[numbers])
     return (p * rows - 1) / (p - 1) ** 0.5 if normalized else rows
-
-
-_VALID: Valid = {
-    "p": integer_from(2, ", such as 97"),
-    "train_fraction": (
-        "a number between 0 and 1, such as 0.5",
-        lambda fraction: is_real(fraction) and 0 < fraction < 1,
-    ),
-    "pair_seed": SEED,
-    "labels": FLAG,
-    "normalized": FLAG,
-}

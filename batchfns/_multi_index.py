@@ -16,7 +16,7 @@ from mlpsubmit.batchfns._hermite import hermite_product
 from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.gaussian import check_outputs, gaussian_batches, standard_deviations
 from mlpsubmit.batchfns.monomial import Monomial, Monomials, checked_monomials
-from mlpsubmit.batchfns.validation import COUNT, SEED, check_arguments, is_integer
+from mlpsubmit.batchfns.validation import check_arguments, is_integer
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 
@@ -53,7 +53,7 @@ def multi_index(
     - a list of M different Monomials, their sum divided by :math:`\sqrt{M}`: ``[Monomial({0: 1}),
       Monomial({0: 1, 1: 1})]`` is a staircase of leap 1;
     - an integer e >= 1, the same sum over ``Monomial({i: e})`` for i = 0, ..., k - 1: a
-      single-index model of information exponent e where k = 1.
+      single-index model of information exponent e if k = 1.
 
     All of these have E[y^2] = 1, and E[y] = 0 except for the constant; the target of
     :func:`~mlpsubmit.batchfns.polynomial`, by contrast, is the mean of its M monomials, with
@@ -79,7 +79,7 @@ def multi_index(
 
     Raises:
         SpecError: for k > d, an invalid link or one that needs more than k directions, directions
-            that are not orthonormal, and where neither d nor data_eigvals is given.
+            that are not orthonormal, and if neither d nor data_eigvals is given.
 
     Example:
         >>> sweep = Sweep(axes={"link": [1, 2, 3]}, batchfn=multi_index, d=100)
@@ -92,7 +92,7 @@ def multi_index(
     scale = standard_deviations("multi_index", d, data_eigvals, gen.device)
     given = {"k": k, "direction_seed": direction_seed}
     given = {name: value for name, value in given.items() if value is not None}
-    check_arguments("multi_index", given, {"k": COUNT, "direction_seed": SEED})
+    check_arguments("multi_index", given)
     monomials = None if callable(link) or is_integer(link, 1) else _monomials(link)
     if directions is None:
         used = 1 + max((index for monomial in monomials or () for index in monomial), default=0)

@@ -52,7 +52,7 @@ def polynomial(
         ``batch_fn(step) -> (X (n, d), y (n,))``, float32.
 
     Raises:
-        SpecError: listing every invalid monomial and every index >= d; and where the eigenvalues
+        SpecError: listing every invalid monomial and every index >= d; and if the eigenvalues
             are not variances.
 
     Example:

@@ -10,25 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpsubmit.batchfns._hermite import hermite
-from mlpsubmit.batchfns.gaussian import SPECTRUM, power_law_eigvals
-from mlpsubmit.batchfns.hea import (
-    COUNTS,
-    VARIANCES,
-    hea_monomials,
-    relu_ntk_level_coeffs,
-    too_few_monomials,
-)
+from mlpsubmit.batchfns._hermite import hermite_features
+from mlpsubmit.batchfns.gaussian import power_law_eigvals
+from mlpsubmit.batchfns.hea import check_enough_monomials, hea_monomials, relu_ntk_level_coeffs
 from mlpsubmit.batchfns.monomial import Monomial
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
-from mlpsubmit.batchfns.validation import (
-    COUNT,
-    Valid,
-    check_arguments,
-    integer_from,
-    nonnegative,
-    positive,
-)
+from mlpsubmit.batchfns.validation import check_arguments
 from mlpsubmit.errors import SpecError
 
 __all__ = ["synthetic"]
@@ -87,7 +74,7 @@ def synthetic(
         kmax: the highest degree of a mode, by default 10.
 
     Raises:
-        SpecError: listing every bad value, here or, for values of an axis, on the worker; and where
+        SpecError: listing every bad value, here or, for values of an axis, on the worker; and if
             the kernel has fewer than cutoff_mode modes of degree up to kmax.
 
     Example:
@@ -100,11 +87,10 @@ def synthetic(
 
 
 def _check(arguments: Mapping[str, Any]) -> None:
-    check_arguments("synthetic", arguments, _VALID)
+    check_arguments("synthetic", arguments)
     if {"d", "cutoff_mode", "kmax"} <= arguments.keys():
         n, d, kmax = (int(arguments[name]) for name in ("cutoff_mode", "d", "kmax"))
-        if shortage := too_few_monomials("cutoff_mode", n, d, kmax):
-            raise SpecError(f"synthetic: {shortage}")
+        check_enough_monomials("synthetic", "cutoff_mode", n, d, kmax)
 
 
 @recipe("synthetic", _check)
@@ -163,11 +149,12 @@ _ROWS, _MODES = 1024, 1024
 
 def _hermite_sum(Z: Tensor, monomials: Sequence[Monomial], coefficients: Tensor) -> Tensor:
     """Return sum_k coefficients_k prod_i h_{m_ki}(Z_i), (n,), without a matrix (n, modes)."""
-    features = sorted({(e, i) for monomial in monomials for i, e in monomial.items()})
-    blocks = _blocks(monomials, {feature: index for index, feature in enumerate(features)})
+    degrees = 1 + max(monomial.max_degree() for monomial in monomials)
+    blocks = _blocks(monomials, degrees)
     sums = []
     for rows in torch.split(Z, _ROWS):
-        table = _feature_table(rows, features)
+        # Row i * degrees + e is h_e(z_i).
+        table = hermite_features(rows.T.contiguous(), degrees - 1).movedim(2, 1).flatten(0, 1)
         total = torch.zeros(len(rows))
         for modes, factors in blocks:
             products = torch.ones(len(modes), len(rows))
@@ -178,44 +165,20 @@ def _hermite_sum(Z: Tensor, monomials: Sequence[Monomial], coefficients: Tensor)
     return torch.cat(sums)
 
 
-def _blocks(
-    monomials: Sequence[Monomial], feature_index: Mapping[tuple[int, int], int]
-) -> list[tuple[Tensor, Tensor]]:
+def _blocks(monomials: Sequence[Monomial], degrees: int) -> list[tuple[Tensor, Tensor]]:
     """Group modes by their number of factors.
 
     Returns:
-        For each block the indices of its modes (b,), and for each of them the rows of the feature
-        table that are its factors (factors, b).
+        For each block the indices of its modes (b,), and for each of them the rows of the table
+        i * degrees + e that are its factors (factors, b).
     """
     blocks = []
     by_length = sorted(range(len(monomials)), key=lambda mode: len(monomials[mode]))
     for _, group in groupby(by_length, key=lambda mode: len(monomials[mode])):
         for modes in torch.split(torch.tensor(list(group)), _MODES):
             factors = [
-                [feature_index[exponent, index] for index, exponent in monomials[mode].items()]
+                [index * degrees + exponent for index, exponent in monomials[mode].items()]
                 for mode in modes.tolist()
             ]
             blocks.append((modes, torch.tensor(factors, dtype=torch.long).T.contiguous()))
     return blocks
-
-
-def _feature_table(Z: Tensor, features: Sequence[tuple[int, int]]) -> Tensor:
-    """Return h_e(z_i) of every feature (e, i), one row per feature: (features, n)."""
-    columns = Z.T.contiguous()
-    tables = [Z.new_empty(0, len(Z))]
-    for exponent, group in groupby(features, key=lambda feature: feature[0]):
-        tables.append(hermite(columns[[index for _, index in group]], exponent))
-    return torch.cat(tables)
-
-
-_VALID: Valid = {
-    **SPECTRUM,
-    **VARIANCES,
-    "kmax": COUNTS["kmax"],
-    "cutoff_mode": integer_from(1, ", such as 40000"),
-    "beta": nonnegative(", such as 1.2"),
-    "yoffset": positive(", such as 1.2"),
-    "noise_size": nonnegative(),
-    "n_train": COUNT,
-    "n_test": COUNT,
-}

@@ -13,20 +13,8 @@ from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor, nn
 
 from mlpsubmit.batchfns.fixed_batch import fixed
-from mlpsubmit.batchfns.gaussian import (
-    SPECTRUM,
-    check_outputs,
-    gaussian_batches,
-    standard_deviations,
-)
-from mlpsubmit.batchfns.validation import (
-    COUNT,
-    FLAG,
-    SEED,
-    Valid,
-    check_arguments,
-    check_exactly_one,
-)
+from mlpsubmit.batchfns.gaussian import check_outputs, gaussian_batches, standard_deviations
+from mlpsubmit.batchfns.validation import RULES, check_arguments, check_exactly_one
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.protocol import BatchFn
 
@@ -97,7 +85,7 @@ def teacher(
         ``batch_fn(step) -> (X (n, d), y (n,) or (n, d_out))``, float32, without gradients.
 
     Raises:
-        SpecError: listing bad values; where both or neither of teacher_width and network are
+        SpecError: listing bad values; if both or neither of teacher_width and network are
             given; and for outputs of the wrong shape, or that are constant or not finite.
 
     Example:
@@ -140,7 +128,7 @@ def teacher_weights(
         >>> [tuple(weight.shape) for weight in teacher_weights(5, teacher_width=3, teacher_depth=2)]
         [(3, 5), (3, 3), (3,)]
     """
-    check_arguments("teacher_weights", locals(), _WEIGHTS)
+    check_arguments("teacher_weights", locals())
     m, hidden = int(teacher_width), int(teacher_depth) - 1
     shapes = [(m, int(d)), *[(m, m)] * hidden, (m,)]
     gen = torch.Generator().manual_seed(int(teacher_seed))
@@ -152,13 +140,11 @@ def _check(arguments: dict[str, Any]) -> None:
     known = callable(nonlinearity) or str(nonlinearity) in _NONLINEARITIES
     hint = "" if known else did_you_mean(str(nonlinearity), _NONLINEARITIES)
     rules = {
-        **_WEIGHTS,
+        **RULES,
         "teacher_nonlinearity": (
             f"{', '.join(map(repr, _NONLINEARITIES))} or an elementwise function{hint}",
             lambda _: known,
         ),
-        "network": ("an nn.Module or a function x (n, d) -> y (n,) or (n, d_out)", callable),
-        "standardized": FLAG,
     }
     optional = {name: arguments[name] for name in ("teacher_width", "network")}
     absent = {"d", *(name for name, value in optional.items() if value is None)}
@@ -225,11 +211,3 @@ def _standardized(network: Network, scale: Tensor, teacher_seed: int) -> Network
             "inputs, so it cannot be standardized; try another network, or standardized=False"
         )
     return lambda inputs: (network(inputs) - mean) / deviation
-
-
-_WEIGHTS: Valid = {
-    "d": SPECTRUM["d"],
-    "teacher_width": COUNT,
-    "teacher_depth": COUNT,
-    "teacher_seed": SEED,
-}

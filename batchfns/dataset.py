@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import IterableDataset, Subset, TensorDataset
+from torch.utils.data import IterableDataset
 
 from mlpsubmit.batchfns._arrays import as_numpy, bound
 from mlpsubmit.errors import SpecError
@@ -55,8 +55,6 @@ def _columns(name: str, dataset: Any, errors: list[str]) -> tuple[Any, Any]:
     if message := _no_dataset(dataset):
         errors.append(f"{name} is {message}")
         return None, None
-    if (stored := _stored(dataset)) is not None:
-        return stored
     items = [dataset[index] for index in range(len(dataset))]
     for index, item in enumerate(items):
         if not isinstance(item, (tuple, list)) or len(item) != 2:
@@ -82,16 +80,6 @@ def _no_dataset(dataset: Any) -> str:
     if not numbered or isinstance(dataset, (Mapping, str, bytes)):
         return f"of type {kind}; valid is a data set with len(dataset) and dataset[i] -> (x, y)"
     return "" if len(dataset) else f"of type {kind}, without items"
-
-
-def _stored(dataset: Any) -> tuple[Any, Any] | None:
-    """Return the two tensors of a TensorDataset, or of a Subset of one, without reading items."""
-    if type(dataset) is Subset and (whole := _stored(dataset.dataset)) is not None:
-        rows = list(dataset.indices)
-        return whole[0][rows], whole[1][rows]
-    if type(dataset) is TensorDataset and len(dataset.tensors) == 2:
-        return dataset.tensors[0], dataset.tensors[1]
-    return None
 
 
 def _column(what: str, values: tuple[Any, ...], errors: list[str]) -> NDArray[Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
-from mlpsubmit.batchfns.validation import (
-    FLAG,
-    Valid,
-    check_arguments,
-    integer_from,
-    nonnegative,
-    positive,
-)
+from mlpsubmit.batchfns.validation import check_arguments
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 
@@ -57,15 +50,11 @@ def power_law(
     return bound_recipe(_power_law_entries, locals())
 
 
-def _check(arguments: Mapping[str, Any]) -> None:
-    check_arguments("power_law", arguments, SPECTRUM)
-
-
-@recipe("power_law", _check, cheap=True)
+@recipe("power_law", cheap=True)
 def _power_law_entries(
     d: int, alpha: float, offset: float = 6.0, normalized: bool = True
 ) -> dict[str, Tensor]:
-    _check(locals())
+    check_arguments("power_law", locals())
     return {"data_eigvals": power_law_eigvals(d, alpha, offset, normalized)}
 
 
@@ -83,11 +72,11 @@ def standard_deviations(
     """Return the standard deviations (d,) of Gaussian inputs: ones, or the roots of data_eigvals.
 
     Raises:
-        SpecError: where neither d nor data_eigvals is given, where they disagree on d, and where
+        SpecError: if neither d nor data_eigvals is given, if they disagree on d, and if
             the eigenvalues are not variances.
     """
     if d is not None:
-        check_arguments(function, {"d": d}, SPECTRUM)
+        check_arguments(function, {"d": d})
     if data_eigvals is None:
         if d is None:
             raise SpecError(
@@ -169,11 +158,3 @@ def checked_variances(function: str, data_eigvals: Any, dtype: type = np.float64
             f"the first is {eigvals[wrong[0]]} at [{wrong[0]}]"
         )
     return eigvals
-
-
-SPECTRUM: Valid = {
-    "d": integer_from(1, ", such as 200"),
-    "alpha": nonnegative(", such as 2.0"),
-    "offset": positive(", where 1 gives the plain power law"),
-    "normalized": FLAG,
-}

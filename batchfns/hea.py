@@ -1,7 +1,7 @@
 """The Hermite eigenstructure of kernels: their modes on Gaussian inputs, by falling eigenvalue.
 
 For Gaussian inputs x_i = sqrt(gamma_i) z_i, z ~ N(0, I), the eigenfunctions of a rotation-invariant
-kernel are approximately products of normalised Hermite polynomials of z. The one of a monomial m
+kernel are approximately products of normalised Hermite polynomials of z. The mode of a monomial m
 has the eigenvalue c(deg m) prod_i gamma_i^m_i, where the level coefficients c depend on the kernel.
 Source: Karkada, Turnbull, Liu, Simon, arXiv 2510.14878.
 """
@@ -18,20 +18,13 @@ from itertools import count, islice
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.polynomial import polynomial
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from mlpsubmit.batchfns.gaussian import checked_variances
 from mlpsubmit.batchfns.monomial import Monomial, checked_monomials
-from mlpsubmit.batchfns.validation import (
-    COUNT,
-    Valid,
-    check_arguments,
-    integer_from,
-    is_integer,
-    nonnegative,
-    positive,
-)
+from mlpsubmit.batchfns.validation import check_arguments, is_integer
 from mlpsubmit.errors import SpecError
 
 __all__ = [
@@ -64,7 +57,7 @@ def hea_monomials(
         n: number of modes.
         level_coeffs: c, a function degree -> number >= 0, for example from
             ``relu_ntk_level_coeffs``.
-        kmax: the highest degree considered. It affects the result where c grows faster than a
+        kmax: the highest degree considered. It affects the result if c grows faster than a
             power, as it does for the ReLU kernel.
 
     Returns:
@@ -78,11 +71,10 @@ def hea_monomials(
         >>> hea_monomials([0.7, 0.3], n=3, level_coeffs=exponential_level_coeffs(kernel_width=1.0))
         (array([1.  , 0.7 , 0.49]), [1, $x_{0}$, $x_{0}^2$])
     """
-    check_arguments("hea_monomials", {"n": n, "kmax": kmax}, COUNTS)
+    check_arguments("hea_monomials", {"n": n, "kmax": kmax})
     n, kmax = int(n), int(kmax)  # numpy's integers may overflow
     gammas = checked_variances("hea_monomials", data_eigvals)
-    if shortage := too_few_monomials("n", n, len(gammas), kmax):
-        raise SpecError(f"hea_monomials: {shortage}")
+    check_enough_monomials("hea_monomials", "n", n, len(gammas), kmax)
     order = np.argsort(-gammas, kind="stable")
     coeffs = [_coefficient("hea_monomials", level_coeffs, degree) for degree in range(kmax + 1)]
     modes = list(islice(_falling(gammas[order].tolist(), coeffs), n))
@@ -149,7 +141,7 @@ def relu_ntk_level_coeffs(
         (0.5, 0.0)
     """
     variances = {"weight_variance": weight_variance, "bias_variance": bias_variance}
-    check_arguments("relu_ntk_level_coeffs", variances, VARIANCES)
+    check_arguments("relu_ntk_level_coeffs", variances)
     total = float(checked_variances("relu_ntk_level_coeffs", data_eigvals).sum())
     if total == 0:
         raise SpecError("relu_ntk_level_coeffs: data_eigvals are all 0; at least one should be > 0")
@@ -184,7 +176,8 @@ def gaussian_level_coeffs(data_eigvals: ArrayLike | Tensor, kernel_width: float)
         >>> round(c(2), 4)  # 1 / e
         0.3679
     """
-    width = _width("gaussian_level_coeffs", kernel_width)
+    check_arguments("gaussian_level_coeffs", {"kernel_width": kernel_width})
+    width = float(kernel_width)
     total = float(checked_variances("gaussian_level_coeffs", data_eigvals).sum())
     scale = math.exp(-(total / width) / width)
     if scale == 0:
@@ -208,15 +201,15 @@ def exponential_level_coeffs(kernel_width: float) -> LevelCoeffs:
         ``c(l) -> float``, picklable.
 
     Raises:
-        SpecError: where the width is no finite number > 0.
+        SpecError: if the width is no finite number > 0.
 
     Example:
         >>> c = exponential_level_coeffs(kernel_width=2.0)
         >>> c(2)
         0.0625
     """
-    width = _width("exponential_level_coeffs", kernel_width)
-    return functools.partial(_power_coefficient, scale=1.0, width=width)
+    check_arguments("exponential_level_coeffs", {"kernel_width": kernel_width})
+    return functools.partial(_power_coefficient, scale=1.0, width=float(kernel_width))
 
 
 def _falling(
@@ -272,7 +265,7 @@ def _relu_ntk_coefficient(
     degree = _degree(degree)
     q = bias_variance + weight_variance * squared_norm
     u = bias_variance / q
-    # 1 - u^2 without cancellation where the bias variance is large.
+    # 1 - u^2 without cancellation if the bias variance is large.
     root = math.sqrt(weight_variance * squared_norm / q * (1 + u))
     angle = math.pi - math.atan2(root, u)
     if degree == 0:
@@ -290,15 +283,12 @@ def _derivative_polynomial(degree: int, u: Fraction) -> Fraction:
 
     Differentiating gives P_{l+1} = (1 - u^2) P_l' + (2l - 1) u P_l, from P_2 = 3 - 2 u^2 on.
     """
-    coefficients = [3, 0, -2]  # of rising powers
+    P = np.array([3, 0, -2], dtype=object)  # of rising powers, integers without overflow
     for level in range(2, degree):
-        following = [0] * (len(coefficients) + 1)
-        for power, coefficient in enumerate(coefficients):
-            if power:
-                following[power - 1] += power * coefficient
-            following[power + 1] += (2 * level - 1 - power) * coefficient
-        coefficients = following
-    return sum((a * u**power for power, a in enumerate(coefficients)), start=Fraction(0))
+        derivative = polynomial.polymul([1, 0, -1], polynomial.polyder(P))
+        P = polynomial.polyadd(derivative, polynomial.polymul([0, 2 * level - 1], P))
+    value: Fraction = polynomial.polyval(u, P)
+    return value
 
 
 def _power_coefficient(degree: int, scale: float, width: float) -> float:
@@ -311,21 +301,23 @@ def _degree(degree: Any) -> int:
     return int(degree)
 
 
-def _width(function: str, kernel_width: Any) -> float:
-    check_arguments(function, {"kernel_width": kernel_width}, {"kernel_width": positive()})
-    return float(kernel_width)
+def check_enough_monomials(function: str, name: str, n: int, d: int, kmax: int) -> None:
+    """Raise a SpecError if d coordinates have fewer than n monomials of degree up to kmax.
 
-
-def too_few_monomials(name: str, n: int, d: int, kmax: int) -> str:
-    """Return an error message if d coordinates have fewer than n monomials, else ""."""
+    Args:
+        function: the name of the calling function, for messages.
+        name: its argument for n, for messages.
+        n: the number of monomials that it needs.
+        d: the number of coordinates.
+        kmax: the highest degree.
+    """
     available = math.comb(d + kmax, kmax)
-    if available >= n:
-        return ""
-    enough = next(k for k in count(kmax) if math.comb(d + k, k) >= n)
-    return (
-        f"got {name}={n}, but d={d} coordinates have {available} monomials of degree <= "
-        f"kmax={kmax}; try {name}={available}, or kmax={enough}"
-    )
+    if available < n:
+        enough = next(k for k in count(kmax) if math.comb(d + k, k) >= n)
+        raise SpecError(
+            f"{function}: got {name}={n}, but d={d} coordinates have {available} monomials of "
+            f"degree <= kmax={kmax}; try {name}={available}, or kmax={enough}"
+        )
 
 
 def _coefficient(function: str, level_coeffs: LevelCoeffs, degree: int) -> float:
@@ -340,7 +332,3 @@ def _coefficient(function: str, level_coeffs: LevelCoeffs, degree: int) -> float
             f"number >= 0{hint}"
         )
     return coeff
-
-
-COUNTS: Valid = {"n": COUNT, "kmax": integer_from(0, ", such as 10")}
-VARIANCES: Valid = {"weight_variance": positive(), "bias_variance": nonnegative()}

@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,12 +40,7 @@ class Part(NamedTuple):
 
 
 class UnreadableFile(Exception):
-    """A file that is damaged or not in the expected format."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
+    """A file that is damaged or not in the expected format; args are its path and the reason."""
 
 
 def idx(images: Path, labels: Path) -> Part:
@@ -166,13 +161,13 @@ def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
 def _npz(path: Path, pixels: str, shape: tuple[int, ...], labels: str, valid: range) -> Part:
     """Read the labels of an npz archive, and check the header of its pixels, (n, *shape)."""
     with _reading(path), zipfile.ZipFile(path) as archive:
-        with _member(archive, labels) as member:
-            if member.dtype.kind not in "iu":
-                raise ValueError(f"its array {labels!r} has the dtype {member.dtype}")
-            numbers = _valid(np.frombuffer(member.stream.read(), member.dtype), valid)
-        with _member(archive, pixels) as member:
-            _check_pixels(pixels, member.dtype, member.shape[1:], shape)
-            _check_lengths(pixels, member.shape[0], labels, len(numbers))
+        with _member(archive, labels) as (stream, _, _, dtype):
+            if dtype.kind not in "iu":
+                raise ValueError(f"its array {labels!r} has the dtype {dtype}")
+            numbers = _valid(np.frombuffer(stream.read(), dtype), valid)
+        with _member(archive, pixels) as (_, (n, *image), _, dtype):
+            _check_pixels(pixels, dtype, tuple(image), shape)
+            _check_lengths(pixels, n, labels, len(numbers))
 
     def chosen(rows: NDArray[np.intp]) -> NDArray[np.uint8]:
         with _reading(path), zipfile.ZipFile(path) as archive, _member(archive, pixels) as member:
@@ -181,13 +176,8 @@ def _npz(path: Path, pixels: str, shape: tuple[int, ...], labels: str, valid: ra
     return Part(numbers, chosen)
 
 
-class _Member(NamedTuple):
-    """An array of an npz archive, its header read, its data not yet."""
-
-    stream: IO[bytes]
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype[Any]
+#: An array of an npz archive: a stream of its data, shape, whether it is in Fortran order, dtype.
+_Member: TypeAlias = tuple[IO[bytes], tuple[int, ...], bool, np.dtype[Any]]
 
 
 @contextlib.contextmanager
@@ -201,20 +191,20 @@ def _member(archive: zipfile.ZipFile, key: str) -> Iterator[_Member]:
         shape, fortran, dtype = header(stream)
         if dtype.hasobject:
             raise ValueError(f"its array {key!r} is pickled, and nothing is unpickled here")
-        yield _Member(stream, shape, fortran, dtype)
+        yield stream, shape, fortran, dtype
 
 
 def _rows(member: _Member, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
     """Return some rows of an array of bytes, without reading beyond the last of them."""
-    if member.fortran:
-        whole = np.frombuffer(member.stream.read(), np.uint8)
-        return whole.reshape(member.shape, order="F")[rows]
-    chosen = np.empty((len(rows), *member.shape[1:]), np.uint8)
+    stream, shape, fortran, _ = member
+    if fortran:
+        return np.frombuffer(stream.read(), np.uint8).reshape(shape, order="F")[rows]
+    chosen = np.empty((len(rows), *shape[1:]), np.uint8)
     stop = int(rows[-1]) + 1
     for start in range(0, stop, _BLOCK):
         end = min(start + _BLOCK, stop)
-        content = member.stream.read((end - start) * math.prod(member.shape[1:]))
-        block = np.frombuffer(content, np.uint8).reshape(end - start, *member.shape[1:])
+        content = stream.read((end - start) * math.prod(shape[1:]))
+        block = np.frombuffer(content, np.uint8).reshape(end - start, *shape[1:])
         first, last = np.searchsorted(rows, (start, end))
         chosen[first:last] = block[rows[first:last] - start]
     return chosen

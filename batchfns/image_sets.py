@@ -33,11 +33,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +102,7 @@ def read_images(
         Pixels (m, channels, height, width) from 0 to 1, and indices of groups (m,), m <= rows.
 
     Raises:
-        UserError: for files that are missing or damaged, and where no image is in these groups.
+        UserError: for files that are missing or damaged, and if no image is in these groups.
     """
     group_of = np.full(len(image_set.labels), -1)
     for index, group in enumerate(groups):
@@ -118,10 +118,10 @@ def read_images(
             if not rows:
                 break
     except UnreadableFile as error:
+        path, reason = error.args
         raise UserError(
-            f"images: {error.path}, of the data set {image_set.name!r}, cannot be read: "
-            f"{error.reason}; it is damaged or some other file; get it again from "
-            f"{image_set.origin}"
+            f"images: {path}, of the data set {image_set.name!r}, cannot be read: {reason}; it is "
+            f"damaged or some other file; get it again from {image_set.origin}"
         ) from error
     if not taken:
         raise UserError(
@@ -152,11 +152,8 @@ class _Digits(ImageSet):
         yield Part(bunch.target[order].astype(np.int64), lambda rows: planes[rows])
 
 
-class _Layout(NamedTuple):
-    """One set of names for the files of a data set: for each part, its one or two files."""
-
-    train: tuple[tuple[str, ...], ...]
-    test: tuple[tuple[str, ...], ...]
+#: One set of names for the files of a data set: per split, the one or two files of each part.
+_Layout: TypeAlias = Mapping[str, Sequence[Sequence[str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,19 +176,16 @@ class _Files(ImageSet):
     namesakes: bool = False
 
     def check_files(self) -> None:
-        if absent := [*self._absent("train", 0), *self._absent("test", 0)]:
-            raise UserError(self._not_found(absent))
+        self._check([*self._absent("train", 0), *self._absent("test", 0)])
 
     def parts(self, split: str) -> Iterator[Part]:
         for index, names in enumerate(self._parts(split)):
-            if absent := self._absent(split, index):
-                raise UserError(self._not_found(absent))
+            self._check(self._absent(split, index))
             yield self.read(*map(self._find, names))
 
-    def _parts(self, split: str) -> tuple[tuple[str, ...], ...]:
-        found = (layout for layout in self.layouts if self._find(layout.train[0][0]))
-        layout = next(found, self.layouts[0])
-        return layout.train if split == "train" else layout.test
+    def _parts(self, split: str) -> Sequence[Sequence[str]]:
+        found = (layout for layout in self.layouts if self._find(layout["train"][0][0]))
+        return next(found, self.layouts[0])[split]
 
     def _absent(self, split: str, index: int) -> list[str]:
         """Return nothing if the files of a part exist, else all absent ones from this part on."""
@@ -214,18 +208,21 @@ class _Files(ImageSet):
         inner = [folder / name for folder in (root, own) for name in self.unpacked]
         return [own, *inner] if self.namesakes else [own, root, *inner]
 
-    def _not_found(self, absent: list[str]) -> str:
+    def _check(self, absent: list[str]) -> None:
+        """Raise a UserError if files are absent."""
+        if not absent:
+            return
         files = ", ".join(absent)
         if self.endings != ("",):
             files += f" (or each with {self.endings[-1]})"
         if datasets_folder() is None:
-            return (
+            raise UserError(
                 f"images: the data set {self.name!r} is read from files, and $DATASETPATH is not "
                 f"set; set it to the folder of your data sets, where $DATASETPATH/{self.name} "
                 f"holds {files}; get them from {self.origin}"
             )
         folders = ", ".join(map(str, self._folders()))
-        return (
+        raise UserError(
             f"images: the data set {self.name!r} lacks {files}; looked in {folders}; get them from "
             f"{self.origin}, or set $DATASETPATH, now {datasets_folder()}, to the folder of "
             "your data sets"
@@ -234,7 +231,7 @@ class _Files(ImageSet):
 
 def _single_files(train: Sequence[str], test: str) -> _Layout:
     """Return the layout of a data set with one file per part."""
-    return _Layout(tuple((name,) for name in train), ((test,),))
+    return {"train": [[name] for name in train], "test": [[test]]}
 
 
 _CIFAR = "https://www.cs.toronto.edu/~kriz/cifar.html (the binary version of {})"
@@ -242,10 +239,10 @@ _MNIST = _Files(
     name="mnist",
     unpacked=("MNIST", "MNIST/raw"),
     layouts=(
-        _Layout(
-            train=(("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),),
-            test=(("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),),
-        ),
+        {
+            "train": [["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]],
+            "test": [["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]],
+        },
     ),
     read=idx,
     origin="https://ossci-datasets.s3.amazonaws.com/mnist/",

@@ -33,7 +33,7 @@ def normalized_by_training(X_train: Rows, X_test: Rows) -> tuple[Rows, Rows]:
     Mean and norm are those of the training inputs.
 
     Raises:
-        SpecError: where all training inputs are equal.
+        SpecError: if all training inputs are equal.
     """
     mean = X_train.mean(axis=0, dtype=np.float64)
     # The mean over rows of |x|^2 / d is the mean over all entries.
@@ -59,7 +59,7 @@ def flattened_spectrum(X_train: Rows, X_test: Rows, strength: float) -> tuple[Ro
     the training inputs, test inputs are multiplied by c.
 
     Raises:
-        SpecError: where all training inputs are equal.
+        SpecError: if all training inputs are equal.
     """
     mean = X_train.mean(axis=0, dtype=np.float64)
     # The d x d covariance has the eigenvalues S^2 / n and the eigenvectors V. For thousands of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import total_ordering
 from types import MappingProxyType
@@ -89,10 +90,7 @@ class Monomial(Mapping[int, int]):
     def __mul__(self, other: object) -> Monomial:
         if not isinstance(other, Mapping):
             return NotImplemented
-        product = dict(self._exponents)
-        for index, exponent in Monomial(other).items():
-            product[index] = product.get(index, 0) + exponent
-        return Monomial(product)
+        return Monomial(Counter(self) + Counter(Monomial(other)))
 
     __rmul__ = __mul__
 
@@ -142,7 +140,7 @@ class Monomial(Mapping[int, int]):
             (n,), of the type and on the device of X.
 
         Raises:
-            ValueError: where an index is not a column of X.
+            ValueError: if an index is not a column of X.
 
         Example:
             >>> Monomial({0: 2, 1: 1}).evaluate(np.array([[3.0, 10.0]]))
@@ -202,7 +200,7 @@ def checked_monomials(
         dimension: the function's name for that number, for messages.
 
     Raises:
-        SpecError: where there are none; listing every invalid monomial and every index >= d.
+        SpecError: if there are none; listing every invalid monomial and every index >= d.
     """
     several = isinstance(monomials, Sequence) and not isinstance(monomials, str)
     entries = list(monomials) if several else [] if monomials is None else [monomials]

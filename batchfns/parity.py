@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.batchfns.fixed_batch import fixed
-from mlpsubmit.batchfns.gaussian import SPECTRUM
-from mlpsubmit.batchfns.validation import COUNT, check_arguments, check_exactly_one
+from mlpsubmit.batchfns.validation import check_arguments, check_exactly_one
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 
@@ -49,8 +48,8 @@ def sparse_parity(
         ``batch_fn(step) -> (X (n, d), y (n,))``, float32, entries -1 and +1.
 
     Raises:
-        SpecError: where d or k is not an integer >= 1, where both or neither of k and support are
-            given, and where the support has repeated coordinates or coordinates >= d.
+        SpecError: if d or k is not an integer >= 1, if both or neither of k and support are
+            given, and if the support has repeated coordinates or coordinates >= d.
 
     Example:
         >>> sweep = Sweep(axes={"k": [2, 3, 4]}, batchfn=sparse_parity, d=50)
@@ -73,7 +72,7 @@ def sparse_parity(
 def _coordinates(d: Any, k: Any, support: Any) -> list[int]:
     """Return the support as a list of coordinates."""
     given = {"d": d} if k is None else {"d": d, "k": k}
-    check_arguments("sparse_parity", given, {"d": SPECTRUM["d"], "k": COUNT})
+    check_arguments("sparse_parity", given)
     example = "k=3 for the first three coordinates, or support=[0, 4, 7]"
     check_exactly_one("sparse_parity", {"k": k, "support": support}, example)
     if support is not None:

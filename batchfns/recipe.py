@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
+from mlpsubmit.batchfns.validation import check_arguments
+
 __all__ = ["Check", "bound_recipe", "recipe"]
 
 #: Takes some of a recipe's arguments by name; raises a SpecError that lists every bad one.
@@ -14,7 +16,9 @@ Check: TypeAlias = Callable[[Mapping[str, Any]], None]
 Entries = TypeVar("Entries", bound=Callable[..., Any])
 
 
-def recipe(name: str, check: Check, cheap: bool = False) -> Callable[[Entries], Entries]:
+def recipe(
+    name: str, check: Check | None = None, cheap: bool = False
+) -> Callable[[Entries], Entries]:
     """Decorate the function that computes a recipe's data entries on a worker.
 
     Messages then show the public name, and a launch can run ``check`` on the values of axes.
@@ -22,14 +26,15 @@ def recipe(name: str, check: Check, cheap: bool = False) -> Callable[[Entries], 
 
     Args:
         name: the public name of the recipe.
-        check: the check of its arguments.
+        check: the check of its arguments, by default that each keeps the rule of its name.
         cheap: whether it takes so little time that a launch may compute the entries, too, and
             try batches and grabs on them.
     """
 
     def decorate(entries: Entries) -> Entries:
         entries.__name__ = name
-        entries.__dict__.update(check=check, cheap=cheap)
+        checked = check or functools.partial(check_arguments, name)
+        entries.__dict__.update(check=checked, cheap=cheap)
         return entries
 
     return decorate

@@ -12,39 +12,101 @@ import numpy as np
 from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = [
-    "COUNT",
-    "FLAG",
-    "SEED",
-    "Valid",
+    "RULES",
     "argument_errors",
     "check_arguments",
     "check_choice",
     "check_exactly_one",
-    "integer_from",
     "is_integer",
     "is_real",
-    "nonnegative",
-    "positive",
 ]
 
 #: A description of the valid values, for messages, and the test of a value.
 Rule: TypeAlias = tuple[str, Callable[[Any], bool]]
-#: The rule of each argument.
-Valid: TypeAlias = Mapping[str, Rule]
 
 
-def argument_errors(function: str, arguments: Mapping[str, Any], valid: Valid) -> list[str]:
-    """Return one message for each argument that is present and breaks its rule."""
+def is_integer(value: Any, minimum: int) -> bool:
+    """Return whether a value is an integer, of Python or numpy, that is at least the minimum."""
+    integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return integral and int(value) >= minimum
+
+
+def is_real(value: Any) -> bool:
+    """Return whether a value is a finite real number."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def _integer(minimum: int, hint: str = "") -> Rule:
+    return f"an integer >= {minimum}{hint}", lambda value: is_integer(value, minimum)
+
+
+def _positive(hint: str = "") -> Rule:
+    return f"a finite number > 0{hint}", lambda value: is_real(value) and value > 0
+
+
+def _nonnegative(hint: str = "") -> Rule:
+    return f"a finite number >= 0{hint}", lambda value: is_real(value) and value >= 0
+
+
+_COUNT = _integer(1)
+_FLAG = ("True or False", lambda value: isinstance(value, (bool, np.bool_)))
+# The seeds that numpy.random.RandomState accepts.
+_SEED = ("an integer from 0 to 2**32 - 1", lambda seed: is_integer(seed, 0) and seed < 2**32)
+
+#: The rule of each argument: one of this name means the same in every function of the library.
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(("k", "n", "n_train", "n_test", "iterations"), _COUNT),
+    **dict.fromkeys(("teacher_width", "teacher_depth"), _COUNT),
+    **dict.fromkeys(("direction_seed", "pair_seed", "teacher_seed"), _SEED),
+    **dict.fromkeys(("eigvals", "flat", "grayscale", "labels", "normalized", "onehot"), _FLAG),
+    "standardized": _FLAG,
+    "binarize": (_FLAG[0], lambda value: value is None or _FLAG[1](value)),
+    "rows": ("an integer >= 1, or None for all", lambda n: n is None or is_integer(n, 1)),
+    "d": _integer(1, ", such as 200"),
+    "p": _integer(2, ", such as 97"),
+    "cutoff_mode": _integer(1, ", such as 40000"),
+    "kmax": _integer(0, ", such as 10"),
+    "alpha": _nonnegative(", such as 2.0"),
+    "beta": _nonnegative(", such as 1.2"),
+    "noise_size": _nonnegative(),
+    "zca_strength": _nonnegative(", where 0 changes nothing"),
+    "bias_variance": _nonnegative(),
+    "weight_variance": _positive(),
+    "kernel_width": _positive(),
+    "offset": _positive(", where 1 gives the plain power law"),
+    "yoffset": _positive(", such as 1.2"),
+    "tolerance": _positive(", such as 1e-3"),
+    "train_fraction": (
+        "a number between 0 and 1, such as 0.5",
+        lambda fraction: is_real(fraction) and 0 < fraction < 1,
+    ),
+    "network": ("an nn.Module or a function x (n, d) -> y (n,) or (n, d_out)", callable),
+}
+
+
+def argument_errors(
+    function: str, arguments: Mapping[str, Any], rules: Mapping[str, Rule] = RULES
+) -> list[str]:
+    """Return one message for each argument that breaks the rule of its name, if it has one.
+
+    Args:
+        function: the name of the function, for messages.
+        arguments: its arguments by name.
+        rules: the rules by name.
+    """
     return [
-        f"{function}: got {name}={arguments[name]!r}; valid is {description}"
-        for name, (description, holds) in valid.items()
-        if name in arguments and not holds(arguments[name])
+        f"{function}: got {name}={value!r}; valid is {rules[name][0]}"
+        for name, value in arguments.items()
+        if name in rules and not rules[name][1](value)
     ]
 
 
-def check_arguments(function: str, arguments: Mapping[str, Any], valid: Valid) -> None:
-    """Raise a SpecError that lists every argument that is present and breaks its rule."""
-    if errors := argument_errors(function, arguments, valid):
+def check_arguments(
+    function: str, arguments: Mapping[str, Any], rules: Mapping[str, Rule] = RULES
+) -> None:
+    """Raise a SpecError that lists the errors of :func:`argument_errors`, if there are any."""
+    if errors := argument_errors(function, arguments, rules):
         raise SpecError(errors)
 
 
@@ -63,37 +125,3 @@ def check_exactly_one(function: str, arguments: Mapping[str, Any], example: str)
             f"{function}: got {'neither' if absent else 'both'} of {' and '.join(arguments)}; "
             f"give exactly one: {example}"
         )
-
-
-def is_integer(value: Any, minimum: int) -> bool:
-    """Return whether a value is an integer, of Python or numpy, that is at least the minimum."""
-    integral = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    return integral and int(value) >= minimum
-
-
-def is_real(value: Any) -> bool:
-    """Return whether a value is a finite real number."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return real and math.isfinite(value)
-
-
-def integer_from(minimum: int, hint: str = "") -> Rule:
-    """Return the rule of an integer >= minimum; the hint ends its description."""
-    return f"an integer >= {minimum}{hint}", lambda value: is_integer(value, minimum)
-
-
-def positive(hint: str = "") -> Rule:
-    """Return the rule of a finite number > 0; the hint ends its description."""
-    return f"a finite number > 0{hint}", lambda value: is_real(value) and value > 0
-
-
-def nonnegative(hint: str = "") -> Rule:
-    """Return the rule of a finite number >= 0; the hint ends its description."""
-    return f"a finite number >= 0{hint}", lambda value: is_real(value) and value >= 0
-
-
-#: Rules that several functions share.
-COUNT = integer_from(1)
-FLAG = ("True or False", lambda value: isinstance(value, (bool, np.bool_)))
-#: The seeds that ``numpy.random.RandomState`` accepts.
-SEED = ("an integer from 0 to 2**32 - 1", lambda seed: is_integer(seed, 0) and seed < 2**32)

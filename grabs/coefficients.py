@@ -105,7 +105,7 @@ _METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _checked(asked: Any, X: Tensor, data_eigvals: Any, method: str) -> list[Monomial]:
+def _checked(given: Any, X: Tensor, data_eigvals: Any, method: str) -> list[Monomial]:
     """Return the monomials as a list, or raise a SpecError that lists every error."""
     name = "monomial_coefficients"
     if X.ndim != 2:
@@ -115,11 +115,11 @@ def _checked(asked: Any, X: Tensor, data_eigvals: Any, method: str) -> list[Mono
         )
     n, d = X.shape
     monomials, errors = list[Monomial](), list[str]()
-    if asked is None:
+    if given is None:
         errors.append(f"{name}: got neither monomials nor basis; try basis=[Monomial({{0: 1}})]")
     else:
         try:
-            monomials = checked_monomials(name, asked, d)
+            monomials = checked_monomials(name, given, d)
         except SpecError as error:
             errors += error.errors
     if data_eigvals is not None and tuple(np.shape(data_eigvals)) != (d,):

@@ -31,7 +31,7 @@ def gradient_norm(
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         y_tr: (n,) or (n, d_out) targets.
         model0: the network at initialisation.
-        loss: the hyperparameter LOSS. A sweep supplies it, and CENTERED; where ``train`` is called
+        loss: the hyperparameter LOSS. A sweep supplies it, and CENTERED; if ``train`` is called
             directly, contexts must hold them.
         centered: the hyperparameter CENTERED: whether f - f0 is trained, else f.
 
@@ -68,7 +68,7 @@ def gradient_norms(
         centered: the hyperparameter CENTERED.
 
     Raises:
-        SpecError: for an invalid loss, and where the model has no Linear or Conv2d layer.
+        SpecError: for an invalid loss, and if the model has no Linear or Conv2d layer.
 
     Example:
         >>> gradient_norms(nn.Linear(3, 1), torch.ones(4, 3), torch.ones(4), nn.Linear(3, 1)).shape

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.batchfns.validation import COUNT, Valid, check_arguments, is_integer, positive
+from mlpsubmit.batchfns.validation import RULES, check_arguments, is_integer
 from mlpsubmit.grabs.lanczos import largest_eigenvalues
 from mlpsubmit.grabs.losses import Loss, Parameters, objective, trained_parameters
 from mlpsubmit.grabs.samples import first_rows
@@ -46,7 +45,7 @@ def sharpness(
         X_tr: (n, ...) inputs: the training batch's, or by :func:`on_test_set` the test set's.
         y_tr: (n,) or (n, d_out) targets.
         model0: the network at initialisation.
-        loss: the hyperparameter LOSS. A sweep supplies it, and CENTERED; where ``train`` is called
+        loss: the hyperparameter LOSS. A sweep supplies it, and CENTERED; if ``train`` is called
             directly, contexts must hold them.
         centered: the hyperparameter CENTERED: whether f - f0 is trained, else f.
         rows: number of samples, the first ones, that the loss is taken on; None for all.
@@ -64,8 +63,10 @@ def sharpness(
         >>> sharpness(nn.Linear(2, 1, bias=False), torch.eye(2), torch.zeros(2), nn.Linear(2, 1))
         tensor(1.)
     """
-    grab, numbers = "sharpness", {"count": 1, "tolerance": tolerance, "iterations": iterations}
-    return _largest(grab, model, model0, X_tr, y_tr, loss, centered, rows, **numbers)[0]
+    count = 1
+    return hessian_eigenvalues(
+        model, X_tr, y_tr, model0, loss, centered, count, rows, tolerance, iterations
+    )[0]
 
 
 def hessian_eigenvalues(
@@ -110,46 +111,20 @@ def hessian_eigenvalues(
         >>> hessian_eigenvalues(nn.Linear(4, 1), torch.eye(4), torch.ones(4), nn.Linear(4, 1)).shape
         torch.Size([5])
     """
-    numbers = {"count": count, "tolerance": tolerance, "iterations": iterations}
     grab = "hessian_eigenvalues"
-    return _largest(grab, model, model0, X_tr, y_tr, loss, centered, rows, **numbers)
-
-
-def _largest(
-    grab: str,
-    model: nn.Module,
-    model0: nn.Module,
-    X: Tensor,
-    y: Tensor,
-    loss: Loss,
-    centered: bool,
-    rows: int | None,
-    **numbers: Any,
-) -> Tensor:
-    """Return the largest eigenvalues of the Hessian, (count,).
-
-    Args:
-        grab: the name of the grab, for messages.
-        model: as for :func:`hessian_eigenvalues`, like the others.
-        numbers: count, tolerance and iterations.
-    """
-    X, y = first_rows(grab, X, rows), first_rows(grab, y, rows)
+    X, y = first_rows(grab, X_tr, rows), first_rows(grab, y_tr, rows)
     value = objective(grab, model, model0, X, y, loss, centered)
     parameters = trained_parameters(model)
     size = sum(p.numel() for p in parameters.values())
-    valid: Valid = {
-        "count": (
-            f"an integer from 1 to {size}, the number of parameters",
-            lambda count: is_integer(count, 1) and count <= size,
-        ),
-        "tolerance": positive(", such as 1e-3"),
-        "iterations": COUNT,
-    }
-    check_arguments(grab, numbers, valid)
+    valid_count = f"an integer from 1 to {size}, the number of parameters"
+    rule = (valid_count, lambda count: is_integer(count, 1) and count <= size)
+    numbers = {"count": count, "tolerance": tolerance, "iterations": iterations}
+    check_arguments(grab, numbers, {**RULES, "count": rule})
     # The same vectors on every device and at every call: traces then depend on the network alone.
-    count, like = int(numbers.pop("count")), next(iter(parameters.values()))
+    like = next(iter(parameters.values()))
     start = torch.randn(count, size, generator=torch.Generator().manual_seed(0)).to(like)
-    return largest_eigenvalues(_hessian_product(value, parameters), start, **numbers)
+    product = _hessian_product(value, parameters)
+    return largest_eigenvalues(product, start, tolerance=tolerance, iterations=iterations)
 
 
 def _hessian_product(

@@ -42,7 +42,25 @@ def activations(
         >>> activations(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1)), torch.ones(4, 3)).shape
         torch.Size([4, 5])
     """
-    return _activations("activations", model, X_tr, hidden, rows)
+    X = first_rows("activations", X_tr, rows)
+    layers = layers_of(model)
+    if len(layers) < 2:
+        raise SpecError(
+            f"activations: {type(model).__name__} has one layer and so no hidden one; it takes a "
+            "model of at least two Linear or Conv2d layers; try preactivation_stats"
+        )
+    count = f"{type(model).__name__} has {len(layers) - 1} hidden layers"
+    index = position("activations", "hidden", hidden, len(layers) - 1, count) + 1
+    received: list[Tensor] = []
+
+    # A copy, since the model may modify the input of the layer in place.
+    def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        received.append(args[0].flatten(1).clone())
+
+    _forward(model, X, [layers[index].register_forward_pre_hook(keep)])
+    if not received:
+        raise _unused("activations", model, index)
+    return received[-1]
 
 
 def activation_kernel(
@@ -66,7 +84,7 @@ def activation_kernel(
         >>> activation_kernel(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1)), torch.eye(3)).shape
         torch.Size([3, 3])
     """
-    A = _activations("activation_kernel", model, X_tr, hidden, rows)
+    A = activations(model, X_tr, hidden, rows)
     return A @ A.T / A.shape[1]
 
 
@@ -88,7 +106,7 @@ def preactivation_stats(model: nn.Module, X_tr: Tensor, rows: int | None = None)
         rows: number of inputs, the first ones, that are measured; None for all.
 
     Raises:
-        SpecError: where the model has no such layer, or has one that it does not call, and for an
+        SpecError: if the model has no such layer, or has one that it does not call, and for an
             invalid number of rows.
 
     Example:
@@ -101,37 +119,15 @@ def preactivation_stats(model: nn.Module, X_tr: Tensor, rows: int | None = None)
 
     # After all other hooks of the layer, including that of the multiplier.
     def measure(layer: Layer, args: tuple[Tensor, ...], output: Tensor) -> None:
-        stats[layer] = _statistics(output)
+        active = (output > 0).to(output.dtype).mean()
+        spread = output.std(correction=0)
+        stats[layer] = torch.stack([output.mean(), spread, active, output.abs().amax()])
 
     _forward(model, X, [layer.register_forward_hook(measure) for layer in layers])
     unused = [index for index, layer in enumerate(layers) if layer not in stats]
     if unused:
         raise _unused("preactivation_stats", model, unused[0])
     return torch.stack([stats[layer] for layer in layers])
-
-
-def _activations(
-    grab: str, model: nn.Module, X_tr: Tensor, hidden: int, rows: int | None
-) -> Tensor:
-    X = first_rows(grab, X_tr, rows)
-    layers = layers_of(model)
-    if len(layers) < 2:
-        raise SpecError(
-            f"{grab}: {type(model).__name__} has one layer and so no hidden one; it takes a model "
-            "of at least two Linear or Conv2d layers; try preactivation_stats"
-        )
-    count = f"{type(model).__name__} has {len(layers) - 1} hidden layers"
-    index = position(grab, "hidden", hidden, len(layers) - 1, count) + 1
-    received: list[Tensor] = []
-
-    # A copy, since the model may modify the input of the layer in place.
-    def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        received.append(args[0].flatten(1).clone())
-
-    _forward(model, X, [layers[index].register_forward_pre_hook(keep)])
-    if not received:
-        raise _unused(grab, model, index)
-    return received[-1]
 
 
 @torch.no_grad()
@@ -144,13 +140,8 @@ def _forward(model: nn.Module, X: Tensor, hooks: list[RemovableHandle]) -> None:
             hook.remove()
 
 
-def _statistics(values: Tensor) -> Tensor:
-    active = (values > 0).to(values.dtype).mean()
-    return torch.stack([values.mean(), values.std(correction=0), active, values.abs().amax()])
-
-
 def _unused(grab: str, model: nn.Module, layer: int) -> SpecError:
     return SpecError(
         f"{grab}: {type(model).__name__} has a layer {layer} that its forward pass does not call; "
-        "remove it from the model, or write a grab of your own"
+        "remove it from the model, or write your own grab"
     )

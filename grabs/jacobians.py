@@ -19,7 +19,6 @@ import functools
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -61,10 +60,6 @@ class Factor(NamedTuple):
     D: Tensor
     A: Tensor | None = None
 
-    def pooled(self) -> Factor:
-        """Return the gradients of the c outputs concatenated, as those of one output."""
-        return Factor(self.D.flatten(1).unsqueeze(1), self.A)
-
     def products(self, other: Factor) -> Tensor:
         """Return the inner products with the gradients at m' other rows, (m, c, m', c')."""
         products: Tensor = torch.tensordot(self.D, other.D, dims=([2], [2]))
@@ -95,7 +90,7 @@ class RowJacobian:
         blocks: a partition of the rows and outputs.
 
     Raises:
-        SpecError: where no parameter requires a gradient, and where rows depend on each other.
+        SpecError: if no parameter requires a gradient, and if rows depend on each other.
     """
 
     def __init__(self, model: nn.Module, X: Tensor, chunk_bytes: int) -> None:
@@ -129,8 +124,11 @@ class RowJacobian:
         return self._basis.new_zeros(shape)
 
     @torch.no_grad()
-    def at(self, block: Block) -> list[Factor]:
-        """Return the gradients of a block, one factor per layer or other parameter."""
+    def at(self, block: Block, pooled: bool = False) -> list[Factor]:
+        """Return the gradients of a block, one factor per layer or other parameter.
+
+        Pooled, those of its outputs are concatenated, as if they were those of one output.
+        """
         basis = self._basis[block.outputs]
         # D is the gradient with respect to a zero that is added to the result of a layer.
         zeros = {
@@ -147,7 +145,8 @@ class RowJacobian:
 
         inputs, by_layer, by_name = torch.vmap(at_row)(self._X[block.rows])
         factors = [layer.factor(inputs[layer.key], by_layer[layer.key]) for layer in self._layers]
-        return factors + [Factor(gradient.flatten(2)) for gradient in by_name.values()]
+        factors += [Factor(gradient.flatten(2)) for gradient in by_name.values()]
+        return [Factor(D.flatten(1).unsqueeze(1), A) for D, A in factors] if pooled else factors
 
     def _outputs(
         self, x: Tensor, shifts: dict[_Key, list[Tensor]], others: dict[str, Tensor]
@@ -185,16 +184,39 @@ class _Call(NamedTuple):
     def key(self) -> _Key:
         return id(self.weight), id(self.bias)
 
-    @property
-    def trained(self) -> list[Tensor]:
-        """The weight, and the bias if it is trained, too."""
-        return [p for p in (self.weight, self.bias) if p is not None and p.requires_grad]
 
-    @property
-    def groups(self) -> int:
-        return int(self.options.get("groups", 1))
+class _Layer:
+    """A weight and a bias, with all calls that use them.
 
-    def by_position(self, inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+    Attributes:
+        trained: the weight, and the bias if it is trained, too.
+        entries_per_row: number of entries of all inputs at one row, with images as patches.
+        entries_per_output: number of entries of the gradients of one output at one row.
+    """
+
+    def __init__(self, calls: list[_Call]) -> None:
+        weight, bias = calls[0].weight, calls[0].bias
+        self.calls, self.key = calls, calls[0].key
+        self.trained = [p for p in (weight, bias) if p is not None and p.requires_grad]
+        self._groups = int(calls[0].options.get("groups", 1))
+        results = sum(call.shape.numel() for call in calls)
+        positions = results // len(weight)  # uses of the weight for one row
+        self._factorises = positions == 1 and self._groups == 1
+        self.entries_per_row = positions * self._groups * (weight[0].numel() + 1)
+        self.entries_per_output = results
+        if not self._factorises:
+            self.entries_per_output += sum(p.numel() for p in self.trained)
+
+    def factor(self, inputs: list[Tensor], gradients: list[Tensor]) -> Factor:
+        """Return the gradients, given those with respect to the result of each call."""
+        pairs = map(self._by_position, self.calls, inputs, gradients)
+        if self._factorises:
+            ((A, D),) = pairs
+            return Factor(D.flatten(2), A.flatten(1))
+        products = [torch.einsum("mbgpl,mcbgql->mcgqp", A, D) for A, D in pairs]
+        return Factor(torch.stack(products).sum(dim=0).flatten(2))
+
+    def _by_position(self, call: _Call, inputs: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Reshape inputs (m, ...) and gradients (m, c, ...) for a matrix product.
 
         Per row, a call processes B images of L positions, or B vectors (L = 1), in g groups of p
@@ -203,63 +225,15 @@ class _Call(NamedTuple):
         Returns:
             (m, B, g, p, L), (m, c, B, g, q, L).
         """
-        g, p, q, L = self.groups, self.weight[0].numel(), len(self.weight) // self.groups, 1
-        if self.function is nn.functional.conv2d:
-            inputs = _patches(inputs.flatten(0, 1), self.weight, **self.options)
+        g, p, q, L = self._groups, call.weight[0].numel(), len(call.weight) // self._groups, 1
+        if call.function is nn.functional.conv2d:
+            inputs = _patches(inputs.flatten(0, 1), call.weight, **call.options)
             L = inputs.shape[-1]
         m, c = gradients.shape[:2]
         A = inputs.reshape(m, -1, g, p, L)
         if len(self.trained) == 2:
             A = nn.functional.pad(A, (0, 0, 0, 1), value=1.0)
         return A, gradients.reshape(m, c, -1, g, q, L)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A weight and a bias, with all calls that use them."""
-
-    calls: list[_Call]
-
-    @property
-    def key(self) -> _Key:
-        return self.calls[0].key
-
-    @property
-    def trained(self) -> list[Tensor]:
-        return self.calls[0].trained
-
-    @property
-    def positions(self) -> int:
-        """Number of uses of the weight for one row."""
-        return sum(call.shape.numel() for call in self.calls) // len(self.calls[0].weight)
-
-    @property
-    def factorises(self) -> bool:
-        return self.positions == 1 and self.calls[0].groups == 1
-
-    @property
-    def entries_per_row(self) -> int:
-        """Number of entries of all inputs at one row, with images as patches."""
-        call = self.calls[0]
-        return self.positions * call.groups * (call.weight[0].numel() + 1)
-
-    @property
-    def entries_per_output(self) -> int:
-        """Number of entries of the gradients of one output at one row."""
-        results = sum(call.shape.numel() for call in self.calls)
-        return results + (0 if self.factorises else sum(p.numel() for p in self.trained))
-
-    def factor(self, inputs: list[Tensor], gradients: list[Tensor]) -> Factor:
-        """Return the gradients, given those with respect to the result of each call."""
-        pairs = [
-            call.by_position(*pair)
-            for call, *pair in zip(self.calls, inputs, gradients, strict=True)
-        ]
-        if self.factorises:
-            ((A, D),) = pairs
-            return Factor(D.flatten(2), A.flatten(1))
-        products = [torch.einsum("mbgpl,mcbgql->mcgqp", A, D) for A, D in pairs]
-        return Factor(torch.stack(products).sum(dim=0).flatten(2))
 
 
 class _Intercept(TorchFunctionMode):
@@ -337,10 +311,10 @@ def _layers(model: nn.Module, x: Tensor, trained: set[int]) -> tuple[list[_Layer
         output = _evaluate(model, x)
     nodes, uses = _graph(output)
     layers = [
-        _Layer(calls)
-        for calls in by_key.values()
-        if all(call.node in nodes for call in calls)
-        and all(uses[id(p)] == len(calls) for p in calls[0].trained)
+        layer
+        for layer in map(_Layer, by_key.values())
+        if all(call.node in nodes for call in layer.calls)
+        and all(uses[id(p)] == len(layer.calls) for p in layer.trained)
     ]
     return layers, output
 

@@ -109,7 +109,10 @@ class _Krylov:
 
     def restart(self, eigvals: Tensor, eigvecs: Tensor) -> None:
         """Keep only some eigenvectors (filled, kept) of the projected matrix."""
-        _rotate(self._basis, eigvecs.T.to(self._basis))
+        coefficients = eigvecs.T.to(self._basis)
+        for chunk in torch.split(self._basis, 2**20, dim=1):  # in chunks, to save memory
+            filled = chunk[: self._filled]
+            chunk[: len(coefficients)] = torch.stack([c @ filled for c in coefficients])
         self._filled = len(eigvals)
         self._projected.zero_()
         self.projected.diagonal().copy_(eigvals)
@@ -147,15 +150,3 @@ def _outside(vector: Tensor, basis: Tensor, others: list[Tensor]) -> Tensor:
     for other in others:
         vector = vector - (other @ vector) * other
     return vector
-
-
-def _rotate(basis: Tensor, coefficients: Tensor) -> None:
-    """Replace the first vectors of a basis by combinations of all, in chunks to save memory.
-
-    Args:
-        basis: (room, size).
-        coefficients: (new, filled).
-    """
-    new, filled = coefficients.shape
-    for chunk in torch.split(basis, 2**20, dim=1):
-        chunk[:new] = torch.stack([c @ chunk[:filled] for c in coefficients])

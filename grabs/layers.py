@@ -15,22 +15,22 @@ def layers_of(model: nn.Module) -> list[Layer]:
     """Return the Linear and Conv2d modules of a model, in the order of their registration.
 
     Raises:
-        SpecError: where there is none.
+        SpecError: if there is none.
     """
     layers = [module for module in model.modules() if is_layer(module)]
     if not layers:
         raise SpecError(
             f"the weights of {type(model).__name__} cannot be measured: it has no Linear or Conv2d "
-            "layer; write a grab of your own for it"
+            "layer; write your own grab for it"
         )
     return layers
 
 
 def layer_at(grab: str, model: nn.Module, layer: int) -> Layer:
-    """Return one layer of a model, counted from 0, or from the end where it is negative.
+    """Return one layer of a model, counted from 0, or from the end if it is negative.
 
     Raises:
-        SpecError: naming the grab, where the model has no such layer.
+        SpecError: naming the grab, if the model has no such layer.
     """
     layers = layers_of(model)
     count = f"{type(model).__name__} has {len(layers)} Linear and Conv2d layers"
@@ -48,7 +48,7 @@ def position(grab: str, argument: str, value: int, count: int, what: str) -> int
         what: a sentence with that number, for messages.
 
     Raises:
-        SpecError: where the layer is not among them.
+        SpecError: if the layer is not among them.
     """
     if not (is_integer(value, -count) and value < count):
         raise SpecError(

@@ -10,20 +10,17 @@ from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = ["by_name", "grab_names"]
 
-#: Public names that are not grabs.
-_NO_GRABS = frozenset({"by_name", "on_test_set"})
-
 
 def grab_names() -> list[str]:
     """Return the names of all grabs of this package, sorted."""
-    return sorted(set(dir(grabs)) - _NO_GRABS)
+    return sorted(set(dir(grabs)) - {"by_name", "on_test_set"})
 
 
 def by_name(name: str) -> Callable[..., Any]:
     """Return the grab of this package with a given name.
 
     Raises:
-        SpecError: where there is none, listing the valid names.
+        SpecError: if there is none, listing the valid names.
 
     Example:
         >>> by_name("readin_gram_trace") is readin_gram_trace
@@ -33,7 +30,7 @@ def by_name(name: str) -> Callable[..., Any]:
     if not isinstance(name, str) or name not in valid:
         raise SpecError(
             f"no grab named {name!r}{did_you_mean(str(name), valid)}; "
-            f"valid are {', '.join(valid)}, or any function of your own"
+            f"valid are {', '.join(valid)}, or your own function"
         )
     grab: Callable[..., Any] = getattr(grabs, name)
     return grab

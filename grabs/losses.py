@@ -40,12 +40,12 @@ def held_out_loss(
         model0: the network at initialisation.
         X_te: (n, ...) test inputs.
         y_te: (n,) or (n, d_out) test targets.
-        loss: the hyperparameter LOSS. A sweep supplies it, and CENTERED; where ``train`` is called
+        loss: the hyperparameter LOSS. A sweep supplies it, and CENTERED; if ``train`` is called
             directly, contexts must hold them.
         centered: the hyperparameter CENTERED: whether the output is f - f0, else f.
 
     Raises:
-        SpecError: for an invalid loss, and where there is no test set.
+        SpecError: for an invalid loss, and if there is no test set.
 
     Example:
         >>> held_out_loss(nn.Identity(), nn.Identity(), torch.ones(4, 1), 3 * torch.ones(4))

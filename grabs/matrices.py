@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,14 +12,14 @@ from mlpsubmit.batchfns.monomial import Monomials, checked_monomials
 from mlpsubmit.batchfns.validation import is_integer
 from mlpsubmit.errors import SpecError
 
-__all__ = ["diagonal", "entry", "finite_or_zeros", "indices_of", "trace"]
+__all__ = ["diagonal", "entry", "indices_of", "nan_unless_finite", "trace"]
 
 
 def trace(W: Tensor) -> Tensor:
     """Return the trace of a square matrix W, a scalar.
 
     Raises:
-        SpecError: where W is not square.
+        SpecError: if W is not square.
 
     Example:
         >>> trace(torch.eye(3))
@@ -39,7 +40,7 @@ def diagonal(W: Tensor, monomials: Monomials | None = None) -> Tensor:
         (m,), or (number of indices,).
 
     Raises:
-        SpecError: where W is not square, for an invalid monomial, and for an index >= m.
+        SpecError: if W is not square, for an invalid monomial, and for an index >= m.
 
     Example:
         >>> diagonal(torch.diag(torch.tensor([1.0, 2.0, 3.0])), monomials={0: 1, 2: 2})
@@ -57,7 +58,7 @@ def entry(W: Tensor, i: int, j: int | None = None) -> Tensor:
     """Return one entry of a matrix W (m, n), a scalar: W_ij, or W_ii if j is omitted.
 
     Raises:
-        SpecError: where i or j, counted from 0, is not a row or column of W.
+        SpecError: if i or j, counted from 0, is not a row or column of W.
 
     Example:
         >>> entry(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), i=1)
@@ -90,13 +91,13 @@ def indices_of(grab: str, monomials: Any, d: int) -> list[int]:
     return sorted({index for monomial in checked for index in monomial})
 
 
-def finite_or_zeros(W: Tensor) -> tuple[Tensor, Tensor]:
-    """Return W, or zeros if it is not finite, and whether it is finite, a boolean scalar tensor.
+def nan_unless_finite(decompose: Callable[[Tensor], Tensor], W: Tensor) -> Tensor:
+    """Return the result of a decomposition of W, or nan in its shape if W is not finite.
 
-    Decompositions raise on matrices that are not finite, but a diverged config is a result: nan.
+    Decompositions raise on matrices that are not finite, but a diverged config is a result.
     """
     finite = W.isfinite().all()
-    return torch.where(finite, W, torch.zeros_like(W)), finite
+    return torch.where(finite, decompose(torch.where(finite, W, 0.0)), torch.nan)
 
 
 def _square(grab: str, W: Tensor) -> Tensor:

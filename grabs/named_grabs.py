@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from mlpsubmit.grabs.lookup import by_name
 from mlpsubmit.grabs.samples import check_test_set
 from mlpsubmit.protocol import FOR_GRABS
 
-__all__ = ["NamedGrab", "OnTestSet", "matrix_choice", "named_grab", "on_test_set"]
+__all__ = ["NamedGrab", "matrix_choice", "named_grab", "on_test_set"]
 
 Matrix = Literal["gram", "raw"]
 
@@ -40,7 +40,7 @@ _CHOICES = {
 def named_grab(
     function: str | Callable[..., Any],
     *,
-    source: str = "in",
+    source: Literal["in", "out"] = "in",
     concat_outside: bool = True,
     matrix: Matrix | None = None,
     arguments: Mapping[str, Any] | None = None,
@@ -62,8 +62,8 @@ def named_grab(
         function except the matrix and the fixed ones.
 
     Raises:
-        SpecError: listing every error: an unknown grab, a bad choice, an argument that the
-            function does not take, a function that takes no matrix.
+        SpecError: listing every error: an unknown grab, an argument that the function does not
+            take, a function that takes no matrix.
 
     Example:
         >>> named_grab("trace", matrix="gram")(model=nn.Linear(3, 5)).shape
@@ -75,22 +75,35 @@ def named_grab(
         raise SpecError(f"got arguments {fixed!r}; should be a mapping of names to values")
     if matrix is None and not fixed:
         return func
-    declared(func)  # raises if the signature cannot be read
+    takes = declared(func)  # raises if the signature cannot be read
     argument = None if matrix is None else _matrix_argument(func)
-    grab = NamedGrab(func, dict(fixed), argument, source, concat_outside, matrix)
-    if errors := _errors(grab):
+    takes -= {argument}
+    name, errors = function_name(func), list[str]()
+    if matrix is not None and argument is None:
+        errors.append(
+            f"{name}: takes no weight matrix; give it an argument W, or let it have the model "
+            "(leave it out of OTHER_MODEL_GRAM)"
+        )
+    if not takes_all(func):
+        errors += [
+            f"{name}: takes no argument {key!r}{did_you_mean(key, takes)}; it takes "
+            f"{', '.join(sorted(takes)) or 'none'}"
+            for key in fixed
+            if key not in takes
+        ]
+    if errors:
         raise SpecError(errors)
-    return grab
+    return NamedGrab(func, dict(fixed), argument, source, concat_outside, matrix)
 
 
-def on_test_set(grab: str | Callable[..., Any], /, **arguments: Any) -> OnTestSet:
+def on_test_set(grab: str | Callable[..., Any], /, **arguments: Any) -> NamedGrab:
     """Return a grab that measures on the fixed test set instead of the training batch.
 
     The arguments ``X_tr`` and ``y_tr`` of the function get the test set, ``X_te`` and ``y_te``.
     In online training every step has another batch: a measurement on it has sampling noise, and
     an entry of a kernel, or a row of activations, belongs to another sample each time. On the test
     set, traces depend on the network alone, and configs with the same SEED and trial are measured
-    on the same samples. It has N_TEST samples, so fix ``rows`` where a grab is expensive.
+    on the same samples. It has N_TEST samples, so fix ``rows`` if a grab is expensive.
 
     Args:
         grab: a function with an argument ``X_tr`` (or ``**kwargs``), or the name of a grab of this
@@ -103,7 +116,7 @@ def on_test_set(grab: str | Callable[..., Any], /, **arguments: Any) -> OnTestSe
 
     Raises:
         SpecError: for a function that takes no X_tr, an argument that it does not take, an unknown
-            grab; and, when measuring, where there is no test set.
+            grab; and, when measuring, if there is no test set.
 
     Example:
         >>> kernel = on_test_set(empirical_ntk, rows=2)  # in a spec: grabs={"kernel": kernel}
@@ -124,7 +137,7 @@ def on_test_set(grab: str | Callable[..., Any], /, **arguments: Any) -> OnTestSe
             f"on_test_set: {function_name(func)} takes no X_tr, so it is not measured on samples "
             "that could be replaced; use it as it is"
         )
-    return OnTestSet(func)
+    return NamedGrab(func, test_set=True)
 
 
 def matrix_choice(value: Any) -> dict[str, Any]:
@@ -173,37 +186,53 @@ def matrix_choice(value: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class NamedGrab:
-    """A grab with fixed arguments, or of a matrix.
+    """A grab with fixed arguments, of a matrix, or on the test set.
 
     Attributes:
         func: the function.
         keywords: its fixed arguments (``func`` and ``keywords`` are named as in functools.partial).
         argument: the name of the argument for the matrix, if any.
-        source: see :func:`named_grab`, also for the others.
+        source: see :func:`named_grab`, like ``concat_outside`` and ``matrix``.
+        test_set: whether it gets the test set as its training batch.
     """
 
     func: Callable[..., Any]
-    keywords: dict[str, Any]
-    argument: str | None
-    source: str
-    concat_outside: bool
-    matrix: Matrix | None
+    keywords: dict[str, Any] = field(default_factory=dict)
+    argument: str | None = None
+    source: str = "in"
+    concat_outside: bool = True
+    matrix: Matrix | None = None
+    test_set: bool = False
 
     def __call__(self, **offered: Any) -> Any:
-        """Measure; the model must be among the offered arguments if a matrix is needed."""
+        """Measure; the model, or the test set, must be among the offered arguments if needed."""
         given = {**offered, **self.keywords}
+        if self.test_set:
+            check_test_set(self.__name__, offered.get("X_te"))
+            given |= {name: offered[own] for name, own in _TEST_SET.items() if own in offered}
         if self.argument is not None:
             given[self.argument] = self._matrix_of(offered["model"])
         return call(self.func, given)
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """The arguments that the function still needs; the model, if it needs a matrix."""
-        given = {*self.keywords, self.argument}
-        needed = [p for p in _keyword_only(self.func) if p.name not in given]
-        if self.argument is not None and all(p.name != "model" for p in needed):
-            needed.insert(0, inspect.Parameter("model", inspect.Parameter.KEYWORD_ONLY))
-        return inspect.Signature(needed)
+        """The arguments that the function still needs, and the model if it needs a matrix.
+
+        The training batch is renamed if the test set replaces it.
+        """
+        needed: dict[str, inspect.Parameter] = {}
+        if self.argument is not None:
+            needed["model"] = inspect.Parameter("model", inspect.Parameter.KEYWORD_ONLY)
+        for parameter in _keyword_only(self.func):
+            if parameter.name in {*self.keywords, self.argument}:
+                continue
+            name = parameter.name
+            if self.test_set:
+                name = _TEST_SET.get(name, name)
+            # A function may declare both X_tr and X_te=None: on the test set it needs X_te.
+            if name not in needed or parameter.default is parameter.empty:
+                needed[name] = parameter.replace(name=name)
+        return inspect.Signature(list(needed.values()))
 
     @property
     def __name__(self) -> str:
@@ -215,39 +244,6 @@ class NamedGrab:
         if self.matrix == "raw":
             return W.clone()
         return W.T @ W if self.concat_outside else W @ W.T
-
-
-@dataclass(frozen=True, eq=False)
-class OnTestSet:
-    """A grab that gets the test set as its training batch.
-
-    Attributes:
-        func: the grab.
-    """
-
-    func: Callable[..., Any]
-
-    def __call__(self, **offered: Any) -> Any:
-        """Measure; the test set must be among the offered arguments."""
-        check_test_set(self.__name__, offered.get("X_te"))
-        swapped = {name: offered[own] for name, own in _TEST_SET.items() if own in offered}
-        return call(self.func, {**offered, **swapped})
-
-    @property
-    def __signature__(self) -> inspect.Signature:
-        """The arguments of the function, with the names of the test set."""
-        needed: dict[str, inspect.Parameter] = {}
-        for parameter in _keyword_only(self.func):
-            name = _TEST_SET.get(parameter.name, parameter.name)
-            # A function may declare both X_tr and X_te=None: it needs X_te.
-            if name not in needed or parameter.default is parameter.empty:
-                needed[name] = parameter.replace(name=name)
-        return inspect.Signature(list(needed.values()))
-
-    @property
-    def __name__(self) -> str:
-        """The name of the function, for messages."""
-        return function_name(self.func)
 
 
 def _keyword_only(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -268,32 +264,3 @@ def _matrix_argument(function: Callable[..., Any]) -> str | None:
     if first is None or first.name in FOR_GRABS or first.default is not first.empty:
         return None
     return first.name
-
-
-def _errors(grab: NamedGrab) -> list[str]:
-    """Return the errors of the choices and of the fixed arguments."""
-    name = function_name(grab)
-    choices = (
-        ("source", grab.source, ("in", "out")),
-        ("concat_outside", grab.concat_outside, (True, False)),
-        ("matrix", grab.matrix, ("gram", "raw", None)),
-    )
-    errors = [
-        f"{name}: got {key}={value!r}; valid are {', '.join(map(repr, valid))}"
-        for key, value, valid in choices
-        if value not in valid
-    ]
-    if grab.matrix is not None and grab.argument is None:
-        errors.append(
-            f"{name}: takes no weight matrix; give it an argument W, or let it have the model "
-            "(leave it out of OTHER_MODEL_GRAM)"
-        )
-    if takes_all(grab.func):
-        return errors
-    takes = declared(grab.func) - {grab.argument}
-    return errors + [
-        f"{name}: takes no argument {key!r}{did_you_mean(key, takes)}; it takes "
-        f"{', '.join(sorted(takes)) or 'none'}"
-        for key in grab.keywords
-        if key not in takes
-    ]

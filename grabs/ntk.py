@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from mlpsubmit.batchfns.validation import check_choice, is_integer
 from mlpsubmit.errors import SpecError
-from mlpsubmit.grabs.jacobians import Block, Factor, RowJacobian
-from mlpsubmit.grabs.matrices import finite_or_zeros
+from mlpsubmit.grabs.jacobians import Factor, RowJacobian
+from mlpsubmit.grabs.matrices import nan_unless_finite
 from mlpsubmit.grabs.samples import first_rows
 
 __all__ = [
@@ -63,7 +63,7 @@ def empirical_ntk(
         row i and output b at row j, as in neural-tangents with ``trace_axes=()``.
 
     Raises:
-        SpecError: where the output at one row depends on other rows, where no parameter requires
+        SpecError: if the output at one row depends on other rows, if no parameter requires
             a gradient, and for invalid ``outputs`` or ``rows``.
 
     Example:
@@ -176,8 +176,9 @@ def ntk_eigenvalues(
         tensor([3., 1.])
     """
     jacobian = _jacobian("ntk_eigenvalues", model, X_tr, outputs, rows, chunk_bytes)
-    K, finite = _decomposable("ntk_eigenvalues", jacobian, count, outputs)
-    return torch.where(finite, torch.linalg.eigvalsh(K).flip(0)[:count], torch.nan)
+    _check_count("ntk_eigenvalues", jacobian, count, outputs)
+    K = _matrix(_kernel(jacobian, outputs))
+    return nan_unless_finite(lambda K: torch.linalg.eigvalsh(K).flip(0)[:count], K)
 
 
 def ntk_eigenvectors(
@@ -212,10 +213,15 @@ def ntk_eigenvectors(
                 [0.7071]])
     """
     jacobian = _jacobian("ntk_eigenvectors", model, X_tr, outputs, rows, chunk_bytes)
-    K, finite = _decomposable("ntk_eigenvectors", jacobian, count, outputs)
-    vectors = torch.linalg.eigh(K).eigenvectors.flip(1)[:, :count]
-    largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
-    return torch.where(finite, vectors * largest.sign(), torch.nan)
+    _check_count("ntk_eigenvectors", jacobian, count, outputs)
+
+    def largest_eigenvectors(K: Tensor) -> Tensor:
+        vectors = torch.linalg.eigh(K).eigenvectors.flip(1)[:, :count]
+        largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
+        signed: Tensor = vectors * largest.sign()
+        return signed
+
+    return nan_unless_finite(largest_eigenvectors, _matrix(_kernel(jacobian, outputs)))
 
 
 def _jacobian(
@@ -232,35 +238,24 @@ def _kernel(jacobian: RowJacobian, outputs: str) -> Tensor:
     C = jacobian.n_outputs if full else 1
     K = jacobian.zeros(n, C, n, C)
     for index, block in enumerate(jacobian.blocks):
-        factors = _factors(jacobian, block, full)
+        factors = jacobian.at(block, pooled=not full)
         here = (block.rows, block.outputs if full else slice(None))
         # A A^T as computed by BLAS is not necessarily symmetric to the last bit.
         square = _products(factors, factors)
-        K[here + here] += (square + _transposed(square)) / 2
+        K[here + here] += (square + square.permute(2, 3, 0, 1)) / 2
         for other in jacobian.blocks[index + 1 :]:
             if full or other.outputs == block.outputs:
                 there = (other.rows, other.outputs if full else slice(None))
-                products = _products(factors, _factors(jacobian, other, full))
+                products = _products(factors, jacobian.at(other, pooled=not full))
                 K[here + there] += products
-                K[there + here] += _transposed(products)
+                K[there + here] += products.permute(2, 3, 0, 1)
     return K if full else K / jacobian.n_outputs
-
-
-def _factors(jacobian: RowJacobian, block: Block, full: bool) -> list[Factor]:
-    """Return the gradients of a block, with those of all outputs pooled unless in full."""
-    factors = jacobian.at(block)
-    return factors if full else [factor.pooled() for factor in factors]
 
 
 def _products(factors: list[Factor], others: list[Factor]) -> Tensor:
     """Return the inner products of the gradients at two blocks, (m, c, m', c')."""
     first, *rest = (f.products(g) for f, g in zip(factors, others, strict=True))
     return sum(rest, first)
-
-
-def _transposed(K: Tensor) -> Tensor:
-    """Return a kernel (m, c, m', c') as (m', c', m, c)."""
-    return K.permute(2, 3, 0, 1)
 
 
 def _matrix(K: Tensor) -> Tensor:
@@ -281,14 +276,10 @@ def _targets(y: Tensor, n: int, C: int) -> Tensor:
     return y.reshape(n, C)
 
 
-def _decomposable(
-    grab: str, jacobian: RowJacobian, count: int, outputs: str
-) -> tuple[Tensor, Tensor]:
-    """Return the kernel as a matrix, or zeros if it is not finite, and whether it is finite."""
+def _check_count(grab: str, jacobian: RowJacobian, count: int, outputs: str) -> None:
     size = jacobian.n_rows * (jacobian.n_outputs if outputs == "full" else 1)
     if not (is_integer(count, 1) and count <= size):
         raise SpecError(
             f"{grab}: got count={count!r}, but the kernel is a matrix ({size}, {size}); valid are "
             f"integers from 1 to {size}"
         )
-    return finite_or_zeros(_matrix(_kernel(jacobian, outputs)))

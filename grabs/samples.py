@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mlpsubmit.batchfns.validation import is_integer
+from mlpsubmit.batchfns.validation import check_arguments
 from mlpsubmit.errors import SpecError
 
 __all__ = ["check_test_set", "first_rows"]
@@ -14,13 +14,10 @@ def first_rows(grab: str, X: Tensor, rows: int | None) -> Tensor:
     """Return the first rows of a batch, or all if ``rows`` is None or larger than the batch.
 
     Raises:
-        SpecError: naming the grab, where ``rows`` is not an integer >= 1.
+        SpecError: naming the grab, if ``rows`` is not an integer >= 1.
     """
-    if rows is None:
-        return X
-    if not is_integer(rows, 1):
-        raise SpecError(f"{grab}: got rows={rows!r}; valid are an integer >= 1, or None for all")
-    return X[: int(rows)]
+    check_arguments(grab, {"rows": rows})
+    return X[:rows]
 
 
 def check_test_set(grab: str, X_te: Tensor | None) -> None:
@@ -31,5 +28,5 @@ def check_test_set(grab: str, X_te: Tensor | None) -> None:
     """
     if X_te is None:
         raise SpecError(
-            f"{grab}: there is no test set; where train is called directly, give it test_fns"
+            f"{grab}: there is no test set; if train is called directly, give it test_fns"
         )

@@ -16,7 +16,7 @@ from mlpsubmit.batchfns.monomial import Monomials
 from mlpsubmit.batchfns.validation import check_choice
 from mlpsubmit.errors import SpecError
 from mlpsubmit.grabs.layers import layer_at, layers_of, scaled, weight_matrix
-from mlpsubmit.grabs.matrices import finite_or_zeros, indices_of
+from mlpsubmit.grabs.matrices import indices_of, nan_unless_finite
 
 __all__ = [
     "bias",
@@ -98,7 +98,9 @@ def weight_gram(
         >>> weight_gram(nn.Linear(3, 5)).shape
         torch.Size([3, 3])
     """
-    return _gram("weight_gram", model, layer, side, effective)
+    W = weight_matrix(layer_at("weight_gram", model, layer), effective)
+    _check_side("weight_gram", side)
+    return W.T @ W if side == "input" else W @ W.T
 
 
 def gram_trace(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
@@ -116,7 +118,7 @@ def gram_trace(model: nn.Module, layer: int = 0, effective: bool = False) -> Ten
         >>> gram_trace(nn.Linear(3, 5)).shape
         torch.Size([])
     """
-    return _matrix("gram_trace", model, layer, effective).square().sum()
+    return weight_matrix(layer_at("gram_trace", model, layer), effective).square().sum()
 
 
 def gram_diagonal(
@@ -153,7 +155,21 @@ def gram_diagonal(
         >>> gram_diagonal(nn.Linear(3, 5), monomials={0: 1, 2: 2}).shape
         torch.Size([2])
     """
-    return _gram_diagonal("gram_diagonal", model, layer, side, monomials, effective)
+    _check_side("gram_diagonal", side)
+    found, first = layer_at("gram_diagonal", model, layer), layers_of(model)[0]
+    W = weight_matrix(found, effective)
+    # A sweep supplies the monomials of the target for every layer.
+    if monomials is None or side == "output" or found is not first:
+        return W.square().sum(dim=0 if side == "input" else 1)
+    if not isinstance(first, nn.Linear):
+        raise SpecError(
+            "gram_diagonal: the indices of monomials are inputs of an MLP, whose first layer is "
+            f"Linear; got {type(model).__name__}, whose first layer is {type(first).__name__}; try "
+            "monomials=None"
+        )
+    # Columns are taken one by one: an index tensor would have to be copied to the device.
+    columns = [W[:, i] for i in indices_of("gram_diagonal", monomials, W.shape[1])]
+    return torch.stack(columns, dim=1).square().sum(dim=0) if columns else W.new_zeros(0)
 
 
 def singular_values(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
@@ -175,15 +191,15 @@ def singular_values(model: nn.Module, layer: int = 0, effective: bool = False) -
         >>> singular_values(nn.Linear(3, 5)).shape
         torch.Size([3])
     """
-    W, finite = finite_or_zeros(_matrix("singular_values", model, layer, effective))
-    return torch.where(finite, torch.linalg.svdvals(W), torch.nan)
+    W = weight_matrix(layer_at("singular_values", model, layer), effective)
+    return nan_unless_finite(torch.linalg.svdvals, W)
 
 
 def readin_weight(model: nn.Module) -> Tensor:
     """Return a copy of the first layer's weight W, (width, d_in).
 
     Raises:
-        SpecError: where the model has no Linear or Conv2d layer.
+        SpecError: if the model has no Linear or Conv2d layer.
 
     Example:
         >>> readin_weight(nn.Linear(3, 5)).shape
@@ -196,7 +212,7 @@ def readout_weight(model: nn.Module) -> Tensor:
     """Return a copy of the last layer's weight W, (d_out, width).
 
     Raises:
-        SpecError: where the model has no Linear or Conv2d layer.
+        SpecError: if the model has no Linear or Conv2d layer.
 
     Example:
         >>> readout_weight(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1))).shape
@@ -213,20 +229,20 @@ def readin_gram(model: nn.Module, side: str = "input") -> Tensor:
         side: "input" for W^T W, (d_in, d_in); "output" for W W^T, (width, width).
 
     Raises:
-        SpecError: for an invalid side, and where the model has no Linear or Conv2d layer.
+        SpecError: for an invalid side, and if the model has no Linear or Conv2d layer.
 
     Example:
         >>> readin_gram(nn.Linear(3, 5)).shape
         torch.Size([3, 3])
     """
-    return _gram("readin_gram", model, 0, side)
+    return weight_gram(model, layer=0, side=side)
 
 
 def readin_gram_trace(model: nn.Module) -> Tensor:
     """Return tr(W^T W) of the first layer's weight W, a scalar, without forming the Gram matrix.
 
     Raises:
-        SpecError: where the model has no Linear or Conv2d layer.
+        SpecError: if the model has no Linear or Conv2d layer.
 
     Example:
         >>> readin_gram_trace(nn.Linear(3, 5)).shape
@@ -255,7 +271,7 @@ def readin_gram_diagonal(model: nn.Module, monomials: Monomials | None = None) -
         >>> readin_gram_diagonal(nn.Linear(3, 5), monomials={0: 1, 2: 2}).shape
         torch.Size([2])
     """
-    return _gram_diagonal("readin_gram_diagonal", model, 0, "input", monomials)
+    return gram_diagonal(model, layer=0, monomials=monomials)
 
 
 def weight_norms(model: nn.Module, effective: bool = False) -> Tensor:
@@ -266,7 +282,7 @@ def weight_norms(model: nn.Module, effective: bool = False) -> Tensor:
         effective: whether the weights are multiplied by their layers' forward multipliers.
 
     Raises:
-        SpecError: where the model has no Linear or Conv2d layer.
+        SpecError: if the model has no Linear or Conv2d layer.
 
     Example:
         >>> weight_norms(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1))).shape
@@ -287,7 +303,7 @@ def spectral_norms(model: nn.Module, effective: bool = False) -> Tensor:
         effective: whether the weights are multiplied by their layers' forward multipliers.
 
     Raises:
-        SpecError: where the model has no Linear or Conv2d layer.
+        SpecError: if the model has no Linear or Conv2d layer.
 
     Example:
         >>> spectral_norms(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 1))).shape
@@ -306,7 +322,7 @@ def distance_from_init(model: nn.Module, model0: nn.Module) -> Tensor:
         model0: the same network at initialisation.
 
     Raises:
-        SpecError: where the two have different layers, or none.
+        SpecError: if the two have different layers, or none.
 
     Example:
         >>> distance_from_init(nn.Linear(3, 5), nn.Linear(3, 5)).shape
@@ -328,47 +344,11 @@ def _matrices(model: nn.Module, effective: bool = False) -> list[Tensor]:
     return [weight_matrix(layer, effective) for layer in layers_of(model)]
 
 
-def _matrix(grab: str, model: nn.Module, layer: int, effective: bool) -> Tensor:
-    return weight_matrix(layer_at(grab, model, layer), effective)
-
-
 def _check_side(grab: str, side: str) -> None:
     valid = "'input' for W^T W and 'output' for W W^T"
     check_choice(grab, "side", side, ("input", "output"), valid)
 
 
-def _gram(grab: str, model: nn.Module, layer: int, side: str, effective: bool = False) -> Tensor:
-    W = _matrix(grab, model, layer, effective)
-    _check_side(grab, side)
-    return W.T @ W if side == "input" else W @ W.T
-
-
-def _gram_diagonal(
-    grab: str,
-    model: nn.Module,
-    layer: int,
-    side: str,
-    monomials: Monomials | None,
-    effective: bool = False,
-) -> Tensor:
-    _check_side(grab, side)
-    W = _matrix(grab, model, layer, effective)
-    first = layers_of(model)[0]
-    reads_the_inputs = side == "input" and layer_at(grab, model, layer) is first
-    # A sweep supplies the monomials of the target for every layer.
-    if monomials is None or not reads_the_inputs:
-        return W.square().sum(dim=0 if side == "input" else 1)
-    if not isinstance(first, nn.Linear):
-        raise SpecError(
-            f"{grab}: the indices of monomials are inputs of an MLP, whose first layer is Linear; "
-            f"got {type(model).__name__}, whose first layer is {type(first).__name__}; try "
-            "monomials=None"
-        )
-    # Columns are taken one by one: an index tensor would have to be copied to the device.
-    columns = [W[:, i] for i in indices_of(grab, monomials, W.shape[1])]
-    return torch.stack(columns, dim=1).square().sum(dim=0) if columns else W.new_zeros(0)
-
-
 def _spectral_norm(W: Tensor) -> Tensor:
-    gram, finite = finite_or_zeros(W.T @ W if W.shape[0] > W.shape[1] else W @ W.T)
-    return torch.where(finite, torch.linalg.eigvalsh(gram)[-1].clamp_min(0).sqrt(), torch.nan)
+    gram = W.T @ W if W.shape[0] > W.shape[1] else W @ W.T
+    return nan_unless_finite(lambda G: torch.linalg.eigvalsh(G)[-1].clamp_min(0).sqrt(), gram)

@@ -9,15 +9,7 @@ import torch
 
 from mlpsubmit.arguments import call, function_name
 from mlpsubmit.batchfns import images, modular_addition, power_law, synthetic
-from mlpsubmit.batchfns.validation import (
-    COUNT,
-    FLAG,
-    SEED,
-    argument_errors,
-    check_arguments,
-    is_integer,
-    is_real,
-)
+from mlpsubmit.batchfns.validation import argument_errors, check_arguments, is_integer, is_real
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.spec.fingerprint import digest
 
@@ -53,15 +45,15 @@ def test_what_is_no_finite_number(value):
 
 
 def test_every_error_is_listed_and_what_is_absent_or_unknown_is_none():
-    valid = {"a": COUNT, "b": FLAG, "seed": SEED}
-    found = argument_errors("f", {"seed": 2**32, "b": 1, "gen": None}, valid)
+    found = argument_errors("f", {"pair_seed": 2**32, "flat": 1, "gen": None})
     assert found == [
-        "f: got b=1; valid is True or False",
-        "f: got seed=4294967296; valid is an integer from 0 to 2**32 - 1",
+        "f: got pair_seed=4294967296; valid is an integer from 0 to 2**32 - 1",
+        "f: got flat=1; valid is True or False",
     ]
-    check_arguments("f", {"a": 1, "b": np.bool_(False), "seed": 0}, valid)
-    with pytest.raises(SpecError, match=r"^f: got a=0; valid is an integer >= 1$"):
-        check_arguments("f", {"a": 0}, valid)
+    check_arguments("f", {"k": 1, "flat": np.bool_(False), "pair_seed": 0})
+    with pytest.raises(SpecError, match=r"^f: got k=0; valid is an integer >= 1$"):
+        check_arguments("f", {"k": 0})
+    check_arguments("f", {"k": 0}, rules={"k": ("anything", lambda value: True)})
 
 
 @every_recipe
@@ -101,7 +93,7 @@ def test_recipes_pickle_by_reference_and_count_by_their_arguments(recipe, some, 
         (modular_addition, {"p": 2, "train_fraction": 0.01}, ["leaves 0 for training and 4"]),
         (images, {"dataset": "digit", "flat": 0}, ["got flat=0;", "no data set 'digit'"]),
         (images, {"dataset": "digits", "classes": [0, 10]}, ["'digits' has no label 10"]),
-        (synthetic, {"n_train": 0, "kmax": -1}, ["got kmax=-1;", "got n_train=0;"]),
+        (synthetic, {"n_train": 0, "kmax": -1}, ["got n_train=0;", "got kmax=-1;"]),
         (synthetic, {"d": 2, "cutoff_mode": 7, "kmax": 2}, ["try cutoff_mode=6, or kmax=3"]),
     ],
 )

@@ -162,7 +162,10 @@ class Idle(nn.Module):
             lambda: grabs.activations(mlp(), inputs(), hidden=3),
             "activations: got hidden=3, but MLP has 3 hidden layers; valid are 0 to 2, or -3 to -1",
         ),
-        (lambda: grabs.activation_kernel(mlp(), inputs(), hidden=-4), "kernel: got hidden=-4, but"),
+        (
+            lambda: grabs.activation_kernel(mlp(), inputs(), hidden=-4),
+            "activations: got hidden=-4, but",
+        ),
         (
             lambda: grabs.activations(nn.Linear(4, 1), inputs()),
             "activations: Linear has one layer and so no hidden one; .* try preactivation_stats",
@@ -174,9 +177,12 @@ class Idle(nn.Module):
         (lambda: grabs.preactivation_stats(Idle(), inputs()), "stats: Idle has a layer 1 that"),
         (
             lambda: grabs.activations(mlp(), inputs(), rows=0),
-            "activations: got rows=0; valid are an integer >= 1, or None for all",
+            "activations: got rows=0; valid is an integer >= 1, or None for all",
         ),
-        (lambda: grabs.activation_kernel(mlp(), inputs(), rows=True), "kernel: got rows=True; val"),
+        (
+            lambda: grabs.activation_kernel(mlp(), inputs(), rows=True),
+            "activations: got rows=True; val",
+        ),
         (lambda: grabs.preactivation_stats(mlp(), inputs(), rows=1.5), "stats: got rows=1.5; va"),
         (
             lambda: grabs.preactivation_stats(nn.ReLU(), inputs()),

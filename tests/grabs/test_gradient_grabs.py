@@ -169,7 +169,7 @@ def test_the_held_out_loss_leaves_the_model_as_it_is():
     result = grabs.held_out_loss(model, model0, draw(N, D), draw(N))
     assert not result.requires_grad
     assert all(p.grad is None for p in model.parameters())
-    with pytest.raises(SpecError, match="held_out_loss: there is no test set; where train is call"):
+    with pytest.raises(SpecError, match="held_out_loss: there is no test set; if train is called"):
         grabs.held_out_loss(model, model0, None, None)
 
 

@@ -531,7 +531,7 @@ MODEL, INPUTS = MLP(4, 6, 2, 2).float(), torch.zeros(3, 4)
         ),
         (
             lambda: empirical_ntk_trace(MODEL, INPUTS, rows=0),
-            r"empirical_ntk_trace: got rows=0; valid are",
+            r"empirical_ntk_trace: got rows=0; valid is",
         ),
         (
             lambda: ntk_alignment(MODEL, INPUTS, torch.zeros(3)),

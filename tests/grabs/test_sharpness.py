@@ -236,7 +236,7 @@ def test_a_diverged_network_has_none():
     ("arguments", "message"),
     [
         ({"loss": "mae"}, r"hessian_eigenvalues: got loss='mae' \(did you mean 'mse'\?\); valid"),
-        ({"rows": -1}, "hessian_eigenvalues: got rows=-1; valid are an integer >= 1, or None"),
+        ({"rows": -1}, "hessian_eigenvalues: got rows=-1; valid is an integer >= 1, or None"),
         (
             {"count": 4},
             "eigenvalues: got count=4; valid is an integer from 1 to 3, the number of param",
@@ -253,7 +253,7 @@ def test_errors(arguments, message):
     with pytest.raises(SpecError, match=message):
         grabs.hessian_eigenvalues(model, X, y, model, **{"count": 1, **arguments})
     if "count" not in arguments:
-        with pytest.raises(SpecError, match="sharpness: got"):
+        with pytest.raises(SpecError, match="hessian_eigenvalues: got"):
             grabs.sharpness(model, X, y, model, **arguments)
 
 

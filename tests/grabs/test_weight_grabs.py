@@ -230,11 +230,11 @@ def test_grabs_declare_only_what_they_need(name):
         ),
         (
             lambda: grabs.readin_gram_diagonal(MLP(), monomials={4: 1}),
-            r"readin_gram_diagonal: the monomial \$x_\{4\}\$ has the index 4, but d=4; valid",
+            r"gram_diagonal: the monomial \$x_\{4\}\$ has the index 4, but d=4; valid",
         ),
         (
             lambda: grabs.readin_gram_diagonal(MLP(), monomials=[0, 1]),
-            r"2 errors:\n  - readin_gram_diagonal: bad monomial 0: a monomial is a mapping",
+            r"2 errors:\n  - gram_diagonal: bad monomial 0: a monomial is a mapping",
         ),
         (
             lambda: grabs.gram_diagonal(MLP(), monomials={0: 0}),
