@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import tomli_w
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,7 +20,13 @@ from pydantic import (
 
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.slurm_templates import time_limit
-from mlpsubmit.slurm_templates.sbatch_options import KEY_OF, option_name, option_value, spelling
+from mlpsubmit.slurm_templates.sbatch_options import (
+    KEY_OF,
+    option_name,
+    option_value,
+    spelling,
+    table,
+)
 from mlpsubmit.slurm_templates.values import (
     count,
     gpus,
@@ -28,7 +34,6 @@ from mlpsubmit.slurm_templates.values import (
     lines,
     memory,
     optional,
-    table,
     word,
 )
 from mlpsubmit.validation import validation_errors
@@ -57,14 +62,6 @@ Parallel = Annotated[int | None, PlainValidator(optional(count(1)))]
 Notice = Annotated[int | None, PlainValidator(optional(count(1, _MOST_NOTICE)))]
 
 
-def _each_once(options: dict[str, Any]) -> dict[str, Any]:
-    names = [spelling(name) for name in options]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"should have each option once; keep one {', one '.join(twice)}")
-    return options
-
-
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not False}
 
@@ -80,7 +77,7 @@ Options = Annotated[
         Annotated[str, AfterValidator(option_name)],
         Annotated[str | bool, PlainValidator(option_value)],
     ],
-    BeforeValidator(lambda value: _each_once(table(value))),
+    BeforeValidator(table),
     AfterValidator(_given),
 ]
 
@@ -207,8 +204,7 @@ class Template(BaseModel):
         Raises:
             SpecError: listing every unknown key and every bad value.
         """
-        ours = {"name": path.stem, "path": path}
-        return _build(keys, ours, where=str(path), spelt=lambda key: key)
+        return _build(keys, {"name": path.stem, "path": path}, path)
 
     def overridden(self, **changes: Any) -> Template:
         """Return the template with other values, as the command line gives them.
@@ -219,7 +215,7 @@ class Template(BaseModel):
         Raises:
             SpecError: listing every error, each by the option of the command line.
         """
-        mine = {key: getattr(self, key) for key in type(self).model_fields}
+        mine = dict(self)
         if changes.get("mem") is not None:
             mine["sbatch"] = _without(mine["sbatch"], _MEMORY_OPTIONS)
         options = changes.get("sbatch")
@@ -229,51 +225,26 @@ class Template(BaseModel):
                 mine["mem"] = None
             kept = _without(mine["sbatch"], map(spelling, map(str, options)))
             changes = {**changes, "sbatch": {**kept, **options}}
-        return _build(changes, mine, where="", spelt=as_option)
+        return _build(changes, mine)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
+        """Return all fields as JSON values, from which ``Template(**values)`` is equal."""
         return self.model_dump(mode="json")
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], where: str = "") -> Template:
-        """Return the template from :meth:`to_json`.
-
-        Args:
-            values: its result.
-            where: the file they are from, for messages.
-
-        Raises:
-            SpecError: listing every error.
-        """
-        ours = {key: values[key] for key in ("name", "path") if key in values}
-        rest = {key: value for key, value in values.items() if key not in ours}
-        return _build(rest, ours, where=where, spelt=lambda key: key)
 
     def to_toml(self) -> str:
         """Return the keys as a TOML file; those that are not set are comments."""
-        fields = type(self).model_fields
-        written = []
+        text = ""
         for key in KEYS[:-1]:
             value = getattr(self, key)
-            unset = value is None or value == ()
-            text = f"# {key}: {fields[key].description}" if unset else f"{key} = {_literal(value)}"
-            written.append(text)
-        if self.sbatch:
-            written += ["", "[sbatch]"]
-            written += [f"{name} = {_literal(value)}" for name, value in self.sbatch.items()]
-        return "\n".join(written) + "\n"
+            if value is None or value == ():
+                text += f"# {key}: {type(self).model_fields[key].description}\n"
+            else:
+                text += tomli_w.dumps({key: value})
+        return text + ("\n" + tomli_w.dumps({"sbatch": self.sbatch}) if self.sbatch else "")
 
 
 #: The keys that a template's file may hold, ``sbatch`` last.
 KEYS = tuple(key for key in Template.model_fields if key not in ("name", "path"))
-
-
-def _literal(value: Any) -> str:
-    """Return a value as TOML; JSON writes strings, numbers and booleans the same way."""
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_literal, value))}]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def as_option(key: str) -> str:
@@ -282,13 +253,18 @@ def as_option(key: str) -> str:
 
 
 def _build(
-    keys: Mapping[str, Any], ours: Mapping[str, Any], where: str, spelt: Callable[[str], str]
+    keys: Mapping[str, Any], others: Mapping[str, Any], path: Path | None = None
 ) -> Template:
-    """Build a template from keys that a user gave and values that come from elsewhere."""
-    errors = [_unknown(key, spelt) for key in keys if key not in KEYS]
+    """Build a template from keys that a user gave, in a file or as options, and other values."""
+
+    def spelt(key: str) -> str:
+        return key if path else as_option(key)
+
+    where = str(path) if path else ""
+    errors = [f"{spelt(key)}: {_no_such_key(key)}" for key in keys if key not in KEYS]
     known = {key: value for key, value in keys.items() if key in KEYS}
     try:
-        template = Template(**{**ours, **known})
+        template = Template(**{**others, **known})
     except ValidationError as error:
         named = validation_errors(error, Template, lambda key, inside: _label(spelt(key), inside))
         raise SpecError(errors + named, where) from None
@@ -297,11 +273,11 @@ def _build(
     return template
 
 
-def _unknown(key: str, spelt: Callable[[str], str]) -> str:
+def _no_such_key(key: str) -> str:
     meant = KEY_OF.get(key.replace("_", "-"))
     hint = f" (did you mean {meant!r}?)" if meant else did_you_mean(key, KEYS)
     valid = f"; valid are {', '.join(KEYS)}; further options of sbatch go into [sbatch]"
-    return f"{spelt(key)}: no such key{hint or valid}"
+    return f"no such key{hint or valid}"
 
 
 def _label(key: str, inside: Sequence[int | str]) -> str:

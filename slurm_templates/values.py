@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["count", "gpus", "line", "lines", "memory", "optional", "table", "word"]
+__all__ = ["count", "gpus", "line", "lines", "memory", "optional", "word"]
 
 #: Longer numbers are no sensible count, and Python does not convert the longest.
 _DIGITS = re.compile(r"\d{1,9}", re.A)
@@ -72,17 +72,17 @@ def memory(value: Any) -> str:
     return f"{int(size['size'])}{size['unit'].upper() or 'M'}"
 
 
-def _is_line(value: Any, besides: str = "") -> bool:
-    return isinstance(value, str) and not any(
+def _on_one_line(value: Any, besides: str = "") -> str:
+    if not isinstance(value, str) or any(
         unicodedata.category(letter) in _UNPRINTABLE for letter in value if letter not in besides
-    )
+    ):
+        raise ValueError("should be a string on one line, without control characters")
+    return value
 
 
 def word(value: Any) -> str:
     """Return text that can be the value of an sbatch option: not empty, on one line."""
-    if not _is_line(value):
-        raise ValueError("should be a string on one line, without control characters")
-    text: str = value.strip()
+    text = _on_one_line(value).strip()
     if not text:
         raise ValueError("should not be empty; leave it out for the cluster's default")
     return text
@@ -90,9 +90,7 @@ def word(value: Any) -> str:
 
 def line(value: Any) -> str:
     """Return one line of text, which may be empty."""
-    if not _is_line(value, besides="\t"):
-        raise ValueError("should be a string on one line, without control characters")
-    return str(value)
+    return _on_one_line(value, besides="\t")
 
 
 def lines(value: Any) -> Any:
@@ -100,13 +98,6 @@ def lines(value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         raise ValueError('should be a list of shell commands, such as ["module load cuda"]')
     return value
-
-
-def table(value: Any) -> Any:
-    """Return a dictionary of sbatch options; they are not checked here."""
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise ValueError("should be a table of sbatch options, such as exclude = 'n3'")
-    return dict(value)
 
 
 def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shlex
-import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,13 +14,12 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.gpus import memory_of_type
-from mlpsubmit.jobs.slurm import filesystems
+from mlpsubmit.jobs.slurm import filesystems, sbatch
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, settings
-from mlpsubmit.jobs.slurm.helper_job import HelperJob, exit_on_signals, last_lines, scratch_dir
+from mlpsubmit.jobs.slurm.helper_job import exit_on_signals, last_lines, run_helper_job, scratch_dir
 from mlpsubmit.jobs.slurm.nodes import resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState
-from mlpsubmit.jobs.slurm.sbatch import Sbatch, cancel
 from mlpsubmit.jobs.slurm.script import retry_script, script
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.throughput import calibrate
@@ -105,19 +101,14 @@ class SlurmExecutor(Executor):
 
     def arrays(self, submission: Submission) -> list[Array]:
         """Return the job arrays of a submission."""
-        names = [
-            job_name(submission.label, submission.number, part)
-            for part in range(-(-submission.tasks // self._largest_array))
-        ]
-        limit = self.template.max_parallel
-        return cut_arrays(names, submission.tasks, self._largest_array, limit)
+        return cut_arrays(submission, self._largest_array, self.template.max_parallel)
 
     def intent(self, submission: Submission) -> Mapping[str, Any]:
         """Return the arrays with their names, by which the jobs are found, and the template."""
         return {
-            "arrays": [array.to_json() for array in self.arrays(submission)],
+            "arrays": [asdict(array) for array in self.arrays(submission)],
             "retries": submission.retries,
-            "retry": _retry_name(submission) if submission.retries else None,
+            "retry": job_name(submission, "retry") if submission.retries else None,
             "template": self.template.to_json(),
             "tasks": self._tasks,
             "cluster": self._setting("ClusterName"),
@@ -137,9 +128,9 @@ class SlurmExecutor(Executor):
         if reason := filesystems.unusable(submission.path, self.template.partition):
             raise UserError(reason)
         array = self.arrays(submission)[0]
-        Sbatch(self.template).check(script(self.template, submission, array))
+        sbatch.check(self.template, script(self.template, submission, array))
         if submission.retries:
-            Sbatch(self._helper).check(self._retry_script(submission, after=[]))
+            sbatch.check(self._helper, self._retry_script(submission, after=[]))
 
     def describe(self, submission: Submission) -> list[str]:
         """Return the first array's script, and an upper bound of the cost."""
@@ -199,15 +190,15 @@ class SlurmExecutor(Executor):
         limit = {"time": time_limit.normalised(minutes), "notice": None}
         with exit_on_signals(), scratch_dir(parent, ".calibrate-") as folder:
             write_order(folder)
-            result, job = HelperJob(
+            result, job = run_helper_job(
                 folder,
                 self.template.model_copy(update=limit),
-                f"mlpsubmit-calibrate.{secrets.token_hex(6)}",
-                calibrate.__name__,
-                f"{shlex.quote(str(folder))} 0",
                 calibrate.answer_file(folder, 0),
                 CALIBRATION_WAIT,
-            ).run()
+                calibrate.__name__,
+                str(folder),
+                "0",
+            )
             if result is None:
                 raise UserError(missing_result(job, last_lines(folder)))
         return [result]
@@ -217,32 +208,27 @@ class SlurmExecutor(Executor):
         return self.template.for_helper(RETRY_MINUTES, RETRY_MEMORY)
 
     def _retry_script(self, submission: Submission, after: Sequence[str]) -> str:
-        return retry_script(self._helper, submission, _retry_name(submission), after)
+        return retry_script(self._helper, submission, job_name(submission, "retry"), after)
 
     def submit(self, submission: Submission) -> Iterator[Job]:
         """Submit the arrays, and then the job that resumes what is missing afterwards."""
-        host = socket.gethostname()
         ids: list[str] = []
         try:
             for number, array in enumerate(self.arrays(submission)):
                 after = [] if array.after is None else [ids[array.after]]
                 text = script(self.template, submission, array, after)
                 file = submission.folder / f"array.{number}.sh"
-                ids.append(Sbatch(self.template).submit(file, text, array.name))
-                yield Job(ids[-1], array.first, array.count, True, host, None, None, time.time())
+                ids.append(sbatch.submit(self.template, file, text, array.name))
+                yield Job(ids[-1], array.first, array.count, array=True)
             if submission.retries:
                 text = self._retry_script(submission, ids)
                 file = submission.folder / "retry.sh"
-                retry = Sbatch(self._helper).submit(file, text, _retry_name(submission))
-                yield Job(retry, submission.tasks, 0, False, host, None, None, time.time())
+                retry = sbatch.submit(self._helper, file, text, job_name(submission, "retry"))
+                yield Job(retry, submission.tasks, count=0, array=False)
         except UserError:  # those that start all the same end at once
             with contextlib.suppress(SlurmUnavailable):
-                cancel(ids)
+                sbatch.cancel(ids)
             raise
-
-
-def _retry_name(submission: Submission) -> str:
-    return job_name(submission.label, submission.number, "retry")
 
 
 def missing_result(job: JobState | None, log: str) -> str:

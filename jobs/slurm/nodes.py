@@ -29,7 +29,6 @@ class Node:
     """
 
     host: str
-    partition: str
     cores: int
     memory: int
     gpus: tuple[tuple[str, int], ...]
@@ -46,19 +45,15 @@ def nodes_of(partition: str | None) -> list[Node]:
         text = run_checked("sinfo", "--Node", "--noheader", f"--format={_FORMAT}")
     except SlurmUnavailable:
         return []
-    wanted = set(partition.split(",")) if partition else None
     found = []
     for line in text.splitlines():
         if line.count("|") != _FORMAT.count("|"):
-            continue  # a headline
+            continue  # a header
         host, name, cores, memory, limit, gres = line.strip().split("|")
         # The default partition is the one with a star.
-        if name.endswith("*") if wanted is None else name.rstrip("*") in wanted:
-            short, plain = host.partition(".")[0], name.rstrip("*")
-            minutes = _minutes(limit)
-            found.append(
-                Node(short, plain, _number(cores), _number(memory), gpus_of(gres), minutes)
-            )
+        if name.rstrip("*") in partition.split(",") if partition else name.endswith("*"):
+            counts = _number(cores), _number(memory)
+            found.append(Node(host.partition(".")[0], *counts, gpus_of(gres), _minutes(limit)))
     return found
 
 

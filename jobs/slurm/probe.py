@@ -1,13 +1,12 @@
 """A small job that checks what a node sees of a folder: the last check of ``mlpsubmit doctor``.
 
-The job runs this file: ``python -m mlpsubmit.jobs.slurm.probe FOLDER TOKEN``.
+The job runs this file: ``python -m mlpsubmit.jobs.slurm.probe FOLDER``.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import shlex
 import socket
 import sys
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit import files
-from mlpsubmit.jobs.slurm.helper_job import HelperJob, exit_on_signals, last_lines, scratch_dir
+from mlpsubmit.jobs.slurm.helper_job import exit_on_signals, last_lines, run_helper_job, scratch_dir
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.slurm_templates import Template
 
@@ -48,15 +47,8 @@ def run_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
     with exit_on_signals(), scratch_dir(parent, ".doctor-") as folder:
         files.publish(folder / _TOKEN, token.encode())
         begun = time.monotonic()
-        report, job = HelperJob(
-            folder,
-            template.for_helper(MINUTES, MEMORY),
-            f"mlpsubmit-doctor.{token[:12]}",
-            __name__,
-            f"{shlex.quote(str(folder))} {token}",
-            folder / _REPORT,
-            seconds,
-        ).run()
+        helper, report_file = template.for_helper(MINUTES, MEMORY), folder / _REPORT
+        report, job = run_helper_job(folder, helper, report_file, seconds, __name__, str(folder))
         if report is None:
             return missing_report(job, folder, seconds)
         return check_report(report, token, folder, time.monotonic() - begun)
@@ -101,7 +93,7 @@ def missing_report(job: JobState | None, folder: Path, seconds: float) -> CheckR
 # ---- on the node -------------------------------------------------------------------------------
 
 
-def main(folder: Path, token: str) -> None:
+def main(folder: Path) -> None:
     """Report what this node sees of a folder, in a file there."""
     try:
         seen = (folder / _TOKEN).read_text()
@@ -117,4 +109,4 @@ def main(folder: Path, token: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))

@@ -25,19 +25,16 @@ def script(
     Args:
         after: ids of jobs that must end before it starts.
     """
-    run = shlex.quote(str(submission.path))
-    # The shell of the batch script, which stands before srun, does the sum.
-    task = f"$(({array.first} + SLURM_ARRAY_TASK_ID))"
-    command = python_command(WORKER, f"{run} {submission.number} {task}")
-    dependency = f"afterany:{':'.join(after)}" if after else None
+    command = python_command(WORKER, submission.path, submission.number)
     return sbatch_text(
         template,
         submission.folder,
-        command,
+        # The shell of the batch script adds, before srun starts.
+        f"{command} $(({array.first} + SLURM_ARRAY_TASK_ID))",
         job_name=array.name,
         array_parallelism=array.limit or array.count,
         map_count=array.count,
-        dependency=dependency,
+        dependency=_after(after),
     )
 
 
@@ -49,25 +46,22 @@ def retry_script(helper: Template, submission: Submission, name: str, after: Seq
         name: the job name.
         after: ids of the arrays.
     """
-    run = shlex.quote(str(submission.path))
-    left = submission.retries - 1
-    arguments = f"resume {run} --after {submission.number} --retries {left}"
-    return sbatch_text(
-        helper,
-        submission.folder,
-        python_command("mlpsubmit", arguments),
-        job_name=name,
-        dependency=f"afterany:{':'.join(after)}" if after else None,
-    )
+    resume = ("resume", submission.path, "--after", submission.number)
+    command = python_command("mlpsubmit", *resume, "--retries", submission.retries - 1)
+    return sbatch_text(helper, submission.folder, command, job_name=name, dependency=_after(after))
+
+
+def _after(jobs: Sequence[str]) -> str | None:
+    return f"afterany:{':'.join(jobs)}" if jobs else None
 
 
 #: The batch shell must survive the signal on which its task saves, or SLURM kills both.
 _IGNORE_SIGTERM = "trap : TERM"
 
 
-def python_command(module: str, arguments: str) -> str:
+def python_command(module: str, *arguments: object) -> str:
     """Return the shell command that runs a module with the Python of this process."""
-    return f"{shlex.join(module_command(module))} {arguments}"
+    return shlex.join(module_command(module, *arguments))
 
 
 def sbatch_text(template: Template, folder: Path, command: str, **options: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,9 +15,10 @@ from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.heartbeat import is_fresh
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, settings
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
-from mlpsubmit.jobs.slurm.queue import JobState, Queue, SacctRecords
+from mlpsubmit.jobs.slurm.queue import JobState, Queue, sacct_records
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
+from mlpsubmit.jobs.submission import Job
 from mlpsubmit.jobs.task_status import TaskStatus
 
 __all__ = ["Scheduler", "job_ids", "slurm_retry", "slurm_tasks"]
@@ -50,9 +50,9 @@ class Scheduler:
         """Return the jobs in the queue with these names."""
         return self._cached(("squeue", *names), lambda: Queue.query(names))
 
-    def sacct_records(self, ids: Sequence[str], since: float) -> SacctRecords:
+    def sacct_records(self, ids: Sequence[str], since: float) -> dict[str, JobState]:
         """Return the accounting records of these jobs."""
-        return self._cached(("sacct", *ids), lambda: SacctRecords.query(ids, since))
+        return self._cached(("sacct", *ids), lambda: sacct_records(ids, since))
 
     def unreachable_reason(self, intent: Mapping[str, Any]) -> str:
         """Return why this scheduler may not list a submission's jobs; empty if it must."""
@@ -107,7 +107,7 @@ def _job_states(
     if error or not gone:
         return queue.jobs, error
     arrays = sorted({job.partition("_")[0] for job in gone})
-    records = scheduler.sacct_records(arrays, float(intent["created"])).jobs
+    records = scheduler.sacct_records(arrays, float(intent["created"]))
     # Accounting may lag behind: a job that has left the queue does not run any more.
     return queue.jobs | {id: job for id, job in records.items() if not job.alive}, ""
 
@@ -229,16 +229,8 @@ def _recorded_jobs(run: RunDirectory, number: int) -> list[dict[str, Any]]:
 def _unrecorded_jobs(run: RunDirectory, number: int, queue: Queue) -> list[dict[str, Any]]:
     """Return the queued arrays that jobs.json lacks, in its format."""
     have = {job["first"] for job in _recorded_jobs(run, number)}
-    here = {"host": socket.gethostname(), "pid": None, "process_start": None}
     return [
-        {
-            "id": queue.ids[array["name"]][-1],
-            "first": array["first"],
-            "count": array["count"],
-            "array": True,
-            "updated": time.time(),
-            **here,
-        }
+        Job(queue.ids[array["name"]][-1], array["first"], array["count"], array=True).to_json()
         for array in run.intent(number)["arrays"]
         if array["first"] not in have and queue.ids.get(array["name"])
     ]
@@ -255,7 +247,7 @@ def slurm_retry(run: RunDirectory, number: int, scheduler: Scheduler) -> JobStat
     recorded = [job["id"] for job in _recorded_jobs(run, number) if not job["count"]]
     if not recorded or queue.error:
         return None
-    job = scheduler.sacct_records(recorded, float(intent["created"])).jobs.get(recorded[0])
+    job = scheduler.sacct_records(recorded, float(intent["created"])).get(recorded[0])
     return None if job is None or job.alive else job  # accounting may lag behind
 
 

@@ -112,10 +112,10 @@ def _training() -> CheckResult:
 def _slurm(runs_dir: Path | None, slurm: SlurmRequest, timeout: int) -> Iterator[tuple[str, Check]]:
     """Yield the checks of the cluster, or one that reports that there is none."""
     from mlpsubmit.jobs.slurm.commands import configured
-    from mlpsubmit.jobs.slurm.doctor import Cluster
+    from mlpsubmit.jobs.slurm.doctor import cluster_checks
 
     if configured():
-        yield from Cluster(slurm, _folders(runs_dir)[1], timeout).checks()
+        yield from cluster_checks(slurm, _folders(runs_dir)[1], timeout)
         return
     found = shutil.which("sbatch")
     why = f"{found} finds no cluster configuration" if found else "no sbatch on the PATH"

@@ -16,7 +16,7 @@ import pytest
 
 from mlpsubmit.files import read_json
 from mlpsubmit.jobs.slurm import commands
-from mlpsubmit.jobs.slurm.doctor import Cluster, expected_start, partitions
+from mlpsubmit.jobs.slurm.doctor import cluster_checks, expected_start, partitions
 from mlpsubmit.jobs.slurm.probe import check_report, main, missing_report
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.slurm_templates import SlurmRequest
@@ -89,7 +89,7 @@ def test_when_a_task_could_start() -> None:
 def test_what_a_node_says_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text("abc")
     monkeypatch.setenv("SLURMD_NODENAME", "n7")
-    main(tmp_path, "abc")
+    main(tmp_path)
     report = read_json(tmp_path / "report.json")
     place = tmp_path.parent
     well, text = check_report(report, "abc", tmp_path, 1.2)
@@ -108,15 +108,15 @@ def test_what_a_node_says_is_compared(tmp_path: Path, monkeypatch: pytest.Monkey
     [
         (None, False, "sbatch accepted a job, but squeue does not list it after 60 s"),
         (JobState("1", "PENDING", "Resources"), None, "still queued after 60 s (Resources); to"),
-        (JobState("1", "PENDING", "None"), None, "still queued after 60 s (no reason given yet)"),
+        (JobState("1", "PENDING", ""), None, "still queued after 60 s (no reason given yet)"),
         (
             JobState("1", "PENDING", "launch failed requeued held"),
             False,
             "SLURM cannot start a job: PENDING (launch failed requeued held)",
         ),
-        (JobState("1", "RUNNING", "None", "n1"), None, "a job runs on n1, but has not reported"),
+        (JobState("1", "RUNNING", "", "n1"), None, "a job runs on n1, but has not reported"),
         (JobState("1", "FAILED", "JobLaunchFailure", "n1"), False, "node n1 cannot see /"),
-        (JobState("1", "NODE_FAIL", "None", "n1"), False, "the job did not run: NODE_FAIL on n1"),
+        (JobState("1", "NODE_FAIL", "", "n1"), False, "the job did not run: NODE_FAIL on n1"),
     ],
 )
 def test_what_is_known_of_a_job_without_an_answer(
@@ -145,7 +145,7 @@ def doctor(environment: Mapping[str, str], folder: Path, *options: str) -> tuple
 
 def findings(folder: Path, seconds: float, template: str | None = None, **changes: Any) -> str:
     """Return what the cluster's checks say, as lines, without a process of their own."""
-    checks = Cluster(SlurmRequest(template, changes), folder, seconds).checks()
+    checks = cluster_checks(SlurmRequest(template, changes), folder, seconds)
     return "".join(f"{name} {well}: {text}\n" for name, check in checks for well, text in [check()])
 
 

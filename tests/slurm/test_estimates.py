@@ -24,12 +24,12 @@ ASKED = ("--executor", "slurm", "--gpus", "0", "--cpus", "1", "--mem", "600M", "
             "its job is still queued after 300 s (Priority); nothing",
         ),
         (
-            JobState("1", "PENDING", "None"),
+            JobState("1", "PENDING", ""),
             "",
             "its job is still queued after 300 s (no reason given yet); nothing",
         ),
         (
-            JobState("1", "RUNNING", "None", "n1"),
+            JobState("1", "RUNNING", "", "n1"),
             "",
             "its job runs on n1, but has not reported after 300 s; nothing",
         ),
