@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from mlpsubmit.errors import UserError, did_you_mean
 from mlpsubmit.slurm_templates.template import Template
@@ -68,13 +67,8 @@ def read_template(path: Path) -> Template:
         UserError: if the file cannot be read or is not TOML.
         SpecError: listing every error in it.
     """
-    return Template.from_table(_table(path), path)
-
-
-def _table(path: Path) -> dict[str, Any]:
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-        return table
+        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such template file") from None
     except IsADirectoryError:
@@ -87,3 +81,4 @@ def _table(path: Path) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path}: is not TOML: {error}") from error
+    return Template.from_table(table, path)

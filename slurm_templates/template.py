@@ -177,10 +177,11 @@ class Template(BaseModel):
         Of the further options of sbatch it keeps those that restrict where a job may run.
         """
         kept = {name: value for name, value in self.sbatch.items() if name in _FOR_HELPERS}
-        elsewhere = self.partition_of_helpers != self.partition  # other features, other rules
+        partition = self.helper_partition or self.partition
+        elsewhere = partition != self.partition  # other features, other rules
         return self.model_copy(
             update={
-                "partition": self.partition_of_helpers,
+                "partition": partition,
                 "qos": None if elsewhere else self.qos,
                 "constraint": None if elsewhere else self.constraint,
                 "gpus": 0,
@@ -191,11 +192,6 @@ class Template(BaseModel):
                 "sbatch": kept,
             }
         )
-
-    @property
-    def partition_of_helpers(self) -> str | None:
-        """The partition of small jobs that need no GPU; None for the cluster's default."""
-        return self.partition if self.helper_partition is None else self.helper_partition
 
     @classmethod
     def from_table(cls, keys: Mapping[str, Any], path: Path) -> Template:

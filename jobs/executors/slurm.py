@@ -17,7 +17,13 @@ from mlpsubmit.jobs.gpus import memory_of_type
 from mlpsubmit.jobs.slurm import filesystems, sbatch
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, settings
-from mlpsubmit.jobs.slurm.helper_job import exit_on_signals, last_lines, run_helper_job, scratch_dir
+from mlpsubmit.jobs.slurm.helper_job import (
+    exit_on_signals,
+    last_lines,
+    no_result,
+    run_helper_job,
+    scratch_dir,
+)
 from mlpsubmit.jobs.slurm.nodes import resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.script import retry_script, script
@@ -233,17 +239,9 @@ class SlurmExecutor(Executor):
 
 def missing_result(job: JobState | None, log: str) -> str:
     """Explain why a calibration job has no result, as far as known."""
-    waited = f"after {CALIBRATION_WAIT:.0f} s"
-    if job is None:
-        why = f"sbatch accepted its job, but squeue does not list it {waited}"
-    elif job.pending:
-        why = f"its job is still queued {waited} ({job.pending_reason})"
-    elif job.alive:
-        why = f"its job runs on {job.node}, but has not reported {waited}"
-    else:
-        why = f"its job reported no result: {job}" + (f"; its log ends:\n{log}\n" if log else "")
+    why = no_result(job, log, CALIBRATION_WAIT)
     if job is not None and job.state == "OUT_OF_MEMORY":
         hint = "give the tasks more memory (--mem)"
     else:
         hint = "try again when the cluster is less busy (mlpsubmit doctor shows what of it works)"
-    return f"--calibrate: {why.rstrip()}; nothing of it is left; leave --calibrate out, or {hint}"
+    return f"--calibrate: {why}; nothing of it is left; leave --calibrate out, or {hint}"

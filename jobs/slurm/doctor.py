@@ -35,6 +35,8 @@ def cluster_checks(
         slurm: the template to check, with changes.
         folder: where runs are kept, or the nearest existing folder above.
         seconds: how long to wait for a job; with 0 no job is submitted.
+
+    A check may raise SlurmUnavailable or UserError: then it has failed with that message.
     """
     config, down = {}, ""
     try:
@@ -45,9 +47,9 @@ def cluster_checks(
     yield "sacct", _accounting
     if down:
         return
-    yield "squeue", _failing(_queue)
+    yield "squeue", _queue
     yield "limits", lambda: _limits(config)
-    yield "partitions", _failing(_partitions)
+    yield "partitions", _partitions
     try:
         template = slurm.resolve()
     except UserError as error:
@@ -55,25 +57,13 @@ def cluster_checks(
         yield "template", lambda: (False, invalid)
         return
     yield "template", lambda: _resources(template)
-    yield "sbatch", _failing(lambda: _sbatch(template, folder))
+    yield "sbatch", lambda: _sbatch(template, folder)
     yield "shared", lambda: _shared(folder, template.partition)
     if seconds:
-        yield "nodes", _failing(lambda: run_probe(folder, template, seconds))
+        yield "nodes", lambda: run_probe(folder, template, seconds)
     else:
         text = "no job was submitted to find out what nodes can see (--timeout 0)"
         yield "nodes", lambda: (None, text)
-
-
-def _failing(inner: Check) -> Check:
-    """Return a check that fails with the message of an error of SLURM's or the user's."""
-
-    def checked() -> CheckResult:
-        try:
-            return inner()
-        except (SlurmUnavailable, UserError) as error:
-            return False, str(error)
-
-    return checked
 
 
 # ---- the cluster's resources and limits --------------------------------------------------------

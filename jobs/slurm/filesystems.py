@@ -59,10 +59,7 @@ def unusable(folder: Path, partition: str | None) -> str | None:
 
 def mount_of(path: Path) -> tuple[str, Path]:
     """Return the type and the mount point of the file system that a path is on."""
-    found = ("", Path("/"))
-    for partition in psutil.disk_partitions(all=True):
-        point = Path(partition.mountpoint)
-        # Of two at the same point, the later hides the earlier.
-        if point in (path, *path.parents) and len(point.parts) >= len(found[1].parts):
-            found = (partition.fstype, point)
-    return found
+    mounts = [(mount.fstype, Path(mount.mountpoint)) for mount in psutil.disk_partitions(all=True)]
+    above = [mount for mount in mounts if path.is_relative_to(mount[1])]
+    # Of two at the same point, the later hides the earlier.
+    return max(reversed(above), key=lambda mount: len(mount[1].parts), default=("", Path("/")))

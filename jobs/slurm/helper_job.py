@@ -18,7 +18,7 @@ from mlpsubmit.jobs.slurm.queue import JobState, Queue
 from mlpsubmit.jobs.slurm.sbatch import SUBMIT_SECONDS, run_sbatch
 from mlpsubmit.slurm_templates import Template
 
-__all__ = ["exit_on_signals", "last_lines", "run_helper_job", "scratch_dir"]
+__all__ = ["exit_on_signals", "last_lines", "no_result", "run_helper_job", "scratch_dir"]
 
 #: Seconds after which a network file system shows here what a node wrote.
 LAG_SECONDS = 5.0
@@ -91,6 +91,22 @@ def _read_result(file: Path) -> Mapping[str, Any] | None:
     except FileNotFoundError:
         return None
     return result
+
+
+def no_result(job: JobState | None, log: str, seconds: float) -> str:
+    """Explain why a job has no result after some seconds, as far as known.
+
+    Args:
+        log: the last lines of its log.
+    """
+    waited = f"after {seconds:.0f} s"
+    if job is None:
+        return f"sbatch accepted a job, but squeue does not list it {waited}"
+    if job.pending:
+        return f"the job is still queued {waited} ({job.pending_reason})"
+    if job.alive:
+        return f"the job runs on {job.node}, but has not reported {waited}"
+    return f"the job reported no result: {job}" + (f"; its log ends:\n{log}" if log else "")
 
 
 def last_lines(folder: Path) -> str:

@@ -95,7 +95,7 @@ def resource_errors(template: Template) -> list[str]:
     ]
     gpu_type = template.gpu_type
     of = f" {gpu_type} GPUs in {where}" if gpu_type else f" GPUs in {where}"
-    has = [_gpu_count(node, gpu_type) for node in nodes]
+    has = [sum(count for own, count in node.gpus if gpu_type in ("", own)) for node in nodes]
     errors.append(_beyond("gpus", template.gpu_count, has, of))
     limits = [node.minutes for node in nodes if node.minutes is not None]
     if template.minutes and len(limits) == len(nodes) and template.minutes > max(limits):
@@ -114,8 +114,3 @@ def _beyond(key: str, asked: int | None, has: Sequence[int], of: str, unit: str 
         return ""
     advice = "; to train without: --template cpu" if key == "gpus" else ""
     return f"--{key}: got {asked}{unit}; no node has more than {most}{of}{advice}"
-
-
-def _gpu_count(node: Node, gpu_type: str) -> int:
-    """Return the number of GPUs of a node, of one type or of any."""
-    return sum(count for own, count in node.gpus if not gpu_type or own == gpu_type)

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit import files
-from mlpsubmit.jobs.slurm.helper_job import exit_on_signals, last_lines, run_helper_job, scratch_dir
+from mlpsubmit.jobs.slurm.helper_job import (
+    exit_on_signals,
+    last_lines,
+    no_result,
+    run_helper_job,
+    scratch_dir,
+)
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.slurm_templates import Template
 
@@ -70,24 +76,20 @@ def check_report(
 
 def missing_report(job: JobState | None, folder: Path, seconds: float) -> CheckResult:
     """Explain why a job has not written a report within some seconds, as far as known."""
-    waited = f"after {seconds:.0f} s"
+    log = last_lines(folder)
+    text = no_result(job, log, seconds)
     if job is None:
-        return False, f"sbatch accepted a job, but squeue does not list it {waited}"
-    if "launch" in job.reason.lower() and job.pending:
+        return False, text
+    if job.pending and "launch" in job.reason.lower():
         return False, f"SLURM cannot start a job: {job}"
     if job.pending:
-        reason = job.pending_reason
-        return None, f"still queued {waited} ({reason}); to wait longer: --timeout SECONDS"
-    if job.alive:
-        return None, f"a job runs on {job.node}, but has not reported {waited}"
-    if log := last_lines(folder):
-        return False, f"the job failed: {job}; its log ends:\n{log}"
-    if job.state in ("FAILED", "COMPLETED"):
+        return None, f"{text}; to wait longer: --timeout SECONDS"
+    if job.state in ("FAILED", "COMPLETED") and not log:
         return False, (
             f"node {job.node} cannot see {folder.parent} (SLURM reports {job}, and there is no "
             "log); keep runs on a file system that all nodes share (--runs-dir)"
         )
-    return False, f"the job did not run: {job}"
+    return (None if job.alive else False), text
 
 
 # ---- on the node -------------------------------------------------------------------------------

@@ -245,9 +245,10 @@ def test_when_a_task_is_told(time: Any, notice: int | None, seconds: int) -> Non
 
 
 def test_the_partition_of_helpers() -> None:
-    assert Template().partition_of_helpers is None
-    assert Template(partition="gpu").partition_of_helpers == "gpu"
-    assert Template(partition="gpu", helper_partition="cpu").partition_of_helpers == "cpu"
+    assert Template().for_helper(1, "1G").partition is None
+    assert Template(partition="gpu").for_helper(1, "1G").partition == "gpu"
+    template = Template(partition="gpu", helper_partition="cpu")
+    assert template.for_helper(1, "1G").partition == "cpu"
 
 
 def test_a_template_is_closed_and_frozen() -> None:
