@@ -16,8 +16,6 @@ else:
 
 __all__ = ["find_template", "read_template", "template_paths", "user_folder"]
 
-DEFAULT = "default"
-
 
 def user_folder() -> Path:
     """Return the folder of a user's own templates."""
@@ -44,7 +42,7 @@ def find_template(name_or_file: str | None = None) -> Template:
         UserError: if there is none, or its file cannot be read or is not TOML.
         SpecError: listing every error in it.
     """
-    wanted = DEFAULT if name_or_file is None else name_or_file
+    wanted = "default" if name_or_file is None else name_or_file
     paths = template_paths()
     if "/" in wanted or wanted.endswith(".toml"):
         path = Path(os.path.expanduser(wanted)).resolve()

@@ -33,7 +33,6 @@ from mlpsubmit.slurm_templates.values import (
     line,
     lines,
     memory,
-    optional,
     word,
 )
 from mlpsubmit.validation import validation_errors
@@ -52,25 +51,13 @@ _FOR_HELPERS = frozenset({"comment", "exclude", "nodelist", "reservation"})
 #: Options that replace the key mem: SLURM accepts one of the three.
 _MEMORY_OPTIONS = ("mem-per-cpu", "mem-per-gpu")
 
-Word = Annotated[str | None, PlainValidator(optional(word))]
+Word = Annotated[str, PlainValidator(word)]
 Line = Annotated[str, PlainValidator(line)]
-TimeLimit = Annotated[str | None, PlainValidator(optional(time_limit.normalised))]
+TimeLimit = Annotated[str, PlainValidator(time_limit.normalised)]
 Gpus = Annotated[int | str, PlainValidator(gpus)]
 Count = Annotated[int, PlainValidator(count(1))]
-Memory = Annotated[str | None, PlainValidator(optional(memory))]
-Parallel = Annotated[int | None, PlainValidator(optional(count(1)))]
-Notice = Annotated[int | None, PlainValidator(optional(count(1, _MOST_NOTICE)))]
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not False}
-
-
-def _without(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    gone = set(names)
-    return {name: value for name, value in options.items() if name not in gone}
-
-
+Memory = Annotated[str, PlainValidator(memory)]
+Notice = Annotated[int, PlainValidator(count(1, _MOST_NOTICE))]
 Setup = Annotated[tuple[Line, ...], BeforeValidator(lines)]
 Options = Annotated[
     dict[
@@ -78,7 +65,7 @@ Options = Annotated[
         Annotated[str | bool, PlainValidator(option_value)],
     ],
     BeforeValidator(table),
-    AfterValidator(_given),
+    AfterValidator(lambda options: {k: v for k, v in options.items() if v is not False}),
 ]
 
 
@@ -97,20 +84,24 @@ class Template(BaseModel):
     name: Line = _field("", "name of the template")
     path: Path | None = _field(None, "the file that it was read from")
     description: Line = _field("", "one line for the list of templates")
-    partition: Word = _field(None, "partition of the tasks; the cluster's default unless given")
-    account: Word = _field(None, "account that is charged; your default unless given")
-    qos: Word = _field(None, "quality of service")
-    constraint: Word = _field(None, "features that a node should have")
-    time: TimeLimit = _field(None, "time limit of a task; the partition's default unless given")
+    partition: Word | None = _field(
+        None, "partition of the tasks; the cluster's default unless given"
+    )
+    account: Word | None = _field(None, "account that is charged; your default unless given")
+    qos: Word | None = _field(None, "quality of service")
+    constraint: Word | None = _field(None, "features that a node should have")
+    time: TimeLimit | None = _field(
+        None, "time limit of a task; the partition's default unless given"
+    )
     gpus: Gpus = _field(1, "GPUs of a task")
     cpus: Count = _field(4, "CPU cores of a task")
-    mem: Memory = _field(None, "RAM of a task; the partition's default unless given")
-    max_parallel: Parallel = _field(None, "tasks that run at once, at most")
-    notice: Notice = _field(
+    mem: Memory | None = _field(None, "RAM of a task; the partition's default unless given")
+    max_parallel: Count | None = _field(None, "tasks that run at once, at most")
+    notice: Notice | None = _field(
         None, "seconds before the time limit at which a task saves its state; chosen unless given"
     )
     setup: Setup = _field((), "shell commands that run before Python")
-    helper_partition: Word = _field(
+    helper_partition: Word | None = _field(
         None, "partition of small jobs without a GPU; that of the tasks unless given"
     )
     sbatch: Options = _field({}, "further options of sbatch")
@@ -237,6 +228,11 @@ class Template(BaseModel):
             else:
                 text += tomli_w.dumps({key: value})
         return text + ("\n" + tomli_w.dumps({"sbatch": self.sbatch}) if self.sbatch else "")
+
+
+def _without(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    gone = set(names)
+    return {name: value for name, value in options.items() if name not in gone}
 
 
 #: The keys that a template's file may hold, ``sbatch`` last.

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["count", "gpus", "line", "lines", "memory", "optional", "word"]
+__all__ = ["count", "gpus", "line", "lines", "memory", "word"]
 
 #: Longer numbers are no sensible count, and Python does not convert the longest.
 _DIGITS = re.compile(r"\d{1,9}", re.A)
@@ -47,21 +47,18 @@ def gpus(value: Any) -> int | str:
         return number
     text = value.strip() if isinstance(value, str) else ""
     wanted = text.removeprefix("gpu:")  # as --gres would have it
-    typed = _TYPED_GPUS.fullmatch(wanted)
-    if typed and wanted == text:
+    if wanted == text and _TYPED_GPUS.fullmatch(text):
         return text
     valid = "should be an integer >= 0, or 'type:count' such as 'a100:1'"
-    if typed or _DIGITS.fullmatch(wanted):
-        raise ValueError(f"{valid}; try {wanted!r}")
-    if _TYPED_GPUS.fullmatch(f"{wanted}:1"):
-        raise ValueError(f"{valid}; try {wanted + ':1'!r}")
+    for tried in (wanted, f"{wanted}:1"):
+        if _DIGITS.fullmatch(tried) or _TYPED_GPUS.fullmatch(tried):
+            raise ValueError(f"{valid}; try {tried!r}")
     raise ValueError(valid)
 
 
 def memory(value: Any) -> str:
     """Return memory as a number with a unit, by default megabytes; 0 is all of a node."""
-    number = _integer(value)
-    text = str(number) if number is not None else value.strip() if isinstance(value, str) else ""
+    text = str(value).strip()
     valid = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
     size = _MEMORY.fullmatch(text)
     if size is None:
@@ -98,8 +95,3 @@ def lines(value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         raise ValueError('should be a list of shell commands, such as ["module load cuda"]')
     return value
-
-
-def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a check that lets None through."""
-    return lambda value: None if value is None else check(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -136,7 +136,7 @@ class SlurmExecutor(Executor):
         array = self.arrays(submission)[0]
         sbatch.check(self.template, script(self.template, submission, array))
         if submission.retries:
-            sbatch.check(self._helper, self._retry_script(submission, after=[]))
+            sbatch.check(self._helper, retry_script(self._helper, submission, after=[]))
 
     def describe(self, submission: Submission) -> list[str]:
         """Return the first array's script, and an upper bound of the cost."""
@@ -148,7 +148,10 @@ class SlurmExecutor(Executor):
             )
         lines.append(script(self.template, submission, arrays[0]))
         if submission.retries:
-            lines += ["and when it has ended:", self._retry_script(submission, after=["ID"])]
+            lines += [
+                "and when it has ended:",
+                retry_script(self._helper, submission, after=["ID"]),
+            ]
         return lines
 
     def _cost_line(self, submission: Submission) -> str:
@@ -202,7 +205,6 @@ class SlurmExecutor(Executor):
                 calibrate.answer_file(folder, 0),
                 CALIBRATION_WAIT,
                 calibrate.__name__,
-                str(folder),
                 "0",
             )
             if result is None:
@@ -212,9 +214,6 @@ class SlurmExecutor(Executor):
     @property
     def _helper(self) -> Template:
         return self.template.for_helper(RETRY_MINUTES, RETRY_MEMORY)
-
-    def _retry_script(self, submission: Submission, after: Sequence[str]) -> str:
-        return retry_script(self._helper, submission, job_name(submission, "retry"), after)
 
     def submit(self, submission: Submission) -> Iterator[Job]:
         """Submit the arrays, and then the job that resumes what is missing afterwards."""
@@ -227,7 +226,7 @@ class SlurmExecutor(Executor):
                 ids.append(sbatch.submit(self.template, file, text, array.name))
                 yield Job(ids[-1], array.first, array.count, array=True)
             if submission.retries:
-                text = self._retry_script(submission, ids)
+                text = retry_script(self._helper, submission, ids)
                 file = submission.folder / "retry.sh"
                 retry = sbatch.submit(self._helper, file, text, job_name(submission, "retry"))
                 yield Job(retry, submission.tasks, count=0, array=False)

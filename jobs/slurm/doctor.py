@@ -121,18 +121,16 @@ def partitions(rows: str) -> str:
 
 def _partition(node_type: tuple[str, ...], states: Counter[str]) -> str:
     name, up, limit, cores, memory, gres, preemption, features = node_type
-    count = states.total()
-    parts = [
-        name.rstrip("*") + (" (the default)" if name.endswith("*") else ""),
-        up,
-        "no time limit" if limit == "infinite" else f"time limit {limit}",
-    ]
+    default = " (the default)" if name.endswith("*") else ""
+    time = "no time limit" if limit == "infinite" else f"time limit {limit}"
+    partition = f"{name.rstrip('*')}{default}, {up}, {time}"
+    if not states.total():
+        return f"{partition}: no nodes"
     nodes = ", ".join(f"{number} {state}" for state, number in sorted(states.items()) if number)
     has = [f"{cores} {'core' if cores == '1' else 'cores'}, {memory}M, {_gpus(gres)}"]
     has += [f"features {features}"] if features != "(null)" else []
     has += [f"preemption {preemption}"] if preemption not in ("OFF", "n/a", "") else []
-    text = f"{counted(count, 'node')} ({nodes}) of {'; '.join(has)}" if count else "no nodes"
-    return f"{', '.join(parts)}: {text}"
+    return f"{partition}: {counted(states.total(), 'node')} ({nodes}) of {'; '.join(has)}"
 
 
 def _gpus(gres: str) -> str:

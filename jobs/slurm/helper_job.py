@@ -44,7 +44,7 @@ def run_helper_job(
         template: the resources that it requests.
         result_file: the file that it writes, as JSON.
         seconds: how long to wait for it.
-        module: the module that it runs, as ``python -m`` does, with the arguments.
+        module: the module that it runs, as ``python -m`` does, with the folder and the arguments.
 
     Returns:
         Its result, or None without one; and its last known state, or None without one.
@@ -56,7 +56,9 @@ def run_helper_job(
     from mlpsubmit.jobs.slurm.script import python_command, sbatch_text  # imports submitit
 
     name = f"mlpsubmit{folder.name}"
-    script = sbatch_text(template, folder, python_command(module, *arguments), job_name=name)
+    script = sbatch_text(
+        template, folder, python_command(module, folder, *arguments), job_name=name
+    )
     try:
         run_sbatch(template, folder / "job.sh", script, seconds=SUBMIT_SECONDS)
         return _wait(name, result_file, seconds)

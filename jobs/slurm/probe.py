@@ -54,7 +54,7 @@ def run_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
         files.publish(folder / _TOKEN, token.encode())
         begun = time.monotonic()
         helper, report_file = template.for_helper(MINUTES, MEMORY), folder / _REPORT
-        report, job = run_helper_job(folder, helper, report_file, seconds, __name__, str(folder))
+        report, job = run_helper_job(folder, helper, report_file, seconds, __name__)
         if report is None:
             return missing_report(job, folder, seconds)
         return check_report(report, token, folder, time.monotonic() - begun)

@@ -19,7 +19,7 @@ _ENDED = frozenset(
 
 _SEPARATOR = "|"
 #: Array job, index in it, state, nodes, reason, and last the name, which may hold anything.
-_SQUEUE = _SEPARATOR.join(("%F", "%K", "%T", "%N", "%r", "%j"))
+_SQUEUE = "%F|%K|%T|%N|%r|%j"
 _SACCT = ("JobID", "State", "ExitCode", "MaxRSS", "ReqMem", "Timelimit", "NodeList")
 
 _DAY = 24 * 3600

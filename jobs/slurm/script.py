@@ -10,7 +10,7 @@ from typing import Any
 from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
 
 from mlpsubmit.jobs.command_line import WORKER, module_command
-from mlpsubmit.jobs.slurm.arrays import Array
+from mlpsubmit.jobs.slurm.arrays import Array, job_name
 from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.slurm_templates import Template
 
@@ -38,22 +38,25 @@ def script(
     )
 
 
-def retry_script(helper: Template, submission: Submission, name: str, after: Sequence[str]) -> str:
+def retry_script(helper: Template, submission: Submission, after: Sequence[str]) -> str:
     """Return the script of the small job that resumes what is missing after the arrays have ended.
 
     Args:
         helper: the template of such a job.
-        name: the job name.
         after: ids of the arrays.
     """
     resume = ("resume", submission.path, "--after", submission.number)
     command = python_command("mlpsubmit", *resume, "--retries", submission.retries - 1)
-    return sbatch_text(helper, submission.folder, command, job_name=name, dependency=_after(after))
+    names = {"job_name": job_name(submission, "retry"), "dependency": _after(after)}
+    return sbatch_text(helper, submission.folder, command, **names)
 
 
 def _after(jobs: Sequence[str]) -> str | None:
     return f"afterany:{':'.join(jobs)}" if jobs else None
 
+
+#: Keys of a template that submitit calls the same.
+_SAME_NAME = ("partition", "account", "qos", "constraint", "time", "mem")
 
 #: The batch shell must survive the signal on which its task saves, or SLURM kills both.
 _IGNORE_SIGTERM = "trap : TERM"
@@ -77,12 +80,7 @@ def sbatch_text(template: Template, folder: Path, command: str, **options: Any) 
         options: further arguments of submitit.
     """
     settings: dict[str, Any] = {
-        "partition": template.partition,
-        "account": template.account,
-        "qos": template.qos,
-        "constraint": template.constraint,
-        "time": template.time,
-        "mem": template.mem,
+        **{key: getattr(template, key) for key in _SAME_NAME},
         "cpus_per_task": template.cpus,
         "gpus_per_node": template.gpus or None,
         "signal_delay_s": template.notice_seconds,
