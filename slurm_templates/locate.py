@@ -1,4 +1,4 @@
-"""Finding templates: in the user's folder, in the package, or a given file."""
+"""Templates by name, from the user's folder or the package, or by file."""
 
 from __future__ import annotations
 

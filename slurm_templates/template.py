@@ -45,7 +45,7 @@ NOTICE_SECONDS = 120
 #: The longest that sbatch accepts.
 _MOST_NOTICE = 65_535
 
-#: Options that apply to small jobs besides the tasks too.
+#: Options that apply to helper jobs as well as to tasks.
 _FOR_HELPERS = frozenset({"comment", "exclude", "nodelist", "reservation"})
 
 #: Options that replace the key mem: SLURM accepts one of the three.
@@ -120,7 +120,7 @@ class Template(BaseModel):
             errors.append(f"got {' and '.join(double)}, which exclude each other; keep one")
         if "gpu" in str(self.sbatch.get("gres", "")).replace(":", ",").split(","):
             errors.append(
-                f"sbatch.gres: got {self.sbatch['gres']!r}; GPUs should be asked for by the "
+                f"sbatch.gres: got {self.sbatch['gres']!r}; GPUs should be requested by the "
                 "template's own key gpus, above [sbatch] (on the command line: --gpus)"
             )
         if errors:
@@ -139,12 +139,12 @@ class Template(BaseModel):
 
     @property
     def gpu_count(self) -> int:
-        """How many GPUs a task gets, of whichever type."""
+        """The number of GPUs of a task, of any type."""
         return self.gpus if isinstance(self.gpus, int) else int(self.gpus.rpartition(":")[2])
 
     @property
     def gpu_type(self) -> str:
-        """Which type of GPU a task gets; empty for any."""
+        """The type of a task's GPUs; empty for any."""
         return "" if isinstance(self.gpus, int) else self.gpus.rpartition(":")[0]
 
     @property
@@ -156,7 +156,7 @@ class Template(BaseModel):
 
     @property
     def notice_seconds(self) -> int:
-        """Seconds before its time limit at which a task is signalled to save, given or chosen."""
+        """Seconds before its time limit at which a task is signalled to save."""
         if self.notice is not None:
             return self.notice
         limit = self._limit_seconds

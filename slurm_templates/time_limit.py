@@ -18,7 +18,7 @@ _WITH_DAYS = re.compile(r"(?P<d>\d{1,9})-(?P<h>\d{1,9})(:(?P<m>\d{1,9})(:(?P<s>\
 _WITHOUT_DAYS = re.compile(r"((?P<h>\d{1,9}):(?=\d+:))?(?P<m>\d{1,9})(:(?P<s>\d{1,9}))?", re.A)
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
-#: What people write instead, such as 4h, 30min, 2 days.
+#: Notations that SLURM does not accept, such as 4h, 30min, 2 days.
 _WITH_UNIT = re.compile(r"(?P<count>\d{1,9}) *(?P<unit>[dhms])[a-z]*", re.A | re.I)
 
 _VALID = (

@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["count", "gpus", "line", "lines", "memory", "word"]
 
-#: Longer numbers are no sensible count, and Python does not convert the longest.
+#: Longer numbers are no sensible count, and Python refuses to convert the longest.
 _DIGITS = re.compile(r"\d{1,9}", re.A)
 _TYPED_GPUS = re.compile(r"(?P<type>[a-z0-9][a-z0-9_.-]*):(?P<count>[1-9]\d{0,8})", re.A | re.I)
 _MEMORY = re.compile(r"(?P<size>\d{1,9})(?P<unit>[KMGT]?)", re.A | re.I)

@@ -17,13 +17,7 @@ from mlpsubmit.jobs.gpus import memory_of_type
 from mlpsubmit.jobs.slurm import filesystems, sbatch
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, settings
-from mlpsubmit.jobs.slurm.helper_job import (
-    exit_on_signals,
-    last_lines,
-    no_result,
-    run_helper_job,
-    scratch_dir,
-)
+from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_job, scratch_dir
 from mlpsubmit.jobs.slurm.nodes import resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.script import retry_script, script
@@ -197,7 +191,7 @@ class SlurmExecutor(Executor):
         parent = next(path for path in submission.path.parents if path.exists())
         minutes = min(self.template.minutes or CALIBRATION_MINUTES, CALIBRATION_MINUTES)
         limit = {"time": time_limit.normalised(minutes), "notice": None}
-        with exit_on_signals(), scratch_dir(parent, ".calibrate-") as folder:
+        with scratch_dir(parent, ".calibrate-") as folder:
             write_order(folder)
             result, job = run_helper_job(
                 folder,

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection
 
 __all__ = [
     "SlurmUnavailable",
@@ -31,9 +31,14 @@ class SlurmUnavailable(Exception):
     """A SLURM command that is missing, hangs, or cannot reach its controller."""
 
 
-def environment() -> dict[str, str]:
-    """Return this process's environment without the variables of an enclosing allocation."""
+def environment(unset: Collection[str] = ()) -> dict[str, str]:
+    """Return this process's environment without the variables of an enclosing allocation.
+
+    Args:
+        unset: further variables to leave out.
+    """
     kept = {k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_OF_SLURM)}
+    kept = {k: v for k, v in kept.items() if k not in unset}
     # Otherwise squeue truncates the list of an array's indices.
     return {**kept, "SLURM_BITSTR_LEN": "0"}
 
@@ -42,7 +47,7 @@ def run(
     *command: str,
     seconds: float = QUERY_SECONDS,
     keep_locks: bool = False,
-    unset: Iterable[str] = (),
+    unset: Collection[str] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run a SLURM command, and return its output and its exit code, whatever that is.
 
@@ -55,7 +60,6 @@ def run(
     Raises:
         SlurmUnavailable: if the command does not exist or does not finish in time.
     """
-    hidden = set(unset)
     try:
         return subprocess.run(
             command,
@@ -64,7 +68,7 @@ def run(
             text=True,
             errors="replace",
             timeout=seconds,
-            env={k: v for k, v in environment().items() if k not in hidden},
+            env=environment(unset),
             close_fds=not keep_locks,
             check=False,
         )

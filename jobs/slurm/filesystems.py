@@ -1,4 +1,4 @@
-"""Whether the nodes of a cluster can see a folder of this machine, as far as can be told here."""
+"""Checks, from this machine alone, whether a cluster's nodes can see a folder."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _SHARED = re.compile(
 
 
 def unusable(folder: Path, partition: str | None) -> str | None:
-    """Return why runs cannot be kept in a folder; None where that is not certain.
+    """Return why runs cannot be kept in a folder; None if that is not certain.
 
     The nodes of the partition must see it. A folder on a local disk of this machine may be exported
-    to them, so it is accepted here: ``doctor`` finds out with a job.
+    to them, so it is accepted here; ``doctor`` checks it with a job.
 
     Args:
         partition: one or several with commas between; None for the cluster's default.
     """
     if found := re.search(r"[%\\]", str(folder.absolute())):
         return (
-            f"{folder}: has a {found[0]} in it, which SLURM takes for something else in the names "
-            "of logs; give another folder with --runs-dir"
+            f"{folder}: contains {found[0]}, which has a meaning for SLURM in the names of logs; "
+            "give another folder with --runs-dir"
         )
     path = folder.resolve()
     fstype, mountpoint = mount_of(path)
@@ -43,7 +43,7 @@ def unusable(folder: Path, partition: str | None) -> str | None:
     if fstype in _IN_MEMORY:
         what = f"is in this machine's memory ({fstype})"
     elif local and local not in mountpoint.parents and not _SHARED.fullmatch(fstype):
-        what = f"is in {local}, which every machine has for itself"
+        what = f"is in {local}, which is local to each machine"
     else:
         return None
     hosts = {node.host for node in nodes_of(partition)}
@@ -51,9 +51,9 @@ def unusable(folder: Path, partition: str | None) -> str | None:
     if not others:
         return None
     return (
-        f"{folder}: {what}, where the nodes ({', '.join(others[:3])}{', ...' * (len(others) > 3)}) "
+        f"{folder}: {what}; the nodes ({', '.join(others[:3])}{', ...' * (len(others) > 3)}) "
         "cannot see it; give a folder that all of them share with --runs-dir or $MLPSUBMIT_RUNS "
-        "(mlpsubmit doctor tries it out)"
+        "(mlpsubmit doctor checks it)"
     )
 
 

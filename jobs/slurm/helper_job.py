@@ -20,7 +20,7 @@ from mlpsubmit.slurm_templates import Template
 
 __all__ = ["exit_on_signals", "last_lines", "no_result", "run_helper_job", "scratch_dir"]
 
-#: Seconds after which a network file system shows here what a node wrote.
+#: Seconds until files that a node wrote to a network file system are visible here.
 LAG_SECONDS = 5.0
 
 #: Seconds between two queries of the queue: at first, and at most.
@@ -120,16 +120,17 @@ def last_lines(folder: Path) -> str:
 
 @contextlib.contextmanager
 def scratch_dir(parent: Path, prefix: str) -> Iterator[Path]:
-    """Make a folder for the duration, and remove it at the end."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    try:
-        yield folder
-    finally:
-        # A job that is being cancelled may still write to it.
-        end = time.monotonic() + LAG_SECONDS
-        while folder.exists() and time.monotonic() < end:
-            shutil.rmtree(folder, ignore_errors=True)
-            time.sleep(0.1 if folder.exists() else 0)
+    """Make a temporary folder; remove it at the end, and if a signal ends this process."""
+    with exit_on_signals():
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            yield folder
+        finally:
+            # A job that is being cancelled may still write to it.
+            end = time.monotonic() + LAG_SECONDS
+            while folder.exists() and time.monotonic() < end:
+                shutil.rmtree(folder, ignore_errors=True)
+                time.sleep(0.1 if folder.exists() else 0)
 
 
 @contextlib.contextmanager

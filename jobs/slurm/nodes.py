@@ -101,8 +101,8 @@ def resource_errors(template: Template) -> list[str]:
     if template.minutes and len(limits) == len(nodes) and template.minutes > max(limits):
         errors.append(
             f"--time: got {template.time}; the limit of {where} is "
-            f"{time_limit.normalised(max(limits))}; ask for less, as a task that does not come to "
-            "an end is queued again, or give another --partition"
+            f"{time_limit.normalised(max(limits))}; request less, since a task that does "
+            "not finish is requeued, or give another --partition"
         )
     return [message for message in errors if message]
 

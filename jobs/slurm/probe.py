@@ -1,4 +1,4 @@
-"""A small job that checks what a node sees of a folder: the last check of ``mlpsubmit doctor``.
+"""A small job that checks whether a node sees a folder: the last check of ``mlpsubmit doctor``.
 
 The job runs this file: ``python -m mlpsubmit.jobs.slurm.probe FOLDER``.
 """
@@ -16,13 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit import files
-from mlpsubmit.jobs.slurm.helper_job import (
-    exit_on_signals,
-    last_lines,
-    no_result,
-    run_helper_job,
-    scratch_dir,
-)
+from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_job, scratch_dir
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.slurm_templates import Template
 
@@ -42,7 +36,7 @@ _REPORT = "report.json"
 
 
 def run_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
-    """Check what a node sees of a folder; leave nothing behind, however this process ends.
+    """Check whether a node sees a folder; leave nothing behind, however this process ends.
 
     Args:
         parent: where runs are kept, or a folder above that.
@@ -50,7 +44,7 @@ def run_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
         seconds: how long to wait for the job.
     """
     token = secrets.token_hex(16)
-    with exit_on_signals(), scratch_dir(parent, ".doctor-") as folder:
+    with scratch_dir(parent, ".doctor-") as folder:
         files.publish(folder / _TOKEN, token.encode())
         begun = time.monotonic()
         helper, report_file = template.for_helper(MINUTES, MEMORY), folder / _REPORT
@@ -96,7 +90,7 @@ def missing_report(job: JobState | None, folder: Path, seconds: float) -> CheckR
 
 
 def main(folder: Path) -> None:
-    """Report what this node sees of a folder, in a file there."""
+    """Write a report on a folder to a file in it, as this node sees it."""
     try:
         seen = (folder / _TOKEN).read_text()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The states of jobs: of those in the queue from squeue, of those that have left it from sacct."""
+"""The states of jobs: from squeue while they are in the queue, from sacct afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENDED = frozenset(
 )
 
 _SEPARATOR = "|"
-#: Array job, index in it, state, nodes, reason, and last the name, which may hold anything.
+#: Array job, index in it, state, nodes, reason, and last the name, which may contain separators.
 _SQUEUE = "%F|%K|%T|%N|%r|%j"
 _SACCT = ("JobID", "State", "ExitCode", "MaxRSS", "ReqMem", "Timelimit", "NodeList")
 
@@ -34,7 +34,7 @@ class JobState:
         state: SLURM's state, such as ``PENDING``.
         reason: why it is pending, or why it ended.
         node: where it runs or ran.
-        memory: for a job killed for its memory, how much it used and requested.
+        memory: how much it used and requested, if it was killed for that.
     """
 
     id: str
@@ -123,8 +123,8 @@ def sacct_records(arrays: Sequence[str], since: float) -> dict[str, JobState]:
         if name == "TIMEOUT":
             reason = f"its time limit was {limit}"
         if name == "OUT_OF_MEMORY":
-            used, asked = peak.get(job, 0) >> 10, requested.rstrip("nc")
-            memory = f"it used {used}M at least and had asked for {asked}"
+            used, limit = peak.get(job, 0) >> 10, requested.rstrip("nc")
+            memory = f"it used {used}M at least and had requested {limit}"
         array, _, indices = job.partition("_")
         for id in _job_ids(array, indices):
             jobs[id] = JobState(id, name, reason, node, memory)

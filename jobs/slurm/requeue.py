@@ -1,4 +1,4 @@
-"""An interrupted array task puts itself back into the queue."""
+"""How an interrupted array task requeues itself."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def unless_cancelled(job: str) -> None:
 
 
 def _requeue(job: str) -> None:
-    """Put a job back into the queue; this ends the job, and may kill the command with it."""
+    """Requeue a job; this ends the job, and may kill the command with it."""
     result = run("scontrol", "requeue", job)
     if result.returncode > 0:
         raise SlurmUnavailable(f"scontrol: {'; '.join(error_lines(result.stderr))}")

@@ -1,4 +1,4 @@
-"""Submitting scripts with sbatch, so that it is always known whether the cluster has the job."""
+"""Submission with sbatch, such that no job is lost or submitted twice."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def _find(name: str, why: str) -> str:
 
 
 def overriding_variables(script: str) -> set[str]:
-    """Return the environment variables that sbatch would prefer over a script's own options."""
+    """Return the environment variables that would override a script's options."""
     names = set(re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE))
     for group in _RELATED:
         names |= group if names & group else set()

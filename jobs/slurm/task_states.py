@@ -1,5 +1,4 @@
-"""The states of a SLURM submission's tasks: from their heartbeats, and from the scheduler where
-those do not decide."""
+"""The states of a SLURM submission's tasks, from their heartbeats or else from the scheduler."""
 
 from __future__ import annotations
 
@@ -107,7 +106,7 @@ def _explained(task: TaskStatus, job: JobState | None) -> TaskStatus:
     ran = job is not None and job.state in ("FAILED", "COMPLETED")
     if ran and not task.heartbeat and task.log is not None and not task.log.exists():
         hint = "its node cannot see the run's folder, or cannot write there"
-        return replace(task, why=f"{hint} (mlpsubmit doctor tries it out); {task.why}")
+        return replace(task, why=f"{hint} (mlpsubmit doctor checks it); {task.why}")
     kill = memory_kill(job, task.last_lines())
     return task if kill is None else replace(task, why=kill)
 
@@ -175,7 +174,7 @@ def _job_names(intent: Mapping[str, Any]) -> tuple[str, ...]:
 def _unreachable_reason(user: int, cluster: str | None) -> str:
     """Return why this machine's scheduler may not list the jobs of a user; empty if it must."""
     if user != os.getuid():
-        return "the run is another user's, whose jobs it may hide"
+        return "the run belongs to another user, and the cluster may hide other users' jobs"
     try:
         here = settings().get("ClusterName")
     except SlurmUnavailable as error:

@@ -346,7 +346,7 @@ def test_errors_in_a_key(text: str, message: str, errors_of: Callable[[str], lis
         ),
         (
             'gres = "tmp:1,gpu:2"',
-            "sbatch.gres: got 'tmp:1,gpu:2'; GPUs should be asked for by the template's own key "
+            "sbatch.gres: got 'tmp:1,gpu:2'; GPUs should be requested by the template's own key "
             "gpus, above [sbatch] (on the command line: --gpus)",
         ),
         ("x = 1", "sbatch.x: should be the long name of an sbatch option, such as exclude"),

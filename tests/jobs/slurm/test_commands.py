@@ -148,7 +148,7 @@ def test_accounting_records_have_reasons_and_memory(fake: Fake) -> None:
     )
     jobs = sacct_records(["12"], since=0)
     assert str(jobs["12_0"]) == (
-        "OUT_OF_MEMORY (it used 1556M at least and had asked for 1000M) on n2"
+        "OUT_OF_MEMORY (it used 1556M at least and had requested 1000M) on n2"
     )
     assert str(jobs["12_1"]) == "TIMEOUT (its time limit was 00:01:00) on n1"
     assert jobs["12_2"].state == "CANCELLED"
@@ -310,14 +310,12 @@ def test_a_folder_that_every_machine_has_for_itself(fake: Fake) -> None:
         "echo 'far2|far|4|4000|infinite|(null)'",
     )
     reason = filesystems.unusable(Path("/dev/shm/runs"), "far") or ""
-    assert "/dev/shm/runs: is in this machine's memory (tmpfs), where the nodes (far1, far2) " in (
-        reason
-    )
+    assert "/dev/shm/runs: is in this machine's memory (tmpfs); the nodes (far1, far2) " in (reason)
     assert "--runs-dir" in reason
     assert filesystems.unusable(Path("/dev/shm/runs"), None) is None  # the default is this machine
     assert filesystems.unusable(Path("/usr/share/runs"), "far") is None
-    assert "has a % in it" in str(filesystems.unusable(Path("/usr/share/50%"), None))
-    assert "is in /var/tmp, which every machine has" in str(
+    assert "contains %" in str(filesystems.unusable(Path("/usr/share/50%"), None))
+    assert "is in /var/tmp, which is local to each machine" in str(
         filesystems.unusable(Path("/var/tmp/runs"), "main,far")
     )
 
@@ -387,14 +385,14 @@ def test_a_kill_for_memory_is_known_by_log_or_state() -> None:
         "slurmstepd-n1: error: StepId=1.0 exceeded memory limit (2147483648 > 1073741824), being"
     )
     assert memory_kill(None, ["x", polled]) == (
-        "SLURM killed it for its memory: it used 2.00G where its limit was 1.00G; resume with "
+        "SLURM killed it for its memory: it used 2.00G, and its limit was 1.00G; resume with "
         "more: --mem"
     )
     kernel = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch."
     unknown = "the cluster has no accounting record of how much it used"
     assert unknown in (memory_kill(None, [kernel]) or "")
-    known = JobState("7_0", "OUT_OF_MEMORY", memory="it used 900M at least and had asked for 1G")
-    assert "it used 900M at least and had asked for 1G" in (memory_kill(known, [kernel]) or "")
+    known = JobState("7_0", "OUT_OF_MEMORY", memory="it used 900M at least and had requested 1G")
+    assert "it used 900M at least and had requested 1G" in (memory_kill(known, [kernel]) or "")
     assert memory_kill(JobState("7_0", "FAILED"), ["Traceback"]) is None
 
 
