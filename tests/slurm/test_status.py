@@ -126,7 +126,7 @@ def test_a_silent_scheduler_makes_nothing_fail(study: Any, tmp_path: Path) -> No
     assert "there is no squeue on the PATH); try again when that can be checked" in again.stderr
     stopped = study.cli("cancel", "silent", PATH=str(bare))
     assert stopped.returncode == 2
-    assert "tasks that start from now on end at once" in stopped.stderr
+    assert "tasks that start from now on will end at once" in stopped.stderr
 
     study.cluster.run("scontrol", "release", study.job(run))
     assert run.wait().state == "stopped"
