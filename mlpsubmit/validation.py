@@ -1,4 +1,4 @@
-"""pydantic's errors as messages for users: the name, what was got, what is valid."""
+"""pydantic's errors as messages for users: the name, the value, and what is valid."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def validation_errors(
     model: type[BaseModel],
     label: Callable[[str, Sequence[int | str]], str],
 ) -> list[str]:
-    """Return one message for each label that has errors, and for each line of a model's own error.
+    """Return a message for each label that has errors, and each line of the whole model's error.
 
     Args:
         model: the model that was validated; its fields have descriptions.
@@ -28,7 +28,7 @@ def validation_errors(
             continue
         field, *inside = entry["loc"]
         name = label(str(field), inside)
-        if inside[1:]:  # not the value at this position is wrong, but its name
+        if inside[1:]:  # the name at this position is wrong, not the value
             message = f"{name}: {text}"
         else:
             meaning = "" if inside else f" ({model.model_fields[str(field)].description})"

@@ -1,11 +1,10 @@
-"""Finding templates: in the user's folder, in the package, or a given file."""
+"""Templates by name, from the user's folder or the package, or by file."""
 
 from __future__ import annotations
 
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from mlpsubmit.errors import UserError, did_you_mean
 from mlpsubmit.slurm_templates.template import Template
@@ -16,8 +15,6 @@ else:
     import tomli as tomllib
 
 __all__ = ["find_template", "read_template", "template_paths", "user_folder"]
-
-DEFAULT = "default"
 
 
 def user_folder() -> Path:
@@ -45,7 +42,7 @@ def find_template(name_or_file: str | None = None) -> Template:
         UserError: if there is none, or its file cannot be read or is not TOML.
         SpecError: listing every error in it.
     """
-    wanted = DEFAULT if name_or_file is None else name_or_file
+    wanted = "default" if name_or_file is None else name_or_file
     paths = template_paths()
     if "/" in wanted or wanted.endswith(".toml"):
         path = Path(os.path.expanduser(wanted)).resolve()
@@ -68,13 +65,8 @@ def read_template(path: Path) -> Template:
         UserError: if the file cannot be read or is not TOML.
         SpecError: listing every error in it.
     """
-    return Template.from_table(_table(path), path)
-
-
-def _table(path: Path) -> dict[str, Any]:
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-        return table
+        table = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such template file") from None
     except IsADirectoryError:
@@ -87,3 +79,4 @@ def _table(path: Path) -> dict[str, Any]:
         ) from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UserError(f"{path}: is not TOML: {error}") from error
+    return Template.from_table(table, path)

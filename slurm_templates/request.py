@@ -26,13 +26,8 @@ class SlurmRequest:
     retries: int = 0
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no setting is given."""
-        return not self.options
-
-    @property
     def options(self) -> tuple[str, ...]:
-        """The command-line options of the settings that are given."""
+        """The command-line options of the settings that are given; empty for none."""
         named = [] if self.template is None else ["template"]
         tried = ["retries"] if self.retries else []
         return tuple(map(as_option, (*named, *self.changes, *tried)))

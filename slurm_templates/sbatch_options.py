@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from mlpsubmit.slurm_templates.values import word
 
-__all__ = ["KEY_OF", "option_name", "option_value", "spelling"]
+__all__ = ["KEY_OF", "option_name", "option_value", "spelling", "table"]
 
 #: Options that have a key of the template.
 KEY_OF = {
@@ -82,13 +84,11 @@ def option_name(name: str) -> str:
     """
     plain = spelling(name)
     key = KEY_OF.get(plain)
-    if key in _ONLY_IN_FILES:
-        raise ValueError(f"should be set by the template's own key {key}, above [sbatch]")
     if key:
-        option = "--" + key.replace("_", "-")
+        option = f" (on the command line: --{key.replace('_', '-')})"
         raise ValueError(
-            f"should be set by the template's own key {key}, above [sbatch] "
-            f"(on the command line: {option})"
+            f"should be set by the template's own key {key}, above [sbatch]"
+            f"{'' if key in _ONLY_IN_FILES else option}"
         )
     if plain in SET_HERE:
         raise ValueError("should be left out; mlpsubmit sets it itself")
@@ -110,3 +110,13 @@ def option_value(value: Any) -> str | bool:
     if not isinstance(value, str):
         raise ValueError("should be a string, an integer, true (a bare flag) or false (left out)")
     return word(value)
+
+
+def table(value: Any) -> dict[str, Any]:
+    """Return a dictionary of sbatch options, each given once; their values are not checked here."""
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise ValueError("should be a table of sbatch options, such as exclude = 'n3'")
+    twice = [name for name, count in Counter(map(spelling, value)).items() if count > 1]
+    if twice:
+        raise ValueError(f"should have each option once; keep one {', one '.join(sorted(twice))}")
+    return dict(value)

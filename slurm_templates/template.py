@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import tomli_w
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,15 +20,19 @@ from pydantic import (
 
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.slurm_templates import time_limit
-from mlpsubmit.slurm_templates.sbatch_options import KEY_OF, option_name, option_value, spelling
+from mlpsubmit.slurm_templates.sbatch_options import (
+    KEY_OF,
+    option_name,
+    option_value,
+    spelling,
+    table,
+)
 from mlpsubmit.slurm_templates.values import (
     count,
     gpus,
     line,
     lines,
     memory,
-    optional,
-    table,
     word,
 )
 from mlpsubmit.validation import validation_errors
@@ -41,47 +45,27 @@ NOTICE_SECONDS = 120
 #: The longest that sbatch accepts.
 _MOST_NOTICE = 65_535
 
-#: Options that apply to small jobs besides the tasks too.
+#: Options that apply to helper jobs as well as to tasks.
 _FOR_HELPERS = frozenset({"comment", "exclude", "nodelist", "reservation"})
 
 #: Options that replace the key mem: SLURM accepts one of the three.
 _MEMORY_OPTIONS = ("mem-per-cpu", "mem-per-gpu")
 
-Word = Annotated[str | None, PlainValidator(optional(word))]
+Word = Annotated[str, PlainValidator(word)]
 Line = Annotated[str, PlainValidator(line)]
-TimeLimit = Annotated[str | None, PlainValidator(optional(time_limit.normalised))]
+TimeLimit = Annotated[str, PlainValidator(time_limit.normalised)]
 Gpus = Annotated[int | str, PlainValidator(gpus)]
 Count = Annotated[int, PlainValidator(count(1))]
-Memory = Annotated[str | None, PlainValidator(optional(memory))]
-Parallel = Annotated[int | None, PlainValidator(optional(count(1)))]
-Notice = Annotated[int | None, PlainValidator(optional(count(1, _MOST_NOTICE)))]
-
-
-def _each_once(options: dict[str, Any]) -> dict[str, Any]:
-    names = [spelling(name) for name in options]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"should have each option once; keep one {', one '.join(twice)}")
-    return options
-
-
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not False}
-
-
-def _without(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    gone = set(names)
-    return {name: value for name, value in options.items() if name not in gone}
-
-
+Memory = Annotated[str, PlainValidator(memory)]
+Notice = Annotated[int, PlainValidator(count(1, _MOST_NOTICE))]
 Setup = Annotated[tuple[Line, ...], BeforeValidator(lines)]
 Options = Annotated[
     dict[
         Annotated[str, AfterValidator(option_name)],
         Annotated[str | bool, PlainValidator(option_value)],
     ],
-    BeforeValidator(lambda value: _each_once(table(value))),
-    AfterValidator(_given),
+    BeforeValidator(table),
+    AfterValidator(lambda options: {k: v for k, v in options.items() if v is not False}),
 ]
 
 
@@ -100,20 +84,24 @@ class Template(BaseModel):
     name: Line = _field("", "name of the template")
     path: Path | None = _field(None, "the file that it was read from")
     description: Line = _field("", "one line for the list of templates")
-    partition: Word = _field(None, "partition of the tasks; the cluster's default unless given")
-    account: Word = _field(None, "account that is charged; your default unless given")
-    qos: Word = _field(None, "quality of service")
-    constraint: Word = _field(None, "features that a node should have")
-    time: TimeLimit = _field(None, "time limit of a task; the partition's default unless given")
+    partition: Word | None = _field(
+        None, "partition of the tasks; the cluster's default unless given"
+    )
+    account: Word | None = _field(None, "account that is charged; your default unless given")
+    qos: Word | None = _field(None, "quality of service")
+    constraint: Word | None = _field(None, "features that a node should have")
+    time: TimeLimit | None = _field(
+        None, "time limit of a task; the partition's default unless given"
+    )
     gpus: Gpus = _field(1, "GPUs of a task")
     cpus: Count = _field(4, "CPU cores of a task")
-    mem: Memory = _field(None, "RAM of a task; the partition's default unless given")
-    max_parallel: Parallel = _field(None, "tasks that run at once, at most")
-    notice: Notice = _field(
+    mem: Memory | None = _field(None, "RAM of a task; the partition's default unless given")
+    max_parallel: Count | None = _field(None, "tasks that run at once, at most")
+    notice: Notice | None = _field(
         None, "seconds before the time limit at which a task saves its state; chosen unless given"
     )
     setup: Setup = _field((), "shell commands that run before Python")
-    helper_partition: Word = _field(
+    helper_partition: Word | None = _field(
         None, "partition of small jobs without a GPU; that of the tasks unless given"
     )
     sbatch: Options = _field({}, "further options of sbatch")
@@ -132,7 +120,7 @@ class Template(BaseModel):
             errors.append(f"got {' and '.join(double)}, which exclude each other; keep one")
         if "gpu" in str(self.sbatch.get("gres", "")).replace(":", ",").split(","):
             errors.append(
-                f"sbatch.gres: got {self.sbatch['gres']!r}; GPUs should be asked for by the "
+                f"sbatch.gres: got {self.sbatch['gres']!r}; GPUs should be requested by the "
                 "template's own key gpus, above [sbatch] (on the command line: --gpus)"
             )
         if errors:
@@ -151,12 +139,12 @@ class Template(BaseModel):
 
     @property
     def gpu_count(self) -> int:
-        """How many GPUs a task gets, of whichever type."""
+        """The number of GPUs of a task, of any type."""
         return self.gpus if isinstance(self.gpus, int) else int(self.gpus.rpartition(":")[2])
 
     @property
     def gpu_type(self) -> str:
-        """Which type of GPU a task gets; empty for any."""
+        """The type of a task's GPUs; empty for any."""
         return "" if isinstance(self.gpus, int) else self.gpus.rpartition(":")[0]
 
     @property
@@ -168,7 +156,7 @@ class Template(BaseModel):
 
     @property
     def notice_seconds(self) -> int:
-        """Seconds before its time limit at which a task is signalled to save, given or chosen."""
+        """Seconds before its time limit at which a task is signalled to save."""
         if self.notice is not None:
             return self.notice
         limit = self._limit_seconds
@@ -180,10 +168,11 @@ class Template(BaseModel):
         Of the further options of sbatch it keeps those that restrict where a job may run.
         """
         kept = {name: value for name, value in self.sbatch.items() if name in _FOR_HELPERS}
-        elsewhere = self.partition_of_helpers != self.partition  # other features, other rules
+        partition = self.helper_partition or self.partition
+        elsewhere = partition != self.partition  # other features, other rules
         return self.model_copy(
             update={
-                "partition": self.partition_of_helpers,
+                "partition": partition,
                 "qos": None if elsewhere else self.qos,
                 "constraint": None if elsewhere else self.constraint,
                 "gpus": 0,
@@ -195,11 +184,6 @@ class Template(BaseModel):
             }
         )
 
-    @property
-    def partition_of_helpers(self) -> str | None:
-        """The partition of small jobs that need no GPU; None for the cluster's default."""
-        return self.partition if self.helper_partition is None else self.helper_partition
-
     @classmethod
     def from_table(cls, keys: Mapping[str, Any], path: Path) -> Template:
         """Build the template of a TOML file.
@@ -207,8 +191,7 @@ class Template(BaseModel):
         Raises:
             SpecError: listing every unknown key and every bad value.
         """
-        ours = {"name": path.stem, "path": path}
-        return _build(keys, ours, where=str(path), spelt=lambda key: key)
+        return _build(keys, {"name": path.stem, "path": path}, path)
 
     def overridden(self, **changes: Any) -> Template:
         """Return the template with other values, as the command line gives them.
@@ -219,7 +202,7 @@ class Template(BaseModel):
         Raises:
             SpecError: listing every error, each by the option of the command line.
         """
-        mine = {key: getattr(self, key) for key in type(self).model_fields}
+        mine = dict(self)
         if changes.get("mem") is not None:
             mine["sbatch"] = _without(mine["sbatch"], _MEMORY_OPTIONS)
         options = changes.get("sbatch")
@@ -229,51 +212,31 @@ class Template(BaseModel):
                 mine["mem"] = None
             kept = _without(mine["sbatch"], map(spelling, map(str, options)))
             changes = {**changes, "sbatch": {**kept, **options}}
-        return _build(changes, mine, where="", spelt=as_option)
+        return _build(changes, mine)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields as JSON values."""
+        """Return all fields as JSON values, from which ``Template(**values)`` is equal."""
         return self.model_dump(mode="json")
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any], where: str = "") -> Template:
-        """Return the template from :meth:`to_json`.
-
-        Args:
-            values: its result.
-            where: the file they are from, for messages.
-
-        Raises:
-            SpecError: listing every error.
-        """
-        ours = {key: values[key] for key in ("name", "path") if key in values}
-        rest = {key: value for key, value in values.items() if key not in ours}
-        return _build(rest, ours, where=where, spelt=lambda key: key)
 
     def to_toml(self) -> str:
         """Return the keys as a TOML file; those that are not set are comments."""
-        fields = type(self).model_fields
-        written = []
+        text = ""
         for key in KEYS[:-1]:
             value = getattr(self, key)
-            unset = value is None or value == ()
-            text = f"# {key}: {fields[key].description}" if unset else f"{key} = {_literal(value)}"
-            written.append(text)
-        if self.sbatch:
-            written += ["", "[sbatch]"]
-            written += [f"{name} = {_literal(value)}" for name, value in self.sbatch.items()]
-        return "\n".join(written) + "\n"
+            if value is None or value == ():
+                text += f"# {key}: {type(self).model_fields[key].description}\n"
+            else:
+                text += tomli_w.dumps({key: value})
+        return text + ("\n" + tomli_w.dumps({"sbatch": self.sbatch}) if self.sbatch else "")
+
+
+def _without(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    gone = set(names)
+    return {name: value for name, value in options.items() if name not in gone}
 
 
 #: The keys that a template's file may hold, ``sbatch`` last.
 KEYS = tuple(key for key in Template.model_fields if key not in ("name", "path"))
-
-
-def _literal(value: Any) -> str:
-    """Return a value as TOML; JSON writes strings, numbers and booleans the same way."""
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_literal, value))}]"
-    return json.dumps(value, ensure_ascii=False)
 
 
 def as_option(key: str) -> str:
@@ -282,13 +245,18 @@ def as_option(key: str) -> str:
 
 
 def _build(
-    keys: Mapping[str, Any], ours: Mapping[str, Any], where: str, spelt: Callable[[str], str]
+    keys: Mapping[str, Any], others: Mapping[str, Any], path: Path | None = None
 ) -> Template:
-    """Build a template from keys that a user gave and values that come from elsewhere."""
-    errors = [_unknown(key, spelt) for key in keys if key not in KEYS]
+    """Build a template from keys that a user gave, in a file or as options, and other values."""
+
+    def spelt(key: str) -> str:
+        return key if path else as_option(key)
+
+    where = str(path) if path else ""
+    errors = [f"{spelt(key)}: {_no_such_key(key)}" for key in keys if key not in KEYS]
     known = {key: value for key, value in keys.items() if key in KEYS}
     try:
-        template = Template(**{**ours, **known})
+        template = Template(**{**others, **known})
     except ValidationError as error:
         named = validation_errors(error, Template, lambda key, inside: _label(spelt(key), inside))
         raise SpecError(errors + named, where) from None
@@ -297,11 +265,11 @@ def _build(
     return template
 
 
-def _unknown(key: str, spelt: Callable[[str], str]) -> str:
+def _no_such_key(key: str) -> str:
     meant = KEY_OF.get(key.replace("_", "-"))
     hint = f" (did you mean {meant!r}?)" if meant else did_you_mean(key, KEYS)
     valid = f"; valid are {', '.join(KEYS)}; further options of sbatch go into [sbatch]"
-    return f"{spelt(key)}: no such key{hint or valid}"
+    return f"no such key{hint or valid}"
 
 
 def _label(key: str, inside: Sequence[int | str]) -> str:

@@ -18,7 +18,7 @@ _WITH_DAYS = re.compile(r"(?P<d>\d{1,9})-(?P<h>\d{1,9})(:(?P<m>\d{1,9})(:(?P<s>\
 _WITHOUT_DAYS = re.compile(r"((?P<h>\d{1,9}):(?=\d+:))?(?P<m>\d{1,9})(:(?P<s>\d{1,9}))?", re.A)
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
-#: What people write instead, such as 4h, 30min, 2 days.
+#: Notations that SLURM does not accept, such as 4h, 30min, 2 days.
 _WITH_UNIT = re.compile(r"(?P<count>\d{1,9}) *(?P<unit>[dhms])[a-z]*", re.A | re.I)
 
 _VALID = (
@@ -41,10 +41,9 @@ def normalised(value: Any) -> str:
     text = str(value).strip()
     if text.upper() in (UNLIMITED, "INFINITE"):
         return UNLIMITED
-    parts = _WITH_DAYS.fullmatch(text) or _WITHOUT_DAYS.fullmatch(text)
-    if parts is None:
+    seconds = _sum(text)
+    if seconds is None:
         raise ValueError(_VALID + _try(text))
-    seconds = sum(int(count) * _SECONDS[unit] for unit, count in parts.groupdict("0").items())
     if seconds > _MOST_SECONDS:
         days = _MOST_SECONDS // _SECONDS["d"]
         raise ValueError(f"should be at most {days} days, the most that SLURM can store")
@@ -53,11 +52,15 @@ def normalised(value: Any) -> str:
 
 def seconds_of(limit: str) -> int | None:
     """Return the seconds of a normalised limit, or None for ``UNLIMITED``."""
-    if limit == UNLIMITED:
+    return None if limit == UNLIMITED else _sum(limit)
+
+
+def _sum(text: str) -> int | None:
+    """Return the seconds of a limit that is not a name, or None for another text."""
+    parts = _WITH_DAYS.fullmatch(text) or _WITHOUT_DAYS.fullmatch(text)
+    if parts is None:
         return None
-    days, _, clock = limit.rpartition("-")
-    hours, minutes, seconds = map(int, clock.split(":"))
-    return int(days or 0) * 86_400 + hours * 3_600 + minutes * 60 + seconds
+    return sum(int(count) * _SECONDS[unit] for unit, count in parts.groupdict("0").items())
 
 
 def _text(seconds: int) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-__all__ = ["count", "gpus", "line", "lines", "memory", "optional", "table", "word"]
+__all__ = ["count", "gpus", "line", "lines", "memory", "word"]
 
-#: Longer numbers are no sensible count, and Python does not convert the longest.
+#: Longer numbers are no sensible count, and Python refuses to convert the longest.
 _DIGITS = re.compile(r"\d{1,9}", re.A)
 _TYPED_GPUS = re.compile(r"(?P<type>[a-z0-9][a-z0-9_.-]*):(?P<count>[1-9]\d{0,8})", re.A | re.I)
 _MEMORY = re.compile(r"(?P<size>\d{1,9})(?P<unit>[KMGT]?)", re.A | re.I)
@@ -47,21 +47,18 @@ def gpus(value: Any) -> int | str:
         return number
     text = value.strip() if isinstance(value, str) else ""
     wanted = text.removeprefix("gpu:")  # as --gres would have it
-    typed = _TYPED_GPUS.fullmatch(wanted)
-    if typed and wanted == text:
+    if wanted == text and _TYPED_GPUS.fullmatch(text):
         return text
     valid = "should be an integer >= 0, or 'type:count' such as 'a100:1'"
-    if typed or _DIGITS.fullmatch(wanted):
-        raise ValueError(f"{valid}; try {wanted!r}")
-    if _TYPED_GPUS.fullmatch(f"{wanted}:1"):
-        raise ValueError(f"{valid}; try {wanted + ':1'!r}")
+    for tried in (wanted, f"{wanted}:1"):
+        if _DIGITS.fullmatch(tried) or _TYPED_GPUS.fullmatch(tried):
+            raise ValueError(f"{valid}; try {tried!r}")
     raise ValueError(valid)
 
 
 def memory(value: Any) -> str:
     """Return memory as a number with a unit, by default megabytes; 0 is all of a node."""
-    number = _integer(value)
-    text = str(number) if number is not None else value.strip() if isinstance(value, str) else ""
+    text = str(value).strip()
     valid = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
     size = _MEMORY.fullmatch(text)
     if size is None:
@@ -72,17 +69,17 @@ def memory(value: Any) -> str:
     return f"{int(size['size'])}{size['unit'].upper() or 'M'}"
 
 
-def _is_line(value: Any, besides: str = "") -> bool:
-    return isinstance(value, str) and not any(
+def _on_one_line(value: Any, besides: str = "") -> str:
+    if not isinstance(value, str) or any(
         unicodedata.category(letter) in _UNPRINTABLE for letter in value if letter not in besides
-    )
+    ):
+        raise ValueError("should be a string on one line, without control characters")
+    return value
 
 
 def word(value: Any) -> str:
     """Return text that can be the value of an sbatch option: not empty, on one line."""
-    if not _is_line(value):
-        raise ValueError("should be a string on one line, without control characters")
-    text: str = value.strip()
+    text = _on_one_line(value).strip()
     if not text:
         raise ValueError("should not be empty; leave it out for the cluster's default")
     return text
@@ -90,9 +87,7 @@ def word(value: Any) -> str:
 
 def line(value: Any) -> str:
     """Return one line of text, which may be empty."""
-    if not _is_line(value, besides="\t"):
-        raise ValueError("should be a string on one line, without control characters")
-    return str(value)
+    return _on_one_line(value, besides="\t")
 
 
 def lines(value: Any) -> Any:
@@ -100,15 +95,3 @@ def lines(value: Any) -> Any:
     if not isinstance(value, (list, tuple)):
         raise ValueError('should be a list of shell commands, such as ["module load cuda"]')
     return value
-
-
-def table(value: Any) -> Any:
-    """Return a dictionary of sbatch options; they are not checked here."""
-    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
-        raise ValueError("should be a table of sbatch options, such as exclude = 'n3'")
-    return dict(value)
-
-
-def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a check that lets None through."""
-    return lambda value: None if value is None else check(value)

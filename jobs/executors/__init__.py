@@ -81,7 +81,7 @@ def choose(
     check_name(name)
     if name == "auto":
         name = "slurm" if configured() else "local"
-    if name != "slurm" and not slurm.is_empty:
+    if name != "slurm" and slurm.options:
         raise UserError(
             f"--executor {name}: {', '.join(slurm.options)} are for SLURM; leave them out"
             + ("" if configured() else " (this machine has no sbatch configured for a cluster)")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,12 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.gpus import memory_of_type
-from mlpsubmit.jobs.slurm import filesystems
+from mlpsubmit.jobs.slurm import filesystems, sbatch
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, settings
-from mlpsubmit.jobs.slurm.helper_job import HelperJob, exit_on_signals, last_lines, scratch_dir
+from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_job, scratch_dir
 from mlpsubmit.jobs.slurm.nodes import resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState
-from mlpsubmit.jobs.slurm.sbatch import Sbatch, cancel
 from mlpsubmit.jobs.slurm.script import retry_script, script
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.throughput import calibrate
@@ -95,19 +93,14 @@ class SlurmExecutor(Executor):
 
     def arrays(self, submission: Submission) -> list[Array]:
         """Return the job arrays of a submission."""
-        names = [
-            job_name(submission.label, submission.number, part)
-            for part in range(-(-submission.tasks // self._largest_array))
-        ]
-        limit = self.template.max_parallel
-        return cut_arrays(names, submission.tasks, self._largest_array, limit)
+        return cut_arrays(submission, self._largest_array, self.template.max_parallel)
 
     def intent(self, submission: Submission) -> Mapping[str, Any]:
         """Return the arrays with their names, by which the jobs are found, and the template."""
         return {
-            "arrays": [array.to_json() for array in self.arrays(submission)],
+            "arrays": [asdict(array) for array in self.arrays(submission)],
             "retries": submission.retries,
-            "retry": _retry_name(submission) if submission.retries else None,
+            "retry": job_name(submission, "retry") if submission.retries else None,
             "template": self.template.to_json(),
             "tasks": self._tasks,
             "cluster": self._setting("ClusterName"),
@@ -127,9 +120,9 @@ class SlurmExecutor(Executor):
         if reason := filesystems.unusable(submission.path, self.template.partition):
             raise UserError(reason)
         array = self.arrays(submission)[0]
-        Sbatch(self.template).check(script(self.template, submission, array))
+        sbatch.check(self.template, script(self.template, submission, array))
         if submission.retries:
-            Sbatch(self._helper).check(self._retry_script(submission, after=[]))
+            sbatch.check(self._helper, retry_script(self._helper, submission, after=[]))
 
     def describe(self, submission: Submission) -> list[str]:
         """Return the first array's script, and an upper bound of the cost."""
@@ -141,7 +134,10 @@ class SlurmExecutor(Executor):
             )
         lines.append(script(self.template, submission, arrays[0]))
         if submission.retries:
-            lines += ["and when it has ended:", self._retry_script(submission, after=["ID"])]
+            lines += [
+                "and when it has ended:",
+                retry_script(self._helper, submission, after=["ID"]),
+            ]
         return lines
 
     def _cost_line(self, submission: Submission) -> str:
@@ -187,17 +183,16 @@ class SlurmExecutor(Executor):
         parent = next(path for path in submission.path.parents if path.exists())
         minutes = min(self.template.minutes or CALIBRATION_MINUTES, CALIBRATION_MINUTES)
         limit = {"time": time_limit.normalised(minutes), "notice": None}
-        with exit_on_signals(), scratch_dir(parent, ".calibrate-") as folder:
+        with scratch_dir(parent, ".calibrate-") as folder:
             write_order(folder)
-            result, job = HelperJob(
+            result, job = run_helper_job(
                 folder,
                 self.template.model_copy(update=limit),
-                f"mlpsubmit-calibrate.{secrets.token_hex(6)}",
-                calibrate.__name__,
-                f"{shlex.quote(str(folder))} 0",
                 calibrate.answer_file(folder, 0),
                 CALIBRATION_WAIT,
-            ).run()
+                calibrate.__name__,
+                "0",
+            )
             if result is None:
                 raise UserError(missing_result(job, last_lines(folder)))
         return [result]
@@ -205,9 +200,6 @@ class SlurmExecutor(Executor):
     @property
     def _helper(self) -> Template:
         return self.template.for_helper(RETRY_MINUTES, RETRY_MEMORY)
-
-    def _retry_script(self, submission: Submission, after: Sequence[str]) -> str:
-        return retry_script(self._helper, submission, _retry_name(submission), after)
 
     def submit(self, submission: Submission) -> Iterator[Job]:
         """Submit the arrays, and then the job that resumes what is missing afterwards."""
@@ -217,36 +209,24 @@ class SlurmExecutor(Executor):
                 after = [] if array.after is None else [ids[array.after]]
                 text = script(self.template, submission, array, after)
                 file = submission.folder / f"array.{number}.sh"
-                ids.append(Sbatch(self.template).submit(file, text, array.name))
+                ids.append(sbatch.submit(self.template, file, text, array.name))
                 yield Job(ids[-1], array.first, array.count, array=True)
             if submission.retries:
-                text = self._retry_script(submission, ids)
+                text = retry_script(self._helper, submission, ids)
                 file = submission.folder / "retry.sh"
-                retry = Sbatch(self._helper).submit(file, text, _retry_name(submission))
-                yield Job(retry, submission.tasks, 0, array=False)
+                retry = sbatch.submit(self._helper, file, text, job_name(submission, "retry"))
+                yield Job(retry, submission.tasks, count=0, array=False)
         except UserError:  # tasks that start all the same end at once
             with contextlib.suppress(SlurmUnavailable):
-                cancel(ids)
+                sbatch.cancel(ids)
             raise
-
-
-def _retry_name(submission: Submission) -> str:
-    return job_name(submission.label, submission.number, "retry")
 
 
 def missing_result(job: JobState | None, log: str) -> str:
     """Explain why a calibration job has no result, as far as known."""
-    waited = f"after {CALIBRATION_WAIT:.0f} s"
-    if job is None:
-        why = f"sbatch accepted its job, but squeue does not list it {waited}"
-    elif job.pending:
-        why = f"its job is still queued {waited} ({job.pending_reason})"
-    elif job.alive:
-        why = f"its job runs on {job.node}, but has not reported {waited}"
-    else:
-        why = f"its job reported no result: {job}" + (f"; its log ends:\n{log}\n" if log else "")
+    why = no_result(job, log, CALIBRATION_WAIT)
     if job is not None and job.state == "OUT_OF_MEMORY":
         hint = "give the tasks more memory (--mem)"
     else:
         hint = "try again when the cluster is less busy (mlpsubmit doctor shows what of it works)"
-    return f"--calibrate: {why.rstrip()}; nothing of it is left; leave --calibrate out, or {hint}"
+    return f"--calibrate: {why}; nothing of it is left; leave --calibrate out, or {hint}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+
+from mlpsubmit.jobs.submission import Submission
 
 __all__ = ["Array", "cut_arrays", "job_name"]
 
@@ -27,33 +27,28 @@ class Array:
     limit: int | None = None
     after: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the array as intent.json holds it."""
-        return asdict(self)
 
-
-def job_name(label: str, submission: int, part: str | int = 0) -> str:
+def job_name(submission: Submission, part: str | int = 0) -> str:
     """Return a job name that no other job has.
 
     Args:
-        label: the sweep's name and the run's id.
+        part: the number of an array, or another name that is unique in the submission.
     """
     tail = f".{part}" if part else ""
-    return f"{label}.{submission:03d}{tail}"
+    return f"{submission.label}.{submission.number:03d}{tail}"
 
 
-def cut_arrays(names: Sequence[str], tasks: int, largest: int, limit: int | None) -> list[Array]:
-    """Divide tasks into as few arrays as possible, of nearly equal size.
+def cut_arrays(submission: Submission, largest: int, limit: int | None) -> list[Array]:
+    """Divide the tasks of a submission into as few arrays as possible, of nearly equal size.
 
     The limit is divided among them. If it is smaller than the number of arrays, some arrays wait
     for others to end.
 
     Args:
-        names: the names of the arrays, at least as many as there will be.
-        tasks: the number of tasks.
         largest: the largest size of one array.
         limit: how many tasks of all arrays may run concurrently; None for no limit.
     """
+    tasks = submission.tasks
     count = -(-tasks // largest)
     chains = min(count, limit or count)  # of arrays that run one after another
     bounds = [tasks * number // count for number in range(count + 1)]
@@ -63,7 +58,7 @@ def cut_arrays(names: Sequence[str], tasks: int, largest: int, limit: int | None
     ]
     return [
         Array(
-            name=names[number],
+            name=job_name(submission, number),
             first=bounds[number],
             count=bounds[number + 1] - bounds[number],
             limit=limits[number % chains],

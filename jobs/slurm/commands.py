@@ -6,15 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
 
 __all__ = [
-    "CommandResult",
     "SlurmUnavailable",
     "configured",
     "environment",
-    "first_line",
+    "error_lines",
     "run",
     "run_checked",
     "settings",
@@ -33,18 +31,14 @@ class SlurmUnavailable(Exception):
     """A SLURM command that is missing, hangs, or cannot reach its controller."""
 
 
-@dataclass(frozen=True)
-class CommandResult:
-    """The exit code, standard output and standard error of a command."""
+def environment(unset: Collection[str] = ()) -> dict[str, str]:
+    """Return this process's environment without the variables of an enclosing allocation.
 
-    code: int
-    out: str
-    err: str
-
-
-def environment() -> dict[str, str]:
-    """Return this process's environment without the variables of an enclosing allocation."""
+    Args:
+        unset: further variables to leave out.
+    """
     kept = {k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_OF_SLURM)}
+    kept = {k: v for k, v in kept.items() if k not in unset}
     # Otherwise squeue truncates the list of an array's indices.
     return {**kept, "SLURM_BITSTR_LEN": "0"}
 
@@ -53,9 +47,9 @@ def run(
     *command: str,
     seconds: float = QUERY_SECONDS,
     keep_locks: bool = False,
-    unset: Iterable[str] = (),
-) -> CommandResult:
-    """Run a SLURM command and return its result, whatever its exit code.
+    unset: Collection[str] = (),
+) -> subprocess.CompletedProcess[str]:
+    """Run a SLURM command, and return its output and its exit code, whatever that is.
 
     Args:
         seconds: the timeout.
@@ -66,16 +60,15 @@ def run(
     Raises:
         SlurmUnavailable: if the command does not exist or does not finish in time.
     """
-    hidden = set(unset)
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
             timeout=seconds,
-            env={k: v for k, v in environment().items() if k not in hidden},
+            env=environment(unset),
             close_fds=not keep_locks,
             check=False,
         )
@@ -85,7 +78,6 @@ def run(
         raise SlurmUnavailable(f"{command[0]} did not answer within {seconds:.0f} s") from None
     except OSError as error:
         raise SlurmUnavailable(f"{command[0]} cannot be run ({error.strerror})") from error
-    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 def run_checked(*command: str) -> str:
@@ -95,16 +87,16 @@ def run_checked(*command: str) -> str:
         SlurmUnavailable: if it fails for any reason.
     """
     result = run(*command)
-    if result.code != 0:
-        reason = first_line(result.err) or f"exit code {result.code}"
+    if result.returncode != 0:
+        reason, *_ = [*error_lines(result.stderr), f"exit code {result.returncode}"]
         raise SlurmUnavailable(f"{command[0]}: {reason}")
-    return result.out
+    return result.stdout
 
 
-def first_line(text: str) -> str:
-    """Return the first non-empty line, without the command's name in front."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return re.sub(r"^\w+: (error: |fatal: )?", "", lines[0]) if lines else ""
+def error_lines(stderr: str) -> list[str]:
+    """Return the lines of a command's error output, without the command's name in front."""
+    lines = (line.strip() for line in stderr.splitlines())
+    return [re.sub(r"^\w+: (error: |fatal: )?", "", line) for line in lines if line]
 
 
 def configured() -> bool:
@@ -118,7 +110,7 @@ def configured() -> bool:
     if file and not os.path.exists(file):
         return False  # SLURM's commands would retry for a minute
     try:
-        return run("sbatch", "--version").code == 0
+        return run("sbatch", "--version").returncode == 0
     except SlurmUnavailable:
         return True  # a cluster that distributes its configuration from a slow controller
 

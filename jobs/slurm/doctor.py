@@ -14,90 +14,68 @@ from mlpsubmit.jobs.slurm import filesystems
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked, settings
 from mlpsubmit.jobs.slurm.nodes import gpus_of, resource_errors
 from mlpsubmit.jobs.slurm.probe import Check, CheckResult, run_probe
-from mlpsubmit.jobs.slurm.sbatch import Sbatch
+from mlpsubmit.jobs.slurm.sbatch import check
 from mlpsubmit.slurm_templates import SlurmRequest, Template
 
-__all__ = ["Check", "CheckResult", "Cluster", "expected_start", "partitions"]
+__all__ = ["cluster_checks", "expected_start", "partitions"]
 
 #: Partition, up or down, time limit, nodes, cores, memory, GPUs, preemption, state, features.
 _SINFO = "%P|%a|%l|%D|%c|%m|%G|%M|%T|%f"
 
 
-class Cluster:
-    """The checks of the cluster that this machine belongs to.
+def cluster_checks(
+    slurm: SlurmRequest, folder: Path, seconds: float
+) -> Iterator[tuple[str, Check]]:
+    """Yield each check of this machine's cluster with its name.
+
+    Checks that an earlier failure makes pointless are left out: if the controller is down, every
+    query takes seconds to fail.
 
     Args:
         slurm: the template to check, with changes.
         folder: where runs are kept, or the nearest existing folder above.
         seconds: how long to wait for a job; with 0 no job is submitted.
+
+    A check may raise SlurmUnavailable or UserError: then it has failed with that message.
     """
-
-    def __init__(self, slurm: SlurmRequest, folder: Path, seconds: float) -> None:
-        self._slurm = slurm
-        self._folder = folder
-        self._seconds = seconds
-        self._settings: Mapping[str, str] = {}
-        self._template: Template | None = None
-
-    def checks(self) -> Iterator[tuple[str, Check]]:
-        """Yield each check with its name, without those that an earlier failure makes pointless.
-
-        Each check must run before the next one is requested. If the controller is down, every query
-        takes seconds to fail.
-        """
-        yield "slurm", self._controller
-        yield "sacct", _accounting
-        if not self._settings:
-            return
-        yield "squeue", _failing(_queue)
-        yield "limits", lambda: _limits(self._settings)
-        yield "partitions", _failing(_partitions)
-        yield "template", _failing(self._resolve)
-        if self._template is not None:
-            template = self._template
-            yield "sbatch", _failing(lambda: _sbatch(template, self._folder))
-            yield "shared", lambda: _shared(self._folder, template.partition)
-            yield "nodes", _failing(lambda: self._nodes(template))
-
-    def _controller(self) -> CheckResult:
-        try:
-            self._settings = settings()
-        except SlurmUnavailable as error:
-            return False, f"the controller does not answer, so nothing can be run: {error}"
-        name, release = (self._settings.get(key, "?") for key in ("ClusterName", "SLURM_VERSION"))
-        return True, f"{release}, cluster {name}, its controller answers"
-
-    def _resolve(self) -> CheckResult:
-        """Find the template, and check that some node has its resources, as a launch does."""
-        self._template = self._slurm.resolve()
-        errors = resource_errors(self._template)
-        return not errors, "\n".join(
-            [f"{self._template.name}, from {self._template.path}", *errors]
-        )
-
-    def _nodes(self, template: Template) -> CheckResult:
-        if not self._seconds:
-            return None, "no job was submitted to find out what nodes can see (--timeout 0)"
-        return run_probe(self._folder, template, self._seconds)
-
-
-def _failing(check: Check) -> Check:
-    """Return a check that fails with the message of an error of SLURM's or the user's."""
-
-    def checked() -> CheckResult:
-        try:
-            return check()
-        except (SlurmUnavailable, UserError) as error:
-            return False, str(error)
-
-    return checked
+    config, down = {}, ""
+    try:
+        config = settings()
+    except SlurmUnavailable as error:
+        down = f"the controller does not answer, so nothing can be run: {error}"
+    yield "slurm", lambda: (False, down) if down else _controller(config)
+    yield "sacct", _accounting
+    if down:
+        return
+    yield "squeue", _queue
+    yield "limits", lambda: _limits(config)
+    yield "partitions", _partitions
+    try:
+        template = slurm.resolve()
+    except UserError as error:
+        invalid = str(error)
+        yield "template", lambda: (False, invalid)
+        return
+    yield "template", lambda: _resources(template)
+    yield "sbatch", lambda: _sbatch(template, folder)
+    yield "shared", lambda: _shared(folder, template.partition)
+    if seconds:
+        yield "nodes", lambda: run_probe(folder, template, seconds)
+    else:
+        text = "no job was submitted to find out what nodes can see (--timeout 0)"
+        yield "nodes", lambda: (None, text)
 
 
 # ---- the cluster's resources and limits --------------------------------------------------------
 
 
+def _controller(config: Mapping[str, str]) -> CheckResult:
+    name, release = (config.get(key, "?") for key in ("ClusterName", "SLURM_VERSION"))
+    return True, f"{release}, cluster {name}, its controller answers"
+
+
 def _accounting() -> CheckResult:
-    """Without accounting, the reason why a job ended is lost soon: no failure of the cluster."""
+    """Check sacct; without it, SLURM soon forgets why a job ended, which is no failure."""
     try:
         run_checked("sacct", "--noheader", "--format=JobID", "--starttime=now-1minute")
     except SlurmUnavailable as error:
@@ -143,18 +121,16 @@ def partitions(rows: str) -> str:
 
 def _partition(node_type: tuple[str, ...], states: Counter[str]) -> str:
     name, up, limit, cores, memory, gres, preemption, features = node_type
-    count = states.total()
-    parts = [
-        name.rstrip("*") + (" (the default)" if name.endswith("*") else ""),
-        up,
-        "no time limit" if limit == "infinite" else f"time limit {limit}",
-    ]
+    default = " (the default)" if name.endswith("*") else ""
+    time = "no time limit" if limit == "infinite" else f"time limit {limit}"
+    partition = f"{name.rstrip('*')}{default}, {up}, {time}"
+    if not states.total():
+        return f"{partition}: no nodes"
     nodes = ", ".join(f"{number} {state}" for state, number in sorted(states.items()) if number)
     has = [f"{cores} {'core' if cores == '1' else 'cores'}, {memory}M, {_gpus(gres)}"]
     has += [f"features {features}"] if features != "(null)" else []
     has += [f"preemption {preemption}"] if preemption not in ("OFF", "n/a", "") else []
-    text = f"{counted(count, 'node')} ({nodes}) of {'; '.join(has)}" if count else "no nodes"
-    return f"{', '.join(parts)}: {text}"
+    return f"{partition}: {counted(states.total(), 'node')} ({nodes}) of {'; '.join(has)}"
 
 
 def _gpus(gres: str) -> str:
@@ -165,6 +141,12 @@ def _gpus(gres: str) -> str:
 # ---- a task of the template --------------------------------------------------------------------
 
 
+def _resources(template: Template) -> CheckResult:
+    """Check that some node has the template's resources, as a launch does."""
+    errors = resource_errors(template)
+    return not errors, "\n".join([f"{template.name}, from {template.path}", *errors])
+
+
 def _sbatch(template: Template, folder: Path) -> CheckResult:
     """Check with sbatch a task as a launch would submit it."""
     from mlpsubmit.jobs.slurm.arrays import Array
@@ -173,7 +155,7 @@ def _sbatch(template: Template, folder: Path) -> CheckResult:
 
     task = Submission(folder, "doctor", number=0, tasks=1, threads=1)
     text = script(template, task, Array("mlpsubmit-doctor", first=0, count=1))
-    output = Sbatch(template).check(text)
+    output = check(template, text)
     if not output:
         return None, f"cannot check beforehand whether it accepts a task of {template.name}"
     return True, f"accepts a task of the template {template.name}{expected_start(output)}"

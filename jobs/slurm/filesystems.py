@@ -1,4 +1,4 @@
-"""Whether the nodes of a cluster can see a folder of this machine, as far as can be told here."""
+"""Checks, from this machine alone, whether a cluster's nodes can see a folder."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _SHARED = re.compile(
 
 
 def unusable(folder: Path, partition: str | None) -> str | None:
-    """Return why runs cannot be kept in a folder; None where that is not certain.
+    """Return why runs cannot be kept in a folder; None if that is not certain.
 
     The nodes of the partition must see it. A folder on a local disk of this machine may be exported
-    to them, so it is accepted here: ``doctor`` finds out with a job.
+    to them, so it is accepted here; ``doctor`` checks it with a job.
 
     Args:
         partition: one or several with commas between; None for the cluster's default.
     """
     if found := re.search(r"[%\\]", str(folder.absolute())):
         return (
-            f"{folder}: has a {found[0]} in it, which SLURM takes for something else in the names "
-            "of logs; give another folder with --runs-dir"
+            f"{folder}: contains {found[0]}, which has a meaning for SLURM in the names of logs; "
+            "give another folder with --runs-dir"
         )
     path = folder.resolve()
     fstype, mountpoint = mount_of(path)
@@ -43,7 +43,7 @@ def unusable(folder: Path, partition: str | None) -> str | None:
     if fstype in _IN_MEMORY:
         what = f"is in this machine's memory ({fstype})"
     elif local and local not in mountpoint.parents and not _SHARED.fullmatch(fstype):
-        what = f"is in {local}, which every machine has for itself"
+        what = f"is in {local}, which is local to each machine"
     else:
         return None
     hosts = {node.host for node in nodes_of(partition)}
@@ -51,18 +51,15 @@ def unusable(folder: Path, partition: str | None) -> str | None:
     if not others:
         return None
     return (
-        f"{folder}: {what}, where the nodes ({', '.join(others[:3])}{', ...' * (len(others) > 3)}) "
+        f"{folder}: {what}; the nodes ({', '.join(others[:3])}{', ...' * (len(others) > 3)}) "
         "cannot see it; give a folder that all of them share with --runs-dir or $MLPSUBMIT_RUNS "
-        "(mlpsubmit doctor tries it out)"
+        "(mlpsubmit doctor checks it)"
     )
 
 
 def mount_of(path: Path) -> tuple[str, Path]:
     """Return the type and the mount point of the file system that a path is on."""
-    found = ("", Path("/"))
-    for partition in psutil.disk_partitions(all=True):
-        point = Path(partition.mountpoint)
-        # Of two at the same point, the later hides the earlier.
-        if point in (path, *path.parents) and len(point.parts) >= len(found[1].parts):
-            found = (partition.fstype, point)
-    return found
+    mounts = [(mount.fstype, Path(mount.mountpoint)) for mount in psutil.disk_partitions(all=True)]
+    above = [mount for mount in mounts if path.is_relative_to(mount[1])]
+    # Of two at the same point, the later hides the earlier.
+    return max(reversed(above), key=lambda mount: len(mount[1].parts), default=("", Path("/")))

@@ -1,4 +1,4 @@
-"""A small job that writes a result, which is waited for; nothing of it is left behind."""
+"""A small job that writes a result, which this process waits for; it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -9,20 +9,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlpsubmit import files
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, first_line, run
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run
 from mlpsubmit.jobs.slurm.queue import JobState, Queue
-from mlpsubmit.jobs.slurm.rejections import is_outcome_unknown, rejection
-from mlpsubmit.jobs.slurm.sbatch import SUBMIT_SECONDS, overriding_variables
+from mlpsubmit.jobs.slurm.sbatch import SUBMIT_SECONDS, run_sbatch
 from mlpsubmit.slurm_templates import Template
 
-__all__ = ["HelperJob", "exit_on_signals", "last_lines", "scratch_dir"]
+__all__ = ["exit_on_signals", "last_lines", "no_result", "run_helper_job", "scratch_dir"]
 
-#: Seconds after which a network file system shows here what a node wrote.
+#: Seconds until files that a node wrote to a network file system are visible here.
 LAG_SECONDS = 5.0
 
 #: Seconds between two queries of the queue: at first, and at most.
@@ -30,83 +28,87 @@ _SHORTEST_INTERVAL = 0.5
 _LONGEST_INTERVAL = 5.0
 
 
-@dataclass(frozen=True)
-class HelperJob:
-    """One job that writes its result to a file.
+def run_helper_job(
+    folder: Path,
+    template: Template,
+    result_file: Path,
+    seconds: float,
+    module: str,
+    *arguments: str,
+) -> tuple[Mapping[str, Any] | None, JobState | None]:
+    """Submit a job, wait until it has a result or ends, and cancel it if it still runs.
 
-    Attributes:
-        folder: where its script and its log are written; the nodes should see it.
+    Args:
+        folder: where its script and its log are written; the nodes should see it. Its name is
+            unique, and so is the job name made from it.
         template: the resources that it requests.
-        name: its job name, which no other job has.
-        module: the module that it runs, as ``python -m`` does.
-        arguments: the module's arguments, as shell text.
         result_file: the file that it writes, as JSON.
         seconds: how long to wait for it.
+        module: the module that it runs, as ``python -m`` does, with the folder and the arguments.
+
+    Returns:
+        Its result, or None without one; and its last known state, or None without one.
+
+    Raises:
+        Rejected: if the cluster rejects the job.
+        SlurmUnavailable: if it is unknown whether the cluster has the job.
     """
+    from mlpsubmit.jobs.slurm.script import python_command, sbatch_text  # imports submitit
 
-    folder: Path
-    template: Template
-    name: str
-    module: str
-    arguments: str
-    result_file: Path
-    seconds: float
+    name = f"mlpsubmit{folder.name}"
+    script = sbatch_text(
+        template, folder, python_command(module, folder, *arguments), job_name=name
+    )
+    try:
+        run_sbatch(template, folder / "job.sh", script, seconds=SUBMIT_SECONDS)
+        return _wait(name, result_file, seconds)
+    finally:
+        # By name, since it may be queued although sbatch reported no id.
+        with contextlib.suppress(SlurmUnavailable):
+            run("scancel", f"--name={name}")
 
-    def run(self) -> tuple[Mapping[str, Any] | None, JobState | None]:
-        """Submit the job, wait until it has a result or ends, and cancel it if it still runs.
 
-        Returns:
-            Its result, or None without one; and its last known state, or None without one.
+def _wait(
+    name: str, result_file: Path, seconds: float
+) -> tuple[Mapping[str, Any] | None, JobState | None]:
+    end = time.monotonic() + seconds
+    interval = _SHORTEST_INTERVAL
+    job: JobState | None = None
+    while (result := _read_result(result_file)) is None and time.monotonic() < end:
+        queue = Queue.query([name])
+        job = next((queue.jobs[id] for id in queue.ids.get(name, [])), job)
+        if job is not None and not job.alive:
+            end = min(end, time.monotonic() + LAG_SECONDS)
+        time.sleep(max(0.0, min(interval, end - time.monotonic())))
+        interval = min(interval * 1.5, _LONGEST_INTERVAL)
+    return result, job
 
-        Raises:
-            Rejected: if the cluster rejects the job.
-            SlurmUnavailable: if it is unknown whether the cluster has the job.
-        """
-        try:
-            self._submit()
-            return self._wait()
-        finally:
-            # By name, since it may be queued although sbatch reported no id.
-            with contextlib.suppress(SlurmUnavailable):
-                run("scancel", f"--name={self.name}")
 
-    def _submit(self) -> None:
-        from mlpsubmit.jobs.slurm.script import python_command, sbatch_text  # imports submitit
+def _read_result(file: Path) -> Mapping[str, Any] | None:
+    # A change made here makes a network file system refresh its view of the folder.
+    with tempfile.NamedTemporaryFile(dir=file.parent):
+        pass
+    try:
+        result: Mapping[str, Any] = files.read_json(file)
+    except FileNotFoundError:
+        return None
+    return result
 
-        command = python_command(self.module, self.arguments)
-        script = sbatch_text(self.template, self.folder, command, job_name=self.name)
-        file = self.folder / "job.sh"
-        file.write_text(script)
-        unset = overriding_variables(script)
-        result = run("sbatch", str(file), seconds=SUBMIT_SECONDS, unset=unset)
-        if result.code == 0:
-            return
-        if is_outcome_unknown(result):
-            raise SlurmUnavailable(f"sbatch: {first_line(result.err)}")
-        raise rejection(result, self.template.to_json(), self.template.name)
 
-    def _wait(self) -> tuple[Mapping[str, Any] | None, JobState | None]:
-        end = time.monotonic() + self.seconds
-        interval = _SHORTEST_INTERVAL
-        job: JobState | None = None
-        while (result := self._read_result()) is None and time.monotonic() < end:
-            queue = Queue.query([self.name])
-            job = next((queue.jobs[id] for id in queue.ids.get(self.name, [])), job)
-            if job is not None and not job.alive:
-                end = min(end, time.monotonic() + LAG_SECONDS)
-            time.sleep(max(0.0, min(interval, end - time.monotonic())))
-            interval = min(interval * 1.5, _LONGEST_INTERVAL)
-        return result, job
+def no_result(job: JobState | None, log: str, seconds: float) -> str:
+    """Explain why a job has no result after some seconds, as far as known.
 
-    def _read_result(self) -> Mapping[str, Any] | None:
-        # A change made here makes a network file system refresh its view of the folder.
-        with tempfile.NamedTemporaryFile(dir=self.folder):
-            pass
-        try:
-            result: Mapping[str, Any] = files.read_json(self.result_file)
-        except FileNotFoundError:
-            return None
-        return result
+    Args:
+        log: the last lines of its log.
+    """
+    waited = f"after {seconds:.0f} s"
+    if job is None:
+        return f"sbatch accepted a job, but squeue does not list it {waited}"
+    if job.pending:
+        return f"the job is still queued {waited} ({job.pending_reason})"
+    if job.alive:
+        return f"the job runs on {job.node}, but has not reported {waited}"
+    return f"the job reported no result: {job}" + (f"; its log ends:\n{log}" if log else "")
 
 
 def last_lines(folder: Path) -> str:
@@ -118,16 +120,17 @@ def last_lines(folder: Path) -> str:
 
 @contextlib.contextmanager
 def scratch_dir(parent: Path, prefix: str) -> Iterator[Path]:
-    """Make a folder for the duration, and remove it at the end."""
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    try:
-        yield folder
-    finally:
-        # A job that is being cancelled may still write to it.
-        end = time.monotonic() + LAG_SECONDS
-        while folder.exists() and time.monotonic() < end:
-            shutil.rmtree(folder, ignore_errors=True)
-            time.sleep(0.1 if folder.exists() else 0)
+    """Make a temporary folder; remove it at the end, and if a signal ends this process."""
+    with exit_on_signals():
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            yield folder
+        finally:
+            # A job that is being cancelled may still write to it.
+            end = time.monotonic() + LAG_SECONDS
+            while folder.exists() and time.monotonic() < end:
+                shutil.rmtree(folder, ignore_errors=True)
+                time.sleep(0.1 if folder.exists() else 0)
 
 
 @contextlib.contextmanager

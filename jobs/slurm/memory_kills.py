@@ -1,4 +1,4 @@
-"""Whether SLURM killed a task for its memory, and how much that was."""
+"""Detection of tasks that SLURM killed for their memory."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mlpsubmit.jobs.slurm.queue import JobState
 
 __all__ = ["memory_kill"]
 
-#: slurmstepd's line in a job's log where it polls the memory of processes, in bytes.
+#: slurmstepd's line in a job's log if it polls the memory of processes; in bytes.
 _POLLED = re.compile(r"exceeded memory limit \((\d+) > (\d+)\)")
 
-#: Its line where the kernel's control groups enforce the limit.
+#: Its line if the kernel's control groups enforce the limit.
 _BY_THE_KERNEL = re.compile(r"oom[-_]kill|out of memory handler", re.IGNORECASE)
 
 
@@ -27,7 +27,7 @@ def memory_kill(job: JobState | None, log: Sequence[str]) -> str | None:
     over = next((found for line in log if (found := _POLLED.search(line))), None)
     if over:
         used, limit = (_gigabytes(int(size)) for size in over.groups())
-        figures = f"it used {used} where its limit was {limit}"
+        figures = f"it used {used}, and its limit was {limit}"
     elif job is not None and job.state == "OUT_OF_MEMORY":
         figures = job.memory or figures
     elif not any(_BY_THE_KERNEL.search(line) for line in log):

@@ -29,7 +29,6 @@ class Node:
     """
 
     host: str
-    partition: str
     cores: int
     memory: int
     gpus: tuple[tuple[str, int], ...]
@@ -46,19 +45,15 @@ def nodes_of(partition: str | None) -> list[Node]:
         text = run_checked("sinfo", "--Node", "--noheader", f"--format={_FORMAT}")
     except SlurmUnavailable:
         return []
-    wanted = set(partition.split(",")) if partition else None
     found = []
     for line in text.splitlines():
         if line.count("|") != _FORMAT.count("|"):
-            continue  # a headline
+            continue  # a header
         host, name, cores, memory, limit, gres = line.strip().split("|")
         # The default partition is the one with a star.
-        if name.endswith("*") if wanted is None else name.rstrip("*") in wanted:
-            short, plain = host.partition(".")[0], name.rstrip("*")
-            minutes = _minutes(limit)
-            found.append(
-                Node(short, plain, _number(cores), _number(memory), gpus_of(gres), minutes)
-            )
+        if name.rstrip("*") in partition.split(",") if partition else name.endswith("*"):
+            counts = _number(cores), _number(memory)
+            found.append(Node(host.partition(".")[0], *counts, gpus_of(gres), _minutes(limit)))
     return found
 
 
@@ -100,14 +95,14 @@ def resource_errors(template: Template) -> list[str]:
     ]
     gpu_type = template.gpu_type
     of = f" {gpu_type} GPUs in {where}" if gpu_type else f" GPUs in {where}"
-    has = [_gpu_count(node, gpu_type) for node in nodes]
+    has = [sum(count for own, count in node.gpus if gpu_type in ("", own)) for node in nodes]
     errors.append(_beyond("gpus", template.gpu_count, has, of))
     limits = [node.minutes for node in nodes if node.minutes is not None]
     if template.minutes and len(limits) == len(nodes) and template.minutes > max(limits):
         errors.append(
             f"--time: got {template.time}; the limit of {where} is "
-            f"{time_limit.normalised(max(limits))}; ask for less, as a task that does not come to "
-            "an end is queued again, or give another --partition"
+            f"{time_limit.normalised(max(limits))}; request less, since a task that does "
+            "not finish is requeued, or give another --partition"
         )
     return [message for message in errors if message]
 
@@ -119,8 +114,3 @@ def _beyond(key: str, asked: int | None, has: Sequence[int], of: str, unit: str 
         return ""
     advice = "; to train without: --template cpu" if key == "gpus" else ""
     return f"--{key}: got {asked}{unit}; no node has more than {most}{of}{advice}"
-
-
-def _gpu_count(node: Node, gpu_type: str) -> int:
-    """Return the number of GPUs of a node, of one type or of any."""
-    return sum(count for own, count in node.gpus if not gpu_type or own == gpu_type)

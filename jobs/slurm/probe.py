@@ -1,13 +1,12 @@
-"""A small job that checks what a node sees of a folder: the last check of ``mlpsubmit doctor``.
+"""A small job that checks whether a node sees a folder: the last check of ``mlpsubmit doctor``.
 
-The job runs this file: ``python -m mlpsubmit.jobs.slurm.probe FOLDER TOKEN``.
+The job runs this file: ``python -m mlpsubmit.jobs.slurm.probe FOLDER``.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import shlex
 import socket
 import sys
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit import files
-from mlpsubmit.jobs.slurm.helper_job import HelperJob, exit_on_signals, last_lines, scratch_dir
+from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_job, scratch_dir
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.slurm_templates import Template
 
@@ -37,7 +36,7 @@ _REPORT = "report.json"
 
 
 def run_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
-    """Check what a node sees of a folder; leave nothing behind, however this process ends.
+    """Check whether a node sees a folder; leave nothing behind, however this process ends.
 
     Args:
         parent: where runs are kept, or a folder above that.
@@ -45,18 +44,11 @@ def run_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
         seconds: how long to wait for the job.
     """
     token = secrets.token_hex(16)
-    with exit_on_signals(), scratch_dir(parent, ".doctor-") as folder:
+    with scratch_dir(parent, ".doctor-") as folder:
         files.publish(folder / _TOKEN, token.encode())
         begun = time.monotonic()
-        report, job = HelperJob(
-            folder,
-            template.for_helper(MINUTES, MEMORY),
-            f"mlpsubmit-doctor.{token[:12]}",
-            __name__,
-            f"{shlex.quote(str(folder))} {token}",
-            folder / _REPORT,
-            seconds,
-        ).run()
+        helper, report_file = template.for_helper(MINUTES, MEMORY), folder / _REPORT
+        report, job = run_helper_job(folder, helper, report_file, seconds, __name__)
         if report is None:
             return missing_report(job, folder, seconds)
         return check_report(report, token, folder, time.monotonic() - begun)
@@ -78,31 +70,27 @@ def check_report(
 
 def missing_report(job: JobState | None, folder: Path, seconds: float) -> CheckResult:
     """Explain why a job has not written a report within some seconds, as far as known."""
-    waited = f"after {seconds:.0f} s"
+    log = last_lines(folder)
+    text = no_result(job, log, seconds)
     if job is None:
-        return False, f"sbatch accepted a job, but squeue does not list it {waited}"
-    if "launch" in job.reason.lower() and job.pending:
+        return False, text
+    if job.pending and "launch" in job.reason.lower():
         return False, f"SLURM cannot start a job: {job}"
     if job.pending:
-        reason = job.pending_reason
-        return None, f"still queued {waited} ({reason}); to wait longer: --timeout SECONDS"
-    if job.alive:
-        return None, f"a job runs on {job.node}, but has not reported {waited}"
-    if log := last_lines(folder):
-        return False, f"the job failed: {job}; its log ends:\n{log}"
-    if job.state in ("FAILED", "COMPLETED"):
+        return None, f"{text}; to wait longer: --timeout SECONDS"
+    if job.state in ("FAILED", "COMPLETED") and not log:
         return False, (
             f"node {job.node} cannot see {folder.parent} (SLURM reports {job}, and there is no "
             "log); keep runs on a file system that all nodes share (--runs-dir)"
         )
-    return False, f"the job did not run: {job}"
+    return (None if job.alive else False), text
 
 
 # ---- on the node -------------------------------------------------------------------------------
 
 
-def main(folder: Path, token: str) -> None:
-    """Report what this node sees of a folder, in a file there."""
+def main(folder: Path) -> None:
+    """Write a report on a folder to a file in it, as this node sees it."""
     try:
         seen = (folder / _TOKEN).read_text()
     except OSError as error:
@@ -117,4 +105,4 @@ def main(folder: Path, token: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]))

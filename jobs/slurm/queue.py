@@ -1,4 +1,4 @@
-"""The states of jobs: of those in the queue from squeue, of those that have left it from sacct."""
+"""The states of jobs: from squeue while they are in the queue, from sacct afterwards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked
 
-__all__ = ["JobState", "Queue", "SacctRecords", "array_indices"]
+__all__ = ["JobState", "Queue", "array_indices", "sacct_records"]
 
 #: States of jobs that have ended for good; in any other state a job may still run.
 _ENDED = frozenset(
@@ -18,8 +18,8 @@ _ENDED = frozenset(
 )
 
 _SEPARATOR = "|"
-#: Array job, index in it, state, nodes, reason, and last the name, which may hold anything.
-_SQUEUE = _SEPARATOR.join(("%F", "%K", "%T", "%N", "%r", "%j"))
+#: Array job, index in it, state, nodes, reason, and last the name, which may contain separators.
+_SQUEUE = "%F|%K|%T|%N|%r|%j"
 _SACCT = ("JobID", "State", "ExitCode", "MaxRSS", "ReqMem", "Timelimit", "NodeList")
 
 _DAY = 24 * 3600
@@ -34,7 +34,7 @@ class JobState:
         state: SLURM's state, such as ``PENDING``.
         reason: why it is pending, or why it ended.
         node: where it runs or ran.
-        memory: for a job killed for its memory, how much it used and requested.
+        memory: how much it used and requested, if it was killed for that.
     """
 
     id: str
@@ -56,11 +56,10 @@ class JobState:
     @property
     def pending_reason(self) -> str:
         """Why it is queued, for people."""
-        return self.reason if self.reason not in ("", "None") else "no reason given yet"
+        return self.reason or "no reason given yet"
 
     def __str__(self) -> str:
-        reason = self.reason if self.reason not in ("", "None", "0:0") else ""
-        details = self.memory or reason
+        details = self.memory or self.reason
         text = f"{self.state} ({details})" if details else self.state
         return f"{text} on {self.node}" if self.node and not self.pending else text
 
@@ -82,70 +81,54 @@ class Queue:
     @classmethod
     def query(cls, names: Iterable[str]) -> Queue:
         """Run squeue once; a failure is recorded in ``error``."""
-        wanted = sorted(set(names))
         queue = cls()
         command = ("squeue", "--noheader", "--states=all", f"--format={_SQUEUE}")
         try:
-            text = run_checked(*command, f"--name={','.join(wanted)}")
+            text = run_checked(*command, f"--name={','.join(sorted(set(names)))}")
         except SlurmUnavailable as error:
-            queue.error = str(error)
-            return queue
-        for line in text.splitlines():
-            if line.count(_SEPARATOR) >= 5:
-                queue._add(line)
+            return cls(str(error))
+        rows = (line.strip().split(_SEPARATOR, 5) for line in text.splitlines())
+        for array, indices, state, node, reason, name in (row for row in rows if len(row) == 6):
+            reason = "" if reason == "None" else reason
+            queue.ids[name] = sorted({array, *queue.ids.get(name, [])}, key=int)
+            for job in _job_ids(array, indices):
+                queue.jobs[job] = JobState(job, state, reason, node)
         return queue
 
-    def _add(self, line: str) -> None:
-        array, indices, state, node, reason, name = line.strip().split(_SEPARATOR, 5)
-        own = self.ids.setdefault(name, [])
-        if array not in own:
-            own.append(array)
-            own.sort(key=int)
-        for job in _job_ids(array, indices):
-            self.jobs[job] = JobState(job, state, reason, node)
 
+def sacct_records(arrays: Sequence[str], since: float) -> dict[str, JobState]:
+    """Run sacct once; return the states by job id, for tasks of an array followed by the index.
 
-@dataclass
-class SacctRecords:
-    """Accounting records of jobs, by job id, for tasks of an array followed by the index."""
+    Without accounting, or if the query fails, there are none.
 
-    jobs: dict[str, JobState] = field(default_factory=dict)
-
-    @classmethod
-    def query(cls, arrays: Sequence[str], since: float) -> SacctRecords:
-        """Run sacct once; without accounting, or if it fails, there are no records.
-
-        Args:
-            arrays: ids of jobs or arrays.
-            since: when the first of them was submitted, by this machine's clock.
-        """
-        records = cls()
-        start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - _DAY))
-        command = ["sacct", "--noheader", "--parsable2", f"--format={','.join(_SACCT)}"]
-        command += [f"--starttime={start}", f"--jobs={','.join(arrays)}"]
-        try:
-            rows = [line.split(_SEPARATOR) for line in run_checked(*command).splitlines()]
-        except SlurmUnavailable:
-            return records
-        rows = [row for row in rows if len(row) == len(_SACCT)]
-        peak = _peak_memory(rows)
-        for job, state, code, _, requested, limit, node in rows:
-            if "." not in job:
-                memory = f"it used {peak.get(job, 0) >> 10}M at least and had asked for "
-                memory += requested.rstrip("nc")
-                records._add(job, state, code, memory, limit, node)
-        return records
-
-    def _add(self, job: str, state: str, code: str, memory: str, limit: str, node: str) -> None:
+    Args:
+        arrays: ids of jobs or arrays.
+        since: when the first of them was submitted, by this machine's clock.
+    """
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - _DAY))
+    command = ["sacct", "--noheader", "--parsable2", f"--format={','.join(_SACCT)}"]
+    command += [f"--starttime={start}", f"--jobs={','.join(arrays)}"]
+    try:
+        rows = [line.split(_SEPARATOR) for line in run_checked(*command).splitlines()]
+    except SlurmUnavailable:
+        return {}
+    rows = [row for row in rows if len(row) == len(_SACCT)]
+    peak = _peak_memory(rows)
+    jobs = {}
+    for job, state, code, _, requested, limit, node in rows:
+        if "." in job:
+            continue  # a step of a job
         name, _, by = state.partition(" ")  # "CANCELLED by 1000"
-        reason = by if by else ("" if code == "0:0" else f"exit code {code}")
+        reason, memory = by or ("" if code == "0:0" else f"exit code {code}"), ""
         if name == "TIMEOUT":
             reason = f"its time limit was {limit}"
+        if name == "OUT_OF_MEMORY":
+            used, limit = peak.get(job, 0) >> 10, requested.rstrip("nc")
+            memory = f"it used {used}M at least and had requested {limit}"
         array, _, indices = job.partition("_")
-        for own in _job_ids(array, indices):
-            self.jobs[own] = JobState(
-                own, name, reason, node, memory if name == "OUT_OF_MEMORY" else ""
-            )
+        for id in _job_ids(array, indices):
+            jobs[id] = JobState(id, name, reason, node, memory)
+    return jobs
 
 
 def _job_ids(array: str, indices: str) -> Iterator[str]:

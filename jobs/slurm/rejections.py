@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from subprocess import CompletedProcess
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.jobs.slurm.commands import CommandResult, SlurmUnavailable, run_checked
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, error_lines, run_checked
+from mlpsubmit.slurm_templates import Template
 
 __all__ = ["Rejected", "is_outcome_unknown", "rejection"]
 
@@ -36,24 +38,23 @@ class Rejected(UserError):
     """The cluster rejected a job; nothing was submitted."""
 
 
-def is_outcome_unknown(result: CommandResult) -> bool:
+def is_outcome_unknown(result: CompletedProcess[str]) -> bool:
     """Return whether a failed sbatch may have submitted the job all the same."""
-    return bool(_UNKNOWN_OUTCOME.search(result.err))
+    return bool(_UNKNOWN_OUTCOME.search(result.stderr))
 
 
-def rejection(result: CommandResult, requested: Mapping[str, object], source: str) -> Rejected:
-    """Return an error with sbatch's own message and the options that it is about.
-
-    Args:
-        requested: the template's values, by key.
-        source: the template's name, for the message.
-    """
-    message = _message(result.err) or f"exit code {result.code}, and no reason"
+def rejection(result: CompletedProcess[str], template: Template) -> Rejected:
+    """Return an error with sbatch's own message and the template's options that it is about."""
+    lines = [line for line in error_lines(result.stderr) if not line.startswith("Try ")]
+    message = "; ".join(dict.fromkeys(lines)) or f"exit code {result.returncode}, and no reason"
     keys = next((keys for text, keys in _ABOUT if re.search(text, message, re.IGNORECASE)), ())
-    options = [f"--{key} {_as_given(requested[key])}" for key in keys if requested.get(key)]
+    given = {key: getattr(template, key) for key in keys}
+    options = [f"--{key} {_as_given(value)}" for key, value in given.items() if value]
     about = " or ".join(options) or "the job"
-    text = f"{about} (template {source}): sbatch rejected it: {message}; nothing was submitted"
-    return Rejected(text + _advice(keys))
+    return Rejected(
+        f"{about} (template {template.name}): sbatch rejected it: {message}; nothing was submitted"
+        f"{_advice(keys)}"
+    )
 
 
 def _as_given(value: object) -> str:
@@ -61,12 +62,6 @@ def _as_given(value: object) -> str:
     if isinstance(value, Mapping):
         return " ".join(name if v is True else f"{name}={v}" for name, v in value.items())
     return str(value)
-
-
-def _message(stderr: str) -> str:
-    """Return sbatch's error output as one line, without its prefixes."""
-    lines = [re.sub(r"^\w+: (error: |fatal: )?", "", line.strip()) for line in stderr.splitlines()]
-    return "; ".join(dict.fromkeys(line for line in lines if line and not line.startswith("Try ")))
 
 
 def _advice(keys: tuple[str, ...]) -> str:

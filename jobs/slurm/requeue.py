@@ -1,4 +1,4 @@
-"""An interrupted array task puts itself back into the queue."""
+"""How an interrupted array task requeues itself."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import re
 import time
 
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, first_line, run, run_checked
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, error_lines, run, run_checked
 
 __all__ = ["this_job", "unless_cancelled"]
 
-#: How often a requeue is tried where the controller is slow, and the seconds in between.
+#: How often a requeue is tried if the controller is slow, and the seconds in between.
 ATTEMPTS = 6
 REST_SECONDS = 5.0
 
@@ -30,26 +30,22 @@ def unless_cancelled(job: str) -> None:
     """
     for attempt in range(ATTEMPTS):
         try:
-            state = _state(run_checked("scontrol", "show", "job", "--oneliner", job))
-            print(f"interrupted in the job state {state}", flush=True)
-            if state == "RUNNING":
+            shown = run_checked("scontrol", "show", "job", "--oneliner", job)
+            state = re.search(r"JobState=(\w+)", shown)
+            print(f"interrupted in the job state {state[1] if state else 'unknown'}", flush=True)
+            if state and state[1] == "RUNNING":
                 _requeue(job)
             return
         except SlurmUnavailable as error:
             print(f"not requeued: {error}", flush=True)
         if attempt + 1 < ATTEMPTS:
             time.sleep(REST_SECONDS)
-    print("go on with mlpsubmit resume", flush=True)
+    print("continue with mlpsubmit resume", flush=True)
 
 
 def _requeue(job: str) -> None:
-    """Put a job back into the queue; that ends this very job, and with it perhaps the command."""
+    """Requeue a job; this ends the job, and may kill the command with it."""
     result = run("scontrol", "requeue", job)
-    if result.code > 0:
-        raise SlurmUnavailable(f"scontrol: {first_line(result.err)}")
+    if result.returncode > 0:
+        raise SlurmUnavailable(f"scontrol: {'; '.join(error_lines(result.stderr))}")
     print("requeued", flush=True)
-
-
-def _state(shown: str) -> str:
-    found = re.search(r"JobState=(\w+)", shown)
-    return found[1] if found else "unknown"

@@ -1,4 +1,4 @@
-"""Submitting scripts with sbatch, so that it is always known whether the cluster has the job."""
+"""Submission with sbatch, such that no job is lost or submitted twice."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 
 from mlpsubmit import files
 from mlpsubmit.errors import UserError
-from mlpsubmit.jobs.slurm.commands import CommandResult, SlurmUnavailable, run
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run
 from mlpsubmit.jobs.slurm.queue import Queue
 from mlpsubmit.jobs.slurm.rejections import Rejected, is_outcome_unknown, rejection
 from mlpsubmit.slurm_templates import Template
 
-__all__ = ["OutcomeUnknown", "Sbatch", "cancel"]
+__all__ = ["OutcomeUnknown", "cancel", "check", "run_sbatch", "submit"]
 
 #: sbatch retries by itself for as long as a controller under load may take.
 SUBMIT_SECONDS = 60.0
@@ -51,84 +52,92 @@ class OutcomeUnknown(UserError):
     """It cannot be found out whether the cluster has a job."""
 
 
-class Sbatch:
-    """Checks and submits the scripts made from a template."""
+def run_sbatch(
+    template: Template, file: Path, script: str, *options: str, seconds: float
+) -> CompletedProcess[str]:
+    """Write a script to a file and run sbatch on it; return its output.
 
-    def __init__(self, template: Template) -> None:
-        self._template = template
+    Args:
+        template: the template that the script was made from, for the message of a rejection.
+        options: further options of sbatch.
+        seconds: the timeout.
 
-    def check(self, script: str) -> str:
-        """Check with ``sbatch --test-only`` whether a script would be accepted.
+    Raises:
+        Rejected: if the cluster rejects the job.
+        SlurmUnavailable: if it is unknown whether the cluster has the job.
+    """
+    files.publish(file, script.encode())
+    unset = overriding_variables(script)
+    result = run("sbatch", *options, str(file), seconds=seconds, keep_locks=True, unset=unset)
+    if result.returncode == 0:
+        return result
+    if is_outcome_unknown(result):
+        raise SlurmUnavailable(result.stderr.strip())
+    raise rejection(result, template)
 
-        It tests whether the job could start now, so it also fails for jobs that have to wait for
-        nodes that are down. Such failures are ignored: the submission itself will decide.
 
-        Returns:
-            sbatch's output about when and where the job could start; empty if unknown.
+def check(template: Template, script: str) -> str:
+    """Check with ``sbatch --test-only`` whether a script would be accepted.
 
-        Raises:
-            Rejected: if the script would not be accepted.
-        """
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "check.sh"
-            file.write_text(script)
-            command = ("sbatch", "--test-only", str(file))
-            try:
-                result = run(*command, seconds=CHECK_SECONDS, unset=overriding_variables(script))
-            except SlurmUnavailable:
-                return ""  # the submission fails too if it cannot be made
-        if result.code == 0:
-            return result.out + result.err
-        if is_outcome_unknown(result) or _NO_NODES in result.err:
-            return ""
-        raise self._rejection(result)
+    It tests whether the job could start now, so it also fails for jobs that have to wait for
+    nodes that are down. Such failures are ignored: the submission itself will decide.
 
-    def submit(self, file: Path, script: str, name: str) -> str:
-        """Write a script to a file and submit it; return the job id.
+    Returns:
+        sbatch's output about when and where the job could start; empty if unknown.
 
-        If sbatch does not report one, the job is looked up in the queue by its name.
-
-        Raises:
-            Rejected: if the cluster rejects the job.
-            OutcomeUnknown: if it cannot be found out whether the cluster has it.
-        """
-        files.publish(file, script.encode())
-        command = ("sbatch", "--parsable", str(file))
-        unset = overriding_variables(script)
+    Raises:
+        Rejected: if the script would not be accepted.
+    """
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "check.sh"
         try:
-            result = run(*command, seconds=SUBMIT_SECONDS, keep_locks=True, unset=unset)
-        except SlurmUnavailable as error:
-            return self._find(name, str(error))
-        output = result.out.strip()
-        if result.code == 0:
-            if re.fullmatch(r"\d+", output):
-                return output
-            return self._find(name, f"sbatch answered {output[:200]!r}, not a job id")
-        if is_outcome_unknown(result):
-            return self._find(name, result.err.strip())
-        raise self._rejection(result)
+            result = run_sbatch(template, file, script, "--test-only", seconds=CHECK_SECONDS)
+        except SlurmUnavailable:
+            return ""  # the submission fails too if it cannot be made
+        except Rejected as error:
+            if _NO_NODES in str(error):
+                return ""
+            raise
+    return result.stdout + result.stderr
 
-    def _rejection(self, result: CommandResult) -> Rejected:
-        return rejection(result, self._template.to_json(), self._template.name)
 
-    def _find(self, name: str, why: str) -> str:
-        """Return the id of the job of a name from the queue."""
-        for query in range(_QUERIES):
-            time.sleep(_BETWEEN_QUERIES if query else 0)
-            queue = Queue.query([name])
-            if queue.ids.get(name):
-                return queue.ids[name][-1]
-        if queue.error:
-            why += f"; and the queue cannot be queried: {queue.error}"
-        raise OutcomeUnknown(
-            f"{why}; no job of this run is known to be queued, and one that starts after all will "
-            "end at once; when the cluster answers again (mlpsubmit doctor), go on with: "
-            "mlpsubmit resume"
-        )
+def submit(template: Template, file: Path, script: str, name: str) -> str:
+    """Write a script to a file and submit it; return the job id.
+
+    If sbatch does not report one, the job is looked up in the queue by its name.
+
+    Raises:
+        Rejected: if the cluster rejects the job.
+        OutcomeUnknown: if it cannot be found out whether the cluster has it.
+    """
+    try:
+        result = run_sbatch(template, file, script, "--parsable", seconds=SUBMIT_SECONDS)
+    except SlurmUnavailable as error:
+        return _find(name, str(error))
+    output = result.stdout.strip()
+    if re.fullmatch(r"\d+", output):
+        return output
+    return _find(name, f"sbatch answered {output[:200]!r}, not a job id")
+
+
+def _find(name: str, why: str) -> str:
+    """Return the id of the job of a name from the queue."""
+    for query in range(_QUERIES):
+        time.sleep(_BETWEEN_QUERIES if query else 0)
+        queue = Queue.query([name])
+        if queue.ids.get(name):
+            return queue.ids[name][-1]
+    if queue.error:
+        why += f"; and the queue cannot be queried: {queue.error}"
+    raise OutcomeUnknown(
+        f"{why}; no job of this run is known to be queued, and one that starts after all will "
+        "end at once; when the cluster answers again (mlpsubmit doctor), continue with: "
+        "mlpsubmit resume"
+    )
 
 
 def overriding_variables(script: str) -> set[str]:
-    """Return the environment variables that sbatch would prefer over a script's own options."""
+    """Return the environment variables that would override a script's options."""
     names = set(re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE))
     for group in _RELATED:
         names |= group if names & group else set()
@@ -145,5 +154,6 @@ def cancel(ids: Sequence[str]) -> None:
     if not ids:
         return
     result = run("scancel", *ids)
-    if result.code != 0 and "invalid job id" not in result.err.lower():
-        raise SlurmUnavailable(f"scancel: {result.err.strip() or f'exit code {result.code}'}")
+    if result.returncode != 0 and "invalid job id" not in result.stderr.lower():
+        reason = result.stderr.strip() or f"exit code {result.returncode}"
+        raise SlurmUnavailable(f"scancel: {reason}")

@@ -10,7 +10,7 @@ from typing import Any
 from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
 
 from mlpsubmit.jobs.command_line import WORKER, module_command
-from mlpsubmit.jobs.slurm.arrays import Array
+from mlpsubmit.jobs.slurm.arrays import Array, job_name
 from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.slurm_templates import Template
 
@@ -25,49 +25,46 @@ def script(
     Args:
         after: ids of jobs that must end before it starts.
     """
-    run = shlex.quote(str(submission.path))
-    # The shell of the batch script, which stands before srun, does the sum.
-    task = f"$(({array.first} + SLURM_ARRAY_TASK_ID))"
-    command = python_command(WORKER, f"{run} {submission.number} {task}")
-    dependency = f"afterany:{':'.join(after)}" if after else None
+    command = python_command(WORKER, submission.path, submission.number)
     return sbatch_text(
         template,
         submission.folder,
-        command,
+        # The shell of the batch script adds, before srun starts.
+        f"{command} $(({array.first} + SLURM_ARRAY_TASK_ID))",
         job_name=array.name,
         array_parallelism=array.limit or array.count,
         map_count=array.count,
-        dependency=dependency,
+        dependency=_after(after),
     )
 
 
-def retry_script(helper: Template, submission: Submission, name: str, after: Sequence[str]) -> str:
+def retry_script(helper: Template, submission: Submission, after: Sequence[str]) -> str:
     """Return the script of the small job that resumes what is missing after the arrays have ended.
 
     Args:
         helper: the template of such a job.
-        name: the job name.
         after: ids of the arrays.
     """
-    run = shlex.quote(str(submission.path))
-    left = submission.retries - 1
-    arguments = f"resume {run} --after {submission.number} --retries {left}"
-    return sbatch_text(
-        helper,
-        submission.folder,
-        python_command("mlpsubmit", arguments),
-        job_name=name,
-        dependency=f"afterany:{':'.join(after)}" if after else None,
-    )
+    resume = ("resume", submission.path, "--after", submission.number)
+    command = python_command("mlpsubmit", *resume, "--retries", submission.retries - 1)
+    names = {"job_name": job_name(submission, "retry"), "dependency": _after(after)}
+    return sbatch_text(helper, submission.folder, command, **names)
 
+
+def _after(jobs: Sequence[str]) -> str | None:
+    return f"afterany:{':'.join(jobs)}" if jobs else None
+
+
+#: Keys of a template that submitit calls the same.
+_SAME_NAME = ("partition", "account", "qos", "constraint", "time", "mem")
 
 #: The batch shell must survive the signal on which its task saves, or SLURM kills both.
 _IGNORE_SIGTERM = "trap : TERM"
 
 
-def python_command(module: str, arguments: str) -> str:
+def python_command(module: str, *arguments: object) -> str:
     """Return the shell command that runs a module with the Python of this process."""
-    return f"{shlex.join(module_command(module))} {arguments}"
+    return shlex.join(module_command(module, *arguments))
 
 
 def sbatch_text(template: Template, folder: Path, command: str, **options: Any) -> str:
@@ -83,12 +80,7 @@ def sbatch_text(template: Template, folder: Path, command: str, **options: Any) 
         options: further arguments of submitit.
     """
     settings: dict[str, Any] = {
-        "partition": template.partition,
-        "account": template.account,
-        "qos": template.qos,
-        "constraint": template.constraint,
-        "time": template.time,
-        "mem": template.mem,
+        **{key: getattr(template, key) for key in _SAME_NAME},
         "cpus_per_task": template.cpus,
         "gpus_per_node": template.gpus or None,
         "signal_delay_s": template.notice_seconds,

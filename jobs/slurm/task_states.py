@@ -1,13 +1,11 @@
-"""The states of a SLURM submission's tasks: from their heartbeats, and from the scheduler where
-those do not decide."""
+"""The states of a SLURM submission's tasks, from their heartbeats or else from the scheduler."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -16,9 +14,10 @@ from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.heartbeat import is_fresh
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, settings
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
-from mlpsubmit.jobs.slurm.queue import JobState, Queue, SacctRecords
+from mlpsubmit.jobs.slurm.queue import JobState, Queue, sacct_records
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
+from mlpsubmit.jobs.submission import Job
 from mlpsubmit.jobs.task_status import TaskStatus
 
 __all__ = ["Scheduler", "job_ids", "slurm_retry", "slurm_tasks"]
@@ -44,25 +43,14 @@ class Scheduler:
 
     exact: bool = False
     _since: float = field(default_factory=time.monotonic)
-    _cache: dict[tuple[str, ...], tuple[float, Any]] = field(default_factory=dict)
+    _cache: dict[tuple[Any, ...], tuple[float, Any]] = field(default_factory=dict)
 
-    def queue(self, names: Sequence[str]) -> Queue:
-        """Return the jobs in the queue with these names."""
-        return self._cached(("squeue", *names), lambda: Queue.query(names))
-
-    def sacct_records(self, ids: Sequence[str], since: float) -> SacctRecords:
-        """Return the accounting records of these jobs."""
-        return self._cached(("sacct", *ids), lambda: SacctRecords.query(ids, since))
-
-    def unreachable_reason(self, intent: Mapping[str, Any]) -> str:
-        """Return why this scheduler may not list a submission's jobs; empty if it must."""
-        return self._cached(("unreachable",), lambda: _unreachable_reason(intent))
-
-    def _cached(self, key: tuple[str, ...], query: Callable[[], _T]) -> _T:
-        now = time.monotonic()
+    def cached(self, query: Callable[..., _T], *arguments: Hashable) -> _T:
+        """Return the result of a query with these arguments, which may be some seconds old."""
+        now, key = time.monotonic(), (query, *arguments)
         interval = min(max((now - self._since) / 10, _SHORTEST_INTERVAL), _LONGEST_INTERVAL)
         if key not in self._cache or now - self._cache[key][0] > interval:
-            result = query()
+            result = query(*arguments)
             # The interval starts after the query, which is slow if the scheduler is.
             self._cache[key] = (time.monotonic(), result)
         cached: _T = self._cache[key][1]
@@ -81,7 +69,7 @@ def slurm_tasks(
     }
     queue = Queue()
     if None in resolved.values():
-        queue = scheduler.queue(_job_names(intent))
+        queue = scheduler.cached(Queue.query, _job_names(intent))
         _record_found_jobs(run, number, queue, scheduler)
     ids = {name: str(job["id"]) for name, job in run.task_jobs(number).items()}
     unresolved = {ids[name] for name in names if resolved[name] is None and name in ids}
@@ -103,11 +91,12 @@ def _job_states(
 ) -> tuple[dict[str, JobState], str]:
     """Return the states of jobs by id, and why some may be missing; empty if none is."""
     gone = set(jobs) - set(queue.jobs)
-    error = queue.error or (scheduler.unreachable_reason(intent) if gone else "")
-    if error or not gone:
+    if queue.error or not gone:
+        return queue.jobs, queue.error
+    if error := scheduler.cached(_unreachable_reason, intent["user"], intent["cluster"]):
         return queue.jobs, error
-    arrays = sorted({job.partition("_")[0] for job in gone})
-    records = scheduler.sacct_records(arrays, float(intent["created"])).jobs
+    arrays = tuple(sorted({job.partition("_")[0] for job in gone}))
+    records = scheduler.cached(sacct_records, arrays, float(intent["created"]))
     # Accounting may lag behind: a job that has left the queue does not run any more.
     return queue.jobs | {id: job for id, job in records.items() if not job.alive}, ""
 
@@ -117,7 +106,7 @@ def _explained(task: TaskStatus, job: JobState | None) -> TaskStatus:
     ran = job is not None and job.state in ("FAILED", "COMPLETED")
     if ran and not task.heartbeat and task.log is not None and not task.log.exists():
         hint = "its node cannot see the run's folder, or cannot write there"
-        return replace(task, why=f"{hint} (mlpsubmit doctor tries it out); {task.why}")
+        return replace(task, why=f"{hint} (mlpsubmit doctor checks it); {task.why}")
     kill = memory_kill(job, task.last_lines())
     return task if kill is None else replace(task, why=kill)
 
@@ -177,20 +166,21 @@ def _final_heartbeat_is_due(beat: Mapping[str, Any]) -> bool:
     return _is_training(beat) and age < SEEN_LATE_SECONDS
 
 
-def _job_names(intent: Mapping[str, Any]) -> list[str]:
+def _job_names(intent: Mapping[str, Any]) -> tuple[str, ...]:
     retry = [intent["retry"]] if intent["retry"] else []
-    return [array["name"] for array in intent["arrays"]] + retry
+    return (*(array["name"] for array in intent["arrays"]), *retry)
 
 
-def _unreachable_reason(intent: Mapping[str, Any]) -> str:
-    if intent["user"] != os.getuid():
-        return "the run is another user's, whose jobs it may hide"
+def _unreachable_reason(user: int, cluster: str | None) -> str:
+    """Return why this machine's scheduler may not list the jobs of a user; empty if it must."""
+    if user != os.getuid():
+        return "the run belongs to another user, and the cluster may hide other users' jobs"
     try:
         here = settings().get("ClusterName")
     except SlurmUnavailable as error:
         return str(error)
-    if here != intent["cluster"]:
-        return f"the run is on the cluster {intent['cluster']}, and this machine belongs to {here}"
+    if here != cluster:
+        return f"the run is on the cluster {cluster}, and this machine belongs to {here}"
     return ""
 
 
@@ -229,16 +219,8 @@ def _recorded_jobs(run: RunDirectory, number: int) -> list[dict[str, Any]]:
 def _unrecorded_jobs(run: RunDirectory, number: int, queue: Queue) -> list[dict[str, Any]]:
     """Return the queued arrays that jobs.json lacks, in its format."""
     have = {job["first"] for job in _recorded_jobs(run, number)}
-    here = {"host": socket.gethostname(), "pid": None, "process_start": None}
     return [
-        {
-            "id": queue.ids[array["name"]][-1],
-            "first": array["first"],
-            "count": array["count"],
-            "array": True,
-            "updated": time.time(),
-            **here,
-        }
+        Job(queue.ids[array["name"]][-1], array["first"], array["count"], array=True).to_json()
         for array in run.intent(number)["arrays"]
         if array["first"] not in have and queue.ids.get(array["name"])
     ]
@@ -249,13 +231,13 @@ def slurm_retry(run: RunDirectory, number: int, scheduler: Scheduler) -> JobStat
     intent = run.intent(number)
     if not intent["retry"] or run.ended(number) is not None:
         return None
-    queue = scheduler.queue(_job_names(intent))
+    queue = scheduler.cached(Queue.query, _job_names(intent))
     if queue.ids.get(intent["retry"]):
         return queue.jobs[queue.ids[intent["retry"]][-1]]
-    recorded = [job["id"] for job in _recorded_jobs(run, number) if not job["count"]]
+    recorded = tuple(job["id"] for job in _recorded_jobs(run, number) if not job["count"])
     if not recorded or queue.error:
         return None
-    job = scheduler.sacct_records(recorded, float(intent["created"])).jobs.get(recorded[0])
+    job = scheduler.cached(sacct_records, recorded, float(intent["created"])).get(recorded[0])
     return None if job is None or job.alive else job  # accounting may lag behind
 
 
@@ -267,7 +249,7 @@ def job_ids(run: RunDirectory, number: int) -> list[str]:
     """
     intent = run.intent(number)
     queue = Queue.query(_job_names(intent))
-    if error := queue.error or _unreachable_reason(intent):
+    if error := queue.error or _unreachable_reason(intent["user"], intent["cluster"]):
         raise SlurmUnavailable(error)
     recorded = {str(job["id"]) for job in _recorded_jobs(run, number)}
     return sorted(recorded.union(*queue.ids.values()), key=int)

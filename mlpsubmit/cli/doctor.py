@@ -14,6 +14,8 @@ import click
 
 from mlpsubmit.cli.options import runs_dir_option
 from mlpsubmit.cli.slurm_options import slurm_options, slurm_request
+from mlpsubmit.errors import UserError
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.slurm.probe import Check, CheckResult
@@ -43,6 +45,8 @@ def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
     for name, check in _checks(runs_dir, slurm_request(where), timeout):
         try:
             well, text = check()
+        except (SlurmUnavailable, UserError) as error:
+            well, text = False, str(error)
         except Exception as error:  # a check that breaks is a finding, not the end of the report
             well, text = False, f"{type(error).__name__}: {error}"
         healthy &= well is not False
@@ -112,10 +116,10 @@ def _training() -> CheckResult:
 def _slurm(runs_dir: Path | None, slurm: SlurmRequest, timeout: int) -> Iterator[tuple[str, Check]]:
     """Yield the checks of the cluster, or one that reports that there is none."""
     from mlpsubmit.jobs.slurm.commands import configured
-    from mlpsubmit.jobs.slurm.doctor import Cluster
+    from mlpsubmit.jobs.slurm.doctor import cluster_checks
 
     if configured():
-        yield from Cluster(slurm, _folders(runs_dir)[1], timeout).checks()
+        yield from cluster_checks(slurm, _folders(runs_dir)[1], timeout)
         return
     found = shutil.which("sbatch")
     why = f"{found} finds no cluster configuration" if found else "no sbatch on the PATH"

@@ -57,7 +57,7 @@ def launch(
     request = check_where(where)
     if not dry_run:
         _check_only_with_dry_run(calibrate=calibrate, json=as_json)
-    if not request.is_empty:
+    if request.options:
         request.resolve()  # raises its errors before the spec is loaded, which takes a while
     replaced = parse_overrides(overrides)
     sweep = load_spec(spec, pick)

@@ -192,7 +192,7 @@ class Run:
         on_slurm = [intent for intent in intents if intent["executor"] == "slurm"]
         if not on_slurm:
             return _LastSubmission(name)
-        template = Template.from_json(on_slurm[-1]["template"], str(self.path))
+        template = Template(**on_slurm[-1]["template"])
         return _LastSubmission(name, on_slurm[-1]["tasks"], template)
 
     def damaged_reused(self) -> int:

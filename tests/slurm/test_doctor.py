@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from mlpsubmit.errors import UserError
 from mlpsubmit.files import read_json
 from mlpsubmit.jobs.slurm import commands
-from mlpsubmit.jobs.slurm.doctor import Cluster, expected_start, partitions
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
+from mlpsubmit.jobs.slurm.doctor import cluster_checks, expected_start, partitions
 from mlpsubmit.jobs.slurm.probe import check_report, main, missing_report
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.slurm_templates import SlurmRequest
@@ -89,7 +91,7 @@ def test_when_a_task_could_start() -> None:
 def test_what_a_node_says_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "token").write_text("abc")
     monkeypatch.setenv("SLURMD_NODENAME", "n7")
-    main(tmp_path, "abc")
+    main(tmp_path)
     report = read_json(tmp_path / "report.json")
     place = tmp_path.parent
     well, text = check_report(report, "abc", tmp_path, 1.2)
@@ -107,16 +109,28 @@ def test_what_a_node_says_is_compared(tmp_path: Path, monkeypatch: pytest.Monkey
     ("job", "well", "text"),
     [
         (None, False, "sbatch accepted a job, but squeue does not list it after 60 s"),
-        (JobState("1", "PENDING", "Resources"), None, "still queued after 60 s (Resources); to"),
-        (JobState("1", "PENDING", "None"), None, "still queued after 60 s (no reason given yet)"),
+        (
+            JobState("1", "PENDING", "Resources"),
+            None,
+            "the job is still queued after 60 s (Resources); to",
+        ),
+        (
+            JobState("1", "PENDING"),
+            None,
+            "the job is still queued after 60 s (no reason given yet)",
+        ),
         (
             JobState("1", "PENDING", "launch failed requeued held"),
             False,
             "SLURM cannot start a job: PENDING (launch failed requeued held)",
         ),
-        (JobState("1", "RUNNING", "None", "n1"), None, "a job runs on n1, but has not reported"),
+        (JobState("1", "RUNNING", "", "n1"), None, "the job runs on n1, but has not reported"),
         (JobState("1", "FAILED", "JobLaunchFailure", "n1"), False, "node n1 cannot see /"),
-        (JobState("1", "NODE_FAIL", "None", "n1"), False, "the job did not run: NODE_FAIL on n1"),
+        (
+            JobState("1", "NODE_FAIL", "", "n1"),
+            False,
+            "the job reported no result: NODE_FAIL on n1",
+        ),
     ],
 )
 def test_what_is_known_of_a_job_without_an_answer(
@@ -145,8 +159,14 @@ def doctor(environment: Mapping[str, str], folder: Path, *options: str) -> tuple
 
 def findings(folder: Path, seconds: float, template: str | None = None, **changes: Any) -> str:
     """Return what the cluster's checks say, as lines, without a process of their own."""
-    checks = Cluster(SlurmRequest(template, changes), folder, seconds).checks()
-    return "".join(f"{name} {well}: {text}\n" for name, check in checks for well, text in [check()])
+    checks = cluster_checks(SlurmRequest(template, changes), folder, seconds)
+    lines = []
+    for name, check in checks:
+        try:
+            lines.append("{} {}: {}\n".format(name, *check()))
+        except (SlurmUnavailable, UserError) as error:
+            lines.append(f"{name} False: {error}\n")
+    return "".join(lines)
 
 
 @pytest.fixture
@@ -206,7 +226,9 @@ class TestOnACluster:
         where = ("--mem", "1G", "--gpus", "0", "--partition", occupied, "--timeout", "2")
         code, out = doctor(cluster.environment, runs, *where)
         assert code == 0, out
-        assert re.search(r"^-    nodes +still queued after 2 s \((Resources|Priority)\)", out, re.M)
+        assert re.search(
+            r"^-    nodes +the job is still queued after 2 s \((Resources|Priority)\)", out, re.M
+        )
         assert "doctor" not in cluster.run("squeue", "--noheader", "--format=%j").stdout
         assert list(runs.iterdir()) == []
 
@@ -243,7 +265,9 @@ class TestOnACluster:
         template = tmp_path / "broken.toml"
         template.write_text(f'gpus = 0\nmem = "1G"\nsetup = ["export PYTHONPATH={tmp_path}"]')
         told = findings(runs, 30, str(template))
-        assert re.search(r"^nodes False: the job failed: FAILED.* on n\d; its log ends", told, re.M)
+        assert re.search(
+            r"^nodes False: the job reported no result: FAILED.* on n\d; its log ends", told, re.M
+        )
         assert "ImportError: libstrange.so is missing" in told
         assert list(runs.iterdir()) == []
 

@@ -85,7 +85,9 @@ def test_the_job_that_would_resume_is_refused_before_anything_is_submitted(study
 
 
 def test_a_path_that_slurm_would_change(study: Any) -> None:
-    with pytest.raises(UserError, match=r"has a % in it, which SLURM takes for something else"):
+    with pytest.raises(
+        UserError, match=r"contains %, which has a meaning for SLURM in the names of logs"
+    ):
         study.launch("mistaken", runs_dir=study.folder / "50%")
     assert not (study.folder / "50%").exists()
 
@@ -146,7 +148,7 @@ def test_without_sbatch(study: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_runs_folder_that_the_nodes_cannot_see(study: Any) -> None:
     message = refused(study, partition="far")
-    assert "is in /tmp, which every machine has for itself, where the nodes (elsewhere)" in message
+    assert "is in /tmp, which is local to each machine; the nodes (elsewhere)" in message
     assert "cannot see it; give a folder that all of them share with --runs-dir" in message
 
 

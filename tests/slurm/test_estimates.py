@@ -17,26 +17,26 @@ ASKED = ("--executor", "slurm", "--gpus", "0", "--cpus", "1", "--mem", "600M", "
 @pytest.mark.parametrize(
     ("job", "log", "text"),
     [
-        (None, "", "sbatch accepted its job, but squeue does not list it after 300 s; nothing"),
+        (None, "", "sbatch accepted a job, but squeue does not list it after 300 s; nothing"),
         (
             JobState("1", "PENDING", "Priority"),
             "",
-            "its job is still queued after 300 s (Priority); nothing",
+            "the job is still queued after 300 s (Priority); nothing",
         ),
         (
-            JobState("1", "PENDING", "None"),
+            JobState("1", "PENDING", ""),
             "",
-            "its job is still queued after 300 s (no reason given yet); nothing",
+            "the job is still queued after 300 s (no reason given yet); nothing",
         ),
         (
-            JobState("1", "RUNNING", "None", "n1"),
+            JobState("1", "RUNNING", "", "n1"),
             "",
-            "its job runs on n1, but has not reported after 300 s; nothing",
+            "the job runs on n1, but has not reported after 300 s; nothing",
         ),
         (
             JobState("1", "FAILED", "NonZeroExitCode", "n1"),
             "No module named mlpsubmit",
-            "its job reported no result: FAILED (NonZeroExitCode) on n1; its log ends:\nNo module "
+            "the job reported no result: FAILED (NonZeroExitCode) on n1; its log ends:\nNo module "
             "named mlpsubmit; nothing",
         ),
     ],

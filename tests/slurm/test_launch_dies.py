@@ -124,7 +124,7 @@ def test_an_sbatch_that_does_nothing_and_does_not_say_so(study: Any, instead: An
         "error: sbatch answered 'Welcome to the cluster!', not a job id; no job of this run is "
         "known to be queued, and one that starts after all will end at once; "
     )
-    assert refused.stderr.rstrip().endswith("go on with: mlpsubmit resume")
+    assert refused.stderr.rstrip().endswith("continue with: mlpsubmit resume")
     instead(None)
     run = study.open("lost")
     assert run.status().state == "stopped"
@@ -180,7 +180,7 @@ def test_a_first_array_that_is_refused_leaves_nothing(study: Any, instead: Any) 
 
 def test_an_sbatch_that_hangs(study: Any, instead: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sbatch, "SUBMIT_SECONDS", 1.0)
-    monkeypatch.setattr(sbatch, "_BETWEEN_LOOKS", 0.1)
+    monkeypatch.setattr(sbatch, "_BETWEEN_QUERIES", 0.1)
     instead("exec sleep 30")
     with pytest.raises(UserError, match=r"^sbatch did not answer within 1 s; no job of this run"):
         study.launch("hangs")

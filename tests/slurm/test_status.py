@@ -41,7 +41,7 @@ def test_a_task_that_is_killed_for_its_memory_says_so_with_the_figure(study: Any
     assert status.state == "crashed"
     why = status.tasks[0].why
     found = re.match(
-        r"SLURM killed it for its memory: it used (\d+)M where its limit was 600M; resume with "
+        r"SLURM killed it for its memory: it used (\d+)M, and its limit was 600M; resume with "
         r"more: --mem$",
         why,
     )
@@ -123,10 +123,10 @@ def test_a_silent_scheduler_makes_nothing_fail(study: Any, tmp_path: Path) -> No
     again = study.cli("resume", "silent", PATH=str(bare))
     assert again.returncode == 2
     assert "its tasks may still be running (the scheduler does not answer" in again.stderr
-    assert "there is no squeue on the PATH; try again where and when it does" in again.stderr
+    assert "there is no squeue on the PATH); try again when that can be checked" in again.stderr
     stopped = study.cli("cancel", "silent", PATH=str(bare))
     assert stopped.returncode == 2
-    assert "tasks that start from now on end at once" in stopped.stderr
+    assert "tasks that start from now on will end at once" in stopped.stderr
 
     study.cluster.run("scontrol", "release", study.job(run))
     assert run.wait().state == "stopped"
@@ -166,4 +166,4 @@ def test_without_accounts_memory_is_told_by_the_log(bare_study: Any, wait_for: A
     wait_for(lambda: run.id not in bare_study.cluster.run("squeue", "--states=all", "-o%j").stdout)
     (task,) = bare_study.open("hungry").status().tasks
     assert task.state == "crashed"
-    assert re.search(r"it used \d+M where its limit was 600M", task.why)
+    assert re.search(r"it used \d+M, and its limit was 600M", task.why)

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,6 @@ from hypothesis import strategies as st
 from mlpsubmit.jobs.slurm import commands, filesystems
 from mlpsubmit.jobs.slurm.arrays import cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import (
-    CommandResult,
     SlurmUnavailable,
     configured,
     environment,
@@ -27,9 +27,10 @@ from mlpsubmit.jobs.slurm.commands import (
 )
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
 from mlpsubmit.jobs.slurm.nodes import nodes_of, resource_errors
-from mlpsubmit.jobs.slurm.queue import JobState, Queue, SacctRecords, array_indices
+from mlpsubmit.jobs.slurm.queue import JobState, Queue, array_indices, sacct_records
 from mlpsubmit.jobs.slurm.rejections import is_outcome_unknown, rejection
 from mlpsubmit.jobs.slurm.sbatch import overriding_variables
+from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.slurm_templates import Template
 
 Fake = Callable[[str, str], None]
@@ -57,10 +58,11 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 def test_arrays_hold_every_task_once_and_never_run_more_than_the_limit(
     tasks: int, largest: int, limit: int | None
 ) -> None:
-    arrays = cut_arrays([f"a{n}" for n in range(tasks)], tasks, largest, limit)
+    arrays = cut_arrays(Submission(Path("r"), "s.r", 0, tasks), largest, limit)
     counts = [array.count for array in arrays]
     assert [array.first for array in arrays] == list(accumulate(counts, initial=0))[:-1]
     assert sum(array.count for array in arrays) == tasks
+    assert len({array.name for array in arrays}) == len(arrays)
     assert all(1 <= array.count <= largest for array in arrays)
     assert len(arrays) == -(-tasks // largest)
     if limit is None:
@@ -77,11 +79,9 @@ def test_arrays_hold_every_task_once_and_never_run_more_than_the_limit(
 
 
 def test_a_job_name_carries_the_run() -> None:
-    assert job_name("staircase.20260101-000000-abcdef", 3) == (
-        "staircase.20260101-000000-abcdef.003"
-    )
-    assert job_name("s.r", 0, "retry") == "s.r.000.retry"
-    assert len({job_name("s.r", 0, part) for part in range(30)}) == 30
+    submission = Submission(Path("r"), "staircase.20260101-000000-abcdef", 3, 1)
+    assert job_name(submission) == "staircase.20260101-000000-abcdef.003"
+    assert job_name(submission, "retry") == "staircase.20260101-000000-abcdef.003.retry"
 
 
 # ---- the queue and the accounting records ------------------------------------------------------
@@ -146,9 +146,9 @@ def test_accounting_records_have_reasons_and_memory(fake: Fake) -> None:
         "echo '12_[5-6]|PENDING|0:0||4Gn|00:01:00|None assigned'\n"
         "echo '12_3|FAILED|3:0||4Gn|00:01:00|n1'",
     )
-    jobs = SacctRecords.query(["12"], since=0).jobs
+    jobs = sacct_records(["12"], since=0)
     assert str(jobs["12_0"]) == (
-        "OUT_OF_MEMORY (it used 1556M at least and had asked for 1000M) on n2"
+        "OUT_OF_MEMORY (it used 1556M at least and had requested 1000M) on n2"
     )
     assert str(jobs["12_1"]) == "TIMEOUT (its time limit was 00:01:00) on n1"
     assert jobs["12_2"].state == "CANCELLED"
@@ -160,7 +160,7 @@ def test_accounting_records_have_reasons_and_memory(fake: Fake) -> None:
 @pytest.mark.parametrize("text", ["exit 1", "echo 'Slurm accounting storage is disabled' >&2", ""])
 def test_a_cluster_without_accounting_has_no_records(fake: Fake, text: str) -> None:
     fake("sacct", text)
-    assert SacctRecords.query(["12"], since=0).jobs == {}
+    assert sacct_records(["12"], since=0) == {}
 
 
 # ---- commands ----------------------------------------------------------------------------------
@@ -207,6 +207,14 @@ def test_packages_alone_make_no_cluster(fake: Fake, monkeypatch: pytest.MonkeyPa
 # ---- rejections ----------------------------------------------------------------------------------
 
 
+def failed(code: int, err: str) -> CompletedProcess[str]:
+    return CompletedProcess("sbatch", code, "", err)
+
+
+def template(**keys: object) -> Template:
+    return Template.from_table({"gpus": 0, "mem": "1G", **keys}, Path("mine.toml"))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -231,39 +239,36 @@ def test_packages_alone_make_no_cluster(fake: Fake, monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_a_rejection_names_the_option_and_quotes_sbatch(words: str, message: str) -> None:
-    requested = {
-        "partition": "gqu",
-        "account": "them",
-        "qos": "long",
-        "constraint": "fast",
-        "gpus": 9,
-        "cpus": 4,
-        "mem": "8G",
-        "time": "01:00:00",
-        "sbatch": {"foo": "1"},
-    }
-    error = str(rejection(CommandResult(1, "", f"sbatch: error: {words}\n"), requested, "gpu"))
-    assert error.startswith(f"{message} (template gpu): sbatch rejected it: {words}")
+    requested = template(
+        partition="gqu",
+        account="them",
+        qos="long",
+        constraint="fast",
+        gpus=9,
+        mem="8G",
+        time="01:00:00",
+        sbatch={"foo": "1"},
+    )
+    error = str(rejection(failed(1, f"sbatch: error: {words}\n"), requested))
+    assert error.startswith(f"{message} (template mine): sbatch rejected it: {words}")
     assert "nothing was submitted" in error
 
 
 def test_a_flag_is_named_as_it_was_given() -> None:
-    result = CommandResult(255, "", "sbatch: unrecognized option '--foo'\n")
-    error = str(rejection(result, {"sbatch": {"foo": True, "exclude": "n3"}}, "gpu"))
-    assert error.startswith("--sbatch foo exclude=n3 (template gpu): sbatch rejected it")
+    result = failed(255, "sbatch: unrecognized option '--foo'\n")
+    error = str(rejection(result, template(sbatch={"foo": True, "exclude": "n3"})))
+    assert error.startswith("--sbatch foo exclude=n3 (template mine): sbatch rejected it")
 
 
 def test_a_rejection_without_a_reason() -> None:
-    error = str(rejection(CommandResult(1, "", ""), {}, "gpu"))
+    error = str(rejection(failed(1, ""), template()))
     assert "sbatch rejected it: exit code 1, and no reason" in error
 
 
 def test_an_unknown_outcome_is_no_rejection() -> None:
     lost = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
-    assert is_outcome_unknown(CommandResult(1, "", lost))
-    assert not is_outcome_unknown(
-        CommandResult(1, "", "sbatch: error: invalid partition specified: x")
-    )
+    assert is_outcome_unknown(failed(1, lost))
+    assert not is_outcome_unknown(failed(1, "sbatch: error: invalid partition specified: x"))
 
 
 # ---- file systems ------------------------------------------------------------------------------
@@ -305,14 +310,12 @@ def test_a_folder_that_every_machine_has_for_itself(fake: Fake) -> None:
         "echo 'far2|far|4|4000|infinite|(null)'",
     )
     reason = filesystems.unusable(Path("/dev/shm/runs"), "far") or ""
-    assert "/dev/shm/runs: is in this machine's memory (tmpfs), where the nodes (far1, far2) " in (
-        reason
-    )
+    assert "/dev/shm/runs: is in this machine's memory (tmpfs); the nodes (far1, far2) " in (reason)
     assert "--runs-dir" in reason
     assert filesystems.unusable(Path("/dev/shm/runs"), None) is None  # the default is this machine
     assert filesystems.unusable(Path("/usr/share/runs"), "far") is None
-    assert "has a % in it" in str(filesystems.unusable(Path("/usr/share/50%"), None))
-    assert "is in /var/tmp, which every machine has" in str(
+    assert "contains %" in str(filesystems.unusable(Path("/usr/share/50%"), None))
+    assert "is in /var/tmp, which is local to each machine" in str(
         filesystems.unusable(Path("/var/tmp/runs"), "main,far")
     )
 
@@ -330,7 +333,7 @@ echo 'n4|odd|8|32000|n/a|gpu'
 def test_what_nodes_have(fake: Fake) -> None:
     fake("sinfo", SINFO)
     first, second = nodes_of(None)
-    assert (first.host, first.partition, first.cores, first.memory) == ("n1", "gpu", 64, 515000)
+    assert (first.host, first.cores, first.memory) == ("n1", 64, 515000)
     assert (first.gpus, first.minutes) == ((("a100", 4),), 2880)
     assert (second.cores, second.gpus) == (16, (("v100", 2),))
     (third,) = nodes_of("long")
@@ -339,10 +342,6 @@ def test_what_nodes_have(fake: Fake) -> None:
     assert (fourth.gpus, fourth.minutes) == ((("", 1),), None)
     assert [node.host for node in nodes_of("gpu,long")] == ["n1", "n2", "n3"]
     assert nodes_of("nowhere") == []
-
-
-def template(**keys: object) -> Template:
-    return Template.from_table({"gpus": 0, "mem": "1G", **keys}, Path("mine.toml"))
 
 
 @pytest.mark.parametrize(
@@ -386,14 +385,14 @@ def test_a_kill_for_memory_is_known_by_log_or_state() -> None:
         "slurmstepd-n1: error: StepId=1.0 exceeded memory limit (2147483648 > 1073741824), being"
     )
     assert memory_kill(None, ["x", polled]) == (
-        "SLURM killed it for its memory: it used 2.00G where its limit was 1.00G; resume with "
+        "SLURM killed it for its memory: it used 2.00G, and its limit was 1.00G; resume with "
         "more: --mem"
     )
     kernel = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch."
     unknown = "the cluster has no accounting record of how much it used"
     assert unknown in (memory_kill(None, [kernel]) or "")
-    known = JobState("7_0", "OUT_OF_MEMORY", memory="it used 900M at least and had asked for 1G")
-    assert "it used 900M at least and had asked for 1G" in (memory_kill(known, [kernel]) or "")
+    known = JobState("7_0", "OUT_OF_MEMORY", memory="it used 900M at least and had requested 1G")
+    assert "it used 900M at least and had requested 1G" in (memory_kill(known, [kernel]) or "")
     assert memory_kill(JobState("7_0", "FAILED"), ["Traceback"]) is None
 
 

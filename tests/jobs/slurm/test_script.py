@@ -106,14 +106,14 @@ def test_the_payload_of_a_task_is_small_however_many_configs() -> None:
 def test_the_job_that_resumes_asks_for_little() -> None:
     asked = template(partition="gpu", gpus=4, mem="200G", time="2-0", helper_partition="cpu")
     helper = asked.for_helper(15, "2G")
-    text = retry_script(helper, SUBMISSION, "s.r.002.retry", ["41", "43"])
+    text = retry_script(helper, SUBMISSION, ["41", "43"])
     for line in (
         "--partition=cpu",
         "--dependency=afterany:41:43",
         "--cpus-per-task=1",
         "--mem=2G",
         "--time=00:15:00",
-        "--job-name=s.r.002.retry",
+        "--job-name=staircase.20260101-000000-abcdef.002.retry",
     ):
         assert f"#SBATCH {line}\n" in text
     assert "gpus" not in text
@@ -124,5 +124,5 @@ def test_the_job_that_resumes_asks_for_little() -> None:
 @pytest.mark.parametrize("partition", [None, "gpu"])
 def test_the_job_that_resumes_goes_where_the_tasks_go(partition: str | None) -> None:
     helper = template(partition=partition).for_helper(15, "2G")
-    text = retry_script(helper, SUBMISSION, "x", ["1"])
+    text = retry_script(helper, SUBMISSION, ["1"])
     assert ("--partition=gpu" in text) == (partition is not None)

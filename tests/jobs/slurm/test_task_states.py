@@ -128,7 +128,7 @@ STOPPED = {"state": "interrupted"}
             "7_0|OUT_OF_MEMORY|0:125||1G|01:00:00|n1\n7_0.0|OUT_OF_MEMORY|0:125|900M||n1|",
             (
                 "crashed",
-                "SLURM killed it for its memory: it used 900M at least and had asked for 1G; "
+                "SLURM killed it for its memory: it used 900M at least and had requested 1G; "
                 "resume with more: --mem",
             ),
         ),
@@ -204,7 +204,7 @@ def test_a_scheduler_that_need_not_know_of_a_job_is_not_believed(
     intent = run.intent(0)
     publish_json(run.submission(0) / run_directory.INTENT, {**intent, "user": os.getuid() + 1})
     slurm("")
-    assert "another user's" in state(run, STALE)[1]
+    assert "belongs to another user" in state(run, STALE)[1]
 
 
 def test_a_cancelled_task_that_saved_needs_no_scheduler(run: RunDirectory, slurm: Any) -> None:
