@@ -14,10 +14,11 @@ UserError                 the user can put it right
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-__all__ = ["BusyError", "RunError", "SpecError", "UserError", "did_you_mean"]
+__all__ = ["BusyError", "RunError", "SpecError", "UserError", "collected", "did_you_mean"]
 
 
 class UserError(Exception):
@@ -42,6 +43,15 @@ class SpecError(UserError):
             lines = "\n".join(f"  - {message}" for message in self.errors)
             text = f"{prefix}{len(self.errors)} errors:\n{lines}"
         super().__init__(text)
+
+
+@contextlib.contextmanager
+def collected(errors: list[str], prefix: str = "") -> Iterator[None]:
+    """Append the messages of a SpecError that is raised inside to a list."""
+    try:
+        yield
+    except SpecError as error:
+        errors += [prefix + message for message in error.errors]
 
 
 class RunError(UserError):

@@ -18,7 +18,7 @@ from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
 from mlpsubmit.spec.overrides import override
-from mlpsubmit.spec.read import RawSpec, Spec, fields, read
+from mlpsubmit.spec.read import Spec, read
 
 __all__ = ["Config", "Sweep"]
 
@@ -141,17 +141,17 @@ class Sweep(Spec):
         _replaced: frozenset[str] = frozenset(),
         **settings: Any,
     ) -> None:
-        raw = RawSpec(
+        spec = read(
             name=name,
             axes={key: _as_list(values) for key, values in dict(axes or {}).items()},
             settings={k: _as_list(v) if hp.canonical_name(k) else v for k, v in settings.items()},
-            batchfn=batchfn,  # type: ignore[arg-type]  # None is refused with all other errors
+            batchfn=batchfn,
             data=data,
             grabs=dict(grabs or {}) if grabs is None or isinstance(grabs, Mapping) else grabs,
             where=where,
             replaced=_replaced,
         )
-        super().__init__(**vars(read(raw)))
+        super().__init__(**vars(spec))
         if self.included is not None and not self.included.any():
             raise SpecError(
                 f"where: leaves none of the {self.product.size} points; "
@@ -239,7 +239,17 @@ class Sweep(Spec):
         Raises:
             SpecError: for an unknown name, a bad value, or one name of a zipped axis.
         """
-        return _sweep(override(self, overrides))
+        (axes, settings), replaced = override(self, overrides)
+        return Sweep(
+            self.name,
+            axes,
+            batchfn=self.batchfn,
+            data=self.data,
+            grabs=self.grabs,
+            where=self.where,
+            _replaced=replaced,
+            **settings,
+        )
 
     def refreshed(self) -> Sweep:
         """Return the sweep of the same spec, read again, with its keys as they are now.
@@ -247,7 +257,7 @@ class Sweep(Spec):
         In a notebook one edits a helper and launches the same sweep again: what functions use may
         have changed since the sweep was made.
         """
-        sweep = _sweep(self)
+        sweep = self.overridden({})
         _ = sweep.fingerprint  # before a function of the user runs and fills a cache of its own
         return sweep
 
@@ -283,13 +293,6 @@ class Sweep(Spec):
         functions = {"batchfn": self.batchfn, "data": self.data, "where": self.where}
         given = {name: value for name, value in functions.items() if value is not None}
         return {**changed, **self.arguments, **given}
-
-
-def _sweep(raw: RawSpec) -> Sweep:
-    """Return the sweep of a raw spec, read as when the user makes it."""
-    given = fields(raw)
-    settings, replaced = given.pop("settings"), given.pop("replaced")
-    return Sweep(**given, _replaced=replaced, **settings)
 
 
 def _as_list(values: Any) -> Any:
