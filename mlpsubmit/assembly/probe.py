@@ -21,6 +21,7 @@ from mlpsubmit.assembly.batch_streams import data_arguments, make_batches
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
+from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.optimizers import optimizer_class
 
@@ -30,8 +31,7 @@ __all__ = ["probe", "smoke_test_grabs"]
 PROBED = ("optimizer", "loss", "model", "parametrization")
 
 #: The most samples that the probe draws, and the most units of its layers.
-PROBE_SAMPLES = 4096
-PROBE_WIDTH = 64
+PROBE_SIZES = {"n_samples": 4096, "n_test": 4096, "width": 64}
 
 #: Sizes up to which the probe calls grabs too: beyond these, some take too long for a launch.
 PROBE_GRABS = {"width": 256, "n_samples": 2048, "n_test": 10_000}
@@ -67,10 +67,10 @@ def probe(sweep: Sweep) -> None:
             continue
         for grab in measured.values():
             pick(grab, {**config.settings, **entry, **dict.fromkeys(SUPPLIED)})
-        if measured and _is_small(hyperparameters):
-            _train_one_step(sweep, config.replaced(**ONE_STEP), entry, with_grabs=True)
-        else:
-            _train_one_step(sweep, _smaller(config), entry, with_grabs=False)
+        small = all(getattr(hyperparameters, name) <= most for name, most in PROBE_GRABS.items())
+        with_grabs = bool(measured) and small
+        sizes = {} if with_grabs else _smaller(hyperparameters)
+        _train_one_step(sweep, config.replaced(**ONE_STEP, **sizes), entry, with_grabs)
     _probe_arguments(sweep)
 
 
@@ -101,20 +101,10 @@ def _check_datasethps(sweep: Sweep, names: Collection[str]) -> None:
         )
 
 
-def _is_small(hyperparameters: Hyperparameters) -> bool:
-    return all(getattr(hyperparameters, name) <= most for name, most in PROBE_GRABS.items())
-
-
-def _smaller(config: Config) -> Config:
-    hyperparameters = config.hyperparameters
-    smaller = {
-        "n_samples": min(hyperparameters.n_samples, PROBE_SAMPLES),
-        "n_test": min(hyperparameters.n_test, PROBE_SAMPLES),
-        **ONE_STEP,
-    }
-    if hyperparameters.model == "mlp":
-        smaller["width"] = min(hyperparameters.width, PROBE_WIDTH)
-    return config.replaced(**smaller)
+def _smaller(hyperparameters: Hyperparameters) -> dict[str, int]:
+    """Return the sizes of a probe without grabs: those of the config, up to a limit."""
+    names = [*PROBE_SIZES] if hyperparameters.model == "mlp" else ["n_samples", "n_test"]
+    return {name: min(getattr(hyperparameters, name), PROBE_SIZES[name]) for name in names}
 
 
 def _probed(sweep: Sweep) -> Iterator[Config]:
@@ -137,7 +127,7 @@ def _probe_arguments(sweep: Sweep) -> None:
     check = getattr(getattr(sweep.data, "func", None), "check", None)
     functions = [f for f in (sweep.data, sweep.batchfn) if f is not None and _of_library(f)]
     names = set().union({"n_samples"}, *map(declared, functions))  # they declare it as bsz
-    errors: dict[str, None] = {}
+    errors: dict[str, str] = {}
     points = _points_of(sweep, names) if functions else iter(())
     for config in itertools.islice(points, PROBED_ARGUMENTS):
         try:
@@ -148,9 +138,10 @@ def _probe_arguments(sweep: Sweep) -> None:
                 make_batches(sweep, config, entry)
         except SpecError as error:
             place = f" (at {config!r})" if config.point else ""
-            errors |= dict.fromkeys(message + place for message in error.errors)
+            for message in error.errors:
+                errors.setdefault(message, message + place)
     if errors:
-        raise SpecError(errors)
+        raise SpecError(errors.values())
 
 
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
@@ -168,15 +159,14 @@ def _points_of(sweep: Sweep, names: set[str]) -> Iterator[Config]:
     """Yield a config for each point of the axes with these names that ``where`` keeps."""
     axes, first = sweep.product.axes, next(iter(sweep))
     own = [number for number, axis in enumerate(axes) if names & set(axis.names)]
-    points: Any = itertools.product(*(range(len(axes[number])) for number in own))
+    product = Product(tuple(axes[number] for number in own))
+    points = product.points()
     if sweep.included is not None and own:
         columns = np.unravel_index(np.flatnonzero(sweep.included), sweep.product.shape)
-        points = np.unique(np.stack([columns[number] for number in own], axis=1), axis=0)
+        indices = np.ravel_multi_index([columns[number] for number in own], product.shape)
+        points = map(product.point, np.unique(indices).tolist())
     for point in points:
-        values: dict[str, Any] = {}
-        for number, entry in zip(own, point, strict=True):
-            values |= zip(axes[number].names, axes[number].points[entry], strict=True)
-        yield first.replaced(**values)
+        yield first.replaced(**point)
 
 
 def smoke_test_grabs(
