@@ -97,7 +97,7 @@ class BatchStream:
     """One stream of training batches: a batch function that several configs may share.
 
     Attributes:
-        first: the batch of step 0, drawn beforehand to learn the shapes.
+        first: the batch of step 0, drawn before the training to get the shapes.
         rest: draws the batches of all later steps.
     """
 
@@ -149,7 +149,7 @@ class SharedBatches:
         """Return the training batches for the configs of a stack.
 
         Stacks train one after another, so each needs a stream that nothing has drawn from: the
-        first one gets the stream whose first batch gave the shapes.
+        first one gets the stream that gave the shapes.
         """
         if stack not in self._of_stacks:
             stream = self._new_stream() if self._of_stacks else self._unused

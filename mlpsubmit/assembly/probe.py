@@ -8,18 +8,17 @@ import random
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mlpsubmit import arguments, batchfns, grabs
 from mlpsubmit.arguments import call, declared, function_name, pick
 from mlpsubmit.assembly.assemble import assemble, named_grabs
 from mlpsubmit.assembly.batch_streams import data_arguments, make_batches
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
+from mlpsubmit.spec.fingerprint import is_library
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
@@ -39,7 +38,7 @@ PROBE_GRABS = {"width": 256, "n_samples": 2048, "n_test": 10_000}
 #: The most combinations of arguments of the library's own functions that the probe checks.
 PROBED_ARGUMENTS = 64
 
-#: Trainings of at least so many steps are worth one more to find beforehand a grab that fails.
+#: Trainings of this length or more start with a step that finds out whether all grabs work.
 SMOKE_TEST_STEPS = 1000
 
 #: Settings for one step of training.
@@ -76,7 +75,7 @@ def probe(sweep: Sweep) -> None:
 
 def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
     """Return the data entries of a config, or None if only workers compute them."""
-    arguments = data_arguments(sweep, config)  # also to check them
+    arguments = data_arguments(sweep, config)  # checks them, too
     if sweep.data is None:
         return {}
     if not getattr(getattr(sweep.data, "func", None), "cheap", False):
@@ -152,7 +151,7 @@ def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _of_library(function: Callable[..., Any]) -> bool:
     inner = getattr(function, "func", function)
-    return str(getattr(inner, "__module__", "")).startswith(batchfns.__name__)
+    return str(getattr(inner, "__module__", "")).startswith("mlpsubmit.batchfns")
 
 
 def _points_of(sweep: Sweep, names: set[str]) -> Iterator[Config]:
@@ -199,8 +198,10 @@ def _train_one_step(
         raise
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
-        place = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+        place = ""
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            if not is_library(frame.f_globals.get("__name__", "")):
+                place = f" at {frame.f_code.co_filename}, line {line}"
         raise SpecError(f"a function of the spec raised {text}{place}: {config!r}") from error
     drawn = [name for name, state in _global_generators().items() if state != before[name]]
     if drawn:
@@ -220,14 +221,3 @@ def _global_generators() -> dict[str, Any]:
         "numpy": (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]),
         "random": random.getstate(),
     }
-
-
-def _is_ours(file: str) -> bool:
-    """Return whether a file belongs to mlpsubmit or torch, rather than to the user."""
-    return any(folder in Path(file).resolve().parents for folder in _OURS)
-
-
-#: Folders of the library that are called from a spec, one by one: in a checkout, they are links.
-_OURS = [
-    Path(str(module.__file__)).resolve().parent for module in (arguments, batchfns, grabs, torch)
-]

@@ -51,7 +51,7 @@ OUTSIDE_RESULTS = frozenset(
     }
 )
 
-#: Settings whose values have to fit together: see the model validators below.
+#: Settings that have to fit together: see the model validators below.
 TIED = frozenset({"loss_checkpoints", "percent_thresholds", "nesterov", "momentum"})
 
 #: Spellings of MLPscape scripts that are accepted besides the names themselves.
@@ -330,7 +330,7 @@ def canonical_name(name: str) -> str | None:
 
 
 def validate(settings: Mapping[str, Any]) -> Hyperparameters:
-    """Build the hyperparameters from settings whose names are spelt in any way.
+    """Build the hyperparameters from settings with names in any spelling.
 
     Raises:
         SpecError: listing every unknown or doubly spelt name and every bad value.

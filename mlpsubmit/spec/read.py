@@ -1,6 +1,6 @@
 """Read a spec: from what the user wrote to a checked, typed spec, or to all of its errors at once.
 
-Pure functions: they call nothing of the user's and change nothing that they are given.
+Pure functions: they call no function of the user and change no argument of the user.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NO_CONTENT = (
 #: Hyperparameters that make an axis where they are given as a list: {hyperparameter: axis}.
 _LISTED = {"n_samples": "n_samples", "target_monomials": "monomials"}
 
-#: Names of axes that are no hyperparameters, and need no function that declares them.
+#: Names of axes that need no function that declares them, although they are no hyperparameters.
 _OWN_AXES = ("trial", "monomials")
 
 _VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -422,7 +422,9 @@ def _conflicts(
     }
     fixed = {**base.datasethps, **arguments}
     for who, name, value in bound + [entry for entry in in_datasethps if entry[1] in arguments]:
-        if name in fixed.keys() - replaced and not _same(value, fixed[name]):
+        if name not in fixed.keys() - replaced or value is fixed[name]:
+            continue
+        if digest(value) != digest(fixed[name]):
             errors[name] = (
                 f"{name}: {who} fixes it to {value!r:.40}, and the spec to "
                 f"{fixed[name]!r:.40}; keep one of the two"
@@ -430,12 +432,8 @@ def _conflicts(
     return [errors[name] for name in sorted(errors)]
 
 
-def _same(one: Any, other: Any) -> bool:
-    return one is other or digest(one) == digest(other)
-
-
 def _check_tied(base: Hyperparameters, product: Product) -> None:
-    """Check, at every point, the settings whose values have to fit together."""
+    """Check, at every point, the settings that have to fit together."""
     axes = [axis for axis in product.axes if hp.TIED & set(axis.names)]
     for point in Product(tuple(axes)).points() if axes else ():
         update = {name: value for name, value in point.items() if name in hp.TIED}

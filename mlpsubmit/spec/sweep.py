@@ -37,7 +37,7 @@ class Config(Mapping[str, Any]):
     point: Mapping[str, Any]
 
     def __init__(self, sweep: Sweep, index: int, point: Mapping[str, Any] | None = None) -> None:
-        # Directly, for __setattr__ refuses, and where= may see a million configs.
+        # Directly: __setattr__ refuses, and where= may be called for a million configs.
         own = self.__dict__
         own["_sweep"], own["index"] = sweep, index
         own["point"] = sweep.product.point(index) if point is None else point
@@ -217,7 +217,7 @@ class Sweep(Spec):
         Raises:
             SpecError: where a setting or function holds something that has no content to hash.
         """
-        return config_keys(self._key_tables, self.product.shape, indices)
+        return config_keys(self._key_tables, indices)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -258,7 +258,7 @@ class Sweep(Spec):
         have changed since the sweep was made.
         """
         sweep = self.overridden({})
-        _ = sweep.fingerprint  # before a function of the user runs and fills a cache of its own
+        _ = sweep.fingerprint  # before a function of the user runs and fills one of its caches
         return sweep
 
     def __getstate__(self) -> dict[str, Any]:
@@ -296,5 +296,5 @@ class Sweep(Spec):
 
 
 def _as_list(values: Any) -> Any:
-    """Return an iterator as a list, for it can be read once only; all else as it is."""
+    """Return an iterator, which can be read only once, as a list; any other value as it is."""
     return list(values) if isinstance(values, Iterator) else values
