@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlpsubmit.arguments import declared, pick
+from mlpsubmit.arguments import declared, takes_all
 from mlpsubmit.assembly.batch_streams import BatchStream, SharedBatches, settings_of, sharing_key
 from mlpsubmit.assembly.build_model import build_model, check_layer_order
 from mlpsubmit.errors import SpecError, collected, did_you_mean
@@ -146,8 +146,7 @@ def _shapes(tensors: Any) -> tuple[Any, ...]:
 
 def _needs_test(grab: Callable[..., Any]) -> bool:
     """Return whether a grab takes the test set, which online training does not need itself."""
-    names = {"X_te", "y_te"}
-    return bool(names & set(pick(grab, dict.fromkeys({*declared(grab), *names}))))
+    return takes_all(grab) or not declared(grab).isdisjoint({"X_te", "y_te"})
 
 
 def named_grabs(sweep: Sweep) -> dict[str, Callable[..., Any]]:

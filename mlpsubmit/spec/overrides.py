@@ -8,14 +8,11 @@ from typing import Any, TypeAlias
 from mlpsubmit.errors import SpecError, collected
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import Hyperparameters
-from mlpsubmit.spec.read import Accepted, Spec
+from mlpsubmit.spec.read import AXIS_OF, Accepted, Spec
 
 __all__ = ["override"]
 
 AxesAndSettings: TypeAlias = tuple[dict[Any, Any], dict[str, Any]]
-
-#: Names that set the same thing.
-_SAME = ({"monomials", "target_monomials"}, {"trial", "num_trials"})
 
 
 def override(spec: Spec, overrides: Mapping[str, Any]) -> tuple[AxesAndSettings, frozenset[str]]:
@@ -49,9 +46,8 @@ def _replaced(
                 f"{name}: is part of the zipped axis ({', '.join(names)}); "
                 "change that axis in the spec"
             )
-    same = next((names for names in _SAME if name in names), {name})
     given = [key for key in (*axes, *settings) if isinstance(key, str)]
-    found = {key for key in given if accepted.canonical(key) in same}
+    found = {key for key in given if _same(accepted.canonical(key), name)}
     settings = {key: old for key, old in settings.items() if key not in found}
     for key in settings:
         if accepted.canonical(key) == "datasethps":
@@ -61,6 +57,11 @@ def _replaced(
         return {**axes, name: value}, settings
     axes = {key: old for key, old in axes.items() if key not in found}
     return axes, {**settings, name: value}
+
+
+def _same(one: str, other: str) -> bool:
+    """Return whether two names set the same, as NUM_TRIALS and trial do."""
+    return AXIS_OF.get(one, one) == AXIS_OF.get(other, other)
 
 
 def _means_axis(name: str, value: Any) -> bool:

@@ -1,6 +1,6 @@
 """Read a spec: from what the user wrote to a checked, typed spec, or to all of its errors at once.
 
-Pure functions: they call no function of the user and change no argument of the user.
+Pure functions: they call no function of the user and change nothing that the user gave.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlpsubmit.spec.hints import hints
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.product import Axis, Product
 
-__all__ = ["NO_CONTENT", "Accepted", "Spec", "read"]
+__all__ = ["AXIS_OF", "NO_CONTENT", "Accepted", "Spec", "read"]
 
 #: The message for a value that has no content to hash; the reason takes the place of ``{}``.
 NO_CONTENT = (
@@ -30,11 +30,8 @@ NO_CONTENT = (
     "functions, but no open files, locks or generators: make those inside a function"
 )
 
-#: Hyperparameters that make an axis where they are given as a list: {hyperparameter: axis}.
-_LISTED = {"n_samples": "n_samples", "target_monomials": "monomials"}
-
-#: Names of axes that need no function that declares them, although they are no hyperparameters.
-_OWN_AXES = ("trial", "monomials")
+#: The axes that settings make: {hyperparameter: axis}.
+AXIS_OF = {"n_samples": "n_samples", "num_trials": "trial", "target_monomials": "monomials"}
 
 _VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -72,7 +69,7 @@ class Accepted:
             raise SpecError(self.errors)
         if name in self.declared:
             return name
-        if name.lower() in _OWN_AXES:
+        if name.lower() in AXIS_OF.values():
             return name.lower()
         known = {*Hyperparameters.model_fields, *self.declared, "trial"}
         raise SpecError(
@@ -214,19 +211,18 @@ def _split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     fixed: dict[str, Any] = {}
     axes: dict[str, Any] = {}
     for name, value in settings.items():
-        canonical = hp.canonical_name(name)
-        if canonical == "num_trials":
+        axis = AXIS_OF.get(hp.canonical_name(name) or "")
+        if axis == "trial":
             fixed[name] = value
             with contextlib.suppress(SpecError):  # raised again with the other settings
-                axes["trial"] = range(hp.validate_one("num_trials", value))
-        elif canonical in _LISTED and _is_list(value):
-            axes[_LISTED[canonical]] = value
-        elif canonical == "target_monomials" and value is not None:
-            axes["monomials"] = [value]
+                axes[axis] = range(hp.validate_one("num_trials", value))
+        elif axis is not None and _is_list(value):
+            axes[axis] = value
+        elif axis == "monomials" and value is not None:
+            axes[axis] = [value]
         else:
             fixed[name] = value
-    order = [axis for axis in ("n_samples", "trial", "monomials") if axis in axes]
-    return fixed, {axis: axes[axis] for axis in order}
+    return fixed, {axis: axes[axis] for axis in AXIS_OF.values() if axis in axes}
 
 
 def _is_list(values: Any) -> bool:
@@ -254,7 +250,8 @@ def _axes(
     for key, values in given:
         names = key if isinstance(key, tuple) else (key,)
         with collected(errors):
-            canonical = tuple(_LISTED.get(n, n) for n in map(accepted.canonical, names))
+            known = map(accepted.canonical, names)
+            canonical = tuple("monomials" if n == "target_monomials" else n for n in known)
             with collected(errors, f"axis {', '.join(names)}: "):
                 _check_results_depend(canonical, accepted, unused)
                 axes.append(_axis(canonical, _points(values, names, isinstance(key, tuple))))
