@@ -90,8 +90,8 @@ class _Encoder:
     def __init__(self) -> None:
         self.hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self.open: dict[int, int] = {}  # objects being encoded, and how deep: a cycle ends there
-        self.done: dict[int, bytes] = {}  # digests of objects seen before
-        self.kept: list[Any] = []  # keeps temporaries alive, so that their ids stay theirs
+        # The digests of objects seen before, with the object: alive, so that its id stays unique.
+        self.done: dict[int, tuple[bytes, Any]] = {}
 
     def tag(self, tag: str, content: bytes = b"") -> None:
         self.hash.update(f"{tag}:{len(content)}:".encode() + content)
@@ -103,17 +103,12 @@ class _Encoder:
             self.tag("bytes", bytes(value))
         elif id(value) in self.open:
             self.tag("cycle", str(self.open[id(value)]).encode())
-        else:
-            self.tag("digest", self.done.get(id(value)) or self.encoded(value))
-
-    def encoded(self, value: Any) -> bytes:
-        """Return the digest of one object, equal for equal objects however they are shared."""
-        self.open[id(value)] = len(self.open)
-        content = self.separate(self.add_object, value)
-        del self.open[id(value)]
-        self.kept.append(value)
-        self.done[id(value)] = content
-        return content
+        else:  # one digest per object: equal for equal objects however they are shared
+            if id(value) not in self.done:
+                self.open[id(value)] = len(self.open)
+                self.done[id(value)] = self.separate(self.add_object, value), value
+                del self.open[id(value)]
+            self.tag("digest", self.done[id(value)][0])
 
     def separate(self, encode: Callable[[Any], None], value: Any) -> bytes:
         """Return the digest of one value in a hash of its own."""

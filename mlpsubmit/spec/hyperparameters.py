@@ -64,13 +64,10 @@ def python_number(value: Any) -> Any:
     return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _is_finite(value: Any) -> bool:
     """Return whether a value is a number that a float can hold."""
-    return _is_real(value) and abs(value) <= sys.float_info.max
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and abs(value) <= sys.float_info.max
 
 
 def _valid(parse: Callable[[Any], Any], valid: str) -> PlainValidator:
@@ -98,7 +95,8 @@ def _integral(value: Any, minimum: int) -> int:
 
 def _integer(minimum: int, *others: str | None) -> PlainValidator:
     def parse(value: Any) -> Any:
-        return value if value in others else _integral(value, minimum)
+        other = (value is None or isinstance(value, str)) and value in others
+        return value if other else _integral(value, minimum)
 
     valid = "".join(f" or {other!r}" for other in others)
     return _valid(parse, f"an integer >= {minimum}{valid}")
@@ -187,7 +185,7 @@ def _devices(value: Any) -> str | tuple[int, ...]:
 def _betas(value: Any) -> tuple[float, float]:
     _require(isinstance(value, (list, tuple)))
     first, second = _entries(value)
-    _require(all(_is_real(beta) and 0 <= beta < 1 for beta in (first, second)))
+    _require(all(_is_finite(beta) and 0 <= beta < 1 for beta in (first, second)))
     return float(first), float(second)
 
 

@@ -134,19 +134,14 @@ def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:
 @contextlib.contextmanager
 def _by_value(folder: Path) -> Iterator[None]:
     """Pickle the user's modules by value, so that later edits do not reach queued tasks."""
-    modules = [
-        module
-        for name, module in list(sys.modules.items())
-        if name != "__main__" and not is_library(name)
-        if any(folder in place.parents for place in module_places(module))
-    ]
-    for module in modules:
-        cloudpickle.register_pickle_by_value(module)
-    try:
+    with contextlib.ExitStack() as stack:
+        for name, module in list(sys.modules.items()):
+            if name == "__main__" or is_library(name):
+                continue
+            if any(folder in place.parents for place in module_places(module)):
+                cloudpickle.register_pickle_by_value(module)
+                stack.callback(cloudpickle.unregister_pickle_by_value, module)
         yield
-    finally:
-        for module in modules:
-            cloudpickle.unregister_pickle_by_value(module)
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
