@@ -1,6 +1,6 @@
 """The errors that mlpsubmit reports to its user, each in one message and with exit code 2.
 
-UserError                 the user can put it right
+UserError                 the user can fix it
 ├── SpecError             a spec, or the arguments of a function of the library
 ├── RunError              a run directory
 │   └── BusyError         a run whose tasks are active, or may be
@@ -22,7 +22,7 @@ __all__ = ["BusyError", "RunError", "SpecError", "UserError", "collected", "did_
 
 
 class UserError(Exception):
-    """An error that the user can put right: got X; valid are Y; try Z."""
+    """An error that the user can fix: got X; valid are Y; try Z."""
 
 
 class SpecError(UserError):

@@ -413,17 +413,17 @@ def _conflicts(
         for name, value in getattr(function, "keywords", {}).items()
     ]
     errors = {
-        name: f"axis {name}: {who} already fixes {name}; leave it out there or drop the axis"
-        for who, name, _ in reversed(in_datasethps + bound)
+        name: f"axis {name}: {source} already fixes {name}; leave it out there or drop the axis"
+        for source, name, _ in reversed(in_datasethps + bound)
         if name in product.names - replaced
     }
     fixed = {**base.datasethps, **arguments}
-    for who, name, value in bound + [entry for entry in in_datasethps if entry[1] in arguments]:
+    for source, name, value in bound + [entry for entry in in_datasethps if entry[1] in arguments]:
         if name not in fixed.keys() - replaced or value is fixed[name]:
             continue
         if digest(value) != digest(fixed[name]):
             errors[name] = (
-                f"{name}: {who} fixes it to {value!r:.40}, and the spec to "
+                f"{name}: {source} fixes it to {value!r:.40}, and the spec to "
                 f"{fixed[name]!r:.40}; keep one of the two"
             )
     return [errors[name] for name in sorted(errors)]
