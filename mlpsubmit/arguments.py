@@ -71,9 +71,8 @@ def pick(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
     missing = [
         p.name
         for p in parameters
-        if p.kind in (*_BY_NAME, inspect.Parameter.POSITIONAL_ONLY)
-        and p.default is inspect.Parameter.empty
-        and (p.name not in offered or p.kind is inspect.Parameter.POSITIONAL_ONLY)
+        if p.default is p.empty
+        and (p.kind is p.POSITIONAL_ONLY or (p.kind in _BY_NAME and p.name not in offered))
     ]
     if missing:
         hints = ", ".join(f"{name!r}{did_you_mean(name, offered)}" for name in missing)

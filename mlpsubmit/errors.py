@@ -1,6 +1,6 @@
 """The errors that mlpsubmit reports to its user, each in one message and with exit code 2.
 
-UserError                 the user can put it right
+UserError                 the user can fix it
 ├── SpecError             a spec, or the arguments of a function of the library
 ├── RunError              a run directory
 │   └── BusyError         a run whose tasks are active, or may be
@@ -14,14 +14,15 @@ UserError                 the user can put it right
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-__all__ = ["BusyError", "RunError", "SpecError", "UserError", "did_you_mean"]
+__all__ = ["BusyError", "RunError", "SpecError", "UserError", "collected", "did_you_mean"]
 
 
 class UserError(Exception):
-    """An error that the user can put right: got X; valid are Y; try Z."""
+    """An error that the user can fix: got X; valid are Y; try Z."""
 
 
 class SpecError(UserError):
@@ -42,6 +43,15 @@ class SpecError(UserError):
             lines = "\n".join(f"  - {message}" for message in self.errors)
             text = f"{prefix}{len(self.errors)} errors:\n{lines}"
         super().__init__(text)
+
+
+@contextlib.contextmanager
+def collected(errors: list[str], prefix: str = "") -> Iterator[None]:
+    """Append the messages of a SpecError that is raised inside to a list."""
+    try:
+        yield
+    except SpecError as error:
+        errors += [prefix + message for message in error.errors]
 
 
 class RunError(UserError):

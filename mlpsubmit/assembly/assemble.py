@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlpsubmit.arguments import declared, pick
-from mlpsubmit.assembly.batch_streams import BatchStream, BatchStreams, Draw, settings_of
+from mlpsubmit.arguments import declared, takes_all
+from mlpsubmit.assembly.batch_streams import BatchStream, SharedBatches, settings_of, sharing_key
 from mlpsubmit.assembly.build_model import build_model, check_layer_order
-from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.errors import SpecError, collected, did_you_mean
 from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.spec.hyperparameters import Hyperparameters
@@ -51,8 +51,8 @@ class StackInputs:
         self,
         row: int,
         config: Config,
+        context: Mapping[str, Any],
         model: nn.Module,
-        draw: Draw,
         stream: BatchStream,
         test_fn: BatchFn | None,
     ) -> None:
@@ -67,11 +67,12 @@ class StackInputs:
         self.trials.append(config.trial)
         if stream.generator not in self.generators:
             self.generators.append(stream.generator)
-        context = {**draw.context, "bsz": hyperparameters.n_samples}
+        supplied: dict[str, Any] = {"bsz": hyperparameters.n_samples}
         if any("gen" in declared(grab) for grab in self.grabs.values()):
-            context["gen"] = torch.Generator(self.device).manual_seed(draw.seeds.grabs)
-            self.generators.append(context["gen"])
-        self.contexts.append(context)
+            seed = streams(hyperparameters.seed, config.trial).grabs
+            supplied["gen"] = torch.Generator(self.device).manual_seed(seed)
+            self.generators.append(supplied["gen"])
+        self.contexts.append({**context, **supplied})
 
     def train(self, monitor: Monitor | None = None) -> Trained:
         """Run the train loop on the stack."""
@@ -110,20 +111,24 @@ def assemble(
     """
     grabs = named_grabs(sweep)
     needs_test = any(map(_needs_test, grabs.values()))
-    batches = BatchStreams(sweep.batchfn, device)
+    shared: dict[bytes, SharedBatches] = {}
     stacks: dict[Any, StackInputs] = {}
     for row, (config, entry) in enumerate(zip(configs, entries, strict=True)):
         hyperparameters = config.hyperparameters
         context = settings_of(sweep, config, entry, device)
-        draw = batches.draw(context, entry, streams(hyperparameters.seed, config.trial))
-        first = batches.first_batch(draw)
-        test_fn = batches.test(draw) if needs_test or not hyperparameters.online else None
+        seeds = streams(hyperparameters.seed, config.trial)
+        batches = shared.setdefault(
+            sharing_key(sweep.batchfn, context, entry, seeds.train),
+            SharedBatches(sweep.batchfn, context, seeds, device),
+        )
+        first = batches.first
+        test_fn = batches.test if needs_test or not hyperparameters.online else None
         model = build_model(config, context, *first)
         key = (_model_key(model), _shapes(first), test_fn and _shapes(test_fn(0)))
         if key not in stacks:
             check_layer_order(model, first[0])
             stacks[key] = StackInputs(grabs, device)
-        stacks[key].add(row, config, model, draw, batches.of_stack(key, draw), test_fn)
+        stacks[key].add(row, config, context, model, batches.of_stack(key), test_fn)
     return list(stacks.values())
 
 
@@ -141,8 +146,7 @@ def _shapes(tensors: Any) -> tuple[Any, ...]:
 
 def _needs_test(grab: Callable[..., Any]) -> bool:
     """Return whether a grab takes the test set, which online training does not need itself."""
-    names = {"X_te", "y_te"}
-    return bool(names & set(pick(grab, dict.fromkeys({*declared(grab), *names}))))
+    return takes_all(grab) or not declared(grab).isdisjoint({"X_te", "y_te"})
 
 
 def named_grabs(sweep: Sweep) -> dict[str, Callable[..., Any]]:
@@ -156,12 +160,10 @@ def named_grabs(sweep: Sweep) -> dict[str, Callable[..., Any]]:
     errors = _alias_errors(base, functions)
     grabs = {}
     for alias, function in functions.items():
-        try:
+        with collected(errors, f"grab {alias!r}: "):
             choice = matrix_choice(base.other_model_gram.get(alias, False))
             arguments = base.other_model_kwargs.get(alias, {})
             grabs[alias] = named_grab(function, arguments=arguments, **choice)
-        except SpecError as error:
-            errors += [f"grab {alias!r}: {message}" for message in error.errors]
     if errors:
         raise SpecError(errors)
     return grabs
@@ -169,12 +171,10 @@ def named_grabs(sweep: Sweep) -> dict[str, Callable[..., Any]]:
 
 def _alias_errors(base: Hyperparameters, grabs: Mapping[str, Any]) -> list[str]:
     """Return an error for each alias with arguments or a matrix, but without a grab."""
-    settings = {"OTHER_MODEL_KWARGS": base.other_model_kwargs}
-    settings["OTHER_MODEL_GRAM"] = base.other_model_gram
     return [
-        f"{setting}: no grab is called {alias!r}{did_you_mean(alias, grabs)}; "
+        f"{setting.upper()}: no grab is called {alias!r}{did_you_mean(alias, grabs)}; "
         f"there are {', '.join(sorted(grabs)) or 'none'}"
-        for setting, aliases in settings.items()
-        for alias in aliases
+        for setting in ("other_model_kwargs", "other_model_gram")
+        for alias in getattr(base, setting)
         if alias not in grabs
     ]

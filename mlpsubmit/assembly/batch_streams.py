@@ -20,11 +20,11 @@ from mlpsubmit.training.seeds import Streams
 
 __all__ = [
     "BatchStream",
-    "BatchStreams",
-    "Draw",
+    "SharedBatches",
     "data_arguments",
     "make_batches",
     "settings_of",
+    "sharing_key",
 ]
 
 #: Inputs X (n, ...) and targets y (n,) or (n, d_out).
@@ -97,7 +97,7 @@ class BatchStream:
     """One stream of training batches: a batch function that several configs may share.
 
     Attributes:
-        first: the batch of step 0, drawn beforehand to learn the shapes.
+        first: the batch of step 0, drawn before the training to get the shapes.
         rest: draws the batches of all later steps.
     """
 
@@ -112,79 +112,73 @@ class BatchStream:
         return self.first if type(step) is int and step == 0 else self.rest(step)
 
 
-@dataclass(frozen=True, eq=False)
-class Draw:
-    """The draws of one config.
+class SharedBatches:
+    """The batches of all configs of a pack that draw the same ones.
 
-    Attributes:
-        key: equal for configs that draw the same batches.
+    Args:
         context: everything that the batch function is offered.
     """
 
-    key: bytes
-    context: Mapping[str, Any]
-    seeds: Streams
+    def __init__(
+        self,
+        batchfn: Callable[..., Any],
+        context: Mapping[str, Any],
+        seeds: Streams,
+        device: torch.device,
+    ) -> None:
+        self._batchfn, self._context = batchfn, context
+        self._seeds, self._device = seeds, device
+        self._of_stacks: dict[Hashable, BatchStream] = {}
 
+    @functools.cached_property
+    def first(self) -> Pair:
+        """The first training batch, or the training set."""
+        return self._unused.first
 
-class BatchStreams:
-    """The batch functions of a pack: configs that would draw the same batches share one."""
+    @functools.cached_property
+    def test(self) -> BatchFn:
+        """The function that yields the test set, which is drawn once."""
+        test_fn: Any = functools.cache(
+            _made(self._batchfn, self._offered(self._seeds.test, "test"))
+        )
+        test_fn.__name__ = function_name(self._batchfn)
+        made: BatchFn = test_fn
+        return made
 
-    def __init__(self, batchfn: Callable[..., Any], device: torch.device) -> None:
-        self._batchfn, self._device = batchfn, device
-        self._first: dict[bytes, BatchStream] = {}
-        self._of_stacks: dict[tuple[Hashable, bytes], BatchStream] = {}
-        self._test: dict[bytes, BatchFn] = {}
-
-    def draw(self, context: Mapping[str, Any], entry: Mapping[str, Any], seeds: Streams) -> Draw:
-        """Return the draws of a config with these settings and data entries."""
-        return Draw(_sharing_key(self._batchfn, context, seeds.train, entry), context, seeds)
-
-    def first_batch(self, draw: Draw) -> Pair:
-        """Return the first training batch."""
-        if draw.key not in self._first:
-            self._first[draw.key] = self._train_stream(draw)
-        return self._first[draw.key].first
-
-    def of_stack(self, stack: Hashable, draw: Draw) -> BatchStream:
-        """Return the training batches for a config of a stack.
+    def of_stack(self, stack: Hashable) -> BatchStream:
+        """Return the training batches for the configs of a stack.
 
         Stacks train one after another, so each needs a stream that nothing has drawn from: the
-        first one gets the stream whose first batch gave the shapes.
+        first one gets the stream that gave the shapes.
         """
-        own = (stack, draw.key)
-        if own not in self._of_stacks:
-            taken = any(key == draw.key for _, key in self._of_stacks)
-            stream = self._train_stream(draw) if taken else self._first[draw.key]
-            self._of_stacks[own] = stream
-        return self._of_stacks[own]
+        if stack not in self._of_stacks:
+            stream = self._new_stream() if self._of_stacks else self._unused
+            self._of_stacks[stack] = stream
+        return self._of_stacks[stack]
 
-    def test(self, draw: Draw) -> BatchFn:
-        """Return the function that yields the test set."""
-        if draw.key not in self._test:
-            generator = torch.Generator(self._device).manual_seed(draw.seeds.test)
-            offered = {**draw.context, **_supplied(draw.context, generator, "test")}
-            test_fn: Any = functools.cache(_made(self._batchfn, offered))  # drawn once
-            test_fn.__name__ = function_name(self._batchfn)
-            self._test[draw.key] = test_fn
-        return self._test[draw.key]
+    @functools.cached_property
+    def _unused(self) -> BatchStream:
+        return self._new_stream()
 
-    def _train_stream(self, draw: Draw) -> BatchStream:
-        batchfn, context = self._batchfn, draw.context
-        generator = torch.Generator(self._device).manual_seed(draw.seeds.train)
-        offered = {**context, **_supplied(context, generator, "train")}
+    def _offered(self, seed: int, split: str) -> dict[str, Any]:
+        generator = torch.Generator(self._device).manual_seed(seed)
+        return {**self._context, **_supplied(self._context, generator, split)}
+
+    def _new_stream(self) -> BatchStream:
+        batchfn, offered = self._batchfn, self._offered(self._seeds.train, "train")
         batch_fn = _made(batchfn, offered)
         first = _batch(batchfn, batch_fn, self._device)
-        if not context["online"]:
+        if not offered["online"]:
             # The fixed set comes back as X and y to a function that takes them, as in MLPscape.
             if {"X", "y"} <= declared(batchfn):
                 again = _made(batchfn, {**offered, "X": first[0], "y": first[1]})
                 _compare(batchfn, first, _batch(batchfn, again, self._device))
             batch_fn = lambda step: first  # noqa: E731
-        return BatchStream(generator, first, batch_fn, function_name(batchfn))
+        return BatchStream(offered["gen"], first, batch_fn, function_name(batchfn))
 
 
-def _sharing_key(
-    batchfn: Callable[..., Any], context: Mapping[str, Any], seed: int, entry: Mapping[str, Any]
+def sharing_key(
+    batchfn: Callable[..., Any], context: Mapping[str, Any], entry: Mapping[str, Any], seed: int
 ) -> bytes:
     """Return a hash that is equal for configs that draw the same batches."""
     own = {name: value for name, value in context.items() if name not in entry}

@@ -8,19 +8,19 @@ import random
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mlpsubmit import arguments, batchfns, grabs
 from mlpsubmit.arguments import call, declared, function_name, pick
 from mlpsubmit.assembly.assemble import assemble, named_grabs
 from mlpsubmit.assembly.batch_streams import data_arguments, make_batches
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
+from mlpsubmit.spec.fingerprint import is_library
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
+from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.optimizers import optimizer_class
 
@@ -30,8 +30,7 @@ __all__ = ["probe", "smoke_test_grabs"]
 PROBED = ("optimizer", "loss", "model", "parametrization")
 
 #: The most samples that the probe draws, and the most units of its layers.
-PROBE_SAMPLES = 4096
-PROBE_WIDTH = 64
+PROBE_SIZES = {"n_samples": 4096, "n_test": 4096, "width": 64}
 
 #: Sizes up to which the probe calls grabs too: beyond these, some take too long for a launch.
 PROBE_GRABS = {"width": 256, "n_samples": 2048, "n_test": 10_000}
@@ -39,7 +38,7 @@ PROBE_GRABS = {"width": 256, "n_samples": 2048, "n_test": 10_000}
 #: The most combinations of arguments of the library's own functions that the probe checks.
 PROBED_ARGUMENTS = 64
 
-#: Trainings of at least so many steps are worth one more to find beforehand a grab that fails.
+#: Trainings of this length or more start with a step that finds out whether all grabs work.
 SMOKE_TEST_STEPS = 1000
 
 #: Settings for one step of training.
@@ -67,16 +66,16 @@ def probe(sweep: Sweep) -> None:
             continue
         for grab in measured.values():
             pick(grab, {**config.settings, **entry, **dict.fromkeys(SUPPLIED)})
-        if measured and _is_small(hyperparameters):
-            _train_one_step(sweep, config.replaced(**ONE_STEP), entry, with_grabs=True)
-        else:
-            _train_one_step(sweep, _smaller(config), entry, with_grabs=False)
+        small = all(getattr(hyperparameters, name) <= most for name, most in PROBE_GRABS.items())
+        with_grabs = bool(measured) and small
+        sizes = {} if with_grabs else _smaller(hyperparameters)
+        _train_one_step(sweep, config.replaced(**ONE_STEP, **sizes), entry, with_grabs)
     _probe_arguments(sweep)
 
 
 def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
     """Return the data entries of a config, or None if only workers compute them."""
-    arguments = data_arguments(sweep, config)  # also to check them
+    arguments = data_arguments(sweep, config)  # checks them, too
     if sweep.data is None:
         return {}
     if not getattr(getattr(sweep.data, "func", None), "cheap", False):
@@ -101,20 +100,10 @@ def _check_datasethps(sweep: Sweep, names: Collection[str]) -> None:
         )
 
 
-def _is_small(hyperparameters: Hyperparameters) -> bool:
-    return all(getattr(hyperparameters, name) <= most for name, most in PROBE_GRABS.items())
-
-
-def _smaller(config: Config) -> Config:
-    hyperparameters = config.hyperparameters
-    smaller = {
-        "n_samples": min(hyperparameters.n_samples, PROBE_SAMPLES),
-        "n_test": min(hyperparameters.n_test, PROBE_SAMPLES),
-        **ONE_STEP,
-    }
-    if hyperparameters.model == "mlp":
-        smaller["width"] = min(hyperparameters.width, PROBE_WIDTH)
-    return config.replaced(**smaller)
+def _smaller(hyperparameters: Hyperparameters) -> dict[str, int]:
+    """Return the sizes of a probe without grabs: those of the config, up to a limit."""
+    names = [*PROBE_SIZES] if hyperparameters.model == "mlp" else ["n_samples", "n_test"]
+    return {name: min(getattr(hyperparameters, name), PROBE_SIZES[name]) for name in names}
 
 
 def _probed(sweep: Sweep) -> Iterator[Config]:
@@ -137,7 +126,7 @@ def _probe_arguments(sweep: Sweep) -> None:
     check = getattr(getattr(sweep.data, "func", None), "check", None)
     functions = [f for f in (sweep.data, sweep.batchfn) if f is not None and _of_library(f)]
     names = set().union({"n_samples"}, *map(declared, functions))  # they declare it as bsz
-    errors: dict[str, None] = {}
+    errors: dict[str, str] = {}
     points = _points_of(sweep, names) if functions else iter(())
     for config in itertools.islice(points, PROBED_ARGUMENTS):
         try:
@@ -148,9 +137,10 @@ def _probe_arguments(sweep: Sweep) -> None:
                 make_batches(sweep, config, entry)
         except SpecError as error:
             place = f" (at {config!r})" if config.point else ""
-            errors |= dict.fromkeys(message + place for message in error.errors)
+            for message in error.errors:
+                errors.setdefault(message, message + place)
     if errors:
-        raise SpecError(errors)
+        raise SpecError(errors.values())
 
 
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
@@ -161,22 +151,21 @@ def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
 
 def _of_library(function: Callable[..., Any]) -> bool:
     inner = getattr(function, "func", function)
-    return str(getattr(inner, "__module__", "")).startswith(batchfns.__name__)
+    return str(getattr(inner, "__module__", "")).startswith("mlpsubmit.batchfns")
 
 
 def _points_of(sweep: Sweep, names: set[str]) -> Iterator[Config]:
     """Yield a config for each point of the axes with these names that ``where`` keeps."""
     axes, first = sweep.product.axes, next(iter(sweep))
     own = [number for number, axis in enumerate(axes) if names & set(axis.names)]
-    points: Any = itertools.product(*(range(len(axes[number])) for number in own))
+    product = Product(tuple(axes[number] for number in own))
+    points = product.points()
     if sweep.included is not None and own:
         columns = np.unravel_index(np.flatnonzero(sweep.included), sweep.product.shape)
-        points = np.unique(np.stack([columns[number] for number in own], axis=1), axis=0)
+        indices = np.ravel_multi_index([columns[number] for number in own], product.shape)
+        points = map(product.point, np.unique(indices).tolist())
     for point in points:
-        values: dict[str, Any] = {}
-        for number, entry in zip(own, point, strict=True):
-            values |= zip(axes[number].names, axes[number].points[entry], strict=True)
-        yield first.replaced(**values)
+        yield first.replaced(**point)
 
 
 def smoke_test_grabs(
@@ -209,8 +198,10 @@ def _train_one_step(
         raise
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
-        place = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+        place = ""
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            if not is_library(frame.f_globals.get("__name__", "")):
+                place = f" at {frame.f_code.co_filename}, line {line}"
         raise SpecError(f"a function of the spec raised {text}{place}: {config!r}") from error
     drawn = [name for name, state in _global_generators().items() if state != before[name]]
     if drawn:
@@ -230,14 +221,3 @@ def _global_generators() -> dict[str, Any]:
         "numpy": (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]),
         "random": random.getstate(),
     }
-
-
-def _is_ours(file: str) -> bool:
-    """Return whether a file belongs to mlpsubmit or torch, rather than to the user."""
-    return any(folder in Path(file).resolve().parents for folder in _OURS)
-
-
-#: Folders of the library that are called from a spec, one by one: in a checkout, they are links.
-_OURS = [
-    Path(str(module.__file__)).resolve().parent for module in (arguments, batchfns, grabs, torch)
-]

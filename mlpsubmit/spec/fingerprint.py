@@ -47,7 +47,7 @@ def digest(*values: Any) -> bytes:
     encoder = _Encoder()
     for value in values:
         encoder.add(value)
-    return bytes(encoder.hash.digest())
+    return encoder.hash.digest()
 
 
 @functools.cache
@@ -79,10 +79,6 @@ def module_places(module: types.ModuleType) -> list[Path]:
     return [Path(place).resolve() for place in places]
 
 
-def _new_hash() -> Any:
-    return hashlib.blake2b(digest_size=DIGEST_BYTES)
-
-
 #: Exact types that are encoded here; subclasses of them are reduced as other objects are.
 _SCALARS = (type(None), bool, int, float, complex, str)
 _CONTAINERS = (list, tuple, range, set, frozenset, dict, str, int, float, complex, bytes, bytearray)
@@ -92,10 +88,10 @@ class _Encoder:
     """Feeds values, in an unambiguous form, into one hash."""
 
     def __init__(self) -> None:
-        self.hash = _new_hash()
+        self.hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self.open: dict[int, int] = {}  # objects being encoded, and how deep: a cycle ends there
-        self.done: dict[int, bytes] = {}  # digests of objects seen before
-        self.kept: list[Any] = []  # keeps temporaries alive, so that their ids stay theirs
+        # The digests of objects seen before, with the object: alive, so that its id stays unique.
+        self.done: dict[int, tuple[bytes, Any]] = {}
 
     def tag(self, tag: str, content: bytes = b"") -> None:
         self.hash.update(f"{tag}:{len(content)}:".encode() + content)
@@ -107,24 +103,19 @@ class _Encoder:
             self.tag("bytes", bytes(value))
         elif id(value) in self.open:
             self.tag("cycle", str(self.open[id(value)]).encode())
-        else:
-            self.tag("digest", self.done.get(id(value)) or self.encoded(value))
-
-    def encoded(self, value: Any) -> bytes:
-        """Return the digest of one object, equal for equal objects however they are shared."""
-        self.open[id(value)] = len(self.open)
-        content = self.separate(self.add_object, value)
-        del self.open[id(value)]
-        self.kept.append(value)
-        self.done[id(value)] = content
-        return content
+        else:  # one digest per object: equal for equal objects however they are shared
+            if id(value) not in self.done:
+                self.open[id(value)] = len(self.open)
+                self.done[id(value)] = self.separate(self.add_object, value), value
+                del self.open[id(value)]
+            self.tag("digest", self.done[id(value)][0])
 
     def separate(self, encode: Callable[[Any], None], value: Any) -> bytes:
         """Return the digest of one value in a hash of its own."""
-        outer, self.hash = self.hash, _new_hash()
+        outer, self.hash = self.hash, hashlib.blake2b(digest_size=DIGEST_BYTES)
         encode(value)
         self.hash, inner = outer, self.hash
-        return bytes(inner.digest())
+        return inner.digest()
 
     def sort_key(self, value: Any) -> bytes:
         """Return the digest by which the entries of sets and the keys of mappings are sorted."""
@@ -151,8 +142,7 @@ class _Encoder:
         yield (list, range), lambda value: self.add_all("list", value)
         yield tuple, lambda value: self.add_all("tuple", value)
         yield (set, frozenset), lambda value: self.add_all("set", sorted(map(self.sort_key, value)))
-        yield types.MappingProxyType, lambda value: self.mapping(value)
-        yield dict, self.mapping
+        yield (dict, types.MappingProxyType), self.mapping
         yield functools.partial, lambda p: self.add_all("partial", (p.func, p.args, p.keywords))
         yield types.FunctionType, self.function
         yield types.MethodType, lambda m: self.add_all("method", (m.__func__, m.__self__))
@@ -162,12 +152,10 @@ class _Encoder:
         yield types.BuiltinFunctionType, self.builtin
         yield types.MethodDescriptorType, self.named
         yield functools.cached_property, lambda p: self.add_all("property", (p.func,))
-        yield (property,), lambda p: self.add_all("property", (p.fget, p.fset))
+        yield property, lambda p: self.add_all("property", (p.fget, p.fset))
         yield (staticmethod, classmethod), lambda m: self.add_all("method", (m.__func__,))
 
     def mapping(self, value: Mapping[Any, Any]) -> None:
-        if type(value) not in (dict, types.MappingProxyType):
-            self.add(type(value))
         keys = sorted(value, key=self.sort_key)
         self.add_all("mapping", itertools.chain.from_iterable((key, value[key]) for key in keys))
 

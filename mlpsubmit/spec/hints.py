@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from mlpsubmit.arguments import declared, function_name
@@ -13,57 +13,53 @@ __all__ = ["hints"]
 #: The package of the library's recipes and batch functions.
 _LIBRARY = "mlpsubmit.batchfns"
 
+#: Batch functions that need data: {function: (an entry that they take, the error without it)}.
+_NEEDS_DATA = {
+    "sample": (
+        "X_train",
+        "draws rows of data entries, and there is no data=; write for example "
+        "data=images('digits'), or batchfn=arrays(X, y) instead",
+    ),
+    "polynomial": (
+        "data_eigvals",
+        "needs the spectrum of its inputs, and there is no data=; write for example "
+        "data=power_law(d=200, alpha=2.0)",
+    ),
+}
+
 
 def hints(
     batchfn: Callable[..., Any] | None, data: Callable[..., Any] | None, given: Collection[str]
-) -> list[str]:
-    """Return an error for each function of the library that is given in the wrong argument.
+) -> Iterator[str]:
+    """Yield an error for each function of the library that is given in the wrong argument.
 
     Args:
         given: the names of the other settings of the spec.
     """
-    checks = (_data_hint(data), _batchfn_hint(batchfn, data is not None, given))
-    return [error for error in checks if error]
-
-
-def _data_hint(data: Callable[..., Any] | None) -> str | None:
-    if data is None or not _is_plain(data):
-        return None
-    name = function_name(data)
-    if "bsz" in declared(data):
-        return f"data: got the batch function {name}; write batchfn={name}"
-    return f"data: got the function {name} itself; call it: data={name}(...)"
-
-
-def _batchfn_hint(
-    batchfn: Callable[..., Any] | None, has_data: bool, given: Collection[str]
-) -> str | None:
+    if data is not None and _is_plain(data):
+        name = function_name(data)
+        if "bsz" in declared(data):
+            yield f"data: got the batch function {name}; write batchfn={name}"
+        else:
+            yield f"data: got the function {name} itself; call it: data={name}(...)"
     if batchfn is None:
-        return None
+        return
     name = function_name(batchfn)
+    entry, error = _NEEDS_DATA.get(name, ("", ""))
     if _is_recipe(batchfn):
-        return (
+        yield (
             f"batchfn: got the data recipe {name}(...); write it as data=, with a batch function "
             "that takes its entries, such as batchfn=sample"
         )
-    if not _is_plain(batchfn):
-        return None
-    if "bsz" not in declared(batchfn):
-        return (
+    elif not _is_plain(batchfn):
+        return
+    elif "bsz" not in declared(batchfn):
+        yield (
             f"batchfn: got the function {name} itself; call it, if it returns a batch function or "
             f"a data recipe: batchfn={name}(...) or data={name}(...)"
         )
-    if name == "sample" and not has_data and "X_train" not in given:
-        return (
-            "batchfn: sample draws rows of data entries, and there is no data=; write for example "
-            "data=images('digits'), or batchfn=arrays(X, y) instead"
-        )
-    if name == "polynomial" and not has_data and "data_eigvals" not in given:
-        return (
-            "batchfn: polynomial needs the spectrum of its inputs, and there is no data=; write "
-            "for example data=power_law(d=200, alpha=2.0)"
-        )
-    return None
+    elif entry and data is None and entry not in given:
+        yield f"batchfn: {name} {error}"
 
 
 def _is_plain(function: Any) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import (
@@ -13,7 +11,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -54,7 +51,7 @@ OUTSIDE_RESULTS = frozenset(
     }
 )
 
-#: Settings whose values have to fit together: see the model validators below.
+#: Settings that have to fit together: see the model validators below.
 TIED = frozenset({"loss_checkpoints", "percent_thresholds", "nesterov", "momentum"})
 
 #: Spellings of MLPscape scripts that are accepted besides the names themselves.
@@ -67,72 +64,72 @@ def python_number(value: Any) -> Any:
     return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _is_finite(value: Any) -> bool:
     """Return whether a value is a number that a float can hold."""
-    return _is_real(value) and abs(value) <= sys.float_info.max
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and abs(value) <= sys.float_info.max
 
 
-def _is_integral(value: Any) -> bool:
-    """Return whether a number is an integer; so is 1e4, which people write for large counts."""
-    return _is_finite(value) and float(value).is_integer()
+def _valid(parse: Callable[[Any], Any], valid: str) -> PlainValidator:
+    """Return a validator that parses a value; its error lists what is valid."""
+
+    def check(value: Any) -> Any:
+        try:
+            return parse(python_number(value))
+        except (TypeError, ValueError):
+            raise ValueError(f"should be {valid}") from None
+
+    return PlainValidator(check)
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise ValueError
+
+
+def _integral(value: Any, minimum: int) -> int:
+    """Return a number as an integer; so is 1e4, which people write for large counts."""
+    _require(_is_finite(value) and value >= minimum and float(value).is_integer())
+    return int(value)
 
 
 def _integer(minimum: int, *others: str | None) -> PlainValidator:
+    def parse(value: Any) -> Any:
+        other = (value is None or isinstance(value, str)) and value in others
+        return value if other else _integral(value, minimum)
+
     valid = "".join(f" or {other!r}" for other in others)
-
-    def check(value: Any) -> Any:
-        value = python_number(value)
-        if (value is None or isinstance(value, str)) and value in others:
-            return value
-        if not _is_integral(value) or value < minimum:
-            raise ValueError(f"should be an integer >= {minimum}{valid}")
-        return int(value)
-
-    return PlainValidator(check)
+    return _valid(parse, f"an integer >= {minimum}{valid}")
 
 
-def _number(
-    above: float = -math.inf, *, at_least: float = -math.inf, below: float = math.inf
-) -> PlainValidator:
-    bounds = [f"> {above:g}"] if above > -math.inf else []
-    bounds += [f">= {at_least:g}"] if at_least > -math.inf else []
-    bounds += [f"< {below:g}"] if below < math.inf else []
-    valid = " ".join(["a finite number", " and ".join(bounds)]).strip()
-
-    def check(value: Any) -> Any:
-        value = python_number(value)
-        if not (_is_finite(value) and above < value < below and value >= at_least):
-            raise ValueError(f"should be {valid}")
+def _number(bounds: str, within: Callable[[float], bool]) -> PlainValidator:
+    def parse(value: Any) -> float:
+        _require(_is_finite(value) and within(value))
         return float(value)
 
-    return PlainValidator(check)
+    return _valid(parse, f"a finite number {bounds}")
 
 
 def _flag(*others: str) -> PlainValidator:
-    valid = ", ".join([*map(repr, others), "True or False"])
-
-    def check(value: Any) -> bool | str:
+    def parse(value: Any) -> bool | str:
         if isinstance(value, str) and value.lower() in others:
             return value.lower()
-        flag = parse_bool(python_number(value))
-        if flag is None:
-            raise ValueError(f"should be {valid}")
-        return flag
+        flag = parse_bool(value)
+        _require(flag is not None)
+        return bool(flag)
 
-    return PlainValidator(check)
+    return _valid(parse, ", ".join([*map(repr, others), "True or False"]))
 
 
-def _choice(*names: str, other: str = "") -> PlainValidator:
+def _choice(
+    *names: str, other: str = "", is_other: Callable[[Any], bool] = callable
+) -> PlainValidator:
     valid = ", ".join(repr(name) for name in names) + (f", or {other}" if other else "")
 
     def check(value: Any) -> Any:
         if isinstance(value, str) and value.lower() in names:
             return value.lower()
-        if other and callable(value):
+        if other and is_other(value):
             return value
         hint = did_you_mean(value, names) if isinstance(value, str) else ""
         raise ValueError(f"should be one of {valid}{hint}")
@@ -140,29 +137,26 @@ def _choice(*names: str, other: str = "") -> PlainValidator:
     return PlainValidator(check)
 
 
-def _optimizer(value: Any) -> Any:
-    if isinstance(value, str) and value.lower() in OPTIMIZERS:
-        return value.lower()
-    if isinstance(value, str) and value.isidentifier() and value[0].isupper():
-        return value  # a class of torch.optim: looked up where torch is imported
-    if callable(value):
-        return value
-    raise ValueError(
-        f"should be one of {', '.join(map(repr, OPTIMIZERS))}, or a torch.optim class or its name"
-    )
+def _is_torch_optimizer(value: Any) -> bool:
+    """Return whether this is a class, or its name: looked up where torch is imported."""
+    named = isinstance(value, str) and value.isidentifier() and value[0].isupper()
+    return named or callable(value)
+
+
+def _entries(value: Any) -> list[Any]:
+    """Return the entries of a list, numpy's and torch's as Python numbers; one value as a list."""
+    single = isinstance(value, (str, Mapping)) or not isinstance(value, Iterable)
+    return [python_number(entry) for entry in ([value] if single else value)]
 
 
 def _thresholds(value: Any) -> tuple[float, ...] | None:
     if value is None:
         return None
-    value = python_number(value)
-    values = [value] if _is_real(value) else value
-    if not isinstance(values, Iterable) or isinstance(values, (str, Mapping)):
-        raise ValueError("should be a list of positive numbers")
-    entries = [python_number(entry) for entry in values]
+    entries = _entries(python_number(value))
     for entry in entries:
         if not (_is_finite(entry) and entry > 0):
-            raise ValueError(f"should be a list of positive finite numbers; {entry!r} is not")
+            which = "" if entry is value else f"; {entry!r} is not"
+            raise ValueError(f"should be a list of positive finite numbers{which}")
     # Descending, the order in which a falling loss crosses them.
     return tuple(sorted({float(entry) for entry in entries}, reverse=True))
 
@@ -173,46 +167,51 @@ def log_spaced(schedule: int | str) -> int | None:
 
 
 def _schedule(value: Any) -> int | str:
-    value = python_number(value)
-    if isinstance(value, str):
-        if value.startswith("log:") and value[4:].isdigit() and int(value[4:]) >= 2:
-            return value
-    elif _is_integral(value) and value >= 1:
-        return int(value)
-    raise ValueError("should be an integer >= 1, or 'log:N' for N >= 2 log-spaced steps")
+    if not isinstance(value, str):
+        return _integral(value, 1)
+    _require(value.startswith("log:") and value[4:].isdigit() and int(value[4:]) >= 2)
+    return value
 
 
 def _devices(value: Any) -> str | tuple[int, ...]:
-    value = python_number(value)
     if isinstance(value, str) and value.lower() == "all":
         return "all"
-    entries = [value] if isinstance(value, int) else value
-    if isinstance(entries, Iterable) and not isinstance(entries, (str, Mapping)):
-        indices = [python_number(entry) for entry in entries]
-        integers = all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in indices)
-        if indices and integers and len(set(indices)) == len(indices):
-            return tuple(indices)
-    raise ValueError("should be 'all' or a list of distinct GPU indices such as [0, 1]")
+    indices = _entries(value)
+    _require(all(type(index) is int and index >= 0 for index in indices))
+    _require(0 < len(indices) == len(set(indices)))
+    return tuple(indices)
 
 
 def _betas(value: Any) -> tuple[float, float]:
-    entries = tuple(map(python_number, value)) if isinstance(value, (list, tuple)) else ()
-    if len(entries) == 2 and all(_is_real(b) and 0 <= b < 1 for b in entries):
-        return float(entries[0]), float(entries[1])
-    raise ValueError("should be two numbers >= 0 and < 1, such as (0.9, 0.999)")
+    _require(isinstance(value, (list, tuple)))
+    first, second = _entries(value)
+    _require(all(_is_finite(beta) and 0 <= beta < 1 for beta in (first, second)))
+    return float(first), float(second)
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return dict(value)
-    raise ValueError("should be a dictionary whose keys are names")
+    _require(isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
+    return dict(value)
 
 
 Flag = Annotated[bool, _flag()]
 Count = Annotated[int, _integer(1)]
-Schedule = Annotated[int | str, PlainValidator(_schedule)]
+Positive = Annotated[float, _number("> 0", lambda value: value > 0)]
+Fraction = Annotated[float, _number(">= 0 and < 1", lambda value: 0 <= value < 1)]
+Schedule = Annotated[
+    int | str,
+    _valid(_schedule, "an integer >= 1, or 'log:N' for N >= 2 log-spaced steps"),
+]
 Thresholds = Annotated[tuple[float, ...] | None, PlainValidator(_thresholds)]
-Named = Annotated[dict[str, Any], PlainValidator(_mapping)]
+Devices = Annotated[Any, _valid(_devices, "'all' or a list of distinct GPU indices such as [0, 1]")]
+Betas = Annotated[
+    tuple[float, float], _valid(_betas, "two numbers >= 0 and < 1, such as (0.9, 0.999)")
+]
+Optimizer = Annotated[
+    Any,
+    _choice(*OPTIMIZERS, other="a torch.optim class or its name", is_other=_is_torch_optimizer),
+]
+Named = Annotated[dict[str, Any], _valid(_mapping, "a dictionary whose keys are names")]
 
 
 def _field(default: Any, meaning: str) -> Any:
@@ -234,35 +233,31 @@ class Hyperparameters(BaseModel):
     n_test: Count = _field(10_000, "size of the test set")
     num_trials: Count = _field(1, "the axis trial is range(NUM_TRIALS)")
     max_iter: Count = _field(100_000, "gradient steps at most")
-    lr: Annotated[float, _number(0)] = _field(1e-2, "base learning rate")
+    lr: Positive = _field(1e-2, "base learning rate")
     depth: Count = _field(2, "number of hidden layers")
     width: Count = _field(8192, "units of each hidden layer")
-    gamma: Annotated[float, _number(0)] = _field(1.0, "richness: outputs are divided by it")
+    gamma: Positive = _field(1.0, "richness: outputs are divided by it")
     loss_checkpoints: Thresholds = _field((0.15, 0.1), "thresholds on the smoothed train loss")
     percent_thresholds: Thresholds = _field(None, "the same, as fractions of the first loss")
-    ema_smoother: Annotated[float, _number(at_least=0, below=1)] = _field(
-        0.9, "smoothing of the recorded losses"
-    )
+    ema_smoother: Fraction = _field(0.9, "smoothing of the recorded losses")
     onlythresholds: Flag = _field(True, "keep the final losses and grabs only, or whole traces")
     seed: Annotated[int, _integer(0)] = _field(42, "seed of the three random streams")
     deterministic: Flag = _field(True, "torch runs deterministic algorithms")
-    devices: Annotated[Any, PlainValidator(_devices)] = _field("all", "GPUs of this machine")
+    devices: Devices = _field("all", "GPUs of this machine")
     verbose: Flag = _field(False, "losses as they fall, in the task's log")
     datasethps: Named = _field({}, "arguments for the data function")
     target_monomials: Any = _field(None, "the axis monomials")
     other_model_grabs: Named = _field({}, "grabs by name: {alias: function in grabs/}")
     other_model_kwargs: Named = _field({}, "per alias, the arguments of its grab")
     other_model_gram: Named = _field({}, "per alias, whether it takes a weight matrix")
-    optimizer: Annotated[Any, PlainValidator(_optimizer)] = _field(
-        "sgd", "sgd, adam, adamw, or any torch.optim class"
-    )
-    momentum: Annotated[float, _number(at_least=0, below=1)] = _field(0.0, "of sgd")
+    optimizer: Optimizer = _field("sgd", "sgd, adam, adamw, or any torch.optim class")
+    momentum: Fraction = _field(0.0, "of sgd")
     nesterov: Flag = _field(False, "Nesterov momentum of sgd")
-    weight_decay: Annotated[float, _number(at_least=0)] = _field(0.0, "L2, decoupled in adamw")
-    betas: Annotated[tuple[float, float], PlainValidator(_betas)] = _field(
-        (0.9, 0.999), "of adam and adamw"
+    weight_decay: Annotated[float, _number(">= 0", lambda value: value >= 0)] = _field(
+        0.0, "L2, decoupled in adamw"
     )
-    eps: Annotated[float, _number(0)] = _field(1e-8, "of adam and adamw")
+    betas: Betas = _field((0.9, 0.999), "of adam and adamw")
+    eps: Positive = _field(1e-8, "of adam and adamw")
     optimizer_kwargs: Named = _field({}, "further arguments of a torch.optim class")
     loss: Annotated[Any, _choice(*LOSSES, other="a callable")] = _field(
         "mse", "mse, cross_entropy, or a callable(output, y) -> scalar"
@@ -288,7 +283,7 @@ class Hyperparameters(BaseModel):
     pack_size: Annotated[int | str, _integer(1, "auto")] = _field(
         "auto", "configs per pack at most; auto: what is fastest, and fits into a GPU's memory"
     )
-    checkpoint_minutes: Annotated[float, _number(0)] = _field(
+    checkpoint_minutes: Positive = _field(
         5.0, "how often a pack's state is saved: less often where that would take 1% of the time"
     )
 
@@ -333,7 +328,7 @@ def canonical_name(name: str) -> str | None:
 
 
 def validate(settings: Mapping[str, Any]) -> Hyperparameters:
-    """Build the hyperparameters from settings whose names are spelt in any way.
+    """Build the hyperparameters from settings with names in any spelling.
 
     Raises:
         SpecError: listing every unknown or doubly spelt name and every bad value.
@@ -360,21 +355,16 @@ def validate(settings: Mapping[str, Any]) -> Hyperparameters:
     return hyperparameters
 
 
-@functools.cache
-def _adapter(name: str) -> TypeAdapter[Any]:
-    field = Hyperparameters.model_fields[name]
-    return TypeAdapter(Annotated.__class_getitem__((field.annotation, *field.metadata)))  # type: ignore[attr-defined]
-
-
 def validate_one(name: str, value: Any) -> Any:
     """Return one value, parsed, of the hyperparameter with this canonical name.
 
     Raises:
         SpecError: listing what is valid.
     """
+    field = Hyperparameters.model_fields[name]
     try:
-        return _adapter(name).validate_python(value)
-    except ValidationError as error:
-        text = error.errors()[0]["msg"].removeprefix("Value error, ")
-        meaning = Hyperparameters.model_fields[name].description
-        raise SpecError(f"{name.upper()}: got {value!r}; {text} ({meaning})") from None
+        for validator in field.metadata:
+            value = validator.func(value)
+        return value
+    except ValueError as error:
+        raise SpecError(f"{name.upper()}: got {value!r}; {error} ({field.description})") from None

@@ -54,14 +54,12 @@ def key_tables(spec: Spec) -> KeyTables:
     return KeyTables(np.array(_lanes(_common_entries(spec))), tuple(axes))
 
 
-def config_keys(
-    tables: KeyTables, shape: tuple[int, ...], indices: NDArray[np.int64]
-) -> NDArray[np.uint64]:
-    """Return the keys (n, 2) uint64 of the configs at n indices into a product of this shape."""
+def config_keys(tables: KeyTables, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Return the keys (n, 2) uint64 of the configs at n flat indices."""
     total = np.tile(tables.base, (len(indices), 1))
-    if shape:
-        for table, column in zip(tables.axes, np.unravel_index(indices, shape), strict=True):
-            total += table[column]
+    for table in reversed(tables.axes):  # the last axis varies fastest
+        indices, column = np.divmod(indices, len(table))
+        total += table[column]
     return total
 
 

@@ -19,7 +19,7 @@ import cloudpickle
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.spec.fingerprint import is_library, module_places
 from mlpsubmit.spec.guard import EndOfSpec, reading_spec
-from mlpsubmit.spec.notebook_source import IgnoredMagics, read_cells, statements
+from mlpsubmit.spec.notebook_source import IgnoredMagics, statements
 from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["load_spec", "pickle_sweep", "unpickle_sweep"]
@@ -47,8 +47,7 @@ def load_spec(path: Path, pick: str | None = None) -> Sweep:
             f"{path}: got a {path.suffix or 'nameless'} file; a spec is a .py file or a notebook "
             "(.ipynb)"
         )
-    sweeps = _run(path.resolve())
-    return _picked(sweeps, pick, path)
+    return _picked(_run(path.resolve()), pick, path)
 
 
 def _run(path: Path) -> dict[str, Sweep]:
@@ -73,10 +72,9 @@ def _run(path: Path) -> dict[str, Sweep]:
         where = str(error.filename or path)  # may be a module that the spec imports
         line = (error.text or linecache.getline(where, error.lineno or 0)).strip()
         raise SpecError(f"line {error.lineno}: {error.msg}: {line}", where=where) from error
-    except SpecError as error:
-        raise SpecError(error.errors, where=str(path)) from error
     except UserError as error:
-        raise SpecError(str(error), where=str(path)) from error
+        errors = error.errors if isinstance(error, SpecError) else str(error)
+        raise SpecError(errors, where=str(path)) from error
     except (Exception, SystemExit) as error:
         text = f"{_place(error, path)}raised {type(error).__name__}: {error}"
         raise SpecError(text, where=str(path)) from error
@@ -92,7 +90,7 @@ def _execute(path: Path, namespace: dict[str, Any]) -> None:
         exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), namespace)
         return
     namespace["get_ipython"] = IgnoredMagics
-    for code in statements(read_cells(path)):
+    for code in statements(path):
         exec(code, namespace)
 
 
@@ -108,56 +106,42 @@ def _place(error: BaseException, path: Path) -> str:
 
 
 def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:
-    if not sweeps:
-        raise SpecError(
-            "holds no Sweep; write sweep = Sweep(...) at its top level, before it opens any run",
-            where=str(path),
-        )
-    if pick is not None:
-        return _named(sweeps, pick, path)
-    if len(set(map(id, sweeps.values()))) > 1:
-        names = ", ".join(sorted(sweeps))
-        raise SpecError(f"holds several sweeps ({names}); pick one: --sweep NAME", where=str(path))
-    return next(iter(sweeps.values()))
-
-
-def _named(sweeps: dict[str, Sweep], pick: str, path: Path) -> Sweep:
-    """Return the sweep of a variable, else the one with this name."""
+    """Return the only sweep; else that of the variable ``pick``; else the one with this name."""
     if pick in sweeps:
         return sweeps[pick]
-    found = {id(sweep): sweep for sweep in sweeps.values() if sweep.name == pick}
-    if not found:
+    found = {id(sweep): sweep for sweep in sweeps.values() if pick in (None, sweep.name)}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    variables = ", ".join(sorted(sweeps))
+    if not sweeps:
+        error = "holds no Sweep; write sweep = Sweep(...) at its top level, before it opens any run"
+    elif pick is None:
+        error = f"holds several sweeps ({variables}); pick one: --sweep NAME"
+    elif found:
+        error = (
+            f"--sweep {pick}: {len(found)} sweeps have that name; give the variable that holds "
+            f"it: {variables}"
+        )
+    else:
         known = {*sweeps, *(sweep.name for sweep in sweeps.values())}
-        raise SpecError(
+        error = (
             f"--sweep {pick}: no such sweep{did_you_mean(pick, known)}; it holds "
-            f"{', '.join(sorted(known))}",
-            where=str(path),
+            f"{', '.join(sorted(known))}"
         )
-    if len(found) > 1:
-        raise SpecError(
-            f"--sweep {pick}: {len(found)} sweeps have that name; give the variable that "
-            f"holds it: {', '.join(sorted(sweeps))}",
-            where=str(path),
-        )
-    return next(iter(found.values()))
+    raise SpecError(error, where=str(path))
 
 
 @contextlib.contextmanager
 def _by_value(folder: Path) -> Iterator[None]:
     """Pickle the user's modules by value, so that later edits do not reach queued tasks."""
-    modules = [
-        module
-        for name, module in list(sys.modules.items())
-        if name != "__main__" and not is_library(name)
-        if any(folder in place.parents for place in module_places(module))
-    ]
-    for module in modules:
-        cloudpickle.register_pickle_by_value(module)
-    try:
+    with contextlib.ExitStack() as stack:
+        for name, module in list(sys.modules.items()):
+            if name == "__main__" or is_library(name):
+                continue
+            if any(folder in place.parents for place in module_places(module)):
+                cloudpickle.register_pickle_by_value(module)
+                stack.callback(cloudpickle.unregister_pickle_by_value, module)
         yield
-    finally:
-        for module in modules:
-            cloudpickle.unregister_pickle_by_value(module)
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types

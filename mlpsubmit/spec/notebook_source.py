@@ -5,23 +5,20 @@ a string, and every ``launch study.ipynb`` would need IPython.
 """
 
 from __future__ import annotations
-import __future__
 
 import ast
-import functools
+import codeop
 import json
 import linecache
-import operator
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
 from mlpsubmit.errors import SpecError
 
-__all__ = ["Cell", "IgnoredMagics", "read_cells", "statements"]
+__all__ = ["IgnoredMagics", "statements"]
 
 #: A line that IPython understands and Python does not: ``%magic``, ``!command``, ``x = !command``,
 #: ``name?``.
@@ -41,24 +38,6 @@ _TIMED = {
 #: Cell magics that run the Python below them; all others are another language, or write a file.
 _RUN_CELL = re.compile(r"^%%(?:time|timeit|prun|capture)\b")
 
-#: The compiler flags of ``from __future__ import ...``, which hold for all later cells.
-_FUTURE = functools.reduce(
-    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
-)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One code cell.
-
-    Attributes:
-        statements: its top-level statements, magics left out.
-        file: its name in tracebacks: the notebook's path, and its number among the code cells.
-    """
-
-    statements: list[ast.stmt]
-    file: str
-
 
 class IgnoredMagics:
     """The result of ``get_ipython()`` in a cell: magics that are called do nothing, too."""
@@ -67,55 +46,56 @@ class IgnoredMagics:
         return lambda *arguments, **options: None
 
 
-def read_cells(path: Path) -> Iterator[Cell]:
-    """Yield the code cells of a notebook, each parsed on demand; none is run.
+def statements(path: Path) -> Iterator[CodeType]:
+    """Yield the top-level statements of a notebook's code cells, without magics.
+
+    Each is compiled when the one before it has run, under its ``from __future__ import``.
 
     Raises:
         SpecError: if the file is no notebook of format 4 or newer, or a cell does not parse.
     """
+    compiled = codeop.Compile()  # remembers future statements
+    for number, source in enumerate(_sources(path), start=1):
+        file = f"{path}, cell {number}"
+        # For tracebacks: a cell is not a file whose lines could be read again.
+        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+        try:
+            body = _parsed(source.split("\n"), file)
+        except SyntaxError as error:
+            shown = (error.text or "").strip()
+            raise SpecError(
+                f"cell {number}, line {error.lineno or 1}: {error.msg}: {shown}", where=str(path)
+            ) from error
+        for statement in body:
+            module: Any = ast.Module(body=[statement], type_ignores=[])
+            yield compiled(module, file, "exec")
+
+
+def _sources(path: Path) -> list[str]:
     try:
         cells = json.loads(path.read_bytes())["cells"]
-        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (ValueError, KeyError, TypeError) as error:
         raise SpecError(
             "is no notebook of format 4 or newer (JSON with a list of cells); save it again in "
             "Jupyter, or give a .py file",
             where=str(path),
         ) from error
-    for number, source in enumerate(sources, start=1):
-        yield _cell(number, source, path)
 
 
-def statements(cells: Iterable[Cell]) -> Iterator[CodeType]:
-    """Yield the compiled statements of cells, each compiled after the one before it has run."""
-    flags = 0
-    for cell in cells:
-        for statement in cell.statements:
-            module = ast.Module(body=[statement], type_ignores=[])
-            code = compile(module, cell.file, "exec", flags, dont_inherit=True)
-            flags |= code.co_flags & _FUTURE
-            yield code
-
-
-def _cell(number: int, source: str, path: Path) -> Cell:
-    file = f"{path}, cell {number}"
-    lines = source.split("\n")
-    # For tracebacks: a cell is not a file whose lines could be read again.
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+def _parsed(lines: list[str], file: str) -> list[ast.stmt]:
+    """Return the statements of a cell, its magics replaced."""
     if lines[0].startswith("%%"):
         if not _RUN_CELL.match(lines[0]):
-            return Cell([], file)
+            return []
         lines[0] = _timed_statement(lines[0])
     while True:
         try:
-            return Cell(ast.parse("\n".join(lines), file).body, file)
+            return ast.parse("\n".join(lines), file).body
         except SyntaxError as error:
             row = (error.lineno or 1) - 1
             if not (row < len(lines) and _MAGIC.match(lines[row])):
-                shown = (error.text or "").strip()
-                raise SpecError(
-                    f"cell {number}, line {row + 1}: {error.msg}: {shown}", where=str(path)
-                ) from error
+                raise
             _remove_magic(lines, row)
 
 

@@ -3,50 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
-from mlpsubmit.errors import SpecError
+from mlpsubmit.errors import SpecError, collected
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import Hyperparameters
-from mlpsubmit.spec.read import Accepted, RawSpec, Spec, fields
+from mlpsubmit.spec.read import AXIS_OF, Accepted, Spec
 
 __all__ = ["override"]
 
-#: Names that set the same thing.
-_SAME = ({"monomials", "target_monomials"}, {"trial", "num_trials"})
+AxesAndSettings: TypeAlias = tuple[dict[Any, Any], dict[str, Any]]
 
 
-def override(spec: Spec, overrides: Mapping[str, Any]) -> RawSpec:
-    """Return the raw spec with some settings replaced; a list becomes an axis.
-
-    The new values of an axis take its place; a new axis comes last. A list that is itself a valid
-    value (LOSS_CHECKPOINTS) stays one value; a list of such lists is an axis.
+def override(spec: Spec, overrides: Mapping[str, Any]) -> tuple[AxesAndSettings, frozenset[str]]:
+    """Return axes and settings with some settings replaced, and all names replaced so far.
 
     Raises:
         SpecError: for an unknown name, a name that is given twice, or one name of a zipped axis.
     """
-    axes, settings = dict(spec.axes), dict(spec.settings)
-    errors: list[str] = []
+    given = dict(spec.axes), dict(spec.settings)
     replaced: set[str] = set()
+    errors: list[str] = []
     for name, value in overrides.items():
-        try:
+        with collected(errors):
             canonical = spec.accepted.canonical(name)
-            axes, settings = _replaced(axes, settings, canonical, value, spec.accepted)
-        except SpecError as error:
-            errors += error.errors
-            continue
-        if canonical in replaced:
-            errors.append(f"{name}: is given twice; keep one")
-        replaced.add(canonical)
+            if canonical in replaced:
+                raise SpecError(f"{name}: is given twice; keep one")
+            given = _replaced(*given, canonical, value, spec.accepted)
+            replaced.add(canonical)
     if errors:
         raise SpecError(errors)
-    changed = {"axes": axes, "settings": settings, "replaced": spec.replaced | replaced}
-    return RawSpec(**fields(spec) | changed)
+    return given, spec.replaced | replaced
 
 
 def _replaced(
     axes: dict[Any, Any], settings: dict[str, Any], name: str, value: Any, accepted: Accepted
-) -> tuple[dict[Any, Any], dict[str, Any]]:
+) -> AxesAndSettings:
     """Return axes and settings in which one setting has another value, wherever it was before."""
     for names in [key for key in axes if isinstance(key, tuple)]:
         if name in map(accepted.canonical, names):
@@ -54,9 +46,8 @@ def _replaced(
                 f"{name}: is part of the zipped axis ({', '.join(names)}); "
                 "change that axis in the spec"
             )
-    same = next((names for names in _SAME if name in names), {name})
     given = [key for key in (*axes, *settings) if isinstance(key, str)]
-    found = {key for key in given if accepted.canonical(key) in same}
+    found = {key for key in given if _same(accepted.canonical(key), name)}
     settings = {key: old for key, old in settings.items() if key not in found}
     for key in settings:
         if accepted.canonical(key) == "datasethps":
@@ -68,11 +59,16 @@ def _replaced(
     return axes, {**settings, name: value}
 
 
+def _same(one: str, other: str) -> bool:
+    """Return whether two names set the same, as NUM_TRIALS and trial do."""
+    return AXIS_OF.get(one, one) == AXIS_OF.get(other, other)
+
+
 def _means_axis(name: str, value: Any) -> bool:
-    if not isinstance(value, (list, range)):
-        return False
-    if name not in Hyperparameters.model_fields or name in ("n_samples", "target_monomials"):
-        return name != "target_monomials"
+    if name == "target_monomials" or not isinstance(value, (list, range)):
+        return False  # read() makes an axis of a list of TARGET_MONOMIALS
+    if name not in Hyperparameters.model_fields:
+        return True
     try:
         hp.validate_one(name, value)
     except SpecError:

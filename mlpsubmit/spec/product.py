@@ -76,21 +76,13 @@ class Product:
         """The number of points; 1 without axes."""
         return math.prod(self.shape)
 
-    def coordinates(self, index: int) -> tuple[int, ...]:
-        """Return the index along each axis of one flat index."""
-        coordinates = []
-        for length in reversed(self.shape):
-            index, coordinate = divmod(index, length)
-            coordinates.append(coordinate)
-        return tuple(reversed(coordinates))
-
     def point(self, index: int) -> dict[str, Any]:
         """Return the value of every name at one flat index."""
-        return {
-            name: value
-            for axis, number in zip(self.axes, self.coordinates(index), strict=True)
-            for name, value in zip(axis.names, axis.points[number], strict=True)
-        }
+        point: dict[str, Any] = {}
+        for axis in reversed(self.axes):
+            index, number = divmod(index, len(axis))
+            point = {**dict(zip(axis.names, axis.points[number], strict=True)), **point}
+        return point
 
     def points(self) -> Iterator[dict[str, Any]]:
         """Iterate over all points in order, several times faster than by index."""

@@ -1,21 +1,20 @@
 """Read a spec: from what the user wrote to a checked, typed spec, or to all of its errors at once.
 
-Pure functions: they call nothing of the user's and change nothing that they are given.
+Pure functions: they call no function of the user and change nothing that the user gave.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mlpsubmit.arguments import declared, function_name, takes_all
-from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.errors import SpecError, collected, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.fingerprint import digest
@@ -23,7 +22,7 @@ from mlpsubmit.spec.hints import hints
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.product import Axis, Product
 
-__all__ = ["NO_CONTENT", "Accepted", "RawSpec", "Spec", "fields", "read"]
+__all__ = ["AXIS_OF", "NO_CONTENT", "Accepted", "Spec", "read"]
 
 #: The message for a value that has no content to hash; the reason takes the place of ``{}``.
 NO_CONTENT = (
@@ -31,31 +30,10 @@ NO_CONTENT = (
     "functions, but no open files, locks or generators: make those inside a function"
 )
 
-#: Hyperparameters that make an axis where they are given as a list: {hyperparameter: axis}.
-_LISTED = {"n_samples": "n_samples", "target_monomials": "monomials"}
-
-#: Names of axes that are no hyperparameters, and need no function that declares them.
-_OWN_AXES = ("trial", "monomials")
+#: The axes that settings make: {hyperparameter: axis}.
+AXIS_OF = {"n_samples": "n_samples", "num_trials": "trial", "target_monomials": "monomials"}
 
 _VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True, eq=False)
-class RawSpec:
-    """The arguments of a :class:`~mlpsubmit.spec.sweep.Sweep`, as the user gave them, unchecked.
-
-    Attributes:
-        replaced: settings that overrides replaced: functions may bind other values of them.
-    """
-
-    name: str
-    axes: Mapping[Any, Any]
-    settings: Mapping[str, Any]
-    batchfn: Callable[..., Any]
-    data: Callable[..., Any] | None
-    grabs: Mapping[str, Callable[..., Any]]
-    where: Callable[[Any], bool] | None
-    replaced: frozenset[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +69,7 @@ class Accepted:
             raise SpecError(self.errors)
         if name in self.declared:
             return name
-        if name.lower() in _OWN_AXES:
+        if name.lower() in AXIS_OF.values():
             return name.lower()
         known = {*Hyperparameters.model_fields, *self.declared, "trial"}
         raise SpecError(
@@ -101,58 +79,67 @@ class Accepted:
 
 
 @dataclass(frozen=True, eq=False)
-class Spec(RawSpec):
-    """A checked spec.
+class Spec:
+    """A checked spec: the arguments of a :class:`~mlpsubmit.spec.sweep.Sweep` and their content.
 
     Attributes:
+        axes: as the user gave them, like ``settings``.
+        replaced: settings that overrides replaced: functions may bind other values of them.
         product: the axes, in the order in which the user gave them.
         base: the hyperparameters at the first point of the product.
         arguments: the fixed arguments of functions, by name.
         accepted: the names that settings may have.
     """
 
+    name: str
+    axes: Mapping[Any, Any]
+    settings: Mapping[str, Any]
+    batchfn: Callable[..., Any]
+    data: Callable[..., Any] | None
+    grabs: Mapping[str, Callable[..., Any]]
+    where: Callable[[Any], bool] | None
+    replaced: frozenset[str]
     product: Product
     base: Hyperparameters
     arguments: Mapping[str, Any]
     accepted: Accepted
 
 
-def read(raw: RawSpec) -> Spec:
+def read(
+    name: str,
+    axes: Mapping[Any, Any],
+    settings: Mapping[str, Any],
+    batchfn: Any,
+    data: Any,
+    grabs: Any,
+    where: Any,
+    replaced: frozenset[str],
+) -> Spec:
     """Check a spec and convert its values to their types.
 
     Raises:
         SpecError: listing every error at once.
     """
-    accepted = _accepted(raw)
-    errors = [*_name_errors(raw.name), *_function_errors(raw), *accepted.errors]
-    if not accepted.errors:
-        errors += hints(raw.batchfn, raw.data, raw.settings)
-    settings, listed = _split_listed(raw.settings)
-    axes = _axes([*raw.axes.items(), *listed.items()], accepted, _unused(raw), errors)
-    errors += _repeated_names(axes)
-    product = Product(tuple(axes))
-    hyperparameters, arguments = _split_settings(settings, product, accepted, errors)
-    with _collected(errors):
+    errors = _name_errors(name) + _function_errors(batchfn, data, grabs, where)
+    by_name = grabs.values() if isinstance(grabs, Mapping) else ()
+    candidates = [batchfn, data, *by_name, *_named_grabs(settings, errors)]
+    candidates += _given(settings, "model")
+    functions = [function for function in candidates if callable(function)]
+    accepted = _accepted(functions)
+    errors += accepted.errors or hints(batchfn, data, settings)
+    fixed, listed = _split_listed(settings)
+    given = [*axes.items(), *listed.items()]
+    product = Product(tuple(_axes(given, accepted, _unused(axes, settings), errors)))
+    errors += _repeated_names(product.axes)
+    hyperparameters, arguments = _split_settings(fixed, product, accepted, errors)
+    with collected(errors):
         base = _base(hyperparameters, product)
-        errors += _conflicts(raw, base, arguments, product)
+        errors += _conflicts(functions, replaced, base, arguments, product)
     if errors:
         raise SpecError(dict.fromkeys(errors))
     _check_tied(base, product)
-    return Spec(**fields(raw), product=product, base=base, arguments=arguments, accepted=accepted)
-
-
-def fields(raw: RawSpec) -> dict[str, Any]:
-    """Return the arguments of a spec by name."""
-    return {field.name: getattr(raw, field.name) for field in dataclasses.fields(RawSpec)}
-
-
-@contextlib.contextmanager
-def _collected(errors: list[str], prefix: str = "") -> Iterator[None]:
-    """Append the messages of a SpecError that is raised inside to a list."""
-    try:
-        yield
-    except SpecError as error:
-        errors += [prefix + message for message in error.errors]
+    inputs = (name, axes, settings, batchfn, data, grabs, where, replaced)
+    return Spec(*inputs, product, base, arguments, accepted)
 
 
 # ---- the name and the functions ------------------------------------------------------------------
@@ -164,70 +151,53 @@ def _name_errors(name: Any) -> list[str]:
     return [f"name: got {name!r}; should be letters, digits, '.', '_' and '-', as in 'staircase-2'"]
 
 
-def _function_errors(raw: RawSpec) -> list[str]:
+def _function_errors(batchfn: Any, data: Any, grabs: Any, where: Any) -> list[str]:
     errors: list[str] = []
-    if raw.batchfn is None:
+    if batchfn is None:
         errors.append(
             "batchfn: missing; give the function that yields batches, for example "
             "batchfn=mlpsubmit.batchfns.polynomial"
         )
-    for place in ("batchfn", "data", "where"):
-        function = getattr(raw, place)
+    for place, function in {"batchfn": batchfn, "data": data, "where": where}.items():
         if function is not None and not callable(function):
             errors.append(f"{place}: got {function!r}; should be a function")
-    if not isinstance(raw.grabs, Mapping):
+    if not isinstance(grabs, Mapping):
         errors.append(
-            f"grabs: got {raw.grabs!r:.80}; should be a mapping of names to functions, as in "
+            f"grabs: got {grabs!r:.80}; should be a mapping of names to functions, as in "
             "grabs={'sharpness': sharpness}"
         )
-    for name, grab in _grabs(raw).items():
+        return errors
+    for name, grab in grabs.items():
         if not callable(grab):
             by_name = f" (by its name: OTHER_MODEL_GRABS={{'mine': {grab!r}}})"
             hint = by_name if isinstance(grab, str) else ""
             errors.append(f"grabs[{name!r}]: got {grab!r}; should be a function{hint}")
-    for alias, grab in _named_grabs(raw).items():
-        if isinstance(grab, SpecError):
-            errors += [f"OTHER_MODEL_GRABS[{alias!r}]: {message}" for message in grab.errors]
     return errors
 
 
-def _grabs(raw: RawSpec) -> Mapping[Any, Any]:
-    return raw.grabs if isinstance(raw.grabs, Mapping) else {}
-
-
-def _named_grabs(raw: RawSpec) -> dict[str, Any]:
-    """Return the grabs of OTHER_MODEL_GRABS by alias, each a function or the error."""
-    mappings = [m for m in _given(raw, "other_model_grabs") if isinstance(m, Mapping)]
-    return {alias: _named_grab(grab) for mapping in mappings for alias, grab in mapping.items()}
-
-
-def _named_grab(grab: Any) -> Any:
+def _named_grabs(settings: Mapping[str, Any], errors: list[str]) -> list[Callable[..., Any]]:
+    """Return the grabs of OTHER_MODEL_GRABS; the errors of all others go into a list."""
     from mlpsubmit.grabs import by_name
 
-    try:
-        return grab if callable(grab) else by_name(grab)
-    except SpecError as error:
-        return error
+    grabs = []
+    for mapping in _given(settings, "other_model_grabs"):
+        for alias, grab in mapping.items() if isinstance(mapping, Mapping) else ():
+            with collected(errors, f"OTHER_MODEL_GRABS[{alias!r}]: "):
+                grabs.append(grab if callable(grab) else by_name(grab))
+    return grabs
 
 
-def _functions(raw: RawSpec) -> list[Callable[..., Any]]:
-    """Return the functions whose arguments settings and axes may name."""
-    grabs = [*_grabs(raw).values(), *_named_grabs(raw).values()]
-    candidates = [raw.batchfn, raw.data, *grabs, *_given(raw, "model")]
-    return [function for function in candidates if callable(function)]
-
-
-def _given(raw: RawSpec, name: str) -> list[Any]:
+def _given(settings: Mapping[str, Any], name: str) -> list[Any]:
     """Return the values of a hyperparameter among the settings: one for each spelling."""
-    return [value for key, value in raw.settings.items() if hp.canonical_name(key) == name]
+    return [value for key, value in settings.items() if hp.canonical_name(key) == name]
 
 
-def _accepted(raw: RawSpec) -> Accepted:
+def _accepted(functions: Iterable[Callable[..., Any]]) -> Accepted:
     names: set[str] = set()
     takes_any = False
     errors: list[str] = []
-    for function in _functions(raw):
-        with _collected(errors):
+    for function in functions:
+        with collected(errors):
             names |= declared(function)
             takes_any = takes_any or takes_all(function)
     return Accepted(frozenset(names - SUPPLIED), takes_any, tuple(errors))
@@ -241,19 +211,18 @@ def _split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     fixed: dict[str, Any] = {}
     axes: dict[str, Any] = {}
     for name, value in settings.items():
-        canonical = hp.canonical_name(name)
-        if canonical == "num_trials":
+        axis = AXIS_OF.get(hp.canonical_name(name) or "")
+        if axis == "trial":
             fixed[name] = value
             with contextlib.suppress(SpecError):  # raised again with the other settings
-                axes["trial"] = range(hp.validate_one("num_trials", value))
-        elif canonical in _LISTED and _is_list(value):
-            axes[_LISTED[canonical]] = value
-        elif canonical == "target_monomials" and value is not None:
-            axes["monomials"] = [value]
+                axes[axis] = range(hp.validate_one("num_trials", value))
+        elif axis is not None and _is_list(value):
+            axes[axis] = value
+        elif axis == "monomials" and value is not None:
+            axes[axis] = [value]
         else:
             fixed[name] = value
-    order = [axis for axis in ("n_samples", "trial", "monomials") if axis in axes]
-    return fixed, {axis: axes[axis] for axis in order}
+    return fixed, {axis: axes[axis] for axis in AXIS_OF.values() if axis in axes}
 
 
 def _is_list(values: Any) -> bool:
@@ -262,12 +231,12 @@ def _is_list(values: Any) -> bool:
     return isinstance(values, Iterable) and not unordered and getattr(values, "ndim", 1) > 0
 
 
-def _unused(raw: RawSpec) -> set[str]:
+def _unused(axes: Iterable[Any], settings: Mapping[str, Any]) -> set[str]:
     """Return the hyperparameters that no optimizer of the spec uses."""
-    names = [name for key in raw.axes for name in (key if isinstance(key, tuple) else (key,))]
+    names = [name for key in axes for name in (key if isinstance(key, tuple) else (key,))]
     if any(hp.canonical_name(name) == "optimizer" for name in map(str, names)):
         return set()
-    optimizer = next((str(value).lower() for value in _given(raw, "optimizer")), "sgd")
+    optimizer = next((str(value).lower() for value in _given(settings, "optimizer")), "sgd")
     if optimizer not in hp.OPTIMIZERS:
         return set()  # a torch.optim class may use any of them
     return {"betas", "eps"} if optimizer == "sgd" else {"momentum", "nesterov"}
@@ -280,9 +249,10 @@ def _axes(
     axes: list[Axis] = []
     for key, values in given:
         names = key if isinstance(key, tuple) else (key,)
-        with _collected(errors):
-            canonical = tuple(_LISTED.get(n, n) for n in map(accepted.canonical, names))
-            with _collected(errors, f"axis {', '.join(names)}: "):
+        with collected(errors):
+            known = map(accepted.canonical, names)
+            canonical = tuple("monomials" if n == "target_monomials" else n for n in known)
+            with collected(errors, f"axis {', '.join(names)}: "):
                 _check_results_depend(canonical, accepted, unused)
                 axes.append(_axis(canonical, _points(values, names, isinstance(key, tuple))))
     return axes
@@ -323,10 +293,8 @@ def _axis(names: tuple[str, ...], points: Iterable[tuple[Any, ...]]) -> Axis:
     errors: list[str] = []
     parsed = []
     for point in points:
-        try:
+        with collected(errors):
             parsed.append(tuple(map(_parsed, names, point)))
-        except SpecError as error:
-            errors += error.errors
     if errors:
         raise SpecError(errors)
     axis = Axis(names, tuple(parsed))
@@ -396,7 +364,7 @@ def _split_settings(
     arguments: dict[str, Any] = {}
     axis_names = product.names
     for name, value in settings.items():
-        with _collected(errors):
+        with collected(errors):
             canonical = accepted.canonical(name)
             if canonical in axis_names:
                 errors.append(
@@ -405,7 +373,7 @@ def _split_settings(
             elif canonical in Hyperparameters.model_fields:
                 hyperparameters[name] = value
             else:
-                with _collected(errors, f"{name}: "):
+                with collected(errors, f"{name}: "):
                     arguments[canonical] = _parsed(canonical, value)
     return hyperparameters, arguments
 
@@ -431,36 +399,38 @@ def _with_axis_hint(message: str, values: Mapping[str, Any]) -> str:
 
 
 def _conflicts(
-    raw: RawSpec, base: Hyperparameters, arguments: Mapping[str, Any], product: Product
+    functions: Iterable[Callable[..., Any]],
+    replaced: frozenset[str],
+    base: Hyperparameters,
+    arguments: Mapping[str, Any],
+    product: Product,
 ) -> list[str]:
     """Return an error for each value that is set twice: by a function, and by the spec."""
     in_datasethps = [("datasethps", name, value) for name, value in base.datasethps.items()]
     bound = [
         (function_name(function), name, value)
-        for function in _functions(raw)
+        for function in functions
         for name, value in getattr(function, "keywords", {}).items()
     ]
     errors = {
-        name: f"axis {name}: {who} already fixes {name}; leave it out there or drop the axis"
-        for who, name, _ in reversed(in_datasethps + bound)
-        if name in product.names - raw.replaced
+        name: f"axis {name}: {source} already fixes {name}; leave it out there or drop the axis"
+        for source, name, _ in reversed(in_datasethps + bound)
+        if name in product.names - replaced
     }
     fixed = {**base.datasethps, **arguments}
-    for who, name, value in bound + [entry for entry in in_datasethps if entry[1] in arguments]:
-        if name in fixed.keys() - raw.replaced and not _same(value, fixed[name]):
+    for source, name, value in bound + [entry for entry in in_datasethps if entry[1] in arguments]:
+        if name not in fixed.keys() - replaced or value is fixed[name]:
+            continue
+        if digest(value) != digest(fixed[name]):
             errors[name] = (
-                f"{name}: {who} fixes it to {value!r:.40}, and the spec to "
+                f"{name}: {source} fixes it to {value!r:.40}, and the spec to "
                 f"{fixed[name]!r:.40}; keep one of the two"
             )
     return [errors[name] for name in sorted(errors)]
 
 
-def _same(one: Any, other: Any) -> bool:
-    return one is other or digest(one) == digest(other)
-
-
 def _check_tied(base: Hyperparameters, product: Product) -> None:
-    """Check, at every point, the settings whose values have to fit together."""
+    """Check, at every point, the settings that have to fit together."""
     axes = [axis for axis in product.axes if hp.TIED & set(axis.names)]
     for point in Product(tuple(axes)).points() if axes else ():
         update = {name: value for name, value in point.items() if name in hp.TIED}

@@ -18,7 +18,7 @@ from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
 from mlpsubmit.spec.overrides import override
-from mlpsubmit.spec.read import RawSpec, Spec, fields, read
+from mlpsubmit.spec.read import Spec, read
 
 __all__ = ["Config", "Sweep"]
 
@@ -37,7 +37,7 @@ class Config(Mapping[str, Any]):
     point: Mapping[str, Any]
 
     def __init__(self, sweep: Sweep, index: int, point: Mapping[str, Any] | None = None) -> None:
-        # Directly, for __setattr__ refuses, and where= may see a million configs.
+        # Directly: __setattr__ refuses, and where= may be called for a million configs.
         own = self.__dict__
         own["_sweep"], own["index"] = sweep, index
         own["point"] = sweep.product.point(index) if point is None else point
@@ -141,17 +141,17 @@ class Sweep(Spec):
         _replaced: frozenset[str] = frozenset(),
         **settings: Any,
     ) -> None:
-        raw = RawSpec(
+        spec = read(
             name=name,
             axes={key: _as_list(values) for key, values in dict(axes or {}).items()},
             settings={k: _as_list(v) if hp.canonical_name(k) else v for k, v in settings.items()},
-            batchfn=batchfn,  # type: ignore[arg-type]  # None is refused with all other errors
+            batchfn=batchfn,
             data=data,
             grabs=dict(grabs or {}) if grabs is None or isinstance(grabs, Mapping) else grabs,
             where=where,
             replaced=_replaced,
         )
-        super().__init__(**vars(read(raw)))
+        super().__init__(**vars(spec))
         if self.included is not None and not self.included.any():
             raise SpecError(
                 f"where: leaves none of the {self.product.size} points; "
@@ -217,7 +217,7 @@ class Sweep(Spec):
         Raises:
             SpecError: where a setting or function holds something that has no content to hash.
         """
-        return config_keys(self._key_tables, self.product.shape, indices)
+        return config_keys(self._key_tables, indices)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -239,7 +239,17 @@ class Sweep(Spec):
         Raises:
             SpecError: for an unknown name, a bad value, or one name of a zipped axis.
         """
-        return _sweep(override(self, overrides))
+        (axes, settings), replaced = override(self, overrides)
+        return Sweep(
+            self.name,
+            axes,
+            batchfn=self.batchfn,
+            data=self.data,
+            grabs=self.grabs,
+            where=self.where,
+            _replaced=replaced,
+            **settings,
+        )
 
     def refreshed(self) -> Sweep:
         """Return the sweep of the same spec, read again, with its keys as they are now.
@@ -247,8 +257,8 @@ class Sweep(Spec):
         In a notebook one edits a helper and launches the same sweep again: what functions use may
         have changed since the sweep was made.
         """
-        sweep = _sweep(self)
-        _ = sweep.fingerprint  # before a function of the user runs and fills a cache of its own
+        sweep = self.overridden({})
+        _ = sweep.fingerprint  # before a function of the user runs and fills one of its caches
         return sweep
 
     def __getstate__(self) -> dict[str, Any]:
@@ -285,13 +295,6 @@ class Sweep(Spec):
         return {**changed, **self.arguments, **given}
 
 
-def _sweep(raw: RawSpec) -> Sweep:
-    """Return the sweep of a raw spec, read as when the user makes it."""
-    given = fields(raw)
-    settings, replaced = given.pop("settings"), given.pop("replaced")
-    return Sweep(**given, _replaced=replaced, **settings)
-
-
 def _as_list(values: Any) -> Any:
-    """Return an iterator as a list, for it can be read once only; all else as it is."""
+    """Return an iterator, which can be read only once, as a list; any other value as it is."""
     return list(values) if isinstance(values, Iterator) else values

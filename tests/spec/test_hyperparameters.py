@@ -227,7 +227,7 @@ EVENTS = "should be an integer >= 1, or 'log:N' for N >= 2 log-spaced steps"
 BOOLEAN = "should be True or False"
 OPTIMIZERS = "should be one of 'sgd', 'adam', 'adamw', or a torch.optim class or its name"
 INDICES = "should be 'all' or a list of distinct GPU indices such as [0, 1]"
-THRESHOLDS = "should be a list of positive numbers"
+THRESHOLDS = "should be a list of positive finite numbers"
 BETAS = "should be two numbers >= 0 and < 1, such as (0.9, 0.999)"
 NAMES = "should be a dictionary whose keys are names"
 

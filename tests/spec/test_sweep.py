@@ -114,7 +114,8 @@ def test_index_arithmetic_agrees_with_numpy(shape, random):
     order = random.sample(range(len(shape)), len(shape))
     flat = np.arange(product.size)
     grid = flat.reshape(shape)
-    assert [product.coordinates(i) for i in range(product.size)] == list(np.ndindex(*shape))
+    points = [tuple(product.point(i).values()) for i in range(product.size)]
+    assert points == list(np.ndindex(*shape)) == [tuple(p.values()) for p in product.points()]
     ranks = product.transposed(flat, order)
     assert np.array_equal(grid.transpose(order).ravel()[ranks], flat)
 
