@@ -13,9 +13,9 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 
-__all__ = ["READ_APART", "read_settings"]
+__all__ = ["read_settings"]
 
-#: Hyperparameters that only the script itself uses: MLPscape's train loop does not know them.
+#: Hyperparameters that only the script itself uses: MLPscape's train loop does not take them.
 _FOR_THE_SCRIPT = frozenset(
     {"datasethps", "target_monomials", "num_trials"}
     | {"other_model_grabs", "other_model_kwargs", "other_model_gram"}
@@ -25,7 +25,7 @@ _FOR_THE_SCRIPT = frozenset(
 _CODE = ("model", "optimizer", "loss", "parametrization")
 
 #: Entries that other modules read.
-READ_APART = frozenset(
+_READ_APART = frozenset(
     {"otherreturns", "X_te", "y_te", *CHOICES, *INSTANCES}
     | {name for pair in MODEL_FILES for name in pair}
 )
@@ -51,7 +51,7 @@ def read_settings(
     others: dict[str, Any] = {}
     for name, value in config.items():
         canonical = hp.canonical_name(name)
-        if name in READ_APART or name in names or canonical in _CODE:
+        if name in _READ_APART or name in names or canonical in _CODE:
             continue
         if canonical is None or canonical in _FOR_THE_SCRIPT:
             others[name] = value
