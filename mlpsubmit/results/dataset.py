@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpsubmit.protocol import DIVERGED, DONE, EXCLUDED, FAILED, MISSING, STATUSES
-from mlpsubmit.results.names import clean_text, coordinate_names
+from mlpsubmit.results.names import clean_text, coordinate_names, sweep_dims
 from mlpsubmit.results.schema import Schema, Variable, scan
 from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
 
@@ -55,8 +55,7 @@ def assemble(schema: Schema, source: ResultSource, variables: Sequence[Variable]
     import xarray as xr
 
     layout = schema.layout
-    names = coordinate_names(layout)
-    dims = tuple(names[dimension.name] for dimension in layout.dimensions)
+    dims = sweep_dims(layout)
     (_, status), *filled = _filled(schema, source, [STATUS, *variables])
     codes = _codes(layout, source, status)
     errors = _errors(source, codes)
@@ -64,14 +63,14 @@ def assemble(schema: Schema, source: ResultSource, variables: Sequence[Variable]
         variable.name: (
             (*dims, *variable.dims),
             values.reshape((*layout.shape, *variable.shape)),
-            {"long_name": variable.description} if variable.description else {},
+            variable.attributes,
         )
         for variable, values in filled
     }
     data_vars["status"] = (dims, np.array(STATUSES)[codes].reshape(layout.shape))
     if errors is not None:
         data_vars["error"] = (dims, errors.reshape(layout.shape))
-    return xr.Dataset(data_vars, _coordinates(schema, names), _attributes(layout, codes))
+    return xr.Dataset(data_vars, _coordinates(schema), _attributes(layout, codes))
 
 
 def _filled(
@@ -111,8 +110,9 @@ def _errors(source: ResultSource, codes: npt.NDArray[np.uint8]) -> Array | None:
     return errors
 
 
-def _coordinates(schema: Schema, names: dict[str, str]) -> dict[str, tuple[str, Array]]:
+def _coordinates(schema: Schema) -> dict[str, tuple[str, Array]]:
     layout = schema.layout
+    names = coordinate_names(layout)
     coordinates = {
         names[name]: (names[dimension.name], _coordinate_values(values))
         for dimension in layout.dimensions

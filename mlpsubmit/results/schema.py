@@ -69,16 +69,17 @@ class Variable:
         return self.dtype.type(fills.get(self.dtype.kind, 0))
 
     @property
-    def row_bytes(self) -> int:
-        """The size of one config's values."""
-        return math.prod(self.shape) * self.dtype.itemsize
+    def attributes(self) -> dict[str, str]:
+        """Its attributes in the dataset."""
+        return {"long_name": self.description} if self.description else {}
 
     @property
     def is_small(self) -> bool:
         """Whether the values of all configs are kept in memory together."""
-        if not self.shape or self.row_bytes == 0:
+        row_bytes = math.prod(self.shape) * self.dtype.itemsize
+        if not self.shape or row_bytes == 0:
             return True
-        few = self.row_bytes <= SMALL_ROW_BYTES or not self.is_grab
+        few = row_bytes <= SMALL_ROW_BYTES or not self.is_grab
         return self.recorded is None and few
 
     def padded(self, values: Array, columns: Steps | None) -> Array:
@@ -149,20 +150,18 @@ class Schema:
             for variable in variables:
                 if variable.array not in pack.arrays():
                     continue
-                values = pack[variable.array]
-                values, columns = self._aligned(variable, pack, values)
+                values, columns = self._aligned(variable, pack)
                 for row, point in zip(rows, points, strict=True):
                     yield int(point), variable, variable.padded(values[row : row + 1], columns)[0]
 
     def read(self, variable: Variable, pack: FinishedPack, rows: Array) -> Array:
         """Return some rows of a pack, padded: shape (len(rows), *variable.shape)."""
-        values, columns = self._aligned(variable, pack, pack[variable.array])
+        values, columns = self._aligned(variable, pack)
         return variable.padded(values[rows], columns)
 
-    def _aligned(
-        self, variable: Variable, pack: FinishedPack, values: Array
-    ) -> tuple[Array, Steps | None]:
+    def _aligned(self, variable: Variable, pack: FinishedPack) -> tuple[Array, Steps | None]:
         """Return values with an axis of steps, and their columns (None if they fit as they are)."""
+        values = pack[variable.array]
         if variable.recorded is None:
             return values, None
         clock = self.clocks[variable.dims[0]]
@@ -181,7 +180,7 @@ class _Scanned:
     """The schema of one pack."""
 
     last_step: int
-    steps: dict[str, Steps | None]
+    steps: dict[str, bytes | None]  # of int64: hashed once, and one copy for all packs
     halved: bool
     grabs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
 
@@ -234,7 +233,7 @@ def scan(layout: Layout, source: ResultSource) -> Schema:
     owner = np.full(layout.size, -1, dtype=np.int64)
     ids: dict[PackId, int] = {}
     packs: list[_Scanned] = []
-    interned: dict[bytes, Steps] = {}
+    interned: dict[bytes, bytes] = {}
     for pack_id, pack in _identified(source):
         index = pack["index"]
         if index.size and not 0 <= index.min() <= index.max() < layout.size:
@@ -248,15 +247,16 @@ def scan(layout: Layout, source: ResultSource) -> Schema:
     return _schema(layout, ids, owner, {int(i): packs[i] for i in counted})
 
 
-def _scan_pack(pack: FinishedPack, interned: dict[bytes, Steps]) -> _Scanned:
-    steps: dict[str, Steps | None] = {}
+def _scan_pack(pack: FinishedPack, interned: dict[bytes, bytes]) -> _Scanned:
+    steps: dict[str, bytes | None] = {}
     for recorded in CLOCKS:
         found = _recorded_steps(pack, recorded)
+        content = None if found is None else found.tobytes()
         # Thousands of packs share a few arrays of steps: keep one copy of each.
-        steps[recorded] = None if found is None else interned.setdefault(found.tobytes(), found)
+        steps[recorded] = content and interned.setdefault(content, content)
     arrays = pack.arrays()
-    halved = TOGETHER in arrays
-    scanned = _Scanned(int(np.max(pack["steps"], initial=1)) - 1, steps, halved)
+    last_step = int(np.max(pack["steps"], initial=1)) - 1
+    scanned = _Scanned(last_step, steps, TOGETHER in arrays)
     for array in arrays:
         if array.startswith(GRAB):
             values = pack[array]
@@ -297,7 +297,7 @@ def _clock_dims(packs: Sequence[_Scanned], has_grabs: bool) -> dict[str, str]:
         if all(pack.steps[recorded] is None for pack in packs):
             continue
         shared = all(
-            _same(pack.steps[recorded], pack.steps["step"])
+            pack.steps[recorded] == pack.steps["step"]
             for pack in packs
             if recorded != "grab_step" or pack.grabs
         )
@@ -305,16 +305,10 @@ def _clock_dims(packs: Sequence[_Scanned], has_grabs: bool) -> dict[str, str]:
     return dims
 
 
-def _same(left: Steps | None, right: Steps | None) -> bool:
-    if left is None or right is None:
-        return left is right
-    return left is right or np.array_equal(left, right)
-
-
 def _union(packs: Sequence[_Scanned], recorded: str) -> Steps:
     """Return all recorded steps, up to the last step of packs that have final values only."""
-    distinct = {id(steps): steps for pack in packs if (steps := pack.steps[recorded]) is not None}
-    union = np.unique(np.concatenate(list(distinct.values()))).astype(np.int64)
+    distinct = {steps for pack in packs if (steps := pack.steps[recorded]) is not None}
+    union = np.unique(np.concatenate([np.frombuffer(steps, np.int64) for steps in distinct]))
     final = max((pack.last_step for pack in packs if pack.steps[recorded] is None), default=-1)
     return union if union.size and final <= union[-1] else np.append(union, max(final, 0))
 
@@ -369,9 +363,9 @@ def _grab_variable(
     # Integers have no value for missing entries.
     gaps = len(shapes) > 1 or not np.isin(owner, list(with_grab)).all()
     if clock is not None:
-        steps = clocks[clock]
-        gaps = gaps or not all(_same(pack.steps["grab_step"], steps) for pack in with_grab.values())
-        dims, shape = (clock, *dims), (len(steps), *shape)
+        every_step = clocks[clock].tobytes()
+        gaps = gaps or any(pack.steps["grab_step"] != every_step for pack in with_grab.values())
+        dims, shape = (clock, *dims), (*clocks[clock].shape, *shape)
     dtype = _grab_dtype(name, [pack.grabs[array][1] for pack in with_grab.values()], gaps)
     return Variable(name, array, dims, shape, dtype, None if clock is None else "grab_step")
 
