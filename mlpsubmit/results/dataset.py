@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpsubmit.protocol import DIVERGED, DONE, EXCLUDED, FAILED, MISSING, STATUSES
+from mlpsubmit.protocol import EXCLUDED, FAILED, MISSING, STATUSES
 from mlpsubmit.results.names import clean_text, coordinate_names, sweep_dims
 from mlpsubmit.results.schema import Schema, Variable, scan
 from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
@@ -89,8 +89,6 @@ def _filled(
 
 def _codes(layout: Layout, source: ResultSource, status: Array) -> npt.NDArray[np.uint8]:
     """Return every point's index into STATUSES, shape (layout.size,), given that of the results."""
-    if not np.isin(status, (MISSING, DONE, DIVERGED)).all():
-        raise ValueError(f"a pack's status is {DONE} or {DIVERGED}, got {np.unique(status)}")
     codes = np.where(layout.included_points(), MISSING, EXCLUDED).astype(np.uint8)
     for failure in source.failures():
         codes[failure.indices] = FAILED

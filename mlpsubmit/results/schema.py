@@ -89,12 +89,9 @@ class Variable:
             values: shape (n, ...), with an axis of steps after n if ``columns`` is given.
             columns: the columns of the trace, positions along ``dims[0]``, of those steps.
         """
-        if columns is None and values.shape[1:] == self.shape:
-            return values.astype(self.dtype, copy=False)
         out = np.full((len(values), *self.shape), self.fill, dtype=self.dtype)
-        sizes = values.shape[1:] if columns is None else values.shape[2:]
         steps = () if columns is None else (columns,)
-        region: tuple[Any, ...] = (slice(None), *steps, *(slice(size) for size in sizes))
+        region = (slice(None), *steps, *map(slice, values.shape[1 + len(steps) :]))
         out[region] = values
         return out
 
@@ -160,7 +157,7 @@ class Schema:
         return variable.padded(values[rows], columns)
 
     def _aligned(self, variable: Variable, pack: FinishedPack) -> tuple[Array, Steps | None]:
-        """Return values with an axis of steps, and their columns (None if they fit as they are)."""
+        """Return values and the columns of their steps; no columns if this is no trace."""
         values = pack[variable.array]
         if variable.recorded is None:
             return values, None
@@ -170,8 +167,6 @@ class Schema:
             # Only the final value was recorded. A trace keeps its last value to the end, so it
             # goes into the last column.
             return values[:, None], np.array([len(clock) - 1])
-        if np.array_equal(steps, clock) and values.shape[1:] == variable.shape:
-            return values, None
         return values, np.searchsorted(clock, steps)
 
 
@@ -228,7 +223,6 @@ def scan(layout: Layout, source: ResultSource) -> Schema:
 
     Raises:
         UserError: a grab is not numeric, or its number of dimensions differs between packs.
-        ValueError: a pack has an index outside the layout.
     """
     owner = np.full(layout.size, -1, dtype=np.int64)
     ids: dict[PackId, int] = {}
@@ -236,10 +230,6 @@ def scan(layout: Layout, source: ResultSource) -> Schema:
     interned: dict[bytes, bytes] = {}
     for pack_id, pack in _identified(source):
         index = pack["index"]
-        if index.size and not 0 <= index.min() <= index.max() < layout.size:
-            raise ValueError(
-                f"pack {pack.name!r} has an index outside the {layout.size} points of the layout"
-            )
         ids[pack_id] = len(ids)
         owner[index] = ids[pack_id]
         packs.append(_scan_pack(pack, interned))

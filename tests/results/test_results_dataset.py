@@ -259,14 +259,6 @@ def test_packs_that_disappear_while_a_run_is_read_are_named(fakes):
         to_dataset(fakes.layout(a=range(9)), source)
 
 
-def test_packs_that_do_not_fit_the_layout_are_refused(fakes):
-    layout = fakes.layout(a=[0, 1])
-    with pytest.raises(ValueError, match="pack 'pack-2' has an index outside the 2 points"):
-        to_dataset(layout, fakes.Source([fakes.pack([2])]))
-    with pytest.raises(ValueError, match=r"a pack's status is 1 or 2, got \[0 3\]"):
-        to_dataset(layout, fakes.Source([fakes.pack([0], status=np.uint8([3]))]))
-
-
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_every_entry_is_that_of_the_last_pack_to_hold_it(fakes, data):
