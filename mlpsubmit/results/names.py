@@ -19,20 +19,10 @@ __all__ = [
 
 # Dimensions along which traces run, each with the steps at which something was recorded.
 CLOCKS = ("step", "eval_step", "grab_step")
-RESERVED = frozenset(
-    [
-        *CLOCKS,
-        "threshold",
-        "train_loss",
-        "test_loss",
-        "timekeys",
-        "status",
-        "steps",
-        "seconds",
-        "trained_together",
-        "error",
-    ]
-)
+RESERVED = frozenset(CLOCKS) | {
+    *("threshold", "train_loss", "test_loss", "timekeys", "status", "steps", "seconds"),
+    *("trained_together", "error"),
+}
 
 
 def clean_text(text: str) -> str:

@@ -1,7 +1,7 @@
 """Datasets of any size as netCDF and zarr, with the traces of one pack in memory.
 
-xarray writes everything but traces and large grabs (`Schema.small_variables`). Those are then added
-through h5netcdf and zarr themselves, config by config, just as xarray would have written them.
+xarray writes everything but traces and large grabs. Those are then added through h5netcdf and zarr
+themselves, config by config, just as xarray would have written them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def stream_netcdf(schema: Schema, source: ResultSource, path: Path) -> None:
     import h5netcdf
 
     layout = schema.layout
-    small, streamed = _split(schema)
+    small, streamed = schema.small_and_streamed()
     assemble(schema, source, small).to_netcdf(path, engine="h5netcdf")
     if not streamed:
         return
@@ -70,7 +70,7 @@ def write_zarr(layout: Layout, source: ResultSource, path: Path) -> None:
     modern = int(zarr.__version__.split(".")[0]) >= 3
     pinned: dict[str, Any] = {"zarr_format": 2} if modern else {}
     schema = scan(layout, source)
-    small, streamed = _split(schema)
+    small, streamed = schema.small_and_streamed()
     assemble(schema, source, small).to_zarr(path, consolidated=False, **pinned)
     group: Any = zarr.open_group(str(path), mode="a", **pinned)
 
@@ -88,11 +88,6 @@ def write_zarr(layout: Layout, source: ResultSource, path: Path) -> None:
 
     _stream(schema, source, streamed, create)
     zarr.consolidate_metadata(str(path), **pinned)
-
-
-def _split(schema: Schema) -> tuple[Sequence[Variable], Sequence[Variable]]:
-    small = schema.small_variables()
-    return small, [variable for variable in schema.variables if variable not in small]
 
 
 def _stream(

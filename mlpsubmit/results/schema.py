@@ -114,9 +114,10 @@ class Schema:
     clocks: dict[str, Steps]
     variables: tuple[Variable, ...]
 
-    def small_variables(self) -> tuple[Variable, ...]:
-        """Return the variables that are kept in memory for all configs at once."""
-        return tuple(variable for variable in self.variables if variable.is_small)
+    def small_and_streamed(self) -> tuple[list[Variable], list[Variable]]:
+        """Return the variables in memory for all configs at once, and those for one pack only."""
+        small = [variable for variable in self.variables if variable.is_small]
+        return small, [variable for variable in self.variables if not variable.is_small]
 
     def owned(self, source: ResultSource) -> Iterator[tuple[FinishedPack, Array, Array]]:
         """Yield each pack with its rows that no later pack overrides, and their configs' indices.
