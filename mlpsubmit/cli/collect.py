@@ -9,6 +9,7 @@ import click
 
 from mlpsubmit.cli.options import run_argument, runs_dir_option
 from mlpsubmit.display.text import counted
+from mlpsubmit.results.export import FORMATS
 
 __all__ = ["collect"]
 
@@ -18,7 +19,7 @@ __all__ = ["collect"]
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="File to write: .nc, .zarr, .parquet, .csv or .pkl; default: NAME.nc.",
+    help=f"File to write: {', '.join(FORMATS)}; default: NAME.nc.",
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Figure to draw: .png, .pdf or .svg.")
 @click.option("--table/--no-table", default=True, help="Print a table of the results.")

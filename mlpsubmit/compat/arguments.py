@@ -52,13 +52,8 @@ _SECOND_NAMES = {"WIDTH": "width", "DEPTH": "depth", "DETERMINISTIC": "DETERMINS
 #: Names that MLPscape spells in lower case.
 _LOWER = ("datasethps", "other_model_grabs", "other_model_gram", "other_model_kwargs")
 
-#: Hyperparameters whose flags take several values, and what stands for one in the help text.
-_LISTS = {
-    "n_samples": "N",
-    "loss_checkpoints": "LOSS",
-    "percent_thresholds": "LOSS",
-    "devices": "GPU",
-}
+#: Hyperparameters whose flags take several values.
+_LISTS = ("n_samples", "loss_checkpoints", "percent_thresholds", "devices")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -155,9 +150,9 @@ def _value_options(field: str) -> dict[str, Any]:
     """Return the options with which argparse reads the values of a hyperparameter."""
     default = hp.Hyperparameters.model_fields[field].default
     if field in _LISTS:
-        return {"nargs": "+", "type": _reader(field), "metavar": _LISTS[field]}
+        return {"nargs": "+", "type": _reader(field), "metavar": "VALUE"}
     if field == "betas":
-        return {"nargs": 2, "type": float, "metavar": ("BETA1", "BETA2")}
+        return {"nargs": 2, "type": float, "metavar": "VALUE"}
     if field == "target_monomials":
         return {"type": _json, "metavar": "JSON"}
     if isinstance(default, dict):

@@ -1,4 +1,4 @@
-"""How a script exits that does not catch the errors of ``run_job_iterator``: message and code.
+"""The exit of a script that does not catch the errors of ``run_job_iterator``: message and code.
 
 The user gains nothing from a traceback through this package. Code that catches the exception still
 gets it, and so do notebooks, debuggers and test runners, which set a hook of their own or catch
@@ -7,36 +7,28 @@ everything.
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from types import TracebackType
-from typing import ParamSpec, TypeVar
 
 from mlpsubmit.errors import UserError
 
 __all__ = ["exits_with_message"]
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
 #: Exit codes: that of mlpsubmit's commands for a user error, and that of shells for Ctrl-C.
 _USER_ERROR, _INTERRUPTED = 2, 130
 
 
-def exits_with_message(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Make a script that does not catch the function's UserError or Ctrl-C exit with its code."""
-
-    @functools.wraps(function)
-    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        try:
-            return function(*args, **kwargs)
-        except (UserError, KeyboardInterrupt):
-            if _is_script() and sys.excepthook is sys.__excepthook__:
-                sys.excepthook = _exit
-            raise
-
-    return wrapped
+@contextlib.contextmanager
+def exits_with_message() -> Iterator[None]:
+    """Make a script that does not catch a UserError or Ctrl-C exit with its message and code."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        if _is_script() and sys.excepthook is sys.__excepthook__:
+            sys.excepthook = _exit
+        raise
 
 
 def _is_script() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pickle
@@ -107,14 +106,11 @@ def load_from_file(place: str, path: str | os.PathLike[str], name: str) -> Any:
     file = Path(path).expanduser()
     if file.suffix != ".py" or not file.is_file():
         raise SpecError(f"{place}: got {str(file)!r}; should be the path of a Python file")
-    spec = importlib.util.spec_from_file_location(f"mlpsubmit_file_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = {"__name__": f"mlpsubmit_file_{file.stem}", "__file__": str(file)}
     try:
-        spec.loader.exec_module(module)
+        exec(compile(file.read_bytes(), str(file), "exec", dont_inherit=True), module)
     except Exception as error:
         raise SpecError(f"{place}: {file} raised {type(error).__name__}: {error}") from error
-    if not hasattr(module, name):
-        raise SpecError(f"{place}: {file} has no {name!r}{did_you_mean(name, vars(module))}")
-    return getattr(module, name)
+    if name not in module:
+        raise SpecError(f"{place}: {file} has no {name!r}{did_you_mean(name, module)}")
+    return module[name]

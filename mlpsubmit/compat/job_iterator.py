@@ -28,7 +28,7 @@ __all__ = ["EXECUTOR_VARIABLE", "ExptTrace", "run_job_iterator"]
 EXECUTOR_VARIABLE = "MLPSUBMIT_EXECUTOR"
 
 
-@exits_with_message
+@exits_with_message()
 def run_job_iterator(
     iterators: Iterable[Iterable[Any]],
     iterator_names: Sequence[str] | None = None,
@@ -51,11 +51,10 @@ def run_job_iterator(
     without a result are left out, with the reason on stderr.
 
     Args:
-        iterators: lists of values, in any order. One named like a hyperparameter sets it; the
-            batch function, the grabs and the model can declare the others by name.
-        iterator_names: the name of each. ``ntrain`` (or ``n``, ``n_samples``, ``batch_size``) runs
-            over sample sizes and ``trial`` (or ``rep``, ``repeat``) over repetitions; without
-            these names the first and the second do, with a line on stderr.
+        iterators: lists of values: the sample sizes, the trials, then any others. One of the others
+            that is named like a hyperparameter sets it; the batch function, the grabs and the model
+            can declare any by name.
+        iterator_names: the name of each.
         global_config: hyperparameters in any spelling; MODEL_CLASS, OPTIMIZER_CLASS, LOSS_CLASS
             and POST_INIT_FN as in modelscape; ``otherreturns`` with the grabs; X_te and y_te for a
             fixed test set; and any other values that functions get by name.
@@ -87,8 +86,6 @@ def run_job_iterator(
         >>> result = run_job_iterator([[64], range(3)], ["ntrain", "trial"], ...)  # doctest: +SKIP
     """
     study = read_study(iterators, iterator_names, global_config, bfn_config, name)
-    for notice in study.notices:
-        _print(f"run_job_iterator: {notice}")
     run = launch(
         study.sweep,
         executor=_executor(use_mp, executor),

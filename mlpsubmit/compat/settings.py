@@ -13,9 +13,9 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 
-__all__ = ["READ_APART", "read_settings"]
+__all__ = ["read_settings"]
 
-#: Hyperparameters that only the script itself uses: MLPscape's train loop does not know them.
+#: Hyperparameters that only the script itself uses: MLPscape's train loop does not take them.
 _FOR_THE_SCRIPT = frozenset(
     {"datasethps", "target_monomials", "num_trials"}
     | {"other_model_grabs", "other_model_kwargs", "other_model_gram"}
@@ -25,7 +25,7 @@ _FOR_THE_SCRIPT = frozenset(
 _CODE = ("model", "optimizer", "loss", "parametrization")
 
 #: Entries that other modules read.
-READ_APART = frozenset(
+_READ_APART = frozenset(
     {"otherreturns", "X_te", "y_te", *CHOICES, *INSTANCES}
     | {name for pair in MODEL_FILES for name in pair}
 )
@@ -51,7 +51,7 @@ def read_settings(
     others: dict[str, Any] = {}
     for name, value in config.items():
         canonical = hp.canonical_name(name)
-        if name in READ_APART or name in names or canonical in _CODE:
+        if name in _READ_APART or name in names or canonical in _CODE:
             continue
         if canonical is None or canonical in _FOR_THE_SCRIPT:
             others[name] = value
@@ -61,7 +61,7 @@ def read_settings(
             given.setdefault(canonical, {})[name] = value
     values, errors = _agreed(given, axes)
     for canonical, spellings in given.items():
-        if canonical in OPTIMIZER_SETTINGS and canonical in values:
+        if canonical in OPTIMIZER_SETTINGS:
             others |= dict.fromkeys([canonical, *spellings], values.pop(canonical))
         else:
             names |= dict.fromkeys(spellings, canonical)
@@ -83,40 +83,32 @@ def read_settings(
 def _agreed(
     given: Mapping[str, Mapping[str, Any]], axes: Collection[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the value of each hyperparameter that a script sets in one or more spellings."""
+    """Return the values of hyperparameters that a script sets in one or more spellings, and errors.
+
+    A spelling at the default yields to another.
+    """
     values: dict[str, Any] = {}
     errors: list[str] = []
     for canonical, spellings in given.items():
-        try:
-            values[canonical] = _agreed_value(canonical, spellings)
-        except SpecError as error:
-            errors += error.errors
+        default = Hyperparameters.model_fields[canonical].default
+        changed: dict[str, Any] = {}
+        for name, value in spellings.items():
+            if canonical == "n_samples" and isinstance(value, (list, tuple)) and len(value) == 1:
+                value = value[0]  # as parse_args has it
+            try:
+                parsed = hp.validate_one(canonical, value)
+            except SpecError as error:
+                listed = isinstance(value, (list, tuple, range)) or getattr(value, "ndim", 0) > 0
+                hint = "; to vary it, add it to iterators and iterator_names" if listed else ""
+                errors += [message + hint for message in error.errors]
+            else:
+                changed |= {name: parsed} if parsed != default else {}
+        kept = values[canonical] = next(iter(changed.values()), default)
+        if any(value != kept for value in changed.values()):
+            shown = " and ".join(f"{name}={value!r}" for name, value in changed.items())
+            errors.append(f"{shown} are two spellings of one hyperparameter; keep one")
     default = Hyperparameters.model_fields["loss_checkpoints"].default
     relative = values.get("percent_thresholds") is not None or "percent_thresholds" in axes
     if relative and values.get("loss_checkpoints") == default:
         del values["loss_checkpoints"]  # parse_args set it
     return values, errors
-
-
-def _agreed_value(canonical: str, spellings: Mapping[str, Any]) -> Any:
-    """Return the value of a hyperparameter: a spelling at the default yields to another."""
-    default = Hyperparameters.model_fields[canonical].default
-    values: dict[str, Any] = {}
-    errors: list[str] = []
-    for name, value in spellings.items():
-        if canonical == "n_samples" and isinstance(value, (list, tuple)) and len(value) == 1:
-            value = value[0]  # as parse_args has it
-        try:
-            values[name] = hp.validate_one(canonical, value)
-        except SpecError as error:
-            listed = isinstance(value, (list, tuple, range)) or getattr(value, "ndim", 0) > 0
-            hint = "; to vary it, add it to iterators and iterator_names" if listed else ""
-            errors += [message + hint for message in error.errors]
-    changed = {name: value for name, value in values.items() if value != default}
-    kept = next(iter(changed.values()), default)
-    if any(value != kept for value in changed.values()):
-        shown = " and ".join(f"{name}={value!r}" for name, value in changed.items())
-        errors.append(f"{shown} are two spellings of one hyperparameter; keep one")
-    if errors:
-        raise SpecError(errors)
-    return kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -12,10 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from mlpsubmit.arguments import declared, function_name, takes_all
-from mlpsubmit.compat.arguments import DEFAULT_EXPT_NAME, base_args
+from mlpsubmit.compat.arguments import DEFAULT_EXPT_NAME
 from mlpsubmit.compat.choices import CHOICES, INSTANCES, Chosen, read_code
 from mlpsubmit.compat.files import load_from_file
 from mlpsubmit.compat.functions import (
@@ -24,10 +21,9 @@ from mlpsubmit.compat.functions import (
     Context,
     Grab,
     PostInit,
-    SqueezedLoss,
 )
-from mlpsubmit.compat.iterators import Iterated, place_notices, read_iterators
-from mlpsubmit.compat.settings import READ_APART, read_settings
+from mlpsubmit.compat.iterators import Iterated, read_iterators
+from mlpsubmit.compat.settings import read_settings
 from mlpsubmit.compat.tensors import on_device
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.protocol import FOR_BATCHES, FOR_GRABS
@@ -44,11 +40,8 @@ _FUNCTION_KEYS = ("base_bfn", "bfn_file", "bfn_name")
 _OF_BATCHES = ("bsz", "gen", "X", "y")
 _OF_GRABS = ("model", "X_tr", "y_tr", "X_te", "y_te", "opt")
 
-#: Axes that the train loop itself uses.
-_OF_THE_LOOP = {*Hyperparameters.model_fields, "trial"} - {"n_train"}
-
-#: How similar two names are, from 0 to 1, if one is taken for a misspelling of the other.
-_SIMILAR = 0.8
+#: Axes that the train loop or the sweep itself uses.
+_OF_THE_LOOP = {*Hyperparameters.model_fields, "trial", "monomials"} - {"n_train"}
 
 
 @dataclass(frozen=True)
@@ -58,12 +51,10 @@ class Study:
     Attributes:
         sweep: what is trained.
         names: the script's name of each axis, in order.
-        notices: lines about probable mistakes.
     """
 
     sweep: Sweep
     names: dict[str, str]
-    notices: tuple[str, ...]
 
 
 def read_study(
@@ -97,18 +88,17 @@ def read_study(
     _raise(errors)
 
     functions = [batchfn, *grabs.values(), *(v for values in code.values() for v in values)]
-    idle, notices = _untaken(iterated, [f for f in functions if isinstance(f, ByName)])
-    notices = [*place_notices(iterated), *notices, *_misspelt(config, iterated, functions)]
+    batchfn = replace(batchfn, idle=_untaken(iterated, functions))
     axes = {one.axis: on_device(code.get(one.axis, one.values), "cpu") for one in iterated}
     fixed = {name: values[0] for name, values in code.items() if name not in axes}
     sweep = Sweep(
         _run_name(name, config),
         axes,
-        batchfn=replace(batchfn, idle=idle),
+        batchfn=batchfn,
         grabs=grabs,
         **{**hyperparameters, **fixed},
     )
-    return Study(sweep, {one.axis: one.name for one in iterated}, tuple(notices))
+    return Study(sweep, {one.axis: one.name for one in iterated})
 
 
 @contextlib.contextmanager
@@ -221,7 +211,7 @@ def _grabs(functions: Mapping[str, Any], context: Context) -> dict[str, Grab]:
     """Return the grabs in otherreturns.
 
     Raises:
-        SpecError: listing those that are not functions, or need what nobody gives.
+        SpecError: listing each that is not a function, or needs an argument without a source.
     """
     grabs: dict[str, Grab] = {}
     errors: list[str] = []
@@ -237,54 +227,11 @@ def _grabs(functions: Mapping[str, Any], context: Context) -> dict[str, Grab]:
     return grabs
 
 
-def _untaken(
-    iterated: Sequence[Iterated], functions: Sequence[ByName]
-) -> tuple[tuple[str, ...], list[str]]:
-    """Return the axes that no function takes, and lines about iterators that none declares.
-
-    Only those that mean nothing to the train loop.
-    """
-    idle: list[str] = []
-    notices: list[str] = []
-    for one in iterated:
-        if one.axis in _OF_THE_LOOP:
-            continue
-        takers = [f for f in functions if one.axis in f.settings.values()]
-        if not any(not isinstance(f, PostInit) for f in takers) and one.axis != "monomials":
-            idle.append(one.axis)
-        if len(one.values) > 1 and not any(one.name in declared(f.func) for f in takers):
-            names = " or ".join(dict.fromkeys(function_name(f.func) for f in takers))
-            notices.append(
-                f"no function declares iterator {one.name!r}: its values change nothing"
-                + (f" unless {names} looks for it in **kwargs" if takers else "")
-            )
-    return tuple(idle), notices
-
-
-def _misspelt(
-    config: Mapping[str, Any], iterated: Sequence[Iterated], functions: Sequence[Any]
-) -> list[str]:
-    """Return lines about entries of global_config that resemble a hyperparameter.
-
-    Only those that no function declares.
-    """
-    known = {*READ_APART, *vars(base_args()), *(one.name for one in iterated)}
-    for function in filter(callable, functions):
-        inner = function.func if isinstance(function, (ByName, SqueezedLoss)) else function
-        known |= declared(type(inner) if isinstance(inner, nn.Module) else inner)
-    fields = {name.replace("_", ""): name for name in Hyperparameters.model_fields}
-    notices = []
-    for key in config:
-        if key in known or hp.canonical_name(key) is not None:
-            continue
-        if close := difflib.get_close_matches(
-            key.lower().replace("_", ""), fields, n=1, cutoff=_SIMILAR
-        ):
-            notices.append(
-                f"global_config has {key!r}, which is no hyperparameter and which no function "
-                f"declares; did you mean {fields[close[0]].upper()}?"
-            )
-    return notices
+def _untaken(iterated: Sequence[Iterated], functions: Sequence[Any]) -> tuple[str, ...]:
+    """Return the axes that neither the train loop nor any function takes."""
+    takers = [f for f in functions if isinstance(f, ByName) and not isinstance(f, PostInit)]
+    taken = {axis for f in takers for axis in f.settings.values()} | _OF_THE_LOOP
+    return tuple(one.axis for one in iterated if one.axis not in taken)
 
 
 def _run_name(name: str | None, config: Mapping[str, Any]) -> str:

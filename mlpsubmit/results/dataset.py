@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpsubmit.protocol import DIVERGED, DONE, EXCLUDED, FAILED, MISSING, STATUSES
-from mlpsubmit.results.names import clean_text, coordinate_names
+from mlpsubmit.protocol import EXCLUDED, FAILED, MISSING, STATUSES
+from mlpsubmit.results.names import clean_text, coordinate_names, sweep_dims
 from mlpsubmit.results.schema import Schema, Variable, scan
 from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
 
@@ -55,8 +55,7 @@ def assemble(schema: Schema, source: ResultSource, variables: Sequence[Variable]
     import xarray as xr
 
     layout = schema.layout
-    names = coordinate_names(layout)
-    dims = tuple(names[dimension.name] for dimension in layout.dimensions)
+    dims = sweep_dims(layout)
     (_, status), *filled = _filled(schema, source, [STATUS, *variables])
     codes = _codes(layout, source, status)
     errors = _errors(source, codes)
@@ -64,14 +63,14 @@ def assemble(schema: Schema, source: ResultSource, variables: Sequence[Variable]
         variable.name: (
             (*dims, *variable.dims),
             values.reshape((*layout.shape, *variable.shape)),
-            {"long_name": variable.description} if variable.description else {},
+            variable.attributes,
         )
         for variable, values in filled
     }
     data_vars["status"] = (dims, np.array(STATUSES)[codes].reshape(layout.shape))
     if errors is not None:
         data_vars["error"] = (dims, errors.reshape(layout.shape))
-    return xr.Dataset(data_vars, _coordinates(schema, names), _attributes(layout, codes))
+    return xr.Dataset(data_vars, _coordinates(schema), _attributes(layout, codes))
 
 
 def _filled(
@@ -90,8 +89,6 @@ def _filled(
 
 def _codes(layout: Layout, source: ResultSource, status: Array) -> npt.NDArray[np.uint8]:
     """Return every point's index into STATUSES, shape (layout.size,), given that of the results."""
-    if not np.isin(status, (MISSING, DONE, DIVERGED)).all():
-        raise ValueError(f"a pack's status is {DONE} or {DIVERGED}, got {np.unique(status)}")
     codes = np.where(layout.included_points(), MISSING, EXCLUDED).astype(np.uint8)
     for failure in source.failures():
         codes[failure.indices] = FAILED
@@ -111,8 +108,9 @@ def _errors(source: ResultSource, codes: npt.NDArray[np.uint8]) -> Array | None:
     return errors
 
 
-def _coordinates(schema: Schema, names: dict[str, str]) -> dict[str, tuple[str, Array]]:
+def _coordinates(schema: Schema) -> dict[str, tuple[str, Array]]:
     layout = schema.layout
+    names = coordinate_names(layout)
     coordinates = {
         names[name]: (names[dimension.name], _coordinate_values(values))
         for dimension in layout.dimensions

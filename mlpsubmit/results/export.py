@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.files import published
-from mlpsubmit.results.mlpscape import write_pickle
-from mlpsubmit.results.netcdf_zarr import write_netcdf, write_zarr
-from mlpsubmit.results.source import Layout, ResultSource
-from mlpsubmit.results.tables import write_csv, write_parquet
+
+if TYPE_CHECKING:
+    from mlpsubmit.results.source import Layout, ResultSource
 
 __all__ = ["FORMATS", "check_target", "write"]
 
@@ -27,40 +27,41 @@ class Format:
     """A file format.
 
     Args:
-        write: the function that writes it, to a path that does not exist yet.
-        needs: the modules it imports, and their names for pip.
+        writer: the module and the function ``(layout, source, path)`` that writes it, to a path
+            that does not exist yet. It is imported when it is used, because this table is also in
+            the help of the command line.
+        needs: a module outside the dependencies that it imports, if any.
+        extra: the extra of mlpsubmit that installs this module.
         directory: whether the "file" is a directory.
     """
 
-    write: Callable[[Layout, ResultSource, Path], None]
-    needs: dict[str, str]
+    writer: str
+    needs: str = ""
+    extra: str = ""
     directory: bool = False
 
 
-NETCDF = {"h5netcdf": "h5netcdf", "h5py": "h5py"}
+#: The formats, by ending.
 FORMATS = {
-    ".nc": Format(write_netcdf, NETCDF),
-    ".zarr": Format(write_zarr, {"zarr": "'mlpsubmit[zarr]'"}, directory=True),
-    ".parquet": Format(write_parquet, {"pyarrow": "'mlpsubmit[parquet]'"} | NETCDF),
-    ".csv": Format(write_csv, NETCDF),
-    ".pkl": Format(write_pickle, {}),
+    # The dataset of `to_dataset`: xarray.open_dataset(path, engine="h5netcdf").
+    ".nc": Format("mlpsubmit.results.netcdf_zarr:write_netcdf"),
+    # The same: xarray.open_zarr(path).
+    ".zarr": Format("mlpsubmit.results.netcdf_zarr:write_zarr", "zarr", "zarr", directory=True),
+    # A long table: a row per config, or with traces per config and step.
+    ".parquet": Format("mlpsubmit.results.tables:write_parquet", "pyarrow", "parquet"),
+    # The same; small arrays are spread over columns name[i,j].
+    ".csv": Format("mlpsubmit.results.tables:write_csv"),
+    # MLPscape's result dictionary; finished configs only.
+    ".pkl": Format("mlpsubmit.results.mlpscape:write_pickle"),
 }
 
 
 def write(layout: Layout, source: ResultSource, path: str | Path) -> Path:
-    """Write all results to a file, in the format that its ending selects.
+    """Write all results to a file, in the format of :data:`FORMATS` that its ending selects.
 
-    ============ ================================================================================
-    ``.nc``      the dataset of `to_dataset` as netCDF: ``xarray.open_dataset(path,
-                 engine="h5netcdf")``. Without an ending, this one is added.
-    ``.zarr``    the same as a zarr store: ``xarray.open_zarr(path)``
-    ``.parquet`` a long table: a row per config, or with traces per config and step
-    ``.csv``     the same, small arrays spread over columns ``name[i,j]``
-    ``.pkl``     MLPscape's result dictionary; finished configs only
-    ============ ================================================================================
-
-    The file appears complete or not at all, and replaces an existing one. Except for ``.pkl``, at
-    most one pack's arrays, and the scalars of all configs, are in memory at a time.
+    Without an ending, ``.nc`` is added. The file appears complete or not at all, and replaces an
+    existing one. Except for ``.pkl``, at most one pack's arrays, and the scalars of all configs,
+    are in memory at a time.
 
     Returns:
         The path written.
@@ -77,19 +78,18 @@ def write(layout: Layout, source: ResultSource, path: str | Path) -> Path:
             f"cannot write {path.name}: unknown ending {path.suffix!r}; valid are "
             f"{', '.join(FORMATS)}"
         )
-    for module, package in form.needs.items():
-        _require(module, package, path.suffix)
+    if form.needs:
+        try:
+            importlib.import_module(form.needs)
+        except ImportError as error:
+            raise UserError(
+                f"writing {path.suffix} needs {form.needs}; "
+                f"try: pip install 'mlpsubmit[{form.extra}]'"
+            ) from error
     check_target(path, directory=form.directory)
     with published(path) as temporary:
-        form.write(layout, source, temporary)
+        pkgutil.resolve_name(form.writer)(layout, source, temporary)
     return path
-
-
-def _require(module: str, package: str, suffix: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"writing {suffix} needs {module}; try: pip install {package}") from error
 
 
 def check_target(path: Path, *, directory: bool = False) -> None:

@@ -27,7 +27,6 @@ SPELLINGS = (
 # Keywords by which `set` of the older generations takes the measurement; a variable of that name
 # would be ambiguous, and one generation refuses to load it.
 RESERVED = ("val", "outcome")
-MISSING: Any = object()
 masked_all: Any = np.ma.masked_all  # numpy 2.2 has no types for it
 
 
@@ -142,14 +141,13 @@ class ExptTrace:
             tuple(slice(None) if (v := names.get(n)) is None else v for n in self.var_names)
         ]
 
-    def set(self, val: Any = MISSING, /, **names: Any) -> None:
+    def set(self, *val: Any, **names: Any) -> None:
         """Record a measurement by variable name: ``set(0.5, width=64, trial=0)``.
 
         The measurement may also be called ``val`` or ``outcome``, as older versions of expt-core
         do: ``set(val=0.5, width=64, trial=0)``.
         """
-        given = [value for name in RESERVED if (value := names.pop(name, MISSING)) is not MISSING]
-        given += [] if val is MISSING else [val]
+        given = [*val, *(names.pop(name) for name in RESERVED if name in names)]
         if len(given) != 1:
             raise ValueError(f"set takes one measurement, got {len(given)}")
         self[self._full_key(names)] = given[0]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlpsubmit.errors import UserError
+from mlpsubmit.results.axes import finished
 from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.expt_trace import ExptTrace
 from mlpsubmit.results.schema import GRAB, scan
@@ -37,16 +38,16 @@ def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
     """
     schema = scan(layout, source)
     dataset = assemble(schema, source, schema.variables)
-    finished = np.flatnonzero(np.isin(dataset["status"].values.ravel(), ("done", "diverged")))
-    keys = [_job(layout, point) for point in finished]
+    indices = np.flatnonzero(finished(dataset["status"].values))
+    keys = [_job(layout, index) for index in indices]
     grabs = {v.name: v.array.removeprefix(GRAB) for v in schema.variables if v.is_grab}
 
     def trace(name: str) -> dict[str, Any]:
         values = dataset[name].values
-        rows = values.reshape(layout.size, *values.shape[len(layout.shape) :])[finished]
+        values = values.reshape(layout.size, *values.shape[len(layout.shape) :])[indices]
         if name == "timekeys":  # a threshold that a config does not have counts as never crossed
-            rows = np.nan_to_num(rows, nan=-1).astype(np.int64)
-        return _trace(layout, keys, rows)
+            values = np.nan_to_num(values, nan=-1).astype(np.int64)
+        return _trace(layout, keys, values)
 
     return {
         "jobs": keys,
@@ -57,9 +58,9 @@ def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
     }
 
 
-def _job(layout: Layout, point: int) -> tuple[Scalar, ...]:
-    """Return the axis values of a point."""
-    where = np.unravel_index(point, layout.shape)
+def _job(layout: Layout, index: int) -> tuple[Scalar, ...]:
+    """Return the axis values of a config."""
+    where = np.unravel_index(index, layout.shape)
     values = (
         column[i]
         for dimension, i in zip(layout.dimensions, where, strict=True)

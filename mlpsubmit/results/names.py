@@ -13,25 +13,16 @@ __all__ = [
     "clean_text",
     "coordinate_names",
     "grab_names",
+    "sweep_dims",
     "threshold_label",
 ]
 
 # Dimensions along which traces run, each with the steps at which something was recorded.
 CLOCKS = ("step", "eval_step", "grab_step")
-RESERVED = frozenset(
-    [
-        *CLOCKS,
-        "threshold",
-        "train_loss",
-        "test_loss",
-        "timekeys",
-        "status",
-        "steps",
-        "seconds",
-        "trained_together",
-        "error",
-    ]
-)
+RESERVED = frozenset(CLOCKS) | {
+    *("threshold", "train_loss", "test_loss", "timekeys", "status", "steps", "seconds"),
+    *("trained_together", "error"),
+}
 
 
 def clean_text(text: str) -> str:
@@ -39,13 +30,9 @@ def clean_text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\0")
 
 
-def _clean_name(name: str) -> str:
-    """Return a name without control characters and slashes: those make groups in a file."""
-    return re.sub(r"[/\x00-\x1f\x7f]", "_", clean_text(name)).strip() or "_"
-
-
 def _free_name(name: str, taken: Container[str], suffix: str) -> str:
-    name = _clean_name(name)
+    # No control characters, and no slashes: those make groups in a file.
+    name = re.sub(r"[/\x00-\x1f\x7f]", "_", clean_text(name)).strip() or "_"
     while name in taken:
         name += suffix
     return name
@@ -63,6 +50,12 @@ def coordinate_names(layout: Layout) -> dict[str, str]:
             if name not in taken:
                 taken[name] = _free_name(name, {*RESERVED, *taken.values()}, "_axis")
     return taken
+
+
+def sweep_dims(layout: Layout) -> tuple[str, ...]:
+    """Return the dataset's names of the layout's dimensions, in order."""
+    names = coordinate_names(layout)
+    return tuple(names[dimension.name] for dimension in layout.dimensions)
 
 
 def grab_names(grabs: Iterable[str], layout: Layout) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Datasets of any size as netCDF and zarr, with the traces of one pack in memory.
 
-xarray writes everything but traces and large grabs (`Schema.small_variables`). Those are then added
-through h5netcdf and zarr themselves, config by config, just as xarray would have written them.
+xarray writes everything but traces and large grabs. Those are then added through h5netcdf and zarr
+themselves, config by config, just as xarray would have written them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from mlpsubmit.results.dataset import assemble
-from mlpsubmit.results.names import coordinate_names
+from mlpsubmit.results.names import sweep_dims
 from mlpsubmit.results.schema import Schema, Variable, scan
-from mlpsubmit.results.source import Array, Layout, ResultSource
+from mlpsubmit.results.source import Layout, ResultSource
 
 __all__ = ["stream_netcdf", "write_netcdf", "write_zarr"]
 
@@ -32,7 +32,7 @@ def stream_netcdf(schema: Schema, source: ResultSource, path: Path) -> None:
     import h5netcdf
 
     layout = schema.layout
-    small, streamed = _split(schema)
+    small, streamed = schema.small_and_streamed()
     assemble(schema, source, small).to_netcdf(path, engine="h5netcdf")
     if not streamed:
         return
@@ -46,7 +46,7 @@ def stream_netcdf(schema: Schema, source: ResultSource, path: Path) -> None:
             boolean = variable.dtype.kind == "b"
             array = file.create_variable(
                 variable.name,
-                (*_sweep_dims(layout), *variable.dims),
+                (*sweep_dims(layout), *variable.dims),
                 np.dtype(np.int8) if boolean else variable.dtype,
                 chunks=_chunks(layout, variable),
                 fillvalue=_fill(variable),
@@ -56,7 +56,7 @@ def stream_netcdf(schema: Schema, source: ResultSource, path: Path) -> None:
                 compression_opts=1,
                 shuffle=True,
             )
-            array.attrs.update(_attributes(variable) | ({"dtype": "bool"} if boolean else {}))
+            array.attrs.update(variable.attributes | ({"dtype": "bool"} if boolean else {}))
             return array
 
         _stream(schema, source, streamed, create)
@@ -70,7 +70,7 @@ def write_zarr(layout: Layout, source: ResultSource, path: Path) -> None:
     modern = int(zarr.__version__.split(".")[0]) >= 3
     pinned: dict[str, Any] = {"zarr_format": 2} if modern else {}
     schema = scan(layout, source)
-    small, streamed = _split(schema)
+    small, streamed = schema.small_and_streamed()
     assemble(schema, source, small).to_zarr(path, consolidated=False, **pinned)
     group: Any = zarr.open_group(str(path), mode="a", **pinned)
 
@@ -82,17 +82,12 @@ def write_zarr(layout: Layout, source: ResultSource, path: Path) -> None:
             dtype=variable.dtype,
             fill_value=_fill(variable),
         )
-        dims = [*_sweep_dims(layout), *variable.dims]
-        array.attrs.update({"_ARRAY_DIMENSIONS": dims} | _attributes(variable))
+        dims = [*sweep_dims(layout), *variable.dims]
+        array.attrs.update({"_ARRAY_DIMENSIONS": dims} | variable.attributes)
         return array
 
     _stream(schema, source, streamed, create)
     zarr.consolidate_metadata(str(path), **pinned)
-
-
-def _split(schema: Schema) -> tuple[Sequence[Variable], Sequence[Variable]]:
-    small = schema.small_variables()
-    return small, [variable for variable in schema.variables if variable not in small]
 
 
 def _stream(
@@ -106,20 +101,7 @@ def _stream(
     for point, variable, values in schema.rows(source, variables):
         config = np.unravel_index(point, schema.layout.shape)
         where = (*map(int, config), ...)
-        arrays[variable.name][where] = _stored(values)
-
-
-def _stored(values: Array) -> Array:
-    return values.view(np.int8) if values.dtype.kind == "b" else values
-
-
-def _sweep_dims(layout: Layout) -> tuple[str, ...]:
-    names = coordinate_names(layout)
-    return tuple(names[dimension.name] for dimension in layout.dimensions)
-
-
-def _attributes(variable: Variable) -> dict[str, str]:
-    return {"long_name": variable.description} if variable.description else {}
+        arrays[variable.name][where] = values.view(np.int8) if values.dtype == bool else values
 
 
 def _fill(variable: Variable) -> Any:

@@ -69,16 +69,17 @@ class Variable:
         return self.dtype.type(fills.get(self.dtype.kind, 0))
 
     @property
-    def row_bytes(self) -> int:
-        """The size of one config's values."""
-        return math.prod(self.shape) * self.dtype.itemsize
+    def attributes(self) -> dict[str, str]:
+        """Its attributes in the dataset."""
+        return {"long_name": self.description} if self.description else {}
 
     @property
     def is_small(self) -> bool:
         """Whether the values of all configs are kept in memory together."""
-        if not self.shape or self.row_bytes == 0:
+        row_bytes = math.prod(self.shape) * self.dtype.itemsize
+        if not self.shape or row_bytes == 0:
             return True
-        few = self.row_bytes <= SMALL_ROW_BYTES or not self.is_grab
+        few = row_bytes <= SMALL_ROW_BYTES or not self.is_grab
         return self.recorded is None and few
 
     def padded(self, values: Array, columns: Steps | None) -> Array:
@@ -88,12 +89,9 @@ class Variable:
             values: shape (n, ...), with an axis of steps after n if ``columns`` is given.
             columns: the columns of the trace, positions along ``dims[0]``, of those steps.
         """
-        if columns is None and values.shape[1:] == self.shape:
-            return values.astype(self.dtype, copy=False)
         out = np.full((len(values), *self.shape), self.fill, dtype=self.dtype)
-        sizes = values.shape[1:] if columns is None else values.shape[2:]
         steps = () if columns is None else (columns,)
-        region: tuple[Any, ...] = (slice(None), *steps, *(slice(size) for size in sizes))
+        region = (slice(None), *steps, *map(slice, values.shape[1 + len(steps) :]))
         out[region] = values
         return out
 
@@ -116,9 +114,10 @@ class Schema:
     clocks: dict[str, Steps]
     variables: tuple[Variable, ...]
 
-    def small_variables(self) -> tuple[Variable, ...]:
-        """Return the variables that are kept in memory for all configs at once."""
-        return tuple(variable for variable in self.variables if variable.is_small)
+    def small_and_streamed(self) -> tuple[list[Variable], list[Variable]]:
+        """Return the variables in memory for all configs at once, and those for one pack only."""
+        small = [variable for variable in self.variables if variable.is_small]
+        return small, [variable for variable in self.variables if not variable.is_small]
 
     def owned(self, source: ResultSource) -> Iterator[tuple[FinishedPack, Array, Array]]:
         """Yield each pack with its rows that no later pack overrides, and their configs' indices.
@@ -149,20 +148,18 @@ class Schema:
             for variable in variables:
                 if variable.array not in pack.arrays():
                     continue
-                values = pack[variable.array]
-                values, columns = self._aligned(variable, pack, values)
+                values, columns = self._aligned(variable, pack)
                 for row, point in zip(rows, points, strict=True):
                     yield int(point), variable, variable.padded(values[row : row + 1], columns)[0]
 
     def read(self, variable: Variable, pack: FinishedPack, rows: Array) -> Array:
         """Return some rows of a pack, padded: shape (len(rows), *variable.shape)."""
-        values, columns = self._aligned(variable, pack, pack[variable.array])
+        values, columns = self._aligned(variable, pack)
         return variable.padded(values[rows], columns)
 
-    def _aligned(
-        self, variable: Variable, pack: FinishedPack, values: Array
-    ) -> tuple[Array, Steps | None]:
-        """Return values with an axis of steps, and their columns (None if they fit as they are)."""
+    def _aligned(self, variable: Variable, pack: FinishedPack) -> tuple[Array, Steps | None]:
+        """Return values and the columns of their steps; no columns if this is no trace."""
+        values = pack[variable.array]
         if variable.recorded is None:
             return values, None
         clock = self.clocks[variable.dims[0]]
@@ -171,8 +168,6 @@ class Schema:
             # Only the final value was recorded. A trace keeps its last value to the end, so it
             # goes into the last column.
             return values[:, None], np.array([len(clock) - 1])
-        if np.array_equal(steps, clock) and values.shape[1:] == variable.shape:
-            return values, None
         return values, np.searchsorted(clock, steps)
 
 
@@ -181,7 +176,7 @@ class _Scanned:
     """The schema of one pack."""
 
     last_step: int
-    steps: dict[str, Steps | None]
+    steps: dict[str, bytes | None]  # of int64: hashed once, and one copy for all packs
     halved: bool
     grabs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
 
@@ -229,18 +224,13 @@ def scan(layout: Layout, source: ResultSource) -> Schema:
 
     Raises:
         UserError: a grab is not numeric, or its number of dimensions differs between packs.
-        ValueError: a pack has an index outside the layout.
     """
     owner = np.full(layout.size, -1, dtype=np.int64)
     ids: dict[PackId, int] = {}
     packs: list[_Scanned] = []
-    interned: dict[bytes, Steps] = {}
+    interned: dict[bytes, bytes] = {}
     for pack_id, pack in _identified(source):
         index = pack["index"]
-        if index.size and not 0 <= index.min() <= index.max() < layout.size:
-            raise ValueError(
-                f"pack {pack.name!r} has an index outside the {layout.size} points of the layout"
-            )
         ids[pack_id] = len(ids)
         owner[index] = ids[pack_id]
         packs.append(_scan_pack(pack, interned))
@@ -248,15 +238,16 @@ def scan(layout: Layout, source: ResultSource) -> Schema:
     return _schema(layout, ids, owner, {int(i): packs[i] for i in counted})
 
 
-def _scan_pack(pack: FinishedPack, interned: dict[bytes, Steps]) -> _Scanned:
-    steps: dict[str, Steps | None] = {}
+def _scan_pack(pack: FinishedPack, interned: dict[bytes, bytes]) -> _Scanned:
+    steps: dict[str, bytes | None] = {}
     for recorded in CLOCKS:
         found = _recorded_steps(pack, recorded)
+        content = None if found is None else found.tobytes()
         # Thousands of packs share a few arrays of steps: keep one copy of each.
-        steps[recorded] = None if found is None else interned.setdefault(found.tobytes(), found)
+        steps[recorded] = content and interned.setdefault(content, content)
     arrays = pack.arrays()
-    halved = TOGETHER in arrays
-    scanned = _Scanned(int(np.max(pack["steps"], initial=1)) - 1, steps, halved)
+    last_step = int(np.max(pack["steps"], initial=1)) - 1
+    scanned = _Scanned(last_step, steps, TOGETHER in arrays)
     for array in arrays:
         if array.startswith(GRAB):
             values = pack[array]
@@ -297,7 +288,7 @@ def _clock_dims(packs: Sequence[_Scanned], has_grabs: bool) -> dict[str, str]:
         if all(pack.steps[recorded] is None for pack in packs):
             continue
         shared = all(
-            _same(pack.steps[recorded], pack.steps["step"])
+            pack.steps[recorded] == pack.steps["step"]
             for pack in packs
             if recorded != "grab_step" or pack.grabs
         )
@@ -305,16 +296,10 @@ def _clock_dims(packs: Sequence[_Scanned], has_grabs: bool) -> dict[str, str]:
     return dims
 
 
-def _same(left: Steps | None, right: Steps | None) -> bool:
-    if left is None or right is None:
-        return left is right
-    return left is right or np.array_equal(left, right)
-
-
 def _union(packs: Sequence[_Scanned], recorded: str) -> Steps:
     """Return all recorded steps, up to the last step of packs that have final values only."""
-    distinct = {id(steps): steps for pack in packs if (steps := pack.steps[recorded]) is not None}
-    union = np.unique(np.concatenate(list(distinct.values()))).astype(np.int64)
+    distinct = {steps for pack in packs if (steps := pack.steps[recorded]) is not None}
+    union = np.unique(np.concatenate([np.frombuffer(steps, np.int64) for steps in distinct]))
     final = max((pack.last_step for pack in packs if pack.steps[recorded] is None), default=-1)
     return union if union.size and final <= union[-1] else np.append(union, max(final, 0))
 
@@ -369,9 +354,9 @@ def _grab_variable(
     # Integers have no value for missing entries.
     gaps = len(shapes) > 1 or not np.isin(owner, list(with_grab)).all()
     if clock is not None:
-        steps = clocks[clock]
-        gaps = gaps or not all(_same(pack.steps["grab_step"], steps) for pack in with_grab.values())
-        dims, shape = (clock, *dims), (len(steps), *shape)
+        every_step = clocks[clock].tobytes()
+        gaps = gaps or any(pack.steps["grab_step"] != every_step for pack in with_grab.values())
+        dims, shape = (clock, *dims), (*clocks[clock].shape, *shape)
     dtype = _grab_dtype(name, [pack.grabs[array][1] for pack in with_grab.values()], gaps)
     return Variable(name, array, dims, shape, dtype, None if clock is None else "grab_step")
 

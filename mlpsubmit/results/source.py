@@ -26,23 +26,13 @@ class Dimension:
 
     Args:
         name: the dimension, e.g. ``"width"``, or ``"width_lr"`` for a zipped axis.
-        coordinates: the values along it, by name. A plain axis has one entry, called like the
-            dimension (its index); a zipped axis has one for each of its names.
-
-    Raises:
-        ValueError: there are no values, or not the same number for each name.
+        coordinates: the values along it, by name, equally many for each. A plain axis has one
+            entry, called like the dimension (its index); a zipped axis has one for each of its
+            names.
     """
 
     name: str
     coordinates: Mapping[str, tuple[Scalar, ...]]
-
-    def __post_init__(self) -> None:
-        lengths = {name: len(values) for name, values in self.coordinates.items()}
-        if len(set(lengths.values())) != 1 or 0 in lengths.values():
-            raise ValueError(
-                f"the coordinates of dimension {self.name!r} need values, as many for each name; "
-                f"got {lengths}"
-            )
 
     @property
     def size(self) -> int:
@@ -60,25 +50,12 @@ class Layout:
         attributes: where the results come from (run id, version, git commit, ...).
         included: boolean mask over the points of the product, in C order and of any shape;
             ``None`` for all. The sweep's ``where`` excludes the others.
-
-    Raises:
-        ValueError: two coordinates share a name, or the mask has the wrong size.
     """
 
     dimensions: tuple[Dimension, ...]
     thresholds: tuple[float, ...]
     attributes: Mapping[str, str | int | float]
     included: Array | None = None
-
-    def __post_init__(self) -> None:
-        names = self.coordinate_names
-        if len(set(names)) != len(names):
-            raise ValueError(f"coordinate names must differ, got {list(names)}")
-        if self.included is not None and np.size(self.included) != self.size:
-            raise ValueError(
-                f"the mask of included points has {np.size(self.included)} entries, "
-                f"the product has {self.size}"
-            )
 
     @property
     def shape(self) -> tuple[int, ...]:

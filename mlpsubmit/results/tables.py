@@ -87,8 +87,9 @@ def _dataset(layout: Layout, source: ResultSource, path: Path) -> Iterator[xr.Da
     import xarray as xr
 
     schema = scan(layout, source)
-    if len(schema.small_variables()) == len(schema.variables):
-        yield assemble(schema, source, schema.variables)
+    small, streamed = schema.small_and_streamed()
+    if not streamed:
+        yield assemble(schema, source, small)
         return
     scratch = path.with_name(f"{path.name}.nc")
     try:

@@ -162,7 +162,7 @@ def test_help_explains_the_hyperparameters(capsys):
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "--GAMMA VALUE richness: outputs are divided by it" in text
-    assert "--N_SAMPLES N [N ...] batch size online, training-set size offline" in text
+    assert "--N_SAMPLES VALUE [VALUE ...] batch size online, training-set size offline" in text
 
 
 def test_json_files(tmp_path):

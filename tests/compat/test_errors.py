@@ -32,6 +32,23 @@ def _nothing_is_made(workplace):
     [
         ([[8], [0]], ["n"], "iterator_names: got 1 names for 2 iterators; give one each"),
         ([[8], [0]], ["n", "n"], "iterator_names: n and n are the same setting; keep one"),
+        (
+            [[8], [0], [1], [2]],
+            ["n", "trial", "a b", "a b"],
+            "iterator_names: a b and a b are the same setting; keep one",
+        ),
+        (
+            [[8], [0], [1]],
+            ["n", "trial", "trial"],
+            "iterator_names: trial and trial are the same setting; keep one",
+        ),
+        (
+            [[1], [0]],
+            ["GAMMA", "trial"],
+            "iterator_names: 'GAMMA' takes the place of n_samples; the first iterator is the "
+            "sample size and the second the trial; put all others after them",
+        ),
+        ([[0], [8]], ["trial", "ntrain"], "iterator_names: 'ntrain' takes the place of trial; the"),
         ([[8], []], ["n", "trial"], "iterator trial: has no values; give at least one or leave it"),
         ([[8], 3], ["n", "trial"], "iterator trial: got 3; should be a list of values"),
         ([[8], "ab"], ["n", "kind"], "iterator kind: got 'ab'; should be a list of values"),
@@ -39,8 +56,8 @@ def _nothing_is_made(workplace):
         (3, None, "iterators: got 3; should be a list of lists"),
         ([[8], [1]], ["n", "val"], "iterator_names: 'val' is a name that ExptTrace reserves; give"),
         (
-            [[8], [1], [2]],
-            ["n", "WIDTH", "width"],
+            [[8], [0], [1], [2]],
+            ["n", "trial", "WIDTH", "width"],
             "iterator_names: WIDTH and width are the same s",
         ),
     ],
@@ -119,14 +136,17 @@ def test_global_config(config, expected):
 
 def test_a_list_for_what_is_no_iterator_even_among_arguments():
     args = base_args()
-    args.GAMMA, args.N_SAMPLES = [0.1, 1], [8, 16]
-    found = errors_of([[0, 1]], ["trial"], args)
-    assert [message.partition(":")[0] for message in found] == ["N_SAMPLES", "GAMMA"]
+    args.GAMMA, args.LR = [0.1, 1], [0.1, 0.2]
+    found = errors_of([[8]], ["n"], args)
+    assert [message.partition(":")[0] for message in found] == ["LR", "GAMMA"]
 
 
 def test_all_errors_at_once():
     found = errors_of(
-        [[8], [], [1]], ["n", "n", "val"], {"X_te": 1}, {"base_bfn": any_bfn, "gen": 1}
+        [[8], [], [1], [2]],
+        ["n", "trial", "val", "trial"],
+        {"X_te": 1},
+        {"base_bfn": any_bfn, "gen": 1},
     )
     assert len(found) == 5
     found = errors_of(

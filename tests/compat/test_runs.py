@@ -114,18 +114,19 @@ def test_every_job_finds_its_measurements(run, config):
 
     result = run(
         [
+            np.array([4, 8]),
+            [0],
             [Monomial({0: 2})],
             [Workload(), None],
             [(1, "a"), (2, "b")],
-            np.array([4, 8]),
             [True],
             [0.5],
         ],
-        ["target", "kind", "pair", "ntrain", "CENTERED", "GAMMA"],
+        ["ntrain", "trial", "target", "kind", "pair", "CENTERED", "GAMMA"],
         config(otherreturns={"g": lambda model: 1.0}),
         {"base_bfn": bfn},
     )
-    assert result["jobs"][0] == ("$x_{0}^2$", "a kind", "(1, 'a')", 4, True, 0.5)
+    assert result["jobs"][0] == (4, 0, "$x_{0}^2$", "a kind", "(1, 'a')", True, 0.5)
     assert len(result["jobs"]) == 8
     for trace in (result["losses"], result["timekeys"], result["extras"]["g"]):
         found = ExptTrace.deserialize(trace)

@@ -36,51 +36,23 @@ def axes(iterators, names, config=None, **bfn_config):
 
 
 @pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (["ntrain", "trial"], {"n_samples": [8], "trial": [0, 1]}),
-        (["n", "trials"], {"n_samples": [8], "trial": [0, 1]}),
-        (["N_SAMPLES", "Trial"], {"n_samples": [8], "trial": [0, 1]}),
-        # By their places, as in MLPscape, whatever their names.
-        (None, {"n_samples": [8], "trial": [0, 1]}),
-        (["size", "repetition"], {"n_samples": [8], "trial": [0, 1]}),
-        (["n_train", "seed_number"], {"n_samples": [8], "trial": [0, 1]}),
-        (["Batch_Size", "REPEAT"], {"n_samples": [8], "trial": [0, 1]}),
-        (["bsz", "seed_index"], {"n_samples": [8], "trial": [0, 1]}),
-        # A place counts only where no name does.
-        (["rep", "samples"], {"trial": [8], "n_samples": [0, 1]}),
-        (["rep", "kind"], {"trial": [8], "kind": [0, 1]}),
-        (["kind", "samples"], {"kind": [8], "n_samples": [0, 1]}),
-        # A hyperparameter is one in any place.
-        (["WIDTH", "trial"], {"width": [8], "trial": [0, 1]}),
-        (["ntrain", "SEED"], {"n_samples": [8], "seed": [0, 1]}),
-        (["ntrain", "N_TRAIN"], {"n_samples": [8], "n_train": [0, 1]}),
-    ],
+    "names",
+    [["ntrain", "trial"], ["n", "trials"], ["N_SAMPLES", "NUM_TRIALS"], ["N_TRAIN", "SEED"], None],
 )
-def test_sample_sizes_and_trials_are_found(names, expected):
-    counts = names and names[1] in ("N_TRAIN", "samples", "ntrain")
-    second = [1, 2] if counts else [0, 1]
-    expected = {axis: second if found == [0, 1] else found for axis, found in expected.items()}
-    assert axes([[8], second], names) == expected
+def test_the_first_iterator_is_the_sample_size_and_the_second_the_trial(names):
+    """Whatever their names, as in MLPscape."""
+    assert axes([[8], [0, 1]], names) == {"n_samples": [8], "trial": [0, 1]}
 
 
-@pytest.mark.parametrize("name", ["rep", "Repetition", "TRIALS", "reps"])
-def test_repetitions_are_found_wherever_they_stand(name):
-    expected = {"n_samples": [8], "gamma": [1.0, 2.0], "trial": [0, 1, 2]}
-    assert axes([[8], [1.0, 2.0], range(3)], ["ntrain", "GAMMA", name]) == expected
-
-
-def test_iterators_come_in_any_order_and_keep_their_names():
+def test_further_iterators_set_hyperparameters_and_keep_their_names():
     found = study(
-        [[0.1, 1], [Monomial({0: 1})], range(2), [8], ["a", "b"]],
-        ["gamma", "monomials", "trial", "ntrain", "kind"],
+        [[8], range(2), [0.1, 1], [Monomial({0: 1})], ["a", "b"], [10, 20]],
+        ["ntrain", "trial", "gamma", "monomials", "kind", "N_TRAIN"],
     )
-    assert list(found.names.values()) == ["gamma", "monomials", "trial", "ntrain", "kind"]
-    assert list(found.names) == ["gamma", "monomials", "trial", "n_samples", "kind"]
-
-
-def test_values_that_are_no_counts_do_not_stand_for_sample_sizes():
-    assert axes([[0.5, 1.5], ["a"]], ["alpha", "kind"]) == {"alpha": [0.5, 1.5], "kind": ["a"]}
+    names = ["ntrain", "trial", "gamma", "monomials", "kind", "N_TRAIN"]
+    assert list(found.names.values()) == names
+    axes = ["n_samples", "trial", "gamma", "monomials", "kind", "n_train"]
+    assert list(found.names) == axes
 
 
 def test_names_that_a_sweep_cannot_have(run, config):
@@ -161,7 +133,7 @@ def test_percent_thresholds_stand_in_for_thresholds_at_their_default():
     args = base_args()
     args.PERCENT_THRESHOLDS = [0.5]
     assert study([[8]], ["n"], args).sweep.base.percent_thresholds == (0.5,)
-    found = axes([[8], [[0.5], [0.1]]], ["n", "percent_thresholds"], base_args())
+    found = axes([[8], [0], [[0.5], [0.1]]], ["n", "trial", "percent_thresholds"], base_args())
     assert found["percent_thresholds"] == [(0.5,), (0.1,)]
 
 

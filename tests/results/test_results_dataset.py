@@ -259,28 +259,6 @@ def test_packs_that_disappear_while_a_run_is_read_are_named(fakes):
         to_dataset(fakes.layout(a=range(9)), source)
 
 
-def test_packs_that_do_not_fit_the_layout_are_refused(fakes):
-    layout = fakes.layout(a=[0, 1])
-    with pytest.raises(ValueError, match="pack 'pack-2' has an index outside the 2 points"):
-        to_dataset(layout, fakes.Source([fakes.pack([2])]))
-    with pytest.raises(ValueError, match=r"a pack's status is 1 or 2, got \[0 3\]"):
-        to_dataset(layout, fakes.Source([fakes.pack([0], status=np.uint8([3]))]))
-
-
-def test_layouts_that_make_no_sense_are_refused():
-    with pytest.raises(ValueError, match="dimension 'a' need values"):
-        Dimension("a", {"a": ()})
-    with pytest.raises(ValueError, match=r"as many for each name; got {'a': 1, 'b': 2}"):
-        Dimension("a_b", {"a": (1,), "b": (1, 2)})
-    one = Dimension("a", {"a": (1,)})
-    with pytest.raises(ValueError, match=r"names must differ, got \['a', 'a'\]"):
-        Layout((one, one), (), {})
-    with pytest.raises(
-        ValueError, match="the mask of included points has 2 entries, the product has 1"
-    ):
-        Layout((one,), (), {}, np.ones(2, bool))
-
-
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_every_entry_is_that_of_the_last_pack_to_hold_it(fakes, data):

@@ -322,7 +322,6 @@ def test_without_an_ending_it_is_netcdf(fakes, tmp_path):
     [
         (".parquet", "pyarrow", "'mlpsubmit[parquet]'"),
         (".zarr", "zarr", "'mlpsubmit[zarr]'"),
-        (".nc", "h5py", "h5py"),
     ],
 )
 def test_a_missing_extra_is_named(fakes, tmp_path, monkeypatch, ending, module, hint):
