@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlpsubmit.errors import RunError, SpecError
+from mlpsubmit.errors import SpecError
 from mlpsubmit.jobs.plan import Range, cut
-from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.calibrate import choose_packs, write_order
 from mlpsubmit.jobs.throughput.estimate import Estimate, estimate_tasks
 from mlpsubmit.jobs.throughput.speeds import Speed, Speeds, earlier_speeds
-from mlpsubmit.jobs.throughput.workload import Workloads, workloads_of
-from mlpsubmit.runs.locate import runs_folder, runs_of
+from mlpsubmit.jobs.throughput.workload import Workload, Workloads, workloads_of
+from mlpsubmit.runs.locate import all_runs, readable, runs_folder
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.executors import Executor
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Forecast"]
 
-#: How many runs are searched for speeds at most, from the newest on.
+#: The most runs that are searched for speeds, the newest first.
 MOST_RUNS = 50
 
 
@@ -68,7 +66,7 @@ class Forecast:
         threads = self.prepared.plan.threads
         device = self.executor.device(threads)
         same_hardware = partial(self.executor.same_hardware, threads)
-        runs = _newest(runs_folder(runs_dir))
+        runs = readable(all_runs(runs_folder(runs_dir))[: -MOST_RUNS - 1 : -1])
         return self._estimate(earlier_speeds(runs, same_hardware, f"by earlier runs on {device}"))
 
     def by_calibration(self, frozen: bytes) -> Estimate | None:
@@ -92,30 +90,15 @@ class Forecast:
                 raise SpecError(
                     f"--calibrate: a pack cannot be trained, here as in its task: {answer['error']}"
                 )
+        sums: dict[Workload, Speed] = {}
+        for entry in (entry for answer in answers for entry in answer["speeds"]):
+            if (speed := Speed.from_json(entry)) is not None:
+                total = sums.get(speed.workload)
+                sums[speed.workload] = speed if total is None else total + speed
         device = self.executor.device(plan.threads)
-        found = [Speed.from_json(entry) for answer in answers for entry in answer["speeds"]]
         startup = max(float(answer["startup"]) for answer in answers)
-        total = _sum_by_workload([speed for speed in found if speed is not None])
-        return self._estimate(Speeds(total, startup, f"by a calibration on {device}"))
+        return self._estimate(Speeds(sums.values(), startup, f"by a calibration on {device}"))
 
     def _estimate(self, speeds: Speeds) -> Estimate | None:
         plan, max_concurrent = self.prepared.plan, self.executor.max_concurrent(self.submission)
         return estimate_tasks(plan, self._workloads, self.slices, speeds, max_concurrent)
-
-
-def _sum_by_workload(speeds: Sequence[Speed]) -> list[Speed]:
-    """Add up the measurements of several processes, for each workload."""
-    sums: dict[object, Speed] = {}
-    for speed in speeds:
-        own = speed.workload
-        sums[own] = sums[own] + speed if own in sums else speed
-    return list(sums.values())
-
-
-def _newest(folder: Path) -> Iterator[RunDirectory]:
-    """Yield the runs of all sweeps, the newest first, without those of other versions."""
-    sweeps = [path for path in folder.glob("[!.]*") if path.is_dir()]
-    runs = [run for sweep in sweeps for run in runs_of(sweep)]
-    for path in sorted(runs, key=lambda run: run.name, reverse=True)[:MOST_RUNS]:
-        with contextlib.suppress(RunError, OSError):
-            yield RunDirectory.open(path)

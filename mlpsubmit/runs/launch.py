@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
-from mlpsubmit.errors import RunError, UserError
+from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.plan import Plan, make_plan
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.runs.locate import RUNS_VARIABLE, runs_folder, runs_of
+from mlpsubmit.runs.locate import RUNS_VARIABLE, readable, runs_folder, runs_of
 from mlpsubmit.runs.run import Run
-from mlpsubmit.runs.submit import label, missing_packs, start, submission_for, submission_lock
+from mlpsubmit.runs.submit import missing_packs, start, submission_for, submission_lock
 from mlpsubmit.spec.guard import stop_reading
 
 if TYPE_CHECKING:
@@ -92,8 +92,7 @@ def launch(
     chosen = executors.choose(executor, sweep.base, tasks, request)
     chosen.pdb, chosen.keep_going = pdb, keep_going
     frozen = pickle_sweep(sweep, spec and spec.parent)
-    folder = runs_folder(runs_dir) / sweep.name
-    with _writable(folder), _locked_folder(folder, f"the sweep {sweep.name}"):
+    with _locked_folder(runs_folder(runs_dir) / sweep.name):
         prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)
         run = prepared.run
         if run is not None and run.status().busy:
@@ -132,11 +131,10 @@ class PreparedLaunch:
 
     def submission(self, executor: Executor, retries: int) -> Submission:
         """Return the submission that the executor would get."""
-        number = 0 if self.run is None else self.run.directory.next_submission()
-        sweep = {"name": self.path.parent.name, "id": self.path.name}
-        own = sweep if self.run is None else self.run.directory.sweep
-        prefix = label(own["name"], own["id"])
-        return submission_for(self.path, prefix, number, executor, self.plan, self.missing, retries)
+        new = {"name": self.path.parent.name, "id": self.path.name}
+        names = new if self.run is None else self.run.directory.sweep
+        directory = RunDirectory(self.path)
+        return submission_for(directory, names, executor, self.plan, self.missing, retries)
 
 
 def prepare(
@@ -149,7 +147,8 @@ def prepare(
     """Return what a launch of a sweep has to do; nothing is written."""
     from mlpsubmit.runs.reuse import Reused
 
-    earlier = [] if fresh else _earlier(runs_folder(runs_dir) / sweep.name)
+    folder = runs_folder(runs_dir) / sweep.name
+    earlier = [] if fresh else list(readable(reversed(runs_of(folder))))
     reused = Reused(sweep)
     same = (run for run in earlier if run.sweep["fingerprint"] == sweep.fingerprint)
     if (directory := next(same, None)) is not None:
@@ -161,52 +160,35 @@ def prepare(
     max_tasks = executor.max_tasks(make_plan(sweep, 1, 1, reused.indices).cost)
     plan = make_plan(sweep, max_tasks, 1, reused.indices, executor.memory())
     threads = executor.threads_per_task(min(max_tasks, max(plan.packs, 1)))
-    path = runs_folder(runs_dir) / sweep.name / _new_id()
+    path = folder / (time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
     return PreparedLaunch(None, path, replace(plan, threads=threads), np.arange(plan.packs), reused)
 
 
-def _new_id() -> str:
-    return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
-
-
-def _earlier(folder: Path) -> list[RunDirectory]:
-    """Return the runs of a sweep that are in this version's format, newest first."""
-    found = []
-    for path in reversed(runs_of(folder)):
-        with contextlib.suppress(RunError):
-            found.append(RunDirectory.open(path))
-    return found
-
-
 @contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """Raise a UserError that names ``--runs-dir`` if the runs folder cannot be written."""
-    try:
-        yield
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder for runs with "
-            f"--runs-dir or ${RUNS_VARIABLE}"
-        ) from error
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Create and lock the folder of a sweep; if the block raises, remove the folders it created.
 
-
-@contextlib.contextmanager
-def _locked_folder(folder: Path, what: str) -> Iterator[None]:
-    """Create and lock the folder of a sweep; if the block raises, remove the folders it created."""
+    Raises:
+        BusyError: another launch of the sweep is in progress.
+        UserError: the folder cannot be written.
+    """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with submission_lock(folder / run_directory.LOCK, what):
+        folder.mkdir(parents=True, exist_ok=True)
+        with submission_lock(folder / run_directory.LOCK, f"the sweep {folder.name}"):
             yield
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             if created:
                 (folder / run_directory.LOCK).unlink()
             for path in created:
                 path.rmdir()
-        raise
+        if not isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder for runs with "
+            f"--runs-dir or ${RUNS_VARIABLE}"
+        ) from error
 
 
 def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) -> RunDirectory:

@@ -286,7 +286,7 @@ def test_a_task_that_there_is_not(mlpsubmit: Command, begun: Run, task: str) -> 
     refused = mlpsubmit("logs", "small", task)
     assert refused.code == 2
     assert refused.err.startswith(
-        f"error: task {task}: run {begun.id} has no log of it; it has logs of: "
+        f"error: task {task}: run {begun.id} has no such task; tasks with a log: "
     )
     assert "001-0000" in refused.err
 
