@@ -19,7 +19,7 @@ __all__ = ["status"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @runs_dir_option
 def status(run: str | None, watch: bool, as_json: bool, runs_dir: Path | None) -> None:
-    """Show the progress of a RUN, and when it will end."""
+    """Show the progress of a RUN and the time that remains."""
     from mlpsubmit.runs.run import open_run
 
     opened = open_run(run, runs_dir)

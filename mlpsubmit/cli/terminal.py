@@ -65,19 +65,16 @@ def render(status: Status) -> RenderableType:
         (status.name, "bold"), f"  {status.run}  ", (status.state, _COLOURS[status.state])
     )
     bar = Table.grid(padding=(0, 1))
-    bar.add_row(_bar(status.fraction), status.summary)
+    progress = ProgressBar(1.0, status.fraction, width=24, finished_style="green")
+    bar.add_row(progress, status.summary)
     parts: list[RenderableType] = [head, bar]
     if status.tasks:
         parts.append(_tasks(status))
     if status.retry:
-        parts.append(Text(f"  a job will resume what is missing: {status.retry}", "yellow"))
+        parts.append(Text(f"  a job will resume the missing configs: {status.retry}", "yellow"))
     if status.retry_failure:
         parts.append(Text(f"  {_retry_failure(status)}", "red"))
     return Group(*parts, *_crashes(status), *_failures(status))
-
-
-def _bar(fraction: float) -> ProgressBar:
-    return ProgressBar(total=1.0, completed=fraction, width=24, finished_style="green")
 
 
 def _tasks(status: Status) -> Table:
@@ -104,21 +101,28 @@ def _crashes(status: Status) -> list[Text]:
     for task in crashed[:_TASKS]:
         if len(endings) < _REASONS and (lines := task.last_lines()):
             endings.setdefault(lines[-1], (task.name, lines))
-    return [_ending(name, lines) for name, lines in endings.values()]
-
-
-def _ending(name: str, lines: Sequence[str]) -> Text:
-    last = "\n".join(f"    {line[:_LINE]}" for line in lines)
-    return Text.assemble((f"  the log of {name} ends:\n", "red"), (last, "dim"))
+    return [
+        Text.assemble(
+            (f"  the log of {name} ends:\n", "red"), _indented([line[:_LINE] for line in lines])
+        )
+        for name, lines in endings.values()
+    ]
 
 
 def _failures(status: Status) -> list[Text]:
-    """Return why packs failed: each distinct reason once, the most frequent first."""
+    """Return why packs failed: each distinct reason once, the most frequent first, with the end of
+    one traceback."""
     reasons: dict[str, list[Failure]] = {}
     for failure in status.failures:
         reasons.setdefault(failure.error, []).append(failure)
-    ranked = sorted(reasons.values(), key=len, reverse=True)
-    shown = [_failure(failures) for failures in ranked[:_REASONS]]
+    ranked = sorted(reasons.items(), key=lambda reason: len(reason[1]), reverse=True)
+    shown = []
+    for error, failures in ranked[:_REASONS]:
+        configs = counted(sum(len(failure.indices) for failure in failures), "config")
+        traceback = failures[0].traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
+        shown.append(
+            Text.assemble(("  failed: ", "red"), f"{error} ({configs})\n", _indented(traceback))
+        )
     if len(ranked) > _REASONS:
         shown.append(
             Text(f"  ... and {counted(len(ranked) - _REASONS, 'more reason')}; see mlpsubmit logs")
@@ -126,18 +130,13 @@ def _failures(status: Status) -> list[Text]:
     return shown
 
 
-def _failure(failures: Sequence[Failure]) -> Text:
-    """Return the reason that some failures share, with the end of the first one's traceback."""
-    configs = counted(sum(len(failure.indices) for failure in failures), "config")
-    lines = failures[0].traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
-    last = "\n".join(f"    {line}" for line in lines)
-    return Text.assemble(
-        ("  failed: ", "red"), f"{failures[0].error} ({configs})", "\n", (last, "dim")
-    )
+def _indented(lines: Sequence[str]) -> tuple[str, str]:
+    """Return lines of a log or a traceback as a styled part of a text."""
+    return "\n".join(f"    {line}" for line in lines), "dim"
 
 
 def _retry_failure(status: Status) -> str:
-    return f"the job that was to resume what is missing did not: {status.retry_failure}"
+    return f"the job that should resume the missing configs failed: {status.retry_failure}"
 
 
 @contextlib.contextmanager
@@ -147,12 +146,13 @@ def status_display(console: Console) -> Iterator[Callable[[Status], None]]:
         with Live(console=console, refresh_per_second=4) as live:
             yield lambda status: live.update(render(status))
         return
-    shown = {"at": 0.0, "done": -1}
+    printed_at, printed = 0.0, -1
 
     def line(status: Status) -> None:
-        due = time.monotonic() - shown["at"] >= LINE_SECONDS and status.done != shown["done"]
-        if due or (not status.running and status.done != shown["done"]):
-            shown.update(at=time.monotonic(), done=status.done)
+        nonlocal printed_at, printed
+        due = time.monotonic() - printed_at >= LINE_SECONDS or not status.running
+        if due and status.done != printed:
+            printed_at, printed = time.monotonic(), status.done
             console.print(f"{status.name} {status.state}: {status.summary}", soft_wrap=True)
 
     yield line

@@ -58,7 +58,7 @@ def launch(
     Args:
         executor: ``slurm``, ``local``, ``debug``, or ``auto``: SLURM if this machine belongs to a
             cluster, else local worker processes.
-        tasks: the maximal number of tasks.
+        tasks: the maximum number of tasks.
         runs_dir: the folder of all runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
         spec: the file that defines the sweep; modules beside it are pickled by value.
         fresh: create a new run and reuse nothing.

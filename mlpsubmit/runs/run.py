@@ -113,7 +113,7 @@ class Run:
         Args:
             executor: ``slurm``, ``local``, ``debug`` or ``auto``; else the one that the run was
                 last submitted to.
-            tasks: the maximal number of tasks.
+            tasks: the maximum number of tasks.
             template: as in :func:`mlpsubmit.launch`; else what the run last requested.
             slurm: keys that override those of the template.
             retries: how often SLURM resumes by itself what is missing after that.

@@ -66,9 +66,9 @@ def rendered(status: Status) -> str:
 
 def test_the_state_of_the_job_that_resumes_is_shown() -> None:
     waiting = replace(status_of("running"), retry="PENDING (Dependency)")
-    assert "a job will resume what is missing: PENDING (Dependency)\n" in rendered(waiting)
+    assert "a job will resume the missing configs: PENDING (Dependency)\n" in rendered(waiting)
     failed = replace(status_of("stopped"), retry_failure="FAILED (exit code 1:0) on n1")
-    told = "the job that was to resume what is missing did not: FAILED (exit code 1:0) on n1"
+    told = "the job that should resume the missing configs failed: FAILED (exit code 1:0) on n1"
     assert told in rendered(failed)
 
 
@@ -242,7 +242,7 @@ def test_a_launch_of_a_running_run_submits_nothing(mlpsubmit: Command) -> None:
     revived(run)
     dry = mlpsubmit("launch", "small.py", "--dry-run", "MAX_ITER=2")
     assert dry.code == 0
-    assert dry.out.endswith(f"run {run.id} is already running: a launch would submit nothing\n")
+    assert dry.out.endswith(f"run {run.id} is already running; a launch would submit nothing\n")
     assert "packs to train" not in dry.out
     again = mlpsubmit("launch", "small.py", "--detach", "MAX_ITER=2")
     assert again.code == 0

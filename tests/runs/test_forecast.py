@@ -23,7 +23,7 @@ from mlpsubmit.training.loop import BLOCK
 
 Command = Callable[..., Any]
 
-UNKNOWN = "duration unknown: no earlier run has trained such packs on "
+UNKNOWN = "duration unknown: no earlier run has trained similar packs on "
 
 
 def test_without_an_earlier_run_a_dry_run_says_how_to_find_out(mlpsubmit: Command) -> None:

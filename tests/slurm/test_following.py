@@ -47,7 +47,7 @@ def test_ctrl_c_ends_the_showing_and_not_the_run(study: Any, training: Any, wait
 
     dry = study.cli("launch", path, "--dry-run", *ASKED)
     assert (dry.returncode, dry.stderr) == (0, "")
-    assert dry.stdout.endswith(f"run {run.id} is already running: a launch would submit nothing\n")
+    assert dry.stdout.endswith(f"run {run.id} is already running; a launch would submit nothing\n")
     again = study.cli("launch", path, *ASKED)
     assert (again.returncode, again.stderr) == (0, "")
     told = f"run {run.id} was already running, with the options of that launch; nothing new was "

@@ -256,7 +256,7 @@ def test_a_time_limit_that_may_not_do_is_told_of() -> None:
     assert limit_warning(long, Template(time="1:00:00")) == (
         "1 of 2 tasks may exceed the time limit 01:00:00 (67 min): each then saves its state, is "
         "requeued and continues; to avoid that, use more tasks (--tasks) or a longer limit "
-        "(--time 82); --retries N resumes what is lost even so"
+        "(--time 82); --retries N resumes what is still missing in the end"
     )
     # The notice before the end is time in which it does not train.
     assert "1 of 1 task " in limit_warning(estimate(3550.0), Template(time="1:00:00"))
