@@ -61,6 +61,8 @@ def _checks(
     runs_dir: Path | None, slurm: SlurmRequest, timeout: int
 ) -> Iterator[tuple[str, Check]]:
     from mlpsubmit.jobs.executors.local import usable_cores
+    from mlpsubmit.jobs.slurm.commands import configured
+    from mlpsubmit.jobs.slurm.doctor import Cluster
 
     yield "python", lambda: (True, f"{platform.python_version()} at {sys.executable}")
     yield "mlpsubmit", lambda: (True, metadata.version("mlpsubmit"))
@@ -70,7 +72,12 @@ def _checks(
     yield "training", _training
     for extra, module in (("zarr", "zarr"), ("parquet", "pyarrow"), ("images", "sklearn")):
         yield extra, partial(_extra, extra, module)
-    yield from _slurm(runs_dir, slurm, timeout)
+    if configured():
+        yield from Cluster(slurm, _folders(runs_dir)[1], timeout).checks()
+        return
+    found = shutil.which("sbatch")
+    why = f"{found} finds no cluster configuration" if found else "no sbatch on the PATH"
+    yield "slurm", lambda: (None, f"{why}: runs stay on this machine")
 
 
 def _torch() -> CheckResult:
@@ -100,19 +107,6 @@ def _training() -> CheckResult:
     settings = {"width": 8, "max_iter": 20, "online": False, "LOSS_CHECKPOINTS": []}
     trained = train([MLP(4, 8)], [lambda step: (X, X[:, 0])], settings)
     return True, f"20 steps, final loss {trained.train_loss[0]:.3f}"
-
-
-def _slurm(runs_dir: Path | None, slurm: SlurmRequest, timeout: int) -> Iterator[tuple[str, Check]]:
-    """Yield the checks of the cluster, or one that reports that there is none."""
-    from mlpsubmit.jobs.slurm.commands import configured
-    from mlpsubmit.jobs.slurm.doctor import Cluster
-
-    if configured():
-        yield from Cluster(slurm, _folders(runs_dir)[1], timeout).checks()
-        return
-    found = shutil.which("sbatch")
-    why = f"{found} finds no cluster configuration" if found else "no sbatch on the PATH"
-    yield "slurm", lambda: (None, f"{why}: runs stay on this machine")
 
 
 def _folders(runs_dir: Path | None) -> tuple[Path, Path]:

@@ -15,7 +15,7 @@ from mlpsubmit.display.text import counted, duration
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status
     from mlpsubmit.jobs.throughput.estimate import Estimate
-    from mlpsubmit.runs.forecast import Forecast
+    from mlpsubmit.runs.launch import PreparedLaunch
     from mlpsubmit.slurm_templates import Template
     from mlpsubmit.spec.sweep import Sweep
 
@@ -41,7 +41,7 @@ def dry_run(
     """
     from mlpsubmit.assembly.probe import probe
     from mlpsubmit.jobs import executors
-    from mlpsubmit.runs.forecast import Forecast
+    from mlpsubmit.runs.forecast import by_calibration, by_earlier_runs
     from mlpsubmit.runs.launch import prepare
     from mlpsubmit.spec.load import pickle_sweep
 
@@ -49,19 +49,18 @@ def dry_run(
     chosen = executors.choose(
         where["executor"] or "auto", sweep.base, where["tasks"], slurm_request(where)
     )
-    prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)
-    forecast = Forecast(sweep, prepared, chosen, where["retries"])
-    status = prepared.run and prepared.run.status()
+    launch = prepare(sweep, chosen, runs_dir, fresh=fresh, retries=where["retries"])
+    status = launch.run and launch.run.status()
     if status and status.busy:
-        return DryRun(forecast, busy=status)
-    if not len(prepared.missing):
-        return DryRun(forecast)
-    chosen.check(forecast.submission)
+        return DryRun(launch, busy=status)
+    if not len(launch.missing):
+        return DryRun(launch)
+    chosen.check(launch.submission)
     if calibrate:
-        estimate = forecast.by_calibration(pickle_sweep(sweep, spec.parent))
+        estimate = by_calibration(launch, pickle_sweep(sweep, spec.parent))
     else:
-        estimate = forecast.by_earlier_runs(runs_dir)
-    return DryRun(forecast, estimate=estimate)
+        estimate = by_earlier_runs(launch, runs_dir)
+    return DryRun(launch, estimate=estimate)
 
 
 @dataclass(frozen=True)
@@ -69,27 +68,27 @@ class DryRun:
     """The outcome of a dry run.
 
     Attributes:
-        forecast: the run and its submission.
+        launch: the run, and the packs to train.
         busy: the status of the run if it is in progress already; then nothing is submitted.
         estimate: how long the tasks would take, if that is known.
     """
 
-    forecast: Forecast
+    launch: PreparedLaunch
     busy: Status | None = None
     estimate: Estimate | None = None
 
     @property
     def _done(self) -> int:
-        prepared = self.forecast.prepared
-        return len(self.forecast.sweep) - int(prepared.plan.pack_sizes[prepared.missing].sum())
+        missing = self.launch.plan.pack_sizes[self.launch.missing]
+        return len(self.launch.sweep) - int(missing.sum())
 
     @property
     def _submits(self) -> bool:
-        return self.busy is None and len(self.forecast.prepared.missing) > 0
+        return self.busy is None and len(self.launch.missing) > 0
 
     def _tasks(self) -> list[dict[str, Any]]:
         """Return the packs, configs, FLOPs and, if known, seconds of each task."""
-        plan, slices = self.forecast.prepared.plan, self.forecast.slices
+        plan, slices = self.launch.plan, self.launch.slices
         seconds = [None] * len(slices) if self.estimate is None else self.estimate.seconds.tolist()
         return [
             {
@@ -103,14 +102,14 @@ class DryRun:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``--json``."""
-        forecast, prepared = self.forecast, self.forecast.prepared
+        launch, executor = self.launch, self.launch.executor
         content: dict[str, Any] = {
-            "sweep": forecast.sweep.name,
-            "configs": len(forecast.sweep),
-            "run": prepared.run and prepared.run.id,
+            "sweep": launch.sweep.name,
+            "configs": len(launch.sweep),
+            "run": launch.run and launch.run.id,
             "busy": self.busy is not None,
             "done": self._done,
-            "packs": len(prepared.missing),
+            "packs": len(launch.missing),
             "executor": None,
             "tasks": [],
             "estimate": None,
@@ -118,13 +117,13 @@ class DryRun:
         }
         if self._submits:
             content |= {
-                "executor": forecast.executor.name,
-                "threads": prepared.plan.threads,
+                "executor": executor.name,
+                "threads": launch.plan.threads,
                 "tasks": self._tasks(),
-                "submission": list(forecast.executor.describe(forecast.submission)),
+                "submission": list(executor.describe(launch.submission)),
             }
         if self.estimate is not None:
-            unit, count = forecast.executor.units(prepared.plan.threads)
+            unit, count = executor.units(launch.plan.threads)
             hours = {unit.replace("-", "_").lower(): self.estimate.hours(count)}
             content["estimate"] = {**self.estimate.to_json(), **hours}
         return content
@@ -133,9 +132,9 @@ class DryRun:
         """Print it as text."""
         from mlpsubmit.cli.terminal import unknown_line
 
-        sweep, prepared = self.forecast.sweep, self.forecast.prepared
-        click.echo(repr(sweep))
-        for axis in sweep.product.axes:
+        run, missing = self.launch.run, self.launch.missing
+        click.echo(repr(self.launch.sweep))
+        for axis in self.launch.sweep.product.axes:
             shown = [point[0] if len(point) == 1 else point for point in axis.points[:8]]
             more = ", ..." if len(axis) > 8 else ""
             click.echo(f"  {axis.dimension}: {', '.join(map(str, shown))}{more}")
@@ -144,20 +143,19 @@ class DryRun:
             why = unknown_line(self.busy) if self.busy.state == "unknown" else running
             click.echo(f"{why}; a launch would submit nothing")
             return
-        which = f"run {prepared.run.id} continues" if prepared.run else "a new run"
-        packs = counted(len(prepared.missing), "pack")
+        which = f"run {run.id} continues" if run else "a new run"
+        packs = counted(len(missing), "pack")
         click.echo(f"{which}: {packs} to train, {counted(self._done, 'config')} already done")
         if self._submits:
             self._show_tasks()
 
     def _show_tasks(self) -> None:
         """Print the tasks, how long they take, and what is handed to the executor."""
-        tasks, executor = self._tasks(), self.forecast.executor
+        tasks, executor = self._tasks(), self.launch.executor
         total = sum(task["operations"] for task in tasks)
         click.echo(
             f"{executor.name}: {counted(len(tasks), 'task')} of "
-            f"{counted(self.forecast.prepared.plan.threads, 'thread')}, at most {total:.2g} FLOPs "
-            "in total"
+            f"{counted(self.launch.plan.threads, 'thread')}, at most {total:.2g} FLOPs in total"
         )
         for number, task in enumerate(tasks[:SHOWN_TASKS]):
             share = 100 * task["operations"] / total
@@ -168,11 +166,11 @@ class DryRun:
             )
         if len(tasks) > SHOWN_TASKS:
             click.echo(f"  ... and {counted(len(tasks) - SHOWN_TASKS, 'more task')}")
-        for line in (*self._time_lines(), *executor.describe(self.forecast.submission)):
+        for line in (*self._time_lines(), *executor.describe(self.launch.submission)):
             click.echo(line)
 
     def _time_lines(self) -> list[str]:
-        threads, executor = self.forecast.prepared.plan.threads, self.forecast.executor
+        threads, executor = self.launch.plan.threads, self.launch.executor
         if self.estimate is None:
             how = "; to measure it: --calibrate" if executor.can_calibrate else ""
             device = executor.device(threads)

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit import files
 from mlpsubmit.errors import UserError
-from mlpsubmit.jobs.plan import Plan, make_plan
+from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -93,12 +94,12 @@ def launch(
     chosen.pdb, chosen.keep_going = pdb, keep_going
     frozen = pickle_sweep(sweep, spec and spec.parent)
     with _locked_folder(runs_folder(runs_dir) / sweep.name):
-        prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)
+        prepared = prepare(sweep, chosen, runs_dir, fresh=fresh, retries=retries)
         run = prepared.run
         if run is not None and run.status().busy:
             return run
         if len(prepared.missing):
-            chosen.check(prepared.submission(chosen, retries))
+            chosen.check(prepared.submission)
         if run is None:
             content = manifest(sweep, spec, command, prepared.reused.counts)
             run = Run(create(content, prepared, frozen))
@@ -116,6 +117,7 @@ class PreparedLaunch:
     """A launch before anything is written: which run, and which packs to train.
 
     Attributes:
+        retries: how often SLURM resumes by itself what is missing afterwards.
         run: the run to continue, or None for a new one.
         path: its folder, which does not exist yet if it is new.
         plan: the packs of the run.
@@ -123,18 +125,28 @@ class PreparedLaunch:
         reused: results of earlier runs for a new run.
     """
 
+    sweep: Sweep
+    executor: Executor
+    retries: int
     run: Run | None
     path: Path
     plan: Plan
     missing: NDArray[np.int64]
     reused: Reused
 
-    def submission(self, executor: Executor, retries: int) -> Submission:
-        """Return the submission that the executor would get."""
-        new = {"name": self.path.parent.name, "id": self.path.name}
+    @cached_property
+    def submission(self) -> Submission:
+        """The submission that the executor would get, if any pack is missing."""
+        new = {"name": self.sweep.name, "id": self.path.name}
         names = new if self.run is None else self.run.directory.sweep
-        directory = RunDirectory(self.path)
-        return submission_for(directory, names, executor, self.plan, self.missing, retries)
+        return submission_for(
+            RunDirectory(self.path), names, self.executor, self.plan, self.missing, self.retries
+        )
+
+    @cached_property
+    def slices(self) -> Sequence[Sequence[Range]]:
+        """The packs of each task, as ranges of their numbers, if any pack is missing."""
+        return cut(self.missing, self.plan.pack_costs[self.missing], self.submission.tasks)
 
 
 def prepare(
@@ -143,6 +155,7 @@ def prepare(
     runs_dir: str | Path | None = None,
     *,
     fresh: bool = False,
+    retries: int = 0,
 ) -> PreparedLaunch:
     """Return what a launch of a sweep has to do; nothing is written."""
     from mlpsubmit.runs.reuse import Reused
@@ -150,18 +163,19 @@ def prepare(
     folder = runs_folder(runs_dir) / sweep.name
     earlier = [] if fresh else list(readable(reversed(runs_of(folder))))
     reused = Reused(sweep)
+    prepared = partial(PreparedLaunch, sweep, executor, retries)
     same = (run for run in earlier if run.sweep["fingerprint"] == sweep.fingerprint)
     if (directory := next(same, None)) is not None:
         run = Run(directory)
         if not run.damaged_reused():
             plan = Plan.from_json(directory.plan)
-            return PreparedLaunch(run, run.path, plan, missing_packs(directory, plan), reused)
+            return prepared(run, run.path, plan, missing_packs(directory, plan), reused)
     reused.add(earlier)
     max_tasks = executor.max_tasks(make_plan(sweep, 1, 1, reused.indices).cost)
     plan = make_plan(sweep, max_tasks, 1, reused.indices, executor.memory())
     threads = executor.threads_per_task(min(max_tasks, max(plan.packs, 1)))
     path = folder / (time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
-    return PreparedLaunch(None, path, replace(plan, threads=threads), np.arange(plan.packs), reused)
+    return prepared(None, path, replace(plan, threads=threads), np.arange(plan.packs), reused)
 
 
 @contextlib.contextmanager

@@ -131,7 +131,7 @@ def test_how_many_tasks_are_queued(
 
 def test_a_failed_resume_job_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal.report(replace(status_of("stopped"), retry_failure="TIMEOUT on n1")) == 1
-    assert "resume what is missing did not: TIMEOUT on n1\n" in capsys.readouterr().err
+    assert "resume the missing configs failed: TIMEOUT on n1\n" in capsys.readouterr().err
 
 
 class Stub(Run):
