@@ -34,5 +34,6 @@ def status(run: str | None, watch: bool, as_json: bool, runs_dir: Path | None) -
         if watch and current.running:
             current = terminal.watch(opened)
         else:
-            Console().print(terminal.render(current), soft_wrap=True)
+            console = Console()
+            console.print(terminal.render(current), soft_wrap=not console.is_terminal)
     sys.exit(0 if current.running or current.complete else 1)

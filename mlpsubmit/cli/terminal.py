@@ -46,16 +46,16 @@ _COLOURS = {
     "failed": "red",
     "crashed": "red",
 }
-#: The last lines of a traceback, which give the reason in most cases.
+#: How many lines of a traceback are shown: the last ones give the reason in most cases.
 _TRACEBACK_LINES = 6
 _REASONS = 3
 
 #: The most tasks that are listed.
 _TASKS = 24
 
-#: The most characters of a line of a log: SLURM repeats whole commands.
+#: The most characters of a line of a log: SLURM's messages repeat whole commands.
 _LINE = 160
-#: The order in which tasks are listed: of a thousand, one looks for those that went wrong.
+#: The order in which tasks are listed: of a thousand, the ones that went wrong must be seen.
 _ORDER = {"crashed": 0, "unknown": 1, "running": 2, "interrupted": 3, "waiting": 4, "done": 5}
 
 
@@ -119,7 +119,8 @@ def _failures(status: Status) -> list[Text]:
     shown = []
     for error, failures in ranked[:_REASONS]:
         configs = counted(sum(len(failure.indices) for failure in failures), "config")
-        traceback = failures[0].traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
+        lines = failures[0].traceback.splitlines()
+        traceback = [line for line in lines if line.strip(" ^~")][-_TRACEBACK_LINES:]
         shown.append(
             Text.assemble(("  failed: ", "red"), f"{error} ({configs})\n", _indented(traceback))
         )
@@ -182,12 +183,13 @@ def follow(run: Run) -> int:
     Ctrl-C tells workers on this machine to save their state and stop, waits for them, and prints
     how to continue; a second one ends the wait. On a cluster, Ctrl-C only ends the display.
     """
+    console = Console()
     try:
-        with status_display(Console()) as show:
+        with status_display(console) as show:
             status = run.wait(show)
     except KeyboardInterrupt:
         return _interrupted(run)
-    return report(status)
+    return report(status, failures=not console.is_terminal)  # a terminal shows them already
 
 
 def _interrupted(run: Run) -> int:
@@ -229,22 +231,27 @@ def cancel_and_wait(run: Run) -> Status:
     return run.status()
 
 
-def report(status: Status) -> int:
-    """Print the state of a run and what to do next; return the exit code."""
+def report(status: Status, *, failures: bool = True) -> int:
+    """Print the state of a run and what to do next; return the exit code.
+
+    Args:
+        failures: whether to print why packs failed.
+    """
     if status.state == "unknown":
         click.echo(f"{unknown_line(status)}; see: mlpsubmit status {status.run}")
         return 0
     if status.state == "running":
         waiting = sum(task.state == "waiting" for task in status.tasks)
-        queued = f" ({waiting} of {len(status.tasks)} tasks are queued)" if waiting else ""
+        queued = f" ({waiting} of {counted(len(status.tasks), 'task')} queued)" if waiting else ""
         click.echo(f"run {status.run} is running{queued}; see: mlpsubmit status {status.run}")
         return 0
     if status.complete:
         done = f"all {status.configs} configs are" if status.configs > 1 else "the config is"
         click.echo(f"{done} done; next: mlpsubmit collect {status.run}")
         return 0
-    for reason in _failures(status):
-        Console(stderr=True).print(reason, soft_wrap=True)
+    console = Console(stderr=True)
+    for reason in _failures(status) if failures else ():
+        console.print(reason, soft_wrap=not console.is_terminal)
     if status.retry_failure:
         click.echo(_retry_failure(status), err=True)
     left = status.configs - status.done

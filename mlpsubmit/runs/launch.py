@@ -65,9 +65,9 @@ def launch(
         fresh: create a new run and reuse nothing.
         template: name or file of a cluster profile; see :mod:`mlpsubmit.slurm_templates`.
         slurm: keys that override those of the template, such as ``{"time": "1:00:00"}``.
-        retries: how often SLURM resumes by itself what is missing when the tasks have ended.
+        retries: how often SLURM automatically resumes what is missing when the tasks have ended.
         pdb: with ``debug``, open a debugger when a pack fails.
-        keep_going: with ``debug``, train the other packs when one has failed.
+        keep_going: with ``debug``, train the other packs after one has failed.
         command: the command line, recorded in the manifest.
 
     Raises:
@@ -117,7 +117,7 @@ class PreparedLaunch:
     """A launch before anything is written: which run, and which packs to train.
 
     Attributes:
-        retries: how often SLURM resumes by itself what is missing afterwards.
+        retries: how often SLURM automatically resumes what is missing.
         run: the run to continue, or None for a new one.
         path: its folder, which does not exist yet if it is new.
         plan: the packs of the run.

@@ -1,4 +1,4 @@
-"""Reuse of results: a new run copies those that earlier runs of its name have for its configs."""
+"""Reuse of results: a new run copies what earlier runs of its sweep have for its configs."""
 
 from __future__ import annotations
 

@@ -111,12 +111,13 @@ class Run:
         """Train the packs without a result: those that failed, were interrupted or never started.
 
         Args:
-            executor: ``slurm``, ``local``, ``debug`` or ``auto``; else the one that the run was
-                last submitted to.
+            executor: ``slurm``, ``local``, ``debug`` or ``auto``; by default that of the latest
+                submission.
             tasks: the maximum number of tasks.
-            template: as in :func:`mlpsubmit.launch`; else what the run last requested.
+            template: as in :func:`mlpsubmit.launch`; by default that of the latest submission to
+                SLURM.
             slurm: keys that override those of the template.
-            retries: how often SLURM resumes by itself what is missing after that.
+            retries: how often SLURM automatically resumes what is missing after that.
             after: submit only if the submission of this number is the latest and was not
                 cancelled.
             pdb: with ``debug``, open a debugger when a pack fails.
@@ -156,8 +157,8 @@ class Run:
         While the run is busy, keep trying for a while.
 
         Args:
-            after: the number of the submission; if another has followed or it was cancelled,
-                nothing is done.
+            after: the number of the submission; nothing is done if it was cancelled or is not the
+                latest.
             retries: how often SLURM repeats this after that.
 
         Returns:

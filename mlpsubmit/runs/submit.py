@@ -93,7 +93,7 @@ def start(
     """Submit the packs without a result, and return how many there are.
 
     Args:
-        retries: how often SLURM resumes by itself what is missing after that.
+        retries: how often SLURM automatically resumes what is missing after that.
         after: submit only if the submission of this number is the latest and was not cancelled.
         checked: whether ``executor.check`` has passed already.
 
@@ -112,7 +112,7 @@ def start(
             if not checked:
                 executor.check(submission)
             _submit(run, executor, submission, plan, missing, after)
-            _cancel_retry(run, submission.number)
+            _cancel_retry(run)
         return len(missing)
 
 
@@ -178,7 +178,7 @@ def _check_not_overtaken(run: RunDirectory, submission: Submission, after: int |
     """
     if after is not None and run.ended(after) is not None:
         raise BusyError(f"run {run.id}: {run.ended(after)}")
-    number = _earlier_on_slurm(run, submission.number)
+    number = _earlier_on_slurm(run)
     if number is None or len(run.task_jobs(number)) == run.tasks(number):
         return
     tasks = slurm_tasks(run, number, run.heartbeats(number), Scheduler(exact=True))
@@ -186,18 +186,17 @@ def _check_not_overtaken(run: RunDirectory, submission: Submission, after: int |
         raise BusyError(f"run {run.id}: one of its jobs that was presumed lost has started")
 
 
-def _cancel_retry(run: RunDirectory, number: int) -> None:
-    """Cancel the pending job that was to resume the run, which a new submission has done."""
-    earlier = _earlier_on_slurm(run, number)
+def _cancel_retry(run: RunDirectory) -> None:
+    """Cancel the pending job that would resume the run, which a new submission has done."""
+    earlier = _earlier_on_slurm(run)
     retry = None if earlier is None else slurm_retry(run, earlier, Scheduler())
     if retry is not None and retry.pending:
         with contextlib.suppress(SlurmUnavailable):  # then it ends when it starts: superseded
             cancel([retry.id])
 
 
-def _earlier_on_slurm(run: RunDirectory, number: int) -> int | None:
-    """Return the number of the submission before this one if that went to SLURM, else None."""
-    earlier = [other for other in run.submissions() if other < number]
-    if not earlier or run.intent(earlier[-1])["executor"] != "slurm":
-        return None
-    return earlier[-1]
+def _earlier_on_slurm(run: RunDirectory) -> int | None:
+    """Return the number of the submission before the latest if it went to SLURM, else None."""
+    earlier = run.submissions()[:-1]
+    on_slurm = earlier and run.intent(earlier[-1])["executor"] == "slurm"
+    return earlier[-1] if on_slurm else None

@@ -115,8 +115,8 @@ def test_a_run_whose_state_is_unknown(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("states", "said"),
     [
-        (("waiting", "running"), " (1 of 2 tasks are queued)"),
-        (("waiting", "waiting"), " (2 of 2 tasks are queued)"),
+        (("waiting", "running"), " (1 of 2 tasks queued)"),
+        (("waiting", "waiting"), " (2 of 2 tasks queued)"),
         (("running", "running"), ""),
     ],
 )
