@@ -185,7 +185,7 @@ class DryRun:
 def cost_line(estimate: Estimate, unit: str, units: int) -> str:
     """Return a line with the total duration of the tasks, and the origin of that figure."""
     unmeasured, every = estimate.workloads - estimate.measured, estimate.workloads
-    scaled = f"; {unmeasured} of {every} kinds of packs scaled from others" if unmeasured else ""
+    scaled = f"; {unmeasured} of {every} workloads scaled from others" if unmeasured else ""
     at_once = counted(estimate.max_concurrent, "task")
     return (
         f"at most {duration(estimate.wall_seconds)} with {at_once} at once, "

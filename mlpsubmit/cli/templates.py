@@ -14,7 +14,7 @@ __all__ = ["templates"]
 def templates(template: str | None) -> None:
     """List the cluster profiles, or show one.
 
-    The list has those that come with mlpsubmit and your own. Showing a profile also validates it.
+    The list contains the packaged profiles and your own. Showing a profile also validates it.
     """
     from mlpsubmit.slurm_templates import find_template
 

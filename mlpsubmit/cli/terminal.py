@@ -180,7 +180,7 @@ def follow_or_report(run: Run, following: bool | None, *, submitted: bool = True
 def follow(run: Run) -> int:
     """Show a run until it ends, and report how; return the exit code.
 
-    Ctrl-C tells workers on this machine to save their state and stop, waits for them, and prints
+    Ctrl-C makes workers on this machine save their state and stop, waits for them, and prints
     how to continue; a second one ends the wait. On a cluster, Ctrl-C only ends the display.
     """
     console = Console()
@@ -218,7 +218,7 @@ def watch(run: Run) -> Status:
 
 
 def unknown_line(status: Status) -> str:
-    """Return a line on why it is unknown whether a run is still running."""
+    """Return a line with the reason that it is unknown whether a run is still running."""
     why = next(task.why for task in status.tasks if task.state == "unknown")
     return f"cannot tell whether run {status.run} is still running: {why}"
 

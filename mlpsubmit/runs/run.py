@@ -108,7 +108,7 @@ class Run:
         after: int | None = None,
         pdb: bool = False,
     ) -> int:
-        """Train the packs without a result: those that failed, were interrupted or never started.
+        """Train the packs without a result: failed, interrupted or never started.
 
         Args:
             executor: ``slurm``, ``local``, ``debug`` or ``auto``; by default that of the latest
@@ -196,7 +196,7 @@ class Run:
         """Tell every running task to save its state and stop.
 
         Returns:
-            The number of tasks that were told.
+            The number of tasks that it stops.
 
         Raises:
             RunError: tasks run on another machine, where they cannot be signalled, or the scheduler

@@ -242,7 +242,7 @@ def test_places_that_are_free_take_the_next_task() -> None:
 def test_what_is_said_of_an_estimate() -> None:
     assert cost_line(estimate(3600.0, 1800.0, 1800.0), "core-hours", 4) == (
         "at most 60 min with 2 tasks at once, 8 core-hours in total "
-        "(by hand; 3 of 4 kinds of packs scaled from others)"
+        "(by hand; 3 of 4 workloads scaled from others)"
     )
     assert cost_line(estimate(36.0, measured=4), "GPU-hours", 1) == (
         "at most 36 s with 2 tasks at once, 0.01 GPU-hours in total (by hand)"
