@@ -154,31 +154,25 @@ def locked(path: Path, *, wait: float = math.inf) -> Iterator[None]:
         BlockingIOError: another process holds it longer.
         RunError: the file system does not support locks.
     """
+    end = time.monotonic() + wait
+    operation = fcntl.LOCK_EX | (0 if wait == math.inf else fcntl.LOCK_NB)
     with path.open("ab") as file:
         # An sbatch that outlives the process that started it also holds the lock until it ends.
         os.set_inheritable(file.fileno(), True)
-        try:
-            _lock(file, wait)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise RunError(
-                f"{path}: cannot be locked ({error.strerror}); keep runs on a file system that "
-                "supports locks, with --runs-dir"
-            ) from error
+        while True:
+            try:
+                fcntl.flock(file, operation)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(_LOCK_PAUSE)
+            except OSError as error:
+                raise RunError(
+                    f"{path}: cannot be locked ({error.strerror}); keep runs on a file system that "
+                    "supports locks, with --runs-dir"
+                ) from error
         try:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _lock(file: BinaryIO, wait: float) -> None:
-    end = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait == math.inf else fcntl.LOCK_NB))
-            return
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                raise
-            time.sleep(_LOCK_PAUSE)

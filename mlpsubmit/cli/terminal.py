@@ -36,16 +36,8 @@ __all__ = [
 #: Seconds between lines if the output is not a terminal.
 LINE_SECONDS = 5.0
 
-_COLOURS = {
-    "done": "green",
-    "running": "cyan",
-    "waiting": "yellow",
-    "interrupted": "yellow",
-    "stopped": "yellow",
-    "unknown": "yellow",
-    "failed": "red",
-    "crashed": "red",
-}
+#: Of states; of the others yellow.
+_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "crashed": "red"}
 #: How many lines of a traceback are shown: the last ones give the reason in most cases.
 _TRACEBACK_LINES = 6
 _REASONS = 3
@@ -61,9 +53,7 @@ _ORDER = {"crashed": 0, "unknown": 1, "running": 2, "interrupted": 3, "waiting":
 
 def render(status: Status) -> RenderableType:
     """Return the whole status: name and state, a progress bar, a line per task, the failures."""
-    head = Text.assemble(
-        (status.name, "bold"), f"  {status.run}  ", (status.state, _COLOURS[status.state])
-    )
+    head = Text.assemble((status.name, "bold"), f"  {status.run}  ", _state(status.state))
     bar = Table.grid(padding=(0, 1))
     progress = ProgressBar(1.0, status.fraction, width=24, finished_style="green")
     bar.add_row(progress, status.summary)
@@ -77,13 +67,18 @@ def render(status: Status) -> RenderableType:
     return Group(*parts, *_crashes(status), *_failures(status))
 
 
+def _state(state: str) -> tuple[str, str]:
+    """Return the state of a run or of a task as a styled part of a text."""
+    return state, _COLOURS.get(state, "yellow")
+
+
 def _tasks(status: Status) -> Table:
     table = Table.grid(padding=(0, 2))
     for _ in range(3):
         table.add_column(overflow="fold")  # paths stay whole in a narrow terminal
     ordered = sorted(status.tasks, key=lambda task: _ORDER[task.state])
     for task in ordered[:_TASKS]:
-        table.add_row(Text(f"  {task.name}"), Text(task.state, _COLOURS[task.state]), task.summary)
+        table.add_row(Text(f"  {task.name}"), Text(*_state(task.state)), task.summary)
     if len(ordered) > _TASKS:
         rest = Counter(task.state for task in ordered[_TASKS:])
         states = ", ".join(f"{count} {state}" for state, count in rest.items())
