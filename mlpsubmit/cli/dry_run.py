@@ -84,6 +84,7 @@ class DryRun:
 
     @property
     def _submits(self) -> bool:
+        """Whether the launch would submit anything."""
         return self.busy is None and len(self.launch.missing) > 0
 
     def _tasks(self) -> list[dict[str, Any]]:

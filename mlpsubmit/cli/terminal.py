@@ -36,7 +36,7 @@ __all__ = [
 #: Seconds between lines if the output is not a terminal.
 LINE_SECONDS = 5.0
 
-#: Of states; of the others yellow.
+#: Colours of states; all others are yellow.
 _COLOURS = {"done": "green", "running": "cyan", "failed": "red", "crashed": "red"}
 #: How many lines of a traceback are shown: the last ones give the reason in most cases.
 _TRACEBACK_LINES = 6
@@ -47,7 +47,7 @@ _TASKS = 24
 
 #: The most characters of a line of a log: SLURM's messages repeat whole commands.
 _LINE = 160
-#: The order in which tasks are listed: of a thousand, the ones that went wrong must be seen.
+#: The order in which tasks are listed: if there are many, the crashed ones must be visible.
 _ORDER = {"crashed": 0, "unknown": 1, "running": 2, "interrupted": 3, "waiting": 4, "done": 5}
 
 
@@ -105,8 +105,7 @@ def _crashes(status: Status) -> list[Text]:
 
 
 def _failures(status: Status) -> list[Text]:
-    """Return why packs failed: each distinct reason once, the most frequent first, with the end of
-    one traceback."""
+    """Return why packs failed: each distinct reason once, with a traceback, most frequent first."""
     reasons: dict[str, list[Failure]] = {}
     for failure in status.failures:
         reasons.setdefault(failure.error, []).append(failure)
