@@ -29,7 +29,8 @@ def by_earlier_runs(launch: PreparedLaunch, runs_dir: Path | None) -> Estimate |
     threads = launch.plan.threads
     device = launch.executor.device(threads)
     same_hardware = partial(launch.executor.same_hardware, threads)
-    runs = readable(all_runs(runs_folder(runs_dir))[: -MOST_RUNS - 1 : -1])
+    newest = all_runs(runs_folder(runs_dir))[: -MOST_RUNS - 1 : -1]
+    runs = readable(newest, OSError)
     speeds = earlier_speeds(runs, same_hardware, f"by earlier runs on {device}")
     return _estimate(launch, workloads_of(launch.plan, launch.sweep), speeds)
 

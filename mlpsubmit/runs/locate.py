@@ -36,10 +36,14 @@ def _oldest_first(found: Iterable[Path]) -> list[Path]:
     return [file.parent for file in ordered]
 
 
-def readable(paths: Iterable[Path]) -> Iterator[RunDirectory]:
-    """Yield the runs that are in this version's format."""
+def readable(paths: Iterable[Path], *ignored: type[Exception]) -> Iterator[RunDirectory]:
+    """Yield the runs that are in this version's format.
+
+    Args:
+        ignored: further errors for which a run is skipped.
+    """
     for path in paths:
-        with contextlib.suppress(RunError, OSError):
+        with contextlib.suppress(RunError, *ignored):
             yield RunDirectory.open(path)
 
 
