@@ -24,8 +24,8 @@ from trainloop import CASES, Case, products
 from mlpsubmit import Run, Sweep, launch
 from mlpsubmit.jobs import executors
 from mlpsubmit.jobs.throughput.estimate import Estimate
-from mlpsubmit.runs.forecast import Forecast
-from mlpsubmit.runs.launch import prepare
+from mlpsubmit.runs.forecast import by_calibration, by_earlier_runs
+from mlpsubmit.runs.launch import PreparedLaunch, prepare
 from mlpsubmit.slurm_templates import SlurmRequest
 from mlpsubmit.spec.load import pickle_sweep
 
@@ -75,10 +75,10 @@ def swept(case: Case) -> Sweep:
     )
 
 
-def forecast(sweep: Sweep, folder: Path) -> Forecast:
-    """Return what a launch of a sweep that takes nothing over would do."""
+def prepared(sweep: Sweep, folder: Path) -> PreparedLaunch:
+    """Return a launch of a sweep that reuses nothing, before anything is written."""
     executor = executors.choose("local", sweep.base, None, SlurmRequest())
-    return Forecast(sweep, prepare(sweep, executor, folder, fresh=True), executor, 0)
+    return prepare(sweep, executor, folder, fresh=True)
 
 
 def measure(case: Case, folder: Path) -> dict[str, Any]:
@@ -88,14 +88,14 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
         folder: where the runs of the cases before it lie.
     """
     sweep = swept(case)
-    calibrated = Took.by(forecast(sweep, folder).by_calibration(pickle_sweep(sweep)))
-    scaled = forecast(sweep, folder).by_earlier_runs(folder)
+    calibrated = Took.by(by_calibration(prepared(sweep, folder), pickle_sweep(sweep)))
+    scaled = by_earlier_runs(prepared(sweep, folder), folder)
     run = launch(sweep, executor="local", runs_dir=folder, fresh=True)
     status = run.wait()
     if not status.complete:
         raise RuntimeError(f"{case.name}: {[f.error for f in status.failures]}")
     truth = Took.of(run)
-    earlier = Took.by(forecast(sweep, folder).by_earlier_runs(folder))
+    earlier = Took.by(by_earlier_runs(prepared(sweep, folder), folder))
     return {
         "case": case.name,
         "seconds": truth.seconds,

@@ -29,7 +29,7 @@ __all__ = [
     "sync_folder",
 ]
 
-#: Errors of folders on file systems that cannot flush one, or that may be written but not read.
+#: Errors of file systems that cannot flush folders, and of folders without read permission.
 _CANNOT_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES)
 
 
@@ -41,7 +41,7 @@ def published(path: Path, *, sync: bool = True) -> Iterator[Path]:
     block raises, the old content stays and the temporary one is removed.
 
     Args:
-        sync: False leaves the flush out, for files that may be lost in a power cut (heartbeats).
+        sync: whether to flush; not needed for files that may be lost in a power cut (heartbeats).
     """
     temporary = _sibling(path)
     try:
@@ -60,17 +60,13 @@ def published(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def _sibling(path: Path) -> Path:
-    """Return an unused hidden name in the same folder, so on the same file system."""
+    """Return an unused hidden name in the same folder, and so on the same file system."""
     return path.with_name(f".{path.name}.{os.urandom(6).hex()}")
 
 
 def _sync_tree(path: Path) -> None:
-    for folder, _, names in os.walk(path):
-        for name in names:
-            _sync(Path(folder, name))
-        sync_folder(Path(folder))
-    if path.is_file():
-        _sync(path)
+    for entry in (path, *path.rglob("*")):
+        sync_folder(entry) if entry.is_dir() else _sync(entry)
 
 
 def _sync(path: Path) -> None:
@@ -95,7 +91,7 @@ def _rename(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
         return
     # A directory that is not empty cannot be replaced in one step: move it aside, and back again
-    # if the new one does not get its place.
+    # if the rename of the new one fails.
     aside = _sibling(path)
     os.rename(path, aside)
     try:
@@ -141,8 +137,8 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path}: is damaged ({error})") from error
 
 
-#: Seconds between two tries for a lock.
-_LOCK_REST = 0.1
+#: Seconds between two attempts to get a lock.
+_LOCK_PAUSE = 0.1
 
 
 @contextlib.contextmanager
@@ -155,34 +151,28 @@ def locked(path: Path, *, wait: float = math.inf) -> Iterator[None]:
         wait: seconds to wait for it.
 
     Raises:
-        BlockingIOError: another process holds it for longer.
+        BlockingIOError: another process holds it longer.
         RunError: the file system does not support locks.
     """
+    end = time.monotonic() + wait
+    operation = fcntl.LOCK_EX | (0 if wait == math.inf else fcntl.LOCK_NB)
     with path.open("ab") as file:
-        # An sbatch that outlives the process that started it keeps the lock until it ends, too.
+        # An sbatch that outlives the process that started it also holds the lock until it ends.
         os.set_inheritable(file.fileno(), True)
-        try:
-            _lock(file, wait)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            raise RunError(
-                f"{path}: cannot be locked ({error.strerror}); keep runs on a file system that has "
-                "locks, with --runs-dir"
-            ) from error
+        while True:
+            try:
+                fcntl.flock(file, operation)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(_LOCK_PAUSE)
+            except OSError as error:
+                raise RunError(
+                    f"{path}: cannot be locked ({error.strerror}); keep runs on a file system that "
+                    "supports locks, with --runs-dir"
+                ) from error
         try:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _lock(file: BinaryIO, wait: float) -> None:
-    end = time.monotonic() + wait
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait == math.inf else fcntl.LOCK_NB))
-            return
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                raise
-            time.sleep(min(_LOCK_REST, max(0.0, end - time.monotonic())))

@@ -18,7 +18,7 @@ __all__ = ["cancel"]
 def cancel(run: str | None, runs_dir: Path | None) -> None:
     """Stop a RUN.
 
-    Every task saves its state first, and finished results stay.
+    Every task saves its state first; finished results are kept.
     """
     from mlpsubmit.cli import terminal
     from mlpsubmit.runs.run import open_run

@@ -29,8 +29,8 @@ def collect(
 ) -> None:
     """Collect the results of a RUN in one dataset.
 
-    Missing points are masked. This works while the run is in progress, too. The exit code is 1 if
-    points are missing.
+    Missing points are masked. A run in progress can be collected, too. The exit code is 1 if points
+    are missing.
     """
     from rich.console import Console
 
@@ -55,5 +55,5 @@ def collect(
     if current.running:
         click.echo(f"the run is in progress; see: mlpsubmit status {opened.id}", err=True)
     else:
-        click.echo(f"to train missing points: mlpsubmit resume {opened.id}", err=True)
+        click.echo(f"to train the missing points: mlpsubmit resume {opened.id}", err=True)
     sys.exit(1)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import platform
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +41,8 @@ __all__ = ["doctor"]
 def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
     """Check this machine and its cluster.
 
-    Python, torch, GPUs, the runs folder, a tiny training; on a cluster also its partitions, whether
-    it would accept a task, and whether its nodes see the runs folder.
+    The checks cover Python, torch, GPUs, the runs folder and a tiny training; on a cluster also its
+    partitions, whether it would accept a task, and whether its nodes see the runs folder.
     """
     healthy = True
     for name, check in _checks(runs_dir, slurm_request(where), timeout):
@@ -61,21 +64,24 @@ def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
 def _checks(
     runs_dir: Path | None, slurm: SlurmRequest, timeout: int
 ) -> Iterator[tuple[str, Check]]:
+    from mlpsubmit.jobs.executors.local import usable_cores
+    from mlpsubmit.jobs.slurm.commands import configured
+    from mlpsubmit.jobs.slurm.doctor import cluster_checks
+
     yield "python", lambda: (True, f"{platform.python_version()} at {sys.executable}")
-    yield "mlpsubmit", _version
+    yield "mlpsubmit", lambda: (True, metadata.version("mlpsubmit"))
     yield "torch", _torch
-    yield "cores", _cores
-    yield "runs", lambda: _runs(runs_dir)
+    yield "cores", lambda: (True, f"{usable_cores()} usable")
+    yield "runs", partial(_runs, runs_dir)
     yield "training", _training
     for extra, module in (("zarr", "zarr"), ("parquet", "pyarrow"), ("images", "sklearn")):
-        yield extra, lambda extra=extra, module=module: _extra(extra, module)  # type: ignore[misc]
-    yield from _slurm(runs_dir, slurm, timeout)
-
-
-def _version() -> CheckResult:
-    from importlib.metadata import version
-
-    return True, version("mlpsubmit")
+        yield extra, partial(_extra, extra, module)
+    if configured():
+        yield from cluster_checks(slurm, _folders(runs_dir)[1], timeout)
+        return
+    found = shutil.which("sbatch")
+    why = f"{found} finds no cluster configuration" if found else "no sbatch on the PATH"
+    yield "slurm", lambda: (None, f"{why}: runs stay on this machine")
 
 
 def _torch() -> CheckResult:
@@ -84,12 +90,6 @@ def _torch() -> CheckResult:
     count = torch.cuda.device_count()
     names = ", ".join(f"{i}: {torch.cuda.get_device_name(i)}" for i in range(count))
     return True, f"{torch.__version__}, GPUs: {names or 'none, trains on the CPU'}"
-
-
-def _cores() -> CheckResult:
-    from mlpsubmit.jobs.executors.local import usable_cores
-
-    return True, f"{usable_cores()} usable"
 
 
 def _runs(runs_dir: Path | None) -> CheckResult:
@@ -113,19 +113,6 @@ def _training() -> CheckResult:
     return True, f"20 steps, final loss {trained.train_loss[0]:.3f}"
 
 
-def _slurm(runs_dir: Path | None, slurm: SlurmRequest, timeout: int) -> Iterator[tuple[str, Check]]:
-    """Yield the checks of the cluster, or one that reports that there is none."""
-    from mlpsubmit.jobs.slurm.commands import configured
-    from mlpsubmit.jobs.slurm.doctor import cluster_checks
-
-    if configured():
-        yield from cluster_checks(slurm, _folders(runs_dir)[1], timeout)
-        return
-    found = shutil.which("sbatch")
-    why = f"{found} finds no cluster configuration" if found else "no sbatch on the PATH"
-    yield "slurm", lambda: (None, f"{why}: runs stay on this machine")
-
-
 def _folders(runs_dir: Path | None) -> tuple[Path, Path]:
     """Return the folder of all runs, and the nearest of it and its parents that exists."""
     from mlpsubmit.runs.locate import runs_folder
@@ -135,8 +122,6 @@ def _folders(runs_dir: Path | None) -> tuple[Path, Path]:
 
 
 def _extra(extra: str, module: str) -> CheckResult:
-    import importlib.util
-
     if importlib.util.find_spec(module):
         return True, f"{module} is installed"
     return None, f"{module} is not installed; to install it: pip install 'mlpsubmit[{extra}]'"

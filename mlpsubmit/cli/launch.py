@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,17 @@ __all__ = ["launch"]
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--sweep", "pick", metavar="NAME", help="Which sweep, if SPEC defines several.")
+@click.option("--sweep", "pick", metavar="NAME", help="Sweep to launch, if SPEC defines several.")
 @executor_options
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Show the plan and what SLURM would be given; start nothing.",
+    help="Show the plan and, for SLURM, the sbatch script; start nothing.",
 )
 @click.option(
     "--calibrate",
     is_flag=True,
-    help="With --dry-run: estimate the duration by training some packs for seconds.",
+    help="With --dry-run: estimate the duration by training some packs for a few seconds.",
 )
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
 @click.option("--fresh", is_flag=True, help="Train everything again; reuse no earlier results.")
@@ -45,18 +46,23 @@ def launch(
 ) -> None:
     """Launch the sweep defined in SPEC.
 
-    Configs that have a result already are not trained again. KEY=VALUE overrides a setting of the
+    Configs that already have a result are not trained again. KEY=VALUE overrides a setting of the
     spec, such as LR=0.1 or ONLINE=False; a list makes it an axis, such as GAMMA=[0.1,1].
     """
     from mlpsubmit.cli import dry_run as dry
     from mlpsubmit.cli import terminal
+    from mlpsubmit.jobs.store.run_directory import RunDirectory
     from mlpsubmit.runs import launch
-    from mlpsubmit.runs.locate import runs_folder
+    from mlpsubmit.runs.locate import runs_folder, runs_of
     from mlpsubmit.spec.load import load_spec
 
     request = check_where(where)
-    if not dry_run:
-        _check_only_with_dry_run(calibrate=calibrate, json=as_json)
+    for name, given in {"calibrate": calibrate, "json": as_json}.items():
+        if given and not dry_run:
+            raise UserError(
+                f"--{name}: only valid with --dry-run, which starts nothing; add --dry-run, or "
+                f"leave --{name} out to launch"
+            )
     if request.options:
         request.resolve()  # raises its errors before the spec is loaded, which takes a while
     replaced = parse_overrides(overrides)
@@ -65,10 +71,11 @@ def launch(
         sweep = sweep.overridden(replaced)
     if dry_run:
         found = dry.dry_run(sweep, spec, where, runs_dir, fresh=fresh, calibrate=calibrate)
-        found.print_json() if as_json else found.show()
+        click.echo(json.dumps(found.to_json(), indent=1)) if as_json else found.show()
         return
     click.echo(repr(sweep))
-    before = _submissions(runs_folder(runs_dir) / sweep.name)
+    earlier = runs_of(runs_folder(runs_dir) / sweep.name)
+    submissions = {path.name: len(RunDirectory(path).submissions()) for path in earlier}
     run = launch.launch(
         sweep,
         executor=where["executor"] or "auto",
@@ -83,23 +90,5 @@ def launch(
         command=["mlpsubmit", *sys.argv[1:]],
     )
     click.echo(f"run {run.id} in {run.path}")
-    submitted = before.get(run.id, 0) < len(run.directory.submissions())
+    submitted = submissions.get(run.id, 0) < len(run.directory.submissions())
     sys.exit(terminal.follow_or_report(run, where["follow"], submitted=submitted))
-
-
-def _check_only_with_dry_run(**options: bool) -> None:
-    """Raise a UserError for an option that is valid with ``--dry-run`` only."""
-    for name, is_given in options.items():
-        if is_given:
-            raise UserError(
-                f"--{name}: only valid with --dry-run, which starts nothing; add --dry-run, or "
-                f"leave --{name} out to launch"
-            )
-
-
-def _submissions(folder: Path) -> dict[str, int]:
-    """Return the number of submissions of each run of a sweep, by run id."""
-    from mlpsubmit.jobs.store.run_directory import RunDirectory
-    from mlpsubmit.runs.locate import runs_of
-
-    return {path.name: len(RunDirectory(path).submissions()) for path in runs_of(folder)}

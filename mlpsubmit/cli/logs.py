@@ -5,14 +5,10 @@ from __future__ import annotations
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from mlpsubmit.cli.options import run_argument, runs_dir_option
-
-if TYPE_CHECKING:
-    from mlpsubmit.runs.run import Run
 
 __all__ = ["logs"]
 
@@ -25,29 +21,24 @@ __all__ = ["logs"]
 def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None) -> None:
     """Print the logs of a RUN, or of one TASK.
 
-    TASK is a name, or a number in the latest submission.
+    TASK is a task's name, or its number in the latest submission.
     """
-    from mlpsubmit.runs.run import open_run
+    from mlpsubmit.runs.run import open_run, poll_seconds
 
-    with contextlib.suppress(KeyboardInterrupt):  # the way to stop following
-        _print(open_run(run, runs_dir), task, follow)
-
-
-def _print(opened: Run, task: str | None, follow: bool) -> None:
-    from mlpsubmit.runs.run import poll_seconds
-
+    opened = open_run(run, runs_dir)
     read: dict[str, int] = {}
-    while True:
-        # Read before the logs, so that these are complete if the run has ended.
-        status = opened.status() if follow else None
-        files = opened.logs(task)
-        for name, file in files.items():
-            read[name] = _print_new(name if len(files) > 1 else "", file, read.get(name, 0))
-        if status is None or not status.running:
-            break
-        if task is not None and files:
-            (task,) = files  # its number may mean another task once the run is resumed
-        time.sleep(poll_seconds(status))
+    with contextlib.suppress(KeyboardInterrupt):  # the way to stop following
+        while True:
+            # Read before the logs, so that these are complete if the run has ended.
+            status = opened.status() if follow else None
+            files = opened.logs(task)
+            for name, file in files.items():
+                read[name] = _print_new(name if len(files) > 1 else "", file, read.get(name, 0))
+            if status is None or not status.running:
+                break
+            if task is not None and files:
+                (task,) = files  # its number may mean another task once the run is resumed
+            time.sleep(poll_seconds(status))
     if not read:
         of_task = f"task {task} of run {opened.id} has no log yet"
         click.echo(f"run {opened.id} has no logs yet" if task is None else of_task, err=True)

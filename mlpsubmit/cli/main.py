@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
-from typing import TextIO
+from typing import Any
 
 import click
 
@@ -50,15 +50,8 @@ def cli() -> None:
     """
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Show a warning as one line, without the source line, which is of no use to a user."""
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show a warning as one line, without its place in the source."""
     click.echo(f"warning: {message}", err=True)
 
 

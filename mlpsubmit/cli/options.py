@@ -23,18 +23,15 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
-def run_argument(command: Command) -> Command:
-    """Add a RUN: a path, the name of a sweep, the start of a run id, or nothing for the latest."""
-    return click.argument("run", required=False)(command)
+#: A path, the name of a sweep, the start of a run id, or nothing for the latest run.
+run_argument = click.argument("run", required=False)
 
-
-def runs_dir_option(command: Command) -> Command:
-    """Add the folder of all runs."""
-    return click.option(
-        "--runs-dir",
-        type=click.Path(path_type=Path),
-        help="Folder of all runs; default: $MLPSUBMIT_RUNS, else ./mlpruns.",
-    )(command)
+#: The folder of all runs.
+runs_dir_option = click.option(
+    "--runs-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of all runs; default: $MLPSUBMIT_RUNS, else ./mlpruns.",
+)
 
 
 def executor_options(command: Command) -> Command:
@@ -56,7 +53,7 @@ def executor_options(command: Command) -> Command:
             help="SLURM: resume missing configs automatically, up to N times.",
         ),
         click.option(
-            "--tasks", type=click.IntRange(min=1), metavar="N", help="Maximal number of tasks."
+            "--tasks", type=click.IntRange(min=1), metavar="N", help="Maximum number of tasks."
         ),
         click.option(
             "--executor",

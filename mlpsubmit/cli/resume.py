@@ -22,7 +22,7 @@ __all__ = ["resume"]
 def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: Any) -> None:
     """Train the configs of a RUN that have no result.
 
-    That is, all that failed, crashed, were interrupted or never started.
+    These are the configs that failed, crashed, were interrupted or never started.
     """
     from mlpsubmit.cli import terminal
     from mlpsubmit.runs.run import open_run

@@ -16,42 +16,32 @@ __all__ = ["slurm_options", "slurm_request"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-#: Keys of a template that have an option each. The template validates them, not click.
+#: The template, and its keys that have an option each. The template validates them, not click.
 _KEYS = {
+    "template": ("NAME|FILE", "cluster profile (see mlpsubmit templates)."),
     "partition": ("NAME", "partition."),
     "account": ("NAME", "account to charge."),
     "qos": ("NAME", "quality of service."),
-    "constraint": ("FEATURES", "required features of nodes."),
-    "time": ("LIMIT", "time limit of a task: minutes, hours:minutes:seconds, days-hours."),
+    "constraint": ("FEATURES", "required node features."),
+    "time": ("LIMIT", "time limit per task: minutes, hours:minutes:seconds, days-hours."),
     "gpus": ("N|TYPE:N", "GPUs per task."),
     "cpus": ("N", "CPU cores per task."),
     "mem": ("SIZE", "RAM per task, such as 16G."),
-    "max_parallel": ("M", "maximal number of tasks running at once."),
+    "max_parallel": ("M", "maximum number of tasks running at once."),
 }
 
 
 def slurm_options(command: Command) -> Command:
     """Add the options that change what a SLURM task requests; :func:`slurm_request` reads them."""
-    options = [
-        click.option(
-            "--template",
-            metavar="NAME|FILE",
-            help="SLURM: cluster profile (see mlpsubmit templates).",
-        )
-    ]
-    for key, (metavar, text) in _KEYS.items():
+    command = click.option(
+        "--sbatch",
+        multiple=True,
+        metavar="NAME[=VALUE]",
+        help="SLURM: any other sbatch option; NAME=false drops the template's.",
+    )(command)
+    for key, (metavar, text) in reversed(_KEYS.items()):  # the last one added is listed first
         name = f"--{key.replace('_', '-')}"
-        options.append(click.option(name, key, metavar=metavar, help=f"SLURM: {text}"))
-    options.append(
-        click.option(
-            "--sbatch",
-            multiple=True,
-            metavar="NAME[=VALUE]",
-            help="SLURM: any other option of sbatch; NAME=false drops the template's.",
-        )
-    )
-    for option in reversed(options):
-        command = option(command)
+        command = click.option(name, metavar=metavar, help=f"SLURM: {text}")(command)
     return command
 
 
@@ -64,9 +54,10 @@ def slurm_request(values: Mapping[str, Any]) -> SlurmRequest:
     from mlpsubmit.slurm_templates import SlurmRequest
 
     changes = {key: values[key] for key in _KEYS if values.get(key) is not None}
+    template = changes.pop("template", None)
     if values.get("sbatch"):
         changes["sbatch"] = _sbatch(values["sbatch"])
-    return SlurmRequest(values.get("template"), changes, values.get("retries") or 0)
+    return SlurmRequest(template, changes, values.get("retries") or 0)
 
 
 def _sbatch(entries: Iterable[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ __all__ = ["status"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @runs_dir_option
 def status(run: str | None, watch: bool, as_json: bool, runs_dir: Path | None) -> None:
-    """Show the progress of a RUN, and when it will end."""
+    """Show the progress of a RUN and the time that remains."""
     from mlpsubmit.runs.run import open_run
 
     opened = open_run(run, runs_dir)
@@ -34,5 +34,6 @@ def status(run: str | None, watch: bool, as_json: bool, runs_dir: Path | None) -
         if watch and current.running:
             current = terminal.watch(opened)
         else:
-            Console().print(terminal.render(current), soft_wrap=True)
+            console = Console()
+            console.print(terminal.render(current), soft_wrap=not console.is_terminal)
     sys.exit(0 if current.running or current.complete else 1)

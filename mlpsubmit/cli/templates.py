@@ -14,12 +14,16 @@ __all__ = ["templates"]
 def templates(template: str | None) -> None:
     """List the cluster profiles, or show one.
 
-    That is, those that come with mlpsubmit and your own; one that is shown is also checked.
+    The list contains the packaged profiles and your own. Showing a profile also validates it.
     """
+    from mlpsubmit.slurm_templates import find_template
+
     if template is None:
         _list()
     else:
-        _show(template)
+        found = find_template(template)
+        click.echo(f"# the template {found.name}, from {found.path}")
+        click.echo(found.to_toml(), nl=False)
 
 
 def _list() -> None:
@@ -38,11 +42,3 @@ def _list() -> None:
     click.echo(f"your own go into {user_folder()}/NAME.toml; to show one: mlpsubmit templates NAME")
     if errors:
         raise UserError("\n".join(errors))
-
-
-def _show(name_or_file: str) -> None:
-    from mlpsubmit.slurm_templates import find_template
-
-    template = find_template(name_or_file)
-    click.echo(f"# the template {template.name}, from {template.path}")
-    click.echo(template.to_toml(), nl=False)

@@ -36,48 +36,40 @@ __all__ = [
 #: Seconds between lines if the output is not a terminal.
 LINE_SECONDS = 5.0
 
-_COLOURS = {
-    "done": "green",
-    "running": "cyan",
-    "waiting": "yellow",
-    "interrupted": "yellow",
-    "stopped": "yellow",
-    "unknown": "yellow",
-    "failed": "red",
-    "crashed": "red",
-}
-#: The last lines of a traceback, which give the reason in most cases.
+#: Colours of states; all others are yellow.
+_COLOURS = {"done": "green", "running": "cyan", "failed": "red", "crashed": "red"}
+#: How many lines of a traceback are shown: the last ones give the reason in most cases.
 _TRACEBACK_LINES = 6
 _REASONS = 3
 
 #: The most tasks that are listed.
 _TASKS = 24
 
-#: The most characters of a line of a log: SLURM repeats whole commands.
+#: The most characters of a line of a log: SLURM's messages repeat whole commands.
 _LINE = 160
-#: The order in which tasks are listed: of a thousand, one looks for those that went wrong.
+#: The order in which tasks are listed: if there are many, the crashed ones must be visible.
 _ORDER = {"crashed": 0, "unknown": 1, "running": 2, "interrupted": 3, "waiting": 4, "done": 5}
 
 
 def render(status: Status) -> RenderableType:
     """Return the whole status: name and state, a progress bar, a line per task, the failures."""
-    head = Text.assemble(
-        (status.name, "bold"), f"  {status.run}  ", (status.state, _COLOURS[status.state])
-    )
+    head = Text.assemble((status.name, "bold"), f"  {status.run}  ", _state(status.state))
     bar = Table.grid(padding=(0, 1))
-    bar.add_row(_bar(status.fraction), status.summary)
+    progress = ProgressBar(1.0, status.fraction, width=24, finished_style="green")
+    bar.add_row(progress, status.summary)
     parts: list[RenderableType] = [head, bar]
     if status.tasks:
         parts.append(_tasks(status))
     if status.retry:
-        parts.append(Text(f"  a job will resume what is missing: {status.retry}", "yellow"))
+        parts.append(Text(f"  a job will resume the missing configs: {status.retry}", "yellow"))
     if status.retry_failure:
         parts.append(Text(f"  {_retry_failure(status)}", "red"))
     return Group(*parts, *_crashes(status), *_failures(status))
 
 
-def _bar(fraction: float) -> ProgressBar:
-    return ProgressBar(total=1.0, completed=fraction, width=24, finished_style="green")
+def _state(state: str) -> tuple[str, str]:
+    """Return the state of a run or of a task as a styled part of a text."""
+    return state, _COLOURS.get(state, "yellow")
 
 
 def _tasks(status: Status) -> Table:
@@ -86,7 +78,7 @@ def _tasks(status: Status) -> Table:
         table.add_column(overflow="fold")  # paths stay whole in a narrow terminal
     ordered = sorted(status.tasks, key=lambda task: _ORDER[task.state])
     for task in ordered[:_TASKS]:
-        table.add_row(Text(f"  {task.name}"), Text(task.state, _COLOURS[task.state]), task.summary)
+        table.add_row(Text(f"  {task.name}"), Text(*_state(task.state)), task.summary)
     if len(ordered) > _TASKS:
         rest = Counter(task.state for task in ordered[_TASKS:])
         states = ", ".join(f"{count} {state}" for state, count in rest.items())
@@ -104,21 +96,28 @@ def _crashes(status: Status) -> list[Text]:
     for task in crashed[:_TASKS]:
         if len(endings) < _REASONS and (lines := task.last_lines()):
             endings.setdefault(lines[-1], (task.name, lines))
-    return [_ending(name, lines) for name, lines in endings.values()]
-
-
-def _ending(name: str, lines: Sequence[str]) -> Text:
-    last = "\n".join(f"    {line[:_LINE]}" for line in lines)
-    return Text.assemble((f"  the log of {name} ends:\n", "red"), (last, "dim"))
+    return [
+        Text.assemble(
+            (f"  the log of {name} ends:\n", "red"), _indented([line[:_LINE] for line in lines])
+        )
+        for name, lines in endings.values()
+    ]
 
 
 def _failures(status: Status) -> list[Text]:
-    """Return why packs failed: each distinct reason once, the most frequent first."""
+    """Return why packs failed: each distinct reason once, with a traceback, most frequent first."""
     reasons: dict[str, list[Failure]] = {}
     for failure in status.failures:
         reasons.setdefault(failure.error, []).append(failure)
-    ranked = sorted(reasons.values(), key=len, reverse=True)
-    shown = [_failure(failures) for failures in ranked[:_REASONS]]
+    ranked = sorted(reasons.items(), key=lambda reason: len(reason[1]), reverse=True)
+    shown = []
+    for error, failures in ranked[:_REASONS]:
+        configs = counted(sum(len(failure.indices) for failure in failures), "config")
+        lines = failures[0].traceback.splitlines()
+        traceback = [line for line in lines if line.strip(" ^~")][-_TRACEBACK_LINES:]
+        shown.append(
+            Text.assemble(("  failed: ", "red"), f"{error} ({configs})\n", _indented(traceback))
+        )
     if len(ranked) > _REASONS:
         shown.append(
             Text(f"  ... and {counted(len(ranked) - _REASONS, 'more reason')}; see mlpsubmit logs")
@@ -126,18 +125,13 @@ def _failures(status: Status) -> list[Text]:
     return shown
 
 
-def _failure(failures: Sequence[Failure]) -> Text:
-    """Return the reason that some failures share, with the end of the first one's traceback."""
-    configs = counted(sum(len(failure.indices) for failure in failures), "config")
-    lines = failures[0].traceback.rstrip().splitlines()[-_TRACEBACK_LINES:]
-    last = "\n".join(f"    {line}" for line in lines)
-    return Text.assemble(
-        ("  failed: ", "red"), f"{failures[0].error} ({configs})", "\n", (last, "dim")
-    )
+def _indented(lines: Sequence[str]) -> tuple[str, str]:
+    """Return lines of a log or a traceback as a styled part of a text."""
+    return "\n".join(f"    {line}" for line in lines), "dim"
 
 
 def _retry_failure(status: Status) -> str:
-    return f"the job that was to resume what is missing did not: {status.retry_failure}"
+    return f"the job that should resume the missing configs failed: {status.retry_failure}"
 
 
 @contextlib.contextmanager
@@ -147,12 +141,13 @@ def status_display(console: Console) -> Iterator[Callable[[Status], None]]:
         with Live(console=console, refresh_per_second=4) as live:
             yield lambda status: live.update(render(status))
         return
-    shown = {"at": 0.0, "done": -1}
+    printed_at, printed = 0.0, -1
 
     def line(status: Status) -> None:
-        due = time.monotonic() - shown["at"] >= LINE_SECONDS and status.done != shown["done"]
-        if due or (not status.running and status.done != shown["done"]):
-            shown.update(at=time.monotonic(), done=status.done)
+        nonlocal printed_at, printed
+        due = time.monotonic() - printed_at >= LINE_SECONDS or not status.running
+        if due and status.done != printed:
+            printed_at, printed = time.monotonic(), status.done
             console.print(f"{status.name} {status.state}: {status.summary}", soft_wrap=True)
 
     yield line
@@ -179,15 +174,16 @@ def follow_or_report(run: Run, following: bool | None, *, submitted: bool = True
 def follow(run: Run) -> int:
     """Show a run until it ends, and report how; return the exit code.
 
-    Ctrl-C tells workers on this machine to save their state and stop, waits for them, and prints
+    Ctrl-C makes workers on this machine save their state and stop, waits for them, and prints
     how to continue; a second one ends the wait. On a cluster, Ctrl-C only ends the display.
     """
+    console = Console()
     try:
-        with status_display(Console()) as show:
+        with status_display(console) as show:
             status = run.wait(show)
     except KeyboardInterrupt:
         return _interrupted(run)
-    return report(status)
+    return report(status, failures=not console.is_terminal)  # a terminal shows them already
 
 
 def _interrupted(run: Run) -> int:
@@ -216,7 +212,7 @@ def watch(run: Run) -> Status:
 
 
 def unknown_line(status: Status) -> str:
-    """Return a line on why it is unknown whether a run is still running."""
+    """Return a line with the reason that it is unknown whether a run is still running."""
     why = next(task.why for task in status.tasks if task.state == "unknown")
     return f"cannot tell whether run {status.run} is still running: {why}"
 
@@ -229,22 +225,27 @@ def cancel_and_wait(run: Run) -> Status:
     return run.status()
 
 
-def report(status: Status) -> int:
-    """Print the state of a run and what to do next; return the exit code."""
+def report(status: Status, *, failures: bool = True) -> int:
+    """Print the state of a run and what to do next; return the exit code.
+
+    Args:
+        failures: whether to print why packs failed.
+    """
     if status.state == "unknown":
         click.echo(f"{unknown_line(status)}; see: mlpsubmit status {status.run}")
         return 0
     if status.state == "running":
         waiting = sum(task.state == "waiting" for task in status.tasks)
-        queued = f" ({waiting} of {len(status.tasks)} tasks are queued)" if waiting else ""
+        queued = f" ({waiting} of {counted(len(status.tasks), 'task')} queued)" if waiting else ""
         click.echo(f"run {status.run} is running{queued}; see: mlpsubmit status {status.run}")
         return 0
     if status.complete:
         done = f"all {status.configs} configs are" if status.configs > 1 else "the config is"
         click.echo(f"{done} done; next: mlpsubmit collect {status.run}")
         return 0
-    for reason in _failures(status):
-        Console(stderr=True).print(reason, soft_wrap=True)
+    console = Console(stderr=True)
+    for reason in _failures(status) if failures else ():
+        console.print(reason, soft_wrap=not console.is_terminal)
     if status.retry_failure:
         click.echo(_retry_failure(status), err=True)
     left = status.configs - status.done

@@ -63,7 +63,7 @@ def sweep_html(
 
     Args:
         axes: the dimension and the points of each.
-        settings: those that differ from the defaults, and functions, by name.
+        settings: values that differ from the defaults, and functions, by name.
     """
     rows = [(dimension, str(len(points)), _values(points)) for dimension, points in axes]
     other = [f"{setting}={_short(value)}" for setting, value in settings.items()]

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
-from mlpsubmit.errors import RunError, UserError
-from mlpsubmit.jobs.plan import Plan, make_plan
+from mlpsubmit.errors import UserError
+from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.runs.locate import RUNS_VARIABLE, runs_folder, runs_of
+from mlpsubmit.runs.locate import RUNS_VARIABLE, readable, runs_folder, runs_of
 from mlpsubmit.runs.run import Run
-from mlpsubmit.runs.submit import label, missing_packs, start, submission_for, submission_lock
+from mlpsubmit.runs.submit import missing_packs, start, submission_for, submission_lock
 from mlpsubmit.spec.guard import stop_reading
 
 if TYPE_CHECKING:
@@ -58,15 +59,15 @@ def launch(
     Args:
         executor: ``slurm``, ``local``, ``debug``, or ``auto``: SLURM if this machine belongs to a
             cluster, else local worker processes.
-        tasks: the maximal number of tasks.
+        tasks: the maximum number of tasks.
         runs_dir: the folder of all runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
         spec: the file that defines the sweep; modules beside it are pickled by value.
         fresh: create a new run and reuse nothing.
         template: name or file of a cluster profile; see :mod:`mlpsubmit.slurm_templates`.
         slurm: keys that override those of the template, such as ``{"time": "1:00:00"}``.
-        retries: how often SLURM resumes by itself what is missing when the tasks have ended.
+        retries: how often SLURM automatically resumes what is missing when the tasks have ended.
         pdb: with ``debug``, open a debugger when a pack fails.
-        keep_going: with ``debug``, train the other packs when one has failed.
+        keep_going: with ``debug``, train the other packs after one has failed.
         command: the command line, recorded in the manifest.
 
     Raises:
@@ -91,14 +92,13 @@ def launch(
     request = SlurmRequest(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, request, pdb=pdb, keep_going=keep_going)
     frozen = pickle_sweep(sweep, spec and spec.parent)
-    folder = runs_folder(runs_dir) / sweep.name
-    with _writable(folder), _locked_folder(folder, f"the sweep {sweep.name}"):
-        prepared = prepare(sweep, chosen, runs_dir, fresh=fresh)
+    with _locked_folder(runs_folder(runs_dir) / sweep.name):
+        prepared = prepare(sweep, chosen, runs_dir, fresh=fresh, retries=retries)
         run = prepared.run
         if run is not None and run.status().busy:
             return run
         if len(prepared.missing):
-            chosen.check(prepared.submission(chosen, retries))
+            chosen.check(prepared.submission)
         if run is None:
             content = manifest(sweep, spec, command, prepared.reused.counts)
             run = Run(create(content, prepared, frozen))
@@ -116,6 +116,7 @@ class PreparedLaunch:
     """A launch before anything is written: which run, and which packs to train.
 
     Attributes:
+        retries: how often SLURM automatically resumes what is missing.
         run: the run to continue, or None for a new one.
         path: its folder, which does not exist yet if it is new.
         plan: the packs of the run.
@@ -123,19 +124,28 @@ class PreparedLaunch:
         reused: results of earlier runs for a new run.
     """
 
+    sweep: Sweep
+    executor: Executor
+    retries: int
     run: Run | None
     path: Path
     plan: Plan
     missing: NDArray[np.int64]
     reused: Reused
 
-    def submission(self, executor: Executor, retries: int) -> Submission:
-        """Return the submission that the executor would get."""
-        number = 0 if self.run is None else self.run.directory.next_submission()
-        sweep = {"name": self.path.parent.name, "id": self.path.name}
-        own = sweep if self.run is None else self.run.directory.sweep
-        prefix = label(own["name"], own["id"])
-        return submission_for(self.path, prefix, number, executor, self.plan, self.missing, retries)
+    @cached_property
+    def submission(self) -> Submission:
+        """The submission that the executor would get, if any pack is missing."""
+        new = {"name": self.sweep.name, "id": self.path.name}
+        names = new if self.run is None else self.run.directory.sweep
+        return submission_for(
+            RunDirectory(self.path), names, self.executor, self.plan, self.missing, self.retries
+        )
+
+    @cached_property
+    def slices(self) -> Sequence[Sequence[Range]]:
+        """The packs of each task, as ranges of their numbers, if any pack is missing."""
+        return cut(self.missing, self.plan.pack_costs[self.missing], self.submission.tasks)
 
 
 def prepare(
@@ -144,68 +154,54 @@ def prepare(
     runs_dir: str | Path | None = None,
     *,
     fresh: bool = False,
+    retries: int = 0,
 ) -> PreparedLaunch:
     """Return what a launch of a sweep has to do; nothing is written."""
     from mlpsubmit.runs.reuse import Reused
 
-    earlier = [] if fresh else _earlier(runs_folder(runs_dir) / sweep.name)
+    folder = runs_folder(runs_dir) / sweep.name
+    earlier = [] if fresh else list(readable(reversed(runs_of(folder))))
     reused = Reused(sweep)
+    prepared = partial(PreparedLaunch, sweep, executor, retries)
     same = (run for run in earlier if run.sweep["fingerprint"] == sweep.fingerprint)
     if (directory := next(same, None)) is not None:
         run = Run(directory)
         if not run.damaged_reused():
             plan = Plan.from_json(directory.plan)
-            return PreparedLaunch(run, run.path, plan, missing_packs(directory, plan), reused)
+            return prepared(run, run.path, plan, missing_packs(directory, plan), reused)
     reused.add(earlier)
     max_tasks = executor.max_tasks(make_plan(sweep, 1, 1, reused.indices).cost)
     plan = make_plan(sweep, max_tasks, 1, reused.indices, executor.memory())
     threads = executor.threads_per_task(min(max_tasks, max(plan.packs, 1)))
-    path = runs_folder(runs_dir) / sweep.name / _new_id()
-    return PreparedLaunch(None, path, replace(plan, threads=threads), np.arange(plan.packs), reused)
-
-
-def _new_id() -> str:
-    return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)
-
-
-def _earlier(folder: Path) -> list[RunDirectory]:
-    """Return the runs of a sweep that are in this version's format, newest first."""
-    found = []
-    for path in reversed(runs_of(folder)):
-        with contextlib.suppress(RunError):
-            found.append(RunDirectory.open(path))
-    return found
+    path = folder / (time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
+    return prepared(None, path, replace(plan, threads=threads), np.arange(plan.packs), reused)
 
 
 @contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """Raise a UserError that names ``--runs-dir`` if the runs folder cannot be written."""
-    try:
-        yield
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); choose another folder for runs with "
-            f"--runs-dir or ${RUNS_VARIABLE}"
-        ) from error
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Create and lock the folder of a sweep; if the block raises, remove the folders it created.
 
-
-@contextlib.contextmanager
-def _locked_folder(folder: Path, what: str) -> Iterator[None]:
-    """Create and lock the folder of a sweep; if the block raises, remove the folders it created."""
+    Raises:
+        BusyError: another launch of the sweep is in progress.
+        UserError: the folder cannot be written.
+    """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with submission_lock(folder / run_directory.LOCK, what):
+        folder.mkdir(parents=True, exist_ok=True)
+        with submission_lock(folder / run_directory.LOCK, f"the sweep {folder.name}"):
             yield
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             if created:
                 (folder / run_directory.LOCK).unlink()
             for path in created:
                 path.rmdir()
-        raise
+        if not isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder for runs with "
+            f"--runs-dir or ${RUNS_VARIABLE}"
+        ) from error
 
 
 def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) -> RunDirectory:

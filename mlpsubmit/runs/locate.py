@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlpsubmit.errors import RunError, did_you_mean
-from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.run_directory import SWEEP_JSON, RunDirectory
 
-__all__ = ["RUNS_VARIABLE", "find_run", "runs_folder", "runs_of"]
+__all__ = ["RUNS_VARIABLE", "all_runs", "find_run", "readable", "runs_folder", "runs_of"]
 
 RUNS_VARIABLE = "MLPSUBMIT_RUNS"
 DEFAULT_RUNS = "mlpruns"
@@ -22,12 +23,28 @@ def runs_folder(runs_dir: str | Path | None = None) -> Path:
 
 def runs_of(folder: Path) -> list[Path]:
     """Return the folders of a sweep's runs, oldest first."""
-    found = folder.glob(f"[!.]*/{run_directory.SWEEP_JSON}")
-    return sorted((file.parent for file in found), key=lambda path: (_created(path), path.name))
+    return _oldest_first(folder.glob(f"[!.]*/{SWEEP_JSON}"))
 
 
-def _created(path: Path) -> float:
-    return (path / run_directory.SWEEP_JSON).stat().st_mtime
+def all_runs(folder: Path) -> list[Path]:
+    """Return the folders of the runs of all sweeps, oldest first."""
+    return _oldest_first(folder.glob(f"[!.]*/[!.]*/{SWEEP_JSON}"))
+
+
+def _oldest_first(found: Iterable[Path]) -> list[Path]:
+    ordered = sorted(found, key=lambda file: (file.stat().st_mtime, file.parent.name))
+    return [file.parent for file in ordered]
+
+
+def readable(paths: Iterable[Path], *ignored: type[Exception]) -> Iterator[RunDirectory]:
+    """Yield the runs that are in this version's format.
+
+    Args:
+        ignored: further errors for which a run is skipped.
+    """
+    for path in paths:
+        with contextlib.suppress(RunError, *ignored):
+            yield RunDirectory.open(path)
 
 
 def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Path:
@@ -39,24 +56,20 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Path:
     folder = runs_folder(runs_dir)
     if selector is not None:
         for path in (Path(selector), folder / selector):
-            if (path / run_directory.SWEEP_JSON).exists():
+            if (path / SWEEP_JSON).exists():
                 return path
         if os.sep in str(selector) or str(selector) in (os.curdir, os.pardir):
-            return Path(selector)  # a path: opening it raises an error that says what it lacks
-    every = [path for sweep in _folders(folder) for path in runs_of(sweep)]
+            return Path(selector)  # a path: opening it raises an error with what it lacks
+    every = all_runs(folder)
     if not every:
         raise RunError(
             f"{folder}: contains no runs; launch one (mlpsubmit launch spec.py), or give the "
             f"folder of your runs with --runs-dir or ${RUNS_VARIABLE}"
         )
     if selector is None:
-        return max(every, key=_created)
+        return every[-1]
     named = [path for path in every if path.parent.name == str(selector)]
     return named[-1] if named else _by_id(str(selector), every, folder)
-
-
-def _folders(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.glob("[!.]*")) if path.is_dir())
 
 
 def _by_id(selector: str, every: Sequence[Path], folder: Path) -> Path:

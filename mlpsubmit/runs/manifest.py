@@ -1,4 +1,4 @@
-"""The manifest of a run, sweep.json: its sweep and where it comes from, for people and collect."""
+"""The manifest of a run, sweep.json: its sweep and provenance, for people and for collect."""
 
 from __future__ import annotations
 
@@ -101,7 +101,8 @@ def _scalar(value: Any) -> Any:
 def _origin(spec: Path | None, command: Sequence[str]) -> dict[str, str]:
     """Return versions, command line and the state of the user's repository."""
     folder = (spec.parent if spec else Path.cwd()).resolve()
-    entries = {
+    changes = _git(folder, "diff", "HEAD")
+    return {
         "spec": str(spec.resolve()) if spec else "",
         "command": shlex.join(command),
         "mlpsubmit": version("mlpsubmit"),
@@ -109,10 +110,8 @@ def _origin(spec: Path | None, command: Sequence[str]) -> dict[str, str]:
         "numpy": version("numpy"),
         "python": platform.python_version(),
         "git_commit": _git(folder, "rev-parse", "HEAD").decode().strip(),
+        "git_diff_hash": hashlib.blake2b(changes).hexdigest()[:16] if changes else "",
     }
-    changes = _git(folder, "diff", "HEAD")
-    entries["git_diff_hash"] = hashlib.blake2b(changes).hexdigest()[:16] if changes else ""
-    return entries
 
 
 def _git(folder: Path, *arguments: str) -> bytes:

@@ -1,12 +1,10 @@
-"""Reuse of results: a new run copies those that earlier runs of its name have for its configs."""
+"""Reuse of results: a new run copies what earlier runs of its sweep have for its configs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +22,18 @@ __all__ = ["Reused"]
 _SHARED = frozenset({"step", "eval_step", "grab_step"})
 
 
-@dataclass
 class Reused:
     """Results of earlier runs for configs of a sweep, matched by key.
 
     :meth:`add` only records where they are; :meth:`write` copies them, one pack at a time.
     """
 
-    sweep: Sweep
-    _found: list[tuple[Member, NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=list)
-
-    @cached_property
-    def _known(self) -> NDArray[np.bool_]:
-        """Mask of the points of the product that need no training, (size,)."""
-        return np.zeros(self.sweep.product.size, dtype=bool)
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        #: Mask of the points of the product that need no training, (size,).
+        self._known = np.zeros(sweep.product.size, dtype=bool)
+        #: Packs, the rows of each that are reused, and the indices of their configs.
+        self._found: list[tuple[Member, NDArray[np.int64], NDArray[np.int64]]] = []
 
     @property
     def indices(self) -> NDArray[np.int64]:
@@ -59,8 +55,8 @@ class Reused:
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         return keys[order], indices[order]
 
-    def add(self, directories: Sequence[RunDirectory]) -> None:
-        """Add the results of runs for configs of the sweep; of several for one, the first."""
+    def add(self, directories: Iterable[RunDirectory]) -> None:
+        """Add the results of runs; of several results of one config, the first is reused."""
         for directory in directories:
             for pack in directory.results.packs():
                 rows, indices = self._matches(pack["key"])
@@ -85,10 +81,9 @@ class Reused:
         with shards.Shard(results / REUSED) as shard:
             for number, (member, rows, indices) in enumerate(self._found):
                 pack = StoredPack(member)
-                arrays = {name: _rows(pack, name, rows) for name in pack.arrays()}
+                arrays = {
+                    name: pack[name] if name in _SHARED else pack[name][rows]
+                    for name in pack.arrays()
+                }
                 name = f"{REUSED_PREFIX}{number:07d}{shards.FINISHED_SUFFIX}"
                 shard.append(name, npz_bytes({**arrays, "index": indices}), sync=False)
-
-
-def _rows(pack: StoredPack, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
-    return pack[name] if name in _SHARED else pack[name][rows]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from mlpsubmit.display.html import in_cell, status_html
 from mlpsubmit.display.text import counted
@@ -45,15 +43,6 @@ RETRY_PAUSE_SECONDS = 10.0
 
 #: The most task files that a process waiting for a run reads per second.
 READS_PER_SECOND = 200
-
-
-@dataclass(frozen=True)
-class _LastSubmission:
-    """The executor that a run was last submitted to, and what it last requested from SLURM."""
-
-    executor: str
-    tasks: int | None = None
-    template: Template | None = None
 
 
 class Run:
@@ -119,16 +108,18 @@ class Run:
         after: int | None = None,
         pdb: bool = False,
     ) -> int:
-        """Train the packs without a result: those that failed, were interrupted or never started.
+        """Train the packs without a result: failed, interrupted or never started.
 
         Args:
-            executor: ``slurm``, ``local``, ``debug`` or ``auto``; else the one that the run was
-                last submitted to.
-            tasks: the maximal number of tasks.
-            template: as in :func:`mlpsubmit.launch`; else what the run last requested.
+            executor: ``slurm``, ``local``, ``debug`` or ``auto``; by default that of the latest
+                submission.
+            tasks: the maximum number of tasks.
+            template: as in :func:`mlpsubmit.launch`; by default that of the latest submission to
+                SLURM.
             slurm: keys that override those of the template.
-            retries: how often SLURM resumes by itself what is missing after that.
-            after: submit only if this submission is still the latest and was not cancelled.
+            retries: how often SLURM automatically resumes what is missing after that.
+            after: submit only if the submission of this number is the latest and was not
+                cancelled.
             pdb: with ``debug``, open a debugger when a pack fails.
 
         Returns:
@@ -137,19 +128,19 @@ class Run:
         Raises:
             BusyError: a task of the run is running, or that cannot be ruled out.
             UserError: the executor is not available, or the cluster rejects the job.
-            RunError: reused results are damaged, which only a new launch can train again.
+            RunError: reused results are damaged; only a new launch can train these configs again.
         """
         from mlpsubmit.jobs import executors
         from mlpsubmit.slurm_templates import SlurmRequest
         from mlpsubmit.spec.hyperparameters import validate
 
         hyperparameters = validate({"devices": self.directory.sweep["devices"]})
-        last = self._last_submission()
+        last_executor, last_tasks, last_template = self._last_submission()
         request = SlurmRequest(template, dict(slurm or {}), retries)
-        name = executor or last.executor
-        if name == "slurm" and last.executor == "slurm":
-            tasks = tasks or last.tasks
-        chosen = executors.choose(name, hyperparameters, tasks, request, last.template, pdb=pdb)
+        name = executor or last_executor
+        if name == last_executor == "slurm":
+            tasks = tasks or last_tasks
+        chosen = executors.choose(name, hyperparameters, tasks, request, last_template, pdb=pdb)
         submitted = start(self.directory, chosen, retries, after=after)
         if not submitted and (damaged := self.damaged_reused()):
             raise RunError(
@@ -165,9 +156,9 @@ class Run:
         While the run is busy, keep trying for a while.
 
         Args:
-            after: the number of the submission; if another has followed or it was cancelled,
-                nothing is done.
-            retries: how often this is to be repeated after that.
+            after: the number of the submission; nothing is done if it was cancelled or is not the
+                latest.
+            retries: how often SLURM repeats this after that.
 
         Returns:
             The number of packs submitted.
@@ -183,7 +174,8 @@ class Run:
                 time.sleep(RETRY_PAUSE_SECONDS)
         return 0
 
-    def _last_submission(self) -> _LastSubmission:
+    def _last_submission(self) -> tuple[str, int | None, Template | None]:
+        """Return the executor last submitted to, and the last tasks and template for SLURM."""
         from mlpsubmit.slurm_templates import Template
 
         intents = [self.directory.intent(number) for number in self.directory.submissions()]
@@ -191,9 +183,9 @@ class Run:
         name = "auto" if name == "debug" else name
         on_slurm = [intent for intent in intents if intent["executor"] == "slurm"]
         if not on_slurm:
-            return _LastSubmission(name)
+            return name, None, None
         template = Template(**on_slurm[-1]["template"])
-        return _LastSubmission(name, on_slurm[-1]["tasks"], template)
+        return name, on_slurm[-1]["tasks"], template
 
     def damaged_reused(self) -> int:
         """Return how many results reused from earlier runs are damaged by now."""
@@ -203,7 +195,7 @@ class Run:
         """Tell every running task to save its state and stop.
 
         Returns:
-            The number of tasks told to.
+            The number of tasks that it stops.
 
         Raises:
             RunError: tasks run on another machine, where they cannot be signalled, or the scheduler
@@ -257,13 +249,16 @@ class Run:
         A task that has not started yet has none.
 
         Args:
-            task: only that of this task: its name, or its number in the latest submission.
+            task: only the log of this task: its name, or its number in the latest submission.
 
         Raises:
             RunError: there is no such task.
         """
+        names: set[str] = set()
         found = {}
         for number in self.directory.submissions():
+            tasks = range(self.directory.tasks(number))
+            names.update(run_directory.task_name(number, index) for index in tasks)
             for name, job in self.directory.task_jobs(number).items():
                 file = self.directory.log(number, job["id"])
                 if file.exists():
@@ -272,18 +267,12 @@ class Run:
             return found
         last = max(self.directory.submissions(), default=0)
         name = run_directory.task_name(last, int(task)) if str(task).isdecimal() else str(task)
-        if name not in self._task_names():
+        if name not in names:
             valid = ", ".join(list(found)[:8]) + ", ..." * (len(found) > 8) or "none yet"
-            raise RunError(f"task {task}: run {self.id} has no log of it; it has logs of: {valid}")
+            raise RunError(
+                f"task {task}: run {self.id} has no such task; tasks with a log: {valid}"
+            )
         return {name: found[name]} if name in found else {}
-
-    def _task_names(self) -> set[str]:
-        """Return the names of the tasks of all submissions."""
-        return {
-            run_directory.task_name(number, index)
-            for number in self.directory.submissions()
-            for index in range(self.directory.tasks(number))
-        }
 
     def collect(self, out: str | Path | None = None) -> xarray.Dataset:
         """Return all results so far as one labelled dataset.
@@ -294,7 +283,7 @@ class Run:
                 than RAM.
 
         Raises:
-            UserError: another ending.
+            UserError: the file has another suffix.
         """
         from mlpsubmit.results import to_dataset, write
 
@@ -314,14 +303,11 @@ class Run:
         dimensions = tuple(
             Dimension(
                 axis["dimension"],
-                {
-                    name: tuple(values)
-                    for name, values in zip(axis["names"], axis["values"], strict=True)
-                },
+                dict(zip(axis["names"], map(tuple, axis["values"]), strict=True)),
             )
             for axis in sweep["axes"]
         )
-        size = int(np.prod([len(axis["values"][0]) for axis in sweep["axes"]], dtype=np.int64))
+        size = math.prod(len(axis["values"][0]) for axis in sweep["axes"])
         included = sweep["included"] and decode_mask(sweep["included"], size)
         return Layout(
             dimensions=dimensions,

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlpsubmit.jobs.executors.base import Executor
     from mlpsubmit.jobs.submission import Submission
 
-__all__ = ["label", "missing_packs", "start", "submission_for", "submission_lock"]
+__all__ = ["missing_packs", "start", "submission_for", "submission_lock"]
 
 #: How long to wait for a lock: reading the status of a run holds it for a moment.
 LOCK_SECONDS = 2.0
@@ -39,7 +39,7 @@ def submission_lock(file: Path, what: str) -> Iterator[None]:
     """Hold the lock on a file while something is launched or resumed.
 
     Args:
-        what: the name of that, for the error.
+        what: a name for the error message.
 
     Raises:
         BusyError: another process holds it, for longer than reading a status takes.
@@ -60,26 +60,27 @@ def missing_packs(run: RunDirectory, plan: Plan) -> NDArray[np.int64]:
     return np.array([p.number for p in plan if p.name not in finished], dtype=np.int64)
 
 
-def label(name: str, run: str) -> str:
-    """Return the prefix of the names of a run's jobs, which no other run shares."""
-    return f"{name}.{run}"
-
-
 def submission_for(
-    path: Path,
-    label: str,
-    number: int,
+    run: RunDirectory,
+    names: Mapping[str, Any],
     executor: Executor,
     plan: Plan,
     missing: NDArray[np.int64],
     retries: int,
 ) -> Submission:
-    """Return the submission of a run's missing packs, as an executor takes it."""
+    """Return the next submission of a run: its missing packs.
+
+    Args:
+        run: its directory, which need not exist yet.
+        names: the sweep's ``name`` and the run's ``id``, as in sweep.json.
+    """
     from mlpsubmit.jobs.submission import Submission
 
     cost = float(plan.pack_costs[missing].sum())
     tasks = executor.tasks(plan.threads, len(missing), cost)
-    return Submission(path.absolute(), label, number, tasks, plan.threads, retries)
+    label = f"{names['name']}.{names['id']}"  # no other run shares it
+    number = run.next_submission()
+    return Submission(run.path.absolute(), label, number, tasks, plan.threads, retries)
 
 
 def start(
@@ -93,8 +94,8 @@ def start(
     """Submit the packs without a result, and return how many there are.
 
     Args:
-        retries: how often SLURM resumes by itself what is missing after that.
-        after: submit only if this submission is still the latest and was not cancelled.
+        retries: how often SLURM automatically resumes what is missing after that.
+        after: submit only if the submission of this number is the latest and was not cancelled.
         checked: whether ``executor.check`` has passed already.
 
     Raises:
@@ -108,13 +109,11 @@ def start(
         plan = Plan.from_json(run.plan)
         missing = missing_packs(run, plan)
         if len(missing):
-            number = run.next_submission()
-            prefix = label(run.sweep["name"], run.sweep["id"])
-            submission = submission_for(run.path, prefix, number, executor, plan, missing, retries)
+            submission = submission_for(run, run.sweep, executor, plan, missing, retries)
             if not checked:
                 executor.check(submission)
             _submit(run, executor, submission, plan, missing, after)
-            _cancel_retry(run, number)
+            _cancel_retry(run)
         return len(missing)
 
 
@@ -157,7 +156,7 @@ def _submit(
             jobs.append(job.to_json())
             files.publish_json(submission.folder / run_directory.JOBS, {"jobs": jobs})
     except (Rejected, BusyError) as error:
-        if jobs:  # they are cancelled by now, but some may have started: keep their number taken
+        if jobs:  # cancelled by now, but some may have started: the number must not be reused
             run.end_submission(submission.number, str(error))
         else:
             shutil.rmtree(submission.folder)
@@ -170,16 +169,16 @@ def _submit(
 def _check_not_overtaken(run: RunDirectory, submission: Submission, after: int | None) -> None:
     """Check once more, now that the new intent is on disk and visible to all other processes.
 
-    - A cancel from now on covers the new submission; an earlier one is detected here.
-    - A job for which sbatch returned no answer ends at once if it starts from now on; one that has
-      started before is running now, and detected here.
+    - A cancel after this covers the new submission; an earlier one is detected here.
+    - A job for which sbatch returned no answer ends at once if it starts after this; if it started
+      earlier, it is running and detected here.
 
     Raises:
         BusyError: the run was cancelled, or such a job is running.
     """
     if after is not None and run.ended(after) is not None:
         raise BusyError(f"run {run.id}: {run.ended(after)}")
-    number = _earlier_on_slurm(run, submission.number)
+    number = _earlier_on_slurm(run)
     if number is None or len(run.task_jobs(number)) == run.tasks(number):
         return
     tasks = slurm_tasks(run, number, run.heartbeats(number), Scheduler(exact=True))
@@ -187,18 +186,17 @@ def _check_not_overtaken(run: RunDirectory, submission: Submission, after: int |
         raise BusyError(f"run {run.id}: one of its jobs that was presumed lost has started")
 
 
-def _cancel_retry(run: RunDirectory, number: int) -> None:
-    """Cancel the pending job that was to resume the run, which a new submission has done."""
-    earlier = _earlier_on_slurm(run, number)
+def _cancel_retry(run: RunDirectory) -> None:
+    """Cancel the pending job that would resume the run, which a new submission has done."""
+    earlier = _earlier_on_slurm(run)
     retry = None if earlier is None else slurm_retry(run, earlier, Scheduler())
     if retry is not None and retry.pending:
-        with contextlib.suppress(SlurmUnavailable):  # else it starts, and ends: it is superseded
+        with contextlib.suppress(SlurmUnavailable):  # then it ends when it starts: superseded
             cancel([retry.id])
 
 
-def _earlier_on_slurm(run: RunDirectory, number: int) -> int | None:
-    """Return the number of the submission before this one if that went to SLURM, else None."""
-    earlier = [one for one in run.submissions() if one < number]
-    if not earlier or run.intent(earlier[-1])["executor"] != "slurm":
-        return None
-    return earlier[-1]
+def _earlier_on_slurm(run: RunDirectory) -> int | None:
+    """Return the number of the submission before the latest if it went to SLURM, else None."""
+    earlier = run.submissions()[:-1]
+    on_slurm = earlier and run.intent(earlier[-1])["executor"] == "slurm"
+    return earlier[-1] if on_slurm else None

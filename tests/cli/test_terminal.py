@@ -66,10 +66,10 @@ def rendered(status: Status) -> str:
 
 def test_the_state_of_the_job_that_resumes_is_shown() -> None:
     waiting = replace(status_of("running"), retry="PENDING (Dependency)")
-    assert "a job will resume what is missing: PENDING (Dependency)\n" in rendered(waiting)
+    assert "a job will resume the missing configs: PENDING (Dependency)\n" in rendered(waiting)
     failed = replace(status_of("stopped"), retry_failure="FAILED (exit code 1:0) on n1")
-    told = "the job that was to resume what is missing did not: FAILED (exit code 1:0) on n1"
-    assert told in rendered(failed)
+    printed = "the job that should resume the missing configs failed: FAILED (exit code 1:0) on n1"
+    assert printed in rendered(failed)
 
 
 def test_a_thousand_crashed_tasks_are_shown_at_once(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_thousand_crashed_tasks_are_shown_at_once(tmp_path: Path) -> None:
         Counted(f"000-{n:04d}", "crashed", {}, log, "SLURM reports FAILED") for n in range(1000)
     ]
     shown = rendered(status_of("crashed", *tasks))
-    assert len(read) == 24, "those that are listed"
+    assert len(read) == 24, "the listed tasks"
     assert "... and 976 more tasks" in shown
     assert "976 crashed" in shown
     assert shown.count("RuntimeError: all the same") == 1
@@ -107,31 +107,31 @@ def test_a_run_whose_state_is_unknown(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == (
         f"cannot tell whether run {run} is still running: {SILENT}; see: mlpsubmit status {run}\n"
     )
-    # Where all is done, what the scheduler would say does not matter.
+    # If all is done, the answer of the scheduler does not matter.
     assert terminal.report(replace(UNKNOWN, state="done", done=4)) == 0
     assert capsys.readouterr().out.startswith("all 4 configs are done; next: mlpsubmit collect")
 
 
 @pytest.mark.parametrize(
-    ("states", "said"),
+    ("states", "queued"),
     [
-        (("waiting", "running"), " (1 of 2 tasks are queued)"),
-        (("waiting", "waiting"), " (2 of 2 tasks are queued)"),
+        (("waiting", "running"), " (1 of 2 tasks queued)"),
+        (("waiting", "waiting"), " (2 of 2 tasks queued)"),
         (("running", "running"), ""),
     ],
 )
 def test_how_many_tasks_are_queued(
-    capsys: pytest.CaptureFixture[str], states: tuple[str, ...], said: str
+    capsys: pytest.CaptureFixture[str], states: tuple[str, ...], queued: str
 ) -> None:
     tasks = [TaskStatus(f"000-{i:04d}", state, {}, None) for i, state in enumerate(states)]
     assert terminal.report(status_of("running", *tasks)) == 0
     run = "20260101-000000-abcdef"
-    assert capsys.readouterr().out == f"run {run} is running{said}; see: mlpsubmit status {run}\n"
+    assert capsys.readouterr().out == f"run {run} is running{queued}; see: mlpsubmit status {run}\n"
 
 
 def test_a_failed_resume_job_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal.report(replace(status_of("stopped"), retry_failure="TIMEOUT on n1")) == 1
-    assert "resume what is missing did not: TIMEOUT on n1\n" in capsys.readouterr().err
+    assert "resume the missing configs failed: TIMEOUT on n1\n" in capsys.readouterr().err
 
 
 class Stub(Run):
@@ -185,9 +185,9 @@ def test_ctrl_c_stops_the_workers_of_this_machine(
     run = Stub(tmp_path / "run", "local", going, status_of("stopped"))
     assert terminal.follow_or_report(run, None) == 1
     assert run.cancelled
-    told = capsys.readouterr().err
-    assert told.startswith("stopping: workers save their state (Ctrl-C again")
-    assert "0 of 4 configs done, 4 missing; continue with: mlpsubmit resume" in told
+    printed = capsys.readouterr().err
+    assert printed.startswith("stopping: workers save their state (Ctrl-C again")
+    assert "0 of 4 configs done, 4 missing; continue with: mlpsubmit resume" in printed
 
 
 def interrupted(*_: Any) -> Status:
@@ -202,9 +202,9 @@ def test_a_cancel_that_is_not_waited_for_does_not_say_that_all_have_stopped(
     monkeypatch.setattr(Run, "status", lambda _: going)
     monkeypatch.setattr(Run, "cancel", lambda _: 1)
     monkeypatch.setattr(Run, "wait", interrupted)
-    told = mlpsubmit("cancel", "small")
+    printed = mlpsubmit("cancel", "small")
     run = open_run("small").id
-    assert (told.code, told.out) == (
+    assert (printed.code, printed.out) == (
         0,
         f"run {run} is stopping; see: mlpsubmit status {run}\n",
     )
@@ -242,7 +242,7 @@ def test_a_launch_of_a_running_run_submits_nothing(mlpsubmit: Command) -> None:
     revived(run)
     dry = mlpsubmit("launch", "small.py", "--dry-run", "MAX_ITER=2")
     assert dry.code == 0
-    assert dry.out.endswith(f"run {run.id} is already running: a launch would submit nothing\n")
+    assert dry.out.endswith(f"run {run.id} is already running; a launch would submit nothing\n")
     assert "packs to train" not in dry.out
     again = mlpsubmit("launch", "small.py", "--detach", "MAX_ITER=2")
     assert again.code == 0
@@ -275,9 +275,9 @@ def begun(mlpsubmit: Command) -> Run:
 def test_a_task_that_has_no_log_yet_is_no_error(mlpsubmit: Command, begun: Run, task: str) -> None:
     assert begun.logs(task) == {}
     for options in ([], ["--follow"]):
-        told = mlpsubmit("logs", "small", task, *options)
-        assert told.err == f"task {task} of run {begun.id} has no log yet\n"
-        assert (told.code, told.out) == (0, "")
+        printed = mlpsubmit("logs", "small", task, *options)
+        assert printed.err == f"task {task} of run {begun.id} has no log yet\n"
+        assert (printed.code, printed.out) == (0, "")
 
 
 @pytest.mark.parametrize("task", ["2", "001-0002", "002-0000", "x"])
@@ -286,7 +286,7 @@ def test_a_task_that_there_is_not(mlpsubmit: Command, begun: Run, task: str) -> 
     refused = mlpsubmit("logs", "small", task)
     assert refused.code == 2
     assert refused.err.startswith(
-        f"error: task {task}: run {begun.id} has no log of it; it has logs of: "
+        f"error: task {task}: run {begun.id} has no such task; tasks with a log: "
     )
     assert "001-0000" in refused.err
 

@@ -1,4 +1,4 @@
-"""What goes wrong in a function of the user costs its pack alone, and is said."""
+"""An error in a function of the user fails its pack alone, and is reported."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from mlpsubmit.training.loop import BLOCK
 
 Command = Callable[..., Any]
 
-UNKNOWN = "duration unknown: no earlier run has trained such packs on "
+UNKNOWN = "duration unknown: no earlier run has trained similar packs on "
 
 
 def test_without_an_earlier_run_a_dry_run_says_how_to_find_out(mlpsubmit: Command) -> None:
@@ -42,22 +42,22 @@ def test_an_earlier_run_tells_whatever_its_sweep(mlpsubmit: Command, workplace: 
     mlpsubmit("launch", "small.py", *debug, "MAX_ITER=2000", "LOSS_CHECKPOINTS=[]")
     text = (workplace / "small.py").read_text().replace('"small"', '"other"')
     (workplace / "other.py").write_text(text)
-    asked = ("launch", "other.py", *debug, "--dry-run", "LOSS_CHECKPOINTS=[]")
-    quick = mlpsubmit(*asked, "MAX_ITER=2000")
+    command = ("launch", "other.py", *debug, "--dry-run", "LOSS_CHECKPOINTS=[]")
+    quick = mlpsubmit(*command, "MAX_ITER=2000")
     assert quick.code == 0
     assert " in total (by earlier runs on " in quick.out
     assert "scaled" not in quick.out
     assert UNKNOWN not in quick.out
-    told = json.loads(mlpsubmit(*asked, "MAX_ITER=2000000", "--json").out)
-    short = json.loads(mlpsubmit(*asked, "MAX_ITER=2000", "--json").out)
-    (task,) = told["tasks"]
+    long = json.loads(mlpsubmit(*command, "MAX_ITER=2000000", "--json").out)
+    short = json.loads(mlpsubmit(*command, "MAX_ITER=2000", "--json").out)
+    (task,) = long["tasks"]
     assert (task["packs"], task["configs"]) == (2, 8)
-    assert told["estimate"]["measured_workloads"] == told["estimate"]["workloads"] == 2
+    assert long["estimate"]["measured_workloads"] == long["estimate"]["workloads"] == 2
     # A thousand times the steps, and as long beside them.
-    ratio = told["estimate"]["wall_seconds"] / short["estimate"]["wall_seconds"]
+    ratio = long["estimate"]["wall_seconds"] / short["estimate"]["wall_seconds"]
     assert 100 < ratio <= 1000
-    hours = told["estimate"]["core_hours"]
-    assert hours == pytest.approx(told["threads"] * task["seconds"] / 3600, rel=0.01)
+    hours = long["estimate"]["core_hours"]
+    assert hours == pytest.approx(long["threads"] * task["seconds"] / 3600, rel=0.01)
     # Of the earlier run itself nothing is missing, so that nothing is to be estimated.
     done = json.loads(
         mlpsubmit(
@@ -78,7 +78,7 @@ def test_packs_of_other_sizes_are_scaled(mlpsubmit: Command) -> None:
     debug = ("--executor", "debug", "LOSS_CHECKPOINTS=[]")
     mlpsubmit("launch", "small.py", *debug, "MAX_ITER=2000")
     dry = mlpsubmit("launch", "small.py", *debug, "WIDTH=[8,1024]", "--dry-run", "--fresh")
-    assert "; 1 of 2 kinds of packs scaled from others)" in dry.out
+    assert "; 1 of 2 workloads scaled from others)" in dry.out
 
 
 def test_a_task_says_what_it_has_measured(mlpsubmit: Command) -> None:
@@ -105,8 +105,8 @@ def test_steps_of_configs_that_stopped_are_not_counted(mlpsubmit: Command) -> No
 
 @pytest.mark.slow
 def test_a_task_says_what_it_makes_of_its_device(mlpsubmit: Command) -> None:
-    asked = ("MAX_ITER=600", "WIDTH=256", "N_SAMPLES=512", "LOSS_CHECKPOINTS=[]", "noise=0")
-    mlpsubmit("launch", "small.py", "--executor", "debug", *asked)
+    command = ("MAX_ITER=600", "WIDTH=256", "N_SAMPLES=512", "LOSS_CHECKPOINTS=[]", "noise=0")
+    mlpsubmit("launch", "small.py", "--executor", "debug", *command)
     status = open_run("small").status()
     assert status.matmul_utilization is not None
     assert 0 < status.matmul_utilization < 1.5
@@ -153,11 +153,11 @@ def test_a_spec_that_fails_says_what_its_training_would(
     (workplace / "small.py").write_text(text.replace(*FAILING))
     refused = mlpsubmit("launch", "small.py", "--dry-run", "--calibrate", "--tasks", "1")
     assert refused.code == 2
-    said = "error: --calibrate: a pack cannot be trained, here as in its task: "
-    assert refused.err.startswith(said)
+    expected = "error: --calibrate: a pack cannot be trained, here as in its task: "
+    assert refused.err.startswith(expected)
     mlpsubmit("launch", "small.py", "--executor", "debug")
     (failure, *_) = open_run("small").status().failures
-    assert refused.err.removeprefix(said).strip() == failure.error
+    assert refused.err.removeprefix(expected).strip() == failure.error
     assert failure.error.startswith("BatchError: ")
 
 
@@ -168,8 +168,8 @@ def test_a_calibration_times_every_kind_and_leaves_nothing(
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    asked = ("launch", "small.py", "--dry-run", "--calibrate", "MAX_ITER=100000", "--json")
-    found = json.loads(mlpsubmit(*asked).out)
+    command = ("launch", "small.py", "--dry-run", "--calibrate", "MAX_ITER=100000", "--json")
+    found = json.loads(mlpsubmit(*command).out)
     estimate = found["estimate"]
     assert estimate["measured_workloads"] == estimate["workloads"] == 2
     assert estimate["source"].startswith("by a calibration on ")
@@ -233,8 +233,8 @@ def test_a_pack_that_has_just_begun_is_at_its_beginning(
     begun = [fields for fields in seen if fields.get("state") == "training"]
     assert len(begun) >= 2
     for fields in begun:
-        said = {name: fields[name] for name in ("step", "first_step", "max_iter", "loss")}
-        assert said == {"step": 0, "first_step": 0, "max_iter": 70, "loss": None}
+        expected = {name: fields[name] for name in ("step", "first_step", "max_iter", "loss")}
+        assert expected == {"step": 0, "first_step": 0, "max_iter": 70, "loss": None}
 
 
 def test_the_time_left_is_that_of_the_task_that_ends_last(mlpsubmit: Command) -> None:

@@ -210,4 +210,4 @@ def test_a_running_run_is_collected_cancelled_and_not_resumed_twice(tmp_path: Pa
     missing = cli("logs", run.id, "7", cwd=tmp_path)
     assert missing.returncode == 2
     assert "task 7: run" in missing.stderr
-    assert "has no log of it; it has logs of: 000-0000, 000-0001" in missing.stderr
+    assert "has no such task; tasks with a log: 000-0000, 000-0001" in missing.stderr

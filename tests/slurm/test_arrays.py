@@ -30,7 +30,7 @@ def test_a_launch_from_the_shell_to_the_dataset(
     study.pace("shell", None)
     run = study.open("shell")
     # Whether a task has started by then is up to the cluster.
-    said = rf"run {run.id} is running( \([12] of 2 tasks are queued\))?; see: mlpsubmit status"
+    said = rf"run {run.id} is running( \([12] of 2 tasks queued\))?; see: mlpsubmit status"
     assert re.search(said, launched.stdout)
     script = (run.directory.submission(0) / "array.0.sh").read_text()
     shown = dry.stdout[dry.stdout.index("#!/bin/bash") :].rstrip("\n")

@@ -84,7 +84,7 @@ def test_an_earlier_run_on_the_partition_tells_of_a_short_time_limit(study: Any)
     assert re.search(r"\d of \d tasks may exceed the time limit 00:10:00", dry.stdout)
     # On another kind of node it may be otherwise.
     other = study.cli("launch", path, "--dry-run", *ASKED, "--cpus", "2")
-    assert "no earlier run has trained such packs on the default partition" in other.stdout
+    assert "no earlier run has trained similar packs on the default partition" in other.stdout
 
 
 def test_a_function_that_fails_on_a_node_says_so(study: Any) -> None:

@@ -47,7 +47,7 @@ def test_ctrl_c_ends_the_showing_and_not_the_run(study: Any, training: Any, wait
 
     dry = study.cli("launch", path, "--dry-run", *ASKED)
     assert (dry.returncode, dry.stderr) == (0, "")
-    assert dry.stdout.endswith(f"run {run.id} is already running: a launch would submit nothing\n")
+    assert dry.stdout.endswith(f"run {run.id} is already running; a launch would submit nothing\n")
     again = study.cli("launch", path, *ASKED)
     assert (again.returncode, again.stderr) == (0, "")
     told = f"run {run.id} was already running, with the options of that launch; nothing new was "
@@ -96,7 +96,7 @@ def test_logs_wait_for_a_task_that_has_not_started(study: Any, wait_for: Any) ->
     assert none.stderr == f"task 0 of run {run.id} has no log yet\n"
     unknown = study.cli("logs", "late", "1")
     assert unknown.returncode == 2
-    assert "has no log of it; it has logs of: none yet" in unknown.stderr
+    assert "has no such task; tasks with a log: none yet" in unknown.stderr
     following = shown(study, "logs", "late", "0", "--follow")
     study.cluster.run("scontrol", "release", study.job(run))
     out, err = following.communicate(timeout=60)

@@ -52,7 +52,7 @@ def test_a_job_that_cannot_resume_says_so(study: Any, training: Any, wait_for: A
     (run.path / "away").rename(run.path / "sweep.json")
     shown = study.cli("status", "hopeless")
     assert shown.returncode == 1
-    assert "the job that was to resume what is missing did not: FAILED" in shown.stdout
+    assert "the job that should resume the missing configs failed: FAILED" in shown.stdout
 
 
 def test_while_the_job_that_resumes_waits_the_run_goes_on(
@@ -68,7 +68,7 @@ def test_while_the_job_that_resumes_waits_the_run_goes_on(
     assert not status.busy
     assert status.state == "running"
     shown = study.cli("status", "waits").stdout
-    assert "a job will resume what is missing: PENDING" in shown
+    assert "a job will resume the missing configs: PENDING" in shown
 
     # By hand it goes faster, and then that job has nothing to do.
     study.pace("waits", None)

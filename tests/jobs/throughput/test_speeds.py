@@ -253,7 +253,7 @@ def test_places_that_are_free_take_the_next_task() -> None:
 def test_what_is_said_of_an_estimate() -> None:
     assert cost_line(estimate(3600.0, 1800.0, 1800.0), "core-hours", 4) == (
         "at most 60 min with 2 tasks at once, 8 core-hours in total "
-        "(by hand; 3 of 4 kinds of packs scaled from others)"
+        "(by hand; 3 of 4 workloads scaled from others)"
     )
     assert cost_line(estimate(36.0, measured=4), "GPU-hours", 1) == (
         "at most 36 s with 2 tasks at once, 0.01 GPU-hours in total (by hand)"
@@ -267,7 +267,7 @@ def test_a_time_limit_that_may_not_do_is_told_of() -> None:
     assert limit_warning(long, Template(time="1:00:00")) == (
         "1 of 2 tasks may exceed the time limit 01:00:00 (67 min): each then saves its state, is "
         "requeued and continues; to avoid that, use more tasks (--tasks) or a longer limit "
-        "(--time 82); --retries N resumes what is lost even so"
+        "(--time 82); --retries N resumes what is still missing in the end"
     )
     # The notice before the end is time in which it does not train.
     assert "1 of 1 task " in limit_warning(estimate(3550.0), Template(time="1:00:00"))
