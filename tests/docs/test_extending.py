@@ -16,7 +16,11 @@ SECTION = re.compile(r"^## ([^\n]*) in five steps\n(.*?)(?=^## |\Z)", re.M | re.
 BLOCK = re.compile(r"^( *)```(python|diff|bash)\n(.*?)^\1```", re.M | re.S)
 
 SECTIONS = dict(SECTION.findall((ROOT / "docs" / "extending.md").read_text()))
-GENERATE = "python docs/library.py"
+
+
+def blocks(text: str) -> list[tuple[str, str]]:
+    """Return the language and the unindented text of each block."""
+    return [(language, textwrap.dedent(block)) for _, language, block in BLOCK.findall(text)]
 
 
 def edit(checkout: Path, language: str, block: str) -> None:
@@ -35,49 +39,53 @@ def edit(checkout: Path, language: str, block: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def run(checkout: Path, *arguments: str) -> None:
-    """Run Python on the modules of a checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+def run(checkout: Path, command: str) -> None:
+    """Run a command on the modules of a checkout."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(checkout)}
     environment.pop("MLPSUBMIT_RUNS", None)
-    command = [sys.executable, *arguments]
     done = subprocess.run(
-        command, cwd=checkout, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=checkout,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_a_section_has_five_steps_and_ends_with_its_tests(section: str) -> None:
+def test_a_section_has_five_steps_and_runs_the_test_that_it_adds(section: str) -> None:
     text = SECTIONS[section]
     assert re.findall(r"^(\d)\. ", text, re.M) == list("12345")
-    blocks = [(kind, textwrap.dedent(block)) for _, kind, block in BLOCK.findall(text)]
-    assert [kind for kind, _ in blocks].index("bash") == len(blocks) - 1
-    *before, tests = blocks[-1][1].splitlines()
+    created = re.findall(r"^ *# (tests/\S+\.py)$", text, re.M)
+    commands = [block for language, block in blocks(text) if language == "bash"]
+    assert len(created) == 1
+    assert created[0] in commands[-1].split()
     # The page of the library is generated from the docstrings of what is exported.
-    assert before == [GENERATE] * ("# docs/library.py" in text)
-    created = [block.split("\n")[0] for kind, block in blocks if kind == "python"]
-    assert created[-1].startswith("# tests/")
-    assert created[-1].removeprefix("# ") in tests.removeprefix("pytest -q ").split()
+    assert ("python docs/library.py\n" in commands[-1]) == ("# docs/library.py" in text)
 
 
 @pytest.mark.slow
 def test_the_steps_can_be_followed(checkout: Path) -> None:
-    """All sections in one copy, then one run of all tests that they name."""
+    """All sections in one copy, each distinct command once, all tests in one process."""
     text = "".join(SECTIONS.values())
-    commands = []
-    for _, language, indented in BLOCK.findall(text):
-        block = textwrap.dedent(indented)
+    commands: dict[str, None] = {}
+    for language, block in blocks(text):
         if language == "bash":
-            commands += block.splitlines()
+            commands |= dict.fromkeys(block.splitlines())
         else:
             edit(checkout, language, block)
-    run(checkout, *GENERATE.split()[1:])
-    tests = {path for command in commands if command != GENERATE for path in command.split()[2:]}
+    pytests = [command for command in commands if command.startswith("pytest -q ")]
+    for command in commands:
+        if command not in pytests:
+            run(checkout, command)
+    tests = {path for command in pytests for path in command.split()[2:]}
     added = re.findall(r"^ *\+from \S+ import (\w+) as \1$", text, re.M)
-    assert added == ["dead_units", "spirals"]
     # The examples in all other docstrings are tested where they are.
-    chosen = f"not examples_do or {' or '.join(added)}"
-    run(checkout, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, *sorted(tests))
+    chosen = f"-k 'not examples_do or {' or '.join(added)}'"
+    run(checkout, f"pytest -q -p no:cacheprovider {chosen} {' '.join(sorted(tests))}")
 
 
 def test_the_page_has_a_section_for_each_kind() -> None:
