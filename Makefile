@@ -20,7 +20,7 @@ quickstart: $(READY)  ## Train the quickstart example, collect it, print a table
 test: check slurm  ## Everything that CI runs
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-test-quick: $(READY)  ## The tests that launch no worker processes
+test-quick: $(READY)  ## The tests that start no worker processes and train for no more than seconds
 	$(BIN)/pytest -n 2 -m "not slow"
 
 bench: $(READY)  ## Speeds as ratios in one run, under five minutes; JSON in .bench/
