@@ -1,4 +1,4 @@
-"""What the tests that follow a page work in: a copy of the repository."""
+"""A copy of the repository, for tests that follow a page."""
 
 from __future__ import annotations
 
