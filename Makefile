@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-# A real SLURM, which the tests start by themselves. It is not needed to use mlpsubmit.
+# A real SLURM, which the tests start. It is not needed to use mlpsubmit.
 SLURM := slurm-wlm slurmdbd munge mariadb-server
 
 .DEFAULT_GOAL := help
@@ -20,7 +20,7 @@ quickstart: $(READY)  ## Train the quickstart example, collect it, print a table
 test: check slurm  ## Everything that CI runs
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-test-quick: $(READY)  ## The tests that launch no worker processes
+test-quick: $(READY)  ## The tests that start no worker processes and train for no more than seconds
 	$(BIN)/pytest -n 2 -m "not slow"
 
 bench: $(READY)  ## Speeds as ratios in one run, under five minutes; JSON in .bench/
@@ -58,8 +58,8 @@ slurm:  ## Install Debian's packages of SLURM, for the tests, if run as root
 clean:  ## Remove the environment and build outputs
 	rm -rf .venv build dist *.egg-info
 
-# A virtual environment with everything pinned; made anew when the pins or the project change.
-# Debian keeps venv in a package of its own.
+# A virtual environment with everything pinned; rebuilt when the pins or the project change.
+# On Debian, venv is in a separate package.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { apt-get update && apt-get install --yes python3-venv; }
 	$(PYTHON) -m venv .venv

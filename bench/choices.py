@@ -1,9 +1,9 @@
-"""What the train loop's choices gain: threads against tasks, pack sizes, sharing, compiling.
+"""The gain from each choice of the train loop: tasks or threads, pack sizes, sharing, compiling.
 
     python bench/choices.py [--only TEXT] [--json FILE]
 
-Model-steps per second of trainings in this process, or in processes side by side, after their first
-steps. What is compared takes turns, and figures are medians.
+Model-steps per second of trainings in this process, or in concurrent processes, after their first
+steps. The variants of a comparison are interleaved, and figures are medians.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,27 +28,27 @@ from mlpsubmit.training import MLP, train
 CORES = torch.get_num_threads()
 REPEATS = 3
 
-#: Width, configs of a pack as a plan cuts them, and steps of about a second.
+#: Width, configs per pack as in a plan, and steps of about a second.
 SIZES = ((64, 16, 384), (256, 16, 64), (1024, 3, 24), (4096, 1, 4))
 
 Row = tuple[str, dict[str, float]]
 
 
-def max_concurrent(processes: int, threads: int, size: tuple[int, int, int]) -> float:
-    """Return the model-steps per second of processes that train a pack each, all together."""
+def total_speed(processes: int, threads: int, size: tuple[int, int, int]) -> float:
+    """Return the total model-steps per second of concurrent processes that train a pack each."""
     context = multiprocessing.get_context("spawn")
-    barrier, answers = context.Barrier(processes), context.Queue()
-    arguments = (threads, size, barrier, answers)
+    barrier, results = context.Barrier(processes), context.Queue()
+    arguments = (threads, size, barrier, results)
     workers = [context.Process(target=_worker, args=arguments) for _ in range(processes)]
     for worker in workers:
         worker.start()
-    speeds = [answers.get() for _ in workers]
+    speeds = [results.get() for _ in workers]
     for worker in workers:
         worker.join()
     return sum(speeds)
 
 
-def _worker(threads: int, size: tuple[int, int, int], barrier: Any, answers: Any) -> None:
+def _worker(threads: int, size: tuple[int, int, int], barrier: Any, results: Any) -> None:
     torch.set_num_threads(threads)
     width, configs, steps = size
     pack = Workload(width, configs)
@@ -55,24 +56,24 @@ def _worker(threads: int, size: tuple[int, int, int], barrier: Any, answers: Any
     barrier.wait()
     begin = time.perf_counter()
     pack.train(steps, {})
-    answers.put(configs * steps / (time.perf_counter() - begin))
+    results.put(configs * steps / (time.perf_counter() - begin))
 
 
 def threads_against_tasks() -> list[Row]:
-    """Compare as many tasks of one thread as there are cores with one task of as many threads."""
+    """Compare one task per core, of one thread each, with one task that has a thread per core."""
     rows = []
     for size in SIZES:
         ways = {
             f"{CORES} tasks of one thread": (CORES, 1),
             f"one task of {CORES} threads": (1, CORES),
         }
-        found = {name: max_concurrent(*way, size) for name, way in ways.items()}
+        found = {name: total_speed(*way, size) for name, way in ways.items()}
         rows.append((f"width {size[0]}", found))
     return rows
 
 
 def pack_sizes() -> list[Row]:
-    """Compare packs of more and more configs, on one thread."""
+    """Compare packs of 1 to 64 configs, on one thread."""
     torch.set_num_threads(1)
     rows = []
     for width, steps in ((64, 3000), (256, 256)):
@@ -81,7 +82,7 @@ def pack_sizes() -> list[Row]:
             f"{configs} configs": _training(Workload(width, configs), max(4, steps // configs))
             for configs in sizes
         }
-        rows.append((f"width {width}", _in_turn(ways)))
+        rows.append((f"width {width}", _interleaved(ways)))
     return rows
 
 
@@ -95,15 +96,15 @@ def _training(pack: Workload, steps: int) -> Callable[[], float]:
 
 
 def sharing() -> list[Row]:
-    """Compare 4 trials x 4 values of GAMMA that share their batches with 16 that do not."""
+    """Compare 4 trials x 4 values of GAMMA with and without shared batches and initial networks."""
     torch.set_num_threads(1)
     rows = []
     for width, steps in ((64, 400), (256, 60)):
         ways = {
-            "initial networks shared": lambda: _gammas(width, steps, 4),  # noqa: B023
-            "each its own": lambda: _gammas(width, steps, 16),  # noqa: B023
+            "initial networks shared": partial(_gammas, width, steps, 4),
+            "not shared": partial(_gammas, width, steps, 16),
         }
-        rows.append((f"width {width}", _in_turn(ways)))
+        rows.append((f"width {width}", _interleaved(ways)))
     return rows
 
 
@@ -125,19 +126,19 @@ def _gammas(width: int, steps: int, sources: int) -> float:
 
 
 def compiling() -> list[Row]:
-    """Compare networks of the user's own with and without torch.compile; it takes its time once."""
+    """Compare custom models with and without torch.compile, the compilation not counted."""
     torch.set_num_threads(1)
     rows = []
-    for name, network in {"tanh": _own(nn.Tanh), "GELU": _own(nn.GELU), "conv net": _conv}.items():
+    for name, network in {"tanh": _mlp(nn.Tanh), "GELU": _mlp(nn.GELU), "conv net": _conv}.items():
         ways = {f"COMPILE={on}": _compiled(network, on) for on in (True, False)}
         begin = time.perf_counter()
         ways["COMPILE=True"]()
         spent = time.perf_counter() - begin
-        rows.append((f"{name}, compiled and trained in {spent:.0f} s at first", _in_turn(ways)))
+        rows.append((f"{name} (first compiled training: {spent:.0f} s)", _interleaved(ways)))
     return rows
 
 
-def _own(nonlinearity: type[nn.Module], width: int = 64) -> Callable[[], nn.Module]:
+def _mlp(nonlinearity: type[nn.Module], width: int = 64) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         return nn.Sequential(
             *(nn.Flatten(), nn.Linear(64, width), nonlinearity()),
@@ -160,8 +161,8 @@ def _compiled(network: Callable[[], nn.Module], on: bool) -> Callable[[], float]
         functions = [_images(generator) for generator in generators]
         networks = [network() for _ in generators]
         train(networks, functions, settings, generators=generators, monitor=watch, device=DEVICE)
-        ends = watch.step_seconds[64:]  # what is compiled is so by then
-        return 16 * len(ends) / sum(ends)
+        seconds = watch.step_seconds[64:]  # compilation is over by then
+        return 16 * len(seconds) / sum(seconds)
 
     return measure
 
@@ -176,22 +177,22 @@ def _images(generator: torch.Generator) -> Callable[[int], Any]:
     return batch_fn
 
 
-def _in_turn(ways: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+def _interleaved(ways: Mapping[str, Callable[[], float]]) -> dict[str, float]:
     rounds = [{name: measure() for name, measure in ways.items()} for _ in range(REPEATS)]
-    return {name: statistics.median(one[name] for one in rounds) for name in ways}
+    return {name: statistics.median(speeds[name] for speeds in rounds) for name in ways}
 
 
 CHOICES = {
     "threads against tasks": threads_against_tasks,
     "configs of a pack, one thread": pack_sizes,
     "initial networks of 4 trials x 4 values of GAMMA, one thread": sharing,
-    "compiling networks of one's own, one thread": compiling,
+    "compiling custom models, one thread": compiling,
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--only", default="", help="choices whose name has this text")
+    parser.add_argument("--only", default="", help="choices whose name contains this text")
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
     options = parser.parse_args(arguments)
     results: dict[str, dict[str, dict[str, float]]] = {}

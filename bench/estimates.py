@@ -1,12 +1,12 @@
-"""How well a launch knows beforehand what it will take: estimates against the runs themselves.
+"""Estimates of a launch over the actual times of its run.
 
     python bench/estimates.py [--only TEXT] [--steps FACTOR] [--json FILE]
 
 Each case of ``trainloop.py`` is estimated three times: by a calibration, as ``launch --dry-run
---calibrate`` does; by the speeds of the cases before it, which is scaling; and, once it has been
-trained, by the speeds that its own run has left. The truth is what the longest task took, from the
-start of its process to its end. An estimate of the first and the third kind is good within a factor
-of 1.5; the start of a process, about the same everywhere, is also left out of the first once.
+--calibrate`` does; from the speeds of the cases before it, by scaling; and, after its run, from the
+speeds of that run. The actual time is that of the longest task, from the start of its process to
+its end. The first and third estimates are good within a factor of 1.5. The first is also given
+without the start-up of the process, which is about the same for all cases.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ GOOD = 1.5
 
 @dataclass(frozen=True)
 class Took:
-    """What the longest task of a run takes.
+    """The time of the longest task of a run.
 
     Attributes:
         seconds: from the start of its process to its end.
-        startup: what of that goes by before its first pack.
+        startup: seconds of these before its first pack.
     """
 
     seconds: float
@@ -110,7 +110,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
 
 
 def line(result: dict[str, Any]) -> str:
-    """Return a row of the table: seconds, and estimates as ratios to the truth."""
+    """Return a row of the table: seconds, and estimates over the actual time."""
     scaled = "-" if result["scaled"] is None else f"{result['scaled']:.2f}"
     return (
         f"{result['case']:<38}{result['seconds']:>6.1f} s{result['calibrated_seconds']:>10.1f} s"
@@ -121,8 +121,10 @@ def line(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--only", default="", help="cases whose name has this text")
-    parser.add_argument("--steps", type=float, default=1.0, help="times the steps of trainloop.py")
+    parser.add_argument("--only", default="", help="cases whose name contains this text")
+    parser.add_argument(
+        "--steps", type=float, default=1.0, help="factor on the steps of trainloop.py"
+    )
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
     options = parser.parse_args(arguments)
     print(f"{'':<38}{'run':>8}{'calibrated':>12}{'ratio':>8}{'no start':>10}", end="")

@@ -1,8 +1,8 @@
-"""How much faster empirical_ntk is than one backward pass per row, on this machine as it is.
+"""The speed of empirical_ntk over that of one backward pass per row.
 
     python bench/ntk.py [--repeats N] [--json FILE]
 
-Both ways take turns in one process; times are medians. The kernels are compared before.
+Both are interleaved in one process; times are medians. First the kernels are checked to be equal.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def row_by_row(model: nn.Module, X: Tensor) -> Tensor:
 
 
 def seconds(function: Callable[[], Any], calls: int) -> float:
-    """Return the seconds that one call takes, the mean of a few in a row."""
+    """Return the seconds per call, the mean of consecutive calls."""
     start = time.perf_counter()
     for _ in range(calls):
         function()
@@ -45,12 +45,12 @@ def seconds(function: Callable[[], Any], calls: int) -> float:
 
 
 def measure(d_in: int, repeats: int) -> dict[str, Any]:
-    """Time both ways for networks with so many inputs."""
+    """Time both for networks of one input dimension."""
     generator = torch.Generator().manual_seed(0)
     model = MLP(d_in, WIDTH, DEPTH)
     parametrize(model, "mup", generator=generator)
     X = torch.randn(ROWS, d_in, generator=generator)
-    # The first calls, which allocate and spawn threads, are not timed.
+    # These first calls, which allocate and spawn threads, are not timed.
     torch.testing.assert_close(empirical_ntk(model, X), row_by_row(model, X), rtol=1e-3, atol=1e-4)
     slow, fast = [], []
     for _ in range(repeats):
@@ -70,7 +70,7 @@ def measure(d_in: int, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--repeats", type=int, default=7, help="times that both ways take turns")
+    parser.add_argument("--repeats", type=int, default=7, help="repetitions of each measurement")
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
     options = parser.parse_args()
     results = [measure(d_in, options.repeats) for d_in in INPUTS]

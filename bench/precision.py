@@ -1,15 +1,15 @@
-"""How much the losses of a training differ under PRECISION=tf32 and bf16 from those of fp32.
+"""The difference of losses under PRECISION=tf32 and bf16 from those of fp32.
 
     python bench/precision.py [--full] [--only TEXT] [--json FILE]
 
-Equal seeds, data and settings; the differences are those of the smoothed train loss at some steps,
-of the final loss on the test set offline, and of the timekeys of thresholds at 50, 30 and 20% of
-the first loss: relative to fp32, the largest of all configs. Two yardsticks: fp32 against float64,
-and fp32 against itself with another seed, so other weights and data.
+Seeds, data and settings are equal. Printed is the largest relative difference from fp32 over all
+configs: of the smoothed train loss at some steps, of the final test loss offline, and of the
+timekeys of thresholds at 50, 30 and 20% of the first loss. For comparison: float64, and fp32 with
+another seed, that is, with other weights and data.
 
-TF32 is a mode of NVIDIA's tensor cores since Ampere. On such a device it is used as it is;
-elsewhere fp32 is trained with the factors of every matrix product rounded as TF32 does, forward and
-backward (``tf32.py``). bf16 is autocast to bfloat16 on any device: 7 explicit mantissa bits.
+TF32 is a mode of NVIDIA's tensor cores since Ampere. On other devices it is emulated: training in
+fp32, with the factors of every matrix product rounded to TF32, forward and backward (``tf32.py``).
+bf16 is autocast to bfloat16 on any device: 7 explicit mantissa bits.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One training, made in every precision.
+    """One training, repeated in every precision.
 
     Attributes:
-        steps: gradient steps, fewer than with ``--full`` where a step takes long.
-        lr: by default mlpsubmit's; at ten times that the loss rises before it falls, and a
-            difference grows faster.
+        steps: gradient steps; without ``--full`` fewer for large widths.
+        lr: by default mlpsubmit's; at ten times that the loss rises before it falls, and
+            differences grow faster.
     """
 
     name: str
@@ -87,14 +87,14 @@ def tf32(case: Case) -> Trained:
     """Train under TF32, or its emulation.
 
     Raises:
-        RuntimeError: where the emulation has missed matrix products.
+        RuntimeError: if the emulation has missed matrix products.
     """
     if HAS_TF32:
         return case.train("tf32")
     with Tf32Products() as products:
         trained = case.train()
     share = products.operations / case.workload.operations(case.steps, evaluations=2)
-    if not 0.95 < share < 1.05:  # a read-out of one output may be no matrix product
+    if not 0.95 < share < 1.05:  # a read-out of one output may not be a matrix product
         raise RuntimeError(f"{case.name}: {share:.0%} of the products' operations were rounded")
     return trained
 
@@ -108,7 +108,7 @@ VARIANTS: dict[str, Callable[[Case], Trained]] = {
 
 
 def differences(trained: Trained, exact: Trained) -> dict[str, Any]:
-    """Return the largest relative differences from fp32, of all configs and thresholds."""
+    """Return the largest relative differences from fp32 over all configs and thresholds."""
     made = trained.train_loss.shape[1]
     keys, exact_keys = trained.timekeys[:, :-1], exact.timekeys[:, :-1]
     crossed = (keys >= 0) & (exact_keys >= 0)
@@ -130,7 +130,7 @@ def _largest(values: Array, exact: Array) -> float:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Train a case in every variant."""
+    """Train a case in every variant and compare it with fp32."""
     exact = case.train()
     return {
         "case": case.name,
@@ -160,10 +160,10 @@ def _shown(difference: float | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--full", action="store_true", help=f"{STEPS} steps of every case")
-    parser.add_argument("--only", default="", help="cases whose name has this text")
+    parser.add_argument("--only", default="", help="cases whose name contains this text")
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
     options = parser.parse_args(arguments)
-    print(f"{DEVICE}; TF32 is {'that of the device' if HAS_TF32 else 'emulated'}")
+    print(f"{DEVICE}; TF32 is {'native' if HAS_TF32 else 'emulated'}")
     titles = [f"step {step}" for step in SHOWN] + ["last", "test", "timekeys", "in steps"]
     print(f"{'':<40}" + "".join(f"{title:>10}" for title in titles))
     results = []

@@ -1,8 +1,8 @@
-"""The unpacked loop that mlpsubmit is measured against, as researchers write it.
+"""The plain loop that mlpsubmit is compared with, as researchers write it.
 
-One ``nn.Module`` at a time, layers whose forward functions are scaled, ``torch.optim.SGD`` with a
-parameter group per tensor, the output centred by a second forward pass of a frozen copy, the losses
-read back by ``.item()`` at every step, offline a test loss at every step, one thread.
+One ``nn.Module`` at a time, layers whose forward functions are scaled, ``torch.optim`` with a
+parameter group per tensor, the output centred by a second forward pass of a frozen copy, losses
+read by ``.item()`` at every step, offline a test loss at every step, one thread.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Gained(nn.Module):
 
 
 def scaled(model: nn.Sequential, gamma: float) -> nn.Sequential:
-    """Return a network with the multipliers and initial weights of the parametrization mup."""
+    """Return the network with the multipliers and initial weights of mup."""
     layers = [module for module in model if isinstance(module, (nn.Linear, nn.Conv2d))]
     width = max(layer.weight.shape[0] for layer in layers[:-1])
     parts: list[nn.Module] = []
@@ -63,14 +63,14 @@ def reference_speed(
     test: tuple[Tensor, Tensor] | None = None,
     seconds: float = 1.0,
 ) -> float:
-    """Return the steps per second that the plain loop makes with a network.
+    """Return the gradient steps per second of the plain loop.
 
     Args:
-        model: Linear, Conv2d and ReLU modules in a row.
+        model: Linear, Conv2d, ReLU and Flatten modules.
         batch_fn: returns the batches of online training.
-        fixed: the training set of offline training, in place of ``batch_fn``.
+        fixed: the training set of offline training, instead of ``batch_fn``.
         test: the test set, evaluated at every step.
-        seconds: duration of the measurement, after a tenth of it to warm up.
+        seconds: duration of the measurement, after a warm-up of a tenth of it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,12 +1,12 @@
-"""What a sweep costs before and after its training, by its number of configs.
+"""The cost of a sweep before and after its training, against its number of configs.
 
     python bench/scale.py [--largest N] [--finished N] [--only TEXT] [--json FILE]
 
-Every command is a process of its own, from its start to its end. So is the plan, and what a launch
-writes before it submits, without the start of Python. Peaks are of resident memory. Finished runs
-are written without having been trained. The growth of a figure is how many times more of it there
-is than for a tenth of the configs, beyond what the smallest sweep takes: about 10 is linear, less
-is hidden by what does not grow, and what is clearly more is marked with "!".
+Every command is a new process, timed from its start to its end. So are the plan and the part of a
+launch before its submission, timed without the start of Python. Peaks are of resident memory.
+Results of finished runs are written without training. The growth of a figure is its ratio to that
+of a tenth of the configs, both after subtracting the smallest sweep's: about 10 is linear, constant
+costs make it less, and clearly more is marked with "!".
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SMALLEST = 1000
 #: Differences below these are noise, in the units of figures.
 NOISE = {"s": 0.3, "MB": 20.0, "kB": 10.0}
 
-#: What a launch writes that could grow with its sweep.
+#: Files of a launch that could grow with its sweep.
 FILES = (
     *("sweep.pkl", "sweep.json", "plan.json"),
     *("submissions/000/intent.json", "submissions/000/array.0.sh"),
@@ -36,7 +36,7 @@ FILES = (
 #: Growth that is clearly more than linear.
 SUSPICIOUS = 15.0
 
-#: A sweep whose batch function writes down when the first gradient step has been made.
+#: A sweep whose batch function records the time of the first gradient step.
 SMALL_SPEC = """
 import time
 from pathlib import Path
@@ -83,13 +83,13 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Workload:
-    """A kind of sweep, whose number of configs its trials make up.
+class SweepKind:
+    """A kind of sweep, of any number of configs through its number of trials.
 
     Attributes:
-        axes: all but the trials, as a spec has them.
-        points: how many points these have that stay.
-        more: what else the spec says.
+        axes: all axes but the trials, as source text.
+        points: the number of their points, without excluded ones.
+        more: further arguments of the sweep, as source text.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Workload:
     more: str
 
     def spec(self, folder: Path, configs: int, more: int = 0) -> Path:
-        """Write the spec of a sweep of so many configs, and of so many more trials."""
+        """Write the spec of a sweep with a number of configs and ``more`` extra trials."""
         name = f"{self.name}-{configs}"
         path = folder / f"{name}+{more}.py"
         trials = configs // self.points + more
@@ -107,13 +107,13 @@ class Workload:
 
 
 KINDS = (
-    Workload(
+    SweepKind(
         "numeric",
         axes='"LR": np.geomspace(1e-3, 1, 10), "GAMMA": np.geomspace(1e-2, 1e2, 20)',
         points=200,
         more="WIDTH=64",
     ),
-    Workload(
+    SweepKind(
         "widths",
         axes='"WIDTH": [16, 32, 64, 128, 256], "LR": np.geomspace(1e-3, 1, 10)',
         points=40,
@@ -123,7 +123,7 @@ KINDS = (
 
 
 def planned(spec: Path) -> int:
-    """Plan a spec as launch does; return how many configs it has."""
+    """Plan a spec as launch does; return its number of configs."""
     from mlpsubmit.jobs.plan import make_plan
     from mlpsubmit.spec.load import load_spec
 
@@ -132,7 +132,7 @@ def planned(spec: Path) -> int:
 
 
 def created(spec: Path, runs: Path) -> Path:
-    """Write what a launch writes before it submits; return the run's folder."""
+    """Write the files of a launch up to its submission; return the run's folder."""
     from finished import created_run
 
     return created_run(spec, runs)
@@ -145,23 +145,20 @@ def finish(spec: Path, path: Path, missing: int) -> None:
     finish(spec, path, missing)
 
 
-# ---- what is measured --------------------------------------------------------------------------
-
-
 class Bench:
-    """Measures, and prints each figure as it comes."""
+    """Measures costs, and prints each figure as soon as it is known."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.figures: list[Figure] = []
 
-    def note(self, kind: str, what: str, configs: int, cost: Cost) -> None:
-        """Keep what a process took."""
+    def record(self, kind: str, what: str, configs: int, cost: Cost) -> None:
+        """Record the cost of a process."""
         self._add(Figure(kind, what, configs, cost.seconds, "s"))
         self._add(Figure(kind, f"{what}, peak", configs, cost.peak, "MB"))
 
-    def note_bytes(self, kind: str, what: str, configs: int, count: int) -> None:
-        """Keep the size of something."""
+    def record_bytes(self, kind: str, what: str, configs: int, count: int) -> None:
+        """Record a size in bytes."""
         self._add(Figure(kind, what, configs, count / 1000, "kB"))
 
     def _add(self, figure: Figure) -> None:
@@ -173,7 +170,7 @@ class Bench:
         )
 
     def growth(self, figure: Figure) -> float | None:
-        """Return how many times a figure is that of a tenth of the configs, beyond the start."""
+        """Return the ratio to the figure of a tenth of the configs, less the smallest sweep's."""
         same = {
             other.configs: other.value
             for other in self.figures
@@ -193,7 +190,7 @@ class Bench:
         return f"  x{growth:.1f}" + (" !" if growth > SUSPICIOUS else "")
 
     def start_up(self, repeats: int = 3) -> None:
-        """Measure a small local run from its launch on, and the start of commands."""
+        """Measure a small local run up to its first step, and commands on a small run."""
         spec, clock = self.folder / "small.py", self.folder / "first-step"
         spec.write_text(SMALL_SPEC.format(clock=str(clock)))
         runs = ("--runs-dir", self.folder / "small")
@@ -201,56 +198,58 @@ class Bench:
         command("launch", spec, *runs, "--executor", "local", folder=self.folder)
         seconds = float(clock.read_text()) - launched
         self._add(Figure("small", "launch, to the first step", 2, seconds, "s"))
-        for what, words in {
+        for what, line in {
             "--help": ("--help",),
             "status": ("status", *runs),
             "launch --dry-run": ("launch", "--dry-run", "--fresh", spec, *runs),
         }.items():
-            costs = [command(*words, folder=self.folder) for _ in range(repeats)]
-            self.note("small", what, 2, min(costs, key=lambda cost: cost.seconds))
+            costs = [command(*line, folder=self.folder) for _ in range(repeats)]
+            self.record("small", what, 2, min(costs, key=lambda cost: cost.seconds))
 
-    def before(self, kind: Workload, configs: int) -> Path:
-        """Measure what comes before training; return the run that it leaves."""
+    def before(self, kind: SweepKind, configs: int) -> Path:
+        """Measure everything before training; return the folder of the created run."""
         spec, runs = kind.spec(self.folder, configs), self.folder / f"runs-{configs}"
         count, cost = apart(planned, spec)
         if count != configs:
             raise RuntimeError(f"{spec} has {count} configs")
-        self.note(kind.name, "plan", configs, cost)
+        self.record(kind.name, "plan", configs, cost)
         cost = command("launch", "--dry-run", spec, "--runs-dir", runs, folder=self.folder)
-        self.note(kind.name, "launch --dry-run", configs, cost)
+        self.record(kind.name, "launch --dry-run", configs, cost)
         path: Path
         path, cost = apart(created, spec, runs)
-        self.note(kind.name, "launch, to the submission", configs, cost)
+        self.record(kind.name, "launch, to the submission", configs, cost)
         for file in FILES:
             name = file.rpartition("/")[-1]
-            self.note_bytes(kind.name, name, configs, (path / file).stat().st_size)
+            self.record_bytes(kind.name, name, configs, (path / file).stat().st_size)
         return path
 
-    def after(self, kind: Workload, configs: int, path: Path) -> None:
-        """Measure what comes after the training of a run, of which two packs are missing."""
+    def after(self, kind: SweepKind, configs: int, path: Path) -> None:
+        """Measure everything after training, on a run with two missing packs."""
         spec, out = kind.spec(self.folder, configs), self.folder / "results.nc"
         apart(finish, spec, path, 2)
         cost = command("status", path, folder=self.folder, fails=True)
-        self.note(kind.name, "status", configs, cost)
+        self.record(kind.name, "status", configs, cost)
         cost = command("collect", path, "--out", out, folder=self.folder, fails=True)
-        self.note(kind.name, "collect", configs, cost)
-        self.note_bytes(kind.name, "collected .nc", configs, out.stat().st_size)
+        self.record(kind.name, "collect", configs, cost)
+        self.record_bytes(kind.name, "collected .nc", configs, out.stat().st_size)
 
-    def again(self, kind: Workload, configs: int, path: Path) -> None:
-        """Measure a launch of a finished sweep with a trial more, and a resume of what it lacks."""
+    def again(self, kind: SweepKind, configs: int, path: Path) -> None:
+        """Measure a launch of a finished sweep with one more trial, and a resume."""
         more, runs = kind.spec(self.folder, configs, more=1), path.parents[1]
         cost = command("launch", "--dry-run", more, "--runs-dir", runs, folder=self.folder)
-        self.note(kind.name, "launch --dry-run, with reuse", configs, cost)
+        self.record(kind.name, "launch --dry-run, with reuse", configs, cost)
         cost = command("resume", path, "--executor", "local", "--detach", folder=self.folder)
-        self.note(kind.name, "resume, to the submission", configs, cost)
+        self.record(kind.name, "resume, to the submission", configs, cost)
         command("cancel", path, folder=self.folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--largest", type=int, default=10**6, help="configs of the largest sweep")
-    parser.add_argument("--finished", type=int, default=10**5, help="those of the largest run")
-    parser.add_argument("--only", default="", help="kinds of sweeps whose name has this text")
+    parser.add_argument(
+        "--finished", type=int, default=10**5, help="configs of the largest finished run"
+    )
+    parser.add_argument("--only", default="", help="kinds of sweeps whose name contains this text")
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
@@ -261,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 run = bench.before(kind, configs)
                 if configs <= options.finished:
                     bench.after(kind, configs, run)
-                    if kind is KINDS[0]:  # what it compares knows no kinds
+                    if kind is KINDS[0]:  # reuse and resume do not depend on the kind
                         bench.again(kind, configs, run)
     if options.json:
         options.json.write_text(json.dumps([asdict(figure) for figure in bench.figures], indent=2))

@@ -1,9 +1,9 @@
-"""TF32 on devices that have none: matrix products whose factors are rounded to 10 bits.
+"""TF32 emulated: matrix products whose factors are rounded to 10 explicit mantissa bits.
 
 TF32 has the 8 exponent bits of float32 and 10 of its 23 explicit mantissa bits. A tensor core
 rounds float32 factors to it, multiplies them without loss, and adds the products up in float32:
 https://developer.nvidia.com/blog/accelerating-ai-training-with-tf32-tensor-cores/. Here the factors
-are rounded to the nearest, and the products added up by the device's own float32 product.
+are rounded to nearest, and multiplied by the device's float32 matrix product.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Tf32Products", "to_tf32"]
 _DROPPED = 13
 
 _ATEN = torch.ops.aten
-#: The place of the first of the two factors among the arguments of each matrix product.
+#: The position of the first of the two factors among the arguments of each matrix product.
 _FACTORS = {
     _ATEN.mm: 0,
     _ATEN.bmm: 0,
@@ -44,7 +44,7 @@ class Tf32Products(TorchDispatchMode):
     """A context in which float32 matrix products have their factors rounded, backward too.
 
     Attributes:
-        operations: floating-point operations in the products that were rounded so far.
+        operations: floating-point operations in the products rounded so far.
     """
 
     def __init__(self) -> None:
@@ -58,9 +58,9 @@ class Tf32Products(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        place = _FACTORS.get(func.overloadpacket)
-        if place is not None and args[place].dtype == torch.float32:
-            A, B = args[place : place + 2]
+        position = _FACTORS.get(func.overloadpacket)
+        if position is not None and args[position].dtype == torch.float32:
+            A, B = args[position : position + 2]
             self.operations += 2 * A.numel() * B.shape[-1]
-            args = (*args[:place], to_tf32(A), to_tf32(B), *args[place + 2 :])
+            args = (*args[:position], to_tf32(A), to_tf32(B), *args[position + 2 :])
         return func(*args, **(kwargs or {}))

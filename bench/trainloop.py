@@ -1,13 +1,12 @@
-"""How many model-steps a local run makes per second: against a plain loop, and of the machine.
+"""Model-steps per second of a local run, over a plain loop, and as matmul utilization.
 
     python bench/trainloop.py [--repeats N] [--only TEXT] [--json FILE]
 
-A model-step is one gradient step of one network. The speed of a run is that of its training, all
-workers together, without their start: steps by the seconds of the task that trains longest. It is
-compared with the unpacked loop of ``reference.py``, one thread, and with the machine, as matmul
-utilization: the FLOPs in matrix products that the method needs, over the measured rate of large
-products on all cores. All three take turns in one process, and figures are medians, so that ratios
-hold on shared machines.
+A model-step is one gradient step of one network. The speed of a run is the model-steps of all tasks
+over the training seconds of the longest task, without start-up. It is compared with the plain loop
+of ``reference.py`` on one thread. Matmul utilization is the FLOPs in matrix products that the
+method needs, over those of large products on all cores in the same time. All three are interleaved
+in one process, and figures are medians, so that ratios hold on shared machines.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ class Case:
     """One comparison.
 
     Attributes:
-        network: makes the network of the plain loop; the run's is of the same shapes.
+        network: constructs the network of the plain loop, of the same shapes as the run's.
         steps: gradient steps of the run: some seconds of training.
-        settings: of the sweep.
-        test_rows: of the test set, where it is evaluated at every step.
-        every: steps from one evaluation of the test set to the next.
-        initial_networks: distinct initial networks of the configs; by default one each.
+        settings: hyperparameters of the sweep.
+        test_rows: rows of the test set, offline; 0 online.
+        every: steps between evaluations of the test set.
+        initial_networks: distinct initial networks; by default one per config.
     """
 
     name: str
@@ -73,13 +72,13 @@ class Case:
 
 
 def mlp(width: int) -> nn.Sequential:
-    """Return two hidden layers."""
+    """Return an MLP of two hidden layers."""
     layers = (nn.Linear(D, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
     return nn.Sequential(*layers, nn.Linear(width, 1))
 
 
 def conv(channels: int = 8) -> nn.Sequential:
-    """Return two convolutions and a read-out, for images of 8 x 8 pixels."""
+    """Return a network of two convolutions and a read-out, for images of 8 x 8 pixels."""
     first, second = nn.Conv2d(1, channels, 3), nn.Conv2d(channels, channels, 3)
     return nn.Sequential(
         first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(16 * channels, 1)
@@ -136,7 +135,7 @@ CASES = (
     Case("online, width 256, adam", lambda: mlp(256), 200, {"WIDTH": 256, "OPTIMIZER": "adam"}),
     Case("online, conv net", conv, 120, {"MODEL": conv}),
 )
-#: On a GPU, where a step of the others takes less than its launch.
+#: For GPUs, on which a step of the other cases takes less time than launching its kernels.
 GPU_CASES = (
     Case("online, width 64, 512 configs", lambda: mlp(64), 2000, {"WIDTH": 64}, axes=MANY),
     Case("online, width 256, 512 configs", lambda: mlp(256), 2000, {"WIDTH": 256}, axes=MANY),
@@ -194,7 +193,7 @@ def _seconds_of_tasks(path: Path) -> list[float]:
 
 
 def plain_speed(case: Case, seconds: float) -> float:
-    """Return the model-steps per second of the unpacked loop, on the device of the run."""
+    """Return the model-steps per second of the plain loop, on the device of the run."""
     device = torch.device("cuda" if CUDA else "cpu")
     generator = torch.Generator(device).manual_seed(0)
     image = case.settings.get("MODEL") is not None
@@ -214,7 +213,7 @@ def plain_speed(case: Case, seconds: float) -> float:
 
 
 def operations(case: Case) -> float:
-    """Return the floating-point operations in matrix products that one model-step needs."""
+    """Return the FLOPs in matrix products that one model-step needs."""
     image = case.settings.get("MODEL") is not None
     X, y = products(case.batch, torch.Generator(), image)(0)
     model = case.network()
@@ -230,7 +229,7 @@ def operations(case: Case) -> float:
 
 
 def matmul_rate(precision: str = "fp32", seconds: float = 0.5) -> float:
-    """Return the floating-point operations per second of large matrix products on the device."""
+    """Return the FLOPs per second of large matrix products on the device."""
     n, kind = (8192, "cuda") if CUDA else (1024, "cpu")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     A, B = (torch.randn(n, n, device=kind, dtype=dtype) for _ in range(2))
@@ -253,7 +252,7 @@ def _rate(case: Case) -> float:
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
-    """Measure a case: run, plain loop and machine in turn."""
+    """Measure a case: the run, the plain loop and the matmul rate, interleaved."""
     rounds = [(packed_speed(case), plain_speed(case, 1.0), _rate(case)) for _ in range(repeats)]
     needed = operations(case)
     return {
@@ -270,8 +269,8 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--repeats", type=int, default=2, help="times that all take turns")
-    parser.add_argument("--only", default="", help="cases whose name has this text")
+    parser.add_argument("--repeats", type=int, default=2, help="repetitions of each measurement")
+    parser.add_argument("--only", default="", help="cases whose name contains this text")
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
     options = parser.parse_args(arguments)
     cases = [c for c in (*CASES, *(GPU_CASES if CUDA else ())) if options.only in c.name]

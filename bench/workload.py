@@ -1,4 +1,4 @@
-"""What the benchmarks of one process train: a pack of networks on an easy task, and its clock."""
+"""A pack of networks on an easy task, and a stopwatch: used by the single-process benchmarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def polynomials(d: int, bsz: int, gen: torch.Generator) -> BatchFn:
-    """Batch function: Gaussian inputs, and x0 + x0 x1, which a network learns in some 100 steps."""
+    """Batch function: Gaussian inputs, y = x0 + x0 x1, learned in about 100 steps."""
 
     def batch_fn(step: int) -> tuple[Tensor, Tensor]:
         X = torch.randn(bsz, d, generator=gen, device=gen.device)
@@ -31,12 +31,12 @@ def polynomials(d: int, bsz: int, gen: torch.Generator) -> BatchFn:
 
 @dataclass(frozen=True)
 class Workload:
-    """A pack of MLPs of two hidden layers that differ in their trial.
+    """A pack of MLPs of two hidden layers, one per trial.
 
     Attributes:
-        batch: samples per step, offline those of the training set.
-        d: input dimensions.
-        test_rows: of the test set, where there is one: then the training is offline.
+        batch: samples per step, offline the size of the training set.
+        d: input dimension.
+        test_rows: rows of the test set; training is offline if there are any.
     """
 
     width: int
@@ -55,7 +55,7 @@ class Workload:
         monitor: Monitor | None = None,
         grabs: Mapping[str, Callable[..., Any]] | None = None,
     ) -> Trained:
-        """Train the pack from the beginning; equal arguments give equal results."""
+        """Train the pack; equal arguments give equal results."""
         seeds = [streams(seed, trial) for trial in range(self.configs)]
         generators = [torch.Generator(DEVICE).manual_seed(one.train) for one in seeds]
         test = polynomials(
@@ -74,14 +74,14 @@ class Workload:
         )
 
     def operations(self, steps: int, evaluations: int) -> float:
-        """Return the floating-point operations in matrix products of a training.
+        """Return the FLOPs in matrix products of a training.
 
-        A product with all weights takes two per weight and sample. A step has one forward and two
-        backward, but for the inputs of the first layer. The network at initialisation is evaluated
-        at every step online, and offline once on each set.
+        A product with all weights takes 2 FLOPs per weight and sample. A step has one forward and
+        two backward, except with respect to the inputs of the first layer. The network at
+        initialisation is evaluated at every step online, and offline once on each set.
 
         Args:
-            evaluations: of the test set.
+            evaluations: how often the test set is evaluated.
         """
         weights = self.width * (self.d + self.width + 1)
         made = steps * self.batch * (3 * weights - self.d * self.width)
@@ -93,16 +93,16 @@ class Workload:
 
 
 class Stopwatch:
-    """A monitor that times a training, and passes on to another monitor what it is told.
+    """A monitor that times a training and forwards every call to another monitor.
 
     Args:
-        wait: for the device at every step, so that :attr:`step_seconds` hold on a GPU too.
+        wait: synchronise with the device at every step, for :attr:`step_seconds` on a GPU.
 
     Attributes:
         seconds: from the end of the first step to the last read-back.
-        steps: made in that time.
-        save_seconds: of each save, the copy of the state included.
-        told_seconds: that the other monitor took otherwise, to be asked and told.
+        steps: gradient steps in that time.
+        save_seconds: of each save, including the copy of the state.
+        told_seconds: in all other calls of the other monitor.
     """
 
     def __init__(self, inner: Monitor | None = None, wait: bool = False) -> None:

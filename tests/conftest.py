@@ -43,7 +43,7 @@ sweep = Sweep(
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended, and what it printed."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -52,7 +52,7 @@ class Outcome:
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own to work in, with the spec ``small.py``."""
+    """An empty working directory with the spec ``small.py``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLPSUBMIT_RUNS", raising=False)
     (tmp_path / "small.py").write_text(SPEC)
@@ -63,7 +63,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def mlpsubmit(
     workplace: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Outcome]:
-    """Run a command of the command line, as its entry point does."""
+    """Return a function that runs an mlpsubmit command in this process."""
 
     def run(*arguments: Any) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["mlpsubmit", *map(str, arguments)])
@@ -79,7 +79,7 @@ def mlpsubmit(
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Keep to one core: at these sizes more threads only wait for each other."""
+    """Use one thread: at these sizes more threads only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -87,13 +87,13 @@ def _one_thread() -> Iterator[None]:
 
 
 def pytest_configure() -> None:
-    """Give each of several workers one thread: two that share two cores wait for each other."""
+    """Give each of several xdist workers one thread, as they share the cores."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave tests that need a GPU out of the collection on machines that have none."""
+    """Deselect tests that need a GPU on machines without one."""
     if not torch.cuda.is_available():
         without = [item for item in items if item.get_closest_marker("gpu") is None]
         config.hook.pytest_deselected(items=[item for item in items if item not in without])

@@ -1,4 +1,4 @@
-"""bench/precision.py measures what it says, at sizes at which that takes no time."""
+"""bench/precision.py at small sizes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_differences_are_in_the_order_of_the_precisions(cases, precision, monkey
         assert result["tf32"]["train_loss"]["1"] == 0  # centred: the first outputs are zero
 
 
-def test_a_moved_timekey_is_told_in_steps_and_relative_to_fp32(cases, precision):
+def test_a_moved_timekey_is_shown_in_steps_and_relative_to_fp32(cases, precision):
     exact = cases[0].train()
     exact.timekeys[:] = [[10, 20, 40, -1]] * 2
     moved = cases[0].train()

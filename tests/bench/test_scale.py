@@ -100,7 +100,7 @@ def finished(bench, tmp_path):
     def write_run(packs, size=2):
         folder = tmp_path / f"{packs}-{size}"
         folder.mkdir()
-        kind = bench("scale").Workload(
+        kind = bench("scale").SweepKind(
             "growth", '"LR": [0.1, 1.0]', 2, f"WIDTH=64, PACK_SIZE={size}"
         )
         spec = kind.spec(folder, packs * size)
@@ -194,12 +194,12 @@ def test_the_benchmark_measures_every_command_at_its_smallest_size(bench, tmp_pa
     ("values", "shown"),
     [((1.0, 2.0, 11.0), "x10.0"), ((1.0, 2.0, 101.0), "x100.0 !"), ((1.0, 1.0, 1.1), "x0.3")],
 )
-def test_growth_is_told_beyond_what_the_smallest_takes(values, shown, bench, tmp_path):
+def test_growth_is_relative_to_the_smallest_sweep(values, shown, bench, tmp_path):
     scale = bench("scale")
-    told = scale.Bench(Path(tmp_path))
-    told.figures = [
+    measured = scale.Bench(Path(tmp_path))
+    measured.figures = [
         scale.Figure("numeric", "plan", 10**power, value, "s")
         for power, value in zip((3, 4, 5), values, strict=True)
     ]
-    assert told.grown(told.figures[-1]).strip() == shown
-    assert told.grown(told.figures[0]) == told.grown(told.figures[1]) == ""
+    assert measured.grown(measured.figures[-1]).strip() == shown
+    assert measured.grown(measured.figures[0]) == measured.grown(measured.figures[1]) == ""

@@ -1,4 +1,4 @@
-"""The examples show what they say they show."""
+"""The examples run, and their results are those that they claim."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_quickstart_learns_digits(workplace: Path) -> None:
         if "step" in dataset.test_loss.dims
         else dataset.test_loss.isel(eval_step=-1)
     )
-    # Guessing costs 1; the labels of unseen images are predicted from their pixels.
+    # Guessing has loss 1; the labels of unseen images are predicted from their pixels.
     assert (test < 0.4).all()
     # Rich training (large gamma) moves the first layer further than lazy training.
     moved = dataset.moved.isel(grab_step=-1, moved_dim0=0).mean("trial")
@@ -56,10 +56,10 @@ def test_the_quickstart_learns_digits(workplace: Path) -> None:
     assert np.isfinite(dataset.moved).all()
 
 
-def test_a_script_in_the_style_of_mlpscape_runs_and_goes_on(workplace: Path) -> None:
+def test_a_script_in_the_style_of_mlpscape_trains_only_what_is_missing(workplace: Path) -> None:
     """Monomials are learned in the order of their eigenvalues; a second trial trains alone."""
 
-    def told(*arguments: str) -> list[list[int]]:
+    def printed_steps(*arguments: str) -> list[list[int]]:
         done = subprocess.run(
             [sys.executable, str(EXAMPLES / "mlpscape_style.py"), *arguments],
             env={**os.environ, "EXPTPATH": str(workplace)},
@@ -72,11 +72,11 @@ def test_a_script_in_the_style_of_mlpscape_runs_and_goes_on(workplace: Path) -> 
         assert [gamma for gamma, _ in steps] == ["0.3", "1"] * 3
         return [[int(float(step)) for step in row.split(",")] for _, row in steps]
 
-    once = told()
+    once = printed_steps()
     slow, fast = once[::2], once[1::2]
     assert 0 < slow[0][0] < slow[1][0] < slow[2][0]
     assert 0 < fast[0][0] < fast[1][0] < fast[2][0]
-    twice = told("--NUM_TRIALS", "2")
+    twice = printed_steps("--NUM_TRIALS", "2")
     assert [row[:1] for row in twice] == once
     first, second = map(open_run, runs_of(workplace / "mlpruns" / "mlpscape_style"))
     assert first.status().done == 6

@@ -1,4 +1,4 @@
-"""What developers rely on: `make help`, the hooks before a commit, a README in each folder."""
+"""`make help`, the hooks before a commit, and the READMEs of folders agree with the code."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_hooks_before_a_commit_are_make_check() -> None:
     recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.M)
     assert recipe is not None
     checks = [line.strip() for line in recipe[1].replace("$(BIN)", ".venv/bin").splitlines()]
-    # The hooks get the changed files as arguments, and repair what make only reports.
+    # The hooks get the changed files as arguments, and fix what make only reports.
     plain = [re.sub(r" --check| --fix| \.$", "", line) for line in [*hooks, *checks]]
     assert plain[: len(hooks)] == plain[len(hooks) :]
 
@@ -67,18 +67,18 @@ def test_a_folders_readme_names_files_that_exist(folder: str) -> None:
 
 
 def _contract(layer: str) -> tuple[list[str], list[str]]:
-    """Return the next layers below one, and which of all below are forbidden to it besides."""
+    """Return the layers just below one, and the lower ones that it must not import all the same."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contracts = settings["tool"]["importlinter"]["contracts"]
     layers = [line.split(" | ") for line in contracts[0]["layers"]]
-    place = next(number for number, names in enumerate(layers) if layer in names)
+    position = next(number for number, names in enumerate(layers) if layer in names)
     forbidden = [
         name.removeprefix("mlpsubmit.")
         for contract in contracts
         if contract.get("source_modules") == [f"mlpsubmit.{layer}"]
         for name in contract["forbidden_modules"]
     ]
-    return layers[place + 1], [name for name in forbidden if "." not in name]
+    return layers[position + 1], [name for name in forbidden if "." not in name]
 
 
 @pytest.mark.parametrize(("package", "folder"), PACKAGES.items())

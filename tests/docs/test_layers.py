@@ -1,4 +1,4 @@
-"""The layers in CONTRIBUTING are those of the contract that `make check` holds."""
+"""The layers in CONTRIBUTING are those of the contract in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_table_of_layers_is_the_contract() -> None:
     assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == contract()
 
 
-def test_the_picture_of_layers_runs_as_the_contract_does() -> None:
+def test_the_picture_of_layers_has_the_order_of_the_contract() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     picture = text[text.index("what the user calls") : text.index("| layer |")]
     layers = [name for layer in contract() for name in layer if name != "__main__"]

@@ -1,4 +1,4 @@
-"""docs/library.md and the docstrings that it is made of."""
+"""docs/library.md is generated from the docstrings, whose examples run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def library():
     return module
 
 
-def test_the_page_is_what_the_docstrings_say(library):
+def test_the_page_is_generated_from_the_docstrings(library):
     assert library.PAGE.read_text() == library.page(), "run: .venv/bin/python docs/library.py"
 
 
@@ -57,6 +57,6 @@ def test_the_examples_do_what_they_show(package, name):
     assert test.examples
     assert not any(doctest.SKIP in example.options for example in test.examples)
     torch.manual_seed(0)
-    said = []
-    doctest.DocTestRunner(verbose=False, optionflags=flags).run(test, out=said.append)
-    assert not said, "".join(said)
+    failed = []
+    doctest.DocTestRunner(verbose=False, optionflags=flags).run(test, out=failed.append)
+    assert not failed, "".join(failed)

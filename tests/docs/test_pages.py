@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
@@ -37,10 +38,42 @@ def test_the_table_of_heartbeats_is_what_a_task_writes(workplace: Path) -> None:
     assert not set(beat) - documented
 
 
+#: Quotes of docs/slurm.md that are another program's words, or too short to be searched for.
+OTHERS = {"waiting  queued again: BeginTime", "No space left on device", "failed: ValueError: ..."}
+
+
+def test_the_failures_on_a_cluster_quote_messages_of_the_code() -> None:
+    text = (ROOT / "docs" / "slurm.md").read_text()
+    table = text[text.index("| event |") : text.index("\nNotes:")]
+    cells = [line.split("|")[3] for line in table.splitlines() if line.startswith("|")]
+    quotes = {quote for cell in cells for quote in re.findall(r"`(.*?)`", cell) if " " in quote}
+    assert quotes > OTHERS
+    pieces = set()
+    for file in [*ROOT.glob("jobs/**/*.py"), *ROOT.glob("mlpsubmit/cli/*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                pieces |= {piece.strip() for piece in re.split(r"[:;]", node.value)}
+    messages = {piece for piece in pieces if len(piece) >= 12 and " " in piece}
+    for quote in quotes - OTHERS:
+        assert any(message in quote for message in messages), f"slurm.md quotes {quote!r}"
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_files_that_pages_name_exist() -> None:
+    pages = {*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")} - {ROOT / "docs" / "extending.md"}
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"[` ]((?:[\w-]+/)+[\w-]+\.(?:py|md|ipynb))\b", page.read_text())
+    }
+    assert len(named) > 15
+    for name in named:
+        assert (ROOT / name).exists() or (ROOT / "mlpsubmit" / name).exists(), name
 
 
 def test_the_extras_that_pages_install_exist() -> None:

@@ -15,7 +15,7 @@ def run(code):
 
 
 @pytest.mark.parametrize("package", ["batchfns", "grabs"])
-def test_importing_the_packages_and_monomial_costs_no_torch(package):
+def test_importing_the_packages_and_monomial_does_not_import_torch(package):
     run(
         f"import sys, mlpsubmit.{package}; from mlpsubmit.batchfns import Monomial; "
         "assert not {'torch', 'numpy', 'sklearn'} & set(sys.modules)"

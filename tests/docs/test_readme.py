@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,24 +14,10 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-def copy_of_the_project(folder: Path) -> Path:
-    """Copy what git tracks, with the virtual environment that the tests run in."""
-    listed = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in listed.stdout.split():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target, follow_symlinks=False)
-    environment = Path(sys.prefix)
-    (folder / ".venv").symlink_to(environment)
-    (environment / ".ready").touch()  # else make would install it all once more
-    return folder
-
-
 @pytest.mark.slow
-def test_every_block_runs(tmp_path: Path) -> None:
-    folder = copy_of_the_project(tmp_path / "project")
+def test_every_block_runs(checkout: Path) -> None:
+    (checkout / ".venv").symlink_to(sys.prefix)
+    (checkout / ".venv" / ".ready").touch()  # else make would install everything again
     environment = {**os.environ, "PYTHONWARNINGS": "default"}
     environment.pop("MLPSUBMIT_RUNS", None)
     blocks = BLOCK.findall((ROOT / "README.md").read_text())
@@ -40,12 +25,12 @@ def test_every_block_runs(tmp_path: Path) -> None:
     for language, text in blocks:
         runner = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else []
         if language == "python":
-            runner = [str(folder / ".venv" / "bin" / "python"), "-c"]
+            runner = [str(checkout / ".venv" / "bin" / "python"), "-c"]
         elif ". .venv/bin/activate" not in text and "make" not in text:
             text = f". .venv/bin/activate\n{text}"  # the reader's terminal still has it
         done = subprocess.run(
             [*runner, text],
-            cwd=folder,
+            cwd=checkout,
             env=environment,
             capture_output=True,
             text=True,
@@ -53,8 +38,8 @@ def test_every_block_runs(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
     for name in ("results.nc", "results.png", "starter.nc", "starter.png", "starter.csv"):
-        assert (folder / name).stat().st_size > 0
-    assert "sweep = Sweep(" in (folder / "spec.py").read_text()
+        assert (checkout / name).stat().st_size > 0
+    assert "sweep = Sweep(" in (checkout / "spec.py").read_text()
 
 
 def test_the_spec_that_the_readme_shows_is_the_one_that_init_writes() -> None:
