@@ -83,6 +83,7 @@ class Pack:
     Attributes:
         start: the first step to make.
         generators: those that the batch functions draw from.
+        device: where it trains.
         stack: the networks.
         train, test: the batches; ``test`` is None where there is no test set or no use for it.
         initial_output: f0, which is subtracted from the outputs.
@@ -105,7 +106,8 @@ class Pack:
         device: torch.device,
         state: dict[str, Any] | None,
     ) -> None:
-        common, self.start, self.generators = settings[0], 0, list(generators)
+        common, self.device = settings[0], device
+        self.start, self.generators = 0, list(generators)
         if state is not None:
             _check_state(state, len(models), len(self.generators))
             # The fixed sets are drawn again, from the generators' original states.
@@ -214,11 +216,6 @@ class Pack:
         )
 
     # The part that replay depends on
-
-    @property
-    def device(self) -> torch.device:
-        """Where it trains."""
-        return self.stack.device
 
     @property
     def size(self) -> int:
