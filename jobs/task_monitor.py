@@ -13,7 +13,7 @@ from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from mlpsubmit.jobs.pack_results import Arrays
 from mlpsubmit.jobs.throughput.meter import ThroughputMeter
-from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Progress
+from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Monitor, Progress
 
 __all__ = ["TaskMonitor"]
 
@@ -52,10 +52,8 @@ class _Counts:
         return cls(step, step, 0 if step == 0 else None, time.monotonic())
 
 
-class TaskMonitor:
+class TaskMonitor(Monitor):
     """Saves the state of one pack in training, and reports its progress to the task's heartbeat.
-
-    Implements :class:`mlpsubmit.training.monitor.Monitor`.
 
     Args:
         checkpoint: of the pack.

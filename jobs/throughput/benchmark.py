@@ -16,7 +16,7 @@ from mlpsubmit.assembly.probe import SMOKE_TEST_STEPS, smoke_test_grabs
 from mlpsubmit.jobs.throughput.roofline import wait_for
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
-from mlpsubmit.training.monitor import SilentMonitor
+from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.oom import ran_out_of_memory, release_memory
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
@@ -155,7 +155,7 @@ class _Interval:
     began: float
 
 
-class _Stopwatch(SilentMonitor):
+class _Stopwatch(Monitor):
     """Times steps; those with evaluations or grabs one by one, the others several at a time.
 
     Attributes:

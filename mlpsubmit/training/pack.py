@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,17 +20,13 @@ from mlpsubmit.training.initial_output import InitialOutput
 from mlpsubmit.training.loss_history import LossHistory
 from mlpsubmit.training.losses import stacked_loss
 from mlpsubmit.training.measurements import Grabber, resolve
-from mlpsubmit.training.monitor import STATE_FORMAT, StateError, map_tensors
+from mlpsubmit.training.monitor import STATE_FORMAT, StateError
 from mlpsubmit.training.optimizers import build_optimizer
 from mlpsubmit.training.parametrizations import effective_lr, parametrize
+from mlpsubmit.training.parts import Part, map_tensors
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import generator_states, set_generator_states, streams
-from mlpsubmit.training.stack import (
-    Stack,
-    behaviour,
-    check_equal_behaviour,
-    check_equal_structure,
-)
+from mlpsubmit.training.stack import Stack, behaviour, check_stackable
 
 __all__ = ["Pack", "per_config"]
 
@@ -52,8 +48,6 @@ def per_config(
     if isinstance(hyperparameters, Hyperparameters):
         return [hyperparameters] * count
     settings = list(hyperparameters)
-    if len(settings) != count:
-        raise SpecError(f"hyperparameters: got {len(settings)} for {count} models; give {count}")
     errors = [
         f"{name.upper()} differs between configs trained together: {values}; only "
         f"{', '.join(sorted(STACKED)).upper()} may"
@@ -67,8 +61,8 @@ def per_config(
 
 def _differing(values: list[Any]) -> str:
     """Return the first two values that differ, for a message, or nothing."""
-    first = values[0]
-    return next((f"{first!r} and {v!r}" for v in values if v is not first and v != first), "")
+    differing = (v for v in values[1:] if v is not values[0] and v != values[0])
+    return next((f"{values[0]!r} and {v!r}" for v in differing), "")
 
 
 class Pack:
@@ -117,8 +111,7 @@ class Pack:
         taken = frozenset[str]().union(*(names for one in arguments for names in one.values()))
 
         # The networks, and a module that can show them at initialisation.
-        check_equal_structure(models)
-        check_equal_behaviour(models)  # before a callable parametrization binds functions to each
+        check_stackable(models)  # before a callable parametrization binds functions to each
         model0 = copy.deepcopy(models[0]) if "model0" in taken else None
         lr_scales = _parametrize(models, settings, trials, contexts)
         if model0 is not None:
@@ -130,9 +123,16 @@ class Pack:
 
         # The batches; online a test set is drawn for grabs alone.
         needs_test = not common.online or not taken.isdisjoint({"X_te", "y_te"})
-        self.train = self._batches(batch_fns, common, "batch function", not common.online)
+        batches = partial(
+            Batches,
+            loss=common.loss,
+            model=self.stack.models[0],
+            device=device,
+            dtype=self.stack.parameters[0].dtype,
+        )
+        self.train = batches(batch_fns, fixed=not common.online, what="batch function")
         self.test = (
-            self._batches(test_fns, common, "test batch function", fixed=True)
+            batches(test_fns, fixed=True, what="test batch function")
             if test_fns and needs_test
             else None
         )
@@ -149,7 +149,7 @@ class Pack:
         # Updates, records, measurements.
         self.optimizer, opts = build_optimizer(self.stack, settings, lr_scales)
         self.history = LossHistory(
-            settings, device, tested=not common.online and self.test is not None
+            settings, self.stack, tested=not common.online and self.test is not None
         )
         show_initial = None if model0 is None else partial(self.initial_output.show, model0)
         self.grabber = Grabber(
@@ -165,19 +165,6 @@ class Pack:
         )
         if state is not None:
             self._load_state_dict(state)
-
-    def _batches(
-        self, functions: Sequence[BatchFn], common: Hyperparameters, what: str, fixed: bool
-    ) -> Batches:
-        return Batches(
-            functions,
-            fixed=fixed,
-            loss=common.loss,
-            model=self.stack.models[0],
-            device=self.stack.device,
-            dtype=self.stack.parameters[0].dtype,
-            what=what,
-        )
 
     def objective(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the losses (K,) of the centred outputs on a batch, and their gradients."""
@@ -237,14 +224,18 @@ class Pack:
         """The tensors that a step may change in place: the same memory until a shrink."""
         networks = [tensor.detach() for tensor in self.stack.tensors.values()]
         networks += self.initial_output.weights.values()
-        return [*networks, *_flat(self.optimizer.state_dict()), *self.history.vectors]
+        state: list[Tensor] = []
+        map_tensors(self.optimizer.state_dict(), state.append)
+        return [*networks, *state, *self.history.vectors]
 
     # Saving and restoring
 
     @property
-    def _parts(self) -> dict[str, Any]:
+    def _parts(self) -> dict[str, Part]:
         names = ("stack", "initial_output", "optimizer", "history", "grabber")
-        return {name: getattr(self, name) for name in names}
+        parts: dict[str, Part] = {name: getattr(self, name) for name in names}
+        last_batch = self.grabber.last_batch
+        return parts if last_batch is None else {**parts, "last_batch": last_batch}
 
     def state_dict(self, start: int) -> dict[str, Any]:
         """Return all that is needed to continue with a step (a GPU-CPU sync point)."""
@@ -262,7 +253,7 @@ class Pack:
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         self.start = state["start"]
         for name, part in self._parts.items():
-            part.load_state_dict(state["parts"][name])
+            part.load_state_dict(state["parts"][name], self.device)
         for batches in (self.train, self.test):
             if batches is not None and len(self.stack) < len(self.stack.models):
                 batches.shrink(self.stack.configs)
@@ -291,25 +282,12 @@ def _parametrize(
     ]
 
 
-def _flat(state: Any) -> Iterator[Tensor]:
-    """Yield the tensors of nested dictionaries and lists."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, (dict, list)):
-        for entry in state.values() if isinstance(state, dict) else state:
-            yield from _flat(entry)
-
-
 def _check_state(state: dict[str, Any], models: int, generators: int) -> None:
-    got = {
-        "format": state.get("format"),
-        "models": state.get("models"),
-        "generators": len(state.get("generators", ())),
-    }
+    got = {**state, "generators": len(state.get("generators", ()))}
     expected = {"format": STATE_FORMAT, "models": models, "generators": generators}
     for name, value in expected.items():
-        if got[name] != value:
+        if got.get(name) != value:
             raise StateError(
-                f"saved state: its {name} is {got[name]}, but this training expects {value}; "
+                f"saved state: its {name} is {got.get(name)}, but this training expects {value}; "
                 "discard the state to train from the beginning"
             )

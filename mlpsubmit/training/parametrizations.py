@@ -110,7 +110,6 @@ def parametrize(
         return _by_callable(model, parametrization, gamma, lr, generator, context)
     layers = _layers(model, parametrization)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    relu_gain = parametrization != "sp"
     width = max(layer.weight.shape[0] for layer in layers[:-1])
     lr_scales: dict[str, float] = {}
     for layer in layers:
@@ -122,7 +121,7 @@ def parametrize(
             _draw(layer, s, generator)
         _set_multiplier(layer, g / gamma if readout else g, hooked=readout or g != 1.0)
         lr_scales |= {names[parameter]: r for parameter in layer.parameters(recurse=False)}
-    _set_relu_gain(model, relu_gain)
+    _set_relu_gain(model, parametrization != "sp")
     return lr_scales
 
 
