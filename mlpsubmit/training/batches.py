@@ -12,10 +12,9 @@ from torch import Tensor
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import BatchFn
-from mlpsubmit.training.parts import Part
 from mlpsubmit.training.precision import full_precision_matmul
 
-__all__ = ["Batch", "BatchError", "Batches", "LastBatch", "column"]
+__all__ = ["Batch", "BatchError", "Batches", "column", "latest"]
 
 
 class BatchError(UserError):
@@ -208,36 +207,27 @@ def _with_n(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, ('n', *shape)))}{'' if shape else ','})"
 
 
-class LastBatch(Part):
-    """The batch of each config's last step, kept on the device for the grabs of stopped configs.
+def latest(
+    kept: tuple[Tensor, Tensor] | None, batch: Batch, active: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return X (K, n, ...) and y (K, n, ...) of each config's last step, for grabs after it.
 
-    It costs K batches of memory and a pass over them per step.
+    This costs K batches of memory and a pass over them per step.
+
+    Args:
+        kept: the result for the step before; None at the first.
+        active: (K,) bool, the rows whose batches are replaced.
     """
-
-    PER_ROW = ("_kept",)
-
-    def __init__(self) -> None:
-        self._kept: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def batch(self) -> Batch:
-        """The batches, X (K, n, ...) and y (K, n, ...), after the first :meth:`update`."""
-        assert self._kept is not None
-        return Batch(*self._kept, shared=False)
-
-    def update(self, batch: Batch, active: Tensor) -> None:
-        """Replace the batches of the active rows (K,)."""
-        if self._kept is None:
-            K = len(active)
-            X, y = (b.expand(K, *b.shape) if batch.shared else b for b in (batch.X, batch.y))
-            self._kept = (X.clone(), y.clone())
-            return
-        X, y = self._kept
-        shape = batch.X.shape if batch.shared else batch.X.shape[1:]
-        if shape != X.shape[1:]:
-            raise BatchError(
-                f"batch function: X changed its shape from {tuple(X.shape[1:])} to "
-                f"{tuple(shape)}; a grab of X_tr needs batches of equal shapes"
-            )
-        X = torch.where(column(active, X), batch.X, X)
-        self._kept = (X, torch.where(column(active, y), batch.y, y))
+    if kept is None:
+        K = len(active)
+        X, y = (b.expand(K, *b.shape) if batch.shared else b for b in (batch.X, batch.y))
+        return X.clone(), y.clone()
+    X, y = kept
+    shape = batch.X.shape if batch.shared else batch.X.shape[1:]
+    if shape != X.shape[1:]:
+        raise BatchError(
+            f"batch function: X changed its shape from {tuple(X.shape[1:])} to "
+            f"{tuple(shape)}; a grab of X_tr needs batches of equal shapes"
+        )
+    X = torch.where(column(active, X), batch.X, X)
+    return X, torch.where(column(active, y), batch.y, y)

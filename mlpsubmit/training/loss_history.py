@@ -178,11 +178,6 @@ class LossHistory(Part):
             test_loss = self._train_loss if self._online else self._test_loss
             self._test_columns.append(test_loss.clone())
 
-    @property
-    def vectors(self) -> list[Tensor]:
-        """The tensors that a step changes in place, each with a row per config of the stack."""
-        return [getattr(self, name) for name in self.PER_ROW]
-
     def flush(self) -> None:
         """Read back the columns recorded since the last flush (a GPU-CPU sync point)."""
         self._recorded = self._write(self.train_trace, self._recorded, self._train_columns)

@@ -15,7 +15,7 @@ from mlpsubmit.arguments import pick
 from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import GRAB_ARGUMENTS, Grab
 from mlpsubmit.spec.hyperparameters import Hyperparameters
-from mlpsubmit.training.batches import Batch, Batches, LastBatch
+from mlpsubmit.training.batches import Batch, Batches, latest
 from mlpsubmit.training.loss_history import Finished
 from mlpsubmit.training.optimizers import OptimizerView
 from mlpsubmit.training.parts import Part
@@ -69,9 +69,9 @@ class Grabber(Part):
     Attributes:
         grabs: as given.
         schedule: the steps of a trace; None where grabs are called once, at the end.
-        last_batch: of each config; None where no grab needs it.
     """
 
+    PER_ROW = ("_last_batch",)
     SAVED = ("_shapes", "_last_column")
     ON_HOST = ("_arrays",)
 
@@ -96,8 +96,8 @@ class Grabber(Part):
         # Without thresholds, the configs of a trace that do not diverge end at its last grab.
         ends_between = columns != common.max_iter and bool(common.thresholds)
         shows_batch = any({"X_tr", "y_tr"} & names for one in arguments for names in one.values())
-        keeps_last = common.online and shows_batch and (ends_between or not traced)
-        self.last_batch = LastBatch() if keeps_last else None
+        self._keeps_last = common.online and shows_batch and (ends_between or not traced)
+        self._last_batch: tuple[Tensor, Tensor] | None = None
         #: Per grab, results that have not been read back: config, column of the trace, value.
         self._pending: dict[str, list[tuple[int, int, Tensor | Array]]] = {n: [] for n in grabs}
         self._pending_bytes = 0
@@ -126,15 +126,15 @@ class Grabber(Part):
         """
         if not self.grabs:
             return
-        if self.last_batch is not None:
-            self.last_batch.update(batch, active)
+        if self._keeps_last:
+            self._last_batch = latest(self._last_batch, batch, active)
         if self.schedule is not None and step in self.schedule:
             self._call_all(step, [row for row, made in enumerate(active.tolist()) if made], batch)
         for one in finished:
             traced = self.schedule is not None and one.last_step in self.schedule
             if not one.diverged and not traced:
-                last = self.last_batch.batch if self.last_batch else _fixed_set(self._train)
-                self._call_all(one.last_step, [one.row], last)
+                kept = self._last_batch and Batch(*self._last_batch, shared=False)
+                self._call_all(one.last_step, [one.row], kept or _fixed_set(self._train))
 
     def _call_all(self, step: int, rows: Sequence[int], train: Batch | None) -> None:
         """Call every grab for these rows of the stack, after this step."""
@@ -183,7 +183,7 @@ class Grabber(Part):
         if known.setdefault(config, shape) != shape:
             raise GrabError(
                 f"{where} returned shape {shape}, but {known[config]} before; a grab needs the "
-                "same shape at every step; try padding, or grabs of its own per part"
+                "same shape at every step; try padding, or a separate grab per part"
             )
         first = next(iter(known))
         if len(known[first]) != len(shape):

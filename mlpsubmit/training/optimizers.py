@@ -109,15 +109,22 @@ class _Stacked(StackedOptimizer):
         self.lrs = torch.tensor([[one[name] for name in stack.names] for one in lrs], **self._like)
         decays = [h.weight_decay for h in hyperparameters]
         self._has_decay = any(decays)
+        self._decoupled = hyperparameters[0].optimizer == "adamw"
         self.weight_decays = torch.tensor(decays, **self._like)
 
     def _each(
         self, gradients: Sequence[Tensor], active: Tensor
     ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Yield index, parameter (K, ...), gradient (K, ...) and learning rate (K, 1, ...)."""
+        """Yield index, parameter (K, ...), gradient (K, ...) and learning rate (K, 1, ...).
+
+        The gradient includes the weight decay, unless that is decoupled.
+        """
         lrs = (self.lrs * active.unsqueeze(1)).unbind(1)
         for i, (p, g) in enumerate(zip(self._stack.parameters, gradients, strict=True)):
-            yield i, p, torch.where(column(active, g), g, 0.0), column(lrs[i], p)
+            g = torch.where(column(active, g), g, 0.0)
+            if self._has_decay and not self._decoupled:
+                g = torch.addcmul(g, p, column(self.weight_decays, p))
+            yield i, p, g, column(lrs[i], p)
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(p, requires_grad=False) for p in self._stack.parameters]
@@ -143,8 +150,6 @@ class _SGD(_Stacked):
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
         for i, p, g, lr in self._each(gradients, active):
-            if self._has_decay:
-                g = torch.addcmul(g, p, column(self.weight_decays, p))
             if self.buffers:
                 momentum, buffer = column(self.momenta, p), self.buffers[i]
                 buffer.mul_(momentum).add_(g)
@@ -170,7 +175,6 @@ class _Adam(_Stacked):
     ) -> None:
         super().__init__(stack, hyperparameters, lrs)
         common = hyperparameters[0]
-        self._decoupled = common.optimizer == "adamw"
         self._betas, self._eps = common.betas, common.eps
         self.first_moments, self.second_moments = self._zeros(), self._zeros()
         # Counted on the device, so that a replayed step counts too.
@@ -186,8 +190,6 @@ class _Adam(_Stacked):
             m, v = self.first_moments[i], self.second_moments[i]
             if self._has_decay and self._decoupled:
                 p.mul_(1 - lr * column(self.weight_decays, p))
-            elif self._has_decay:
-                g = torch.addcmul(g, p, column(self.weight_decays, p))
             m.lerp_(g, 1 - beta1)
             v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
             denominator = v.sqrt().div_(root2).add_(self._eps)

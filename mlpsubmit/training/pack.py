@@ -123,19 +123,7 @@ class Pack:
 
         # The batches; online a test set is drawn for grabs alone.
         needs_test = not common.online or not taken.isdisjoint({"X_te", "y_te"})
-        batches = partial(
-            Batches,
-            loss=common.loss,
-            model=self.stack.models[0],
-            device=device,
-            dtype=self.stack.parameters[0].dtype,
-        )
-        self.train = batches(batch_fns, fixed=not common.online, what="batch function")
-        self.test = (
-            batches(test_fns, fixed=True, what="test batch function")
-            if test_fns and needs_test
-            else None
-        )
+        self._build_batches(batch_fns, test_fns if needs_test else None, common)
 
         # The losses of the centred outputs, and their gradients.
         self.initial_output = InitialOutput(
@@ -165,6 +153,24 @@ class Pack:
         )
         if state is not None:
             self._load_state_dict(state)
+
+    def _build_batches(
+        self,
+        batch_fns: Sequence[BatchFn],
+        test_fns: Sequence[BatchFn] | None,
+        common: Hyperparameters,
+    ) -> None:
+        batches = partial(
+            Batches,
+            loss=common.loss,
+            model=self.stack.models[0],
+            device=self.device,
+            dtype=self.stack.parameters[0].dtype,
+        )
+        self.train = batches(batch_fns, fixed=not common.online, what="batch function")
+        self.test: Batches | None = None
+        if test_fns:
+            self.test = batches(test_fns, fixed=True, what="test batch function")
 
     def objective(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the losses (K,) of the centred outputs on a batch, and their gradients."""
@@ -222,20 +228,18 @@ class Pack:
     @property
     def buffers(self) -> list[Tensor]:
         """The tensors that a step may change in place: the same memory until a shrink."""
-        networks = [tensor.detach() for tensor in self.stack.tensors.values()]
-        networks += self.initial_output.weights.values()
-        state: list[Tensor] = []
-        map_tensors(self.optimizer.state_dict(), state.append)
-        return [*networks, *state, *self.history.vectors]
+        found: list[Tensor] = []
+        changed = [self.optimizer.on_device, self.history.on_device]
+        state = [self.stack.tensors, self.initial_output.weights, changed]
+        map_tensors(state, lambda tensor: found.append(tensor.detach()))
+        return found
 
     # Saving and restoring
 
     @property
     def _parts(self) -> dict[str, Part]:
         names = ("stack", "initial_output", "optimizer", "history", "grabber")
-        parts: dict[str, Part] = {name: getattr(self, name) for name in names}
-        last_batch = self.grabber.last_batch
-        return parts if last_batch is None else {**parts, "last_batch": last_batch}
+        return {name: getattr(self, name) for name in names}
 
     def state_dict(self, start: int) -> dict[str, Any]:
         """Return all that is needed to continue with a step (a GPU-CPU sync point)."""

@@ -187,7 +187,10 @@ def _by_callable(
     context: Mapping[str, Any],
 ) -> dict[str, float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    arguments = _required(function, {**context, "gamma": gamma})
+    offered = {**context, "gamma": gamma}
+    further = list(inspect.signature(function).parameters.values())[2:]
+    needed = [p.name for p in further if p.default is p.empty and p.name in offered]
+    arguments = {name: offered[name] for name in needed}
     with global_rng(generator.initial_seed() if generator else torch.initial_seed()):
         function(model, optimizer, **arguments)
     if "gamma" not in arguments:
@@ -211,13 +214,6 @@ def _divide_outputs(model: nn.Module, gamma: float) -> None:
             f"GAMMA={gamma:g} divides the output of the last nn.Linear or nn.Conv2d layer, but "
             f"{type(model).__name__} has none; divide in the model, and leave GAMMA at 1"
         )
-
-
-def _required(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the offered arguments that a function, after its first two, needs."""
-    further = list(inspect.signature(function).parameters.values())[2:]
-    needed = [p.name for p in further if p.default is p.empty and p.name in offered]
-    return {name: offered[name] for name in needed}
 
 
 def _multiply(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -36,6 +36,11 @@ class Part:
     SAVED: tuple[str, ...] = ()
     ON_HOST: tuple[str, ...] = ()
 
+    @property
+    def on_device(self) -> dict[str, Any]:
+        """The state by name, without the NumPy arrays."""
+        return {name: getattr(self, name) for name in (*self.PER_ROW, *self.SAVED)}
+
     def shrink(self, keep: Sequence[int]) -> None:
         """Keep these rows of the stack."""
         for name in self.PER_ROW:
@@ -44,9 +49,8 @@ class Part:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict`: no copy, but NumPy arrays as tensors."""
-        state = {name: getattr(self, name) for name in (*self.PER_ROW, *self.SAVED)}
         arrays = {name: getattr(self, name) for name in self.ON_HOST}
-        return state | dict(map_tensors(arrays, torch.from_numpy))
+        return self.on_device | dict(map_tensors(arrays, torch.from_numpy))
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Continue from a saved state, with the tensors on a device."""

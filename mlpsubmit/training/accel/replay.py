@@ -173,7 +173,7 @@ class ReplayedStep:
             self._refuse(step, f"they wait for the device, in {waits[0]}")
         elif keeps_state:
             self._refuse(
-                step, "a batch function, the model or the loss may keep a state of its own"
+                step, "a batch function, the model or the loss may keep state between calls"
             )
         self._pure = not keeps_state
         return made
