@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlpsubmit.training import MLP, Monitor, Progress, SilentMonitor, Trained, streams, train
+from mlpsubmit.training import MLP, Monitor, Progress, Trained, streams, train
 from mlpsubmit.training.batches import BatchFn
 
 __all__ = ["DEVICE", "Stopwatch", "Workload", "polynomials"]
@@ -106,7 +106,7 @@ class Stopwatch:
     """
 
     def __init__(self, inner: Monitor | None = None, wait: bool = False) -> None:
-        self._inner, self._wait = SilentMonitor() if inner is None else inner, wait
+        self._inner, self._wait = Monitor() if inner is None else inner, wait
         self._ends: list[float] = []
         self.seconds, self.steps, self.told_seconds = 0.0, 0, 0.0
         self.save_seconds: list[float] = []

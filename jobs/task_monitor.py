@@ -13,7 +13,7 @@ from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from mlpsubmit.jobs.pack_results import Arrays
 from mlpsubmit.jobs.throughput.meter import ThroughputMeter
-from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Progress
+from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Monitor, Progress
 
 __all__ = ["TaskMonitor"]
 
@@ -47,10 +47,8 @@ class _Counts:
     reported: float = 0.0
 
 
-class TaskMonitor:
+class TaskMonitor(Monitor):
     """Saves the state of one pack in training, and reports its progress to the task's heartbeat.
-
-    Implements :class:`mlpsubmit.training.monitor.Monitor`.
 
     Args:
         checkpoint: of the pack.

@@ -15,7 +15,7 @@ from mlpsubmit.assembly.probe import SMOKE_TEST_STEPS, smoke_test_grabs
 from mlpsubmit.jobs.throughput.roofline import wait_for
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
-from mlpsubmit.training.monitor import SilentMonitor
+from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.oom import ran_out_of_memory, release_memory
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
@@ -137,7 +137,7 @@ class _Enough(Exception):
     """Ends a training that has been timed."""
 
 
-class _Stopwatch(SilentMonitor):
+class _Stopwatch(Monitor):
     """Times steps; those with evaluations or grabs one by one, the others several at a time.
 
     Attributes:

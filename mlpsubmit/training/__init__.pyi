@@ -5,7 +5,6 @@ from .models import MLP as MLP
 from .monitor import Interrupted as Interrupted
 from .monitor import Monitor as Monitor
 from .monitor import Progress as Progress
-from .monitor import SilentMonitor as SilentMonitor
 from .monitor import StateError as StateError
 from .parametrizations import parametrize as parametrize
 from .result import Trained as Trained

@@ -12,10 +12,9 @@ from torch import Tensor
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import BatchFn
-from mlpsubmit.training.monitor import map_tensors
 from mlpsubmit.training.precision import full_precision_matmul
 
-__all__ = ["Batch", "BatchError", "Batches", "LastBatch", "column"]
+__all__ = ["Batch", "BatchError", "Batches", "column", "latest"]
 
 
 class BatchError(UserError):
@@ -87,10 +86,8 @@ class Batches:
         self.fixed, self._loss, self._model, self._what = fixed, loss, model, what
         self._device, self._dtype = device, dtype
         self._checked: set[tuple[torch.Size, torch.Size]] = set()  # shapes
-        self._gathered: Tensor | None  # per row, its function; None where these are in order
-        self._batch: Batch  # of fixed sets
-        self._sets = [self._draw_one(function, 0) for function in self._fns] if fixed else []
-        self._arrange()
+        self._index = self._gathering()
+        self._fixed = self._draw(0) if fixed else None
 
     @property
     def functions(self) -> list[BatchFn]:
@@ -99,30 +96,29 @@ class Batches:
 
     def draw(self, step: int) -> Batch:
         """Return the batch of this step."""
-        if self.fixed:
-            return self._batch
-        return self._gather([self._draw_one(function, step) for function in self._fns])
+        return self._draw(step) if self._fixed is None else self._fixed
 
     def shrink(self, keep: Sequence[int]) -> None:
         """Keep these rows, and only the functions that they draw from."""
         sources = [self.sources[row] for row in keep]
         used = sorted(set(sources))
         self._fns = [self._fns[i] for i in used]
-        self._sets = [self._sets[i] for i in used] if self.fixed else []
         self.sources = [used.index(i) for i in sources]
-        self._arrange()
+        self._index = self._gathering()
+        if self._fixed is not None and not self._fixed.shared:
+            shared = len(used) == 1
+            rows = torch.tensor(keep[:1] if shared else keep, device=self._device)
+            X, y = self._fixed.X[rows], self._fixed.y[rows]
+            self._fixed = Batch(X[0], y[0], True) if shared else Batch(X, y, False)
 
-    def _arrange(self) -> None:
-        # Where each config has its own function, in order, there is nothing to gather.
+    def _gathering(self) -> Tensor | None:
+        """Return the function of each row, or None where these are in order."""
         in_order = self.sources == list(range(len(self._fns)))
-        self._gathered = None if in_order else torch.tensor(self.sources, device=self._device)
-        if self.fixed:
-            self._batch = self._gather(self._sets)
-            if in_order and not self._batch.shared:  # views, so that no set is held twice
-                self._sets = [self._batch.of(i) for i in range(len(self._fns))]
+        return None if in_order else torch.tensor(self.sources, device=self._device)
 
-    def _gather(self, drawn: list[tuple[Tensor, Tensor]]) -> Batch:
-        """Return one batch for all rows from the batches of the distinct functions."""
+    def _draw(self, step: int) -> Batch:
+        """Return one batch for all rows, from one call of each distinct function."""
+        drawn = [self._draw_one(function, step) for function in self._fns]
         if len(drawn) == 1:
             return Batch(*drawn[0], shared=True)
         shapes = {(tuple(X.shape), tuple(y.shape)) for X, y in drawn}
@@ -132,8 +128,8 @@ class Batches:
                 f"{' and '.join(map(str, sorted(shapes)))}; they need equal shapes"
             )
         X, y = torch.stack([X for X, _ in drawn]), torch.stack([y for _, y in drawn])
-        if self._gathered is not None:
-            X, y = X[self._gathered], y[self._gathered]
+        if self._index is not None:
+            X, y = X[self._index], y[self._index]
         return Batch(X, y, shared=False)
 
     def _draw_one(self, function: BatchFn, step: int) -> tuple[Tensor, Tensor]:
@@ -211,47 +207,27 @@ def _with_n(shape: tuple[int, ...]) -> str:
     return f"({', '.join(map(str, ('n', *shape)))}{'' if shape else ','})"
 
 
-class LastBatch:
-    """The batch of each config's last step, kept on the device for the grabs of stopped configs.
+def latest(
+    kept: tuple[Tensor, Tensor] | None, batch: Batch, active: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return X (K, n, ...) and y (K, n, ...) of each config's last step, for grabs after it.
 
-    It costs K batches of memory and a pass over them per step.
+    This costs K batches of memory and a pass over them per step.
 
-    Attributes:
-        batch: X (K, n, ...) and y (K, n, ...), a row per row of the stack; None before any step.
+    Args:
+        kept: the result for the step before; None at the first.
+        active: (K,) bool, the rows whose batches are replaced.
     """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.batch: Batch | None = None
-
-    def update(self, batch: Batch, active: Tensor) -> None:
-        """Replace the batches of the active rows (K,)."""
-        if self.batch is None:
-            K = len(active)
-            X, y = (b.expand(K, *b.shape) if batch.shared else b for b in (batch.X, batch.y))
-            self.batch = Batch(X.clone(), y.clone(), shared=False)
-            return
-        X, y = self.batch.X, self.batch.y
-        shape = batch.X.shape if batch.shared else batch.X.shape[1:]
-        if shape != X.shape[1:]:
-            raise BatchError(
-                f"batch function: X changed its shape from {tuple(X.shape[1:])} to "
-                f"{tuple(shape)}; a grab of X_tr needs batches of equal shapes"
-            )
-        X = torch.where(column(active, X), batch.X, X)
-        self.batch = Batch(X, torch.where(column(active, y), batch.y, y), shared=False)
-
-    def shrink(self, keep: Sequence[int]) -> None:
-        """Keep these rows."""
-        if self.batch is not None:
-            rows = list(keep)
-            self.batch = Batch(self.batch.X[rows], self.batch.y[rows], shared=False)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state for :meth:`load_state_dict`."""
-        return {} if self.batch is None else {"X": self.batch.X, "y": self.batch.y}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state."""
-        state = map_tensors(state, lambda tensor: tensor.to(self._device, copy=True))
-        self.batch = Batch(**state, shared=False) if state else None
+    if kept is None:
+        K = len(active)
+        X, y = (b.expand(K, *b.shape) if batch.shared else b for b in (batch.X, batch.y))
+        return X.clone(), y.clone()
+    X, y = kept
+    shape = batch.X.shape if batch.shared else batch.X.shape[1:]
+    if shape != X.shape[1:]:
+        raise BatchError(
+            f"batch function: X changed its shape from {tuple(X.shape[1:])} to "
+            f"{tuple(shape)}; a grab of X_tr needs batches of equal shapes"
+        )
+    X = torch.where(column(active, X), batch.X, X)
+    return X, torch.where(column(active, y), batch.y, y)

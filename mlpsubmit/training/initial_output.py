@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mlpsubmit.training.batches import Batch, Batches
-from mlpsubmit.training.monitor import map_tensors
+from mlpsubmit.training.parts import Part
 from mlpsubmit.training.stack import Stack, point_at
 
 __all__ = ["InitialOutput"]
 
 
-class InitialOutput:
+class InitialOutput(Part):
     """f0(X) of K configs, or zero where outputs are not centred.
 
     Args:
@@ -34,6 +33,8 @@ class InitialOutput:
     Attributes:
         weights: those of the K0 <= K distinct initial networks, each (K0, ...).
     """
+
+    SAVED = ("_fixed", "weights", "_networks", "_merged", "_first", "_gathered")
 
     def __init__(
         self,
@@ -119,22 +120,6 @@ class InitialOutput:
         used = list(dict.fromkeys(self._networks[row] for row in keep))
         self._keep(self.weights, used)
         self._networks = [used.index(self._networks[row]) for row in keep]
-        self._first, self._gathered = self._indices()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state for :meth:`load_state_dict`."""
-        return {
-            "fixed": dict(self._fixed),
-            "weights": dict(self.weights),
-            "networks": list(self._networks),
-            "merged": self._merged,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state."""
-        state = map_tensors(state, lambda tensor: tensor.to(self._stack.device, copy=True))
-        self._fixed, self.weights = state["fixed"], state["weights"]
-        self._networks, self._merged = state["networks"], state["merged"]
         self._first, self._gathered = self._indices()
 
 

@@ -19,7 +19,7 @@ from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.accel.replay import replayed
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.loss_history import Finished
-from mlpsubmit.training.monitor import Monitor, Progress, SilentMonitor
+from mlpsubmit.training.monitor import Monitor, Progress
 from mlpsubmit.training.pack import Pack, per_config
 from mlpsubmit.training.precision import arithmetic, keep_freed_memory
 from mlpsubmit.training.result import Trained
@@ -145,8 +145,15 @@ def train(
     settings = per_config(hyperparameters, K)
     trials = range(K) if trials is None else trials
     contexts = [{}] * K if contexts is None else contexts
-    _check_lengths(K, batch_fns=batch_fns, trials=trials, test_fns=test_fns, contexts=contexts)
-    monitor = SilentMonitor() if monitor is None else monitor
+    _check_lengths(
+        K,
+        batch_fns=batch_fns,
+        hyperparameters=settings,
+        trials=trials,
+        test_fns=test_fns,
+        contexts=contexts,
+    )
+    monitor = Monitor() if monitor is None else monitor
     common, device = settings[0], torch.device(device)
     max_iter = common.max_iter
     with (

@@ -36,8 +36,10 @@ from torch import Tensor
 
 from mlpsubmit.protocol import DIVERGED, DONE
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.training.parts import Part
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
+from mlpsubmit.training.stack import Stack
 
 __all__ = ["Finished", "LossHistory"]
 
@@ -59,16 +61,15 @@ class Finished:
     diverged: bool
 
 
-class LossHistory:
+class LossHistory(Part):
     """The losses of K configs.
 
     Args:
         hyperparameters: K, equal but for what may differ in a pack.
-        device: of the smoothed losses.
+        stack: the networks: a row of the stack is one of the smoothed losses too.
         tested: whether test losses are evaluated: offline, with a test set.
 
     Attributes:
-        configs: per row of the stack, its config.
         record_at, eval_at: the steps of the traces of train and test losses.
         evaluates_always: whether the test loss is evaluated at every step.
         status, steps, timekeys: as in :class:`mlpsubmit.training.result.Trained`; a status of 0
@@ -77,14 +78,23 @@ class LossHistory:
         train_trace, test_trace: (K, R) and (K, E) float64; (K, 0) with ONLYTHRESHOLDS.
     """
 
+    PER_ROW = (
+        *("_smoother", "_thresholds", "_active", "_steps"),
+        *("_train_loss", "_test_loss", "_uncrossed", "_uncrossed_steps"),
+    )
+    SAVED = ("_recorded", "_evaluated")
+    ON_HOST = (
+        *("status", "steps", "timekeys", "final_train", "final_test"),
+        *("train_trace", "test_trace"),
+    )
+
     def __init__(
-        self, hyperparameters: Sequence[Hyperparameters], device: torch.device, tested: bool
+        self, hyperparameters: Sequence[Hyperparameters], stack: Stack, tested: bool
     ) -> None:
         common, K, T = hyperparameters[0], len(hyperparameters), len(hyperparameters[0].thresholds)
         self._max_iter, self._online, self._tested = common.max_iter, common.online, tested
         self._traced, self._relative = not common.onlythresholds, common.loss_checkpoints is None
-        self._device = device
-        self.configs = list(range(K))
+        self._stack, device = stack, stack.device
         self.record_at = Schedule(common.record_every, common.max_iter)
         every = common.record_every if common.online else common.eval_every
         self.eval_at = Schedule(every, common.max_iter)
@@ -119,7 +129,7 @@ class LossHistory:
     @property
     def open(self) -> list[int]:
         """The rows of the stack whose configs have not been found to have stopped."""
-        return [row for row, config in enumerate(self.configs) if self.status[config] == 0]
+        return [row for row, config in enumerate(self._stack.configs) if self.status[config] == 0]
 
     def evaluates(self, step: int) -> bool:
         """Return whether the test loss is evaluated at this step."""
@@ -168,11 +178,6 @@ class LossHistory:
             test_loss = self._train_loss if self._online else self._test_loss
             self._test_columns.append(test_loss.clone())
 
-    @property
-    def vectors(self) -> list[Tensor]:
-        """The tensors that a step changes in place, each with a row per config of the stack."""
-        return [getattr(self, name) for name in _VECTORS]
-
     def flush(self) -> None:
         """Read back the columns recorded since the last flush (a GPU-CPU sync point)."""
         self._recorded = self._write(self.train_trace, self._recorded, self._train_columns)
@@ -185,7 +190,7 @@ class LossHistory:
         if columns:
             rows = self.open
             values = torch.stack(columns, dim=1).cpu().numpy()
-            trace[[self.configs[row] for row in rows], start:stop] = values[rows]
+            trace[np.take(self._stack.configs, rows), start:stop] = values[rows]
         return stop
 
     def read(self, step: int) -> list[Finished]:
@@ -203,7 +208,7 @@ class LossHistory:
         uncrossed_steps, uncrossed = table[4 : 4 + T].T, table[4 + T :].T
         finished = []
         for row in self.open:
-            config = self.configs[row]
+            config = self._stack.configs[row]
             self.final_train[config] = train_loss[row]
             self.final_test[config] = train_loss[row] if self._online else test_loss[row]
             self.steps[config] = steps[row]
@@ -236,58 +241,16 @@ class LossHistory:
                 s, loss = float(self._smoother[one.row]), float(test_losses[one.row])
                 s **= self.eval_at.since_previous(last_step)
                 self.final_test[config] = s * self.final_test[config] + (1 - s) * loss
-            self._extend(config, last_step)
-
-    def _extend(self, config: int, last_step: int) -> None:
-        if self._traced:
-            recorded, evaluated = (s.steps >= last_step for s in (self.record_at, self.eval_at))
-            self.train_trace[config, recorded] = self.final_train[config]
-            self.test_trace[config, evaluated] = self.final_test[config]
-
-    def shrink(self, keep: Sequence[int]) -> None:
-        """Keep these rows. Only after :meth:`read`."""
-        rows = torch.tensor(list(keep), device=self._device)
-        self.configs = [self.configs[row] for row in keep]
-        for name in _VECTORS:
-            setattr(self, name, getattr(self, name)[rows])
+            if self._traced:
+                recorded, evaluated = (s.steps >= last_step for s in (self.record_at, self.eval_at))
+                self.train_trace[config, recorded] = self.final_train[config]
+                self.test_trace[config, evaluated] = self.final_test[config]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict` (a GPU-CPU sync point)."""
         self.flush()
-        results = {name: torch.from_numpy(getattr(self, name)) for name in _RESULTS}
-        for trace, columns in _TRACES.items():
-            results[trace] = torch.from_numpy(getattr(self, trace)[:, : getattr(self, columns)])
-        return {
-            "configs": list(self.configs),
-            "vectors": {name: getattr(self, name) for name in _VECTORS},
-            "results": results,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state."""
-        self.configs = list(state["configs"])
-        for name in _VECTORS:
-            setattr(self, name, state["vectors"][name].to(self._device, copy=True))
-        results = {name: value.numpy().copy() for name, value in state["results"].items()}
-        for name in _RESULTS:
-            setattr(self, name, results[name])
-        for trace, columns in _TRACES.items():
-            setattr(self, columns, results[trace].shape[1])
-            getattr(self, trace)[:, : results[trace].shape[1]] = results[trace]
-        for config in np.flatnonzero(self.status):
-            last_step = int(self.steps[config]) - int(self.status[config] == DONE)
-            self._extend(int(config), last_step)
+        return super().state_dict()
 
 
 def _smoothed(average: Tensor, loss: Tensor, smoother: Tensor) -> Tensor:
     return torch.addcmul(average * smoother, loss, 1 - smoother)
-
-
-#: The tensors on the device, each with a row per config of the stack.
-_VECTORS = (
-    *("_smoother", "_thresholds", "_active", "_steps"),
-    *("_train_loss", "_test_loss", "_uncrossed", "_uncrossed_steps"),
-)
-#: The results on the host, each with a row per config, and the traces with their columns so far.
-_RESULTS = ("status", "steps", "timekeys", "final_train", "final_test")
-_TRACES = {"train_trace": "_recorded", "test_trace": "_evaluated"}

@@ -15,9 +15,10 @@ from mlpsubmit.arguments import pick
 from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import GRAB_ARGUMENTS, Grab
 from mlpsubmit.spec.hyperparameters import Hyperparameters
-from mlpsubmit.training.batches import Batch, Batches, LastBatch
+from mlpsubmit.training.batches import Batch, Batches, latest
 from mlpsubmit.training.loss_history import Finished
 from mlpsubmit.training.optimizers import OptimizerView
+from mlpsubmit.training.parts import Part
 from mlpsubmit.training.precision import full_precision_matmul
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
@@ -48,7 +49,7 @@ def resolve(
     ]
 
 
-class Grabber:
+class Grabber(Part):
     """Calls the grabs of K configs when they are due, and keeps their results.
 
     Args:
@@ -69,6 +70,10 @@ class Grabber:
         grabs: as given.
         schedule: the steps of a trace; None where grabs are called once, at the end.
     """
+
+    PER_ROW = ("_last_batch",)
+    SAVED = ("_shapes", "_last_column")
+    ON_HOST = ("_arrays",)
 
     def __init__(
         self,
@@ -91,8 +96,8 @@ class Grabber:
         # Without thresholds, the configs of a trace that do not diverge end at its last grab.
         ends_between = columns != common.max_iter and bool(common.thresholds)
         shows_batch = any({"X_tr", "y_tr"} & names for one in arguments for names in one.values())
-        keeps_last = common.online and shows_batch and (ends_between or not traced)
-        self._last = LastBatch(stack.device) if keeps_last else None
+        self._keeps_last = common.online and shows_batch and (ends_between or not traced)
+        self._last_batch: tuple[Tensor, Tensor] | None = None
         #: Per grab, results that have not been read back: config, column of the trace, value.
         self._pending: dict[str, list[tuple[int, int, Tensor | Array]]] = {n: [] for n in grabs}
         self._pending_bytes = 0
@@ -121,15 +126,15 @@ class Grabber:
         """
         if not self.grabs:
             return
-        if self._last is not None:
-            self._last.update(batch, active)
+        if self._keeps_last:
+            self._last_batch = latest(self._last_batch, batch, active)
         if self.schedule is not None and step in self.schedule:
             self._call_all(step, [row for row, made in enumerate(active.tolist()) if made], batch)
         for one in finished:
             traced = self.schedule is not None and one.last_step in self.schedule
             if not one.diverged and not traced:
-                last = self._last.batch if self._last is not None else _fixed_set(self._train)
-                self._call_all(one.last_step, [one.row], last)
+                kept = self._last_batch and Batch(*self._last_batch, shared=False)
+                self._call_all(one.last_step, [one.row], kept or _fixed_set(self._train))
 
     def _call_all(self, step: int, rows: Sequence[int], train: Batch | None) -> None:
         """Call every grab for these rows of the stack, after this step."""
@@ -178,7 +183,7 @@ class Grabber:
         if known.setdefault(config, shape) != shape:
             raise GrabError(
                 f"{where} returned shape {shape}, but {known[config]} before; a grab needs the "
-                "same shape at every step; try padding, or grabs of its own per part"
+                "same shape at every step; try padding, or a separate grab per part"
             )
         first = next(iter(known))
         if len(known[first]) != len(shape):
@@ -240,28 +245,10 @@ class Grabber:
                     array[config, column + 1 :] = array[config, column]
         return {name: arrays[name] for name in self.grabs}
 
-    def shrink(self, keep: Sequence[int]) -> None:
-        """Keep these rows."""
-        if self._last is not None:
-            self._last.shrink(keep)
-
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict` (a GPU-CPU sync point)."""
         self.flush()
-        return {
-            "arrays": {name: torch.from_numpy(array) for name, array in self._arrays.items()},
-            "shapes": {name: dict(shapes) for name, shapes in self._shapes.items()},
-            "last_column": list(self._last_column),
-            "last_batch": self._last and self._last.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state."""
-        self._arrays = {name: t.numpy().copy() for name, t in state["arrays"].items()}
-        self._shapes = {name: dict(shapes) for name, shapes in state["shapes"].items()}
-        self._last_column = list(state["last_column"])
-        if self._last is not None:
-            self._last.load_state_dict(state["last_batch"])
+        return super().state_dict()
 
 
 def _fixed_set(batches: Batches | None) -> Batch | None:
@@ -279,13 +266,17 @@ def _copied(result: Any, where: str) -> Tensor | Array:
     """Return a copy of a result, tensors on their device: it may be a view of the weights."""
     if isinstance(result, Tensor):
         return result.detach().clone()
+    cause = None
     try:
         array = _array(result)
+        if array.dtype.kind in "biufc":
+            return array
     except (TypeError, ValueError) as error:
-        raise _unstorable(result, where) from error
-    if array.dtype.kind not in "biufc":
-        raise _unstorable(result, where)
-    return array
+        cause = error
+    raise GrabError(
+        f"{where} returned {type(result).__name__} {result!r:.80}; valid are numbers, arrays, "
+        "tensors, and lists of these in equal shapes"
+    ) from cause
 
 
 def _array(result: Any) -> Array:
@@ -294,13 +285,6 @@ def _array(result: Any) -> Array:
     if isinstance(result, (list, tuple)):
         return np.stack([_array(entry) for entry in result]) if result else np.zeros(0)
     return np.array(result)
-
-
-def _unstorable(result: Any, where: str) -> GrabError:
-    return GrabError(
-        f"{where} returned {type(result).__name__} {result!r:.80}; valid are numbers, arrays, "
-        "tensors, and lists of these in equal shapes"
-    )
 
 
 def _numpy(tensor: Tensor) -> Array:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 
 from mlpsubmit.errors import UserError
 
@@ -16,13 +14,11 @@ __all__ = [
     "Interrupted",
     "Monitor",
     "Progress",
-    "SilentMonitor",
     "StateError",
-    "map_tensors",
 ]
 
 #: Format of a saved state, which is part of it; counted up whenever its content changes.
-STATE_FORMAT = 4
+STATE_FORMAT = 5
 
 
 class Interrupted(Exception):
@@ -57,14 +53,19 @@ class Progress:
     losses: np.ndarray[Any, np.dtype[np.float64]]
 
 
-class Monitor(Protocol):
-    """Callbacks of a training; the only way in which it reaches its caller while it runs."""
+class Monitor:
+    """Callbacks of a training: the only way in which it reaches its caller while it runs.
+
+    By default they do nothing.
+    """
 
     def restore(self) -> dict[str, Any] | None:
         """Return the state saved earlier, or None to start from the beginning."""
+        return None
 
     def due(self) -> bool:
         """Return whether to save the state now. Called after every step, so it must be cheap."""
+        return False
 
     def save(self, state: dict[str, Any]) -> None:
         """Save the state (all tensors on the CPU; ``torch.load(weights_only=True)`` reads it back).
@@ -75,32 +76,3 @@ class Monitor(Protocol):
 
     def progress(self, progress: Progress) -> None:
         """Receive the progress. Called at every read-back."""
-
-
-class SilentMonitor:
-    """A monitor that does nothing."""
-
-    def restore(self) -> dict[str, Any] | None:
-        """Return None: there is nothing to continue from."""
-        return None
-
-    def due(self) -> bool:
-        """Return False: nothing is ever saved."""
-        return False
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Do nothing."""
-
-    def progress(self, progress: Progress) -> None:
-        """Do nothing."""
-
-
-def map_tensors(state: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Return the same nested dicts, lists and tuples with ``change`` applied to every tensor."""
-    if isinstance(state, torch.Tensor):
-        return change(state)
-    if isinstance(state, dict):
-        return {key: map_tensors(value, change) for key, value in state.items()}
-    if isinstance(state, (list, tuple)):
-        return type(state)(map_tensors(value, change) for value in state)
-    return state

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.training.batches import column
-from mlpsubmit.training.monitor import map_tensors
 from mlpsubmit.training.parametrizations import effective_lr
+from mlpsubmit.training.parts import Part
 from mlpsubmit.training.stack import Stack
 
 __all__ = ["OptimizerView", "StackedOptimizer", "build_optimizer", "optimizer_class"]
@@ -29,7 +29,7 @@ __all__ = ["OptimizerView", "StackedOptimizer", "build_optimizer", "optimizer_cl
 Closure = Callable[[], tuple[Tensor, Sequence[Tensor]]]
 
 
-class StackedOptimizer(Protocol):
+class StackedOptimizer(Part):
     """The interface of an optimizer."""
 
     def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
@@ -40,15 +40,7 @@ class StackedOptimizer(Protocol):
             active: (K,) bool.
             closure: computes losses and gradients again, for optimizers that need them.
         """
-
-    def shrink(self, keep: Sequence[int]) -> None:
-        """Keep these rows."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state for :meth:`load_state_dict`."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state."""
+        raise NotImplementedError
 
 
 class OptimizerView:
@@ -96,16 +88,14 @@ def build_optimizer(
             f"{common.optimizer!r}; they are for a torch.optim class; try MOMENTUM, NESTEROV, "
             "WEIGHT_DECAY, BETAS and EPS"
         )
-    if common.optimizer == "sgd":
-        return _SGD(stack, hyperparameters, lrs), views
-    return _Adam(stack, hyperparameters, lrs, decoupled=common.optimizer == "adamw"), views
+    kind = _SGD if common.optimizer == "sgd" else _Adam
+    return kind(stack, hyperparameters, lrs), views
 
 
-class _Stacked:
-    """Learning rates (P, K) of the P parameters, weight decays (K,), and any further state."""
+class _Stacked(StackedOptimizer):
+    """Learning rates (K, P) of the P parameters, weight decays (K,), and any further state."""
 
-    #: The attributes that are tensors (K, ...) or lists of P such tensors.
-    PER_ROW: tuple[str, ...] = ("weight_decays",)
+    PER_ROW: tuple[str, ...] = ("lrs", "weight_decays")
 
     def __init__(
         self,
@@ -116,43 +106,34 @@ class _Stacked:
         first = stack.parameters[0]
         self._stack = stack
         self._like: dict[str, Any] = {"device": first.device, "dtype": first.dtype}
-        self.lrs = torch.tensor([[one[name] for one in lrs] for name in stack.names], **self._like)
+        self.lrs = torch.tensor([[one[name] for name in stack.names] for one in lrs], **self._like)
         decays = [h.weight_decay for h in hyperparameters]
         self._has_decay = any(decays)
+        self._decoupled = hyperparameters[0].optimizer == "adamw"
         self.weight_decays = torch.tensor(decays, **self._like)
 
     def _each(
         self, gradients: Sequence[Tensor], active: Tensor
     ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """Yield index, parameter (K, ...), gradient (K, ...) and learning rate (K, 1, ...)."""
-        lrs = (self.lrs * active).unbind(0)
+        """Yield index, parameter (K, ...), gradient (K, ...) and learning rate (K, 1, ...).
+
+        The gradient includes the weight decay, unless that is decoupled.
+        """
+        lrs = (self.lrs * active.unsqueeze(1)).unbind(1)
         for i, (p, g) in enumerate(zip(self._stack.parameters, gradients, strict=True)):
-            yield i, p, torch.where(column(active, g), g, 0.0), column(lrs[i], p)
+            g = torch.where(column(active, g), g, 0.0)
+            if self._has_decay and not self._decoupled:
+                g = torch.addcmul(g, p, column(self.weight_decays, p))
+            yield i, p, g, column(lrs[i], p)
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(p, requires_grad=False) for p in self._stack.parameters]
-
-    def shrink(self, keep: Sequence[int]) -> None:
-        rows = torch.tensor(list(keep), device=self.lrs.device)
-        self.lrs = self.lrs[:, rows]
-        for name in self.PER_ROW:
-            value = getattr(self, name)
-            kept = [tensor[rows] for tensor in value] if isinstance(value, list) else value[rows]
-            setattr(self, name, kept)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("lrs", *self.PER_ROW)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        device = self.lrs.device
-        for name, value in map_tensors(state, lambda t: t.to(device, copy=True)).items():
-            setattr(self, name, value)
 
 
 class _SGD(_Stacked):
     """g += wd p; b = momentum b + g; p -= lr b, or p -= lr (g + momentum b) for Nesterov."""
 
-    PER_ROW = ("weight_decays", "momenta", "buffers")
+    PER_ROW = (*_Stacked.PER_ROW, "momenta", "buffers")
 
     def __init__(
         self,
@@ -169,8 +150,6 @@ class _SGD(_Stacked):
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
         for i, p, g, lr in self._each(gradients, active):
-            if self._has_decay:
-                g = torch.addcmul(g, p, column(self.weight_decays, p))
             if self.buffers:
                 momentum, buffer = column(self.momenta, p), self.buffers[i]
                 buffer.mul_(momentum).add_(g)
@@ -185,18 +164,18 @@ class _Adam(_Stacked):
     p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps).
     """
 
-    PER_ROW = ("weight_decays", "first_moments", "second_moments")
+    PER_ROW = (*_Stacked.PER_ROW, "first_moments", "second_moments")
+    SAVED = ("steps",)
 
     def __init__(
         self,
         stack: Stack,
         hyperparameters: Sequence[Hyperparameters],
         lrs: Sequence[Mapping[str, float]],
-        decoupled: bool,
     ) -> None:
         super().__init__(stack, hyperparameters, lrs)
-        self._decoupled = decoupled
-        self._betas, self._eps = hyperparameters[0].betas, hyperparameters[0].eps
+        common = hyperparameters[0]
+        self._betas, self._eps = common.betas, common.eps
         self.first_moments, self.second_moments = self._zeros(), self._zeros()
         # Counted on the device, so that a replayed step counts too.
         exact = torch.float32 if self.lrs.device.type == "mps" else torch.float64
@@ -211,19 +190,14 @@ class _Adam(_Stacked):
             m, v = self.first_moments[i], self.second_moments[i]
             if self._has_decay and self._decoupled:
                 p.mul_(1 - lr * column(self.weight_decays, p))
-            elif self._has_decay:
-                g = torch.addcmul(g, p, column(self.weight_decays, p))
             m.lerp_(g, 1 - beta1)
             v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
             denominator = v.sqrt().div_(root2).add_(self._eps)
             update = torch.div(m, denominator, out=denominator)
             p.addcmul_(update, lr / correction1, value=-1)
 
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "steps": self.steps}
 
-
-class TorchOptimizer:
+class TorchOptimizer(StackedOptimizer):
     """Any class of torch.optim, for one config: over the model's parameters, views of the stack.
 
     The host has to know whether the config is active: a GPU-CPU sync point per step.
@@ -265,16 +239,11 @@ class TorchOptimizer:
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient[0].contiguous()  # LBFGS flattens it as a view
 
-    def shrink(self, keep: Sequence[int]) -> None:
-        raise AssertionError("a stack of one config is never shrunk")
-
     def state_dict(self) -> dict[str, Any]:
         return dict(self._optimizer.state_dict())
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(
-            copy.deepcopy(state)
-        )  # it moves tensors to the device itself
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        self._optimizer.load_state_dict(copy.deepcopy(state))  # it moves the tensors itself
 
 
 def optimizer_class(optimizer: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,17 +20,13 @@ from mlpsubmit.training.initial_output import InitialOutput
 from mlpsubmit.training.loss_history import LossHistory
 from mlpsubmit.training.losses import stacked_loss
 from mlpsubmit.training.measurements import Grabber, resolve
-from mlpsubmit.training.monitor import STATE_FORMAT, StateError, map_tensors
+from mlpsubmit.training.monitor import STATE_FORMAT, StateError
 from mlpsubmit.training.optimizers import build_optimizer
 from mlpsubmit.training.parametrizations import effective_lr, parametrize
+from mlpsubmit.training.parts import Part, map_tensors
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import generator_states, set_generator_states, streams
-from mlpsubmit.training.stack import (
-    Stack,
-    behaviour,
-    check_equal_behaviour,
-    check_equal_structure,
-)
+from mlpsubmit.training.stack import Stack, behaviour, check_stackable
 
 __all__ = ["Pack", "per_config"]
 
@@ -52,8 +48,6 @@ def per_config(
     if isinstance(hyperparameters, Hyperparameters):
         return [hyperparameters] * count
     settings = list(hyperparameters)
-    if len(settings) != count:
-        raise SpecError(f"hyperparameters: got {len(settings)} for {count} models; give {count}")
     errors = [
         f"{name.upper()} differs between configs trained together: {values}; only "
         f"{', '.join(sorted(STACKED)).upper()} may"
@@ -67,8 +61,8 @@ def per_config(
 
 def _differing(values: list[Any]) -> str:
     """Return the first two values that differ, for a message, or nothing."""
-    first = values[0]
-    return next((f"{first!r} and {v!r}" for v in values if v is not first and v != first), "")
+    differing = (v for v in values[1:] if v is not values[0] and v != values[0])
+    return next((f"{values[0]!r} and {v!r}" for v in differing), "")
 
 
 class Pack:
@@ -83,6 +77,7 @@ class Pack:
     Attributes:
         start: the first step to make.
         generators: those that the batch functions draw from.
+        device: where it trains.
         stack: the networks.
         train, test: the batches; ``test`` is None where there is no test set or no use for it.
         initial_output: f0, which is subtracted from the outputs.
@@ -105,7 +100,8 @@ class Pack:
         device: torch.device,
         state: dict[str, Any] | None,
     ) -> None:
-        common, self.start, self.generators = settings[0], 0, list(generators)
+        common, self.device = settings[0], device
+        self.start, self.generators = 0, list(generators)
         if state is not None:
             _check_state(state, len(models), len(self.generators))
             # The fixed sets are drawn again, from the generators' original states.
@@ -115,8 +111,7 @@ class Pack:
         taken = frozenset[str]().union(*(names for one in arguments for names in one.values()))
 
         # The networks, and a module that can show them at initialisation.
-        check_equal_structure(models)
-        check_equal_behaviour(models)  # before a callable parametrization binds functions to each
+        check_stackable(models)  # before a callable parametrization binds functions to each
         model0 = copy.deepcopy(models[0]) if "model0" in taken else None
         lr_scales = _parametrize(models, settings, trials, contexts)
         if model0 is not None:
@@ -128,12 +123,7 @@ class Pack:
 
         # The batches; online a test set is drawn for grabs alone.
         needs_test = not common.online or not taken.isdisjoint({"X_te", "y_te"})
-        self.train = self._batches(batch_fns, common, "batch function", not common.online)
-        self.test = (
-            self._batches(test_fns, common, "test batch function", fixed=True)
-            if test_fns and needs_test
-            else None
-        )
+        self._build_batches(batch_fns, test_fns if needs_test else None, common)
 
         # The losses of the centred outputs, and their gradients.
         self.initial_output = InitialOutput(
@@ -147,7 +137,7 @@ class Pack:
         # Updates, records, measurements.
         self.optimizer, opts = build_optimizer(self.stack, settings, lr_scales)
         self.history = LossHistory(
-            settings, device, tested=not common.online and self.test is not None
+            settings, self.stack, tested=not common.online and self.test is not None
         )
         show_initial = None if model0 is None else partial(self.initial_output.show, model0)
         self.grabber = Grabber(
@@ -164,18 +154,23 @@ class Pack:
         if state is not None:
             self._load_state_dict(state)
 
-    def _batches(
-        self, functions: Sequence[BatchFn], common: Hyperparameters, what: str, fixed: bool
-    ) -> Batches:
-        return Batches(
-            functions,
-            fixed=fixed,
+    def _build_batches(
+        self,
+        batch_fns: Sequence[BatchFn],
+        test_fns: Sequence[BatchFn] | None,
+        common: Hyperparameters,
+    ) -> None:
+        batches = partial(
+            Batches,
             loss=common.loss,
             model=self.stack.models[0],
-            device=self.stack.device,
+            device=self.device,
             dtype=self.stack.parameters[0].dtype,
-            what=what,
         )
+        self.train = batches(batch_fns, fixed=not common.online, what="batch function")
+        self.test: Batches | None = None
+        if test_fns:
+            self.test = batches(test_fns, fixed=True, what="test batch function")
 
     def objective(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the losses (K,) of the centred outputs on a batch, and their gradients."""
@@ -216,11 +211,6 @@ class Pack:
     # The part that replay depends on
 
     @property
-    def device(self) -> torch.device:
-        """Where it trains."""
-        return self.stack.device
-
-    @property
     def size(self) -> int:
         """The number of rows of the stack."""
         return len(self.stack)
@@ -238,14 +228,16 @@ class Pack:
     @property
     def buffers(self) -> list[Tensor]:
         """The tensors that a step may change in place: the same memory until a shrink."""
-        networks = [tensor.detach() for tensor in self.stack.tensors.values()]
-        networks += self.initial_output.weights.values()
-        return [*networks, *_flat(self.optimizer.state_dict()), *self.history.vectors]
+        found: list[Tensor] = []
+        changed = [self.optimizer.on_device, self.history.on_device]
+        state = [self.stack.tensors, self.initial_output.weights, changed]
+        map_tensors(state, lambda tensor: found.append(tensor.detach()))
+        return found
 
     # Saving and restoring
 
     @property
-    def _parts(self) -> dict[str, Any]:
+    def _parts(self) -> dict[str, Part]:
         names = ("stack", "initial_output", "optimizer", "history", "grabber")
         return {name: getattr(self, name) for name in names}
 
@@ -265,7 +257,7 @@ class Pack:
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         self.start = state["start"]
         for name, part in self._parts.items():
-            part.load_state_dict(state["parts"][name])
+            part.load_state_dict(state["parts"][name], self.device)
         for batches in (self.train, self.test):
             if batches is not None and len(self.stack) < len(self.stack.models):
                 batches.shrink(self.stack.configs)
@@ -294,25 +286,12 @@ def _parametrize(
     ]
 
 
-def _flat(state: Any) -> Iterator[Tensor]:
-    """Yield the tensors of nested dictionaries and lists."""
-    if isinstance(state, Tensor):
-        yield state
-    elif isinstance(state, (dict, list)):
-        for entry in state.values() if isinstance(state, dict) else state:
-            yield from _flat(entry)
-
-
 def _check_state(state: dict[str, Any], models: int, generators: int) -> None:
-    got = {
-        "format": state.get("format"),
-        "models": state.get("models"),
-        "generators": len(state.get("generators", ())),
-    }
+    got = {**state, "generators": len(state.get("generators", ()))}
     expected = {"format": STATE_FORMAT, "models": models, "generators": generators}
     for name, value in expected.items():
-        if got[name] != value:
+        if got.get(name) != value:
             raise StateError(
-                f"saved state: its {name} is {got[name]}, but this training expects {value}; "
+                f"saved state: its {name} is {got.get(name)}, but this training expects {value}; "
                 "discard the state to train from the beginning"
             )

@@ -110,7 +110,6 @@ def parametrize(
         return _by_callable(model, parametrization, gamma, lr, generator, context)
     layers = _layers(model, parametrization)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    relu_gain = parametrization != "sp"
     width = max(layer.weight.shape[0] for layer in layers[:-1])
     lr_scales: dict[str, float] = {}
     for layer in layers:
@@ -122,7 +121,7 @@ def parametrize(
             _draw(layer, s, generator)
         _set_multiplier(layer, g / gamma if readout else g, hooked=readout or g != 1.0)
         lr_scales |= {names[parameter]: r for parameter in layer.parameters(recurse=False)}
-    _set_relu_gain(model, relu_gain)
+    _set_relu_gain(model, parametrization != "sp")
     return lr_scales
 
 
@@ -188,7 +187,10 @@ def _by_callable(
     context: Mapping[str, Any],
 ) -> dict[str, float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    arguments = _required(function, {**context, "gamma": gamma})
+    offered = {**context, "gamma": gamma}
+    further = list(inspect.signature(function).parameters.values())[2:]
+    needed = [p.name for p in further if p.default is p.empty and p.name in offered]
+    arguments = {name: offered[name] for name in needed}
     with global_rng(generator.initial_seed() if generator else torch.initial_seed()):
         function(model, optimizer, **arguments)
     if "gamma" not in arguments:
@@ -212,13 +214,6 @@ def _divide_outputs(model: nn.Module, gamma: float) -> None:
             f"GAMMA={gamma:g} divides the output of the last nn.Linear or nn.Conv2d layer, but "
             f"{type(model).__name__} has none; divide in the model, and leave GAMMA at 1"
         )
-
-
-def _required(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the offered arguments that a function, after its first two, needs."""
-    further = list(inspect.signature(function).parameters.values())[2:]
-    needed = [p.name for p in further if p.default is p.empty and p.name in offered]
-    return {name: offered[name] for name in needed}
 
 
 def _multiply(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

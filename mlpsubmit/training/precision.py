@@ -96,10 +96,8 @@ def arithmetic(precision: str, deterministic: bool, device: torch.device) -> Ite
             deterministic algorithm on this device then raises a RuntimeError that names it.
         device: where the training runs.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_matmul_precision(precision))
-        if deterministic:
-            stack.enter_context(_deterministic_algorithms(device))
+    algorithms = _deterministic_algorithms(device) if deterministic else contextlib.nullcontext()
+    with _matmul_precision(precision), algorithms:
         yield
 
 

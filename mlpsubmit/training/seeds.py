@@ -44,8 +44,8 @@ def streams(seed: int, trial: int) -> Streams:
     """
     children = np.random.SeedSequence((seed, trial)).spawn(4)
     # 63 bits: in this range torch treats signed and unsigned seeds the same.
-    words = (int(child.generate_state(1, np.uint64)[0]) >> 1 for child in children)
-    return Streams(*words)
+    seeds = (int(child.generate_state(1, np.uint64)[0]) >> 1 for child in children)
+    return Streams(*seeds)
 
 
 @contextlib.contextmanager

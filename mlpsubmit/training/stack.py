@@ -15,16 +15,17 @@ from mlpsubmit.training.accel.compile import Compiled
 from mlpsubmit.training.accel.mlp import ClosedForm
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.losses import StackedLoss
-from mlpsubmit.training.monitor import StateError, map_tensors
+from mlpsubmit.training.monitor import StateError
+from mlpsubmit.training.parts import Part, map_tensors
 from mlpsubmit.training.precision import autocast
 
-__all__ = ["Stack", "behaviour", "check_equal_behaviour", "check_equal_structure", "point_at"]
+__all__ = ["Stack", "behaviour", "check_stackable", "point_at"]
 
 #: The attributes that torch keeps in every module; all others are the model's own.
 _OF_TORCH = frozenset(vars(nn.Module()))
 
 
-class Stack:
+class Stack(Part):
     """The networks of a pack, evaluated and differentiated together.
 
     The plain way is ``vmap`` over ``functional_call``, and autograd. The weights are in the stacked
@@ -59,7 +60,8 @@ class Stack:
         # Not a copy: a callable parametrization may have bound functions to this very module.
         self._template = models[0]
         # Determined once: looking for tied weights costs a tenth of a small network's step.
-        self._tied = _has_tied_weights(models[0])
+        every = list(models[0].named_parameters(remove_duplicate=False))
+        self._tied = len(every) > len(list(models[0].parameters()))
         self._forward_shared = torch.vmap(self._forward_one, in_dims=(0, None))
         self._forward_stacked = torch.vmap(self._forward_one, in_dims=(0, 0))
         # Before the weights leave the models, whose multipliers it reads. It has no bf16.
@@ -212,7 +214,7 @@ class Stack:
             "left_out": {config: _tensors(self.models[config]) for config in left_out},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Continue from a saved state.
 
         Raises:
@@ -233,16 +235,11 @@ class Stack:
             )
         if state["method"] == "autograd":  # compiling has failed then, but might work now
             self._closed_form = self._compiled = None
-        state = map_tensors(state, lambda tensor: tensor.to(self.device, copy=True))
+        state = map_tensors(state, lambda tensor: tensor.to(device, copy=True))
         self.configs = list(state["configs"])
         for config, tensors in state["left_out"].items():
             point_at(self.models[config], tensors)
         self._set(dict(state["tensors"]))
-
-
-def _has_tied_weights(model: nn.Module) -> bool:
-    every = len(list(model.named_parameters(remove_duplicate=False)))
-    return every != len(list(model.parameters()))
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -263,14 +260,12 @@ def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str |
     return next((key for key in {**one, **other} if one.get(key) != other.get(key)), None)
 
 
-def check_equal_structure(models: Sequence[nn.Module]) -> None:
+def check_stackable(models: Sequence[nn.Module]) -> None:
     """Refuse models that cannot be stacked.
 
     Raises:
-        SpecError: naming the first tensor that differs, or dropout.
+        SpecError: naming the first tensor or module that differs, or dropout.
     """
-    if not models:
-        raise SpecError("models: got none; give at least one")
     if len(set(map(id, models))) < len(models):
         raise SpecError("models: the same module occurs twice; every config needs its own")
     for path, module in models[0].named_modules():
@@ -280,7 +275,7 @@ def check_equal_structure(models: Sequence[nn.Module]) -> None:
                 f"MODEL: its module {path!r} ({type(module).__name__}) draws random numbers in "
                 "the forward pass, which is not supported; leave it out"
             )
-    first = _shapes(models[0])
+    first, first_behaviour = _shapes(models[0]), behaviour(models[0])
     for config, model in enumerate(models[1:], start=1):
         other = _shapes(model)
         if (name := _first_difference(first, other)) is not None:
@@ -289,6 +284,17 @@ def check_equal_structure(models: Sequence[nn.Module]) -> None:
                 f"{other.get(name, 'missing')} in model {config}; models trained together "
                 "need equal structures and shapes"
             )
+        if (path := _first_difference(first_behaviour, behaviour(model))) is not None:
+            where = f"module {path!r}" if path else "the model itself"
+            raise SpecError(
+                f"models: {where} differs between model 0 and model {config} in its class or "
+                "in an attribute that is not a tensor; models trained together must compute "
+                "the same function of their weights: train these separately"
+            )
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[Any, ...]]:
+    return {name: (tuple(t.shape), str(t.dtype)) for name, t in _tensors(model).items()}
 
 
 def behaviour(model: nn.Module) -> dict[str, bytes]:
@@ -305,24 +311,3 @@ def _content(module: nn.Module) -> bytes:
     # Of a bound method only the function counts: the tensors of its module may differ.
     unbound = {name: getattr(value, "__func__", value) for name, value in own.items()}
     return digest(type(module), module.training, unbound)
-
-
-def check_equal_behaviour(models: Sequence[nn.Module]) -> None:
-    """Refuse models that compute different functions of their tensors.
-
-    Raises:
-        SpecError: naming the first module that differs.
-    """
-    first = behaviour(models[0])
-    for config, model in enumerate(models[1:], start=1):
-        if (path := _first_difference(first, behaviour(model))) is not None:
-            where = f"module {path!r}" if path else "the model itself"
-            raise SpecError(
-                f"models: {where} differs between model 0 and model {config} in its class or "
-                "in an attribute that is not a tensor; models trained together must compute "
-                "the same function of their weights: train these separately"
-            )
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[Any, ...]]:
-    return {name: (tuple(t.shape), str(t.dtype)) for name, t in _tensors(model).items()}

@@ -41,7 +41,7 @@ def test_saves_heartbeats_and_records_are_the_real_ones(overheads, tmp_path, cap
 def test_a_stopwatch_tells_steps_and_saves_apart(bench):
     workload = bench("workload")
 
-    class SavesTwice(workload.SilentMonitor):
+    class SavesTwice(workload.Monitor):
         asked = 0
 
         def due(self):

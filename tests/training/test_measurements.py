@@ -12,7 +12,6 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import DIVERGED, DONE
 from mlpsubmit.spec.hyperparameters import validate
 from mlpsubmit.training import GrabError, measurements, streams, train
-from mlpsubmit.training.batches import LastBatch
 from mlpsubmit.training.parametrizations import parametrize
 from mlpsubmit.training.stack import Stack
 
@@ -265,7 +264,7 @@ def test_a_trace_keeps_last_batches_only_where_a_config_may_stop_between_grabs(
     gaussian, make_mlps, monkeypatch
 ):
     kept = []
-    monkeypatch.setattr(LastBatch, "update", lambda self, batch, active: kept.append(len(active)))
+    monkeypatch.setattr(measurements, "latest", lambda *arguments: kept.append(arguments))
 
     def steps_kept(grab=output, **settings):
         kept.clear()

@@ -87,8 +87,9 @@ class Compiled(Generic[Returned]):
         try:
             return self._call(*arguments)
         except Exception as error:
-            plain, capturing = self._call is self._plain, _is_capturing()
-            if plain or capturing or ran_out_of_memory(error):
+            # While a CUDA graph is being captured, an error may be due to the capture.
+            capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+            if not self.works or capturing or ran_out_of_memory(error):
                 raise
             reason = (str(error).strip().splitlines() or [""])[0]
             warnings.warn(
@@ -115,11 +116,6 @@ def make_importable(function: Any) -> None:
             make_importable(value)
 
 
-def _is_capturing() -> bool:
-    """Return whether a CUDA graph is being captured: an error then may be due to the capture."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
-
-
 @contextlib.contextmanager
 def sharing_compiled(folder: Path) -> Iterator[None]:
     """Use a folder, which tasks share, as the compiler's cache within the context.
@@ -127,7 +123,9 @@ def sharing_compiled(folder: Path) -> Iterator[None]:
     It has a subfolder per model of CPU: code for one may not run on another. Variables that the
     user has set stay as they are.
     """
-    machine = digest(platform.machine(), _cpu(), torch.__version__).hex()[:16]
+    info = cpu_info()
+    cpu = " ".join([cpu_name(), info.get("flags", ""), info.get("Features", "")])
+    machine = digest(platform.machine(), cpu, torch.__version__).hex()[:16]
     # A task has its share of the cores; by default the compiler would start a process on each.
     settings = {_CACHE_VARIABLE: str(folder / machine), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     before = {name: os.environ.get(name) for name in settings}
@@ -140,9 +138,3 @@ def sharing_compiled(folder: Path) -> Iterator[None]:
         for name in settings:
             if before[name] is None:
                 os.environ.pop(name, None)
-
-
-def _cpu() -> str:
-    """Return the CPU's model and its instructions, as far as known."""
-    info = cpu_info()
-    return " ".join([cpu_name(), info.get("flags", ""), info.get("Features", "")])

@@ -9,43 +9,17 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 
-__all__ = ["CudaRecorder", "Recorder"]
+__all__ = ["CudaRecorder"]
 
 T = TypeVar("T")
 
 
-class Recorder(Protocol):
-    """Records work on a device, to be replayed."""
-
-    def watched(self) -> AbstractContextManager[list[str]]:
-        """Return a context that lists where the work within it waited for the device.
-
-        The list is complete once the context has ended.
-        """
-
-    def record(
-        self, work: Callable[[], T], generators: Sequence[torch.Generator]
-    ) -> Callable[[], T]:
-        """Record some work, without doing it; return a function that does it at each call.
-
-        Each call works on the same memory, and overwrites what the last one returned.
-
-        Args:
-            generators: those that the work draws from. Each call advances them. Recording may
-                advance them too: restore their states before the first call.
-
-        Raises:
-            Exception: where it cannot be recorded.
-        """
-
-
 class CudaRecorder:
-    """Records CUDA graphs.
+    """Records work on a GPU as CUDA graphs.
 
     Args:
         device: the GPU.
@@ -58,7 +32,10 @@ class CudaRecorder:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[list[str]]:
-        """Collect torch's warnings of operations that wait for the device."""
+        """List where the work within the context waits for the device.
+
+        The list is complete once the context has ended.
+        """
         waits: list[str] = []
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -83,7 +60,18 @@ class CudaRecorder:
     def record(
         self, work: Callable[[], T], generators: Sequence[torch.Generator]
     ) -> Callable[[], T]:
-        """Record a CUDA graph, which has memory of its own; see :class:`Recorder`."""
+        """Record some work, without doing it; return a function that does it at each call.
+
+        Each call works on the same memory, separate from that of eager work, and overwrites the
+        result of the last one.
+
+        Args:
+            generators: those that the work draws from. Each call advances them. Recording may
+                advance them too: restore their states before the first call.
+
+        Raises:
+            Exception: if the work cannot be recorded.
+        """
         index = self._stream.device.index
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         spare = [(g, g.clone_state()) for g in (*generators, torch.cuda.default_generators[index])]

@@ -24,7 +24,7 @@ import contextlib
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -32,11 +32,13 @@ from torch import Tensor
 
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
-from mlpsubmit.training.accel.cuda_graph import CudaRecorder, Recorder
+from mlpsubmit.training.accel.cuda_graph import CudaRecorder
 from mlpsubmit.training.batches import Batch, Batches
 from mlpsubmit.training.seeds import generator_states, set_generator_states
 
 __all__ = ["ReplayedStep", "StepFn", "replay_wanted", "replayed"]
+
+T = TypeVar("T")
 
 #: Makes a step; returns its batch, and (K,) bool, the configs that made it.
 StepFn = Callable[[int], tuple[Batch, Tensor]]
@@ -58,15 +60,13 @@ class Recordable(Protocol):
         start: the first step to make.
         train: the batches.
         generators: those that the batch functions draw from.
+        device: where it trains.
     """
 
     start: int
     train: Batches
     generators: list[torch.Generator]
-
-    @property
-    def device(self) -> torch.device:
-        """Where it trains."""
+    device: torch.device
 
     @property
     def size(self) -> int:
@@ -121,39 +121,38 @@ class ReplayedStep:
         recorder: records on its device.
     """
 
-    def __init__(self, step_fn: StepFn, pack: Recordable, recorder: Recorder) -> None:
+    def __init__(self, step_fn: StepFn, pack: Recordable, recorder: CudaRecorder) -> None:
         self._step_fn, self._pack, self._recorder = step_fn, pack, recorder
         #: Whether the user's functions keep no state; whether replay has been given up.
         self._pure, self._refused = False, False
-        #: Rows of the stack that the recording is for, and steps in which it has been checked.
-        self._size, self._checked = 0, 0
+        #: Rows of the stack that the recording is for, and steps made with that many.
+        self._size, self._made = 0, 0
         #: The generators that a step draws from.
         self._drawn_from: list[torch.Generator] = []
         self._replay: Callable[[], tuple[Batch, Tensor]] | None = None
-        # A plain function: a bound method would be a cycle, freed only by garbage collection.
-        self._stage: Callable[[ReplayedStep, int], tuple[Batch, Tensor]] = ReplayedStep._first
 
     def __call__(self, step: int) -> tuple[Batch, Tensor]:
         """Make a step. Its results are valid until the next one."""
-        if self._size != self._pack.size and not self._refused:
-            self._begin()
-        return self._stage(self, step)
-
-    def _begin(self) -> None:
-        self._size, self._checked = self._pack.size, 0
-        self._replay, self._stage = None, ReplayedStep._first  # frees the memory of a recording
+        if self._size != self._pack.size:
+            self._size, self._made = self._pack.size, 0
+            self._replay = None  # frees the memory of the recording
+        self._made += 1
+        # The first step differs from later ones: first losses, checks of the batches' shapes.
+        if self._made == 1 or self._refused:
+            return self._step_fn(step)
+        if self._made == 2:
+            return self._watched(step)
+        if self._made == 3:
+            self._record(step)
+        if self._replay is None:
+            return self._step_fn(step)
+        if self._made < 3 + CHECKED_STEPS:
+            return self._both_ways(step)
+        return self._replay()
 
     def _refuse(self, step: int, reason: str) -> None:
         print(f"from step {step} on, steps are not replayed: {reason}", flush=True)
-        self._refused, self._replay, self._stage = True, None, ReplayedStep._eager
-
-    def _eager(self, step: int) -> tuple[Batch, Tensor]:
-        return self._step_fn(step)
-
-    def _first(self, step: int) -> tuple[Batch, Tensor]:
-        """Make a step that differs from later ones: first losses, checks of the batches' shapes."""
-        self._stage = ReplayedStep._watched
-        return self._step_fn(step)
+        self._refused, self._replay = True, None
 
     def _watched(self, step: int) -> tuple[Batch, Tensor]:
         """Make a step, and find out whether it could have been replayed."""
@@ -170,13 +169,13 @@ class ReplayedStep:
         set_generator_states(generators, before)
         keeps_state = content is None or content != self._content()
         set_generator_states(generators, after)
-        self._stage = ReplayedStep._recorded
         if waits:
             self._refuse(step, f"they wait for the device, in {waits[0]}")
         elif keeps_state:
             self._refuse(
-                step, "a batch function, the model or the loss may keep a state of its own"
+                step, "a batch function, the model or the loss may keep state between calls"
             )
+        self._pure = not keeps_state
         return made
 
     def _content(self) -> bytes | None:
@@ -187,20 +186,17 @@ class ReplayedStep:
             return digest(self._pack.functions, _global_generators(self._pack.device))
         return None
 
-    def _recorded(self, step: int) -> tuple[Batch, Tensor]:
-        """Record the step, and make it both ways."""
-        self._pure = True
+    def _record(self, step: int) -> None:
+        """Record the step, which changes nothing."""
         before = _Snapshot(self._pack)
         reason = None if self._ignores_step() else "a batch function uses its step"
         before.restore(self._pack)
         if reason is None:
-            reason = _failure(partial(self._record, step))
+            work = partial(self._step_fn, step)
+            self._replay, reason = _tried(lambda: self._recorder.record(work, self._drawn_from))
             before.restore(self._pack)
         if reason is not None:
             self._refuse(step, reason)
-            return self._step_fn(step)
-        self._stage = ReplayedStep._both_ways
-        return self._both_ways(step)
 
     def _ignores_step(self) -> bool:
         try:
@@ -209,36 +205,25 @@ class ReplayedStep:
             return False
         return True
 
-    def _record(self, step: int) -> None:
-        self._replay = self._recorder.record(partial(self._step_fn, step), self._drawn_from)
-
     def _both_ways(self, step: int) -> tuple[Batch, Tensor]:
         """Make a step by replay, and again eagerly from the same state; keep the eager result."""
-        assert self._replay is not None
-        before, results = _Snapshot(self._pack), list[Tensor]()
-        reason = _failure(partial(self._try_replay, results))
+        before = _Snapshot(self._pack)
+        replayed, reason = _tried(self._replayed_results)
         before.restore(self._pack)
-        made = list[tuple[Batch, Tensor]]()
-        reason = reason or _failure(lambda: made.append(self._step_fn(step)))
-        if reason is None and not _same(results, _results(self._pack, made[0])):
+        made, failure = _tried(partial(self._step_fn, step))
+        reason = reason or failure
+        if replayed and made and not _same(replayed, _results(self._pack, made)):
             reason = "a replayed step differs from the same step made eagerly"
-        self._checked += 1
-        if self._checked == CHECKED_STEPS:
-            self._stage = ReplayedStep._replayed
         if reason is not None:
             self._refuse(step, reason)
-        if made:
-            return made[0]
-        before.restore(self._pack)  # without the memory that the recording held
-        return self._step_fn(step)
+        if made is None:
+            before.restore(self._pack)  # without the memory that the recording held
+            return self._step_fn(step)
+        return made
 
-    def _try_replay(self, results: list[Tensor]) -> None:
+    def _replayed_results(self) -> list[Tensor]:
         assert self._replay is not None
-        results += [tensor.clone() for tensor in _results(self._pack, self._replay())]
-
-    def _replayed(self, step: int) -> tuple[Batch, Tensor]:
-        assert self._replay is not None
-        return self._replay()
+        return [tensor.clone() for tensor in _results(self._pack, self._replay())]
 
 
 class _Snapshot:
@@ -272,14 +257,13 @@ def _bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().flatten().view(torch.uint8)
 
 
-def _failure(work: Callable[[], Any]) -> str | None:
-    """Call a function; return the error, if it raises one."""
+def _tried(work: Callable[[], T]) -> tuple[T | None, str | None]:
+    """Call a function; return its result, or the error that it raises."""
     try:
-        work()
+        return work(), None
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
-        return f"{type(error).__name__}: {first_line}"
-    return None
+        return None, f"{type(error).__name__}: {first_line}"
 
 
 def _global_generators(device: torch.device) -> list[Any]:

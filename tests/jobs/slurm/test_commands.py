@@ -58,7 +58,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 def test_arrays_hold_every_task_once_and_never_run_more_than_the_limit(
     tasks: int, largest: int, limit: int | None
 ) -> None:
-    arrays = cut_arrays(Submission(Path("r"), "s.r", 0, tasks), largest, limit)
+    arrays = cut_arrays(Submission(Path("r"), "s.r", 0, tasks, threads=1), largest, limit)
     counts = [array.count for array in arrays]
     assert [array.first for array in arrays] == list(accumulate(counts, initial=0))[:-1]
     assert sum(array.count for array in arrays) == tasks
@@ -79,7 +79,7 @@ def test_arrays_hold_every_task_once_and_never_run_more_than_the_limit(
 
 
 def test_a_job_name_carries_the_run() -> None:
-    submission = Submission(Path("r"), "staircase.20260101-000000-abcdef", 3, 1)
+    submission = Submission(Path("r"), "staircase.20260101-000000-abcdef", 3, tasks=1, threads=1)
     assert job_name(submission) == "staircase.20260101-000000-abcdef.003"
     assert job_name(submission, "retry") == "staircase.20260101-000000-abcdef.003.retry"
 

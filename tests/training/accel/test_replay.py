@@ -30,7 +30,7 @@ from mlpsubmit.training.accel.replay import (
     ReplayedStep,
     replay_wanted,
 )
-from mlpsubmit.training.monitor import SilentMonitor
+from mlpsubmit.training.monitor import Monitor
 
 STEPS = 26
 LRS = (0.1, 0.03, 1e4, 1e-5, 0.02)  # the third one diverges
@@ -549,7 +549,7 @@ def test_batch_functions_of_a_sweep_can_be_replayed(name, recording, device, sam
     def run():
         configs = list(sweep)
         (stack,) = assemble(sweep, configs, [entry] * len(configs), device)
-        return stack.train(SilentMonitor())
+        return stack.train(Monitor())
 
     eager, recorder = run(), recording()
     same(eager, run())
