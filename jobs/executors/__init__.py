@@ -83,7 +83,7 @@ def choose(
         name = "slurm" if configured() else "local"
     if name != "slurm" and slurm.options:
         raise UserError(
-            f"--executor {name}: {', '.join(slurm.options)} are for SLURM; leave them out"
+            f"--executor {name}: only SLURM takes {', '.join(slurm.options)}; leave that out"
             + ("" if configured() else " (this machine has no sbatch configured for a cluster)")
         )
     settings = {

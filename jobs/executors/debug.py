@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 
 import torch
@@ -49,7 +48,6 @@ class DebugExecutor(Executor):
             run_task(submission.run, submission.number, 0, stop, on_failure)
 
     def _show(self, error: BaseException) -> None:
-        traceback.print_exception(error)
         if self._pdb:
             import pdb
 

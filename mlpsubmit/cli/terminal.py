@@ -258,7 +258,7 @@ def report(status: Status, *, failures: bool = True) -> int:
     if status.failed:
         click.echo(
             "failed configs will fail again until the spec is fixed; then launch it: finished "
-            "results are reused",
+            "results of configs that did not change are reused",
             err=True,
         )
     return 1

@@ -310,9 +310,17 @@ def _axis(names: tuple[str, ...], points: Iterable[tuple[Any, ...]]) -> Axis:
 
 def _repeated_names(axes: Sequence[Axis]) -> list[str]:
     names = [name for axis in axes for name in axis.names]
-    return [
+    errors = [
         f"axis {name}: is given more than once; keep one"
         for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    zipped = [axis for axis in axes if len(axis.names) > 1]
+    taken = [*names, *(axis.dimension for axis in zipped)]
+    return errors + [
+        f"axis ({', '.join(axis.names)}): its dimension in results would be {axis.dimension}, the "
+        "name of another axis; change the order of its names, or rename an argument"
+        for axis in zipped
+        if taken.count(axis.dimension) > 1
     ]
 
 

@@ -145,7 +145,7 @@ class Grabber(Part):
             offered = self._offer(row, config, train)
             self._last_column[config] = column
             for name in self.grabs:
-                where = f"grab {name!r} of config {config} at step {step}"
+                where = f"grab {name!r} of model {config} at step {step}"
                 value = self._call(name, config, offered, where)
                 if value is not None:
                     self._check_shape(name, config, tuple(value.shape), where)
@@ -188,7 +188,7 @@ class Grabber(Part):
         first = next(iter(known))
         if len(known[first]) != len(shape):
             raise GrabError(
-                f"{where} returned shape {shape}, but {known[first]} for config {first}; configs "
+                f"{where} returned shape {shape}, but {known[first]} for model {first}; configs "
                 "trained together need results of as many dimensions"
             )
 

@@ -47,7 +47,7 @@ TOO_DEEP = {"w": functools.partial(weight, layer=7)}
 
 def test_a_grab_that_fails_is_told_at_launch(tmp_path: Path) -> None:
     sweep = small({"GAMMA": [1.0, 2.0]}, grabs=TOO_DEEP)
-    with pytest.raises(GrabError, match=r"grab 'w' of config 0 at step 0 failed: .*got layer=7"):
+    with pytest.raises(GrabError, match=r"grab 'w' of model 0 at step 0 failed: .*got layer=7"):
         launch(sweep, executor="debug", runs_dir=tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -74,7 +74,7 @@ def test_a_grab_that_fails_on_a_worker_does_so_before_a_long_training(
     sweep = small(data=lambda: {"scale": 1.0}, grabs={"f": fails}, **settings)
     run = launch(sweep, executor="debug", runs_dir=tmp_path, keep_going=True)
     assert run.status().failed == 1
-    wanted = f"grab 'f' of config 0 at step {step} failed: ValueError: nothing to measure"
+    wanted = f"grab 'f' of model 0 at step {step} failed: ValueError: nothing to measure"
     assert wanted in run.status().failures[0].error
 
 

@@ -71,8 +71,7 @@ def test_failures_are_left_out_and_reported_once(run, config, gaussian, capsys):
     assert result["extras"]["w"]["vals"][8, 1, 8] == 8
     err = capsys.readouterr().err
     assert (
-        err.count("failed: GrabError: grab 'w' of config 0 at step 29 failed: ValueError: no w")
-        == 1
+        err.count("failed: GrabError: grab 'w' of model 0 at step 29 failed: ValueError: no w") == 1
     )
     assert (
         "2 of 6 configs have no result and are left out of the returned dictionary; run the script "
@@ -183,7 +182,7 @@ def test_the_executor_is_chosen_by_argument_or_variable(run, config, gaussian, m
     assert run(*arguments, use_mp=None, name="third")["jobs"] == [(8, 0)]
     with pytest.raises(UserError, match="--tasks 2: the debug executor has one task"):
         run(*arguments, tasks=2)
-    with pytest.raises(UserError, match=r"--executor debug: --template, --time are for SLURM"):
+    with pytest.raises(UserError, match=r"--executor debug: only SLURM takes --template, --time"):
         run(*arguments, template="gpu", slurm={"time": "1:00"}, name="fourth")
 
 

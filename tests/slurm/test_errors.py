@@ -93,7 +93,7 @@ def test_a_path_that_slurm_would_change(study: Any) -> None:
 
 
 def test_retries_are_for_slurm(study: Any) -> None:
-    with pytest.raises(UserError, match=r"--executor debug: .*--retries are for SLURM"):
+    with pytest.raises(UserError, match=r"--executor debug: only SLURM takes .*--retries"):
         study.launch("mistaken", executor="debug", tasks=None, retries=1, slurm={})
 
 
@@ -103,7 +103,7 @@ def test_retries_are_for_slurm(study: Any) -> None:
         (["--time", "4x"], "--time: got '4x'; should be"),
         (["--template", "gqu"], "no template is called 'gqu' (did you mean 'gpu'?)"),
         (["--cpus", "none"], "--cpus: got 'none'; should be"),
-        (["--executor", "local", "--time", "10"], "--executor local: --time are for SLURM"),
+        (["--executor", "local", "--time", "10"], "--executor local: only SLURM takes --time"),
         (["--sbatch", "array=0-3"], "--sbatch array"),
         (["--partition", "gqu"], "invalid partition specified: gqu"),
     ],

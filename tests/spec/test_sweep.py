@@ -537,6 +537,19 @@ def test_a_bad_axis_is_refused(axes, text):
     assert text in only(errors_of(make, axes))
 
 
+def test_two_dimensions_of_one_name_are_refused():
+    def batchfn(width_lr, bsz, gen):
+        return lambda step: None
+
+    axes = {("WIDTH", "LR"): [(4, 0.1), (8, 0.2)], "width_lr": [1, 2]}
+    with pytest.raises(SpecError) as caught:
+        Sweep(axes=axes, batchfn=batchfn)
+    assert only(caught.value.errors) == (
+        "axis (width, lr): its dimension in results would be width_lr, the name of another axis; "
+        "change the order of its names, or rename an argument"
+    )
+
+
 @pytest.mark.parametrize(
     ("axes", "further", "text"),
     [

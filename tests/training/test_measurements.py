@@ -156,14 +156,22 @@ def test_errors_of_grabs_name_grab_config_and_step(gaussian, make_mlps):
     contexts = [{"k": 0}, {"k": 1}]
     traces = {"ONLYTHRESHOLDS": False}
     cases = [
-        (fails, {}, "grab 'g' of config 1 at step 4 failed: ZeroDivisionError: by zero"),
-        (fails, traces, "grab 'g' of config 1 at step 0 failed: ZeroDivisionError"),
-        (lambda: {"a": 1}, {}, "grab 'g' of config 0 at step 4 returned dict {'a': 1}; valid are"),
+        (fails, {}, "grab 'g' of model 1 at step 4 failed: ZeroDivisionError: by zero"),
+        (fails, traces, "grab 'g' of model 1 at step 0 failed: ZeroDivisionError"),
+        (
+            lambda: {"a": 1},
+            {},
+            "grab 'g' of model 0 at step 4 returned dict {'a': 1}; valid are",
+        ),
         (lambda: None, {}, "returned NoneType None; valid are numbers, arrays"),
         (lambda: "text", {}, "returned str 'text'; valid are"),
         (lambda: [[1], [1, 2]], {}, "returned list [[1], [1, 2]]; valid are"),
-        (grows, traces, "grab 'g' of config 0 at step 1 returned shape (3,), but (1,) before"),
-        (lambda k: np.zeros((2,) * k), {}, "returned shape (2,), but () for config 0; configs"),
+        (
+            grows,
+            traces,
+            "grab 'g' of model 0 at step 1 returned shape (3,), but (1,) before",
+        ),
+        (lambda k: np.zeros((2,) * k), {}, "returned shape (2,), but () for model 0; configs"),
     ]
     for grab, settings, text in cases:
         with pytest.raises(GrabError, match=re.escape(text)) as caught:
