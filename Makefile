@@ -65,4 +65,5 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet torch==2.13.0 -c constraints.txt
 	$(BIN)/pip install --quiet -e '.[test]' -c constraints.txt
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/submitit-oldest submitit==1.5.0
 	touch $@

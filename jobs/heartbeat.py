@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -98,25 +99,37 @@ def is_fresh(heartbeat: Mapping[str, Any]) -> bool:
     return age < 3 * float(heartbeat.get("interval", HEARTBEAT_SECONDS))
 
 
-def process_start(pid: int) -> str | None:
-    """Return when a process of this machine started, in clock ticks since boot; None if unknown.
-
-    With the process id it identifies a process, since ids are reused.
-    """
+def _start_ticks(pid: int) -> int | None:
+    """Return when a live process started, in clock ticks since boot; None if it cannot be read."""
     try:
         content = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     fields = content.rpartition(")")[2].split()
-    return None if fields[0] == "Z" else fields[19]
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def process_start(pid: int) -> str | None:
+    """Return the boot and the clock tick at which a process of this machine started, as text.
+
+    With the process id it identifies a process: ids are reused, wall clocks are set, and ticks
+    start again at every boot.
+    """
+    ticks = _start_ticks(pid)
+    if ticks is None:
+        return None
+    boot = ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}:{ticks}"
 
 
 def process_age() -> float | None:
     """Return for how many seconds this process has run; None if that cannot be read."""
-    start = process_start(os.getpid())
-    if start is None or not hasattr(time, "CLOCK_BOOTTIME"):
+    ticks = _start_ticks(os.getpid())
+    if ticks is None or not hasattr(time, "CLOCK_BOOTTIME"):
         return None
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(start) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def is_alive(process: dict[str, Any]) -> bool:

@@ -16,9 +16,21 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["BusyError", "RunError", "SpecError", "UserError", "collected", "did_you_mean"]
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+__all__ = [
+    "BusyError",
+    "RunError",
+    "SpecError",
+    "UserError",
+    "collected",
+    "did_you_mean",
+    "validation_errors",
+]
 
 
 class UserError(Exception):
@@ -67,3 +79,33 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     spelt = {entry.lower(): entry for entry in sorted(known)}
     close = difflib.get_close_matches(name.lower(), spelt, n=1, cutoff=0.6)
     return f" (did you mean {spelt[close[0]]!r}?)" if close else ""
+
+
+def validation_errors(
+    error: ValidationError,
+    model: type[BaseModel],
+    label: Callable[[str, Sequence[int | str]], str],
+) -> list[str]:
+    """Return pydantic's errors as messages: the name, the value, and what is valid.
+
+    There is one message per label that has errors, and one per line of the whole model's error.
+
+    Args:
+        model: the model that was validated; its fields have descriptions.
+        label: returns how the user writes a value, given its field and its position in that.
+    """
+    messages: dict[str, str] = {}
+    for entry in error.errors():
+        text = entry["msg"].removeprefix("Value error, ")
+        if not entry["loc"]:
+            messages.update({line: line for line in text.split("\n")})
+            continue
+        field, *inside = entry["loc"]
+        name = label(str(field), inside)
+        if inside[1:]:  # the name at this position is wrong, not the value
+            message = f"{name}: {text}"
+        else:
+            meaning = "" if inside else f" ({model.model_fields[str(field)].description})"
+            message = f"{name}: got {entry['input']!r}; {text}{meaning}"
+        messages.setdefault(name, message)  # for a wrong name the value does not matter
+    return list(messages.values())

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.errors import SpecError, did_you_mean, validation_errors
 from mlpsubmit.slurm_templates import time_limit
 from mlpsubmit.slurm_templates.sbatch_options import (
     KEY_OF,
@@ -35,7 +35,6 @@ from mlpsubmit.slurm_templates.values import (
     memory,
     word,
 )
-from mlpsubmit.validation import validation_errors
 
 __all__ = ["KEYS", "Template", "as_option"]
 

@@ -16,8 +16,7 @@ from pydantic import (
 )
 
 from mlpsubmit.arguments import parse_bool
-from mlpsubmit.errors import SpecError, did_you_mean
-from mlpsubmit.validation import validation_errors
+from mlpsubmit.errors import SpecError, did_you_mean, validation_errors
 
 __all__ = [
     "OPTIMIZERS",

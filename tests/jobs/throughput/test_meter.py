@@ -229,10 +229,10 @@ def test_a_task_says_how_fast_it_is_and_what_it_makes_of_its_device() -> None:
     assert (
         task("done", **done).summary == "2/4 packs, mean 50 model-steps/s, 40% matmul utilization"
     )
-    assert task("done", speed=1.0).summary == "2/4 packs", "written by an earlier version"
+    assert task("done", speed=1.0).summary == "2/4 packs"
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the kernel tells no ages")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
 def test_the_age_of_a_process() -> None:
     age = process_age()
     assert age is not None
