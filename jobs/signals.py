@@ -7,16 +7,35 @@ import signal
 import threading
 from collections.abc import Iterator
 
-__all__ = ["STOP_SIGNALS", "stop_on_signals"]
+__all__ = ["STOP_SIGNALS", "StopFlag", "stop_on_signals"]
 
 #: The end of its time, preemption, cancel, Ctrl-C.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
+class StopFlag:
+    """Whether a task is to save its pack and stop.
+
+    Not a threading.Event: a signal that arrives while another one's handler sets it would wait
+    forever for the lock that the interrupted handler holds.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        """Ask the task to stop."""
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        """Return whether the task is to stop."""
+        return self._is_set
+
+
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Turn the signals that end a task into an event that the train loop checks at every step."""
-    stop = threading.Event()
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Turn the signals that end a task into a flag that the train loop checks at every step."""
+    stop = StopFlag()
 
     def handle(number: int, _: object) -> None:
         if stop.is_set() and number == signal.SIGINT:

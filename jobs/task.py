@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from mlpsubmit.jobs.heartbeat import (
 )
 from mlpsubmit.jobs.plan import PackRange, Plan
 from mlpsubmit.jobs.shared_data import SharedData
+from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store import run_directory, shards
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
@@ -69,7 +69,7 @@ def run_task(
     run: RunDirectory,
     submission: int,
     index: int,
-    stop: threading.Event,
+    stop: StopFlag,
     on_failure: Callable[[BaseException], None] | None = None,
 ) -> str:
     """Train every pack of a slice that has no result yet.

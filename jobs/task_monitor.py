@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from mlpsubmit.jobs.pack_results import Arrays
+from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Monitor, Progress
 
@@ -62,7 +62,7 @@ class TaskMonitor(Monitor):
     def __init__(
         self,
         checkpoint: Checkpoint,
-        stop: threading.Event,
+        stop: StopFlag,
         heartbeat: Heartbeat,
         meter: ThroughputMeter,
         interval: float,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from mlpsubmit.jobs.heartbeat import Heartbeat
 from mlpsubmit.jobs.pack_results import Arrays, joined, stack_arrays
 from mlpsubmit.jobs.plan import PackRange, Plan
 from mlpsubmit.jobs.shared_data import SharedData
+from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.throughput.meter import ThroughputMeter
@@ -46,7 +46,7 @@ class TaskContext:
     plan: Plan
     device: torch.device
     data: SharedData
-    stop: threading.Event
+    stop: StopFlag
     heartbeat: Heartbeat
     meter: ThroughputMeter
     roofline: Roofline | None

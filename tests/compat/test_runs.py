@@ -194,20 +194,20 @@ def test_runs_dir(run, config, gaussian, workplace):
 
 
 SCRIPT = """
-import os, pickle, signal, sys, threading
+import os, pickle, signal, sys, time
 import torch
 import torch.multiprocessing as mp
 from mlpsubmit.compat import FileManager, ensure_torch, parse_args, run_job_iterator
 
 def pausing_bfn(X_total, pause, X=None, y=None, bsz=128, gen=None, **kwargs):
     # Waits at step 25 until a file is gone, or the worker is told to stop.
-    stopped = threading.Event()
+    stopped = []
     stop = signal.getsignal(signal.SIGTERM)
     if callable(stop):
-        signal.signal(signal.SIGTERM, lambda *args: (stopped.set(), stop(*args)))
+        signal.signal(signal.SIGTERM, lambda *args: (stopped.append(1), stop(*args)))
     def batch_fn(step, X=X, y=y):
-        while step == 25 and os.path.exists(pause) and not stopped.wait(0.01):
-            pass
+        while step == 25 and os.path.exists(pause) and not stopped:
+            time.sleep(0.01)
         rows = torch.randint(0, len(X_total), (bsz,), generator=gen, device=gen.device)
         inputs = ensure_torch(X_total.to(gen.device)[rows])
         return inputs, inputs[:, 0]

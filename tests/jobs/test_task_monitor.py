@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from mlpsubmit.jobs import task_monitor
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import Heartbeat
+from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 
@@ -27,7 +27,7 @@ def monitor(now: list[float], tmp_path: Path) -> TaskMonitor:
     """Three configs in training, to be saved every five minutes."""
     heartbeat = Heartbeat(tmp_path / "beat.json", 2.0, progressed=False)
     checkpoint = Checkpoint.load(tmp_path / "pack.pt", "cpu", 3)
-    monitor = TaskMonitor(checkpoint, threading.Event(), heartbeat, ThroughputMeter(), 300)
+    monitor = TaskMonitor(checkpoint, StopFlag(), heartbeat, ThroughputMeter(), 300)
     monitor.begin_stack(3)
     monitor.restore()
     return monitor

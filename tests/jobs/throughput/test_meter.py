@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from mlpsubmit.jobs import task_monitor
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import Heartbeat, process_age
+from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.task_status import TaskStatus
 from mlpsubmit.jobs.throughput.meter import KEPT_WORKLOADS, ThroughputMeter
@@ -125,7 +125,7 @@ def test_a_heartbeat_stays_small(meter: ThroughputMeter) -> None:
 def opened(folder: Path, meter: ThroughputMeter) -> TaskMonitor:
     heartbeat = Heartbeat(folder / "beat.json", 60)
     checkpoint = Checkpoint.load(folder / "pack.pt", "cpu", 4)
-    monitor = TaskMonitor(checkpoint, threading.Event(), heartbeat, meter, 60)
+    monitor = TaskMonitor(checkpoint, StopFlag(), heartbeat, meter, 60)
     monitor.begin_stack(4)
     return monitor
 
