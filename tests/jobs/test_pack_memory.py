@@ -293,8 +293,8 @@ def test_on_a_cluster_the_type_of_gpu_may_say_its_memory(
     assert memory_of_type("") == ASSUMED_MEMORY > RESERVED
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_on_processors_there_is_no_such_memory() -> None:
+def test_without_gpus_there_is_no_such_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlpsubmit.jobs.executors.local.gpus", lambda _: [])
     assert LocalExecutor(validate({}), None).memory() is None
 
 

@@ -232,7 +232,6 @@ def test_a_task_says_how_fast_it_is_and_what_it_makes_of_its_device() -> None:
     assert task("done", speed=1.0).summary == "2/4 packs"
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
 def test_the_age_of_a_process() -> None:
     age = process_age()
     assert age is not None
