@@ -113,7 +113,8 @@ def _failures(status: Status) -> list[Text]:
     shown = []
     for error, failures in ranked[:_REASONS]:
         configs = counted(sum(len(failure.indices) for failure in failures), "config")
-        lines = failures[0].traceback.splitlines()
+        # An error of a user's function is the cause of ours: the user's line is in its traceback.
+        lines = failures[0].traceback.partition("\n\nThe above exception was")[0].splitlines()
         traceback = [line for line in lines if line.strip(" ^~")][-_TRACEBACK_LINES:]
         shown.append(
             Text.assemble(("  failed: ", "red"), f"{error} ({configs})\n", _indented(traceback))

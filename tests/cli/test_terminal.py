@@ -6,21 +6,24 @@ import io
 import os
 import socket
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from mlpsubmit import open_run
+from mlpsubmit import UserError, open_run
 from mlpsubmit.cli import terminal
 from mlpsubmit.files import publish_json
 from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.status import Status, TaskStatus
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.results.source import Failure
 from mlpsubmit.runs.run import Run, poll_seconds
 
 # The fixtures `mlpsubmit` and `workplace` come from conftest.py.
@@ -132,6 +135,27 @@ def test_how_many_tasks_are_queued(
 def test_a_failed_resume_job_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal.report(replace(status_of("stopped"), retry_failure="TIMEOUT on n1")) == 1
     assert "resume the missing configs failed: TIMEOUT on n1\n" in capsys.readouterr().err
+
+
+def test_the_traceback_of_a_failure_ends_in_the_users_function(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def grab() -> None:
+        raise ValueError("boom")
+
+    try:
+        try:
+            grab()
+        except ValueError as error:
+            raise UserError("grab 'w' failed") from error
+    except UserError as error:
+        text = "".join(traceback.format_exception(error))
+    failure = Failure(np.array([0]), "UserError: grab 'w' failed", text)
+    assert terminal.report(replace(status_of("failed"), failed=1, failures=[failure])) == 1
+    shown = capsys.readouterr().err
+    assert "failed: UserError: grab 'w' failed (1 config)" in shown
+    assert 'raise ValueError("boom")' in shown
+    assert "from error" not in shown
 
 
 class Stub(Run):
