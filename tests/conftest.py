@@ -89,7 +89,7 @@ def _one_thread() -> Iterator[None]:
 
 def pytest_configure() -> None:
     """Give each of several xdist workers one thread, as they share the cores."""
-    # A shell starts what it puts into the background with Ctrl-C ignored, and children inherit that.
+    # A shell starts its background jobs with Ctrl-C ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
