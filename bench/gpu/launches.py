@@ -1,0 +1,88 @@
+"""Part f: launches per step, and the share of the time in which the GPU is idle."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from packs import BLOCK, GPU, fitting_configs, steps
+from report import Report
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from workload import Workload
+
+from mlpsubmit.training import Monitor, Progress
+
+LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cudaGraphLaunch")
+IDLE_TARGET = 0.05
+
+
+class OneBlock(Monitor):
+    """Profiles the fourth block of a training: earlier ones record the step and check it."""
+
+    def __init__(self) -> None:
+        self.profiler = profile(
+            activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if GPU else [])],
+            acc_events=True,
+        )
+
+    def progress(self, progress: Progress) -> None:
+        """Start and stop the profiler where the loop has just waited for the device."""
+        if progress.step == 3 * BLOCK:
+            self.profiler.start()
+        elif progress.step == 4 * BLOCK:
+            self.profiler.stop()
+
+
+def busy_seconds(events: Iterable[Any]) -> tuple[float, float]:
+    """Return the microseconds in which a kernel runs, and from the first to the end of the last."""
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in events
+        if event.device_type == DeviceType.CUDA
+    )
+    if not spans:
+        return 0.0, 0.0
+    busy, end = 0.0, spans[0][0]
+    for begin, finish in spans:
+        busy += max(0.0, finish - max(begin, end))
+        end = max(end, finish)
+    return busy, end - spans[0][0]
+
+
+def measure(width: int, replayed: bool, report: Report) -> None:
+    """Profile one block of a pack."""
+    configs = 1 if width > 4096 else fitting_configs(width)
+    pack, monitor = Workload(width, configs, 1024 if width > 4096 else 256), OneBlock()
+    with steps(replayed=replayed):
+        pack.train(5 * BLOCK, {}, monitor=monitor)
+    events = monitor.profiler.events() or []
+    launched = sum(event.name.startswith(LAUNCHES) for event in events)
+    busy, span = busy_seconds(events)
+    idle = 1 - busy / span if span else 0.0
+    wanted = replayed and GPU
+    report.add(
+        f"width {width} x {configs}, {'replayed' if replayed else 'eager'}",
+        f"{launched / BLOCK:.1f} launches per step, GPU idle {idle:.1%}",
+        target=f"idle under {IDLE_TARGET:.0%}" if wanted else "",
+        passed=idle < IDLE_TARGET if wanted else None,
+        launches_per_step=launched / BLOCK,
+        idle=idle,
+    )
+
+
+def main(file: Path) -> None:
+    report = Report("f", file)
+    for width in (64, 256, 512, 2048, 8192) if GPU else (8,):
+        for replayed in (True, False):
+            measure(width, replayed, report)
+            if GPU:
+                torch.cuda.empty_cache()
+    report.finish()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

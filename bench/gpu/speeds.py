@@ -1,0 +1,116 @@
+"""Part c: model-steps per second of packs, against the plain loop and against the card's limits."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bounds import Card, flops
+from packs import GPU, fitting_configs, speed
+from reference import reference_speed
+from report import Report, compact
+from torch import nn
+from workload import DEVICE, Workload, polynomials
+
+D = 32
+MODES: tuple[Any, ...] = ("auto", True, False)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pack.
+
+    Attributes:
+        blocks: of 64 steps, after the first two.
+        times: required speed over the plain loop's.
+        rate: required model-steps per second.
+        utilization: required share of the measured matmul rate.
+    """
+
+    width: int
+    blocks: int
+    precision: str = "fp32"
+    batch: int = 256
+    times: float | None = None
+    rate: float | None = None
+    utilization: float | None = None
+
+    def pack(self) -> Workload:
+        return Workload(self.width, 1 if self.width > 4096 else fitting_configs(self.width))
+
+    def target(self) -> str:
+        parts = [
+            f"{self.times:.0f}x" if self.times else "",
+            compact(self.rate) if self.rate else "",
+            f"{self.utilization:.0%}" if self.utilization else "",
+        ]
+        return ", ".join(filter(None, parts))
+
+
+CASES = (
+    Case(64, 30, times=30, rate=1.5e6),
+    Case(256, 20, times=30, rate=3e5),
+    Case(512, 6, times=30),
+    Case(8192, 2, "fp32", batch=1024, utilization=0.75),
+    Case(8192, 3, "tf32", batch=1024, utilization=0.60),
+    Case(8192, 3, "bf16", batch=1024),
+    Case(2048, 2),
+)
+REHEARSED = (Case(16, 1, "bf16", times=30, rate=1.5e6, utilization=0.6),)
+
+
+def plain_speed(case: Case) -> float:
+    """Return the model-steps per second of the plain loop on this device."""
+    w = case.width
+    layers = (nn.Linear(D, w), nn.ReLU(), nn.Linear(w, w), nn.ReLU(), nn.Linear(w, 1))
+    batch_fn = polynomials(D, case.batch, torch.Generator(DEVICE).manual_seed(0))
+    return reference_speed(
+        nn.Sequential(*layers).to(DEVICE), batch_fn, lr=0.01, seconds=0.7 if GPU else 0.1
+    )
+
+
+def measure(case: Case, card: Card, report: Report) -> None:
+    """Measure a case with every value of COMPILE; the requirement is on the default."""
+    plain, pack = plain_speed(case), case.pack()
+    pack = Workload(pack.width, pack.configs, case.batch, D)
+    needed = flops(case.width, case.batch, D)
+    for mode in MODES:
+        settings = {"COMPILE": mode, "PRECISION": case.precision}
+        found = speed(pack, case.blocks, settings)
+        share = found * needed / card.rates[case.precision]
+        reached = (
+            (case.times, found / plain),
+            (case.rate, found),
+            (case.utilization, share),
+        )
+        required = [value >= target for target, value in reached if target is not None]
+        is_default = mode == "auto" and required
+        report.add(
+            f"width {case.width} x {pack.configs}, {case.precision}, COMPILE={mode}",
+            f"{compact(found)} model-steps/s, {found / plain:.1f}x the plain loop, "
+            f"{share:.0%} of the matmul rate",
+            bound=card.shown(case.width, case.batch, D, case.precision),
+            target=case.target() if is_default else "",
+            passed=all(required) if is_default and GPU else None,
+            model_steps_per_second=found,
+            plain=plain,
+            utilization=share,
+            bounds=card.bounds(case.width, case.batch, D, case.precision),
+        )
+
+
+def main(file: Path) -> None:
+    report = Report("c", file)
+    card = Card.measure(DEVICE, ("fp32", "tf32", "bf16"))
+    rates = ", ".join(f"{name} {compact(rate)}FLOP/s" for name, rate in card.rates.items())
+    report.add("the card", f"copy {compact(card.bandwidth)}B/s, products {rates}")
+    for case in CASES if GPU else REHEARSED:
+        measure(case, card, report)
+    report.finish()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

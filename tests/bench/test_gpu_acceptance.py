@@ -1,0 +1,89 @@
+"""The acceptance of a GPU: rehearsed on the CPU, and cut off."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import psutil
+import pytest
+
+GPU_BENCH = Path(__file__).parents[2] / "bench" / "gpu"
+
+#: A process that starts another, and never ends.
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+@pytest.fixture
+def accept(bench: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(GPU_BENCH))
+    return bench("accept")
+
+
+@pytest.mark.slow
+def test_all_parts_rehearse_on_a_machine_without_a_gpu(tmp_path: Path) -> None:
+    command = [sys.executable, GPU_BENCH / "accept.py", "--only", "b,c,d,e,f,g"]
+    done = subprocess.run(
+        [*command, "--patience", "20", "--out", tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in "bcdefg":
+        content = json.loads((tmp_path / f"{part}.json").read_text())
+        assert content["complete"]
+        assert content["rows"]
+    assert (tmp_path / "table.md").read_text() in done.stdout
+    assert "killed and resumed, bits equal" in done.stdout
+    assert "a rehearsal: no figure counts" in done.stdout
+
+
+def test_what_is_cut_off_keeps_its_rows(
+    accept: ModuleType,
+    bench: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "hanging.py").write_text("import time; time.sleep(600)")
+    bench("report").Report("x", tmp_path / "x.json").add(
+        "a case", "1.5", target="at least 1", passed=True
+    )
+    monkeypatch.setattr(accept, "HERE", tmp_path)
+    monkeypatch.setattr(accept, "PARTS", (accept.Part("x", "hangs", "hanging", 1),))
+    monkeypatch.setattr(accept, "device_line", lambda: "no card")
+    assert accept.main(["--out", str(tmp_path)]) == 1
+    printed = (tmp_path / "table.md").read_text()
+    assert "| x | a case | 1.5 |  | at least 1 | holds |" in printed
+    assert "| x | hangs | cut off after 1 s |  |  | **fails** |" in printed
+    assert printed in capfd.readouterr().out
+
+
+def test_what_is_cut_off_leaves_no_process(accept: ModuleType) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        child = psutil.Process(int(process.stdout.readline()))
+        accept.kill_session(process)
+    psutil.wait_procs([child], timeout=60)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_an_unknown_part_is_refused(accept: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        accept.main(["--only", "a,z"])
+    assert ended.value.code == 2
+    assert "--only: got z; parts are a,b,c,d,e,f,g" in capfd.readouterr().err
