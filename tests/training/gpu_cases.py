@@ -1,0 +1,275 @@
+"""Trainings on the CPU and on the simulated GPU; run by test_device_propagation.py as a process.
+
+    python gpu_cases.py NAME ...
+
+It prints JSON: per case the error if there is one, what differs, and the waits within steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS / folder) for folder in ("batchfns", "grabs", "training")]
+
+import test_grabs_in_training  # noqa: E402
+import test_packs  # noqa: E402
+import test_sweeps  # noqa: E402
+from simulated_gpu import DEVICE, simulated_gpu  # noqa: E402
+
+from mlpsubmit import Monomial, Sweep  # noqa: E402
+from mlpsubmit.assembly.assemble import assemble  # noqa: E402
+from mlpsubmit.assembly.batch_streams import data_arguments  # noqa: E402
+from mlpsubmit.batchfns import polynomial, power_law  # noqa: E402
+from mlpsubmit.training import Interrupted, Monitor, Trained, loop  # noqa: E402
+from mlpsubmit.training.parts import map_tensors  # noqa: E402
+from mlpsubmit.training.seeds import data_seed, global_rng  # noqa: E402
+
+#: Packs shrink where blocks end.
+loop.BLOCK = 4
+
+#: One threshold is crossed in a few steps by some configs, so that packs shrink.
+SETTINGS: dict[str, Any] = {
+    "WIDTH": 8,
+    "N_SAMPLES": 16,
+    "N_TEST": 5,
+    "MAX_ITER": 14,
+    "LR": 0.1,
+    "ONLYTHRESHOLDS": False,
+    "LOSS_CHECKPOINTS": None,
+    "PERCENT_THRESHOLDS": [0.9, 0.6],
+    "EMA_SMOOTHER": 0.0,
+}
+TASK: dict[str, Any] = {
+    "axes": {"LR": [0.02, 0.1, 0.3], "trial": range(2)},
+    "data": power_law(d=4, alpha=1.0),
+    "batchfn": polynomial,
+    "monomials": Monomial({0: 1}),
+    "N_SAMPLES": 16,
+}
+
+
+def labels(bsz: int, gen: torch.Generator) -> Any:
+    """Batch function for cross_entropy."""
+
+    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
+        X = torch.randn(bsz, 4, generator=gen, device=gen.device)
+        return X, (X[:, 0] > 0).long() + (X[:, 1] > 0).long()
+
+    return batch_fn
+
+
+def images(bsz: int, gen: torch.Generator) -> Any:
+    """Batch function for convolutions."""
+
+    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
+        X = torch.randn(bsz, 1, 5, 5, generator=gen, device=gen.device)
+        return X, X[:, 0, 0, 0]
+
+    return batch_fn
+
+
+class Tanh(nn.Module):
+    """A custom model with a buffer."""
+
+    def __init__(self, d_in: int, width: int) -> None:
+        super().__init__()
+        self.read_in, self.read_out = nn.Linear(d_in, width), nn.Linear(width, 1)
+        self.register_buffer("shift", torch.linspace(-1, 1, width))
+
+    def forward(self, X: Tensor) -> Tensor:
+        output: Tensor = self.read_out(torch.tanh(self.read_in(X) + self.shift))
+        return output
+
+
+def conv(width: int) -> nn.Module:
+    """A convolutional network."""
+    first, second = nn.Conv2d(1, width, 3), nn.Conv2d(width, width, 3)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(width, 1))
+
+
+def squared(output: Tensor, y: Tensor) -> Tensor:
+    """A loss of the user's."""
+    return (output - y).square().mean()
+
+
+def rescaled(model: nn.Module, optimizer: Any, gamma: float) -> None:
+    """A parametrization of the user's."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+
+
+def _library() -> dict[str, dict[str, Any]]:
+    """Return every recipe and batch function of the library, online and offline."""
+    found = {name: made() for name, made in test_sweeps.CASES.items()}
+    for name, (axis, values, spec) in test_packs.CASES.items():
+        points = [(value, trial) for value in values for trial in range(2)]
+        found[f"{name} in a pack"] = {"axes": {(axis, "trial"): points}, **spec}
+    modes = {"online": True, "offline": False}
+    return {
+        f"{name}, {mode}": {**spec, "ONLINE": online}
+        for name, spec in found.items()
+        for mode, online in modes.items()
+    }
+
+
+#: Per case, what a spec says.
+SPECS: dict[str, dict[str, Any]] = {
+    **_library(),
+    **{
+        f"{optimizer}, {mode}": {
+            **TASK,
+            "OPTIMIZER": optimizer,
+            "WEIGHT_DECAY": 0.1,
+            "ONLINE": mode == "online",
+        }
+        for optimizer in ("sgd", "adam", "adamw")
+        for mode in ("online", "offline")
+    },
+    "momentum": {**TASK, "MOMENTUM": 0.9, "NESTEROV": True},
+    **{
+        f"{name}, {mode}": {**TASK, "PARAMETRIZATION": name, "COMPILE": compiled}
+        for name in ("mup", "ntp", "mfp", "mup-lr", "ntp-lr", "sp")
+        for mode, compiled in (("closed form", "auto"), ("vmap", False))
+    },
+    "callable parametrization": {**TASK, "PARAMETRIZATION": rescaled},
+    "callable loss": {**TASK, "LOSS": squared},
+    "cross_entropy": {"axes": {"trial": range(3)}, "batchfn": labels, "LOSS": "cross_entropy"}
+    | {"D_OUT": 3, "N_SAMPLES": 16, "LR": 1.0},
+    "custom model with a buffer": {**TASK, "MODEL": Tanh},
+    "convolutions": {"axes": {"LR": [0.05, 0.2]}, "batchfn": images, "MODEL": conv, "N_SAMPLES": 8},
+    "uncentred": {**TASK, "CENTERED": False},
+    "absolute thresholds": {**TASK, "LOSS_CHECKPOINTS": [0.9, 0.1], "PERCENT_THRESHOLDS": None},
+    "thresholds only": {**TASK, "ONLYTHRESHOLDS": True},
+    "evaluated now and then": {**TASK, "ONLINE": False, "EVAL_EVERY": 5, "RECORD_EVERY": 3},
+    "mixed shapes": {**TASK, "axes": {"WIDTH": [4, 8], "DEPTH": [1, 3]}},
+    **{
+        f"grabs, {mode}": {
+            **TASK,
+            "grabs": test_grabs_in_training.GRABS,
+            "GRAB_EVERY": 5,
+            "N_TEST": 32,
+            "ONLINE": mode == "online",
+        }
+        for mode in ("online", "offline")
+    },
+    # Its step waits for the device at each parameter, which docs/spec.md says; no device is mixed.
+    "an optimizer of torch.optim": {**TASK, "OPTIMIZER": "RMSprop", "axes": {"trial": [0]}},
+}
+#: Grabs whose last bits depend on the memory layout of their matrix.
+DECOMPOSING = frozenset({"singular_values", "spectral_norms", "ntk_eigenvalues"})
+WAITING = frozenset({"an optimizer of torch.optim"})
+
+#: Cases that are also interrupted, saved, restored on the device, and compared with themselves.
+RESUMED = ("adam, online", "adam, offline", "custom model with a buffer", "grabs, online")
+
+NAMES = (*SPECS, *(f"{name}, resumed" for name in RESUMED))
+
+
+class Saver(Monitor):
+    """Saves once, and ends the training there; or restores that state."""
+
+    def __init__(self, state: dict[str, Any] | None = None) -> None:
+        self.state, self.asked = state, 0
+
+    def restore(self) -> dict[str, Any] | None:
+        return self.state
+
+    def due(self) -> bool:
+        self.asked += 1
+        return self.state is None and self.asked == 7
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.state = state
+        raise Interrupted
+
+
+def trained(spec: dict[str, Any], device: torch.device, *, resumed: bool = False) -> list[Trained]:
+    """Train all configs of a spec in as few packs as possible."""
+    sweep = Sweep("gpu", **{k: v for k, v in {**SETTINGS, **spec}.items() if not _axis(k, spec)})
+    configs, data = list(sweep), sweep.data or dict
+
+    def stacks() -> Iterable[Any]:
+        entries = []
+        for config in configs:
+            with global_rng(data_seed(config.hyperparameters.seed)):
+                entry = data(**data_arguments(sweep, config))
+            entries.append(map_tensors(entry, lambda tensor: tensor.to(device)))
+        return assemble(sweep, configs, entries, device)
+
+    if not resumed:
+        return [stack.train() for stack in stacks()]
+    saved = []
+    for stack in stacks():
+        saver = Saver()
+        try:
+            stack.train(saver)
+        except Interrupted:
+            saved.append(saver.state)
+    return [stack.train(Saver(state)) for stack, state in zip(stacks(), saved, strict=True)]
+
+
+def _axis(setting: str, spec: dict[str, Any]) -> bool:
+    """Return whether an axis of the spec has this setting's name."""
+    names = [name for axis in spec["axes"] for name in ([axis] if isinstance(axis, str) else axis)]
+    return setting in names
+
+
+def within_steps(waits: Iterable[Any]) -> list[str]:
+    """Return the waits in steps other than the first after a start: that checks shapes."""
+    return [
+        f"{wait.operation} at {wait.places[0]}"
+        for wait in waits
+        for name, variables in wait.frames
+        if name in ("train_step", "_evaluate", "record")
+        if variables.get("step", 0) > getattr(variables.get("pack"), "start", 0)
+    ]
+
+
+def differing(ours: list[Trained], others: list[Trained]) -> list[str]:
+    """Return the results whose bits differ."""
+    found = []
+    for one, other in zip(ours, others, strict=True):
+        a, b = (dataclasses.asdict(each) for each in (one, other))
+        for grabs in (a, b):
+            grabs.update(grabs.pop("grabs"))
+        found += [name for name in a if not _same(name, a[name], b[name])]
+    return found
+
+
+def _same(name: str, ours: Any, others: Any) -> bool:
+    """Return whether two results are the same: all bits, unless LAPACK gets another layout."""
+    if name in DECOMPOSING:
+        return np.allclose(ours, others, rtol=1e-4, atol=1e-6, equal_nan=True)
+    return np.array_equal(ours, others, equal_nan=ours.dtype.kind == "f")
+
+
+def report(name: str) -> dict[str, Any]:
+    """Train a case on the CPU and on the simulated GPU, and compare."""
+    spec = SPECS[name.removesuffix(", resumed")]
+    expected = trained(spec, torch.device("cpu"))
+    try:
+        with simulated_gpu() as waits:
+            got = trained(spec, DEVICE, resumed=name.endswith(", resumed"))
+    except Exception:
+        return {"error": traceback.format_exc()}
+    return {
+        "differing": differing(got, expected),
+        "waits": [] if name in WAITING else within_steps(waits),
+    }
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print(json.dumps({name: report(name) for name in sys.argv[1:] or NAMES}))
