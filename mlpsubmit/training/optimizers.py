@@ -315,17 +315,20 @@ class TorchOptimizer(StackedOptimizer):
             )
         named = dict(stack.models[0].named_parameters())
         self._parameters = [named[name] for name in stack.names]
-        own = [factors[name] for name in stack.names]
+        is_adam = _known_update(common.optimizer) == "adam"
+        # As few groups as possible: some optimizers take one only.
+        own = [factors[name] if is_adam else Factors(factors[name].lr) for name in stack.names]
+        distinct = list(dict.fromkeys(own))
         groups = [
             {
-                "params": [named[name] for name in stack.names if factors[name] == factor],
-                "lr": base * factor.lr,
+                "params": [p for p, other in zip(self._parameters, own, strict=True) if other == f],
+                "lr": base * f.lr,
             }
-            for factor in dict.fromkeys(own)
+            for f in distinct
         ]
         self._optimizer = cls(groups, **_settings(cls, common))
-        if _known_update(common.optimizer) == "adam":
-            for group, factor in zip(self._optimizer.param_groups, dict.fromkeys(own), strict=True):
+        if is_adam:
+            for group, factor in zip(self._optimizer.param_groups, distinct, strict=True):
                 group["eps"] *= factor.eps
                 if isinstance(self._optimizer, torch.optim.AdamW) and factor.lr:
                     group["weight_decay"] *= factor.decay / factor.lr

@@ -271,6 +271,12 @@ def test_what_has_no_theory_trains_with_one(settings, text):
     assert len(caught) == 1
 
 
+@pytest.mark.filterwarnings("ignore:PARAMETRIZATION='mup' with OPTIMIZER=LBFGS")
+def test_an_optimizer_that_takes_one_group_of_parameters_trains_under_mup():
+    settings = {**SETTINGS, "MAX_ITER": 3, "OPTIMIZER": "LBFGS", "ONLINE": False}
+    assert train([MLP(4, 8)], [drawn], settings).steps == [3]
+
+
 def test_a_callable_gets_the_factors_of_sgd_for_any_optimizer():
     def three_times(model, opt, optimizer):
         for group in opt.param_groups:
