@@ -165,12 +165,10 @@ def warn_of_missing_theory(hyperparameters: Sequence[Hyperparameters]) -> None:
 
 def _has_penalty(hyperparameters: Sequence[Hyperparameters]) -> bool:
     """Return whether a weight decay enters gradients that Adam normalises."""
-    common = hyperparameters[0]
-    given = {
-        common.optimizer_kwargs.get("weight_decay"),
-        *(h.weight_decay for h in hyperparameters),
-    }
-    return getattr(common.optimizer, "func", common.optimizer) in _COUPLED and any(given)
+    optimizer = hyperparameters[0].optimizer
+    further = [hyperparameters[0].optimizer_kwargs, getattr(optimizer, "keywords", {})]
+    given = [h.weight_decay for h in hyperparameters] + [f.get("weight_decay") for f in further]
+    return getattr(optimizer, "func", optimizer) in _COUPLED and any(given)
 
 
 class _Stacked(StackedOptimizer):

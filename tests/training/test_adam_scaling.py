@@ -142,6 +142,25 @@ def test_parametrizations_with_equal_products_agree(optimizer, gamma):
     assert not np.allclose(mup, ntp, rtol=1e-2)
 
 
+@pytest.mark.parametrize("name", ["mup", "ntp", "sp"])
+def test_gamma_multiplies_the_first_update_by_what_is_below_one(name):
+    def update(gamma):
+        settings = {**SETTINGS, "MAX_ITER": 1, "OPTIMIZER": "adam", "EPS": 0.1, "GAMMA": gamma}
+        torch.manual_seed(0)
+        model = MLP(4, 8).double()
+        before = MLP(4, 8).double()
+        before.load_state_dict(model.state_dict())
+        train([model], [drawn], {**settings, "PARAMETRIZATION": name})
+        if name != "sp":
+            generator = torch.Generator().manual_seed(streams(42, 0).weights)
+            parametrize(before, name, generator=generator)
+        pairs = zip(model.parameters(), before.parameters(), strict=True)
+        return torch.cat([(p - p0).detach().flatten() for p, p0 in pairs])
+
+    for gamma in (0.01, 0.3, 100.0):
+        torch.testing.assert_close(update(gamma), min(1.0, gamma) * update(1.0), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("cls", [torch.optim.Adam, torch.optim.AdamW])
 def test_a_class_of_torch_trains_like_its_stacked_counterpart(cls, same):
     settings = {**SETTINGS, "MAX_ITER": 9, "ONLYTHRESHOLDS": False, "GAMMA": 0.3, "EPS": 0.01}
@@ -255,6 +274,7 @@ WARNED = [
         {"OPTIMIZER": torch.optim.Adam, "OPTIMIZER_KWARGS": {"weight_decay": 0.1}},
         "use OPTIMIZER='adamw'",
     ),
+    ({"OPTIMIZER": functools.partial(torch.optim.Adam, weight_decay=0.1)}, "OPTIMIZER='adamw'"),
 ]
 
 
