@@ -22,12 +22,20 @@ from mlpsubmit.spec.fingerprint import is_library
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
-from mlpsubmit.training.optimizers import optimizer_class
+from mlpsubmit.training.optimizers import optimizer_class, warn_of_missing_theory
 
 __all__ = ["probe", "smoke_test_grabs"]
 
 #: Settings of which every value is probed: each runs different code.
 PROBED = ("optimizer", "loss", "model", "parametrization")
+
+#: Settings that decide how learning rates are scaled, and which of their values are alike.
+SCALED: dict[str, Callable[[Any], Any]] = {
+    "optimizer": lambda value: value if isinstance(value, str) else id(value),
+    "parametrization": lambda value: value if isinstance(value, str) else id(value),
+    "weight_decay": bool,
+    "gamma": lambda value: value == 1,
+}
 
 #: The most samples that the probe draws, and the most units of its layers.
 PROBE_SIZES = {"n_samples": 4096, "n_test": 4096, "width": 64}
@@ -71,6 +79,8 @@ def probe(sweep: Sweep) -> None:
         sizes = {} if with_grabs else _smaller(hyperparameters)
         _train_one_step(sweep, config.replaced(**ONE_STEP, **sizes), entry, with_grabs)
     _probe_arguments(sweep)
+    for hyperparameters in _scaled_differently(sweep):
+        warn_of_missing_theory([hyperparameters])
 
 
 def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
@@ -113,6 +123,22 @@ def _probed(sweep: Sweep) -> Iterator[Config]:
         for name in set(axis.names) & set(PROBED):
             for value in axis.values(name)[1:]:
                 yield first.replaced(**{name: value})
+
+
+def _scaled_differently(sweep: Sweep) -> Iterator[Hyperparameters]:
+    """Yield settings with every combination of what decides how learning rates are scaled."""
+    choices = []
+    for axis in sweep.product.axes:
+        found: dict[Any, dict[str, Any]] = {}
+        for point in axis.points:
+            own = {n: v for n, v in zip(axis.names, point, strict=True) if n in SCALED}
+            kinds = [(n, SCALED[n](value)) for n, value in own.items()]
+            found.setdefault(tuple(kinds), own)
+        choices.append(found.values())
+    first = next(iter(sweep))
+    for combination in itertools.product(*choices):
+        settings = {name: value for own in combination for name, value in own.items()}
+        yield first.replaced(**settings).hyperparameters
 
 
 def _probe_arguments(sweep: Sweep) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -50,14 +51,24 @@ def cli() -> None:
     """
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """Show a warning as one line, without its place in the source."""
-    click.echo(f"warning: {message}", err=True)
+def _show_once() -> Callable[..., None]:
+    """Return a function that shows each warning once, as one line, without its place in the source.
+
+    A launch may train in its own process, where what it warned of comes up again.
+    """
+    shown = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in shown:
+            shown.add(str(message))
+            click.echo(f"warning: {message}", err=True)
+
+    return show
 
 
 def main() -> None:
     """Run the command line; a user's error is one message and exit code 2."""
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_once()
     try:
         cli(prog_name="mlpsubmit")
     except UserError as error:

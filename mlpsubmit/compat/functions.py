@@ -231,35 +231,41 @@ class PostInit(ByName):
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """The model, its optimizer, gamma, and the settings that the function takes."""
+        """The model, its optimizer, gamma, and the settings that the function takes.
+
+        OPTIMIZER is among them: modelscape's functions set the lr for the optimizer at hand.
+        """
         positional = [
             inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-            for name in ("model", "optimizer")
+            for name in ("model", "opt")
         ]
-        settings = _keyword_signature("gamma", *self.settings.values()).parameters.values()
-        return inspect.Signature([*positional, *settings])
+        names = ("gamma", "optimizer", *self.settings.values())
+        return inspect.Signature([*positional, *_keyword_signature(*names).parameters.values()])
 
-    def __call__(self, model: nn.Module, optimizer: torch.optim.Optimizer, **offered: Any) -> None:
+    def __call__(self, model: nn.Module, opt: torch.optim.Optimizer, **offered: Any) -> None:
         """Initialise the model, and set the lr of each of its parameters.
 
         Raises:
             SpecError: if the function returns another model or optimizer.
         """
-        supplied = {"model": model, "opt": optimizer, "optimizer": optimizer}
-        supplied |= {"lr": optimizer.param_groups[0]["lr"], "gamma": offered["gamma"]}
+        supplied = {"model": model, "opt": opt, "optimizer": opt}
+        supplied |= {"lr": opt.param_groups[0]["lr"], "gamma": offered["gamma"]}
         returned = self.func(**self.arguments(offered, torch.device("cpu"), supplied))
         pair = returned if isinstance(returned, tuple) and len(returned) == 2 else None
-        if pair is not None and not (pair[0] is model and pair[1] is optimizer):
+        if pair is not None and not (pair[0] is model and pair[1] is opt):
             raise SpecError(
                 f"POST_INIT_FN {function_name(self.func)}: returned another model or optimizer; "
                 "it should change those that it is given, in place"
             )
 
 
-def as_built(model: nn.Module, optimizer: torch.optim.Optimizer, gamma: float) -> None:
+def as_built(
+    model: nn.Module, opt: torch.optim.Optimizer, gamma: float, optimizer: Any = None
+) -> None:
     """Leave a model as it was built: modelscape's MODEL_CLASS without a POST_INIT_FN.
 
-    GAMMA rescales the lr alone: a parametrization that takes gamma divides the outputs itself.
+    GAMMA rescales the lr alone: a parametrization that takes gamma divides the outputs itself. One
+    that takes optimizer sets the lr for any, as functions of modelscape do.
     """
 
 

@@ -256,7 +256,7 @@ class Hyperparameters(BaseModel):
         0.0, "L2, decoupled in adamw"
     )
     betas: Betas = _field((0.9, 0.999), "of adam and adamw")
-    eps: Positive = _field(1e-8, "of adam and adamw")
+    eps: Positive = _field(1e-8, "of adam and adamw, in units of the order of the gradients")
     optimizer_kwargs: Named = _field({}, "further arguments of a torch.optim class")
     loss: Annotated[Any, _choice(*LOSSES, other="a callable")] = _field(
         "mse", "mse, cross_entropy, or a callable(output, y) -> scalar"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,11 +20,31 @@ from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.training.batches import column
-from mlpsubmit.training.parametrizations import effective_lr
+from mlpsubmit.training.parametrizations import Factors, effective_lr
 from mlpsubmit.training.parts import Part
 from mlpsubmit.training.stack import Stack
 
-__all__ = ["OptimizerView", "StackedOptimizer", "build_optimizer", "optimizer_class"]
+__all__ = [
+    "OptimizerView",
+    "StackedOptimizer",
+    "build_optimizer",
+    "optimizer_class",
+    "update_rule",
+    "warn_of_missing_theory",
+]
+
+#: The optimizers whose learning-rate factors are known, and whose updates they share.
+_UPDATES: dict[Any, str] = {
+    "sgd": "sgd",
+    "adam": "adam",
+    "adamw": "adam",
+    torch.optim.SGD: "sgd",
+    torch.optim.Adam: "adam",
+    torch.optim.AdamW: "adam",
+}
+
+#: Those whose weight decay is a penalty that enters the gradient before it is normalised.
+_COUPLED = ("adam", torch.optim.Adam)
 
 #: Computes losses (K,) and gradients at the current weights.
 Closure = Callable[[], tuple[Tensor, Sequence[Tensor]]]
@@ -62,34 +83,92 @@ class OptimizerView:
 def build_optimizer(
     stack: Stack,
     hyperparameters: Sequence[Hyperparameters],
-    lr_scales: Sequence[Mapping[str, float]],
+    factors: Sequence[Mapping[str, Factors]],
 ) -> tuple[StackedOptimizer, list[OptimizerView]]:
     """Return the optimizer of a pack, and per config the argument ``opt`` of its grabs.
 
     Args:
         stack: K networks.
         hyperparameters: K, equal but for what may differ in a pack.
-        lr_scales: K times, per parameter name, the parametrization's learning-rate factor.
+        factors: K times, per parameter name, those of the parametrization.
 
     Raises:
         SpecError: for a torch.optim class with K > 1, or settings that it does not take.
     """
+    bases = [effective_lr(h.lr, h.gamma, update_rule(h)) for h in hyperparameters]
     lrs = [
-        {name: effective_lr(h.lr, h.gamma) * scales[name] for name in stack.names}
-        for h, scales in zip(hyperparameters, lr_scales, strict=True)
+        {name: base * own[name].lr for name in stack.names}
+        for base, own in zip(bases, factors, strict=True)
     ]
     views = [OptimizerView(model, one) for model, one in zip(stack.models, lrs, strict=True)]
     common = hyperparameters[0]
     if common.optimizer not in OPTIMIZERS:
-        return TorchOptimizer(stack, common, lrs[0]), views
+        return TorchOptimizer(stack, common, bases[0], factors[0]), views
     if common.optimizer_kwargs:
         raise SpecError(
             f"OPTIMIZER_KWARGS: got {common.optimizer_kwargs!r} with OPTIMIZER="
             f"{common.optimizer!r}; they are for a torch.optim class; try MOMENTUM, NESTEROV, "
             "WEIGHT_DECAY, BETAS and EPS"
         )
-    kind = _SGD if common.optimizer == "sgd" else _Adam
-    return kind(stack, hyperparameters, lrs), views
+    if common.optimizer == "sgd":
+        return _SGD(stack, hyperparameters, lrs), views
+    return _Adam(stack, hyperparameters, lrs, bases, factors), views
+
+
+def update_rule(hyperparameters: Hyperparameters) -> str:
+    """Return ``"sgd"`` or ``"adam"``, by whose updates learning rates are scaled.
+
+    Callable parametrizations set factors of SGD's learning rates. These serve, for lack of theory,
+    any optimizer that is not known here.
+    """
+    if callable(hyperparameters.parametrization):
+        return "sgd"
+    return _known_update(hyperparameters.optimizer) or "sgd"
+
+
+def _known_update(optimizer: Any) -> str | None:
+    cls = getattr(optimizer, "func", optimizer)
+    return _UPDATES.get(cls) if isinstance(cls, (str, type)) else None
+
+
+def warn_of_missing_theory(hyperparameters: Sequence[Hyperparameters]) -> None:
+    """Warn of settings of a pack for which no scaling with the width is known."""
+    common = hyperparameters[0]
+    parametrization, optimizer = common.parametrization, common.optimizer
+    named = f"OPTIMIZER={optimizer if isinstance(optimizer, str) else function_name(optimizer)}"
+    update, text = _known_update(optimizer), ""
+    if callable(parametrization):
+        takes_it = "optimizer" in [*inspect.signature(parametrization).parameters][2:]
+        if update != "sgd" and not takes_it:
+            text = (
+                f"PARAMETRIZATION {function_name(parametrization)} with {named}: the learning-rate "
+                "factors that it sets, and that of GAMMA, are used as for SGD, so the best LR may "
+                "change with WIDTH and GAMMA; if it takes an argument `optimizer`, it gets this "
+                "setting, and can set other factors"
+            )
+    elif update is None and (parametrization != "sp" or any(h.gamma != 1 for h in hyperparameters)):
+        text = (
+            f"PARAMETRIZATION={parametrization!r} with {named}: mlpsubmit has no learning-rate "
+            "factors for it and uses those of SGD, so the best LR may change with WIDTH and GAMMA; "
+            f"use one of {', '.join(OPTIMIZERS)}"
+        )
+    elif update == "adam" and parametrization != "sp" and _has_penalty(hyperparameters):
+        text = (
+            f"WEIGHT_DECAY with {named}: a penalty in the gradient, which Adam normalises, does "
+            f"not scale with the width as PARAMETRIZATION={parametrization!r} should; use "
+            "OPTIMIZER='adamw', whose decay is decoupled"
+        )
+    if text:
+        # From this line whoever calls, so that Python shows the same text once.
+        warnings.warn(text, stacklevel=1)
+
+
+def _has_penalty(hyperparameters: Sequence[Hyperparameters]) -> bool:
+    """Return whether a weight decay enters gradients that Adam normalises."""
+    optimizer = hyperparameters[0].optimizer
+    further = [hyperparameters[0].optimizer_kwargs, getattr(optimizer, "keywords", {})]
+    given = [h.weight_decay for h in hyperparameters] + [f.get("weight_decay") for f in further]
+    return getattr(optimizer, "func", optimizer) in _COUPLED and any(given)
 
 
 class _Stacked(StackedOptimizer):
@@ -109,7 +188,6 @@ class _Stacked(StackedOptimizer):
         self.lrs = torch.tensor([[one[name] for name in stack.names] for one in lrs], **self._like)
         decays = [h.weight_decay for h in hyperparameters]
         self._has_decay = any(decays)
-        self._decoupled = hyperparameters[0].optimizer == "adamw"
         self.weight_decays = torch.tensor(decays, **self._like)
 
     def _each(
@@ -117,12 +195,12 @@ class _Stacked(StackedOptimizer):
     ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """Yield index, parameter (K, ...), gradient (K, ...) and learning rate (K, 1, ...).
 
-        The gradient includes the weight decay, unless that is decoupled.
+        The gradient includes the weight decay.
         """
         lrs = (self.lrs * active.unsqueeze(1)).unbind(1)
         for i, (p, g) in enumerate(zip(self._stack.parameters, gradients, strict=True)):
             g = torch.where(column(active, g), g, 0.0)
-            if self._has_decay and not self._decoupled:
+            if self._has_decay:
                 g = torch.addcmul(g, p, column(self.weight_decays, p))
             yield i, p, g, column(lrs[i], p)
 
@@ -164,7 +242,7 @@ class _Adam(_Stacked):
     p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps).
     """
 
-    PER_ROW = (*_Stacked.PER_ROW, "first_moments", "second_moments")
+    PER_ROW = (*_Stacked.PER_ROW, "decays", "eps", "first_moments", "second_moments")
     SAVED = ("steps",)
 
     def __init__(
@@ -172,10 +250,24 @@ class _Adam(_Stacked):
         stack: Stack,
         hyperparameters: Sequence[Hyperparameters],
         lrs: Sequence[Mapping[str, float]],
+        bases: Sequence[float],
+        factors: Sequence[Mapping[str, Factors]],
     ) -> None:
         super().__init__(stack, hyperparameters, lrs)
         common = hyperparameters[0]
-        self._betas, self._eps = common.betas, common.eps
+        self._betas, names = common.betas, stack.names
+        eps = [[common.eps * own[name].eps for name in names] for own in factors]
+        # Positive also where it underflows: a gradient that is always zero makes no update.
+        smallest = torch.finfo(self.lrs.dtype).tiny
+        self.eps = torch.tensor(eps, **self._like).clamp_(min=smallest)
+        # The part of a parameter that a decoupled decay takes at each step (K, P).
+        self._decoupled = self._has_decay and common.optimizer == "adamw"
+        self._has_decay &= not self._decoupled
+        decays = [
+            [base * own[name].decay * h.weight_decay for name in names]
+            for h, base, own in zip(hyperparameters, bases, factors, strict=True)
+        ]
+        self.decays = torch.tensor(decays, **self._like)
         self.first_moments, self.second_moments = self._zeros(), self._zeros()
         # Counted on the device, so that a replayed step counts too.
         exact = torch.float32 if self.lrs.device.type == "mps" else torch.float64
@@ -186,13 +278,16 @@ class _Adam(_Stacked):
         beta1, beta2 = self._betas
         self.steps += 1
         correction1, root2 = 1 - beta1**self.steps, (1 - beta2**self.steps).sqrt()
+        eps = self.eps.unbind(1)
+        if self._decoupled:
+            kept = (1 - self.decays * active.unsqueeze(1)).unbind(1)
+            for p, factor in zip(self._stack.parameters, kept, strict=True):
+                p.mul_(column(factor, p))
         for i, p, g, lr in self._each(gradients, active):
             m, v = self.first_moments[i], self.second_moments[i]
-            if self._has_decay and self._decoupled:
-                p.mul_(1 - lr * column(self.weight_decays, p))
             m.lerp_(g, 1 - beta1)
             v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            denominator = v.sqrt().div_(root2).add_(self._eps)
+            denominator = v.sqrt().div_(root2).add_(column(eps[i], v))
             update = torch.div(m, denominator, out=denominator)
             p.addcmul_(update, lr / correction1, value=-1)
 
@@ -203,7 +298,13 @@ class TorchOptimizer(StackedOptimizer):
     The host has to know whether the config is active: a GPU-CPU sync point per step.
     """
 
-    def __init__(self, stack: Stack, common: Hyperparameters, lrs: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        common: Hyperparameters,
+        base: float,
+        factors: Mapping[str, Factors],
+    ) -> None:
         cls = optimizer_class(common.optimizer)
         if len(stack) > 1:
             raise SpecError(
@@ -212,11 +313,23 @@ class TorchOptimizer(StackedOptimizer):
             )
         named = dict(stack.models[0].named_parameters())
         self._parameters = [named[name] for name in stack.names]
+        is_adam = _known_update(common.optimizer) == "adam"
+        # As few groups as possible: some optimizers take one only.
+        own = [factors[name] if is_adam else Factors(factors[name].lr) for name in stack.names]
+        distinct = list(dict.fromkeys(own))
         groups = [
-            {"params": [named[name] for name in stack.names if lrs[name] == lr], "lr": lr}
-            for lr in dict.fromkeys(lrs.values())
+            {
+                "params": [p for p, other in zip(self._parameters, own, strict=True) if other == f],
+                "lr": base * f.lr,
+            }
+            for f in distinct
         ]
         self._optimizer = cls(groups, **_settings(cls, common))
+        if is_adam:
+            for group, factor in zip(self._optimizer.param_groups, distinct, strict=True):
+                group["eps"] *= factor.eps
+                if isinstance(self._optimizer, torch.optim.AdamW) and factor.lr:
+                    group["weight_decay"] *= factor.decay / factor.lr
         closure = inspect.signature(self._optimizer.step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
 

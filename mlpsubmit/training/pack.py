@@ -21,8 +21,8 @@ from mlpsubmit.training.loss_history import LossHistory
 from mlpsubmit.training.losses import stacked_loss
 from mlpsubmit.training.measurements import Grabber, resolve
 from mlpsubmit.training.monitor import STATE_FORMAT, StateError
-from mlpsubmit.training.optimizers import build_optimizer
-from mlpsubmit.training.parametrizations import effective_lr, parametrize
+from mlpsubmit.training.optimizers import build_optimizer, update_rule, warn_of_missing_theory
+from mlpsubmit.training.parametrizations import Factors, effective_lr, parametrize
 from mlpsubmit.training.parts import Part, map_tensors
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import generator_states, set_generator_states, streams
@@ -113,7 +113,7 @@ class Pack:
         # The networks, and a module that can show them at initialisation.
         check_stackable(models)  # before a callable parametrization binds functions to each
         model0 = copy.deepcopy(models[0]) if "model0" in taken else None
-        lr_scales = _parametrize(models, settings, trials, contexts)
+        factors = _parametrize(models, settings, trials, contexts)
         if model0 is not None:
             _parametrize([model0], settings[:1], trials[:1], contexts[:1])
         self.stack = Stack(models, device, common.precision, common.compile is not False)
@@ -135,7 +135,8 @@ class Pack:
             self.stack.compile()
 
         # Updates, records, measurements.
-        self.optimizer, opts = build_optimizer(self.stack, settings, lr_scales)
+        self.optimizer, opts = build_optimizer(self.stack, settings, factors)
+        warn_of_missing_theory(settings)
         self.history = LossHistory(
             settings, self.stack, tested=not common.online and self.test is not None
         )
@@ -271,16 +272,17 @@ def _parametrize(
     settings: Sequence[Hyperparameters],
     trials: Sequence[int],
     contexts: Sequence[Mapping[str, Any]],
-) -> list[dict[str, float]]:
-    """Parametrize every model in place; return its learning-rate factors by parameter name."""
+) -> list[dict[str, Factors]]:
+    """Parametrize every model in place; return its factors by parameter name."""
     return [
         parametrize(
             model.cpu(),
             h.parametrization,
             gamma=h.gamma,
-            lr=effective_lr(h.lr, h.gamma),
+            lr=effective_lr(h.lr, h.gamma, update_rule(h)),
             generator=torch.Generator().manual_seed(streams(h.seed, trial).weights),
             context=context,
+            update=update_rule(h),
         )
         for model, h, trial, context in zip(models, settings, trials, contexts, strict=True)
     ]

@@ -5,7 +5,7 @@ a layer with fan-in d (all input dimensions of the weight) in a model of width w
 hidden layer), with activity a = sqrt(w) for mup, mfp, mup-lr and 1 for ntp, ntp-lr, and
 q = a^2 / d for read-in and hidden layers, q = 1 / d for the read-out:
 
-| | forward multiplier g | learning-rate factor r | initial standard deviation s |
+| | forward multiplier g | learning-rate factor r of SGD | initial standard deviation s |
 |---|---|---|---|
 | mup | sqrt(q) | 1 | 1 / a |
 | mfp, ntp | sqrt(q) / a | a^2 | 1 |
@@ -14,6 +14,15 @@ q = a^2 / d for read-in and hidden layers, q = 1 / d for the read-out:
 
 The layer computes g (W x + b), weights and biases alike start as N(0, s^2), and nn.ReLU modules
 evaluate max(0, sqrt(2) x) except under sp. GAMMA divides the read-out's multiplier in all of them.
+
+Adam divides a gradient by its own size, so its factors follow from the size that the update of the
+effective weight g W should have: with h = a / sqrt(w) for read-in and hidden layers and h = 1 for
+the read-out, r = h / (g d) for weights and h / g for biases, whose fan-in is 1. With h = 1 (mup,
+mfp, mup-lr) these are tables 3, 8 and 9 of Tensor Programs V, arXiv:2203.03466 (mup is table 9);
+ntp, ntp-lr are the neural tangent parametrization of adaptive optimizers, definition 2.4.1 of
+Tensor Programs IVb, arXiv:2308.01814. EPS is multiplied by the order of the gradients that it is
+compared with (the exponents d of IVb): g / GAMMA for the read-out, g / (a sqrt(w) GAMMA) for the
+others. LR times a decoupled weight decay is the same in all layers (V, section B.3).
 """
 
 from __future__ import annotations
@@ -33,7 +42,7 @@ from mlpsubmit.protocol import Layer, is_layer
 from mlpsubmit.spec.hyperparameters import PARAMETRIZATIONS
 from mlpsubmit.training.seeds import global_rng
 
-__all__ = ["Scaling", "effective_lr", "is_plain", "parametrize", "relu_scale", "scaling"]
+__all__ = ["Factors", "Scaling", "effective_lr", "is_plain", "parametrize", "relu_scale", "scaling"]
 
 Parametrization = str | Callable[..., Any]
 
@@ -42,30 +51,65 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Scaling(NamedTuple):
-    """Forward multiplier, learning-rate factor and initial standard deviation of one layer."""
+    """How one layer scales.
+
+    Attributes:
+        multiplier: the forward multiplier g.
+        lr_scale: the learning-rate factor r of SGD.
+        std: the initial standard deviation s.
+        update: h, the size of Adam's update of g W, times the fan-in.
+        gradient: the order of the outputs' gradient with respect to an entry of W, without GAMMA.
+    """
 
     multiplier: float
     lr_scale: float
     std: float
+    update: float
+    gradient: float
+
+
+class Factors(NamedTuple):
+    """What settings of the optimizer are multiplied by, for one parameter.
+
+    Attributes:
+        lr: of the learning rate (:func:`effective_lr`).
+        decay: of the learning rate, in the decoupled weight decay of AdamW.
+        eps: of the EPS of Adam.
+    """
+
+    lr: float
+    decay: float = 1.0
+    eps: float = 1.0
 
 
 def scaling(parametrization: str, *, fan_in: int, width: int, readout: bool) -> Scaling:
-    """Return g, r and s of one layer, from the table above (sp has none: it is no scaling)."""
+    """Return the scaling of one layer, from the tables above (sp has none: it is no scaling)."""
     a = math.sqrt(width) if parametrization in ("mup", "mfp", "mup-lr") else 1.0
     q = (1.0 if readout else a**2) / fan_in
     if parametrization == "mup":
-        return Scaling(math.sqrt(q), 1.0, 1.0 / a)
-    if parametrization in ("mfp", "ntp"):
-        return Scaling(math.sqrt(q) / a, a**2, 1.0)
-    if parametrization in ("mup-lr", "ntp-lr"):
-        return Scaling(1.0, q, math.sqrt(q) / a)
-    raise SpecError(
-        f"PARAMETRIZATION: got {parametrization!r}; valid are {', '.join(PARAMETRIZATIONS)}"
-    )
+        g, r, s = math.sqrt(q), 1.0, 1.0 / a
+    elif parametrization in ("mfp", "ntp"):
+        g, r, s = math.sqrt(q) / a, a**2, 1.0
+    elif parametrization in ("mup-lr", "ntp-lr"):
+        g, r, s = 1.0, q, math.sqrt(q) / a
+    else:
+        raise SpecError(
+            f"PARAMETRIZATION: got {parametrization!r}; valid are {', '.join(PARAMETRIZATIONS)}"
+        )
+    if readout:
+        return Scaling(g, r, s, 1.0, g)
+    return Scaling(g, r, s, a / math.sqrt(width), g / (a * math.sqrt(width)))
 
 
-def effective_lr(lr: float, gamma: float) -> float:
-    """Return LR times GAMMA where GAMMA >= 1, times GAMMA squared where it is below."""
+def effective_lr(lr: float, gamma: float, update: str = "sgd") -> float:
+    """Return LR with its factor of GAMMA.
+
+    A gradient is divided by GAMMA, as the outputs are. SGD's updates shrink with it, so LR is
+    multiplied by GAMMA where GAMMA >= 1, by GAMMA squared where it is below. Adam's do not: the
+    same updates need LR times min(1, GAMMA).
+    """
+    if update == "adam":
+        return lr * min(1.0, gamma)
     return lr * gamma if gamma >= 1 else lr * gamma**2
 
 
@@ -77,7 +121,8 @@ def parametrize(
     lr: float = 1.0,
     generator: torch.Generator | None = None,
     context: Mapping[str, Any] = _NOTHING,
-) -> dict[str, float]:
+    update: str = "sgd",
+) -> dict[str, Factors]:
     """Give a model its multipliers and initial weights, in place.
 
     Each layer gets a 0-dim buffer ``multiplier`` and, where that can differ from 1, a forward hook
@@ -99,9 +144,11 @@ def parametrize(
         generator: a CPU generator that the initial weights come from. A callable draws from
             torch's global generator, which is then seeded with this one's initial seed.
         context: the config's settings, by name, for a callable that declares them.
+        update: ``"sgd"`` or ``"adam"``, whose learning-rate factors are returned. Those that a
+            callable sets are returned for either.
 
     Returns:
-        per parameter name, the factor r by which the learning rate is scaled.
+        per parameter name, the factors of the optimizer's settings.
 
     Raises:
         SpecError: for weights elsewhere than in Linear and Conv2d layers, and for a single layer.
@@ -111,18 +158,28 @@ def parametrize(
     layers = _layers(model, parametrization)
     names = {parameter: name for name, parameter in model.named_parameters()}
     width = max(layer.weight.shape[0] for layer in layers[:-1])
-    lr_scales: dict[str, float] = {}
+    factors: dict[str, Factors] = {}
     for layer in layers:
-        readout = layer is layers[-1]
-        g, r = 1.0, 1.0
+        readout, fan_in = layer is layers[-1], math.prod(layer.weight.shape[1:])
+        scale = None
         if parametrization != "sp":
-            fan_in = math.prod(layer.weight.shape[1:])
-            g, r, s = scaling(parametrization, fan_in=fan_in, width=width, readout=readout)
-            _draw(layer, s, generator)
+            scale = scaling(parametrization, fan_in=fan_in, width=width, readout=readout)
+            _draw(layer, scale.std, generator)
+        g = 1.0 if scale is None else scale.multiplier
         _set_multiplier(layer, g / gamma if readout else g, hooked=readout or g != 1.0)
-        lr_scales |= {names[parameter]: r for parameter in layer.parameters(recurse=False)}
+        for parameter in layer.parameters(recurse=False):
+            own = 1 if parameter is layer.bias else fan_in
+            factors[names[parameter]] = _factors(scale, own, gamma, update)
     _set_relu_gain(model, parametrization != "sp")
-    return lr_scales
+    return factors
+
+
+def _factors(scale: Scaling | None, fan_in: int, gamma: float, update: str) -> Factors:
+    """Return the factors of a parameter of this fan-in, in a layer of this scaling (None: sp)."""
+    if scale is None:
+        return Factors(1.0, eps=1.0 / gamma)
+    lr = scale.lr_scale if update == "sgd" else scale.update / (scale.multiplier * fan_in)
+    return Factors(lr, eps=scale.gradient / gamma)
 
 
 def relu_scale(layer: nn.Module, nonlinearity: nn.Module) -> float | None:
@@ -185,7 +242,7 @@ def _by_callable(
     lr: float,
     generator: torch.Generator | None,
     context: Mapping[str, Any],
-) -> dict[str, float]:
+) -> dict[str, Factors]:
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     offered = {**context, "gamma": gamma}
     further = list(inspect.signature(function).parameters.values())[2:]
@@ -202,7 +259,8 @@ def _by_callable(
             f"PARAMETRIZATION: {function_name(function)} left {', '.join(left_out)} out of the "
             "optimizer's parameter groups; keep every parameter in one of them"
         )
-    return {name: float(lrs[p]) / lr for name, p in model.named_parameters()}
+    scales = {name: float(lrs[p]) / lr for name, p in model.named_parameters()}
+    return {name: Factors(lr=scale, decay=scale) for name, scale in scales.items()}
 
 
 def _divide_outputs(model: nn.Module, gamma: float) -> None:

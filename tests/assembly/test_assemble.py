@@ -255,9 +255,21 @@ def test_errors_show_in_the_probe(settings: dict[str, Any], message: str) -> Non
 
 
 def test_the_probe_looks_at_every_optimizer_of_an_axis() -> None:
-    probe(small({"OPTIMIZER": ["sgd", "RMSprop"]}))
+    probe(small({"OPTIMIZER": ["sgd", "RMSprop"]}, PARAMETRIZATION="sp"))
     with pytest.raises(SpecError, match="has no optimizer 'NoSuch'"):
         probe(small({"OPTIMIZER": ["sgd", "NoSuch"]}))
+
+
+def test_the_probe_warns_of_every_combination_without_a_theory() -> None:
+    with pytest.warns(UserWarning, match="OPTIMIZER=RMSprop") as caught:
+        probe(small({"OPTIMIZER": ["sgd", "RMSprop"], "trial": range(3)}))
+    assert len({str(one.message) for one in caught}) == 1
+    decays = {"LR": [0.1, 0.2], "WEIGHT_DECAY": [0.0, 0.1, 0.2]}
+    with pytest.warns(UserWarning, match="WEIGHT_DECAY with OPTIMIZER=adam: a penalty") as caught:
+        probe(small({"OPTIMIZER": ["sgd", "adam"], **decays}))
+    assert len(caught) == 1
+    zipped = {("OPTIMIZER", "WEIGHT_DECAY"): [("adam", 0.0), ("adamw", 0.1)]}
+    probe(small(zipped))
 
 
 def test_the_probe_draws_few_samples_and_trains_no_wide_network() -> None:

@@ -42,6 +42,13 @@ def test_launch_collect_status_logs(mlpsubmit: Command, workplace: Path) -> None
         assert dataset.attrs["sweep"] == "small"
 
 
+@pytest.mark.filterwarnings("always")
+def test_a_warning_is_shown_once(mlpsubmit: Command) -> None:
+    launched = mlpsubmit("launch", "small.py", "OPTIMIZER=RMSprop", "--executor", "debug")
+    assert launched.code == 0, launched.err
+    assert launched.err.count("warning: PARAMETRIZATION='mup' with OPTIMIZER=RMSprop: ") == 1
+
+
 def test_overrides_change_the_sweep(mlpsubmit: Command) -> None:
     done = mlpsubmit(
         "launch", "small.py", "WIDTH=6", "noise=[0.1,0.2]", "lr=[0.1,0.2]", "--dry-run"

@@ -19,10 +19,10 @@ from mlpsubmit.training.schedules import Schedule
 def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
     """Train one config in the most obvious way."""
     generator = torch.Generator().manual_seed(streams(h.seed, trial).weights)
-    lr_scales = parametrize(model, h.parametrization, gamma=h.gamma, generator=generator)
+    factors = parametrize(model, h.parametrization, gamma=h.gamma, generator=generator)
     f0 = copy.deepcopy(model)
     lr = effective_lr(h.lr, h.gamma)
-    groups = [{"params": [p], "lr": lr * lr_scales[n]} for n, p in model.named_parameters()]
+    groups = [{"params": [p], "lr": lr * factors[n].lr} for n, p in model.named_parameters()]
     optimizer = torch.optim.SGD(groups, lr=lr, momentum=h.momentum, weight_decay=h.weight_decay)
 
     def loss_on(X, y):

@@ -10,6 +10,7 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.spec.hyperparameters import validate
 from mlpsubmit.training import train
 from mlpsubmit.training.optimizers import build_optimizer
+from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.stack import Stack
 
 CASES = {
@@ -35,10 +36,10 @@ CASES = {
 }
 
 
-def steps_of(h, models, dtype, active_at, gradients_at, lr_scales):
+def steps_of(h, models, dtype, active_at, gradients_at, factors):
     models = [model.to(dtype) for model in models]
     stack = Stack(models, torch.device("cpu"), "fp32")
-    optimizer, _ = build_optimizer(stack, h, lr_scales)
+    optimizer, _ = build_optimizer(stack, h, factors)
     for step in range(6):
         optimizer.step(gradients_at(step, stack.parameters), active_at(step), None)
     return models
@@ -52,7 +53,10 @@ def test_updates_are_those_of_torch(case, dtype, make_mlps):
     hs = [base.model_copy(update={"lr": base.lr * (k + 1)}) for k in range(K)]
     wanted = [model.to(dtype) for model in make_mlps(K)]
     names = [name for name, _ in wanted[0].named_parameters()]
-    lr_scales = [{name: 1.0 + i for i, name in enumerate(names)}] * K
+    factors = [
+        {name: Factors(1.0 + i, 2.0 + i / 9, 1.0 + 1e6 * (i + k)) for i, name in enumerate(names)}
+        for k in range(K)
+    ]
     stopped = {0: 99, 1: 3, 2: 0}  # per config, the step from which it is not active
 
     def gradients_at(step, parameters):
@@ -62,13 +66,18 @@ def test_updates_are_those_of_torch(case, dtype, make_mlps):
     def active_at(step):
         return torch.tensor([step < stopped[k] for k in range(K)])
 
-    got = steps_of(hs, make_mlps(K), dtype, active_at, gradients_at, lr_scales)
+    got = steps_of(hs, make_mlps(K), dtype, active_at, gradients_at, factors)
     for k, model in enumerate(wanted):
-        groups = [
-            {"params": [p], "lr": hs[k].lr * lr_scales[k][name]}
-            for name, p in model.named_parameters()
-        ]
-        optimizer = cls(groups, **arguments)
+        optimizer = cls(
+            [{"params": [p], "name": name} for name, p in model.named_parameters()], **arguments
+        )
+        for group in optimizer.param_groups:
+            factor = factors[k][group["name"]]
+            group["lr"] = hs[k].lr * factor.lr
+            if cls is not torch.optim.SGD:
+                group["eps"] *= factor.eps
+            if cls is torch.optim.AdamW:
+                group["weight_decay"] *= factor.decay / factor.lr
         stacked = [torch.empty(K, *p.shape) for p in model.parameters()]
         for step in range(min(6, stopped[k])):
             for p, g in zip(model.parameters(), gradients_at(step, stacked), strict=True):
@@ -121,6 +130,7 @@ def test_lbfgs_gets_its_closure(gaussian, make_mlps):
 def test_a_class_of_torch_stops_at_the_threshold(gaussian, make_mlps):
     settings = {
         "OPTIMIZER": "RMSprop",
+        "PARAMETRIZATION": "sp",
         "MAX_ITER": 50,
         "ONLINE": False,
         "PERCENT_THRESHOLDS": [0.5],

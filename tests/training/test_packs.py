@@ -62,6 +62,7 @@ def joined(results):
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 @pytest.mark.parametrize("loss", ["mse", "cross_entropy", squared])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.filterwarnings("ignore:WEIGHT_DECAY with OPTIMIZER=adam")
 def test_a_pack_is_its_configs_one_by_one(
     optimizer, loss, parametrization, gaussian, make_mlps, same
 ):
@@ -102,7 +103,7 @@ def test_configs_that_stop_leave_the_others_as_they_are(
         "PERCENT_THRESHOLDS": [0.9, 0.7],
     }
     base = validate(settings)
-    lrs = (0.002, 0.1, 0.03, 0.05, 0.01)
+    lrs = (0.003, 0.3, 0.06, 0.1, 0.02)
     hs = [base.model_copy(update={"lr": lr}) for lr in lrs]
     sizes = []
     shrink = Stack.shrink

@@ -13,7 +13,7 @@ from torch import nn
 
 from mlpsubmit.errors import SpecError
 from mlpsubmit.training import MLP, parametrize, train
-from mlpsubmit.training.parametrizations import effective_lr
+from mlpsubmit.training.parametrizations import Factors, effective_lr
 
 # d_in = 4, width 16, depth 2, so fan-ins 4, 16, 16. Per layer: multiplier, lr factor, deviation.
 ON_MLP = {
@@ -64,12 +64,12 @@ CASES += [(conv, name, rows) for name, rows in ON_CONV.items()]
 @pytest.mark.parametrize(("build", "name", "rows"), CASES)
 def test_multipliers_and_learning_rates_are_those_worked_out_by_hand(build, name, rows):
     model = build()
-    lr_scales = parametrize(model, name, gamma=8.0, generator=seeded())
+    factors = parametrize(model, name, gamma=8.0, generator=seeded())
     names = [n for n, m in model.named_modules() if m in layers(model)]
     for (g, r, _), layer, path in zip(rows, layers(model), names, strict=True):
         g = g / 8.0 if layer is layers(model)[-1] else g
         assert layer.multiplier.item() == pytest.approx(g, rel=1e-6)
-        assert lr_scales[f"{path}.weight"] == lr_scales[f"{path}.bias"] == pytest.approx(r)
+        assert factors[f"{path}.weight"].lr == factors[f"{path}.bias"].lr == pytest.approx(r)
 
 
 @pytest.mark.parametrize("name", ON_MLP)
@@ -122,10 +122,10 @@ def test_parametrizations_with_equal_products_agree_at_the_start_and_along_gradi
 def test_sp_keeps_the_initialisation_and_divides_by_gamma():
     model = mlp()
     plain = copy.deepcopy(model)
-    lr_scales = parametrize(model, "sp", gamma=4.0)
+    factors = parametrize(model, "sp", gamma=4.0)
     X = torch.randn(5, 4)
     torch.testing.assert_close(model(X), plain(X) / 4.0)
-    assert set(lr_scales.values()) == {1.0}
+    assert set(factors.values()) == {Factors(lr=1.0, decay=1.0, eps=0.25)}
     for name, parameter in plain.named_parameters():
         assert torch.equal(model.get_parameter(name), parameter)
 
@@ -184,9 +184,9 @@ def mupify_like(model, optimizer):
 
 def test_a_callable_changes_weights_forward_functions_and_learning_rates():
     model = mlp()
-    lr_scales = parametrize(model, mupify_like, gamma=4.0, lr=0.1, generator=seeded())
-    assert lr_scales["input_layer.weight"] == pytest.approx(3.0)
-    assert lr_scales["input_layer.bias"] == pytest.approx(1.0)
+    factors = parametrize(model, mupify_like, gamma=4.0, lr=0.1, generator=seeded())
+    assert factors["input_layer.weight"] == pytest.approx((3.0, 3.0, 1.0))
+    assert factors["input_layer.bias"] == pytest.approx((1.0, 1.0, 1.0))
     again, before = mlp(), torch.random.get_rng_state()
     parametrize(again, mupify_like, gamma=4.0, lr=0.1, generator=seeded())
     assert torch.equal(again.input_layer.weight, model.input_layer.weight)
@@ -251,3 +251,5 @@ def test_the_learning_rate_follows_gamma():
     assert effective_lr(0.1, 3.0) == pytest.approx(0.3)
     assert effective_lr(0.1, 1.0) == 0.1
     assert effective_lr(0.1, 0.5) == pytest.approx(0.025)
+    assert effective_lr(0.1, 3.0, "adam") == effective_lr(0.1, 1.0, "adam") == 0.1
+    assert effective_lr(0.1, 0.5, "adam") == pytest.approx(0.05)
