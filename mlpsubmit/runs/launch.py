@@ -156,7 +156,12 @@ def prepare(
     fresh: bool = False,
     retries: int = 0,
 ) -> PreparedLaunch:
-    """Return what a launch of a sweep has to do; nothing is written."""
+    """Return what a launch of a sweep has to do; nothing is written.
+
+    Raises:
+        UserError: files that the data function read have changed since, and there are results.
+    """
+    from mlpsubmit.runs.provenance import unchanged
     from mlpsubmit.runs.reuse import Reused
 
     folder = runs_folder(runs_dir) / sweep.name
@@ -164,7 +169,7 @@ def prepare(
     reused = Reused(sweep)
     prepared = partial(PreparedLaunch, sweep, executor, retries)
     same = (run for run in earlier if run.sweep["fingerprint"] == sweep.fingerprint)
-    if (directory := next(same, None)) is not None:
+    if (directory := unchanged(same)) is not None:
         run = Run(directory)
         if not run.damaged_reused():
             plan = Plan.from_json(directory.plan)
@@ -213,5 +218,5 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) 
         files.publish(temporary / run_directory.SWEEP_PICKLE, frozen)
         files.publish_json(temporary / run_directory.PLAN, prepared.plan.to_json())
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
-        prepared.reused.write(temporary / run_directory.RESULTS)
+        prepared.reused.write(RunDirectory(temporary))
     return RunDirectory.open(path)
