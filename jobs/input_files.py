@@ -92,14 +92,18 @@ class Recording:
         elif event in _FOLDERS and arguments[0] is None:
             self.listed.add(os.getcwd())
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the files as they are now, with their hashes, and what else was read."""
+    def paths(self) -> list[str]:
+        """Return the sorted paths of the files that were read, and that still exist."""
         inside = self.ignored + os.sep
-        paths = [
+        return sorted(
             path
             for path in self.opened
             if path not in self.written and not path.startswith(inside) and os.path.isfile(path)
-        ]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the files as they are now, with their hashes, and what else was read."""
+        paths = self.paths()
         parents: dict[str, set[str]] = {}
         for path in paths:
             parents.setdefault(os.path.dirname(path), set()).add(os.path.splitext(path)[1])
@@ -108,7 +112,7 @@ class Recording:
             for path in sorted(self.listed & set(parents))
         ]
         return {
-            "files": [_described(path) for path in sorted(paths)],
+            "files": [_described(path) for path in paths],
             "folders": folders,
             "unseen": sorted(self.unseen),
         }

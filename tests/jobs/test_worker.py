@@ -49,7 +49,7 @@ def launched(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_parent_may_start_the_workers_of_all_its_devices(launched: Any, workplace: Path) -> None:
     """In a folder whose modules are called like ours and Python's own."""
     run = launched()
-    for name in ("jobs", "random", "mlpsubmit"):
+    for name in ("jobs", "random", "json", "torch", "mlpsubmit"):
         (workplace / f"{name}.py").write_text("raise ImportError('the wrong one')")
     commands = [module_command(WORKER, run.path, 0, task) for task in range(2)]
     processes = [subprocess.Popen(command, cwd=workplace) for command in commands]
