@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import re
 from importlib.metadata import version
@@ -19,13 +20,20 @@ __all__ = ["environment"]
 def environment(device: torch.device) -> dict[str, str | int]:
     """Return the versions, the device and the threads of this process, by name."""
     return {
-        "python": platform.python_version(),
-        **{package: version(package) for package in ("mlpsubmit", "torch", "numpy")},
-        "blas": f"torch: {_torch_blas()}, numpy: {_numpy_blas()}",
+        **_versions(),
         "cuda": _cuda() if device.type == "cuda" else "",
         "device": device_name(device),
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
+    }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("mlpsubmit", "torch", "numpy")},
+        "blas": f"torch: {_torch_blas()}, numpy: {_numpy_blas()}",
     }
 
 

@@ -47,7 +47,7 @@ _EVENTS = _FILES | _FOLDERS | _PROCESSES | _NETWORK
 _WRITES = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 #: Folders of the system, none of whose files is an input.
-_SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/lib/", "/usr/share/")
+_SYSTEM = ("/proc/", "/sys/", "/etc/", "/usr/lib/", "/usr/share/locale/", "/usr/share/zoneinfo/")
 _CODE = tuple(importlib.machinery.all_suffixes())
 
 #: Larger files are compared by their size and times alone: hashing takes a second per GB.

@@ -166,7 +166,7 @@ class SharedData:
                 "something else to batch functions and grabs; give them other names, such as "
                 "X_train and y_train"
             )
-        return {name: _as_tensor(value) for name, value in entries.items()}
+        return {name: _as_stored(value) for name, value in entries.items()}
 
     def _on_device(self, entries: Mapping[str, Any]) -> Mapping[str, Any]:
         return {
@@ -189,8 +189,11 @@ def _recomputed(run: RunDirectory, before: str, now: str) -> str:
     )
 
 
-def _as_tensor(value: Any) -> Any:
-    return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+def _as_stored(value: Any) -> Any:
+    """Return an array as a tensor in RAM: a task without a GPU may load it."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    return value.cpu() if isinstance(value, torch.Tensor) else value
 
 
 # ---- keys and hashes -----------------------------------------------------------------------------
