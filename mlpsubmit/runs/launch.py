@@ -176,7 +176,7 @@ def prepare(
     Raises:
         UserError: files that the data function read have changed since, and there are results.
     """
-    from mlpsubmit.runs.provenance import unchanged
+    from mlpsubmit.runs.provenance import first_unchanged
     from mlpsubmit.runs.reuse import Reused
 
     folder = runs_folder(runs_dir) / sweep.name
@@ -184,7 +184,7 @@ def prepare(
     reused = Reused(sweep)
     prepared = partial(PreparedLaunch, sweep, executor, retries)
     same = (run for run in earlier if run.sweep["fingerprint"] == sweep.fingerprint)
-    if (directory := unchanged(same)) is not None:
+    if (directory := first_unchanged(same)) is not None:
         run = Run(directory)
         if not run.damaged_reused():
             plan = Plan.from_json(directory.plan)

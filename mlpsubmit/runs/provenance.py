@@ -12,22 +12,19 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.jobs import input_files
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
-__all__ = ["attributes", "check_inputs", "unchanged"]
+__all__ = ["attributes", "changed_inputs", "first_unchanged", "reject"]
 
 #: The most bytes of an attribute: HDF5 stores up to 64 KB.
 _MOST_BYTES = 1 << 15
 
 
-def check_inputs(run: RunDirectory, records: Iterable[Mapping[str, Any]]) -> None:
-    """Check that the files from which data was computed are as they were then.
+def changed_inputs(run: RunDirectory, records: Iterable[Mapping[str, Any]]) -> str:
+    """Return how the files have changed from which data of a run was computed; empty if not.
 
     Warns of files that cannot be read here, and so not be compared.
 
     Args:
         records: of the data.
-
-    Raises:
-        UserError: if one has changed.
     """
     changed: dict[str, None] = {}
     absent: dict[str, None] = {}
@@ -35,18 +32,34 @@ def check_inputs(run: RunDirectory, records: Iterable[Mapping[str, Any]]) -> Non
         for found, texts in zip((changed, absent), input_files.changes(record), strict=True):
             found.update(dict.fromkeys(texts))
     if changed:
-        raise UserError(
-            f"run {run.id}: since its data= ran, {_few(changed)}; its results are those of the "
-            "earlier content; to train everything on what is there now, launch with --fresh (from "
-            "Python fresh=True); to complete that run on the data that it has: mlpsubmit resume "
-            f"{run.id}"
-        )
+        return f"run {run.id}: since its data= ran, {_few(changed)}"
     if absent:
         warnings.warn(
             f"run {run.id}: its data= read {_few(absent)}, which cannot be read here and may have "
             "changed; its results are reused (to train everything, launch with --fresh)",
             stacklevel=2,
         )
+    return ""
+
+
+def reject(changed: Mapping[str, str], *, others: bool) -> None:
+    """Report results that are not reused because files have changed.
+
+    Args:
+        changed: by run id, how they have changed.
+        others: whether there are results of other runs to reuse; else the user has to decide.
+
+    Raises:
+        UserError: if there are none.
+    """
+    for run, change in changed.items():
+        if not others:
+            raise UserError(
+                f"{change}; its results are those of the earlier content; to train everything on "
+                "what is there now, launch with --fresh (from Python fresh=True); to complete that "
+                f"run on the data that it has: mlpsubmit resume {run}"
+            )
+        warnings.warn(f"{change}; its results are not reused", stacklevel=2)
 
 
 def _few(texts: Iterable[str]) -> str:
@@ -54,23 +67,21 @@ def _few(texts: Iterable[str]) -> str:
     return first + (f" and {len(more)} more" if more else "")
 
 
-def unchanged(runs: Iterable[RunDirectory]) -> RunDirectory | None:
+def first_unchanged(runs: Iterable[RunDirectory]) -> RunDirectory | None:
     """Return the first run whose data was computed from files as they are now; None without runs.
 
     Raises:
         UserError: there are runs, and files of all of them have changed.
     """
-    error: UserError | None = None
+    changed: dict[str, str] = {}
+    found: RunDirectory | None = None
     for run in runs:
-        try:
-            check_inputs(run, run.data_records().values())
-        except UserError as changed:
-            error = error or changed
-        else:
-            return run
-    if error is not None:
-        raise error
-    return None
+        if not (change := changed_inputs(run, run.data_records().values())):
+            found = run
+            break
+        changed[run.id] = change
+    reject(changed, others=found is not None)
+    return found
 
 
 def attributes(run: RunDirectory) -> dict[str, str | int | float]:

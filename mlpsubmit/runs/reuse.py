@@ -14,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
-from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.shared_data import data_keys
 from mlpsubmit.jobs.store import shards
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import Member, StoredPack
 from mlpsubmit.jobs.store.stored_results import REUSED, REUSED_PREFIX, environment_file
-from mlpsubmit.runs.provenance import check_inputs
+from mlpsubmit.runs.provenance import changed_inputs, reject
 from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["Reused"]
@@ -77,7 +76,7 @@ class Reused:
         Raises:
             UserError: all results that could be reused were made from files that have changed.
         """
-        stale: list[UserError] = []
+        changed: dict[str, str] = {}
         for directory in directories:
             found = list(self._unknown(directory))
             if not found:
@@ -85,20 +84,18 @@ class Reused:
             keys = data_keys(self.sweep, np.concatenate([indices for *_, indices in found]))
             records = {key: directory.data_record(key) for key in keys}
             hashes = {key: record["hash"] for key, record in records.items() if record}
+            change = changed_inputs(directory, filter(None, records.values()))
             if any(self._data.get(key, own) != own for key, own in hashes.items()):
-                continue
-            try:
-                check_inputs(directory, filter(None, records.values()))
-            except UserError as error:
-                stale.append(error)
+                change = change or f"run {directory.id}: has other data than newer results"
+            if change:
+                changed[directory.id] = change
                 continue
             for _, _, indices in found:
                 self._known[indices] = True
             self._found += found
             self._data |= hashes
             self._sources.append((directory, set(hashes)))
-        if stale and not self._data:
-            raise stale[0]
+        reject(changed, others=bool(self._data))
 
     def _unknown(self, directory: RunDirectory) -> Iterator[_Match]:
         """Yield the packs of a run with results for configs that have none so far."""

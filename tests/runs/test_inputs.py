@@ -82,7 +82,8 @@ def test_a_changed_file_ends_a_relaunch_that_would_reuse_its_results(
     assert grown.status().reused == 1
     assert losses(grown)[0] == losses(fresh)[0]
     write(1.0)  # as it was for the first run, which continues
-    assert launched([4]).id == first.id
+    with pytest.warns(UserWarning, match=f"run {fresh.id}: .*; its results are not reused"):
+        assert launched([4]).id == first.id
 
 
 def test_what_reuses_nothing_is_trained_on_the_file_as_it_is(
@@ -95,7 +96,8 @@ def test_what_reuses_nothing_is_trained_on_the_file_as_it_is(
     assert second.train_loss.item() > first.train_loss.item()
     write(1.0)
     # Of the two, only the first has results of what is there now.
-    grown = launched([4, 8, 16])
+    with pytest.warns(UserWarning, match="x.npy has changed .*; its results are not reused"):
+        grown = launched([4, 8, 16])
     assert grown.status().reused == 1
     assert grown.collect().attrs["data_hash"] == first.attrs["data_hash"]
 
@@ -125,7 +127,12 @@ def test_a_grown_study_has_the_data_of_its_results(workplace: Path) -> None:
     assert grown.status().reused == 1
     hashes = [run.collect().attrs["data_hash"] for run in (first, grown)]
     assert hashes[0] == hashes[1]
-    assert launched([4, 8], data=drawn, fresh=True).collect().attrs["data_hash"] != hashes[0]
+    fresh = launched([4], data=drawn, fresh=True)
+    assert fresh.collect().attrs["data_hash"] != hashes[0]
+    with pytest.warns(UserWarning, match=f"run {grown.id}: has other data than newer results; its"):
+        whole = launched([4, 8, 16], data=drawn)
+    assert whole.status().reused == 1
+    assert whole.collect().attrs["data_hash"] == fresh.collect().attrs["data_hash"]
 
 
 def test_data_that_is_lost_and_other_data_than_that_of_the_results_fails(workplace: Path) -> None:
