@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,21 @@ def test_a_parent_may_start_the_workers_of_all_its_devices(launched: Any, workpl
         "000-0000.0.tar",
         "000-0001.0.tar",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("safe", [{}, {"PYTHONSAFEPATH": "1"}])
+def test_only_the_working_directory_is_searched_last(safe: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "shown.py").write_text("import sys; print(repr([sys.path[0], sys.path[-1]]))")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, **safe}
+    done = subprocess.run(
+        module_command("shown"), env=environment, capture_output=True, text=True, check=True
+    )
+    first, last = ast.literal_eval(done.stdout)
+    assert first == str(tmp_path)
+    is_safe = safe and sys.version_info >= (3, 11)  # which knows the variable
+    assert bool(last) == bool(is_safe)
 
 
 @pytest.mark.parametrize(
