@@ -62,14 +62,14 @@ class Recording:
 
     Attributes:
         ignored: a folder none of whose files is an input.
-        opened: paths of files in the order in which they were opened first.
+        opened: paths of files, with their size and times when they were opened first.
         written: paths of files that were opened for writing too.
         listed: paths of folders whose entries were listed.
         unseen: sources that are known by name alone: processes, and addresses on the network.
     """
 
     ignored: str
-    opened: dict[str, None] = field(default_factory=dict)
+    opened: dict[str, dict[str, int]] = field(default_factory=dict)
     written: set[str] = field(default_factory=set)
     listed: set[str] = field(default_factory=set)
     unseen: set[str] = field(default_factory=set)
@@ -87,10 +87,17 @@ class Recording:
             path = os.path.abspath(os.fsdecode(os.fspath(arguments[0])))
             if event == "open" and arguments[2] & _WRITES:
                 self.written.add(path)
-            elif not (_is_foreign(path) or _imports(frame)):
-                self.listed.add(path) if event in _FOLDERS else self.opened.setdefault(path)
+            elif path not in self.opened and not (_is_foreign(path) or _imports(frame)):
+                self._add(path, event)
         elif event in _FOLDERS and arguments[0] is None:
             self.listed.add(os.getcwd())
+
+    def _add(self, path: str, event: str) -> None:
+        if event in _FOLDERS:
+            self.listed.add(path)
+            return
+        with contextlib.suppress(OSError):  # then it cannot be opened either
+            self.opened[path] = _times(os.stat(path))
 
     def paths(self) -> list[str]:
         """Return the sorted paths of the files that were read, and that still exist."""
@@ -102,7 +109,7 @@ class Recording:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the files as they are now, with their hashes, and what else was read."""
+        """Return the files with their hashes, and what else was read."""
         paths = self.paths()
         parents: dict[str, set[str]] = {}
         for path in paths:
@@ -112,7 +119,7 @@ class Recording:
             for path in sorted(self.listed & set(parents))
         ]
         return {
-            "files": [_described(path) for path in paths],
+            "files": [_described(path, self.opened[path]) for path in paths],
             "folders": folders,
             "unseen": sorted(self.unseen),
         }
@@ -205,10 +212,10 @@ def _times(status: os.stat_result) -> dict[str, int]:
     }
 
 
-def _described(path: str) -> dict[str, Any]:
-    status = os.stat(path)
-    small = status.st_size <= LARGEST_HASHED
-    return {"path": path, **_times(status), "hash": hash_file(path) if small else None}
+def _described(path: str, opened: Mapping[str, int]) -> dict[str, Any]:
+    """Return what is recorded of a file; no hash if it is large, or not as it was when opened."""
+    known = opened["size"] <= LARGEST_HASHED and _times(os.stat(path)) == opened
+    return {"path": path, **opened, "hash": hash_file(path) if known else None}
 
 
 def _names(folder: str, suffixes: Iterable[str]) -> list[str]:
@@ -250,6 +257,6 @@ def _change(file: Mapping[str, Any]) -> str | None:
     if now.st_size != file["size"]:
         return f"{path} has changed ({file['size']} bytes then, {now.st_size} now)"
     if file["hash"] is None:
-        return f"{path} has been modified (it is too large to compare its content)"
+        return f"{path} has been modified (its content at that time was not hashed)"
     same = hash_file(path) == file["hash"]
     return None if same else f"{path} has changed (another content of the same size)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -241,14 +242,21 @@ def content_hash(entries: Mapping[str, Any]) -> str:
     The device and the memory layout of a tensor do not matter; its type and its shape do.
     """
     whole = hashlib.blake2b(digest_size=16)
-    for name in sorted(entries):
+    for name in sorted(entries, key=str):
         whole.update(digest(name))
         value = entries[name]
         if isinstance(value, torch.Tensor) and value.layout == torch.strided:
             whole.update(digest(str(value.dtype), list(value.shape)))
-            flat = value.detach().cpu().contiguous().reshape(-1)
+            flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
             if flat.numel():  # read in place: digest() would copy it
                 whole.update(flat.view(torch.uint8).numpy().data)
         else:
-            whole.update(digest(value))
+            whole.update(_object_hash(value))
     return whole.hexdigest()
+
+
+def _object_hash(value: Any) -> bytes:
+    try:
+        return digest(value)
+    except TypeError:  # it holds something that has no content for keys, but can be stored
+        return digest(pickle.dumps(value))

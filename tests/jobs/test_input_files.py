@@ -208,7 +208,7 @@ def test_files_that_are_new_in_a_listed_folder_are_a_change(folder: Path) -> Non
     assert changes(before) == ([f"{parts}, which it listed, has new files (2.txt)"], [])
 
 
-def test_large_files_are_compared_by_size_and_times(
+def test_large_files_and_those_edited_meanwhile_are_compared_by_size_and_times(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(input_files, "LARGEST_HASHED", 7)
@@ -217,4 +217,15 @@ def test_large_files_are_compared_by_size_and_times(
     assert changes(before) == ([], [])
     os.utime("a.csv", ns=(1, 1))
     (message,), _ = changes(before)
-    assert message.endswith("a.csv has been modified (it is too large to compare its content)")
+    assert message.endswith("a.csv has been modified (its content at that time was not hashed)")
+
+    def reads_slowly() -> None:
+        Path("a.bin").read_bytes()
+        Path("a.bin").with_suffix(".tmp").write_bytes(b"edited meanwhile")
+        os.replace("a.tmp", "a.bin")
+
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    before = recorded(folder, reads_slowly)
+    (message,), _ = changes(before)
+    assert message.endswith("a.bin has changed (48 bytes then, 16 now)")
