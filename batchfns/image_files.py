@@ -124,7 +124,7 @@ def cifar5m(path: Path) -> Part:
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Name the file as an input, and convert a decoder's errors for bad data to UnreadableFile."""
-    sys.audit("mlpsubmit.input", path)  # scipy or zipfile may come to open it in another way
+    sys.audit("mlpsubmit.input", path)  # however it is opened: C code reports nothing
     try:
         yield
     except (

@@ -7,7 +7,7 @@
 | plan.json                    | launch, once                                                  |
 | data/<key>.pt                | the first task that needs it, once, under data/<key>.lock; or |
 |                              | launch: a link to that of an earlier run                      |
-| data/<key>.json              | with it: its content hash, and the files that it was read from|
+| data/<key>.json              | with it: its content hash, and the files that it comes from   |
 | submissions/NNN/intent.json  | launch or resume, before anything is submitted                |
 | submissions/NNN/jobs.json    | launch or resume, after each job: its id, as the executor     |
 |                              | returned it                                                   |

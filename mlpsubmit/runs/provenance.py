@@ -46,7 +46,7 @@ def reject(changed: Mapping[str, str], *, others: bool) -> None:
     """Report results that are not reused because files have changed.
 
     Args:
-        changed: by run id, how they have changed.
+        changed: by run id, how they have changed, or what else is wrong with the data.
         others: whether there are results of other runs to reuse; else the user has to decide.
 
     Raises:
@@ -55,9 +55,9 @@ def reject(changed: Mapping[str, str], *, others: bool) -> None:
     for run, change in changed.items():
         if not others:
             raise UserError(
-                f"{change}; its results are those of the earlier content; to train everything on "
-                "what is there now, launch with --fresh (from Python fresh=True); to complete that "
-                f"run on the data that it has: mlpsubmit resume {run}"
+                f"{change}; its results are those of the data that it had; to train everything "
+                "on what is there now, launch with --fresh (from Python fresh=True); to complete "
+                f"that run on its own data: mlpsubmit resume {run}"
             )
         warnings.warn(f"{change}; its results are not reused", stacklevel=2)
 

@@ -85,7 +85,9 @@ class Reused:
             records = {key: directory.data_record(key) for key in keys}
             hashes = {key: record["hash"] for key, record in records.items() if record}
             change = changed_inputs(directory, filter(None, records.values()))
-            if any(self._data.get(key, own) != own for key, own in hashes.items()):
+            if len(hashes) < len(records):
+                change = f"run {directory.id}: its record of its data is lost"
+            elif any(self._data.get(key, own) != own for key, own in hashes.items()):
                 change = change or f"run {directory.id}: has other data than newer results"
             if change:
                 changed[directory.id] = change

@@ -43,9 +43,9 @@ def held(data: SharedData) -> int:
 
 
 def test_data_is_dropped_after_the_last_pack_that_needs_it(run: RunDirectory) -> None:
-    """Thirty data sets of an axis, in packs of one data set, and three that need the first two."""
-    made = sweep({"scale": [float(i) for i in range(30)], "trial": range(2)}, scaled)
-    packs = [np.array([0, 1]), *(np.array([2 * i, 2 * i + 1]) for i in range(1, 30))]
+    """Twelve data sets of an axis, a pack for each, and one more pack that needs the first two."""
+    made = sweep({"scale": [float(i) for i in range(12)], "trial": range(2)}, scaled)
+    packs = [np.array([0, 1]), *(np.array([2 * i, 2 * i + 1]) for i in range(1, 12))]
     packs += [np.array([0, 2])]
     data = SharedData(run, made, CPU, packs)
     counts = []
@@ -54,7 +54,7 @@ def test_data_is_dropped_after_the_last_pack_that_needs_it(run: RunDirectory) ->
         assert [entry["scale"] for entry in entries] == [index // 2 for index in indices]
         data.end_pack()
         counts.append(held(data))
-    assert counts == [1, *[2] * 29, 0]  # the first two are kept for the last pack
+    assert counts == [1, *[2] * 11, 0]  # the first two are kept for the last pack
 
 
 def test_one_data_set_under_two_points_of_an_axis_is_kept_for_both(run: RunDirectory) -> None:

@@ -69,9 +69,9 @@ def test_a_changed_file_ends_a_relaunch_that_would_reuse_its_results(
             launched(widths)
         assert str(caught.value) == (
             f"run {first.id}: since its data= ran, {workplace / 'x.npy'} has changed (another "
-            "content of the same size); its results are those of the earlier content; to train "
+            "content of the same size); its results are those of the data that it had; to train "
             "everything on what is there now, launch with --fresh (from Python fresh=True); to "
-            f"complete that run on the data that it has: mlpsubmit resume {first.id}"
+            f"complete that run on its own data: mlpsubmit resume {first.id}"
         )
     assert sorted((workplace / "mlpruns" / "reads").glob("2*")) == runs
 
@@ -116,6 +116,7 @@ def test_an_absent_file_is_reported_and_the_results_are_reused(
     assert grown.status().reused == 1
 
 
+@pytest.mark.slow
 def test_a_grown_study_has_the_data_of_its_results(workplace: Path) -> None:
     """Also where the function draws from a generator that nobody has seeded."""
 
@@ -135,6 +136,7 @@ def test_a_grown_study_has_the_data_of_its_results(workplace: Path) -> None:
     assert whole.collect().attrs["data_hash"] == fresh.collect().attrs["data_hash"]
 
 
+@pytest.mark.slow
 def test_data_that_is_lost_and_other_data_than_that_of_the_results_fails(workplace: Path) -> None:
     def drawn() -> dict[str, Any]:
         return {"A": np.random.default_rng().normal(size=3)}
@@ -150,6 +152,16 @@ def test_data_that_is_lost_and_other_data_than_that_of_the_results_fails(workpla
     assert failure.error.endswith("to train everything on the new data, launch with --fresh")
 
 
+@pytest.mark.slow
+def test_results_whose_data_is_unknown_are_not_reused(write: Callable[[float], None]) -> None:
+    first = launched([4])
+    for file in (first.path / "data").glob("*.json"):
+        file.unlink()
+    with pytest.raises(UserError, match=f"run {first.id}: its record of its data is lost; its"):
+        launched([4, 8])
+
+
+@pytest.mark.slow
 def test_a_run_is_completed_on_the_data_that_it_has(
     write: Callable[[float], None], workplace: Path
 ) -> None:
@@ -179,6 +191,7 @@ def test_the_attributes_hold_the_hash_of_each_data_set(write: Callable[[float], 
     assert hashes["scale=1.0"] != hashes["scale=2.0"]
 
 
+@pytest.mark.slow
 def test_the_attributes_hold_versions_device_and_threads(write: Callable[[float], None]) -> None:
     first = launched([4])
     attributes = first.collect().attrs
