@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from mlpsubmit.spec.fingerprint import is_library
 
-__all__ = ["Recording", "changes", "hash_file", "record"]
+__all__ = ["Recording", "changes", "record"]
 
 Result = TypeVar("Result")
 
@@ -41,6 +41,9 @@ _PROCESSES = frozenset(
     | {"subprocess.Popen"}
 )
 _NETWORK = frozenset({"urllib.Request", "socket.connect"})
+
+#: Libraries that open files without a report, whose use shows by their import alone.
+_SILENT = ("h5py", "netCDF4", "tables")
 
 _EVENTS = _FILES | _FOLDERS | _PROCESSES | _NETWORK
 
@@ -65,7 +68,8 @@ class Recording:
         opened: paths of files, with their size and times when they were opened first.
         written: paths of files that were opened for writing too.
         listed: paths of folders whose entries were listed.
-        unseen: sources that are known by name alone: processes, and addresses on the network.
+        unseen: sources that are known by name alone: processes, addresses on the network, and
+            libraries that open files without a report.
     """
 
     ignored: str
@@ -159,9 +163,11 @@ def record(function: Callable[[], Result], ignored: Path) -> tuple[Result, Recor
     recording = Recording(os.path.abspath(ignored))
     outer, _recording = _recording, recording
     try:
-        return function(), recording
+        result = function()
     finally:
         _recording = outer
+    recording.unseen.update(name for name in _SILENT if name in sys.modules)
+    return result, recording
 
 
 @functools.cache
@@ -193,7 +199,7 @@ def _imports(frame: FrameType | None) -> bool:
 # ---- files as they are now -----------------------------------------------------------------------
 
 
-def hash_file(path: str) -> str:
+def _hash_file(path: str) -> str:
     """Return the hex BLAKE2b hash of a file's content, read block by block."""
     content = hashlib.blake2b(digest_size=16)
     buffer = memoryview(bytearray(_BLOCK))
@@ -215,7 +221,7 @@ def _times(status: os.stat_result) -> dict[str, int]:
 def _described(path: str, opened: Mapping[str, int]) -> dict[str, Any]:
     """Return what is recorded of a file; no hash if it is large, or not as it was when opened."""
     known = opened["size"] <= LARGEST_HASHED and _times(os.stat(path)) == opened
-    return {"path": path, **opened, "hash": hash_file(path) if known else None}
+    return {"path": path, **opened, "hash": _hash_file(path) if known else None}
 
 
 def _names(folder: str, suffixes: Iterable[str]) -> list[str]:
@@ -258,5 +264,5 @@ def _change(file: Mapping[str, Any]) -> str | None:
         return f"{path} has changed ({file['size']} bytes then, {now.st_size} now)"
     if file["hash"] is None:
         return f"{path} has been modified (its content at that time was not hashed)"
-    same = hash_file(path) == file["hash"]
+    same = _hash_file(path) == file["hash"]
     return None if same else f"{path} has changed (another content of the same size)"

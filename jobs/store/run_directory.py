@@ -133,10 +133,10 @@ class RunDirectory:
         return self.path / DATA / f"{key}.pt"
 
     def data_record(self, key: str) -> dict[str, Any] | None:
-        """Return what is recorded of the entries of a data function; None if nothing is."""
+        """Return what is recorded of the entries of a data function; None if that is lost."""
         try:
             return _content(self.data_file(key).with_suffix(".json"))
-        except FileNotFoundError:
+        except (RunError, FileNotFoundError):
             return None
 
     def data_records(self, besides: Container[str] = ()) -> dict[str, dict[str, Any]]:
@@ -145,8 +145,9 @@ class RunDirectory:
         Args:
             besides: keys whose records are left out.
         """
-        files = sorted((self.path / DATA).glob("[!.]*.json"))
-        return {file.stem: _content(file) for file in files if file.stem not in besides}
+        keys = sorted(file.stem for file in (self.path / DATA).glob("[!.]*.json"))
+        found = {key: self.data_record(key) for key in keys if key not in besides}
+        return {key: record for key, record in found.items() if record is not None}
 
     def heartbeat(self, task: str) -> Path:
         """Return the heartbeat file of a task."""

@@ -7,6 +7,7 @@ import importlib
 import json
 import mmap
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -147,12 +148,18 @@ def test_code_and_what_is_written_are_no_inputs(
     assert found.paths() == [str(folder / "table.csv")]
 
 
-def test_processes_and_addresses_are_known_by_name_alone(folder: Path) -> None:
+def test_what_reads_without_a_report_is_known_by_name(folder: Path) -> None:
     def function() -> None:
+        import h5py
+
         subprocess.run(["cat", "a.csv"], check=True, capture_output=True)
+        with h5py.File("a.h5", "w"):
+            pass
+        with socket.socket() as there, pytest.raises(OSError, match="refused"):
+            there.connect(("127.0.0.1", 9))
 
     _, found = record(function, folder / "run")
-    assert "process cat" in found.to_json()["unseen"]
+    assert {"process cat", "h5py", "127.0.0.1:9"} <= set(found.to_json()["unseen"])
     assert found.paths() == []
 
 
