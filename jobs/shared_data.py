@@ -50,8 +50,8 @@ class SharedData:
         self._device = device
         self._loaded: dict[str, Mapping[str, Any]] = {}
         self._failed: dict[str, Exception] = {}
-        #: By path, the content hash of every file that the compared data was read from.
-        self._inputs: dict[str, str | None] = {}
+        #: By path, the content of every file that the compared data was read from.
+        self._inputs: dict[str, str] = {}
         self._compared: set[str] = set()
         #: The number of packs that have ended, and by key after how many its entries are dropped.
         self._ended = 0
@@ -139,9 +139,9 @@ class SharedData:
         """Raise a RunError if data of this run was read from another content of the same file."""
         for name, earlier in self._run.data_records(besides=self._compared).items():
             self._compared.add(name)
-            self._inputs.update((file["path"], file["hash"]) for file in earlier["files"])
+            self._inputs.update((file["path"], _identity(file)) for file in earlier["files"])
         for file in inputs:
-            if self._inputs.get(file["path"], file["hash"]) != file["hash"]:
+            if self._inputs.get(file["path"], _identity(file)) != _identity(file):
                 raise RunError(
                     f"{file['path']} has changed since other data of run {self._run.id} was read "
                     "from it; restore it and resume the run, or train everything on the file as it "
@@ -174,6 +174,11 @@ class SharedData:
             name: value.to(self._device) if isinstance(value, torch.Tensor) else value
             for name, value in entries.items()
         }
+
+
+def _identity(file: Mapping[str, Any]) -> str:
+    """Return the hash of a recorded file, or of a large one its size and time."""
+    return file["hash"] or f"{file['size']} bytes of {file['mtime']}"
 
 
 def _read(file: Path) -> Mapping[str, Any]:
