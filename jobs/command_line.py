@@ -11,9 +11,11 @@ WORKER = "mlpsubmit.jobs.worker"
 
 #: Runs a module as ``python -m`` does, but searches the working directory last, and only once this
 #: package is imported: a ``jobs.py``, ``random.py`` or ``mlpsubmit.py`` there must not shadow ours
-#: or Python's. (An editable install may be found after every folder of ``sys.path``.)
+#: or Python's. (An editable install may be found after every folder of ``sys.path``, and under
+#: PYTHONSAFEPATH the first folder is not the working directory.)
 _RUN_MODULE = (
-    "import sys; folder = sys.path.pop(0); import runpy, mlpsubmit; sys.path.append(folder); "
+    "import sys; here = [p for p in sys.path[:1] if not p]; del sys.path[: len(here)]; "
+    "import runpy, mlpsubmit; sys.path += here; "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 

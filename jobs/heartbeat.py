@@ -43,7 +43,10 @@ class Heartbeat:
     def __init__(self, path: Path, interval: float, **fields: Any) -> None:
         self._path = path
         self._interval = interval
+        #: Of the fields, held for a moment only: the train loop updates them.
         self._lock = threading.Lock()
+        #: Of the file, held while it is written: a slow disk must not stop the train loop.
+        self._writing = threading.Lock()
         self._ended = threading.Event()
         self._fields: dict[str, Any] = {
             "state": "starting",
@@ -78,8 +81,9 @@ class Heartbeat:
 
     def publish(self) -> None:
         """Write the file now; a full disk is reported in the log and does not end the training."""
-        with self._lock:
-            fields = {**self._fields, "updated": time.time()}
+        with self._writing:
+            with self._lock:
+                fields = {**self._fields, "updated": time.time()}
             try:
                 files.publish_json(self._path, fields, sync=False)
             except OSError as error:

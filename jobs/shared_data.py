@@ -2,68 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mlpsubmit import files
-from mlpsubmit.arguments import call, function_name
+from mlpsubmit.arguments import call, declared, function_name
 from mlpsubmit.assembly.batch_streams import data_arguments
+from mlpsubmit.errors import RunError
+from mlpsubmit.jobs.environment import environment
+from mlpsubmit.jobs.input_files import record
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.seeds import data_seed
 
-__all__ = ["SharedData"]
+__all__ = ["SharedData", "content_hash", "data_keys"]
 
 _NONE: Mapping[str, Any] = {}
 
 
 class SharedData:
-    """The data entries of a run in one task."""
+    """The data entries of a run in one task.
 
-    def __init__(self, run: RunDirectory, sweep: Sweep, device: torch.device) -> None:
+    Args:
+        packs: the indices of the configs of each pack that will train, in order: entries that none
+            of the remaining packs needs are dropped.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        sweep: Sweep,
+        device: torch.device,
+        packs: Iterable[NDArray[np.int64]] = (),
+    ) -> None:
         self._run = run
         self._sweep = sweep
         self._device = device
-        self._function = digest(sweep.data)
-        self._loaded: dict[str, Mapping[str, Any] | Exception] = {}
+        self._loaded: dict[str, Mapping[str, Any]] = {}
+        self._failed: dict[str, Exception] = {}
+        #: By path, the content of every file that the compared data was read from.
+        self._inputs: dict[str, str] = {}
+        self._compared: set[str] = set()
+        #: The number of packs that have ended, and by key after how many its entries are dropped.
+        self._ended = 0
+        self._last_use: dict[str, int] = {}
+        #: The same by the points of the axes that the data depends on; keys are made when needed.
+        self._last_use_of_point: dict[int, int] = {}
+        if sweep.data is not None:
+            for number, indices in enumerate(packs, start=1):
+                points = np.unique(_data_points(sweep, indices)).tolist()
+                self._last_use_of_point.update(dict.fromkeys(points, number))
 
     def entries(self, config: Config) -> Mapping[str, Any]:
         """Return the entries of the data function for a config, its tensors on the device.
 
         Equal arguments give the same object; if the function raised, the same error is raised.
+
+        Raises:
+            RunError: the data was lost, and is another one when it is computed again.
         """
         if self._sweep.data is None:
             return _NONE
-        arguments = data_arguments(self._sweep, config)
-        if "gen" in arguments:
-            arguments["gen"] = data_seed(config.hyperparameters.seed)
-        key = digest(self._function, arguments).hex()
+        arguments = _arguments(self._sweep, config)
+        key = _key(self._sweep, arguments)
+        if key in self._failed:
+            raise self._failed[key]
         if key not in self._loaded:
-            try:
-                self._loaded[key] = self._on_device(self._load(key, arguments))
-            except Exception as error:
-                self._loaded[key] = error
-        entries = self._loaded[key]
-        if isinstance(entries, Exception):
-            raise entries
-        return entries
+            self._loaded[key] = self._on_device(self._load(key, arguments))
+        (point,) = _data_points(self._sweep, np.array([config.index])).tolist()
+        last = self._last_use_of_point.get(point, self._ended + 1)
+        self._last_use[key] = max(last, self._last_use.get(key, 0))
+        return self._loaded[key]
+
+    def end_pack(self) -> None:
+        """Drop the entries that no pack after this one needs."""
+        self._ended += 1
+        for key in [key for key in self._loaded if self._last_use.get(key, 0) <= self._ended]:
+            del self._loaded[key]
 
     def _load(self, key: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """Load what another task computed, or compute it for all tasks."""
         file = self._run.data_file(key)
         with files.locked(file.with_suffix(".lock")):
-            if not file.exists():
-                entries = self._compute(arguments)
-                files.publish(file, lambda stream: torch.save(entries, stream))
-        loaded: Mapping[str, Any] = torch.load(file, weights_only=False, mmap=True)
-        return loaded
+            known = self._run.data_record(key)
+            if known is not None and file.exists():
+                loaded = _read(file)
+                if content_hash(loaded) == known["hash"]:
+                    return loaded
+                print(f"{file}: is damaged; its data is computed again", flush=True)
+            self._compute(key, arguments, known)
+            return _read(file)
 
-    def _compute(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def _compute(
+        self, key: str, arguments: Mapping[str, Any], known: Mapping[str, Any] | None
+    ) -> None:
+        """Call the data function, and publish its entries with their hash and its inputs."""
+        try:
+            entries, read = record(lambda: self._called(arguments), self._run.path)
+        except Exception as error:
+            # A disk or a memory may do better for the next pack; a function will not.
+            if not (isinstance(error, OSError) or ran_out_of_memory(error)):
+                self._failed[key] = error
+            raise
+        if unseen := read.unseen:
+            print(
+                f"data {key}: what {', '.join(sorted(unseen))} read is not recorded; name its "
+                'files with sys.audit("mlpsubmit.input", path)',
+                flush=True,
+            )
+        file = self._run.data_file(key)
+        with files.published(file) as temporary:
+            torch.save(entries, temporary)
+            content = {
+                "hash": content_hash(_read(temporary)),
+                "arguments": {name: f"{value!r:.200}" for name, value in arguments.items()},
+                **read.to_json(),
+                "environment": environment(self._device),
+            }
+            self._check_inputs(content["files"])
+            if known is not None and known["hash"] != content["hash"]:
+                raise RunError(_recomputed(self._run, known["hash"], content["hash"]))
+        if known is None:
+            files.publish_json(file.with_suffix(".json"), content)
+
+    def _check_inputs(self, inputs: Iterable[Mapping[str, Any]]) -> None:
+        """Raise a RunError if data of this run was read from another content of the same file."""
+        for name, earlier in self._run.data_records(besides=self._compared).items():
+            self._compared.add(name)
+            self._inputs.update((file["path"], _identity(file)) for file in earlier["files"])
+        for file in inputs:
+            if self._inputs.get(file["path"], _identity(file)) != _identity(file):
+                raise RunError(
+                    f"{file['path']} has changed since other data of run {self._run.id} was read "
+                    "from it; restore it and resume the run, or train everything on the file as it "
+                    "is: launch with --fresh"
+                )
+
+    def _called(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         function = self._sweep.data
         assert function is not None
         if "gen" in arguments:
@@ -82,7 +167,7 @@ class SharedData:
                 "something else to batch functions and grabs; give them other names, such as "
                 "X_train and y_train"
             )
-        return {name: _as_tensor(value) for name, value in entries.items()}
+        return {name: _as_stored(value) for name, value in entries.items()}
 
     def _on_device(self, entries: Mapping[str, Any]) -> Mapping[str, Any]:
         return {
@@ -91,5 +176,92 @@ class SharedData:
         }
 
 
-def _as_tensor(value: Any) -> Any:
-    return torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value
+def _identity(file: Mapping[str, Any]) -> str:
+    """Return the hash of a recorded file, or of a large one its size and time."""
+    return file["hash"] or f"{file['size']} bytes of {file['mtime']}"
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    loaded: Mapping[str, Any] = torch.load(file, weights_only=False, mmap=True)
+    return loaded
+
+
+def _recomputed(run: RunDirectory, before: str, now: str) -> str:
+    return (
+        f"run {run.id}: the data function returns other data (hash {now}) than that with which "
+        f"results of this run were made (hash {before}), whose file is lost; a file that it reads "
+        "has changed, it draws from another generator than gen, or it rounds differently here; to "
+        "train everything on the new data, launch with --fresh"
+    )
+
+
+def _as_stored(value: Any) -> Any:
+    """Return an array as a tensor in RAM: a task without a GPU may load it."""
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(np.ascontiguousarray(value))
+    return value.cpu() if isinstance(value, torch.Tensor) else value
+
+
+# ---- keys and hashes -----------------------------------------------------------------------------
+
+
+def _arguments(sweep: Sweep, config: Config) -> dict[str, Any]:
+    """Return the arguments of the data function for a config, its generator as a seed."""
+    arguments = data_arguments(sweep, config)
+    if "gen" in arguments:
+        arguments["gen"] = data_seed(config.hyperparameters.seed)
+    return arguments
+
+
+def _key(sweep: Sweep, arguments: Mapping[str, Any]) -> str:
+    return digest(sweep.data_digest, arguments).hex()
+
+
+def _data_points(sweep: Sweep, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return, for flat indices of configs (n,), those of the axes that the data depends on."""
+    assert sweep.data is not None
+    names = {*declared(sweep.data), "datasethps", "seed"}
+    names |= {canonical for spelt, canonical in sweep.spellings.items() if spelt in names}
+    axes = sweep.product.axes
+    own = [number for number, axis in enumerate(axes) if names & set(axis.names)]
+    if not own:
+        return np.zeros_like(indices)
+    columns = np.unravel_index(indices, sweep.product.shape)
+    shape = [len(axes[number]) for number in own]
+    points = np.ravel_multi_index([columns[number] for number in own], shape)
+    return np.asarray(points, dtype=np.int64)
+
+
+def data_keys(sweep: Sweep, indices: NDArray[np.int64]) -> set[str]:
+    """Return the keys of the data of the configs at flat indices (n,)."""
+    if sweep.data is None:
+        return set()
+    _, first = np.unique(_data_points(sweep, indices), return_index=True)
+    configs = (sweep.config(int(index)) for index in indices[first])
+    return {_key(sweep, _arguments(sweep, config)) for config in configs}
+
+
+def content_hash(entries: Mapping[str, Any]) -> str:
+    """Return the hex BLAKE2b hash of the names and contents of data entries.
+
+    The device and the memory layout of a tensor do not matter; its type and its shape do.
+    """
+    whole = hashlib.blake2b(digest_size=16)
+    for name in sorted(entries, key=str):
+        whole.update(digest(name))
+        value = entries[name]
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+            whole.update(digest(str(value.dtype), list(value.shape)))
+            flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+            if flat.numel():  # read in place: digest() would copy it
+                whole.update(flat.view(torch.uint8).numpy().data)
+        else:
+            whole.update(_object_hash(value))
+    return whole.hexdigest()
+
+
+def _object_hash(value: Any) -> bytes:
+    try:
+        return digest(value)
+    except TypeError:  # it holds something that has no content for keys, but can be stored
+        return digest(pickle.dumps(value))

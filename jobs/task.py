@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mlpsubmit import files
+from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.gpus import device_name, task_device
 from mlpsubmit.jobs.heartbeat import (
     HEARTBEAT_SECONDS,
@@ -25,6 +26,7 @@ from mlpsubmit.jobs.store import run_directory, shards
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.store.shards import Shard
+from mlpsubmit.jobs.store.stored_results import environment_file
 from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.jobs.throughput.workload import Workload
@@ -92,8 +94,8 @@ def run_task(
         plan = Plan.from_json(run.plan)
         device = task_device()
         torch.set_num_threads(plan.threads)
-        data = SharedData(run, sweep, device)
         packs = _without_result(run, plan, intent["slices"][index], name)
+        data = SharedData(run, sweep, device, map(plan.indices, packs))
         roofline = None
         if sum(pack.cost for pack in packs) >= WORTH_A_ROOFLINE:
             roofline = Roofline(device, sweep.base.precision)
@@ -120,6 +122,7 @@ def run_task(
                 **fields,
             ) as heartbeat,
         ):
+            files.publish_json(environment_file(shard.path), [environment(device)])
             context = TaskContext(run, sweep, plan, device, data, stop, heartbeat, meter, roofline)
             return _Task(context, shard, on_failure).run(packs)
 
@@ -190,6 +193,8 @@ class _Task:
         except Exception as error:
             self._record_failure(pack, error)
             return self.on_failure is None
+        finally:
+            self.context.data.end_pack()
         self.shard.append(pack.name + shards.FINISHED_SUFFIX, npz_bytes(arrays))
         self.context.meter.finish_pack(workload)
         self._report_end(pack, "packs_done", speeds=self.context.meter.speeds())

@@ -32,6 +32,7 @@ from mlpsubmit.slurm_templates.values import (
     gpus,
     line,
     lines,
+    mebibytes,
     memory,
     word,
 )
@@ -148,10 +149,8 @@ class Template(BaseModel):
 
     @property
     def megabytes(self) -> int | None:
-        """The RAM of a task in MiB; None if it is not given, or is all of a node."""
-        if self.mem in (None, "0"):
-            return None
-        return int(self.mem[:-1]) << 10 * "MGT".index(self.mem[-1]) if self.mem[-1] != "K" else 1
+        """The RAM of a task in MiB, rounded up; None if it is not given, or is all of a node."""
+        return None if self.mem in (None, "0") else mebibytes(self.mem)
 
     @property
     def notice_seconds(self) -> int:

@@ -7,12 +7,13 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["count", "gpus", "line", "lines", "memory", "word"]
+__all__ = ["count", "gpus", "line", "lines", "mebibytes", "memory", "word"]
 
 #: Longer numbers are no sensible count, and Python refuses to convert the longest.
 _DIGITS = re.compile(r"\d{1,9}", re.A)
 _TYPED_GPUS = re.compile(r"(?P<type>[a-z0-9][a-z0-9_.-]*):(?P<count>[1-9]\d{0,8})", re.A | re.I)
-_MEMORY = re.compile(r"(?P<size>\d{1,9})(?P<unit>[KMGT]?)", re.A | re.I)
+#: SLURM's units, and the most digits of which every one fits into its 64 bits of megabytes.
+_MEMORY = re.compile(r"(?P<size>\d{1,12})(?P<unit>[KMGT]?)", re.A | re.I)
 
 #: Control characters, surrogates and line ends: none may be in a line of a script.
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
@@ -62,11 +63,17 @@ def memory(value: Any) -> str:
     valid = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
     size = _MEMORY.fullmatch(text)
     if size is None:
-        longer = re.fullmatch(r"(\d{1,9}) *([KMGT])i?B?", text, re.A | re.I)
+        longer = re.fullmatch(r"(\d{1,12}) *([KMGT])i?B?", text, re.A | re.I)
         raise ValueError(f"{valid}; try {longer[1] + longer[2].upper()!r}" if longer else valid)
     if int(size["size"]) == 0:
         return "0"
     return f"{int(size['size'])}{size['unit'].upper() or 'M'}"
+
+
+def mebibytes(memory: str) -> int:
+    """Return checked memory in MiB, rounded up as SLURM does: 1025K is 2."""
+    kibibytes = int(memory[:-1]) << 10 * "KMGT".index(memory[-1])
+    return -(-kibibytes >> 10)
 
 
 def _on_one_line(value: Any, besides: str = "") -> str:

@@ -14,6 +14,7 @@ from mlpsubmit.jobs.signals import stop_on_signals
 from mlpsubmit.jobs.store.run_directory import task_name
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.task import run_task
+from mlpsubmit.training.process_state import preserved_state
 
 __all__ = ["DebugExecutor"]
 
@@ -41,10 +42,12 @@ class DebugExecutor(Executor):
         return torch.get_num_threads()
 
     def submit(self, submission: Submission) -> Iterator[Job]:
-        """Train the task."""
+        """Train the task; the state of this process is restored afterwards."""
         yield Job.of_process(task_name(submission.number, 0), 0, os.getpid())
         on_failure = None if self._keep_going else self._show
-        with stop_on_signals() as stop:
+        if torch.cuda.is_available():
+            torch.cuda.current_stream()  # so that its generators have a state to restore
+        with preserved_state(), stop_on_signals() as stop:
             run_task(submission.run, submission.number, 0, stop, on_failure)
 
     def _show(self, error: BaseException) -> None:

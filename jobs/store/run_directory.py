@@ -5,7 +5,9 @@
 | sweep.json                   | launch, once                                                  |
 | sweep.pkl                    | launch, once                                                  |
 | plan.json                    | launch, once                                                  |
-| data/<key>.pt                | the first task that needs it, once, under data/<key>.lock     |
+| data/<key>.pt                | the first task that needs it, once, under data/<key>.lock; or |
+|                              | launch: a link to that of an earlier run                      |
+| data/<key>.json              | with it: its content hash, and the files that it comes from   |
 | submissions/NNN/intent.json  | launch or resume, before anything is submitted                |
 | submissions/NNN/jobs.json    | launch or resume, after each job: its id, as the executor     |
 |                              | returned it                                                   |
@@ -14,7 +16,8 @@
 | submissions/NNN/ended.json   | cancel, or a launch that failed halfway: no task may train    |
 | submissions/NNN/*_0_log.out  | SLURM, or a local worker: the log of one task                 |
 | results/<task>.<attempt>.tar | one attempt of one task, appended per pack and fsynced        |
-| results/reused.0.tar         | launch, once: finished configs of earlier runs                |
+| results/<task>.<attempt>.json| that attempt: the versions, the device and the threads        |
+| results/reused.0.tar, .json  | launch, once: finished configs of earlier runs                |
 | checkpoints/<pack>.pt        | the task that trains the pack, replaced atomically            |
 | heartbeats/<task>.json       | one task, replaced atomically every few seconds               |
 | compiled/<machine>/          | torch, where COMPILE pays: code that other tasks use as well  |
@@ -26,6 +29,7 @@ and its torn tail is ignored. Nothing here unpickles.
 from __future__ import annotations
 
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -127,6 +131,23 @@ class RunDirectory:
     def data_file(self, key: str) -> Path:
         """Return the file of the entries of a data function."""
         return self.path / DATA / f"{key}.pt"
+
+    def data_record(self, key: str) -> dict[str, Any] | None:
+        """Return what is recorded of the entries of a data function; None if that is lost."""
+        try:
+            return _content(self.data_file(key).with_suffix(".json"))
+        except (RunError, FileNotFoundError):
+            return None
+
+    def data_records(self, besides: Container[str] = ()) -> dict[str, dict[str, Any]]:
+        """Return the records of all entries that results of the run were made with, by key.
+
+        Args:
+            besides: keys whose records are left out.
+        """
+        keys = sorted(file.stem for file in (self.path / DATA).glob("[!.]*.json"))
+        found = {key: self.data_record(key) for key in keys if key not in besides}
+        return {key: record for key, record in found.items() if record is not None}
 
     def heartbeat(self, task: str) -> Path:
         """Return the heartbeat file of a task."""

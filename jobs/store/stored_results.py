@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from mlpsubmit.errors import RunError
+from mlpsubmit.files import read_json
 from mlpsubmit.jobs.store.shards import (
     FAILED_SUFFIX,
     FINISHED_SUFFIX,
@@ -18,11 +22,17 @@ from mlpsubmit.jobs.store.shards import (
 )
 from mlpsubmit.results.source import Failure
 
-__all__ = ["REUSED", "REUSED_PREFIX", "StoredResults"]
+__all__ = ["REUSED", "REUSED_PREFIX", "StoredResults", "environment_file"]
 
 #: The shard of results that come from earlier runs, and what its members' names begin with.
 REUSED = "reused.0.tar"
 REUSED_PREFIX = "reused-"
+
+
+def environment_file(shard: Path) -> Path:
+    """Return the file beside a shard with the versions and devices that its results come from."""
+    return shard.with_suffix(".json")
+
 
 _SHARD_NAME = re.compile(r"(?P<task>[\w-]+)\.(?P<attempt>\d+)\.tar")
 
@@ -48,6 +58,15 @@ class StoredResults:
                 fresh = file.name != REUSED
                 found.append((fresh, match["task"], int(match["attempt"]), file))
         return [file for *_, file in sorted(found)]
+
+    def environments(self) -> list[dict[str, Any]]:
+        """Return what the results were made with: one entry per attempt, of earlier runs too."""
+        found: list[dict[str, Any]] = []
+        for shard in self.shards():
+            with contextlib.suppress(FileNotFoundError, RunError):
+                entries = read_json(environment_file(shard))
+                found += [entry for entry in entries if entry not in found]
+        return found
 
     def members(self, task: str = "*") -> Iterator[Member]:
         """Yield the whole members of the shards of a task, or of all, oldest first."""

@@ -23,6 +23,7 @@ from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.optimizers import optimizer_class, warn_of_missing_theory
+from mlpsubmit.training.process_state import preserved_state
 
 __all__ = ["probe", "smoke_test_grabs"]
 
@@ -56,6 +57,8 @@ ONE_STEP: dict[str, Any] = {"max_iter": 1, "compile": "auto"}
 def probe(sweep: Sweep) -> None:
     """Train one step of a few configs on the CPU, so that errors show at launch.
 
+    The state of the process is restored: generators, threads, settings of torch, environment.
+
     A data function runs on workers only. If batches need its entries, only names are checked, and
     the arguments of the library's own recipes.
 
@@ -63,10 +66,20 @@ def probe(sweep: Sweep) -> None:
         SpecError: where functions and settings do not fit together, or a function raises.
         GrabError: from a grab that fails on the initial networks.
     """
+    with preserved_state():
+        _probe_configs(sweep)
+        _probe_arguments(sweep)
+        for hyperparameters in _scaled_differently(sweep):
+            warn_of_missing_theory([hyperparameters])
+
+
+def _probe_configs(sweep: Sweep) -> None:
+    """Train one step of the probed configs, or check names where batches need the data."""
     measured = named_grabs(sweep)
+    given = dict.fromkeys(name for values in _values(sweep, "datasethps") for name in values)
+    _warn_of_unused(sweep, given)
     for config in _probed(sweep):
         hyperparameters = config.hyperparameters
-        _check_datasethps(sweep, hyperparameters.datasethps)
         if hyperparameters.optimizer not in OPTIMIZERS:
             optimizer_class(hyperparameters.optimizer)
         entry = _entry(sweep, config)
@@ -78,9 +91,6 @@ def probe(sweep: Sweep) -> None:
         with_grabs = bool(measured) and small
         sizes = {} if with_grabs else _smaller(hyperparameters)
         _train_one_step(sweep, config.replaced(**ONE_STEP, **sizes), entry, with_grabs)
-    _probe_arguments(sweep)
-    for hyperparameters in _scaled_differently(sweep):
-        warn_of_missing_theory([hyperparameters])
 
 
 def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
@@ -94,19 +104,20 @@ def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
     return entries
 
 
-def _check_datasethps(sweep: Sweep, names: Collection[str]) -> None:
-    """Refuse arguments that no function takes: most of them are misspelt.
+def _warn_of_unused(sweep: Sweep, given: Collection[str]) -> None:
+    """Warn once of all keys of datasethps that no function takes: some may be misspelt.
 
-    Raises:
-        SpecError: listing them.
+    A dictionary that serves several data functions, as in MLPscape, is taken whole.
     """
     known = sweep.accepted.declared
-    unknown = sorted(name for name in names if not sweep.accepted.takes(name))
-    if unknown:
-        hints = ", ".join(f"{name!r}{did_you_mean(name, known)}" for name in unknown)
-        raise SpecError(
+    unused = sorted(name for name in given if not sweep.accepted.takes(name))
+    if unused:
+        free = known - set(given)
+        hints = ", ".join(f"{name!r}{did_you_mean(name, free)}" for name in unused)
+        warnings.warn(
             f"datasethps: no function of the spec takes {hints}; they take "
-            f"{', '.join(sorted(known))}"
+            f"{', '.join(sorted(known))}",
+            stacklevel=2,
         )
 
 
@@ -114,6 +125,12 @@ def _smaller(hyperparameters: Hyperparameters) -> dict[str, int]:
     """Return the sizes of a probe without grabs: those of the config, up to a limit."""
     names = [*PROBE_SIZES] if hyperparameters.model == "mlp" else ["n_samples", "n_test"]
     return {name: min(getattr(hyperparameters, name), PROBE_SIZES[name]) for name in names}
+
+
+def _values(sweep: Sweep, name: str) -> tuple[Any, ...]:
+    """Return the values of a hyperparameter in a sweep."""
+    on_axis = (axis.values(name) for axis in sweep.product.axes if name in axis.names)
+    return next(on_axis, (getattr(sweep.base, name),))
 
 
 def _probed(sweep: Sweep) -> Iterator[Config]:

@@ -6,6 +6,7 @@ import contextlib
 import secrets
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -77,6 +78,7 @@ def launch(
     """
     from mlpsubmit.assembly.probe import probe
     from mlpsubmit.jobs import executors
+    from mlpsubmit.jobs.input_files import record
     from mlpsubmit.runs.manifest import manifest
     from mlpsubmit.slurm_templates import SlurmRequest
     from mlpsubmit.spec.load import pickle_sweep
@@ -88,7 +90,8 @@ def launch(
         )
     stop_reading(sweep)
     sweep = sweep.refreshed()
-    probe(sweep)
+    _, read = record(partial(probe, sweep), runs_folder(runs_dir))
+    _warn_of_files(read.paths())
     request = SlurmRequest(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, request, pdb=pdb, keep_going=keep_going)
     frozen = pickle_sweep(sweep, spec and spec.parent)
@@ -109,6 +112,18 @@ def launch(
             shutil.rmtree(run.path)
         raise
     return run
+
+
+def _warn_of_files(paths: Sequence[str]) -> None:
+    """Warn of files that functions of the spec read in every task, where nothing compares them."""
+    if paths:
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        warnings.warn(
+            f"a function of the spec other than data= reads {paths[0]}{more}: keys do not cover "
+            "what it holds, so a launch reuses results although it has changed; read files in "
+            "data=, whose inputs are compared",
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)
@@ -156,7 +171,12 @@ def prepare(
     fresh: bool = False,
     retries: int = 0,
 ) -> PreparedLaunch:
-    """Return what a launch of a sweep has to do; nothing is written."""
+    """Return what a launch of a sweep has to do; nothing is written.
+
+    Raises:
+        UserError: files that the data function read have changed since, and there are results.
+    """
+    from mlpsubmit.runs.provenance import first_unchanged
     from mlpsubmit.runs.reuse import Reused
 
     folder = runs_folder(runs_dir) / sweep.name
@@ -164,7 +184,7 @@ def prepare(
     reused = Reused(sweep)
     prepared = partial(PreparedLaunch, sweep, executor, retries)
     same = (run for run in earlier if run.sweep["fingerprint"] == sweep.fingerprint)
-    if (directory := next(same, None)) is not None:
+    if (directory := first_unchanged(same)) is not None:
         run = Run(directory)
         if not run.damaged_reused():
             plan = Plan.from_json(directory.plan)
@@ -213,5 +233,5 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) 
         files.publish(temporary / run_directory.SWEEP_PICKLE, frozen)
         files.publish_json(temporary / run_directory.PLAN, prepared.plan.to_json())
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
-        prepared.reused.write(temporary / run_directory.RESULTS)
+        prepared.reused.write(RunDirectory(temporary))
     return RunDirectory.open(path)

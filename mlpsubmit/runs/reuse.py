@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsubmit import files
+from mlpsubmit.jobs.shared_data import data_keys
 from mlpsubmit.jobs.store import shards
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import Member, StoredPack
-from mlpsubmit.jobs.store.stored_results import REUSED, REUSED_PREFIX
+from mlpsubmit.jobs.store.stored_results import REUSED, REUSED_PREFIX, environment_file
+from mlpsubmit.runs.provenance import changed_inputs, reject
 from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["Reused"]
+
+_Match: TypeAlias = tuple[Member, NDArray[np.int64], NDArray[np.int64]]
 
 #: Arrays of a pack that all its configs share.
 _SHARED = frozenset({"step", "eval_step", "grab_step"})
@@ -33,7 +42,11 @@ class Reused:
         #: Mask of the points of the product that need no training, (size,).
         self._known = np.zeros(sweep.product.size, dtype=bool)
         #: Packs, the rows of each that are reused, and the indices of their configs.
-        self._found: list[tuple[Member, NDArray[np.int64], NDArray[np.int64]]] = []
+        self._found: list[_Match] = []
+        #: The runs that they come from, with the keys of the data of their results.
+        self._sources: list[tuple[RunDirectory, set[str]]] = []
+        #: By key, the hash of the data that all reused results were made with.
+        self._data: dict[str, str] = {}
 
     @property
     def indices(self) -> NDArray[np.int64]:
@@ -56,14 +69,45 @@ class Reused:
         return keys[order], indices[order]
 
     def add(self, directories: Iterable[RunDirectory]) -> None:
-        """Add the results of runs; of several results of one config, the first is reused."""
+        """Add the results of runs; of several results of one config, the first is reused.
+
+        Results that were made with other data than those of an earlier added run are left out.
+
+        Raises:
+            UserError: all results that could be reused were made from files that have changed.
+        """
+        changed: dict[str, str] = {}
         for directory in directories:
-            for pack in directory.results.packs():
-                rows, indices = self._matches(pack["key"])
-                fresh = ~self._known[indices]
-                if fresh.any():
-                    self._known[indices] = True
-                    self._found.append((pack.member, rows[fresh], indices[fresh]))
+            found = list(self._unknown(directory))
+            if not found:
+                continue
+            keys = data_keys(self.sweep, np.concatenate([indices for *_, indices in found]))
+            records = {key: directory.data_record(key) for key in keys}
+            hashes = {key: record["hash"] for key, record in records.items() if record}
+            change = changed_inputs(directory, filter(None, records.values()))
+            if len(hashes) < len(records):
+                change = f"run {directory.id}: its record of its data is lost"
+            elif any(self._data.get(key, own) != own for key, own in hashes.items()):
+                change = change or f"run {directory.id}: has other data than newer results"
+            if change:
+                changed[directory.id] = change
+                continue
+            for _, _, indices in found:
+                self._known[indices] = True
+            self._found += found
+            self._data |= hashes
+            self._sources.append((directory, set(hashes)))
+        reject(changed, others=bool(self._data))
+
+    def _unknown(self, directory: RunDirectory) -> Iterator[_Match]:
+        """Yield the packs of a run with results for configs that have none so far."""
+        known = self._known.copy()
+        for pack in directory.results.packs():
+            rows, indices = self._matches(pack["key"])
+            fresh = ~known[indices]
+            if fresh.any():
+                known[indices] = True
+                yield pack.member, rows[fresh], indices[fresh]
 
     def _matches(self, hex_keys: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the rows of a pack whose keys the sweep has, and the configs' indices there."""
@@ -74,10 +118,17 @@ class Reused:
         rows = np.flatnonzero((keys[positions] == wanted).all(axis=1))
         return rows, indices[positions[rows]]
 
-    def write(self, results: Path) -> None:
-        """Write the results as a shard of the new run."""
+    def write(self, run: RunDirectory) -> None:
+        """Write the results as a shard of the new run, and the data that they were made with."""
         if not self._found:
             return
+        results = run.results.folder
+        for source, keys in self._sources:
+            for key in keys:
+                _copy_data(source.data_file(key), run.data_file(key))
+        environments = [e for source, _ in self._sources for e in source.results.environments()]
+        distinct = [e for n, e in enumerate(environments) if e not in environments[:n]]
+        files.publish_json(environment_file(results / REUSED), distinct)
         with shards.Shard(results / REUSED) as shard:
             for number, (member, rows, indices) in enumerate(self._found):
                 pack = StoredPack(member)
@@ -87,3 +138,11 @@ class Reused:
                 }
                 name = f"{REUSED_PREFIX}{number:07d}{shards.FINISHED_SUFFIX}"
                 shard.append(name, npz_bytes({**arrays, "index": indices}), sync=False)
+
+
+def _copy_data(source: Path, copy: Path) -> None:
+    """Take over a record of data, and the data: so nothing depends on computing it again."""
+    shutil.copyfile(source.with_suffix(".json"), copy.with_suffix(".json"))
+    with contextlib.suppress(OSError):  # lost, or another file system: then it is computed again
+        if source.stat().st_uid == os.getuid():  # workers unpickle it
+            os.link(source, copy)

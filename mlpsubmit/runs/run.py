@@ -24,6 +24,7 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.runs.locate import find_run
+from mlpsubmit.runs.provenance import attributes
 from mlpsubmit.runs.submit import start
 from mlpsubmit.spec.guard import stop_reading
 
@@ -312,7 +313,7 @@ class Run:
         return Layout(
             dimensions=dimensions,
             thresholds=tuple(sweep["thresholds"]),
-            attributes={**sweep["origin"], "run": self.id, "sweep": self.name},
+            attributes={**attributes(self.directory), "run": self.id, "sweep": self.name},
             included=included,
         )
 

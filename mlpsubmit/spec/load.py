@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import linecache
 import pickle
@@ -145,9 +146,11 @@ def _by_value(folder: Path) -> Iterator[None]:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles cached functions by value, too: cloudpickle pickles them by name."""
+    """Pickles cached functions by value, too, and lazy modules: cloudpickle fails on subclasses."""
 
     def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, types.ModuleType) and type(value) is not types.ModuleType:
+            return importlib.import_module, (value.__name__,)
         wrapped = getattr(value, "__wrapped__", None)
         if isinstance(value, functools._lru_cache_wrapper) and not is_library(wrapped.__module__):
             return _cached, (wrapped, value.cache_parameters())

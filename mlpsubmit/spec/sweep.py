@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mlpsubmit.display.html import sweep_html
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.spec import hyperparameters as hp
+from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
 from mlpsubmit.spec.overrides import override
@@ -225,6 +226,11 @@ class Sweep(Spec):
         return fingerprint(self, self._key_tables)
 
     @functools.cached_property
+    def data_digest(self) -> bytes:
+        """The content hash of the data function, part of the keys of what it computes."""
+        return digest(self.data)
+
+    @functools.cached_property
     def _key_tables(self) -> KeyTables:
         return key_tables(self)
 
@@ -258,17 +264,18 @@ class Sweep(Spec):
         have changed since the sweep was made.
         """
         sweep = self.overridden({})
-        _ = sweep.fingerprint  # before a function of the user runs and fills one of its caches
+        # Before a function of the user runs and fills one of its caches.
+        _ = sweep.fingerprint, sweep.data_digest
         return sweep
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave caches out, so that a sweep pickles to the same bytes before and after use.
 
-        The key tables are kept: a worker's keys are those of the launch, even where a module of
-        the user has changed on disk since.
+        What keys are made of is kept: a worker's keys are those of the launch, even where a module
+        of the user has changed on disk since.
         """
         state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**state, "_key_tables": self._key_tables}
+        return {**state, "_key_tables": self._key_tables, "data_digest": self.data_digest}
 
     # ---- display -------------------------------------------------------------------------------
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+from pathlib import Path
+from typing import Any
 
-from mlpsubmit.jobs.heartbeat import is_alive, process_start
+import pytest
+
+from mlpsubmit import files
+from mlpsubmit.jobs.heartbeat import Heartbeat, is_alive, process_start
 
 
 def test_a_process_is_alive_by_its_id_its_boot_and_its_start() -> None:
@@ -16,3 +22,28 @@ def test_a_process_is_alive_by_its_id_its_boot_and_its_start() -> None:
     boot, _, ticks = started.partition(":")
     assert not is_alive({**process, "process_start": f"{boot}:{int(ticks) + 1}"})
     assert not is_alive({**process, "process_start": f"an earlier boot:{ticks}"})
+
+
+def test_a_slow_disk_does_not_stop_who_updates_a_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk writes only once the fields have been updated."""
+    heartbeat = Heartbeat(tmp_path / "beat.json", 100.0, step=0)
+    updated, written = threading.Event(), []
+
+    def publish(path: Path, fields: dict[str, Any], *, sync: bool) -> None:
+        assert updated.wait(60)
+        written.append(fields["step"])
+
+    monkeypatch.setattr(files, "publish_json", publish)
+    beating = threading.Thread(target=heartbeat.publish, daemon=True)
+    beating.start()
+    updating = threading.Thread(target=lambda: heartbeat.update(step=1), daemon=True)
+    updating.start()
+    updating.join(60)
+    updated.set()
+    beating.join(60)
+    assert not updating.is_alive()
+    assert heartbeat["step"] == 1
+    heartbeat.publish()
+    assert written[-1] == 1

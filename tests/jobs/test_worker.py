@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def launched(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_parent_may_start_the_workers_of_all_its_devices(launched: Any, workplace: Path) -> None:
     """In a folder whose modules are called like ours and Python's own."""
     run = launched()
-    for name in ("jobs", "random", "mlpsubmit"):
+    for name in ("jobs", "random", "json", "torch", "mlpsubmit"):
         (workplace / f"{name}.py").write_text("raise ImportError('the wrong one')")
     commands = [module_command(WORKER, run.path, 0, task) for task in range(2)]
     processes = [subprocess.Popen(command, cwd=workplace) for command in commands]
@@ -59,6 +61,21 @@ def test_a_parent_may_start_the_workers_of_all_its_devices(launched: Any, workpl
         "000-0000.0.tar",
         "000-0001.0.tar",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("safe", [{}, {"PYTHONSAFEPATH": "1"}])
+def test_only_the_working_directory_is_searched_last(safe: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "shown.py").write_text("import sys; print(repr([sys.path[0], sys.path[-1]]))")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, **safe}
+    done = subprocess.run(
+        module_command("shown"), env=environment, capture_output=True, text=True, check=True
+    )
+    first, last = ast.literal_eval(done.stdout)
+    assert first == str(tmp_path)
+    is_safe = safe and sys.version_info >= (3, 11)  # which knows the variable
+    assert bool(last) == bool(is_safe)
 
 
 @pytest.mark.parametrize(

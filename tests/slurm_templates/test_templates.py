@@ -289,6 +289,8 @@ MEM = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
         ('mem = "8 gib"', f"mem: got '8 gib'; {MEM}; try '8G' (RAM of a task; "),
         ('mem = "1.5G"', f"mem: got '1.5G'; {MEM} (RAM of a task; "),
         ("mem = -1", f"mem: got -1; {MEM} (RAM of a task; "),
+        ('mem = "8P"', f"mem: got '8P'; {MEM} (RAM of a task; "),
+        ('mem = "K"', f"mem: got 'K'; {MEM} (RAM of a task; "),
         ("max_parallel = 0", "max_parallel: got 0; should be an integer >= 1 (tasks that run at"),
         ("notice = 0", "notice: got 0; should be an integer from 1 to 65535 (seconds before the"),
         ("notice = 65536", "notice: got 65536; should be an integer from 1 to 65535 (seconds "),
@@ -311,6 +313,26 @@ MEM = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
 def test_errors_in_a_key(text: str, message: str, errors_of: Callable[[str], list[str]]) -> None:
     (found,) = errors_of(text)
     assert found.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("mem", "megabytes"),
+    [
+        ("64000000K", 62_500),
+        ("1025k", 2),
+        ("1K", 1),
+        ("7", 7),
+        ("7M", 7),
+        ("8g", 8192),
+        ("2T", 2_097_152),
+        ("123456789012K", 120_563_271),
+        ("0", None),
+        (None, None),
+    ],
+)
+def test_memory_is_counted_as_slurm_counts_it(mem: str | None, megabytes: int | None) -> None:
+    """Its units are 1024 of each other, and a part of a megabyte is a whole one."""
+    assert Template().overridden(mem=mem).megabytes == megabytes
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import shutil
 import subprocess
 import sys
 import threading
+import types
 
 import cloudpickle
+import lazy_loader
 import numpy as np
 import pytest
 
@@ -376,3 +379,34 @@ def test_where_that_cannot_be_sent_is_refused():
 def test_only_sweeps_are_unpickled():
     with pytest.raises(SpecError, match=r"sweep\.pkl holds a dict, not a Sweep"):
         unpickle_sweep(pickle.dumps({}))
+
+
+@pytest.mark.parametrize("place", ["closure", "global", "default", "partial", "attribute"])
+@pytest.mark.parametrize("kind", ["package", "guarded", "lazy"])
+def test_modules_travel_by_name_wherever_a_function_holds_them(kind, place, monkeypatch):
+    """Also of a subclass of the module type, as lazy_loader makes them."""
+    from mlpsubmit import batchfns as bf
+
+    if kind == "guarded":
+        monkeypatch.setattr(bf, "__class__", type("Guarded", (types.ModuleType,), {}))
+    elif kind == "lazy":
+        monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+        bf = lazy_loader.load("colorsys")
+
+    def batches(bsz, gen, module=None):
+        return lambda step: (module, bf.__name__)
+
+    if place != "closure":
+        cells = {"bf": bf, "__name__": "cells"}
+        exec("def batches(bsz, gen, module=None): return lambda step: (module, bf)", cells)
+        batches = cells["batches"]
+    if place == "default":
+        batches.__defaults__ = (bf,)
+    elif place == "partial":
+        batches = functools.partial(batches, module=bf)
+    elif place == "attribute":
+        batches.module = bf
+    again = unpickle_sweep(pickle_sweep(Sweep(batchfn=batches))).batchfn
+    module, found = again(bsz=1, gen=None)(0)
+    assert found in (bf.__name__, sys.modules[bf.__name__])
+    assert module is (sys.modules[bf.__name__] if place in ("default", "partial") else None)

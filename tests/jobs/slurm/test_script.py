@@ -15,7 +15,8 @@ from mlpsubmit.slurm_templates import Template
 
 PYTHON = shlex.quote(sys.executable)
 LAST = shlex.quote(
-    "import sys; folder = sys.path.pop(0); import runpy, mlpsubmit; sys.path.append(folder); "
+    "import sys; here = [p for p in sys.path[:1] if not p]; del sys.path[: len(here)]; "
+    "import runpy, mlpsubmit; sys.path += here; "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 RUN = Path("/runs/staircase/20260101-000000-abcdef")

@@ -1,0 +1,122 @@
+"""What the results of a run were made with: files that may have changed, versions and devices."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mlpsubmit.errors import UserError
+from mlpsubmit.jobs import input_files
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+
+__all__ = ["attributes", "changed_inputs", "first_unchanged", "reject"]
+
+#: The most bytes of an attribute: HDF5 stores up to 64 KB.
+_MOST_BYTES = 1 << 15
+
+
+def changed_inputs(run: RunDirectory, records: Iterable[Mapping[str, Any]]) -> str:
+    """Return how the files have changed from which data of a run was computed; empty if not.
+
+    Warns of files that cannot be read here, and so not be compared.
+
+    Args:
+        records: of the data.
+    """
+    changed: dict[str, None] = {}
+    absent: dict[str, None] = {}
+    for record in records:
+        for found, texts in zip((changed, absent), input_files.changes(record), strict=True):
+            found.update(dict.fromkeys(texts))
+    if changed:
+        return f"run {run.id}: since its data= ran, {_few(changed)}"
+    if absent:
+        warnings.warn(
+            f"run {run.id}: its data= read {_few(absent)}, which cannot be read here and may have "
+            "changed; its results are reused (to train everything, launch with --fresh)",
+            stacklevel=2,
+        )
+    return ""
+
+
+def reject(changed: Mapping[str, str], *, others: bool) -> None:
+    """Report results that are not reused because files have changed.
+
+    Args:
+        changed: by run id, how they have changed, or what else is wrong with the data.
+        others: whether there are results of other runs to reuse; else the user has to decide.
+
+    Raises:
+        UserError: if there are none.
+    """
+    for run, change in changed.items():
+        if not others:
+            raise UserError(
+                f"{change}; its results are those of the data that it had; to train everything "
+                "on what is there now, launch with --fresh (from Python fresh=True); to complete "
+                f"that run on its own data: mlpsubmit resume {run}"
+            )
+        warnings.warn(f"{change}; its results are not reused", stacklevel=2)
+
+
+def _few(texts: Iterable[str]) -> str:
+    first, *more = texts
+    return first + (f" and {len(more)} more" if more else "")
+
+
+def first_unchanged(runs: Iterable[RunDirectory]) -> RunDirectory | None:
+    """Return the first run whose data was computed from files as they are now; None without runs.
+
+    Raises:
+        UserError: there are runs, and files of all of them have changed.
+    """
+    changed: dict[str, str] = {}
+    found: RunDirectory | None = None
+    for run in runs:
+        if not (change := changed_inputs(run, run.data_records().values())):
+            found = run
+            break
+        changed[run.id] = change
+    reject(changed, others=found is not None)
+    return found
+
+
+def attributes(run: RunDirectory) -> dict[str, str | int | float]:
+    """Return where a run's results come from, as attributes of its dataset.
+
+    Versions, devices and threads are those with which the results were made. Where they differ
+    between tasks or reused results, all of them are listed.
+    """
+    found: dict[str, Any] = dict(run.sweep["origin"])
+    environments = run.results.environments()
+    for name in dict.fromkeys(name for entry in environments for name in entry):
+        values = list(dict.fromkeys(entry[name] for entry in environments if name in entry))
+        found[name] = values[0] if len(values) == 1 else "; ".join(map(str, values))
+    records = run.data_records()
+    if records:
+        found["data_hash"] = _data_hash(records)
+    return found
+
+
+def _data_hash(records: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the hash of the data; of several, JSON of them by the arguments in which they differ.
+
+    If that is too long for an attribute, it is one hash of all.
+    """
+    if len(records) == 1:
+        return str(next(iter(records.values()))["hash"])
+    arguments = [record["arguments"] for record in records.values()]
+    names = dict.fromkeys(name for own in arguments for name in own)
+    varied = [name for name in names if len({own.get(name) for own in arguments}) > 1]
+    by_arguments = {
+        ", ".join(f"{name}={record['arguments'].get(name)}" for name in varied): record["hash"]
+        for record in records.values()
+    }
+    text = json.dumps(by_arguments)
+    if len(by_arguments) == len(records) and len(text) <= _MOST_BYTES:
+        return text
+    hashes = sorted(f"{key}{record['hash']}" for key, record in records.items())
+    return hashlib.blake2b("".join(hashes).encode(), digest_size=16).hexdigest()

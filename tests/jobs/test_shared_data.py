@@ -1,0 +1,183 @@
+"""The results of data functions: computed once, hashed, and in memory while packs need them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mlpsubmit import RunError, Sweep
+from mlpsubmit.jobs import shared_data
+from mlpsubmit.jobs.shared_data import SharedData, content_hash, data_keys
+from mlpsubmit.jobs.store.run_directory import FOLDERS, RunDirectory
+
+CPU = torch.device("cpu")
+
+
+def batches(bsz: int, A: Any) -> Any:
+    return lambda step: (A[:bsz], A[:bsz, 0])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    for name in FOLDERS:
+        (tmp_path / "run" / name).mkdir(parents=True)
+    return RunDirectory(tmp_path / "run")
+
+
+def sweep(axes: dict[Any, Any], data: Callable[..., Any]) -> Sweep:
+    return Sweep("shares", axes, batchfn=batches, data=data, N_SAMPLES=2)
+
+
+def scaled(scale: float = 1.0, n: int = 3) -> dict[str, Any]:
+    return {"A": scale * np.ones((n, 2)), "scale": scale}
+
+
+def held(data: SharedData) -> int:
+    return len(data._loaded)
+
+
+def test_data_is_dropped_after_the_last_pack_that_needs_it(run: RunDirectory) -> None:
+    """Twelve data sets of an axis, a pack for each, and one more pack that needs the first two."""
+    made = sweep({"scale": [float(i) for i in range(12)], "trial": range(2)}, scaled)
+    packs = [np.array([0, 1]), *(np.array([2 * i, 2 * i + 1]) for i in range(1, 12))]
+    packs += [np.array([0, 2])]
+    data = SharedData(run, made, CPU, packs)
+    counts = []
+    for indices in packs:
+        entries = [data.entries(made.config(int(index))) for index in indices]
+        assert [entry["scale"] for entry in entries] == [index // 2 for index in indices]
+        data.end_pack()
+        counts.append(held(data))
+    assert counts == [1, *[2] * 11, 0]  # the first two are kept for the last pack
+
+
+def test_one_data_set_under_two_points_of_an_axis_is_kept_for_both(run: RunDirectory) -> None:
+    made = sweep({("scale", "LR"): [(1.0, 0.1), (1.0, 0.2), (2.0, 0.1)]}, scaled)
+    data = SharedData(run, made, CPU, [np.array([index]) for index in range(3)])
+    for index in range(3):
+        data.entries(made.config(index))
+        data.end_pack()
+    assert held(data) == 0
+    assert len(data_keys(made, np.arange(3))) == 2
+
+
+def test_an_error_in_loading_is_not_kept_but_one_of_the_function_is(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def fails(scale: float) -> Any:
+        calls.append("called")
+        error = OSError("the disk is away") if scale == 1.0 else ValueError("wrong")
+        raise error
+
+    made = sweep({"scale": [1.0, 2.0]}, fails)
+    data = SharedData(run, made, CPU)
+    for index, error in ((0, OSError), (0, OSError), (1, ValueError), (1, ValueError)):
+        with pytest.raises(error):
+            data.entries(made.config(index))
+    assert len(calls) == 3
+
+    good = sweep({"scale": [1.0]}, scaled)
+    data = SharedData(run, good, CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_data.torch, "load", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            data.entries(good.config(0))
+    assert data.entries(good.config(0))["scale"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.arange(6).reshape(2, 3),
+        torch.arange(6).reshape(3, 2).T,
+        torch.ones(3, dtype=torch.bfloat16),
+        torch.ones(2, dtype=torch.complex64),
+        torch.tensor(3.0),
+        torch.zeros(0, 4),
+        torch.eye(3).to_sparse(),
+        {"nested": [1, 2.0, "text"]},
+        None,
+    ],
+)
+def test_the_hash_of_data_is_that_of_its_content(value: Any) -> None:
+    first = content_hash({"a": value, "b": 1})
+    copy = value.clone() if isinstance(value, torch.Tensor) else value
+    assert content_hash({"b": 1, "a": copy}) == first
+    others = [{"b": value, "a": 1}, {"a": value}, {"a": value, "b": 2}]
+    if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+        assert content_hash({"a": value.contiguous(), "b": 1}) == first
+        others += [{"a": value[None], "b": 1}, {"a": value.to(torch.complex128), "b": 1}]
+    assert first not in {content_hash(other) for other in others}
+    assert len({content_hash(other) for other in others}) == len(others)
+
+
+def record(run: RunDirectory) -> dict[str, Any]:
+    (file,) = (run.path / "data").glob("*.json")
+    content: dict[str, Any] = json.loads(file.read_bytes())
+    return content
+
+
+def test_the_hash_and_the_inputs_are_on_disk(run: RunDirectory, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones((3, 2)))
+    made = sweep({}, lambda n=2: {"A": np.load(tmp_path / "x.npy")[:n], "n": n})
+    entries = SharedData(run, made, CPU).entries(made.config(0))
+    content = record(run)
+    assert content["hash"] == content_hash({"A": torch.ones(2, 2, dtype=torch.float64), "n": 2})
+    assert content["hash"] == content_hash(entries)
+    assert [file["path"] for file in content["files"]] == [str(tmp_path / "x.npy")]
+    assert content["environment"]["torch"] == torch.__version__
+    assert content["environment"]["threads"] == torch.get_num_threads()
+
+
+def test_lost_or_damaged_data_is_computed_again_and_must_be_the_same(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    factor = [1.0]
+    made = sweep({}, lambda: {"A": factor[0] * np.ones((3, 2))})
+    config = made.config(0)
+    before = SharedData(run, made, CPU).entries(config)["A"].clone()
+    (file,) = (run.path / "data").glob("*.pt")
+    content = record(run)
+    damaged = bytearray(file.read_bytes())
+    place = damaged.index(np.ones(6).tobytes())
+    damaged[place + 3] ^= 1
+    for lose in (lambda: file.write_bytes(damaged), file.unlink):
+        lose()
+        again = SharedData(run, made, CPU).entries(config)["A"]
+        assert torch.equal(again, before)
+        assert record(run) == content
+    assert "is damaged; its data is computed again" in capsys.readouterr().out
+
+    file.unlink()
+    factor[0] = 2.0
+    with pytest.raises(RunError, match=r"the data function returns other data \(hash \w{32}\)"):
+        SharedData(run, made, CPU).entries(config)
+    assert not file.exists()
+
+
+def test_data_of_one_run_is_read_from_one_content_of_a_file(
+    run: RunDirectory, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", np.ones((3, 2)))
+
+    def data(scale: float) -> dict[str, Any]:
+        return {"A": scale * np.load(tmp_path / "x.npy")}
+
+    made = sweep({"scale": [1.0, 2.0, 3.0]}, data)
+    one, two = SharedData(run, made, CPU), SharedData(run, made, CPU)
+    one.entries(made.config(0))
+    two.entries(made.config(1))
+    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
+    with pytest.raises(RunError, match=r"x.npy has changed since other data of run run was read"):
+        one.entries(made.config(2))
+    assert len(list((run.path / "data").glob("*.pt"))) == 2
+    np.save(tmp_path / "x.npy", np.ones((3, 2)))
+    assert one.entries(made.config(2))["A"].sum() == 18
