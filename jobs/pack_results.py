@@ -37,8 +37,9 @@ def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float) -> Array
         "seconds": np.full(count, seconds / count),
         "timekeys": trained.timekeys,
         "train_loss": trained.train_loss,
-        "test_loss": trained.test_loss,
     }
+    if trained.test_loss is not None:
+        arrays["test_loss"] = trained.test_loss
     schedules = {name: getattr(trained, name) for name in SHARED}
     arrays |= {name: steps for name, steps in schedules.items() if len(steps)}
     # If every config diverged, the shape of a grab that was never called is not known.

@@ -185,7 +185,7 @@ def _smoke_test_grabs(context: TaskContext, config: Config, entry: Mapping[str, 
 
 def _does_not_fit(config: Config, device: torch.device, error: Exception) -> OutOfMemory:
     settings = config.hyperparameters
-    sets = "N_SAMPLES" if settings.online else "N_SAMPLES or N_TEST"
+    sets = "N_SAMPLES" if settings.test_every is None else "N_SAMPLES or N_TEST"
     more = "a GPU with more memory" if device.type == "cuda" else "more memory for each task"
     return OutOfMemory(
         f"a config with WIDTH={settings.width}, DEPTH={settings.depth}, N_SAMPLES="

@@ -28,9 +28,12 @@ def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
 
     - ``train_loss``, ``test_loss``: float64, final values, or traces along ``step`` (test losses
       along ``eval_step`` if they were recorded at other steps). If some packs have traces and
-      others final values only, the latter are at the last step.
+      others final values only, the latter are at the last step. ``test_loss`` is absent if no
+      config evaluates it.
     - ``timekeys``: float64, along ``threshold``: the first step whose smoothed train loss is below
-      the threshold, -1 if never.
+      the threshold, NaN if there is none.
+    - ``crossed``: bool, along ``threshold``: whether there is one. Both are NaN and False for
+      points without a result, too, which ``status`` tells apart.
     - ``status``: "done", "diverged", "failed", "missing", or "excluded" (left out by ``where``).
     - ``steps``, ``seconds``: float64.
     - ``trained_together``: float64, of packs that ran out of memory, how many configs trained
@@ -39,9 +42,9 @@ def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
     - each grab by its name (with ``_grab`` where that is taken), its own dimensions called
       ``<grab>_dim0`` and so on, its trace along ``step`` or ``grab_step``.
 
-    Whatever is missing is NaN, so an integer grab is float64 if a point has none, and a grab whose
-    shape differs between configs is padded with NaN to the largest. A run without any result gives
-    a dataset of missing points.
+    Whatever else is missing is NaN, so an integer grab is float64 if a point has none, and a grab
+    whose shape differs between configs is padded with NaN to the largest. A run without any result
+    gives a dataset of missing points.
 
     Raises:
         UserError: a grab is not numeric, or its number of dimensions differs between packs.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mlpsubmit.errors import UserError
+from mlpsubmit.results.axes import finished
 from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.names import CLOCKS, threshold_label
 from mlpsubmit.results.netcdf_zarr import stream_netcdf
@@ -31,9 +32,11 @@ CSV_COLUMNS_PER_GRAB = 1000
 _Part: TypeAlias = Callable[[Array], Array]
 
 #: The first variables of every table.
-FIRST = ("status", "error", "steps", "seconds", "train_loss", "test_loss", "timekeys")
+FIRST = ("status", "error", "steps", "seconds", "train_loss", "test_loss", "timekeys", "crossed")
 #: Integers, which the dataset has as float64 because of NaN.
-COUNTS = ("steps", "trained_together", "timekeys")
+COUNTS = ("steps", "trained_together")
+#: Variables with a column per threshold: the start of its name, and its type.
+PER_THRESHOLD = {"timekeys": ("timekey", "Int64"), "crossed": ("crossed", "boolean")}
 
 
 def write_csv(layout: Layout, source: ResultSource, path: Path) -> None:
@@ -117,6 +120,7 @@ class _LongTable:
         status = dataset["status"]
         self._dims, self._sizes = status.dims, status.shape
         self._index = np.flatnonzero(status.values.ravel() != "excluded")
+        self._finished = finished(self._flat(status.values))
         scalars: dict[tuple[str, int], Any] = {}  # the columns of arrays are numbered
         for name, coordinate in dataset.coords.items():
             if name not in (*CLOCKS, "threshold"):
@@ -140,10 +144,12 @@ class _LongTable:
         import pandas as pd
 
         shape = array.shape[len(self._dims) :]
-        if name == "timekeys":
+        if name in PER_THRESHOLD:
+            start, dtype = PER_THRESHOLD[name]
             for i, threshold in enumerate(array["threshold"].values):
-                label = f"timekey_{threshold_label(float(threshold))}"
-                scalars[label, 0] = pd.array(self._flat(array.values[..., i]), "Int64")
+                label = f"{start}_{threshold_label(float(threshold))}"
+                column = pd.Series(self._flat(array.values[..., i]), dtype=dtype)
+                scalars[label, 0] = column.where(self._finished).array
                 self.order.append(label)
             return
         for label, part in _parts(name, array.dtype).items():

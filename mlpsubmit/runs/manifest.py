@@ -52,6 +52,7 @@ def manifest(
         "included": included,
         "reused": dict(reused),
         "thresholds": _threshold_coordinate(sweep),
+        "tested": _tested(sweep),
         "hyperparameters": {
             name: _scalar(value) for name, value in dict(base).items() if name not in varied
         },
@@ -79,6 +80,17 @@ def _threshold_coordinate(sweep: Sweep) -> list[float]:
     if not lists:
         return list(sweep.base.thresholds)
     return list(range(max(len(value or ()) for value in lists)))
+
+
+def _tested(sweep: Sweep) -> bool:
+    """Return whether any config can have a test loss: it trains offline, or EVAL_EVERY is set."""
+    values: dict[str, list[Any]] = {
+        "online": [sweep.base.online],
+        "eval_every": [sweep.base.eval_every],
+    }
+    for axis in sweep.product.axes:
+        values |= {name: list(axis.values(name)) for name in axis.names if name in values}
+    return not all(values["online"]) or any(values["eval_every"])
 
 
 def _labels(values: Sequence[Any]) -> list[Any]:

@@ -8,9 +8,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlpsubmit.display.html import in_cell, status_html
 from mlpsubmit.display.text import counted
@@ -307,14 +310,25 @@ class Run:
             )
             for axis in sweep["axes"]
         )
-        size = math.prod(len(axis["values"][0]) for axis in sweep["axes"])
-        included = sweep["included"] and decode_mask(sweep["included"], size)
+        shape = [dimension.size for dimension in dimensions]
+        included = sweep["included"] and decode_mask(sweep["included"], math.prod(shape))
         return Layout(
             dimensions=dimensions,
             thresholds=tuple(sweep["thresholds"]),
             attributes={**sweep["origin"], "run": self.id, "sweep": self.name},
             included=included,
+            tested=sweep["tested"],
+            online=_online(sweep, shape),
         )
+
+
+def _online(sweep: Mapping[str, Any], shape: Sequence[int]) -> bool | NDArray[np.bool_]:
+    """Return whether the configs of a sweep.json train online: one value, or one for each point."""
+    for number, axis in enumerate(sweep["axes"]):
+        if "online" in axis["names"]:
+            values = np.array(axis["values"][axis["names"].index("online")], dtype=np.bool_)
+            return np.broadcast_to(np.expand_dims(values, [*range(1, len(shape) - number)]), shape)
+    return bool(sweep["hyperparameters"]["online"])
 
 
 def poll_seconds(status: Status) -> float:
