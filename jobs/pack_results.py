@@ -21,12 +21,13 @@ Arrays = dict[str, NDArray[Any]]
 SHARED = ("step", "eval_step", "grab_step")
 
 
-def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float) -> Arrays:
+def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float, *, tested: bool) -> Arrays:
     """Return the arrays of one stack of K configs.
 
     Args:
         rows: (K,) the rows of its configs in the pack.
         seconds: spent on the stack; every config gets an equal share.
+        tested: whether its test loss is evaluated; else it has none.
     """
     count = len(rows)
     arrays: Arrays = {
@@ -38,7 +39,7 @@ def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float) -> Array
         "timekeys": trained.timekeys,
         "train_loss": trained.train_loss,
     }
-    if trained.test_loss is not None:
+    if tested:
         arrays["test_loss"] = trained.test_loss
     schedules = {name: getattr(trained, name) for name in SHARED}
     arrays |= {name: steps for name, steps in schedules.items() if len(steps)}

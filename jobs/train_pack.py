@@ -149,7 +149,9 @@ class _PackTraining:
             self.monitor.begin_stack(len(rows), step_ideal)
             torch.manual_seed(data_seed(stack.hyperparameters[0].seed))
             trained = stack.train(self.monitor)
-            self.monitor.finish_stack(stack_arrays(rows, trained, self.monitor.seconds))
+            tested = stack.hyperparameters[0].test_every is not None
+            arrays = stack_arrays(rows, trained, self.monitor.seconds, tested=tested)
+            self.monitor.finish_stack(arrays)
         checkpoint.parts.drop_first()
 
     def _halve(self) -> None:

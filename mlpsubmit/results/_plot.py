@@ -10,8 +10,10 @@ import numpy as np
 from mlpsubmit.errors import UserError
 from mlpsubmit.files import published
 from mlpsubmit.results.axes import PlotAxis, final_values, finished, loss_clock, shown_axes
+from mlpsubmit.results.dataset import load_empty
 from mlpsubmit.results.export import check_target
 from mlpsubmit.results.names import threshold_label
+from mlpsubmit.results.origin import MARK
 from mlpsubmit.results.panels import GREY, Panels, plain, spread
 from mlpsubmit.results.source import Array
 
@@ -27,7 +29,24 @@ MAX_LINES = 12  # per panel and colour
 MAX_STEPS = 600  # per line: more than a panel has pixels across
 
 
-def plot(dataset: xr.Dataset, path: str | Path) -> Path:
+def check_figure(path: Path, run: object = None) -> None:
+    """Check that a figure can be written to a path.
+
+    Args:
+        run: the run that it will be of; None if it may replace any.
+
+    Raises:
+        UserError: another ending; a folder that cannot be written to; another file is there.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(
+            f"cannot draw {path.name}: unknown ending {path.suffix!r}; valid are "
+            f"{', '.join(FORMATS)}"
+        )
+    check_target(path, run)
+
+
+def plot(dataset: xr.Dataset, path: str | Path, *, force: bool = False) -> Path:
     """Draw a run's results, and return the path of the figure.
 
     With traces: loss against step, a colour per value of the first axis, a panel per value of the
@@ -42,28 +61,29 @@ def plot(dataset: xr.Dataset, path: str | Path) -> Path:
     Args:
         dataset: from `to_dataset`, or opened from a file; of traces, only those drawn are read.
             Its attribute ``sweep``, if it has one, is in the title.
-        path: ends in .png, .pdf or .svg; appears complete or not at all.
+        path: ends in .png, .pdf or .svg; appears complete or not at all. It replaces an existing
+            figure of the same run (the dataset's attribute ``run``, if it has one).
+        force: replace any existing file.
 
     Raises:
-        UserError: another ending, or a folder that cannot be written to.
+        UserError: another ending; a folder that cannot be written to; another file is there.
     """
     from matplotlib.figure import Figure
 
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise UserError(
-            f"cannot draw {path.name}: unknown ending {path.suffix!r}; valid are "
-            f"{', '.join(FORMATS)}"
-        )
-    check_target(path)
+    path, run = Path(path), dataset.attrs.get("run")
+    check_figure(path, None if force else run)
     with published(path) as temporary:
         # No pyplot: its figures are global state, and may want a display.
         figure = Figure(layout="constrained")
-        axes = [axis for axis in shown_axes(dataset) if len(axis.labels) > 1]
+        axes = [axis for axis in shown_axes(load_empty(dataset)) if len(axis.labels) > 1]
         losses = [dataset[name] for name in ("train_loss", "test_loss") if name in dataset]
         has_traces = any(map(loss_clock, losses))
         (_draw_curves if has_traces else _draw_summary)(figure, dataset, axes)
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=160)
+        # The name of a field for text that each of the formats has.
+        kind = path.suffix[1:].lower()
+        field = {"png": "Source", "svg": "Source", "pdf": "Keywords"}[kind]
+        origin = {} if run is None else {field: MARK.format(run)}
+        figure.savefig(temporary, format=kind, dpi=160, metadata=origin)
     return path
 
 

@@ -16,7 +16,7 @@ from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["assemble", "to_dataset"]
+__all__ = ["assemble", "load_empty", "to_dataset"]
 
 STATUS = Variable("status", "status", dtype=np.dtype(np.uint8))
 
@@ -74,6 +74,17 @@ def assemble(schema: Schema, source: ResultSource, variables: Sequence[Variable]
     if errors is not None:
         data_vars["error"] = (dims, errors.reshape(layout.shape))
     return xr.Dataset(data_vars, _coordinates(schema), _attributes(layout, codes))
+
+
+def load_empty(dataset: xr.Dataset) -> xr.Dataset:
+    """Load the variables without elements of a dataset that is read lazily, and return it.
+
+    Until then, xarray cannot select from them along several dimensions at once.
+    """
+    for name, variable in dataset.variables.items():
+        if variable.size == 0:
+            dataset[name].load()
+    return dataset
 
 
 def _filled(

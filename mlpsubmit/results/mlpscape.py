@@ -12,6 +12,7 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.results.axes import finished
 from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.expt_trace import ExptTrace
+from mlpsubmit.results.origin import MARK
 from mlpsubmit.results.schema import GRAB, scan
 from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
 
@@ -26,6 +27,8 @@ def write_pickle(layout: Layout, source: ResultSource, path: Path) -> None:
     result = mlpscape_dictionary(layout, source)
     with path.open("wb") as file:
         pickle.dump(result, file, protocol=4)
+        if "run" in layout.attributes:  # whoever unpickles ignores what follows
+            file.write(MARK.format(layout.attributes["run"]).encode())
 
 
 def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlpsubmit.results.axes import TRIAL, final_values, finished, shown_axes
+from mlpsubmit.results.dataset import load_empty
 from mlpsubmit.results.names import threshold_label
 from mlpsubmit.results.source import Array
 
@@ -34,7 +35,7 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    axes = shown_axes(dataset)
+    axes = shown_axes(load_empty(dataset))
     dims = [axis.dim for axis in axes]
     shape = tuple(dataset.sizes[dim] for dim in dims)
     status = dataset["status"].transpose(*dims, ...).values

@@ -15,7 +15,8 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.results.axes import finished
 from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.names import CLOCKS, threshold_label
-from mlpsubmit.results.netcdf_zarr import stream_netcdf
+from mlpsubmit.results.netcdf_zarr import open_netcdf, stream_netcdf
+from mlpsubmit.results.origin import run_column
 from mlpsubmit.results.schema import scan
 from mlpsubmit.results.source import Array, Layout, ResultSource
 
@@ -42,6 +43,8 @@ PER_THRESHOLD = {"timekeys": ("timekey", "Int64"), "crossed": ("crossed", "boole
 def write_csv(layout: Layout, source: ResultSource, path: Path) -> None:
     """Write the long table as CSV. What is missing is empty; arrays become columns ``name[i,j]``.
 
+    The last column has the run.
+
     Raises:
         UserError: a grab has too many entries for columns.
     """
@@ -53,8 +56,13 @@ def write_csv(layout: Layout, source: ResultSource, path: Path) -> None:
     ):
         table = _LongTable(dataset)
         header = [label for name in table.order for label in _labels(name, table.shapes.get(name))]
+        run = layout.attributes.get("run")
+        if run is not None:
+            header.append(run_column(header))
         for number, chunk in enumerate(table.chunks()):
             rows = pd.concat(chunk.values(), axis=1).apply(_exact_text)
+            if run is not None:
+                rows = rows.assign(run=run)
             first = header if number == 0 else False
             rows.to_csv(file, header=first, index=False, lineterminator="\n")
 
@@ -87,8 +95,6 @@ def write_parquet(layout: Layout, source: ResultSource, path: Path) -> None:
 @contextmanager
 def _dataset(layout: Layout, source: ResultSource, path: Path) -> Iterator[xr.Dataset]:
     """Yield the dataset, its traces on disk: rows are in config order, but packs in any order."""
-    import xarray as xr
-
     schema = scan(layout, source)
     small, streamed = schema.small_and_streamed()
     if not streamed:
@@ -97,7 +103,7 @@ def _dataset(layout: Layout, source: ResultSource, path: Path) -> Iterator[xr.Da
     scratch = path.with_name(f"{path.name}.nc")
     try:
         stream_netcdf(schema, source, scratch)
-        with xr.open_dataset(scratch, engine="h5netcdf", cache=False) as dataset:
+        with open_netcdf(scratch, cache=False) as dataset:
             yield dataset
     finally:
         scratch.unlink(missing_ok=True)

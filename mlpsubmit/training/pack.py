@@ -122,8 +122,8 @@ class Pack:
         initial_weights = self.stack.copy() if keeps_initial else None
 
         # The batches; a test set is drawn for test losses and for grabs.
-        self._has_test_loss = common.test_every is not None
-        needs_test = self._has_test_loss or not taken.isdisjoint({"X_te", "y_te"})
+        has_test_loss = common.test_every is not None
+        needs_test = has_test_loss or not taken.isdisjoint({"X_te", "y_te"})
         self._build_batches(batch_fns, test_fns if needs_test else None, common)
 
         # The losses of the centred outputs, and their gradients.
@@ -132,7 +132,7 @@ class Pack:
             initial_weights,
             centered=common.centered,
             train=self.train,
-            test=self.test if self._has_test_loss else None,
+            test=self.test if has_test_loss else None,
         )
         self._loss = stacked_loss(common.loss)
         if compile_wanted(common, models[0], device, self.weights):
@@ -141,7 +141,7 @@ class Pack:
 
         # Updates, records, measurements.
         self.optimizer, opts = build_optimizer(self.stack, settings, lr_scales)
-        tested = self._has_test_loss and self.test is not None
+        tested = has_test_loss and self.test is not None
         self.history = LossHistory(settings, self.stack, tested)
         show_initial = None if model0 is None else partial(self.initial_output.show, model0)
         self.grabber = Grabber(
@@ -200,13 +200,12 @@ class Pack:
         self.stack.release()
         history, traced = self.history, self.grabber.schedule is not None
         none = np.zeros(0, np.int64)
-        test_loss = history.test_trace if traced else history.final_test
         return Trained(
             status=history.status,
             steps=history.steps,
             timekeys=history.timekeys,
             train_loss=history.train_trace if traced else history.final_train,
-            test_loss=test_loss if self._has_test_loss else None,
+            test_loss=history.test_trace if traced else history.final_test,
             step=history.record_at.steps if traced else none,
             eval_step=history.eval_at.steps if traced else none,
             grab_step=self.grabber.schedule.steps if self.grabber.schedule else none,

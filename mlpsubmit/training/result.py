@@ -26,8 +26,8 @@ class Trained:
         timekeys: (K, T) int64, per threshold (descending) the step at which the smoothed train
             loss was first below it; -1 if it never was.
         train_loss: (K,) or (K, R) float64, smoothed.
-        test_loss: (K,) or (K, E) float64, smoothed; NaN without a test set; None if it is not
-            evaluated: online without EVAL_EVERY.
+        test_loss: (K,) or (K, E) float64, smoothed; NaN where it is not evaluated: online without
+            EVAL_EVERY (then E = 0), and without a test set.
         step: (R,) int64, the steps of ``train_loss``.
         eval_step: (E,) int64, the steps of ``test_loss``.
         grab_step: (G,) int64, the steps of the grabs.
@@ -39,7 +39,7 @@ class Trained:
     steps: Array
     timekeys: Array
     train_loss: Array
-    test_loss: Array | None
+    test_loss: Array
     step: Array
     eval_step: Array
     grab_step: Array
