@@ -71,7 +71,7 @@ def run_job_iterator(
     Returns:
         MLPscape's dictionary: ``jobs``, the values of the iterators per finished config;
         ``var_axes``, their names; and the serialised :class:`ExptTrace` of ``losses`` (of the test
-        set), ``timekeys`` (the step that crossed each threshold, -1 for never) and each of
+        set; online the train losses), ``timekeys`` (the step that crossed each threshold, -1 for never) and each of
         ``extras``, keyed by the elements of ``jobs``. Values that are not numbers are strings.
 
     Raises:

@@ -62,7 +62,7 @@ def write_csv(layout: Layout, source: ResultSource, path: Path) -> None:
         for number, chunk in enumerate(table.chunks()):
             rows = pd.concat(chunk.values(), axis=1).apply(_exact_text)
             if run is not None:
-                rows = rows.assign(run=run)
+                rows.insert(rows.shape[1], header[-1], run)
             first = header if number == 0 else False
             rows.to_csv(file, header=first, index=False, lineterminator="\n")
 
