@@ -9,7 +9,14 @@ import numpy as np
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.files import published
-from mlpsubmit.results.axes import PlotAxis, final_values, finished, loss_clock, shown_axes
+from mlpsubmit.results.axes import (
+    PlotAxis,
+    final_values,
+    finished,
+    has_threshold,
+    loss_clock,
+    shown_axes,
+)
 from mlpsubmit.results.dataset import load_empty
 from mlpsubmit.results.export import check_target
 from mlpsubmit.results.names import threshold_label
@@ -154,7 +161,7 @@ def _draw_summary(figure: Figure, dataset: xr.Dataset, axes: list[PlotAxis]) -> 
         figure.supxlabel(plain(name), fontsize=9)
     figure.supylabel(plain(label), fontsize=9)
     hollow = Line2D([], [], color=GREY, marker="o", markersize=4, markerfacecolor="white")
-    hollow.set_label("mean of a part")
+    hollow.set_label("not all crossed" if label.startswith("steps") else "not all finite")
     grid.add_legends(figure, [hollow] if has_hollow else [])
     _head(figure, dataset, note)
 
@@ -166,7 +173,8 @@ def _quantity(dataset: xr.Dataset) -> tuple[Array, str, str]:
         steps = timekeys[..., position]
         if not np.isnan(steps).all():
             threshold = threshold_label(float(dataset["threshold"].values[position]))
-            never = int((finished(dataset["status"].values) & np.isnan(steps)).sum())
+            own = has_threshold(dataset).transpose(..., "threshold").values[..., position]
+            never = int((own & finished(dataset["status"].values) & np.isnan(steps)).sum())
             note = f"{never} never crossed {threshold}" if never else ""
             return steps, f"steps to threshold {threshold}", note
     note = "no threshold was crossed" if timekeys.shape[-1] else ""

@@ -122,15 +122,21 @@ def _errors(source: ResultSource, codes: npt.NDArray[np.uint8]) -> Array | None:
     return errors
 
 
-def _coordinates(schema: Schema) -> dict[str, tuple[str, Array]]:
+def _coordinates(schema: Schema) -> dict[str, tuple[str | tuple[str, str], Array]]:
     layout = schema.layout
     names = coordinate_names(layout)
-    coordinates = {
+    coordinates: dict[str, tuple[str | tuple[str, str], Array]] = {
         names[name]: (names[dimension.name], _coordinate_values(values))
         for dimension in layout.dimensions
         for name, values in dimension.coordinates.items()
     }
     coordinates["threshold"] = ("threshold", np.array(layout.thresholds, dtype=np.float64))
+    if layout.threshold_axis is not None:
+        dimension, lists = layout.threshold_axis
+        values = np.full((len(lists), len(layout.thresholds)), np.nan)
+        for row, thresholds in zip(values, lists, strict=True):
+            row[: len(thresholds)] = thresholds
+        coordinates["threshold_value"] = ((names[dimension], "threshold"), values)
     return coordinates | {dim: (dim, steps) for dim, steps in schema.clocks.items()}
 
 

@@ -21,7 +21,7 @@ __all__ = [
 CLOCKS = ("step", "eval_step", "grab_step")
 RESERVED = frozenset(CLOCKS) | {
     *("threshold", "train_loss", "test_loss", "timekeys", "crossed", "status", "steps", "seconds"),
-    *("trained_together", "error"),
+    *("threshold_value", "trained_together", "error"),
 }
 
 

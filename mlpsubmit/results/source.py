@@ -50,6 +50,8 @@ class Layout:
         attributes: where the results come from (run id, version, git commit, ...).
         included: boolean mask over the points of the product, in C order and of any shape;
             ``None`` for all. The sweep's ``where`` excludes the others.
+        threshold_axis: if the thresholds are an axis, its dimension, and the thresholds of each of
+            its values; ``thresholds`` are then their positions.
         tested: whether test losses are evaluated, of any point.
         online: whether the points train online: one value for all, or a mask as ``included``.
     """
@@ -58,6 +60,7 @@ class Layout:
     thresholds: tuple[float, ...]
     attributes: Mapping[str, str | int | float]
     included: Array | None = None
+    threshold_axis: tuple[str, Sequence[Sequence[float]]] | None = None
     tested: bool = True
     online: bool | Array = False
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlpsubmit.results.axes import TRIAL, final_values, finished, shown_axes
+from mlpsubmit.results.axes import TRIAL, final_values, finished, has_threshold, shown_axes
 from mlpsubmit.results.dataset import load_empty
 from mlpsubmit.results.names import threshold_label
 from mlpsubmit.results.source import Array
@@ -75,7 +75,9 @@ def _cells(point: xr.Dataset) -> list[str]:
         evaluated = done.any() and not np.isnan(losses[status == "done"]).any()
         cells.append(_mean(losses[done & np.isfinite(losses)]) if evaluated else NOTHING)
     timekeys = point["timekeys"].transpose("threshold", *trial).values
-    cells += [_timekey(np.atleast_1d(steps)[done]) for steps in timekeys]
+    own = has_threshold(point).transpose("threshold", *trial).values
+    for steps, has in zip(timekeys, own, strict=True):
+        cells.append(_timekey(np.atleast_1d(steps)[done & has]))
     return cells
 
 
@@ -99,7 +101,7 @@ def _timekey(steps: Array) -> str:
     """Return the mean step of crossing, and how many trials crossed if not all did.
 
     Args:
-        steps: of the finished trials; NaN if they did not cross the threshold.
+        steps: of the finished trials that have the threshold; NaN if they did not cross it.
     """
     if steps.size == 0:
         return NOTHING

@@ -318,6 +318,7 @@ class Run:
         return Layout(
             dimensions=dimensions,
             thresholds=tuple(sweep["thresholds"]),
+            threshold_axis=sweep["threshold_axis"],
             attributes={**sweep["origin"], "run": self.id, "sweep": self.name},
             included=included,
             tested=sweep["tested"],

@@ -95,7 +95,7 @@ def test_without_traces_it_is_the_time_to_the_last_threshold(fakes, draw):
     assert sorted(axes.lines[1].get_ydata()) == [10, 30, 400, 500, 600]
     (hollow,) = axes.collections  # of two trials, one crossed
     assert hollow.get_offsets().tolist() == [[1024, 400]]
-    assert legend_texts(figure) == ["mean of a part"]
+    assert legend_texts(figure) == ["not all crossed"]
     assert (figure.get_supxlabel(), figure.get_supylabel()) == ("width", "steps to threshold 0.1")
     assert figure.get_suptitle() == "6 of 6 configs finished, 1 never crossed 0.1"
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
