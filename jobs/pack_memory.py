@@ -40,7 +40,8 @@ def config_bytes(
 
     Args:
         weights: of one network.
-        settings: d, width, depth, n_samples, n_test, online and eval_every, each (groups,).
+        settings: d, width, depth, n_samples, n_test, online and eval_every (0 or absent where it is
+            not set), each (groups,).
     """
     test_samples = evaluates_test_loss(settings) * settings["n_test"]
     width, depth = settings["width"], settings["depth"]
@@ -54,8 +55,8 @@ def config_bytes(
 
 
 def evaluates_test_loss(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
-    """Return where the test loss is evaluated, (groups,): offline, or EVAL_EVERY is set, not 0."""
-    return np.asarray((settings["online"] == 0) | (settings["eval_every"] > 0))
+    """Return where the test loss is evaluated, (groups,): offline, or where EVAL_EVERY is set."""
+    return np.asarray((settings["online"] == 0) | (settings.get("eval_every", 0) > 0))
 
 
 def fitting(

@@ -36,7 +36,7 @@ def run_of(path: Path) -> str | None:
 def _of_netcdf(path: Path) -> Any:
     import h5py
 
-    with h5py.File(path) as file:
+    with h5py.File(path, locking=False) as file:
         return file.attrs.get("run")
 
 
