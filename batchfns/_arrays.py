@@ -42,10 +42,10 @@ def sample(
     arrays: all of them, in order, if there are no more than bsz. Without test arrays, online
     training tests on training rows, as fresh samples of the same population.
 
-    Online, the ``test_loss`` of the results is the train loss. With batches from finite data it
-    does not measure generalisation: for the loss on X_test use the grab ``held_out_loss``. Batches
-    are drawn from all rows of the given arrays, whatever ``N_TRAIN`` is: that is for recipes, such
-    as ``images``, that take ``n_train``.
+    Online, the train loss of batches from finite data does not measure generalisation: for the loss
+    on X_test set EVAL_EVERY, or use the grab ``held_out_loss``. Batches are drawn from all rows of
+    the given arrays, whatever ``N_TRAIN`` is: that is for recipes, such as ``images``, that take
+    ``n_train``.
 
     Rows keep their shape. Floating-point numbers become float32, integers stay integers, and both
     are moved to the device of the generator, once for all configs that use them.

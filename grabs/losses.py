@@ -29,11 +29,12 @@ def held_out_loss(
 ) -> Tensor:
     """Return the loss on the test set, as the train loop defines it, a scalar.
 
-    Online, the ``test_loss`` of the results is the train loss, which is correct if every batch is
-    fresh. If minibatches are drawn from a finite data set, as by
-    :func:`~mlpsubmit.batchfns.sample` and :func:`~mlpsubmit.batchfns.arrays`, this grab measures
-    generalisation. It is the loss after the update, not smoothed, in the precision of the weights
-    whatever PRECISION is, and costs a forward pass over the test set (two if CENTERED).
+    Online, the train loss measures generalisation if every batch is fresh. If minibatches are drawn
+    from a finite data set, as by :func:`~mlpsubmit.batchfns.sample` and
+    :func:`~mlpsubmit.batchfns.arrays`, it does not, and this grab does; so does the ``test_loss``
+    of the results, which is evaluated online if EVAL_EVERY is set. The grab is the loss after the
+    update, not smoothed, in the precision of the weights whatever PRECISION is, and costs a forward
+    pass over the test set (two if CENTERED).
 
     Args:
         model: the network, uncentred.

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LARGEST_ON_GPU", "config_bytes", "fitting"]
+__all__ = ["LARGEST_ON_GPU", "config_bytes", "evaluates_test_loss", "fitting"]
 
 #: Configs of a pack at most, and weights of a stack: more gain nothing, the GPU is busy already.
 LARGEST_ON_GPU = 512
@@ -40,10 +40,10 @@ def config_bytes(
 
     Args:
         weights: of one network.
-        settings: d, width, depth, n_samples, n_test and online, each (groups,).
+        settings: d, width, depth, n_samples, n_test, online and eval_every (0 or absent where it is
+            not set), each (groups,).
     """
-    offline = 1 - settings["online"]
-    test_samples = offline * settings["n_test"]
+    test_samples = evaluates_test_loss(settings) * settings["n_test"]
     width, depth = settings["width"], settings["depth"]
     # A forward pass keeps the signals of every layer, the backward pass two more at a time; a
     # network that autograd differentiates keeps some twice. A recorded step, in which the test set
@@ -52,6 +52,11 @@ def config_bytes(
     activations = 2 * np.maximum(train, (depth + 1) * test_samples * width)
     samples = BATCHES * settings["n_samples"] + TEST_SETS * test_samples
     return np.asarray(BYTES * (COPIES * weights + activations + samples * settings["d"]))
+
+
+def evaluates_test_loss(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:
+    """Return where the test loss is evaluated, (groups,): offline, or where EVAL_EVERY is set."""
+    return np.asarray((settings["online"] == 0) | (settings.get("eval_every", 0) > 0))
 
 
 def fitting(

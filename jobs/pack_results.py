@@ -21,12 +21,13 @@ Arrays = dict[str, NDArray[Any]]
 SHARED = ("step", "eval_step", "grab_step")
 
 
-def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float) -> Arrays:
+def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float, *, tested: bool) -> Arrays:
     """Return the arrays of one stack of K configs.
 
     Args:
         rows: (K,) the rows of its configs in the pack.
         seconds: spent on the stack; every config gets an equal share.
+        tested: whether its test loss is evaluated; else it has none.
     """
     count = len(rows)
     arrays: Arrays = {
@@ -37,8 +38,9 @@ def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float) -> Array
         "seconds": np.full(count, seconds / count),
         "timekeys": trained.timekeys,
         "train_loss": trained.train_loss,
-        "test_loss": trained.test_loss,
     }
+    if tested:
+        arrays["test_loss"] = trained.test_loss
     schedules = {name: getattr(trained, name) for name in SHARED}
     arrays |= {name: steps for name, steps in schedules.items() if len(steps)}
     # If every config diverged, the shape of a grab that was never called is not known.

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.jobs.pack_memory import fitting
+from mlpsubmit.jobs.pack_memory import evaluates_test_loss, fitting
 from mlpsubmit.jobs.store.masks import decode_mask, encode_mask
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters, log_spaced
 from mlpsubmit.spec.product import Axis
@@ -296,14 +296,14 @@ def _known_inputs(sweep: Sweep) -> int:
 def _as_number(name: str, value: Any, base: Hyperparameters) -> float:
     """Return a setting as a number.
 
-    A schedule of N events is the mean number of steps between them; an optimizer is 1 if it
-    trains a whole pack at once, 0 if it is a class of torch.optim.
+    A schedule of N events is the mean number of steps between them, and 0 if it is not set; an
+    optimizer is 1 if it trains a whole pack at once, 0 if it is a class of torch.optim.
     """
     if name == "optimizer":
         return float(isinstance(value, str) and value in OPTIMIZERS)
     if isinstance(value, str):
         return max(1.0, base.max_iter / (log_spaced(value) or 1))
-    return float(value)
+    return float(value or 0)
 
 
 def _by_group(
@@ -331,12 +331,13 @@ def _costs(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the cost of one config, (groups,), in FLOPs.
 
     A forward pass costs 2 per weight and sample, a backward pass twice that; centring costs one
-    more forward pass online, and the test set one per evaluation offline.
+    more forward pass online, and each evaluation of the test loss one on the test set.
     """
     weights = _weights(settings)
     online = settings["online"]
     train = (6 + 2 * online) * settings["n_samples"] * weights
-    test = (1 - online) * 2 * settings["n_test"] * weights / settings["eval_every"]
+    test = 2 * settings["n_test"] * weights / np.maximum(settings["eval_every"], 1)
+    test = test * evaluates_test_loss(settings)
     return np.asarray(settings["max_iter"] * (train + test + STEP_OVERHEAD))
 
 
@@ -363,7 +364,8 @@ def _cached(
     weights: NDArray[np.float64], settings: Mapping[str, NDArray[np.float64]]
 ) -> NDArray[np.int64]:
     """Return how many configs are to train together on a CPU, (groups,)."""
-    samples = np.maximum(settings["n_samples"], (1 - settings["online"]) * settings["n_test"])
+    test_samples = evaluates_test_loss(settings) * settings["n_test"]
+    samples = np.maximum(settings["n_samples"], test_samples)
     activations = samples * settings["width"] * settings["depth"]
     sizes = np.minimum(STACKED_WEIGHTS // weights, STACKED_ACTIVATIONS // activations)
     return np.clip(sizes, 1, LARGEST_PACK).astype(np.int64)

@@ -149,7 +149,9 @@ class _PackTraining:
             self.monitor.begin_stack(len(rows), step_ideal)
             torch.manual_seed(data_seed(stack.hyperparameters[0].seed))
             trained = stack.train(self.monitor)
-            self.monitor.finish_stack(stack_arrays(rows, trained, self.monitor.seconds))
+            tested = stack.hyperparameters[0].test_every is not None
+            arrays = stack_arrays(rows, trained, self.monitor.seconds, tested=tested)
+            self.monitor.finish_stack(arrays)
         checkpoint.parts.drop_first()
 
     def _halve(self) -> None:
@@ -185,7 +187,7 @@ def _smoke_test_grabs(context: TaskContext, config: Config, entry: Mapping[str, 
 
 def _does_not_fit(config: Config, device: torch.device, error: Exception) -> OutOfMemory:
     settings = config.hyperparameters
-    sets = "N_SAMPLES" if settings.online else "N_SAMPLES or N_TEST"
+    sets = "N_SAMPLES" if settings.test_every is None else "N_SAMPLES or N_TEST"
     more = "a GPU with more memory" if device.type == "cuda" else "more memory for each task"
     return OutOfMemory(
         f"a config with WIDTH={settings.width}, DEPTH={settings.depth}, N_SAMPLES="

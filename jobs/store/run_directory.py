@@ -5,6 +5,7 @@
 | sweep.json                   | launch, once                                                  |
 | sweep.pkl                    | launch, once                                                  |
 | plan.json                    | launch, once                                                  |
+| launched.json                | launch or resume, replaced atomically: the order of launches  |
 | data/<key>.pt                | the first task that needs it, once, under data/<key>.lock; or |
 |                              | launch: a link to that of an earlier run                      |
 | data/<key>.json              | with it: its content hash, and the files that it comes from   |
@@ -47,6 +48,7 @@ FORMAT = 4
 SWEEP_JSON = "sweep.json"
 SWEEP_PICKLE = "sweep.pkl"
 PLAN = "plan.json"
+LAUNCHED = "launched.json"
 DATA = "data"
 SUBMISSIONS = "submissions"
 INTENT = "intent.json"
@@ -118,6 +120,21 @@ class RunDirectory:
     def id(self) -> str:
         """The run's id: its folder's name."""
         return self.path.name
+
+    @property
+    def launched(self) -> int:
+        """The number of its last launch or resume: larger than those before it in the folder.
+
+        0 if there is no record, or a damaged one.
+        """
+        try:
+            return int(_content(self.path / LAUNCHED)["number"])
+        except (RunError, OSError, LookupError, TypeError, ValueError, OverflowError):
+            return 0
+
+    def record_launch(self, number: int) -> None:
+        """Record a launch or resume by the user."""
+        publish_json(self.path / LAUNCHED, {"number": number})
 
     @cached_property
     def results(self) -> StoredResults:

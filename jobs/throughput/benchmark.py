@@ -104,7 +104,7 @@ def _frequent(config: Config) -> Config:
     return config.replaced(
         loss_checkpoints=(),
         percent_thresholds=None,
-        eval_every=_at_most(h.eval_every, EVAL_EVERY),
+        eval_every=None if h.test_every is None else _at_most(h.test_every, EVAL_EVERY),
         grab_every=_at_most(h.grab_every, GRAB_EVERY),
     )
 
@@ -125,9 +125,7 @@ def _time_stack(
     with contextlib.suppress(_Enough):
         stack.train(watch)
     plain, evaluation, grabs = watch.costs()
-    step = plain
-    if not h.online:
-        step += evaluation * Schedule(h.eval_every, h.max_iter).count / h.max_iter
+    step = plain + evaluation * Schedule(h.test_every, h.max_iter).count / h.max_iter
     if not h.onlythresholds:
         step += grabs * Schedule(h.grab_every, h.max_iter).count / h.max_iter
     return step, max(0.0, watch.until_first - step)
@@ -147,8 +145,8 @@ class _Stopwatch(Monitor):
     def __init__(self, stack: StackInputs, device: torch.device, seconds: float) -> None:
         h = stack.hyperparameters[0]
         self._rare = (
-            Schedule(h.eval_every, h.max_iter if not h.online else 0),
-            Schedule(h.grab_every, h.max_iter if stack.grabs and not h.onlythresholds else 0),
+            Schedule(h.test_every, h.max_iter),
+            Schedule(h.grab_every if stack.grabs and not h.onlythresholds else None, h.max_iter),
         )
         self._device, self._seconds = device, seconds
         self._step = 0

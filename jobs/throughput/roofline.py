@@ -101,7 +101,7 @@ class Roofline:
         h = stack.hyperparameters[0]
         sets = tuple(X if X is None else tuple(X.shape) for X in _inputs(stack))
         shapes = tuple((name, tuple(p.shape)) for name, p in stack.models[0].named_parameters())
-        schedule = (h.online, h.centered, h.eval_every, h.max_iter)
+        schedule = (h.online, h.centered, h.test_every, h.max_iter)
         key = (type(stack.models[0]), shapes, sets, _initial_share(stack), schedule)
         if key not in self._flops:
             self._flops[key] = matmul_flops(stack)
@@ -113,8 +113,8 @@ def matmul_flops(stack: StackInputs) -> float | None:
 
     They are counted on one model of the stack without computing anything: the forward and the
     backward pass on a batch; online, if CENTERED, the forward pass of the model at initialisation,
-    which configs with the same one share; offline, a step's share of the evaluations of the test
-    set. Optimizers, losses and grabs are not counted.
+    which configs with the same one share; and a step's share of the evaluations of the test loss.
+    Optimizers, losses and grabs are not counted.
 
     Returns:
         None if a custom model cannot be evaluated without its values.
@@ -123,13 +123,12 @@ def matmul_flops(stack: StackInputs) -> float | None:
     X, X_test = _inputs(stack)
     try:
         forward, step = _passes(model, X)
-        if h.online:
-            return step + (forward * _initial_share(stack) if h.centered else 0)
-        if X_test is None:
-            return step
-        return (
-            step + _passes(model, X_test)[0] * Schedule(h.eval_every, h.max_iter).count / h.max_iter
-        )
+        if h.online and h.centered:
+            step += forward * _initial_share(stack)
+        if X_test is not None and h.test_every is not None:
+            evaluations = Schedule(h.test_every, h.max_iter).count
+            step += _passes(model, X_test)[0] * evaluations / h.max_iter
+        return step
     except Exception:  # a custom model may do anything with the values
         return None
 

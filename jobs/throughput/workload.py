@@ -68,7 +68,7 @@ class Workload:
             cost: of the whole pack, as the plan has it.
         """
         h = config.hyperparameters
-        evaluations = Schedule(h.eval_every, h.max_iter).count
+        evaluations = Schedule(h.test_every, h.max_iter).count
         return cls(
             model=_name(h.model),
             batchfn=function_name(sweep.batchfn),
@@ -79,7 +79,7 @@ class Workload:
             width=h.width,
             depth=h.depth,
             samples=h.n_samples,
-            tests=0.0 if h.online else _rounded(h.n_test * evaluations / h.max_iter),
+            tests=_rounded(h.n_test * evaluations / h.max_iter),
             configs=configs,
             cost=_rounded(cost / (configs * h.max_iter)),
         )

@@ -122,7 +122,7 @@ def assemble(
             SharedBatches(sweep.batchfn, context, seeds, device),
         )
         first = batches.first
-        test_fn = batches.test if needs_test or not hyperparameters.online else None
+        test_fn = batches.test if needs_test or hyperparameters.test_every else None
         model = build_model(config, context, *first)
         key = (_model_key(model), _shapes(first), test_fn and _shapes(test_fn(0)))
         if key not in stacks:
@@ -145,7 +145,7 @@ def _shapes(tensors: Any) -> tuple[Any, ...]:
 
 
 def _needs_test(grab: Callable[..., Any]) -> bool:
-    """Return whether a grab takes the test set, which online training does not need itself."""
+    """Return whether a grab takes the test set."""
     return takes_all(grab) or not declared(grab).isdisjoint({"X_te", "y_te"})
 
 

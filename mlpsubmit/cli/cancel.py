@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mlpsubmit.cli.options import run_argument, runs_dir_option
+from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
 from mlpsubmit.display.text import counted
 
 __all__ = ["cancel"]
@@ -21,9 +21,8 @@ def cancel(run: str | None, runs_dir: Path | None) -> None:
     Every task saves its state first; finished results are kept.
     """
     from mlpsubmit.cli import terminal
-    from mlpsubmit.runs.run import open_run
 
-    opened = open_run(run, runs_dir)
+    opened = open_selected(run, runs_dir)
     if not opened.status().running:
         click.echo(f"run {opened.id} is not running")
         return

@@ -22,29 +22,40 @@ __all__ = ["collect"]
     help=f"File to write: {', '.join(FORMATS)}; default: NAME.nc.",
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Figure to draw: .png, .pdf or .svg.")
+@click.option("--force", is_flag=True, help="Replace files that are not of this run.")
 @click.option("--table/--no-table", default=True, help="Print a table of the results.")
 @runs_dir_option
 def collect(
-    run: str | None, out: Path | None, plot: Path | None, table: bool, runs_dir: Path | None
+    run: str | None,
+    out: Path | None,
+    plot: Path | None,
+    force: bool,
+    table: bool,
+    runs_dir: Path | None,
 ) -> None:
     """Collect the results of a RUN in one dataset.
 
     Missing points are masked. A run in progress can be collected, too. The exit code is 1 if points
-    are missing.
+    are missing. Files that exist are replaced only if they are of the same run.
     """
     from rich.console import Console
 
     from mlpsubmit import results
+    from mlpsubmit.results._plot import check_figure
     from mlpsubmit.runs.run import open_run
 
     opened = open_run(run, runs_dir)
+    if opened.selected.among:
+        click.echo(opened.selected)
+    if plot:
+        check_figure(plot, None if force else opened.id)
     written = out or Path(f"{opened.name}.nc")
     written = written if written.suffix else written.with_suffix(".nc")
-    with opened.collect(written) as dataset:
+    with opened.collect(written, force=force) as dataset:
         if table:
             Console().print(results.summary_table(dataset))
         if plot:
-            click.echo(f"plot: {results.plot(dataset, plot)}")
+            click.echo(f"plot: {results.plot(dataset, plot, force=force)}")
     current = opened.status()
     click.echo(f"results: {written} ({current.done} of {counted(current.configs, 'config')})")
     for failure in current.failures[:3]:

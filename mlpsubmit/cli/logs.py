@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mlpsubmit.cli.options import run_argument, runs_dir_option
+from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
 
 __all__ = ["logs"]
 
@@ -23,9 +23,9 @@ def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None)
 
     TASK is a task's name, or its number in the latest submission.
     """
-    from mlpsubmit.runs.run import open_run, poll_seconds
+    from mlpsubmit.runs.run import poll_seconds
 
-    opened = open_run(run, runs_dir)
+    opened = open_selected(run, runs_dir)
     read: dict[str, int] = {}
     with contextlib.suppress(KeyboardInterrupt):  # the way to stop following
         while True:

@@ -14,16 +14,25 @@ from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.jobs.executors import NAMES, check_name
 
 if TYPE_CHECKING:
+    from mlpsubmit.runs.run import Run
     from mlpsubmit.slurm_templates import SlurmRequest
 
-__all__ = ["check_where", "executor_options", "parse_overrides", "run_argument", "runs_dir_option"]
+__all__ = [
+    "check_where",
+    "executor_options",
+    "open_selected",
+    "parse_overrides",
+    "run_argument",
+    "runs_dir_option",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
-#: A path, the name of a sweep, the start of a run id, or nothing for the latest run.
+#: A path, the name of a sweep, the start of a run id, or nothing for the run that was last launched
+#: or resumed.
 run_argument = click.argument("run", required=False)
 
 #: The folder of all runs.
@@ -32,6 +41,16 @@ runs_dir_option = click.option(
     type=click.Path(path_type=Path),
     help="Folder of all runs; default: $MLPSUBMIT_RUNS, else ./mlpruns.",
 )
+
+
+def open_selected(run: str | None, runs_dir: Path | None) -> Run:
+    """Open the run that RUN selects; if it is the latest of several, print which one that is."""
+    from mlpsubmit.runs.run import open_run
+
+    opened = open_run(run, runs_dir)
+    if len(opened.selected.among) > 1:
+        click.echo(opened.selected, err=True)
+    return opened
 
 
 def executor_options(command: Command) -> Command:

@@ -8,7 +8,13 @@ from typing import Any
 
 import click
 
-from mlpsubmit.cli.options import check_where, executor_options, run_argument, runs_dir_option
+from mlpsubmit.cli.options import (
+    check_where,
+    executor_options,
+    open_selected,
+    run_argument,
+    runs_dir_option,
+)
 from mlpsubmit.display.text import counted
 
 __all__ = ["resume"]
@@ -25,10 +31,9 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
     These are the configs that failed, crashed, were interrupted or never started.
     """
     from mlpsubmit.cli import terminal
-    from mlpsubmit.runs.run import open_run
 
     request = check_where(where)
-    opened = open_run(run, runs_dir)
+    opened = open_selected(run, runs_dir)
     if after is not None:
         packs = opened.retry(after, where["retries"])
         click.echo(f"run {opened.id}: {counted(packs, 'pack')} to train")

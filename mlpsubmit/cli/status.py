@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mlpsubmit.cli.options import run_argument, runs_dir_option
+from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
 
 __all__ = ["status"]
 
@@ -20,9 +20,7 @@ __all__ = ["status"]
 @runs_dir_option
 def status(run: str | None, watch: bool, as_json: bool, runs_dir: Path | None) -> None:
     """Show the progress of a RUN and the time that remains."""
-    from mlpsubmit.runs.run import open_run
-
-    opened = open_run(run, runs_dir)
+    opened = open_selected(run, runs_dir)
     current = opened.status()
     if as_json:
         click.echo(json.dumps(current.to_json(), indent=1))

@@ -71,8 +71,9 @@ def run_job_iterator(
     Returns:
         MLPscape's dictionary: ``jobs``, the values of the iterators per finished config;
         ``var_axes``, their names; and the serialised :class:`ExptTrace` of ``losses`` (of the test
-        set), ``timekeys`` (the step that crossed each threshold, -1 for never) and each of
-        ``extras``, keyed by the elements of ``jobs``. Values that are not numbers are strings.
+        set; online the train losses), ``timekeys`` (the step that crossed each threshold, -1 for
+        never) and each of ``extras``, keyed by the elements of ``jobs``. Values that are not
+        numbers are strings.
 
     Raises:
         SpecError: listing every error, before anything is trained.
@@ -180,7 +181,7 @@ def _results(run: Run, study: Study) -> dict[str, Any]:
         for dimension in layout.dimensions
         for axis, values in dimension.coordinates.items()
     ]
-    layout = replace(layout, dimensions=tuple(dimensions))
+    layout = replace(layout, dimensions=tuple(dimensions), threshold_axis=None)
     result = mlpscape_dictionary(layout, run.directory.results)
     # If every config diverged, a grab has no measurements; its trace is there all the same.
     unmeasured = ExptTrace(result["var_axes"]).serialize()

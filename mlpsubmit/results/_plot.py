@@ -9,9 +9,18 @@ import numpy as np
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.files import published
-from mlpsubmit.results.axes import PlotAxis, final_values, loss_clock, shown_axes
+from mlpsubmit.results.axes import (
+    PlotAxis,
+    final_values,
+    finished,
+    has_threshold,
+    loss_clock,
+    shown_axes,
+)
+from mlpsubmit.results.dataset import load_empty
 from mlpsubmit.results.export import check_target
 from mlpsubmit.results.names import threshold_label
+from mlpsubmit.results.origin import MARK
 from mlpsubmit.results.panels import GREY, Panels, plain, spread
 from mlpsubmit.results.source import Array
 
@@ -27,40 +36,61 @@ MAX_LINES = 12  # per panel and colour
 MAX_STEPS = 600  # per line: more than a panel has pixels across
 
 
-def plot(dataset: xr.Dataset, path: str | Path) -> Path:
-    """Draw a run's results, and return the path of the figure.
-
-    With traces: loss against step, a colour per value of the first axis, a panel per value of the
-    second, a thin line per config of all further axes (the trials among them), dashed for the test
-    loss where it is not the train loss. Without: the time to the last threshold that anything
-    crossed, else the final test loss, against the first numeric axis; a line through the means for
-    each value of the next axis, a panel for each of the one after. Axes of a single value are left
-    out; of long ones at most 8 colours and 6 panels are drawn, evenly spread.
+def check_figure(path: Path, run: object = None) -> None:
+    """Check that a figure can be written to a path.
 
     Args:
-        dataset: from `to_dataset`, or opened from a file; of traces, only those drawn are read.
-            Its attribute ``sweep``, if it has one, is in the title.
-        path: ends in .png, .pdf or .svg; appears complete or not at all.
+        run: the run that it will be of; None if it may replace any.
 
     Raises:
-        UserError: another ending, or a folder that cannot be written to.
+        UserError: another ending; a folder that cannot be written to; another file is there.
     """
-    from matplotlib.figure import Figure
-
-    path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise UserError(
             f"cannot draw {path.name}: unknown ending {path.suffix!r}; valid are "
             f"{', '.join(FORMATS)}"
         )
-    check_target(path)
+    check_target(path, run)
+
+
+def plot(dataset: xr.Dataset, path: str | Path, *, force: bool = False) -> Path:
+    """Draw a run's results, and return the path of the figure.
+
+    With traces: loss against step, a colour per value of the first axis, a panel per value of the
+    second, a thin line per config of all further axes (the trials among them), dashed for the test
+    loss where it is not the train loss. Without: the time to the last threshold that anything
+    crossed, else the final test loss or (if that is not evaluated) the final train loss, against
+    the first numeric axis; a line through the means for each value of the next axis, a panel for
+    each of the one after. A mean is over the configs that crossed the threshold, and its marker is
+    hollow if some did not. Axes of a single value are left out; of long ones at most 8 colours and
+    6 panels are drawn, evenly spread.
+
+    Args:
+        dataset: from `to_dataset`, or opened from a file; of traces, only those drawn are read.
+            Its attribute ``sweep``, if it has one, is in the title.
+        path: ends in .png, .pdf or .svg; appears complete or not at all. It replaces an existing
+            figure of the same run (the dataset's attribute ``run``, if it has one).
+        force: replace any existing file.
+
+    Raises:
+        UserError: another ending; a folder that cannot be written to; another file is there.
+    """
+    from matplotlib.figure import Figure
+
+    path, run = Path(path), dataset.attrs.get("run")
+    check_figure(path, None if force else run)
     with published(path) as temporary:
         # No pyplot: its figures are global state, and may want a display.
         figure = Figure(layout="constrained")
-        axes = [axis for axis in shown_axes(dataset) if len(axis.labels) > 1]
-        has_traces = any(loss_clock(dataset[name]) for name in ("train_loss", "test_loss"))
+        axes = [axis for axis in shown_axes(load_empty(dataset)) if len(axis.labels) > 1]
+        losses = [dataset[name] for name in ("train_loss", "test_loss") if name in dataset]
+        has_traces = any(map(loss_clock, losses))
         (_draw_curves if has_traces else _draw_summary)(figure, dataset, axes)
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=160)
+        # The name of a field for text that each of the formats has.
+        kind = path.suffix[1:].lower()
+        field = {"png": "Source", "svg": "Source", "pdf": "Keywords"}[kind]
+        origin = {} if run is None else {field: MARK.format(run)}
+        figure.savefig(temporary, format=kind, dpi=160, metadata=origin)
     return path
 
 
@@ -87,10 +117,10 @@ def _draw_curves(figure: Figure, dataset: xr.Dataset, axes: list[PlotAxis]) -> N
 
 
 def _draw_config(panel: Axes, config: xr.Dataset, style: dict[str, Any]) -> bool:
-    """Draw the traces of one config, and return whether its test loss is another than the train."""
-    train, test = config["train_loss"], config["test_loss"]
+    """Draw the traces of one config, and return whether it has a test loss of its own."""
+    train, test = config["train_loss"], config.get("test_loss")
     _draw_trace(panel, train, style)
-    if np.array_equal(train.values, test.values, equal_nan=True):
+    if test is None or np.array_equal(train.values, test.values, equal_nan=True):
         return False
     return _draw_trace(panel, test, {**style, "linestyle": (0, (4, 2))})
 
@@ -113,21 +143,26 @@ def _draw_trace(panel: Axes, loss: xr.DataArray, style: dict[str, Any]) -> bool:
 
 
 def _draw_summary(figure: Figure, dataset: xr.Dataset, axes: list[PlotAxis]) -> None:
+    from matplotlib.lines import Line2D
+
     across = next((axis for axis in axes if axis.numbers is not None), axes[0] if axes else None)
     colours, panels, *_ = [*(axis for axis in axes if axis is not across), None, None]
     grid = Panels.of(dataset, colours, panels)
     values, label, note = _quantity(dataset)
+    has_hollow = False
     for position, panel in grid.divide(figure).items():
         for colour, points in grid.coloured(position):
             here = np.array([values[tuple(point)] for point in points], dtype=np.float64)
-            _draw_means(panel, grid, across, points, here, colour)
+            has_hollow |= _draw_means(panel, grid, across, points, here, colour)
         _note_if_empty(panel)
         _scale(panel, across)
     if across is not None:
         name = across.title if across.numbers is None else across.number_name
         figure.supxlabel(plain(name), fontsize=9)
     figure.supylabel(plain(label), fontsize=9)
-    grid.add_legends(figure, [])
+    hollow = Line2D([], [], color=GREY, marker="o", markersize=4, markerfacecolor="white")
+    hollow.set_label("not all crossed" if label.startswith("steps") else "not all finite")
+    grid.add_legends(figure, [hollow] if has_hollow else [])
     _head(figure, dataset, note)
 
 
@@ -136,31 +171,46 @@ def _quantity(dataset: xr.Dataset) -> tuple[Array, str, str]:
     timekeys = dataset["timekeys"].transpose(..., "threshold").values
     for position in reversed(range(timekeys.shape[-1])):
         steps = timekeys[..., position]
-        if (steps >= 0).any():
+        if not np.isnan(steps).all():
             threshold = threshold_label(float(dataset["threshold"].values[position]))
-            never = int((steps == -1).sum())
+            own = has_threshold(dataset).transpose(..., "threshold").values[..., position]
+            never = int((own & finished(dataset["status"].values) & np.isnan(steps)).sum())
             note = f"{never} never crossed {threshold}" if never else ""
-            return np.where(steps >= 0, steps, np.nan), f"steps to threshold {threshold}", note
+            return steps, f"steps to threshold {threshold}", note
     note = "no threshold was crossed" if timekeys.shape[-1] else ""
-    return final_values(dataset["test_loss"]), "final test loss", note
+    name = (
+        "test_loss"
+        if "test_loss" in dataset and dataset["test_loss"].notnull().any()
+        else "train_loss"
+    )
+    return final_values(dataset[name]), f"final {name.replace('_', ' ')}", note
 
 
 def _draw_means(
     panel: Axes, grid: Panels, across: PlotAxis | None, points: Array, values: Array, colour: Any
-) -> None:
-    """Draw the points, and a line through the means of those at the same place."""
+) -> bool:
+    """Draw the points, and a line through the means of those at the same place.
+
+    Returns:
+        Whether a mean leaves out configs that have no value; the marker of such a one is hollow.
+    """
     positions = np.zeros(len(points), int) if across is None else grid.position(points, across)
     finite = np.isfinite(values)
+    partial = np.unique(positions[~finite])
     positions, values = positions[finite], values[finite]
     places, inverse, counts = np.unique(positions, return_inverse=True, return_counts=True)
     if not len(places):
-        return
+        return False
     x = places if across is None or across.numbers is None else across.numbers[places]
     means = np.bincount(inverse, weights=values) / counts
     order = np.argsort(x)
     panel.plot(x[order], means[order], color=colour, marker="o", markersize=4, linewidth=1.2)
+    hollow = np.isin(places, partial)
+    if hollow.any():
+        panel.scatter(x[hollow], means[hollow], 16, "white", edgecolors=[colour], zorder=3)
     if counts.max() > 1:
         panel.plot(x[inverse], values, ".", color=colour, markersize=3, alpha=0.5)
+    return bool(hollow.any())
 
 
 def _scale(panel: Axes, across: PlotAxis | None) -> None:

@@ -14,7 +14,15 @@ from mlpsubmit.results.source import Array
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["TRIAL", "PlotAxis", "final_values", "finished", "loss_clock", "shown_axes"]
+__all__ = [
+    "TRIAL",
+    "PlotAxis",
+    "final_values",
+    "finished",
+    "has_threshold",
+    "loss_clock",
+    "shown_axes",
+]
 
 # Repetitions of one config, which differ in their seeds only.
 TRIAL = "trial"
@@ -74,6 +82,12 @@ def _text(value: Any) -> str:
 def finished(status: Array) -> npt.NDArray[np.bool_]:
     """Return the mask of points that have a result."""
     return np.isin(status, ("done", "diverged"))
+
+
+def has_threshold(dataset: xr.Dataset) -> xr.DataArray:
+    """Return where configs have a threshold, dims those of `timekeys`; an axis may set them."""
+    own = "threshold_value" if "threshold_value" in dataset.coords else "threshold"
+    return dataset[own].notnull().broadcast_like(dataset["timekeys"])
 
 
 def loss_clock(loss: xr.Variable | xr.DataArray) -> str | None:

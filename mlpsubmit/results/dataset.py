@@ -16,7 +16,7 @@ from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["assemble", "to_dataset"]
+__all__ = ["assemble", "load_empty", "to_dataset"]
 
 STATUS = Variable("status", "status", dtype=np.dtype(np.uint8))
 
@@ -28,9 +28,12 @@ def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
 
     - ``train_loss``, ``test_loss``: float64, final values, or traces along ``step`` (test losses
       along ``eval_step`` if they were recorded at other steps). If some packs have traces and
-      others final values only, the latter are at the last step.
+      others final values only, the latter are at the last step. ``test_loss`` is absent if no
+      config evaluates it.
     - ``timekeys``: float64, along ``threshold``: the first step whose smoothed train loss is below
-      the threshold, -1 if never.
+      the threshold, NaN if there is none.
+    - ``crossed``: bool, along ``threshold``: whether there is one. Both are NaN and False for
+      points without a result, too, which ``status`` tells apart.
     - ``status``: "done", "diverged", "failed", "missing", or "excluded" (left out by ``where``).
     - ``steps``, ``seconds``: float64.
     - ``trained_together``: float64, of packs that ran out of memory, how many configs trained
@@ -39,9 +42,9 @@ def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
     - each grab by its name (with ``_grab`` where that is taken), its own dimensions called
       ``<grab>_dim0`` and so on, its trace along ``step`` or ``grab_step``.
 
-    Whatever is missing is NaN, so an integer grab is float64 if a point has none, and a grab whose
-    shape differs between configs is padded with NaN to the largest. A run without any result gives
-    a dataset of missing points.
+    Whatever else is missing is NaN, so an integer grab is float64 if a point has none, and a grab
+    whose shape differs between configs is padded with NaN to the largest. A run without any result
+    gives a dataset of missing points.
 
     Raises:
         UserError: a grab is not numeric, or its number of dimensions differs between packs.
@@ -71,6 +74,17 @@ def assemble(schema: Schema, source: ResultSource, variables: Sequence[Variable]
     if errors is not None:
         data_vars["error"] = (dims, errors.reshape(layout.shape))
     return xr.Dataset(data_vars, _coordinates(schema), _attributes(layout, codes))
+
+
+def load_empty(dataset: xr.Dataset) -> xr.Dataset:
+    """Load the variables without elements of a dataset that is read lazily, and return it.
+
+    Until then, xarray cannot select from them along several dimensions at once.
+    """
+    for name, variable in dataset.variables.items():
+        if variable.size == 0:
+            dataset[name].load()
+    return dataset
 
 
 def _filled(
@@ -108,15 +122,21 @@ def _errors(source: ResultSource, codes: npt.NDArray[np.uint8]) -> Array | None:
     return errors
 
 
-def _coordinates(schema: Schema) -> dict[str, tuple[str, Array]]:
+def _coordinates(schema: Schema) -> dict[str, tuple[str | tuple[str, str], Array]]:
     layout = schema.layout
     names = coordinate_names(layout)
-    coordinates = {
+    coordinates: dict[str, tuple[str | tuple[str, str], Array]] = {
         names[name]: (names[dimension.name], _coordinate_values(values))
         for dimension in layout.dimensions
         for name, values in dimension.coordinates.items()
     }
     coordinates["threshold"] = ("threshold", np.array(layout.thresholds, dtype=np.float64))
+    if layout.threshold_axis is not None:
+        dimension, lists = layout.threshold_axis
+        values = np.full((len(lists), len(layout.thresholds)), np.nan)
+        for row, thresholds in zip(values, lists, strict=True):
+            row[: len(thresholds)] = thresholds
+        coordinates["threshold_value"] = ((names[dimension], "threshold"), values)
     return coordinates | {dim: (dim, steps) for dim, steps in schema.clocks.items()}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.files import published
+from mlpsubmit.results.origin import run_of
 
 if TYPE_CHECKING:
     from mlpsubmit.results.source import Layout, ResultSource
@@ -56,19 +57,22 @@ FORMATS = {
 }
 
 
-def write(layout: Layout, source: ResultSource, path: str | Path) -> Path:
+def write(layout: Layout, source: ResultSource, path: str | Path, *, force: bool = False) -> Path:
     """Write all results to a file, in the format of :data:`FORMATS` that its ending selects.
 
-    Without an ending, ``.nc`` is added. The file appears complete or not at all, and replaces an
-    existing one. Except for ``.pkl``, at most one pack's arrays, and the scalars of all configs,
-    are in memory at a time.
+    Without an ending, ``.nc`` is added. The file appears complete or not at all. It replaces an
+    existing one of the same run (the layout's attribute ``run``, if it has one). Except for
+    ``.pkl``, at most one pack's arrays, and the scalars of all configs, are in memory at a time.
+
+    Args:
+        force: replace any existing file.
 
     Returns:
         The path written.
 
     Raises:
         UserError: the ending is unknown, what the format needs is not installed, the folder cannot
-            be written to, or the results do not fit the format.
+            be written to, another file is there, or the results do not fit the format.
     """
     path = Path(path)
     path = path if path.suffix else path.with_name(f"{path.name}.nc")
@@ -86,18 +90,23 @@ def write(layout: Layout, source: ResultSource, path: str | Path) -> Path:
                 f"writing {path.suffix} needs {form.needs}; "
                 f"try: pip install 'mlpsubmit[{form.extra}]'"
             ) from error
-    check_target(path, directory=form.directory)
+    run = None if force else layout.attributes.get("run")
+    check_target(path, run, directory=form.directory)
     with published(path) as temporary:
         pkgutil.resolve_name(form.writer)(layout, source, temporary)
+        check_target(path, run, directory=form.directory)  # others may have written meanwhile
     return path
 
 
-def check_target(path: Path, *, directory: bool = False) -> None:
+def check_target(path: Path, run: object = None, *, directory: bool = False) -> None:
     """Check that a file, or a zarr store if ``directory``, can be written to a path.
 
+    Args:
+        run: the run that it will be of; None if it may replace any.
+
     Raises:
-        UserError: the folder does not exist or is not writable, or the path is a directory that is
-            not ours to replace.
+        UserError: the folder does not exist or is not writable; the path is a directory that is not
+            ours to replace; or a file or store there is not of this run.
     """
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
@@ -109,3 +118,11 @@ def check_target(path: Path, *, directory: bool = False) -> None:
         entries = {entry.name for entry in path.iterdir()} if path.is_dir() else {"a file"}
         if entries and not entries & ZARR_ROOT:
             raise UserError(f"cannot write {path}: it exists and is not a zarr store")
+        if not entries:
+            return
+    if run is not None and (path.exists() or path.is_symlink()) and (other := run_of(path)) != run:
+        whose = f"has results of run {other}, not of run {run}" if other else f"is not of run {run}"
+        raise UserError(
+            f"cannot write {path}: it exists and {whose}; choose another name, or replace it with "
+            "--force (in Python, force=True)"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,8 +12,12 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.results.axes import finished
 from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.expt_trace import ExptTrace
+from mlpsubmit.results.origin import MARK
 from mlpsubmit.results.schema import GRAB, scan
 from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["mlpscape_dictionary", "write_pickle"]
 
@@ -23,15 +27,18 @@ def write_pickle(layout: Layout, source: ResultSource, path: Path) -> None:
     result = mlpscape_dictionary(layout, source)
     with path.open("wb") as file:
         pickle.dump(result, file, protocol=4)
+        if "run" in layout.attributes:  # whoever unpickles ignores what follows
+            file.write(MARK.format(layout.attributes["run"]).encode())
 
 
 def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
     """Return the results of the finished configs as MLPscape's ``run_job_iterator`` does.
 
     ``jobs`` is the list of their axis values (tuples, in product order), ``var_axes`` the axis
-    names, those of a zipped axis one by one; ``losses`` (test losses), ``timekeys`` (int64, shape
-    (thresholds,)) and each of ``extras`` are serialised `ExptTrace` objects keyed by these tuples.
-    Traces and grabs that differ in shape between configs are padded as in `to_dataset`.
+    names, those of a zipped axis one by one; ``losses`` (test losses; online, as in MLPscape, the
+    train losses), ``timekeys`` (int64, shape (thresholds,), -1 for never) and each of ``extras``
+    are serialised `ExptTrace` objects keyed by these tuples. Traces and grabs that differ in shape
+    between configs are padded as in `to_dataset`.
 
     Raises:
         UserError: an axis has a name that `ExptTrace` reserves, or two configs have equal values.
@@ -42,20 +49,35 @@ def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
     keys = [_job(layout, index) for index in indices]
     grabs = {v.name: v.array.removeprefix(GRAB) for v in schema.variables if v.is_grab}
 
-    def trace(name: str) -> dict[str, Any]:
-        values = dataset[name].values
+    def trace(variable: xr.DataArray) -> dict[str, Any]:
+        values = variable.values
         values = values.reshape(layout.size, *values.shape[len(layout.shape) :])[indices]
-        if name == "timekeys":  # a threshold that a config does not have counts as never crossed
+        if variable.name == "timekeys":
             values = np.nan_to_num(values, nan=-1).astype(np.int64)
         return _trace(layout, keys, values)
 
     return {
         "jobs": keys,
         "var_axes": list(layout.coordinate_names),
-        "losses": trace("test_loss"),
-        "timekeys": trace("timekeys"),
-        "extras": {grab: trace(name) for name, grab in grabs.items()},
+        "losses": trace(_losses(dataset, layout)),
+        "timekeys": trace(dataset["timekeys"]),
+        "extras": {grab: trace(dataset[name]) for name, grab in grabs.items()},
     }
+
+
+def _losses(dataset: xr.Dataset, layout: Layout) -> xr.DataArray:
+    """Return the test losses; online the train losses, whether or not test losses are evaluated."""
+    import xarray as xr
+
+    online = np.broadcast_to(np.asarray(layout.online).ravel(), layout.size).reshape(layout.shape)
+    train, test = dataset["train_loss"], dataset.get("test_loss")
+    if test is None or online.all():
+        return train
+    if not online.any():
+        return test
+    test = test.rename({"eval_step": "step"}) if "eval_step" in test.dims else test
+    train, test = xr.align(train, test, join="outer")
+    return train.where(xr.DataArray(online, dims=dataset["status"].dims), test)
 
 
 def _job(layout: Layout, index: int) -> tuple[Scalar, ...]:

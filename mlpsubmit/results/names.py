@@ -20,8 +20,8 @@ __all__ = [
 # Dimensions along which traces run, each with the steps at which something was recorded.
 CLOCKS = ("step", "eval_step", "grab_step")
 RESERVED = frozenset(CLOCKS) | {
-    *("threshold", "train_loss", "test_loss", "timekeys", "status", "steps", "seconds"),
-    *("trained_together", "error"),
+    *("threshold", "train_loss", "test_loss", "timekeys", "crossed", "status", "steps", "seconds"),
+    *("threshold_value", "trained_together", "error"),
 }
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlpsubmit.results.dataset import assemble
+from mlpsubmit.results.dataset import assemble, load_empty
 from mlpsubmit.results.names import sweep_dims
 from mlpsubmit.results.schema import Schema, Variable, scan
 from mlpsubmit.results.source import Layout, ResultSource
 
-__all__ = ["stream_netcdf", "write_netcdf", "write_zarr"]
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["open_netcdf", "stream_netcdf", "write_netcdf", "write_zarr"]
 
 CHUNK_BYTES = 8 * 2**20
 
@@ -60,6 +63,13 @@ def stream_netcdf(schema: Schema, source: ResultSource, path: Path) -> None:
             return array
 
         _stream(schema, source, streamed, create)
+
+
+def open_netcdf(path: Path, *, cache: bool = True) -> xr.Dataset:
+    """Open a file of :func:`write_netcdf`, to be read lazily."""
+    import xarray as xr
+
+    return load_empty(xr.open_dataset(path, engine="h5netcdf", cache=cache))
 
 
 def write_zarr(layout: Layout, source: ResultSource, path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -47,6 +47,7 @@ class Variable:
         recorded: the array of a pack that holds the steps along ``dims[0]`` ("step", "eval_step" or
             "grab_step"); ``None`` if this is no trace.
         description: its ``long_name``.
+        decode: from the pack's values to the dataset's, elementwise; ``None`` if they are equal.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Variable:
     dtype: np.dtype[Any] = FLOAT
     recorded: str | None = None
     description: str = ""
+    decode: Callable[[Array], Array] | None = None
 
     @property
     def is_grab(self) -> bool:
@@ -92,7 +94,7 @@ class Variable:
         out = np.full((len(values), *self.shape), self.fill, dtype=self.dtype)
         steps = () if columns is None else (columns,)
         region = (slice(None), *steps, *map(slice, values.shape[1 + len(steps) :]))
-        out[region] = values
+        out[region] = values if self.decode is None else self.decode(values)
         return out
 
 
@@ -173,12 +175,17 @@ class Schema:
 
 @dataclass
 class _Scanned:
-    """The schema of one pack."""
+    """The schema of one pack; ``tested``: whether it has test losses."""
 
     last_step: int
     steps: dict[str, bytes | None]  # of int64: hashed once, and one copy for all packs
     halved: bool
+    tested: bool
     grabs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
+
+    def has_clock(self, recorded: str) -> bool:
+        """Return whether anything of the pack is recorded at these steps, or only at the end."""
+        return bool({"eval_step": self.tested, "grab_step": self.grabs}.get(recorded, True))
 
 
 def _recorded_steps(pack: FinishedPack, recorded: str) -> Steps | None:
@@ -247,7 +254,7 @@ def _scan_pack(pack: FinishedPack, interned: dict[bytes, bytes]) -> _Scanned:
         steps[recorded] = content and interned.setdefault(content, content)
     arrays = pack.arrays()
     last_step = int(np.max(pack["steps"], initial=1)) - 1
-    scanned = _Scanned(last_step, steps, TOGETHER in arrays)
+    scanned = _Scanned(last_step, steps, TOGETHER in arrays, "test_loss" in arrays)
     for array in arrays:
         if array.startswith(GRAB):
             values = pack[array]
@@ -265,11 +272,12 @@ def _schema(
     arrays = sorted({grab for pack in packs.values() for grab in pack.grabs})
     dims = _clock_dims(list(packs.values()), bool(arrays))
     clocks = {
-        dim: _union(list(packs.values()), recorded)
+        dim: _union([pack for pack in packs.values() if pack.has_clock(recorded)], recorded)
         for recorded, dim in dims.items()
         if recorded == dim
     }
-    variables = _fixed_variables(layout, dims, clocks)
+    tested = layout.tested or any(pack.tested for pack in packs.values())
+    variables = _fixed_variables(layout, tested, dims, clocks)
     if any(pack.halved for pack in packs.values()):
         variables.append(Variable(TOGETHER, TOGETHER, description=TOGETHER_DESCRIPTION))
     grabs = grab_names([array.removeprefix(GRAB) for array in arrays], layout)
@@ -285,13 +293,10 @@ def _clock_dims(packs: Sequence[_Scanned], has_grabs: bool) -> dict[str, str]:
     """
     dims: dict[str, str] = {}
     for recorded in CLOCKS if has_grabs else CLOCKS[:2]:
-        if all(pack.steps[recorded] is None for pack in packs):
+        having = [pack for pack in packs if pack.has_clock(recorded)]
+        if all(pack.steps[recorded] is None for pack in having):
             continue
-        shared = all(
-            pack.steps[recorded] == pack.steps["step"]
-            for pack in packs
-            if recorded != "grab_step" or pack.grabs
-        )
+        shared = all(pack.steps[recorded] == pack.steps["step"] for pack in having)
         dims[recorded] = "step" if shared else recorded
     return dims
 
@@ -305,9 +310,9 @@ def _union(packs: Sequence[_Scanned], recorded: str) -> Steps:
 
 
 def _fixed_variables(
-    layout: Layout, dims: dict[str, str], clocks: dict[str, Steps]
+    layout: Layout, tested: bool, dims: dict[str, str], clocks: dict[str, Steps]
 ) -> list[Variable]:
-    """Return the variables that every run has."""
+    """Return the variables that every run has, and its test loss if that is evaluated."""
 
     def loss(name: str, recorded: str, description: str) -> Variable:
         if recorded not in dims:
@@ -317,15 +322,24 @@ def _fixed_variables(
             name, name, (dim,), clocks[dim].shape, recorded=recorded, description=description
         )
 
+    losses = [loss("train_loss", "step", "train loss, before the step")]
+    if tested:
+        losses.append(loss("test_loss", "eval_step", "test loss"))
+    per_threshold = ("timekeys", ("threshold",), (len(layout.thresholds),))
     return [
-        loss("train_loss", "step", "train loss, before the step"),
-        loss("test_loss", "eval_step", "test loss"),
+        *losses,
         Variable(
             "timekeys",
-            "timekeys",
-            ("threshold",),
-            (len(layout.thresholds),),
-            description="first step whose smoothed train loss is below the threshold; -1 if never",
+            *per_threshold,
+            description="first step whose smoothed train loss is below the threshold; NaN if none",
+            decode=lambda steps: np.where(steps < 0, np.nan, steps),
+        ),
+        Variable(
+            "crossed",
+            *per_threshold,
+            dtype=np.dtype(np.bool_),
+            description="whether the smoothed train loss fell below the threshold",
+            decode=lambda steps: steps >= 0,
         ),
         Variable("steps", "steps", description="gradient steps taken"),
         Variable("seconds", "seconds", description="wall time in seconds"),

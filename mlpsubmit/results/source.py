@@ -50,12 +50,19 @@ class Layout:
         attributes: where the results come from (run id, version, git commit, ...).
         included: boolean mask over the points of the product, in C order and of any shape;
             ``None`` for all. The sweep's ``where`` excludes the others.
+        threshold_axis: if the thresholds are an axis, its dimension, and the thresholds of each of
+            its values; ``thresholds`` are then their positions.
+        tested: whether test losses are evaluated, of any point.
+        online: whether the points train online: one value for all, or a mask as ``included``.
     """
 
     dimensions: tuple[Dimension, ...]
     thresholds: tuple[float, ...]
     attributes: Mapping[str, str | int | float]
     included: Array | None = None
+    threshold_axis: tuple[str, Sequence[Sequence[float]]] | None = None
+    tested: bool = True
+    online: bool | Array = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -92,7 +99,7 @@ class FinishedPack(Protocol):
     seconds              (K,)         wall time
     timekeys             (K, T)       first step below each threshold; -1 never
     train_loss           (K,), (K, R) final, or at the steps in `step`
-    test_loss            (K,), (K, E) final, or at the steps in `eval_step`
+    test_loss            (K,), (K, E) final, or at the steps in `eval_step`; only if evaluated
     step                 (R,)         with traces only
     eval_step            (E,)         with traces only
     grab_step            (G,)         with traces of grabs only

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlpsubmit.results.axes import TRIAL, final_values, finished, shown_axes
+from mlpsubmit.results.axes import TRIAL, final_values, finished, has_threshold, shown_axes
+from mlpsubmit.results.dataset import load_empty
 from mlpsubmit.results.names import threshold_label
 from mlpsubmit.results.source import Array
 
@@ -24,7 +25,8 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
     """Return a table with a row per point of the sweep; trials share a row.
 
     Losses are final ones, timekeys the first steps below a threshold: the mean and (over several
-    trials) the sample standard deviation of those that are finite, or crossed it.
+    trials) the sample standard deviation of those that are finite, or crossed it. If only some of
+    the finished trials crossed a threshold, the cell has their number: ``297 (1/2)``.
 
     Args:
         dataset: from `to_dataset`, or opened from a file; only the rows shown are read.
@@ -33,7 +35,7 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    axes = shown_axes(dataset)
+    axes = shown_axes(load_empty(dataset))
     dims = [axis.dim for axis in axes]
     shape = tuple(dataset.sizes[dim] for dim in dims)
     status = dataset["status"].transpose(*dims, ...).values
@@ -43,7 +45,7 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
     for axis in axes:
         for name in axis.columns:
             table.add_column(Text(name), justify="right")
-    for name in ("done", "train loss", "test loss"):
+    for name in ("done", *(name.replace("_", " ") for name in _losses(dataset))):
         table.add_column(name, justify="right")
     for threshold in dataset["threshold"].values:
         table.add_column(f"steps to {threshold_label(float(threshold))}", justify="right")
@@ -57,16 +59,25 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
     return table
 
 
+def _losses(dataset: xr.Dataset) -> list[str]:
+    return [name for name in ("train_loss", "test_loss") if name in dataset]
+
+
 def _cells(point: xr.Dataset) -> list[str]:
     """Return the cells after the coordinates, for a dataset without dimensions but trials."""
     trial = [TRIAL] if TRIAL in point["status"].dims else []
-    done = np.atleast_1d(finished(point["status"].values))
-    cells = [_status(np.atleast_1d(point["status"].values))]
-    for name in ("train_loss", "test_loss"):
-        losses = np.atleast_1d(final_values(point[name].transpose(*trial, ...)))[done]
-        cells.append(_mean(losses[np.isfinite(losses)]) if done.any() else NOTHING)
+    status = np.atleast_1d(point["status"].values)
+    done = finished(status)
+    cells = [_status(status)]
+    for name in _losses(point):
+        losses = np.atleast_1d(final_values(point[name].transpose(*trial, ...)))
+        # A config that has not diverged has no NaN, unless the loss was not evaluated.
+        evaluated = done.any() and not np.isnan(losses[status == "done"]).any()
+        cells.append(_mean(losses[done & np.isfinite(losses)]) if evaluated else NOTHING)
     timekeys = point["timekeys"].transpose("threshold", *trial).values
-    cells += [_timekey(np.atleast_1d(steps)[done]) for steps in timekeys]
+    own = has_threshold(point).transpose("threshold", *trial).values
+    for steps, has in zip(timekeys, own, strict=True):
+        cells.append(_timekey(np.atleast_1d(steps)[done & has]))
     return cells
 
 
@@ -89,12 +100,12 @@ def _mean(values: Array) -> str:
 def _timekey(steps: Array) -> str:
     """Return the mean step of crossing, and how many trials crossed if not all did.
 
-    A step is NaN if its config does not have the threshold.
+    Args:
+        steps: of the finished trials that have the threshold; NaN if they did not cross it.
     """
-    steps = steps[~np.isnan(steps)]
     if steps.size == 0:
         return NOTHING
-    crossed = steps[steps >= 0]
+    crossed = steps[~np.isnan(steps)]
     if crossed.size == 0:
         return "never"
     share = "" if crossed.size == steps.size else f" ({crossed.size}/{steps.size})"

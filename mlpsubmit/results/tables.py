@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mlpsubmit.errors import UserError
+from mlpsubmit.results.axes import finished
 from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.names import CLOCKS, threshold_label
-from mlpsubmit.results.netcdf_zarr import stream_netcdf
+from mlpsubmit.results.netcdf_zarr import open_netcdf, stream_netcdf
+from mlpsubmit.results.origin import run_column
 from mlpsubmit.results.schema import scan
 from mlpsubmit.results.source import Array, Layout, ResultSource
 
@@ -31,13 +33,17 @@ CSV_COLUMNS_PER_GRAB = 1000
 _Part: TypeAlias = Callable[[Array], Array]
 
 #: The first variables of every table.
-FIRST = ("status", "error", "steps", "seconds", "train_loss", "test_loss", "timekeys")
+FIRST = ("status", "error", "steps", "seconds", "train_loss", "test_loss", "timekeys", "crossed")
 #: Integers, which the dataset has as float64 because of NaN.
-COUNTS = ("steps", "trained_together", "timekeys")
+COUNTS = ("steps", "trained_together")
+#: Variables with a column per threshold: the start of its name, and its type.
+PER_THRESHOLD = {"timekeys": ("timekey", "Int64"), "crossed": ("crossed", "boolean")}
 
 
 def write_csv(layout: Layout, source: ResultSource, path: Path) -> None:
     """Write the long table as CSV. What is missing is empty; arrays become columns ``name[i,j]``.
+
+    The last column has the run.
 
     Raises:
         UserError: a grab has too many entries for columns.
@@ -50,8 +56,13 @@ def write_csv(layout: Layout, source: ResultSource, path: Path) -> None:
     ):
         table = _LongTable(dataset)
         header = [label for name in table.order for label in _labels(name, table.shapes.get(name))]
+        run = layout.attributes.get("run")
+        if run is not None:
+            header.append(run_column(header))
         for number, chunk in enumerate(table.chunks()):
             rows = pd.concat(chunk.values(), axis=1).apply(_exact_text)
+            if run is not None:
+                rows.insert(rows.shape[1], header[-1], run)
             first = header if number == 0 else False
             rows.to_csv(file, header=first, index=False, lineterminator="\n")
 
@@ -84,8 +95,6 @@ def write_parquet(layout: Layout, source: ResultSource, path: Path) -> None:
 @contextmanager
 def _dataset(layout: Layout, source: ResultSource, path: Path) -> Iterator[xr.Dataset]:
     """Yield the dataset, its traces on disk: rows are in config order, but packs in any order."""
-    import xarray as xr
-
     schema = scan(layout, source)
     small, streamed = schema.small_and_streamed()
     if not streamed:
@@ -94,7 +103,7 @@ def _dataset(layout: Layout, source: ResultSource, path: Path) -> Iterator[xr.Da
     scratch = path.with_name(f"{path.name}.nc")
     try:
         stream_netcdf(schema, source, scratch)
-        with xr.open_dataset(scratch, engine="h5netcdf", cache=False) as dataset:
+        with open_netcdf(scratch, cache=False) as dataset:
             yield dataset
     finally:
         scratch.unlink(missing_ok=True)
@@ -117,9 +126,10 @@ class _LongTable:
         status = dataset["status"]
         self._dims, self._sizes = status.dims, status.shape
         self._index = np.flatnonzero(status.values.ravel() != "excluded")
+        self._finished = finished(self._flat(status.values))
         scalars: dict[tuple[str, int], Any] = {}  # the columns of arrays are numbered
         for name, coordinate in dataset.coords.items():
-            if name not in (*CLOCKS, "threshold"):
+            if name not in (*CLOCKS, "threshold", "threshold_value"):
                 grid = coordinate.variable.set_dims(dict(zip(self._dims, self._sizes, strict=True)))
                 scalars[str(name), 0] = self._flat(grid.transpose(*self._dims).values)
         self.order = [*(name for name, _ in scalars), "step"]
@@ -140,10 +150,12 @@ class _LongTable:
         import pandas as pd
 
         shape = array.shape[len(self._dims) :]
-        if name == "timekeys":
+        if name in PER_THRESHOLD:
+            start, dtype = PER_THRESHOLD[name]
             for i, threshold in enumerate(array["threshold"].values):
-                label = f"timekey_{threshold_label(float(threshold))}"
-                scalars[label, 0] = pd.array(self._flat(array.values[..., i]), "Int64")
+                label = f"{start}_{threshold_label(float(threshold))}"
+                column = pd.Series(self._flat(array.values[..., i]), dtype=dtype)
+                scalars[label, 0] = column.where(self._finished).array
                 self.order.append(label)
             return
         for label, part in _parts(name, array.dtype).items():

@@ -22,7 +22,7 @@ from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.runs.locate import RUNS_VARIABLE, readable, runs_folder, runs_of
+from mlpsubmit.runs.locate import RUNS_VARIABLE, next_launch, readable, runs_folder, runs_of
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import missing_packs, start, submission_for, submission_lock
 from mlpsubmit.spec.guard import stop_reading
@@ -99,6 +99,8 @@ def launch(
         prepared = prepare(sweep, chosen, runs_dir, fresh=fresh, retries=retries)
         run = prepared.run
         if run is not None and run.status().busy:
+            with contextlib.suppress(OSError):  # another user's
+                run.directory.record_launch(next_launch(run.path))
             return run
         if len(prepared.missing):
             chosen.check(prepared.submission)
@@ -232,6 +234,7 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) 
             (temporary / name).mkdir(parents=True)
         files.publish(temporary / run_directory.SWEEP_PICKLE, frozen)
         files.publish_json(temporary / run_directory.PLAN, prepared.plan.to_json())
+        RunDirectory(temporary).record_launch(next_launch(path))
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
         prepared.reused.write(RunDirectory(temporary))
     return RunDirectory.open(path)

@@ -1,16 +1,33 @@
-"""Locate runs: the folder of all runs, and the run that a selector refers to."""
+"""Locate runs: the folder of all runs, the order of launches, the run that a selector refers to.
+
+The latest run is the one that was last launched or resumed. A record in each run numbers these (a
+resume by a job of --retries is none). The numbers increase within a folder of runs, whatever its
+clocks do, and travel with a run that is copied or moved. They are times in nanoseconds where clocks
+are right, so that a run which was moved here from another folder has its place in time.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlpsubmit.errors import RunError, did_you_mean
 from mlpsubmit.jobs.store.run_directory import SWEEP_JSON, RunDirectory
 
-__all__ = ["RUNS_VARIABLE", "all_runs", "find_run", "readable", "runs_folder", "runs_of"]
+__all__ = [
+    "RUNS_VARIABLE",
+    "Selected",
+    "all_runs",
+    "find_run",
+    "next_launch",
+    "readable",
+    "runs_folder",
+    "runs_of",
+]
 
 RUNS_VARIABLE = "MLPSUBMIT_RUNS"
 DEFAULT_RUNS = "mlpruns"
@@ -22,18 +39,24 @@ def runs_folder(runs_dir: str | Path | None = None) -> Path:
 
 
 def runs_of(folder: Path) -> list[Path]:
-    """Return the folders of a sweep's runs, oldest first."""
-    return _oldest_first(folder.glob(f"[!.]*/{SWEEP_JSON}"))
+    """Return the folders of a sweep's runs, the one last launched or resumed at the end."""
+    return _latest_last(folder.glob(f"[!.]*/{SWEEP_JSON}"))
 
 
 def all_runs(folder: Path) -> list[Path]:
-    """Return the folders of the runs of all sweeps, oldest first."""
-    return _oldest_first(folder.glob(f"[!.]*/[!.]*/{SWEEP_JSON}"))
+    """Return the folders of the runs of all sweeps, the one last launched or resumed at the end."""
+    return _latest_last(folder.glob(f"[!.]*/[!.]*/{SWEEP_JSON}"))
 
 
-def _oldest_first(found: Iterable[Path]) -> list[Path]:
-    ordered = sorted(found, key=lambda file: (file.stat().st_mtime, file.parent.name))
-    return [file.parent for file in ordered]
+def _latest_last(found: Iterable[Path]) -> list[Path]:
+    runs = (file.parent for file in found)
+    return sorted(runs, key=lambda run: (RunDirectory(run).launched, run.name))
+
+
+def next_launch(run: Path) -> int:
+    """Return the number of a launch or resume of a run: after those of all runs in its folder."""
+    latest = all_runs(Path(os.path.abspath(run)).parent.parent)[-1:]
+    return max(time.time_ns(), *(RunDirectory(path).launched + 1 for path in latest), 0)
 
 
 def readable(paths: Iterable[Path], *ignored: type[Exception]) -> Iterator[RunDirectory]:
@@ -47,8 +70,38 @@ def readable(paths: Iterable[Path], *ignored: type[Exception]) -> Iterator[RunDi
             yield RunDirectory.open(path)
 
 
-def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Path:
-    """Return the folder of the run that a selector refers to; see :func:`mlpsubmit.open_run`.
+@dataclass(frozen=True)
+class Selected:
+    """The run that a selector refers to.
+
+    Attributes:
+        path: its folder.
+        name: the name of a sweep, if the selector was one.
+        among: the folders of all runs of which this is the latest, itself included; none if the
+            selector was a path or an id.
+    """
+
+    path: Path
+    name: str = ""
+    among: Sequence[Path] = ()
+
+    def __str__(self) -> str:
+        """Return which run it is, and of how many; empty if that was in the selector."""
+        if not self.among:
+            return ""
+        of_name = f" of {self.name}" if self.name else ""
+        if len(self.among) == 1:
+            return f"run {self.path.name} is the only one{of_name}"
+        others = [path.name for path in reversed(self.among) if path != self.path]
+        listed = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
+        return (
+            f"run {self.path.name} is the last launched or resumed of {len(self.among)} "
+            f"runs{of_name} (others: {listed})"
+        )
+
+
+def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Selected:
+    """Return the run that a selector refers to; see :func:`mlpsubmit.open_run`.
 
     Raises:
         RunError: no run matches, or several do.
@@ -57,9 +110,9 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Path:
     if selector is not None:
         for path in (Path(selector), folder / selector):
             if (path / SWEEP_JSON).exists():
-                return path
+                return Selected(path)
         if os.sep in str(selector) or str(selector) in (os.curdir, os.pardir):
-            return Path(selector)  # a path: opening it raises an error with what it lacks
+            return Selected(Path(selector))  # a path: opening it raises an error with what it lacks
     every = all_runs(folder)
     if not every:
         raise RunError(
@@ -67,9 +120,10 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Path:
             f"folder of your runs with --runs-dir or ${RUNS_VARIABLE}"
         )
     if selector is None:
-        return every[-1]
-    named = [path for path in every if path.parent.name == str(selector)]
-    return named[-1] if named else _by_id(str(selector), every, folder)
+        return Selected(every[-1], among=every)
+    name = str(selector)
+    named = [path for path in every if path.parent.name == name]
+    return Selected(named[-1], name, named) if named else Selected(_by_id(name, every, folder))
 
 
 def _by_id(selector: str, every: Sequence[Path], folder: Path) -> Path:

@@ -51,7 +51,8 @@ def manifest(
         ],
         "included": included,
         "reused": dict(reused),
-        "thresholds": _threshold_coordinate(sweep),
+        **_thresholds(sweep),
+        "tested": _tested(sweep),
         "hyperparameters": {
             name: _scalar(value) for name, value in dict(base).items() if name not in varied
         },
@@ -67,18 +68,27 @@ def manifest(
     }
 
 
-def _threshold_coordinate(sweep: Sweep) -> list[float]:
-    """Return the thresholds, or their positions in descending order if they are an axis."""
-    lists = [
-        value
-        for axis in sweep.product.axes
-        for name in axis.names
-        if name in ("loss_checkpoints", "percent_thresholds")
-        for value in axis.values(name)
-    ]
-    if not lists:
-        return list(sweep.base.thresholds)
-    return list(range(max(len(value or ()) for value in lists)))
+def _thresholds(sweep: Sweep) -> dict[str, Any]:
+    """Return the thresholds; if they are an axis, their positions, its dimension and its values."""
+    for axis in sweep.product.axes:
+        kinds = [name for name in axis.names if name in ("loss_checkpoints", "percent_thresholds")]
+        if kinds:
+            columns = zip(*(axis.values(name) for name in kinds), strict=True)
+            lists = [list(next(filter(None, values), ())) for values in columns]
+            positions = list(range(max(map(len, lists))))
+            return {"thresholds": positions, "threshold_axis": [axis.dimension, lists]}
+    return {"thresholds": list(sweep.base.thresholds), "threshold_axis": None}
+
+
+def _tested(sweep: Sweep) -> bool:
+    """Return whether any config can have a test loss: it trains offline, or EVAL_EVERY is set."""
+    values: dict[str, list[Any]] = {
+        "online": [sweep.base.online],
+        "eval_every": [sweep.base.eval_every],
+    }
+    for axis in sweep.product.axes:
+        values |= {name: list(axis.values(name)) for name in axis.names if name in values}
+    return not all(values["online"]) or any(values["eval_every"])
 
 
 def _labels(values: Sequence[Any]) -> list[Any]:

@@ -8,9 +8,12 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlpsubmit.display.html import in_cell, status_html
 from mlpsubmit.display.text import counted
@@ -23,7 +26,7 @@ from mlpsubmit.jobs.status import Status, TaskStatus, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.runs.locate import find_run
+from mlpsubmit.runs.locate import Selected, find_run
 from mlpsubmit.runs.provenance import attributes
 from mlpsubmit.runs.submit import start
 from mlpsubmit.spec.guard import stop_reading
@@ -51,10 +54,13 @@ class Run:
 
     Attributes:
         directory: its files.
+        selected: how :func:`open_run` chose it; ``str(run.selected)`` names the run and the number
+            of runs of which it is the latest.
     """
 
-    def __init__(self, directory: RunDirectory) -> None:
+    def __init__(self, directory: RunDirectory, selected: Selected | None = None) -> None:
         self.directory = directory
+        self.selected = selected or Selected(directory.path)
         self._scheduler = Scheduler()
 
     @property
@@ -275,25 +281,25 @@ class Run:
             )
         return {name: found[name]} if name in found else {}
 
-    def collect(self, out: str | Path | None = None) -> xarray.Dataset:
+    def collect(self, out: str | Path | None = None, *, force: bool = False) -> xarray.Dataset:
         """Return all results so far as one labelled dataset.
 
         Args:
             out: a file to write as well: ``.nc``, ``.zarr``, ``.parquet``, ``.csv`` or ``.pkl``.
                 With ``.nc`` the returned dataset reads from it lazily, so that traces may be larger
                 than RAM.
+            force: replace the file even if it is not an earlier one of this run.
 
         Raises:
-            UserError: the file has another suffix.
+            UserError: the file has another suffix, or exists and is not of this run.
         """
         from mlpsubmit.results import to_dataset, write
+        from mlpsubmit.results.netcdf_zarr import open_netcdf
 
         if out is not None:
-            written = write(self.layout(), self.directory.results, Path(out))
+            written = write(self.layout(), self.directory.results, Path(out), force=force)
             if written.suffix == ".nc":
-                import xarray
-
-                return xarray.open_dataset(written, engine="h5netcdf")
+                return open_netcdf(written)
         return to_dataset(self.layout(), self.directory.results)
 
     def layout(self) -> Layout:
@@ -308,14 +314,26 @@ class Run:
             )
             for axis in sweep["axes"]
         )
-        size = math.prod(len(axis["values"][0]) for axis in sweep["axes"])
-        included = sweep["included"] and decode_mask(sweep["included"], size)
+        shape = [dimension.size for dimension in dimensions]
+        included = sweep["included"] and decode_mask(sweep["included"], math.prod(shape))
         return Layout(
             dimensions=dimensions,
             thresholds=tuple(sweep["thresholds"]),
             attributes={**attributes(self.directory), "run": self.id, "sweep": self.name},
+            threshold_axis=sweep["threshold_axis"],
             included=included,
+            tested=sweep["tested"],
+            online=_online(sweep, shape),
         )
+
+
+def _online(sweep: Mapping[str, Any], shape: Sequence[int]) -> bool | NDArray[np.bool_]:
+    """Return whether the configs of a sweep.json train online: one value, or one for each point."""
+    for number, axis in enumerate(sweep["axes"]):
+        if "online" in axis["names"]:
+            values = np.array(axis["values"][axis["names"].index("online")], dtype=np.bool_)
+            return np.broadcast_to(np.expand_dims(values, [*range(1, len(shape) - number)]), shape)
+    return bool(sweep["hyperparameters"]["online"])
 
 
 def poll_seconds(status: Status) -> float:
@@ -328,14 +346,16 @@ def open_run(selector: str | Path | None = None, runs_dir: str | Path | None = N
 
     Args:
         selector: its folder; or the name of a sweep, for its latest run; or the first characters
-            of a run id, or of the last part of one; or None for the latest run of all.
+            of a run id, or of the last part of one; or None for the latest run of all. The latest
+            is the one that was last launched or resumed.
         runs_dir: the folder of all runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
 
     Raises:
         RunError: no run matches, or several do.
     """
     stop_reading()
-    return Run(RunDirectory.open(find_run(selector, runs_dir)))
+    selected = find_run(selector, runs_dir)
+    return Run(RunDirectory.open(selected.path), selected)
 
 
 def notebook_display() -> Callable[[Status], None] | None:

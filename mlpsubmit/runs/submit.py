@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import time
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
-from mlpsubmit.errors import BusyError
+from mlpsubmit.errors import BusyError, RunError
 from mlpsubmit.jobs.plan import Plan, cut
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.rejections import Rejected
@@ -23,6 +24,7 @@ from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.status import Status, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.runs.locate import next_launch
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.executors.base import Executor
@@ -101,20 +103,48 @@ def start(
     Raises:
         BusyError: a task of the run is running, or that cannot be ruled out.
         UserError: the cluster rejects the job; then nothing of it is left.
+        RunError: the run is not writable.
     """
+    _check_writable(run)
     with submission_lock(run.path / run_directory.PLAN, f"run {run.id}"):
         if after is not None and run.superseded(after) is not None:
             return 0
         _check_not_busy(run, read_status(run, Scheduler(exact=True)))
         plan = Plan.from_json(run.plan)
         missing = missing_packs(run, plan)
-        if len(missing):
-            submission = submission_for(run, run.sweep, executor, plan, missing, retries)
-            if not checked:
-                executor.check(submission)
+        if not len(missing):
+            if after is None:
+                run.record_launch(next_launch(run.path))
+            return 0
+        submission = submission_for(run, run.sweep, executor, plan, missing, retries)
+        if not checked:
+            executor.check(submission)
+        # Recorded before the submission, because the debug executor trains in it.
+        with _recorded(run) if after is None else contextlib.nullcontext():
             _submit(run, executor, submission, plan, missing, after)
-            _cancel_retry(run)
+        _cancel_retry(run)
         return len(missing)
+
+
+def _check_writable(run: RunDirectory) -> None:
+    if not os.access(run.path, os.W_OK | os.X_OK):
+        raise RunError(
+            f"run {run.id}: {run.path} is not writable; status and collect read it, but launch and "
+            "resume write to it: continue it as a user who may, or launch its spec with another "
+            "--runs-dir"
+        )
+
+
+@contextlib.contextmanager
+def _recorded(run: RunDirectory) -> Iterator[None]:
+    """Record a launch or resume of a run, unless the block is refused."""
+    before = run.launched
+    run.record_launch(next_launch(run.path))
+    try:
+        yield
+    except (Rejected, BusyError):
+        run.record_launch(before)
+        raise
 
 
 def _check_not_busy(run: RunDirectory, status: Status) -> None:

@@ -201,6 +201,13 @@ Schedule = Annotated[
     int | str,
     _valid(_schedule, "an integer >= 1, or 'log:N' for N >= 2 log-spaced steps"),
 ]
+OptionalSchedule = Annotated[
+    int | str | None,
+    _valid(
+        lambda value: None if value is None else _schedule(value),
+        "an integer >= 1, 'log:N' for N >= 2 log-spaced steps, or None",
+    ),
+]
 Thresholds = Annotated[tuple[float, ...] | None, PlainValidator(_thresholds)]
 Devices = Annotated[Any, _valid(_devices, "'all' or a list of distinct GPU indices such as [0, 1]")]
 Betas = Annotated[
@@ -272,7 +279,9 @@ class Hyperparameters(BaseModel):
         None, "outputs of the model; by default as many as y has, 1 for y of shape (n,)"
     )
     record_every: Schedule = _field(1, "steps between recorded losses, or 'log:N'")
-    eval_every: Schedule = _field(1, "steps between test losses, or 'log:N'")
+    eval_every: OptionalSchedule = _field(
+        None, "steps between test losses, or 'log:N'; None: 1 offline, no test loss online"
+    )
     grab_every: Schedule = _field(1, "steps between grabs, or 'log:N'")
     precision: Annotated[str, _choice(*PRECISIONS)] = _field("fp32", "fp32, tf32, bf16")
     compile: Annotated[bool | str, _flag("auto")] = _field(
@@ -306,6 +315,11 @@ class Hyperparameters(BaseModel):
         if self.nesterov and self.momentum == 0:
             raise ValueError("NESTEROV needs MOMENTUM > 0; got MOMENTUM=0")
         return self
+
+    @property
+    def test_every(self) -> int | str | None:
+        """The schedule of the test loss; None if it is not evaluated: online without EVAL_EVERY."""
+        return 1 if self.eval_every is None and not self.online else self.eval_every
 
     @property
     def thresholds(self) -> tuple[float, ...]:

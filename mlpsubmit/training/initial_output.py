@@ -1,8 +1,9 @@
 """CENTERED: f0(X), the output of the network at initialisation, subtracted from every output.
 
-On a fixed set it is evaluated once, at the beginning. On fresh batches it is evaluated at every
-step, a second forward pass; but configs that differ in LR or GAMMA alone start from the same
-weights and see the same batches, so each distinct initial network is evaluated once for all.
+On a fixed set (the training set offline, and the test set) it is evaluated once, at the beginning.
+On fresh batches it is evaluated at every step, a second forward pass; but configs that differ in LR
+or GAMMA alone start from the same weights and see the same batches, so each distinct initial
+network is evaluated once for all.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class InitialOutput(Part):
         weights: a copy of their initial parameters and buffers, each (K, ...); None where nothing
             needs them once the fixed sets have been evaluated.
         centered: whether anything is subtracted.
-        train, test: the batches; None where there is no test set.
+        train, test: the batches; None where the test set needs no outputs.
 
     Attributes:
         weights: those of the K0 <= K distinct initial networks, each (K0, ...).
@@ -52,11 +53,12 @@ class InitialOutput(Part):
         #: Whether rows share networks: then ``weights`` lacks the tensors that may differ.
         self._merged = False
         self._fixed: dict[str, Tensor] = {}
+        if centered:
+            sets = {"train": train, "test": test}
+            fixed = {name: one for name, one in sets.items() if one is not None and one.fixed}
+            self._fixed = {name: self._evaluate(one.draw(0)) for name, one in fixed.items()}
         if not train.fixed:
             self._merge(train.sources)
-        elif centered:
-            sets = {"train": train} if test is None else {"train": train, "test": test}
-            self._fixed = {name: self._evaluate(one.draw(0)) for name, one in sets.items()}
         self._first, self._gathered = self._indices()
 
     def train(self, batch: Batch) -> Tensor | float:

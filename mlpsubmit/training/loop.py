@@ -120,7 +120,7 @@ def train(
             :data:`mlpsubmit.spec.hyperparameters.STACKED`.
         trials: K; with SEED they determine the initial weights. By default 0, ..., K - 1.
         test_fns: K functions as ``batch_fns``; the test set is ``test_fn(0)``. Without them, the
-            test loss offline is NaN. Online the test loss is the train loss.
+            test loss is NaN. Online it is evaluated only if EVAL_EVERY is set.
         grabs: per name, a measurement; see :class:`mlpsubmit.training.measurements.Grabber`. With
             ONLYTHRESHOLDS it is called once, with the final weights and the batch of the config's
             last step, else at the steps of GRAB_EVERY, after the update, and at the step at which
@@ -190,8 +190,8 @@ def train(
             # Record: copies (K,) for the traces, on the device.
             history.record(step)
 
-            # Read back the losses of a block, and which configs have stopped (sync). Offline, those
-            # that stopped between two evaluations are evaluated now.
+            # Read back the losses of a block, and which configs have stopped (sync). Those that
+            # stopped between two evaluations are evaluated now.
             finished: list[Finished] = []
             if ends_block:
                 finished = history.read(step)

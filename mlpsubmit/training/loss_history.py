@@ -10,12 +10,12 @@ s = EMA_SMOOTHER:
 - A train loss that is not finite stops the config before that step's update, as diverged, and
   crosses no threshold. Its train loss stays the one of that step (infinite or NaN); its test loss
   is NaN from there on.
-- Offline, the test loss is evaluated after the update, at the steps of EVAL_EVERY and at the
-  config's last step. The smoothed test loss starts at the first. Each later one counts for the g
-  steps since the one before, as if it had been the loss of each: ``e <- s^g e + (1 - s^g) l``. So
-  its lag in steps does not depend on EVAL_EVERY, and with or without ONLYTHRESHOLDS the final test
-  loss includes the final weights. Online it is the smoothed train loss, recorded at the same steps;
-  without a test set, NaN.
+- The test loss is evaluated after the update, on the fixed test set, at the steps of EVAL_EVERY and
+  at the config's last step: offline, and online if EVAL_EVERY is set. The smoothed test loss starts
+  at the first. Each later one counts for the g steps since the one before, as if it had been the
+  loss of each: ``e <- s^g e + (1 - s^g) l``. So its lag in steps does not depend on EVAL_EVERY, and
+  with or without ONLYTHRESHOLDS the final test loss includes the final weights. Without a test set
+  it is NaN.
 - After its last step a config's traces keep their final values: entries at later steps are the
   smoothed train loss of the last step, and the smoothed test loss of the last step.
 
@@ -67,7 +67,7 @@ class LossHistory(Part):
     Args:
         hyperparameters: K, equal but for what may differ in a pack.
         stack: the networks: a row of the stack is one of the smoothed losses too.
-        tested: whether test losses are evaluated: offline, with a test set.
+        tested: whether test losses are evaluated: they are scheduled, and there is a test set.
 
     Attributes:
         record_at, eval_at: the steps of the traces of train and test losses.
@@ -75,7 +75,8 @@ class LossHistory(Part):
         status, steps, timekeys: as in :class:`mlpsubmit.training.result.Trained`; a status of 0
             is that of a config in training.
         final_train, final_test: (K,) float64, the smoothed losses last read.
-        train_trace, test_trace: (K, R) and (K, E) float64; (K, 0) with ONLYTHRESHOLDS.
+        train_trace, test_trace: (K, R) and (K, E) float64; (K, 0) with ONLYTHRESHOLDS. Without a
+            test set, the test losses are NaN.
     """
 
     PER_ROW = (
@@ -92,12 +93,11 @@ class LossHistory(Part):
         self, hyperparameters: Sequence[Hyperparameters], stack: Stack, tested: bool
     ) -> None:
         common, K, T = hyperparameters[0], len(hyperparameters), len(hyperparameters[0].thresholds)
-        self._max_iter, self._online, self._tested = common.max_iter, common.online, tested
+        self._max_iter, self._tested = common.max_iter, tested
         self._traced, self._relative = not common.onlythresholds, common.loss_checkpoints is None
         self._stack, device = stack, stack.device
         self.record_at = Schedule(common.record_every, common.max_iter)
-        every = common.record_every if common.online else common.eval_every
-        self.eval_at = Schedule(every, common.max_iter)
+        self.eval_at = Schedule(common.test_every, common.max_iter)
         self.evaluates_always = tested and self.eval_at.count == common.max_iter
 
         # On the device, a row per config of the stack. Apple's devices have no float64.
@@ -174,9 +174,8 @@ class LossHistory(Part):
         """Append the smoothed losses of this step to the traces, at the steps that these have."""
         if self._traced and step in self.record_at:
             self._train_columns.append(self._train_loss.clone())
-        if self._traced and (self._online or self._tested) and step in self.eval_at:
-            test_loss = self._train_loss if self._online else self._test_loss
-            self._test_columns.append(test_loss.clone())
+        if self._traced and self.evaluates(step):
+            self._test_columns.append(self._test_loss.clone())
 
     def flush(self) -> None:
         """Read back the columns recorded since the last flush (a GPU-CPU sync point)."""
@@ -210,7 +209,7 @@ class LossHistory(Part):
         for row in self.open:
             config = self._stack.configs[row]
             self.final_train[config] = train_loss[row]
-            self.final_test[config] = train_loss[row] if self._online else test_loss[row]
+            self.final_test[config] = test_loss[row]
             self.steps[config] = steps[row]
             self.timekeys[config] = np.where(uncrossed[row] > 0, -1, uncrossed_steps[row])
             diverged = not np.isfinite(train_loss[row])
@@ -235,7 +234,7 @@ class LossHistory(Part):
         for one in finished:
             config, last_step = one.config, one.last_step
             self.status[config] = DIVERGED if one.diverged else DONE
-            if one.diverged and not self._online:
+            if one.diverged:
                 self.final_test[config] = np.nan
             elif test_losses is not None and last_step not in self.eval_at:
                 s, loss = float(self._smoother[one.row]), float(test_losses[one.row])

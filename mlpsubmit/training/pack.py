@@ -121,13 +121,18 @@ class Pack:
         keeps_initial = model0 is not None or (common.online and common.centered)
         initial_weights = self.stack.copy() if keeps_initial else None
 
-        # The batches; online a test set is drawn for grabs alone.
-        needs_test = not common.online or not taken.isdisjoint({"X_te", "y_te"})
+        # The batches; a test set is drawn for test losses and for grabs.
+        has_test_loss = common.test_every is not None
+        needs_test = has_test_loss or not taken.isdisjoint({"X_te", "y_te"})
         self._build_batches(batch_fns, test_fns if needs_test else None, common)
 
         # The losses of the centred outputs, and their gradients.
         self.initial_output = InitialOutput(
-            self.stack, initial_weights, centered=common.centered, train=self.train, test=self.test
+            self.stack,
+            initial_weights,
+            centered=common.centered,
+            train=self.train,
+            test=self.test if has_test_loss else None,
         )
         self._loss = stacked_loss(common.loss)
         if compile_wanted(common, models[0], device, self.weights):
@@ -137,9 +142,8 @@ class Pack:
         # Updates, records, measurements.
         self.optimizer, opts = build_optimizer(self.stack, settings, factors)
         warn_of_missing_theory(settings)
-        self.history = LossHistory(
-            settings, self.stack, tested=not common.online and self.test is not None
-        )
+        tested = has_test_loss and self.test is not None
+        self.history = LossHistory(settings, self.stack, tested)
         show_initial = None if model0 is None else partial(self.initial_output.show, model0)
         self.grabber = Grabber(
             grabs,

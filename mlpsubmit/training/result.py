@@ -26,7 +26,8 @@ class Trained:
         timekeys: (K, T) int64, per threshold (descending) the step at which the smoothed train
             loss was first below it; -1 if it never was.
         train_loss: (K,) or (K, R) float64, smoothed.
-        test_loss: (K,) or (K, E) float64, smoothed; NaN where there is no test set.
+        test_loss: (K,) or (K, E) float64, smoothed; NaN where it is not evaluated: online without
+            EVAL_EVERY (then E = 0), and without a test set.
         step: (R,) int64, the steps of ``train_loss``.
         eval_step: (E,) int64, the steps of ``test_loss``.
         grab_step: (G,) int64, the steps of the grabs.

@@ -23,15 +23,18 @@ class Schedule:
             ``round(max_iter ** (j / (N - 1))) - 1`` with j = 0, ..., N - 1: evenly spaced in the
             logarithm of the step count, from step 0 to the last. Rounding makes duplicates among
             the earliest, which are dropped, so there may be fewer than N.
+            None for no steps at all.
         max_iter: number of steps; the last is ``max_iter - 1``.
     """
 
-    def __init__(self, every: int | str, max_iter: int) -> None:
+    def __init__(self, every: int | str | None, max_iter: int) -> None:
         self._every, self._max_iter = every, max_iter
 
     def __contains__(self, step: int) -> bool:
         if isinstance(self._every, str):
             return step in self._log_spaced
+        if self._every is None:
+            return False
         last = self._max_iter - 1
         return step == last or (0 <= step < last and step % self._every == 0)
 
@@ -43,18 +46,20 @@ class Schedule:
         """
         if isinstance(self._every, str):
             return step - int(self.steps[self.steps.searchsorted(step) - 1])
-        return (step - 1) % self._every + 1
+        return (step - 1) % int(self._every or 1) + 1
 
     @property
     def count(self) -> int:
         """The number of scheduled steps; for an interval computed without listing them."""
-        if isinstance(self._every, str):
+        if self._every is None or isinstance(self._every, str):
             return len(self.steps)
         return -(-(self._max_iter - 1) // self._every) + 1
 
     @cached_property
     def steps(self) -> Array:
         """All scheduled steps, (R,) int64, increasing and distinct; listed on first use."""
+        if self._every is None:
+            return np.zeros(0, np.int64)
         count = log_spaced(self._every)
         if count is None:
             steps = np.arange(0, self._max_iter, int(self._every), dtype=np.int64)

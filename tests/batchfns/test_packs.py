@@ -94,6 +94,7 @@ def test_a_pack_is_its_configs_one_by_one(case: str, online: bool) -> None:
         MAX_ITER=8,
         LR=0.1,
         ONLINE=online,
+        EVAL_EVERY=1,
         ONLYTHRESHOLDS=False,
         LOSS_CHECKPOINTS=[],
         **spec,

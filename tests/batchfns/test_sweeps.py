@@ -116,6 +116,7 @@ def test_a_sweep_over_an_argument_of_its_own_trains(
     assert np.isfinite(losses).all()
     assert len(np.unique(losses)) == 4
     assert np.isfinite(dataset.held_out).all()
+    assert ("test_loss" in dataset) == (not online)
     if not online:  # smoothed from the first loss on, so that it lags behind
         assert np.isfinite(dataset.test_loss).all()
         assert not np.array_equal(dataset.test_loss, dataset.train_loss)

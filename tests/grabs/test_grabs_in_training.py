@@ -194,7 +194,7 @@ def test_online_the_held_out_loss_shows_what_minibatches_of_a_finite_set_do_not(
     (stack,) = assemble(ours, configs, [entries] * 2, torch.device("cpu"))
     trained = stack.train()
     held_out = trained.grabs["held_out"]
-    np.testing.assert_array_equal(trained.test_loss, trained.train_loss)
+    assert np.isnan(trained.test_loss).all()  # it is evaluated on request only
     # Noise is learned by heart, and nothing of it carries over.
     assert (trained.train_loss[:, -1] < 0.5 * trained.train_loss[:, 0]).all()
     assert (held_out[:, -1] > held_out[:, 0]).all()

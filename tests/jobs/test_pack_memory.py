@@ -144,6 +144,7 @@ def measured(
         )
     names = ("width", "depth", "n_samples", "n_test", "online")
     values = {name: np.array([float(getattr(h, name))]) for name in names}
+    values["eval_every"] = np.array([float(h.eval_every or 0)])
     weights = sum(parameter.numel() for parameter in model(d, width, depth).parameters())
     estimate = config_bytes(np.array([float(weights)]), {**values, "d": np.array([float(d)])})
     return watch.peak / K, float(estimate[0])
@@ -155,6 +156,7 @@ SHAPES = {
     "deep": {"d": 8, "width": 32, "depth": 8, "N_SAMPLES": 512, "N_TEST": 16},
     "test set": {"d": 8, "width": 64, "depth": 2, "N_SAMPLES": 64, "N_TEST": 400},
     "inputs": {"d": 512, "width": 8, "depth": 2, "N_SAMPLES": 256, "N_TEST": 16},
+    "tested": {"d": 8, "width": 64, "depth": 2, "N_SAMPLES": 64, "N_TEST": 400, "EVAL_EVERY": 1},
 }
 
 
@@ -167,6 +169,7 @@ LARGEST_RATIO = {
     "deep": 3.9,
     "test set": 3.4,
     "inputs": 2.4,
+    "tested": 3.4,
 }
 
 

@@ -194,6 +194,8 @@ def test_what_costs_more_is_estimated_to_cost_more():
     assert cost() == cost(N_TEST=1) < cost(ONLINE=False, N_TEST=1000)
     offline = {"ONLINE": False, "N_TEST": 10_000}
     assert cost(**offline, EVAL_EVERY="log:10") < cost(**offline, EVAL_EVERY=10) < cost(**offline)
+    online = {"N_TEST": 1000}
+    assert cost() < cost(**online, EVAL_EVERY=10) < cost(**online, EVAL_EVERY=1)
     assert cost(datasethps={"d": 10}) < cost() < cost(datasethps={"d": 1000})
 
 

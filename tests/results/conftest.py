@@ -126,6 +126,9 @@ def sources(draw: st.DrawFn, layout: Layout) -> FakeSource:
         pack = random_pack(rng, index, len(layout.thresholds), grabs)
         if draw(st.sampled_from(kinds)) == "trace":
             add_traces(rng, pack, apart)
+        if rng.random() < 0.2:  # trained online
+            for array in ("test_loss", "eval_step"):
+                pack.held.pop(array, None)
         packs.append(pack)
     failures = [
         Failure(rng.choice(layout.size, 1), f"ValueError: boom {draw(TEXT)}")
@@ -150,6 +153,7 @@ def random_pack(
         index.tolist(),
         thresholds=thresholds,
         status=rng.integers(1, 3, k).astype(np.uint8),
+        timekeys=rng.integers(-1, 9, (k, thresholds)),
         train_loss=rng.normal(size=k),
         test_loss=rng.normal(size=k),
         **{f"grab__{name}": made[name] for name in grabs},

@@ -33,8 +33,13 @@ def test_final_values_are_labelled_and_missing_points_are_nan(fakes):
     assert dataset["train_loss"].sel(width=256, gamma=1).item() == 4.0
     assert math.isnan(dataset["train_loss"].sel(width=64, gamma=1))
     assert values(dataset, "status") == [["done", "missing"], ["missing", "diverged"]]
-    assert values(dataset["timekeys"].sel(width=64, gamma=0.1).to_dataset(name="t"), "t") == [5, -1]
-    assert np.isnan(dataset["timekeys"].sel(width=256, gamma=0.1)).all()
+    never = dataset.sel(width=64, gamma=0.1)
+    np.testing.assert_array_equal(never["timekeys"], [5, np.nan])
+    assert never["crossed"].values.tolist() == [True, False]
+    missing = dataset.sel(width=256, gamma=0.1)
+    assert np.isnan(missing["timekeys"]).all()
+    assert not missing["crossed"].any()
+    assert (dataset["crossed"].dims, dataset["crossed"].dtype) == (dataset["timekeys"].dims, bool)
     np.testing.assert_array_equal(dataset["steps"], [[10, NAN], [NAN, 13]])
     np.testing.assert_array_equal(dataset["seconds"], [[0, NAN], [NAN, 0.75]])
     assert "error" not in dataset
@@ -282,8 +287,14 @@ def test_every_entry_is_that_of_the_last_pack_to_hold_it(fakes, data):
         pack = holders[-1]
         row = pack["index"].tolist().index(point)
         assert status == ("done", "diverged")[pack["status"][row] - 1]
-        assert dataset["timekeys"].values[where].tolist() == pack["timekeys"][row].tolist()
+        steps = [step if step >= 0 else np.nan for step in pack["timekeys"][row].tolist()]
+        np.testing.assert_array_equal(dataset["timekeys"].values[where], steps)
+        crossed = [step >= 0 for step in pack["timekeys"][row].tolist()]
+        assert dataset["crossed"].values[where].tolist() == crossed
         for array, clock in (("train_loss", "step"), ("test_loss", "eval_step")):
+            if array not in pack.arrays():
+                assert dataset[array][where].isnull().all()
+                continue
             check_entries(dataset[array][where], pack, row, array, clock)
         for array in pack.arrays():
             if array.startswith("grab."):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import errno
 import os
 import pickle
@@ -139,13 +140,14 @@ def test_memory_stays_at_one_pack(fakes, tmp_path, monkeypatch, ending, configs,
 def test_csv_has_a_row_per_config_and_step(traced, tmp_path):
     text = write(*traced, tmp_path / "results.csv").read_text()
     assert text == (
-        "width,act,step,status,error,steps,seconds,train_loss,test_loss,timekey_0.1,w[0],w[1]\n"
-        "64,relu,0,done,,10,0.0,1.0,2.0,0,,\n"
-        "64,relu,2,done,,10,0.0,0.5,3.0,0,3.0,4.0\n"
-        '64,"x,y",,failed,"ValueError: a\nb",,,,,,,\n'
-        "256,relu,0,done,,12,0.5,1.0,4.0,2,,\n"
-        "256,relu,1,done,,12,0.5,,5.0,2,,\n"
-        "256,relu,2,done,,12,0.5,0.5,,2,1.0,2.0\n"
+        "width,act,step,status,error,steps,seconds,train_loss,test_loss,timekey_0.1,"
+        "crossed_0.1,w[0],w[1]\n"
+        "64,relu,0,done,,10,0.0,1.0,2.0,0,True,,\n"
+        "64,relu,2,done,,10,0.0,0.5,3.0,0,True,3.0,4.0\n"
+        '64,"x,y",,failed,"ValueError: a\nb",,,,,,,,\n'
+        "256,relu,0,done,,12,0.5,1.0,4.0,2,True,,\n"
+        "256,relu,1,done,,12,0.5,,5.0,2,True,,\n"
+        "256,relu,2,done,,12,0.5,0.5,,2,True,1.0,2.0\n"
     )
 
 
@@ -158,7 +160,9 @@ def test_csv_without_traces_has_a_row_per_config(fakes, tmp_path):
     rows = read_csv(write(layout, fakes.Source([pack]), tmp_path / "results.csv"))
     assert [row["status"] for row in rows] == ["missing", "done"]
     assert (rows[0]["width"], rows[0]["lr"], rows[0]["train_loss"]) == ("64", "0.1", "")
-    assert (rows[1]["timekey_0.15"], rows[1]["timekey_0.1"]) == ("7", "-1")
+    assert (rows[1]["timekey_0.15"], rows[1]["timekey_0.1"]) == ("7", "")
+    assert (rows[1]["crossed_0.15"], rows[1]["crossed_0.1"]) == ("True", "False")
+    assert (rows[0]["timekey_0.1"], rows[0]["crossed_0.1"]) == ("", "")
     assert (rows[1]["z.real"], rows[1]["z.imag"], rows[1]["big[999]"]) == ("1.0", "2.0", "1.0")
 
 
@@ -204,6 +208,8 @@ def test_parquet_has_nulls_and_lists(traced, tmp_path):
     ]
     assert [row["steps"] for row in rows] == [10, 10, None, 12, 12, 12]
     assert str(table.schema.field("timekey_0.1").type) == "int64"
+    assert str(table.schema.field("crossed_0.1").type) == "bool"
+    assert [row["crossed_0.1"] for row in rows] == [True, True, None, True, True, True]
     assert b'"name": "staircase"' in table.schema.metadata[b"mlpsubmit"]
 
 
@@ -279,6 +285,31 @@ def test_pickle_is_the_dictionary_of_mlpscape(fakes, tmp_path):
     assert result["timekeys"]["vals"][256, 0.03, "x1"].dtype == np.int64
     assert ExptTrace.deserialize(result["extras"]["w"])[64, 0.1, "x0"].tolist() == [7, 8]
     assert set(result) == {"jobs", "var_axes", "losses", "timekeys", "extras"}
+
+
+@pytest.mark.parametrize("tested", [True, False])
+def test_online_the_losses_of_a_pickle_are_train_losses(fakes, tmp_path, tested):
+    """As in MLPscape; in a sweep of both, offline configs have test losses there."""
+    steps = np.array([0, 4])
+    online, offline = (
+        fakes.pack(
+            [i], step=steps, eval_step=steps + 1, train_loss=[[4.0, i]], test_loss=[[6.0, 5]]
+        )
+        for i in range(2)
+    )
+    if not tested:
+        del online.held["test_loss"], online.held["eval_step"]
+    layout = dataclasses.replace(
+        fakes.layout(online=[True, False]), tested=tested, online=np.array([True, False])
+    )
+    path = write(layout, fakes.Source([online, offline]), tmp_path / "both.pkl")
+    losses = ExptTrace.deserialize(pickle.loads(path.read_bytes())["losses"])
+    np.testing.assert_array_equal(losses[True], [4, np.nan, 0, np.nan])
+    np.testing.assert_array_equal(losses[False], [np.nan, 6, np.nan, 5])
+    layout = dataclasses.replace(fakes.layout(lr=[0.1]), tested=tested, online=True)
+    path = write(layout, fakes.Source([online]), tmp_path / "online.pkl")
+    losses = ExptTrace.deserialize(pickle.loads(path.read_bytes())["losses"])
+    assert losses[0.1].tolist() == [4, 0]
 
 
 def test_pickle_needs_nothing_but_builtins_and_numpy(traced, tmp_path):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import numpy as np
@@ -92,6 +93,9 @@ def test_without_traces_it_is_the_time_to_the_last_threshold(fakes, draw):
     assert means.get_xdata().tolist() == [64, 256, 1024]
     assert means.get_ydata().tolist() == [20, 550, 400]
     assert sorted(axes.lines[1].get_ydata()) == [10, 30, 400, 500, 600]
+    (hollow,) = axes.collections  # of two trials, one crossed
+    assert hollow.get_offsets().tolist() == [[1024, 400]]
+    assert legend_texts(figure) == ["not all crossed"]
     assert (figure.get_supxlabel(), figure.get_supylabel()) == ("width", "steps to threshold 0.1")
     assert figure.get_suptitle() == "6 of 6 configs finished, 1 never crossed 0.1"
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
@@ -103,6 +107,18 @@ def test_a_threshold_that_nothing_crossed_is_not_drawn(fakes, draw):
     figure = draw(final(fakes, [0.2], [[-1], [-1]], lr=[0.1, 0.2]))
     assert figure.get_supylabel() == "final test loss"
     assert "no threshold was crossed" in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("traces", [False, True])
+def test_without_test_losses_it_is_the_train_loss(fakes, draw, traces):
+    packs = [fakes.pack([0, 1])]
+    if traces:
+        packs[0].held |= {"step": np.array([0, 5]), "train_loss": np.array([[3.0, 1.0]] * 2)}
+    del packs[0].held["test_loss"]
+    layout = dataclasses.replace(fakes.layout(lr=[0.1, 0.2]), tested=False, online=True)
+    figure = draw(to_dataset(layout, fakes.Source(packs)))
+    assert figure.get_supylabel() == ("loss" if traces else "final train loss")
+    assert len(figure.axes[0].lines) == (2 if traces else 1)
 
 
 def test_the_first_numeric_axis_goes_across_and_the_next_gives_colours(fakes, draw):

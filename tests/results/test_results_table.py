@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
@@ -43,6 +44,24 @@ def test_trials_are_taken_together(fakes):
         ["64", "3/3, 1 diverged", "2 ± 1", "3 ± 1.4", "15 ± 7 (2/3)", "never"],
         ["256", "1/2, 1 failed", "4", "5", "1,000", "2,000"],
     ]
+
+
+def test_what_only_some_trials_crossed_is_counted(fakes):
+    layout = fakes.layout(thresholds=[0.5], trial=range(2))
+    pack = fakes.pack([0, 1], thresholds=1, timekeys=[[297], [-1]])
+    assert cells(summary_table(to_dataset(layout, fakes.Source([pack]))))[1][-1] == "297 (1/2)"
+
+
+def test_without_test_losses_there_is_no_column_and_between_others_a_dash(fakes):
+    packs = [fakes.pack([0]), fakes.pack([1]), fakes.pack([2], status=np.uint8([2]))]
+    del packs[0].held["test_loss"]
+    packs[2].held["test_loss"] = np.array([np.nan])
+    layout = fakes.layout(online=[True, False, "no"])
+    rows = cells(summary_table(to_dataset(layout, fakes.Source(packs))))
+    assert [row[3] for row in rows] == ["test loss", "–", "3", "nan"]
+    layout = dataclasses.replace(fakes.layout(), tested=False)
+    rows = cells(summary_table(to_dataset(layout, fakes.Source(packs[:1]))))
+    assert rows[0] == ["done", "train loss"]
 
 
 def test_the_final_value_of_a_trace_is_the_last_recorded(fakes):

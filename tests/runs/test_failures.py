@@ -150,7 +150,8 @@ def test_a_diverged_config_is_a_result(mlpsubmit: Command, workplace: Path) -> N
     dataset = open_run().collect()
     assert (dataset.status.sel(lr=1e6) == "diverged").all()
     assert (dataset.status.sel(lr=0.1) == "done").all()
-    assert (dataset.timekeys.sel(lr=1e6) == -1).all()
+    assert dataset.timekeys.sel(lr=1e6).isnull().all()
+    assert not dataset.crossed.sel(lr=1e6).any()
     assert dataset["size"].sel(lr=1e6).isnull().all()
     assert not np.isfinite(dataset.train_loss.sel(lr=1e6)).any()
 

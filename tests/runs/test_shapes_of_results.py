@@ -12,7 +12,7 @@ import pytest
 import xarray
 
 from mlpsubmit import Sweep, launch
-from mlpsubmit.results import ExptTrace
+from mlpsubmit.results import ExptTrace, summary_table
 
 
 def noisy(bsz: int, gen: Any, d: int = 3) -> Any:
@@ -43,8 +43,18 @@ def test_thresholds_as_an_axis(workplace: Path) -> None:
     run = trained({"LOSS_CHECKPOINTS": [[5.0], [5.0, 1e-9], []]})
     dataset = run.collect()
     assert dataset.threshold.values.tolist() == [0, 1]
-    expected = [[0, np.nan], [0, -1], [np.nan, np.nan]]
-    np.testing.assert_array_equal(dataset.timekeys, expected)
+    np.testing.assert_array_equal(dataset.timekeys, [[0, np.nan], [0, np.nan], [np.nan] * 2])
+    assert dataset.crossed.values.tolist() == [[True, False], [True, False], [False, False]]
+    values = [[5, np.nan], [5, 1e-9], [np.nan] * 2]
+    np.testing.assert_array_equal(dataset.threshold_value, values)
+    columns = [list(column.cells) for column in summary_table(dataset).columns[-2:]]
+    assert [[str(cell) for cell in column] for column in columns] == [
+        ["0", "0", "–"],
+        ["–", "never", "–"],
+    ]
+    for ending in ("nc", "csv", "parquet", "zarr"):
+        run.collect(f"out.{ending}")
+    assert "threshold_value" not in pandas.read_csv("out.csv")
     run.collect("out.pkl")
     content = pickle.loads(Path("out.pkl").read_bytes())
     assert ExptTrace.deserialize(content["timekeys"])["(5.0, 1e-09)"].tolist() == [0, -1]

@@ -58,7 +58,7 @@ TABLE = {
     "CENTERED": (True, False),
     "MODEL": ("mlp", dict),
     "RECORD_EVERY": (1, "log:20"),
-    "EVAL_EVERY": (1, 7),
+    "EVAL_EVERY": (None, 7),
     "GRAB_EVERY": (1, 7),
     "PRECISION": ("fp32", "bf16"),
     "PACK_SIZE": ("auto", 7),
@@ -96,6 +96,20 @@ def spelt_names(draw):
 
 def test_defaults_are_those_of_the_table():
     assert dict(validate({})) == {name.lower(): default for name, (default, _) in EVERY.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, None),
+        ({"ONLINE": False}, 1),
+        ({"EVAL_EVERY": None, "ONLINE": False}, 1),
+        ({"EVAL_EVERY": 1}, 1),
+        ({"EVAL_EVERY": "log:5", "ONLINE": False}, "log:5"),
+    ],
+)
+def test_online_the_test_loss_is_evaluated_only_on_request(settings, expected):
+    assert validate(settings).test_every == expected
 
 
 def test_every_setting_says_what_it_means():
@@ -224,6 +238,7 @@ COUNT = "should be an integer >= 1"
 POSITIVE = "should be a finite number > 0"
 BELOW_ONE = "should be a finite number >= 0 and < 1"
 EVENTS = "should be an integer >= 1, or 'log:N' for N >= 2 log-spaced steps"
+EVENTS_OR_NONE = "should be an integer >= 1, 'log:N' for N >= 2 log-spaced steps, or None"
 BOOLEAN = "should be True or False"
 OPTIMIZERS = "should be one of 'sgd', 'adam', 'adamw', or a torch.optim class or its name"
 INDICES = "should be 'all' or a list of distinct GPU indices such as [0, 1]"
@@ -269,8 +284,8 @@ NAMES = "should be a dictionary whose keys are names"
         ("RECORD_EVERY", 0, EVENTS),
         ("RECORD_EVERY", 1.5, EVENTS),
         ("RECORD_EVERY", True, EVENTS),
-        ("EVAL_EVERY", "log:1", EVENTS),
-        ("EVAL_EVERY", "log:", EVENTS),
+        ("EVAL_EVERY", "log:1", EVENTS_OR_NONE),
+        ("EVAL_EVERY", "log:", EVENTS_OR_NONE),
         ("GRAB_EVERY", "every 3", EVENTS),
         ("DEVICES", "gpu", INDICES),
         ("DEVICES", [], INDICES),

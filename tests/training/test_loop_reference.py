@@ -32,11 +32,10 @@ def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
         return ((model(X) - y0).squeeze(1) - y).square().mean()
 
     fixed = None if h.online else batch_fn(0)
-    test = None if h.online or test_fn is None else test_fn(0)
+    test = None if test_fn is None or h.test_every is None else test_fn(0)
     thresholds, timekeys = list(h.thresholds), [-1] * len(h.thresholds)
     s, at = h.ema_smoother, lambda name: set(Schedule(getattr(h, name), h.max_iter).steps)
-    record_at, grab_at = at("record_every"), at("grab_every")
-    eval_at = record_at if h.online else at("eval_every")
+    record_at, grab_at, eval_at = at("record_every"), at("grab_every"), at("test_every")
     out = {"train": {}, "test": {}, "grab": {}, "status": DONE}
     ema_te, since = math.nan, 0  # steps since the last test loss
     for i in range(h.max_iter):
@@ -51,7 +50,7 @@ def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
         if i in record_at or not math.isfinite(ema):
             out["train"][i] = ema
         if not math.isfinite(ema):
-            out |= {"status": DIVERGED, "steps": i, "final": (ema, ema if h.online else math.nan)}
+            out |= {"status": DIVERGED, "steps": i, "final": (ema, math.nan)}
             break
         optimizer.zero_grad()
         loss.backward()
@@ -68,7 +67,7 @@ def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
             ema_te, since = (value if i == 0 else ema_te), 0
         since += 1
         if i in eval_at or stops:
-            out["test"][i] = ema if h.online else ema_te
+            out["test"][i] = ema_te
         if grab is not None and (i in grab_at or stops):
             out["grab"][i] = grab(model, X.double(), opt=None)
         out |= {"steps": i + 1, "final": (ema, out["test"].get(i, math.nan))}
@@ -92,6 +91,7 @@ def mean_out(model, X_tr, **kwargs):
 CASES = {
     "defaults": {},
     "never": {"LOSS_CHECKPOINTS": [1e-9]},
+    "tested": {"LOSS_CHECKPOINTS": [0.7], "EVAL_EVERY": 1},
     "no thresholds": {"LOSS_CHECKPOINTS": []},
     "absolute": {"LOSS_CHECKPOINTS": [1.2, 0.6]},
     "relative": {"PERCENT_THRESHOLDS": [0.9, 0.5], "EMA_SMOOTHER": 0.5},
@@ -123,6 +123,9 @@ def test_every_config_of_a_pack_is_what_the_obvious_loop_makes_of_it(
         grabs={"mean": mean_out},
     )
     assert models[0].output_layer.weight.shape == (1, 6)
+    tested = not online or "EVAL_EVERY" in CASES[case]
+    assert np.isnan(got.test_loss).all() or tested
+    assert (got.eval_step.size > 0) == (tested and not only)
     for k, (model, h) in enumerate(zip(make_mlps(K), hs, strict=True)):
         want = reference(model.double(), gaussian(k), h, k, gaussian(10 + k), mean_out)
         assert got.status[k] == want["status"]
@@ -130,9 +133,9 @@ def test_every_config_of_a_pack_is_what_the_obvious_loop_makes_of_it(
         assert got.timekeys[k].tolist() == want["timekeys"]
         close = {"rtol": 1e-9, "atol": 1e-12}
         if only:
-            np.testing.assert_allclose(
-                (got.train_loss[k], got.test_loss[k]), want["final"], **close
-            )
+            np.testing.assert_allclose(got.train_loss[k], want["final"][0], **close)
+            if tested:
+                np.testing.assert_allclose(got.test_loss[k], want["final"][1], **close)
             value = math.nan if want["status"] == DIVERGED else want["grab"][want["steps"] - 1]
             np.testing.assert_allclose(got.grabs["mean"][k], value, **close)
         else:
@@ -141,16 +144,37 @@ def test_every_config_of_a_pack_is_what_the_obvious_loop_makes_of_it(
                 got.train_loss[k], trace(want["train"], got.step, final[0]), **close
             )
             if want["status"] == DONE:
-                tests = trace(want["test"], got.eval_step)
-                np.testing.assert_allclose(got.test_loss[k], tests, **close)
+                if tested:
+                    tests = trace(want["test"], got.eval_step)
+                    np.testing.assert_allclose(got.test_loss[k], tests, **close)
                 grabbed = trace({i: float(v) for i, v in want["grab"].items()}, got.grab_step)
                 np.testing.assert_allclose(got.grabs["mean"][k], grabbed, **close)
             else:
                 assert np.isnan(got.grabs["mean"][k][got.grab_step >= want["steps"]]).all()
-                assert not np.isfinite(got.test_loss[k][got.eval_step >= want["steps"]]).any()
+                if tested:
+                    assert not np.isfinite(got.test_loss[k][got.eval_step >= want["steps"]]).any()
         wanted = want["model"].state_dict()  # also of a diverged config: as they were before
         for name, tensor in models[k].state_dict().items():
             torch.testing.assert_close(tensor, wanted[name], **close)
+
+
+@pytest.mark.parametrize("centered", [True, False])
+def test_evaluating_the_test_loss_online_leaves_the_training_alone(
+    centered, gaussian, make_mlps, short_blocks
+):
+    def run(**settings):
+        settings = {"MAX_ITER": 40, "LR": 0.1, "CENTERED": centered, **settings}
+        models = make_mlps(3)
+        fns, tests = [gaussian(k) for k in range(3)], [gaussian(9)] * 3
+        return train(models, fns, settings, test_fns=tests), models
+
+    (plain, models), (tested, others) = run(), run(EVAL_EVERY=3)
+    assert np.isnan(plain.test_loss).all()
+    assert not np.isclose(tested.test_loss, tested.train_loss, rtol=1e-3).any()
+    np.testing.assert_array_equal(plain.train_loss, tested.train_loss)
+    for one, other in zip(models, others, strict=True):
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name])
 
 
 def test_the_cases_do_what_their_names_say(gaussian, make_mlps):
@@ -230,6 +254,7 @@ def test_final_values_are_the_last_of_the_traces(online, gaussian, make_mlps):
         assert final.step.size == final.eval_step.size == final.grab_step.size == 0
 
 
-def test_without_a_test_set_the_test_loss_is_nan_offline(gaussian, make_mlps):
-    got = train(make_mlps(1), [gaussian(0)], {"MAX_ITER": 5, "ONLINE": False})
+@pytest.mark.parametrize("settings", [{"ONLINE": False}, {"EVAL_EVERY": 2}])
+def test_without_a_test_set_the_test_loss_is_nan(settings, gaussian, make_mlps):
+    got = train(make_mlps(1), [gaussian(0)], {"MAX_ITER": 5, **settings})
     assert np.isnan(got.test_loss).all()

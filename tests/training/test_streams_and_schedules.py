@@ -104,7 +104,6 @@ def test_memory_without_traces_does_not_grow_with_max_iter(online, step, gaussia
             "LOSS": falling,
             "EMA_SMOOTHER": 0,
             "LOSS_CHECKPOINTS": [7.5],
-            "EVAL_EVERY": 1,
             "RECORD_EVERY": 1,
             "GRAB_EVERY": 1,
         }

@@ -82,6 +82,13 @@ def test_offline_the_test_set_is_evaluated_now_and_then(every: Any, evaluations:
     assert matmul_flops(stack) == pytest.approx(expected)
 
 
+def test_online_the_test_set_is_evaluated_on_request() -> None:
+    online, grabs = passes(N)[1] + passes(N)[0], {"test": lambda X_te: X_te.sum()}
+    assert matmul_flops(stacked(N_TEST=40, grabs=grabs)) == online
+    expected = online + passes(40)[0] * 11 / 101
+    assert matmul_flops(stacked(N_TEST=40, EVAL_EVERY=10)) == pytest.approx(expected)
+
+
 def conv() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 1))
 

@@ -81,6 +81,8 @@ def test_workloads_differ_in_how_they_train() -> None:
     assert workload(PRECISION="bf16").precision == "bf16"
     offline = workload(ONLINE=False, EVAL_EVERY=100, N_TEST=1001)
     assert offline.tests == 11, "steps 0, 100, ..., 1000"
+    assert workload(N_TEST=1001).tests == 0
+    assert workload(EVAL_EVERY=100, N_TEST=1001).tests == 11
     traced = workload(GRAB_EVERY=5, ONLYTHRESHOLDS=False)
     assert traced.grabs == "norm every 5"
     assert workload(GRAB_EVERY=5).grabs == "norm at the end"
