@@ -15,7 +15,7 @@ help:  ## List these targets
 
 quickstart: $(READY)  ## Train the quickstart example, collect it, print a table, draw a plot
 	$(BIN)/mlpsubmit launch examples/quickstart.py
-	$(BIN)/mlpsubmit collect quickstart --out results.nc --plot results.png
+	$(BIN)/mlpsubmit collect quickstart --out results.nc --plot results.png --force
 
 test: check slurm  ## Everything that CI runs
 	$(BIN)/pytest -n 2 --dist loadgroup
