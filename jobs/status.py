@@ -127,12 +127,12 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     plan = Plan.from_json(run.plan)
     beats = run.heartbeats()
     tasks, job = _submitted(run, scheduler, beats)
-    names, failures = run.results.outcomes()
+    names, failures, partly = run.results.outcomes()
     finished = _numbers(names, plan)
     sizes = plan.pack_sizes
     failed = sum(len(failure.indices) for failure in failures)
     reused = _reused(run, names)
-    done = reused + int(sizes[finished].sum())
+    done = reused + int(sizes[finished].sum()) + len(partly)
     configs = int(run.sweep["configs"])
     retry = str(job) if job is not None and job.alive and done < configs else ""
     failed_retry = job is not None and not job.alive and job.state != "COMPLETED"

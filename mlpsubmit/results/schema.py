@@ -27,7 +27,7 @@ Steps: TypeAlias = npt.NDArray[np.int64]
 FLOAT: np.dtype[Any] = np.dtype(np.float64)
 GRAB = "grab."
 TOGETHER = "trained_together"
-TOGETHER_DESCRIPTION = "configs trained together, of a pack that ran out of memory and was halved"
+TOGETHER_DESCRIPTION = "configs trained together, of a pack that was divided"
 # A grab without a trace is kept in memory for all configs if it has at most this many bytes per
 # config; larger ones are written config by config, like traces.
 SMALL_ROW_BYTES = 256

@@ -16,7 +16,9 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import GRAB_ARGUMENTS, Grab
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import Batch, Batches, latest
+from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.loss_history import Finished
+from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.optimizers import OptimizerView
 from mlpsubmit.training.parts import Part
 from mlpsubmit.training.precision import full_precision_matmul
@@ -140,20 +142,32 @@ class Grabber(Part):
         """Call every grab for these rows of the stack, after this step."""
         # The column of the step, or the next one: every schedule has the last step of all.
         column = 0 if self.schedule is None else int(self.schedule.steps.searchsorted(step))
+        errors: dict[int, BaseException] = {}
         for row in rows:
-            config = self._stack.configs[row]
-            offered = self._offer(row, config, train)
-            self._last_column[config] = column
-            for name in self.grabs:
-                where = f"grab {name!r} of model {config} at step {step}"
-                value = self._call(name, config, offered, where)
-                if value is not None:
-                    self._check_shape(name, config, tuple(value.shape), where)
-                    self._pending[name].append((config, column, value))
-                    self._pending_bytes += value.nbytes
-            self._stack.models[config].zero_grad()
+            try:
+                self._call_row(step, row, column, train)
+            except FAILURES as error:  # the rest is called too: all that raise here are found
+                errors[self._stack.configs[row]] = error
+                if ran_out_of_memory(error):
+                    break
+        if errors:
+            raise_attributed(errors)
         if self._pending_bytes > _PENDING_BYTES:
             self.flush()
+
+    def _call_row(self, step: int, row: int, column: int, train: Batch | None) -> None:
+        """Call every grab for one row of the stack."""
+        config = self._stack.configs[row]
+        offered = self._offer(row, config, train)
+        self._last_column[config] = column
+        for name in self.grabs:
+            where = f"grab {name!r} of model {config} at step {step}"
+            value = self._call(name, config, offered, where)
+            if value is not None:
+                self._check_shape(name, config, tuple(value.shape), where)
+                self._pending[name].append((config, column, value))
+                self._pending_bytes += value.nbytes
+        self._stack.models[config].zero_grad()
 
     def _call(
         self, name: str, config: int, offered: dict[str, Any], where: str
@@ -162,7 +176,7 @@ class Grabber(Part):
         try:
             with torch.enable_grad(), full_precision_matmul():
                 result = self.grabs[name](**taken)
-        except Exception as error:
+        except FAILURES as error:
             # In the update before a divergence, whose loss was still finite.
             if _overflowed(offered["model"], offered["X_tr"]):
                 return None

@@ -40,6 +40,7 @@ class Progress:
         active: configs still in training.
         rows: rows of the stack in the last steps, including configs that stopped in them.
         finished: configs that have stopped, done or diverged.
+        stopped: which these are.
         losses: (K,) float64, the last smoothed train loss of every config; of a diverged config
             the value at which it stopped, which is not finite.
     """
@@ -50,6 +51,7 @@ class Progress:
     active: int
     rows: int
     finished: int
+    stopped: frozenset[int]
     losses: np.ndarray[Any, np.dtype[np.float64]]
 
 
