@@ -53,12 +53,12 @@ class RowsFailure:
 
 
 def failures_of(errors: Mapping[int, BaseException]) -> list[RowsFailure]:
-    """Return the failures of rows by their exceptions; rows of one exception share one."""
-    rows: dict[int, list[int]] = {}
+    """Return the failures of rows by their exceptions; rows of equal exceptions share one."""
+    equal: dict[tuple[str, str, str], list[int]] = {}
     for row, error in errors.items():
-        rows.setdefault(id(error), []).append(row)
-    by_id = {id(error): error for error in errors.values()}
-    return [RowsFailure.of(by_id[key], own) for key, own in rows.items()]
+        key = type(error).__name__, str(error), _place(error)[0]
+        equal.setdefault(key, []).append(row)
+    return [RowsFailure.of(errors[rows[0]], rows) for rows in equal.values()]
 
 
 def _place(error: BaseException) -> tuple[str, str]:

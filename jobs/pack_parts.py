@@ -92,7 +92,9 @@ class PackParts:
         )
         return size
 
-    def set_aside(self, failed: Collection[int], alone: Sequence[int], done: Collection[int]) -> None:
+    def set_aside(
+        self, failed: Collection[int], alone: Sequence[int], done: Collection[int]
+    ) -> None:
         """Remove configs of the first part that have failed, and let others train alone.
 
         Args:

@@ -171,6 +171,12 @@ class Plan:
         """Return the flat indices into the product, (K,) int64, of a pack's configs."""
         return self._indices(np.arange(pack.start, pack.stop))
 
+    def indices_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the flat indices into the product, (n,) int64, of all configs of some packs."""
+        chosen = np.zeros(self.packs, dtype=bool)
+        chosen[numbers] = True
+        return self._indices(np.flatnonzero(np.repeat(chosen, self.pack_sizes)))
+
     @property
     def first_indices(self) -> NDArray[np.int64]:
         """The flat index into the product of the first config of each pack, (packs,) int64."""

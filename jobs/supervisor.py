@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import mmap
 import os
+import re
 import resource
 import signal
 import struct
 import sys
+import sysconfig
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -29,6 +33,9 @@ __all__ = ["Supervision", "supervised"]
 
 #: What a child notes for its parent: the number of its pack plus one, and whether it ends itself.
 _NOTE = struct.Struct("qq")
+
+#: The folder of this package, as tracebacks name it.
+_PACKAGE = Path(__file__).parent.parent
 
 #: Linux's prctl option: the signal that a process gets when its parent ends.
 _PR_SET_PDEATHSIG = 1
@@ -67,23 +74,39 @@ def supervised(report: Callable[[ProcessEnd], None]) -> Supervision:
         report: called in the parent if a child is killed and no other will continue the task.
     """
     note, last = mmap.mmap(-1, _NOTE.size), None
-    with _forwarded() as forwarding:
+    with tempfile.TemporaryFile("w+") as fault, _forwarded() as forwarding:
         while True:
             _NOTE.pack_into(note, 0, 0, 0)
+            fault.seek(0)
+            fault.truncate()
             kills_before = _memory_kills()
             child = _fork(forwarding)
             if child == 0:
+                faulthandler.enable(os.dup(fault.fileno()))  # writes where a signal found it
                 return Supervision(os.getppid(), last, note)
             _, status = os.waitpid(child, 0)
             forwarding.child = 0
             number, ended = _NOTE.unpack_from(note)
-            end = ProcessEnd.of_status(status, memory=_memory_kills() > kills_before)
             if ended or forwarding.stopped:
                 _end_like(status)
+            fault.seek(0)
+            trace, memory = fault.read(), _memory_kills() > kills_before
+            print(trace, end="", flush=True)
+            end = replace(ProcessEnd.of_status(status, memory=memory), where=_place(trace))
             if not number:
                 report(end)
                 _end_like(status)
             last = number - 1, end
+
+
+def _place(trace: str) -> str:
+    """Return the innermost line of the user's code in what faulthandler wrote; empty if none."""
+    current = trace.partition("Current thread")[2].partition("\n\n")[0]
+    folders = [*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), str(_PACKAGE)]
+    for file, line, name in re.findall(r'File "([^"<]+)", line (\d+) in (.+)', current):
+        if not file.startswith(tuple(folders)):
+            return f"{Path(file).name}:{line} in {name}"
+    return ""
 
 
 @dataclass

@@ -134,11 +134,12 @@ def run_task(
 def _record_last_end(run: RunDirectory, task: str, supervision: Supervision | None) -> None:
     """Record how the last attempt ended if its process was killed in a pack."""
     last = run.last_heartbeat(task)
-    if supervision is None or supervision.last is None or last is None:
+    if supervision is None or supervision.last is None:
         return
     number, end = supervision.last
     print(f"the process {end} in pack {pack_file_name(number)}; going on", flush=True)
-    add_end(run, pack_file_name(number), replace(end, attempt=f"{task}.{last['attempt']}"))
+    attempt = f"{task}.{last['attempt']}" if last else f"{task}, without a heartbeat, {time.time()}"
+    add_end(run, pack_file_name(number), replace(end, attempt=attempt))
 
 
 def _to_train(

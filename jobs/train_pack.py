@@ -102,6 +102,8 @@ def train_pack(context: TaskContext, pack: PackRange) -> PackOutcome:
     configs = [sweep.config(int(index)) for index in indices]
     file = context.run.checkpoint(pack.name)
     checkpoint = Checkpoint.load(file, context.device.type, len(configs))
+    if not checkpoint.parts.left and pack.name in context.run.results.failed():
+        checkpoint.retry_failures()  # a process died between recording them and this
     monitor = TaskMonitor(
         checkpoint,
         context.stop,
@@ -281,7 +283,7 @@ class _PackTraining:
             failures = failures_of(errors or dict.fromkeys(self.rows, error))
             return partial(self._stop, error, failures)
         if not errors:
-            return partial(self._divide, f"{type(error).__name__}: {error}")
+            return partial(self._divide, f"one of them raised {type(error).__name__}: {error}")
         stopped = {self.rows[config] for config in self.monitor.stopped}
         retried = sorted(stopped & errors.keys()) if not alone else []
         certain = {row: one for row, one in errors.items() if row not in retried}
@@ -306,13 +308,12 @@ class _PackTraining:
             print(f"pack {self.name}: continuing with the other {rest}", flush=True)
         self._begin_again(keeps_state=set(failed) == set(self.rows))
 
-    def _divide(self, error: str) -> None:
-        """Continue with parts of the configs: any of them may be the one that raises."""
+    def _divide(self, why: str) -> None:
+        """Continue with parts of the configs: any of them may be the one that fails."""
         parts, count = self.checkpoint.parts, len(self.rows)
         size = parts.divide(self.rows, self.checkpoint.done)
         print(
-            f"pack {self.name}: with {count} configs, any of which may have raised it: {error}; "
-            f"continuing with {size} at a time",
+            f"pack {self.name}: divided {count} configs, to train {size} at a time: {why}",
             flush=True,
         )
         self._begin_again()
@@ -370,10 +371,9 @@ class _PackTraining:
         kills = len(new) + (parts.kills if checkpoint.progress == checkpoint.reached else 0)
         checkpoint.ends, checkpoint.reached, parts.kills = len(ends), checkpoint.progress, kills
         if new[-1].memory and len(self.rows) > 1:
+            parts.suspect = True
             self._halve()
-        elif kills < MOST_KILLS and not parts.suspect:
-            self.monitor.save(checkpoint.state)
-        else:
+        elif kills >= MOST_KILLS or parts.suspect:
             parts.suspect = True
             error = f"its process {new[-1]}"
             if len(self.rows) == 1:
@@ -381,6 +381,8 @@ class _PackTraining:
                 self._set_aside([failure])
             else:
                 self._divide(error)
+        # If the disk is full, this ends the task: what is not accounted for would repeat for ever.
+        checkpoint.save(checkpoint.state, self.monitor.seconds)
         self.context.heartbeat.update(progressed=True)
         self.context.heartbeat.publish()  # the next process may be killed before the next beat
 

@@ -21,9 +21,7 @@ from mlpsubmit.jobs.supervisor import Supervision, supervised
 __all__ = ["main"]
 
 
-def main(
-    path: str, submission: int, task: int, supervision: Supervision | None = None
-) -> int:
+def main(path: str, submission: int, task: int, supervision: Supervision | None = None) -> int:
     """Train one slice; if SLURM ends the job earlier, put it back into the queue.
 
     Args:

@@ -177,7 +177,7 @@ class _Scanned:
 
     last_step: int
     steps: dict[str, bytes | None]  # of int64: hashed once, and one copy for all packs
-    halved: bool
+    divided: bool
     grabs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
 
 
@@ -270,7 +270,7 @@ def _schema(
         if recorded == dim
     }
     variables = _fixed_variables(layout, dims, clocks)
-    if any(pack.halved for pack in packs.values()):
+    if any(pack.divided for pack in packs.values()):
         variables.append(Variable(TOGETHER, TOGETHER, description=TOGETHER_DESCRIPTION))
     grabs = grab_names([array.removeprefix(GRAB) for array in arrays], layout)
     for array, name in zip(arrays, grabs.values(), strict=True):

@@ -130,22 +130,22 @@ class Grabber(Part):
             return
         if self._keeps_last:
             self._last_batch = latest(self._last_batch, batch, active)
+        calls: list[tuple[int, int, Batch | None]] = []
         if self.schedule is not None and step in self.schedule:
-            self._call_all(step, [row for row, made in enumerate(active.tolist()) if made], batch)
+            calls += [(step, row, batch) for row, made in enumerate(active.tolist()) if made]
         for one in finished:
             traced = self.schedule is not None and one.last_step in self.schedule
             if not one.diverged and not traced:
                 kept = self._last_batch and Batch(*self._last_batch, shared=False)
-                self._call_all(one.last_step, [one.row], kept or _fixed_set(self._train))
+                calls.append((one.last_step, one.row, kept or _fixed_set(self._train)))
+        self._call_all(calls)
 
-    def _call_all(self, step: int, rows: Sequence[int], train: Batch | None) -> None:
-        """Call every grab for these rows of the stack, after this step."""
-        # The column of the step, or the next one: every schedule has the last step of all.
-        column = 0 if self.schedule is None else int(self.schedule.steps.searchsorted(step))
+    def _call_all(self, calls: Sequence[tuple[int, int, Batch | None]]) -> None:
+        """Call every grab after these steps, for rows of the stack and batches."""
         errors: dict[int, BaseException] = {}
-        for row in rows:
+        for step, row, train in calls:
             try:
-                self._call_row(step, row, column, train)
+                self._call_row(step, row, train)
             except FAILURES as error:  # the rest is called too: all that raise here are found
                 errors[self._stack.configs[row]] = error
                 if ran_out_of_memory(error):
@@ -155,8 +155,10 @@ class Grabber(Part):
         if self._pending_bytes > _PENDING_BYTES:
             self.flush()
 
-    def _call_row(self, step: int, row: int, column: int, train: Batch | None) -> None:
-        """Call every grab for one row of the stack."""
+    def _call_row(self, step: int, row: int, train: Batch | None) -> None:
+        """Call every grab for one row of the stack, after this step."""
+        # The column of the step, or the next one: every schedule has the last step of all.
+        column = 0 if self.schedule is None else int(self.schedule.steps.searchsorted(step))
         config = self._stack.configs[row]
         offered = self._offer(row, config, train)
         self._last_column[config] = column
