@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mlpsubmit.jobs.failures import RowsFailure
 from mlpsubmit.jobs.gpus import device_name, task_device
 from mlpsubmit.jobs.heartbeat import (
     HEARTBEAT_SECONDS,
@@ -206,7 +207,14 @@ class _Task:
         started = time.monotonic()
         size = pack.stop - pack.start
         workload = Workload.of(self.context.sweep, first, size, pack.cost)
-        outcome = train_pack(self.context, pack)
+        try:
+            outcome = train_pack(self.context, pack)
+        except Interrupted:
+            raise
+        except Exception as error:  # outside of the training of its parts, which handles its own
+            failure = RowsFailure.of(error, range(size))
+            print(f"pack {pack.name}: failed\n{failure.traceback}", flush=True)
+            outcome = PackOutcome(None, [failure])
         if outcome.failures:
             self._record_failures(pack, outcome)
             return self.context.on_failure is None
@@ -233,8 +241,9 @@ class _Task:
         failures = [failure.to_json(indices) for failure in outcome.failures]
         content = shards.failures_json(finished, failures)
         self.shard.append(pack.name + shards.FAILED_SUFFIX, content)
-        outcome.checkpoint.retry_failures()
-        outcome.checkpoint.try_to_save()
+        if outcome.checkpoint is not None:
+            outcome.checkpoint.retry_failures()
+            outcome.checkpoint.try_to_save()
         self.context.meter.discard_pack()
         self._report_end(pack, "packs_failed")
         failed = pack.stop - pack.start - len(finished)

@@ -105,6 +105,7 @@ class TaskMonitor(Monitor):
         """Let the stack to train next start at step 0."""
         self._meter.stop()
         self.checkpoint.begin_stack()
+        self.stopped = frozenset()
         self._begun = time.monotonic()
 
     @property

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -83,12 +84,12 @@ class PackOutcome:
     Attributes:
         arrays: the results of those that have one; None if none has.
         failures: of the others, unless the pack was stopped.
-        checkpoint: its state.
+        checkpoint: its state; None to leave the file as it is.
     """
 
     arrays: Arrays | None
     failures: Sequence[RowsFailure]
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None = None
 
 
 def train_pack(context: TaskContext, pack: PackRange) -> PackOutcome:
@@ -152,16 +153,12 @@ class _PackTraining:
     def run(self) -> None:
         """Train the remaining parts."""
         self._account_for_ends(pack_ends(self.context.run, self.name))
-        parts = self.checkpoint.parts
-        while parts.left:
-            try:
+        with contextlib.suppress(_Stopped):
+            while self.checkpoint.parts.left:
                 response = self._train_first()
                 if response is not None:
                     # Out here, no traceback holds the dead tensors any more.
                     response()
-            except _Stopped:
-                return
-            parts = self.checkpoint.parts
 
     def _train_first(self) -> Callable[[], None] | None:
         """Train the first part; return how to respond to its failure, if it failed."""
@@ -182,6 +179,9 @@ class _PackTraining:
     def _train_part(self, part: Sequence[int]) -> None:
         """Assemble the configs of the first part, and train those that have no result yet."""
         checkpoint, device, done = self.checkpoint, self.context.device, self.checkpoint.done
+        if not self.rows:  # the process of the last attempt died just after its last stack
+            checkpoint.parts.drop_first()
+            return
         if checkpoint.parts.halved or is_crowded(device):
             # Earlier stacks are held by cycles; Python's collector does not see their size.
             release_memory()
@@ -212,21 +212,28 @@ class _PackTraining:
     def _load_entries(self, part: Sequence[int]) -> None:
         """Load the entries of the data function; configs for which it raises fail."""
         errors: dict[int, BaseException] = {}
-        known: dict[bytes, BaseException] = {}  # computing it again takes as long again
+        known: dict[bytes, BaseException] = {}  # to raise it again may take as long again
         for row in part:
+            config = self.configs[row]
             if row in self.entries:
                 continue
-            config, key = self.configs[row], b""
+            if known and (same := known.get(self._data_key(config))):
+                errors[row] = same
+                continue
             try:
-                key = digest(data_arguments(self.context.sweep, config))
-                if key in known:
-                    raise known[key]
                 self.entries[row] = self.context.data.entries(config)
             except FAILURES as error:
                 if ran_out_of_memory(error):
                     raise
-                errors[row] = known[key] = error
+                errors[row] = known[self._data_key(config)] = error
         self._raise_for(errors)
+
+    def _data_key(self, config: Config) -> bytes:
+        """Return a hash of what the data function gets for a config."""
+        try:
+            return digest(data_arguments(self.context.sweep, config))
+        except UserError as error:
+            return digest(str(error))
 
     def _smoke_test_grabs(self) -> None:
         """Call the grabs of a long training once before it, so that an error in one costs little.

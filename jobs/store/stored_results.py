@@ -100,7 +100,7 @@ class StoredResults:
         return {pack.name for pack in self._whole(wanted)}
 
     def failed(self, task: str = "*") -> set[str]:
-        """Return the names of packs of which configs have failed in the attempts of a task, or all."""
+        """Return the names of packs of which configs have failed, in a task or in any."""
         members = self.members(task)
         return {pack_name(one) for one in members if one.name.endswith(FAILED_SUFFIX)}
 

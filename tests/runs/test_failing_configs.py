@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from torch import nn
 
 from mlpsubmit import Sweep, launch, open_run
 from mlpsubmit.jobs.checkpoint import Checkpoint
-from mlpsubmit.jobs.killed_packs import add_end, pack_ends
+from mlpsubmit.jobs.killed_packs import add_end, add_unrecorded_ends, pack_ends
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.task import MAX_WITHOUT_PROGRESS
+from mlpsubmit.jobs.task_status import TaskStatus
 from mlpsubmit.runs.run import Run
 from mlpsubmit.spec.load import load_spec
 
@@ -318,6 +321,26 @@ def test_a_config_that_is_killed_alone_is_set_aside_after_the_others(
     assert run.status().complete
 
 
+def test_what_ends_a_task_with_its_parent_counts_only_for_its_memory(
+    waiting: Callable[..., Run],
+) -> None:
+    directory = waiting().directory
+    beat = {"state": "training", "pack": "0000000", "attempt": 2, "supervised": True}
+    crashed = TaskStatus("000-0000", "crashed", beat, None, "SLURM reports NODE_FAIL on n1")
+    add_unrecorded_ends(directory, [crashed])
+    assert pack_ends(directory, "0000000") == []
+    for _ in range(2):  # a resume may die, and be repeated
+        add_unrecorded_ends(directory, [replace(crashed, memory_kill=True)])
+    assert pack_ends(directory, "0000000") == [ProcessEnd("000-0000.2", memory=True)]
+    # The debug executor has no parent process; an earlier boot of the machine explains the end.
+    alone = replace(crashed, name="001-0000", heartbeat={**beat, "supervised": False})
+    boot = {"host": socket.gethostname(), "process_start": "another boot:5"}
+    add_unrecorded_ends(directory, [replace(alone, heartbeat={**alone.heartbeat, **boot})])
+    assert len(pack_ends(directory, "0000000")) == 1
+    add_unrecorded_ends(directory, [alone, replace(alone, state="interrupted")])
+    assert pack_ends(directory, "0000000")[1:] == [ProcessEnd("001-0000.2")]
+
+
 def test_kills_with_progress_in_between_are_not_in_a_row(tmp_path: Path) -> None:
     checkpoint = Checkpoint.load(tmp_path / "pack.pt", "cpu", 2)
     assert checkpoint.progress == (0, 0)
@@ -418,6 +441,7 @@ def test_a_division_that_is_killed_midway_ends_in_the_same_bits(
     run = open_run("killer")
     assert run.status().missing == 3
     run.resume("debug")
+    assert [end.attempt for end in pack_ends(run.directory, "0000000")] == ["000-0000.0"]
     assert (run.status().done, run.status().failed) == (2, 1)
     wide = load_spec(workplace / "killer.py").overridden({"LR": [0.1, 0.2, 0.3]})
     undisturbed = launch(wide, executor="debug", keep_going=True, fresh=True)
