@@ -70,4 +70,4 @@ class ProcessEnd:
             return f"was killed by {signal_meaning(self.signal)}"
         if self.code is not None:
             return f"ended with exit code {self.code} (os._exit, or a library that ends it)"
-        return "was killed, by a signal that nothing recorded"
+        return "was killed (by which signal is not known)"

@@ -158,7 +158,9 @@ def _to_train(
 def _attempts_without_progress(run: RunDirectory, task: str) -> int:
     """Return how many attempts in a row before this one trained nothing."""
     last = run.last_heartbeat(task)
-    return 0 if last is None or last["progressed"] else int(last["without_progress"]) + 1
+    if last is None or last.get("progressed"):
+        return 0
+    return int(last.get("without_progress", 0)) + 1
 
 
 @dataclass(frozen=True)
@@ -214,10 +216,13 @@ class _Task:
         except Exception as error:  # outside of the training of its parts, which handles its own
             failure = RowsFailure.of(error, range(size))
             print(f"pack {pack.name}: failed\n{failure.traceback}", flush=True)
-            outcome = PackOutcome(None, [failure])
+            on_failure = self.context.on_failure
+            outcome = PackOutcome(None, [failure], stopped=on_failure is not None)
+            if on_failure is not None:
+                on_failure(error)
         if outcome.failures:
             self._record_failures(pack, outcome)
-            return self.context.on_failure is None
+            return not outcome.stopped
         assert outcome.arrays is not None  # every config has a result
         self.shard.append(pack.name + shards.FINISHED_SUFFIX, npz_bytes(outcome.arrays))
         self.context.meter.finish_pack(workload)

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -85,11 +84,13 @@ class PackOutcome:
         arrays: the results of those that have one; None if none has.
         failures: of the others, unless the pack was stopped.
         checkpoint: its state; None to leave the file as it is.
+        stopped: whether it was stopped at its first exception.
     """
 
     arrays: Arrays | None
     failures: Sequence[RowsFailure]
     checkpoint: Checkpoint | None = None
+    stopped: bool = False
 
 
 def train_pack(context: TaskContext, pack: PackRange) -> PackOutcome:
@@ -113,7 +114,7 @@ def train_pack(context: TaskContext, pack: PackRange) -> PackOutcome:
         60 * base.checkpoint_minutes,
         verbose=base.verbose,
     )
-    _PackTraining(context, pack.name, configs, checkpoint, monitor).run()
+    stopped = _PackTraining(context, pack.name, configs, checkpoint, monitor).run()
     rows = sorted(checkpoint.done)
     arrays = None
     if rows:
@@ -123,7 +124,7 @@ def train_pack(context: TaskContext, pack: PackRange) -> PackOutcome:
             "key": np.array([key.tobytes().hex() for key in keys], dtype="S32"),
             **joined(checkpoint.finished, rows, divided=checkpoint.parts.divided),
         }
-    return PackOutcome(arrays, checkpoint.failures, checkpoint)
+    return PackOutcome(arrays, checkpoint.failures, checkpoint, stopped)
 
 
 class _Stopped(Exception):
@@ -150,15 +151,18 @@ class _PackTraining:
     entries: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     smoke_tested: bool = False
 
-    def run(self) -> None:
-        """Train the remaining parts."""
+    def run(self) -> bool:
+        """Train the remaining parts; return whether it stopped at an exception."""
         self._account_for_ends(pack_ends(self.context.run, self.name))
-        with contextlib.suppress(_Stopped):
+        try:
             while self.checkpoint.parts.left:
                 response = self._train_first()
                 if response is not None:
                     # Out here, no traceback holds the dead tensors any more.
                     response()
+        except _Stopped:
+            return True
+        return False
 
     def _train_first(self) -> Callable[[], None] | None:
         """Train the first part; return how to respond to its failure, if it failed."""

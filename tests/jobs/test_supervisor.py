@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import subprocess
 import sys
@@ -104,15 +103,12 @@ os._exit(5)
 
 
 def test_a_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
-    process = start(tmp_path, "print(os.getpid(), flush=True)\nsignal.pause()")
+    process = start(tmp_path, "print('ready', flush=True)\nsignal.pause()")
     assert process.stdout is not None
     process.stdout.readline()
-    child = int(process.stdout.readline())
+    process.stdout.readline()
     process.kill()
     assert process.communicate(timeout=60)[0] == "", "the pipe is closed once both have ended"
-    stat = Path(f"/proc/{child}/stat")
-    with contextlib.suppress(FileNotFoundError):  # its new parent may not have reaped it yet
-        assert stat.read_text().rpartition(")")[2].split()[0] in "ZX"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +117,7 @@ def test_a_child_does_not_outlive_its_parent(tmp_path: Path) -> None:
         (ProcessEnd(signal=64), "was killed by SIGRTMAX"),
         (ProcessEnd(signal=9, memory=True), "was killed for its memory (SIGKILL)"),
         (ProcessEnd(memory=True), "was killed for its memory"),
-        (ProcessEnd(), "was killed, by a signal that nothing recorded"),
+        (ProcessEnd(), "was killed (by which signal is not known)"),
     ],
 )
 def test_an_end_in_words(end: ProcessEnd, text: str) -> None:
