@@ -87,9 +87,9 @@ class PackParts:
             The number of configs of a part, at most.
         """
         size = 1 if self.failed_alone >= _DISSOLVED_AFTER else (len(rows) + 1) // 2
-        self._replace_first(
-            [list(rows[start : start + size]) for start in range(0, len(rows), size)], done
-        )
+        parts = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+        self._replace_first(parts, done)
+        self.siblings = 1
         return size
 
     def set_aside(
@@ -104,19 +104,15 @@ class PackParts:
         """
         if len(self.left[0]) == 1 and failed:
             self.failed_alone += 1
-        self._replace_first([], {*done, *failed}, then=[[row] for row in alone])
+        count = len(self.left)
+        self._replace_first([], {*done, *failed, *alone})
+        if len(self.left) < count:
+            self.siblings = max(1, self.siblings - 1)
+        self.left += [[row] for row in alone]
 
-    def _replace_first(
-        self,
-        parts: Sequence[list[int]],
-        done: Collection[int],
-        then: Sequence[list[int]] = (),
-    ) -> None:
-        """Replace the first part: by parts of it, those of its rows that remain, and more parts."""
-        named = {*done, *(row for part in (*parts, *then) for row in part)}
+    def _replace_first(self, parts: Sequence[list[int]], gone: Collection[int]) -> None:
+        """Replace the first part by parts of it, and by what remains without those and others."""
+        named = {*gone, *(row for part in parts for row in part)}
         rest = [row for row in self.left[0] if row not in named]
-        if parts or not rest:
-            self.siblings = max(1, self.siblings - 1) if not parts else 1
         self.left[:1] = [*parts, *([rest] if rest else [])]
-        self.left += then
         self.divided, self.kills = True, 0
