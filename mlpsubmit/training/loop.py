@@ -56,8 +56,8 @@ def _progress(pack: Pack, step: int, max_iter: int) -> Progress:
         active=active,
         rows=len(pack.stack),
         finished=len(pack.stack.models) - active,
-        stopped=frozenset(pack.history.status.nonzero()[0].tolist()),
         losses=pack.history.final_train.copy(),
+        stopped=frozenset(pack.history.status.nonzero()[0].tolist()),
     )
 
 

@@ -40,9 +40,9 @@ class Progress:
         active: configs still in training.
         rows: rows of the stack in the last steps, including configs that stopped in them.
         finished: configs that have stopped, done or diverged.
-        stopped: which these are.
         losses: (K,) float64, the last smoothed train loss of every config; of a diverged config
             the value at which it stopped, which is not finite.
+        stopped: the configs that have stopped.
     """
 
     step: int
@@ -51,8 +51,8 @@ class Progress:
     active: int
     rows: int
     finished: int
-    stopped: frozenset[int]
     losses: np.ndarray[Any, np.dtype[np.float64]]
+    stopped: frozenset[int] = frozenset()
 
 
 class Monitor:
