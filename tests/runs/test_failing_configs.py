@@ -22,7 +22,6 @@ from mlpsubmit import Sweep, launch, open_run
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.killed_packs import add_end, add_unrecorded_ends, pack_ends
 from mlpsubmit.jobs.process_end import ProcessEnd
-from mlpsubmit.jobs.task import MAX_WITHOUT_PROGRESS
 from mlpsubmit.jobs.task_status import TaskStatus
 from mlpsubmit.runs.run import Run
 from mlpsubmit.spec.load import load_spec
@@ -177,6 +176,7 @@ def test_an_error_of_every_config_takes_one_training(
     assert trainings[1:] == [1]
 
 
+@pytest.mark.slow
 def test_what_raises_only_together_trains_apart(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +301,7 @@ def test_a_pack_that_was_killed_for_its_memory_is_halved_at_once(
     assert run.directory.last_heartbeat("001-0000")["halved"] == 1  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_a_config_that_is_killed_alone_is_set_aside_after_the_others(
     waiting: Callable[..., Run],
 ) -> None:
@@ -348,14 +349,6 @@ def test_kills_with_progress_in_between_are_not_in_a_row(tmp_path: Path) -> None
     assert checkpoint.progress == (0, 7)
     checkpoint.finished.append({"row": np.array([1])})
     assert checkpoint.progress == (1, 7)
-
-
-def test_more_kills_than_attempts_without_progress(waiting: Callable[..., Run]) -> None:
-    """Each of them divides the pack, which is progress."""
-    run = waiting()
-    killed(run, *[KILL] * (MAX_WITHOUT_PROGRESS + 2))
-    run.resume("debug")
-    assert run.status().complete
 
 
 # ---- whole runs ----------------------------------------------------------------------------------
