@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from mlpsubmit import files
+from mlpsubmit.jobs.failures import RowsFailure
 from mlpsubmit.jobs.pack_parts import PackParts
 from mlpsubmit.jobs.pack_results import Arrays
 
@@ -25,6 +27,10 @@ class Checkpoint:
         configs: the number of configs of the pack.
         parts: the configs that are not yet trained.
         finished: the arrays of the stacks that are trained.
+        failures: why configs of the pack have no result.
+        ends: how many of the pack's killed processes are accounted for in ``parts``.
+        reached: the progress of the pack when the last of them was.
+        state_rows: the rows of a stack that has failed as a whole, whose ``state`` is kept.
         state: the saved state of the stack to train next; None to start at step 0.
         seconds: the time that earlier attempts spent on that stack up to its state.
     """
@@ -36,6 +42,10 @@ class Checkpoint:
     finished: list[Arrays] = field(default_factory=list)
     state: dict[str, Any] | None = None
     seconds: float = 0.0
+    failures: list[RowsFailure] = field(default_factory=list)
+    ends: int = 0
+    reached: tuple[int, int] = (0, 0)
+    state_rows: list[int] = field(default_factory=list)
 
     @classmethod
     def load(cls, file: Path, device: str, configs: int) -> Checkpoint:
@@ -51,7 +61,12 @@ class Checkpoint:
                 ]
                 parts = PackParts(**content["parts"])
                 state, seconds = content["state"], content["seconds"]
-                return cls(file, device, configs, parts, finished, state, seconds)
+                failures = [RowsFailure(**failure) for failure in content["failures"]]
+                ends, reached = content["ends"], tuple(content["reached"])
+                return cls(
+                    *(file, device, configs, parts, finished, state, seconds),
+                    *(failures, ends, reached),
+                )
             except Exception as error:
                 print(f"checkpoint {file.name} is unusable, starting anew: {error}", flush=True)
         return cls(file, device, configs, PackParts.whole(configs))
@@ -60,6 +75,35 @@ class Checkpoint:
     def done(self) -> set[int]:
         """The rows of the configs that have a result."""
         return {row for arrays in self.finished for row in arrays["row"].tolist()}
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """The number of configs with a result, and the step of the saved state."""
+        return len(self.done), 0 if self.state is None else int(self.state["start"])
+
+    def set_aside(self, failures: Sequence[RowsFailure], alone: Sequence[int]) -> None:
+        """Keep why configs of the first part failed, and train the others without them.
+
+        Args:
+            alone: the rows of configs to train alone.
+        """
+        self.failures += failures
+        rows = [row for failure in failures for row in failure.rows]
+        self.parts.set_aside(rows, alone, self.done)
+
+    def retry_failures(self) -> None:
+        """Let the next training of the pack try the configs that have failed again.
+
+        Together, except those that killed their process.
+        """
+        killed = [row for failure in self.failures if failure.killed for row in failure.rows]
+        raised = [row for failure in self.failures if not failure.killed for row in failure.rows]
+        if self.parts.left or killed or sorted(raised) != self.state_rows:
+            self.begin_stack()
+        self.parts.left += [sorted(raised)] if raised else []
+        self.parts.left += [[row] for row in sorted(killed)]
+        self.parts.suspect, self.parts.failed_alone = bool(killed), 0
+        self.failures = []
 
     def save(self, state: dict[str, Any] | None, seconds: float) -> None:
         """Replace the file.
@@ -80,8 +124,18 @@ class Checkpoint:
             ],
             "state": state,
             "seconds": seconds,
+            "failures": [asdict(failure) for failure in self.failures],
+            "ends": self.ends,
+            "reached": list(self.reached),
         }
         files.publish(self.file, lambda stream: torch.save(content, stream))
+
+    def try_to_save(self) -> None:
+        """Replace the file between two trainings; if the disk is full, keep the old one."""
+        try:
+            self.save(self.state, self.seconds)
+        except (OSError, RuntimeError) as error:
+            print(f"checkpoint {self.file.name} not written: {error}", flush=True)
 
     def begin_stack(self) -> None:
         """Let the stack to train next start at step 0."""
@@ -91,4 +145,5 @@ class Checkpoint:
         """Remove the file and start the pack anew: its state cannot be continued from."""
         self.file.unlink(missing_ok=True)
         self.parts, self.finished = PackParts.whole(self.configs), []
+        self.failures, self.reached = [], (0, 0)
         self.begin_stack()

@@ -21,6 +21,7 @@ __all__ = [
     "is_fresh",
     "process_age",
     "process_start",
+    "same_boot",
 ]
 
 HEARTBEAT_SECONDS = 2.0
@@ -37,10 +38,14 @@ class Heartbeat:
 
     Args:
         interval: seconds between two heartbeats.
+        pid: of the process whose end is the end of the task: this one by default.
         fields: the initial content, besides the fields that identify the process.
     """
 
-    def __init__(self, path: Path, interval: float, **fields: Any) -> None:
+    def __init__(
+        self, path: Path, interval: float, *, pid: int | None = None, **fields: Any
+    ) -> None:
+        pid = pid or os.getpid()
         self._path = path
         self._interval = interval
         #: Of the fields, held for a moment only: the train loop updates them.
@@ -51,8 +56,8 @@ class Heartbeat:
         self._fields: dict[str, Any] = {
             "state": "starting",
             "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "process_start": process_start(os.getpid()),
+            "pid": pid,
+            "process_start": process_start(pid),
             "started": time.time(),
             "interval": interval,
             **fields,
@@ -126,6 +131,18 @@ def process_start(pid: int) -> str | None:
     with contextlib.suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot}:{ticks}"
+
+
+def same_boot(process: Mapping[str, Any]) -> bool:
+    """Return whether this machine has not been started again since a process; or it ran elsewhere.
+
+    Args:
+        process: a heartbeat.
+    """
+    now, then = process_start(os.getpid()), process.get("process_start")
+    if process.get("host") != socket.gethostname() or now is None or then is None:
+        return True
+    return now.partition(":")[0] == str(then).partition(":")[0]
 
 
 def process_age() -> float | None:

@@ -49,25 +49,27 @@ def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float, *, teste
     return arrays | {f"grab.{name}": values for name, values in grabs.items()}
 
 
-def joined(stacks: Sequence[Arrays], count: int, *, halved: bool) -> Arrays:
-    """Return the arrays of a pack of ``count`` configs, in the order of its rows.
+def joined(stacks: Sequence[Arrays], finished: Sequence[int], *, divided: bool) -> Arrays:
+    """Return the arrays of the finished configs of a pack, in the order of its rows.
 
     Grabs whose shapes differ between stacks are padded with NaN to the largest.
 
     Args:
-        halved: whether the pack ran out of memory; only then ``trained_together`` is kept.
+        finished: their rows, ascending.
+        divided: whether the pack was divided; only then ``trained_together`` is kept.
     """
-    left_out = {"row"} if halved else {"row", "trained_together"}
+    left_out = {"row"} if divided else {"row", "trained_together"}
     if len(stacks) == 1:
         return {name: array for name, array in stacks[0].items() if name not in left_out}
+    position = {row: number for number, row in enumerate(finished)}
     whole: Arrays = {}
     for name in dict.fromkeys(name for stack in stacks for name in stack):
         having = [stack for stack in stacks if name in stack]
         if name in SHARED:
             whole[name] = having[0][name]
         elif name not in left_out:
-            rows = [stack["row"] for stack in having]
-            whole[name] = _scattered([stack[name] for stack in having], rows, count)
+            rows = [np.array([position[row] for row in stack["row"].tolist()]) for stack in having]
+            whole[name] = _scattered([stack[name] for stack in having], rows, len(finished))
     return whole
 
 

@@ -24,7 +24,7 @@ from mlpsubmit.spec.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters,
 from mlpsubmit.spec.product import Axis
 from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["PackRange", "Plan", "Range", "cut", "make_plan"]
+__all__ = ["PackRange", "Plan", "Range", "cut", "make_plan", "pack_file_name"]
 
 #: Weights that one stack may hold on a CPU: beyond it, more configs gain nothing.
 STACKED_WEIGHTS = 1 << 22
@@ -52,6 +52,11 @@ Range = tuple[int, int]
 CostSetting = tuple[int | None, list[float]]
 
 
+def pack_file_name(number: int) -> str:
+    """Return the name of a pack in files."""
+    return f"{number:07d}"
+
+
 @dataclass(frozen=True)
 class PackRange:
     """Configs that train together: those of the ranks ``start`` to ``stop``.
@@ -69,7 +74,7 @@ class PackRange:
     @property
     def name(self) -> str:
         """The name of the pack in files."""
-        return f"{self.number:07d}"
+        return pack_file_name(self.number)
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,12 @@ class Plan:
     def indices(self, pack: PackRange) -> NDArray[np.int64]:
         """Return the flat indices into the product, (K,) int64, of a pack's configs."""
         return self._indices(np.arange(pack.start, pack.stop))
+
+    def indices_of(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the flat indices into the product, (n,) int64, of all configs of some packs."""
+        chosen = np.zeros(self.packs, dtype=bool)
+        chosen[numbers] = True
+        return self._indices(np.flatnonzero(np.repeat(chosen, self.pack_sizes)))
 
     @property
     def first_indices(self) -> NDArray[np.int64]:

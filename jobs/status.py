@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.display.text import duration, throughput
+from mlpsubmit.jobs.failure_groups import FailureGroup, Points, grouped
 from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.plan import Plan, Range
 from mlpsubmit.jobs.slurm.queue import JobState
@@ -44,6 +46,7 @@ class Status:
         remaining_seconds: until the end at the speed so far; None if unknown.
         retry: the state of the job that will resume what is missing; empty if there is none.
         retry_failure: the state of a retry job that failed; empty if none did.
+        points: the axes, and the configs of this run that are done; None if none has failed.
     """
 
     run: str
@@ -63,6 +66,7 @@ class Status:
     retry: str = ""
     retry_failure: str = ""
     matmul_utilization: float | None = None
+    points: Points | None = None
 
     def __repr__(self) -> str:
         return f"Status({self.name} {self.run} {self.state}: {self.summary})"
@@ -84,6 +88,11 @@ class Status:
         return "  ".join(parts)
 
     @property
+    def failure_groups(self) -> list[FailureGroup]:
+        """The failures by reason, the most frequent first."""
+        return grouped(self.failures, self.points)
+
+    @property
     def busy(self) -> bool:
         """Whether any task runs or is about to, or may do so as far as is known."""
         return any(task.live or task.state == "unknown" for task in self.tasks)
@@ -100,7 +109,8 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         """Return the status as ``status --json`` prints it."""
-        fields = {name: value for name, value in vars(self).items() if name != "failures"}
+        left_out = ("failures", "points")
+        fields = {name: value for name, value in vars(self).items() if name not in left_out}
         fields["tasks"] = [
             {
                 **t.heartbeat,
@@ -112,7 +122,8 @@ class Status:
             for t in self.tasks
         ]
         fields["failures"] = [
-            {"pack": f.pack, "configs": f.indices.tolist(), "error": f.error} for f in self.failures
+            {"pack": f.pack, "configs": f.indices.tolist(), "error": f.error, "where": f.where}
+            for f in self.failures
         ]
         return fields
 
@@ -127,16 +138,16 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     plan = Plan.from_json(run.plan)
     beats = run.heartbeats()
     tasks, job = _submitted(run, scheduler, beats)
-    names, failures = run.results.outcomes()
+    names, failures, partly = run.results.outcomes()
     finished = _numbers(names, plan)
     sizes = plan.pack_sizes
     failed = sum(len(failure.indices) for failure in failures)
     reused = _reused(run, names)
-    done = reused + int(sizes[finished].sum())
+    done = reused + int(sizes[finished].sum()) + len(partly)
     configs = int(run.sweep["configs"])
     retry = str(job) if job is not None and job.alive and done < configs else ""
     failed_retry = job is not None and not job.alive and job.state != "COMPLETED"
-    fraction, remaining = _progress(run, plan, finished, tasks, beats)
+    fraction, remaining = _progress(run, plan, finished, failures, tasks, beats)
     speed, matmul_utilization = _speed(tasks, beats)
     return Status(
         run=run.id,
@@ -156,7 +167,15 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
         retry=retry,
         retry_failure=str(job) if failed_retry and done < configs else "",
         matmul_utilization=matmul_utilization,
+        points=_points(run, plan, finished, partly) if failures else None,
     )
+
+
+def _points(
+    run: RunDirectory, plan: Plan, finished: NDArray[np.int64], partly: NDArray[np.int64]
+) -> Points:
+    done = np.concatenate([plan.indices_of(finished), partly])
+    return Points(run.sweep["axes"], done)
 
 
 def _submitted(
@@ -224,6 +243,7 @@ def _progress(
     run: RunDirectory,
     plan: Plan,
     finished: NDArray[np.int64],
+    failures: Sequence[Failure],
     tasks: Sequence[TaskStatus],
     beats: Beats,
 ) -> tuple[float, float | None]:
@@ -232,9 +252,15 @@ def _progress(
         return 1.0, 0.0
     left = plan.pack_costs.copy()
     left[finished] = 0.0
+    failed: Counter[int] = Counter()
+    for failure in failures:
+        failed[int(failure.pack)] += len(failure.indices)
+    for pack, configs in failed.items():
+        left[pack] *= configs / plan.pack_sizes[pack]
     running = {t.name: t.heartbeat for t in tasks if t.state == "running" and "pack" in t.heartbeat}
     for pack, share in _shares(run, beats, running).items():
-        left[pack] *= max(0.0, 1.0 - share)
+        if pack not in failed:
+            left[pack] *= max(0.0, 1.0 - share)
     rates = {name: _rate(beat, plan) for name, beat in running.items()}
     return 1.0 - float(left.sum()) / plan.cost, _remaining(run, left, tasks, rates)
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from mlpsubmit import files
 from mlpsubmit.jobs.environment import environment
+from mlpsubmit.jobs.failures import RowsFailure
 from mlpsubmit.jobs.gpus import device_name, task_device
 from mlpsubmit.jobs.heartbeat import (
     HEARTBEAT_SECONDS,
@@ -19,7 +19,8 @@ from mlpsubmit.jobs.heartbeat import (
     Heartbeat,
     process_age,
 )
-from mlpsubmit.jobs.plan import PackRange, Plan
+from mlpsubmit.jobs.killed_packs import add_end, suspects_last
+from mlpsubmit.jobs.plan import PackRange, Plan, pack_file_name
 from mlpsubmit.jobs.shared_data import SharedData
 from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store import run_directory, shards
@@ -27,10 +28,11 @@ from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.store.shards import Shard
 from mlpsubmit.jobs.store.stored_results import environment_file
+from mlpsubmit.jobs.supervisor import Supervision
 from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.jobs.throughput.workload import Workload
-from mlpsubmit.jobs.train_pack import TaskContext, train_pack
+from mlpsubmit.jobs.train_pack import PackOutcome, TaskContext, train_pack
 from mlpsubmit.spec.load import unpickle_sweep
 from mlpsubmit.spec.sweep import Config
 from mlpsubmit.training.accel.compile import sharing_compiled
@@ -73,6 +75,7 @@ def run_task(
     index: int,
     stop: StopFlag,
     on_failure: Callable[[BaseException], None] | None = None,
+    supervision: Supervision | None = None,
 ) -> str:
     """Train every pack of a slice that has no result yet.
 
@@ -81,6 +84,7 @@ def run_task(
         index: which of its slices to train.
         stop: set when the task is to save its pack and stop.
         on_failure: called with the exception of a pack that failed; the task then stops.
+        supervision: by the parent process, which continues the task if this process is killed.
 
     Returns:
         ``done``; ``interrupted`` if ``stop`` was set, with the state of the pack saved; ``stopped``
@@ -94,7 +98,8 @@ def run_task(
         plan = Plan.from_json(run.plan)
         device = task_device()
         torch.set_num_threads(plan.threads)
-        packs = _without_result(run, plan, intent["slices"][index], name)
+        _record_last_end(run, name, supervision)
+        packs = suspects_last(run, _to_train(run, plan, intent["slices"][index], name))
         data = SharedData(run, sweep, device, map(plan.indices, packs))
         roofline = None
         if sum(pack.cost for pack in packs) >= WORTH_A_ROOFLINE:
@@ -109,6 +114,7 @@ def run_task(
             "startup": None if intent["executor"] == "debug" else process_age(),
             "packs": len(packs),
             "without_progress": _attempts_without_progress(run, name),
+            "supervised": supervision is not None,
             **NOTHING_DONE,
             **meter.fields(),
         }
@@ -118,28 +124,47 @@ def run_task(
             Heartbeat(
                 run.heartbeat(name),
                 max(HEARTBEAT_SECONDS, interval),
+                pid=None if supervision is None else supervision.pid,
                 attempt=shard.attempt,
                 **fields,
             ) as heartbeat,
         ):
             files.publish_json(environment_file(shard.path), [environment(device)])
-            context = TaskContext(run, sweep, plan, device, data, stop, heartbeat, meter, roofline)
-            return _Task(context, shard, on_failure).run(packs)
+            context = TaskContext(
+                *(run, sweep, plan, device, data, stop, heartbeat, meter, roofline, on_failure),
+            )
+            return _Task(context, shard, supervision).run(packs)
 
 
-def _without_result(
+def _record_last_end(run: RunDirectory, task: str, supervision: Supervision | None) -> None:
+    """Record how the last attempt ended if its process was killed in a pack."""
+    last = run.last_heartbeat(task)
+    if supervision is None or supervision.last is None:
+        return
+    number, end = supervision.last
+    print(f"the process {end} in pack {pack_file_name(number)}; going on", flush=True)
+    attempt = f"{task}.{last['attempt']}" if last else f"{task}, without a heartbeat, {time.time()}"
+    add_end(run, pack_file_name(number), replace(end, attempt=attempt))
+
+
+def _to_train(
     run: RunDirectory, plan: Plan, ranges: Sequence[tuple[int, int]], task: str
 ) -> list[PackRange]:
-    """Return the packs of a slice that no earlier attempt of its task has trained."""
+    """Return the packs of a slice that no earlier attempt of its task has finished.
+
+    Nor found to fail: such a pack is tried again by a resume, which is another task.
+    """
     packs = [plan.pack(number) for low, high in ranges for number in range(low, high)]
-    finished = run.results.finished({pack.name for pack in packs}, task)
-    return [pack for pack in packs if pack.name not in finished]
+    ended = run.results.finished({pack.name for pack in packs}, task) | run.results.failed(task)
+    return [pack for pack in packs if pack.name not in ended]
 
 
 def _attempts_without_progress(run: RunDirectory, task: str) -> int:
     """Return how many attempts in a row before this one trained nothing."""
     last = run.last_heartbeat(task)
-    return 0 if last is None or last["progressed"] else int(last["without_progress"]) + 1
+    if last is None or last.get("progressed"):
+        return 0
+    return int(last.get("without_progress", 0)) + 1
 
 
 @dataclass(frozen=True)
@@ -148,7 +173,7 @@ class _Task:
 
     context: TaskContext
     shard: Shard
-    on_failure: Callable[[BaseException], None] | None
+    supervision: Supervision | None
 
     def run(self, packs: Sequence[PackRange]) -> str:
         """Train packs until the last, a signal, or a failure; return the outcome."""
@@ -181,40 +206,59 @@ class _Task:
         """Train a pack and append its result or its failure; return whether to proceed."""
         if self.context.stop.is_set():
             raise Interrupted
+        if self.supervision is not None:
+            self.supervision.begin_pack(pack.number)
         first = self.context.sweep.config(int(self.context.plan.indices(pack)[0]))
         self._report_start(pack, first)
         started = time.monotonic()
         size = pack.stop - pack.start
+        workload = Workload.of(self.context.sweep, first, size, pack.cost)
         try:
-            workload = Workload.of(self.context.sweep, first, size, pack.cost)
-            arrays = train_pack(self.context, pack)
+            outcome = train_pack(self.context, pack)
         except Interrupted:
             raise
-        except Exception as error:
-            self._record_failure(pack, error)
-            return self.on_failure is None
+        except Exception as error:  # outside of the training of its parts, which handles its own
+            failure = RowsFailure.of(error, range(size))
+            print(f"pack {pack.name}: failed\n{failure.traceback}", flush=True)
+            on_failure = self.context.on_failure
+            outcome = PackOutcome(None, [failure], stopped=on_failure is not None)
+            if on_failure is not None:
+                on_failure(error)
         finally:
             self.context.data.end_pack()
-        self.shard.append(pack.name + shards.FINISHED_SUFFIX, npz_bytes(arrays))
+        if outcome.failures:
+            self._record_failures(pack, outcome)
+            return not outcome.stopped
+        assert outcome.arrays is not None  # every config has a result
+        self.shard.append(pack.name + shards.FINISHED_SUFFIX, npz_bytes(outcome.arrays))
         self.context.meter.finish_pack(workload)
         self._report_end(pack, "packs_done", speeds=self.context.meter.speeds())
         self.context.run.checkpoint(pack.name).unlink(missing_ok=True)
+        self.context.run.pack_ends(pack.name).unlink(missing_ok=True)
         seconds = time.monotonic() - started
         print(f"pack {pack.name}: {size} configs in {seconds:.1f} s", flush=True)
         return True
 
-    def _record_failure(self, pack: PackRange, error: Exception) -> None:
-        failure = {
-            "indices": self.context.plan.indices(pack).tolist(),
-            "error": f"{type(error).__name__}: {error}",
-            "traceback": "".join(traceback.format_exception(error)),
-        }
-        self.shard.append(pack.name + shards.FAILED_SUFFIX, files.json_bytes(failure))
+    def _record_failures(self, pack: PackRange, outcome: PackOutcome) -> None:
+        """Append the results of a pack in which configs have failed, and then the failures.
+
+        In this order: a process that dies in between leaves a pack that is missing. Its state
+        remains, for a resume to try the failed configs again.
+        """
+        indices, finished = self.context.plan.indices(pack).tolist(), []
+        if outcome.arrays is not None:
+            self.shard.append(pack.name + shards.PARTIAL_SUFFIX, npz_bytes(outcome.arrays))
+            finished = outcome.arrays["index"].tolist()
+        failures = [failure.to_json(indices) for failure in outcome.failures]
+        content = shards.failures_json(finished, failures)
+        self.shard.append(pack.name + shards.FAILED_SUFFIX, content)
+        if outcome.checkpoint is not None:
+            outcome.checkpoint.retry_failures()
+            outcome.checkpoint.try_to_save()
         self.context.meter.discard_pack()
         self._report_end(pack, "packs_failed")
-        print(f"pack {pack.name}: failed\n{failure['traceback']}", flush=True)
-        if self.on_failure is not None:
-            self.on_failure(error)
+        failed = pack.stop - pack.start - len(finished)
+        print(f"pack {pack.name}: {failed} of {pack.stop - pack.start} configs failed", flush=True)
 
     def _report_start(self, pack: PackRange, first: Config) -> None:
         heartbeat = self.context.heartbeat

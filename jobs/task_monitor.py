@@ -82,6 +82,8 @@ class TaskMonitor(Monitor):
         #: How long the last save took, with the copy from the device.
         self._saving = 0.0
         self._counts = _Counts()
+        #: Configs of the stack that have stopped, by the last read-back.
+        self.stopped: frozenset[int] = frozenset()
 
     # ---- between two stacks
 
@@ -103,6 +105,7 @@ class TaskMonitor(Monitor):
         """Let the stack to train next start at step 0."""
         self._meter.stop()
         self.checkpoint.begin_stack()
+        self.stopped = frozenset()
         self._begun = time.monotonic()
 
     @property
@@ -123,6 +126,7 @@ class TaskMonitor(Monitor):
             active=_active(state, self._configs),
             reported=time.monotonic(),
         )
+        self.stopped = _stopped(state)
         self.heartbeat.update(first_step=start, step=start)
         self._meter.start(self._step_ideal)
         return state
@@ -161,7 +165,7 @@ class TaskMonitor(Monitor):
 
     def progress(self, progress: Progress) -> None:
         """Report a read-back to the heartbeat and the meter."""
-        counts = self._counts
+        counts, self.stopped = self._counts, progress.stopped
         finite = progress.losses[np.isfinite(progress.losses)]
         loss = float(np.median(finite)) if len(finite) else None
         if counts.earlier_made is None:  # as if no config had stopped since this attempt began
@@ -190,6 +194,14 @@ class TaskMonitor(Monitor):
         counts.reported = now
         self._meter.update(counts.made + counts.ahead * counts.active)
         self.heartbeat.update(step=counts.step + counts.ahead, **self._meter.fields())
+
+
+def _stopped(state: dict[str, Any] | None) -> frozenset[int]:
+    """Return the configs that have stopped in a saved state."""
+    if state is None or state.get("format") != STATE_FORMAT:
+        return frozenset()
+    status = state["parts"]["history"]["status"]
+    return frozenset(status.nonzero().flatten().tolist())
 
 
 def _active(state: dict[str, Any] | None, configs: int) -> int:

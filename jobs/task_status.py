@@ -27,6 +27,7 @@ class TaskStatus:
         heartbeat: the last one; empty if the task never reported.
         log: its log file.
         why: why it waits, crashed, or is unknown; else empty.
+        memory_kill: whether SLURM killed it for its memory.
     """
 
     name: str
@@ -34,6 +35,7 @@ class TaskStatus:
     heartbeat: dict[str, Any]
     log: Path | None
     why: str = ""
+    memory_kill: bool = False
 
     @property
     def live(self) -> bool:

@@ -7,22 +7,32 @@ takes the first GPU that is visible to it, and shares nothing but the run direct
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
-from mlpsubmit.jobs.signals import stop_on_signals
+from mlpsubmit.jobs.process_end import ProcessEnd
+from mlpsubmit.jobs.signals import STOP_SIGNALS, stop_on_signals
+from mlpsubmit.jobs.supervisor import Supervision, supervised
 
 __all__ = ["main"]
 
 
-def main(path: str, submission: int, task: int) -> int:
+def main(path: str, submission: int, task: int, supervision: Supervision | None = None) -> int:
     """Train one slice; if SLURM ends the job earlier, put it back into the queue.
+
+    Args:
+        supervision: by the parent process, which continues the task if this process is killed.
 
     Returns:
         The exit code of the process.
     """
     # Before the imports: torch takes seconds, in which a signal must not kill the process.
     with stop_on_signals() as stop:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked since the fork
         from mlpsubmit.jobs.slurm import requeue
         from mlpsubmit.jobs.store.run_directory import RunDirectory
 
@@ -32,7 +42,7 @@ def main(path: str, submission: int, task: int) -> int:
         from mlpsubmit.jobs.task import run_task
 
         run = RunDirectory.open(Path(path))
-        outcome = run_task(run, submission, task, stop)
+        outcome = run_task(run, submission, task, stop, supervision=supervision)
         # The launch of a local run may itself be part of a job, which is not to be requeued.
         under_slurm = run.intent(submission)["executor"] == "slurm"
         if outcome == "interrupted" and under_slurm and run.ended(submission) is None:
@@ -40,5 +50,24 @@ def main(path: str, submission: int, task: int) -> int:
     return 0 if outcome in ("done", "interrupted") else 1
 
 
+def report_end(path: str, submission: int, task: int, end: ProcessEnd) -> None:
+    """Make the heartbeat of a task show that its process was killed before it trained anything."""
+    from mlpsubmit import files
+    from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
+
+    print(f"the process {end}, before it trained anything", flush=True)
+    run, name, now = RunDirectory(Path(path)), task_name(submission, task), time.time()
+    last = run.last_heartbeat(name) or {"task": name, "started": now}
+    crashed = {"state": "crashed", "error": f"its process {end}", "updated": now}
+    with contextlib.suppress(OSError):  # a full disk; the log has it
+        files.publish_json(run.heartbeat(name), {**last, **crashed}, sync=False)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    arguments = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    parent = supervised(partial(report_end, *arguments))
+    try:
+        code = main(*arguments, parent)
+    finally:
+        parent.end()
+    sys.exit(code)

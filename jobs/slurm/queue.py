@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from mlpsubmit.jobs.process_end import signal_meaning
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked
 
 __all__ = ["JobState", "Queue", "array_indices", "sacct_records"]
@@ -119,7 +120,7 @@ def sacct_records(arrays: Sequence[str], since: float) -> dict[str, JobState]:
         if "." in job:
             continue  # a step of a job
         name, _, by = state.partition(" ")  # "CANCELLED by 1000"
-        reason, memory = by or ("" if code == "0:0" else f"exit code {code}"), ""
+        reason, memory = by or ("" if code == "0:0" else _exit_reason(code)), ""
         if name == "TIMEOUT":
             reason = f"its time limit was {limit}"
         if name == "OUT_OF_MEMORY":
@@ -129,6 +130,13 @@ def sacct_records(arrays: Sequence[str], since: float) -> dict[str, JobState]:
         for id in _job_ids(array, indices):
             jobs[id] = JobState(id, name, reason, node, memory)
     return jobs
+
+
+def _exit_reason(code: str) -> str:
+    """Return an exit code as SLURM writes it, ``code:signal``, and what its signal means."""
+    exited, _, killed = code.partition(":")
+    number = int(killed or 0) or max(0, int(exited) - 128)  # a shell's way to report a signal
+    return f"exit code {code}" + (f": {signal_meaning(number)}" if 0 < number < 65 else "")
 
 
 def _job_ids(array: str, indices: str) -> Iterator[str]:

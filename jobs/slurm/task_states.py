@@ -108,7 +108,7 @@ def _explained(task: TaskStatus, job: JobState | None) -> TaskStatus:
         hint = "its node cannot see the run's folder, or cannot write there"
         return replace(task, why=f"{hint} (mlpsubmit doctor checks it); {task.why}")
     kill = memory_kill(job, task.last_lines())
-    return task if kill is None else replace(task, why=kill)
+    return task if kill is None else replace(task, why=kill, memory_kill=True)
 
 
 def _state_from_heartbeat(beat: Mapping[str, Any], exact: bool) -> tuple[str, str] | None:

@@ -20,6 +20,8 @@
 | results/<task>.<attempt>.json| that attempt: the versions, the device and the threads        |
 | results/reused.0.tar, .json  | launch, once: finished configs of earlier runs                |
 | checkpoints/<pack>.pt        | the task that trains the pack, replaced atomically            |
+| checkpoints/<pack>.ends.json | the task that trains the pack, or resume: how processes were    |
+|                              | killed in it                                                  |
 | heartbeats/<task>.json       | one task, replaced atomically every few seconds               |
 | compiled/<machine>/          | torch, where COMPILE pays: code that other tasks use as well  |
 
@@ -56,6 +58,7 @@ JOBS = "jobs.json"
 ENDED = "ended.json"
 RESULTS = "results"
 CHECKPOINTS = "checkpoints"
+ENDS_SUFFIX = ".ends.json"
 HEARTBEATS = "heartbeats"
 COMPILED = "compiled"
 LOCK = ".lock"
@@ -144,6 +147,15 @@ class RunDirectory:
     def checkpoint(self, pack: str) -> Path:
         """Return the file that holds the state of a pack."""
         return self.path / CHECKPOINTS / f"{pack}.pt"
+
+    def pack_ends(self, pack: str) -> Path:
+        """Return the file that holds how processes were killed while they trained a pack."""
+        return self.path / CHECKPOINTS / f"{pack}{ENDS_SUFFIX}"
+
+    def packs_with_ends(self) -> list[str]:
+        """Return the names of the packs that have such a file."""
+        files = (self.path / CHECKPOINTS).glob(f"[!.]*{ENDS_SUFFIX}")
+        return [file.name.removesuffix(ENDS_SUFFIX) for file in files]
 
     def data_file(self, key: str) -> Path:
         """Return the file of the entries of a data function."""

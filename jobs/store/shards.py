@@ -7,7 +7,7 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,23 +16,27 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.files import sync_folder
+from mlpsubmit.files import json_bytes, sync_folder
 from mlpsubmit.jobs.store.npz import stored_arrays
 from mlpsubmit.results.source import Failure
 
 __all__ = [
     "FAILED_SUFFIX",
     "FINISHED_SUFFIX",
+    "PARTIAL_SUFFIX",
     "Member",
     "Shard",
     "StoredPack",
+    "failures_json",
     "members",
     "pack_name",
-    "read_failure",
+    "read_failures",
 ]
 
-#: Members of a shard: a finished pack, and a pack whose training raised.
+#: Members of a shard: a finished pack; the configs with a result of a pack in which others have
+#: failed; and after it, the failures of those.
 FINISHED_SUFFIX = ".npz"
+PARTIAL_SUFFIX = ".partial.npz"
 FAILED_SUFFIX = ".failed.json"
 
 
@@ -161,7 +165,7 @@ class StoredPack:
 
     def __init__(self, member: Member) -> None:
         self.member = member
-        self.name = member.name.removesuffix(FINISHED_SUFFIX)
+        self.name = pack_name(member)
 
     @cached_property
     def _small(self) -> dict[str, NDArray[Any]] | None:
@@ -205,14 +209,40 @@ class StoredPack:
 
 def pack_name(member: Member) -> str:
     """Return the name of the pack whose result or failure a member is."""
-    return member.name.removesuffix(FAILED_SUFFIX).removesuffix(FINISHED_SUFFIX)
+    for suffix in (FAILED_SUFFIX, PARTIAL_SUFFIX, FINISHED_SUFFIX):
+        if member.name.endswith(suffix):
+            return member.name.removesuffix(suffix)
+    return member.name
 
 
-def read_failure(pack: str, member: Member) -> Failure | None:
-    """Return the failure of a pack; None if its bytes are damaged: it then counts as missing."""
+def failures_json(finished: Sequence[int], failures: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the content of a member for a pack in which configs have failed.
+
+    Args:
+        finished: indices of its configs with a result.
+        failures: the fields of the :class:`Failure` of the others, but for ``pack``.
+    """
+    return json_bytes({"finished": list(finished), "failures": list(failures)})
+
+
+def read_failures(pack: str, member: Member) -> tuple[NDArray[np.int64], list[Failure]]:
+    """Return the indices of a pack's configs with a result, and the failures of the others.
+
+    There are none if the bytes are damaged: the pack then counts as missing.
+    """
     try:
         content = json.loads(member.read())
-        indices = np.array(content["indices"], dtype=np.int64)
-        return Failure(indices, content["error"], content["traceback"], pack)
+        failures = [
+            Failure(_indices(one["indices"]), pack=pack, **{n: one[n] for n in _FAILURE_FIELDS})
+            for one in content["failures"]
+        ]
+        return _indices(content["finished"]), failures
     except (ValueError, KeyError, TypeError):
-        return None
+        return _indices([]), []
+
+
+_FAILURE_FIELDS = ("error", "traceback", "where", "line")
+
+
+def _indices(values: Sequence[int]) -> NDArray[np.int64]:
+    return np.array(values, dtype=np.int64)

@@ -7,22 +7,26 @@ import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlpsubmit.errors import RunError
 from mlpsubmit.files import read_json
 from mlpsubmit.jobs.store.shards import (
     FAILED_SUFFIX,
     FINISHED_SUFFIX,
+    PARTIAL_SUFFIX,
     Member,
     StoredPack,
     members,
     pack_name,
-    read_failure,
+    read_failures,
 )
 from mlpsubmit.results.source import Failure
 
-__all__ = ["REUSED", "REUSED_PREFIX", "StoredResults", "environment_file"]
+__all__ = ["REUSED", "REUSED_PREFIX", "Outcomes", "StoredResults", "environment_file"]
 
 #: The shard of results that come from earlier runs, and what its members' names begin with.
 REUSED = "reused.0.tar"
@@ -35,6 +39,20 @@ def environment_file(shard: Path) -> Path:
 
 
 _SHARD_NAME = re.compile(r"(?P<task>[\w-]+)\.(?P<attempt>\d+)\.tar")
+
+
+class Outcomes(NamedTuple):
+    """What has become of the packs of a run.
+
+    Attributes:
+        finished: the names of those of which every config has a result.
+        failures: the last failures of configs of others.
+        partly: (n,) indices of the configs with a result in packs in which others have failed.
+    """
+
+    finished: set[str]
+    failures: list[Failure]
+    partly: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -74,7 +92,7 @@ class StoredResults:
             yield from members(shard)
 
     def packs(self) -> Iterator[StoredPack]:
-        """Yield every finished pack except damaged ones, which train again."""
+        """Yield every pack with results except damaged ones, which train again."""
         return self._whole(self.members())
 
     def _whole(self, members: Iterable[Member]) -> Iterator[StoredPack]:
@@ -92,31 +110,41 @@ class StoredResults:
         Args:
             task: read only what the attempts of this task wrote.
         """
-        wanted = (member for member in self.members(task) if pack_name(member) in among)
+        wanted = (
+            member
+            for member in self.members(task)
+            if pack_name(member) in among and not member.name.endswith(PARTIAL_SUFFIX)
+        )
         return {pack.name for pack in self._whole(wanted)}
+
+    def failed(self, task: str = "*") -> set[str]:
+        """Return the names of packs of which configs have failed, in a task or in any."""
+        members = self.members(task)
+        return {pack_name(one) for one in members if one.name.endswith(FAILED_SUFFIX)}
 
     def reused(self) -> int:
         """Return how many configs have results from earlier runs, read and verified."""
         wanted = (m for m in self.members() if m.name.startswith(REUSED_PREFIX))
         return sum(len(pack["index"]) for pack in self._whole(wanted))
 
-    def outcomes(self) -> tuple[set[str], list[Failure]]:
-        """Return the names of finished packs, and the last failure of those not finished since.
+    def outcomes(self) -> Outcomes:
+        """Return what has become of the packs.
 
-        Only headers are read: enough for the progress of a run.
+        Only headers, and failures, are read: enough for the progress of a run.
         """
         finished: set[str] = set()
-        failed: dict[str, Failure] = {}
+        failed: dict[str, tuple[NDArray[np.int64], list[Failure]]] = {}
         for member in self.members():
             name = pack_name(member)
             if member.name.endswith(FAILED_SUFFIX):
-                if failure := read_failure(name, member):
-                    failed[name] = failure
-            else:
+                failed[name] = read_failures(name, member)
+            elif not member.name.endswith(PARTIAL_SUFFIX):
                 finished.add(name)
                 failed.pop(name, None)
-        return finished, list(failed.values())
+        failures = [failure for _, own in failed.values() for failure in own]
+        partly = [indices for indices, _ in failed.values()]
+        return Outcomes(finished, failures, np.concatenate([np.zeros(0, np.int64), *partly]))
 
     def failures(self) -> list[Failure]:
-        """Return the last failure of every pack that has not finished since."""
-        return self.outcomes()[1]
+        """Return the last failures of every pack that has not finished since."""
+        return self.outcomes().failures

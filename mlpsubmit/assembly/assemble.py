@@ -17,8 +17,10 @@ from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.loop import train
 from mlpsubmit.training.monitor import Monitor
+from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import streams
 from mlpsubmit.training.stack import behaviour
@@ -95,12 +97,15 @@ def assemble(
     configs: Sequence[Config],
     entries: Sequence[Mapping[str, Any]],
     device: torch.device,
+    on_failure: Callable[[int, BaseException], None] | None = None,
 ) -> list[StackInputs]:
     """Build models and batch functions for the configs of a pack.
 
     Args:
         configs: the K configs.
         entries: for each config the entries of the data function, tensors on the device.
+        on_failure: called with the row and the exception of a config whose functions raise, which
+            is then left out. By default, and if memory runs out, the exception is raised.
 
     Returns:
         One stack if all shapes agree and all models compute the same function of their weights;
@@ -114,22 +119,27 @@ def assemble(
     shared: dict[bytes, SharedBatches] = {}
     stacks: dict[Any, StackInputs] = {}
     for row, (config, entry) in enumerate(zip(configs, entries, strict=True)):
-        hyperparameters = config.hyperparameters
-        context = settings_of(sweep, config, entry, device)
-        seeds = streams(hyperparameters.seed, config.trial)
-        batches = shared.setdefault(
-            sharing_key(sweep.batchfn, context, entry, seeds.train),
-            SharedBatches(sweep.batchfn, context, seeds, device),
-        )
-        first = batches.first
-        test_fn = batches.test if needs_test or hyperparameters.test_every else None
-        model = build_model(config, context, *first)
-        key = (_model_key(model), _shapes(first), test_fn and _shapes(test_fn(0)))
-        if key not in stacks:
-            check_layer_order(model, first[0])
-            stacks[key] = StackInputs(grabs, device)
-        stacks[key].add(row, config, context, model, batches.of_stack(key), test_fn)
-    return list(stacks.values())
+        try:
+            hyperparameters = config.hyperparameters
+            context = settings_of(sweep, config, entry, device)
+            seeds = streams(hyperparameters.seed, config.trial)
+            batches = shared.setdefault(
+                sharing_key(sweep.batchfn, context, entry, seeds.train),
+                SharedBatches(sweep.batchfn, context, seeds, device),
+            )
+            first = batches.first
+            test_fn = batches.test if needs_test or hyperparameters.test_every else None
+            model = build_model(config, context, *first)
+            key = (_model_key(model), _shapes(first), test_fn and _shapes(test_fn(0)))
+            if key not in stacks:
+                check_layer_order(model, first[0])
+                stacks[key] = StackInputs(grabs, device)
+            stacks[key].add(row, config, context, model, batches.of_stack(key), test_fn)
+        except FAILURES as error:
+            if on_failure is None or ran_out_of_memory(error):
+                raise
+            on_failure(row, error)
+    return [stack for stack in stacks.values() if stack.rows]
 
 
 def _model_key(model: nn.Module) -> tuple[Any, ...]:

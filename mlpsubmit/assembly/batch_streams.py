@@ -16,6 +16,7 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.seeds import Streams
 
 __all__ = [
@@ -129,6 +130,7 @@ class SharedBatches:
         self._batchfn, self._context = batchfn, context
         self._seeds, self._device = seeds, device
         self._of_stacks: dict[Hashable, BatchStream] = {}
+        self._error: BaseException | None = None
 
     @functools.cached_property
     def first(self) -> Pair:
@@ -158,7 +160,13 @@ class SharedBatches:
 
     @functools.cached_property
     def _unused(self) -> BatchStream:
-        return self._new_stream()
+        if self._error is not None:  # raised for another config of the pack
+            raise self._error
+        try:
+            return self._new_stream()
+        except FAILURES as error:
+            self._error = error
+            raise
 
     def _offered(self, seed: int, split: str) -> dict[str, Any]:
         generator = torch.Generator(self._device).manual_seed(seed)

@@ -58,9 +58,8 @@ def collect(
             click.echo(f"plot: {results.plot(dataset, plot, force=force)}")
     current = opened.status()
     click.echo(f"results: {written} ({current.done} of {counted(current.configs, 'config')})")
-    for failure in current.failures[:3]:
-        configs = counted(len(failure.indices), "config")
-        click.echo(f"failed: {failure.error} ({configs})", err=True)
+    for group in current.failure_groups[:3]:
+        click.echo(f"failed: {group}" + (f"; {group.place}" if group.place else ""), err=True)
     if current.complete:
         return
     if current.running:

@@ -19,7 +19,6 @@ from mlpsubmit.display.text import counted
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status
-    from mlpsubmit.results.source import Failure
     from mlpsubmit.runs.run import Run
 
 __all__ = [
@@ -105,25 +104,26 @@ def _crashes(status: Status) -> list[Text]:
 
 
 def _failures(status: Status) -> list[Text]:
-    """Return why packs failed: each distinct reason once, with a traceback, most frequent first."""
-    reasons: dict[str, list[Failure]] = {}
-    for failure in status.failures:
-        reasons.setdefault(failure.error, []).append(failure)
-    ranked = sorted(reasons.items(), key=lambda reason: len(reason[1]), reverse=True)
+    """Return why configs failed: each reason once, with the place, the most frequent first."""
+    groups = status.failure_groups
     shown = []
-    for error, failures in ranked[:_REASONS]:
-        configs = counted(sum(len(failure.indices) for failure in failures), "config")
-        # An error of a user's function is the cause of ours: the user's line is in its traceback.
-        lines = failures[0].traceback.partition("\n\nThe above exception was")[0].splitlines()
-        traceback = [line for line in lines if line.strip(" ^~")][-_TRACEBACK_LINES:]
+    for group in groups[:_REASONS]:
+        place = [group.place] if group.place else _traceback_end(group.first.traceback)
+        text = Text.assemble(("  failed: ", "red"), str(group))
+        if place:
+            text.append("\n").append(*_indented([line[:_LINE] for line in place]))
+        shown.append(text)
+    if len(groups) > _REASONS:
         shown.append(
-            Text.assemble(("  failed: ", "red"), f"{error} ({configs})\n", _indented(traceback))
-        )
-    if len(ranked) > _REASONS:
-        shown.append(
-            Text(f"  ... and {counted(len(ranked) - _REASONS, 'more reason')}; see mlpsubmit logs")
+            Text(f"  ... and {counted(len(groups) - _REASONS, 'more reason')}; see mlpsubmit logs")
         )
     return shown
+
+
+def _traceback_end(traceback: str) -> list[str]:
+    """Return the last lines of a traceback: of an error of ours, those of its cause."""
+    lines = traceback.partition("\n\nThe above exception was")[0].splitlines()
+    return [line for line in lines if line.strip(" ^~")][-_TRACEBACK_LINES:]
 
 
 def _indented(lines: Sequence[str]) -> tuple[str, str]:

@@ -157,7 +157,7 @@ def _report(run: Run, status: Status) -> None:
     if not console.is_terminal:  # a terminal has shown it all along
         console.print(terminal.render(status), soft_wrap=True)
     if not status.done:
-        reasons = "; ".join(dict.fromkeys(failure.error for failure in status.failures))
+        reasons = "; ".join(group.first.error for group in status.failure_groups)
         raise RunError(
             f"run {run.id}: none of its {status.configs} configs has a result"
             + (f": {reasons}" if reasons else f"; see: mlpsubmit logs {run.id}")

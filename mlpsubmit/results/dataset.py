@@ -36,7 +36,7 @@ def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
       points without a result, too, which ``status`` tells apart.
     - ``status``: "done", "diverged", "failed", "missing", or "excluded" (left out by ``where``).
     - ``steps``, ``seconds``: float64.
-    - ``trained_together``: float64, of packs that ran out of memory, how many configs trained
+    - ``trained_together``: float64, of packs that were divided, how many configs trained
       together with each one, itself included; NaN for the others; only if there is such a pack.
     - ``error``: text, "" for configs that have not failed; only if any has.
     - each grab by its name (with ``_grab`` where that is taken), its own dimensions called

@@ -27,7 +27,7 @@ Steps: TypeAlias = npt.NDArray[np.int64]
 FLOAT: np.dtype[Any] = np.dtype(np.float64)
 GRAB = "grab."
 TOGETHER = "trained_together"
-TOGETHER_DESCRIPTION = "configs trained together, of a pack that ran out of memory and was halved"
+TOGETHER_DESCRIPTION = "configs trained together, of a pack that was divided"
 # A grab without a trace is kept in memory for all configs if it has at most this many bytes per
 # config; larger ones are written config by config, like traces.
 SMALL_ROW_BYTES = 256
@@ -179,7 +179,7 @@ class _Scanned:
 
     last_step: int
     steps: dict[str, bytes | None]  # of int64: hashed once, and one copy for all packs
-    halved: bool
+    divided: bool
     tested: bool
     grabs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
 
@@ -278,7 +278,7 @@ def _schema(
     }
     tested = layout.tested or any(pack.tested for pack in packs.values())
     variables = _fixed_variables(layout, tested, dims, clocks)
-    if any(pack.halved for pack in packs.values()):
+    if any(pack.divided for pack in packs.values()):
         variables.append(Variable(TOGETHER, TOGETHER, description=TOGETHER_DESCRIPTION))
     grabs = grab_names([array.removeprefix(GRAB) for array in arrays], layout)
     for array, name in zip(arrays, grabs.values(), strict=True):

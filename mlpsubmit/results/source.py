@@ -104,7 +104,7 @@ class FinishedPack(Protocol):
     eval_step            (E,)         with traces only
     grab_step            (G,)         with traces of grabs only
     grab.<name>          (K, ...)     final, or (K, G, ...) at the steps in `grab_step`
-    trained_together     (K,)         configs in one stack; only where the pack was halved
+    trained_together     (K,)         configs in one stack; only where the pack was divided
     ==================== ============ ============================================================
     """
 
@@ -121,19 +121,23 @@ class FinishedPack(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Failure:
-    """A pack that ended in an exception.
+    """Configs of a pack that raised an exception, or killed their process.
 
     Args:
         indices: indices of its configs in the product.
         error: the exception in one line, e.g. ``"ValueError: boom"``.
         traceback: the whole of it.
         pack: the name of the pack.
+        where: the last line of the user's code in the traceback, e.g. ``spec.py:12 in batch_fn``.
+        line: its text.
     """
 
     indices: Array
     error: str
     traceback: str
     pack: str = ""
+    where: str = ""
+    line: str = ""
 
 
 class ResultSource(Protocol):

@@ -367,7 +367,7 @@ def notebook_display() -> Callable[[Status], None] | None:
 def _html(status: Status) -> str:
     """Return a status as HTML; the tasks of a complete run are left out."""
     rows = [] if status.complete else [(t.name, t.state, t.summary) for t in status.tasks]
-    reasons = (failure.error for failure in status.failures)
+    reasons = map(str, status.failure_groups)
     return status_html(
         status.name, status.run, status.state, status.fraction, status.summary, rows, reasons
     )

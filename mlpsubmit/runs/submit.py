@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit import files
 from mlpsubmit.errors import BusyError, RunError
+from mlpsubmit.jobs.killed_packs import add_unrecorded_ends
 from mlpsubmit.jobs.plan import Plan, cut
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.rejections import Rejected
@@ -109,13 +110,15 @@ def start(
     with submission_lock(run.path / run_directory.PLAN, f"run {run.id}"):
         if after is not None and run.superseded(after) is not None:
             return 0
-        _check_not_busy(run, read_status(run, Scheduler(exact=True)))
+        status = read_status(run, Scheduler(exact=True))
+        _check_not_busy(run, status)
         plan = Plan.from_json(run.plan)
         missing = missing_packs(run, plan)
         if not len(missing):
             if after is None:
                 run.record_launch(next_launch(run.path))
             return 0
+        add_unrecorded_ends(run, status.tasks)
         submission = submission_for(run, run.sweep, executor, plan, missing, retries)
         if not checked:
             executor.check(submission)

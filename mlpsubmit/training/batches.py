@@ -12,6 +12,8 @@ from torch import Tensor
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import BatchFn
+from mlpsubmit.training.culprits import FAILURES, raise_attributed
+from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.precision import full_precision_matmul
 
 __all__ = ["Batch", "BatchError", "Batches", "column", "latest"]
@@ -83,6 +85,7 @@ class Batches:
         distinct = {id(function): function for function in batch_fns}
         self._fns, numbers = list(distinct.values()), {key: i for i, key in enumerate(distinct)}
         self.sources = [numbers[id(function)] for function in batch_fns]
+        self._configs = list(range(len(batch_fns)))  # per row of the stack
         self.fixed, self._loss, self._model, self._what = fixed, loss, model, what
         self._device, self._dtype = device, dtype
         self._checked: set[tuple[torch.Size, torch.Size]] = set()  # shapes
@@ -101,6 +104,7 @@ class Batches:
     def shrink(self, keep: Sequence[int]) -> None:
         """Keep these rows, and only the functions that they draw from."""
         sources = [self.sources[row] for row in keep]
+        self._configs = [self._configs[row] for row in keep]
         used = sorted(set(sources))
         self._fns = [self._fns[i] for i in used]
         self.sources = [used.index(i) for i in sources]
@@ -118,7 +122,7 @@ class Batches:
 
     def _draw(self, step: int) -> Batch:
         """Return one batch for all rows, from one call of each distinct function."""
-        drawn = [self._draw_one(function, step) for function in self._fns]
+        drawn = self._draw_each(step)
         if len(drawn) == 1:
             return Batch(*drawn[0], shared=True)
         shapes = {(tuple(X.shape), tuple(y.shape)) for X, y in drawn}
@@ -131,6 +135,21 @@ class Batches:
         if self._index is not None:
             X, y = X[self._index], y[self._index]
         return Batch(X, y, shared=False)
+
+    def _draw_each(self, step: int) -> list[tuple[Tensor, Tensor]]:
+        """Call every function, also once one has raised: all that raise at this step are found."""
+        drawn, errors = [], dict[int, BaseException]()
+        for number, function in enumerate(self._fns):
+            try:
+                drawn.append(self._draw_one(function, step))
+            except FAILURES as error:
+                rows = zip(self._configs, self.sources, strict=True)
+                errors |= {config: error for config, source in rows if source == number}
+                if ran_out_of_memory(error):
+                    break
+        if errors:
+            raise_attributed(errors)
+        return drawn
 
     def _draw_one(self, function: BatchFn, step: int) -> tuple[Tensor, Tensor]:
         with full_precision_matmul():

@@ -57,6 +57,7 @@ def _progress(pack: Pack, step: int, max_iter: int) -> Progress:
         rows=len(pack.stack),
         finished=len(pack.stack.models) - active,
         losses=pack.history.final_train.copy(),
+        stopped=frozenset(pack.history.status.nonzero()[0].tolist()),
     )
 
 

@@ -16,7 +16,9 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import GRAB_ARGUMENTS, Grab
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import Batch, Batches, latest
+from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.loss_history import Finished
+from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.optimizers import OptimizerView
 from mlpsubmit.training.parts import Part
 from mlpsubmit.training.precision import full_precision_matmul
@@ -128,32 +130,46 @@ class Grabber(Part):
             return
         if self._keeps_last:
             self._last_batch = latest(self._last_batch, batch, active)
+        calls: list[tuple[int, int, Batch | None]] = []
         if self.schedule is not None and step in self.schedule:
-            self._call_all(step, [row for row, made in enumerate(active.tolist()) if made], batch)
+            calls += [(step, row, batch) for row, made in enumerate(active.tolist()) if made]
         for one in finished:
             traced = self.schedule is not None and one.last_step in self.schedule
             if not one.diverged and not traced:
                 kept = self._last_batch and Batch(*self._last_batch, shared=False)
-                self._call_all(one.last_step, [one.row], kept or _fixed_set(self._train))
+                calls.append((one.last_step, one.row, kept or _fixed_set(self._train)))
+        self._call_all(calls)
 
-    def _call_all(self, step: int, rows: Sequence[int], train: Batch | None) -> None:
-        """Call every grab for these rows of the stack, after this step."""
-        # The column of the step, or the next one: every schedule has the last step of all.
-        column = 0 if self.schedule is None else int(self.schedule.steps.searchsorted(step))
-        for row in rows:
-            config = self._stack.configs[row]
-            offered = self._offer(row, config, train)
-            self._last_column[config] = column
-            for name in self.grabs:
-                where = f"grab {name!r} of model {config} at step {step}"
-                value = self._call(name, config, offered, where)
-                if value is not None:
-                    self._check_shape(name, config, tuple(value.shape), where)
-                    self._pending[name].append((config, column, value))
-                    self._pending_bytes += value.nbytes
-            self._stack.models[config].zero_grad()
+    def _call_all(self, calls: Sequence[tuple[int, int, Batch | None]]) -> None:
+        """Call every grab after these steps, for rows of the stack and batches."""
+        errors: dict[int, BaseException] = {}
+        for step, row, train in calls:
+            try:
+                self._call_row(step, row, train)
+            except FAILURES as error:  # the rest is called too: all that raise here are found
+                errors[self._stack.configs[row]] = error
+                if ran_out_of_memory(error):
+                    break
+        if errors:
+            raise_attributed(errors)
         if self._pending_bytes > _PENDING_BYTES:
             self.flush()
+
+    def _call_row(self, step: int, row: int, train: Batch | None) -> None:
+        """Call every grab for one row of the stack, after this step."""
+        # The column of the step, or the next one: every schedule has the last step of all.
+        column = 0 if self.schedule is None else int(self.schedule.steps.searchsorted(step))
+        config = self._stack.configs[row]
+        offered = self._offer(row, config, train)
+        self._last_column[config] = column
+        for name in self.grabs:
+            where = f"grab {name!r} of model {config} at step {step}"
+            value = self._call(name, config, offered, where)
+            if value is not None:
+                self._check_shape(name, config, tuple(value.shape), where)
+                self._pending[name].append((config, column, value))
+                self._pending_bytes += value.nbytes
+        self._stack.models[config].zero_grad()
 
     def _call(
         self, name: str, config: int, offered: dict[str, Any], where: str
@@ -162,7 +178,7 @@ class Grabber(Part):
         try:
             with torch.enable_grad(), full_precision_matmul():
                 result = self.grabs[name](**taken)
-        except Exception as error:
+        except FAILURES as error:
             # In the update before a divergence, whose loss was still finite.
             if _overflowed(offered["model"], offered["X_tr"]):
                 return None

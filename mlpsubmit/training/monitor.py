@@ -42,6 +42,7 @@ class Progress:
         finished: configs that have stopped, done or diverged.
         losses: (K,) float64, the last smoothed train loss of every config; of a diverged config
             the value at which it stopped, which is not finite.
+        stopped: the configs that have stopped.
     """
 
     step: int
@@ -51,6 +52,7 @@ class Progress:
     rows: int
     finished: int
     losses: np.ndarray[Any, np.dtype[np.float64]]
+    stopped: frozenset[int] = frozenset()
 
 
 class Monitor:

@@ -16,11 +16,13 @@ from mlpsubmit.protocol import DIVERGED, BatchFn
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, STACKED, Hyperparameters, validate
 from mlpsubmit.training.accel.compile import compile_wanted, make_importable
 from mlpsubmit.training.batches import Batch, Batches
+from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.initial_output import InitialOutput
 from mlpsubmit.training.loss_history import LossHistory
 from mlpsubmit.training.losses import stacked_loss
 from mlpsubmit.training.measurements import Grabber, resolve
 from mlpsubmit.training.monitor import STATE_FORMAT, StateError
+from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.optimizers import build_optimizer, update_rule, warn_of_missing_theory
 from mlpsubmit.training.parametrizations import Factors, effective_lr, parametrize
 from mlpsubmit.training.parts import Part, map_tensors
@@ -179,7 +181,27 @@ class Pack:
 
     def objective(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the losses (K,) of the centred outputs on a batch, and their gradients."""
-        return self.stack.losses_and_gradients(batch, self.initial_output.train(batch), self._loss)
+        try:
+            initial_output = self.initial_output.train(batch)
+            return self.stack.losses_and_gradients(batch, initial_output, self._loss)
+        except FAILURES as error:
+            if not ran_out_of_memory(error) and not _is_capturing(self.device):
+                self._raise_by_config(batch)
+            raise
+
+    def _raise_by_config(self, batch: Batch) -> None:
+        """Evaluate the configs one by one, and raise the errors of those that fail alone, too."""
+        errors: dict[int, BaseException] = {}
+        for row, config in enumerate(self.stack.configs):
+            single = batch
+            if not batch.shared:
+                single = Batch(batch.X[row : row + 1], batch.y[row : row + 1], False)
+            try:
+                self.stack.row(row).losses_and_gradients(single, 0.0, self._loss)
+            except FAILURES as error:
+                errors[config] = error
+        if errors:
+            raise_attributed(errors)
 
     @torch.no_grad()
     def test_losses(self) -> Tensor:
@@ -271,6 +293,11 @@ class Pack:
         torch.set_rng_state(state["global_generator"].clone())
 
 
+def _is_capturing(device: torch.device) -> bool:
+    """Return whether a CUDA graph is being recorded: then any further work is part of it."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def _parametrize(
     models: Sequence[nn.Module],
     settings: Sequence[Hyperparameters],
@@ -278,18 +305,26 @@ def _parametrize(
     contexts: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Factors]]:
     """Parametrize every model in place; return its factors by parameter name."""
-    return [
-        parametrize(
-            model.cpu(),
-            h.parametrization,
-            gamma=h.gamma,
-            lr=effective_lr(h.lr, h.gamma, update_rule(h)),
-            generator=torch.Generator().manual_seed(streams(h.seed, trial).weights),
-            context=context,
-            update=update_rule(h),
-        )
-        for model, h, trial, context in zip(models, settings, trials, contexts, strict=True)
-    ]
+    factors, errors = list[dict[str, Factors]](), dict[int, BaseException]()
+    each = zip(models, settings, trials, contexts, strict=True)
+    for config, (model, h, trial, context) in enumerate(each):
+        try:
+            factors.append(
+                parametrize(
+                    model.cpu(),
+                    h.parametrization,
+                    gamma=h.gamma,
+                    lr=effective_lr(h.lr, h.gamma, update_rule(h)),
+                    generator=torch.Generator().manual_seed(streams(h.seed, trial).weights),
+                    context=context,
+                    update=update_rule(h),
+                )
+            )
+        except FAILURES as error:
+            errors[config] = error
+    if errors:
+        raise_attributed(errors)
+    return factors
 
 
 def _check_state(state: dict[str, Any], models: int, generators: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +76,13 @@ class Stack(Part):
 
     def __len__(self) -> int:
         return len(self.configs)
+
+    def row(self, row: int) -> Stack:
+        """Return a stack of one row, whose tensors are views; evaluate it, and nothing else."""
+        single = copy.copy(self)
+        single.configs, single._compiled = [self.configs[row]], None
+        single.tensors = {name: tensor[row : row + 1] for name, tensor in self.tensors.items()}
+        return single
 
     @property
     def parameters(self) -> list[Tensor]:

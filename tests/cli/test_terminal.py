@@ -158,6 +158,20 @@ def test_the_traceback_of_a_failure_ends_in_the_users_function(
     assert "from error" not in shown
 
 
+def test_equal_failures_are_shown_once_with_the_line_of_the_user(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trace = "Traceback ...\n  File torch/nn/functional.py, line 1, in linear\nValueError: no\n"
+    failures = [
+        Failure(np.array([n]), f"ValueError: no {n}", trace, f"{n:07d}", "spec.py:3 in f", "f(x)")
+        for n in range(3)
+    ]
+    assert terminal.report(replace(status_of("failed"), failed=3, failures=failures)) == 1
+    shown = capsys.readouterr().err
+    assert "  failed: ValueError: no 0 (3 configs)\n    spec.py:3 in f: f(x)\n" in shown
+    assert "torch" not in shown
+
+
 class Stub(Run):
     """A run whose waiting Ctrl-C ends."""
 

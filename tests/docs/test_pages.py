@@ -39,7 +39,11 @@ def test_the_table_of_heartbeats_is_what_a_task_writes(workplace: Path) -> None:
 
 
 #: Quotes of docs/slurm.md that are another program's words, or too short to be searched for.
-OTHERS = {"waiting  queued again: BeginTime", "No space left on device", "failed: ValueError: ..."}
+OTHERS = {
+    "waiting  queued again: BeginTime",
+    "No space left on device",
+    "failed: ValueError: my bug (4 configs: noise=0.3)",
+}
 
 
 def test_the_failures_on_a_cluster_quote_messages_of_the_code() -> None:

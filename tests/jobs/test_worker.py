@@ -18,6 +18,7 @@ from mlpsubmit import Sweep, files, launch
 from mlpsubmit.jobs import worker
 from mlpsubmit.jobs.command_line import WORKER, module_command
 from mlpsubmit.jobs.executors import local
+from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.slurm import requeue
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.runs.run import Run
@@ -119,3 +120,14 @@ def test_a_task_whose_submission_has_ended_trains_nothing(
     assert worker.main(str(run.path), 0, 1) == 0
     assert capsys.readouterr().out == "nothing to do: cancelled\n"
     assert run.directory.heartbeats() == {}
+
+
+def test_a_process_that_is_killed_before_it_trains_is_reported_by_its_parent(
+    launched: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = launched()
+    worker.report_end(str(run.path), 0, 1, ProcessEnd(signal=int(signal.SIGBUS)))
+    task = run.status().tasks[1]
+    assert task.state == "crashed"
+    assert task.why.startswith("its process was killed by SIGBUS (usually a memory-mapped file")
+    assert ", before it trained anything\n" in capsys.readouterr().out

@@ -144,7 +144,9 @@ def test_accounting_records_have_reasons_and_memory(fake: Fake) -> None:
         "echo '12_1|TIMEOUT|0:0||4Gn|00:01:00|n1'\n"
         "echo '12_2|CANCELLED by 1000|0:0||4Gn|00:01:00|n1'\n"
         "echo '12_[5-6]|PENDING|0:0||4Gn|00:01:00|None assigned'\n"
-        "echo '12_3|FAILED|3:0||4Gn|00:01:00|n1'",
+        "echo '12_3|FAILED|3:0||4Gn|00:01:00|n1'\n"
+        "echo '12_4|FAILED|0:9||4Gn|00:01:00|n1'\n"
+        "echo '12_7|FAILED|139:0||4Gn|00:01:00|n1'",
     )
     jobs = sacct_records(["12"], since=0)
     assert str(jobs["12_0"]) == (
@@ -153,6 +155,9 @@ def test_accounting_records_have_reasons_and_memory(fake: Fake) -> None:
     assert str(jobs["12_1"]) == "TIMEOUT (its time limit was 00:01:00) on n1"
     assert jobs["12_2"].state == "CANCELLED"
     assert str(jobs["12_3"]) == "FAILED (exit code 3:0) on n1"
+    killed = "FAILED (exit code 0:9: SIGKILL (usually out of memory)) on n1"
+    assert str(jobs["12_4"]) == killed
+    assert "exit code 139:0: SIGSEGV" in str(jobs["12_7"])
     assert jobs["12_5"].pending
     assert jobs["12_6"].pending
 

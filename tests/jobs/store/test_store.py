@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from mlpsubmit.jobs.store import run_directory, shards
 from mlpsubmit.jobs.store.masks import decode_mask, encode_mask
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.store.shards import Shard, members
+from mlpsubmit.jobs.store.shards import Shard, failures_json, members
 
 unhurried = settings(deadline=None)  # cores may be shared
 
@@ -52,9 +51,10 @@ def fill(path, *numbers):
     return path
 
 
-def fail(shard, pack, error="ValueError: no"):
-    failure = {"indices": [4, 5], "error": error, "traceback": "Traceback ..."}
-    shard.append(f"{pack}.failed.json", json.dumps(failure).encode())
+def fail(shard, pack, error="ValueError: no", finished=()):
+    failure = {"indices": [4, 5], "error": error, "traceback": "Traceback ...", "line": "raise"}
+    failure["where"] = "spec.py:1 in f"
+    shard.append(f"{pack}.failed.json", failures_json(finished, [failure]))
 
 
 # ---- shards --------------------------------------------------------------------------------------
@@ -231,10 +231,8 @@ def test_a_damaged_pack_is_left_out(run, place):
     path.write_bytes(content)
     assert [pack.name for pack in run.results.packs()] == ["0000001", "0000003"]
     assert run.results.finished(among={"0000001", "0000002"}) == {"0000001"}
-    assert run.results.outcomes() == (
-        {"0000001", "0000002", "0000003"},
-        [],
-    )  # these read no contents
+    # These read no contents.
+    assert run.results.outcomes()[:2] == ({"0000001", "0000002", "0000003"}, [])
 
 
 def test_a_pack_whose_content_never_reached_the_disk_is_left_out(run):
@@ -311,6 +309,27 @@ def test_a_failure_is_superseded_by_what_comes_later(run):
         ("0000002", "KeyError: yet another")
     ]
     assert run.results.outcomes()[0] == {"0000001", "0000003"}
+
+
+def test_a_pack_of_which_configs_failed_is_not_finished_and_its_results_are_read(run):
+    with Shard(run.results.folder / "000-0000.0.tar") as shard:
+        shard.append("0000001.partial.npz", npz_bytes(arrays(1)))
+    # A process that dies here leaves a pack that is missing, with the results it has.
+    assert run.results.outcomes()[:2] == (set(), [])
+    assert run.results.finished(among={"0000001"}) == set()
+    with Shard(run.results.folder / "000-0000.1.tar") as shard:
+        shard.append("0000001.partial.npz", npz_bytes(arrays(1)))
+        fail(shard, "0000001", finished=[6, 7])
+    finished, failures, partly = run.results.outcomes()
+    assert (finished, partly.tolist()) == (set(), [6, 7])
+    assert [(f.pack, f.where, f.line) for f in failures] == [("0000001", "spec.py:1 in f", "raise")]
+    assert run.results.failed("000-0000") == {"0000001"}
+    assert run.results.failed("001-0000") == set()
+    assert {pack.name for pack in run.results.packs()} == {"0000001"}
+    with Shard(run.results.folder / "001-0000.0.tar") as shard:
+        shard.append("0000001.npz", npz_bytes(arrays(1)))
+    finished, failures, partly = run.results.outcomes()
+    assert (finished, failures, len(partly)) == ({"0000001"}, [], 0)
 
 
 def test_a_damaged_failure_is_left_out(run):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mlpsubmit.jobs import task_monitor
 from mlpsubmit.jobs.checkpoint import Checkpoint
@@ -189,11 +190,13 @@ def test_a_stack_that_had_shrunk_goes_on_as_it_was(
     tmp_path: Path, meter: ThroughputMeter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(task_monitor, "HEARTBEAT_SECONDS", 0.0)
-    state = {"start": 100, "format": STATE_FORMAT, "parts": {"stack": {"configs": [2]}}}
+    parts = {"stack": {"configs": [2]}, "history": {"status": torch.tensor([1, 1, 0, 1])}}
+    state = {"start": 100, "format": STATE_FORMAT, "parts": parts}
     opened(tmp_path, ThroughputMeter()).save(state)
     monitor = opened(tmp_path, meter)
     monitor.restore()
     assert (monitor.heartbeat["first_step"], monitor.heartbeat["step"]) == (100, 100)
+    assert monitor.stopped == {0, 1, 3}
     monitor.due()
     assert (monitor.heartbeat["step"], meter.model_steps) == (101, 1)
 

@@ -1,0 +1,89 @@
+"""Why configs of a pack have no result."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mlpsubmit.spec.fingerprint import is_library
+
+__all__ = ["RowsFailure", "failures_of"]
+
+
+@dataclass(frozen=True)
+class RowsFailure:
+    """The failure of some configs of a pack.
+
+    Attributes:
+        rows: of the configs.
+        error: the exception, or the end of the process, in one line.
+        traceback: of the exception.
+        where: the last line of the user's code in the traceback: ``spec.py:12 in batch_fn``.
+        line: its text.
+        killed: whether the configs killed their process.
+    """
+
+    rows: list[int]
+    error: str
+    traceback: str = ""
+    where: str = ""
+    line: str = ""
+    killed: bool = False
+
+    @classmethod
+    def of(cls, error: BaseException, rows: Sequence[int]) -> RowsFailure:
+        """Return the failure of rows whose training raised an exception."""
+        where, line = _place(error)
+        text = "".join(traceback.format_exception(error))
+        return cls(list(rows), f"{type(error).__name__}: {error}", text, where, line)
+
+    def to_json(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Return the failure as a shard holds it.
+
+        Args:
+            indices: by row, of the configs of the pack.
+        """
+        fields = {"error": self.error, "traceback": self.traceback}
+        places = {"where": self.where, "line": self.line}
+        return {"indices": [int(indices[row]) for row in self.rows], **fields, **places}
+
+
+def failures_of(errors: Mapping[int, BaseException]) -> list[RowsFailure]:
+    """Return the failures of rows by their exceptions; rows of equal exceptions share one."""
+    equal: dict[tuple[str, str, str], list[int]] = {}
+    for row, error in errors.items():
+        key = type(error).__name__, str(error), _place(error)[0]
+        equal.setdefault(key, []).append(row)
+    return [RowsFailure.of(errors[rows[0]], rows) for rows in equal.values()]
+
+
+def _place(error: BaseException) -> tuple[str, str]:
+    """Return where in the user's code an exception was raised, and that line; empty if nowhere.
+
+    An exception of ours has that of the user's function as its cause.
+    """
+    for one in reversed([*_causes(error)]):
+        frames = list(_user_frames(one.__traceback__))
+        if frames:
+            last = frames[-1]
+            place = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
+            return place, (last.line or "").strip()
+    return "", ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _user_frames(trace: TracebackType | None) -> Iterator[traceback.FrameSummary]:
+    """Yield the frames of code that is neither Python's, nor a library's, nor ours."""
+    summary = traceback.extract_tb(trace)
+    for frame, (raw, _) in zip(summary, traceback.walk_tb(trace), strict=True):
+        if not is_library(str(raw.f_globals.get("__name__", ""))):
+            yield frame
