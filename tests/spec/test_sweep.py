@@ -407,8 +407,8 @@ def test_settings_that_mean_axes_can_be_overridden():
     assert sweep.overridden({"N_SAMPLES": 4}).product.shape == (3, 1)
     assert sweep.overridden({"N_SAMPLES": [4]}).config(0).n_samples == 4
     assert sweep.overridden({"NUM_TRIALS": 5}).product.size == 10
-    assert sweep.overridden({"trial": 2}).product.shape == (2, 1)
-    assert sweep.overridden({"trial": 2}).config(0).trial == 2
+    assert sweep.overridden({"trial": [2]}).product.shape == (1, 2, 1)
+    assert sweep.overridden({"trial": [2]}).config(0).trial == 2
     more = sweep.overridden({"TARGET_MONOMIALS": ["$x_{3}$", "$x_{4}$"]})
     assert {config.monomials for config in more} == {Monomial({3: 1}), Monomial({4: 1})}
     assert sweep.overridden({"monomials": ["$x_{3}$"]}).config(0).monomials == {3: 1}
