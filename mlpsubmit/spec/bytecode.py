@@ -8,7 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Import", "Steps", "global_paths", "handlers", "imports", "nested", "steps"]
+__all__ = [
+    "ABOUT_SOURCE",
+    "Import",
+    "Path",
+    "Steps",
+    "attributes",
+    "global_paths",
+    "imports",
+    "nested",
+    "steps",
+]
 
 #: Names in the body of a class or a module that describe its source.
 ABOUT_SOURCE = frozenset({"__doc__", "__firstlineno__", "__static_attributes__"})
@@ -62,7 +72,7 @@ def steps(code: types.CodeType) -> Steps:
             kept.append(step)
     constants = frozenset(n for n, step in enumerate(kept) if step.opcode in dis.hasconst)
     plain = [(step.opname, _argument(step, positions)) for step in kept]
-    return Steps(plain, constants, list(handlers(code, positions, len(kept))))
+    return Steps(plain, constants, list(_handlers(code, positions, len(kept))))
 
 
 def _argument(step: dis.Instruction, positions: dict[int, int]) -> Any:
@@ -86,7 +96,7 @@ def _about_source(every: list[dis.Instruction]) -> Iterator[int]:
                     break
 
 
-def handlers(
+def _handlers(
     code: types.CodeType, positions: dict[int, int], end: int
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the exception handlers; before Python 3.11 they are instructions."""
@@ -123,6 +133,16 @@ def _path(every: list[dis.Instruction], start: int) -> Path:
     while end < len(every) and every[end].opname in _LOADS_ATTRIBUTE:
         end += 1
     return tuple(step.argval for step in every[start:end])
+
+
+def attributes(code: types.CodeType) -> set[str]:
+    """Return the names of the attributes that a function loads, of any value."""
+    return {
+        step.argval
+        for part in nested(code)
+        for step in dis.get_instructions(part)
+        if step.opname in _LOADS_ATTRIBUTE
+    }
 
 
 def imports(code: types.CodeType) -> list[Import]:

@@ -27,6 +27,7 @@ import sysconfig
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ DIGEST_BYTES = 16
 _BOOKKEEPING = frozenset(
     {"__module__", "__dict__", "__weakref__", "__slotnames__", "_abc_impl"}
     | {"__annotations__", "__annotations_cache__"}
+    | {"_autograd_function_id", "_backward_cls"}  # of torch.autograd.Function
+    | {"__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__"}
 )
 
 _CO_HAS_DOCSTRING = 0x4000000  # from Python 3.13 on
@@ -205,7 +208,7 @@ class _Encoder:
             self.add_all("tuple", value)
         elif isinstance(value, (set, frozenset)):
             self.a_set(value)
-        elif type(value) in (dict, types.MappingProxyType):
+        elif type(value) in (dict, MappingProxyType):
             entries = ((key, value[key]) for key in (self.sorted(value) if self.equal else value))
             self.add_all("mapping", itertools.chain.from_iterable(entries))
         else:
@@ -298,7 +301,8 @@ class _Encoder:
         make, arguments, state, *entries = (*parts, None, None, None)[:5]
         self.add_all("object", (make, arguments))
         if isinstance(state, dict) and all(isinstance(name, str) for name in state):
-            self.add_attributes(state)
+            copied = _COPIED if "__wrapped__" in state else ()
+            self.add_attributes({n: state[n] for n in state if n not in copied})
         else:
             self.add(state)
         for part in entries:
@@ -368,6 +372,9 @@ class _Encoder:
         if of_library and _is_named(function, home):
             self.named(function)
             return
+        if "_torchdynamo_orig_callable" in vars(function):
+            self.add_all("compiled", (vars(function)["_torchdynamo_orig_callable"],))
+            return
         self.tag("function", function.__name__.encode())
         self.code(function.__code__)
         self.add(function.__defaults__)
@@ -400,7 +407,9 @@ class _Encoder:
                 self.tag("global", name.encode())
                 for path in sorted(paths[name]):
                     self.used(function, values[name], path, library=values is not namespace)
-        self.imported(code, package_of(namespace))
+        for attribute in sorted(bytecode.attributes(code) & _UNSEEN_ATTRIBUTES):
+            self.unseen.append(f"{self.place} uses {attribute}")
+        self.imported(code, package_of(namespace), namespace)
         self.place = outer
 
     def used(
@@ -451,15 +460,27 @@ class _Encoder:
             else:
                 self.add(argument)
 
-    def imported(self, code: types.CodeType, package: str) -> None:
+    def imported(
+        self,
+        code: types.CodeType,
+        package: str,
+        namespace: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
         """Encode the user's modules that some code imports when it runs, by their source.
 
         They are not imported for it: that may take long, or need a GPU.
+
+        Args:
+            namespace: where these modules may be too: what has been set in them counts.
         """
         for statement in bytecode.imports(code):
             for name, file in modules_of(statement, package):
-                if not _is_library_file(name, file) and self.is_new(file, None):
-                    self.source(name, file)
+                if not _is_library_file(name, file):
+                    if self.is_new(file, None):
+                        self.source(name, file)
+                    module = sys.modules.get(name)
+                    if module is not None and any(v is module for v in namespace.values()):
+                        self.add(module)
 
     def source(self, name: str, file: Path) -> None:
         content = file.read_bytes()
@@ -509,6 +530,14 @@ class _Encoder:
                 self.add(entry)
         self.add_attributes(_annotations(value))
 
+
+#: What functools.update_wrapper copies that describes the source.
+_COPIED = frozenset(functools.WRAPPER_ASSIGNMENTS) - {"__name__"}
+
+#: Attributes of functions and classes that lead to what is no part of their hash.
+_UNSEEN_ATTRIBUTES = frozenset(
+    {"__doc__", "__annotations__", "__code__", "__globals__", "__subclasses__"}
+)
 
 #: Modules that run what is not Python code of the user, and what else cannot be seen in a function.
 _UNSEEN_MODULES = frozenset({"ctypes", "subprocess"})
@@ -567,8 +596,9 @@ def _is_named(value: Any, home: str = "") -> bool:
     """
     if isinstance(value, type) and not value.__flags__ & _HEAP_TYPE:
         return True  # a type of Python's own, which may have no public name
+    name = getattr(value, "__qualname__", "")
     return any(
-        is_library(module) and _found(module, value.__qualname__) is value
+        is_library(module) and _found(module, name) is value
         for module in {home, _module_name(value)} - {""}
     )
 
@@ -627,9 +657,13 @@ def _is_single_dispatch(function: types.FunctionType) -> bool:
 
 def _own_attributes(value: Any) -> dict[str, Any]:
     """Return the attributes of a wrapper without those that it copied or computes."""
-    copied = {*functools.WRAPPER_ASSIGNMENTS, "func", "attrname", "lock"}
+    computed = {"func", "attrname", "lock"} if isinstance(value, functools.cached_property) else ()
     attributes = getattr(value, "__dict__", {})
-    return {name: entry for name, entry in attributes.items() if name not in copied}
+    return {
+        name: entry
+        for name, entry in attributes.items()
+        if name not in _COPIED and name not in computed
+    }
 
 
 def _annotations(value: type) -> dict[str, str]:

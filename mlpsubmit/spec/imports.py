@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
-from importlib.machinery import ModuleSpec, PathFinder
+from dataclasses import dataclass
+from importlib.machinery import all_suffixes
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +32,31 @@ def modules_of(statement: Import, package: str) -> Iterator[tuple[str, Path]]:
     """
     name = _absolute(statement, package)
     parts = name.split(".") if name else []
-    names = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
-    spec = None
-    for module in names:
-        spec = _found(module)
-        yield from _file(module, spec)
-    if spec is None or not spec.submodule_search_locations:
+    found = None
+    for end in range(1, len(parts) + 1):
+        module = ".".join(parts[:end])
+        found = _found(module, found)
+        if found is None:
+            return
+        yield from _file(module, found)
+    if found is None:
         return
     submodules = statement.names
     if "*" in submodules:  # __all__ of a package may list any of its modules
-        folders = [Path(folder) for folder in spec.submodule_search_locations]
-        submodules = tuple(sorted(file.stem for folder in folders for file in folder.glob("*.py")))
+        files = (file for folder in found.folders for file in Path(folder).glob("*.py"))
+        submodules = tuple(sorted(file.stem for file in files))
     for submodule in submodules:
-        yield from _file(f"{name}.{submodule}", _found(f"{name}.{submodule}"))
+        inner = _found(f"{name}.{submodule}", found)
+        if inner is not None:
+            yield from _file(f"{name}.{submodule}", inner)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A module: its file, which a namespace package lacks, and the folders of a package."""
+
+    file: str | None
+    folders: tuple[str, ...]
 
 
 def _absolute(statement: Import, package: str) -> str:
@@ -54,22 +67,40 @@ def _absolute(statement: Import, package: str) -> str:
     return ".".join([*base, *filter(None, [statement.name])])
 
 
-def _file(name: str, spec: ModuleSpec | None) -> Iterator[tuple[str, Path]]:
-    if spec is not None and spec.has_location and spec.origin:
-        yield name, Path(spec.origin)
+def _file(name: str, found: _Found) -> Iterator[tuple[str, Path]]:
+    if found.file:
+        yield name, Path(found.file)
 
 
-def _found(name: str) -> ModuleSpec | None:
-    """Return the spec of a module, or None; no package is imported for it."""
-    loaded: ModuleSpec | None = getattr(sys.modules.get(name), "__spec__", None)
+def _found(name: str, package: _Found | None) -> _Found | None:
+    """Return the module of a name, in a package if it has one; None if there is none."""
+    loaded = sys.modules.get(name)
     if loaded is not None:
-        return loaded
-    parent = name.rpartition(".")[0]
+        return _Found(getattr(loaded, "__file__", None), tuple(getattr(loaded, "__path__", ())))
+    if package is not None:
+        return _found_in(package.folders, name.rpartition(".")[2])
     try:
-        if not parent:
-            return importlib.util.find_spec(name)
-        package = _found(parent)
-        locations = package and package.submodule_search_locations
-        return PathFinder.find_spec(name, locations) if locations else None
-    except (ImportError, ValueError, AttributeError):  # a finder that fails, or a strange module
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # from a finder
         return None
+    if spec is None:
+        return None
+    file = spec.origin if spec.has_location else None
+    return _Found(file, tuple(spec.submodule_search_locations or ()))
+
+
+def _found_in(folders: tuple[str, ...], name: str) -> _Found | None:
+    """Return a module of a package that is not imported, which PathFinder needs."""
+    namespace = []
+    for folder in folders:
+        inner = Path(folder, name)
+        for file in [*(inner / f"__init__{suffix}" for suffix in all_suffixes())]:
+            if file.is_file():
+                return _Found(str(file), (str(inner),))
+        for suffix in all_suffixes():
+            file = Path(folder, name + suffix)
+            if file.is_file():
+                return _Found(str(file), ())
+        if inner.is_dir():
+            namespace.append(str(inner))
+    return _Found(None, tuple(namespace)) if namespace else None

@@ -70,8 +70,8 @@ def _check_trial(value: Any) -> None:
     number = hp.python_number(value)
     if isinstance(number, (int, float)) and not isinstance(number, bool) and number >= 1:
         raise SpecError(
-            f"trial: got {number}, and trial is an axis; for {number} trials write "
-            f"NUM_TRIALS={number}, for trial number {number} alone trial=[{number}]"
+            f"trial: got {number}, and trial is an axis; write NUM_TRIALS={number} for that many "
+            f"trials, or trial=[{number}] for trial number {number} alone"
         )
 
 

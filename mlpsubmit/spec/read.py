@@ -252,7 +252,7 @@ def _axes(
         names = key if isinstance(key, tuple) else (key,)
         if not names:
             errors.append(
-                f"axis (): got {values!r:.40} for no name; a zipped axis has names, as in "
+                f"axis (): got {values!r:.40} without a name; a zipped axis has names, as in "
                 "('WIDTH', 'LR'): [(64, 0.1), (256, 0.03)]"
             )
             continue

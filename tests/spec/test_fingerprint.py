@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import re
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -336,3 +338,77 @@ def test_edits_count_through_any_layers_and_neutral_ones_do_not(
     )
     if one:  # else it counts as another one in every launch
         assert one == same != other
+
+
+UNSEEN = {
+    "eval": "def f(x): return eval('x + 1')",
+    "exec": "run = exec\ndef f(x): run('x + 1')",
+    "globals": "def f(x): return globals()['g'](x)",
+    "__import__": "def f(x): return __import__('layer0').f(x)",
+    "importlib.import_module": "import importlib\ndef f(x): importlib.import_module('layer0')",
+    "import_module": "from importlib import import_module\nf = lambda x: import_module('layer0')",
+    "sys.modules": "import sys\ndef f(x): return sys.modules['layer0'].f(x)",
+    "subprocess": "import subprocess\ndef f(x): return subprocess.run(['./simulate'])",
+    "os.system": "def f(x): return os.system('./simulate')",
+    "__doc__": "def f(x): return len(f.__doc__)",
+    "__subclasses__": "class B: pass\ndef f(x): return B.__subclasses__()[0](x)",
+    "os.environ": "def f(x): return os.environ",
+    "a lock in a module": (
+        "import layer0, threading\nlayer0.LOCK = threading.Lock()\nf = lambda x: getattr(layer0, x)"
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNSEEN)
+def test_what_cannot_be_seen_is_named(what, folders, tmp_path):
+    folder = next(folders)
+    built(folder, "a constant", [], 1)
+    (folder / "layer1.py").write_text(f"{HEAD}from layer0 import f as g\n{UNSEEN[what]}\n")
+    unseen: list[str] = []
+    setting_digest(imported(folder, "layer1").f, unseen=unseen)
+    assert len(unseen) == 1
+    assert re.match(r"(f|<lambda>) uses [\w.]+( \(.*\))?$", unseen[0])
+
+
+def test_a_method_of_that_name_can_be_seen(folders):
+    folder = next(folders)
+    built(folder, "a constant", [], 1)
+    text = "import layer0\ndef f(model): return model.eval(), layer0.f(1), vars(model), locals()\n"
+    (folder / "layer1.py").write_text(text)
+    unseen: list[str] = []
+    setting_digest(imported(folder, "layer1").f, unseen=unseen)
+    assert unseen == []
+
+
+DIGESTS = """
+import random, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_fingerprint as tests
+cores, styles, folder = [*tests.CORES], [*tests.IMPORTS], Path(sys.argv[1])
+cases = [(core, [(styles[n % len(styles)], "a call")]) for n, core in enumerate(cores)]
+cases += [("a set", [("from", layer)]) for layer in tests.LAYERS]
+random.Random(sys.argv[2]).shuffle(cases)
+found = {{}}
+for number, (core, layers) in enumerate(cases):
+    found[core, *layers] = tests.digest_of(folder / str(number), core, layers, 1).hex()
+print(*(found[case] for case in sorted(found)))
+"""
+
+
+@pytest.mark.slow
+def test_digests_do_not_depend_on_the_process_the_order_or_the_place(tmp_path):
+    code = DIGESTS.format(tests=str(Path(__file__).parent))
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code, tmp_path / seed, seed],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        ).stdout.split()
+        for seed in "12"
+    ]
+    assert found[0] == found[1]
+    assert len(found[0]) > len(CORES)

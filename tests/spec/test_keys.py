@@ -587,6 +587,30 @@ def test_a_class_that_was_used_counts_as_before():
     assert digest(Network) == digest(Network)
 
 
+def evaluates(bsz, gen, noise=0.0):
+    return eval("noise")
+
+
+def test_a_function_that_cannot_be_seen_counts_as_another_one_every_time():
+    text = (
+        "batchfn: evaluates uses eval: what this does is not part of the keys of configs, so every "
+        "launch trains them again and no result is reused; use functions and modules by their "
+        "names instead"
+    )
+    one = make({"noise": [1, 2]}, batchfn=evaluates, grabs={"a": batches})
+    with pytest.warns(UserWarning, match=re.escape(text)) as caught:
+        first = keys(one)
+    assert len(caught) == 1
+    assert keys(one) == keys(unpickle_sweep(pickle_sweep(one))) == first  # within a launch
+    with pytest.warns(UserWarning, match="grab"):
+        assert not {*first} & {*keys(make({"noise": [1, 2]}, grabs={"a": evaluates}))}
+    with pytest.warns(UserWarning, match="batchfn"):
+        assert not {*first} & {*keys(one.refreshed())}
+    with pytest.warns(UserWarning, match="noise: evaluates uses eval"):
+        seen, _ = keys(make({"noise": [1, evaluates]}))  # configs without it are reused
+    assert seen == key(noise=1)
+
+
 # ---- the same on any machine ---------------------------------------------------------------------
 
 
