@@ -25,6 +25,7 @@ import site
 import sys
 import sysconfig
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -268,6 +269,7 @@ class _Encoder:
         yield types.MethodDescriptorType, self.named
         yield tuple(_WRAPPERS), self.wrapper
         yield functools._lru_cache_wrapper, self.cached
+        yield weakref.WeakKeyDictionary, lambda cache: self.tag("cache")  # pickle refuses others
         yield logging.Logger, lambda logger: self.tag("logger")  # no result depends on it
 
     # ---- data ------------------------------------------------------------------------------------
@@ -379,8 +381,8 @@ class _Encoder:
         self.code(function.__code__)
         self.add(function.__defaults__)
         self.add_attributes(function.__kwdefaults__ or {})
-        if _is_single_dispatch(function):
-            self.add(vars(function)["registry"])  # its closure also holds a cache
+        if function.__globals__ is vars(functools) and (registry := _registry(function)):
+            self.add(registry)  # of singledispatch, beside caches
             return
         self.closure(function)
         self.add_attributes(vars(function))
@@ -651,8 +653,14 @@ def _is_filled(cell: types.CellType) -> bool:
         return False
 
 
-def _is_single_dispatch(function: types.FunctionType) -> bool:
-    return function.__globals__ is vars(functools) and "registry" in vars(function)
+def _registry(function: types.FunctionType) -> Any:
+    """Return the functions by type of a function made by functools.singledispatch."""
+    names = function.__code__.co_freevars
+    closure = function.__closure__ or ()
+    held = {
+        n: cell.cell_contents for n, cell in zip(names, closure, strict=True) if n == "registry"
+    }
+    return held.get("registry") or vars(function).get("registry")
 
 
 def _own_attributes(value: Any) -> dict[str, Any]:

@@ -89,18 +89,15 @@ def _found(name: str, package: _Found | None) -> _Found | None:
     return _Found(file, tuple(spec.submodule_search_locations or ()))
 
 
-def _found_in(folders: tuple[str, ...], name: str) -> _Found | None:
+def _found_in(parents: tuple[str, ...], name: str) -> _Found | None:
     """Return a module of a package that is not imported, which PathFinder needs."""
     namespace = []
-    for folder in folders:
+    for folder in parents:
         inner = Path(folder, name)
-        for file in [*(inner / f"__init__{suffix}" for suffix in all_suffixes())]:
-            if file.is_file():
-                return _Found(str(file), (str(inner),))
-        for suffix in all_suffixes():
-            file = Path(folder, name + suffix)
-            if file.is_file():
-                return _Found(str(file), ())
+        for place, folders in ((inner / "__init__", (str(inner),)), (inner, ())):
+            for suffix in all_suffixes():
+                if Path(f"{place}{suffix}").is_file():
+                    return _Found(f"{place}{suffix}", folders)
         if inner.is_dir():
             namespace.append(str(inner))
     return _Found(None, tuple(namespace)) if namespace else None

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlpsubmit.spec.fingerprint import setting_digest
+from mlpsubmit.spec.fingerprint import digest, setting_digest
 
 unhurried = settings(deadline=None, max_examples=60)  # cores may be shared
 
@@ -133,7 +133,7 @@ CORES = {
         "class K:\n    @functools.cached_property\n    def c(self): return {0}\n"
         "def g(x): return x + K().c"
     ),
-    "a wrapped library function": ("C = {0}\n@functools.wraps(polynomial)\ndef g(x): return x + C"),
+    "a wrapped library function": ("C = {0}\n@functools.wraps(capwords)\ndef g(x): return x + C"),
     "a replaced library function": (
         "g_ = textwrap.dedent\ndef g(x): return textwrap.dedent(x)\n"
         "if {0} == 2: textwrap.dedent = lambda x: x[1:]\n"
@@ -165,7 +165,7 @@ LAYERS = {
         "def around(h):\n    @functools.wraps(h)\n    def inner(*args): return h(*args)\n"
         "    return inner\nf = around(g)"
     ),
-    "functools.wraps of the library": "@functools.wraps(polynomial)\ndef f(x): return g(x)",
+    "functools.wraps of the library": "@functools.wraps(capwords)\ndef f(x): return g(x)",
     "a wrapper without wraps": "def around(h): return lambda *args: h(*args)\nf = around(g)",
     "a class as decorator": (
         "class Around:\n    def __init__(self, h): functools.update_wrapper(self, h)\n"
@@ -241,7 +241,7 @@ IMPORTS = {
 HEAD = """
 import collections, dataclasses, enum, functools, os, textwrap, typing
 import numpy as np
-from mlpsubmit.batchfns import polynomial
+from string import capwords
 """
 
 #: Edits that change nothing, of any module.
@@ -340,6 +340,98 @@ def test_edits_count_through_any_layers_and_neutral_ones_do_not(
         assert one == same != other
 
 
+#: Modules of which one has the edited value; layer1 has the function.
+MODULES = {
+    "a relative import in a call": {
+        "layer1": "from layerp.a import f",
+        "layerp/__init__": "",
+        "layerp/a": "def f(x):\n    from .b import g\n    return g(x)",
+        "layerp/b": "def g(x): return {0}",
+    },
+    "a module of the parent": {
+        "layer1": "from layerp.s.a import f",
+        "layerp/__init__": "",
+        "layerp/s/__init__": "",
+        "layerp/s/a": "def f(x):\n    from .. import b\n    return b.g(x)",
+        "layerp/b": "def g(x): return {0}",
+    },
+    "a namespace package": {
+        "layer1": "def f(x):\n    from layerp.s import b\n    return b.g(x)",
+        "layerp/s/b": "def g(x): return {0}",
+    },
+    "a name that a package exports": {
+        "layer1": "from layerp import g\ndef f(x): return g(x)",
+        "layerp/__init__": "from .b import *",
+        "layerp/b": "def g(x): return {0}",
+    },
+    "a name that a package exports, imported in a call": {
+        "layer1": "def f(x):\n    from layerp import g\n    return g(x)",
+        "layerp/__init__": "from .b import *",
+        "layerp/b": "def g(x): return {0}",
+    },
+    "__all__ of a package": {
+        "layer1": "def f(x):\n    import layerp.c\n    return layerp.c.g(x)",
+        "layerp/__init__": "__all__ = ['b']",
+        "layerp/c": "from layerp import *\ndef g(x): return b.g(x)",
+        "layerp/b": "def g(x): return {0}",
+    },
+    "a value of a package": {
+        "layer1": "def f(x):\n    import layerp.b\n    return layerp.b.g(x)",
+        "layerp/__init__": "SCALE = {0}",
+        "layerp/b": "import layerp\ndef g(x): return layerp.SCALE",
+    },
+    "__getattr__ of a package": {
+        "layer1": "import layerp\ndef f(x): return layerp.g(x)",
+        "layerp/__init__": "def __getattr__(name):\n    from . import b\n    return b.g",
+        "layerp/b": "def g(x): return {0}",
+    },
+    "a submodule": {
+        "layer1": "import layerp.s.b\ndef f(x): return layerp.s.b.g(x)",
+        "layerp/__init__": "",
+        "layerp/s/__init__": "",
+        "layerp/s/b": "def g(x): return {0}",
+    },
+    "an import in a module that a call imports": {
+        "layer1": "def f(x):\n    import layer2\n    return layer2.g(x)",
+        "layer2": "def g(x):\n    import layer3\n    return layer3.h(x)",
+        "layer3": "def h(x): return {0}",
+    },
+    "a value that is set in a module": {
+        "layer1": "import layer2\nlayer2.SCALE = {0}\ndef f(x): return layer2.g(x)",
+        "layer2": "SCALE = 0\ndef g(x): return SCALE",
+    },
+    "a value that is set in a module, imported again in a call": {
+        "layer1": (
+            "import layer2\nlayer2.SCALE = {0}\n"
+            "def f(x):\n    from layer2 import g\n    return g(x)"
+        ),
+        "layer2": "SCALE = 0\ndef g(x): return SCALE",
+    },
+}
+
+
+@pytest.mark.parametrize("modules", MODULES)
+def test_edits_of_modules_count_wherever_they_are_imported(modules, folders):
+    one, same, other = (
+        digest_of_modules(next(folders), MODULES[modules], *edit)
+        for edit in ((1, "nothing"), (1, "comments"), (2, "comments"))
+    )
+    assert one == same != other
+
+
+def digest_of_modules(folder: Path, modules, value: int, neutral: str) -> bytes:
+    for name, text in modules.items():
+        file = folder / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(NEUTRAL[neutral](text.format(value) + "\n"))
+    function = imported(folder, "layer1").f
+    sys.path.insert(0, str(folder))
+    try:
+        return digest(function)
+    finally:
+        sys.path.remove(str(folder))
+
+
 UNSEEN = {
     "eval": "def f(x): return eval('x + 1')",
     "exec": "run = exec\ndef f(x): run('x + 1')",
@@ -391,7 +483,7 @@ cases += [("a set", [("from", layer)]) for layer in tests.LAYERS]
 random.Random(sys.argv[2]).shuffle(cases)
 found = {{}}
 for number, (core, layers) in enumerate(cases):
-    found[core, *layers] = tests.digest_of(folder / str(number), core, layers, 1).hex()
+    found[(core, *layers)] = tests.digest_of(folder / str(number), core, layers, 1).hex()
 print(*(found[case] for case in sorted(found)))
 """
 

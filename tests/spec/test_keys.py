@@ -496,6 +496,29 @@ DECORATED = {
     "torch.no_grad": "@torch.no_grad()\ndef f(x): return x + {0}",
     "torch.inference_mode": "@torch.inference_mode()\ndef f(x): return x + {0}",
     "functools.partial": "f = functools.partial(lambda x, y: x + y, {0})",
+    "torch.autograd.Function": """
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x): return x * {0}
+def f(x): return Scaled.apply(x)
+""",
+    "a module of torch": """
+layer = torch.nn.ReLU()
+layer.scale = {0}
+def f(x): return layer(x) * layer.scale
+""",
+    "an alias of torch": """
+g = (torch.nn.functional.relu, torch.nn.functional.gelu)[{0} - 1]
+def f(x): return g(x)
+""",
+    "a replaced method of torch": """
+if {0} == 2: torch.nn.Flatten.more = lambda self: 1
+def f(x): return torch.nn.Flatten()(x)
+""",
+    "whether a tensor is trained": """
+weight = torch.ones(2, requires_grad={0} == 1)
+def f(x): return x @ weight
+""",
     "a bound method": """
 class Grab:
     def __init__(self, shift): self.shift = shift
@@ -522,7 +545,10 @@ def f(x): return x + {0}
 @pytest.mark.parametrize("what", DECORATED)
 def test_what_is_decorated_or_bound_counts(what):
     names = {"functools": functools, "torch": torch}
-    one, same, other = (digest(defined(DECORATED[what].format(n), **names)) for n in (1, 1, 2))
+    try:
+        one, same, other = (digest(defined(DECORATED[what].format(n), **names)) for n in (1, 1, 2))
+    finally:
+        vars(torch.nn.Flatten).get("more") and delattr(torch.nn.Flatten, "more")
     assert one == same != other
 
 
