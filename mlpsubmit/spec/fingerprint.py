@@ -295,6 +295,9 @@ class _Encoder:
 
     def reduced(self, value: Any) -> None:
         """Encode an object by what pickle would send to a worker."""
+        if value is os.environ:
+            self.unseen.append(f"{self.place} holds os.environ")
+            return
         reduce = copyreg.dispatch_table.get(type(value))  # compiled patterns, numpy's functions
         parts = reduce(value) if reduce else value.__reduce_ex__(2)
         if isinstance(parts, str):
@@ -377,6 +380,12 @@ class _Encoder:
         if "_torchdynamo_orig_callable" in vars(function):
             self.add_all("compiled", (vars(function)["_torchdynamo_orig_callable"],))
             return
+        outer, self.place = self.place, function.__qualname__
+        self.content(function, of_library)
+        self.place = outer
+
+    def content(self, function: types.FunctionType, of_library: bool) -> None:
+        """Encode a function that no library has under its name."""
         self.tag("function", function.__name__.encode())
         self.code(function.__code__)
         self.add(function.__defaults__)
@@ -401,22 +410,18 @@ class _Encoder:
     def uses(self, function: types.FunctionType) -> None:
         """Encode the globals that a function uses and the modules that it imports."""
         namespace, code = function.__globals__, function.__code__
-        outer, self.place = self.place, function.__qualname__
         paths = bytecode.global_paths(code)
         for name in sorted(paths):
             values = namespace if name in namespace else vars(builtins)
             if name in values:
                 self.tag("global", name.encode())
                 for path in sorted(paths[name]):
-                    self.used(function, values[name], path, library=values is not namespace)
+                    self.used(code, values[name], path, library=values is not namespace)
         for attribute in sorted(bytecode.attributes(code) & _UNSEEN_ATTRIBUTES):
             self.unseen.append(f"{self.place} uses {attribute}")
         self.imported(code, package_of(namespace), namespace)
-        self.place = outer
 
-    def used(
-        self, function: types.FunctionType, value: Any, path: bytecode.Path, *, library: bool
-    ) -> None:
+    def used(self, code: types.CodeType, value: Any, path: bytecode.Path, *, library: bool) -> None:
         """Encode a global, or what a function takes from it if it is a module."""
         while isinstance(value, types.ModuleType):
             library = is_library(value.__name__)
@@ -426,21 +431,23 @@ class _Encoder:
                 self.tag("module", value.__name__.encode())
             value, path = getattr(value, path[0]), path[1:]
         if value is os.environ or value is os.getenv:
-            self.environment(function)
+            self.environment(code)
+        elif id(value) in _unseen_objects():
+            self.check_seen(value)
         elif not library or _is_of_user(value) or isinstance(value, type):
             self.add(value)
         elif isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
             self.named(value)
         else:
-            self.check_seen(value)
+            self.check_seen(value)  # a module, or an object of one
             self.tag("module", str(getattr(value, "__name__", "")).encode())
 
-    def environment(self, function: types.FunctionType) -> None:
-        """Encode the environment variables that a function's constants name."""
+    def environment(self, code: types.CodeType) -> None:
+        """Encode the environment variables that the constants of some code name."""
         names = {
             const
-            for code in bytecode.nested(function.__code__)
-            for const in code.co_consts
+            for part in bytecode.nested(code)
+            for const in part.co_consts
             if isinstance(const, str) and _ENVIRONMENT_NAME.fullmatch(const)
         }
         if not names:
@@ -485,6 +492,9 @@ class _Encoder:
                         self.add(module)
 
     def source(self, name: str, file: Path) -> None:
+        if not file.is_file():
+            self.unseen.append(f"{self.place} imports {name}, whose file {file} is gone")
+            return
         content = file.read_bytes()
         try:
             code = compile(content, file.name, "exec", dont_inherit=True, optimize=0)
@@ -492,11 +502,15 @@ class _Encoder:
             self.tag("source", content)
             return
         self.code(code)
-        for first, paths in bytecode.global_paths(code).items():
-            for path in paths:
-                loaded = ".".join((first, *path))
-                if first in _UNSEEN_MODULES or loaded in _UNSEEN - {"globals"}:
-                    self.unseen.append(f"{name} uses {loaded}")
+        attributes = bytecode.attributes(code)
+        paths = bytecode.global_paths(code)
+        loaded = {".".join((first, *path)) for first in paths for path in paths[first]}
+        modules = {statement.name for statement in bytecode.imports(code)} & _UNSEEN_MODULES
+        found = modules | loaded & _UNSEEN - {"globals"}
+        found |= attributes & (_UNSEEN_ATTRIBUTES | _UNSEEN_IN_SOURCE)
+        self.unseen += [f"{name} uses {what}" for what in sorted(found)]
+        if {"environ", "getenv"} & (attributes | set(paths)):
+            self.environment(code)
         self.imported(code, name if file.name == "__init__.py" else name.rpartition(".")[0])
 
     def module(self, module: types.ModuleType) -> None:
@@ -510,11 +524,12 @@ class _Encoder:
             self.unseen.append(f"{self.place} uses {module.__name__}.__getattr__")
         for name in sorted(set(vars(module)) - _OF_MODULE):
             self.tag("attribute", name.encode())
-            before, depth, equal = self.hash.copy(), len(self.open), self.equal
+            before = self.hash.copy(), self.equal, self.place
+            depth = len(self.open)
             try:
                 self.add(vars(module)[name])
             except TypeError as error:
-                self.hash, self.equal = before, equal
+                self.hash, self.equal, self.place = before
                 del self.open[depth:]
                 self.unseen.append(f"{self.place} uses {module.__name__}.{name} ({error})")
 
@@ -540,6 +555,8 @@ _COPIED = frozenset(functools.WRAPPER_ASSIGNMENTS) - {"__name__"}
 _UNSEEN_ATTRIBUTES = frozenset(
     {"__doc__", "__annotations__", "__code__", "__globals__", "__subclasses__"}
 )
+#: The same of modules, where only the source is known.
+_UNSEEN_IN_SOURCE = frozenset({"import_module", "run_path", "run_module", "_getframe"})
 
 #: Modules that run what is not Python code of the user, and what else cannot be seen in a function.
 _UNSEEN_MODULES = frozenset({"ctypes", "subprocess"})

@@ -391,6 +391,13 @@ MODULES = {
         "layerp/s/__init__": "",
         "layerp/s/b": "def g(x): return {0}",
     },
+    "an environment variable that a module reads": {
+        "layer1": (
+            "import os\nos.environ['MLPSUBMIT_TEST'] = '{0}'\n"
+            "def f(x):\n    from layer2 import g\n    return g(x)"
+        ),
+        "layer2": "from os import environ\ndef g(x): return environ['MLPSUBMIT_TEST']",
+    },
     "an import in a module that a call imports": {
         "layer1": "def f(x):\n    import layer2\n    return layer2.g(x)",
         "layer2": "def g(x):\n    import layer3\n    return layer3.h(x)",
@@ -430,6 +437,7 @@ def digest_of_modules(folder: Path, modules, value: int, neutral: str) -> bytes:
         return digest(function)
     finally:
         sys.path.remove(str(folder))
+        os.environ.pop("MLPSUBMIT_TEST", None)
 
 
 UNSEEN = {
@@ -442,6 +450,10 @@ UNSEEN = {
     "sys.modules": "import sys\ndef f(x): return sys.modules['layer0'].f(x)",
     "subprocess": "import subprocess\ndef f(x): return subprocess.run(['./simulate'])",
     "os.system": "def f(x): return os.system('./simulate')",
+    "modules": "from sys import modules\ndef f(x): return modules['layer0'].f(x)",
+    "os.environ as a default": "def f(x, environment=os.environ): return environment[x]",
+    "a module that a call imports": "def f(x): from layer2 import h; return h(x)",
+    "another module that a call imports": "def f(x): from layer3 import h; return h(x)",
     "__doc__": "def f(x): return len(f.__doc__)",
     "__subclasses__": "class B: pass\ndef f(x): return B.__subclasses__()[0](x)",
     "os.environ": "def f(x): return os.environ",
@@ -452,14 +464,18 @@ UNSEEN = {
 
 
 @pytest.mark.parametrize("what", UNSEEN)
-def test_what_cannot_be_seen_is_named(what, folders, tmp_path):
+def test_what_cannot_be_seen_is_named(what, folders, monkeypatch):
     folder = next(folders)
     built(folder, "a constant", [], 1)
     (folder / "layer1.py").write_text(f"{HEAD}from layer0 import f as g\n{UNSEEN[what]}\n")
+    (folder / "layer2.py").write_text("import importlib as i\nh = i.import_module('layer0').f\n")
+    (folder / "layer3.py").write_text("import subprocess as s\ndef h(x): return s.run(x)\n")
     unseen: list[str] = []
-    setting_digest(imported(folder, "layer1").f, unseen=unseen)
+    function = imported(folder, "layer1").f
+    monkeypatch.syspath_prepend(folder)
+    setting_digest(function, unseen=unseen)
     assert len(unseen) == 1
-    assert re.match(r"(f|<lambda>) uses [\w.]+( \(.*\))?$", unseen[0])
+    assert re.match(r"(f|<lambda>|layer.) (uses|holds) [\w.]+( \(.*\))?$", unseen[0])
 
 
 def test_a_method_of_that_name_can_be_seen(folders):
