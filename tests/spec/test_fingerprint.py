@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from mlpsubmit.spec.fingerprint import digest, setting_digest
 
-unhurried = settings(deadline=None, max_examples=60)  # cores may be shared
+few = settings(deadline=None, max_examples=20)  # cores may be shared
+many = settings(deadline=None, max_examples=100)
 
 #: What the innermost function does, with a place for the edited value.
 CORES = {
@@ -327,14 +328,25 @@ def test_however_a_function_is_imported_its_edits_count(style, folders):
 stacked = st.lists(st.tuples(st.sampled_from([*IMPORTS]), st.sampled_from([*LAYERS])), max_size=4)
 
 
-@unhurried
+@few
 @given(st.sampled_from([*CORES]), stacked, st.sampled_from([*NEUTRAL]))
 def test_edits_count_through_any_layers_and_neutral_ones_do_not(
     tmp_path_factory, core, layers, neutral
 ):
-    folders = map(tmp_path_factory.mktemp("layers").joinpath, "123")
+    check_edits(tmp_path_factory.mktemp("layers"), core, layers, neutral)
+
+
+@pytest.mark.slow
+@many
+@given(st.sampled_from([*CORES]), stacked, st.sampled_from([*NEUTRAL]))
+def test_edits_count_through_many_more_layers(tmp_path_factory, core, layers, neutral):
+    check_edits(tmp_path_factory.mktemp("layers"), core, layers, neutral)
+
+
+def check_edits(folder: Path, core: str, layers, neutral: str) -> None:
     one, same, other = (
-        digest_of(next(folders), core, layers, *edit) for edit in ((1,), (1, neutral), (2, neutral))
+        digest_of(folder / str(number), core, layers, *edit)
+        for number, edit in enumerate(((1,), (1, neutral), (2, neutral)))
     )
     if one:  # else it counts as another one in every launch
         assert one == same != other
