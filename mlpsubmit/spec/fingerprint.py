@@ -417,6 +417,8 @@ class _Encoder:
                 self.tag("global", name.encode())
                 for path in sorted(paths[name]):
                     self.used(code, values[name], path, library=values is not namespace)
+        if {"dir", "locals", "vars"} & set(paths):  # local names matter to these
+            self.add([part.co_varnames for part in bytecode.nested(code)])
         for attribute in sorted(bytecode.attributes(code) & _UNSEEN_ATTRIBUTES):
             self.unseen.append(f"{self.place} uses {attribute}")
         self.imported(code, package_of(namespace), namespace)

@@ -20,6 +20,8 @@ def canonical_number(value: Any) -> Any:
     Integral numbers are ints, others floats if a float equals them exactly, else Fractions. The
     sign of a zero is kept: a function can tell -0.0 from 0.0.
     """
+    if type(value) in (int, str, bool):  # most values of long axes
+        return value
     value = python_number(value)
     kind = type(value)
     if kind is float:

@@ -151,6 +151,10 @@ CORES = {
         "def sin(x): return x\ndef cos(x): return x\n"
         "def g(x, h=(sin, cos)[{0} - 1]): return len(h.__name__)"
     ),
+    "the names of local variables": (
+        "def g(x):\n    a = x\n    return locals()\nif {0} == 2:\n"
+        "    def g(x):\n        b = x\n        return locals()"
+    ),
     "keyword-only": "def g(x, y=1): return x\nif {0} == 2:\n    def g(x, *, y=1): return x",
     "positional-only": "def g(x, y=1): return x\nif {0} == 2:\n    def g(x, /, y=1): return x",
     "what is guarded": (
