@@ -121,6 +121,9 @@ def module_places(module: types.ModuleType) -> list[Path]:
     return [Path(place).resolve() for place in places]
 
 
+#: What has a name in its module.
+_NAMED = (type, types.FunctionType, types.BuiltinFunctionType)
+
 #: Exact types whose content is their text.
 _SCALARS = (type(None), bool, int, float, complex, str)
 
@@ -337,8 +340,9 @@ class _Encoder:
         module = str(getattr(value, "__module__", ""))
         if found is None and module in _UNSEEN_MODULES:
             found = f"{module}.{getattr(value, '__name__', type(value).__name__)}"
-        if found:
-            self.unseen.append(f"{self.place} uses {found}")
+        text = f"{self.place} uses {found}"
+        if found and text not in self.unseen:
+            self.unseen.append(text)
 
     def builtin(self, function: types.BuiltinFunctionType) -> None:
         owner = function.__self__
@@ -416,33 +420,44 @@ class _Encoder:
             if name in values:
                 self.tag("global", name.encode())
                 for path in sorted(paths[name]):
-                    self.used(code, values[name], path, library=values is not namespace)
+                    self.used(code, name, path, values)
         if {"dir", "locals", "vars"} & set(paths):  # local names matter to these
             self.add([part.co_varnames for part in bytecode.nested(code)])
         for attribute in sorted(bytecode.attributes(code) & _UNSEEN_ATTRIBUTES):
             self.unseen.append(f"{self.place} uses {attribute}")
         self.imported(code, package_of(namespace), namespace)
 
-    def used(self, code: types.CodeType, value: Any, path: bytecode.Path, *, library: bool) -> None:
-        """Encode a global, or what a function takes from it if it is a module."""
+    def used(
+        self,
+        code: types.CodeType,
+        name: str,
+        path: bytecode.Path,
+        namespace: Mapping[str, Any],
+    ) -> None:
+        """Encode a global, or what a function takes from it if it is a module.
+
+        Of a library's module the names of the attributes count, whether they are loaded yet or
+        not; and what they refer to, where the user has replaced it.
+        """
+        value, library = namespace[name], namespace is vars(builtins)
         while isinstance(value, types.ModuleType):
-            library = is_library(value.__name__)
+            if is_library(value.__name__) and not library:
+                library = True
+                self.tag("module", ".".join((value.__name__, *path)).encode())
             if not path or not _has(value, path[0], lazy=not library):
                 break
-            if library:
-                self.tag("module", value.__name__.encode())
-            value, path = getattr(value, path[0]), path[1:]
+            name, path, value = path[0], path[1:], getattr(value, path[0])
+            library = library and _is_of_library(value)
         if value is os.environ or value is os.getenv:
             self.environment(code)
-        elif id(value) in _unseen_objects():
+        elif id(value) in _unseen_objects() or library:
             self.check_seen(value)
-        elif not library or _is_of_user(value) or isinstance(value, type):
-            self.add(value)
-        elif isinstance(value, (types.FunctionType, types.BuiltinFunctionType)):
-            self.named(value)
+            if isinstance(value, _NAMED) and value.__name__ != name:
+                self.named(value)
+            if isinstance(value, type) and (replaced := _replaced_methods(value)):
+                self.add_attributes(replaced)
         else:
-            self.check_seen(value)  # a module, or an object of one
-            self.tag("module", str(getattr(value, "__name__", "")).encode())
+            self.add(value)
 
     def environment(self, code: types.CodeType) -> None:
         """Encode the environment variables that the constants of some code name."""
@@ -632,16 +647,16 @@ def _is_in_own_module(function: types.BuiltinFunctionType) -> bool:
     return isinstance(found, types.BuiltinFunctionType) and found == function
 
 
-def _is_of_user(value: Any) -> bool:
-    """Return whether something in a library's module was put there by the user."""
-    if isinstance(value, types.FunctionType):
-        cells = (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
-        inner = (content for content in cells if isinstance(content, types.FunctionType))
-        home = str(value.__globals__.get("__name__", ""))
-        return not is_library(home) or any(
-            not is_library(str(f.__globals__.get("__name__", ""))) for f in inner
-        )
-    return not isinstance(value, types.ModuleType) and not is_library(_module_name(value))
+def _is_of_library(value: Any) -> bool:
+    """Return whether something in a library's module is its own, and not set by the user."""
+    if isinstance(value, types.ModuleType):
+        return is_library(value.__name__)
+    if not isinstance(value, types.FunctionType):
+        return is_library(_module_name(value))
+    cells = (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
+    inner = [content for content in cells if isinstance(content, types.FunctionType)]
+    homes = (str(f.__globals__.get("__name__", "")) for f in [value, *inner])
+    return all(map(is_library, homes))
 
 
 def _replaced_methods(value: type) -> dict[str, Any]:
@@ -651,7 +666,7 @@ def _replaced_methods(value: type) -> dict[str, Any]:
         for base in reversed(value.__mro__)
         if is_library(_module_name(base))
         for name, entry in vars(base).items()
-        if isinstance(entry, types.FunctionType) and _is_of_user(entry)
+        if isinstance(entry, types.FunctionType) and not _is_of_library(entry)
     }
 
 

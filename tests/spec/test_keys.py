@@ -20,6 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mlpsubmit.batchfns
 from mlpsubmit import Monomial, Sweep
 from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.spec.fingerprint import digest
@@ -550,6 +551,16 @@ def test_what_is_decorated_or_bound_counts(what):
     finally:
         vars(torch.nn.Flatten).get("more") and delattr(torch.nn.Flatten, "more")
     assert one == same != other
+
+
+def test_what_a_library_has_loaded_does_not_count():
+    def f(x):
+        return mlpsubmit.batchfns.polynomial(x)
+
+    vars(mlpsubmit.batchfns).pop("polynomial", None)
+    before = digest(f)
+    assert callable(mlpsubmit.batchfns.polynomial)
+    assert digest(f) == before
 
 
 def test_closures_that_a_library_makes_count_by_what_they_hold():
