@@ -18,7 +18,7 @@ from mlpsubmit.results.dataset import _coordinate_values
 from mlpsubmit.runs.manifest import _labels
 from mlpsubmit.spec.fingerprint import setting_digest
 
-unhurried = settings(deadline=None)  # cores may be shared
+unhurried = settings(deadline=None, max_examples=50)  # cores may be shared
 
 
 def batches(bsz, gen, noise=0.0, table=None):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mlpsubmit.spec.fingerprint import digest, setting_digest
 
 few = settings(deadline=None, max_examples=20)  # cores may be shared
-many = settings(deadline=None, max_examples=100)
+many = settings(deadline=None, max_examples=300)
 
 #: What the innermost function does, with a place for the edited value.
 CORES = {
