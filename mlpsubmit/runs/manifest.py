@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import shlex
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -103,6 +106,9 @@ def _scalar(value: Any) -> Any:
     """Return a value as a number or a string, which coordinates can hold."""
     if isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, (Decimal, Fraction)):
+        with contextlib.suppress(ValueError, OverflowError):
+            return float(value)
     if callable(value) and not hasattr(value, "items"):
         return function_name(value)
     return str(value)

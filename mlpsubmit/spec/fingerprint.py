@@ -1,52 +1,94 @@
 """Content hashes of settings and functions, from which the keys of configs are made.
 
-The hash of a function covers its bytecode, constants, defaults, closure and the globals it uses,
-but not its comments, docstring or line numbers. The hash of a user's module covers all its code and
-that of the user's modules it imports. Functions of installed packages are hashed by name. Bytecode
-differs between minor versions of Python, so keys do too.
+The hash of a function covers its bytecode, constants, defaults, closure, attributes, the globals it
+uses (of a module, the attributes that it uses), and the modules that it imports when it runs. It
+covers neither comments, docstrings, line numbers nor the place of its file. Functions of installed
+packages are hashed by name. Objects that are compared by identity, such as functions and sentinels,
+are numbered: which of them are the same one counts. Bytecode differs between minor versions of
+Python, so hashes do too.
 """
 
 from __future__ import annotations
 
+import builtins
 import copyreg
-import dis
 import functools
 import hashlib
+import importlib
+import inspect
 import itertools
+import logging
+import os
+import re
+import runpy
 import site
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-__all__ = ["DIGEST_BYTES", "digest", "is_library", "module_places"]
+from mlpsubmit.spec import bytecode
+from mlpsubmit.spec.imports import modules_of, package_of
+from mlpsubmit.spec.numbers import canonical_number
+
+__all__ = ["DIGEST_BYTES", "digest", "is_library", "module_places", "setting_digest"]
 
 DIGEST_BYTES = 16
 
-#: Names in the body of a class that describe its source.
-_ABOUT_SOURCE = frozenset({"__doc__", "__firstlineno__", "__static_attributes__"})
 #: Names that Python adds to a class: caches, and attributes that follow from its bases.
 _BOOKKEEPING = frozenset(
     {"__module__", "__dict__", "__weakref__", "__slotnames__", "_abc_impl"}
-    | {"__annotations__", "__annotate_func__", "__annotations_cache__"}
+    | {"__annotations__", "__annotations_cache__"}
+    | {"_autograd_function_id", "_backward_cls"}  # of torch.autograd.Function
+    | {"__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__"}
 )
 
 _CO_HAS_DOCSTRING = 0x4000000  # from Python 3.13 on
 
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_]\w*")
+
 
 def digest(*values: Any) -> bytes:
-    """Return the 16-byte BLAKE2b hash of the content of some values.
+    """Return the 16-byte BLAKE2b hash of the content of some values: types and order count.
 
     Raises:
         TypeError: if a value cannot be reduced to its content (an open file, a lock).
     """
-    encoder = _Encoder()
-    for value in values:
-        encoder.add(value)
+    return _encoded(values, _Encoder())
+
+
+def setting_digest(*values: Any, unseen: list[str] | None = None) -> bytes:
+    """Return the hash of some values of settings, which is equal where the values are.
+
+    Numbers are compared by value, Python's, numpy's and torch's alike: 0 and 0.0 are equal, True
+    and 1 are not. So are those in lists, tuples, sets and dictionaries; the order of dictionaries
+    does not count. What functions and other objects hold is compared as in :func:`digest`.
+
+    Args:
+        unseen: takes a text for each place of a function whose effect cannot be seen.
+
+    Raises:
+        TypeError: as :func:`digest`.
+    """
+    encoder = _Encoder(equal=True)
+    content = _encoded(values, encoder)
+    if unseen is not None:
+        unseen += encoder.unseen
+    return content
+
+
+def _encoded(values: Iterable[Any], encoder: _Encoder) -> bytes:
+    try:
+        for value in values:
+            encoder.add(value)
+    except RecursionError:
+        raise TypeError("it is nested too deeply") from None
     return encoder.hash.digest()
 
 
@@ -79,71 +121,148 @@ def module_places(module: types.ModuleType) -> list[Path]:
     return [Path(place).resolve() for place in places]
 
 
-#: Exact types that are encoded here; subclasses of them are reduced as other objects are.
+#: What has a name in its module.
+_NAMED = (type, types.FunctionType, types.BuiltinFunctionType)
+
+#: Exact types whose content is their text.
 _SCALARS = (type(None), bool, int, float, complex, str)
-_CONTAINERS = (list, tuple, range, set, frozenset, dict, str, int, float, complex, bytes, bytearray)
+
+#: Types that wrap functions, and the attributes that hold these.
+_WRAPPERS = {
+    functools.partial: ("func", "args"),
+    property: ("fget", "fset", "fdel"),
+    functools.cached_property: ("func",),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+}
 
 
 class _Encoder:
-    """Feeds values, in an unambiguous form, into one hash."""
+    """Feeds values, in an unambiguous form, into one hash.
 
-    def __init__(self) -> None:
+    Args:
+        equal: compare numbers by value, and dictionaries without their order.
+        sorting: the sets whose entries are being sorted, each by an encoder of its own.
+    """
+
+    def __init__(self, *, equal: bool = False, sorting: tuple[Any, ...] = ()) -> None:
         self.hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        self.open: dict[int, int] = {}  # objects being encoded, and how deep: a cycle ends there
-        # The digests of objects seen before, with the object: alive, so that its id stays unique.
-        self.done: dict[int, tuple[bytes, Any]] = {}
+        self.equal = equal
+        self.sorting = sorting
+        self.unseen: list[str] = []
+        self.place = ""  # the function being encoded, for messages
+        self.open: list[int] = []  # ids of the values being encoded: a cycle ends there
+        # By id, with the object: alive, so that its id stays unique.
+        self.numbered: dict[Any, tuple[int, Any]] = {}
+        self.done: dict[tuple[int, bool], tuple[bytes, Any]] = {}
+        self.references = 0  # to numbers and open values: a digest without any holds everywhere
 
     def tag(self, tag: str, content: bytes = b"") -> None:
         self.hash.update(f"{tag}:{len(content)}:".encode() + content)
 
     def add(self, value: Any) -> None:
+        if self.equal:
+            value = canonical_number(value)
         if type(value) in _SCALARS:
             self.tag(type(value).__name__, repr(value).encode())
         elif type(value) in (bytes, bytearray):
             self.tag("bytes", bytes(value))
         elif id(value) in self.open:
-            self.tag("cycle", str(self.open[id(value)]).encode())
-        else:  # one digest per object: equal for equal objects however they are shared
-            if id(value) not in self.done:
-                self.open[id(value)] = len(self.open)
-                self.done[id(value)] = self.separate(self.add_object, value), value
-                del self.open[id(value)]
-            self.tag("digest", self.done[id(value)][0])
+            self.references += 1
+            self.tag("cycle", str(len(self.open) - self.open.index(id(value))).encode())
+        elif _has_identity(value):
+            if self.is_new(id(value), value):
+                self.add_object(value)
+        else:
+            self.tag("digest", self.by_value(value))
 
-    def separate(self, encode: Callable[[Any], None], value: Any) -> bytes:
-        """Return the digest of one value in a hash of its own."""
+    def is_new(self, key: Any, value: Any) -> bool:
+        """Number an object; return False if it was numbered before."""
+        self.references += 1
+        new = key not in self.numbered
+        number, _ = self.numbered.setdefault(key, (len(self.numbered), value))
+        self.tag("new" if new else "known", str(number).encode())
+        return new
+
+    def by_value(self, value: Any) -> bytes:
+        """Return the digest of a value in a hash of its own, computed once where possible."""
+        key = id(value), self.equal
+        if key in self.done:
+            return self.done[key][0]
         outer, self.hash = self.hash, hashlib.blake2b(digest_size=DIGEST_BYTES)
-        encode(value)
+        references = self.references
+        self.open.append(id(value))
+        self.add_object(value)
+        self.open.pop()
         self.hash, inner = outer, self.hash
+        if self.references == references:
+            self.done[key] = inner.digest(), value
         return inner.digest()
 
-    def sort_key(self, value: Any) -> bytes:
-        """Return the digest by which the entries of sets and the keys of mappings are sorted."""
-        return self.separate(self.add, value)
-
-    def add_all(self, tag: str, values: Any) -> None:
+    def add_all(self, tag: str, values: Iterable[Any]) -> None:
         entries = list(values)
         self.tag(tag, str(len(entries)).encode())
         for entry in entries:
             self.add(entry)
 
     def add_object(self, value: Any) -> None:
-        if type(value) in _CONTAINERS or not isinstance(value, _CONTAINERS):
-            for types_, encode in self.encoders():
-                if isinstance(value, types_):
-                    encode(value)
-                    return
-        if isinstance(value, (np.ndarray, np.generic)) or _is_tensor(value):
+        if type(value) in (list, range):
+            self.add_all("list", value)
+        elif type(value) is tuple:
+            self.add_all("tuple", value)
+        elif isinstance(value, (set, frozenset)):
+            self.a_set(value)
+        elif type(value) in (dict, MappingProxyType):
+            entries = ((key, value[key]) for key in (self.sorted(value) if self.equal else value))
+            self.add_all("mapping", itertools.chain.from_iterable(entries))
+        else:
+            equal, self.equal = self.equal, False
+            self.other(value)
+            self.equal = equal
+
+    def a_set(self, value: Any) -> None:
+        self.add_type("set", type(value), (set, frozenset))
+        if any(value is outer for outer in self.sorting):
+            self.references += 1
+            self.tag("cycle")
+        else:
+            self.add_all("entries", self.sorted(value, within=value))
+        self.add_attributes(getattr(value, "__dict__", {}))
+
+    def sorted(self, values: Iterable[Any], within: Any = None) -> list[Any]:
+        """Return entries of a set or keys of a mapping in the order of their digests."""
+
+        def alone(value: Any) -> bytes:
+            encoder = _Encoder(equal=self.equal, sorting=(*self.sorting, within))
+            encoder.add(value)
+            return encoder.hash.digest()
+
+        return sorted(values, key=alone)
+
+    def add_type(self, tag: str, own: type, known: tuple[type, ...]) -> None:
+        """Add the type of a value if it is a subclass of the known ones."""
+        self.tag(tag)
+        if own not in known:
+            self.add(own)
+
+    def add_attributes(self, attributes: Mapping[str, Any]) -> None:
+        names = sorted(attributes)
+        self.add_all("attributes", itertools.chain(*((name, attributes[name]) for name in names)))
+
+    def other(self, value: Any) -> None:
+        """Encode a value that is no container."""
+        for types_, encode in self.encoders():
+            if issubclass(type(value), types_):  # a proxy's __class__ may be another type
+                encode(value)
+                return
+        if type(value) in (np.ndarray, np.memmap) or isinstance(value, np.generic):
             self.array(value)
+        elif _is_tensor(value):
+            self.tensor(value)
         else:
             self.reduced(value)
 
     def encoders(self) -> Iterator[tuple[Any, Callable[[Any], None]]]:
-        yield (list, range), lambda value: self.add_all("list", value)
-        yield tuple, lambda value: self.add_all("tuple", value)
-        yield (set, frozenset), lambda value: self.add_all("set", sorted(map(self.sort_key, value)))
-        yield (dict, types.MappingProxyType), self.mapping
-        yield functools.partial, lambda p: self.add_all("partial", (p.func, p.args, p.keywords))
         yield types.FunctionType, self.function
         yield types.MethodType, lambda m: self.add_all("method", (m.__func__, m.__self__))
         yield types.CodeType, self.code
@@ -151,49 +270,137 @@ class _Encoder:
         yield type, self.a_class
         yield types.BuiltinFunctionType, self.builtin
         yield types.MethodDescriptorType, self.named
-        yield functools.cached_property, lambda p: self.add_all("property", (p.func,))
-        yield property, lambda p: self.add_all("property", (p.fget, p.fset))
-        yield (staticmethod, classmethod), lambda m: self.add_all("method", (m.__func__,))
+        yield tuple(_WRAPPERS), self.wrapper
+        yield functools._lru_cache_wrapper, self.cached
+        yield weakref.WeakKeyDictionary, lambda cache: self.tag("cache")  # pickle refuses others
+        yield logging.Logger, lambda logger: self.tag("logger")  # no result depends on it
 
-    def mapping(self, value: Mapping[Any, Any]) -> None:
-        keys = sorted(value, key=self.sort_key)
-        self.add_all("mapping", itertools.chain.from_iterable((key, value[key]) for key in keys))
-
-    def named(self, value: Any) -> None:
-        name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"
-        self.tag("name", name.encode())
-
-    def builtin(self, function: types.BuiltinFunctionType) -> None:
-        self.named(function)
-        if not isinstance(function.__self__, types.ModuleType):
-            self.add(function.__self__)  # the object whose method it is
+    # ---- data ------------------------------------------------------------------------------------
 
     def array(self, value: Any) -> None:
-        if _is_tensor(value):
-            self.tag("tensor", str(value.dtype).encode())
-            value = value.detach().cpu()
-            dense = value.to_dense() if value.layout is not type(value)().layout else value
-            value = (dense.float() if dense.dtype.itemsize < 4 else dense).numpy()
         self.tag("array", f"{value.dtype}{value.shape}".encode())
         if value.dtype.hasobject:
             self.add(value.tolist())
         else:
             self.tag("content", value.tobytes())
 
-    def function(self, function: types.FunctionType) -> None:
-        if is_library(function.__module__ or ""):
-            self.named(function)
-            if "<locals>" in function.__qualname__:
-                self.closure(function)  # returned by a library function: its name is not enough
+    def tensor(self, value: Any) -> None:
+        torch = sys.modules["torch"]
+        about = f"{value.dtype} {value.layout} {value.requires_grad}"
+        self.add_type("tensor", type(value), (torch.Tensor,))
+        self.tag("about", about.encode())
+        self.add_attributes(vars(value))
+        if value.is_meta:
+            raise TypeError("a tensor on the device 'meta' has no content")
+        value = value.detach().cpu().resolve_conj().resolve_neg()
+        value = value if value.layout is torch.strided else value.to_dense()
+        self.array((value.float() if value.dtype.itemsize < 4 else value).numpy())
+
+    def reduced(self, value: Any) -> None:
+        """Encode an object by what pickle would send to a worker."""
+        if value is os.environ:
+            self.unseen.append(f"{self.place} holds os.environ")
             return
-        self.tag("function")
+        reduce = copyreg.dispatch_table.get(type(value))  # compiled patterns, numpy's functions
+        parts = reduce(value) if reduce else value.__reduce_ex__(2)
+        if isinstance(parts, str):
+            self.global_object(value, parts)
+            return
+        make, arguments, state, *entries = (*parts, None, None, None)[:5]
+        self.add_all("object", (make, arguments))
+        if isinstance(state, dict) and all(isinstance(name, str) for name in state):
+            copied = _COPIED if "__wrapped__" in state else ()
+            self.add_attributes({n: state[n] for n in state if n not in copied})
+        else:
+            self.add(state)
+        for part in entries:
+            self.add(list(part) if isinstance(part, Iterator) else part)
+
+    def global_object(self, value: Any, name: str) -> None:
+        """Encode an object that pickle finds by its name in a module."""
+        module = _module_name(value)
+        if is_library(module):
+            self.tag("name", f"{module}.{name}".encode())
+            return
+        self.tag("global", name.encode())
+        self.add(type(value))
+        self.extension(module)
+        self.add_attributes(getattr(value, "__dict__", {}))
+
+    # ---- functions and classes -------------------------------------------------------------------
+
+    def named(self, value: Any) -> None:
+        self.check_seen(value)
+        name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}"
+        self.tag("name", name.encode())
+
+    def check_seen(self, value: Any) -> None:
+        """Record an object of a library that runs code which is no part of the hash."""
+        found = _unseen_objects().get(id(value))
+        module = str(getattr(value, "__module__", ""))
+        if found is None and module in _UNSEEN_MODULES:
+            found = f"{module}.{getattr(value, '__name__', type(value).__name__)}"
+        text = f"{self.place} uses {found}"
+        if found and text not in self.unseen:
+            self.unseen.append(text)
+
+    def builtin(self, function: types.BuiltinFunctionType) -> None:
+        owner = function.__self__
+        if isinstance(owner, types.ModuleType) or owner is None:
+            self.named(function)
+            self.extension(function.__module__ or "")
+        elif _is_in_own_module(function):  # random.random: the generator is the module's
+            self.tag("name", f"{type(owner).__module__}.{function.__name__}".encode())
+        else:
+            self.named(function)
+            self.add(owner)  # the object whose method it is
+
+    def extension(self, module_name: str) -> None:
+        """Encode the compiled code of a user's module."""
+        file = getattr(sys.modules.get(module_name), "__file__", None)
+        if file and not file.endswith(".py") and not is_library(module_name):
+            self.tag("compiled", Path(file).read_bytes())
+
+    def wrapper(self, value: Any) -> None:
+        kind = next(kind for kind in _WRAPPERS if isinstance(value, kind))
+        self.add_type(kind.__name__, type(value), (kind,))
+        self.add_all("wrapped", (getattr(value, name) for name in _WRAPPERS[kind]))
+        self.add_attributes(getattr(value, "keywords", {}))
+        self.add_attributes(_own_attributes(value))
+
+    def cached(self, value: Any) -> None:
+        if is_library(_module_name(value)) and _is_named(value):
+            self.named(value)
+            return
+        self.tag("cached")
+        self.add_attributes({**value.cache_parameters(), **_own_attributes(value)})
+
+    def function(self, function: types.FunctionType) -> None:
+        home = str(function.__globals__.get("__name__", ""))
+        of_library = is_library(home)
+        if of_library and _is_named(function, home):
+            self.named(function)
+            return
+        if "_torchdynamo_orig_callable" in vars(function):
+            self.add_all("compiled", (vars(function)["_torchdynamo_orig_callable"],))
+            return
+        outer, self.place = self.place, function.__qualname__
+        self.content(function, of_library)
+        self.place = outer
+
+    def content(self, function: types.FunctionType, of_library: bool) -> None:
+        """Encode a function that no library has under its name."""
+        self.tag("function", function.__name__.encode())
         self.code(function.__code__)
-        self.add((function.__defaults__, function.__kwdefaults__))
+        self.add(function.__defaults__)
+        self.add_attributes(function.__kwdefaults__ or {})
+        if function.__globals__ is vars(functools) and (registry := _registry(function)):
+            self.add(registry)  # of singledispatch, beside caches
+            return
         self.closure(function)
-        for name in sorted(_globals_used(function.__code__)):
-            if name in function.__globals__:
-                self.tag("global", name.encode())
-                self.add(function.__globals__[name])
+        self.add_attributes(vars(function))
+        if not of_library:  # what a library's function uses is the library's
+            self.uses(function)
 
     def closure(self, function: types.FunctionType) -> None:
         for cell in function.__closure__ or ():
@@ -204,80 +411,325 @@ class _Encoder:
             else:
                 self.add(content)
 
+    def uses(self, function: types.FunctionType) -> None:
+        """Encode the globals that a function uses and the modules that it imports."""
+        namespace, code = function.__globals__, function.__code__
+        paths = bytecode.global_paths(code)
+        for name in sorted(paths):
+            values = namespace if name in namespace else vars(builtins)
+            if name in values:
+                self.tag("global", name.encode())
+                for path in sorted(paths[name]):
+                    self.used(code, name, path, values)
+        if {"dir", "locals", "vars"} & set(paths):  # local names matter to these
+            self.add([part.co_varnames for part in bytecode.nested(code)])
+        for attribute in sorted(bytecode.attributes(code) & _UNSEEN_ATTRIBUTES):
+            self.unseen.append(f"{self.place} uses {attribute}")
+        self.imported(code, package_of(namespace), namespace)
+
+    def used(
+        self,
+        code: types.CodeType,
+        name: str,
+        path: bytecode.Path,
+        namespace: Mapping[str, Any],
+    ) -> None:
+        """Encode a global, or what a function takes from it if it is a module.
+
+        Of a library's module the names of the attributes count, whether they are loaded yet or
+        not; and what they refer to, where the user has replaced it.
+        """
+        value, library = namespace[name], namespace is vars(builtins)
+        while isinstance(value, types.ModuleType):
+            if is_library(value.__name__) and not library:
+                library = True
+                self.tag("module", ".".join((value.__name__, *path)).encode())
+            if not path or not _has(value, path[0], lazy=not library):
+                break
+            name, path, value = path[0], path[1:], getattr(value, path[0])
+            library = library and _is_of_library(value)
+        if value is os.environ or value is os.getenv:
+            self.environment(code)
+        elif id(value) in _unseen_objects() or library:
+            self.check_seen(value)
+            if isinstance(value, _NAMED) and value.__name__ != name:
+                self.named(value)
+            if isinstance(value, type) and (replaced := _replaced_methods(value)):
+                self.add_attributes(replaced)
+        else:
+            self.add(value)
+
+    def environment(self, code: types.CodeType) -> None:
+        """Encode the environment variables that the constants of some code name."""
+        names = {
+            const
+            for part in bytecode.nested(code)
+            for const in part.co_consts
+            if isinstance(const, str) and _ENVIRONMENT_NAME.fullmatch(const)
+        }
+        if not names:
+            self.unseen.append(f"{self.place} uses os.environ")
+        self.add_attributes({name: os.environ.get(name) for name in names})
+
     def code(self, code: types.CodeType) -> None:
-        """Encode the instructions with their constants; none of them loads the docstring."""
+        """Encode what some code does; names of its local variables do not matter."""
+        counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
         arguments = code.co_argcount + code.co_kwonlyargcount
-        self.add_all("code", (code.co_names, code.co_varnames[:arguments]))
-        self.add(code.co_flags & ~_CO_HAS_DOCSTRING)
-        self.add(getattr(code, "co_exceptiontable", b""))
-        steps = [step for step in dis.get_instructions(code) if step.opname != "NOP"]
-        self.tag("steps", str(len(steps)).encode())
-        for step, following in itertools.zip_longest(steps, steps[1:]):
-            self.tag(step.opname)
-            stored = following.argval if following and following.opname == "STORE_NAME" else None
-            if stored not in _ABOUT_SOURCE:
-                self.add(step.argval if step.opcode in dis.hasconst else step.arg)
+        self.add((counts, code.co_varnames[:arguments], code.co_flags & ~_CO_HAS_DOCSTRING))
+        steps = bytecode.steps(code)
+        self.add(steps.handlers)
+        self.tag("steps", str(len(steps.plain)).encode())
+        for number, (operation, argument) in enumerate(steps.plain):
+            self.tag(operation)
+            if number in steps.constants and isinstance(argument, types.CodeType):
+                self.code(argument)
+            else:
+                self.add(argument)
+
+    def imported(
+        self,
+        code: types.CodeType,
+        package: str,
+        namespace: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """Encode the user's modules that some code imports when it runs, by their source.
+
+        They are not imported for it: that may take long, or need a GPU.
+
+        Args:
+            namespace: where these modules may be too: what has been set in them counts.
+        """
+        for statement in bytecode.imports(code):
+            for name, file in modules_of(statement, package):
+                if not _is_library_file(name, file):
+                    if self.is_new(file, None):
+                        self.source(name, file)
+                    module = sys.modules.get(name)
+                    if module is not None and any(v is module for v in namespace.values()):
+                        self.add(module)
+
+    def source(self, name: str, file: Path) -> None:
+        if not file.is_file():
+            self.unseen.append(f"{self.place} imports {name}, whose file {file} is gone")
+            return
+        content = file.read_bytes()
+        try:
+            code = compile(content, file.name, "exec", dont_inherit=True, optimize=0)
+        except (SyntaxError, ValueError):  # compiled code, or an error once it is imported
+            self.tag("source", content)
+            return
+        self.code(code)
+        attributes = bytecode.attributes(code)
+        paths = bytecode.global_paths(code)
+        loaded = {".".join((first, *path)) for first in paths for path in paths[first]}
+        modules = {statement.name for statement in bytecode.imports(code)} & _UNSEEN_MODULES
+        found = modules | loaded & _UNSEEN - {"globals"}
+        found |= attributes & (_UNSEEN_ATTRIBUTES | _UNSEEN_IN_SOURCE)
+        self.unseen += [f"{name} uses {what}" for what in sorted(found)]
+        if {"environ", "getenv"} & (attributes | set(paths)):
+            self.environment(code)
+        self.imported(code, name if file.name == "__init__.py" else name.rpartition(".")[0])
 
     def module(self, module: types.ModuleType) -> None:
-        self.tag("module", module.__name__.encode())
-        if not is_library(module.__name__):
-            for file in _sources(module):
-                if file.is_file():  # not so where a worker has the module by value alone
-                    self.source(file)
-
-    def source(self, file: Path) -> None:
-        content = file.read_bytes()
-        if file.suffix == ".py":
-            self.code(compile(content, file.name, "exec", dont_inherit=True, optimize=2))
-        else:
-            self.tag("source", content)
+        """Encode all of a module that is used as a value, as in getattr(module, name)."""
+        if is_library(module.__name__):
+            self.tag("module", module.__name__.encode())
+            return
+        self.tag("all of a module")
+        self.extension(module.__name__)
+        if "__getattr__" in vars(module):
+            self.unseen.append(f"{self.place} uses {module.__name__}.__getattr__")
+        for name in sorted(set(vars(module)) - _OF_MODULE):
+            self.tag("attribute", name.encode())
+            before = self.hash.copy(), self.equal, self.place
+            depth = len(self.open)
+            try:
+                self.add(vars(module)[name])
+            except TypeError as error:
+                self.hash, self.equal, self.place = before
+                del self.open[depth:]
+                self.unseen.append(f"{self.place} uses {module.__name__}.{name} ({error})")
 
     def a_class(self, value: type) -> None:
-        self.named(value)
-        if is_library(value.__module__):
+        if is_library(_module_name(value)) and _is_named(value):
+            self.named(value)
+            self.add_attributes(_replaced_methods(value))
             return
-        self.add_all("bases", value.__bases__)
-        for name in sorted(set(vars(value)) - _ABOUT_SOURCE - _BOOKKEEPING):
+        self.tag("class", value.__name__.encode())
+        self.add_all("bases", (type(value), *value.__bases__))
+        for name in sorted(set(vars(value)) - bytecode.ABOUT_SOURCE - _BOOKKEEPING):
             entry = vars(value)[name]
             if not isinstance(entry, (types.GetSetDescriptorType, types.MemberDescriptorType)):
                 self.tag("attribute", name.encode())
                 self.add(entry)
-
-    def reduced(self, value: Any) -> None:
-        reduce = copyreg.dispatch_table.get(type(value))  # compiled patterns, numpy's functions
-        parts = reduce(value) if reduce else value.__reduce_ex__(2)
-        if isinstance(parts, str):
-            self.tag("global", f"{getattr(value, '__module__', '')}.{parts}".encode())
-            self.add(getattr(value, "__wrapped__", None))  # the function in a functools.cache
-            return
-        flat = [list(part) if isinstance(part, Iterator) else part for part in parts]
-        self.add_all("object", flat)
+        self.add_attributes(_annotations(value))
 
 
-def _globals_used(code: types.CodeType) -> set[str]:
-    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            names |= _globals_used(const)
-    return names
+#: What functools.update_wrapper copies that describes the source.
+_COPIED = frozenset(functools.WRAPPER_ASSIGNMENTS) - {"__name__"}
+
+#: Attributes of functions and classes that lead to what is no part of their hash.
+_UNSEEN_ATTRIBUTES = frozenset(
+    {"__doc__", "__annotations__", "__code__", "__globals__", "__subclasses__"}
+)
+#: The same of modules, where only the source is known.
+_UNSEEN_IN_SOURCE = frozenset({"import_module", "run_path", "run_module", "_getframe"})
+
+#: Modules that run what is not Python code of the user, and what else cannot be seen in a function.
+_UNSEEN_MODULES = frozenset({"ctypes", "subprocess"})
+_UNSEEN = frozenset(
+    {"eval", "exec", "globals", "__import__", "import_module", "importlib.import_module"}
+    | {"sys.modules", "sys._getframe", "inspect.currentframe", "inspect.stack"}
+    | {"runpy.run_path", "runpy.run_module", "os.system", "os.popen"}
+)
+#: Names that Python gives to a module.
+_OF_MODULE = frozenset(
+    {"__name__", "__doc__", "__package__", "__loader__", "__spec__", "__file__", "__cached__"}
+    | {"__builtins__", "__path__", "__annotations__", "__warningregistry__"}
+)
+
+
+@functools.cache
+def _unseen_objects() -> dict[int, str]:
+    """Return the names of the objects in _UNSEEN, by id: their modules keep them alive."""
+    modules = (importlib, inspect, os, runpy, sys)
+    objects: dict[int, str] = {}
+    for name in _UNSEEN:
+        module, _, attribute = name.rpartition(".")
+        for home in (*modules, builtins):
+            if home.__name__ == (module or "builtins") and hasattr(home, attribute):
+                objects[id(getattr(home, attribute))] = name
+    return objects
+
+
+def _has_identity(value: Any) -> bool:
+    """Return whether a value is equal to itself alone, as functions and most objects are."""
+    return getattr(type(value), "__eq__", None) is object.__eq__
+
+
+def _found(module_name: str, qualified_name: str) -> Any:
+    """Return what a module has under a name; None if there is nothing."""
+    value: Any = sys.modules.get(module_name)
+    for name in qualified_name.split("."):
+        value = inspect.getattr_static(value, name, None)
+        value = getattr(value, "__func__", value)  # of a static or class method
+    return value
+
+
+def _module_name(value: Any) -> str:
+    """Return the name of the module that a value, or else its type, is from."""
+    for owner in (value, type(value)):
+        module = getattr(owner, "__module__", None)
+        if isinstance(module, str):
+            return module
+    return ""
+
+
+def _is_named(value: Any, home: str = "") -> bool:
+    """Return whether a library has this very object under its name.
+
+    A name may be copied to another object, as functools.wraps does.
+    """
+    if isinstance(value, type) and not value.__flags__ & _HEAP_TYPE:
+        return True  # a type of Python's own, which may have no public name
+    name = getattr(value, "__qualname__", "")
+    return any(
+        is_library(module) and _found(module, name) is value
+        for module in {home, _module_name(value)} - {""}
+    )
+
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
+
+
+def _is_in_own_module(function: types.BuiltinFunctionType) -> bool:
+    found = _found(type(function.__self__).__module__, function.__name__)
+    return isinstance(found, types.BuiltinFunctionType) and found == function
+
+
+def _is_of_library(value: Any) -> bool:
+    """Return whether something in a library's module is its own, and not set by the user."""
+    if isinstance(value, types.ModuleType):
+        return is_library(value.__name__)
+    if not isinstance(value, types.FunctionType):
+        return is_library(_module_name(value))
+    cells = (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
+    inner = [content for content in cells if isinstance(content, types.FunctionType)]
+    homes = (str(f.__globals__.get("__name__", "")) for f in [value, *inner])
+    return all(map(is_library, homes))
+
+
+def _replaced_methods(value: type) -> dict[str, Any]:
+    """Return the methods of a library's class that the user has replaced."""
+    return {
+        name: entry
+        for base in reversed(value.__mro__)
+        if is_library(_module_name(base))
+        for name, entry in vars(base).items()
+        if isinstance(entry, types.FunctionType) and not _is_of_library(entry)
+    }
+
+
+def _has(module: types.ModuleType, name: str, *, lazy: bool) -> bool:
+    """Return whether a module has an attribute; a lazy one may have to import it."""
+    if name in vars(module):
+        return True
+    try:
+        return lazy and "__getattr__" in vars(module) and hasattr(module, name)
+    except Exception:  # of any kind: it runs code of the user
+        return False
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def _registry(function: types.FunctionType) -> Any:
+    """Return the functions by type of a function made by functools.singledispatch."""
+    names = function.__code__.co_freevars
+    closure = function.__closure__ or ()
+    held = {
+        n: cell.cell_contents for n, cell in zip(names, closure, strict=True) if n == "registry"
+    }
+    return held.get("registry") or vars(function).get("registry")
+
+
+def _own_attributes(value: Any) -> dict[str, Any]:
+    """Return the attributes of a wrapper without those that it copied or computes."""
+    computed = {"func", "attrname", "lock"} if isinstance(value, functools.cached_property) else ()
+    attributes = getattr(value, "__dict__", {})
+    return {
+        name: entry
+        for name, entry in attributes.items()
+        if name not in _COPIED and name not in computed
+    }
+
+
+def _annotations(value: type) -> dict[str, str]:
+    """Return the annotations of a class as text, without the modules of the types."""
+    annotations = vars(value).get("__annotations__") or {}
+    texts = {
+        name: getattr(entry, "__name__", repr(entry)) if isinstance(entry, type) else str(entry)
+        for name, entry in annotations.items()
+    }
+    return {name: _PLACES.sub("", text) for name, text in texts.items()}
+
+
+#: Modules of types, and addresses of objects, in a text.
+_PLACES = re.compile(r"\b(?:\w+\.)+| at 0x[0-9a-f]+")
+
+
+def _is_library_file(name: str, file: Path) -> bool:
+    """Return whether a module that may not have been imported is of a library."""
+    if name in sys.modules or name.partition(".")[0] == "mlpsubmit":
+        return is_library(name)
+    return any(folder in file.resolve().parents for folder in _library_folders())
 
 
 def _is_tensor(value: Any) -> bool:
     """Return whether a value is a torch tensor, without importing torch."""
-    return hasattr(value, "__array__") and hasattr(value, "detach")
-
-
-def _sources(module: types.ModuleType) -> list[Path]:
-    """Return the files of a user's module and of the user's modules it imports, sorted by name."""
-    found = {module.__name__: module}
-    queue = [module]
-    while queue:
-        for value in list(vars(queue.pop()).values()):
-            is_module = isinstance(value, types.ModuleType)
-            name = str(getattr(value, "__name__" if is_module else "__module__", ""))
-            imported = sys.modules.get(name)
-            if imported is not None and name not in found and not is_library(name):
-                found[name] = imported
-                queue.append(imported)
-    files = [getattr(found[name], "__file__", None) for name in sorted(found)]
-    return [Path(file) for file in files if file]
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)

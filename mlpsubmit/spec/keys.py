@@ -3,11 +3,15 @@
 A key is the sum of the digests of a config's settings, as two 64-bit lanes that are added
 separately modulo 2^64. So the order of settings does not matter, a value counts the same whether it
 is fixed or on an axis, and the keys of a million configs take a few vector additions. Settings at
-their default are left out, so that a later release may add one without changing older keys.
+their default are left out, so that a later release may add one without changing older keys. Equal
+values of any type count the same. A function whose effect cannot be seen counts as another one in
+every launch: its results are never reused.
 """
 
 from __future__ import annotations
 
+import secrets
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.spec.fingerprint import DIGEST_BYTES, digest
+from mlpsubmit.spec.fingerprint import DIGEST_BYTES, setting_digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
 from mlpsubmit.spec.read import NO_CONTENT, Spec
 
@@ -47,11 +51,20 @@ def key_tables(spec: Spec) -> KeyTables:
     Raises:
         SpecError: where one holds something that has no content to hash, such as an open file.
     """
+    unseen: list[str] = []
     axes = [
-        np.array([_lanes(zip(axis.names, point, strict=True)) for point in axis.points])
+        np.array([_lanes(zip(axis.names, point, strict=True), unseen) for point in axis.points])
         for axis in spec.product.axes
     ]
-    return KeyTables(np.array(_lanes(_common_entries(spec))), tuple(axes))
+    base = np.array(_lanes(_common_entries(spec), unseen))
+    if unseen:
+        warnings.warn(
+            f"{'; '.join(dict.fromkeys(unseen))}: what this does is not part of the keys of "
+            "configs, so every launch trains them again and no result is reused; use functions and "
+            "modules by their names instead",
+            stacklevel=2,
+        )
+    return KeyTables(base, tuple(axes))
 
 
 def config_keys(tables: KeyTables, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -88,18 +101,27 @@ def _common_entries(spec: Spec) -> list[tuple[str, Any]]:
     return entries
 
 
-def _lanes(entries: Iterable[tuple[str, Any]]) -> list[np.uint64]:
-    """Return the sum, lane by lane modulo 2^64, of the digests of (name, value) entries."""
+def _lanes(entries: Iterable[tuple[str, Any]], unseen: list[str]) -> list[np.uint64]:
+    """Return the sum, lane by lane modulo 2^64, of the digests of (name, value) entries.
+
+    Args:
+        unseen: takes a text for each part of a value that is in no digest.
+    """
     total = np.zeros(_LANES, dtype=np.uint64)
     for name, value in entries:
         if _counts(name, value):
-            total += np.frombuffer(_digest(name, name, value), dtype="<u8")
+            own: list[str] = []
+            content = _digest(name, name, value, unseen=own)
+            if own:
+                content = secrets.token_bytes(DIGEST_BYTES)
+                unseen += [f"{name.replace('()', '')}: {text}" for text in own]
+            total += np.frombuffer(content, dtype="<u8")
     return list(total)
 
 
-def _digest(place: str, *values: Any) -> bytes:
+def _digest(place: str, *values: Any, unseen: list[str] | None = None) -> bytes:
     try:
-        return digest(*values)
+        return setting_digest(*values, unseen=unseen)
     except TypeError as error:
         raise SpecError(f"{place.replace('()', '')}: {NO_CONTENT.format(error)}") from error
 

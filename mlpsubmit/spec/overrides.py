@@ -48,6 +48,9 @@ def _replaced(
             )
     given = [key for key in (*axes, *settings) if isinstance(key, str)]
     found = {key for key in given if _same(accepted.canonical(key), name)}
+    counted = any(accepted.canonical(key) == "num_trials" for key in found)
+    if name == "trial" and (counted or found & set(axes)):
+        _check_trial(value)
     settings = {key: old for key, old in settings.items() if key not in found}
     for key in settings:
         if accepted.canonical(key) == "datasethps":
@@ -57,6 +60,19 @@ def _replaced(
         return {**axes, name: value}, settings
     axes = {key: old for key, old in axes.items() if key not in found}
     return axes, {**settings, name: value}
+
+
+def _check_trial(value: Any) -> None:
+    """Refuse one number for an axis of trials: how many, or which one?
+
+    For other axes there is one meaning: WIDTH=64 trains width 64 alone.
+    """
+    number = hp.python_number(value)
+    if isinstance(number, (int, float)) and not isinstance(number, bool) and number >= 1:
+        raise SpecError(
+            f"trial: got {number}, and trial is an axis; write NUM_TRIALS={number} for that many "
+            f"trials, or trial=[{number}] for trial number {number} alone"
+        )
 
 
 def _same(one: str, other: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.spec.fingerprint import digest
+from mlpsubmit.spec.fingerprint import setting_digest
 
 __all__ = ["Axis", "Product"]
 
@@ -42,17 +42,22 @@ class Axis:
         return tuple(point[column] for point in self.points)
 
     def repeats(self) -> list[tuple[Any, ...]]:
-        """Return the points that repeat an earlier one, compared by content.
+        """Return the points that repeat an earlier one, compared as keys compare values.
 
         Raises:
             TypeError: if a value has no content to compare (an open file, a lock).
         """
         values = itertools.chain.from_iterable(self.points)
-        plain = all(isinstance(value, (int, float, str)) for value in values)
+        plain = all(isinstance(v, (int, float, str)) and v == v for v in values)  # without nan
         if plain and len(set(self.points)) == len(self.points):
             return []  # the fast path
         first: dict[bytes, int] = {}
-        return [p for n, p in enumerate(self.points) if first.setdefault(digest(p), n) != n]
+        digests = map(setting_digest, self.points)
+        return [
+            p
+            for n, (p, d) in enumerate(zip(self.points, digests, strict=True))
+            if first.setdefault(d, n) != n
+        ]
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from mlpsubmit.arguments import declared, function_name, takes_all
 from mlpsubmit.errors import SpecError, collected, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec import hyperparameters as hp
-from mlpsubmit.spec.fingerprint import digest
+from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.hints import hints
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.numbers import one_kind_of_number, plain_number
 from mlpsubmit.spec.product import Axis, Product
 
 __all__ = ["AXIS_OF", "NO_CONTENT", "Accepted", "Spec", "read"]
@@ -249,6 +250,12 @@ def _axes(
     axes: list[Axis] = []
     for key, values in given:
         names = key if isinstance(key, tuple) else (key,)
+        if not names:
+            errors.append(
+                f"axis (): got {values!r:.40} without a name; a zipped axis has names, as in "
+                "('WIDTH', 'LR'): [(64, 0.1), (256, 0.03)]"
+            )
+            continue
         with collected(errors):
             known = map(accepted.canonical, names)
             canonical = tuple("monomials" if n == "target_monomials" else n for n in known)
@@ -295,9 +302,15 @@ def _axis(names: tuple[str, ...], points: Iterable[tuple[Any, ...]]) -> Axis:
     for point in points:
         with collected(errors):
             parsed.append(tuple(map(_parsed, names, point)))
+    columns = []
+    for name, values in zip(names, zip(*parsed, strict=True), strict=False):
+        with collected(errors):
+            columns.append(
+                values if name in Hyperparameters.model_fields else one_kind_of_number(values)
+            )
     if errors:
         raise SpecError(errors)
-    axis = Axis(names, tuple(parsed))
+    axis = Axis(names, tuple(zip(*columns, strict=True)))
     try:
         repeats = axis.repeats()
     except TypeError as error:
@@ -332,7 +345,7 @@ def _parsed(name: str, value: Any) -> Any:
         return _monomial(value)
     if name in Hyperparameters.model_fields:
         return hp.validate_one(name, value)
-    return hp.python_number(value)
+    return plain_number(value)
 
 
 def _trial(value: Any) -> int:
@@ -429,7 +442,7 @@ def _conflicts(
     for source, name, value in bound + [entry for entry in in_datasethps if entry[1] in arguments]:
         if name not in fixed.keys() - replaced or value is fixed[name]:
             continue
-        if digest(value) != digest(fixed[name]):
+        if setting_digest(value) != setting_digest(fixed[name]):
             errors[name] = (
                 f"{name}: {source} fixes it to {value!r:.40}, and the spec to "
                 f"{fixed[name]!r:.40}; keep one of the two"

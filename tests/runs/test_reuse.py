@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mlpsubmit import RunError, Sweep, launch, open_run
+from mlpsubmit.spec.load import load_spec
 
 
 def noisy(noise: float, bsz: int, gen: Any) -> Any:
@@ -61,6 +62,48 @@ def test_traces_are_reused_whole(workplace: Path) -> None:
 def test_another_setting_is_another_config(workplace: Path, change: dict[str, Any]) -> None:
     launch(sweep([4], [0.0]), executor="debug")
     assert launch(sweep([4], [0.0], **change), executor="debug").status().reused == 0
+
+
+def test_equal_values_of_other_types_are_reused(workplace: Path) -> None:
+    launch(sweep([4], [0.0, 0.5]), executor="debug")
+    grown = launch(sweep([4], [0, 0.5, 1]), executor="debug")  # as on the command line
+    assert (grown.status().reused, grown.directory.plan["configs"]) == (2, 1)
+    assert grown.collect().noise.values.tolist() == [0.0, 0.5, 1.0]
+    whole = launch(sweep([4], [1, 0]), executor="debug")
+    assert whole.status().reused == 2
+    assert whole.collect().sel(noise=0.0).train_loss == grown.collect().sel(noise=0).train_loss
+
+
+WRAPPED = """
+from functools import wraps
+from mlpsubmit import Monomial, Sweep
+from mlpsubmit.batchfns import polynomial, power_law
+C = 1
+
+@wraps(polynomial)
+def scaled(*args, **kwargs):
+    batch_fn = polynomial(*args, **kwargs)
+    def scaled_batch(step):
+        X, y = batch_fn(step)
+        return X, C * y
+    return scaled_batch
+
+sweep = Sweep(
+    "wrapped", {"WIDTH": [8]}, data=power_law(d=6, alpha=1.0, offset=1.0), batchfn=scaled,
+    monomials=Monomial({0: 1}), N_SAMPLES=32, N_TEST=32, MAX_ITER=4, LR=0.1, LOSS_CHECKPOINTS=[],
+)
+"""
+
+
+def test_an_edit_behind_the_name_of_a_library_function_is_trained(workplace: Path) -> None:
+    spec = workplace / "spec.py"
+    losses = []
+    for text in (WRAPPED, WRAPPED.replace("C = 1", "C = 3"), "# a comment\n" + WRAPPED):
+        spec.write_text(text)
+        run = launch(load_spec(spec), executor="debug", spec=spec)
+        losses.append(run.collect().train_loss.item())
+    assert losses[1] > 2 * losses[0] == 2 * losses[2]
+    assert run.directory.submissions() == [0]  # the first run, not trained again
 
 
 def test_fresh_reuses_nothing(workplace: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mlpsubmit.batchfns
 from mlpsubmit import Monomial, Sweep
 from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.spec.fingerprint import digest
@@ -267,7 +268,7 @@ def test_different_values_have_different_digests():
 def test_equal_values_have_equal_digests_however_they_are_shared():
     shared = [1, 2]
     assert digest([shared, shared]) == digest([[1, 2], [1, 2]])
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    assert digest({"a": 1, "b": 2}) != digest({"b": 2, "a": 1})  # functions can tell
     assert digest({3, 1, 2}) == digest({2, 3, 1})
     assert digest(np.arange(6).reshape(2, 3).T) == digest(np.arange(6).reshape(2, 3).T.copy())
     assert digest(range(3)) == digest([0, 1, 2]) != digest((0, 1, 2))
@@ -496,6 +497,29 @@ DECORATED = {
     "torch.no_grad": "@torch.no_grad()\ndef f(x): return x + {0}",
     "torch.inference_mode": "@torch.inference_mode()\ndef f(x): return x + {0}",
     "functools.partial": "f = functools.partial(lambda x, y: x + y, {0})",
+    "torch.autograd.Function": """
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x): return x * {0}
+def f(x): return Scaled.apply(x)
+""",
+    "a module of torch": """
+layer = torch.nn.ReLU()
+layer.scale = {0}
+def f(x): return layer(x) * layer.scale
+""",
+    "an alias of torch": """
+g = (torch.nn.functional.relu, torch.nn.functional.gelu)[{0} - 1]
+def f(x): return g(x)
+""",
+    "a replaced method of torch": """
+if {0} == 2: torch.nn.Flatten.more = lambda self: 1
+def f(x): return torch.nn.Flatten()(x)
+""",
+    "whether a tensor is trained": """
+weight = torch.ones(2, requires_grad={0} == 1)
+def f(x): return x @ weight
+""",
     "a bound method": """
 class Grab:
     def __init__(self, shift): self.shift = shift
@@ -522,8 +546,21 @@ def f(x): return x + {0}
 @pytest.mark.parametrize("what", DECORATED)
 def test_what_is_decorated_or_bound_counts(what):
     names = {"functools": functools, "torch": torch}
-    one, same, other = (digest(defined(DECORATED[what].format(n), **names)) for n in (1, 1, 2))
+    try:
+        one, same, other = (digest(defined(DECORATED[what].format(n), **names)) for n in (1, 1, 2))
+    finally:
+        vars(torch.nn.Flatten).get("more") and delattr(torch.nn.Flatten, "more")
     assert one == same != other
+
+
+def test_what_a_library_has_loaded_does_not_count():
+    def f(x):
+        return mlpsubmit.batchfns.polynomial(x)
+
+    vars(mlpsubmit.batchfns).pop("polynomial", None)
+    before = digest(f)
+    assert callable(mlpsubmit.batchfns.polynomial)
+    assert digest(f) == before
 
 
 def test_closures_that_a_library_makes_count_by_what_they_hold():
@@ -587,6 +624,30 @@ def test_a_class_that_was_used_counts_as_before():
     assert digest(Network) == digest(Network)
 
 
+def evaluates(bsz, gen, noise=0.0):
+    return eval("noise")
+
+
+def test_a_function_that_cannot_be_seen_counts_as_another_one_every_time():
+    text = (
+        "batchfn: evaluates uses eval: what this does is not part of the keys of configs, so every "
+        "launch trains them again and no result is reused; use functions and modules by their "
+        "names instead"
+    )
+    one = make({"noise": [1, 2]}, batchfn=evaluates, grabs={"a": batches})
+    with pytest.warns(UserWarning, match=re.escape(text)) as caught:
+        first = keys(one)
+    assert len(caught) == 1
+    assert keys(one) == keys(unpickle_sweep(pickle_sweep(one))) == first  # within a launch
+    with pytest.warns(UserWarning, match="grab"):
+        assert not {*first} & {*keys(make({"noise": [1, 2]}, grabs={"a": evaluates}))}
+    with pytest.warns(UserWarning, match="batchfn"):
+        assert not {*first} & {*keys(one.refreshed())}
+    with pytest.warns(UserWarning, match="noise: evaluates uses eval"):
+        seen, _ = keys(make({"noise": [1, evaluates]}))  # configs without it are reused
+    assert seen == key(noise=1)
+
+
 # ---- the same on any machine ---------------------------------------------------------------------
 
 
@@ -598,7 +659,7 @@ from mlpsubmit import Monomial, Sweep
 from shapes import area
 
 NAMES = {"alpha", "beta", "gamma", "delta"}
-TABLE = {name: len(name) for name in NAMES}
+TABLE = {name: len(name) for name in sorted(NAMES)}
 OBJECTS = np.array([{"a": 1}, "text"], dtype=object)
 
 class Workload(enum.Enum):

@@ -407,8 +407,8 @@ def test_settings_that_mean_axes_can_be_overridden():
     assert sweep.overridden({"N_SAMPLES": 4}).product.shape == (3, 1)
     assert sweep.overridden({"N_SAMPLES": [4]}).config(0).n_samples == 4
     assert sweep.overridden({"NUM_TRIALS": 5}).product.size == 10
-    assert sweep.overridden({"trial": 2}).product.shape == (2, 1)
-    assert sweep.overridden({"trial": 2}).config(0).trial == 2
+    assert sweep.overridden({"trial": [2]}).product.shape == (1, 2, 1)
+    assert sweep.overridden({"trial": [2]}).config(0).trial == 2
     more = sweep.overridden({"TARGET_MONOMIALS": ["$x_{3}$", "$x_{4}$"]})
     assert {config.monomials for config in more} == {Monomial({3: 1}), Monomial({4: 1})}
     assert sweep.overridden({"monomials": ["$x_{3}$"]}).config(0).monomials == {3: 1}
@@ -464,6 +464,32 @@ def test_overrides_keep_where_and_the_functions():
 def test_a_bad_override_is_refused(overrides, text):
     sweep = make({"WIDTH": [4, 8], ("GAMMA", "DEPTH"): [(1, 2)]})
     assert errors_of(sweep.overridden, overrides) == [text]
+
+
+@pytest.mark.parametrize("spec", [{"axes": {"trial": range(3)}}, {"NUM_TRIALS": 3}])
+def test_one_trial_or_their_number_is_not_guessed(spec):
+    sweep = make(**spec)
+    assert errors_of(sweep.overridden, {"trial": 5}) == [
+        "trial: got 5, and trial is an axis; write NUM_TRIALS=5 for that many trials, or trial=[5] "
+        "for trial number 5 alone"
+    ]
+    assert len(sweep.overridden({"NUM_TRIALS": 5})) == 5
+    assert points(sweep.overridden({"trial": [5]})) == [{"trial": 5}]
+    assert sweep.overridden({"trial": 0}).config(0).trial == 0  # there are never 0 trials
+    assert "should be an integer" in only(errors_of(sweep.overridden, {"trial": "five"}))
+    # Of other axes one value is that value, and without the axis there is one trial.
+    assert len(make({"WIDTH": [4, 8]}).overridden({"WIDTH": 16})) == 1
+    assert make().overridden({"trial": 5}).config(0).trial == 5
+
+
+@pytest.mark.parametrize("values", [[()], [], 3])
+def test_an_axis_needs_a_name(values):
+    errors = errors_of(make, {(): values, "WIDTH": [4, "x"]})
+    assert errors[0] == (
+        f"axis (): got {values} without a name; a zipped axis has names, as in "
+        "('WIDTH', 'LR'): [(64, 0.1), (256, 0.03)]"
+    )
+    assert len(errors) == 2
 
 
 def test_all_bad_overrides_are_listed_at_once():
