@@ -160,9 +160,11 @@ def test_results_that_are_taken_over_are_flushed_together(finished, tmp_path, mo
     reused.add([RunDirectory.open(path)])
     flushed, flush = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: flushed.append(file) or flush(file))
-    reused.write(tmp_path)
-    assert len(flushed) == 2  # the file and its folder
-    assert len(list(members(tmp_path / REUSED))) == 60
+    run = RunDirectory(tmp_path)
+    run.results.folder.mkdir()
+    reused.write(run)
+    assert len(flushed) == 4  # the shard, the record of its environment, and their folder for each
+    assert len(list(members(run.results.folder / REUSED))) == 60
 
 
 def test_a_finished_run_is_as_tasks_would_have_left_it(finished):
