@@ -66,6 +66,9 @@ class SharedData:
     def _compute(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         function = self._sweep.data
         assert function is not None
+        # Functions of the user may draw from the global generators: in any task the same.
+        if self._sweep.process is not None:
+            self._sweep.process.seed_generators(data_seed(self._sweep.base.seed))
         if "gen" in arguments:
             generator = torch.Generator().manual_seed(arguments["gen"])
             arguments = {**arguments, "gen": generator}

@@ -136,8 +136,8 @@ class _PackTraining:
             release_memory()
         part, done = checkpoint.parts.left[0], checkpoint.done
         self.rows = [row for row in part if row not in done]
-        # Even draws from torch's global generator, which the docs advise against, are repeated.
-        torch.manual_seed(data_seed(self.configs[part[0]].hyperparameters.seed))
+        # Even draws from global generators, which the docs advise against, are repeated.
+        self._seed_generators(self.configs[part[0]].hyperparameters.seed)
         configs, entries = [self.configs[row] for row in part], [self.entries[row] for row in part]
         for stack in assemble(self.context.sweep, configs, entries, device):
             rows = [part[row] for row in stack.rows]
@@ -147,10 +147,14 @@ class _PackTraining:
             roofline = self.context.roofline
             step_ideal = None if roofline is None else roofline.ideal_seconds(stack)
             self.monitor.begin_stack(len(rows), step_ideal)
-            torch.manual_seed(data_seed(stack.hyperparameters[0].seed))
+            self._seed_generators(stack.hyperparameters[0].seed)
             trained = stack.train(self.monitor)
             self.monitor.finish_stack(stack_arrays(rows, trained, self.monitor.seconds))
         checkpoint.parts.drop_first()
+
+    def _seed_generators(self, seed: int) -> None:
+        assert self.context.sweep.process is not None
+        self.context.sweep.process.seed_generators(data_seed(seed))
 
     def _halve(self) -> None:
         """Continue with half as many configs at a time, also in the attempts that follow."""

@@ -18,8 +18,8 @@ from mlpsubmit.assembly.assemble import assemble, named_grabs
 from mlpsubmit.assembly.batch_streams import data_arguments, make_batches
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
-from mlpsubmit.spec.fingerprint import is_library
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
+from mlpsubmit.spec.libraries import is_library
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.optimizers import optimizer_class

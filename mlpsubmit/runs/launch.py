@@ -61,7 +61,7 @@ def launch(
             cluster, else local worker processes.
         tasks: the maximum number of tasks.
         runs_dir: the folder of all runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
-        spec: the file that defines the sweep; modules beside it are pickled by value.
+        spec: the file that defines the sweep, recorded in the manifest.
         fresh: create a new run and reuse nothing.
         template: name or file of a cluster profile; see :mod:`mlpsubmit.slurm_templates`.
         slurm: keys that override those of the template, such as ``{"time": "1:00:00"}``.
@@ -88,10 +88,12 @@ def launch(
         )
     stop_reading(sweep)
     sweep = sweep.refreshed()
-    probe(sweep)
+    assert sweep.process is not None
+    with sweep.process.applied():
+        probe(sweep)
     request = SlurmRequest(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, request, pdb=pdb, keep_going=keep_going)
-    frozen = pickle_sweep(sweep, spec and spec.parent)
+    frozen = pickle_sweep(sweep)
     with _locked_folder(runs_folder(runs_dir) / sweep.name):
         prepared = prepare(sweep, chosen, runs_dir, fresh=fresh, retries=retries)
         run = prepared.run
@@ -100,7 +102,7 @@ def launch(
         if len(prepared.missing):
             chosen.check(prepared.submission)
         if run is None:
-            content = manifest(sweep, spec, command, prepared.reused.counts)
+            content = manifest(sweep, spec, command, prepared.reused.counts, prepared.path)
             run = Run(create(content, prepared, frozen))
     try:
         start(run.directory, chosen, retries, checked=True)
@@ -210,7 +212,8 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) 
     with files.published(path) as temporary:
         for name in run_directory.FOLDERS:
             (temporary / name).mkdir(parents=True)
-        files.publish(temporary / run_directory.SWEEP_PICKLE, frozen)
+        # It holds the environment variables that the spec sets, which may be secrets.
+        files.publish(temporary / run_directory.SWEEP_PICKLE, frozen, private=True)
         files.publish_json(temporary / run_directory.PLAN, prepared.plan.to_json())
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
         prepared.reused.write(temporary / run_directory.RESULTS)

@@ -13,9 +13,7 @@ import dis
 import functools
 import hashlib
 import itertools
-import site
 import sys
-import sysconfig
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +21,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["DIGEST_BYTES", "digest", "is_library", "module_places"]
+from mlpsubmit.spec.libraries import is_library
+
+__all__ = ["DIGEST_BYTES", "digest"]
 
 DIGEST_BYTES = 16
 
@@ -48,35 +48,6 @@ def digest(*values: Any) -> bytes:
     for value in values:
         encoder.add(value)
     return encoder.hash.digest()
-
-
-@functools.cache
-def _library_folders() -> tuple[Path, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = [sysconfig.get_paths()[name] for name in names]
-    folders += [*site.getsitepackages(), site.getusersitepackages()]
-    return tuple({Path(folder).resolve() for folder in folders})
-
-
-@functools.cache
-def is_library(module_name: str) -> bool:
-    """Return whether a module is part of Python, of an installed package or of mlpsubmit."""
-    if module_name.partition(".")[0] == "mlpsubmit":
-        return True
-    module = sys.modules.get(module_name)
-    if module is None or module_name == "__main__":
-        return False
-    places = module_places(module)
-    if not places:
-        return module_name in sys.builtin_module_names
-    return all(any(folder in place.parents for folder in _library_folders()) for place in places)
-
-
-def module_places(module: types.ModuleType) -> list[Path]:
-    """Return the file of a module, or the folders of a namespace package."""
-    file = getattr(module, "__file__", None)
-    places = [file] if file else getattr(module, "__path__", ())
-    return [Path(place).resolve() for place in places]
 
 
 #: Exact types that are encoded here; subclasses of them are reduced as other objects are.

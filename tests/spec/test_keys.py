@@ -693,7 +693,7 @@ def test_another_process_finds_the_same_keys(spec):
 def test_a_pickled_sweep_keeps_its_keys_whatever_becomes_of_its_modules(spec, tmp_path):
     sweep = load_spec(spec)
     expected = keys(sweep)
-    (tmp_path / "sweep.pkl").write_bytes(pickle_sweep(sweep, spec.parent))
+    (tmp_path / "sweep.pkl").write_bytes(pickle_sweep(sweep))
     (tmp_path / "circles.py").write_text(CIRCLES.replace("3", "4"))
     (tmp_path / "shapes.py").unlink()
     assert in_a_process(KEYS_OF_PICKLE, tmp_path / "sweep.pkl", seed=3) == expected
