@@ -1,7 +1,7 @@
 """How much of a GPU's memory a config takes in training, which sets the size of packs there.
 
 These are estimates from the settings alone; a pack that does not fit after all is halved by its
-task. Counted are fp32 numbers, four bytes each.
+task. Counted are numbers of four bytes, in fp64 of eight.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ COPIES = 7
 #: last; and a test set: as drawn, and stacked.
 BATCHES, TEST_SETS = 4, 2
 
-BYTES = 4
-
 
 def config_bytes(
     weights: NDArray[np.float64], settings: Mapping[str, NDArray[np.float64]]
@@ -40,7 +38,8 @@ def config_bytes(
 
     Args:
         weights: of one network.
-        settings: d, width, depth, n_samples, n_test and online, each (groups,).
+        settings: d, width, depth, n_samples, n_test, online and precision (bytes per number), each
+            (groups,).
     """
     offline = 1 - settings["online"]
     test_samples = offline * settings["n_test"]
@@ -51,7 +50,9 @@ def config_bytes(
     train = (2 * depth + 2) * settings["n_samples"] * width
     activations = 2 * np.maximum(train, (depth + 1) * test_samples * width)
     samples = BATCHES * settings["n_samples"] + TEST_SETS * test_samples
-    return np.asarray(BYTES * (COPIES * weights + activations + samples * settings["d"]))
+    return np.asarray(
+        settings["precision"] * (COPIES * weights + activations + samples * settings["d"])
+    )
 
 
 def fitting(

@@ -15,6 +15,7 @@ from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.precision import dtype_of, functions_dtype
 from mlpsubmit.training.seeds import data_seed
 
 __all__ = ["SharedData"]
@@ -42,10 +43,11 @@ class SharedData:
         arguments = data_arguments(self._sweep, config)
         if "gen" in arguments:
             arguments["gen"] = data_seed(config.hyperparameters.seed)
-        key = digest(self._function, arguments).hex()
+        precision = config.hyperparameters.precision
+        key = digest(self._function, arguments, dtype_of(precision) == torch.float64).hex()
         if key not in self._loaded:
             try:
-                self._loaded[key] = self._on_device(self._load(key, arguments))
+                self._loaded[key] = self._on_device(self._load(key, arguments, precision))
             except Exception as error:
                 self._loaded[key] = error
         entries = self._loaded[key]
@@ -53,12 +55,13 @@ class SharedData:
             raise entries
         return entries
 
-    def _load(self, key: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _load(self, key: str, arguments: Mapping[str, Any], precision: str) -> Mapping[str, Any]:
         """Load what another task computed, or compute it for all tasks."""
         file = self._run.data_file(key)
         with files.locked(file.with_suffix(".lock")):
             if not file.exists():
-                entries = self._compute(arguments)
+                with functions_dtype(precision):
+                    entries = self._compute(arguments)
                 files.publish(file, lambda stream: torch.save(entries, stream))
         loaded: Mapping[str, Any] = torch.load(file, weights_only=False, mmap=True)
         return loaded

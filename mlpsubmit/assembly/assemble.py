@@ -19,6 +19,7 @@ from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.loop import train
 from mlpsubmit.training.monitor import Monitor
+from mlpsubmit.training.precision import functions_dtype
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import streams
 from mlpsubmit.training.stack import behaviour
@@ -109,6 +110,16 @@ def assemble(
     Raises:
         SpecError: where a function needs an argument that nothing provides.
     """
+    with functions_dtype(configs[0].hyperparameters.precision):
+        return _stacks(sweep, configs, entries, device)
+
+
+def _stacks(
+    sweep: Sweep,
+    configs: Sequence[Config],
+    entries: Sequence[Mapping[str, Any]],
+    device: torch.device,
+) -> list[StackInputs]:
     grabs = named_grabs(sweep)
     needs_test = any(map(_needs_test, grabs.values()))
     shared: dict[bytes, SharedBatches] = {}

@@ -23,6 +23,7 @@ from mlpsubmit.spec.libraries import is_library
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.optimizers import optimizer_class
+from mlpsubmit.training.precision import functions_dtype
 
 __all__ = ["probe", "smoke_test_grabs"]
 
@@ -80,7 +81,8 @@ def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
         return {}
     if not getattr(getattr(sweep.data, "func", None), "cheap", False):
         return None
-    entries: Mapping[str, Any] = call(sweep.data, arguments)
+    with functions_dtype(config.hyperparameters.precision):
+        entries: Mapping[str, Any] = call(sweep.data, arguments)
     return entries
 
 

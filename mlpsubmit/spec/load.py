@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import io
 import linecache
 import pickle
@@ -168,9 +169,15 @@ def _by_value() -> Iterator[None]:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles cached functions by value, too: cloudpickle pickles them by name."""
+    """Pickles cached functions by value too, which cloudpickle pickles by name.
+
+    And by name those libraries' modules that are of a class of their own, as torch.backends.cudnn.
+    """
 
     def reducer_override(self, value: Any) -> Any:
+        special = isinstance(value, types.ModuleType) and type(value) is not types.ModuleType
+        if special and is_library(value.__name__):
+            return importlib.import_module, (value.__name__,)
         wrapped = getattr(value, "__wrapped__", None)
         if isinstance(value, functools._lru_cache_wrapper) and not is_library(wrapped.__module__):
             return _cached, (wrapped, value.cache_parameters())

@@ -188,9 +188,10 @@ class _Switch:
     @property
     def value(self) -> Any:
         try:
-            return self.read()
+            value = self.read()
         except RuntimeError:  # torch refuses to read what was set by two of its interfaces
             return "mixed"
+        return "none" if value == "ieee" else value  # both mean fp32
 
 
 def _attribute(owner: Any, name: str, default: Any, instead: str = "") -> _Switch:
@@ -198,6 +199,8 @@ def _attribute(owner: Any, name: str, default: Any, instead: str = "") -> _Switc
         lambda: getattr(owner, name), lambda value: setattr(owner, name, value), default, instead
     )
 
+
+_MATMUL = "torch.set_float32_matmul_precision"
 
 #: Flags of torch.backends: their defaults, and the hyperparameter that sets them.
 _FLAGS = {
@@ -243,7 +246,7 @@ def _switches() -> dict[str, _Switch]:
             "cpu",
             "the argument device of functions",
         ),
-        "torch.set_float32_matmul_precision": _Switch(
+        _MATMUL: _Switch(
             torch.get_float32_matmul_precision,
             torch.set_float32_matmul_precision,
             "highest",
@@ -306,7 +309,9 @@ def _switches_restored() -> Iterator[None]:
 def _agrees(name: str, value: Any, precision: str, deterministic: bool) -> bool:
     """Return whether a switch of a hyperparameter has the value that training gives it anyway."""
     tf32 = precision == "tf32"
-    if name == "torch.set_float32_matmul_precision":
+    if name.endswith("fp32_precision"):
+        return bool(tf32 and value == "tf32")
+    if name == _MATMUL:
         return bool(value == ("high" if tf32 else "highest"))
     if name == "torch.use_deterministic_algorithms":
         return bool(value) == deterministic and value != 1
@@ -389,14 +394,18 @@ class ProcessSettings:
         Raises:
             SpecError: listing them.
         """
-        errors = [
-            f"{name}: set to {value!r} by the spec, but training sets it itself; leave it out, and "
-            f"use {switch.instead}{_example(name, value)} instead"
+        refused = {
+            name: value
             for name, value in self.switches.items()
-            if (switch := _switches()[name]).instead
-            and not _agrees(name, value, precision, deterministic)
-        ]
-        if errors:
+            if _switches()[name].instead and not _agrees(name, value, precision, deterministic)
+        }
+        if refused.get(_MATMUL, "mixed") != "mixed":  # these flags follow it
+            refused = {n: v for n, v in refused.items() if not n.endswith("fp32_precision")}
+        if errors := [
+            f"{name}: set to {value!r} by the spec, but training sets it itself; leave it out, and "
+            f"use {_switches()[name].instead}{_example(name, value)} instead"
+            for name, value in refused.items()
+        ]:
             raise SpecError(errors)
 
     @contextlib.contextmanager
@@ -446,7 +455,7 @@ class ProcessSettings:
 
 
 def _example(name: str, value: Any) -> str:
-    if name.endswith("matmul_precision") and value == "high":
+    if name == _MATMUL and value == "high":
         return "='tf32'"
     return f"={bool(value)}" if name.endswith("deterministic_algorithms") else ""
 
