@@ -399,8 +399,9 @@ class ProcessSettings:
             for name, value in self.switches.items()
             if _switches()[name].instead and not _agrees(name, value, precision, deterministic)
         }
-        if refused.get(_MATMUL, "mixed") != "mixed":  # these flags follow it
-            refused = {n: v for n, v in refused.items() if not n.endswith("fp32_precision")}
+        follows = [name for name in refused if name.endswith("fp32_precision")]
+        for name in follows if refused.get(_MATMUL, "mixed") != "mixed" else follows[1:]:
+            del refused[name]  # these flags follow each other
         if errors := [
             f"{name}: set to {value!r} by the spec, but training sets it itself; leave it out, and "
             f"use {_switches()[name].instead}{_example(name, value)} instead"
