@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,32 +16,32 @@ from mlpsubmit.spec.load import unpickle_surroundings, unpickle_sweep
 if TYPE_CHECKING:
     from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["as_launched", "folder_entry", "launched_sweep", "missing_folder"]
+__all__ = ["as_launched", "launched_in", "launched_sweep", "missing_folder"]
 
 
-def folder_entry(folder: str, run: Path) -> dict[str, str]:
-    """Return the entry of sweep.json for the working directory of a launch.
-
-    Args:
-        run: the run directory, from which a moved project finds it again.
-    """
-    return {"absolute": folder, "from_run": os.path.relpath(folder, os.path.abspath(run))}
+def launched_in(folder: str, run: Path) -> dict[str, str]:
+    """Return the entry of sweep.json for the working directory of a launch, and the run's own."""
+    return {"folder": folder, "run": os.path.abspath(run)}
 
 
-def _found(run: RunDirectory) -> Path | None:
-    """Return the working directory of the launch, or where it is after a move with the run."""
-    entry: Mapping[str, str] = run.sweep["folder"]
-    moved = os.path.normpath(run.path.absolute() / entry["from_run"])
-    return next((Path(path) for path in (entry["absolute"], moved) if os.path.isdir(path)), None)
+def _here(run: RunDirectory, path: str) -> str:
+    """Return a path of the launch, or where it is if it was moved together with the run."""
+    before, now = run.sweep["launched_in"]["run"], str(run.path.absolute())
+    common = os.path.commonpath([path, before])
+    tail = os.path.relpath(before, common)
+    if os.path.isdir(path) or not now.endswith(os.sep + tail):
+        return path
+    return os.path.normpath(os.path.join(now.removesuffix(tail), os.path.relpath(path, common)))
 
 
 def missing_folder(run: RunDirectory) -> str | None:
     """Return a warning if the working directory of the launch is not on this machine."""
-    if _found(run) is not None:
+    folder = run.sweep["launched_in"]["folder"]
+    if os.path.isdir(_here(run, folder)):
         return None
     return (
-        f"run {run.id}: the folder {run.sweep['folder']['absolute']}, in which it was launched, is "
-        "not here; functions that open files by a relative path will not find them"
+        f"run {run.id}: the folder {folder}, in which it was launched, is not here; functions that "
+        "open files by a relative path will not find them"
     )
 
 
@@ -50,24 +51,23 @@ def as_launched(run: RunDirectory) -> Iterator[Sweep]:
 
     Environment variables are set before this imports torch. Afterwards everything is restored.
     """
-    folder = _found(run)
-    if folder is None:
-        print(missing_folder(run), flush=True)
-    # Not the current folder: it may have a file of the same name.
-    with launched_sweep(run.path, folder or run.path.absolute()) as sweep:
+    if warning := missing_folder(run):
+        print(warning, flush=True)
+    with launched_sweep(run.path, partial(_here, run)) as sweep:
         yield sweep
 
 
 @contextlib.contextmanager
-def launched_sweep(path: Path, folder: Path | None = None) -> Iterator[Sweep]:
+def launched_sweep(path: Path, here: Callable[[str], str] = str) -> Iterator[Sweep]:
     """Yield the sweep whose pickle is in a folder, with the settings of its launch.
 
     Args:
-        folder: the working directory; by default that of the launch.
+        here: returns where a folder of the launch is now.
     """
     content = (path / run_directory.SWEEP_PICKLE).read_bytes()
-    with unpickle_surroundings(content).applied(folder):
+    # Without its folder not in the current one, which may have files of the same names.
+    with unpickle_surroundings(content).moved(here).applied(otherwise=path):
         sweep = unpickle_sweep(content)
         assert sweep.process is not None
-        with sweep.process.applied(folder):
+        with sweep.process.applied():
             yield sweep

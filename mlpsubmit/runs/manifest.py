@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit.arguments import function_name
-from mlpsubmit.jobs.as_launched import folder_entry
+from mlpsubmit.jobs.as_launched import launched_in
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import encode_mask
 from mlpsubmit.spec.sweep import Sweep
@@ -70,7 +70,7 @@ def manifest(
             "where": _scalar(sweep.where),
         },
         "devices": base.devices,
-        "folder": folder_entry(sweep.process.surroundings.folder, path),
+        "launched_in": launched_in(sweep.process.surroundings.folder, path),
         "origin": _origin(spec, command),
     }
 

@@ -47,9 +47,11 @@ _REFUSED = {
     ): "it is read when torch and numpy are loaded, before the spec: export it in the shell",
 }
 
-#: Variables that a process gets from the tools around it, not from the user's code.
+#: Variables that a process gets from the tools around it, not from the user's code. No result
+#: depends on them.
 _OF_TOOLS = re.compile(
-    r"PYTEST_.*|JPY_.*|PYDEVD_.*|KMP_(INIT_AT_FORK|DUPLICATE_LIB_OK)|COLUMNS|LINES"
+    r"PYTEST_.*|JPY_.*|PYDEVD_.*|KMP_(INIT_AT_FORK|DUPLICATE_LIB_OK)|COLUMNS|LINES|TERM|COLORTERM"
+    r"|CLICOLOR.*|FORCE_COLOR|NO_COLOR|(GIT_)?PAGER|MPLBACKEND|QT_API"
 )
 
 #: Set by training itself, or by torch's compiler.
@@ -101,12 +103,18 @@ class Surroundings:
         }
         return cls(os.getcwd(), (before, after), changed, tuple(sys.argv))
 
+    def moved(self, here: Callable[[str], str]) -> Surroundings:
+        """Return these with every folder replaced by where it is now."""
+        before, after = (tuple(map(here, part)) for part in self.path)
+        return replace(self, folder=here(self.folder), path=(before, after))
+
     @contextlib.contextmanager
-    def applied(self, folder: Path | None = None) -> Iterator[None]:
+    def applied(self, otherwise: Path | None = None) -> Iterator[None]:
         """Set them within the context, and restore all of them afterwards.
 
         Args:
-            folder: the working directory; by default the recorded one, if it exists.
+            otherwise: the working directory if the recorded one does not exist; by default this
+                one.
         """
         with _restored():
             for name, value in self.environment.items():
@@ -116,7 +124,7 @@ class Surroundings:
                     os.environ[name] = value
             self._extend_path()
             sys.argv[:] = self.argv
-            os.chdir(folder or (self.folder if os.path.isdir(self.folder) else os.curdir))
+            os.chdir(self.folder if os.path.isdir(self.folder) else otherwise or os.curdir)
             yield
 
     def _extend_path(self) -> None:
@@ -410,13 +418,9 @@ class ProcessSettings:
             raise SpecError(errors)
 
     @contextlib.contextmanager
-    def applied(self, folder: Path | None = None) -> Iterator[None]:
-        """Set all but the seeds within the context, and restore everything afterwards.
-
-        Args:
-            folder: the working directory; by default the recorded one, if it exists.
-        """
-        with self.surroundings.applied(folder), _switches_restored(), warnings.catch_warnings():
+    def applied(self) -> Iterator[None]:
+        """Set all but the seeds within the context, and restore everything afterwards."""
+        with self.surroundings.applied(), _switches_restored(), warnings.catch_warnings():
             names = {name for name, switch in _switches().items() if not switch.instead}
             _set_switches({n: value for n, value in self.switches.items() if n in names})
             for action, message, category, module, line in reversed(self.filters):

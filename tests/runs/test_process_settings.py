@@ -73,7 +73,5 @@ def test_local_and_debug_give_the_same_bits(mlpsubmit: Any, study: Path) -> None
     # Without its folder, it says so.
     shutil.move(path, moved.with_name("alone"))
     shutil.rmtree(moved)
-    with pytest.warns(
-        UserWarning, match=r"study, in which it was launched, is not here; functions"
-    ):
+    with pytest.warns(UserWarning, match=r"study, in which it was launched, is not here; func"):
         open_run(moved.with_name("alone")).resume("local")

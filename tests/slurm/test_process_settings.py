@@ -1,4 +1,4 @@
-"""What a spec sets in its process: on a cluster, in worker processes and in one process the same."""
+"""What a spec sets in its process holds on a cluster as in local workers and with debug."""
 
 from __future__ import annotations
 
