@@ -139,6 +139,8 @@ def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:
     variables = ", ".join(sorted(sweeps))
     if not sweeps:
         error = "holds no Sweep; write sweep = Sweep(...) at its top level, before it opens any run"
+        if "__main__" in path.read_text(errors="replace"):
+            error += ", and not under if __name__ == '__main__', which is not run"
     elif pick is None:
         error = f"holds several sweeps ({variables}); pick one: --sweep NAME"
     elif found:

@@ -176,6 +176,14 @@ def test_a_spec_without_a_sweep(write):
     assert message(path) == message(path, "sweep") == text
 
 
+def test_a_sweep_of_the_file_as_a_script_is_not_found(write):
+    path = write(HEAD + "if __name__ == '__main__': sweep = Sweep(batchfn=batches)")
+    assert message(path).endswith(
+        "at its top level, before it opens any run, and not under if __name__ == '__main__', which "
+        "is not run"
+    )
+
+
 TWO = HEAD + "small = Sweep('a', WIDTH=4, batchfn=batches)\nlarge = Sweep('b', batchfn=batches)\n"
 
 
