@@ -75,18 +75,19 @@ def launch(
         UserError: the executor is not available, the cluster rejects the job, or the runs folder
             is not writable.
     """
-    from mlpsubmit.assembly.probe import probe
-    from mlpsubmit.jobs import executors
-    from mlpsubmit.runs.manifest import manifest
-    from mlpsubmit.slurm_templates import SlurmRequest
-    from mlpsubmit.spec.load import pickle_sweep
     from mlpsubmit.spec.sweep import Sweep
 
     if not isinstance(sweep, Sweep):
         raise UserError(
             f"launch: got {sweep!r}; should be a Sweep (from a file: mlpsubmit launch spec.py)"
         )
-    stop_reading(sweep)
+    stop_reading(sweep)  # before the imports, which load torch
+    from mlpsubmit.assembly.probe import probe
+    from mlpsubmit.jobs import executors
+    from mlpsubmit.runs.manifest import manifest
+    from mlpsubmit.slurm_templates import SlurmRequest
+    from mlpsubmit.spec.load import pickle_sweep
+
     sweep = sweep.refreshed()
     assert sweep.process is not None
     with sweep.process.applied():

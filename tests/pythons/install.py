@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 SUPPORTED = range(10, 15)
 
 #: What the tests need besides the package's dependencies.
-FOR_TESTS = ("pytest", "hypothesis", "packaging")
+FOR_TESTS = ("pytest", "hypothesis", "packaging", "scikit-learn", "scipy")
 
 
 def version_of(python: str) -> str:
@@ -61,6 +61,8 @@ def install(python: str, folder: Path) -> None:
     pinned = subprocess.run([*pip, "-c", str(ROOT / "constraints.txt")])
     if pinned.returncode != 0:
         subprocess.run(pip, check=True)
+    oldest = ["--no-deps", "--target", str(folder / "submitit-oldest"), "submitit==1.5.0"]
+    subprocess.run([*pip[:5], *oldest], check=True)
 
 
 def main(folder: Path) -> None:

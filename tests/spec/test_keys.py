@@ -21,7 +21,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpsubmit import Monomial, Sweep
-from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
 from mlpsubmit.spec.keys import key_tables
@@ -527,6 +526,8 @@ def test_what_is_decorated_or_bound_counts(what):
 
 
 def test_closures_that_a_library_makes_count_by_what_they_hold():
+    from mlpsubmit.batchfns.fixed_batch import fixed  # imports torch
+
     X, y = torch.ones(3, 2), torch.ones(3)
     assert digest(fixed(X, y)) == digest(fixed(X.clone(), y))
     assert digest(fixed(X, y)) != digest(fixed(2 * X, y))

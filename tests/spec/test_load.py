@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
 import pytest
 
+import mlpsubmit
 from mlpsubmit import SpecError, Sweep
 from mlpsubmit.spec.libraries import module_places
 from mlpsubmit.spec.load import load_spec, pickle_sweep, unpickle_sweep
@@ -236,7 +238,7 @@ def called_elsewhere(content, folder):
         text=True,
         timeout=60,
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env={**os.environ, "PYTHONPATH": str(Path(mlpsubmit.__file__).parents[1])},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
