@@ -66,4 +66,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet torch==2.13.0 -c constraints.txt
 	$(BIN)/pip install --quiet -e '.[test]' -c constraints.txt
 	$(BIN)/pip install --quiet --no-deps --upgrade --target .venv/submitit-oldest submitit==1.5.0
+	$(BIN)/python tests/pythons/install.py .venv/pythons
 	touch $@

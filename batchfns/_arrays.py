@@ -47,8 +47,9 @@ def sample(
     the given arrays, whatever ``N_TRAIN`` is: that is for recipes, such as ``images``, that take
     ``n_train``.
 
-    Rows keep their shape. Floating-point numbers become float32, integers stay integers, and both
-    are moved to the device of the generator, once for all configs that use them.
+    Rows keep their shape. Floating-point numbers become float32 (float64 with PRECISION="fp64"),
+    integers stay integers, and both are moved to the device of the generator, once for all configs
+    that use them.
 
     Args:
         X_train: (n, ...) inputs, of torch or numpy.
@@ -111,9 +112,9 @@ def arrays(
 ) -> functools.partial[BatchFn]:
     """Return the batch function ``sample`` with these arrays, for ``Sweep(batchfn=...)``.
 
-    They are copied, so that later changes do not affect the sweep. Inputs become float32. Targets
-    become float32 too, except that integers and booleans become int64: class labels, for
-    LOSS="cross_entropy".
+    They are copied, so that later changes do not affect the sweep. Batches are float32 (with
+    PRECISION="fp64", float64); targets too, except that integers and booleans become int64: class
+    labels, for LOSS="cross_entropy".
 
     Args:
         X: (n, ...) training inputs, of numpy or torch.
@@ -180,16 +181,19 @@ def _pair(X: Rows, y: Rows, split: str, device: torch.device) -> tuple[Tensor, T
 
 #: Copies of arrays on devices, each kept as long as its array: the configs of a pack, and the packs
 #: of a task, share one copy. None means the array itself, to which a reference would keep it alive.
-_COPIES: MutableMapping[Any, dict[torch.device, Tensor | None]] = WeakIdKeyDictionary()
+_COPIES: MutableMapping[Any, dict[tuple[torch.device, torch.dtype], Tensor | None]] = (
+    WeakIdKeyDictionary()
+)
 
 
 def _on_device(name: str, rows: Rows, device: torch.device) -> Tensor:
-    """Return rows as a tensor on a device, checked once, floating-point numbers as float32."""
+    """Return rows as a tensor on a device, checked once, floats in torch's default dtype."""
     copies = _COPIES.setdefault(rows, {})
-    if device not in copies:
+    key = device, torch.get_default_dtype()
+    if key not in copies:
         tensor = _converted(name, rows, device)
-        copies[device] = None if tensor is rows else tensor
-    copy = copies[device]
+        copies[key] = None if tensor is rows else tensor
+    copy = copies[key]
     if copy is None:
         assert isinstance(rows, Tensor)
         return rows
@@ -197,18 +201,19 @@ def _on_device(name: str, rows: Rows, device: torch.device) -> Tensor:
 
 
 def _converted(name: str, rows: Rows, device: torch.device) -> Tensor:
-    real = not rows.is_complex() if isinstance(rows, Tensor) else rows.dtype.kind in "fiub"
-    if not real:
+    if rows.is_complex() if isinstance(rows, Tensor) else rows.dtype.kind not in "fiub":
         raise SpecError(f"sample: {name} has the dtype {rows.dtype}; valid are real numbers")
     if isinstance(rows, np.ndarray):
         # To types that torch computes with; bytes and booleans stay as small as they are.
         small = rows.dtype in (np.uint8, np.bool_)
-        dtype = np.float32 if rows.dtype.kind == "f" else rows.dtype if small else np.int64
+        double = torch.get_default_dtype() == torch.float64
+        real: Any = np.float64 if double else np.float32
+        dtype = real if rows.dtype.kind == "f" else rows.dtype if small else np.int64
         with np.errstate(over="ignore"):  # values that overflow are reported as infinite
             rows = torch.from_numpy(np.array(rows, dtype))
     if not rows.is_floating_point():
         return rows.to(device)
-    tensor = rows.to(device, torch.float32)
+    tensor = rows.to(device, torch.get_default_dtype())
     # A read-back from the device, once per array: training on NaN would only diverge.
     wrong = (~tensor.isfinite()).nonzero()
     if len(wrong):
@@ -235,8 +240,11 @@ def _checked(name: str, value: Any, errors: list[str]) -> NDArray[Any] | None:
         return None
     labels = not inputs and found.dtype.kind in "iub"
     with np.errstate(over="ignore"):  # values that overflow are reported below
-        array = np.array(found, dtype=np.int64 if labels else np.float32, order="C")
-    wrong = np.argwhere(~np.isfinite(array))
+        narrow = np.asarray(found, dtype=np.int64 if labels else np.float32)
+    # What is given as float64 stays so, for PRECISION="fp64".
+    double = found.dtype == np.float64 and not labels
+    array = np.array(found if double else narrow, order="C")
+    wrong = np.argwhere(~np.isfinite(narrow))
     if len(wrong):
         errors.append(f"{name} {_not_finite(wrong)}")
     return array
@@ -245,9 +253,14 @@ def _checked(name: str, value: Any, errors: list[str]) -> NDArray[Any] | None:
 def as_numpy(value: Any) -> NDArray[Any]:
     """Return an array, a tensor on any device, or nested lists of numbers as a numpy array."""
     if isinstance(value, Tensor):
-        # numpy has no bfloat16, so floating-point tensors become float32.
-        value = (value.float() if value.is_floating_point() else value).detach().cpu()
+        # numpy has no bfloat16, so floating-point tensors become float32 at least.
+        narrow = value.is_floating_point() and value.dtype != torch.float64
+        value = (value.float() if narrow else value).detach().cpu()
     return np.asarray(value)
+
+
+def _kind(array: NDArray[Any]) -> str:
+    return str(array.dtype) if array.dtype.kind != "f" else "float32"
 
 
 def _compare(rows: dict[str, NDArray[Any]], errors: list[str]) -> None:
@@ -260,7 +273,7 @@ def _compare(rows: dict[str, NDArray[Any]], errors: list[str]) -> None:
             )
     for train, test in (("X", "X_test"), ("y", "y_test")):
         if train in rows and test in rows:
-            kinds = [(rows[name].shape[1:], str(rows[name].dtype)) for name in (train, test)]
+            kinds = [(rows[name].shape[1:], _kind(rows[name])) for name in (train, test)]
             if kinds[0] != kinds[1]:
                 errors.append(
                     f"a row of {train} has shape and dtype {kinds[0]}, but one of {test} "

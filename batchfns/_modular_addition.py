@@ -105,5 +105,5 @@ def _modular_addition_entries(
 
 
 def _one_hot(numbers: Any, p: int, normalized: bool) -> Tensor:
-    rows = torch.from_numpy(np.eye(p, dtype=np.float32)[numbers])
+    rows = torch.eye(p)[torch.from_numpy(numbers)]
     return (p * rows - 1) / (p - 1) ** 0.5 if normalized else rows

@@ -123,7 +123,7 @@ def _monomials(link: Any) -> list[Monomial]:
 
 
 def _given_directions(directions: Any, d: int, k: int | None) -> Tensor:
-    """Return the user's directions (k, d), float32 on the CPU."""
+    """Return the user's directions (k, d), of torch's default dtype on the CPU."""
     try:
         U = torch.as_tensor(directions, dtype=torch.float64, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError) as error:
@@ -143,7 +143,7 @@ def _given_directions(directions: Any, d: int, k: int | None) -> Tensor:
             f"multi_index: the rows of directions are not orthonormal: U U^T differs from the "
             f"identity by up to {deviation:.2g}; try directions=torch.linalg.qr(directions.T).Q.T"
         )
-    return U.float()
+    return U.to(torch.get_default_dtype())
 
 
 def _random_directions(k: int, d: int, direction_seed: int | None) -> Tensor:
@@ -157,7 +157,7 @@ def _random_directions(k: int, d: int, direction_seed: int | None) -> Tensor:
     gaussian = np.random.RandomState(direction_seed).standard_normal((k, d))
     Q, R = np.linalg.qr(gaussian.T)
     # QR leaves the signs free; with a positive diagonal of R it is the Gram-Schmidt process.
-    return torch.from_numpy((Q * np.sign(np.diag(R))).T.astype(np.float32))
+    return torch.from_numpy((Q * np.sign(np.diag(R))).T).to(torch.get_default_dtype())
 
 
 def _target(

@@ -131,7 +131,7 @@ def _synthetic_entries(
         entries[f"y_{split}"] = _hermite_sum(Z, monomials, coefficients) + noise_size * noise
         entries[f"X_{split}"] = Z.mul_(data_eigvals.sqrt())
     entries["data_eigvals"] = data_eigvals
-    entries["hea_eigvals"] = torch.from_numpy(hea_eigvals).float()
+    entries["hea_eigvals"] = torch.from_numpy(hea_eigvals).to(torch.get_default_dtype())
     entries["coefficients"] = coefficients
     return entries
 
@@ -140,7 +140,7 @@ def _power_law_coefficients(modes: int, beta: float, yoffset: float, normalized:
     coefficients = (float(yoffset) + np.arange(int(modes))) ** (-float(beta) / 2)
     if normalized:
         coefficients /= np.linalg.norm(coefficients)
-    return torch.from_numpy(coefficients.astype(np.float32))
+    return torch.from_numpy(coefficients).to(torch.get_default_dtype())
 
 
 #: Rows and modes whose products are computed at a time: 4 MB, so that they stay in cache.

@@ -176,7 +176,7 @@ def _random_network(weights: list[Tensor], nonlinearity: Any, scale: Tensor) -> 
 def _gain(activation: Callable[[Tensor], Tensor]) -> float:
     """Return c with c^2 E[activation(z)^2] = 1 for z ~ N(0, 1), by Gauss-Hermite quadrature."""
     nodes, weights = hermegauss(100)
-    z = torch.from_numpy(nodes).float()
+    z = torch.from_numpy(nodes).to(torch.get_default_dtype())
     values = activation(z)
     if not isinstance(values, Tensor) or values.shape != z.shape:
         raise SpecError(

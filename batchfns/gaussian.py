@@ -59,11 +59,11 @@ def _power_law_entries(
 
 
 def power_law_eigvals(d: int, alpha: float, offset: float, normalized: bool) -> Tensor:
-    """Return the eigenvalues of :func:`power_law`: (d,), float32."""
+    """Return the eigenvalues of :func:`power_law`: (d,), of torch's default dtype."""
     eigvals = (float(offset) + np.arange(int(d))) ** -float(alpha)
     if normalized:
         eigvals /= eigvals.sum()
-    return torch.from_numpy(eigvals.astype(np.float32))
+    return torch.from_numpy(eigvals).to(torch.get_default_dtype())
 
 
 def standard_deviations(
@@ -85,7 +85,8 @@ def standard_deviations(
             )
         return torch.ones(int(d), device=device)
     # A read-back from the device, but only here, where the batch function is made.
-    eigvals = checked_variances(function, data_eigvals, np.float32)
+    double = torch.get_default_dtype() == torch.float64
+    eigvals = checked_variances(function, data_eigvals, np.float64 if double else np.float32)
     if d is not None and d != len(eigvals):
         raise SpecError(
             f"{function}: got d={d}, but data_eigvals has {len(eigvals)} entries; leave d out"

@@ -62,7 +62,8 @@ def sparse_parity(
     coordinates = torch.tensor(_coordinates(d, k, support), device=gen.device)
 
     def batch_fn(step: int) -> tuple[Tensor, Tensor]:
-        bits = torch.randint(2, (bsz, d), generator=gen, device=gen.device, dtype=torch.float32)
+        bits = torch.randint(2, (bsz, d), generator=gen, device=gen.device)
+        bits = bits.to(torch.get_default_dtype())
         signs = 2 * bits - 1
         return signs, signs.index_select(1, coordinates).prod(dim=1)
 

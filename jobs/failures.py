@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mlpsubmit.spec.fingerprint import is_library
+from mlpsubmit.spec.libraries import is_library
 
 __all__ = ["RowsFailure", "failures_of"]
 

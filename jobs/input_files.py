@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-from mlpsubmit.spec.fingerprint import is_library
+from mlpsubmit.spec.libraries import is_library
 
 __all__ = ["Recording", "changes", "record"]
 

@@ -1,7 +1,7 @@
 """How much of a GPU's memory a config takes in training, which sets the size of packs there.
 
 These are estimates from the settings alone; a pack that does not fit after all is halved by its
-task. Counted are fp32 numbers, four bytes each.
+task. Counted are numbers of four bytes, in fp64 of eight.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ COPIES = 7
 #: last; and a test set: as drawn, and stacked.
 BATCHES, TEST_SETS = 4, 2
 
-BYTES = 4
-
 
 def config_bytes(
     weights: NDArray[np.float64], settings: Mapping[str, NDArray[np.float64]]
@@ -40,8 +38,8 @@ def config_bytes(
 
     Args:
         weights: of one network.
-        settings: d, width, depth, n_samples, n_test, online and eval_every (0 or absent where it is
-            not set), each (groups,).
+        settings: d, width, depth, n_samples, n_test, online, precision (bytes per number) and
+            eval_every (0 or absent where it is not set), each (groups,).
     """
     test_samples = evaluates_test_loss(settings) * settings["n_test"]
     width, depth = settings["width"], settings["depth"]
@@ -51,7 +49,9 @@ def config_bytes(
     train = (2 * depth + 2) * settings["n_samples"] * width
     activations = 2 * np.maximum(train, (depth + 1) * test_samples * width)
     samples = BATCHES * settings["n_samples"] + TEST_SETS * test_samples
-    return np.asarray(BYTES * (COPIES * weights + activations + samples * settings["d"]))
+    return np.asarray(
+        settings["precision"] * (COPIES * weights + activations + samples * settings["d"])
+    )
 
 
 def evaluates_test_loss(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.bool_]:

@@ -42,6 +42,7 @@ ASSUMED_INPUTS = 64
 #: Settings that the cost of a config is estimated from.
 COST_SETTINGS = (
     *("d", "width", "depth", "n_samples", "n_test", "max_iter", "eval_every", "online"),
+    "precision",
     "optimizer",
 )
 
@@ -308,8 +309,11 @@ def _as_number(name: str, value: Any, base: Hyperparameters) -> float:
     """Return a setting as a number.
 
     A schedule of N events is the mean number of steps between them, and 0 if it is not set; an
-    optimizer is 1 if it trains a whole pack at once, 0 if it is a class of torch.optim.
+    optimizer is 1 if it trains a whole pack at once, 0 if it is a class of torch.optim; a precision
+    is bytes per number.
     """
+    if name == "precision":
+        return 8.0 if value == "fp64" else 4.0
     if name == "optimizer":
         return float(isinstance(value, str) and value in OPTIMIZERS)
     if isinstance(value, str):

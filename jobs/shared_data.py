@@ -23,6 +23,7 @@ from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.oom import ran_out_of_memory
+from mlpsubmit.training.precision import dtype_of, functions_dtype
 from mlpsubmit.training.seeds import data_seed
 
 __all__ = ["SharedData", "content_hash", "data_keys"]
@@ -74,11 +75,12 @@ class SharedData:
         if self._sweep.data is None:
             return _NONE
         arguments = _arguments(self._sweep, config)
-        key = _key(self._sweep, arguments)
+        precision = config.hyperparameters.precision
+        key = _key(self._sweep, arguments, precision)
         if key in self._failed:
             raise self._failed[key]
         if key not in self._loaded:
-            self._loaded[key] = self._on_device(self._load(key, arguments))
+            self._loaded[key] = self._on_device(self._load(key, arguments, precision))
         (point,) = _data_points(self._sweep, np.array([config.index])).tolist()
         last = self._last_use_of_point.get(point, self._ended + 1)
         self._last_use[key] = max(last, self._last_use.get(key, 0))
@@ -90,7 +92,7 @@ class SharedData:
         for key in [key for key in self._loaded if self._last_use.get(key, 0) <= self._ended]:
             del self._loaded[key]
 
-    def _load(self, key: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _load(self, key: str, arguments: Mapping[str, Any], precision: str) -> Mapping[str, Any]:
         """Load what another task computed, or compute it for all tasks."""
         file = self._run.data_file(key)
         with files.locked(file.with_suffix(".lock")):
@@ -100,15 +102,20 @@ class SharedData:
                 if content_hash(loaded) == known["hash"]:
                     return loaded
                 print(f"{file}: is damaged; its data is computed again", flush=True)
-            self._compute(key, arguments, known)
+            self._compute(key, arguments, precision, known)
             return _read(file)
 
     def _compute(
-        self, key: str, arguments: Mapping[str, Any], known: Mapping[str, Any] | None
+        self,
+        key: str,
+        arguments: Mapping[str, Any],
+        precision: str,
+        known: Mapping[str, Any] | None,
     ) -> None:
         """Call the data function, and publish its entries with their hash and its inputs."""
         try:
-            entries, read = record(lambda: self._called(arguments), self._run.path)
+            with functions_dtype(precision):
+                entries, read = record(lambda: self._called(arguments), self._run.path)
         except Exception as error:
             # A disk or a memory may do better for the next pack; a function will not.
             if not (isinstance(error, OSError) or ran_out_of_memory(error)):
@@ -151,6 +158,9 @@ class SharedData:
     def _called(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         function = self._sweep.data
         assert function is not None
+        # Functions of the user may draw from the global generators: in any task the same.
+        if self._sweep.process is not None:
+            self._sweep.process.seed_generators(data_seed(self._sweep.base.seed))
         if "gen" in arguments:
             generator = torch.Generator().manual_seed(arguments["gen"])
             arguments = {**arguments, "gen": generator}
@@ -213,14 +223,14 @@ def _arguments(sweep: Sweep, config: Config) -> dict[str, Any]:
     return arguments
 
 
-def _key(sweep: Sweep, arguments: Mapping[str, Any]) -> str:
-    return digest(sweep.data_digest, arguments).hex()
+def _key(sweep: Sweep, arguments: Mapping[str, Any], precision: str) -> str:
+    return digest(sweep.data_digest, arguments, dtype_of(precision) == torch.float64).hex()
 
 
 def _data_points(sweep: Sweep, indices: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return, for flat indices of configs (n,), those of the axes that the data depends on."""
     assert sweep.data is not None
-    names = {*declared(sweep.data), "datasethps", "seed"}
+    names = {*declared(sweep.data), "datasethps", "seed", "precision"}
     names |= {canonical for spelt, canonical in sweep.spellings.items() if spelt in names}
     axes = sweep.product.axes
     own = [number for number, axis in enumerate(axes) if names & set(axis.names)]
@@ -238,7 +248,10 @@ def data_keys(sweep: Sweep, indices: NDArray[np.int64]) -> set[str]:
         return set()
     _, first = np.unique(_data_points(sweep, indices), return_index=True)
     configs = (sweep.config(int(index)) for index in indices[first])
-    return {_key(sweep, _arguments(sweep, config)) for config in configs}
+    return {
+        _key(sweep, _arguments(sweep, config), config.hyperparameters.precision)
+        for config in configs
+    }
 
 
 def content_hash(entries: Mapping[str, Any]) -> str:

@@ -33,8 +33,7 @@ from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.jobs.train_pack import PackOutcome, TaskContext, train_pack
-from mlpsubmit.spec.load import unpickle_sweep
-from mlpsubmit.spec.sweep import Config
+from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.accel.compile import sharing_compiled
 from mlpsubmit.training.accel.cpu import cpu_name
 from mlpsubmit.training.monitor import Interrupted
@@ -71,6 +70,7 @@ NOTHING_DONE: dict[str, Any] = {
 
 def run_task(
     run: RunDirectory,
+    sweep: Sweep,
     submission: int,
     index: int,
     stop: StopFlag,
@@ -80,6 +80,7 @@ def run_task(
     """Train every pack of a slice that has no result yet.
 
     Args:
+        sweep: that of the run, as :func:`mlpsubmit.jobs.as_launched.as_launched` yields it.
         submission: which submission of the run the task belongs to.
         index: which of its slices to train.
         stop: set when the task is to save its pack and stop.
@@ -94,7 +95,6 @@ def run_task(
     # Before anything loads torch's compiler, which then looks up where to put its files.
     with sharing_compiled(run.path / run_directory.COMPILED):
         name, intent = task_name(submission, index), run.intent(submission)
-        sweep = unpickle_sweep((run.path / run_directory.SWEEP_PICKLE).read_bytes())
         plan = Plan.from_json(run.plan)
         device = task_device()
         torch.set_num_threads(plan.threads)

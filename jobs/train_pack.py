@@ -191,8 +191,8 @@ class _PackTraining:
             release_memory()
         self._load_entries(part)
         self._smoke_test_grabs()
-        # Even draws from torch's global generator, which the docs advise against, are repeated.
-        torch.manual_seed(data_seed(self.configs[part[0]].hyperparameters.seed))
+        # Even draws from global generators, which the docs advise against, are repeated.
+        self._seed_generators(self.configs[part[0]].hyperparameters.seed)
         stacks = self._assemble(part)
         for number, stack in enumerate(stacks):
             rows = [part[row] for row in stack.rows]
@@ -202,7 +202,7 @@ class _PackTraining:
             roofline = self.context.roofline
             step_ideal = None if roofline is None else roofline.ideal_seconds(stack)
             self.monitor.begin_stack(len(rows), step_ideal)
-            torch.manual_seed(data_seed(stack.hyperparameters[0].seed))
+            self._seed_generators(stack.hyperparameters[0].seed)
             trained = stack.train(self.monitor)
             tested = stack.hyperparameters[0].test_every is not None
             arrays = stack_arrays(rows, trained, self.monitor.seconds, tested=tested)
@@ -354,6 +354,10 @@ class _PackTraining:
         assert self.context.on_failure is not None
         self.context.on_failure(error)
         raise _Stopped
+
+    def _seed_generators(self, seed: int) -> None:
+        assert self.context.sweep.process is not None
+        self.context.sweep.process.seed_generators(data_seed(seed))
 
     def _halve(self) -> None:
         """Continue with half as many configs at a time, also in the attempts that follow."""

@@ -39,10 +39,13 @@ def main(path: str, submission: int, task: int, supervision: Supervision | None 
         if why := RunDirectory(Path(path)).superseded(submission):
             print(f"nothing to do: {why}", flush=True)
             return 0
-        from mlpsubmit.jobs.task import run_task
+        from mlpsubmit.jobs.as_launched import as_launched
 
-        run = RunDirectory.open(Path(path))
-        outcome = run_task(run, submission, task, stop, supervision=supervision)
+        run = RunDirectory.open(Path(path).absolute())
+        with as_launched(run) as sweep:
+            from mlpsubmit.jobs.task import run_task
+
+            outcome = run_task(run, sweep, submission, task, stop, supervision=supervision)
         # The launch of a local run may itself be part of a job, which is not to be requeued.
         under_slurm = run.intent(submission)["executor"] == "slurm"
         if outcome == "interrupted" and under_slurm and run.ended(submission) is None:

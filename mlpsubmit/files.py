@@ -102,13 +102,21 @@ def _rename(temporary: Path, path: Path) -> None:
     shutil.rmtree(aside)
 
 
-def publish(path: Path, content: Callable[[BinaryIO], Any] | bytes, *, sync: bool = True) -> None:
+def publish(
+    path: Path,
+    content: Callable[[BinaryIO], Any] | bytes,
+    *,
+    sync: bool = True,
+    private: bool = False,
+) -> None:
     """Publish a file; see :func:`published`.
 
     Args:
         content: the bytes, or a function that writes them to an open file.
+        private: whether only this user may read it (mode 0600), at any time.
     """
-    with published(path, sync=sync) as temporary, temporary.open("wb") as file:
+    opener = (lambda name, flags: os.open(name, flags, 0o600)) if private else None
+    with published(path, sync=sync) as temporary, open(temporary, "wb", opener=opener) as file:
         if callable(content):
             content(file)
         else:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from mlpsubmit.errors import UserError
+from mlpsubmit.jobs.as_launched import as_launched
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.signals import stop_on_signals
 from mlpsubmit.jobs.store.run_directory import task_name
@@ -47,8 +48,12 @@ class DebugExecutor(Executor):
         on_failure = None if self._keep_going else self._show
         if torch.cuda.is_available():
             torch.cuda.current_stream()  # so that its generators have a state to restore
-        with preserved_state(), stop_on_signals() as stop:
-            run_task(submission.run, submission.number, 0, stop, on_failure)
+        with (
+            preserved_state(),
+            stop_on_signals() as stop,
+            as_launched(submission.run) as sweep,
+        ):
+            run_task(submission.run, sweep, submission.number, 0, stop, on_failure)
 
     def _show(self, error: BaseException) -> None:
         if self._pdb:

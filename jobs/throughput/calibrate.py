@@ -72,7 +72,7 @@ def write_order(folder: Path, frozen: bytes, plan: Plan, packs: Sequence[int]) -
         packs: the numbers of the packs to train.
     """
     (folder / run_directory.DATA).mkdir()
-    files.publish(folder / run_directory.SWEEP_PICKLE, frozen)
+    files.publish(folder / run_directory.SWEEP_PICKLE, frozen, private=True)
     files.publish_json(folder / run_directory.PLAN, plan.to_json())
     files.publish_json(folder / ORDER, {"packs": list(packs)})
 
@@ -88,26 +88,28 @@ def answer_file(folder: Path, number: int) -> Path:
 def main(folder: Path, number: int) -> None:
     """Train the packs of an order, and write their speeds, or the error of one that fails."""
     try:
-        from mlpsubmit.training.accel.compile import sharing_compiled
+        from mlpsubmit.jobs.as_launched import launched_sweep
 
-        with sharing_compiled(folder / run_directory.COMPILED):  # is removed with the folder
-            answer = _measure(folder)
+        folder = folder.absolute()
+        with launched_sweep(folder) as sweep:
+            from mlpsubmit.training.accel.compile import sharing_compiled
+
+            with sharing_compiled(folder / run_directory.COMPILED):  # is removed with the folder
+                answer = _measure(folder, sweep)
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
     files.publish_json(answer_file(folder, number), answer)
 
 
-def _measure(folder: Path) -> Mapping[str, Any]:
+def _measure(folder: Path, sweep: Sweep) -> Mapping[str, Any]:
     import torch
 
     from mlpsubmit.jobs.gpus import task_device
     from mlpsubmit.jobs.shared_data import SharedData
     from mlpsubmit.jobs.throughput.roofline import Roofline
-    from mlpsubmit.spec.load import unpickle_sweep
 
     begun = time.monotonic()
     run = RunDirectory(folder)
-    sweep = unpickle_sweep((folder / run_directory.SWEEP_PICKLE).read_bytes())
     plan = Plan.from_json(run.plan)
     device = task_device()
     torch.set_num_threads(plan.threads)

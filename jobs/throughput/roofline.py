@@ -17,7 +17,7 @@ from torch.func import functional_call
 from mlpsubmit.assembly.assemble import StackInputs
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.oom import ran_out_of_memory
-from mlpsubmit.training.precision import arithmetic
+from mlpsubmit.training.precision import arithmetic, dtype_of
 from mlpsubmit.training.schedules import Schedule
 
 __all__ = ["Roofline", "matmul_flops", "matmul_rate", "wait_for"]
@@ -40,7 +40,8 @@ def matmul_rate(device: torch.device, precision: str) -> float | None:
     """
     try:
         with arithmetic(precision, True, device), torch.no_grad():
-            return _rate(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+            dtype = torch.bfloat16 if precision == "bf16" else dtype_of(precision)
+            return _rate(device, dtype)
     except Exception as error:
         if not ran_out_of_memory(error):
             raise

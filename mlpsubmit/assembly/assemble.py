@@ -21,6 +21,7 @@ from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.loop import train
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.oom import ran_out_of_memory
+from mlpsubmit.training.precision import functions_dtype
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import streams
 from mlpsubmit.training.stack import behaviour
@@ -114,6 +115,17 @@ def assemble(
     Raises:
         SpecError: where a function needs an argument that nothing provides.
     """
+    with functions_dtype(configs[0].hyperparameters.precision):
+        return _stacks(sweep, configs, entries, device, on_failure)
+
+
+def _stacks(
+    sweep: Sweep,
+    configs: Sequence[Config],
+    entries: Sequence[Mapping[str, Any]],
+    device: torch.device,
+    on_failure: Callable[[int, BaseException], None] | None,
+) -> list[StackInputs]:
     grabs = named_grabs(sweep)
     needs_test = any(map(_needs_test, grabs.values()))
     shared: dict[bytes, SharedBatches] = {}

@@ -14,6 +14,7 @@ from mlpsubmit.protocol import is_layer
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config
 from mlpsubmit.training.models import MLP
+from mlpsubmit.training.precision import default_dtype, dtype_of
 from mlpsubmit.training.seeds import weights_rng
 
 __all__ = ["build_model", "check_layer_order"]
@@ -32,7 +33,8 @@ def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor
     factory = MLP if hyperparameters.model == "mlp" else hyperparameters.model
     shape = tuple(X.shape[1:])
     sizes = {"d_in": X[0].numel(), "input_shape": shape, "d_out": _outputs(hyperparameters, y)}
-    with weights_rng(hyperparameters.seed, config.trial):
+    dtype = dtype_of(hyperparameters.precision)
+    with weights_rng(hyperparameters.seed, config.trial), default_dtype(dtype):
         model = call(factory, {**context, **sizes})
     if not isinstance(model, nn.Module):
         raise SpecError(
@@ -70,7 +72,7 @@ def check_layer_order(model: nn.Module, X: Tensor) -> None:
     hooks = [m.register_forward_hook(lambda m, *_: passed.update({m: None})) for m in defined]
     try:
         with torch.no_grad():
-            model(X[:1].to("cpu", torch.float32))
+            model(X[:1].to("cpu", next(model.parameters()).dtype))
     except Exception:
         return  # the train loop reports it, with the batch
     finally:

@@ -18,11 +18,12 @@ from mlpsubmit.assembly.assemble import assemble, named_grabs
 from mlpsubmit.assembly.batch_streams import data_arguments, make_batches
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
-from mlpsubmit.spec.fingerprint import is_library
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
+from mlpsubmit.spec.libraries import is_library
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.optimizers import optimizer_class, warn_of_missing_theory
+from mlpsubmit.training.precision import functions_dtype
 from mlpsubmit.training.process_state import preserved_state
 
 __all__ = ["probe", "smoke_test_grabs"]
@@ -100,7 +101,8 @@ def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
         return {}
     if not getattr(getattr(sweep.data, "func", None), "cheap", False):
         return None
-    entries: Mapping[str, Any] = call(sweep.data, arguments)
+    with functions_dtype(config.hyperparameters.precision):
+        entries: Mapping[str, Any] = call(sweep.data, arguments)
     return entries
 
 

@@ -41,8 +41,9 @@ __all__ = ["doctor"]
 def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
     """Check this machine and its cluster.
 
-    The checks cover Python, torch, GPUs, the runs folder and a tiny training; on a cluster also its
-    partitions, whether it would accept a task, and whether its nodes see the runs folder.
+    The checks cover Python, torch, GPUs, how a spec is read, the runs folder and a tiny training;
+    on a cluster also its partitions, whether it would accept a task, and whether its nodes see the
+    runs folder.
     """
     healthy = True
     for name, check in _checks(runs_dir, slurm_request(where), timeout):
@@ -71,6 +72,7 @@ def _checks(
     yield "python", lambda: (True, f"{platform.python_version()} at {sys.executable}")
     yield "mlpsubmit", lambda: (True, metadata.version("mlpsubmit"))
     yield "torch", _torch
+    yield "spec", _spec
     yield "cores", lambda: (True, f"{usable_cores()} usable")
     yield "runs", partial(_runs, runs_dir)
     yield "training", _training
@@ -90,6 +92,19 @@ def _torch() -> CheckResult:
     count = torch.cuda.device_count()
     names = ", ".join(f"{i}: {torch.cuda.get_device_name(i)}" for i in range(count))
     return True, f"{torch.__version__}, GPUs: {names or 'none, trains on the CPU'}"
+
+
+def _spec() -> CheckResult:
+    """Read the starter spec and pickle its sweep, as a launch does."""
+    from mlpsubmit.cli.init import starter_spec
+    from mlpsubmit.spec.load import load_spec, pickle_sweep
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "spec.py"
+        file.write_text(starter_spec())
+        sweep = load_spec(file)
+        size = len(pickle_sweep(sweep.refreshed()))
+    return True, f"a spec of {len(sweep)} configs is read, and sent to workers in {size} bytes"
 
 
 def _runs(runs_dir: Path | None) -> CheckResult:

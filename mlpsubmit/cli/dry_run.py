@@ -45,7 +45,10 @@ def dry_run(
     from mlpsubmit.runs.launch import prepare
     from mlpsubmit.spec.load import pickle_sweep
 
-    probe(sweep)
+    sweep = sweep.refreshed()
+    assert sweep.process is not None
+    with sweep.process.applied():
+        probe(sweep)
     chosen = executors.choose(
         where["executor"] or "auto", sweep.base, where["tasks"], slurm_request(where)
     )
@@ -57,7 +60,7 @@ def dry_run(
         return DryRun(launch)
     chosen.check(launch.submission)
     if calibrate:
-        estimate = by_calibration(launch, pickle_sweep(sweep, spec.parent))
+        estimate = by_calibration(launch, pickle_sweep(sweep))
     else:
         estimate = by_earlier_runs(launch, runs_dir)
     return DryRun(launch, estimate=estimate)

@@ -9,7 +9,12 @@ import click
 
 from mlpsubmit.errors import UserError
 
-__all__ = ["init"]
+__all__ = ["init", "starter_spec"]
+
+
+def starter_spec() -> str:
+    """Return the text of the starter spec."""
+    return resources.files("mlpsubmit.cli").joinpath("starter_spec.py.txt").read_text()
 
 
 @click.command()
@@ -21,7 +26,7 @@ def init(path: Path) -> None:
     """
     if path.suffix != ".py":
         raise UserError(f"{path}: a spec is a .py file; try {path.with_suffix('.py')}")
-    text = resources.files("mlpsubmit.cli").joinpath("starter_spec.py.txt").read_text()
+    text = starter_spec()
     try:
         with path.open("x") as file:
             file.write(text)

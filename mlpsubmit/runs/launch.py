@@ -62,7 +62,7 @@ def launch(
             cluster, else local worker processes.
         tasks: the maximum number of tasks.
         runs_dir: the folder of all runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
-        spec: the file that defines the sweep; modules beside it are pickled by value.
+        spec: the file that defines the sweep, recorded in the manifest.
         fresh: create a new run and reuse nothing.
         template: name or file of a cluster profile; see :mod:`mlpsubmit.slurm_templates`.
         slurm: keys that override those of the template, such as ``{"time": "1:00:00"}``.
@@ -76,26 +76,30 @@ def launch(
         UserError: the executor is not available, the cluster rejects the job, or the runs folder
             is not writable.
     """
-    from mlpsubmit.assembly.probe import probe
-    from mlpsubmit.jobs import executors
-    from mlpsubmit.jobs.input_files import record
-    from mlpsubmit.runs.manifest import manifest
-    from mlpsubmit.slurm_templates import SlurmRequest
-    from mlpsubmit.spec.load import pickle_sweep
     from mlpsubmit.spec.sweep import Sweep
 
     if not isinstance(sweep, Sweep):
         raise UserError(
             f"launch: got {sweep!r}; should be a Sweep (from a file: mlpsubmit launch spec.py)"
         )
-    stop_reading(sweep)
+    stop_reading(sweep)  # before the imports, which load torch
+    from mlpsubmit.assembly.probe import probe
+    from mlpsubmit.jobs import executors
+    from mlpsubmit.jobs.input_files import record
+    from mlpsubmit.runs.manifest import manifest
+    from mlpsubmit.slurm_templates import SlurmRequest
+    from mlpsubmit.spec.load import pickle_sweep
+
     sweep = sweep.refreshed()
-    _, read = record(partial(probe, sweep), runs_folder(runs_dir))
+    assert sweep.process is not None
+    folder = runs_folder(runs_dir)
+    with sweep.process.applied():
+        _, read = record(partial(probe, sweep), folder)
     _warn_of_files(read.paths())
     request = SlurmRequest(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, request, pdb=pdb, keep_going=keep_going)
-    frozen = pickle_sweep(sweep, spec and spec.parent)
-    with _locked_folder(runs_folder(runs_dir) / sweep.name):
+    frozen = pickle_sweep(sweep)
+    with _locked_folder(folder / sweep.name):
         prepared = prepare(sweep, chosen, runs_dir, fresh=fresh, retries=retries)
         run = prepared.run
         if run is not None and run.status().busy:
@@ -105,7 +109,7 @@ def launch(
         if len(prepared.missing):
             chosen.check(prepared.submission)
         if run is None:
-            content = manifest(sweep, spec, command, prepared.reused.counts)
+            content = manifest(sweep, spec, command, prepared.reused.counts, prepared.path)
             run = Run(create(content, prepared, frozen))
     try:
         start(run.directory, chosen, retries, checked=True)
@@ -232,7 +236,8 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) 
     with files.published(path) as temporary:
         for name in run_directory.FOLDERS:
             (temporary / name).mkdir(parents=True)
-        files.publish(temporary / run_directory.SWEEP_PICKLE, frozen)
+        # It holds the environment variables that the spec sets, which may be secrets.
+        files.publish(temporary / run_directory.SWEEP_PICKLE, frozen, private=True)
         files.publish_json(temporary / run_directory.PLAN, prepared.plan.to_json())
         RunDirectory(temporary).record_launch(next_launch(path))
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit.arguments import function_name
+from mlpsubmit.jobs.as_launched import launched_in
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import encode_mask
 from mlpsubmit.spec.sweep import Sweep
@@ -26,7 +27,11 @@ _GIT_SECONDS = 5.0
 
 
 def manifest(
-    sweep: Sweep, spec: Path | None, command: Sequence[str], reused: Mapping[str, int]
+    sweep: Sweep,
+    spec: Path | None,
+    command: Sequence[str],
+    reused: Mapping[str, int],
+    path: Path,
 ) -> dict[str, Any]:
     """Return the content of a new run's sweep.json.
 
@@ -34,8 +39,10 @@ def manifest(
         spec: the file that defines the sweep, if any.
         command: the command line of the launch.
         reused: the number of reused configs, and of packs that they come from.
+        path: the run directory.
     """
     base = sweep.base
+    assert sweep.process is not None
     varied = {name for axis in sweep.product.axes for name in axis.names}
     included = None if sweep.included is None else encode_mask(sweep.included)
     return {
@@ -67,6 +74,7 @@ def manifest(
             "where": _scalar(sweep.where),
         },
         "devices": base.devices,
+        "launched_in": launched_in(sweep.process.surroundings.folder, path),
         "origin": _origin(spec, command),
     }
 

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from mlpsubmit.display.html import in_cell, status_html
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import BusyError, RunError
+from mlpsubmit.jobs.as_launched import missing_folder
 from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.sbatch import cancel
@@ -141,6 +143,8 @@ class Run:
         from mlpsubmit.slurm_templates import SlurmRequest
         from mlpsubmit.spec.hyperparameters import validate
 
+        if warning := missing_folder(self.directory):
+            warnings.warn(warning, stacklevel=2)
         hyperparameters = validate({"devices": self.directory.sweep["devices"]})
         last_executor, last_tasks, last_template = self._last_submission()
         request = SlurmRequest(template, dict(slurm or {}), retries)

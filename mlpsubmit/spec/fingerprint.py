@@ -21,9 +21,7 @@ import logging
 import os
 import re
 import runpy
-import site
 import sys
-import sysconfig
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,9 +33,10 @@ import numpy as np
 
 from mlpsubmit.spec import bytecode
 from mlpsubmit.spec.imports import modules_of, package_of
+from mlpsubmit.spec.libraries import is_library, is_library_file
 from mlpsubmit.spec.numbers import canonical_number
 
-__all__ = ["DIGEST_BYTES", "digest", "is_library", "module_places", "setting_digest"]
+__all__ = ["DIGEST_BYTES", "digest", "setting_digest"]
 
 DIGEST_BYTES = 16
 
@@ -90,35 +89,6 @@ def _encoded(values: Iterable[Any], encoder: _Encoder) -> bytes:
     except RecursionError:
         raise TypeError("it is nested too deeply") from None
     return encoder.hash.digest()
-
-
-@functools.cache
-def _library_folders() -> tuple[Path, ...]:
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    folders = [sysconfig.get_paths()[name] for name in names]
-    folders += [*site.getsitepackages(), site.getusersitepackages()]
-    return tuple({Path(folder).resolve() for folder in folders})
-
-
-@functools.cache
-def is_library(module_name: str) -> bool:
-    """Return whether a module is part of Python, of an installed package or of mlpsubmit."""
-    if module_name.partition(".")[0] == "mlpsubmit":
-        return True
-    module = sys.modules.get(module_name)
-    if module is None or module_name == "__main__":
-        return False
-    places = module_places(module)
-    if not places:
-        return module_name in sys.builtin_module_names
-    return all(any(folder in place.parents for folder in _library_folders()) for place in places)
-
-
-def module_places(module: types.ModuleType) -> list[Path]:
-    """Return the file of a module, or the folders of a namespace package."""
-    file = getattr(module, "__file__", None)
-    places = [file] if file else getattr(module, "__path__", ())
-    return [Path(place).resolve() for place in places]
 
 
 #: What has a name in its module.
@@ -501,7 +471,7 @@ class _Encoder:
         """
         for statement in bytecode.imports(code):
             for name, file in modules_of(statement, package):
-                if not _is_library_file(name, file):
+                if not is_library_file(name, file):
                     if self.is_new(file, None):
                         self.source(name, file)
                     module = sys.modules.get(name)
@@ -720,13 +690,6 @@ def _annotations(value: type) -> dict[str, str]:
 
 #: Modules of types, and addresses of objects, in a text.
 _PLACES = re.compile(r"\b(?:\w+\.)+| at 0x[0-9a-f]+")
-
-
-def _is_library_file(name: str, file: Path) -> bool:
-    """Return whether a module that may not have been imported is of a library."""
-    if name in sys.modules or name.partition(".")[0] == "mlpsubmit":
-        return is_library(name)
-    return any(folder in file.resolve().parents for folder in _library_folders())
 
 
 def _is_tensor(value: Any) -> bool:

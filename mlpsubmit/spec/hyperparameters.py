@@ -37,7 +37,7 @@ PARAMETRIZATIONS = ("mup", "ntp", "mfp", "mup-lr", "ntp-lr", "sp")
 #: Optimizers that train a whole pack at once.
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("mse", "cross_entropy")
-PRECISIONS = ("fp32", "tf32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp64")
 
 #: Settings that may differ between the configs of a pack; all others are equal in it.
 STACKED = frozenset({"lr", "gamma", "seed", "momentum", "weight_decay", "ema_smoother"})
@@ -283,7 +283,9 @@ class Hyperparameters(BaseModel):
         None, "steps between test losses, or 'log:N'; None: 1 offline, no test loss online"
     )
     grab_every: Schedule = _field(1, "steps between grabs, or 'log:N'")
-    precision: Annotated[str, _choice(*PRECISIONS)] = _field("fp32", "fp32, tf32, bf16")
+    precision: Annotated[str, _choice(*PRECISIONS)] = _field(
+        "fp32", "fp32, tf32, bf16 or fp64; unset it is fp64 where torch's default dtype is float64"
+    )
     compile: Annotated[bool | str, _flag("auto")] = _field(
         "auto",
         "what makes steps fast: 'auto' where it pays, True, or False for plain vmap and autograd",
@@ -301,6 +303,15 @@ class Hyperparameters(BaseModel):
         """Drop the default of LOSS_CHECKPOINTS where PERCENT_THRESHOLDS is given."""
         if isinstance(settings, dict) and settings.get("percent_thresholds") is not None:
             return {"loss_checkpoints": None, **settings}
+        return settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _precision_of_the_process(cls, settings: Any) -> Any:
+        """Set PRECISION to fp64 where it is not given and torch's default dtype is float64."""
+        torch = sys.modules.get("torch")  # not imported for this: then its default is float32
+        if isinstance(settings, dict) and torch and torch.get_default_dtype() == torch.float64:
+            return {"precision": "fp64", **settings}
         return settings
 
     @model_validator(mode="after")

@@ -98,6 +98,8 @@ def _common_entries(spec: Spec) -> list[tuple[str, Any]]:
         entries.append(("trial", 0))
     entries += [("batchfn()", spec.batchfn), ("data()", spec.data), ("numerics()", NUMERICS)]
     entries += [(f"grab()[{name}]", grab) for name, grab in spec.grabs.items()]
+    if spec.process is not None:
+        entries += [(f"process()[{name}]", part) for name, part in spec.process.determining.items()]
     return entries
 
 

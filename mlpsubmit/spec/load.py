@@ -18,16 +18,22 @@ from typing import Any
 import cloudpickle
 
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
-from mlpsubmit.spec.fingerprint import is_library, module_places
 from mlpsubmit.spec.guard import EndOfSpec, reading_spec
+from mlpsubmit.spec.libraries import is_compiled, is_library, module_places
 from mlpsubmit.spec.notebook_source import IgnoredMagics, statements
+from mlpsubmit.spec.process import ProcessSettings, Surroundings, reading_process
 from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["load_spec", "pickle_sweep", "unpickle_sweep"]
+__all__ = ["load_spec", "pickle_sweep", "unpickle_surroundings", "unpickle_sweep"]
+
+#: The user's modules that the spec read last has imported: the next one may have others.
+_imported: set[str] = set()
 
 
 def load_spec(path: Path, pick: str | None = None) -> Sweep:
-    """Run a spec file and return its sweep.
+    """Run a spec file and return its sweep, which carries what the spec sets in its process.
+
+    The settings of this process are restored afterwards.
 
     Args:
         path: a Python file or a notebook with one :class:`Sweep`, or with several of which
@@ -36,7 +42,8 @@ def load_spec(path: Path, pick: str | None = None) -> Sweep:
         pick: the variable that holds the sweep, or the sweep's own name.
 
     Raises:
-        SpecError: if the file is missing, does not parse, raises, or holds no such sweep.
+        SpecError: if the file is missing, does not parse, raises, holds no such sweep, or sets
+            something of its process that belongs elsewhere.
     """
     path = path.expanduser()
     if not path.is_file():
@@ -48,7 +55,23 @@ def load_spec(path: Path, pick: str | None = None) -> Sweep:
             f"{path}: got a {path.suffix or 'nameless'} file; a spec is a .py file or a notebook "
             "(.ipynb)"
         )
-    return _picked(_run(path.resolve()), pick, path)
+    _forget_modules()
+    known = set(sys.modules)
+    with reading_process(path) as settings:
+        sweep = _picked(_run(path.resolve()), pick, path)
+        _imported.update(name for name in sys.modules.keys() - known if not is_library(name))
+        try:
+            return sweep.in_process(settings())
+        except SpecError as error:
+            raise SpecError(error.errors, where=str(path)) from error
+
+
+def _forget_modules() -> None:
+    """Let modules of one name beside two specs be two modules."""
+    for name in _imported:
+        sys.modules.pop(name, None)
+    _imported.clear()
+    is_library.cache_clear()
 
 
 def _run(path: Path) -> dict[str, Sweep]:
@@ -116,6 +139,8 @@ def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:
     variables = ", ".join(sorted(sweeps))
     if not sweeps:
         error = "holds no Sweep; write sweep = Sweep(...) at its top level, before it opens any run"
+        if "__main__" in path.read_text(errors="replace"):
+            error += ", and not under if __name__ == '__main__', which is not run"
     elif pick is None:
         error = f"holds several sweeps ({variables}); pick one: --sweep NAME"
     elif found:
@@ -133,23 +158,27 @@ def _picked(sweeps: dict[str, Sweep], pick: str | None, path: Path) -> Sweep:
 
 
 @contextlib.contextmanager
-def _by_value(folder: Path) -> Iterator[None]:
+def _by_value() -> Iterator[None]:
     """Pickle the user's modules by value, so that later edits do not reach queued tasks."""
     with contextlib.ExitStack() as stack:
         for name, module in list(sys.modules.items()):
             if name == "__main__" or is_library(name):
                 continue
-            if any(folder in place.parents for place in module_places(module)):
+            if module_places(module) and not is_compiled(module):
                 cloudpickle.register_pickle_by_value(module)
                 stack.callback(cloudpickle.unregister_pickle_by_value, module)
         yield
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles cached functions by value, too, and lazy modules: cloudpickle fails on subclasses."""
+    """Pickles cached functions by value too, which cloudpickle pickles by name.
+
+    And by name those libraries' modules that are of a class of their own, as torch.backends.cudnn.
+    """
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, types.ModuleType) and type(value) is not types.ModuleType:
+        special = isinstance(value, types.ModuleType) and type(value) is not types.ModuleType
+        if special and is_library(value.__name__):
             return importlib.import_module, (value.__name__,)
         wrapped = getattr(value, "__wrapped__", None)
         if isinstance(value, functools._lru_cache_wrapper) and not is_library(wrapped.__module__):
@@ -161,36 +190,34 @@ def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
 
 
-def pickle_sweep(sweep: Sweep, folder: Path | None = None) -> bytes:
-    """Return the pickle of a sweep with its functions by value.
+def pickle_sweep(sweep: Sweep) -> bytes:
+    """Return the pickle of a sweep with its functions, and the user's modules they use, by value.
 
-    Args:
-        folder: modules in it are pickled by value too; by default the folder of the running
-            script, else the working directory.
+    It is a pickle of two parts: the surroundings, which a worker needs before it imports torch, and
+    the pickled sweep.
 
     Raises:
         SpecError: if a function holds something that cannot be pickled.
     """
+    if sweep.process is None:
+        sweep = sweep.in_process(ProcessSettings.of_this_process())
+    assert sweep.process is not None
     try:
-        with _by_value((folder or _script_folder()).resolve()):
+        with _by_value():
             buffer = io.BytesIO()
             _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(sweep)
-            return buffer.getvalue()
     except (TypeError, pickle.PicklingError, AttributeError) as error:
         raise SpecError(
             f"the sweep cannot be sent to workers: {error}; functions may hold arrays, numbers and "
             "functions, but no open files, locks or generators: make those inside the function"
         ) from error
+    return pickle.dumps((sweep.process.surroundings, buffer.getvalue()), pickle.HIGHEST_PROTOCOL)
 
 
-def _script_folder() -> Path:
-    """Return the folder of the running script; the working directory for a console command."""
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    if not file:
-        return Path.cwd()
-    beside_python = Path(file).resolve().parent == Path(sys.executable).resolve().parent
-    installed = beside_python or Path(file).parent == Path(sys.prefix) / "bin"
-    return Path.cwd() if installed else Path(file).parent
+def unpickle_surroundings(content: bytes) -> Surroundings:
+    """Return what a worker sets before it loads the sweep of a pickle; does not import torch."""
+    surroundings: Surroundings = pickle.loads(content)[0]
+    return surroundings
 
 
 def unpickle_sweep(content: bytes) -> Sweep:
@@ -199,7 +226,7 @@ def unpickle_sweep(content: bytes) -> Sweep:
     Raises:
         SpecError: if it is not the pickle of a sweep.
     """
-    sweep = pickle.loads(content)
+    sweep = pickle.loads(pickle.loads(content)[1])
     if not isinstance(sweep, Sweep):
         raise SpecError(f"sweep.pkl holds a {type(sweep).__name__}, not a Sweep")
     return sweep

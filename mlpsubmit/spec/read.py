@@ -21,6 +21,7 @@ from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.hints import hints
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.numbers import one_kind_of_number, plain_number
+from mlpsubmit.spec.process import ProcessSettings
 from mlpsubmit.spec.product import Axis, Product
 
 __all__ = ["AXIS_OF", "NO_CONTENT", "Accepted", "Spec", "read"]
@@ -90,6 +91,8 @@ class Spec:
         base: the hyperparameters at the first point of the product.
         arguments: the fixed arguments of functions, by name.
         accepted: the names that settings may have.
+        process: the settings of the process that it was read in; None until it is launched, where
+            no spec file was read.
     """
 
     name: str
@@ -104,6 +107,7 @@ class Spec:
     base: Hyperparameters
     arguments: Mapping[str, Any]
     accepted: Accepted
+    process: ProcessSettings | None = None
 
 
 def read(
@@ -115,6 +119,7 @@ def read(
     grabs: Any,
     where: Any,
     replaced: frozenset[str],
+    process: ProcessSettings | None = None,
 ) -> Spec:
     """Check a spec and convert its values to their types.
 
@@ -140,7 +145,7 @@ def read(
         raise SpecError(dict.fromkeys(errors))
     _check_tied(base, product)
     inputs = (name, axes, settings, batchfn, data, grabs, where, replaced)
-    return Spec(*inputs, product, base, arguments, accepted)
+    return Spec(*inputs, product, base, arguments, accepted, process)
 
 
 # ---- the name and the functions ------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -19,6 +20,7 @@ from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
 from mlpsubmit.spec.overrides import override
+from mlpsubmit.spec.process import ProcessSettings
 from mlpsubmit.spec.read import Spec, read
 
 __all__ = ["Config", "Sweep"]
@@ -140,6 +142,7 @@ class Sweep(Spec):
         grabs: Mapping[str, Callable[..., Any]] | None = None,
         where: Callable[[Config], bool] | None = None,
         _replaced: frozenset[str] = frozenset(),
+        _process: ProcessSettings | None = None,
         **settings: Any,
     ) -> None:
         spec = read(
@@ -151,6 +154,7 @@ class Sweep(Spec):
             grabs=dict(grabs or {}) if grabs is None or isinstance(grabs, Mapping) else grabs,
             where=where,
             replaced=_replaced,
+            process=_process,
         )
         super().__init__(**vars(spec))
         if self.included is not None and not self.included.any():
@@ -246,24 +250,40 @@ class Sweep(Spec):
             SpecError: for an unknown name, a bad value, or one name of a zipped axis.
         """
         (axes, settings), replaced = override(self, overrides)
-        return Sweep(
-            self.name,
-            axes,
-            batchfn=self.batchfn,
-            data=self.data,
-            grabs=self.grabs,
-            where=self.where,
-            _replaced=replaced,
-            **settings,
-        )
+        with self.process.applied() if self.process else contextlib.nullcontext():
+            return Sweep(
+                self.name,
+                axes,
+                batchfn=self.batchfn,
+                data=self.data,
+                grabs=self.grabs,
+                where=self.where,
+                _replaced=replaced,
+                _process=self.process,
+                **settings,
+            )
+
+    def in_process(self, process: ProcessSettings) -> Sweep:
+        """Return this sweep with the settings of the process that its functions are to run in."""
+        sweep = object.__new__(Sweep)
+        caches = ("_key_tables", "fingerprint")  # the settings are part of the keys
+        kept = {name: value for name, value in vars(self).items() if name not in caches}
+        vars(sweep).update(kept, process=process)
+        return sweep
 
     def refreshed(self) -> Sweep:
         """Return the sweep of the same spec, read again, with its keys as they are now.
 
         In a notebook one edits a helper and launches the same sweep again: what functions use may
-        have changed since the sweep was made.
+        have changed since the sweep was made. So may the settings of the process, which are
+        recorded now, unless a spec file was read.
+
+        Raises:
+            SpecError: for settings of the process that belong to a hyperparameter.
         """
-        sweep = self.overridden({})
+        process = self.process or ProcessSettings.of_this_process()
+        sweep = self.in_process(process).overridden({})
+        process.check(sweep.base.precision, sweep.base.deterministic)
         # Before a function of the user runs and fills one of its caches.
         _ = sweep.fingerprint, sweep.data_digest
         return sweep

@@ -113,6 +113,9 @@ class Pack:
         taken = frozenset[str]().union(*(names for one in arguments for names in one.values()))
 
         # The networks, and a module that can show them at initialisation.
+        if common.precision == "fp64":
+            for model in models:
+                model.double()
         check_stackable(models)  # before a callable parametrization binds functions to each
         model0 = copy.deepcopy(models[0]) if "model0" in taken else None
         factors = _parametrize(models, settings, trials, contexts)

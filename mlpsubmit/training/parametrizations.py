@@ -231,8 +231,10 @@ def _layers(model: nn.Module, parametrization: str) -> list[Layer]:
 def _draw(layer: Layer, std: float, generator: torch.Generator | None) -> None:
     for parameter in (layer.weight, layer.bias):
         if parameter is not None:
-            # Drawn on the CPU in float32 whatever the model's device, so the draw is the same.
-            parameter.copy_(torch.randn(parameter.shape, generator=generator).mul_(std))
+            # Drawn on the CPU in float32 whatever the model's device and dtype: the draw is the
+            # same.
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            parameter.copy_(drawn.to(parameter.dtype).mul_(std))
 
 
 def _by_callable(

@@ -12,7 +12,15 @@ from typing import Any
 import torch
 import torch.utils.deterministic
 
-__all__ = ["arithmetic", "autocast", "full_precision_matmul", "keep_freed_memory"]
+__all__ = [
+    "arithmetic",
+    "autocast",
+    "default_dtype",
+    "dtype_of",
+    "full_precision_matmul",
+    "functions_dtype",
+    "keep_freed_memory",
+]
 
 
 @contextlib.contextmanager
@@ -27,6 +35,27 @@ def _matmul_precision(precision: str) -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(matmul)
         torch.backends.cudnn.allow_tf32 = cudnn
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Return the dtype of weights, batches and losses: float64 in fp64, otherwise float32."""
+    return torch.float64 if precision == "fp64" else torch.float32
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Create tensors of floats with a dtype within the context, as functions of the user do."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def functions_dtype(precision: str) -> contextlib.AbstractContextManager[None]:
+    """Return the context of a user's functions: in fp64 they create tensors of float64."""
+    return default_dtype(torch.float64) if precision == "fp64" else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -91,13 +120,14 @@ def arithmetic(precision: str, deterministic: bool, device: torch.device) -> Ite
 
     Args:
         precision: fp32 disables TF32, also in convolutions; tf32 lets matmuls and convolutions on
-            Ampere and later round their inputs to 10 bits; bf16 is applied by :func:`autocast`.
+            Ampere and later round their inputs to 10 bits; bf16 is applied by :func:`autocast`;
+            fp64 makes float64 the default dtype.
         deterministic: only deterministic algorithms of torch are used; an operation that has no
             deterministic algorithm on this device then raises a RuntimeError that names it.
         device: where the training runs.
     """
     algorithms = _deterministic_algorithms(device) if deterministic else contextlib.nullcontext()
-    with _matmul_precision(precision), algorithms:
+    with _matmul_precision(precision), functions_dtype(precision), algorithms:
         yield
 
 

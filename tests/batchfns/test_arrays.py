@@ -190,7 +190,7 @@ def test_arrays_is_sample_with_the_arrays_bound(convert):
         (np.array([True, False]), torch.int64),
         (np.array([0.5, 1], dtype=np.float16), torch.float32),
         (torch.tensor([0.5, 1], dtype=torch.bfloat16), torch.float32),
-        (torch.tensor([[0.5], [1]], dtype=torch.float64), torch.float32),
+        (torch.tensor([[0.5], [1]], dtype=torch.float64), torch.float64),  # for PRECISION='fp64'
     ],
 )
 def test_dtypes(y, dtype):

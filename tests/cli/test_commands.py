@@ -275,6 +275,7 @@ def test_doctor_says_what_works(mlpsubmit: Command, workplace: Path) -> None:
     healthy = mlpsubmit("doctor")
     assert healthy.code == 0
     assert "ok   training     20 steps" in healthy.out
+    assert "ok   spec         a spec of 8 configs is read, and sent to workers in " in healthy.out
     (workplace / "file").write_text("")
     sick = mlpsubmit("doctor", "--runs-dir", "file/runs")
     assert sick.code == 1

@@ -145,6 +145,7 @@ def measured(
     names = ("width", "depth", "n_samples", "n_test", "online")
     values = {name: np.array([float(getattr(h, name))]) for name in names}
     values["eval_every"] = np.array([float(h.eval_every or 0)])
+    values["precision"] = np.array([4.0])
     weights = sum(parameter.numel() for parameter in model(d, width, depth).parameters())
     estimate = config_bytes(np.array([float(weights)]), {**values, "d": np.array([float(d)])})
     return watch.peak / K, float(estimate[0])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlpsubmit import files, open_run
+from mlpsubmit import Sweep, files, open_run
 from mlpsubmit.jobs.heartbeat import Heartbeat
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.status import _progress
@@ -19,6 +19,7 @@ from mlpsubmit.jobs.status import _speed as current_speed
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.task_status import TaskStatus
 from mlpsubmit.jobs.throughput import calibrate
+from mlpsubmit.spec.load import pickle_sweep
 from mlpsubmit.training.loop import BLOCK
 
 Command = Callable[..., Any]
@@ -183,9 +184,12 @@ def test_what_a_calibration_compiles_goes_with_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    monkeypatch.setattr(
-        calibrate, "_measure", lambda folder: {"cache": os.environ["TORCHINDUCTOR_CACHE_DIR"]}
-    )
+
+    def measure(folder: Path, sweep: Sweep) -> dict[str, str]:
+        return {"cache": os.environ["TORCHINDUCTOR_CACHE_DIR"]}
+
+    monkeypatch.setattr(calibrate, "_measure", measure)
+    (tmp_path / run_directory.SWEEP_PICKLE).write_bytes(pickle_sweep(Sweep(batchfn=measure)))
     calibrate.main(tmp_path, 0)
     cache = Path(files.read_json(calibrate.answer_file(tmp_path, 0))["cache"])
     assert cache.is_relative_to(tmp_path)

@@ -309,7 +309,11 @@ NAMES = "should be a dictionary whose keys are names"
         ("OPTIMIZER", "sdg", OPTIMIZERS),
         ("OPTIMIZER", 3, OPTIMIZERS),
         ("LOSS", "msee", "one of 'mse', 'cross_entropy', or a callable (did you mean 'mse'?)"),
-        ("PRECISION", "fp16", "should be one of 'fp32', 'tf32', 'bf16' (did you mean 'bf16'?)"),
+        (
+            "PRECISION",
+            "fp16",
+            "should be one of 'fp32', 'tf32', 'bf16', 'fp64' (did you mean 'fp64'?)",
+        ),
         ("PARAMETRIZATION", "mub", "'sp', or a callable (did you mean 'mup'?)"),
         ("MODEL", "resnet", "one of 'mlp', or a callable that returns an nn.Module"),
         ("D_OUT", 0, "should be an integer >= 1 or None"),

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 import mlpsubmit.batchfns
 from mlpsubmit import Monomial, Sweep
-from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
 from mlpsubmit.spec.keys import key_tables
@@ -564,6 +563,8 @@ def test_what_a_library_has_loaded_does_not_count():
 
 
 def test_closures_that_a_library_makes_count_by_what_they_hold():
+    from mlpsubmit.batchfns.fixed_batch import fixed  # imports torch
+
     X, y = torch.ones(3, 2), torch.ones(3)
     assert digest(fixed(X, y)) == digest(fixed(X.clone(), y))
     assert digest(fixed(X, y)) != digest(fixed(2 * X, y))
@@ -754,7 +755,7 @@ def test_another_process_finds_the_same_keys(spec):
 def test_a_pickled_sweep_keeps_its_keys_whatever_becomes_of_its_modules(spec, tmp_path):
     sweep = load_spec(spec)
     expected = keys(sweep)
-    (tmp_path / "sweep.pkl").write_bytes(pickle_sweep(sweep, spec.parent))
+    (tmp_path / "sweep.pkl").write_bytes(pickle_sweep(sweep))
     (tmp_path / "circles.py").write_text(CIRCLES.replace("3", "4"))
     (tmp_path / "shapes.py").unlink()
     assert in_a_process(KEYS_OF_PICKLE, tmp_path / "sweep.pkl", seed=3) == expected

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import threading
 import types
+from pathlib import Path
 
 import cloudpickle
 import lazy_loader
 import numpy as np
 import pytest
 
+import mlpsubmit
 from mlpsubmit import SpecError, Sweep
-from mlpsubmit.spec.fingerprint import module_places
+from mlpsubmit.spec.libraries import module_places
 from mlpsubmit.spec.load import load_spec, pickle_sweep, unpickle_sweep
 
 HEAD = """
@@ -179,6 +181,14 @@ def test_a_spec_without_a_sweep(write):
     assert message(path) == message(path, "sweep") == text
 
 
+def test_a_sweep_of_the_file_as_a_script_is_not_found(write):
+    path = write(HEAD + "if __name__ == '__main__': sweep = Sweep(batchfn=batches)")
+    assert message(path).endswith(
+        "at its top level, before it opens any run, and not under if __name__ == '__main__', which "
+        "is not run"
+    )
+
+
 TWO = HEAD + "small = Sweep('a', WIDTH=4, batchfn=batches)\nlarge = Sweep('b', batchfn=batches)\n"
 
 
@@ -226,13 +236,14 @@ def called_elsewhere(content, folder):
     (folder / "sweep.pkl").write_bytes(content)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", CALLS, "sweep.pkl"],
-        check=True,
+        check=False,
         capture_output=True,
         text=True,
         timeout=60,
         cwd=folder,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env={**os.environ, "PYTHONPATH": str(Path(mlpsubmit.__file__).parents[1])},
     )
+    assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
 
@@ -282,7 +293,7 @@ def test_functions_and_modules_beside_the_spec_travel_by_value(write, tmp_path):
     write("def negated(x): return -x\n", "namespace/inside.py")
     spec = write(BY_VALUE)
     sweep = load_spec(spec)
-    content = pickle_sweep(sweep, spec.parent)
+    content = pickle_sweep(sweep)
     key = sweep.config(0).key
 
     write("FACTOR = 7\n", "second.py")
@@ -305,7 +316,7 @@ def test_pickling_leaves_other_pickles_as_they_are(write):
     write("def twice(x): return 2 * x\n", "lasting.py")
     spec = write(HEAD + "import lasting\nsweep = Sweep(batchfn=batches)\n")
     sweep = load_spec(spec)
-    pickle_sweep(sweep, spec.parent)
+    pickle_sweep(sweep)
     twice = sys.modules["lasting"].twice
     assert pickle.loads(cloudpickle.dumps(twice)) is twice
     assert cloudpickle.list_registry_pickle_by_value() == set()
@@ -313,7 +324,7 @@ def test_pickling_leaves_other_pickles_as_they_are(write):
 
 def test_libraries_travel_by_name(write):
     spec = write("import numpy as np\n" + HEAD + "sweep = Sweep(batchfn=lambda bsz: np.zeros)\n")
-    assert len(pickle_sweep(load_spec(spec), spec.parent)) < 5000
+    assert len(pickle_sweep(load_spec(spec))) < 5000
 
 
 def test_a_pickled_sweep_is_the_same_sweep():
@@ -378,7 +389,7 @@ def test_where_that_cannot_be_sent_is_refused():
 
 def test_only_sweeps_are_unpickled():
     with pytest.raises(SpecError, match=r"sweep\.pkl holds a dict, not a Sweep"):
-        unpickle_sweep(pickle.dumps({}))
+        unpickle_sweep(pickle.dumps((None, pickle.dumps({}))))
 
 
 @pytest.mark.parametrize("place", ["closure", "global", "default", "partial", "attribute"])

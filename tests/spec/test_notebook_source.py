@@ -47,7 +47,7 @@ def test_a_notebook_yields_its_sweep(notebook):
 
 def test_functions_of_cells_travel_by_value(notebook):
     path = notebook(IMPORTS, "def batches(bsz, gen, by=3): return lambda step: by * step\n", SWEEP)
-    content = pickle_sweep(load_spec(path), path.parent)
+    content = pickle_sweep(load_spec(path))
     path.unlink()
     del sys.modules["mlpsubmit_spec_study"]
     assert unpickle_sweep(content).batchfn(1, 2)(5) == 15

@@ -743,37 +743,37 @@ LIBRARY = mlpsubmit.batchfns
     ("settings", "text"),
     [
         (
-            {"data": LIBRARY.power_law, "batchfn": LIBRARY.polynomial},
+            lambda: {"data": LIBRARY.power_law, "batchfn": LIBRARY.polynomial},
             "data: got the function power_law itself; call it: data=power_law(...)",
         ),
         (
-            {"data": LIBRARY.polynomial},
+            lambda: {"data": LIBRARY.polynomial},
             "data: got the batch function polynomial; write batchfn=pol",
         ),
         (
-            {"batchfn": LIBRARY.images("digits")},
+            lambda: {"batchfn": LIBRARY.images("digits")},
             "batchfn: got the data recipe images(...); write it as data=, with a batch function "
             "that takes its entries, such as batchfn=sample",
         ),
         (
-            {"batchfn": LIBRARY.arrays},
+            lambda: {"batchfn": LIBRARY.arrays},
             "batchfn: got the function arrays itself; call it, if it returns a batch function or a "
             "data recipe: batchfn=arrays(...) or data=arrays(...)",
         ),
         (
-            {"batchfn": LIBRARY.polynomial},
+            lambda: {"batchfn": LIBRARY.polynomial},
             "batchfn: polynomial needs the spectrum of its inputs, and there is no data=; write "
             "for example data=power_law(d=200, alpha=2.0)",
         ),
         (
-            {"batchfn": LIBRARY.sample},
+            lambda: {"batchfn": LIBRARY.sample},
             "batchfn: sample draws rows of data entries, and there is no data=; write for example "
             "data=images('digits'), or batchfn=arrays(X, y) instead",
         ),
     ],
 )
 def test_library_functions_in_the_wrong_place(settings, text):
-    assert [m for m in errors_of(make, **settings) if m.startswith(text)]
+    assert [m for m in errors_of(make, **settings()) if m.startswith(text)]
 
 
 def test_sample_may_be_given_arrays():

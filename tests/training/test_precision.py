@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from mlpsubmit.training import precision, train
-from mlpsubmit.training.precision import arithmetic
+from mlpsubmit import Monomial, Sweep
+from mlpsubmit.assembly.assemble import assemble
+from mlpsubmit.batchfns import polynomial, power_law
+from mlpsubmit.training import MLP, precision, train
+from mlpsubmit.training.precision import arithmetic, functions_dtype
+from mlpsubmit.training.seeds import streams
 
 
 def now():
@@ -23,7 +30,7 @@ def now():
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp64"])
 def test_settings_hold_inside_and_are_put_back(precision, deterministic):
     before, tf32 = now(), precision == "tf32"
 
@@ -101,3 +108,92 @@ def test_batches_and_grabs_multiply_exactly_whatever_the_training_does(precision
     whole = ("highest", False)
     trained = ("high", True) if precision == "tf32" else whole
     assert seen == {"batch": {whole}, "loss": {trained}, "grab": {whole}}
+
+
+# ---- fp64 ----------------------------------------------------------------------------------------
+
+WIDTH, STEPS, LR, GAMMA, SMOOTHER = 16, 60, 0.01, 1e-6, 0.9
+
+
+def _float64_reference(X: Tensor, y: Tensor) -> list[float]:
+    """Return the smoothed losses of mup with two hidden layers, on plain float64 tensors."""
+    generator = torch.Generator().manual_seed(streams(42, 0).weights)
+    shapes = [(WIDTH, 3), (WIDTH,), (WIDTH, WIDTH), (WIDTH,), (1, WIDTH), (1,)]
+    drawn = [torch.randn(shape, generator=generator, dtype=torch.float32) for shape in shapes]
+    weights = [(w.double() / math.sqrt(WIDTH)).requires_grad_() for w in drawn]
+
+    def f() -> Tensor:
+        W1, b1, W2, b2, w3, b3 = weights
+        h = (math.sqrt(2 * WIDTH / 3) * (X @ W1.T + b1)).relu()
+        h = (math.sqrt(2) * (h @ W2.T + b2)).relu()
+        return (h @ w3.T + b3)[:, 0] / math.sqrt(WIDTH)
+
+    f0, smoothed = f().detach(), list[float]()
+    for _ in range(STEPS):
+        loss = (((f() - f0) / GAMMA - y) ** 2).mean()
+        gradients = torch.autograd.grad(loss, weights)
+        with torch.no_grad():
+            for weight, gradient in zip(weights, gradients, strict=True):
+                weight -= LR * GAMMA**2 * gradient
+        before = smoothed[-1] if smoothed else loss.item()
+        smoothed.append(SMOOTHER * before + (1 - SMOOTHER) * loss.item())
+    return smoothed
+
+
+@pytest.mark.parametrize("compiled", [False, "auto"])
+def test_fp64_resolves_a_gamma_that_fp32_cannot(compiled: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    X = torch.randn(32, 3, generator=generator, dtype=torch.float64)
+    y = X[:, 0] * X[:, 1]
+    settings = {"width": WIDTH, "max_iter": STEPS, "lr": LR, "gamma": GAMMA, "online": False}
+    settings |= {"loss_checkpoints": [], "onlythresholds": False, "compile": compiled}
+    expected = np.array(_float64_reference(X, y))
+    assert expected[-1] < 0.9 * expected[0]
+    traces = {}
+    for name in ("fp64", "fp32"):
+        trained = train([MLP(3, WIDTH)], [lambda step: (X, y)], {**settings, "precision": name})
+        traces[name] = trained.train_loss[0]
+    np.testing.assert_allclose(traces["fp64"], expected, rtol=1e-9)
+    assert np.abs(traces["fp32"] / expected - 1).max() > 1e-4
+
+
+def test_functions_of_an_fp64_spec_create_float64() -> None:
+    """Also data, models and the library's batch functions, whatever was imported before."""
+    seen: dict[str, torch.dtype] = {}
+
+    def data(gen: torch.Generator) -> dict[str, Tensor]:
+        return {"shift": torch.rand(3, generator=gen)}
+
+    def batches(shift: Tensor, bsz: int, gen: torch.Generator) -> Any:
+        def batch_fn(step: int) -> tuple[Tensor, Tensor]:
+            X = torch.randn(bsz, 3, generator=gen) + shift
+            seen.update(shift=shift.dtype, X=X.dtype)
+            return X, X[:, 0]
+
+        return batch_fn
+
+    def weight(model: nn.Module, X_tr: Tensor) -> float:
+        seen.update(weight=next(model.parameters()).dtype, X_tr=X_tr.dtype, new=torch.ones(1).dtype)
+        return 0.0
+
+    for sweep in (
+        Sweep(data=data, batchfn=batches, grabs={"w": weight}, WIDTH=4, PRECISION="fp64"),
+        Sweep(
+            data=power_law(d=3, alpha=1.0),
+            batchfn=polynomial,
+            monomials=Monomial({0: 1}),
+            grabs={"w": weight},
+            WIDTH=4,
+            PRECISION="fp64",
+        ),
+    ):
+        config = next(iter(sweep)).replaced(max_iter=2, n_samples=8, n_test=8)
+        entry = {"shift": torch.ones(3, dtype=torch.float64)}
+        if sweep.data is not data:
+            with functions_dtype("fp64"):
+                entry = sweep.data()
+            assert entry["data_eigvals"].dtype == torch.float64
+        for stack in assemble(sweep, [config], [entry], torch.device("cpu")):
+            stack.train()
+        assert set(seen.values()) == {torch.float64}
+    assert torch.get_default_dtype() == torch.float32
