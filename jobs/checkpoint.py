@@ -11,6 +11,7 @@ import torch
 from mlpsubmit import files
 from mlpsubmit.jobs.pack_parts import PackParts
 from mlpsubmit.jobs.pack_results import Arrays
+from mlpsubmit.training.monitor import StateError
 
 __all__ = ["Checkpoint"]
 
@@ -27,6 +28,7 @@ class Checkpoint:
         finished: the arrays of the stacks that are trained.
         state: the saved state of the stack to train next; None to start at step 0.
         seconds: the time that earlier attempts spent on that stack up to its state.
+        rows: the rows of its configs; None before one is begun.
     """
 
     file: Path
@@ -36,6 +38,7 @@ class Checkpoint:
     finished: list[Arrays] = field(default_factory=list)
     state: dict[str, Any] | None = None
     seconds: float = 0.0
+    rows: list[int] | None = None
 
     @classmethod
     def load(cls, file: Path, device: str, configs: int) -> Checkpoint:
@@ -51,7 +54,7 @@ class Checkpoint:
                 ]
                 parts = PackParts(**content["parts"])
                 state, seconds = content["state"], content["seconds"]
-                return cls(file, device, configs, parts, finished, state, seconds)
+                return cls(file, device, configs, parts, finished, state, seconds, content["rows"])
             except Exception as error:
                 print(f"checkpoint {file.name} is unusable, starting anew: {error}", flush=True)
         return cls(file, device, configs, PackParts.whole(configs))
@@ -80,8 +83,22 @@ class Checkpoint:
             ],
             "state": state,
             "seconds": seconds,
+            "rows": self.rows,
         }
         files.publish(self.file, lambda stream: torch.save(content, stream))
+
+    def check_stack(self, rows: list[int]) -> None:
+        """Check that the stack to train next has the configs of the saved state.
+
+        Raises:
+            StateError: for others, or for some of which there is a result already.
+        """
+        if (self.state is not None and self.rows != rows) or not self.done.isdisjoint(rows):
+            raise StateError(
+                f"saved state: it is of the configs {self.rows} of the pack, but now {rows} train "
+                "together: MODEL, PARAMETRIZATION or LOSS make something else at every start"
+            )
+        self.rows = rows
 
     def begin_stack(self) -> None:
         """Let the stack to train next start at step 0."""

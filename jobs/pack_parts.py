@@ -10,7 +10,7 @@ __all__ = ["PackParts"]
 
 @dataclass
 class PackParts:
-    """The parts that a pack is trained in: one, until it runs out of memory.
+    """The parts that a pack is trained in: one, unless it runs out of memory or cannot be stacked.
 
     Attributes:
         left: the rows of the configs that are not yet trained, one list per part. A part is
@@ -54,6 +54,19 @@ class PackParts:
         self.left[: self.siblings] = [*halves, rest] if rest else halves
         self.siblings, self.halved = len(halves), True
         return size
+
+    def divide(self, groups: Sequence[Sequence[int]], done: set[int]) -> None:
+        """Split the first part into groups, and a part of the configs that are in none of them.
+
+        Args:
+            groups: rows of the configs that cannot be trained together.
+            done: the rows of configs with a result.
+        """
+        left = [row for row in self.left[0] if row not in done]
+        parts = [[row for row in group if row in left] for group in groups]
+        rest = [row for row in left if not any(row in part for part in parts)]
+        self.left[:1] = [part for part in (*parts, rest) if part]
+        self.siblings = 1
 
     def rejoin(self, done: set[int]) -> None:
         """Join all parts: a device with more memory may hold them together."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlpsubmit.assembly.assemble import assemble
+from mlpsubmit.assembly.assemble import StackInputs, assemble
 from mlpsubmit.assembly.probe import smoke_test_grabs
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.checkpoint import Checkpoint
@@ -24,6 +24,7 @@ from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.monitor import StateError
 from mlpsubmit.training.oom import is_crowded, ran_out_of_memory, release_memory
 from mlpsubmit.training.seeds import data_seed
@@ -93,6 +94,7 @@ class _PackTraining:
     Attributes:
         configs, entries: (K,) of the pack; an entry is what the data function gave for a config.
         rows: the rows of the configs that are assembled or in training now.
+        given: the rows that these were chosen from: the part, or the stack in training.
     """
 
     context: TaskContext
@@ -102,6 +104,7 @@ class _PackTraining:
     checkpoint: Checkpoint
     monitor: TaskMonitor
     rows: list[int] = field(default_factory=list)
+    given: list[int] = field(default_factory=list)
 
     def run(self) -> None:
         """Train the remaining parts."""
@@ -118,6 +121,8 @@ class _PackTraining:
             print(f"pack {self.name}: starting anew: {error}", flush=True)
             self.checkpoint.discard()
             self.monitor.restart()
+        except StackingError as error:
+            self._divide(error)
         except Exception as error:
             if not ran_out_of_memory(error):
                 raise
@@ -135,15 +140,18 @@ class _PackTraining:
             # Earlier stacks are held by cycles; Python's collector does not see their size.
             release_memory()
         part, done = checkpoint.parts.left[0], checkpoint.done
-        self.rows = [row for row in part if row not in done]
+        self.given, self.rows = part, [row for row in part if row not in done]
         # Even draws from torch's global generator, which the docs advise against, are repeated.
         torch.manual_seed(data_seed(self.configs[part[0]].hyperparameters.seed))
         configs, entries = [self.configs[row] for row in part], [self.entries[row] for row in part]
-        for stack in assemble(self.context.sweep, configs, entries, device):
+        stacks = assemble(self.context.sweep, configs, entries, device)
+        self._report_division(stacks)
+        for stack in stacks:
             rows = [part[row] for row in stack.rows]
             if done.issuperset(rows):
                 continue
-            self.rows = rows
+            checkpoint.check_stack(rows)
+            self.given = self.rows = rows
             roofline = self.context.roofline
             step_ideal = None if roofline is None else roofline.ideal_seconds(stack)
             self.monitor.begin_stack(len(rows), step_ideal)
@@ -151,6 +159,27 @@ class _PackTraining:
             trained = stack.train(self.monitor)
             self.monitor.finish_stack(stack_arrays(rows, trained, self.monitor.seconds))
         checkpoint.parts.drop_first()
+
+    def _report_division(self, stacks: Sequence[StackInputs]) -> None:
+        if len(stacks) > 1:
+            count = sum(len(stack.rows) for stack in stacks)
+            print(
+                f"pack {self.name}: {count} configs train in {len(stacks)} stacks: "
+                f"{stacks[1].reason}",
+                flush=True,
+            )
+
+    def _divide(self, error: StackingError) -> None:
+        """Continue with the groups of configs that can be stacked, also in later attempts."""
+        groups = error.groups or [[row] for row in range(len(self.given))]
+        self.checkpoint.parts.divide(
+            [[self.given[row] for row in group] for group in groups], self.checkpoint.done
+        )
+        self.monitor.restart()
+        count = len(self.given)
+        how = "one by one" if len(groups) == count else f"in {len(groups)} parts"
+        print(f"pack {self.name}: {count} configs train {how}: {error.reason}", flush=True)
+        self.monitor.save(None)
 
     def _halve(self) -> None:
         """Continue with half as many configs at a time, also in the attempts that follow."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from mlpsubmit.arguments import call, function_name
+from mlpsubmit.arguments import call, function_name, further_arguments
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import is_layer
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.seeds import weights_rng
+from mlpsubmit.training.undisturbed import undisturbed
 
-__all__ = ["build_model", "check_layer_order"]
+__all__ = ["bound", "build_model", "check_layer_order"]
 
 
 def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor) -> nn.Module:
@@ -39,7 +42,41 @@ def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor
             f"MODEL {function_name(factory)}: returned {type(model).__name__}; should be an "
             "nn.Module"
         )
+    lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise SpecError(
+            f"MODEL {function_name(factory)}: its parameter {lazy[0]} has no shape before the "
+            "first batch (a lazy module); give the module its sizes, from d_in or input_shape"
+        )
     return model
+
+
+def bound(
+    hyperparameters: Hyperparameters, given: Mapping[str, Any], context: Mapping[str, Any]
+) -> Hyperparameters:
+    """Bind the arguments that PARAMETRIZATION and LOSS declare after their first two.
+
+    Args:
+        given: the axes and arguments of the spec: they take the place of defaults, too.
+        context: everything that is offered by name: it serves where there is no default.
+    """
+    update = {}
+    for name in ("parametrization", "loss"):
+        function = getattr(hyperparameters, name)
+        if not callable(function):
+            continue
+        own = {
+            key: value for key, value in given.items() if key not in Hyperparameters.model_fields
+        }
+        further = further_arguments(function)
+        taken = {key: own[key] for key in further if key in own}
+        if name == "loss":
+            taken |= {
+                k: context[k] for k, p in further.items() if p.default is p.empty and k in context
+            }
+        if taken:
+            update[name] = functools.partial(function, **taken)
+    return hyperparameters.model_copy(update=update) if update else hyperparameters
 
 
 def _outputs(hyperparameters: Hyperparameters, y: Tensor) -> int:
@@ -68,9 +105,10 @@ def check_layer_order(model: nn.Module, X: Tensor) -> None:
     }
     passed: dict[nn.Module, None] = {}
     hooks = [m.register_forward_hook(lambda m, *_: passed.update({m: None})) for m in defined]
+    dtype = next((p.dtype for p in model.parameters()), X.dtype)
     try:
-        with torch.no_grad():
-            model(X[:1].to("cpu", torch.float32))
+        with undisturbed(model), torch.no_grad():
+            model(X[:2].to("cpu", dtype))
     except Exception:
         return  # the train loop reports it, with the batch
     finally:

@@ -84,7 +84,8 @@ def parametrize(
     that applies it. A second call, with another parametrization or GAMMA, replaces the first.
 
     Args:
-        model: its weights are those of nn.Linear and nn.Conv2d layers. They are taken in the order
+        model: its weights are those of nn.Linear and nn.Conv2d layers (under sp, other modules may
+            have some, and stay as PyTorch made them). Layers are taken in the order
             in which they were registered (that of ``model.modules()``): the first is the read-in,
             the last the read-out. That must be the order in which the signal passes them, which is
             not checked here: a read-out that is registered before the read-in would silently be
@@ -104,13 +105,14 @@ def parametrize(
         per parameter name, the factor r by which the learning rate is scaled.
 
     Raises:
-        SpecError: for weights elsewhere than in Linear and Conv2d layers, and for a single layer.
+        SpecError: except under sp, for weights elsewhere than in Linear and Conv2d layers, and for
+            a single layer.
     """
     if callable(parametrization):
         return _by_callable(model, parametrization, gamma, lr, generator, context)
     layers = _layers(model, parametrization)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    width = max(layer.weight.shape[0] for layer in layers[:-1])
+    width = max((layer.weight.shape[0] for layer in layers[:-1]), default=1)
     lr_scales: dict[str, float] = {}
     for layer in layers:
         readout = layer is layers[-1]
@@ -122,7 +124,9 @@ def parametrize(
         _set_multiplier(layer, g / gamma if readout else g, hooked=readout or g != 1.0)
         lr_scales |= {names[parameter]: r for parameter in layer.parameters(recurse=False)}
     _set_relu_gain(model, parametrization != "sp")
-    return lr_scales
+    if not layers:
+        _divide_outputs(model, gamma)
+    return {name: lr_scales.get(name, 1.0) for name in names.values()}
 
 
 def relu_scale(layer: nn.Module, nonlinearity: nn.Module) -> float | None:
@@ -141,6 +145,8 @@ def is_plain(
     module: nn.Module, kind: type[nn.Module], hook: Callable[..., Any] | None = None
 ) -> bool:
     """Return whether a module is of exactly this class, without other hooks or forward function."""
+    if any(parameter._backward_hooks for parameter in module.parameters(recurse=False)):
+        return False
     hooks = {*module._forward_hooks.values(), *module._forward_pre_hooks.values()}
     hooks |= {*module._backward_hooks.values(), *module._backward_pre_hooks.values()}
     return type(module) is kind and hooks <= {hook} and "forward" not in vars(module)
@@ -148,6 +154,8 @@ def is_plain(
 
 def _layers(model: nn.Module, parametrization: str) -> list[Layer]:
     """Return the layers in order, or raise for a model that the table does not cover."""
+    if parametrization == "sp":
+        return [module for module in model.modules() if is_layer(module)]
     layers: list[Layer] = []
     errors = []
     for path, module in model.named_modules():
