@@ -122,9 +122,12 @@ class _Network:
         """Build the model of a config for batches of the shapes of its first one."""
         model = build_model(config, context, *first)
         given = {name: context[name] for name in (*config.point, *sweep.arguments)}
-        hyperparameters = bound(config.hyperparameters, given, context)
-        scales = parametrized(model, hyperparameters, config.trial, context)
-        return cls(context, hyperparameters, model, scales)
+        h = config.hyperparameters
+        # GAMMA is left to parametrize(), which treats a function that declares it differently.
+        hs = h.model_copy(update={"parametrization": bound(h.parametrization, given, {})})
+        scales = parametrized(model, hs, config.trial, context)
+        h = h.model_copy(update={"loss": bound(h.loss, given, context)})
+        return cls(context, h, model, scales)
 
     @property
     def written_here(self) -> bool:

@@ -51,32 +51,24 @@ def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor
     return model
 
 
-def bound(
-    hyperparameters: Hyperparameters, given: Mapping[str, Any], context: Mapping[str, Any]
-) -> Hyperparameters:
-    """Bind the arguments that PARAMETRIZATION and LOSS declare after their first two.
+def bound(function: Any, given: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
+    """Bind the arguments that a PARAMETRIZATION or LOSS declares after its first two.
 
     Args:
-        given: the axes and arguments of the spec: they take the place of defaults, too.
-        context: everything that is offered by name: it serves where there is no default.
+        function: a name is returned as it is.
+        given: the axes and arguments of the spec, which take the place of defaults too.
+        context: everything that is offered by name, for arguments without a default.
     """
-    update = {}
-    for name in ("parametrization", "loss"):
-        function = getattr(hyperparameters, name)
-        if not callable(function):
-            continue
-        own = {
-            key: value for key, value in given.items() if key not in Hyperparameters.model_fields
-        }
-        further = further_arguments(function)
-        taken = {key: own[key] for key in further if key in own}
-        if name == "loss":
-            taken |= {
-                k: context[k] for k, p in further.items() if p.default is p.empty and k in context
-            }
-        if taken:
-            update[name] = functools.partial(function, **taken)
-    return hyperparameters.model_copy(update=update) if update else hyperparameters
+    if not callable(function):
+        return function
+    own = {name: value for name, value in given.items() if name not in Hyperparameters.model_fields}
+    offered = {name: (p.default is p.empty) for name, p in further_arguments(function).items()}
+    taken = {
+        name: own[name] if name in own else context[name]
+        for name, needed in offered.items()
+        if name in own or (needed and name in context)
+    }
+    return functools.partial(function, **taken) if taken else function
 
 
 def _outputs(hyperparameters: Hyperparameters, y: Tensor) -> int:

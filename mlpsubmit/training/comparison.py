@@ -143,6 +143,12 @@ _BOOKKEEPING = frozenset(
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+#: What a function may use that works on gradients, which a stack computes outside of it.
+_LOST = frozenset(
+    {"register_hook", "register_post_accumulate_grad_hook", "retain_grad", "autograd", "backward"}
+)
+
+
 class _Walk:
     """One walk over everything that can be reached from a model."""
 
@@ -214,6 +220,8 @@ class _Walk:
 
     def hooks(self, place: str, own: Mapping[str, Any], name: str) -> None:
         numbers = own[name]
+        if numbers and "backward" in name:
+            self.set_alone(f"{place} are not called where gradients are computed for a stack")
         self.emit(place, len(numbers))
         for position, (number, hook) in enumerate(numbers.items()):
             flags = [
@@ -362,6 +370,8 @@ class _Walk:
             self.cell(f"{place}: {name}", cell)
         if not is_library(str(function.__globals__.get("__name__", ""))):
             names = _names_used(code)
+            if found := _LOST.intersection(names):
+                self.set_alone(f"{place} uses {min(found)}, which has no effect in a stack")
             self.globals(place, names, function.__globals__, names)
 
     def globals(

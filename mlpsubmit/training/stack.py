@@ -220,6 +220,9 @@ class Stack(Part):
         return losses, [gradients[name] for name in self.names]
 
     def _forward(self, tensors: dict[str, Tensor], X: Tensor, shared: bool) -> Tensor:
+        first = self._changing is None
+        # By their content: BatchNorm changes its statistics without a new version.
+        before = {name: tensors[name].clone() for name in self._buffers if first}
         watched = self._watched(tensors)
         versions = [tensor._version for tensor in watched]
         with autocast(self._precision, self.device):
@@ -228,6 +231,8 @@ class Stack(Part):
         pairs = zip(self._buffers, watched, versions, strict=False)
         changed = {name for name, tensor, version in pairs if tensor._version != version}
         if self._changing is None:
+            same = (torch.equal(tensors[name], before[name]) for name in self._buffers)
+            changed |= {name for name, equal in zip(self._buffers, same, strict=True) if not equal}
             self._changing = changed
         elif late := sorted(changed - self._changing):
             raise SpecError(
