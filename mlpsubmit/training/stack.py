@@ -123,8 +123,8 @@ class Stack(Part):
 
     def probe(self, X: Tensor) -> Tensor:
         """Return the outputs (n, ...) of the first row on inputs (n, ...), and leave no trace."""
-        with undisturbed(self._template), torch.no_grad():
-            return self.evaluate(self.tensors, Batch(X, X, shared=True))[0]
+        with undisturbed(self._template):  # with gradients, which a model may need inside
+            return self.evaluate(self.tensors, Batch(X, X, shared=True))[0].detach()
 
     @property
     def scaling(self) -> Collection[str]:
