@@ -215,7 +215,7 @@ class _Walk:
         self.emit(place, kind)
         if vars(tensor):
             self.visit(place, dict(vars(tensor)))
-        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+        if tensor._backward_hooks:
             self.set_alone(f"{place} has a hook")
 
     def hooks(self, place: str, own: Mapping[str, Any], name: str) -> None:

@@ -163,7 +163,8 @@ class Stack(Part):
             own = dict(self._template.named_parameters())
             trained = [own[name] for name in self.names]
         # No two configs share a weight, so the gradient of the sum holds that of each loss.
-        gradients = torch.autograd.grad(losses.sum(), trained, materialize_grads=True)
+        with self._vectorising():
+            gradients = torch.autograd.grad(losses.sum(), trained, materialize_grads=True)
         return losses, [g.unsqueeze(0) if self._alone else g for g in gradients]
 
     @torch.no_grad()
@@ -211,7 +212,8 @@ class Stack(Part):
         """Differentiate without autograd's state, which cannot be compiled."""
 
         def summed(trained: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            outputs = self._forward({**tensors, **trained}, X, shared)
+            with autocast(self._precision, self.device):
+                outputs = self._plain({**tensors, **trained}, X, shared).to(X.dtype)
             losses = loss(outputs - initial_output, targets)
             return losses.sum(), losses
 
@@ -243,23 +245,33 @@ class Stack(Part):
 
     def _watched(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the tensors whose versions show which buffers a forward pass has changed."""
-        if not self._buffers or torch.compiler.is_compiling():
+        if not self._buffers:
             return []
         own = dict(self._template.named_buffers()) if self._alone else tensors
         return [own[name] for name in self._buffers]
 
     def _vectorised(self, tensors: dict[str, Tensor], X: Tensor, shared: bool) -> Tensor:
+        with self._vectorising():
+            return self._plain(tensors, X, shared)
+
+    def _plain(self, tensors: dict[str, Tensor], X: Tensor, shared: bool) -> Tensor:
         if len(self.models) == 1:
             only = {name: tensor[0] for name, tensor in tensors.items()}
             return self._forward_one(only, X if shared else X[0]).unsqueeze(0)
         forward = self._forward_shared if shared else self._forward_stacked
+        output: Tensor = forward(tensors, X)
+        return output
+
+    @contextlib.contextmanager
+    def _vectorising(self) -> Iterator[None]:
+        """Let what fails for several models at once be tried with each alone."""
         try:
-            output: Tensor = forward(tensors, X)
+            yield
         except Exception as error:
-            if isinstance(error, UserError) or ran_out_of_memory(error):
+            alone = len(self.models) == 1
+            if alone or isinstance(error, UserError) or ran_out_of_memory(error):
                 raise
             raise StackingError(unvectorised(error, "MODEL")) from error
-        return output
 
     def _forward_one(self, tensors: dict[str, Tensor], X: Tensor) -> Tensor:
         current = dict(tensors)  # which torch updates where the module has replaced a tensor
@@ -447,6 +459,12 @@ def check_stackable(models: Sequence[nn.Module], *, compared: bool = False) -> N
             raise SpecError(
                 f"MODEL: its module {path!r} ({type(module).__name__}) draws random numbers in "
                 "the forward pass, which is not supported; leave it out"
+            )
+    for path, parameter in models[0].named_parameters():
+        if getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise SpecError(
+                f"MODEL: its parameter {path} has a post-accumulate-grad hook, which is never "
+                "called here, as no gradient is accumulated; use register_hook"
             )
     if compared or len(models) == 1:
         return

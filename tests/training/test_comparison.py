@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from mlpsubmit.errors import SpecError
@@ -245,6 +246,22 @@ def test_forward_passes_that_draw_are_refused(own, gaussian):
 
     with pytest.raises(SpecError, match="MODEL or LOSS draws random numbers in the forward pass"):
         train([Net()], [gaussian(0)], {**PLAIN, "LOSS": loss})
+
+
+def test_a_hook_that_would_never_be_called_is_refused(gaussian):
+    model = Net()
+    model.a.weight.register_post_accumulate_grad_hook(lambda parameter: None)
+    with pytest.raises(SpecError, match=r"a\.weight has a post-accumulate-grad hook, which is"):
+        train([model], [gaussian(0)], PLAIN)
+
+
+def test_what_fails_in_the_backward_pass_of_a_stack_trains_alone(gaussian):
+    def saving(self, h):
+        return torch.utils.checkpoint.checkpoint(torch.tanh, h, use_reentrant=False)
+
+    with pytest.raises(StackingError, match="MODEL has an operation that cannot be computed for"):
+        train([Net(saving), Net(saving)], [gaussian(0)] * 2, PLAIN)
+    train([Net(saving)], [gaussian(0)], PLAIN)
 
 
 def test_a_buffer_keeps_its_shape(gaussian):
