@@ -155,7 +155,7 @@ class Pack:
         )
         self._loss = stacked_loss(common.loss)
         if compile_wanted(common, models[0], device, self.weights):
-            make_importable(common.loss)
+            make_importable(getattr(common.loss, "func", common.loss))
             self.stack.compile()
 
         # Updates, records, measurements.
