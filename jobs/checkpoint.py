@@ -13,6 +13,7 @@ from mlpsubmit import files
 from mlpsubmit.jobs.failures import RowsFailure
 from mlpsubmit.jobs.pack_parts import PackParts
 from mlpsubmit.jobs.pack_results import Arrays
+from mlpsubmit.training.monitor import StateError
 
 __all__ = ["Checkpoint"]
 
@@ -30,9 +31,9 @@ class Checkpoint:
         failures: why configs of the pack have no result.
         ends: how many of the pack's killed processes are accounted for in ``parts``.
         reached: the progress of the pack when the last of them was.
-        state_rows: the rows of a stack that has failed as a whole, whose ``state`` is kept.
         state: the saved state of the stack to train next; None to start at step 0.
         seconds: the time that earlier attempts spent on that stack up to its state.
+        rows: the rows of its configs; None before one is begun.
     """
 
     file: Path
@@ -45,7 +46,7 @@ class Checkpoint:
     failures: list[RowsFailure] = field(default_factory=list)
     ends: int = 0
     reached: tuple[int, int] = (0, 0)
-    state_rows: list[int] = field(default_factory=list)
+    rows: list[int] | None = None
 
     @classmethod
     def load(cls, file: Path, device: str, configs: int) -> Checkpoint:
@@ -65,7 +66,7 @@ class Checkpoint:
                 ends, reached = content["ends"], tuple(content["reached"])
                 return cls(
                     *(file, device, configs, parts, finished, state, seconds),
-                    *(failures, ends, reached),
+                    *(failures, ends, reached, content["rows"]),
                 )
             except Exception as error:
                 print(f"checkpoint {file.name} is unusable, starting anew: {error}", flush=True)
@@ -98,7 +99,7 @@ class Checkpoint:
         """
         killed = [row for failure in self.failures if failure.killed for row in failure.rows]
         raised = [row for failure in self.failures if not failure.killed for row in failure.rows]
-        if self.parts.left or killed or sorted(raised) != self.state_rows:
+        if self.parts.left or killed or sorted(raised) != self.rows:
             self.begin_stack()
         self.parts.left += [sorted(raised)] if raised else []
         self.parts.left += [[row] for row in sorted(killed)]
@@ -127,6 +128,7 @@ class Checkpoint:
             "failures": [asdict(failure) for failure in self.failures],
             "ends": self.ends,
             "reached": list(self.reached),
+            "rows": self.rows,
         }
         files.publish(self.file, lambda stream: torch.save(content, stream))
 
@@ -136,6 +138,19 @@ class Checkpoint:
             self.save(self.state, self.seconds)
         except (OSError, RuntimeError) as error:
             print(f"checkpoint {self.file.name} not written: {error}", flush=True)
+
+    def check_stack(self, rows: list[int]) -> None:
+        """Check that the stack to train next has the configs of the saved state.
+
+        Raises:
+            StateError: for others, or for some of which there is a result already.
+        """
+        if (self.state is not None and self.rows != rows) or not self.done.isdisjoint(rows):
+            raise StateError(
+                f"saved state: it is of the configs {self.rows} of the pack, but now {rows} train "
+                "together: MODEL, PARAMETRIZATION or LOSS make something else at every start"
+            )
+        self.rows = rows
 
     def begin_stack(self) -> None:
         """Let the stack to train next start at step 0."""

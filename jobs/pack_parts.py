@@ -16,9 +16,9 @@ _DISSOLVED_AFTER = 2
 class PackParts:
     """The parts that a pack is trained in: one, unless its configs cannot train together.
 
-    A pack is divided if it runs out of memory, if configs of it fail, and if the processes that
-    train it are killed. The division is saved with the state of the pack, so that a resume trains
-    the same parts, and thus computes the same numbers.
+    A pack is divided if it runs out of memory, if its models cannot be stacked, if configs of it
+    fail, and if the processes that train it are killed. The division is saved with the state of the
+    pack, so that a resume trains the same parts, and thus computes the same numbers.
 
     Attributes:
         left: the rows of the configs that are not yet trained, one list per part. A part is
@@ -109,6 +109,17 @@ class PackParts:
         if len(self.left) < count:
             self.siblings = max(1, self.siblings - 1)
         self.left += [[row] for row in alone]
+
+    def separate(self, groups: Sequence[Sequence[int]], done: Collection[int]) -> None:
+        """Divide the first part into groups, and a part of the configs that are in none of them.
+
+        Args:
+            groups: rows of the configs that cannot be trained together.
+            done: the rows of configs with a result.
+        """
+        parts = [[row for row in group if row not in done] for group in groups]
+        self._replace_first([part for part in parts if part], done)
+        self.siblings = 1
 
     def _replace_first(self, parts: Sequence[list[int]], gone: Collection[int]) -> None:
         """Replace the first part by parts of it, and by what remains without those and others."""

@@ -37,6 +37,7 @@ from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import FAILURES, raise_attributed, take_culprits
 from mlpsubmit.training.monitor import Interrupted, StateError
 from mlpsubmit.training.oom import is_crowded, ran_out_of_memory, release_memory
@@ -138,6 +139,7 @@ class _PackTraining:
     Attributes:
         configs: (K,) of the pack.
         rows: the rows of the configs that are assembled or in training now.
+        given: the rows that these were chosen from: the part, or the stack in training.
         entries: by row, the entries of the data function, as far as they were needed.
         smoke_tested: whether the grabs have been called before the training.
     """
@@ -148,6 +150,7 @@ class _PackTraining:
     checkpoint: Checkpoint
     monitor: TaskMonitor
     rows: list[int] = field(default_factory=list)
+    given: list[int] = field(default_factory=list)
     entries: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     smoke_tested: bool = False
 
@@ -167,7 +170,7 @@ class _PackTraining:
     def _train_first(self) -> Callable[[], None] | None:
         """Train the first part; return how to respond to its failure, if it failed."""
         part = self.checkpoint.parts.left[0]
-        self.rows = [row for row in part if row not in self.checkpoint.done]
+        self.given, self.rows = part, [row for row in part if row not in self.checkpoint.done]
         try:
             self._train_part(part)
         except Interrupted:
@@ -176,6 +179,8 @@ class _PackTraining:
             print(f"pack {self.name}: starting anew: {error}", flush=True)
             self.checkpoint.discard()
             self.monitor.restart()
+        except StackingError as error:
+            return partial(self._separate, error.groups, error.reason)
         except FAILURES as error:
             return self._response(error)
         return None
@@ -194,11 +199,13 @@ class _PackTraining:
         # Even draws from global generators, which the docs advise against, are repeated.
         self._seed_generators(self.configs[part[0]].hyperparameters.seed)
         stacks = self._assemble(part)
+        self._report_division(stacks)
         for number, stack in enumerate(stacks):
             rows = [part[row] for row in stack.rows]
             if done.issuperset(rows):
                 continue
-            self.rows = rows
+            checkpoint.check_stack(rows)
+            self.given = self.rows = rows
             roofline = self.context.roofline
             step_ideal = None if roofline is None else roofline.ideal_seconds(stack)
             self.monitor.begin_stack(len(rows), step_ideal)
@@ -345,7 +352,7 @@ class _PackTraining:
         state = self.checkpoint.state
         self.monitor.restart()
         if keeps_state and not self.checkpoint.parts.left:
-            self.checkpoint.state, self.checkpoint.state_rows = state, list(self.rows)
+            self.checkpoint.state, self.checkpoint.rows = state, list(self.rows)
         self.monitor.save(self.checkpoint.state)
 
     def _stop(self, error: BaseException, failures: Sequence[RowsFailure]) -> None:
@@ -358,6 +365,29 @@ class _PackTraining:
     def _seed_generators(self, seed: int) -> None:
         assert self.context.sweep.process is not None
         self.context.sweep.process.seed_generators(data_seed(seed))
+
+    def _report_division(self, stacks: Sequence[StackInputs]) -> None:
+        if len(stacks) > 1:
+            count = sum(len(stack.rows) for stack in stacks)
+            print(
+                f"pack {self.name}: {count} configs train in {len(stacks)} stacks: "
+                f"{stacks[1].reason}",
+                flush=True,
+            )
+
+    def _separate(self, groups: Sequence[Sequence[int]] | None, why: str) -> None:
+        """Continue with the groups of configs that can be stacked, also in later attempts.
+
+        Args:
+            groups: positions in :attr:`given`; None to train each config alone.
+        """
+        groups = groups or [[number] for number in range(len(self.given))]
+        rows = [[self.given[number] for number in group] for group in groups]
+        self.checkpoint.parts.separate(rows, self.checkpoint.done)
+        count = len(self.given)
+        how = "one by one" if len(groups) == count else f"in {len(groups)} parts"
+        print(f"pack {self.name}: {count} configs train {how}: {why}", flush=True)
+        self._begin_again()
 
     def _halve(self) -> None:
         """Continue with half as many configs at a time, also in the attempts that follow."""

@@ -8,7 +8,15 @@ from typing import Any
 
 from mlpsubmit.errors import SpecError, did_you_mean
 
-__all__ = ["call", "declared", "function_name", "parse_bool", "pick", "takes_all"]
+__all__ = [
+    "call",
+    "declared",
+    "function_name",
+    "further_arguments",
+    "parse_bool",
+    "pick",
+    "takes_all",
+]
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -53,6 +61,19 @@ def declared(function: Callable[..., Any]) -> set[str]:
         SpecError: if its signature cannot be read.
     """
     return {p.name for p in _parameters(function) if p.kind in _BY_NAME}
+
+
+def further_arguments(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the arguments by name that a function declares after its first two.
+
+    Those are the ones that PARAMETRIZATION(model, optimizer) and LOSS(output, y) are always given.
+    None if its signature cannot be read, as that of some of torch's functions.
+    """
+    try:
+        parameters = _parameters(function)[2:]
+    except SpecError:
+        return {}
+    return {p.name: p for p in parameters if p.kind in _BY_NAME}
 
 
 def takes_all(function: Callable[..., Any]) -> bool:

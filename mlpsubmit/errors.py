@@ -2,6 +2,7 @@
 
 UserError                 the user can fix it
 ├── SpecError             a spec, or the arguments of a function of the library
+│   └── StackingError     training.comparison: models that train in smaller groups only
 ├── RunError              a run directory
 │   └── BusyError         a run whose tasks are active, or may be
 ├── BatchError            training.batches: a batch that the model or the loss cannot take

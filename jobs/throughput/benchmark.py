@@ -15,6 +15,7 @@ from mlpsubmit.assembly.probe import SMOKE_TEST_STEPS, smoke_test_grabs
 from mlpsubmit.jobs.throughput.roofline import wait_for
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.oom import ran_out_of_memory, release_memory
 from mlpsubmit.training.result import Array
@@ -61,6 +62,9 @@ def time_pack(
     while True:
         try:
             return _time_pack(sweep, configs, entries, device, seconds)
+        except StackingError:  # its configs will train one by one, or nearly so
+            configs = configs[:1]
+            continue
         except Exception as error:
             if len(configs) == 1 or not ran_out_of_memory(error):
                 raise

@@ -6,7 +6,6 @@ which is relative to the peak in the data sheet).
 
 from __future__ import annotations
 
-import copy
 import time
 from typing import Any
 
@@ -19,6 +18,7 @@ from mlpsubmit.training.models import MLP
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.precision import arithmetic, dtype_of
 from mlpsubmit.training.schedules import Schedule
+from mlpsubmit.training.undisturbed import undisturbed
 
 __all__ = ["Roofline", "matmul_flops", "matmul_rate", "wait_for"]
 
@@ -166,8 +166,8 @@ def _count(model: nn.Module, X: Tensor) -> tuple[float, float]:
     """Return the same FLOPs, as counted by torch."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = copy.deepcopy(model)  # it may store its last activations
-    with FlopCounterMode(display=False) as counter, torch.enable_grad():
+    counter = FlopCounterMode(display=False)
+    with undisturbed(model), counter, torch.enable_grad():  # it may store its last activations
         output: Tensor = functional_call(model, _on_meta(model), (X.to("meta"),))
         forward = float(counter.get_total_flops())
         torch.autograd.backward(output.square().sum())

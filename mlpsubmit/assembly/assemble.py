@@ -11,20 +11,22 @@ from torch import nn
 
 from mlpsubmit.arguments import declared, takes_all
 from mlpsubmit.assembly.batch_streams import BatchStream, SharedBatches, settings_of, sharing_key
-from mlpsubmit.assembly.build_model import build_model, check_layer_order
+from mlpsubmit.assembly.build_model import bound, build_model, check_layer_order
 from mlpsubmit.errors import SpecError, collected, did_you_mean
 from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.comparison import Signature, StackingError, signature
 from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.loop import train
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.oom import ran_out_of_memory
+from mlpsubmit.training.pack import Parametrized, parametrized
+from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.precision import functions_dtype
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import streams
-from mlpsubmit.training.stack import behaviour
 
 __all__ = ["StackInputs", "assemble", "named_grabs"]
 
@@ -34,15 +36,21 @@ class StackInputs:
     """The arguments of :func:`~mlpsubmit.training.loop.train` for configs that are stacked.
 
     Attributes:
+        reason: why it is not one stack with the first one of the pack; empty for the first.
+        model0: a module made as the first model, where a grab takes ``model0``.
         rows: the row of each config among the configs of the pack.
+        factors: per config, those of the parametrization by parameter name.
         test_fns: one per config, or none where no test set is needed.
         generators: all that draw during the training.
     """
 
     grabs: Mapping[str, Callable[..., Any]]
     device: torch.device
+    reason: str = ""
+    model0: nn.Module | None = None
     rows: list[int] = field(default_factory=list)
     models: list[nn.Module] = field(default_factory=list)
+    factors: list[dict[str, Factors]] = field(default_factory=list)
     batch_fns: list[BatchFn] = field(default_factory=list)
     test_fns: list[BatchFn] = field(default_factory=list)
     hyperparameters: list[Hyperparameters] = field(default_factory=list)
@@ -54,15 +62,19 @@ class StackInputs:
         self,
         row: int,
         config: Config,
-        context: Mapping[str, Any],
-        model: nn.Module,
+        network: _Network,
         stream: BatchStream,
         test_fn: BatchFn | None,
     ) -> None:
         """Add a config."""
-        hyperparameters = config.hyperparameters
+        hyperparameters = network.hyperparameters
+        if self.hyperparameters:  # of functions that are equal, the first serves all
+            hyperparameters = hyperparameters.model_copy(
+                update={"loss": self.hyperparameters[0].loss}
+            )
         self.rows.append(row)
-        self.models.append(model)
+        self.models.append(network.model)
+        self.factors.append(network.factors)
         self.batch_fns.append(stream)
         if test_fn is not None:
             self.test_fns.append(test_fn)
@@ -75,7 +87,7 @@ class StackInputs:
             seed = streams(hyperparameters.seed, config.trial).grabs
             supplied["gen"] = torch.Generator(self.device).manual_seed(seed)
             self.generators.append(supplied["gen"])
-        self.contexts.append({**context, **supplied})
+        self.contexts.append({**network.context, **supplied})
 
     def train(self, monitor: Monitor | None = None) -> Trained:
         """Run the train loop on the stack."""
@@ -90,7 +102,46 @@ class StackInputs:
             generators=self.generators,
             device=self.device,
             monitor=monitor,
+            known=Parametrized(self.factors, self.model0),
         )
+
+
+@dataclass
+class _Network:
+    """The model of one config, after every function that makes or changes it.
+
+    Attributes:
+        hyperparameters: of the config, with the arguments of LOSS bound to it.
+    """
+
+    context: Mapping[str, Any]
+    hyperparameters: Hyperparameters
+    model: nn.Module
+    factors: dict[str, Factors]
+
+    @classmethod
+    def of(
+        cls, sweep: Sweep, config: Config, context: Mapping[str, Any], first: tuple[Any, Any]
+    ) -> _Network:
+        """Build the model of a config for batches of the shapes of its first one."""
+        model = build_model(config, context, *first)
+        given = {name: context[name] for name in (*config.point, *sweep.arguments)}
+        h = config.hyperparameters
+        # GAMMA is left to parametrize(), which treats a function that declares it differently.
+        hs = h.model_copy(update={"parametrization": bound(h.parametrization, given, {})})
+        factors = parametrized(model, hs, config.trial, context)
+        h = h.model_copy(update={"loss": bound(h.loss, given, context)})
+        return cls(context, h, model, factors)
+
+    @property
+    def written_here(self) -> bool:
+        """Whether no function of the user's made the model or its loss."""
+        h = self.hyperparameters
+        return not any(map(callable, (h.model, h.parametrization, h.loss)))
+
+    def signature(self) -> Signature:
+        """Return what is compared: everything but tensors that the losses depend on."""
+        return signature(self.model, self.hyperparameters.loss)
 
 
 def assemble(
@@ -114,6 +165,7 @@ def assemble(
 
     Raises:
         SpecError: where a function needs an argument that nothing provides.
+        StackingError: where making one model changes what another one computes.
     """
     with functions_dtype(configs[0].hyperparameters.precision):
         return _stacks(sweep, configs, entries, device, on_failure)
@@ -128,8 +180,12 @@ def _stacks(
 ) -> list[StackInputs]:
     grabs = named_grabs(sweep)
     needs_test = any(map(_needs_test, grabs.values()))
+    needs_model0 = any(takes_all(grab) or "model0" in declared(grab) for grab in grabs.values())
     shared: dict[bytes, SharedBatches] = {}
     stacks: dict[Any, StackInputs] = {}
+    networks: list[_Network] = []
+    signatures: list[Signature] = []
+    rows: list[int] = []
     for row, (config, entry) in enumerate(zip(configs, entries, strict=True)):
         try:
             hyperparameters = config.hyperparameters
@@ -141,23 +197,57 @@ def _stacks(
             )
             first = batches.first
             test_fn = batches.test if needs_test or hyperparameters.test_every else None
-            model = build_model(config, context, *first)
-            key = (_model_key(model), _shapes(first), test_fn and _shapes(test_fn(0)))
+            network = _Network.of(sweep, config, context, first)
+            own = network.signature()
+            key = (own, _shapes(first), test_fn and _shapes(test_fn(0)))
             if key not in stacks:
-                check_layer_order(model, first[0])
-                stacks[key] = StackInputs(grabs, device)
-            stacks[key].add(row, config, context, model, batches.of_stack(key), test_fn)
+                check_layer_order(network.model, first[0])
+                reason = _difference(next(iter(stacks), key), key)
+                stacks[key] = StackInputs(grabs, device, reason)
+                if needs_model0:
+                    stacks[key].model0 = _Network.of(sweep, config, context, first).model
+            stacks[key].add(row, config, network, batches.of_stack(key), test_fn)
         except FAILURES as error:
             if on_failure is None or ran_out_of_memory(error):
                 raise
             on_failure(row, error)
+        else:
+            rows.append(row)
+            networks.append(network)
+            signatures.append(own)
+    _check_independent(rows, networks, signatures)
     return [stack for stack in stacks.values() if stack.rows]
 
 
-def _model_key(model: nn.Module) -> tuple[Any, ...]:
-    """Return a value that is equal for models that can be stacked: shapes, dtypes, functions."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return _shapes(tensors), tuple(behaviour(model).items())
+def _difference(one: tuple[Any, ...], other: tuple[Any, ...]) -> str:
+    """Return why the configs of two keys are not one stack; nothing if they are."""
+    if one == other:
+        return ""
+    return one[0].difference(other[0]) if one[0] != other[0] else "the shapes of their data differ"
+
+
+def _check_independent(
+    rows: Sequence[int], networks: Sequence[_Network], before: Sequence[Signature]
+) -> None:
+    """Refuse models for which a function of the user's has changed something outside of its own.
+
+    What MODEL writes into a global or a class is that of the last config, for all of them.
+
+    Raises:
+        StackingError: with the configs for which it was the same.
+    """
+    if len(networks) < 2 or all(network.written_here for network in networks):
+        return
+    for network, own in zip(networks, before, strict=True):
+        now = network.signature()
+        if now.content != own.content:
+            distinct = list(dict.fromkeys(before))
+            each = list(zip(rows, before, strict=True))
+            groups = [[row for row, signed in each if signed == one] for one in distinct]
+            raise StackingError(
+                f"making one model changes another ({own.difference(now)})",
+                groups if len(groups) > 1 else None,
+            )
 
 
 def _shapes(tensors: Any) -> tuple[Any, ...]:

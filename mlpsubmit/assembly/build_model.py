@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from mlpsubmit.arguments import call, function_name
+from mlpsubmit.arguments import call, function_name, further_arguments
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import is_layer
 from mlpsubmit.spec.hyperparameters import Hyperparameters
@@ -16,8 +18,9 @@ from mlpsubmit.spec.sweep import Config
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.precision import default_dtype, dtype_of
 from mlpsubmit.training.seeds import weights_rng
+from mlpsubmit.training.undisturbed import undisturbed
 
-__all__ = ["build_model", "check_layer_order"]
+__all__ = ["bound", "build_model", "check_layer_order"]
 
 
 def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor) -> nn.Module:
@@ -41,7 +44,33 @@ def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor
             f"MODEL {function_name(factory)}: returned {type(model).__name__}; should be an "
             "nn.Module"
         )
+    lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
+    if lazy:
+        raise SpecError(
+            f"MODEL {function_name(factory)}: its parameter {lazy[0]} has no shape before the "
+            "first batch (a lazy module); give the module its sizes, from d_in or input_shape"
+        )
     return model
+
+
+def bound(function: Any, given: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
+    """Bind the arguments that a PARAMETRIZATION or LOSS declares after its first two.
+
+    Args:
+        function: a name is returned as it is.
+        given: the axes and arguments of the spec, which take the place of defaults too.
+        context: everything that is offered by name, for arguments without a default.
+    """
+    if not callable(function):
+        return function
+    own = {name: value for name, value in given.items() if name not in Hyperparameters.model_fields}
+    offered = {name: (p.default is p.empty) for name, p in further_arguments(function).items()}
+    taken = {
+        name: own[name] if name in own else context[name]
+        for name, needed in offered.items()
+        if name in own or (needed and name in context)
+    }
+    return functools.partial(function, **taken) if taken else function
 
 
 def _outputs(hyperparameters: Hyperparameters, y: Tensor) -> int:
@@ -70,9 +99,10 @@ def check_layer_order(model: nn.Module, X: Tensor) -> None:
     }
     passed: dict[nn.Module, None] = {}
     hooks = [m.register_forward_hook(lambda m, *_: passed.update({m: None})) for m in defined]
+    dtype = next((p.dtype for p in model.parameters()), X.dtype)
     try:
-        with torch.no_grad():
-            model(X[:1].to("cpu", next(model.parameters()).dtype))
+        with undisturbed(model), torch.no_grad():
+            model(X[:2].to("cpu", dtype))
     except Exception:
         return  # the train loop reports it, with the batch
     finally:

@@ -260,9 +260,10 @@ def _train_one_step(
 
 def _global_generators() -> dict[str, Any]:
     """Return the states of the global generators, which no function of a spec should use."""
-    numpy_state: Any = np.random.get_state(legacy=False)
+    state: Any = np.random.get_state()
+    name, key, *rest = state  # the rest holds the second of two normal numbers, if kept
     return {
         "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]),
+        "numpy": (name, key.tobytes(), rest),
         "random": random.getstate(),
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlpsubmit.arguments import declared, function_name, takes_all
+from mlpsubmit.arguments import declared, function_name, further_arguments, takes_all
 from mlpsubmit.errors import SpecError, collected, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec import hyperparameters as hp
@@ -129,9 +129,10 @@ def read(
     errors = _name_errors(name) + _function_errors(batchfn, data, grabs, where)
     by_name = grabs.values() if isinstance(grabs, Mapping) else ()
     candidates = [batchfn, data, *by_name, *_named_grabs(settings, errors)]
-    candidates += _given(settings, "model")
+    candidates += _values(axes, settings, "model")
     functions = [function for function in candidates if callable(function)]
-    accepted = _accepted(functions)
+    second = [v for n in ("parametrization", "loss") for v in _values(axes, settings, n)]
+    accepted = _accepted(functions, [function for function in second if callable(function)])
     errors += accepted.errors or hints(batchfn, data, settings)
     fixed, listed = _split_listed(settings)
     given = [*axes.items(), *listed.items()]
@@ -198,7 +199,27 @@ def _given(settings: Mapping[str, Any], name: str) -> list[Any]:
     return [value for key, value in settings.items() if hp.canonical_name(key) == name]
 
 
-def _accepted(functions: Iterable[Callable[..., Any]]) -> Accepted:
+def _values(axes: Mapping[Any, Any], settings: Mapping[str, Any], name: str) -> list[Any]:
+    """Return the values of a hyperparameter in a spec that has not been checked."""
+    found = _given(settings, name)
+    for key, values in axes.items():
+        names = key if isinstance(key, tuple) else (key,)
+        columns = [n for n, own in enumerate(names) if hp.canonical_name(str(own)) == name]
+        for point in values if columns and _is_list(values) else ():
+            entries = point if isinstance(key, tuple) and _is_list(point) else (point,)
+            found += [entries[column] for column in columns if column < len(entries)]
+    return found
+
+
+def _accepted(
+    functions: Iterable[Callable[..., Any]], second: Iterable[Callable[..., Any]]
+) -> Accepted:
+    """Return the names that functions declare.
+
+    Args:
+        functions: those that get all of their arguments by name.
+        second: those that get their first two by position.
+    """
     names: set[str] = set()
     takes_any = False
     errors: list[str] = []
@@ -206,6 +227,8 @@ def _accepted(functions: Iterable[Callable[..., Any]]) -> Accepted:
         with collected(errors):
             names |= declared(function)
             takes_any = takes_any or takes_all(function)
+    for function in second:
+        names |= set(further_arguments(function))
     return Accepted(frozenset(names - SUPPLIED), takes_any, tuple(errors))
 
 

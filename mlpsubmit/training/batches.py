@@ -12,6 +12,7 @@ from torch import Tensor
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import BatchFn
+from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.precision import full_precision_matmul
@@ -59,7 +60,7 @@ class Batches:
         batch_fns: K functions; the same object may occur several times.
         fixed: draw ``batch_fn(0)`` now and return it at every step.
         loss: mse, cross_entropy or a callable: decides which targets are valid.
-        model: one of the models, on the device: decides the shape of its output.
+        model: from X (n, ...) to outputs (n, ...), without a trace: decides their shape.
         device, dtype: of the batches.
         what: the name of these functions in messages.
 
@@ -187,9 +188,15 @@ class Batches:
 
     def _output_shape(self, function: BatchFn, X: Tensor) -> tuple[int, ...]:
         try:
-            with torch.no_grad():
-                output = self._model(X[:1])
+            try:
+                output = self._model(X[:2])  # one sample is too few for BatchNorm
+            except StackingError:
+                raise
+            except Exception:  # a model may need the whole batch
+                output = self._model(X)
         except Exception as error:
+            if isinstance(error, UserError) or ran_out_of_memory(error):
+                raise
             got = f"gave X of shape {tuple(X.shape)}, which the model cannot take ({error})"
             self._refuse(function, got, "X (n, ...) as the model expects it", error)
         return tuple(output.shape[1:])

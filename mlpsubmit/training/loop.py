@@ -20,7 +20,7 @@ from mlpsubmit.training.accel.replay import replayed
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.loss_history import Finished
 from mlpsubmit.training.monitor import Monitor, Progress
-from mlpsubmit.training.pack import Pack, per_config
+from mlpsubmit.training.pack import Pack, Parametrized, per_config
 from mlpsubmit.training.precision import arithmetic, keep_freed_memory
 from mlpsubmit.training.result import Trained
 
@@ -79,6 +79,7 @@ def train_step(pack: Pack, step: int) -> tuple[Batch, Tensor]:
 
     # Step: one pass over weights and optimizer state, with lr = 0 where a config is not active.
     pack.optimizer.step(gradients, active, partial(pack.objective, batch))
+    pack.stack.keep_buffers(active)
 
     # Evaluate, if at every step: a forward pass over the test set.
     if pack.history.evaluates_always:
@@ -99,6 +100,7 @@ def train(
     generators: Sequence[torch.Generator] = (),
     device: torch.device | str = "cpu",
     monitor: Monitor | None = None,
+    known: Parametrized | None = None,
 ) -> Trained:
     """Train K models together, each on its own batches, until its thresholds or MAX_ITER.
 
@@ -131,12 +133,14 @@ def train(
             saved and restored.
         device: where to train.
         monitor: receives the progress, saves and restores the state. By default nothing does.
+        known: of models that are parametrized and compared already; None to do both here.
 
     Returns:
         the results, in the order of ``models``.
 
     Raises:
         SpecError: for arguments that do not fit together, before anything is trained.
+        StackingError: for models that can be trained in smaller groups only.
         BatchError: for batches that do not fit the model or the loss.
         GrabError: for a grab that fails, or whose result cannot be stored.
         StateError: for a saved state that cannot be continued from.
@@ -172,6 +176,7 @@ def train(
             contexts=contexts,
             generators=generators,
             device=device,
+            known=known,
             state=monitor.restore(),
         )
         history, grabber = pack.history, pack.grabber

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.arguments import function_name
-from mlpsubmit.errors import SpecError
+from mlpsubmit.errors import SpecError, UserError
+from mlpsubmit.training.comparison import StackingError, unvectorised
+from mlpsubmit.training.oom import ran_out_of_memory
 
 __all__ = ["StackedLoss", "stacked_loss"]
 
@@ -22,8 +24,8 @@ def stacked_loss(loss: str | Callable[[Tensor, Tensor], Tensor]) -> StackedLoss:
     Args:
         loss: ``mse``, the mean of (f - y)^2 over all entries; ``cross_entropy``, the mean over
             samples, of integer targets (n,) or probabilities (n, C); or a callable(output, y) that
-            is called per config under ``torch.vmap``, with y in the shape of the output where both
-            have as many entries, and returns a scalar tensor.
+            is called per config, for several under ``torch.vmap``, with y in the shape of the
+            output where both have as many entries, and returns a scalar tensor.
     """
     if callable(loss):
         return _by_callable(loss)
@@ -61,4 +63,15 @@ def _by_callable(loss: Callable[[Tensor, Tensor], Tensor]) -> StackedLoss:
 
     shared = torch.vmap(one, in_dims=(0, None))
     stacked = torch.vmap(one, in_dims=(0, 0))
-    return lambda output, y: shared(output, y[0]) if len(y) == 1 else stacked(output, y)
+
+    def each(output: Tensor, y: Tensor) -> Tensor:
+        if len(output) == 1:  # as it is, so that it may do whatever PyTorch allows
+            return one(output[0], y[0]).unsqueeze(0)
+        try:
+            return shared(output, y[0]) if len(y) == 1 else stacked(output, y)
+        except Exception as error:
+            if isinstance(error, UserError) or ran_out_of_memory(error):
+                raise
+            raise StackingError(unvectorised(error, f"LOSS {name}")) from error
+
+    return each

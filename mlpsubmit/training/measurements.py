@@ -164,7 +164,8 @@ class Grabber(Part):
         self._last_column[config] = column
         for name in self.grabs:
             where = f"grab {name!r} of model {config} at step {step}"
-            value = self._call(name, config, offered, where)
+            with self._stack.undisturbed(config):
+                value = self._call(name, config, offered, where)
             if value is not None:
                 self._check_shape(name, config, tuple(value.shape), where)
                 self._pending[name].append((config, column, value))

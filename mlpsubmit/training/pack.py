@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import DIVERGED, BatchFn
+from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, STACKED, Hyperparameters, validate
 from mlpsubmit.training.accel.compile import compile_wanted, make_importable
 from mlpsubmit.training.batches import Batch, Batches
+from mlpsubmit.training.comparison import StackingError, signature
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.initial_output import InitialOutput
 from mlpsubmit.training.loss_history import LossHistory
@@ -27,10 +30,28 @@ from mlpsubmit.training.optimizers import build_optimizer, update_rule, warn_of_
 from mlpsubmit.training.parametrizations import Factors, effective_lr, parametrize
 from mlpsubmit.training.parts import Part, map_tensors
 from mlpsubmit.training.result import Trained
-from mlpsubmit.training.seeds import generator_states, set_generator_states, streams
-from mlpsubmit.training.stack import Stack, behaviour, check_stackable
+from mlpsubmit.training.seeds import (
+    generator_states,
+    global_states,
+    set_generator_states,
+    streams,
+)
+from mlpsubmit.training.stack import Stack, check_stackable
 
-__all__ = ["Pack", "per_config"]
+__all__ = ["Pack", "Parametrized", "parametrized", "per_config"]
+
+
+@dataclass(frozen=True)
+class Parametrized:
+    """What is known of models that have been parametrized, and compared, before the training.
+
+    Attributes:
+        factors: per model, those of the parametrization by parameter name.
+        model0: a module made as the first model, for grabs that take ``model0``.
+    """
+
+    factors: Sequence[dict[str, Factors]]
+    model0: nn.Module | None
 
 
 def per_config(
@@ -100,6 +121,7 @@ class Pack:
         contexts: Sequence[Mapping[str, Any]],
         generators: Sequence[torch.Generator],
         device: torch.device,
+        known: Parametrized | None,
         state: dict[str, Any] | None,
     ) -> None:
         common, self.device = settings[0], device
@@ -109,18 +131,17 @@ class Pack:
             # The fixed sets are drawn again, from the generators' original states.
             set_generator_states(self.generators, state["generators_at_start"])
         self._generators_at_start = generator_states(self.generators)
+        self._called = False  # the objective
         arguments = resolve(grabs, contexts)
         taken = frozenset[str]().union(*(names for one in arguments for names in one.values()))
 
         # The networks, and a module that can show them at initialisation.
-        if common.precision == "fp64":
-            for model in models:
-                model.double()
-        check_stackable(models)  # before a callable parametrization binds functions to each
-        model0 = copy.deepcopy(models[0]) if "model0" in taken else None
-        factors = _parametrize(models, settings, trials, contexts)
-        if model0 is not None:
-            _parametrize([model0], settings[:1], trials[:1], contexts[:1])
+        model0 = known.model0 if known else None
+        if known is None and "model0" in taken:
+            model0 = _copied(models[0])  # before a callable parametrization binds functions to it
+            parametrized(model0, settings[0], trials[0], contexts[0])
+        factors = known.factors if known else _parametrized(models, settings, trials, contexts)
+        check_stackable(models, compared=known is not None)
         self.stack = Stack(models, device, common.precision, common.compile is not False)
         # Copied before anything evaluates the networks: a forward pass may change a buffer.
         keeps_initial = model0 is not None or (common.online and common.centered)
@@ -141,7 +162,7 @@ class Pack:
         )
         self._loss = stacked_loss(common.loss)
         if compile_wanted(common, models[0], device, self.weights):
-            make_importable(common.loss)
+            make_importable(getattr(common.loss, "func", common.loss))
             self.stack.compile()
 
         # Updates, records, measurements.
@@ -173,7 +194,7 @@ class Pack:
         batches = partial(
             Batches,
             loss=common.loss,
-            model=self.stack.models[0],
+            model=self.stack.probe,
             device=self.device,
             dtype=self.stack.parameters[0].dtype,
         )
@@ -183,24 +204,38 @@ class Pack:
             self.test = batches(test_fns, fixed=True, what="test batch function")
 
     def objective(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return the losses (K,) of the centred outputs on a batch, and their gradients."""
+        """Return the losses (K,) of the centred outputs on a batch, and their gradients.
+
+        Raises:
+            SpecError: where the first call draws from a global generator.
+        """
+        states = None if self._called else digest(global_states(self.device))
         try:
             initial_output = self.initial_output.train(batch)
-            return self.stack.losses_and_gradients(batch, initial_output, self._loss)
+            found = self.stack.losses_and_gradients(batch, initial_output, self._loss)
         except FAILURES as error:
             if not ran_out_of_memory(error) and not _is_capturing(self.device):
                 self._raise_by_config(batch)
             raise
+        if states is not None and states != digest(global_states(self.device)):
+            raise SpecError(
+                "MODEL or LOSS draws random numbers in the forward pass, from a global generator "
+                "of torch, numpy or random; that is not supported; leave it out"
+            )
+        self._called = True
+        return found
 
     def _raise_by_config(self, batch: Batch) -> None:
         """Evaluate the configs one by one, and raise the errors of those that fail alone, too."""
         errors: dict[int, BaseException] = {}
-        for row, config in enumerate(self.stack.configs):
+        for row, config in enumerate(self.stack.configs if len(self.stack.models) > 1 else ()):
             single = batch
             if not batch.shared:
                 single = Batch(batch.X[row : row + 1], batch.y[row : row + 1], False)
             try:
                 self.stack.row(row).losses_and_gradients(single, 0.0, self._loss)
+            except StackingError:
+                continue  # not of this config: it has to train alone
             except FAILURES as error:
                 errors[config] = error
         if errors:
@@ -252,8 +287,8 @@ class Pack:
 
     @property
     def functions(self) -> list[Any]:
-        """The user's functions that each step calls, and the behaviour of the model."""
-        return [*self.train.functions, self._loss, behaviour(self.stack.models[0])]
+        """The user's functions that each step calls, and a hash of the model's state."""
+        return [*self.train.functions, self._loss, hash(signature(self.stack.models[0]))]
 
     @property
     def buffers(self) -> list[Tensor]:
@@ -301,33 +336,44 @@ def _is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _parametrize(
-    models: Sequence[nn.Module],
-    settings: Sequence[Hyperparameters],
-    trials: Sequence[int],
-    contexts: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Factors]]:
-    """Parametrize every model in place; return its factors by parameter name."""
+def parametrized(
+    model: nn.Module, h: Hyperparameters, trial: int, context: Mapping[str, Any]
+) -> dict[str, Factors]:
+    """Parametrize a model in place; return its factors by parameter name."""
+    if h.precision == "fp64":
+        model.double()
+    return parametrize(
+        model.cpu(),
+        h.parametrization,
+        gamma=h.gamma,
+        lr=effective_lr(h.lr, h.gamma, update_rule(h)),
+        generator=torch.Generator().manual_seed(streams(h.seed, trial).weights),
+        context=context,
+        update=update_rule(h),
+    )
+
+
+def _parametrized(models: Sequence[nn.Module], *others: Sequence[Any]) -> list[dict[str, Factors]]:
+    """Parametrize every model; those that fail are named by the exception."""
     factors, errors = list[dict[str, Factors]](), dict[int, BaseException]()
-    each = zip(models, settings, trials, contexts, strict=True)
-    for config, (model, h, trial, context) in enumerate(each):
+    for config, one in enumerate(zip(models, *others, strict=True)):
         try:
-            factors.append(
-                parametrize(
-                    model.cpu(),
-                    h.parametrization,
-                    gamma=h.gamma,
-                    lr=effective_lr(h.lr, h.gamma, update_rule(h)),
-                    generator=torch.Generator().manual_seed(streams(h.seed, trial).weights),
-                    context=context,
-                    update=update_rule(h),
-                )
-            )
+            factors.append(parametrized(*one))
         except FAILURES as error:
             errors[config] = error
     if errors:
         raise_attributed(errors)
     return factors
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise SpecError(
+            f"a grab takes model0, but the model {type(model).__name__} cannot be copied "
+            f"({type(error).__name__}); leave model0 out of the grab"
+        ) from error
 
 
 def _check_state(state: dict[str, Any], models: int, generators: int) -> None:

@@ -129,7 +129,8 @@ def parametrize(
     that applies it. A second call, with another parametrization or GAMMA, replaces the first.
 
     Args:
-        model: its weights are those of nn.Linear and nn.Conv2d layers. They are taken in the order
+        model: its weights are those of nn.Linear and nn.Conv2d layers (under sp, other modules may
+            have some, and stay as PyTorch made them). Layers are taken in the order
             in which they were registered (that of ``model.modules()``): the first is the read-in,
             the last the read-out. That must be the order in which the signal passes them, which is
             not checked here: a read-out that is registered before the read-in would silently be
@@ -151,13 +152,14 @@ def parametrize(
         per parameter name, the factors of the optimizer's settings.
 
     Raises:
-        SpecError: for weights elsewhere than in Linear and Conv2d layers, and for a single layer.
+        SpecError: except under sp, for weights elsewhere than in Linear and Conv2d layers, and for
+            a single layer.
     """
     if callable(parametrization):
         return _by_callable(model, parametrization, gamma, lr, generator, context)
     layers = _layers(model, parametrization)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    width = max(layer.weight.shape[0] for layer in layers[:-1])
+    width = max((layer.weight.shape[0] for layer in layers[:-1]), default=1)
     factors: dict[str, Factors] = {}
     for layer in layers:
         readout, fan_in = layer is layers[-1], math.prod(layer.weight.shape[1:])
@@ -171,7 +173,10 @@ def parametrize(
             own = 1 if parameter is layer.bias else fan_in
             factors[names[parameter]] = _factors(scale, own, gamma, update)
     _set_relu_gain(model, parametrization != "sp")
-    return factors
+    if not layers:
+        _divide_outputs(model, gamma)
+    elsewhere = _factors(None, 1, gamma, update)  # under sp
+    return {name: factors.get(name, elsewhere) for name in names.values()}
 
 
 def _factors(scale: Scaling | None, fan_in: int, gamma: float, update: str) -> Factors:
@@ -198,6 +203,8 @@ def is_plain(
     module: nn.Module, kind: type[nn.Module], hook: Callable[..., Any] | None = None
 ) -> bool:
     """Return whether a module is of exactly this class, without other hooks or forward function."""
+    if any(parameter._backward_hooks for parameter in module.parameters(recurse=False)):
+        return False
     hooks = {*module._forward_hooks.values(), *module._forward_pre_hooks.values()}
     hooks |= {*module._backward_hooks.values(), *module._backward_pre_hooks.values()}
     return type(module) is kind and hooks <= {hook} and "forward" not in vars(module)
@@ -205,6 +212,8 @@ def is_plain(
 
 def _layers(model: nn.Module, parametrization: str) -> list[Layer]:
     """Return the layers in order, or raise for a model that the table does not cover."""
+    if parametrization == "sp":
+        return [module for module in model.modules() if is_layer(module)]
     layers: list[Layer] = []
     errors = []
     for path, module in model.named_modules():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ __all__ = [
     "data_seed",
     "generator_states",
     "global_rng",
+    "global_states",
     "set_generator_states",
     "streams",
     "weights_rng",
@@ -81,3 +83,9 @@ def set_generator_states(generators: Sequence[torch.Generator], states: Sequence
     """Restore the states of generators."""
     for generator, state in zip(generators, states, strict=True):
         generator.set_state(state)
+
+
+def global_states(device: torch.device) -> list[Any]:
+    """Return the states of all global generators."""
+    states = [random.getstate(), np.random.get_state(), torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states

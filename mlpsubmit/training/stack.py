@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlpsubmit.errors import SpecError
-from mlpsubmit.spec.fingerprint import digest
+from mlpsubmit.errors import SpecError, UserError
+from mlpsubmit.protocol import is_layer
 from mlpsubmit.training.accel.compile import Compiled
 from mlpsubmit.training.accel.mlp import ClosedForm
-from mlpsubmit.training.batches import Batch
+from mlpsubmit.training.batches import Batch, column
+from mlpsubmit.training.comparison import StackingError, signature, unvectorised
 from mlpsubmit.training.losses import StackedLoss
 from mlpsubmit.training.monitor import StateError
+from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.parts import Part, map_tensors
 from mlpsubmit.training.precision import autocast
+from mlpsubmit.training.undisturbed import undisturbed
 
-__all__ = ["Stack", "behaviour", "check_stackable", "point_at"]
-
-#: The attributes that torch keeps in every module; all others are the model's own.
-_OF_TORCH = frozenset(vars(nn.Module()))
+__all__ = ["Stack", "check_stackable", "point_at"]
 
 
 class Stack(Part):
     """The networks of a pack, evaluated and differentiated together.
 
-    The plain way is ``vmap`` over ``functional_call``, and autograd. The weights are in the stacked
-    tensors; the parameters of each model are views into them, so that a model always shows its
-    config's current weights.
+    The plain way is ``vmap`` over ``functional_call``, and autograd; a single model is called as it
+    is, so that it may do whatever PyTorch allows. The weights are in the stacked tensors; the
+    parameters of each model are views into them, so that a model always shows its config's current
+    weights.
+
+    A forward pass may change buffers (running statistics, counters). Those of a training step stay,
+    for the configs that make it; those of any other evaluation do not.
 
     Args:
         models: K modules of equal structure and tensor shapes.
@@ -61,17 +66,33 @@ class Stack(Part):
         # Not a copy: a callable parametrization may have bound functions to this very module.
         self._template = models[0]
         # Determined once: looking for tied weights costs a tenth of a small network's step.
-        every = list(models[0].named_parameters(remove_duplicate=False))
-        self._tied = len(every) > len(list(models[0].parameters()))
+        every = [
+            *(name for name, _ in models[0].named_parameters(remove_duplicate=False)),
+            *(name for name, _ in models[0].named_buffers(remove_duplicate=False)),
+        ]
+        self._tied = len(every) > len(_tensors(models[0]))
         self._forward_shared = torch.vmap(self._forward_one, in_dims=(0, None))
         self._forward_stacked = torch.vmap(self._forward_one, in_dims=(0, 0))
         # Before the weights leave the models, whose multipliers it reads. It has no bf16.
         possible = accelerated and precision != "bf16"
         self._closed_form = ClosedForm.of(models) if possible else None
         self._compiled: Compiled[tuple[Tensor, list[Tensor]]] | None = None
+        self._alone = self._closed_form is None and len(models) == 1
+        self._aliased = False
+        #: The buffers that a forward pass may change, and those that one has changed: None before
+        #: the first one.
+        self._buffers = _own_buffers(models[0])
+        self._changing: set[str] | None = None if self._buffers else set()
+        #: What they were before the last training step.
+        self._before: dict[str, Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}
+        if self._alone:  # its own tensors, which may share memory with others
+            models[0].to(device)
+            self._aliased = signature(models[0]).aliased
+            self._set({name: t.unsqueeze(0) for name, t in _tensors(models[0]).items()})
+            return
         tensors = [_tensors(model) for model in models]
         # Stacked where the models are, tensor by tensor onto the device: no second copy there.
-        self.tensors: dict[str, Tensor] = {}
         self._set({name: torch.stack([t[name] for t in tensors]).to(device) for name in tensors[0]})
 
     def __len__(self) -> int:
@@ -79,8 +100,8 @@ class Stack(Part):
 
     def row(self, row: int) -> Stack:
         """Return a stack of one row, whose tensors are views; evaluate it, and nothing else."""
-        single = copy.copy(self)
-        single.configs, single._compiled = [self.configs[row]], None
+        single, config = copy.copy(self), self.configs[row]
+        single.models, single.configs, single._compiled = [self.models[config]], [config], None
         single.tensors = {name: tensor[row : row + 1] for name, tensor in self.tensors.items()}
         return single
 
@@ -98,10 +119,20 @@ class Stack(Part):
         return self.evaluate(self.tensors, batch)
 
     def evaluate(self, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Return the outputs (K, n, ...) with other parameters and buffers, each (K, ...)."""
+        """Return the outputs (K, n, ...) with other parameters and buffers, each (K, ...).
+
+        No buffer changes.
+        """
         if self._closed_form is not None:
             return self._closed_form.outputs(tensors, batch.X, batch.shared)
-        return self._forward(tensors, batch.X, batch.shared)
+        names = self._buffers if self._changing is None else self._changing
+        copies = {name: tensors[name].clone() for name in names}
+        return self._forward({**tensors, **copies}, batch.X, batch.shared)
+
+    def probe(self, X: Tensor) -> Tensor:
+        """Return the outputs (n, ...) of the first row on inputs (n, ...), and leave no trace."""
+        with undisturbed(self._template):  # with gradients, which a model may need inside
+            return self.evaluate(self.tensors, Batch(X, X, shared=True))[0].detach()
 
     @property
     def scaling(self) -> Collection[str]:
@@ -131,26 +162,51 @@ class Stack(Part):
             return self._compiled(
                 self.tensors, batch.X, batch.targets, batch.shared, initial_output, loss
             )
+        names = self._buffers if self._changing is None else self._changing
+        self._before = {name: self.tensors[name].clone() for name in names}
+        outputs = self._forward(self.tensors, batch.X, batch.shared)
+        losses = loss(outputs - initial_output, batch.targets)
+        trained = self.parameters
+        if self._alone:
+            own = dict(self._template.named_parameters())
+            trained = [own[name] for name in self.names]
         # No two configs share a weight, so the gradient of the sum holds that of each loss.
-        losses = loss(self(batch) - initial_output, batch.targets)
-        gradients = torch.autograd.grad(losses.sum(), self.parameters, materialize_grads=True)
-        return losses, list(gradients)
+        with self._vectorising():
+            gradients = torch.autograd.grad(losses.sum(), trained, materialize_grads=True)
+        return losses, [g.unsqueeze(0) if self._alone else g for g in gradients]
+
+    @torch.no_grad()
+    def keep_buffers(self, active: Tensor) -> None:
+        """Undo what the last step changed in the buffers of configs that are not active, (K,)."""
+        for name in self._changing or ():
+            now = self.tensors[name]
+            now.copy_(torch.where(column(active, now), now, self._before[name]))
+
+    def undisturbed(self, config: int) -> contextlib.AbstractContextManager[None]:
+        """Return a context after which the buffers of a model are as before."""
+        return undisturbed(self.models[config]) if self._buffers else contextlib.nullcontext()
 
     @property
     def method(self) -> str:
         """How gradients are computed, which decides how they round."""
         if self._closed_form is not None:
             return "the closed form"
+        if self._alone:
+            return "the model itself"
         compiled = self._compiled is not None and self._compiled.works
         return "torch.compile" if compiled else "autograd"
 
     def compile(self) -> None:
-        """Compile :meth:`losses_and_gradients`, unless it has a closed form.
+        """Compile :meth:`losses_and_gradients`, unless it has a closed form or changes buffers.
 
         Each size of the stack is compiled by itself: torch gives up where one function has many.
         """
-        if self._closed_form is None:
-            self._compiled = Compiled(self._pure_losses_and_gradients, self._template)
+        if self._closed_form is not None or self._changing != set():
+            return
+        if self._alone and signature(self._template).alone:
+            return
+        self._alone = False
+        self._compiled = Compiled(self._pure_losses_and_gradients, self._template)
 
     def _pure_losses_and_gradients(
         self,
@@ -164,7 +220,8 @@ class Stack(Part):
         """Differentiate without autograd's state, which cannot be compiled."""
 
         def summed(trained: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-            outputs = self._forward({**tensors, **trained}, X, shared)
+            with autocast(self._precision, self.device):
+                outputs = self._plain({**tensors, **trained}, X, shared).to(X.dtype)
             losses = loss(outputs - initial_output, targets)
             return losses.sum(), losses
 
@@ -173,20 +230,85 @@ class Stack(Part):
         return losses, [gradients[name] for name in self.names]
 
     def _forward(self, tensors: dict[str, Tensor], X: Tensor, shared: bool) -> Tensor:
-        forward = self._forward_shared if shared else self._forward_stacked
+        first = self._changing is None
+        # By their content: BatchNorm changes its statistics without a new version.
+        before = {name: tensors[name].clone() for name in self._buffers if first}
+        watched = self._watched(tensors)
+        versions = [tensor._version for tensor in watched]
         with autocast(self._precision, self.device):
-            output: Tensor = forward(tensors, X)
+            forward = self._called if self._alone else self._vectorised
+            output = forward(tensors, X, shared)
+        pairs = zip(self._buffers, watched, versions, strict=False)
+        changed = {name for name, tensor, version in pairs if tensor._version != version}
+        if self._changing is None:
+            same = (torch.equal(tensors[name], before[name]) for name in self._buffers)
+            changed |= {name for name, equal in zip(self._buffers, same, strict=True) if not equal}
+            self._changing = changed
+        elif late := sorted(changed - self._changing):
+            raise SpecError(
+                f"MODEL: its forward pass changes the buffer {late[0]}, which the first one left "
+                "as it was; let it change the same buffers at every step"
+            )
         return output.to(X.dtype)
 
-    def _forward_one(self, tensors: dict[str, Tensor], X: Tensor) -> Tensor:
-        output: Tensor = functional_call(self._template, tensors, (X,), tie_weights=self._tied)
+    def _watched(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the tensors whose versions show which buffers a forward pass has changed."""
+        if not self._buffers:
+            return []
+        own = dict(self._template.named_buffers()) if self._alone else tensors
+        return [own[name] for name in self._buffers]
+
+    def _vectorised(self, tensors: dict[str, Tensor], X: Tensor, shared: bool) -> Tensor:
+        with self._vectorising():
+            return self._plain(tensors, X, shared)
+
+    def _plain(self, tensors: dict[str, Tensor], X: Tensor, shared: bool) -> Tensor:
+        if len(self.models) == 1:
+            only = {name: tensor[0] for name, tensor in tensors.items()}
+            return self._forward_one(only, X if shared else X[0]).unsqueeze(0)
+        forward = self._forward_shared if shared else self._forward_stacked
+        output: Tensor = forward(tensors, X)
         return output
+
+    @contextlib.contextmanager
+    def _vectorising(self) -> Iterator[None]:
+        """Let what fails for several models at once be tried with each alone."""
+        try:
+            yield
+        except Exception as error:
+            alone = len(self.models) == 1
+            if alone or isinstance(error, UserError) or ran_out_of_memory(error):
+                raise
+            raise StackingError(unvectorised(error, "MODEL")) from error
+
+    def _forward_one(self, tensors: dict[str, Tensor], X: Tensor) -> Tensor:
+        current = dict(tensors)  # which torch updates where the module has replaced a tensor
+        output: Tensor = functional_call(self._template, current, (X,), tie_weights=self._tied)
+        if replaced := [name for name in self._buffers if current[name] is not tensors[name]]:
+            raise StackingError(f"the forward pass replaces the buffer {replaced[0]}")
+        return output
+
+    def _called(self, tensors: dict[str, Tensor], X: Tensor, shared: bool) -> Tensor:
+        """Call the only model itself, with these tensors (1, ...) in place of its own."""
+        model = self._template
+        named = [*model.named_parameters(), *model.named_buffers()]
+        others = {name: own for name, own in named if tensors[name] is not self.tensors[name]}
+        registered = [(module._buffers, dict(module._buffers)) for module in model.modules()]
+        with _showing(others, tensors, in_place=self._aliased):
+            try:
+                output: Tensor = model(X if shared else X[0])
+            finally:
+                for now, before in registered if self._buffers else ():
+                    _put_back(now, before)
+        return output.unsqueeze(0)
 
     def _set(self, tensors: dict[str, Tensor]) -> None:
         """Make these (K, ...) tensors the weights, and the models views into them."""
         self.tensors = tensors
         for name in self.names:
             tensors[name].requires_grad_()
+        if self._alone:  # they are views of the model's already
+            return
         for row, config in enumerate(self.configs):
             point_at(self.models[config], {k: v.detach()[row] for k, v in tensors.items()})
 
@@ -202,7 +324,8 @@ class Stack(Part):
 
     def release(self) -> None:
         """Give every model its own weights: views would keep the whole stack alive."""
-        self._release(range(len(self.configs)))
+        if not self._alone:
+            self._release(range(len(self.configs)))
         # vmap refers to this object and this object to vmap: without this, the weights would stay
         # until the next garbage collection.
         self.tensors = {}
@@ -243,11 +366,68 @@ class Stack(Part):
             )
         if state["method"] == "autograd":  # compiling has failed then, but might work now
             self._closed_form = self._compiled = None
+        if self._alone:
+            for name, tensor in self.tensors.items():
+                tensor.detach().copy_(state["tensors"][name])
+            return
         state = map_tensors(state, lambda tensor: tensor.to(device, copy=True))
         self.configs = list(state["configs"])
         for config, tensors in state["left_out"].items():
             point_at(self.models[config], tensors)
         self._set(dict(state["tensors"]))
+
+
+def _own_buffers(model: nn.Module) -> list[str]:
+    """Return the names of the buffers that no parametrization has added."""
+    added = [f"{path}.multiplier" for path, module in model.named_modules() if is_layer(module)]
+    return [name for name, _ in model.named_buffers() if name not in added]
+
+
+@contextlib.contextmanager
+def _showing(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, in_place: bool
+) -> Iterator[None]:
+    """Give tensors of a model other values within the context.
+
+    Args:
+        own: the model's, by name.
+        tensors: (1, ...) each.
+        in_place: copy the values, because other tensors share memory with the model's.
+    """
+    before = {name: t.detach().clone() if in_place else t.data for name, t in own.items()}
+    try:
+        for name, tensor in own.items():
+            _assign(tensor, tensors[name].detach()[0], in_place)
+        yield
+    finally:
+        for name, tensor in own.items():
+            _assign(tensor, before[name], in_place)
+
+
+def _assign(tensor: Tensor, value: Tensor, in_place: bool) -> None:
+    if in_place:
+        tensor.detach().copy_(value)
+    else:
+        tensor.data = value
+
+
+def _put_back(now: dict[str, Any], before: Mapping[str, Any]) -> None:
+    """Give the buffers of a module the values of those that a forward pass has put in their place.
+
+    Raises:
+        SpecError: for a buffer of another shape.
+    """
+    for name, buffer in before.items():
+        value, now[name] = now.get(name), buffer
+        if value is buffer or buffer is None:
+            continue
+        if not isinstance(value, Tensor) or value.shape != buffer.shape:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise SpecError(
+                f"MODEL: its forward pass replaces the buffer {name!r} of shape "
+                f"{tuple(buffer.shape)} by {got}; let a buffer keep its shape"
+            )
+        buffer.detach().copy_(value.detach())
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -268,11 +448,16 @@ def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str |
     return next((key for key in {**one, **other} if one.get(key) != other.get(key)), None)
 
 
-def check_stackable(models: Sequence[nn.Module]) -> None:
+def check_stackable(models: Sequence[nn.Module], *, compared: bool = False) -> None:
     """Refuse models that cannot be stacked.
+
+    Args:
+        models: as they are trained, after every function that makes or changes them.
+        compared: whether their signatures are known to be equal.
 
     Raises:
         SpecError: naming the first tensor or module that differs, or dropout.
+        StackingError: for models that differ in anything but their tensors.
     """
     if len(set(map(id, models))) < len(models):
         raise SpecError("models: the same module occurs twice; every config needs its own")
@@ -283,7 +468,15 @@ def check_stackable(models: Sequence[nn.Module]) -> None:
                 f"MODEL: its module {path!r} ({type(module).__name__}) draws random numbers in "
                 "the forward pass, which is not supported; leave it out"
             )
-    first, first_behaviour = _shapes(models[0]), behaviour(models[0])
+    for path, parameter in models[0].named_parameters():
+        if getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise SpecError(
+                f"MODEL: its parameter {path} has a post-accumulate-grad hook, which is never "
+                "called here, as no gradient is accumulated; use register_hook"
+            )
+    if compared or len(models) == 1:
+        return
+    first = _shapes(models[0])
     for config, model in enumerate(models[1:], start=1):
         other = _shapes(model)
         if (name := _first_difference(first, other)) is not None:
@@ -292,30 +485,12 @@ def check_stackable(models: Sequence[nn.Module]) -> None:
                 f"{other.get(name, 'missing')} in model {config}; models trained together "
                 "need equal structures and shapes"
             )
-        if (path := _first_difference(first_behaviour, behaviour(model))) is not None:
-            where = f"module {path!r}" if path else "the model itself"
-            raise SpecError(
-                f"models: {where} differs between model 0 and model {config} in its class or "
-                "in an attribute that is not a tensor; models trained together must compute "
-                "the same function of their weights: train these separately"
-            )
+    signatures = [signature(model) for model in models]
+    distinct = list(dict.fromkeys(signatures))
+    if len(distinct) > 1 or distinct[0].alone:
+        groups = [[k for k, own in enumerate(signatures) if own == one] for one in distinct]
+        raise StackingError(distinct[0].difference(distinct[-1]), groups)
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[Any, ...]]:
     return {name: (tuple(t.shape), str(t.dtype)) for name, t in _tensors(model).items()}
-
-
-def behaviour(model: nn.Module) -> dict[str, bytes]:
-    """Return, per submodule, a hash of its class and of its attributes that are not tensors.
-
-    Models for which these agree compute the same function of their tensors, so that one of them
-    can be the template of a stack.
-    """
-    return {path: _content(module) for path, module in model.named_modules()}
-
-
-def _content(module: nn.Module) -> bytes:
-    own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
-    # Of a bound method only the function counts: the tensors of its module may differ.
-    unbound = {name: getattr(value, "__func__", value) for name, value in own.items()}
-    return digest(type(module), module.training, unbound)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import itertools
 import operator
 import re
@@ -244,11 +245,30 @@ def test_arguments_of_the_model_count_too():
     assert make({"dropout": [0.1]}, MODEL=network).config(0).dropout == 0.1
 
 
-def test_a_loss_gets_output_and_y_alone():
+def test_axes_may_be_arguments_of_a_loss_a_parametrization_or_a_model_alone():
     def focal(output, y, focus=1.0):
         raise NotImplementedError
 
-    assert "focus: neither a hyper" in only(errors_of(make, LOSS=focal, focus=2.0))
+    def scaled(net, opt, *, scale):
+        raise NotImplementedError
+
+    def deep(d_in, blocks):
+        raise NotImplementedError
+
+    for name, function in {"LOSS": focal, "PARAMETRIZATION": scaled, "MODEL": deep}.items():
+        (argument,) = {"focus", "scale", "blocks"} & set(inspect.signature(function).parameters)
+        plain = make(**{name: function, argument: 1.0})
+        assert plain.arguments == {argument: 1.0}
+        sweep = make({argument: [1.0, 2.0]}, **{name: function})
+        assert [config[argument] for config in sweep] == [1.0, 2.0]
+        assert len({config.key for config in sweep}) == 2
+        assert sweep.config(0).key == plain.config(0).key
+        # Also where the functions themselves are on an axis, zipped or not.
+        assert len(make({name: [function], argument: [1.0, 2.0]})) == 2
+        assert len(make({(name, argument): [(function, 1.0), (function, 2.0)]})) == 2
+
+    for first in ("output", "y", "net", "opt"):  # what both are always given
+        assert "neither a hyper" in only(errors_of(make, LOSS=focal, **{first: 2.0}))
     assert make(LOSS=torch.dist).base.loss is torch.dist  # a built-in has no signature to read
 
 

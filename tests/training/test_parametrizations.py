@@ -228,7 +228,7 @@ def test_what_the_table_does_not_cover_is_refused():
     with pytest.raises(SpecError, match=r"its module '1' \(LayerNorm\) has weights of its own"):
         parametrize(normed, "mup")
     with pytest.raises(SpecError, match=r"covers nn\.Linear and nn\.Conv2d layers only"):
-        parametrize(nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.Linear(3, 4)), "sp")
+        parametrize(nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.Linear(3, 4)), "ntp")
     bare = mlp()
     bare.scale = nn.Parameter(torch.ones(()))
     with pytest.raises(SpecError, match=r"MODEL: the model itself \(MLP\) has weights"):
@@ -241,6 +241,21 @@ def test_what_the_table_does_not_cover_is_refused():
         parametrize(mlp(), forgetful)
     with pytest.raises(SpecError, match="GAMMA=2 divides the output of the last"):
         parametrize(nn.LayerNorm(3), lambda model, optimizer: None, gamma=2.0)
+
+
+def test_sp_leaves_everything_as_pytorch_made_it():
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 1))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    X = torch.randn(5, 3)
+    outputs = model(X)
+    assert parametrize(model, "sp", gamma=4.0) == dict.fromkeys(before, 1.0)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    torch.testing.assert_close(model(X), outputs / 4)
+
+    no_layer = nn.LayerNorm(3)
+    assert parametrize(no_layer, "sp") == {"weight": 1.0, "bias": 1.0}
+    with pytest.raises(SpecError, match="GAMMA=2 divides the output of the last"):
+        parametrize(no_layer, "sp", gamma=2.0)
 
 
 def forgetful(model, optimizer):

@@ -56,9 +56,13 @@ class ClosedForm:
             return None
         hidden = [f"hidden_layers.{i}" for i in range(len(first.hidden_layers))]
         layers = ["input_layer", *hidden, "output_layer"]
-        known = {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
-        named = dict(first.named_parameters())
-        if not all(name in known and p.requires_grad for name, p in named.items()):
+        modules = dict(first.named_modules())
+        kinds = ((layer, kind) for layer in layers for kind in ("weight", "bias"))
+        expected = {
+            f"{a}.{kind}" for a, kind in kinds if getattr(modules.get(a), kind, None) is not None
+        }
+        named = dict(first.named_parameters())  # without those that are tied to another
+        if set(named) != expected or not all(p.requires_grad for p in named.values()):
             return None
         scales = {_scales(model) for model in models}
         common = scales.pop()

@@ -21,12 +21,10 @@ without effect: the states of its generators are restored.
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +32,7 @@ from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.training.accel.cuda_graph import CudaRecorder
 from mlpsubmit.training.batches import Batch, Batches
-from mlpsubmit.training.seeds import generator_states, set_generator_states
+from mlpsubmit.training.seeds import generator_states, global_states, set_generator_states
 
 __all__ = ["ReplayedStep", "StepFn", "replay_wanted", "replayed"]
 
@@ -82,7 +80,7 @@ class Recordable(Protocol):
 
     @property
     def functions(self) -> list[Any]:
-        """The user's functions that each step calls, and the behaviour of the model."""
+        """The user's functions that each step calls, and a hash of the model's state."""
 
 
 def replayed(step_fn: StepFn, pack: Recordable, common: Hyperparameters) -> StepFn:
@@ -183,7 +181,7 @@ class ReplayedStep:
         if self._pure:  # found before a shrink, which only removes functions
             return b""
         with contextlib.suppress(Exception):
-            return digest(self._pack.functions, _global_generators(self._pack.device))
+            return digest(self._pack.functions, global_states(self._pack.device))
         return None
 
     def _record(self, step: int) -> None:
@@ -264,12 +262,6 @@ def _tried(work: Callable[[], T]) -> tuple[T | None, str | None]:
     except Exception as error:
         first_line = (str(error).splitlines() or [""])[0]
         return None, f"{type(error).__name__}: {first_line}"
-
-
-def _global_generators(device: torch.device) -> list[Any]:
-    """Return the states of all global generators."""
-    states = [random.getstate(), np.random.get_state(), torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
 
 
 class _StepUsed(BaseException):
