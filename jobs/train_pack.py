@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mlpsubmit.assembly.assemble import assemble
-from mlpsubmit.assembly.probe import smoke_test_grabs
+from mlpsubmit.assembly.probe import smoke_test
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.gpus import device_name
@@ -39,6 +39,7 @@ class TaskContext:
         data: the entries of the data function.
         stop: set when the task is to save its pack and stop.
         roofline: the ideal time of model-steps; None if it was not measured.
+        checked: the functions that a smoke test has passed.
     """
 
     run: RunDirectory
@@ -50,6 +51,7 @@ class TaskContext:
     heartbeat: Heartbeat
     meter: ThroughputMeter
     roofline: Roofline | None
+    checked: set[tuple[int, ...]] = field(default_factory=set)
 
 
 class OutOfMemory(UserError):
@@ -77,7 +79,7 @@ def train_pack(context: TaskContext, pack: PackRange) -> Arrays:
         60 * base.checkpoint_minutes,
         verbose=base.verbose,
     )
-    _smoke_test_grabs(context, configs[0], entries[0])
+    _smoke_test(context, configs[0], entries[0])
     _PackTraining(context, pack.name, configs, entries, checkpoint, monitor).run()
     return {
         "index": indices,
@@ -173,10 +175,10 @@ class _PackTraining:
         self.monitor.save(None)
 
 
-def _smoke_test_grabs(context: TaskContext, config: Config, entry: Mapping[str, Any]) -> None:
-    """Call the grabs of a long training once before it, so that an error in one costs nothing."""
+def _smoke_test(context: TaskContext, config: Config, entry: Mapping[str, Any]) -> None:
+    """Call the functions of a training before it, so that an error in one costs nothing."""
     try:
-        smoke_test_grabs(context.sweep, config, entry, context.device)
+        smoke_test(context.sweep, config, entry, context.device, context.checked)
     except Exception as error:
         if not ran_out_of_memory(error):
             raise

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlpsubmit.arguments import declared, takes_all
+from mlpsubmit.arguments import declared, function_name, takes_all
 from mlpsubmit.assembly.batch_streams import BatchStream, SharedBatches, settings_of, sharing_key
 from mlpsubmit.assembly.build_model import build_model, check_layer_order
 from mlpsubmit.errors import SpecError, collected, did_you_mean
@@ -17,6 +17,7 @@ from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loop import train
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.result import Trained
@@ -108,8 +109,11 @@ def assemble(
 
     Raises:
         SpecError: where a function needs an argument that nothing provides.
+        WriteError: where one changes a data entry.
     """
     grabs = named_grabs(sweep)
+    distinct = {id(entry): entry for entry in entries}.values()
+    guards = [Guard(arrays_of(entry), sampled=True) for entry in distinct]
     needs_test = any(map(_needs_test, grabs.values()))
     shared: dict[bytes, SharedBatches] = {}
     stacks: dict[Any, StackInputs] = {}
@@ -129,6 +133,12 @@ def assemble(
             check_layer_order(model, first[0])
             stacks[key] = StackInputs(grabs, device)
         stacks[key].add(row, config, context, model, batches.of_stack(key), test_fn)
+    if written := [name for guard in guards for name in guard.changed()]:
+        model_name = getattr(sweep.base.model, "__name__", sweep.base.model)
+        raise WriteError(
+            f"batchfn {function_name(sweep.batchfn)}, or MODEL {model_name}, changes the data "
+            f"entry {written[0]} in place, which all configs read; try {written[0]}.clone() first"
+        )
     return list(stacks.values())
 
 

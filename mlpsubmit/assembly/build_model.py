@@ -70,7 +70,7 @@ def check_layer_order(model: nn.Module, X: Tensor) -> None:
     hooks = [m.register_forward_hook(lambda m, *_: passed.update({m: None})) for m in defined]
     try:
         with torch.no_grad():
-            model(X[:1].to("cpu", torch.float32))
+            model(X[:1].to("cpu", torch.float32, copy=True))
     except Exception:
         return  # the train loop reports it, with the batch
     finally:

@@ -51,11 +51,12 @@ def _by_callable(loss: Callable[[Tensor, Tensor], Tensor]) -> StackedLoss:
         if y.numel() == output.numel():
             y = y.reshape(output.shape)  # else (n, 1) - (n,) would be (n, n)
         value = loss(output, y)
-        if not isinstance(value, Tensor) or value.ndim != 0:
+        if not isinstance(value, Tensor) or value.ndim != 0 or not value.is_floating_point():
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            got += f" of {value.dtype}" if isinstance(value, Tensor) and value.ndim == 0 else ""
             raise SpecError(
                 f"LOSS: {name}(output, y) gave {got} for output {tuple(output.shape)} and y "
-                f"{tuple(y.shape)}; valid is a scalar tensor; try .mean()"
+                f"{tuple(y.shape)}; valid is a scalar tensor of a real number; try .mean()"
             )
         return value
 

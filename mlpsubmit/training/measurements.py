@@ -16,6 +16,7 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import GRAB_ARGUMENTS, Grab
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import Batch, Batches, latest
+from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loss_history import Finished
 from mlpsubmit.training.optimizers import OptimizerView
 from mlpsubmit.training.parts import Part
@@ -105,6 +106,7 @@ class Grabber(Part):
         self._leading = (K, columns) if traced else (K,)
         self._arrays: dict[str, Array] = {}
         self._shapes: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in grabs}
+        self._calls = 0
         #: Per config, the last column that has a result.
         self._last_column = [-1] * K
 
@@ -123,6 +125,7 @@ class Grabber(Part):
 
         Raises:
             GrabError: for a grab that fails, or whose result cannot be stored.
+            WriteError: for a grab that changes what it is given.
         """
         if not self.grabs:
             return
@@ -144,9 +147,16 @@ class Grabber(Part):
             config = self._stack.configs[row]
             offered = self._offer(row, config, train)
             self._last_column[config] = column
+            self._calls += 1
+            # By checksums (a GPU-CPU sync point) at the calls 1, 2, 4, 8, ...
+            guard = Guard(_shown(offered), sampled=not self._calls & (self._calls - 1))
+            buffers = _buffers(offered)
             for name in self.grabs:
                 where = f"grab {name!r} of model {config} at step {step}"
                 value = self._call(name, config, offered, where)
+                _check_writes(guard, offered["opt"], where)
+                for buffer, copy in buffers:  # a forward pass may change those of the model
+                    buffer.copy_(copy)
                 if value is not None:
                     self._check_shape(name, config, tuple(value.shape), where)
                     self._pending[name].append((config, column, value))
@@ -249,6 +259,41 @@ class Grabber(Part):
         """Return the state for :meth:`load_state_dict` (a GPU-CPU sync point)."""
         self.flush()
         return super().state_dict()
+
+
+def _shown(offered: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors that a grab can reach and must not change, by name."""
+    found = arrays_of(offered)
+    for name in ("model", "model0"):
+        module = offered[name]
+        if module is not None:
+            found |= {f"{name}.{path}": p for path, p in module.named_parameters()}
+    return found
+
+
+def _buffers(offered: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """Return the buffers of the models, but for multipliers, each with a copy."""
+    modules = [offered[name] for name in ("model", "model0") if offered[name] is not None]
+    return [
+        (buffer.detach(), buffer.detach().clone())
+        for module in modules
+        for name, buffer in module.named_buffers()
+        if name.rpartition(".")[2] != "multiplier"
+    ]
+
+
+def _check_writes(guard: Guard, opt: OptimizerView, where: str) -> None:
+    """Refuse a grab that has changed what others read."""
+    if written := guard.changed():
+        raise WriteError(
+            f"{where} changes {written[0]} in place, which the training and other grabs read too; "
+            "try .clone(), or copy.deepcopy(model), before the change"
+        )
+    if opt.changed:
+        raise WriteError(
+            f"{where} changes opt.param_groups, which shows the learning rates to grabs and does "
+            "not set them; try a callable PARAMETRIZATION, or an OPTIMIZER of your own"
+        )
 
 
 def _fixed_set(batches: Batches | None) -> Batch | None:

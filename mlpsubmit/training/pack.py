@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import DIVERGED, BatchFn
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, STACKED, Hyperparameters, validate
 from mlpsubmit.training.accel.compile import compile_wanted, make_importable
 from mlpsubmit.training.batches import Batch, Batches
+from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.initial_output import InitialOutput
 from mlpsubmit.training.loss_history import LossHistory
 from mlpsubmit.training.losses import stacked_loss
@@ -80,6 +82,7 @@ class Pack:
         device: where it trains.
         stack: the networks.
         train, test: the batches; ``test`` is None where there is no test set or no use for it.
+        inputs: guards the tensors among the contexts, such as the data entries.
         initial_output: f0, which is subtracted from the outputs.
         optimizer: the stacked optimizer.
         history: the losses.
@@ -122,6 +125,7 @@ class Pack:
         initial_weights = self.stack.copy() if keeps_initial else None
 
         # The batches; online a test set is drawn for grabs alone.
+        self.inputs = Guard(_inputs(contexts), sampled=True, whole=True)
         needs_test = not common.online or not taken.isdisjoint({"X_te", "y_te"})
         self._build_batches(batch_fns, test_fns if needs_test else None, common)
 
@@ -129,7 +133,8 @@ class Pack:
         self.initial_output = InitialOutput(
             self.stack, initial_weights, centered=common.centered, train=self.train, test=self.test
         )
-        self._loss = stacked_loss(common.loss)
+        self._loss, self._loss_name = stacked_loss(common.loss), _name_of(common.loss)
+        self._model_name, self._evaluated, self._blocks = type(models[0]).__name__, False, 0
         if compile_wanted(common, models[0], device, self.weights):
             make_importable(common.loss)
             self.stack.compile()
@@ -164,6 +169,7 @@ class Pack:
             Batches,
             loss=common.loss,
             model=self.stack.models[0],
+            inputs=self.inputs,
             device=self.device,
             dtype=self.stack.parameters[0].dtype,
         )
@@ -174,14 +180,67 @@ class Pack:
 
     def objective(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the losses (K,) of the centred outputs on a batch, and their gradients."""
-        return self.stack.losses_and_gradients(batch, self.initial_output.train(batch), self._loss)
+        first, self._evaluated = not self._evaluated, True
+        guard = Guard({"X": batch.X, "y": batch.y}, sampled=True) if first else None
+        initial_output = self.initial_output.train(batch)
+        found = self.stack.losses_and_gradients(batch, initial_output, self._loss)
+        # By checksums the first time (a GPU-CPU sync point), else by version counters.
+        written = batch.written or ("".join(guard.changed()[:1]) if guard is not None else "")
+        if written:
+            self._refuse_write(written)
+        return found
 
     @torch.no_grad()
     def test_losses(self) -> Tensor:
         """Return the losses (K,) of the centred outputs on the test set."""
         assert self.test is not None
         batch = self.test.draw(0)
-        return self._loss(self.stack(batch) - self.initial_output.test(), batch.targets)
+        losses = self._loss(self.stack(batch) - self.initial_output.test(), batch.targets)
+        if written := batch.written:
+            self._refuse_write(written)
+        return losses
+
+    def _refuse_write(self, name: str) -> NoReturn:
+        who = "LOSS " + self._loss_name if name == "y" else f"MODEL {self._model_name}"
+        raise WriteError(
+            f"{who} changes {name} in place: all configs and all later steps read it too; try "
+            f"{name} = {name}.clone(), or operations out of place"
+        )
+
+    def end_block(self) -> None:
+        """Refuse to go on where fixed sets or inputs have been written to.
+
+        By version counters; after 1, 2, 4, 8, ... blocks by checksums of a sample, and at the end
+        by checksums of the whole. Those are a GPU-CPU sync point.
+
+        Raises:
+            WriteError: naming the tensor, and all functions that get it.
+        """
+        self._blocks += 1
+        if not self.history.open:
+            self._check_inputs(lambda guard: guard.changed(whole=True))
+        elif self._blocks & (self._blocks - 1):
+            self._check_inputs(Guard.written)
+        else:
+            self._check_inputs(Guard.changed)
+
+    def _check_inputs(self, changed: Callable[[Guard], list[str]]) -> None:
+        sets = {"training set": self.train, "test set": self.test}
+        for what, batches in sets.items():
+            for name in [] if batches is None else changed(batches.guard):
+                self._refuse_unknown_write(f"{name} of the {what}")
+        for name in changed(self.inputs):
+            self._refuse_unknown_write(name)
+
+    def _refuse_unknown_write(self, name: str) -> NoReturn:
+        functions = [f"MODEL {self._model_name}", f"LOSS {self._loss_name}"]
+        functions += [f"batch function {one}" for one in self.train.names]
+        functions += [f"grab {name!r}" for name in self.grabber.grabs]
+        raise WriteError(
+            f"{name} was changed in place during the training, by one of: "
+            f"{', '.join(dict.fromkeys(functions))}; others read it too; try .clone(), or .copy() "
+            "of an array, before the change"
+        )
 
     def shrink(self) -> None:
         """Leave out the configs that have stopped, once they are at least half of the stack."""
@@ -243,6 +302,7 @@ class Pack:
 
     def state_dict(self, start: int) -> dict[str, Any]:
         """Return all that is needed to continue with a step (a GPU-CPU sync point)."""
+        self._check_inputs(Guard.changed)  # a resumed training draws them anew
         state = {
             "format": STATE_FORMAT,
             "models": len(self.stack.models),
@@ -264,6 +324,21 @@ class Pack:
         set_generator_states(self.generators, state["generators"])
         # Batch functions draw from the generators they are given, but a grab may do otherwise.
         torch.set_rng_state(state["global_generator"].clone())
+
+
+def _inputs(contexts: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Return each array among the contexts once, by its name."""
+    seen, found = set[int](), dict[str, Tensor]()
+    for config, context in enumerate(contexts):
+        for name, tensor in arrays_of(context).items():
+            if id(context[name]) not in seen:
+                seen.add(id(context[name]))
+                found[f"{name} of model {config}" if name in found else name] = tensor
+    return found
+
+
+def _name_of(setting: Any) -> str:
+    return setting if isinstance(setting, str) else function_name(setting)
 
 
 def _parametrize(

@@ -178,7 +178,7 @@ def test_all_of_these_are_errors_of_the_user() -> None:
 # ---- random numbers that do not come from gen, and data that a launch may compute ----------------
 
 
-def test_draws_from_global_generators_are_told() -> None:
+def test_draws_from_global_generators_are_refused() -> None:
     def careless(bsz: int, gen: torch.Generator) -> Any:
         def batch_fn(step: int) -> Any:
             X = torch.randn(bsz, 3)
@@ -186,8 +186,8 @@ def test_draws_from_global_generators_are_told() -> None:
 
         return batch_fn
 
-    message = "batchfn careless, or a grab, draws from the global generator of torch and numpy"
-    with pytest.warns(UserWarning, match=message):
+    message = "batchfn careless draws from the global generator of numpy and torch"
+    with pytest.raises(SpecError, match=message):
         probe(small(batchfn=careless))
 
 
