@@ -26,7 +26,7 @@ from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.monitor import StateError
 from mlpsubmit.training.oom import is_crowded, ran_out_of_memory, release_memory
-from mlpsubmit.training.seeds import data_seed
+from mlpsubmit.training.seeds import data_seed, streams
 
 __all__ = ["OutOfMemory", "TaskContext", "train_pack"]
 
@@ -149,7 +149,9 @@ class _PackTraining:
             roofline = self.context.roofline
             step_ideal = None if roofline is None else roofline.ideal_seconds(stack)
             self.monitor.begin_stack(len(rows), step_ideal)
-            torch.manual_seed(data_seed(stack.hyperparameters[0].seed))
+            # An optimizer of the user's, which trains one config at a time, may draw from these.
+            seed = stack.hyperparameters[0].seed
+            torch.manual_seed(streams(seed, stack.trials[0]).optimizer)
             trained = stack.train(self.monitor)
             self.monitor.finish_stack(stack_arrays(rows, trained, self.monitor.seconds))
         checkpoint.parts.drop_first()

@@ -263,11 +263,14 @@ class _Run:
                     raise SpecError(_keeps_state(name, place))
         for what, one in self.results.items():
             if difference(one, resumed.results[what]) is not None:
-                hints = {_HINTS[name.partition(" ")[0]] for name in self.own}
+                # The batches were compared before.
+                others = [n for n in self.own if not n.startswith(("batchfn", "grab"))]
+                names = [what] if what in self.own else others or [*self.own]
+                hints = dict.fromkeys(_HINTS[name.partition(" ")[0]] for name in names)
                 raise SpecError(
-                    f"{' or '.join(self.own)} keeps state that is not in a checkpoint: a training "
+                    f"{' or '.join(names)} keeps state that is not in a checkpoint: a training "
                     f"that is resumed after {_SAVED_AFTER} steps differs from an undisturbed one "
-                    f"in {what}; {'; or '.join(sorted(hints))}"
+                    f"in {'its results' if what in self.own else what}; {'; or '.join(hints)}"
                 )
 
 

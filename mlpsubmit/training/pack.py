@@ -27,7 +27,13 @@ from mlpsubmit.training.optimizers import build_optimizer
 from mlpsubmit.training.parametrizations import effective_lr, parametrize
 from mlpsubmit.training.parts import Part, map_tensors
 from mlpsubmit.training.result import Trained
-from mlpsubmit.training.seeds import generator_states, set_generator_states, streams
+from mlpsubmit.training.seeds import (
+    generator_states,
+    global_states,
+    set_generator_states,
+    set_global_states,
+    streams,
+)
 from mlpsubmit.training.stack import Stack, behaviour, check_stackable
 
 __all__ = ["Pack", "per_config"]
@@ -309,7 +315,7 @@ class Pack:
             "start": start,
             "generators": generator_states(self.generators),
             "generators_at_start": self._generators_at_start,
-            "global_generator": torch.get_rng_state(),
+            "global_generators": global_states(self.device),
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
         }
         return dict(map_tensors(state, lambda tensor: tensor.detach().to("cpu", copy=True)))
@@ -322,8 +328,8 @@ class Pack:
             if batches is not None and len(self.stack) < len(self.stack.models):
                 batches.shrink(self.stack.configs)
         set_generator_states(self.generators, state["generators"])
-        # Batch functions draw from the generators they are given, but a grab may do otherwise.
-        torch.set_rng_state(state["global_generator"].clone())
+        # Batch functions draw from the generators they are given, but an optimizer has none.
+        set_global_states(self.device, state["global_generators"])
 
 
 def _inputs(contexts: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

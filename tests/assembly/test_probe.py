@@ -93,6 +93,28 @@ def test_the_rehearsal_changes_no_result(tmp_path: Path) -> None:
     assert np.isfinite(final.g).all()
 
 
+def test_state_is_found_on_a_worker_where_the_data_are_computed_there(tmp_path: Path) -> None:
+    def shuffled(X_all: torch.Tensor, bsz: int, gen: torch.Generator) -> Any:
+        order = torch.arange(0)
+
+        def batch_fn(step: int) -> Any:
+            nonlocal order
+            if step % 4 == 0:
+                order = torch.randperm(len(X_all), generator=gen)
+            rows = order[:bsz]
+            return X_all[rows], X_all[rows, 0]
+
+        return batch_fn
+
+    sweep = small(data=lambda: {"X_all": torch.randn(24, 3)}, batchfn=shuffled, MAX_ITER=40)
+    run = launch(sweep, executor="debug", runs_dir=tmp_path, keep_going=True)
+    assert run.status().failed == 1
+    wanted = (
+        "batchfn shuffled: batch_fn(5) depends on more than step and gen (its variable 'order')"
+    )
+    assert wanted in run.status().failures[0].error
+
+
 # ---- arguments on axes ---------------------------------------------------------------------------
 
 
