@@ -8,6 +8,7 @@ globals may not matter either.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
@@ -107,11 +108,19 @@ def own_functions(sweep: Sweep, config: Config, grabs: Collection[str]) -> dict[
 
 
 def _is_own(function: Any) -> bool:
-    """Return whether a function, or one that it was given, is neither Python's nor a package's."""
-    if isinstance(function, functools.partial):
-        return any(map(_is_own, (function.func, *function.args, *function.keywords.values())))
+    """Return whether a function, or one that it calls for its user, is no library's."""
+    if not callable(function):
+        return False
     inner = function if hasattr(function, "__qualname__") else type(function)
-    return callable(function) and not is_library(inner.__module__ or "")
+    if not is_library(inner.__module__ or ""):
+        return True
+    inside = [getattr(function, name, None) for name in ("func", "__wrapped__", "__self__")]
+    if isinstance(function, functools.partial):
+        inside += [*function.args, *function.keywords.values()]
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # not assigned yet
+            inside.append(cell.cell_contents)
+    return any(map(_is_own, inside))
 
 
 def _check(

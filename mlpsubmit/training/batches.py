@@ -18,6 +18,9 @@ from mlpsubmit.training.precision import full_precision_matmul
 __all__ = ["Batch", "BatchError", "Batches", "column", "latest", "pair_of"]
 
 
+_REAL = frozenset({torch.float32, torch.float64, torch.int64, torch.int32, torch.bool})
+
+
 class BatchError(UserError):
     """A batch whose shapes or values do not fit the model or the loss."""
 
@@ -187,7 +190,9 @@ class Batches:
     def _draw_one(self, function: BatchFn, step: int) -> tuple[Tensor, Tensor]:
         with full_precision_matmul():
             drawn = function(step)
-        X, y = pair_of(drawn, f"{self._what} {function_name(function)}")
+        if not _is_usual(drawn):  # spares the usual ones the messages
+            drawn = pair_of(drawn, f"{self._what} {function_name(function)}")
+        X, y = drawn
         if self._draws == 0:
             self._returned.append((function, Guard({"X": X, "y": y}, sampled=True)))
         integers = not (y.is_floating_point() or self._loss == "mse")
@@ -291,6 +296,21 @@ def pair_of(drawn: Any, where: str) -> tuple[Tensor, Tensor]:
         raise BatchError(f"{where} returned {got}; expected a pair (X, y) of tensors")
     X, y = drawn
     return _dense(X, f"{where} gave X", "X"), _dense(y, f"{where} gave y", "y")
+
+
+def _is_usual(drawn: Any) -> bool:
+    """Return whether this is a pair of dense tensors of real numbers."""
+    return (
+        isinstance(drawn, (tuple, list))
+        and len(drawn) == 2
+        and all(
+            isinstance(part, Tensor)
+            and part.layout is torch.strided
+            and part.dtype in _REAL
+            and not (part.is_nested or part.is_inference())
+            for part in drawn
+        )
+    )
 
 
 def _dense(value: Any, where: str, name: str) -> Tensor:

@@ -31,6 +31,10 @@ __all__ = ["GrabError", "Grabber", "resolve"]
 _PENDING_BYTES = 2**28
 
 
+#: The arguments of a grab that are not the same tensors at every call.
+_BATCH = ("X_tr", "y_tr", "X_te", "y_te")
+
+
 class GrabError(UserError):
     """A grab that failed, or whose result cannot be stored."""
 
@@ -107,6 +111,9 @@ class Grabber(Part):
         self._arrays: dict[str, Array] = {}
         self._shapes: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in grabs}
         self._calls = 0
+        #: Per config, the tensors that its grabs can reach at every call: parameters and entries
+        #: by name, and buffers.
+        self._reachable: dict[int, tuple[dict[str, Tensor], list[Tensor]]] = {}
         #: Per config, the last column that has a result.
         self._last_column = [-1] * K
 
@@ -149,8 +156,8 @@ class Grabber(Part):
             self._last_column[config] = column
             self._calls += 1
             # By checksums (a GPU-CPU sync point) at the calls 1, 2, 4, 8, ...
-            guard = Guard(_shown(offered), sampled=not self._calls & (self._calls - 1))
-            buffers = _buffers(offered)
+            guard = Guard(self._shown(config, offered), sampled=not self._calls & (self._calls - 1))
+            buffers = [(buffer, buffer.clone()) for buffer in self._reachable[config][1]]
             for name in self.grabs:
                 where = f"grab {name!r} of model {config} at step {step}"
                 value = self._call(name, config, offered, where)
@@ -164,6 +171,14 @@ class Grabber(Part):
             self._stack.models[config].zero_grad()
         if self._pending_bytes > _PENDING_BYTES:
             self.flush()
+
+    def _shown(self, config: int, offered: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the tensors that the grabs of a config must not change, by name."""
+        if config not in self._reachable:
+            given = {name: None if name in _BATCH else one for name, one in offered.items()}
+            self._reachable[config] = _reachable(given)
+        batch = {name: offered[name] for name in _BATCH if offered[name] is not None}
+        return {**self._reachable[config][0], **batch}
 
     def _call(
         self, name: str, config: int, offered: dict[str, Any], where: str
@@ -261,25 +276,16 @@ class Grabber(Part):
         return super().state_dict()
 
 
-def _shown(offered: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors that a grab can reach and must not change, by name."""
-    found = arrays_of(offered)
+def _reachable(offered: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Return parameters and arrays that a grab can reach, by name, and buffers of the models."""
+    found, buffers = arrays_of(offered), list[Tensor]()
     for name in ("model", "model0"):
         module = offered[name]
         if module is not None:
             found |= {f"{name}.{path}": p for path, p in module.named_parameters()}
-    return found
-
-
-def _buffers(offered: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
-    """Return the buffers of the models, but for multipliers, each with a copy."""
-    modules = [offered[name] for name in ("model", "model0") if offered[name] is not None]
-    return [
-        (buffer.detach(), buffer.detach().clone())
-        for module in modules
-        for name, buffer in module.named_buffers()
-        if name.rpartition(".")[2] != "multiplier"
-    ]
+            named = module.named_buffers()
+            buffers += [b for path, b in named if path.rpartition(".")[2] != "multiplier"]
+    return found, buffers
 
 
 def _check_writes(guard: Guard, opt: OptimizerView, where: str) -> None:
