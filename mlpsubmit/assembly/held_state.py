@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import random
 import types
 import warnings
@@ -103,6 +104,8 @@ class _Reader:
     def read(self, value: Any) -> Held:
         if type(value) in _SCALARS:
             return Held((type(value).__name__, repr(value)))
+        if isinstance(value, int):  # of a subclass
+            return Held(("int", int.__repr__(value)))
         if id(value) in self._seen or len(self._seen) > _MOST_OBJECTS:
             return Held(again=True)
         self._seen[id(value)] = value
@@ -123,30 +126,33 @@ class _Reader:
         yield _GENERATORS, lambda g: Held((type(g).__name__, _generator_state(g)))
         yield Mapping, self._mapping
         yield (list, tuple, collections.deque), self._sequence
-        yield (set, frozenset), lambda s: Held((type(s).__name__, sorted(map(repr, s))))
+        yield (set, frozenset), self._set
         yield types.FunctionType, self._function
         yield types.MethodType, lambda m: self._of({"": m.__self__, "()": m.__func__})
-        yield (
-            functools.partial,
-            lambda p: self._of(
-                {"": p.func, ".args": p.args, ".keywords": p.keywords, **_attributes(p)}
-            ),
-        )
+        yield (types.BuiltinFunctionType, types.MethodWrapperType), self._builtin
+        yield functools.partial, self._partial
         # What it caches follows from what it is given, or shows in the batches.
         yield functools._lru_cache_wrapper, lambda f: self._of({"": f.__wrapped__})
         yield types.GeneratorType, self._suspended
+        yield itertools.count, lambda count: Held(repr(count))
         yield type, self._class
         yield types.ModuleType, self._module
-        yield (
-            (property, staticmethod, classmethod),
-            lambda p: self._of(
-                {"": [getattr(p, name, None) for name in ("fget", "fset", "__func__")]}
-            ),
-        )
-        yield (
-            (weakref.ref, types.CodeType, types.BuiltinFunctionType),
-            lambda v: Held(type(v).__name__),
-        )
+        yield (property, staticmethod, classmethod), self._descriptor
+        yield (weakref.ref, types.CodeType), lambda value: Held(type(value).__name__)
+
+    def _set(self, value: Any) -> Held:
+        scalars = sorted(repr(entry) for entry in value if type(entry) in _SCALARS)
+        return Held((type(value).__name__, len(value), scalars))
+
+    def _builtin(self, function: Any) -> Held:
+        return self._of({"": getattr(function, "__self__", None)}, function.__name__)
+
+    def _partial(self, value: Any) -> Held:
+        parts = {"": value.func, ".args": value.args, ".keywords": value.keywords}
+        return self._of({**parts, **_attributes(value)})
+
+    def _descriptor(self, value: Any) -> Held:
+        return self._of({"": [getattr(value, n, None) for n in ("fget", "fset", "__func__")]})
 
     def _of(self, parts: Mapping[str, Any], leaf: Any = None, grows: bool = False) -> Held:
         return Held(leaf, {name: self.read(part) for name, part in parts.items()}, grows)
@@ -177,7 +183,7 @@ class _Reader:
         return self._of(entries, (type(value).__name__, len(value)))
 
     def _mapping(self, value: Mapping[Any, Any]) -> Held:
-        simple = all(type(key) in _SCALARS or isinstance(key, tuple) for key in value)
+        simple = all(isinstance(key, (*_SCALARS, tuple)) for key in value)
         entries = {
             f"[{key!r}]" if simple else f"[{i}]": entry
             for i, (key, entry) in enumerate(value.items())

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import io
 import math
 import random
+import types
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +47,7 @@ _STEPS, _SAVED_AFTER = 4, 2
 _SAMPLES = 32
 
 #: The most steps at which a batch function is called out of order.
-_REVISITED = 4
+_REVISITED = 6
 
 _HINTS = {
     "OPTIMIZER": "keep it in self.state or param_groups, or return it from state_dict() and set it "
@@ -470,20 +472,52 @@ def _draws_in_order(stream: BatchStream, max_iter: int, name: str) -> Iterator[_
         WriteError: where a draw changes the batch before it.
     """
     noted: set[int] = set()
-    steps, earlier = [1, 2, 3], Guard(dict(zip("Xy", stream.first, strict=True)), sampled=True)
-    while steps:
-        step, before = steps.pop(0), stream.generator.get_state()
+    earlier = Guard(dict(zip("Xy", stream.first, strict=True)), sampled=True)
+
+    def draw(step: int) -> _Draw:
+        nonlocal earlier
+        before = stream.generator.get_state()
         batch, (X, y) = _batch_of(stream, _Step(step, noted), name)
         if written := earlier.changed():
             raise WriteError(
                 f"{name} changes the {written[0]} that it has returned before, in place; try "
                 ".clone() of what it returns"
             )
-        yield _Draw(step, before, batch, held(stream.rest))
         earlier = Guard({"X": X, "y": y}, sampled=True)
-        if step == 3:
-            later = sorted(m for m in noted if 3 <= m < max_iter - 1)[:_REVISITED]
-            steps = [step for m in later for step in (m, m + 1)]
+        return _Draw(step, before, batch, held(stream.rest))
+
+    yield from map(draw, (1, 2, 3))
+    numbers = [*sorted(noted), *sorted(_numbers_in(stream.rest) - noted)]
+    later = [m for m in numbers if 3 <= m < max_iter - 1][:_REVISITED]
+    for m in sorted(later):
+        yield draw(m)
+        yield draw(m + 1)
+
+
+def _numbers_in(value: Any) -> set[int]:
+    """Return the integers in the code of a function and in its closure: ``step in {20, 40}``."""
+    if type(value) is int:
+        return {value}
+    parts: Iterable[Any] = ()
+    if isinstance(value, types.CodeType):
+        parts = value.co_consts
+    elif isinstance(value, (tuple, list, set, frozenset, dict)) and len(value) < 100:
+        parts = [part for part in value if not callable(part)]
+    elif isinstance(value, types.FunctionType):
+        own = inspect.getclosurevars(value).nonlocals.values()
+        parts = [value.__code__, *(one for one in own if not callable(one))]
+    elif isinstance(value, functools.partial):
+        parts = (value.func, *value.args)
+    elif callable(value):
+        call = getattr(value, "__func__", None) or vars(type(value)).get("__call__")
+        parts = [call] if isinstance(call, types.FunctionType) else []
+        parts = [*parts, *(one for one in _plain_attributes(value) if not callable(one))]
+    return set().union(*map(_numbers_in, parts))
+
+
+def _plain_attributes(value: Any) -> Iterable[Any]:
+    holder = getattr(value, "__self__", value)
+    return getattr(holder, "__dict__", {}).values()
 
 
 def _batch_of(stream: BatchStream, step: int, name: str) -> tuple[Held, tuple[Tensor, Tensor]]:

@@ -178,7 +178,7 @@ class Batches:
         for function, guard in self._returned:
             if written := guard.changed() if contents else guard.written():
                 self._refuse_write(function, f"the {written[0]} that it has returned before")
-        if self._draws == 2:
+        if self._draws == 2 or self.fixed:
             self._returned = []
 
     def _refuse_write(self, function: BatchFn, what: str) -> NoReturn:

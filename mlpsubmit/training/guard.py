@@ -20,7 +20,7 @@ __all__ = ["Guard", "WriteError", "arrays_of", "version"]
 #: Elements of a tensor, at even distances, that a checksum covers where it is not of the whole.
 _SAMPLED = 1 << 16
 #: Elements of a whole tensor that are summed at a time: each takes 16 bytes.
-_CHUNK = 1 << 22
+_CHUNK = 1 << 20
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 

@@ -157,6 +157,15 @@ class Precomputed:
         return pair(self.pool[torch.randint(100, (self.bsz,), generator=self.gen)])
 
 
+class NotesTheStep:
+    def __init__(self, bsz: int, gen: torch.Generator) -> None:
+        self.bsz, self.gen, self.step = bsz, gen, 0
+
+    def __call__(self, step: int) -> Any:
+        self.step = step
+        return pair((1 + self.step / 50) * torch.randn(self.bsz, 3, generator=self.gen))
+
+
 class CountsCalls:
     def __init__(self, bsz: int, gen: torch.Generator) -> None:
         self.bsz, self.gen, self.calls = bsz, gen, 0
@@ -212,6 +221,28 @@ def changed_at_a_step(bsz: int, gen: torch.Generator) -> Any:
         return pair(held[0] * torch.randn(bsz, 3, generator=gen))
 
     return batch_fn
+
+
+def changed_at_milestones(bsz: int, gen: torch.Generator) -> Any:
+    scale = 1.0
+
+    def batch_fn(step: int) -> Any:
+        nonlocal scale
+        if step in {20, 30}:
+            scale *= 0.5
+        return pair(scale * torch.randn(bsz, 3, generator=gen))
+
+    return batch_fn
+
+
+class ChangedAtAnOffset:
+    def __init__(self, bsz: int, gen: torch.Generator) -> None:
+        self.bsz, self.gen, self.offset, self.scale = bsz, gen, 7, 1.0
+
+    def __call__(self, step: int) -> Any:
+        if step % 10 == self.offset:
+            self.scale *= 0.5
+        return pair(self.scale * torch.randn(self.bsz, 3, generator=self.gen))
 
 
 def over_a_list(bsz: int) -> Any:
@@ -306,7 +337,7 @@ GLOBAL = {
 
 BATCHES_ACCEPTED = [
     *(independent, of_the_step, numpy_of_the_step, seeded_epochs, cached_epochs, remembered),
-    *(lazy_constant, Precomputed),
+    *(lazy_constant, Precomputed, NotesTheStep),
 ]
 BATCHES_REFUSED = {
     CountsCalls: "batchfn CountsCalls: its attribute 'calls' changes",
@@ -314,6 +345,8 @@ BATCHES_REFUSED = {
     shuffled_at_a_start: r"batch_fn\(7\) depends on more than step and gen \(its variable 'order'",
     cached_draws: r"batchfn cached_draws: batch_fn\(7\) depends on more than step and gen",
     changed_at_a_step: r"batch_fn\(21\) depends on more than step and gen \(its variable 'held'\[0",
+    changed_at_milestones: r"batch_fn\(21\) depends .* its variable 'scale'|\(its variable 'scale'",
+    ChangedAtAnOffset: r"batchfn ChangedAtAnOffset: batch_fn\(8\) depends .*scale",
     over_a_list: "batchfn over_a_list: .*its variable 'parts'",
     in_a_cycle: "batchfn in_a_cycle: ",
     from_a_generator: "batchfn from_a_generator: .*its variable 'parts' its variable 'scale'",
@@ -676,6 +709,9 @@ CHANGES: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], str | None]] =
     "partial": (lambda: functools.partial(print, []), lambda o: o.args[0].append(1), ".args[0]"),
     "method": (lambda: CountingLoss().__call__, lambda o: o(torch.ones(2), 0), ".calls"),
     "module": (lambda: types.SimpleNamespace(n=1), lambda o: setattr(o, "n", 2), ".n"),
+    "bound builtin": (lambda: random.Random(0).random, lambda o: o(), ""),
+    "wrapped next": (lambda: iter([1, 2]).__next__, lambda o: o(), ""),
+    "objects in a set": (lambda: {print, 1}, lambda o: o.discard(1), ""),
     "deque": (lambda: collections.deque([1]), lambda o: o.rotate(), None),
 }
 
