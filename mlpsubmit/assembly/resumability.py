@@ -9,6 +9,7 @@ globals may not matter either.
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import inspect
 import io
@@ -48,6 +49,13 @@ _SAMPLES = 32
 
 #: The most steps at which a batch function is called out of order.
 _REVISITED = 6
+
+#: Instructions that store what outlives a call, and methods that do: of lists, sets, mappings.
+_STORES = frozenset({"STORE_ATTR", "STORE_GLOBAL", "STORE_DEREF", "STORE_SUBSCR"})
+_CHANGES = frozenset(
+    {"append", "appendleft", "extend", "insert", "pop", "popleft", "add", "update", "setdefault"}
+    | {"next", "send", "copy_", "random_", "normal_", "shuffle", "cache", "lru_cache"}
+)
 
 _HINTS = {
     "OPTIMIZER": "keep it in self.state or param_groups, or return it from state_dict() and set it "
@@ -109,9 +117,9 @@ def own_functions(sweep: Sweep, config: Config, grabs: Collection[str]) -> dict[
     return own
 
 
-def _is_own(function: Any) -> bool:
+def _is_own(function: Any, depth: int = 5) -> bool:
     """Return whether a function, or one that it calls for its user, is no library's."""
-    if not callable(function):
+    if not callable(function) or depth == 0:
         return False
     inner = function if hasattr(function, "__qualname__") else type(function)
     if not is_library(inner.__module__ or ""):
@@ -119,10 +127,7 @@ def _is_own(function: Any) -> bool:
     inside = [getattr(function, name, None) for name in ("func", "__wrapped__", "__self__")]
     if isinstance(function, functools.partial):
         inside += [*function.args, *function.keywords.values()]
-    for cell in getattr(function, "__closure__", None) or ():
-        with contextlib.suppress(ValueError):  # not assigned yet
-            inside.append(cell.cell_contents)
-    return any(map(_is_own, inside))
+    return any(_is_own(part, depth - 1) for part in [*inside, *_closure_of(function)])
 
 
 def _check(
@@ -241,14 +246,12 @@ class _Run:
         return watched
 
     def _read(self, stack: StackInputs, optimizers: list[Any]) -> None:
-        held_by_kind = {
-            "OPTIMIZER": optimizers,
-            "MODEL": stack.models,
-            "batchfn": [one.rest for one in stack.batch_fns if isinstance(one, BatchStream)],
-        }
         for name, function in self.own.items():
-            objects = [*held_by_kind.get(name.partition(" ")[0], []), function]
-            self.held[name] = [held(one) for one in objects]
+            # Functions that make these are called anew; what they leave behind shows in results.
+            made = {"OPTIMIZER": optimizers, "MODEL": stack.models}
+            objects = made.get(name.partition(" ")[0], [function])
+            if not name.startswith(("batchfn", "PARAMETRIZATION")):
+                self.held[name] = [held(one) for one in objects]
 
     def check_draws(self) -> None:
         """Refuse draws from global generators, but for an optimizer's from torch's.
@@ -487,17 +490,62 @@ def _draws_in_order(stream: BatchStream, max_iter: int, name: str) -> Iterator[_
         return _Draw(step, before, batch, held(stream.rest))
 
     yield from map(draw, (1, 2, 3))
+    if not _may_store(stream.rest):
+        return
     numbers = [*sorted(noted), *sorted(_numbers_in(stream.rest) - noted)]
     later = [m for m in numbers if 3 <= m < max_iter - 1][:_REVISITED]
-    for m in sorted(later):
-        yield draw(m)
-        yield draw(m + 1)
+    with contextlib.suppress(Exception):  # a function may fail there; the training will report it
+        for m in sorted(later):
+            yield draw(m)
+            yield draw(m + 1)
 
 
-def _numbers_in(value: Any) -> set[int]:
+def _may_store(function: Any) -> bool:
+    """Return whether a function has code that may change what outlives a call.
+
+    Others are not called at steps that a short training does not reach: they may act on them.
+    """
+    return any(
+        step.opname in _STORES or step.argval in _CHANGES
+        for code in _codes_of(function)
+        for step in dis.get_instructions(code)
+    ) or any(isinstance(part, functools._lru_cache_wrapper) for part in _closure_of(function))
+
+
+def _codes_of(function: Any, seen: set[int] | None = None) -> Iterator[types.CodeType]:
+    """Yield the code of a function, and of those that it is given or defines, each once."""
+    seen = set() if seen is None else seen
+    if id(function) in seen:
+        return
+    seen.add(id(function))
+    parts: list[Any] = []
+    if isinstance(function, types.CodeType):
+        yield function
+        parts = [const for const in function.co_consts if isinstance(const, types.CodeType)]
+    elif isinstance(function, types.FunctionType):
+        own = [] if is_library(function.__module__ or "") else [function.__code__]
+        parts = [*own, *_closure_of(function)]
+    elif isinstance(function, functools.partial):
+        parts = [function.func, *function.args]
+    else:
+        call = getattr(function, "__func__", None) or vars(type(function)).get("__call__")
+        parts = [call] if isinstance(call, types.FunctionType) else []
+    for part in parts:
+        yield from _codes_of(part, seen)
+
+
+def _closure_of(function: Any) -> list[Any]:
+    found = []
+    for cell in getattr(function, "__closure__", None) or ():
+        with contextlib.suppress(ValueError):  # not assigned yet
+            found.append(cell.cell_contents)
+    return found
+
+
+def _numbers_in(value: Any, depth: int = 6) -> set[int]:
     """Return the integers in the code of a function and in its closure: ``step in {20, 40}``."""
-    if type(value) is int:
-        return {value}
+    if type(value) is int or depth == 0:
+        return {value} if depth else set()
     parts: Iterable[Any] = ()
     if isinstance(value, types.CodeType):
         parts = value.co_consts
@@ -512,7 +560,7 @@ def _numbers_in(value: Any) -> set[int]:
         call = getattr(value, "__func__", None) or vars(type(value)).get("__call__")
         parts = [call] if isinstance(call, types.FunctionType) else []
         parts = [*parts, *(one for one in _plain_attributes(value) if not callable(one))]
-    return set().union(*map(_numbers_in, parts))
+    return set().union(*(_numbers_in(part, depth - 1) for part in parts))
 
 
 def _plain_attributes(value: Any) -> Iterable[Any]:
