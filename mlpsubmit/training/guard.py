@@ -18,9 +18,9 @@ from mlpsubmit.errors import UserError
 __all__ = ["Guard", "WriteError", "arrays_of", "version"]
 
 #: Elements of a tensor, at even distances, that a checksum covers where it is not of the whole.
-_SAMPLED = 1 << 16
-#: Elements of a whole tensor that are summed at a time: each takes 16 bytes.
-_CHUNK = 1 << 20
+_SAMPLED = 1 << 14
+#: Elements of a tensor that are summed at a time, or a 64th of it: each takes 24 bytes for that.
+_CHUNK = 1 << 14
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -91,8 +91,9 @@ def _checksum(tensor: Tensor, whole: bool) -> Tensor:
         flat = torch.view_as_real(flat.resolve_conj()).reshape(-1)
     bits = flat.resolve_neg().contiguous().view(_INTEGERS[flat.itemsize])
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
-    for start in range(0, len(bits), _CHUNK):
-        part = bits[start : start + _CHUNK].long()
+    size = max(_CHUNK, len(bits) // 64)
+    for start in range(0, len(bits), size):
+        part = bits[start : start + size].long()
         places = torch.arange(start + 1, start + 1 + len(part), device=tensor.device)
         total += (part * places).sum()
     return total
