@@ -57,6 +57,12 @@ _CHANGES = frozenset(
     | {"next", "send", "copy_", "random_", "normal_", "shuffle", "cache", "lru_cache"}
 )
 
+#: What cannot change but through an instruction or method above.
+_PLAIN = (
+    *(type(None), bool, int, float, complex, str, bytes, range, torch.Tensor, np.ndarray),
+    *(np.generic, type, torch.device, torch.dtype),
+)
+
 _HINTS = {
     "OPTIMIZER": "keep it in self.state or param_groups, or return it from state_dict() and set it "
     "in load_state_dict()",
@@ -489,8 +495,11 @@ def _draws_in_order(stream: BatchStream, max_iter: int, name: str) -> Iterator[_
         earlier = Guard({"X": X, "y": y}, sampled=True)
         return _Draw(step, before, batch, held(stream.rest))
 
+    stores = _may_store(stream.rest)
+    if not stores and not _holds_objects(stream.rest, stream.generator):
+        return
     yield from map(draw, (1, 2, 3))
-    if not _may_store(stream.rest):
+    if not stores:
         return
     numbers = [*sorted(noted), *sorted(_numbers_in(stream.rest) - noted)]
     later = [m for m in numbers if 3 <= m < max_iter - 1][:_REVISITED]
@@ -510,6 +519,31 @@ def _may_store(function: Any) -> bool:
         for code in _codes_of(function)
         for step in dis.get_instructions(code)
     ) or any(isinstance(part, functools._lru_cache_wrapper) for part in _closure_of(function))
+
+
+def _holds_objects(value: Any, gen: torch.Generator, depth: int = 6) -> bool:
+    """Return whether a function holds or uses an object, other than gen, that may change."""
+    if isinstance(value, types.ModuleType):
+        return not is_library(value.__name__)
+    if value is gen or isinstance(value, _PLAIN) or depth == 0:
+        return depth == 0
+    parts: Iterable[Any]
+    if isinstance(value, types.FunctionType):
+        parts = [*_closure_of(value), *(value.__defaults__ or ())]
+        if not is_library(value.__module__ or ""):
+            names = {name for code in _codes_of(value.__code__) for name in code.co_names}
+            parts = [*parts, *(v for n, v in value.__globals__.items() if n in names)]
+    elif isinstance(value, functools.partial):
+        parts = [value.func, *value.args, *value.keywords.values()]
+    elif isinstance(value, types.BuiltinFunctionType):
+        parts = [value.__self__]
+    elif type(value) in (tuple, list, set, frozenset):
+        parts = value
+    elif type(value) is dict:
+        parts = value.values()
+    else:
+        return True
+    return any(_holds_objects(part, gen, depth - 1) for part in parts)
 
 
 def _codes_of(function: Any, seen: set[int] | None = None) -> Iterator[types.CodeType]:
