@@ -18,7 +18,7 @@ import torch
 
 from mlpsubmit.assembly.assemble import StackInputs, assemble
 from mlpsubmit.assembly.batch_streams import data_arguments
-from mlpsubmit.assembly.probe import smoke_test_grabs
+from mlpsubmit.assembly.probe import smoke_test
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.checkpoint import Checkpoint
@@ -41,7 +41,7 @@ from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import FAILURES, raise_attributed, take_culprits
 from mlpsubmit.training.monitor import Interrupted, StateError
 from mlpsubmit.training.oom import is_crowded, ran_out_of_memory, release_memory
-from mlpsubmit.training.seeds import data_seed
+from mlpsubmit.training.seeds import data_seed, streams
 
 __all__ = ["OutOfMemory", "PackOutcome", "TaskContext", "train_pack"]
 
@@ -59,6 +59,7 @@ class TaskContext:
         roofline: the ideal time of model-steps; None if it was not measured.
         on_failure: called with the first exception of a pack, which then stops; None to train the
             configs that do not raise.
+        checked: the functions that a smoke test has passed.
     """
 
     run: RunDirectory
@@ -71,6 +72,7 @@ class TaskContext:
     meter: ThroughputMeter
     roofline: Roofline | None
     on_failure: OnFailure | None = None
+    checked: set[tuple[int, ...]] = field(default_factory=set)
 
 
 class OutOfMemory(UserError):
@@ -141,7 +143,7 @@ class _PackTraining:
         rows: the rows of the configs that are assembled or in training now.
         given: the rows that these were chosen from: the part, or the stack in training.
         entries: by row, the entries of the data function, as far as they were needed.
-        smoke_tested: whether the grabs have been called before the training.
+        smoke_tested: whether the functions have been called before the training.
     """
 
     context: TaskContext
@@ -195,7 +197,7 @@ class _PackTraining:
             # Earlier stacks are held by cycles; Python's collector does not see their size.
             release_memory()
         self._load_entries(part)
-        self._smoke_test_grabs()
+        self._smoke_test()
         # Even draws from global generators, which the docs advise against, are repeated.
         self._seed_generators(self.configs[part[0]].hyperparameters.seed)
         stacks = self._assemble(part)
@@ -210,6 +212,9 @@ class _PackTraining:
             step_ideal = None if roofline is None else roofline.ideal_seconds(stack)
             self.monitor.begin_stack(len(rows), step_ideal)
             self._seed_generators(stack.hyperparameters[0].seed)
+            # An optimizer of the user's, which trains one config at a time, may draw from torch's.
+            seed = stack.hyperparameters[0].seed
+            torch.manual_seed(streams(seed, stack.trials[0]).optimizer)
             trained = stack.train(self.monitor)
             tested = stack.hyperparameters[0].test_every is not None
             arrays = stack_arrays(rows, trained, self.monitor.seconds, tested=tested)
@@ -248,8 +253,8 @@ class _PackTraining:
         except UserError as error:
             return digest(str(error))
 
-    def _smoke_test_grabs(self) -> None:
-        """Call the grabs of a long training once before it, so that an error in one costs little.
+    def _smoke_test(self) -> None:
+        """Call the functions of a training before it, so that an error in one costs little.
 
         Of one config: if that fails and is set aside, the next one is tried.
         """
@@ -258,7 +263,7 @@ class _PackTraining:
         row, context = self.rows[0], self.context
         try:
             entry = self.entries[row]
-            smoke_test_grabs(context.sweep, self.configs[row], entry, context.device)
+            smoke_test(context.sweep, self.configs[row], entry, context.device, context.checked)
         except FAILURES as error:
             if not ran_out_of_memory(error):
                 take_culprits(error)  # of the one config of this test

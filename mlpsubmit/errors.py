@@ -6,6 +6,7 @@ UserError                 the user can fix it
 ├── RunError              a run directory
 │   └── BusyError         a run whose tasks are active, or may be
 ├── BatchError            training.batches: a batch that the model or the loss cannot take
+├── WriteError            training.guard: a function that writes into a tensor which others read
 ├── GrabError             training.measurements: a grab that failed
 ├── StateError            training.monitor: a saved state that cannot be resumed from
 ├── OutOfMemory           jobs.train_pack: a config that does not fit into memory alone

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlpsubmit.arguments import declared, takes_all
+from mlpsubmit.arguments import declared, function_name, takes_all
 from mlpsubmit.assembly.batch_streams import BatchStream, SharedBatches, settings_of, sharing_key
 from mlpsubmit.assembly.build_model import bound, build_model, check_layer_order
 from mlpsubmit.errors import SpecError, collected, did_you_mean
@@ -19,6 +19,7 @@ from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.comparison import Signature, StackingError, signature
 from mlpsubmit.training.culprits import FAILURES
+from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loop import train
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.oom import ran_out_of_memory
@@ -166,6 +167,7 @@ def assemble(
     Raises:
         SpecError: where a function needs an argument that nothing provides.
         StackingError: where making one model changes what another one computes.
+        WriteError: where one changes a data entry.
     """
     with functions_dtype(configs[0].hyperparameters.precision):
         return _stacks(sweep, configs, entries, device, on_failure)
@@ -179,6 +181,8 @@ def _stacks(
     on_failure: Callable[[int, BaseException], None] | None,
 ) -> list[StackInputs]:
     grabs = named_grabs(sweep)
+    distinct = {id(entry): entry for entry in entries}.values()
+    guards = [Guard(arrays_of(entry), sampled=True) for entry in distinct]
     needs_test = any(map(_needs_test, grabs.values()))
     needs_model0 = any(takes_all(grab) or "model0" in declared(grab) for grab in grabs.values())
     shared: dict[bytes, SharedBatches] = {}
@@ -215,6 +219,12 @@ def _stacks(
             rows.append(row)
             networks.append(network)
             signatures.append(own)
+    if written := [name for guard in guards for name in guard.changed()]:
+        model_name = getattr(sweep.base.model, "__name__", sweep.base.model)
+        raise WriteError(
+            f"batchfn {function_name(sweep.batchfn)}, or MODEL {model_name}, changes the data "
+            f"entry {written[0]} in place, which all configs read; try {written[0]}.clone() first"
+        )
     _check_independent(rows, networks, signatures)
     return [stack for stack in stacks.values() if stack.rows]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
@@ -16,7 +16,9 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.batches import BatchError, pair_of
 from mlpsubmit.training.culprits import FAILURES
+from mlpsubmit.training.guard import Guard, WriteError
 from mlpsubmit.training.seeds import Streams
 
 __all__ = [
@@ -106,11 +108,26 @@ class BatchStream:
     first: Pair
     rest: BatchFn
     __name__: str  # for messages
+    _guard: Guard = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._guard = Guard(dict(zip("Xy", self.first, strict=True)), sampled=True)
 
     def __call__(self, step: int) -> Pair:
-        """Draw the batch of a step."""
+        """Draw the batch of a step.
+
+        Raises:
+            WriteError: where the first batch has been written to since it was drawn.
+        """
         # A recording (training.accel) passes an object for "any later step", which is no int.
-        return self.first if type(step) is int and step == 0 else self.rest(step)
+        if type(step) is not int or step > 0:
+            return self.rest(step)
+        if written := self._guard.changed():
+            raise WriteError(
+                f"batchfn {self.__name__} changes the {written[0]} that it has returned before, in "
+                "place; try .clone() of what it returns"
+            )
+        return self.first
 
 
 class SharedBatches:
@@ -224,15 +241,15 @@ def _made(batchfn: Callable[..., Any], offered: Mapping[str, Any]) -> BatchFn:
 
 def _batch(batchfn: Callable[..., Any], batch_fn: BatchFn, device: torch.device) -> Pair:
     """Draw the first batch and check that it is a pair of tensors."""
-    batch = batch_fn(0)
     name = function_name(batchfn)
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        got = f"{len(batch)} values" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise SpecError(f"batchfn {name}: batch_fn(0) gave {got}; it should give a pair (X, y)")
-    X, y = (torch.as_tensor(part, device=device) for part in batch)
-    if X.ndim < 2 or y.ndim not in (1, 2) or len(X) != len(y):
+    try:
+        X, y = (part.to(device) for part in pair_of(batch_fn(0), f"batchfn {name}: batch_fn(0)"))
+    except BatchError as error:
+        raise SpecError(str(error)) from error
+    if X.ndim < 2 or y.ndim not in (1, 2) or len(X) != len(y) or X.numel() == 0 or y.numel() == 0:
         raise SpecError(
             f"batchfn {name}: got X of shape {tuple(X.shape)} and y of shape {tuple(y.shape)}; "
-            "should be X (n, ...) of at least two dimensions and y (n,) or (n, d_out)"
+            "should be X (n, ...) of at least two dimensions and y (n,) or (n, d_out), none of "
+            "them empty"
         )
     return X, y

@@ -102,7 +102,7 @@ def check_layer_order(model: nn.Module, X: Tensor) -> None:
     dtype = next((p.dtype for p in model.parameters()), X.dtype)
     try:
         with undisturbed(model), torch.no_grad():
-            model(X[:2].to("cpu", dtype))
+            model(X[:2].to("cpu", dtype, copy=True))
     except Exception:
         return  # the train loop reports it, with the batch
     finally:

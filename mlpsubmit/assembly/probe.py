@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
-import random
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from mlpsubmit.arguments import call, declared, function_name, pick
+from mlpsubmit.arguments import call, declared, pick
 from mlpsubmit.assembly.assemble import assemble, named_grabs
 from mlpsubmit.assembly.batch_streams import data_arguments, make_batches
+from mlpsubmit.assembly.resumability import check_resumable
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
@@ -26,7 +27,7 @@ from mlpsubmit.training.optimizers import optimizer_class, warn_of_missing_theor
 from mlpsubmit.training.precision import functions_dtype
 from mlpsubmit.training.process_state import preserved_state
 
-__all__ = ["probe", "smoke_test_grabs"]
+__all__ = ["probe", "smoke_test", "smoke_test_grabs"]
 
 #: Settings of which every value is probed: each runs different code.
 PROBED = ("optimizer", "loss", "model", "parametrization")
@@ -44,6 +45,9 @@ PROBE_SIZES = {"n_samples": 4096, "n_test": 4096, "width": 64}
 
 #: Sizes up to which the probe calls grabs too: beyond these, some take too long for a launch.
 PROBE_GRABS = {"width": 256, "n_samples": 2048, "n_test": 10_000}
+
+#: The most values of an argument that are probed where it is a name, a flag or a function.
+MOST_CHOICES = 8
 
 #: The most combinations of arguments of the library's own functions that the probe checks.
 PROBED_ARGUMENTS = 64
@@ -91,7 +95,10 @@ def _probe_configs(sweep: Sweep) -> None:
         small = all(getattr(hyperparameters, name) <= most for name, most in PROBE_GRABS.items())
         with_grabs = bool(measured) and small
         sizes = {} if with_grabs else _smaller(hyperparameters)
-        _train_one_step(sweep, config.replaced(**ONE_STEP, **sizes), entry, with_grabs)
+        with _errors_of_functions(config):
+            _train_one_step(sweep, config.replaced(**ONE_STEP, **sizes), entry, with_grabs)
+            called = [*measured] if with_grabs else []
+            check_resumable(sweep, config.replaced(**sizes), entry, torch.device("cpu"), called)
 
 
 def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
@@ -99,11 +106,16 @@ def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:
     arguments = data_arguments(sweep, config)  # checks them, too
     if sweep.data is None:
         return {}
-    if not getattr(getattr(sweep.data, "func", None), "cheap", False):
+    if not _is_cheap(sweep):
         return None
     with functions_dtype(config.hyperparameters.precision):
         entries: Mapping[str, Any] = call(sweep.data, arguments)
     return entries
+
+
+def _is_cheap(sweep: Sweep) -> bool:
+    """Return whether a launch may call the data function."""
+    return bool(getattr(getattr(sweep.data, "func", None), "cheap", False))
 
 
 def _warn_of_unused(sweep: Sweep, given: Collection[str]) -> None:
@@ -139,8 +151,11 @@ def _probed(sweep: Sweep) -> Iterator[Config]:
     first = next(iter(sweep))
     yield first
     for axis in sweep.product.axes:
-        for name in set(axis.names) & set(PROBED):
-            for value in axis.values(name)[1:]:
+        for name in axis.names:
+            values: Sequence[Any] = axis.values(name)
+            if name not in PROBED:
+                values = _choices(values) if name in sweep.accepted.declared else []
+            for value in values[1:]:
                 yield first.replaced(**{name: value})
 
 
@@ -158,6 +173,12 @@ def _scaled_differently(sweep: Sweep) -> Iterator[Hyperparameters]:
     for combination in itertools.product(*choices):
         settings = {name: value for own in combination for name, value in own.items()}
         yield first.replaced(**settings).hyperparameters
+
+
+def _choices(values: Sequence[Any]) -> Sequence[Any]:
+    """Return the first values of an axis that choose what a function does, and are no amounts."""
+    few = values[:MOST_CHOICES]
+    return few if all(isinstance(one, (str, bool)) or callable(one) for one in few) else []
 
 
 def _probe_arguments(sweep: Sweep) -> None:
@@ -230,15 +251,46 @@ def smoke_test_grabs(
             stack.train()
 
 
+def smoke_test(
+    sweep: Sweep,
+    config: Config,
+    entry: Mapping[str, Any],
+    device: torch.device,
+    checked: set[tuple[int, ...]],
+) -> None:
+    """Find errors of a config's functions on a worker, before its training.
+
+    Besides a grab that fails, functions that keep state, where a launch could not: their data are
+    computed on a worker.
+
+    Args:
+        checked: the functions for which this was done; they are added.
+
+    Raises:
+        GrabError: from the grab.
+        SpecError: for a function that keeps state.
+    """
+    smoke_test_grabs(sweep, config, entry, device)
+    functions = tuple(id(getattr(config.hyperparameters, name)) for name in PROBED)
+    if sweep.data is not None and not _is_cheap(sweep) and functions not in checked:
+        check_resumable(sweep, config, entry, device)
+        checked.add(functions)
+
+
 def _train_one_step(
     sweep: Sweep, config: Config, entry: Mapping[str, Any], with_grabs: bool
 ) -> None:
-    before = _global_generators()
+    for stack in assemble(sweep, [config], [entry], torch.device("cpu")):
+        if not with_grabs:
+            stack.grabs = {}
+        stack.train()
+
+
+@contextlib.contextmanager
+def _errors_of_functions(config: Config) -> Iterator[None]:
+    """Report an error of a function of the spec with the place in the user's file."""
     try:
-        for stack in assemble(sweep, [config], [entry], torch.device("cpu")):
-            if not with_grabs:
-                stack.grabs = {}
-            stack.train()
+        yield
     except UserError:
         raise
     except Exception as error:
@@ -248,22 +300,3 @@ def _train_one_step(
             if not is_library(frame.f_globals.get("__name__", "")):
                 place = f" at {frame.f_code.co_filename}, line {line}"
         raise SpecError(f"a function of the spec raised {text}{place}: {config!r}") from error
-    drawn = [name for name, state in _global_generators().items() if state != before[name]]
-    if drawn:
-        warnings.warn(
-            f"batchfn {function_name(sweep.batchfn)}, or a grab, draws from the global generator "
-            f"of {' and '.join(drawn)}: trials may see the same data, and results do not repeat; "
-            "draw from gen: torch.randn(..., generator=gen)",
-            stacklevel=2,
-        )
-
-
-def _global_generators() -> dict[str, Any]:
-    """Return the states of the global generators, which no function of a spec should use."""
-    state: Any = np.random.get_state()
-    name, key, *rest = state  # the rest holds the second of two normal numbers, if kept
-    return {
-        "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": (name, key.tobytes(), rest),
-        "random": random.getstate(),
-    }

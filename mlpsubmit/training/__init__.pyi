@@ -1,4 +1,5 @@
 from .batches import BatchError as BatchError
+from .guard import WriteError as WriteError
 from .loop import train as train
 from .measurements import GrabError as GrabError
 from .models import MLP as MLP

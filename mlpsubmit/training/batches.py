@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
@@ -14,10 +14,14 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
+from mlpsubmit.training.guard import Guard, WriteError, version
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.precision import full_precision_matmul
 
-__all__ = ["Batch", "BatchError", "Batches", "column", "latest"]
+__all__ = ["Batch", "BatchError", "Batches", "column", "latest", "pair_of"]
+
+
+_REAL = frozenset({torch.float32, torch.float64, torch.int64, torch.int32, torch.bool})
 
 
 class BatchError(UserError):
@@ -37,6 +41,16 @@ class Batch:
     X: Tensor
     y: Tensor
     shared: bool
+    _versions: tuple[int, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_versions", (version(self.X), version(self.y)))
+
+    @property
+    def written(self) -> str:
+        """The tensor that has been written to since this batch was made: X, y, or none."""
+        X, y = self._versions
+        return "X" if version(self.X) != X else "y" if version(self.y) != y else ""
 
     @property
     def targets(self) -> Tensor:
@@ -61,15 +75,18 @@ class Batches:
         fixed: draw ``batch_fn(0)`` now and return it at every step.
         loss: mse, cross_entropy or a callable: decides which targets are valid.
         model: from X (n, ...) to outputs (n, ...), without a trace: decides their shape.
+        inputs: tensors that the functions are given, such as the data entries.
         device, dtype: of the batches.
         what: the name of these functions in messages.
 
     Attributes:
         fixed: as given.
         sources: per row of the stack, the number of its function; equal numbers draw the same.
+        guard: of the fixed sets.
 
     Raises:
         BatchError: for shapes that do not fit, and for NaN in a fixed set.
+        WriteError: from a function that changes its inputs, or what it has returned before.
     """
 
     def __init__(
@@ -79,6 +96,7 @@ class Batches:
         fixed: bool,
         loss: Any,
         model: Callable[[Tensor], Tensor],
+        inputs: Guard,
         device: torch.device,
         dtype: torch.dtype,
         what: str = "batch function",
@@ -88,15 +106,24 @@ class Batches:
         self.sources = [numbers[id(function)] for function in batch_fns]
         self._configs = list(range(len(batch_fns)))  # per row of the stack
         self.fixed, self._loss, self._model, self._what = fixed, loss, model, what
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._inputs = device, dtype, inputs
         self._checked: set[tuple[torch.Size, torch.Size]] = set()  # shapes
+        #: The first batches as they were returned, up to the second draw.
+        self._returned: list[tuple[BatchFn, Guard]] = []
+        self._draws = 0
         self._index = self._gathering()
         self._fixed = self._draw(0) if fixed else None
+        self.guard = self._guarded()
 
     @property
     def functions(self) -> list[BatchFn]:
         """The functions called at each step: none where the sets are fixed."""
         return [] if self.fixed else self._fns
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all functions, for messages."""
+        return [function_name(function) for function in self._fns]
 
     def draw(self, step: int) -> Batch:
         """Return the batch of this step."""
@@ -115,6 +142,12 @@ class Batches:
             rows = torch.tensor(keep[:1] if shared else keep, device=self._device)
             X, y = self._fixed.X[rows], self._fixed.y[rows]
             self._fixed = Batch(X[0], y[0], True) if shared else Batch(X, y, False)
+            self.guard = self._guarded()
+
+    def _guarded(self) -> Guard:
+        fixed = self._fixed
+        tensors = {} if fixed is None else {"X": fixed.X, "y": fixed.y}
+        return Guard(tensors, sampled=True, whole=True)
 
     def _gathering(self) -> Tensor | None:
         """Return the function of each row, or None where these are in order."""
@@ -124,6 +157,7 @@ class Batches:
     def _draw(self, step: int) -> Batch:
         """Return one batch for all rows, from one call of each distinct function."""
         drawn = self._draw_each(step)
+        self._check_writes()
         if len(drawn) == 1:
             return Batch(*drawn[0], shared=True)
         shapes = {(tuple(X.shape), tuple(y.shape)) for X, y in drawn}
@@ -152,12 +186,35 @@ class Batches:
             raise_attributed(errors)
         return drawn
 
+    def _check_writes(self) -> None:
+        """Refuse functions that write into what they were given, or have returned before."""
+        if written := self._inputs.written():
+            self._refuse_write(self._fns[0], f"{written[0]}, which it is given")
+        if self._draws > 1:
+            return
+        self._draws += 1
+        # A GPU-CPU sync point at the first draw; the second one may be watched for these.
+        contents = self._draws == 1 or self._device.type == "cpu"
+        for function, guard in self._returned:
+            if written := guard.changed() if contents else guard.written():
+                self._refuse_write(function, f"the {written[0]} that it has returned before")
+        if self._draws == 2 or self.fixed:
+            self._returned = []
+
+    def _refuse_write(self, function: BatchFn, what: str) -> NoReturn:
+        raise WriteError(
+            f"{self._what} {function_name(function)} changes {what}, in place; others read it "
+            "too; try .clone() of what it changes or returns"
+        )
+
     def _draw_one(self, function: BatchFn, step: int) -> tuple[Tensor, Tensor]:
         with full_precision_matmul():
             drawn = function(step)
-        if not isinstance(drawn, (tuple, list)) or len(drawn) != 2:
-            self._refuse(function, f"returned {type(drawn).__name__}", "a pair (X, y) of tensors")
-        X, y = (torch.as_tensor(part) for part in drawn)
+        if not _is_usual(drawn):  # spares the usual ones the messages
+            drawn = pair_of(drawn, f"{self._what} {function_name(function)}")
+        X, y = drawn
+        if self._draws == 0:
+            self._returned.append((function, Guard({"X": X, "y": y}, sampled=True)))
         integers = not (y.is_floating_point() or self._loss == "mse")
         X = X.detach().to(self._device, self._dtype)
         y = y.detach().to(self._device, None if integers else self._dtype)
@@ -171,8 +228,9 @@ class Batches:
 
     def _check(self, function: BatchFn, X: Tensor, y: Tensor) -> None:
         got = f"gave X of shape {tuple(X.shape)} and y of shape {tuple(y.shape)}"
-        if X.ndim < 1 or y.ndim < 1 or len(X) != len(y) or len(X) == 0:
-            self._refuse(function, got, "X (n, ...) and y (n,) or (n, d_out) with the same n > 0")
+        if X.ndim < 1 or y.ndim < 1 or len(X) != len(y) or X.numel() == 0:
+            valid = "X (n, ...) and y (n,) or (n, d_out) with the same n > 0, X not empty"
+            self._refuse(function, got, valid)
         if self.fixed:
             for name, tensor in (("X", X), ("y", y)):
                 if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
@@ -187,6 +245,8 @@ class Batches:
             self._check_classes(function, y, output, got)
 
     def _output_shape(self, function: BatchFn, X: Tensor) -> tuple[int, ...]:
+        name = f"MODEL {getattr(self._model, '_get_name', lambda: 'model')()}"
+        guard = Guard({"X": X}, sampled=True)
         try:
             try:
                 output = self._model(X[:2])  # one sample is too few for BatchNorm
@@ -199,12 +259,31 @@ class Batches:
                 raise
             got = f"gave X of shape {tuple(X.shape)}, which the model cannot take ({error})"
             self._refuse(function, got, "X (n, ...) as the model expects it", error)
+        if guard.changed():
+            raise WriteError(
+                f"{name}: its forward pass changes its input X in place; all configs and the "
+                "initial network read it too; try X = X.clone(), or operations out of place (no "
+                "inplace=True, no +=)"
+            )
+        got = (
+            f"shape {tuple(output.shape)} and {_dtype(output)}"
+            if isinstance(output, Tensor)
+            else type(output).__name__
+        )
+        if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim < 1:
+            raise BatchError(
+                f"{name}: its forward pass returned {got}; valid is a tensor (n, ...) of "
+                "floating-point numbers; of complex numbers, return .abs(), or real and imaginary "
+                "part as two columns"
+            )
+        if output.numel() == 0:
+            raise BatchError(f"{name}: its forward pass returned {got}; valid are 1 output or more")
         return tuple(output.shape[1:])
 
     def _check_classes(
         self, function: BatchFn, y: Tensor, output: tuple[int, ...], got: str
     ) -> None:
-        got = f"{got} ({str(y.dtype).removeprefix('torch.')})"
+        got = f"{got} ({_dtype(y)})"
         if len(output) != 1 or output[0] < 2:
             got = f"is used with a model whose output is {_with_n(output)}"
             self._refuse(function, got, "(n, C) with C >= 2 classes for LOSS='cross_entropy'")
@@ -227,6 +306,66 @@ class Batches:
         raise BatchError(
             f"{self._what} {function_name(function)} {got}; expected {valid}"
         ) from cause
+
+
+def pair_of(drawn: Any, where: str) -> tuple[Tensor, Tensor]:
+    """Return what a batch function returned, as dense tensors X and y of real numbers.
+
+    Args:
+        where: the start of the messages, which names the function.
+
+    Raises:
+        BatchError: where that is not possible.
+    """
+    if not isinstance(drawn, (tuple, list)) or len(drawn) != 2:
+        got = f"{len(drawn)} values" if isinstance(drawn, (tuple, list)) else type(drawn).__name__
+        raise BatchError(f"{where} returned {got}; expected a pair (X, y) of tensors")
+    X, y = drawn
+    return _dense(X, f"{where} gave X", "X"), _dense(y, f"{where} gave y", "y")
+
+
+def _is_usual(drawn: Any) -> bool:
+    """Return whether this is a pair of dense tensors of real numbers."""
+    return (
+        isinstance(drawn, (tuple, list))
+        and len(drawn) == 2
+        and all(
+            isinstance(part, Tensor)
+            and part.layout is torch.strided
+            and part.dtype in _REAL
+            and not (part.is_nested or part.is_inference())
+            for part in drawn
+        )
+    )
+
+
+def _dense(value: Any, where: str, name: str) -> Tensor:
+    part = value
+    if not isinstance(value, Tensor):
+        try:
+            part = torch.as_tensor(value)
+        except Exception as error:
+            raise BatchError(
+                f"{where} of type {type(value).__name__}; expected a tensor or an array of numbers"
+            ) from error
+    assert isinstance(part, Tensor)
+    if part.layout is not torch.strided or part.is_quantized or part.is_nested:
+        kind = "nested" if part.is_nested else "quantized" if part.is_quantized else part.layout
+        raise BatchError(
+            f"{where} as a tensor that is not dense ({_dtype(kind)}); expected a dense one; try "
+            f"{name}.to_dense()"
+        )
+    if part.is_complex():
+        raise BatchError(
+            f"{where} of complex numbers ({_dtype(part)}); expected real ones; try "
+            f"torch.view_as_real({name}).flatten(1), or {name}.abs()"
+        )
+    # Outside of inference mode, such a tensor can neither be saved for a gradient nor be watched.
+    return part.clone() if part.is_inference() else part
+
+
+def _dtype(tensor: Any) -> str:
+    return str(getattr(tensor, "dtype", tensor)).removeprefix("torch.")
 
 
 def _with_n(shape: tuple[int, ...]) -> str:

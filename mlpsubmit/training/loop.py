@@ -143,6 +143,7 @@ def train(
         StackingError: for models that can be trained in smaller groups only.
         BatchError: for batches that do not fit the model or the loss.
         GrabError: for a grab that fails, or whose result cannot be stored.
+        WriteError: for a function that writes into a batch, a data entry or a model's weights.
         StateError: for a saved state that cannot be continued from.
         Interrupted: from ``monitor.save``.
     """
@@ -209,9 +210,11 @@ def train(
             grabber.measure(step, batch, active, finished)
             del batch  # memory that the next step can use
 
-            # Report (sync), and leave out configs that have stopped: the next steps cost less.
+            # Report (sync), refuse writes into data, and leave out configs that have stopped: the
+            # next steps cost less.
             if ends_block:
                 grabber.flush()
+                pack.end_block()
                 monitor.progress(_progress(pack, step + 1, max_iter))
                 if not history.open:
                     break

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.training.comparison import StackingError, unvectorised
+from mlpsubmit.training.guard import WriteError
 from mlpsubmit.training.oom import ran_out_of_memory
 
 __all__ = ["StackedLoss", "stacked_loss"]
 
 #: From outputs (K, n, ...) and targets (1 or K, n, ...) to losses (K,).
 StackedLoss = Callable[[Tensor, Tensor], Tensor]
+
+#: Parts of torch's messages where a function writes into a tensor that vmap has not copied.
+_VMAP_REFUSES_WRITE = ("vmap: inplace arithmetic", "accessing `data` under vmap")
 
 
 def stacked_loss(loss: str | Callable[[Tensor, Tensor], Tensor]) -> StackedLoss:
@@ -52,12 +56,21 @@ def _by_callable(loss: Callable[[Tensor, Tensor], Tensor]) -> StackedLoss:
     def one(output: Tensor, y: Tensor) -> Tensor:
         if y.numel() == output.numel():
             y = y.reshape(output.shape)  # else (n, 1) - (n,) would be (n, n)
-        value = loss(output, y)
-        if not isinstance(value, Tensor) or value.ndim != 0:
+        try:
+            value = loss(output, y)
+        except RuntimeError as error:
+            if not any(text in str(error) for text in _VMAP_REFUSES_WRITE):
+                raise
+            raise WriteError(
+                f"LOSS {name} changes output or y in place; all configs read y too; try y.clone(), "
+                "or operations out of place"
+            ) from error
+        if not isinstance(value, Tensor) or value.ndim != 0 or not value.is_floating_point():
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            got += f" of {value.dtype}" if isinstance(value, Tensor) and value.ndim == 0 else ""
             raise SpecError(
                 f"LOSS: {name}(output, y) gave {got} for output {tuple(output.shape)} and y "
-                f"{tuple(y.shape)}; valid is a scalar tensor; try .mean()"
+                f"{tuple(y.shape)}; valid is a scalar tensor of a real number; try .mean()"
             )
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from mlpsubmit.protocol import GRAB_ARGUMENTS, Grab
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import Batch, Batches, latest
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
+from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loss_history import Finished
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.optimizers import OptimizerView
@@ -25,11 +27,16 @@ from mlpsubmit.training.precision import full_precision_matmul
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
 from mlpsubmit.training.stack import Stack
+from mlpsubmit.training.undisturbed import undisturbed
 
 __all__ = ["GrabError", "Grabber", "resolve"]
 
 #: Bytes of results on the device from which on they are read back before the next block ends.
 _PENDING_BYTES = 2**28
+
+
+#: The arguments of a grab that are not the same tensors at every call.
+_BATCH = ("X_tr", "y_tr", "X_te", "y_te")
 
 
 class GrabError(UserError):
@@ -107,6 +114,10 @@ class Grabber(Part):
         self._leading = (K, columns) if traced else (K,)
         self._arrays: dict[str, Array] = {}
         self._shapes: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in grabs}
+        self._calls = 0
+        #: Per config, the tensors that its grabs can reach at every call: parameters and entries
+        #: by name, and buffers.
+        self._reachable: dict[int, dict[str, Tensor]] = {}
         #: Per config, the last column that has a result.
         self._last_column = [-1] * K
 
@@ -125,6 +136,7 @@ class Grabber(Part):
 
         Raises:
             GrabError: for a grab that fails, or whose result cannot be stored.
+            WriteError: for a grab that changes what it is given.
         """
         if not self.grabs:
             return
@@ -162,15 +174,27 @@ class Grabber(Part):
         config = self._stack.configs[row]
         offered = self._offer(row, config, train)
         self._last_column[config] = column
+        self._calls += 1
+        # By checksums (a GPU-CPU sync point) at the calls 1, 2, 4, 8, ...
+        guard = Guard(self._shown(config, offered), sampled=not self._calls & (self._calls - 1))
         for name in self.grabs:
             where = f"grab {name!r} of model {config} at step {step}"
-            with self._stack.undisturbed(config):
+            with self._stack.undisturbed(config), _undisturbed(offered["model0"]):
                 value = self._call(name, config, offered, where)
+            _check_writes(guard, offered["opt"], where)
             if value is not None:
                 self._check_shape(name, config, tuple(value.shape), where)
                 self._pending[name].append((config, column, value))
                 self._pending_bytes += value.nbytes
         self._stack.models[config].zero_grad()
+
+    def _shown(self, config: int, offered: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the tensors that the grabs of a config must not change, by name."""
+        if config not in self._reachable:
+            given = {name: None if name in _BATCH else one for name, one in offered.items()}
+            self._reachable[config] = _reachable(given)
+        batch = {name: offered[name] for name in _BATCH if offered[name] is not None}
+        return {**self._reachable[config], **batch}
 
     def _call(
         self, name: str, config: int, offered: dict[str, Any], where: str
@@ -266,6 +290,33 @@ class Grabber(Part):
         """Return the state for :meth:`load_state_dict` (a GPU-CPU sync point)."""
         self.flush()
         return super().state_dict()
+
+
+def _reachable(offered: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the parameters and arrays that a grab can reach, by name."""
+    found = arrays_of(offered)
+    for name in ("model", "model0"):
+        if offered[name] is not None:
+            found |= {f"{name}.{path}": p for path, p in offered[name].named_parameters()}
+    return found
+
+
+def _undisturbed(model: nn.Module | None) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if model is None else undisturbed(model)
+
+
+def _check_writes(guard: Guard, opt: OptimizerView, where: str) -> None:
+    """Refuse a grab that has changed what others read."""
+    if written := guard.changed():
+        raise WriteError(
+            f"{where} changes {written[0]} in place, which the training and other grabs read too; "
+            "try .clone(), or copy.deepcopy(model), before the change"
+        )
+    if opt.changed:
+        raise WriteError(
+            f"{where} changes opt.param_groups, which shows the learning rates to grabs and does "
+            "not set them; try a callable PARAMETRIZATION, or an OPTIMIZER of your own"
+        )
 
 
 def _fixed_set(batches: Batches | None) -> Batch | None:

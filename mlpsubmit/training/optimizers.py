@@ -78,6 +78,15 @@ class OptimizerView:
             for name, parameter in model.named_parameters()
             if name in lrs
         ]
+        self._lrs = self._shown()
+
+    @property
+    def changed(self) -> bool:
+        """Whether someone has changed a learning rate or a group."""
+        return self._shown() != self._lrs
+
+    def _shown(self) -> list[Any]:
+        return [(group.get("name"), group.get("lr")) for group in self.param_groups]
 
 
 def build_optimizer(

@@ -6,12 +6,13 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import DIVERGED, BatchFn
 from mlpsubmit.spec.fingerprint import digest
@@ -20,6 +21,7 @@ from mlpsubmit.training.accel.compile import compile_wanted, make_importable
 from mlpsubmit.training.batches import Batch, Batches
 from mlpsubmit.training.comparison import StackingError, signature
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
+from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.initial_output import InitialOutput
 from mlpsubmit.training.loss_history import LossHistory
 from mlpsubmit.training.losses import stacked_loss
@@ -34,7 +36,9 @@ from mlpsubmit.training.seeds import (
     generator_states,
     global_states,
     set_generator_states,
+    set_torch_states,
     streams,
+    torch_states,
 )
 from mlpsubmit.training.stack import Stack, check_stackable
 
@@ -103,6 +107,7 @@ class Pack:
         device: where it trains.
         stack: the networks.
         train, test: the batches; ``test`` is None where there is no test set or no use for it.
+        inputs: guards the tensors among the contexts, such as the data entries.
         initial_output: f0, which is subtracted from the outputs.
         optimizer: the stacked optimizer.
         history: the losses.
@@ -150,6 +155,7 @@ class Pack:
         # The batches; a test set is drawn for test losses and for grabs.
         has_test_loss = common.test_every is not None
         needs_test = has_test_loss or not taken.isdisjoint({"X_te", "y_te"})
+        self.inputs = Guard(_inputs(contexts), sampled=True, whole=True)
         self._build_batches(batch_fns, test_fns if needs_test else None, common)
 
         # The losses of the centred outputs, and their gradients.
@@ -160,7 +166,8 @@ class Pack:
             train=self.train,
             test=self.test if has_test_loss else None,
         )
-        self._loss = stacked_loss(common.loss)
+        self._loss, self._loss_name = stacked_loss(common.loss), _name_of(common.loss)
+        self._model_name, self._blocks = type(models[0]).__name__, 0
         if compile_wanted(common, models[0], device, self.weights):
             make_importable(getattr(common.loss, "func", common.loss))
             self.stack.compile()
@@ -195,6 +202,7 @@ class Pack:
             Batches,
             loss=common.loss,
             model=self.stack.probe,
+            inputs=self.inputs,
             device=self.device,
             dtype=self.stack.parameters[0].dtype,
         )
@@ -208,8 +216,11 @@ class Pack:
 
         Raises:
             SpecError: where the first call draws from a global generator.
+            WriteError: where MODEL or LOSS changes the batch.
         """
-        states = None if self._called else digest(global_states(self.device))
+        first, self._called = not self._called, True
+        states = digest(global_states(self.device)) if first else None
+        guard = Guard({"X": batch.X, "y": batch.y}, sampled=True) if first else None
         try:
             initial_output = self.initial_output.train(batch)
             found = self.stack.losses_and_gradients(batch, initial_output, self._loss)
@@ -222,7 +233,10 @@ class Pack:
                 "MODEL or LOSS draws random numbers in the forward pass, from a global generator "
                 "of torch, numpy or random; that is not supported; leave it out"
             )
-        self._called = True
+        # By checksums the first time (a GPU-CPU sync point), else by version counters.
+        written = batch.written or ("".join(guard.changed()[:1]) if guard is not None else "")
+        if written:
+            self._refuse_write(written)
         return found
 
     def _raise_by_config(self, batch: Batch) -> None:
@@ -246,7 +260,52 @@ class Pack:
         """Return the losses (K,) of the centred outputs on the test set."""
         assert self.test is not None
         batch = self.test.draw(0)
-        return self._loss(self.stack(batch) - self.initial_output.test(), batch.targets)
+        losses = self._loss(self.stack(batch) - self.initial_output.test(), batch.targets)
+        if written := batch.written:
+            self._refuse_write(written)
+        return losses
+
+    def _refuse_write(self, name: str) -> NoReturn:
+        who = "LOSS " + self._loss_name if name == "y" else f"MODEL {self._model_name}"
+        raise WriteError(
+            f"{who} changes {name} in place: all configs and all later steps read it too; try "
+            f"{name} = {name}.clone(), or operations out of place"
+        )
+
+    def end_block(self) -> None:
+        """Refuse to go on where fixed sets or inputs have been written to.
+
+        By version counters; after 1, 2, 4, 8, ... blocks by checksums of a sample, and at the end
+        by checksums of the whole. Those are a GPU-CPU sync point.
+
+        Raises:
+            WriteError: naming the tensor, and all functions that get it.
+        """
+        self._blocks += 1
+        if not self.history.open:
+            self._check_inputs(lambda guard: guard.changed(whole=True))
+        elif self._blocks & (self._blocks - 1):
+            self._check_inputs(Guard.written)
+        else:
+            self._check_inputs(Guard.changed)
+
+    def _check_inputs(self, changed: Callable[[Guard], list[str]]) -> None:
+        sets = {"training set": self.train, "test set": self.test}
+        for what, batches in sets.items():
+            for name in [] if batches is None else changed(batches.guard):
+                self._refuse_unknown_write(f"{name} of the {what}")
+        for name in changed(self.inputs):
+            self._refuse_unknown_write(name)
+
+    def _refuse_unknown_write(self, name: str) -> NoReturn:
+        functions = [f"MODEL {self._model_name}", f"LOSS {self._loss_name}"]
+        functions += [f"batch function {one}" for one in self.train.names]
+        functions += [f"grab {name!r}" for name in self.grabber.grabs]
+        raise WriteError(
+            f"{name} was changed in place during the training, by one of: "
+            f"{', '.join(dict.fromkeys(functions))}; others read it too; try .clone(), or .copy() "
+            "of an array, before the change"
+        )
 
     def shrink(self) -> None:
         """Leave out the configs that have stopped, once they are at least half of the stack."""
@@ -308,13 +367,14 @@ class Pack:
 
     def state_dict(self, start: int) -> dict[str, Any]:
         """Return all that is needed to continue with a step (a GPU-CPU sync point)."""
+        self._check_inputs(Guard.changed)  # a resumed training draws them anew
         state = {
             "format": STATE_FORMAT,
             "models": len(self.stack.models),
             "start": start,
             "generators": generator_states(self.generators),
             "generators_at_start": self._generators_at_start,
-            "global_generator": torch.get_rng_state(),
+            "torch_generators": torch_states(self.device),
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
         }
         return dict(map_tensors(state, lambda tensor: tensor.detach().to("cpu", copy=True)))
@@ -327,8 +387,23 @@ class Pack:
             if batches is not None and len(self.stack) < len(self.stack.models):
                 batches.shrink(self.stack.configs)
         set_generator_states(self.generators, state["generators"])
-        # Batch functions draw from the generators they are given, but a grab may do otherwise.
-        torch.set_rng_state(state["global_generator"].clone())
+        # Batch functions draw from the generators they are given, but an optimizer has none.
+        set_torch_states(self.device, state["torch_generators"])
+
+
+def _inputs(contexts: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Return each array among the contexts once, by its name."""
+    seen, found = set[int](), dict[str, Tensor]()
+    for config, context in enumerate(contexts):
+        for name, tensor in arrays_of(context).items():
+            if id(context[name]) not in seen:
+                seen.add(id(context[name]))
+                found[f"{name} of model {config}" if name in found else name] = tensor
+    return found
+
+
+def _name_of(setting: Any) -> str:
+    return setting if isinstance(setting, str) else function_name(setting)
 
 
 def _is_capturing(device: torch.device) -> bool:

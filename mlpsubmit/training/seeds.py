@@ -18,7 +18,9 @@ __all__ = [
     "global_rng",
     "global_states",
     "set_generator_states",
+    "set_torch_states",
     "streams",
+    "torch_states",
     "weights_rng",
 ]
 
@@ -30,21 +32,23 @@ class Streams(NamedTuple):
         weights: the initial weights.
         train, test: the training and the test data.
         grabs: grabs that draw random numbers.
+        optimizer: an optimizer of the user's that draws from torch's global generators.
     """
 
     weights: int
     train: int
     test: int
     grabs: int
+    optimizer: int
 
 
 def streams(seed: int, trial: int) -> Streams:
-    """Return the seeds of the initial weights, the training data, the test data and the grabs.
+    """Return the seeds of the initial weights, training data, test data, grabs and the optimizer.
 
     They are 63 bits of the children of ``SeedSequence((seed, trial))``, so they depend on nothing
     else: not on other axes, the device, the pack or the order.
     """
-    children = np.random.SeedSequence((seed, trial)).spawn(4)
+    children = np.random.SeedSequence((seed, trial)).spawn(5)
     # 63 bits: in this range torch treats signed and unsigned seeds the same.
     seeds = (int(child.generate_state(1, np.uint64)[0]) >> 1 for child in children)
     return Streams(*seeds)
@@ -74,6 +78,19 @@ def data_seed(seed: int) -> int:
     return int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) >> 1
 
 
+def torch_states(device: torch.device) -> list[Tensor]:
+    """Return the states of torch's global generators that a training on a device may draw from."""
+    on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_device]
+
+
+def set_torch_states(device: torch.device, states: Sequence[Tensor]) -> None:
+    """Restore the states of torch's global generators."""
+    torch.set_rng_state(states[0].clone())
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1].clone(), device)
+
+
 def generator_states(generators: Sequence[torch.Generator]) -> list[Tensor]:
     """Return the states for :func:`set_generator_states`."""
     return [generator.get_state() for generator in generators]
@@ -87,5 +104,4 @@ def set_generator_states(generators: Sequence[torch.Generator], states: Sequence
 
 def global_states(device: torch.device) -> list[Any]:
     """Return the states of all global generators."""
-    states = [random.getstate(), np.random.get_state(), torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+    return [random.getstate(), np.random.get_state(), *torch_states(device)]

@@ -280,7 +280,8 @@ def test_the_probe_draws_few_samples_and_trains_no_wide_network() -> None:
         return gaussian(bsz, gen)
 
     probe(small({"WIDTH": [16384]}, N_SAMPLES=10**6, batchfn=counted))
-    assert drawn == [4096]
+    assert set(drawn) == {4096, 32}
+    assert drawn.count(4096) == 1
 
 
 def test_data_functions_get_datasethps_settings_and_axes() -> None:

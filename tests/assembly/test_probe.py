@@ -93,6 +93,28 @@ def test_the_rehearsal_changes_no_result(tmp_path: Path) -> None:
     assert np.isfinite(final.g).all()
 
 
+def test_state_is_found_on_a_worker_where_the_data_are_computed_there(tmp_path: Path) -> None:
+    def shuffled(X_all: torch.Tensor, bsz: int, gen: torch.Generator) -> Any:
+        order = torch.arange(0)
+
+        def batch_fn(step: int) -> Any:
+            nonlocal order
+            if step % 4 == 0:
+                order = torch.randperm(len(X_all), generator=gen)
+            rows = order[:bsz]
+            return X_all[rows], X_all[rows, 0]
+
+        return batch_fn
+
+    sweep = small(data=lambda: {"X_all": torch.randn(24, 3)}, batchfn=shuffled, MAX_ITER=40)
+    run = launch(sweep, executor="debug", runs_dir=tmp_path, keep_going=True)
+    assert run.status().failed == 1
+    wanted = (
+        "batchfn shuffled: batch_fn(5) depends on more than step and gen (its variable 'order')"
+    )
+    assert wanted in run.status().failures[0].error
+
+
 # ---- arguments on axes ---------------------------------------------------------------------------
 
 
@@ -180,7 +202,7 @@ def test_all_of_these_are_errors_of_the_user() -> None:
 # ---- random numbers that do not come from gen, and data that a launch may compute ----------------
 
 
-def test_draws_from_global_generators_are_told() -> None:
+def test_draws_from_global_generators_are_refused() -> None:
     def careless(bsz: int, gen: torch.Generator) -> Any:
         def batch_fn(step: int) -> Any:
             X = torch.randn(bsz, 3)
@@ -188,8 +210,8 @@ def test_draws_from_global_generators_are_told() -> None:
 
         return batch_fn
 
-    message = "batchfn careless, or a grab, draws from the global generator of torch and numpy"
-    with pytest.warns(UserWarning, match=message):
+    message = "batchfn careless draws from the global generator of numpy and torch"
+    with pytest.raises(SpecError, match=message):
         probe(small(batchfn=careless))
 
 

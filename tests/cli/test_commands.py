@@ -111,11 +111,21 @@ def test_an_error_on_launch_says_so_and_makes_nothing(
 @pytest.mark.filterwarnings("default")
 def test_a_warning_is_one_line_of_words(mlpsubmit: Command, workplace: Path) -> None:
     spec = workplace / "small.py"
-    spec.write_text(spec.read_text().replace(", generator=gen", ""))
-    launched = mlpsubmit("launch", "small.py", "--dry-run")
+    again = "if X is not None:\n        return lambda step: (X, y + 1)\n    def batch_fn"
+    spec.write_text(spec.read_text().replace("def batch_fn", again))
+    launched = mlpsubmit("launch", "small.py", "ONLINE=False", "--dry-run")
     assert launched.code == 0
     (line,) = launched.err.splitlines()
-    assert line.startswith("warning: batchfn linear, or a grab, draws from the global generator")
+    assert line.startswith("warning: batchfn linear: offline, its first result is the training set")
+
+
+def test_draws_from_a_global_generator_are_refused(mlpsubmit: Command, workplace: Path) -> None:
+    spec = workplace / "small.py"
+    spec.write_text(spec.read_text().replace(", generator=gen", ""))
+    refused = mlpsubmit("launch", "small.py")
+    assert refused.code == 2
+    assert "batchfn linear draws from the global generator of torch" in refused.err
+    assert not (workplace / "mlpruns").exists()
 
 
 def test_several_errors_come_together(mlpsubmit: Command) -> None:
@@ -130,8 +140,11 @@ def test_several_errors_come_together(mlpsubmit: Command) -> None:
     ("factory", "message"),
     [
         ("None", "batchfn broken: returned NoneType; a batch function should return a function"),
-        ("lambda step: torch.ones(2, 3)", "batch_fn(0) gave Tensor; it should give a pair (X, y)"),
-        ("lambda step: (torch.ones(2, 3),) * 3", "batch_fn(0) gave 3 values"),
+        (
+            "lambda step: torch.ones(2, 3)",
+            "batch_fn(0) returned Tensor; expected a pair (X, y) of tensors",
+        ),
+        ("lambda step: (torch.ones(2, 3),) * 3", "batch_fn(0) returned 3 values"),
         (
             "lambda step: (torch.ones(2, 3), torch.ones(5))",
             "got X of shape (2, 3) and y of shape (5,)",
