@@ -237,7 +237,7 @@ class _Run:
         self._read(stack, optimizers)
         self.results = {
             "its weights": held(stack.models[0].state_dict()),
-            "its losses": held([trained.train_loss[:, -1], trained.test_loss[:, -1]]),
+            "its losses": held([trained.train_loss[:, -1], trained.test_loss[:, -1:]]),
             "the generators of its batches": held(stack.generators),
         }
         grabs = {name: values[:, -1] for name, values in trained.grabs.items()}
@@ -531,7 +531,12 @@ def _holds_objects(value: Any, gen: torch.Generator, depth: int = 6) -> bool:
     if isinstance(value, types.FunctionType):
         parts = [*_closure_of(value), *(value.__defaults__ or ())]
         if not is_library(value.__module__ or ""):
-            names = {name for code in _codes_of(value.__code__) for name in code.co_names}
+            names = {
+                step.argval
+                for code in _codes_of(value.__code__)
+                for step in dis.get_instructions(code)
+                if step.opname == "LOAD_GLOBAL"  # not the names of attributes
+            }
             parts = [*parts, *(v for n, v in value.__globals__.items() if n in names)]
     elif isinstance(value, functools.partial):
         parts = [value.func, *value.args, *value.keywords.values()]

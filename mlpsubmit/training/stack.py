@@ -15,8 +15,9 @@ from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.protocol import is_layer
 from mlpsubmit.training.accel.compile import Compiled
 from mlpsubmit.training.accel.mlp import ClosedForm
-from mlpsubmit.training.batches import Batch, column
+from mlpsubmit.training.batches import Batch, BatchError, column
 from mlpsubmit.training.comparison import StackingError, signature, unvectorised
+from mlpsubmit.training.guard import Guard, WriteError
 from mlpsubmit.training.losses import StackedLoss
 from mlpsubmit.training.monitor import StateError
 from mlpsubmit.training.oom import ran_out_of_memory
@@ -62,7 +63,7 @@ class Stack(Part):
         self.names = [name for name, p in models[0].named_parameters() if p.requires_grad]
         if not self.names:
             raise SpecError("MODEL: none of its parameters requires a gradient; nothing to train")
-        self.device, self._precision = device, precision
+        self.device, self._precision, self._output_checked = device, precision, False
         # Not a copy: a callable parametrization may have bound functions to this very module.
         self._template = models[0]
         # Determined once: looking for tied weights costs a tenth of a small network's step.
@@ -130,9 +131,39 @@ class Stack(Part):
         return self._forward({**tensors, **copies}, batch.X, batch.shared)
 
     def probe(self, X: Tensor) -> Tensor:
-        """Return the outputs (n, ...) of the first row on inputs (n, ...), and leave no trace."""
+        """Return the outputs (n, ...) of the first row on inputs (n, ...), and leave no trace.
+
+        Raises:
+            BatchError: for outputs that are no tensor of real numbers.
+            WriteError: for a forward pass that changes its inputs.
+        """
+        guard = Guard({"X": X}, sampled=True)
         with undisturbed(self._template):  # with gradients, which a model may need inside
-            return self.evaluate(self.tensors, Batch(X, X, shared=True))[0].detach()
+            output = self.evaluate(self.tensors, Batch(X, X, shared=True))[0].detach()
+        if guard.changed():
+            raise WriteError(
+                f"MODEL {type(self._template).__name__}: its forward pass changes its input X in "
+                "place; all configs and the initial network read it too; try X = X.clone(), or "
+                "operations out of place (no inplace=True, no +=)"
+            )
+        return output
+
+    def _check_output(self, output: Any) -> None:
+        """Refuse outputs of the first forward pass that are no real numbers."""
+        self._output_checked = True
+        name = f"MODEL {type(self._template).__name__}: its forward pass returned"
+        if not isinstance(output, Tensor):
+            got = type(output).__name__
+        else:
+            got = f"shape {tuple(output.shape)} and {str(output.dtype).removeprefix('torch.')}"
+            if output.numel() == 0:
+                raise BatchError(f"{name} {got}; valid are 1 output or more")
+            if output.is_floating_point() and output.ndim > 0:
+                return
+        raise BatchError(
+            f"{name} {got}; valid is a tensor (n, ...) of floating-point numbers; of complex "
+            "numbers, return .abs(), or real and imaginary part as two columns"
+        )
 
     @property
     def scaling(self) -> Collection[str]:
@@ -284,6 +315,8 @@ class Stack(Part):
     def _forward_one(self, tensors: dict[str, Tensor], X: Tensor) -> Tensor:
         current = dict(tensors)  # which torch updates where the module has replaced a tensor
         output: Tensor = functional_call(self._template, current, (X,), tie_weights=self._tied)
+        if not self._output_checked:
+            self._check_output(output)
         if replaced := [name for name in self._buffers if current[name] is not tensors[name]]:
             raise StackingError(f"the forward pass replaces the buffer {replaced[0]}")
         return output
@@ -300,6 +333,8 @@ class Stack(Part):
             finally:
                 for now, before in registered if self._buffers else ():
                     _put_back(now, before)
+        if not self._output_checked:
+            self._check_output(output)
         return output.unsqueeze(0)
 
     def _set(self, tensors: dict[str, Tensor]) -> None:

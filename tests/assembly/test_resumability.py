@@ -550,7 +550,7 @@ OPTIMIZERS: dict[Any, str] = {
 
 def test_an_optimizer_with_a_counter_of_its_own_is_refused() -> None:
     with pytest.raises(SpecError, match=r"'t' changes .*; keep it in self.state or param_groups"):
-        probe(sweep_of(OPTIMIZER=Warm, PACK_SIZE=1))
+        probe(sweep_of(OPTIMIZER=Warm, PARAMETRIZATION="sp", PACK_SIZE=1))
 
 
 @pytest.mark.slow

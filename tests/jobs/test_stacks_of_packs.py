@@ -91,10 +91,10 @@ def test_a_pack_of_several_stacks_continues_where_it_was(
 
 def test_a_part_divides_into_groups() -> None:
     parts = PackParts.whole(6)
-    parts.divide([[0, 3], [1, 4]], done={4})
+    parts.separate([[0, 3], [1, 4]], done={4})
     assert parts.left == [[0, 3], [1], [2, 5]]
     parts.drop_first()
-    parts.divide([[1]], done={0, 3, 4})
+    parts.separate([[1]], done={0, 3, 4})
     assert parts.left == [[1], [2, 5]]
 
 

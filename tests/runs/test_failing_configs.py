@@ -154,12 +154,13 @@ def test_an_error_of_every_config_takes_one_training(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlpsubmit.assembly.assemble import StackInputs
+    from mlpsubmit.jobs.task_monitor import TaskMonitor
 
     trainings: list[int] = []
     train = StackInputs.train
 
     def counted(self: StackInputs, monitor: Any = None) -> Any:
-        if monitor is not None:
+        if isinstance(monitor, TaskMonitor):
             trainings.append(len(self.rows))
         return train(self, monitor)
 

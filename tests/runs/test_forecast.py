@@ -259,7 +259,7 @@ def test_the_time_left_is_that_of_the_task_that_ends_last(mlpsubmit: Command) ->
 
     def progress(*tasks: TaskStatus) -> tuple[float, float | None]:
         beats = {task.name: task.heartbeat for task in tasks}
-        return _progress(run, plan, np.zeros(0, np.int64), tasks, beats)
+        return _progress(run, plan, np.zeros(0, np.int64), [], tasks, beats)
 
     fraction, left = progress(task(0, 500, 50.0), task(1, 100, 50.0))
     assert left == pytest.approx(450)

@@ -248,12 +248,12 @@ def test_sp_leaves_everything_as_pytorch_made_it():
     before = {name: p.clone() for name, p in model.named_parameters()}
     X = torch.randn(5, 3)
     outputs = model(X)
-    assert parametrize(model, "sp", gamma=4.0) == dict.fromkeys(before, 1.0)
+    assert parametrize(model, "sp", gamma=4.0) == dict.fromkeys(before, Factors(1.0, eps=0.25))
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
     torch.testing.assert_close(model(X), outputs / 4)
 
     no_layer = nn.LayerNorm(3)
-    assert parametrize(no_layer, "sp") == {"weight": 1.0, "bias": 1.0}
+    assert parametrize(no_layer, "sp") == dict.fromkeys(["weight", "bias"], Factors(1.0))
     with pytest.raises(SpecError, match="GAMMA=2 divides the output of the last"):
         parametrize(no_layer, "sp", gamma=2.0)
 

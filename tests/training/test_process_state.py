@@ -36,10 +36,14 @@ def state() -> dict[str, Any]:
     }
 
 
+def drawing() -> dict[str, Any]:
+    torch.rand(3), np.random.rand(3), random.random()
+    return {"scale": 1.0}
+
+
 def meddling(bsz: int, gen: Any, at: int) -> Any:
     def batch_fn(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         X = torch.randn(bsz, 2, generator=gen)
-        torch.rand(3), np.random.rand(3), random.random()
         np.seterr(over="ignore")
         torch.backends.cudnn.benchmark = True
         os.environ["MLPSUBMIT_MEDDLED"] = "1"
@@ -64,7 +68,7 @@ def test_a_debug_launch_leaves_the_process_as_it_was(
     torch.manual_seed(3)
     before = state()
     settings = {"WIDTH": 4, "MAX_ITER": 6, "N_SAMPLES": 8, "at": at}
-    sweep = Sweep("meddles", batchfn=meddling, **settings)
+    sweep = Sweep("meddles", data=drawing if at else None, batchfn=meddling, **settings)
     raises = pytest.raises(SpecError, match="as asked") if at == 0 else contextlib.nullcontext()
     with raises:
         launch(sweep, executor="debug", runs_dir=tmp_path)

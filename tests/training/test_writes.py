@@ -365,10 +365,10 @@ def test_tensors_of_inference_mode_are_copied():
     [
         (
             lambda f: f * 1j,
-            "returned shape (1, 1) and complex64; valid is a tensor (n, ...) of flo",
+            "returned shape (2, 1) and complex64; valid is a tensor (n, ...) of flo",
         ),
-        (lambda f: f > 0, "returned shape (1, 1) and bool; valid is a tensor"),
-        (lambda f: f[:, :0], "returned shape (1, 0) and float32; valid are 1 output or more"),
+        (lambda f: f > 0, "returned shape (2, 1) and bool; valid is a tensor"),
+        (lambda f: f[:, :0], "returned shape (2, 0) and float32; valid are 1 output or more"),
         (lambda f: (f, f), "its forward pass returned tuple; valid is a tensor"),
         (lambda f: f.sum(), "returned shape () and float32; valid is a tensor (n, ...)"),
         (lambda f: None, "its forward pass returned NoneType; valid is a tensor"),
