@@ -7,11 +7,14 @@ is queried. It does not apply CUDA_VISIBLE_DEVICES; entries of that variable are
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pynvml
+
+from mlpsubmit.display.text import counted
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +24,7 @@ __all__ = [
     "device_name",
     "free_memory",
     "memory_of_type",
+    "missing_gpu",
     "task_device",
     "visible_entries",
 ]
@@ -93,6 +97,35 @@ def task_device() -> torch.device:
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def missing_gpu() -> str:
+    """Return why a task that was given a GPU cannot train on it, as far as can be seen."""
+    import torch
+
+    cuda = torch.version.cuda
+    build = f"is built for CUDA {cuda}" if cuda else "is a build without CUDA"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (
+        f"this task should have a GPU, and torch sees none: torch {torch.__version__} {build}; "
+        f"{_driver()}; CUDA_VISIBLE_DEVICES is {'not set' if visible is None else repr(visible)}; "
+        "install a build of torch for that driver, check the node with nvidia-smi, or train on "
+        "CPUs: --template cpu on a cluster, else DEVICES=[]"
+    )
+
+
+def _driver() -> str:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return f"no driver answers ({error})"
+    try:
+        count = pynvml.nvmlDeviceGetCount()
+        return f"driver {pynvml.nvmlSystemGetDriverVersion()} has {counted(count, 'GPU')}"
+    except pynvml.NVMLError as error:
+        return f"the driver fails ({error})"
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def device_name(device: torch.device) -> str:

@@ -12,7 +12,7 @@ import torch
 from mlpsubmit import files
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.failures import RowsFailure
-from mlpsubmit.jobs.gpus import device_name, task_device
+from mlpsubmit.jobs.gpus import device_name, missing_gpu, task_device
 from mlpsubmit.jobs.heartbeat import (
     HEARTBEAT_SECONDS,
     SLOWEST_BEAT,
@@ -90,7 +90,7 @@ def run_task(
     Returns:
         ``done``; ``interrupted`` if ``stop`` was set, with the state of the pack saved; ``stopped``
         at a failure; or ``stuck`` if this and the attempts before it all ended before they had
-        trained anything.
+        trained anything, or if the GPU that the task was given is missing.
     """
     # Before anything loads torch's compiler, which then looks up where to put its files.
     with sharing_compiled(run.path / run_directory.COMPILED):
@@ -133,7 +133,10 @@ def run_task(
             context = TaskContext(
                 *(run, sweep, plan, device, data, stop, heartbeat, meter, roofline, on_failure),
             )
-            return _Task(context, shard, supervision).run(packs)
+            task = _Task(context, shard, supervision)
+            if intent["gpus"] and device.type == "cpu":
+                return task.give_up(missing_gpu())
+            return task.run(packs)
 
 
 def _record_last_end(run: RunDirectory, task: str, supervision: Supervision | None) -> None:
@@ -180,14 +183,14 @@ class _Task:
         heartbeat = self.context.heartbeat
         without_progress = heartbeat["without_progress"]
         if without_progress >= MAX_WITHOUT_PROGRESS:
-            return self._give_up()
+            return self.give_up(NO_PROGRESS)
         for pack in packs:
             try:
                 proceed = self._train_or_record(pack)
             except Interrupted:
                 print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
                 if not heartbeat["progressed"] and without_progress + 1 >= MAX_WITHOUT_PROGRESS:
-                    return self._give_up()
+                    return self.give_up(NO_PROGRESS)
                 heartbeat.update(state="interrupted")
                 return "interrupted"
             if not proceed:
@@ -196,10 +199,10 @@ class _Task:
         heartbeat.update(state="done")
         return "done"
 
-    def _give_up(self) -> str:
-        """Report that further attempts would end as the last ones did."""
-        print(NO_PROGRESS, flush=True)
-        self.context.heartbeat.update(state="crashed", error=NO_PROGRESS)
+    def give_up(self, why: str) -> str:
+        """Report why no attempt on this machine would train anything."""
+        print(why, flush=True)
+        self.context.heartbeat.update(state="crashed", error=why)
         return "stuck"
 
     def _train_or_record(self, pack: PackRange) -> bool:

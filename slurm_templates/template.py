@@ -182,6 +182,12 @@ class Template(BaseModel):
             }
         )
 
+    def for_gpu_helper(self, minutes: int) -> Template:
+        """Return the template of a short job with one GPU, where the tasks get theirs."""
+        gpu = f"{self.gpu_type}:1" if self.gpu_type else 1
+        short = {"cpus": 1, "notice": None, "time": time_limit.normalised(minutes)}
+        return self.model_copy(update={"gpus": gpu, **short})
+
     @classmethod
     def from_table(cls, keys: Mapping[str, Any], path: Path) -> Template:
         """Build the template of a TOML file.

@@ -55,6 +55,11 @@ class Executor(abc.ABC):
         """Return the GPU memory in bytes to plan for in each task; None without GPUs."""
         return None
 
+    @property
+    def has_gpus(self) -> bool:
+        """Whether each task has a GPU, without which it must not train."""
+        return False
+
     def intent(self, submission: Submission) -> Mapping[str, Any]:
         """Return further entries for intent.json."""
         return {}

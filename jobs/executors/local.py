@@ -48,6 +48,11 @@ class LocalExecutor(Executor):
         """Return how many tasks the GPUs, or the cores, have room for."""
         return self._max_tasks
 
+    @property
+    def has_gpus(self) -> bool:
+        """Whether there are GPUs: then each task has one."""
+        return bool(self.devices)
+
     def memory(self) -> int | None:
         """Return the free bytes on the fullest of the GPUs."""
         return free_memory(self.devices) if self.devices else None

@@ -68,6 +68,11 @@ class SlurmExecutor(Executor):
         """Return the number that the user gave, else as many as are worth starting."""
         return self._tasks or int(min(max(1, -(-cost // TASK_COST)), MOST_TASKS))
 
+    @property
+    def has_gpus(self) -> bool:
+        """Whether the template asks for any."""
+        return bool(self.template.gpu_count)
+
     def memory(self) -> int | None:
         """Return the memory of the template's type of GPU, a default if its name has none."""
         return memory_of_type(self.template.gpu_type) if self.template.gpu_count else None

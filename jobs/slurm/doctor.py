@@ -13,7 +13,7 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.slurm import filesystems
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked, settings
 from mlpsubmit.jobs.slurm.nodes import gpus_of, resource_errors
-from mlpsubmit.jobs.slurm.probe import Check, CheckResult, run_probe
+from mlpsubmit.jobs.slurm.probe import Check, CheckResult, run_gpu_probe, run_probe
 from mlpsubmit.jobs.slurm.sbatch import check
 from mlpsubmit.slurm_templates import SlurmRequest, Template
 
@@ -61,6 +61,8 @@ def cluster_checks(
     yield "shared", lambda: _shared(folder, template.partition)
     if seconds:
         yield "nodes", lambda: run_probe(folder, template, seconds)
+        if template.gpu_count:
+            yield "gpu", lambda: run_gpu_probe(folder, template, seconds)
     else:
         text = "no job was submitted to find out what nodes can see (--timeout 0)"
         yield "nodes", lambda: (None, text)

@@ -1,6 +1,7 @@
-"""A small job that checks whether a node sees a folder: the last check of ``mlpsubmit doctor``.
+"""Small jobs that check a node: the last checks of ``mlpsubmit doctor``.
 
-The job runs this file: ``python -m mlpsubmit.jobs.slurm.probe FOLDER``.
+The jobs run this file: ``python -m mlpsubmit.jobs.slurm.probe FOLDER`` finds out whether a node
+sees a folder, and with ``gpu`` after it whether a product on its GPU is right.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_jo
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.slurm_templates import Template
 
-__all__ = ["Check", "CheckResult", "check_report", "main", "missing_report", "run_probe"]
+__all__ = [
+    "Check",
+    "CheckResult",
+    "check_report",
+    "main",
+    "missing_report",
+    "run_gpu_probe",
+    "run_probe",
+]
 
 #: Whether a check passed (None: for information only), and a text for people.
 CheckResult = tuple["bool | None", str]
@@ -52,6 +61,21 @@ def run_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
         if report is None:
             return missing_report(job, folder, seconds)
         return check_report(report, token, folder, time.monotonic() - begun)
+
+
+def run_gpu_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
+    """Check that a node multiplies on a GPU, in a job with one; leave nothing behind.
+
+    Args:
+        parent, template, seconds: as for :func:`run_probe`.
+    """
+    with scratch_dir(parent, ".doctor-") as folder:
+        helper = template.for_gpu_helper(MINUTES)
+        report_file = folder / _REPORT
+        report, job = run_helper_job(folder, helper, report_file, seconds, __name__, "gpu")
+        if report is None:
+            return missing_report(job, folder, seconds)
+        return not report["error"], f"{report['node']}: {report['error'] or report['gpu']}"
 
 
 def check_report(
@@ -89,14 +113,18 @@ def missing_report(job: JobState | None, folder: Path, seconds: float) -> CheckR
 # ---- on the node -------------------------------------------------------------------------------
 
 
-def main(folder: Path) -> None:
-    """Write a report on a folder to a file in it, as this node sees it."""
+def main(folder: Path, what: str = "folder") -> None:
+    """Write a report on a folder to a file in it, as this node sees it; or on the node's GPU."""
+    if what == "gpu":
+        name, error = _product()
+        files.publish_json(folder / _REPORT, {"node": _node(), "gpu": name, "error": error})
+        return
     try:
         seen = (folder / _TOKEN).read_text()
     except OSError as error:
         seen = str(error)
     report = {
-        "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        "node": _node(),
         "version": version("mlpsubmit"),
         "path": str(Path(files.__file__).parent),
         "token": seen,
@@ -104,5 +132,27 @@ def main(folder: Path) -> None:
     files.publish_json(folder / _REPORT, report)
 
 
+def _node() -> str:
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def _product() -> tuple[str, str]:
+    """Multiply on the first GPU; return its name, and what went wrong."""
+    import torch
+
+    from mlpsubmit.jobs.gpus import device_name, missing_gpu, task_device
+
+    device = task_device()
+    if device.type == "cpu":
+        return "", missing_gpu()
+    name = device_name(device)
+    try:
+        A = torch.arange(512.0 * 512, device=device).reshape(512, 512).remainder(7)
+        right = torch.equal((A @ A).cpu(), A.cpu() @ A.cpu())  # of small integers: exact
+    except Exception as error:
+        return name, f"a product on its {name} raises {type(error).__name__}: {error}"
+    return f"multiplies on its {name}", "" if right else f"a product on its {name} is wrong"
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

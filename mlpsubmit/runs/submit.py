@@ -177,6 +177,7 @@ def _submit(
         "executor": executor.name,
         "host": socket.gethostname(),
         "created": time.time(),
+        "gpus": executor.has_gpus,
         "slices": cut(missing, plan.pack_costs[missing], submission.tasks),
         **executor.intent(submission),
     }

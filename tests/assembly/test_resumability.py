@@ -556,7 +556,7 @@ def test_an_optimizer_with_a_counter_of_its_own_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: getattr(o, "__name__", o))
 def test_optimizers_resume_undisturbed_or_are_refused(optimizer: Any) -> None:
-    sweep = sweep_of(OPTIMIZER=optimizer, PACK_SIZE=1)
+    sweep = sweep_of(OPTIMIZER=optimizer, PARAMETRIZATION="sp", PACK_SIZE=1)
     if refused := OPTIMIZERS[optimizer]:
         with pytest.raises(SpecError, match=refused):
             probe(sweep)

@@ -112,6 +112,23 @@ def test_an_interrupted_task_requeues_its_job(
     assert run.directory.last_heartbeat("000-0000")["state"] == "interrupted"
 
 
+def test_a_task_without_the_gpu_that_it_was_given_does_not_train_on_the_cpu(
+    launched: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run = launched()
+    file = run.directory.submission(0) / run_directory.INTENT
+    files.publish_json(file, {**json.loads(file.read_bytes()), "gpus": True})
+    assert worker.main(str(run.path), 0, 0) == 1
+    shown = capsys.readouterr().out
+    assert f"this task should have a GPU, and torch sees none: torch {torch.__version__}" in shown
+    assert "CUDA_VISIBLE_DEVICES is 'MIG-1'; install a build of torch for that driver" in shown
+    beat = run.directory.last_heartbeat("000-0000")
+    assert (beat["state"], beat["packs_done"]) == ("crashed", 0)
+    assert beat["error"] in shown
+
+
 def test_a_task_whose_submission_has_ended_trains_nothing(
     launched: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

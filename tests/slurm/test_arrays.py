@@ -15,13 +15,13 @@ from mlpsubmit.jobs.store import run_directory
 def test_a_launch_from_the_shell_to_the_dataset(
     study: Any, wait_for: Any, results: Any, undisturbed: xarray.Dataset
 ) -> None:
-    """With a GPU per task, as SLURM allots it, through nothing but the command line."""
+    """Through nothing but the command line."""
     path = study.spec("shell")
-    asked = ("--tasks", 2, "--gpus", 1, "--cpus", 1, "--mem", "600M", "--time", "00:10:00")
+    asked = ("--tasks", 2, "--gpus", 0, "--cpus", 1, "--mem", "600M", "--time", "00:10:00")
     dry = study.cli("launch", path, "--dry-run", *asked, "GAMMA=[0.5,1]")
     assert dry.returncode == 0, dry.stderr
     assert "slurm: 2 tasks of 1 thread," in dry.stdout
-    assert "at most 0.3333 GPU-hours" in dry.stdout
+    assert "at most 0.3333 core-hours" in dry.stdout
     assert not (study.folder / "runs").exists()
 
     study.pace("shell", 0.5)  # so that it cannot end before the launch has reported
@@ -51,27 +51,43 @@ def test_a_launch_from_the_shell_to_the_dataset(
     xarray.testing.assert_allclose(results(run), undisturbed, rtol=1e-4)
 
 
-GPUS = """
-import os
+THREADS = """
 import torch
 from mlpsubmit import Sweep
 
 def ones(bsz):
-    print("GPU", os.environ.get("CUDA_VISIBLE_DEVICES"), torch.get_num_threads(), flush=True)
+    print("THREADS", torch.get_num_threads(), flush=True)
     return lambda step: (torch.ones(bsz, 2), torch.ones(bsz))
 
 sweep = Sweep(NAME_HERE, {"WIDTH": [4, 5]}, batchfn=ones, MAX_ITER=2, N_SAMPLES=4)
 """
 
 
-def test_each_task_has_a_gpu_and_cores_of_its_own(study: Any) -> None:
-    run = study.launch("gpus", tasks=2, text=GPUS, slurm={"gpus": 1, "cpus": 2})
+def test_each_task_has_cores_of_its_own(study: Any) -> None:
+    run = study.launch("cores", tasks=2, text=THREADS, slurm={"cpus": 2})
     assert run.wait().complete
     told = [line.split() for file in run.logs().values() for line in file.read_text().splitlines()]
-    gpus = {line[1] for line in told if line[0] == "GPU"}
-    assert len(gpus) == 2
-    assert "None" not in gpus
-    assert {line[2] for line in told if line[0] == "GPU"} == {"2"}
+    assert {line[1] for line in told if line[0] == "THREADS"} == {"2"}
+
+
+def test_a_task_whose_gpu_torch_does_not_see_trains_nothing_and_says_what_it_saw(
+    study: Any,
+) -> None:
+    """SLURM gives each task a GPU of its own, which here is none."""
+    run = study.launch("gpus", tasks=2, text=THREADS, slurm={"gpus": 1})
+    status = run.wait()
+    assert (status.state, status.done) == ("crashed", 0)
+    errors = [str(task.heartbeat["error"]) for task in status.tasks]
+    for error in errors:
+        assert "this task should have a GPU, and torch sees none: torch" in error
+        assert "is a build without CUDA; no driver answers" in error
+        assert "--template cpu on a cluster" in error
+    assert {re.findall(r"CUDA_VISIBLE_DEVICES is '(\d)'", error)[0] for error in errors} == {
+        "0",
+        "1",
+    }
+    shown = study.cli("status", "gpus").stdout
+    assert "torch sees none" in shown.replace("\n", " ")
 
 
 MANY = """
@@ -174,5 +190,5 @@ COLLISIONS = ("jobs", "random", "queue", "commands", "mlpsubmit_task")
 def test_what_lies_in_the_working_directory_takes_nothings_place(study: Any) -> None:
     for name in COLLISIONS:
         Path(study.folder / f"{name}.py").write_text("raise RuntimeError('not me')\n")
-    run = study.launch("collisions", text=GPUS)
+    run = study.launch("collisions", text=THREADS)
     assert run.wait().complete, study.log(run)

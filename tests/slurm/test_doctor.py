@@ -197,7 +197,7 @@ def until(holds: Any) -> None:
 
 class TestOnACluster:
     def test_all_is_well(self, cluster: Any, runs: Path) -> None:
-        code, out = doctor(cluster.environment, runs / "not" / "yet", "--mem", "1G")
+        code, out = doctor(cluster.environment, runs / "not" / "yet", "--mem", "1G", "--gpus", "0")
         assert code == 0, out
         assert re.search(r"^ok   slurm +[\d.]+, cluster \w+, its controller answers$", out, re.M)
         assert "ok   sacct        works\n" in out
@@ -212,6 +212,14 @@ class TestOnACluster:
         )
         shared = rf"^ok   nodes +n\d has mlpsubmit [\d.]+ and shares {runs} \(\d+ s\)$"
         assert re.search(shared, out, re.M)
+        assert list(runs.iterdir()) == []
+
+    def test_a_gpu_that_torch_does_not_see(self, cluster: Any, runs: Path) -> None:
+        code, out = doctor(cluster.environment, runs, "--mem", "1G", "--gpus", "1")
+        assert code == 1
+        assert re.search(r"^ok   nodes ", out, re.M)
+        found = r"^BAD  gpu +n1: this task should have a GPU, and torch sees none: torch "
+        assert re.search(found, out, re.M)
         assert list(runs.iterdir()) == []
 
     def test_a_node_that_cannot_see_the_folder(self, cluster: Any, runs: Path) -> None:
