@@ -15,7 +15,7 @@ from mlpsubmit.jobs.signals import stop_on_signals
 from mlpsubmit.jobs.store.run_directory import task_name
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.task import run_task
-from mlpsubmit.training.process_state import preserved_state
+from mlpsubmit.training.global_state import global_state_kept
 
 __all__ = ["DebugExecutor"]
 
@@ -49,7 +49,7 @@ class DebugExecutor(Executor):
         if torch.cuda.is_available():
             torch.cuda.current_stream()  # so that its generators have a state to restore
         with (
-            preserved_state(),
+            global_state_kept(),
             stop_on_signals() as stop,
             as_launched(submission.run) as sweep,
         ):

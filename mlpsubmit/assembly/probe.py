@@ -23,9 +23,9 @@ from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.libraries import is_library
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.optimizers import optimizer_class, warn_of_missing_theory
 from mlpsubmit.training.precision import functions_dtype
-from mlpsubmit.training.process_state import preserved_state
 
 __all__ = ["probe", "smoke_test", "smoke_test_grabs"]
 
@@ -62,7 +62,7 @@ ONE_STEP: dict[str, Any] = {"max_iter": 1, "compile": "auto"}
 def probe(sweep: Sweep) -> None:
     """Train one step of a few configs on the CPU, so that errors show at launch.
 
-    The state of the process is restored: generators, threads, settings of torch, environment.
+    The global generators and the number of threads are restored.
 
     A data function runs on workers only. If batches need its entries, only names are checked, and
     the arguments of the library's own recipes.
@@ -71,7 +71,7 @@ def probe(sweep: Sweep) -> None:
         SpecError: where functions and settings do not fit together, or a function raises.
         GrabError: from a grab that fails on the initial networks.
     """
-    with preserved_state():
+    with global_state_kept():
         _probe_configs(sweep)
         _probe_arguments(sweep)
         for hyperparameters in _scaled_differently(sweep):
