@@ -14,13 +14,11 @@ import pytest
 import torch
 import xarray
 
-import mlpsubmit
 from mlpsubmit import open_run
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.failures import RowsFailure
 from mlpsubmit.jobs.pack_parts import PackParts
 from mlpsubmit.runs.run import Run
-from mlpsubmit.spec.load import load_spec
 from mlpsubmit.training.oom import ran_out_of_memory
 
 COMMAND = [str(Path(sys.executable).parent / "mlpsubmit")]
@@ -132,8 +130,9 @@ def test_a_pack_that_does_not_fit_trains_in_halves_and_says_so(
     xarray.testing.assert_identical(measured(dataset), in_packs_of_two)
 
     # Results reused by a larger sweep still have it, next to those of packs that fitted.
-    sweep = load_spec(tmp_path / "heavy.py").overridden({"noise": [0.0, 0.25, 0.5, 0.75, 1.0]})
-    grown = mlpsubmit.launch(sweep, executor="debug", runs_dir=tmp_path / "mlpruns")
+    done = launch(tmp_path, "noise=[0.0,0.25,0.5,0.75,1.0]", ROOM_MIB="450")
+    assert done.returncode == 0, done.stderr
+    grown = opened(tmp_path)
     assert grown.status().reused == 4
     dataset = grown.collect(tmp_path / "grown.csv")
     np.testing.assert_array_equal(dataset.trained_together, [2, 2, 2, 2, np.nan])

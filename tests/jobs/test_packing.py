@@ -380,7 +380,7 @@ def packed(sweep: Sweep) -> tuple[dict[int, Any], list[list[int]]]:
         except StackingError as error:
             whole = divided.pop() if divided and divided[-1][0] not in results else part
             groups = error.groups or [[row] for row in range(len(whole))]
-            parts.divide([[whole[row] for row in group] for group in groups], set(results))
+            parts.separate([[whole[row] for row in group] for group in groups], set(results))
     return results, divided
 
 
@@ -436,6 +436,7 @@ def fit_together(twists: list[Callable]) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:PARAMETRIZATION")  # of a callable one with adam
 @settings(max_examples=12, deadline=None, derandomize=True, database=None)
 @given(data=st.data())
 def test_families(data: st.DataObject) -> None:

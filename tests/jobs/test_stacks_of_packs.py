@@ -20,8 +20,8 @@ from mlpsubmit.training.monitor import StateError
 
 def drawn(bsz: int, gen: torch.Generator, v: float) -> Any:
     def batch_fn(step: int) -> tuple[Tensor, Tensor]:
-        if os.environ.get("KILL_AT") == f"{v}:{step}":
-            del os.environ["KILL_AT"]
+        if os.environ.get("PYTEST_KILL_AT") == f"{v}:{step}":
+            del os.environ["PYTEST_KILL_AT"]
             os.kill(os.getpid(), signal.SIGTERM)
         X = torch.randn(bsz, 3, generator=gen)
         return X, X[:, 0] * X[:, 1]
@@ -78,10 +78,10 @@ def test_a_pack_of_several_stacks_continues_where_it_was(
 ) -> None:
     whole = launch(made(choosy), executor="debug", runs_dir=tmp_path / "whole")
     assert said in capsys.readouterr().out
-    monkeypatch.setenv("KILL_AT", "2.0:7")
+    monkeypatch.setenv("PYTEST_KILL_AT", "2.0:7")
     run = launch(made(choosy), executor="debug", runs_dir=tmp_path / "interrupted")
-    assert "KILL_AT" not in os.environ
     assert "interrupted, its state is saved" in capsys.readouterr().out
+    monkeypatch.delenv("PYTEST_KILL_AT")  # a launch has restored it
     run.resume(executor="debug")
     assert "anew" not in capsys.readouterr().out
     one, other = whole.collect(), run.collect()

@@ -38,7 +38,6 @@ def losses(mlpsubmit: Any, name: str) -> xarray.Dataset:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:batchfn batches")  # it draws from global generators
 def test_local_and_debug_give_the_same_bits(mlpsubmit: Any, study: Path) -> None:
     found = {}
     for executor in ("debug", "local"):
