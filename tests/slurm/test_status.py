@@ -15,19 +15,17 @@ import xarray
 
 from mlpsubmit import RunError
 
-#: Takes a hundred megabytes more at every step.
+#: Takes a gigabyte, after the steps that a launch tries.
 HUNGRY = """
 import time
 import torch
 from mlpsubmit import Sweep
 
-hoard = []
-
 def hungry(bsz):
     def batch_fn(step):
-        if step > 0:
-            hoard.append(torch.ones(25_000_000))
-            time.sleep(0.3)
+        if step > 20:
+            gigabyte = torch.ones(250_000_000)
+            time.sleep(3)
         return torch.ones(bsz, 2), torch.ones(bsz)
     return batch_fn
 
