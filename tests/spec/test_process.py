@@ -146,6 +146,15 @@ def test_a_worker_has_all_of_it(read: Any, tmp_path: Path) -> None:
         assert random.random() == random.Random(3).random()
 
 
+def test_unseeded_draws_of_a_spec_are_the_same_in_every_launch(read: Any) -> None:
+    """Otherwise an unchanged spec would never continue its run."""
+    draws = "random.random(), np.random.rand(), torch.rand(())"
+    first = read(draws)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    second = read(draws)
+    assert key(first) == key(second) != key(read())  # the states are part of the key
+
+
 def test_generators_that_the_spec_leaves_alone_are_seeded(read: Any) -> None:
     process = read().process
     draws = []
