@@ -71,13 +71,13 @@ def steps(code: types.CodeType) -> Steps:
         if number not in omitted and step.opname not in _PADDING:
             kept.append(step)
     constants = frozenset(n for n, step in enumerate(kept) if step.opcode in dis.hasconst)
-    plain = [(step.opname, _argument(step, positions)) for step in kept]
+    plain = [(step.opname, _argument(code, step, positions)) for step in kept]
     return Steps(plain, constants, list(_handlers(code, positions, len(kept))))
 
 
-def _argument(step: dis.Instruction, positions: dict[int, int]) -> Any:
-    if step.opcode in dis.hasconst:
-        return step.argval
+def _argument(code: types.CodeType, step: dis.Instruction, positions: dict[int, int]) -> Any:
+    if step.opcode in dis.hasconst and step.arg is not None:
+        return code.co_consts[step.arg]  # argval lacks the names of keyword arguments in 3.11
     if step.opcode in dis.hasname:
         return step.argrepr  # with the flags that share the argument: "NULL + f"
     if step.opcode in _JUMPS:

@@ -19,6 +19,7 @@ import inspect
 import itertools
 import logging
 import os
+import pickle
 import re
 import runpy
 import sys
@@ -31,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from mlpsubmit.errors import SpecError
 from mlpsubmit.spec import bytecode
 from mlpsubmit.spec.imports import modules_of, package_of
 from mlpsubmit.spec.libraries import is_library, is_library_file
@@ -74,12 +76,22 @@ def setting_digest(*values: Any, unseen: list[str] | None = None) -> bytes:
 
     Raises:
         TypeError: as :func:`digest`.
+        SpecError: if a function uses something of a library that the user has replaced, which
+            workers would not have.
     """
     encoder = _Encoder(equal=True)
     content = _encoded(values, encoder)
+    if encoder.replaced:
+        raise SpecError([_REPLACED.format(text) for text in dict.fromkeys(encoder.replaced)])
     if unseen is not None:
         unseen += encoder.unseen
     return content
+
+
+_REPLACED = (
+    "{}, which is not the library's own, but set by the spec; workers load libraries as they are "
+    "installed, so define a function in the spec and use that"
+)
 
 
 def _encoded(values: Iterable[Any], encoder: _Encoder) -> bytes:
@@ -120,6 +132,7 @@ class _Encoder:
         self.equal = equal
         self.sorting = sorting
         self.unseen: list[str] = []
+        self.replaced: list[str] = []  # texts, as of what is unseen
         self.place = ""  # the function being encoded, for messages
         self.open: list[int] = []  # ids of the values being encoded: a cycle ends there
         # By id, with the object: alive, so that its id stays unique.
@@ -272,7 +285,10 @@ class _Encoder:
             self.unseen.append(f"{self.place} holds os.environ")
             return
         reduce = copyreg.dispatch_table.get(type(value))  # compiled patterns, numpy's functions
-        parts = reduce(value) if reduce else value.__reduce_ex__(2)
+        try:
+            parts = reduce(value) if reduce else value.__reduce_ex__(2)
+        except pickle.PickleError as error:
+            raise TypeError(str(error)) from error
         if isinstance(parts, str):
             self.global_object(value, parts)
             return
@@ -395,6 +411,9 @@ class _Encoder:
             self.add([part.co_varnames for part in bytecode.nested(code)])
         for attribute in sorted(bytecode.attributes(code) & _UNSEEN_ATTRIBUTES):
             self.unseen.append(f"{self.place} uses {attribute}")
+        for name in sorted(bytecode.attributes(code) & self.replaced_of_tensors.keys()):
+            self.add(self.replaced_of_tensors[name])
+            self.replaced.append(f"{self.place} uses Tensor.{name}")
         self.imported(code, package_of(namespace), namespace)
 
     def used(
@@ -411,23 +430,31 @@ class _Encoder:
         """
         value, library = namespace[name], namespace is vars(builtins)
         while isinstance(value, types.ModuleType):
+            home = value.__name__
             if is_library(value.__name__) and not library:
                 library = True
                 self.tag("module", ".".join((value.__name__, *path)).encode())
             if not path or not _has(value, path[0], lazy=not library):
                 break
             name, path, value = path[0], path[1:], getattr(value, path[0])
-            library = library and _is_of_library(value)
+            if library and not _is_of_library(value):
+                library = False
+                self.replaced.append(f"{self.place} uses {home}.{name}")
         if value is os.environ or value is os.getenv:
             self.environment(code)
         elif id(value) in _unseen_objects() or library:
             self.check_seen(value)
             if isinstance(value, _NAMED) and value.__name__ != name:
                 self.named(value)
-            if isinstance(value, type) and (replaced := _replaced_methods(value)):
-                self.add_attributes(replaced)
+            if isinstance(value, type):
+                self.methods(value)
         else:
             self.add(value)
+
+    @functools.cached_property
+    def replaced_of_tensors(self) -> dict[str, Any]:
+        """The methods that the user has set in torch.Tensor, by name."""
+        return _replaced_methods(sys.modules["torch"].Tensor) if "torch" in sys.modules else {}
 
     def environment(self, code: types.CodeType) -> None:
         """Encode the environment variables that the constants of some code name."""
@@ -523,7 +550,7 @@ class _Encoder:
     def a_class(self, value: type) -> None:
         if is_library(_module_name(value)) and _is_named(value):
             self.named(value)
-            self.add_attributes(_replaced_methods(value))
+            self.methods(value)
             return
         self.tag("class", value.__name__.encode())
         self.add_all("bases", (type(value), *value.__bases__))
@@ -533,6 +560,13 @@ class _Encoder:
                 self.tag("attribute", name.encode())
                 self.add(entry)
         self.add_attributes(_annotations(value))
+
+    def methods(self, value: type) -> None:
+        """Encode the methods of a library's class that the user has replaced."""
+        replaced = _replaced_methods(value)
+        if replaced:  # most classes have none
+            self.add_attributes(replaced)
+        self.replaced += [f"{self.place} uses {value.__name__}.{name}" for name in replaced]
 
 
 #: What functools.update_wrapper copies that describes the source.

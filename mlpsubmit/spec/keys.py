@@ -49,7 +49,8 @@ def key_tables(spec: Spec) -> KeyTables:
     """Hash the settings and functions of a spec.
 
     Raises:
-        SpecError: where one holds something that has no content to hash, such as an open file.
+        SpecError: where one holds something that has no content to hash, such as an open file, or
+            uses something of a library that the user has replaced.
     """
     unseen: list[str] = []
     axes = [
@@ -126,6 +127,9 @@ def _digest(place: str, *values: Any, unseen: list[str] | None = None) -> bytes:
         return setting_digest(*values, unseen=unseen)
     except TypeError as error:
         raise SpecError(f"{place.replace('()', '')}: {NO_CONTENT.format(error)}") from error
+    except SpecError as error:
+        texts = [f"{place.replace('()', '')}: {text}" for text in error.errors]
+        raise SpecError(texts) from error
 
 
 def _counts(name: str, value: Any) -> bool:

@@ -330,6 +330,9 @@ def _agrees(name: str, value: Any, precision: str, deterministic: bool) -> bool:
 
 # ---- global generators ---------------------------------------------------------------------------
 
+#: The seed of the global generators where a spec starts, which differs from any that one may set.
+_UNSEEDED = 0x6D6C707375626D69
+
 
 def _generator_states() -> dict[str, Any]:
     """Return the states of the global generators, as values that can be hashed and pickled."""
@@ -473,7 +476,8 @@ def _added_filters(before: list[Any]) -> tuple[Any, ...]:
 def reading_process(path: Path) -> Iterator[Callable[[], ProcessSettings]]:
     """Let a spec set what it likes within the context, and restore everything afterwards.
 
-    ``sys.argv`` is then that of a script without arguments.
+    ``sys.argv`` is then that of a script without arguments. The global generators start from a
+    fixed seed, so that what a spec draws without one, and so its keys, do not change.
 
     Yields:
         A function that returns the settings made so far. It raises a SpecError that lists all
@@ -483,6 +487,8 @@ def reading_process(path: Path) -> Iterator[Callable[[], ProcessSettings]]:
     threads = _threads()
     with _restored(), _switches_restored(), warnings.catch_warnings():
         sys.argv[:] = [str(path)]
+        _set_generators({}, _UNSEEDED)
+        at_start = _generator_states()
 
         def settings() -> ProcessSettings:
             surroundings = Surroundings.of_this_process(environment)
@@ -500,7 +506,9 @@ def reading_process(path: Path) -> Iterator[Callable[[], ProcessSettings]]:
             if errors:
                 raise SpecError(errors)
             generators = {
-                name: state for name, state in _generator_states().items() if state != states[name]
+                name: state
+                for name, state in _generator_states().items()
+                if state != at_start[name]
             }
             return ProcessSettings(surroundings, _switched(), _added_filters(filters), generators)
 

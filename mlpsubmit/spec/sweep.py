@@ -232,11 +232,16 @@ class Sweep(Spec):
     @functools.cached_property
     def data_digest(self) -> bytes:
         """The content hash of the data function, part of the keys of what it computes."""
-        return digest(self.data)
+        with self._own_process():
+            return digest(self.data)
 
     @functools.cached_property
     def _key_tables(self) -> KeyTables:
-        return key_tables(self)
+        with self._own_process():  # modules that functions import later are found on its path
+            return key_tables(self)
+
+    def _own_process(self) -> contextlib.AbstractContextManager[None]:
+        return self.process.applied() if self.process else contextlib.nullcontext()
 
     # ---- other sweeps --------------------------------------------------------------------------
 
@@ -250,7 +255,7 @@ class Sweep(Spec):
             SpecError: for an unknown name, a bad value, or one name of a zipped axis.
         """
         (axes, settings), replaced = override(self, overrides)
-        with self.process.applied() if self.process else contextlib.nullcontext():
+        with self._own_process():
             return Sweep(
                 self.name,
                 axes,

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -135,10 +134,6 @@ CORES = {
         "def g(x): return x + K().c"
     ),
     "a wrapped library function": ("C = {0}\n@functools.wraps(capwords)\ndef g(x): return x + C"),
-    "a replaced library function": (
-        "g_ = textwrap.dedent\ndef g(x): return textwrap.dedent(x)\n"
-        "if {0} == 2: textwrap.dedent = lambda x: x[1:]\n"
-    ),
     "a library under another name": (
         "if {0} == 1: import math as m\nelse: import cmath as m\ndef g(x): return m.sqrt(x)"
     ),
@@ -154,6 +149,10 @@ CORES = {
     "the names of local variables": (
         "def g(x):\n    a = x\n    return locals()\nif {0} == 2:\n"
         "    def g(x):\n        b = x\n        return locals()"
+    ),
+    "the names of keyword arguments": (
+        "def h(a, b): return a - b\ndef g(x): return h(a=x, b=x.y)\n"
+        "if {0} == 2:\n    def g(x): return h(b=x, a=x.y)"
     ),
     "keyword-only": "def g(x, y=1): return x\nif {0} == 2:\n    def g(x, *, y=1): return x",
     "positional-only": "def g(x, y=1): return x\nif {0} == 2:\n    def g(x, /, y=1): return x",
@@ -285,14 +284,12 @@ def imported(folder: Path, name: str):
 
 def digest_of(folder: Path, *arguments) -> bytes:
     unseen: list[str] = []
-    dedent = textwrap.dedent
     function = built(folder, *arguments)
     sys.path.insert(0, str(folder))
     try:
         content = setting_digest(function, unseen=unseen)
     finally:
         sys.path.remove(str(folder))
-        textwrap.dedent = dedent
         os.environ.pop("MLPSUBMIT_TEST", None)
     return b"" if unseen else content
 

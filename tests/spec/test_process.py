@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import random
@@ -146,6 +147,15 @@ def test_a_worker_has_all_of_it(read: Any, tmp_path: Path) -> None:
         assert random.random() == random.Random(3).random()
 
 
+def test_unseeded_draws_of_a_spec_are_the_same_in_every_launch(read: Any) -> None:
+    """Otherwise an unchanged spec would never continue its run."""
+    draws = "random.random(), np.random.rand(), torch.rand(())"
+    first = read(draws)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    second = read(draws)
+    assert key(first) == key(second) != key(read())  # the states are part of the key
+
+
 def test_generators_that_the_spec_leaves_alone_are_seeded(read: Any) -> None:
     process = read().process
     draws = []
@@ -285,6 +295,53 @@ assert "torch" not in sys.modules
 with surroundings.applied():
     print(unpickle_sweep(content).batchfn(1, 2)(3))
 """
+
+
+LAZY = """
+from mlpsubmit import Sweep
+def batches(bsz, gen):
+    from first_of_study import offset
+    return lambda step: offset
+sweep = Sweep("lazy", batchfn=batches)
+"""
+
+
+def test_modules_that_functions_import_are_found_where_the_spec_finds_them(
+    read: Any, tmp_path: Path
+) -> None:
+    """Also where Python itself does not, as under the console script."""
+    (tmp_path / "first_of_study.py").write_text("from second_of_study import offset\n")
+    keys = []
+    for offset in (1, 1, 2):
+        (tmp_path / "second_of_study.py").write_text(f"offset = {offset}\n")
+        keys.append(key(read(head=LAZY)))
+    assert keys[0] == keys[1] != keys[2]
+
+
+REPLACED = """
+import torch
+from mlpsubmit import Sweep
+def batches(bsz, gen): return lambda step: torch.nn.functional.relu(gen).exp()
+sweep = Sweep("replaced", batchfn=batches)
+"""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [("torch.nn.functional", "relu"), ("torch.Tensor", "exp")]
+)
+def test_what_the_spec_replaces_in_a_library_is_refused(
+    read: Any, monkeypatch: pytest.MonkeyPatch, owner: str, name: str
+) -> None:
+    """Workers have the library as it is installed."""
+    key(read(head=REPLACED))
+    place = functools.reduce(getattr, owner.split(".")[1:], torch)
+    monkeypatch.setattr(place, name, getattr(place, name))  # restored afterwards
+    sweep = read(f"{owner}.{name} = lambda x: 2 * x", head=REPLACED)
+    place = owner.removeprefix("torch.") if owner == "torch.Tensor" else owner
+    with pytest.raises(
+        SpecError, match=f"batchfn: .* uses {place}.{name}, which is not the library"
+    ):
+        key(sweep)
 
 
 def test_modules_of_a_sibling_folder_travel(
