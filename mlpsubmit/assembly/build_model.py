@@ -39,6 +39,7 @@ def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor
     dtype = dtype_of(hyperparameters.precision)
     with weights_rng(hyperparameters.seed, config.trial), default_dtype(dtype):
         model = call(factory, {**context, **sizes})
+    model = getattr(model, "_orig_mod", model)  # of torch.compile: COMPILE chooses what is fast
     if not isinstance(model, nn.Module):
         raise SpecError(
             f"MODEL {function_name(factory)}: returned {type(model).__name__}; should be an "

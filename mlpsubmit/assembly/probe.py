@@ -23,6 +23,7 @@ from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.libraries import is_library
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.optimizers import optimizer_class, warn_of_missing_theory
 from mlpsubmit.training.precision import functions_dtype
@@ -293,7 +294,7 @@ def _errors_of_functions(config: Config) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:
+    except FAILURES as error:
         text = f"{type(error).__name__}: {error}"
         place = ""
         for frame, line in traceback.walk_tb(error.__traceback__):

@@ -34,9 +34,11 @@ from mlpsubmit.spec.hyperparameters import OPTIMIZERS
 from mlpsubmit.spec.libraries import is_library
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.batches import pair_of
+from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.guard import Guard, WriteError
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.optimizers import optimizer_class
+from mlpsubmit.training.process_state import preserved_state
 from mlpsubmit.training.seeds import streams
 
 __all__ = ["check_resumable", "own_functions"]
@@ -104,7 +106,7 @@ def check_resumable(
             warnings.simplefilter("ignore")  # a training gives the same ones
             try:
                 _check(sweep, config.replaced(**few), entry, device, own)
-            except Exception:  # perhaps from a function that needs more samples
+            except FAILURES:  # perhaps from a function that needs more samples
                 _check(sweep, config, entry, device, own)
     finally:
         torch.set_num_threads(threads)
@@ -348,7 +350,10 @@ def _global_generators() -> dict[str, Any]:
 
 def _draws(name: str, drawn: Collection[str]) -> SpecError:
     if name.startswith(("batchfn", "grab")):
-        instead = "draw from the argument gen: torch.randn(..., generator=gen)"
+        instead = (
+            "draw from the argument gen: torch.randn(..., generator=gen), and weights of a module "
+            "by nn.init.normal_(..., generator=gen)"
+        )
     else:
         instead = "draw from a generator of its own whose state its state_dict() holds, or none"
     return SpecError(
@@ -451,7 +456,7 @@ def _check_batches(
     with torch.random.fork_rng(devices=[]), _watching(drawn, name):
         in_order = new()
         draws = list(_draws_in_order(in_order, settings.max_iter, name)) if settings.online else []
-    if drawn[name]:
+    if drawn[name] and _depends_on_global(new, [draw.step for draw in draws] or [1, 2], name):
         raise _draws(name, drawn[name])
     if not settings.online and difference(held(in_order.first), held(new().first)) is not None:
         raise SpecError(
@@ -472,6 +477,24 @@ def _check_batches(
             )
         if place is not None:
             raise SpecError(_keeps_state(name, place))
+
+
+def _depends_on_global(new: Callable[[], BatchStream], steps: Iterable[int], name: str) -> bool:
+    """Return whether batches change with the seeds of the global generators.
+
+    Those of a teacher network do not where its weights are drawn from gen after ``nn.Linear`` has
+    initialised them.
+    """
+
+    def batches(seed: int) -> Held:
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        stream = new()
+        return held([stream.first, *(_batch_of(stream, step, name)[1] for step in steps)])
+
+    with preserved_state():
+        return difference(batches(1), batches(2)) is not None
 
 
 def _draws_in_order(stream: BatchStream, max_iter: int, name: str) -> Iterator[_Draw]:
@@ -503,7 +526,7 @@ def _draws_in_order(stream: BatchStream, max_iter: int, name: str) -> Iterator[_
         return
     numbers = [*sorted(noted), *sorted(_numbers_in(stream.rest) - noted)]
     later = [m for m in numbers if 3 <= m < max_iter - 1][:_REVISITED]
-    with contextlib.suppress(Exception):  # a function may fail there; the training will report it
+    with contextlib.suppress(*FAILURES):  # a function may fail there; the training will report it
         for m in sorted(later):
             yield draw(m)
             yield draw(m + 1)

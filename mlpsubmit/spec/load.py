@@ -171,7 +171,7 @@ def _by_value() -> Iterator[None]:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles cached functions by value too, which cloudpickle pickles by name.
+    """Pickles cached functions and properties by value too, which cloudpickle pickles by name.
 
     And by name those libraries' modules that are of a class of their own, as torch.backends.cudnn.
     """
@@ -183,11 +183,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         wrapped = getattr(value, "__wrapped__", None)
         if isinstance(value, functools._lru_cache_wrapper) and not is_library(wrapped.__module__):
             return _cached, (wrapped, value.cache_parameters())
+        if isinstance(value, functools.cached_property):  # it holds a lock before Python 3.12
+            return _cached_property, (value.func, value.attrname)
         return super().reducer_override(value)
 
 
 def _cached(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
+
+
+def _cached_property(function: Callable[..., Any], name: str | None) -> Any:
+    made: functools.cached_property[Any] = functools.cached_property(function)
+    made.attrname = name
+    return made
 
 
 def pickle_sweep(sweep: Sweep) -> bytes:

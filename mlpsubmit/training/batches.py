@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -320,8 +321,9 @@ def _is_usual(drawn: Any) -> bool:
 def _dense(value: Any, where: str, name: str) -> Tensor:
     part = value
     if not isinstance(value, Tensor):
+        read_only = isinstance(value, np.ndarray) and not value.flags.writeable
         try:
-            part = torch.as_tensor(value)
+            part = torch.as_tensor(value.copy() if read_only else value)
         except Exception as error:
             raise BatchError(
                 f"{where} of type {type(value).__name__}; expected a tensor or an array of numbers"

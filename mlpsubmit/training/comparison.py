@@ -50,7 +50,7 @@ def unvectorised(error: Exception, what: str) -> str:
         return f"{what} decides on the values of tensors"
     if "randomness" in text:
         return f"{what} draws random numbers"
-    if "vmap" in text or "batching rule" in text:
+    if "vmap" in text or "batching rule" in text.lower():
         return f"{what} has an operation that cannot be computed for several models at once"
     first_line = (text.splitlines() or [""])[0]
     return f"{what} fails for several models at once ({type(error).__name__}: {first_line})"

@@ -333,7 +333,7 @@ class TorchOptimizer(StackedOptimizer):
             }
             for f in distinct
         ]
-        self._optimizer = cls(groups, **_settings(cls, common))
+        self._optimizer = cls(groups, **_settings(cls, common, base))
         if is_adam:
             for group, factor in zip(self._optimizer.param_groups, distinct, strict=True):
                 group["eps"] *= factor.eps
@@ -387,12 +387,19 @@ def optimizer_class(optimizer: Any) -> Any:
     return found
 
 
-def _settings(cls: Any, common: Hyperparameters) -> dict[str, Any]:
-    """Return the arguments of an optimizer class: OPTIMIZER_KWARGS, and settings not at default."""
+def _settings(cls: Any, common: Hyperparameters, lr: float) -> dict[str, Any]:
+    """Return the arguments of an optimizer class: OPTIMIZER_KWARGS, and settings not at default.
+
+    The groups have learning rates of their own, but the class may require ``lr``.
+    """
     parameters = inspect.signature(cls).parameters
     settings = dict(common.optimizer_kwargs)
     unknown = [name for name in settings if name not in parameters]
     errors = [f"OPTIMIZER_KWARGS: {function_name(cls)} takes no {name!r}" for name in unknown]
+    if "lr" in settings:
+        raise SpecError("OPTIMIZER_KWARGS: has 'lr', but the learning rate is the setting LR")
+    if "lr" in parameters:
+        settings["lr"] = lr
     for name in ("momentum", "nesterov", "weight_decay", "betas", "eps"):
         value = getattr(common, name)
         if value == type(common).model_fields[name].default or name in settings:

@@ -270,6 +270,15 @@ def _by_callable(
             f"PARAMETRIZATION: {function_name(function)} left {', '.join(left_out)} out of the "
             "optimizer's parameter groups; keep every parameter in one of them"
         )
+    defaults = {n: v for n, v in optimizer.defaults.items() if n != "lr"}
+    groups = optimizer.param_groups
+    options = sorted({n for n, v in defaults.items() for group in groups if group[n] != v})
+    if options:
+        raise SpecError(
+            f"PARAMETRIZATION: {function_name(function)} sets {', '.join(options)} of the "
+            "optimizer; only learning rates can be set there, the rest by settings of the spec "
+            "such as MOMENTUM, WEIGHT_DECAY or OPTIMIZER_KWARGS"
+        )
     scales = {name: float(lrs[p]) / lr for name, p in model.named_parameters()}
     return {name: Factors(lr=scale, decay=scale) for name, scale in scales.items()}
 

@@ -27,6 +27,11 @@ from mlpsubmit.training.undisturbed import undisturbed
 
 __all__ = ["Stack", "check_stackable", "point_at"]
 
+# An operation without a rule for vmap, such as CPU attention, is computed row by row. torch would
+# ask the user to file an issue with it.
+_functorch: Any = torch._C._functorch  # which has no types
+_functorch._set_vmap_fallback_warning_enabled(False)
+
 
 class Stack(Part):
     """The networks of a pack, evaluated and differentiated together.
