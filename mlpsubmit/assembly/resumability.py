@@ -35,10 +35,10 @@ from mlpsubmit.spec.libraries import is_library
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.batches import pair_of
 from mlpsubmit.training.culprits import FAILURES
+from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.guard import Guard, WriteError
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.optimizers import optimizer_class
-from mlpsubmit.training.process_state import preserved_state
 from mlpsubmit.training.seeds import streams
 
 __all__ = ["check_resumable", "own_functions"]
@@ -493,7 +493,7 @@ def _depends_on_global(new: Callable[[], BatchStream], steps: Iterable[int], nam
         stream = new()
         return held([stream.first, *(_batch_of(stream, step, name)[1] for step in steps)])
 
-    with preserved_state():
+    with global_state_kept():
         return difference(batches(1), batches(2)) is not None
 
 
