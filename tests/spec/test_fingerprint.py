@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from mlpsubmit.spec.fingerprint import digest, setting_digest
 
-few = settings(deadline=None, max_examples=20)  # cores may be shared
-many = settings(deadline=None, max_examples=300)
+few = settings(deadline=None, max_examples=20, derandomize=True)  # cores may be shared
+many = settings(deadline=None, max_examples=300, derandomize=True)
 
 #: What the innermost function does, with a place for the edited value.
 CORES = {
@@ -146,10 +146,7 @@ CORES = {
         "def sin(x): return x\ndef cos(x): return x\n"
         "def g(x, h=(sin, cos)[{0} - 1]): return len(h.__name__)"
     ),
-    "the names of local variables": (
-        "def g(x):\n    a = x\n    return locals()\nif {0} == 2:\n"
-        "    def g(x):\n        b = x\n        return locals()"
-    ),
+    "the names of local variables": ("def g(x):\n    {1} = x\n    return locals()"),
     "the names of keyword arguments": (
         "def h(a, b): return a - b\ndef g(x): return h(a=x, b=x.y)\n"
         "if {0} == 2:\n    def g(x): return h(b=x, a=x.y)"

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import mlpsubmit.batchfns
 from mlpsubmit import Monomial, Sweep
-from mlpsubmit.spec.fingerprint import digest
+from mlpsubmit.spec.fingerprint import digest, setting_digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
 from mlpsubmit.spec.keys import key_tables
 from mlpsubmit.spec.load import load_spec, pickle_sweep, unpickle_sweep
@@ -309,7 +309,7 @@ def test_configs_of_a_product_have_different_keys(data):
     chosen = data.draw(st.lists(st.sampled_from(sorted(axes)), unique=True))
     sweep = make(
         {
-            name: data.draw(st.lists(axes[name], min_size=1, max_size=3, unique_by=digest))
+            name: data.draw(st.lists(axes[name], min_size=1, max_size=3, unique_by=setting_digest))
             for name in chosen
         }
     )
