@@ -100,8 +100,8 @@ def test_a_disk_that_turns_read_only(
     shown = study.cli("status", run.path)
     assert (shown.returncode, shown.stderr) == (1, "")
     resumed = study.cli("resume", run.path)
-    assert resumed.returncode == 1
-    assert resumed.stderr.startswith("error: [Errno 30] Read-only file system")
+    assert resumed.returncode == 2
+    assert f"error: run {run.id}: {run.path} is not writable; status and collect" in resumed.stderr
     assert run.directory.submissions() == [0]
     assert remount(disk, "rw")
     assert run.resume() == 2

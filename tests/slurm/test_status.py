@@ -15,7 +15,7 @@ import xarray
 
 from mlpsubmit import RunError
 
-#: Takes a gigabyte, after the steps that a launch tries.
+#: Takes 400 MB more, after the steps that a launch tries.
 HUNGRY = """
 import time
 import torch
@@ -24,7 +24,7 @@ from mlpsubmit import Sweep
 def hungry(bsz):
     def batch_fn(step):
         if step > 20:
-            gigabyte = torch.ones(250_000_000)
+            more = torch.ones(100_000_000)
             time.sleep(3)
         return torch.ones(bsz, 2), torch.ones(bsz)
     return batch_fn
