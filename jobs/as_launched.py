@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.spec.load import unpickle_surroundings, unpickle_sweep
+from mlpsubmit.spec.load import noting_imports, unpickle_surroundings, unpickle_sweep
 
 if TYPE_CHECKING:
     from mlpsubmit.spec.sweep import Sweep
@@ -69,5 +69,5 @@ def launched_sweep(path: Path, here: Callable[[str], str] = str) -> Iterator[Swe
     with unpickle_surroundings(content).moved(here).applied(otherwise=path):
         sweep = unpickle_sweep(content)
         assert sweep.process is not None
-        with sweep.process.applied():
+        with sweep.process.applied(), noting_imports():
             yield sweep

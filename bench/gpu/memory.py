@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from packs import BLOCK, GPU, fitting_configs, steps
+from packs import BLOCK, GPU, fitting_configs, planned, steps
 from report import Report, compact
 from workload import DEVICE, Workload, polynomials
 
@@ -24,10 +24,7 @@ LEFT, WIDTH, CONFIGS = 3 << 30, 2048, 32
 def predicted_bytes(pack: Workload) -> float:
     """Return the bytes that packs of this kind are planned with."""
     weights = np.array([float(pack.width * (pack.d + pack.width + 1))])
-    names = {"d": pack.d, "width": pack.width, "depth": 2, "n_samples": pack.batch}
-    names |= {"n_test": pack.test_rows, "online": int(not pack.test_rows)}
-    settings = {name: np.array([float(value)]) for name, value in names.items()}
-    return float(config_bytes(weights, settings)[0]) * pack.configs
+    return float(config_bytes(weights, planned(pack))[0]) * pack.configs
 
 
 def measure(pack: Workload, report: Report) -> None:

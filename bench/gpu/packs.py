@@ -15,7 +15,7 @@ from mlpsubmit.jobs.pack_memory import fitting
 from mlpsubmit.training import Monitor, Progress
 from mlpsubmit.training.accel import replay
 
-__all__ = ["BLOCK", "GPU", "BlockTimes", "fitting_configs", "speed", "steps"]
+__all__ = ["BLOCK", "GPU", "BlockTimes", "fitting_configs", "planned", "speed", "steps"]
 
 GPU = DEVICE.type == "cuda"
 BLOCK = 64
@@ -57,13 +57,17 @@ def speed(pack: Workload, blocks: int, settings: Mapping[str, Any] | None = None
 
 def fitting_configs(width: int, batch: int = 256, d: int = 32) -> int:
     """Return how many configs a pack would have on this device."""
-    if not GPU:
-        return 2
-    free, _ = torch.cuda.mem_get_info()
+    free = torch.cuda.mem_get_info()[0] if GPU else 3 << 30
     weights = np.array([float(width * (d + width + 1))])
-    names = {"d": d, "width": width, "depth": 2, "n_samples": batch, "n_test": 0, "online": 1}
-    settings = {name: np.array([float(value)]) for name, value in names.items()}
-    return int(fitting(free, weights, settings)[0])
+    most = int(fitting(free, weights, planned(Workload(width, 1, batch, d)))[0])
+    return most if GPU else min(most, 2)
+
+
+def planned(pack: Workload) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    """Return the settings, each (1,), from which the memory of such a pack is estimated."""
+    names = {"d": pack.d, "width": pack.width, "depth": 2, "n_samples": pack.batch}
+    names |= {"n_test": pack.test_rows, "online": int(not pack.test_rows), "precision": 4}
+    return {name: np.array([float(value)]) for name, value in names.items()}
 
 
 @contextlib.contextmanager

@@ -88,12 +88,12 @@ def launch(
     from mlpsubmit.jobs.input_files import record
     from mlpsubmit.runs.manifest import manifest
     from mlpsubmit.slurm_templates import SlurmRequest
-    from mlpsubmit.spec.load import pickle_sweep
+    from mlpsubmit.spec.load import noting_imports, pickle_sweep
 
     sweep = sweep.refreshed()
     assert sweep.process is not None
     folder = runs_folder(runs_dir)
-    with sweep.process.applied():
+    with sweep.process.applied(), noting_imports():
         _, read = record(partial(probe, sweep), folder)
     _warn_of_files(read.paths())
     request = SlurmRequest(template, dict(slurm or {}), retries)

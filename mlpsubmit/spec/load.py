@@ -24,7 +24,7 @@ from mlpsubmit.spec.notebook_source import IgnoredMagics, statements
 from mlpsubmit.spec.process import ProcessSettings, Surroundings, reading_process
 from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["load_spec", "pickle_sweep", "unpickle_surroundings", "unpickle_sweep"]
+__all__ = ["load_spec", "noting_imports", "pickle_sweep", "unpickle_surroundings", "unpickle_sweep"]
 
 #: The user's modules that the spec read last has imported: the next one may have others.
 _imported: set[str] = set()
@@ -56,14 +56,22 @@ def load_spec(path: Path, pick: str | None = None) -> Sweep:
             "(.ipynb)"
         )
     _forget_modules()
-    known = set(sys.modules)
-    with reading_process(path) as settings:
+    with reading_process(path) as settings, noting_imports():
         sweep = _picked(_run(path.resolve()), pick, path)
-        _imported.update(name for name in sys.modules.keys() - known if not is_library(name))
         try:
             return sweep.in_process(settings())
         except SpecError as error:
             raise SpecError(error.errors, where=str(path)) from error
+
+
+@contextlib.contextmanager
+def noting_imports() -> Iterator[None]:
+    """Let the next spec import its own modules, and not those of the user imported within."""
+    known = set(sys.modules)
+    try:
+        yield
+    finally:
+        _imported.update(name for name in sys.modules.keys() - known if not is_library(name))
 
 
 def _forget_modules() -> None:
