@@ -8,6 +8,7 @@ computes, this reads state: code does not count, positions of iterators do, and 
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import itertools
 import random
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from mlpsubmit.spec.libraries import is_library
 
-__all__ = ["Held", "difference", "held"]
+__all__ = ["Held", "closure_of", "described", "difference", "held", "keeps_state"]
 
 #: The most objects that are read; the rest counts as equal.
 _MOST_OBJECTS = 100_000
@@ -93,6 +94,38 @@ def _differences(one: Held, other: Held) -> Iterator[tuple[str, bool]]:
     for name, corresponding in pairs:
         for inside, is_array in _differences(one.parts[name], other.parts[corresponding]):
             yield name + inside, is_array
+
+
+def described(place: str) -> str:
+    """Return a place that :func:`difference` has found as messages name it."""
+    if place.startswith("."):
+        return f"its attribute {place[1:]!r}"
+    return place.strip() or "its state"
+
+
+def keeps_state(name: str, place: str, hint: str) -> str:
+    """Return the message of a function that keeps state which no checkpoint holds.
+
+    Args:
+        name: of the function, as messages call it.
+        place: where it does, as :func:`difference` returns it.
+        hint: where it is to keep that.
+    """
+    return (
+        f"{name}: {described(place)} changes during the training but is not in a checkpoint, so "
+        f"that a resumed training would differ; {hint}"
+    )
+
+
+def closure_of(function: Any) -> dict[str, Any]:
+    """Return the variables of a function's closure by name; empty for what has none."""
+    found: dict[str, Any] = {}
+    if not (cells := getattr(function, "__closure__", None)):
+        return found
+    for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
+        with contextlib.suppress(ValueError):  # not assigned yet
+            found[name] = cell.cell_contents
+    return found
 
 
 class _Reader:
@@ -191,14 +224,7 @@ class _Reader:
         return self._of({**entries, **_attributes(value)}, type(value).__name__, grows=True)
 
     def _function(self, function: types.FunctionType) -> Held:
-        cells: dict[str, Any] = {}
-        for name, cell in zip(
-            function.__code__.co_freevars, function.__closure__ or (), strict=True
-        ):
-            try:
-                cells[f" its variable {name!r}"] = cell.cell_contents
-            except ValueError:  # not assigned yet
-                continue
+        cells = {f" its variable {n!r}": content for n, content in closure_of(function).items()}
         parts = {**cells, **_attributes(function)}
         if not is_library(function.__module__ or ""):
             arguments = function.__code__.co_varnames[: function.__code__.co_argcount]
