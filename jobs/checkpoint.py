@@ -60,13 +60,18 @@ class Checkpoint:
                     {name: tensor.numpy() for name, tensor in arrays.items()}
                     for arrays in content["finished"]
                 ]
-                parts = PackParts(**content["parts"])
-                state, seconds = content["state"], content["seconds"]
-                failures = [RowsFailure(**failure) for failure in content["failures"]]
-                ends, reached = content["ends"], tuple(content["reached"])
                 return cls(
-                    *(file, device, configs, parts, finished, state, seconds),
-                    *(failures, ends, reached, content["rows"]),
+                    file,
+                    device,
+                    configs,
+                    PackParts(**content["parts"]),
+                    finished,
+                    state=content["state"],
+                    seconds=content["seconds"],
+                    failures=[RowsFailure(**failure) for failure in content["failures"]],
+                    ends=content["ends"],
+                    reached=tuple(content["reached"]),
+                    rows=content["rows"],
                 )
             except Exception as error:
                 print(f"checkpoint {file.name} is unusable, starting anew: {error}", flush=True)
@@ -155,6 +160,12 @@ class Checkpoint:
     def begin_stack(self) -> None:
         """Let the stack to train next start at step 0."""
         self.state, self.seconds = None, 0.0
+
+    def restore_state(self, rows: Sequence[int]) -> None:
+        """Let the stack to train next start at the last saved state, if that is of these rows."""
+        saved = Checkpoint.load(self.file, self.device, self.configs)
+        if saved.rows == list(rows):
+            self.state, self.seconds, self.rows = saved.state, saved.seconds, saved.rows
 
     def discard(self) -> None:
         """Remove the file and start the pack anew: its state cannot be continued from."""

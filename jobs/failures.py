@@ -6,10 +6,9 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from mlpsubmit.spec.libraries import is_library
+from mlpsubmit.spec.libraries import user_frames
 
 __all__ = ["RowsFailure", "failures_of"]
 
@@ -67,7 +66,7 @@ def _place(error: BaseException) -> tuple[str, str]:
     An exception of ours has that of the user's function as its cause.
     """
     for one in reversed([*_causes(error)]):
-        frames = list(_user_frames(one.__traceback__))
+        frames = list(user_frames(one.__traceback__))
         if frames:
             last = frames[-1]
             place = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
@@ -79,11 +78,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
-
-
-def _user_frames(trace: TracebackType | None) -> Iterator[traceback.FrameSummary]:
-    """Yield the frames of code that is neither Python's, nor a library's, nor ours."""
-    summary = traceback.extract_tb(trace)
-    for frame, (raw, _) in zip(summary, traceback.walk_tb(trace), strict=True):
-        if not is_library(str(raw.f_globals.get("__name__", ""))):
-            yield frame

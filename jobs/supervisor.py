@@ -1,9 +1,9 @@
 """The parent of a task's process: it continues the task in another one if that is killed in a pack.
 
 It trains nothing and loads nothing: memory that runs out, a segmentation fault or ``os._exit`` in
-a function of the user end its child alone. It knows how, as only a parent does, and which pack was
-in training. Under SLURM it lives in the task's job step, as its child does; whatever ends both is
-not the pack's doing, or SLURM tells so.
+a function of the user end its child alone. As the parent it gets the exit status of the child, and
+reads from shared memory which pack was in training. Under SLURM both run in the same job step; what
+ends both was not caused by the pack, or SLURM reports it.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _end_with_parent(parent: int) -> None:
 
 
 def _memory_kills() -> int:
-    """Return how many processes of this machine the kernel has killed for memory; 0 if unknown."""
+    """Return how many processes the kernel of this machine has killed for memory; 0 if unknown."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):

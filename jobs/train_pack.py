@@ -81,7 +81,7 @@ class OutOfMemory(UserError):
 
 @dataclass(frozen=True)
 class PackOutcome:
-    """What has become of the configs of a pack.
+    """The outcome of the configs of a pack.
 
     Attributes:
         arrays: the results of those that have one; None if none has.
@@ -181,9 +181,9 @@ class _PackTraining:
             print(f"pack {self.name}: starting anew: {error}", flush=True)
             self.checkpoint.discard()
             self.monitor.restart()
-        except StackingError as error:
-            return partial(self._separate, error.groups, error.reason)
         except FAILURES as error:
+            if isinstance(error, StackingError) and len(self.given) > 1:
+                return partial(self._separate, error.groups, error.reason)
             return self._response(error)
         return None
 
@@ -354,10 +354,9 @@ class _PackTraining:
                 the same stack again.
         """
         self.context.heartbeat.update(progressed=True)
-        state = self.checkpoint.state
         self.monitor.restart()
         if keeps_state and not self.checkpoint.parts.left:
-            self.checkpoint.state, self.checkpoint.rows = state, list(self.rows)
+            self.checkpoint.restore_state(self.rows)
         self.monitor.save(self.checkpoint.state)
 
     def _stop(self, error: BaseException, failures: Sequence[RowsFailure]) -> None:

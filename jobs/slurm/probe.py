@@ -114,7 +114,11 @@ def missing_report(job: JobState | None, folder: Path, seconds: float) -> CheckR
 
 
 def main(folder: Path, what: str = "folder") -> None:
-    """Write a report on a folder to a file in it, as this node sees it; or on the node's GPU."""
+    """Write a report to a file in a folder, from this node.
+
+    Args:
+        what: ``folder`` to report on the folder, ``gpu`` on the GPU of the node.
+    """
     if what == "gpu":
         name, error = _product()
         files.publish_json(folder / _REPORT, {"node": _node(), "gpu": name, "error": error})

@@ -20,7 +20,7 @@
 | results/<task>.<attempt>.json| that attempt: the versions, the device and the threads        |
 | results/reused.0.tar, .json  | launch, once: finished configs of earlier runs                |
 | checkpoints/<pack>.pt        | the task that trains the pack, replaced atomically            |
-| checkpoints/<pack>.ends.json | the task that trains the pack, or resume: how processes were    |
+| checkpoints/<pack>.ends.json | the task that trains the pack, or resume: how processes were  |
 |                              | killed in it                                                  |
 | heartbeats/<task>.json       | one task, replaced atomically every few seconds               |
 | compiled/<machine>/          | torch, where COMPILE pays: code that other tasks use as well  |

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from mlpsubmit.assembly.resumability import check_resumable
 from mlpsubmit.errors import SpecError, UserError, did_you_mean
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
-from mlpsubmit.spec.libraries import is_library
+from mlpsubmit.spec.libraries import user_frames
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.culprits import FAILURES
@@ -297,7 +296,6 @@ def _errors_of_functions(config: Config) -> Iterator[None]:
     except FAILURES as error:
         text = f"{type(error).__name__}: {error}"
         place = ""
-        for frame, line in traceback.walk_tb(error.__traceback__):
-            if not is_library(frame.f_globals.get("__name__", "")):
-                place = f" at {frame.f_code.co_filename}, line {line}"
+        for frame in user_frames(error.__traceback__):
+            place = f" at {frame.filename}, line {frame.lineno}"
         raise SpecError(f"a function of the spec raised {text}{place}: {config!r}") from error

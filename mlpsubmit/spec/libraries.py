@@ -20,8 +20,9 @@ import os
 import site
 import sys
 import sysconfig
+import traceback
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "is_library",
     "is_library_file",
     "module_places",
+    "user_frames",
 ]
 
 #: Libraries however they were installed, a source checkout included.
@@ -156,3 +158,11 @@ def _has_compiled(folder: Path, top: str) -> bool:
     if any((folder / f"{top}{suffix}").exists() for suffix in suffixes):
         return True
     return any(name.endswith(suffixes) for _, _, names in os.walk(folder / top) for name in names)
+
+
+def user_frames(trace: types.TracebackType | None) -> Iterator[traceback.FrameSummary]:
+    """Yield the frames of a traceback whose code is no library's, the outermost first."""
+    summary = traceback.extract_tb(trace)
+    for frame, (raw, _) in zip(summary, traceback.walk_tb(trace), strict=True):
+        if not is_library(str(raw.f_globals.get("__name__", ""))):
+            yield frame

@@ -89,7 +89,7 @@ def test_signals_reach_the_child_which_saves_and_stops(tmp_path: Path, number: i
 parent.begin_pack(0)
 print("ready", flush=True)
 while not stop.is_set():
-    signal.pause()
+    signal.sigtimedwait([signal.SIGALRM], 0.1)  # not pause(): the signal may be here already
 print("got it", flush=True)
 os._exit(5)
 """

@@ -225,6 +225,56 @@ def test_failed_configs_are_tried_again_by_resume_and_no_others(workplace: Path)
     assert not list(run.directory.checkpoint("-").parent.iterdir())
 
 
+def test_a_config_that_failed_alone_is_tried_again_from_its_last_saved_state(
+    workplace: Path,
+) -> None:
+    (workplace / "broken").touch()
+
+    def flaky(bsz: int, gen: Any, folder: str) -> Any:
+        def batch_fn(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+            if step == 60 and (Path(folder) / "broken").exists():
+                raise OSError("stale file handle")
+            with (Path(folder) / "steps").open("a") as file:
+                file.write(f"{step} ")
+            X = torch.randn(bsz, 3, generator=gen)
+            return X, X[:, 0]
+
+        return batch_fn
+
+    settings = {"WIDTH": 4, "N_SAMPLES": 4, "MAX_ITER": 70, "folder": str(workplace)}
+    flaky_sweep = Sweep("flaky", {}, batchfn=flaky, CHECKPOINT_MINUTES=1e-9, **settings)
+    run = launch(flaky_sweep, executor="debug", keep_going=True)
+    assert run.status().failed == 1
+    (workplace / "broken").unlink()
+    (workplace / "steps").unlink()
+    run.resume("debug")
+    assert run.status().complete
+    steps = [int(step) for step in (workplace / "steps").read_text().split()]
+    assert 30 < min(step for step in steps if step > 0) <= 60
+    undisturbed = measured(launch(flaky_sweep, executor="debug", fresh=True))
+    xarray.testing.assert_identical(measured(run), undisturbed)
+
+
+@pytest.mark.parametrize("already", ["in the training", "in the smoke test"])
+def test_configs_that_cannot_even_train_alone_fail(
+    already: str, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlpsubmit.assembly.assemble import StackInputs
+    from mlpsubmit.jobs.task_monitor import TaskMonitor
+    from mlpsubmit.training.comparison import StackingError
+
+    train = StackInputs.train
+
+    def refuses(self: StackInputs, monitor: Any = None) -> Any:
+        if isinstance(monitor, TaskMonitor) or already == "in the smoke test":
+            raise StackingError("the forward pass replaces a buffer")
+        return train(self, monitor)
+
+    monkeypatch.setattr(StackInputs, "train", refuses)
+    run = launched("none", MAX_ITER=1000)
+    assert run.status().failed == 8
+
+
 def early(bsz: int, gen: Any, config: int) -> Any:
     def batch_fn(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         if config == 1 and step == 100:
