@@ -29,21 +29,24 @@ def test_a_slow_disk_does_not_stop_who_updates_a_heartbeat(
 ) -> None:
     """The disk writes only once the fields have been updated."""
     heartbeat = Heartbeat(tmp_path / "beat.json", 100.0, step=0)
-    updated, written = threading.Event(), []
+    writing, updated, written = threading.Event(), threading.Event(), []
 
     def publish(path: Path, fields: dict[str, Any], *, sync: bool) -> None:
-        assert updated.wait(60)
+        writing.set()
+        updated.wait()
         written.append(fields["step"])
 
     monkeypatch.setattr(files, "publish_json", publish)
     beating = threading.Thread(target=heartbeat.publish, daemon=True)
     beating.start()
+    assert writing.wait(60)
     updating = threading.Thread(target=lambda: heartbeat.update(step=1), daemon=True)
     updating.start()
     updating.join(60)
+    waits = updating.is_alive()
     updated.set()
     beating.join(60)
-    assert not updating.is_alive()
+    assert not waits, "the update waits for the disk"
     assert heartbeat["step"] == 1
     heartbeat.publish()
-    assert written[-1] == 1
+    assert written == [0, 1]
