@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import torch
+
 from mlpsubmit.errors import SpecError
-from mlpsubmit.spec.process import global_generator_states
+from mlpsubmit.training.seeds import global_states
 
 __all__ = ["draws_error", "watching"]
+
+_CPU = torch.device("cpu")
 
 
 class watching:  # noqa: N801
@@ -22,10 +26,10 @@ class watching:  # noqa: N801
         self._drawn = drawn.setdefault(name, set())
 
     def __enter__(self) -> None:
-        self._before = global_generator_states()
+        self._before = global_states(_CPU)
 
     def __exit__(self, *_: object) -> None:
-        after = global_generator_states()
+        after = global_states(_CPU)
         self._drawn |= {name for name, state in after.items() if state != self._before[name]}
 
 

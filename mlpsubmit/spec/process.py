@@ -30,7 +30,7 @@ import numpy as np
 from mlpsubmit.errors import SpecError
 from mlpsubmit.spec.libraries import in_library_folder, in_site_packages
 
-__all__ = ["ProcessSettings", "Surroundings", "global_generator_states", "reading_process"]
+__all__ = ["ProcessSettings", "Surroundings", "reading_process"]
 
 #: Environment variables that a spec must not set, and what to do instead.
 _REFUSED = {
@@ -334,7 +334,7 @@ def _agrees(name: str, value: Any, precision: str, deterministic: bool) -> bool:
 _UNSEEDED = 0x6D6C707375626D69
 
 
-def global_generator_states() -> dict[str, Any]:
+def _generator_states() -> dict[str, Any]:
     """Return the states of the global generators, as values that can be hashed and pickled."""
     state: Any = np.random.get_state()
     kind, key, *rest = state
@@ -483,16 +483,12 @@ def reading_process(path: Path) -> Iterator[Callable[[], ProcessSettings]]:
         A function that returns the settings made so far. It raises a SpecError that lists all
         settings that must not be made, except for those that depend on hyperparameters.
     """
-    states, filters, environment = (
-        global_generator_states(),
-        list(warnings.filters),
-        dict(os.environ),
-    )
+    states, filters, environment = _generator_states(), list(warnings.filters), dict(os.environ)
     threads = _threads()
     with _restored(), _switches_restored(), warnings.catch_warnings():
         sys.argv[:] = [str(path)]
         _set_generators({}, _UNSEEDED)
-        at_start = global_generator_states()
+        at_start = _generator_states()
 
         def settings() -> ProcessSettings:
             surroundings = Surroundings.of_this_process(environment)
@@ -511,7 +507,7 @@ def reading_process(path: Path) -> Iterator[Callable[[], ProcessSettings]]:
                 raise SpecError(errors)
             generators = {
                 name: state
-                for name, state in global_generator_states().items()
+                for name, state in _generator_states().items()
                 if state != at_start[name]
             }
             return ProcessSettings(surroundings, _switched(), _added_filters(filters), generators)
