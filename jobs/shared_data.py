@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,13 @@ class SharedData:
         return self._loaded[key]
 
     def end_pack(self) -> None:
-        """Drop the entries that no pack after this one needs."""
+        """Drop the entries that no pack after this one needs, and what errors hold in memory."""
         self._ended += 1
+        for error in self._failed.values():
+            cause: BaseException | None = error
+            while cause is not None:
+                traceback.clear_frames(cause.__traceback__)  # local variables, perhaps data sets
+                cause = cause.__cause__ or cause.__context__
         for key in [key for key in self._loaded if self._last_use.get(key, 0) <= self._ended]:
             del self._loaded[key]
 

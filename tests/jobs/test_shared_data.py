@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,29 @@ def test_an_error_in_loading_is_not_kept_but_one_of_the_function_is(
         with pytest.raises(ZeroDivisionError):
             data.entries(good.config(0))
     assert data.entries(good.config(0))["scale"] == 1.0
+
+
+def test_an_error_that_is_kept_holds_no_data_after_its_pack(run: RunDirectory) -> None:
+    loaded: list[weakref.ref[Any]] = []
+
+    def fails() -> Any:
+        A = np.ones(3)
+        loaded.append(weakref.ref(A))
+        try:
+            return {"A": A.reshape(2)}
+        except ValueError as error:
+            raise RuntimeError("wrong") from error
+
+    made = sweep({}, fails)
+    data = SharedData(run, made, CPU)
+    with pytest.raises(RuntimeError, match="wrong"):
+        data.entries(made.config(0))
+    assert loaded[0]() is not None
+    data.end_pack()
+    assert loaded[0]() is None
+    with pytest.raises(RuntimeError, match="wrong"):
+        data.entries(made.config(0))
+    assert len(loaded) == 1
 
 
 @pytest.mark.parametrize(
