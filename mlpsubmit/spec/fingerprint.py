@@ -17,7 +17,6 @@ import hashlib
 import itertools
 import logging
 import os
-import pickle
 import re
 import sys
 import types
@@ -276,7 +275,9 @@ class _Encoder:
         reduce = copyreg.dispatch_table.get(type(value))  # compiled patterns, numpy's functions
         try:
             parts = reduce(value) if reduce else value.__reduce_ex__(2)
-        except pickle.PickleError as error:
+        except RecursionError:
+            raise
+        except Exception as error:  # of any kind, as the class of the value may be the user's
             raise TypeError(str(error)) from error
         if isinstance(parts, str):
             self.global_object(value, parts)
