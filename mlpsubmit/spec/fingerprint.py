@@ -14,14 +14,10 @@ import builtins
 import copyreg
 import functools
 import hashlib
-import importlib
-import inspect
 import itertools
 import logging
 import os
-import pickle
 import re
-import runpy
 import sys
 import types
 import weakref
@@ -33,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.spec import bytecode
+from mlpsubmit.spec import bytecode, objects
 from mlpsubmit.spec.imports import modules_of, package_of
 from mlpsubmit.spec.libraries import is_library, is_library_file
 from mlpsubmit.spec.numbers import canonical_number
@@ -41,14 +37,6 @@ from mlpsubmit.spec.numbers import canonical_number
 __all__ = ["DIGEST_BYTES", "digest", "setting_digest"]
 
 DIGEST_BYTES = 16
-
-#: Names that Python adds to a class: caches, and attributes that follow from its bases.
-_BOOKKEEPING = frozenset(
-    {"__module__", "__dict__", "__weakref__", "__slotnames__", "_abc_impl"}
-    | {"__annotations__", "__annotations_cache__"}
-    | {"_autograd_function_id", "_backward_cls"}  # of torch.autograd.Function
-    | {"__pydantic_core_schema__", "__pydantic_validator__", "__pydantic_serializer__"}
-)
 
 _CO_HAS_DOCSTRING = 0x4000000  # from Python 3.13 on
 
@@ -153,7 +141,7 @@ class _Encoder:
         elif id(value) in self.open:
             self.references += 1
             self.tag("cycle", str(len(self.open) - self.open.index(id(value))).encode())
-        elif _has_identity(value):
+        elif objects.has_identity(value):
             if self.is_new(id(value), value):
                 self.add_object(value)
         else:
@@ -240,7 +228,7 @@ class _Encoder:
                 return
         if type(value) in (np.ndarray, np.memmap) or isinstance(value, np.generic):
             self.array(value)
-        elif _is_tensor(value):
+        elif objects.is_tensor(value):
             self.tensor(value)
         else:
             self.reduced(value)
@@ -287,7 +275,9 @@ class _Encoder:
         reduce = copyreg.dispatch_table.get(type(value))  # compiled patterns, numpy's functions
         try:
             parts = reduce(value) if reduce else value.__reduce_ex__(2)
-        except pickle.PickleError as error:
+        except RecursionError:
+            raise
+        except Exception as error:  # of any kind, as the class of the value may be the user's
             raise TypeError(str(error)) from error
         if isinstance(parts, str):
             self.global_object(value, parts)
@@ -295,7 +285,7 @@ class _Encoder:
         make, arguments, state, *entries = (*parts, None, None, None)[:5]
         self.add_all("object", (make, arguments))
         if isinstance(state, dict) and all(isinstance(name, str) for name in state):
-            copied = _COPIED if "__wrapped__" in state else ()
+            copied = objects.COPIED if "__wrapped__" in state else ()
             self.add_attributes({n: state[n] for n in state if n not in copied})
         else:
             self.add(state)
@@ -304,7 +294,7 @@ class _Encoder:
 
     def global_object(self, value: Any, name: str) -> None:
         """Encode an object that pickle finds by its name in a module."""
-        module = _module_name(value)
+        module = objects.module_name(value)
         if is_library(module):
             self.tag("name", f"{module}.{name}".encode())
             return
@@ -322,12 +312,9 @@ class _Encoder:
 
     def check_seen(self, value: Any) -> None:
         """Record an object of a library that runs code which is no part of the hash."""
-        found = _unseen_objects().get(id(value))
-        module = str(getattr(value, "__module__", ""))
-        if found is None and module in _UNSEEN_MODULES:
-            found = f"{module}.{getattr(value, '__name__', type(value).__name__)}"
-        text = f"{self.place} uses {found}"
-        if found and text not in self.unseen:
+        name = objects.unseen_name(value)
+        text = f"{self.place} uses {name}"
+        if name and text not in self.unseen:
             self.unseen.append(text)
 
     def builtin(self, function: types.BuiltinFunctionType) -> None:
@@ -335,7 +322,7 @@ class _Encoder:
         if isinstance(owner, types.ModuleType) or owner is None:
             self.named(function)
             self.extension(function.__module__ or "")
-        elif _is_in_own_module(function):  # random.random: the generator is the module's
+        elif objects.is_in_own_module(function):  # random.random: the generator is the module's
             self.tag("name", f"{type(owner).__module__}.{function.__name__}".encode())
         else:
             self.named(function)
@@ -352,19 +339,19 @@ class _Encoder:
         self.add_type(kind.__name__, type(value), (kind,))
         self.add_all("wrapped", (getattr(value, name) for name in _WRAPPERS[kind]))
         self.add_attributes(getattr(value, "keywords", {}))
-        self.add_attributes(_own_attributes(value))
+        self.add_attributes(objects.own_attributes(value))
 
     def cached(self, value: Any) -> None:
-        if is_library(_module_name(value)) and _is_named(value):
+        if is_library(objects.module_name(value)) and objects.is_named(value):
             self.named(value)
             return
         self.tag("cached")
-        self.add_attributes({**value.cache_parameters(), **_own_attributes(value)})
+        self.add_attributes({**value.cache_parameters(), **objects.own_attributes(value)})
 
     def function(self, function: types.FunctionType) -> None:
         home = str(function.__globals__.get("__name__", ""))
         of_library = is_library(home)
-        if of_library and _is_named(function, home):
+        if of_library and objects.is_named(function, home):
             self.named(function)
             return
         if "_torchdynamo_orig_callable" in vars(function):
@@ -380,7 +367,7 @@ class _Encoder:
         self.code(function.__code__)
         self.add(function.__defaults__)
         self.add_attributes(function.__kwdefaults__ or {})
-        if function.__globals__ is vars(functools) and (registry := _registry(function)):
+        if function.__globals__ is vars(functools) and (registry := objects.registry(function)):
             self.add(registry)  # of singledispatch, beside caches
             return
         self.closure(function)
@@ -409,8 +396,7 @@ class _Encoder:
                     self.used(code, name, path, values)
         if {"dir", "locals", "vars"} & set(paths):  # local names matter to these
             self.add([part.co_varnames for part in bytecode.nested(code)])
-        for attribute in sorted(bytecode.attributes(code) & _UNSEEN_ATTRIBUTES):
-            self.unseen.append(f"{self.place} uses {attribute}")
+        self.unseen += [f"{self.place} uses {name}" for name in objects.unseen_attributes(code)]
         for name in sorted(bytecode.attributes(code) & self.replaced_of_tensors.keys()):
             self.add(self.replaced_of_tensors[name])
             self.replaced.append(f"{self.place} uses Tensor.{name}")
@@ -434,15 +420,15 @@ class _Encoder:
             if is_library(value.__name__) and not library:
                 library = True
                 self.tag("module", ".".join((value.__name__, *path)).encode())
-            if not path or not _has(value, path[0], lazy=not library):
+            if not path or not objects.has_attribute(value, path[0], lazy=not library):
                 break
             name, path, value = path[0], path[1:], getattr(value, path[0])
-            if library and not _is_of_library(value):
+            if library and not objects.is_of_library(value):
                 library = False
                 self.replaced.append(f"{self.place} uses {home}.{name}")
         if value is os.environ or value is os.getenv:
             self.environment(code)
-        elif id(value) in _unseen_objects() or library:
+        elif id(value) in objects.unseen_objects() or library:
             self.check_seen(value)
             if isinstance(value, _NAMED) and value.__name__ != name:
                 self.named(value)
@@ -454,7 +440,8 @@ class _Encoder:
     @functools.cached_property
     def replaced_of_tensors(self) -> dict[str, Any]:
         """The methods that the user has set in torch.Tensor, by name."""
-        return _replaced_methods(sys.modules["torch"].Tensor) if "torch" in sys.modules else {}
+        torch = sys.modules.get("torch")
+        return objects.replaced_methods(torch.Tensor) if torch else {}
 
     def environment(self, code: types.CodeType) -> None:
         """Encode the environment variables that the constants of some code name."""
@@ -516,14 +503,8 @@ class _Encoder:
             self.tag("source", content)
             return
         self.code(code)
-        attributes = bytecode.attributes(code)
-        paths = bytecode.global_paths(code)
-        loaded = {".".join((first, *path)) for first in paths for path in paths[first]}
-        modules = {statement.name for statement in bytecode.imports(code)} & _UNSEEN_MODULES
-        found = modules | loaded & _UNSEEN - {"globals"}
-        found |= attributes & (_UNSEEN_ATTRIBUTES | _UNSEEN_IN_SOURCE)
-        self.unseen += [f"{name} uses {what}" for what in sorted(found)]
-        if {"environ", "getenv"} & (attributes | set(paths)):
+        self.unseen += [f"{name} uses {what}" for what in objects.unseen_in_source(code)]
+        if {"environ", "getenv"} & {*bytecode.attributes(code), *bytecode.global_paths(code)}:
             self.environment(code)
         self.imported(code, name if file.name == "__init__.py" else name.rpartition(".")[0])
 
@@ -536,197 +517,32 @@ class _Encoder:
         self.extension(module.__name__)
         if "__getattr__" in vars(module):
             self.unseen.append(f"{self.place} uses {module.__name__}.__getattr__")
-        for name in sorted(set(vars(module)) - _OF_MODULE):
+        for name, entry in objects.attributes_of_module(module).items():
             self.tag("attribute", name.encode())
             before = self.hash.copy(), self.equal, self.place
             depth = len(self.open)
             try:
-                self.add(vars(module)[name])
+                self.add(entry)
             except TypeError as error:
                 self.hash, self.equal, self.place = before
                 del self.open[depth:]
                 self.unseen.append(f"{self.place} uses {module.__name__}.{name} ({error})")
 
     def a_class(self, value: type) -> None:
-        if is_library(_module_name(value)) and _is_named(value):
+        if is_library(objects.module_name(value)) and objects.is_named(value):
             self.named(value)
             self.methods(value)
             return
         self.tag("class", value.__name__.encode())
         self.add_all("bases", (type(value), *value.__bases__))
-        for name in sorted(set(vars(value)) - bytecode.ABOUT_SOURCE - _BOOKKEEPING):
-            entry = vars(value)[name]
-            if not isinstance(entry, (types.GetSetDescriptorType, types.MemberDescriptorType)):
-                self.tag("attribute", name.encode())
-                self.add(entry)
-        self.add_attributes(_annotations(value))
+        for name, entry in objects.attributes_of_class(value).items():
+            self.tag("attribute", name.encode())
+            self.add(entry)
+        self.add_attributes(objects.annotation_texts(value))
 
     def methods(self, value: type) -> None:
         """Encode the methods of a library's class that the user has replaced."""
-        replaced = _replaced_methods(value)
+        replaced = objects.replaced_methods(value)
         if replaced:  # most classes have none
             self.add_attributes(replaced)
         self.replaced += [f"{self.place} uses {value.__name__}.{name}" for name in replaced]
-
-
-#: What functools.update_wrapper copies that describes the source.
-_COPIED = frozenset(functools.WRAPPER_ASSIGNMENTS) - {"__name__"}
-
-#: Attributes of functions and classes that lead to what is no part of their hash.
-_UNSEEN_ATTRIBUTES = frozenset(
-    {"__doc__", "__annotations__", "__code__", "__globals__", "__subclasses__"}
-)
-#: The same of modules, where only the source is known.
-_UNSEEN_IN_SOURCE = frozenset({"import_module", "run_path", "run_module", "_getframe"})
-
-#: Modules that run what is not Python code of the user, and what else cannot be seen in a function.
-_UNSEEN_MODULES = frozenset({"ctypes", "subprocess"})
-_UNSEEN = frozenset(
-    {"eval", "exec", "globals", "__import__", "import_module", "importlib.import_module"}
-    | {"sys.modules", "sys._getframe", "inspect.currentframe", "inspect.stack"}
-    | {"runpy.run_path", "runpy.run_module", "os.system", "os.popen"}
-)
-#: Names that Python gives to a module.
-_OF_MODULE = frozenset(
-    {"__name__", "__doc__", "__package__", "__loader__", "__spec__", "__file__", "__cached__"}
-    | {"__builtins__", "__path__", "__annotations__", "__warningregistry__"}
-)
-
-
-@functools.cache
-def _unseen_objects() -> dict[int, str]:
-    """Return the names of the objects in _UNSEEN, by id: their modules keep them alive."""
-    modules = (importlib, inspect, os, runpy, sys)
-    objects: dict[int, str] = {}
-    for name in _UNSEEN:
-        module, _, attribute = name.rpartition(".")
-        for home in (*modules, builtins):
-            if home.__name__ == (module or "builtins") and hasattr(home, attribute):
-                objects[id(getattr(home, attribute))] = name
-    return objects
-
-
-def _has_identity(value: Any) -> bool:
-    """Return whether a value is equal to itself alone, as functions and most objects are."""
-    return getattr(type(value), "__eq__", None) is object.__eq__
-
-
-def _found(module_name: str, qualified_name: str) -> Any:
-    """Return what a module has under a name; None if there is nothing."""
-    value: Any = sys.modules.get(module_name)
-    for name in qualified_name.split("."):
-        value = inspect.getattr_static(value, name, None)
-        value = getattr(value, "__func__", value)  # of a static or class method
-    return value
-
-
-def _module_name(value: Any) -> str:
-    """Return the name of the module that a value, or else its type, is from."""
-    for owner in (value, type(value)):
-        module = getattr(owner, "__module__", None)
-        if isinstance(module, str):
-            return module
-    return ""
-
-
-def _is_named(value: Any, home: str = "") -> bool:
-    """Return whether a library has this very object under its name.
-
-    A name may be copied to another object, as functools.wraps does.
-    """
-    if isinstance(value, type) and not value.__flags__ & _HEAP_TYPE:
-        return True  # a type of Python's own, which may have no public name
-    name = getattr(value, "__qualname__", "")
-    return any(
-        is_library(module) and _found(module, name) is value
-        for module in {home, _module_name(value)} - {""}
-    )
-
-
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
-
-
-def _is_in_own_module(function: types.BuiltinFunctionType) -> bool:
-    found = _found(type(function.__self__).__module__, function.__name__)
-    return isinstance(found, types.BuiltinFunctionType) and found == function
-
-
-def _is_of_library(value: Any) -> bool:
-    """Return whether something in a library's module is its own, and not set by the user."""
-    if isinstance(value, types.ModuleType):
-        return is_library(value.__name__)
-    if not isinstance(value, types.FunctionType):
-        return is_library(_module_name(value))
-    cells = (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
-    inner = [content for content in cells if isinstance(content, types.FunctionType)]
-    homes = (str(f.__globals__.get("__name__", "")) for f in [value, *inner])
-    return all(map(is_library, homes))
-
-
-def _replaced_methods(value: type) -> dict[str, Any]:
-    """Return the methods of a library's class that the user has replaced."""
-    return {
-        name: entry
-        for base in reversed(value.__mro__)
-        if is_library(_module_name(base))
-        for name, entry in vars(base).items()
-        if isinstance(entry, types.FunctionType) and not _is_of_library(entry)
-    }
-
-
-def _has(module: types.ModuleType, name: str, *, lazy: bool) -> bool:
-    """Return whether a module has an attribute; a lazy one may have to import it."""
-    if name in vars(module):
-        return True
-    try:
-        return lazy and "__getattr__" in vars(module) and hasattr(module, name)
-    except Exception:  # of any kind: it runs code of the user
-        return False
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        return cell.cell_contents is not None
-    except ValueError:
-        return False
-
-
-def _registry(function: types.FunctionType) -> Any:
-    """Return the functions by type of a function made by functools.singledispatch."""
-    names = function.__code__.co_freevars
-    closure = function.__closure__ or ()
-    held = {
-        n: cell.cell_contents for n, cell in zip(names, closure, strict=True) if n == "registry"
-    }
-    return held.get("registry") or vars(function).get("registry")
-
-
-def _own_attributes(value: Any) -> dict[str, Any]:
-    """Return the attributes of a wrapper without those that it copied or computes."""
-    computed = {"func", "attrname", "lock"} if isinstance(value, functools.cached_property) else ()
-    attributes = getattr(value, "__dict__", {})
-    return {
-        name: entry
-        for name, entry in attributes.items()
-        if name not in _COPIED and name not in computed
-    }
-
-
-def _annotations(value: type) -> dict[str, str]:
-    """Return the annotations of a class as text, without the modules of the types."""
-    annotations = vars(value).get("__annotations__") or {}
-    texts = {
-        name: getattr(entry, "__name__", repr(entry)) if isinstance(entry, type) else str(entry)
-        for name, entry in annotations.items()
-    }
-    return {name: _PLACES.sub("", text) for name, text in texts.items()}
-
-
-#: Modules of types, and addresses of objects, in a text.
-_PLACES = re.compile(r"\b(?:\w+\.)+| at 0x[0-9a-f]+")
-
-
-def _is_tensor(value: Any) -> bool:
-    """Return whether a value is a torch tensor, without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)

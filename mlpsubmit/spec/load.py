@@ -222,7 +222,9 @@ def pickle_sweep(sweep: Sweep) -> bytes:
         with _by_value():
             buffer = io.BytesIO()
             _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(sweep)
-    except (TypeError, pickle.PicklingError, AttributeError) as error:
+    except SpecError:  # of the keys, which are pickled too
+        raise
+    except Exception as error:  # of any kind, as classes of the user pickle themselves
         raise SpecError(
             f"the sweep cannot be sent to workers: {error}; functions may hold arrays, numbers and "
             "functions, but no open files, locks or generators: make those inside the function"

@@ -2,7 +2,8 @@
 
     python tests/pythons/install.py FOLDER
 
-The environment of Python 3.12 is FOLDER/3.12. Without other Pythons this does nothing.
+The environment of Python 3.12 is FOLDER/3.12. Without other Pythons this does nothing. A Python for
+which pip finds no wheels of a dependency is left out: its tests are skipped, with the reason.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ SUPPORTED = range(10, 15)
 
 #: What the tests need besides the package's dependencies.
 FOR_TESTS = ("pytest", "hypothesis", "packaging", "scikit-learn", "scipy")
+
+#: The file in the folder of an environment that could not be made: why.
+FAILED = "failed.txt"
 
 
 def version_of(python: str) -> str:
@@ -51,26 +55,44 @@ def other_pythons() -> dict[str, str]:
     return found
 
 
-def install(python: str, folder: Path) -> None:
-    """Make one environment: with the pinned versions or, where a pin has no wheel, the latest."""
+def install(python: str, folder: Path) -> str:
+    """Make one environment: with the pinned versions or, where a pin has no wheel, the latest.
+
+    Returns:
+        Why there is none, for example because a dependency has no wheels for a new Python: nothing
+        of the project is wrong then. ``FAILED`` in the folder holds the same.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [name for name in project["dependencies"] if not name.startswith("torch")]
-    subprocess.run([python, "-m", "venv", "--clear", str(folder)], check=True)
     pip = [str(folder / "bin/python"), "-m", "pip", "install", "--quiet", "--only-binary=:all:"]
-    pip += ["--disable-pip-version-check", *needed, *FOR_TESTS]
-    pinned = subprocess.run([*pip, "-c", str(ROOT / "constraints.txt")])
-    if pinned.returncode != 0:
-        subprocess.run(pip, check=True)
-    oldest = ["--no-deps", "--target", str(folder / "submitit-oldest"), "submitit==1.5.0"]
-    subprocess.run([*pip[:5], *oldest], check=True)
+    pip.append("--disable-pip-version-check")
+    latest = [*pip, *needed, *FOR_TESTS]
+    oldest = [*pip, "--no-deps", "--target", str(folder / "submitit-oldest"), "submitit==1.5.0"]
+    error = _run([python, "-m", "venv", "--clear", str(folder)])
+    if not error and _run([*latest, "-c", str(ROOT / "constraints.txt")]):
+        error = _run(latest)
+    error = error or _run(oldest)
+    if error:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / FAILED).write_text(error)
+    return error
+
+
+def _run(command: list[str]) -> str:
+    """Run a command; return the last line of its messages if it fails, else nothing."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return "" if done.returncode == 0 else (lines or [f"exit code {done.returncode}"])[-1]
 
 
 def main(folder: Path) -> None:
-    """Make the environments, two at a time."""
+    """Make the environments, two at a time, and print for which Pythons there are none."""
     pythons = other_pythons()
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda version: install(pythons[version], folder / version), pythons))
-    print(f"other Pythons: {', '.join(pythons) or 'none'}")
+        errors = pool.map(lambda version: install(pythons[version], folder / version), pythons)
+        found = [f"{v} (left out: {e})" if e else v for v, e in zip(pythons, errors, strict=True)]
+    print(f"other Pythons: {', '.join(found) or 'none'}")
 
 
 if __name__ == "__main__":

@@ -387,6 +387,22 @@ def test_where_that_cannot_be_sent_is_refused():
     )
 
 
+class Refuses:
+    def __reduce__(self):
+        raise ValueError("not this one")
+
+
+def test_an_object_that_refuses_to_be_pickled_is_refused_too():
+    """Whatever it raises, as parametrized modules of torch raise a RuntimeError."""
+    held = Refuses()
+    with pytest.raises(SpecError, match=r"batchfn: cannot be hashed .* \(not this one\)"):
+        pickle_sweep(Sweep(batchfn=lambda bsz: held))
+    with pytest.raises(SpecError, match="cannot be sent to workers: not this one"):
+        pickle_sweep(Sweep(batchfn=lambda bsz: None, where=lambda config: held is not None))
+    with pytest.raises(SpecError, match=r"a value cannot be hashed .* \(not this one\)"):
+        Sweep(axes={"held": [held, 1]}, batchfn=lambda bsz, held: None)
+
+
 def test_only_sweeps_are_unpickled():
     with pytest.raises(SpecError, match=r"sweep\.pkl holds a dict, not a Sweep"):
         unpickle_sweep(pickle.dumps((None, pickle.dumps({}))))
