@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
+from mlpsubmit.display.text import abridged
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
 from mlpsubmit.jobs.slurm.rejections import Rejected
@@ -139,11 +140,10 @@ def tried(sweep: Sweep, runs_dir: str | Path | None = None) -> Sweep:
 def _warn_of_files(paths: Sequence[str]) -> None:
     """Warn of files that functions of the spec read in every task, where nothing compares them."""
     if paths:
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         warnings.warn(
-            f"a function of the spec other than data= reads {paths[0]}{more}: keys do not cover "
-            "what it holds, so a launch reuses results although it has changed; read files in "
-            "data=, whose inputs are compared",
+            f"a function of the spec other than data= reads {abridged(paths)}: keys do not "
+            "cover what it holds, so a launch reuses results although it has changed; read files "
+            "in data=, whose inputs are compared",
             stacklevel=4,
         )
 
