@@ -39,16 +39,12 @@ def dry_run(
     Raises:
         UserError: as the launch would, or because a calibration yields no result.
     """
-    from mlpsubmit.assembly.probe import probe
     from mlpsubmit.jobs import executors
     from mlpsubmit.runs.forecast import by_calibration, by_earlier_runs
-    from mlpsubmit.runs.launch import prepare
+    from mlpsubmit.runs.launch import prepare, tried
     from mlpsubmit.spec.load import pickle_sweep
 
-    sweep = sweep.refreshed()
-    assert sweep.process is not None
-    with sweep.process.applied():
-        probe(sweep)
+    sweep = tried(sweep, runs_dir)
     chosen = executors.choose(
         where["executor"] or "auto", sweep.base, where["tasks"], slurm_request(where)
     )

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["counted", "duration", "throughput"]
+from collections.abc import Iterable
+
+__all__ = ["abridged", "counted", "duration", "throughput"]
+
+
+def abridged(texts: Iterable[str]) -> str:
+    """Return the first of some texts, and how many follow: ``"a and 3 more"``."""
+    first, *more = texts
+    return first + (f" and {len(more)} more" if more else "")
 
 
 def counted(count: int, noun: str) -> str:

@@ -62,8 +62,8 @@ def plot(dataset: xr.Dataset, path: str | Path, *, force: bool = False) -> Path:
     crossed, else the final test loss or (if that is not evaluated) the final train loss, against
     the first numeric axis; a line through the means for each value of the next axis, a panel for
     each of the one after. A mean is over the configs that crossed the threshold, and its marker is
-    hollow if some did not. Axes of a single value are left out; of long ones at most 8 colours and
-    6 panels are drawn, evenly spread.
+    hollow if some of those that have finished did not. Axes of a single value are left out; of long
+    ones at most 8 colours and 6 panels are drawn, evenly spread.
 
     Args:
         dataset: from `to_dataset`, or opened from a file; of traces, only those drawn are read.
@@ -148,10 +148,11 @@ def _draw_summary(figure: Figure, dataset: xr.Dataset, axes: list[PlotAxis]) -> 
     across = next((axis for axis in axes if axis.numbers is not None), axes[0] if axes else None)
     colours, panels, *_ = [*(axis for axis in axes if axis is not across), None, None]
     grid = Panels.of(dataset, colours, panels)
-    values, label, note = _quantity(dataset)
+    values, expected, label, note = _quantity(dataset)
     has_hollow = False
     for position, panel in grid.divide(figure).items():
         for colour, points in grid.coloured(position):
+            points = points[np.array([expected[tuple(point)] for point in points], dtype=np.bool_)]
             here = np.array([values[tuple(point)] for point in points], dtype=np.float64)
             has_hollow |= _draw_means(panel, grid, across, points, here, colour)
         _note_if_empty(panel)
@@ -166,24 +167,29 @@ def _draw_summary(figure: Figure, dataset: xr.Dataset, axes: list[PlotAxis]) -> 
     _head(figure, dataset, note)
 
 
-def _quantity(dataset: xr.Dataset) -> tuple[Array, str, str]:
-    """Return what the figure is of (NaN where there is none), its label, and a remark on it."""
+def _quantity(dataset: xr.Dataset) -> tuple[Array, Array, str, str]:
+    """Return what the figure is of, which points should have it, its label, and a remark on it.
+
+    The first two have the shape of `status`. Where a point that should have a value has none, it is
+    NaN: the point has finished, and has the threshold, but did not cross it.
+    """
+    done = finished(dataset["status"].values)
     timekeys = dataset["timekeys"].transpose(..., "threshold").values
     for position in reversed(range(timekeys.shape[-1])):
         steps = timekeys[..., position]
         if not np.isnan(steps).all():
             threshold = threshold_label(float(dataset["threshold"].values[position]))
             own = has_threshold(dataset).transpose(..., "threshold").values[..., position]
-            never = int((own & finished(dataset["status"].values) & np.isnan(steps)).sum())
+            never = int((own & done & np.isnan(steps)).sum())
             note = f"{never} never crossed {threshold}" if never else ""
-            return steps, f"steps to threshold {threshold}", note
+            return steps, own & done, f"steps to threshold {threshold}", note
     note = "no threshold was crossed" if timekeys.shape[-1] else ""
     name = (
         "test_loss"
         if "test_loss" in dataset and dataset["test_loss"].notnull().any()
         else "train_loss"
     )
-    return final_values(dataset[name]), f"final {name.replace('_', ' ')}", note
+    return final_values(dataset[name]), done, f"final {name.replace('_', ' ')}", note
 
 
 def _draw_means(
@@ -192,7 +198,7 @@ def _draw_means(
     """Draw the points, and a line through the means of those at the same place.
 
     Returns:
-        Whether a mean leaves out configs that have no value; the marker of such a one is hollow.
+        Whether a mean leaves out points, whose values are NaN; the marker of such a one is hollow.
     """
     positions = np.zeros(len(points), int) if across is None else grid.position(points, across)
     finite = np.isfinite(values)

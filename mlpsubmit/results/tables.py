@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.results.axes import finished
+from mlpsubmit.results.axes import finished, has_threshold
 from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.names import CLOCKS, threshold_label
 from mlpsubmit.results.netcdf_zarr import open_netcdf, stream_netcdf
@@ -126,7 +126,10 @@ class _LongTable:
         status = dataset["status"]
         self._dims, self._sizes = status.dims, status.shape
         self._index = np.flatnonzero(status.values.ravel() != "excluded")
-        self._finished = finished(self._flat(status.values))
+        # (rows, thresholds): where a threshold has been crossed or not; else its columns are empty.
+        own = has_threshold(dataset).transpose(*self._dims, "threshold").values
+        known = own & finished(status.values)[..., None]
+        self._known = known.reshape(status.size, own.shape[-1])[self._index]
         scalars: dict[tuple[str, int], Any] = {}  # the columns of arrays are numbered
         for name, coordinate in dataset.coords.items():
             if name not in (*CLOCKS, "threshold", "threshold_value"):
@@ -155,7 +158,7 @@ class _LongTable:
             for i, threshold in enumerate(array["threshold"].values):
                 label = f"{start}_{threshold_label(float(threshold))}"
                 column = pd.Series(self._flat(array.values[..., i]), dtype=dtype)
-                scalars[label, 0] = column.where(self._finished).array
+                scalars[label, 0] = column.where(self._known[:, i]).array
                 self.order.append(label)
             return
         for label, part in _parts(name, array.dtype).items():

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
+from mlpsubmit.display.text import abridged
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
 from mlpsubmit.jobs.slurm.rejections import Rejected
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from mlpsubmit.runs.reuse import Reused
     from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["PreparedLaunch", "create", "launch", "prepare"]
+__all__ = ["PreparedLaunch", "create", "launch", "prepare", "tried"]
 
 
 def launch(
@@ -83,23 +84,16 @@ def launch(
             f"launch: got {sweep!r}; should be a Sweep (from a file: mlpsubmit launch spec.py)"
         )
     stop_reading(sweep)  # before the imports, which load torch
-    from mlpsubmit.assembly.probe import probe
     from mlpsubmit.jobs import executors
-    from mlpsubmit.jobs.input_files import record
     from mlpsubmit.runs.manifest import manifest
     from mlpsubmit.slurm_templates import SlurmRequest
-    from mlpsubmit.spec.load import noting_imports, pickle_sweep
+    from mlpsubmit.spec.load import pickle_sweep
 
-    sweep = sweep.refreshed()
-    assert sweep.process is not None
-    folder = runs_folder(runs_dir)
-    with sweep.process.applied(), noting_imports():
-        _, read = record(partial(probe, sweep), folder)
-    _warn_of_files(read.paths())
+    sweep = tried(sweep, runs_dir)
     request = SlurmRequest(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, request, pdb=pdb, keep_going=keep_going)
     frozen = pickle_sweep(sweep)
-    with _locked_folder(folder / sweep.name):
+    with _locked_folder(runs_folder(runs_dir) / sweep.name):
         prepared = prepare(sweep, chosen, runs_dir, fresh=fresh, retries=retries)
         run = prepared.run
         if run is not None and run.status().busy:
@@ -120,15 +114,37 @@ def launch(
     return run
 
 
+def tried(sweep: Sweep, runs_dir: str | Path | None = None) -> Sweep:
+    """Return a sweep as its functions and its process are now, after calling its functions.
+
+    Warns of files that they read.
+
+    Args:
+        runs_dir: the folder of all runs, whose files are none of them.
+
+    Raises:
+        SpecError: the functions of the spec do not fit together.
+    """
+    from mlpsubmit.assembly.probe import probe
+    from mlpsubmit.jobs.input_files import record
+    from mlpsubmit.spec.load import noting_imports
+
+    sweep = sweep.refreshed()
+    assert sweep.process is not None
+    with sweep.process.applied(), noting_imports():
+        _, read = record(partial(probe, sweep), runs_folder(runs_dir))
+    _warn_of_files(read.paths())
+    return sweep
+
+
 def _warn_of_files(paths: Sequence[str]) -> None:
     """Warn of files that functions of the spec read in every task, where nothing compares them."""
     if paths:
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         warnings.warn(
-            f"a function of the spec other than data= reads {paths[0]}{more}: keys do not cover "
-            "what it holds, so a launch reuses results although it has changed; read files in "
-            "data=, whose inputs are compared",
-            stacklevel=3,
+            f"a function of the spec other than data= reads {abridged(paths)}: keys do not "
+            "cover what it holds, so a launch reuses results although it has changed; read files "
+            "in data=, whose inputs are compared",
+            stacklevel=4,
         )
 
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mlpsubmit.display.text import abridged
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs import input_files
 from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -32,11 +33,11 @@ def changed_inputs(run: RunDirectory, records: Iterable[Mapping[str, Any]]) -> s
         for found, texts in zip((changed, absent), input_files.changes(record), strict=True):
             found.update(dict.fromkeys(texts))
     if changed:
-        return f"run {run.id}: since its data= ran, {_few(changed)}"
+        return f"run {run.id}: since its data= ran, {abridged(changed)}"
     if absent:
         warnings.warn(
-            f"run {run.id}: its data= read {_few(absent)}, which cannot be read here and may have "
-            "changed; its results are reused (to train everything, launch with --fresh)",
+            f"run {run.id}: its data= read {abridged(absent)}, which cannot be read here and may "
+            "have changed; its results are reused (to train everything, launch with --fresh)",
             stacklevel=2,
         )
     return ""
@@ -60,11 +61,6 @@ def reject(changed: Mapping[str, str], *, others: bool) -> None:
                 f"that run on its own data: mlpsubmit resume {run}"
             )
         warnings.warn(f"{change}; its results are not reused", stacklevel=2)
-
-
-def _few(texts: Iterable[str]) -> str:
-    first, *more = texts
-    return first + (f" and {len(more)} more" if more else "")
 
 
 def first_unchanged(runs: Iterable[RunDirectory]) -> RunDirectory | None:

@@ -193,6 +193,18 @@ def test_csv_refuses_large_arrays(fakes, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_threshold_that_a_config_does_not_have_is_empty(fakes, tmp_path):
+    layout = dataclasses.replace(
+        fakes.layout(thresholds=[0, 1], trial=range(2), few=[False, True]),
+        threshold_axis=("few", [[0.5, 0.1], [0.5]]),
+    )
+    pack = fakes.pack([0, 1, 2], thresholds=2, timekeys=[[3, -1], [3, -1], [4, 9]])
+    rows = read_csv(write(layout, fakes.Source([pack]), tmp_path / "results.csv"))
+    assert [row["crossed_1"] for row in rows] == ["False", "", "True", ""]
+    assert [row["crossed_0"] for row in rows] == ["True", "True", "True", ""]
+    assert [row["timekey_1"] for row in rows] == ["", "", "9", ""]
+
+
 def test_parquet_has_nulls_and_lists(traced, tmp_path):
     table = read_parquet(write(*traced, tmp_path / "results.parquet"))
     rows = table.to_pylist()

@@ -101,6 +101,16 @@ def test_without_traces_it_is_the_time_to_the_last_threshold(fakes, draw):
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
 
 
+def test_a_missing_trial_is_not_one_that_did_not_cross(fakes, draw):
+    layout = fakes.layout(thresholds=[0.1], width=[64, 256], trial=range(2))
+    pack = fakes.pack([0, 1, 2], thresholds=1, timekeys=[[10], [-1], [20]])
+    figure = draw(to_dataset(layout, fakes.Source([pack])))
+    (hollow,) = figure.axes[0].collections
+    assert hollow.get_offsets().tolist() == [[64, 10]]
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [10, 20]
+    assert figure.get_suptitle() == "3 of 4 configs finished, 1 never crossed 0.1"
+
+
 def test_a_threshold_that_nothing_crossed_is_not_drawn(fakes, draw):
     figure = draw(final(fakes, [0.2, 0.1], [[1, -1], [2, -1]], lr=[0.1, 0.2]))
     assert figure.get_supylabel() == "steps to threshold 0.2"

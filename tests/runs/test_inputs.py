@@ -210,7 +210,10 @@ def test_the_attributes_hold_versions_device_and_threads(write: Callable[[float]
     assert grown["cpu"] == attributes["cpu"]
 
 
-def test_a_file_that_a_batch_function_reads_is_reported(workplace: Path) -> None:
+@pytest.mark.filterwarnings("default")
+def test_a_file_that_a_batch_function_reads_is_reported(
+    workplace: Path, mlpsubmit: Callable[..., Any]
+) -> None:
     np.save("y.npy", np.ones(3))
 
     def reading(bsz: int, gen: Any) -> Any:
@@ -218,6 +221,12 @@ def test_a_file_that_a_batch_function_reads_is_reported(workplace: Path) -> None
 
     with pytest.warns(UserWarning, match=r"other than data= reads .*/y.npy: keys do not cover"):
         launch(Sweep("reads", batchfn=reading, MAX_ITER=2, WIDTH=4, N_SAMPLES=4), executor="debug")
+
+    spec = (workplace / "small.py").read_text()
+    opened = "open('y.npy', 'rb').close()\n    def batch_fn"
+    (workplace / "small.py").write_text(spec.replace("def batch_fn", opened))
+    dry = mlpsubmit("launch", "small.py", "--dry-run")
+    assert "y.npy: keys do not cover what it holds" in dry.err
 
 
 SPEC = """

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mlpsubmit import RunError, Sweep, launch, open_run
+from mlpsubmit import RunError, Sweep, UserError, launch, open_run
 from mlpsubmit.runs import submit
 from mlpsubmit.runs.locate import all_runs, find_run, next_launch, runs_of
 
@@ -183,7 +183,7 @@ def test_collect_replaces_the_files_of_its_own_run_only(
     ) in refused.err
     assert mlpsubmit("collect", "study", "--out", "b.nc", "--plot", "study.png").code == 2
     assert not Path("b.nc").exists()
-    with pytest.raises(RunError.__base__, match="of run"):
+    with pytest.raises(UserError, match="of run"):
         open_run(second).collect("study.nc")
     assert open_run(first).collect("study.nc").attrs["run"] == first
     assert open_run(second).collect("study.nc", force=True).attrs["run"] == second
