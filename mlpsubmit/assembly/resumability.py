@@ -39,12 +39,14 @@ from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.guard import Guard, WriteError
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.optimizers import optimizer_class
-from mlpsubmit.training.seeds import streams
+from mlpsubmit.training.seeds import global_states, streams
 
 __all__ = ["check_resumable", "own_functions"]
 
 #: Steps of the undisturbed training, and those after which the other one is interrupted.
 _STEPS, _SAVED_AFTER = 4, 2
+
+_CPU = torch.device("cpu")
 
 #: Samples per batch, where the functions can do with so few.
 _SAMPLES = 32
@@ -331,21 +333,11 @@ class _watching:  # noqa: N801
         self._drawn = drawn.setdefault(name, set())
 
     def __enter__(self) -> None:
-        self._before = _global_generators()
+        self._before = global_states(_CPU)
 
     def __exit__(self, *_: object) -> None:
-        after = _global_generators()
+        after = global_states(_CPU)
         self._drawn |= {name for name, state in after.items() if state != self._before[name]}
-
-
-def _global_generators() -> dict[str, Any]:
-    """Return the states of the global generators, which no function of a spec should use."""
-    numpy_state: Any = np.random.get_state(legacy=False)
-    return {
-        "torch": torch.get_rng_state().numpy().tobytes(),
-        "numpy": (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]),
-        "random": random.getstate(),
-    }
 
 
 def _draws(name: str, drawn: Collection[str]) -> SpecError:

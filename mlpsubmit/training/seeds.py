@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -102,6 +103,10 @@ def set_generator_states(generators: Sequence[torch.Generator], states: Sequence
         generator.set_state(state)
 
 
-def global_states(device: torch.device) -> list[Any]:
-    """Return the states of all global generators."""
-    return [random.getstate(), np.random.get_state(), *torch_states(device)]
+def global_states(device: torch.device) -> dict[str, Any]:
+    """Return the states of all global generators, which can be compared, by library."""
+    return {
+        "torch": [state.numpy().tobytes() for state in torch_states(device)],
+        "numpy": pickle.dumps(np.random.get_state(legacy=False)),
+        "random": random.getstate(),
+    }
