@@ -90,8 +90,8 @@ def _viewed(value: Any) -> Tensor | None:
         return value if usual and not value.is_meta else None
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and value.flags.writeable:
         # In increasing addresses and the byte order of this machine: bits are compared, not used.
-        steps = (slice(None, None, -1 if stride < 0 else 1) for stride in value.strides)
-        bits = value[(..., *steps)].view(value.dtype.newbyteorder("="))
+        upwards: Any = (..., *(slice(None, None, -1 if s < 0 else 1) for s in value.strides))
+        bits = value[upwards].view(value.dtype.newbyteorder("="))
         with contextlib.suppress(TypeError, ValueError):
             return torch.from_numpy(bits)
     return None
