@@ -407,6 +407,14 @@ def test_other_real_numbers_become_those_of_the_model(dtype):
     np.testing.assert_array_equal(got, wanted)
 
 
+def test_arrays_of_any_byte_order_and_stride_are_batches():
+    x = X.numpy()
+    wanted = train([MLP(3, 4, 2)], [lambda step: (X, X[:, 0])], SETTINGS).train_loss
+    for array in (x.astype(">f4"), x[::-1].copy()[::-1], np.asfortranarray(x)):
+        got = train([MLP(3, 4, 2)], [lambda step, a=array: (a, a[:, 0])], SETTINGS).train_loss
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
 def test_tensors_of_inference_mode_are_copied():
     with torch.inference_mode():
         inputs = X.clone()
