@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if not any(options.only in name for name in CASES):
+        parser.error(f"--only: no case contains {options.only!r}; cases are {'; '.join(CASES)}")
     widths, trials = ((32, 128, 256), 1) if options.quick else (WIDTHS, TRIALS)
     found = {}
     for name, (settings, (low, high)) in CASES.items():

@@ -214,7 +214,7 @@ def _recomputed(run: RunDirectory, before: str, now: str) -> str:
 def _as_stored(value: Any) -> Any:
     """Return an array as a tensor in RAM: a task without a GPU may load it."""
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value))
+        return torch.from_numpy(np.ascontiguousarray(value, value.dtype.newbyteorder("=")))
     return value.cpu() if isinstance(value, torch.Tensor) else value
 
 

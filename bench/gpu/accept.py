@@ -67,8 +67,9 @@ def install(wheels: Path, target: Path) -> None:
 
 def run(part: Part, limit: float, out: Path, environment: dict[str, str]) -> tuple[str, float]:
     """Run a part; return how it ended, and its seconds."""
-    begun = time.monotonic()
-    command = [sys.executable, str(HERE / f"{part.module}.py"), str(out / f"{part.letter}.json")]
+    begun, file = time.monotonic(), out / f"{part.letter}.json"
+    file.unlink(missing_ok=True)  # rows of an earlier acceptance are none of this one
+    command = [sys.executable, str(HERE / f"{part.module}.py"), str(file)]
     print(f"\n{part.letter}: {part.title}, at most {limit:.0f} s", flush=True)
     # A session of its own: what it has started ends with it.
     process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
@@ -127,6 +128,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = options.only.split(",")
     if unknown := sorted(set(wanted) - set(letters.split(","))):
         parser.error(f"--only: got {', '.join(unknown)}; parts are {letters}")
+    if options.wheels and not list(options.wheels.glob("*.whl")):
+        parser.error(f"--wheels: {options.wheels} has no wheels; see bench/gpu/README.md")
+    if options.patience <= 0:
+        parser.error(f"--patience: got {options.patience:g}; valid are numbers above 0")
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as site:

@@ -37,7 +37,7 @@ class OneBlock(Monitor):
             self.profiler.stop()
 
 
-def busy_seconds(events: Iterable[Any]) -> tuple[float, float]:
+def busy_time(events: Iterable[Any]) -> tuple[float, float]:
     """Return the microseconds in which a kernel runs, and from the first to the end of the last."""
     spans = sorted(
         (event.time_range.start, event.time_range.end)
@@ -61,7 +61,7 @@ def measure(width: int, replayed: bool, report: Report) -> None:
         pack.train(5 * BLOCK, {}, monitor=monitor)
     events = monitor.profiler.events() or []
     launched = sum(event.name.startswith(LAUNCHES) for event in events)
-    busy, span = busy_seconds(events)
+    busy, span = busy_time(events)
     idle = 1 - busy / span if span else 0.0
     wanted = replayed and GPU
     report.add(

@@ -42,7 +42,7 @@ def measure(pack: Workload, report: Report) -> None:
         f"{compact(peak)}B at most allocated",
         bound=f"{compact(predicted)}B predicted",
         target=f"1 to {WASTE:.0f} times" if GPU else "",
-        # Small packs are dominated by workspaces, for which RESERVED stands.
+        # Small packs are dominated by workspaces; plans leave RESERVED bytes for those.
         passed=peak <= predicted + (1 << 30) and predicted <= WASTE * max(peak, 1e9)
         if GPU
         else None,

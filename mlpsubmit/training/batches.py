@@ -17,6 +17,7 @@ from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.guard import Guard, WriteError, version
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.precision import full_precision_matmul
+from mlpsubmit.training.result import Array
 
 __all__ = ["Batch", "BatchError", "Batches", "column", "latest", "pair_of"]
 
@@ -321,9 +322,8 @@ def _is_usual(drawn: Any) -> bool:
 def _dense(value: Any, where: str, name: str) -> Tensor:
     part = value
     if not isinstance(value, Tensor):
-        read_only = isinstance(value, np.ndarray) and not value.flags.writeable
         try:
-            part = torch.as_tensor(value.copy() if read_only else value)
+            part = torch.as_tensor(_copied(value) if isinstance(value, np.ndarray) else value)
         except Exception as error:
             raise BatchError(
                 f"{where} of type {type(value).__name__}; expected a tensor or an array of numbers"
@@ -342,6 +342,12 @@ def _dense(value: Any, where: str, name: str) -> Tensor:
         )
     # Outside of inference mode, such a tensor can neither be saved for a gradient nor be watched.
     return part.clone() if part.is_inference() else part
+
+
+def _copied(array: Array) -> Array:
+    """Return an array, or a copy of one that no tensor can share memory with."""
+    usable = array.flags.writeable and array.dtype.isnative and min(array.strides, default=0) >= 0
+    return array if usable else array.astype(array.dtype.newbyteorder("="), order="C")
 
 
 def _dtype(tensor: Any) -> str:

@@ -158,6 +158,7 @@ class _Walk:
         self.alone: str | None = None
         self.aliased = False
         self._seen: dict[int, int] = {}
+        self._modules: set[tuple[int, tuple[str, ...]]] = set()  # the user's, by names used
         self._kept: list[Any] = []  # so that no id is used again
         self._paths = {id(module): path for path, module in model.named_modules()}
         named = [*model.named_parameters(), *model.named_buffers()]
@@ -248,7 +249,7 @@ class _Walk:
         if tensor.grad_fn is not None or tensor.layout != torch.strided:
             self.set_alone(f"{place} is a tensor that is computed from others, or not dense")
         kind = (tuple(tensor.shape), tensor.dtype, str(tensor.device), tensor.requires_grad)
-        self.emit(place, (*kind, type(tensor), type(tensor)))
+        self.emit(place, (*kind, type(tensor)))
         if tensor.layout == torch.strided:
             bits = tensor.detach().contiguous().flatten().view(torch.uint8).cpu().numpy()
             self.emit(place, hashlib.blake2b(bits.tobytes(), digest_size=16).digest())
@@ -372,11 +373,9 @@ class _Walk:
             names = _names_used(code)
             if found := _LOST.intersection(names):
                 self.set_alone(f"{place} uses {min(found)}, which has no effect in a stack")
-            self.globals(place, names, function.__globals__, names)
+            self.globals(place, names, function.__globals__)
 
-    def globals(
-        self, place: str, names: Sequence[str], found: Mapping[str, Any], used: Sequence[str]
-    ) -> None:
+    def globals(self, place: str, names: tuple[str, ...], found: Mapping[str, Any]) -> None:
         """Visit the globals of a user's function, and those of the user's modules among them."""
         for name in names:
             if name not in found:
@@ -385,9 +384,9 @@ class _Walk:
             self.emit(place, name)
             self.visit(f"{place}: {name}", value)
             own = isinstance(value, types.ModuleType) and not is_library(value.__name__)
-            if own and id(value) not in self._seen:
-                self._seen[id(value)] = len(self._seen)
-                self.globals(f"{place}: {name}", used, vars(value), used)
+            if own and (id(value), names) not in self._modules:
+                self._modules.add((id(value), names))
+                self.globals(f"{place}: {name}", names, vars(value))
 
     def a_class(self, place: str, cls: type) -> None:
         if is_library(cls.__module__) and _is_importable(cls):

@@ -6,6 +6,7 @@ Version counters of tensors find most of them without waiting for the device. Wr
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,14 +75,26 @@ def version(tensor: Tensor) -> int:
 
 
 def arrays_of(values: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors among some values, and the NumPy arrays of numbers as views of them."""
-    found = {}
-    for name, value in values.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and value.flags.writeable:
-            found[name] = torch.from_numpy(value)
-        elif isinstance(value, Tensor) and value.layout is torch.strided:
-            found[name] = value
-    return found
+    """Return the tensors among some values, and the NumPy arrays of numbers as views of them.
+
+    Left out are read-only arrays, arrays that torch cannot view (long doubles, columns of records),
+    and tensors without ordinary memory (sparse, nested, quantized, meta).
+    """
+    found = {name: _viewed(value) for name, value in values.items()}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def _viewed(value: Any) -> Tensor | None:
+    if isinstance(value, Tensor):
+        usual = value.layout is torch.strided and not (value.is_nested or value.is_quantized)
+        return value if usual and not value.is_meta else None
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc" and value.flags.writeable:
+        # In increasing addresses and the byte order of this machine: bits are compared, not used.
+        upwards: Any = (..., *(slice(None, None, -1 if s < 0 else 1) for s in value.strides))
+        bits = value[upwards].view(value.dtype.newbyteorder("="))
+        with contextlib.suppress(TypeError, ValueError):
+            return torch.from_numpy(bits)
+    return None
 
 
 def _checksum(tensor: Tensor, whole: bool) -> Tensor:

@@ -139,7 +139,8 @@ def train(
         the results, in the order of ``models``.
 
     Raises:
-        SpecError: for arguments that do not fit together, before anything is trained.
+        SpecError: for arguments that do not fit together, before anything is trained, and for a
+            MODEL or LOSS that draws random numbers.
         StackingError: for models that can be trained in smaller groups only.
         BatchError: for batches that do not fit the model or the loss.
         GrabError: for a grab that fails, or whose result cannot be stored.

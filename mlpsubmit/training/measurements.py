@@ -115,8 +115,7 @@ class Grabber(Part):
         self._arrays: dict[str, Array] = {}
         self._shapes: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in grabs}
         self._calls = 0
-        #: Per config, the tensors that its grabs can reach at every call: parameters and entries
-        #: by name, and buffers.
+        #: Per config, the parameters and entries that its grabs can reach at every call, by name.
         self._reachable: dict[int, dict[str, Tensor]] = {}
         #: Per config, the last column that has a result.
         self._last_column = [-1] * K
@@ -181,12 +180,14 @@ class Grabber(Part):
             where = f"grab {name!r} of model {config} at step {step}"
             with self._stack.undisturbed(config), _undisturbed(offered["model0"]):
                 value = self._call(name, config, offered, where)
+            for module in (offered["model"], offered["model0"]):
+                if module is not None:
+                    module.zero_grad()
             _check_writes(guard, offered["opt"], where)
             if value is not None:
                 self._check_shape(name, config, tuple(value.shape), where)
                 self._pending[name].append((config, column, value))
                 self._pending_bytes += value.nbytes
-        self._stack.models[config].zero_grad()
 
     def _shown(self, config: int, offered: dict[str, Any]) -> dict[str, Tensor]:
         """Return the tensors that the grabs of a config must not change, by name."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import DIVERGED, BatchFn
-from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, STACKED, Hyperparameters, validate
 from mlpsubmit.training.accel.compile import compile_wanted, make_importable
 from mlpsubmit.training.batches import Batch, Batches
@@ -96,8 +95,8 @@ class Pack:
     """K configs in training.
 
     Args:
-        models, batch_fns, settings, trials, test_fns, grabs, contexts, generators, device: as
-            :func:`mlpsubmit.training.train` takes them, with one of ``settings``, ``trials`` and
+        models, batch_fns, settings, trials, test_fns, grabs, contexts, generators, device, known:
+            as :func:`mlpsubmit.training.train` takes them, with one of ``settings``, ``trials`` and
             ``contexts`` per config.
         state: a state that :meth:`state_dict` returned, or None to start from the beginning.
 
@@ -219,16 +218,17 @@ class Pack:
             WriteError: where MODEL or LOSS changes the batch.
         """
         first, self._called = not self._called, True
-        states = digest(global_states(self.device)) if first else None
+        states = global_states(self.device) if first else None
         guard = Guard({"X": batch.X, "y": batch.y}, sampled=True) if first else None
+        initial_output: Tensor | float = 0.0
         try:
             initial_output = self.initial_output.train(batch)
             found = self.stack.losses_and_gradients(batch, initial_output, self._loss)
         except FAILURES as error:
             if not ran_out_of_memory(error) and not _is_capturing(self.device):
-                self._raise_by_config(batch)
+                self._raise_by_config(batch, initial_output)
             raise
-        if states is not None and states != digest(global_states(self.device)):
+        if states is not None and states != global_states(self.device):
             raise SpecError(
                 "MODEL or LOSS draws random numbers in the forward pass, from a global generator "
                 "of torch, numpy or random; that is not supported; leave it out"
@@ -239,15 +239,17 @@ class Pack:
             self._refuse_write(written)
         return found
 
-    def _raise_by_config(self, batch: Batch) -> None:
+    def _raise_by_config(self, batch: Batch, initial_output: Tensor | float) -> None:
         """Evaluate the configs one by one, and raise the errors of those that fail alone, too."""
         errors: dict[int, BaseException] = {}
         for row, config in enumerate(self.stack.configs if len(self.stack.models) > 1 else ()):
-            single = batch
+            single, f0, this = batch, initial_output, slice(row, row + 1)
             if not batch.shared:
-                single = Batch(batch.X[row : row + 1], batch.y[row : row + 1], False)
+                single = Batch(batch.X[this], batch.y[this], False)
+            if isinstance(f0, Tensor):
+                f0 = f0[this]
             try:
-                self.stack.row(row).losses_and_gradients(single, 0.0, self._loss)
+                self.stack.row(row).losses_and_gradients(single, f0, self._loss)
             except StackingError:
                 continue  # not of this config: it has to train alone
             except FAILURES as error:
@@ -275,15 +277,16 @@ class Pack:
     def end_block(self) -> None:
         """Refuse to go on where fixed sets or inputs have been written to.
 
-        By version counters; after 1, 2, 4, 8, ... blocks by checksums of a sample, and at the end
-        by checksums of the whole. Those are a GPU-CPU sync point.
+        By version counters; after 1, 2, 4, 8, ... blocks by checksums of a sample; and at the end,
+        before a shrink and before a state is saved by checksums of the whole. Those are a GPU-CPU
+        sync point.
 
         Raises:
             WriteError: naming the tensor, and all functions that get it.
         """
         self._blocks += 1
         if not self.history.open:
-            self._check_inputs(lambda guard: guard.changed(whole=True))
+            self._check_inputs(_changed_anywhere)
         elif self._blocks & (self._blocks - 1):
             self._check_inputs(Guard.written)
         else:
@@ -311,6 +314,7 @@ class Pack:
         """Leave out the configs that have stopped, once they are at least half of the stack."""
         keep = self.history.open
         if 0 < len(keep) <= len(self.stack) // 2:
+            self._check_inputs(_changed_anywhere)  # the fixed sets are copied, and guarded anew
             for part in (*self._parts.values(), self.train, self.test):
                 if part is not None:
                     part.shrink(keep)
@@ -367,7 +371,7 @@ class Pack:
 
     def state_dict(self, start: int) -> dict[str, Any]:
         """Return all that is needed to continue with a step (a GPU-CPU sync point)."""
-        self._check_inputs(Guard.changed)  # a resumed training draws them anew
+        self._check_inputs(_changed_anywhere)  # a resumed training draws them anew
         state = {
             "format": STATE_FORMAT,
             "models": len(self.stack.models),
@@ -400,6 +404,10 @@ def _inputs(contexts: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
                 seen.add(id(context[name]))
                 found[f"{name} of model {config}" if name in found else name] = tensor
     return found
+
+
+def _changed_anywhere(guard: Guard) -> list[str]:
+    return guard.changed(whole=True)
 
 
 def _name_of(setting: Any) -> str:

@@ -60,14 +60,18 @@ def test_what_is_cut_off_keeps_its_rows(
     bench("report").Report("x", tmp_path / "x.json").add(
         "a case", "1.5", target="at least 1", passed=True
     )
-    monkeypatch.setattr(accept, "HERE", tmp_path)
-    monkeypatch.setattr(accept, "PARTS", (accept.Part("x", "hangs", "hanging", 1),))
+    part = accept.Part("x", "hangs", "hanging", 1)
+    monkeypatch.setattr(accept, "PARTS", (part,))
     monkeypatch.setattr(accept, "device_line", lambda: "no card")
+    monkeypatch.setattr(accept, "run", lambda *_: ("cut off after 1 s", 1.0))
     assert accept.main(["--out", str(tmp_path)]) == 1
     printed = (tmp_path / "table.md").read_text()
     assert "| x | a case | 1.5 |  | at least 1 | holds |" in printed
     assert "| x | hangs | cut off after 1 s |  |  | **fails** |" in printed
     assert printed in capfd.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setattr(accept, "HERE", tmp_path)
+    assert accept.run(part, 1, tmp_path, dict(os.environ))[0] == "cut off after 1 s"
 
 
 def test_what_is_cut_off_leaves_no_process(accept: ModuleType) -> None:
@@ -82,8 +86,37 @@ def test_what_is_cut_off_leaves_no_process(accept: ModuleType) -> None:
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_an_unknown_part_is_refused(accept: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+def test_rows_of_an_earlier_acceptance_are_not_shown(
+    accept: ModuleType,
+    bench: Callable[[str], ModuleType],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "broken.py").write_text("raise SystemExit(3)")
+    earlier = bench("report").Report("x", tmp_path / "x.json")
+    earlier.add("a case", "1.5", passed=True)
+    earlier.finish()
+    monkeypatch.setattr(accept, "HERE", tmp_path)
+    monkeypatch.setattr(accept, "PARTS", (accept.Part("x", "breaks", "broken", 60),))
+    monkeypatch.setattr(accept, "device_line", lambda: "no card")
+    assert accept.main(["--out", str(tmp_path)]) == 1
+    printed = (tmp_path / "table.md").read_text()
+    assert "| x | breaks | ended with exit code 3 |  |  | **fails** |" in printed
+    assert "a case" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--only", "a,z"], "--only: got z; parts are a,b,c,d,e,f,g"),
+        (["--wheels", "nowhere"], "--wheels: nowhere has no wheels; see bench/gpu/README.md"),
+        (["--patience", "0"], "--patience: got 0; valid are numbers above 0"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    arguments: list[str], text: str, accept: ModuleType, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
-        accept.main(["--only", "a,z"])
+        accept.main(arguments)
     assert ended.value.code == 2
-    assert "--only: got z; parts are a,b,c,d,e,f,g" in capfd.readouterr().err
+    assert text in capfd.readouterr().err

@@ -68,6 +68,16 @@ def test_one_data_set_under_two_points_of_an_axis_is_kept_for_both(run: RunDirec
     assert len(data_keys(made, np.arange(3))) == 2
 
 
+def test_arrays_of_any_byte_order_and_stride_become_tensors(run: RunDirectory) -> None:
+    def arrays() -> dict[str, Any]:
+        big = np.arange(6, dtype=">f4").reshape(3, 2)
+        return {"A": big, "backwards": np.arange(3)[::-1], "transposed": big.T}
+
+    entries = SharedData(run, sweep({}, arrays), CPU).entries(sweep({}, arrays).config(0))
+    for name, array in arrays().items():
+        assert entries[name].tolist() == array.tolist()
+
+
 def test_an_error_in_loading_is_not_kept_but_one_of_the_function_is(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

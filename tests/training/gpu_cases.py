@@ -124,7 +124,7 @@ def _library() -> dict[str, dict[str, Any]]:
     }
 
 
-#: Per case, what a spec says.
+#: Per case, the settings of its spec.
 SPECS: dict[str, dict[str, Any]] = {
     **_library(),
     **{

@@ -11,6 +11,7 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import DIVERGED, DONE
 from mlpsubmit.spec.hyperparameters import PARAMETRIZATIONS, validate
 from mlpsubmit.training import train
+from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.stack import Stack
 
 OPTIMIZERS = {
@@ -335,3 +336,39 @@ def test_a_loss_of_minus_infinity_diverges_and_crosses_nothing(at, gaussian, mak
     assert result.steps.tolist() == [at]
     assert result.timekeys.tolist() == [[0 if at else -1, -1]]
     assert np.isneginf(result.train_loss).all()
+
+
+def test_a_grab_finds_no_gradients_of_another(gaussian, make_mlps, same):
+    def gradient(model, model0, X_tr):
+        for module in (model, model0):
+            module(X_tr).square().sum().backward()
+        return torch.stack([m.output_layer.weight.grad.norm() for m in (model, model0)])
+
+    def results(configs):
+        return train(
+            [make_mlps(3)[k] for k in configs],
+            [gaussian(k) for k in configs],
+            {"MAX_ITER": 9, "ONLYTHRESHOLDS": False, "GRAB_EVERY": 4, "LOSS_CHECKPOINTS": []},
+            trials=configs,
+            grabs={"one": gradient, "two": gradient},
+        )
+
+    together = results(range(3))
+    same(together, joined([results([k]) for k in range(3)]), rtol=1e-4)
+    np.testing.assert_array_equal(together.grabs["one"], together.grabs["two"])
+
+
+def test_a_loss_that_raises_by_its_value_is_evaluated_on_centred_outputs(gaussian, make_mlps):
+    """As when its config trains alone; the pack is separated, and no config has failed."""
+
+    def strict(output, y):
+        loss = (output - y).square().mean()
+        if loss > 1e3:
+            raise ValueError("diverged")
+        return loss
+
+    settings = {"MAX_ITER": 3, "LOSS": strict, "GAMMA": 1e-3, "LOSS_CHECKPOINTS": []}
+    alone = train(make_mlps(1), [gaussian(0)], settings)
+    assert alone.train_loss < 1e3
+    with pytest.raises(StackingError, match="decides on the values of tensors"):
+        train(make_mlps(2), [gaussian(0)] * 2, settings)

@@ -9,6 +9,7 @@ from torch import nn
 
 from mlpsubmit import SpecError, Sweep
 from mlpsubmit.assembly.assemble import assemble
+from mlpsubmit.spec.hyperparameters import validate
 from mlpsubmit.training import MLP, BatchError, loop, train
 from mlpsubmit.training.guard import Guard, WriteError
 
@@ -247,6 +248,62 @@ def test_a_data_entry_that_a_batch_function_changes_is_refused(make_mlps, monkey
     drawing(lambda entry: entry.clone().mul_(2))
 
 
+ENTRIES = {
+    "the other byte order": lambda: np.ones(3, np.dtype(np.float32).newbyteorder()),
+    "reversed": lambda: np.arange(3.0)[::-1],
+    "long doubles": lambda: np.ones(3, np.longdouble),
+    "a column of records": lambda: np.zeros(3, "f4, i2")["f0"],
+    "on the meta device": lambda: torch.ones(3, device="meta"),
+    "quantized": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch announces changes of the last two
+@pytest.mark.parametrize("kind", ENTRIES)
+def test_entries_may_be_arrays_and_tensors_of_any_kind(kind, gaussian, make_mlps):
+    contexts = [{"entry": ENTRIES[kind]()}]
+    grabs = {"seen": lambda entry: entry is contexts[0]["entry"]}
+    trained = train(make_mlps(1), [gaussian(0)], SETTINGS, contexts=contexts, grabs=grabs)
+    assert trained.grabs["seen"].all()
+
+
+@pytest.mark.parametrize("kind", [*ENTRIES][:2])
+def test_changes_of_arrays_that_torch_does_not_take_are_found(kind, gaussian, make_mlps):
+    def doubles(entry):
+        entry *= 2
+        return 0.0
+
+    contexts = [{"entry": ENTRIES[kind]()}]
+    with pytest.raises(WriteError, match="grab 'g' of model 0 at step 11 changes entry in place"):
+        train(make_mlps(1), [gaussian(0)], SETTINGS, contexts=contexts, grabs={"g": doubles})
+
+
+def test_a_write_just_before_a_shrink_is_found(gaussian, make_mlps, short_blocks):
+    """Block 3 ends with version counters alone; then a shrink copies the training set."""
+    common = {"ONLINE": False, "ONLYTHRESHOLDS": False, "EMA_SMOOTHER": 0.0, "MAX_ITER": 40}
+    common |= {"LOSS_CHECKPOINTS": [], "GRAB_EVERY": 9}
+    seen = []
+
+    def trained(write, **changes):
+        def grab(X_tr):
+            seen.append(X_tr)
+            if len(seen) == 3:  # at step 9, of config 0: into the training set of config 1
+                write(seen[1])
+            return 0.0
+
+        seen.clear()
+        hs = [validate({**common, **changes, "LR": lr}) for lr in (0.1, 1e-4)]
+        fns = [gaussian(k) for k in range(2)]
+        return train(make_mlps(2), fns, hs, grabs={"g": grab})
+
+    losses = trained(lambda X: None).train_loss[0]
+    stopping = {"LOSS_CHECKPOINTS": [float(losses[9:11].mean())]}
+    assert trained(lambda X: None, **stopping).steps.tolist() == [11, 40]
+    with pytest.raises(WriteError, match="X of the training set was changed in place"):
+        trained(by_numpy, **stopping)
+
+
 def test_a_training_set_that_a_function_keeps_and_changes_is_refused(make_mlps, monkeypatch):
     monkeypatch.setattr(loop, "BLOCK", 4)
     X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
@@ -348,6 +405,14 @@ def test_other_real_numbers_become_those_of_the_model(dtype):
         for x in (inputs.float(), inputs)
     )
     np.testing.assert_array_equal(got, wanted)
+
+
+def test_arrays_of_any_byte_order_and_stride_are_batches():
+    x = X.numpy()
+    wanted = train([MLP(3, 4, 2)], [lambda step: (X, X[:, 0])], SETTINGS).train_loss
+    for array in (x.astype(">f4"), x[::-1].copy()[::-1], np.asfortranarray(x)):
+        got = train([MLP(3, 4, 2)], [lambda step, a=array: (a, a[:, 0])], SETTINGS).train_loss
+        np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
 def test_tensors_of_inference_mode_are_copied():
