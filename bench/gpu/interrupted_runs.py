@@ -141,6 +141,12 @@ def kill_once_saved(runs: dict[str, Run], seconds: float = 40) -> set[str]:
     return {kind for kind in runs if kind not in waiting and runs[kind].wait().state == "crashed"}
 
 
+def not_replayed(run: Run) -> list[str]:
+    """Return why steps were not replayed, from the logs."""
+    lines = "\n".join(path.read_text() for path in run.logs().values()).splitlines()
+    return sorted({line.split(": ", 1)[1] for line in lines if "steps are not replayed" in line})
+
+
 def compare(kind: str, whole: Run, broken: Run, was_killed: bool, report: Report) -> None:
     """Resume what was killed, and compare it with the undisturbed run, bit for bit."""
     if was_killed:
@@ -149,16 +155,21 @@ def compare(kind: str, whole: Run, broken: Run, was_killed: bool, report: Report
     if not all(state.complete for state in states):
         errors = [str(f.error).splitlines()[-1] for state in states for f in state.failures]
         report.add(kind, f"failed: {errors[:1]}", target="bits equal", passed=False)
+        for path in broken.logs().values():
+            print(path.read_text()[-3000:], flush=True)
         return
     different = differing(results(whole), results(broken))
     devices = {t.heartbeat["device"] for s in states for t in s.tasks if t.heartbeat}
     how = "killed and resumed" if was_killed else "not caught in time"
     equal = "bits equal" if not different else f"differ: {', '.join(different)}"
+    reasons = not_replayed(broken)
+    how += f", steps not replayed: {reasons[0]}" if reasons else ""
     report.add(
         kind,
         f"{how}, {equal} ({', '.join(sorted(devices))})",
         target="bits equal",
         passed=was_killed and not different and (not GPU or "cpu" not in devices),
+        not_replayed=reasons,
     )
 
 

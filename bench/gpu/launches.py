@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,20 @@ def busy_time(events: Iterable[Any]) -> tuple[float, float]:
     return busy, end - spans[0][0]
 
 
+def slowest(events: Iterable[Any], count: int = 12) -> list[tuple[str, float, float]]:
+    """Return the kernels that take longest: name, launches per step and microseconds per step."""
+    times, numbers = Counter[str](), Counter[str]()
+    for event in events:
+        if event.device_type == DeviceType.CUDA:
+            name = event.name[:90]
+            times[name] += event.time_range.elapsed_us()
+            numbers[name] += 1
+    return [
+        (name, numbers[name] / BLOCK, float(time) / BLOCK)
+        for name, time in times.most_common(count)
+    ]
+
+
 def measure(width: int, replayed: bool, report: Report) -> None:
     """Profile one block of a pack."""
     configs = 1 if width > 4096 else fitting_configs(width)
@@ -71,6 +86,8 @@ def measure(width: int, replayed: bool, report: Report) -> None:
         passed=idle < IDLE_TARGET if wanted else None,
         launches_per_step=launched / BLOCK,
         idle=idle,
+        microseconds_per_step=span / BLOCK,
+        kernels=kernels,
     )
 
 
