@@ -77,6 +77,9 @@ def measure(width: int, replayed: bool, report: Report) -> None:
     events = monitor.profiler.events() or []
     launched = sum(event.name.startswith(LAUNCHES) for event in events)
     busy, span = busy_time(events)
+    kernels = slowest(events)
+    for name, number, time in kernels:
+        print(f"    {time:8.1f} us {number:7.1f} x  {name}", flush=True)
     idle = 1 - busy / span if span else 0.0
     wanted = replayed and GPU
     report.add(
