@@ -31,12 +31,14 @@ def polynomials(d: int, bsz: int, gen: torch.Generator) -> BatchFn:
 
 @dataclass(frozen=True)
 class Workload:
-    """A pack of MLPs of two hidden layers, one per trial.
+    """A pack of MLPs of two hidden layers.
 
     Attributes:
         batch: samples per step, offline the size of the training set.
         d: input dimension.
         test_rows: rows of the test set; training is offline if there are any.
+        trials: different batches and initial weights, which configs share in turn; by default each
+            config has its own.
     """
 
     width: int
@@ -44,6 +46,7 @@ class Workload:
     batch: int = 256
     d: int = 32
     test_rows: int = 0
+    trials: int | None = None
 
     def train(
         self,
@@ -56,16 +59,19 @@ class Workload:
         grabs: Mapping[str, Callable[..., Any]] | None = None,
     ) -> Trained:
         """Train the pack; equal arguments give equal results."""
-        seeds = [streams(seed, trial) for trial in range(self.configs)]
+        trials = [config % (self.trials or self.configs) for config in range(self.configs)]
+        seeds = [streams(seed, trial) for trial in sorted(set(trials))]
         generators = [torch.Generator(DEVICE).manual_seed(one.train) for one in seeds]
+        drawn = [polynomials(self.d, self.batch, generator) for generator in generators]
         test = polynomials(
             self.d, self.test_rows, torch.Generator(DEVICE).manual_seed(seeds[0].test)
         )
         fixed = {"WIDTH": self.width, "MAX_ITER": steps, "ONLINE": not self.test_rows, "SEED": seed}
         return train(
-            [MLP(self.d, self.width).to(dtype) for _ in seeds],
-            [polynomials(self.d, self.batch, generator) for generator in generators],
+            [MLP(self.d, self.width).to(dtype) for _ in trials],
+            [drawn[trial] for trial in trials],
             {"LOSS_CHECKPOINTS": [], **fixed, **settings},
+            trials=trials,
             test_fns=[test] * self.configs if self.test_rows else None,
             grabs=grabs,
             generators=generators,
@@ -92,7 +98,7 @@ class Workload:
         return 2.0 * self.configs * made
 
 
-class Stopwatch:
+class Stopwatch(Monitor):
     """A monitor that times a training and forwards every call to another monitor.
 
     Args:
@@ -119,11 +125,11 @@ class Stopwatch:
     def restore(self) -> dict[str, Any] | None:
         return self._inner.restore()
 
-    def due(self) -> bool:
+    def due(self, step: int) -> bool:
         if DEVICE.type == "cuda" and (self._wait or not self._ends):
             torch.cuda.synchronize()
         self._ends.append(time.perf_counter())
-        due = self._inner.due()
+        due = self._inner.due(step)
         self.told_seconds += time.perf_counter() - self._ends[-1]
         return due
 

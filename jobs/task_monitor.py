@@ -34,7 +34,7 @@ class _Counts:
         earlier_made: model-steps of earlier attempts; None until the first read-back.
         made: model-steps of this attempt at the last read-back.
         active: configs still in training at the last read-back.
-        ahead: steps since the last read-back.
+        queued: steps that have been queued on the device.
         reported: when the heartbeat was last updated.
     """
 
@@ -43,7 +43,7 @@ class _Counts:
     earlier_made: int | None = 0
     made: int = 0
     active: int = 0
-    ahead: int = 0
+    queued: int = 0
     reported: float = 0.0
 
 
@@ -122,6 +122,7 @@ class TaskMonitor(Monitor):
         self._counts = _Counts(
             first_step=start,
             step=start,
+            queued=start,
             earlier_made=None if start else 0,
             active=_active(state, self._configs),
             reported=time.monotonic(),
@@ -131,10 +132,10 @@ class TaskMonitor(Monitor):
         self._meter.start(self._step_ideal)
         return state
 
-    def due(self) -> bool:
+    def due(self, step: int) -> bool:
         """Return whether it is time to save, or to stop."""
         now = self._asked = time.monotonic()
-        self._counts.ahead += 1
+        self._counts.queued = step + 1
         if now - self._counts.reported >= HEARTBEAT_SECONDS:  # wide MLPs: minutes to a read-back
             self._report(now)
         wait = min(self._saving / SAVING_SHARE, RAREST_SAVES * self._interval)
@@ -176,7 +177,7 @@ class TaskMonitor(Monitor):
             full_size=progress.rows == self._configs,
         )
         counts.step, counts.made = progress.step, progress.made - counts.earlier_made
-        counts.active, counts.ahead = progress.active, 0
+        counts.active, counts.queued = progress.active, progress.step
         self.heartbeat.update(
             first_step=counts.first_step,
             max_iter=progress.max_iter,
@@ -184,7 +185,6 @@ class TaskMonitor(Monitor):
             loss=loss,
         )
         self._report(time.monotonic())
-        counts.ahead = -1  # the loop calls due() once more after this very step
         if self._verbose:
             shown = "not finite" if loss is None else f"{loss:.4g}"
             print(f"step {progress.step}: {progress.active} train, loss {shown}", flush=True)
@@ -192,8 +192,8 @@ class TaskMonitor(Monitor):
     def _report(self, now: float) -> None:
         counts = self._counts
         counts.reported = now
-        self._meter.update(counts.made + counts.ahead * counts.active)
-        self.heartbeat.update(step=counts.step + counts.ahead, **self._meter.fields())
+        self._meter.update(counts.made + (counts.queued - counts.step) * counts.active)
+        self.heartbeat.update(step=counts.queued, **self._meter.fields())
 
 
 def _stopped(state: dict[str, Any] | None) -> frozenset[int]:

@@ -25,6 +25,7 @@ def files() -> list[str]:
 def main(file: Path) -> int:
     report, results = Report("a", file), file.with_suffix(".xml")
     options = ["-m", "gpu", "-q", "-n", str(WORKERS), f"--junitxml={results}", "--tb=short"]
+    options += ["-p", "no:benchmark"]  # where it is installed, it warns of xdist: an error here
     code = subprocess.run([sys.executable, "-m", "pytest", *options, *files()], cwd=ROOT).returncode
     suite = next(ElementTree.parse(results).getroot().iter("testsuite"))
     ran, skipped = int(suite.get("tests", 0)), int(suite.get("skipped", 0))

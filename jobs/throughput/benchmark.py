@@ -164,12 +164,12 @@ class _Stopwatch(Monitor):
         """Start the watch."""
         self._since = time.perf_counter()
 
-    def due(self) -> bool:
-        """Count a step; never request the state."""
-        self._counts += [1, *self._scheduled(self._step)]
-        self._step += 1
+    def due(self, step: int) -> bool:
+        """Count steps, which end with a scheduled one if they have any; never request the state."""
+        self._counts += [step + 1 - self._step, *self._scheduled(step)]
+        self._step = step + 1
         rare = self._counts[1:].any() or any(self._scheduled(self._step))
-        if self._step == 1 or rare or time.perf_counter() - self._since > MEASURE_SECONDS:
+        if step == 0 or rare or time.perf_counter() - self._since > MEASURE_SECONDS:
             self._measure()
         return False
 

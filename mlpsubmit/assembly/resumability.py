@@ -147,7 +147,7 @@ class _Saver(Monitor):
     """Saves the state once, as a checkpoint does; or restores a saved one."""
 
     def __init__(self, saved: bytes | None = None) -> None:
-        self.saved, self._restored, self._steps = saved, saved, 0
+        self.saved, self._restored = saved, saved
 
     def restore(self) -> dict[str, Any] | None:
         if self._restored is None:
@@ -155,9 +155,8 @@ class _Saver(Monitor):
         state: dict[str, Any] = torch.load(io.BytesIO(self._restored), weights_only=True)
         return state
 
-    def due(self) -> bool:
-        self._steps += 1
-        return self._restored is None and self._steps == _SAVED_AFTER
+    def due(self, step: int) -> bool:
+        return self._restored is None and step + 1 == _SAVED_AFTER
 
     def save(self, state: dict[str, Any]) -> None:
         stream = io.BytesIO()

@@ -366,7 +366,7 @@ def latest(
     This costs K batches of memory and a pass over them per step.
 
     Args:
-        kept: the result for the step before; None at the first.
+        kept: the result for the step before, which is changed in place; None at the first.
         active: (K,) bool, the rows whose batches are replaced.
     """
     if kept is None:
@@ -380,5 +380,6 @@ def latest(
             f"batch function: X changed its shape from {tuple(X.shape[1:])} to "
             f"{tuple(shape)}; a grab of X_tr needs batches of equal shapes"
         )
-    X = torch.where(column(active, X), batch.X, X)
-    return X, torch.where(column(active, y), batch.y, y)
+    torch.where(column(active, X), batch.X, X, out=X)
+    torch.where(column(active, y), batch.y, y, out=y)
+    return X, y

@@ -61,6 +61,16 @@ def _progress(pack: Pack, step: int, max_iter: int) -> Progress:
     )
 
 
+def _next_look(pack: Pack, step: int, max_iter: int) -> int:
+    """Return the first step from this one on after which more is to be done than the next step.
+
+    That is the end of a block, or the first after which losses are evaluated or recorded, or grabs
+    called.
+    """
+    end = (step // BLOCK + 1) * BLOCK - 1
+    return min(end, max_iter - 1, pack.history.next_look(step), pack.grabber.next_look(step))
+
+
 def train_step(pack: Pack, step: int) -> tuple[Batch, Tensor]:
     """Make one step of K configs. A CUDA graph can record it: it works in place, and never waits.
 
@@ -80,6 +90,9 @@ def train_step(pack: Pack, step: int) -> tuple[Batch, Tensor]:
     # Step: one pass over weights and optimizer state, with lr = 0 where a config is not active.
     pack.optimizer.step(gradients, active, partial(pack.objective, batch))
     pack.stack.keep_buffers(active)
+
+    # Keep each config's last batch, if a grab will need it: a pass over the batch.
+    pack.grabber.keep_batch(batch, active)
 
     # Evaluate, if at every step: a forward pass over the test set.
     if pack.history.evaluates_always:
@@ -182,14 +195,16 @@ def train(
             state=monitor.restore(),
         )
         history, grabber = pack.history, pack.grabber
-        step_fn = replayed(partial(train_step, pack), pack, common)
+        make_steps = replayed(partial(train_step, pack), pack, common)
+        following = pack.start
 
         # Of what follows, only phases with a comment "sync" wait for the device.
-        for step in range(pack.start, max_iter):
-            ends_block = (step + 1) % BLOCK == 0 or step + 1 == max_iter
-
-            # One step: queued on the device, or replayed there.
-            batch, active = step_fn(step)
+        while following < max_iter:
+            # One step, queued on the device. On a GPU several are replayed at once, but none after
+            # one that is looked at below.
+            step, batch, active = make_steps(following, _next_look(pack, following, max_iter))
+            following = step + 1
+            ends_block = following % BLOCK == 0 or following == max_iter
 
             # Evaluate, if not at every step: a forward pass over the test set.
             if history.evaluates(step) and not history.evaluates_always:
@@ -202,6 +217,7 @@ def train(
             # stopped between two evaluations are evaluated now.
             finished: list[Finished] = []
             if ends_block:
+                monitor.before_wait()
                 finished = history.read(step)
                 lacking = history.lacks_test(finished)
                 history.close(finished, pack.test_losses() if lacking else None)
@@ -216,12 +232,12 @@ def train(
             if ends_block:
                 grabber.flush()
                 pack.end_block()
-                monitor.progress(_progress(pack, step + 1, max_iter))
+                monitor.progress(_progress(pack, following, max_iter))
                 if not history.open:
                     break
                 pack.shrink()
 
             # Save: a copy of the whole state (sync).
-            if monitor.due():
-                monitor.save(pack.state_dict(start=step + 1))
+            if monitor.due(step):
+                monitor.save(pack.state_dict(start=following))
         return pack.results()

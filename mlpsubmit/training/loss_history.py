@@ -135,6 +135,15 @@ class LossHistory(Part):
         """Return whether the test loss is evaluated at this step."""
         return self._tested and step in self.eval_at
 
+    def next_look(self, step: int) -> int:
+        """Return the first step from this one on after which losses are evaluated or recorded."""
+        looks = [self._max_iter]
+        if self._tested and (self._traced or not self.evaluates_always):
+            looks.append(self.eval_at.next_from(step))
+        if self._traced:
+            looks.append(self.record_at.next_from(step))
+        return min(looks)
+
     def update(self, step: int, losses: Tensor) -> Tensor:
         """Smooth the train losses (K,) before this step's update; compare them with thresholds.
 

@@ -98,7 +98,7 @@ class Grabber(Part):
     ) -> None:
         self.grabs, self._contexts, self._arguments = grabs, contexts, arguments
         self._stack, self._opts, self._show_initial = stack, opts, show_initial
-        self._train, self._test = train, test
+        self._train, self._test, self._max_iter = train, test, common.max_iter
         traced, K = not common.onlythresholds, len(contexts)
         self.schedule = Schedule(common.grab_every, common.max_iter) if traced else None
         columns = 0 if self.schedule is None else self.schedule.count
@@ -120,6 +120,20 @@ class Grabber(Part):
         #: Per config, the last column that has a result.
         self._last_column = [-1] * K
 
+    def keep_batch(self, batch: Batch, active: Tensor) -> None:
+        """Keep the batch of each config's last step, where a grab will need it.
+
+        In place, so that a CUDA graph can replay it.
+        """
+        if self._keeps_last:
+            self._last_batch = latest(self._last_batch, batch, active)
+
+    def next_look(self, step: int) -> int:
+        """Return the first step from this one on after which grabs are called in a trace."""
+        if not self.grabs or self.schedule is None:
+            return self._max_iter
+        return self.schedule.next_from(step)
+
     def measure(
         self, step: int, batch: Batch, active: Tensor, finished: Sequence[Finished]
     ) -> None:
@@ -139,8 +153,6 @@ class Grabber(Part):
         """
         if not self.grabs:
             return
-        if self._keeps_last:
-            self._last_batch = latest(self._last_batch, batch, active)
         calls: list[tuple[int, int, Batch | None]] = []
         if self.schedule is not None and step in self.schedule:
             calls += [(step, row, batch) for row, made in enumerate(active.tolist()) if made]

@@ -65,8 +65,15 @@ class Monitor:
         """Return the state saved earlier, or None to start from the beginning."""
         return None
 
-    def due(self) -> bool:
-        """Return whether to save the state now. Called after every step, so it must be cheap."""
+    def due(self, step: int) -> bool:
+        """Return whether to save the state now.
+
+        Called after every step, or on a GPU after several that were replayed at once, so it must
+        be cheap.
+
+        Args:
+            step: the last step that has been queued on the device.
+        """
         return False
 
     def save(self, state: dict[str, Any]) -> None:
@@ -75,6 +82,9 @@ class Monitor:
         Raises:
             Interrupted: after saving, to end the training.
         """
+
+    def before_wait(self) -> None:
+        """Do other work: all steps of a block are queued, and the training waits for them next."""
 
     def progress(self, progress: Progress) -> None:
         """Receive the progress. Called at every read-back."""

@@ -357,7 +357,7 @@ class Pack:
     def buffers(self) -> list[Tensor]:
         """The tensors that a step may change in place: the same memory until a shrink."""
         found: list[Tensor] = []
-        changed = [self.optimizer.on_device, self.history.on_device]
+        changed = [part.on_device for part in (self.optimizer, self.history, self.grabber)]
         state = [self.stack.tensors, self.initial_output.weights, changed]
         map_tensors(state, lambda tensor: found.append(tensor.detach()))
         return found

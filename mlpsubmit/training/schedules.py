@@ -38,6 +38,15 @@ class Schedule:
         last = self._max_iter - 1
         return step == last or (0 <= step < last and step % self._every == 0)
 
+    def next_from(self, step: int) -> int:
+        """Return the first scheduled step from this one on, ``max_iter`` where there is none."""
+        if isinstance(self._every, str):
+            position = int(self.steps.searchsorted(step))
+            return int(self.steps[position]) if position < len(self.steps) else self._max_iter
+        if self._every is None or step >= self._max_iter:
+            return self._max_iter
+        return min(-(-step // self._every) * self._every, self._max_iter - 1)
+
     def since_previous(self, step: int) -> int:
         """Return the number of steps from the last scheduled one before a step to that step.
 

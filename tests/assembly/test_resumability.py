@@ -37,7 +37,7 @@ class Saver(Monitor):
     def restore(self) -> dict[str, Any] | None:
         return self.state
 
-    def due(self) -> bool:
+    def due(self, step: int) -> bool:
         self.steps += 1
         return self.state is None and self.steps == SAVED
 

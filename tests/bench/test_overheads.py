@@ -44,7 +44,7 @@ def test_a_stopwatch_tells_steps_and_saves_apart(bench):
     class SavesTwice(workload.Monitor):
         asked = 0
 
-        def due(self):
+        def due(self, step):
             self.asked += 1
             return self.asked in (2, 5)
 

@@ -38,18 +38,18 @@ def test_what_takes_long_to_save_is_saved_less_often(
     saving: float, wait: float, monitor: TaskMonitor, now: list[float]
 ) -> None:
     now[0] += 299
-    assert not monitor.due()
+    assert not monitor.due(0)
     now[0] += 1
-    assert monitor.due()
+    assert monitor.due(0)
     now[0] += saving  # the state is copied from the device, then written
     monitor.save({"start": 1})
     now[0] += wait - 1
-    assert not monitor.due()
+    assert not monitor.due(0)
     now[0] += 1
-    assert monitor.due()
+    assert monitor.due(0)
     monitor.stop.set()
     now[0] -= wait
-    assert monitor.due()
+    assert monitor.due(0)
 
 
 def test_what_passes_before_a_part_begins_anew_is_no_saving(
@@ -60,4 +60,4 @@ def test_what_passes_before_a_part_begins_anew_is_no_saving(
     monitor.save(None)
     monitor.restore()
     now[0] += 300
-    assert monitor.due()
+    assert monitor.due(0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.training import MLP, Interrupted, loop
+from mlpsubmit.training import MLP, Interrupted, Monitor, loop
 
 
 class Gaussian:
@@ -32,7 +32,7 @@ class Gaussian:
         return X, X[:, 0] * X[:, 1] + X[:, 2]
 
 
-class Saver:
+class Saver(Monitor):
     """A monitor that saves after some steps, in memory, and may end the training there."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Saver:
     def restore(self) -> dict[str, Any] | None:
         return self.state
 
-    def due(self) -> bool:
+    def due(self, step: int) -> bool:
         self.asked += 1
         return bool(self.every) and self.asked % self.every == 0
 

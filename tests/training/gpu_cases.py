@@ -186,7 +186,7 @@ class Saver(Monitor):
     def restore(self) -> dict[str, Any] | None:
         return self.state
 
-    def due(self) -> bool:
+    def due(self, step: int) -> bool:
         self.asked += 1
         return self.state is None and self.asked == 7
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -58,22 +58,28 @@ class CudaRecorder:
         before.wait_stream(self._stream)
 
     def record(
-        self, work: Callable[[], T], generators: Sequence[torch.Generator]
-    ) -> Callable[[], T]:
-        """Record some work, without doing it; return a function that does it at each call.
+        self, works: Sequence[Callable[[], T]], generators: Sequence[torch.Generator]
+    ) -> list[Callable[[], T]]:
+        """Record some works, without doing them; return functions that do them at each call.
 
-        Each call works on the same memory, separate from that of eager work, and overwrites the
-        result of the last one.
+        Each call works on the same memory, separate from that of eager work, and overwrites what it
+        has returned before. The recordings share memory for all but their results, so they must
+        run one after another.
 
         Args:
-            generators: those that the work draws from. Each call advances them. Recording may
+            generators: those that the works draw from. Each call advances them. Recording may
                 advance them too: restore their states before the first call.
 
         Raises:
-            Exception: if the work cannot be recorded.
+            Exception: if a work cannot be recorded.
         """
-        index = self._stream.device.index
-        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        pool = torch.cuda.graph_pool_handle()
+        return [self._recorded(work, generators, pool) for work in works]
+
+    def _recorded(
+        self, work: Callable[[], T], generators: Sequence[torch.Generator], pool: Any
+    ) -> Callable[[], T]:
+        index, graph = self._stream.device.index, torch.cuda.CUDAGraph()
         spare = [(g, g.clone_state()) for g in (*generators, torch.cuda.default_generators[index])]
         for generator in generators:
             graph.register_generator_state(generator)

@@ -1,8 +1,12 @@
 """Replay: on a GPU a whole step is recorded once as a CUDA graph, and then launched as one.
 
 At small widths a step on a GPU consists of many short kernels, and waits for the CPU to launch each
-of them. A recorded step takes one launch. It repeats the same operations on the same memory and
-runs none of their Python code, so it equals an eager step only where
+of them. A recorded step takes one launch, and two more per generator that it draws from: for
+its seed and its offset. So :data:`STRIDE` steps are recorded together, besides a single
+one, and replayed wherever nothing is looked at between them.
+
+A recording repeats the same operations on the same memory and runs none of their Python code, so it
+equals eager steps only where
 
 - the batch functions do not use the step, and neither they nor the model nor the loss keep state
   between calls but the generators given to the training;
@@ -10,9 +14,10 @@ runs none of their Python code, so it equals an eager step only where
 - shapes and memory stay the same: until the stack shrinks.
 
 All of that is checked before anything is recorded, and the first steps after the recording are made
-both by replay and eagerly. Where these differ in a single bit, or anything fails, training goes on
-with eager steps, and one line of output names the reason. Until then the results are those of the
-eager steps, so that they do not depend on whether a recording was tried.
+both by replay and eagerly, one at a time and STRIDE at once. Where these differ in a single bit, or
+anything fails, training goes on with eager steps, and one line of output names the reason. Until
+then the results are those of the eager steps, so that they do not depend on whether a recording was
+tried.
 
 A batch function that keeps state is called once per step. One that keeps none is called twice more,
 without effect: the states of its generators are restored.
@@ -34,12 +39,16 @@ from mlpsubmit.training.accel.cuda_graph import CudaRecorder
 from mlpsubmit.training.batches import Batch, Batches
 from mlpsubmit.training.seeds import generator_states, global_states, set_generator_states
 
-__all__ = ["ReplayedStep", "StepFn", "replay_wanted", "replayed"]
+__all__ = ["ReplayedSteps", "StepFn", "StepsFn", "replay_wanted", "replayed"]
 
 T = TypeVar("T")
 
 #: Makes a step; returns its batch, and (K,) bool, the configs that made it.
 StepFn = Callable[[int], tuple[Batch, Tensor]]
+
+#: Makes one step, or several up to another one that is given; returns the last step that it has
+#: made, and what the step function returns of it.
+StepsFn = Callable[[int, int], tuple[int, Batch, Tensor]]
 
 #: Steps from which on a recording, which takes some tenths of a second, is repaid.
 WORTHWHILE_STEPS = 500
@@ -47,8 +56,11 @@ WORTHWHILE_STEPS = 500
 #: Weights of a stack up to which launching the kernels of a step takes longer than running them.
 LARGEST_RECORDED = 1 << 26
 
-#: Consecutive steps that are made both ways before only the recording is used.
-CHECKED_STEPS = 2
+#: Single steps, and strides, that are made both ways before only their recording is used.
+CHECKED_STEPS, CHECKED_STRIDES = 2, 1
+
+#: Steps that are recorded together: a divisor of a block.
+STRIDE = 8
 
 
 class Recordable(Protocol):
@@ -83,8 +95,8 @@ class Recordable(Protocol):
         """The user's functions that each step calls, and a hash of the model's state."""
 
 
-def replayed(step_fn: StepFn, pack: Recordable, common: Hyperparameters) -> StepFn:
-    """Return a function that makes steps by replay where that pays, else ``step_fn`` itself.
+def replayed(step_fn: StepFn, pack: Recordable, common: Hyperparameters) -> StepsFn:
+    """Return a function that makes steps: by replay where that pays, else one by one.
 
     Args:
         step_fn: makes a step eagerly; everything that it changes, it changes in place.
@@ -93,8 +105,8 @@ def replayed(step_fn: StepFn, pack: Recordable, common: Hyperparameters) -> Step
     """
     steps = common.max_iter - pack.start
     if pack.device.type == "cuda" and replay_wanted(common, steps, pack.weights):
-        return ReplayedStep(step_fn, pack, CudaRecorder(pack.device))
-    return step_fn
+        return ReplayedSteps(step_fn, pack, CudaRecorder(pack.device))
+    return lambda step, until: (step, *step_fn(step))
 
 
 def replay_wanted(common: Hyperparameters, steps: int, weights: int) -> bool:
@@ -110,8 +122,8 @@ def replay_wanted(common: Hyperparameters, steps: int, weights: int) -> bool:
     return pays if common.compile == "auto" else bool(common.compile)
 
 
-class ReplayedStep:
-    """Makes the steps of a pack by replaying a recorded one, once that has passed all checks.
+class ReplayedSteps:
+    """Makes the steps of a pack by replaying recorded ones, once these have passed all checks.
 
     Args:
         step_fn: makes a step eagerly.
@@ -123,34 +135,43 @@ class ReplayedStep:
         self._step_fn, self._pack, self._recorder = step_fn, pack, recorder
         #: Whether the user's functions keep no state; whether replay has been given up.
         self._pure, self._refused = False, False
-        #: Rows of the stack that the recording is for, and steps made with that many.
-        self._size, self._made = 0, 0
+        #: Rows of the stack that the recordings are for, and calls made with that many.
+        self._size, self._calls = 0, 0
         #: The generators that a step draws from.
         self._drawn_from: list[torch.Generator] = []
-        self._replay: Callable[[], tuple[Batch, Tensor]] | None = None
+        #: By their number of steps, the recordings and how often each is still to be checked.
+        self._recordings: dict[int, Callable[[], tuple[Batch, Tensor]]] = {}
+        self._unchecked: dict[int, int] = {}
 
-    def __call__(self, step: int) -> tuple[Batch, Tensor]:
-        """Make a step. Its results are valid until the next one."""
+    def __call__(self, step: int, until: int) -> tuple[int, Batch, Tensor]:
+        """Make a step, or STRIDE of them if that goes no further than ``until``.
+
+        Returns:
+            the last step made, and its results, which are valid until the next call.
+        """
         if self._size != self._pack.size:
-            self._size, self._made = self._pack.size, 0
-            self._replay = None  # frees the memory of the recording
-        self._made += 1
+            self._size, self._calls = self._pack.size, 0
+            self._recordings = {}  # frees their memory
+        self._calls += 1
         # The first step differs from later ones: first losses, checks of the batches' shapes.
-        if self._made == 1 or self._refused:
-            return self._step_fn(step)
-        if self._made == 2:
-            return self._watched(step)
-        if self._made == 3:
+        if self._calls == 1 or self._refused:
+            return (step, *self._step_fn(step))
+        if self._calls == 2:
+            return (step, *self._watched(step))
+        if self._calls == 3:
             self._record(step)
-        if self._replay is None:
-            return self._step_fn(step)
-        if self._made < 3 + CHECKED_STEPS:
-            return self._both_ways(step)
-        return self._replay()
+        is_stride = until - step + 1 >= STRIDE and not self._unchecked.get(1)
+        count = STRIDE if is_stride else 1
+        if not self._recordings:
+            return (step, *self._step_fn(step))
+        if self._unchecked[count]:
+            self._unchecked[count] -= 1
+            return (step + count - 1, *self._both_ways(step, count))
+        return (step + count - 1, *self._recordings[count]())
 
     def _refuse(self, step: int, reason: str) -> None:
         print(f"from step {step} on, steps are not replayed: {reason}", flush=True)
-        self._refused, self._replay = True, None
+        self._refused, self._recordings = True, {}
 
     def _watched(self, step: int) -> tuple[Batch, Tensor]:
         """Make a step, and find out whether it could have been replayed."""
@@ -184,15 +205,24 @@ class ReplayedStep:
             return digest(self._pack.functions, global_states(self._pack.device))
         return None
 
+    def _steps(self, step: int, count: int) -> tuple[Batch, Tensor]:
+        """Make some steps eagerly; return the results of the last one."""
+        for earlier in range(step, step + count - 1):
+            self._step_fn(earlier)
+        return self._step_fn(step + count - 1)
+
     def _record(self, step: int) -> None:
-        """Record the step, which changes nothing."""
+        """Record a step and a stride, which changes nothing."""
         before = _Snapshot(self._pack)
         reason = None if self._ignores_step() else "a batch function uses its step"
         before.restore(self._pack)
         if reason is None:
-            work = partial(self._step_fn, step)
-            self._replay, reason = _tried(lambda: self._recorder.record(work, self._drawn_from))
+            counts = (1, STRIDE)
+            works = [partial(self._steps, step, count) for count in counts]
+            made, reason = _tried(lambda: self._recorder.record(works, self._drawn_from))
             before.restore(self._pack)
+            self._recordings = dict(zip(counts, made, strict=True)) if made else {}
+            self._unchecked = {1: CHECKED_STEPS, STRIDE: CHECKED_STRIDES}
         if reason is not None:
             self._refuse(step, reason)
 
@@ -203,25 +233,24 @@ class ReplayedStep:
             return False
         return True
 
-    def _both_ways(self, step: int) -> tuple[Batch, Tensor]:
-        """Make a step by replay, and again eagerly from the same state; keep the eager result."""
+    def _both_ways(self, step: int, count: int) -> tuple[Batch, Tensor]:
+        """Make steps by replay, and again eagerly from the same state; keep the eager results."""
         before = _Snapshot(self._pack)
-        replayed, reason = _tried(self._replayed_results)
+        replayed, reason = _tried(partial(self._replayed_results, count))
         before.restore(self._pack)
-        made, failure = _tried(partial(self._step_fn, step))
+        made, failure = _tried(partial(self._steps, step, count))
         reason = reason or failure
         if replayed and made and not _same(replayed, _results(self._pack, made)):
             reason = "a replayed step differs from the same step made eagerly"
         if reason is not None:
             self._refuse(step, reason)
         if made is None:
-            before.restore(self._pack)  # without the memory that the recording held
-            return self._step_fn(step)
+            before.restore(self._pack)  # without the memory that the recordings held
+            return self._steps(step, count)
         return made
 
-    def _replayed_results(self) -> list[Tensor]:
-        assert self._replay is not None
-        return [tensor.clone() for tensor in _results(self._pack, self._replay())]
+    def _replayed_results(self, count: int) -> list[Tensor]:
+        return [tensor.clone() for tensor in _results(self._pack, self._recordings[count]())]
 
 
 class _Snapshot:

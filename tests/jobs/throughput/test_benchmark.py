@@ -55,7 +55,7 @@ def watched(clock: Clock, sweep: Sweep, seconds: float, cost: Any) -> Any:
     with contextlib.suppress(benchmark._Enough):
         for step in range(h.max_iter):
             clock.now += cost(step, h)
-            watch.due()
+            watch.due(step)
         raise AssertionError("it went on to the end")
     return watch
 

@@ -149,14 +149,14 @@ def test_wide_networks_say_how_far_they_are_between_two_read_backs(
     monkeypatch.setattr(task_monitor, "HEARTBEAT_SECONDS", 0.0)
     monitor = opened(tmp_path, meter)
     monitor.restore()
-    for _ in range(3):
-        assert not monitor.due()
+    for step in range(3):
+        assert not monitor.due(step)
     assert (monitor.heartbeat["step"], meter.model_steps) == (3, 12)
     monitor.progress(read_back(4, 14, 2))
-    assert not monitor.due()  # of that very step
+    assert not monitor.due(3)  # of that very step
     assert (monitor.heartbeat["step"], meter.model_steps) == (4, 14)
-    assert not monitor.due()
-    assert (monitor.heartbeat["step"], meter.model_steps) == (5, 16)
+    assert not monitor.due(12)  # nine more at once
+    assert (monitor.heartbeat["step"], meter.model_steps) == (13, 32)
 
 
 def test_the_speed_of_a_kind_is_that_of_whole_stacks(
@@ -197,7 +197,7 @@ def test_a_stack_that_had_shrunk_goes_on_as_it_was(
     monitor.restore()
     assert (monitor.heartbeat["first_step"], monitor.heartbeat["step"]) == (100, 100)
     assert monitor.stopped == {0, 1, 3}
-    monitor.due()
+    monitor.due(100)
     assert (monitor.heartbeat["step"], meter.model_steps) == (101, 1)
 
 

@@ -140,7 +140,7 @@ def test_whole_trainings_are_those_of_the_plain_way(
 
 
 def test_without_compile_everything_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for accelerator in ("ClosedForm.of", "Compiled.__init__", "ReplayedStep.__init__"):
+    for accelerator in ("ClosedForm.of", "Compiled.__init__", "ReplayedSteps.__init__"):
         module = {"C": "stack", "R": "accel.replay"}[accelerator[0]]
         fails = lambda *_, name=accelerator: pytest.fail(name)  # noqa: E731
         monkeypatch.setattr(f"mlpsubmit.training.{module}.{accelerator}", fails)

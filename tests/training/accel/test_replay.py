@@ -26,8 +26,9 @@ from mlpsubmit.training import Interrupted, loop, train
 from mlpsubmit.training.accel.cuda_graph import CudaRecorder
 from mlpsubmit.training.accel.replay import (
     LARGEST_RECORDED,
+    STRIDE,
     WORTHWHILE_STEPS,
-    ReplayedStep,
+    ReplayedSteps,
     replay_wanted,
 )
 from mlpsubmit.training.monitor import Monitor
@@ -76,7 +77,7 @@ class Recorder:
     """Records tapes, and counts recordings and replays."""
 
     def __init__(self):
-        self.recorded, self.replays, self.tape = 0, 0, lambda: None
+        self.recorded, self.replays, self.tapes = 0, 0, []
 
     @contextlib.contextmanager
     def watched(self):
@@ -84,14 +85,22 @@ class Recorder:
         with mode:
             yield mode.found
 
-    def record(self, work, generators):
+    @property
+    def holds_memory(self):
+        return any(tape() is not None for tape in self.tapes)
+
+    def record(self, works, generators):
         gc.disable()
         try:
-            assert self.tape() is None, "the memory of two recordings would be held at once"
+            assert not self.holds_memory, "that of two packs of recordings would be held at once"
         finally:
             gc.enable()
+        self.recorded += 1
+        return [self.recording(work) for work in works]
+
+    def recording(self, work):
         tape = Tape()
-        self.recorded, self.tape = self.recorded + 1, weakref.ref(tape)
+        self.tapes.append(weakref.ref(tape))
         buffers = self.replayed._pack.buffers
         kept = [buffer.clone() for buffer in buffers]
         with tape:
@@ -117,15 +126,16 @@ class Graphs(CudaRecorder):
         super().__init__(device)
         self.recorded, self.replays = 0, 0
 
-    def record(self, work, generators):
-        replay = super().record(work, generators)
+    def record(self, works, generators):
         self.recorded += 1
+        return [self.counted(replay) for replay in super().record(works, generators)]
 
-        def counted():
+    def counted(self, replay):
+        def counting():
             self.replays += 1
             return replay()
 
-        return counted
+        return counting
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -139,7 +149,7 @@ def replaying(monkeypatch):
 
     def by(recorder):
         def replayed(step_fn, pack, common):
-            recorder.replayed = ReplayedStep(step_fn, pack, recorder)
+            recorder.replayed = ReplayedSteps(step_fn, pack, recorder)
             return recorder.replayed
 
         monkeypatch.setattr(loop, "replayed", replayed)
@@ -222,7 +232,7 @@ def test_replayed_steps_are_eager_steps(
     same(eager, replayed)
     assert_equal_weights(weights, again)
     assert capsys.readouterr().out == ""
-    assert recorder.replays > 8
+    assert recorder.replays > 4
     assert eager.status.max() == 2 or name in ("adam", "adamw")
 
 
@@ -247,7 +257,7 @@ def test_buffers_that_a_network_changes_are_replayed_too(centred, job, same, rec
     replayed, again = run()
     same(eager, replayed)
     assert_equal_weights(weights, again)
-    assert recorder.replays > 8
+    assert recorder.replays > 4
 
 
 def test_a_shrunken_stack_is_recorded_anew(job, same, short_blocks, recording, capsys):
@@ -309,6 +319,10 @@ def aside(draw_aside):
     return looking(lambda step: draw_aside())
 
 
+def eagerly(step_fn, pack, common):
+    return lambda step, until: (step, *step_fn(step))
+
+
 def refused(make, recorder, same, make_mlps, capsys, **settings):
     """Train with and without a recorder; return the line that says why it was not used."""
 
@@ -326,7 +340,7 @@ def refused(make, recorder, same, make_mlps, capsys, **settings):
         return trained, made
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "replayed", lambda step_fn, pack, common: step_fn)
+        patch.setattr(loop, "replayed", eagerly)
         eager, _ = run()
     trained, made = run()
     same(eager, trained)
@@ -439,8 +453,8 @@ def test_a_batch_function_that_waits_for_the_device_is_not_replayed(
 
 def test_where_recording_fails_the_steps_go_on(replaying, same, make_mlps, capsys):
     class Broken(Recorder):
-        def record(self, work, generators):
-            work()  # a capture that ends half-way: generators have moved
+        def record(self, works, generators):
+            works[0]()  # a capture that ends half-way: generators have moved
             for buffer, was in zip(self.replayed._pack.buffers, self.kept, strict=True):
                 buffer.copy_(was)
             raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
@@ -481,12 +495,12 @@ def test_a_replay_that_goes_wrong_leaves_no_trace(at, how, replaying, same, make
     )
     assert line == f"from step {at + 1} on, steps are not replayed: {reason}"
     assert recorder.replays == at
-    assert recorder.tape() is None
+    assert not recorder.holds_memory
 
 
 def test_what_was_refused_once_is_not_tried_again(job, same, short_blocks, replaying, capsys):
     class Broken(Recorder):
-        def record(self, work, generators):
+        def record(self, works, generators):
             raise RuntimeError("no graphs here")
 
     run = job(MAX_ITER=60, PERCENT_THRESHOLDS=[0.97], ONLINE=False)
@@ -504,7 +518,7 @@ def test_a_step_that_no_longer_fits_beside_its_recording_is_made_without(
 
     def tight(pack, step):
         made = step_fn(pack, step)
-        if recorder.replays == 1 and recorder.tape() is not None:
+        if recorder.replays == 1 and recorder.holds_memory:
             raise torch.cuda.OutOfMemoryError("no room for 2 GiB")
         return made
 
@@ -571,7 +585,7 @@ def test_when_replay_is_wanted():
 
 
 def test_on_a_cpu_nothing_is_recorded(make_mlps, monkeypatch):
-    monkeypatch.setattr(ReplayedStep, "__init__", lambda *_: pytest.fail("there is no CUDA graph"))
+    monkeypatch.setattr(ReplayedSteps, "__init__", lambda *_: pytest.fail("there is no CUDA graph"))
     train(make_mlps(1), [drawing(0)[0]], {"MAX_ITER": 2})
 
 
@@ -617,14 +631,14 @@ def test_after_a_failed_capture_all_goes_on(device, graphs, how):
         raise KeyError("half-way")
 
     with pytest.raises(Exception, match=r"."):
-        graphs.record(work, [ours])
+        graphs.record([work], [ours])
     assert torch.cuda.current_stream() == stream
     torch.cuda.empty_cache()
     for generator, seed, numbers in zip((ours, other), (1, 2), expected, strict=True):
         generator.manual_seed(seed)
         assert torch.equal(torch.randn(3, generator=generator, device=device), numbers)
     torch.randn(3, device=device)  # the default generator draws as well
-    replay = graphs.record(lambda: torch.randn(3, generator=ours, device=device), [ours])
+    (replay,) = graphs.record([lambda: torch.randn(3, generator=ours, device=device)], [ours])
     ours.manual_seed(1)
     assert torch.equal(replay(), expected[0])
 
@@ -640,10 +654,11 @@ def test_a_graph_draws_on_from_its_generators(device, graphs):
     states = [generator.get_state() for generator in generators]
     for seed, generator in enumerate(generators):
         generator.manual_seed(seed)
-    replay = graphs.record(draw, generators)
+    once, twice = graphs.record([draw, lambda: (draw(), draw())[1]], generators)
     for seed, generator in enumerate(generators):
         generator.manual_seed(seed)
-    for numbers in expected:
-        assert torch.equal(replay(), numbers)
+    assert torch.equal(once(), expected[0])
+    assert torch.equal(twice(), expected[2])
+    assert torch.equal(once(), expected[3])
     for generator, state in zip(generators, states, strict=True):
         assert torch.equal(generator.get_state(), state)
