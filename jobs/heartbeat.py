@@ -17,6 +17,7 @@ __all__ = [
     "HEARTBEAT_SECONDS",
     "SLOWEST_BEAT",
     "Heartbeat",
+    "PackHeartbeat",
     "is_alive",
     "is_fresh",
     "process_age",
@@ -63,6 +64,7 @@ class Heartbeat:
             **fields,
         }
         self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._packs: list[PackHeartbeat] = []
 
     def __enter__(self) -> Heartbeat:
         self.publish()
@@ -94,9 +96,51 @@ class Heartbeat:
             except OSError as error:
                 print(f"heartbeat not written: {error}", flush=True)
 
+    def of_pack(self) -> PackHeartbeat:
+        """Return the heartbeat of one more pack in training."""
+        return PackHeartbeat(self, self._packs)
+
     def _beat(self) -> None:
         while not self._ended.wait(self._interval):
             self.publish()
+
+
+#: Fields that describe one pack: of several in training, the one that began first.
+_OF_A_PACK = frozenset(
+    {"pack", "pack_started", "configs", "step", "first_step", "max_iter", "active", "loss"}
+)
+
+
+class PackHeartbeat:
+    """The heartbeat of a task, for one of its packs.
+
+    Get one from :meth:`Heartbeat.of_pack`. Of packs that train side by side, the one that began
+    first is shown.
+    """
+
+    def __init__(self, task: Heartbeat, packs: list[PackHeartbeat]) -> None:
+        self._task, self._packs, self._fields = task, packs, dict[str, Any]()
+        packs.append(self)
+
+    def update(self, **fields: Any) -> None:
+        """Change some fields of the task, and those of the pack where that is shown."""
+        own = {name: value for name, value in fields.items() if name in _OF_A_PACK}
+        self._fields |= own
+        shown = fields if self._packs[0] is self else fields.keys() - own
+        self._task.update(**{name: fields[name] for name in shown})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._task[name]
+
+    def publish(self) -> None:
+        """Write the file now."""
+        self._task.publish()
+
+    def end(self) -> None:
+        """Show the next pack in place of this one."""
+        self._packs.remove(self)
+        if self._packs:
+            self._task.update(**self._packs[0]._fields)
 
 
 def is_fresh(heartbeat: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LARGEST_ON_GPU", "config_bytes", "evaluates_test_loss", "fitting"]
+__all__ = ["LARGEST_ON_GPU", "config_bytes", "evaluates_test_loss", "fitting", "usable"]
 
 #: Configs of a pack at most, and weights of a stack: more gain nothing, the GPU is busy already.
 LARGEST_ON_GPU = 512
@@ -59,6 +59,11 @@ def evaluates_test_loss(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[
     return np.asarray((settings["online"] == 0) | (settings.get("eval_every", 0) > 0))
 
 
+def usable(memory: int) -> float:
+    """Return the bytes that packs may take of those that are free on a GPU."""
+    return max(0.0, (1 - MARGIN) * memory - RESERVED)
+
+
 def fitting(
     memory: int, weights: NDArray[np.float64], settings: Mapping[str, NDArray[np.float64]]
 ) -> NDArray[np.int64]:
@@ -68,6 +73,5 @@ def fitting(
         memory: bytes that are free on it.
         weights, settings: as :func:`config_bytes` takes them.
     """
-    room = max(0.0, (1 - MARGIN) * memory - RESERVED)
-    sizes = np.minimum(room // config_bytes(weights, settings), WEIGHTS_ON_GPU // weights)
+    sizes = np.minimum(usable(memory) // config_bytes(weights, settings), WEIGHTS_ON_GPU // weights)
     return np.clip(sizes, 1, LARGEST_ON_GPU).astype(np.int64)

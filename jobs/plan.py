@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.jobs.pack_memory import evaluates_test_loss, fitting
+from mlpsubmit.jobs.pack_memory import config_bytes, evaluates_test_loss, fitting
 from mlpsubmit.jobs.store.masks import decode_mask, encode_mask
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters, log_spaced
 from mlpsubmit.spec.product import Axis
@@ -125,11 +125,23 @@ class Plan:
         return len(self._bounds) - 1
 
     @cached_property
+    def _group_settings(self) -> dict[str, NDArray[np.float64]]:
+        """The settings that cost and memory depend on, each (groups,)."""
+        group_shape = tuple(self.shape[axis] for axis in self.order[: self.outside])
+        return _by_group(self.cost_settings, self.order[: self.outside], group_shape)
+
+    @cached_property
     def pack_costs(self) -> NDArray[np.float64]:
         """The estimated cost of each pack, (packs,)."""
-        group_shape = tuple(self.shape[axis] for axis in self.order[: self.outside])
-        settings = _by_group(self.cost_settings, self.order[: self.outside], group_shape)
-        return np.asarray(self.pack_sizes * np.repeat(_costs(settings), self._group_packs))
+        costs = _costs(self._group_settings)
+        return np.asarray(self.pack_sizes * np.repeat(costs, self._group_packs))
+
+    @cached_property
+    def pack_bytes(self) -> NDArray[np.float64]:
+        """The estimated memory of each pack on a GPU, (packs,)."""
+        settings = self._group_settings
+        each = config_bytes(_weights(settings), settings)
+        return np.asarray(self.pack_sizes * np.repeat(each, self._group_packs))
 
     @cached_property
     def pack_sizes(self) -> NDArray[np.int64]:

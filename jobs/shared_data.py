@@ -186,10 +186,13 @@ class SharedData:
         return {name: _as_stored(value) for name, value in entries.items()}
 
     def _on_device(self, entries: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {
+        on_device = {
             name: value.to(self._device) if isinstance(value, torch.Tensor) else value
             for name, value in entries.items()
         }
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # packs on other streams use it too
+        return on_device
 
 
 def _identity(file: Mapping[str, Any]) -> str:

@@ -1,10 +1,15 @@
-"""One task: train the packs of a slice one after another, and append their results to a shard."""
+"""One task: train the packs of a slice, and append their results to a shard.
+
+On a CPU they train one after another, on a GPU as many side by side as fill it.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +22,12 @@ from mlpsubmit.jobs.heartbeat import (
     HEARTBEAT_SECONDS,
     SLOWEST_BEAT,
     Heartbeat,
+    PackHeartbeat,
     process_age,
 )
 from mlpsubmit.jobs.killed_packs import add_end, suspects_last
 from mlpsubmit.jobs.plan import PackRange, Plan, pack_file_name
+from mlpsubmit.jobs.room import Room
 from mlpsubmit.jobs.shared_data import SharedData
 from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store import run_directory, shards
@@ -33,6 +40,7 @@ from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.jobs.train_pack import PackOutcome, TaskContext, train_pack
+from mlpsubmit.jobs.turns import Turns
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.accel.compile import sharing_compiled
 from mlpsubmit.training.accel.cpu import cpu_name
@@ -131,9 +139,13 @@ def run_task(
         ):
             files.publish_json(environment_file(shard.path), [environment(device)])
             context = TaskContext(
-                *(run, sweep, plan, device, data, stop, heartbeat, meter, roofline, on_failure),
+                *(run, sweep, plan, device, data, stop, heartbeat, meter, roofline),
+                *(Turns(device), on_failure),
             )
-            task = _Task(context, shard, supervision)
+            room = Room.of(device, sweep, plan)
+            if on_failure is not None:  # a debugger is for one pack at a time
+                room = replace(room, most=1)
+            task = _Task(context, shard, room, supervision)
             if intent["gpus"] and device.type == "cpu":
                 return task.give_up(missing_gpu())
             return task.run(packs)
@@ -172,11 +184,17 @@ def _attempts_without_progress(run: RunDirectory, task: str) -> int:
 
 @dataclass(frozen=True)
 class _Task:
-    """One attempt at a slice."""
+    """One attempt at a slice.
+
+    Attributes:
+        training: the packs that are in training now.
+    """
 
     context: TaskContext
     shard: Shard
+    room: Room
     supervision: Supervision | None
+    training: list[PackRange] = field(default_factory=list)
 
     def run(self, packs: Sequence[PackRange]) -> str:
         """Train packs until the last, a signal, or a failure; return the outcome."""
@@ -184,20 +202,47 @@ class _Task:
         without_progress = heartbeat["without_progress"]
         if without_progress >= MAX_WITHOUT_PROGRESS:
             return self.give_up(NO_PROGRESS)
-        for pack in packs:
+        try:
+            proceed = self._train_all(packs)
+        except Interrupted:
+            if not heartbeat["progressed"] and without_progress + 1 >= MAX_WITHOUT_PROGRESS:
+                return self.give_up(NO_PROGRESS)
+            heartbeat.update(state="interrupted")
+            return "interrupted"
+        heartbeat.update(state="done" if proceed else "interrupted")
+        return "done" if proceed else "stopped"
+
+    def _train_all(self, packs: Sequence[PackRange]) -> bool:
+        """Train packs, side by side where that pays; return whether none has stopped the task.
+
+        Raises:
+            Interrupted: if the task is to stop; the states of all packs in training are saved.
+        """
+        proceed, interrupted, turns = True, False, self.context.turns
+        waiting = deque(packs)
+        while True:
+            while waiting and proceed and not interrupted and self._starts(waiting[0]):
+                pack = waiting.popleft()
+                self.training.append(pack)
+                turns.start(partial(self._train_or_record, pack), partial(self._note, pack))
+            if not turns:
+                break
             try:
-                proceed = self._train_or_record(pack)
+                proceed &= all(turns.take())
             except Interrupted:
-                print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
-                if not heartbeat["progressed"] and without_progress + 1 >= MAX_WITHOUT_PROGRESS:
-                    return self.give_up(NO_PROGRESS)
-                heartbeat.update(state="interrupted")
-                return "interrupted"
-            if not proceed:
-                heartbeat.update(state="interrupted")
-                return "stopped"
-        heartbeat.update(state="done")
-        return "done"
+                interrupted = True
+        if interrupted:
+            raise Interrupted
+        return proceed
+
+    def _starts(self, pack: PackRange) -> bool:
+        """Return whether to start a pack now, beside those in training."""
+        return self.context.turns.open and self.room.fits_beside(pack, self.training)
+
+    def _note(self, pack: PackRange) -> None:
+        """Note the pack whose functions run next: if the process is killed, it was that one."""
+        if self.supervision is not None:
+            self.supervision.begin_pack(pack.number)
 
     def give_up(self, why: str) -> str:
         """Report why no attempt on this machine would train anything."""
@@ -207,17 +252,26 @@ class _Task:
 
     def _train_or_record(self, pack: PackRange) -> bool:
         """Train a pack and append its result or its failure; return whether to proceed."""
-        if self.context.stop.is_set():
-            raise Interrupted
-        if self.supervision is not None:
-            self.supervision.begin_pack(pack.number)
+        heartbeat = self.context.heartbeat.of_pack()
+        try:
+            if self.context.stop.is_set():
+                raise Interrupted
+            return self._trained(pack, heartbeat)
+        except Interrupted:
+            print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
+            raise
+        finally:
+            heartbeat.end()
+            self.training.remove(pack)
+
+    def _trained(self, pack: PackRange, heartbeat: PackHeartbeat) -> bool:
         first = self.context.sweep.config(int(self.context.plan.indices(pack)[0]))
-        self._report_start(pack, first)
-        started = time.monotonic()
+        _report_start(heartbeat, pack, first)
+        started, meter = time.monotonic(), self.context.meter.begin_pack()
         size = pack.stop - pack.start
         workload = Workload.of(self.context.sweep, first, size, pack.cost)
         try:
-            outcome = train_pack(self.context, pack)
+            outcome = train_pack(self.context, pack, heartbeat, meter)
         except Interrupted:
             raise
         except Exception as error:  # outside of the training of its parts, which handles its own
@@ -230,11 +284,12 @@ class _Task:
         finally:
             self.context.data.end_pack()
         if outcome.failures:
+            meter.discard()
             self._record_failures(pack, outcome)
             return not outcome.stopped
         assert outcome.arrays is not None  # every config has a result
         self.shard.append(pack.name + shards.FINISHED_SUFFIX, npz_bytes(outcome.arrays))
-        self.context.meter.finish_pack(workload)
+        meter.finish(workload)
         self._report_end(pack, "packs_done", speeds=self.context.meter.speeds())
         self.context.run.checkpoint(pack.name).unlink(missing_ok=True)
         self.context.run.pack_ends(pack.name).unlink(missing_ok=True)
@@ -258,27 +313,26 @@ class _Task:
         if outcome.checkpoint is not None:
             outcome.checkpoint.retry_failures()
             outcome.checkpoint.try_to_save()
-        self.context.meter.discard_pack()
         self._report_end(pack, "packs_failed")
         failed = pack.stop - pack.start - len(finished)
         print(f"pack {pack.name}: {failed} of {pack.stop - pack.start} configs failed", flush=True)
-
-    def _report_start(self, pack: PackRange, first: Config) -> None:
-        heartbeat = self.context.heartbeat
-        heartbeat.update(
-            state="training",
-            pack=pack.name,
-            pack_started=time.time(),
-            configs=pack.stop - pack.start,
-            step=0,
-            first_step=0,
-            max_iter=first.hyperparameters.max_iter,
-            loss=None,
-        )
-        heartbeat.publish()
 
     def _report_end(self, pack: PackRange, count: str, **fields: Any) -> None:
         """Count a pack that has a result or has failed."""
         heartbeat = self.context.heartbeat
         counted = {count: heartbeat[count] + 1, "cost_done": heartbeat["cost_done"] + pack.cost}
         heartbeat.update(progressed=True, **counted, **fields)
+
+
+def _report_start(heartbeat: PackHeartbeat, pack: PackRange, first: Config) -> None:
+    heartbeat.update(
+        state="training",
+        pack=pack.name,
+        pack_started=time.time(),
+        configs=pack.stop - pack.start,
+        step=0,
+        first_step=0,
+        max_iter=first.hyperparameters.max_iter,
+        loss=None,
+    )
+    heartbeat.publish()

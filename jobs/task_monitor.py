@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mlpsubmit.jobs.checkpoint import Checkpoint
-from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, Heartbeat
+from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, PackHeartbeat
 from mlpsubmit.jobs.pack_results import Arrays
 from mlpsubmit.jobs.signals import StopFlag
-from mlpsubmit.jobs.throughput.meter import ThroughputMeter
+from mlpsubmit.jobs.throughput.meter import PackMeter
 from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Monitor, Progress
 
 __all__ = ["TaskMonitor"]
@@ -53,9 +54,10 @@ class TaskMonitor(Monitor):
     Args:
         checkpoint: of the pack.
         stop: set when the task is to save and stop.
-        heartbeat: of the task.
-        meter: counts model-steps, over all packs of a task.
+        heartbeat: of the task, for this pack.
+        meter: counts the model-steps of the pack.
         interval: seconds between two saves; more if saves are slow.
+        pass_on: lets other packs queue their steps, while the device works on those of this one.
         verbose: print losses as they fall.
     """
 
@@ -63,10 +65,11 @@ class TaskMonitor(Monitor):
         self,
         checkpoint: Checkpoint,
         stop: StopFlag,
-        heartbeat: Heartbeat,
-        meter: ThroughputMeter,
+        heartbeat: PackHeartbeat,
+        meter: PackMeter,
         interval: float,
         *,
+        pass_on: Callable[[], None] = lambda: None,
         verbose: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
@@ -74,7 +77,7 @@ class TaskMonitor(Monitor):
         self.heartbeat = heartbeat
         self._meter = meter
         self._interval = interval
-        self._verbose = verbose
+        self._pass_on, self._verbose = pass_on, verbose
         self._configs = 0
         self._step_ideal: float | None = None
         #: When the stack was begun, the last save ended, and the loop last asked for one.
@@ -131,6 +134,10 @@ class TaskMonitor(Monitor):
         self.heartbeat.update(first_step=start, step=start)
         self._meter.start(self._step_ideal)
         return state
+
+    def before_wait(self) -> None:
+        """Let other packs queue their steps."""
+        self._pass_on()
 
     def due(self, step: int) -> bool:
         """Return whether it is time to save, or to stop."""

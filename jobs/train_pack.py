@@ -24,7 +24,7 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.failures import RowsFailure, failures_of
 from mlpsubmit.jobs.gpus import device_name
-from mlpsubmit.jobs.heartbeat import Heartbeat
+from mlpsubmit.jobs.heartbeat import Heartbeat, PackHeartbeat
 from mlpsubmit.jobs.killed_packs import MOST_KILLS, pack_ends
 from mlpsubmit.jobs.pack_results import Arrays, joined, stack_arrays
 from mlpsubmit.jobs.plan import PackRange, Plan
@@ -33,8 +33,9 @@ from mlpsubmit.jobs.shared_data import SharedData
 from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.task_monitor import TaskMonitor
-from mlpsubmit.jobs.throughput.meter import ThroughputMeter
+from mlpsubmit.jobs.throughput.meter import PackMeter, ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
+from mlpsubmit.jobs.turns import Turns
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.comparison import StackingError
@@ -57,6 +58,7 @@ class TaskContext:
         data: the entries of the data function.
         stop: set when the task is to save its pack and stop.
         roofline: the ideal time of model-steps; None if it was not measured.
+        turns: the packs that train side by side.
         on_failure: called with the first exception of a pack, which then stops; None to train the
             configs that do not raise.
         checked: the functions that a smoke test has passed.
@@ -71,6 +73,7 @@ class TaskContext:
     heartbeat: Heartbeat
     meter: ThroughputMeter
     roofline: Roofline | None
+    turns: Turns[bool]
     on_failure: OnFailure | None = None
     checked: set[tuple[int, ...]] = field(default_factory=set)
 
@@ -96,8 +99,13 @@ class PackOutcome:
     stopped: bool = False
 
 
-def train_pack(context: TaskContext, pack: PackRange) -> PackOutcome:
+def train_pack(
+    context: TaskContext, pack: PackRange, heartbeat: PackHeartbeat, meter: PackMeter
+) -> PackOutcome:
     """Train a pack, from its checkpoint if there is one.
+
+    Args:
+        heartbeat, meter: those of the pack.
 
     Raises:
         Interrupted: if the task is to stop; the state of the pack is saved.
@@ -112,9 +120,10 @@ def train_pack(context: TaskContext, pack: PackRange) -> PackOutcome:
     monitor = TaskMonitor(
         checkpoint,
         context.stop,
-        context.heartbeat,
-        context.meter,
+        heartbeat,
+        meter,
         60 * base.checkpoint_minutes,
+        pass_on=context.turns.pass_on,
         verbose=base.verbose,
     )
     stopped = _PackTraining(context, pack.name, configs, checkpoint, monitor).run()
@@ -296,6 +305,8 @@ class _PackTraining:
         """Return how to continue after an exception."""
         alone = len(self.rows) == 1
         if ran_out_of_memory(error):
+            if len(self.context.turns) > 1:
+                return self._wait_for_memory
             if not alone:
                 return self._halve
             raised = _does_not_fit(self.configs[self.rows[0]], self.context.device, error)
@@ -391,6 +402,14 @@ class _PackTraining:
         count = len(self.given)
         how = "one by one" if len(groups) == count else f"in {len(groups)} parts"
         print(f"pack {self.name}: {count} configs train {how}: {why}", flush=True)
+        self._begin_again()
+
+    def _wait_for_memory(self) -> None:
+        """Continue once no other pack trains beside this one."""
+        count = counted(len(self.rows), "config")
+        print(f"pack {self.name}: out of memory with {count} beside other packs", flush=True)
+        release_memory()
+        self.context.turns.wait_until_alone()
         self._begin_again()
 
     def _halve(self) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "full_precision_matmul",
     "functions_dtype",
     "keep_freed_memory",
+    "settings_kept",
 ]
 
 
@@ -129,6 +130,27 @@ def arithmetic(precision: str, deterministic: bool, device: torch.device) -> Ite
     algorithms = _deterministic_algorithms(device) if deterministic else contextlib.nullcontext()
     with _matmul_precision(precision), functions_dtype(precision), algorithms:
         yield
+
+
+@contextlib.contextmanager
+def settings_kept() -> Iterator[None]:
+    """Restore, at the end of the context, all that a training sets for the whole process.
+
+    So that trainings can take turns in one process.
+    """
+    filling: Any = torch.utils.deterministic
+    matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    tf32, benchmark, filled = cudnn.allow_tf32, cudnn.benchmark, filling.fill_uninitialized_memory
+    debug, dtype = torch.get_deterministic_debug_mode(), torch.get_default_dtype()
+    with torch.set_grad_enabled(torch.is_grad_enabled()):
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(matmul)
+            cudnn.allow_tf32, cudnn.benchmark = tf32, benchmark
+            filling.fill_uninitialized_memory = filled
+            torch.set_deterministic_debug_mode(debug)
+            torch.set_default_dtype(dtype)
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -27,7 +27,9 @@ def monitor(now: list[float], tmp_path: Path) -> TaskMonitor:
     """Three configs in training, to be saved every five minutes."""
     heartbeat = Heartbeat(tmp_path / "beat.json", 2.0, progressed=False)
     checkpoint = Checkpoint.load(tmp_path / "pack.pt", "cpu", 3)
-    monitor = TaskMonitor(checkpoint, StopFlag(), heartbeat, ThroughputMeter(), 300)
+    monitor = TaskMonitor(
+        checkpoint, StopFlag(), heartbeat.of_pack(), ThroughputMeter().begin_pack(), 300
+    )
     monitor.begin_stack(3)
     monitor.restore()
     return monitor

@@ -16,7 +16,7 @@ from mlpsubmit.jobs.heartbeat import Heartbeat, process_age
 from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.task_status import TaskStatus
-from mlpsubmit.jobs.throughput.meter import KEPT_WORKLOADS, ThroughputMeter
+from mlpsubmit.jobs.throughput.meter import KEPT_WORKLOADS, PackMeter, ThroughputMeter
 from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.training.accel.cpu import cpu_name
 from mlpsubmit.training.monitor import STATE_FORMAT, Progress
@@ -43,10 +43,11 @@ def meter(clock: Clock) -> ThroughputMeter:
 
 
 def test_the_speed_is_that_of_the_last_ten_seconds(meter: ThroughputMeter, clock: Clock) -> None:
-    meter.start(step_ideal=0.002)
+    pack = meter.begin_pack()
+    pack.start(step_ideal=0.002)
     for second in range(1, 31):
         clock.now += 1
-        meter.update(100 * min(second, 15) + 300 * max(0, second - 15))
+        pack.update(100 * min(second, 15) + 300 * max(0, second - 15))
     said = meter.fields()
     assert said["speed"] == pytest.approx(300)
     assert said["matmul_utilization"] == pytest.approx(0.6)
@@ -57,11 +58,12 @@ def test_the_speed_is_that_of_the_last_ten_seconds(meter: ThroughputMeter, clock
 def test_one_step_that_takes_longer_has_its_speed_all_the_same(
     meter: ThroughputMeter, clock: Clock
 ) -> None:
-    meter.start(None)
+    pack = meter.begin_pack()
+    pack.start(None)
     clock.now += 50
-    meter.update(10)
+    pack.update(10)
     clock.now += 50
-    meter.update(30)
+    pack.update(30)
     assert meter.fields()["speed"] == pytest.approx(20 / 50)
     assert meter.fields()["matmul_utilization"] is None
 
@@ -69,33 +71,36 @@ def test_one_step_that_takes_longer_has_its_speed_all_the_same(
 def test_what_is_counted_anew_replaces_what_was_guessed(
     meter: ThroughputMeter, clock: Clock
 ) -> None:
-    meter.start(0.1)
-    meter.update(64)
-    meter.update(60)
+    pack = meter.begin_pack()
+    pack.start(0.1)
+    pack.update(64)
+    pack.update(60)
     assert (meter.model_steps, meter.ideal_seconds) == (60, pytest.approx(6.0))
-    meter.start(0.2)
-    meter.update(10)
+    pack.start(0.2)
+    pack.update(10)
     assert (meter.model_steps, meter.ideal_seconds) == (70, pytest.approx(8.0))
+
+
+def trained(pack: PackMeter, clock: Clock, steps: int, seconds: float = 5) -> None:
+    pack.start(None)
+    clock.now += seconds
+    pack.update(steps)
+    pack.record(steps, full_size=True)
+    pack.stop()
 
 
 def test_the_time_of_a_task_is_that_of_its_packs(meter: ThroughputMeter, clock: Clock) -> None:
     for _ in range(2):
         clock.now += 1  # data, networks
-        meter.start(None)
-        clock.now += 5
-        meter.update(500)
-        meter.record(500, full_size=True)
-        meter.stop()
+        pack = meter.begin_pack()
+        trained(pack, clock, 500)
         clock.now += 2  # another stack of the same pack
-        meter.start(None)
-        clock.now += 5
-        meter.update(300)
-        meter.record(300, full_size=True)
-        meter.stop()
+        trained(pack, clock, 300)
         clock.now += 1
-        meter.finish_pack(WORKLOAD)
+        pack.finish(WORKLOAD)
+    pack = meter.begin_pack()
     clock.now += 10
-    meter.discard_pack()  # a pack that failed
+    pack.discard()  # a pack that failed
     (said,) = meter.speeds()
     assert {name: said[name] for name in ("packs", "model_steps", "training", "setup")} == {
         "packs": 2,
@@ -105,18 +110,35 @@ def test_the_time_of_a_task_is_that_of_its_packs(meter: ThroughputMeter, clock: 
     }
 
 
+def test_packs_side_by_side_share_the_time(meter: ThroughputMeter, clock: Clock) -> None:
+    packs = [meter.begin_pack(), meter.begin_pack()]
+    for pack in packs:
+        pack.start(0.5)
+    for _ in range(3):
+        clock.now += 2
+        for pack in packs:
+            pack.record(100, full_size=True)
+    for width, pack in enumerate(packs):
+        pack.update(300)
+        pack.finish(replace(WORKLOAD, width=width))
+    seconds = [said["training"] * 3 / 2 for said in meter.speeds()]  # of the later two blocks
+    assert sum(seconds) == pytest.approx(clock.now - Clock().now)
+    assert (meter.model_steps, meter.ideal_seconds) == (600, pytest.approx(300))
+
+
 def test_no_speed_is_below_zero(meter: ThroughputMeter, clock: Clock) -> None:
-    meter.start(0.1)
+    pack = meter.begin_pack()
+    pack.start(0.1)
     clock.now += 1
-    meter.update(64)
+    pack.update(64)
     clock.now += 20
-    meter.update(60)  # read back: fewer than had been guessed
+    pack.update(60)  # read back: fewer than had been guessed
     assert (meter.fields()["speed"], meter.fields()["matmul_utilization"]) == (0.0, 0.0)
 
 
 def test_a_heartbeat_stays_small(meter: ThroughputMeter) -> None:
     for width in range(1000):
-        meter.finish_pack(replace(WORKLOAD, width=width))
+        meter.begin_pack().finish(replace(WORKLOAD, width=width))
     assert len(meter.speeds()) == KEPT_WORKLOADS
 
 
@@ -126,7 +148,7 @@ def test_a_heartbeat_stays_small(meter: ThroughputMeter) -> None:
 def opened(folder: Path, meter: ThroughputMeter) -> TaskMonitor:
     heartbeat = Heartbeat(folder / "beat.json", 60)
     checkpoint = Checkpoint.load(folder / "pack.pt", "cpu", 4)
-    monitor = TaskMonitor(checkpoint, StopFlag(), heartbeat, meter, 60)
+    monitor = TaskMonitor(checkpoint, StopFlag(), heartbeat.of_pack(), meter.begin_pack(), 60)
     monitor.begin_stack(4)
     return monitor
 
@@ -169,7 +191,7 @@ def test_the_speed_of_a_kind_is_that_of_whole_stacks(
     clock.now += 50
     monitor.progress(read_back(1000, 1000 + 3 * 10, 0, rows=1))
     monitor.finish_stack({"row": np.arange(4)})
-    meter.finish_pack(WORKLOAD)
+    monitor._meter.finish(WORKLOAD)
     (said,) = meter.speeds()
     assert (said["model_steps"], said["training"]) == (4 * 64, 1.0)
 
@@ -177,11 +199,12 @@ def test_the_speed_of_a_kind_is_that_of_whole_stacks(
 def test_first_steps_that_compile_are_not_taken_for_usual_ones(
     meter: ThroughputMeter, clock: Clock
 ) -> None:
-    meter.start(None)
+    pack = meter.begin_pack()
+    pack.start(None)
     for seconds in (30.5, 0.5, 0.5):
         clock.now += seconds
-        meter.record(64, full_size=True)
-    meter.finish_pack(WORKLOAD)
+        pack.record(64, full_size=True)
+    pack.finish(WORKLOAD)
     (said,) = meter.speeds()
     assert (said["model_steps"], said["training"], said["setup"]) == (128, 1.0, 30.0)
 

@@ -26,7 +26,6 @@ from mlpsubmit.training import Interrupted, loop, train
 from mlpsubmit.training.accel.cuda_graph import CudaRecorder
 from mlpsubmit.training.accel.replay import (
     LARGEST_RECORDED,
-    STRIDE,
     WORTHWHILE_STEPS,
     ReplayedSteps,
     replay_wanted,
