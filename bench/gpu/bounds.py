@@ -2,18 +2,20 @@
 
 A roofline (Williams, Waterman and Patterson, 2009, doi.org/10.1145/1498765.1498785) of one step of
 one MLP of two hidden layers of width w, on n fresh inputs of dimension d, with SGD and a centred
-output. With W = w (d + w + 1) weights and A = 4 n w bytes of activations per layer:
+output. A share s of the configs evaluates f0: those of equal initial weights and batches have the
+same. With W = w (d + w + 1) weights and A = 4 n w bytes of activations per layer:
 
-- arithmetic: 2 n (4 W - d w) FLOPs. A forward pass of f, one of f0, and two products per layer
-  backward, except with respect to the inputs of the first layer.
-- memory, every operation a kernel: 31 A. Per hidden layer a forward pass writes the product, reads
-  and writes it for the ReLU, and reads it for the next product (4 A; twice, for f and f0); the
-  backward pass writes a product, reads two and writes one for the derivative of the ReLU, and reads
-  four: for the bias, for the weights (two), and, but for the first layer, for its inputs.
-- memory, elementwise operations fused into products (epilogues): 17 A, as above without them.
+- arithmetic: 2 n ((3 + s) W - d w) FLOPs. A forward pass of f, one of f0, and two products per
+  layer backward, except with respect to the inputs of the first layer.
+- memory, every operation a kernel: (23 + 8 s) A. Per hidden layer a forward pass writes the
+  product, reads and writes it for the ReLU, and reads it for the next product (4 A; of f, and of
+  f0); the backward pass writes a product, reads two and writes one for the derivative of the ReLU,
+  and reads four: for the bias, for the weights (two), and, but for the first layer, for its inputs.
+- memory, elementwise operations fused into products (epilogues): (13 + 4 s) A, as above without
+  them.
 - on top of either, the inputs are written once and read three times: 16 n d bytes; and the weights
-  pass seven times: f, f0, backward, the gradient written, and the update (two read, one written):
-  28 W bytes.
+  pass six times and s: f, f0, backward, the gradient written, and the update (two read, one
+  written): (24 + 4 s) W bytes.
 """
 
 from __future__ import annotations
@@ -22,25 +24,32 @@ import time
 from dataclasses import dataclass
 
 import torch
-from report import compact
 
 from mlpsubmit.jobs.throughput.roofline import matmul_rate, wait_for
 
 __all__ = ["Card", "flops"]
 
-UNFUSED, FUSED = 31, 17
+#: Passes over the activations of a layer: without f0, and of f0.
+UNFUSED, FUSED = (23, 8), (13, 4)
 
 
-def flops(width: int, batch: int, d: int) -> float:
-    """Return the FLOPs in matrix products of one model-step."""
+def flops(width: int, batch: int, d: int, initial: float = 1.0) -> float:
+    """Return the FLOPs in matrix products of one model-step.
+
+    Args:
+        initial: the share of the configs that evaluates f0.
+    """
     weights = width * (d + width + 1)
-    return 2.0 * batch * (4 * weights - d * width)
+    return 2.0 * batch * ((3 + initial) * weights - d * width)
 
 
-def moved_bytes(width: int, batch: int, d: int, passes: int) -> float:
+def moved_bytes(
+    width: int, batch: int, d: int, passes: tuple[int, int], initial: float = 1.0
+) -> float:
     """Return the bytes that one model-step moves, with so many passes over activations."""
     weights = width * (d + width + 1)
-    return 4.0 * (passes * batch * width + 4 * batch * d + 7 * weights)
+    over_activations = passes[0] + passes[1] * initial
+    return 4.0 * (over_activations * batch * width + 4 * batch * d + (6 + initial) * weights)
 
 
 @dataclass
@@ -61,18 +70,16 @@ class Card:
         rates = {name: matmul_rate(device, name) or 0.0 for name in precisions}
         return cls(_bandwidth(device), rates)
 
-    def bounds(self, width: int, batch: int, d: int, precision: str = "fp32") -> dict[str, float]:
+    def bounds(
+        self, width: int, batch: int, d: int, precision: str = "fp32", initial: float = 1.0
+    ) -> dict[str, float]:
         """Return the model-steps per second that each limit alone would allow."""
+        sizes = (width, batch, d)
         return {
-            "unfused": self.bandwidth / moved_bytes(width, batch, d, UNFUSED),
-            "epilogues": self.bandwidth / moved_bytes(width, batch, d, FUSED),
-            "arithmetic": self.rates[precision] / flops(width, batch, d),
+            "unfused": self.bandwidth / moved_bytes(*sizes, UNFUSED, initial),
+            "epilogues": self.bandwidth / moved_bytes(*sizes, FUSED, initial),
+            "arithmetic": self.rates[precision] / flops(*sizes, initial),
         }
-
-    def shown(self, width: int, batch: int, d: int, precision: str = "fp32") -> str:
-        """Return the bounds as text, in model-steps per second."""
-        found = self.bounds(width, batch, d, precision)
-        return ", ".join(f"{name} {compact(speed)}" for name, speed in found.items())
 
 
 def _bandwidth(device: torch.device) -> float:

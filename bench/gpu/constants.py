@@ -1,4 +1,4 @@
-"""Part g: the constants that were set without a GPU."""
+"""Part h: the constants that were set without a GPU."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from packs import BLOCK, GPU, BlockTimes, fitting_configs, speed, steps
+from packs import BLOCK, GPU, TRIALS, BlockTimes, fitting_configs, speed, steps
 from report import Report, compact
 from workload import Workload
 
@@ -47,7 +47,7 @@ def largest_recorded(report: Report) -> None:
     gains = {}
     for width in (64, 256, 1024, 4096) if GPU else (8,):
         for configs in (4, 64):
-            pack = Workload(width, configs)
+            pack = Workload(width, configs, trials=TRIALS)
             weights = configs * width * (width + 33)
             if weights > 1 << 28:
                 continue
@@ -72,7 +72,7 @@ def weights_on_gpu(report: Report) -> None:
         most = fitting_configs(width)
         sizes = sorted({most, *(4**i for i in range(5) if 4**i < most)})
         with steps(replayed=True):
-            speeds = {size: speed(Workload(width, size), 3) for size in sizes}
+            speeds = {size: speed(Workload(width, size, trials=TRIALS), 3) for size in sizes}
         best = max(speeds.values())
         enough = min(size for size in sizes if speeds[size] >= ENOUGH * best)
         report.add(
@@ -85,7 +85,7 @@ def weights_on_gpu(report: Report) -> None:
 
 
 def main(file: Path) -> None:
-    report = Report("g", file)
+    report = Report("h", file)
     for measure in (weights_on_gpu, worthwhile_steps, largest_recorded):
         measure(report)
         if GPU:

@@ -72,23 +72,26 @@ TRACES = {"ONLYTHRESHOLDS": False, "RECORD_EVERY": 50, "EVAL_EVERY": 50, "GRAB_E
 
 #: Per kind the settings, and the steps: some seconds of training.
 KINDS: dict[str, tuple[dict[str, Any], int]] = {
-    "online": ({}, 40_000),
+    "online": ({}, 30_000),
     "online, adam, traces and a grab": (
         {"OPTIMIZER": "adam", "LR": 1e-3, "grabs": {"out": mean_output}, **TRACES},
-        30_000,
+        15_000,
     ),
     "offline, tests, thresholds": (
         {"ONLINE": False, "EVAL_EVERY": 10, "LOSS_CHECKPOINTS": [0.5, 1e-7]},
-        20_000,
+        15_000,
     ),
-    "COMPILE=False": ({"COMPILE": False}, 4_000),
-    "steps that cannot be replayed": ({"batchfn": using_step}, 6_000),
-    "custom model, COMPILE=True": ({"MODEL": Tanh, "COMPILE": True}, 20_000),
+    "COMPILE=False": ({"COMPILE": False}, 2_000),
+    "steps that cannot be replayed": ({"batchfn": using_step}, 3_000),
+    "custom model, COMPILE=True": ({"MODEL": Tanh, "COMPILE": True}, 15_000),
     "one optimizer of torch.optim per config": (
         {"OPTIMIZER": "RMSprop", "LR": 1e-3, "axes": {"trial": range(2)}},
-        4_000,
+        2_000,
     ),
-    "bf16": ({"PRECISION": "bf16"}, 30_000),
+    "bf16, widths side by side": (
+        {"PRECISION": "bf16", "axes": {"WIDTH": [16, 32, 64], "trial": range(4)}},
+        15_000,
+    ),
 }
 
 
@@ -125,20 +128,17 @@ def differing(ours: xarray.Dataset, others: xarray.Dataset) -> list[str]:
     return alone + [str(name) for name in both if not ours[name].identical(others[name])]
 
 
-def kill_once_saved(runs: dict[str, Run], seconds: float = 40) -> set[str]:
-    """Kill the worker of each run once it has saved a state; return the kinds killed."""
-    waiting, end = dict(runs), time.monotonic() + seconds
-    while waiting and time.monotonic() < end:
-        for kind, run in list(waiting.items()):
-            beats = [task.heartbeat for task in run.status().tasks if task.heartbeat]
-            if beats and list((run.path / "checkpoints").glob("[!.]*.pt")):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(beats[0]["pid"], signal.SIGKILL)
-                del waiting[kind]
-            elif not run.status().busy:
-                del waiting[kind]
-        time.sleep(0.05)
-    return {kind for kind in runs if kind not in waiting and runs[kind].wait().state == "crashed"}
+def kill_once_saved(run: Run, seconds: float = 40) -> bool:
+    """Kill the worker of a run once it has saved a state; return whether it was caught."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and (status := run.status()).busy:
+        beats = [task.heartbeat for task in status.tasks if task.heartbeat]
+        if beats and list((run.path / "checkpoints").glob("[!.]*.pt")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(beats[0]["pid"], signal.SIGKILL)
+            break
+        time.sleep(0.02)
+    return run.wait().state == "crashed"
 
 
 def not_replayed(run: Run) -> list[str]:
@@ -147,8 +147,16 @@ def not_replayed(run: Run) -> list[str]:
     return sorted({line.split(": ", 1)[1] for line in lines if "steps are not replayed" in line})
 
 
-def compare(kind: str, whole: Run, broken: Run, was_killed: bool, report: Report) -> None:
-    """Resume what was killed, and compare it with the undisturbed run, bit for bit."""
+def compare(number: int, folder: str, report: Report) -> None:
+    """Train one kind undisturbed, and killed and resumed; compare the results bit for bit."""
+    kind, (changes, steps) = list(KINDS.items())[number]
+    whole, broken = (
+        launch(
+            sweep(number, changes, steps), executor="local", runs_dir=f"{folder}/{name}", tasks=1
+        )
+        for name in ("whole", "broken")
+    )
+    was_killed = kill_once_saved(broken)
     if was_killed:
         broken.resume()
     states = [run.wait() for run in (whole, broken)]
@@ -161,9 +169,9 @@ def compare(kind: str, whole: Run, broken: Run, was_killed: bool, report: Report
     different = differing(results(whole), results(broken))
     devices = {t.heartbeat["device"] for s in states for t in s.tasks if t.heartbeat}
     how = "killed and resumed" if was_killed else "not caught in time"
-    equal = "bits equal" if not different else f"differ: {', '.join(different)}"
     reasons = not_replayed(broken)
     how += f", steps not replayed: {reasons[0]}" if reasons else ""
+    equal = "bits equal" if not different else f"differ: {', '.join(different)}"
     report.add(
         kind,
         f"{how}, {equal} ({', '.join(sorted(devices))})",
@@ -191,25 +199,26 @@ def quickstart(folder: str, report: Report) -> None:
 
 
 def main(file: Path) -> None:
+    """Compare all kinds at the same time, each in a process: they wait for imports mostly."""
     report = Report("b", file)
+    numbers = range(len(KINDS)) if GPU else (1, 2)
     with tempfile.TemporaryDirectory() as folder:
-        kinds = list(KINDS.items()) if GPU else list(KINDS.items())[1:3]
-        runs: list[dict[str, Run]] = []
-        for attempt in ("whole", "broken"):
-            runs.append({})
-            for number, (kind, (changes, steps)) in enumerate(kinds):
-                runs[-1][kind] = launch(
-                    sweep(number, changes, steps),
-                    executor="local",
-                    runs_dir=f"{folder}/{attempt}",
-                    tasks=1,
-                )
-        killed = kill_once_saved(runs[1])
-        for kind in runs[0]:
-            compare(kind, runs[0][kind], runs[1][kind], kind in killed, report)
+        command = [sys.executable, __file__]
+        processes = {
+            number: subprocess.Popen([*command, f"{folder}/{number}.json", str(number), folder])
+            for number in numbers
+        }
         quickstart(f"{folder}/quickstart", report)
+        while processes:
+            for number in [n for n, process in processes.items() if process.poll() is not None]:
+                del processes[number]
+                report.extend(Path(f"{folder}/{number}.json"))
+            time.sleep(0.1)
     report.finish()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) == 2:
+        main(Path(sys.argv[1]))
+    else:
+        compare(int(sys.argv[2]), f"{sys.argv[3]}/{sys.argv[2]}", Report("b", Path(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""Part f: launches per step, and the share of the time in which the GPU is idle."""
+"""Part e: launches per step, and the share of the time in which the GPU is idle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from packs import BLOCK, GPU, fitting_configs, steps
+from packs import BLOCK, GPU, TRIALS, fitting_configs, steps
 from report import Report
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -26,7 +26,7 @@ class OneBlock(Monitor):
 
     def __init__(self) -> None:
         self.profiler = profile(
-            activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if GPU else [])],
+            activities=[ProfilerActivity.CUDA if GPU else ProfilerActivity.CPU],
             acc_events=True,
         )
 
@@ -68,12 +68,13 @@ def slowest(events: Iterable[Any], count: int = 12) -> list[tuple[str, float, fl
     ]
 
 
-def measure(width: int, replayed: bool, report: Report) -> None:
+def measure(width: int, replayed: bool, report: Report, precision: str = "fp32") -> None:
     """Profile one block of a pack."""
     configs = 1 if width > 4096 else fitting_configs(width)
-    pack, monitor = Workload(width, configs, 1024 if width > 4096 else 256), OneBlock()
+    batch = 1024 if width > 4096 else 256
+    pack, monitor = Workload(width, configs, batch, trials=TRIALS), OneBlock()
     with steps(replayed=replayed):
-        pack.train(5 * BLOCK, {}, monitor=monitor)
+        pack.train(5 * BLOCK, {"PRECISION": precision}, monitor=monitor)
     events = monitor.profiler.events() or []
     launched = sum(event.name.startswith(LAUNCHES) for event in events)
     busy, span = busy_time(events)
@@ -83,7 +84,7 @@ def measure(width: int, replayed: bool, report: Report) -> None:
     idle = 1 - busy / span if span else 0.0
     wanted = replayed and GPU
     report.add(
-        f"width {width} x {configs}, {'replayed' if replayed else 'eager'}",
+        f"width {width} x {configs}, {precision}, {'replayed' if replayed else 'eager'}",
         f"{launched / BLOCK:.1f} launches per step, GPU idle {idle:.1%}",
         target=f"idle under {IDLE_TARGET:.0%}" if wanted else "",
         passed=idle < IDLE_TARGET if wanted else None,
@@ -95,12 +96,15 @@ def measure(width: int, replayed: bool, report: Report) -> None:
 
 
 def main(file: Path) -> None:
-    report = Report("f", file)
+    report = Report("e", file)
     for width in (64, 256, 512, 2048, 8192) if GPU else (8,):
-        for replayed in (True, False):
-            measure(width, replayed, report)
-            if GPU:
-                torch.cuda.empty_cache()
+        measure(width, True, report)
+        if GPU:
+            torch.cuda.empty_cache()
+    for width, precision in ((64, "fp32"), (8192, "tf32")) if GPU else ((8, "fp32"),):
+        measure(width, False, report, precision)
+    if GPU:
+        measure(8192, True, report, "tf32")
     report.finish()
 
 

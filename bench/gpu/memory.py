@@ -1,4 +1,4 @@
-"""Part d: the memory that packs are planned with against what they take; and a real shortage."""
+"""Part f: the memory that packs are planned with against what they take; and a real shortage."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from workload import DEVICE, Workload, polynomials
 
 from mlpsubmit import Sweep, launch
 from mlpsubmit.jobs.pack_memory import config_bytes
+from mlpsubmit.training.accel.replay import LARGEST_RECORDED
 
 #: The prediction is never below the peak, and wastes at most this factor.
 WASTE = 4.0
@@ -32,8 +33,8 @@ def measure(pack: Workload, report: Report) -> None:
     if GPU:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    with steps(replayed=True):
-        pack.train(BLOCK // 4, {"OPTIMIZER": "adam"})
+    with steps(replayed=True, largest=LARGEST_RECORDED):
+        pack.train(BLOCK // 2, {"OPTIMIZER": "adam"})
     peak = float(torch.cuda.max_memory_allocated()) if GPU else 0.0
     predicted = predicted_bytes(pack)
     kind = "offline" if pack.test_rows else "online"
@@ -84,7 +85,7 @@ def shortage(report: Report) -> None:
 
 
 def main(file: Path) -> None:
-    report = Report("d", file)
+    report = Report("f", file)
     for width in (64, 1024, 8192, 16, 256, 4096) if GPU else (8,):
         measure(Workload(width, fitting_configs(width)), report)
     measure(Workload(256 if GPU else 8, 8, 1024, 32, test_rows=10_000 if GPU else 64), report)

@@ -15,10 +15,12 @@ from mlpsubmit.jobs.pack_memory import fitting
 from mlpsubmit.training import Monitor, Progress
 from mlpsubmit.training.accel import replay
 
-__all__ = ["BLOCK", "GPU", "BlockTimes", "fitting_configs", "planned", "speed", "steps"]
+__all__ = ["BLOCK", "GPU", "TRIALS", "BlockTimes", "fitting_configs", "planned", "speed", "steps"]
 
 GPU = DEVICE.type == "cuda"
 BLOCK = 64
+#: Different batches and initial weights of a pack: its other configs differ in LR or GAMMA, say.
+TRIALS = 8
 
 
 class BlockTimes(Monitor):
@@ -71,10 +73,14 @@ def planned(pack: Workload) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
 
 
 @contextlib.contextmanager
-def steps(*, replayed: bool) -> Iterator[None]:
-    """Replay every step, or none, within the context; under COMPILE="auto"."""
+def steps(*, replayed: bool, largest: int = 1 << 62) -> Iterator[None]:
+    """Replay every step, or none, within the context; under COMPILE="auto".
+
+    Args:
+        largest: weights of a stack up to which steps are replayed.
+    """
     before = replay.WORTHWHILE_STEPS, replay.LARGEST_RECORDED
-    limits = (0, 1 << 62) if replayed else (1 << 62, 0)
+    limits = (0, largest) if replayed else (1 << 62, 0)
     replay.WORTHWHILE_STEPS, replay.LARGEST_RECORDED = limits
     try:
         yield

@@ -61,6 +61,12 @@ class Report:
         print(_line(self._rows[-1]), flush=True)
         self._publish(complete=False)
 
+    def extend(self, file: Path) -> None:
+        """Add the rows of another file."""
+        for row in json.loads(file.read_text())["rows"]:
+            self._rows.append(Row(**row))
+        self._publish(complete=False)
+
     def finish(self) -> None:
         """Mark the part as complete."""
         self._publish(complete=True)
