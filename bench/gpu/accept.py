@@ -48,14 +48,14 @@ class Part:
 
 #: The most telling first.
 PARTS = (
-    Part("a", "the tests marked gpu", "marked_tests", 60),
-    Part("b", "whole runs, killed and resumed", "interrupted_runs", 70),
-    Part("c", "speed of the train loop", "speeds", 60),
-    Part("d", "packs side by side", "beside", 40),
-    Part("e", "launches and idle time", "launches", 30),
-    Part("f", "memory of packs", "memory", 35),
-    Part("g", "precisions", "precisions", 25),
-    Part("h", "constants", "constants", 30),
+    Part("a", "the tests marked gpu", "marked_tests", 75),
+    Part("b", "whole runs, killed and resumed", "interrupted_runs", 90),
+    Part("c", "speed of the train loop", "speeds", 55),
+    Part("d", "packs side by side", "beside", 35),
+    Part("e", "launches and idle time", "launches", 35),
+    Part("f", "memory of packs", "memory", 30),
+    Part("g", "precisions", "precisions", 15),
+    Part("h", "constants", "constants", 25),
 )
 
 

@@ -15,7 +15,7 @@ from mlpsubmit import Run, Sweep, launch
 from mlpsubmit.jobs import room
 
 WIDTHS = (16, 32, 48, 64, 96, 128, 192, 256) if GPU else (4, 8)
-STEPS = 12_000 if GPU else 100
+STEPS = 8_000 if GPU else 100
 FASTER = 3.0
 
 
@@ -24,10 +24,10 @@ def batches(bsz: int, gen: object) -> object:
     return polynomials(32, bsz, gen)  # type: ignore[arg-type]
 
 
-def trained(folder: str, name: str, most: int) -> tuple[Run, float]:
+def trained(folder: str, name: str, most: int, steps: int = STEPS) -> tuple[Run, float]:
     """Train the sweep, in this process; return the run and the seconds of its task."""
     axes = {"WIDTH": list(WIDTHS), "trial": range(3)}
-    fixed = {"N_SAMPLES": 256, "MAX_ITER": STEPS, "LOSS_CHECKPOINTS": []}
+    fixed = {"N_SAMPLES": 256, "MAX_ITER": steps, "LOSS_CHECKPOINTS": []}
     before, room.MOST_SIDE_BY_SIDE = room.MOST_SIDE_BY_SIDE, most
     try:
         sweep = Sweep("beside", axes, batchfn=batches, **fixed)
@@ -41,7 +41,7 @@ def trained(folder: str, name: str, most: int) -> tuple[Run, float]:
 def main(file: Path) -> None:
     report, most = Report("d", file), room.MOST_SIDE_BY_SIDE
     with tempfile.TemporaryDirectory() as folder:
-        trained(folder, "warm-up", most)  # CUDA and its libraries start
+        trained(folder, "warm-up", most, STEPS // 20)  # CUDA and its libraries start
         runs = {
             name: trained(folder, name, packs)
             for name, packs in (("alone", 1), ("beside", most), ("again", most))

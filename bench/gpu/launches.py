@@ -97,7 +97,7 @@ def measure(width: int, replayed: bool, report: Report, precision: str = "fp32")
 
 def main(file: Path) -> None:
     report = Report("e", file)
-    for width in (64, 256, 512, 2048, 8192) if GPU else (8,):
+    for width in (64, 256, 512, 8192) if GPU else (8,):
         measure(width, True, report)
         if GPU:
             torch.cuda.empty_cache()
