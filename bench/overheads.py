@@ -66,7 +66,8 @@ def largest_pack(width: int, batch: int) -> Workload:
 
 def monitor(folder: Path, pack: Workload, heartbeat: Heartbeat, interval: float) -> TaskMonitor:
     checkpoint = Checkpoint.load(folder / "pack.pt", DEVICE.type, pack.configs)
-    return TaskMonitor(checkpoint, threading.Event(), heartbeat, ThroughputMeter(), interval)
+    pack_meter = ThroughputMeter().begin_pack()
+    return TaskMonitor(checkpoint, threading.Event(), heartbeat.of_pack(), pack_meter, interval)
 
 
 def saves(width: int, steps: int, batch: int, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,14 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LARGEST_ON_GPU", "config_bytes", "evaluates_test_loss", "fitting", "usable"]
+__all__ = [
+    "LARGEST_ON_GPU",
+    "RECORDED_COPIES",
+    "config_bytes",
+    "evaluates_test_loss",
+    "fitting",
+    "usable",
+]
 
 #: Configs of a pack at most, and weights of a stack: more gain nothing, the GPU is busy already.
 LARGEST_ON_GPU = 512
@@ -23,9 +30,12 @@ WEIGHTS_ON_GPU = 1 << 27
 MARGIN, RESERVED = 0.15, 2 << 30
 
 #: Copies of the weights: these, the initial ones, gradients, two of an optimizer's, and two
-#: temporary ones of an update; gradients and temporary ones of the recorded steps; and two of all
-#: that a step changes while these are checked. Measured with Adam on an H100: 17.5.
-COPIES = 18
+#: temporary ones of an update.
+COPIES = 7
+
+#: Further ones where steps are recorded: gradients and temporary ones of the recorded steps, and
+#: two of all that a step changes while these are checked. With Adam on an H100 all took 17.5.
+RECORDED_COPIES = 11
 
 #: Times that a batch is held: as drawn, stacked, as the one of a recorded step, and a config's
 #: last; and a test set: as drawn, and stacked.
@@ -51,7 +61,8 @@ def config_bytes(
     activations = 2 * np.maximum(train, (depth + 1) * test_samples * width)
     samples = BATCHES * settings["n_samples"] + TEST_SETS * test_samples
     return np.asarray(
-        settings["precision"] * (COPIES * weights + activations + samples * settings["d"])
+        settings["precision"]
+        * ((COPIES + RECORDED_COPIES) * weights + activations + samples * settings["d"])
     )
 
 

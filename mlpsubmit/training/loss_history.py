@@ -160,7 +160,8 @@ class LossHistory(Part):
         else:
             smoothed = _smoothed(self._train_loss, losses, self._smoother)
             torch.where(self._active, smoothed, self._train_loss, out=self._train_loss)
-        active = self._active & self._train_loss.isfinite()
+        # Not isfinite(), which makes four passes: a difference that is not finite is NaN.
+        active = self._active & (self._train_loss - self._train_loss == 0)
         self._steps += active
         self._active.copy_(active)
         if self._thresholds.shape[1]:

@@ -13,7 +13,7 @@ from mlpsubmit.training.comparison import StackingError, unvectorised
 from mlpsubmit.training.guard import WriteError
 from mlpsubmit.training.oom import ran_out_of_memory
 
-__all__ = ["StackedLoss", "stacked_loss"]
+__all__ = ["StackedLoss", "differentiated", "stacked_loss"]
 
 #: From outputs (K, n, ...) and targets (1 or K, n, ...) to losses (K,).
 StackedLoss = Callable[[Tensor, Tensor], Tensor]
@@ -34,6 +34,25 @@ def stacked_loss(loss: str | Callable[[Tensor, Tensor], Tensor]) -> StackedLoss:
     if callable(loss):
         return _by_callable(loss)
     return {"mse": _mse, "cross_entropy": _cross_entropy}[loss]
+
+
+def differentiated(loss: StackedLoss, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return losses (K,), and their gradients (K, n, ...) with respect to the outputs.
+
+    That of ``mse``, 2 (f - y) / N over N entries, has the bits of autograd's in fewer passes.
+    """
+    if loss is _mse:
+        with torch.no_grad():
+            K, n = output.shape[:2]
+            error = output.reshape(K, n, -1) - y.reshape(len(y), n, -1)
+            losses = error.square().mean((1, 2))
+            gradient = (error * (2 / error[0].numel())).reshape(output.shape)
+            return losses, gradient.to(output.dtype)
+    with torch.enable_grad():
+        f = output.detach().requires_grad_()
+        losses = loss(f, y)
+        (gradient,) = torch.autograd.grad(losses.sum(), f)
+    return losses.detach(), gradient
 
 
 def _mse(output: Tensor, y: Tensor) -> Tensor:

@@ -194,6 +194,7 @@ class _Stacked(StackedOptimizer):
         first = stack.parameters[0]
         self._stack = stack
         self._like: dict[str, Any] = {"device": first.device, "dtype": first.dtype}
+        self._zero = torch.zeros((), **self._like)  # a number would be copied there at every use
         self.lrs = torch.tensor([[one[name] for name in stack.names] for one in lrs], **self._like)
         decays = [h.weight_decay for h in hyperparameters]
         self._has_decay = any(decays)
@@ -208,7 +209,7 @@ class _Stacked(StackedOptimizer):
         """
         lrs = (self.lrs * active.unsqueeze(1)).unbind(1)
         for i, (p, g) in enumerate(zip(self._stack.parameters, gradients, strict=True)):
-            g = torch.where(column(active, g), g, 0.0)
+            g = torch.where(column(active, g), g, self._zero)
             if self._has_decay:
                 g = torch.addcmul(g, p, column(self.weight_decays, p))
             yield i, p, g, column(lrs[i], p)

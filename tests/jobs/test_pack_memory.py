@@ -25,7 +25,7 @@ from mlpsubmit.jobs.gpus import (
     memory_of_type,
     visible_entries,
 )
-from mlpsubmit.jobs.pack_memory import LARGEST_ON_GPU, RESERVED, config_bytes
+from mlpsubmit.jobs.pack_memory import LARGEST_ON_GPU, RECORDED_COPIES, RESERVED, config_bytes
 from mlpsubmit.jobs.plan import LARGEST_PACK, Plan, make_plan
 from mlpsubmit.runs.launch import prepare
 from mlpsubmit.slurm_templates import Template
@@ -148,7 +148,7 @@ def measured(
     values["precision"] = np.array([4.0])
     weights = sum(parameter.numel() for parameter in model(d, width, depth).parameters())
     estimate = config_bytes(np.array([float(weights)]), {**values, "d": np.array([float(d)])})
-    return watch.peak / K, float(estimate[0])
+    return watch.peak / K, float(estimate[0]) - 4 * RECORDED_COPIES * weights
 
 
 SHAPES = {
@@ -162,8 +162,8 @@ SHAPES = {
 
 
 #: Up to how many times what is taken here the estimate may be. Activations count twice in it, for
-#: the recorded step of a GPU, which a CPU does not have; an optimizer with more state takes more of
-#: the weights' seven copies.
+#: the recorded step of a GPU, which a CPU does not have (its weights are left out); an optimizer
+#: with more state takes more of the weights' seven copies.
 LARGEST_RATIO = {
     "weights": 3.2,
     "activations": 3.3,

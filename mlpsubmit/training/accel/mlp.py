@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.training.batches import Batch, column
-from mlpsubmit.training.losses import StackedLoss
+from mlpsubmit.training.losses import StackedLoss, differentiated
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.parametrizations import is_plain, relu_scale
 
@@ -80,14 +80,11 @@ class ClosedForm:
         Args:
             tensors: the parameters and buffers, each (K, ...).
             initial_output: (K, n, ...), subtracted from the outputs, or a number.
-            loss: from outputs (K, n, ...) and targets to losses (K,); differentiated by autograd.
+            loss: from outputs (K, n, ...) and targets to losses (K,).
         """
         with torch.no_grad():
             signals = self._forward(tensors, batch.X, batch.shared)
-        output = signals[-1].requires_grad_()
-        losses = loss(output - initial_output, batch.targets)
-        (d_output,) = torch.autograd.grad(losses.sum(), output)
-        with torch.no_grad():
+            losses, d_output = differentiated(loss, signals[-1] - initial_output, batch.targets)
             return losses, self._backward(tensors, signals, d_output)
 
     def _forward(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> list[Tensor]:

@@ -12,7 +12,7 @@ from mlpsubmit.spec.hyperparameters import PARAMETRIZATIONS, validate
 from mlpsubmit.training import MLP, Interrupted, StateError, train, weights_rng
 from mlpsubmit.training.accel.mlp import ClosedForm
 from mlpsubmit.training.batches import Batch
-from mlpsubmit.training.losses import stacked_loss
+from mlpsubmit.training.losses import differentiated, stacked_loss
 from mlpsubmit.training.parametrizations import parametrize
 from mlpsubmit.training.stack import Stack
 
@@ -244,3 +244,22 @@ def test_other_models_are_left_to_autograd(build: Any) -> None:
     model = build()
     parametrize(model, "mup")
     assert ClosedForm.of([model]) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (4, 256, 1), (2, 100, 3)], ids=str)
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_gradient_of_mse_has_the_bits_of_autograd(
+    shape: tuple[int, ...], dtype: torch.dtype, shared: bool
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    y = torch.randn(1 if shared else shape[0], *shape[1:], generator=draw, dtype=dtype)
+    loss = stacked_loss("mse")
+    for exponent in range(-20, 20):
+        output = torch.randn(*shape, generator=draw, dtype=dtype) * 10.0**exponent
+        f = output.clone().requires_grad_()
+        losses = loss(f, y)
+        (gradient,) = torch.autograd.grad(losses.sum(), f)
+        found = differentiated(loss, output, y)
+        assert torch.equal(found[0], losses)
+        assert torch.equal(found[1], gradient)
