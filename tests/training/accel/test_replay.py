@@ -235,6 +235,39 @@ def test_replayed_steps_are_eager_steps(
     assert eager.status.max() == 2 or name in ("adam", "adamw")
 
 
+def test_steps_that_nothing_looks_at_are_replayed_together(job, same, recording, capsys):
+    run = job(MAX_ITER=64, PERCENT_THRESHOLDS=[1e-9])
+    eager, weights = run()
+    recorder = recording()
+    replayed, again = run()
+    same(eager, replayed)
+    assert_equal_weights(weights, again)
+    # Step 0 is plain and step 1 watched; 2 and 3 are checked one by one, 4 to 11 together; then
+    # there are six strides, and four single steps up to the end of the block.
+    assert recorder.replays == 2 + 1 + 6 + 4
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"EVAL_EVERY": 20},
+        {"ONLYTHRESHOLDS": False, "RECORD_EVERY": 17, "EVAL_EVERY": 13, "GRAB_EVERY": 29},
+        {"ONLYTHRESHOLDS": False, "RECORD_EVERY": "log:9", "GRAB_EVERY": "log:5"},
+        {"ONLINE": False, "EVAL_EVERY": 11},
+    ],
+    ids=str,
+)
+def test_nothing_is_skipped_between_the_steps_of_a_stride(settings, job, same, recording):
+    run = job(MAX_ITER=90, **settings)
+    eager, weights = run()
+    recorder = recording()
+    replayed, again = run()
+    same(eager, replayed)
+    assert_equal_weights(weights, again)
+    assert recorder.replays < 70
+
+
 class Counted(nn.Module):
     """A network that counts its forward passes in a buffer, and depends on their number."""
 
@@ -471,7 +504,7 @@ def test_where_recording_fails_the_steps_go_on(replaying, same, make_mlps, capsy
     )
 
 
-@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("at", [1, 2, 3])
 @pytest.mark.parametrize("how", ["wrong", "off", "raises"])
 def test_a_replay_that_goes_wrong_leaves_no_trace(at, how, replaying, same, make_mlps, capsys):
     class Faulty(Recorder):
@@ -488,7 +521,7 @@ def test_a_replay_that_goes_wrong_leaves_no_trace(at, how, replaying, same, make
             return made
 
     recorder = replaying(Faulty())
-    line, _, _ = refused(drawing, recorder, same, make_mlps, capsys)
+    line, _, _ = refused(drawing, recorder, same, make_mlps, capsys, ONLYTHRESHOLDS=True)
     reason = {"raises": "RuntimeError: launch failed"}.get(
         how, "a replayed step differs from the same step made eagerly"
     )
