@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.spec.libraries import is_library
+from mlpsubmit.training.comparison import names_used
 
 __all__ = ["Held", "closure_of", "described", "difference", "held", "keeps_state"]
 
@@ -231,7 +232,7 @@ class _Reader:
             defaults = dict(zip(arguments[::-1], (function.__defaults__ or ())[::-1], strict=False))
             defaults |= function.__kwdefaults__ or {}
             parts |= {f" the default of its argument {n!r}": v for n, v in defaults.items()}
-            used = _names_used(function.__code__) & function.__globals__.keys()
+            used = function.__globals__.keys() & set(names_used(function.__code__))
             parts |= {f" the global {name!r}": function.__globals__[name] for name in sorted(used)}
         return self._of(parts, "function")
 
@@ -294,14 +295,6 @@ def _attributes(value: Any) -> dict[str, Any]:
             if hasattr(value, name):
                 found[name] = getattr(value, name)
     return {f".{name}": v for name, v in found.items() if name not in _IGNORED}
-
-
-def _names_used(code: types.CodeType) -> set[str]:
-    names = set(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            names |= _names_used(const)
-    return names
 
 
 def _crc(content: Any) -> int:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from mlpsubmit.errors import SpecError
 from mlpsubmit.spec.libraries import is_library
 
-__all__ = ["Signature", "StackingError", "signature", "unvectorised"]
+__all__ = ["Signature", "StackingError", "names_used", "signature", "unvectorised"]
 
 
 class StackingError(SpecError):
@@ -370,7 +370,7 @@ class _Walk:
         for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
             self.cell(f"{place}: {name}", cell)
         if not is_library(str(function.__globals__.get("__name__", ""))):
-            names = _names_used(code)
+            names = names_used(code)
             if found := _LOST.intersection(names):
                 self.set_alone(f"{place} uses {min(found)}, which has no effect in a stack")
             self.globals(place, names, function.__globals__)
@@ -427,10 +427,10 @@ def _is_importable(cls: type) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _names_used(code: types.CodeType) -> tuple[str, ...]:
+def names_used(code: types.CodeType) -> tuple[str, ...]:
     """Return the names of globals and attributes in a function, and in those defined in it."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            names.update(_names_used(constant))
+            names.update(names_used(constant))
     return tuple(sorted(names))
