@@ -153,7 +153,7 @@ def process_age() -> float | None:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def is_alive(process: dict[str, Any]) -> bool:
+def is_alive(process: Mapping[str, Any]) -> bool:
     """Return whether a process is alive.
 
     Args:

@@ -203,7 +203,10 @@ class Plan:
             "pack_limits": [
                 [len(list(equal)), limit] for limit, equal in groupby(self.pack_limits.tolist())
             ],
-            "cost_settings": self.cost_settings,
+            "cost_settings": {
+                name: {"axis": axis, "values": values}
+                for name, (axis, values) in self.cost_settings.items()
+            },
             "threads": self.threads,
             "kept": None if self.kept is None else encode_mask(self.kept),
         }
@@ -220,7 +223,10 @@ class Plan:
             order=tuple(content["order"]),
             outside=content["outside"],
             pack_limits=np.repeat(limits, counts),
-            cost_settings={name: (i, v) for name, (i, v) in content["cost_settings"].items()},
+            cost_settings={
+                name: (setting["axis"], setting["values"])
+                for name, setting in content["cost_settings"].items()
+            },
             threads=content["threads"],
             kept=kept,
         )
