@@ -296,7 +296,7 @@ def _progress(
         if pack not in failed:
             left[pack] *= max(0.0, 1.0 - share)
     rates = {name: _rate(beat, plan) for name, beat in running.items()}
-    return 1.0 - float(left.sum()) / plan.cost, _remaining(run, left, tasks, rates)
+    return 1.0 - float(left.sum()) / (plan.cost or 1.0), _remaining(run, left, tasks, rates)
 
 
 def _shares(run: RunDirectory, beats: Beats, running: Container[str]) -> dict[int, float]:

@@ -24,7 +24,7 @@ MOST_ARRAYS = 4096
 _MEMBER = re.compile(r"(?:([0-9]{7,12})|reused-[0-9]{7,12})(\.npz|\.partial\.npz|\.failed\.json)")
 
 #: The kinds of the types (K,) of the arrays that every pack has, but for its timekeys and losses.
-_PER_CONFIG = {"index": "iu", "key": "S", "status": "iu", "steps": "iuf", "seconds": "f"}
+_PER_CONFIG = {"index": "iu", "key": "S", "status": "iu", "steps": "iu", "seconds": "f"}
 _SHARED = ("step", "eval_step", "grab_step")
 #: The arrays whose values are checked.
 CHECKED = ("index", "key", "status", *_SHARED)

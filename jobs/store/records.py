@@ -51,6 +51,9 @@ MOST_PACKS = 10_000_000
 #: Errors of one file that are listed.
 _MOST_ERRORS = 3
 
+#: The longest path of Linux.
+_LONGEST_PATH = 4096
+
 _T = TypeVar("_T")
 
 
@@ -58,6 +61,12 @@ def _without_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("should have no NUL character")
     return text
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or len(path) > _LONGEST_PATH:
+        raise ValueError("should be an absolute path")
+    return _without_nul(path)
 
 
 def _sweep_name(text: str) -> str:
@@ -68,6 +77,7 @@ def _sweep_name(text: str) -> str:
 
 #: Text that may be part of a path or of a command line.
 Text = Annotated[str, AfterValidator(_without_nul)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 SweepName = Annotated[str, AfterValidator(_sweep_name)]
 #: The name of an attribute of a dataset.
 Attribute = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
@@ -120,8 +130,8 @@ class ThresholdAxis(TypedDict):
 class Folders(TypedDict):
     """The working directory of a launch, and the run directory then."""
 
-    folder: Text
-    run: Text
+    folder: AbsolutePath
+    run: AbsolutePath
 
 
 @_open
@@ -149,7 +159,23 @@ class CostSettingRecord(TypedDict):
     """A setting: along an axis of the product, or one value."""
 
     axis: Index | None
-    values: Annotated[list[Amount], Field(min_length=1)]
+    values: Annotated[list[Annotated[float, Field(ge=0, le=1e18)]], Field(min_length=1)]
+
+
+@_open
+class CostSettings(TypedDict):
+    """The settings from which :mod:`mlpsubmit.jobs.plan` estimates costs."""
+
+    d: CostSettingRecord
+    width: CostSettingRecord
+    depth: CostSettingRecord
+    n_samples: CostSettingRecord
+    n_test: CostSettingRecord
+    max_iter: CostSettingRecord
+    eval_every: CostSettingRecord
+    online: CostSettingRecord
+    precision: CostSettingRecord
+    optimizer: CostSettingRecord
 
 
 @_open
@@ -167,7 +193,7 @@ class PlanRecord(TypedDict):
     pack_limits: list[
         Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
     ]
-    cost_settings: dict[str, CostSettingRecord]
+    cost_settings: CostSettings
     threads: Annotated[int, Field(ge=1, le=1 << 16)]
     kept: str | None
 
@@ -499,10 +525,11 @@ def _plan_problem(plan: PlanRecord) -> str:
         return f"it has {groups} groups; the most is {MOST_PACKS}"
     if sum(count for count, _ in plan["pack_limits"]) != groups:
         return f"pack_limits: not those of {groups} groups"
-    for name, setting in plan["cost_settings"].items():
+    for name in CostSettings.__annotations__:
+        setting: CostSettingRecord = plan["cost_settings"][name]  # type: ignore[literal-required]
         axis, size = setting["axis"], len(setting["values"])
         if axis not in [None, *order[:outside]] or size != (1 if axis is None else shape[axis]):
-            return f"cost_settings.{name:.80}: does not fit the shape"
+            return f"cost_settings.{name}: does not fit the shape"
     sizes = np.full(groups, points // groups)
     if plan["kept"] is not None:
         try:
@@ -544,7 +571,7 @@ def check_beat(file: Path, beat: Beat, packs: int) -> None:
         RunError: it has not.
     """
     needed = {"host", "pid"} if beat["state"] != "crashed" else set()
-    if beat["state"] == "training" or "pack" in beat:
+    if beat["state"] == "training" or {"pack", "max_iter"} & beat.keys():
         needed |= {"pack", "attempt", "supervised", "step", "cost_done"}
     if missing := sorted(needed - set(beat)):
         raise damaged(file, f"{', '.join(missing)}: missing")
