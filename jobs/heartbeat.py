@@ -71,7 +71,7 @@ class Heartbeat:
 
     def __exit__(self, type_: type[BaseException] | None, error: object, _: object) -> None:
         if type_ is not None:
-            self.update(state="crashed", error=f"{type_.__name__}: {error}")
+            self.update(state="crashed", error=f"{type_.__name__}: {error!s:.10000}")
         self._ended.set()
         self._thread.join()
         self.publish()

@@ -5,6 +5,7 @@ A checksum shows that bytes are as they were written, not that they are of this 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ _PER_CONFIG = {"index": "iu", "key": "S", "status": "iu", "steps": "iu", "second
 _SHARED = ("step", "eval_step", "grab_step")
 #: The arrays whose values are checked.
 CHECKED = ("index", "key", "status", *_SHARED)
-_NUMBERS = "biufc"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class PackSchema:
 
     Attributes:
         points: of the product of the axes.
-        thresholds: how many there are.
+        thresholds: how many there are; if they are an axis, the most.
         packs: of the plan.
     """
 
@@ -57,51 +57,55 @@ class PackSchema:
 
     def fits(self, headers: Mapping[str, ArrayHeader]) -> bool:
         """Return whether arrays of these shapes and types can be those of a pack."""
-        if not {*_PER_CONFIG, "timekeys", "train_loss"} <= headers.keys():
-            return False
-        configs = headers["index"].shape
-        lengths = {name: headers[name].shape for name in _SHARED if name in headers}
-        own = {name: headers[name] for name in headers.keys() - lengths.keys()}
-        return (
-            len(configs) == 1
-            and len(headers) <= MOST_ARRAYS
-            and all(
-                len(shape) == 1 and headers[n].dtype.kind == "i" for n, shape in lengths.items()
-            )
-            and all(header.shape[:1] == configs for header in own.values())
-            and all(
-                own[name].shape == configs and own[name].dtype.kind in kinds
-                for name, kinds in _PER_CONFIG.items()
-            )
-            and own["key"].dtype == np.dtype("S32")
-            and own["timekeys"].shape == (*configs, self.thresholds)
-            and own["timekeys"].dtype.kind == "i"
-            and all(self._fits_clock(name, header, lengths) for name, header in own.items())
-        )
-
-    def _fits_clock(
-        self, name: str, header: ArrayHeader, lengths: Mapping[str, tuple[int, ...]]
-    ) -> bool:
-        """Return whether a loss or a grab is one number per config, or one per recorded step."""
-        inner = header.shape[1:]
-        if name.startswith("grab."):
-            steps = lengths.get("grab_step", ())
-            return inner[: len(steps)] == steps
-        if name in ("train_loss", "test_loss"):
-            steps = lengths.get("step", ())
-            steps = lengths.get("eval_step", steps) if name == "test_loss" else steps
-            return header.dtype.kind in _NUMBERS and inner in ((), steps)
-        return name != "trained_together" or (not inner and header.dtype.kind in "iuf")
+        return _fits(self.thresholds, tuple(headers.items()))
 
     def fits_values(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
         """Return whether index, key, status and the recorded steps have possible values."""
-        index, status = arrays["index"], arrays["status"]
-        steps = [arrays[name] for name in _SHARED if name in arrays]
-        keys = arrays["key"].tobytes()
-        return bool(
-            ((index >= 0) & (index < self.points)).all()
-            and len(np.unique(index)) == len(index)
-            and np.isin(status, (DONE, DIVERGED)).all()
-            and not keys.translate(None, b"0123456789abcdef")
-            and all((own[:1] >= 0).all() and (np.diff(own) > 0).all() for own in steps)
+        # As lists: most packs are small, and each call of numpy costs as much as all of this.
+        index, status = arrays["index"].tolist(), arrays["status"].tolist()
+        steps = [arrays[name].tolist() for name in _SHARED if name in arrays]
+        return (
+            len(set(index)) == len(index)
+            and min(index, default=0) >= 0
+            and max(index, default=0) < self.points
+            and set(status) <= {DONE, DIVERGED}
+            and not arrays["key"].tobytes().translate(None, b"0123456789abcdef")
+            and all(own == sorted(set(own)) and min(own, default=0) >= 0 for own in steps)
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def _fits(thresholds: int, described: tuple[tuple[str, ArrayHeader], ...]) -> bool:
+    """Return whether arrays can be those of a pack; most packs of a run have equal ones."""
+    headers = dict(described)
+    if not {*_PER_CONFIG, "timekeys", "train_loss"} <= headers.keys() or len(headers) > MOST_ARRAYS:
+        return False
+    configs, timekeys = headers["index"].shape, headers["timekeys"]
+    shared = {name: headers[name] for name in _SHARED if name in headers}
+    own = {name: headers[name] for name in headers.keys() - shared.keys()}
+    return (
+        len(configs) == 1
+        and all(len(header.shape) == 1 and header.dtype.kind == "i" for header in shared.values())
+        and all(header.shape[:1] == configs for header in own.values())
+        and all(
+            own[name].shape == configs and own[name].dtype.kind in kinds
+            for name, kinds in _PER_CONFIG.items()
+        )
+        and own["key"].dtype == np.dtype("S32")
+        and timekeys.dtype.kind == "i"
+        and len(timekeys.shape) == 2
+        and timekeys.shape[1] <= thresholds
+        and all(_fits_clock(name, header, shared) for name, header in own.items())
+    )
+
+
+def _fits_clock(name: str, header: ArrayHeader, clocks: Mapping[str, ArrayHeader]) -> bool:
+    """Return whether a loss or a grab is one value per config, or one per recorded step."""
+    inner = header.shape[1:]
+    if name.startswith("grab."):
+        return "grab_step" not in clocks or inner[:1] == clocks["grab_step"].shape
+    if name in ("train_loss", "test_loss"):
+        clock = "eval_step" if name == "test_loss" and "eval_step" in clocks else "step"
+        traced = clock in clocks and inner == clocks[clock].shape
+        return header.dtype.kind in "iuf" and (traced or not inner)
+    return name != "trained_together" or (not inner and header.dtype.kind in "iuf")

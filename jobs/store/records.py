@@ -205,7 +205,7 @@ class PlanRecord(TypedDict):
 class Launched(TypedDict):
     """launched.json: the order of launches."""
 
-    number: Annotated[int, Field(ge=0, lt=1 << 63)]
+    number: Annotated[int, Field(ge=0)]
 
 
 @_open

@@ -347,7 +347,7 @@ def _online(sweep: Mapping[str, Any], shape: Sequence[int]) -> bool | NDArray[np
         if "online" in axis["names"]:
             values = np.array(axis["values"][axis["names"].index("online")], dtype=np.bool_)
             return np.broadcast_to(np.expand_dims(values, [*range(1, len(shape) - number)]), shape)
-    return bool(sweep["hyperparameters"]["online"])
+    return bool(sweep["hyperparameters"].get("online", True))
 
 
 def poll_seconds(status: Status) -> float:
