@@ -54,6 +54,7 @@ def created_run(spec: Path, runs: Path) -> Path:
         "executor": "local",
         "host": socket.gethostname(),
         "created": time.time(),
+        "gpus": False,
         "slices": slices,
     }
     run.submission(0).mkdir()
@@ -76,7 +77,8 @@ def finish(spec: Path, path: Path, missing: int = 0) -> None:
         task = run_directory.task_name(0, index)
         with Shard.claim(run.results.folder, task) as shard:
             _write_slice(shard, sweep, plan, ranges, plan.packs - missing)
-        beat = {"state": "done", "task": task, "packs": 1, "packs_done": 1}
+        process = {"host": socket.gethostname(), "pid": 1, "started": 0.0, "updated": 0.0}
+        beat = {"state": "done", "task": task, "packs": 1, "packs_done": 1, **process}
         files.publish_json(run.heartbeat(task), beat, sync=False)
 
 

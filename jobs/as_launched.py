@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlpsubmit.files import open_regular
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.spec.load import noting_imports, unpickle_surroundings, unpickle_sweep
@@ -64,7 +65,8 @@ def launched_sweep(path: Path, here: Callable[[str], str] = str) -> Iterator[Swe
     Args:
         here: returns where a folder of the launch is now.
     """
-    content = (path / run_directory.SWEEP_PICKLE).read_bytes()
+    with open_regular(path / run_directory.SWEEP_PICKLE) as file:
+        content = file.read()
     # Without its folder not in the current one, which may have files of the same names.
     with unpickle_surroundings(content).moved(here).applied(otherwise=path):
         sweep = unpickle_sweep(content)

@@ -51,7 +51,7 @@ class Checkpoint:
     @classmethod
     def load(cls, file: Path, device: str, configs: int) -> Checkpoint:
         """Return the content of the file; if it is unusable, a pack without progress."""
-        if file.exists():
+        if file.is_file():
             try:
                 content = torch.load(file, weights_only=True)
                 if content["device"] != device:

@@ -73,7 +73,7 @@ class Heartbeat:
 
     def __exit__(self, type_: type[BaseException] | None, error: object, _: object) -> None:
         if type_ is not None:
-            self.update(state="crashed", error=f"{type_.__name__}: {error}")
+            self.update(state="crashed", error=f"{type_.__name__}: {error!s:.10000}")
         self._ended.set()
         self._thread.join()
         self.publish()
@@ -197,7 +197,7 @@ def process_age() -> float | None:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def is_alive(process: dict[str, Any]) -> bool:
+def is_alive(process: Mapping[str, Any]) -> bool:
     """Return whether a process is alive.
 
     Args:

@@ -10,6 +10,7 @@ from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.heartbeat import same_boot
 from mlpsubmit.jobs.plan import PackRange
 from mlpsubmit.jobs.process_end import ProcessEnd
+from mlpsubmit.jobs.store import records
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.task_status import TaskStatus
 
@@ -22,9 +23,10 @@ MOST_KILLS = 2
 def pack_ends(run: RunDirectory, pack: str) -> list[ProcessEnd]:
     """Return the ends of the processes that were killed while they trained a pack, oldest first."""
     try:
-        return [ProcessEnd(**end) for end in files.read_json(run.pack_ends(pack))["ends"]]
+        ends = records.read(run.pack_ends(pack), records.Ends, files.SMALL_JSON)["ends"]
     except (FileNotFoundError, RunError):  # none, or torn by a power cut
         return []
+    return [ProcessEnd(**end) for end in ends]
 
 
 def add_end(run: RunDirectory, pack: str, end: ProcessEnd) -> None:

@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsubmit.errors import SpecError
 from mlpsubmit.jobs.pack_memory import config_bytes, evaluates_test_loss, fitting
 from mlpsubmit.jobs.store.masks import decode_mask, encode_mask
+from mlpsubmit.jobs.store.records import MOST_PACKS
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters, log_spaced
 from mlpsubmit.spec.product import Axis
 from mlpsubmit.spec.sweep import Sweep
@@ -215,7 +217,10 @@ class Plan:
             "pack_limits": [
                 [len(list(equal)), limit] for limit, equal in groupby(self.pack_limits.tolist())
             ],
-            "cost_settings": self.cost_settings,
+            "cost_settings": {
+                name: {"axis": axis, "values": values}
+                for name, (axis, values) in self.cost_settings.items()
+            },
             "threads": self.threads,
             "kept": None if self.kept is None else encode_mask(self.kept),
         }
@@ -232,7 +237,10 @@ class Plan:
             order=tuple(content["order"]),
             outside=content["outside"],
             pack_limits=np.repeat(limits, counts),
-            cost_settings={name: (i, v) for name, (i, v) in content["cost_settings"].items()},
+            cost_settings={
+                name: (setting["axis"], setting["values"])
+                for name, setting in content["cost_settings"].items()
+            },
             threads=content["threads"],
             kept=kept,
         )
@@ -253,6 +261,9 @@ def make_plan(
         threads: CPU threads of each task.
         finished: indices of configs whose results are known already.
         memory: bytes free on the GPU of each task; None if tasks train on CPUs.
+
+    Raises:
+        SpecError: there would be too many packs.
     """
     axes = sweep.product.axes
     outside = [i for i, axis in enumerate(axes) if not _stacks(axis)]
@@ -267,7 +278,7 @@ def make_plan(
         counts = kept.reshape(-1, group_size).sum(axis=1)
     cost_settings = {name: _cost_setting(sweep, name) for name in COST_SETTINGS}
     settings = _by_group(cost_settings, outside, group_shape)
-    return Plan(
+    plan = Plan(
         shape=sweep.product.shape,
         order=tuple(outside + inside),
         outside=len(outside),
@@ -276,6 +287,12 @@ def make_plan(
         threads=threads,
         kept=kept,
     )
+    if plan.packs > MOST_PACKS:
+        raise SpecError(
+            f"PACK_SIZE: the sweep would be cut into {plan.packs} packs, and a run may have "
+            f"{MOST_PACKS}; make packs larger, or divide the sweep"
+        )
+    return plan
 
 
 def _stacks(axis: Axis) -> bool:

@@ -103,7 +103,7 @@ class SharedData:
         file = self._run.data_file(key)
         with files.locked(file.with_suffix(".lock")):
             known = self._run.data_record(key)
-            if known is not None and file.exists():
+            if known is not None and file.is_file():
                 loaded = _read(file)
                 if content_hash(loaded) == known["hash"]:
                     return loaded

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from mlpsubmit.display.text import duration, throughput
 from mlpsubmit.jobs.failure_groups import FailureGroup, Points, grouped
 from mlpsubmit.jobs.heartbeat import is_alive
-from mlpsubmit.jobs.plan import Plan, Range
+from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
-from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
+from mlpsubmit.jobs.store.records import Beat, JobRecord
+from mlpsubmit.jobs.store.run_directory import INTENT, JOBS, RunDirectory, task_name
 from mlpsubmit.jobs.store.stored_results import REUSED_PREFIX
 from mlpsubmit.jobs.task_status import TaskStatus, mean_utilization
 from mlpsubmit.results.source import Failure
@@ -25,7 +26,7 @@ __all__ = ["Status", "TaskStatus", "read_status"]
 
 
 #: The last heartbeat of every task of a run, by its name.
-Beats = Mapping[str, dict[str, Any]]
+Beats = Mapping[str, Beat]
 
 #: Seconds of training from which on the pack in training shows how fast a task is.
 ENOUGH_SECONDS = 10.0
@@ -47,6 +48,8 @@ class Status:
         retry: the state of the job that will resume what is missing; empty if there is none.
         retry_failure: the state of a retry job that failed; empty if none did.
         points: the axes, and the configs of this run that are done; None if none has failed.
+        unreadable: why files of the run cannot be read, a text for each; what is in them does not
+            count.
     """
 
     run: str
@@ -67,6 +70,7 @@ class Status:
     retry_failure: str = ""
     matmul_utilization: float | None = None
     points: Points | None = None
+    unreadable: Sequence[str] = ()
 
     def __repr__(self) -> str:
         return f"Status({self.name} {self.run} {self.state}: {self.summary})"
@@ -149,6 +153,7 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     failed_retry = job is not None and not job.alive and job.state != "COMPLETED"
     fraction, remaining = _progress(run, plan, finished, failures, tasks, beats)
     speed, matmul_utilization = _speed(tasks, beats)
+    tasks = [_with_unreadable(run, task) for task in tasks]
     return Status(
         run=run.id,
         name=str(run.sweep["name"]),
@@ -168,6 +173,7 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
         retry_failure=str(job) if failed_retry and done < configs else "",
         matmul_utilization=matmul_utilization,
         points=_points(run, plan, finished, partly) if failures else None,
+        unreadable=tuple(run.unreadable[file] for file in sorted(run.unreadable)),
     )
 
 
@@ -186,12 +192,33 @@ def _submitted(
     if not submissions:
         return [], None
     number = submissions[-1]
-    if run.intent(number)["executor"] != "slurm":
+    intent = run.readable_intent(number)
+    if intent is None:
+        return [_unknown_tasks(run, number)], None
+    if intent["executor"] != "slurm":
         return _local_tasks(run, number, beats), None
     tasks = slurm_tasks(run, number, beats, scheduler)
     if any(task.live for task in tasks):
         return tasks, None
     return tasks, slurm_retry(run, number, scheduler)
+
+
+def _unknown_tasks(run: RunDirectory, number: int) -> TaskStatus:
+    """Return one status for all tasks of a submission whose intent is unreadable."""
+    folder = run.submission(number)
+    why = (
+        f"{run.unreadable[folder / INTENT]}; if no process or job of this submission is left, "
+        f"remove {folder}, and resume"
+    )
+    return TaskStatus(f"{folder.name}-*", "unknown", {}, None, why)
+
+
+def _with_unreadable(run: RunDirectory, task: TaskStatus) -> TaskStatus:
+    """Return a task with a word about its heartbeat in its reason if that is unreadable."""
+    problem = run.unreadable.get(run.heartbeat(task.name))
+    if problem is None:
+        return task
+    return replace(task, why="; ".join(filter(None, (task.why, problem))))
 
 
 def _reused(run: RunDirectory, names: set[str]) -> int:
@@ -227,16 +254,23 @@ def _local_tasks(run: RunDirectory, number: int, beats: Beats) -> list[TaskStatu
 
 
 def _local_task(
-    run: RunDirectory, submission: int, name: str, heartbeat: dict[str, Any], job: Any
+    run: RunDirectory,
+    submission: int,
+    name: str,
+    heartbeat: Mapping[str, Any],
+    job: JobRecord | None,
 ) -> TaskStatus:
     state, why = str(heartbeat.get("state", "")), ""
+    process = heartbeat or job
+    if process is None and (lost := run.unreadable.get(run.submission(submission) / JOBS)):
+        return TaskStatus(name, "unknown", {}, None, lost)
     if state not in ("done", "interrupted", "crashed"):
-        process = heartbeat or job
         alive = process is not None and is_alive(process)
         state = ("running" if heartbeat else "waiting") if alive else "crashed"
     if state == "crashed":
         why = str(heartbeat.get("error", "its process exited without reporting"))
-    return TaskStatus(name, state, heartbeat, job and run.log(submission, job["id"]), why)
+    log = None if job is None else run.log(submission, job["id"])
+    return TaskStatus(name, state, heartbeat, log, why)
 
 
 def _progress(
@@ -262,10 +296,10 @@ def _progress(
         if pack not in failed:
             left[pack] *= max(0.0, 1.0 - share)
     rates = {name: _rate(beat, plan) for name, beat in running.items()}
-    return 1.0 - float(left.sum()) / plan.cost, _remaining(run, left, tasks, rates)
+    return 1.0 - float(left.sum()) / (plan.cost or 1.0), _remaining(run, left, tasks, rates)
 
 
-def _shares(run: RunDirectory, beats: Beats, running: Beats) -> dict[int, float]:
+def _shares(run: RunDirectory, beats: Beats, running: Container[str]) -> dict[int, float]:
     """Return the trained fraction of the packs that are in training or have a saved state.
 
     The latter count whichever submission trained them.
@@ -313,7 +347,7 @@ def _remaining(
     """
     if not rates or min(rates.values()) <= 0:
         return None
-    slices = run.intent(int(tasks[0].name.partition("-")[0]))["slices"]
+    slices = run.intent(run.submissions()[-1])["slices"]
     longest, together = 0.0, 0.0
     for task in tasks:
         if task.live:
@@ -325,7 +359,7 @@ def _remaining(
     return max(longest, together / sum(rates.values()))
 
 
-def _packs_ahead(ranges: Sequence[Range], task: TaskStatus) -> NDArray[np.int64]:
+def _packs_ahead(ranges: Sequence[Sequence[int]], task: TaskStatus) -> NDArray[np.int64]:
     """Return the numbers of a task's packs from the pack in training on."""
     packs: NDArray[np.int64] = np.concatenate([np.arange(low, high) for low, high in ranges])
     at = np.flatnonzero(packs == int(task.heartbeat.get("pack", -1)))

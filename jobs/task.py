@@ -163,7 +163,7 @@ def _record_last_end(run: RunDirectory, task: str, supervision: Supervision | No
 
 
 def _to_train(
-    run: RunDirectory, plan: Plan, ranges: Sequence[tuple[int, int]], task: str
+    run: RunDirectory, plan: Plan, ranges: Sequence[Sequence[int]], task: str
 ) -> list[PackRange]:
     """Return the packs of a slice that no earlier attempt of its task has finished.
 

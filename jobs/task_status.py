@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit.display.text import throughput
+from mlpsubmit.errors import RunError
+from mlpsubmit.files import open_regular
 
 __all__ = ["TaskStatus", "mean_utilization"]
 
@@ -32,7 +34,7 @@ class TaskStatus:
 
     name: str
     state: str
-    heartbeat: dict[str, Any]
+    heartbeat: Mapping[str, Any]
     log: Path | None
     why: str = ""
     memory_kill: bool = False
@@ -79,11 +81,11 @@ class TaskStatus:
         if self.log is None:
             return []
         try:
-            with self.log.open("rb") as file:
+            with open_regular(self.log) as file:
                 size = file.seek(0, 2)
                 file.seek(max(0, size - _TAIL_BYTES))
                 text = file.read().decode(errors="replace")
-        except OSError:
+        except (OSError, RunError):
             return []
         return [line for line in text.splitlines() if line.strip()][-_TAIL_LINES:]
 

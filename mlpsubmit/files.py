@@ -1,6 +1,7 @@
 """Files and directories that appear complete or not at all, locks, and JSON.
 
 Everything that must be complete is written under a temporary name, flushed and renamed into place.
+What is read must be a regular file: a FIFO or a device in its place blocks, or has no end.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,14 +22,21 @@ from typing import Any, BinaryIO
 from mlpsubmit.errors import RunError
 
 __all__ = [
+    "LARGEST_JSON",
+    "SMALL_JSON",
     "json_bytes",
     "locked",
+    "open_regular",
     "publish",
     "publish_json",
     "published",
     "read_json",
     "sync_folder",
 ]
+
+#: The most bytes of a JSON file that is read or written, and of one of a few fields.
+LARGEST_JSON = 1 << 27
+SMALL_JSON = 1 << 20
 
 #: Errors of file systems that cannot flush folders, and of folders without read permission.
 _CANNOT_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES)
@@ -129,20 +138,60 @@ def json_bytes(content: Any) -> bytes:
 
 
 def publish_json(path: Path, content: Any, *, sync: bool = True) -> None:
-    """Publish a JSON file."""
-    publish(path, json_bytes(content), sync=sync)
-
-
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
+    """Publish a JSON file.
 
     Raises:
-        RunError: if it is not valid JSON.
+        RunError: it would be larger than :func:`read_json` reads.
     """
+    encoded = json_bytes(content)
+    if len(encoded) > LARGEST_JSON:
+        raise RunError(f"{path}: would have {_too_large(len(encoded), LARGEST_JSON)}")
+    publish(path, encoded, sync=sync)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading, without ever waiting for a writer.
+
+    Raises:
+        RunError: the path is a FIFO, a device, a socket or a folder.
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise RunError(f"{path}: is {_KINDS.get(stat.S_IFMT(mode), 'a folder')}; should be a file")
+    # Without waiting all the same: it may have been replaced since.
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        most: the bytes that it may have; a larger one is not read.
+
+    Raises:
+        RunError: if it is not valid JSON, too large, or not a regular file.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = b"" if size > most else file.read(most + 1)
+    if max(size, len(content)) > most:
+        raise RunError(f"{path}: is damaged (it has {_too_large(size, most)})")
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: is damaged ({error})") from error
+
+
+def _too_large(size: int, most: int) -> str:
+    return f"{size} bytes; the most is {most}"
 
 
 #: Seconds between two attempts to get a lock.
@@ -164,7 +213,9 @@ def locked(path: Path, *, wait: float = math.inf) -> Iterator[None]:
     """
     end = time.monotonic() + wait
     operation = fcntl.LOCK_EX | (0 if wait == math.inf else fcntl.LOCK_NB)
-    with path.open("ab") as file:
+    # A FIFO in its place has no reader: without O_NONBLOCK, opening it would wait for one.
+    opener = lambda name, flags: os.open(name, flags | os.O_NONBLOCK, 0o666)  # noqa: E731
+    with open(path, "ab", opener=opener) as file:
         # An sbatch that outlives the process that started it also holds the lock until it ends.
         os.set_inheritable(file.fileno(), True)
         while True:

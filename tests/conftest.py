@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 
 from mlpsubmit.cli.main import main
+from mlpsubmit.files import publish_json
+from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.records import CostSettings
+from mlpsubmit.jobs.store.run_directory import RunDirectory
 
 try:
     import torch
@@ -80,6 +84,78 @@ def mlpsubmit(
         return Outcome(int(ended.value.code or 0), out, err)
 
     return run
+
+
+class Records:
+    """Whole JSON records of a run directory, for tests of runs that were never launched."""
+
+    @staticmethod
+    def intent(slices: Any = (((0, 1),),), **fields: Any) -> dict[str, Any]:
+        """Return the content of an intent.json, for SLURM if ``executor`` is slurm."""
+        local = {"executor": "local", "host": "x", "created": 0.0, "gpus": False}
+        listed = [[list(one) for one in slice_] for slice_ in slices]
+        slurm = {"arrays": [], "retries": 0, "retry": None, "template": {}, "tasks": None}
+        slurm |= {"cluster": "mlp", "user": os.getuid()}
+        further = slurm if fields.get("executor") == "slurm" else {}
+        return {**local, **further, "slices": listed, **fields}
+
+    @staticmethod
+    def job(id: str, first: int = 0, count: int = 1, **fields: Any) -> dict[str, Any]:
+        """Return a job of a jobs.json."""
+        further = {"array": False, "host": "x", "pid": None, "process_start": None, "updated": 0.0}
+        return {"id": id, "first": first, "count": count, **further, **fields}
+
+    @staticmethod
+    def beat(**fields: Any) -> dict[str, Any]:
+        """Return a heartbeat of a task that has not begun a pack."""
+        own = {"state": "starting", "host": "x", "pid": 1, "started": 0.0, "updated": 0.0}
+        return {**own, **fields}
+
+    @staticmethod
+    def create(path: Path, packs: int = 10) -> RunDirectory:
+        """Create the directory of a run with packs of two configs each, along the axis ``n``."""
+        values = list(range(2 * packs))
+        one = {"axis": None, "values": [1.0]}
+        plan = {
+            "configs": 2 * packs,
+            "packs": packs,
+            "shape": [2 * packs],
+            "order": [0],
+            "outside": 0,
+            "pack_limits": [[1, 2]],
+            "cost_settings": dict.fromkeys(CostSettings.__annotations__, one),
+            "threads": 1,
+            "kept": None,
+        }
+        sweep = {
+            "format": run_directory.FORMAT,
+            "name": "a",
+            "id": path.name,
+            "fingerprint": "f",
+            "created": "",
+            "configs": 2 * packs,
+            "axes": [{"dimension": "n", "names": ["n"], "values": [values]}],
+            "included": None,
+            "reused": {"configs": 0, "members": 0},
+            "thresholds": [0.1],
+            "threshold_axis": None,
+            "tested": False,
+            "hyperparameters": {"online": True},
+            "devices": "all",
+            "launched_in": {"folder": str(path), "run": str(path)},
+            "origin": {},
+        }
+        for folder in run_directory.FOLDERS:
+            (path / folder).mkdir(parents=True, exist_ok=True)
+        publish_json(path / run_directory.SWEEP_JSON, sweep)
+        publish_json(path / run_directory.PLAN, plan)
+        return RunDirectory.open(path)
+
+
+@pytest.fixture
+def records() -> Records:
+    """Whole JSON records of a run directory."""
+    return Records()
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, settings
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
 from mlpsubmit.jobs.slurm.queue import JobState, Queue, sacct_records
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.records import Beat, JobRecord, Jobs
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.submission import Job
 from mlpsubmit.jobs.task_status import TaskStatus
@@ -58,7 +59,7 @@ class Scheduler:
 
 
 def slurm_tasks(
-    run: RunDirectory, number: int, heartbeats: Mapping[str, dict[str, Any]], scheduler: Scheduler
+    run: RunDirectory, number: int, heartbeats: Mapping[str, Beat], scheduler: Scheduler
 ) -> list[TaskStatus]:
     """Return the status of each task of a submission to SLURM."""
     intent = run.intent(number)
@@ -77,7 +78,7 @@ def slurm_tasks(
     submitting = len(ids) < len(names) and _is_submitting(run, scheduler)
     tasks = []
     for name in names:
-        beat: dict[str, Any] = heartbeats.get(name, {})
+        beat: Mapping[str, Any] = heartbeats.get(name, {})
         id = ids.get(name)
         job = states.get(id or "")
         state, why = resolved[name] or _resolve_state(beat, job, id, error, submitting, ended)
@@ -211,12 +212,13 @@ def _record_found_jobs(run: RunDirectory, number: int, queue: Queue, scheduler: 
         files.publish_json(run.submission(number) / run_directory.JOBS, {"jobs": jobs})
 
 
-def _recorded_jobs(run: RunDirectory, number: int) -> list[dict[str, Any]]:
-    recorded: list[dict[str, Any]] = (run.jobs(number) or {"jobs": []})["jobs"]
-    return recorded
+def _recorded_jobs(run: RunDirectory, number: int) -> list[JobRecord]:
+    return (run.jobs(number) or Jobs(jobs=[]))["jobs"]
 
 
-def _unrecorded_jobs(run: RunDirectory, number: int, queue: Queue) -> list[dict[str, Any]]:
+def _unrecorded_jobs(
+    run: RunDirectory, number: int, queue: Queue
+) -> list[JobRecord] | list[dict[str, Any]]:
     """Return the queued arrays that jobs.json lacks, in its format."""
     have = {job["first"] for job in _recorded_jobs(run, number)}
     return [

@@ -17,6 +17,17 @@ def encode_mask(mask: NDArray[np.bool_]) -> str:
 
 
 def decode_mask(text: str, size: int) -> NDArray[np.bool_]:
-    """Return the (size,) mask that :func:`encode_mask` wrote."""
-    content = zlib.decompress(base64.b64decode(text))
+    """Return the (size,) mask that :func:`encode_mask` wrote.
+
+    Raises:
+        ValueError: the text is no mask of that size.
+    """
+    most = -(-size // 8)
+    try:
+        # A kilobyte of text may decompress to a megabyte of zeros.
+        content = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), most + 1)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if len(content) != most:
+        raise ValueError(f"it should have {size} bits")
     return np.unpackbits(np.frombuffer(content, dtype=np.uint8), count=size).astype(bool)

@@ -3,23 +3,26 @@
 A shard holds an npz file per pack, and a run may have a hundred thousand packs of a few configs.
 Python's zipfile and numpy take about a millisecond to read one that small, nearly all of it for
 features that zip files of other origin may use. So files in the exact layout of :func:`npz_bytes`
-are read here directly; any other, damaged or rewritten, is left to zipfile and numpy.
+are read here directly. Large ones are read array by array with zipfile, of the same layout: arrays
+that are compressed, or that claim more bytes than they have, are damaged.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import math
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-__all__ = ["npz_bytes", "stored_arrays"]
+__all__ = ["ArrayHeader", "npz_bytes", "stored_arrays", "stored_headers"]
 
 #: The record that ends a zip: entries, and the size and offset of their directory.
 _END = struct.Struct("<4s6xH2I2x")
@@ -43,12 +46,38 @@ def stored_arrays(content: bytes) -> dict[str, NDArray[Any]] | None:
     """Return the arrays of an npz file that is whole and as :func:`npz_bytes` writes it.
 
     Returns:
-        None for any other content, which zipfile and numpy may be able to read.
+        None for any other content.
     """
     try:
         return dict(_arrays(content))
-    except (ValueError, struct.error):
+    except Exception:  # numpy raises half a dozen kinds for damaged bytes
         return None
+
+
+class ArrayHeader(NamedTuple):
+    """The shape and the type of a stored array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def stored_headers(archive: zipfile.ZipFile) -> dict[str, ArrayHeader]:
+    """Return the header of each array of an npz file, without reading the arrays.
+
+    Raises:
+        ValueError: an array does not have the bytes that its header claims.
+    """
+    headers = {}
+    for entry in archive.infolist():
+        _expect(entry.compress_type == zipfile.ZIP_STORED)
+        with archive.open(entry) as file:
+            magic, length = _NPY.unpack(file.read(_NPY.size))
+            _expect(magic == _VERSION_1)
+            shape, _, dtype = _described(file.read(length))
+        size = _NPY.size + length + math.prod(shape) * dtype.itemsize
+        _expect(entry.file_size == entry.compress_size == size)
+        headers[entry.filename.removesuffix(".npy")] = ArrayHeader(shape, dtype)
+    return headers
 
 
 def _arrays(content: bytes) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -79,7 +108,7 @@ def _array(stored: bytes) -> NDArray[Any]:
     """Return the array of a npy file."""
     magic, length = _NPY.unpack_from(stored)
     _expect(magic == _VERSION_1)
-    shape, is_fortran, dtype = _described(stored[8 : _NPY.size + length])
+    shape, is_fortran, dtype = _described(stored[_NPY.size : _NPY.size + length])
     array = np.frombuffer(stored, dtype, offset=_NPY.size + length)
     return array.copy().reshape(shape, order="F" if is_fortran else "C")
 
@@ -87,9 +116,9 @@ def _array(stored: bytes) -> NDArray[Any]:
 @functools.lru_cache(maxsize=1024)
 def _described(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Return shape, order and type of an array; most packs of a run have the same."""
-    read = npy.read_array_header_1_0
-    shape, is_fortran, dtype = read(io.BytesIO(header))  # type: ignore[no-untyped-call]
-    _expect(not dtype.hasobject)
+    read, start = npy.read_array_header_1_0, struct.pack("<H", len(header))
+    shape, is_fortran, dtype = read(io.BytesIO(start + header))  # type: ignore[no-untyped-call]
+    _expect(not dtype.hasobject and all(size >= 0 for size in shape))
     return shape, is_fortran, dtype
 
 

@@ -26,26 +26,34 @@
 | compiled/<machine>/          | torch, where COMPILE pays: code that other tasks use as well  |
 
 One writer per file. A published file is complete: a temporary name, fsync, rename; or it is a tar,
-and its torn tail is ignored. Nothing here unpickles.
+and its torn tail is ignored. Nothing here unpickles. The fields of the JSON files are those of
+:mod:`mlpsubmit.jobs.store.records`. Without sweep.json and plan.json there is no run; any other
+file that cannot be read is noted in :attr:`RunDirectory.unreadable`, and only its content is lost.
 """
 
 from __future__ import annotations
 
+import math
+import os
+import re
 import time
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from mlpsubmit.errors import RunError
-from mlpsubmit.files import publish_json, read_json
+from mlpsubmit.files import LARGEST_JSON, SMALL_JSON, publish_json, read_json
+from mlpsubmit.jobs.store import records
+from mlpsubmit.jobs.store.pack_schema import PackSchema
+from mlpsubmit.jobs.store.records import Beat, DataRecord, Intent, JobRecord, Jobs, Manifest
 from mlpsubmit.jobs.store.stored_results import StoredResults
 
 __all__ = ["FORMAT", "RunDirectory", "task_name"]
 
 #: Counted up whenever a name or the meaning of a file changes; runs of another one are refused.
-FORMAT = 4
+FORMAT = 5
 
 SWEEP_JSON = "sweep.json"
 SWEEP_PICKLE = "sweep.pkl"
@@ -70,28 +78,38 @@ LOG_SUFFIX = "_0_log.out"
 FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, HEARTBEATS)
 
 
+_SUBMISSION = re.compile(r"[0-9]{3,9}")
+_HEARTBEAT = re.compile(r"([0-9]{3,9})-([0-9]{4,9})\.json")
+
+_T = TypeVar("_T")
+
+
 def task_name(submission: int, index: int) -> str:
     """Return the name of a task in files."""
     return f"{submission:03d}-{index:04d}"
 
 
-def _content(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = read_json(file)
-    return content
-
-
 @dataclass(frozen=True)
 class RunDirectory:
-    """One launched sweep on disk."""
+    """One launched sweep on disk.
+
+    Attributes:
+        unreadable: the files that could not be read when they were read last, and why.
+    """
 
     path: Path
+    unreadable: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
+    #: By number, the intent of a submission, and what identifies the file that it was read from.
+    _intents: dict[int, tuple[tuple[int, ...], Intent]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
         """Return a run that exists.
 
         Raises:
-            RunError: if the folder is no run.
+            RunError: if the folder is no run, or its sweep.json or plan.json are damaged.
         """
         if not path.is_dir():
             raise RunError(f"{path}: no such folder")
@@ -100,24 +118,55 @@ class RunDirectory:
                 f"{path}: is not a run (it has no {SWEEP_JSON} and {PLAN}); give the folder that "
                 "launch printed, the name of a sweep, or the start of a run id"
             )
-        run = cls(path)
-        written = run.sweep.get("format") if isinstance(run.sweep, dict) else None
+        content = read_json(path / SWEEP_JSON)
+        written = content.get("format") if isinstance(content, dict) else None
         if written != FORMAT:
             raise RunError(
-                f"{path}: was written in format {written!r}; this mlpsubmit reads format {FORMAT}; "
-                "use the version that launched it"
+                f"{path}: was written in format {written!r:.80}; this mlpsubmit reads format "
+                f"{FORMAT}; use the version that launched it"
             )
+        run = cls(path)
+        records.check_run(path / SWEEP_JSON, run.sweep, path / PLAN, run.plan)
         return run
 
     @cached_property
-    def sweep(self) -> dict[str, Any]:
+    def sweep(self) -> Manifest:
         """The content of sweep.json."""
-        return _content(self.path / SWEEP_JSON)
+        return records.read(self.path / SWEEP_JSON, Manifest)
 
     @cached_property
-    def plan(self) -> dict[str, Any]:
+    def plan(self) -> records.PlanRecord:
         """The content of plan.json."""
-        return _content(self.path / PLAN)
+        return records.read(self.path / PLAN, records.PlanRecord)
+
+    def _readable(
+        self,
+        file: Path,
+        model: type[_T],
+        most: int = SMALL_JSON,
+        check: Callable[[_T], None] = lambda _: None,
+    ) -> _T | None:
+        """Return the content of a file; None if there is none, or it is unreadable.
+
+        Args:
+            most: the bytes that it may have.
+            check: raises a RunError for what the model does not exclude.
+        """
+        self.unreadable.pop(file, None)
+        try:
+            content = records.read(file, model, most)
+            check(content)
+        except FileNotFoundError:
+            return None
+        except (RunError, OSError) as error:
+            self.note_unreadable(file, error)
+            return None
+        return content
+
+    def note_unreadable(self, file: Path, error: RunError | OSError) -> None:
+        """Note a file that cannot be read."""
+        text = str(error) if isinstance(error, RunError) else f"{file}: {error.strerror}"
+        self.unreadable[file] = text
 
     @property
     def id(self) -> str:
@@ -130,10 +179,8 @@ class RunDirectory:
 
         0 if there is no record, or a damaged one.
         """
-        try:
-            return int(_content(self.path / LAUNCHED)["number"])
-        except (RunError, OSError, LookupError, TypeError, ValueError, OverflowError):
-            return 0
+        record = self._readable(self.path / LAUNCHED, records.Launched)
+        return 0 if record is None else record["number"]
 
     def record_launch(self, number: int) -> None:
         """Record a launch or resume by the user."""
@@ -142,7 +189,9 @@ class RunDirectory:
     @cached_property
     def results(self) -> StoredResults:
         """The finished and failed packs."""
-        return StoredResults(self.path / RESULTS)
+        shape = [len(axis["values"][0]) for axis in self.sweep["axes"]]
+        sizes = math.prod(shape), len(self.sweep["thresholds"]), self.plan["packs"]
+        return StoredResults(self.path / RESULTS, PackSchema(*sizes), self.unreadable)
 
     def checkpoint(self, pack: str) -> Path:
         """Return the file that holds the state of a pack."""
@@ -161,14 +210,12 @@ class RunDirectory:
         """Return the file of the entries of a data function."""
         return self.path / DATA / f"{key}.pt"
 
-    def data_record(self, key: str) -> dict[str, Any] | None:
+    def data_record(self, key: str) -> DataRecord | None:
         """Return what is recorded of the entries of a data function; None if that is lost."""
-        try:
-            return _content(self.data_file(key).with_suffix(".json"))
-        except (RunError, FileNotFoundError):
-            return None
+        file = self.data_file(key).with_suffix(".json")
+        return self._readable(file, DataRecord, LARGEST_JSON)
 
-    def data_records(self, besides: Container[str] = ()) -> dict[str, dict[str, Any]]:
+    def data_records(self, besides: Container[str] = ()) -> dict[str, DataRecord]:
         """Return the records of all entries that results of the run were made with, by key.
 
         Args:
@@ -182,19 +229,22 @@ class RunDirectory:
         """Return the heartbeat file of a task."""
         return self.path / HEARTBEATS / f"{task}.json"
 
-    def heartbeats(self, submission: int | None = None) -> dict[str, dict[str, Any]]:
+    def heartbeats(self, submission: int | None = None) -> dict[str, Beat]:
         """Return the heartbeat of every task that has one, of a submission or of all."""
-        tasks = "[!.]*" if submission is None else f"{submission:03d}-*"
-        names = sorted(file.stem for file in (self.path / HEARTBEATS).glob(f"{tasks}.json"))
+        numbers = self.submissions() if submission is None else [submission]
+        tasks = {number: self._tasks(number) for number in numbers}
+        found = [_HEARTBEAT.fullmatch(entry.name) for entry in _entries(self.path / HEARTBEATS)]
+        places = sorted((int(name[1]), int(name[2])) for name in found if name)
+        names = [task_name(*place) for place in places if place[1] < tasks.get(place[0], 0)]
         last = {name: self.last_heartbeat(name) for name in names}
         return {name: beat for name, beat in last.items() if beat is not None}
 
-    def last_heartbeat(self, task: str) -> dict[str, Any] | None:
-        """Return the last heartbeat of a task, of any attempt; None if none is complete."""
-        try:
-            return _content(self.heartbeat(task))
-        except (RunError, OSError):  # torn by a power cut, or just replaced
-            return None
+    def last_heartbeat(self, task: str) -> Beat | None:
+        """Return the last heartbeat of a task, of any attempt; None if none is readable."""
+        file = self.heartbeat(task)
+        return self._readable(
+            file, Beat, check=lambda beat: records.check_beat(file, beat, self.plan["packs"])
+        )
 
     # ---- submissions
 
@@ -204,35 +254,74 @@ class RunDirectory:
 
     def submissions(self) -> list[int]:
         """Return the numbers of the submissions whose intent is on disk, in order."""
-        folder = self.path / SUBMISSIONS
-        return sorted(int(file.parent.name) for file in folder.glob(f"*/{INTENT}"))
+        return [number for number in self._numbers() if self._intent_file(number).exists()]
+
+    def _numbers(self) -> list[int]:
+        """Return the numbers of all folders of submissions, in order."""
+        names = [entry.name for entry in _entries(self.path / SUBMISSIONS)]
+        found = {int(name) for name in names if _SUBMISSION.fullmatch(name)}
+        return sorted(number for number in found if f"{number:03d}" in names)
+
+    def _intent_file(self, number: int) -> Path:
+        return self.submission(number) / INTENT
 
     def next_submission(self) -> int:
         """Return the number of the submission that comes next."""
-        taken = [int(folder.name) for folder in (self.path / SUBMISSIONS).glob("[0-9]*")]
-        return max(taken, default=-1) + 1
+        return max(self._numbers(), default=-1) + 1
 
-    def intent(self, number: int) -> dict[str, Any]:
-        """Return the content of intent.json, which is written before anything is submitted."""
-        return _content(self.submission(number) / INTENT)
+    def intent(self, number: int) -> Intent:
+        """Return the content of intent.json, which is written before anything is submitted.
 
-    def jobs(self, number: int) -> dict[str, Any] | None:
-        """Return the jobs of a submission; None if its launch died before it had any."""
+        Raises:
+            RunError: it is damaged.
+        """
+        file = self._intent_file(number)
+        status = file.stat()
+        identity = (status.st_ino, status.st_mtime_ns, status.st_size)
+        known = self._intents.get(number)
+        if known is None or known[0] != identity:
+            intent = records.read(file, Intent)
+            records.check_slices(file, intent, self.plan["packs"])
+            self._intents[number] = known = identity, intent
+        return known[1]
+
+    def readable_intent(self, number: int) -> Intent | None:
+        """Return the intent of a submission; None if it is unreadable."""
+        file = self._intent_file(number)
+        self.unreadable.pop(file, None)
+        try:
+            return self.intent(number)
+        except (RunError, OSError) as error:
+            self.note_unreadable(file, error)
+            return None
+
+    def jobs(self, number: int) -> Jobs | None:
+        """Return the jobs of a submission; None if it has none, or they are unreadable."""
         file = self.submission(number) / JOBS
-        return read_json(file) if file.exists() else None
+        return self._readable(
+            file,
+            Jobs,
+            LARGEST_JSON,
+            lambda jobs: records.check_jobs(file, jobs, self.intent(number)),
+        )
 
     def tasks(self, number: int) -> int:
         """Return the number of tasks of a submission."""
         return len(self.intent(number)["slices"])
 
-    def task_jobs(self, number: int) -> dict[str, dict[str, Any]]:
+    def _tasks(self, number: int) -> int:
+        """Return the number of tasks of a submission; 0 if its intent is unreadable."""
+        intent = self.readable_intent(number)
+        return 0 if intent is None else len(intent["slices"])
+
+    def task_jobs(self, number: int) -> dict[str, JobRecord]:
         """Return the job of each task of a submission, as far as it has one.
 
         An entry of jobs.json covers ``count`` tasks from ``first`` on; if it is an array, the id of
         each task has an array index at its end.
         """
-        found = {}
-        for job in (self.jobs(number) or {"jobs": []})["jobs"]:
+        found: dict[str, JobRecord] = {}
+        for job in (self.jobs(number) or Jobs(jobs=[]))["jobs"]:
             for offset in range(job["count"]):
                 own = f"{job['id']}_{offset}" if job["array"] else job["id"]
                 found[task_name(number, job["first"] + offset)] = {**job, "id": own}
@@ -249,15 +338,27 @@ class RunDirectory:
     def ended(self, number: int) -> str | None:
         """Return why no task of a submission is to train any more; None if tasks may."""
         file = self.submission(number) / ENDED
-        return str(read_json(file)["why"]) if file.exists() else None
+        if not file.exists():
+            return None
+        ended = self._readable(file, records.Ended)
+        return self.unreadable[file] if ended is None else ended["why"]
 
     def superseded(self, number: int) -> str | None:
         """Return why a task of a submission that starts now is not to train; None if it is.
 
         A job that its launch believed lost may start after all.
         """
-        if not (self.submission(number) / INTENT).exists():
+        if not self._intent_file(number).exists():
             return "its submission was withdrawn"
         if max(self.submissions()) > number:
             return f"submission {max(self.submissions()):03d} has taken its place"
         return self.ended(number)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder; none if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []

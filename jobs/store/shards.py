@@ -16,8 +16,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.files import json_bytes, sync_folder
-from mlpsubmit.jobs.store.npz import stored_arrays
+from mlpsubmit.errors import RunError
+from mlpsubmit.files import LARGEST_JSON, json_bytes, open_regular, sync_folder
+from mlpsubmit.jobs.store.npz import ArrayHeader, stored_arrays, stored_headers
+from mlpsubmit.jobs.store.pack_schema import CHECKED, MOST_ARRAYS, PackSchema
+from mlpsubmit.jobs.store.records import FailedPack, checked
 from mlpsubmit.results.source import Failure
 
 __all__ = [
@@ -131,9 +134,13 @@ class Shard:
 
 
 def members(shard: Path) -> Iterator[Member]:
-    """Yield the whole members of a shard; a torn tail ends the iteration."""
+    """Yield the whole members of a shard; a torn tail ends the iteration.
+
+    Raises:
+        RunError: it is not a regular file.
+    """
     try:
-        file = shard.open("rb")
+        file = open_regular(shard)
     except FileNotFoundError:
         return  # a task that finished nothing removes its empty shard
     offset, size = 0, os.fstat(file.fileno()).st_size
@@ -144,8 +151,10 @@ def members(shard: Path) -> Iterator[Member]:
                 info = tarfile.TarInfo.frombuf(
                     file.read(tarfile.BLOCKSIZE), tarfile.ENCODING, "surrogateescape"
                 )
-            except tarfile.HeaderError:
+            except (tarfile.HeaderError, ValueError):
                 return  # the end blocks, or a header that was never written whole
+            if info.size < 0:
+                return
             start = offset + tarfile.BLOCKSIZE
             offset = start + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             if start + info.size > size:
@@ -161,11 +170,15 @@ class StoredPack:
     """A finished pack in a shard, a :class:`mlpsubmit.results.source.FinishedPack`.
 
     The arrays of a large one are read one by one, when they are used.
+
+    Args:
+        schema: of the packs of its run, which an intact one fits.
     """
 
-    def __init__(self, member: Member) -> None:
+    def __init__(self, member: Member, schema: PackSchema | None = None) -> None:
         self.member = member
         self.name = pack_name(member)
+        self._schema = schema
 
     @cached_property
     def _small(self) -> dict[str, NDArray[Any]] | None:
@@ -191,14 +204,28 @@ class StoredPack:
             return np.asarray(npz[array])
 
     def intact(self) -> bool:
-        """Return whether every array is there and has the checksum it was written with."""
-        if self._small is not None:
-            return True
+        """Return whether every array is there, can be one of the run, and has its checksum."""
+        if (small := self._small) is not None:
+            headers = {name: ArrayHeader(a.shape, a.dtype) for name, a in small.items()}
+            return self._fits(headers)
+        if self.member.size <= SMALL_PACK:
+            return False
         try:
+            if self._count() > MOST_ARRAYS:
+                return False
             with self._opened() as npz:
-                return len(npz.files) == self._count() and npz.zip.testzip() is None
+                headers = stored_headers(npz.zip)
+                whole = len(headers) == self._count() and self._fits(headers)
+                return whole and npz.zip.testzip() is None
         except Exception:  # zipfile and numpy raise half a dozen kinds for damaged bytes
             return False
+
+    def _fits(self, headers: Mapping[str, ArrayHeader]) -> bool:
+        if self._schema is None:
+            return True
+        return self._schema.fits(headers) and self._schema.fits_values(
+            {name: self[name] for name in CHECKED if name in headers}
+        )
 
     def _count(self) -> int:
         """Return how many arrays there are by the record that ends the zip."""
@@ -225,23 +252,38 @@ def failures_json(finished: Sequence[int], failures: Sequence[Mapping[str, Any]]
     return json_bytes({"finished": list(finished), "failures": list(failures)})
 
 
-def read_failures(pack: str, member: Member) -> tuple[NDArray[np.int64], list[Failure]]:
+def read_failures(
+    pack: str, member: Member, points: int
+) -> tuple[NDArray[np.int64], list[Failure]]:
     """Return the indices of a pack's configs with a result, and the failures of the others.
 
-    There are none if the bytes are damaged: the pack then counts as missing.
+    There are none if the member is damaged: the pack then counts as missing.
+
+    Args:
+        points: of the product of the axes.
     """
     try:
-        content = json.loads(member.read())
-        failures = [
-            Failure(_indices(one["indices"]), pack=pack, **{n: one[n] for n in _FAILURE_FIELDS})
-            for one in content["failures"]
-        ]
-        return _indices(content["finished"]), failures
-    except (ValueError, KeyError, TypeError):
+        if member.size > LARGEST_JSON:
+            raise ValueError
+        content = checked(json.loads(member.read()), FailedPack, member.name)
+    except (ValueError, RecursionError, RunError):
         return _indices([]), []
-
-
-_FAILURE_FIELDS = ("error", "traceback", "where", "line")
+    failures = [
+        Failure(
+            _indices(one["indices"]),
+            one["error"],
+            one["traceback"],
+            pack,
+            one["where"],
+            one["line"],
+        )
+        for one in content["failures"]
+    ]
+    indices = [content["finished"], *(one["indices"] for one in content["failures"])]
+    every = _indices([index for own in indices for index in own])
+    if len(np.unique(every)) < len(every) or (every >= points).any():
+        return _indices([]), []
+    return _indices(content["finished"]), failures
 
 
 def _indices(values: Sequence[int]) -> NDArray[np.int64]:

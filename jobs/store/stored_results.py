@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.errors import RunError
-from mlpsubmit.files import read_json
+from mlpsubmit.files import SMALL_JSON
+from mlpsubmit.jobs.store import records
+from mlpsubmit.jobs.store.pack_schema import PackSchema
 from mlpsubmit.jobs.store.shards import (
     FAILED_SUFFIX,
     FINISHED_SUFFIX,
@@ -25,6 +28,7 @@ from mlpsubmit.jobs.store.shards import (
     read_failures,
 )
 from mlpsubmit.results.source import Failure
+from mlpsubmit.spec.product import MOST_POINTS
 
 __all__ = ["REUSED", "REUSED_PREFIX", "Outcomes", "StoredResults", "environment_file"]
 
@@ -38,7 +42,7 @@ def environment_file(shard: Path) -> Path:
     return shard.with_suffix(".json")
 
 
-_SHARD_NAME = re.compile(r"(?P<task>[\w-]+)\.(?P<attempt>\d+)\.tar")
+_SHARD_NAME = re.compile(r"(?P<task>reused|[0-9]{3,9}-[0-9]{4,9})\.(?P<attempt>[0-9]{1,9})\.tar")
 
 
 class Outcomes(NamedTuple):
@@ -63,6 +67,9 @@ class StoredResults:
     """
 
     folder: Path
+    schema: PackSchema | None = None
+    #: The files that could not be read when they were read last, and why.
+    unreadable: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
     #: Members that were verified once: collect iterates over them several times.
     _intact: set[Member] = field(default_factory=set, repr=False, compare=False)
 
@@ -77,19 +84,41 @@ class StoredResults:
                 found.append((fresh, match["task"], int(match["attempt"]), file))
         return [file for *_, file in sorted(found)]
 
-    def environments(self) -> list[dict[str, Any]]:
+    def environments(self) -> list[dict[str, int | str]]:
         """Return what the results were made with: one entry per attempt, of earlier runs too."""
-        found: list[dict[str, Any]] = []
+        found: list[dict[str, int | str]] = []
         for shard in self.shards():
-            with contextlib.suppress(FileNotFoundError, RunError):
-                entries = read_json(environment_file(shard))
+            with self._noting(environment_file(shard)) as file:
+                entries = records.read(file, records.Environments, SMALL_JSON)
                 found += [entry for entry in entries if entry not in found]
         return found
 
+    @contextlib.contextmanager
+    def _noting(self, file: Path) -> Iterator[Path]:
+        """Note in :attr:`unreadable` whether a file can be read in the block."""
+        self.unreadable.pop(file, None)
+        try:
+            yield file
+        except FileNotFoundError:
+            pass
+        except RunError as error:
+            self.unreadable[file] = str(error)
+        except OSError as error:
+            self.unreadable[file] = f"{file}: {error.strerror}"
+
     def members(self, task: str = "*") -> Iterator[Member]:
-        """Yield the whole members of the shards of a task, or of all, oldest first."""
+        """Yield the whole members of the shards of a task, or of all, oldest first.
+
+        Those whose names are not of packs of the run are left out.
+        """
         for shard in self.shards(task):
-            yield from members(shard)
+            with self._noting(shard):
+                whole = members(shard)
+                if (schema := self.schema) is None:
+                    yield from whole
+                else:
+                    most = itertools.islice(whole, schema.most_members)
+                    yield from (member for member in most if schema.has(member.name))
 
     def packs(self) -> Iterator[StoredPack]:
         """Yield every pack with results except damaged ones, which train again."""
@@ -98,7 +127,7 @@ class StoredResults:
     def _whole(self, members: Iterable[Member]) -> Iterator[StoredPack]:
         for member in members:
             if member.name.endswith(FINISHED_SUFFIX):
-                pack = StoredPack(member)
+                pack = StoredPack(member, self.schema)
                 if member not in self._intact and pack.intact():
                     self._intact.add(member)
                 if member in self._intact:
@@ -132,12 +161,13 @@ class StoredResults:
 
         Only headers, and failures, are read: enough for the progress of a run.
         """
+        points = MOST_POINTS if self.schema is None else self.schema.points
         finished: set[str] = set()
         failed: dict[str, tuple[NDArray[np.int64], list[Failure]]] = {}
         for member in self.members():
             name = pack_name(member)
             if member.name.endswith(FAILED_SUFFIX):
-                failed[name] = read_failures(name, member)
+                failed[name] = read_failures(name, member, points)
             elif not member.name.endswith(PARTIAL_SUFFIX):
                 finished.add(name)
                 failed.pop(name, None)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsubmit.jobs.store.records import Beat
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.workload import Workload
 
@@ -165,7 +166,7 @@ def earlier_speeds(
     """
     beats = list(itertools.islice(_beats(runs, same_hardware), MOST_HEARTBEATS))
     found = [Speed.from_json(entry) for beat in beats for entry in beat.get("speeds", [])]
-    startups = [float(beat["startup"]) for beat in beats if beat.get("startup") is not None]
+    startups = [own for beat in beats if (own := beat.get("startup")) is not None]
     measured = [speed for speed in found if speed.training >= SHORTEST_SECONDS]
     return Speeds(measured, startups[0] if startups else 0.0, source)
 
@@ -173,10 +174,11 @@ def earlier_speeds(
 def _beats(
     runs: Iterable[RunDirectory],
     same_hardware: Callable[[Mapping[str, Any], Mapping[str, Any]], bool],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Beat]:
     """Yield the heartbeats of the same hardware, of the newest runs and submissions first."""
     for run in runs:
         for number in reversed(run.submissions()):
-            intent = run.intent(number)
+            if (intent := run.readable_intent(number)) is None:
+                continue
             beats = run.heartbeats(number).values()
             yield from (beat for beat in beats if same_hardware(intent, beat))

@@ -9,8 +9,12 @@ from pathlib import Path
 import click
 
 from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
+from mlpsubmit.files import open_regular
 
 __all__ = ["logs"]
+
+#: Bytes of a log that are in memory at a time.
+_BLOCK = 1 << 20
 
 
 @click.command()
@@ -46,10 +50,17 @@ def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None)
 
 def _print_new(label: str, file: Path, offset: int) -> int:
     """Print the whole lines of a log after an offset in bytes, and return the new offset."""
-    with file.open("rb") as log:
+    with open_regular(file) as log:
         log.seek(offset)
-        content = log.read()
-    whole = content[: content.rfind(b"\n") + 1]
-    for line in whole.decode(errors="replace").splitlines():
-        click.echo(f"{label}: {line}" if label else line)
-    return offset + len(whole)
+        while whole := _whole_lines(log.read(_BLOCK)):
+            for line in whole.decode(errors="replace").splitlines():
+                click.echo(f"{label}: {line}" if label else line)
+            offset += len(whole)
+            log.seek(offset)
+    return offset
+
+
+def _whole_lines(block: bytes) -> bytes:
+    """Return the whole lines of a block, or all of it if it is full and has no end of a line."""
+    end = block.rfind(b"\n") + 1
+    return block if not end and len(block) == _BLOCK else block[:end]

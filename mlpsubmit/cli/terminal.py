@@ -63,7 +63,7 @@ def render(status: Status) -> RenderableType:
         parts.append(Text(f"  a job will resume the missing configs: {status.retry}", "yellow"))
     if status.retry_failure:
         parts.append(Text(f"  {_retry_failure(status)}", "red"))
-    return Group(*parts, *_crashes(status), *_failures(status))
+    return Group(*parts, *_crashes(status), *_failures(status), *_unreadable(status))
 
 
 def _state(state: str) -> tuple[str, str]:
@@ -117,6 +117,15 @@ def _failures(status: Status) -> list[Text]:
         shown.append(
             Text(f"  ... and {counted(len(groups) - _REASONS, 'more reason')}; see mlpsubmit logs")
         )
+    return shown
+
+
+def _unreadable(status: Status) -> list[Text]:
+    """Return why files of the run cannot be read."""
+    texts = status.unreadable[:_REASONS]
+    shown = [Text.assemble(("  cannot be read: ", "red"), text) for text in texts]
+    if len(status.unreadable) > _REASONS:
+        shown.append(Text(f"  ... and {counted(len(status.unreadable) - _REASONS, 'more file')}"))
     return shown
 
 

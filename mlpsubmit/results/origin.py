@@ -27,6 +27,8 @@ def run_column(taken: list[str]) -> str:
 def run_of(path: Path) -> str | None:
     """Return the id of the run that a file or a zarr store is of; None if it has none."""
     try:
+        if not (path.is_file() or path.is_dir()):  # reading a FIFO would wait for a writer
+            return None
         run = _READERS[path.suffix.lower()](path)
     except Exception:  # not a file of that format, damaged, or not readable
         return None

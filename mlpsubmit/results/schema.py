@@ -31,6 +31,8 @@ TOGETHER_DESCRIPTION = "configs trained together, of a pack that was divided"
 # A grab without a trace is kept in memory for all configs if it has at most this many bytes per
 # config; larger ones are written config by config, like traces.
 SMALL_ROW_BYTES = 256
+#: The most values to which a grab of one config is padded.
+MOST_VALUES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -364,6 +366,11 @@ def _grab_variable(
             "dimensions for every config"
         )
     shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    if (padded := math.prod(shape)) > MOST_VALUES >= max(map(math.prod, shapes)):
+        raise UserError(
+            f"grab {name!r} has shapes so different ({', '.join(map(str, shapes[:4]))}) that each "
+            f"config would be padded to {padded} values; the most is {MOST_VALUES}"
+        )
     dims = tuple(f"{name}_dim{axis}" for axis in range(len(shape)))
     # Integers have no value for missing entries.
     gaps = len(shapes) > 1 or not np.isin(owner, list(with_grab)).all()

@@ -258,4 +258,5 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) 
         RunDirectory(temporary).record_launch(next_launch(path))
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
         prepared.reused.write(RunDirectory(temporary))
+        RunDirectory.open(temporary)  # what could not be read is not created
     return RunDirectory.open(path)

@@ -87,7 +87,10 @@ def _thresholds(sweep: Sweep) -> dict[str, Any]:
             columns = zip(*(axis.values(name) for name in kinds), strict=True)
             lists = [list(next(filter(None, values), ())) for values in columns]
             positions = list(range(max(map(len, lists))))
-            return {"thresholds": positions, "threshold_axis": [axis.dimension, lists]}
+            return {
+                "thresholds": positions,
+                "threshold_axis": {"dimension": axis.dimension, "values": lists},
+            }
     return {"thresholds": list(sweep.base.thresholds), "threshold_axis": None}
 
 

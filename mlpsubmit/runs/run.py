@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from mlpsubmit.display.html import in_cell, status_html
 from mlpsubmit.display.text import counted
@@ -189,13 +190,20 @@ class Run:
         """Return the executor last submitted to, and the last tasks and template for SLURM."""
         from mlpsubmit.slurm_templates import Template
 
-        intents = [self.directory.intent(number) for number in self.directory.submissions()]
+        read = map(self.directory.readable_intent, self.directory.submissions())
+        intents = [intent for intent in read if intent is not None]
         name = str(intents[-1]["executor"]) if intents else "auto"
         name = "auto" if name == "debug" else name
         on_slurm = [intent for intent in intents if intent["executor"] == "slurm"]
         if not on_slurm:
             return name, None, None
-        template = Template(**on_slurm[-1]["template"])
+        try:
+            template = Template(**on_slurm[-1]["template"])
+        except ValidationError as error:
+            raise RunError(
+                f"run {self.id}: the template of its last submission is damaged ({error}); give "
+                "one with --template"
+            ) from None
         return name, on_slurm[-1]["tasks"], template
 
     def damaged_reused(self) -> int:
@@ -268,11 +276,13 @@ class Run:
         names: set[str] = set()
         found = {}
         for number in self.directory.submissions():
+            if self.directory.readable_intent(number) is None:
+                continue
             tasks = range(self.directory.tasks(number))
             names.update(run_directory.task_name(number, index) for index in tasks)
             for name, job in self.directory.task_jobs(number).items():
                 file = self.directory.log(number, job["id"])
-                if file.exists():
+                if file.is_file():
                     found[name] = file
         if task is None:
             return found
@@ -319,13 +329,13 @@ class Run:
             for axis in sweep["axes"]
         )
         shape = [dimension.size for dimension in dimensions]
-        included = sweep["included"] and decode_mask(sweep["included"], math.prod(shape))
+        included, lists = sweep["included"], sweep["threshold_axis"]
         return Layout(
             dimensions=dimensions,
             thresholds=tuple(sweep["thresholds"]),
             attributes={**attributes(self.directory), "run": self.id, "sweep": self.name},
-            threshold_axis=sweep["threshold_axis"],
-            included=included,
+            threshold_axis=lists and (lists["dimension"], lists["values"]),
+            included=None if included is None else decode_mask(included, math.prod(shape)),
             tested=sweep["tested"],
             online=_online(sweep, shape),
         )
@@ -337,7 +347,7 @@ def _online(sweep: Mapping[str, Any], shape: Sequence[int]) -> bool | NDArray[np
         if "online" in axis["names"]:
             values = np.array(axis["values"][axis["names"].index("online")], dtype=np.bool_)
             return np.broadcast_to(np.expand_dims(values, [*range(1, len(shape) - number)]), shape)
-    return bool(sweep["hyperparameters"]["online"])
+    return bool(sweep["hyperparameters"].get("online", True))
 
 
 def poll_seconds(status: Status) -> float:

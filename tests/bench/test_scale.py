@@ -154,14 +154,13 @@ def test_calls_do_not_grow_with_the_configs_of_a_pack(function, finished):
     assert many < 1.5 * few
 
 
-def test_results_that_are_taken_over_are_flushed_together(finished, tmp_path, monkeypatch):
+def test_results_that_are_taken_over_are_flushed_together(finished, tmp_path, monkeypatch, records):
     path, sweep = finished(60)
     reused = Reused(sweep)
     reused.add([RunDirectory.open(path)])
+    run = records.create(tmp_path / "new")
     flushed, flush = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: flushed.append(file) or flush(file))
-    run = RunDirectory(tmp_path)
-    run.results.folder.mkdir()
     reused.write(run)
     assert len(flushed) == 4  # the shard, the record of its environment, and their folder for each
     assert len(list(members(run.results.folder / REUSED))) == 60

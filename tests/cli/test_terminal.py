@@ -175,11 +175,13 @@ def test_equal_failures_are_shown_once_with_the_line_of_the_user(
 class Stub(Run):
     """A run whose waiting Ctrl-C ends."""
 
-    def __init__(self, path: Path, executor: str, now: Status, after: Status) -> None:
-        super().__init__(RunDirectory(path))
+    def __init__(
+        self, directory: RunDirectory, intent: dict[str, Any], now: Status, after: Status
+    ) -> None:
+        super().__init__(directory)
         folder = self.directory.submission(0)
         folder.mkdir(parents=True)
-        publish_json(folder / run_directory.INTENT, {"executor": executor})
+        publish_json(folder / run_directory.INTENT, intent)
         self.now, self.after, self.cancelled = now, after, False
 
     def status(self) -> Status:
@@ -196,10 +198,11 @@ class Stub(Run):
 
 
 def test_ctrl_c_leaves_a_run_on_a_cluster_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, records: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     going = status_of("running", TaskStatus("000-0000", "running", {}, None))
-    run = Stub(tmp_path / "run", "slurm", going, status_of("stopped"))
+    intent = records.intent(executor="slurm")
+    run = Stub(records.create(tmp_path / "run"), intent, going, status_of("stopped"))
     assert terminal.follow_or_report(run, True) == 0
     assert not run.cancelled
     assert capsys.readouterr() == (
@@ -217,10 +220,11 @@ def test_ctrl_c_leaves_a_run_on_a_cluster_alone(
 
 
 def test_ctrl_c_stops_the_workers_of_this_machine(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, records: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     going = status_of("running", TaskStatus("000-0000", "running", {}, None))
-    run = Stub(tmp_path / "run", "local", going, status_of("stopped"))
+    intent = records.intent(executor="local")
+    run = Stub(records.create(tmp_path / "run"), intent, going, status_of("stopped"))
     assert terminal.follow_or_report(run, None) == 1
     assert run.cancelled
     printed = capsys.readouterr().err
@@ -296,7 +300,7 @@ def test_a_launch_of_a_running_run_submits_nothing(mlpsubmit: Command) -> None:
 
 
 @pytest.fixture
-def begun(mlpsubmit: Command) -> Run:
+def begun(mlpsubmit: Command, records: Any) -> Run:
     """A run whose second submission has two tasks, of which the first has a job."""
     mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
     run = open_run("small")
@@ -304,7 +308,7 @@ def begun(mlpsubmit: Command) -> Run:
     folder.mkdir()
     intent = {**run.directory.intent(0), "executor": "local", "slices": [[[0, 1]], [[1, 2]]]}
     publish_json(folder / run_directory.INTENT, intent)
-    job = {"id": "7", "first": 0, "count": 1, "array": False, "host": "far", "updated": 0}
+    job = records.job("7", host="far")
     publish_json(folder / run_directory.JOBS, {"jobs": [job]})
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from mlpsubmit import files
 from mlpsubmit.jobs.status import _remaining
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.records import Intent
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.task_status import TaskStatus
 
@@ -20,12 +22,13 @@ def task(number: int, state: str, pack: int | None = None) -> TaskStatus:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
+def run(tmp_path: Path, records: Any) -> RunDirectory:
     """Three slices of two packs each."""
-    folder = tmp_path / "submissions" / "000"
-    folder.mkdir(parents=True)
-    files.publish_json(folder / run_directory.INTENT, {"slices": [[[0, 2]], [[2, 4]], [[4, 6]]]})
-    return RunDirectory(tmp_path)
+    run: RunDirectory = records.create(tmp_path)
+    run.submission(0).mkdir()
+    intent = records.intent(slices=[[[0, 2]], [[2, 4]], [[4, 6]]])
+    files.publish_json(run.submission(0) / run_directory.INTENT, intent)
+    return run
 
 
 LEFT = np.array([0.0, 10.0, 30.0, 30.0, 50.0, 50.0])
@@ -59,7 +62,7 @@ def test_slices_are_read_once_for_all_tasks(
     read = []
     original = RunDirectory.intent
 
-    def intent(self: RunDirectory, number: int) -> dict[str, object]:
+    def intent(self: RunDirectory, number: int) -> Intent:
         read.append(number)
         return original(self, number)
 

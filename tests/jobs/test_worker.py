@@ -88,13 +88,17 @@ def test_an_interrupted_task_requeues_its_job(
     cancelled: bool,
     requeued: list[str],
     launched: Any,
+    records: Any,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Not one that was cancelled, nor a local run within somebody's job: that job is not ours."""
     run = launched(signal_at=3)
     file = run.directory.submission(0) / run_directory.INTENT
-    files.publish_json(file, {**json.loads(file.read_bytes()), "executor": executor})
+    files.publish_json(
+        file,
+        {**records.intent(executor=executor), "slices": json.loads(file.read_bytes())["slices"]},
+    )
     jobs: list[str] = []
 
     def unless_cancelled(job: str) -> None:

@@ -214,6 +214,11 @@ def test_a_run_that_has_ended_tells_its_mean_speed(mlpsubmit: Command) -> None:
         own = {"started": started, "updated": updated, "model_steps": steps}
         files.publish_json(run.directory.heartbeat(task), {**beat, **own, "ideal_seconds": ideal})
 
+    intent = {**run.directory.intent(0), "slices": [[[0, 1]], [[1, 2]]]}
+    files.publish_json(run.directory.submission(0) / run_directory.INTENT, intent)
+    run.directory.submission(1).mkdir()
+    files.publish_json(run.directory.submission(1) / run_directory.INTENT, intent)
+
     trained("000-0000", 0.0, 10.0, 1000, 5.0)
     trained("000-0001", 5.0, 20.0, 1000, 5.0)  # beside the first
     trained("001-0000", 900.0, 910.0, 1000, 4.0)  # what was missing, later

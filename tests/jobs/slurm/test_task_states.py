@@ -22,29 +22,20 @@ FRESH = {"state": "training", "interval": 2.0}
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunDirectory:
+def run(tmp_path: Path, records: Any) -> RunDirectory:
     """A run with one submission of one task, whose job is 7_0."""
-    run = RunDirectory(tmp_path / "run")
-    for name in run_directory.FOLDERS:
-        (run.path / name).mkdir(parents=True)
+    run: RunDirectory = records.create(tmp_path / "run")
     run.submission(0).mkdir()
-    publish_json(run.path / run_directory.PLAN, {})
-    intent = {
-        "executor": "slurm",
-        "created": time.time(),
-        "slices": [[[0, 1]]],
-        "retry": None,
-        "user": os.getuid(),
-        "cluster": "mlp",
-        "arrays": [{"name": NAME, "first": 0, "count": 1, "limit": None, "after": None}],
-    }
+    arrays = [{"name": NAME, "first": 0, "count": 1, "limit": None, "after": None}]
+    intent = records.intent(executor="slurm", created=time.time(), arrays=arrays)
     publish_json(run.submission(0) / run_directory.INTENT, intent)
     return run
 
 
 def answer(run: RunDirectory) -> None:
-    job = {"id": "7", "first": 0, "count": 1, "array": True, "host": "x", "pid": None}
-    retry = {"id": "8", "first": 1, "count": 0, "array": False, "host": "x", "pid": None}
+    here = {"host": "x", "pid": None, "process_start": None, "updated": 0.0}
+    job = {"id": "7", "first": 0, "count": 1, "array": True, **here}
+    retry = {"id": "8", "first": 1, "count": 0, "array": False, **here}
     publish_json(run.submission(0) / run_directory.JOBS, {"jobs": [job, retry]})
 
 

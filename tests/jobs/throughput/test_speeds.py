@@ -164,17 +164,16 @@ def test_speeds_go_through_json() -> None:
     assert Speed.from_json(written) == speed(BASE, 0.25, 1.5)
 
 
-def earlier(tmp_path: Path, name: str, beat: dict[str, Any], **intent: Any) -> RunDirectory:
-    run = RunDirectory(tmp_path / name)
-    for folder in (run.submission(0), run.path / run_directory.HEARTBEATS):
-        folder.mkdir(parents=True)
-    files.publish_json(run.submission(0) / run_directory.INTENT, {"executor": "local", **intent})
-    files.publish_json(run.heartbeat("000-0000"), beat)
+def earlier(records: Any, path: Path, beat: dict[str, Any]) -> RunDirectory:
+    run: RunDirectory = records.create(path)
+    run.submission(0).mkdir()
+    files.publish_json(run.submission(0) / run_directory.INTENT, records.intent())
+    files.publish_json(run.heartbeat("000-0000"), records.beat(**beat))
     return run
 
 
 def test_speeds_of_earlier_runs_are_those_on_the_same_device(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, records: Any
 ) -> None:
     monkeypatch.setattr(base, "task_device", lambda: torch.device("cpu"))
     monkeypatch.setattr(base, "cpu_name", lambda: "Fast 9000")
@@ -187,12 +186,12 @@ def test_speeds_of_earlier_runs_are_those_on_the_same_device(
         return {**beat, **changes, "speeds": [speed(BASE, step).to_json()]}
 
     runs = [
-        earlier(tmp_path, "other", with_step(1.0, cpu_name="Slow 1")),
-        earlier(tmp_path, "alone", with_step(2.0, threads=4)),
-        earlier(tmp_path, "gpu", with_step(3.0, device="H100")),
-        earlier(tmp_path, "new", with_step(4.0)),
-        earlier(tmp_path, "old", with_step(5.0, startup=99.0)),
-        earlier(tmp_path, "version", dict(beat)),
+        earlier(records, tmp_path / "other", with_step(1.0, cpu_name="Slow 1")),
+        earlier(records, tmp_path / "alone", with_step(2.0, threads=4)),
+        earlier(records, tmp_path / "gpu", with_step(3.0, device="H100")),
+        earlier(records, tmp_path / "new", with_step(4.0)),
+        earlier(records, tmp_path / "old", with_step(5.0, startup=99.0)),
+        earlier(records, tmp_path / "version", dict(beat)),
     ]
     speeds = earlier_speeds(runs, same_hardware, "here")
     found = speeds.predict(BASE)

@@ -1,0 +1,111 @@
+"""What the packs of a run have in common: their names, and the shapes and types of their arrays.
+
+A checksum shows that bytes are as they were written, not that they are of this run, or make sense.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit.jobs.store.npz import ArrayHeader
+from mlpsubmit.protocol import DIVERGED, DONE
+
+__all__ = ["CHECKED", "MOST_ARRAYS", "PackSchema"]
+
+#: The most arrays of a pack: a dozen, and one for each grab.
+MOST_ARRAYS = 4096
+
+_MEMBER = re.compile(r"(?:([0-9]{7,12})|reused-[0-9]{7,12})(\.npz|\.partial\.npz|\.failed\.json)")
+
+#: The kinds of the types (K,) of the arrays that every pack has, but for its timekeys and losses.
+_PER_CONFIG = {"index": "iu", "key": "S", "status": "iu", "steps": "iu", "seconds": "f"}
+_SHARED = ("step", "eval_step", "grab_step")
+#: The arrays whose values are checked.
+CHECKED = ("index", "key", "status", *_SHARED)
+
+
+@dataclass(frozen=True)
+class PackSchema:
+    """What the packs of a run have in common.
+
+    Attributes:
+        points: of the product of the axes.
+        thresholds: how many there are; if they are an axis, the most.
+        packs: of the plan.
+    """
+
+    points: int
+    thresholds: int
+    packs: int
+
+    @property
+    def most_members(self) -> int:
+        """The most members of a shard: a partial and a failed one of each pack."""
+        return 2 * max(self.packs, self.points) + 2
+
+    def has(self, member: str) -> bool:
+        """Return whether a member of a shard has the name of a pack of the run."""
+        match = _MEMBER.fullmatch(member)
+        return match is not None and (match[1] is None or int(match[1]) < self.packs)
+
+    def fits(self, headers: Mapping[str, ArrayHeader]) -> bool:
+        """Return whether arrays of these shapes and types can be those of a pack."""
+        return _fits(self.thresholds, tuple(headers.items()))
+
+    def fits_values(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
+        """Return whether index, key, status and the recorded steps have possible values."""
+        # As lists: most packs are small, and each call of numpy costs as much as all of this.
+        index, status = arrays["index"].tolist(), arrays["status"].tolist()
+        steps = [arrays[name].tolist() for name in _SHARED if name in arrays]
+        return (
+            len(set(index)) == len(index)
+            and min(index, default=0) >= 0
+            and max(index, default=0) < self.points
+            and set(status) <= {DONE, DIVERGED}
+            and not arrays["key"].tobytes().translate(None, b"0123456789abcdef")
+            and all(own == sorted(set(own)) and min(own, default=0) >= 0 for own in steps)
+        )
+
+
+@functools.lru_cache(maxsize=1024)
+def _fits(thresholds: int, described: tuple[tuple[str, ArrayHeader], ...]) -> bool:
+    """Return whether arrays can be those of a pack; most packs of a run have equal ones."""
+    headers = dict(described)
+    if not {*_PER_CONFIG, "timekeys", "train_loss"} <= headers.keys() or len(headers) > MOST_ARRAYS:
+        return False
+    configs, timekeys = headers["index"].shape, headers["timekeys"]
+    shared = {name: headers[name] for name in _SHARED if name in headers}
+    own = {name: headers[name] for name in headers.keys() - shared.keys()}
+    return (
+        len(configs) == 1
+        and all(len(header.shape) == 1 and header.dtype.kind == "i" for header in shared.values())
+        and all(header.shape[:1] == configs for header in own.values())
+        and all(
+            own[name].shape == configs and own[name].dtype.kind in kinds
+            for name, kinds in _PER_CONFIG.items()
+        )
+        and own["key"].dtype == np.dtype("S32")
+        and timekeys.dtype.kind == "i"
+        and len(timekeys.shape) == 2
+        and timekeys.shape[1] <= thresholds
+        and all(_fits_clock(name, header, shared) for name, header in own.items())
+    )
+
+
+def _fits_clock(name: str, header: ArrayHeader, clocks: Mapping[str, ArrayHeader]) -> bool:
+    """Return whether a loss or a grab is one value per config, or one per recorded step."""
+    inner = header.shape[1:]
+    if name.startswith("grab."):
+        return "grab_step" not in clocks or inner[:1] == clocks["grab_step"].shape
+    if name in ("train_loss", "test_loss"):
+        clock = "eval_step" if name == "test_loss" and "eval_step" in clocks else "step"
+        traced = clock in clocks and inner == clocks[clock].shape
+        return header.dtype.kind in "iuf" and (traced or not inner)
+    return name != "trained_together" or (not inner and header.dtype.kind in "iuf")

@@ -1,0 +1,595 @@
+"""The JSON files of a run directory: the fields of each, and a reader that checks them all.
+
+A run may be copied, edited, or come from another user. So each file is checked as a whole when it
+is read, and whatever uses it can rely on its types, its bounds, and that its parts fit together.
+Fields that are not declared here are kept, and never read.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import NotRequired, Required, TypedDict
+
+from mlpsubmit.errors import RunError
+from mlpsubmit.files import LARGEST_JSON, read_json
+from mlpsubmit.jobs.store.masks import decode_mask
+from mlpsubmit.spec.product import MOST_POINTS
+from mlpsubmit.spec.read import VALID_NAME
+
+__all__ = [
+    "MOST_PACKS",
+    "Beat",
+    "DataRecord",
+    "Ended",
+    "Ends",
+    "Environments",
+    "FailedPack",
+    "Intent",
+    "JobRecord",
+    "Jobs",
+    "Launched",
+    "Manifest",
+    "PlanRecord",
+    "check_beat",
+    "check_jobs",
+    "check_run",
+    "check_slices",
+    "checked",
+    "read",
+]
+
+#: The most packs that a run may have: a status counts them all.
+MOST_PACKS = 10_000_000
+
+#: Errors of one file that are listed.
+_MOST_ERRORS = 3
+
+#: The longest path of Linux.
+_LONGEST_PATH = 4096
+
+_T = TypeVar("_T")
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("should have no NUL character")
+    return text
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/") or len(path) > _LONGEST_PATH:
+        raise ValueError("should be an absolute path")
+    return _without_nul(path)
+
+
+def _sweep_name(text: str) -> str:
+    if not VALID_NAME.fullmatch(text):
+        raise ValueError("should be letters, digits, '.', '_' and '-'")
+    return text
+
+
+#: Text that may be part of a path or of a command line.
+Text = Annotated[str, AfterValidator(_without_nul)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+SweepName = Annotated[str, AfterValidator(_sweep_name)]
+#: The name of an attribute of a dataset.
+Attribute = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+PackName = Annotated[str, Field(pattern=r"^[0-9]{7,12}$")]
+JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{1,128}$")]
+Count = Annotated[int, Field(ge=0, lt=1 << 53)]
+Size = Annotated[int, Field(ge=1, lt=1 << 53)]
+Index = Annotated[int, Field(ge=0, lt=MOST_POINTS)]
+Pid = Annotated[int, Field(gt=0, lt=1 << 31)]
+#: Seconds, since 1970 or between two times, or another amount.
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Scalar = int | float | bool | str
+#: Half-open.
+Range = Annotated[list[Index], Field(min_length=2, max_length=2)]
+
+_open = with_config(ConfigDict(extra="allow"))
+
+
+# ---- written by a launch, once -------------------------------------------------------------------
+
+
+@_open
+class AxisRecord(TypedDict):
+    """An axis: the values of each of its names, as coordinates."""
+
+    dimension: Text
+    names: Annotated[list[Text], Field(min_length=1)]
+    values: Annotated[list[list[Scalar]], Field(min_length=1)]
+
+
+@_open
+class ReusedRecord(TypedDict):
+    """Reused configs, and the packs that they come from."""
+
+    configs: Index
+    members: Index
+
+
+@_open
+class ThresholdAxis(TypedDict):
+    """The thresholds of each value of the dimension along which they vary."""
+
+    dimension: Text
+    values: list[list[Finite]]
+
+
+@_open
+class Folders(TypedDict):
+    """The working directory of a launch, and the run directory then."""
+
+    folder: AbsolutePath
+    run: AbsolutePath
+
+
+@_open
+class Manifest(TypedDict):
+    """sweep.json; what :func:`mlpsubmit.runs.manifest.manifest` returns, and the run's id."""
+
+    format: int
+    name: SweepName
+    fingerprint: str
+    configs: Index
+    axes: list[AxisRecord]
+    included: str | None
+    reused: ReusedRecord
+    thresholds: list[Finite]
+    threshold_axis: ThresholdAxis | None
+    tested: bool
+    hyperparameters: dict[str, Any]
+    devices: Any
+    launched_in: Folders
+    origin: dict[Attribute, str]
+
+
+@_open
+class CostSettingRecord(TypedDict):
+    """A setting: along an axis of the product, or one value."""
+
+    axis: Index | None
+    values: Annotated[list[Annotated[float, Field(ge=0, le=1e18)]], Field(min_length=1)]
+
+
+@_open
+class CostSettings(TypedDict):
+    """The settings from which :mod:`mlpsubmit.jobs.plan` estimates costs."""
+
+    d: CostSettingRecord
+    width: CostSettingRecord
+    depth: CostSettingRecord
+    n_samples: CostSettingRecord
+    n_test: CostSettingRecord
+    max_iter: CostSettingRecord
+    eval_every: CostSettingRecord
+    online: CostSettingRecord
+    precision: CostSettingRecord
+    optimizer: CostSettingRecord
+
+
+@_open
+class PlanRecord(TypedDict):
+    """plan.json; what :meth:`mlpsubmit.jobs.plan.Plan.to_json` returns.
+
+    ``pack_limits`` has pairs: how many groups in a row have a limit, and the limit.
+    """
+
+    configs: Index
+    packs: Annotated[int, Field(ge=0, le=MOST_PACKS)]
+    shape: list[Annotated[int, Field(ge=1, le=MOST_POINTS)]]
+    order: list[Index]
+    outside: Index
+    pack_limits: list[
+        Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
+    ]
+    cost_settings: CostSettings
+    threads: Annotated[int, Field(ge=1, le=1 << 16)]
+    kept: str | None
+
+
+# ---- written by a launch or a resume -------------------------------------------------------------
+
+
+@_open
+class Launched(TypedDict):
+    """launched.json: the order of launches."""
+
+    number: Annotated[int, Field(ge=0)]
+
+
+@_open
+class ArrayRecord(TypedDict):
+    """A job array, before it is submitted."""
+
+    name: Text
+    first: Index
+    count: Index
+
+
+@_open
+class Intent(TypedDict):
+    """intent.json: the packs of each task. On SLURM, all fields are there."""
+
+    executor: Literal["local", "slurm", "debug"]
+    created: Amount
+    gpus: bool
+    slices: list[list[Range]]
+    arrays: NotRequired[list[ArrayRecord]]
+    retries: NotRequired[Count]
+    retry: NotRequired[Text | None]
+    template: NotRequired[dict[str, Any]]
+    tasks: NotRequired[Count | None]
+    cluster: NotRequired[str | None]
+    user: NotRequired[Count]
+
+
+@_open
+class JobRecord(TypedDict):
+    """A job in jobs.json: a :class:`mlpsubmit.jobs.submission.Job`."""
+
+    id: JobId
+    first: Index
+    count: Index
+    array: bool
+    host: str
+    pid: Pid | None
+    process_start: str | None
+    updated: Amount
+
+
+@_open
+class Jobs(TypedDict):
+    """jobs.json: the jobs of a submission."""
+
+    jobs: list[JobRecord]
+
+
+@_open
+class Ended(TypedDict):
+    """ended.json: why no task of a submission may train any more."""
+
+    why: str
+
+
+# ---- written by tasks ----------------------------------------------------------------------------
+
+
+class WorkloadRecord(TypedDict):
+    """The fields of a :class:`mlpsubmit.jobs.throughput.workload.Workload`."""
+
+    model: str
+    batchfn: str
+    optimizer: str
+    precision: str
+    online: bool
+    grabs: str
+    width: Size
+    depth: Count
+    samples: Size
+    tests: Amount
+    configs: Size
+    cost: Amount
+
+
+class SpeedRecord(TypedDict):
+    """The fields of a :class:`mlpsubmit.jobs.throughput.speeds.Speed`."""
+
+    workload: WorkloadRecord
+    packs: Size
+    model_steps: Count
+    training: Amount
+    setup: Amount
+
+
+@_open
+class Beat(TypedDict, total=False):
+    """A heartbeat; from ``pack`` on of the pack in training, or the last one."""
+
+    state: Required[Literal["starting", "training", "done", "interrupted", "crashed"]]
+    started: Required[Amount]
+    updated: Required[Amount]
+    host: str
+    pid: Pid
+    process_start: str | None
+    interval: Amount
+    error: str
+    attempt: Count
+    device: str
+    cpu_name: str
+    threads: Count
+    startup: Amount | None
+    supervised: bool
+    progressed: bool
+    without_progress: Count
+    packs: Count
+    packs_done: Count
+    packs_failed: Count
+    halved: Count
+    cost_done: Amount
+    speed: Amount
+    matmul_utilization: Amount | None
+    model_steps: Count
+    ideal_seconds: Amount | None
+    speeds: list[SpeedRecord]
+    pack: PackName
+    pack_started: Amount
+    configs: Count
+    step: Count
+    first_step: Count
+    max_iter: Count
+    active: Count
+    loss: Finite | None
+
+
+Environments = list[dict[Attribute, int | str]]
+
+
+@_open
+class InputFile(TypedDict):
+    """A file that a data function read."""
+
+    path: Text
+    size: Count
+    mtime: int
+    ctime: int
+    hash: Hash | None
+
+
+@_open
+class InputFolder(TypedDict):
+    """A folder that a data function listed, and its files with some suffixes."""
+
+    path: Text
+    suffixes: list[str]
+    names: list[str]
+
+
+@_open
+class DataRecord(TypedDict):
+    """data/<key>.json: the hash of the data, and what it was read from."""
+
+    hash: Hash
+    arguments: dict[str, str]
+    files: list[InputFile]
+    folders: list[InputFolder]
+    unseen: list[str]
+
+
+class EndRecord(TypedDict):
+    """The fields of a :class:`mlpsubmit.jobs.process_end.ProcessEnd`."""
+
+    attempt: str
+    signal: Annotated[int, Field(gt=0, lt=128)] | None
+    code: int | None
+    memory: bool
+    where: str
+
+
+@_open
+class Ends(TypedDict):
+    """checkpoints/<pack>.ends.json: how processes were killed in a pack."""
+
+    ends: list[EndRecord]
+
+
+@_open
+class FailureRecord(TypedDict):
+    """Configs that failed for one reason; a :class:`mlpsubmit.results.source.Failure`."""
+
+    indices: Annotated[list[Index], Field(min_length=1)]
+    error: str
+    traceback: str
+    where: str
+    line: str
+
+
+@_open
+class FailedPack(TypedDict):
+    """<pack>.failed.json in a shard; ``finished``: indices of the configs with a result."""
+
+    finished: list[Index]
+    failures: list[FailureRecord]
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def read(file: Path, model: type[_T], most: int = LARGEST_JSON) -> _T:
+    """Return the content of a file, checked against its model.
+
+    Args:
+        most: the bytes that it may have.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RunError: it is not as it was written.
+    """
+    return checked(read_json(file, most), model, str(file))
+
+
+def checked(content: Any, model: type[_T], name: str) -> _T:
+    """Return a content, checked against a model.
+
+    Raises:
+        RunError: it does not fit; the message begins with the name.
+    """
+    try:
+        adapter = _adapter(model)  # type: ignore[arg-type]  # mypy takes no class as hashable
+        valid: _T = adapter.validate_python(content, strict=True)
+        return valid
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_context=False)
+        texts = [_text(one) for one in errors[:_MOST_ERRORS]]
+        more = [f"and {len(errors) - len(texts)} more"] if len(errors) > len(texts) else []
+        raise damaged(name, "; ".join(texts + more)) from None
+
+
+def damaged(name: str | Path, why: str) -> RunError:
+    """Return the error of a file that is not as it was written."""
+    return RunError(f"{name}: is damaged ({why})")
+
+
+@functools.cache
+def _adapter(model: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(model)
+
+
+def _text(error: Any) -> str:
+    """Return one of pydantic's errors: ``axes.0.names: got 3; should be a valid list``."""
+    what = error["msg"].removeprefix("Value error, ")
+    what = what[0].lower() + what[1:]
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "missing":
+        return f"{place}: missing"
+    got = f"got {error['input']!r:.80}; {what.removeprefix('input ')}"
+    return f"{place}: {got}" if place else got
+
+
+# ---- what a model alone does not express ---------------------------------------------------------
+
+
+def check_run(sweep_file: Path, sweep: Manifest, plan_file: Path, plan: PlanRecord) -> None:
+    """Check that sweep.json and plan.json are consistent, and of one sweep.
+
+    Raises:
+        RunError: they are not.
+    """
+    if problem := _manifest_problem(sweep):
+        raise damaged(sweep_file, problem)
+    problem = _plan_problem(plan)
+    if not problem and plan["shape"] != [len(axis["values"][0]) for axis in sweep["axes"]]:
+        problem = f"shape {plan['shape']} is not that of the axes in {sweep_file.name}"
+    if not problem and plan["configs"] + sweep["reused"]["configs"] != sweep["configs"]:
+        problem = f"it trains {plan['configs']} configs, {sweep_file.name} has another number"
+    if problem:
+        raise damaged(plan_file, problem)
+
+
+def _manifest_problem(sweep: Manifest) -> str:
+    """Return what does not fit together in a manifest; empty if all does."""
+    names: list[str] = []
+    for axis in sweep["axes"]:
+        lengths = {len(values) for values in axis["values"]}
+        if len(lengths) != 1 or 0 in lengths or len(axis["values"]) != len(axis["names"]):
+            return f"axis {axis['dimension']!r:.80}: its names have not equally many values"
+        if len(axis["names"]) == 1 and axis["dimension"] != axis["names"][0]:
+            return f"axis {axis['dimension']!r:.80}: is called {axis['names'][0]!r:.80}, too"
+        names += axis["names"] if len(axis["names"]) == 1 else [axis["dimension"], *axis["names"]]
+    if len(set(names)) < len(names):
+        return "two axes have the same name"
+    shape = [len(axis["values"][0]) for axis in sweep["axes"]]
+    if (points := math.prod(shape)) > MOST_POINTS:
+        return f"the axes have {points} points; the most is {MOST_POINTS}"
+    if sweep["included"] is not None:
+        try:
+            points = int(np.count_nonzero(decode_mask(sweep["included"], points)))
+        except ValueError as error:
+            return f"included: {error}"
+    if points != sweep["configs"]:
+        return f"configs: got {sweep['configs']}; the axes have {points}"
+    return _threshold_problem(sweep)
+
+
+def _threshold_problem(sweep: Manifest) -> str:
+    axis = sweep["threshold_axis"]
+    if axis is None:
+        return ""
+    sizes = {own["dimension"]: len(own["values"][0]) for own in sweep["axes"]}
+    longest = max(map(len, axis["values"]), default=0)
+    if sizes.get(axis["dimension"]) != len(axis["values"]) or longest > len(sweep["thresholds"]):
+        return "threshold_axis: does not fit the axes"
+    return ""
+
+
+def _plan_problem(plan: PlanRecord) -> str:
+    """Return what does not fit together in a plan; empty if all does."""
+    shape, order, outside = plan["shape"], plan["order"], plan["outside"]
+    points = math.prod(shape)
+    if points > MOST_POINTS:
+        return f"the shape has {points} points; the most is {MOST_POINTS}"
+    if sorted(order) != list(range(len(shape))) or outside > len(shape):
+        return "order and outside do not fit the shape"
+    groups = math.prod(shape[axis] for axis in order[:outside])
+    if groups > MOST_PACKS:
+        return f"it has {groups} groups; the most is {MOST_PACKS}"
+    if sum(count for count, _ in plan["pack_limits"]) != groups:
+        return f"pack_limits: not those of {groups} groups"
+    for name in CostSettings.__annotations__:
+        setting: CostSettingRecord = plan["cost_settings"][name]  # type: ignore[literal-required]
+        axis, size = setting["axis"], len(setting["values"])
+        if axis not in [None, *order[:outside]] or size != (1 if axis is None else shape[axis]):
+            return f"cost_settings.{name}: does not fit the shape"
+    sizes = np.full(groups, points // groups)
+    if plan["kept"] is not None:
+        try:
+            sizes = decode_mask(plan["kept"], points).reshape(groups, -1).sum(axis=1)
+        except ValueError as error:
+            return f"kept: {error}"
+    counts, limits = np.array(plan["pack_limits"], dtype=object).T.tolist()
+    limits = np.repeat([min(limit, points) for limit in limits], counts)
+    packs, configs = int((-(-sizes // limits)).sum()), int(sizes.sum())
+    if (packs, configs) != (plan["packs"], plan["configs"]):
+        return f"it has {packs} packs of {configs} configs, not as it says"
+    return ""
+
+
+def check_slices(file: Path, intent: Intent, packs: int) -> None:
+    """Check that the slices of an intent have packs of a plan, and all that SLURM needs.
+
+    Raises:
+        RunError: they have not.
+    """
+    ranges = [one for slice_ in intent["slices"] for one in slice_]
+    if any(not low < high <= packs for low, high in ranges):
+        raise damaged(file, f"slices: got ranges that are not within the {packs} packs")
+    if sum(high - low for low, high in ranges) > packs:
+        raise damaged(file, f"slices: got more than {packs} packs")
+    if any(not slice_ for slice_ in intent["slices"]):
+        raise damaged(file, "slices: got an empty one")
+    needed = ("arrays", "retries", "retry", "template", "tasks", "cluster", "user")
+    missing = [name for name in needed if name not in intent]
+    if intent["executor"] == "slurm" and missing:
+        raise damaged(file, f"{', '.join(missing)}: missing")
+    _check_within(file, intent.get("arrays", ()), len(intent["slices"]))
+
+
+def check_beat(file: Path, beat: Beat, packs: int) -> None:
+    """Check that a heartbeat has what its state needs, and a pack of the plan.
+
+    Raises:
+        RunError: it has not.
+    """
+    needed = {"host", "pid"} if beat["state"] != "crashed" else set()
+    if beat["state"] == "training" or {"pack", "max_iter"} & beat.keys():
+        needed |= {"pack", "attempt", "supervised", "step", "cost_done"}
+    if missing := sorted(needed - set(beat)):
+        raise damaged(file, f"{', '.join(missing)}: missing")
+    if int(beat.get("pack", 0)) >= max(packs, 1):
+        raise damaged(file, f"pack: got {beat['pack']}; there are {packs}")
+
+
+def check_jobs(file: Path, jobs: Jobs, intent: Intent) -> None:
+    """Check that jobs cover tasks of their submission.
+
+    Raises:
+        RunError: they do not, or SLURM has no such ids.
+    """
+    _check_within(file, jobs["jobs"], len(intent["slices"]))
+    if intent["executor"] == "slurm" and not all(job["id"].isdecimal() for job in jobs["jobs"]):
+        raise damaged(file, "jobs: got an id that is no job id of SLURM")
+
+
+def _check_within(file: Path, parts: Iterable[ArrayRecord | JobRecord], tasks: int) -> None:
+    if any(part["first"] + part["count"] > tasks for part in parts):
+        raise damaged(file, f"got jobs for more than its {tasks} tasks")
