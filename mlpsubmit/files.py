@@ -8,25 +8,27 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import math
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlpsubmit.errors import RunError
+from mlpsubmit.checksums import parsed_json, summed_json
+from mlpsubmit.errors import DamageError, RunError
 
 __all__ = [
-    "json_bytes",
     "locked",
     "publish",
     "publish_json",
     "published",
     "read_json",
+    "remove_leftovers",
     "sync_folder",
+    "without_leftovers",
 ]
 
 #: Errors of file systems that cannot flush folders, and of folders without read permission.
@@ -62,6 +64,47 @@ def published(path: Path, *, sync: bool = True) -> Iterator[Path]:
 def _sibling(path: Path) -> Path:
     """Return an unused hidden name in the same folder, and so on the same file system."""
     return path.with_name(f".{path.name}.{os.urandom(6).hex()}")
+
+
+#: What :func:`_sibling` returns, with the name that was to be published.
+_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{12}", re.DOTALL)
+
+
+def remove_leftovers(folder: Path, owned: Callable[[str], bool] = lambda name: True) -> None:
+    """Remove what killed processes have left in a folder of files that they were to publish.
+
+    Args:
+        owned: returns whether no other process can be publishing a file of this name now.
+    """
+    with contextlib.suppress(OSError):  # no such folder, or one of another user
+        for entry in list(os.scandir(folder)):
+            name = _LEFTOVER.fullmatch(entry.name)
+            if name is None or not owned(name[1]):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+@contextlib.contextmanager
+def without_leftovers(path: Path) -> Iterator[None]:
+    """Remove the leftovers of a path that any process may publish, unless one is doing so now.
+
+    All that publish it do so within this context: they lock the folder while they do, shared.
+    """
+    with contextlib.ExitStack() as stack:
+        # Nothing is removed while another process writes, nor where folders cannot be locked (NFS).
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path.parent, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.exists():  # else one may be the old directory, moved aside by _rename
+                    remove_leftovers(path.parent, path.name.__eq__)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
 
 
 def _sync_tree(path: Path) -> None:
@@ -123,26 +166,21 @@ def publish(
             file.write(content)
 
 
-def json_bytes(content: Any) -> bytes:
-    """Return the content as JSON."""
-    return json.dumps(content, indent=1).encode()
-
-
-def publish_json(path: Path, content: Any, *, sync: bool = True) -> None:
-    """Publish a JSON file."""
-    publish(path, json_bytes(content), sync=sync)
+def publish_json(path: Path, content: Mapping[str, Any], *, sync: bool = True) -> None:
+    """Publish a JSON object with its checksum."""
+    publish(path, summed_json(content), sync=sync)
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file.
+    """Return the object in a file of :func:`publish_json`.
 
     Raises:
-        RunError: if it is not valid JSON.
+        DamageError: if it is not valid JSON, or not as it was written.
     """
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise RunError(f"{path}: is damaged ({error})") from error
+        return parsed_json(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DamageError(f"{path}: is damaged ({error})") from error
 
 
 #: Seconds between two attempts to get a lock.

@@ -26,26 +26,31 @@
 | compiled/<machine>/          | torch, where COMPILE pays: code that other tasks use as well  |
 
 One writer per file. A published file is complete: a temporary name, fsync, rename; or it is a tar,
-and its torn tail is ignored. Nothing here unpickles.
+and its torn tail is ignored. Every file that is read back has a checksum, which is compared then
+(:mod:`mlpsubmit.checksums`; arrays in shards have those of zip). Scripts and logs have none, nor
+has what torch compiles. Nothing here unpickles.
 """
 
 from __future__ import annotations
 
+import json
 import time
+import warnings
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlpsubmit.errors import RunError
-from mlpsubmit.files import publish_json, read_json
+from mlpsubmit.checksums import verify
+from mlpsubmit.errors import DamageError, RunError
+from mlpsubmit.files import publish_json, read_json, remove_leftovers
 from mlpsubmit.jobs.store.stored_results import StoredResults
 
 __all__ = ["FORMAT", "RunDirectory", "task_name"]
 
 #: Counted up whenever a name or the meaning of a file changes; runs of another one are refused.
-FORMAT = 4
+FORMAT = 5
 
 SWEEP_JSON = "sweep.json"
 SWEEP_PICKLE = "sweep.pkl"
@@ -80,6 +85,25 @@ def _content(file: Path) -> dict[str, Any]:
     return content
 
 
+def _only_copy(file: Path) -> dict[str, Any]:
+    """Return the content of a file that only another launch can make again."""
+    try:
+        return _content(file)
+    except DamageError as error:
+        raise DamageError(
+            f"{error}; launch its spec again: a new run reuses the finished results of this one"
+        ) from error
+
+
+def _without_checksum(file: Path) -> dict[str, Any]:
+    """Return the content of a JSON object of formats 1 to 4; empty if it is none."""
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) and "checksum" not in content else {}
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """One launched sweep on disk."""
@@ -101,7 +125,7 @@ class RunDirectory:
                 "launch printed, the name of a sweep, or the start of a run id"
             )
         run = cls(path)
-        written = run.sweep.get("format") if isinstance(run.sweep, dict) else None
+        written = run._format()
         if written != FORMAT:
             raise RunError(
                 f"{path}: was written in format {written!r}; this mlpsubmit reads format {FORMAT}; "
@@ -109,15 +133,53 @@ class RunDirectory:
             )
         return run
 
+    def _format(self) -> object:
+        """Return the format of the run: from plan.json if sweep.json is damaged."""
+        try:
+            return self.sweep.get("format")
+        except DamageError:
+            if (older := _without_checksum(self.path / SWEEP_JSON).get("format")) is not None:
+                return older
+            try:
+                return self.plan.get("format")
+            except DamageError:
+                pass
+            raise
+
     @cached_property
     def sweep(self) -> dict[str, Any]:
         """The content of sweep.json."""
-        return _content(self.path / SWEEP_JSON)
+        return _only_copy(self.path / SWEEP_JSON)
 
     @cached_property
     def plan(self) -> dict[str, Any]:
         """The content of plan.json."""
-        return _content(self.path / PLAN)
+        return _only_copy(self.path / PLAN)
+
+    @property
+    def pickle(self) -> Path:
+        """The file of the sweep with its functions."""
+        return self.path / SWEEP_PICKLE
+
+    def verify_pickle(self) -> None:
+        """Compare the checksum of that file.
+
+        Raises:
+            DamageError: it is damaged or lost.
+        """
+        try:
+            verify(self.pickle)
+        except FileNotFoundError:
+            raise DamageError(f"{self.pickle}: is missing") from None
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of killed processes; only while no task of the run is active.
+
+        Not those of a cancel, which may be in progress whatever is locked.
+        """
+        folders = [self.path / name for name in ("", DATA, RESULTS, CHECKPOINTS, HEARTBEATS)]
+        for folder in (*folders, *map(self.submission, self.submissions())):
+            remove_leftovers(folder, ENDED.__ne__)
 
     @property
     def id(self) -> str:
@@ -165,7 +227,10 @@ class RunDirectory:
         """Return what is recorded of the entries of a data function; None if that is lost."""
         try:
             return _content(self.data_file(key).with_suffix(".json"))
-        except (RunError, FileNotFoundError):
+        except FileNotFoundError:
+            return None
+        except DamageError as error:
+            warnings.warn(str(error), stacklevel=2)
             return None
 
     def data_records(self, besides: Container[str] = ()) -> dict[str, dict[str, Any]]:

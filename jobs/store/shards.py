@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tarfile
 import time
@@ -16,7 +15,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.files import json_bytes, sync_folder
+from mlpsubmit.checksums import parsed_json, summed_json
+from mlpsubmit.files import sync_folder
 from mlpsubmit.jobs.store.npz import stored_arrays
 from mlpsubmit.results.source import Failure
 
@@ -222,7 +222,7 @@ def failures_json(finished: Sequence[int], failures: Sequence[Mapping[str, Any]]
         finished: indices of its configs with a result.
         failures: the fields of the :class:`Failure` of the others, but for ``pack``.
     """
-    return json_bytes({"finished": list(finished), "failures": list(failures)})
+    return summed_json({"finished": list(finished), "failures": list(failures)})
 
 
 def read_failures(pack: str, member: Member) -> tuple[NDArray[np.int64], list[Failure]]:
@@ -231,7 +231,7 @@ def read_failures(pack: str, member: Member) -> tuple[NDArray[np.int64], list[Fa
     There are none if the bytes are damaged: the pack then counts as missing.
     """
     try:
-        content = json.loads(member.read())
+        content = parsed_json(member.read())
         failures = [
             Failure(_indices(one["indices"]), pack=pack, **{n: one[n] for n in _FAILURE_FIELDS})
             for one in content["failures"]

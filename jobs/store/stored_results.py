@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.errors import RunError
-from mlpsubmit.files import read_json
+from mlpsubmit.jobs.store.environments import stored_environments
 from mlpsubmit.jobs.store.shards import (
     FAILED_SUFFIX,
     FINISHED_SUFFIX,
@@ -26,16 +24,11 @@ from mlpsubmit.jobs.store.shards import (
 )
 from mlpsubmit.results.source import Failure
 
-__all__ = ["REUSED", "REUSED_PREFIX", "Outcomes", "StoredResults", "environment_file"]
+__all__ = ["REUSED", "REUSED_PREFIX", "Outcomes", "StoredResults"]
 
 #: The shard of results that come from earlier runs, and what its members' names begin with.
 REUSED = "reused.0.tar"
 REUSED_PREFIX = "reused-"
-
-
-def environment_file(shard: Path) -> Path:
-    """Return the file beside a shard with the versions and devices that its results come from."""
-    return shard.with_suffix(".json")
 
 
 _SHARD_NAME = re.compile(r"(?P<task>[\w-]+)\.(?P<attempt>\d+)\.tar")
@@ -81,9 +74,7 @@ class StoredResults:
         """Return what the results were made with: one entry per attempt, of earlier runs too."""
         found: list[dict[str, Any]] = []
         for shard in self.shards():
-            with contextlib.suppress(FileNotFoundError, RunError):
-                entries = read_json(environment_file(shard))
-                found += [entry for entry in entries if entry not in found]
+            found += [entry for entry in stored_environments(shard) if entry not in found]
         return found
 
     def members(self, task: str = "*") -> Iterator[Member]:
