@@ -107,8 +107,9 @@ class SharedData:
             known, checksum = self._run.data_record(key), _checksum(file)
             if known is not None and known["data_checksum"] == checksum:
                 return _read(file)
-            if known is not None and file.exists():
-                print(f"{file}: is damaged; its data is computed again", flush=True)
+            if known is not None:
+                how = "damaged" if file.exists() else "missing"
+                print(f"{file}: is {how}; its data is computed again", flush=True)
             if known is None and checksum is not None and file.with_suffix(".json").exists():
                 known = {"hash": content_hash(_read(file))}  # the record is damaged
             self._compute(key, arguments, precision, known)
@@ -220,9 +221,9 @@ def _checksum(file: Path) -> str | None:
 def _recomputed(run: RunDirectory, before: str, now: str) -> str:
     return (
         f"run {run.id}: the data function returns other data (hash {now}) than that with which "
-        f"results of this run were made (hash {before}), whose file is lost; a file that it reads "
-        "has changed, it draws from another generator than gen, or it rounds differently here; to "
-        "train everything on the new data, launch with --fresh"
+        f"results of this run were made (hash {before}), whose file is lost or damaged; a file "
+        "that it reads has changed, it draws from another generator than gen, or it rounds "
+        "differently here; to train everything on the new data, launch with --fresh"
     )
 
 
