@@ -279,12 +279,12 @@ class RunDirectory:
 
     def intent(self, number: int) -> dict[str, Any]:
         """Return the content of intent.json, which is written before anything is submitted."""
-        return _content(self.submission(number) / INTENT)
+        return _only_copy(self.submission(number) / INTENT)
 
     def jobs(self, number: int) -> dict[str, Any] | None:
         """Return the jobs of a submission; None if its launch died before it had any."""
         file = self.submission(number) / JOBS
-        return read_json(file) if file.exists() else None
+        return _only_copy(file) if file.exists() else None
 
     def tasks(self, number: int) -> int:
         """Return the number of tasks of a submission."""
@@ -314,7 +314,7 @@ class RunDirectory:
     def ended(self, number: int) -> str | None:
         """Return why no task of a submission is to train any more; None if tasks may."""
         file = self.submission(number) / ENDED
-        return str(read_json(file)["why"]) if file.exists() else None
+        return str(_only_copy(file)["why"]) if file.exists() else None
 
     def superseded(self, number: int) -> str | None:
         """Return why a task of a submission that starts now is not to train; None if it is.

@@ -225,7 +225,11 @@ def prepare(
 def _is_of(run: RunDirectory, sweep: Sweep) -> bool:
     """Return whether a run is of this very sweep, and can be continued."""
     try:
-        return bool(run.sweep["fingerprint"] == sweep.fingerprint and run.plan)
+        if run.sweep["fingerprint"] != sweep.fingerprint:
+            return False
+        for number in run.submissions():
+            run.jobs(number), run.intent(number), run.ended(number)
+        return bool(run.plan)
     except DamageError as error:
         warnings.warn(str(error).partition(";")[0], stacklevel=3)
         return False

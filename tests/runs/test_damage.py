@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import shutil
@@ -245,6 +246,43 @@ def test_a_damaged_record_of_versions_is_reported(workplace: Path) -> None:
     damage(shard.with_suffix(".json"), flipped)
     with pytest.warns(UserWarning, match=r"json: is damaged .*was made with is unknown"):
         assert (run.collect().status == "done").all()
+
+
+#: Bits to flip, one at a time, in files of a run that was interrupted.
+FLIPS = int(os.environ.get("FLIPS", "8"))
+
+
+@pytest.mark.filterwarnings("default")
+def test_any_flipped_bit_of_any_file_changes_no_result(
+    runs: Path, whole: xarray.Dataset, workplace: Path
+) -> None:
+    """FLIPS=1000 does it more often. A launch of the spec is what the messages recommend."""
+    # Without its heartbeat a task counts as running while its process lives, which is this one.
+    files = [
+        file
+        for file in sorted(runs.rglob("*"))
+        if file.is_file() and file.stat().st_size and file.parent.name != "heartbeats"
+    ]
+    assert {"sweep.pkl", "plan.json", "intent.json"} <= {file.name for file in files}
+    refused = 0
+    for number in range(FLIPS):
+        draw = random.Random(number)
+        shutil.copytree(runs, f"runs{number}")
+        (file,) = draw.sample(files, 1)
+        content = bytearray(file.read_bytes())
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        (Path(f"runs{number}") / file.relative_to(runs)).write_bytes(content)
+        try:
+            run = open_run(runs_dir=f"runs{number}")
+            run.resume("debug")
+        except DamageError as error:
+            if file.name not in str(error) or "launch its spec again" not in str(error):
+                raise
+            refused += 1
+            run = launch(sweep(), executor="debug", runs_dir=f"runs{number}")
+        assert_equal(run, whole)
+        shutil.rmtree(f"runs{number}")
+    print(f"{FLIPS} flipped bits; {refused} refused by resume, and then launched again")
 
 
 # ---- another version -----------------------------------------------------------------------------
