@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlpsubmit.files import open_regular
+from mlpsubmit.files import checked
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.spec.load import noting_imports, unpickle_surroundings, unpickle_sweep
@@ -64,9 +64,11 @@ def launched_sweep(path: Path, here: Callable[[str], str] = str) -> Iterator[Swe
 
     Args:
         here: returns where a folder of the launch is now.
+
+    Raises:
+        DamageError: the pickle is not as it was written; nothing of it is executed.
     """
-    with open_regular(path / run_directory.SWEEP_PICKLE) as file:
-        content = file.read()
+    content = checked(path / run_directory.SWEEP_PICKLE)
     # Without its folder not in the current one, which may have files of the same names.
     with unpickle_surroundings(content).moved(here).applied(otherwise=path):
         sweep = unpickle_sweep(content)

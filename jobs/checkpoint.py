@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mlpsubmit import files
+from mlpsubmit.checksums import sealed
 from mlpsubmit.jobs.failures import RowsFailure
 from mlpsubmit.jobs.pack_parts import PackParts
 from mlpsubmit.jobs.pack_results import Arrays
@@ -34,6 +36,7 @@ class Checkpoint:
         state: the saved state of the stack to train next; None to start at step 0.
         seconds: the time that earlier attempts spent on that stack up to its state.
         rows: the rows of its configs; None before one is begun.
+        environments: those in which the progress was made; see :func:`environment`.
     """
 
     file: Path
@@ -47,12 +50,14 @@ class Checkpoint:
     ends: int = 0
     reached: tuple[int, int] = (0, 0)
     rows: list[int] | None = None
+    environments: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
     def load(cls, file: Path, device: str, configs: int) -> Checkpoint:
         """Return the content of the file; if it is unusable, a pack without progress."""
         if file.is_file():
             try:
+                files.verify(file)
                 content = torch.load(file, weights_only=True)
                 if content["device"] != device:
                     raise ValueError(f"it was saved on {content['device']}, not on {device}")
@@ -72,6 +77,7 @@ class Checkpoint:
                     ends=content["ends"],
                     reached=tuple(content["reached"]),
                     rows=content["rows"],
+                    environments=content["environments"],
                 )
             except Exception as error:
                 print(f"checkpoint {file.name} is unusable, starting anew: {error}", flush=True)
@@ -86,6 +92,13 @@ class Checkpoint:
     def progress(self) -> tuple[int, int]:
         """The number of configs with a result, and the step of the saved state."""
         return len(self.done), 0 if self.state is None else int(self.state["start"])
+
+    def enter(self, environment: dict[str, Any]) -> None:
+        """Add the environment of this process to those in which the progress is made."""
+        if self.progress == (0, 0):
+            self.environments = []
+        if environment not in self.environments:
+            self.environments.append(environment)
 
     def set_aside(self, failures: Sequence[RowsFailure], alone: Sequence[int]) -> None:
         """Keep why configs of the first part failed, and train the others without them.
@@ -134,8 +147,9 @@ class Checkpoint:
             "ends": self.ends,
             "reached": list(self.reached),
             "rows": self.rows,
+            "environments": self.environments,
         }
-        files.publish(self.file, lambda stream: torch.save(content, stream))
+        files.publish(self.file, sealed(partial(torch.save, content)))
 
     def try_to_save(self) -> None:
         """Replace the file between two trainings; if the disk is full, keep the old one."""

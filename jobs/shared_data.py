@@ -6,6 +6,7 @@ import hashlib
 import pickle
 import traceback
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from mlpsubmit import files
 from mlpsubmit.arguments import call, declared, function_name
 from mlpsubmit.assembly.batch_streams import data_arguments
-from mlpsubmit.errors import RunError
+from mlpsubmit.checksums import sealed
+from mlpsubmit.errors import DamageError, RunError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.input_files import record
 from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -102,12 +104,15 @@ class SharedData:
         """Load what another task computed, or compute it for all tasks."""
         file = self._run.data_file(key)
         with files.locked(file.with_suffix(".lock")):
-            known = self._run.data_record(key)
-            if known is not None and file.is_file():
-                loaded = _read(file)
-                if content_hash(loaded) == known["hash"]:
-                    return loaded
-                print(f"{file}: is damaged; its data is computed again", flush=True)
+            checksum = _checksum(file)
+            known: Mapping[str, Any] | None = self._run.data_record(key)
+            if known is not None and known["data_checksum"] == checksum:
+                return _read(file)
+            if known is not None:
+                how = "damaged" if file.exists() else "missing"
+                print(f"{file}: is {how}; its data is computed again", flush=True)
+            if known is None and checksum is not None and file.with_suffix(".json").exists():
+                known = {"hash": content_hash(_read(file))}  # the record is damaged
             self._compute(key, arguments, precision, known)
             return _read(file)
 
@@ -134,10 +139,14 @@ class SharedData:
                 flush=True,
             )
         file = self._run.data_file(key)
+        record_file = file.with_suffix(".json")
+        files.remove_leftovers(file.parent, (file.name, record_file.name).__contains__)
         with files.published(file) as temporary:
-            torch.save(entries, temporary)
+            with temporary.open("wb") as stream:
+                checksum = sealed(partial(torch.save, entries))(stream)
             content = {
                 "hash": content_hash(_read(temporary)),
+                "data_checksum": checksum,
                 "arguments": {name: f"{value!r:.200}" for name, value in arguments.items()},
                 **read.to_json(),
                 "environment": environment(self._device),
@@ -145,8 +154,8 @@ class SharedData:
             self._check_inputs(content["files"])
             if known is not None and known["hash"] != content["hash"]:
                 raise RunError(_recomputed(self._run, known["hash"], content["hash"]))
-        if known is None:
-            files.publish_json(file.with_suffix(".json"), content)
+        # A process that dies before this leaves a pair that does not match: it is computed again.
+        files.publish_json(record_file, {**content, **(known or {}), "data_checksum": checksum})
 
     def _check_inputs(self, inputs: Iterable[Mapping[str, Any]]) -> None:
         """Raise a RunError if data of this run was read from another content of the same file."""
@@ -205,12 +214,20 @@ def _read(file: Path) -> Mapping[str, Any]:
     return loaded
 
 
+def _checksum(file: Path) -> str | None:
+    """Return the checksum of a data file, compared with its content; None if damaged or lost."""
+    try:
+        return files.verify(file)
+    except (FileNotFoundError, DamageError):
+        return None
+
+
 def _recomputed(run: RunDirectory, before: str, now: str) -> str:
     return (
         f"run {run.id}: the data function returns other data (hash {now}) than that with which "
-        f"results of this run were made (hash {before}), whose file is lost; a file that it reads "
-        "has changed, it draws from another generator than gen, or it rounds differently here; to "
-        "train everything on the new data, launch with --fresh"
+        f"results of this run were made (hash {before}), whose file is lost or damaged; a file "
+        "that it reads has changed, it draws from another generator than gen, or it rounds "
+        "differently here; to train everything on the new data, launch with --fresh"
     )
 
 

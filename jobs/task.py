@@ -31,10 +31,15 @@ from mlpsubmit.jobs.room import Room
 from mlpsubmit.jobs.shared_data import SharedData
 from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store import run_directory, shards
+from mlpsubmit.jobs.store.environments import (
+    NOT_IDENTICAL,
+    differences,
+    publish_environments,
+    stored_environments,
+)
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.store.shards import Shard
-from mlpsubmit.jobs.store.stored_results import environment_file
 from mlpsubmit.jobs.supervisor import Supervision
 from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
@@ -107,6 +112,7 @@ def run_task(
         device = task_device()
         torch.set_num_threads(plan.threads)
         _record_last_end(run, name, supervision)
+        _remove_leftovers(run, name, intent["slices"][index])
         packs = suspects_last(run, _to_train(run, plan, intent["slices"][index], name))
         data = SharedData(run, sweep, device, map(plan.indices, packs))
         roofline = None
@@ -137,7 +143,10 @@ def run_task(
                 **fields,
             ) as heartbeat,
         ):
-            files.publish_json(environment_file(shard.path), [environment(device)])
+            here = environment(device)
+            publish_environments(shard.path, [here])
+            if others := differences([*run.results.environments(), here]):
+                print(f"this run goes on with {others}: {NOT_IDENTICAL}", flush=True)
             context = TaskContext(
                 *(run, sweep, plan, device, data, stop, heartbeat, meter, roofline),
                 *(Turns(device), on_failure),
@@ -160,6 +169,18 @@ def _record_last_end(run: RunDirectory, task: str, supervision: Supervision | No
     print(f"the process {end} in pack {pack_file_name(number)}; going on", flush=True)
     attempt = f"{task}.{last['attempt']}" if last else f"{task}, without a heartbeat, {time.time()}"
     add_end(run, pack_file_name(number), replace(end, attempt=attempt))
+
+
+def _remove_leftovers(run: RunDirectory, task: str, ranges: Sequence[Sequence[int]]) -> None:
+    """Remove the temporary files of earlier attempts of a task."""
+
+    def owned(name: str) -> bool:
+        number = name.partition(".")[0]
+        return number.isdecimal() and any(low <= int(number) < high for low, high in ranges)
+
+    files.remove_leftovers(run.path / run_directory.CHECKPOINTS, owned)
+    for folder in (run_directory.RESULTS, run_directory.HEARTBEATS):
+        files.remove_leftovers(run.path / folder, lambda name: name.startswith(f"{task}."))
 
 
 def _to_train(
@@ -283,6 +304,8 @@ class _Task:
                 on_failure(error)
         finally:
             self.context.data.end_pack()
+        if outcome.checkpoint is not None:
+            self._record_environments(pack, outcome.checkpoint.environments)
         if outcome.failures:
             meter.discard()
             self._record_failures(pack, outcome)
@@ -296,6 +319,17 @@ class _Task:
         seconds = time.monotonic() - started
         print(f"pack {pack.name}: {size} configs in {seconds:.1f} s", flush=True)
         return True
+
+    def _record_environments(self, pack: PackRange, own: Sequence[dict[str, Any]]) -> None:
+        """Record all environments in which a pack was trained, before its result."""
+        known = stored_environments(self.shard.path)
+        new = [environment for environment in own if environment not in known]
+        if new:
+            publish_environments(self.shard.path, [*new, *known])
+            print(
+                f"pack {pack.name}: was trained with {differences(own)}: {NOT_IDENTICAL}",
+                flush=True,
+            )
 
     def _record_failures(self, pack: PackRange, outcome: PackOutcome) -> None:
         """Append the results of a pack in which configs have failed, and then the failures.

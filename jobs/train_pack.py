@@ -22,6 +22,7 @@ from mlpsubmit.assembly.probe import smoke_test
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.checkpoint import Checkpoint
+from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.failures import RowsFailure, failures_of
 from mlpsubmit.jobs.gpus import device_name
 from mlpsubmit.jobs.heartbeat import Heartbeat, PackHeartbeat
@@ -115,6 +116,7 @@ def train_pack(
     configs = [sweep.config(int(index)) for index in indices]
     file = context.run.checkpoint(pack.name)
     checkpoint = Checkpoint.load(file, context.device.type, len(configs))
+    checkpoint.enter(environment(context.device))
     if not checkpoint.parts.left and pack.name in context.run.results.failed():
         checkpoint.retry_failures()  # a process died between recording them and this
     monitor = TaskMonitor(

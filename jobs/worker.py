@@ -14,6 +14,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from mlpsubmit.errors import DamageError
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.signals import STOP_SIGNALS, stop_on_signals
 from mlpsubmit.jobs.supervisor import Supervision, supervised
@@ -41,11 +42,16 @@ def main(path: str, submission: int, task: int, supervision: Supervision | None 
             return 0
         from mlpsubmit.jobs.as_launched import as_launched
 
-        run = RunDirectory.open(Path(path).absolute())
-        with as_launched(run) as sweep:
-            from mlpsubmit.jobs.task import run_task
+        try:
+            run = RunDirectory.open(Path(path).absolute())
+            with as_launched(run) as sweep:
+                from mlpsubmit.jobs.task import run_task
 
-            outcome = run_task(run, sweep, submission, task, stop, supervision=supervision)
+                outcome = run_task(run, sweep, submission, task, stop, supervision=supervision)
+        except DamageError as error:
+            print(error, flush=True)
+            _report_crash(path, submission, task, str(error))
+            return 1
         # The launch of a local run may itself be part of a job, which is not to be requeued.
         under_slurm = run.intent(submission)["executor"] == "slurm"
         if outcome == "interrupted" and under_slurm and run.ended(submission) is None:
@@ -55,13 +61,18 @@ def main(path: str, submission: int, task: int, supervision: Supervision | None 
 
 def report_end(path: str, submission: int, task: int, end: ProcessEnd) -> None:
     """Make the heartbeat of a task show that its process was killed before it trained anything."""
+    print(f"the process {end}, before it trained anything", flush=True)
+    _report_crash(path, submission, task, f"its process {end}")
+
+
+def _report_crash(path: str, submission: int, task: int, error: str) -> None:
+    """Make the heartbeat of a task show why it has ended."""
     from mlpsubmit import files
     from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 
-    print(f"the process {end}, before it trained anything", flush=True)
     run, name, now = RunDirectory(Path(path)), task_name(submission, task), time.time()
     last = run.last_heartbeat(name) or {"task": name, "started": now}
-    crashed = {"state": "crashed", "error": f"its process {end}", "updated": now}
+    crashed = {"state": "crashed", "error": error, "updated": now}
     with contextlib.suppress(OSError):  # a full disk; the log has it
         files.publish_json(run.heartbeat(name), {**last, **crashed}, sync=False)
 

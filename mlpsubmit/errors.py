@@ -4,7 +4,8 @@ UserError                 the user can fix it
 ├── SpecError             a spec, or the arguments of a function of the library
 │   └── StackingError     training.comparison: models that train in smaller groups only
 ├── RunError              a run directory
-│   └── BusyError         a run whose tasks are active, or may be
+│   ├── BusyError         a run whose tasks are active, or may be
+│   └── DamageError       a file that is not as it was written
 ├── BatchError            training.batches: a batch that the model or the loss cannot take
 ├── WriteError            training.guard: a function that writes into a tensor which others read
 ├── GrabError             training.measurements: a grab that failed
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BusyError",
+    "DamageError",
     "RunError",
     "SpecError",
     "UserError",
@@ -74,6 +76,10 @@ class RunError(UserError):
 
 class BusyError(RunError):
     """A run whose tasks are active, or may be; the same command may succeed later."""
+
+
+class DamageError(RunError):
+    """A file that is not as it was written."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -9,34 +9,40 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import math
 import os
+import re
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mlpsubmit.errors import RunError
+from mlpsubmit.checksums import SEAL_SIZE, Verifier, parsed_json, summed_json
+from mlpsubmit.errors import DamageError, RunError
 
 __all__ = [
     "LARGEST_JSON",
     "SMALL_JSON",
-    "json_bytes",
+    "checked",
     "locked",
     "open_regular",
     "publish",
     "publish_json",
     "published",
     "read_json",
+    "remove_leftovers",
     "sync_folder",
+    "verify",
+    "without_leftovers",
 ]
 
 #: The most bytes of a JSON file that is read or written, and of one of a few fields.
 LARGEST_JSON = 1 << 27
 SMALL_JSON = 1 << 20
+
+_CHUNK = 1 << 20
 
 #: Errors of file systems that cannot flush folders, and of folders without read permission.
 _CANNOT_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES)
@@ -71,6 +77,47 @@ def published(path: Path, *, sync: bool = True) -> Iterator[Path]:
 def _sibling(path: Path) -> Path:
     """Return an unused hidden name in the same folder, and so on the same file system."""
     return path.with_name(f".{path.name}.{os.urandom(6).hex()}")
+
+
+#: What :func:`_sibling` returns, with the name that was to be published.
+_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{12}", re.DOTALL)
+
+
+def remove_leftovers(folder: Path, owned: Callable[[str], bool] = lambda name: True) -> None:
+    """Remove what killed processes have left in a folder of files that they were to publish.
+
+    Args:
+        owned: returns whether no other process can be publishing a file of this name now.
+    """
+    with contextlib.suppress(OSError):  # no such folder, or one of another user
+        for entry in list(os.scandir(folder)):
+            name = _LEFTOVER.fullmatch(entry.name)
+            if name is None or not owned(name[1]):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+@contextlib.contextmanager
+def without_leftovers(path: Path) -> Iterator[None]:
+    """Remove the leftovers of a path that any process may publish, unless one is doing so now.
+
+    All that publish it do so within this context: they lock the folder while they do, shared.
+    """
+    with contextlib.ExitStack() as stack:
+        # Nothing is removed while another process writes, nor where folders cannot be locked (NFS).
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path.parent, os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.exists():  # else one may be the old directory, moved aside by _rename
+                    remove_leftovers(path.parent, path.name.__eq__)
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
 
 
 def _sync_tree(path: Path) -> None:
@@ -132,18 +179,13 @@ def publish(
             file.write(content)
 
 
-def json_bytes(content: Any) -> bytes:
-    """Return the content as JSON."""
-    return json.dumps(content, indent=1).encode()
-
-
-def publish_json(path: Path, content: Any, *, sync: bool = True) -> None:
-    """Publish a JSON file.
+def publish_json(path: Path, content: Mapping[str, Any], *, sync: bool = True) -> None:
+    """Publish a JSON object with its checksum.
 
     Raises:
         RunError: it would be larger than :func:`read_json` reads.
     """
-    encoded = json_bytes(content)
+    encoded = summed_json(content)
     if len(encoded) > LARGEST_JSON:
         raise RunError(f"{path}: would have {_too_large(len(encoded), LARGEST_JSON)}")
     publish(path, encoded, sync=sync)
@@ -170,24 +212,59 @@ _KINDS = {
 }
 
 
+def verify(path: Path) -> str:
+    """Return the checksum of a file that :func:`mlpsubmit.checksums.sealed` wrote, in hex.
+
+    Raises:
+        DamageError: it is not that of the content.
+    """
+    with open_regular(path) as file:
+        verifier = Verifier(os.fstat(file.fileno()).st_size)
+        while part := file.read(_CHUNK):
+            verifier.add(part)
+    return _compared(path, verifier)
+
+
+def checked(path: Path) -> bytes:
+    """Return the content of a file that :func:`mlpsubmit.checksums.sealed` wrote.
+
+    Raises:
+        DamageError: the checksum is not that of the content.
+    """
+    with open_regular(path) as file:
+        content = file.read()
+    verifier = Verifier(len(content))
+    verifier.add(content)
+    _compared(path, verifier)
+    return content[:-SEAL_SIZE]
+
+
+def _compared(path: Path, verifier: Verifier) -> str:
+    checksum = verifier.checksum()
+    if checksum is None:
+        raise DamageError(f"{path}: is damaged (its checksum differs from that of its content)")
+    return checksum
+
+
 def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
-    """Return the content of a JSON file.
+    """Return the object in a file of :func:`publish_json`.
 
     Args:
         most: the bytes that it may have; a larger one is not read.
 
     Raises:
-        RunError: if it is not valid JSON, too large, or not a regular file.
+        DamageError: if it is not valid JSON, too large, or not as it was written.
+        RunError: if it is not a regular file.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         content = b"" if size > most else file.read(most + 1)
     if max(size, len(content)) > most:
-        raise RunError(f"{path}: is damaged (it has {_too_large(size, most)})")
+        raise DamageError(f"{path}: is damaged (it has {_too_large(size, most)})")
     try:
-        return json.loads(content)
+        return parsed_json(content)
     except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: is damaged ({error})") from error
+        raise DamageError(f"{path}: is damaged ({error})") from error
 
 
 def _too_large(size: int, most: int) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import NotRequired, Required, TypedDict
 
-from mlpsubmit.errors import RunError
+from mlpsubmit.errors import DamageError
 from mlpsubmit.files import LARGEST_JSON, read_json
 from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.spec.product import MOST_POINTS
@@ -332,7 +332,11 @@ class Beat(TypedDict, total=False):
     loss: Finite | None
 
 
-Environments = list[dict[Attribute, int | str]]
+@_open
+class Environments(TypedDict):
+    """results/<task>.<attempt>.json: the versions and devices that results were made with."""
+
+    environments: list[dict[Attribute, int | str]]
 
 
 @_open
@@ -360,6 +364,7 @@ class DataRecord(TypedDict):
     """data/<key>.json: the hash of the data, and what it was read from."""
 
     hash: Hash
+    data_checksum: Hash | None
     arguments: dict[str, str]
     files: list[InputFile]
     folders: list[InputFolder]
@@ -413,7 +418,7 @@ def read(file: Path, model: type[_T], most: int = LARGEST_JSON) -> _T:
 
     Raises:
         FileNotFoundError: there is none.
-        RunError: it is not as it was written.
+        DamageError: it is not as it was written.
     """
     return checked(read_json(file, most), model, str(file))
 
@@ -422,7 +427,7 @@ def checked(content: Any, model: type[_T], name: str) -> _T:
     """Return a content, checked against a model.
 
     Raises:
-        RunError: it does not fit; the message begins with the name.
+        DamageError: it does not fit; the message begins with the name.
     """
     try:
         adapter = _adapter(model)  # type: ignore[arg-type]  # mypy takes no class as hashable
@@ -435,9 +440,9 @@ def checked(content: Any, model: type[_T], name: str) -> _T:
         raise damaged(name, "; ".join(texts + more)) from None
 
 
-def damaged(name: str | Path, why: str) -> RunError:
+def damaged(name: str | Path, why: str) -> DamageError:
     """Return the error of a file that is not as it was written."""
-    return RunError(f"{name}: is damaged ({why})")
+    return DamageError(f"{name}: is damaged ({why})")
 
 
 @functools.cache
@@ -463,7 +468,7 @@ def check_run(sweep_file: Path, sweep: Manifest, plan_file: Path, plan: PlanReco
     """Check that sweep.json and plan.json are consistent, and of one sweep.
 
     Raises:
-        RunError: they are not.
+        DamageError: they are not.
     """
     if problem := _manifest_problem(sweep):
         raise damaged(sweep_file, problem)
@@ -548,7 +553,7 @@ def check_slices(file: Path, intent: Intent, packs: int) -> None:
     """Check that the slices of an intent have packs of a plan, and all that SLURM needs.
 
     Raises:
-        RunError: they have not.
+        DamageError: they have not.
     """
     ranges = [one for slice_ in intent["slices"] for one in slice_]
     if any(not low < high <= packs for low, high in ranges):
@@ -568,7 +573,7 @@ def check_beat(file: Path, beat: Beat, packs: int) -> None:
     """Check that a heartbeat has what its state needs, and a pack of the plan.
 
     Raises:
-        RunError: it has not.
+        DamageError: it has not.
     """
     needed = {"host", "pid"} if beat["state"] != "crashed" else set()
     if beat["state"] == "training" or {"pack", "max_iter"} & beat.keys():
@@ -583,7 +588,7 @@ def check_jobs(file: Path, jobs: Jobs, intent: Intent) -> None:
     """Check that jobs cover tasks of their submission.
 
     Raises:
-        RunError: they do not, or SLURM has no such ids.
+        DamageError: they do not, or SLURM has no such ids.
     """
     _check_within(file, jobs["jobs"], len(intent["slices"]))
     if intent["executor"] == "slurm" and not all(job["id"].isdecimal() for job in jobs["jobs"]):

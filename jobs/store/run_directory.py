@@ -26,13 +26,16 @@
 | compiled/<machine>/          | torch, where COMPILE pays: code that other tasks use as well  |
 
 One writer per file. A published file is complete: a temporary name, fsync, rename; or it is a tar,
-and its torn tail is ignored. Nothing here unpickles. The fields of the JSON files are those of
+and its torn tail is ignored. Every file that is read back has a checksum, which is compared then
+(:mod:`mlpsubmit.checksums`; arrays in shards have those of zip). Scripts and logs have none, nor
+has what torch compiles. Nothing here unpickles. The fields of the JSON files are those of
 :mod:`mlpsubmit.jobs.store.records`. Without sweep.json and plan.json there is no run; any other
 file that cannot be read is noted in :attr:`RunDirectory.unreadable`, and only its content is lost.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -43,8 +46,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from mlpsubmit.errors import RunError
-from mlpsubmit.files import LARGEST_JSON, SMALL_JSON, publish_json, read_json
+from mlpsubmit.errors import DamageError, RunError
+from mlpsubmit.files import (
+    LARGEST_JSON,
+    SMALL_JSON,
+    open_regular,
+    publish_json,
+    read_json,
+    remove_leftovers,
+    verify,
+)
 from mlpsubmit.jobs.store import records
 from mlpsubmit.jobs.store.pack_schema import PackSchema
 from mlpsubmit.jobs.store.records import Beat, DataRecord, Intent, JobRecord, Jobs, Manifest
@@ -89,6 +100,26 @@ def task_name(submission: int, index: int) -> str:
     return f"{submission:03d}-{index:04d}"
 
 
+def _only_copy(file: Path, model: type[_T]) -> _T:
+    """Return the content of a file that only another launch can make again."""
+    try:
+        return records.read(file, model)
+    except DamageError as error:
+        raise DamageError(
+            f"{error}; launch its spec again: a new run reuses the finished results of this one"
+        ) from error
+
+
+def _without_checksum(file: Path) -> dict[str, object]:
+    """Return the content of a JSON object of formats 1 to 4; empty if it is none."""
+    try:
+        with open_regular(file) as stream:
+            content = json.loads(stream.read(LARGEST_JSON))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) and "checksum" not in content else {}
+
+
 @dataclass(frozen=True)
 class RunDirectory:
     """One launched sweep on disk.
@@ -118,8 +149,7 @@ class RunDirectory:
                 f"{path}: is not a run (it has no {SWEEP_JSON} and {PLAN}); give the folder that "
                 "launch printed, the name of a sweep, or the start of a run id"
             )
-        content = read_json(path / SWEEP_JSON)
-        written = content.get("format") if isinstance(content, dict) else None
+        written = cls(path)._format()
         if written != FORMAT:
             raise RunError(
                 f"{path}: was written in format {written!r:.80}; this mlpsubmit reads format "
@@ -129,15 +159,24 @@ class RunDirectory:
         records.check_run(path / SWEEP_JSON, run.sweep, path / PLAN, run.plan)
         return run
 
+    def _format(self) -> object:
+        """Return the format of the run: from plan.json if sweep.json is damaged."""
+        try:
+            return read_json(self.path / SWEEP_JSON).get("format")
+        except DamageError:
+            if (older := _without_checksum(self.path / SWEEP_JSON).get("format")) is not None:
+                return older
+            return self.plan.get("format")
+
     @cached_property
     def sweep(self) -> Manifest:
         """The content of sweep.json."""
-        return records.read(self.path / SWEEP_JSON, Manifest)
+        return _only_copy(self.path / SWEEP_JSON, Manifest)
 
     @cached_property
     def plan(self) -> records.PlanRecord:
         """The content of plan.json."""
-        return records.read(self.path / PLAN, records.PlanRecord)
+        return _only_copy(self.path / PLAN, records.PlanRecord)
 
     def _readable(
         self,
@@ -167,6 +206,31 @@ class RunDirectory:
         """Note a file that cannot be read."""
         text = str(error) if isinstance(error, RunError) else f"{file}: {error.strerror}"
         self.unreadable[file] = text
+
+    @property
+    def pickle(self) -> Path:
+        """The file of the sweep with its functions."""
+        return self.path / SWEEP_PICKLE
+
+    def verify_pickle(self) -> None:
+        """Compare the checksum of that file.
+
+        Raises:
+            DamageError: it is damaged or lost.
+        """
+        try:
+            verify(self.pickle)
+        except FileNotFoundError:
+            raise DamageError(f"{self.pickle}: is missing") from None
+
+    def remove_leftovers(self) -> None:
+        """Remove the temporary files of killed processes; only while no task of the run is active.
+
+        Not those of a cancel, which may be in progress whatever is locked.
+        """
+        folders = [self.path / name for name in ("", DATA, RESULTS, CHECKPOINTS, HEARTBEATS)]
+        for folder in (*folders, *map(self.submission, self.submissions())):
+            remove_leftovers(folder, ENDED.__ne__)
 
     @property
     def id(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tarfile
 import time
@@ -16,8 +15,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsubmit.checksums import parsed_json, summed_json
 from mlpsubmit.errors import RunError
-from mlpsubmit.files import LARGEST_JSON, json_bytes, open_regular, sync_folder
+from mlpsubmit.files import LARGEST_JSON, open_regular, sync_folder
 from mlpsubmit.jobs.store.npz import ArrayHeader, stored_arrays, stored_headers
 from mlpsubmit.jobs.store.pack_schema import CHECKED, MOST_ARRAYS, PackSchema
 from mlpsubmit.jobs.store.records import FailedPack, checked
@@ -249,7 +249,7 @@ def failures_json(finished: Sequence[int], failures: Sequence[Mapping[str, Any]]
         finished: indices of its configs with a result.
         failures: the fields of the :class:`Failure` of the others, but for ``pack``.
     """
-    return json_bytes({"finished": list(finished), "failures": list(failures)})
+    return summed_json({"finished": list(finished), "failures": list(failures)})
 
 
 def read_failures(
@@ -265,7 +265,7 @@ def read_failures(
     try:
         if member.size > LARGEST_JSON:
             raise ValueError
-        content = checked(json.loads(member.read()), FailedPack, member.name)
+        content = checked(parsed_json(member.read()), FailedPack, member.name)
     except (ValueError, RecursionError, RunError):
         return _indices([]), []
     failures = [

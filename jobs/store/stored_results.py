@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.errors import RunError
-from mlpsubmit.files import SMALL_JSON
-from mlpsubmit.jobs.store import records
+from mlpsubmit.jobs.store.environments import environment_file, stored_environments
 from mlpsubmit.jobs.store.pack_schema import PackSchema
 from mlpsubmit.jobs.store.shards import (
     FAILED_SUFFIX,
@@ -30,16 +29,11 @@ from mlpsubmit.jobs.store.shards import (
 from mlpsubmit.results.source import Failure
 from mlpsubmit.spec.product import MOST_POINTS
 
-__all__ = ["REUSED", "REUSED_PREFIX", "Outcomes", "StoredResults", "environment_file"]
+__all__ = ["REUSED", "REUSED_PREFIX", "Outcomes", "StoredResults"]
 
 #: The shard of results that come from earlier runs, and what its members' names begin with.
 REUSED = "reused.0.tar"
 REUSED_PREFIX = "reused-"
-
-
-def environment_file(shard: Path) -> Path:
-    """Return the file beside a shard with the versions and devices that its results come from."""
-    return shard.with_suffix(".json")
 
 
 _SHARD_NAME = re.compile(r"(?P<task>reused|[0-9]{3,9}-[0-9]{4,9})\.(?P<attempt>[0-9]{1,9})\.tar")
@@ -88,8 +82,8 @@ class StoredResults:
         """Return what the results were made with: one entry per attempt, of earlier runs too."""
         found: list[dict[str, int | str]] = []
         for shard in self.shards():
-            with self._noting(environment_file(shard)) as file:
-                entries = records.read(file, records.Environments, SMALL_JSON)
+            with self._noting(environment_file(shard)):
+                entries = stored_environments(shard)
                 found += [entry for entry in entries if entry not in found]
         return found
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit import files
+from mlpsubmit.checksums import sealed
 from mlpsubmit.jobs.heartbeat import process_age
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.store import run_directory
@@ -72,7 +73,7 @@ def write_order(folder: Path, frozen: bytes, plan: Plan, packs: Sequence[int]) -
         packs: the numbers of the packs to train.
     """
     (folder / run_directory.DATA).mkdir()
-    files.publish(folder / run_directory.SWEEP_PICKLE, frozen, private=True)
+    files.publish(folder / run_directory.SWEEP_PICKLE, sealed(frozen), private=True)
     files.publish_json(folder / run_directory.PLAN, plan.to_json())
     files.publish_json(folder / ORDER, {"packs": list(packs)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,11 @@ class FileManager:
                     f"{path}: got {type(obj).__name__}; .npy holds a numpy array; give it another "
                     "ending, such as .pickle"
                 )
-            array = obj
-            files.publish(path, lambda stream: np.save(stream, array))
+            write: partial[None] = partial(np.save, arr=obj)
         else:
-            files.publish(path, lambda stream: pickle.dump(obj, stream, pickle.HIGHEST_PROTOCOL))
+            write = partial(pickle.dump, obj, protocol=pickle.HIGHEST_PROTOCOL)
+        with files.without_leftovers(path):
+            files.publish(path, write)
 
     def load(self, fn: str, filepath: str = "") -> Any:
         """Return a saved object, or None if there is no such file.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.files import published
+from mlpsubmit.files import published, without_leftovers
 from mlpsubmit.results.axes import (
     PlotAxis,
     final_values,
@@ -79,7 +79,7 @@ def plot(dataset: xr.Dataset, path: str | Path, *, force: bool = False) -> Path:
 
     path, run = Path(path), dataset.attrs.get("run")
     check_figure(path, None if force else run)
-    with published(path) as temporary:
+    with without_leftovers(path), published(path) as temporary:
         # No pyplot: its figures are global state, and may want a display.
         figure = Figure(layout="constrained")
         axes = [axis for axis in shown_axes(load_empty(dataset)) if len(axis.labels) > 1]

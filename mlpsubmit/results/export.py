@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.files import published
+from mlpsubmit.files import published, without_leftovers
 from mlpsubmit.results.origin import run_of
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def write(layout: Layout, source: ResultSource, path: str | Path, *, force: bool
             ) from error
     run = None if force else layout.attributes.get("run")
     check_target(path, run, directory=form.directory)
-    with published(path) as temporary:
+    with without_leftovers(path), published(path) as temporary:
         pkgutil.resolve_name(form.writer)(layout, source, temporary)
         check_target(path, run, directory=form.directory)  # others may have written meanwhile
     return path

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
+from mlpsubmit.checksums import sealed
 from mlpsubmit.display.text import abridged
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import DamageError, UserError
 from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.store import run_directory
@@ -102,7 +103,9 @@ def launch(
             return run
         if len(prepared.missing):
             chosen.check(prepared.submission)
-        if run is None:
+        if run is not None:
+            _restore_pickle(run.directory, frozen)
+        else:
             content = manifest(sweep, spec, command, prepared.reused.counts, prepared.path)
             run = Run(create(content, prepared, frozen))
     try:
@@ -205,7 +208,7 @@ def prepare(
     earlier = [] if fresh else list(readable(reversed(runs_of(folder))))
     reused = Reused(sweep)
     prepared = partial(PreparedLaunch, sweep, executor, retries)
-    same = (run for run in earlier if run.sweep["fingerprint"] == sweep.fingerprint)
+    same = (run for run in earlier if _is_of(run, sweep))
     if (directory := first_unchanged(same)) is not None:
         run = Run(directory)
         if not run.damaged_reused():
@@ -217,6 +220,28 @@ def prepare(
     threads = executor.threads_per_task(min(max_tasks, max(plan.packs, 1)))
     path = folder / (time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
     return prepared(None, path, replace(plan, threads=threads), np.arange(plan.packs), reused)
+
+
+def _is_of(run: RunDirectory, sweep: Sweep) -> bool:
+    """Return whether a run is of this very sweep, and can be continued."""
+    try:
+        if run.sweep["fingerprint"] != sweep.fingerprint:
+            return False
+        for number in run.submissions():
+            run.jobs(number), run.intent(number), run.ended(number)
+        return bool(run.plan)
+    except DamageError as error:
+        warnings.warn(str(error).partition(";")[0], stacklevel=3)
+        return False
+
+
+def _restore_pickle(run: RunDirectory, frozen: bytes) -> None:
+    """Write the sweep of a run again if the file is damaged or lost: functions of equal keys."""
+    try:
+        run.verify_pickle()
+    except DamageError as error:
+        warnings.warn(f"{error}; it is written again", stacklevel=3)
+        files.publish(run.pickle, sealed(frozen), private=True)
 
 
 @contextlib.contextmanager
@@ -231,6 +256,7 @@ def _locked_folder(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with submission_lock(folder / run_directory.LOCK, f"the sweep {folder.name}"):
+            files.remove_leftovers(folder)
             yield
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -253,8 +279,9 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) 
         for name in run_directory.FOLDERS:
             (temporary / name).mkdir(parents=True)
         # It holds the environment variables that the spec sets, which may be secrets.
-        files.publish(temporary / run_directory.SWEEP_PICKLE, frozen, private=True)
-        files.publish_json(temporary / run_directory.PLAN, prepared.plan.to_json())
+        files.publish(temporary / run_directory.SWEEP_PICKLE, sealed(frozen), private=True)
+        plan = {"format": run_directory.FORMAT, **prepared.plan.to_json()}
+        files.publish_json(temporary / run_directory.PLAN, plan)
         RunDirectory(temporary).record_launch(next_launch(path))
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
         prepared.reused.write(RunDirectory(temporary))

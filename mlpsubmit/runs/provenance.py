@@ -11,6 +11,7 @@ from typing import Any
 from mlpsubmit.display.text import abridged
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs import input_files
+from mlpsubmit.jobs.store.environments import NOT_IDENTICAL, differences
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
 __all__ = ["attributes", "changed_inputs", "first_unchanged", "reject"]
@@ -84,13 +85,15 @@ def attributes(run: RunDirectory) -> dict[str, str | int | float]:
     """Return where a run's results come from, as attributes of its dataset.
 
     Versions, devices and threads are those with which the results were made. Where they differ
-    between tasks or reused results, all of them are listed.
+    between tasks or reused results, all of them are listed, and ``bit_identity`` says what follows.
     """
     found: dict[str, Any] = dict(run.sweep["origin"])
     environments = run.results.environments()
     for name in dict.fromkeys(name for entry in environments for name in entry):
         values = list(dict.fromkeys(entry[name] for entry in environments if name in entry))
         found[name] = values[0] if len(values) == 1 else "; ".join(map(str, values))
+    if mixed := differences(environments):
+        found["bit_identity"] = f"made with {mixed}: {NOT_IDENTICAL}"
     records = run.data_records()
     if records:
         found["data_hash"] = _data_hash(records)

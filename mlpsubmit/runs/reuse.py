@@ -13,13 +13,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit import files
 from mlpsubmit.jobs.shared_data import data_keys
 from mlpsubmit.jobs.store import shards
+from mlpsubmit.jobs.store.environments import publish_environments
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import Member, StoredPack
-from mlpsubmit.jobs.store.stored_results import REUSED, REUSED_PREFIX, environment_file
+from mlpsubmit.jobs.store.stored_results import REUSED, REUSED_PREFIX
 from mlpsubmit.runs.provenance import changed_inputs, reject
 from mlpsubmit.spec.sweep import Sweep
 
@@ -128,7 +128,7 @@ class Reused:
                 _copy_data(source.data_file(key), run.data_file(key))
         environments = [e for source, _ in self._sources for e in source.results.environments()]
         distinct = [e for n, e in enumerate(environments) if e not in environments[:n]]
-        files.publish_json(environment_file(results / REUSED), distinct)
+        publish_environments(results / REUSED, distinct)
         with shards.Shard(results / REUSED) as shard:
             for number, (member, rows, indices) in enumerate(self._found):
                 pack = StoredPack(member)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
-from mlpsubmit.errors import BusyError, RunError
+from mlpsubmit.errors import BusyError, DamageError, RunError
 from mlpsubmit.jobs.killed_packs import add_unrecorded_ends
 from mlpsubmit.jobs.plan import Plan, cut
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
@@ -104,7 +104,7 @@ def start(
     Raises:
         BusyError: a task of the run is running, or that cannot be ruled out.
         UserError: the cluster rejects the job; then nothing of it is left.
-        RunError: the run is not writable.
+        RunError: the run is not writable, or its sweep.pkl is damaged.
     """
     _check_writable(run)
     with submission_lock(run.path / run_directory.PLAN, f"run {run.id}"):
@@ -112,12 +112,14 @@ def start(
             return 0
         status = read_status(run, Scheduler(exact=True))
         _check_not_busy(run, status)
+        run.remove_leftovers()
         plan = Plan.from_json(run.plan)
         missing = missing_packs(run, plan)
         if not len(missing):
             if after is None:
                 run.record_launch(next_launch(run.path))
             return 0
+        _check_pickle(run)
         add_unrecorded_ends(run, status.tasks)
         submission = submission_for(run, run.sweep, executor, plan, missing, retries)
         if not checked:
@@ -136,6 +138,16 @@ def _check_writable(run: RunDirectory) -> None:
             "resume write to it: continue it as a user who may, or launch its spec with another "
             "--runs-dir"
         )
+
+
+def _check_pickle(run: RunDirectory) -> None:
+    """Raise an error here rather than in every task."""
+    try:
+        run.verify_pickle()
+    except DamageError as error:
+        raise DamageError(
+            f"{error}; launch its spec again: if it is unchanged, this run goes on"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mlpsubmit import Sweep
-from mlpsubmit.files import json_bytes
+from mlpsubmit.checksums import summed_json
 from mlpsubmit.jobs.plan import LARGEST_PACK, Plan, cut, make_plan
 from mlpsubmit.spec.hyperparameters import STACKED, Hyperparameters
 
@@ -38,7 +38,7 @@ def planned(axes, max_tasks=2, finished=None, **further):
 
 
 def through_json(plan):
-    return Plan.from_json(json.loads(json_bytes(plan.to_json())))
+    return Plan.from_json(json.loads(summed_json(plan.to_json())))
 
 
 # ---- any sweep -----------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def test_what_is_finished_need_not_be_kept_by_where():
 @pytest.mark.parametrize("max_tasks", [1, 50])
 def test_the_plan_of_a_million_configs_is_small(axes, max_tasks):
     plan = planned(axes, max_tasks=max_tasks)
-    content = json_bytes(plan.to_json())
+    content = summed_json(plan.to_json())
     assert len(content) < 50_000
     assert plan.configs == 1_000_000
     again = Plan.from_json(json.loads(content))

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from mlpsubmit import Sweep, UserError, launch, open_run
-from mlpsubmit.files import publish_json
-from mlpsubmit.jobs.store.stored_results import environment_file
+from mlpsubmit.jobs.store.environments import publish_environments, stored_environments
 from mlpsubmit.runs.run import Run
 
 
@@ -202,12 +201,17 @@ def test_the_attributes_hold_versions_device_and_threads(write: Callable[[float]
     assert {"python", "mlpsubmit", "numpy", "cuda", "cpu"} <= set(attributes)
     # As if the first run had been trained by another version.
     (shard,) = first.directory.results.shards()
-    environment = json.loads(environment_file(shard).read_bytes())[0]
-    publish_json(environment_file(shard), [{**environment, "torch": "2.4.0", "threads": 7}])
+    (environment,) = stored_environments(shard)
+    publish_environments(shard, [{**environment, "torch": "2.4.0", "threads": 7}])
     grown = launched([4, 8]).collect().attrs
     assert grown["torch"] == f"2.4.0; {torch.__version__}"
     assert grown["threads"] == f"7; {torch.get_num_threads()}"
     assert grown["cpu"] == attributes["cpu"]
+    assert "bit_identity" not in attributes
+    assert grown["bit_identity"] == (
+        f"made with torch 2.4.0 and {torch.__version__}, threads 7 and "
+        f"{torch.get_num_threads()}: bit-identity no longer holds (results agree up to rounding)"
+    )
 
 
 @pytest.mark.filterwarnings("default")

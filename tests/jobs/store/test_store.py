@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlpsubmit.checksums import summed_json
 from mlpsubmit.errors import RunError
 from mlpsubmit.files import publish, publish_json
 from mlpsubmit.jobs.store import run_directory, shards
@@ -383,6 +384,7 @@ def test_what_is_no_json_is_not_published(tmp_path):
 DIE_WHILE_WRITING = """
 import os, sys
 from pathlib import Path
+from mlpsubmit.checksums import summed_json
 from mlpsubmit.files import publish
 def write(file):
     file.write(b"half")
@@ -427,10 +429,11 @@ def test_a_folder_that_is_no_run(run, missing):
 
 
 @pytest.mark.parametrize(
-    ("content", "written"), [({"format": 99}, "99"), ({}, "None"), ([], "None"), (None, "None")]
+    ("content", "written"),
+    [(summed_json({"format": 99}), "99"), (summed_json({}), "None"), (b'{"format": 4}', "4")],
 )
 def test_a_run_of_another_format(run, content, written):
-    publish_json(run.path / run_directory.SWEEP_JSON, content)
+    (run.path / run_directory.SWEEP_JSON).write_bytes(content)
     assert error_of(RunDirectory.open, run.path) == (
         f"{run.path}: was written in format {written}; this mlpsubmit reads format "
         f"{run_directory.FORMAT}; use the version that launched it"
