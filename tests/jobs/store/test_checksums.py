@@ -18,9 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpsubmit.checksums import parsed_json, sealed, summed_json
-from mlpsubmit.files import checked, verify
 from mlpsubmit.errors import DamageError
-from mlpsubmit.files import publish, publish_json, read_json
+from mlpsubmit.files import checked, publish, publish_json, read_json, verify
 
 CONTENT = {"name": "é", "pairs": (1, 2.5), "none": None, "": {"checksum": "inner"}}
 

@@ -21,6 +21,7 @@ from mlpsubmit.errors import RunError
 from mlpsubmit.files import LARGEST_JSON, SMALL_JSON, locked, open_regular, publish_json, read_json
 from mlpsubmit.jobs.status import read_status
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.environments import publish_environments
 from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.pack_schema import PackSchema
@@ -57,7 +58,7 @@ def run(tmp_path: Path, records: Any) -> RunDirectory:
     publish_json(run.heartbeat("000-0000"), records.beat(state="done", packs=5, packs_done=1))
     with Shard(run.results.folder / "000-0000.0.tar") as shard:
         shard.append("0000001.npz", npz_bytes(PACK))
-    publish_json(run.results.folder / "000-0000.0.json", [{"torch": "2", "threads": 1}])
+    publish_environments(run.results.folder / "000-0000.0.tar", [{"torch": "2", "threads": 1}])
     run.record_launch(1)
     return run
 
@@ -130,10 +131,14 @@ def test_a_wrong_or_missing_field_is_one_message_or_costs_its_own_file(
 ) -> None:
     assert look(run) == 2
     file = run.path / name
-    whole = json.loads(file.read_bytes())
+    whole = read_json(file)
     for number, place in enumerate(places(whole)):
         for value in (..., *ODD[number % 2 :: 2]):
-            file.write_text(json.dumps(changed(whole, place, value)))
+            content = changed(whole, place, value)
+            if isinstance(content, dict):
+                publish_json(file, content, sync=False)
+            else:
+                file.write_text(json.dumps(content))
             with contextlib.suppress(RunError):
                 assert look(run) in (0, 2)
 
@@ -162,7 +167,7 @@ def test_a_file_of_another_kind_is_not_read(run: RunDirectory, name: str, kind: 
 
 def test_what_is_wrong_with_a_file_is_said(run: RunDirectory) -> None:
     file = run.path / run_directory.PLAN
-    plan = json.loads(file.read_bytes())
+    plan = read_json(file)
     publish_json(file, {**plan, "threads": "2", "packs": -1, "order": 3, "outside": None})
     with pytest.raises(RunError) as caught:
         RunDirectory.open(run.path)
@@ -199,7 +204,7 @@ def test_parts_of_a_run_that_do_not_fit_together(
     run: RunDirectory, name: str, changes: dict[str, Any], message: str
 ) -> None:
     file = run.path / name
-    publish_json(file, {**json.loads(file.read_bytes()), **changes})
+    publish_json(file, {**read_json(file), **changes})
     with pytest.raises(RunError) as caught:
         RunDirectory.open(run.path)
     assert message.replace("value error, ", "") in str(caught.value)
@@ -207,7 +212,7 @@ def test_parts_of_a_run_that_do_not_fit_together(
 
 def test_a_lost_heartbeat_costs_its_own_task_and_is_named(run: RunDirectory) -> None:
     file = run.heartbeat("000-0000")
-    file.write_text('{"state": "training", "started": 0.0}')
+    publish_json(file, {"state": "training", "started": 0.0})
     status = read_status(RunDirectory.open(run.path))
     problem = f"{file}: is damaged (updated: missing)"
     assert status.unreadable == (problem,)
@@ -220,12 +225,12 @@ def test_a_lost_heartbeat_costs_its_own_task_and_is_named(run: RunDirectory) -> 
 
 def test_jobs_or_an_intent_that_are_lost_leave_open_whether_tasks_run(run: RunDirectory) -> None:
     jobs = run.submission(0) / run_directory.JOBS
-    jobs.write_text('{"jobs": [{"id": "../../x"}]}')
+    publish_json(jobs, {"jobs": [{"id": "../../x"}]})
     status = read_status(RunDirectory.open(run.path))
     assert [task.state for task in status.tasks] == ["done", "unknown"]
     assert "is damaged (jobs.0.id: got '../../x'; " in status.tasks[1].why
     intent = run.submission(0) / run_directory.INTENT
-    intent.write_text("{}")
+    publish_json(intent, {})
     status = read_status(RunDirectory.open(run.path))
     assert (status.state, status.done, len(status.tasks)) == ("unknown", 2, 1)
     assert status.tasks[0].why.startswith(f"{intent}: is damaged (executor: missing; ")
@@ -252,7 +257,7 @@ def test_a_slice_has_packs_of_the_plan(run: RunDirectory, records: Any, ranges: 
 def test_folders_that_are_no_submissions_are_ignored(run: RunDirectory, name: str) -> None:
     folder = run.path / run_directory.SUBMISSIONS / name
     folder.mkdir()
-    (folder / run_directory.INTENT).write_text("{}")
+    publish_json(folder / run_directory.INTENT, {})
     assert (run.submissions(), run.next_submission()) == ([0], 1)
 
 
@@ -290,7 +295,7 @@ def test_what_could_not_be_read_is_not_written(
 ) -> None:
     monkeypatch.setattr("mlpsubmit.files.LARGEST_JSON", 100)
     with pytest.raises(RunError, match="would have 207 bytes; the most is 100"):
-        publish_json(tmp_path / "a.json", ["x" * 200])
+        publish_json(tmp_path / "a.json", {"a": "x" * 200})
     assert list(tmp_path.iterdir()) == []
 
 
