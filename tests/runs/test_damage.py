@@ -252,7 +252,7 @@ def test_a_damaged_record_of_versions_is_reported(workplace: Path) -> None:
 FLIPS = int(os.environ.get("FLIPS", "8"))
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore:.*is damaged")
 def test_any_flipped_bit_of_any_file_changes_no_result(
     runs: Path, whole: xarray.Dataset, workplace: Path
 ) -> None:
