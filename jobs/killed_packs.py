@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
 
 from mlpsubmit import files
-from mlpsubmit.errors import RunError
+from mlpsubmit.errors import DamageError
 from mlpsubmit.jobs.heartbeat import same_boot
 from mlpsubmit.jobs.plan import PackRange
 from mlpsubmit.jobs.process_end import ProcessEnd
@@ -23,7 +24,10 @@ def pack_ends(run: RunDirectory, pack: str) -> list[ProcessEnd]:
     """Return the ends of the processes that were killed while they trained a pack, oldest first."""
     try:
         return [ProcessEnd(**end) for end in files.read_json(run.pack_ends(pack))["ends"]]
-    except (FileNotFoundError, RunError):  # none, or torn by a power cut
+    except FileNotFoundError:
+        return []
+    except DamageError as error:
+        warnings.warn(f"{error}; the killed processes of the pack count anew", stacklevel=2)
         return []
 
 
