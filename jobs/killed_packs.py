@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
 
@@ -24,7 +25,10 @@ def pack_ends(run: RunDirectory, pack: str) -> list[ProcessEnd]:
     """Return the ends of the processes that were killed while they trained a pack, oldest first."""
     try:
         ends = records.read(run.pack_ends(pack), records.Ends, files.SMALL_JSON)["ends"]
-    except (FileNotFoundError, RunError):  # none, or torn by a power cut
+    except FileNotFoundError:
+        return []
+    except RunError as error:
+        warnings.warn(f"{error}; the killed processes of the pack count anew", stacklevel=2)
         return []
     return [ProcessEnd(**end) for end in ends]
 

@@ -5,6 +5,7 @@ On a CPU they train one after another, on a GPU as many side by side as fill it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from mlpsubmit import files
+from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.failures import RowsFailure
 from mlpsubmit.jobs.gpus import device_name, missing_gpu, task_device
@@ -143,10 +145,8 @@ def run_task(
                 **fields,
             ) as heartbeat,
         ):
-            here = environment(device)
-            publish_environments(shard.path, [here])
-            if others := differences([*run.results.environments(), here]):
-                print(f"this run goes on with {others}: {NOT_IDENTICAL}", flush=True)
+            publish_environments(shard.path, [environment(device)])
+            _report_other_environments(run)
             context = TaskContext(
                 *(run, sweep, plan, device, data, stop, heartbeat, meter, roofline),
                 *(Turns(device), on_failure),
@@ -169,6 +169,20 @@ def _record_last_end(run: RunDirectory, task: str, supervision: Supervision | No
     print(f"the process {end} in pack {pack_file_name(number)}; going on", flush=True)
     attempt = f"{task}.{last['attempt']}" if last else f"{task}, without a heartbeat, {time.time()}"
     add_end(run, pack_file_name(number), replace(end, attempt=attempt))
+
+
+def _report_other_environments(run: RunDirectory) -> None:
+    """Report that earlier results of the run were made with other versions, or another device.
+
+    Only the first and the last files are read, because a thousand tasks may do so.
+    """
+    shards = run.results.shards()
+    found = list[dict[str, int | str]]()
+    for shard in dict.fromkeys((*shards[:2], *shards[-2:])):
+        with contextlib.suppress(RunError, OSError):
+            found += stored_environments(shard)
+    if mixed := differences(found):
+        print(f"this run goes on with {mixed}: {NOT_IDENTICAL}", flush=True)
 
 
 def _remove_leftovers(run: RunDirectory, task: str, ranges: Sequence[Sequence[int]]) -> None:

@@ -37,12 +37,12 @@ def main(path: str, submission: int, task: int, supervision: Supervision | None 
         from mlpsubmit.jobs.slurm import requeue
         from mlpsubmit.jobs.store.run_directory import RunDirectory
 
-        if why := RunDirectory(Path(path)).superseded(submission):
-            print(f"nothing to do: {why}", flush=True)
-            return 0
-        from mlpsubmit.jobs.as_launched import as_launched
-
         try:
+            if why := RunDirectory(Path(path)).superseded(submission):
+                print(f"nothing to do: {why}", flush=True)
+                return 0
+            from mlpsubmit.jobs.as_launched import as_launched
+
             run = RunDirectory.open(Path(path).absolute())
             with as_launched(run) as sweep:
                 from mlpsubmit.jobs.task import run_task

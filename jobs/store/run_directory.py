@@ -166,7 +166,9 @@ class RunDirectory:
         except DamageError:
             if (older := _without_checksum(self.path / SWEEP_JSON).get("format")) is not None:
                 return older
-            return self.plan.get("format")
+            if (written := self.plan.get("format")) is None:
+                raise
+            return written
 
     @cached_property
     def sweep(self) -> Manifest:

@@ -85,7 +85,8 @@ def attributes(run: RunDirectory) -> dict[str, str | int | float]:
     """Return where a run's results come from, as attributes of its dataset.
 
     Versions, devices and threads are those with which the results were made. Where they differ
-    between tasks or reused results, all of them are listed, and ``bit_identity`` says what follows.
+    between tasks or reused results, all of them are listed, and the attribute ``bit_identity`` is
+    added.
     """
     found: dict[str, Any] = dict(run.sweep["origin"])
     environments = run.results.environments()

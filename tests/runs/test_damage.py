@@ -20,7 +20,10 @@ from mlpsubmit.errors import DamageError
 from mlpsubmit.files import read_json
 from mlpsubmit.jobs import environment
 from mlpsubmit.jobs.checkpoint import Checkpoint
+from mlpsubmit.jobs.killed_packs import add_end, pack_ends
+from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.store.environments import stored_environments
+from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import Shard
 from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.runs.run import Run
@@ -248,11 +251,21 @@ def test_a_damaged_record_of_versions_is_reported(workplace: Path) -> None:
         assert (run.collect().status == "done").all()
 
 
+def test_a_damaged_record_of_killed_processes_is_reported(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    add_end(run, "0000000", ProcessEnd("000-0000.0"))
+    assert [end.attempt for end in pack_ends(run, "0000000")] == ["000-0000.0"]
+    damage(run.pack_ends("0000000"), flipped)
+    with pytest.warns(UserWarning, match="the killed processes of the pack count anew"):
+        assert pack_ends(run, "0000000") == []
+
+
 #: Bits to flip, one at a time, in files of a run that was interrupted.
 FLIPS = int(os.environ.get("FLIPS", "8"))
 
 
-@pytest.mark.filterwarnings("default")
+@pytest.mark.filterwarnings("ignore:.*is damaged")
 def test_any_flipped_bit_of_any_file_changes_no_result(
     runs: Path, whole: xarray.Dataset, workplace: Path
 ) -> None:

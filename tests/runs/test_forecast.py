@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mlpsubmit import Sweep, files, open_run
+from mlpsubmit.checksums import sealed
 from mlpsubmit.jobs.heartbeat import Heartbeat
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.status import _progress
@@ -189,7 +190,8 @@ def test_what_a_calibration_compiles_goes_with_its_folder(
         return {"cache": os.environ["TORCHINDUCTOR_CACHE_DIR"]}
 
     monkeypatch.setattr(calibrate, "_measure", measure)
-    (tmp_path / run_directory.SWEEP_PICKLE).write_bytes(pickle_sweep(Sweep(batchfn=measure)))
+    frozen = sealed(pickle_sweep(Sweep(batchfn=measure)))
+    files.publish(tmp_path / run_directory.SWEEP_PICKLE, frozen)
     calibrate.main(tmp_path, 0)
     cache = Path(files.read_json(calibrate.answer_file(tmp_path, 0))["cache"])
     assert cache.is_relative_to(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from mlpsubmit import RunError, Sweep, UserError, launch, open_run
+from mlpsubmit.files import publish_json
 from mlpsubmit.runs import submit
 from mlpsubmit.runs.locate import all_runs, find_run, next_launch, runs_of
 
@@ -42,11 +44,13 @@ def launched(name: str = "study", **settings: Any) -> str:
 def made(tmp_path: Path) -> Callable[..., Path]:
     """Return a function that makes what is looked at of a run."""
 
-    def make(run: str, record: str | None, name: str = "study") -> Path:
+    def make(run: str, record: str | dict[str, Any] | None, name: str = "study") -> Path:
         path = tmp_path / name / run
         path.mkdir(parents=True)
         (path / "sweep.json").write_text("{}")
-        if record is not None:
+        if isinstance(record, dict):
+            publish_json(path / "launched.json", record)
+        elif record is not None:
             (path / "launched.json").write_text(record)
         return path
 
@@ -91,11 +95,12 @@ def test_launches_are_in_order_whatever_the_clock_does(
 
 
 def test_damaged_or_missing_records_are_before_all_others(made: Callable[..., Path]) -> None:
-    records = [None, "", "{", "[]", "null", '{"number": "x"}', '{"number": Infinity}', "{}"]
+    records = [None, "", "{", "[]", "null", '{"number": 3}', {"number": "x"}, {}]
+    records.append({"number": math.inf})
     unreadable = [made(f"b{i}", record) for i, record in enumerate(records)]
-    two = made("a", '{"number": 2}')
-    one = made("c", '{"number": 1}')
-    also_two = made("b", '{"number": 2}', "other")
+    two = made("a", {"number": 2})
+    one = made("c", {"number": 1})
+    also_two = made("b", {"number": 2}, "other")
     folder = two.parent.parent
     assert runs_of(two.parent) == [*unreadable, one, two]
     assert all_runs(folder) == [*unreadable, one, two, also_two]
@@ -104,7 +109,7 @@ def test_damaged_or_missing_records_are_before_all_others(made: Callable[..., Pa
 
 
 def test_the_next_launch_is_after_all_others_in_the_folder(made: Callable[..., Path]) -> None:
-    future = made("a", json.dumps({"number": 10**20}), "other")
+    future = made("a", {"number": 10**20}, "other")
     assert next_launch(future.parent.parent / "study" / "new") == 10**20 + 1
     shutil.rmtree(future)
     assert 0 < next_launch(made("b", None)) <= time.time_ns()

@@ -174,7 +174,7 @@ def test_what_is_wrong_with_a_file_is_said(run: RunDirectory) -> None:
     assert str(caught.value) == (
         f"{file}: is damaged (packs: got -1; should be greater than or equal to 0; "
         "order: got 3; should be a valid list; outside: got None; should be a valid integer; "
-        "and 1 more)"
+        "and 1 more); launch its spec again: a new run reuses the finished results of this one"
     )
     del plan["kept"]
     publish_json(file, plan)
@@ -284,8 +284,8 @@ def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
         file.truncate(LARGEST_JSON + 1)
     with pytest.raises(RunError, match=f"it has {LARGEST_JSON + 1} bytes; the most is"):
         read_json(large)
-    large.write_bytes(b" " * SMALL_JSON + b"1")
-    assert read_json(large) == 1
+    publish_json(large, {"a": "x" * SMALL_JSON})
+    assert read_json(large) == {"a": "x" * SMALL_JSON}
     with pytest.raises(RunError, match="the most is"):
         read_json(large, SMALL_JSON)
 
@@ -294,7 +294,7 @@ def test_what_could_not_be_read_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlpsubmit.files.LARGEST_JSON", 100)
-    with pytest.raises(RunError, match="would have 207 bytes; the most is 100"):
+    with pytest.raises(RunError, match="would have 261 bytes; the most is 100"):
         publish_json(tmp_path / "a.json", {"a": "x" * 200})
     assert list(tmp_path.iterdir()) == []
 

@@ -442,10 +442,12 @@ def test_a_run_of_another_format(run, content, written):
 
 @pytest.mark.parametrize("content", [b"", b'{"format": 1', b"\xff\xfe", b"\0" * 100])
 def test_a_run_whose_json_is_damaged(run, content):
+    plan = dict(run.plan)
     (run.path / run_directory.PLAN).write_bytes(content)
     assert error_of(lambda: RunDirectory.open(run.path).plan).startswith(
         f"{run.path / run_directory.PLAN}: is damaged ("
     )
+    publish_json(run.path / run_directory.PLAN, plan)
     (run.path / run_directory.SWEEP_JSON).write_bytes(content)
     assert error_of(RunDirectory.open, run.path).startswith(
         f"{run.path / run_directory.SWEEP_JSON}: is damaged ("
