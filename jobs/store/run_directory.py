@@ -118,21 +118,25 @@ class RunDirectory:
                 f"{path}: is not a run (it has no {SWEEP_JSON} and {PLAN}); give the folder that "
                 "launch printed, the name of a sweep, or the start of a run id"
             )
-        content = read_json(path / SWEEP_JSON)
-        written = content.get("format") if isinstance(content, dict) else None
-        if written != FORMAT:
-            raise RunError(
-                f"{path}: was written in format {written!r:.80}; this mlpsubmit reads format "
-                f"{FORMAT}; use the version that launched it"
-            )
         run = cls(path)
         records.check_run(path / SWEEP_JSON, run.sweep, path / PLAN, run.plan)
         return run
 
     @cached_property
     def sweep(self) -> Manifest:
-        """The content of sweep.json."""
-        return records.read(self.path / SWEEP_JSON, Manifest)
+        """The content of sweep.json.
+
+        Raises:
+            RunError: it is damaged, or in the format of another version.
+        """
+        content = read_json(self.path / SWEEP_JSON)
+        written = content.get("format") if isinstance(content, dict) else None
+        if written != FORMAT:
+            raise RunError(
+                f"{self.path}: was written in format {written!r:.80}; this mlpsubmit reads format "
+                f"{FORMAT}; use the version that launched it"
+            )
+        return records.checked(content, Manifest, str(self.path / SWEEP_JSON))
 
     @cached_property
     def plan(self) -> records.PlanRecord:
