@@ -141,6 +141,8 @@ class Records:
             "threshold_axis": None,
             "tested": False,
             "hyperparameters": {"online": True},
+            "arguments": {},
+            "functions": {},
             "devices": "all",
             "launched_in": {"folder": str(path), "run": str(path)},
             "origin": {},

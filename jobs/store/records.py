@@ -140,6 +140,8 @@ class Manifest(TypedDict):
 
     format: int
     name: SweepName
+    id: str
+    created: str
     fingerprint: str
     configs: Index
     axes: list[AxisRecord]
@@ -149,6 +151,8 @@ class Manifest(TypedDict):
     threshold_axis: ThresholdAxis | None
     tested: bool
     hyperparameters: dict[str, Any]
+    arguments: dict[str, Any]
+    functions: dict[str, Any]
     devices: Any
     launched_in: Folders
     origin: dict[Attribute, str]
@@ -222,6 +226,7 @@ class Intent(TypedDict):
     """intent.json: the packs of each task. On SLURM, all fields are there."""
 
     executor: Literal["local", "slurm", "debug"]
+    host: str
     created: Amount
     gpus: bool
     slices: list[list[Range]]
@@ -257,9 +262,10 @@ class Jobs(TypedDict):
 
 @_open
 class Ended(TypedDict):
-    """ended.json: why no task of a submission may train any more."""
+    """ended.json: why no task of a submission may train any more, and since when."""
 
     why: str
+    at: Amount
 
 
 # ---- written by tasks ----------------------------------------------------------------------------
@@ -299,6 +305,7 @@ class Beat(TypedDict, total=False):
     state: Required[Literal["starting", "training", "done", "interrupted", "crashed"]]
     started: Required[Amount]
     updated: Required[Amount]
+    task: str
     host: str
     pid: Pid
     process_start: str | None
@@ -366,6 +373,7 @@ class DataRecord(TypedDict):
     hash: Hash
     data_checksum: Hash | None
     arguments: dict[str, str]
+    environment: dict[Attribute, int | str]
     files: list[InputFile]
     folders: list[InputFolder]
     unseen: list[str]

@@ -149,12 +149,6 @@ class RunDirectory:
                 f"{path}: is not a run (it has no {SWEEP_JSON} and {PLAN}); give the folder that "
                 "launch printed, the name of a sweep, or the start of a run id"
             )
-        written = cls(path)._format()
-        if written != FORMAT:
-            raise RunError(
-                f"{path}: was written in format {written!r:.80}; this mlpsubmit reads format "
-                f"{FORMAT}; use the version that launched it"
-            )
         run = cls(path)
         records.check_run(path / SWEEP_JSON, run.sweep, path / PLAN, run.plan)
         return run
@@ -172,7 +166,17 @@ class RunDirectory:
 
     @cached_property
     def sweep(self) -> Manifest:
-        """The content of sweep.json."""
+        """The content of sweep.json.
+
+        Raises:
+            RunError: it is damaged, or in the format of another version.
+        """
+        written = self._format()
+        if written != FORMAT:
+            raise RunError(
+                f"{self.path}: was written in format {written!r:.80}; this mlpsubmit reads format "
+                f"{FORMAT}; use the version that launched it"
+            )
         return _only_copy(self.path / SWEEP_JSON, Manifest)
 
     @cached_property

@@ -14,6 +14,7 @@ import pytest
 import xarray
 
 from mlpsubmit import UserError, launch, open_run
+from mlpsubmit.jobs.store import records
 from mlpsubmit.spec.load import load_spec
 
 Command = Callable[..., Any]
@@ -336,3 +337,20 @@ def test_quick_commands_do_not_import_torch(mlpsubmit: Command, arguments: list[
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.endswith("[]\n")
+
+
+def test_every_field_of_a_json_file_is_declared(mlpsubmit: Command) -> None:
+    mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
+    run = open_run("small").directory
+    run.end_submission(0, "cancelled")
+    models: dict[str, Any] = {
+        "sweep.json": records.Manifest,
+        "plan.json": records.PlanRecord,
+        "launched.json": records.Launched,
+        "submissions/000/intent.json": records.Intent,
+        "submissions/000/ended.json": records.Ended,
+        "heartbeats/000-0000.json": records.Beat,
+    }
+    for name, model in models.items():
+        written = json.loads((run.path / name).read_bytes())
+        assert set(written) <= set(model.__annotations__), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pkgutil
 import socket
 import time
 import traceback
@@ -358,3 +359,14 @@ def test_a_log_is_waited_for_and_followed(
     followed = mlpsubmit("logs", "small", "0", "--follow")
     assert (followed.code, followed.out, followed.err) == (0, "first\nsecond\n", "")
     assert len(looks) == 6
+
+
+def test_a_log_is_printed_in_blocks_however_long_its_lines_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mlpsubmit.cli.logs._BLOCK", 8)
+    log = tmp_path / "log"
+    log.write_bytes(b"ab\ncd\n" + b"x" * 20 + b"\nend\ntail")
+    print_new = pkgutil.resolve_name("mlpsubmit.cli.logs:_print_new")
+    assert print_new("t", log, 3) == 31
+    assert capsys.readouterr().out == "t: cd\nt: xxxxxxxx\nt: xxxxxxxx\nt: xxxx\nt: end\n"
