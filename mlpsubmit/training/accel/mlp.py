@@ -84,7 +84,10 @@ class ClosedForm:
         """
         with torch.no_grad():
             signals = self._forward(tensors, batch.X, batch.shared)
-            losses, d_output = differentiated(loss, signals[-1] - initial_output, batch.targets)
+            output = signals[-1] - initial_output
+        # A callable loss may do anything with the targets.
+        losses, d_output = differentiated(loss, output, batch.targets)
+        with torch.no_grad():
             return losses, self._backward(tensors, signals, d_output)
 
     def _forward(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> list[Tensor]:
