@@ -19,6 +19,8 @@
 | results/<task>.<attempt>.tar | one attempt of one task, appended per pack and fsynced        |
 | results/<task>.<attempt>.json| that attempt: the versions, the device and the threads        |
 | results/reused.0.tar, .json  | launch, once: finished configs of earlier runs                |
+| results/<shard>.verified.json| whoever has read a whole shard: its size and time; or, if any |
+| results/<shard>.damaged.json | member is damaged, also which                                 |
 | checkpoints/<pack>.pt        | the task that trains the pack, replaced atomically            |
 | checkpoints/<pack>.ends.json | the task that trains the pack, or resume: how processes were  |
 |                              | killed in it                                                  |
@@ -45,7 +47,7 @@ from mlpsubmit.jobs.store.stored_results import StoredResults
 __all__ = ["FORMAT", "RunDirectory", "task_name"]
 
 #: Counted up whenever a name or the meaning of a file changes; runs of another one are refused.
-FORMAT = 4
+FORMAT = 5
 
 SWEEP_JSON = "sweep.json"
 SWEEP_PICKLE = "sweep.pkl"
@@ -142,7 +144,7 @@ class RunDirectory:
     @cached_property
     def results(self) -> StoredResults:
         """The finished and failed packs."""
-        return StoredResults(self.path / RESULTS)
+        return StoredResults(self.path / RESULTS, int(self.plan["packs"]))
 
     def checkpoint(self, pack: str) -> Path:
         """Return the file that holds the state of a pack."""

@@ -7,11 +7,12 @@ import json
 import os
 import tarfile
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ __all__ = [
     "FINISHED_SUFFIX",
     "PARTIAL_SUFFIX",
     "Member",
+    "PackFailures",
     "Shard",
     "StoredPack",
     "failures_json",
@@ -222,23 +224,35 @@ def failures_json(finished: Sequence[int], failures: Sequence[Mapping[str, Any]]
         finished: indices of its configs with a result.
         failures: the fields of the :class:`Failure` of the others, but for ``pack``.
     """
-    return json_bytes({"finished": list(finished), "failures": list(failures)})
+    content = {"finished": list(finished), "failures": list(failures)}
+    return json_bytes({**content, "crc32": zlib.crc32(json_bytes(content))})
 
 
-def read_failures(pack: str, member: Member) -> tuple[NDArray[np.int64], list[Failure]]:
-    """Return the indices of a pack's configs with a result, and the failures of the others.
+class PackFailures(NamedTuple):
+    """What is recorded of a pack in which configs have failed.
 
-    There are none if the bytes are damaged: the pack then counts as missing.
+    Attributes:
+        finished: (n,) indices of its configs with a result.
+        failures: those of the others.
     """
+
+    finished: NDArray[np.int64]
+    failures: list[Failure]
+
+
+def read_failures(pack: str, member: Member) -> PackFailures | None:
+    """Return the failures of a pack; None if the bytes are damaged: it then counts as missing."""
     try:
         content = json.loads(member.read())
+        if content.pop("crc32") != zlib.crc32(json_bytes(content)):
+            return None
         failures = [
             Failure(_indices(one["indices"]), pack=pack, **{n: one[n] for n in _FAILURE_FIELDS})
             for one in content["failures"]
         ]
-        return _indices(content["finished"]), failures
-    except (ValueError, KeyError, TypeError):
-        return _indices([]), []
+        return PackFailures(_indices(content["finished"]), failures)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 _FAILURE_FIELDS = ("error", "traceback", "where", "line")

@@ -103,7 +103,7 @@ def launch(
         if len(prepared.missing):
             chosen.check(prepared.submission)
         if run is None:
-            content = manifest(sweep, spec, command, prepared.reused.counts, prepared.path)
+            content = manifest(sweep, spec, command, prepared.reused.count, prepared.path)
             run = Run(create(content, prepared, frozen))
     try:
         start(run.directory, chosen, retries, checked=True)
