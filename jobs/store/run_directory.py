@@ -5,6 +5,7 @@
 | sweep.json                   | launch, once                                                  |
 | sweep.pkl                    | launch, once                                                  |
 | plan.json                    | launch, once                                                  |
+| ingredients.json             | launch, once: what the keys of configs are made of            |
 | launched.json                | launch or resume, replaced atomically: the order of launches  |
 | data/<key>.pt                | the first task that needs it, once, under data/<key>.lock; or |
 |                              | launch: a link to that of an earlier run                      |
@@ -52,6 +53,7 @@ FORMAT = 5
 SWEEP_JSON = "sweep.json"
 SWEEP_PICKLE = "sweep.pkl"
 PLAN = "plan.json"
+INGREDIENTS = "ingredients.json"
 LAUNCHED = "launched.json"
 DATA = "data"
 SUBMISSIONS = "submissions"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,6 +214,12 @@ class StoredResults:
         """Return the names of packs of which configs have failed, in a task or in any."""
         return {entry.name for entry in self._undamaged(task) if entry.failures is not None}
 
+    def stored(self) -> dict[str, StoredPack]:
+        """Return the latest result of every pack of which all configs have one, by name."""
+        entries = [entry for entry in self._undamaged() if _PACK_NAME.fullmatch(entry.name)]
+        whole = {e.name: e.results for e in entries if e.failures is None and e.results is not None}
+        return {name: StoredPack(member) for name, member in whole.items()}
+
     # ---- what is verified
 
     def unread(self) -> StoredResults:
@@ -226,7 +232,7 @@ class StoredResults:
             yield from self._whole(shard)
 
     def _whole(self, shard: Path) -> Iterator[StoredPack]:
-        stamp, damaged = Stamp.of(shard), set()
+        stamp, damaged = Stamp.of(shard), set[Member]()
         for member in (entry.results for entry in self._entries(shard)):
             if member is None:
                 continue
@@ -236,7 +242,14 @@ class StoredResults:
                 yield pack
             else:
                 damaged.add(member)
-        found = Verification(stamp, frozenset(damaged))
+        self._note(shard, Verification(stamp, frozenset(damaged)))
+
+    def note(self, shard: Path, intact: Set[Member], damaged: Set[Member]) -> None:
+        """Record the outcome of reading some members of a shard."""
+        known = Verification.read(shard) or Verification(Stamp.never(), frozenset())
+        self._note(shard, replace(known, damaged=known.damaged - intact | damaged))
+
+    def _note(self, shard: Path, found: Verification) -> None:
         if shard not in self._recorded:
             self._recorded[shard] = Verification.read(shard)
         if found == self._recorded[shard]:

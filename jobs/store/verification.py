@@ -31,6 +31,11 @@ class Stamp:
     mtime: int
 
     @classmethod
+    def never(cls) -> Stamp:
+        """Return a stamp that no file has."""
+        return cls(-1, 0)
+
+    @classmethod
     def of(cls, file: Path) -> Stamp:
         """Return that of a file as it is now; of one that does not exist, that of an empty one."""
         try:

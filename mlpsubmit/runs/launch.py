@@ -255,6 +255,7 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) 
         # It holds the environment variables that the spec sets, which may be secrets.
         files.publish(temporary / run_directory.SWEEP_PICKLE, frozen, private=True)
         files.publish_json(temporary / run_directory.PLAN, prepared.plan.to_json())
+        files.publish_json(temporary / run_directory.INGREDIENTS, prepared.sweep.ingredients)
         RunDirectory(temporary).record_launch(next_launch(path))
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
         prepared.reused.write(RunDirectory(temporary))

@@ -1,0 +1,264 @@
+"""Read all of a run, and find what is damaged or does not fit together."""
+
+from __future__ import annotations
+
+import math
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit.display.text import counted
+from mlpsubmit.errors import RunError, UserError
+from mlpsubmit.files import read_json
+from mlpsubmit.jobs.pack_results import SHARED
+from mlpsubmit.jobs.plan import Plan
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.store.shards import (
+    FAILED_SUFFIX,
+    PARTIAL_SUFFIX,
+    Member,
+    StoredPack,
+    members,
+    pack_name,
+    read_failures,
+)
+from mlpsubmit.jobs.store.stored_results import REUSED
+
+__all__ = ["Findings", "Subset", "verify"]
+
+#: The files of a run that have checksums, besides shards; JSON files, and zip files of torch.
+_PATTERNS = ("*.json", "[drch]*/[!.]*.json", "submissions/*/[!.]*.json", "*/[!.]*.pt")
+
+#: Called with what is read next, how much of it is read, and how much there is, in bytes.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Every n-th part of a run, so that n verifications read all of it.
+
+    Attributes:
+        part: which of them, from 1.
+        parts: their number.
+    """
+
+    part: int = 1
+    parts: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Subset:
+        """Return the subset that ``"1/7"`` means: the first of seven.
+
+        Raises:
+            UserError: for any other text.
+        """
+        part, slash, parts = text.partition("/")
+        digits = part.isdecimal() and parts.isdecimal() and len(text) < 20
+        if not (slash and digits and 1 <= int(part) <= int(parts)):
+            raise UserError(
+                f"--subset: got {text!r}; should be PART/PARTS, such as 1/7 for the first of seven "
+                "parts (2/7 to 7/7 are the others)"
+            )
+        return cls(int(part), int(parts))
+
+    def has(self, position: int) -> bool:
+        """Return whether the file or result at a position belongs to it."""
+        return position % self.parts == self.part - 1
+
+
+@dataclass
+class Findings:
+    """The outcome of a verification.
+
+    Attributes:
+        damage: what is damaged or does not fit together: one line each, with the file.
+        notes: what is not as usual, and harmless.
+        files: how many files were read, besides shards.
+        results: how many packs with results were read.
+        bytes: how much was read.
+    """
+
+    damage: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: int = 0
+    results: int = 0
+    bytes: int = 0
+
+
+def verify(
+    run: RunDirectory,
+    subset: Subset | None = None,
+    progress: Progress = lambda name, done, total: None,
+) -> Findings:
+    """Read every file of a run, or a subset of them, and compare checksums and structure.
+
+    Damaged results are recorded in the run, as by any command that reads them.
+    """
+    return _Verification(run, subset or Subset(), progress).run()
+
+
+@dataclass
+class _Verification:
+    directory: RunDirectory
+    subset: Subset
+    progress: Progress
+    found: Findings = field(default_factory=Findings)
+    #: Distinct configs with a result, by index.
+    configs: set[int] = field(default_factory=set)
+
+    def run(self) -> Findings:
+        """Read the files, then the shards; a damaged one does not keep the others from it."""
+        files, shards = _files(self.directory.path), self.directory.results.shards()
+        total = sum(map(_size, files)) + sum(map(_size, shards))
+        for position, file in enumerate(files):
+            self.progress(self._name(file), self.found.bytes, total)
+            if self.subset.has(position):
+                self._check_file(file)
+            self.found.bytes += _size(file)
+        plan = Plan.from_json(self.directory.plan)
+        position = 0
+        for shard in shards:
+            position = self._check_shard(plan, shard, position, total)
+        self.progress("", total, total)
+        self._check_counts(plan)
+        return self.found
+
+    def _name(self, file: Path) -> str:
+        return str(file.relative_to(self.directory.path))
+
+    # ---- files
+
+    def _check_file(self, file: Path) -> None:
+        try:
+            if file.suffix == ".json":
+                read_json(file)
+            else:
+                with zipfile.ZipFile(file) as archive:
+                    if (damaged := archive.testzip()) is not None:
+                        raise ValueError(f"the checksum of {damaged} differs")
+            self.found.files += 1
+        except FileNotFoundError:  # of a run in progress, or removed by its task meanwhile
+            pass
+        except RunError as error:
+            self.found.damage.append(str(error).replace(str(file), self._name(file)))
+        except Exception as error:  # zipfile raises half a dozen kinds for damaged bytes
+            self.found.damage.append(f"{self._name(file)}: is damaged ({error})")
+
+    # ---- shards
+
+    def _check_shard(self, plan: Plan, shard: Path, position: int, total: int) -> int:
+        """Read the members of a shard that belong to the subset; return the next position."""
+        intact, damaged, end = set[Member](), set[Member](), 0
+        for member in members(shard):
+            self.progress(self._name(shard), self.found.bytes + end, total)
+            end = member.offset + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+            if self.subset.has(position):
+                why = self._check_member(plan, member)
+                (damaged if why else intact).add(member)
+                if why:
+                    self.found.damage.append(f"{self._name(shard)}: {member.name} {why}")
+            position += 1
+        self._check_tail(shard, end)
+        self.directory.results.note(shard, intact, damaged)
+        self.found.bytes += _size(shard)
+        return position
+
+    def _check_member(self, plan: Plan, member: Member) -> str:
+        """Return what is wrong with a member; empty if nothing is."""
+        if not self.directory.results.knows(member):
+            return "is no pack of the plan"
+        self.found.results += 1
+        if member.name.endswith(FAILED_SUFFIX):
+            return "" if read_failures(pack_name(member), member) else "is damaged"
+        pack = StoredPack(member)
+        if not pack.intact():
+            return "is damaged"
+        try:
+            return self._check_arrays(plan, pack)
+        except Exception as error:  # numpy raises several kinds for arrays of other types
+            return f"has other arrays than a result ({error})"
+
+    def _check_arrays(self, plan: Plan, pack: StoredPack) -> str:
+        """Compare the configs of a pack with those of the plan."""
+        index = pack["index"]
+        expected = self._expected(plan, pack)
+        whole = not pack.member.name.endswith(PARTIAL_SUFFIX)
+        if not np.isin(index, expected).all() or (whole and len(index) != len(expected)):
+            return "has other configs than the plan"
+        for name in pack.arrays():
+            if name not in SHARED and len(pack[name]) != len(index):
+                return f"has {len(pack[name])} rows of {name} for {counted(len(index), 'config')}"
+        self.configs.update(index.tolist())
+        return ""
+
+    def _expected(self, plan: Plan, pack: StoredPack) -> NDArray[np.int64]:
+        """Return the indices that the configs of a pack may have."""
+        if pack.member.shard.name == REUSED:
+            planned = plan.indices_of(np.arange(plan.packs))
+            index = pack["index"]
+            return index[(index >= 0) & (index < math.prod(plan.shape)) & ~np.isin(index, planned)]
+        return plan.indices(plan.pack(int(pack.name)))
+
+    def _check_tail(self, shard: Path, end: int) -> None:
+        """Check what follows the last whole member of a shard."""
+        left = _size(shard) - end
+        with shard.open("rb") as file:
+            file.seek(end)
+            header = file.read(tarfile.BLOCKSIZE)
+            rest = iter(partial(file.read, 1 << 16), b"")
+            if not any(header) and not any(any(chunk) for chunk in rest):
+                return
+        try:
+            tarfile.TarInfo.frombuf(header, tarfile.ENCODING, "surrogateescape")
+            torn = True  # its content is shorter than its header says
+        except tarfile.HeaderError:
+            torn = len(header) < tarfile.BLOCKSIZE
+        name = self._name(shard)
+        if torn:
+            self.found.notes.append(
+                f"{name}: ends in a result that was not written to its end ({left:,} bytes), as "
+                "where a process is killed; it is ignored"
+            )
+        else:
+            self.found.damage.append(
+                f"{name}: is damaged at byte {end:,}: the {left:,} bytes from there on cannot be "
+                "read, and their packs count as missing"
+            )
+
+    # ---- numbers of configs
+
+    def _check_counts(self, plan: Plan) -> None:
+        """Compare the numbers of configs in sweep.json, in the plan and, if all, in the results."""
+        sweep, outcomes = self.directory.sweep, self.directory.results.outcomes()
+        planned, reused = plan.configs, int(sweep["reused"])
+        if planned + reused != int(sweep["configs"]):
+            self.found.damage.append(
+                f"plan.json: has {counted(planned, 'config')}, and {reused:,} are reused, but "
+                f"sweep.json has {int(sweep['configs']):,}"
+            )
+        numbers = np.array(sorted(map(int, outcomes.finished)), dtype=np.int64)
+        sizes = int(plan.pack_sizes[numbers].sum())
+        done = sizes + len(outcomes.partly) + outcomes.reused
+        if self.subset.parts == 1 and not self.found.damage and len(self.configs) != done:
+            self.found.damage.append(
+                f"results: have {counted(len(self.configs), 'config')}, but {done:,} are done"
+            )
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _files(run: Path) -> list[Path]:
+    """Return the files of a run that can be checked, besides shards, in a fixed order."""
+    found = (file for pattern in _PATTERNS for file in run.glob(pattern))
+    return sorted(file for file in found if file.is_file())
