@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import platform
+import re
 import reprlib
 import types
 from collections.abc import Mapping
@@ -20,7 +21,6 @@ from mlpsubmit.arguments import function_name
 from mlpsubmit.spec import bytecode
 from mlpsubmit.spec.fingerprint import _Encoder as Encoder
 from mlpsubmit.spec.keys import KeyTables, common_entries, counts
-from mlpsubmit.spec.numbers import canonical_number
 
 if TYPE_CHECKING:
     from mlpsubmit.spec.read import Spec
@@ -32,6 +32,8 @@ _MOST = 1 << 16
 
 #: What is recorded part by part, because encoding it encodes its parts.
 _RECURSIVE = (types.FunctionType, types.ModuleType, types.MethodType, type)
+
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 _short = reprlib.Repr()
 _short.maxlist = _short.maxtuple = _short.maxset = _short.maxfrozenset = _short.maxdict = 32
@@ -92,13 +94,13 @@ class _Recorder(Encoder):
         self.parts[label] = {"hash": content, "text": text[:_MOST]}
 
     def text(self, value: Any) -> str:
-        """Return a value as text of a few lines at most."""
+        """Return a value as one line, abridged."""
         if self.hidden:
             return "(not recorded)"
         try:
             if callable(value) and not hasattr(value, "items"):
                 return function_name(value)
-            return _short.repr(canonical_number(value))
+            return _ADDRESS.sub("", " ".join(_short.repr(value).split()))
         except Exception:  # of a class of the user
             return f"({type(value).__name__})"
 
