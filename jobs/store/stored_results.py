@@ -174,7 +174,7 @@ class StoredResults:
 
     def _undamaged(self, task: str = "*") -> Iterator[_Entry]:
         """Yield what counts in the shards of a task, or of all, as far as is known."""
-        damaged = self.damaged(task)
+        damaged = self.damaged(task) or ()  # nothing to hash where nothing is damaged
         for shard in self.shards(task):
             yield from self._entries(shard, damaged)
 
