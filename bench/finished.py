@@ -47,7 +47,7 @@ def created_run(spec: Path, runs: Path) -> Path:
     sweep = load_spec(spec)
     (runs / sweep.name).mkdir(parents=True, exist_ok=True)
     prepared = prepare(sweep, LocalExecutor(Hyperparameters(), None), runs, fresh=True)
-    content = manifest(sweep, spec, ["mlpsubmit", "launch"], prepared.reused.counts, prepared.path)
+    content = manifest(sweep, spec, ["mlpsubmit", "launch"], prepared.reused.count, prepared.path)
     run = create(content, prepared, pickle_sweep(sweep))
     slices = cut(prepared.missing, prepared.plan.pack_costs, min(TASKS, len(prepared.missing)))
     intent = {

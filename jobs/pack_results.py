@@ -13,12 +13,16 @@ from mlpsubmit.protocol import DIVERGED
 if TYPE_CHECKING:
     from mlpsubmit.training.result import Trained
 
-__all__ = ["SHARED", "Arrays", "joined", "stack_arrays"]
+__all__ = ["SHARED", "TOGETHER", "Arrays", "joined", "stack_arrays"]
 
 Arrays = dict[str, NDArray[Any]]
 
 #: The arrays that all configs of a pack share; every other has one row per config.
 SHARED = ("step", "eval_step", "grab_step")
+
+
+#: Only of packs that were divided: how many configs trained together with each.
+TOGETHER = "trained_together"
 
 
 def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float, *, tested: bool) -> Arrays:
@@ -32,7 +36,7 @@ def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float, *, teste
     count = len(rows)
     arrays: Arrays = {
         "row": np.array(rows),
-        "trained_together": np.full(count, count),
+        TOGETHER: np.full(count, count),
         "status": trained.status,
         "steps": trained.steps,
         "seconds": np.full(count, seconds / count),
@@ -58,7 +62,7 @@ def joined(stacks: Sequence[Arrays], finished: Sequence[int], *, divided: bool) 
         finished: their rows, ascending.
         divided: whether the pack was divided; only then ``trained_together`` is kept.
     """
-    left_out = {"row"} if divided else {"row", "trained_together"}
+    left_out = {"row"} if divided else {"row", TOGETHER}
     if len(stacks) == 1:
         return {name: array for name, array in stacks[0].items() if name not in left_out}
     position = {row: number for number, row in enumerate(finished)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import traceback
+import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -106,6 +107,8 @@ class SharedData:
         with files.locked(file.with_suffix(".lock")):
             checksum = _checksum(file)
             known: Mapping[str, Any] | None = self._run.data_record(key)
+            if problem := self._run.unreadable.get(file.with_suffix(".json")):
+                warnings.warn(problem, stacklevel=2)
             if known is not None and known["data_checksum"] == checksum:
                 return _read(file)
             if known is not None:

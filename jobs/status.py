@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.display.text import duration, throughput
+from mlpsubmit.display.text import abridged, duration, throughput
 from mlpsubmit.jobs.failure_groups import FailureGroup, Points, grouped
 from mlpsubmit.jobs.heartbeat import is_alive
 from mlpsubmit.jobs.plan import Plan
@@ -18,7 +18,6 @@ from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.store.records import Beat, JobRecord
 from mlpsubmit.jobs.store.run_directory import INTENT, JOBS, RunDirectory, task_name
-from mlpsubmit.jobs.store.stored_results import REUSED_PREFIX
 from mlpsubmit.jobs.task_status import TaskStatus, mean_utilization
 from mlpsubmit.results.source import Failure
 
@@ -50,6 +49,7 @@ class Status:
         points: the axes, and the configs of this run that are done; None if none has failed.
         unreadable: why files of the run cannot be read, a text for each; what is in them does not
             count.
+        damaged: results that were found to be damaged and count as missing: shard and member.
     """
 
     run: str
@@ -71,6 +71,7 @@ class Status:
     matmul_utilization: float | None = None
     points: Points | None = None
     unreadable: Sequence[str] = ()
+    damaged: Sequence[str] = ()
 
     def __repr__(self) -> str:
         return f"Status({self.name} {self.run} {self.state}: {self.summary})"
@@ -95,6 +96,16 @@ class Status:
     def failure_groups(self) -> list[FailureGroup]:
         """The failures by reason, the most frequent first."""
         return grouped(self.failures, self.points)
+
+    @property
+    def damage(self) -> str:
+        """One line on damaged results; empty if there are none."""
+        if not self.damaged:
+            return ""
+        return (
+            f"damaged: {abridged(self.damaged)}; its configs count as missing (to find all damage: "
+            f"mlpsubmit verify {self.run})"
+        )
 
     @property
     def busy(self) -> bool:
@@ -142,11 +153,10 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     plan = Plan.from_json(run.plan)
     beats = run.heartbeats()
     tasks, job = _submitted(run, scheduler, beats)
-    names, failures, partly = run.results.outcomes()
-    finished = _numbers(names, plan)
+    names, failures, partly, reused, damaged = run.results.outcomes()
+    finished = np.array(sorted(map(int, names)), dtype=np.int64)
     sizes = plan.pack_sizes
     failed = sum(len(failure.indices) for failure in failures)
-    reused = _reused(run, names)
     done = reused + int(sizes[finished].sum()) + len(partly)
     configs = int(run.sweep["configs"])
     retry = str(job) if job is not None and job.alive and done < configs else ""
@@ -174,6 +184,7 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
         matmul_utilization=matmul_utilization,
         points=_points(run, plan, finished, partly) if failures else None,
         unreadable=tuple(run.unreadable[file] for file in sorted(run.unreadable)),
+        damaged=[f"{member.shard.name}: {member.name}" for member in damaged],
     )
 
 
@@ -219,19 +230,6 @@ def _with_unreadable(run: RunDirectory, task: TaskStatus) -> TaskStatus:
     if problem is None:
         return task
     return replace(task, why="; ".join(filter(None, (task.why, problem))))
-
-
-def _reused(run: RunDirectory, names: set[str]) -> int:
-    """Return how many configs have results from earlier runs."""
-    record = run.sweep["reused"]
-    present = sum(name.startswith(REUSED_PREFIX) for name in names)
-    return int(record["configs"]) if present == record["members"] else run.results.reused()
-
-
-def _numbers(names: set[str], plan: Plan) -> NDArray[np.int64]:
-    """Return the numbers of the finished packs; reused results have other names."""
-    numbers = sorted(int(name) for name in names if name.isdigit())
-    return np.array([number for number in numbers if number < plan.packs], dtype=np.int64)
 
 
 def _state(tasks: Sequence[TaskStatus], left: int, failed: int, retry: str) -> str:

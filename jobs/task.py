@@ -205,7 +205,7 @@ def _to_train(
     Nor found to fail: such a pack is tried again by a resume, which is another task.
     """
     packs = [plan.pack(number) for low, high in ranges for number in range(low, high)]
-    ended = run.results.finished({pack.name for pack in packs}, task) | run.results.failed(task)
+    ended = run.results.finished(task) | run.results.failed(task)
     return [pack for pack in packs if pack.name not in ended]
 
 

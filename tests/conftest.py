@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlpsubmit.cli.main import main
 from mlpsubmit.files import publish_json
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.masks import encode_mask
 from mlpsubmit.jobs.store.records import CostSettings
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
@@ -112,20 +114,26 @@ class Records:
         return {**own, **fields}
 
     @staticmethod
-    def create(path: Path, packs: int = 10) -> RunDirectory:
-        """Create the directory of a run with packs of two configs each, along the axis ``n``."""
-        values = list(range(2 * packs))
+    def create(path: Path, packs: int = 10, reused: int = 0) -> RunDirectory:
+        """Create the directory of a run with packs of two configs each, along the axis ``n``.
+
+        Args:
+            reused: configs at the end of the axis, with results of earlier runs.
+        """
+        configs = 2 * packs
+        values = list(range(configs + reused))
+        trained = np.arange(configs + reused) < configs
         one = {"axis": None, "values": [1.0]}
         plan = {
-            "configs": 2 * packs,
+            "configs": configs,
             "packs": packs,
-            "shape": [2 * packs],
+            "shape": [configs + reused],
             "order": [0],
             "outside": 0,
             "pack_limits": [[1, 2]],
             "cost_settings": dict.fromkeys(CostSettings.__annotations__, one),
             "threads": 1,
-            "kept": None,
+            "kept": encode_mask(trained) if reused else None,
         }
         sweep = {
             "format": run_directory.FORMAT,
@@ -133,10 +141,10 @@ class Records:
             "id": path.name,
             "fingerprint": "f",
             "created": "",
-            "configs": 2 * packs,
+            "configs": configs + reused,
             "axes": [{"dimension": "n", "names": ["n"], "values": [values]}],
             "included": None,
-            "reused": {"configs": 0, "members": 0},
+            "reused": reused,
             "thresholds": [0.1],
             "threshold_axis": None,
             "tested": False,

@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 
 from mlpsubmit.jobs.store.npz import ArrayHeader
 from mlpsubmit.protocol import DIVERGED, DONE
+from mlpsubmit.spec.product import MOST_POINTS
 
-__all__ = ["CHECKED", "MOST_ARRAYS", "PackSchema"]
+__all__ = ["ANY_PACKS", "CHECKED", "MOST_ARRAYS", "PackSchema", "reused_configs"]
 
 #: The most arrays of a pack: a dozen, and one for each grab.
 MOST_ARRAYS = 4096
 
-_MEMBER = re.compile(r"(?:([0-9]{7,12})|reused-[0-9]{7,12})(\.npz|\.partial\.npz|\.failed\.json)")
+_MEMBER = re.compile(r"([0-9]{7,12})(\.npz|\.partial\.npz|\.failed\.json)")
+#: With or without the suffix.
+_REUSED = re.compile(r"reused-[0-9]{7,12}\.([0-9]{1,12})(\.npz)?")
 
 #: The kinds of the types (K,) of the arrays that every pack has, but for its timekeys and losses.
 _PER_CONFIG = {"index": "iu", "key": "S", "status": "iu", "steps": "iu", "seconds": "f"}
@@ -39,25 +42,39 @@ class PackSchema:
         points: of the product of the axes.
         thresholds: how many there are; if they are an axis, the most.
         packs: of the plan.
+        reused: configs whose results come from earlier runs.
     """
 
     points: int
     thresholds: int
     packs: int
+    reused: int
 
     @property
     def most_members(self) -> int:
         """The most members of a shard: a partial and a failed one of each pack."""
         return 2 * max(self.packs, self.points) + 2
 
-    def has(self, member: str) -> bool:
-        """Return whether a member of a shard has the name of a pack of the run."""
-        match = _MEMBER.fullmatch(member)
-        return match is not None and (match[1] is None or int(match[1]) < self.packs)
+    def has(self, member: str, *, reused: bool) -> bool:
+        """Return whether a member of a shard has the name of a pack of the run.
 
-    def fits(self, headers: Mapping[str, ArrayHeader]) -> bool:
-        """Return whether arrays of these shapes and types can be those of a pack."""
-        return _fits(self.thresholds, tuple(headers.items()))
+        Args:
+            reused: whether it is the shard of results from earlier runs.
+        """
+        if reused:
+            match = _REUSED.fullmatch(member)
+            return match is not None and match[2] is not None and int(match[1]) <= self.reused
+        match = _MEMBER.fullmatch(member)
+        # No two names are of the same pack.
+        return (
+            match is not None and f"{int(match[1]):07d}" == match[1] and int(match[1]) < self.packs
+        )
+
+    def fits(self, pack: str, headers: Mapping[str, ArrayHeader]) -> bool:
+        """Return whether arrays of these shapes and types can be those of a pack of this name."""
+        if not _fits(self.thresholds, tuple(headers.items())):
+            return False
+        return _REUSED.fullmatch(pack) is None or headers["index"].shape == (reused_configs(pack),)
 
     def fits_values(self, arrays: Mapping[str, NDArray[Any]]) -> bool:
         """Return whether index, key, status and the recorded steps have possible values."""
@@ -72,6 +89,18 @@ class PackSchema:
             and not arrays["key"].tobytes().translate(None, b"0123456789abcdef")
             and all(own == sorted(set(own)) and min(own, default=0) >= 0 for own in steps)
         )
+
+
+#: Of a run whose sweep.json or plan.json is damaged.
+ANY_PACKS = PackSchema(
+    points=MOST_POINTS, thresholds=MOST_POINTS, packs=MOST_POINTS, reused=MOST_POINTS
+)
+
+
+def reused_configs(pack: str) -> int:
+    """Return how many configs a pack of reused results has, by its name; 0 for any other pack."""
+    match = _REUSED.fullmatch(pack)
+    return 0 if match is None else int(match[1])
 
 
 @functools.lru_cache(maxsize=1024)

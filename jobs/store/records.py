@@ -31,13 +31,17 @@ __all__ = [
     "Ends",
     "Environments",
     "FailedPack",
+    "IngredientRecord",
+    "Ingredients",
     "Intent",
     "JobRecord",
     "Jobs",
     "Launched",
     "Manifest",
     "PlanRecord",
+    "VerificationRecord",
     "check_beat",
+    "check_ingredients",
     "check_jobs",
     "check_run",
     "check_slices",
@@ -111,14 +115,6 @@ class AxisRecord(TypedDict):
 
 
 @_open
-class ReusedRecord(TypedDict):
-    """Reused configs, and the packs that they come from."""
-
-    configs: Index
-    members: Index
-
-
-@_open
 class ThresholdAxis(TypedDict):
     """The thresholds of each value of the dimension along which they vary."""
 
@@ -146,7 +142,7 @@ class Manifest(TypedDict):
     configs: Index
     axes: list[AxisRecord]
     included: str | None
-    reused: ReusedRecord
+    reused: Index
     thresholds: list[Finite]
     threshold_axis: ThresholdAxis | None
     tested: bool
@@ -200,6 +196,36 @@ class PlanRecord(TypedDict):
     cost_settings: CostSettings
     threads: Annotated[int, Field(ge=1, le=1 << 16)]
     kept: str | None
+
+
+class PartRecord(TypedDict):
+    """A part of a function: a hash and a text."""
+
+    hash: str
+    text: str
+
+
+@_open
+class IngredientRecord(TypedDict):
+    """A setting of a key; functions have parts, by name."""
+
+    hash: str
+    text: str
+    parts: NotRequired[dict[str, PartRecord]]
+    unseen: NotRequired[list[str]]
+
+
+@_open
+class Ingredients(TypedDict):
+    """ingredients.json; what :func:`mlpsubmit.spec.ingredients.ingredients` returns.
+
+    ``base`` and each of ``axes`` are bytes in hex: 16 of the key, and 16 for each value of an axis.
+    """
+
+    python: str
+    settings: dict[str, IngredientRecord]
+    base: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    axes: list[Annotated[str, Field(pattern=r"^([0-9a-f]{32})+$")]]
 
 
 # ---- written by a launch or a resume -------------------------------------------------------------
@@ -346,6 +372,26 @@ class Environments(TypedDict):
     environments: list[dict[Attribute, int | str]]
 
 
+class MemberRecord(TypedDict):
+    """The position of a member in its shard."""
+
+    name: str
+    offset: Count
+    size: Count
+
+
+@_open
+class VerificationRecord(TypedDict):
+    """results/<shard>.verified.json and .damaged.json: what was read of a shard, and when.
+
+    ``size`` is -1 if only a part of the shard was read.
+    """
+
+    size: Annotated[int, Field(ge=-1, lt=1 << 63)]
+    mtime: int
+    damaged: list[MemberRecord]
+
+
 @_open
 class InputFile(TypedDict):
     """A file that a data function read."""
@@ -483,7 +529,7 @@ def check_run(sweep_file: Path, sweep: Manifest, plan_file: Path, plan: PlanReco
     problem = _plan_problem(plan)
     if not problem and plan["shape"] != [len(axis["values"][0]) for axis in sweep["axes"]]:
         problem = f"shape {plan['shape']} is not that of the axes in {sweep_file.name}"
-    if not problem and plan["configs"] + sweep["reused"]["configs"] != sweep["configs"]:
+    if not problem and plan["configs"] + sweep["reused"] != sweep["configs"]:
         problem = f"it trains {plan['configs']} configs, {sweep_file.name} has another number"
     if problem:
         raise damaged(plan_file, problem)
@@ -555,6 +601,17 @@ def _plan_problem(plan: PlanRecord) -> str:
     if (packs, configs) != (plan["packs"], plan["configs"]):
         return f"it has {packs} packs of {configs} configs, not as it says"
     return ""
+
+
+def check_ingredients(file: Path, content: Ingredients, sweep: Manifest) -> None:
+    """Check that the ingredients of keys are those of the axes of a sweep.
+
+    Raises:
+        DamageError: they are not.
+    """
+    values = [len(axis["values"][0]) for axis in sweep["axes"]]
+    if [len(table) for table in content["axes"]] != [32 * count for count in values]:
+        raise damaged(file, "axes: they have not the values of those of the run")
 
 
 def check_slices(file: Path, intent: Intent, packs: int) -> None:

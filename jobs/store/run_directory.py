@@ -5,6 +5,7 @@
 | sweep.json                   | launch, once                                                  |
 | sweep.pkl                    | launch, once                                                  |
 | plan.json                    | launch, once                                                  |
+| ingredients.json             | launch, once: what the keys of configs are made of            |
 | launched.json                | launch or resume, replaced atomically: the order of launches  |
 | data/<key>.pt                | the first task that needs it, once, under data/<key>.lock; or |
 |                              | launch: a link to that of an earlier run                      |
@@ -19,6 +20,8 @@
 | results/<task>.<attempt>.tar | one attempt of one task, appended per pack and fsynced        |
 | results/<task>.<attempt>.json| that attempt: the versions, the device and the threads        |
 | results/reused.0.tar, .json  | launch, once: finished configs of earlier runs                |
+| results/<shard>.verified.json| whoever has read a whole shard: its size and time; or, if any |
+| results/<shard>.damaged.json | member is damaged, also which                                 |
 | checkpoints/<pack>.pt        | the task that trains the pack, replaced atomically            |
 | checkpoints/<pack>.ends.json | the task that trains the pack, or resume: how processes were  |
 |                              | killed in it                                                  |
@@ -57,7 +60,7 @@ from mlpsubmit.files import (
     verify,
 )
 from mlpsubmit.jobs.store import records
-from mlpsubmit.jobs.store.pack_schema import PackSchema
+from mlpsubmit.jobs.store.pack_schema import ANY_PACKS, PackSchema
 from mlpsubmit.jobs.store.records import Beat, DataRecord, Intent, JobRecord, Jobs, Manifest
 from mlpsubmit.jobs.store.stored_results import StoredResults
 
@@ -69,6 +72,7 @@ FORMAT = 5
 SWEEP_JSON = "sweep.json"
 SWEEP_PICKLE = "sweep.pkl"
 PLAN = "plan.json"
+INGREDIENTS = "ingredients.json"
 LAUNCHED = "launched.json"
 DATA = "data"
 SUBMISSIONS = "submissions"
@@ -150,8 +154,23 @@ class RunDirectory:
                 "launch printed, the name of a sweep, or the start of a run id"
             )
         run = cls(path)
-        records.check_run(path / SWEEP_JSON, run.sweep, path / PLAN, run.plan)
+        run.check()
         return run
+
+    def check(self) -> None:
+        """Check sweep.json and plan.json.
+
+        Raises:
+            RunError: they are damaged, do not fit together, or have the format of another version.
+        """
+        records.check_run(self.path / SWEEP_JSON, self.sweep, self.path / PLAN, self.plan)
+
+    def has_this_format(self) -> bool:
+        """Return whether the run is in this version's format, by one of its files at least."""
+        try:
+            return self._format() == FORMAT
+        except (RunError, OSError):
+            return False
 
     def _format(self) -> object:
         """Return the format of the run: from plan.json if sweep.json is damaged."""
@@ -259,9 +278,18 @@ class RunDirectory:
     @cached_property
     def results(self) -> StoredResults:
         """The finished and failed packs."""
+        try:
+            self.check()
+        except DamageError:  # the results have keys and checksums of their own
+            return StoredResults(self.path / RESULTS, ANY_PACKS, self.unreadable)
         shape = [len(axis["values"][0]) for axis in self.sweep["axes"]]
-        sizes = math.prod(shape), len(self.sweep["thresholds"]), self.plan["packs"]
-        return StoredResults(self.path / RESULTS, PackSchema(*sizes), self.unreadable)
+        schema = PackSchema(
+            points=math.prod(shape),
+            thresholds=len(self.sweep["thresholds"]),
+            packs=self.plan["packs"],
+            reused=self.sweep["reused"],
+        )
+        return StoredResults(self.path / RESULTS, schema, self.unreadable)
 
     def checkpoint(self, pack: str) -> Path:
         """Return the file that holds the state of a pack."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ __all__ = [
     "FINISHED_SUFFIX",
     "PARTIAL_SUFFIX",
     "Member",
+    "PackFailures",
     "Shard",
     "StoredPack",
     "failures_json",
@@ -223,7 +224,7 @@ class StoredPack:
     def _fits(self, headers: Mapping[str, ArrayHeader]) -> bool:
         if self._schema is None:
             return True
-        return self._schema.fits(headers) and self._schema.fits_values(
+        return self._schema.fits(self.name, headers) and self._schema.fits_values(
             {name: self[name] for name in CHECKED if name in headers}
         )
 
@@ -252,22 +253,30 @@ def failures_json(finished: Sequence[int], failures: Sequence[Mapping[str, Any]]
     return summed_json({"finished": list(finished), "failures": list(failures)})
 
 
-def read_failures(
-    pack: str, member: Member, points: int
-) -> tuple[NDArray[np.int64], list[Failure]]:
-    """Return the indices of a pack's configs with a result, and the failures of the others.
+class PackFailures(NamedTuple):
+    """What is recorded of a pack in which configs have failed.
 
-    There are none if the member is damaged: the pack then counts as missing.
+    Attributes:
+        finished: (n,) indices of its configs with a result.
+        failures: those of the others.
+    """
+
+    finished: NDArray[np.int64]
+    failures: list[Failure]
+
+
+def read_failures(pack: str, member: Member, points: int) -> PackFailures | None:
+    """Return the failures of a pack; None if they are damaged: it then counts as missing.
 
     Args:
         points: of the product of the axes.
     """
     try:
         if member.size > LARGEST_JSON:
-            raise ValueError
+            return None
         content = checked(parsed_json(member.read()), FailedPack, member.name)
     except (ValueError, RecursionError, RunError):
-        return _indices([]), []
+        return None
     failures = [
         Failure(
             _indices(one["indices"]),
@@ -282,8 +291,8 @@ def read_failures(
     indices = [content["finished"], *(one["indices"] for one in content["failures"])]
     every = _indices([index for own in indices for index in own])
     if len(np.unique(every)) < len(every) or (every >= points).any():
-        return _indices([]), []
-    return _indices(content["finished"]), failures
+        return None
+    return PackFailures(_indices(content["finished"]), failures)
 
 
 def _indices(values: Sequence[int]) -> NDArray[np.int64]:

@@ -60,6 +60,8 @@ def collect(
     click.echo(f"results: {written} ({current.done} of {counted(current.configs, 'config')})")
     for group in current.failure_groups[:3]:
         click.echo(f"failed: {group}" + (f"; {group.place}" if group.place else ""), err=True)
+    if current.damage:
+        click.echo(current.damage, err=True)
     for problem in current.unreadable[:3]:
         click.echo(f"cannot be read: {problem}", err=True)
     if current.complete:

@@ -24,6 +24,8 @@ COMMANDS = (
     "resume",
     "cancel",
     "logs",
+    "verify",
+    "why",
     "templates",
     "doctor",
 )

@@ -63,6 +63,8 @@ def render(status: Status) -> RenderableType:
         parts.append(Text(f"  a job will resume the missing configs: {status.retry}", "yellow"))
     if status.retry_failure:
         parts.append(Text(f"  {_retry_failure(status)}", "red"))
+    if status.damage:
+        parts.append(Text(f"  {status.damage}", "red"))
     return Group(*parts, *_crashes(status), *_failures(status), *_unreadable(status))
 
 
@@ -258,6 +260,8 @@ def report(status: Status, *, failures: bool = True) -> int:
         console.print(reason, soft_wrap=not console.is_terminal)
     if status.retry_failure:
         click.echo(_retry_failure(status), err=True)
+    if status.damage:
+        click.echo(status.damage, err=True)
     left = status.configs - status.done
     click.echo(
         f"{status.done} of {counted(status.configs, 'config')} done, {left} missing"

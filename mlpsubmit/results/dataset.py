@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from mlpsubmit.protocol import EXCLUDED, FAILED, MISSING, STATUSES
 from mlpsubmit.results.names import clean_text, coordinate_names, sweep_dims
+from mlpsubmit.results.results_hash import RESULTS_HASH, ResultsHash
 from mlpsubmit.results.schema import Schema, Variable, scan
 from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["assemble", "load_empty", "to_dataset"]
+__all__ = ["assemble", "load_empty", "results_hash", "to_dataset"]
 
 STATUS = Variable("status", "status", dtype=np.dtype(np.uint8))
 
@@ -53,8 +54,29 @@ def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
     return assemble(schema, source, schema.variables)
 
 
-def assemble(schema: Schema, source: ResultSource, variables: Sequence[Variable]) -> xr.Dataset:
-    """Return the dataset with these of the schema's variables, and all its coordinates."""
+def results_hash(layout: Layout, source: ResultSource) -> str:
+    """Return the attribute ``results_hash`` of the dataset, with one pack in memory at a time."""
+    schema = scan(layout, source)
+    small, streamed = schema.small_and_streamed()
+    found = ResultsHash(layout.size)
+    assemble(schema, source, small, found)
+    for point, variable, values in schema.rows(source, streamed):
+        found.add_row(variable, point, values)
+    return found.hexdigest()
+
+
+def assemble(
+    schema: Schema,
+    source: ResultSource,
+    variables: Sequence[Variable],
+    hashes: ResultsHash | None = None,
+) -> xr.Dataset:
+    """Return the dataset with these of the schema's variables, and all its coordinates.
+
+    Args:
+        hashes: takes those of these variables, for the case that they are not all of them: the
+            attribute ``results_hash`` is then left out.
+    """
     import xarray as xr
 
     layout = schema.layout
@@ -62,6 +84,15 @@ def assemble(schema: Schema, source: ResultSource, variables: Sequence[Variable]
     (_, status), *filled = _filled(schema, source, [STATUS, *variables])
     codes = _codes(layout, source, status)
     errors = _errors(source, codes)
+    coordinates = _coordinates(schema)
+    attributes = _attributes(layout, codes)
+    hashed = hashes or ResultsHash(layout.size)
+    hashed.add_coordinates({name: values for name, (_, values) in coordinates.items()})
+    hashed.add_status(codes)
+    for variable, values in filled:
+        hashed.add(variable, values)
+    if hashes is None:
+        attributes[RESULTS_HASH] = hashed.hexdigest()
     data_vars: dict[str, Any] = {
         variable.name: (
             (*dims, *variable.dims),
@@ -73,7 +104,7 @@ def assemble(schema: Schema, source: ResultSource, variables: Sequence[Variable]
     data_vars["status"] = (dims, np.array(STATUSES)[codes].reshape(layout.shape))
     if errors is not None:
         data_vars["error"] = (dims, errors.reshape(layout.shape))
-    return xr.Dataset(data_vars, _coordinates(schema), _attributes(layout, codes))
+    return xr.Dataset(data_vars, coordinates, attributes)
 
 
 def load_empty(dataset: xr.Dataset) -> xr.Dataset:

@@ -14,6 +14,7 @@ import numpy as np
 
 from mlpsubmit.results.dataset import assemble, load_empty
 from mlpsubmit.results.names import sweep_dims
+from mlpsubmit.results.results_hash import RESULTS_HASH, ResultsHash
 from mlpsubmit.results.schema import Schema, Variable, scan
 from mlpsubmit.results.source import Layout, ResultSource
 
@@ -36,8 +37,9 @@ def stream_netcdf(schema: Schema, source: ResultSource, path: Path) -> None:
 
     layout = schema.layout
     small, streamed = schema.small_and_streamed()
-    assemble(schema, source, small).to_netcdf(path, engine="h5netcdf")
-    if not streamed:
+    results_hash = ResultsHash(layout.size) if streamed else None
+    assemble(schema, source, small, results_hash).to_netcdf(path, engine="h5netcdf")
+    if results_hash is None:
         return
     with h5netcdf.File(path, "a") as file:
 
@@ -62,7 +64,8 @@ def stream_netcdf(schema: Schema, source: ResultSource, path: Path) -> None:
             array.attrs.update(variable.attributes | ({"dtype": "bool"} if boolean else {}))
             return array
 
-        _stream(schema, source, streamed, create)
+        _stream(schema, source, streamed, create, results_hash)
+        file.attrs[RESULTS_HASH] = results_hash.hexdigest()
 
 
 def open_netcdf(path: Path, *, cache: bool = True) -> xr.Dataset:
@@ -81,7 +84,8 @@ def write_zarr(layout: Layout, source: ResultSource, path: Path) -> None:
     pinned: dict[str, Any] = {"zarr_format": 2} if modern else {}
     schema = scan(layout, source)
     small, streamed = schema.small_and_streamed()
-    assemble(schema, source, small).to_zarr(path, consolidated=False, **pinned)
+    results_hash = ResultsHash(layout.size) if streamed else None
+    assemble(schema, source, small, results_hash).to_zarr(path, consolidated=False, **pinned)
     group: Any = zarr.open_group(str(path), mode="a", **pinned)
 
     def create(variable: Variable) -> Any:
@@ -96,7 +100,9 @@ def write_zarr(layout: Layout, source: ResultSource, path: Path) -> None:
         array.attrs.update({"_ARRAY_DIMENSIONS": dims} | variable.attributes)
         return array
 
-    _stream(schema, source, streamed, create)
+    if results_hash is not None:
+        _stream(schema, source, streamed, create, results_hash)
+        group.attrs[RESULTS_HASH] = results_hash.hexdigest()
     zarr.consolidate_metadata(str(path), **pinned)
 
 
@@ -105,10 +111,12 @@ def _stream(
     source: ResultSource,
     variables: Sequence[Variable],
     create: Callable[[Variable], Any],
+    results_hash: ResultsHash,
 ) -> None:
     """Create the variables, then fill in every config's values; the others keep the fill value."""
     arrays = {variable.name: create(variable) for variable in variables}
     for point, variable, values in schema.rows(source, variables):
+        results_hash.add_row(variable, point, values)
         config = np.unravel_index(point, schema.layout.shape)
         where = (*map(int, config), ...)
         arrays[variable.name][where] = values.view(np.int8) if values.dtype == bool else values

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -138,6 +138,10 @@ class Failure:
     pack: str = ""
     where: str = ""
     line: str = ""
+
+    def without(self, indices: Array) -> Failure:
+        """Return the failure of its configs but those with some indices."""
+        return replace(self, indices=self.indices[~np.isin(self.indices, indices)])
 
 
 class ResultSource(Protocol):

@@ -24,7 +24,7 @@ from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.runs.locate import RUNS_VARIABLE, next_launch, readable, runs_folder, runs_of
+from mlpsubmit.runs.locate import RUNS_VARIABLE, next_launch, runs_folder, runs_of, with_results
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import missing_packs, start, submission_for, submission_lock
 from mlpsubmit.spec.guard import stop_reading
@@ -106,7 +106,7 @@ def launch(
         if run is not None:
             _restore_pickle(run.directory, frozen)
         else:
-            content = manifest(sweep, spec, command, prepared.reused.counts, prepared.path)
+            content = manifest(sweep, spec, command, prepared.reused.count, prepared.path)
             run = Run(create(content, prepared, frozen))
     try:
         start(run.directory, chosen, retries, checked=True)
@@ -205,7 +205,7 @@ def prepare(
     from mlpsubmit.runs.reuse import Reused
 
     folder = runs_folder(runs_dir) / sweep.name
-    earlier = [] if fresh else list(readable(reversed(runs_of(folder))))
+    earlier = [] if fresh else list(with_results(reversed(runs_of(folder))))
     reused = Reused(sweep)
     prepared = partial(PreparedLaunch, sweep, executor, retries)
     same = (run for run in earlier if _is_of(run, sweep))
@@ -225,11 +225,12 @@ def prepare(
 def _is_of(run: RunDirectory, sweep: Sweep) -> bool:
     """Return whether a run is of this very sweep, and can be continued."""
     try:
+        run.check()
         if run.sweep["fingerprint"] != sweep.fingerprint:
             return False
         for number in run.submissions():
             run.jobs(number), run.intent(number), run.ended(number)
-        return bool(run.plan)
+        return True
     except DamageError as error:
         warnings.warn(str(error).partition(";")[0], stacklevel=3)
         return False
@@ -282,6 +283,7 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) 
         files.publish(temporary / run_directory.SWEEP_PICKLE, sealed(frozen), private=True)
         plan = {"format": run_directory.FORMAT, **prepared.plan.to_json()}
         files.publish_json(temporary / run_directory.PLAN, plan)
+        files.publish_json(temporary / run_directory.INGREDIENTS, prepared.sweep.ingredients)
         RunDirectory(temporary).record_launch(next_launch(path))
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
         prepared.reused.write(RunDirectory(temporary))

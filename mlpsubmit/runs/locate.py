@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlpsubmit.errors import RunError, did_you_mean
+from mlpsubmit.errors import DamageError, RunError, did_you_mean
 from mlpsubmit.jobs.store.run_directory import SWEEP_JSON, RunDirectory
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "readable",
     "runs_folder",
     "runs_of",
+    "with_results",
 ]
 
 RUNS_VARIABLE = "MLPSUBMIT_RUNS"
@@ -68,6 +69,20 @@ def readable(paths: Iterable[Path], *ignored: type[Exception]) -> Iterator[RunDi
     for path in paths:
         with contextlib.suppress(RunError, *ignored):
             yield RunDirectory.open(path)
+
+
+def with_results(paths: Iterable[Path]) -> Iterator[RunDirectory]:
+    """Yield the runs whose results can be read: also those whose manifest or plan is damaged."""
+    for path in paths:
+        try:
+            run = RunDirectory.open(path)
+        except DamageError:
+            run = RunDirectory(path)
+            if not run.has_this_format():
+                continue
+        except RunError:
+            continue
+        yield run
 
 
 @dataclass(frozen=True)

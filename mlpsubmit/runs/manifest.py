@@ -8,7 +8,7 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from importlib.metadata import version
@@ -30,7 +30,7 @@ def manifest(
     sweep: Sweep,
     spec: Path | None,
     command: Sequence[str],
-    reused: Mapping[str, int],
+    reused: int,
     path: Path,
 ) -> dict[str, Any]:
     """Return the content of a new run's sweep.json.
@@ -38,7 +38,7 @@ def manifest(
     Args:
         spec: the file that defines the sweep, if any.
         command: the command line of the launch.
-        reused: the number of reused configs, and of packs that they come from.
+        reused: the number of reused configs.
         path: the run directory.
     """
     base = sweep.base
@@ -60,7 +60,7 @@ def manifest(
             for axis in sweep.product.axes
         ],
         "included": included,
-        "reused": dict(reused),
+        "reused": reused,
         **_thresholds(sweep),
         "tested": _tested(sweep),
         "hyperparameters": {

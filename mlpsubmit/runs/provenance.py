@@ -11,7 +11,7 @@ from typing import Any
 from mlpsubmit.display.text import abridged
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs import input_files
-from mlpsubmit.jobs.store.environments import NOT_IDENTICAL, differences
+from mlpsubmit.jobs.store.environments import NOT_IDENTICAL, differences, environment_file
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
 __all__ = ["attributes", "changed_inputs", "first_unchanged", "reject"]
@@ -90,6 +90,9 @@ def attributes(run: RunDirectory) -> dict[str, str | int | float]:
     """
     found: dict[str, Any] = dict(run.sweep["origin"])
     environments = run.results.environments()
+    for shard in run.results.shards():
+        if problem := run.unreadable.get(environment_file(shard)):
+            warnings.warn(f"{problem}; what {shard.name} was made with is unknown", stacklevel=2)
     for name in dict.fromkeys(name for entry in environments for name in entry):
         values = list(dict.fromkeys(entry[name] for entry in environments if name in entry))
         found[name] = values[0] if len(values) == 1 else "; ".join(map(str, values))

@@ -19,7 +19,7 @@ from mlpsubmit.jobs.store.environments import publish_environments
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import Member, StoredPack
-from mlpsubmit.jobs.store.stored_results import REUSED, REUSED_PREFIX
+from mlpsubmit.jobs.store.stored_results import REUSED, reused_name
 from mlpsubmit.runs.provenance import changed_inputs, reject
 from mlpsubmit.spec.sweep import Sweep
 
@@ -54,9 +54,9 @@ class Reused:
         return np.flatnonzero(self._known)
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Numbers of reused configs, and of packs that they come from, for sweep.json."""
-        return {"configs": len(self.indices), "members": len(self._found)}
+    def count(self) -> int:
+        """The number of reused configs."""
+        return len(self.indices)
 
     @cached_property
     def _sorted_keys(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -136,8 +136,8 @@ class Reused:
                     name: pack[name] if name in _SHARED else pack[name][rows]
                     for name in pack.arrays()
                 }
-                name = f"{REUSED_PREFIX}{number:07d}{shards.FINISHED_SUFFIX}"
-                shard.append(name, npz_bytes({**arrays, "index": indices}), sync=False)
+                content = npz_bytes({**arrays, "index": indices})
+                shard.append(reused_name(number, len(rows)), content, sync=False)
 
 
 def _copy_data(source: Path, copy: Path) -> None:

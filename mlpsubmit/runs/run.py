@@ -208,7 +208,9 @@ class Run:
 
     def damaged_reused(self) -> int:
         """Return how many results reused from earlier runs are damaged by now."""
-        return int(self.directory.sweep["reused"]["configs"]) - self.directory.results.reused()
+        results = self.directory.results
+        results.verify()
+        return int(self.directory.sweep["reused"]) - results.outcomes().reused
 
     def cancel(self) -> int:
         """Tell every running task to save its state and stop.
@@ -310,11 +312,12 @@ class Run:
         from mlpsubmit.results import to_dataset, write
         from mlpsubmit.results.netcdf_zarr import open_netcdf
 
+        found = self.directory.results.unread()
         if out is not None:
-            written = write(self.layout(), self.directory.results, Path(out), force=force)
+            written = write(self.layout(), found, Path(out), force=force)
             if written.suffix == ".nc":
                 return open_netcdf(written)
-        return to_dataset(self.layout(), self.directory.results)
+        return to_dataset(self.layout(), found)
 
     def layout(self) -> Layout:
         """Return the layout of the run's dataset: dimensions, coordinates, attributes."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mlpsubmit.jobs.executors.base import Executor
     from mlpsubmit.jobs.submission import Submission
 
-__all__ = ["missing_packs", "start", "submission_for", "submission_lock"]
+__all__ = ["missing_packs", "start", "submission_for", "submission_lock", "submit"]
 
 #: How long to wait for a lock: reading the status of a run holds it for a moment.
 LOCK_SECONDS = 2.0
@@ -59,7 +59,7 @@ def submission_lock(file: Path, what: str) -> Iterator[None]:
 
 def missing_packs(run: RunDirectory, plan: Plan) -> NDArray[np.int64]:
     """Return the numbers of the packs without a result; checksums of the others are verified."""
-    finished = run.results.finished(among={pack.name for pack in plan})
+    finished = run.results.finished()
     return np.array([p.number for p in plan if p.name not in finished], dtype=np.int64)
 
 
@@ -126,7 +126,7 @@ def start(
             executor.check(submission)
         # Recorded before the submission, because the debug executor trains in it.
         with _recorded(run) if after is None else contextlib.nullcontext():
-            _submit(run, executor, submission, plan, missing, after)
+            submit(run, executor, submission, plan, missing, after)
         _cancel_retry(run)
         return len(missing)
 
@@ -176,7 +176,7 @@ def _check_not_busy(run: RunDirectory, status: Status) -> None:
         )
 
 
-def _submit(
+def submit(
     run: RunDirectory,
     executor: Executor,
     submission: Submission,

@@ -24,7 +24,15 @@ from mlpsubmit.spec.fingerprint import DIGEST_BYTES, setting_digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
 from mlpsubmit.spec.read import NO_CONTENT, Spec
 
-__all__ = ["NUMERICS", "KeyTables", "config_keys", "fingerprint", "key_tables"]
+__all__ = [
+    "NUMERICS",
+    "KeyTables",
+    "common_entries",
+    "config_keys",
+    "counts",
+    "fingerprint",
+    "key_tables",
+]
 
 #: Part of every key; raised when a release changes the results that the same settings give.
 NUMERICS = 2
@@ -57,7 +65,7 @@ def key_tables(spec: Spec) -> KeyTables:
         np.array([_lanes(zip(axis.names, point, strict=True), unseen) for point in axis.points])
         for axis in spec.product.axes
     ]
-    base = np.array(_lanes(_common_entries(spec), unseen))
+    base = np.array(_lanes(common_entries(spec), unseen))
     if unseen:
         warnings.warn(
             f"{'; '.join(dict.fromkeys(unseen))}: what this does is not part of the keys of "
@@ -86,7 +94,7 @@ def fingerprint(spec: Spec, tables: KeyTables) -> str:
     return _digest("where", *parts).hex()
 
 
-def _common_entries(spec: Spec) -> list[tuple[str, Any]]:
+def common_entries(spec: Spec) -> list[tuple[str, Any]]:
     """Return the names and values of everything that is not on an axis."""
     axis_names = spec.product.names
     entries: list[tuple[str, Any]] = [
@@ -112,7 +120,7 @@ def _lanes(entries: Iterable[tuple[str, Any]], unseen: list[str]) -> list[np.uin
     """
     total = np.zeros(_LANES, dtype=np.uint64)
     for name, value in entries:
-        if _counts(name, value):
+        if counts(name, value):
             own: list[str] = []
             content = _digest(name, name, value, unseen=own)
             if own:
@@ -132,7 +140,7 @@ def _digest(place: str, *values: Any, unseen: list[str] | None = None) -> bytes:
         raise SpecError(texts) from error
 
 
-def _counts(name: str, value: Any) -> bool:
+def counts(name: str, value: Any) -> bool:
     """Return whether a setting is part of a key: it affects results and is not at its default."""
     field = Hyperparameters.model_fields.get(name)
     return field is None or (name not in OUTSIDE_RESULTS and value != field.default)

@@ -18,6 +18,7 @@ from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.ingredients import ingredients
 from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
 from mlpsubmit.spec.overrides import override
 from mlpsubmit.spec.process import ProcessSettings
@@ -230,6 +231,12 @@ class Sweep(Spec):
         return fingerprint(self, self._key_tables)
 
     @functools.cached_property
+    def ingredients(self) -> dict[str, Any]:
+        """What the keys are made of, to be compared with those of another sweep."""
+        with self._own_process():
+            return ingredients(self, self._key_tables)
+
+    @functools.cached_property
     def data_digest(self) -> bytes:
         """The content hash of the data function, part of the keys of what it computes."""
         with self._own_process():
@@ -271,7 +278,7 @@ class Sweep(Spec):
     def in_process(self, process: ProcessSettings) -> Sweep:
         """Return this sweep with the settings of the process that its functions are to run in."""
         sweep = object.__new__(Sweep)
-        caches = ("_key_tables", "fingerprint")  # the settings are part of the keys
+        caches = ("_key_tables", "fingerprint", "ingredients")  # the settings are part of the keys
         kept = {name: value for name, value in vars(self).items() if name not in caches}
         vars(sweep).update(kept, process=process)
         return sweep
@@ -290,7 +297,7 @@ class Sweep(Spec):
         sweep = self.in_process(process).overridden({})
         process.check(sweep.base.precision, sweep.base.deterministic)
         # Before a function of the user runs and fills one of its caches.
-        _ = sweep.fingerprint, sweep.data_digest
+        _ = sweep.fingerprint, sweep.data_digest, sweep.ingredients
         return sweep
 
     def __getstate__(self) -> dict[str, Any]:

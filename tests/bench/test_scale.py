@@ -134,6 +134,14 @@ def find_missing(path, sweep):
     assert not len(missing_packs(run, Plan.from_json(run.plan)))
 
 
+def calls_of_each(function, runs):
+    """Return the calls for each run, of which nothing is recorded as verified."""
+    for path, _ in runs:
+        for file in path.glob("results/*.verified.json"):
+            file.unlink()
+    return [calls(lambda run=run: function(*run)) for run in runs]
+
+
 LOOKS = [look, collect, take_over, find_missing]
 
 
@@ -141,16 +149,16 @@ LOOKS = [look, collect, take_over, find_missing]
 def test_calls_grow_with_the_packs_and_no_faster(function, finished):
     runs = [finished(packs) for packs in (60, 120, 240)]
     function(*runs[0])  # imports, and what is read once
-    few, more, most = (calls(lambda run=run: function(*run)) for run in runs)
+    few, more, most = calls_of_each(function, runs)
     assert most - more < 2.1 * (more - few)
-    assert (most - more) / 120 < 1000  # calls per pack
+    assert (most - more) / 120 < 1500  # calls per pack, each in a shard of its own
 
 
 @pytest.mark.parametrize("function", LOOKS)
 def test_calls_do_not_grow_with_the_configs_of_a_pack(function, finished):
     runs = [finished(60, size) for size in (2, 200)]
     function(*runs[0])
-    few, many = (calls(lambda run=run: function(*run)) for run in runs)
+    few, many = calls_of_each(function, runs)
     assert many < 1.5 * few
 
 

@@ -14,6 +14,7 @@ import pytest
 import xarray
 
 from mlpsubmit import UserError, launch, open_run
+from mlpsubmit.files import read_json
 from mlpsubmit.jobs.store import records
 from mlpsubmit.spec.load import load_spec
 
@@ -343,14 +344,72 @@ def test_every_field_of_a_json_file_is_declared(mlpsubmit: Command) -> None:
     mlpsubmit("launch", "small.py", "--executor", "debug", "MAX_ITER=2")
     run = open_run("small").directory
     run.end_submission(0, "cancelled")
+    run.results.verify()
     models: dict[str, Any] = {
         "sweep.json": records.Manifest,
         "plan.json": records.PlanRecord,
+        "ingredients.json": records.Ingredients,
+        "results/000-0000.0.json": records.Environments,
+        "results/000-0000.0.verified.json": records.VerificationRecord,
         "launched.json": records.Launched,
         "submissions/000/intent.json": records.Intent,
         "submissions/000/ended.json": records.Ended,
         "heartbeats/000-0000.json": records.Beat,
     }
     for name, model in models.items():
-        written = json.loads((run.path / name).read_bytes())
-        assert set(written) <= set(model.__annotations__), name
+        written = read_json(run.path / name)
+        assert set(written) <= {*model.__annotations__, "format"}, name
+
+
+def test_every_command_counts_a_damaged_result_as_missing(mlpsubmit: Command) -> None:
+    launch = ("launch", "small.py", "--executor", "debug", "MAX_ITER=3", "PACK_SIZE=2")
+    assert mlpsubmit(*launch).code == 0
+    run = open_run("small")
+    (shard,) = run.directory.results.shards()
+    member = next(run.directory.results.members()).name
+    content = bytearray(shard.read_bytes())
+    content[700] ^= 1
+    shard.write_bytes(content)
+    assert mlpsubmit("status").code == 0  # only headers are read, and nobody has found it yet
+
+    collected = mlpsubmit("collect")
+    assert collected.code == 1
+    assert "(6 of 8 configs)" in collected.out
+    damage = f"damaged: {shard.name}: {member}; its configs count as missing"
+    assert damage in collected.err
+    assert f"to train the missing points: mlpsubmit resume {run.id}" in collected.err
+    status = mlpsubmit("status")
+    assert status.code == 1
+    assert "stopped" in status.out
+    assert "6/8 configs" in status.out
+    assert damage in " ".join(status.out.split())
+    assert json.loads(mlpsubmit("status", "--json").out)["damaged"] == [f"{shard.name}: {member}"]
+    assert open_run().wait().done == 6
+    assert "1 pack to train, 6 configs already done" in mlpsubmit(*launch, "--dry-run").out
+    # A new run reuses what counts, and no more.
+    grown = mlpsubmit(*launch[:-2], "MAX_ITER=3", "PACK_SIZE=2", "trial=[0,1,2]")
+    assert "6 reused" in mlpsubmit("status").out, grown
+    assert mlpsubmit("resume", run.id, "--executor", "debug").code == 0
+    assert mlpsubmit("collect", run.id).code == 0
+    assert json.loads(mlpsubmit("status", run.id, "--json").out)["damaged"] == []
+
+
+def test_damaged_reused_results_count_as_missing(mlpsubmit: Command) -> None:
+    launch = ("launch", "small.py", "--executor", "debug", "MAX_ITER=3", "PACK_SIZE=4")
+    mlpsubmit(*launch)
+    mlpsubmit(*launch, "trial=[0,1,2]")
+    run = open_run("small")
+    shard = run.directory.results.folder / "reused.0.tar"
+    content = bytearray(shard.read_bytes())
+    content[700] ^= 1
+    shard.write_bytes(content)
+    assert run.status().reused == 8
+    assert "(8 of 12 configs)" in mlpsubmit("collect").out
+    assert open_run().status().reused == 4
+    refused = mlpsubmit("resume", "--executor", "debug")
+    assert refused.code == 2
+    assert "4 results reused from earlier runs cannot be read any more (damaged)" in " ".join(
+        refused.err.split()
+    )
+    assert mlpsubmit(*launch, "trial=[0,1,2]").code == 0
+    assert open_run().status().complete

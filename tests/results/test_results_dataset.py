@@ -43,6 +43,7 @@ def test_final_values_are_labelled_and_missing_points_are_nan(fakes):
     np.testing.assert_array_equal(dataset["steps"], [[10, NAN], [NAN, 13]])
     np.testing.assert_array_equal(dataset["seconds"], [[0, NAN], [NAN, 0.75]])
     assert "error" not in dataset
+    assert len(dataset.attrs.pop("results_hash")) == 32
     assert dataset.attrs == {
         "name": "staircase",
         "n_configs": 4,

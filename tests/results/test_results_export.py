@@ -75,7 +75,7 @@ def test_what_is_written_opens_to_the_same_dataset(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mlpsubmit.results.schema.SMALL_ROW_BYTES", large_grab_bytes)
         assert write(layout, source, path) == path
-    expected = to_dataset(layout, source)
+        expected = to_dataset(layout, source)
     with opened(path) as dataset:
         xr.testing.assert_identical(dataset.load(), expected)
         for name in expected.variables:

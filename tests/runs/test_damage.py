@@ -94,7 +94,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TaskMonitor, "due", lambda self: True)
+        patch.setattr(TaskMonitor, "due", lambda self, step: True)
         patch.setattr(Checkpoint, "save", stopping)
         with pytest.raises(KeyboardInterrupt):
             launch(sweep(), executor="debug", runs_dir=folder)
@@ -239,7 +239,7 @@ def test_a_run_without_its_manifest_or_plan_is_replaced_by_one_that_reuses_its_r
     with pytest.warns(UserWarning, match=rf"{name}: is damaged"):
         second = launch(sweep(), executor="debug")
     assert second.path != first.path
-    assert second.directory.sweep["reused"]["configs"] == 2
+    assert second.directory.sweep["reused"] == 2
     assert_equal(second, expected)
 
 

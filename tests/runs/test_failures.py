@@ -209,7 +209,13 @@ def test_damaged_results_train_again(workplace: Path) -> None:
     shard.write_bytes(content)
     partial = open_run("damaged").collect()
     assert sorted(partial.status.values.tolist()) == ["done", "missing"]
+    # The one that found it has recorded it, so that all count the same.
+    status = open_run("damaged").status()
+    assert (status.done, status.missing, status.state) == (1, 1, "stopped")
+    assert status.damaged == [f"{shard.name}: 0000001.npz"]
     assert open_run("damaged").resume("debug") == 1
+    status = open_run("damaged").status()
+    assert (status.done, status.damaged) == (2, [])
     assert open_run("damaged").collect().drop_vars("seconds").equals(whole)
 
 

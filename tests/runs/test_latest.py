@@ -134,7 +134,7 @@ def test_a_refused_launch_and_an_automatic_resume_are_no_launches(
         raise BusyError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr(submit, "_submit", refused)
+        patch.setattr(submit, "submit", refused)
         with pytest.raises(BusyError):
             open_run(first).resume("debug")
     assert open_run().id == second

@@ -387,7 +387,7 @@ def test_a_member_of_an_impossible_size_ends_its_shard(run: RunDirectory, size: 
 def test_a_shard_has_no_more_members_than_its_run_has_packs(run: RunDirectory) -> None:
     header = tarfile.TarInfo("0000001.npz").tobuf(tarfile.GNU_FORMAT)
     (run.results.folder / "000-0000.0.tar").write_bytes(header * 200_000)
-    schema = PackSchema(points=20, thresholds=1, packs=10)
+    schema = PackSchema(points=20, thresholds=1, packs=10, reused=0)
     assert len(list(run.results.members())) == schema.most_members == 42
     assert list(run.results.packs()) == []
 

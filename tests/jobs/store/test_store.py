@@ -23,11 +23,9 @@ from mlpsubmit.jobs.store.masks import decode_mask, encode_mask
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import Shard, failures_json, members
+from mlpsubmit.jobs.store.stored_results import reused_name
 
 unhurried = settings(deadline=None)  # cores may be shared
-
-#: Names of packs that a run may have.
-PACKS = {f"{number:07d}" for number in range(10)}
 
 
 @pytest.fixture
@@ -237,9 +235,94 @@ def test_a_damaged_pack_is_left_out(run, place):
     content[at : at + 8] = bytes(byte ^ 0xFF for byte in content[at : at + 8])
     path.write_bytes(content)
     assert [pack.name for pack in run.results.packs()] == ["0000001", "0000003"]
-    assert run.results.finished(among={"0000001", "0000002"}) == {"0000001"}
-    # These read no contents.
-    assert run.results.outcomes()[:2] == ({"0000001", "0000002", "0000003"}, [])
+    # The damage is recorded: readers of headers count what readers of contents count.
+    whole = {"0000001", "0000003"}
+    again = RunDirectory.open(run.path).results
+    assert again.outcomes().finished == again.finished() == run.results.finished() == whole
+    assert again.outcomes().damaged == [second]
+    assert [pack.name for pack in again.packs()] == sorted(whole)
+
+
+def damage(member):
+    """Overwrite some bytes of a member with zeros."""
+    with member.shard.open("r+b") as file:
+        file.seek(member.offset + 130)
+        file.write(bytes(8))
+
+
+def reads(monkeypatch):
+    """Return the list of the members that are read from now on."""
+    read, intact = [], shards.StoredPack.intact
+    note = lambda pack: read.append(pack.name) or intact(pack)  # noqa: E731
+    monkeypatch.setattr(shards.StoredPack, "intact", note)
+    return read
+
+
+def test_a_shard_is_read_again_only_if_it_has_changed(run, monkeypatch):
+    read = reads(monkeypatch)
+    shard = Shard(run.results.folder / "000-0000.0.tar")
+    shard.append("0000001.npz", npz_bytes(arrays(1)))
+    results = lambda: RunDirectory.open(run.path).results  # noqa: E731  # as of another command
+    assert [results().finished() for _ in range(3)] == [{"0000001"}] * 3
+    assert read == ["0000001"]
+    shard.append("0000002.npz", npz_bytes(arrays(2)))
+    shard.close()
+    assert [results().finished() for _ in range(2)] == [{"0000001", "0000002"}] * 2
+    assert read == ["0000001", "0000001", "0000002"]
+    # Damage makes another time of modification, and what collects reads everything anyway.
+    damage(next(members(shard.path)))
+    assert [results().finished() for _ in range(2)] == [{"0000002"}] * 2
+    assert len(read) == 5
+    assert len(list(results().packs())) == 1
+    assert len(read) == 7
+
+
+def test_damage_holds_until_the_shard_is_read_again(run):
+    path = fill(run.results.folder / "000-0000.0.tar", 1, 2)
+    whole, (first, _) = path.read_bytes(), members(path)
+    results = lambda: RunDirectory.open(run.path).results  # noqa: E731
+    assert results().finished() == {"0000001", "0000002"}
+    assert path.with_suffix(".verified.json").exists()
+    damage(first)
+    assert results().outcomes().finished == {"0000001", "0000002"}  # nobody has found it yet
+    assert results().finished() == results().outcomes().finished == {"0000002"}
+    assert [file.name for file in run.results.folder.glob("*.json")] == ["000-0000.0.damaged.json"]
+    path.write_bytes(whole)  # restored: as far as the headers show, it is as it was
+    assert results().outcomes().finished == {"0000002"}
+    assert results().finished() == results().outcomes().finished == {"0000001", "0000002"}
+    assert [file.name for file in run.results.folder.glob("*.json")] == ["000-0000.0.verified.json"]
+
+
+def test_damage_that_cannot_be_recorded_is_counted_by_this_process(run, monkeypatch):
+    path = fill(run.results.folder / "000-0000.0.tar", 1, 2)
+    damage(next(members(path)))
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("mlpsubmit.jobs.store.verification.publish_json", refused)
+    assert [pack.name for pack in run.results.unread().packs()] == ["0000002"]
+    assert run.results.outcomes().finished == run.results.finished() == {"0000002"}
+    assert [file.name for file in run.results.folder.iterdir()] == ["000-0000.0.tar"]
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b'{"size": 1}', b'{"size": [], "mtime": 2}'])
+def test_a_damaged_record_of_damage_is_as_none(run, record):
+    path = fill(run.results.folder / "000-0000.0.tar", 1)
+    for suffix in (".damaged.json", ".verified.json"):
+        path.with_suffix(suffix).write_bytes(record)
+    assert run.results.outcomes().finished == run.results.finished() == {"0000001"}
+
+
+@pytest.mark.parametrize(
+    "name", ["1.npz", "0000010.npz", "00000001.npz", "²²²²²²².npz", "notes", "reused-0000000.3.npz"]
+)
+def test_a_member_that_is_no_pack_of_the_plan_counts_nowhere(run, name):
+    with Shard(run.results.folder / "000-0000.0.tar") as shard:
+        shard.append(name, npz_bytes(arrays(1)))
+    assert list(run.results.packs()) == []
+    assert run.results.finished() == run.results.outcomes().finished == set()
+    assert run.results.outcomes().reused == 0
 
 
 def test_a_pack_whose_content_never_reached_the_disk_is_left_out(run):
@@ -248,7 +331,7 @@ def test_a_pack_whose_content_never_reached_the_disk_is_left_out(run):
     with path.open("r+b") as file:
         file.seek(member.offset)
         file.write(bytes(member.size))
-    assert run.results.finished(among={"0000001"}) == set()
+    assert run.results.finished() == set()
 
 
 def test_an_npz_that_would_have_to_be_unpickled_is_not_read(run):
@@ -264,7 +347,8 @@ def test_arrays_are_stored_uncompressed():
         assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
 
 
-def test_later_shards_come_later(run):
+def test_later_shards_come_later(tmp_path, records):
+    run = records.create(tmp_path, reused=4)
     order = [
         "reused.0.tar",
         "000-0000.0.tar",
@@ -274,13 +358,30 @@ def test_later_shards_come_later(run):
         "000-0001.0.tar",
         "001-0000.0.tar",
     ]
-    for number, name in enumerate(reversed(order)):
+    for number, name in enumerate(reversed(order[1:])):
         fill(run.results.folder / name, number)
+    with Shard(run.results.folder / order[0]) as shard:
+        shard.append(reused_name(0, 2), npz_bytes(arrays(6)))
     (run.results.folder / "notes.tar").touch()
     (run.results.folder / ".000-0000.3.tar").touch()
     assert [path.name for path in run.results.shards()] == order
     found = {pack.name: pack.member.shard.name for pack in run.results.packs()}
-    assert found == {f"{6 - place:07d}": name for place, name in enumerate(order)}
+    fresh = {f"{5 - place:07d}": name for place, name in enumerate(order[1:])}
+    assert found == {"reused-0000000.2": "reused.0.tar", **fresh}
+    assert run.results.outcomes().reused == 2
+
+
+def test_reused_results_have_the_configs_of_their_names(tmp_path, records):
+    run = records.create(tmp_path, reused=4)
+    names = [reused_name(0, 2), reused_name(1, 3), reused_name(2, 5), "0000001.npz"]
+    with Shard(run.results.folder / "reused.0.tar") as shard:
+        for name in names:
+            shard.append(name, npz_bytes(arrays(6)))
+    # By their headers alone no more than are recorded at the launch.
+    assert run.results.outcomes().reused == 4
+    assert [pack.member.name for pack in run.results.packs()] == names[:1]
+    assert run.results.outcomes().reused == 2
+    assert [member.name for member in run.results.outcomes().damaged] == names[1:2]
 
 
 def test_of_two_results_for_a_pack_the_later_one_wins(run):
@@ -299,7 +400,7 @@ def test_a_failure_says_what_and_which_configs(run):
     (failure,) = run.results.failures()
     assert (failure.pack, failure.error) == ("0000001", "ValueError: no")
     assert (failure.indices.tolist(), failure.traceback) == ([4, 5], "Traceback ...")
-    assert run.results.finished(among={"0000001"}) == run.results.outcomes()[0] == set()
+    assert run.results.finished() == run.results.outcomes()[0] == set()
 
 
 def test_a_failure_is_superseded_by_what_comes_later(run):
@@ -319,13 +420,14 @@ def test_a_failure_is_superseded_by_what_comes_later(run):
 def test_a_pack_of_which_configs_failed_is_not_finished_and_its_results_are_read(run):
     with Shard(run.results.folder / "000-0000.0.tar") as shard:
         shard.append("0000001.partial.npz", npz_bytes(arrays(1)))
-    # A process that dies here leaves a pack that is missing, with the results it has.
+    # A process that dies here leaves a pack that is missing: nothing of it counts.
     assert run.results.outcomes()[:2] == (set(), [])
-    assert run.results.finished(among={"0000001"}) == set()
+    assert run.results.finished() == set()
+    assert list(run.results.packs()) == []
     with Shard(run.results.folder / "000-0000.1.tar") as shard:
         shard.append("0000001.partial.npz", npz_bytes(arrays(1)))
         fail(shard, "0000001", finished=[6, 7])
-    finished, failures, partly = run.results.outcomes()
+    finished, failures, partly, *_ = run.results.outcomes()
     assert (finished, partly.tolist()) == (set(), [6, 7])
     assert [(f.pack, f.where, f.line) for f in failures] == [("0000001", "spec.py:1 in f", "raise")]
     assert run.results.failed("000-0000") == {"0000001"}
@@ -333,7 +435,7 @@ def test_a_pack_of_which_configs_failed_is_not_finished_and_its_results_are_read
     assert {pack.name for pack in run.results.packs()} == {"0000001"}
     with Shard(run.results.folder / "001-0000.0.tar") as shard:
         shard.append("0000001.npz", npz_bytes(arrays(1)))
-    finished, failures, partly = run.results.outcomes()
+    finished, failures, partly, *_ = run.results.outcomes()
     assert (finished, failures, len(partly)) == ({"0000001"}, [], 0)
 
 
@@ -343,6 +445,35 @@ def test_a_damaged_failure_is_left_out(run):
         shard.append("0000002.failed.json", bytes(100))
         shard.append("0000003.failed.json", b"{}")
     assert [failure.pack for failure in run.results.failures()] == ["0000001"]
+
+
+def test_any_flipped_byte_of_a_failure_makes_its_pack_missing(run):
+    path = run.results.folder / "000-0000.0.tar"
+    with Shard(path) as shard:
+        shard.append("0000001.partial.npz", npz_bytes(arrays(1)))
+        fail(shard, "0000001", finished=[1, 2])
+    whole, (_, member) = path.read_bytes(), members(path)
+    for place in range(member.offset, member.offset + member.size):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        finished, failures, partly, *_ = run.results.outcomes()
+        counted = (finished, len(failures), partly.tolist())
+        assert counted == (set(), 0, [])
+
+
+def test_a_config_with_a_result_has_not_failed_whatever_came_later(run):
+    for submission, finished in enumerate(([1], [2])):
+        with Shard(run.results.folder / f"{submission:03d}-0000.0.tar") as shard:
+            one = {name: array[:1] for name, array in arrays(1).items() if name != "step"}
+            one |= {"step": np.arange(3), "index": np.array(finished)}
+            shard.append("0000001.partial.npz", npz_bytes(one))
+            fail(shard, "0000001", finished=finished)
+    outcomes = run.results.outcomes()
+    assert outcomes.partly.tolist() == [1, 2]
+    assert [failure.indices.tolist() for failure in outcomes.failures] == [[4, 5]]
+    (first, _) = (m for m in run.results.members() if "partial" in m.name)
+    damage(first)
+    assert [pack["index"].tolist() for pack in run.results.packs()] == [[2]]
+    assert run.results.outcomes().partly.tolist() == [2]
 
 
 # ---- publishing ----------------------------------------------------------------------------------

@@ -1,0 +1,91 @@
+"""``mlpsubmit verify``: read all of a run, and train some of it again."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
+from mlpsubmit.display.text import counted
+
+if TYPE_CHECKING:
+    from mlpsubmit.runs.verify import Progress
+
+__all__ = ["verify"]
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--subset",
+    metavar="PART/PARTS",
+    help="Read one of several parts: 1/7 today, 2/7 tomorrow, and so on.",
+)
+@click.option(
+    "--retrain",
+    metavar="SHARE",
+    help="Train randomly chosen packs again, such as 1% of them, and compare the bits.",
+)
+@runs_dir_option
+def verify(run: str | None, subset: str | None, retrain: str | None, runs_dir: Path | None) -> None:
+    """Compare all checksums of a RUN, and its configs with its plan.
+
+    Damaged results are recorded, and count as missing from then on. The exit code is 1 if anything
+    is damaged or differs.
+    """
+    from mlpsubmit.results.dataset import results_hash
+    from mlpsubmit.runs import retrain as training
+    from mlpsubmit.runs import verify as reading
+
+    part = None if subset is None else reading.Subset.parse(subset)
+    share = None if retrain is None else training.Share.parse(retrain)
+    opened = open_selected(run, runs_dir)
+    with _progress() as show:
+        found = reading.verify(opened.directory, part, show)
+    for note in found.notes:
+        click.echo(f"note: {note}")
+    for damage in found.damage:
+        click.echo(f"damaged: {damage}", err=True)
+    status = opened.status()
+    click.echo(
+        f"run {opened.id}: {counted(found.files, 'file')} and {counted(found.results, 'result')} "
+        f"read, {counted(len(found.damage), 'error')}"
+    )
+    click.echo(
+        f"{status.done} of {counted(status.configs, 'config')} done, {status.failed} failed, "
+        f"{status.missing} missing"
+    )
+    if part is None:
+        layout, results = opened.layout(), opened.directory.results.unread()
+        click.echo(f"results hash: {results_hash(layout, results)}")
+    differing = False
+    if share is not None:
+        outcome = training.retrain(opened.directory, share)
+        differing = bool(outcome.differing)
+        click.echo(str(outcome), err=differing)
+    sys.exit(1 if found.damage or differing else 0)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Yield a function that shows how much is read: a bar, in a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[name]}"),
+    )
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", name="")
+        yield lambda name, done, total: bar.update(task, completed=done, total=total, name=name)
