@@ -1,0 +1,117 @@
+"""Whatever the moment of a crash: no number is wrong, and nothing that was finished is lost.
+
+The commands run once, under watch. Then every state in which a crash may leave the files is made,
+read as it is, and continued from.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import xarray
+from disk import Crash
+from hypothesis import settings
+from recorder import GROWN, OUT
+from study import RUNS, study, trained_configs
+
+from mlpsubmit import launch
+from mlpsubmit.runs.locate import all_runs, readable
+from mlpsubmit.runs.run import Run
+
+pytestmark = pytest.mark.slow
+
+
+#: By day one crash in so many is recovered from; all are read.
+EVERY = 12
+
+
+def at_night() -> bool:
+    """Return whether everything is to be tried, however long that takes."""
+    return settings.get_current_profile_name() == "night"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("crashes")
+
+
+@pytest.fixture(scope="module")
+def crashes(folder: Path) -> list[Crash]:
+    """Return all crashes whose files differ; by day, in more than what was not yet complete."""
+    for name in ("disk", "specs"):
+        (folder / name).mkdir()
+    which = "all" if at_night() else "complete"
+    recorder = Path(__file__).with_name("recorder.py")
+    command = [sys.executable, recorder, folder / "disk", folder / "specs", folder / "crashes"]
+    subprocess.run(command, check=True, capture_output=True)
+    found: list[Crash] = pickle.loads((folder / "crashes").read_bytes())[which]
+    return found
+
+
+def numbers(run: Run) -> xarray.Dataset:
+    """Return the results of a run without what depends on the clock or the attempts."""
+    dataset = run.collect().drop_vars("seconds")
+    dataset.attrs = {}
+    return dataset
+
+
+def check_read(folder: Path, expected: xarray.Dataset, crash: Crash) -> None:
+    """Check what can be read before anything is repaired: nothing is wrong or lost."""
+    crash.tree.write(folder / "disk")
+    found: set[str] = set()
+    for directory in readable(all_runs(folder / "disk" / RUNS)):
+        run = Run(directory)
+        run.status()
+        run.logs()
+        tasks = {shard.name.partition("-")[0] for shard in directory.results.shards("[0-9]*")}
+        assert tasks <= {f"{number:03d}" for number in directory.submissions()}, crash
+        for pack in directory.results.packs():
+            found.update(key.decode() for key in pack["key"])
+        results = numbers(run)
+        same = expected.sel(noise=results.noise).where(results.status == "done")
+        xarray.testing.assert_equal(results.where(results.status == "done"), same)
+    lost = set(crash.note[1]) - found
+    assert not lost, f"{crash}: {len(lost)} finished configs were lost"
+
+
+def check_recovery(folder: Path, expected: xarray.Dataset, crash: Crash) -> None:
+    """Check that the next commands end with the results of a run without a crash."""
+    crash.tree.write(folder / "disk")
+    at, finished = crash.note
+    noises = GROWN if "grow" in at or "again" in at else GROWN[:2]
+    keys: list[str] = []
+    with trained_configs(keys.extend):
+        sweep = study(folder / "specs", noises)
+        run = launch(sweep, executor="debug", runs_dir=folder / "disk" / RUNS)
+    assert run.status().state == "done", crash
+    assert not set(finished) & set(keys), f"{crash}: finished configs were trained again"
+    xarray.testing.assert_identical(numbers(run), expected.sel(noise=list(noises)))
+    out = folder / "disk" / OUT
+    run.collect(out, force=True).close()
+    with xarray.open_dataset(out) as written:
+        assert (written.status == "done").all(), crash
+
+
+@pytest.fixture
+def expected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> xarray.Dataset:
+    """Return the results of the commands if nothing disturbs them."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # to save time
+    runs = folder / "expected"
+    for noises in (GROWN[:2], GROWN):
+        run = launch(study(folder / "specs", noises), executor="debug", runs_dir=runs)
+    dataset = numbers(run).load()
+    assert (dataset.status == "done").all()
+    return dataset
+
+
+def test_every_crash_point(crashes: list[Crash], folder: Path, expected: xarray.Dataset) -> None:
+    print(f"{len(crashes)} crashes")
+    for crash in crashes:
+        check_read(folder, expected, crash)
+    for crash in crashes[:: 1 if at_night() else EVERY]:
+        check_recovery(folder, expected, crash)
