@@ -1,4 +1,7 @@
-"""A small study: a few configs in two packs, on a data set, saved after every few steps."""
+"""A small study: a few configs in two packs, on a data set, saved after every few steps.
+
+A config of width 4 and of negative noise fails.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlpsubmit.jobs.store.shards import FINISHED_SUFFIX, Shard
+from mlpsubmit.jobs.store.shards import FAILED_SUFFIX, PARTIAL_SUFFIX, Shard
 from mlpsubmit.spec.load import load_spec
 from mlpsubmit.spec.sweep import Sweep
 
@@ -29,8 +32,10 @@ SHIFT = {shift}
 def points(d):
     return {{"X_train": torch.linspace(-1, 1, 8 * d).reshape(8, d)}}
 
-def noisy(noise, bsz, gen, X_train, X=None, y=None):
+def noisy(noise, WIDTH, bsz, gen, X_train, X=None, y=None):
     def batch_fn(step):
+        if step == 2 and noise < 0 and WIDTH == 4:
+            raise ValueError("negative noise")
         inputs = X_train + torch.randn(X_train.shape, generator=gen)
         return inputs, inputs[:, 0] + noise + SHIFT
     return batch_fn
@@ -51,15 +56,32 @@ def study(folder: Path, noises: Sequence[float] = (0.0, 0.5), shift: float = 0.0
 
 
 @contextlib.contextmanager
-def trained_configs(report: Callable[[list[str]], Any]) -> Iterator[None]:
-    """Report the keys of the configs of each pack whose results have reached the disk."""
-    append = Shard.append
+def trained_configs(
+    finished: Callable[[list[str]], Any], partly: Callable[[list[str]], Any] | None = None
+) -> Iterator[None]:
+    """Call functions with the keys of the configs whose results have reached the disk.
+
+    Args:
+        finished: called after each pack of which all configs have one.
+        partly: called after each pack of which others have failed, once that is on the disk, too.
+    """
+    append, last = Shard.append, list[str]()
 
     def reported(shard: Shard, name: str, content: bytes, *, sync: bool = True) -> None:
         append(shard, name, content, sync=sync)
-        if sync and name.endswith(FINISHED_SUFFIX):
-            with np.load(io.BytesIO(content)) as arrays:
-                report([key.decode() for key in arrays["key"]])
+        if not sync:
+            return
+        if name.endswith(FAILED_SUFFIX):
+            if partly is not None:
+                partly(list(last))
+            last.clear()
+            return
+        with np.load(io.BytesIO(content)) as arrays:
+            keys = [key.decode() for key in arrays["key"]]
+        if name.endswith(PARTIAL_SUFFIX):
+            last[:] = keys
+        else:
+            finished(keys)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Shard, "append", reported)
