@@ -95,7 +95,7 @@ class Tree:
                 yield from self._named(f"{path}/{name}", child, temporary)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Crash:
     """A crash before an operation.
 
@@ -103,7 +103,7 @@ class Crash:
         number: of the operation, from 0.
         operation: its name and paths.
         kind: what survives: see :meth:`Disk.crashes`.
-        note: what the process had noted by then.
+        note: what the caller had noted of the process by then.
     """
 
     number: int
@@ -112,7 +112,7 @@ class Crash:
     tree: Tree
     note: Any
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self.kind} before operation {self.number} ({self.operation})"
 
 
@@ -137,7 +137,7 @@ class Disk:
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def watch(self) -> None:
-        """Watch the folder for the rest of the life of this process."""
+        """Watch the folder until this process ends."""
         self._synced = dict(self.read().nodes)
         sys.addaudithook(self._audit)
         fsync = os.fsync
@@ -211,12 +211,12 @@ class Disk:
         """
         now = self.read()
         every = {**self._seen, **now.nodes}
-        flushed = {inode: self._synced.get(inode, node.empty) for inode, node in every.items()}
+        flushed = {known: self._synced.get(known, node.empty) for known, node in every.items()}
 
         def mixed(names: Mapping[int, Node], data: Mapping[int, Node]) -> Tree:
             nodes = {
-                inode: (data if isinstance(node.content, bytes) else names)[inode]
-                for inode, node in every.items()
+                known: (data if isinstance(node.content, bytes) else names)[known]
+                for known, node in every.items()
             }
             return Tree(now.root, nodes)
 
@@ -226,7 +226,7 @@ class Disk:
             ("power cut, names", mixed(every, flushed)),
             ("power cut, data", mixed(flushed, every)),
         ]
-        if inode is not None:
+        if inode is not None and inode in now.nodes:
             node, before = now.nodes[inode], flushed[inode].content
             if isinstance(node.content, bytes) and isinstance(before, bytes):
                 for part in _torn(before, node.content):

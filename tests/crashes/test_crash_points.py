@@ -63,6 +63,8 @@ def numbers(run: Run) -> xarray.Dataset:
 def check_read(folder: Path, expected: xarray.Dataset, crash: Crash) -> None:
     """Check what can be read before anything is repaired: nothing is wrong or lost."""
     crash.tree.write(folder / "disk")
+    if (folder / "disk" / OUT).exists():
+        xarray.open_dataset(folder / "disk" / OUT).close()  # the old one or the new one, whole
     found: set[str] = set()
     for directory in readable(all_runs(folder / "disk" / RUNS)):
         run = Run(directory)
