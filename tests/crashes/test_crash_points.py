@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray
 from disk import Crash
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 
 #: By day one crash in so many is recovered from; all are read.
-EVERY = 24
+EVERY = 40
 
 
 def at_night() -> bool:
@@ -74,10 +75,11 @@ def check_read(folder: Path, expected: xarray.Dataset, crash: Crash) -> None:
         assert tasks <= {f"{number:03d}" for number in directory.submissions()}, crash
         for pack in directory.results.packs():
             found.update(key.decode() for key in pack["key"])
-        results = numbers(run)
-        results = results.drop_vars(["error", "trained_together"], errors="ignore")
-        same = expected[list(results)].sel(noise=results.noise).where(results.status == "done")
-        xarray.testing.assert_equal(results.where(results.status == "done"), same)
+        results = run.collect()
+        done = results.status.values == "done"
+        for name in ("train_loss", "timekeys", "steps"):  # by numpy, as xarray takes long
+            right = expected[name].values[:, : results.sizes["noise"]]
+            np.testing.assert_array_equal(results[name].values[done], right[done], repr(crash))
     lost = (crash.note.finished | crash.note.partly) - found
     assert not lost, f"{crash}: {len(lost)} finished configs were lost"
 
