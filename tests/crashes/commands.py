@@ -7,7 +7,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,12 +56,10 @@ class Ended:
     Attributes:
         trained: the keys of the configs whose results it reported to be on the disk.
         error: the name and the text of the error that it ended with.
-        cut: whether it came to the operation of its cut.
     """
 
     trained: list[str] = field(default_factory=list)
     error: tuple[str, str] = ("", "")
-    cut: bool = False
 
 
 def run(folder: Path, command: Command, cut: Cut | None = None) -> list[Ended]:
@@ -78,7 +76,6 @@ def run(folder: Path, command: Command, cut: Cut | None = None) -> list[Ended]:
             elif what == "error":
                 own.error = content
             else:
-                own.cut = True
                 assert cut is not None
                 for other in cut.meanwhile:
                     ended += run(folder, other)
@@ -87,10 +84,11 @@ def run(folder: Path, command: Command, cut: Cut | None = None) -> list[Ended]:
                     process.join()
                     content.write(folder / "disk")
                     break
-                pipe.send("go on")
+                with suppress(BrokenPipeError):  # cancelled
+                    pipe.send("go on")
         process.join()
-    own.cut |= process.exitcode == -signal.SIGKILL
-    assert process.exitcode in (0, -signal.SIGKILL), command
+    # Cancel ends a process that has not begun to train by its signal.
+    assert process.exitcode in (0, -signal.SIGKILL, -signal.SIGTERM), command
     return [own, *ended]
 
 
