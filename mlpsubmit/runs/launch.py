@@ -255,6 +255,8 @@ def _locked_folder(folder: Path) -> Iterator[None]:
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for path in created:  # otherwise a power cut could take away all that it will hold
+            files.sync_folder(path.parent)
         with submission_lock(folder / run_directory.LOCK, f"the sweep {folder.name}"):
             files.remove_leftovers(folder)
             yield

@@ -194,6 +194,7 @@ def _submit(
         **executor.intent(submission),
     }
     submission.folder.mkdir()
+    files.sync_folder(submission.folder.parent)  # a number that tasks have must not be reused
     files.publish_json(submission.folder / run_directory.INTENT, intent)
     jobs: list[dict[str, Any]] = []
     try:
