@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit.errors import RunError
-from mlpsubmit.files import publish_json, read_json
+from mlpsubmit.files import publish_json, read_json, refresh
 from mlpsubmit.jobs.store.stored_results import StoredResults
 
 __all__ = ["FORMAT", "RunDirectory", "task_name"]
@@ -123,6 +123,12 @@ class RunDirectory:
     def id(self) -> str:
         """The run's id: its folder's name."""
         return self.path.name
+
+    def refresh(self) -> None:
+        """Let this machine see what others have written, for a process that is about to submit."""
+        folders = [self.path / name for name in FOLDERS if name != DATA]
+        for folder in (*folders, *(self.path / SUBMISSIONS).glob("[0-9]*")):
+            refresh(folder)
 
     @property
     def launched(self) -> int:

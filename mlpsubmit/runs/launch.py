@@ -231,6 +231,7 @@ def _locked_folder(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with submission_lock(folder / run_directory.LOCK, f"the sweep {folder.name}"):
+            files.refresh(folder)  # another machine may just have launched it
             yield
     except BaseException as error:
         with contextlib.suppress(OSError):

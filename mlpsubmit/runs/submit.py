@@ -108,6 +108,7 @@ def start(
     """
     _check_writable(run)
     with submission_lock(run.path / run_directory.PLAN, f"run {run.id}"):
+        run.refresh()
         if after is not None and run.superseded(after) is not None:
             return 0
         status = read_status(run, Scheduler(exact=True))
@@ -183,6 +184,8 @@ def _submit(
     }
     submission.folder.mkdir()
     files.publish_json(submission.folder / run_directory.INTENT, intent)
+    # A power cut must not undo the folder once there are jobs: its number would be used again.
+    files.sync_folder(submission.folder.parent)
     jobs: list[dict[str, Any]] = []
     try:
         _check_not_overtaken(run, submission, after)
