@@ -12,14 +12,13 @@ from typing import Any
 from shared_disk import ROOT, Disk
 from stub_training import Registry, expected, the_sweep
 from virtual_slurm import Cluster
-from virtual_time import Machine, Process, World
+from virtual_time import Machine, Process, World, current
 
 from mlpsubmit import launch, open_run
 from mlpsubmit.errors import BusyError, UserError
 from mlpsubmit.jobs import worker
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.supervisor import Supervision
-from mlpsubmit.protocol import DONE
 from mlpsubmit.runs.locate import all_runs
 from mlpsubmit.runs.run import Run
 
@@ -96,7 +95,9 @@ class Schedule:
             self._supervised(arguments[0], int(arguments[1]), int(arguments[2]))
             return
         assert arguments[0] == "resume"
-        after, retries = (int(arguments[arguments.index(f"--{n}") + 1]) for n in ("after", "retries"))
+        after, retries = (
+            int(arguments[arguments.index(f"--{n}") + 1]) for n in ("after", "retries")
+        )
         try:
             open_run(arguments[1]).retry(after, retries)
         except UserError as error:
@@ -105,8 +106,6 @@ class Schedule:
 
     def _supervised(self, path: str, submission: int, task: int) -> None:
         """Run a worker, and another one if it is killed in a pack, as the supervisor does."""
-        from virtual_time import current
-
         parent = current()
         assert parent is not None
         last: tuple[int, ProcessEnd] | None = None
@@ -176,15 +175,23 @@ class Schedule:
     def _use(self) -> None:
         """Launch, and do this and that."""
         world = self.world
-        machine = next(user.machine for user in self.users if user.greenlets[0] is not None)
-        from virtual_time import current
-
         process = current()
         assert process is not None
         machine = process.machine
         for number in range(world.random.randint(3, 8)):
-            action = self._launch if number == 0 else world.random.choice(
-                [self._launch, self._status, self._collect, self._resume, self._resume, self._cancel]
+            action = (
+                self._launch
+                if number == 0
+                else world.random.choice(
+                    [
+                        self._launch,
+                        self._status,
+                        self._collect,
+                        self._resume,
+                        self._resume,
+                        self._cancel,
+                    ]
+                )
             )
             kill = world.random.uniform(0, 8) if world.chance(0.2) else 0.0
             name = action.__name__.removeprefix("_")
@@ -195,7 +202,12 @@ class Schedule:
 
     def _launch(self) -> None:
         launch(
-            SWEEP, executor="slurm", tasks=3, runs_dir=RUNS, template="cpu", slurm=CHANGES,
+            SWEEP,
+            executor="slurm",
+            tasks=3,
+            runs_dir=RUNS,
+            template="cpu",
+            slurm=CHANGES,
             retries=self.retries,
         )
 
@@ -214,28 +226,35 @@ class Schedule:
     def _cancel(self) -> None:
         self._open().cancel()
 
-    def _check_values(self, run: Run) -> None:
-        """The results so far are those of a training without interruption."""
+    def _check_values(self, run: Run, *, whole: bool = False) -> None:
+        """The results so far, or of all configs, are those of a training without interruption."""
         dataset = run.collect()
-        done = (dataset.status == DONE).values.ravel()
+        done = (dataset.status == "done").values.ravel()
         values = dataset.train_loss.values.ravel()
-        wrong = [i for i in range(len(done)) if done[i] and values[i] != expected(i)]
-        if wrong:
-            self.problems.append(f"wrong results: of configs {wrong}")
+        if wrong := [i for i in range(len(done)) if done[i] and values[i] != expected(i)]:
+            self.problems.append(f"results of configs {wrong} are not those of the plain run")
+        if whole and not done.all():
+            self.problems.append(f"complete, but only {done.sum()} of {len(done)} are collected")
 
     # ---- faults
 
     def _plan_faults(self) -> None:
-        world, cluster = self.world, self.cluster
+        world = self.world
         harmful = [
-            self._preempt, self._kill_worker, self._kill_node, self._outage, self._slow,
-            self._full, self._failing, self._power_cut, self._rejections,
+            self._preempt,
+            self._kill_worker,
+            self._kill_node,
+            self._outage,
+            self._slow,
+            self._full,
+            self._failing,
+            self._power_cut,
+            self._rejections,
         ]
-        weights = [4, 4, 4, 2, 2, 1, 1, 1, 1]
+        weights = [4, 4, 4, 2, 3, 1, 1, 2, 1]
         for _ in range(world.random.choice([0, 2, 5, 10])):
             fault = world.random.choices(harmful, weights)[0]
             world.at(world.random.uniform(0, EVENTFUL), lambda fault=fault: self._do(fault))
-        del cluster
 
     def _do(self, fault: Callable[[], None]) -> None:
         if not self.quiet:
@@ -243,11 +262,8 @@ class Schedule:
             self.world.note(f"fault: {fault.__name__}")
             fault()
 
-    def _running(self) -> list[Any]:
-        return self.cluster.running()
-
     def _preempt(self) -> None:
-        if running := self._running():
+        if running := self.cluster.running():
             self.cluster.preempt(self.world.random.choice(running))
 
     def _kill_worker(self) -> None:
@@ -327,10 +343,12 @@ class Schedule:
             self.world.sleep(60)
         else:
             self.problems.append(f"not complete after {MOST_RESUMES} resumes: {status!r}")
-        self._command("collect", machine, lambda: self._check_values(open_run(path)))
-        held: set[str] = set()
-        plan_packs = lambda: held.update(open_run(path).directory.results.outcomes().finished)  # noqa: E731
-        self._command("read", machine, plan_packs)
+        self._command("collect", machine, lambda: self._check_values(open_run(path), whole=True))
+        self._command("collect", machine, lambda: self._check_kept(open_run(path)))
+
+    def _check_kept(self, run: Run) -> None:
+        """All packs that a task had on the disk have results."""
+        held = run.directory.results.outcomes().finished
         if lost := {name.removesuffix(".npz") for name in self.finished} - held:
             self.problems.append(f"finished packs are lost: {sorted(lost)}")
 

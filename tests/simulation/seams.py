@@ -14,7 +14,7 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -147,6 +147,3 @@ def _patch_training() -> None:
         _schedule().appended(name)
 
     torch.save, torch.load, shards.Shard.append = saved, loaded, appended
-
-
-Executed = Callable[[list[str]], None]

@@ -558,7 +558,12 @@ def patch_files(disk_of: Callable[[], Disk]) -> None:
     redirected("set_inheritable", lambda *_: None)
 
     def opened(
-        file: Any, mode: str = "r", buffering: int = -1, *rest: Any, opener: Any = None, **named: Any
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        *rest: Any,
+        opener: Any = None,
+        **named: Any,
     ) -> Any:
         if _simulated(file) is None:
             return _real.io_open(file, mode, buffering, *rest, opener=opener, **named)

@@ -45,7 +45,10 @@ def main() -> int:
             break
     seconds = time.monotonic() - began
     events = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    print(f"{seed - arguments.first + 1} schedules, {failed} failed, {seconds:.1f} s: {events}", file=out)
+    print(
+        f"{seed - arguments.first + 1} schedules, {failed} failed, {seconds:.1f} s: {events}",
+        file=out,
+    )
     if failed:
         print(f"one again: {sys.executable} {sys.argv[0]} --trace --first SEED", file=out)
     return min(failed, 1)

@@ -154,10 +154,14 @@ class Cluster:
             command = command.replace(total[0], str(int(total[1]) + one.index))
         words = shlex.split(command)
         words = words[words.index("-c") + 2 :]  # after what lets Python run a module
-        environment = {} if one.index is None else {
-            "SLURM_ARRAY_JOB_ID": str(one.job.id),
-            "SLURM_ARRAY_TASK_ID": str(one.index),
-        }
+        environment = (
+            {}
+            if one.index is None
+            else {
+                "SLURM_ARRAY_JOB_ID": str(one.job.id),
+                "SLURM_ARRAY_TASK_ID": str(one.index),
+            }
+        )
         process = self.world.start(
             f"job {one.id}", one.machine, lambda: self.execute(words), environment=environment
         )
@@ -190,7 +194,7 @@ class Cluster:
         self.world.at(one.job.limit, expire)
 
     def _stop(self, one: Element, outcome: str) -> None:
-        """End a running element with a state, or ``requeue``: SIGTERM, and SIGKILL after a while."""
+        """End a running element with a state or ``requeue``: SIGTERM, and later SIGKILL."""
         one.state, one.stopping = "COMPLETING", outcome
         process = one.process
         if process is None or not process.alive:
@@ -205,7 +209,9 @@ class Cluster:
             one.code = process.code or 0
             done = "COMPLETED" if not process.code else "FAILED"
             outcome = one.stopping or done
-            self.world.at(self.world.random.uniform(0, 3), lambda: self._closed(one, process, outcome))
+            self.world.at(
+                self.world.random.uniform(0, 3), lambda: self._closed(one, process, outcome)
+            )
 
     def _closed(self, one: Element, process: Process, outcome: str) -> None:
         if one.process is process:

@@ -193,7 +193,9 @@ class World:
                 if not process.alive:
                     return
                 process.error = error
-                shown = [] if isinstance(error, UserError) else traceback.format_exception(error)[-12:]
+                shown = (
+                    [] if isinstance(error, UserError) else traceback.format_exception(error)[-4:]
+                )
                 self.note(f"raises {type(error).__name__}: {error}\n{''.join(shown)}", process)
                 process.end(1)
 
@@ -311,10 +313,8 @@ class Thread:
         assert process is not None
 
         def run() -> None:
-            try:
+            with contextlib.suppress(Killed):
                 self._target()
-            except Killed:
-                pass
             self._ended = True
 
         process.world.thread(process, run)
