@@ -230,6 +230,8 @@ def _locked_folder(folder: Path) -> Iterator[None]:
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for path in created:  # else a power cut takes them, and all that is in them
+            files.sync_folder(path.parent)
         with submission_lock(folder / run_directory.LOCK, f"the sweep {folder.name}"):
             files.refresh(folder)  # another machine may just have launched it
             yield

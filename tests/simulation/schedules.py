@@ -61,7 +61,7 @@ class Schedule:
         for machine in (*self.logins, *self.cluster.nodes):
             machine.skew = world.random.uniform(-100, 100) if skewed else 0.0
         self.retries = world.random.choice([0, 0, 2])
-        self.finished: set[str] = set()
+        self.finished: set[tuple[Path, str]] = set()
         self.users: list[Process] = []
         self.quiet = False
 
@@ -141,12 +141,12 @@ class Schedule:
                 sys.exit(child.code or 0)
             last = number - 1, ProcessEnd(signal=9)
 
-    def appended(self, name: str) -> None:
+    def appended(self, run: Path, name: str) -> None:
         """Note that a shard has a member, and that it is on the disk."""
         self.world.note(f"appends {name}")
         if name.endswith(".npz") and not name.endswith(".partial.npz"):
             self.counts["packs"] += 1
-            self.finished.add(name)
+            self.finished.add((run, name.removesuffix(".npz")))
 
     # ---- users
 
@@ -324,6 +324,8 @@ class Schedule:
             self._command("runs", self.logins[0], lambda: found.extend(all_runs(RUNS)))
         for path in found:
             self._complete(path)
+        if lost := {path.name for path, _ in self.finished} - {path.name for path in found}:
+            self.problems.append(f"runs with finished packs are lost: {sorted(lost)}")
 
     def _complete(self, path: Path) -> None:
         machine = self.logins[0]
@@ -349,7 +351,8 @@ class Schedule:
     def _check_kept(self, run: Run) -> None:
         """All packs that a task had on the disk have results."""
         held = run.directory.results.outcomes().finished
-        if lost := {name.removesuffix(".npz") for name in self.finished} - held:
+        finished = {name for path, name in self.finished if path == run.path}
+        if lost := finished - held:
             self.problems.append(f"finished packs are lost: {sorted(lost)}")
 
     def _wait(self, path: Path) -> Any:

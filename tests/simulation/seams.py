@@ -144,6 +144,6 @@ def _patch_training() -> None:
 
     def appended(shard: shards.Shard, name: str, content: bytes, **options: Any) -> None:
         append(shard, name, content, **options)
-        _schedule().appended(name)
+        _schedule().appended(shard.path.parents[1], name)
 
     torch.save, torch.load, shards.Shard.append = saved, loaded, appended
