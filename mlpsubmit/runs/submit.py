@@ -108,6 +108,7 @@ def start(
     """
     _check_writable(run)
     with submission_lock(run.path / run_directory.PLAN, f"run {run.id}"):
+        run.refresh()
         if after is not None and run.superseded(after) is not None:
             return 0
         status = read_status(run, Scheduler(exact=True))
