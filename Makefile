@@ -8,7 +8,7 @@ READY := .venv/.ready
 SLURM := slurm-wlm slurmdbd munge mariadb-server
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-quick bench bench-all check format slurm clean
+.PHONY: help quickstart test test-quick simulate crashes bench bench-all check format slurm clean
 
 help:  ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,6 +22,15 @@ test: check slurm  ## Everything that CI runs
 
 test-quick: $(READY)  ## The tests that start no worker processes and train for no more than seconds
 	$(BIN)/pytest -n 2 -m "not slow"
+
+N ?= 1000
+SEED ?= 1000
+
+simulate: $(READY)  ## Runs on a simulated cluster: N=100000 schedules from SEED on, about ten a second
+	$(BIN)/python tests/simulation/simulate.py --first $(SEED) --count $(N)
+
+crashes: $(READY)  ## Cut a small study at every operation on the disk; 200 random sequences; an hour
+	$(BIN)/pytest -n 2 tests/crashes --hypothesis-profile night
 
 bench: $(READY)  ## Speeds as ratios in one run, under five minutes; JSON in .bench/
 	@mkdir -p .bench

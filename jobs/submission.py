@@ -33,10 +33,10 @@ class Job:
     first: int
     count: int
     array: bool
-    host: str = field(default_factory=socket.gethostname)
+    host: str = field(default_factory=lambda: socket.gethostname())
     pid: int | None = None
     process_start: str | None = None
-    updated: float = field(default_factory=time.time)
+    updated: float = field(default_factory=lambda: time.time())
 
     @classmethod
     def of_process(cls, name: str, task: int, pid: int) -> Job:

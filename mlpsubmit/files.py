@@ -32,6 +32,7 @@ __all__ = [
     "publish_json",
     "published",
     "read_json",
+    "refresh",
     "remove_leftovers",
     "sync_folder",
     "verify",
@@ -140,6 +141,18 @@ def sync_folder(folder: Path) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
+
+
+def refresh(folder: Path) -> None:
+    """Let this machine see the present entries of a folder on a network file system.
+
+    Such a file system (NFS by default) shows a machine the entries that it has read within the last
+    minute, but compares them with those of the server when the machine itself changes the folder.
+    """
+    probe = _sibling(folder / "refresh")
+    with contextlib.suppress(OSError):  # a full disk: whatever needs the entries will fail, too
+        probe.touch()
+        probe.unlink()
 
 
 def _rename(temporary: Path, path: Path) -> None:

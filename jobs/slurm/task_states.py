@@ -43,7 +43,7 @@ class Scheduler:
     """
 
     exact: bool = False
-    _since: float = field(default_factory=time.monotonic)
+    _since: float = field(default_factory=lambda: time.monotonic())
     _cache: dict[tuple[Any, ...], tuple[float, Any]] = field(default_factory=dict)
 
     def cached(self, query: Callable[..., _T], *arguments: Hashable) -> _T:

@@ -56,6 +56,7 @@ from mlpsubmit.files import (
     open_regular,
     publish_json,
     read_json,
+    refresh,
     remove_leftovers,
     verify,
 )
@@ -261,6 +262,12 @@ class RunDirectory:
     def id(self) -> str:
         """The run's id: its folder's name."""
         return self.path.name
+
+    def refresh(self) -> None:
+        """Let this machine see what others have written, for a process that is about to submit."""
+        folders = [self.path / name for name in FOLDERS if name != DATA]
+        for folder in (*folders, *(self.path / SUBMISSIONS).glob("[0-9]*")):
+            refresh(folder)
 
     @property
     def launched(self) -> int:

@@ -256,7 +256,11 @@ def _locked_folder(folder: Path) -> Iterator[None]:
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Else a power cut takes them with all their runs; another launch may have created some.
+        for path in dict.fromkeys((*created, folder, folder.parent)):
+            files.sync_folder(path.parent)
         with submission_lock(folder / run_directory.LOCK, f"the sweep {folder.name}"):
+            files.refresh(folder)  # another machine may just have launched it
             files.remove_leftovers(folder)
             yield
     except BaseException as error:

@@ -108,6 +108,7 @@ def start(
     """
     _check_writable(run)
     with submission_lock(run.path / run_directory.PLAN, f"run {run.id}"):
+        run.refresh()
         if after is not None and run.superseded(after) is not None:
             return 0
         status = read_status(run, Scheduler(exact=True))
@@ -194,6 +195,7 @@ def submit(
         **executor.intent(submission),
     }
     submission.folder.mkdir()
+    files.sync_folder(submission.folder.parent)  # a number that tasks have must not be reused
     files.publish_json(submission.folder / run_directory.INTENT, intent)
     jobs: list[dict[str, Any]] = []
     try:

@@ -1,0 +1,65 @@
+"""What the simulation has found, each as the shortest schedule that shows it: python findings.py"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from schedules import RUNS, STALE, Schedule
+from seams import patch_product
+from shared_disk import Disk
+from virtual_time import Machine, Process
+
+from mlpsubmit import open_run
+from mlpsubmit.errors import BusyError
+
+
+def _started(seed: int, stale: float) -> Schedule:
+    """Return a schedule in which nothing happens that is not asked for."""
+    schedule = Schedule(seed)
+    schedule.disk = schedule.cluster.disk = Disk(schedule.world, stale)
+    schedule.retries = 0
+    return schedule
+
+
+def _done(schedule: Schedule, machine: Machine, function: Callable[[], Any]) -> Process:
+    process = schedule.world.start("command", machine, function)
+    process.ends.append(lambda: schedule.disk.end_process(process))
+    schedule.world.run(lambda: not process.alive, 3600)
+    return process
+
+
+def power_cut_after_sbatch(seed: int) -> None:
+    """The folder of a submission is on the disk before it has a job.
+
+    Else the next resume takes its number, and its queued tasks train beside the new ones.
+    """
+    schedule = _started(seed, 0.0)
+    launched = schedule.world.start("launch", schedule.logins[0], schedule._launch)
+    schedule.world.run(lambda: bool(schedule.cluster.jobs), 3600)
+    launched.kill()
+    schedule.disk.power_cut()
+    read = _done(schedule, schedule.logins[1], lambda: open_run(None, RUNS).directory.submissions())
+    assert read.result == [0], (seed, read.result, read.error)
+
+
+def resume_after_that_of_another_machine(seed: int) -> None:
+    """A resume sees the submission that another machine has made a second ago."""
+    schedule = _started(seed, STALE)
+    here, there = schedule.logins
+    _done(schedule, here, schedule._launch)
+    _done(schedule, there, schedule._status)
+    _done(schedule, here, schedule._cancel)
+    schedule.world.run(lambda: False, 40)
+    _done(schedule, there, schedule._status)
+    assert _done(schedule, here, schedule._resume).error is None
+    error = _done(schedule, there, schedule._resume).error
+    assert isinstance(error, BusyError), (seed, error)
+
+
+if __name__ == "__main__":
+    patch_product()
+    for finding in (power_cut_after_sbatch, resume_after_that_of_another_machine):
+        for number in range(int(os.environ.get("SEEDS", "15"))):
+            finding(number)
