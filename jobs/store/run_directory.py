@@ -164,7 +164,19 @@ class RunDirectory:
         Raises:
             RunError: they are damaged, do not fit together, or have the format of another version.
         """
+        _ = self._schema
+
+    @cached_property
+    def _schema(self) -> PackSchema:
+        """What the packs have in common, by sweep.json and plan.json, which are checked."""
         records.check_run(self.path / SWEEP_JSON, self.sweep, self.path / PLAN, self.plan)
+        shape = [len(axis["values"][0]) for axis in self.sweep["axes"]]
+        return PackSchema(
+            points=math.prod(shape),
+            thresholds=len(self.sweep["thresholds"]),
+            packs=self.plan["packs"],
+            reused=self.sweep["reused"],
+        )
 
     def has_this_format(self) -> bool:
         """Return whether the run is in this version's format, by one of its files at least."""
@@ -286,16 +298,9 @@ class RunDirectory:
     def results(self) -> StoredResults:
         """The finished and failed packs."""
         try:
-            self.check()
+            schema = self._schema
         except DamageError:  # the results have keys and checksums of their own
-            return StoredResults(self.path / RESULTS, ANY_PACKS, self.unreadable)
-        shape = [len(axis["values"][0]) for axis in self.sweep["axes"]]
-        schema = PackSchema(
-            points=math.prod(shape),
-            thresholds=len(self.sweep["thresholds"]),
-            packs=self.plan["packs"],
-            reused=self.sweep["reused"],
-        )
+            schema = ANY_PACKS
         return StoredResults(self.path / RESULTS, schema, self.unreadable)
 
     def checkpoint(self, pack: str) -> Path:

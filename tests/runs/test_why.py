@@ -182,7 +182,14 @@ def test_what_cannot_be_compared_is_refused(
         refused = mlpsubmit("why", *arguments)
         assert refused.code == 2
         assert error in refused.err
-    (open_run(old).path / "ingredients.json").unlink()
+    file = open_run(old).path / "ingredients.json"
+    content = read_json(file)
+    for change in ({"axes": content["axes"][:1]}, {"base": "0"}, {"settings": {"LR": "x"}}):
+        publish_json(file, {**content, **change})
+        refused = mlpsubmit("why", old, "0", "1")
+        assert refused.code == 2
+        assert "ingredients.json: is damaged (" in refused.err
+    file.unlink()
     assert f"run {old}: its ingredients.json is lost" in mlpsubmit("why", old, "0", "1").err
 
 

@@ -26,9 +26,13 @@ from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.pack_schema import PackSchema
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.store.shards import SMALL_PACK, Shard, members
+from mlpsubmit.jobs.store.shards import SMALL_PACK, Member, Shard, members
+from mlpsubmit.jobs.store.verification import Stamp, Verification
 from mlpsubmit.results import to_dataset
 from mlpsubmit.runs.run import Run
+from mlpsubmit.runs.verify import verify
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*was made with is unknown")
 
 PACK = {
     "index": np.array([2, 3]),
@@ -60,7 +64,16 @@ def run(tmp_path: Path, records: Any) -> RunDirectory:
         shard.append("0000001.npz", npz_bytes(PACK))
     publish_environments(run.results.folder / "000-0000.0.tar", [{"torch": "2", "threads": 1}])
     run.record_launch(1)
+    lost = Member(run.results.folder / "000-0000.0.tar", "0000002.npz", 512, 9)
+    Verification(Stamp.never(), frozenset()).record(lost.shard)
+    publish_json(run.results.folder / "000-0000.0.damaged.json", record(lost))
     return run
+
+
+def record(*members: Member) -> dict[str, Any]:
+    """Return a record of damaged members."""
+    entries = [{"name": m.name, "offset": m.offset, "size": m.size} for m in members]
+    return {"size": -1, "mtime": 0, "damaged": entries}
 
 
 @contextlib.contextmanager
@@ -121,6 +134,8 @@ FILES = [
     "submissions/000/jobs.json",
     "heartbeats/000-0000.json",
     "results/000-0000.0.json",
+    "results/000-0000.0.verified.json",
+    "results/000-0000.0.damaged.json",
 ]
 
 
@@ -129,9 +144,9 @@ FILES = [
 def test_a_wrong_or_missing_field_is_one_message_or_costs_its_own_file(
     run: RunDirectory, name: str
 ) -> None:
-    assert look(run) == 2
     file = run.path / name
     whole = read_json(file)
+    assert look(run) == 2
     for number, place in enumerate(places(whole)):
         for value in (..., *ODD[number % 2 :: 2]):
             content = changed(whole, place, value)
@@ -143,10 +158,8 @@ def test_a_wrong_or_missing_field_is_one_message_or_costs_its_own_file(
                 assert look(run) in (0, 2)
 
 
-@pytest.mark.parametrize("name", [*FILES, "results/000-0000.0.tar"])
-@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "link to itself", "nested", "5 GB"])
-def test_a_file_of_another_kind_is_not_read(run: RunDirectory, name: str, kind: str) -> None:
-    file = run.path / name
+def replace(file: Path, kind: str) -> None:
+    """Put something else in the place of a file."""
     file.unlink()
     if kind == "fifo":
         os.mkfifo(file)
@@ -161,6 +174,12 @@ def test_a_file_of_another_kind_is_not_read(run: RunDirectory, name: str, kind: 
     else:
         with file.open("wb") as sparse:
             sparse.truncate(5 << 30)
+
+
+@pytest.mark.parametrize("name", [*FILES, "results/000-0000.0.tar"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "link to itself", "nested", "5 GB"])
+def test_a_file_of_another_kind_is_not_read(run: RunDirectory, name: str, kind: str) -> None:
+    replace(run.path / name, kind)
     with contextlib.suppress(RunError):
         assert look(run) in (0, 2)
 
@@ -359,6 +378,31 @@ def test_a_pack_whose_arrays_are_not_of_the_run_is_damaged(
     assert len(list(run.results.packs())) == 1
     shard_of(run, ("0000001.npz", npz_bytes({**PACK, **more, **change})))
     assert list(RunDirectory.open(run.path).results.packs()) == []
+
+
+@pytest.mark.parametrize("name", ["heartbeats/000-0000.json", "results/000-0000.0.tar"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "link to itself"])
+def test_verify_names_files_of_other_kinds(run: RunDirectory, name: str, kind: str) -> None:
+    replace(run.path / name, kind)
+    with answered():
+        (damage,) = verify(RunDirectory.open(run.path)).damage
+    assert damage.startswith(f"{name}: ")
+
+
+def test_a_shard_that_cannot_be_read_is_not_recorded_as_verified(run: RunDirectory) -> None:
+    for file in run.results.folder.glob("*ed.json"):
+        file.unlink()
+    replace(run.results.folder / "000-0000.0.tar", "fifo")
+    assert run.results.finished() == set()
+    assert not list(run.results.folder.glob("*ed.json"))
+
+
+def test_recorded_damage_of_members_that_no_run_has_is_left_out(run: RunDirectory) -> None:
+    shard = run.results.folder / "000-0000.0.tar"
+    names = ["0000003.npz", "../x", "\033[1mx", "9999999.npz"]
+    content = record(*(Member(shard, name, 0, 1) for name in names))
+    publish_json(run.results.folder / "000-0000.0.damaged.json", content)
+    assert read_status(run).damaged == ["000-0000.0.tar: 0000003.npz"]
 
 
 def test_arrays_that_claim_more_bytes_than_they_have_are_damaged(run: RunDirectory) -> None:
