@@ -99,7 +99,7 @@ def check_recovery(folder: Path, expected: xarray.Dataset, crash: Crash) -> None
     run.collect(out, force=True).close()
     with xarray.open_dataset(out) as written:
         assert (written.status == expected.status.sel(noise=list(noises))).all(), crash
-    left = [path for path in (folder / "disk").rglob(".*") if TEMPORARY.fullmatch(path.name)]
+    left = [path for path in runs.rglob(".*") if TEMPORARY.fullmatch(path.name)]
     assert not left, f"{crash}: {left} remain"
 
 
