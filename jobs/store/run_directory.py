@@ -38,6 +38,7 @@ file that cannot be read is noted in :attr:`RunDirectory.unreadable`, and only i
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -96,6 +97,9 @@ FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, HEARTBEATS)
 
 _SUBMISSION = re.compile(r"[0-9]{3,9}")
 _HEARTBEAT = re.compile(r"([0-9]{3,9})-([0-9]{4,9})\.json")
+
+#: Errors of what is no folder, or one of another user.
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 
 _T = TypeVar("_T")
 
@@ -267,7 +271,7 @@ class RunDirectory:
         Not those of a cancel, which may be in progress whatever is locked.
         """
         folders = [self.path / name for name in ("", DATA, RESULTS, CHECKPOINTS, HEARTBEATS)]
-        for folder in (*folders, *map(self.submission, self.submissions())):
+        for folder in (*folders, *map(self.submission, self._numbers())):
             remove_leftovers(folder, ENDED.__ne__)
 
     @property
@@ -460,15 +464,21 @@ class RunDirectory:
         """
         if not self._intent_file(number).exists():
             return "its submission was withdrawn"
-        if max(self.submissions()) > number:
-            return f"submission {max(self.submissions()):03d} has taken its place"
+        if (latest := max(self.submissions(), default=number)) > number:
+            return f"submission {latest:03d} has taken its place"
         return self.ended(number)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder; none if it cannot be read."""
+    """Return the entries of a folder; none if there is no such folder, or no readable one.
+
+    Raises:
+        OSError: the disk fails: a run whose tasks are not seen would be trained twice.
+    """
     try:
         with os.scandir(folder) as entries:
             return list(entries)
-    except OSError:
+    except OSError as error:
+        if error.errno not in _NO_FOLDER:
+            raise
         return []

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray
-from disk import Crash
+from disk import TEMPORARY, Crash
 from hypothesis import settings
 from recorder import FIRST, GROWN, OUT
 from study import RUNS, study, trained_configs
@@ -99,6 +99,8 @@ def check_recovery(folder: Path, expected: xarray.Dataset, crash: Crash) -> None
     run.collect(out, force=True).close()
     with xarray.open_dataset(out) as written:
         assert (written.status == expected.status.sel(noise=list(noises))).all(), crash
+    left = [path for path in runs.rglob(".*") if TEMPORARY.fullmatch(path.name)]
+    assert not left, f"{crash}: {left} remain"
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from mlpsubmit.runs.run import Run
 NOISES, SHIFTS = (0.0, 0.5, 1.0), (0.0, 0.25)
 
 #: A launch that trains everything has about so many operations on the disk.
-OPERATIONS = 110
+OPERATIONS = 125
 
 operations = st.integers(0, OPERATIONS)
 crashes = st.builds(Cut, st.sampled_from(["kill", "power cut"]), operations)

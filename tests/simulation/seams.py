@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import xarray.backends  # noqa: F401  (it draws random bytes when it is loaded)
 from shared_disk import ROOT, patch_files
 from stub_training import stub_assemble
 from virtual_time import THREADING, current, patch_time

@@ -48,6 +48,16 @@ def test_a_seed_gives_one_schedule() -> None:
     assert one.stdout.splitlines()[:-1] == other.stdout.splitlines()[:-1]
 
 
+def test_a_schedule_does_not_depend_on_those_before() -> None:
+    after, alone = (
+        simulated(HERE / "simulate.py", "--first", first, "--count", 10 - first, "--trace")
+        for first in (7, 9)
+    )
+    schedule = alone.stdout.splitlines()[:-1]
+    assert len(schedule) > 20, alone.stderr
+    assert after.stdout.splitlines()[-1 - len(schedule) : -1] == schedule
+
+
 def test_a_failure_shows_its_seed_and_what_happened() -> None:
     done = simulated("-c", CARELESS, HERE, "--first", 9, "--count", 60, "--most", 1)
     assert done.returncode == 1, done.stdout + done.stderr

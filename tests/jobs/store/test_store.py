@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -667,3 +668,16 @@ def test_the_store_imports_no_torch_and_unpickles_nothing():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     folder = Path(run_directory.__file__).parent
     assert all("pickle.load" not in file.read_text() for file in folder.glob("*.py"))
+
+
+def test_a_failing_disk_is_not_a_run_without_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+
+    run = RunDirectory(tmp_path)
+    assert run.submissions() == []
+    monkeypatch.setattr(os, "scandir", fails)
+    with pytest.raises(OSError, match="Input/output error"):  # else its tasks would train twice
+        run.submissions()
