@@ -88,7 +88,8 @@ def run_task(
         supervision: by the parent process, which continues the task if this process is killed.
 
     Returns:
-        ``done``; ``interrupted`` if ``stop`` was set, with the state of the pack saved; ``stopped``
+        ``done``; ``interrupted`` if ``stop`` was set, with the state of the pack saved;
+        ``overtaken`` if another process trains these packs now, with nothing saved; ``stopped``
         at a failure; or ``stuck`` if this and the attempts before it all ended before they had
         trained anything, or if the GPU that the task was given is missing.
     """
@@ -124,6 +125,8 @@ def run_task(
             Heartbeat(
                 run.heartbeat(name),
                 max(HEARTBEAT_SECONDS, interval),
+                overtaken=lambda: run.overtaken(submission) or shard.overtaken(),
+                on_overtaken=stop.set,
                 pid=None if supervision is None else supervision.pid,
                 attempt=shard.attempt,
                 **fields,
@@ -188,6 +191,8 @@ class _Task:
             try:
                 proceed = self._train_or_record(pack)
             except Interrupted:
+                if heartbeat.overtaken:
+                    return "overtaken"
                 print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
                 if not heartbeat["progressed"] and without_progress + 1 >= MAX_WITHOUT_PROGRESS:
                     return self.give_up(NO_PROGRESS)
@@ -229,6 +234,8 @@ class _Task:
                 on_failure(error)
         finally:
             self.context.data.end_pack()
+        if self.context.heartbeat.is_overtaken():
+            raise Interrupted
         if outcome.failures:
             self._record_failures(pack, outcome)
             return not outcome.stopped

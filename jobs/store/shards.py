@@ -81,8 +81,13 @@ class Shard:
 
     @classmethod
     def claim(cls, results: Path, task: str) -> Shard:
-        """Open the shard of the next attempt of a task; no two processes get the same."""
-        attempt = len(list(results.glob(f"{task}.*.tar")))
+        """Open the shard of the next attempt of a task; no two processes get the same.
+
+        It is the claim to the packs of the task, see :meth:`overtaken`. No number is used again,
+        also not that of an attempt whose shard was removed because it was empty.
+        """
+        earlier = [int(file.name.split(".")[1]) for file in results.glob(f"{task}.*.*")]
+        attempt = max(earlier, default=-1) + 1
         while True:
             try:
                 return cls(results / f"{task}.{attempt}.tar")
@@ -93,6 +98,15 @@ class Shard:
     def attempt(self) -> int:
         """The number of the attempt of its task, from 0."""
         return int(self.path.name.rsplit(".", 2)[1])
+
+    def overtaken(self) -> str:
+        """Return which later attempt trains the packs of the task; empty if none does.
+
+        SLURM starts a task again if it believes a node dead that only does not answer.
+        """
+        task, attempt = self.path.name.split(".")[0], self.attempt + 1
+        later = [self.path.with_name(f"{task}.{attempt}{suffix}") for suffix in (".tar", ".json")]
+        return f"attempt {attempt} has taken its place" if any(f.exists() for f in later) else ""
 
     def append(self, name: str, content: bytes, *, sync: bool = True) -> None:
         """Append one member and flush it to the disk.
