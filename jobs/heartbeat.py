@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit import files
+from mlpsubmit.errors import error_text
 
 __all__ = [
     "HEARTBEAT_SECONDS",
@@ -80,9 +81,9 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(self, type_: type[BaseException] | None, error: object, _: object) -> None:
-        if type_ is not None:
-            self.update(state="crashed", error=f"{type_.__name__}: {error}")
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            self.update(state="crashed", error=error_text(error))
         self._ended.set()
         self._thread.join()
         self.publish()

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.files import json_bytes, sync_folder
+from mlpsubmit.files import full_disk_named, json_bytes, sync_folder
 from mlpsubmit.jobs.store.npz import stored_arrays
 from mlpsubmit.results.source import Failure
 
@@ -117,11 +117,12 @@ class Shard:
         """
         info = tarfile.TarInfo(name)
         info.size, info.mtime, info.mode = len(content), int(time.time()), 0o644
-        self._file.write(info.tobuf(tarfile.GNU_FORMAT))  # its sizes go beyond 8 GiB
-        self._file.write(content)
-        self._file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
-        if sync:
-            self._flush()
+        with full_disk_named(self.path, lambda: self._file.tell() + len(content)):
+            self._file.write(info.tobuf(tarfile.GNU_FORMAT))  # its sizes go beyond 8 GiB
+            self._file.write(content)
+            self._file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+            if sync:
+                self._flush()
 
     def _flush(self) -> None:
         self._file.flush()
@@ -130,10 +131,14 @@ class Shard:
     def close(self) -> None:
         """End the tar; a shard in which nothing finished is removed."""
         empty = self._file.tell() == 0
-        if not empty:
-            self._file.write(bytes(2 * tarfile.BLOCKSIZE))
-            self._flush()
-        self._file.close()
+        try:
+            if not empty:
+                with full_disk_named(self.path, self._file.tell):
+                    self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+                    self._flush()
+        finally:
+            with contextlib.suppress(OSError):  # it has been raised already
+                self._file.close()
         if empty:
             self.path.unlink()
 
