@@ -158,8 +158,8 @@ def _name_errors(name: Any) -> list[str]:
     if isinstance(name, str) and _VALID_NAME.fullmatch(name):
         return []
     return [
-        f"name: got {shown(name)}; should be letters, digits, '.', '_' and '-', 100 at most, as in "
-        "'staircase-2'"
+        f"name: got {shown(name)}; should be letters, digits, '.', '_' and '-', as in "
+        "'staircase-2', and not longer than 100 characters"
     ]
 
 

@@ -147,7 +147,7 @@ def test_gigantic_contents_of_functions_are_refused(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("length", [101, 10**6])
 def test_a_name_too_long_for_folders_is_refused(length: int) -> None:
-    with pytest.raises(SpecError, match=r"name: got 'nn.*100 at most") as refused:
+    with pytest.raises(SpecError, match=r"name: got 'nn.*not longer than 100") as refused:
         Sweep("n" * length, batchfn=batches)
     assert len(str(refused.value)) < 500
 
