@@ -96,7 +96,8 @@ def run_task(
         supervision: by the parent process, which continues the task if this process is killed.
 
     Returns:
-        ``done``; ``interrupted`` if ``stop`` was set, with the state of the pack saved; ``stopped``
+        ``done``; ``interrupted`` if ``stop`` was set, with the state of the pack saved;
+        ``overtaken`` if another process trains these packs now, with nothing saved; ``stopped``
         at a failure; or ``stuck`` if this and the attempts before it all ended before they had
         trained anything, or if the GPU that the task was given is missing.
     """
@@ -132,6 +133,8 @@ def run_task(
             Heartbeat(
                 run.heartbeat(name),
                 max(HEARTBEAT_SECONDS, interval),
+                overtaken=lambda: run.overtaken(submission) or shard.overtaken(),
+                on_overtaken=stop.set,
                 pid=None if supervision is None else supervision.pid,
                 attempt=shard.attempt,
                 **fields,
@@ -205,6 +208,8 @@ class _Task:
         try:
             proceed = self._train_all(packs)
         except Interrupted:
+            if heartbeat.overtaken:
+                return "overtaken"
             if not heartbeat["progressed"] and without_progress + 1 >= MAX_WITHOUT_PROGRESS:
                 return self.give_up(NO_PROGRESS)
             heartbeat.update(state="interrupted")
@@ -216,7 +221,8 @@ class _Task:
         """Train packs, side by side where that pays; return whether none has stopped the task.
 
         Raises:
-            Interrupted: if the task is to stop; the states of all packs in training are saved.
+            Interrupted: if the task is to stop; the states of all packs in training are saved,
+                unless another process has taken them over.
         """
         proceed, interrupted, turns = True, False, self.context.turns
         waiting = deque(packs)
@@ -258,7 +264,8 @@ class _Task:
                 raise Interrupted
             return self._trained(pack, heartbeat)
         except Interrupted:
-            print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
+            if not self.context.heartbeat.overtaken:
+                print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
             raise
         finally:
             heartbeat.end()
@@ -283,6 +290,8 @@ class _Task:
                 on_failure(error)
         finally:
             self.context.data.end_pack()
+        if heartbeat.is_overtaken():
+            raise Interrupted
         if outcome.failures:
             meter.discard()
             self._record_failures(pack, outcome)

@@ -155,8 +155,10 @@ class TaskMonitor(Monitor):
             state: of the stack in training; None to start at step 0.
 
         Raises:
-            Interrupted: if the task is to stop.
+            Interrupted: if the task is to stop. Nothing is saved if another one has taken over.
         """
+        if self.heartbeat.is_overtaken():
+            raise Interrupted
         if state is None:  # else due() was called just now, and the state copied since
             self._asked = time.monotonic()
         try:

@@ -20,7 +20,7 @@ from mlpsubmit.assembly.assemble import StackInputs, assemble
 from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.assembly.probe import smoke_test
 from mlpsubmit.display.text import counted
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import UserError, error_text
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.failures import RowsFailure, failures_of
 from mlpsubmit.jobs.gpus import device_name
@@ -319,7 +319,7 @@ class _PackTraining:
             failures = failures_of(errors or dict.fromkeys(self.rows, error))
             return partial(self._stop, error, failures)
         if not errors:
-            return partial(self._divide, f"one of them raised {type(error).__name__}: {error}")
+            return partial(self._divide, f"one of them raised {error_text(error)}")
         stopped = {self.rows[config] for config in self.monitor.stopped}
         retried = sorted(stopped & errors.keys()) if not alone else []
         certain = {row: one for row, one in errors.items() if row not in retried}

@@ -50,7 +50,7 @@ def main(path: str, submission: int, task: int, supervision: Supervision | None 
         under_slurm = run.intent(submission)["executor"] == "slurm"
         if outcome == "interrupted" and under_slurm and run.ended(submission) is None:
             requeue.unless_cancelled(requeue.this_job())
-    return 0 if outcome in ("done", "interrupted") else 1
+    return 0 if outcome in ("done", "interrupted", "overtaken") else 1
 
 
 def report_end(path: str, submission: int, task: int, end: ProcessEnd) -> None:

@@ -45,7 +45,7 @@ from mlpsubmit.jobs.store.stored_results import StoredResults
 __all__ = ["FORMAT", "RunDirectory", "task_name"]
 
 #: Counted up whenever a name or the meaning of a file changes; runs of another one are refused.
-FORMAT = 4
+FORMAT = 5
 
 SWEEP_JSON = "sweep.json"
 SWEEP_PICKLE = "sweep.pkl"
@@ -251,6 +251,14 @@ class RunDirectory:
         file = self.submission(number) / ENDED
         return str(read_json(file)["why"]) if file.exists() else None
 
+    def overtaken(self, number: int) -> str:
+        """Return which later submission trains the packs of a submission; empty if none does.
+
+        The intent of the latest one, published by a rename, is the claim to all missing packs.
+        """
+        latest = max(self.submissions(), default=number)
+        return f"submission {latest:03d} has taken its place" if latest > number else ""
+
     def superseded(self, number: int) -> str | None:
         """Return why a task of a submission that starts now is not to train; None if it is.
 
@@ -258,6 +266,4 @@ class RunDirectory:
         """
         if not (self.submission(number) / INTENT).exists():
             return "its submission was withdrawn"
-        if max(self.submissions()) > number:
-            return f"submission {max(self.submissions()):03d} has taken its place"
-        return self.ended(number)
+        return self.overtaken(number) or self.ended(number)

@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.files import json_bytes, sync_folder
+from mlpsubmit.files import full_disk_named, json_bytes, sync_folder
 from mlpsubmit.jobs.store.npz import stored_arrays
 from mlpsubmit.results.source import Failure
 
@@ -81,8 +81,13 @@ class Shard:
 
     @classmethod
     def claim(cls, results: Path, task: str) -> Shard:
-        """Open the shard of the next attempt of a task; no two processes get the same."""
-        attempt = len(list(results.glob(f"{task}.*.tar")))
+        """Open the shard of the next attempt of a task; no two processes get the same.
+
+        It is the claim to the packs of the task, see :meth:`overtaken`. No number is used again,
+        also not that of an attempt whose shard was removed because it was empty.
+        """
+        earlier = [int(file.name.split(".")[1]) for file in results.glob(f"{task}.*.*")]
+        attempt = max(earlier, default=-1) + 1
         while True:
             try:
                 return cls(results / f"{task}.{attempt}.tar")
@@ -94,6 +99,15 @@ class Shard:
         """The number of the attempt of its task, from 0."""
         return int(self.path.name.rsplit(".", 2)[1])
 
+    def overtaken(self) -> str:
+        """Return which later attempt trains the packs of the task; empty if none does.
+
+        SLURM starts a task again if it believes a node dead that only does not answer.
+        """
+        task, attempt = self.path.name.split(".")[0], self.attempt + 1
+        later = [self.path.with_name(f"{task}.{attempt}{suffix}") for suffix in (".tar", ".json")]
+        return f"attempt {attempt} has taken its place" if any(f.exists() for f in later) else ""
+
     def append(self, name: str, content: bytes, *, sync: bool = True) -> None:
         """Append one member and flush it to the disk.
 
@@ -103,11 +117,12 @@ class Shard:
         """
         info = tarfile.TarInfo(name)
         info.size, info.mtime, info.mode = len(content), int(time.time()), 0o644
-        self._file.write(info.tobuf(tarfile.GNU_FORMAT))  # its sizes go beyond 8 GiB
-        self._file.write(content)
-        self._file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
-        if sync:
-            self._flush()
+        with full_disk_named(self.path, lambda: self._file.tell() + len(content)):
+            self._file.write(info.tobuf(tarfile.GNU_FORMAT))  # its sizes go beyond 8 GiB
+            self._file.write(content)
+            self._file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+            if sync:
+                self._flush()
 
     def _flush(self) -> None:
         self._file.flush()
@@ -116,10 +131,14 @@ class Shard:
     def close(self) -> None:
         """End the tar; a shard in which nothing finished is removed."""
         empty = self._file.tell() == 0
-        if not empty:
-            self._file.write(bytes(2 * tarfile.BLOCKSIZE))
-            self._flush()
-        self._file.close()
+        try:
+            if not empty:
+                with full_disk_named(self.path, self._file.tell):
+                    self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+                    self._flush()
+        finally:
+            with contextlib.suppress(OSError):  # it has been raised already
+                self._file.close()
         if empty:
             self.path.unlink()
 

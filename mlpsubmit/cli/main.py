@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 import warnings
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import UserError, shown
 
 __all__ = ["cli", "main"]
 
@@ -75,5 +76,7 @@ def main() -> None:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that is gone: no traceback needed
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        too_long = error.errno == errno.ENAMETOOLONG
+        text = f"{error.strerror}: {shown(error.filename)}" if too_long else str(error)
+        click.echo(f"error: {text}", err=True)
+        sys.exit(2 if too_long else 1)

@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import signal
-import socket
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,7 @@ from mlpsubmit.display.html import in_cell, status_html
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import BusyError, RunError
 from mlpsubmit.jobs.as_launched import missing_folder
-from mlpsubmit.jobs.heartbeat import is_alive
+from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.sbatch import cancel
 from mlpsubmit.jobs.slurm.task_states import Scheduler, job_ids
@@ -241,7 +240,7 @@ class Run:
         signalled, elsewhere = 0, set()
         for task in tasks:
             process = task.heartbeat or jobs[task.name]
-            if process["host"] != socket.gethostname():
+            if is_elsewhere(process):
                 elsewhere.add(process["host"])
             elif is_alive(process):
                 with contextlib.suppress(ProcessLookupError):  # it has just ended by itself

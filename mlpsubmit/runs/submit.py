@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,15 @@ from numpy.typing import NDArray
 
 from mlpsubmit import files
 from mlpsubmit.errors import BusyError, RunError
+from mlpsubmit.jobs.heartbeat import is_elsewhere
 from mlpsubmit.jobs.killed_packs import add_unrecorded_ends
+from mlpsubmit.jobs.liveness import patience
 from mlpsubmit.jobs.plan import Plan, cut
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.slurm.sbatch import OutcomeUnknown, cancel
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
-from mlpsubmit.jobs.status import Status, read_status
+from mlpsubmit.jobs.status import FINAL_STATES, Status, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.runs.locate import next_launch
@@ -110,7 +113,7 @@ def start(
     with submission_lock(run.path / run_directory.PLAN, f"run {run.id}"):
         if after is not None and run.superseded(after) is not None:
             return 0
-        status = read_status(run, Scheduler(exact=True))
+        status = _settled_status(run)
         _check_not_busy(run, status)
         plan = Plan.from_json(run.plan)
         missing = missing_packs(run, plan)
@@ -150,6 +153,32 @@ def _recorded(run: RunDirectory) -> Iterator[None]:
         raise
 
 
+def _settled_status(run: RunDirectory) -> Status:
+    """Return the status of a run, once processes elsewhere were watched for long enough."""
+    scheduler = Scheduler(exact=True)
+    status = read_status(run, scheduler)
+    number = max(run.submissions(), default=None)
+    if number is None or run.intent(number)["executor"] == "slurm":
+        return status
+    jobs = run.task_jobs(number)
+    processes = {task.name: task.heartbeat or jobs.get(task.name, {}) for task in status.tasks}
+    waits = {
+        run.heartbeat(name): patience(process)
+        for name, process in processes.items()
+        if process and process.get("state") not in FINAL_STATES and is_elsewhere(process)
+    }
+    if not waits:
+        return status
+    hosts = ", ".join(sorted({str(process["host"]) for process in processes.values() if process}))
+    warnings.warn(
+        f"run {run.id} was started on {hosts}: waiting for up to {max(waits.values()):.0f} s for a "
+        "sign of its tasks, so that nothing trains twice",
+        stacklevel=4,
+    )
+    scheduler.watch.settle(waits)
+    return read_status(run, scheduler)
+
+
 def _check_not_busy(run: RunDirectory, status: Status) -> None:
     unknown = next((task for task in status.tasks if task.state == "unknown"), None)
     if unknown is not None:
@@ -181,7 +210,10 @@ def _submit(
         "slices": cut(missing, plan.pack_costs[missing], submission.tasks),
         **executor.intent(submission),
     }
-    submission.folder.mkdir()
+    try:
+        submission.folder.mkdir()
+    except FileExistsError:
+        raise _overtaken(run) from None
     files.publish_json(submission.folder / run_directory.INTENT, intent)
     jobs: list[dict[str, Any]] = []
     try:
@@ -203,13 +235,16 @@ def _submit(
 def _check_not_overtaken(run: RunDirectory, submission: Submission, after: int | None) -> None:
     """Check once more, now that the new intent is on disk and visible to all other processes.
 
+    - Of two that submit at once, where the file system has no locks, the later intent is the claim.
     - A cancel after this covers the new submission; an earlier one is detected here.
     - A job for which sbatch returned no answer ends at once if it starts after this; if it started
       earlier, it is running and detected here.
 
     Raises:
-        BusyError: the run was cancelled, or such a job is running.
+        BusyError: the run was cancelled, another process submits, or such a job is running.
     """
+    if run.overtaken(submission.number):
+        raise _overtaken(run)
     if after is not None and run.ended(after) is not None:
         raise BusyError(f"run {run.id}: {run.ended(after)}")
     number = _earlier_on_slurm(run)
@@ -218,6 +253,12 @@ def _check_not_overtaken(run: RunDirectory, submission: Submission, after: int |
     tasks = slurm_tasks(run, number, run.heartbeats(number), Scheduler(exact=True))
     if any(task.live for task in tasks):
         raise BusyError(f"run {run.id}: one of its jobs that was presumed lost has started")
+
+
+def _overtaken(run: RunDirectory) -> BusyError:
+    return BusyError(
+        f"run {run.id}: another launch or resume has just submitted it; see mlpsubmit status"
+    )
 
 
 def _cancel_retry(run: RunDirectory) -> None:
