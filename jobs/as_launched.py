@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.spec.load import noting_imports, unpickle_surroundings, unpickle_sweep
@@ -52,7 +53,7 @@ def as_launched(run: RunDirectory) -> Iterator[Sweep]:
     Environment variables are set before this imports torch. Afterwards everything is restored.
     """
     if warning := missing_folder(run):
-        print(warning, flush=True)
+        echo(warning)
     with launched_sweep(run.path, partial(_here, run)) as sweep:
         yield sweep
 

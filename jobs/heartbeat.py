@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit import files
+from mlpsubmit.display.output import echo
 
 __all__ = [
     "HEARTBEAT_SECONDS",
@@ -92,7 +93,7 @@ class Heartbeat:
             try:
                 files.publish_json(self._path, fields, sync=False)
             except OSError as error:
-                print(f"heartbeat not written: {error}", flush=True)
+                echo(f"heartbeat not written: {error}")
 
     def _beat(self) -> None:
         while not self._ended.wait(self._interval):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mlpsubmit import files
 from mlpsubmit.arguments import call, declared, function_name
 from mlpsubmit.assembly.batch_streams import data_arguments
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.input_files import record
@@ -107,7 +108,7 @@ class SharedData:
                 loaded = _read(file)
                 if content_hash(loaded) == known["hash"]:
                     return loaded
-                print(f"{file}: is damaged; its data is computed again", flush=True)
+                echo(f"{file}: is damaged; its data is computed again")
             self._compute(key, arguments, precision, known)
             return _read(file)
 
@@ -128,10 +129,9 @@ class SharedData:
                 self._failed[key] = error
             raise
         if unseen := read.unseen:
-            print(
+            echo(
                 f"data {key}: what {', '.join(sorted(unseen))} read is not recorded; name its "
                 'files with sys.audit("mlpsubmit.input", path)',
-                flush=True,
             )
         file = self._run.data_file(key)
         with files.published(file) as temporary:

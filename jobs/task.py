@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mlpsubmit import files
+from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.failures import RowsFailure
 from mlpsubmit.jobs.gpus import device_name, missing_gpu, task_device
@@ -145,7 +146,7 @@ def _record_last_end(run: RunDirectory, task: str, supervision: Supervision | No
     if supervision is None or supervision.last is None:
         return
     number, end = supervision.last
-    print(f"the process {end} in pack {pack_file_name(number)}; going on", flush=True)
+    echo(f"the process {end} in pack {pack_file_name(number)}; going on")
     attempt = f"{task}.{last['attempt']}" if last else f"{task}, without a heartbeat, {time.time()}"
     add_end(run, pack_file_name(number), replace(end, attempt=attempt))
 
@@ -188,7 +189,7 @@ class _Task:
             try:
                 proceed = self._train_or_record(pack)
             except Interrupted:
-                print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
+                echo(f"pack {pack.name}: interrupted, its state is saved")
                 if not heartbeat["progressed"] and without_progress + 1 >= MAX_WITHOUT_PROGRESS:
                     return self.give_up(NO_PROGRESS)
                 heartbeat.update(state="interrupted")
@@ -201,7 +202,7 @@ class _Task:
 
     def give_up(self, why: str) -> str:
         """Report why no attempt on this machine would train anything."""
-        print(why, flush=True)
+        echo(why)
         self.context.heartbeat.update(state="crashed", error=why)
         return "stuck"
 
@@ -222,7 +223,7 @@ class _Task:
             raise
         except Exception as error:  # outside of the training of its parts, which handles its own
             failure = RowsFailure.of(error, range(size))
-            print(f"pack {pack.name}: failed\n{failure.traceback}", flush=True)
+            echo(f"pack {pack.name}: failed\n{failure.traceback}")
             on_failure = self.context.on_failure
             outcome = PackOutcome(None, [failure], stopped=on_failure is not None)
             if on_failure is not None:
@@ -239,7 +240,7 @@ class _Task:
         self.context.run.checkpoint(pack.name).unlink(missing_ok=True)
         self.context.run.pack_ends(pack.name).unlink(missing_ok=True)
         seconds = time.monotonic() - started
-        print(f"pack {pack.name}: {size} configs in {seconds:.1f} s", flush=True)
+        echo(f"pack {pack.name}: {size} configs in {seconds:.1f} s")
         return True
 
     def _record_failures(self, pack: PackRange, outcome: PackOutcome) -> None:
@@ -261,7 +262,7 @@ class _Task:
         self.context.meter.discard_pack()
         self._report_end(pack, "packs_failed")
         failed = pack.stop - pack.start - len(finished)
-        print(f"pack {pack.name}: {failed} of {pack.stop - pack.start} configs failed", flush=True)
+        echo(f"pack {pack.name}: {failed} of {pack.stop - pack.start} configs failed")
 
     def _report_start(self, pack: PackRange, first: Config) -> None:
         heartbeat = self.context.heartbeat

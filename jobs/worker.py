@@ -14,6 +14,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.signals import STOP_SIGNALS, stop_on_signals
 from mlpsubmit.jobs.supervisor import Supervision, supervised
@@ -37,7 +38,7 @@ def main(path: str, submission: int, task: int, supervision: Supervision | None 
         from mlpsubmit.jobs.store.run_directory import RunDirectory
 
         if why := RunDirectory(Path(path)).superseded(submission):
-            print(f"nothing to do: {why}", flush=True)
+            echo(f"nothing to do: {why}")
             return 0
         from mlpsubmit.jobs.as_launched import as_launched
 
@@ -58,7 +59,7 @@ def report_end(path: str, submission: int, task: int, end: ProcessEnd) -> None:
     from mlpsubmit import files
     from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 
-    print(f"the process {end}, before it trained anything", flush=True)
+    echo(f"the process {end}, before it trained anything")
     run, name, now = RunDirectory(Path(path)), task_name(submission, task), time.time()
     last = run.last_heartbeat(name) or {"task": name, "started": now}
     crashed = {"state": "crashed", "error": f"its process {end}", "updated": now}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError
 
 __all__ = ["init", "starter_spec"]
@@ -34,4 +35,4 @@ def init(path: Path) -> None:
         raise UserError(f"{path}: exists already; give another path") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    click.echo(f"wrote {path}; next: mlpsubmit launch {path}")
+    echo(f"wrote {path}; next: mlpsubmit launch {path}")

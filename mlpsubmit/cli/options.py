@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mlpsubmit.cli.slurm_options import slurm_options, slurm_request
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.jobs.executors import NAMES, check_name
 
@@ -49,7 +50,7 @@ def open_selected(run: str | None, runs_dir: Path | None) -> Run:
 
     opened = open_run(run, runs_dir)
     if len(opened.selected.among) > 1:
-        click.echo(opened.selected, err=True)
+        echo(opened.selected, err=True)
     return opened
 
 

@@ -15,6 +15,7 @@ from mlpsubmit.cli.options import (
     run_argument,
     runs_dir_option,
 )
+from mlpsubmit.display.output import echo
 from mlpsubmit.display.text import counted
 
 __all__ = ["resume"]
@@ -36,7 +37,7 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
     opened = open_selected(run, runs_dir)
     if after is not None:
         packs = opened.retry(after, where["retries"])
-        click.echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
+        echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
         return
     packs = opened.resume(
         where["executor"],
@@ -47,5 +48,5 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
         pdb=where["pdb"],
     )
     if packs:
-        click.echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
+        echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
     sys.exit(terminal.follow_or_report(opened, where["follow"]))

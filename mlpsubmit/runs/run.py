@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.display.html import in_cell, status_html
+from mlpsubmit.display.output import echo
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import BusyError, RunError
 from mlpsubmit.jobs.as_launched import missing_folder
@@ -179,7 +180,7 @@ class Run:
             try:
                 return self.resume("slurm", retries=retries, after=after)
             except BusyError as error:
-                print(f"not yet: {error}", flush=True)
+                echo(f"not yet: {error}")
                 if time.monotonic() > end:
                     raise
                 time.sleep(RETRY_PAUSE_SECONDS)

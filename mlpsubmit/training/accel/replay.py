@@ -28,6 +28,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.training.accel.cuda_graph import CudaRecorder
@@ -149,7 +150,7 @@ class ReplayedStep:
         return self._replay()
 
     def _refuse(self, step: int, reason: str) -> None:
-        print(f"from step {step} on, steps are not replayed: {reason}", flush=True)
+        echo(f"from step {step} on, steps are not replayed: {reason}")
         self._refused, self._replay = True, None
 
     def _watched(self, step: int) -> tuple[Batch, Tensor]:
