@@ -21,6 +21,7 @@ from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.input_files import record
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.trust import untrusted
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
@@ -105,10 +106,12 @@ class SharedData:
         with files.locked(file.with_suffix(".lock")):
             known = self._run.data_record(key)
             if known is not None and file.exists():
-                loaded = _read(file)
-                if content_hash(loaded) == known["hash"]:
-                    return loaded
-                echo(f"{file}: is damaged; its data is computed again")
+                why = untrusted(file.parent) or untrusted(file)
+                if why is None:
+                    loaded = _read(file)
+                    if content_hash(loaded) == known["hash"]:
+                        return loaded
+                echo(f"{file}: {why or 'is damaged'}; its data is computed again")
             self._compute(key, arguments, precision, known)
             return _read(file)
 
@@ -136,6 +139,7 @@ class SharedData:
         file = self._run.data_file(key)
         with files.published(file) as temporary:
             torch.save(entries, temporary)
+            temporary.chmod(temporary.stat().st_mode & 0o755)  # nobody else may write it
             content = {
                 "hash": content_hash(_read(temporary)),
                 "arguments": {name: f"{value!r:.200}" for name, value in arguments.items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,7 @@ from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.jobs.train_pack import PackOutcome, TaskContext, train_pack
+from mlpsubmit.jobs.trust import untrusted
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.accel.compile import sharing_compiled
 from mlpsubmit.training.accel.cpu import cpu_name
@@ -94,7 +96,8 @@ def run_task(
         trained anything, or if the GPU that the task was given is missing.
     """
     # Before anything loads torch's compiler, which then looks up where to put its files.
-    with sharing_compiled(run.path / run_directory.COMPILED):
+    compiled = run.path / run_directory.COMPILED
+    with contextlib.nullcontext() if untrusted(compiled) else sharing_compiled(compiled):
         name, intent = task_name(submission, index), run.intent(submission)
         plan = Plan.from_json(run.plan)
         device = task_device()

@@ -113,9 +113,14 @@ def publish(
 
     Args:
         content: the bytes, or a function that writes them to an open file.
-        private: whether only this user may read it (mode 0600), at any time.
+        private: whether only this user may read it, at any time. Whatever the umask, only this
+            user may write it.
     """
-    opener = (lambda name, flags: os.open(name, flags, 0o600)) if private else None
+    mode = 0o600 if private else 0o644
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
     with published(path, sync=sync) as temporary, open(temporary, "wb", opener=opener) as file:
         if callable(content):
             content(file)

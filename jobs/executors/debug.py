@@ -51,7 +51,7 @@ class DebugExecutor(Executor):
         with (
             global_state_kept(),
             stop_on_signals() as stop,
-            as_launched(submission.run) as sweep,
+            as_launched(submission.run, submission.sweep_hash) as sweep,
         ):
             run_task(submission.run, sweep, submission.number, 0, stop, on_failure)
 

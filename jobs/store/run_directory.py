@@ -45,7 +45,7 @@ from mlpsubmit.jobs.store.stored_results import StoredResults
 __all__ = ["FORMAT", "RunDirectory", "task_name"]
 
 #: Counted up whenever a name or the meaning of a file changes; runs of another one are refused.
-FORMAT = 4
+FORMAT = 5
 
 SWEEP_JSON = "sweep.json"
 SWEEP_PICKLE = "sweep.pkl"
@@ -67,7 +67,7 @@ LOCK = ".lock"
 LOG_SUFFIX = "_0_log.out"
 
 #: The folders of a new run directory.
-FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, HEARTBEATS)
+FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, HEARTBEATS, COMPILED)
 
 
 def task_name(submission: int, index: int) -> str:

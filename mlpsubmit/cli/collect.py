@@ -49,7 +49,7 @@ def collect(
         echo(opened.selected)
     if plot:
         check_figure(plot, None if force else opened.id)
-    written = out or Path(f"{opened.name}.nc")
+    written = out or Path(f"{opened.file_name}.nc")
     written = written if written.suffix else written.with_suffix(".nc")
     with opened.collect(written, force=force) as dataset:
         if table:

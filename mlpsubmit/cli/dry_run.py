@@ -47,17 +47,15 @@ def dry_run(
     chosen = executors.choose(
         where["executor"] or "auto", sweep.base, where["tasks"], slurm_request(where)
     )
-    launch = prepare(sweep, chosen, runs_dir, fresh=fresh, retries=where["retries"])
+    frozen, further = pickle_sweep(sweep), {name: where[name] for name in ("retries", "trust")}
+    launch = prepare(sweep, chosen, runs_dir, frozen=frozen, fresh=fresh, **further)
     status = launch.run and launch.run.status()
     if status and status.busy:
         return DryRun(launch, busy=status)
     if not len(launch.missing):
         return DryRun(launch)
     chosen.check(launch.submission)
-    if calibrate:
-        estimate = by_calibration(launch, pickle_sweep(sweep))
-    else:
-        estimate = by_earlier_runs(launch, runs_dir)
+    estimate = by_calibration(launch) if calibrate else by_earlier_runs(launch, runs_dir)
     return DryRun(launch, estimate=estimate)
 
 

@@ -88,6 +88,7 @@ def launch(
         spec=spec,
         fresh=fresh,
         pdb=where["pdb"],
+        trust=where["trust"],
         command=["mlpsubmit", *sys.argv[1:]],
     )
     echo(f"run {run.id} in {run.path}")

@@ -58,6 +58,11 @@ def executor_options(command: Command) -> Command:
     """Add the options that decide where and how tasks run."""
     for option in (
         click.option(
+            "--trust",
+            is_flag=True,
+            help="Continue a run even if other users could have written the functions in it.",
+        ),
+        click.option(
             "--pdb", is_flag=True, help="With --executor debug: open a debugger when a pack fails."
         ),
         click.option(

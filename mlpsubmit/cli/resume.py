@@ -36,7 +36,7 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
     request = check_where(where)
     opened = open_selected(run, runs_dir)
     if after is not None:
-        packs = opened.retry(after, where["retries"])
+        packs = opened.retry(after, where["retries"], trust=where["trust"])
         echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
         return
     packs = opened.resume(
@@ -46,6 +46,7 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
         slurm=request.changes,
         retries=where["retries"],
         pdb=where["pdb"],
+        trust=where["trust"],
     )
     if packs:
         echo(f"run {opened.id}: {counted(packs, 'pack')} to train")

@@ -70,36 +70,54 @@ def submission_for(
     plan: Plan,
     missing: NDArray[np.int64],
     retries: int,
+    sweep_hash: str,
+    *,
+    trust: bool = False,
 ) -> Submission:
     """Return the next submission of a run: its missing packs.
 
     Args:
         run: its directory, which need not exist yet.
         names: the sweep's ``name`` and the run's ``id``, as in sweep.json.
+        sweep_hash: the hash of the pickled sweep that its tasks execute.
+        trust: whether the user trusts everybody who could have written to the run.
+
+    Raises:
+        RunError: the names are not those of a launch.
     """
     from mlpsubmit.jobs.submission import Submission
+    from mlpsubmit.spec.read import VALID_NAME
 
     cost = float(plan.pack_costs[missing].sum())
     tasks = executor.tasks(plan.threads, len(missing), cost)
+    for text in (names["name"], names["id"]):  # they become a line of a script, and parts of a path
+        if not VALID_NAME.fullmatch(str(text)):
+            raise RunError(f"{run.path}: its {run_directory.SWEEP_JSON} is damaged (name {text!r})")
     label = f"{names['name']}.{names['id']}"  # no other run shares it
     number = run.next_submission()
-    return Submission(run.path.absolute(), label, number, tasks, plan.threads, retries)
+    return Submission(
+        run.path.absolute(), label, number, tasks, plan.threads, retries, sweep_hash, trust
+    )
 
 
 def start(
     run: RunDirectory,
     executor: Executor,
+    sweep_hash: str,
     retries: int = 0,
     *,
     after: int | None = None,
     checked: bool = False,
+    trust: bool = False,
 ) -> int:
     """Submit the packs without a result, and return how many there are.
 
     Args:
+        sweep_hash: the hash of the pickled sweep, which the tasks execute.
         retries: how often SLURM automatically resumes what is missing after that.
         after: submit only if the submission of this number is the latest and was not cancelled.
         checked: whether ``executor.check`` has passed already.
+        trust: whether the user trusts everybody who could have written to the run.
 
     Raises:
         BusyError: a task of the run is running, or that cannot be ruled out.
@@ -119,7 +137,9 @@ def start(
                 run.record_launch(next_launch(run.path))
             return 0
         add_unrecorded_ends(run, status.tasks)
-        submission = submission_for(run, run.sweep, executor, plan, missing, retries)
+        submission = submission_for(
+            run, run.sweep, executor, plan, missing, retries, sweep_hash, trust=trust
+        )
         if not checked:
             executor.check(submission)
         # Recorded before the submission, because the debug executor trains in it.
@@ -181,7 +201,7 @@ def _submit(
         "slices": cut(missing, plan.pack_costs[missing], submission.tasks),
         **executor.intent(submission),
     }
-    submission.folder.mkdir()
+    submission.folder.mkdir(mode=0o755)  # nobody else may change a script before sbatch reads it
     files.publish_json(submission.folder / run_directory.INTENT, intent)
     jobs: list[dict[str, Any]] = []
     try:
