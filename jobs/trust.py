@@ -54,11 +54,16 @@ def sweep_hash(run: RunDirectory, *, trust: bool = False) -> str:
         trust: whether the user trusts everybody who could have written to the run.
 
     Raises:
-        RunError: if others could have written what a resume of the run executes.
+        RunError: if others could have written what a resume of the run executes, or it cannot be
+            read.
     """
-    if not trust and (found := next(_untrusted(run), None)):
+    file = run.path / run_directory.SWEEP_PICKLE
+    if not trust and file.exists() and (found := next(_untrusted(run), None)):
         raise RunError(_refusal(run, *found))
-    return content_hash((run.path / run_directory.SWEEP_PICKLE).read_bytes())
+    try:
+        return content_hash(file.read_bytes())
+    except OSError as error:
+        raise RunError(_unreadable(run, file, error)) from error
 
 
 def checked_sweep(folder: Path, expected: str | None) -> bytes:
@@ -117,6 +122,16 @@ def _refusal(run: RunDirectory, path: Path, why: str) -> str:
         f"run {run.id}: {path} {why}, so others could have replaced the functions and commands in "
         f"the run, which resuming it executes; make it yours alone (chmod go-w {path}), or launch "
         "its spec with another --runs-dir; or, if you trust them: --trust"
+    )
+
+
+def _unreadable(run: RunDirectory, file: Path, error: OSError) -> str:
+    other = owner(run.path)
+    whose = "" if other is None else f" belongs to {other}"
+    advice = "restore it" if other is None else f"let {other} resume it"
+    return (
+        f"run {run.id}{whose}: {file} cannot be read ({error.strerror}); {advice}, or launch its "
+        "spec with another --runs-dir"
     )
 
 

@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from mlpsubmit.jobs.command_line import WORKER
 from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.store.run_directory import task_name
@@ -29,6 +27,8 @@ def terminate(process: Mapping[str, Any], run: str, task: str) -> str | None:
     Returns:
         Why nothing was sent: its id now means another process. None if it was, or has ended.
     """
+    import psutil  # most commands need none of it
+
     pid = process.get("pid")
     if type(pid) is not int or pid <= 1:  # 0 and below mean groups of processes
         return f"its process id is {pid!r}"

@@ -25,6 +25,7 @@ from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.status import Status, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.trust import owner
 from mlpsubmit.runs.locate import next_launch
 
 if TYPE_CHECKING:
@@ -151,10 +152,11 @@ def start(
 
 def _check_writable(run: RunDirectory) -> None:
     if not os.access(run.path, os.W_OK | os.X_OK):
+        other = owner(run.path)
+        who = "a user who may" if other is None else f"{other}, to whom it belongs"
         raise RunError(
             f"run {run.id}: {run.path} is not writable; status and collect read it, but launch and "
-            "resume write to it: continue it as a user who may, or launch its spec with another "
-            "--runs-dir"
+            f"resume write to it: continue it as {who}, or launch its spec with another --runs-dir"
         )
 
 

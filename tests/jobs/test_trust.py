@@ -25,6 +25,7 @@ from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.shared_data import SharedData
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.worker_process import terminate
+from mlpsubmit.runs import submit
 from mlpsubmit.runs.run import Run
 from mlpsubmit.spec.load import load_spec
 
@@ -152,6 +153,23 @@ def test_a_run_of_another_user_is_read_but_not_executed(
     refused = mlpsubmit("cancel")
     assert refused.code == 2
     assert f"only {other} can stop them; ask {other} to run: mlpsubmit cancel" in refused.err
+
+
+def test_a_run_that_only_its_owner_may_read(stopped: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as one of root, whom everybody has to trust."""
+    monkeypatch.setattr(trust, "owner", lambda path: "alice")
+    monkeypatch.setattr(submit, "owner", lambda path: "alice")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", denied)
+        with pytest.raises(RunError, match=r"belongs to alice: .*sweep.pkl cannot be read \(no"):
+            trust.sweep_hash(stopped.directory)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(RunError, match=r"continue it as alice, to whom it belongs, or launch its"):
+        stopped.resume("debug")
+
+
+def denied(*_: Any) -> bytes:
+    raise PermissionError(13, "no")
 
 
 def test_root_only_may_cancel_for_others(stopped: Run, monkeypatch: pytest.MonkeyPatch) -> None:
