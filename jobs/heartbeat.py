@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit import files
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import error_text
 
 __all__ = [
@@ -108,7 +109,7 @@ class Heartbeat:
             try:
                 files.publish_json(self._path, fields, sync=False)
             except OSError as error:
-                print(f"heartbeat not written: {error}", flush=True)
+                echo(f"heartbeat not written: {error}")
 
     def of_pack(self) -> PackHeartbeat:
         """Return the heartbeat of one more pack in training."""
@@ -120,7 +121,7 @@ class Heartbeat:
             with contextlib.suppress(OSError):  # a disk that is away for a while
                 self.overtaken = self._find_overtaken()
             if self.overtaken:
-                print(f"stopping, nothing more is saved: {self.overtaken}", flush=True)
+                echo(f"stopping, nothing more is saved: {self.overtaken}")
                 self._on_overtaken()
         return bool(self.overtaken)
 

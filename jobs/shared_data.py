@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from mlpsubmit import files
 from mlpsubmit.arguments import call, declared, function_name
 from mlpsubmit.assembly.batch_streams import data_arguments
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.input_files import record
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.trust import untrusted
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
@@ -104,10 +106,12 @@ class SharedData:
         with files.locked(file.with_suffix(".lock")):
             known = self._run.data_record(key)
             if known is not None and file.exists():
-                loaded = _read(file)
-                if content_hash(loaded) == known["hash"]:
-                    return loaded
-                print(f"{file}: is damaged; its data is computed again", flush=True)
+                why = untrusted(file.parent) or untrusted(file)
+                if why is None:
+                    loaded = _read(file)
+                    if content_hash(loaded) == known["hash"]:
+                        return loaded
+                echo(f"{file}: {why or 'is damaged'}; its data is computed again")
             self._compute(key, arguments, precision, known)
             return _read(file)
 
@@ -128,14 +132,14 @@ class SharedData:
                 self._failed[key] = error
             raise
         if unseen := read.unseen:
-            print(
+            echo(
                 f"data {key}: what {', '.join(sorted(unseen))} read is not recorded; name its "
                 'files with sys.audit("mlpsubmit.input", path)',
-                flush=True,
             )
         file = self._run.data_file(key)
         with files.published(file) as temporary:
             torch.save(entries, temporary)
+            temporary.chmod(temporary.stat().st_mode & 0o755)  # nobody else may write it
             content = {
                 "hash": content_hash(_read(temporary)),
                 "arguments": {name: f"{value!r:.200}" for name, value in arguments.items()},

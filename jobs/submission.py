@@ -59,6 +59,8 @@ class Submission:
         tasks: how many tasks it has.
         threads: CPU threads of each task.
         retries: how often missing packs are resumed automatically at its end.
+        sweep_hash: the hash of the pickled sweep that its tasks execute.
+        trust: whether the user trusts everybody who could have written to the run.
     """
 
     path: Path
@@ -67,6 +69,8 @@ class Submission:
     tasks: int
     threads: int
     retries: int = 0
+    sweep_hash: str = ""
+    trust: bool = False
 
     @property
     def run(self) -> RunDirectory:

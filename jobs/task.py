@@ -5,6 +5,7 @@ On a CPU they train one after another, on a GPU as many side by side as fill it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from mlpsubmit import files
+from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.failures import RowsFailure
 from mlpsubmit.jobs.gpus import device_name, missing_gpu, task_device
@@ -40,6 +42,7 @@ from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.jobs.train_pack import PackOutcome, TaskContext, train_pack
+from mlpsubmit.jobs.trust import untrusted
 from mlpsubmit.jobs.turns import Turns
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.accel.compile import sharing_compiled
@@ -102,7 +105,8 @@ def run_task(
         trained anything, or if the GPU that the task was given is missing.
     """
     # Before anything loads torch's compiler, which then looks up where to put its files.
-    with sharing_compiled(run.path / run_directory.COMPILED):
+    compiled = run.path / run_directory.COMPILED
+    with contextlib.nullcontext() if untrusted(compiled) else sharing_compiled(compiled):
         name, intent = task_name(submission, index), run.intent(submission)
         plan = Plan.from_json(run.plan)
         device = task_device()
@@ -160,7 +164,7 @@ def _record_last_end(run: RunDirectory, task: str, supervision: Supervision | No
     if supervision is None or supervision.last is None:
         return
     number, end = supervision.last
-    print(f"the process {end} in pack {pack_file_name(number)}; going on", flush=True)
+    echo(f"the process {end} in pack {pack_file_name(number)}; going on")
     attempt = f"{task}.{last['attempt']}" if last else f"{task}, without a heartbeat, {time.time()}"
     add_end(run, pack_file_name(number), replace(end, attempt=attempt))
 
@@ -252,7 +256,7 @@ class _Task:
 
     def give_up(self, why: str) -> str:
         """Report why no attempt on this machine would train anything."""
-        print(why, flush=True)
+        echo(why)
         self.context.heartbeat.update(state="crashed", error=why)
         return "stuck"
 
@@ -265,7 +269,7 @@ class _Task:
             return self._trained(pack, heartbeat)
         except Interrupted:
             if not self.context.heartbeat.overtaken:
-                print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
+                echo(f"pack {pack.name}: interrupted, its state is saved")
             raise
         finally:
             heartbeat.end()
@@ -283,7 +287,7 @@ class _Task:
             raise
         except Exception as error:  # outside of the training of its parts, which handles its own
             failure = RowsFailure.of(error, range(size))
-            print(f"pack {pack.name}: failed\n{failure.traceback}", flush=True)
+            echo(f"pack {pack.name}: failed\n{failure.traceback}")
             on_failure = self.context.on_failure
             outcome = PackOutcome(None, [failure], stopped=on_failure is not None)
             if on_failure is not None:
@@ -303,7 +307,7 @@ class _Task:
         self.context.run.checkpoint(pack.name).unlink(missing_ok=True)
         self.context.run.pack_ends(pack.name).unlink(missing_ok=True)
         seconds = time.monotonic() - started
-        print(f"pack {pack.name}: {size} configs in {seconds:.1f} s", flush=True)
+        echo(f"pack {pack.name}: {size} configs in {seconds:.1f} s")
         return True
 
     def _record_failures(self, pack: PackRange, outcome: PackOutcome) -> None:
@@ -324,7 +328,7 @@ class _Task:
             outcome.checkpoint.try_to_save()
         self._report_end(pack, "packs_failed")
         failed = pack.stop - pack.start - len(finished)
-        print(f"pack {pack.name}: {failed} of {pack.stop - pack.start} configs failed", flush=True)
+        echo(f"pack {pack.name}: {failed} of {pack.stop - pack.start} configs failed")
 
     def _report_end(self, pack: PackRange, count: str, **fields: Any) -> None:
         """Count a pack that has a result or has failed."""

@@ -159,10 +159,15 @@ def publish(
 
     Args:
         content: the bytes, or a function that writes them to an open file.
-        private: whether only this user may read it (mode 0600), at any time.
+        private: whether only this user may read it, at any time. Whatever the umask, only this
+            user may write it.
     """
-    opener = (lambda name, flags: os.open(name, flags, 0o600)) if private else None
+    mode = 0o600 if private else 0o644
     size = 0 if callable(content) else len(content)
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
     with (
         published(path, sync=sync, size=size) as temporary,
         open(temporary, "wb", opener=opener) as file,

@@ -73,6 +73,7 @@ def mlpsubmit(
     def run(*arguments: Any) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["mlpsubmit", *map(str, arguments)])
         monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # main() sets it
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()

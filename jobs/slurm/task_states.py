@@ -269,4 +269,6 @@ def job_ids(run: RunDirectory, number: int) -> list[str]:
     if error := queue.error or _unreachable_reason(intent["user"], intent["cluster"]):
         raise SlurmUnavailable(error)
     recorded = {str(job["id"]) for job in _recorded_jobs(run, number)}
-    return sorted(recorded.union(*queue.ids.values()), key=int)
+    ids = recorded.union(*queue.ids.values())
+    # scancel takes them as arguments, among which an option would select other jobs.
+    return sorted((id for id in ids if id.isascii() and id.isdecimal()), key=int)

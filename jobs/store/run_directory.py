@@ -67,7 +67,7 @@ LOCK = ".lock"
 LOG_SUFFIX = "_0_log.out"
 
 #: The folders of a new run directory.
-FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, HEARTBEATS)
+FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, HEARTBEATS, COMPILED)
 
 
 def task_name(submission: int, index: int) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError
 
 __all__ = ["init", "starter_spec"]
@@ -39,4 +40,4 @@ def init(path: Path) -> None:
         if created:  # the disk is full
             path.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    click.echo(f"wrote {path}; next: mlpsubmit launch {path}")
+    echo(f"wrote {path}; next: mlpsubmit launch {path}")

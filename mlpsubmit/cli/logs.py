@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
+from mlpsubmit.display.output import echo, without_styles
 
 __all__ = ["logs"]
 
@@ -41,7 +42,7 @@ def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None)
             time.sleep(poll_seconds(status))
     if not read:
         of_task = f"task {task} of run {opened.id} has no log yet"
-        click.echo(f"run {opened.id} has no logs yet" if task is None else of_task, err=True)
+        echo(f"run {opened.id} has no logs yet" if task is None else of_task, err=True)
 
 
 def _print_new(label: str, file: Path, offset: int) -> int:
@@ -51,5 +52,6 @@ def _print_new(label: str, file: Path, offset: int) -> int:
         content = log.read()
     whole = content[: content.rfind(b"\n") + 1]
     for line in whole.decode(errors="replace").splitlines():
-        click.echo(f"{label}: {line}" if label else line)
+        text = without_styles(line)
+        echo(f"{label}: {text}" if label else text)
     return offset + len(whole)

@@ -28,6 +28,7 @@ from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.status import FINAL_STATES, Status, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.trust import owner
 from mlpsubmit.runs.locate import next_launch
 
 if TYPE_CHECKING:
@@ -73,36 +74,54 @@ def submission_for(
     plan: Plan,
     missing: NDArray[np.int64],
     retries: int,
+    sweep_hash: str,
+    *,
+    trust: bool = False,
 ) -> Submission:
     """Return the next submission of a run: its missing packs.
 
     Args:
         run: its directory, which need not exist yet.
         names: the sweep's ``name`` and the run's ``id``, as in sweep.json.
+        sweep_hash: the hash of the pickled sweep that its tasks execute.
+        trust: whether the user trusts everybody who could have written to the run.
+
+    Raises:
+        RunError: the names are not those of a launch.
     """
     from mlpsubmit.jobs.submission import Submission
+    from mlpsubmit.spec.read import VALID_NAME
 
     cost = float(plan.pack_costs[missing].sum())
     tasks = executor.tasks(plan.threads, len(missing), cost)
+    for text in (names["name"], names["id"]):  # they become a line of a script, and parts of a path
+        if not VALID_NAME.fullmatch(str(text)):
+            raise RunError(f"{run.path}: its {run_directory.SWEEP_JSON} is damaged (name {text!r})")
     label = f"{names['name']}.{names['id']}"  # no other run shares it
     number = run.next_submission()
-    return Submission(run.path.absolute(), label, number, tasks, plan.threads, retries)
+    return Submission(
+        run.path.absolute(), label, number, tasks, plan.threads, retries, sweep_hash, trust
+    )
 
 
 def start(
     run: RunDirectory,
     executor: Executor,
+    sweep_hash: str,
     retries: int = 0,
     *,
     after: int | None = None,
     checked: bool = False,
+    trust: bool = False,
 ) -> int:
     """Submit the packs without a result, and return how many there are.
 
     Args:
+        sweep_hash: the hash of the pickled sweep, which the tasks execute.
         retries: how often SLURM automatically resumes what is missing after that.
         after: submit only if the submission of this number is the latest and was not cancelled.
         checked: whether ``executor.check`` has passed already.
+        trust: whether the user trusts everybody who could have written to the run.
 
     Raises:
         BusyError: a task of the run is running, or that cannot be ruled out.
@@ -122,7 +141,9 @@ def start(
                 run.record_launch(next_launch(run.path))
             return 0
         add_unrecorded_ends(run, status.tasks)
-        submission = submission_for(run, run.sweep, executor, plan, missing, retries)
+        submission = submission_for(
+            run, run.sweep, executor, plan, missing, retries, sweep_hash, trust=trust
+        )
         if not checked:
             executor.check(submission)
         # Recorded before the submission, because the debug executor trains in it.
@@ -134,10 +155,11 @@ def start(
 
 def _check_writable(run: RunDirectory) -> None:
     if not os.access(run.path, os.W_OK | os.X_OK):
+        other = owner(run.path)
+        who = "a user who may" if other is None else f"{other}, to whom it belongs"
         raise RunError(
             f"run {run.id}: {run.path} is not writable; status and collect read it, but launch and "
-            "resume write to it: continue it as a user who may, or launch its spec with another "
-            "--runs-dir"
+            f"resume write to it: continue it as {who}, or launch its spec with another --runs-dir"
         )
 
 
@@ -210,8 +232,8 @@ def _submit(
         "slices": cut(missing, plan.pack_costs[missing], submission.tasks),
         **executor.intent(submission),
     }
-    try:
-        submission.folder.mkdir()
+    try:  # nobody else may change a script before sbatch reads it
+        submission.folder.mkdir(mode=0o755)
     except FileExistsError:
         raise _overtaken(run) from None
     files.publish_json(submission.folder / run_directory.INTENT, intent)

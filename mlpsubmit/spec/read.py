@@ -26,7 +26,7 @@ from mlpsubmit.spec.numbers import one_kind_of_number, plain_number
 from mlpsubmit.spec.process import ProcessSettings
 from mlpsubmit.spec.product import Axis, Product
 
-__all__ = ["AXIS_OF", "NO_CONTENT", "Accepted", "Spec", "is_list", "read"]
+__all__ = ["AXIS_OF", "NO_CONTENT", "VALID_NAME", "Accepted", "Spec", "is_list", "read"]
 
 #: The message for a value that has no content to hash; the reason takes the place of ``{}``.
 NO_CONTENT = (
@@ -37,7 +37,7 @@ NO_CONTENT = (
 #: The axes that settings make: {hyperparameter: axis}.
 AXIS_OF = {"n_samples": "n_samples", "num_trials": "trial", "target_monomials": "monomials"}
 
-_VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +155,7 @@ def read(
 
 
 def _name_errors(name: Any) -> list[str]:
-    if isinstance(name, str) and _VALID_NAME.fullmatch(name):
+    if isinstance(name, str) and VALID_NAME.fullmatch(name):
         return []
     return [
         f"name: got {shown(name)}; should be letters, digits, '.', '_' and '-', as in "

@@ -23,6 +23,7 @@ from mlpsubmit.jobs.status import read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import Shard
+from mlpsubmit.jobs.trust import sweep_hash
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import start
 
@@ -122,7 +123,7 @@ def test_of_two_resumes_without_locks_one_submits(
 
     late = Late(None, pdb=False, keep_going=False)
     with pytest.raises(BusyError, match="another launch or resume has just submitted it"):
-        start(run.directory, late)
+        start(run.directory, late, sweep_hash(run.directory))
     assert run.directory.submissions() == [0, 1]
     assert run.status().complete
 
