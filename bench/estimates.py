@@ -78,7 +78,7 @@ def swept(case: Case) -> Sweep:
 def prepared(sweep: Sweep, folder: Path) -> PreparedLaunch:
     """Return a launch of a sweep that reuses nothing, before anything is written."""
     executor = executors.choose("local", sweep.base, None, SlurmRequest())
-    return prepare(sweep, executor, folder, fresh=True)
+    return prepare(sweep, executor, folder, frozen=pickle_sweep(sweep), fresh=True)
 
 
 def measure(case: Case, folder: Path) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
         folder: where the runs of the cases before it lie.
     """
     sweep = swept(case)
-    calibrated = Took.by(by_calibration(prepared(sweep, folder), pickle_sweep(sweep)))
+    calibrated = Took.by(by_calibration(prepared(sweep, folder)))
     scaled = by_earlier_runs(prepared(sweep, folder), folder)
     run = launch(sweep, executor="local", runs_dir=folder, fresh=True)
     status = run.wait()

@@ -46,9 +46,11 @@ def created_run(spec: Path, runs: Path) -> Path:
     """
     sweep = load_spec(spec)
     (runs / sweep.name).mkdir(parents=True, exist_ok=True)
-    prepared = prepare(sweep, LocalExecutor(Hyperparameters(), None), runs, fresh=True)
+    prepared = prepare(
+        sweep, LocalExecutor(Hyperparameters(), None), runs, frozen=pickle_sweep(sweep), fresh=True
+    )
     content = manifest(sweep, spec, ["mlpsubmit", "launch"], prepared.reused.count, prepared.path)
-    run = create(content, prepared, pickle_sweep(sweep))
+    run = create(content, prepared)
     slices = cut(prepared.missing, prepared.plan.pack_costs, min(TASKS, len(prepared.missing)))
     intent = {
         "executor": "local",

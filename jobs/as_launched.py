@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlpsubmit.files import checked
-from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.trust import checked_sweep
 from mlpsubmit.spec.load import noting_imports, unpickle_surroundings, unpickle_sweep
 
 if TYPE_CHECKING:
@@ -47,28 +47,38 @@ def missing_folder(run: RunDirectory) -> str | None:
 
 
 @contextlib.contextmanager
-def as_launched(run: RunDirectory) -> Iterator[Sweep]:
+def as_launched(run: RunDirectory, sweep_hash: str) -> Iterator[Sweep]:
     """Yield the sweep of a run, with the folder and the settings of its launch in this process.
 
     Environment variables are set before this imports torch. Afterwards everything is restored.
+
+    Args:
+        sweep_hash: of its sweep.pkl, as it was submitted.
+
+    Raises:
+        RunError: if it has another hash now.
     """
     if warning := missing_folder(run):
-        print(warning, flush=True)
-    with launched_sweep(run.path, partial(_here, run)) as sweep:
+        echo(warning)
+    with launched_sweep(run.path, partial(_here, run), sweep_hash) as sweep:
         yield sweep
 
 
 @contextlib.contextmanager
-def launched_sweep(path: Path, here: Callable[[str], str] = str) -> Iterator[Sweep]:
+def launched_sweep(
+    path: Path, here: Callable[[str], str] = str, sweep_hash: str | None = None
+) -> Iterator[Sweep]:
     """Yield the sweep whose pickle is in a folder, with the settings of its launch.
 
     Args:
         here: returns where a folder of the launch is now.
+        sweep_hash: of the pickle; without it, nobody else may have written it.
 
     Raises:
         DamageError: the pickle is not as it was written; nothing of it is executed.
+        RunError: it has another hash, or others could have written it.
     """
-    content = checked(path / run_directory.SWEEP_PICKLE)
+    content = checked_sweep(path, sweep_hash)
     # Without its folder not in the current one, which may have files of the same names.
     with unpickle_surroundings(content).moved(here).applied(otherwise=path):
         sweep = unpickle_sweep(content)

@@ -12,6 +12,7 @@ import torch
 
 from mlpsubmit import files
 from mlpsubmit.checksums import sealed
+from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.failures import RowsFailure
 from mlpsubmit.jobs.pack_parts import PackParts
 from mlpsubmit.jobs.pack_results import Arrays
@@ -80,7 +81,7 @@ class Checkpoint:
                     environments=content["environments"],
                 )
             except Exception as error:
-                print(f"checkpoint {file.name} is unusable, starting anew: {error}", flush=True)
+                echo(f"checkpoint {file.name} is unusable, starting anew: {error}")
         return cls(file, device, configs, PackParts.whole(configs))
 
     @property
@@ -156,7 +157,7 @@ class Checkpoint:
         try:
             self.save(self.state, self.seconds)
         except (OSError, RuntimeError) as error:
-            print(f"checkpoint {self.file.name} not written: {error}", flush=True)
+            echo(f"checkpoint {self.file.name} not written: {error}")
 
     def check_stack(self, rows: list[int]) -> None:
         """Check that the stack to train next has the configs of the saved state.

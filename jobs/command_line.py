@@ -6,7 +6,7 @@ import sys
 
 __all__ = ["WORKER", "module_command"]
 
-#: The module that every task runs: ``mlpsubmit.jobs.worker RUN SUBMISSION TASK``.
+#: The module that every task runs: ``mlpsubmit.jobs.worker RUN SUBMISSION HASH TASK``.
 WORKER = "mlpsubmit.jobs.worker"
 
 #: Runs a module as ``python -m`` does, but searches the working directory last, and only once this

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlpsubmit.errors import error_message, error_text
 from mlpsubmit.spec.libraries import user_frames
 
 __all__ = ["RowsFailure", "failures_of"]
@@ -38,7 +39,7 @@ class RowsFailure:
         """Return the failure of rows whose training raised an exception."""
         where, line = _place(error)
         text = "".join(traceback.format_exception(error))
-        return cls(list(rows), f"{type(error).__name__}: {error}", text, where, line)
+        return cls(list(rows), error_text(error), text, where, line)
 
     def to_json(self, indices: Sequence[int]) -> dict[str, Any]:
         """Return the failure as a shard holds it.
@@ -55,7 +56,7 @@ def failures_of(errors: Mapping[int, BaseException]) -> list[RowsFailure]:
     """Return the failures of rows by their exceptions; rows of equal exceptions share one."""
     equal: dict[tuple[str, str, str], list[int]] = {}
     for row, error in errors.items():
-        key = type(error).__name__, str(error), _place(error)[0]
+        key = type(error).__name__, error_message(error), _place(error)[0]
         equal.setdefault(key, []).append(row)
     return [RowsFailure.of(errors[rows[0]], rows) for rows in equal.values()]
 

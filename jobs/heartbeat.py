@@ -7,11 +7,13 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlpsubmit import files
+from mlpsubmit.display.output import echo
+from mlpsubmit.errors import error_text
 
 __all__ = [
     "HEARTBEAT_SECONDS",
@@ -19,7 +21,8 @@ __all__ = [
     "Heartbeat",
     "PackHeartbeat",
     "is_alive",
-    "is_fresh",
+    "is_elsewhere",
+    "pid_namespace",
     "process_age",
     "process_start",
     "same_boot",
@@ -30,25 +33,34 @@ HEARTBEAT_SECONDS = 2.0
 #: Seconds between heartbeats at most, however many tasks share a file system.
 SLOWEST_BEAT = 30.0
 
-#: A process on another machine whose heartbeat is older than this counts as dead.
-DEAD_SECONDS = 60.0
-
 
 class Heartbeat:
     """Publishes the progress of one task, from a separate thread.
 
     Args:
         interval: seconds between two heartbeats.
+        overtaken: returns why another process trains the task's packs now; empty if none does.
+        on_overtaken: called once if one does. Nothing is published from then on.
         pid: of the process whose end is the end of the task: this one by default.
         fields: the initial content, besides the fields that identify the process.
     """
 
     def __init__(
-        self, path: Path, interval: float, *, pid: int | None = None, **fields: Any
+        self,
+        path: Path,
+        interval: float,
+        *,
+        overtaken: Callable[[], str] = str,
+        on_overtaken: Callable[[], object] = lambda: None,
+        pid: int | None = None,
+        **fields: Any,
     ) -> None:
         pid = pid or os.getpid()
         self._path = path
         self._interval = interval
+        self._find_overtaken, self._on_overtaken = overtaken, on_overtaken
+        #: Why another process trains the task's packs by now; empty as long as this one does.
+        self.overtaken = ""
         #: Of the fields, held for a moment only: the train loop updates them.
         self._lock = threading.Lock()
         #: Of the file, held while it is written: a slow disk must not stop the train loop.
@@ -58,6 +70,7 @@ class Heartbeat:
             "state": "starting",
             "host": socket.gethostname(),
             "pid": pid,
+            "pid_namespace": pid_namespace(),
             "process_start": process_start(pid),
             "started": time.time(),
             "interval": interval,
@@ -71,9 +84,9 @@ class Heartbeat:
         self._thread.start()
         return self
 
-    def __exit__(self, type_: type[BaseException] | None, error: object, _: object) -> None:
-        if type_ is not None:
-            self.update(state="crashed", error=f"{type_.__name__}: {error!s:.10000}")
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            self.update(state="crashed", error=error_text(error))
         self._ended.set()
         self._thread.join()
         self.publish()
@@ -89,16 +102,28 @@ class Heartbeat:
     def publish(self) -> None:
         """Write the file now; a full disk is reported in the log and does not end the training."""
         with self._writing:
+            if self.is_overtaken():
+                return
             with self._lock:
                 fields = {**self._fields, "updated": time.time()}
             try:
                 files.publish_json(self._path, fields, sync=False)
             except OSError as error:
-                print(f"heartbeat not written: {error}", flush=True)
+                echo(f"heartbeat not written: {error}")
 
     def of_pack(self) -> PackHeartbeat:
         """Return the heartbeat of one more pack in training."""
         return PackHeartbeat(self, self._packs)
+
+    def is_overtaken(self) -> bool:
+        """Return whether another process has taken over the task's packs; look whether one has."""
+        if not self.overtaken:
+            with contextlib.suppress(OSError):  # a disk that is away for a while
+                self.overtaken = self._find_overtaken()
+            if self.overtaken:
+                echo(f"stopping, nothing more is saved: {self.overtaken}")
+                self._on_overtaken()
+        return bool(self.overtaken)
 
     def _beat(self) -> None:
         while not self._ended.wait(self._interval):
@@ -136,20 +161,15 @@ class PackHeartbeat:
         """Write the file now."""
         self._task.publish()
 
+    def is_overtaken(self) -> bool:
+        """Return whether another process has taken over the task's packs; look whether one has."""
+        return self._task.is_overtaken()
+
     def end(self) -> None:
         """Show the next pack in place of this one."""
         self._packs.remove(self)
         if self._packs:
             self._task.update(**self._packs[0]._fields)
-
-
-def is_fresh(heartbeat: Mapping[str, Any]) -> bool:
-    """Return whether a heartbeat is so recent that its task is alive, by two machines' clocks.
-
-    A heartbeat from as far in the future is not fresh either: the clocks disagree.
-    """
-    age = abs(time.time() - float(heartbeat.get("updated", 0)))
-    return age < 3 * float(heartbeat.get("interval", HEARTBEAT_SECONDS))
 
 
 def _start_ticks(pid: int) -> int | None:
@@ -197,14 +217,29 @@ def process_age() -> float | None:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def is_alive(process: Mapping[str, Any]) -> bool:
-    """Return whether a process is alive.
+def pid_namespace() -> str | None:
+    """Return the namespace of this process's ids: containers on one machine have different ones."""
+    with contextlib.suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return None
+
+
+def is_elsewhere(process: Mapping[str, Any]) -> bool:
+    """Return whether a process runs on another machine or in another container than this one.
 
     Args:
         process: a heartbeat, or a job as jobs.json holds it.
     """
-    if process.get("host") != socket.gethostname():
-        return time.time() - float(process.get("updated", 0)) < DEAD_SECONDS
+    namespace = process.get("pid_namespace")
+    return process.get("host") != socket.gethostname() or namespace not in (None, pid_namespace())
+
+
+def is_alive(process: Mapping[str, Any]) -> bool:
+    """Return whether a process of this machine is alive.
+
+    Args:
+        process: a heartbeat, or a job as jobs.json holds it; not :func:`is_elsewhere`.
+    """
     pid = int(process["pid"])
     if process.get("process_start") is not None and Path("/proc/self/stat").exists():
         return process_start(pid) == str(process["process_start"])

@@ -19,10 +19,12 @@ from mlpsubmit import files
 from mlpsubmit.arguments import call, declared, function_name
 from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.checksums import sealed
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import DamageError, RunError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.input_files import record
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.trust import untrusted
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
@@ -105,16 +107,16 @@ class SharedData:
         """Load what another task computed, or compute it for all tasks."""
         file = self._run.data_file(key)
         with files.locked(file.with_suffix(".lock")):
-            checksum = _checksum(file)
+            why = (untrusted(file.parent) or untrusted(file)) if file.exists() else "is missing"
+            checksum = _checksum(file) if why is None else None
             known: Mapping[str, Any] | None = self._run.data_record(key)
             if problem := self._run.unreadable.get(file.with_suffix(".json")):
                 warnings.warn(problem, stacklevel=2)
-            if known is not None and known["data_checksum"] == checksum:
-                return _read(file)
             if known is not None:
-                how = "damaged" if file.exists() else "missing"
-                print(f"{file}: is {how}; its data is computed again", flush=True)
-            if known is None and checksum is not None and file.with_suffix(".json").exists():
+                if checksum is not None and known["data_checksum"] == checksum:
+                    return _read(file)
+                echo(f"{file}: {why or 'is damaged'}; its data is computed again")
+            elif checksum is not None and file.with_suffix(".json").exists():
                 known = {"hash": content_hash(_read(file))}  # the record is damaged
             self._compute(key, arguments, precision, known)
             return _read(file)
@@ -136,10 +138,9 @@ class SharedData:
                 self._failed[key] = error
             raise
         if unseen := read.unseen:
-            print(
+            echo(
                 f"data {key}: what {', '.join(sorted(unseen))} read is not recorded; name its "
                 'files with sys.audit("mlpsubmit.input", path)',
-                flush=True,
             )
         file = self._run.data_file(key)
         record_file = file.with_suffix(".json")
@@ -147,6 +148,7 @@ class SharedData:
         with files.published(file) as temporary:
             with temporary.open("wb") as stream:
                 checksum = sealed(partial(torch.save, entries))(stream)
+            temporary.chmod(temporary.stat().st_mode & 0o755)  # nobody else may write it
             content = {
                 "hash": content_hash(_read(temporary)),
                 "data_checksum": checksum,

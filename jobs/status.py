@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mlpsubmit.display.text import abridged, duration, throughput
 from mlpsubmit.jobs.failure_groups import FailureGroup, Points, grouped
-from mlpsubmit.jobs.heartbeat import is_alive
+from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
+from mlpsubmit.jobs.liveness import Watch, patience
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
@@ -21,11 +22,14 @@ from mlpsubmit.jobs.store.run_directory import INTENT, JOBS, RunDirectory, task_
 from mlpsubmit.jobs.task_status import TaskStatus, mean_utilization
 from mlpsubmit.results.source import Failure
 
-__all__ = ["Status", "TaskStatus", "read_status"]
+__all__ = ["FINAL_STATES", "Status", "TaskStatus", "read_status"]
 
 
 #: The last heartbeat of every task of a run, by its name.
 Beats = Mapping[str, Beat]
+
+#: States in which a heartbeat says that its process has ended.
+FINAL_STATES = ("done", "interrupted", "crashed")
 
 #: Seconds of training from which on the pack in training shows how fast a task is.
 ENOUGH_SECONDS = 10.0
@@ -207,7 +211,7 @@ def _submitted(
     if intent is None:
         return [_unknown_tasks(run, number)], None
     if intent["executor"] != "slurm":
-        return _local_tasks(run, number, beats), None
+        return _local_tasks(run, number, beats, scheduler.watch), None
     tasks = slurm_tasks(run, number, beats, scheduler)
     if any(task.live for task in tasks):
         return tasks, None
@@ -244,31 +248,54 @@ def _state(tasks: Sequence[TaskStatus], left: int, failed: int, retry: str) -> s
     return "failed" if failed == left else "stopped"
 
 
-def _local_tasks(run: RunDirectory, number: int, beats: Beats) -> list[TaskStatus]:
-    """Return the tasks of a submission to this machine."""
+def _local_tasks(run: RunDirectory, number: int, beats: Beats, watch: Watch) -> list[TaskStatus]:
+    """Return the tasks of a submission to the machine that launched it."""
     jobs = run.task_jobs(number)
     names = [task_name(number, index) for index in range(len(run.intent(number)["slices"]))]
-    return [_local_task(run, number, n, beats.get(n, {}), jobs.get(n)) for n in names]
+    return [_local_task(run, n, beats.get(n, {}), jobs.get(n), watch) for n in names]
 
 
 def _local_task(
     run: RunDirectory,
-    submission: int,
     name: str,
     heartbeat: Mapping[str, Any],
     job: JobRecord | None,
+    watch: Watch,
 ) -> TaskStatus:
-    state, why = str(heartbeat.get("state", "")), ""
-    process = heartbeat or job
+    submission, state, why = int(name.partition("-")[0]), str(heartbeat.get("state", "")), ""
+    process: Mapping[str, Any] | None = heartbeat or job
     if process is None and (lost := run.unreadable.get(run.submission(submission) / JOBS)):
         return TaskStatus(name, "unknown", {}, None, lost)
-    if state not in ("done", "interrupted", "crashed"):
-        alive = process is not None and is_alive(process)
-        state = ("running" if heartbeat else "waiting") if alive else "crashed"
+    if state not in FINAL_STATES:
+        alive = process is not None and _process_lives(run, name, process, watch)
+        state = "unknown" if alive is None else "waiting" if alive else "crashed"
+        state = "running" if alive and heartbeat else state
     if state == "crashed":
-        why = str(heartbeat.get("error", "its process exited without reporting"))
+        why = str(heartbeat.get("error") or _without_report(process))
+    if state == "unknown":
+        assert process is not None
+        why = f"it runs on {process['host']}, and whether it still does is not known yet"
     log = None if job is None else run.log(submission, job["id"])
     return TaskStatus(name, state, heartbeat, log, why)
+
+
+def _process_lives(
+    run: RunDirectory, name: str, process: Mapping[str, Any], watch: Watch
+) -> bool | None:
+    """Return whether the process of a task is alive; None if that is not known yet."""
+    if not is_elsewhere(process):
+        return is_alive(process)
+    moving = watch.is_moving(run.heartbeat(name), patience(process))
+    if moving is None and "state" not in process:  # no heartbeat so far: is the job new?
+        jobs = run.submission(int(name.partition("-")[0])) / JOBS
+        return watch.is_moving(jobs, patience(process))
+    return moving
+
+
+def _without_report(process: Mapping[str, Any] | None) -> str:
+    if process is None or "host" not in process or not is_elsewhere(process):
+        return "its process exited without reporting"
+    return f"no sign of it from {process['host']} for {patience(process):.0f} s"
 
 
 def _progress(

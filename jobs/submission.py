@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import socket
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlpsubmit.jobs.heartbeat import process_start
+from mlpsubmit.jobs.heartbeat import pid_namespace, process_start
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
 __all__ = ["Job", "Submission"]
@@ -25,8 +24,8 @@ class Job:
         array: whether each of its tasks has an array index at the end of the id.
         host: where the job was submitted.
         pid: the process of a task that runs here; None if a scheduler starts it.
+        pid_namespace: where that process has this id.
         process_start: when that process started, as process ids are used again.
-        updated: when it was submitted; on another machine it counts as alive for a while.
     """
 
     id: str
@@ -35,8 +34,8 @@ class Job:
     array: bool
     host: str = field(default_factory=lambda: socket.gethostname())
     pid: int | None = None
+    pid_namespace: str | None = field(default_factory=pid_namespace)
     process_start: str | None = None
-    updated: float = field(default_factory=lambda: time.time())
 
     @classmethod
     def of_process(cls, name: str, task: int, pid: int) -> Job:
@@ -60,6 +59,8 @@ class Submission:
         tasks: how many tasks it has.
         threads: CPU threads of each task.
         retries: how often missing packs are resumed automatically at its end.
+        sweep_hash: the hash of the pickled sweep that its tasks execute.
+        trust: whether the user trusts everybody who could have written to the run.
     """
 
     path: Path
@@ -68,6 +69,8 @@ class Submission:
     tasks: int
     threads: int
     retries: int = 0
+    sweep_hash: str = ""
+    trust: bool = False
 
     @property
     def run(self) -> RunDirectory:

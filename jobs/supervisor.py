@@ -26,6 +26,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.signals import STOP_SIGNALS
 
@@ -91,7 +92,7 @@ def supervised(report: Callable[[ProcessEnd], None]) -> Supervision:
                 _end_like(status)
             fault.seek(0)
             trace, memory = fault.read(), _memory_kills() > kills_before
-            print(trace, end="", flush=True)
+            echo(trace, newline=False)
             end = replace(ProcessEnd.of_status(status, memory=memory), where=_place(trace))
             if not number:
                 report(end)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from mlpsubmit import files
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.failures import RowsFailure
@@ -47,6 +48,7 @@ from mlpsubmit.jobs.throughput.meter import ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.jobs.train_pack import PackOutcome, TaskContext, train_pack
+from mlpsubmit.jobs.trust import untrusted
 from mlpsubmit.jobs.turns import Turns
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.accel.compile import sharing_compiled
@@ -103,12 +105,14 @@ def run_task(
         supervision: by the parent process, which continues the task if this process is killed.
 
     Returns:
-        ``done``; ``interrupted`` if ``stop`` was set, with the state of the pack saved; ``stopped``
+        ``done``; ``interrupted`` if ``stop`` was set, with the state of the pack saved;
+        ``overtaken`` if another process trains these packs now, with nothing saved; ``stopped``
         at a failure; or ``stuck`` if this and the attempts before it all ended before they had
         trained anything, or if the GPU that the task was given is missing.
     """
     # Before anything loads torch's compiler, which then looks up where to put its files.
-    with sharing_compiled(run.path / run_directory.COMPILED):
+    compiled = run.path / run_directory.COMPILED
+    with contextlib.nullcontext() if untrusted(compiled) else sharing_compiled(compiled):
         name, intent = task_name(submission, index), run.intent(submission)
         plan = Plan.from_json(run.plan)
         device = task_device()
@@ -140,6 +144,8 @@ def run_task(
             Heartbeat(
                 run.heartbeat(name),
                 max(HEARTBEAT_SECONDS, interval),
+                overtaken=lambda: run.overtaken(submission) or shard.overtaken(),
+                on_overtaken=stop.set,
                 pid=None if supervision is None else supervision.pid,
                 attempt=shard.attempt,
                 **fields,
@@ -166,7 +172,7 @@ def _record_last_end(run: RunDirectory, task: str, supervision: Supervision | No
     if supervision is None or supervision.last is None:
         return
     number, end = supervision.last
-    print(f"the process {end} in pack {pack_file_name(number)}; going on", flush=True)
+    echo(f"the process {end} in pack {pack_file_name(number)}; going on")
     attempt = f"{task}.{last['attempt']}" if last else f"{task}, without a heartbeat, {time.time()}"
     add_end(run, pack_file_name(number), replace(end, attempt=attempt))
 
@@ -182,7 +188,7 @@ def _report_other_environments(run: RunDirectory) -> None:
         with contextlib.suppress(RunError, OSError):
             found += stored_environments(shard)
     if mixed := differences(found):
-        print(f"this run goes on with {mixed}: {NOT_IDENTICAL}", flush=True)
+        echo(f"this run goes on with {mixed}: {NOT_IDENTICAL}")
 
 
 def _remove_leftovers(run: RunDirectory, task: str, ranges: Sequence[Sequence[int]]) -> None:
@@ -240,6 +246,8 @@ class _Task:
         try:
             proceed = self._train_all(packs)
         except Interrupted:
+            if heartbeat.overtaken:
+                return "overtaken"
             if not heartbeat["progressed"] and without_progress + 1 >= MAX_WITHOUT_PROGRESS:
                 return self.give_up(NO_PROGRESS)
             heartbeat.update(state="interrupted")
@@ -251,7 +259,8 @@ class _Task:
         """Train packs, side by side where that pays; return whether none has stopped the task.
 
         Raises:
-            Interrupted: if the task is to stop; the states of all packs in training are saved.
+            Interrupted: if the task is to stop; the states of all packs in training are saved,
+                unless another process has taken them over.
         """
         proceed, interrupted, turns = True, False, self.context.turns
         waiting = deque(packs)
@@ -281,7 +290,7 @@ class _Task:
 
     def give_up(self, why: str) -> str:
         """Report why no attempt on this machine would train anything."""
-        print(why, flush=True)
+        echo(why)
         self.context.heartbeat.update(state="crashed", error=why)
         return "stuck"
 
@@ -293,7 +302,8 @@ class _Task:
                 raise Interrupted
             return self._trained(pack, heartbeat)
         except Interrupted:
-            print(f"pack {pack.name}: interrupted, its state is saved", flush=True)
+            if not self.context.heartbeat.overtaken:
+                echo(f"pack {pack.name}: interrupted, its state is saved")
             raise
         finally:
             heartbeat.end()
@@ -311,13 +321,15 @@ class _Task:
             raise
         except Exception as error:  # outside of the training of its parts, which handles its own
             failure = RowsFailure.of(error, range(size))
-            print(f"pack {pack.name}: failed\n{failure.traceback}", flush=True)
+            echo(f"pack {pack.name}: failed\n{failure.traceback}")
             on_failure = self.context.on_failure
             outcome = PackOutcome(None, [failure], stopped=on_failure is not None)
             if on_failure is not None:
                 on_failure(error)
         finally:
             self.context.data.end_pack()
+        if heartbeat.is_overtaken():
+            raise Interrupted
         if outcome.checkpoint is not None:
             self._record_environments(pack, outcome.checkpoint.environments)
         if outcome.failures:
@@ -331,7 +343,7 @@ class _Task:
         self.context.run.checkpoint(pack.name).unlink(missing_ok=True)
         self.context.run.pack_ends(pack.name).unlink(missing_ok=True)
         seconds = time.monotonic() - started
-        print(f"pack {pack.name}: {size} configs in {seconds:.1f} s", flush=True)
+        echo(f"pack {pack.name}: {size} configs in {seconds:.1f} s")
         return True
 
     def _record_environments(self, pack: PackRange, own: Sequence[dict[str, Any]]) -> None:
@@ -340,10 +352,7 @@ class _Task:
         new = [environment for environment in own if environment not in known]
         if new:
             publish_environments(self.shard.path, [*new, *known])
-            print(
-                f"pack {pack.name}: was trained with {differences(own)}: {NOT_IDENTICAL}",
-                flush=True,
-            )
+            echo(f"pack {pack.name}: was trained with {differences(own)}: {NOT_IDENTICAL}")
 
     def _record_failures(self, pack: PackRange, outcome: PackOutcome) -> None:
         """Append the results of a pack in which configs have failed, and then the failures.
@@ -363,7 +372,7 @@ class _Task:
             outcome.checkpoint.try_to_save()
         self._report_end(pack, "packs_failed")
         failed = pack.stop - pack.start - len(finished)
-        print(f"pack {pack.name}: {failed} of {pack.stop - pack.start} configs failed", flush=True)
+        echo(f"pack {pack.name}: {failed} of {pack.stop - pack.start} configs failed")
 
     def _report_end(self, pack: PackRange, count: str, **fields: Any) -> None:
         """Count a pack that has a result or has failed."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, PackHeartbeat
 from mlpsubmit.jobs.pack_results import Arrays
@@ -155,14 +156,16 @@ class TaskMonitor(Monitor):
             state: of the stack in training; None to start at step 0.
 
         Raises:
-            Interrupted: if the task is to stop.
+            Interrupted: if the task is to stop. Nothing is saved if another one has taken over.
         """
+        if self.heartbeat.is_overtaken():
+            raise Interrupted
         if state is None:  # else due() was called just now, and the state copied since
             self._asked = time.monotonic()
         try:
             self.checkpoint.save(state, self.seconds)
         except (OSError, RuntimeError) as error:
-            print(f"checkpoint {self.checkpoint.file.name} not written: {error}", flush=True)
+            echo(f"checkpoint {self.checkpoint.file.name} not written: {error}")
         else:
             if state is not None and state["start"] > self._counts.first_step:
                 self.heartbeat.update(progressed=True, step=state["start"])
@@ -194,7 +197,7 @@ class TaskMonitor(Monitor):
         self._report(time.monotonic())
         if self._verbose:
             shown = "not finite" if loss is None else f"{loss:.4g}"
-            print(f"step {progress.step}: {progress.active} train, loss {shown}", flush=True)
+            echo(f"step {progress.step}: {progress.active} train, loss {shown}")
 
     def _report(self, now: float) -> None:
         counts = self._counts

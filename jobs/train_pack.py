@@ -19,8 +19,9 @@ import torch
 from mlpsubmit.assembly.assemble import StackInputs, assemble
 from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.assembly.probe import smoke_test
+from mlpsubmit.display.output import echo
 from mlpsubmit.display.text import counted
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import UserError, error_text
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.failures import RowsFailure, failures_of
@@ -189,7 +190,7 @@ class _PackTraining:
         except Interrupted:
             raise
         except StateError as error:
-            print(f"pack {self.name}: starting anew: {error}", flush=True)
+            echo(f"pack {self.name}: starting anew: {error}")
             self.checkpoint.discard()
             self.monitor.restart()
         except FAILURES as error:
@@ -321,7 +322,7 @@ class _PackTraining:
             failures = failures_of(errors or dict.fromkeys(self.rows, error))
             return partial(self._stop, error, failures)
         if not errors:
-            return partial(self._divide, f"one of them raised {type(error).__name__}: {error}")
+            return partial(self._divide, f"one of them raised {error_text(error)}")
         stopped = {self.rows[config] for config in self.monitor.stopped}
         retried = sorted(stopped & errors.keys()) if not alone else []
         certain = {row: one for row, one in errors.items() if row not in retried}
@@ -336,23 +337,21 @@ class _PackTraining:
         checkpoint, failed = self.checkpoint, [row for one in failures for row in one.rows]
         checkpoint.set_aside(failures, alone)
         for failure in failures:
-            print(
+            echo(
                 f"pack {self.name}: {counted(len(failure.rows), 'config')} failed\n"
                 f"{failure.traceback or failure.error}",
-                flush=True,
             )
         rest = sum(map(len, checkpoint.parts.left))
         if rest:
-            print(f"pack {self.name}: continuing with the other {rest}", flush=True)
+            echo(f"pack {self.name}: continuing with the other {rest}")
         self._begin_again(keeps_state=set(failed) == set(self.rows))
 
     def _divide(self, why: str) -> None:
         """Continue with parts of the configs: any of them may be the one that fails."""
         parts, count = self.checkpoint.parts, len(self.rows)
         size = parts.divide(self.rows, self.checkpoint.done)
-        print(
+        echo(
             f"pack {self.name}: divided {count} configs, to train {size} at a time: {why}",
-            flush=True,
         )
         self._begin_again()
 
@@ -386,10 +385,9 @@ class _PackTraining:
     def _report_division(self, stacks: Sequence[StackInputs]) -> None:
         if len(stacks) > 1:
             count = sum(len(stack.rows) for stack in stacks)
-            print(
+            echo(
                 f"pack {self.name}: {count} configs train in {len(stacks)} stacks: "
                 f"{stacks[1].reason}",
-                flush=True,
             )
 
     def _separate(self, groups: Sequence[Sequence[int]] | None, why: str) -> None:
@@ -403,13 +401,13 @@ class _PackTraining:
         self.checkpoint.parts.separate(rows, self.checkpoint.done)
         count = len(self.given)
         how = "one by one" if len(groups) == count else f"in {len(groups)} parts"
-        print(f"pack {self.name}: {count} configs train {how}: {why}", flush=True)
+        echo(f"pack {self.name}: {count} configs train {how}: {why}")
         self._begin_again()
 
     def _wait_for_memory(self) -> None:
         """Continue once no other pack trains beside this one."""
         count = counted(len(self.rows), "config")
-        print(f"pack {self.name}: out of memory with {count} beside other packs", flush=True)
+        echo(f"pack {self.name}: out of memory with {count} beside other packs")
         release_memory()
         self.context.turns.wait_until_alone()
         self._begin_again()
@@ -420,10 +418,9 @@ class _PackTraining:
         parts, heartbeat = self.checkpoint.parts, self.context.heartbeat
         heartbeat.update(halved=heartbeat["halved"] + (not parts.halved))
         size = parts.halve(self.rows, self.checkpoint.done)
-        print(
+        echo(
             f"pack {self.name}: out of memory with {len(self.rows)} configs; "
             f"continuing with {size} at a time",
-            flush=True,
         )
         self._begin_again()
 

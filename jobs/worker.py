@@ -1,8 +1,9 @@
-"""How every task starts: ``python -m mlpsubmit.jobs.worker RUN SUBMISSION TASK``.
+"""How every task starts: ``python -m mlpsubmit.jobs.worker RUN SUBMISSION HASH TASK``.
 
-TASK is the index of a slice of the submission. The local executor starts one process per task;
-under SLURM each element of a job array is one. A parent may start several, one per device: a worker
-takes the first GPU that is visible to it, and shares nothing but the run directory.
+HASH is that of the sweep.pkl that was submitted: no other is executed. TASK is the index of a slice
+of the submission. The local executor starts one process per task; under SLURM each element of a job
+array is one. A parent may start several, one per device: a worker takes the first GPU that is
+visible to it, and shares nothing but the run directory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from mlpsubmit.errors import DamageError
+from mlpsubmit.display.output import echo
+from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.signals import STOP_SIGNALS, stop_on_signals
 from mlpsubmit.jobs.supervisor import Supervision, supervised
@@ -22,7 +24,13 @@ from mlpsubmit.jobs.supervisor import Supervision, supervised
 __all__ = ["main"]
 
 
-def main(path: str, submission: int, task: int, supervision: Supervision | None = None) -> int:
+def main(
+    path: str,
+    submission: int,
+    sweep_hash: str,
+    task: int,
+    supervision: Supervision | None = None,
+) -> int:
     """Train one slice; if SLURM ends the job earlier, put it back into the queue.
 
     Args:
@@ -39,29 +47,29 @@ def main(path: str, submission: int, task: int, supervision: Supervision | None 
 
         try:
             if why := RunDirectory(Path(path)).superseded(submission):
-                print(f"nothing to do: {why}", flush=True)
+                echo(f"nothing to do: {why}")
                 return 0
             from mlpsubmit.jobs.as_launched import as_launched
 
             run = RunDirectory.open(Path(path).absolute())
-            with as_launched(run) as sweep:
+            with as_launched(run, sweep_hash) as sweep:
                 from mlpsubmit.jobs.task import run_task
 
                 outcome = run_task(run, sweep, submission, task, stop, supervision=supervision)
-        except DamageError as error:
-            print(error, flush=True)
+        except RunError as error:
+            echo(error)
             _report_crash(path, submission, task, str(error))
             return 1
         # The launch of a local run may itself be part of a job, which is not to be requeued.
         under_slurm = run.intent(submission)["executor"] == "slurm"
         if outcome == "interrupted" and under_slurm and run.ended(submission) is None:
             requeue.unless_cancelled(requeue.this_job())
-    return 0 if outcome in ("done", "interrupted") else 1
+    return 0 if outcome in ("done", "interrupted", "overtaken") else 1
 
 
 def report_end(path: str, submission: int, task: int, end: ProcessEnd) -> None:
     """Make the heartbeat of a task show that its process was killed before it trained anything."""
-    print(f"the process {end}, before it trained anything", flush=True)
+    echo(f"the process {end}, before it trained anything")
     _report_crash(path, submission, task, f"its process {end}")
 
 
@@ -78,8 +86,8 @@ def _report_crash(path: str, submission: int, task: int, error: str) -> None:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    parent = supervised(partial(report_end, *arguments))
+    arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+    parent = supervised(partial(report_end, *arguments[:2], arguments[3]))
     try:
         code = main(*arguments, parent)
     finally:

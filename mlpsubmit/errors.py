@@ -20,7 +20,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -33,6 +33,9 @@ __all__ = [
     "UserError",
     "collected",
     "did_you_mean",
+    "error_message",
+    "error_text",
+    "shown",
     "validation_errors",
 ]
 
@@ -89,6 +92,39 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {spelt[close[0]]!r}?)" if close else ""
 
 
+#: Characters of a value, and of the message of an error, that a message quotes at most.
+_LONGEST_VALUE = 200
+_LONGEST_ERROR = 2000
+
+
+def shown(value: Any) -> str:
+    """Return a value as Python writes it, cut to a length that can be read.
+
+    The class of the value may be the user's, and an integer may have too many digits to print.
+    """
+    try:
+        text = repr(value)
+    except (Exception, SystemExit) as error:
+        return f"a {type(value).__name__} that cannot be printed ({type(error).__name__})"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def error_text(error: BaseException) -> str:
+    """Return the type and the message of an error of the user's, whatever its ``__str__`` does."""
+    return f"{type(error).__name__}: {error_message(error)}"
+
+
+def error_message(error: BaseException) -> str:
+    """Return the message of an error of the user's, whatever its ``__str__`` does."""
+    try:
+        text = str(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as second:
+        return f"(its message cannot be printed: {type(second).__name__})"
+    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."
+
+
 def validation_errors(
     error: ValidationError,
     model: type[BaseModel],
@@ -114,6 +150,6 @@ def validation_errors(
             message = f"{name}: {text}"
         else:
             meaning = "" if inside else f" ({model.model_fields[str(field)].description})"
-            message = f"{name}: got {entry['input']!r}; {text}{meaning}"
+            message = f"{name}: got {shown(entry['input'])}; {text}{meaning}"
         messages.setdefault(name, message)  # for a wrong name the value does not matter
     return list(messages.values())

@@ -26,6 +26,7 @@ __all__ = [
     "LARGEST_JSON",
     "SMALL_JSON",
     "checked",
+    "full_disk_named",
     "locked",
     "open_regular",
     "publish",
@@ -45,12 +46,19 @@ SMALL_JSON = 1 << 20
 
 _CHUNK = 1 << 20
 
-#: Errors of file systems that cannot flush folders, and of folders without read permission.
-_CANNOT_SYNC = (errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES)
+#: What it means that a flush fails: data is lost. Other errors are of file systems that cannot
+#: flush folders, each with one of its own, and of folders without read permission.
+_LOST = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+
+#: Errors of a disk without space, for this user at least.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+#: Bytes below which a disk is full for a library that does not report why it could not write.
+_NOTHING_FREE = 1 << 16
 
 
 @contextlib.contextmanager
-def published(path: Path, *, sync: bool = True) -> Iterator[Path]:
+def published(path: Path, *, sync: bool = True, size: int = 0) -> Iterator[Path]:
     """Yield a temporary sibling to create; then flush it to the disk and rename it to the path.
 
     Works for files and for directories. Readers see the old content or the new one, whole; if the
@@ -58,13 +66,15 @@ def published(path: Path, *, sync: bool = True) -> Iterator[Path]:
 
     Args:
         sync: whether to flush; not needed for files that may be lost in a power cut (heartbeats).
+        size: how many bytes will be written at least, as far as known.
     """
     temporary = _sibling(path)
     try:
-        yield temporary
-        if sync:
-            _sync_tree(temporary)
-        _rename(temporary, path)
+        with full_disk_named(path, lambda: max(size, _size(temporary))):
+            yield temporary
+            if sync:
+                _sync_tree(temporary)
+            _rename(temporary, path)
     except BaseException:
         if temporary.is_dir():
             shutil.rmtree(temporary)
@@ -73,6 +83,42 @@ def published(path: Path, *, sync: bool = True) -> Iterator[Path]:
         raise
     if sync:
         sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path, needed: Callable[[], int]) -> Iterator[None]:
+    """Raise an OSError that names the file and the space it needs, if the disk is full.
+
+    Args:
+        needed: returns how many bytes the file needs, at least.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # libraries report a full disk as either
+        number = getattr(error, "errno", None)
+        free = _free(path.parent)
+        if number not in _FULL and not (number is None and free < _NOTHING_FREE):
+            raise
+        number = number or errno.ENOSPC
+        text = (
+            f"{os.strerror(number)}: the file needs {needed():,} bytes or more, and {free:,} are "
+            "free; free some space, and repeat the command"
+        )
+        raise OSError(number, text, str(path)) from error
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return _NOTHING_FREE
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder."""
+    with contextlib.suppress(OSError):
+        return sum(e.stat().st_size for e in (path, *path.rglob("*")) if e.is_file())
+    return 0
 
 
 def _sibling(path: Path) -> Path:
@@ -139,7 +185,7 @@ def sync_folder(folder: Path) -> None:
     try:
         _sync(folder)
     except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
+        if error.errno in _LOST:
             raise
 
 
@@ -182,10 +228,19 @@ def publish(
 
     Args:
         content: the bytes, or a function that writes them to an open file.
-        private: whether only this user may read it (mode 0600), at any time.
+        private: whether only this user may read it, at any time. Whatever the umask, only this
+            user may write it.
     """
-    opener = (lambda name, flags: os.open(name, flags, 0o600)) if private else None
-    with published(path, sync=sync) as temporary, open(temporary, "wb", opener=opener) as file:
+    mode = 0o600 if private else 0o644
+    size = 0 if callable(content) else len(content)
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, mode)
+
+    with (
+        published(path, sync=sync, size=size) as temporary,
+        open(temporary, "wb", opener=opener) as file,
+    ):
         if callable(content):
             content(file)
         else:

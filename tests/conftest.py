@@ -79,6 +79,7 @@ def mlpsubmit(
     def run(*arguments: Any) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["mlpsubmit", *map(str, arguments)])
         monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # main() sets it
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
@@ -104,7 +105,8 @@ class Records:
     @staticmethod
     def job(id: str, first: int = 0, count: int = 1, **fields: Any) -> dict[str, Any]:
         """Return a job of a jobs.json."""
-        further = {"array": False, "host": "x", "pid": None, "process_start": None, "updated": 0.0}
+        further = {"array": False, "host": "x", "pid": None, "process_start": None}
+        further["pid_namespace"] = None
         return {"id": id, "first": first, "count": count, **further, **fields}
 
     @staticmethod

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 
 import torch
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.as_launched import as_launched
 from mlpsubmit.jobs.executors.base import Executor
@@ -51,7 +51,7 @@ class DebugExecutor(Executor):
         with (
             global_state_kept(),
             stop_on_signals() as stop,
-            as_launched(submission.run) as sweep,
+            as_launched(submission.run, submission.sweep_hash) as sweep,
         ):
             run_task(submission.run, sweep, submission.number, 0, stop, on_failure)
 
@@ -64,4 +64,4 @@ class DebugExecutor(Executor):
             while cause.__cause__ is not None:
                 cause = cause.__cause__
             pdb.post_mortem(cause.__traceback__)
-        print("stopped at the first failing pack", file=sys.stderr)
+        echo("stopped at the first failing pack", err=True)

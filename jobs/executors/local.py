@@ -96,7 +96,8 @@ class LocalExecutor(Executor):
         path = submission.path.resolve()
         for task in range(submission.tasks):
             name = task_name(submission.number, task)
-            command = module_command(WORKER, path, submission.number, task)
+            arguments = path, submission.number, submission.sweep_hash, task
+            command = module_command(WORKER, *arguments)
             log = submission.run.log(submission.number, name)
             process = self._start(command, log, task, submission.threads)
             # Reaps the process when it ends, and holds its handle until then.

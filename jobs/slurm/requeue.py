@@ -6,6 +6,7 @@ import os
 import re
 import time
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, error_lines, run, run_checked
 
 __all__ = ["this_job", "unless_cancelled"]
@@ -32,15 +33,15 @@ def unless_cancelled(job: str) -> None:
         try:
             shown = run_checked("scontrol", "show", "job", "--oneliner", job)
             state = re.search(r"JobState=(\w+)", shown)
-            print(f"interrupted in the job state {state[1] if state else 'unknown'}", flush=True)
+            echo(f"interrupted in the job state {state[1] if state else 'unknown'}")
             if state and state[1] == "RUNNING":
                 _requeue(job)
             return
         except SlurmUnavailable as error:
-            print(f"not requeued: {error}", flush=True)
+            echo(f"not requeued: {error}")
         if attempt + 1 < ATTEMPTS:
             time.sleep(REST_SECONDS)
-    print("continue with mlpsubmit resume", flush=True)
+    echo("continue with mlpsubmit resume")
 
 
 def _requeue(job: str) -> None:
@@ -48,4 +49,4 @@ def _requeue(job: str) -> None:
     result = run("scontrol", "requeue", job)
     if result.returncode > 0:
         raise SlurmUnavailable(f"scontrol: {'; '.join(error_lines(result.stderr))}")
-    print("requeued", flush=True)
+    echo("requeued")

@@ -25,7 +25,8 @@ def script(
     Args:
         after: ids of jobs that must end before it starts.
     """
-    command = python_command(WORKER, submission.path, submission.number)
+    arguments = submission.path, submission.number, submission.sweep_hash
+    command = python_command(WORKER, *arguments)
     return sbatch_text(
         template,
         submission.folder,
@@ -46,7 +47,8 @@ def retry_script(helper: Template, submission: Submission, after: Sequence[str])
         after: ids of the arrays.
     """
     resume = ("resume", submission.path, "--after", submission.number)
-    command = python_command("mlpsubmit", *resume, "--retries", submission.retries - 1)
+    trust = ["--trust"] if submission.trust else []
+    command = python_command("mlpsubmit", *resume, "--retries", submission.retries - 1, *trust)
     names = {"job_name": job_name(submission, "retry"), "dependency": _after(after)}
     return sbatch_text(helper, submission.folder, command, **names)
 

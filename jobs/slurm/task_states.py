@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from mlpsubmit import files
 from mlpsubmit.errors import RunError
-from mlpsubmit.jobs.heartbeat import is_fresh
+from mlpsubmit.jobs.liveness import Watch, three_intervals
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, settings
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
 from mlpsubmit.jobs.slurm.queue import JobState, Queue, sacct_records
@@ -37,12 +37,16 @@ _T = TypeVar("_T")
 class Scheduler:
     """Cached queries of the scheduler, so that watching a run does not burden the cluster.
 
+    Attributes:
+        watch: what was seen of the run's files between two queries.
+
     Args:
         exact: for a process that is about to submit: it holds the run's lock, so that no other
             process is submitting, and does not take a fresh heartbeat as proof of a running task.
     """
 
     exact: bool = False
+    watch: Watch = field(default_factory=Watch)
     _since: float = field(default_factory=lambda: time.monotonic())
     _cache: dict[tuple[Any, ...], tuple[float, Any]] = field(default_factory=dict)
 
@@ -65,9 +69,8 @@ def slurm_tasks(
     intent = run.intent(number)
     names = [task_name(number, index) for index in range(len(intent["slices"]))]
     ended = run.ended(number)
-    resolved = {
-        name: _state_from_heartbeat(heartbeats.get(name, {}), scheduler.exact) for name in names
-    }
+    signs = {name: _Signs(run, name, heartbeats.get(name, {}), scheduler) for name in names}
+    resolved = {name: _state_from_heartbeat(signs[name]) for name in names}
     queue = Queue()
     if None in resolved.values():
         queue = scheduler.cached(Queue.query, _job_names(intent))
@@ -81,7 +84,9 @@ def slurm_tasks(
         beat: Mapping[str, Any] = heartbeats.get(name, {})
         id = ids.get(name)
         job = states.get(id or "")
-        state, why = resolved[name] or _resolve_state(beat, job, id, error, submitting, ended)
+        state, why = resolved[name] or _resolve_state(
+            signs[name], job, id, error, submitting, ended
+        )
         task = TaskStatus(name, state, beat, None if id is None else run.log(number, id), why)
         tasks.append(_explained(task, job) if state == "crashed" else task)
     return tasks
@@ -112,22 +117,39 @@ def _explained(task: TaskStatus, job: JobState | None) -> TaskStatus:
     return task if kill is None else replace(task, why=kill, memory_kill=True)
 
 
-def _state_from_heartbeat(beat: Mapping[str, Any], exact: bool) -> tuple[str, str] | None:
+@dataclass(frozen=True)
+class _Signs:
+    """The heartbeat of a task, and whether it is recent by the clock of its file system."""
+
+    run: RunDirectory
+    task: str
+    beat: Mapping[str, Any]
+    scheduler: Scheduler
+
+    def trains(self, seconds: float | None = None) -> bool:
+        """Return whether it is from training, and certainly not older than some seconds.
+
+        Args:
+            seconds: three intervals between heartbeats by default.
+        """
+        if self.beat.get("state") not in ("starting", "training"):
+            return False
+        limit = seconds or three_intervals(self.beat)
+        return self.scheduler.watch.is_moving(self.run.heartbeat(self.task), limit) is True
+
+
+def _state_from_heartbeat(signs: _Signs) -> tuple[str, str] | None:
     """Return the state of a task and the reason for it, if its heartbeat decides; else None."""
-    state = beat.get("state")
+    state = signs.beat.get("state")
     if state == "done":
         return "done", ""
     if state == "crashed":
-        return "crashed", str(beat.get("error", ""))
-    return ("running", "") if not exact and _is_training(beat) and is_fresh(beat) else None
-
-
-def _is_training(beat: Mapping[str, Any]) -> bool:
-    return beat.get("state") in ("starting", "training")
+        return "crashed", str(signs.beat.get("error", ""))
+    return ("running", "") if not signs.scheduler.exact and signs.trains() else None
 
 
 def _resolve_state(
-    beat: Mapping[str, Any],
+    signs: _Signs,
     job: JobState | None,
     id: str | None,
     error: str,
@@ -135,20 +157,20 @@ def _resolve_state(
     ended: str | None,
 ) -> tuple[str, str]:
     """Return the state of a task that its heartbeat does not decide, and the reason for it."""
-    stopped = beat.get("state") == "interrupted"
+    beat, stopped = signs.beat, signs.beat.get("state") == "interrupted"
     if stopped and ended is not None:
         return "interrupted", ended
     if job is not None and job.alive:
         again = " again" if beat else ""
         queued = f"queued{again}: {job.pending_reason}"
         return ("waiting", queued) if job.pending else ("running", "")
-    if job is not None and job.state == "COMPLETED" and _final_heartbeat_is_due(beat):
+    if job is not None and job.state == "COMPLETED" and signs.trains(SEEN_LATE_SECONDS):
         return "running", "its final heartbeat is not visible yet"
     if job is not None:
         if job.state == "CANCELLED" or (job.state == "COMPLETED" and (stopped or ended)):
             return "interrupted", "" if stopped else ended or "cancelled"
         return "crashed", f"SLURM reports {job}"
-    if error and _is_training(beat) and is_fresh(beat):
+    if error and signs.trains():
         return "running", ""
     if error:
         return "unknown", f"the scheduler does not answer: {error}"
@@ -159,12 +181,6 @@ def _resolve_state(
     if id is None and not beat:
         return "crashed", "its launch ended before the cluster had its job"
     return "crashed", "its job has left the queue, and the cluster has no accounting record of why"
-
-
-def _final_heartbeat_is_due(beat: Mapping[str, Any]) -> bool:
-    """Return whether a job that has completed may have written a heartbeat not visible here yet."""
-    age = abs(time.time() - float(beat.get("updated", 0)))
-    return _is_training(beat) and age < SEEN_LATE_SECONDS
 
 
 def _job_names(intent: Mapping[str, Any]) -> tuple[str, ...]:
@@ -254,4 +270,6 @@ def job_ids(run: RunDirectory, number: int) -> list[str]:
     if error := queue.error or _unreachable_reason(intent["user"], intent["cluster"]):
         raise SlurmUnavailable(error)
     recorded = {str(job["id"]) for job in _recorded_jobs(run, number)}
-    return sorted(recorded.union(*queue.ids.values()), key=int)
+    ids = recorded.union(*queue.ids.values())
+    # scancel takes them as arguments, among which an option would select other jobs.
+    return sorted((id for id in ids if id.isascii() and id.isdecimal()), key=int)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit.jobs.store.npz import ArrayHeader
 from mlpsubmit.protocol import DIVERGED, DONE
-from mlpsubmit.spec.product import MOST_POINTS
+from mlpsubmit.spec.limits import MOST_CONFIGS
 
 __all__ = ["ANY_PACKS", "CHECKED", "MOST_ARRAYS", "PackSchema", "reused_configs"]
 
@@ -93,7 +93,7 @@ class PackSchema:
 
 #: Of a run whose sweep.json or plan.json is damaged.
 ANY_PACKS = PackSchema(
-    points=MOST_POINTS, thresholds=MOST_POINTS, packs=MOST_POINTS, reused=MOST_POINTS
+    points=MOST_CONFIGS, thresholds=MOST_CONFIGS, packs=MOST_CONFIGS, reused=MOST_CONFIGS
 )
 
 

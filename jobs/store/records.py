@@ -20,7 +20,7 @@ from typing_extensions import NotRequired, Required, TypedDict
 from mlpsubmit.errors import DamageError
 from mlpsubmit.files import LARGEST_JSON, read_json
 from mlpsubmit.jobs.store.masks import decode_mask
-from mlpsubmit.spec.product import MOST_POINTS
+from mlpsubmit.spec.limits import MOST_CONFIGS
 from mlpsubmit.spec.read import VALID_NAME
 
 __all__ = [
@@ -90,7 +90,8 @@ JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{1,128}$")]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Size = Annotated[int, Field(ge=1, lt=1 << 53)]
-Index = Annotated[int, Field(ge=0, lt=MOST_POINTS)]
+#: An index, or a number of configs.
+Index = Annotated[int, Field(ge=0, le=MOST_CONFIGS)]
 Pid = Annotated[int, Field(gt=0, lt=1 << 31)]
 #: Seconds, since 1970 or between two times, or another amount.
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -136,7 +137,7 @@ class Manifest(TypedDict):
 
     format: int
     name: SweepName
-    id: str
+    id: SweepName
     created: str
     fingerprint: str
     configs: Index
@@ -187,7 +188,7 @@ class PlanRecord(TypedDict):
 
     configs: Index
     packs: Annotated[int, Field(ge=0, le=MOST_PACKS)]
-    shape: list[Annotated[int, Field(ge=1, le=MOST_POINTS)]]
+    shape: list[Annotated[int, Field(ge=1, le=MOST_CONFIGS)]]
     order: list[Index]
     outside: Index
     pack_limits: list[
@@ -275,8 +276,8 @@ class JobRecord(TypedDict):
     array: bool
     host: str
     pid: Pid | None
+    pid_namespace: str | None
     process_start: str | None
-    updated: Amount
 
 
 @_open
@@ -334,6 +335,7 @@ class Beat(TypedDict, total=False):
     task: str
     host: str
     pid: Pid
+    pid_namespace: str | None
     process_start: str | None
     interval: Amount
     error: str
@@ -548,8 +550,8 @@ def _manifest_problem(sweep: Manifest) -> str:
     if len(set(names)) < len(names):
         return "two axes have the same name"
     shape = [len(axis["values"][0]) for axis in sweep["axes"]]
-    if (points := math.prod(shape)) > MOST_POINTS:
-        return f"the axes have {points} points; the most is {MOST_POINTS}"
+    if (points := math.prod(shape)) > MOST_CONFIGS:
+        return f"the axes have {points} points; the most is {MOST_CONFIGS}"
     if sweep["included"] is not None:
         try:
             points = int(np.count_nonzero(decode_mask(sweep["included"], points)))
@@ -575,8 +577,8 @@ def _plan_problem(plan: PlanRecord) -> str:
     """Return what does not fit together in a plan; empty if all does."""
     shape, order, outside = plan["shape"], plan["order"], plan["outside"]
     points = math.prod(shape)
-    if points > MOST_POINTS:
-        return f"the shape has {points} points; the most is {MOST_POINTS}"
+    if points > MOST_CONFIGS:
+        return f"the shape has {points} points; the most is {MOST_CONFIGS}"
     if sorted(order) != list(range(len(shape))) or outside > len(shape):
         return "order and outside do not fit the shape"
     groups = math.prod(shape[axis] for axis in order[:outside])

@@ -92,7 +92,7 @@ LOCK = ".lock"
 LOG_SUFFIX = "_0_log.out"
 
 #: The folders of a new run directory.
-FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, HEARTBEATS)
+FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, HEARTBEATS, COMPILED)
 
 
 _SUBMISSION = re.compile(r"[0-9]{3,9}")
@@ -254,14 +254,14 @@ class RunDirectory:
         """The file of the sweep with its functions."""
         return self.path / SWEEP_PICKLE
 
-    def verify_pickle(self) -> None:
-        """Compare the checksum of that file.
+    def verify_pickle(self) -> str:
+        """Return the checksum of that file's content, in hex.
 
         Raises:
             DamageError: it is damaged or lost.
         """
         try:
-            verify(self.pickle)
+            return verify(self.pickle)
         except FileNotFoundError:
             raise DamageError(f"{self.pickle}: is missing") from None
 
@@ -457,6 +457,14 @@ class RunDirectory:
         ended = self._readable(file, records.Ended)
         return self.unreadable[file] if ended is None else ended["why"]
 
+    def overtaken(self, number: int) -> str:
+        """Return which later submission trains the packs of a submission; empty if none does.
+
+        The intent of the latest one, published by a rename, is the claim to all missing packs.
+        """
+        latest = max(self.submissions(), default=number)
+        return f"submission {latest:03d} has taken its place" if latest > number else ""
+
     def superseded(self, number: int) -> str | None:
         """Return why a task of a submission that starts now is not to train; None if it is.
 
@@ -464,9 +472,7 @@ class RunDirectory:
         """
         if not self._intent_file(number).exists():
             return "its submission was withdrawn"
-        if (latest := max(self.submissions(), default=number)) > number:
-            return f"submission {latest:03d} has taken its place"
-        return self.ended(number)
+        return self.overtaken(number) or self.ended(number)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

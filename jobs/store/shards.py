@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit.checksums import parsed_json, summed_json
 from mlpsubmit.errors import RunError
-from mlpsubmit.files import LARGEST_JSON, open_regular, sync_folder
+from mlpsubmit.files import LARGEST_JSON, full_disk_named, open_regular, sync_folder
 from mlpsubmit.jobs.store.npz import ArrayHeader, stored_arrays, stored_headers
 from mlpsubmit.jobs.store.pack_schema import CHECKED, MOST_ARRAYS, PackSchema
 from mlpsubmit.jobs.store.records import FailedPack, checked
@@ -42,6 +43,9 @@ __all__ = [
 FINISHED_SUFFIX = ".npz"
 PARTIAL_SUFFIX = ".partial.npz"
 FAILED_SUFFIX = ".failed.json"
+
+#: The number of an attempt in the names of its files.
+_ATTEMPT = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,13 @@ class Shard:
 
     @classmethod
     def claim(cls, results: Path, task: str) -> Shard:
-        """Open the shard of the next attempt of a task; no two processes get the same."""
-        attempt = len(list(results.glob(f"{task}.*.tar")))
+        """Open the shard of the next attempt of a task; no two processes get the same.
+
+        It is the claim to the packs of the task, see :meth:`overtaken`. No number is used again,
+        also not that of an attempt whose shard was removed because it was empty.
+        """
+        numbers = [file.name.split(".")[1] for file in results.glob(f"{task}.*.*")]
+        attempt = max((int(one) for one in numbers if _ATTEMPT.fullmatch(one)), default=-1) + 1
         while True:
             try:
                 return cls(results / f"{task}.{attempt}.tar")
@@ -98,6 +107,15 @@ class Shard:
         """The number of the attempt of its task, from 0."""
         return int(self.path.name.rsplit(".", 2)[1])
 
+    def overtaken(self) -> str:
+        """Return which later attempt trains the packs of the task; empty if none does.
+
+        SLURM starts a task again if it believes a node dead that only does not answer.
+        """
+        task, attempt = self.path.name.split(".")[0], self.attempt + 1
+        later = [self.path.with_name(f"{task}.{attempt}{suffix}") for suffix in (".tar", ".json")]
+        return f"attempt {attempt} has taken its place" if any(f.exists() for f in later) else ""
+
     def append(self, name: str, content: bytes, *, sync: bool = True) -> None:
         """Append one member and flush it to the disk.
 
@@ -107,11 +125,12 @@ class Shard:
         """
         info = tarfile.TarInfo(name)
         info.size, info.mtime, info.mode = len(content), int(time.time()), 0o644
-        self._file.write(info.tobuf(tarfile.GNU_FORMAT))  # its sizes go beyond 8 GiB
-        self._file.write(content)
-        self._file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
-        if sync:
-            self._flush()
+        with full_disk_named(self.path, lambda: self._file.tell() + len(content)):
+            self._file.write(info.tobuf(tarfile.GNU_FORMAT))  # its sizes go beyond 8 GiB
+            self._file.write(content)
+            self._file.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+            if sync:
+                self._flush()
 
     def _flush(self) -> None:
         self._file.flush()
@@ -120,10 +139,14 @@ class Shard:
     def close(self) -> None:
         """End the tar; a shard in which nothing finished is removed."""
         empty = self._file.tell() == 0
-        if not empty:
-            self._file.write(bytes(2 * tarfile.BLOCKSIZE))
-            self._flush()
-        self._file.close()
+        try:
+            if not empty:
+                with full_disk_named(self.path, self._file.tell):
+                    self._file.write(bytes(2 * tarfile.BLOCKSIZE))
+                    self._flush()
+        finally:
+            with contextlib.suppress(OSError):  # it has been raised already
+                self._file.close()
         if empty:
             self.path.unlink()
 

@@ -16,13 +16,13 @@ from mlpsubmit.arguments import call, declared, pick
 from mlpsubmit.assembly.assemble import assemble, named_grabs
 from mlpsubmit.assembly.batch_streams import data_arguments, make_batches
 from mlpsubmit.assembly.resumability import check_resumable
-from mlpsubmit.errors import SpecError, UserError, did_you_mean
+from mlpsubmit.errors import SpecError, UserError, did_you_mean, error_text
 from mlpsubmit.protocol import SUPPLIED
+from mlpsubmit.spec.guard import EndOfSpec
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.libraries import user_frames
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
-from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.optimizers import optimizer_class, warn_of_missing_theory
 from mlpsubmit.training.precision import functions_dtype
@@ -291,10 +291,10 @@ def _errors_of_functions(config: Config) -> Iterator[None]:
     """Report an error of a function of the spec with the place in the user's file."""
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt, EndOfSpec):
         raise
-    except FAILURES as error:
-        text = f"{type(error).__name__}: {error}"
+    except BaseException as error:
+        text = error_text(error)
         place = ""
         for frame in user_frames(error.__traceback__):
             place = f" at {frame.filename}, line {frame.lineno}"

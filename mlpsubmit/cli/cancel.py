@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
+from mlpsubmit.display.output import echo
 from mlpsubmit.display.text import counted
 
 __all__ = ["cancel"]
@@ -24,13 +25,13 @@ def cancel(run: str | None, runs_dir: Path | None) -> None:
 
     opened = open_selected(run, runs_dir)
     if not opened.status().running:
-        click.echo(f"run {opened.id} is not running")
+        echo(f"run {opened.id} is not running")
         return
     status = terminal.cancel_and_wait(opened)
     if status.running:  # Ctrl-C has ended the wait
-        click.echo(f"run {opened.id} is stopping; see: mlpsubmit status {opened.id}")
+        echo(f"run {opened.id} is stopping; see: mlpsubmit status {opened.id}")
         return
-    click.echo(
+    echo(
         f"stopped; {status.done} of {counted(status.configs, 'config')} done; continue with: "
         f"mlpsubmit resume {opened.id}"
     )

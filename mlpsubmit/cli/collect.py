@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from mlpsubmit.cli.options import run_argument, runs_dir_option
+from mlpsubmit.display.output import echo, inline
 from mlpsubmit.display.text import counted
 from mlpsubmit.results.export import FORMATS
 
@@ -38,15 +39,14 @@ def collect(
     Missing points are masked. A run in progress can be collected, too. The exit code is 1 if points
     are missing. Files that exist are replaced only if they are of the same run.
     """
-    from rich.console import Console
-
     from mlpsubmit import results
+    from mlpsubmit.display.console import Console
     from mlpsubmit.results._plot import check_figure
     from mlpsubmit.runs.run import open_run
 
     opened = open_run(run, runs_dir)
     if opened.selected.among:
-        click.echo(opened.selected)
+        echo(opened.selected)
     if plot:
         check_figure(plot, None if force else opened.id)
     written = out or Path(f"{opened.name}.nc")
@@ -55,19 +55,19 @@ def collect(
         if table:
             Console().print(results.summary_table(dataset))
         if plot:
-            click.echo(f"plot: {results.plot(dataset, plot, force=force)}")
+            echo(f"plot: {results.plot(dataset, plot, force=force)}")
     current = opened.status()
-    click.echo(f"results: {written} ({current.done} of {counted(current.configs, 'config')})")
+    echo(f"results: {written} ({current.done} of {counted(current.configs, 'config')})")
     for group in current.failure_groups[:3]:
-        click.echo(f"failed: {group}" + (f"; {group.place}" if group.place else ""), err=True)
+        echo(f"failed: {group}" + (f"; {group.place}" if group.place else ""), err=True)
     if current.damage:
-        click.echo(current.damage, err=True)
+        echo(inline(current.damage), err=True)
     for problem in current.unreadable[:3]:
-        click.echo(f"cannot be read: {problem}", err=True)
+        echo(f"cannot be read: {inline(problem)}", err=True)
     if current.complete:
         return
     if current.running:
-        click.echo(f"the run is in progress; see: mlpsubmit status {opened.id}", err=True)
+        echo(f"the run is in progress; see: mlpsubmit status {opened.id}", err=True)
     else:
-        click.echo(f"to train the missing points: mlpsubmit resume {opened.id}", err=True)
+        echo(f"to train the missing points: mlpsubmit resume {opened.id}", err=True)
     sys.exit(1)

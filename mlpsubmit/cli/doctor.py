@@ -17,6 +17,7 @@ import click
 
 from mlpsubmit.cli.options import runs_dir_option
 from mlpsubmit.cli.slurm_options import slurm_options, slurm_request
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 
@@ -56,9 +57,9 @@ def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
         healthy &= well is not False
         mark = {True: "ok", False: "BAD", None: "-"}[well]
         first, *more = text.splitlines() or [""]
-        click.echo(f"{mark:<4} {name:<12} {first}")
+        echo(f"{mark:<4} {name:<12} {first}")
         for line in more:
-            click.echo(f"{'':<17} {line}".rstrip())
+            echo(f"{'':<17} {line}".rstrip())
     sys.exit(0 if healthy else 1)
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from mlpsubmit.cli.slurm_options import slurm_request
+from mlpsubmit.display.output import echo
 from mlpsubmit.display.text import counted, duration
 
 if TYPE_CHECKING:
@@ -48,17 +47,15 @@ def dry_run(
     chosen = executors.choose(
         where["executor"] or "auto", sweep.base, where["tasks"], slurm_request(where)
     )
-    launch = prepare(sweep, chosen, runs_dir, fresh=fresh, retries=where["retries"])
+    frozen, further = pickle_sweep(sweep), {name: where[name] for name in ("retries", "trust")}
+    launch = prepare(sweep, chosen, runs_dir, frozen=frozen, fresh=fresh, **further)
     status = launch.run and launch.run.status()
     if status and status.busy:
         return DryRun(launch, busy=status)
     if not len(launch.missing):
         return DryRun(launch)
     chosen.check(launch.submission)
-    if calibrate:
-        estimate = by_calibration(launch, pickle_sweep(sweep))
-    else:
-        estimate = by_earlier_runs(launch, runs_dir)
+    estimate = by_calibration(launch) if calibrate else by_earlier_runs(launch, runs_dir)
     return DryRun(launch, estimate=estimate)
 
 
@@ -133,19 +130,19 @@ class DryRun:
         from mlpsubmit.cli.terminal import unknown_line
 
         run, missing = self.launch.run, self.launch.missing
-        click.echo(repr(self.launch.sweep))
+        echo(repr(self.launch.sweep))
         for axis in self.launch.sweep.product.axes:
             shown = [point[0] if len(point) == 1 else point for point in axis.points[:8]]
             more = ", ..." if len(axis) > 8 else ""
-            click.echo(f"  {axis.dimension}: {', '.join(map(str, shown))}{more}")
+            echo(f"  {axis.dimension}: {', '.join(map(str, shown))}{more}")
         if self.busy is not None:
             running = f"run {self.busy.run} is already running"
             why = unknown_line(self.busy) if self.busy.state == "unknown" else running
-            click.echo(f"{why}; a launch would submit nothing")
+            echo(f"{why}; a launch would submit nothing")
             return
         which = f"run {run.id} continues" if run else "a new run"
         packs = counted(len(missing), "pack")
-        click.echo(f"{which}: {packs} to train, {counted(self._done, 'config')} already done")
+        echo(f"{which}: {packs} to train, {counted(self._done, 'config')} already done")
         if self._submits:
             self._show_tasks()
 
@@ -153,21 +150,21 @@ class DryRun:
         """Print the tasks, how long they take, and what is handed to the executor."""
         tasks, executor = self._tasks(), self.launch.executor
         total = sum(task["operations"] for task in tasks)
-        click.echo(
+        echo(
             f"{executor.name}: {counted(len(tasks), 'task')} of "
             f"{counted(self.launch.plan.threads, 'thread')}, at most {total:.2g} FLOPs in total"
         )
         for number, task in enumerate(tasks[:SHOWN_TASKS]):
             share = 100 * task["operations"] / total
             time = f", at most {duration(task['seconds'])}" if self.estimate else ""
-            click.echo(
+            echo(
                 f"  task {number}: {counted(task['packs'], 'pack')}, "
                 f"{counted(task['configs'], 'config')}, {share:.0f}% of the FLOPs{time}"
             )
         if len(tasks) > SHOWN_TASKS:
-            click.echo(f"  ... and {counted(len(tasks) - SHOWN_TASKS, 'more task')}")
+            echo(f"  ... and {counted(len(tasks) - SHOWN_TASKS, 'more task')}")
         for line in (*self._time_lines(), *executor.describe(self.launch.submission)):
-            click.echo(line)
+            echo(line)
 
     def _time_lines(self) -> list[str]:
         threads, executor = self.launch.plan.threads, self.launch.executor

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError
 
 __all__ = ["init", "starter_spec"]
@@ -24,14 +25,19 @@ def init(path: Path) -> None:
 
     It can be launched as it is.
     """
+    if path.is_dir() or not path.name:
+        raise UserError(f"{path}: is a folder; try {path / 'spec.py'}")
     if path.suffix != ".py":
         raise UserError(f"{path}: a spec is a .py file; try {path.with_suffix('.py')}")
-    text = starter_spec()
+    text, created = starter_spec(), False
     try:
         with path.open("x") as file:
+            created = True
             file.write(text)
     except FileExistsError:
         raise UserError(f"{path}: exists already; give another path") from None
     except OSError as error:
+        if created:  # the disk is full
+            path.unlink()
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    click.echo(f"wrote {path}; next: mlpsubmit launch {path}")
+    echo(f"wrote {path}; next: mlpsubmit launch {path}")

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mlpsubmit.cli.options import check_where, executor_options, parse_overrides, runs_dir_option
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError
 
 __all__ = ["launch"]
@@ -71,9 +72,9 @@ def launch(
         sweep = sweep.overridden(replaced)
     if dry_run:
         found = dry.dry_run(sweep, spec, where, runs_dir, fresh=fresh, calibrate=calibrate)
-        click.echo(json.dumps(found.to_json(), indent=1)) if as_json else found.show()
+        echo(json.dumps(found.to_json(), indent=1)) if as_json else found.show()
         return
-    click.echo(repr(sweep))
+    echo(repr(sweep))
     earlier = runs_of(runs_folder(runs_dir) / sweep.name)
     submissions = {path.name: len(RunDirectory(path).submissions()) for path in earlier}
     run = launch.launch(
@@ -87,8 +88,9 @@ def launch(
         spec=spec,
         fresh=fresh,
         pdb=where["pdb"],
+        trust=where["trust"],
         command=["mlpsubmit", *sys.argv[1:]],
     )
-    click.echo(f"run {run.id} in {run.path}")
+    echo(f"run {run.id} in {run.path}")
     submitted = submissions.get(run.id, 0) < len(run.directory.submissions())
     sys.exit(terminal.follow_or_report(run, where["follow"], submitted=submitted))

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
+from mlpsubmit.display.output import echo, without_styles
 from mlpsubmit.files import open_regular
 
 __all__ = ["logs"]
@@ -45,7 +46,7 @@ def logs(run: str | None, task: str | None, follow: bool, runs_dir: Path | None)
             time.sleep(poll_seconds(status))
     if not read:
         of_task = f"task {task} of run {opened.id} has no log yet"
-        click.echo(f"run {opened.id} has no logs yet" if task is None else of_task, err=True)
+        echo(f"run {opened.id} has no logs yet" if task is None else of_task, err=True)
 
 
 def _print_new(label: str, file: Path, offset: int) -> int:
@@ -54,7 +55,8 @@ def _print_new(label: str, file: Path, offset: int) -> int:
         log.seek(offset)
         while whole := _whole_lines(log.read(_BLOCK)):
             for line in whole.decode(errors="replace").splitlines():
-                click.echo(f"{label}: {line}" if label else line)
+                text = without_styles(line)
+                echo(f"{label}: {text}" if label else text)
             offset += len(whole)
             log.seek(offset)
     return offset

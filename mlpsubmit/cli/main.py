@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from mlpsubmit.errors import UserError
+from mlpsubmit.display.output import echo
+from mlpsubmit.errors import UserError, shown
 
 __all__ = ["cli", "main"]
 
@@ -63,19 +67,39 @@ def _show_once() -> Callable[..., None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         if str(message) not in shown:
             shown.add(str(message))
-            click.echo(f"warning: {message}", err=True)
+            echo(f"warning: {message}", err=True)
 
     return show
+
+
+def _show_traceback(*error: Any) -> None:
+    echo("".join(traceback.format_exception(*error)), err=True, newline=False)
+
+
+def _show_usage(error: click.ClickException) -> None:
+    text = io.StringIO()
+    error.show(text)  # with arguments as they were given
+    echo(text.getvalue(), err=True, newline=False)
 
 
 def main() -> None:
     """Run the command line; a user's error is one message and exit code 2."""
     warnings.showwarning = _show_once()
+    sys.excepthook = _show_traceback
     try:
-        cli(prog_name="mlpsubmit")
+        # Not by itself: click would print arguments as they are.
+        sys.exit(cli(prog_name="mlpsubmit", standalone_mode=False))
+    except click.ClickException as error:
+        _show_usage(error)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        echo("Aborted!", err=True)
+        sys.exit(1)
     except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that is gone: no traceback needed
-        click.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        too_long = error.errno == errno.ENAMETOOLONG
+        text = f"{error.strerror}: {shown(error.filename)}" if too_long else str(error)
+        echo(f"error: {text}", err=True)
+        sys.exit(2 if too_long else 1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from mlpsubmit.cli.slurm_options import slurm_options, slurm_request
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.jobs.executors import NAMES, check_name
 
@@ -49,13 +50,18 @@ def open_selected(run: str | None, runs_dir: Path | None) -> Run:
 
     opened = open_run(run, runs_dir)
     if len(opened.selected.among) > 1:
-        click.echo(opened.selected, err=True)
+        echo(opened.selected, err=True)
     return opened
 
 
 def executor_options(command: Command) -> Command:
     """Add the options that decide where and how tasks run."""
     for option in (
+        click.option(
+            "--trust",
+            is_flag=True,
+            help="Continue a run even if other users could have written the functions in it.",
+        ),
         click.option(
             "--pdb", is_flag=True, help="With --executor debug: open a debugger when a pack fails."
         ),

@@ -15,6 +15,7 @@ from mlpsubmit.cli.options import (
     run_argument,
     runs_dir_option,
 )
+from mlpsubmit.display.output import echo
 from mlpsubmit.display.text import counted
 
 __all__ = ["resume"]
@@ -35,8 +36,8 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
     request = check_where(where)
     opened = open_selected(run, runs_dir)
     if after is not None:
-        packs = opened.retry(after, where["retries"])
-        click.echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
+        packs = opened.retry(after, where["retries"], trust=where["trust"])
+        echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
         return
     packs = opened.resume(
         where["executor"],
@@ -45,7 +46,8 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
         slurm=request.changes,
         retries=where["retries"],
         pdb=where["pdb"],
+        trust=where["trust"],
     )
     if packs:
-        click.echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
+        echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
     sys.exit(terminal.follow_or_report(opened, where["follow"]))

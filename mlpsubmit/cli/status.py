@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
+from mlpsubmit.display.output import echo
 
 __all__ = ["status"]
 
@@ -23,11 +24,10 @@ def status(run: str | None, watch: bool, as_json: bool, runs_dir: Path | None) -
     opened = open_selected(run, runs_dir)
     current = opened.status()
     if as_json:
-        click.echo(json.dumps(current.to_json(), indent=1))
+        echo(json.dumps(current.to_json(), indent=1))
     else:
-        from rich.console import Console
-
         from mlpsubmit.cli import terminal
+        from mlpsubmit.display.console import Console
 
         if watch and current.running:
             current = terminal.watch(opened)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError
 
 __all__ = ["templates"]
@@ -22,8 +23,8 @@ def templates(template: str | None) -> None:
         _list()
     else:
         found = find_template(template)
-        click.echo(f"# the template {found.name}, from {found.path}")
-        click.echo(found.to_toml(), nl=False)
+        echo(f"# the template {found.name}, from {found.path}")
+        echo(found.to_toml(), newline=False)
 
 
 def _list() -> None:
@@ -37,8 +38,8 @@ def _list() -> None:
         except UserError as error:
             errors.append(str(error))
             description = "(cannot be used: see the error)"
-        click.echo(f"{name:<14} {description}")
-        click.echo(f"{'':<14} {path}")
-    click.echo(f"your own go into {user_folder()}/NAME.toml; to show one: mlpsubmit templates NAME")
+        echo(f"{name:<14} {description}")
+        echo(f"{'':<14} {path}")
+    echo(f"your own go into {user_folder()}/NAME.toml; to show one: mlpsubmit templates NAME")
     if errors:
         raise UserError("\n".join(errors))

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from mlpsubmit.display.console import Console, text
+from mlpsubmit.display.output import echo, inline, without_styles
 from mlpsubmit.display.text import counted
 
 if TYPE_CHECKING:
@@ -52,19 +53,21 @@ _ORDER = {"crashed": 0, "unknown": 1, "running": 2, "interrupted": 3, "waiting":
 
 def render(status: Status) -> RenderableType:
     """Return the whole status: name and state, a progress bar, a line per task, the failures."""
-    head = Text.assemble((status.name, "bold"), f"  {status.run}  ", _state(status.state))
+    name, run = inline(status.name), inline(status.run)
+    head = text((name, "bold"), f"  {run}  ", _state(status.state))
     bar = Table.grid(padding=(0, 1))
     progress = ProgressBar(1.0, status.fraction, width=24, finished_style="green")
-    bar.add_row(progress, status.summary)
+    bar.add_row(progress, text(status.summary))
     parts: list[RenderableType] = [head, bar]
     if status.tasks:
         parts.append(_tasks(status))
     if status.retry:
-        parts.append(Text(f"  a job will resume the missing configs: {status.retry}", "yellow"))
+        retry = f"  a job will resume the missing configs: {inline(status.retry)}"
+        parts.append(text((retry, "yellow")))
     if status.retry_failure:
-        parts.append(Text(f"  {_retry_failure(status)}", "red"))
+        parts.append(text((f"  {_retry_failure(status)}", "red")))
     if status.damage:
-        parts.append(Text(f"  {status.damage}", "red"))
+        parts.append(text((f"  {inline(status.damage)}", "red")))
     return Group(*parts, *_crashes(status), *_failures(status), *_unreadable(status))
 
 
@@ -79,11 +82,13 @@ def _tasks(status: Status) -> Table:
         table.add_column(overflow="fold")  # paths stay whole in a narrow terminal
     ordered = sorted(status.tasks, key=lambda task: _ORDER[task.state])
     for task in ordered[:_TASKS]:
-        table.add_row(Text(f"  {task.name}"), Text(*_state(task.state)), task.summary)
+        state, summary = text(_state(task.state)), text(inline(task.summary))
+        table.add_row(text(f"  {inline(task.name)}"), state, summary)
     if len(ordered) > _TASKS:
         rest = Counter(task.state for task in ordered[_TASKS:])
         states = ", ".join(f"{count} {state}" for state, count in rest.items())
-        table.add_row(f"  ... and {counted(len(ordered) - _TASKS, 'more task')}", "", states)
+        more = f"  ... and {counted(len(ordered) - _TASKS, 'more task')}"
+        table.add_row(more, "", text(states))
     return table
 
 
@@ -98,9 +103,7 @@ def _crashes(status: Status) -> list[Text]:
         if len(endings) < _REASONS and (lines := task.last_lines()):
             endings.setdefault(lines[-1], (task.name, lines))
     return [
-        Text.assemble(
-            (f"  the log of {name} ends:\n", "red"), _indented([line[:_LINE] for line in lines])
-        )
+        text((f"  the log of {inline(name)} ends:\n", "red"), _indented(lines))
         for name, lines in endings.values()
     ]
 
@@ -111,23 +114,21 @@ def _failures(status: Status) -> list[Text]:
     shown = []
     for group in groups[:_REASONS]:
         place = [group.place] if group.place else _traceback_end(group.first.traceback)
-        text = Text.assemble(("  failed: ", "red"), str(group))
-        if place:
-            text.append("\n").append(*_indented([line[:_LINE] for line in place]))
-        shown.append(text)
+        reason = str(group).replace("\n", "\n    ")
+        shown.append(text(("  failed: ", "red"), reason, *(["\n", _indented(place)] * bool(place))))
     if len(groups) > _REASONS:
         shown.append(
-            Text(f"  ... and {counted(len(groups) - _REASONS, 'more reason')}; see mlpsubmit logs")
+            text(f"  ... and {counted(len(groups) - _REASONS, 'more reason')}; see mlpsubmit logs")
         )
     return shown
 
 
 def _unreadable(status: Status) -> list[Text]:
     """Return why files of the run cannot be read."""
-    texts = status.unreadable[:_REASONS]
-    shown = [Text.assemble(("  cannot be read: ", "red"), text) for text in texts]
-    if len(status.unreadable) > _REASONS:
-        shown.append(Text(f"  ... and {counted(len(status.unreadable) - _REASONS, 'more file')}"))
+    problems = status.unreadable
+    shown = [text(("  cannot be read: ", "red"), inline(one)) for one in problems[:_REASONS]]
+    if len(problems) > _REASONS:
+        shown.append(text(f"  ... and {counted(len(problems) - _REASONS, 'more file')}"))
     return shown
 
 
@@ -139,11 +140,12 @@ def _traceback_end(traceback: str) -> list[str]:
 
 def _indented(lines: Sequence[str]) -> tuple[str, str]:
     """Return lines of a log or a traceback as a styled part of a text."""
-    return "\n".join(f"    {line}" for line in lines), "dim"
+    return "\n".join(f"    {without_styles(line)[:_LINE]}" for line in lines), "dim"
 
 
 def _retry_failure(status: Status) -> str:
-    return f"the job that should resume the missing configs failed: {status.retry_failure}"
+    reason = inline(status.retry_failure)
+    return f"the job that should resume the missing configs failed: {reason}"
 
 
 @contextlib.contextmanager
@@ -155,14 +157,15 @@ def status_display(console: Console) -> Iterator[Callable[[Status], None]]:
         return
     printed_at, printed = 0.0, -1
 
-    def line(status: Status) -> None:
+    def show(status: Status) -> None:
         nonlocal printed_at, printed
         due = time.monotonic() - printed_at >= LINE_SECONDS or not status.running
         if due and status.done != printed:
             printed_at, printed = time.monotonic(), status.done
-            console.print(f"{status.name} {status.state}: {status.summary}", soft_wrap=True)
+            line = f"{inline(status.name)} {status.state}: {status.summary}"
+            echo(line, err=console.stderr)
 
-    yield line
+    yield show
 
 
 def follow_or_report(run: Run, following: bool | None, *, submitted: bool = True) -> int:
@@ -177,7 +180,7 @@ def follow_or_report(run: Run, following: bool | None, *, submitted: bool = True
     status = run.status()
     if not submitted and not status.complete:
         running = f"run {run.id} was already running, with the options of that launch; "
-        click.echo(f"{'' if status.state == 'unknown' else running}nothing new was submitted")
+        echo(f"{'' if status.state == 'unknown' else running}nothing new was submitted")
     if following is None:
         following = follows(run.directory)
     return follow(run) if following and status.running else report(status)
@@ -202,14 +205,12 @@ def _interrupted(run: Run) -> int:
     from mlpsubmit.jobs.executors import follows
 
     if follows(run.directory):
-        click.echo(
-            "stopping: workers save their state (Ctrl-C again to stop waiting for them)", err=True
-        )
+        echo("stopping: workers save their state (Ctrl-C again to stop waiting for them)", err=True)
         return report(cancel_and_wait(run))
     status = run.status()
     if status.state != "running":
         return report(status)
-    click.echo(
+    echo(
         f"the run continues on the cluster; see: mlpsubmit status {run.id}; "
         f"stop it with: mlpsubmit cancel {run.id}"
     )
@@ -226,7 +227,7 @@ def watch(run: Run) -> Status:
 def unknown_line(status: Status) -> str:
     """Return a line with the reason that it is unknown whether a run is still running."""
     why = next(task.why for task in status.tasks if task.state == "unknown")
-    return f"cannot tell whether run {status.run} is still running: {why}"
+    return f"cannot tell whether run {status.run} is still running: {inline(why)}"
 
 
 def cancel_and_wait(run: Run) -> Status:
@@ -244,33 +245,33 @@ def report(status: Status, *, failures: bool = True) -> int:
         failures: whether to print why packs failed.
     """
     if status.state == "unknown":
-        click.echo(f"{unknown_line(status)}; see: mlpsubmit status {status.run}")
+        echo(f"{unknown_line(status)}; see: mlpsubmit status {status.run}")
         return 0
     if status.state == "running":
         waiting = sum(task.state == "waiting" for task in status.tasks)
         queued = f" ({waiting} of {counted(len(status.tasks), 'task')} queued)" if waiting else ""
-        click.echo(f"run {status.run} is running{queued}; see: mlpsubmit status {status.run}")
+        echo(f"run {status.run} is running{queued}; see: mlpsubmit status {status.run}")
         return 0
     if status.complete:
         done = f"all {status.configs} configs are" if status.configs > 1 else "the config is"
-        click.echo(f"{done} done; next: mlpsubmit collect {status.run}")
+        echo(f"{done} done; next: mlpsubmit collect {status.run}")
         return 0
     console = Console(stderr=True)
     for reason in _failures(status) if failures else ():
         console.print(reason, soft_wrap=not console.is_terminal)
     if status.retry_failure:
-        click.echo(_retry_failure(status), err=True)
+        echo(_retry_failure(status), err=True)
     if status.damage:
-        click.echo(status.damage, err=True)
+        echo(inline(status.damage), err=True)
     left = status.configs - status.done
-    click.echo(
+    echo(
         f"{status.done} of {counted(status.configs, 'config')} done, {left} missing"
         + (f" ({status.failed} failed)" if status.failed else "")
         + f"; continue with: mlpsubmit resume {status.run}",
         err=True,
     )
     if status.failed:
-        click.echo(
+        echo(
             "failed configs will fail again until the spec is fixed; then launch it: finished "
             "results of configs that did not change are reused",
             err=True,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
+from mlpsubmit.display.output import echo, inline
 from mlpsubmit.display.text import counted
 
 if TYPE_CHECKING:
@@ -31,8 +32,20 @@ __all__ = ["verify"]
     metavar="SHARE",
     help="Train randomly chosen packs again, such as 1% of them, and compare the bits.",
 )
+@click.option(
+    "--trust",
+    is_flag=True,
+    help="With --retrain: execute the functions in the run even if other users could have written "
+    "them.",
+)
 @runs_dir_option
-def verify(run: str | None, subset: str | None, retrain: str | None, runs_dir: Path | None) -> None:
+def verify(
+    run: str | None,
+    subset: str | None,
+    retrain: str | None,
+    trust: bool,
+    runs_dir: Path | None,
+) -> None:
     """Compare all checksums of a RUN, and its configs with its plan.
 
     Damaged results are recorded, and count as missing from then on. The exit code is 1 if anything
@@ -48,44 +61,47 @@ def verify(run: str | None, subset: str | None, retrain: str | None, runs_dir: P
     with _progress() as show:
         found = reading.verify(opened.directory, part, show)
     for note in found.notes:
-        click.echo(f"note: {note}")
+        echo(f"note: {inline(note)}")
     for damage in found.damage:
-        click.echo(f"damaged: {damage}", err=True)
+        echo(f"damaged: {inline(damage)}", err=True)
     status = opened.status()
-    click.echo(
+    echo(
         f"run {opened.id}: {counted(found.files, 'file')} and {counted(found.results, 'result')} "
         f"read, {counted(len(found.damage), 'error')}"
     )
-    click.echo(
+    echo(
         f"{status.done} of {counted(status.configs, 'config')} done, {status.failed} failed, "
         f"{status.missing} missing"
     )
     if part is None:
         layout, results = opened.layout(), opened.directory.results.unread()
-        click.echo(f"results hash: {results_hash(layout, results)}")
+        echo(f"results hash: {results_hash(layout, results)}")
     differing = False
     if share is not None:
-        outcome = training.retrain(opened.directory, share)
+        outcome = training.retrain(opened.directory, share, trust=trust)
         differing = bool(outcome.differing)
-        click.echo(str(outcome), err=differing)
+        echo(outcome, err=differing)
     sys.exit(1 if found.damage or differing else 0)
 
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
     """Yield a function that shows how much is read: a bar, in a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from mlpsubmit.display.console import Console
 
     columns = (
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[name]}"),
+        TextColumn("{task.fields[name]}", markup=False),
     )
     console = Console(stderr=True)
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task("", name="")
-        yield lambda name, done, total: bar.update(task, completed=done, total=total, name=name)
+        yield lambda name, done, total: bar.update(
+            task, completed=done, total=total, name=inline(name)
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mlpsubmit.cli.options import open_selected, runs_dir_option
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError
 
 __all__ = ["why"]
@@ -42,4 +43,4 @@ def why(run: str, others: tuple[str, ...], runs_dir: Path | None) -> None:
         selectors = (configs[0], configs[1] if len(configs) == 2 else None)
         lines = keys.compare_configs((first, second), selectors)
     for line in lines:
-        click.echo(line)
+        echo(line)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from types import TracebackType
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError
 
 __all__ = ["exits_with_message"]
@@ -44,7 +45,7 @@ def _exit(kind: type[BaseException], error: BaseException, trace: TracebackType 
         SystemExit: with the exit code, which Python honours in a hook too.
     """
     if isinstance(error, UserError):
-        print(error, file=sys.stderr)
+        echo(error, err=True)
         raise SystemExit(_USER_ERROR)
     if isinstance(error, KeyboardInterrupt):  # run_job_iterator has printed the message
         raise SystemExit(_INTERRUPTED)

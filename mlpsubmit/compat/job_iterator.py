@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from mlpsubmit.cli import terminal
 from mlpsubmit.compat.exit_codes import exits_with_message
 from mlpsubmit.compat.study import Study, read_study
+from mlpsubmit.display.console import Console
+from mlpsubmit.display.output import echo
 from mlpsubmit.errors import RunError, UserError, did_you_mean
 from mlpsubmit.jobs.executors import NAMES, follows
 from mlpsubmit.jobs.status import Status
@@ -170,7 +170,7 @@ def _report(run: Run, status: Status) -> None:
 
 
 def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    echo(text, err=True)
 
 
 def _results(run: Run, study: Study) -> dict[str, Any]:

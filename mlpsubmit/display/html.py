@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from mlpsubmit.arguments import function_name
+from mlpsubmit.display.output import inert
 from mlpsubmit.display.text import counted
 
 __all__ = ["in_cell", "status_html", "sweep_html"]
@@ -95,6 +96,11 @@ def in_cell() -> Callable[[str], None] | None:
             handle.update(shown)
 
     return show
+
+
+def escape(text: str) -> str:
+    """Return text that neither HTML nor a control character in it changes."""
+    return html.escape(inert(text))
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:

@@ -35,12 +35,11 @@ def by_earlier_runs(launch: PreparedLaunch, runs_dir: Path | None) -> Estimate |
     return _estimate(launch, workloads_of(launch.plan, launch.sweep), speeds)
 
 
-def by_calibration(launch: PreparedLaunch, frozen: bytes) -> Estimate | None:
+def by_calibration(launch: PreparedLaunch) -> Estimate | None:
     """Return how long the tasks will take, after training some packs for a short while.
 
     Args:
         launch: with at least one missing pack.
-        frozen: the pickled sweep.
 
     Raises:
         SpecError: if a pack cannot be trained.
@@ -50,7 +49,7 @@ def by_calibration(launch: PreparedLaunch, frozen: bytes) -> Estimate | None:
     workloads = workloads_of(plan, launch.sweep)
     packs = choose_packs(plan, workloads, launch.missing)
     answers = executor.calibrate(
-        launch.submission, lambda folder: write_order(folder, frozen, plan, packs)
+        launch.submission, lambda folder: write_order(folder, launch.frozen, plan, packs)
     )
     for answer in answers:
         if "error" in answer:

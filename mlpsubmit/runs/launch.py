@@ -24,6 +24,7 @@ from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.trust import content_hash, owner, sweep_hash
 from mlpsubmit.runs.locate import RUNS_VARIABLE, next_launch, runs_folder, runs_of, with_results
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import missing_packs, start, submission_for, submission_lock
@@ -51,6 +52,7 @@ def launch(
     retries: int = 0,
     pdb: bool = False,
     keep_going: bool = False,
+    trust: bool = False,
     command: Sequence[str] = (),
 ) -> Run:
     """Start training a sweep, and return at once.
@@ -71,10 +73,12 @@ def launch(
         retries: how often SLURM automatically resumes what is missing when the tasks have ended.
         pdb: with ``debug``, open a debugger when a pack fails.
         keep_going: with ``debug``, train the other packs after one has failed.
+        trust: continue a run even if other users could have written the functions in it.
         command: the command line, recorded in the manifest.
 
     Raises:
         SpecError: the functions of the spec do not fit together.
+        RunError: other users could have written the functions of the run to continue.
         UserError: the executor is not available, the cluster rejects the job, or the runs folder
             is not writable.
     """
@@ -95,7 +99,9 @@ def launch(
     chosen = executors.choose(executor, sweep.base, tasks, request, pdb=pdb, keep_going=keep_going)
     frozen = pickle_sweep(sweep)
     with _locked_folder(runs_folder(runs_dir) / sweep.name):
-        prepared = prepare(sweep, chosen, runs_dir, fresh=fresh, retries=retries)
+        prepared = prepare(
+            sweep, chosen, runs_dir, frozen=frozen, fresh=fresh, retries=retries, trust=trust
+        )
         run = prepared.run
         if run is not None and run.status().busy:
             with contextlib.suppress(OSError):  # another user's
@@ -103,13 +109,14 @@ def launch(
             return run
         if len(prepared.missing):
             chosen.check(prepared.submission)
-        if run is not None:
-            _restore_pickle(run.directory, frozen)
-        else:
+        if run is None:
             content = manifest(sweep, spec, command, prepared.reused.count, prepared.path)
-            run = Run(create(content, prepared, frozen))
+            run = Run(create(content, prepared))
+        elif owner(run.path) is None:
+            _restore_pickle(run.directory, frozen)
     try:
-        start(run.directory, chosen, retries, checked=True)
+        submitted_hash = prepared.sweep_hash if len(prepared.missing) else ""
+        start(run.directory, chosen, submitted_hash, retries, checked=True, trust=trust)
     except Rejected:
         if prepared.run is None and not run.directory.submissions():
             shutil.rmtree(run.path)
@@ -156,7 +163,9 @@ class PreparedLaunch:
     """A launch before anything is written: which run, and which packs to train.
 
     Attributes:
+        frozen: the pickled sweep of a new run.
         retries: how often SLURM automatically resumes what is missing.
+        trust: whether the user trusts everybody who could have written to the run.
         run: the run to continue, or None for a new one.
         path: its folder, which does not exist yet if it is new.
         plan: the packs of the run.
@@ -166,7 +175,9 @@ class PreparedLaunch:
 
     sweep: Sweep
     executor: Executor
+    frozen: bytes
     retries: int
+    trust: bool
     run: Run | None
     path: Path
     plan: Plan
@@ -174,12 +185,31 @@ class PreparedLaunch:
     reused: Reused
 
     @cached_property
+    def sweep_hash(self) -> str:
+        """The hash of the pickled sweep that the tasks execute.
+
+        Raises:
+            RunError: others could have written that of the run to continue.
+        """
+        if self.run is not None:
+            with contextlib.suppress(DamageError):  # then the launch writes it again
+                return sweep_hash(self.run.directory, trust=self.trust)
+        return content_hash(self.frozen)
+
+    @cached_property
     def submission(self) -> Submission:
         """The submission that the executor would get, if any pack is missing."""
         new = {"name": self.sweep.name, "id": self.path.name}
         names = new if self.run is None else self.run.directory.sweep
         return submission_for(
-            RunDirectory(self.path), names, self.executor, self.plan, self.missing, self.retries
+            RunDirectory(self.path),
+            names,
+            self.executor,
+            self.plan,
+            self.missing,
+            self.retries,
+            self.sweep_hash,
+            trust=self.trust,
         )
 
     @cached_property
@@ -193,10 +223,15 @@ def prepare(
     executor: Executor,
     runs_dir: str | Path | None = None,
     *,
+    frozen: bytes = b"",
     fresh: bool = False,
     retries: int = 0,
+    trust: bool = False,
 ) -> PreparedLaunch:
     """Return what a launch of a sweep has to do; nothing is written.
+
+    Args:
+        frozen: the pickled sweep; needed to create a run.
 
     Raises:
         UserError: files that the data function read have changed since, and there are results.
@@ -207,7 +242,7 @@ def prepare(
     folder = runs_folder(runs_dir) / sweep.name
     earlier = [] if fresh else list(with_results(reversed(runs_of(folder))))
     reused = Reused(sweep)
-    prepared = partial(PreparedLaunch, sweep, executor, retries)
+    prepared = partial(PreparedLaunch, sweep, executor, frozen, retries, trust)
     same = (run for run in earlier if _is_of(run, sweep))
     if (directory := first_unchanged(same)) is not None:
         run = Run(directory)
@@ -277,14 +312,17 @@ def _locked_folder(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def create(content: Mapping[str, Any], prepared: PreparedLaunch, frozen: bytes) -> RunDirectory:
+def create(content: Mapping[str, Any], prepared: PreparedLaunch) -> RunDirectory:
     """Publish the directory of a new run: it exists whole or not at all."""
     path = prepared.path
     with files.published(path) as temporary:
+        # Whatever the umask, nobody else may write to folders that code is loaded from.
+        temporary.mkdir(mode=0o755, parents=True)
         for name in run_directory.FOLDERS:
-            (temporary / name).mkdir(parents=True)
+            (temporary / name).mkdir(mode=0o755)
         # It holds the environment variables that the spec sets, which may be secrets.
-        files.publish(temporary / run_directory.SWEEP_PICKLE, sealed(frozen), private=True)
+        pickled = sealed(prepared.frozen)
+        files.publish(temporary / run_directory.SWEEP_PICKLE, pickled, private=True)
         plan = {"format": run_directory.FORMAT, **prepared.plan.to_json()}
         files.publish_json(temporary / run_directory.PLAN, plan)
         files.publish_json(temporary / run_directory.INGREDIENTS, prepared.sweep.ingredients)

@@ -27,6 +27,7 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.environments import stored_environments
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import StoredPack
+from mlpsubmit.jobs.trust import sweep_hash, untrusted
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import submission_for, submit
 from mlpsubmit.spec.hyperparameters import validate
@@ -102,7 +103,11 @@ class Comparison:
 
 
 def retrain(
-    run: RunDirectory, share: Share, on_status: Callable[[Status], None] | None = None
+    run: RunDirectory,
+    share: Share,
+    on_status: Callable[[Status], None] | None = None,
+    *,
+    trust: bool = False,
 ) -> Comparison:
     """Train randomly chosen packs of a run again, on this machine, and compare their results.
 
@@ -110,9 +115,14 @@ def retrain(
     Packs that were divided, because they ran out of memory or configs of them failed, are left out,
     as are the results of earlier runs.
 
+    Args:
+        trust: execute the functions in the run even if other users could have written them.
+
     Raises:
-        RunError: the results were computed on a GPU, and this machine has none.
+        RunError: the results were computed on a GPU, and this machine has none. Or other users
+            could have written the functions in the run, or they are damaged.
     """
+    submitted_hash = sweep_hash(run, trust=trust)
     plan = Plan.from_json(run.plan)
     stored = run.results.stored()
     whole = [name for name, pack in stored.items() if TOGETHER not in pack.arrays()]
@@ -124,7 +134,7 @@ def retrain(
     _check_device(run, original, executor)
     numbers = np.array([int(name) for name in chosen], dtype=np.int64)
     with _scratch(run) as scratch:
-        submission = submission_for(scratch, run.sweep, executor, plan, numbers, 0)
+        submission = submission_for(scratch, run.sweep, executor, plan, numbers, 0, submitted_hash)
         submit(scratch, executor, submission, plan, numbers, None)
         again = Run(scratch)
         try:
@@ -147,14 +157,20 @@ def retrain(
 
 @contextlib.contextmanager
 def _scratch(run: RunDirectory) -> Iterator[RunDirectory]:
-    """Yield a run in a temporary folder, with the sweep, the plan and the data of another."""
+    """Yield a run in a temporary folder, with the sweep, the plan and the data of another.
+
+    Data that other users could have written is left out, and computed again: a copy would be ours.
+    """
     with tempfile.TemporaryDirectory(prefix="mlpsubmit-") as name:
         path = Path(name) / run.id
         for folder in run_directory.FOLDERS:
             (path / folder).mkdir(parents=True)
         for file in [run.path / name for name in _FILES]:
             shutil.copy2(file, path / file.name)
-        for file in (run.path / run_directory.DATA).glob("[!.]*"):
+        data = run.path / run_directory.DATA
+        for file in data.glob("[!.]*"):
+            if file.suffix == ".pt" and (untrusted(data) or untrusted(file)):
+                continue
             copy = path / run_directory.DATA / file.name
             try:
                 os.link(file, copy)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import signal
-import socket
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +15,11 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mlpsubmit.display.html import in_cell, status_html
+from mlpsubmit.display.output import echo
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import BusyError, RunError
 from mlpsubmit.jobs.as_launched import missing_folder
-from mlpsubmit.jobs.heartbeat import is_alive
+from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.sbatch import cancel
 from mlpsubmit.jobs.slurm.task_states import Scheduler, job_ids
@@ -29,6 +27,8 @@ from mlpsubmit.jobs.status import Status, TaskStatus, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.trust import owner, sweep_hash
+from mlpsubmit.jobs.worker_process import terminate
 from mlpsubmit.runs.locate import Selected, find_run
 from mlpsubmit.runs.provenance import attributes
 from mlpsubmit.runs.submit import start
@@ -117,6 +117,7 @@ class Run:
         retries: int = 0,
         after: int | None = None,
         pdb: bool = False,
+        trust: bool = False,
     ) -> int:
         """Train the packs without a result: failed, interrupted or never started.
 
@@ -131,6 +132,7 @@ class Run:
             after: submit only if the submission of this number is the latest and was not
                 cancelled.
             pdb: with ``debug``, open a debugger when a pack fails.
+            trust: execute the functions in the run even if other users could have written them.
 
         Returns:
             The number of packs submitted; 0 if none is missing.
@@ -139,11 +141,13 @@ class Run:
             BusyError: a task of the run is running, or that cannot be ruled out.
             UserError: the executor is not available, or the cluster rejects the job.
             RunError: reused results are damaged; only a new launch can train these configs again.
+                Or other users could have written the functions in the run.
         """
         from mlpsubmit.jobs import executors
         from mlpsubmit.slurm_templates import SlurmRequest
         from mlpsubmit.spec.hyperparameters import validate
 
+        submitted_hash = sweep_hash(self.directory, trust=trust)
         if warning := missing_folder(self.directory):
             warnings.warn(warning, stacklevel=2)
         hyperparameters = validate({"devices": self.directory.sweep["devices"]})
@@ -153,7 +157,7 @@ class Run:
         if name == last_executor == "slurm":
             tasks = tasks or last_tasks
         chosen = executors.choose(name, hyperparameters, tasks, request, last_template, pdb=pdb)
-        submitted = start(self.directory, chosen, retries, after=after)
+        submitted = start(self.directory, chosen, submitted_hash, retries, after=after, trust=trust)
         if not submitted and (damaged := self.damaged_reused()):
             raise RunError(
                 f"run {self.id}: {counted(damaged, 'result')} reused from earlier runs cannot be "
@@ -162,7 +166,7 @@ class Run:
             )
         return submitted
 
-    def retry(self, after: int, retries: int) -> int:
+    def retry(self, after: int, retries: int, *, trust: bool = False) -> int:
         """Resume what a submission to SLURM has left unfinished, in a job on the cluster.
 
         While the run is busy, keep trying for a while.
@@ -171,6 +175,7 @@ class Run:
             after: the number of the submission; nothing is done if it was cancelled or is not the
                 latest.
             retries: how often SLURM repeats this after that.
+            trust: as in :meth:`resume`.
 
         Returns:
             The number of packs submitted.
@@ -178,9 +183,9 @@ class Run:
         end = time.monotonic() + RETRY_SECONDS
         while self.directory.superseded(after) is None:
             try:
-                return self.resume("slurm", retries=retries, after=after)
+                return self.resume("slurm", retries=retries, after=after, trust=trust)
             except BusyError as error:
-                print(f"not yet: {error}", flush=True)
+                echo(f"not yet: {error}")
                 if time.monotonic() > end:
                     raise
                 time.sleep(RETRY_PAUSE_SECONDS)
@@ -219,11 +224,13 @@ class Run:
             The number of tasks that it stops.
 
         Raises:
-            RunError: tasks run on another machine, where they cannot be signalled, or the scheduler
-                does not answer.
+            RunError: the tasks are another user's, or run on another machine, where they cannot be
+                signalled; the processes are not those of the tasks; or the scheduler does not
+                answer.
         """
         if not self.directory.submissions():
             return 0
+        self._check_own()
         running = [task for task in self.status().tasks if task.live or task.state == "unknown"]
         number = self.directory.submissions()[-1]
         if self.directory.intent(number)["executor"] != "slurm":
@@ -246,17 +253,34 @@ class Run:
                 "on will end at once, but running ones continue; cancel again when it answers"
             ) from None
 
+    def _check_own(self) -> None:
+        """Check that the last submission is one of this user, who may be root."""
+        other = owner(self.directory.submission(self.directory.submissions()[-1]))
+        if other is not None and os.geteuid() != 0:
+            raise RunError(
+                f"run {self.id}: its tasks were submitted by {other}, and only {other} can stop "
+                f"them; ask {other} to run: mlpsubmit cancel {self.path}"
+            )
+
     def _terminate(self, tasks: list[TaskStatus], jobs: Mapping[str, Any]) -> int:
         """Send SIGTERM to the processes of tasks, and return to how many."""
-        signalled, elsewhere = 0, set()
+        signalled, elsewhere, others = 0, set(), []
         for task in tasks:
-            process = task.heartbeat or jobs[task.name]
-            if process["host"] != socket.gethostname():
+            process = task.heartbeat or jobs.get(task.name)
+            if process is None:  # jobs.json is damaged
+                others.append(f"task {task.name}: {task.why}")
+            elif is_elsewhere(process):
                 elsewhere.add(process["host"])
             elif is_alive(process):
-                with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
-                    os.kill(int(process["pid"]), signal.SIGTERM)
-                    signalled += 1
+                why = terminate(process, self.id, task.name)
+                others += [] if why is None else [f"task {task.name}: {why}"]
+                signalled += why is None
+        if others:
+            raise RunError(
+                f"run {self.id}: these processes are not its workers, and were not signalled: "
+                f"{'; '.join(others)}; a process that trains a run and does other things, too, is "
+                "stopped where it was started (Ctrl-C)"
+            )
         if elsewhere:
             raise RunError(
                 f"run {self.id} has tasks on {', '.join(sorted(elsewhere))}, which cannot be "

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
-from mlpsubmit.errors import BusyError, DamageError, RunError
+from mlpsubmit.errors import BusyError, RunError
+from mlpsubmit.jobs.heartbeat import is_elsewhere
 from mlpsubmit.jobs.killed_packs import add_unrecorded_ends
+from mlpsubmit.jobs.liveness import patience
 from mlpsubmit.jobs.plan import Plan, cut
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.slurm.sbatch import OutcomeUnknown, cancel
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
-from mlpsubmit.jobs.status import Status, read_status
+from mlpsubmit.jobs.status import FINAL_STATES, Status, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.trust import owner
 from mlpsubmit.runs.locate import next_launch
 
 if TYPE_CHECKING:
@@ -70,12 +74,17 @@ def submission_for(
     plan: Plan,
     missing: NDArray[np.int64],
     retries: int,
+    sweep_hash: str,
+    *,
+    trust: bool = False,
 ) -> Submission:
     """Return the next submission of a run: its missing packs.
 
     Args:
         run: its directory, which need not exist yet.
         names: the sweep's ``name`` and the run's ``id``, as in sweep.json.
+        sweep_hash: the hash of the pickled sweep that its tasks execute.
+        trust: whether the user trusts everybody who could have written to the run.
     """
     from mlpsubmit.jobs.submission import Submission
 
@@ -83,35 +92,41 @@ def submission_for(
     tasks = executor.tasks(plan.threads, len(missing), cost)
     label = f"{names['name']}.{names['id']}"  # no other run shares it
     number = run.next_submission()
-    return Submission(run.path.absolute(), label, number, tasks, plan.threads, retries)
+    return Submission(
+        run.path.absolute(), label, number, tasks, plan.threads, retries, sweep_hash, trust
+    )
 
 
 def start(
     run: RunDirectory,
     executor: Executor,
+    sweep_hash: str,
     retries: int = 0,
     *,
     after: int | None = None,
     checked: bool = False,
+    trust: bool = False,
 ) -> int:
     """Submit the packs without a result, and return how many there are.
 
     Args:
+        sweep_hash: the hash of the pickled sweep, which the tasks execute.
         retries: how often SLURM automatically resumes what is missing after that.
         after: submit only if the submission of this number is the latest and was not cancelled.
         checked: whether ``executor.check`` has passed already.
+        trust: whether the user trusts everybody who could have written to the run.
 
     Raises:
         BusyError: a task of the run is running, or that cannot be ruled out.
         UserError: the cluster rejects the job; then nothing of it is left.
-        RunError: the run is not writable, or its sweep.pkl is damaged.
+        RunError: the run is not writable.
     """
     _check_writable(run)
     with submission_lock(run.path / run_directory.PLAN, f"run {run.id}"):
         run.refresh()
         if after is not None and run.superseded(after) is not None:
             return 0
-        status = read_status(run, Scheduler(exact=True))
+        status = _settled_status(run)
         _check_not_busy(run, status)
         run.remove_leftovers()
         plan = Plan.from_json(run.plan)
@@ -120,9 +135,10 @@ def start(
             if after is None:
                 run.record_launch(next_launch(run.path))
             return 0
-        _check_pickle(run)
         add_unrecorded_ends(run, status.tasks)
-        submission = submission_for(run, run.sweep, executor, plan, missing, retries)
+        submission = submission_for(
+            run, run.sweep, executor, plan, missing, retries, sweep_hash, trust=trust
+        )
         if not checked:
             executor.check(submission)
         # Recorded before the submission, because the debug executor trains in it.
@@ -134,21 +150,12 @@ def start(
 
 def _check_writable(run: RunDirectory) -> None:
     if not os.access(run.path, os.W_OK | os.X_OK):
+        other = owner(run.path)
+        who = "a user who may" if other is None else f"{other}, to whom it belongs"
         raise RunError(
             f"run {run.id}: {run.path} is not writable; status and collect read it, but launch and "
-            "resume write to it: continue it as a user who may, or launch its spec with another "
-            "--runs-dir"
+            f"resume write to it: continue it as {who}, or launch its spec with another --runs-dir"
         )
-
-
-def _check_pickle(run: RunDirectory) -> None:
-    """Raise an error here rather than in every task."""
-    try:
-        run.verify_pickle()
-    except DamageError as error:
-        raise DamageError(
-            f"{error}; launch its spec again: if it is unchanged, this run goes on"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -161,6 +168,36 @@ def _recorded(run: RunDirectory) -> Iterator[None]:
     except (Rejected, BusyError):
         run.record_launch(before)
         raise
+
+
+def _settled_status(run: RunDirectory) -> Status:
+    """Return the status of a run, once processes elsewhere were watched for long enough."""
+    scheduler = Scheduler(exact=True)
+    status = read_status(run, scheduler)
+    number = max(run.submissions(), default=None)
+    intent = None if number is None else run.readable_intent(number)
+    if number is None or intent is None or intent["executor"] == "slurm":
+        return status
+    jobs = run.task_jobs(number)
+    processes: dict[str, Mapping[str, Any]] = {
+        task.name: task.heartbeat or jobs.get(task.name, {}) for task in status.tasks
+    }
+    elsewhere = {
+        name: process
+        for name, process in processes.items()
+        if process and process.get("state") not in FINAL_STATES and is_elsewhere(process)
+    }
+    if not elsewhere:
+        return status
+    waits = {run.heartbeat(name): patience(process) for name, process in elsewhere.items()}
+    hosts = ", ".join(sorted({str(process["host"]) for process in elsewhere.values()}))
+    warnings.warn(
+        f"run {run.id} was started on {hosts}: waiting for up to {max(waits.values()):.0f} s for a "
+        "sign of its tasks, so that nothing trains twice",
+        stacklevel=4,
+    )
+    scheduler.watch.settle(waits)
+    return read_status(run, scheduler)
 
 
 def _check_not_busy(run: RunDirectory, status: Status) -> None:
@@ -194,7 +231,10 @@ def submit(
         "slices": cut(missing, plan.pack_costs[missing], submission.tasks),
         **executor.intent(submission),
     }
-    submission.folder.mkdir()
+    try:  # nobody else may change a script before sbatch reads it
+        submission.folder.mkdir(mode=0o755)
+    except FileExistsError:
+        raise _overtaken(run) from None
     files.sync_folder(submission.folder.parent)  # a number that tasks have must not be reused
     files.publish_json(submission.folder / run_directory.INTENT, intent)
     jobs: list[dict[str, Any]] = []
@@ -217,13 +257,16 @@ def submit(
 def _check_not_overtaken(run: RunDirectory, submission: Submission, after: int | None) -> None:
     """Check once more, now that the new intent is on disk and visible to all other processes.
 
+    - Of two that submit at once, where the file system has no locks, the later intent is the claim.
     - A cancel after this covers the new submission; an earlier one is detected here.
     - A job for which sbatch returned no answer ends at once if it starts after this; if it started
       earlier, it is running and detected here.
 
     Raises:
-        BusyError: the run was cancelled, or such a job is running.
+        BusyError: the run was cancelled, another process submits, or such a job is running.
     """
+    if run.overtaken(submission.number):
+        raise _overtaken(run)
     if after is not None and run.ended(after) is not None:
         raise BusyError(f"run {run.id}: {run.ended(after)}")
     number = _earlier_on_slurm(run)
@@ -232,6 +275,12 @@ def _check_not_overtaken(run: RunDirectory, submission: Submission, after: int |
     tasks = slurm_tasks(run, number, run.heartbeats(number), Scheduler(exact=True))
     if any(task.live for task in tasks):
         raise BusyError(f"run {run.id}: one of its jobs that was presumed lost has started")
+
+
+def _overtaken(run: RunDirectory) -> BusyError:
+    return BusyError(
+        f"run {run.id}: another launch or resume has just submitted it; see mlpsubmit status"
+    )
 
 
 def _cancel_retry(run: RunDirectory) -> None:

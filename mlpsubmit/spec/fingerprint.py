@@ -32,6 +32,7 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.spec import bytecode, objects
 from mlpsubmit.spec.imports import modules_of, package_of
 from mlpsubmit.spec.libraries import is_library, is_library_file
+from mlpsubmit.spec.limits import MOST_BYTES, MOST_ENTRIES
 from mlpsubmit.spec.numbers import canonical_number
 
 __all__ = ["DIGEST_BYTES", "digest", "setting_digest"]
@@ -107,6 +108,18 @@ _WRAPPERS = {
 }
 
 
+def _entries(values: Iterable[Any]) -> list[Any]:
+    """Return values as a list.
+
+    Raises:
+        TypeError: for more than anyone writes down; there may be no end.
+    """
+    entries = list(itertools.islice(values, MOST_ENTRIES + 1))
+    if len(entries) > MOST_ENTRIES:
+        raise TypeError(f"a {type(values).__name__} of more than {MOST_ENTRIES:,} values")
+    return entries
+
+
 class _Encoder:
     """Feeds values, in an unambiguous form, into one hash.
 
@@ -171,7 +184,7 @@ class _Encoder:
         return inner.digest()
 
     def add_all(self, tag: str, values: Iterable[Any]) -> None:
-        entries = list(values)
+        entries = values if isinstance(values, list) else _entries(values)
         self.tag(tag, str(len(entries)).encode())
         for entry in entries:
             self.add(entry)
@@ -250,6 +263,8 @@ class _Encoder:
 
     def array(self, value: Any) -> None:
         self.tag("array", f"{value.dtype}{value.shape}".encode())
+        if value.nbytes > MOST_BYTES:  # it may be a view that repeats a few of them
+            raise TypeError(f"an array of {value.nbytes / 2**30:.0f} GiB is too large")
         if value.dtype.hasobject:
             self.add(value.tolist())
         else:
@@ -290,7 +305,7 @@ class _Encoder:
         else:
             self.add(state)
         for part in entries:
-            self.add(list(part) if isinstance(part, Iterator) else part)
+            self.add(_entries(part) if isinstance(part, Iterator) else part)
 
     def global_object(self, value: Any, name: str) -> None:
         """Encode an object that pickle finds by its name in a module."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -16,7 +17,7 @@ from pydantic import (
 )
 
 from mlpsubmit.arguments import parse_bool
-from mlpsubmit.errors import SpecError, did_you_mean, validation_errors
+from mlpsubmit.errors import SpecError, did_you_mean, shown, validation_errors
 
 __all__ = [
     "OPTIMIZERS",
@@ -101,6 +102,15 @@ def _integer(minimum: int, *others: str | None) -> PlainValidator:
     return _valid(parse, f"an integer >= {minimum}{valid}")
 
 
+def _at_most(limit: int) -> AfterValidator:
+    def check(value: int) -> int:
+        if value > limit:
+            raise ValueError(f"should be at most {limit:,}")
+        return value
+
+    return AfterValidator(check)
+
+
 def _number(bounds: str, within: Callable[[float], bool]) -> PlainValidator:
     def parse(value: Any) -> float:
         _require(_is_finite(value) and within(value))
@@ -168,7 +178,8 @@ def log_spaced(schedule: int | str) -> int | None:
 def _schedule(value: Any) -> int | str:
     if not isinstance(value, str):
         return _integral(value, 1)
-    _require(value.startswith("log:") and value[4:].isdigit() and int(value[4:]) >= 2)
+    _require(value.startswith("log:") and value[4:].isdecimal() and len(value) <= 11)
+    _require(2 <= int(value[4:]) <= 10**6)
     return value
 
 
@@ -195,6 +206,8 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 Flag = Annotated[bool, _flag()]
 Count = Annotated[int, _integer(1)]
+#: Of one dimension of an array. Whether that fits into the memory, its device shows.
+Size = Annotated[int, _integer(1), _at_most(10**9)]
 Positive = Annotated[float, _number("> 0", lambda value: value > 0)]
 Fraction = Annotated[float, _number(">= 0 and < 1", lambda value: 0 <= value < 1)]
 Schedule = Annotated[
@@ -234,14 +247,16 @@ class Hyperparameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     online: Flag = _field(True, "a fresh batch every step, or one fixed training set")
-    n_samples: Count = _field(1024, "batch size online, training-set size offline")
-    n_train: Count = _field(4000, "how many training samples exist to draw from")
-    n_test: Count = _field(10_000, "size of the test set")
+    n_samples: Size = _field(1024, "batch size online, training-set size offline")
+    n_train: Size = _field(4000, "how many training samples exist to draw from")
+    n_test: Size = _field(10_000, "size of the test set")
     num_trials: Count = _field(1, "the axis trial is range(NUM_TRIALS)")
-    max_iter: Count = _field(100_000, "gradient steps at most")
+    max_iter: Annotated[int, _integer(1), _at_most(10**12)] = _field(
+        100_000, "gradient steps at most"
+    )
     lr: Positive = _field(1e-2, "base learning rate")
-    depth: Count = _field(2, "number of hidden layers")
-    width: Count = _field(8192, "units of each hidden layer")
+    depth: Annotated[int, _integer(1), _at_most(10_000)] = _field(2, "number of hidden layers")
+    width: Size = _field(8192, "units of each hidden layer")
     gamma: Positive = _field(1.0, "richness: outputs are divided by it")
     loss_checkpoints: Thresholds = _field((0.15, 0.1), "thresholds on the smoothed train loss")
     percent_thresholds: Thresholds = _field(None, "the same, as fractions of the first loss")
@@ -391,4 +406,6 @@ def validate_one(name: str, value: Any) -> Any:
             value = validator.func(value)
         return value
     except ValueError as error:
-        raise SpecError(f"{name.upper()}: got {value!r}; {error} ({field.description})") from None
+        raise SpecError(
+            f"{name.upper()}: got {shown(value)}; {error} ({field.description})"
+        ) from None

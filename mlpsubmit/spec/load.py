@@ -17,7 +17,13 @@ from typing import Any
 
 import cloudpickle
 
-from mlpsubmit.errors import SpecError, UserError, did_you_mean
+from mlpsubmit.errors import (
+    SpecError,
+    UserError,
+    did_you_mean,
+    error_message,
+    error_text,
+)
 from mlpsubmit.spec.guard import EndOfSpec, reading_spec
 from mlpsubmit.spec.libraries import is_compiled, is_library, module_places
 from mlpsubmit.spec.notebook_source import IgnoredMagics, statements
@@ -107,8 +113,10 @@ def _run(path: Path) -> dict[str, Sweep]:
     except UserError as error:
         errors = error.errors if isinstance(error, SpecError) else str(error)
         raise SpecError(errors, where=str(path)) from error
-    except (Exception, SystemExit) as error:
-        text = f"{_place(error, path)}raised {type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of any kind: the classes of a spec's errors are its own
+        text = f"{_place(error, path)}raised {error_text(error)}"
         raise SpecError(text, where=str(path)) from error
     sweeps = {name: value for name, value in vars(module).items() if isinstance(value, Sweep)}
     if launched is not None and not any(sweep is launched for sweep in sweeps.values()):
@@ -226,8 +234,9 @@ def pickle_sweep(sweep: Sweep) -> bytes:
         raise
     except Exception as error:  # of any kind, as classes of the user pickle themselves
         raise SpecError(
-            f"the sweep cannot be sent to workers: {error}; functions may hold arrays, numbers and "
-            "functions, but no open files, locks or generators: make those inside the function"
+            f"the sweep cannot be sent to workers: {error_message(error)}; functions may hold "
+            "arrays, numbers and functions, but no open files, locks or generators: make those "
+            "inside the function"
         ) from error
     return pickle.dumps((sweep.process.surroundings, buffer.getvalue()), pickle.HIGHEST_PROTOCOL)
 

@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit.spec.fingerprint import setting_digest
 
-__all__ = ["MOST_POINTS", "Axis", "Product"]
-
-#: The most points of a product: its dataset has all of them in memory.
-MOST_POINTS = 100_000_000
+__all__ = ["Axis", "Product"]
 
 
 @dataclass(frozen=True)

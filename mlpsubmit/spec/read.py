@@ -6,6 +6,7 @@ Pure functions: they call no function of the user and change nothing that the us
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +15,18 @@ from typing import Any
 import numpy as np
 
 from mlpsubmit.arguments import declared, function_name, further_arguments, takes_all
-from mlpsubmit.errors import SpecError, collected, did_you_mean
+from mlpsubmit.errors import SpecError, collected, did_you_mean, shown
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.hints import hints
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.limits import MOST_BITS, MOST_CONFIGS, MOST_VALUES, check_length
 from mlpsubmit.spec.numbers import one_kind_of_number, plain_number
 from mlpsubmit.spec.process import ProcessSettings
 from mlpsubmit.spec.product import Axis, Product
 
-__all__ = ["AXIS_OF", "NO_CONTENT", "VALID_NAME", "Accepted", "Spec", "read"]
+__all__ = ["AXIS_OF", "NO_CONTENT", "VALID_NAME", "Accepted", "Spec", "is_list", "read"]
 
 #: The message for a value that has no content to hash; the reason takes the place of ``{}``.
 NO_CONTENT = (
@@ -35,7 +37,7 @@ NO_CONTENT = (
 #: The axes that settings make: {hyperparameter: axis}.
 AXIS_OF = {"n_samples": "n_samples", "num_trials": "trial", "target_monomials": "monomials"}
 
-VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +139,7 @@ def read(
     fixed, listed = _split_listed(settings)
     given = [*axes.items(), *listed.items()]
     product = Product(tuple(_axes(given, accepted, _unused(axes, settings), errors)))
-    errors += _repeated_names(product.axes)
+    errors += _repeated_names(product.axes) + _size_errors(product)
     hyperparameters, arguments = _split_settings(fixed, product, accepted, errors)
     with collected(errors):
         base = _base(hyperparameters, product)
@@ -155,7 +157,10 @@ def read(
 def _name_errors(name: Any) -> list[str]:
     if isinstance(name, str) and VALID_NAME.fullmatch(name):
         return []
-    return [f"name: got {name!r}; should be letters, digits, '.', '_' and '-', as in 'staircase-2'"]
+    return [
+        f"name: got {shown(name)}; should be letters, digits, '.', '_' and '-', as in "
+        "'staircase-2', and not longer than 100 characters"
+    ]
 
 
 def _function_errors(batchfn: Any, data: Any, grabs: Any, where: Any) -> list[str]:
@@ -205,8 +210,8 @@ def _values(axes: Mapping[Any, Any], settings: Mapping[str, Any], name: str) -> 
     for key, values in axes.items():
         names = key if isinstance(key, tuple) else (key,)
         columns = [n for n, own in enumerate(names) if hp.canonical_name(str(own)) == name]
-        for point in values if columns and _is_list(values) else ():
-            entries = point if isinstance(key, tuple) and _is_list(point) else (point,)
+        for point in values if columns and is_list(values) else ():
+            entries = point if isinstance(key, tuple) and is_list(point) else (point,)
             found += [entries[column] for column in columns if column < len(entries)]
     return found
 
@@ -245,7 +250,7 @@ def _split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
             fixed[name] = value
             with contextlib.suppress(SpecError):  # raised again with the other settings
                 axes[axis] = range(hp.validate_one("num_trials", value))
-        elif axis is not None and _is_list(value):
+        elif axis is not None and is_list(value):
             axes[axis] = value
         elif axis == "monomials" and value is not None:
             axes[axis] = [value]
@@ -254,7 +259,7 @@ def _split_listed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     return fixed, {axis: axes[axis] for axis in AXIS_OF.values() if axis in axes}
 
 
-def _is_list(values: Any) -> bool:
+def is_list(values: Any) -> bool:
     """Return whether values have an order, so that they can be an axis."""
     unordered = isinstance(values, (str, bytes, Mapping, set, frozenset))
     return isinstance(values, Iterable) and not unordered and getattr(values, "ndim", 1) > 0
@@ -295,9 +300,14 @@ def _axes(
 
 def _points(values: Any, names: Sequence[str], zipped: bool) -> list[tuple[Any, ...]]:
     """Return the points of an axis as given, each with one value per name."""
-    if not _is_list(values):
+    if not is_list(values):
         raise SpecError(f"got {values!r}; should be a list of values")
-    points = [tuple(v) if zipped and _is_list(v) else (v,) for v in values]
+    check_length(values)  # of NUM_TRIALS, and of overrides
+    beyond = len(names) + 1
+    points = [
+        tuple(itertools.islice(v, beyond)) if zipped and is_list(v) else (v,)
+        for v in itertools.islice(values, MOST_VALUES)
+    ]
     if not points:
         raise SpecError("has no values; give at least one or leave it out")
     for point in points:
@@ -349,6 +359,17 @@ def _axis(names: tuple[str, ...], points: Iterable[tuple[Any, ...]]) -> Axis:
     return axis
 
 
+def _size_errors(product: Product) -> list[str]:
+    if product.size <= MOST_CONFIGS:
+        return []
+    lengths = " x ".join(f"{axis.dimension:.60}[{len(axis)}]" for axis in product.axes)
+    return [
+        f"axes: their product {lengths} has {product.size:.3g} points, and a sweep may have "
+        f"{MOST_CONFIGS:,}; give fewer values, zip axes that vary together, or divide it into "
+        "several sweeps"
+    ]
+
+
 def _repeated_names(axes: Sequence[Axis]) -> list[str]:
     names = [name for axis in axes for name in axis.names]
     errors = [
@@ -373,6 +394,8 @@ def _parsed(name: str, value: Any) -> Any:
         return _monomial(value)
     if name in Hyperparameters.model_fields:
         return hp.validate_one(name, value)
+    if type(value) is int and value.bit_length() > MOST_BITS:
+        raise SpecError(f"got an integer of {value.bit_length():,} bits; at most {MOST_BITS:,}")
     return plain_number(value)
 
 

@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.display.html import sweep_html
-from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.errors import SpecError, collected, did_you_mean, error_text, shown
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.ingredients import ingredients
 from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
+from mlpsubmit.spec.limits import bounded
 from mlpsubmit.spec.overrides import override
 from mlpsubmit.spec.process import ProcessSettings
-from mlpsubmit.spec.read import Spec, read
+from mlpsubmit.spec.read import Spec, is_list, read
 
 __all__ = ["Config", "Sweep"]
 
@@ -109,7 +110,7 @@ class Config(Mapping[str, Any]):
         return len(self.settings)
 
     def __repr__(self) -> str:
-        point = ", ".join(f"{name}={value!r}" for name, value in self.point.items())
+        point = ", ".join(f"{name}={shown(value)}" for name, value in self.point.items())
         return f"Config({point})"
 
 
@@ -146,10 +147,11 @@ class Sweep(Spec):
         _process: ProcessSettings | None = None,
         **settings: Any,
     ) -> None:
+        named = {k: v for k, v in settings.items() if hp.canonical_name(k) and not callable(v)}
         spec = read(
             name=name,
-            axes={key: _as_list(values) for key, values in dict(axes or {}).items()},
-            settings={k: _as_list(v) if hp.canonical_name(k) else v for k, v in settings.items()},
+            axes=_bounded(dict(axes or {}), "axis "),
+            settings={**settings, **_bounded(named)},
             batchfn=batchfn,
             data=data,
             grabs=dict(grabs or {}) if grabs is None or isinstance(grabs, Mapping) else grabs,
@@ -179,10 +181,10 @@ class Sweep(Spec):
         for config in self._points():
             try:
                 kept[config.index] = bool(self.where(config))
-            except Exception as error:
-                raise SpecError(
-                    f"where: raised {type(error).__name__}: {error} at {config!r}"
-                ) from error
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                raise SpecError(f"where: raised {error_text(error)} at {config!r}") from error
         return kept
 
     def __len__(self) -> int:
@@ -334,6 +336,18 @@ class Sweep(Spec):
         return {**changed, **self.arguments, **given}
 
 
-def _as_list(values: Any) -> Any:
-    """Return an iterator, which can be read only once, as a list; any other value as it is."""
-    return list(values) if isinstance(values, Iterator) else values
+def _bounded(given: Mapping[Any, Any], prefix: str = "") -> dict[Any, Any]:
+    """Return lists of values that are known to end.
+
+    Raises:
+        SpecError: naming each one that has too many.
+    """
+    errors: list[str] = []
+    found = {}
+    for key, values in given.items():
+        shown = ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)
+        with collected(errors, f"{prefix}{shown:.60}: "):
+            found[key] = bounded(values) if is_list(values) else values
+    if errors:
+        raise SpecError(errors)
+    return found

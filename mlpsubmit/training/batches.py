@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.arguments import function_name
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import UserError, error_message
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.guard import Guard, WriteError, version
@@ -256,7 +256,8 @@ class Batches:
         except Exception as error:
             if isinstance(error, UserError) or ran_out_of_memory(error):
                 raise
-            got = f"gave X of shape {tuple(X.shape)}, which the model cannot take ({error})"
+            why = error_message(error)
+            got = f"gave X of shape {tuple(X.shape)}, which the model cannot take ({why})"
             self._refuse(function, got, "X (n, ...) as the model expects it", error)
         return tuple(output.shape[1:])
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.errors import SpecError
+from mlpsubmit.errors import SpecError, error_message
 from mlpsubmit.spec.libraries import is_library
 
 __all__ = ["Signature", "StackingError", "names_used", "signature", "unvectorised"]
@@ -45,7 +45,7 @@ class StackingError(SpecError):
 
 def unvectorised(error: Exception, what: str) -> str:
     """Return why a function failed under ``torch.vmap``, in words that do not need torch's."""
-    text = str(error)
+    text = error_message(error)
     if "data-dependent" in text or ".item()" in text:
         return f"{what} decides on the values of tensors"
     if "randomness" in text:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.arguments import function_name
-from mlpsubmit.errors import SpecError, UserError
+from mlpsubmit.errors import SpecError, UserError, error_message
 from mlpsubmit.training.comparison import StackingError, unvectorised
 from mlpsubmit.training.guard import WriteError
 from mlpsubmit.training.oom import ran_out_of_memory
@@ -78,7 +78,7 @@ def _by_callable(loss: Callable[[Tensor, Tensor], Tensor]) -> StackedLoss:
         try:
             value = loss(output, y)
         except RuntimeError as error:
-            if not any(text in str(error) for text in _VMAP_REFUSES_WRITE):
+            if not any(text in error_message(error) for text in _VMAP_REFUSES_WRITE):
                 raise
             raise WriteError(
                 f"LOSS {name} changes output or y in place; all configs read y too; try y.clone(), "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.arguments import pick
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import UserError, error_text
 from mlpsubmit.protocol import GRAB_ARGUMENTS, Grab
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import Batch, Batches, latest
@@ -220,7 +220,7 @@ class Grabber(Part):
             # In the update before a divergence, whose loss was still finite.
             if _overflowed(offered["model"], offered["X_tr"]):
                 return None
-            raise GrabError(f"{where} failed: {type(error).__name__}: {error}") from error
+            raise GrabError(f"{where} failed: {error_text(error)}") from error
         return _copied(result, where)
 
     def _offer(self, row: int, config: int, train: Batch | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from mlpsubmit.jobs.executors import local
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.slurm import requeue
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.trust import sweep_hash
 from mlpsubmit.runs.run import Run
 
 
@@ -54,7 +55,8 @@ def test_a_parent_may_start_the_workers_of_all_its_devices(launched: Any, workpl
     run = launched()
     for name in ("jobs", "random", "json", "torch", "mlpsubmit"):
         (workplace / f"{name}.py").write_text("raise ImportError('the wrong one')")
-    commands = [module_command(WORKER, run.path, 0, task) for task in range(2)]
+    submitted = run.path, 0, sweep_hash(run.directory)
+    commands = [module_command(WORKER, *submitted, task) for task in range(2)]
     processes = [subprocess.Popen(command, cwd=workplace) for command in commands]
     assert [process.wait() for process in processes] == [0, 0]
     assert run.status().complete
@@ -110,7 +112,7 @@ def test_an_interrupted_task_requeues_its_job(
     if cancelled:
         monkeypatch.setattr(type(run.directory), "superseded", lambda *_: None)
         run.directory.end_submission(0, "cancelled")
-    assert worker.main(str(run.path), 0, 0) == 0
+    assert worker.main(str(run.path), 0, sweep_hash(run.directory), 0) == 0
     assert jobs == requeued
     assert "interrupted, its state is saved" in capsys.readouterr().out
     assert run.directory.last_heartbeat("000-0000")["state"] == "interrupted"
@@ -124,7 +126,7 @@ def test_a_task_without_the_gpu_that_it_was_given_does_not_train_on_the_cpu(
     run = launched()
     file = run.directory.submission(0) / run_directory.INTENT
     files.publish_json(file, {**json.loads(file.read_bytes()), "gpus": True})
-    assert worker.main(str(run.path), 0, 0) == 1
+    assert worker.main(str(run.path), 0, sweep_hash(run.directory), 0) == 1
     shown = capsys.readouterr().out
     assert f"this task should have a GPU, and torch sees none: torch {torch.__version__}" in shown
     assert "CUDA_VISIBLE_DEVICES is 'MIG-1'; install a build of torch for that driver" in shown
@@ -138,7 +140,7 @@ def test_a_task_whose_submission_has_ended_trains_nothing(
 ) -> None:
     run = launched()
     run.directory.end_submission(0, "cancelled")
-    assert worker.main(str(run.path), 0, 1) == 0
+    assert worker.main(str(run.path), 0, sweep_hash(run.directory), 1) == 0
     assert capsys.readouterr().out == "nothing to do: cancelled\n"
     assert run.directory.heartbeats() == {}
 

@@ -193,7 +193,7 @@ def test_a_run_directory_appears_whole_or_not_at_all(
     sweep = Sweep("full", batchfn=two_tasks, MAX_ITER=3, WIDTH=4)
     with monkeypatch.context() as patched:
         patched.setattr("mlpsubmit.files.publish_json", full)
-        with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
+        with pytest.raises(UserError, match=r"cannot be written \(No space left on device: "):
             launch(sweep, executor="debug")
     assert not (workplace / "mlpruns").exists()
     assert launch(sweep, executor="debug").status().complete

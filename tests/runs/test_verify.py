@@ -249,3 +249,16 @@ def test_results_of_a_gpu_are_not_trained_again_without_one(
     refused = mlpsubmit("verify", "--retrain", "1%")
     assert refused.code == 2
     assert "was trained on NVIDIA H100, and this machine has no GPU" in refused.err
+
+
+def test_what_others_could_have_written_is_not_trained_again_unasked(
+    mlpsubmit: Command, run: Run
+) -> None:
+    run.directory.pickle.chmod(0o666)
+    assert mlpsubmit("verify").code == 0, "it executes nothing"
+    refused = mlpsubmit("verify", "--retrain", "1%")
+    assert refused.code == 2
+    assert "sweep.pkl can be written by anyone, so others could have replaced" in refused.err
+    trusted = mlpsubmit("verify", "--retrain", "1%", "--trust")
+    assert (trusted.code, trusted.err) == (0, "")
+    assert "all bits are equal" in trusted.out

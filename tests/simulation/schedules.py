@@ -92,7 +92,8 @@ class Schedule:
         """Run the command of a job: a worker, or the resume of --retries."""
         module, *arguments = words
         if module.endswith("worker"):
-            self._supervised(arguments[0], int(arguments[1]), int(arguments[2]))
+            path, submission, sweep_hash, task = arguments
+            self._supervised(path, int(submission), sweep_hash, int(task))
             return
         assert arguments[0] == "resume"
         after, retries = (
@@ -104,7 +105,7 @@ class Schedule:
             print(error)
             sys.exit(2)
 
-    def _supervised(self, path: str, submission: int, task: int) -> None:
+    def _supervised(self, path: str, submission: int, sweep_hash: str, task: int) -> None:
         """Run a worker, and another one if it is killed in a pack, as the supervisor does."""
         parent = current()
         assert parent is not None
@@ -114,7 +115,7 @@ class Schedule:
             supervision = Supervision(os.getpid(), last, note)
 
             def work(supervision: Supervision = supervision) -> None:
-                code = worker.main(path, submission, task, supervision)
+                code = worker.main(path, submission, sweep_hash, task, supervision)
                 supervision.end()
                 sys.exit(code)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mlpsubmit.errors import SpecError
+from mlpsubmit.errors import SpecError, shown
 from mlpsubmit.spec.hyperparameters import (
     OUTSIDE_RESULTS,
     STACKED,
@@ -327,7 +327,7 @@ NAMES = "should be a dictionary whose keys are names"
 def test_a_bad_value_is_told_with_what_is_valid(name, value, text):
     (message,) = errors_of(validate, {name: value})
     meaning = Hyperparameters.model_fields[name.lower()].description
-    assert message.startswith(f"{name.upper()}: got {value!r}; ")
+    assert message.startswith(f"{name.upper()}: got {shown(value)}; ")
     assert text in message
     assert message.endswith(f" ({meaning})")
     assert errors_of(validate_one, name.lower(), value) == [message]

@@ -33,6 +33,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.training.accel.cuda_graph import CudaRecorder
@@ -172,7 +173,7 @@ class ReplayedSteps:
         return (step + count - 1, *self._recordings[count]())
 
     def _refuse(self, step: int, reason: str) -> None:
-        print(f"from step {step} on, steps are not replayed: {reason}", flush=True)
+        echo(f"from step {step} on, steps are not replayed: {reason}")
         self._refused, self._recordings = True, {}
 
     def _watched(self, step: int) -> tuple[Batch, Tensor]:

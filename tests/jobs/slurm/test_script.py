@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,10 @@ LAST = shlex.quote(
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 RUN = Path("/runs/staircase/20260101-000000-abcdef")
-SUBMISSION = Submission(RUN, "staircase.20260101-000000-abcdef", 2, 150, 1, retries=3)
+TASK = f"mlpsubmit.jobs.worker {RUN} 2 5e1f"
+SUBMISSION = Submission(
+    RUN, "staircase.20260101-000000-abcdef", 2, 150, 1, retries=3, sweep_hash="5e1f"
+)
 ARRAY = Array("staircase.20260101-000000-abcdef.002.1", first=100, count=50, limit=8, after=0)
 
 
@@ -75,7 +79,7 @@ export WHERE='here'
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output {RUN}/submissions/002/%A_%a_%t_log.out --export=ALL --open-mode=append \
---cpus-per-task=6 {PYTHON} -u -c {LAST} mlpsubmit.jobs.worker {RUN} 2 $((100 + SLURM_ARRAY_TASK_ID))
+--cpus-per-task=6 {PYTHON} -u -c {LAST} {TASK} $((100 + SLURM_ARRAY_TASK_ID))
 """
     )
 
@@ -92,11 +96,11 @@ def test_a_short_time_limit_leaves_most_of_it_for_training() -> None:
 
 
 def test_paths_with_spaces_stay_one_word() -> None:
-    spaced = Submission(Path("/my runs/s/r"), "s.r", 0, 1, 1)
+    spaced = Submission(Path("/my runs/s/r"), "s.r", 0, 1, 1, sweep_hash="5e1f")
     text = script(template(), spaced, ARRAY)
     assert "#SBATCH --output='/my runs/s/r/submissions/000/%A_%a_0_log.out'" in text
     assert text.rstrip().endswith(
-        "mlpsubmit.jobs.worker '/my runs/s/r' 0 $((100 + SLURM_ARRAY_TASK_ID))"
+        "mlpsubmit.jobs.worker '/my runs/s/r' 0 5e1f $((100 + SLURM_ARRAY_TASK_ID))"
     )
 
 
@@ -120,6 +124,8 @@ def test_the_job_that_resumes_asks_for_little() -> None:
     assert "gpus" not in text
     assert "array" not in text
     assert text.rstrip().endswith(f" mlpsubmit resume {RUN} --after 2 --retries 2")
+    trusted = retry_script(helper, replace(SUBMISSION, trust=True), ["41"])
+    assert trusted.rstrip().endswith(" --retries 2 --trust")
 
 
 @pytest.mark.parametrize("partition", [None, "gpu"])

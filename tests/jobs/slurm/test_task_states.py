@@ -33,7 +33,7 @@ def run(tmp_path: Path, records: Any) -> RunDirectory:
 
 
 def answer(run: RunDirectory) -> None:
-    here = {"host": "x", "pid": None, "process_start": None, "updated": 0.0}
+    here = {"host": "x", "pid": None, "process_start": None, "pid_namespace": None}
     job = {"id": "7", "first": 0, "count": 1, "array": True, **here}
     retry = {"id": "8", "first": 1, "count": 0, "array": False, **here}
     publish_json(run.submission(0) / run_directory.JOBS, {"jobs": [job, retry]})
@@ -59,9 +59,15 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def state(run: RunDirectory, beat: dict[str, Any] | None = None, **how: Any) -> tuple[str, str]:
-    """Return what is said of a task whose heartbeat is so many seconds old (``age``)."""
-    written = {} if beat is None else {"updated": time.time() - beat.get("age", 0.0), **beat}
-    heartbeats = {} if beat is None else {"000-0000": written}
+    """Return the state of a task whose heartbeat is so many seconds old (``age``).
+
+    The clock of its machine is some hours wrong, which must not matter.
+    """
+    heartbeats = {} if beat is None else {"000-0000": {**beat, "updated": time.time() + 1e4}}
+    if beat is not None:
+        publish_json(run.heartbeat("000-0000"), heartbeats["000-0000"])
+        written = time.time() - beat.get("age", 0.0)  # this machine stamps its own files
+        os.utime(run.heartbeat("000-0000"), (written, written))
     (task,) = slurm_tasks(run, 0, heartbeats, Scheduler(**how))
     return task.state, task.why
 
@@ -91,7 +97,7 @@ def test_the_files_tell_by_themselves(
 FORGOTTEN = "its job has left the queue, and the cluster has no accounting record of why"
 FAILED = "SLURM reports FAILED on n1"
 LATE = "its final heartbeat is not visible yet"
-STALE = {**FRESH, "updated": 0.0}
+STALE = {**FRESH, "age": 1e6}
 STOPPED = {"state": "interrupted"}
 
 
