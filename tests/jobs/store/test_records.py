@@ -8,6 +8,7 @@ import io
 import json
 import os
 import signal
+import socket
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -209,8 +210,8 @@ def test_what_is_wrong_with_a_file_is_said(run: RunDirectory) -> None:
         ("sweep.json", {"included": "AAAA"}, "included: "),
         (
             "plan.json",
-            {"shape": [10**8, 10**8]},
-            "the shape has 10000000000000000 points; the most",
+            {"shape": [10**7, 10**7]},
+            "the shape has 100000000000000 points; the most",
         ),
         ("plan.json", {"packs": 10**7}, "it has 10 packs of 20 configs, not as it says"),
         ("plan.json", {"pack_limits": [[10**6, 2]]}, "pack_limits: not those of 1 groups"),
@@ -229,9 +230,12 @@ def test_parts_of_a_run_that_do_not_fit_together(
     assert message.replace("value error, ", "") in str(caught.value)
 
 
-def test_a_lost_heartbeat_costs_its_own_task_and_is_named(run: RunDirectory) -> None:
+def test_a_lost_heartbeat_costs_its_own_task_and_is_named(run: RunDirectory, records: Any) -> None:
     file = run.heartbeat("000-0000")
     publish_json(file, {"state": "training", "started": 0.0})
+    here = socket.gethostname()
+    jobs = [records.job(f"000-000{n}", n, pid=2**22 + 1, host=here) for n in range(2)]
+    publish_json(run.submission(0) / run_directory.JOBS, {"jobs": jobs})
     status = read_status(RunDirectory.open(run.path))
     problem = f"{file}: is damaged (updated: missing)"
     assert status.unreadable == (problem,)
