@@ -19,7 +19,7 @@ from mlpsubmit.cli import terminal
 from mlpsubmit.display.console import Console, text
 from mlpsubmit.display.html import status_html
 from mlpsubmit.display.output import echo, inert, inline, without_styles
-from mlpsubmit.files import publish_json
+from mlpsubmit.files import publish_json, read_json
 from mlpsubmit.jobs.status import Status, TaskStatus
 
 Command = Callable[..., Any]
@@ -146,17 +146,21 @@ sweep = Sweep("failing", batchfn=raises, MAX_ITER=5, WIDTH=4)
 """
 
 
-def test_no_command_lets_text_act(mlpsubmit: Command, workplace: Path) -> None:
+def test_no_command_lets_text_act(mlpsubmit: Command, workplace: Path, records: Any) -> None:
     runs = workplace / "[red]runs[/] \x1b]0;owned\x07"
     where = ("--runs-dir", runs)
     assert mlpsubmit("launch", "small.py", "MAX_ITER=3", "--executor", "debug", *where).code == 0
     (run,) = (runs / "small").glob("2*")
     (run.parent / f"{run.name}{HOSTILE.replace('/', '')}").symlink_to(run)
-    job = {"id": "000-0000", "first": 0, "count": 1, "array": False, "host": HOSTILE, "pid": 0}
+    job = records.job("000-0000", host=HOSTILE, pid=7)
     publish_json(run / "submissions/000/jobs.json", {"jobs": [job]})
     (run / "submissions/000/000-0000_0_log.out").write_text(f"{HOSTILE}\ntitle\n")
-    beat = {"state": "crashed", "error": HOSTILE, "host": HOSTILE}
+    beat = records.beat(state="crashed", error=HOSTILE, host=HOSTILE)
     publish_json(run / "heartbeats/000-0000.json", beat)
+    publish_json(run / "launched.json", {"number": HOSTILE})
+    ingredients = read_json(run / "ingredients.json")
+    ingredients["settings"][HOSTILE] = {"hash": "0", "text": HOSTILE}
+    publish_json(run / "ingredients.json", ingredients)
     (workplace / f"spec{HOSTILE.replace('/', '')}.py").write_text("1 / 0")
     for arguments in [
         ("status",),
@@ -164,6 +168,8 @@ def test_no_command_lets_text_act(mlpsubmit: Command, workplace: Path) -> None:
         ("logs",),
         ("collect", "--out", f"{HOSTILE.replace('/', '')}.nc"),
         ("cancel",),
+        ("verify",),
+        ("why", run.name, "0"),
         ("resume", "--executor", HOSTILE),
         ("status", HOSTILE),
         (HOSTILE,),
@@ -175,7 +181,8 @@ def test_no_command_lets_text_act(mlpsubmit: Command, workplace: Path) -> None:
         ("templates", HOSTILE),
         ("init", HOSTILE),
     ]:
-        extra = where if arguments[0] in ("status", "logs", "collect", "cancel", "resume") else ()
+        reading = ("status", "logs", "collect", "cancel", "resume", "verify", "why")
+        extra = where if arguments[0] in reading else ()
         shown = mlpsubmit(*arguments, *extra)
         assert shown.out + shown.err, arguments
         assert not acts(shown.out + shown.err), arguments

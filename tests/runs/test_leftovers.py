@@ -115,7 +115,7 @@ def run(workplace: Path) -> Run:
         *("sweep.json", "launched.json", "plan.json", "checkpoints/0000000.pt"),
         *("checkpoints/0000099.pt", "checkpoints/0000000.ends.json", "heartbeats/000-0000.json"),
         *("heartbeats/001-0000.json", "results/001-0000.0.json", "submissions/000/jobs.json"),
-        *("data/0123.pt", "data/0123.json"),
+        *("data/0123.pt", "data/0123.json", "heartbeats/clock"),
     ):
         path = run.path / file
         path.with_name(f".{path.name}{TAIL}").touch()
@@ -125,7 +125,7 @@ def run(workplace: Path) -> Run:
 
 @pytest.mark.slow
 def test_a_resume_removes_all_leftovers_of_its_run(run: Run) -> None:
-    assert len(hidden(run.path)) == 13
+    assert len(hidden(run.path)) == 14
     run.resume("debug")
     assert hidden(run.path) == []
     assert run.status().complete
