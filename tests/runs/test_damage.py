@@ -26,6 +26,7 @@ from mlpsubmit.jobs.store.environments import stored_environments
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import Shard
 from mlpsubmit.jobs.task_monitor import TaskMonitor
+from mlpsubmit.jobs.trust import sweep_hash
 from mlpsubmit.runs.run import Run
 
 Damage = Callable[[bytes], bytes]
@@ -215,7 +216,8 @@ def test_a_lost_sweep_is_reported(interrupted: Run, mlpsubmit: Callable[..., Any
 def test_a_worker_reports_a_sweep_that_is_damaged_meanwhile(
     interrupted: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlpsubmit.runs.submit._check_pickle", lambda run: None)
+    submitted = sweep_hash(interrupted.directory)
+    monkeypatch.setattr("mlpsubmit.runs.run.sweep_hash", lambda *_, **__: submitted)
     damage(interrupted.path / "sweep.pkl", changed_lr)
     interrupted.resume("local")
     (task,) = interrupted.wait().tasks
