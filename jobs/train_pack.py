@@ -308,7 +308,7 @@ class _PackTraining:
         """Return how to continue after an exception."""
         alone = len(self.rows) == 1
         if ran_out_of_memory(error):
-            if len(self.context.turns) > 1:
+            if not self.context.turns.alone:
                 return self._wait_for_memory
             if not alone:
                 return self._halve

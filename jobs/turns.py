@@ -60,6 +60,14 @@ class Turns(Generic[T]):
         """Whether another one may start: none waits until it is alone."""
         return not self._waiting
 
+    @property
+    def alone(self) -> bool:
+        """Whether the others that are under way, if any, wait until they are alone.
+
+        Of the function that is under way now.
+        """
+        return len(self._works) == 1 or self._waiting[:1] == [getcurrent()]
+
     def start(self, function: Callable[[], T], resumes: Callable[[], None]) -> None:
         """Add a function: its first turn comes after those of all others.
 

@@ -162,6 +162,23 @@ def test_one_that_finds_no_memory_waits_for_the_others(
     xarray.testing.assert_identical(results(run), results(alone))
 
 
+def test_those_that_find_no_memory_even_alone_are_halved(
+    train: Callable[..., Any], request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise torch.cuda.OutOfMemoryError("no room")
+
+    alone = train("alone")
+    request.getfixturevalue("side_by_side")
+    for width in (5, 6):
+        happens[width, 70] = happens[width, 71] = fail  # beside others, and then without them
+    run = train("beside")
+    output = capsys.readouterr().out
+    assert output.count("out of memory with 2 configs beside other packs") == 2
+    assert output.count("out of memory with 2 configs; continuing with 1 at a time") == 2
+    np.testing.assert_allclose(results(run).train_loss, results(alone).train_loss, rtol=1e-5)
+
+
 def test_the_pack_whose_functions_run_is_the_one_that_is_noted(
     train: Callable[..., Any],
     side_by_side: list[int],

@@ -3,7 +3,7 @@
     python tests/pythons/install.py FOLDER
 
 The environment of Python 3.12 is FOLDER/3.12. Without other Pythons this does nothing. A Python for
-which pip finds no wheels of a dependency is left out: its tests are skipped, with the reason.
+which pip finds no wheels of a dependency is left out, and the reason is printed.
 """
 
 from __future__ import annotations
@@ -27,9 +27,6 @@ SUPPORTED = range(10, 15)
 
 #: What the tests need besides the package's dependencies.
 FOR_TESTS = ("pytest", "hypothesis", "packaging", "scikit-learn", "scipy")
-
-#: The file in the folder of an environment that could not be made: why.
-FAILED = "failed.txt"
 
 
 def version_of(python: str) -> str:
@@ -60,7 +57,7 @@ def install(python: str, folder: Path) -> str:
 
     Returns:
         Why there is none, for example because a dependency has no wheels for a new Python: nothing
-        of the project is wrong then. ``FAILED`` in the folder holds the same.
+        of the project is wrong then.
     """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [name for name in project["dependencies"] if not name.startswith("torch")]
@@ -74,8 +71,6 @@ def install(python: str, folder: Path) -> str:
     error = error or _run(oldest)
     if error:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / FAILED).write_text(error)
     return error
 
 

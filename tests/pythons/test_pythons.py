@@ -12,10 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-#: This Python, and the others that install.py has found.
+#: This Python, and the others for which install.py has made an environment.
 PYTHONS = {
     f"{sys.version_info[0]}.{sys.version_info[1]}": Path(sys.executable),
-    **{f.name: f / "bin/python" for f in sorted(Path(sys.prefix).glob("pythons/3.*"))},
+    **{f.parts[-3]: f for f in sorted(Path(sys.prefix).glob("pythons/3.*/bin/python"))},
 }
 
 FOLDERS = ("spec", "slurm_templates", "jobs/store", "jobs/slurm")
@@ -24,9 +24,6 @@ FOLDERS = ("spec", "slurm_templates", "jobs/store", "jobs/slurm")
 @pytest.mark.slow
 @pytest.mark.parametrize("version", PYTHONS)
 def test_all_that_needs_no_torch_passes(version: str) -> None:
-    failed = PYTHONS[version].parents[1] / "failed.txt"
-    if failed.exists():
-        pytest.skip(f"pip could install no environment for Python {version}: {failed.read_text()}")
     plugin = Path(__file__).with_name("without_torch.py")
     folders = [f"tests/{folder}" for folder in FOLDERS]
     options = ("-q", "-rA", "-p", plugin.stem, "-p", "no:cacheprovider")
@@ -69,5 +66,4 @@ def test_a_python_without_wheels_is_left_out(tmp_path: Path) -> None:
     )
     why = "ERROR: No matching distribution found for h5py>=3.10"
     assert done.stdout == f"other Pythons: {version} (left out: {why})\n"
-    (left,) = (tmp_path / "pythons" / version).iterdir()  # no half-made environment
-    assert (left.name, left.read_text()) == ("failed.txt", why)
+    assert not (tmp_path / "pythons" / version).exists()  # no half-made environment

@@ -218,7 +218,7 @@ class TestOnACluster:
         code, out = doctor(cluster.environment, runs, "--mem", "1G", "--gpus", "1")
         assert code == 1
         assert re.search(r"^ok   nodes ", out, re.M)
-        found = r"^BAD  gpu +n1: this task should have a GPU, and torch sees none: torch "
+        found = r"^BAD  gpu +n\d: this task should have a GPU, and torch sees none: torch "
         assert re.search(found, out, re.M)
         assert list(runs.iterdir()) == []
 

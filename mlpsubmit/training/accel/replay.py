@@ -1,9 +1,9 @@
 """Replay: on a GPU a whole step is recorded once as a CUDA graph, and then launched as one.
 
 At small widths a step on a GPU consists of many short kernels, and waits for the CPU to launch each
-of them. A recorded step takes one launch, and two more per generator that it draws from: for
-its seed and its offset. So :data:`STRIDE` steps are recorded together, besides a single
-one, and replayed wherever nothing is looked at between them.
+of them. A recorded step takes one launch, and two more per generator that it draws from: for its
+seed and its offset. So :data:`STRIDE` steps are recorded together, besides a single one, and
+replayed wherever nothing is looked at between them.
 
 A recording repeats the same operations on the same memory and runs none of their Python code, so it
 equals eager steps only where
@@ -52,7 +52,7 @@ StepFn = Callable[[int], tuple[Batch, Tensor]]
 StepsFn = Callable[[int, int], tuple[int, Batch, Tensor]]
 
 #: Steps from which on a recording is repaid. On an H100, that of one step of 16 narrow networks
-#: took as long as 40 eager steps; that of a stride, and its check, take about as long again.
+#: took as long as 40 eager steps; by estimate, that of a stride and its check take twice as long.
 WORTHWHILE_STEPS = 200
 
 #: Weights of a stack up to which launching the kernels of a step can take longer than running them:
