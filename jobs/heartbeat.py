@@ -227,11 +227,14 @@ def pid_namespace() -> str | None:
 def is_elsewhere(process: Mapping[str, Any]) -> bool:
     """Return whether a process runs on another machine or in another container than this one.
 
+    Also if its id is not known: only its heartbeats show that it lives.
+
     Args:
         process: a heartbeat, or a job as jobs.json holds it.
     """
     namespace = process.get("pid_namespace")
-    return process.get("host") != socket.gethostname() or namespace not in (None, pid_namespace())
+    here = process.get("host") == socket.gethostname() and namespace in (None, pid_namespace())
+    return not here or process.get("pid") is None
 
 
 def is_alive(process: Mapping[str, Any]) -> bool:

@@ -118,8 +118,13 @@ class Status:
 
     @property
     def running(self) -> bool:
-        """Whether the run continues by itself: a task runs, or a retry job is queued."""
-        return self.busy or bool(self.retry)
+        """Whether the run continues by itself: a task runs, or a retry job is queued.
+
+        Also while that cannot be checked, if it may be possible later and there is work left.
+        """
+        live = any(task.live for task in self.tasks)
+        open_ = any(task.state == "unknown" and not task.lasting for task in self.tasks)
+        return live or bool(self.retry) or (open_ and not self.complete)
 
     @property
     def complete(self) -> bool:
@@ -225,7 +230,7 @@ def _unknown_tasks(run: RunDirectory, number: int) -> TaskStatus:
         f"{run.unreadable[folder / INTENT]}; if no process or job of this submission is left, "
         f"remove {folder}, and resume"
     )
-    return TaskStatus(f"{folder.name}-*", "unknown", {}, None, why)
+    return TaskStatus(f"{folder.name}-*", "unknown", {}, None, why, lasting=True)
 
 
 def _with_unreadable(run: RunDirectory, task: TaskStatus) -> TaskStatus:
@@ -265,7 +270,7 @@ def _local_task(
     submission, state, why = int(name.partition("-")[0]), str(heartbeat.get("state", "")), ""
     process: Mapping[str, Any] | None = heartbeat or job
     if process is None and (lost := run.unreadable.get(run.submission(submission) / JOBS)):
-        return TaskStatus(name, "unknown", {}, None, lost)
+        return TaskStatus(name, "unknown", {}, None, lost, lasting=True)
     if state not in FINAL_STATES:
         alive = process is not None and _process_lives(run, name, process, watch)
         state = "unknown" if alive is None else "waiting" if alive else "crashed"

@@ -30,6 +30,8 @@ class TaskStatus:
         log: its log file.
         why: why it waits, crashed, or is unknown; else empty.
         memory_kill: whether SLURM killed it for its memory.
+        lasting: whether an ``unknown`` state stays unknown however often it is read: the record of
+            its process is damaged, or this machine cannot query the scheduler of its job.
     """
 
     name: str
@@ -38,6 +40,7 @@ class TaskStatus:
     log: Path | None
     why: str = ""
     memory_kill: bool = False
+    lasting: bool = False
 
     @property
     def live(self) -> bool:

@@ -8,10 +8,8 @@ visible to it, and shares nothing but the run directory.
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +41,7 @@ def main(
     with stop_on_signals() as stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked since the fork
         from mlpsubmit.jobs.slurm import requeue
-        from mlpsubmit.jobs.store.run_directory import RunDirectory
+        from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 
         try:
             if why := RunDirectory(Path(path)).superseded(submission):
@@ -58,7 +56,7 @@ def main(
                 outcome = run_task(run, sweep, submission, task, stop, supervision=supervision)
         except RunError as error:
             echo(error)
-            _report_crash(path, submission, task, str(error))
+            RunDirectory(Path(path)).record_crash(task_name(submission, task), str(error))
             return 1
         # The launch of a local run may itself be part of a job, which is not to be requeued.
         under_slurm = run.intent(submission)["executor"] == "slurm"
@@ -69,20 +67,10 @@ def main(
 
 def report_end(path: str, submission: int, task: int, end: ProcessEnd) -> None:
     """Make the heartbeat of a task show that its process was killed before it trained anything."""
-    echo(f"the process {end}, before it trained anything")
-    _report_crash(path, submission, task, f"its process {end}")
-
-
-def _report_crash(path: str, submission: int, task: int, error: str) -> None:
-    """Make the heartbeat of a task show why it has ended."""
-    from mlpsubmit import files
     from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 
-    run, name, now = RunDirectory(Path(path)), task_name(submission, task), time.time()
-    last = run.last_heartbeat(name) or {"task": name, "started": now}
-    crashed = {"state": "crashed", "error": error, "updated": now}
-    with contextlib.suppress(OSError):  # a full disk; the log has it
-        files.publish_json(run.heartbeat(name), {**last, **crashed}, sync=False)
+    echo(f"the process {end}, before it trained anything")
+    RunDirectory(Path(path)).record_crash(task_name(submission, task), f"its process {end}")
 
 
 if __name__ == "__main__":

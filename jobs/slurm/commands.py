@@ -13,6 +13,7 @@ __all__ = [
     "configured",
     "environment",
     "error_lines",
+    "installed",
     "run",
     "run_checked",
     "settings",
@@ -97,6 +98,11 @@ def error_lines(stderr: str) -> list[str]:
     """Return the lines of a command's error output, without the command's name in front."""
     lines = (line.strip() for line in stderr.splitlines())
     return [re.sub(r"^\w+: (error: |fatal: )?", "", line) for line in lines if line]
+
+
+def installed() -> bool:
+    """Return whether this machine has SLURM's commands."""
+    return shutil.which("squeue") is not None
 
 
 def configured() -> bool:

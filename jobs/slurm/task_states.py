@@ -7,12 +7,12 @@ import os
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from mlpsubmit import files
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.liveness import Watch, three_intervals
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, settings
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, installed, settings
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
 from mlpsubmit.jobs.slurm.queue import JobState, Queue, sacct_records
 from mlpsubmit.jobs.store import run_directory
@@ -77,34 +77,50 @@ def slurm_tasks(
         _record_found_jobs(run, number, queue, scheduler)
     ids = {name: str(job["id"]) for name, job in run.task_jobs(number).items()}
     unresolved = {ids[name] for name in names if resolved[name] is None and name in ids}
-    states, error = _job_states(unresolved, queue, intent, scheduler)
+    jobs = _job_states(unresolved, queue, intent, scheduler)
     submitting = len(ids) < len(names) and _is_submitting(run, scheduler)
     tasks = []
     for name in names:
         beat: Mapping[str, Any] = heartbeats.get(name, {})
         id = ids.get(name)
-        job = states.get(id or "")
+        job = jobs.states.get(id or "")
         state, why = resolved[name] or _resolve_state(
-            signs[name], job, id, error, submitting, ended
+            signs[name], job, id, jobs.error, submitting, ended
         )
-        task = TaskStatus(name, state, beat, None if id is None else run.log(number, id), why)
+        log = None if id is None else run.log(number, id)
+        lasting = state == "unknown" and jobs.lasting
+        task = TaskStatus(name, state, beat, log, why, lasting=lasting)
         tasks.append(_explained(task, job) if state == "crashed" else task)
     return tasks
 
 
+class _Jobs(NamedTuple):
+    """The states of jobs by id, and why some may be missing; empty if none is.
+
+    ``lasting``: whether another query on this machine would give no others.
+    """
+
+    states: Mapping[str, JobState]
+    error: str = ""
+    lasting: bool = False
+
+
 def _job_states(
     jobs: Collection[str], queue: Queue, intent: Mapping[str, Any], scheduler: Scheduler
-) -> tuple[dict[str, JobState], str]:
-    """Return the states of jobs by id, and why some may be missing; empty if none is."""
+) -> _Jobs:
+    """Return the states of jobs."""
     gone = set(jobs) - set(queue.jobs)
-    if queue.error or not gone:
-        return queue.jobs, queue.error
-    if error := scheduler.cached(_unreachable_reason, intent["user"], intent["cluster"]):
-        return queue.jobs, error
+    if queue.error:
+        return _Jobs(queue.jobs, queue.error, lasting=not installed())
+    if not gone:
+        return _Jobs(queue.jobs)
+    error, lasting = scheduler.cached(_unreachable_reason, intent["user"], intent["cluster"])
+    if error:
+        return _Jobs(queue.jobs, error, lasting)
     arrays = tuple(sorted({job.partition("_")[0] for job in gone}))
     records = scheduler.cached(sacct_records, arrays, float(intent["created"]))
     # Accounting may lag behind: a job that has left the queue does not run any more.
-    return queue.jobs | {id: job for id, job in records.items() if not job.alive}, ""
+    return _Jobs(queue.jobs | {id: job for id, job in records.items() if not job.alive})
 
 
 def _explained(task: TaskStatus, job: JobState | None) -> TaskStatus:
@@ -188,17 +204,20 @@ def _job_names(intent: Mapping[str, Any]) -> tuple[str, ...]:
     return (*(array["name"] for array in intent["arrays"]), *retry)
 
 
-def _unreachable_reason(user: int, cluster: str | None) -> str:
-    """Return why this machine's scheduler may not list the jobs of a user; empty if it must."""
+def _unreachable_reason(user: int, cluster: str | None) -> tuple[str, bool]:
+    """Return why this machine's scheduler may not list the jobs of a user; empty if it must.
+
+    Also whether it never will.
+    """
     if user != os.getuid():
-        return "the run belongs to another user, and the cluster may hide other users' jobs"
+        return "the run belongs to another user, and the cluster may hide other users' jobs", True
     try:
         here = settings().get("ClusterName")
     except SlurmUnavailable as error:
-        return str(error)
+        return str(error), False
     if here != cluster:
-        return f"the run is on the cluster {cluster}, and this machine belongs to {here}"
-    return ""
+        return f"the run is on the cluster {cluster}, and this machine belongs to {here}", True
+    return "", False
 
 
 def _is_submitting(run: RunDirectory, scheduler: Scheduler) -> bool:
@@ -267,7 +286,7 @@ def job_ids(run: RunDirectory, number: int) -> list[str]:
     """
     intent = run.intent(number)
     queue = Queue.query(_job_names(intent))
-    if error := queue.error or _unreachable_reason(intent["user"], intent["cluster"]):
+    if error := queue.error or _unreachable_reason(intent["user"], intent["cluster"])[0]:
         raise SlurmUnavailable(error)
     recorded = {str(job["id"]) for job in _recorded_jobs(run, number)}
     ids = recorded.union(*queue.ids.values())

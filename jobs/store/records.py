@@ -87,6 +87,8 @@ SweepName = Annotated[str, AfterValidator(_sweep_name)]
 Attribute = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 PackName = Annotated[str, Field(pattern=r"^[0-9]{7,12}$")]
 JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+#: Only ``slurm`` has a meaning here: the tasks of all others are processes.
+ExecutorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{1,128}$")]
 Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 Size = Annotated[int, Field(ge=1, lt=1 << 53)]
@@ -252,7 +254,7 @@ class ArrayRecord(TypedDict):
 class Intent(TypedDict):
     """intent.json: the packs of each task. On SLURM, all fields are there."""
 
-    executor: Literal["local", "slurm", "debug"]
+    executor: ExecutorName
     host: str
     created: Amount
     gpus: bool

@@ -38,6 +38,7 @@ file that cannot be read is noted in :attr:`RunDirectory.unreadable`, and only i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -359,6 +360,14 @@ class RunDirectory:
         return self._readable(
             file, Beat, check=lambda beat: records.check_beat(file, beat, self.plan["packs"])
         )
+
+    def record_crash(self, task: str, error: str) -> None:
+        """Make the heartbeat of a task that has ended show why."""
+        now = time.time()
+        last = self.last_heartbeat(task) or {"task": task, "started": now}
+        crashed = {"state": "crashed", "error": error, "updated": now}
+        with contextlib.suppress(OSError):  # a full disk; the log has it
+            publish_json(self.heartbeat(task), {**last, **crashed}, sync=False)
 
     # ---- submissions
 

@@ -24,7 +24,8 @@ def cancel(run: str | None, runs_dir: Path | None) -> None:
     from mlpsubmit.cli import terminal
 
     opened = open_selected(run, runs_dir)
-    if not opened.status().running:
+    current = opened.status()
+    if not (current.running or current.busy):
         echo(f"run {opened.id} is not running")
         return
     status = terminal.cancel_and_wait(opened)

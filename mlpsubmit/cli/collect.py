@@ -40,6 +40,7 @@ def collect(
     are missing. Files that exist are replaced only if they are of the same run.
     """
     from mlpsubmit import results
+    from mlpsubmit.cli import terminal
     from mlpsubmit.display.console import Console
     from mlpsubmit.results._plot import check_figure
     from mlpsubmit.runs.run import open_run
@@ -68,6 +69,8 @@ def collect(
         return
     if current.running:
         echo(f"the run is in progress; see: mlpsubmit status {opened.id}", err=True)
+    elif current.state == "unknown":
+        echo(terminal.unknown_line(current), err=True)
     else:
         echo(f"to train the missing points: mlpsubmit resume {opened.id}", err=True)
     sys.exit(1)

@@ -246,7 +246,7 @@ def report(status: Status, *, failures: bool = True) -> int:
     """
     if status.state == "unknown":
         echo(f"{unknown_line(status)}; see: mlpsubmit status {status.run}")
-        return 0
+        return 0 if status.running else 1
     if status.state == "running":
         waiting = sum(task.state == "waiting" for task in status.tasks)
         queued = f" ({waiting} of {counted(len(status.tasks), 'task')} queued)" if waiting else ""

@@ -138,7 +138,7 @@ def _wait(run: Run) -> Status:
             _print(f"run {run.id} continues on the cluster; run the script again to wait for it")
         raise
     if any(
-        task.state == "interrupted" and task.heartbeat["pid"] == os.getpid()
+        task.state == "interrupted" and task.heartbeat.get("pid") == os.getpid()
         for task in status.tasks
     ):
         raise KeyboardInterrupt  # it reached the train loop, which has saved its state

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
-from mlpsubmit.errors import BusyError, RunError
+from mlpsubmit.errors import BusyError, DamageError, RunError, error_text
 from mlpsubmit.jobs.heartbeat import is_elsewhere
 from mlpsubmit.jobs.killed_packs import add_unrecorded_ends
 from mlpsubmit.jobs.liveness import patience
@@ -239,11 +239,13 @@ def submit(
     files.publish_json(submission.folder / run_directory.INTENT, intent)
     jobs: list[dict[str, Any]] = []
     try:
+        run.intent(submission.number)  # what could not be read is not submitted
         _check_not_overtaken(run, submission, after)
-        for job in executor.submit(submission):
-            jobs.append(job.to_json())
-            files.publish_json(submission.folder / run_directory.JOBS, {"jobs": jobs})
-    except (Rejected, BusyError) as error:
+        with _ends_reported(run, submission, jobs):
+            for job in executor.submit(submission):
+                jobs.append(job.to_json())
+                files.publish_json(submission.folder / run_directory.JOBS, {"jobs": jobs})
+    except (Rejected, BusyError, DamageError) as error:
         if jobs:  # cancelled by now, but some may have started: the number must not be reused
             run.end_submission(submission.number, str(error))
         else:
@@ -252,6 +254,26 @@ def submit(
     except OutcomeUnknown as error:
         run.end_submission(submission.number, str(error))
         raise
+
+
+@contextlib.contextmanager
+def _ends_reported(
+    run: RunDirectory, submission: Submission, jobs: list[dict[str, Any]]
+) -> Iterator[None]:
+    """Record the end of tasks that ran in this process and have not: it lives on, in a notebook."""
+    why = "it ended without reporting"
+    try:
+        yield
+    except BaseException as error:
+        why = error_text(error)
+        raise
+    finally:
+        for job in jobs:
+            name = run_directory.task_name(submission.number, job["first"])
+            last: Mapping[str, Any] = run.last_heartbeat(name) or job
+            ended = last.get("state") in FINAL_STATES or run.overtaken(submission.number)
+            if last.get("pid") == os.getpid() and not ended:
+                run.record_crash(name, why)
 
 
 def _check_not_overtaken(run: RunDirectory, submission: Submission, after: int | None) -> None:

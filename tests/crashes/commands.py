@@ -114,12 +114,14 @@ def _main(pipe: Connection, folder: Path, command: Command, cut: Cut | None) -> 
     from study import trained_configs
 
     from mlpsubmit.errors import UserError
-    from mlpsubmit.jobs import task
+    from mlpsubmit.jobs import task, worker_process
     from mlpsubmit.runs import submit
 
     torch.set_num_threads(1)
     task.HEARTBEAT_SECONDS = 1e6  # the thread of heartbeats writes nothing in between
     submit.LOCK_SECONDS = 0.05
+    # By its command line a fork is the server; all that cancel finds here are of the study.
+    worker_process._is_of = lambda *_: True
     log = os.open(folder / "log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -155,6 +155,8 @@ def test_a_task_that_was_overtaken_leaves_no_result(
         if len(packs) == 2 and by == "attempt":
             Shard.claim(run.directory.results.folder, "001-0000").close()
             (run.directory.results.folder / "001-0000.1.json").write_text("[]")
+            beat = run.directory.last_heartbeat("001-0000") or {}
+            publish_json(run.directory.heartbeat("001-0000"), {**beat, "pid": 2**22 + 1})
         return outcome
 
     monkeypatch.setattr(jobs_task, "train_pack", overtake)

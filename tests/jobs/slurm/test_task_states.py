@@ -204,6 +204,27 @@ def test_a_scheduler_that_need_not_know_of_a_job_is_not_believed(
     assert "belongs to another user" in state(run, STALE)[1]
 
 
+def lasting(run: RunDirectory) -> bool:
+    """Return whether the state of the task is unknown for good."""
+    (task,) = slurm_tasks(run, 0, {}, Scheduler())
+    assert task.state == "unknown"
+    return task.lasting
+
+
+def test_what_no_later_query_can_find_out_is_not_waited_for(
+    run: RunDirectory, slurm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(run)
+    slurm(None)
+    assert not lasting(run), "the controller may come back"
+    slurm("", cluster=None)
+    assert not lasting(run)
+    slurm("", cluster="other")
+    assert lasting(run), "another cluster will never have its jobs"
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert lasting(run), "a machine without SLURM"
+
+
 def test_a_cancelled_task_that_saved_needs_no_scheduler(run: RunDirectory, slurm: Any) -> None:
     answer(run)
     slurm(None)
