@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from mlpsubmit.display.output import echo
 from mlpsubmit.errors import DamageError, RunError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.input_files import record
+from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.trust import untrusted
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
+from mlpsubmit.training.monitor import Interrupted
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.precision import dtype_of, functions_dtype
 from mlpsubmit.training.seeds import data_seed
@@ -43,6 +45,7 @@ class SharedData:
     Args:
         packs: the indices of the configs of each pack that will train, in order: entries that none
             of the remaining packs needs are dropped.
+        stop: set when the task is to stop; then it waits for no other task.
     """
 
     def __init__(
@@ -51,8 +54,10 @@ class SharedData:
         sweep: Sweep,
         device: torch.device,
         packs: Iterable[NDArray[np.int64]] = (),
+        stop: StopFlag | None = None,
     ) -> None:
         self._run = run
+        self._stop = stop or StopFlag()
         self._sweep = sweep
         self._device = device
         self._loaded: dict[str, Mapping[str, Any]] = {}
@@ -76,6 +81,7 @@ class SharedData:
         Equal arguments give the same object; if the function raised, the same error is raised.
 
         Raises:
+            Interrupted: the task is to stop while another one computes the data.
             RunError: the data was lost, and is another one when it is computed again.
         """
         if self._sweep.data is None:
@@ -106,7 +112,7 @@ class SharedData:
     def _load(self, key: str, arguments: Mapping[str, Any], precision: str) -> Mapping[str, Any]:
         """Load what another task computed, or compute it for all tasks."""
         file = self._run.data_file(key)
-        with files.locked(file.with_suffix(".lock")):
+        with files.locked(file.with_suffix(".lock"), waiting=self._waiting(key)):
             why = (untrusted(file.parent) or untrusted(file)) if file.exists() else "is missing"
             checksum = _checksum(file) if why is None else None
             known: Mapping[str, Any] | None = self._run.data_record(key)
@@ -120,6 +126,20 @@ class SharedData:
                 known = {"hash": content_hash(_read(file))}  # the record is damaged
             self._compute(key, arguments, precision, known)
             return _read(file)
+
+    def _waiting(self, key: str) -> Callable[[], None]:
+        """Return what to call while another task has the lock of some entries."""
+        reported = False
+
+        def waiting() -> None:
+            nonlocal reported
+            if self._stop.is_set():
+                raise Interrupted
+            if not reported:
+                echo(f"data {key}: another task is computing it; waiting for that")
+            reported = True
+
+        return waiting
 
     def _compute(
         self,

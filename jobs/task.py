@@ -120,7 +120,7 @@ def run_task(
         _record_last_end(run, name, supervision)
         _remove_leftovers(run, name, intent["slices"][index])
         packs = suspects_last(run, _to_train(run, plan, intent["slices"][index], name))
-        data = SharedData(run, sweep, device, map(plan.indices, packs))
+        data = SharedData(run, sweep, device, map(plan.indices, packs), stop)
         roofline = None
         if sum(pack.cost for pack in packs) >= WORTH_A_ROOFLINE:
             roofline = Roofline(device, sweep.base.precision)

@@ -252,6 +252,8 @@ class _PackTraining:
                 continue
             try:
                 self.entries[row] = self.context.data.entries(config)
+            except Interrupted:
+                raise
             except FAILURES as error:
                 if ran_out_of_memory(error):
                     raise

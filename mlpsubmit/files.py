@@ -339,44 +339,67 @@ def _too_large(size: int, most: int) -> str:
     return f"{size} bytes; the most is {most}"
 
 
-#: Seconds between two attempts to get a lock.
+#: Seconds between two attempts to get a lock, at first and at most: each is a request to the server
+#: of a network file system.
 _LOCK_PAUSE = 0.1
+_LONGEST_LOCK_PAUSE = 2.0
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: float = math.inf) -> Iterator[None]:
+def locked(
+    path: Path, *, wait: float = math.inf, waiting: Callable[[], object] = lambda: None
+) -> Iterator[None]:
     """Hold an exclusive lock on a file; the kernel releases it however the process ends.
 
     Child processes that are started with ``close_fds=False`` hold it as well.
 
     Args:
         wait: seconds to wait for it.
+        waiting: called before each pause; what it raises ends the wait.
 
     Raises:
         BlockingIOError: another process holds it longer.
         RunError: the file system does not support locks.
     """
     end = time.monotonic() + wait
-    operation = fcntl.LOCK_EX | (0 if wait == math.inf else fcntl.LOCK_NB)
     # A FIFO in its place has no reader: without O_NONBLOCK, opening it would wait for one.
     opener = lambda name, flags: os.open(name, flags | os.O_NONBLOCK, 0o666)  # noqa: E731
-    with open(path, "ab", opener=opener) as file:
-        # An sbatch that outlives the process that started it also holds the lock until it ends.
-        os.set_inheritable(file.fileno(), True)
-        while True:
+    while True:
+        with open(path, "ab", opener=opener) as file:
+            # An sbatch that outlives the process that started it also holds the lock until it ends.
+            os.set_inheritable(file.fileno(), True)
+            _lock(file, path, end, waiting)
+            if not _is_at(file, path):  # its last owner has removed it
+                continue
             try:
-                fcntl.flock(file, operation)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    raise
-                time.sleep(_LOCK_PAUSE)
-            except OSError as error:
-                raise RunError(
-                    f"{path}: cannot be locked ({error.strerror}); keep runs on a file system that "
-                    "supports locks, with --runs-dir"
-                ) from error
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
+            return
+
+
+def _lock(file: BinaryIO, path: Path, end: float, waiting: Callable[[], object]) -> None:
+    pause = _LOCK_PAUSE
+    while True:
         try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            waiting()
+            time.sleep(min(pause, max(0.0, end - time.monotonic())))
+            pause = min(1.5 * pause, _LONGEST_LOCK_PAUSE)
+        except OSError as error:
+            raise RunError(
+                f"{path}: cannot be locked ({error.strerror}); keep runs on a file system that "
+                "supports locks, with --runs-dir"
+            ) from error
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Return whether an open file is the one that has a path now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False

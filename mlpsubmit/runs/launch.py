@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mlpsubmit import files
 from mlpsubmit.checksums import sealed
 from mlpsubmit.display.text import abridged
-from mlpsubmit.errors import DamageError, UserError
+from mlpsubmit.errors import BusyError, DamageError, UserError
 from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.store import run_directory
@@ -295,13 +295,18 @@ def _locked_folder(folder: Path) -> Iterator[None]:
         for path in dict.fromkeys((*created, folder, folder.parent)):
             files.sync_folder(path.parent)
         with submission_lock(folder / run_directory.LOCK, f"the sweep {folder.name}"):
-            files.refresh(folder)  # another machine may just have launched it
-            files.remove_leftovers(folder)
-            yield
+            try:
+                files.refresh(folder)  # another machine may just have launched it
+                files.remove_leftovers(folder)
+                yield
+            except BaseException:
+                if created:  # while it is locked: it may be another launch's from then on
+                    (folder / run_directory.LOCK).unlink(missing_ok=True)
+                raise
+    except BusyError:
+        raise  # another launch is using what this one has created
     except BaseException as error:
         with contextlib.suppress(OSError):
-            if created:
-                (folder / run_directory.LOCK).unlink()
             for path in created:
                 path.rmdir()
         if not isinstance(error, OSError):
@@ -317,7 +322,7 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch) -> RunDirectory
     path = prepared.path
     with files.published(path) as temporary:
         # Whatever the umask, nobody else may write to folders that code is loaded from.
-        temporary.mkdir(mode=0o755, parents=True)
+        temporary.mkdir(mode=0o755)
         for name in run_directory.FOLDERS:
             (temporary / name).mkdir(mode=0o755)
         # It holds the environment variables that the spec sets, which may be secrets.

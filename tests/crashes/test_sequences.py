@@ -50,6 +50,7 @@ def losses(path: Path) -> dict[str, float]:
         for key, index in zip(pack["key"], pack["index"], strict=True):
             point = np.unravel_index(index, dataset.status.shape)
             assert dataset.status.values[point] == "done"
+            assert key.decode() not in found, "one run trains nothing twice"
             found[key.decode()] = float(dataset.train_loss.values[point])
     assert (dataset.status == "done").sum() == len(found) == one.status().done
     return found
@@ -100,6 +101,9 @@ class Study(RuleBasedStateMachine):
         ended = run(self.folder, self.command(name), cut)
         for one in ended:
             assert one.error[0] in ("", "BusyError" if len(ended) > 1 else ""), one.error
+            # Of a grown study and the one before, each may train the others that were missing when
+            # it began; with nothing else at that time, a command trains no config a second time.
+            assert len(ended) > 1 or not set(one.trained) & set(self.trained)
             self.trained += one.trained
 
     def runs(self) -> list[Path]:
@@ -107,9 +111,8 @@ class Study(RuleBasedStateMachine):
 
     @invariant()
     def collect(self) -> None:
-        """Check that nothing is lost, nothing is trained again, and no number is wrong."""
+        """Check that nothing is lost, and no number is wrong."""
         found = {key: loss for path in self.runs() for key, loss in losses(path).items()}
-        assert len(self.trained) == len(set(self.trained))
         assert set(self.trained) <= set(found)
         for key, loss in found.items():
             assert self.collected.setdefault(key, loss) == loss

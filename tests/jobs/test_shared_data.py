@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from mlpsubmit import RunError, Sweep
+from mlpsubmit import RunError, Sweep, files
 from mlpsubmit.jobs import shared_data
 from mlpsubmit.jobs.shared_data import SharedData, content_hash, data_keys
+from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store.run_directory import FOLDERS, RunDirectory
+from mlpsubmit.training.monitor import Interrupted
 
 CPU = torch.device("cpu")
 
@@ -195,6 +198,28 @@ def test_lost_or_damaged_data_is_computed_again_and_must_be_the_same(
     with pytest.raises(RunError, match=r"the data function returns other data \(hash \w{32}\)"):
         SharedData(run, made, CPU).entries(config)
     assert not file.exists()
+
+
+def test_a_task_that_is_to_stop_does_not_wait_for_the_data_of_another(
+    run: RunDirectory, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, stop = sweep({}, lambda: {"A": np.ones((3, 1))}), StopFlag()
+    pauses: list[float] = []
+    data = SharedData(run, made, CPU, stop=stop)
+    assert data.entries(made.config(0))["A"].sum() == 3
+    (lock,) = (run.path / "data").glob("*.lock")
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 20:
+            stop.set()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with files.locked(lock), pytest.raises(Interrupted):
+        SharedData(run, made, CPU, stop=stop).entries(made.config(0))
+    assert (pauses[0], pauses[-1]) == (0.1, 2.0)
+    shown = capfd.readouterr().out
+    assert shown.count("another task is computing it; waiting for that") == 1
 
 
 def test_data_of_one_run_is_read_from_one_content_of_a_file(

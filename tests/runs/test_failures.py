@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlpsubmit import Sweep, UserError, launch, open_run
+from mlpsubmit import RunError, Sweep, UserError, files, launch, open_run
+from mlpsubmit.errors import BusyError
 from mlpsubmit.jobs.executors.local import LocalExecutor
+from mlpsubmit.jobs.store import run_directory
 
 Command = Callable[..., Any]
 
@@ -284,10 +286,22 @@ def test_a_change_in_another_encoding_under_git_is_no_obstacle(workplace: Path) 
     assert len(origin["git_diff_hash"]) == 16
 
 
-def test_two_launches_at_once_make_one_run(workplace: Path) -> None:
-    from mlpsubmit import RunError, files
-    from mlpsubmit.jobs.store import run_directory
+def test_a_launch_that_is_refused_leaves_the_folders_to_the_one_in_progress(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each found no folder: on a network file system, that of the other is seen late."""
+    sweep = Sweep("twice", {"WIDTH": [4]}, batchfn=two_tasks, MAX_ITER=3, N_SAMPLES=4)
+    folder, exists = Path("mlpruns", "twice"), Path.exists
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(Path, "exists", lambda path: path != folder and exists(path))
+    with files.locked(folder / run_directory.LOCK):
+        inode = (folder / run_directory.LOCK).stat().st_ino
+        with pytest.raises(BusyError, match="another launch or resume is in progress"):
+            launch(sweep, executor="debug")
+        assert (folder / run_directory.LOCK).stat().st_ino == inode
 
+
+def test_two_launches_at_once_make_one_run(workplace: Path) -> None:
     sweep = Sweep("twice", {"WIDTH": [4]}, batchfn=two_tasks, MAX_ITER=3, N_SAMPLES=4)
     (workplace / "mlpruns" / "twice").mkdir(parents=True)
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import subprocess
@@ -51,6 +52,25 @@ def test_what_a_killed_process_leaves_is_recognized(tmp_path: Path, kind: str) -
     remove_leftovers(tmp_path)
     assert hidden(tmp_path) == [".out.nc.mine"]
     remove_leftovers(tmp_path / "none")
+
+
+def test_a_lock_that_its_owner_removed_meanwhile_is_taken_anew(tmp_path: Path) -> None:
+    """Else two processes would hold the lock, each on a file of its own."""
+    lock = tmp_path / "lock"
+    owner = contextlib.ExitStack()
+    owner.enter_context(locked(lock))
+    removed: list[bool] = []
+
+    def waiting() -> None:
+        if not removed:
+            lock.unlink()
+            owner.close()
+        removed.append(True)
+
+    with locked(lock, waiting=waiting):
+        assert removed == [True]
+        with pytest.raises(BlockingIOError), locked(lock, wait=0):
+            pass
 
 
 def test_a_link_is_removed_and_not_what_it_points_to(tmp_path: Path) -> None:

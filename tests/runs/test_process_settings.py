@@ -51,7 +51,7 @@ def test_local_and_debug_give_the_same_bits(mlpsubmit: Any, study: Path) -> None
 
     # The value of a variable stands in sweep.pkl alone, which nobody else can read.
     run = open_run("settings").path
-    having = [p.name for p in run.rglob("*") if p.is_file() and b"STUDY_NOISE" in p.read_bytes()]
+    having = [p.name for p in run.rglob("*") if p.is_file() and b"0.25117" in p.read_bytes()]
     assert having == [run_directory.SWEEP_PICKLE]
     mode = (run / run_directory.SWEEP_PICKLE).stat().st_mode
     assert stat.S_IMODE(mode) == 0o600

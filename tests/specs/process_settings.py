@@ -11,7 +11,7 @@ import torch
 
 from mlpsubmit import Sweep
 
-os.environ["STUDY_NOISE"] = "0.25"
+os.environ["STUDY_NOISE"] = "0.25117"
 os.environ.pop("STUDY_REMOVED", None)
 sys.path.append("lib")
 torch.set_default_dtype(torch.float64)
