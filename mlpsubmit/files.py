@@ -34,6 +34,7 @@ __all__ = [
     "published",
     "read_json",
     "refresh",
+    "remove_folder",
     "remove_leftovers",
     "sync_folder",
     "verify",
@@ -146,6 +147,14 @@ def remove_leftovers(folder: Path, owned: Callable[[str], bool] = lambda name: T
             else:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder: it disappears whole, whenever this process or the machine ends."""
+    hidden = _sibling(path)
+    os.rename(path, hidden)
+    sync_folder(path.parent)
+    shutil.rmtree(hidden)
 
 
 @contextlib.contextmanager

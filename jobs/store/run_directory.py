@@ -271,7 +271,7 @@ class RunDirectory:
 
         Not those of a cancel, which may be in progress whatever is locked.
         """
-        folders = [self.path / name for name in ("", DATA, RESULTS, CHECKPOINTS, HEARTBEATS)]
+        folders = [self.path, *(self.path / name for name in FOLDERS)]
         for folder in (*folders, *map(self.submission, self._numbers())):
             remove_leftovers(folder, ENDED.__ne__)
 

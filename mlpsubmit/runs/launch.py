@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -119,7 +118,7 @@ def launch(
         start(run.directory, chosen, submitted_hash, retries, checked=True, trust=trust)
     except Rejected:
         if prepared.run is None and not run.directory.submissions():
-            shutil.rmtree(run.path)
+            files.remove_folder(run.path)
         raise
     return run
 

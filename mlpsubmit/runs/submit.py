@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import socket
 import time
 import warnings
@@ -249,7 +248,7 @@ def submit(
         if jobs:  # cancelled by now, but some may have started: the number must not be reused
             run.end_submission(submission.number, str(error))
         else:
-            shutil.rmtree(submission.folder)
+            files.remove_folder(submission.folder)
         raise
     except OutcomeUnknown as error:
         run.end_submission(submission.number, str(error))
@@ -268,11 +267,11 @@ def _ends_reported(
         why = error_text(error)
         raise
     finally:
-        for job in jobs:
+        for job in [job for job in jobs if job["pid"] == os.getpid()]:
             name = run_directory.task_name(submission.number, job["first"])
             last: Mapping[str, Any] = run.last_heartbeat(name) or job
             ended = last.get("state") in FINAL_STATES or run.overtaken(submission.number)
-            if last.get("pid") == os.getpid() and not ended:
+            if last.get("pid") == job["pid"] and not (ended or is_elsewhere(last)):
                 run.record_crash(name, why)
 
 

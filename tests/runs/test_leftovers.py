@@ -15,7 +15,7 @@ import pytest
 
 from mlpsubmit import launch, open_run
 from mlpsubmit.errors import BusyError
-from mlpsubmit.files import locked, published, remove_leftovers, without_leftovers
+from mlpsubmit.files import locked, published, remove_folder, remove_leftovers, without_leftovers
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.runs.run import Run
 from mlpsubmit.spec.load import load_spec
@@ -52,6 +52,19 @@ def test_what_a_killed_process_leaves_is_recognized(tmp_path: Path, kind: str) -
     remove_leftovers(tmp_path)
     assert hidden(tmp_path) == [".out.nc.mine"]
     remove_leftovers(tmp_path / "none")
+
+
+def test_a_folder_disappears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "plan.json").touch()
+    with monkeypatch.context() as killed:
+        killed.setattr("shutil.rmtree", lambda _: None)
+        remove_folder(folder)
+    assert not folder.exists()
+    assert len(hidden(tmp_path)) == 1
+    remove_leftovers(tmp_path, "run".__eq__)
+    assert hidden(tmp_path) == []
 
 
 def test_a_lock_that_its_owner_removed_meanwhile_is_taken_anew(tmp_path: Path) -> None:

@@ -75,6 +75,18 @@ def test_a_task_that_ended_in_this_process_without_a_report(run: Run) -> None:
     assert run.wait().complete
 
 
+def test_a_process_elsewhere_may_have_the_id_of_this_one(run: Run, records: Any) -> None:
+    beat = records.beat(host="far", pid=os.getpid())
+
+    class Scheduled(OtherExecutor):
+        def submit(self, submission: Submission) -> Iterator[Job]:
+            yield Job("7", 0, 1, array=False)
+            publish_json(submission.run.heartbeat("001-0000"), beat)
+
+    start(run.directory, Scheduled(), sweep_hash(run.directory))
+    assert run.directory.last_heartbeat("001-0000") == beat
+
+
 @pytest.mark.usefixtures("_no_wait")
 @pytest.mark.parametrize("lost", [run_directory.INTENT, run_directory.JOBS])
 def test_tasks_of_which_no_record_is_left(run: Run, mlpsubmit: Command, lost: str) -> None:
