@@ -361,6 +361,7 @@ def test_every_field_of_a_json_file_is_declared(mlpsubmit: Command) -> None:
         assert set(written) <= {*model.__annotations__, "format"}, name
 
 
+@pytest.mark.slow
 def test_every_command_counts_a_damaged_result_as_missing(mlpsubmit: Command) -> None:
     launch = ("launch", "small.py", "--executor", "debug", "MAX_ITER=3", "PACK_SIZE=2")
     assert mlpsubmit(*launch).code == 0
@@ -394,6 +395,7 @@ def test_every_command_counts_a_damaged_result_as_missing(mlpsubmit: Command) ->
     assert json.loads(mlpsubmit("status", run.id, "--json").out)["damaged"] == []
 
 
+@pytest.mark.slow
 def test_damaged_reused_results_count_as_missing(mlpsubmit: Command) -> None:
     launch = ("launch", "small.py", "--executor", "debug", "MAX_ITER=3", "PACK_SIZE=4")
     mlpsubmit(*launch)

@@ -68,6 +68,7 @@ def test_a_shard_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert raised.value.filename == str(shard.path)
 
 
+@pytest.mark.slow
 def test_launch_train_and_collect_on_a_full_disk(
     mlpsubmit: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

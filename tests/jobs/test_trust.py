@@ -30,6 +30,9 @@ from mlpsubmit.runs import submit
 from mlpsubmit.runs.run import Run
 from mlpsubmit.spec.load import load_spec
 
+#: Each test launches a run or two.
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Any]
 
 PLANTED = "import pathlib; pathlib.Path('planted').touch()"

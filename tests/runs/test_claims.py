@@ -26,6 +26,9 @@ from mlpsubmit.jobs.trust import sweep_hash
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import start
 
+#: Each test launches a run or two.
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Any]
 
 

@@ -294,6 +294,7 @@ def test_a_launch_that_is_refused_leaves_the_folders_to_the_one_in_progress(
     folder, exists = Path("mlpruns", "twice"), Path.exists
     folder.mkdir(parents=True)
     monkeypatch.setattr(Path, "exists", lambda path: path != folder and exists(path))
+    monkeypatch.setattr("mlpsubmit.runs.submit.LOCK_SECONDS", 0.0)
     with files.locked(folder / run_directory.LOCK):
         inode = (folder / run_directory.LOCK).stat().st_ino
         with pytest.raises(BusyError, match="another launch or resume is in progress"):
@@ -301,7 +302,10 @@ def test_a_launch_that_is_refused_leaves_the_folders_to_the_one_in_progress(
         assert (folder / run_directory.LOCK).stat().st_ino == inode
 
 
-def test_two_launches_at_once_make_one_run(workplace: Path) -> None:
+def test_two_launches_at_once_make_one_run(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlpsubmit.runs.submit.LOCK_SECONDS", 0.0)
     sweep = Sweep("twice", {"WIDTH": [4]}, batchfn=two_tasks, MAX_ITER=3, N_SAMPLES=4)
     (workplace / "mlpruns" / "twice").mkdir(parents=True)
     with (

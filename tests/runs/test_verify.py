@@ -251,6 +251,7 @@ def test_results_of_a_gpu_are_not_trained_again_without_one(
     assert "was trained on NVIDIA H100, and this machine has no GPU" in refused.err
 
 
+@pytest.mark.slow
 def test_what_others_could_have_written_is_not_trained_again_unasked(
     mlpsubmit: Command, run: Run
 ) -> None:

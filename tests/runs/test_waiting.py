@@ -22,6 +22,9 @@ from mlpsubmit.runs.run import POLL_SECONDS
 from mlpsubmit.runs.submit import start
 from mlpsubmit.spec.load import load_spec
 
+#: Each test launches a run or two.
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Any]
 
 

@@ -13,6 +13,9 @@ from mlpsubmit import Sweep, open_run
 from mlpsubmit.files import publish_json, read_json
 from mlpsubmit.spec.load import load_spec
 
+#: Each test launches a run or two.
+pytestmark = pytest.mark.slow
+
 Command = Callable[..., Any]
 
 SPEC = """

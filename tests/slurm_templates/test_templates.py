@@ -575,7 +575,7 @@ def test_a_change_wins_and_the_rest_stays(keys: dict[str, Any], changes: dict[st
     [
         ({"time": "4x"}, r"^--time: got '4x'; should be minutes, "),
         ({"max_parallel": "0"}, r"^--max-parallel: got '0'; should be an integer >= 1 \(tasks "),
-        ({"cpus": "9" * 5000}, r"^--cpus: got '9+'; should be an integer >= 1 \(CPU "),
+        ({"cpus": "9" * 5000}, r"^--cpus: got '9+\.\.\.; should be an integer >= 1 \(CPU "),
         ({"partition": "\udcff"}, r"^--partition: got '\\udcff'; should be a string on one line"),
         ({"sbatch": {"array": "1"}}, r"^--sbatch array: should be left out; mlpsubmit sets it"),
         ({"sbatch": {"time": "1"}}, r"^--sbatch time: should be .* \(on the command line: --time"),

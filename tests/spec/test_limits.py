@@ -92,6 +92,7 @@ def test_the_values_of_an_axis_are_read_up_to_the_limit(monkeypatch: pytest.Monk
         Sweep(axes={"noise": Liar()}, batchfn=batches)
 
 
+@pytest.mark.slow
 def test_a_product_with_too_many_points_is_refused() -> None:
     axes = {"noise": range(100_000), "trial": range(100_000)}
     message = (
