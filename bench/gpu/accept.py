@@ -37,25 +37,28 @@ class Part:
 
     Attributes:
         module: its file in this folder.
-        seconds: its time limit. All together are less than six minutes.
+        seconds: its time limit.
+        timed: whether it measures speeds, or fills the device: then nothing runs beside it.
     """
 
     letter: str
     title: str
     module: str
     seconds: int
+    timed: bool = True
 
 
-#: The most telling first.
+#: The most telling first. Those that are not timed run at once, before the others: together they
+#: take less than six minutes.
 PARTS = (
-    Part("a", "the tests marked gpu", "marked_tests", 75),
-    Part("b", "whole runs, killed and resumed", "interrupted_runs", 90),
-    Part("c", "speed of the train loop", "speeds", 55),
+    Part("a", "the tests marked gpu", "marked_tests", 90, timed=False),
+    Part("b", "whole runs, killed and resumed", "interrupted_runs", 90, timed=False),
+    Part("g", "precisions", "precisions", 90, timed=False),
+    Part("c", "speed of the train loop", "speeds", 70),
     Part("d", "packs side by side", "beside", 35),
-    Part("e", "launches and idle time", "launches", 35),
-    Part("f", "memory of packs", "memory", 30),
-    Part("g", "precisions", "precisions", 15),
-    Part("h", "constants", "constants", 25),
+    Part("e", "launches and idle time", "launches", 60),
+    Part("f", "memory of packs", "memory", 50),
+    Part("h", "constants", "constants", 45),
 )
 
 
@@ -66,21 +69,27 @@ def install(wheels: Path, target: Path) -> None:
     subprocess.run([sys.executable, "-m", "pip", "install", *options, *found], check=True)
 
 
-def run(part: Part, limit: float, out: Path, environment: dict[str, str]) -> tuple[str, float]:
-    """Run a part; return how it ended, and its seconds."""
-    begun, file = time.monotonic(), out / f"{part.letter}.json"
-    file.unlink(missing_ok=True)  # rows of an earlier acceptance are none of this one
-    command = [sys.executable, str(HERE / f"{part.module}.py"), str(file)]
-    print(f"\n{part.letter}: {part.title}, at most {limit:.0f} s", flush=True)
-    # A session of its own: what it has started ends with it.
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
-    try:
-        code = process.wait(limit)
-        ended = "complete" if code == 0 else f"ended with exit code {code}"
-    except subprocess.TimeoutExpired:
-        ended = f"cut off after {limit:.0f} s"
-    kill_session(process)
-    return ended, time.monotonic() - begun
+def run(
+    parts: Sequence[Part], patience: float, out: Path, environment: dict[str, str]
+) -> dict[Part, str]:
+    """Run parts at the same time; return how each has ended."""
+    begun, running = time.monotonic(), dict[Part, subprocess.Popen[bytes]]()
+    for part in parts:
+        file = out / f"{part.letter}.json"
+        file.unlink(missing_ok=True)  # rows of an earlier acceptance are none of this one
+        command = [sys.executable, str(HERE / f"{part.module}.py"), str(file)]
+        print(f"\n{part.letter}: {part.title}, at most {patience * part.seconds:.0f} s", flush=True)
+        # A session of its own: what it has started ends with it.
+        running[part] = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    ended = {}
+    for part, process in running.items():
+        try:
+            code = process.wait(max(0.0, begun + patience * part.seconds - time.monotonic()))
+            ended[part] = "complete" if code == 0 else f"ended with exit code {code}"
+        except subprocess.TimeoutExpired:
+            ended[part] = f"cut off after {patience * part.seconds:.0f} s"
+        kill_session(process)
+    return ended
 
 
 def kill_session(process: subprocess.Popen[bytes]) -> None:
@@ -118,7 +127,7 @@ def device_line() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    letters = ",".join(part.letter for part in PARTS)
+    letters = ",".join(sorted(part.letter for part in PARTS))
     parser.add_argument("--only", default=letters, help="parts, such as a,d; all by default")
     parser.add_argument("--out", type=Path, default=ROOT / ".bench" / "gpu", help="for the JSON")
     parser.add_argument(
@@ -144,13 +153,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         device = device_line()
         print(device, flush=True)
-        rows, total = list[Row](), 0.0
-        for part in PARTS:
-            if part.letter in wanted:
-                limit = options.patience * part.seconds
-                ended, seconds = run(part, limit, out, environment)
-                rows += rows_of(part, out, ended)
-                total += seconds
+        begun, chosen = time.monotonic(), [part for part in PARTS if part.letter in wanted]
+        groups = [[part for part in chosen if not part.timed]]
+        groups += [[part] for part in chosen if part.timed]
+        ended = dict[Part, str]()
+        for group in groups:
+            ended |= run(group, options.patience, out, environment)
+        rows = [row for part in chosen for row in rows_of(part, out, ended[part])]
+        total = time.monotonic() - begun
     printed = f"{device}; {total:.0f} s.\n\n{table(rows)}\n"
     (out / "table.md").write_text(printed)
     print(f"\n{printed}")

@@ -13,7 +13,8 @@ same. With W = w (d + w + 1) weights and A = 4 n w bytes of activations per laye
   and reads four: for the bias, for the weights (two), and, but for the first layer, for its inputs.
 - memory, elementwise operations fused into products (epilogues): (13 + 4 s) A, as above without
   them.
-- on top of either, the inputs are written once and read three times: 16 n d bytes; and the weights
+- memory, activations on the chip, as the kernel for narrow MLPs keeps them: none of A.
+- on top of each, the inputs are written once and read three times: 16 n d bytes; and the weights
   pass six times and s: f, f0, backward, the gradient written, and the update (two read, one
   written): (24 + 4 s) W bytes.
 """
@@ -26,11 +27,12 @@ from dataclasses import dataclass
 import torch
 
 from mlpsubmit.jobs.throughput.roofline import matmul_rate, wait_for
+from mlpsubmit.training.accel.kernels import WIDEST
 
 __all__ = ["Card", "flops"]
 
 #: Passes over the activations of a layer: without f0, and of f0.
-UNFUSED, FUSED = (23, 8), (13, 4)
+UNFUSED, FUSED, ON_CHIP = (23, 8), (13, 4), (0, 0)
 
 
 def flops(width: int, batch: int, d: int, initial: float = 1.0) -> float:
@@ -75,11 +77,13 @@ class Card:
     ) -> dict[str, float]:
         """Return the model-steps per second that each limit alone would allow."""
         sizes = (width, batch, d)
-        return {
-            "unfused": self.bandwidth / moved_bytes(*sizes, UNFUSED, initial),
-            "epilogues": self.bandwidth / moved_bytes(*sizes, FUSED, initial),
-            "arithmetic": self.rates[precision] / flops(*sizes, initial),
+        passes = {"unfused": UNFUSED, "epilogues": FUSED}
+        if width <= WIDEST:
+            passes["on chip"] = ON_CHIP
+        limits = {
+            name: self.bandwidth / moved_bytes(*sizes, one, initial) for name, one in passes.items()
         }
+        return {**limits, "arithmetic": self.rates[precision] / flops(*sizes, initial)}
 
 
 def _bandwidth(device: torch.device) -> float:

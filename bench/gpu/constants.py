@@ -86,7 +86,7 @@ def weights_on_gpu(report: Report) -> None:
 
 def main(file: Path) -> None:
     report = Report("h", file)
-    for measure in (weights_on_gpu, worthwhile_steps, largest_recorded):
+    for measure in (worthwhile_steps, largest_recorded, weights_on_gpu):
         measure(report)
         if GPU:
             torch.cuda.empty_cache()

@@ -110,6 +110,8 @@ def sweep(number: int, changes: dict[str, Any], steps: int) -> Sweep:
     }
     if "LR" in changes:
         settings["axes"] = {"trial": range(4), **changes.get("axes", {})}
+    if "WIDTH" in settings["axes"]:
+        del settings["WIDTH"]
     return Sweep(f"kind{number}", **settings)
 
 

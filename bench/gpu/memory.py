@@ -15,6 +15,7 @@ from workload import DEVICE, Workload, polynomials
 from mlpsubmit import Sweep, launch
 from mlpsubmit.jobs.pack_memory import config_bytes
 from mlpsubmit.training.accel.replay import LARGEST_RECORDED
+from mlpsubmit.training.oom import release_memory
 
 #: The prediction is never below the peak, and wastes at most this factor.
 WASTE = 4.0
@@ -30,8 +31,8 @@ def predicted_bytes(pack: Workload) -> float:
 
 def measure(pack: Workload, report: Report) -> None:
     """Compare the predicted with the largest allocated memory of a pack, replayed."""
+    release_memory()  # of earlier packs, which are held by cycles
     if GPU:
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with steps(replayed=True, largest=LARGEST_RECORDED):
         pack.train(BLOCK // 2, {"OPTIMIZER": "adam"})
@@ -89,8 +90,7 @@ def main(file: Path) -> None:
     for width in (64, 1024, 8192, 16, 256, 4096) if GPU else (8,):
         measure(Workload(width, fitting_configs(width)), report)
     measure(Workload(256 if GPU else 8, 8, 1024, 32, test_rows=10_000 if GPU else 64), report)
-    if GPU:
-        torch.cuda.empty_cache()
+    release_memory()
     shortage(report)
     report.finish()
 

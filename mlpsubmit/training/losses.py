@@ -13,7 +13,7 @@ from mlpsubmit.training.comparison import StackingError, unvectorised
 from mlpsubmit.training.guard import WriteError
 from mlpsubmit.training.oom import ran_out_of_memory
 
-__all__ = ["StackedLoss", "differentiated", "stacked_loss"]
+__all__ = ["StackedLoss", "differentiated", "mse", "stacked_loss"]
 
 #: From outputs (K, n, ...) and targets (1 or K, n, ...) to losses (K,).
 StackedLoss = Callable[[Tensor, Tensor], Tensor]
@@ -33,7 +33,7 @@ def stacked_loss(loss: str | Callable[[Tensor, Tensor], Tensor]) -> StackedLoss:
     """
     if callable(loss):
         return _by_callable(loss)
-    return {"mse": _mse, "cross_entropy": _cross_entropy}[loss]
+    return {"mse": mse, "cross_entropy": _cross_entropy}[loss]
 
 
 def differentiated(loss: StackedLoss, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +41,7 @@ def differentiated(loss: StackedLoss, output: Tensor, y: Tensor) -> tuple[Tensor
 
     That of ``mse``, 2 (f - y) / N over N entries, has the bits of autograd's in fewer passes.
     """
-    if loss is _mse:
+    if loss is mse:
         with torch.no_grad():
             K, n = output.shape[:2]
             error = output.reshape(K, n, -1) - y.reshape(len(y), n, -1)
@@ -55,7 +55,8 @@ def differentiated(loss: StackedLoss, output: Tensor, y: Tensor) -> tuple[Tensor
     return losses.detach(), gradient
 
 
-def _mse(output: Tensor, y: Tensor) -> Tensor:
+def mse(output: Tensor, y: Tensor) -> Tensor:
+    """Return the mean of (f - y)^2 over the entries of each config, (K,)."""
     K, n = output.shape[:2]
     f = output.reshape(K, n, -1)
     return (f - y.reshape(len(y), n, -1)).square().mean((1, 2))

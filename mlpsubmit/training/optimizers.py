@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
+from mlpsubmit.training.accel.kernels import sgd_step
 from mlpsubmit.training.batches import column
 from mlpsubmit.training.parametrizations import Factors, effective_lr
 from mlpsubmit.training.parts import Part
@@ -234,9 +235,17 @@ class _SGD(_Stacked):
         self._nesterov = hyperparameters[0].nesterov
         self.momenta = torch.tensor(momenta, **self._like)
         self.buffers = self._zeros() if any(momenta) else []
+        plain = not (self.buffers or self._has_decay)
+        fusible = plain and hyperparameters[0].compile is not False
+        fusible &= all(p.is_contiguous() for p in stack.parameters)
+        self._kernel = sgd_step(stack.device) if fusible else None
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
+        if self._kernel is not None:
+            for p, g, lr in zip(self._stack.parameters, gradients, self.lrs.unbind(1), strict=True):
+                self._kernel(p, g, lr, active)
+            return
         for i, p, g, lr in self._each(gradients, active):
             if self.buffers:
                 momentum, buffer = column(self.momenta, p), self.buffers[i]

@@ -79,9 +79,8 @@ class Stack(Part):
         self._tied = len(every) > len(_tensors(models[0]))
         self._forward_shared = torch.vmap(self._forward_one, in_dims=(0, None))
         self._forward_stacked = torch.vmap(self._forward_one, in_dims=(0, 0))
-        # Before the weights leave the models, whose multipliers it reads. It has no bf16.
-        possible = accelerated and precision != "bf16"
-        self._closed_form = ClosedForm.of(models) if possible else None
+        # Before the weights leave the models, whose multipliers it reads.
+        self._closed_form = ClosedForm.of(models, precision, device) if accelerated else None
         self._compiled: Compiled[tuple[Tensor, list[Tensor]]] | None = None
         self._alone = self._closed_form is None and len(models) == 1
         self._aliased = False
@@ -226,7 +225,11 @@ class Stack(Part):
     def method(self) -> str:
         """How gradients are computed, which decides how they round."""
         if self._closed_form is not None:
-            return "the closed form"
+            return (
+                "the closed form"
+                if self._closed_form.kernel is None
+                else "the kernel for narrow MLPs"
+            )
         if self._alone:
             return "the model itself"
         compiled = self._compiled is not None and self._compiled.works

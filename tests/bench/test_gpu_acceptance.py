@@ -63,7 +63,7 @@ def test_what_is_cut_off_keeps_its_rows(
     part = accept.Part("x", "hangs", "hanging", 1)
     monkeypatch.setattr(accept, "PARTS", (part,))
     monkeypatch.setattr(accept, "device_line", lambda: "no card")
-    monkeypatch.setattr(accept, "run", lambda *_: ("cut off after 1 s", 1.0))
+    monkeypatch.setattr(accept, "run", lambda *_: {part: "cut off after 1 s"})
     assert accept.main(["--out", str(tmp_path)]) == 1
     printed = (tmp_path / "table.md").read_text()
     assert "| x | a case | 1.5 |  | at least 1 | holds |" in printed
@@ -71,7 +71,7 @@ def test_what_is_cut_off_keeps_its_rows(
     assert printed in capfd.readouterr().out
     monkeypatch.undo()
     monkeypatch.setattr(accept, "HERE", tmp_path)
-    assert accept.run(part, 1, tmp_path, dict(os.environ))[0] == "cut off after 1 s"
+    assert accept.run([part], 1, tmp_path, dict(os.environ)) == {part: "cut off after 1 s"}
 
 
 def test_what_is_cut_off_leaves_no_process(accept: ModuleType) -> None:

@@ -3,7 +3,8 @@
 With weights W, biases b and forward multipliers g, a hidden layer computes
 relu(sqrt(2) g (W x + b)), which equals c relu(W x + b) with c = sqrt(2) g (c = g where a
 parametrization has no ReLU gain). So relu(W x + b) is what is stored, and c is a factor of the next
-matrix product, where it costs nothing. Gradients follow from these formulas by backpropagation.
+matrix product, where it costs nothing. Gradients follow from these formulas by backpropagation. For
+narrow MLPs on a GPU, :mod:`mlpsubmit.training.accel.kernels` computes the same in one launch.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from mlpsubmit.training.accel.kernels import NarrowKernel
 from mlpsubmit.training.batches import Batch, column
-from mlpsubmit.training.losses import StackedLoss, differentiated
+from mlpsubmit.training.losses import StackedLoss, differentiated, mse
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.parametrizations import is_plain, relu_scale
 
@@ -43,14 +45,20 @@ class ClosedForm:
         self._layers = list(layers)
         #: Per layer, the factor c that its input still lacks.
         self._scales = [1.0, *scales]
+        #: Computes losses and gradients under mse, where it can.
+        self.kernel: NarrowKernel | None = None
 
     @classmethod
-    def of(cls, models: Sequence[nn.Module]) -> ClosedForm | None:
+    def of(
+        cls, models: Sequence[nn.Module], precision: str, device: torch.device
+    ) -> ClosedForm | None:
         """Return the closed form of these models, or None where the formulas do not hold for all.
 
         They hold for MLPs that have no hooks but those of a parametrization, and whose weights are
-        all trained.
+        all trained; in bf16 they are not used.
         """
+        if precision == "bf16":
+            return None
         first = models[0]
         if not isinstance(first, MLP):
             return None
@@ -66,7 +74,14 @@ class ClosedForm:
             return None
         scales = {_scales(model) for model in models}
         common = scales.pop()
-        return None if scales or common is None else cls(layers, common)
+        if scales or common is None:
+            return None
+        form = cls(layers, common)
+        tensors = {**named, **dict(first.named_buffers())}
+        form.kernel = NarrowKernel.of(
+            tuple(layers), (1.0, *common), tensors, precision, device, form._by_formulas
+        )
+        return form
 
     def losses_and_gradients(
         self,
@@ -82,6 +97,17 @@ class ClosedForm:
             initial_output: (K, n, ...), subtracted from the outputs, or a number.
             loss: from outputs (K, n, ...) and targets to losses (K,).
         """
+        if self.kernel is not None and loss is mse:
+            return self.kernel(tensors, batch, initial_output)
+        return self._by_formulas(tensors, batch, initial_output, loss)
+
+    def _by_formulas(
+        self,
+        tensors: Mapping[str, Tensor],
+        batch: Batch,
+        initial_output: Tensor | float,
+        loss: StackedLoss,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             signals = self._forward(tensors, batch.X, batch.shared)
             output = signals[-1] - initial_output

@@ -1,0 +1,172 @@
+"""The kernels: their numbers, in Triton's interpreter and on a GPU, and when they are not used."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mlpsubmit.training import MLP
+from mlpsubmit.training.accel import kernels
+from mlpsubmit.training.accel.mlp import ClosedForm
+from mlpsubmit.training.parametrizations import parametrize
+
+HERE = Path(__file__).parent
+
+
+def _checks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("kernel_checks", HERE / "kernel_checks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["kernel_checks"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+checks = _checks()
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the checks find in the interpreter, which Triton has to be imported with."""
+    file = tmp_path_factory.mktemp("kernels") / "found.json"
+    subprocess.run(
+        [sys.executable, HERE / "kernel_checks.py", file],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        check=True,
+    )
+    return json.loads(file.read_text())
+
+
+def tolerance(case: Any) -> float:
+    # The interpreter multiplies in fp32, also for tf32.
+    return 5e-6 if case.precision == "fp32" else 5e-3
+
+
+@pytest.mark.slow
+def test_in_the_interpreter_they_agree_with_autograd(interpreted: Any) -> None:
+    for case, found in zip(checks.CASES, interpreted["differences"], strict=True):
+        assert found < tolerance(case), case
+    assert all(interpreted["same"])
+    assert interpreted["diverged"] == [False, True, False]
+    assert interpreted["sgd"] == {"updated": True, "untouched": True, "strides": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["trained", "adam"])
+def test_in_the_interpreter_trainings_are_those_of_the_plain_way(
+    interpreted: Any, optimizer: str
+) -> None:
+    fused, plain = np.array(interpreted[optimizer])
+    np.testing.assert_allclose(fused, plain, rtol=1e-5)
+    assert not np.array_equal(fused, plain)  # they were computed in another way
+    assert (plain[:, -1] < plain[:, 0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90])
+def test_they_compile_for_gpus(capability: int) -> None:
+    """Triton's compiler needs no GPU; its interpreter accepts more than it does."""
+    subprocess.run([sys.executable, HERE / "kernel_compile.py", str(capability)], check=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", checks.CASES, ids=str)
+def test_on_a_gpu_they_agree_with_autograd(case: Any) -> None:
+    assert checks.difference(case, "cuda") < tolerance(case)
+    assert checks.alone_and_again(case, "cuda")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_they_are_used() -> None:
+    assert checks.diverged("cuda") == [False, True, False]
+    assert checks.sgd("cuda") == {"updated": True, "untouched": True, "strides": True}
+    form = closed_form("cuda")
+    assert form is not None
+    assert form.kernel is not None
+
+
+def closed_form(device: str, precision: str = "fp32", **shape: Any) -> ClosedForm | None:
+    models = [MLP(4, **{"width": 8, **shape}) for _ in range(2)]
+    for model in models:
+        parametrize(model, "mup")
+    return ClosedForm.of(models, precision, torch.device(device))
+
+
+def use(monkeypatch: pytest.MonkeyPatch, kernel: Any) -> None:
+    """Let a function of the kernel's arguments take the place of both kernels."""
+
+    class Launched:
+        def __getitem__(self, grid: Any) -> Any:
+            return kernel
+
+    found = SimpleNamespace(mlp_losses_and_gradients=Launched(), sgd_step=Launched())
+    monkeypatch.setattr(kernels, "_kernels", lambda device_type: found)
+    kernels.sgd_step.cache_clear()
+
+
+def _raises(*arguments: Any, **options: Any) -> None:
+    raise RuntimeError("no C compiler\n\nfind one")
+
+
+def _computes_nothing(*arguments: Any, **options: Any) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [(_raises, "RuntimeError: no C compiler"), (_computes_nothing, "it differs from the formulas")],
+)
+def test_a_kernel_that_fails_its_trial_is_not_used(
+    kernel: Any, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(monkeypatch, kernel)
+    form = closed_form("cpu")
+    assert form is not None
+    assert form.kernel is None
+    assert f"the kernel for MLPs of width 8 is not used: {reason}" in capsys.readouterr().out
+    assert kernels.sgd_step(torch.device("cpu")) is None
+    assert f"the kernel for SGD is not used: {reason}" in capsys.readouterr().out
+    kernels.sgd_step.cache_clear()
+
+
+def test_a_trial_that_runs_out_of_memory_says_nothing_of_the_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    use(monkeypatch, fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        closed_form("cpu")
+    kernels.sgd_step.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "unfit",
+    [{"width": 65}, {"d_out": 2}, {"depth": 3}, {"precision": "fp64"}],
+    ids=str,
+)
+def test_other_mlps_have_no_kernel(unfit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, lambda *arguments, **options: pytest.fail("was tried"))
+    form = closed_form("cpu", **unfit)
+    assert form is not None
+    assert form.kernel is None
+
+
+def test_without_triton_or_a_gpu_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels._kernels("cpu") is None
+    monkeypatch.setitem(sys.modules, "triton", None)
+    kernels._kernels.cache_clear()
+    assert kernels._kernels("cuda") is None
+    kernels._kernels.cache_clear()
