@@ -39,6 +39,7 @@ def test_without_an_earlier_run_a_dry_run_says_how_to_find_out(mlpsubmit: Comman
     assert "--calibrate" not in debug.out, "it has nothing to calibrate with"
 
 
+@pytest.mark.slow
 def test_an_earlier_run_tells_whatever_its_sweep(mlpsubmit: Command, workplace: Path) -> None:
     debug = ("--executor", "debug")
     mlpsubmit("launch", "small.py", *debug, "MAX_ITER=2000", "LOSS_CHECKPOINTS=[]")
@@ -76,6 +77,7 @@ def test_an_earlier_run_tells_whatever_its_sweep(mlpsubmit: Command, workplace: 
     assert done["run"] == open_run("small").id
 
 
+@pytest.mark.slow
 def test_packs_of_other_sizes_are_scaled(mlpsubmit: Command) -> None:
     debug = ("--executor", "debug", "LOSS_CHECKPOINTS=[]")
     mlpsubmit("launch", "small.py", *debug, "MAX_ITER=2000")

@@ -24,6 +24,7 @@ def collected(**environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_without_slurm() -> None:
     skipped = collected()
     assert skipped.returncode == 0
@@ -32,6 +33,7 @@ def test_without_slurm() -> None:
     assert "make test installs them for root on Debian" in skipped.stdout
 
 
+@pytest.mark.slow
 def test_without_slurm_in_ci() -> None:
     failed = collected(CI="true")
     assert failed.returncode == 4

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.losses import StackedLoss, mse
 from mlpsubmit.training.oom import ran_out_of_memory
@@ -253,5 +254,5 @@ def _passes(what: str, difference: Callable[[], float], tolerance: float) -> boo
         first_line = (str(error).strip().splitlines() or [""])[0]
         reason, passes = f"{type(error).__name__}: {first_line}", False
     if not passes:
-        print(f"the kernel for {what} is not used: {reason}", flush=True)
+        echo(f"the kernel for {what} is not used: {reason}")
     return passes
