@@ -129,7 +129,7 @@ class LossHistory(Part):
     @property
     def open(self) -> list[int]:
         """The rows of the stack whose configs have not been found to have stopped."""
-        return [row for row, config in enumerate(self._stack.configs) if self.status[config] == 0]
+        return [int(row) for row in np.flatnonzero(self.status[self._stack.configs] == 0)]
 
     def evaluates(self, step: int) -> bool:
         """Return whether the test loss is evaluated at this step."""
@@ -215,17 +215,18 @@ class LossHistory(Part):
         table = torch.stack([v.to(self._dtype) for v in vectors]).cpu().double().numpy()
         train_loss, test_loss, steps, active = table[:4]
         uncrossed_steps, uncrossed = table[4 : 4 + T].T, table[4 + T :].T
+        rows = self.open
+        configs = np.take(self._stack.configs, rows)
+        self.final_train[configs] = train_loss[rows]
+        self.final_test[configs] = test_loss[rows]
+        self.steps[configs] = steps[rows]
+        self.timekeys[configs] = np.where(uncrossed[rows] > 0, -1, uncrossed_steps[rows])
+        stopped = rows if step == self._max_iter - 1 else [row for row in rows if not active[row]]
         finished = []
-        for row in self.open:
-            config = self._stack.configs[row]
-            self.final_train[config] = train_loss[row]
-            self.final_test[config] = test_loss[row]
-            self.steps[config] = steps[row]
-            self.timekeys[config] = np.where(uncrossed[row] > 0, -1, uncrossed_steps[row])
+        for row in stopped:
             diverged = not np.isfinite(train_loss[row])
-            if not active[row] or step == self._max_iter - 1:
-                last_step = int(steps[row]) - (not diverged)
-                finished.append(Finished(row, config, last_step, diverged))
+            last_step = int(steps[row]) - (not diverged)
+            finished.append(Finished(row, self._stack.configs[row], last_step, diverged))
         return finished
 
     def lacks_test(self, finished: Sequence[Finished]) -> bool:
