@@ -139,7 +139,7 @@ def read(
     fixed, listed = _split_listed(settings)
     given = [*axes.items(), *listed.items()]
     product = Product(tuple(_axes(given, accepted, _unused(axes, settings), errors)))
-    errors += _repeated_names(product.axes) + _size_errors(product)
+    errors += _repeated_names(product.axes)
     hyperparameters, arguments = _split_settings(fixed, product, accepted, errors)
     with collected(errors):
         base = _base(hyperparameters, product)
@@ -279,8 +279,11 @@ def _unused(axes: Iterable[Any], settings: Mapping[str, Any]) -> set[str]:
 def _axes(
     given: Iterable[tuple[Any, Any]], accepted: Accepted, unused: set[str], errors: list[str]
 ) -> list[Axis]:
-    """Return the axes that are valid; the errors of all others go into a list."""
-    axes: list[Axis] = []
+    """Return the axes that are valid; the errors of all others go into a list.
+
+    Where their product is too large, of their first values only: to convert all takes long.
+    """
+    unparsed: list[tuple[str, Axis]] = []
     for key, values in given:
         names = key if isinstance(key, tuple) else (key,)
         if not names:
@@ -292,9 +295,17 @@ def _axes(
         with collected(errors):
             known = map(accepted.canonical, names)
             canonical = tuple("monomials" if n == "target_monomials" else n for n in known)
-            with collected(errors, f"axis {', '.join(names)}: "):
+            prefix = f"axis {', '.join(names)}: "
+            with collected(errors, prefix):
                 _check_results_depend(canonical, accepted, unused)
-                axes.append(_axis(canonical, _points(values, names, isinstance(key, tuple))))
+                points = _points(values, names, isinstance(key, tuple))
+                unparsed.append((prefix, Axis(canonical, tuple(points))))
+    too_large = _size_errors(Product(tuple(axis for _, axis in unparsed)))
+    errors += too_large
+    axes: list[Axis] = []
+    for prefix, axis in unparsed:
+        with collected(errors, prefix):
+            axes.append(_axis(axis.names, axis.points[: 1 if too_large else None]))
     return axes
 
 
