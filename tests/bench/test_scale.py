@@ -26,6 +26,8 @@ from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import missing_packs
 from mlpsubmit.spec.load import load_spec
 
+pytestmark = pytest.mark.slow
+
 MILLION = {"LR": np.geomspace(1e-4, 1, 100), "GAMMA": range(1, 101), "trial": range(100)}
 THOUSAND = {"LR": np.geomspace(1e-4, 1, 10), "GAMMA": range(1, 11), "trial": range(10)}
 
@@ -186,7 +188,6 @@ def test_a_finished_run_is_as_tasks_would_have_left_it(finished):
 # ---- the benchmark -------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_benchmark_measures_every_command_at_its_smallest_size(bench, tmp_path, capsys):
     figures = tmp_path / "figures.json"
     bench("scale").main(["--largest", "1000", "--only", "numeric", "--json", str(figures)])
