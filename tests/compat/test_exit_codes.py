@@ -10,6 +10,8 @@ import pytest
 from mlpsubmit import SpecError
 from mlpsubmit.compat import run_job_iterator
 
+pytestmark = pytest.mark.slow  # each starts a process
+
 SCRIPT = """
 import os, signal, sys
 import torch

@@ -99,6 +99,7 @@ def test_a_row_larger_than_a_chunk_is_split(fakes, tmp_path, monkeypatch):
         np.testing.assert_array_equal(dataset["gram"], gram)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "configs", "steps", "limit"),
     [

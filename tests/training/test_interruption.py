@@ -98,6 +98,7 @@ def test_saving_after_every_step_changes_nothing(gaussian, make_mlps, saver, sam
     same(job.run()[0], job.run(saver(every=1))[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
 @pytest.mark.parametrize("sparse", [True, False], ids=["sparse traces", "final"])
 def test_every_single_step_can_be_the_interrupted_one(
