@@ -155,8 +155,9 @@ def check_batches(
             f"{name}: its training set is another one when it is drawn again, as it is for a "
             f"resumed training; {HINT}"
         )
-    # Not the first two: what changes from one step to the next shows in the third.
-    for draw in draws[2 : 3 + 2 * _REVISITED : 2]:
+    # What changes from one step to the next shows in the third; but for what has a period of two,
+    # such as itertools.cycle([a, b]): that shows in the second.
+    for draw in [*draws[2 : 3 + 2 * _REVISITED : 2], *draws[1:2]]:
         resumed = new()
         resumed.generator.set_state(draw.before)
         batch, _ = _batch_of(resumed, draw.step, name)

@@ -255,6 +255,19 @@ def in_a_cycle(bsz: int) -> Any:
     return lambda step: pair(next(parts))
 
 
+def in_turns(bsz: int) -> Any:
+    parts = itertools.cycle(torch.randn(2, bsz, 3, generator=torch.Generator().manual_seed(0)))
+    return lambda step: pair(next(parts))
+
+
+#: One for all batch functions.
+TURNS = itertools.cycle([1.0, 2.0])
+
+
+def in_global_turns(bsz: int, gen: torch.Generator) -> Any:
+    return lambda step: pair(next(TURNS) * torch.randn(bsz, 3, generator=gen))
+
+
 def from_a_generator(bsz: int, gen: torch.Generator) -> Any:
     def batches() -> Iterator[Tensor]:
         scale = 1.0
@@ -349,6 +362,8 @@ BATCHES_REFUSED = {
     ChangedAtAnOffset: r"batchfn ChangedAtAnOffset: batch_fn\(8\) depends .*scale",
     over_a_list: "batchfn over_a_list: .*its variable 'parts'",
     in_a_cycle: "batchfn in_a_cycle: ",
+    in_turns: "batchfn in_turns: ",
+    in_global_turns: "batchfn in_global_turns: ",
     from_a_generator: "batchfn from_a_generator: .*its variable 'parts' its variable 'scale'",
     numpy_generator: "batchfn numpy_generator: .*its variable 'rng'",
     numpy_random_state: "batchfn numpy_random_state: .*its variable 'rng'",
