@@ -116,7 +116,7 @@ class Heartbeat:
         return PackHeartbeat(self, self._packs)
 
     def is_overtaken(self) -> bool:
-        """Return whether another process has taken over the task's packs; look whether one has."""
+        """Look up whether another process trains the packs of this task now."""
         if not self.overtaken:
             with contextlib.suppress(OSError):  # a disk that is away for a while
                 self.overtaken = self._find_overtaken()
@@ -162,7 +162,7 @@ class PackHeartbeat:
         self._task.publish()
 
     def is_overtaken(self) -> bool:
-        """Return whether another process has taken over the task's packs; look whether one has."""
+        """Look up whether another process trains the packs of this task now."""
         return self._task.is_overtaken()
 
     def end(self) -> None:

@@ -156,7 +156,8 @@ class TaskMonitor(Monitor):
             state: of the stack in training; None to start at step 0.
 
         Raises:
-            Interrupted: if the task is to stop. Nothing is saved if another one has taken over.
+            Interrupted: if the task is to stop; before the state is saved, if another one trains
+                its packs now.
         """
         if self.heartbeat.is_overtaken():
             raise Interrupted

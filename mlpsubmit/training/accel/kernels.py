@@ -25,6 +25,7 @@ from mlpsubmit.display.output import echo
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.losses import StackedLoss, mse
 from mlpsubmit.training.oom import ran_out_of_memory
+from mlpsubmit.training.precision import full_precision_matmul
 
 __all__ = ["NarrowKernel", "sgd_step"]
 
@@ -36,10 +37,7 @@ WIDEST, MOST_INPUTS = 64, 64
 SEGMENT, ROWS, WARPS = 256, 32, 4
 
 #: Largest difference from the formulas, over the norm of what is compared, in a trial.
-TOLERANCES = {"fp32": 1e-5, "tf32": 1e-2}
-
-#: How products are computed per PRECISION. Three products of TF32 are as exact as one of fp32.
-PRODUCTS = {"fp32": "tf32x3", "tf32": "tf32"}
+TOLERANCE = 1e-5
 
 #: Entries that a program of SGD updates.
 BLOCK = 1024
@@ -74,7 +72,6 @@ class NarrowKernel:
         scales: per layer, the factor that its input lacks (see ``mlp.ClosedForm``).
         d, width: inputs, and units of the hidden layers.
         bias: whether the layers have biases.
-        precision: PRECISION, fp32 or tf32.
     """
 
     layers: tuple[str, ...]
@@ -82,7 +79,6 @@ class NarrowKernel:
     d: int
     width: int
     bias: bool
-    precision: str
 
     @classmethod
     def of(
@@ -90,14 +86,13 @@ class NarrowKernel:
         layers: tuple[str, ...],
         scales: tuple[float, ...],
         tensors: Mapping[str, Tensor],
-        precision: str,
         device: torch.device,
         formulas: Formulas,
     ) -> NarrowKernel | None:
         """Return the kernel for these MLPs, or None where there is none or it fails its trial.
 
         Args:
-            layers, scales, precision: as the attributes.
+            layers, scales: as the attributes.
             tensors: parameters and buffers by name, those of one network.
             device: where to train.
             formulas: what the kernel computes, in PyTorch.
@@ -106,14 +101,14 @@ class NarrowKernel:
         outputs = tensors[f"{layers[-1]}.weight"].shape[0]
         small = width <= WIDEST and d <= MOST_INPUTS and outputs == 1 and len(layers) <= 3
         floats = all(t.dtype == torch.float32 for t in tensors.values())
-        if not (small and floats and precision in PRODUCTS and _kernels(device.type)):
+        if not (small and floats and _kernels(device.type)):
             return None
-        bias = f"{layers[0]}.bias" in tensors
-        kernel = cls(layers, scales, d, width, bias, precision)
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        difference = functools.partial(kernel._difference, shapes, device, formulas)
-        what = f"MLPs of width {width}"
-        return kernel if _passes(what, difference, TOLERANCES[precision]) else None
+        kernel = cls(layers, scales, d, width, f"{layers[0]}.bias" in tensors)
+        if (kernel, device) not in _PASSED:
+            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            difference = functools.partial(kernel._difference, shapes, device, formulas)
+            _PASSED[kernel, device] = _passes(f"MLPs of width {width}", difference, TOLERANCE)
+        return kernel if _PASSED[kernel, device] else None
 
     def _difference(
         self, shapes: Mapping[str, tuple[int, ...]], device: torch.device, formulas: Formulas
@@ -142,7 +137,8 @@ class NarrowKernel:
         batch = Batch(drawn(2, 2 * ROWS, self.d), drawn(2, 2 * ROWS), shared=False)
         initial_output = drawn(2, 2 * ROWS, 1)
         losses, found = self(tensors, batch, initial_output)
-        expected, wanted = formulas(tensors, batch, initial_output, mse)
+        with full_precision_matmul():
+            expected, wanted = formulas(tensors, batch, initial_output, mse)
         pairs = [(losses, expected), *((found[name], wanted[name]) for name in wanted)]
         return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
@@ -195,13 +191,16 @@ class NarrowKernel:
             **{name: max(16, 1 << (size - 1).bit_length()) for name, size in padded.items()},
             ROWS=ROWS,
             SEGMENT=SEGMENT,
-            PRECISION=PRODUCTS[self.precision],
             num_warps=WARPS,
             num_stages=1,
         )
         if segments == 1:
             return losses[:, 0], {name: tensor[:, 0] for name, tensor in sums.items()}
         return losses.sum(1), {name: tensor.sum(1) for name, tensor in sums.items()}
+
+
+#: Which kernels have passed their trial in this process, and which have not.
+_PASSED: dict[tuple[NarrowKernel, torch.device], bool] = {}
 
 
 #: From parameters and gradients (K, ...), learning rates (K,) and active (K,) bool to nothing: it

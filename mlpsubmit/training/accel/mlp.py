@@ -45,7 +45,7 @@ class ClosedForm:
         self._layers = list(layers)
         #: Per layer, the factor c that its input still lacks.
         self._scales = [1.0, *scales]
-        #: Computes losses and gradients under mse, where it can.
+        #: Computes losses and gradients under mse, where there is one.
         self.kernel: NarrowKernel | None = None
 
     @classmethod
@@ -79,7 +79,7 @@ class ClosedForm:
         form = cls(layers, common)
         tensors = {**named, **dict(first.named_buffers())}
         form.kernel = NarrowKernel.of(
-            tuple(layers), (1.0, *common), tensors, precision, device, form._by_formulas
+            tuple(layers), (1.0, *common), tensors, device, form.losses_and_gradients
         )
         return form
 
@@ -99,15 +99,6 @@ class ClosedForm:
         """
         if self.kernel is not None and loss is mse:
             return self.kernel(tensors, batch, initial_output)
-        return self._by_formulas(tensors, batch, initial_output, loss)
-
-    def _by_formulas(
-        self,
-        tensors: Mapping[str, Tensor],
-        batch: Batch,
-        initial_output: Tensor | float,
-        loss: StackedLoss,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             signals = self._forward(tensors, batch.X, batch.shared)
             output = signals[-1] - initial_output

@@ -21,6 +21,18 @@ def _relu(z):
 
 
 @triton.jit
+def _product(A, B):
+    return tl.dot(A, B, input_precision="tf32x3")  # three products of TF32: as exact as fp32
+
+
+@triton.jit
+def _places(height: tl.constexpr, width: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    """Return where the entries of a matrix are, and which of them are real."""
+    rows, columns = tl.arange(0, HEIGHT)[:, None], tl.arange(0, WIDTH)[None, :]
+    return rows * width + columns, (rows < height) & (columns < width)
+
+
+@triton.jit
 def _matrix(
     start,
     height: tl.constexpr,
@@ -28,9 +40,8 @@ def _matrix(
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    rows, columns = tl.arange(0, HEIGHT)[:, None], tl.arange(0, WIDTH)[None, :]
-    inside = (rows < height) & (columns < width)
-    return tl.load(start + rows * width + columns, mask=inside, other=0.0)
+    places, real = _places(height, width, HEIGHT, WIDTH)
+    return tl.load(start + places, mask=real, other=0.0)
 
 
 @triton.jit
@@ -48,9 +59,8 @@ def _store_matrix(
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    rows, columns = tl.arange(0, HEIGHT)[:, None], tl.arange(0, WIDTH)[None, :]
-    inside = (rows < height) & (columns < width)
-    tl.store(start + rows * width + columns, values, mask=inside)
+    places, real = _places(height, width, HEIGHT, WIDTH)
+    tl.store(start + places, values, mask=real)
 
 
 @triton.jit
@@ -93,7 +103,6 @@ def mlp_losses_and_gradients(
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
     SEGMENT: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     """Losses and gradients of one MLP with one or two hidden layers, on one segment of its batch.
 
@@ -111,7 +120,6 @@ def mlp_losses_and_gradients(
         losses: (K, S), written.
         dW1, db1, dW2, db2, dw3, db3: (K, S, ...), written.
         DEEP: whether there is a second hidden layer; otherwise scale1 is of h1, and scale2 unused.
-        PRECISION: of products, tf32 or tf32x3: three of TF32, as exact as fp32.
     """
     k = tl.program_id(0).to(tl.int64)
     part = k * tl.num_programs(1) + tl.program_id(1)
@@ -145,9 +153,9 @@ def mlp_losses_and_gradients(
         target = tl.load(y + k * y_stride + rows, mask=real, other=0.0)
         initial = tl.load(f0 + k * f0_stride + rows, mask=real, other=0.0)
 
-        h1 = _relu(tl.dot(x, tl.trans(w1), input_precision=PRECISION) + v1[None, :])
+        h1 = _relu(_product(x, tl.trans(w1)) + v1[None, :])
         if DEEP:
-            z2 = tl.dot(h1, tl.trans(w2), input_precision=PRECISION)
+            z2 = _product(h1, tl.trans(w2))
             last, factor = _relu(z2 * scale1 + v2[None, :]), scale2
         else:
             last, factor = h1, scale1
@@ -160,13 +168,13 @@ def mlp_losses_and_gradients(
         s3 += tl.sum(df, 0)
         d_last = tl.where(last <= 0, 0.0, df[:, None] * (u * factor)[None, :])
         if DEEP:
-            g2 += tl.dot(tl.trans(d_last), h1, input_precision=PRECISION)
+            g2 += _product(tl.trans(d_last), h1)
             s2 += tl.sum(d_last, 0)
-            dh1 = tl.dot(d_last, w2, input_precision=PRECISION) * scale1
+            dh1 = _product(d_last, w2) * scale1
             d1 = tl.where(h1 <= 0, 0.0, dh1)
         else:
             d1 = d_last
-        g1 += tl.dot(tl.trans(d1), x, input_precision=PRECISION)
+        g1 += _product(tl.trans(d1), x)
         s1 += tl.sum(d1, 0)
 
     tl.store(losses + part, loss / n)

@@ -30,7 +30,6 @@ class Case:
     deep: bool = True
     bias: bool = True
     shared: bool = False
-    precision: str = "fp32"
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -41,7 +40,7 @@ class Case:
         return (1.0, 1.3, 0.7) if self.deep else (1.0, 1.3)
 
     def kernel(self) -> NarrowKernel:
-        return NarrowKernel(self.layers, self.scales, self.d, self.width, self.bias, self.precision)
+        return NarrowKernel(self.layers, self.scales, self.d, self.width, self.bias)
 
     def drawn(self, device: str) -> tuple[dict[str, Tensor], Batch, Tensor | float]:
         """Return tensors, a batch, and f0; without biases there is no multiplier and no f0."""
@@ -74,7 +73,6 @@ CASES = (
     ),
     Case(64, 64, 17),
     Case(1, 1, 1),
-    Case(40, 8, 16, precision="tf32"),
 )
 
 

@@ -47,7 +47,6 @@ def main(capability: int) -> None:
             MULTIPLIED=deep,
             ROWS=kernels.ROWS,
             SEGMENT=kernels.SEGMENT,
-            PRECISION=kernels.PRODUCTS["fp32"],
         )
 
 
