@@ -13,6 +13,7 @@ import click
 from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
 from mlpsubmit.display.output import echo, inline
 from mlpsubmit.display.text import counted
+from mlpsubmit.errors import UserError
 
 if TYPE_CHECKING:
     from mlpsubmit.runs.verify import Progress
@@ -55,6 +56,8 @@ def verify(
     from mlpsubmit.runs import retrain as training
     from mlpsubmit.runs import verify as reading
 
+    if trust and retrain is None:
+        raise UserError("--trust: goes with --retrain; without it, verify executes nothing")
     part = None if subset is None else reading.Subset.parse(subset)
     share = None if retrain is None else training.Share.parse(retrain)
     opened = open_selected(run, runs_dir)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -231,8 +231,19 @@ class _Keys:
                 if len({*at}) > 1
             ]
             more = f"; add {several[0]}=..." if several else ""
+            more = more if matching else f"; valid are {self._values(wanted)}"
             raise UserError(f"{selector}: matches {found} of run {self.run.id}{more}")
         return matching[0]
+
+    def _values(self, names: Collection[str]) -> str:
+        """Return the values of some axes, for a message; of long axes the first eight."""
+        texts = []
+        for axis in self.axes:
+            for name, values in zip(axis["names"], axis["values"], strict=True):
+                if name in names:
+                    more = ", ..." if len(values) > 8 else ""
+                    texts.append(f"{name} = {', '.join(map(str, values[:8]))}{more}")
+        return "; ".join(texts)
 
     def counterpart(self, values: Mapping[str, Any]) -> int | str:
         """Return the index of the config with some values; what is missing if there is none."""

@@ -215,6 +215,12 @@ def test_packs_that_are_trained_again_have_equal_bits(
     assert "equal bits are not promised: torch 2.4.0, here " in found.err
 
 
+def test_trust_without_retrain_is_refused(mlpsubmit: Command) -> None:
+    refused = mlpsubmit("verify", "--trust")
+    assert refused.code == 2
+    assert "--trust: goes with --retrain; without it, verify executes nothing" in refused.err
+
+
 @pytest.mark.parametrize("text", ["", "5", "0%", "101%", "nan%", "-1%", "1 %%"])
 def test_the_share_to_train_again_is_a_percentage(text: str) -> None:
     with pytest.raises(UserError) as refused:
