@@ -69,7 +69,7 @@ def run(folder: Path, command: Command, cut: Cut | None = None) -> list[Ended]:
         while True:
             try:
                 what, content = pipe.recv()
-            except EOFError:
+            except (EOFError, ConnectionResetError):  # reset: it was cancelled before it read
                 break
             if what == "trained":
                 own.trained += content
