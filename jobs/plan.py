@@ -22,8 +22,9 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.jobs.pack_memory import config_bytes, evaluates_test_loss, fitting
 from mlpsubmit.jobs.store.masks import decode_mask, encode_mask
 from mlpsubmit.jobs.store.records import MOST_PACKS
-from mlpsubmit.spec.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters, log_spaced
+from mlpsubmit.spec.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters
 from mlpsubmit.spec.product import Axis
+from mlpsubmit.spec.setting_types import log_spaced
 from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["PackRange", "Plan", "Range", "cut", "make_plan", "pack_file_name"]

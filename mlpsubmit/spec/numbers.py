@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from mlpsubmit.errors import SpecError
-from mlpsubmit.spec.hyperparameters import python_number
+from mlpsubmit.spec.setting_types import python_number
 
 __all__ = ["canonical_number", "one_kind_of_number", "plain_number"]
 

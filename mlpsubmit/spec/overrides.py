@@ -9,6 +9,7 @@ from mlpsubmit.errors import SpecError, collected
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.read import AXIS_OF, Accepted, Spec
+from mlpsubmit.spec.setting_types import python_number
 
 __all__ = ["override"]
 
@@ -67,7 +68,7 @@ def _check_trial(value: Any) -> None:
 
     For other axes there is one meaning: WIDTH=64 trains width 64 alone.
     """
-    number = hp.python_number(value)
+    number = python_number(value)
     if isinstance(number, (int, float)) and not isinstance(number, bool) and number >= 1:
         raise SpecError(
             f"trial: got {number}, and trial is an axis; write NUM_TRIALS={number} for that many "

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mlpsubmit.spec.hyperparameters import log_spaced
+from mlpsubmit.spec.setting_types import log_spaced
 from mlpsubmit.training.result import Array
 
 __all__ = ["Schedule"]

@@ -18,10 +18,10 @@ from mlpsubmit.spec.hyperparameters import (
     TIED,
     Hyperparameters,
     canonical_name,
-    log_spaced,
     validate,
     validate_one,
 )
+from mlpsubmit.spec.setting_types import log_spaced
 
 unhurried = settings(deadline=None)  # cores may be shared
 

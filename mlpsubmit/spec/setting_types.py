@@ -1,0 +1,207 @@
+"""The types of settings: each parses what a user may write, and its error lists what is valid."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, PlainValidator
+
+from mlpsubmit.arguments import parse_bool
+from mlpsubmit.errors import did_you_mean
+
+__all__ = [
+    "Betas",
+    "Count",
+    "Devices",
+    "Flag",
+    "Fraction",
+    "Named",
+    "OptionalSchedule",
+    "Positive",
+    "Schedule",
+    "Size",
+    "Thresholds",
+    "at_most",
+    "choice",
+    "flag",
+    "integer",
+    "log_spaced",
+    "number",
+    "python_number",
+]
+
+
+def python_number(value: Any) -> Any:
+    """Return a numpy or torch scalar as a Python number; any other value as it is."""
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether a value is a number that a float can hold."""
+    real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return real and abs(value) <= sys.float_info.max
+
+
+def _valid(parse: Callable[[Any], Any], valid: str) -> PlainValidator:
+    """Return a validator that parses a value; its error lists what is valid."""
+
+    def check(value: Any) -> Any:
+        try:
+            return parse(python_number(value))
+        except (TypeError, ValueError):
+            raise ValueError(f"should be {valid}") from None
+
+    return PlainValidator(check)
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise ValueError
+
+
+def _integral(value: Any, minimum: int) -> int:
+    """Return a number as an integer; so is 1e4, which people write for large counts."""
+    _require(_is_finite(value) and value >= minimum and float(value).is_integer())
+    return int(value)
+
+
+def integer(minimum: int, *others: str | None) -> PlainValidator:
+    """Return the type of an integer >= a minimum, or one of some other values."""
+
+    def parse(value: Any) -> Any:
+        other = (value is None or isinstance(value, str)) and value in others
+        return value if other else _integral(value, minimum)
+
+    valid = "".join(f" or {other!r}" for other in others)
+    return _valid(parse, f"an integer >= {minimum}{valid}")
+
+
+def at_most(limit: int) -> AfterValidator:
+    """Return a further condition of a number: not larger than a limit."""
+
+    def check(value: int) -> int:
+        if value > limit:
+            raise ValueError(f"should be at most {limit:,}")
+        return value
+
+    return AfterValidator(check)
+
+
+def number(bounds: str, within: Callable[[float], bool]) -> PlainValidator:
+    """Return the type of a finite number within bounds, which the text describes for errors."""
+
+    def parse(value: Any) -> float:
+        _require(_is_finite(value) and within(value))
+        return float(value)
+
+    return _valid(parse, f"a finite number {bounds}")
+
+
+def flag(*others: str) -> PlainValidator:
+    """Return the type of a boolean in any spelling, or one of some words."""
+
+    def parse(value: Any) -> bool | str:
+        if isinstance(value, str) and value.lower() in others:
+            return value.lower()
+        flag = parse_bool(value)
+        _require(flag is not None)
+        return bool(flag)
+
+    return _valid(parse, ", ".join([*map(repr, others), "True or False"]))
+
+
+def choice(
+    *names: str, other: str = "", is_other: Callable[[Any], bool] = callable
+) -> PlainValidator:
+    """Return the type of one of some names, in any case, or of another kind of value."""
+    valid = ", ".join(repr(name) for name in names) + (f", or {other}" if other else "")
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value.lower() in names:
+            return value.lower()
+        if other and is_other(value):
+            return value
+        hint = did_you_mean(value, names) if isinstance(value, str) else ""
+        raise ValueError(f"should be one of {valid}{hint}")
+
+    return PlainValidator(check)
+
+
+def _entries(value: Any) -> list[Any]:
+    """Return the entries of a list, numpy's and torch's as Python numbers; one value as a list."""
+    single = isinstance(value, (str, Mapping)) or not isinstance(value, Iterable)
+    return [python_number(entry) for entry in ([value] if single else value)]
+
+
+def _thresholds(value: Any) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    entries = _entries(python_number(value))
+    for entry in entries:
+        if not (_is_finite(entry) and entry > 0):
+            which = "" if entry is value else f"; {entry!r} is not"
+            raise ValueError(f"should be a list of positive finite numbers{which}")
+    # Descending, the order in which a falling loss crosses them.
+    return tuple(sorted({float(entry) for entry in entries}, reverse=True))
+
+
+def log_spaced(schedule: int | str) -> int | None:
+    """Return N of a schedule ``"log:N"``; None if the schedule is an interval in steps."""
+    return int(schedule[4:]) if isinstance(schedule, str) else None
+
+
+def _schedule(value: Any) -> int | str:
+    if not isinstance(value, str):
+        return _integral(value, 1)
+    _require(value.startswith("log:") and value[4:].isdecimal() and len(value) <= 11)
+    _require(2 <= int(value[4:]) <= 10**6)
+    return value
+
+
+def _devices(value: Any) -> str | tuple[int, ...]:
+    if isinstance(value, str) and value.lower() == "all":
+        return "all"
+    indices = _entries(value)
+    _require(all(type(index) is int and index >= 0 for index in indices))
+    _require(0 < len(indices) == len(set(indices)))
+    return tuple(indices)
+
+
+def _betas(value: Any) -> tuple[float, float]:
+    _require(isinstance(value, (list, tuple)))
+    first, second = _entries(value)
+    _require(all(_is_finite(beta) and 0 <= beta < 1 for beta in (first, second)))
+    return float(first), float(second)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    _require(isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
+    return dict(value)
+
+
+Flag = Annotated[bool, flag()]
+Count = Annotated[int, integer(1)]
+#: Of one dimension of an array. Whether that fits into the memory, its device shows.
+Size = Annotated[int, integer(1), at_most(10**9)]
+Positive = Annotated[float, number("> 0", lambda value: value > 0)]
+Fraction = Annotated[float, number(">= 0 and < 1", lambda value: 0 <= value < 1)]
+Schedule = Annotated[
+    int | str,
+    _valid(_schedule, "an integer >= 1, or 'log:N' for N >= 2 log-spaced steps"),
+]
+OptionalSchedule = Annotated[
+    int | str | None,
+    _valid(
+        lambda value: None if value is None else _schedule(value),
+        "an integer >= 1, 'log:N' for N >= 2 log-spaced steps, or None",
+    ),
+]
+Thresholds = Annotated[tuple[float, ...] | None, PlainValidator(_thresholds)]
+Devices = Annotated[Any, _valid(_devices, "'all' or a list of distinct GPU indices such as [0, 1]")]
+Betas = Annotated[
+    tuple[float, float], _valid(_betas, "two numbers >= 0 and < 1, such as (0.9, 0.999)")
+]
+Named = Annotated[dict[str, Any], _valid(_mapping, "a dictionary whose keys are names")]
