@@ -24,7 +24,8 @@ from mlpsubmit.spec.libraries import user_frames
 from mlpsubmit.spec.product import Product
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.global_state import global_state_kept
-from mlpsubmit.training.optimizers import optimizer_class, warn_of_missing_theory
+from mlpsubmit.training.optimizers.torch_optimizer import optimizer_class
+from mlpsubmit.training.optimizers.update_rules import warn_of_missing_theory
 from mlpsubmit.training.precision import functions_dtype
 
 __all__ = ["probe", "smoke_test", "smoke_test_grabs"]

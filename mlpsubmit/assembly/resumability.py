@@ -29,7 +29,7 @@ from mlpsubmit.spec.libraries import is_library
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.monitor import Monitor
-from mlpsubmit.training.optimizers import optimizer_class
+from mlpsubmit.training.optimizers.torch_optimizer import optimizer_class
 
 __all__ = ["check_resumable", "own_functions"]
 

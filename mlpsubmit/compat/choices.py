@@ -22,7 +22,7 @@ from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import STACKED, Hyperparameters
 from mlpsubmit.training.models import MLP
-from mlpsubmit.training.optimizers import optimizer_class
+from mlpsubmit.training.optimizers.torch_optimizer import optimizer_class
 
 __all__ = [
     "CHOICES",

@@ -21,7 +21,7 @@ from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loss_history import Finished
 from mlpsubmit.training.oom import ran_out_of_memory
-from mlpsubmit.training.optimizers import OptimizerView
+from mlpsubmit.training.optimizers.view import OptimizerView
 from mlpsubmit.training.parts import Part
 from mlpsubmit.training.precision import full_precision_matmul
 from mlpsubmit.training.result import Array

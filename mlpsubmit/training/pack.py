@@ -27,7 +27,8 @@ from mlpsubmit.training.losses import stacked_loss
 from mlpsubmit.training.measurements import Grabber, resolve
 from mlpsubmit.training.monitor import STATE_FORMAT, StateError
 from mlpsubmit.training.oom import ran_out_of_memory
-from mlpsubmit.training.optimizers import build_optimizer, update_rule, warn_of_missing_theory
+from mlpsubmit.training.optimizers.build import build_optimizer
+from mlpsubmit.training.optimizers.update_rules import update_rule, warn_of_missing_theory
 from mlpsubmit.training.parametrizations import Factors, effective_lr, parametrize
 from mlpsubmit.training.parts import Part, map_tensors
 from mlpsubmit.training.result import Trained

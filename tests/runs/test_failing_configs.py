@@ -182,9 +182,9 @@ def test_what_raises_only_together_trains_apart(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error that no single config raises is searched for by bisection."""
-    from mlpsubmit.training.optimizers import _SGD
+    from mlpsubmit.training.optimizers.sgd import SGD
 
-    step = _SGD.step
+    step = SGD.step
 
     def fails(self: Any, gradients: Any, *arguments: Any) -> None:
         if len(gradients[0]) > 2:
@@ -192,7 +192,7 @@ def test_what_raises_only_together_trains_apart(
         step(self, gradients, *arguments)
 
     expected = measured(launched("none"))
-    monkeypatch.setattr(_SGD, "step", fails)
+    monkeypatch.setattr(SGD, "step", fails)
     run = launched("none")
     assert run.status().complete
     assert run.collect().trained_together.values.tolist() == [2] * 8

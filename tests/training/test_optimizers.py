@@ -9,7 +9,7 @@ import torch
 from mlpsubmit.errors import SpecError
 from mlpsubmit.spec.hyperparameters import validate
 from mlpsubmit.training import train
-from mlpsubmit.training.optimizers import build_optimizer
+from mlpsubmit.training.optimizers.build import build_optimizer
 from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.stack import Stack
 

@@ -1,0 +1,53 @@
+"""The optimizer of a pack, by its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mlpsubmit.errors import SpecError
+from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
+from mlpsubmit.training.optimizers.adam import Adam
+from mlpsubmit.training.optimizers.sgd import SGD
+from mlpsubmit.training.optimizers.stacked import StackedOptimizer
+from mlpsubmit.training.optimizers.torch_optimizer import TorchOptimizer
+from mlpsubmit.training.optimizers.update_rules import update_rule
+from mlpsubmit.training.optimizers.view import OptimizerView
+from mlpsubmit.training.parametrizations import Factors, effective_lr
+from mlpsubmit.training.stack import Stack
+
+__all__ = ["build_optimizer"]
+
+
+def build_optimizer(
+    stack: Stack,
+    hyperparameters: Sequence[Hyperparameters],
+    factors: Sequence[Mapping[str, Factors]],
+) -> tuple[StackedOptimizer, list[OptimizerView]]:
+    """Return the optimizer of a pack, and per config the argument ``opt`` of its grabs.
+
+    Args:
+        stack: K networks.
+        hyperparameters: K, equal but for what may differ in a pack.
+        factors: K times, per parameter name, those of the parametrization.
+
+    Raises:
+        SpecError: for a torch.optim class with K > 1, or settings that it does not take.
+    """
+    bases = [effective_lr(h.lr, h.gamma, update_rule(h)) for h in hyperparameters]
+    lrs = [
+        {name: base * own[name].lr for name in stack.names}
+        for base, own in zip(bases, factors, strict=True)
+    ]
+    views = [OptimizerView(model, one) for model, one in zip(stack.models, lrs, strict=True)]
+    common = hyperparameters[0]
+    if common.optimizer not in OPTIMIZERS:
+        return TorchOptimizer(stack, common, bases[0], factors[0]), views
+    if common.optimizer_kwargs:
+        raise SpecError(
+            f"OPTIMIZER_KWARGS: got {common.optimizer_kwargs!r} with OPTIMIZER="
+            f"{common.optimizer!r}; they are for a torch.optim class; try MOMENTUM, NESTEROV, "
+            "WEIGHT_DECAY, BETAS and EPS"
+        )
+    if common.optimizer == "sgd":
+        return SGD(stack, hyperparameters, lrs), views
+    return Adam(stack, hyperparameters, lrs, bases, factors), views
