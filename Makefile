@@ -8,7 +8,7 @@ READY := .venv/.ready
 SLURM := slurm-wlm slurmdbd munge mariadb-server
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-quick simulate crashes bench bench-all check format slurm clean
+.PHONY: help quickstart test test-quick simulate crashes science bench bench-all check format slurm clean
 
 help:  ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -31,6 +31,9 @@ simulate: $(READY)  ## Runs on a simulated cluster: N=100000 schedules from SEED
 
 crashes: $(READY)  ## Cut a small study at every operation on the disk; 200 random sequences; an hour
 	$(BIN)/pytest -n 2 tests/crashes --hypothesis-profile night
+
+science: $(READY)  ## Train and check the figures of examples/gallery; rewrite docs/gallery; 25 minutes
+	$(BIN)/python examples/gallery/run.py --fresh
 
 bench: $(READY)  ## Speeds as ratios in one run, under five minutes; JSON in .bench/
 	@mkdir -p .bench
