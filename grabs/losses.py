@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from mlpsubmit.arguments import further_arguments
 from mlpsubmit.batchfns.validation import check_choice
 from mlpsubmit.grabs.samples import check_test_set
+from mlpsubmit.protocol import LOSS_PARAMS
 
 __all__ = ["Loss", "Parameters", "held_out_loss", "objective", "trained_parameters"]
 
-Loss: TypeAlias = str | Callable[[Tensor, Tensor], Tensor]
+Loss: TypeAlias = str | Callable[..., Tensor]
 Parameters: TypeAlias = dict[str, Tensor]
 
 
@@ -73,21 +75,22 @@ def objective(
         model0: the network at initialisation, f0.
         X: (n, ...) inputs.
         y: (n,) or (n, d_out) targets.
-        loss: the hyperparameter LOSS: "mse", the mean of (f - y)^2 over all entries;
-            "cross_entropy", the mean over samples, of integer classes (n,) or probabilities
-            (n, classes); or a callable(output, y) -> scalar, with y in the shape of the output if
-            both have the same number of entries.
+        loss: the hyperparameter LOSS: a name, or a callable(output, y) or (output, y, params)
+            that returns a scalar, with y in the shape of the output if both have the same number
+            of entries, and params all parameters of the network by name.
         centered: whether f - f0 is trained, else f.
 
     Raises:
         SpecError: for an invalid loss.
     """
+    takes_params = callable(loss) and LOSS_PARAMS in further_arguments(loss)
     if callable(loss):
         measure = loss
     else:
-        valid = "'mse', 'cross_entropy', or a callable(output, y) -> scalar"
+        valid = ", ".join(map(repr, _LOSSES)) + ", or a callable(output, y) -> scalar"
         check_choice(grab, "loss", loss, _LOSSES, valid)
         measure = _LOSSES[loss]
+    frozen = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
     with torch.no_grad():
         f0 = model0(X) if centered else None
 
@@ -95,7 +98,9 @@ def objective(
         f = functional_call(model, parameters, (X,))
         output: Tensor = f if f0 is None else f - f0
         # Otherwise (n, 1) - (n,) would be (n, n).
-        return measure(output, y.reshape(output.shape) if y.numel() == output.numel() else y)
+        targets = y.reshape(output.shape) if y.numel() == output.numel() else y
+        supplied = {LOSS_PARAMS: {**frozen, **parameters}} if takes_params else {}
+        return measure(output, targets, **supplied)
 
     return value
 
@@ -110,4 +115,20 @@ def _cross_entropy(output: Tensor, y: Tensor) -> Tensor:
     return nn.functional.cross_entropy(output, classes)
 
 
-_LOSSES = {"mse": _mse, "cross_entropy": _cross_entropy}
+def _hinge(output: Tensor, y: Tensor) -> Tensor:
+    return torch.relu(1 - y * output).mean()
+
+
+def _logistic(output: Tensor, y: Tensor) -> Tensor:
+    return -nn.functional.logsigmoid(y * output).mean()
+
+
+#: All but the second have targets in the shape of the output.
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse": _mse,
+    "cross_entropy": _cross_entropy,
+    "hinge": _hinge,
+    "logistic": _logistic,
+    "mae": nn.functional.l1_loss,
+    "huber": nn.functional.huber_loss,
+}

@@ -21,6 +21,7 @@ __all__ = [
     "FOR_BATCHES",
     "FOR_GRABS",
     "GRAB_ARGUMENTS",
+    "LOSS_PARAMS",
     "MISSING",
     "STATUSES",
     "SUPPLIED",
@@ -52,6 +53,8 @@ FOR_BATCHES = frozenset({"gen", "bsz", "X", "y", "split", "device"})
 #: Arguments that the loop passes to every grab, and all names that it supplies to grabs.
 GRAB_ARGUMENTS = ("model", "X_tr", "y_tr", "X_te", "y_te", "opt", "model0")
 FOR_GRABS = frozenset({*GRAB_ARGUMENTS, "gen", "bsz", "device"})
+#: The argument of a LOSS for penalties: it is given the parameters of its config by name.
+LOSS_PARAMS = "params"
 #: All names that it supplies to any function: MODEL gets d_in and d_out, LOSS gets output.
 SUPPLIED = FOR_BATCHES | FOR_GRABS | {"d_in", "d_out", "output", "step"}
 

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from mlpsubmit.arguments import call, function_name, further_arguments
 from mlpsubmit.errors import SpecError
-from mlpsubmit.protocol import is_layer
+from mlpsubmit.protocol import LOSS_PARAMS, is_layer
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.sweep import Config
 from mlpsubmit.training.models import MLP
@@ -69,7 +69,7 @@ def bound(function: Any, given: Mapping[str, Any], context: Mapping[str, Any]) -
     taken = {
         name: own[name] if name in own else context[name]
         for name, needed in offered.items()
-        if name in own or (needed and name in context)
+        if name != LOSS_PARAMS and (name in own or (needed and name in context))
     }
     return functools.partial(function, **taken) if taken else function
 

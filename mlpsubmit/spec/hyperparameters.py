@@ -44,7 +44,7 @@ PARAMETRIZATIONS = ("mup", "ntp", "mfp", "mup-lr", "ntp-lr", "sp")
 
 #: Optimizers that train a whole pack at once.
 OPTIMIZERS = ("sgd", "adam", "adamw")
-LOSSES = ("mse", "cross_entropy")
+LOSSES = ("mse", "cross_entropy", "hinge", "logistic", "mae", "huber")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp64")
 
 #: Settings that may differ between the configs of a pack; all others are equal in it.
@@ -125,7 +125,9 @@ class Hyperparameters(BaseModel):
     eps: Positive = _field(1e-8, "of adam and adamw, in units of the order of the gradients")
     optimizer_kwargs: Named = _field({}, "further arguments of a torch.optim class")
     loss: Annotated[Any, choice(*LOSSES, other="a callable")] = _field(
-        "mse", "mse, cross_entropy, or a callable(output, y) -> scalar"
+        "mse",
+        "mse, cross_entropy, hinge, logistic, mae, huber, or a callable(output, y) or "
+        "(output, y, params) -> scalar",
     )
     parametrization: Annotated[Any, choice(*PARAMETRIZATIONS, other="a callable")] = _field(
         "mup", "mup, ntp, mfp, mup-lr, ntp-lr, sp, or a callable(model, optimizer)"

@@ -16,7 +16,7 @@ import numpy as np
 
 from mlpsubmit.arguments import declared, function_name, further_arguments, takes_all
 from mlpsubmit.errors import SpecError, collected, did_you_mean, shown
-from mlpsubmit.protocol import SUPPLIED
+from mlpsubmit.protocol import LOSS_PARAMS, SUPPLIED
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.hints import hints
@@ -233,7 +233,7 @@ def _accepted(
             names |= declared(function)
             takes_any = takes_any or takes_all(function)
     for function in second:
-        names |= set(further_arguments(function))
+        names |= set(further_arguments(function)) - {LOSS_PARAMS}
     return Accepted(frozenset(names - SUPPLIED), takes_any, tuple(errors))
 
 

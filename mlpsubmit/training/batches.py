@@ -74,7 +74,7 @@ class Batches:
     Args:
         batch_fns: K functions; the same object may occur several times.
         fixed: draw ``batch_fn(0)`` now and return it at every step.
-        loss: mse, cross_entropy or a callable: decides which targets are valid.
+        loss: LOSS: decides which targets are valid.
         model: from X (n, ...) to outputs (n, ...), without a trace: decides their shape.
         inputs: tensors that the functions are given, such as the data entries.
         device, dtype: of the batches.
@@ -216,7 +216,8 @@ class Batches:
         X, y = drawn
         if self._draws == 0:
             self._returned.append((function, Guard({"X": X, "y": y}, sampled=True)))
-        integers = not (y.is_floating_point() or self._loss == "mse")
+        classes = callable(self._loss) or self._loss == "cross_entropy"
+        integers = classes and not y.is_floating_point()
         X = X.detach().to(self._device, self._dtype)
         y = y.detach().to(self._device, None if integers else self._dtype)
         if self._loss == "cross_entropy" and integers:
@@ -238,10 +239,16 @@ class Batches:
                     self._refuse(function, f"gave NaN or infinite entries in {name}", "finite ones")
         output = self._output_shape(function, X)
         per_sample = tuple(y.shape[1:])
-        if self._loss == "mse" and (per_sample or (1,)) != (output or (1,)):
+        entrywise = not callable(self._loss) and self._loss != "cross_entropy"
+        if entrywise and (per_sample or (1,)) != (output or (1,)):
             valid = "y (n,)" if output in ((), (1,)) else f"y (n, {', '.join(map(str, output))})"
             got = f"{got}, for a model whose output is {_with_n(output)}"
             self._refuse(function, got, f"{valid}; set D_OUT or reshape y")
+        if self._loss in ("hinge", "logistic") and bool((y.abs() != 1).any()):
+            got = f"gave y from {float(y.min()):g} to {float(y.max()):g}"
+            zeros = bool(((y == 0) | (y == 1)).all())
+            hint = "try 2 * y - 1" if zeros else "try LOSS='mse', 'huber', or y.sign()"
+            self._refuse(function, got, f"-1 and 1 alone for LOSS={self._loss!r}; {hint}")
         if self._loss == "cross_entropy":
             self._check_classes(function, y, output, got)
 

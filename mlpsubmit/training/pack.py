@@ -263,7 +263,8 @@ class Pack:
         """Return the losses (K,) of the centred outputs on the test set."""
         assert self.test is not None
         batch = self.test.draw(0)
-        losses = self._loss(self.stack(batch) - self.initial_output.test(), batch.targets)
+        outputs = self.stack(batch) - self.initial_output.test()
+        losses = self.stack.bound(self._loss)(outputs, batch.targets)
         if written := batch.written:
             self._refuse_write(written)
         return losses

@@ -18,7 +18,7 @@ from mlpsubmit.training.accel.mlp import ClosedForm
 from mlpsubmit.training.batches import Batch, BatchError, column
 from mlpsubmit.training.comparison import StackingError, signature, unvectorised
 from mlpsubmit.training.guard import Guard, WriteError
-from mlpsubmit.training.losses import StackedLoss
+from mlpsubmit.training.losses import StackedLoss, takes_params, with_params
 from mlpsubmit.training.monitor import StateError
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.parts import Part, map_tensors
@@ -65,6 +65,7 @@ class Stack(Part):
         accelerated: bool = True,
     ) -> None:
         self.models, self.configs = list(models), list(range(len(models)))
+        self._parameter_names = [name for name, _ in models[0].named_parameters()]
         self.names = [name for name, p in models[0].named_parameters() if p.requires_grad]
         if not self.names:
             raise SpecError("MODEL: none of its parameters requires a gradient; nothing to train")
@@ -179,6 +180,17 @@ class Stack(Part):
         form = self._closed_form
         return outputs if form is None else form.scaled(self.tensors, outputs)
 
+    def bound(self, loss: StackedLoss, tensors: Mapping[str, Tensor] | None = None) -> StackedLoss:
+        """Return a loss of outputs and targets alone, given the parameters if it takes them.
+
+        Args:
+            tensors: (K, ...) by name, the parameters among them; by default the current ones.
+        """
+        if not takes_params(loss):
+            return loss
+        tensors = self.tensors if tensors is None else tensors
+        return with_params(loss, {name: tensors[name] for name in self._parameter_names})
+
     def losses_and_gradients(
         self, batch: Batch, initial_output: Tensor | float, loss: StackedLoss
     ) -> tuple[Tensor, list[Tensor]]:
@@ -200,11 +212,12 @@ class Stack(Part):
         names = self._buffers if self._changing is None else self._changing
         self._before = {name: self.tensors[name].clone() for name in names}
         outputs = self._forward(self.tensors, batch.X, batch.shared)
-        losses = loss(outputs - initial_output, batch.targets)
-        trained = self.parameters
+        trained, params = self.parameters, self.tensors
         if self._alone:
             own = dict(self._template.named_parameters())
             trained = [own[name] for name in self.names]
+            params = {name: parameter.unsqueeze(0) for name, parameter in own.items()}
+        losses = self.bound(loss, params)(outputs - initial_output, batch.targets)
         # No two configs share a weight, so the gradient of the sum holds that of each loss.
         with self._vectorising():
             gradients = torch.autograd.grad(losses.sum(), trained, materialize_grads=True)
@@ -261,7 +274,8 @@ class Stack(Part):
         def summed(trained: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
             with autocast(self._precision, self.device):
                 outputs = self._plain({**tensors, **trained}, X, shared).to(X.dtype)
-            losses = loss(outputs - initial_output, targets)
+            measure = self.bound(loss, {**tensors, **trained})
+            losses = measure(outputs - initial_output, targets)
             return losses.sum(), losses
 
         trained = {name: tensors[name].detach() for name in self.names}

@@ -41,6 +41,10 @@ CASES = {
     "classes": ("cross_entropy", 3, torch.arange(N) % 3),
     "classes in a column": ("cross_entropy", 3, (torch.arange(N) % 3)[:, None]),
     "probabilities": ("cross_entropy", 3, draw(N, 3).softmax(1)),
+    "hinge": ("hinge", 1, draw(N).sign()),
+    "logistic of several": ("logistic", 3, draw(N, 3).sign()),
+    "mae": ("mae", 1, draw(N)[:, None]),
+    "huber": ("huber", 3, draw(N, 3)),
     "callable": (quartic, 1, draw(N)),
     "callable of several": (quartic, 3, draw(N, 3)),
 }

@@ -235,7 +235,7 @@ def test_a_diverged_network_has_none():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"loss": "mae"}, r"hessian_eigenvalues: got loss='mae' \(did you mean 'mse'\?\); valid"),
+        ({"loss": "msee"}, r"hessian_eigenvalues: got loss='msee' \(did you mean 'mse'\?\); val"),
         ({"rows": -1}, "hessian_eigenvalues: got rows=-1; valid is an integer >= 1, or None"),
         (
             {"count": 4},

@@ -308,7 +308,12 @@ NAMES = "should be a dictionary whose keys are names"
         ("datasethps", {1: 2}, NAMES),
         ("OPTIMIZER", "sdg", OPTIMIZERS),
         ("OPTIMIZER", 3, OPTIMIZERS),
-        ("LOSS", "msee", "one of 'mse', 'cross_entropy', or a callable (did you mean 'mse'?)"),
+        (
+            "LOSS",
+            "msee",
+            "one of 'mse', 'cross_entropy', 'hinge', 'logistic', 'mae', 'huber', or a callable "
+            "(did you mean 'mse'?)",
+        ),
         (
             "PRECISION",
             "fp16",

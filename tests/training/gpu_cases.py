@@ -103,6 +103,11 @@ def squared(output: Tensor, y: Tensor) -> Tensor:
     return (output - y).square().mean()
 
 
+def penalised(output: Tensor, y: Tensor, params: dict[str, Tensor]) -> Tensor:
+    """A loss of the user's with a penalty on a layer."""
+    return squared(output, y) + 0.01 * params["input_layer.weight"].abs().sum()
+
+
 def rescaled(model: nn.Module, optimizer: Any, gamma: float) -> None:
     """A parametrization of the user's."""
     with torch.no_grad():
@@ -145,6 +150,8 @@ SPECS: dict[str, dict[str, Any]] = {
     },
     "callable parametrization": {**TASK, "PARAMETRIZATION": rescaled},
     "callable loss": {**TASK, "LOSS": squared},
+    "callable loss of parameters": {**TASK, "LOSS": penalised},
+    "huber": {**TASK, "LOSS": "huber"},
     "cross_entropy": {"axes": {"trial": range(3)}, "batchfn": labels, "LOSS": "cross_entropy"}
     | {"D_OUT": 3, "N_SAMPLES": 16, "LR": 1.0},
     "custom model with a buffer": {**TASK, "MODEL": Tanh},

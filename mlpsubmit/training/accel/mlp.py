@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from mlpsubmit.training.accel.kernels import NarrowKernel
 from mlpsubmit.training.batches import Batch, column
-from mlpsubmit.training.losses import StackedLoss, differentiated, mse
+from mlpsubmit.training.losses import (
+    StackedLoss,
+    differentiated,
+    mse,
+    partial_derivatives,
+    takes_params,
+)
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.parametrizations import is_plain, relu_scale
 
@@ -103,9 +109,18 @@ class ClosedForm:
             signals = self._forward(tensors, batch.X, batch.shared)
             output = signals[-1] - initial_output
         # A callable loss may do anything with the targets.
-        losses, d_output = differentiated(loss, output, batch.targets)
+        direct: dict[str, Tensor] = {}
+        if takes_params(loss):
+            names = [f"{layer}.{kind}" for layer in self._layers for kind in ("weight", "bias")]
+            params = {name: tensors[name] for name in names if name in tensors}
+            losses, d_output, direct = partial_derivatives(loss, output, batch.targets, params)
+        else:
+            losses, d_output = differentiated(loss, output, batch.targets)
         with torch.no_grad():
-            return losses, self._backward(tensors, signals, d_output)
+            gradients = self._backward(tensors, signals, d_output)
+            for name, gradient in direct.items():
+                gradients[name] += gradient
+            return losses, gradients
 
     def _forward(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> list[Tensor]:
         """Return the signals: inputs (K, n, d), relu(W x + b) of hidden layers, and the outputs.

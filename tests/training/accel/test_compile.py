@@ -50,15 +50,20 @@ def run(gaussian, compile_it, kind="mse", monitor=None, count=4, **further):
     return train(models, fns, settings, generators=generators, monitor=monitor)
 
 
+def penalised(output, y, params):
+    return (output - y).square().mean() + 0.01 * params["hidden.weight"].abs().sum()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "further"),
     [
+        ("mse", {"LOSS": penalised, "MAX_ITER": 10}),
         ("mse", {"PERCENT_THRESHOLDS": [0.9], "EMA_SMOOTHER": 0.5}),
         ("cross_entropy", {"ONLYTHRESHOLDS": False, "CENTERED": False, "WEIGHT_DECAY": 0.1}),
         ("mse", {"ONLINE": False, "PARAMETRIZATION": "sp", "MOMENTUM": 0.5}),
     ],
-    ids=["shrinking", "cross entropy", "offline"],
+    ids=["penalty", "shrinking", "cross entropy", "offline"],
 )
 def test_compiled_is_plain_to_rounding(kind, further, gaussian, same, fresh_cache, monkeypatch):
     monkeypatch.setattr("mlpsubmit.training.loop.BLOCK", 8)
