@@ -1,8 +1,12 @@
 from ._arrays import arrays as arrays
 from ._arrays import sample as sample
+from ._corruption import corruption as corruption
+from ._epochs import epochs as epochs
+from ._held_out import held_out as held_out
 from ._hermite import hermite as hermite
 from ._hermite import hermite_features as hermite_features
 from ._images import images as images
+from ._label_noise import label_noise as label_noise
 from ._modular_addition import modular_addition as modular_addition
 from ._multi_index import multi_index as multi_index
 from ._polynomial import polynomial as polynomial

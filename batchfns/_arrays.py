@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from mlpsubmit.batchfns.fixed_batch import fixed
+from mlpsubmit.batchfns.recipe import recipe
 from mlpsubmit.batchfns.validation import check_choice
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import BatchFn
 
-__all__ = ["arrays", "as_numpy", "bound", "sample"]
+__all__ = ["Rows", "arrays", "as_numpy", "bound", "pair_on_device", "sample"]
 
 Rows: TypeAlias = Tensor | NDArray[Any]
 
@@ -80,14 +81,14 @@ def sample(
         absent = "X_test" if X_test is None else "y_test"
         raise SpecError(f"sample: the test set has no {absent}; give both X_test and y_test")
     if split == "test" and X_test is not None and y_test is not None:
-        X_all, y_all = _pair(X_test, y_test, "test", gen.device)
+        X_all, y_all = pair_on_device("sample", X_test, y_test, "test", gen.device)
         return _fixed_rows(X_all, y_all, bsz, gen) if bsz < len(X_all) else fixed(X_all, y_all)
     if split == "test" and not online:
         raise SpecError(
             "sample: offline training needs a test set, and there is none; give X_test and y_test, "
             "for example arrays(X, y, X_test, y_test)"
         )
-    X_all, y_all = _pair(X_train, y_train, "train", gen.device)
+    X_all, y_all = pair_on_device("sample", X_train, y_train, "train", gen.device)
     n = len(X_all)
     if not online and bsz > n:
         raise SpecError(
@@ -112,6 +113,9 @@ def arrays(
 ) -> functools.partial[BatchFn]:
     """Return the batch function ``sample`` with these arrays, for ``Sweep(batchfn=...)``.
 
+    As ``Sweep(data=...)`` the arrays are data entries, for ``batchfn=epochs`` or another batch
+    function, and for recipes such as ``held_out`` and ``label_noise``.
+
     They are copied, so that later changes do not affect the sweep. Batches are float32 (with
     PRECISION="fp64", float64); targets too, except that integers and booleans become int64: class
     labels, for LOSS="cross_entropy".
@@ -130,6 +134,18 @@ def arrays(
         >>> batchfn = arrays(X=[[0.0], [1.0]], y=[0.0, 2.0])
     """
     return bound("arrays", {"X": X, "y": y, "X_test": X_test, "y_test": y_test})
+
+
+@recipe("arrays", cheap=True)
+def _array_entries(
+    X_train: Tensor, y_train: Tensor, X_test: Tensor | None = None, y_test: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return the arrays that ``arrays`` and ``from_dataset`` bind as data entries."""
+    given = {"X_train": X_train, "y_train": y_train, "X_test": X_test, "y_test": y_test}
+    return {name: rows for name, rows in given.items() if rows is not None}
+
+
+sample.__dict__["entries"] = _array_entries  # see as_recipe
 
 
 def bound(caller: str, given: Mapping[str, Any]) -> functools.partial[BatchFn]:
@@ -164,19 +180,32 @@ def _fixed_rows(X: Tensor, y: Tensor, bsz: int, gen: torch.Generator) -> BatchFn
     return fixed(X.index_select(0, rows), y.index_select(0, rows))
 
 
-def _pair(X: Rows, y: Rows, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
+def pair_on_device(
+    caller: str, X: Rows, y: Rows, split: str, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the inputs and targets of a set as tensors on a device, for a batch function.
+
+    Args:
+        caller: the name of the batch function, for messages.
+
+    Raises:
+        SpecError: if they are no arrays of equally many rows, or not real or not finite.
+    """
     for letter, rows in (("X", X), ("y", y)):
         if not isinstance(rows, (Tensor, np.ndarray)) or rows.ndim == 0:
             raise SpecError(
-                f"sample: got {letter}_{split} of type {type(rows).__name__}; valid are arrays of "
-                "numpy and torch with a row per sample; try batchfn=arrays(X, y, X_test, y_test)"
+                f"{caller}: got {letter}_{split} of type {type(rows).__name__}; valid are arrays "
+                "of numpy and torch with a row per sample; try data=arrays(X, y, X_test, y_test)"
             )
     if len(X) != len(y) or len(X) == 0:
         raise SpecError(
-            f"sample: X_{split} has {len(X)} rows and y_{split} has {len(y)}; "
+            f"{caller}: X_{split} has {len(X)} rows and y_{split} has {len(y)}; "
             "they should have equally many, and at least one"
         )
-    return _on_device(f"X_{split}", X, device), _on_device(f"y_{split}", y, device)
+    return (
+        _on_device(f"{caller}: X_{split}", X, device),
+        _on_device(f"{caller}: y_{split}", y, device),
+    )
 
 
 #: Copies of arrays on devices, each kept as long as its array: the configs of a pack, and the packs
@@ -202,7 +231,7 @@ def _on_device(name: str, rows: Rows, device: torch.device) -> Tensor:
 
 def _converted(name: str, rows: Rows, device: torch.device) -> Tensor:
     if rows.is_complex() if isinstance(rows, Tensor) else rows.dtype.kind not in "fiub":
-        raise SpecError(f"sample: {name} has the dtype {rows.dtype}; valid are real numbers")
+        raise SpecError(f"{name} has the dtype {rows.dtype}; valid are real numbers")
     if isinstance(rows, np.ndarray):
         # To types that torch computes with; bytes and booleans stay as small as they are.
         small = rows.dtype in (np.uint8, np.bool_)
@@ -217,7 +246,7 @@ def _converted(name: str, rows: Rows, device: torch.device) -> Tensor:
     # A read-back from the device, once per array: training on NaN would only diverge.
     wrong = (~tensor.isfinite()).nonzero()
     if len(wrong):
-        raise SpecError(f"sample: {name} {_not_finite(wrong)}")
+        raise SpecError(f"{name} {_not_finite(wrong)}")
     return tensor
 
 

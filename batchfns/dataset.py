@@ -31,7 +31,8 @@ def from_dataset(dataset: Any, test_dataset: Any = None) -> functools.partial[Ba
         test_dataset: the data set of test samples, which offline training needs.
 
     Returns:
-        ``sample`` with arrays X (n, d, ...) and y (n,) or (n, d_out), for ``Sweep(batchfn=...)``.
+        ``sample`` with arrays X (n, d, ...) and y (n,) or (n, d_out), for ``Sweep(batchfn=...)``;
+        as ``Sweep(data=...)`` the data entries for another batch function, as with ``arrays``.
 
     Raises:
         SpecError: listing every error: a data set that is not map-style or has no items, items

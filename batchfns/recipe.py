@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from mlpsubmit.batchfns.validation import check_arguments
 
-__all__ = ["Check", "bound_recipe", "recipe"]
+__all__ = ["Check", "as_recipe", "bound_recipe", "recipe"]
 
 #: Takes some of a recipe's arguments by name; raises a SpecError that lists every bad one.
 Check: TypeAlias = Callable[[Mapping[str, Any]], None]
@@ -50,3 +50,13 @@ def bound_recipe(
     given = {name: value for name, value in arguments.items() if value is not None}
     entries.__dict__["check"](given)
     return functools.partial(entries, **given)
+
+
+def as_recipe(data: Any) -> Any:
+    """Return what ``arrays(...)`` or ``from_dataset(...)`` is as data; anything else as it is.
+
+    Both return a batch function with the arrays bound to it, which names in its attribute
+    ``entries`` the function that returns them as data entries.
+    """
+    entries = getattr(getattr(data, "func", None), "entries", None)
+    return functools.partial(entries, **data.keywords) if entries is not None else data

@@ -81,6 +81,18 @@ RULES: Mapping[str, Rule] = {
         "a number between 0 and 1, such as 0.5",
         lambda fraction: is_real(fraction) and 0 < fraction < 1,
     ),
+    **dict.fromkeys(
+        ("noise", "corruption"),
+        ("a fraction from 0 to 1, such as 0.2", lambda f: is_real(f) and 0 <= f <= 1),
+    ),
+    "stratified": _FLAG,
+    "test_size": (
+        "a fraction between 0 and 1, such as 0.2, or a count >= 1, such as 1000",
+        lambda size: (
+            is_integer(size, 1)
+            or (is_real(size) and (0 < size < 1 or (size > 1 and size == int(size))))
+        ),
+    ),
     "network": ("an nn.Module or a function x (n, d) -> y (n,) or (n, d_out)", callable),
 }
 

@@ -41,9 +41,12 @@ SECTIONS: dict[tuple[ModuleType, str], list[str]] = {
     (mlpsubmit.batchfns, "Data recipes, for `data=`"): [
         *("power_law", "images", "synthetic", "modular_addition"),
     ],
+    (mlpsubmit.batchfns, "Recipes that change the data of another one"): [
+        *("held_out", "label_noise", "corruption"),
+    ],
     (mlpsubmit.batchfns, "Batch functions, for `batchfn=`"): [
         *("polynomial", "sparse_parity", "multi_index", "teacher"),
-        *("sample", "arrays", "from_dataset"),
+        *("sample", "epochs", "arrays", "from_dataset"),
     ],
     (mlpsubmit.batchfns, "Monomials, Hermite polynomials, weights of teachers"): [
         *("Monomial", "hermite", "hermite_features", "teacher_weights"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mlpsubmit.arguments import declared, function_name
+from mlpsubmit.arguments import declared, function_name, parse_bool
+from mlpsubmit.spec.hyperparameters import canonical_name
 
 __all__ = ["hints"]
 
@@ -20,6 +21,11 @@ _NEEDS_DATA = {
         "draws rows of data entries, and there is no data=; write for example "
         "data=images('digits'), or batchfn=arrays(X, y) instead",
     ),
+    "epochs": (
+        "X_train",
+        "draws rows of data entries, and there is no data=; write for example "
+        "data=images('digits') or data=arrays(X, y)",
+    ),
     "polynomial": (
         "data_eigvals",
         "needs the spectrum of its inputs, and there is no data=; write for example "
@@ -29,12 +35,14 @@ _NEEDS_DATA = {
 
 
 def hints(
-    batchfn: Callable[..., Any] | None, data: Callable[..., Any] | None, given: Collection[str]
+    batchfn: Callable[..., Any] | None,
+    data: Callable[..., Any] | None,
+    given: Mapping[str, Any],
 ) -> Iterator[str]:
     """Yield an error for each function of the library that is given in the wrong argument.
 
     Args:
-        given: the names of the other settings of the spec.
+        given: the other settings of the spec, by name.
     """
     if data is not None and _is_plain(data):
         name = function_name(data)
@@ -60,6 +68,16 @@ def hints(
         )
     elif entry and data is None and entry not in given:
         yield f"batchfn: {name} {error}"
+    elif name == "epochs" and _is_offline(given):
+        yield (
+            "batchfn: epochs draws a minibatch of N_SAMPLES rows at every step, and ONLINE=False "
+            "means one fixed set for all steps; leave ONLINE out, or write batchfn=sample"
+        )
+
+
+def _is_offline(given: Mapping[str, Any]) -> bool:
+    values = [value for name, value in given.items() if canonical_name(name) == "online"]
+    return any(parse_bool(value) is False for value in values)
 
 
 def _is_plain(function: Any) -> bool:

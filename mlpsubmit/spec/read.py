@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mlpsubmit.arguments import declared, function_name, further_arguments, takes_all
+from mlpsubmit.batchfns.recipe import as_recipe
 from mlpsubmit.errors import SpecError, collected, did_you_mean, shown
 from mlpsubmit.protocol import LOSS_PARAMS, SUPPLIED
 from mlpsubmit.spec import hyperparameters as hp
@@ -128,6 +129,7 @@ def read(
     Raises:
         SpecError: listing every error at once.
     """
+    data = as_recipe(data)
     errors = _name_errors(name) + _function_errors(batchfn, data, grabs, where)
     by_name = grabs.values() if isinstance(grabs, Mapping) else ()
     candidates = [batchfn, data, *by_name, *_named_grabs(settings, errors)]

@@ -102,7 +102,7 @@ def test_given_X_and_y_come_back_at_every_step():
         ({"y_test": Y_TEST}, r"the test set has no X_test"),
         ({"y_train": Y_TRAIN[:7]}, r"X_train has 40 rows and y_train has 7; they should"),
         ({"X_train": X_TRAIN[:0], "y_train": Y_TRAIN[:0]}, r"has 0 rows .* at least one"),
-        ({"X_train": [[1.0]] * N}, r"got X_train of type list; valid are .*; try batchfn=arrays\("),
+        ({"X_train": [[1.0]] * N}, r"got X_train of type list; valid are .*; try data=arrays\("),
         ({"y_train": torch.tensor(1.0)}, r"got y_train of type Tensor; .* with a row per sample"),
         (
             {"X_train": X_TRAIN * 1j},
