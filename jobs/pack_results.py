@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsubmit.jobs.store.pack_schema import WEIGHT_SHAPES, WEIGHTS
 from mlpsubmit.protocol import DIVERGED
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ __all__ = ["SHARED", "TOGETHER", "Arrays", "joined", "stack_arrays"]
 Arrays = dict[str, NDArray[Any]]
 
 #: The arrays that all configs of a pack share; every other has one row per config.
-SHARED = ("step", "eval_step", "grab_step")
+SHARED = ("step", "eval_step", "grab_step", "weights_step")
 
 
 #: Only of packs that were divided: how many configs trained together with each.
@@ -50,13 +51,15 @@ def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float, *, teste
     # If every config diverged, the shape of a grab that was never called is not known.
     called = not (trained.status == DIVERGED).all()
     grabs = {name: v for name, v in trained.grabs.items() if called or not np.isnan(v).all()}
+    arrays |= {f"{WEIGHTS}{name}": values for name, values in trained.weights.items()}
     return arrays | {f"grab.{name}": values for name, values in grabs.items()}
 
 
 def joined(stacks: Sequence[Arrays], finished: Sequence[int], *, divided: bool) -> Arrays:
     """Return the arrays of the finished configs of a pack, in the order of its rows.
 
-    Grabs whose shapes differ between stacks are padded with NaN to the largest.
+    Grabs whose shapes differ between stacks are padded with NaN to the largest; weights are then
+    flattened, padded with zeros, and their shapes kept beside them.
 
     Args:
         finished: their rows, ascending.
@@ -73,8 +76,44 @@ def joined(stacks: Sequence[Arrays], finished: Sequence[int], *, divided: bool) 
             whole[name] = having[0][name]
         elif name not in left_out:
             rows = [np.array([position[row] for row in stack["row"].tolist()]) for stack in having]
-            whole[name] = _scattered([stack[name] for stack in having], rows, len(finished))
+            arrays = [stack[name] for stack in having]
+            if name.startswith(WEIGHTS):
+                leading = 1 if "weights_step" not in having[0] else 2
+                whole |= _joined_weights(name, arrays, rows, len(finished), leading)
+            else:
+                whole[name] = _scattered(arrays, rows, len(finished))
     return whole
+
+
+def _joined_weights(
+    name: str,
+    arrays: Sequence[NDArray[Any]],
+    rows: Sequence[NDArray[np.int64]],
+    count: int,
+    leading: int,
+) -> Arrays:
+    """Return the weights of one name of all stacks, and their shapes if these differ.
+
+    Args:
+        arrays: (K, ...) or (K, S, ...) of each stack that has them.
+        leading: how many of these dimensions are not of the weights.
+    """
+    shapes = [array.shape[leading:] for array in arrays]
+    dtype = np.result_type(*arrays)
+    if len(set(shapes)) == 1 and sum(map(len, rows)) == count:
+        whole = np.zeros((count, *arrays[0].shape[1:]), dtype)
+        for array, own in zip(arrays, rows, strict=True):
+            whole[own] = array
+        return {name: whole}
+    flat = [array.reshape(*array.shape[:leading], -1) for array in arrays]
+    longest = max(array.shape[-1] for array in flat)
+    whole = np.zeros((count, *flat[0].shape[1:-1], longest), dtype)
+    sizes = np.full((count, max(map(len, shapes)) + 1), -1, np.int64)
+    for array, own, shape in zip(flat, rows, shapes, strict=True):
+        whole[own, ..., : array.shape[-1]] = array
+        # The number of dimensions, and them; -1 for a config without a tensor of this name.
+        sizes[own, : len(shape) + 1] = len(shape), *shape
+    return {name: whole, WEIGHT_SHAPES + name.removeprefix(WEIGHTS): sizes}
 
 
 def _scattered(

@@ -18,10 +18,24 @@ from mlpsubmit.jobs.store.npz import ArrayHeader
 from mlpsubmit.protocol import DIVERGED, DONE
 from mlpsubmit.spec.limits import MOST_CONFIGS
 
-__all__ = ["ANY_PACKS", "CHECKED", "MOST_ARRAYS", "PackSchema", "reused_configs"]
+__all__ = [
+    "ANY_PACKS",
+    "CHECKED",
+    "MOST_ARRAYS",
+    "WEIGHTS",
+    "WEIGHT_SHAPES",
+    "PackSchema",
+    "reused_configs",
+]
 
-#: The most arrays of a pack: a dozen, and one for each grab.
-MOST_ARRAYS = 4096
+#: The most arrays of a pack: a dozen, and one for each grab and each tensor of weights. An npz has
+#: at most 65,535 in its first format.
+MOST_ARRAYS = 60_000
+
+#: Prefixes of the arrays with the weights that SAVE_WEIGHTS keeps, and with their shapes where
+#: these differ within the pack.
+WEIGHTS = "weights."
+WEIGHT_SHAPES = "weights_shape."
 
 _MEMBER = re.compile(r"([0-9]{7,12})(\.npz|\.partial\.npz|\.failed\.json)")
 #: With or without the suffix.
@@ -29,7 +43,7 @@ _REUSED = re.compile(r"reused-[0-9]{7,12}\.([0-9]{1,12})(\.npz)?")
 
 #: The kinds of the types (K,) of the arrays that every pack has, but for its timekeys and losses.
 _PER_CONFIG = {"index": "iu", "key": "S", "status": "iu", "steps": "iu", "seconds": "f"}
-_SHARED = ("step", "eval_step", "grab_step")
+_SHARED = ("step", "eval_step", "grab_step", "weights_step")
 #: The arrays whose values are checked.
 CHECKED = ("index", "key", "status", *_SHARED)
 
@@ -129,8 +143,12 @@ def _fits(thresholds: int, described: tuple[tuple[str, ArrayHeader], ...]) -> bo
 
 
 def _fits_clock(name: str, header: ArrayHeader, clocks: Mapping[str, ArrayHeader]) -> bool:
-    """Return whether a loss or a grab is one value per config, or one per recorded step."""
+    """Return whether losses, grabs or weights are one per config, or one per recorded step."""
     inner = header.shape[1:]
+    if name.startswith(WEIGHTS):
+        return "weights_step" not in clocks or inner[:1] == clocks["weights_step"].shape
+    if name.startswith(WEIGHT_SHAPES):
+        return len(inner) == 1 and header.dtype.kind == "i"
     if name.startswith("grab."):
         return "grab_step" not in clocks or inner[:1] == clocks["grab_step"].shape
     if name in ("train_loss", "test_loss"):

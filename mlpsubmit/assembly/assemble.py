@@ -21,6 +21,7 @@ from mlpsubmit.training.comparison import Signature, StackingError, signature
 from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loop import train
+from mlpsubmit.training.measure import SavedNetworks, measure
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.pack import Parametrized, parametrized
@@ -103,6 +104,22 @@ class StackInputs:
             generators=self.generators,
             device=self.device,
             monitor=monitor,
+            known=Parametrized(self.factors, self.model0),
+        )
+
+    def measure(self, saved: SavedNetworks) -> Trained:
+        """Call the grabs on networks that were saved when the stack was trained."""
+        return measure(
+            self.models,
+            self.batch_fns,
+            self.hyperparameters,
+            saved,
+            trials=self.trials,
+            test_fns=self.test_fns or None,
+            grabs=self.grabs,
+            contexts=self.contexts,
+            generators=self.generators,
+            device=self.device,
             known=Parametrized(self.factors, self.model0),
         )
 

@@ -29,7 +29,7 @@ __all__ = ["Reused"]
 _Match: TypeAlias = tuple[Member, NDArray[np.int64], NDArray[np.int64]]
 
 #: Arrays of a pack that all its configs share.
-_SHARED = frozenset({"step", "eval_step", "grab_step"})
+_SHARED = frozenset({"step", "eval_step", "grab_step", "weights_step"})
 
 
 class Reused:

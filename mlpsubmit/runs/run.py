@@ -36,6 +36,7 @@ from mlpsubmit.spec.guard import stop_reading
 
 if TYPE_CHECKING:
     import xarray
+    from torch import nn
 
     from mlpsubmit.results import Layout
     from mlpsubmit.slurm_templates import Template
@@ -343,6 +344,57 @@ class Run:
                 return open_netcdf(written)
         return to_dataset(self.layout(), found)
 
+    def model(
+        self,
+        *,
+        step: int | None = None,
+        initial: bool = False,
+        trust: bool = False,
+        **selection: Any,
+    ) -> nn.Module:
+        """Return the network of one config, with the weights that SAVE_WEIGHTS has kept.
+
+        ``model(X)`` is its output, uncentred, as grabs see it: layers multiply their outputs as
+        PARAMETRIZATION and GAMMA want it. With CENTERED the network that was trained is
+        ``model(X) - model0(X)``, where ``model0`` is ``run.model(initial=True, ...)``. Both are on
+        the CPU, and in eval mode.
+
+        Args:
+            step: of the weights, with a schedule in SAVE_WEIGHTS; by default the last.
+            initial: return the network at initialisation, which needs no SAVE_WEIGHTS.
+            trust: execute the functions in the run even if other users could have written them.
+            selection: values of axes that one config alone has, such as ``width=64, trial=0``.
+
+        Raises:
+            UserError: no config has these values, or several have; it has no result; or the run
+                keeps no weights.
+            RunError: other users could have written the functions in the run.
+        """
+        from mlpsubmit.runs.networks import saved_model
+
+        return saved_model(self.directory, selection, step=step, initial=initial, trust=trust)
+
+    def measure(self, grabs: Mapping[str, Any], *, trust: bool = False) -> xarray.Dataset:
+        """Call grabs on the networks that SAVE_WEIGHTS has kept, and return them as a dataset.
+
+        Its dimensions are those of the run; with a schedule in SAVE_WEIGHTS, and ``step``. A grab
+        gets the same arguments as in the training after the same step, and so has the same values:
+        offline X_tr and y_tr are the training set, online the batch of that step. If a grab takes
+        one, all batches up to it are drawn again.
+
+        Args:
+            grabs: {name: function}, or {name: the name of one in grabs/}.
+            trust: execute the functions in the run even if other users could have written them.
+
+        Raises:
+            UserError: the run keeps no weights.
+            GrabError: a grab fails, or its result cannot be stored.
+            RunError: other users could have written the functions in the run.
+        """
+        from mlpsubmit.runs.networks import measured
+
+        return measured(self.directory, self.layout(), grabs, trust=trust)
+
     def layout(self) -> Layout:
         """Return the layout of the run's dataset: dimensions, coordinates, attributes."""
         from mlpsubmit.results import Dimension, Layout
@@ -360,12 +412,23 @@ class Run:
         return Layout(
             dimensions=dimensions,
             thresholds=tuple(sweep["thresholds"]),
-            attributes={**attributes(self.directory), "run": self.id, "sweep": self.name},
+            attributes={
+                **attributes(self.directory),
+                **_saved_weights(sweep),
+                "run": self.id,
+                "sweep": self.name,
+            },
             threshold_axis=lists and (lists["dimension"], lists["values"]),
             included=None if included is None else decode_mask(included, math.prod(shape)),
             tested=sweep["tested"],
             online=_online(sweep, shape),
         )
+
+
+def _saved_weights(sweep: Mapping[str, Any]) -> dict[str, str]:
+    """Return the attribute that tells which weights are in the results: they are no variables."""
+    kept = sweep["hyperparameters"].get("save_weights", "None")
+    return {} if kept == "None" else {"save_weights": str(kept)}
 
 
 def _online(sweep: Mapping[str, Any], shape: Sequence[int]) -> bool | NDArray[np.bool_]:

@@ -21,6 +21,7 @@ from mlpsubmit.spec.setting_types import (
     Schedule,
     Size,
     Thresholds,
+    WeightSchedule,
     at_most,
     choice,
     flag,
@@ -34,6 +35,7 @@ __all__ = [
     "PARAMETRIZATIONS",
     "STACKED",
     "TIED",
+    "UNSWEPT",
     "Hyperparameters",
     "canonical_name",
     "validate",
@@ -57,6 +59,9 @@ OUTSIDE_RESULTS = frozenset(
         *("num_trials", "target_monomials"),
     }
 )
+
+#: Settings that are no axis: results along it would be equal.
+UNSWEPT = OUTSIDE_RESULTS | {"save_weights"}
 
 #: Settings that have to fit together: see the model validators below.
 TIED = frozenset({"loss_checkpoints", "percent_thresholds", "nesterov", "momentum"})
@@ -144,6 +149,9 @@ class Hyperparameters(BaseModel):
         None, "steps between test losses, or 'log:N'; None: 1 offline, no test loss online"
     )
     grab_every: Schedule = _field(1, "steps between grabs, or 'log:N'")
+    save_weights: WeightSchedule = _field(
+        None, "weights kept with the results: 'final', steps between them, or 'log:N'"
+    )
     precision: Annotated[str, choice(*PRECISIONS)] = _field(
         "fp32", "fp32, tf32, bf16 or fp64; unset it is fp64 where torch's default dtype is float64"
     )

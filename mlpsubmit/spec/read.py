@@ -55,6 +55,15 @@ class Accepted:
     takes_any: bool
     errors: tuple[str, ...]
 
+    def with_functions(self, functions: Iterable[Callable[..., Any]]) -> Accepted:
+        """Return the names that these functions declare too."""
+        further = _accepted(functions, ())
+        return Accepted(
+            self.declared | further.declared,
+            self.takes_any or further.takes_any,
+            (*self.errors, *further.errors),
+        )
+
     def takes(self, name: str) -> bool:
         """Return whether any function of the spec takes an argument of this name."""
         return self.takes_any or name in self.declared
@@ -333,7 +342,7 @@ def _points(values: Any, names: Sequence[str], zipped: bool) -> list[tuple[Any, 
 
 def _check_results_depend(names: Sequence[str], accepted: Accepted, unused: set[str]) -> None:
     """Refuse an axis along which all results would be equal."""
-    if idle := [name for name in names if name in hp.OUTSIDE_RESULTS]:
+    if idle := [name for name in names if name in hp.UNSWEPT]:
         raise SpecError(f"no result depends on {idle[0].upper()}; give it as one value")
     if idle := [name for name in names if name in unused]:
         raise SpecError(

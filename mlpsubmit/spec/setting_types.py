@@ -23,6 +23,7 @@ __all__ = [
     "Schedule",
     "Size",
     "Thresholds",
+    "WeightSchedule",
     "at_most",
     "choice",
     "flag",
@@ -197,6 +198,14 @@ OptionalSchedule = Annotated[
     _valid(
         lambda value: None if value is None else _schedule(value),
         "an integer >= 1, 'log:N' for N >= 2 log-spaced steps, or None",
+    ),
+]
+#: Weights are kept at the end, or after the steps of a schedule.
+WeightSchedule = Annotated[
+    int | str | None,
+    _valid(
+        lambda value: value if value in (None, "final") else _schedule(value),
+        "'final', an integer >= 1, 'log:N' for N >= 2 log-spaced steps, or None",
     ),
 ]
 Thresholds = Annotated[tuple[float, ...] | None, PlainValidator(_thresholds)]

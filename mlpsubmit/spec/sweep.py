@@ -285,6 +285,16 @@ class Sweep(Spec):
         vars(sweep).update(kept, process=process)
         return sweep
 
+    def measuring(self, grabs: Mapping[str, Any]) -> Sweep:
+        """Return this sweep with other grabs: functions, or names of the library's."""
+        sweep = object.__new__(Sweep)
+        kept = {k: v for k, v in vars(self).items() if k not in ("_key_tables", "spellings")}
+        named = {name: {} for name in ("other_model_grabs", "other_model_kwargs")}
+        base = self.base.model_copy(update={**named, "other_model_gram": {}})
+        accepted = self.accepted.with_functions(filter(callable, grabs.values()))
+        vars(sweep).update(kept, grabs=dict(grabs), base=base, accepted=accepted)
+        return sweep
+
     def refreshed(self) -> Sweep:
         """Return the sweep of the same spec, read again, with its keys as they are now.
 

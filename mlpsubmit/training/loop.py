@@ -64,11 +64,12 @@ def _progress(pack: Pack, step: int, max_iter: int) -> Progress:
 def _next_look(pack: Pack, step: int, max_iter: int) -> int:
     """Return the first step from this one on after which more is to be done than the next step.
 
-    That is the end of a block, or the first after which losses are evaluated or recorded, or grabs
-    called.
+    That is the end of a block, or the first after which losses are evaluated or recorded, grabs
+    called, or weights kept.
     """
     end = (step // BLOCK + 1) * BLOCK - 1
-    return min(end, max_iter - 1, pack.history.next_look(step), pack.grabber.next_look(step))
+    looks = (part.next_look(step) for part in (pack.history, pack.grabber, pack.weight_history))
+    return min(end, max_iter - 1, *looks)
 
 
 def train_step(pack: Pack, step: int) -> tuple[Batch, Tensor]:
@@ -227,10 +228,15 @@ def train(
             grabber.measure(step, batch, active, finished)
             del batch  # memory that the next step can use
 
+            # Keep weights: copies on the device, at the steps of SAVE_WEIGHTS or of those that have
+            # stopped.
+            pack.weight_history.record(step, active, finished)
+
             # Report (sync), refuse writes into data, and leave out configs that have stopped: the
             # next steps cost less.
             if ends_block:
                 grabber.flush()
+                pack.weight_history.flush()
                 pack.end_block()
                 monitor.progress(_progress(pack, following, max_iter))
                 if not history.open:

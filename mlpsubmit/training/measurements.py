@@ -163,6 +163,10 @@ class Grabber(Part):
                 calls.append((one.last_step, one.row, kept or _fixed_set(self._train)))
         self._call_all(calls)
 
+    def call(self, step: int, rows: Sequence[int], batch: Batch | None) -> None:
+        """Call every grab for rows of the stack, as after this step on this batch."""
+        self._call_all([(step, row, batch) for row in rows])
+
     def _call_all(self, calls: Sequence[tuple[int, int, Batch | None]]) -> None:
         """Call every grab after these steps, for rows of the stack and batches."""
         errors: dict[int, BaseException] = {}

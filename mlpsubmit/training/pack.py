@@ -41,6 +41,7 @@ from mlpsubmit.training.seeds import (
     torch_states,
 )
 from mlpsubmit.training.stack import Stack, check_stackable
+from mlpsubmit.training.weight_history import WeightHistory
 
 __all__ = ["Pack", "Parametrized", "parametrized", "per_config"]
 
@@ -112,6 +113,7 @@ class Pack:
         optimizer: the stacked optimizer.
         history: the losses.
         grabber: the measurements.
+        weight_history: the weights that are kept.
     """
 
     def __init__(
@@ -189,6 +191,7 @@ class Pack:
             self.train,
             self.test,
         )
+        self.weight_history = WeightHistory(common.save_weights, self.stack, common.max_iter)
         if state is not None:
             self._load_state_dict(state)
 
@@ -323,9 +326,10 @@ class Pack:
 
     def results(self) -> Trained:
         """Return the results, and give every model its own weights."""
+        weights = self.weight_history.results()
         self.stack.release()
         history, traced = self.history, self.grabber.schedule is not None
-        none = np.zeros(0, np.int64)
+        none, kept_at = np.zeros(0, np.int64), self.weight_history.schedule
         return Trained(
             status=history.status,
             steps=history.steps,
@@ -336,6 +340,8 @@ class Pack:
             eval_step=history.eval_at.steps if traced else none,
             grab_step=self.grabber.schedule.steps if self.grabber.schedule else none,
             grabs=self.grabber.results((history.status == DIVERGED).tolist()),
+            weights_step=none if kept_at is None else kept_at.steps,
+            weights=weights,
         )
 
     # The part that replay depends on
@@ -368,7 +374,7 @@ class Pack:
 
     @property
     def _parts(self) -> dict[str, Part]:
-        names = ("stack", "initial_output", "optimizer", "history", "grabber")
+        names = ("stack", "initial_output", "optimizer", "history", "grabber", "weight_history")
         return {name: getattr(self, name) for name in names}
 
     def state_dict(self, start: int) -> dict[str, Any]:

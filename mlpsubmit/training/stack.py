@@ -54,6 +54,7 @@ class Stack(Part):
         models: all K models, also those whose rows have been left out.
         configs: per row of the stack, the config whose model it is.
         names: of the trained parameters.
+        own_names: of all parameters, and of the buffers that no parametrization has added.
         tensors: parameters and buffers by name, each (K, ...).
     """
 
@@ -88,6 +89,7 @@ class Stack(Part):
         #: The buffers that a forward pass may change, and those that one has changed: None before
         #: the first one.
         self._buffers = _own_buffers(models[0])
+        self.own_names = [*(name for name, _ in models[0].named_parameters()), *self._buffers]
         self._changing: set[str] | None = None if self._buffers else set()
         #: What they were before the last training step.
         self._before: dict[str, Tensor] = {}

@@ -1,0 +1,134 @@
+"""Configs of a run by the values of its axes, as ``ds.sel`` selects them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit.display.text import counted
+from mlpsubmit.errors import UserError, did_you_mean
+from mlpsubmit.jobs.store.masks import decode_mask
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.spec.hyperparameters import canonical_name
+
+__all__ = ["axis_values", "equals_label", "point_text", "select", "select_one"]
+
+#: The most configs, and values of an axis, that a message lists.
+_LISTED = 6
+
+
+def axis_values(run: RunDirectory) -> dict[str, list[Any]]:
+    """Return the values of every axis of a run, by name, as its results label them."""
+    return {
+        name: list(values)
+        for axis in run.sweep["axes"]
+        for name, values in zip(axis["names"], axis["values"], strict=True)
+    }
+
+
+def _shape(run: RunDirectory) -> tuple[int, ...]:
+    return tuple(len(axis["values"][0]) for axis in run.sweep["axes"])
+
+
+def _included(run: RunDirectory) -> NDArray[np.int64]:
+    """Return the flat indices of the configs that ``where`` keeps."""
+    size, mask = math.prod(_shape(run)), run.sweep["included"]
+    return np.arange(size) if mask is None else np.flatnonzero(decode_mask(mask, size))
+
+
+def point(run: RunDirectory, index: int) -> dict[str, Any]:
+    """Return the values of a config on the axes, by name."""
+    shape = _shape(run)
+    at = np.unravel_index(index, shape) if shape else ()
+    return {
+        name: values[int(place)]
+        for axis, place in zip(run.sweep["axes"], at, strict=True)
+        for name, values in zip(axis["names"], axis["values"], strict=True)
+    }
+
+
+def point_text(run: RunDirectory, index: int) -> str:
+    """Return the values of a config on the axes as text."""
+    values = point(run, index)
+    return ", ".join(f"{name}={value}" for name, value in values.items()) or "the only config"
+
+
+def equals_label(label: Any, wanted: Any) -> bool:
+    """Return whether a label of an axis is a wanted value, or has its text."""
+    item = getattr(wanted, "item", None)
+    if callable(item) and getattr(wanted, "ndim", 1) == 0:
+        wanted = item()
+    if isinstance(label, (int, float)) and isinstance(wanted, (int, float)):
+        return isinstance(label, bool) == isinstance(wanted, bool) and label == wanted
+    name = getattr(wanted, "__name__", None) if callable(wanted) else None
+    return str(label) == str(name or wanted)
+
+
+def select(run: RunDirectory, selection: Mapping[str, Any]) -> NDArray[np.int64]:
+    """Return the flat indices of the configs with some values on axes.
+
+    Args:
+        selection: one value for each of some axes, by name in any spelling.
+
+    Raises:
+        UserError: listing each name that is no axis, and each value that no config has.
+    """
+    known, errors, wanted = axis_values(run), list[str](), dict[str, Any]()
+    for given, value in selection.items():
+        name = given if given in known else canonical_name(given) or given.lower()
+        if name not in known:
+            errors.append(
+                f"{given}: is no axis of run {run.id}{did_you_mean(given, known)}; its axes are "
+                f"{', '.join(known) or 'none'}"
+            )
+        elif not any(equals_label(label, value) for label in known[name]):
+            errors.append(f"{name}: got {value!r:.80}; valid are {_listed(known[name])}")
+        else:
+            wanted[name] = value
+    if errors:
+        raise UserError("; ".join(errors))
+    indices, shape = _included(run), _shape(run)
+    chosen = np.ones(len(indices), dtype=bool)
+    places = np.unravel_index(indices, shape) if shape else ()
+    for axis, at in zip(run.sweep["axes"], places, strict=True):
+        for name, values in zip(axis["names"], axis["values"], strict=True):
+            if name in wanted:
+                fits = np.array([equals_label(label, wanted[name]) for label in values])
+                chosen &= fits[at]
+    return indices[chosen]
+
+
+def select_one(run: RunDirectory, selection: Mapping[str, Any], what: str) -> int:
+    """Return the flat index of the one config with some values on axes.
+
+    Args:
+        what: a name for messages.
+
+    Raises:
+        UserError: none matches, or several do.
+    """
+    found = select(run, selection)
+    if len(found) == 1:
+        return int(found[0])
+    shown = ", ".join(f"{name}={value!r}" for name, value in selection.items()) or "no selection"
+    if not len(found):
+        raise UserError(
+            f"{what}: {shown} matches no config of run {run.id}: no config has these values "
+            "together (a zipped axis, or where= leaves it out)"
+        )
+    points = [point(run, int(index)) for index in found]
+    free = [name for name in points[0] if len({str(one[name]) for one in points}) > 1]
+    texts = [", ".join(f"{name}={one[name]}" for name in free) for one in points[:_LISTED]]
+    more = "; ..." if len(found) > _LISTED else ""
+    raise UserError(
+        f"{what}: {shown} matches {counted(len(found), 'config')} of run {run.id} "
+        f"({'; '.join(texts)}{more}); select one of them: add {free[0]}=..."
+    )
+
+
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values[:_LISTED])) + (", ..." if len(values) > _LISTED else "")
