@@ -146,6 +146,12 @@ class Plan:
         each = config_bytes(_weights(settings), settings)
         return np.asarray(self.pack_sizes * np.repeat(each, self._group_packs))
 
+    @property
+    def weights(self) -> float:
+        """The number of weights of all configs that the plan trains, if they are MLPs."""
+        each = np.repeat(_weights(self._group_settings), self._group_packs)
+        return float((self.pack_sizes * each).sum())
+
     @cached_property
     def pack_sizes(self) -> NDArray[np.int64]:
         """How many configs each pack has, (packs,)."""

@@ -28,9 +28,10 @@ __all__ = [
     "reused_configs",
 ]
 
-#: The most arrays of a pack: a dozen, and one for each grab and each tensor of weights. An npz has
-#: at most 65,535 in its first format.
+#: The most arrays of a pack: with a tensor of weights in each, and without those, a dozen and one
+#: for each grab. An npz without extensions has at most 65,535.
 MOST_ARRAYS = 60_000
+MOST_BESIDES_WEIGHTS = 4096
 
 #: Prefixes of the arrays with the weights that SAVE_WEIGHTS keeps, and with their shapes where
 #: these differ within the pack.
@@ -121,7 +122,10 @@ def reused_configs(pack: str) -> int:
 def _fits(thresholds: int, described: tuple[tuple[str, ArrayHeader], ...]) -> bool:
     """Return whether arrays can be those of a pack; most packs of a run have equal ones."""
     headers = dict(described)
-    if not {*_PER_CONFIG, "timekeys", "train_loss"} <= headers.keys() or len(headers) > MOST_ARRAYS:
+    if not {*_PER_CONFIG, "timekeys", "train_loss"} <= headers.keys():
+        return False
+    weights = sum(name.startswith((WEIGHTS, WEIGHT_SHAPES)) for name in headers)
+    if len(headers) > MOST_ARRAYS or len(headers) - weights > MOST_BESIDES_WEIGHTS:
         return False
     configs, timekeys = headers["index"].shape, headers["timekeys"]
     shared = {name: headers[name] for name in _SHARED if name in headers}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlpsubmit.cli.slurm_options import slurm_request
 from mlpsubmit.display.output import echo
-from mlpsubmit.display.text import counted, duration
+from mlpsubmit.display.text import counted, duration, file_size
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status
@@ -163,8 +163,25 @@ class DryRun:
             )
         if len(tasks) > SHOWN_TASKS:
             echo(f"  ... and {counted(len(tasks) - SHOWN_TASKS, 'more task')}")
-        for line in (*self._time_lines(), *executor.describe(self.launch.submission)):
+        for line in (
+            *self._weight_lines(),
+            *self._time_lines(),
+            *executor.describe(self.launch.submission),
+        ):
             echo(line)
+
+    def _weight_lines(self) -> list[str]:
+        """Return how large the weights are that SAVE_WEIGHTS keeps, as far as the spec says."""
+        from mlpsubmit.training.weight_history import weight_schedule
+
+        base = self.launch.sweep.base
+        if base.save_weights is None or base.model != "mlp":
+            return []
+        schedule = weight_schedule(base.save_weights, base.max_iter)
+        copies = 1 if schedule is None else schedule.count
+        size = self.launch.plan.weights * copies * (8 if base.precision == "fp64" else 4)
+        setting = f"SAVE_WEIGHTS={base.save_weights!r}"
+        return [f"{setting} keeps about {file_size(size)} of weights in the results"]
 
     def _time_lines(self) -> list[str]:
         threads, executor = self.launch.plan.threads, self.launch.executor

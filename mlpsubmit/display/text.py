@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["abridged", "counted", "duration", "throughput"]
+__all__ = ["abridged", "counted", "duration", "file_size", "throughput"]
 
 
 def abridged(texts: Iterable[str]) -> str:
@@ -26,6 +26,15 @@ def duration(seconds: float) -> str:
     if minutes >= 90:
         return f"{hours:.1f} h"
     return f"{minutes:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def file_size(count: float) -> str:
+    """Return a number of bytes in KiB, MiB, GiB or TiB: ``"1.5 GiB"``."""
+    value, units = count / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:.2g} {units[0]}" if value < 100 else f"{value:.0f} {units[0]}"
 
 
 def throughput(model_steps: float, utilization: float | None) -> str:

@@ -105,6 +105,10 @@ class FinishedPack(Protocol):
     grab_step            (G,)         with traces of grabs only
     grab.<name>          (K, ...)     final, or (K, G, ...) at the steps in `grab_step`
     trained_together     (K,)         configs in one stack; only where the pack was divided
+    weights_step         (S,)         with weights along the training only
+    weights.<name>       (K, ...)     at the end, or (K, S, ...); where shapes differ, flat, and
+                                      padded with zeros
+    weights_shape.<name> (K, D + 1)   only then: the number of dimensions, and them; -1 for none
     ==================== ============ ============================================================
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -243,7 +243,7 @@ class _Loaded:
     device: torch.device
     data: SharedData
 
-    def assembled(self, indices: Sequence[int], sweep: Sweep) -> list[StackInputs]:
+    def assembled(self, indices: Iterable[int], sweep: Sweep) -> list[StackInputs]:
         """Build the models and batch functions of configs, as the tasks of the run did."""
         configs = [sweep.config(int(index)) for index in indices]
         entries = [self.data.entries(config) for config in configs]

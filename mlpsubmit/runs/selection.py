@@ -99,7 +99,7 @@ def select(run: RunDirectory, selection: Mapping[str, Any]) -> NDArray[np.int64]
             if name in wanted:
                 fits = np.array([equals_label(label, wanted[name]) for label in values])
                 chosen &= fits[at]
-    return indices[chosen]
+    return np.asarray(indices[chosen], dtype=np.int64)
 
 
 def select_one(run: RunDirectory, selection: Mapping[str, Any], what: str) -> int:

@@ -289,8 +289,8 @@ class Sweep(Spec):
         """Return this sweep with other grabs: functions, or names of the library's."""
         sweep = object.__new__(Sweep)
         kept = {k: v for k, v in vars(self).items() if k not in ("_key_tables", "spellings")}
-        named = {name: {} for name in ("other_model_grabs", "other_model_kwargs")}
-        base = self.base.model_copy(update={**named, "other_model_gram": {}})
+        named = ("other_model_grabs", "other_model_kwargs", "other_model_gram")
+        base = self.base.model_copy(update={name: {} for name in named})
         accepted = self.accepted.with_functions(filter(callable, grabs.values()))
         vars(sweep).update(kept, grabs=dict(grabs), base=base, accepted=accepted)
         return sweep

@@ -73,6 +73,7 @@ FURTHER = {
     "OPTIMIZER_KWARGS": ({}, {"rho": 0.9}),
     "D_OUT": (None, 7),
     "COMPILE": ("auto", False),
+    "SAVE_WEIGHTS": (None, "final"),
 }
 EVERY = {**TABLE, **FURTHER}
 

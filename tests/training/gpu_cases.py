@@ -166,6 +166,7 @@ SPECS: dict[str, dict[str, Any]] = {
             **TASK,
             "grabs": test_grabs_in_training.GRABS,
             "GRAB_EVERY": 5,
+            "SAVE_WEIGHTS": 5 if mode == "online" else "final",
             "N_TEST": 32,
             "ONLINE": mode == "online",
         }
@@ -250,7 +251,7 @@ def differing(ours: list[Trained], others: list[Trained]) -> list[str]:
     for one, other in zip(ours, others, strict=True):
         a, b = (dataclasses.asdict(each) for each in (one, other))
         for grabs in (a, b):
-            grabs.update(grabs.pop("grabs"))
+            grabs.update(grabs.pop("grabs"), **grabs.pop("weights"))
         found += [name for name in a if not _same(name, a[name], b[name])]
     return found
 

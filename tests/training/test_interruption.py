@@ -53,8 +53,8 @@ class Job:
 
 SETTINGS = {
     "sgd": {},
-    "momentum": {"MOMENTUM": 0.9, "WEIGHT_DECAY": 0.01},
-    "adam": {"OPTIMIZER": "adam"},
+    "momentum": {"MOMENTUM": 0.9, "WEIGHT_DECAY": 0.01, "SAVE_WEIGHTS": "final"},
+    "adam": {"OPTIMIZER": "adam", "SAVE_WEIGHTS": 4},
     "adamw": {"OPTIMIZER": "adamw", "WEIGHT_DECAY": 0.1},
     "sp": {"PARAMETRIZATION": "sp", "EVAL_EVERY": 3},
     "RMSprop": {"OPTIMIZER": "RMSprop", "PARAMETRIZATION": "sp"},
@@ -142,7 +142,7 @@ def test_a_state_that_does_not_fit_is_refused(gaussian, make_mlps, saver):
     monitor = saver(every=1)
     train(make_mlps(2), [gaussian(0)] * 2, {"MAX_ITER": 2}, monitor=monitor)
     state = monitor.state
-    with pytest.raises(StateError, match="its format is 0, but this training expects 7; discard"):
+    with pytest.raises(StateError, match="its format is 0, but this training expects 8; discard"):
         train(make_mlps(2), [gaussian(0)] * 2, {}, monitor=saver({**state, "format": 0}))
     with pytest.raises(StateError, match="its models is 2, but this training expects 3"):
         train(make_mlps(3), [gaussian(0)] * 3, {}, monitor=saver(state))
