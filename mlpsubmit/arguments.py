@@ -63,14 +63,14 @@ def declared(function: Callable[..., Any]) -> set[str]:
     return {p.name for p in _parameters(function) if p.kind in _BY_NAME}
 
 
-def further_arguments(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the arguments by name that a function declares after its first two.
+def further_arguments(function: Callable[..., Any], first: int = 2) -> dict[str, inspect.Parameter]:
+    """Return the arguments by name that a function declares after its first ones.
 
-    Those are the ones that PARAMETRIZATION(model, optimizer) and LOSS(output, y) are always given.
-    None if its signature cannot be read, as that of some of torch's functions.
+    Those are the ones that PARAMETRIZATION(model, optimizer), LOSS(output, y) and LR_SCHEDULE(step)
+    are always given. None if its signature cannot be read, as that of some of torch's functions.
     """
     try:
-        parameters = _parameters(function)[2:]
+        parameters = _parameters(function)[first:]
     except SpecError:
         return {}
     return {p.name: p for p in parameters if p.kind in _BY_NAME}

@@ -16,6 +16,7 @@ from mlpsubmit.errors import SpecError, collected, did_you_mean
 from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 from mlpsubmit.protocol import BatchFn
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.read import POSITIONAL
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.comparison import Signature, StackingError, signature
 from mlpsubmit.training.culprits import FAILURES
@@ -30,7 +31,7 @@ from mlpsubmit.training.precision import functions_dtype
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import streams
 
-__all__ = ["StackInputs", "assemble", "named_grabs"]
+__all__ = ["StackInputs", "assemble", "bound_lr_schedule", "named_grabs"]
 
 
 @dataclass
@@ -148,7 +149,12 @@ class _Network:
         # GAMMA is left to parametrize(), which treats a function that declares it differently.
         hs = h.model_copy(update={"parametrization": bound(h.parametrization, given, {})})
         factors = parametrized(model, hs, config.trial, context)
-        h = h.model_copy(update={"loss": bound(h.loss, given, context)})
+        h = h.model_copy(
+            update={
+                "loss": bound(h.loss, given, context),
+                "lr_schedule": bound_lr_schedule(sweep, config, context),
+            }
+        )
         return cls(context, h, model, factors)
 
     @property
@@ -160,6 +166,17 @@ class _Network:
     def signature(self) -> Signature:
         """Return what is compared: everything but tensors that the losses depend on."""
         return signature(self.model, self.hyperparameters.loss)
+
+
+def bound_lr_schedule(sweep: Sweep, config: Config, context: Mapping[str, Any]) -> Any:
+    """Return LR_SCHEDULE, a callable with the arguments bound that it declares after the step.
+
+    Args:
+        context: everything that is offered by name.
+    """
+    given = {n: context[n] for n in (*config.point, *sweep.arguments) if n in context}
+    schedule = config.hyperparameters.lr_schedule
+    return bound(schedule, given, context, POSITIONAL["lr_schedule"])
 
 
 def assemble(

@@ -54,18 +54,23 @@ def build_model(config: Config, context: Mapping[str, Any], X: Tensor, y: Tensor
     return model
 
 
-def bound(function: Any, given: Mapping[str, Any], context: Mapping[str, Any]) -> Any:
-    """Bind the arguments that a PARAMETRIZATION or LOSS declares after its first two.
+def bound(
+    function: Any, given: Mapping[str, Any], context: Mapping[str, Any], first: int = 2
+) -> Any:
+    """Bind the arguments that a PARAMETRIZATION or another setting declares after its first ones.
 
     Args:
         function: a name is returned as it is.
         given: the axes and arguments of the spec, which take the place of defaults too.
         context: everything that is offered by name, for arguments without a default.
+        first: how many arguments it gets by position.
     """
     if not callable(function):
         return function
     own = {name: value for name, value in given.items() if name not in Hyperparameters.model_fields}
-    offered = {name: (p.default is p.empty) for name, p in further_arguments(function).items()}
+    offered = {
+        name: (p.default is p.empty) for name, p in further_arguments(function, first).items()
+    }
     taken = {
         name: own[name] if name in own else context[name]
         for name, needed in offered.items()

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlpsubmit.arguments import call, declared, pick
-from mlpsubmit.assembly.assemble import assemble, named_grabs
-from mlpsubmit.assembly.batch_streams import data_arguments, make_batches
+from mlpsubmit.arguments import call, declared, further_arguments, pick
+from mlpsubmit.assembly.assemble import assemble, bound_lr_schedule, named_grabs
+from mlpsubmit.assembly.batch_streams import data_arguments, make_batches, settings_of
 from mlpsubmit.assembly.resumability import check_resumable
 from mlpsubmit.errors import SpecError, UserError, did_you_mean, error_text
 from mlpsubmit.protocol import SUPPLIED
@@ -22,8 +22,12 @@ from mlpsubmit.spec.guard import EndOfSpec
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.libraries import user_frames
 from mlpsubmit.spec.product import Product
+from mlpsubmit.spec.read import POSITIONAL
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.global_state import global_state_kept
+from mlpsubmit.training.lr_factors import check_lr_factors
+from mlpsubmit.training.lr_schedules import check_lr_schedule
+from mlpsubmit.training.models import MLP
 from mlpsubmit.training.optimizers.torch_optimizer import optimizer_class
 from mlpsubmit.training.optimizers.update_rules import warn_of_missing_theory
 from mlpsubmit.training.precision import functions_dtype
@@ -31,7 +35,7 @@ from mlpsubmit.training.precision import functions_dtype
 __all__ = ["probe", "smoke_test", "smoke_test_grabs"]
 
 #: Settings of which every value is probed: each runs different code.
-PROBED = ("optimizer", "loss", "model", "parametrization")
+PROBED = ("optimizer", "loss", "model", "parametrization", "lr_schedule")
 
 #: Settings that decide how learning rates are scaled, and which of their values are alike.
 SCALED: dict[str, Callable[[Any], Any]] = {
@@ -74,6 +78,7 @@ def probe(sweep: Sweep) -> None:
     """
     with global_state_kept():
         _probe_configs(sweep)
+        _probe_lr_factors(sweep)
         _probe_arguments(sweep)
         for hyperparameters in _scaled_differently(sweep):
             warn_of_missing_theory([hyperparameters])
@@ -89,6 +94,8 @@ def _probe_configs(sweep: Sweep) -> None:
         if hyperparameters.optimizer not in OPTIMIZERS:
             optimizer_class(hyperparameters.optimizer)
         entry = _entry(sweep, config)
+        with _errors_of_functions(config):
+            _check_lr_schedule(sweep, config, entry or {})
         if entry is None:
             continue
         for grab in measured.values():
@@ -100,6 +107,60 @@ def _probe_configs(sweep: Sweep) -> None:
             _train_one_step(sweep, config.replaced(**ONE_STEP, **sizes), entry, with_grabs)
             called = [*measured] if with_grabs else []
             check_resumable(sweep, config.replaced(**sizes), entry, torch.device("cpu"), called)
+
+
+def _check_lr_schedule(sweep: Sweep, config: Config, entry: Mapping[str, Any]) -> None:
+    """Call a callable LR_SCHEDULE for the last step, too, which the probe does not train.
+
+    Raises:
+        SpecError: where it returns no finite number >= 0.
+    """
+    context = settings_of(sweep, config, entry, torch.device("cpu"))
+    schedule = bound_lr_schedule(sweep, config, context)
+    if sweep.data is None or entry or not callable(schedule) or not _needs_more(schedule):
+        check_lr_schedule(config.hyperparameters.model_copy(update={"lr_schedule": schedule}))
+
+
+def _needs_more(schedule: Callable[..., Any]) -> bool:
+    """Return whether a function needs arguments after its first: entries of data."""
+    first = POSITIONAL["lr_schedule"]
+    further = further_arguments(schedule, first).values()
+    return any(p.default is p.empty for p in further)
+
+
+def _probe_lr_factors(sweep: Sweep) -> None:
+    """Check LR_FACTORS against the parameters of each model that it is used with.
+
+    Raises:
+        SpecError: listing patterns that match no parameter, with the first point that has them.
+    """
+    if not any(_values(sweep, "lr_factors")):
+        return
+    errors: dict[str, str] = {}
+    points = _points_of(sweep, {"lr_factors", "model", "depth"})
+    for config in itertools.islice(points, PROBED_ARGUMENTS):
+        with _errors_of_functions(config):
+            names = _parameter_names(sweep, config)
+        try:
+            if names is not None:
+                check_lr_factors(config.hyperparameters.lr_factors, names)
+        except SpecError as error:
+            place = f" (at {config!r})" if config.point else ""
+            errors.update({message: message + place for message in error.errors})
+    if errors:
+        raise SpecError(errors.values())
+
+
+def _parameter_names(sweep: Sweep, config: Config) -> list[str] | None:
+    """Return the names of the trained parameters; None if they depend on data of the workers."""
+    if config.hyperparameters.model == "mlp":
+        model = call(MLP, {**config.settings, "d_in": 1, "d_out": 1, "width": 1})
+    elif (entry := _entry(sweep, config)) is not None:
+        smaller = config.replaced(**_smaller(config.hyperparameters))
+        model = assemble(sweep, [smaller], [entry], torch.device("cpu"))[0].models[0]
+    else:
+        return None
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:

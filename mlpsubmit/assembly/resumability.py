@@ -45,6 +45,7 @@ _HINTS = {
     "in load_state_dict()",
     "MODEL": "make it a buffer: self.register_buffer(name, tensor), changed in place",
     "LOSS": "compute the loss from its arguments alone",
+    "LR_SCHEDULE": "compute the factor from the step alone",
     "batchfn": HINT,
     "grab": "compute it from its arguments; model0 is the network at initialisation",
     "PARAMETRIZATION": "compute it from its arguments",
@@ -91,6 +92,7 @@ def own_functions(sweep: Sweep, config: Config, grabs: Collection[str]) -> dict[
     settings, named = config.hyperparameters, named_grabs(sweep)
     functions = {"batchfn": sweep.batchfn, "PARAMETRIZATION": settings.parametrization}
     functions |= {"MODEL": settings.model, "LOSS": settings.loss}
+    functions["LR_SCHEDULE"] = settings.lr_schedule
     own = {f"{k} {function_name(f)}": f for k, f in functions.items() if _is_own(f)}
     own |= {f"grab {name!r}": named[name] for name in grabs if _is_own(named[name])}
     if settings.optimizer not in OPTIMIZERS:

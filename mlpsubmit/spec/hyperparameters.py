@@ -13,9 +13,11 @@ from mlpsubmit.spec.setting_types import (
     Betas,
     Count,
     Devices,
+    Factors,
     Flag,
     Fraction,
     Named,
+    NonNegative,
     OptionalSchedule,
     Positive,
     Schedule,
@@ -26,7 +28,7 @@ from mlpsubmit.spec.setting_types import (
     choice,
     flag,
     integer,
-    number,
+    optional,
 )
 
 __all__ = [
@@ -47,10 +49,16 @@ PARAMETRIZATIONS = ("mup", "ntp", "mfp", "mup-lr", "ntp-lr", "sp")
 #: Optimizers that train a whole pack at once.
 OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("mse", "cross_entropy", "hinge", "logistic", "mae", "huber")
+LR_SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp64")
 
 #: Settings that may differ between the configs of a pack; all others are equal in it.
-STACKED = frozenset({"lr", "gamma", "seed", "momentum", "weight_decay", "ema_smoother"})
+STACKED = frozenset(
+    {
+        *("lr", "gamma", "seed", "momentum", "weight_decay", "ema_smoother"),
+        *("lr_schedule", "warmup_steps", "lr_final_factor", "lr_factors", "grad_clip_norm"),
+    }
+)
 
 #: Settings that no result depends on: they are no part of a config's key.
 OUTSIDE_RESULTS = frozenset(
@@ -63,8 +71,12 @@ OUTSIDE_RESULTS = frozenset(
 #: Settings that are no axis: results along it would be equal.
 UNSWEPT = OUTSIDE_RESULTS | {"save_weights"}
 
-#: Settings that have to fit together: see the model validators below.
-TIED = frozenset({"loss_checkpoints", "percent_thresholds", "nesterov", "momentum"})
+#: Groups of settings that have to fit together: see the model validators below.
+TIED = (
+    frozenset({"loss_checkpoints", "percent_thresholds"}),
+    frozenset({"nesterov", "momentum"}),
+    frozenset({"lr_schedule", "warmup_steps", "max_iter"}),
+)
 
 #: Spellings of MLPscape scripts that are accepted besides the names themselves.
 _ALIASES = {"determinsitic": "deterministic", "parameterization": "parametrization"}
@@ -104,6 +116,19 @@ class Hyperparameters(BaseModel):
         100_000, "gradient steps at most"
     )
     lr: Positive = _field(1e-2, "base learning rate")
+    lr_schedule: Annotated[
+        Any, choice(*LR_SCHEDULES, other="a callable of the step that returns a factor of LR")
+    ] = _field("constant", "constant, linear, cosine, or a callable(step) -> factor of LR")
+    warmup_steps: Annotated[int, integer(0), at_most(10**12)] = _field(
+        0, "first steps, over which LR grows linearly"
+    )
+    lr_final_factor: NonNegative = _field(0.0, "of LR at MAX_ITER, under linear and cosine")
+    lr_factors: Factors = _field(
+        {}, "factors of LR by patterns of parameter names; 0 leaves parameters as they are"
+    )
+    grad_clip_norm: Annotated[float | None, optional(Positive)] = _field(
+        None, "gradients of a larger norm are scaled down to it"
+    )
     depth: Annotated[int, integer(1), at_most(10_000)] = _field(2, "number of hidden layers")
     width: Size = _field(8192, "units of each hidden layer")
     gamma: Positive = _field(1.0, "richness: outputs are divided by it")
@@ -123,9 +148,7 @@ class Hyperparameters(BaseModel):
     optimizer: Optimizer = _field("sgd", "sgd, adam, adamw, or any torch.optim class")
     momentum: Fraction = _field(0.0, "of sgd")
     nesterov: Flag = _field(False, "Nesterov momentum of sgd")
-    weight_decay: Annotated[float, number(">= 0", lambda value: value >= 0)] = _field(
-        0.0, "L2, decoupled in adamw"
-    )
+    weight_decay: NonNegative = _field(0.0, "L2, decoupled in adamw")
     betas: Betas = _field((0.9, 0.999), "of adam and adamw")
     eps: Positive = _field(1e-8, "of adam and adamw, in units of the order of the gradients")
     optimizer_kwargs: Named = _field({}, "further arguments of a torch.optim class")
@@ -184,17 +207,31 @@ class Hyperparameters(BaseModel):
         return settings
 
     @model_validator(mode="after")
-    def _exactly_one_kind_of_threshold(self) -> Hyperparameters:
+    def _fit_together(self) -> Hyperparameters:
+        errors = []
         both = (self.loss_checkpoints, self.percent_thresholds)
         if (both[0] is None) == (both[1] is None):
             count = "neither" if both[0] is None else "both"
-            raise ValueError(
+            errors.append(
                 f"got {count} of LOSS_CHECKPOINTS and PERCENT_THRESHOLDS; set exactly one of the "
                 "two (an empty list where no threshold is wanted)"
             )
         if self.nesterov and self.momentum == 0:
-            raise ValueError("NESTEROV needs MOMENTUM > 0; got MOMENTUM=0")
+            errors.append("NESTEROV needs MOMENTUM > 0; got MOMENTUM=0")
+        if self.lr_schedule in ("linear", "cosine") and self.warmup_steps >= self.max_iter:
+            errors.append(
+                f"WARMUP_STEPS={self.warmup_steps} leaves no step of MAX_ITER={self.max_iter} for "
+                f"LR_SCHEDULE={self.lr_schedule!r}; set WARMUP_STEPS below MAX_ITER, or "
+                "LR_SCHEDULE='constant'"
+            )
+        if errors:
+            raise ValueError("\n".join(errors))
         return self
+
+    @property
+    def has_lr_schedule(self) -> bool:
+        """Whether the learning rate changes from step to step."""
+        return self.lr_schedule != "constant" or self.warmup_steps > 0
 
     @property
     def test_every(self) -> int | str | None:

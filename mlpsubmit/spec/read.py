@@ -27,7 +27,16 @@ from mlpsubmit.spec.numbers import one_kind_of_number, plain_number
 from mlpsubmit.spec.process import ProcessSettings
 from mlpsubmit.spec.product import Axis, Product
 
-__all__ = ["AXIS_OF", "NO_CONTENT", "VALID_NAME", "Accepted", "Spec", "is_list", "read"]
+__all__ = [
+    "AXIS_OF",
+    "NO_CONTENT",
+    "POSITIONAL",
+    "VALID_NAME",
+    "Accepted",
+    "Spec",
+    "is_list",
+    "read",
+]
 
 #: The message for a value that has no content to hash; the reason takes the place of ``{}``.
 NO_CONTENT = (
@@ -37,6 +46,12 @@ NO_CONTENT = (
 
 #: The axes that settings make: {hyperparameter: axis}.
 AXIS_OF = {"n_samples": "n_samples", "num_trials": "trial", "target_monomials": "monomials"}
+
+#: How many arguments functions get by position; all others they get by name.
+POSITIONAL = {"parametrization": 2, "loss": 2, "lr_schedule": 1}
+
+#: What a setting is of, if not of an optimizer.
+_USERS = {"lr_final_factor": "LR_SCHEDULE"}
 
 VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -57,7 +72,7 @@ class Accepted:
 
     def with_functions(self, functions: Iterable[Callable[..., Any]]) -> Accepted:
         """Return the names that these functions declare too."""
-        further = _accepted(functions, ())
+        further = _accepted(functions, {})
         return Accepted(
             self.declared | further.declared,
             self.takes_any or further.takes_any,
@@ -144,8 +159,11 @@ def read(
     candidates = [batchfn, data, *by_name, *_named_grabs(settings, errors)]
     candidates += _values(axes, settings, "model")
     functions = [function for function in candidates if callable(function)]
-    second = [v for n in ("parametrization", "loss") for v in _values(axes, settings, n)]
-    accepted = _accepted(functions, [function for function in second if callable(function)])
+    by_position = {
+        name: [value for value in _values(axes, settings, name) if callable(value)]
+        for name in POSITIONAL
+    }
+    accepted = _accepted(functions, by_position)
     errors += accepted.errors or hints(batchfn, data, settings)
     fixed, listed = _split_listed(settings)
     given = [*axes.items(), *listed.items()]
@@ -228,13 +246,13 @@ def _values(axes: Mapping[Any, Any], settings: Mapping[str, Any], name: str) -> 
 
 
 def _accepted(
-    functions: Iterable[Callable[..., Any]], second: Iterable[Callable[..., Any]]
+    functions: Iterable[Callable[..., Any]], by_position: Mapping[str, Iterable[Callable[..., Any]]]
 ) -> Accepted:
     """Return the names that functions declare.
 
     Args:
         functions: those that get all of their arguments by name.
-        second: those that get their first two by position.
+        by_position: by hyperparameter, those that get their first ones by position.
     """
     names: set[str] = set()
     takes_any = False
@@ -243,8 +261,9 @@ def _accepted(
         with collected(errors):
             names |= declared(function)
             takes_any = takes_any or takes_all(function)
-    for function in second:
-        names |= set(further_arguments(function)) - {LOSS_PARAMS}
+    for name, others in by_position.items():
+        for function in others:
+            names |= set(further_arguments(function, POSITIONAL[name])) - {LOSS_PARAMS}
     return Accepted(frozenset(names - SUPPLIED), takes_any, tuple(errors))
 
 
@@ -277,14 +296,18 @@ def is_list(values: Any) -> bool:
 
 
 def _unused(axes: Iterable[Any], settings: Mapping[str, Any]) -> set[str]:
-    """Return the hyperparameters that no optimizer of the spec uses."""
+    """Return the hyperparameters that no optimizer and no schedule of the spec uses."""
     names = [name for key in axes for name in (key if isinstance(key, tuple) else (key,))]
-    if any(hp.canonical_name(name) == "optimizer" for name in map(str, names)):
-        return set()
+    on_axes = {hp.canonical_name(name) for name in map(str, names)}
+    unused = set[str]()
+    schedule = next((str(value).lower() for value in _given(settings, "lr_schedule")), "constant")
+    if "lr_schedule" not in on_axes and schedule not in ("linear", "cosine"):
+        unused.add("lr_final_factor")
     optimizer = next((str(value).lower() for value in _given(settings, "optimizer")), "sgd")
-    if optimizer not in hp.OPTIMIZERS:
-        return set()  # a torch.optim class may use any of them
-    return {"betas", "eps"} if optimizer == "sgd" else {"momentum", "nesterov"}
+    # A torch.optim class may use any of them.
+    if "optimizer" not in on_axes and optimizer in hp.OPTIMIZERS:
+        unused |= {"betas", "eps"} if optimizer == "sgd" else {"momentum", "nesterov"}
+    return unused
 
 
 def _axes(
@@ -345,9 +368,8 @@ def _check_results_depend(names: Sequence[str], accepted: Accepted, unused: set[
     if idle := [name for name in names if name in hp.UNSWEPT]:
         raise SpecError(f"no result depends on {idle[0].upper()}; give it as one value")
     if idle := [name for name in names if name in unused]:
-        raise SpecError(
-            f"no optimizer of the spec uses {idle[0].upper()}, so no result depends on it"
-        )
+        user = _USERS.get(idle[0], "optimizer")
+        raise SpecError(f"no {user} of the spec uses {idle[0].upper()}, so no result depends on it")
     if "n_train" in names and not accepted.errors and not accepted.takes("n_train"):
         raise SpecError(
             "no function of the spec takes N_TRAIN, so no result depends on it; data recipes such "
@@ -525,11 +547,12 @@ def _conflicts(
 
 def _check_tied(base: Hyperparameters, product: Product) -> None:
     """Check, at every point, the settings that have to fit together."""
-    axes = [axis for axis in product.axes if hp.TIED & set(axis.names)]
-    for point in Product(tuple(axes)).points() if axes else ():
-        update = {name: value for name, value in point.items() if name in hp.TIED}
-        try:
-            hp.validate({**dict(base), **update})
-        except SpecError as error:
-            at = ", ".join(f"{name.upper()}={value!r}" for name, value in update.items())
-            raise SpecError([f"at {at}: {message}" for message in error.errors]) from None
+    for tied in hp.TIED:
+        axes = [axis for axis in product.axes if tied & set(axis.names)]
+        for point in Product(tuple(axes)).points() if axes else ():
+            update = {name: value for name, value in point.items() if name in tied}
+            try:
+                hp.validate({**dict(base), **update})
+            except SpecError as error:
+                at = ", ".join(f"{name.upper()}={shown(value)}" for name, value in update.items())
+                raise SpecError([f"at {at}: {message}" for message in error.errors]) from None

@@ -15,9 +15,11 @@ __all__ = [
     "Betas",
     "Count",
     "Devices",
+    "Factors",
     "Flag",
     "Fraction",
     "Named",
+    "NonNegative",
     "OptionalSchedule",
     "Positive",
     "Schedule",
@@ -30,6 +32,7 @@ __all__ = [
     "integer",
     "log_spaced",
     "number",
+    "optional",
     "python_number",
 ]
 
@@ -99,6 +102,19 @@ def number(bounds: str, within: Callable[[float], bool]) -> PlainValidator:
         return float(value)
 
     return _valid(parse, f"a finite number {bounds}")
+
+
+def optional(of: Any) -> PlainValidator:
+    """Return the type of a value of another type, or None."""
+    (inner,) = of.__metadata__
+
+    def check(value: Any) -> Any:
+        try:
+            return None if value is None else inner.func(value)
+        except ValueError as error:
+            raise ValueError(f"{error} or None") from None
+
+    return PlainValidator(check)
 
 
 def flag(*others: str) -> PlainValidator:
@@ -183,11 +199,18 @@ def _mapping(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _factors(value: Any) -> dict[str, float]:
+    entries = {name: python_number(factor) for name, factor in _mapping(value).items()}
+    _require(all(_is_finite(factor) and factor >= 0 for factor in entries.values()))
+    return {name: float(factor) for name, factor in entries.items()}
+
+
 Flag = Annotated[bool, flag()]
 Count = Annotated[int, integer(1)]
 #: Of one dimension of an array. Whether that fits into the memory, its device shows.
 Size = Annotated[int, integer(1), at_most(10**9)]
 Positive = Annotated[float, number("> 0", lambda value: value > 0)]
+NonNegative = Annotated[float, number(">= 0", lambda value: value >= 0)]
 Fraction = Annotated[float, number(">= 0 and < 1", lambda value: 0 <= value < 1)]
 Schedule = Annotated[
     int | str,
@@ -214,3 +237,11 @@ Betas = Annotated[
     tuple[float, float], _valid(_betas, "two numbers >= 0 and < 1, such as (0.9, 0.999)")
 ]
 Named = Annotated[dict[str, Any], _valid(_mapping, "a dictionary whose keys are names")]
+Factors = Annotated[
+    dict[str, float],
+    _valid(
+        _factors,
+        "a dictionary of finite factors >= 0 by patterns of parameter names, such as "
+        "{'input_layer.*': 0, 'output_layer.*': 0.1}",
+    ),
+]

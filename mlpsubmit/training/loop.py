@@ -81,15 +81,16 @@ def train_step(pack: Pack, step: int) -> tuple[Batch, Tensor]:
     # Draw: X (n, ...) for all configs or (K, n, ...) for each. Offline always the same.
     batch = pack.train.draw(step)
 
-    # Losses (K,) of f(X) - f0(X), and their gradients: a forward and a backward pass. Online f0 is
-    # a second forward pass.
+    # Losses (K,) of f(X) - f0(X), and their gradients, clipped: a forward and a backward pass.
+    # Online f0 is a second forward pass.
     losses, gradients = pack.objective(batch)
 
     # Smooth and compare with thresholds: a config that has stopped is no longer active (K,).
     active = pack.history.update(step, losses)
 
     # Step: one pass over weights and optimizer state, with lr = 0 where a config is not active.
-    pack.optimizer.step(gradients, active, partial(pack.objective, batch))
+    scale = pack.lr_schedule.next()
+    pack.optimizer.step(gradients, active, partial(pack.objective, batch), scale)
     pack.stack.keep_buffers(active)
 
     # Keep each config's last batch, if a grab will need it: a pass over the batch.
@@ -201,6 +202,10 @@ def train(
 
         # Of what follows, only phases with a comment "sync" wait for the device.
         while following < max_iter:
+            # Upload the factors of the learning rates of a block, where they change.
+            if following == pack.start or following % BLOCK == 0:
+                pack.lr_schedule.load(following, BLOCK, history.open)
+
             # One step, queued on the device. On a GPU several are replayed at once, but none after
             # one that is looked at below.
             step, batch, active = make_steps(following, _next_look(pack, following, max_iter))

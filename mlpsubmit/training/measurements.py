@@ -187,7 +187,7 @@ class Grabber(Part):
         # The column of the step, or the next one: every schedule has the last step of all.
         column = 0 if self.schedule is None else int(self.schedule.steps.searchsorted(step))
         config = self._stack.configs[row]
-        offered = self._offer(row, config, train)
+        offered = self._offer(step, row, config, train)
         self._last_column[config] = column
         self._calls += 1
         # By checksums (a GPU-CPU sync point) at the calls 1, 2, 4, 8, ...
@@ -227,12 +227,12 @@ class Grabber(Part):
             raise GrabError(f"{where} failed: {error_text(error)}") from error
         return _copied(result, where)
 
-    def _offer(self, row: int, config: int, train: Batch | None) -> dict[str, Any]:
+    def _offer(self, step: int, row: int, config: int, train: Batch | None) -> dict[str, Any]:
         test = _fixed_set(self._test)
         X_tr, y_tr = train.of(row) if train else (None, None)
         X_te, y_te = test.of(row) if test else (None, None)
         model0 = self._show_initial(row) if self._show_initial is not None else None
-        model, opt = self._stack.models[config], self._opts[config]
+        model, opt = self._stack.models[config], self._opts[config].at(step)
         values = (model, X_tr, y_tr, X_te, y_te, opt, model0)
         return {**self._contexts[config], **dict(zip(GRAB_ARGUMENTS, values, strict=True))}
 

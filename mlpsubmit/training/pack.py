@@ -18,12 +18,15 @@ from mlpsubmit.protocol import DIVERGED, BatchFn
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, STACKED, Hyperparameters, validate
 from mlpsubmit.training.accel.compile import compile_wanted, make_importable
 from mlpsubmit.training.batches import Batch, Batches
+from mlpsubmit.training.clipping import GradientClipping
 from mlpsubmit.training.comparison import StackingError, signature
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.initial_output import InitialOutput
 from mlpsubmit.training.loss_history import LossHistory
 from mlpsubmit.training.losses import stacked_loss
+from mlpsubmit.training.lr_factors import with_lr_factors
+from mlpsubmit.training.lr_schedules import LRSchedule
 from mlpsubmit.training.measurements import Grabber, resolve
 from mlpsubmit.training.monitor import STATE_FORMAT, StateError
 from mlpsubmit.training.oom import ran_out_of_memory
@@ -110,6 +113,8 @@ class Pack:
         train, test: the batches; ``test`` is None where there is no test set or no use for it.
         inputs: guards the tensors among the contexts, such as the data entries.
         initial_output: f0, which is subtracted from the outputs.
+        clipping: of the gradients.
+        lr_schedule: the factors of the learning rates.
         optimizer: the stacked optimizer.
         history: the losses.
         grabber: the measurements.
@@ -175,6 +180,9 @@ class Pack:
             self.stack.compile()
 
         # Updates, records, measurements.
+        factors = with_lr_factors(settings, factors, self.stack.names)
+        self.clipping = GradientClipping(settings, self.stack, factors)
+        self.lr_schedule = LRSchedule(settings, self.stack)
         self.optimizer, opts = build_optimizer(self.stack, settings, factors)
         warn_of_missing_theory(settings)
         tested = has_test_loss and self.test is not None
@@ -215,7 +223,7 @@ class Pack:
             self.test = batches(test_fns, fixed=True, what="test batch function")
 
     def objective(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
-        """Return the losses (K,) of the centred outputs on a batch, and their gradients.
+        """Return the losses (K,) of the centred outputs on a batch, and their clipped gradients.
 
         Raises:
             SpecError: where the first call draws from a global generator.
@@ -232,6 +240,7 @@ class Pack:
             if not ran_out_of_memory(error) and not _is_capturing(self.device):
                 self._raise_by_config(batch, initial_output)
             raise
+        losses, gradients = found[0], self.clipping(found[1])
         if states is not None and states != global_states(self.device):
             raise SpecError(
                 "MODEL or LOSS draws random numbers in the forward pass, from a global generator "
@@ -241,7 +250,7 @@ class Pack:
         written = batch.written or ("".join(guard.changed()[:1]) if guard is not None else "")
         if written:
             self._refuse_write(written)
-        return found
+        return losses, gradients
 
     def _raise_by_config(self, batch: Batch, initial_output: Tensor | float) -> None:
         """Evaluate the configs one by one, and raise the errors of those that fail alone, too."""
@@ -366,7 +375,8 @@ class Pack:
         """The tensors that a step may change in place: the same memory until a shrink."""
         found: list[Tensor] = []
         changed = [part.on_device for part in (self.optimizer, self.history, self.grabber)]
-        state = [self.stack.tensors, self.initial_output.weights, changed]
+        further = [self.initial_output.weights, self.lr_schedule.buffers]
+        state = [self.stack.tensors, *further, changed]
         map_tensors(state, lambda tensor: found.append(tensor.detach()))
         return found
 
@@ -374,8 +384,8 @@ class Pack:
 
     @property
     def _parts(self) -> dict[str, Part]:
-        names = ("stack", "initial_output", "optimizer", "history", "grabber", "weight_history")
-        return {name: getattr(self, name) for name in names}
+        names = ("stack", "initial_output", "clipping", "optimizer", "history", "grabber")
+        return {name: getattr(self, name) for name in (*names, "weight_history")}
 
     def state_dict(self, start: int) -> dict[str, Any]:
         """Return all that is needed to continue with a step (a GPU-CPU sync point)."""

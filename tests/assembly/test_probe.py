@@ -224,3 +224,57 @@ def test_what_does_not_fit_cheap_data_is_told_at_launch() -> None:
         probe(small(axes, **settings))
     with pytest.raises(GrabError, match="got layer=7"):
         probe(small(monomials=Monomial({0: 1}), grabs=TOO_DEEP, **settings))
+
+
+# ---- schedules and learning rates by parameter ---------------------------------------------------
+
+
+def test_a_schedule_is_called_for_the_last_step_at_launch() -> None:
+    def ends(step: int, shift: float) -> float:
+        return 1.0 if step < 2 else shift - 1.0
+
+    with pytest.raises(SpecError, match=r"LR_SCHEDULE: ends\(2\) gave -1.0; valid is a finite"):
+        probe(small({"LR_SCHEDULE": ["cosine", ends]}, shift=0.0))
+    probe(small({"LR_SCHEDULE": ["cosine", ends]}, shift=1.0))
+
+    def fails(step: int) -> float:
+        return 1.0 / (2 - step)
+
+    with pytest.raises(SpecError, match=r"a function of the spec raised ZeroDivisionError.*line"):
+        probe(small(LR_SCHEDULE=fails))
+
+
+def test_a_schedule_that_keeps_state_is_refused() -> None:
+    calls = []
+
+    def counts(step: int) -> float:
+        calls.append(step)
+        return 1.0 / len(calls)
+
+    with pytest.raises(SpecError, match=r"LR_SCHEDULE .*counts.*compute the factor from the step"):
+        probe(small(LR_SCHEDULE=counts))
+
+
+def test_patterns_of_parameter_names_are_checked_at_launch() -> None:
+    """For every model, and for the built-in MLP also where only workers have the data."""
+    frozen = {"hidden_layers.*": 0}
+    probe(small({"DEPTH": [2, 3]}, LR_FACTORS=frozen))
+    text = r"LR_FACTORS: 'hidden_layers\.\*' matches no parameter.*at .*depth=1"
+    with pytest.raises(SpecError, match=text):
+        probe(small({"DEPTH": [2, 1]}, LR_FACTORS=frozen))
+
+    def network(d_in: int, width: int) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(d_in, width), torch.nn.Linear(width, 1))
+
+    axes = {"MODEL": ["mlp", network], "LR_FACTORS": [{}, {"input_layer.*": 0}]}
+    with pytest.raises(SpecError, match=r"they are 0\.weight, 0\.bias, 1\.weight, 1\.bias"):
+        probe(small(axes))
+
+    def entries() -> dict[str, Any]:
+        raise AssertionError("only workers compute the data")
+
+    def rows(bsz: int, gen: torch.Generator, table: torch.Tensor) -> Any:
+        return lambda step: (table[:bsz], table[:bsz, 0])
+
+    with pytest.raises(SpecError, match="LR_FACTORS: 'imput' matches no parameter"):
+        probe(small(LR_FACTORS={"imput": 0}, data=entries, batchfn=rows))

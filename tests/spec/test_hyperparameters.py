@@ -71,6 +71,11 @@ FURTHER = {
     "BETAS": ((0.9, 0.999), (0.5, 0.6)),
     "EPS": (1e-8, 0.5),
     "OPTIMIZER_KWARGS": ({}, {"rho": 0.9}),
+    "LR_SCHEDULE": ("constant", "cosine"),
+    "WARMUP_STEPS": (0, 7),
+    "LR_FINAL_FACTOR": (0.0, 0.5),
+    "LR_FACTORS": ({}, {"*.bias": 0.0}),
+    "GRAD_CLIP_NORM": (None, 0.5),
     "D_OUT": (None, 7),
     "COMPILE": ("auto", False),
     "SAVE_WEIGHTS": (None, "final"),
@@ -141,7 +146,7 @@ def test_misspellings_of_mlpscape_are_accepted():
 
 
 def test_named_groups_of_settings_exist():
-    assert set(Hyperparameters.model_fields) >= STACKED | OUTSIDE_RESULTS | TIED
+    assert set(Hyperparameters.model_fields) >= STACKED | OUTSIDE_RESULTS.union(*TIED)
 
 
 # ---- values that are accepted --------------------------------------------------------------------
@@ -388,3 +393,43 @@ def test_all_errors_are_listed_at_once():
         "  - LR: got -1; should be a finite number > 0 (base learning rate)\n"
         "  - WIDTH: got 0; should be an integer >= 1 (units of each hidden layer)"
     )
+
+
+def test_schedules_rates_and_limits_are_checked_together():
+    settings = {
+        "LR_SCHEDULE": "cosin",
+        "WARMUP_STEPS": -1,
+        "LR_FINAL_FACTOR": -0.1,
+        "LR_FACTORS": {"*.bias": -1},
+        "GRAD_CLIP_NORM": 0,
+    }
+    errors = errors_of(validate, settings)
+    assert [error.partition(":")[0] for error in errors] == list(settings)
+    for error, text in zip(
+        errors,
+        [
+            "one of 'constant', 'linear', 'cosine', or a callable of the step that returns a "
+            "factor of LR (did you mean 'cosine'?)",
+            "an integer >= 0",
+            "a finite number >= 0",
+            "a dictionary of finite factors >= 0 by patterns of parameter names, such as "
+            "{'input_layer.*': 0, 'output_layer.*': 0.1}",
+            "a finite number > 0 or None",
+        ],
+        strict=True,
+    ):
+        assert f"should be {text}" in error
+    assert validate({"LR_FACTORS": {"a": np.float32(0)}}).lr_factors == {"a": 0.0}
+    assert errors_of(validate, {"LR_FACTORS": {"a": float("inf")}})
+    assert errors_of(validate, {"LR_FACTORS": [1]})
+
+
+def test_all_settings_that_do_not_fit_together_are_listed():
+    settings = {"NESTEROV": True, "LR_SCHEDULE": "linear", "WARMUP_STEPS": 9, "MAX_ITER": 9}
+    assert errors_of(validate, settings) == [
+        "NESTEROV needs MOMENTUM > 0; got MOMENTUM=0",
+        "WARMUP_STEPS=9 leaves no step of MAX_ITER=9 for LR_SCHEDULE='linear'; set WARMUP_STEPS "
+        "below MAX_ITER, or LR_SCHEDULE='constant'",
+    ]
+    assert validate({"WARMUP_STEPS": 9, "MAX_ITER": 9}).has_lr_schedule
+    assert validate({"WARMUP_STEPS": 9, "MAX_ITER": 9, "LR_SCHEDULE": lambda step: 1.0})

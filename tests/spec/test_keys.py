@@ -159,6 +159,8 @@ OTHERS = {
     "weight_decay": 0.5,
     "betas": (0.5, 0.6),
     "optimizer_kwargs": {"rho": 0.9},
+    "lr_schedule": "cosine",
+    "lr_factors": {"*": 0.5},
     "loss": "cross_entropy",
     "parametrization": "sp",
     "centered": False,

@@ -836,6 +836,22 @@ def test_functions_may_fix_an_argument_each_in_its_own_way():
     assert len(make(grabs=grabs)) == 1
 
 
+def test_schedules_on_axes_are_checked_at_every_point():
+    def slow(step, power):
+        return (1 + step) ** -power
+
+    axes = {"LR_SCHEDULE": ["constant", slow, "cosine"], "WARMUP_STEPS": [0, 7], "power": [1, 2]}
+    assert len(make(axes, MAX_ITER=8)) == 12
+    text = "at LR_SCHEDULE='cosine', WARMUP_STEPS=7: WARMUP_STEPS=7 leaves no step of MAX_ITER=7"
+    (message,) = errors_of(make, axes, MAX_ITER=7)
+    assert message.startswith(text)
+    text = "axis LR_FINAL_FACTOR: no LR_SCHEDULE of the spec uses LR_FINAL_FACTOR, so no result"
+    for schedule in ("constant", slow):
+        (message,) = errors_of(make, {"LR_FINAL_FACTOR": [0, 0.1]}, LR_SCHEDULE=schedule)
+        assert message.startswith(text)
+    assert len(make({"LR_FINAL_FACTOR": [0, 0.1]}, LR_SCHEDULE="Linear")) == 2
+
+
 def test_an_axis_over_n_train_needs_a_function_that_takes_it():
     text = (
         "axis N_TRAIN: no function of the spec takes N_TRAIN, so no result depends on it; data "

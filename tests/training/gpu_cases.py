@@ -143,6 +143,17 @@ SPECS: dict[str, dict[str, Any]] = {
         for mode in ("online", "offline")
     },
     "momentum": {**TASK, "MOMENTUM": 0.9, "NESTEROV": True},
+    "schedules, clipping and frozen parameters": {
+        **TASK,
+        "axes": {
+            "LR_SCHEDULE": ["constant", "cosine", lambda step: 0.9**step],
+            "GRAD_CLIP_NORM": [None, 0.3],
+            "LR_FACTORS": [{}, {"input_layer.*": 0}],
+        },
+        "WARMUP_STEPS": 3,
+        "OPTIMIZER": "adamw",
+        "WEIGHT_DECAY": 0.1,
+    },
     **{
         f"{name}, {mode}": {**TASK, "PARAMETRIZATION": name, "COMPILE": compiled}
         for name in ("mup", "ntp", "mfp", "mup-lr", "ntp-lr", "sp")

@@ -55,17 +55,24 @@ class Adam(Stacked):
         self.steps = torch.zeros((), dtype=exact, device=self.lrs.device)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
+    def step(
+        self,
+        gradients: Sequence[Tensor],
+        active: Tensor,
+        closure: Closure,
+        scale: Tensor | None = None,
+    ) -> None:
         """Update the parameters of the active configs."""
         beta1, beta2 = self._betas
         self.steps += 1
         correction1, root2 = 1 - beta1**self.steps, (1 - beta2**self.steps).sqrt()
         eps = self.eps.unbind(1)
         if self._decoupled:
-            kept = (1 - self.decays * active.unsqueeze(1)).unbind(1)
-            for p, factor in zip(self._stack.parameters, kept, strict=True):
-                p.mul_(column(factor, p))
-        for i, p, g, lr in self._each(gradients, active):
+            for p, decay in zip(
+                self._stack.parameters, self._at(self.decays, active, scale), strict=True
+            ):
+                p.mul_(column(1 - decay, p))
+        for i, p, g, lr in self._each(gradients, active, scale):
             m, v = self.first_moments[i], self.second_moments[i]
             m.lerp_(g, 1 - beta1)
             v.mul_(beta2).addcmul_(g, g, value=1 - beta2)

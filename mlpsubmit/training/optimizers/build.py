@@ -38,7 +38,10 @@ def build_optimizer(
         {name: base * own[name].lr for name in stack.names}
         for base, own in zip(bases, factors, strict=True)
     ]
-    views = [OptimizerView(model, one) for model, one in zip(stack.models, lrs, strict=True)]
+    views = [
+        OptimizerView(model, own, h)
+        for model, own, h in zip(stack.models, lrs, hyperparameters, strict=True)
+    ]
     common = hyperparameters[0]
     if common.optimizer not in OPTIMIZERS:
         return TorchOptimizer(stack, common, bases[0], factors[0]), views

@@ -38,13 +38,21 @@ class SGD(Stacked):
         self._kernel = sgd_step(stack.device) if fusible else None
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
+    def step(
+        self,
+        gradients: Sequence[Tensor],
+        active: Tensor,
+        closure: Closure,
+        scale: Tensor | None = None,
+    ) -> None:
         """Update the parameters of the active configs."""
         if self._kernel is not None:
-            for p, g, lr in zip(self._stack.parameters, gradients, self.lrs.unbind(1), strict=True):
-                self._kernel(p, g, lr, active)
+            lrs = (self.lrs if scale is None else self.lrs * scale).unbind(1)
+            made = self._made(active)
+            for i in self._indices:
+                self._kernel(self._stack.parameters[i], gradients[i], lrs[i], made[i])
             return
-        for i, p, g, lr in self._each(gradients, active):
+        for i, p, g, lr in self._each(gradients, active, scale):
             if self.buffers:
                 momentum, buffer = column(self.momenta, p), self.buffers[i]
                 buffer.mul_(momentum).add_(g)

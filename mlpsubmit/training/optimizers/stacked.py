@@ -27,21 +27,31 @@ Closure = Callable[[], tuple[Tensor, Sequence[Tensor]]]
 class StackedOptimizer(Part):
     """The interface of an optimizer."""
 
-    def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
+    def step(
+        self,
+        gradients: Sequence[Tensor],
+        active: Tensor,
+        closure: Closure,
+        scale: Tensor | None = None,
+    ) -> None:
         """Update the parameters of the active configs.
 
         Args:
             gradients: one (K, ...) per trained parameter.
             active: (K,) bool.
             closure: computes losses and gradients again, for optimizers that need them.
+            scale: (K, 1), factors of the learning rates at this step; None where all are 1.
         """
         raise NotImplementedError
 
 
 class Stacked(StackedOptimizer):
-    """Learning rates (K, P) of the P parameters, weight decays (K,), and any further state."""
+    """Learning rates and weight decays (K, P) of the P parameters, and any further state.
 
-    PER_ROW: tuple[str, ...] = ("lrs", "weight_decays")
+    A parameter of learning rate zero is frozen: its weights keep their bits.
+    """
+
+    PER_ROW: tuple[str, ...] = ("lrs", "weight_decays", "_trained")
 
     def __init__(
         self,
@@ -54,23 +64,44 @@ class Stacked(StackedOptimizer):
         self._like: dict[str, Any] = {"device": first.device, "dtype": first.dtype}
         self._zero = torch.zeros((), **self._like)  # a number would be copied there at every use
         self.lrs = torch.tensor([[one[name] for name in stack.names] for one in lrs], **self._like)
-        decays = [h.weight_decay for h in hyperparameters]
-        self._has_decay = any(decays)
+        trained = [[one[name] != 0 for name in stack.names] for one in lrs]
+        decays = [
+            [h.weight_decay * each for each in own]
+            for h, own in zip(hyperparameters, trained, strict=True)
+        ]
+        self._has_decay = any(map(any, decays))
         self.weight_decays = torch.tensor(decays, **self._like)
+        #: The parameters that any config trains; where configs differ in this, per config (K, P).
+        self._indices = [i for i, column in enumerate(zip(*trained, strict=True)) if any(column)]
+        differ = not all(own[i] for own in trained for i in self._indices)
+        self._trained = torch.tensor(trained, device=first.device) if differ else None
+
+    def _made(self, active: Tensor) -> Sequence[Tensor]:
+        """Return which configs update each parameter, P times (K,)."""
+        if self._trained is None:
+            return [active] * len(self._stack.parameters)
+        return (self._trained & active.unsqueeze(1)).unbind(1)
 
     def _each(
-        self, gradients: Sequence[Tensor], active: Tensor
+        self, gradients: Sequence[Tensor], active: Tensor, scale: Tensor | None
     ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """Yield index, parameter (K, ...), gradient (K, ...) and learning rate (K, 1, ...).
 
         The gradient includes the weight decay.
         """
-        lrs = (self.lrs * active.unsqueeze(1)).unbind(1)
-        for i, (p, g) in enumerate(zip(self._stack.parameters, gradients, strict=True)):
-            g = torch.where(column(active, g), g, self._zero)
+        lrs, decays = (self._at(self.lrs, active, scale), self.weight_decays.unbind(1))
+        parameters, made = self._stack.parameters, self._made(active)
+        for i in self._indices:
+            p, g = parameters[i], gradients[i]
+            g = torch.where(column(made[i], g), g, self._zero)
             if self._has_decay:
-                g = torch.addcmul(g, p, column(self.weight_decays, p))
+                g = torch.addcmul(g, p, column(decays[i], p))
             yield i, p, g, column(lrs[i], p)
+
+    def _at(self, lrs: Tensor, active: Tensor, scale: Tensor | None) -> Sequence[Tensor]:
+        """Return learning rates (K, P) as they are at a step: P times (K,), 0 if not active."""
+        lrs = lrs if scale is None else lrs * scale
+        return (lrs * active.unsqueeze(1)).unbind(1)
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(p, requires_grad=False) for p in self._stack.parameters]

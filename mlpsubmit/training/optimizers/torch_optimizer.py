@@ -41,10 +41,13 @@ class TorchOptimizer(StackedOptimizer):
                 f"to be trained together; set PACK_SIZE=1, or use one of {', '.join(OPTIMIZERS)}"
             )
         named = dict(stack.models[0].named_parameters())
-        self._parameters = [named[name] for name in stack.names]
+        # Those of learning rate zero are left out, so that nothing else of them changes either.
+        self._trained = [i for i, name in enumerate(stack.names) if factors[name].lr]
+        names = [stack.names[i] for i in self._trained]
+        self._parameters = [named[name] for name in names]
         is_adam = known_update(common.optimizer) == "adam"
         # As few groups as possible: some optimizers take one only.
-        own = [factors[name] if is_adam else Factors(factors[name].lr) for name in stack.names]
+        own = [factors[name] if is_adam else Factors(factors[name].lr) for name in names]
         distinct = list(dict.fromkeys(own))
         groups = [
             {
@@ -53,19 +56,35 @@ class TorchOptimizer(StackedOptimizer):
             }
             for f in distinct
         ]
+        if not groups:
+            raise SpecError(
+                f"LR_FACTORS={common.lr_factors!r} leaves no parameter for "
+                f"OPTIMIZER={function_name(cls)} to train; leave one out, or use one of "
+                f"{', '.join(OPTIMIZERS)}"
+            )
         self._optimizer = cls(groups, **_settings(cls, common, base))
+        self._lrs = [base * f.lr for f in distinct]
         if is_adam:
             for group, factor in zip(self._optimizer.param_groups, distinct, strict=True):
                 group["eps"] *= factor.eps
-                if isinstance(self._optimizer, torch.optim.AdamW) and factor.lr:
+                if isinstance(self._optimizer, torch.optim.AdamW):
                     group["weight_decay"] *= factor.decay / factor.lr
         closure = inspect.signature(self._optimizer.step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is inspect.Parameter.empty
 
-    def step(self, gradients: Sequence[Tensor], active: Tensor, closure: Closure) -> None:
-        """Update the parameters of the active configs."""
+    def step(
+        self,
+        gradients: Sequence[Tensor],
+        active: Tensor,
+        closure: Closure,
+        scale: Tensor | None = None,
+    ) -> None:
+        """Update the parameters of the config if it is active."""
         if not bool(active):  # a GPU-CPU sync point
             return
+        if scale is not None:
+            for group, lr in zip(self._optimizer.param_groups, self._lrs, strict=True):
+                group["lr"] = lr * float(scale)  # another sync point
         self._set_gradients(gradients)
         if not self._needs_closure:
             self._optimizer.step()
@@ -79,8 +98,8 @@ class TorchOptimizer(StackedOptimizer):
         self._optimizer.step(again)
 
     def _set_gradients(self, gradients: Sequence[Tensor]) -> None:
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient[0].contiguous()  # LBFGS flattens it as a view
+        for i, parameter in zip(self._trained, self._parameters, strict=True):
+            parameter.grad = gradients[i][0].contiguous()  # LBFGS flattens it as a view
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimizer itself."""

@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.training.lr_schedules import lr_factor
+
 __all__ = ["OptimizerView"]
 
 
@@ -15,16 +18,27 @@ class OptimizerView:
 
     Attributes:
         param_groups: one dictionary per parameter, with ``params`` (a list of that parameter),
-            ``lr`` (including the factors of GAMMA and the parametrization) and ``name``.
+            ``lr`` (that of the step, including the factors of GAMMA and the parametrization) and
+            ``name``.
     """
 
-    def __init__(self, model: nn.Module, lrs: Mapping[str, float]) -> None:
+    def __init__(self, model: nn.Module, lrs: Mapping[str, float], h: Hyperparameters) -> None:
+        self._base, self._settings = lrs, h
         self.param_groups: list[dict[str, Any]] = [
             {"params": [parameter], "lr": lrs[name], "name": name}
             for name, parameter in model.named_parameters()
             if name in lrs
         ]
         self._lrs = self._shown()
+
+    def at(self, step: int) -> OptimizerView:
+        """Show the learning rates of this step."""
+        if self._settings.has_lr_schedule:
+            factor = lr_factor(self._settings, step)
+            for group in self.param_groups:
+                group["lr"] = self._base[group["name"]] * factor
+            self._lrs = self._shown()
+        return self
 
     @property
     def changed(self) -> bool:
