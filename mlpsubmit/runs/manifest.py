@@ -106,11 +106,25 @@ def _tested(sweep: Sweep) -> bool:
 
 
 def _labels(values: Sequence[Any]) -> list[Any]:
-    """Return axis values as coordinates; equal labels (of two lambdas) are numbered."""
+    """Return axis values as coordinates; equal labels of different values are numbered.
+
+    Two lambdas are different values. A zipped axis may repeat a value, which keeps its label.
+    """
     labels = [_scalar(value) for value in values]
-    if len({(type(label), label) for label in labels}) < len(labels):
-        return [f"{label} #{number}" for number, label in enumerate(labels)]
+    first: dict[tuple[type, Any], Any] = {}
+    for label, value in zip(labels, values, strict=True):
+        if not _equal(value, first.setdefault((type(label), label), value)):
+            return [f"{label} #{number}" for number, label in enumerate(labels)]
     return labels
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Return whether two values of an axis are one, as far as they can be compared."""
+    if one is other:
+        return True
+    with contextlib.suppress(TypeError, ValueError, RuntimeError):  # as of arrays
+        return bool(one == other)
+    return False
 
 
 def _scalar(value: Any) -> Any:

@@ -12,7 +12,7 @@ import pytest
 import xarray
 
 from mlpsubmit import Sweep, launch
-from mlpsubmit.results import ExptTrace, summary_table
+from mlpsubmit.results import ExptTrace, plot, summary_table
 
 
 def noisy(bsz: int, gen: Any, d: int = 3) -> Any:
@@ -37,6 +37,20 @@ def trained(axes: dict[Any, Any], **settings: Any) -> Any:
     run = launch(Sweep("shapes", axes, batchfn=noisy, **fixed), executor="debug")
     assert run.status().complete
     return run
+
+
+def test_a_zipped_axis_may_repeat_values(workplace: Path) -> None:
+    run = trained({("d", "LR", "LOSS"): [(2, 0.1, "mse"), (2, 0.2, "mse"), (3, 0.1, "mse")]})
+    dataset = run.collect("out.nc")
+    assert dataset.d.values.tolist() == [2, 2, 3]
+    assert dataset.lr.values.tolist() == [0.1, 0.2, 0.1]
+    assert dataset.loss.values.tolist() == ["mse"] * 3
+    with xarray.open_dataset("out.nc", engine="h5netcdf") as opened:
+        assert opened.d.values.tolist() == [2, 2, 3]
+    for ending in ("csv", "parquet", "zarr", "pkl"):
+        run.collect(f"out.{ending}")
+    plot(dataset, "out.png")
+    assert pandas.read_csv("out.csv").lr.tolist() == [0.1, 0.2, 0.1]
 
 
 def test_thresholds_as_an_axis(workplace: Path) -> None:
