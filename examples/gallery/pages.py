@@ -77,7 +77,9 @@ def write_page(module: ModuleType, ds: xr.Dataset, claims: Sequence[Claim], path
     name = path.stem
     docstring = inspect.getdoc(module) or ""
     claim = docstring.split("\n", 1)[1].strip()
-    rows = [f"| {c.text} | {c.paper} | {c.ours:.4g} | {_verdict(c)} |" for c in claims]
+    rows = [
+        f"| {_cell(c.text)} | {_cell(c.paper)} | {c.ours:.4g} | {_verdict(c)} |" for c in claims
+    ]
     table = "\n".join(["| claim | paper | ours | tolerance |", "|---|---|---|---|", *rows])
     path.write_text(
         PAGE.format(
@@ -112,6 +114,10 @@ def index() -> str:
 
 def _counted(number: float) -> str:
     return f"{number / 1e6:.2g} million" if number >= 1e6 else f"{number:,.0f}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", r"\|")
 
 
 def _verdict(claim: Claim) -> str:
