@@ -75,7 +75,9 @@ SECTIONS: dict[tuple[ModuleType, str], list[str]] = {
         *("ntk_eigenvalues", "ntk_eigenvectors"),
     ],
     (mlpsubmit.grabs, "The learned function"): ["monomial_coefficients", "held_out_loss"],
-    (mlpsubmit.grabs, "Grabs on the test set, and grabs by name"): ["on_test_set", "by_name"],
+    (mlpsubmit.grabs, "Grabs on the test set, with named dimensions, and by name"): [
+        *("on_test_set", "grab", "by_name"),
+    ],
 }
 
 TITLES = {

@@ -6,6 +6,7 @@ from .hessian import sharpness as sharpness
 from .hidden_layers import activation_kernel as activation_kernel
 from .hidden_layers import activations as activations
 from .hidden_layers import preactivation_stats as preactivation_stats
+from .labelled import grab as grab
 from .lookup import by_name as by_name
 from .losses import held_out_loss as held_out_loss
 from .matrices import diagonal as diagonal

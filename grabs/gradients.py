@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mlpsubmit.grabs.labelled import labelled
 from mlpsubmit.grabs.layers import layers_of
 from mlpsubmit.grabs.losses import Loss, Parameters, objective, trained_parameters
 
@@ -46,6 +47,7 @@ def gradient_norm(
     return _norm(list(gradient.values()), like=X_tr)
 
 
+@labelled("layer", long_name="norm of the gradient")
 def gradient_norms(
     model: nn.Module,
     X_tr: Tensor,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mlpsubmit.errors import SpecError
+from mlpsubmit.grabs.labelled import labelled
 from mlpsubmit.grabs.layers import Layer, layers_of, position
 from mlpsubmit.grabs.samples import first_rows
 
@@ -88,6 +89,11 @@ def activation_kernel(
     return A @ A.T / A.shape[1]
 
 
+@labelled(
+    *("layer", "statistic"),
+    long_name="preactivations",
+    coords={"statistic": ("mean", "standard deviation", "share > 0", "largest absolute value")},
+)
 def preactivation_stats(model: nn.Module, X_tr: Tensor, rows: int | None = None) -> Tensor:
     r"""Return statistics of each layer's result before the nonlinearity, (layers, 4).
 

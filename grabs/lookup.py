@@ -13,7 +13,7 @@ __all__ = ["by_name", "grab_names"]
 
 def grab_names() -> list[str]:
     """Return the names of all grabs of this package, sorted."""
-    return sorted(set(dir(grabs)) - {"by_name", "on_test_set"})
+    return sorted(set(dir(grabs)) - {"by_name", "grab", "on_test_set"})
 
 
 def by_name(name: str) -> Callable[..., Any]:

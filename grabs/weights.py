@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlpsubmit.batchfns.monomial import Monomials
 from mlpsubmit.batchfns.validation import check_choice
 from mlpsubmit.errors import SpecError
+from mlpsubmit.grabs.labelled import labelled
 from mlpsubmit.grabs.layers import layer_at, layers_of, scaled, weight_matrix
 from mlpsubmit.grabs.matrices import indices_of, nan_unless_finite
 
@@ -274,6 +275,7 @@ def readin_gram_diagonal(model: nn.Module, monomials: Monomials | None = None) -
     return gram_diagonal(model, layer=0, monomials=monomials)
 
 
+@labelled("layer", long_name="Frobenius norm of the weight")
 def weight_norms(model: nn.Module, effective: bool = False) -> Tensor:
     """Return the Frobenius norm of each layer's weight, (layers,).
 
@@ -291,6 +293,7 @@ def weight_norms(model: nn.Module, effective: bool = False) -> Tensor:
     return torch.stack([W.norm() for W in _matrices(model, effective)])
 
 
+@labelled("layer", long_name="largest singular value of the weight")
 def spectral_norms(model: nn.Module, effective: bool = False) -> Tensor:
     """Return the largest singular value of each layer's weight, (layers,).
 
@@ -312,6 +315,7 @@ def spectral_norms(model: nn.Module, effective: bool = False) -> Tensor:
     return torch.stack([_spectral_norm(W) for W in _matrices(model, effective)])
 
 
+@labelled("layer", long_name="distance of the weight from initialisation, relative")
 def distance_from_init(model: nn.Module, model0: nn.Module) -> Tensor:
     """Return |W - W0| / |W0| for each layer, Frobenius norms, (layers,): 0 at initialisation.
 

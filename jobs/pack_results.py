@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit.jobs.store.pack_schema import WEIGHT_SHAPES, WEIGHTS
 from mlpsubmit.protocol import DIVERGED
+from mlpsubmit.results.grab_arrays import array_name
 
 if TYPE_CHECKING:
     from mlpsubmit.training.result import Trained
@@ -52,7 +53,9 @@ def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float, *, teste
     called = not (trained.status == DIVERGED).all()
     grabs = {name: v for name, v in trained.grabs.items() if called or not np.isnan(v).all()}
     arrays |= {f"{WEIGHTS}{name}": values for name, values in trained.weights.items()}
-    return arrays | {f"grab.{name}": values for name, values in grabs.items()}
+    return arrays | {
+        array_name(*trained.entries.get(n, (n, None))): values for n, values in grabs.items()
+    }
 
 
 def joined(stacks: Sequence[Arrays], finished: Sequence[int], *, divided: bool) -> Arrays:

@@ -2,6 +2,7 @@ from .batchfns.monomial import Monomial as Monomial
 from .errors import RunError as RunError
 from .errors import SpecError as SpecError
 from .errors import UserError as UserError
+from .grabs.labelled import grab as grab
 from .runs.launch import launch as launch
 from .runs.run import Run as Run
 from .runs.run import open_run as open_run

@@ -40,8 +40,10 @@ def parse_bool(value: Any) -> bool | None:
 
 def function_name(function: Callable[..., Any]) -> str:
     """Return the name of a function for messages; of a partial, that of its function."""
-    inner = getattr(function, "func", function)
-    return str(getattr(inner, "__name__", None) or type(inner).__name__)
+    if name := getattr(function, "__name__", None):
+        return str(name)
+    inner = getattr(function, "func", None)
+    return type(function).__name__ if inner is None else function_name(inner)
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -8,7 +8,7 @@ UserError                 the user can fix it
 │   └── DamageError       a file that is not as it was written
 ├── BatchError            training.batches: a batch that the model or the loss cannot take
 ├── WriteError            training.guard: a function that writes into a tensor which others read
-├── GrabError             training.measurements: a grab that failed
+├── GrabError             training.grab_results: a grab that failed
 ├── StateError            training.monitor: a saved state that cannot be resumed from
 ├── OutOfMemory           jobs.train_pack: a config that does not fit into memory alone
 ├── Rejected              jobs.slurm.rejections: a job that the cluster does not accept

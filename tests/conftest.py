@@ -150,6 +150,7 @@ class Records:
             "thresholds": [0.1],
             "threshold_axis": None,
             "tested": False,
+            "labels": {},
             "hyperparameters": {"online": True},
             "arguments": {},
             "functions": {},

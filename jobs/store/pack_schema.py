@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit.jobs.store.npz import ArrayHeader
 from mlpsubmit.protocol import DIVERGED, DONE
+from mlpsubmit.results.grab_arrays import grab_of
 from mlpsubmit.spec.limits import MOST_CONFIGS
 
 __all__ = [
@@ -28,8 +29,8 @@ __all__ = [
     "reused_configs",
 ]
 
-#: The most arrays of a pack: with a tensor of weights in each, and without those, a dozen and one
-#: for each grab. An npz without extensions has at most 65,535.
+#: The most arrays of a pack: with a tensor of weights in each, and without those, some dozens and
+#: one for each grab or key of its dictionaries. An npz without extensions has at most 65,535.
 MOST_ARRAYS = 60_000
 MOST_BESIDES_WEIGHTS = 4096
 
@@ -153,7 +154,7 @@ def _fits_clock(name: str, header: ArrayHeader, clocks: Mapping[str, ArrayHeader
         return "weights_step" not in clocks or inner[:1] == clocks["weights_step"].shape
     if name.startswith(WEIGHT_SHAPES):
         return len(inner) == 1 and header.dtype.kind == "i"
-    if name.startswith("grab."):
+    if grab_of(name) is not None:
         return "grab_step" not in clocks or inner[:1] == clocks["grab_step"].shape
     if name in ("train_loss", "test_loss"):
         clock = "eval_step" if name == "test_loss" and "eval_step" in clocks else "step"

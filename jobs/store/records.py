@@ -79,10 +79,18 @@ def _sweep_name(text: str) -> str:
     return text
 
 
+def _dim_name(text: str) -> str:
+    if not text.isidentifier():
+        raise ValueError("should be letters, digits and underscores")
+    return text
+
+
 #: Text that may be part of a path or of a command line.
 Text = Annotated[str, AfterValidator(_without_nul)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 SweepName = Annotated[str, AfterValidator(_sweep_name)]
+
+DimName = Annotated[str, AfterValidator(_dim_name)]
 #: The name of an attribute of a dataset.
 Attribute = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 PackName = Annotated[str, Field(pattern=r"^[0-9]{7,12}$")]
@@ -134,6 +142,16 @@ class Folders(TypedDict):
 
 
 @_open
+class LabelsRecord(TypedDict):
+    """The labels of a grab, as :class:`mlpsubmit.results.labels.Labels` writes them."""
+
+    dims: list[DimName] | dict[str, list[DimName]] | None
+    coords: dict[DimName, list[int | float | bool | str]]
+    units: str | dict[str, str]
+    long_name: str | dict[str, str]
+
+
+@_open
 class Manifest(TypedDict):
     """sweep.json; what :func:`mlpsubmit.runs.manifest.manifest` returns, and the run's id."""
 
@@ -152,6 +170,7 @@ class Manifest(TypedDict):
     hyperparameters: dict[str, Any]
     arguments: dict[str, Any]
     functions: dict[str, Any]
+    labels: dict[str, LabelsRecord]
     devices: Any
     launched_in: Folders
     origin: dict[Attribute, str]

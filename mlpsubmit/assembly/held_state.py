@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mlpsubmit.results.labels import unlabelled
 from mlpsubmit.spec.libraries import is_library
 from mlpsubmit.training.comparison import names_used
 
@@ -136,6 +137,7 @@ class _Reader:
         self._seen: dict[int, Any] = {}  # alive, so that ids stay unique
 
     def read(self, value: Any) -> Held:
+        value = unlabelled(value)
         if type(value) in _SCALARS:
             return Held((type(value).__name__, repr(value)))
         if isinstance(value, int):  # of a subclass

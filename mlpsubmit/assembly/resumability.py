@@ -217,8 +217,11 @@ class _Run:
             "its losses": held([trained.train_loss[:, -1], trained.test_loss[:, -1:]]),
             "the generators of its batches": held(stack.generators),
         }
-        grabs = {name: values[:, -1] for name, values in trained.grabs.items()}
-        self.results |= {f"grab {name!r}": held(value) for name, value in grabs.items()}
+        grabs: dict[str, list[Any]] = {}
+        for name, values in trained.grabs.items():
+            grab, _ = trained.entries.get(name, (name, None))
+            grabs.setdefault(grab, []).append(values[:, -1])
+        self.results |= {f"grab {name!r}": held(values) for name, values in grabs.items()}
 
     def _watched(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
         @functools.wraps(function)

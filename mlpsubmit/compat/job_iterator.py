@@ -185,5 +185,8 @@ def _results(run: Run, study: Study) -> dict[str, Any]:
     result = mlpscape_dictionary(layout, run.directory.results)
     # If every config diverged, a grab has no measurements; its trace is there all the same.
     unmeasured = ExptTrace(result["var_axes"]).serialize()
-    result["extras"] = {name: result["extras"].get(name, unmeasured) for name in study.sweep.grabs}
+    keyed = {key for key in result["extras"] if key not in study.sweep.grabs}  # of dictionaries
+    for name in study.sweep.grabs:
+        if not any(key.startswith(f"{name}_") for key in keyed):
+            result["extras"].setdefault(name, unmeasured)
     return result

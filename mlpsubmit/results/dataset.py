@@ -40,8 +40,9 @@ def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
     - ``trained_together``: float64, of packs that were divided, how many configs trained
       together with each one, itself included; NaN for the others; only if there is such a pack.
     - ``error``: text, "" for configs that have not failed; only if any has.
-    - each grab by its name (with ``_grab`` where that is taken), its own dimensions called
-      ``<grab>_dim0`` and so on, its trace along ``step`` or ``grab_step``.
+    - each grab by its name (with ``_grab`` where that is taken), a key of its dictionaries as
+      ``<grab>_<key>``, its own dimensions called as its labels say or else ``<grab>_dim0`` and so
+      on, its trace along ``step`` or ``grab_step``.
 
     Whatever else is missing is NaN, so an integer grab is float64 if a point has none, and a grab
     whose shape differs between configs is padded with NaN to the largest. A run without any result
@@ -168,7 +169,8 @@ def _coordinates(schema: Schema) -> dict[str, tuple[str | tuple[str, str], Array
         for row, thresholds in zip(values, lists, strict=True):
             row[: len(thresholds)] = thresholds
         coordinates["threshold_value"] = ((names[dimension], "threshold"), values)
-    return coordinates | {dim: (dim, steps) for dim, steps in schema.clocks.items()}
+    of_grabs = {dim: (dim, _coordinate_values(own)) for dim, own in schema.coordinates.items()}
+    return coordinates | of_grabs | {dim: (dim, steps) for dim, steps in schema.clocks.items()}
 
 
 def _coordinate_values(values: Sequence[Scalar]) -> Array:

@@ -12,8 +12,9 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.results.axes import finished
 from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.expt_trace import ExptTrace
+from mlpsubmit.results.grab_arrays import grab_of, result_name
 from mlpsubmit.results.origin import MARK
-from mlpsubmit.results.schema import GRAB, scan
+from mlpsubmit.results.schema import scan
 from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
 
     ``jobs`` is the list of their axis values (tuples, in product order), ``var_axes`` the axis
     names, those of a zipped axis one by one; ``losses`` (test losses; online, as in MLPscape, the
-    train losses), ``timekeys`` (int64, shape (thresholds,), -1 for never) and each of ``extras``
-    are serialised `ExptTrace` objects keyed by these tuples. Traces and grabs that differ in shape
-    between configs are padded as in `to_dataset`.
+    train losses), ``timekeys`` (int64, shape (thresholds,), -1 for never) and each of ``extras`` (a
+    key of a grab's dictionaries as ``<grab>_<key>``) are serialised `ExptTrace` objects keyed by
+    these tuples. Traces and grabs that differ in shape between configs are padded as in
+    `to_dataset`.
 
     Raises:
         UserError: an axis has a name that `ExptTrace` reserves, or two configs have equal values.
@@ -47,7 +49,8 @@ def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
     dataset = assemble(schema, source, schema.variables)
     indices = np.flatnonzero(finished(dataset["status"].values))
     keys = [_job(layout, index) for index in indices]
-    grabs = {v.name: v.array.removeprefix(GRAB) for v in schema.variables if v.is_grab}
+    arrays = {v.name: grab_of(v.array) for v in schema.variables}
+    grabs = {name: result_name(*array) for name, array in arrays.items() if array is not None}
 
     def trace(variable: xr.DataArray) -> dict[str, Any]:
         values = variable.values

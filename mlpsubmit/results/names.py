@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterable
 
+from mlpsubmit.results.grab_arrays import grab_of, result_name
 from mlpsubmit.results.source import Layout
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "RESERVED",
     "clean_text",
     "coordinate_names",
+    "grab_dim_names",
     "grab_names",
     "sweep_dims",
     "threshold_label",
@@ -58,13 +60,24 @@ def sweep_dims(layout: Layout) -> tuple[str, ...]:
     return tuple(names[dimension.name] for dimension in layout.dimensions)
 
 
-def grab_names(grabs: Iterable[str], layout: Layout) -> dict[str, str]:
-    """Return the dataset's name of every grab: its own, or with ``_grab`` where that is taken."""
+def grab_dim_names(dims: Iterable[str], layout: Layout) -> dict[str, str]:
+    """Return the dataset's name of every dimension that grabs name: ``_dim`` where it is taken."""
     taken = {*RESERVED, *coordinate_names(layout).values()}
+    return {dim: _free_name(dim, taken, "_dim") for dim in dims}
+
+
+def grab_names(arrays: Iterable[str], dims: Iterable[str], layout: Layout) -> dict[str, str]:
+    """Return the dataset's name of every array of a grab: with ``_grab`` where that is taken.
+
+    Args:
+        dims: the dataset's names of the dimensions that grabs name.
+    """
+    taken = {*RESERVED, *coordinate_names(layout).values(), *dims}
     names: dict[str, str] = {}
-    for grab in grabs:
-        names[grab] = _free_name(grab, taken, "_grab")
-        taken.add(names[grab])
+    for array in arrays:
+        grab, key = grab_of(array) or (array, None)
+        names[array] = _free_name(result_name(grab, key), taken, "_grab")
+        taken.add(names[array])
     return names
 
 

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from mlpsubmit.errors import UserError
+from mlpsubmit.results.grab_arrays import grab_of
+from mlpsubmit.results.grab_dims import GrabDims, grab_dims
+from mlpsubmit.results.labels import NO_LABELS
 from mlpsubmit.results.names import CLOCKS, grab_names
-from mlpsubmit.results.source import Array, FinishedPack, Layout, ResultSource
+from mlpsubmit.results.source import Array, FinishedPack, Layout, ResultSource, Scalar
 
 __all__ = ["Schema", "Variable", "scan"]
 
 PackId: TypeAlias = tuple[str, int]
 Steps: TypeAlias = npt.NDArray[np.int64]
 FLOAT: np.dtype[Any] = np.dtype(np.float64)
-GRAB = "grab."
 TOGETHER = "trained_together"
 TOGETHER_DESCRIPTION = "configs trained together, of a pack that was divided"
 # A grab without a trace is kept in memory for all configs if it has at most this many bytes per
@@ -49,6 +51,7 @@ class Variable:
         recorded: the array of a pack that holds the steps along ``dims[0]`` ("step", "eval_step" or
             "grab_step"); ``None`` if this is no trace.
         description: its ``long_name``.
+        units: of its values.
         decode: from the pack's values to the dataset's, elementwise; ``None`` if they are equal.
     """
 
@@ -59,12 +62,13 @@ class Variable:
     dtype: np.dtype[Any] = FLOAT
     recorded: str | None = None
     description: str = ""
+    units: str = ""
     decode: Callable[[Array], Array] | None = None
 
     @property
     def is_grab(self) -> bool:
         """Whether this is a grab."""
-        return self.array.startswith(GRAB)
+        return grab_of(self.array) is not None
 
     @property
     def fill(self) -> Any:
@@ -75,7 +79,8 @@ class Variable:
     @property
     def attributes(self) -> dict[str, str]:
         """Its attributes in the dataset."""
-        return {"long_name": self.description} if self.description else {}
+        found = {"long_name": self.description, "units": self.units}
+        return {name: text for name, text in found.items() if text}
 
     @property
     def is_small(self) -> bool:
@@ -110,6 +115,7 @@ class Schema:
         owner: shape (layout.size,): the number of the pack with a point's result, -1 for none.
         clocks: the steps along each dimension of traces, sorted.
         variables: all but `status` and `error`.
+        coordinates: the values along dimensions that grabs name.
     """
 
     layout: Layout
@@ -117,6 +123,7 @@ class Schema:
     owner: npt.NDArray[np.int64]
     clocks: dict[str, Steps]
     variables: tuple[Variable, ...]
+    coordinates: Mapping[str, tuple[Scalar, ...]]
 
     def small_and_streamed(self) -> tuple[list[Variable], list[Variable]]:
         """Return the variables in memory for all configs at once, and those for one pack only."""
@@ -258,7 +265,7 @@ def _scan_pack(pack: FinishedPack, interned: dict[bytes, bytes]) -> _Scanned:
     last_step = int(np.max(pack["steps"], initial=1)) - 1
     scanned = _Scanned(last_step, steps, TOGETHER in arrays, "test_loss" in arrays)
     for array in arrays:
-        if array.startswith(GRAB):
+        if grab_of(array) is not None:
             values = pack[array]
             leading = 1 if steps["grab_step"] is None else 2
             scanned.grabs[array] = (values.shape[leading:], values.dtype)
@@ -282,10 +289,18 @@ def _schema(
     variables = _fixed_variables(layout, tested, dims, clocks)
     if any(pack.divided for pack in packs.values()):
         variables.append(Variable(TOGETHER, TOGETHER, description=TOGETHER_DESCRIPTION))
-    grabs = grab_names([array.removeprefix(GRAB) for array in arrays], layout)
-    for array, name in zip(arrays, grabs.values(), strict=True):
-        variables.append(_grab_variable(array, name, owner, packs, clocks, dims.get("grab_step")))
-    return Schema(layout, ids, owner, clocks, tuple(variables))
+    shapes = {
+        array: [pack.grabs[array][0] for pack in packs.values() if array in pack.grabs]
+        for array in arrays
+    }
+    named = grab_dims(shapes, layout)
+    for array, name in grab_names(arrays, named.sizes, layout).items():
+        variable = _grab_variable(array, name, owner, packs, clocks, dims.get("grab_step"), named)
+        grab, key = grab_of(array) or (array, None)
+        attributes = layout.labels.get(grab, NO_LABELS).attributes_of(key)
+        description, units = attributes.get("long_name", ""), attributes.get("units", "")
+        variables.append(replace(variable, description=description, units=units))
+    return Schema(layout, ids, owner, clocks, tuple(variables), named.coordinates)
 
 
 def _clock_dims(packs: Sequence[_Scanned], has_grabs: bool) -> dict[str, str]:
@@ -355,8 +370,9 @@ def _grab_variable(
     packs: dict[int, _Scanned],
     clocks: dict[str, Steps],
     clock: str | None,
+    named: GrabDims,
 ) -> Variable:
-    """Return the variable of one grab, for all packs."""
+    """Return the variable of one array of a grab, for all packs."""
     with_grab = {ordinal: pack for ordinal, pack in packs.items() if array in pack.grabs}
     shapes = sorted({pack.grabs[array][0] for pack in with_grab.values()})
     if len({len(shape) for shape in shapes}) != 1:
@@ -366,14 +382,17 @@ def _grab_variable(
             "dimensions for every config"
         )
     shape = tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+    dims = named.of_array.get(array)
+    if dims is None:
+        dims = tuple(f"{name}_dim{axis}" for axis in range(len(shape)))
+    shape = tuple(named.sizes.get(dim, size) for dim, size in zip(dims, shape, strict=True))
     if (padded := math.prod(shape)) > MOST_VALUES >= max(map(math.prod, shapes)):
         raise UserError(
             f"grab {name!r} has shapes so different ({', '.join(map(str, shapes[:4]))}) that each "
             f"config would be padded to {padded} values; the most is {MOST_VALUES}"
         )
-    dims = tuple(f"{name}_dim{axis}" for axis in range(len(shape)))
     # Integers have no value for missing entries.
-    gaps = len(shapes) > 1 or not np.isin(owner, list(with_grab)).all()
+    gaps = shapes != [shape] or not np.isin(owner, list(with_grab)).all()
     if clock is not None:
         every_step = clocks[clock].tobytes()
         gaps = gaps or any(pack.steps["grab_step"] != every_step for pack in with_grab.values())

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from mlpsubmit.results.labels import Labels, Scalar
+
 __all__ = ["Dimension", "Failure", "FinishedPack", "Layout", "ResultSource", "Scalar"]
 
-Scalar: TypeAlias = int | float | bool | str
 Array: TypeAlias = npt.NDArray[Any]
 
 
@@ -54,6 +55,7 @@ class Layout:
             its values; ``thresholds`` are then their positions.
         tested: whether test losses are evaluated, of any point.
         online: whether the points train online: one value for all, or a mask as ``included``.
+        labels: of grabs, by name.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -63,6 +65,7 @@ class Layout:
     threshold_axis: tuple[str, Sequence[Sequence[float]]] | None = None
     tested: bool = True
     online: bool | Array = False
+    labels: Mapping[str, Labels] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -104,6 +107,7 @@ class FinishedPack(Protocol):
     eval_step            (E,)         with traces only
     grab_step            (G,)         with traces of grabs only
     grab.<name>          (K, ...)     final, or (K, G, ...) at the steps in `grab_step`
+    grab[<n>].<name>.<key>            the same, of a key of a grab's dictionaries (`grab_arrays`)
     trained_together     (K,)         configs in one stack; only where the pack was divided
     weights_step         (S,)         with weights along the training only
     weights.<name>       (K, ...)     at the end, or (K, S, ...); where shapes differ, flat, and

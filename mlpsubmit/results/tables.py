@@ -132,7 +132,7 @@ class _LongTable:
         self._known = known.reshape(status.size, own.shape[-1])[self._index]
         scalars: dict[tuple[str, int], Any] = {}  # the columns of arrays are numbered
         for name, coordinate in dataset.coords.items():
-            if name not in (*CLOCKS, "threshold", "threshold_value"):
+            if set(coordinate.dims) <= set(self._dims):  # not along steps, thresholds, grabs
                 grid = coordinate.variable.set_dims(dict(zip(self._dims, self._sizes, strict=True)))
                 scalars[str(name), 0] = self._flat(grid.transpose(*self._dims).values)
         self.order = [*(name for name, _ in scalars), "step"]

@@ -19,6 +19,7 @@ from mlpsubmit.arguments import function_name
 from mlpsubmit.jobs.as_launched import launched_in
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import encode_mask
+from mlpsubmit.results.labels import NO_LABELS
 from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["manifest"]
@@ -72,6 +73,9 @@ def manifest(
             "data": _scalar(sweep.data),
             "grabs": {name: _scalar(grab) for name, grab in sweep.grabs.items()},
             "where": _scalar(sweep.where),
+        },
+        "labels": {
+            name: labels.as_json() for name, labels in sweep.labels.items() if labels != NO_LABELS
         },
         "devices": base.devices,
         "launched_in": launched_in(sweep.process.surroundings.folder, path),

@@ -29,6 +29,7 @@ from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.trust import owner, sweep_hash
 from mlpsubmit.jobs.worker_process import terminate
+from mlpsubmit.results.labels import Labels
 from mlpsubmit.runs.locate import Selected, find_run
 from mlpsubmit.runs.provenance import attributes
 from mlpsubmit.runs.submit import start
@@ -422,6 +423,7 @@ class Run:
             included=None if included is None else decode_mask(included, math.prod(shape)),
             tested=sweep["tested"],
             online=_online(sweep, shape),
+            labels={name: Labels.of_json(own) for name, own in sweep["labels"].items()},
         )
 
 

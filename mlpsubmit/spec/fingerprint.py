@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from mlpsubmit.errors import SpecError
+from mlpsubmit.results.labels import unlabelled
 from mlpsubmit.spec import bytecode, objects
 from mlpsubmit.spec.imports import modules_of, package_of
 from mlpsubmit.spec.libraries import is_library, is_library_file
@@ -145,6 +146,7 @@ class _Encoder:
         self.hash.update(f"{tag}:{len(content)}:".encode() + content)
 
     def add(self, value: Any) -> None:
+        value = unlabelled(value)  # names of dimensions change no result
         if self.equal:
             value = canonical_number(value)
         if type(value) in _SCALARS:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit.errors import SpecError
+from mlpsubmit.results.labels import NO_LABELS
 from mlpsubmit.spec.fingerprint import DIGEST_BYTES, setting_digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
 from mlpsubmit.spec.read import NO_CONTENT, Spec
@@ -90,7 +91,9 @@ def fingerprint(spec: Spec, tables: KeyTables) -> str:
     axes = [(axis.names, axis.points) for axis in spec.product.axes]
     # Neither is part of a key, but rounding depends on both.
     arithmetic = (spec.base.pack_size, spec.base.compile)
-    parts = (spec.name, tables.base.tobytes(), axes, spec.where, *arithmetic)
+    # A run's sweep.json has the labels of its grabs, so other labels need another run.
+    labels = {name: own.as_json() for name, own in spec.labels.items() if own != NO_LABELS}
+    parts = (spec.name, tables.base.tobytes(), axes, spec.where, *arithmetic, labels)
     return _digest("where", *parts).hex()
 
 

@@ -17,6 +17,7 @@ import sys
 import types
 from typing import Any
 
+from mlpsubmit.results.labels import unlabelled
 from mlpsubmit.spec import bytecode
 from mlpsubmit.spec.libraries import is_library
 
@@ -76,7 +77,7 @@ def _found(module_name: str, qualified_name: str) -> Any:
     value: Any = sys.modules.get(module_name)
     for name in qualified_name.split("."):
         value = inspect.getattr_static(value, name, None)
-        value = getattr(value, "__func__", value)  # of a static or class method
+        value = unlabelled(getattr(value, "__func__", value))  # of a static or class method
     return value
 
 

@@ -18,6 +18,7 @@ from mlpsubmit.arguments import declared, function_name, further_arguments, take
 from mlpsubmit.batchfns.recipe import as_recipe
 from mlpsubmit.errors import SpecError, collected, did_you_mean, shown
 from mlpsubmit.protocol import LOSS_PARAMS, SUPPLIED
+from mlpsubmit.results.labels import Labels, labels_of
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.hints import hints
@@ -118,6 +119,7 @@ class Spec:
         base: the hyperparameters at the first point of the product.
         arguments: the fixed arguments of functions, by name.
         accepted: the names that settings may have.
+        labels: of the grabs, by name.
         process: the settings of the process that it was read in; None until it is launched, where
             no spec file was read.
     """
@@ -134,6 +136,7 @@ class Spec:
     base: Hyperparameters
     arguments: Mapping[str, Any]
     accepted: Accepted
+    labels: Mapping[str, Labels]
     process: ProcessSettings | None = None
 
 
@@ -155,8 +158,8 @@ def read(
     """
     data = as_recipe(data)
     errors = _name_errors(name) + _function_errors(batchfn, data, grabs, where)
-    by_name = grabs.values() if isinstance(grabs, Mapping) else ()
-    candidates = [batchfn, data, *by_name, *_named_grabs(settings, errors)]
+    all_grabs = {**_named_grabs(settings, errors), **(grabs if isinstance(grabs, Mapping) else {})}
+    candidates = [batchfn, data, *all_grabs.values()]
     candidates += _values(axes, settings, "model")
     functions = [function for function in candidates if callable(function)]
     by_position = {
@@ -169,6 +172,8 @@ def read(
     given = [*axes.items(), *listed.items()]
     product = Product(tuple(_axes(given, accepted, _unused(axes, settings), errors)))
     errors += _repeated_names(product.axes)
+    labels = {name: labels_of(grab) for name, grab in all_grabs.items()}
+    errors += _label_errors(labels, product)
     hyperparameters, arguments = _split_settings(fixed, product, accepted, errors)
     with collected(errors):
         base = _base(hyperparameters, product)
@@ -177,7 +182,7 @@ def read(
         raise SpecError(dict.fromkeys(errors))
     _check_tied(base, product)
     inputs = (name, axes, settings, batchfn, data, grabs, where, replaced)
-    return Spec(*inputs, product, base, arguments, accepted, process)
+    return Spec(*inputs, product, base, arguments, accepted, labels, process)
 
 
 # ---- the name and the functions ------------------------------------------------------------------
@@ -216,16 +221,45 @@ def _function_errors(batchfn: Any, data: Any, grabs: Any, where: Any) -> list[st
     return errors
 
 
-def _named_grabs(settings: Mapping[str, Any], errors: list[str]) -> list[Callable[..., Any]]:
+def _named_grabs(settings: Mapping[str, Any], errors: list[str]) -> dict[str, Callable[..., Any]]:
     """Return the grabs of OTHER_MODEL_GRABS; the errors of all others go into a list."""
     from mlpsubmit.grabs import by_name
 
-    grabs = []
+    grabs = {}
     for mapping in _given(settings, "other_model_grabs"):
         for alias, grab in mapping.items() if isinstance(mapping, Mapping) else ():
             with collected(errors, f"OTHER_MODEL_GRABS[{alias!r}]: "):
-                grabs.append(grab if callable(grab) else by_name(grab))
+                grabs[alias] = grab if callable(grab) else by_name(grab)
     return grabs
+
+
+def _label_errors(labels: Mapping[str, Labels], product: Product) -> list[str]:
+    """Return an error for each name of a grab's dimension that something else has."""
+    axes = {name: name for axis in product.axes for name in (axis.dimension, *axis.names)}
+    errors: list[str] = []
+    coords: dict[str, tuple[str, tuple[Any, ...]]] = {}
+    for grab, own in labels.items():
+        for dim in own.all_dims:
+            axis = axes.get(dim) or axes.get(hp.canonical_name(dim) or "")
+            if axis is not None:
+                errors.append(
+                    f"grab {grab!r}: its dimension {dim!r} and the axis {axis!r} have one name; "
+                    f"give the dimension another one: grab(dims=('{dim}_of_{grab}',))(...)"
+                )
+            elif dim in labels:
+                errors.append(
+                    f"grab {grab!r}: its dimension {dim!r} has the name of the grab {dim!r}; "
+                    "rename one of them"
+                )
+            if dim in own.coords:
+                other, values = coords.setdefault(dim, (grab, own.coords[dim]))
+                if values != own.coords[dim]:
+                    errors.append(
+                        f"grabs {other!r} and {grab!r}: their coords along {dim!r} differ, "
+                        f"{shown(list(values))} and {shown(list(own.coords[dim]))}; dimensions of "
+                        "one name have the same coordinates: give them different names"
+                    )
+    return errors
 
 
 def _given(settings: Mapping[str, Any], name: str) -> list[Any]:

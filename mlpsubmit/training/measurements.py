@@ -13,11 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.arguments import pick
-from mlpsubmit.errors import UserError, error_text
+from mlpsubmit.errors import error_text
 from mlpsubmit.protocol import GRAB_ARGUMENTS, Grab
+from mlpsubmit.results.labels import labels_of
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import Batch, Batches, latest
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
+from mlpsubmit.training.grab_results import (
+    Entry,
+    GrabError,
+    Shapes,
+    check_shapes,
+    entries_of,
+    read_back,
+    storable,
+)
 from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loss_history import Finished
 from mlpsubmit.training.oom import ran_out_of_memory
@@ -37,10 +47,6 @@ _PENDING_BYTES = 2**28
 
 #: The arguments of a grab that are not the same tensors at every call.
 _BATCH = ("X_tr", "y_tr", "X_te", "y_te")
-
-
-class GrabError(UserError):
-    """A grab that failed, or whose result cannot be stored."""
 
 
 def resolve(
@@ -66,7 +72,7 @@ class Grabber(Part):
             uncentred network: its parameters are views of the weights in training, which a grab
             must not modify), ``X_tr``, ``y_tr``, ``X_te``, ``y_te``, ``opt``, ``model0`` (at
             initialisation) and its config's context; and returns a number, an array, a tensor or
-            a list of these.
+            a list of these, or a dictionary of these, which has the same keys at every step.
         contexts: K times, further arguments by name.
         arguments: the result of :func:`resolve`.
         common: the hyperparameters that decide when grabs are due.
@@ -107,13 +113,14 @@ class Grabber(Part):
         shows_batch = any({"X_tr", "y_tr"} & names for one in arguments for names in one.values())
         self._keeps_last = common.online and shows_batch and (ends_between or not traced)
         self._last_batch: tuple[Tensor, Tensor] | None = None
-        #: Per grab, results that have not been read back: config, column of the trace, value.
-        self._pending: dict[str, list[tuple[int, int, Tensor | Array]]] = {n: [] for n in grabs}
+        #: Per entry, results that have not been read back: config, column of the trace, value.
+        self._pending: dict[Entry, list[tuple[int, int, Tensor | Array]]] = {}
         self._pending_bytes = 0
-        # Results: (K, ...) or (K, columns, ...) per grab, and the shape of each config's.
+        # Results: (K, ...) or (K, columns, ...) per entry, and the shapes of each config's by key.
         self._leading = (K, columns) if traced else (K,)
-        self._arrays: dict[str, Array] = {}
-        self._shapes: dict[str, dict[int, tuple[int, ...]]] = {name: {} for name in grabs}
+        self._arrays: dict[Entry, Array] = {}
+        self._shapes: dict[str, dict[int, Shapes]] = {name: {} for name in grabs}
+        self._labels = {name: labels_of(grab) for name, grab in grabs.items()}
         self._calls = 0
         #: Per config, the parameters and entries that its grabs can reach at every call, by name.
         self._reachable: dict[int, dict[str, Tensor]] = {}
@@ -195,14 +202,18 @@ class Grabber(Part):
         for name in self.grabs:
             where = f"grab {name!r} of model {config} at step {step}"
             with self._stack.undisturbed(config), _undisturbed(offered["model0"]):
-                value = self._call(name, config, offered, where)
+                values = self._call(name, config, offered, where)
             for module in (offered["model"], offered["model0"]):
                 if module is not None:
                     module.zero_grad()
             _check_writes(guard, offered["opt"], where)
-            if value is not None:
-                self._check_shape(name, config, tuple(value.shape), where)
-                self._pending[name].append((config, column, value))
+            if values is None:
+                continue
+            shapes: Shapes = {key: tuple(value.shape) for key, value in values.items()}
+            if check_shapes(self._shapes, self._labels, name, config, shapes, where):
+                self._shapes[name][config] = shapes
+            for key, value in values.items():
+                self._pending.setdefault((name, key), []).append((config, column, value))
                 self._pending_bytes += value.nbytes
 
     def _shown(self, config: int, offered: dict[str, Any]) -> dict[str, Tensor]:
@@ -215,7 +226,7 @@ class Grabber(Part):
 
     def _call(
         self, name: str, config: int, offered: dict[str, Any], where: str
-    ) -> Tensor | Array | None:
+    ) -> dict[str | None, Tensor | Array] | None:
         taken = {key: offered[key] for key in self._arguments[config][name]}
         try:
             with torch.enable_grad(), full_precision_matmul():
@@ -225,7 +236,7 @@ class Grabber(Part):
             if _overflowed(offered["model"], offered["X_tr"]):
                 return None
             raise GrabError(f"{where} failed: {error_text(error)}") from error
-        return _copied(result, where)
+        return entries_of(result, where)
 
     def _offer(self, step: int, row: int, config: int, train: Batch | None) -> dict[str, Any]:
         test = _fixed_set(self._test)
@@ -236,50 +247,36 @@ class Grabber(Part):
         values = (model, X_tr, y_tr, X_te, y_te, opt, model0)
         return {**self._contexts[config], **dict(zip(GRAB_ARGUMENTS, values, strict=True))}
 
-    def _check_shape(self, name: str, config: int, shape: tuple[int, ...], where: str) -> None:
-        known = self._shapes[name]
-        if known.setdefault(config, shape) != shape:
-            raise GrabError(
-                f"{where} returned shape {shape}, but {known[config]} before; a grab needs the "
-                "same shape at every step; try padding, or a separate grab per part"
-            )
-        first = next(iter(known))
-        if len(known[first]) != len(shape):
-            raise GrabError(
-                f"{where} returned shape {shape}, but {known[first]} for model {first}; configs "
-                "trained together need results of as many dimensions"
-            )
-
     def flush(self) -> None:
         """Read back the results since the last flush (a GPU-CPU sync point)."""
-        for name, entries in self._pending.items():
-            values = _read_back([value for _, _, value in entries])
-            for (config, column, _), value in zip(entries, values, strict=True):
+        for entry, pending in self._pending.items():
+            values = read_back([value for _, _, value in pending])
+            for (config, column, _), value in zip(pending, values, strict=True):
                 index = (config, column)[: len(self._leading)]
                 inner = tuple(slice(size) for size in value.shape)
-                self._array_for(name, value)[index + inner] = value
-            entries.clear()
+                self._array_for(entry, value)[index + inner] = value
+            pending.clear()
         self._pending_bytes = 0
 
-    def _array_for(self, name: str, value: Array) -> Array:
-        """Return the array of a grab, enlarged and converted where the next value needs it."""
-        array = self._arrays.get(name)
+    def _array_for(self, entry: Entry, value: Array) -> Array:
+        """Return the array of an entry, enlarged and converted where the next value needs it."""
+        array = self._arrays.get(entry)
         if array is None:
-            self._check_memory(name, value)
-            array = np.full(self._leading + value.shape, np.nan, _storable(value.dtype))
+            self._check_memory(entry[0], value)
+            array = np.full(self._leading + value.shape, np.nan, storable(value.dtype))
         old = array.shape[len(self._leading) :]
         size = tuple(max(pair) for pair in zip(old, value.shape, strict=True))
-        dtype = np.result_type(array.dtype, _storable(value.dtype))
+        dtype = np.result_type(array.dtype, storable(value.dtype))
         if size != old or dtype != array.dtype:
             larger = np.full(self._leading + size, np.nan, dtype)
             larger[tuple(slice(n) for n in array.shape)] = array
             array = larger
-        self._arrays[name] = array
+        self._arrays[entry] = array
         return array
 
     def _check_memory(self, name: str, value: Array) -> None:
         """Refuse a trace that does not fit into RAM, before the process is killed for it."""
-        needed = math.prod(self._leading) * value.size * _storable(value.dtype).itemsize
+        needed = math.prod(self._leading) * value.size * storable(value.dtype).itemsize
         installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if needed > installed:
             raise GrabError(
@@ -288,20 +285,22 @@ class Grabber(Part):
                 f"{installed / 2**30:,.0f}; try GRAB_EVERY='log:100', or ONLYTHRESHOLDS=True"
             )
 
-    def results(self, diverged: Sequence[bool]) -> dict[str, Array]:
-        """Return (K, ...) or (K, G, ...) per grab: traces keep their final value to the end.
+    def results(self, diverged: Sequence[bool]) -> dict[Entry, Array]:
+        """Return (K, ...) or (K, G, ...) per entry: traces keep their final value to the end.
 
         Those of a diverged config are NaN from the step at which it diverged, or from the one
         before where the grab raised because that update had made the weights overflow.
         """
         self.flush()
-        missing = {name for name in self.grabs if name not in self._arrays}
-        arrays = self._arrays | {name: np.full(self._leading, np.nan) for name in missing}
+        # Of a grab that was never called, as every config diverged, the keys are not known.
+        missing: list[Entry] = [(name, None) for name, known in self._shapes.items() if not known]
+        arrays = self._arrays | {entry: np.full(self._leading, np.nan) for entry in missing}
         for array in arrays.values() if len(self._leading) == 2 else ():
             for config, column in enumerate(self._last_column):
                 if column >= 0 and not diverged[config]:
                     array[config, column + 1 :] = array[config, column]
-        return {name: arrays[name] for name in self.grabs}
+        order = list(self.grabs)
+        return {entry: arrays[entry] for entry in sorted(arrays, key=lambda e: order.index(e[0]))}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict` (a GPU-CPU sync point)."""
@@ -345,47 +344,3 @@ def _overflowed(model: nn.Module, X: Tensor | None) -> bool:
     """Return whether the squares of a network's weights or outputs are not finite."""
     values = [*model.parameters(), *([] if X is None else [model(X)])]
     return not all(bool(value.square().sum().isfinite()) for value in values)
-
-
-def _copied(result: Any, where: str) -> Tensor | Array:
-    """Return a copy of a result, tensors on their device: it may be a view of the weights."""
-    if isinstance(result, Tensor):
-        return result.detach().clone()
-    cause = None
-    try:
-        array = _array(result)
-        if array.dtype.kind in "biufc":
-            return array
-    except (TypeError, ValueError) as error:
-        cause = error
-    raise GrabError(
-        f"{where} returned {type(result).__name__} {result!r:.80}; valid are numbers, arrays, "
-        "tensors, and lists of these in equal shapes"
-    ) from cause
-
-
-def _array(result: Any) -> Array:
-    if isinstance(result, Tensor):
-        return _numpy(result.detach())
-    if isinstance(result, (list, tuple)):
-        return np.stack([_array(entry) for entry in result]) if result else np.zeros(0)
-    return np.array(result)
-
-
-def _numpy(tensor: Tensor) -> Array:
-    tensor = tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
-    array: Array = tensor.resolve_conj().resolve_neg().cpu().numpy()
-    return array
-
-
-def _read_back(values: list[Tensor | Array]) -> list[Array]:
-    """Return values as arrays; tensors of equal shape and type are copied in one transfer."""
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    if len(tensors) == len(values) and len({(t.shape, t.dtype, t.device) for t in tensors}) == 1:
-        return list(_numpy(torch.stack(tensors)))
-    return [_numpy(value) if isinstance(value, Tensor) else value for value in values]
-
-
-def _storable(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return a type that can hold NaN."""
-    return dtype if dtype.kind in "fc" else np.dtype(np.float64)

@@ -32,7 +32,10 @@ class Trained:
         eval_step: (E,) int64, the steps of ``test_loss``.
         grab_step: (G,) int64, the steps of the grabs.
         grabs: per name, (K, ...) or (K, G, ...). Booleans and integers become float64. Where the
-            grab of one config is larger than that of another, the smaller is padded with NaN.
+            grab of one config is larger than that of another, the smaller is padded with NaN. A
+            grab that returns dictionaries has ``<name>_<key>`` for each key, NaN for configs whose
+            dictionaries lack it.
+        entries: for each name in ``grabs`` that is of a dictionary, the grab and the key.
         weights_step: (S,) int64, the steps after which weights were kept; empty where those at the
             end were, or none.
         weights: per name of a parameter or buffer, (K, ...) or (K, S, ...); empty without
@@ -48,5 +51,6 @@ class Trained:
     eval_step: Array
     grab_step: Array
     grabs: dict[str, Array] = field(default_factory=dict)
+    entries: dict[str, tuple[str, str]] = field(default_factory=dict)
     weights_step: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     weights: dict[str, Array] = field(default_factory=dict)

@@ -280,7 +280,7 @@ def test_errors(measure_it, message):
 
 
 def test_registry_and_module_name_the_same_functions():
-    makers = {"by_name", "on_test_set"}
+    makers = {"by_name", "grab", "on_test_set"}
     for name in set(grabs.__all__) - makers:
         assert grabs.by_name(name) is getattr(grabs, name)
         assert grabs.by_name(name).__name__ == name

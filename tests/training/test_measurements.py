@@ -159,9 +159,9 @@ def test_errors_of_grabs_name_grab_config_and_step(gaussian, make_mlps):
         (fails, {}, "grab 'g' of model 1 at step 4 failed: ZeroDivisionError: by zero"),
         (fails, traces, "grab 'g' of model 1 at step 0 failed: ZeroDivisionError"),
         (
-            lambda: {"a": 1},
+            lambda: {"a"},
             {},
-            "grab 'g' of model 0 at step 4 returned dict {'a': 1}; valid are",
+            "grab 'g' of model 0 at step 4 returned set {'a'}; valid are",
         ),
         (lambda: None, {}, "returned NoneType None; valid are numbers, arrays"),
         (lambda: "text", {}, "returned str 'text'; valid are"),
