@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +123,7 @@ def measured(
     schema = scan(layout, source)
     with _loaded(run, trust=trust) as loaded:
         sweep = loaded.sweep.measuring(grabs)
+        layout = replace(layout, labels=sweep.labels)
         packs = [
             _measured_pack(loaded, sweep, pack, rows) for pack, rows, _ in schema.owned(source)
         ]

@@ -35,6 +35,7 @@ __all__ = [
     "VALID_NAME",
     "Accepted",
     "Spec",
+    "grab_labels",
     "is_list",
     "read",
 ]
@@ -172,8 +173,9 @@ def read(
     given = [*axes.items(), *listed.items()]
     product = Product(tuple(_axes(given, accepted, _unused(axes, settings), errors)))
     errors += _repeated_names(product.axes)
-    labels = {name: labels_of(grab) for name, grab in all_grabs.items()}
-    errors += _label_errors(labels, product)
+    labels: dict[str, Labels] = {}
+    with collected(errors):
+        labels = grab_labels(all_grabs, product)
     hyperparameters, arguments = _split_settings(fixed, product, accepted, errors)
     with collected(errors):
         base = _base(hyperparameters, product)
@@ -233,8 +235,13 @@ def _named_grabs(settings: Mapping[str, Any], errors: list[str]) -> dict[str, Ca
     return grabs
 
 
-def _label_errors(labels: Mapping[str, Labels], product: Product) -> list[str]:
-    """Return an error for each name of a grab's dimension that something else has."""
+def grab_labels(grabs: Mapping[str, Any], product: Product) -> dict[str, Labels]:
+    """Return the labels of grabs, by name.
+
+    Raises:
+        SpecError: with an error for each dimension of a grab whose name something else has.
+    """
+    labels = {name: labels_of(grab) for name, grab in grabs.items()}
     axes = {name: name for axis in product.axes for name in (axis.dimension, *axis.names)}
     errors: list[str] = []
     coords: dict[str, tuple[str, tuple[Any, ...]]] = {}
@@ -259,7 +266,9 @@ def _label_errors(labels: Mapping[str, Labels], product: Product) -> list[str]:
                         f"{shown(list(values))} and {shown(list(own.coords[dim]))}; dimensions of "
                         "one name have the same coordinates: give them different names"
                     )
-    return errors
+    if errors:
+        raise SpecError(errors)
+    return labels
 
 
 def _given(settings: Mapping[str, Any], name: str) -> list[Any]:

@@ -23,7 +23,7 @@ from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
 from mlpsubmit.spec.limits import bounded
 from mlpsubmit.spec.overrides import override
 from mlpsubmit.spec.process import ProcessSettings
-from mlpsubmit.spec.read import Spec, is_list, read
+from mlpsubmit.spec.read import Spec, grab_labels, is_list, read
 
 __all__ = ["Config", "Sweep"]
 
@@ -286,13 +286,21 @@ class Sweep(Spec):
         return sweep
 
     def measuring(self, grabs: Mapping[str, Any]) -> Sweep:
-        """Return this sweep with other grabs: functions, or names of the library's."""
+        """Return this sweep with other grabs: functions, or names of the library's.
+
+        Raises:
+            SpecError: for an unknown name, and for labels that do not fit the axes.
+        """
+        from mlpsubmit.grabs import by_name
+
         sweep = object.__new__(Sweep)
         kept = {k: v for k, v in vars(self).items() if k not in ("_key_tables", "spellings")}
         named = ("other_model_grabs", "other_model_kwargs", "other_model_gram")
         base = self.base.model_copy(update={name: {} for name in named})
         accepted = self.accepted.with_functions(filter(callable, grabs.values()))
-        vars(sweep).update(kept, grabs=dict(grabs), base=base, accepted=accepted)
+        functions = {n: g if callable(g) else by_name(g) for n, g in grabs.items()}
+        labels = grab_labels(functions, self.product)
+        vars(sweep).update(kept, grabs=dict(grabs), base=base, accepted=accepted, labels=labels)
         return sweep
 
     def refreshed(self) -> Sweep:

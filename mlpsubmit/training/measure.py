@@ -121,6 +121,7 @@ def measure(
             eval_step=none,
             grab_step=none if schedule is None else schedule.steps,
             grabs=grabbed,
+            entries=pack.grabber.entries,
         )
 
 

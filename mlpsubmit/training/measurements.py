@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mlpsubmit.arguments import pick
 from mlpsubmit.errors import error_text
 from mlpsubmit.protocol import GRAB_ARGUMENTS, Grab
+from mlpsubmit.results.grab_arrays import result_name
 from mlpsubmit.results.labels import labels_of
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import Batch, Batches, latest
@@ -285,8 +286,14 @@ class Grabber(Part):
                 f"{installed / 2**30:,.0f}; try GRAB_EVERY='log:100', or ONLYTHRESHOLDS=True"
             )
 
-    def results(self, diverged: Sequence[bool]) -> dict[Entry, Array]:
-        """Return (K, ...) or (K, G, ...) per entry: traces keep their final value to the end.
+    @property
+    def entries(self) -> dict[str, tuple[str, str]]:
+        """The grab and the key of each result that is of a dictionary, by its name."""
+        keyed = [(grab, key) for grab, key in self._arrays if key is not None]
+        return {result_name(*entry): entry for entry in keyed}
+
+    def results(self, diverged: Sequence[bool]) -> dict[str, Array]:
+        """Return (K, ...) or (K, G, ...) per name: traces keep their final value to the end.
 
         Those of a diverged config are NaN from the step at which it diverged, or from the one
         before where the grab raised because that update had made the weights overflow.
@@ -300,7 +307,8 @@ class Grabber(Part):
                 if column >= 0 and not diverged[config]:
                     array[config, column + 1 :] = array[config, column]
         order = list(self.grabs)
-        return {entry: arrays[entry] for entry in sorted(arrays, key=lambda e: order.index(e[0]))}
+        entries = sorted(arrays, key=lambda entry: order.index(entry[0]))
+        return {result_name(*entry): arrays[entry] for entry in entries}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict` (a GPU-CPU sync point)."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import DIVERGED, BatchFn
-from mlpsubmit.results.grab_arrays import result_name
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, STACKED, Hyperparameters, validate
 from mlpsubmit.training.accel.compile import compile_wanted, make_importable
 from mlpsubmit.training.batches import Batch, Batches
@@ -340,7 +339,6 @@ class Pack:
         self.stack.release()
         history, traced = self.history, self.grabber.schedule is not None
         none, kept_at = np.zeros(0, np.int64), self.weight_history.schedule
-        measured = self.grabber.results((history.status == DIVERGED).tolist())
         return Trained(
             status=history.status,
             steps=history.steps,
@@ -350,8 +348,8 @@ class Pack:
             step=history.record_at.steps if traced else none,
             eval_step=history.eval_at.steps if traced else none,
             grab_step=self.grabber.schedule.steps if self.grabber.schedule else none,
-            grabs={result_name(*entry): values for entry, values in measured.items()},
-            entries={result_name(g, key): (g, key) for g, key in measured if key is not None},
+            grabs=self.grabber.results((history.status == DIVERGED).tolist()),
+            entries=self.grabber.entries,
             weights_step=none if kept_at is None else kept_at.steps,
             weights=weights,
         )

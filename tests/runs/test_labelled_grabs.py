@@ -6,7 +6,7 @@ import torch
 import xarray as xr
 
 from mlpsubmit import Sweep, grab, launch
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.grabs import weight_norms
 from mlpsubmit.training import GrabError
 
@@ -64,6 +64,22 @@ def test_new_labels_reuse_the_results(workplace):
     assert dataset.scales.sel(layer="out") == first.collect().scales.isel(scales_dim0=1)
     assert dataset.scales.units == "nats"
     assert launch(study(grabs={"scales": marked}), executor="debug").id == second.id
+
+
+def test_grabs_on_saved_networks_have_their_own_labels(workplace):
+    @grab(dims={"all": "layer"}, units={"all": "nats"})
+    def scales(model):
+        norms = torch.stack([p.norm() for p in model.parameters()])
+        return {"all": norms, "first": norms[0]}
+
+    sweep = study(SAVE_WEIGHTS="final", grabs={"scales": scales}, axes={"trial": range(2)})
+    run = launch(sweep, executor="debug")
+    dataset, again = run.collect(), run.measure({"scales": scales})
+    xr.testing.assert_identical(again.scales_all, dataset.scales_all)
+    xr.testing.assert_identical(again.scales_first, dataset.scales_first)
+    assert run.measure({"norms": "weight_norms"}).norms.dims == ("trial", "layer")
+    with pytest.raises(SpecError, match=r"its dimension 'trial' and the axis 'trial'"):
+        run.measure({"g": grab(dims="trial")(scales)})
 
 
 @pytest.mark.parametrize(
