@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlpsubmit.display.output import echo
-from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.store.initial_weights import read_network
+from mlpsubmit.jobs.store.run_directory import INITIAL_WEIGHTS, RunDirectory
 from mlpsubmit.jobs.trust import checked_sweep
 from mlpsubmit.spec.load import noting_imports, unpickle_surroundings, unpickle_sweep
 
@@ -84,4 +85,4 @@ def launched_sweep(
         sweep = unpickle_sweep(content)
         assert sweep.process is not None
         with sweep.process.applied(), noting_imports():
-            yield sweep
+            yield sweep.reading_initial(partial(read_network, path / INITIAL_WEIGHTS))

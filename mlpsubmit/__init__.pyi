@@ -7,6 +7,7 @@ from .runs.launch import launch as launch
 from .runs.run import Run as Run
 from .runs.run import open_run as open_run
 from .spec.hyperparameters import Hyperparameters as Hyperparameters
+from .spec.initial_weights import from_run as from_run
 from .spec.sweep import Config as Config
 from .spec.sweep import Sweep as Sweep
 from .training.loop import train as train

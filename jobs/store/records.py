@@ -238,6 +238,15 @@ class IngredientRecord(TypedDict):
 
 
 @_open
+class InitialIngredients(TypedDict):
+    """The networks that configs begin from: see :mod:`mlpsubmit.spec.initial_weights`."""
+
+    axes: list[Annotated[int, Field(ge=0)]]
+    hashes: list[Annotated[str, Field(pattern=r"^([0-9a-f]{32})?$")]]
+    table: Annotated[str, Field(pattern=r"^([0-9a-f]{32})+$")]
+
+
+@_open
 class Ingredients(TypedDict):
     """ingredients.json; what :func:`mlpsubmit.spec.ingredients.ingredients` returns.
 
@@ -248,6 +257,7 @@ class Ingredients(TypedDict):
     settings: dict[str, IngredientRecord]
     base: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     axes: list[Annotated[str, Field(pattern=r"^([0-9a-f]{32})+$")]]
+    initial: InitialIngredients | None
 
 
 # ---- written by a launch or a resume -------------------------------------------------------------
@@ -635,6 +645,12 @@ def check_ingredients(file: Path, content: Ingredients, sweep: Manifest) -> None
     values = [len(axis["values"][0]) for axis in sweep["axes"]]
     if [len(table) for table in content["axes"]] != [32 * count for count in values]:
         raise damaged(file, "axes: they have not the values of those of the run")
+    if (initial := content["initial"]) is None:
+        return
+    known = all(axis < len(values) for axis in initial["axes"])
+    count = math.prod(values[axis] for axis in initial["axes"]) if known else -1
+    if len(initial["hashes"]) != count or len(initial["table"]) != 32 * count:
+        raise damaged(file, "initial: it has not the axes of those of the run")
 
 
 def check_slices(file: Path, intent: Intent, packs: int) -> None:

@@ -6,6 +6,7 @@
 | sweep.pkl                    | launch, once                                                  |
 | plan.json                    | launch, once                                                  |
 | ingredients.json             | launch, once: what the keys of configs are made of            |
+| initial_weights.npz          | launch, once, with INIT_WEIGHTS: the networks to begin from   |
 | launched.json                | launch or resume, replaced atomically: the order of launches  |
 | data/<key>.pt                | the first task that needs it, once, under data/<key>.lock; or |
 |                              | launch: a link to that of an earlier run                      |
@@ -76,6 +77,7 @@ SWEEP_JSON = "sweep.json"
 SWEEP_PICKLE = "sweep.pkl"
 PLAN = "plan.json"
 INGREDIENTS = "ingredients.json"
+INITIAL_WEIGHTS = "initial_weights.npz"
 LAUNCHED = "launched.json"
 DATA = "data"
 SUBMISSIONS = "submissions"

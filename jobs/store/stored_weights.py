@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from mlpsubmit.jobs.store.pack_schema import WEIGHT_SHAPES, WEIGHTS
 from mlpsubmit.results.source import FinishedPack
 
-__all__ = ["has_weights", "weights_digest", "weights_of", "weights_steps"]
+__all__ = ["WeightsInMemory", "has_weights", "weights_digest", "weights_steps"]
 
 
 def has_weights(pack: FinishedPack) -> bool:
@@ -25,27 +26,43 @@ def weights_steps(pack: FinishedPack) -> NDArray[np.int64] | None:
     return pack["weights_step"] if "weights_step" in pack.arrays() else None
 
 
-def weights_of(pack: FinishedPack, row: int, column: int | None) -> dict[str, NDArray[Any]]:
-    """Return the weights of one config, by the names of parameters and buffers.
+class WeightsInMemory:
+    """The weights of a pack, each array read once."""
 
-    Args:
-        column: the position of the step; None where only those at the end were kept.
-    """
-    names = pack.arrays()
-    found = {}
-    for array in names:
-        if not array.startswith(WEIGHTS):
-            continue
-        name = array.removeprefix(WEIGHTS)
-        values = pack[array][row] if column is None else pack[array][row, column]
-        if (shapes := WEIGHT_SHAPES + name) in names:
-            dimensions, *sizes = pack[shapes][row].tolist()
-            if dimensions < 0:
+    def __init__(self, pack: FinishedPack) -> None:
+        self._pack, self._names = pack, tuple(pack.arrays())
+        self._read: dict[str, NDArray[Any]] = {}
+
+    def of(self, row: int, column: int | None) -> dict[str, NDArray[Any]]:
+        """Return the weights of one config, by the names of parameters and buffers.
+
+        Args:
+            column: the position of the step; None where only those at the end were kept.
+        """
+        found = {}
+        for array in self._names:
+            if not array.startswith(WEIGHTS):
                 continue
-            shape = tuple(sizes[:dimensions])
-            values = values[: int(np.prod(shape, dtype=np.int64))].reshape(shape)
-        found[name] = values
-    return found
+            name = array.removeprefix(WEIGHTS)
+            own = self._array(array)
+            values = own[row] if column is None else own[row, column]
+            if (shapes := WEIGHT_SHAPES + name) in self._names:
+                dimensions, *sizes = self._array(shapes)[row].tolist()
+                if dimensions < 0:
+                    continue
+                shape = tuple(sizes[:dimensions])
+                values = values[: math.prod(shape)].reshape(shape)
+            found[name] = values
+        return found
+
+    def _array(self, name: str) -> NDArray[Any]:
+        if name not in self._read:
+            self._read[name] = self._pack[name]
+        return self._read[name]
+
+    def forget(self) -> None:
+        """Free the memory; what is needed again is read again."""
+        self._read = {}
 
 
 def weights_digest(weights: Mapping[str, NDArray[Any]]) -> str:

@@ -22,7 +22,7 @@ from mlpsubmit.training.comparison import Signature, StackingError, signature
 from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loop import train
-from mlpsubmit.training.measure import SavedNetworks, measure
+from mlpsubmit.training.measure import SavedNetworks, load_weights, measure
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.pack import Parametrized, parametrized
@@ -30,6 +30,7 @@ from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.precision import functions_dtype
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import streams
+from mlpsubmit.training.stack import own_tensors
 
 __all__ = ["StackInputs", "assemble", "bound_lr_schedule", "named_grabs"]
 
@@ -149,6 +150,7 @@ class _Network:
         # GAMMA is left to parametrize(), which treats a function that declares it differently.
         hs = h.model_copy(update={"parametrization": bound(h.parametrization, given, {})})
         factors = parametrized(model, hs, config.trial, context)
+        _load_initial(sweep, config, model)
         h = h.model_copy(
             update={
                 "loss": bound(h.loss, given, context),
@@ -177,6 +179,34 @@ def bound_lr_schedule(sweep: Sweep, config: Config, context: Mapping[str, Any]) 
     given = {n: context[n] for n in (*config.point, *sweep.arguments) if n in context}
     schedule = config.hyperparameters.lr_schedule
     return bound(schedule, given, context, POSITIONAL["lr_schedule"])
+
+
+def _load_initial(sweep: Sweep, config: Config, model: nn.Module) -> None:
+    """Give a model the trained weights that its config begins from, if it does.
+
+    Raises:
+        SpecError: where they are of another model.
+    """
+    source = config.hyperparameters.init_weights
+    if source is None:
+        return
+    if sweep.initial is None:
+        raise SpecError(f"INIT_WEIGHTS={source!r}: only a launch finds that run; launch the sweep")
+    weights = sweep.initial.weights(sweep.product.shape, config.index)
+    own = {name: tuple(tensor.shape) for name, tensor in own_tensors(model).items()}
+    given = {name: array.shape for name, array in weights.items()}
+    if given and given != own:
+        name = next(n for n in {**own, **given} if own.get(n) != given.get(n))
+        raise SpecError(
+            f"INIT_WEIGHTS={source!r}: its {name} has {_shape(given.get(name))}, and that of the "
+            f"model here {_shape(own.get(name))} ({config!r}); WIDTH, DEPTH, MODEL and the data "
+            "must be those of a network of equal shapes"
+        )
+    load_weights(model, weights)
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "no such tensor" if shape is None else f"shape {shape}"
 
 
 def assemble(

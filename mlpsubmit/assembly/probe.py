@@ -86,6 +86,7 @@ def probe(sweep: Sweep) -> None:
 
 def _probe_configs(sweep: Sweep) -> None:
     """Train one step of the probed configs, or check names where batches need the data."""
+    _probe_initial_weights(sweep)
     measured = named_grabs(sweep)
     given = dict.fromkeys(name for values in _values(sweep, "datasethps") for name in values)
     _warn_of_unused(sweep, given)
@@ -102,7 +103,8 @@ def _probe_configs(sweep: Sweep) -> None:
             pick(grab, {**config.settings, **entry, **dict.fromkeys(SUPPLIED)})
         small = all(getattr(hyperparameters, name) <= most for name, most in PROBE_GRABS.items())
         with_grabs = bool(measured) and small
-        sizes = {} if with_grabs else _smaller(hyperparameters)
+        sizes: dict[str, Any] = {} if with_grabs else _smaller(hyperparameters)
+        sizes["init_weights"] = None  # of the sizes of the training
         with _errors_of_functions(config):
             _train_one_step(sweep, config.replaced(**ONE_STEP, **sizes), entry, with_grabs)
             called = [*measured] if with_grabs else []
@@ -156,11 +158,24 @@ def _parameter_names(sweep: Sweep, config: Config) -> list[str] | None:
     if config.hyperparameters.model == "mlp":
         model = call(MLP, {**config.settings, "d_in": 1, "d_out": 1, "width": 1})
     elif (entry := _entry(sweep, config)) is not None:
-        smaller = config.replaced(**_smaller(config.hyperparameters))
+        smaller = config.replaced(init_weights=None, **_smaller(config.hyperparameters))
         model = assemble(sweep, [smaller], [entry], torch.device("cpu"))[0].models[0]
     else:
         return None
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _probe_initial_weights(sweep: Sweep) -> None:
+    """Check that the first config with INIT_WEIGHTS can begin from its networks.
+
+    Of the size that it trains with; where its data is computed by workers, they check it.
+    """
+    if sweep.initial is None:
+        return
+    config = next(one for one in sweep if one.hyperparameters.init_weights is not None)
+    if (entry := _entry(sweep, config)) is not None:
+        with _errors_of_functions(config):
+            assemble(sweep, [config], [entry], torch.device("cpu"))
 
 
 def _entry(sweep: Sweep, config: Config) -> Mapping[str, Any] | None:

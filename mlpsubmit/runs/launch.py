@@ -89,6 +89,7 @@ def launch(
         )
     stop_reading(sweep)  # before the imports, which load torch
     from mlpsubmit.jobs import executors
+    from mlpsubmit.runs.initial_weights import keep_initial_weights
     from mlpsubmit.runs.manifest import manifest
     from mlpsubmit.slurm_templates import SlurmRequest
     from mlpsubmit.spec.load import pickle_sweep
@@ -113,6 +114,7 @@ def launch(
             run = Run(create(content, prepared))
         elif owner(run.path) is None:
             _restore_pickle(run.directory, frozen)
+            keep_initial_weights(sweep, run.path)
     try:
         submitted_hash = prepared.sweep_hash if len(prepared.missing) else ""
         start(run.directory, chosen, submitted_hash, retries, checked=True, trust=trust)
@@ -136,9 +138,10 @@ def tried(sweep: Sweep, runs_dir: str | Path | None = None) -> Sweep:
     """
     from mlpsubmit.assembly.probe import probe
     from mlpsubmit.jobs.input_files import record
+    from mlpsubmit.runs.initial_weights import with_initial_weights
     from mlpsubmit.spec.load import noting_imports
 
-    sweep = sweep.refreshed()
+    sweep = with_initial_weights(sweep.refreshed(), runs_dir)
     assert sweep.process is not None
     with sweep.process.applied(), noting_imports():
         _, read = record(partial(probe, sweep), runs_folder(runs_dir))
@@ -318,6 +321,8 @@ def _locked_folder(folder: Path) -> Iterator[None]:
 
 def create(content: Mapping[str, Any], prepared: PreparedLaunch) -> RunDirectory:
     """Publish the directory of a new run: it exists whole or not at all."""
+    from mlpsubmit.runs.initial_weights import keep_initial_weights
+
     path = prepared.path
     with files.published(path) as temporary:
         # Whatever the umask, nobody else may write to folders that code is loaded from.
@@ -332,6 +337,7 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch) -> RunDirectory
         files.publish_json(temporary / run_directory.INGREDIENTS, prepared.sweep.ingredients)
         RunDirectory(temporary).record_launch(next_launch(path))
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
+        keep_initial_weights(prepared.sweep, temporary)
         prepared.reused.write(RunDirectory(temporary))
         RunDirectory.open(temporary)  # what could not be read is not created
     return RunDirectory.open(path)

@@ -22,7 +22,7 @@ from mlpsubmit.jobs.store.masks import encode_mask
 from mlpsubmit.results.labels import NO_LABELS
 from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["manifest"]
+__all__ = ["axis_label", "manifest"]
 
 _GIT_SECONDS = 5.0
 
@@ -65,14 +65,14 @@ def manifest(
         **_thresholds(sweep),
         "tested": _tested(sweep),
         "hyperparameters": {
-            name: _scalar(value) for name, value in dict(base).items() if name not in varied
+            name: axis_label(value) for name, value in dict(base).items() if name not in varied
         },
-        "arguments": {name: _scalar(value) for name, value in sweep.arguments.items()},
+        "arguments": {name: axis_label(value) for name, value in sweep.arguments.items()},
         "functions": {
-            "batchfn": _scalar(sweep.batchfn),
-            "data": _scalar(sweep.data),
-            "grabs": {name: _scalar(grab) for name, grab in sweep.grabs.items()},
-            "where": _scalar(sweep.where),
+            "batchfn": axis_label(sweep.batchfn),
+            "data": axis_label(sweep.data),
+            "grabs": {name: axis_label(grab) for name, grab in sweep.grabs.items()},
+            "where": axis_label(sweep.where),
         },
         "labels": {
             name: labels.as_json() for name, labels in sweep.labels.items() if labels != NO_LABELS
@@ -114,7 +114,7 @@ def _labels(values: Sequence[Any]) -> list[Any]:
 
     Two lambdas are different values. A zipped axis may repeat a value, which keeps its label.
     """
-    labels = [_scalar(value) for value in values]
+    labels = [axis_label(value) for value in values]
     first: dict[tuple[type, Any], Any] = {}
     for label, value in zip(labels, values, strict=True):
         if not _equal(value, first.setdefault((type(label), label), value)):
@@ -131,7 +131,7 @@ def _equal(one: Any, other: Any) -> bool:
     return False
 
 
-def _scalar(value: Any) -> Any:
+def axis_label(value: Any) -> Any:
     """Return a value as a number or a string, which coordinates can hold."""
     if isinstance(value, (bool, int, float, str)):
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from mlpsubmit.jobs.pack_results import Arrays, joined, stack_arrays
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.shared_data import SharedData
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.store.stored_weights import has_weights, weights_of, weights_steps
+from mlpsubmit.jobs.store.stored_weights import WeightsInMemory, has_weights, weights_steps
 from mlpsubmit.jobs.trust import sweep_hash
 from mlpsubmit.results.dataset import to_dataset
 from mlpsubmit.results.results_hash import RESULTS_HASH
@@ -37,27 +37,32 @@ from mlpsubmit.training.seeds import data_seed
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["measured", "saved_model", "stored_config"]
+__all__ = ["column_of", "measured", "saved_model", "stored_configs"]
 
 
-def stored_config(run: RunDirectory, index: int, what: str) -> tuple[FinishedPack, int]:
-    """Return the pack with the latest result of a config, and its row; it has weights.
+def stored_configs(
+    run: RunDirectory, indices: Collection[int], what: str
+) -> dict[int, tuple[FinishedPack, int]]:
+    """Return the pack with the latest result of each config, and its row there.
+
+    Args:
+        what: a name for messages.
 
     Raises:
-        UserError: the config has no result, or the run keeps no weights.
+        UserError: a config has no result, or the run keeps no weights.
     """
-    found: tuple[FinishedPack, int] | None = None
+    found: dict[int, tuple[FinishedPack, int]] = {}
     for pack in run.results.packs():
-        rows = np.flatnonzero(pack["index"] == index)
-        if len(rows):
-            found = pack, int(rows[0])
-    if found is None:
-        raise UserError(
-            f"{what}: config {index} of run {run.id} ({point_text(run, index)}) has no result; see "
-            f"mlpsubmit status {run.id}"
-        )
-    if not has_weights(found[0]):
-        raise UserError(_no_weights(run, what))
+        for row in np.flatnonzero(np.isin(pack["index"], list(indices))).tolist():
+            found[int(pack["index"][row])] = pack, row
+    for index in indices:
+        if index not in found:
+            raise UserError(
+                f"{what}: config {index} of run {run.id} ({point_text(run, index)}) has no result; "
+                f"see mlpsubmit status {run.id}"
+            )
+        if not has_weights(found[index][0]):
+            raise UserError(_no_weights(run, what))
     return found
 
 
@@ -99,8 +104,8 @@ def saved_model(
     index = select_one(run, selection, what)
     weights: Mapping[str, NDArray[Any]] = {}
     if not initial:
-        pack, row = stored_config(run, index, what)
-        weights = weights_of(pack, row, column_of(pack, step, what))
+        pack, row = stored_configs(run, {index}, what)[index]
+        weights = WeightsInMemory(pack).of(row, column_of(pack, step, what))
     elif step is not None:
         raise UserError("model: got step and initial=True; give one of the two")
     with _loaded(run, trust=trust) as loaded:
@@ -203,13 +208,13 @@ def _measured_stacks(
         chosen: positions in ``rows``.
     """
     indices = pack["index"][rows[chosen]]
-    traced = weights_steps(pack) is not None
+    traced, kept = weights_steps(pack) is not None, WeightsInMemory(pack)
     found = []
     for stack in loaded.assembled(indices, sweep):
         own = [int(rows[chosen[row]]) for row in stack.rows]
 
         def weights(config: int, column: int, own: list[int] = own) -> dict[str, NDArray[Any]]:
-            return weights_of(pack, own[config], column if traced else None)
+            return kept.of(own[config], column if traced else None)
 
         saved = SavedNetworks(pack["steps"][own], pack["status"][own], weights)
         loaded.seed(stack)

@@ -167,6 +167,8 @@ def _scratch(run: RunDirectory) -> Iterator[RunDirectory]:
             (path / folder).mkdir(parents=True)
         for file in [run.path / name for name in _FILES]:
             shutil.copy2(file, path / file.name)
+        if (networks := run.path / run_directory.INITIAL_WEIGHTS).exists():
+            shutil.copy2(networks, path / networks.name)
         data = run.path / run_directory.DATA
         for file in data.glob("[!.]*"):
             if file.suffix == ".pt" and (untrusted(data) or untrusted(file)):

@@ -15,7 +15,7 @@ from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.spec.hyperparameters import canonical_name
 
-__all__ = ["axis_values", "equals_label", "point_text", "select", "select_one"]
+__all__ = ["axis_values", "equals_label", "point", "point_text", "select", "select_one"]
 
 #: The most configs, and values of an axis, that a message lists.
 _LISTED = 6

@@ -19,6 +19,7 @@ from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.records import Ingredients
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.runs.locate import readable, runs_of
+from mlpsubmit.spec.initial_weights import InitialWeights
 
 __all__ = ["compare_configs", "compare_runs", "compare_with_earlier"]
 
@@ -136,6 +137,14 @@ class _Keys:
         table = bytes.fromhex(self.content["axes"][axis])
         return np.frombuffer(table, dtype="<u8").reshape(-1, 2)
 
+    @property
+    def _initial(self) -> InitialWeights | None:
+        """The networks that configs begin from."""
+        if (found := self.content["initial"]) is None:
+            return None
+        shape = tuple(self.shape[axis] for axis in found["axes"])
+        return InitialWeights(tuple(found["axes"]), shape, tuple(found["hashes"]))
+
     def all_keys(self) -> Any:
         """Return the keys of all configs, (n,) of 16 bytes."""
         total = np.frombuffer(bytes.fromhex(self.content["base"]), dtype="<u8")
@@ -143,6 +152,11 @@ class _Keys:
         columns = np.unravel_index(self.indices, self.shape) if self.shape else ()
         for axis, column in enumerate(columns):
             keys += self._table(axis)[column]
+        if (initial := self._initial) is not None:
+            assert self.content["initial"] is not None
+            table = bytes.fromhex(self.content["initial"]["table"])
+            own = np.frombuffer(table, dtype="<u8").reshape(-1, 2)
+            keys += own[initial.numbers(self.shape, self.indices)]
         return keys.view("V16").ravel()
 
     def key(self, index: int) -> str:
@@ -184,6 +198,10 @@ class _Keys:
             names, texts = axis["names"], [str(values[at]) for values in axis["values"]]
             own = self._table(number)[at].tobytes().hex()
             found[", ".join(names)] = {"hash": own, "text": ", ".join(texts)}
+        if (initial := self._initial) is not None:
+            own = initial.hashes[int(initial.numbers(self.shape, np.array([index]))[0])]
+            text = f"weights {own}" if own else "(default)"
+            found["init_weights"] = {"hash": own or _DEFAULT, "text": text}
         return found
 
     # ---- which config

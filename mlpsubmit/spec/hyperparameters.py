@@ -16,6 +16,7 @@ from mlpsubmit.spec.setting_types import (
     Factors,
     Flag,
     Fraction,
+    InitWeights,
     Named,
     NonNegative,
     OptionalSchedule,
@@ -57,6 +58,7 @@ STACKED = frozenset(
     {
         *("lr", "gamma", "seed", "momentum", "weight_decay", "ema_smoother"),
         *("lr_schedule", "warmup_steps", "lr_final_factor", "lr_factors", "grad_clip_norm"),
+        "init_weights",
     }
 )
 
@@ -136,6 +138,9 @@ class Hyperparameters(BaseModel):
     percent_thresholds: Thresholds = _field(None, "the same, as fractions of the first loss")
     ema_smoother: Fraction = _field(0.9, "smoothing of the recorded losses")
     onlythresholds: Flag = _field(True, "keep the final losses and grabs only, or whole traces")
+    init_weights: InitWeights = _field(
+        None, "trained networks to begin from: from_run('name', sel={...})"
+    )
     seed: Annotated[int, integer(0)] = _field(42, "seed of the three random streams")
     deterministic: Flag = _field(True, "torch runs deterministic algorithms")
     devices: Devices = _field("all", "GPUs of this machine")

@@ -57,7 +57,17 @@ def ingredients(spec: Spec, tables: KeyTables) -> dict[str, Any]:
         "settings": settings,
         "base": tables.base.tobytes().hex(),
         "axes": [table.tobytes().hex() for table in tables.axes],
+        "initial": _initial(tables),
     }
+
+
+def _initial(tables: KeyTables) -> dict[str, Any] | None:
+    """Return which network each config begins from, and the hash of each; None without any."""
+    if tables.initial is None:
+        return None
+    initial, table = tables.initial
+    content = {"axes": list(initial.axes), "hashes": list(initial.hashes)}
+    return {**content, "table": table.tobytes().hex()}
 
 
 def _ingredient(name: str, value: Any) -> Ingredient:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.results.labels import NO_LABELS
 from mlpsubmit.spec.fingerprint import DIGEST_BYTES, setting_digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
+from mlpsubmit.spec.initial_weights import InitialWeights
 from mlpsubmit.spec.read import NO_CONTENT, Spec
 
 __all__ = [
@@ -40,6 +41,9 @@ NUMERICS = 4
 
 _LANES = DIGEST_BYTES // 8
 
+#: The setting that counts with the hash of the weights that it refers to.
+_INITIAL = "init_weights"
+
 
 @dataclass(frozen=True, eq=False)
 class KeyTables:
@@ -48,10 +52,13 @@ class KeyTables:
     Attributes:
         base: (2,) uint64, of what all configs have in common.
         axes: per axis, (points, 2) uint64, of each of its points.
+        initial: with INIT_WEIGHTS, which network each config begins from, and for each of these
+            (n, 2) uint64, of the hash of its weights.
     """
 
     base: NDArray[np.uint64]
     axes: tuple[NDArray[np.uint64], ...]
+    initial: tuple[InitialWeights, NDArray[np.uint64]] | None = None
 
 
 def key_tables(spec: Spec) -> KeyTables:
@@ -63,10 +70,14 @@ def key_tables(spec: Spec) -> KeyTables:
     """
     unseen: list[str] = []
     axes = [
-        np.array([_lanes(zip(axis.names, point, strict=True), unseen) for point in axis.points])
+        np.array([_lanes(_counted(spec, axis.names, point), unseen) for point in axis.points])
         for axis in spec.product.axes
     ]
     base = np.array(_lanes(common_entries(spec), unseen))
+    initial = None
+    if spec.initial is not None:
+        named = ([(_INITIAL, found)] if found else [] for found in spec.initial.hashes)
+        initial = spec.initial, np.array([_lanes(entries, unseen) for entries in named])
     if unseen:
         warnings.warn(
             f"{'; '.join(dict.fromkeys(unseen))}: what this does is not part of the keys of "
@@ -74,12 +85,22 @@ def key_tables(spec: Spec) -> KeyTables:
             "modules by their names instead",
             stacklevel=2,
         )
-    return KeyTables(base, tuple(axes))
+    return KeyTables(base, tuple(axes), initial)
+
+
+def _counted(spec: Spec, names: Iterable[str], values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of settings, but for one whose effect has a table of its own."""
+    for name, value in zip(names, values, strict=True):
+        if name != _INITIAL or spec.initial is None:
+            yield name, value
 
 
 def config_keys(tables: KeyTables, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Return the keys (n, 2) uint64 of the configs at n flat indices."""
     total = np.tile(tables.base, (len(indices), 1))
+    if tables.initial is not None:
+        initial, table = tables.initial
+        total += table[initial.numbers(tuple(map(len, tables.axes)), indices)]
     for table in reversed(tables.axes):  # the last axis varies fastest
         indices, column = np.divmod(indices, len(table))
         total += table[column]
@@ -93,18 +114,17 @@ def fingerprint(spec: Spec, tables: KeyTables) -> str:
     arithmetic = (spec.base.pack_size, spec.base.compile)
     # A run's sweep.json has the labels of its grabs, so other labels need another run.
     labels = {name: own.as_json() for name, own in spec.labels.items() if own != NO_LABELS}
-    parts = (spec.name, tables.base.tobytes(), axes, spec.where, *arithmetic, labels)
+    initial = None if tables.initial is None else tables.initial[1].tobytes()
+    base = (tables.base.tobytes(), initial)
+    parts = (spec.name, *base, axes, spec.where, *arithmetic, labels)
     return _digest("where", *parts).hex()
 
 
 def common_entries(spec: Spec) -> list[tuple[str, Any]]:
     """Return the names and values of everything that is not on an axis."""
     axis_names = spec.product.names
-    entries: list[tuple[str, Any]] = [
-        (name, getattr(spec.base, name))
-        for name in Hyperparameters.model_fields
-        if name not in axis_names
-    ]
+    names = [name for name in Hyperparameters.model_fields if name not in axis_names]
+    entries = list(_counted(spec, names, (getattr(spec.base, name) for name in names)))
     entries += spec.arguments.items()
     if "trial" not in axis_names | set(spec.arguments):
         entries.append(("trial", 0))

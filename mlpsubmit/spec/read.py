@@ -23,6 +23,7 @@ from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.hints import hints
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.initial_weights import InitialWeights
 from mlpsubmit.spec.limits import MOST_BITS, MOST_CONFIGS, MOST_VALUES, check_length
 from mlpsubmit.spec.numbers import one_kind_of_number, plain_number
 from mlpsubmit.spec.process import ProcessSettings
@@ -123,6 +124,7 @@ class Spec:
         labels: of the grabs, by name.
         process: the settings of the process that it was read in; None until it is launched, where
             no spec file was read.
+        initial: the networks that INIT_WEIGHTS refers to; None before a launch, and without any.
     """
 
     name: str
@@ -139,6 +141,7 @@ class Spec:
     accepted: Accepted
     labels: Mapping[str, Labels]
     process: ProcessSettings | None = None
+    initial: InitialWeights | None = None
 
 
 def read(

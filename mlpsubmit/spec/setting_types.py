@@ -10,6 +10,7 @@ from pydantic import AfterValidator, PlainValidator
 
 from mlpsubmit.arguments import parse_bool
 from mlpsubmit.errors import did_you_mean
+from mlpsubmit.spec.initial_weights import FromRun, from_run
 
 __all__ = [
     "Betas",
@@ -18,6 +19,7 @@ __all__ = [
     "Factors",
     "Flag",
     "Fraction",
+    "InitWeights",
     "Named",
     "NonNegative",
     "OptionalSchedule",
@@ -194,6 +196,14 @@ def _betas(value: Any) -> tuple[float, float]:
     return float(first), float(second)
 
 
+def _from_run(value: Any) -> FromRun | None:
+    if isinstance(value, str) and value:
+        return from_run(value)
+    _require(value is None or isinstance(value, FromRun))
+    found: FromRun | None = value
+    return found
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     _require(isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
     return dict(value)
@@ -222,6 +232,10 @@ OptionalSchedule = Annotated[
         lambda value: None if value is None else _schedule(value),
         "an integer >= 1, 'log:N' for N >= 2 log-spaced steps, or None",
     ),
+]
+InitWeights = Annotated[
+    Any,
+    _valid(_from_run, "from_run('name of a sweep', sel={...}), or None"),
 ]
 #: Weights are kept at the end, or after the steps of a schedule.
 WeightSchedule = Annotated[

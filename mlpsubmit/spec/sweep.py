@@ -19,6 +19,7 @@ from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.ingredients import ingredients
+from mlpsubmit.spec.initial_weights import InitialWeights, Reader
 from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
 from mlpsubmit.spec.limits import bounded
 from mlpsubmit.spec.overrides import override
@@ -279,10 +280,24 @@ class Sweep(Spec):
 
     def in_process(self, process: ProcessSettings) -> Sweep:
         """Return this sweep with the settings of the process that its functions are to run in."""
-        sweep = object.__new__(Sweep)
         caches = ("_key_tables", "fingerprint", "ingredients")  # the settings are part of the keys
-        kept = {name: value for name, value in vars(self).items() if name not in caches}
-        vars(sweep).update(kept, process=process)
+        return self._with(process=process, without=caches)
+
+    def beginning_from(self, initial: InitialWeights) -> Sweep:
+        """Return this sweep with the networks that its INIT_WEIGHTS refers to."""
+        return self._with(initial=initial, without=("_key_tables", "fingerprint", "ingredients"))
+
+    def reading_initial(self, read: Reader) -> Sweep:
+        """Return this sweep with a function that reads initial weights by their hash."""
+        if self.initial is None:
+            return self
+        return self._with(initial=dataclasses.replace(self.initial, read=read))
+
+    def _with(self, without: Iterable[str] = (), **changes: Any) -> Sweep:
+        """Return this sweep with some attributes changed, and without some cached ones."""
+        sweep = object.__new__(Sweep)
+        kept = {name: value for name, value in vars(self).items() if name not in without}
+        vars(sweep).update(kept, **changes)
         return sweep
 
     def measuring(self, grabs: Mapping[str, Any]) -> Sweep:
@@ -293,15 +308,13 @@ class Sweep(Spec):
         """
         from mlpsubmit.grabs import by_name
 
-        sweep = object.__new__(Sweep)
-        kept = {k: v for k, v in vars(self).items() if k not in ("_key_tables", "spellings")}
         named = ("other_model_grabs", "other_model_kwargs", "other_model_gram")
         base = self.base.model_copy(update={name: {} for name in named})
         accepted = self.accepted.with_functions(filter(callable, grabs.values()))
         functions = {n: g if callable(g) else by_name(g) for n, g in grabs.items()}
         labels = grab_labels(functions, self.product)
-        vars(sweep).update(kept, grabs=dict(grabs), base=base, accepted=accepted, labels=labels)
-        return sweep
+        changes = {"grabs": dict(grabs), "base": base, "accepted": accepted, "labels": labels}
+        return self._with(**changes, without=("_key_tables", "spellings"))
 
     def refreshed(self) -> Sweep:
         """Return the sweep of the same spec, read again, with its keys as they are now.

@@ -25,7 +25,7 @@ from mlpsubmit.training.parts import Part, map_tensors
 from mlpsubmit.training.precision import autocast
 from mlpsubmit.training.undisturbed import undisturbed
 
-__all__ = ["Stack", "check_stackable", "point_at"]
+__all__ = ["Stack", "check_stackable", "own_tensors", "point_at"]
 
 # An operation without a rule for vmap, such as CPU attention, is computed row by row. torch would
 # ask the user to file an issue with it.
@@ -89,7 +89,7 @@ class Stack(Part):
         #: The buffers that a forward pass may change, and those that one has changed: None before
         #: the first one.
         self._buffers = _own_buffers(models[0])
-        self.own_names = [*(name for name, _ in models[0].named_parameters()), *self._buffers]
+        self.own_names = list(own_tensors(models[0]))
         self._changing: set[str] | None = None if self._buffers else set()
         #: What they were before the last training step.
         self._before: dict[str, Tensor] = {}
@@ -440,6 +440,15 @@ def _own_buffers(model: nn.Module) -> list[str]:
     """Return the names of the buffers that no parametrization has added."""
     added = [f"{path}.multiplier" for path, module in model.named_modules() if is_layer(module)]
     return [name for name, _ in model.named_buffers() if name not in added]
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters of a model, and the buffers that no parametrization has added."""
+    buffers = dict(model.named_buffers())
+    return {
+        **dict(model.named_parameters()),
+        **{name: buffers[name] for name in _own_buffers(model)},
+    }
 
 
 @contextlib.contextmanager

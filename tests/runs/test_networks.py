@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit import Run, RunError, SpecError, Sweep, UserError, launch
-from mlpsubmit.jobs.store.stored_weights import weights_of
+from mlpsubmit.jobs.store.stored_weights import WeightsInMemory
 from mlpsubmit.training import loop
 
 
@@ -170,8 +170,9 @@ def test_weights_of_other_shapes_share_a_pack(tmp_path: Path) -> None:
     norm |= {"calls": lambda model: model.calls}
     run = trained(tmp_path, axes, grabs=norm, **further)
     (pack,) = run.directory.results.packs()
+    kept = WeightsInMemory(pack)
     shapes = [
-        tuple(w.shape for name, w in weights_of(pack, row, None).items() if name.endswith("weight"))
+        tuple(w.shape for name, w in kept.of(row, None).items() if name.endswith("weight"))
         for row in range(8)
     ]
     assert ((3, 3), (1, 3)) in shapes

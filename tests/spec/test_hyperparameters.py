@@ -21,6 +21,7 @@ from mlpsubmit.spec.hyperparameters import (
     validate,
     validate_one,
 )
+from mlpsubmit.spec.initial_weights import from_run
 from mlpsubmit.spec.setting_types import log_spaced
 
 unhurried = settings(deadline=None)  # cores may be shared
@@ -79,6 +80,7 @@ FURTHER = {
     "D_OUT": (None, 7),
     "COMPILE": ("auto", False),
     "SAVE_WEIGHTS": (None, "final"),
+    "INIT_WEIGHTS": (None, from_run("x")),
 }
 EVERY = {**TABLE, **FURTHER}
 

@@ -24,6 +24,7 @@ import mlpsubmit.batchfns
 from mlpsubmit import Monomial, Sweep
 from mlpsubmit.spec.fingerprint import digest, setting_digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
+from mlpsubmit.spec.initial_weights import from_run
 from mlpsubmit.spec.keys import key_tables
 from mlpsubmit.spec.load import load_spec, pickle_sweep, unpickle_sweep
 
@@ -166,6 +167,7 @@ OTHERS = {
     "centered": False,
     "model": torch.nn.Linear,
     "precision": "bf16",
+    "init_weights": from_run("before"),
 }
 
 
