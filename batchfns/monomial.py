@@ -30,6 +30,9 @@ class Monomial(Mapping[int, int]):
     indices. Monomials are ordered by degree, then by their sequences of indices:
     ``x_0^2 < x_0 x_1 < x_1^2``.
 
+    It also equals that text, which datasets and files have as its coordinate. So it selects from
+    them, alone or in a list: ``ds.sel(monomials=Monomial({0: 1}))``.
+
     Args:
         exponents: index -> exponent, integers (also of numpy) >= 0 and >= 1. An index may be a
             string of digits, as in the keys of a JSON file.
@@ -79,8 +82,27 @@ class Monomial(Mapping[int, int]):
             f"del exponents[{index}]; Monomial(exponents)"
         )
 
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str):
+            return str(self) == other
+        return super().__eq__(other)
+
     def __hash__(self) -> int:
-        return hash(tuple(self._exponents.items()))
+        return hash(str(self))  # as that of its text; a dict, which it may equal too, has none
+
+    def __getattribute__(self, name: str) -> Any:
+        # xarray refuses labels that have this attribute, as mappings. m[0] does not look it up.
+        if name == "__getitem__":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        """Return the text as an array of numpy without dimensions, which xarray looks up."""
+        import numpy as np
+
+        text = np.empty((), object)
+        text[()] = str(self)
+        return text if dtype is None else text.astype(dtype)
 
     def __lt__(self, other: object) -> bool:
         if not isinstance(other, Monomial):

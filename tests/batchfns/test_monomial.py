@@ -1,6 +1,7 @@
 import copy
 import json
 import pickle
+from collections.abc import Mapping
 
 import cloudpickle
 import numpy as np
@@ -212,3 +213,24 @@ def test_all_monomials_that_do_not_fit_are_listed():
     with pytest.raises(SpecError, match=r"3 errors") as caught:
         checked_monomials("f", [{7: 1}, {0: 1}, {1: -1}, {8: 1}], 5, dimension="k")
     assert caught.value.errors[2].endswith("the index 8, but k=5; valid are 0 to 4; try a larger k")
+
+
+def test_it_equals_its_text_and_is_still_a_mapping():
+    monomial = Monomial({0: 2, 3: 1})
+    assert monomial == "$x_{0}^2x_{3}$" == monomial == {3: 1, 0: 2}
+    assert monomial != "x_{0}^2x_{3}"
+    assert hash(monomial) == hash(str(monomial))
+    assert {monomial: 1}["$x_{0}^2x_{3}$"] == 1
+    assert Monomial() == "1"
+    assert isinstance(monomial, Mapping)
+    assert dict(monomial) == {**monomial} == {0: 2, 3: 1}
+    assert (monomial[3], monomial.get(0), list(monomial.keys())) == (1, 2, [0, 3])
+    with pytest.raises(KeyError):
+        monomial[1]
+
+
+def test_arrays_of_monomials_have_their_texts():
+    monomials = [Monomial({0: 1}), Monomial({0: 1, 1: 1}), Monomial()]
+    assert np.asarray(monomials[0]).shape == ()
+    assert np.array(monomials).tolist() == ["$x_{0}$", "$x_{0}x_{1}$", "1"]
+    assert list(np.array(monomials, dtype=object)) == monomials
