@@ -2,14 +2,16 @@
 
 The axes are put in a fixed order: those that change the shapes of tensors outside, those whose
 configs can share a pack inside. In this plan order configs of equal shapes form one contiguous
-*group*. The *rank* of a config is its position in plan order among the configs that train, and a
-pack is a range of ranks within a group. So a plan is a few numbers however large the product is.
+*group*, also those of a zipped axis, wherever they stand on it (:mod:`.store.plan_order`). The
+*rank* of a config is its position in plan order among the configs that train, and a pack is a range
+of ranks within a group. So a plan is a few numbers however large the product is; besides, for each
+point of a zipped axis of shapes, a few bits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -20,8 +22,10 @@ from numpy.typing import NDArray
 
 from mlpsubmit.errors import SpecError
 from mlpsubmit.jobs.pack_memory import config_bytes, evaluates_test_loss, fitting
-from mlpsubmit.jobs.store.masks import decode_mask, encode_mask
-from mlpsubmit.jobs.store.records import MOST_PACKS
+from mlpsubmit.jobs.store.masks import decode_mask, encode_classes, encode_mask
+from mlpsubmit.jobs.store.plan_order import PlanOrder
+from mlpsubmit.jobs.store.records import MOST_PACKS, PlanRecord, order_of
+from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, STACKED, Hyperparameters
 from mlpsubmit.spec.product import Axis
 from mlpsubmit.spec.setting_types import log_spaced
@@ -51,8 +55,8 @@ COST_SETTINGS = (
 
 Range = tuple[int, int]
 
-#: A setting that cost depends on: an axis of the product and the setting's values along it, or None
-#: and the one value.
+#: A setting that cost depends on: an axis of the product and the setting's value in each of its
+#: classes, or None and the one value.
 CostSetting = tuple[int | None, list[float]]
 
 
@@ -86,9 +90,7 @@ class Plan:
     """The packs of a sweep: the configs that train together.
 
     Attributes:
-        shape: points per axis of the product.
-        order: the axes of the product in plan order, outermost first.
-        outside: how many axes of the order, from the outermost, distinguish the groups.
+        order: the order of the points of the product, and the groups.
         pack_limits: (groups,) configs per pack at most in each group, in plan order.
         cost_settings: the settings from which costs are computed.
         threads: CPU threads that a task of this plan computes with; part of the plan, since the
@@ -96,9 +98,7 @@ class Plan:
         kept: (size,) bool over the product in plan order, the configs to train; None for all.
     """
 
-    shape: tuple[int, ...]
-    order: tuple[int, ...]
-    outside: int
+    order: PlanOrder
     pack_limits: NDArray[np.int64] = field(repr=False)
     cost_settings: Mapping[str, CostSetting]
     threads: int
@@ -107,10 +107,7 @@ class Plan:
     @cached_property
     def _group_configs(self) -> NDArray[np.int64]:
         """How many configs of each group train, (groups,)."""
-        groups = len(self.pack_limits)
-        if self.kept is None:
-            return np.full(groups, math.prod(self.shape) // groups)
-        return np.asarray(self.kept.reshape(groups, -1).sum(axis=1))
+        return self.order.group_sizes if self.kept is None else self.order.group_counts(self.kept)
 
     @cached_property
     def _group_packs(self) -> NDArray[np.int64]:
@@ -130,8 +127,7 @@ class Plan:
     @cached_property
     def _group_settings(self) -> dict[str, NDArray[np.float64]]:
         """The settings that cost and memory depend on, each (groups,)."""
-        group_shape = tuple(self.shape[axis] for axis in self.order[: self.outside])
-        return _by_group(self.cost_settings, self.order[: self.outside], group_shape)
+        return _by_group(self.cost_settings, self.order)
 
     @cached_property
     def pack_costs(self) -> NDArray[np.float64]:
@@ -185,8 +181,8 @@ class Plan:
         return (self.pack(number) for number in range(self.packs))
 
     @cached_property
-    def _ordered_indices(self) -> NDArray[np.int64] | None:
-        """By rank, the flat index into the product in plan order; None if they are equal."""
+    def _kept_places(self) -> NDArray[np.int64] | None:
+        """By rank, the place in plan order; None if they are equal."""
         return None if self.kept is None else np.flatnonzero(self.kept)
 
     def indices(self, pack: PackRange) -> NDArray[np.int64]:
@@ -206,21 +202,17 @@ class Plan:
 
     def _indices(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the flat indices into the product of ranks."""
-        ordered = ranks if self._ordered_indices is None else self._ordered_indices[ranks]
-        if not self.shape:
-            return ordered
-        by_place = np.unravel_index(ordered, tuple(self.shape[axis] for axis in self.order))
-        by_axis = [by_place[self.order.index(axis)] for axis in range(len(self.shape))]
-        return np.asarray(np.ravel_multi_index(by_axis, self.shape), dtype=np.int64)
+        return self.order.points(ranks if self._kept_places is None else self._kept_places[ranks])
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as plan.json holds it."""
         return {
             "configs": self.configs,
             "packs": self.packs,
-            "shape": list(self.shape),
-            "order": list(self.order),
-            "outside": self.outside,
+            "shape": list(self.order.shape),
+            "order": list(self.order.axes),
+            "outside": self.order.outside,
+            "classes": {str(n): encode_classes(c) for n, c in self.order.classes.items()},
             "pack_limits": [
                 [len(list(equal)), limit] for limit, equal in groupby(self.pack_limits.tolist())
             ],
@@ -233,20 +225,18 @@ class Plan:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Plan:
+    def from_json(cls, content: PlanRecord) -> Plan:
         """Return the plan that :meth:`to_json` wrote."""
         kept = None
         if content["kept"]:
             kept = decode_mask(content["kept"], math.prod(content["shape"]))
         counts, limits = np.array(content["pack_limits"]).T
+        settings: Mapping[str, Any] = dict(content["cost_settings"])
         return cls(
-            shape=tuple(content["shape"]),
-            order=tuple(content["order"]),
-            outside=content["outside"],
+            order=order_of(content),
             pack_limits=np.repeat(limits, counts),
             cost_settings={
-                name: (setting["axis"], setting["values"])
-                for name, setting in content["cost_settings"].items()
+                name: (setting["axis"], setting["values"]) for name, setting in settings.items()
             },
             threads=content["threads"],
             kept=kept,
@@ -277,18 +267,14 @@ def make_plan(
     # The axes that set the limits go outermost: runs of equal limits are then long.
     outside.sort(key=lambda i: not {"width", "depth"} & set(axes[i].names))
     inside = [i for i, axis in enumerate(axes) if _stacks(axis)]
-    group_shape = tuple(len(axes[i]) for i in outside)
-    group_size = math.prod(len(axes[i]) for i in inside)
-    kept = _kept(sweep, outside + inside, finished)
-    counts = np.full(math.prod(group_shape), group_size)
-    if kept is not None:
-        counts = kept.reshape(-1, group_size).sum(axis=1)
-    cost_settings = {name: _cost_setting(sweep, name) for name in COST_SETTINGS}
-    settings = _by_group(cost_settings, outside, group_shape)
+    classes = {i: found for i in outside if (found := _shape_classes(axes[i])) is not None}
+    order = PlanOrder(sweep.product.shape, (*outside, *inside), len(outside), classes)
+    kept = _kept(sweep, order, finished)
+    counts = order.group_sizes if kept is None else order.group_counts(kept)
+    cost_settings = {name: _cost_setting(sweep, name, classes) for name in COST_SETTINGS}
+    settings = _by_group(cost_settings, order)
     plan = Plan(
-        shape=sweep.product.shape,
-        order=tuple(outside + inside),
-        outside=len(outside),
+        order=order,
         pack_limits=_pack_limits(sweep.base, settings, counts, max_tasks, memory),
         cost_settings=cost_settings,
         threads=threads,
@@ -308,11 +294,31 @@ def _stacks(axis: Axis) -> bool:
     Arguments of functions can: if they turn out to change shapes, the task trains the pack as
     several stacks.
     """
-    return all(name in STACKED or name not in Hyperparameters.model_fields for name in axis.names)
+    return not any(map(_distinguishes, axis.names))
+
+
+def _distinguishes(name: str) -> bool:
+    """Return whether configs that differ in a setting cannot share a pack."""
+    return name in Hyperparameters.model_fields and name not in STACKED
+
+
+def _shape_classes(axis: Axis) -> NDArray[np.int64] | None:
+    """Return which points of an axis can share a pack, as class numbers; None if no two can."""
+    columns = [column for column, name in enumerate(axis.names) if _distinguishes(name)]
+    if len(columns) == len(axis.names):  # no point appears twice
+        return None
+    numbers: dict[Any, int] = {}
+    classes = np.empty(len(axis), np.int64)
+    for index, point in enumerate(axis.points):
+        values = [point[column] for column in columns]
+        plain = all(type(value) in (int, float, str) for value in values)  # a million times
+        content = tuple(values) if plain else setting_digest(*values)
+        classes[index] = numbers.setdefault(content, len(numbers))
+    return classes if len(numbers) < len(axis) else None
 
 
 def _kept(
-    sweep: Sweep, order: Sequence[int], finished: NDArray[np.int64] | None
+    sweep: Sweep, order: PlanOrder, finished: NDArray[np.int64] | None
 ) -> NDArray[np.bool_] | None:
     """Return which configs to train, over the product in plan order; None for all."""
     if sweep.included is None and (finished is None or not len(finished)):
@@ -321,16 +327,20 @@ def _kept(
     if finished is not None:
         wanted[finished] = False
     kept = np.zeros(sweep.product.size, dtype=bool)
-    kept[sweep.product.transposed(np.flatnonzero(wanted), order)] = True
+    kept[order.places(np.flatnonzero(wanted))] = True
     return kept
 
 
-def _cost_setting(sweep: Sweep, name: str) -> CostSetting:
+def _cost_setting(sweep: Sweep, name: str, classes: Mapping[int, NDArray[np.int64]]) -> CostSetting:
     if name == "d":
         return None, [float(_known_inputs(sweep))]
     for i, axis in enumerate(sweep.product.axes):
         if name in axis.names:
-            return i, [_as_number(name, value, sweep.base) for value in axis.values(name)]
+            values = axis.values(name)
+            if i in classes:  # every setting that cost depends on is equal in a class
+                _, firsts = np.unique(classes[i], return_index=True)
+                values = tuple(values[first] for first in firsts.tolist())
+            return i, [_as_number(name, value, sweep.base) for value in values]
     return None, [_as_number(name, getattr(sweep.base, name), sweep.base)]
 
 
@@ -358,17 +368,17 @@ def _as_number(name: str, value: Any, base: Hyperparameters) -> float:
 
 
 def _by_group(
-    settings: Mapping[str, CostSetting], outside: Sequence[int], group_shape: tuple[int, ...]
+    settings: Mapping[str, CostSetting], order: PlanOrder
 ) -> dict[str, NDArray[np.float64]]:
     """Return the value of each setting in each group, (groups,)."""
     found: dict[str, NDArray[np.float64]] = {}
     for name, (axis, listed) in settings.items():
         values = np.array(listed)
         if axis is not None:
-            along = [1] * len(group_shape)
-            along[list(outside).index(axis)] = len(values)
+            along = [1] * order.outside
+            along[order.axes.index(axis)] = len(values)
             values = values.reshape(along)
-        found[name] = np.broadcast_to(values, group_shape or (1,)).ravel()
+        found[name] = np.broadcast_to(values, order.group_shape or (1,)).ravel()
     return found
 
 

@@ -8,6 +8,11 @@ from .runs.run import Run as Run
 from .runs.run import open_run as open_run
 from .spec.hyperparameters import Hyperparameters as Hyperparameters
 from .spec.initial_weights import from_run as from_run
+from .spec.random_search import choice as choice
+from .spec.random_search import loguniform as loguniform
+from .spec.random_search import randint as randint
+from .spec.random_search import random_search as random_search
+from .spec.random_search import uniform as uniform
 from .spec.sweep import Config as Config
 from .spec.sweep import Sweep as Sweep
 from .training.loop import train as train

@@ -132,6 +132,7 @@ class Records:
             "shape": [configs + reused],
             "order": [0],
             "outside": 0,
+            "classes": {},
             "pack_limits": [[1, 2]],
             "cost_settings": dict.fromkeys(CostSettings.__annotations__, one),
             "threads": 1,

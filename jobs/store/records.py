@@ -19,7 +19,8 @@ from typing_extensions import NotRequired, Required, TypedDict
 
 from mlpsubmit.errors import DamageError
 from mlpsubmit.files import LARGEST_JSON, read_json
-from mlpsubmit.jobs.store.masks import decode_mask
+from mlpsubmit.jobs.store.masks import decode_classes, decode_mask
+from mlpsubmit.jobs.store.plan_order import PlanOrder
 from mlpsubmit.spec.limits import MOST_CONFIGS
 from mlpsubmit.spec.read import VALID_NAME
 
@@ -46,6 +47,7 @@ __all__ = [
     "check_run",
     "check_slices",
     "checked",
+    "order_of",
     "read",
 ]
 
@@ -178,7 +180,7 @@ class Manifest(TypedDict):
 
 @_open
 class CostSettingRecord(TypedDict):
-    """A setting: along an axis of the product, or one value."""
+    """A setting: a value for each class of an axis of the product, or one value."""
 
     axis: Index | None
     values: Annotated[list[Annotated[float, Field(ge=0, le=1e18)]], Field(min_length=1)]
@@ -204,7 +206,9 @@ class CostSettings(TypedDict):
 class PlanRecord(TypedDict):
     """plan.json; what :meth:`mlpsubmit.jobs.plan.Plan.to_json` returns.
 
-    ``pack_limits`` has pairs: how many groups in a row have a limit, and the limit.
+    ``pack_limits`` has pairs: how many groups in a row have a limit, and the limit. ``classes`` has
+    the classes of the points of an axis by its number: see
+    :mod:`~mlpsubmit.jobs.store.plan_order`.
     """
 
     configs: Index
@@ -212,6 +216,7 @@ class PlanRecord(TypedDict):
     shape: list[Annotated[int, Field(ge=1, le=MOST_CONFIGS)]]
     order: list[Index]
     outside: Index
+    classes: dict[str, str]
     pack_limits: list[
         Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2, max_length=2)]
     ]
@@ -612,20 +617,25 @@ def _plan_problem(plan: PlanRecord) -> str:
         return f"the shape has {points} points; the most is {MOST_CONFIGS}"
     if sorted(order) != list(range(len(shape))) or outside > len(shape):
         return "order and outside do not fit the shape"
-    groups = math.prod(shape[axis] for axis in order[:outside])
+    try:
+        planned = order_of(plan)
+    except ValueError as error:
+        return f"classes: {error}"
+    groups = math.prod(planned.group_shape)
     if groups > MOST_PACKS:
         return f"it has {groups} groups; the most is {MOST_PACKS}"
     if sum(count for count, _ in plan["pack_limits"]) != groups:
         return f"pack_limits: not those of {groups} groups"
+    lengths: dict[int | None, int] = dict(zip(order, planned.group_shape, strict=False))
     for name in CostSettings.__annotations__:
         setting: CostSettingRecord = plan["cost_settings"][name]  # type: ignore[literal-required]
         axis, size = setting["axis"], len(setting["values"])
-        if axis not in [None, *order[:outside]] or size != (1 if axis is None else shape[axis]):
+        if axis not in [None, *order[:outside]] or size != lengths.get(axis, 1):
             return f"cost_settings.{name}: does not fit the shape"
-    sizes = np.full(groups, points // groups)
+    sizes = planned.group_sizes
     if plan["kept"] is not None:
         try:
-            sizes = decode_mask(plan["kept"], points).reshape(groups, -1).sum(axis=1)
+            sizes = planned.group_counts(decode_mask(plan["kept"], points))
         except ValueError as error:
             return f"kept: {error}"
     counts, limits = np.array(plan["pack_limits"], dtype=object).T.tolist()
@@ -634,6 +644,21 @@ def _plan_problem(plan: PlanRecord) -> str:
     if (packs, configs) != (plan["packs"], plan["configs"]):
         return f"it has {packs} packs of {configs} configs, not as it says"
     return ""
+
+
+def order_of(plan: PlanRecord) -> PlanOrder:
+    """Return the order of the points of a plan.
+
+    Raises:
+        ValueError: classes that do not fit the axes.
+    """
+    shape, order, outside = plan["shape"], plan["order"], plan["outside"]
+    classes = {}
+    for axis, text in plan["classes"].items():
+        if axis not in map(str, order[:outside]):
+            raise ValueError(f"of the axis {axis:.40}, which is not one of those outside")
+        classes[int(axis)] = decode_classes(text, shape[int(axis)])
+    return PlanOrder(tuple(shape), tuple(order), outside, classes)
 
 
 def check_ingredients(file: Path, content: Ingredients, sweep: Manifest) -> None:

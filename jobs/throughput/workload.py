@@ -113,9 +113,13 @@ def workloads_of(plan: Plan, sweep: Sweep) -> Workloads:
         if not SPEED_SETTINGS.isdisjoint(axis.names)
     ]
     firsts, classes = plan.first_indices, plan.pack_sizes
-    points = np.unravel_index(firsts, plan.shape) if plan.shape else ()
+    order = plan.order
+    points = np.unravel_index(firsts, order.shape) if order.shape else ()
     for axis in axes:
-        classes = classes * plan.shape[axis] + points[axis]
+        of_axis = points[axis]
+        if axis in order.classes:  # no speed depends on a setting that is not equal in a class
+            of_axis = order.classes[axis][of_axis]
+        classes = classes * order.shape[axis] + of_axis
     _, examples, of_pack = np.unique(classes, return_index=True, return_inverse=True)
     workloads, steps = [], []
     for number in examples.tolist():

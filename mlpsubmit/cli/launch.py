@@ -49,6 +49,7 @@ def launch(
 
     Configs that already have a result are not trained again. KEY=VALUE overrides a setting of the
     spec, such as LR=0.1 or ONLINE=False; a list makes it an axis, such as GAMMA=[0.1,1].
+    KEY+=VALUE appends to an axis: GAMMA+=10, or GAMMA+=[10,100].
     """
     from mlpsubmit.cli import dry_run as dry
     from mlpsubmit.cli import terminal

@@ -108,7 +108,7 @@ def check_where(where: Mapping[str, Any]) -> SlurmRequest:
 
 
 def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
-    """Return KEY=VALUE arguments as a dictionary.
+    """Return KEY=VALUE arguments as a dictionary; KEY+=VALUE has the key ``"KEY+"``.
 
     A value is a Python literal, a list in brackets (of literals or unquoted strings), one of true,
     false and none in any case, or else a string.
@@ -120,7 +120,7 @@ def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
     errors = []
     for entry in entries:
         name, equals, text = entry.partition("=")
-        if not equals or not name:
+        if not equals or not name.removesuffix("+"):
             errors.append(f"{entry!r}: an override should be KEY=VALUE, as in LR=0.1")
         elif name in overrides:
             errors.append(f"{name}: is given twice; keep one")

@@ -20,6 +20,7 @@ from mlpsubmit.jobs.as_launched import launched_in
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import encode_mask
 from mlpsubmit.results.labels import NO_LABELS
+from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["axis_label", "manifest"]
@@ -112,23 +113,17 @@ def _tested(sweep: Sweep) -> bool:
 def _labels(values: Sequence[Any]) -> list[Any]:
     """Return axis values as coordinates; equal labels of different values are numbered.
 
-    Two lambdas are different values. A zipped axis may repeat a value, which keeps its label.
+    Two lambdas have equal labels. On a zipped axis a value may be there several times.
     """
     labels = [axis_label(value) for value in values]
-    first: dict[tuple[type, Any], Any] = {}
-    for label, value in zip(labels, values, strict=True):
-        if not _equal(value, first.setdefault((type(label), label), value)):
-            return [f"{label} #{number}" for number, label in enumerate(labels)]
-    return labels
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Return whether two values of an axis are one, as far as they can be compared."""
-    if one is other:
-        return True
-    with contextlib.suppress(TypeError, ValueError, RuntimeError):  # as of arrays
-        return bool(one == other)
-    return False
+    distinct = len({(type(label), label) for label in labels})
+    if distinct == len(labels) or all(isinstance(value, (int, float, str)) for value in values):
+        return labels
+    first: dict[bytes, int] = {}
+    numbers = [first.setdefault(setting_digest(value), n) for n, value in enumerate(values)]
+    if distinct == len(first):
+        return labels
+    return [f"{label} #{number}" for label, number in zip(labels, numbers, strict=True)]
 
 
 def axis_label(value: Any) -> Any:

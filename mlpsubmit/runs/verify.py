@@ -224,7 +224,9 @@ class _Verification:
         if pack.member.shard.name == REUSED:
             planned = plan.indices_of(np.arange(plan.packs))
             index = pack["index"]
-            return index[(index >= 0) & (index < math.prod(plan.shape)) & ~np.isin(index, planned)]
+            return index[
+                (index >= 0) & (index < math.prod(plan.order.shape)) & ~np.isin(index, planned)
+            ]
         return plan.indices(plan.pack(int(pack.name)))
 
     def _check_tail(self, shard: Path, end: int) -> None:

@@ -109,7 +109,7 @@ def config_keys(tables: KeyTables, indices: NDArray[np.int64]) -> NDArray[np.uin
 
 def fingerprint(spec: Spec, tables: KeyTables) -> str:
     """Return the hex hash of a whole sweep: equal for two launches of an unchanged spec."""
-    axes = [(axis.names, axis.points) for axis in spec.product.axes]
+    axes = [(axis.names, axis.points, axis.dimension) for axis in spec.product.axes]
     # Neither is part of a key, but rounding depends on both.
     arithmetic = (spec.base.pack_size, spec.base.compile)
     # A run's sweep.json has the labels of its grabs, so other labels need another run.

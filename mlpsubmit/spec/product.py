@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from mlpsubmit.spec.fingerprint import setting_digest
 
@@ -23,18 +20,20 @@ class Axis:
     Attributes:
         names: one name, or several that are zipped.
         points: the values, one tuple per point with one entry per name.
+        zipped_as: the name of the dimension of zipped names; by default these, joined by ``_``.
     """
 
     names: tuple[str, ...]
     points: tuple[tuple[Any, ...], ...]
+    zipped_as: str = ""
 
     def __len__(self) -> int:
         return len(self.points)
 
     @property
     def dimension(self) -> str:
-        """The name of the dimension in results: zipped names are joined by ``_``."""
-        return "_".join(self.names)
+        """The name of the dimension in results."""
+        return (len(self.names) > 1 and self.zipped_as) or "_".join(self.names)
 
     def values(self, name: str) -> tuple[Any, ...]:
         """Return the values that one name takes along this axis."""
@@ -94,17 +93,3 @@ class Product:
         names = [name for axis in self.axes for name in axis.names]
         for values in itertools.product(*(axis.points for axis in self.axes)):
             yield dict(zip(names, itertools.chain.from_iterable(values), strict=True))
-
-    def transposed(self, flat: NDArray[np.int64], order: Sequence[int]) -> NDArray[np.int64]:
-        """Convert flat indices to those of the product of the same axes in another order.
-
-        Args:
-            flat: (n,) int64, indices into this product.
-            order: the axes of this product in the order of the other.
-        """
-        if not self.axes:
-            return flat
-        columns = np.unravel_index(flat, self.shape)
-        shape = tuple(self.shape[axis] for axis in order)
-        indices = np.ravel_multi_index([columns[axis] for axis in order], shape)
-        return np.asarray(indices, dtype=np.int64)

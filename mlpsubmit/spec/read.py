@@ -379,13 +379,14 @@ def _axes(
             with collected(errors, prefix):
                 _check_results_depend(canonical, accepted, unused)
                 points = _points(values, names, isinstance(key, tuple))
-                unparsed.append((prefix, Axis(canonical, tuple(points))))
+                zipped_as = getattr(key, "dimension", "")  # of a random search
+                unparsed.append((prefix, Axis(canonical, tuple(points), zipped_as)))
     too_large = _size_errors(Product(tuple(axis for _, axis in unparsed)))
     errors += too_large
     axes: list[Axis] = []
     for prefix, axis in unparsed:
         with collected(errors, prefix):
-            axes.append(_axis(axis.names, axis.points[: 1 if too_large else None]))
+            axes.append(_axis(axis, axis.points[: 1 if too_large else None]))
     return axes
 
 
@@ -423,8 +424,9 @@ def _check_results_depend(names: Sequence[str], accepted: Accepted, unused: set[
         )
 
 
-def _axis(names: tuple[str, ...], points: Iterable[tuple[Any, ...]]) -> Axis:
-    """Return an axis, or a zip of several, with its values converted to their types."""
+def _axis(given: Axis, points: Iterable[tuple[Any, ...]]) -> Axis:
+    """Return an axis, or a zip of several, with these points, converted to their types."""
+    names = given.names
     errors: list[str] = []
     parsed = []
     for point in points:
@@ -438,7 +440,7 @@ def _axis(names: tuple[str, ...], points: Iterable[tuple[Any, ...]]) -> Axis:
             )
     if errors:
         raise SpecError(errors)
-    axis = Axis(names, tuple(zip(*columns, strict=True)))
+    axis = Axis(names, tuple(zip(*columns, strict=True)), given.zipped_as)
     try:
         repeats = axis.repeats()
     except TypeError as error:
@@ -460,6 +462,13 @@ def _size_errors(product: Product) -> list[str]:
     ]
 
 
+#: How to change the dimension of a zipped axis, and of a random search.
+_RENAME = (
+    "change the order of its names, or rename an argument",
+    "give it another one: random_search(..., dimension='draw')",
+)
+
+
 def _repeated_names(axes: Sequence[Axis]) -> list[str]:
     names = [name for axis in axes for name in axis.names]
     errors = [
@@ -470,7 +479,7 @@ def _repeated_names(axes: Sequence[Axis]) -> list[str]:
     taken = [*names, *(axis.dimension for axis in zipped)]
     return errors + [
         f"axis ({', '.join(axis.names)}): its dimension in results would be {axis.dimension}, the "
-        "name of another axis; change the order of its names, or rename an argument"
+        f"name of another axis; {_RENAME[bool(axis.zipped_as)]}"
         for axis in zipped
         if taken.count(axis.dimension) > 1
     ]

@@ -259,7 +259,9 @@ class Sweep(Spec):
         """Return a sweep with some settings replaced; a list becomes an axis.
 
         The new values of an axis take its place; a new axis comes last. A list that is itself a
-        valid value (LOSS_CHECKPOINTS) stays one value; a list of such lists is an axis.
+        valid value (LOSS_CHECKPOINTS) stays one value; a list of such lists is an axis. With ``+``
+        after its name an axis gets further values at its end: ``{"noise+": 0.6}``. A setting of a
+        random search that is replaced is no part of the search any more.
 
         Raises:
             SpecError: for an unknown name, a bad value, or one name of a zipped axis.

@@ -35,7 +35,10 @@ def test_public_names_are_there(package):
 
 @pytest.mark.parametrize(
     "name",
-    ["arrays", "hermite", "images", "multi_index", "polynomial", "synthetic", "teacher"],
+    [
+        *("arrays", "corruption", "epochs", "held_out", "hermite", "images", "label_noise"),
+        *("multi_index", "polynomial", "synthetic", "teacher"),
+    ],
 )
 def test_a_function_is_not_shadowed_by_the_module_it_comes_from(name):
     module = importlib.import_module(f"mlpsubmit.batchfns._{name}")

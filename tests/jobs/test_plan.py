@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from mlpsubmit import Sweep
 from mlpsubmit.checksums import summed_json
 from mlpsubmit.jobs.plan import LARGEST_PACK, Plan, cut, make_plan
+from mlpsubmit.jobs.store.masks import decode_classes, encode_classes
+from mlpsubmit.jobs.store.plan_order import PlanOrder
+from mlpsubmit.jobs.throughput.workload import workloads_of
 from mlpsubmit.spec.hyperparameters import STACKED, Hyperparameters
 
 unhurried = settings(deadline=None)  # cores may be shared
@@ -22,7 +25,7 @@ unhurried = settings(deadline=None)  # cores may be shared
 SHARED = sorted(set(Hyperparameters.model_fields) - STACKED)
 
 
-def batches(bsz, gen, noise=0.0, trial=0):
+def batches(bsz, gen, noise=0.0, shift=0, trial=0):
     raise NotImplementedError
 
 
@@ -31,7 +34,7 @@ def make(axes=None, **further):
 
 
 def planned(axes, max_tasks=2, finished=None, **further):
-    if "WIDTH" in axes:
+    if any("WIDTH" in key for key in axes):
         further = {"batchfn": batches, **further}
         return make_plan(Sweep(axes=axes, **further), max_tasks, 1, finished)
     return make_plan(make(axes, **further), max_tasks, 1, finished)
@@ -56,6 +59,7 @@ AXES = {
     "noise": [0.0, "b", None],
     ("SEED", "EMA_SMOOTHER"): [(1, 0.1), (2, 0.2)],
     ("LOSS", "MOMENTUM"): [("mse", 0.1), ("mse", 0.2), ("cross_entropy", 0.1)],
+    ("WEIGHT_DECAY", "N_TEST", "shift"): [(0.1, 9, 0), (0, 8, 1), (0, 9, 2), (0.2, 8, 0)],
 }
 
 
@@ -145,6 +149,42 @@ def test_a_pack_costs_what_its_configs_cost_one_by_one(drawn):
     assert plan.cost == pytest.approx(sum(pack.cost for pack in plan))
 
 
+@unhurried
+@given(st.data())
+def test_the_plan_order_has_the_points_of_a_group_in_one_range(data):
+    shape = tuple(data.draw(st.lists(st.integers(1, 4), max_size=4)))
+    axes = tuple(data.draw(st.permutations(range(len(shape)))))
+    outside = data.draw(st.integers(0, len(shape)))
+    classes = {}
+    for axis in axes[:outside]:
+        if data.draw(st.booleans()):
+            drawn = data.draw(
+                st.lists(st.integers(0, 2), min_size=shape[axis], max_size=shape[axis])
+            )
+            numbers = {value: number for number, value in enumerate(dict.fromkeys(drawn))}
+            classes[axis] = np.array([numbers[value] for value in drawn])
+    order = PlanOrder(shape, axes, outside, classes)
+    flat = np.arange(int(np.prod(shape, dtype=int)))
+    places = order.places(flat)
+    assert sorted(places) == flat.tolist()
+    assert np.array_equal(order.points(places), flat)
+    assert order.group_sizes.sum() == len(flat)
+    points = np.unravel_index(order.points(flat), shape) if shape else ()
+    of_group = [
+        tuple(
+            int(classes[a][points[a][i]]) if a in classes else int(points[a][i])
+            for a in axes[:outside]
+        )
+        for i in flat
+    ]
+    assert of_group == sorted(of_group)
+    assert [of_group.count(group) for group in sorted(set(of_group))] == order.group_sizes.tolist()
+    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(flat), max_size=len(flat))))
+    by_group = np.repeat(np.arange(len(order.group_sizes)), order.group_sizes)
+    counts = np.bincount(by_group[kept], minlength=len(order.group_sizes))
+    assert np.array_equal(order.group_counts(kept), counts)
+
+
 # ---- particular sweeps ---------------------------------------------------------------------------
 
 
@@ -157,6 +197,48 @@ def test_configs_that_differ_in_stacked_settings_share_a_pack():
         [6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23],
     ]
     assert [pack.name for pack in plan] == ["0000000", "0000001"]
+
+
+def test_points_of_a_zipped_axis_pack_by_shape_wherever_they_stand():
+    widths = [4, 8, 4, 8, 8, 4, 16]
+    axes = {("LR", "WIDTH"): [(0.1 + n, width) for n, width in enumerate(widths)]}
+    plan = planned({**axes, "trial": range(2)}, max_tasks=1)
+    assert [plan.indices(pack).tolist() for pack in plan] == [
+        [0, 1, 4, 5, 10, 11],
+        [2, 3, 6, 7, 8, 9],
+        [12, 13],
+    ]
+    finished = np.array([0, 4, 13])
+    left = through_json(planned({**axes, "trial": range(2)}, max_tasks=1, finished=finished))
+    assert [left.indices(pack).tolist() for pack in left] == [
+        [1, 5, 10, 11],
+        [2, 3, 6, 7, 8, 9],
+        [12],
+    ]
+    random.Random(0).shuffle(many := [(0.1 + n, 2 ** (2 + n % 2)) for n in range(40)])
+    sweep = Sweep(axes={("LR", "WIDTH"): many}, batchfn=batches)
+    plan = make_plan(sweep, 2, 1)
+    assert plan.packs == 4
+    assert len(workloads_of(plan, sweep).workloads) == 2
+    assert plan.to_json()["cost_settings"]["width"] == {
+        "axis": 0,
+        "values": [many[0][1], 12 - many[0][1]],
+    }
+
+
+@unhurried
+@given(st.lists(st.integers(0, 300), min_size=1), st.integers(0, 4))
+def test_classes_as_text(drawn, cut):
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(drawn))}
+    classes = np.array([numbers[value] for value in drawn])
+    text = encode_classes(classes)
+    assert np.array_equal(decode_classes(text, len(drawn)), classes)
+    with pytest.raises(ValueError, match=r"it should have|should be all from 0"):
+        decode_classes(text, 5 * len(drawn) + 1)
+    with pytest.raises(ValueError, match="should be all from 0 to the largest"):
+        decode_classes(encode_classes(np.array([0, 2])), 2)
+    with pytest.raises(ValueError, match=r".+"):
+        decode_classes(text[:cut], len(drawn))
 
 
 def test_packs_of_a_group_are_of_nearly_equal_size():
@@ -222,8 +304,12 @@ def test_what_is_finished_need_not_be_kept_by_where():
         {"WIDTH": range(16, 1616, 16), "DEPTH": range(1, 101), "trial": range(100)},
         {"trial": range(100), "DEPTH": range(1, 101), "WIDTH": range(16, 1616, 16)},
         {"N_SAMPLES": range(1, 101), "MAX_ITER": range(1, 101), "WIDTH": range(16, 1616, 16)},
+        {
+            ("WIDTH", "LR"): [(16 * (1 + n * 7919 % 100), 0.1 + n) for n in range(1000)],
+            "trial": range(1000),
+        },
     ],
-    ids=lambda axes: "-".join(axes),
+    ids=lambda axes: "-".join(map(str, axes)),
 )
 @pytest.mark.parametrize("max_tasks", [1, 50])
 def test_the_plan_of_a_million_configs_is_small(axes, max_tasks):

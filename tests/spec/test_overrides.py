@@ -118,3 +118,76 @@ def test_overrides_reach_the_sweep():
     other = sweep.overridden(parse_overrides(overrides))
     assert other.product.shape == (3, 2)
     assert (other.base.online, other.base.max_iter, other.base.lr) == (False, 1000, 0.5)
+
+
+# ---- appending -----------------------------------------------------------------------------------
+
+
+def extended(axes, override, **settings):
+    def batches(bsz, gen, noise=0.0, monomials=None, classes=None):
+        raise NotImplementedError
+
+    sweep = Sweep(batchfn=batches, axes=axes, **settings).overridden(parse_overrides([override]))
+    return {name: axis.values(name) for axis in sweep.product.axes for name in axis.names}
+
+
+@pytest.mark.parametrize(
+    ("axes", "override", "name", "expected"),
+    [
+        ({"noise": [0.2, 0.4]}, "noise+=0.6", "noise", (0.2, 0.4, 0.6)),
+        ({"noise": (0.2, 0.4)}, "noise+=[0.6, 1]", "noise", (0.2, 0.4, 0.6, 1.0)),
+        ({"WIDTH": [4]}, "width+=8", "width", (4, 8)),
+        ({"LR": [0.1], "WIDTH": [4]}, "LR+=1e-3", "lr", (0.1, 1e-3)),
+        ({"trial": range(2)}, "trial+=4", "trial", (0, 1, 4)),
+        ({"trial": range(2)}, "trial+=[2,3]", "trial", (0, 1, 2, 3)),
+        ({"NUM_TRIALS": 2}, "trial+=[2]", "trial", (0, 1, 2)),
+        ({"N_SAMPLES": [8, 16]}, "N_SAMPLES+=32", "n_samples", (8, 16, 32)),
+        ({"classes": [[[0], [1]]]}, "classes+=[[[0],[2]]]", "classes", ([[0], [1]], [[0], [2]])),
+        ({"LOSS_CHECKPOINTS": [[0.5]]}, "LOSS_CHECKPOINTS+=[0.1]", "loss_checkpoints", None),
+        (
+            {"LOSS_CHECKPOINTS": [[0.5]]},
+            "LOSS_CHECKPOINTS+=[[0.1],[0.2]]",
+            "loss_checkpoints",
+            None,
+        ),
+        ({"TARGET_MONOMIALS": {0: 1}}, "monomials+={1: 2}", "monomials", None),
+        ({"TARGET_MONOMIALS": [{0: 1}]}, "TARGET_MONOMIALS+=[{1: 2}, {0: 3}]", "monomials", None),
+    ],
+)
+def test_an_axis_gets_further_values_at_its_end(axes, override, name, expected):
+    settings = {key: axes.pop(key) for key in ("NUM_TRIALS", "TARGET_MONOMIALS") if key in axes}
+    settings |= {"N_SAMPLES": axes.pop("N_SAMPLES")} if "N_SAMPLES" in axes else {}
+    before = [*axes]
+    found = extended(dict(axes), override, **settings)
+    assert [n.lower() for n in before] == [*found][: len(before)]  # in its place
+    if expected is not None:
+        assert found[name] == expected
+    else:
+        assert len(found[name]) == 2 + override.count("],[") + override.count("}, {")
+
+
+@pytest.mark.parametrize(
+    ("axes", "overrides", "message"),
+    [
+        ({}, ["LR+=0.3"], r"LR\+=: LR is not an axis of the spec; write LR=\[0.01, 0.3\] to make"),
+        ({}, ["noise+=0.3"], r"noise\+=: noise is not an axis .* write noise=\[0.3\]"),
+        ({}, ["N_SAMPLES+=[2,3]"], r"N_SAMPLES is not an axis .* N_SAMPLES=\[1024, 2, 3\]"),
+        ({}, ["NUM_TRIALS+=2"], r"NUM_TRIALS\+=: is a number of trials, not an axis; .* trial\+="),
+        ({"noise": [0.2]}, ["noise+=0.2"], "axis noise: the value 0.2 appears more than once"),
+        ({"noise": [0.2]}, ["noise+=0.3", "noise=[1]"], "noise: is given twice; keep one"),
+        ({"WIDTH": [2]}, ["WIDTH+=x"], "axis WIDTH: .*'x'"),
+        ({("WIDTH", "LR"): [(4, 1)]}, ["LR+=2"], r"part of the zipped axis \(WIDTH, LR\), whose"),
+        ({}, ["nois+=0.3"], "nois: neither a hyperparameter .*did you mean 'noise'"),
+    ],
+)
+def test_what_cannot_be_appended_is_named(axes, overrides, message):
+    def batches(bsz, gen, noise=0.0):
+        raise NotImplementedError
+
+    with pytest.raises(SpecError, match=message):
+        Sweep(batchfn=batches, axes=axes).overridden(parse_overrides(overrides))
+
+
+def test_a_plus_alone_is_no_name():
+    with pytest.raises(SpecError, match=r"'\+=3': an override should be KEY=VALUE"):
+        parse_overrides(["+=3"])

@@ -108,17 +108,12 @@ def test_indices_count_the_points_of_the_product(axes):
 
 
 @unhurried
-@given(st.lists(st.integers(1, 4), max_size=4), st.randoms())
-def test_index_arithmetic_agrees_with_numpy(shape, random):
+@given(st.lists(st.integers(1, 4), max_size=4))
+def test_index_arithmetic_agrees_with_numpy(shape):
     axes = [Axis((f"x{n}",), tuple((k,) for k in range(size))) for n, size in enumerate(shape)]
     product = Product(tuple(axes))
-    order = random.sample(range(len(shape)), len(shape))
-    flat = np.arange(product.size)
-    grid = flat.reshape(shape)
     points = [tuple(product.point(i).values()) for i in range(product.size)]
     assert points == list(np.ndindex(*shape)) == [tuple(p.values()) for p in product.points()]
-    ranks = product.transposed(flat, order)
-    assert np.array_equal(grid.transpose(order).ravel()[ranks], flat)
 
 
 @pytest.mark.parametrize("index", [-1, 4])

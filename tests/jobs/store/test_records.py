@@ -23,7 +23,7 @@ from mlpsubmit.files import LARGEST_JSON, SMALL_JSON, locked, open_regular, publ
 from mlpsubmit.jobs.status import read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.environments import publish_environments
-from mlpsubmit.jobs.store.masks import decode_mask
+from mlpsubmit.jobs.store.masks import decode_mask, encode_classes
 from mlpsubmit.jobs.store.npz import npz_bytes
 from mlpsubmit.jobs.store.pack_schema import PackSchema
 from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -218,6 +218,13 @@ def test_what_is_wrong_with_a_file_is_said(run: RunDirectory) -> None:
         ("plan.json", {"order": [1]}, "order and outside do not fit the shape"),
         ("plan.json", {"shape": [10], "packs": 5, "configs": 10}, "shape [10] is not that of the"),
         ("plan.json", {"kept": "eJzzAwAAUQBR"}, "kept: "),
+        ("plan.json", {"classes": {"0": "x"}}, "classes: of the axis 0, which is not one of those"),
+        ("plan.json", {"outside": 1, "classes": {"0": "eJw="}}, "classes: "),
+        (
+            "plan.json",
+            {"outside": 1, "classes": {"0": encode_classes(np.zeros(19, int))}},
+            "classes: it should have 20 numbers",
+        ),
     ],
 )
 def test_parts_of_a_run_that_do_not_fit_together(
