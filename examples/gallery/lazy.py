@@ -56,7 +56,7 @@ def drifts(ds):
     """Return relative changes by their names, without the linear model, the smallest gamma."""
     f, linear = ds.f, ds.f.isel(gamma=0)
     distance = np.sqrt(((f - linear) ** 2).sum("f_dim0") / (linear**2).sum("f_dim0"))
-    found = {"kernel": ds.ntk, "outputs": distance, "weights": ds.weights.isel(weights_dim0=0)}
+    found = {"kernel": ds.ntk, "outputs": distance, "weights": ds.weights.isel(layer=0)}
     return {name: drift.isel(gamma=slice(1, None)) for name, drift in found.items()}
 
 

@@ -51,7 +51,7 @@ def test_the_quickstart_learns_digits(workplace: Path) -> None:
     # Guessing has loss 1; the labels of unseen images are predicted from their pixels.
     assert (test < 0.4).all()
     # Rich training (large gamma) moves the first layer further than lazy training.
-    moved = dataset.moved.isel(grab_step=-1, moved_dim0=0).mean("trial")
+    moved = dataset.moved.isel(grab_step=-1, layer=0).mean("trial")
     assert (moved.sel(gamma=10) > 3 * moved.sel(gamma=0.1)).all()
     assert np.isfinite(dataset.moved).all()
 
