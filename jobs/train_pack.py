@@ -44,7 +44,7 @@ from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import FAILURES, raise_attributed, take_culprits
 from mlpsubmit.training.monitor import Interrupted, StateError
 from mlpsubmit.training.oom import is_crowded, ran_out_of_memory, release_memory
-from mlpsubmit.training.seeds import data_seed, streams
+from mlpsubmit.training.seeds import data_seed
 
 __all__ = ["OutOfMemory", "PackOutcome", "TaskContext", "train_pack"]
 
@@ -223,10 +223,6 @@ class _PackTraining:
             roofline = self.context.roofline
             step_ideal = None if roofline is None else roofline.ideal_seconds(stack)
             self.monitor.begin_stack(len(rows), step_ideal)
-            self._seed_generators(stack.hyperparameters[0].seed)
-            # An optimizer of the user's, which trains one config at a time, may draw from torch's.
-            seed = stack.hyperparameters[0].seed
-            torch.manual_seed(streams(seed, stack.trials[0]).optimizer)
             trained = stack.train(self.monitor)
             tested = stack.hyperparameters[0].test_every is not None
             arrays = stack_arrays(rows, trained, self.monitor.seconds, tested=tested)
@@ -387,10 +383,8 @@ class _PackTraining:
     def _report_division(self, stacks: Sequence[StackInputs]) -> None:
         if len(stacks) > 1:
             count = sum(len(stack.rows) for stack in stacks)
-            echo(
-                f"pack {self.name}: {count} configs train in {len(stacks)} stacks: "
-                f"{stacks[1].reason}",
-            )
+            how = "one by one" if len(stacks) == count else f"in {len(stacks)} stacks"
+            echo(f"pack {self.name}: {count} configs train {how}: {stacks[1].reason}")
 
     def _separate(self, groups: Sequence[Sequence[int]] | None, why: str) -> None:
         """Continue with the groups of configs that can be stacked, also in later attempts.

@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 import torch
 from greenlet import getcurrent, greenlet
 
+from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.precision import settings_kept
 
 __all__ = ["Turns"]
@@ -91,7 +92,7 @@ class Turns(Generic[T]):
         work.resumes()
         on_stream = torch.cuda.stream(work.stream) if work.stream else contextlib.nullcontext()
         try:
-            with on_stream, settings_kept():
+            with on_stream, settings_kept(), global_state_kept():
                 result: T = work.run.switch()
         finally:
             if work.run.dead:
@@ -103,7 +104,7 @@ class Turns(Generic[T]):
         """Let the others take their turns. Called by a function that is under way."""
         parent = getcurrent().parent
         if parent is not None:
-            with settings_kept():
+            with settings_kept(), global_state_kept():
                 parent.switch()
 
     def wait_until_alone(self) -> None:

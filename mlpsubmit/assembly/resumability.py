@@ -9,6 +9,8 @@ globals may not matter either.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import io
 import warnings
@@ -28,6 +30,7 @@ from mlpsubmit.spec.hyperparameters import OPTIMIZERS
 from mlpsubmit.spec.libraries import is_library
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.culprits import FAILURES
+from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.optimizers.torch_optimizer import optimizer_class
 
@@ -35,6 +38,9 @@ __all__ = ["check_resumable", "own_functions"]
 
 #: Steps of the undisturbed training, and those after which the other one is interrupted.
 _STEPS, _SAVED_AFTER = 4, 2
+
+#: The name under which the draws of the model itself are noted.
+_MODEL = "MODEL"
 
 #: Samples per batch, where the functions can do with so few.
 _SAMPLES = 32
@@ -203,6 +209,8 @@ class _Run:
         if config.hyperparameters.optimizer not in OPTIMIZERS:
             cls = optimizer_class(config.hyperparameters.optimizer)
             short["optimizer"] = _keeping(cls, optimizers)
+        # What is drawn in training is the config's own: this finds the draws of functions that make
+        # something.
         with torch.random.fork_rng(devices=[]), watching(self.drawn, ""):
             (stack,) = assemble(sweep, [config.replaced(**short)], [entry], device)
             stack.grabs = {
@@ -212,6 +220,8 @@ class _Run:
             }
             trained = stack.train(saver)
         self._read(stack, optimizers)
+        if any(drawn for name, drawn in self.drawn.items() if name.startswith("grab")):
+            self._watch_model(stack)
         self.results = {
             "its weights": held(stack.models[0].state_dict()),
             "its losses": held([trained.train_loss[:, -1], trained.test_loss[:, -1:]]),
@@ -231,6 +241,14 @@ class _Run:
 
         return watched
 
+    def _watch_model(self, stack: StackInputs) -> None:
+        """Find out which generators the model draws from, in training mode and in eval mode."""
+        X, _ = stack.batch_fns[0](_STEPS)
+        model = copy.deepcopy(stack.models[0])
+        with global_state_kept(), watching(self.drawn, _MODEL), contextlib.suppress(Exception):
+            for mode in (True, False):
+                model.train(mode)(torch.as_tensor(X).to(stack.device))
+
     def _read(self, stack: StackInputs, optimizers: list[Any]) -> None:
         for name, function in self.own.items():
             # Functions that make these are called anew; what they leave behind shows in results.
@@ -240,18 +258,15 @@ class _Run:
                 self.held[name] = [held(one) for one in objects]
 
     def check_draws(self) -> None:
-        """Refuse draws from global generators, but for an optimizer's from torch's.
+        """Refuse draws from global generators where these do not hold the config's own stream.
 
-        That one is saved in checkpoints; and an optimizer of the user's trains one config at a
-        time, so that nothing else draws between its steps.
+        They do for the forward passes of a training, and for grabs that call a model that draws.
         """
-        everything = self.drawn.pop("", set())
+        everything, model = self.drawn.pop("", set()), self.drawn.pop(_MODEL, set())
         for name, drawn in self.drawn.items():
-            if drawn:
+            if drawn - model:
                 raise draws_error(name, drawn)
         others = [name for name in self.own if not name.startswith(("batchfn", "grab"))]
-        if any(name.startswith("OPTIMIZER") for name in others):
-            everything -= {"torch"}
         if everything:
             raise draws_error(" or ".join(others), everything)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import UserError, error_message
 from mlpsubmit.protocol import BatchFn
+from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.guard import Guard, WriteError, version
 from mlpsubmit.training.oom import ran_out_of_memory
@@ -256,9 +257,9 @@ class Batches:
         try:
             try:
                 output = self._model(X[:2])  # one sample is too few for BatchNorm
-            except UserError:
-                raise
-            except Exception:  # a model may need the whole batch
+            except Exception as error:  # a model may need the whole batch
+                if isinstance(error, UserError) and not isinstance(error, StackingError):
+                    raise
                 output = self._model(X)
         except Exception as error:
             if isinstance(error, UserError) or ran_out_of_memory(error):

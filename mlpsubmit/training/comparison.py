@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.errors import SpecError, error_message
+from mlpsubmit.errors import SpecError
 from mlpsubmit.spec.libraries import is_library
 
-__all__ = ["Signature", "StackingError", "names_used", "signature", "unvectorised"]
+__all__ = ["Signature", "StackingError", "names_used", "signature"]
 
 
 class StackingError(SpecError):
@@ -41,19 +41,6 @@ class StackingError(SpecError):
     def __init__(self, reason: str, groups: Sequence[Sequence[int]] | None = None) -> None:
         super().__init__(f"models: cannot be trained together: {reason}; train them separately")
         self.reason, self.groups = reason, groups
-
-
-def unvectorised(error: Exception, what: str) -> str:
-    """Return why a function failed under ``torch.vmap``, in words that do not need torch's."""
-    text = error_message(error)
-    if "data-dependent" in text or ".item()" in text:
-        return f"{what} decides on the values of tensors"
-    if "randomness" in text:
-        return f"{what} draws random numbers"
-    if "vmap" in text or "batching rule" in text.lower():
-        return f"{what} has an operation that cannot be computed for several models at once"
-    first_line = (text.splitlines() or [""])[0]
-    return f"{what} fails for several models at once ({type(error).__name__}: {first_line})"
 
 
 class Signature:
@@ -188,6 +175,9 @@ class _Walk:
                 self.set_alone(f"the module {first!r} with weights occurs again as {path!r}")
 
     def module(self, place: str, module: nn.Module) -> None:
+        if isinstance(module, nn.RNNBase):
+            kind = type(module).__name__
+            self.set_alone(f"{place} is an nn.{kind}, which computes one model at a time")
         self.visit(f"the class of {place}", type(module))
         own = vars(module)
         self.emit(place, len(own))

@@ -77,7 +77,7 @@ class InitialOutput(Part):
         if not self._merged:
             return self._stack.evaluate(self.weights or self._stack.tensors, batch)
         X = batch.X if batch.shared else batch.X[self._first]
-        outputs = self._stack.evaluate(self.weights, Batch(X, batch.y, batch.shared))
+        outputs = self._stack.evaluate(self.weights, Batch(X, batch.y, batch.shared), self._rows)
         return self._stack.scaled(outputs.index_select(0, self._gathered))
 
     def _merge(self, sources: Sequence[int]) -> None:
@@ -104,9 +104,10 @@ class InitialOutput(Part):
 
         On the device: an index that is a list would be copied there, synchronously, at each step.
         """
-        first = [self._networks.index(network) for network in range(max(self._networks) + 1)]
+        networks = range(max(self._networks) + 1)
+        self._rows = [self._networks.index(network) for network in networks]
         device = self._stack.device
-        return torch.tensor(first, device=device), torch.tensor(self._networks, device=device)
+        return torch.tensor(self._rows, device=device), torch.tensor(self._networks, device=device)
 
     def show(self, module: nn.Module, row: int) -> nn.Module:
         """Return a module of the same structure, made a view of one row's initial network."""

@@ -23,6 +23,7 @@ from mlpsubmit.training.monitor import Monitor, Progress
 from mlpsubmit.training.pack import Pack, Parametrized, per_config
 from mlpsubmit.training.precision import arithmetic, keep_freed_memory
 from mlpsubmit.training.result import Trained
+from mlpsubmit.training.seeds import global_stream, streams
 
 __all__ = ["BLOCK", "train"]
 
@@ -154,8 +155,7 @@ def train(
         the results, in the order of ``models``.
 
     Raises:
-        SpecError: for arguments that do not fit together, before anything is trained, and for a
-            MODEL or LOSS that draws random numbers.
+        SpecError: for arguments that do not fit together, before anything is trained.
         StackingError: for models that can be trained in smaller groups only.
         BatchError: for batches that do not fit the model or the loss.
         GrabError: for a grab that fails, or whose result cannot be stored.
@@ -182,6 +182,8 @@ def train(
         arithmetic(common.precision, common.deterministic, device),
         keep_freed_memory(device),
         torch.enable_grad(),
+        # What a model alone, a loss or an optimizer of the user's draws from.
+        global_stream(streams(common.seed, trials[0]).draws, device),
     ):
         pack = Pack(
             models,

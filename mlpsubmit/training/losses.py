@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from mlpsubmit.arguments import function_name, further_arguments
 from mlpsubmit.errors import SpecError, UserError, error_message
 from mlpsubmit.protocol import LOSS_PARAMS
-from mlpsubmit.training.comparison import StackingError, unvectorised
+from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.guard import WriteError
 from mlpsubmit.training.oom import ran_out_of_memory
+from mlpsubmit.training.unvectorised import unvectorised
 
 __all__ = [
     "StackedLoss",

@@ -202,7 +202,7 @@ class Grabber(Part):
         guard = Guard(self._shown(config, offered), sampled=not self._calls & (self._calls - 1))
         for name in self.grabs:
             where = f"grab {name!r} of model {config} at step {step}"
-            with self._stack.undisturbed(config), _undisturbed(offered["model0"]):
+            with self._stack.measuring(row), _undisturbed(offered["model0"]):
                 values = self._call(name, config, offered, where)
             for module in (offered["model"], offered["model0"]):
                 if module is not None:

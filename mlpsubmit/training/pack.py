@@ -38,10 +38,10 @@ from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import (
     generator_states,
     global_states,
+    saved_global_states,
     set_generator_states,
-    set_torch_states,
+    set_global_states,
     streams,
-    torch_states,
 )
 from mlpsubmit.training.stack import Stack, check_stackable
 from mlpsubmit.training.weight_history import WeightHistory
@@ -107,7 +107,6 @@ class Pack:
 
     Attributes:
         start: the first step to make.
-        generators: those that the batch functions draw from.
         device: where it trains.
         stack: the networks.
         train, test: the batches; ``test`` is None where there is no test set or no use for it.
@@ -137,12 +136,12 @@ class Pack:
         state: dict[str, Any] | None,
     ) -> None:
         common, self.device = settings[0], device
-        self.start, self.generators = 0, list(generators)
+        self.start, self._given = 0, list(generators)
         if state is not None:
-            _check_state(state, len(models), len(self.generators))
+            _check_state(state, len(models), len(self._given))
             # The fixed sets are drawn again, from the generators' original states.
-            set_generator_states(self.generators, state["generators_at_start"])
-        self._generators_at_start = generator_states(self.generators)
+            set_generator_states(self._given, state["generators_at_start"])
+        self._generators_at_start = generator_states(self._given)
         self._called = False  # the objective
         arguments = resolve(grabs, contexts)
         taken = frozenset[str]().union(*(names for one in arguments for names in one.values()))
@@ -154,7 +153,11 @@ class Pack:
             parametrized(model0, settings[0], trials[0], contexts[0])
         factors = known.factors if known else _parametrized(models, settings, trials, contexts)
         check_stackable(models, compared=known is not None)
-        self.stack = Stack(models, device, common.precision, common.compile is not False)
+        if model0 is not None:
+            model0.eval()
+        seeds = [streams(h.seed, trial) for h, trial in zip(settings, trials, strict=True)]
+        fast = common.compile is not False
+        self.stack = Stack(models, device, common.precision, fast, seeds)
         # Copied before anything evaluates the networks: a forward pass may change a buffer.
         keeps_initial = model0 is not None or (common.online and common.centered)
         initial_weights = self.stack.copy() if keeps_initial else None
@@ -226,7 +229,7 @@ class Pack:
         """Return the losses (K,) of the centred outputs on a batch, and their clipped gradients.
 
         Raises:
-            SpecError: where the first call draws from a global generator.
+            StackingError: where the first call draws from a global generator, for several models.
             WriteError: where MODEL or LOSS changes the batch.
         """
         first, self._called = not self._called, True
@@ -241,16 +244,20 @@ class Pack:
                 self._raise_by_config(batch, initial_output)
             raise
         losses, gradients = found[0], self.clipping(found[1])
-        if states is not None and states != global_states(self.device):
-            raise SpecError(
-                "MODEL or LOSS draws random numbers in the forward pass, from a global generator "
-                "of torch, numpy or random; that is not supported; leave it out"
-            )
+        if states is not None and len(self.stack.models) > 1:
+            self._refuse_global_draws(states, global_states(self.device))
         # By checksums the first time (a GPU-CPU sync point), else by version counters.
         written = batch.written or ("".join(guard.changed()[:1]) if guard is not None else "")
         if written:
             self._refuse_write(written)
         return losses, gradients
+
+    def _refuse_global_draws(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        drawn = [name for name, state in after.items() if state != before[name]]
+        if drawn:
+            raise StackingError(
+                f"MODEL or LOSS draws random numbers from the global generator of {drawn[0]}"
+            )
 
     def _raise_by_config(self, batch: Batch, initial_output: Tensor | float) -> None:
         """Evaluate the configs one by one, and raise the errors of those that fail alone, too."""
@@ -357,6 +364,16 @@ class Pack:
     # The part that replay depends on
 
     @property
+    def generators(self) -> list[torch.Generator]:
+        """The generators that a step draws from: those given, and those of the models."""
+        return [*self._given, *self.stack.draws.generators]
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why steps cannot be recorded, where that is known."""
+        return self.stack.draws.obstacle
+
+    @property
     def size(self) -> int:
         """The number of rows of the stack."""
         return len(self.stack)
@@ -386,7 +403,8 @@ class Pack:
     @property
     def _parts(self) -> dict[str, Part]:
         names = ("stack", "initial_output", "clipping", "optimizer", "history", "grabber")
-        return {name: getattr(self, name) for name in (*names, "weight_history")}
+        parts = {name: getattr(self, name) for name in (*names, "weight_history")}
+        return parts | {"draws": self.stack.draws}
 
     def state_dict(self, start: int) -> dict[str, Any]:
         """Return all that is needed to continue with a step (a GPU-CPU sync point)."""
@@ -395,9 +413,9 @@ class Pack:
             "format": STATE_FORMAT,
             "models": len(self.stack.models),
             "start": start,
-            "generators": generator_states(self.generators),
+            "generators": generator_states(self._given),
             "generators_at_start": self._generators_at_start,
-            "torch_generators": torch_states(self.device),
+            "global_generators": saved_global_states(self.device),
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
         }
         return dict(map_tensors(state, lambda tensor: tensor.detach().to("cpu", copy=True)))
@@ -409,9 +427,10 @@ class Pack:
         for batches in (self.train, self.test):
             if batches is not None and len(self.stack) < len(self.stack.models):
                 batches.shrink(self.stack.configs)
-        set_generator_states(self.generators, state["generators"])
-        # Batch functions draw from the generators they are given, but an optimizer has none.
-        set_torch_states(self.device, state["torch_generators"])
+        set_generator_states(self._given, state["generators"])
+        # Batch functions draw from the generators they are given, but a model alone and an
+        # optimizer of the user's have none.
+        set_global_states(self.device, state["global_generators"])
 
 
 def _inputs(contexts: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -16,14 +16,18 @@ from mlpsubmit.protocol import is_layer
 from mlpsubmit.training.accel.compile import Compiled
 from mlpsubmit.training.accel.mlp import ClosedForm
 from mlpsubmit.training.batches import Batch, BatchError, column
-from mlpsubmit.training.comparison import StackingError, signature, unvectorised
+from mlpsubmit.training.comparison import StackingError, signature
+from mlpsubmit.training.draws import Draws
 from mlpsubmit.training.guard import Guard, WriteError
 from mlpsubmit.training.losses import StackedLoss, takes_params, with_params
+from mlpsubmit.training.modes import Modes
 from mlpsubmit.training.monitor import StateError
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.parts import Part, map_tensors
 from mlpsubmit.training.precision import autocast
+from mlpsubmit.training.seeds import Streams, streams
 from mlpsubmit.training.undisturbed import undisturbed
+from mlpsubmit.training.unvectorised import unvectorised
 
 __all__ = ["Stack", "check_stackable", "own_tensors", "point_at"]
 
@@ -41,16 +45,19 @@ class Stack(Part):
     parameters of each model are views into them, so that a model always shows its config's current
     weights.
 
-    A forward pass may change buffers (running statistics, counters). Those of a training step stay,
-    for the configs that make it; those of any other evaluation do not.
+    A training step runs in training mode, any other evaluation in eval mode. A forward pass may
+    change buffers (running statistics, counters). Those of a training step stay, for the configs
+    that make it; those of any other evaluation do not.
 
     Args:
         models: K modules of equal structure and tensor shapes.
         device: of the stacked tensors.
         precision: bf16 evaluates the networks under autocast.
         accelerated: whether MLPs are computed in closed form.
+        seeds: per model, those of its config's random streams.
 
     Attributes:
+        draws: what the models draw in their forward passes.
         models: all K models, also those whose rows have been left out.
         configs: per row of the stack, the config whose model it is.
         names: of the trained parameters.
@@ -64,6 +71,7 @@ class Stack(Part):
         device: torch.device,
         precision: str,
         accelerated: bool = True,
+        seeds: Sequence[Streams] | None = None,
     ) -> None:
         self.models, self.configs = list(models), list(range(len(models)))
         self._parameter_names = [name for name, _ in models[0].named_parameters()]
@@ -79,15 +87,18 @@ class Stack(Part):
             *(name for name, _ in models[0].named_buffers(remove_duplicate=False)),
         ]
         self._tied = len(every) > len(_tensors(models[0]))
-        self._forward_shared = torch.vmap(self._forward_one, in_dims=(0, None))
-        self._forward_stacked = torch.vmap(self._forward_one, in_dims=(0, 0))
+        self._modes = Modes(models[0])
+        #: By config, those of the models that have been measured.
+        self._modes_of = {0: self._modes}
         # Before the weights leave the models, whose multipliers it reads.
         self._closed_form = ClosedForm.of(models, precision, device) if accelerated else None
         self._compiled: Compiled[tuple[Tensor, list[Tensor]]] | None = None
         self._alone = self._closed_form is None and len(models) == 1
         self._aliased = False
-        #: The buffers that a forward pass may change, and those that one has changed: None before
-        #: the first one.
+        seeds = [streams(0, k) for k in range(len(models))] if seeds is None else seeds
+        self.draws = Draws(seeds, self._alone, device)
+        #: The buffers that a forward pass may change, and those that one in training mode has
+        #: changed: None before the first one.
         self._buffers = _own_buffers(models[0])
         self.own_names = list(own_tensors(models[0]))
         self._changing: set[str] | None = None if self._buffers else set()
@@ -110,6 +121,7 @@ class Stack(Part):
         """Return a stack of one row, whose tensors are views; evaluate it, and nothing else."""
         single, config = copy.copy(self), self.configs[row]
         single.models, single.configs, single._compiled = [self.models[config]], [config], None
+        single.draws = self.draws.row(row)
         single.tensors = {name: tensor[row : row + 1] for name, tensor in self.tensors.items()}
         return single
 
@@ -126,19 +138,30 @@ class Stack(Part):
         """Return the outputs (K, n, ...) with the current weights."""
         return self.evaluate(self.tensors, batch)
 
-    def evaluate(self, tensors: dict[str, Tensor], batch: Batch) -> Tensor:
+    def evaluate(
+        self, tensors: dict[str, Tensor], batch: Batch, rows: Sequence[int] | None = None
+    ) -> Tensor:
         """Return the outputs (K, n, ...) with other parameters and buffers, each (K, ...).
 
-        No buffer changes.
+        In eval mode; no buffer changes.
+
+        Args:
+            rows: of the stack, whose draws the models get; None for all of them, in order.
         """
         if self._closed_form is not None:
             return self._closed_form.outputs(tensors, batch.X, batch.shared)
+        with self._modes.evaluating(), self.draws.evaluation(rows):
+            return self._forward(self._copies(tensors), batch.X, batch.shared)
+
+    def _copies(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return tensors with copies of the buffers that a forward pass may change."""
         names = self._buffers if self._changing is None else self._changing
-        copies = {name: tensors[name].clone() for name in names}
-        return self._forward({**tensors, **copies}, batch.X, batch.shared)
+        return {**tensors, **{name: tensors[name].clone() for name in names}}
 
     def probe(self, X: Tensor) -> Tensor:
         """Return the outputs (n, ...) of the first row on inputs (n, ...), and leave no trace.
+
+        In training mode: that shows what a step changes and draws.
 
         Raises:
             BatchError: for outputs that are no tensor of real numbers.
@@ -146,7 +169,15 @@ class Stack(Part):
         """
         guard = Guard({"X": X}, sampled=True)
         with undisturbed(self._template):  # with gradients, which a model may need inside
-            output = self.evaluate(self.tensors, Batch(X, X, shared=True))[0].detach()
+            if self._closed_form is not None:
+                output = self.evaluate(self.tensors, Batch(X, X, shared=True))
+            else:
+                with self.draws.watched("in_steps"):
+                    output = self._forward(self._copies(self.tensors), X, True, trains=True)
+                if self.draws.in_steps:
+                    with self._modes.evaluating(), self.draws.watched("in_evaluations"):
+                        self._forward(self._copies(self.tensors), X, True)
+            output = output[0].detach()
         if guard.changed():
             raise WriteError(
                 f"MODEL {type(self._template).__name__}: its forward pass changes its input X in "
@@ -207,22 +238,28 @@ class Stack(Part):
                 self.tensors, batch, initial_output, loss
             )
             return losses, [found[name] for name in self.names]
+        if self._compiled is not None and self.draws.in_steps:
+            self._plain_again()
         if self._compiled is not None:
             return self._compiled(
                 self.tensors, batch.X, batch.targets, batch.shared, initial_output, loss
             )
         names = self._buffers if self._changing is None else self._changing
         self._before = {name: self.tensors[name].clone() for name in names}
-        outputs = self._forward(self.tensors, batch.X, batch.shared)
         trained, params = self.parameters, self.tensors
         if self._alone:
             own = dict(self._template.named_parameters())
             trained = [own[name] for name in self.names]
             params = {name: parameter.unsqueeze(0) for name, parameter in own.items()}
-        losses = self.bound(loss, params)(outputs - initial_output, batch.targets)
-        # No two configs share a weight, so the gradient of the sum holds that of each loss.
-        with self._vectorising():
-            gradients = torch.autograd.grad(losses.sum(), trained, materialize_grads=True)
+        with contextlib.ExitStack() as drawing:
+            drawing.enter_context(self.draws.step())
+            outputs = self._forward(self.tensors, batch.X, batch.shared, trains=True)
+            if not self._alone:  # alone, the backward pass may repeat a part of the forward pass
+                drawing.close()
+            losses = self.bound(loss, params)(outputs - initial_output, batch.targets)
+            # No two configs share a weight, so the gradient of the sum holds that of each loss.
+            with self._vectorising():
+                gradients = torch.autograd.grad(losses.sum(), trained, materialize_grads=True)
         return losses, [g.unsqueeze(0) if self._alone else g for g in gradients]
 
     @torch.no_grad()
@@ -232,9 +269,20 @@ class Stack(Part):
             now = self.tensors[name]
             now.copy_(torch.where(column(active, now), now, self._before[name]))
 
-    def undisturbed(self, config: int) -> contextlib.AbstractContextManager[None]:
-        """Return a context after which the buffers of a model are as before."""
-        return undisturbed(self.models[config]) if self._buffers else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def measuring(self, row: int) -> Iterator[None]:
+        """Put the model of a row into eval mode, and restore all that a forward pass may change."""
+        config = self.configs[row]
+        model = self.models[config]
+        if config not in self._modes_of:
+            self._modes_of[config] = Modes(model)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._modes_of[config].evaluating())
+            if self._buffers or self.draws.in_steps:
+                stack.enter_context(undisturbed(model))
+            if self.draws.in_steps:
+                stack.enter_context(self.draws.showing(row))
+            yield
 
     @property
     def method(self) -> str:
@@ -253,14 +301,19 @@ class Stack(Part):
     def compile(self) -> None:
         """Compile :meth:`losses_and_gradients`, unless it has a closed form or changes buffers.
 
-        Each size of the stack is compiled by itself: torch gives up where one function has many.
+        Nor if it draws, which the first batch shows at the latest. Each size of the stack is
+        compiled by itself: torch gives up where one function has many.
         """
-        if self._closed_form is not None or self._changing != set():
+        if self._closed_form is not None or self._changing != set() or self.draws.in_steps:
             return
         if self._alone and signature(self._template).alone:
             return
         self._alone = False
         self._compiled = Compiled(self._pure_losses_and_gradients, self._template)
+
+    def _plain_again(self) -> None:
+        """Undo :meth:`compile`."""
+        self._compiled, self._alone = None, self.draws.alone
 
     def _pure_losses_and_gradients(
         self,
@@ -284,8 +337,10 @@ class Stack(Part):
         gradients, losses = torch.func.grad(summed, has_aux=True)(trained)
         return losses, [gradients[name] for name in self.names]
 
-    def _forward(self, tensors: dict[str, Tensor], X: Tensor, shared: bool) -> Tensor:
-        first = self._changing is None
+    def _forward(
+        self, tensors: dict[str, Tensor], X: Tensor, shared: bool, *, trains: bool = False
+    ) -> Tensor:
+        first = trains and self._changing is None
         # By their content: BatchNorm changes its statistics without a new version.
         before = {name: tensors[name].clone() for name in self._buffers if first}
         watched = self._watched(tensors)
@@ -295,11 +350,11 @@ class Stack(Part):
             output = forward(tensors, X, shared)
         pairs = zip(self._buffers, watched, versions, strict=False)
         changed = {name for name, tensor, version in pairs if tensor._version != version}
-        if self._changing is None:
+        if first:
             same = (torch.equal(tensors[name], before[name]) for name in self._buffers)
             changed |= {name for name, equal in zip(self._buffers, same, strict=True) if not equal}
             self._changing = changed
-        elif late := sorted(changed - self._changing):
+        elif self._changing is not None and (late := sorted(changed - self._changing)):
             raise SpecError(
                 f"MODEL: its forward pass changes the buffer {late[0]}, which the first one left "
                 "as it was; let it change the same buffers at every step"
@@ -321,8 +376,10 @@ class Stack(Part):
         if len(self.models) == 1:
             only = {name: tensor[0] for name, tensor in tensors.items()}
             return self._forward_one(only, X if shared else X[0]).unsqueeze(0)
-        forward = self._forward_shared if shared else self._forward_stacked
-        output: Tensor = forward(tensors, X)
+        # Where it is not known that they draw, a draw raises: it would be one for all.
+        randomness = "different" if self.draws.active else "error"
+        in_dims = (0, None if shared else 0)
+        output: Tensor = torch.vmap(self._forward_one, in_dims, randomness=randomness)(tensors, X)
         return output
 
     @contextlib.contextmanager
@@ -400,6 +457,7 @@ class Stack(Part):
         return {
             "configs": list(self.configs),
             "method": self.method,
+            "draws": bool(self.draws.in_steps),
             "tensors": dict(self.tensors),
             "left_out": {config: _tensors(self.models[config]) for config in left_out},
         }
@@ -417,6 +475,8 @@ class Stack(Part):
                 f"saved state: its weights {name} have shape {saved.get(name)}, but the models "
                 f"have {own.get(name)}; discard the state to train from the beginning"
             )
+        if self._compiled is not None and state["draws"]:
+            self._plain_again()
         if state["method"] not in (self.method, "autograd"):
             raise StateError(
                 f"saved state: its gradients come from {state['method']}, those of this training "
@@ -524,18 +584,11 @@ def check_stackable(models: Sequence[nn.Module], *, compared: bool = False) -> N
         compared: whether their signatures are known to be equal.
 
     Raises:
-        SpecError: naming the first tensor or module that differs, or dropout.
+        SpecError: naming the first tensor or module that differs.
         StackingError: for models that differ in anything but their tensors.
     """
     if len(set(map(id, models))) < len(models):
         raise SpecError("models: the same module occurs twice; every config needs its own")
-    for path, module in models[0].named_modules():
-        random = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-        if random and module.training:
-            raise SpecError(
-                f"MODEL: its module {path!r} ({type(module).__name__}) draws random numbers in "
-                "the forward pass, which is not supported; leave it out"
-            )
     for path, parameter in models[0].named_parameters():
         if getattr(parameter, "_post_accumulate_grad_hooks", None):
             raise SpecError(

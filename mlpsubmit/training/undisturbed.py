@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from mlpsubmit.training.global_state import global_state_kept
+
 __all__ = ["undisturbed"]
 
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Restore afterwards what a forward pass may change: buffers, attributes, torch's generator.
+    """Restore afterwards what a forward pass may change: buffers, attributes, generators.
 
     Not a copy of the model: its hooks and functions may be bound to this very module.
     """
@@ -22,7 +24,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     contents = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     attributes = [(module, _shallow_copies(module)) for module in modules]
     try:
-        with torch.random.fork_rng(devices=[]):
+        with global_state_kept():
             yield
     finally:
         for module, own in attributes:

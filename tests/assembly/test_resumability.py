@@ -548,7 +548,7 @@ def made_by_a_function(params: Any, lr: float = 1e-3) -> Any:
 
 OPTIMIZERS: dict[Any, str] = {
     **dict.fromkeys(["RMSprop", "NAdam", "Adagrad", "ASGD", "Rprop", "Adamax"], ""),
-    **dict.fromkeys([WarmSaved, WarmInGroups, ScheduledSaved, InState, Langevin], ""),
+    **dict.fromkeys([WarmSaved, WarmInGroups, ScheduledSaved, InState, Langevin, NumpyNoise], ""),
     OwnGeneratorSaved: "",
     Warm: "OPTIMIZER Warm: its attribute 't' changes during the training but is not in a che",
     made_by_a_function: "OPTIMIZER made_by_a_function: its attribute 't'",
@@ -558,7 +558,6 @@ OPTIMIZERS: dict[Any, str] = {
     InClass: "OPTIMIZER InClass: .*steps",
     InDoublePrecision: "OPTIMIZER InDoublePrecision: .*state",
     OwnGenerator: "OPTIMIZER OwnGenerator: its attribute 'noise'",
-    NumpyNoise: "OPTIMIZER NumpyNoise draws from the global generator of numpy",
     Lookahead: "OPTIMIZER Lookahead: its attribute .*inner",
 }
 

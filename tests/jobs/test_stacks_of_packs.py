@@ -66,7 +66,7 @@ def made(choosy: bool) -> Sweep:
     ("choosy", "said"),
     [
         (False, "4 configs train in 2 stacks: they differ in Normed.v"),
-        (True, "4 configs train one by one: MODEL decides on the values of tensors"),
+        (True, "4 configs train one by one: MODEL has a branch that depends on the data (line "),
     ],
 )
 def test_a_pack_of_several_stacks_continues_where_it_was(

@@ -72,13 +72,11 @@ class Recordable(Protocol):
     Attributes:
         start: the first step to make.
         train: the batches.
-        generators: those that the batch functions draw from.
         device: where it trains.
     """
 
     start: int
     train: Batches
-    generators: list[torch.Generator]
     device: torch.device
 
     @property
@@ -96,6 +94,14 @@ class Recordable(Protocol):
     @property
     def functions(self) -> list[Any]:
         """The user's functions that each step calls, and a hash of the model's state."""
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """The generators that a step draws from."""
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why steps cannot be recorded, where that is known."""
 
 
 def replayed(step_fn: StepFn, pack: Recordable, common: Hyperparameters) -> StepsFn:
@@ -191,7 +197,9 @@ class ReplayedSteps:
         set_generator_states(generators, before)
         keeps_state = content is None or content != self._content()
         set_generator_states(generators, after)
-        if waits:
+        if self._pack.obstacle is not None:
+            self._refuse(step, self._pack.obstacle)
+        elif waits:
             self._refuse(step, f"they wait for the device, in {waits[0]}")
         elif keeps_state:
             self._refuse(
