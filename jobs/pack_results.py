@@ -47,6 +47,8 @@ def stack_arrays(rows: Sequence[int], trained: Trained, seconds: float, *, teste
     }
     if tested:
         arrays["test_loss"] = trained.test_loss
+    arrays |= {f"metric.{name}": values for name, values in trained.metrics.items()}
+    arrays |= {f"timekeys.{name}": steps for name, steps in trained.metric_timekeys.items()}
     schedules = {name: getattr(trained, name) for name in SHARED}
     arrays |= {name: steps for name, steps in schedules.items() if len(steps)}
     # If every config diverged, the shape of a grab that was never called is not known.

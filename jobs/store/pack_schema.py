@@ -56,7 +56,8 @@ class PackSchema:
 
     Attributes:
         points: of the product of the axes.
-        thresholds: how many there are; if they are an axis, the most.
+        thresholds: how many there are of the train loss; if they are an axis, the most.
+        metric_thresholds: the same of each name in METRIC_THRESHOLDS; None where that is unknown.
         packs: of the plan.
         reused: configs whose results come from earlier runs.
     """
@@ -65,6 +66,7 @@ class PackSchema:
     thresholds: int
     packs: int
     reused: int
+    metric_thresholds: tuple[tuple[str, int], ...] | None = ()
 
     @property
     def most_members(self) -> int:
@@ -88,7 +90,7 @@ class PackSchema:
 
     def fits(self, pack: str, headers: Mapping[str, ArrayHeader]) -> bool:
         """Return whether arrays of these shapes and types can be those of a pack of this name."""
-        if not _fits(self.thresholds, tuple(headers.items())):
+        if not _fits(self.thresholds, self.metric_thresholds, tuple(headers.items())):
             return False
         return _REUSED.fullmatch(pack) is None or headers["index"].shape == (reused_configs(pack),)
 
@@ -109,7 +111,11 @@ class PackSchema:
 
 #: Of a run whose sweep.json or plan.json is damaged.
 ANY_PACKS = PackSchema(
-    points=MOST_CONFIGS, thresholds=MOST_CONFIGS, packs=MOST_CONFIGS, reused=MOST_CONFIGS
+    points=MOST_CONFIGS,
+    thresholds=MOST_CONFIGS,
+    packs=MOST_CONFIGS,
+    reused=MOST_CONFIGS,
+    metric_thresholds=None,
 )
 
 
@@ -120,7 +126,11 @@ def reused_configs(pack: str) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _fits(thresholds: int, described: tuple[tuple[str, ArrayHeader], ...]) -> bool:
+def _fits(
+    thresholds: int,
+    of_metrics: tuple[tuple[str, int], ...] | None,
+    described: tuple[tuple[str, ArrayHeader], ...],
+) -> bool:
     """Return whether arrays can be those of a pack; most packs of a run have equal ones."""
     headers = dict(described)
     if not {*_PER_CONFIG, "timekeys", "train_loss"} <= headers.keys():
@@ -128,7 +138,13 @@ def _fits(thresholds: int, described: tuple[tuple[str, ArrayHeader], ...]) -> bo
     weights = sum(name.startswith((WEIGHTS, WEIGHT_SHAPES)) for name in headers)
     if len(headers) > MOST_ARRAYS or len(headers) - weights > MOST_BESIDES_WEIGHTS:
         return False
-    configs, timekeys = headers["index"].shape, headers["timekeys"]
+    configs, timekeys = headers["index"].shape, {"timekeys": thresholds}
+    prefix = "timekeys."
+    if of_metrics is None:
+        unknown = [name for name in headers if name.startswith(prefix)]
+        timekeys |= dict.fromkeys(unknown, MOST_CONFIGS)
+    else:
+        timekeys |= {f"{prefix}{name}": most for name, most in of_metrics}
     shared = {name: headers[name] for name in _SHARED if name in headers}
     own = {name: headers[name] for name in headers.keys() - shared.keys()}
     return (
@@ -140,15 +156,19 @@ def _fits(thresholds: int, described: tuple[tuple[str, ArrayHeader], ...]) -> bo
             for name, kinds in _PER_CONFIG.items()
         )
         and own["key"].dtype == np.dtype("S32")
-        and timekeys.dtype.kind == "i"
-        and len(timekeys.shape) == 2
-        and timekeys.shape[1] <= thresholds
+        and all(
+            header.dtype.kind == "i"
+            and len(header.shape) == 2
+            and header.shape[1] <= timekeys.get(name, -1)
+            for name, header in own.items()
+            if name == "timekeys" or name.startswith(prefix)
+        )
         and all(_fits_clock(name, header, shared) for name, header in own.items())
     )
 
 
 def _fits_clock(name: str, header: ArrayHeader, clocks: Mapping[str, ArrayHeader]) -> bool:
-    """Return whether losses, grabs or weights are one per config, or one per recorded step."""
+    """Return whether losses, metrics, grabs or weights are one per config, or per recorded step."""
     inner = header.shape[1:]
     if name.startswith(WEIGHTS):
         return "weights_step" not in clocks or inner[:1] == clocks["weights_step"].shape
@@ -156,8 +176,9 @@ def _fits_clock(name: str, header: ArrayHeader, clocks: Mapping[str, ArrayHeader
         return len(inner) == 1 and header.dtype.kind == "i"
     if grab_of(name) is not None:
         return "grab_step" not in clocks or inner[:1] == clocks["grab_step"].shape
-    if name in ("train_loss", "test_loss"):
-        clock = "eval_step" if name == "test_loss" and "eval_step" in clocks else "step"
+    if name in ("train_loss", "test_loss") or name.startswith("metric."):
+        of_test = name.removeprefix("metric.").startswith("test_")
+        clock = "eval_step" if of_test and "eval_step" in clocks else "step"
         traced = clock in clocks and inner == clocks[clock].shape
         return header.dtype.kind in "iuf" and (traced or not inner)
     return name != "trained_together" or (not inner and header.dtype.kind in "iuf")

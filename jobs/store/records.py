@@ -136,6 +136,15 @@ class ThresholdAxis(TypedDict):
 
 
 @_open
+class MetricThresholds(TypedDict):
+    """The thresholds of one name in METRIC_THRESHOLDS; positions if they vary along an axis."""
+
+    name: Annotated[str, Field(pattern=r"^(train|test)_[A-Za-z_][A-Za-z0-9_]{0,59}$")]
+    thresholds: list[Finite]
+    threshold_axis: ThresholdAxis | None
+
+
+@_open
 class Folders(TypedDict):
     """The working directory of a launch, and the run directory then."""
 
@@ -168,6 +177,8 @@ class Manifest(TypedDict):
     reused: Index
     thresholds: list[Finite]
     threshold_axis: ThresholdAxis | None
+    metrics: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}$")]]
+    metric_thresholds: list[MetricThresholds]
     tested: bool
     hyperparameters: dict[str, Any]
     arguments: dict[str, Any]
@@ -595,16 +606,20 @@ def _manifest_problem(sweep: Manifest) -> str:
             return f"included: {error}"
     if points != sweep["configs"]:
         return f"configs: got {sweep['configs']}; the axes have {points}"
-    return _threshold_problem(sweep)
+    named = [one["name"] for one in sweep["metric_thresholds"]]
+    if len(set(named)) < len(named) or len(set(sweep["metrics"])) < len(sweep["metrics"]):
+        return "metrics, or metric_thresholds: a name is there twice"
+    problems = (_threshold_problem(sweep, own) for own in (sweep, *sweep["metric_thresholds"]))
+    return next(filter(None, problems), "")
 
 
-def _threshold_problem(sweep: Manifest) -> str:
-    axis = sweep["threshold_axis"]
+def _threshold_problem(sweep: Manifest, own: Manifest | MetricThresholds) -> str:
+    axis = own["threshold_axis"]
     if axis is None:
         return ""
-    sizes = {own["dimension"]: len(own["values"][0]) for own in sweep["axes"]}
+    sizes = {one["dimension"]: len(one["values"][0]) for one in sweep["axes"]}
     longest = max(map(len, axis["values"]), default=0)
-    if sizes.get(axis["dimension"]) != len(axis["values"]) or longest > len(sweep["thresholds"]):
+    if sizes.get(axis["dimension"]) != len(axis["values"]) or longest > len(own["thresholds"]):
         return "threshold_axis: does not fit the axes"
     return ""
 

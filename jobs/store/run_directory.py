@@ -183,6 +183,9 @@ class RunDirectory:
             thresholds=len(self.sweep["thresholds"]),
             packs=self.plan["packs"],
             reused=self.sweep["reused"],
+            metric_thresholds=tuple(
+                (one["name"], len(one["thresholds"])) for one in self.sweep["metric_thresholds"]
+            ),
         )
 
     def has_this_format(self) -> bool:

@@ -35,7 +35,7 @@ from mlpsubmit.training.precision import functions_dtype
 __all__ = ["probe", "smoke_test", "smoke_test_grabs"]
 
 #: Settings of which every value is probed: each runs different code.
-PROBED = ("optimizer", "loss", "model", "parametrization", "lr_schedule")
+PROBED = ("optimizer", "loss", "metrics", "model", "parametrization", "lr_schedule")
 
 #: Settings that decide how learning rates are scaled, and which of their values are alike.
 SCALED: dict[str, Callable[[Any], Any]] = {
@@ -348,7 +348,10 @@ def smoke_test(
         SpecError: for a function that keeps state.
     """
     smoke_test_grabs(sweep, config, entry, device)
-    functions = tuple(id(getattr(config.hyperparameters, name)) for name in PROBED)
+    settings = config.hyperparameters
+    chosen = [getattr(settings, name) for name in PROBED if name != "metrics"]
+    chosen += [metric.function for metric in settings.metrics.values()]
+    functions = tuple(map(id, chosen))
     if sweep.data is not None and not _is_cheap(sweep) and functions not in checked:
         check_resumable(sweep, config, entry, device)
         checked.add(functions)

@@ -52,6 +52,7 @@ _HINTS = {
     "MODEL": "make it a buffer: self.register_buffer(name, tensor), changed in place",
     "LOSS": "compute the loss from its arguments alone",
     "LR_SCHEDULE": "compute the factor from the step alone",
+    "METRICS": "compute the metric from its arguments alone",
     "batchfn": HINT,
     "grab": "compute it from its arguments; model0 is the network at initialisation",
     "PARAMETRIZATION": "compute it from its arguments",
@@ -99,6 +100,8 @@ def own_functions(sweep: Sweep, config: Config, grabs: Collection[str]) -> dict[
     functions = {"batchfn": sweep.batchfn, "PARAMETRIZATION": settings.parametrization}
     functions |= {"MODEL": settings.model, "LOSS": settings.loss}
     functions["LR_SCHEDULE"] = settings.lr_schedule
+    measured = settings.measured.items()
+    functions |= {f"METRICS {name!r}": metric.function for name, metric in measured}
     own = {f"{k} {function_name(f)}": f for k, f in functions.items() if _is_own(f)}
     own |= {f"grab {name!r}": named[name] for name in grabs if _is_own(named[name])}
     if settings.optimizer not in OPTIMIZERS:
@@ -205,6 +208,7 @@ class _Run:
             "grab_every": _STEPS - 1,
             "loss_checkpoints": (),
             "percent_thresholds": None,
+            "stop_on": None,
         }
         if config.hyperparameters.optimizer not in OPTIMIZERS:
             cls = optimizer_class(config.hyperparameters.optimizer)
@@ -225,6 +229,7 @@ class _Run:
         self.results = {
             "its weights": held(stack.models[0].state_dict()),
             "its losses": held([trained.train_loss[:, -1], trained.test_loss[:, -1:]]),
+            "its metrics": held({n: values[:, -1] for n, values in trained.metrics.items()}),
             "the generators of its batches": held(stack.generators),
         }
         grabs: dict[str, list[Any]] = {}

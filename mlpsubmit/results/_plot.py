@@ -16,6 +16,7 @@ from mlpsubmit.results.axes import (
     has_threshold,
     loss_clock,
     shown_axes,
+    threshold_suffixes,
 )
 from mlpsubmit.results.dataset import load_empty
 from mlpsubmit.results.export import check_target
@@ -59,11 +60,12 @@ def plot(dataset: xr.Dataset, path: str | Path, *, force: bool = False) -> Path:
     With traces: loss against step, a colour per value of the first axis, a panel per value of the
     second, a thin line per config of all further axes (the trials among them), dashed for the test
     loss where it is not the train loss. Without: the time to the last threshold that anything
-    crossed, else the final test loss or (if that is not evaluated) the final train loss, against
-    the first numeric axis; a line through the means for each value of the next axis, a panel for
-    each of the one after. A mean is over the configs that crossed the threshold, and its marker is
-    hollow if some of those that have finished did not. Axes of a single value are left out; of long
-    ones at most 8 colours and 6 panels are drawn, evenly spread.
+    crossed (of the train loss, else of METRIC_THRESHOLDS), else the final test loss or (if that is
+    not evaluated) the final train loss, against the first numeric axis; a line through the means
+    for each value of the next axis, a panel for each of the one after. A mean is over the configs
+    that crossed the threshold, and its marker is hollow if some of those that have finished did
+    not. Axes of a single value are left out; of long ones at most 8 colours and 6 panels are drawn,
+    evenly spread.
 
     Args:
         dataset: from `to_dataset`, or opened from a file; of traces, only those drawn are read.
@@ -174,16 +176,20 @@ def _quantity(dataset: xr.Dataset) -> tuple[Array, Array, str, str]:
     NaN: the point has finished, and has the threshold, but did not cross it.
     """
     done = finished(dataset["status"].values)
-    timekeys = dataset["timekeys"].transpose(..., "threshold").values
-    for position in reversed(range(timekeys.shape[-1])):
-        steps = timekeys[..., position]
-        if not np.isnan(steps).all():
-            threshold = threshold_label(float(dataset["threshold"].values[position]))
-            own = has_threshold(dataset).transpose(..., "threshold").values[..., position]
-            never = int((own & done & np.isnan(steps)).sum())
-            note = f"{never} never crossed {threshold}" if never else ""
-            return steps, own & done, f"steps to threshold {threshold}", note
-    note = "no threshold was crossed" if timekeys.shape[-1] else ""
+    suffixes = threshold_suffixes(dataset)
+    for suffix in suffixes:
+        along, of = f"threshold{suffix}", suffix[1:].replace("_", " ") or "threshold"
+        timekeys = dataset[f"timekeys{suffix}"].transpose(..., along).values
+        for position in reversed(range(timekeys.shape[-1])):
+            steps = timekeys[..., position]
+            if not np.isnan(steps).all():
+                threshold = threshold_label(float(dataset[along].values[position]))
+                own = has_threshold(dataset, suffix).transpose(..., along).values[..., position]
+                never = int((own & done & np.isnan(steps)).sum())
+                note = f"{never} never crossed {threshold}" if never else ""
+                return steps, own & done, f"steps to {of} {threshold}", note
+    any_threshold = any(dataset.sizes[f"threshold{suffix}"] for suffix in suffixes)
+    note = "no threshold was crossed" if any_threshold else ""
     name = (
         "test_loss"
         if "test_loss" in dataset and dataset["test_loss"].notnull().any()

@@ -22,6 +22,7 @@ __all__ = [
     "has_threshold",
     "loss_clock",
     "shown_axes",
+    "threshold_suffixes",
 ]
 
 # Repetitions of one config, which differ in their seeds only.
@@ -84,10 +85,18 @@ def finished(status: Array) -> npt.NDArray[np.bool_]:
     return np.isin(status, ("done", "diverged"))
 
 
-def has_threshold(dataset: xr.Dataset) -> xr.DataArray:
+def threshold_suffixes(dataset: xr.Dataset) -> list[str]:
+    """Return what follows `timekeys` in the names of its variables: "", "_test_accuracy", ..."""
+    names = sorted(map(str, dataset.data_vars))
+    found = [name.removeprefix("timekeys") for name in names if name.startswith("timekeys")]
+    return [suffix for suffix in found if f"threshold{suffix}" in dataset.dims]
+
+
+def has_threshold(dataset: xr.Dataset, suffix: str = "") -> xr.DataArray:
     """Return where configs have a threshold, dims those of `timekeys`; an axis may set them."""
-    own = "threshold_value" if "threshold_value" in dataset.coords else "threshold"
-    return dataset[own].notnull().broadcast_like(dataset["timekeys"])
+    value = f"threshold_value{suffix}"
+    own = value if value in dataset.coords else f"threshold{suffix}"
+    return dataset[own].notnull().broadcast_like(dataset[f"timekeys{suffix}"])
 
 
 def loss_clock(loss: xr.Variable | xr.DataArray) -> str | None:

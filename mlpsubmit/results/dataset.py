@@ -35,6 +35,10 @@ def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
       the threshold, NaN if there is none.
     - ``crossed``: bool, along ``threshold``: whether there is one. Both are NaN and False for
       points without a result, too, which ``status`` tells apart.
+    - ``train_accuracy``, ``test_accuracy`` and so on: float64, each metric as the loss of its set,
+      not smoothed; those of the test set are absent with ``test_loss``.
+    - ``timekeys_test_accuracy``, ``crossed_test_accuracy`` and so on: for each name in
+      METRIC_THRESHOLDS, along ``threshold_test_accuracy``.
     - ``status``: "done", "diverged", "failed", "missing", or "excluded" (left out by ``where``).
     - ``steps``, ``seconds``: float64.
     - ``trained_together``: float64, of packs that were divided, how many configs trained
@@ -162,13 +166,15 @@ def _coordinates(schema: Schema) -> dict[str, tuple[str | tuple[str, str], Array
         for dimension in layout.dimensions
         for name, values in dimension.coordinates.items()
     }
-    coordinates["threshold"] = ("threshold", np.array(layout.thresholds, dtype=np.float64))
-    if layout.threshold_axis is not None:
-        dimension, lists = layout.threshold_axis
-        values = np.full((len(lists), len(layout.thresholds)), np.nan)
-        for row, thresholds in zip(values, lists, strict=True):
-            row[: len(thresholds)] = thresholds
-        coordinates["threshold_value"] = ((names[dimension], "threshold"), values)
+    for thresholds in layout.all_thresholds:
+        along = thresholds.named("threshold")
+        coordinates[along] = (along, np.array(thresholds.values, dtype=np.float64))
+        if thresholds.axis is not None:
+            dimension, lists = thresholds.axis
+            values = np.full((len(lists), len(thresholds.values)), np.nan)
+            for row, own in zip(values, lists, strict=True):
+                row[: len(own)] = own
+            coordinates[thresholds.named("threshold_value")] = ((names[dimension], along), values)
     of_grabs = {dim: (dim, _coordinate_values(own)) for dim, own in schema.coordinates.items()}
     return coordinates | of_grabs | {dim: (dim, steps) for dim, steps in schema.clocks.items()}
 

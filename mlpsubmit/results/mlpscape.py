@@ -14,7 +14,7 @@ from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.expt_trace import ExptTrace
 from mlpsubmit.results.grab_arrays import grab_of, result_name
 from mlpsubmit.results.origin import MARK
-from mlpsubmit.results.schema import scan
+from mlpsubmit.results.schema import METRIC, scan
 from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
 
     ``jobs`` is the list of their axis values (tuples, in product order), ``var_axes`` the axis
     names, those of a zipped axis one by one; ``losses`` (test losses; online, as in MLPscape, the
-    train losses), ``timekeys`` (int64, shape (thresholds,), -1 for never) and each of ``extras`` (a
-    key of a grab's dictionaries as ``<grab>_<key>``) are serialised `ExptTrace` objects keyed by
-    these tuples. Traces and grabs that differ in shape between configs are padded as in
-    `to_dataset`.
+    train losses), ``timekeys`` (int64, shape (thresholds,), -1 for never) and each of ``extras`` (the
+    grabs, a key of a grab's dictionaries as ``<grab>_<key>``; and by their names in the dataset the
+    metrics and the timekeys of METRIC_THRESHOLDS) are serialised `ExptTrace` objects keyed by these
+    tuples. Traces and grabs that differ in shape between configs are padded as in `to_dataset`.
 
     Raises:
         UserError: an axis has a name that `ExptTrace` reserves, or two configs have equal values.
@@ -51,11 +51,15 @@ def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
     keys = [_job(layout, index) for index in indices]
     arrays = {v.name: grab_of(v.array) for v in schema.variables}
     grabs = {name: result_name(*array) for name, array in arrays.items() if array is not None}
+    timekeys = [thresholds.named("timekeys") for thresholds in layout.all_thresholds]
+    measured = [v.name for v in schema.variables if v.array.startswith(METRIC)]
+    extras = {name: name for name in (*measured, *timekeys[1:])}
+    extras |= {name: name if own in extras else own for name, own in grabs.items()}
 
     def trace(variable: xr.DataArray) -> dict[str, Any]:
         values = variable.values
         values = values.reshape(layout.size, *values.shape[len(layout.shape) :])[indices]
-        if variable.name == "timekeys":
+        if variable.name in timekeys:
             values = np.nan_to_num(values, nan=-1).astype(np.int64)
         return _trace(layout, keys, values)
 
@@ -64,7 +68,7 @@ def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
         "var_axes": list(layout.coordinate_names),
         "losses": trace(_losses(dataset, layout)),
         "timekeys": trace(dataset["timekeys"]),
-        "extras": {grab: trace(dataset[name]) for name, grab in grabs.items()},
+        "extras": {key: trace(dataset[name]) for name, key in extras.items()},
     }
 
 

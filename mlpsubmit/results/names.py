@@ -15,6 +15,7 @@ __all__ = [
     "coordinate_names",
     "grab_dim_names",
     "grab_names",
+    "metric_names",
     "sweep_dims",
     "threshold_label",
 ]
@@ -40,6 +41,18 @@ def _free_name(name: str, taken: Container[str], suffix: str) -> str:
     return name
 
 
+def metric_names(layout: Layout) -> list[str]:
+    """Return the names of the metrics of the train and of the test set."""
+    return [f"{which}_{name}" for name in layout.metrics for which in ("train", "test")]
+
+
+def _reserved(layout: Layout) -> set[str]:
+    """Return the names that no axis and no grab can have."""
+    of_thresholds = ("threshold", "threshold_value", "timekeys", "crossed")
+    further = {t.named(name) for t in layout.metric_thresholds for name in of_thresholds}
+    return {*RESERVED, *metric_names(layout), *further}
+
+
 def coordinate_names(layout: Layout) -> dict[str, str]:
     """Return the dataset's name of every dimension and coordinate of the layout.
 
@@ -47,10 +60,11 @@ def coordinate_names(layout: Layout) -> dict[str, str]:
     ``steps_axis``, because a finished run should not be uncollectable for its names.
     """
     taken: dict[str, str] = {}
+    reserved = _reserved(layout)
     for dimension in layout.dimensions:
         for name in (dimension.name, *dimension.coordinates):
             if name not in taken:
-                taken[name] = _free_name(name, {*RESERVED, *taken.values()}, "_axis")
+                taken[name] = _free_name(name, {*reserved, *taken.values()}, "_axis")
     return taken
 
 
@@ -62,7 +76,7 @@ def sweep_dims(layout: Layout) -> tuple[str, ...]:
 
 def grab_dim_names(dims: Iterable[str], layout: Layout) -> dict[str, str]:
     """Return the dataset's name of every dimension that grabs name: ``_dim`` where it is taken."""
-    taken = {*RESERVED, *coordinate_names(layout).values()}
+    taken = {*_reserved(layout), *coordinate_names(layout).values()}
     return {dim: _free_name(dim, taken, "_dim") for dim in dims}
 
 
@@ -72,7 +86,7 @@ def grab_names(arrays: Iterable[str], dims: Iterable[str], layout: Layout) -> di
     Args:
         dims: the dataset's names of the dimensions that grabs name.
     """
-    taken = {*RESERVED, *coordinate_names(layout).values(), *dims}
+    taken = {*_reserved(layout), *coordinate_names(layout).values(), *dims}
     names: dict[str, str] = {}
     for array in arrays:
         grab, key = grab_of(array) or (array, None)

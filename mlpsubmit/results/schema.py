@@ -20,14 +20,22 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.results.grab_arrays import grab_of
 from mlpsubmit.results.grab_dims import GrabDims, grab_dims
 from mlpsubmit.results.labels import NO_LABELS
-from mlpsubmit.results.names import CLOCKS, grab_names
-from mlpsubmit.results.source import Array, FinishedPack, Layout, ResultSource, Scalar
+from mlpsubmit.results.names import CLOCKS, grab_names, metric_names
+from mlpsubmit.results.source import (
+    Array,
+    FinishedPack,
+    Layout,
+    ResultSource,
+    Scalar,
+    Thresholds,
+)
 
 __all__ = ["Schema", "Variable", "scan"]
 
 PackId: TypeAlias = tuple[str, int]
 Steps: TypeAlias = npt.NDArray[np.int64]
 FLOAT: np.dtype[Any] = np.dtype(np.float64)
+METRIC = "metric."
 TOGETHER = "trained_together"
 TOGETHER_DESCRIPTION = "configs trained together, of a pack that was divided"
 # A grab without a trace is kept in memory for all configs if it has at most this many bytes per
@@ -78,8 +86,9 @@ class Variable:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """Its attributes in the dataset."""
-        found = {"long_name": self.description, "units": self.units}
+        """Its attributes in the dataset; of a metric, also the name of that."""
+        metric = self.name.partition("_")[2] if self.array.startswith(METRIC) else ""
+        found = {"long_name": self.description, "units": self.units, "metric": metric}
         return {name: text for name, text in found.items() if text}
 
     @property
@@ -329,37 +338,55 @@ def _union(packs: Sequence[_Scanned], recorded: str) -> Steps:
 def _fixed_variables(
     layout: Layout, tested: bool, dims: dict[str, str], clocks: dict[str, Steps]
 ) -> list[Variable]:
-    """Return the variables that every run has, and its test loss if that is evaluated."""
+    """Return the variables but grabs: of the test set only if its loss is evaluated."""
 
-    def loss(name: str, recorded: str, description: str) -> Variable:
-        if recorded not in dims:
-            return Variable(name, name, description=f"final {description}")
-        dim = dims[recorded]
+    def recorded(name: str, array: str, clock: str, description: str) -> Variable:
+        if clock not in dims:
+            return Variable(name, array, description=f"final {description}")
+        dim = dims[clock]
         return Variable(
-            name, name, (dim,), clocks[dim].shape, recorded=recorded, description=description
+            name, array, (dim,), clocks[dim].shape, recorded=clock, description=description
         )
 
-    losses = [loss("train_loss", "step", "train loss, before the step")]
+    found = [recorded("train_loss", "train_loss", "step", "train loss, before the step")]
     if tested:
-        losses.append(loss("test_loss", "eval_step", "test loss"))
-    per_threshold = ("timekeys", ("threshold",), (len(layout.thresholds),))
+        found.append(recorded("test_loss", "test_loss", "eval_step", "test loss"))
+    for name in metric_names(layout):
+        which, _, metric = name.partition("_")
+        text = f"{metric} of the batch, before the step" if which == "train" else f"test {metric}"
+        if tested or which == "train":
+            clock = "step" if which == "train" else "eval_step"
+            found.append(recorded(name, f"{METRIC}{name}", clock, text))
+    for thresholds in layout.all_thresholds:
+        found += _per_threshold(thresholds)
     return [
-        *losses,
+        *found,
+        Variable("steps", "steps", description="gradient steps taken"),
+        Variable("seconds", "seconds", description="wall time in seconds"),
+    ]
+
+
+def _per_threshold(thresholds: Thresholds) -> list[Variable]:
+    """Return when thresholds were crossed, and whether they were."""
+    common = (thresholds.array, (thresholds.named("threshold"),), (len(thresholds.values),))
+    reached, fell = f"{thresholds.of} reaches the threshold", f"{thresholds.of} reached"
+    if thresholds.of in ("", "test_loss"):
+        loss = f"smoothed {'test' if thresholds.of else 'train'} loss"
+        reached, fell = f"{loss} is below the threshold", f"the {loss} fell below"
+    return [
         Variable(
-            "timekeys",
-            *per_threshold,
-            description="first step whose smoothed train loss is below the threshold; NaN if none",
+            thresholds.named("timekeys"),
+            *common,
+            description=f"first step whose {reached}; NaN if none",
             decode=lambda steps: np.where(steps < 0, np.nan, steps),
         ),
         Variable(
-            "crossed",
-            *per_threshold,
+            thresholds.named("crossed"),
+            *common,
             dtype=np.dtype(np.bool_),
-            description="whether the smoothed train loss fell below the threshold",
+            description=f"whether {fell} the threshold",
             decode=lambda steps: steps >= 0,
         ),
-        Variable("steps", "steps", description="gradient steps taken"),
-        Variable("seconds", "seconds", description="wall time in seconds"),
     ]
 
 

@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from mlpsubmit.results.labels import Labels, Scalar
 
-__all__ = ["Dimension", "Failure", "FinishedPack", "Layout", "ResultSource", "Scalar"]
+__all__ = [
+    "Dimension",
+    "Failure",
+    "FinishedPack",
+    "Layout",
+    "ResultSource",
+    "Scalar",
+    "Thresholds",
+]
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -42,6 +50,31 @@ class Dimension:
 
 
 @dataclass(frozen=True, eq=False)
+class Thresholds:
+    """The thresholds that one list of timekeys refers to, and the names of what belongs to them.
+
+    Args:
+        of: a name in METRIC_THRESHOLDS, or nothing for those of the train loss.
+        values: in the order of crossing.
+        axis: if they are an axis, its dimension, and the thresholds of each of its values;
+            ``values`` are then their positions.
+    """
+
+    of: str
+    values: tuple[float, ...]
+    axis: tuple[str, Sequence[Sequence[float]]] | None = None
+
+    def named(self, name: str) -> str:
+        """Return the name of a variable, dimension or coordinate of these thresholds."""
+        return f"{name}_{self.of}" if self.of else name
+
+    @property
+    def array(self) -> str:
+        """The array of the timekeys in a pack."""
+        return f"timekeys.{self.of}" if self.of else "timekeys"
+
+
+@dataclass(frozen=True, eq=False)
 class Layout:
     """The dimensions and attributes of a run's results, known before there are any.
 
@@ -53,6 +86,8 @@ class Layout:
             ``None`` for all. The sweep's ``where`` excludes the others.
         threshold_axis: if the thresholds are an axis, its dimension, and the thresholds of each of
             its values; ``thresholds`` are then their positions.
+        metrics: the names of the metrics of any point.
+        metric_thresholds: those of METRIC_THRESHOLDS.
         tested: whether test losses are evaluated, of any point.
         online: whether the points train online: one value for all, or a mask as ``included``.
         labels: of grabs, by name.
@@ -66,6 +101,14 @@ class Layout:
     tested: bool = True
     online: bool | Array = False
     labels: Mapping[str, Labels] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    metric_thresholds: tuple[Thresholds, ...] = ()
+
+    @property
+    def all_thresholds(self) -> tuple[Thresholds, ...]:
+        """Those of the train loss, and those of METRIC_THRESHOLDS."""
+        own = Thresholds("", self.thresholds, self.threshold_axis)
+        return (own, *self.metric_thresholds)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,6 +146,8 @@ class FinishedPack(Protocol):
     timekeys             (K, T)       first step below each threshold; -1 never
     train_loss           (K,), (K, R) final, or at the steps in `step`
     test_loss            (K,), (K, E) final, or at the steps in `eval_step`; only if evaluated
+    metric.<name>        (K,), (K, .) as the loss of its set: `metric.train_accuracy`, ...
+    timekeys.<name>      (K, T)       of METRIC_THRESHOLDS: first step that reaches each; -1 never
     step                 (R,)         with traces only
     eval_step            (E,)         with traces only
     grab_step            (G,)         with traces of grabs only

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlpsubmit.results.axes import TRIAL, final_values, finished, has_threshold, shown_axes
+from mlpsubmit.results.axes import (
+    TRIAL,
+    final_values,
+    finished,
+    has_threshold,
+    shown_axes,
+    threshold_suffixes,
+)
 from mlpsubmit.results.dataset import load_empty
 from mlpsubmit.results.names import threshold_label
 from mlpsubmit.results.source import Array
@@ -24,9 +31,9 @@ NOTHING = "–"
 def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
     """Return a table with a row per point of the sweep; trials share a row.
 
-    Losses are final ones, timekeys the first steps below a threshold: the mean and (over several
-    trials) the sample standard deviation of those that are finite, or crossed it. If only some of
-    the finished trials crossed a threshold, the cell has their number: ``297 (1/2)``.
+    Losses and metrics are final ones, timekeys the first steps at a threshold: the mean and (over
+    several trials) the sample standard deviation of those that are finite, or crossed it. If only
+    some of the finished trials crossed a threshold, the cell has their number: ``297 (1/2)``.
 
     Args:
         dataset: from `to_dataset`, or opened from a file; only the rows shown are read.
@@ -45,10 +52,13 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
     for axis in axes:
         for name in axis.columns:
             table.add_column(Text(name), justify="right")
-    for name in ("done", *(name.replace("_", " ") for name in _losses(dataset))):
-        table.add_column(name, justify="right")
-    for threshold in dataset["threshold"].values:
-        table.add_column(f"steps to {threshold_label(float(threshold))}", justify="right")
+    for name in ("done", *(name.replace("_", " ") for name in _values(dataset))):
+        table.add_column(Text(name), justify="right")
+    for suffix in threshold_suffixes(dataset):
+        of = f"{suffix[1:].replace('_', ' ')} " if suffix else ""
+        for threshold in dataset[f"threshold{suffix}"].values:
+            label = threshold_label(float(threshold))
+            table.add_column(Text(f"steps to {of}{label}"), justify="right")
     for row in rows[:max_rows]:
         where = np.unravel_index(row, shape)
         point = dataset.isel({dim: int(i) for dim, i in zip(dims, where, strict=True)})
@@ -59,8 +69,11 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
     return table
 
 
-def _losses(dataset: xr.Dataset) -> list[str]:
-    return [name for name in ("train_loss", "test_loss") if name in dataset]
+def _values(dataset: xr.Dataset) -> list[str]:
+    """Return the losses, and the metrics: those of the test set, if there are any."""
+    losses = [name for name in ("train_loss", "test_loss") if name in dataset]
+    metrics = [str(name) for name, v in dataset.data_vars.items() if "metric" in v.attrs]
+    return losses + ([name for name in metrics if name.startswith("test_")] or metrics)
 
 
 def _cells(point: xr.Dataset) -> list[str]:
@@ -69,15 +82,17 @@ def _cells(point: xr.Dataset) -> list[str]:
     status = np.atleast_1d(point["status"].values)
     done = finished(status)
     cells = [_status(status)]
-    for name in _losses(point):
+    for name in _values(point):
         losses = np.atleast_1d(final_values(point[name].transpose(*trial, ...)))
         # A config that has not diverged has no NaN, unless the loss was not evaluated.
         evaluated = done.any() and not np.isnan(losses[status == "done"]).any()
         cells.append(_mean(losses[done & np.isfinite(losses)]) if evaluated else NOTHING)
-    timekeys = point["timekeys"].transpose("threshold", *trial).values
-    own = has_threshold(point).transpose("threshold", *trial).values
-    for steps, has in zip(timekeys, own, strict=True):
-        cells.append(_timekey(np.atleast_1d(steps)[done & has]))
+    for suffix in threshold_suffixes(point):
+        along = f"threshold{suffix}"
+        timekeys = point[f"timekeys{suffix}"].transpose(along, *trial).values
+        own = has_threshold(point, suffix).transpose(along, *trial).values
+        for steps, has in zip(timekeys, own, strict=True):
+            cells.append(_timekey(np.atleast_1d(steps)[done & has]))
     return cells
 
 

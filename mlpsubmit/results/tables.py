@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.results.axes import finished, has_threshold
+from mlpsubmit.results.axes import finished, has_threshold, threshold_suffixes
 from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.names import CLOCKS, threshold_label
 from mlpsubmit.results.netcdf_zarr import open_netcdf, stream_netcdf
@@ -127,9 +127,11 @@ class _LongTable:
         self._dims, self._sizes = status.dims, status.shape
         self._index = np.flatnonzero(status.values.ravel() != "excluded")
         # (rows, thresholds): where a threshold has been crossed or not; else its columns are empty.
-        own = has_threshold(dataset).transpose(*self._dims, "threshold").values
-        known = own & finished(status.values)[..., None]
-        self._known = known.reshape(status.size, own.shape[-1])[self._index]
+        self._known: dict[str, Array] = {}
+        for suffix in threshold_suffixes(dataset):
+            has = has_threshold(dataset, suffix).transpose(*self._dims, f"threshold{suffix}").values
+            known = has & finished(status.values)[..., None]
+            self._known[suffix] = known.reshape(status.size, has.shape[-1])[self._index]
         scalars: dict[tuple[str, int], Any] = {}  # the columns of arrays are numbered
         for name, coordinate in dataset.coords.items():
             if set(coordinate.dims) <= set(self._dims):  # not along steps, thresholds, grabs
@@ -153,12 +155,13 @@ class _LongTable:
         import pandas as pd
 
         shape = array.shape[len(self._dims) :]
-        if name in PER_THRESHOLD:
-            start, dtype = PER_THRESHOLD[name]
-            for i, threshold in enumerate(array["threshold"].values):
-                label = f"{start}_{threshold_label(float(threshold))}"
+        kind, _, of = name.partition("_")
+        if kind in PER_THRESHOLD and (suffix := of and f"_{of}") in self._known:
+            start, dtype = PER_THRESHOLD[kind]
+            for i, threshold in enumerate(array[f"threshold{suffix}"].values):
+                label = f"{start}{suffix}_{threshold_label(float(threshold))}"
                 column = pd.Series(self._flat(array.values[..., i]), dtype=dtype)
-                scalars[label, 0] = column.where(self._known[:, i]).array
+                scalars[label, 0] = column.where(self._known[suffix][:, i]).array
                 self.order.append(label)
             return
         for label, part in _parts(name, array.dtype).items():

@@ -21,6 +21,7 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import encode_mask
 from mlpsubmit.results.labels import NO_LABELS
 from mlpsubmit.spec.fingerprint import setting_digest
+from mlpsubmit.spec.metrics import Metric, crossing_order, with_asked_for
 from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["axis_label", "manifest"]
@@ -64,6 +65,7 @@ def manifest(
         "included": included,
         "reused": reused,
         **_thresholds(sweep),
+        **_metrics(sweep),
         "tested": _tested(sweep),
         "hyperparameters": {
             name: axis_label(value) for name, value in dict(base).items() if name not in varied
@@ -99,15 +101,43 @@ def _thresholds(sweep: Sweep) -> dict[str, Any]:
     return {"thresholds": list(sweep.base.thresholds), "threshold_axis": None}
 
 
-def _tested(sweep: Sweep) -> bool:
-    """Return whether any config can have a test loss: it trains offline, or EVAL_EVERY is set."""
-    values: dict[str, list[Any]] = {
-        "online": [sweep.base.online],
-        "eval_every": [sweep.base.eval_every],
-    }
+def _metrics(sweep: Sweep) -> dict[str, Any]:
+    """Return the names of the metrics of any config, and as :func:`_thresholds` theirs."""
+    metrics: dict[str, Metric] = {}
+    for own in _values(sweep, "metrics"):
+        metrics |= own
+    lists = _values(sweep, "metric_thresholds")
+    names = list(dict.fromkeys(name for own in lists for name in own))
+    metrics = with_asked_for(metrics, names)
+    axis = next((a for a in sweep.product.axes if "metric_thresholds" in a.names), None)
+    found = []
+    for name in names:
+        ordered = [list(crossing_order(metrics, name, own.get(name, ()))) for own in lists]
+        along = None if axis is None else {"dimension": axis.dimension, "values": ordered}
+        thresholds = ordered[0] if along is None else list(range(max(map(len, ordered))))
+        found.append({"name": name, "thresholds": thresholds, "threshold_axis": along})
+    return {"metrics": list(metrics), "metric_thresholds": found}
+
+
+def _values(sweep: Sweep, name: str) -> list[Any]:
+    """Return the values of a hyperparameter: along its axis, or one."""
     for axis in sweep.product.axes:
-        values |= {name: list(axis.values(name)) for name in axis.names if name in values}
-    return not all(values["online"]) or any(values["eval_every"])
+        if name in axis.names:
+            return list(axis.values(name))
+    return [getattr(sweep.base, name)]
+
+
+def _tested(sweep: Sweep) -> bool:
+    """Return whether any config can have a test loss.
+
+    It has one if it trains offline, if EVAL_EVERY is set, and if thresholds need it.
+    """
+    asked = (key for own in _values(sweep, "metric_thresholds") for key in own)
+    return (
+        not all(_values(sweep, "online"))
+        or any(_values(sweep, "eval_every"))
+        or any(key.startswith("test_") for key in asked)
+    )
 
 
 def _labels(values: Sequence[Any]) -> list[Any]:

@@ -398,7 +398,7 @@ class Run:
 
     def layout(self) -> Layout:
         """Return the layout of the run's dataset: dimensions, coordinates, attributes."""
-        from mlpsubmit.results import Dimension, Layout
+        from mlpsubmit.results import Dimension, Layout, Thresholds
 
         sweep = self.directory.sweep
         dimensions = tuple(
@@ -409,7 +409,7 @@ class Run:
             for axis in sweep["axes"]
         )
         shape = [dimension.size for dimension in dimensions]
-        included, lists = sweep["included"], sweep["threshold_axis"]
+        included = sweep["included"]
         return Layout(
             dimensions=dimensions,
             thresholds=tuple(sweep["thresholds"]),
@@ -419,8 +419,13 @@ class Run:
                 "run": self.id,
                 "sweep": self.name,
             },
-            threshold_axis=lists and (lists["dimension"], lists["values"]),
+            threshold_axis=_along(sweep["threshold_axis"]),
             included=None if included is None else decode_mask(included, math.prod(shape)),
+            metrics=tuple(sweep["metrics"]),
+            metric_thresholds=tuple(
+                Thresholds(one["name"], tuple(one["thresholds"]), _along(one["threshold_axis"]))
+                for one in sweep["metric_thresholds"]
+            ),
             tested=sweep["tested"],
             online=_online(sweep, shape),
             labels={name: Labels.of_json(own) for name, own in sweep["labels"].items()},
@@ -431,6 +436,10 @@ def _saved_weights(sweep: Mapping[str, Any]) -> dict[str, str]:
     """Return the attribute that tells which weights are in the results: they are no variables."""
     kept = sweep["hyperparameters"].get("save_weights", "None")
     return {} if kept == "None" else {"save_weights": str(kept)}
+
+
+def _along(axis: Mapping[str, Any] | None) -> tuple[str, Sequence[Sequence[float]]] | None:
+    return None if axis is None else (axis["dimension"], axis["values"])
 
 
 def _online(sweep: Mapping[str, Any], shape: Sequence[int]) -> bool | NDArray[np.bool_]:

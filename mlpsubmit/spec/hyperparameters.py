@@ -9,6 +9,15 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mlpsubmit.errors import SpecError, did_you_mean, shown, validation_errors
+from mlpsubmit.spec.metrics import (
+    Metric,
+    Metrics,
+    MetricThresholds,
+    StopOn,
+    crossing_order,
+    metric_errors,
+    with_asked_for,
+)
 from mlpsubmit.spec.setting_types import (
     Betas,
     Count,
@@ -78,6 +87,7 @@ TIED = (
     frozenset({"loss_checkpoints", "percent_thresholds"}),
     frozenset({"nesterov", "momentum"}),
     frozenset({"lr_schedule", "warmup_steps", "max_iter"}),
+    frozenset({"metrics", "metric_thresholds", "stop_on"}),
 )
 
 #: Spellings of MLPscape scripts that are accepted besides the names themselves.
@@ -136,6 +146,16 @@ class Hyperparameters(BaseModel):
     gamma: Positive = _field(1.0, "richness: outputs are divided by it")
     loss_checkpoints: Thresholds = _field((0.15, 0.1), "thresholds on the smoothed train loss")
     percent_thresholds: Thresholds = _field(None, "the same, as fractions of the first loss")
+    metrics: Metrics = _field(
+        {}, "measured beside the losses: accuracy, error, margin, r2, {name: (f, 'max' or 'min')}"
+    )
+    metric_thresholds: MetricThresholds = _field(
+        {}, "thresholds on train_<metric>, test_<metric> and test_loss, by name"
+    )
+    stop_on: StopOn = _field(
+        "train_loss",
+        "whose last threshold ends a config: train_loss, a name in METRIC_THRESHOLDS, or None",
+    )
     ema_smoother: Fraction = _field(0.9, "smoothing of the recorded losses")
     onlythresholds: Flag = _field(True, "keep the final losses and grabs only, or whole traces")
     init_weights: InitWeights = _field(
@@ -233,6 +253,12 @@ class Hyperparameters(BaseModel):
             raise ValueError("\n".join(errors))
         return self
 
+    @model_validator(mode="after")
+    def _metrics_fit_together(self) -> Hyperparameters:
+        if errors := metric_errors(self.metrics, self.metric_thresholds, self.stop_on):
+            raise ValueError("\n".join(errors))
+        return self
+
     @property
     def has_lr_schedule(self) -> bool:
         """Whether the learning rate changes from step to step."""
@@ -240,8 +266,28 @@ class Hyperparameters(BaseModel):
 
     @property
     def test_every(self) -> int | str | None:
-        """The schedule of the test loss; None if it is not evaluated: online without EVAL_EVERY."""
-        return 1 if self.eval_every is None and not self.online else self.eval_every
+        """The schedule of the test loss and test metrics; None if they are not evaluated.
+
+        That is online without EVAL_EVERY, unless one of them has thresholds.
+        """
+        asked = any(key.startswith("test_") for key in self.metric_thresholds)
+        return 1 if self.eval_every is None and (asked or not self.online) else self.eval_every
+
+    @property
+    def measured(self) -> dict[str, Metric]:
+        """The metrics by name: METRICS, and the built-in ones that have thresholds."""
+        return with_asked_for(self.metrics, self.metric_thresholds)
+
+    @property
+    def ordered_thresholds(self) -> dict[str, tuple[float, ...]]:
+        """METRIC_THRESHOLDS, each list in the order of crossing."""
+        found = self.metric_thresholds
+        return {key: crossing_order(self.measured, key, found[key]) for key in found}
+
+    @property
+    def stops(self) -> bool:
+        """Whether a threshold can end a config."""
+        return bool(self.thresholds if self.stop_on == "train_loss" else self.stop_on)
 
     @property
     def thresholds(self) -> tuple[float, ...]:

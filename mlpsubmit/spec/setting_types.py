@@ -30,8 +30,10 @@ __all__ = [
     "WeightSchedule",
     "at_most",
     "choice",
+    "entries",
     "flag",
     "integer",
+    "is_finite",
     "log_spaced",
     "number",
     "optional",
@@ -45,7 +47,7 @@ def python_number(value: Any) -> Any:
     return item() if callable(item) and getattr(value, "ndim", 1) == 0 else value
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
     """Return whether a value is a number that a float can hold."""
     real = isinstance(value, (int, float)) and not isinstance(value, bool)
     return real and abs(value) <= sys.float_info.max
@@ -70,7 +72,7 @@ def _require(holds: bool) -> None:
 
 def _integral(value: Any, minimum: int) -> int:
     """Return a number as an integer; so is 1e4, which people write for large counts."""
-    _require(_is_finite(value) and value >= minimum and float(value).is_integer())
+    _require(is_finite(value) and value >= minimum and float(value).is_integer())
     return int(value)
 
 
@@ -100,7 +102,7 @@ def number(bounds: str, within: Callable[[float], bool]) -> PlainValidator:
     """Return the type of a finite number within bounds, which the text describes for errors."""
 
     def parse(value: Any) -> float:
-        _require(_is_finite(value) and within(value))
+        _require(is_finite(value) and within(value))
         return float(value)
 
     return _valid(parse, f"a finite number {bounds}")
@@ -149,7 +151,7 @@ def choice(
     return PlainValidator(check)
 
 
-def _entries(value: Any) -> list[Any]:
+def entries(value: Any) -> list[Any]:
     """Return the entries of a list, numpy's and torch's as Python numbers; one value as a list."""
     single = isinstance(value, (str, Mapping)) or not isinstance(value, Iterable)
     return [python_number(entry) for entry in ([value] if single else value)]
@@ -158,13 +160,13 @@ def _entries(value: Any) -> list[Any]:
 def _thresholds(value: Any) -> tuple[float, ...] | None:
     if value is None:
         return None
-    entries = _entries(python_number(value))
-    for entry in entries:
-        if not (_is_finite(entry) and entry > 0):
+    given = entries(python_number(value))
+    for entry in given:
+        if not (is_finite(entry) and entry > 0):
             which = "" if entry is value else f"; {entry!r} is not"
             raise ValueError(f"should be a list of positive finite numbers{which}")
     # Descending, the order in which a falling loss crosses them.
-    return tuple(sorted({float(entry) for entry in entries}, reverse=True))
+    return tuple(sorted({float(entry) for entry in given}, reverse=True))
 
 
 def log_spaced(schedule: int | str) -> int | None:
@@ -183,7 +185,7 @@ def _schedule(value: Any) -> int | str:
 def _devices(value: Any) -> str | tuple[int, ...]:
     if isinstance(value, str) and value.lower() == "all":
         return "all"
-    indices = _entries(value)
+    indices = entries(value)
     _require(all(type(index) is int and index >= 0 for index in indices))
     _require(0 < len(indices) == len(set(indices)))
     return tuple(indices)
@@ -191,8 +193,8 @@ def _devices(value: Any) -> str | tuple[int, ...]:
 
 def _betas(value: Any) -> tuple[float, float]:
     _require(isinstance(value, (list, tuple)))
-    first, second = _entries(value)
-    _require(all(_is_finite(beta) and 0 <= beta < 1 for beta in (first, second)))
+    first, second = entries(value)
+    _require(all(is_finite(beta) and 0 <= beta < 1 for beta in (first, second)))
     return float(first), float(second)
 
 

@@ -16,6 +16,7 @@ from mlpsubmit.protocol import BatchFn
 from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.guard import Guard, WriteError, version
+from mlpsubmit.training.metric_functions import wrong_targets
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.precision import full_precision_matmul
 from mlpsubmit.training.result import Array
@@ -76,6 +77,7 @@ class Batches:
         batch_fns: K functions; the same object may occur several times.
         fixed: draw ``batch_fn(0)`` now and return it at every step.
         loss: LOSS: decides which targets are valid.
+        metrics: the names of the built-in metrics, which need targets that fit, too.
         model: from X (n, ...) to outputs (n, ...), without a trace: decides their shape.
         inputs: tensors that the functions are given, such as the data entries.
         device, dtype: of the batches.
@@ -97,6 +99,7 @@ class Batches:
         *,
         fixed: bool,
         loss: Any,
+        metrics: Sequence[str] = (),
         model: Callable[[Tensor], Tensor],
         inputs: Guard,
         device: torch.device,
@@ -108,6 +111,7 @@ class Batches:
         self.sources = [numbers[id(function)] for function in batch_fns]
         self._configs = list(range(len(batch_fns)))  # per row of the stack
         self.fixed, self._loss, self._model, self._what = fixed, loss, model, what
+        self._metrics = metrics
         self._device, self._dtype, self._inputs = device, dtype, inputs
         self._checked: set[tuple[torch.Size, torch.Size]] = set()  # shapes
         #: The first batches as they were returned, up to the second draw.
@@ -252,6 +256,8 @@ class Batches:
             self._refuse(function, got, f"-1 and 1 alone for LOSS={self._loss!r}; {hint}")
         if self._loss == "cross_entropy":
             self._check_classes(function, y, output, got)
+        if wrong := wrong_targets(self._metrics, self._loss, output, y):
+            self._refuse(function, *wrong)
 
     def _output_shape(self, function: BatchFn, X: Tensor) -> tuple[int, ...]:
         try:

@@ -44,8 +44,10 @@ def _check_lengths(count: int, **given: Sequence[Any] | None) -> None:
 
 
 def _evaluate(pack: Pack, step: int, active: Tensor) -> None:
-    """Smooth the test losses (K,) after the update: a forward pass over the test set."""
-    pack.history.update_test(step, pack.test_losses(), active)
+    """Smooth the test losses (K,), and measure, after the update: a pass over the test set."""
+    losses, outputs = pack.evaluate_test()
+    pack.history.update_test(step, losses, active)
+    pack.metrics.update_test(outputs, active)
 
 
 def _progress(pack: Pack, step: int, max_iter: int) -> Progress:
@@ -69,7 +71,8 @@ def _next_look(pack: Pack, step: int, max_iter: int) -> int:
     called, or weights kept.
     """
     end = (step // BLOCK + 1) * BLOCK - 1
-    looks = (part.next_look(step) for part in (pack.history, pack.grabber, pack.weight_history))
+    parts = (pack.history, pack.metrics, pack.grabber, pack.weight_history)
+    looks = (part.next_look(step) for part in parts)
     return min(end, max_iter - 1, *looks)
 
 
@@ -84,7 +87,8 @@ def train_step(pack: Pack, step: int) -> tuple[Batch, Tensor]:
 
     # Losses (K,) of f(X) - f0(X), and their gradients, clipped: a forward and a backward pass.
     # Online f0 is a second forward pass.
-    losses, gradients = pack.objective(batch)
+    outputs: list[Tensor] = []  # where metrics need them
+    losses, gradients = pack.objective(batch, outputs)
 
     # Smooth and compare with thresholds: a config that has stopped is no longer active (K,).
     active = pack.history.update(step, losses)
@@ -93,6 +97,9 @@ def train_step(pack: Pack, step: int) -> tuple[Batch, Tensor]:
     scale = pack.lr_schedule.next()
     pack.optimizer.step(gradients, active, partial(pack.objective, batch), scale)
     pack.stack.keep_buffers(active)
+
+    # Measure: metrics of the outputs before the update.
+    pack.metrics.update_train(outputs, batch, active)
 
     # Keep each config's last batch, if a grab will need it: a pass over the batch.
     pack.grabber.keep_batch(batch, active)
@@ -198,7 +205,7 @@ def train(
             known=known,
             state=monitor.restore(),
         )
-        history, grabber = pack.history, pack.grabber
+        history, metrics, grabber = pack.history, pack.metrics, pack.grabber
         make_steps = replayed(partial(train_step, pack), pack, common)
         following = pack.start
 
@@ -214,12 +221,14 @@ def train(
             following = step + 1
             ends_block = following % BLOCK == 0 or following == max_iter
 
-            # Evaluate, if not at every step: a forward pass over the test set.
+            # Measure and evaluate, if not at every step: a forward pass over the test set.
+            metrics.measure_train(step, active)
             if history.evaluates(step) and not history.evaluates_always:
                 _evaluate(pack, step, active)
 
             # Record: copies (K,) for the traces, on the device.
             history.record(step)
+            metrics.record(step)
 
             # Read back the losses of a block, and which configs have stopped (sync). Those that
             # stopped between two evaluations are evaluated now.
@@ -227,8 +236,11 @@ def train(
             if ends_block:
                 monitor.before_wait()
                 finished = history.read(step)
+                metrics.read()
                 lacking = history.lacks_test(finished)
-                history.close(finished, pack.test_losses() if lacking else None)
+                losses, outputs = pack.evaluate_test() if lacking else (None, None)
+                history.close(finished, losses)
+                metrics.close(finished, outputs)
 
             # Measure: K calls of every grab (sync) at the steps of a trace, and one call per config
             # that has stopped.

@@ -6,7 +6,8 @@ s = EMA_SMOOTHER:
 - The smoothed train loss starts at the first loss and is updated with that of every step, computed
   before the step's update. It is recorded at the steps of RECORD_EVERY.
 - A threshold is crossed at the first step whose smoothed train loss is below it. At the step that
-  crosses the last one the update is still made, and then the config stops.
+  crosses the last one the update is still made, and then the config stops (if STOP_ON is
+  train_loss; see :mod:`mlpsubmit.training.metrics` for the others).
 - A train loss that is not finite stops the config before that step's update, as diverged, and
   crosses no threshold. Its train loss stays the one of that step (infinite or NaN); its test loss
   is NaN from there on.
@@ -70,6 +71,8 @@ class LossHistory(Part):
         tested: whether test losses are evaluated: they are scheduled, and there is a test set.
 
     Attributes:
+        tested: as given.
+        traced: whether there are traces.
         record_at, eval_at: the steps of the traces of train and test losses.
         evaluates_always: whether the test loss is evaluated at every step.
         status, steps, timekeys: as in :class:`mlpsubmit.training.result.Trained`; a status of 0
@@ -81,7 +84,7 @@ class LossHistory(Part):
 
     PER_ROW = (
         *("_smoother", "_thresholds", "_active", "_steps"),
-        *("_train_loss", "_test_loss", "_uncrossed", "_uncrossed_steps"),
+        *("_train_loss", "_test_loss", "_uncrossed", "_crossed_after"),
     )
     SAVED = ("_recorded", "_evaluated")
     ON_HOST = (
@@ -93,8 +96,9 @@ class LossHistory(Part):
         self, hyperparameters: Sequence[Hyperparameters], stack: Stack, tested: bool
     ) -> None:
         common, K, T = hyperparameters[0], len(hyperparameters), len(hyperparameters[0].thresholds)
-        self._max_iter, self._tested = common.max_iter, tested
-        self._traced, self._relative = not common.onlythresholds, common.loss_checkpoints is None
+        self._max_iter, self.tested = common.max_iter, tested
+        self.traced, self._relative = not common.onlythresholds, common.loss_checkpoints is None
+        self._stops = bool(common.thresholds) and common.stop_on == "train_loss"
         self._stack, device = stack, stack.device
         self.record_at = Schedule(common.record_every, common.max_iter)
         self.eval_at = Schedule(common.test_every, common.max_iter)
@@ -109,16 +113,16 @@ class LossHistory(Part):
         self._steps = torch.zeros(K, dtype=torch.int64, device=device)
         self._train_loss = torch.full((K,), torch.nan, **new)
         self._test_loss = torch.full((K,), torch.nan, **new)
-        # Per threshold, whether it has not been crossed yet, and in how many steps it was not.
+        # Per threshold, whether it has not been crossed, and after how many steps it was.
         self._uncrossed = torch.ones(K, T, dtype=torch.bool, device=device)
-        self._uncrossed_steps = torch.zeros(K, T, dtype=torch.int64, device=device)
+        self._crossed_after = torch.zeros(K, T, dtype=torch.int64, device=device)
         # Columns of the traces that have not been read back, each (K,).
         self._train_columns: list[Tensor] = []
         self._test_columns: list[Tensor] = []
 
         # On the host, a row per config. Steps are listed for traces only: there may be many.
         schedules = (self.record_at, self.eval_at)
-        R, E = (len(one.steps) if self._traced else 0 for one in schedules)
+        R, E = (len(one.steps) if self.traced else 0 for one in schedules)
         self.status = np.zeros(K, np.uint8)
         self.steps = np.zeros(K, np.int64)
         self.timekeys = np.full((K, T), -1, np.int64)
@@ -133,14 +137,14 @@ class LossHistory(Part):
 
     def evaluates(self, step: int) -> bool:
         """Return whether the test loss is evaluated at this step."""
-        return self._tested and step in self.eval_at
+        return self.tested and step in self.eval_at
 
     def next_look(self, step: int) -> int:
         """Return the first step from this one on after which losses are evaluated or recorded."""
         looks = [self._max_iter]
-        if self._tested and (self._traced or not self.evaluates_always):
+        if self.tested and (self.traced or not self.evaluates_always):
             looks.append(self.eval_at.next_from(step))
-        if self._traced:
+        if self.traced:
             looks.append(self.record_at.next_from(step))
         return min(looks)
 
@@ -167,10 +171,34 @@ class LossHistory(Part):
         if self._thresholds.shape[1]:
             # A loss of -inf is below every threshold, but its config has diverged.
             below = self._train_loss.unsqueeze(1) < self._thresholds
-            self._uncrossed &= ~(below & active.unsqueeze(1))
-            self._uncrossed_steps += self._uncrossed
-            self._active &= self._uncrossed[:, -1]
+            self.note_crossings(below, active, self._uncrossed, self._crossed_after)
+            if self._stops:
+                self.stop(self._uncrossed)
         return active
+
+    def note_crossings(
+        self, reached: Tensor, active: Tensor, uncrossed: Tensor, crossed_after: Tensor
+    ) -> None:
+        """Note which thresholds were crossed at the last step: in place, on the device.
+
+        Args:
+            reached: (K, T) bool, the thresholds that the values of the step reach.
+            active: (K,) bool, the configs that made the step.
+            uncrossed: (K, T) bool, changed: the thresholds that have not been crossed.
+            crossed_after: (K, T) changed: the steps made when one was crossed, 0 if it was not.
+        """
+        newly = reached & active.unsqueeze(1) & uncrossed
+        torch.where(newly, self._steps.unsqueeze(1), crossed_after, out=crossed_after)
+        uncrossed ^= newly
+
+    def stop(self, uncrossed: Tensor) -> None:
+        """Let configs make no further step that have crossed the last of thresholds (K, T)."""
+        self._active &= uncrossed[:, -1]
+
+    @property
+    def test_loss(self) -> Tensor:
+        """The smoothed test losses (K,), on the device."""
+        return self._test_loss
 
     def update_test(self, step: int, losses: Tensor, active: Tensor) -> None:
         """Smooth the test losses (K,) after this step's update, of the configs that made it."""
@@ -182,18 +210,18 @@ class LossHistory(Part):
 
     def record(self, step: int) -> None:
         """Append the smoothed losses of this step to the traces, at the steps that these have."""
-        if self._traced and step in self.record_at:
+        if self.traced and step in self.record_at:
             self._train_columns.append(self._train_loss.clone())
-        if self._traced and self.evaluates(step):
+        if self.traced and self.evaluates(step):
             self._test_columns.append(self._test_loss.clone())
 
     def flush(self) -> None:
         """Read back the columns recorded since the last flush (a GPU-CPU sync point)."""
-        self._recorded = self._write(self.train_trace, self._recorded, self._train_columns)
-        self._evaluated = self._write(self.test_trace, self._evaluated, self._test_columns)
+        self._recorded = self.write(self.train_trace, self._recorded, self._train_columns)
+        self._evaluated = self.write(self.test_trace, self._evaluated, self._test_columns)
         self._train_columns, self._test_columns = [], []
 
-    def _write(self, trace: Array, start: int, columns: list[Tensor]) -> int:
+    def write(self, trace: Array, start: int, columns: list[Tensor]) -> int:
         """Write columns of the open configs into a trace, from ``start`` on; return the next."""
         stop = start + len(columns)
         if columns:
@@ -208,19 +236,17 @@ class LossHistory(Part):
         This is a GPU-CPU sync point: the device finishes all queued work first.
         """
         self.flush()
-        T = self._thresholds.shape[1]
         vectors = [self._train_loss, self._test_loss, self._steps, self._active]
-        vectors += [*self._uncrossed_steps.unbind(1), *self._uncrossed.unbind(1)]
+        vectors += self._crossed_after.unbind(1)
         # One transfer for all.
         table = torch.stack([v.to(self._dtype) for v in vectors]).cpu().double().numpy()
         train_loss, test_loss, steps, active = table[:4]
-        uncrossed_steps, uncrossed = table[4 : 4 + T].T, table[4 + T :].T
         rows = self.open
         configs = np.take(self._stack.configs, rows)
         self.final_train[configs] = train_loss[rows]
         self.final_test[configs] = test_loss[rows]
         self.steps[configs] = steps[rows]
-        self.timekeys[configs] = np.where(uncrossed[rows] > 0, -1, uncrossed_steps[rows])
+        self.timekeys[configs] = table[4:].T[rows] - 1  # -1: never
         stopped = rows if step == self._max_iter - 1 else [row for row in rows if not active[row]]
         finished = []
         for row in stopped:
@@ -231,7 +257,7 @@ class LossHistory(Part):
 
     def lacks_test(self, finished: Sequence[Finished]) -> bool:
         """Return whether one of these has stopped between two evaluations of the test loss."""
-        return self._tested and any(
+        return self.tested and any(
             not one.diverged and one.last_step not in self.eval_at for one in finished
         )
 
@@ -251,7 +277,7 @@ class LossHistory(Part):
                 s, loss = float(self._smoother[one.row]), float(test_losses[one.row])
                 s **= self.eval_at.since_previous(last_step)
                 self.final_test[config] = s * self.final_test[config] + (1 - s) * loss
-            if self._traced:
+            if self.traced:
                 recorded, evaluated = (s.steps >= last_step for s in (self.record_at, self.eval_at))
                 self.train_trace[config, recorded] = self.final_train[config]
                 self.test_trace[config, evaluated] = self.final_test[config]

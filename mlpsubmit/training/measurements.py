@@ -110,7 +110,7 @@ class Grabber(Part):
         self.schedule = Schedule(common.grab_every, common.max_iter) if traced else None
         columns = 0 if self.schedule is None else self.schedule.count
         # Without thresholds, the configs of a trace that do not diverge end at its last grab.
-        ends_between = columns != common.max_iter and bool(common.thresholds)
+        ends_between = columns != common.max_iter and common.stops
         shows_batch = any({"X_tr", "y_tr"} & names for one in arguments for names in one.values())
         self._keeps_last = common.online and shows_batch and (ends_between or not traced)
         self._last_batch: tuple[Tensor, Tensor] | None = None

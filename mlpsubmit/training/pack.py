@@ -28,6 +28,7 @@ from mlpsubmit.training.losses import stacked_loss
 from mlpsubmit.training.lr_factors import with_lr_factors
 from mlpsubmit.training.lr_schedules import LRSchedule
 from mlpsubmit.training.measurements import Grabber, resolve
+from mlpsubmit.training.metrics import MetricHistory, Outputs
 from mlpsubmit.training.monitor import STATE_FORMAT, StateError
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.optimizers.build import build_optimizer
@@ -116,6 +117,7 @@ class Pack:
         lr_schedule: the factors of the learning rates.
         optimizer: the stacked optimizer.
         history: the losses.
+        metrics: the metrics, and the thresholds on them.
         grabber: the measurements.
         weight_history: the weights that are kept.
     """
@@ -190,6 +192,7 @@ class Pack:
         warn_of_missing_theory(settings)
         tested = has_test_loss and self.test is not None
         self.history = LossHistory(settings, self.stack, tested)
+        self.metrics = MetricHistory(settings, self.history, self.stack)
         show_initial = None if model0 is None else partial(self.initial_output.show, model0)
         self.grabber = Grabber(
             grabs,
@@ -215,6 +218,7 @@ class Pack:
         batches = partial(
             Batches,
             loss=common.loss,
+            metrics=[m.function for m in common.measured.values() if isinstance(m.function, str)],
             model=self.stack.probe,
             inputs=self.inputs,
             device=self.device,
@@ -225,8 +229,14 @@ class Pack:
         if test_fns:
             self.test = batches(test_fns, fixed=True, what="test batch function")
 
-    def objective(self, batch: Batch) -> tuple[Tensor, Sequence[Tensor]]:
+    def objective(
+        self, batch: Batch, kept: list[Tensor] | None = None
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the losses (K,) of the centred outputs on a batch, and their clipped gradients.
+
+        Args:
+            kept: takes the outputs (K, n, ...), if there are metrics. Where a kernel computes the
+                step, that is a second forward pass.
 
         Raises:
             StackingError: where the first call draws from a global generator, for several models.
@@ -238,7 +248,11 @@ class Pack:
         initial_output: Tensor | float = 0.0
         try:
             initial_output = self.initial_output.train(batch)
-            found = self.stack.losses_and_gradients(batch, initial_output, self._loss)
+            wanted = kept if self.metrics.measured else None
+            found = self.stack.losses_and_gradients(batch, initial_output, self._loss, wanted)
+            if wanted is not None and not wanted:
+                with torch.no_grad():
+                    wanted.append(self.stack(batch) - initial_output)
         except FAILURES as error:
             if not ran_out_of_memory(error) and not _is_capturing(self.device):
                 self._raise_by_config(batch, initial_output)
@@ -278,15 +292,15 @@ class Pack:
             raise_attributed(errors)
 
     @torch.no_grad()
-    def test_losses(self) -> Tensor:
-        """Return the losses (K,) of the centred outputs on the test set."""
+    def evaluate_test(self) -> tuple[Tensor, Outputs]:
+        """Return the losses (K,) on the test set, and the centred outputs with their targets."""
         assert self.test is not None
         batch = self.test.draw(0)
         outputs = self.stack(batch) - self.initial_output.test()
         losses = self.stack.bound(self._loss)(outputs, batch.targets)
         if written := batch.written:
             self._refuse_write(written)
-        return losses
+        return losses, (outputs, batch.targets)
 
     def _refuse_write(self, name: str) -> NoReturn:
         who = "LOSS " + self._loss_name if name == "y" else f"MODEL {self._model_name}"
@@ -355,6 +369,8 @@ class Pack:
             step=history.record_at.steps if traced else none,
             eval_step=history.eval_at.steps if traced else none,
             grab_step=self.grabber.schedule.steps if self.grabber.schedule else none,
+            metrics=self.metrics.results,
+            metric_timekeys=self.metrics.timekeys,
             grabs=self.grabber.results((history.status == DIVERGED).tolist()),
             entries=self.grabber.entries,
             weights_step=none if kept_at is None else kept_at.steps,
@@ -386,13 +402,15 @@ class Pack:
     @property
     def functions(self) -> list[Any]:
         """The user's functions that each step calls, and a hash of the model's state."""
-        return [*self.train.functions, self._loss, hash(signature(self.stack.models[0]))]
+        own = [*self.train.functions, self._loss, *self.metrics.functions]
+        return [*own, hash(signature(self.stack.models[0]))]
 
     @property
     def buffers(self) -> list[Tensor]:
         """The tensors that a step may change in place: the same memory until a shrink."""
         found: list[Tensor] = []
-        changed = [part.on_device for part in (self.optimizer, self.history, self.grabber)]
+        parts = (self.optimizer, self.history, self.metrics, self.grabber)
+        changed = [part.on_device for part in parts]
         further = [self.initial_output.weights, self.lr_schedule.buffers]
         state = [self.stack.tensors, *further, changed]
         map_tensors(state, lambda tensor: found.append(tensor.detach()))
@@ -402,8 +420,8 @@ class Pack:
 
     @property
     def _parts(self) -> dict[str, Part]:
-        names = ("stack", "initial_output", "clipping", "optimizer", "history", "grabber")
-        parts = {name: getattr(self, name) for name in (*names, "weight_history")}
+        names = ("stack", "initial_output", "clipping", "optimizer", "history", "metrics")
+        parts = {name: getattr(self, name) for name in (*names, "grabber", "weight_history")}
         return parts | {"draws": self.stack.draws}
 
     def state_dict(self, start: int) -> dict[str, Any]:

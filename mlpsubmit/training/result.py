@@ -28,8 +28,8 @@ class Trained:
         train_loss: (K,) or (K, R) float64, smoothed.
         test_loss: (K,) or (K, E) float64, smoothed; NaN where it is not evaluated: online without
             EVAL_EVERY (then E = 0), and without a test set.
-        step: (R,) int64, the steps of ``train_loss``.
-        eval_step: (E,) int64, the steps of ``test_loss``.
+        step: (R,) int64, the steps of ``train_loss`` and of ``train_<metric>``.
+        eval_step: (E,) int64, the steps of ``test_loss`` and of ``test_<metric>``.
         grab_step: (G,) int64, the steps of the grabs.
         grabs: per name, (K, ...) or (K, G, ...). Booleans and integers become float64. Where the
             grab of one config is larger than that of another, the smaller is padded with NaN. A
@@ -40,6 +40,10 @@ class Trained:
             end were, or none.
         weights: per name of a parameter or buffer, (K, ...) or (K, S, ...); empty without
             SAVE_WEIGHTS.
+        metrics: per name, such as ``test_accuracy``, float64 in the shape of ``train_loss`` or
+            ``test_loss``, not smoothed; none of the test set where it is not evaluated.
+        metric_timekeys: per name in METRIC_THRESHOLDS, (K, T) int64, per threshold (in the order of
+            crossing) the first step at which it was reached; -1 if it never was.
     """
 
     status: Array
@@ -54,3 +58,5 @@ class Trained:
     entries: dict[str, tuple[str, str]] = field(default_factory=dict)
     weights_step: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     weights: dict[str, Array] = field(default_factory=dict)
+    metrics: dict[str, Array] = field(default_factory=dict)
+    metric_timekeys: dict[str, Array] = field(default_factory=dict)

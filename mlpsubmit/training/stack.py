@@ -92,7 +92,7 @@ class Stack(Part):
         self._modes_of = {0: self._modes}
         # Before the weights leave the models, whose multipliers it reads.
         self._closed_form = ClosedForm.of(models, precision, device) if accelerated else None
-        self._compiled: Compiled[tuple[Tensor, list[Tensor]]] | None = None
+        self._compiled: Compiled[tuple[Tensor, list[Tensor], Tensor | None]] | None = None
         self._alone = self._closed_form is None and len(models) == 1
         self._aliased = False
         seeds = [streams(0, k) for k in range(len(models))] if seeds is None else seeds
@@ -225,25 +225,34 @@ class Stack(Part):
         return with_params(loss, {name: tensors[name] for name in self._parameter_names})
 
     def losses_and_gradients(
-        self, batch: Batch, initial_output: Tensor | float, loss: StackedLoss
+        self,
+        batch: Batch,
+        initial_output: Tensor | float,
+        loss: StackedLoss,
+        kept: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return losses (K,) of the outputs, and the gradients of the trained parameters.
 
         Args:
             initial_output: (K, n, ...), subtracted from the outputs, or a number.
             loss: from outputs (K, n, ...) and targets to losses (K,), each of its own config's.
+            kept: takes the outputs minus ``initial_output``, where these are in memory.
         """
         if self._closed_form is not None:
             losses, found = self._closed_form.losses_and_gradients(
-                self.tensors, batch, initial_output, loss
+                self.tensors, batch, initial_output, loss, kept
             )
             return losses, [found[name] for name in self.names]
         if self._compiled is not None and self.draws.in_steps:
             self._plain_again()
         if self._compiled is not None:
-            return self._compiled(
-                self.tensors, batch.X, batch.targets, batch.shared, initial_output, loss
+            losses, found_gradients, outputs = self._compiled(
+                *(self.tensors, batch.X, batch.targets, batch.shared, initial_output, loss),
+                kept is not None,
             )
+            if kept is not None and outputs is not None:
+                kept.append(outputs)
+            return losses, found_gradients
         names = self._buffers if self._changing is None else self._changing
         self._before = {name: self.tensors[name].clone() for name in names}
         trained, params = self.parameters, self.tensors
@@ -256,7 +265,10 @@ class Stack(Part):
             outputs = self._forward(self.tensors, batch.X, batch.shared, trains=True)
             if not self._alone:  # alone, the backward pass may repeat a part of the forward pass
                 drawing.close()
-            losses = self.bound(loss, params)(outputs - initial_output, batch.targets)
+            outputs = outputs - initial_output
+            if kept is not None:
+                kept.append(outputs.detach())
+            losses = self.bound(loss, params)(outputs, batch.targets)
             # No two configs share a weight, so the gradient of the sum holds that of each loss.
             with self._vectorising():
                 gradients = torch.autograd.grad(losses.sum(), trained, materialize_grads=True)
@@ -323,19 +335,24 @@ class Stack(Part):
         shared: bool,
         initial_output: Tensor | float,
         loss: StackedLoss,
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Differentiate without autograd's state, which cannot be compiled."""
+        keeps: bool,
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Differentiate without autograd's state, which cannot be compiled.
 
-        def summed(trained: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        Args:
+            keeps: whether the third result is wanted, the outputs.
+        """
+
+        def summed(trained: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
             with autocast(self._precision, self.device):
                 outputs = self._plain({**tensors, **trained}, X, shared).to(X.dtype)
-            measure = self.bound(loss, {**tensors, **trained})
-            losses = measure(outputs - initial_output, targets)
-            return losses.sum(), losses
+            outputs = outputs - initial_output
+            losses = self.bound(loss, {**tensors, **trained})(outputs, targets)
+            return losses.sum(), (losses, outputs if keeps else None)
 
         trained = {name: tensors[name].detach() for name in self.names}
-        gradients, losses = torch.func.grad(summed, has_aux=True)(trained)
-        return losses, [gradients[name] for name in self.names]
+        gradients, (losses, outputs) = torch.func.grad(summed, has_aux=True)(trained)
+        return losses, [gradients[name] for name in self.names], outputs
 
     def _forward(
         self, tensors: dict[str, Tensor], X: Tensor, shared: bool, *, trains: bool = False

@@ -95,6 +95,7 @@ class ClosedForm:
         batch: Batch,
         initial_output: Tensor | float,
         loss: StackedLoss,
+        kept: list[Tensor] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return losses (K,), and gradients (K, ...) by name of parameter.
 
@@ -102,12 +103,15 @@ class ClosedForm:
             tensors: the parameters and buffers, each (K, ...).
             initial_output: (K, n, ...), subtracted from the outputs, or a number.
             loss: from outputs (K, n, ...) and targets to losses (K,).
+            kept: takes the outputs minus ``initial_output``, unless a kernel computes them.
         """
         if self.kernel is not None and loss is mse:
             return self.kernel(tensors, batch, initial_output)
         with torch.no_grad():
             signals = self._forward(tensors, batch.X, batch.shared)
             output = signals[-1] - initial_output
+        if kept is not None:
+            kept.append(output)
         # A callable loss may do anything with the targets.
         direct: dict[str, Tensor] = {}
         if takes_params(loss):
