@@ -150,6 +150,8 @@ class Records:
             "reused": reused,
             "thresholds": [0.1],
             "threshold_axis": None,
+            "metrics": [],
+            "metric_thresholds": [],
             "tested": False,
             "labels": {},
             "hyperparameters": {"online": True},

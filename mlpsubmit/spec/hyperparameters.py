@@ -249,13 +249,8 @@ class Hyperparameters(BaseModel):
                 f"LR_SCHEDULE={self.lr_schedule!r}; set WARMUP_STEPS below MAX_ITER, or "
                 "LR_SCHEDULE='constant'"
             )
+        errors += metric_errors(self.metrics, self.metric_thresholds, self.stop_on)
         if errors:
-            raise ValueError("\n".join(errors))
-        return self
-
-    @model_validator(mode="after")
-    def _metrics_fit_together(self) -> Hyperparameters:
-        if errors := metric_errors(self.metrics, self.metric_thresholds, self.stop_on):
             raise ValueError("\n".join(errors))
         return self
 
@@ -329,11 +324,30 @@ def validate(settings: Mapping[str, Any]) -> Hyperparameters:
     try:
         hyperparameters = Hyperparameters(**values)
     except ValidationError as error:
-        named = validation_errors(error, Hyperparameters, lambda name, _: name.upper())
-        raise SpecError(errors + named) from None
+        raise SpecError(errors + _named_errors(error) + _tied_errors(error, values)) from None
     if errors:
         raise SpecError(errors)
     return hyperparameters
+
+
+def _named_errors(error: ValidationError) -> list[str]:
+    return validation_errors(error, Hyperparameters, lambda name, _: name.upper())
+
+
+def _tied_errors(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
+    """Return the errors of settings that do not fit together, where others have bad values.
+
+    The model does not look at those then. Groups with a bad value are left out.
+    """
+    bad = {entry["loc"][0] for entry in error.errors() if entry["loc"]}
+    found: list[str] = []
+    for group in TIED if bad else ():
+        if not bad & group:
+            try:
+                Hyperparameters(**{name: values[name] for name in group & values.keys()})
+            except ValidationError as tied:
+                found += _named_errors(tied)
+    return found
 
 
 def validate_one(name: str, value: Any) -> Any:

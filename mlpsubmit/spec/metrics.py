@@ -140,7 +140,7 @@ StopOn = Annotated[str | None, PlainValidator(_stop_on)]
 
 def with_asked_for(metrics: Mapping[str, Metric], thresholds: Iterable[str]) -> dict[str, Metric]:
     """Return metrics with the built-in ones that a key of METRIC_THRESHOLDS asks for."""
-    names = [key.partition("_")[2] for key in thresholds]
+    names = [str(key).partition("_")[2] for key in thresholds]
     asked = {name: _metric(name, name) for name in names if name in BUILT_IN_METRICS}
     return {**metrics, **{name: own for name, own in asked.items() if name not in metrics}}
 

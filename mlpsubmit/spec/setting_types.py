@@ -212,9 +212,9 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def _factors(value: Any) -> dict[str, float]:
-    entries = {name: python_number(factor) for name, factor in _mapping(value).items()}
-    _require(all(_is_finite(factor) and factor >= 0 for factor in entries.values()))
-    return {name: float(factor) for name, factor in entries.items()}
+    factors = {name: python_number(factor) for name, factor in _mapping(value).items()}
+    _require(all(is_finite(factor) and factor >= 0 for factor in factors.values()))
+    return {name: float(factor) for name, factor in factors.items()}
 
 
 Flag = Annotated[bool, flag()]

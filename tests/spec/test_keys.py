@@ -168,6 +168,9 @@ OTHERS = {
     "model": torch.nn.Linear,
     "precision": "bf16",
     "init_weights": from_run("before"),
+    "metrics": ["accuracy"],
+    "metric_thresholds": {"test_loss": [0.5]},
+    "stop_on": None,
 }
 
 

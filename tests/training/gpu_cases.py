@@ -108,6 +108,11 @@ def penalised(output: Tensor, y: Tensor, params: dict[str, Tensor]) -> Tensor:
     return squared(output, y) + 0.01 * params["input_layer.weight"].abs().sum()
 
 
+def largest(output: Tensor, y: Tensor) -> Tensor:
+    """A metric of the user's."""
+    return (output - y).abs().amax()
+
+
 def rescaled(model: nn.Module, optimizer: Any, gamma: float) -> None:
     """A parametrization of the user's."""
     with torch.no_grad():
@@ -170,6 +175,21 @@ SPECS: dict[str, dict[str, Any]] = {
     "uncentred": {**TASK, "CENTERED": False},
     "absolute thresholds": {**TASK, "LOSS_CHECKPOINTS": [0.9, 0.1], "PERCENT_THRESHOLDS": None},
     "thresholds only": {**TASK, "ONLYTHRESHOLDS": True},
+    "metrics, at every step": {
+        **TASK,
+        "METRICS": ["r2", "margin", {"largest": (largest, "min")}],
+        "METRIC_THRESHOLDS": {"test_accuracy": [0.7], "train_r2": [0.3], "test_loss": [0.6]},
+        "STOP_ON": "train_r2",
+    },
+    "metrics, now and then": {
+        **TASK,
+        "METRICS": ["error"],
+        "METRIC_THRESHOLDS": {"train_error": [0.3], "test_r2": [0.4]},
+        "STOP_ON": "test_r2",
+        "ONLINE": False,
+        "EVAL_EVERY": 5,
+        "RECORD_EVERY": 3,
+    },
     "evaluated now and then": {**TASK, "ONLINE": False, "EVAL_EVERY": 5, "RECORD_EVERY": 3},
     "mixed shapes": {**TASK, "axes": {"WIDTH": [4, 8], "DEPTH": [1, 3]}},
     **{
@@ -262,7 +282,9 @@ def differing(ours: list[Trained], others: list[Trained]) -> list[str]:
     for one, other in zip(ours, others, strict=True):
         a, b = (dataclasses.asdict(each) for each in (one, other))
         for grabs in (a, b):
-            grabs.update(grabs.pop("grabs"), **grabs.pop("weights"))
+            grabs.update(grabs.pop("grabs"), **grabs.pop("weights"), **grabs.pop("metrics"))
+            timekeys = grabs.pop("metric_timekeys").items()
+            grabs.update({f"timekeys of {name}": values for name, values in timekeys})
         found += [name for name in a if not _same(name, a[name], b[name])]
     return found
 
