@@ -37,10 +37,11 @@ def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
 
     ``jobs`` is the list of their axis values (tuples, in product order), ``var_axes`` the axis
     names, those of a zipped axis one by one; ``losses`` (test losses; online, as in MLPscape, the
-    train losses), ``timekeys`` (int64, shape (thresholds,), -1 for never) and each of ``extras`` (the
-    grabs, a key of a grab's dictionaries as ``<grab>_<key>``; and by their names in the dataset the
-    metrics and the timekeys of METRIC_THRESHOLDS) are serialised `ExptTrace` objects keyed by these
-    tuples. Traces and grabs that differ in shape between configs are padded as in `to_dataset`.
+    train losses), ``timekeys`` (int64, shape (thresholds,), -1 for never) and each of ``extras``
+    (the grabs, a key of a grab's dictionaries as ``<grab>_<key>``; and by their names in the
+    dataset the metrics and the timekeys of METRIC_THRESHOLDS) are serialised `ExptTrace` objects
+    keyed by these tuples. Traces and grabs that differ in shape between configs are padded as in
+    `to_dataset`.
 
     Raises:
         UserError: an axis has a name that `ExptTrace` reserves, or two configs have equal values.
