@@ -91,5 +91,5 @@ def claims(ds):
                 found.append(Claim(texts[1], "1", ratio, high=1.2))
             else:
                 found.append(Claim(texts[0], "negative", slope, high=-0.25))
-                found.append(Claim(texts[1], "above 1", ratio, low=1.4))
+                found.append(Claim(texts[1], "above 1", ratio, low=1.2))
     return found

@@ -85,7 +85,7 @@ def write_page(module: ModuleType, ds: xr.Dataset, claims: Sequence[Claim], path
         PAGE.format(
             name=name,
             title=title(docstring),
-            claim=re.sub(r"arXiv:([\d.]*\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", claim),
+            claim=_linked(claim),
             table=table,
             cost=cost(ds),
             source=(SPECS / f"{name}.py").read_text(),
@@ -107,9 +107,15 @@ def index() -> str:
     parts = [INDEX]
     for name in names():
         docstring = ast.get_docstring(ast.parse((SPECS / f"{name}.py").read_text())) or ""
-        heading = title(docstring)
-        parts.append(f"\n## [{heading}]({name}.md)\n\n[![{heading}]({name}.png)]({name}.md)\n")
+        heading, body = title(docstring), docstring.split("\n", 1)[1].strip()
+        cited = re.match(r".*?arXiv:[\d.]*\d", body, re.S)
+        parts.append(f"\n## [{heading}]({name}.md)\n\n{_linked(cited[0] if cited else '')}\n")
+        parts.append(f"\n[![{heading}]({name}.png)]({name}.md)\n")
     return "".join(parts)
+
+
+def _linked(text: str) -> str:
+    return re.sub(r"arXiv:([\d.]*\d)", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 
 def _counted(number: float) -> str:
