@@ -53,9 +53,10 @@ def reproduce(
     sweep = load_spec(path)
     run = launch(sweep.overridden(overrides) if overrides else sweep, spec=path, **options)
     status = run.wait()
-    if status.failed or status.missing:
+    if without := status.failed + status.missing:
         raise UserError(
-            f"{name}: {status.failed + status.missing} configs have no result:\n{run.logs()}"
+            f"{name}: {without} of {status.configs} configs have no result; "
+            f"mlpsubmit status {run.path} shows why"
         )
     ds = run.collect()
     claims = module.claims(ds)
@@ -79,6 +80,19 @@ def draw(module: ModuleType, ds: xr.Dataset, path: Path) -> None:
 
 
 def main() -> int:
+    """Do what the command line says, and return the exit code."""
+    try:
+        failed = reproduce_all()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for line in failed:
+        print(f"does not hold: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def reproduce_all() -> list[str]:
+    """Reproduce the figures that the command line names, and return the claims that do not hold."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -92,13 +106,13 @@ def main() -> int:
     given = parser.parse_args()
     if given.index:
         (PAGES / "README.md").write_text(index())
-        return 0
+        return []
     overrides = parse_overrides(word for word in given.words if "=" in word)
     chosen = [word for word in given.words if "=" not in word] or names()
     if unknown := set(chosen) - set(names()):
         parser.error(f"no figure {', '.join(sorted(unknown))}; there are {', '.join(names())}")
     out = given.out or (None if given.small or overrides else PAGES)
-    failed = []
+    failed: list[str] = []
     for name in chosen:
         small = getattr(importlib.import_module(name), "SMALL", {}) if given.small else {}
         started = time.perf_counter()
@@ -111,14 +125,8 @@ def main() -> int:
             failed += [] if claim.holds else [f"{name}: {line}"]
     if out == PAGES:
         (PAGES / "README.md").write_text(index())
-    for line in failed:
-        print(f"does not hold: {line}", file=sys.stderr)
-    return 1 if failed else 0
+    return failed
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(main())

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -89,6 +89,21 @@ def test_a_claim_that_does_not_hold_fails_the_run(
         harness.main()
     assert ended.value.code == 2
     assert f"no figure sax; there are {', '.join(NAMES)}" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_is_one_message(
+    harness: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "saxe", "NO_SETTING=1"])
+    assert harness.main() == 2
+    assert capsys.readouterr().err.startswith("error: NO_SETTING: neither a hyperparameter nor")
+    status = SimpleNamespace(failed=1, missing=2, configs=9)
+    run = SimpleNamespace(wait=lambda: status, path="mlpruns/saxe/1")
+    monkeypatch.setattr(harness, "launch", lambda *_, **__: run)
+    monkeypatch.setattr(sys, "argv", ["run.py", "saxe"])
+    assert harness.main() == 2
+    message = "saxe: 3 of 9 configs have no result; mlpsubmit status mlpruns/saxe/1 shows why"
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 @pytest.mark.slow
