@@ -17,7 +17,7 @@ import numpy as np
 from claims import Claim
 from torch import nn
 
-from mlpsubmit import MLP, Sweep
+from mlpsubmit import MLP, Sweep, grab
 from mlpsubmit.batchfns import multi_index
 from mlpsubmit.grabs import distance_from_init, empirical_ntk, on_test_set
 
@@ -27,6 +27,7 @@ def kernel_drift(model, model0, X_tr):
     return (K - K0).norm() / K0.norm()
 
 
+@grab(dims=("sample",))
 def outputs(model, model0, X_te):
     return (model(X_te) - model0(X_te)).detach()[:, 0]
 
@@ -55,7 +56,7 @@ sweep = Sweep(
 def drifts(ds):
     """Return relative changes by their names, without the linear model, the smallest gamma."""
     f, linear = ds.f, ds.f.isel(gamma=0)
-    distance = np.sqrt(((f - linear) ** 2).sum("f_dim0") / (linear**2).sum("f_dim0"))
+    distance = np.sqrt(((f - linear) ** 2).sum("sample") / (linear**2).sum("sample"))
     found = {"kernel": ds.ntk, "outputs": distance, "weights": ds.weights.isel(layer=0)}
     return {name: drift.isel(gamma=slice(1, None)) for name, drift in found.items()}
 

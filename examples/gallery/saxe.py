@@ -18,7 +18,7 @@ import torch
 from claims import Claim
 from torch import nn
 
-from mlpsubmit import Sweep
+from mlpsubmit import Sweep, grab
 from mlpsubmit.batchfns import arrays
 
 D, U0, TAU = 5, 0.01, 1000  # outputs, strength of each mode at initialisation, steps
@@ -37,6 +37,7 @@ def linear_network(d_in, depth):
     return net
 
 
+@grab(dims=("s",), coords={"s": S.tolist()})
 def strengths(model, X_tr):
     W = model(X_tr).T @ X_tr / len(X_tr)
     return (torch.tensor(U).to(W).T @ W @ torch.tensor(V).to(W)).diagonal()
@@ -70,11 +71,11 @@ def solution(s, depth):
 
 def plot(ds, ax):
     t = (ds.grab_step + 1) / TAU
-    for mode, s in enumerate(S):
+    for colour, s in enumerate(S):
         for depth, style in zip(ds.depth.values, ["-", "--", ":"], strict=False):
-            u = ds.u.sel(depth=depth, trial=0)[:, mode]
+            u = ds.u.sel(depth=depth, s=s, trial=0)
             label = f"s = {s:g}" if depth == 1 else None
-            ax.plot(t, u, style, color=f"C{mode}", lw=3, alpha=0.5, label=label)
+            ax.plot(t, u, style, color=f"C{colour}", lw=3, alpha=0.5, label=label)
             ax.plot(*solution(s, depth), "k", lw=0.8)
     ax.set(xlabel="time t / τ", ylabel="strength u of the mode", xlim=(0, t.max()))
     for depth, style in zip(ds.depth.values, ["-", "--", ":"], strict=False):
@@ -89,8 +90,8 @@ def claims(ds):
     for depth in ds.depth.values:
         ratios = [
             np.interp(s / 2, u, t) / np.interp(s / 2, *solution(s, depth)[::-1])
-            for trial in ds.u.sel(depth=depth).transpose("trial", ..., "grab_step").values
-            for s, u in zip(S, trial, strict=True)
+            for s in S
+            for u in ds.u.sel(depth=depth, s=s).transpose("trial", "grab_step").values
         ]
         text = f"time to half of s, over that of the solution, N = {depth + 1}: the furthest from 1"
         found.append(Claim(text, "1", max(ratios, key=lambda r: abs(r - 1)), 0.99, 1.01))
