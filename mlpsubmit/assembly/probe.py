@@ -231,7 +231,8 @@ def _probed(sweep: Sweep) -> Iterator[Config]:
         for name in axis.names:
             values: Sequence[Any] = axis.values(name)
             if name not in PROBED:
-                values = _choices(values) if name in sweep.accepted.declared else []
+                taken = name in sweep.accepted.declared | sweep.accepted.of_mlp
+                values = _choices(values) if taken else []
             for value in values[1:]:
                 yield first.replaced(**{name: value})
 

@@ -25,6 +25,7 @@ from mlpsubmit.spec.hints import hints
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.initial_weights import InitialWeights
 from mlpsubmit.spec.limits import MOST_BITS, MOST_CONFIGS, MOST_VALUES, check_length
+from mlpsubmit.spec.mlp_settings import mlp_setting, settings_of_mlp
 from mlpsubmit.spec.numbers import one_kind_of_number, plain_number
 from mlpsubmit.spec.process import ProcessSettings
 from mlpsubmit.spec.product import Axis, Product
@@ -67,11 +68,13 @@ class Accepted:
         declared: arguments that functions of the spec declare and the train loop does not supply.
         takes_any: whether a function of the spec has ``**kwargs``.
         errors: one for each function whose signature cannot be read.
+        of_mlp: settings of the built-in MLP, if a config uses it.
     """
 
     declared: frozenset[str]
     takes_any: bool
     errors: tuple[str, ...]
+    of_mlp: frozenset[str] = frozenset()
 
     def with_functions(self, functions: Iterable[Callable[..., Any]]) -> Accepted:
         """Return the names that these functions declare too."""
@@ -80,6 +83,7 @@ class Accepted:
             self.declared | further.declared,
             self.takes_any or further.takes_any,
             (*self.errors, *further.errors),
+            self.of_mlp,
         )
 
     def takes(self, name: str) -> bool:
@@ -101,9 +105,9 @@ class Accepted:
             raise SpecError(self.errors)
         if name in self.declared:
             return name
-        if name.lower() in AXIS_OF.values():
+        if name.lower() in (*AXIS_OF.values(), *self.of_mlp):
             return name.lower()
-        known = {*Hyperparameters.model_fields, *self.declared, "trial"}
+        known = {*Hyperparameters.model_fields, *self.declared, *self.of_mlp, "trial"}
         raise SpecError(
             f"{name}: neither a hyperparameter nor an argument that a function of the spec "
             f"declares{did_you_mean(name, known)}"
@@ -170,7 +174,8 @@ def read(
         name: [value for value in _values(axes, settings, name) if callable(value)]
         for name in POSITIONAL
     }
-    accepted = _accepted(functions, by_position)
+    of_mlp = settings_of_mlp(_values(axes, settings, "model"))
+    accepted = _accepted(functions, by_position, of_mlp)
     errors += accepted.errors or hints(batchfn, data, settings)
     fixed, listed = _split_listed(settings)
     given = [*axes.items(), *listed.items()]
@@ -292,13 +297,16 @@ def _values(axes: Mapping[Any, Any], settings: Mapping[str, Any], name: str) -> 
 
 
 def _accepted(
-    functions: Iterable[Callable[..., Any]], by_position: Mapping[str, Iterable[Callable[..., Any]]]
+    functions: Iterable[Callable[..., Any]],
+    by_position: Mapping[str, Iterable[Callable[..., Any]]],
+    of_mlp: frozenset[str] = frozenset(),
 ) -> Accepted:
     """Return the names that functions declare.
 
     Args:
         functions: those that get all of their arguments by name.
         by_position: by hyperparameter, those that get their first ones by position.
+        of_mlp: those of the built-in MLP, if it is used.
     """
     names: set[str] = set()
     takes_any = False
@@ -310,7 +318,7 @@ def _accepted(
     for name, others in by_position.items():
         for function in others:
             names |= set(further_arguments(function, POSITIONAL[name])) - {LOSS_PARAMS}
-    return Accepted(frozenset(names - SUPPLIED), takes_any, tuple(errors))
+    return Accepted(frozenset(names - SUPPLIED), takes_any, tuple(errors), of_mlp)
 
 
 # ---- axes ----------------------------------------------------------------------------------------
@@ -386,7 +394,7 @@ def _axes(
     axes: list[Axis] = []
     for prefix, axis in unparsed:
         with collected(errors, prefix):
-            axes.append(_axis(axis, axis.points[: 1 if too_large else None]))
+            axes.append(_axis(axis, axis.points[: 1 if too_large else None], accepted))
     return axes
 
 
@@ -424,14 +432,14 @@ def _check_results_depend(names: Sequence[str], accepted: Accepted, unused: set[
         )
 
 
-def _axis(given: Axis, points: Iterable[tuple[Any, ...]]) -> Axis:
+def _axis(given: Axis, points: Iterable[tuple[Any, ...]], accepted: Accepted) -> Axis:
     """Return an axis, or a zip of several, with these points, converted to their types."""
     names = given.names
     errors: list[str] = []
     parsed = []
     for point in points:
         with collected(errors):
-            parsed.append(tuple(map(_parsed, names, point)))
+            parsed.append(tuple(_parsed(n, v, accepted) for n, v in zip(names, point, strict=True)))
     columns = []
     for name, values in zip(names, zip(*parsed, strict=True), strict=False):
         with collected(errors):
@@ -485,7 +493,7 @@ def _repeated_names(axes: Sequence[Axis]) -> list[str]:
     ]
 
 
-def _parsed(name: str, value: Any) -> Any:
+def _parsed(name: str, value: Any, accepted: Accepted) -> Any:
     """Return a value converted to the type of its name: a hyperparameter, trial or monomials."""
     if name == "trial":
         return _trial(value)
@@ -493,6 +501,8 @@ def _parsed(name: str, value: Any) -> Any:
         return _monomial(value)
     if name in Hyperparameters.model_fields:
         return hp.validate_one(name, value)
+    if name in accepted.of_mlp:
+        return mlp_setting(name, value)
     if type(value) is int and value.bit_length() > MOST_BITS:
         raise SpecError(f"got an integer of {value.bit_length():,} bits; at most {MOST_BITS:,}")
     return plain_number(value)
@@ -545,7 +555,7 @@ def _split_settings(
                 hyperparameters[name] = value
             else:
                 with collected(errors, f"{name}: "):
-                    arguments[canonical] = _parsed(canonical, value)
+                    arguments[canonical] = _parsed(canonical, value, accepted)
     return hyperparameters, arguments
 
 

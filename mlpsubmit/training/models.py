@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP"]
+from mlpsubmit.errors import SpecError, did_you_mean
+
+__all__ = ["MLP", "NONLINEARITIES"]
+
+#: A nonlinearity by name, as a module, or as an elementwise function of tensors.
+Nonlinearity: TypeAlias = str | nn.Module | Callable[..., Tensor | nn.Module]
+
+#: The nonlinearities that have names; functions are those of torch.
+NONLINEARITIES: dict[str, type[nn.Module] | Callable[[Tensor], Tensor]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "erf": torch.erf,
+    "identity": nn.Identity,
+}
 
 
 class MLP(nn.Module):
     """A multilayer perceptron with ``depth`` hidden layers of ``width`` units.
 
     Its layers are named as in MLPscape, so that grabs written for that run as they are.
+
+    Args:
+        bias: whether its layers have biases.
+        nonlinearity: a name of :data:`NONLINEARITIES`; an nn.Module, of which it gets a copy, or a
+            class of modules; or an elementwise function of tensors.
+
+    Raises:
+        SpecError: for an unknown name.
 
     Attributes:
         input_layer: Linear, weight (width, d_in).
@@ -26,14 +58,14 @@ class MLP(nn.Module):
         depth: int = 2,
         d_out: int = 1,
         bias: bool = True,
-        nonlinearity: nn.Module | None = None,
+        nonlinearity: Nonlinearity | None = None,
     ) -> None:
         super().__init__()
         self.d_in, self.width, self.depth, self.d_out = d_in, width, depth, d_out
         self.input_layer = nn.Linear(d_in, width, bias)
         self.hidden_layers = nn.ModuleList(nn.Linear(width, width, bias) for _ in range(depth - 1))
         self.output_layer = nn.Linear(width, d_out, bias)
-        self.nonlin = nn.ReLU() if nonlinearity is None else nonlinearity
+        self.nonlin = nn.ReLU() if nonlinearity is None else _module(nonlinearity)
 
     def forward(self, X: Tensor) -> Tensor:
         """Return the outputs (n, d_out) of inputs (n, d_in), or (n, ...) that flatten to it."""
@@ -49,3 +81,32 @@ class MLP(nn.Module):
         for layer in self.hidden_layers:
             activations.append(self.nonlin(layer(activations[-1])))
         return activations, self.output_layer(activations[-1])
+
+
+class _Elementwise(nn.Module):
+    """A function of tensors as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, X: Tensor) -> Tensor:
+        return self.function(X)
+
+
+def _module(nonlinearity: Nonlinearity) -> nn.Module:
+    """Return a module of this network's own: a parametrization sets hooks on it."""
+    if isinstance(nonlinearity, nn.Module):
+        return copy.deepcopy(nonlinearity)
+    if isinstance(nonlinearity, str):
+        found = NONLINEARITIES.get(nonlinearity.lower())
+        if found is None:
+            raise SpecError(
+                f"nonlinearity: got {nonlinearity!r}; should be one of "
+                f"{', '.join(map(repr, NONLINEARITIES))}, an nn.Module, or an elementwise function "
+                f"of tensors{did_you_mean(nonlinearity, NONLINEARITIES)}"
+            )
+        nonlinearity = found
+    if isinstance(nonlinearity, type) and issubclass(nonlinearity, nn.Module):
+        return nonlinearity()
+    return _Elementwise(nonlinearity)  # type: ignore[arg-type]
