@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.display.text import abridged, duration, throughput
+from mlpsubmit.display.text import abridged, crossed_at_start, duration, throughput
 from mlpsubmit.jobs.failure_groups import FailureGroup, Points, grouped
 from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
 from mlpsubmit.jobs.liveness import Watch, patience
@@ -100,6 +100,15 @@ class Status:
     def failure_groups(self) -> list[FailureGroup]:
         """The failures by reason, the most frequent first."""
         return grouped(self.failures, self.points)
+
+    @property
+    def early_crossings(self) -> str:
+        """One line on configs that crossed a threshold at step 0; empty if none did.
+
+        Of those that the current attempts of the tasks have trained.
+        """
+        configs = sum(int(task.heartbeat.get("crossed_at_start", 0)) for task in self.tasks)
+        return crossed_at_start(configs) if configs else ""
 
     @property
     def damage(self) -> str:

@@ -79,6 +79,7 @@ NOTHING_DONE: dict[str, Any] = {
     "packs_done": 0,
     "packs_failed": 0,
     "halved": 0,
+    "crossed_at_start": 0,
     "cost_done": 0.0,
     "progressed": False,
     "speeds": [],

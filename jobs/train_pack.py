@@ -20,7 +20,7 @@ from mlpsubmit.assembly.assemble import StackInputs, assemble
 from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.assembly.probe import smoke_test
 from mlpsubmit.display.output import echo
-from mlpsubmit.display.text import counted
+from mlpsubmit.display.text import counted, crossed_at_start
 from mlpsubmit.errors import UserError, error_text
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.environment import environment
@@ -44,6 +44,7 @@ from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import FAILURES, raise_attributed, take_culprits
 from mlpsubmit.training.monitor import Interrupted, StateError
 from mlpsubmit.training.oom import is_crowded, ran_out_of_memory, release_memory
+from mlpsubmit.training.result import Trained
 from mlpsubmit.training.seeds import data_seed
 
 __all__ = ["OutOfMemory", "PackOutcome", "TaskContext", "train_pack"]
@@ -224,6 +225,7 @@ class _PackTraining:
             step_ideal = None if roofline is None else roofline.ideal_seconds(stack)
             self.monitor.begin_stack(len(rows), step_ideal)
             trained = stack.train(self.monitor)
+            self._report_crossings_at_start(trained)
             tested = stack.hyperparameters[0].test_every is not None
             arrays = stack_arrays(rows, trained, self.monitor.seconds, tested=tested)
             self.monitor.finish_stack(arrays)
@@ -385,6 +387,12 @@ class _PackTraining:
             count = sum(len(stack.rows) for stack in stacks)
             how = "one by one" if len(stacks) == count else f"in {len(stacks)} stacks"
             echo(f"pack {self.name}: {count} configs train {how}: {stacks[1].reason}")
+
+    def _report_crossings_at_start(self, trained: Trained) -> None:
+        if count := int((trained.timekeys == 0).any(axis=1).sum()):
+            echo(f"pack {self.name}: {crossed_at_start(count)}")
+            heartbeat = self.context.heartbeat
+            heartbeat.update(crossed_at_start=heartbeat["crossed_at_start"] + count)
 
     def _separate(self, groups: Sequence[Sequence[int]] | None, why: str) -> None:
         """Continue with the groups of configs that can be stacked, also in later attempts.

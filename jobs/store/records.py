@@ -398,6 +398,7 @@ class Beat(TypedDict, total=False):
     packs_done: Count
     packs_failed: Count
     halved: Count
+    crossed_at_start: Count
     cost_done: Amount
     speed: Amount
     matmul_utilization: Amount | None

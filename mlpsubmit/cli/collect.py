@@ -9,7 +9,7 @@ import click
 
 from mlpsubmit.cli.options import run_argument, runs_dir_option
 from mlpsubmit.display.output import echo, inline
-from mlpsubmit.display.text import counted
+from mlpsubmit.display.text import counted, crossed_at_start
 from mlpsubmit.results.export import FORMATS
 
 __all__ = ["collect"]
@@ -55,6 +55,8 @@ def collect(
     with opened.collect(written, force=force) as dataset:
         if table:
             Console().print(results.summary_table(dataset))
+        if early := int((dataset["timekeys"] == 0).any("threshold").sum()):
+            echo(crossed_at_start(early), err=True)
         if plot:
             echo(f"plot: {results.plot(dataset, plot, force=force)}")
     current = opened.status()

@@ -66,6 +66,8 @@ def render(status: Status) -> RenderableType:
         parts.append(text((retry, "yellow")))
     if status.retry_failure:
         parts.append(text((f"  {_retry_failure(status)}", "red")))
+    if status.early_crossings:
+        parts.append(text((f"  {status.early_crossings}", "yellow")))
     if status.damage:
         parts.append(text((f"  {inline(status.damage)}", "red")))
     return Group(*parts, *_crashes(status), *_failures(status), *_unreadable(status))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["abridged", "counted", "duration", "file_size", "throughput"]
+__all__ = ["abridged", "counted", "crossed_at_start", "duration", "file_size", "throughput"]
 
 
 def abridged(texts: Iterable[str]) -> str:
@@ -16,6 +16,14 @@ def abridged(texts: Iterable[str]) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number and its noun: ``"1 config"``, ``"1,024 configs"``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def crossed_at_start(configs: int) -> str:
+    """Return one line on configs that crossed a threshold on the train loss at step 0."""
+    return (
+        f"{counted(configs, 'config')} crossed a threshold on the train loss at step 0, where the "
+        "smoothed loss is that of the first batch; try a larger N_SAMPLES, or a lower threshold"
+    )
 
 
 def duration(seconds: float) -> str:
