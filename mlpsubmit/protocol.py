@@ -59,7 +59,7 @@ LOSS_PARAMS = "params"
 SUPPLIED = FOR_BATCHES | FOR_GRABS | {"d_in", "d_out", "output", "step"}
 
 #: The names of a config's status, by its code in shards and datasets. A config is done once it has
-#: crossed the last threshold of STOP_ON or made MAX_ITER steps; it has diverged if its train loss is
-#: no longer finite, which is a result and not a failure; ``where`` excludes points.
+#: crossed the last threshold of STOP_ON or made MAX_ITER steps; it has diverged if its train loss
+#: is no longer finite, which is a result and not a failure; ``where`` excludes points.
 STATUSES = ("missing", "done", "diverged", "failed", "excluded")
 MISSING, DONE, DIVERGED, FAILED, EXCLUDED = range(len(STATUSES))

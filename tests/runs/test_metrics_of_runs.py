@@ -119,9 +119,7 @@ def test_thresholds_crossed_at_step_0_are_counted(capsys, run, tmp_path: Path) -
     assert line in out.file.getvalue()
     quiet = replace(status, tasks=[replace(status.tasks[0], heartbeat={})])
     assert quiet.early_crossings == ""
-    collected = CliRunner().invoke(
-        main, ["collect", str(run.path), "--out", str(tmp_path / "m.nc")]
-    )
+    collected = CliRunner().invoke(cli, ["collect", str(run.path), "--out", str(tmp_path / "m.nc")])
     assert f"{line}\n" in collected.output
 
 
