@@ -29,6 +29,12 @@ paper's number beside ours with the tolerance that fails the run, the cost, and 
 Where a paper gives no number for the setting of the spec, or it could not be read, the form of the
 claim is tested (a slope, an order, a limit), and the page says so.
 
+A further figure is a module in [examples/gallery](../../examples/gallery): a docstring with the
+paper and its claim, `sweep`, `plot(ds, ax)` for the collected dataset (`PANELS = 2` for two axes),
+and `claims(ds)`, a list of `Claim(text, paper, ours, low, high)`. `SMALL`, if it is there, has the
+settings of the version in `make test`. `run.py NAME SEED=1` shows how far the numbers depend on the
+random draws.
+
 <!-- Written by examples/gallery/run.py; a test compares the two. -->
 """
 
