@@ -135,7 +135,21 @@ class Checkpoint:
         Raises:
             OSError, RuntimeError: if the disk is full; torch turns that into the latter.
         """
-        content = {
+        content = self._content(state, seconds)
+        files.publish(self.file, sealed(partial(torch.save, content)))
+
+    def keep(self, file: Path, state: dict[str, Any], seconds: float) -> None:
+        """Write a state of all configs to another file, from which another run can go on.
+
+        Raises:
+            OSError, RuntimeError: if the disk is full.
+        """
+        own = Checkpoint(file, self.device, self.configs, PackParts.whole(self.configs))
+        own.rows, own.environments = self.rows, self.environments
+        own.save(state, seconds)
+
+    def _content(self, state: dict[str, Any] | None, seconds: float) -> dict[str, Any]:
+        return {
             "device": self.device,
             "parts": asdict(self.parts),
             "finished": [
@@ -150,7 +164,6 @@ class Checkpoint:
             "rows": self.rows,
             "environments": self.environments,
         }
-        files.publish(self.file, sealed(partial(torch.save, content)))
 
     def try_to_save(self) -> None:
         """Replace the file between two trainings; if the disk is full, keep the old one."""

@@ -199,7 +199,8 @@ def _remove_leftovers(run: RunDirectory, task: str, ranges: Sequence[Sequence[in
         number = name.partition(".")[0]
         return number.isdecimal() and any(low <= int(number) < high for low, high in ranges)
 
-    files.remove_leftovers(run.path / run_directory.CHECKPOINTS, owned)
+    for folder in (run_directory.CHECKPOINTS, run_directory.STATES):
+        files.remove_leftovers(run.path / folder, owned)
     for folder in (run_directory.RESULTS, run_directory.HEARTBEATS):
         files.remove_leftovers(run.path / folder, lambda name: name.startswith(f"{task}."))
 

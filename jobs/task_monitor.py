@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, PackHeartbeat
 from mlpsubmit.jobs.pack_results import Arrays
 from mlpsubmit.jobs.signals import StopFlag
+from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.meter import PackMeter
+from mlpsubmit.training.kept_states import is_uncrossed
 from mlpsubmit.training.monitor import STATE_FORMAT, Interrupted, Monitor, Progress
 
 __all__ = ["TaskMonitor"]
@@ -86,6 +89,7 @@ class TaskMonitor(Monitor):
         #: How long the last save took, with the copy from the device.
         self._saving = 0.0
         self._counts = _Counts()
+        self._keeps = True
         #: Configs of the stack that have stopped, by the last read-back.
         self.stopped: frozenset[int] = frozenset()
 
@@ -174,6 +178,23 @@ class TaskMonitor(Monitor):
         self._saving = self._saved - self._asked
         if self.stop.is_set():
             raise Interrupted
+
+    def keep(self, state: dict[str, Any]) -> None:
+        """Keep a state of the pack for a longer training, if it trains as one stack."""
+        checkpoint, file = self.checkpoint, self._kept(is_uncrossed(state))
+        if checkpoint.parts.divided or checkpoint.rows != list(range(checkpoint.configs)):
+            if self._keeps:
+                echo(f"{file.stem}: KEEP_STATE keeps none, as the pack trains in several stacks")
+            self._keeps = False
+            return
+        try:
+            checkpoint.keep(file, state, self.seconds)
+        except (OSError, RuntimeError) as error:
+            echo(f"state {file.name} not written: {error}")
+
+    def _kept(self, uncrossed: bool) -> Path:
+        run = RunDirectory(self.checkpoint.file.parent.parent)
+        return run.kept_state(self.checkpoint.file.stem, uncrossed=uncrossed)
 
     def progress(self, progress: Progress) -> None:
         """Report a read-back to the heartbeat and the meter."""

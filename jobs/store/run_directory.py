@@ -26,6 +26,9 @@
 | checkpoints/<pack>.pt        | the task that trains the pack, replaced atomically            |
 | checkpoints/<pack>.ends.json | the task that trains the pack, or resume: how processes were  |
 |                              | killed in it                                                  |
+| states/<pack>.pt             | the task that trains the pack, replaced atomically, with      |
+|                              | KEEP_STATE: what a longer training can go on from             |
+| states/<pack>.uncrossed.pt   | the same before any config had stopped at a threshold         |
 | heartbeats/<task>.json       | one task, replaced atomically every few seconds               |
 | compiled/<machine>/          | torch, where COMPILE pays: code that other tasks use as well  |
 
@@ -86,6 +89,8 @@ JOBS = "jobs.json"
 ENDED = "ended.json"
 RESULTS = "results"
 CHECKPOINTS = "checkpoints"
+STATES = "states"
+UNCROSSED_SUFFIX = ".uncrossed.pt"
 ENDS_SUFFIX = ".ends.json"
 HEARTBEATS = "heartbeats"
 COMPILED = "compiled"
@@ -95,7 +100,7 @@ LOCK = ".lock"
 LOG_SUFFIX = "_0_log.out"
 
 #: The folders of a new run directory.
-FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, HEARTBEATS, COMPILED)
+FOLDERS = (DATA, SUBMISSIONS, RESULTS, CHECKPOINTS, STATES, HEARTBEATS, COMPILED)
 
 
 _SUBMISSION = re.compile(r"[0-9]{3,9}")
@@ -316,6 +321,14 @@ class RunDirectory:
     def checkpoint(self, pack: str) -> Path:
         """Return the file that holds the state of a pack."""
         return self.path / CHECKPOINTS / f"{pack}.pt"
+
+    def kept_state(self, pack: str, *, uncrossed: bool) -> Path:
+        """Return the file with the last kept state of a pack.
+
+        Args:
+            uncrossed: the last one before any config had stopped at a threshold; else after.
+        """
+        return self.path / STATES / f"{pack}{UNCROSSED_SUFFIX if uncrossed else '.pt'}"
 
     def pack_ends(self, pack: str) -> Path:
         """Return the file that holds how processes were killed while they trained a pack."""

@@ -143,6 +143,8 @@ class DryRun:
         which = f"run {run.id} continues" if run else "a new run"
         packs = counted(len(missing), "pack")
         echo(f"{which}: {packs} to train, {counted(self._done, 'config')} already done")
+        for line in self.launch.continuation.lines:
+            echo(line)
         if self._submits:
             self._show_tasks()
 

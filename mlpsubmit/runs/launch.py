@@ -7,7 +7,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit import files
 from mlpsubmit.checksums import sealed
+from mlpsubmit.display.output import echo
 from mlpsubmit.display.text import abridged
 from mlpsubmit.errors import BusyError, DamageError, UserError
 from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
@@ -24,6 +25,7 @@ from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.trust import content_hash, owner, sweep_hash
+from mlpsubmit.runs.continuation import Continuation, find_continuation
 from mlpsubmit.runs.locate import RUNS_VARIABLE, next_launch, runs_folder, runs_of, with_results
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import missing_packs, start, submission_for, submission_lock
@@ -112,6 +114,8 @@ def launch(
         if run is None:
             content = manifest(sweep, spec, command, prepared.reused.count, prepared.path)
             run = Run(create(content, prepared))
+            for line in prepared.continuation.lines:
+                echo(line)
         elif owner(run.path) is None:
             _restore_pickle(run.directory, frozen)
             keep_initial_weights(sweep, run.path)
@@ -173,6 +177,7 @@ class PreparedLaunch:
         plan: the packs of the run.
         missing: the numbers of the packs to train.
         reused: results of earlier runs for a new run.
+        continuation: packs of a new run that go on from states which earlier ones have kept.
     """
 
     sweep: Sweep
@@ -185,6 +190,7 @@ class PreparedLaunch:
     plan: Plan
     missing: NDArray[np.int64]
     reused: Reused
+    continuation: Continuation = field(default_factory=Continuation)
 
     @cached_property
     def sweep_hash(self) -> str:
@@ -255,8 +261,9 @@ def prepare(
     max_tasks = executor.max_tasks(make_plan(sweep, 1, 1, reused.indices).cost)
     plan = make_plan(sweep, max_tasks, 1, reused.indices, executor.memory())
     threads = executor.threads_per_task(min(max_tasks, max(plan.packs, 1)))
+    plan, continuation = find_continuation(sweep, replace(plan, threads=threads), earlier)
     path = folder / (time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
-    return prepared(None, path, replace(plan, threads=threads), np.arange(plan.packs), reused)
+    return prepared(None, path, plan, np.arange(plan.packs), reused, continuation)
 
 
 def _is_of(run: RunDirectory, sweep: Sweep) -> bool:
@@ -339,5 +346,6 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch) -> RunDirectory
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
         keep_initial_weights(prepared.sweep, temporary)
         prepared.reused.write(RunDirectory(temporary))
+        prepared.continuation.write(RunDirectory(temporary))
         RunDirectory.open(temporary)  # what could not be read is not created
     return RunDirectory.open(path)

@@ -74,7 +74,7 @@ STACKED = frozenset(
 #: Settings that no result depends on: they are no part of a config's key.
 OUTSIDE_RESULTS = frozenset(
     {
-        *("devices", "verbose", "pack_size", "checkpoint_minutes", "compile"),
+        *("devices", "verbose", "pack_size", "checkpoint_minutes", "keep_state", "compile"),
         *("num_trials", "target_monomials"),
     }
 )
@@ -212,6 +212,9 @@ class Hyperparameters(BaseModel):
     )
     checkpoint_minutes: Positive = _field(
         5.0, "how often a pack's state is saved: less often where that would take 1% of the time"
+    )
+    keep_state: Flag = _field(
+        False, "keep states, so that a larger MAX_ITER or further thresholds go on from them"
     )
 
     @model_validator(mode="before")

@@ -18,6 +18,7 @@ from mlpsubmit.protocol import BatchFn
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.accel.replay import replayed
 from mlpsubmit.training.batches import Batch
+from mlpsubmit.training.kept_states import KeptSteps
 from mlpsubmit.training.loss_history import Finished
 from mlpsubmit.training.monitor import Monitor, Progress
 from mlpsubmit.training.pack import Pack, Parametrized, per_config
@@ -64,16 +65,15 @@ def _progress(pack: Pack, step: int, max_iter: int) -> Progress:
     )
 
 
-def _next_look(pack: Pack, step: int, max_iter: int) -> int:
+def _next_look(pack: Pack, kept: KeptSteps, step: int, max_iter: int) -> int:
     """Return the first step from this one on after which more is to be done than the next step.
 
     That is the end of a block, or the first after which losses are evaluated or recorded, grabs
-    called, or weights kept.
+    called, or weights or a state kept.
     """
     end = (step // BLOCK + 1) * BLOCK - 1
-    parts = (pack.history, pack.metrics, pack.grabber, pack.weight_history)
-    looks = (part.next_look(step) for part in parts)
-    return min(end, max_iter - 1, *looks)
+    parts = (pack.history, pack.metrics, pack.grabber, pack.weight_history, kept)
+    return min(end, max_iter - 1, *(part.next_look(step) for part in parts))
 
 
 def train_step(pack: Pack, step: int) -> tuple[Batch, Tensor]:
@@ -207,6 +207,7 @@ def train(
         )
         history, metrics, grabber = pack.history, pack.metrics, pack.grabber
         make_steps = replayed(partial(train_step, pack), pack, common)
+        kept = KeptSteps(common.keep_state, max_iter, BLOCK)
         following = pack.start
 
         # Of what follows, only phases with a comment "sync" wait for the device.
@@ -217,7 +218,7 @@ def train(
 
             # One step, queued on the device. On a GPU several are replayed at once, but none after
             # one that is looked at below.
-            step, batch, active = make_steps(following, _next_look(pack, following, max_iter))
+            step, batch, active = make_steps(following, _next_look(pack, kept, following, max_iter))
             following = step + 1
             ends_block = following % BLOCK == 0 or following == max_iter
 
@@ -265,4 +266,8 @@ def train(
             # Save: a copy of the whole state (sync).
             if monitor.due(step):
                 monitor.save(pack.state_dict(start=following))
+
+            # Keep a state for a longer training, now and then: another copy (sync).
+            if following in kept:
+                monitor.keep(pack.state_dict(start=following))
         return pack.results()

@@ -37,7 +37,7 @@ from torch import Tensor
 
 from mlpsubmit.protocol import DIVERGED, DONE
 from mlpsubmit.spec.hyperparameters import Hyperparameters
-from mlpsubmit.training.parts import Part
+from mlpsubmit.training.parts import Part, extended, resized
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
 from mlpsubmit.training.stack import Stack
@@ -84,7 +84,7 @@ class LossHistory(Part):
 
     PER_ROW = (
         *("_smoother", "_thresholds", "_active", "_steps"),
-        *("_train_loss", "_test_loss", "_uncrossed", "_crossed_after"),
+        *("_train_loss", "_test_loss", "_uncrossed", "_crossed_after", "_first_loss"),
     )
     SAVED = ("_recorded", "_evaluated")
     ON_HOST = (
@@ -109,9 +109,11 @@ class LossHistory(Part):
         new: dict[str, Any] = {"dtype": self._dtype, "device": device}
         self._smoother = torch.tensor([h.ema_smoother for h in hyperparameters], **new)
         self._thresholds = torch.tensor([common.thresholds] * K, **new).view(K, T)
+        self._all_thresholds = self._thresholds.clone()
         self._active = torch.ones(K, dtype=torch.bool, device=device)
         self._steps = torch.zeros(K, dtype=torch.int64, device=device)
         self._train_loss = torch.full((K,), torch.nan, **new)
+        self._first_loss = torch.full((K,), torch.nan, **new)
         self._test_loss = torch.full((K,), torch.nan, **new)
         # Per threshold, whether it has not been crossed, and after how many steps it was.
         self._uncrossed = torch.ones(K, T, dtype=torch.bool, device=device)
@@ -159,6 +161,7 @@ class LossHistory(Part):
         losses = losses.detach().to(self._dtype)
         if step == 0:
             self._train_loss.copy_(losses)
+            self._first_loss.copy_(losses)
             if self._relative:
                 self._thresholds.mul_(losses.unsqueeze(1))
         else:
@@ -281,6 +284,27 @@ class LossHistory(Part):
                 recorded, evaluated = (s.steps >= last_step for s in (self.record_at, self.eval_at))
                 self.train_trace[config, recorded] = self.final_train[config]
                 self.test_trace[config, evaluated] = self.final_test[config]
+
+    def extend(self) -> None:
+        """Go on from a state of a shorter training, or of one with fewer thresholds.
+
+        No config has crossed the last of those: the further ones are below it.
+        """
+        further = self._all_thresholds[self._stack.configs, self._thresholds.shape[1] :]
+        if further.shape[1]:
+            if self._relative:
+                further = further * self._first_loss.unsqueeze(1)
+            self._thresholds = torch.cat([self._thresholds, further], dim=1)
+            more = torch.ones_like(further, dtype=torch.bool)
+            self._uncrossed = torch.cat([self._uncrossed, more], dim=1)
+            never = torch.zeros_like(further, dtype=torch.int64)
+            self._crossed_after = torch.cat([self._crossed_after, never], dim=1)
+            self.timekeys = resized(self.timekeys, self._all_thresholds.shape[1], -1)
+        if self.traced:
+            stopped = self.status != 0
+            train, test = self.record_at.count, self.eval_at.count
+            self.train_trace = extended(self.train_trace, train, self.final_train, stopped)
+            self.test_trace = extended(self.test_trace, test, self.final_test, stopped)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict` (a GPU-CPU sync point)."""

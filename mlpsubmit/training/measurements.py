@@ -33,7 +33,7 @@ from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loss_history import Finished
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.optimizers.view import OptimizerView
-from mlpsubmit.training.parts import Part
+from mlpsubmit.training.parts import Part, resized
 from mlpsubmit.training.precision import full_precision_matmul
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
@@ -309,6 +309,14 @@ class Grabber(Part):
         order = list(self.grabs)
         entries = sorted(arrays, key=lambda entry: order.index(entry[0]))
         return {result_name(*entry): arrays[entry] for entry in entries}
+
+    def extend(self) -> None:
+        """Make room for the further steps of a longer training than the state is of."""
+        if len(self._leading) == 2:
+            self._arrays = {
+                name: resized(array, self._leading[1], np.nan)
+                for name, array in self._arrays.items()
+            }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict` (a GPU-CPU sync point)."""

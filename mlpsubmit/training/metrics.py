@@ -30,7 +30,7 @@ from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import Batch, BatchError, column
 from mlpsubmit.training.loss_history import Finished, LossHistory
 from mlpsubmit.training.metric_functions import stacked_metric
-from mlpsubmit.training.parts import Part
+from mlpsubmit.training.parts import Part, extended
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
 from mlpsubmit.training.stack import Stack
@@ -246,6 +246,13 @@ class MetricHistory(Part):
             if reached is not None:
                 timekeys = self.timekeys[key][one.config]
                 timekeys[(timekeys < 0) & reached[one.row]] = one.last_step
+
+    def extend(self) -> None:
+        """Make room for the further steps of a longer training than the state is of."""
+        stopped = self._history.status != 0
+        for name in self._traces if self._history.traced else ():
+            columns, final = self._schedule(name).count, self._final[name]
+            self._traces[name] = extended(self._traces[name], columns, final, stopped)
 
     @property
     def results(self) -> dict[str, Array]:

@@ -442,6 +442,10 @@ class Pack:
         self.start = state["start"]
         for name, part in self._parts.items():
             part.load_state_dict(state["parts"][name], self.device)
+        self.history.extend()  # of a shorter training, or with fewer thresholds
+        self.metrics.extend()
+        self.grabber.extend()
+        self.weight_history.extend()
         for batches in (self.train, self.test):
             if batches is not None and len(self.stack) < len(self.stack.models):
                 batches.shrink(self.stack.configs)

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Part", "map_tensors"]
+from mlpsubmit.training.result import Array
+
+__all__ = ["Part", "extended", "map_tensors", "resized"]
 
 
 def map_tensors(state: Any, change: Callable[[Any], Any]) -> Any:
@@ -21,6 +23,28 @@ def map_tensors(state: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(state, (list, tuple)):
         return type(state)(map_tensors(value, change) for value in state)
     return state
+
+
+def resized(array: Array, columns: int, fill: Any) -> Array:
+    """Return an array (K, columns, ...), further columns filled with a value."""
+    further = columns - array.shape[1]
+    if not further:
+        return array
+    filled = np.full((len(array), further, *array.shape[2:]), fill, array.dtype)
+    return np.concatenate([array, filled], axis=1)
+
+
+def extended(trace: Array, columns: int, final: Array, stopped: Array) -> Array:
+    """Return a trace (K, columns) of a longer training.
+
+    Args:
+        trace: (K, fewer columns).
+        final: (K,) the values that configs keep to the end which have stopped.
+        stopped: (K,) bool.
+    """
+    before, trace = trace.shape[1], resized(trace, columns, np.nan)
+    trace[stopped, before:] = final[stopped, np.newaxis]
+    return trace
 
 
 class Part:

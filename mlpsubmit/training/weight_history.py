@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlpsubmit.errors import SpecError
 from mlpsubmit.training.loss_history import Finished
-from mlpsubmit.training.parts import Part
+from mlpsubmit.training.parts import Part, resized
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
 from mlpsubmit.training.stack import Stack
@@ -147,6 +147,13 @@ class WeightHistory(Part):
             for config, column in enumerate(self._last_column):
                 array[config, column + 1 :] = array[config, column]
         return self._arrays
+
+    def extend(self) -> None:
+        """Make room for the further steps of a longer training than the state is of."""
+        if len(self._leading) == 2:
+            self._arrays = {
+                name: resized(array, self._leading[1], 0) for name, array in self._arrays.items()
+            }
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict` (a GPU-CPU sync point)."""

@@ -84,6 +84,7 @@ FURTHER = {
     "COMPILE": ("auto", False),
     "SAVE_WEIGHTS": (None, "final"),
     "INIT_WEIGHTS": (None, from_run("x")),
+    "KEEP_STATE": (False, True),
 }
 EVERY = {**TABLE, **FURTHER}
 
