@@ -1,14 +1,19 @@
 """Minibatches by epoch: each row once per epoch, and nothing to save but the step."""
 
+import io
+
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import TensorDataset
 
 from mlpsubmit import Sweep, launch
+from mlpsubmit.assembly.assemble import assemble
 from mlpsubmit.assembly.batch_streams import SharedBatches, settings_of, sharing_key
 from mlpsubmit.assembly.repeatable_batches import check_batches
 from mlpsubmit.batchfns import arrays, epochs, from_dataset, images, sample
 from mlpsubmit.errors import SpecError
+from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.seeds import streams
 
 N = 11
@@ -137,3 +142,40 @@ def test_configs_with_equal_data_share_their_batches_and_state_is_not_kept():
     check_batches(sweep, sweep.config(0), entry, cpu, "batchfn epochs")  # as for a user's own
     shared = SharedBatches(epochs, contexts[0], streams(42, 0), cpu).of_stack(None)
     assert sorted(drawn(shared, range(2)))[0] >= 0
+
+
+class Saver(Monitor):
+    """Saves the state after three steps, or begins with a saved one."""
+
+    def __init__(self, saved=None):
+        self.saved, self.restored = saved, saved
+
+    def restore(self):
+        return self.restored and torch.load(io.BytesIO(self.restored), weights_only=True)
+
+    def due(self, step):
+        return self.restored is None and step == 2
+
+    def save(self, state):
+        stream = io.BytesIO()
+        torch.save(state, stream)
+        self.saved = stream.getvalue()
+
+
+def test_a_training_goes_on_in_the_middle_of_an_epoch_bit_for_bit():
+    data = arrays(ROWS["X_train"], ROWS["y_train"])
+    axes = {"N_SAMPLES": [2], "trial": range(2)}  # five steps per epoch
+    settings = {**SWEEP, "MAX_ITER": 8, "EVAL_EVERY": 8}
+    del settings["N_SAMPLES"]
+    sweep = Sweep(axes=axes, data=data, **settings)
+    entry = sweep.data()
+
+    def trained(saver):
+        (stack,) = assemble(sweep, list(sweep), [entry] * 2, torch.device("cpu"))
+        return stack.train(saver)
+
+    saver = Saver()
+    straight, resumed = trained(saver), trained(Saver(saver.saved))
+    assert saver.saved
+    assert np.array_equal(straight.train_loss, resumed.train_loss)
+    assert len(np.unique(straight.train_loss)) == straight.train_loss.size
