@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -83,16 +81,54 @@ def epochs(
             f"epochs: got minibatches of N_SAMPLES={bsz}, and the data have {n} training rows; "
             f"valid are 1 to {n}; try N_SAMPLES={min(n, 64)}"
         )
-    steps, seed = n // bsz, gen.initial_seed()
+    return _Minibatches(X_all, y_all, bsz, gen.initial_seed())
 
-    @functools.lru_cache(maxsize=1)
-    def order(epoch: int) -> Tensor:
-        of_epoch = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
-        return torch.from_numpy(of_epoch.permutation(n)).to(gen.device)
 
-    def batch_fn(step: int) -> tuple[Tensor, Tensor]:
-        epoch, i = divmod(step, steps)
-        rows = order(int(epoch))[i * bsz : (i + 1) * bsz]
-        return X_all.index_select(0, rows), y_all.index_select(0, rows)
+class _Minibatches:
+    """The batch_fn of ``epochs``, which looks ahead (:class:`~mlpsubmit.protocol.LooksAhead`).
 
-    return batch_fn
+    Args:
+        X, y: n rows of training data, on the device.
+        bsz: rows of a minibatch.
+        seed: of the orders of all epochs.
+    """
+
+    def __init__(self, X: Tensor, y: Tensor, bsz: int, seed: int) -> None:
+        self._X, self._y, self._bsz, self._seed = X, y, bsz, seed
+        self._table = torch.zeros(0, bsz, dtype=torch.int64, device=X.device)
+        self._place = torch.zeros(1, dtype=torch.int64, device=X.device)
+        self._epoch, self._order = -1, self._place
+
+    def _rows(self, step: int) -> Tensor:
+        """Return the row numbers (bsz,) of the minibatch of a step, in RAM."""
+        epoch, i = divmod(int(step), len(self._X) // self._bsz)
+        if epoch != self._epoch:  # the order of one epoch is kept
+            seeds = np.random.SeedSequence((self._seed, epoch))
+            order = np.random.Generator(np.random.Philox(seeds)).permutation(len(self._X))
+            self._epoch, self._order = epoch, torch.from_numpy(order)
+        return self._order[i * self._bsz : (i + 1) * self._bsz]
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        rows = self._rows(step).to(self._X.device)
+        return self._X.index_select(0, rows), self._y.index_select(0, rows)
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """What a step changes in place: its place in the block."""
+        return [self._place]
+
+    def load(self, step: int, block: int) -> None:
+        """Upload the row numbers of the steps from one on to the end of its block."""
+        first = step % block
+        if len(self._table) != block:
+            self._table = self._table.new_zeros(block, self._bsz)
+        rows = torch.stack([self._rows(i) for i in range(step, step - first + block)])
+        self._table[first:].copy_(rows)  # in place, where a recorded step reads it
+        self._place.fill_(first)
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Return the minibatch of the next step, and go on."""
+        rows = self._table.index_select(0, self._place).view(-1)
+        # Around the end, where steps are tried that are not kept: while a stride is recorded.
+        self._place.add_(1).remainder_(len(self._table))
+        return self._X.index_select(0, rows), self._y.index_select(0, rows)

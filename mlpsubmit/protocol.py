@@ -8,7 +8,7 @@ declare, by name: axes, hyperparameters, data entries, and those that the loop s
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,11 +28,37 @@ __all__ = [
     "BatchFn",
     "Grab",
     "Layer",
+    "LooksAhead",
     "is_layer",
 ]
 
 #: The result of a batch function: from a step to inputs X (n, ...), targets y (n,) or (n, d_out).
 BatchFn: TypeAlias = "Callable[[int], tuple[Tensor, Tensor]]"
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A batch function that uses its step, in a form that a recorded step on a GPU can replay.
+
+    What a block of steps needs is uploaded before it; its steps read that on the device and count
+    there, so that they run no Python code. Then ``next()`` is ``batch_fn(step)`` of each.
+    """
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """What a step changes in place."""
+
+    def load(self, step: int, block: int) -> None:
+        """Upload what the steps need from one on to the end of its block, in place.
+
+        Args:
+            step: the next one to be made.
+            block: steps of a block; they begin at its multiples.
+        """
+
+    def next(self) -> tuple[Tensor, Tensor]:
+        """Return the batch of the next step, and go on; without waiting for the device."""
+
 
 #: A measurement: from its declared arguments to a number, an array, a tensor, or a list of these.
 Grab: TypeAlias = Callable[..., Any]

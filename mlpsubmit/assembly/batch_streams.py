@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlpsubmit.arguments import call, declared, function_name, pick
 from mlpsubmit.errors import SpecError
-from mlpsubmit.protocol import BatchFn
+from mlpsubmit.protocol import BatchFn, LooksAhead
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.batches import BatchError, pair_of
@@ -130,6 +130,26 @@ class BatchStream:
         return self.first
 
 
+class StreamAhead(BatchStream):
+    """A stream of a batch function that looks ahead (:class:`~mlpsubmit.protocol.LooksAhead`)."""
+
+    rest: Any
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """What a step changes in place."""
+        return list(self.rest.buffers)
+
+    def load(self, step: int, block: int) -> None:
+        """Upload what the steps need, from one on to the end of its block."""
+        self.rest.load(step, block)
+
+    def next(self) -> Pair:
+        """Draw the batch of the next step."""
+        X, y = self.rest.next()
+        return X, y
+
+
 class SharedBatches:
     """The batches of all configs of a pack that draw the same ones.
 
@@ -199,7 +219,8 @@ class SharedBatches:
                 again = _made(batchfn, {**offered, "X": first[0], "y": first[1]})
                 _compare(batchfn, first, _batch(batchfn, again, self._device))
             batch_fn = lambda step: first  # noqa: E731
-        return BatchStream(offered["gen"], first, batch_fn, function_name(batchfn))
+        kind = StreamAhead if isinstance(batch_fn, LooksAhead) else BatchStream
+        return kind(offered["gen"], first, batch_fn, function_name(batchfn))
 
 
 def sharing_key(

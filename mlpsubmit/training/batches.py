@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mlpsubmit.arguments import function_name
 from mlpsubmit.errors import UserError, error_message
-from mlpsubmit.protocol import BatchFn
+from mlpsubmit.protocol import BatchFn, LooksAhead
 from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import FAILURES, raise_attributed
 from mlpsubmit.training.guard import Guard, WriteError, version
@@ -23,6 +23,9 @@ from mlpsubmit.training.result import Array
 
 __all__ = ["Batch", "BatchError", "Batches", "column", "latest", "pair_of"]
 
+
+#: Devices whose steps are never recorded: there, to look ahead would only cost time.
+EAGER_DEVICES = frozenset({"cpu"})
 
 _REAL = frozenset({torch.float32, torch.float64, torch.int64, torch.int32, torch.bool})
 
@@ -117,14 +120,35 @@ class Batches:
         #: The first batches as they were returned, up to the second draw.
         self._returned: list[tuple[BatchFn, Guard]] = []
         self._draws = 0
+        #: By id, the functions that look ahead, once they have been loaded.
+        self._ahead: dict[int, LooksAhead] = {}
         self._index = self._gathering()
         self._fixed = self._draw(0) if fixed else None
         self.guard = self._guarded()
 
     @property
     def functions(self) -> list[BatchFn]:
-        """The functions called at each step: none where the sets are fixed."""
-        return [] if self.fixed else self._fns
+        """The functions called at each step, but for those whose state is among the buffers."""
+        return [] if self.fixed else [one for one in self._fns if id(one) not in self._ahead]
+
+    @property
+    def buffers(self) -> list[Tensor]:
+        """What functions that look ahead change in place in a step."""
+        return [buffer for function in self._ahead.values() for buffer in function.buffers]
+
+    def load(self, step: int, block: int) -> None:
+        """Let functions that look ahead upload what they need, from a step to the end of its block.
+
+        From then on, the batches of these steps have to be drawn in order.
+        """
+        self._ahead = {}
+        if self.fixed or self._device.type in EAGER_DEVICES:
+            return
+        for function in self._fns:
+            ahead: Any = function
+            if isinstance(ahead, LooksAhead):
+                ahead.load(step, block)
+                self._ahead[id(function)] = ahead
 
     @property
     def names(self) -> list[str]:
@@ -215,7 +239,8 @@ class Batches:
 
     def _draw_one(self, function: BatchFn, step: int) -> tuple[Tensor, Tensor]:
         with full_precision_matmul():
-            drawn = function(step)
+            ahead = self._ahead.get(id(function))
+            drawn = function(step) if ahead is None else ahead.next()
         if not _is_usual(drawn):  # spares the usual ones the messages
             drawn = pair_of(drawn, f"{self._what} {function_name(function)}")
         X, y = drawn

@@ -212,8 +212,10 @@ def train(
 
         # Of what follows, only phases with a comment "sync" wait for the device.
         while following < max_iter:
-            # Upload the factors of the learning rates of a block, where they change.
+            # Upload what a block of steps needs: rows of minibatches, and the factors of the
+            # learning rates where they change.
             if following == pack.start or following % BLOCK == 0:
+                pack.train.load(following, BLOCK)
                 pack.lr_schedule.load(following, BLOCK, history.open)
 
             # One step, queued on the device. On a GPU several are replayed at once, but none after

@@ -411,7 +411,7 @@ class Pack:
         found: list[Tensor] = []
         parts = (self.optimizer, self.history, self.metrics, self.grabber)
         changed = [part.on_device for part in parts]
-        further = [self.initial_output.weights, self.lr_schedule.buffers]
+        further = [self.initial_output.weights, self.lr_schedule.buffers, self.train.buffers]
         state = [self.stack.tensors, *further, changed]
         map_tensors(state, lambda tensor: found.append(tensor.detach()))
         return found

@@ -13,6 +13,7 @@ from mlpsubmit.assembly.batch_streams import SharedBatches, settings_of, sharing
 from mlpsubmit.assembly.repeatable_batches import check_batches
 from mlpsubmit.batchfns import arrays, epochs, from_dataset, images, sample
 from mlpsubmit.errors import SpecError
+from mlpsubmit.protocol import LooksAhead
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.seeds import streams
 
@@ -57,6 +58,17 @@ def test_a_batch_follows_from_the_step_and_the_seed_alone():
 
 def test_minibatches_of_any_size_run_through_the_same_order():
     assert drawn(made(bsz=2), range(5)) == drawn(made(bsz=5), range(2)) == drawn(made(10), [0])
+
+
+def test_the_minibatches_of_a_block_are_read_on_the_device():
+    batch_fn, called = made(bsz=3), made(bsz=3)
+    assert isinstance(batch_fn, LooksAhead)
+    for first, block in ((5, 8), (8, 8), (16, 8), (3, 4)):  # from the middle of a block on
+        batch_fn.load(first, block)
+        for step in range(first, block * (first // block + 1)):
+            for one, other in zip(batch_fn.next(), called(step), strict=True):
+                assert torch.equal(one, other)
+    assert drawn(batch_fn, [2]) == drawn(called, [2])
 
 
 def test_the_test_set_is_that_of_sample():

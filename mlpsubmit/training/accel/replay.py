@@ -8,8 +8,9 @@ replayed wherever nothing is looked at between them.
 A recording repeats the same operations on the same memory and runs none of their Python code, so it
 equals eager steps only where
 
-- the batch functions do not use the step, and neither they nor the model nor the loss keep state
-  between calls but the generators given to the training;
+- the batch functions do not use the step, or look ahead (:class:`~mlpsubmit.protocol.LooksAhead`),
+  and neither they nor the model nor the loss keep state between calls but the generators given to
+  the training;
 - no operation waits for the device;
 - shapes and memory stay the same: until the stack shrinks.
 

@@ -20,9 +20,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpsubmit import Monomial, Sweep
 from mlpsubmit.assembly.assemble import assemble
-from mlpsubmit.batchfns import arrays, multi_index, polynomial, power_law, sparse_parity, teacher
+from mlpsubmit.batchfns import (
+    arrays,
+    epochs,
+    multi_index,
+    polynomial,
+    power_law,
+    sparse_parity,
+    teacher,
+)
 from mlpsubmit.spec.hyperparameters import validate
-from mlpsubmit.training import Interrupted, loop, train
+from mlpsubmit.training import Interrupted, batches, loop, train
 from mlpsubmit.training.accel.cuda_graph import CudaRecorder
 from mlpsubmit.training.accel.replay import (
     LARGEST_RECORDED,
@@ -152,6 +160,7 @@ def replaying(monkeypatch):
             return recorder.replayed
 
         monkeypatch.setattr(loop, "replayed", replayed)
+        monkeypatch.setattr(batches, "EAGER_DEVICES", frozenset())
         return recorder
 
     return by
@@ -587,6 +596,7 @@ LIBRARY = {
     "multi_index": {"batchfn": multi_index, "d": 6, "link": Monomial({0: 1, 1: 2})},
     "teacher": {"batchfn": teacher, "data": power_law(d=5, alpha=1.0), "teacher_width": 3},
     "arrays": {"batchfn": arrays(np.eye(9), np.arange(9.0), np.eye(9), np.arange(9.0))},
+    "epochs": {"batchfn": epochs, "data": arrays(np.eye(9), np.arange(9.0))},
     "offline": {"batchfn": affine, "ONLINE": False},
 }
 
@@ -607,6 +617,40 @@ def test_batch_functions_of_a_sweep_can_be_replayed(name, recording, device, sam
     same(eager, run())
     assert capsys.readouterr().out == ""
     assert recorder.replays == 7  # all but the first steps: one is plain, one is watched
+
+
+@pytest.mark.parametrize("only", [True, False], ids=["final", "traces"])
+def test_minibatches_by_epoch_are_replayed(only, recording, device, same, saver, capsys):
+    """Over the ends of epochs and blocks, several steps at once, and from the middle of a block."""
+    data = arrays(np.eye(20), np.arange(20.0) / 20)  # six steps per epoch
+    axes = {"LR": [0.1, 1e-4], "trial": range(2)}
+    traces = {"ONLYTHRESHOLDS": only, "RECORD_EVERY": 16, "PERCENT_THRESHOLDS": [0.05]}
+    sweep = Sweep(
+        "s", axes, data=data, batchfn=epochs, WIDTH=4, N_SAMPLES=3, MAX_ITER=150, **traces
+    )
+    entry = {name: rows.to(device) for name, rows in sweep.data().items()}
+    drawn = []
+
+    def run(monitor=None):
+        (stack,) = assemble(sweep, [*sweep], [entry] * 4, device)
+        drawn.append([function(149)[1] for function in stack.batch_fns])
+        return stack.train(monitor or Monitor())
+
+    eager, recorder = run(), recording()
+    same(eager, run())
+    assert recorder.replays > 20
+    for every in (40, 70):
+        state = None
+        while True:
+            monitor = saver(state, every=every, interrupting=True)
+            try:
+                resumed = run(monitor)
+                break
+            except Interrupted:
+                state = monitor.state
+        same(eager, resumed)
+    assert capsys.readouterr().out == ""
+    assert all(torch.equal(one, other) for one, other in zip(drawn[0], drawn[-1], strict=True))
 
 
 def test_when_replay_is_wanted():
