@@ -15,6 +15,7 @@ import torch
 from mlpsubmit.arguments import call, declared, further_arguments, pick
 from mlpsubmit.assembly.assemble import assemble, bound_lr_schedule, named_grabs
 from mlpsubmit.assembly.batch_streams import data_arguments, make_batches, settings_of
+from mlpsubmit.assembly.probe_packing import warn_of_single_configs
 from mlpsubmit.assembly.resumability import check_resumable
 from mlpsubmit.errors import SpecError, UserError, did_you_mean, error_text
 from mlpsubmit.protocol import SUPPLIED
@@ -109,6 +110,7 @@ def _probe_configs(sweep: Sweep) -> None:
             _train_one_step(sweep, config.replaced(**ONE_STEP, **sizes), entry, with_grabs)
             called = [*measured] if with_grabs else []
             check_resumable(sweep, config.replaced(**sizes), entry, torch.device("cpu"), called)
+            warn_of_single_configs(sweep, config.replaced(**ONE_STEP, **sizes), entry)
 
 
 def _check_lr_schedule(sweep: Sweep, config: Config, entry: Mapping[str, Any]) -> None:

@@ -92,6 +92,19 @@ class Tanh(nn.Module):
         return output
 
 
+class Drawing(Tanh):
+    """A custom model with dropout, noise, and statistics of its batches."""
+
+    def __init__(self, d_in: int, width: int) -> None:
+        super().__init__(d_in, width)
+        self.dropout, self.norm = nn.Dropout(0.3), nn.BatchNorm1d(d_in, affine=False)
+
+    def forward(self, X: Tensor) -> Tensor:
+        noise = 0.1 * torch.randn_like(X) if self.training else 0.0
+        output: Tensor = super().forward(self.dropout(self.norm(X) + noise))
+        return output
+
+
 def conv(width: int) -> nn.Module:
     """A convolutional network."""
     first, second = nn.Conv2d(1, width, 3), nn.Conv2d(width, width, 3)
@@ -171,6 +184,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "cross_entropy": {"axes": {"trial": range(3)}, "batchfn": labels, "LOSS": "cross_entropy"}
     | {"D_OUT": 3, "N_SAMPLES": 16, "LR": 1.0},
     "custom model with a buffer": {**TASK, "MODEL": Tanh},
+    "dropout": {**TASK, "MODEL": Drawing},
     "convolutions": {"axes": {"LR": [0.05, 0.2]}, "batchfn": images, "MODEL": conv, "N_SAMPLES": 8},
     "uncentred": {**TASK, "CENTERED": False},
     "absolute thresholds": {**TASK, "LOSS_CHECKPOINTS": [0.9, 0.1], "PERCENT_THRESHOLDS": None},
@@ -211,7 +225,13 @@ DECOMPOSING = frozenset({"singular_values", "spectral_norms", "ntk_eigenvalues"}
 WAITING = frozenset({"an optimizer of torch.optim"})
 
 #: Cases that are also interrupted, saved, restored on the device, and compared with themselves.
-RESUMED = ("adam, online", "adam, offline", "custom model with a buffer", "grabs, online")
+RESUMED = (
+    "adam, online",
+    "adam, offline",
+    "custom model with a buffer",
+    "dropout",
+    "grabs, online",
+)
 
 NAMES = (*SPECS, *(f"{name}, resumed" for name in RESUMED))
 
