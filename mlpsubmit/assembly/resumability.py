@@ -49,7 +49,8 @@ _SAMPLES = 32
 _HINTS = {
     "OPTIMIZER": "keep it in self.state or param_groups, or return it from state_dict() and set it "
     "in load_state_dict()",
-    "MODEL": "make it a buffer: self.register_buffer(name, tensor), changed in place",
+    "MODEL": "make it a buffer: self.register_buffer(name, tensor), changed in place; random "
+    "numbers need no generator: torch.randn_like(h) draws from the config's own stream",
     "LOSS": "compute the loss from its arguments alone",
     "LR_SCHEDULE": "compute the factor from the step alone",
     "METRICS": "compute the metric from its arguments alone",

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,6 +42,8 @@ class Draws(Part):
         streams: per row of the stack, the seeds of its config.
         alone: whether a single model is called as it is.
         device: of the models.
+        recurrent: whether they have recurrent layers with dropout. cuDNN draws that from a state
+            which outlives the training and cannot be saved, so it is not used for them.
 
     Attributes:
         alone: as given.
@@ -50,8 +52,14 @@ class Draws(Part):
         active: whether draws are intercepted now.
     """
 
-    def __init__(self, streams: Sequence[Streams], alone: bool, device: torch.device) -> None:
-        self.alone, self._device = alone, device
+    def __init__(
+        self,
+        streams: Sequence[Streams],
+        alone: bool,
+        device: torch.device,
+        recurrent: bool = False,
+    ) -> None:
+        self.alone, self._device, self._recurrent = alone, device, recurrent
         self.in_steps: bool | None = None
         self.in_evaluations: bool | None = None
         self.active = False
@@ -61,6 +69,7 @@ class Draws(Part):
     def _set_rows(self, rows: Sequence[Streams]) -> None:
         self._rows = list(rows)
         self._streams = list(dict.fromkeys(rows))
+        self._gathering = _Gathering.of(self._rows, self._streams, self._device)
 
     @property
     def generators(self) -> list[torch.Generator]:
@@ -78,8 +87,7 @@ class Draws(Part):
         """Return the context of a forward and backward pass in training mode."""
         if not self.in_steps:
             return contextlib.nullcontext()
-        index = [self._streams.index(one) for one in self._rows]
-        return self._intercepting(None if self.alone else self._own, index)
+        return self._intercepting(None if self.alone else self._own, self._gathering)
 
     def evaluation(
         self, rows: Sequence[int] | None = None
@@ -116,28 +124,30 @@ class Draws(Part):
         chosen = [self._rows[row] for row in (range(len(self._rows)) if rows is None else rows)]
         streams = list(dict.fromkeys(chosen))
         seeds = [one.evaluations for one in streams]
-        index = [streams.index(one) for one in chosen]
+        gathering = _Gathering.of(chosen, streams, self._device)
         with contextlib.ExitStack() as stack:
             if self.alone:
                 stack.enter_context(global_stream(seeds[0], self._device))
             yield stack.enter_context(
-                self._intercepting(None if self.alone else _Generators(seeds), index)
+                self._intercepting(None if self.alone else _Generators(seeds), gathering)
             )
 
     @contextlib.contextmanager
     def _intercepting(
-        self, generators: _Generators | None, index: Sequence[int]
+        self, generators: _Generators | None, gathering: _Gathering
     ) -> Iterator[_Intercepted]:
-        self.active = True
+        cudnn = torch.backends.cudnn
+        before, self.active = cudnn.enabled, True
+        cudnn.enabled = before and not self._recurrent
         try:
-            with _Intercepted(generators, index, self._device) as mode:
+            with _Intercepted(generators, gathering, self._device) as mode:
                 yield mode
         finally:
-            self.active = False
+            cudnn.enabled, self.active = before, False
 
     def row(self, row: int) -> Draws:
         """Return those of one row, to evaluate it once alone: it draws from global generators."""
-        single = Draws(self._rows[row : row + 1], True, self._device)
+        single = Draws(self._rows[row : row + 1], True, self._device, self._recurrent)
         single.in_steps, single.in_evaluations = self.in_steps, self.in_evaluations
         return single
 
@@ -163,6 +173,27 @@ class Draws(Part):
         for kind, states in state["states"].items():
             for generator, saved in zip(self._own.on(torch.device(kind)), states, strict=True):
                 generator.set_state(saved.cpu())
+
+
+class _Gathering(NamedTuple):
+    """How draws of streams become draws of rows.
+
+    Attributes:
+        rows: how many there are.
+        chosen: per row its stream; None where these are in order.
+    """
+
+    rows: int
+    chosen: Tensor | None
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[Streams], streams: Sequence[Streams], device: torch.device
+    ) -> _Gathering:
+        """Return it for rows of these streams. On a device its index is copied there."""
+        index = [streams.index(one) for one in rows]
+        in_order = index == list(range(len(rows)))
+        return cls(len(rows), None if in_order else torch.tensor(index, device=device))
 
 
 class _Generators:
@@ -194,7 +225,7 @@ class _Intercepted(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         generators: per stream of a vectorised forward pass; None for a model alone.
-        index: per row of the stack, the number of its stream.
+        gathering: of the rows of the stack.
         device: of the models.
 
     Attributes:
@@ -202,12 +233,11 @@ class _Intercepted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(
-        self, generators: _Generators | None, index: Sequence[int], device: torch.device
+        self, generators: _Generators | None, gathering: _Gathering, device: torch.device
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.drawn, self._generators, self._index = False, generators, list(index)
-        self._in_order = self._index == list(range(len(self._index)))
-        self._device = device
+        self.drawn, self._generators = False, generators
+        self._gathering, self._device = gathering, device
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -234,17 +264,15 @@ class _Intercepted(TorchDispatchMode):  # type: ignore[no-untyped-call]
             alone = torch.empty(size, **options)
             fill(alone, None)
             return alone
-        if not size or size[0] != len(self._index):
+        if not size or size[0] != self._gathering.rows:
             raise OneAtATime("draws random numbers inside of a vmap of its own")
         device = options.get("device") or torch.get_default_device()
         generators = self._generators.on(torch.device(device))
         drawn = torch.empty((len(generators), *size[1:]), **options)
         for row, generator in zip(drawn, generators, strict=True):
             fill(row, generator)
-        return drawn if self._in_order else drawn[self._gathering(drawn.device)]
-
-    def _gathering(self, device: torch.device) -> Tensor:
-        return _index(tuple(self._index), device)
+        chosen = self._gathering.chosen
+        return drawn if chosen is None else drawn.index_select(0, chosen.to(drawn.device))
 
     def _unknown(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call an operation that may draw, as attention may: refuse that for several models."""
@@ -272,11 +300,6 @@ class _Intercepted(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @functools.cache
 def _may_draw(func: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in func.tags
-
-
-@functools.lru_cache(maxsize=64)
-def _index(index: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.tensor(index, device=device)
 
 
 # ---- the samplers, by the operations that torch's functions end in

@@ -96,7 +96,8 @@ class Stack(Part):
         self._alone = self._closed_form is None and len(models) == 1
         self._aliased = False
         seeds = [streams(0, k) for k in range(len(models))] if seeds is None else seeds
-        self.draws = Draws(seeds, self._alone, device)
+        recurrent = any(isinstance(m, nn.RNNBase) and m.dropout > 0 for m in models[0].modules())
+        self.draws = Draws(seeds, self._alone, device, recurrent)
         #: The buffers that a forward pass may change, and those that one in training mode has
         #: changed: None before the first one.
         self._buffers = _own_buffers(models[0])
@@ -191,17 +192,18 @@ class Stack(Part):
         self._output_checked = True
         name = f"MODEL {type(self._template).__name__}: its forward pass returned"
         if not isinstance(output, Tensor):
-            got = type(output).__name__
-        else:
-            got = f"shape {tuple(output.shape)} and {str(output.dtype).removeprefix('torch.')}"
-            if output.numel() == 0:
-                raise BatchError(f"{name} {got}; valid are 1 output or more")
-            if output.is_floating_point() and output.ndim > 0:
-                return
-        raise BatchError(
-            f"{name} {got}; valid is a tensor (n, ...) of floating-point numbers; of complex "
-            "numbers, return .abs(), or real and imaginary part as two columns"
-        )
+            raise BatchError(
+                f"{name} {type(output).__name__}; valid is a tensor (n, ...) of floating-point "
+                "numbers; of several, return the one that the loss is computed of"
+            )
+        got = f"shape {tuple(output.shape)} and {str(output.dtype).removeprefix('torch.')}"
+        if output.numel() == 0:
+            raise BatchError(f"{name} {got}; valid are 1 output or more")
+        if not output.is_floating_point() or output.ndim == 0:
+            raise BatchError(
+                f"{name} {got}; valid is a tensor (n, ...) of floating-point numbers; of complex "
+                "numbers, return .abs(), or real and imaginary part as two columns"
+            )
 
     @property
     def scaling(self) -> Collection[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mlpsubmit import Monomial, SpecError, Sweep, launch
 from mlpsubmit.assembly.probe import PROBE_GRABS, probe
@@ -278,3 +279,41 @@ def test_patterns_of_parameter_names_are_checked_at_launch() -> None:
 
     with pytest.raises(SpecError, match="LR_FACTORS: 'imput' matches no parameter"):
         probe(small(LR_FACTORS={"imput": 0}, data=entries, batchfn=rows))
+
+
+# ---- configs that would train one at a time ------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self, d_in: int, width: int) -> None:
+        super().__init__()
+        self.rnn, self.out = nn.GRU(d_in, width), nn.Linear(width, 1)
+
+    def forward(self, X: torch.Tensor) -> Any:
+        return self.out(self.rnn(X)[0])
+
+
+def dropped(d_in: int, width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(d_in, width), nn.Dropout(0.5), nn.Linear(width, 1))
+
+
+def choosy(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    loss = (output - y).square().mean()
+    return loss if loss < 1 else loss.sqrt()
+
+
+def test_a_launch_tells_which_configs_train_one_at_a_time() -> None:
+    axes = {"MODEL": [dropped, Recurrent], "trial": range(2)}
+    settings: dict[str, Any] = {"PARAMETRIZATION": "sp"}
+    with pytest.warns(UserWarning, match="one at a time") as told:
+        probe(small(axes, **settings))
+    assert [str(one.message) for one in told] == [
+        "configs with MODEL=Recurrent train one at a time, not together: rnn is an nn.GRU, which "
+        "computes one model at a time"
+    ]
+    branch = r"LOSS choosy has a branch that depends on the data \(line \d+ of test_probe.py: "
+    with pytest.warns(UserWarning, match=f"configs train one at a time, not together: {branch}"):
+        probe(small({"trial": range(2)}, LOSS=choosy, **settings))
+    # Nothing to say where there is one config, or where packs of one were asked for.
+    probe(small(MODEL=Recurrent, **settings))
+    probe(small({"trial": range(2)}, MODEL=Recurrent, PACK_SIZE=1, **settings))

@@ -774,3 +774,50 @@ def test_an_object_that_holds_itself_is_read_once() -> None:
     cycle: list[Any] = [1]
     cycle.append(cycle)
     assert difference(held(cycle), held(cycle)) is None
+
+
+# ---- models that draw ----------------------------------------------------------------------------
+
+
+class Dropped(Net):
+    def __init__(self, d_in: int) -> None:
+        super().__init__(d_in)
+        self.drop = nn.Dropout(0.5)
+
+    def scale(self) -> Any:
+        return self.drop(torch.ones(8, 1))[:1]
+
+
+class OwnDraws(Net):
+    def __init__(self, d_in: int) -> None:
+        super().__init__(d_in)
+        self.gen = torch.Generator().manual_seed(0)
+
+    def scale(self) -> Any:
+        return torch.rand((), generator=self.gen)
+
+
+class NumpyScale(Net):
+    def scale(self) -> Any:
+        return float(np.random.rand())
+
+
+def spread(model: nn.Module, X_te: Tensor) -> Tensor:
+    model.train()
+    return torch.stack([model(X_te) for _ in range(3)]).std()
+
+
+def draws_itself(model: nn.Module) -> float:
+    return float(np.random.rand())
+
+
+def test_models_that_draw_resume_undisturbed() -> None:
+    for model in (Dropped, NumpyScale):
+        sweep = sweep_of(MODEL=model, PARAMETRIZATION="sp", grabs={"spread": spread})
+        probe(sweep)
+        assert resumes_equal(sweep)
+    refused = "OwnDraws: its attribute 'gen' changes .*; random numbers need no generator"
+    with pytest.raises(SpecError, match=refused):
+        probe(sweep_of(MODEL=OwnDraws, PARAMETRIZATION="sp"))
+    with pytest.raises(SpecError, match="grab 'own' draws from the global generator of numpy"):
+        probe(sweep_of(MODEL=Dropped, PARAMETRIZATION="sp", grabs={"own": draws_itself}))

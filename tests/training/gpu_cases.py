@@ -311,6 +311,12 @@ def differing(ours: list[Trained], others: list[Trained]) -> list[str]:
 
 def _same(name: str, ours: Any, others: Any) -> bool:
     """Return whether two results are the same: all bits, unless LAPACK gets another layout."""
+    if isinstance(ours, dict):
+        return bool(ours.keys() == others.keys()) and all(
+            _same(key, ours[key], others[key]) for key in ours
+        )
+    if not isinstance(ours, np.ndarray):
+        return bool(ours == others)
     if name in DECOMPOSING:
         return np.allclose(ours, others, rtol=1e-4, atol=1e-6, equal_nan=True)
     return np.array_equal(ours, others, equal_nan=ours.dtype.kind == "f")
