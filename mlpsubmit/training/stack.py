@@ -92,7 +92,7 @@ class Stack(Part):
         self._modes_of = {0: self._modes}
         # Before the weights leave the models, whose multipliers it reads.
         self._closed_form = ClosedForm.of(models, precision, device) if accelerated else None
-        self._compiled: Compiled[tuple[Tensor, list[Tensor], Tensor | None]] | None = None
+        self._compiled: Compiled[tuple[Tensor, list[Tensor], list[Tensor]]] | None = None
         self._alone = self._closed_form is None and len(models) == 1
         self._aliased = False
         seeds = [streams(0, k) for k in range(len(models))] if seeds is None else seeds
@@ -248,12 +248,12 @@ class Stack(Part):
         if self._compiled is not None and self.draws.in_steps:
             self._plain_again()
         if self._compiled is not None:
-            losses, found_gradients, outputs = self._compiled(
+            losses, found_gradients, found_outputs = self._compiled(
                 *(self.tensors, batch.X, batch.targets, batch.shared, initial_output, loss),
                 kept is not None,
             )
-            if kept is not None and outputs is not None:
-                kept.append(outputs)
+            if kept is not None:
+                kept += found_outputs
             return losses, found_gradients
         names = self._buffers if self._changing is None else self._changing
         self._before = {name: self.tensors[name].clone() for name in names}
@@ -338,19 +338,19 @@ class Stack(Part):
         initial_output: Tensor | float,
         loss: StackedLoss,
         keeps: bool,
-    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Differentiate without autograd's state, which cannot be compiled.
 
         Args:
-            keeps: whether the third result is wanted, the outputs.
+            keeps: whether the third result has the outputs, else nothing.
         """
 
-        def summed(trained: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        def summed(trained: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
             with autocast(self._precision, self.device):
                 outputs = self._plain({**tensors, **trained}, X, shared).to(X.dtype)
             outputs = outputs - initial_output
             losses = self.bound(loss, {**tensors, **trained})(outputs, targets)
-            return losses.sum(), (losses, outputs if keeps else None)
+            return losses.sum(), (losses, [outputs] if keeps else [])
 
         trained = {name: tensors[name].detach() for name in self.names}
         gradients, (losses, outputs) = torch.func.grad(summed, has_aux=True)(trained)

@@ -58,7 +58,7 @@ def penalised(output, y, params):
 @pytest.mark.parametrize(
     ("kind", "further"),
     [
-        ("mse", {"LOSS": penalised, "MAX_ITER": 10}),
+        ("mse", {"LOSS": penalised, "MAX_ITER": 10, "METRICS": ["r2"]}),
         ("mse", {"PERCENT_THRESHOLDS": [0.9], "EMA_SMOOTHER": 0.5}),
         ("cross_entropy", {"ONLYTHRESHOLDS": False, "CENTERED": False, "WEIGHT_DECAY": 0.1}),
         ("mse", {"ONLINE": False, "PARAMETRIZATION": "sp", "MOMENTUM": 0.5}),
