@@ -43,6 +43,9 @@ STACKED_ACTIVATIONS = 1 << 26
 #: Fixed cost of one step of one config, in FLOPs: what packing saves.
 STEP_OVERHEAD = 2e5
 
+#: Matrix products of a step of Muon, per hidden matrix: three per iteration.
+MUON_PRODUCTS = 3 * 5
+
 #: Input dimensions assumed for the cost of a sweep whose spec does not give ``d``.
 ASSUMED_INPUTS = 64
 
@@ -355,13 +358,13 @@ def _as_number(name: str, value: Any, base: Hyperparameters) -> float:
     """Return a setting as a number.
 
     A schedule of N events is the mean number of steps between them, and 0 if it is not set; an
-    optimizer is 1 if it trains a whole pack at once, 0 if it is a class of torch.optim; a precision
-    is bytes per number.
+    optimizer is 1 if it trains a whole pack at once, 2 if that is muon, 0 if it is a class of
+    torch.optim; a precision is bytes per number.
     """
     if name == "precision":
         return 8.0 if value == "fp64" else 4.0
     if name == "optimizer":
-        return float(isinstance(value, str) and value in OPTIMIZERS)
+        return 2.0 if value == "muon" else float(isinstance(value, str) and value in OPTIMIZERS)
     if isinstance(value, str):
         return max(1.0, base.max_iter / (log_spaced(value) or 1))
     return float(value or 0)
@@ -392,14 +395,17 @@ def _costs(settings: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the cost of one config, (groups,), in FLOPs.
 
     A forward pass costs 2 per weight and sample, a backward pass twice that; centring costs one
-    more forward pass online, and each evaluation of the test loss one on the test set.
+    more forward pass online, and each evaluation of the test loss one on the test set. Muon makes
+    three products of hidden matrices in each step of its iteration.
     """
     weights = _weights(settings)
     online = settings["online"]
     train = (6 + 2 * online) * settings["n_samples"] * weights
     test = 2 * settings["n_test"] * weights / np.maximum(settings["eval_every"], 1)
     test = test * evaluates_test_loss(settings)
-    return np.asarray(settings["max_iter"] * (train + test + STEP_OVERHEAD))
+    muon = MUON_PRODUCTS * 2 * (settings["depth"] - 1) * settings["width"] ** 3
+    update = (settings["optimizer"] == 2) * muon
+    return np.asarray(settings["max_iter"] * (train + test + update + STEP_OVERHEAD))
 
 
 def _pack_limits(

@@ -21,6 +21,7 @@ from mlpsubmit.compat.tensors import on_device
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import STACKED, Hyperparameters
+from mlpsubmit.spec.optimizer_settings import OPTIMIZER_DEFAULTS
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.optimizers.torch_optimizer import optimizer_class
 
@@ -241,9 +242,12 @@ def _optimizer_arguments(cls: Any, context: Context, axes: Collection[str]) -> d
     if "lr" in parameters and parameters["lr"].default is inspect.Parameter.empty:
         own["lr"] = 1.0  # without effect: each group of parameters has its own
     for name in [name for name in OPTIMIZER_SETTINGS if name in parameters]:
-        ours, theirs = Hyperparameters.model_fields[name].default, parameters[name].default
+        default, theirs = Hyperparameters.model_fields[name].default, parameters[name].default
+        known = OPTIMIZER_DEFAULTS.get(_STACKED_OPTIMIZERS.get(cls, ""), {})
+        ours = known.get(name, default)
         if name in axes:
-            own[name] = ours  # the train loop passes other values, but not our default
+            if ours is not None:  # the train loop passes other values, but not our default
+                own[name] = ours
         elif cls in _STACKED_OPTIMIZERS and theirs != ours:
             own[name] = theirs
     taken = set(parameters) - {"params", "lr"}

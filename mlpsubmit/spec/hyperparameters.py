@@ -18,6 +18,7 @@ from mlpsubmit.spec.metrics import (
     metric_errors,
     with_asked_for,
 )
+from mlpsubmit.spec.optimizer_settings import OPTIMIZER_DEFAULTS, OPTIMIZERS, kwargs_errors
 from mlpsubmit.spec.setting_types import (
     Betas,
     Count,
@@ -56,8 +57,6 @@ __all__ = [
 
 PARAMETRIZATIONS = ("mup", "ntp", "mfp", "mup-lr", "ntp-lr", "sp")
 
-#: Optimizers that train a whole pack at once.
-OPTIMIZERS = ("sgd", "adam", "adamw")
 LOSSES = ("mse", "cross_entropy", "hinge", "logistic", "mae", "huber")
 LR_SCHEDULES = ("constant", "linear", "cosine")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp64")
@@ -85,7 +84,7 @@ UNSWEPT = OUTSIDE_RESULTS | {"save_weights"}
 #: Groups of settings that have to fit together: see the model validators below.
 TIED = (
     frozenset({"loss_checkpoints", "percent_thresholds"}),
-    frozenset({"nesterov", "momentum"}),
+    frozenset({"nesterov", "momentum", "optimizer", "optimizer_kwargs"}),
     frozenset({"lr_schedule", "warmup_steps", "max_iter"}),
     frozenset({"metrics", "metric_thresholds", "stop_on"}),
 )
@@ -170,13 +169,25 @@ class Hyperparameters(BaseModel):
     other_model_grabs: Named = _field({}, "grabs by name: {alias: function in grabs/}")
     other_model_kwargs: Named = _field({}, "per alias, the arguments of its grab")
     other_model_gram: Named = _field({}, "per alias, whether it takes a weight matrix")
-    optimizer: Optimizer = _field("sgd", "sgd, adam, adamw, or any torch.optim class")
-    momentum: Fraction = _field(0.0, "of sgd")
-    nesterov: Flag = _field(False, "Nesterov momentum of sgd")
-    weight_decay: NonNegative = _field(0.0, "L2, decoupled in adamw")
-    betas: Betas = _field((0.9, 0.999), "of adam and adamw")
-    eps: Positive = _field(1e-8, "of adam and adamw, in units of the order of the gradients")
-    optimizer_kwargs: Named = _field({}, "further arguments of a torch.optim class")
+    optimizer: Optimizer = _field(
+        "sgd", "sgd, adam, adamw, muon, lion, rmsprop, or any torch.optim class"
+    )
+    momentum: Annotated[float | None, optional(Fraction)] = _field(
+        None, "of sgd, muon and rmsprop; None: 0.95 of muon, 0 of the others"
+    )
+    nesterov: Annotated[bool | None, optional(Flag)] = _field(
+        None, "Nesterov momentum of sgd and muon; None: True of muon, False of sgd"
+    )
+    weight_decay: NonNegative = _field(0.0, "L2, decoupled in adamw, muon and lion")
+    betas: Annotated[tuple[float, float] | None, optional(Betas)] = _field(
+        None, "of adam, adamw, muon and lion; None: (0.9, 0.99) of lion, (0.9, 0.999) of the others"
+    )
+    eps: Positive = _field(
+        1e-8, "of adam, adamw, muon and rmsprop, in units of the order of the gradients"
+    )
+    optimizer_kwargs: Named = _field(
+        {}, "further arguments of a torch.optim class; alpha of rmsprop, ns_steps of muon"
+    )
     loss: Annotated[Any, choice(*LOSSES, other="a callable")] = _field(
         "mse",
         "mse, cross_entropy, hinge, logistic, mae, huber, or a callable(output, y) or "
@@ -244,7 +255,7 @@ class Hyperparameters(BaseModel):
                 f"got {count} of LOSS_CHECKPOINTS and PERCENT_THRESHOLDS; set exactly one of the "
                 "two (an empty list where no threshold is wanted)"
             )
-        if self.nesterov and self.momentum == 0:
+        if self.nesterov and self.of_optimizer("momentum") == 0:
             errors.append("NESTEROV needs MOMENTUM > 0; got MOMENTUM=0")
         if self.lr_schedule in ("linear", "cosine") and self.warmup_steps >= self.max_iter:
             errors.append(
@@ -253,9 +264,18 @@ class Hyperparameters(BaseModel):
                 "LR_SCHEDULE='constant'"
             )
         errors += metric_errors(self.metrics, self.metric_thresholds, self.stop_on)
+        errors += kwargs_errors(self.optimizer, self.optimizer_kwargs)
         if errors:
             raise ValueError("\n".join(errors))
         return self
+
+    def of_optimizer(self, name: str) -> Any:
+        """Return a setting of the optimizer: where it is None, the optimizer's default."""
+        value = getattr(self, name)
+        if value is not None:
+            return value
+        optimizer = self.optimizer if isinstance(self.optimizer, str) else "sgd"
+        return OPTIMIZER_DEFAULTS.get(optimizer, OPTIMIZER_DEFAULTS["sgd"]).get(name)
 
     @property
     def has_lr_schedule(self) -> bool:

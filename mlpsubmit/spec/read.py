@@ -27,6 +27,7 @@ from mlpsubmit.spec.initial_weights import InitialWeights
 from mlpsubmit.spec.limits import MOST_BITS, MOST_CONFIGS, MOST_VALUES, check_length
 from mlpsubmit.spec.mlp_settings import mlp_setting, settings_of_mlp
 from mlpsubmit.spec.numbers import one_kind_of_number, plain_number
+from mlpsubmit.spec.optimizer_settings import OPTIMIZER_DEFAULTS
 from mlpsubmit.spec.process import ProcessSettings
 from mlpsubmit.spec.product import Axis, Product
 
@@ -360,7 +361,8 @@ def _unused(axes: Iterable[Any], settings: Mapping[str, Any]) -> set[str]:
     optimizer = next((str(value).lower() for value in _given(settings, "optimizer")), "sgd")
     # A torch.optim class may use any of them.
     if "optimizer" not in on_axes and optimizer in hp.OPTIMIZERS:
-        unused |= {"betas", "eps"} if optimizer == "sgd" else {"momentum", "nesterov"}
+        unused |= {n for own in OPTIMIZER_DEFAULTS.values() for n in own}
+        unused -= OPTIMIZER_DEFAULTS[optimizer].keys()
     return unused
 
 

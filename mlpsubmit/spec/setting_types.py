@@ -22,6 +22,8 @@ __all__ = [
     "InitWeights",
     "Named",
     "NonNegative",
+    "NsCoefficients",
+    "NsSteps",
     "OptionalSchedule",
     "Positive",
     "Schedule",
@@ -206,6 +208,19 @@ def _from_run(value: Any) -> FromRun | None:
     return found
 
 
+def _ns_steps(value: Any) -> int:
+    steps = _integral(value, 1)
+    _require(steps < 100)
+    return steps
+
+
+def _ns_coefficients(value: Any) -> tuple[float, float, float]:
+    _require(isinstance(value, (list, tuple)))
+    a, b, c = entries(value)
+    _require(all(map(is_finite, (a, b, c))))
+    return float(a), float(b), float(c)
+
+
 def _mapping(value: Any) -> dict[str, Any]:
     _require(isinstance(value, Mapping) and all(isinstance(key, str) for key in value))
     return dict(value)
@@ -260,4 +275,9 @@ Factors = Annotated[
         "a dictionary of finite factors >= 0 by patterns of parameter names, such as "
         "{'input_layer.*': 0, 'output_layer.*': 0.1}",
     ),
+]
+NsSteps = Annotated[int, _valid(_ns_steps, "an integer from 1 to 99")]
+NsCoefficients = Annotated[
+    tuple[float, float, float],
+    _valid(_ns_coefficients, "three finite numbers, such as (3.4445, -4.775, 2.0315)"),
 ]

@@ -22,7 +22,12 @@ mfp, mup-lr) these are tables 3, 8 and 9 of Tensor Programs V, arXiv:2203.03466 
 ntp, ntp-lr are the neural tangent parametrization of adaptive optimizers, definition 2.4.1 of
 Tensor Programs IVb, arXiv:2308.01814. EPS is multiplied by the order of the gradients that it is
 compared with (the exponents d of IVb): g / GAMMA for the read-out, g / (a sqrt(w) GAMMA) for the
-others. LR times a decoupled weight decay is the same in all layers (V, section B.3).
+others. Lion and RMSprop are treated as Adam: their updates, too, do not depend on the size of the
+gradient. The update of Muon is a matrix of singular values near 1 times sqrt(max(1, m / d)), for m
+outputs and d inputs of a hidden layer. On inputs of order 1 along its singular vectors it moves
+each output by g r max(sqrt(d / m), 1), and that is h, as under Adam, with r = h min(1, sqrt(m / d))
+/ g (compare the spectral condition of arXiv:2310.17813). LR times a decoupled weight decay is the
+same in all layers (V, section B.3).
 """
 
 from __future__ import annotations
@@ -42,7 +47,16 @@ from mlpsubmit.protocol import Layer, is_layer
 from mlpsubmit.spec.hyperparameters import PARAMETRIZATIONS
 from mlpsubmit.training.seeds import global_rng
 
-__all__ = ["Factors", "Scaling", "effective_lr", "is_plain", "parametrize", "relu_scale", "scaling"]
+__all__ = [
+    "Factors",
+    "Scaling",
+    "effective_lr",
+    "hidden_matrices",
+    "is_plain",
+    "parametrize",
+    "relu_scale",
+    "scaling",
+]
 
 Parametrization = str | Callable[..., Any]
 
@@ -108,7 +122,7 @@ def effective_lr(lr: float, gamma: float, update: str = "sgd") -> float:
     multiplied by GAMMA where GAMMA >= 1, by GAMMA squared where it is below. Adam's do not: the
     same updates need LR times min(1, GAMMA).
     """
-    if update == "adam":
+    if update != "sgd":
         return lr * min(1.0, gamma)
     return lr * gamma if gamma >= 1 else lr * gamma**2
 
@@ -145,8 +159,8 @@ def parametrize(
         generator: a CPU generator that the initial weights come from. A callable draws from
             torch's global generator, which is then seeded with this one's initial seed.
         context: the config's settings, by name, for a callable that declares them.
-        update: ``"sgd"`` or ``"adam"``, whose learning-rate factors are returned. Those that a
-            callable sets are returned for either.
+        update: ``"sgd"``, ``"adam"`` or ``"muon"``, whose learning-rate factors are returned. Those
+            that a callable sets are returned for any of them.
 
     Returns:
         per parameter name, the factors of the optimizer's settings.
@@ -161,6 +175,7 @@ def parametrize(
     names = {parameter: name for name, parameter in model.named_parameters()}
     width = max((layer.weight.shape[0] for layer in layers[:-1]), default=1)
     factors: dict[str, Factors] = {}
+    orthogonal = hidden_matrices(model) if update == "muon" else {}
     for layer in layers:
         readout, fan_in = layer is layers[-1], math.prod(layer.weight.shape[1:])
         scale = None
@@ -171,7 +186,11 @@ def parametrize(
         _set_multiplier(layer, g / gamma if readout else g, hooked=readout or g != 1.0)
         for parameter in layer.parameters(recurse=False):
             own = 1 if parameter is layer.bias else fan_in
-            factors[names[parameter]] = _factors(scale, own, gamma, update)
+            name = names[parameter]
+            factors[name] = _factors(scale, own, gamma, update)
+            if scale is not None and name in orthogonal:
+                lr = scale.update * min(1.0, math.sqrt(len(parameter) / fan_in)) / scale.multiplier
+                factors[name] = factors[name]._replace(lr=lr)
     _set_relu_gain(model, parametrization != "sp")
     if not layers:
         _divide_outputs(model, gamma)
@@ -185,6 +204,18 @@ def _factors(scale: Scaling | None, fan_in: int, gamma: float, update: str) -> F
         return Factors(1.0, eps=1.0 / gamma)
     lr = scale.lr_scale if update == "sgd" else scale.update / (scale.multiplier * fan_in)
     return Factors(lr, eps=scale.gradient / gamma)
+
+
+def hidden_matrices(model: nn.Module) -> dict[str, float]:
+    """Return the names of the weights that Muon trains, with its factors sqrt(max(1, m / d)).
+
+    Those are all matrices (m, d) and convolutions, as m outputs of d inputs each, but for the first
+    and the last one, in the order of the model's parameters.
+    """
+    convolutions = {m.weight for m in model.modules() if is_layer(m) and m.weight.ndim > 2}
+    named = {name: p for name, p in model.named_parameters() if p.ndim == 2 or p in convolutions}
+    inner = list(named.items())[1:-1]
+    return {name: math.sqrt(max(1.0, len(p) ** 2 / p.numel())) for name, p in inner}
 
 
 def relu_scale(layer: nn.Module, nonlinearity: nn.Module) -> float | None:

@@ -72,7 +72,7 @@ def sweeps(draw):
     mask = draw(st.none() | st.lists(st.booleans(), min_size=size, max_size=size))
     further = draw(
         st.fixed_dictionaries(
-            {}, optional={"PACK_SIZE": st.integers(1, 7), "OPTIMIZER": st.just("RMSprop")}
+            {}, optional={"PACK_SIZE": st.integers(1, 7), "OPTIMIZER": st.just("Adagrad")}
         )
     )
     if "WIDTH" not in axes:
@@ -115,7 +115,7 @@ def test_packs_are_no_larger_than_allowed(drawn):
     sweep, finished, max_tasks = drawn
     plan = make_plan(sweep, max_tasks, 1, finished)
     largest = sweep.base.pack_size if sweep.base.pack_size != "auto" else LARGEST_PACK
-    if sweep.base.optimizer == "RMSprop":
+    if sweep.base.optimizer == "Adagrad":
         largest = 1
     sizes = [len(plan.indices(pack)) for pack in plan]
     assert all(1 <= size <= largest for size in sizes)
@@ -254,7 +254,7 @@ def test_large_networks_train_one_by_one():
     ]
 
 
-@pytest.mark.parametrize("optimizer", ["RMSprop", torch.optim.Rprop])
+@pytest.mark.parametrize("optimizer", ["Adagrad", torch.optim.Rprop])
 def test_optimizers_of_torch_train_one_by_one(optimizer):
     assert (
         planned({"trial": range(3)}, max_tasks=1, OPTIMIZER=optimizer).pack_sizes.tolist()

@@ -221,7 +221,7 @@ def test_what_fits_beside_others() -> None:
     assert room(tight)[0].fits_beside(other, [one])
     assert not room(tight - 1)[0].fits_beside(other, [one])
     assert room(0.0)[0].fits_beside(other, [])
-    assert not room(OPTIMIZER="RMSprop", PACK_SIZE=1)[0].fits_beside(other, [one])
+    assert not room(OPTIMIZER="Adagrad", PACK_SIZE=1)[0].fits_beside(other, [one])
     assert not room(COMPILE=False)[0].fits_beside(other, [one])
     assert Room.of(CPU, fits.sweep, fits.plan).most == 1
     np.testing.assert_array_less(fits.plan.pack_bytes[:-1], fits.plan.pack_bytes[1:])

@@ -52,7 +52,7 @@ TABLE = {
     "other_model_kwargs": ({}, {"a": {"side": "input"}}),
     "other_model_gram": ({}, {"a": True}),
     "OPTIMIZER": ("sgd", "adamw"),
-    "MOMENTUM": (0.0, 0.5),
+    "MOMENTUM": (None, 0.5),
     "WEIGHT_DECAY": (0.0, 0.5),
     "LOSS": ("mse", "cross_entropy"),
     "PARAMETRIZATION": ("mup", "sp"),
@@ -68,8 +68,8 @@ TABLE = {
 
 #: What the table's "..." stands for, and the number of classes.
 FURTHER = {
-    "NESTEROV": (False, False),
-    "BETAS": ((0.9, 0.999), (0.5, 0.6)),
+    "NESTEROV": (None, False),
+    "BETAS": (None, (0.5, 0.6)),
     "EPS": (1e-8, 0.5),
     "OPTIMIZER_KWARGS": ({}, {"rho": 0.9}),
     "LR_SCHEDULE": ("constant", "cosine"),
@@ -87,6 +87,9 @@ FURTHER = {
     "KEEP_STATE": (False, True),
 }
 EVERY = {**TABLE, **FURTHER}
+
+#: What a setting is valid with only.
+FITTING = {"OPTIMIZER_KWARGS": {"OPTIMIZER": "Adadelta"}}
 
 
 def errors_of(function, *arguments):
@@ -132,7 +135,8 @@ def test_every_setting_says_what_it_means():
 def test_every_name_is_accepted_in_several_spellings(name):
     default, other = EVERY[name]
     spellings = (name, name.lower(), name.upper(), name.replace("_", ""), name.title())
-    got = [getattr(validate({spelling: other}), name.lower()) for spelling in spellings]
+    further = FITTING.get(name, {})
+    got = [getattr(validate({spelling: other, **further}), name.lower()) for spelling in spellings]
     assert got == [other] * len(spellings)
     assert got[0] != default or name == "NESTEROV"
 
@@ -143,7 +147,8 @@ def test_names_match_whatever_their_case_and_underscores(spelt):
     name, spelling = spelt
     assert canonical_name(spelling) == name.lower()
     other = EVERY[name][1]
-    assert validate({spelling: other}) == validate({name: other})
+    further = FITTING.get(name, {})
+    assert validate({spelling: other, **further}) == validate({name: other, **further})
 
 
 def test_misspellings_of_mlpscape_are_accepted():
@@ -194,7 +199,7 @@ def test_named_groups_of_settings_exist():
         ({"DEVICES": np.array([1, 0])}, "devices", (1, 0)),
         ({"OPTIMIZER": "SGD"}, "optimizer", "sgd"),
         ({"OPTIMIZER": "AdamW"}, "optimizer", "adamw"),
-        ({"OPTIMIZER": "RMSprop"}, "optimizer", "RMSprop"),
+        ({"OPTIMIZER": "Adagrad"}, "optimizer", "Adagrad"),
         ({"OPTIMIZER": torch.optim.Rprop}, "optimizer", torch.optim.Rprop),
         ({"LOSS": "MSE"}, "loss", "mse"),
         ({"LOSS": math.dist}, "loss", math.dist),
@@ -252,7 +257,10 @@ BELOW_ONE = "should be a finite number >= 0 and < 1"
 EVENTS = "should be an integer >= 1, or 'log:N' for N >= 2 log-spaced steps"
 EVENTS_OR_NONE = "should be an integer >= 1, 'log:N' for N >= 2 log-spaced steps, or None"
 BOOLEAN = "should be True or False"
-OPTIMIZERS = "should be one of 'sgd', 'adam', 'adamw', or a torch.optim class or its name"
+OPTIMIZERS = (
+    "should be one of 'sgd', 'adam', 'adamw', 'muon', 'lion', 'rmsprop', or a torch.optim class or "
+    "its name"
+)
 INDICES = "should be 'all' or a list of distinct GPU indices such as [0, 1]"
 THRESHOLDS = "should be a list of positive finite numbers"
 BETAS = "should be two numbers >= 0 and < 1, such as (0.9, 0.999)"

@@ -160,6 +160,10 @@ SPECS: dict[str, dict[str, Any]] = {
         for optimizer in ("sgd", "adam", "adamw")
         for mode in ("online", "offline")
     },
+    **{
+        optimizer: {**TASK, "OPTIMIZER": optimizer, "MOMENTUM": 0.9, "WEIGHT_DECAY": 0.1}
+        for optimizer in ("muon", "lion", "rmsprop")
+    },
     "momentum": {**TASK, "MOMENTUM": 0.9, "NESTEROV": True},
     "schedules, clipping and frozen parameters": {
         **TASK,
@@ -218,7 +222,7 @@ SPECS: dict[str, dict[str, Any]] = {
         for mode in ("online", "offline")
     },
     # Its step waits for the device at each parameter, which docs/spec.md says; no device is mixed.
-    "an optimizer of torch.optim": {**TASK, "OPTIMIZER": "RMSprop", "axes": {"trial": [0]}},
+    "an optimizer of torch.optim": {**TASK, "OPTIMIZER": "Adagrad", "axes": {"trial": [0]}},
 }
 #: Grabs whose last bits depend on the memory layout of their matrix.
 DECOMPOSING = frozenset({"singular_values", "spectral_norms", "ntk_eigenvalues"})
@@ -228,6 +232,7 @@ WAITING = frozenset({"an optimizer of torch.optim"})
 RESUMED = (
     "adam, online",
     "adam, offline",
+    "muon",
     "custom model with a buffer",
     "dropout",
     "grabs, online",

@@ -76,6 +76,21 @@ def test_factors_scale_with_the_width_as_in_the_papers(name):
     np.testing.assert_allclose(exponents[:, 1], wanted[:, 1], atol=0.1)
 
 
+def test_factors_of_muon_are_those_worked_out_by_hand():
+    """With h and g as above, h min(1, sqrt(m/d)) / g for the hidden matrices, of d inputs."""
+    factors = {name: parametrize(conv(), name, update="muon") for name in ("mup", "ntp", "sp")}
+    # The hidden layer has 16 outputs of 36 inputs.
+    assert factors["mup"]["2.weight"].lr == pytest.approx((4 / 6) / (4 / 6))
+    assert factors["ntp"]["2.weight"].lr == pytest.approx((1 / 4) * (4 / 6) / (1 / 6))
+    assert set(factors["sp"].values()) == {(1.0, 1.0, 1.0)}
+    tall = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+    assert parametrize(tall, "mup", update="muon")["2.weight"].lr == pytest.approx(1 / 2)
+    for name in ("mup", "ntp"):
+        adam = parametrize(conv(), name, update="adam")
+        others = [key for key in adam if key != "2.weight"]
+        assert [factors[name][key] for key in others] == [adam[key] for key in others]
+
+
 def drawn(step, d=4, n=16):
     X = torch.randn(n, d, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
     return X, X[:, 0] * (1 + X[:, 1])
@@ -208,6 +223,18 @@ def test_activations_move_alike_at_all_widths(further):
     assert (got.max(0) / got.min(0) < 1.4).all(), got
 
 
+@pytest.mark.parametrize("optimizer", ["muon", "lion", "rmsprop"])
+def test_activations_move_alike_under_other_optimizers(optimizer):
+    further = {"OPTIMIZER": optimizer, "GAMMA": 2.0}
+    if optimizer == "rmsprop":  # whose first update is ten times as large
+        further["LR"] = 0.003
+    mup = changes("mup", (32, 512), **further)
+    assert (mup.max(0) / mup.min(0) < 1.4).all(), mup
+    np.testing.assert_allclose(changes("mup-lr", (32, 512), **further), mup, rtol=0.02)
+    ntp = changes("ntp", (32, 512), **further) * np.array([[1, 1, 1], [4, 4, 1]])
+    assert (ntp.max(0) / ntp.min(0) < 1.4).all(), ntp
+
+
 def test_under_ntp_the_output_moves_alike_and_activations_by_one_over_sqrt_width():
     got = changes("ntp", WIDTHS) * np.sqrt(WIDTHS)[:, None] ** np.array([1, 1, 0])
     assert (got.max(0) / got.min(0) < 1.4).all(), got
@@ -259,17 +286,21 @@ SILENT = [
     {"OPTIMIZER": torch.optim.AdamW},
     {"OPTIMIZER": functools.partial(torch.optim.Adam, amsgrad=True)},
     {"OPTIMIZER": "sgd", "WEIGHT_DECAY": 0.1, "GAMMA": 2.0},
-    {"OPTIMIZER": "RMSprop", "PARAMETRIZATION": "sp"},
+    {"OPTIMIZER": "Adagrad", "PARAMETRIZATION": "sp"},
+    {"OPTIMIZER": "lion", "WEIGHT_DECAY": 0.1},
+    {"OPTIMIZER": "muon", "WEIGHT_DECAY": 0.1},
+    {"OPTIMIZER": torch.optim.RMSprop},
     {"OPTIMIZER": "adam", "PARAMETRIZATION": "sp", "WEIGHT_DECAY": 0.1, "GAMMA": 2.0},
     {"OPTIMIZER": "sgd", "PARAMETRIZATION": lambda model, opt: None},
     {"OPTIMIZER": "adam", "PARAMETRIZATION": lambda model, opt, optimizer: None},
 ]
 WARNED = [
-    ({"OPTIMIZER": "RMSprop"}, "'mup' with OPTIMIZER=RMSprop: mlpsubmit has no learning-rate"),
+    ({"OPTIMIZER": "Adagrad"}, "'mup' with OPTIMIZER=Adagrad: mlpsubmit has no learning-rate"),
     ({"OPTIMIZER": torch.optim.NAdam, "PARAMETRIZATION": "ntp"}, "'ntp' with OPTIMIZER=NAdam"),
-    ({"OPTIMIZER": "RMSprop", "PARAMETRIZATION": "sp", "GAMMA": 2.0}, "those of SGD"),
+    ({"OPTIMIZER": "Adagrad", "PARAMETRIZATION": "sp", "GAMMA": 2.0}, "those of SGD"),
     ({"OPTIMIZER": "adam", "PARAMETRIZATION": lambda m, o: None}, "if it takes an argument"),
     ({"OPTIMIZER": "adam", "WEIGHT_DECAY": 0.1}, "use OPTIMIZER='adamw'"),
+    ({"OPTIMIZER": "rmsprop", "WEIGHT_DECAY": 0.1}, "use OPTIMIZER='adamw'"),
     (
         {"OPTIMIZER": torch.optim.Adam, "OPTIMIZER_KWARGS": {"weight_decay": 0.1}},
         "use OPTIMIZER='adamw'",

@@ -56,8 +56,9 @@ SETTINGS = {
     "momentum": {"MOMENTUM": 0.9, "WEIGHT_DECAY": 0.01, "SAVE_WEIGHTS": "final"},
     "adam": {"OPTIMIZER": "adam", "SAVE_WEIGHTS": 4},
     "adamw": {"OPTIMIZER": "adamw", "WEIGHT_DECAY": 0.1},
+    "muon": {"OPTIMIZER": "muon", "WEIGHT_DECAY": 0.1, "WARMUP_STEPS": 5},
     "sp": {"PARAMETRIZATION": "sp", "EVAL_EVERY": 3},
-    "RMSprop": {"OPTIMIZER": "RMSprop", "PARAMETRIZATION": "sp"},
+    "Adagrad": {"OPTIMIZER": "Adagrad", "PARAMETRIZATION": "sp"},
     "LBFGS": {
         "OPTIMIZER": "LBFGS",
         "PARAMETRIZATION": "sp",
@@ -73,7 +74,7 @@ SETTINGS = {
 def test_interrupted_and_resumed_is_undisturbed(
     every, name, only, online, gaussian, make_mlps, saver, same, short_blocks
 ):
-    lrs = (0.01,) if name in ("RMSprop", "LBFGS") else (0.1, 0.03, 1e4, 1e-5, 0.02)
+    lrs = (0.01,) if name in ("Adagrad", "LBFGS") else (0.1, 0.03, 1e4, 1e-5, 0.02)
     further = {"ONLINE": online, "ONLYTHRESHOLDS": only, "GRAB_EVERY": 2, **SETTINGS[name]}
     job = Job(gaussian, make_mlps, lrs, **further)
     undisturbed, weights = job.run()
@@ -91,6 +92,28 @@ def test_interrupted_and_resumed_is_undisturbed(
     for one, other in zip(weights, again, strict=True):
         for key, tensor in one.items():
             torch.testing.assert_close(tensor, other[key], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        {"OPTIMIZER": "lion", "WEIGHT_DECAY": 0.1},
+        {
+            "OPTIMIZER": "rmsprop",
+            "MOMENTUM": 0.9,
+            "OPTIMIZER_KWARGS": {"centered": True},
+        },
+    ],
+    ids=["lion", "rmsprop"],
+)
+def test_state_of_further_optimizers_is_saved(
+    further, gaussian, make_mlps, saver, same, short_blocks
+):
+    job = Job(gaussian, make_mlps, (0.1, 1e-5, 0.02), ONLYTHRESHOLDS=False, **further)
+    monitor = saver(every=7, interrupting=True)
+    with pytest.raises(Interrupted):
+        job.run(monitor)
+    same(job.run()[0], job.run(saver(on_disk(monitor.state)))[0])
 
 
 def test_saving_after_every_step_changes_nothing(gaussian, make_mlps, saver, same, short_blocks):

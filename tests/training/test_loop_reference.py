@@ -23,7 +23,8 @@ def reference(model, batch_fn, h, trial, test_fn=None, grab=None):
     f0 = copy.deepcopy(model)
     lr = effective_lr(h.lr, h.gamma)
     groups = [{"params": [p], "lr": lr * factors[n].lr} for n, p in model.named_parameters()]
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=h.momentum, weight_decay=h.weight_decay)
+    momentum = h.of_optimizer("momentum")
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=h.weight_decay)
 
     def loss_on(X, y):
         X, y = X.double(), y.double()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mlpsubmit.errors import SpecError
 from mlpsubmit.spec.hyperparameters import validate
@@ -12,6 +13,44 @@ from mlpsubmit.training import train
 from mlpsubmit.training.optimizers.build import build_optimizer
 from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.stack import Stack
+
+
+class Lion(torch.optim.Optimizer):
+    """Algorithm 2 of arXiv:2302.06675, in its notation."""
+
+    def __init__(self, params, betas=(0.9, 0.99), weight_decay=0.0):
+        super().__init__(params, {"lr": 1.0, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            (beta1, beta2), eta, lam = group["betas"], group["lr"], group["weight_decay"]
+            for theta in group["params"]:
+                g, m = theta.grad, self.state[theta].get("m", torch.zeros_like(theta))
+                c = beta1 * m + (1 - beta1) * g
+                theta -= eta * (torch.sign(c) + lam * theta)
+                self.state[theta]["m"] = beta2 * m + (1 - beta2) * g
+
+
+class MuonAndAdamW:
+    """torch.optim.Muon for the hidden matrices, torch.optim.AdamW for everything else."""
+
+    def __init__(self, groups, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-8, **arguments):
+        hidden = [g for g in groups if g["name"] == "hidden_layers.0.weight"]
+        others = [g for g in groups if g["name"] != "hidden_layers.0.weight"]
+        self.muon = torch.optim.Muon(
+            hidden, weight_decay=weight_decay, adjust_lr_fn="original", **arguments
+        )
+        self.adamw = torch.optim.AdamW(others, weight_decay=weight_decay, betas=betas, eps=eps)
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+
+    def step(self):
+        self.muon.step()
+        self.adamw.step()
+
+
+#: Their weight decay is a share of the learning rate.
+DECOUPLED = (torch.optim.AdamW, Lion, MuonAndAdamW)
 
 CASES = {
     "sgd": ({}, torch.optim.SGD, {}),
@@ -32,6 +71,47 @@ CASES = {
         {"OPTIMIZER": "adamw", "WEIGHT_DECAY": 0.1},
         torch.optim.AdamW,
         {"weight_decay": 0.1},
+    ),
+    "lion": ({"OPTIMIZER": "lion"}, Lion, {}),
+    "lion decay": (
+        {"OPTIMIZER": "lion", "WEIGHT_DECAY": 0.1, "BETAS": (0.5, 0.8)},
+        Lion,
+        {"weight_decay": 0.1, "betas": (0.5, 0.8)},
+    ),
+    "rmsprop": ({"OPTIMIZER": "rmsprop"}, torch.optim.RMSprop, {}),
+    "rmsprop momentum": (
+        {
+            "OPTIMIZER": "RMSprop",
+            "MOMENTUM": 0.9,
+            "WEIGHT_DECAY": 0.1,
+            "EPS": 1e-4,
+            "OPTIMIZER_KWARGS": {"alpha": 0.8, "centered": True},
+        },
+        torch.optim.RMSprop,
+        {"momentum": 0.9, "weight_decay": 0.1, "eps": 1e-4, "alpha": 0.8, "centered": True},
+    ),
+    "muon": ({"OPTIMIZER": "muon", "PRECISION": "bf16"}, MuonAndAdamW, {}),
+    "muon decay": (
+        {
+            "OPTIMIZER": "muon",
+            "MOMENTUM": 0.8,
+            "NESTEROV": False,
+            "WEIGHT_DECAY": 0.1,
+            "OPTIMIZER_KWARGS": {"ns_steps": 7, "ns_coefficients": [2, -1.5, 0.5]},
+            "BETAS": (0.8, 0.9),
+            "EPS": 1e-4,
+            "PRECISION": "bf16",
+        },
+        MuonAndAdamW,
+        {
+            "momentum": 0.8,
+            "nesterov": False,
+            "weight_decay": 0.1,
+            "ns_steps": 7,
+            "ns_coefficients": (2, -1.5, 0.5),
+            "betas": (0.8, 0.9),
+            "eps": 1e-4,
+        },
     ),
 }
 
@@ -74,9 +154,9 @@ def test_updates_are_those_of_torch(case, dtype, make_mlps):
         for group in optimizer.param_groups:
             factor = factors[k][group["name"]]
             group["lr"] = hs[k].lr * factor.lr
-            if cls is not torch.optim.SGD:
+            if cls not in (torch.optim.SGD, Lion):
                 group["eps"] *= factor.eps
-            if cls is torch.optim.AdamW:
+            if cls in DECOUPLED:
                 group["weight_decay"] *= factor.decay / factor.lr
         stacked = [torch.empty(K, *p.shape) for p in model.parameters()]
         for step in range(min(6, stopped[k])):
@@ -86,11 +166,41 @@ def test_updates_are_those_of_torch(case, dtype, make_mlps):
         tolerance = 1e-6 if dtype is torch.float32 else 1e-12
         for name, p in model.named_parameters():
             torch.testing.assert_close(
-                got[k].get_parameter(name), p, rtol=tolerance, atol=tolerance / 10
+                got[k].get_parameter(name), p, rtol=tolerance, atol=tolerance / 5
             )
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_muon_trains_matrices_of_any_shape_as_torch_does():
+    """Convolutions too, as matrices, which torch does not take."""
+    shapes = [(3, 5), (7, 7), (9, 4), (6, 4, 3, 3), (2, 8)]
+    names = [f"{i}.weight" for i in range(5)]
+
+    def network():
+        torch.manual_seed(0)
+        layers = [nn.Linear(5, 3), nn.Linear(7, 7), nn.Linear(4, 9), nn.Conv2d(4, 6, 3)]
+        return nn.Sequential(*layers, nn.Linear(8, 2))
+
+    models, wanted = [network(), network()], network()
+    h = validate({"OPTIMIZER": "muon", "LR": 0.1, "COMPILE": False, "PRECISION": "bf16"})
+    stack = Stack(models, torch.device("cpu"), "fp32")
+    optimizer, _ = build_optimizer(stack, [h] * 2, [{n: Factors(1.0) for n in stack.names}] * 2)
+    inner = [dict(wanted.named_parameters())[name] for name in names[1:4]]
+    flat = [nn.Parameter(p.detach().flatten(1)) for p in inner]
+    reference = torch.optim.Muon(flat, lr=0.1, weight_decay=0.0)
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        gradients = [torch.randn(p.shape, generator=generator) for p in stack.parameters]
+        optimizer.step(gradients, torch.tensor([True, True]), None)
+        for p, name in zip(flat, names[1:4], strict=True):
+            p.grad = gradients[stack.names.index(name)][1].flatten(1)
+        reference.step()
+    for p, name, shape in zip(flat, names[1:4], shapes[1:4], strict=True):
+        torch.testing.assert_close(
+            models[1].get_parameter(name), p.view(shape), rtol=1e-6, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop"])
 def test_a_class_of_torch_trains_like_its_stacked_counterpart(name, gaussian, make_mlps, same):
     settings = {"MAX_ITER": 9, "LR": 0.01, "ONLYTHRESHOLDS": False, "PARAMETRIZATION": "mup-lr"}
     stacked = train(make_mlps(1), [gaussian(0)], {**settings, "OPTIMIZER": name})
@@ -100,6 +210,73 @@ def test_a_class_of_torch_trains_like_its_stacked_counterpart(name, gaussian, ma
         "OPTIMIZER_KWARGS": {"weight_decay": 0.0},
     }
     same(stacked, train(make_mlps(1), [gaussian(0)], unstacked), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_pack_under_muon_trains_as_each_in_a_loop_of_torch(
+    rounded, gaussian, make_mlps, monkeypatch
+):
+    """To rounding where torch does not round to bfloat16, and roughly where it does."""
+    settings = {
+        "OPTIMIZER": "muon",
+        "PARAMETRIZATION": "sp",
+        "CENTERED": False,
+        "LOSS_CHECKPOINTS": [],
+        "MAX_ITER": 20,
+        "ONLYTHRESHOLDS": False,
+        "EMA_SMOOTHER": 0.0,
+        "WEIGHT_DECAY": 0.1,
+    }
+    lrs = (0.01, 0.02, 0.05)
+    hs = [validate({**settings, "LR": lr}) for lr in lrs]
+    got = train(make_mlps(3, width=16), [gaussian(0)] * 3, hs)
+    if not rounded:
+        monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self.clone())
+    for k, model in enumerate(make_mlps(3, width=16)):
+        optimizer = MuonAndAdamW(
+            [{"params": [p], "name": name} for name, p in model.named_parameters()],
+            weight_decay=0.1,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lrs[k]
+        batch_fn, losses = gaussian(0), []
+        for step in range(20):
+            X, y = batch_fn(step)
+            loss = (model(X).squeeze(1) - y).square().mean()
+            model.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        np.testing.assert_allclose(got.train_loss[k], losses, rtol=0.1 if rounded else 1e-4)
+        alone = train(make_mlps(3, width=16)[k : k + 1], [gaussian(0)], hs[k])
+        np.testing.assert_allclose(got.train_loss[k], alone.train_loss[0], rtol=1e-5)
+
+
+def test_muon_without_hidden_matrices_is_adamw_with_a_warning(gaussian, make_mlps, same):
+    settings = {"MAX_ITER": 5, "LR": 0.01, "WEIGHT_DECAY": 0.1, "ONLYTHRESHOLDS": False}
+    with pytest.warns(
+        UserWarning, match="no matrix between its first and its last one.*DEPTH >= 2"
+    ):
+        muon = train(make_mlps(2, depth=1), [gaussian(0)] * 2, {**settings, "OPTIMIZER": "muon"})
+    adamw = train(make_mlps(2, depth=1), [gaussian(0)] * 2, {**settings, "OPTIMIZER": "adamw"})
+    same(muon, adamw)
+
+
+def test_defaults_depend_on_the_optimizer():
+    defaults = {
+        name: [
+            validate({"OPTIMIZER": name}).of_optimizer(n) for n in ("momentum", "nesterov", "betas")
+        ]
+        for name in ("sgd", "muon", "lion", "adamw", torch.optim.NAdam)
+    }
+    assert list(defaults.values()) == [
+        [0.0, False, None],
+        [0.95, True, (0.9, 0.999)],
+        [None, None, (0.9, 0.99)],
+        [None, None, (0.9, 0.999)],
+        [0.0, False, None],
+    ]
+    assert validate({"OPTIMIZER": "muon", "MOMENTUM": 0}).of_optimizer("momentum") == 0.0
 
 
 def test_lbfgs_gets_its_closure(gaussian, make_mlps):
@@ -129,7 +306,7 @@ def test_lbfgs_gets_its_closure(gaussian, make_mlps):
 
 def test_a_class_of_torch_stops_at_the_threshold(gaussian, make_mlps):
     settings = {
-        "OPTIMIZER": "RMSprop",
+        "OPTIMIZER": torch.optim.RMSprop,
         "PARAMETRIZATION": "sp",
         "MAX_ITER": 50,
         "ONLINE": False,
@@ -149,8 +326,16 @@ def test_settings_that_an_optimizer_does_not_take_are_refused(gaussian, make_mlp
     cases = [
         ({"OPTIMIZER": "Adamm"}, r"no optimizer 'Adamm' \(did you mean 'Adam"),
         ({"OPTIMIZER": "LBFGS", "MOMENTUM": 0.9}, "MOMENTUM: LBFGS takes none; valid are lr"),
-        ({"OPTIMIZER": "RMSprop", "OPTIMIZER_KWARGS": {"x": 1}}, "RMSprop takes no 'x'; valid"),
-        ({"OPTIMIZER_KWARGS": {"amsgrad": True}}, "they are for a torch.optim class; try MOMENTUM"),
+        ({"OPTIMIZER": "NAdam", "OPTIMIZER_KWARGS": {"x": 1}}, "NAdam takes no 'x'; valid"),
+        (
+            {"OPTIMIZER_KWARGS": {"amsgrad": True}},
+            "got 'amsgrad' with OPTIMIZER='sgd'; it takes none, and has the settings WEIGHT_DECAY",
+        ),
+        (
+            {"OPTIMIZER": "rmsprop", "OPTIMIZER_KWARGS": {"alpa": 1, "alpha": 1}},
+            r"'alpa' with OPTIMIZER='rmsprop' \(did you mean 'alpha'\?\); it takes alpha and "
+            r"centered, and has the settings WEIGHT_DECAY, MOMENTUM, EPS\n.*got alpha=1; should be",
+        ),
     ]
     for settings, text in cases:
         with pytest.raises(SpecError, match=text):

@@ -39,9 +39,14 @@ def varied(K, **settings):
             update={
                 "lr": base.lr * (1 + k / 3),
                 "gamma": (0.5, 1.0, 2.0, 3.0)[k % 4],
-                "momentum": base.momentum * (1 - k / 10),
+                "momentum": (base.momentum or 0.0) * (1 - k / 10),
                 "weight_decay": base.weight_decay * k,
                 "ema_smoother": 0.9 - k / 10,
+                "lr_schedule": ("constant", "linear", "cosine", lambda step: 0.9**step)[k % 4],
+                "warmup_steps": k,
+                "lr_final_factor": k / 10,
+                "lr_factors": {"*": 1 / (1 + k)} if k else {},
+                "grad_clip_norm": 1.0 if k % 2 else None,
             }
         )
         for k in range(K)

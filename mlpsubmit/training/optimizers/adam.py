@@ -13,17 +13,17 @@ from mlpsubmit.training.optimizers.stacked import Closure, Stacked
 from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.stack import Stack
 
-__all__ = ["Adam"]
+__all__ = ["Adam", "AdamW"]
 
 
 class Adam(Stacked):
-    """Adam (Kingma and Ba, arXiv:1412.6980), or with decoupled decay AdamW (arXiv:1711.05101).
+    """Adam (Kingma and Ba, arXiv:1412.6980).
 
     m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
     p -= lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps).
     """
 
-    PER_ROW = (*Stacked.PER_ROW, "decays", "eps", "first_moments", "second_moments")
+    PER_ROW = (*Stacked.PER_ROW, "eps", "first_moments", "second_moments")
     SAVED = ("steps",)
 
     def __init__(
@@ -34,21 +34,9 @@ class Adam(Stacked):
         bases: Sequence[float],
         factors: Sequence[Mapping[str, Factors]],
     ) -> None:
-        super().__init__(stack, hyperparameters, lrs)
-        common = hyperparameters[0]
-        self._betas, names = common.betas, stack.names
-        eps = [[common.eps * own[name].eps for name in names] for own in factors]
-        # Positive also where it underflows: a gradient that is always zero makes no update.
-        smallest = torch.finfo(self.lrs.dtype).tiny
-        self.eps = torch.tensor(eps, **self._like).clamp_(min=smallest)
-        # The part of a parameter that a decoupled decay takes at each step (K, P).
-        self._decoupled = self._has_decay and common.optimizer == "adamw"
-        self._has_decay &= not self._decoupled
-        decays = [
-            [base * own[name].decay * h.weight_decay for name in names]
-            for h, base, own in zip(hyperparameters, bases, factors, strict=True)
-        ]
-        self.decays = torch.tensor(decays, **self._like)
+        super().__init__(stack, hyperparameters, lrs, bases, factors)
+        self._betas = hyperparameters[0].of_optimizer("betas")
+        self.eps = self._eps(hyperparameters[0].eps, factors)
         self.first_moments, self.second_moments = self._zeros(), self._zeros()
         # Counted on the device, so that a replayed step counts too.
         exact = torch.float32 if self.lrs.device.type == "mps" else torch.float64
@@ -66,16 +54,27 @@ class Adam(Stacked):
         beta1, beta2 = self._betas
         self.steps += 1
         correction1, root2 = 1 - beta1**self.steps, (1 - beta2**self.steps).sqrt()
-        eps = self.eps.unbind(1)
-        if self._decoupled:
-            for p, decay in zip(
-                self._stack.parameters, self._at(self.decays, active, scale), strict=True
-            ):
-                p.mul_(column(1 - decay, p))
         for i, p, g, lr in self._each(gradients, active, scale):
-            m, v = self.first_moments[i], self.second_moments[i]
-            m.lerp_(g, 1 - beta1)
-            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            denominator = v.sqrt().div_(root2).add_(column(eps[i], v))
-            update = torch.div(m, denominator, out=denominator)
-            p.addcmul_(update, lr / correction1, value=-1)
+            self._update(i, p, g, lr, correction1, root2)
+
+    def _update(
+        self, i: int, p: Tensor, g: Tensor, lr: Tensor, correction1: Tensor, root2: Tensor
+    ) -> None:
+        """Update parameter i, p (K, ...), by its gradient and learning rate (K, 1, ...).
+
+        Args:
+            correction1, root2: 1 - b1^t and sqrt(1 - b2^t).
+        """
+        beta1, beta2 = self._betas
+        m, v, eps = self.first_moments[i], self.second_moments[i], self.eps[:, i]
+        m.lerp_(g, 1 - beta1)
+        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+        denominator = v.sqrt().div_(root2).add_(column(eps, v))
+        update = torch.div(m, denominator, out=denominator)
+        p.addcmul_(update, lr / correction1, value=-1)
+
+
+class AdamW(Adam):
+    """Adam with a decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101)."""
+
+    DECOUPLED = True

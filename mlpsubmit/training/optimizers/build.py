@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from mlpsubmit.errors import SpecError
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
-from mlpsubmit.training.optimizers.adam import Adam
+from mlpsubmit.training.optimizers.adam import Adam, AdamW
+from mlpsubmit.training.optimizers.lion import Lion
+from mlpsubmit.training.optimizers.muon import Muon
+from mlpsubmit.training.optimizers.rmsprop import RMSprop
 from mlpsubmit.training.optimizers.sgd import SGD
-from mlpsubmit.training.optimizers.stacked import StackedOptimizer
+from mlpsubmit.training.optimizers.stacked import Stacked, StackedOptimizer
 from mlpsubmit.training.optimizers.torch_optimizer import TorchOptimizer
 from mlpsubmit.training.optimizers.update_rules import update_rule
 from mlpsubmit.training.optimizers.view import OptimizerView
@@ -16,6 +18,15 @@ from mlpsubmit.training.parametrizations import Factors, effective_lr
 from mlpsubmit.training.stack import Stack
 
 __all__ = ["build_optimizer"]
+
+_STACKED: dict[str, type[Stacked]] = {
+    "sgd": SGD,
+    "adam": Adam,
+    "adamw": AdamW,
+    "muon": Muon,
+    "lion": Lion,
+    "rmsprop": RMSprop,
+}
 
 
 def build_optimizer(
@@ -45,12 +56,4 @@ def build_optimizer(
     common = hyperparameters[0]
     if common.optimizer not in OPTIMIZERS:
         return TorchOptimizer(stack, common, bases[0], factors[0]), views
-    if common.optimizer_kwargs:
-        raise SpecError(
-            f"OPTIMIZER_KWARGS: got {common.optimizer_kwargs!r} with OPTIMIZER="
-            f"{common.optimizer!r}; they are for a torch.optim class; try MOMENTUM, NESTEROV, "
-            "WEIGHT_DECAY, BETAS and EPS"
-        )
-    if common.optimizer == "sgd":
-        return SGD(stack, hyperparameters, lrs), views
-    return Adam(stack, hyperparameters, lrs, bases, factors), views
+    return _STACKED[common.optimizer](stack, hyperparameters, lrs, bases, factors), views

@@ -11,6 +11,7 @@ from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.accel.kernels import sgd_step
 from mlpsubmit.training.batches import column
 from mlpsubmit.training.optimizers.stacked import Closure, Stacked
+from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.stack import Stack
 
 __all__ = ["SGD"]
@@ -26,13 +27,15 @@ class SGD(Stacked):
         stack: Stack,
         hyperparameters: Sequence[Hyperparameters],
         lrs: Sequence[Mapping[str, float]],
+        bases: Sequence[float],
+        factors: Sequence[Mapping[str, Factors]],
     ) -> None:
-        super().__init__(stack, hyperparameters, lrs)
-        momenta = [h.momentum for h in hyperparameters]
-        self._nesterov = hyperparameters[0].nesterov
-        self.momenta = torch.tensor(momenta, **self._like)
+        super().__init__(stack, hyperparameters, lrs, bases, factors)
+        momenta = [h.of_optimizer("momentum") for h in hyperparameters]
+        self._nesterov = hyperparameters[0].of_optimizer("nesterov")
+        self.momenta = self._per_config(momenta)
         self.buffers = self._zeros() if any(momenta) else []
-        plain = not (self.buffers or self._has_decay)
+        plain = not (self.buffers or self._has_penalty)
         fusible = plain and hyperparameters[0].compile is not False
         fusible &= all(p.is_contiguous() for p in stack.parameters)
         self._kernel = sgd_step(stack.device) if fusible else None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import column
+from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.parts import Part
 from mlpsubmit.training.stack import Stack
 
@@ -49,15 +50,27 @@ class Stacked(StackedOptimizer):
     """Learning rates and weight decays (K, P) of the P parameters, and any further state.
 
     A parameter of learning rate zero is frozen: its weights keep their bits.
+
+    Args:
+        stack: K networks.
+        hyperparameters: K.
+        lrs: K times, the learning rates by parameter name.
+        bases: K, the learning rates without the factors of parameters.
+        factors: K times, these factors.
     """
 
-    PER_ROW: tuple[str, ...] = ("lrs", "weight_decays", "_trained")
+    PER_ROW: tuple[str, ...] = ("lrs", "weight_decays", "decays", "_trained")
+    #: Whether the weight decay is a share of the learning rate that a parameter loses at each step,
+    #: rather than a penalty whose gradient is added (arXiv:1711.05101).
+    DECOUPLED = False
 
     def __init__(
         self,
         stack: Stack,
         hyperparameters: Sequence[Hyperparameters],
         lrs: Sequence[Mapping[str, float]],
+        bases: Sequence[float],
+        factors: Sequence[Mapping[str, Factors]],
     ) -> None:
         first = stack.parameters[0]
         self._stack = stack
@@ -69,8 +82,16 @@ class Stacked(StackedOptimizer):
             [h.weight_decay * each for each in own]
             for h, own in zip(hyperparameters, trained, strict=True)
         ]
-        self._has_decay = any(map(any, decays))
+        self._has_penalty = any(map(any, decays)) and not self.DECOUPLED
         self.weight_decays = torch.tensor(decays, **self._like)
+        # What a decoupled decay takes of a parameter at each step (K, P).
+        self.decays: Tensor | None = None
+        if self.DECOUPLED and any(map(any, decays)):
+            shares = [
+                [base * own[name].decay * h.weight_decay for name in stack.names]
+                for h, base, own in zip(hyperparameters, bases, factors, strict=True)
+            ]
+            self.decays = torch.tensor(shares, **self._like)
         #: The parameters that any config trains; where configs differ in this, per config (K, P).
         self._indices = [i for i, column in enumerate(zip(*trained, strict=True)) if any(column)]
         differ = not all(own[i] for own in trained for i in self._indices)
@@ -87,14 +108,17 @@ class Stacked(StackedOptimizer):
     ) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
         """Yield index, parameter (K, ...), gradient (K, ...) and learning rate (K, 1, ...).
 
-        The gradient includes the weight decay.
+        The gradient includes that of a penalty; a decoupled decay has been applied.
         """
-        lrs, decays = (self._at(self.lrs, active, scale), self.weight_decays.unbind(1))
+        lrs, decays = self._at(self.lrs, active, scale), self.weight_decays.unbind(1)
         parameters, made = self._stack.parameters, self._made(active)
+        if self.decays is not None:
+            for i, decay in enumerate(self._at(self.decays, active, scale)):
+                parameters[i].mul_(column(1 - decay, parameters[i]))
         for i in self._indices:
             p, g = parameters[i], gradients[i]
             g = torch.where(column(made[i], g), g, self._zero)
-            if self._has_decay:
+            if self._has_penalty:
                 g = torch.addcmul(g, p, column(decays[i], p))
             yield i, p, g, column(lrs[i], p)
 
@@ -102,6 +126,17 @@ class Stacked(StackedOptimizer):
         """Return learning rates (K, P) as they are at a step: P times (K,), 0 if not active."""
         lrs = lrs if scale is None else lrs * scale
         return (lrs * active.unsqueeze(1)).unbind(1)
+
+    def _per_config(self, values: Sequence[float]) -> Tensor:
+        """Return a setting of K configs as a tensor (K,)."""
+        return torch.tensor(values, **self._like)
+
+    def _eps(self, eps: float, factors: Sequence[Mapping[str, Factors]]) -> Tensor:
+        """Return EPS (K, P) in units of the order of the gradients."""
+        values = [[eps * own[name].eps for name in self._stack.names] for own in factors]
+        # Positive also where it underflows: a gradient that is always zero makes no update.
+        smallest = torch.finfo(self.lrs.dtype).tiny
+        return torch.tensor(values, **self._like).clamp_(min=smallest)
 
     def _zeros(self) -> list[Tensor]:
         return [torch.zeros_like(p, requires_grad=False) for p in self._stack.parameters]

@@ -19,17 +19,21 @@ _UPDATES: dict[Any, str] = {
     "sgd": "sgd",
     "adam": "adam",
     "adamw": "adam",
+    "lion": "adam",
+    "rmsprop": "adam",
+    "muon": "muon",
     torch.optim.SGD: "sgd",
     torch.optim.Adam: "adam",
     torch.optim.AdamW: "adam",
+    torch.optim.RMSprop: "adam",
 }
 
 #: Those whose weight decay is a penalty that enters the gradient before it is normalised.
-_COUPLED = ("adam", torch.optim.Adam)
+_COUPLED = ("adam", "rmsprop", torch.optim.Adam, torch.optim.RMSprop)
 
 
 def update_rule(hyperparameters: Hyperparameters) -> str:
-    """Return ``"sgd"`` or ``"adam"``, by whose updates learning rates are scaled.
+    """Return ``"sgd"``, ``"adam"`` or ``"muon"``, by whose updates learning rates are scaled.
 
     Callable parametrizations set factors of SGD's learning rates. These serve, for lack of theory,
     any optimizer that is not known here.
@@ -68,7 +72,7 @@ def warn_of_missing_theory(hyperparameters: Sequence[Hyperparameters]) -> None:
         )
     elif update == "adam" and parametrization != "sp" and _has_penalty(hyperparameters):
         text = (
-            f"WEIGHT_DECAY with {named}: a penalty in the gradient, which Adam normalises, does "
+            f"WEIGHT_DECAY with {named}: a penalty in the gradient, which is then normalised, does "
             f"not scale with the width as PARAMETRIZATION={parametrization!r} should; use "
             "OPTIMIZER='adamw', whose decay is decoupled"
         )
