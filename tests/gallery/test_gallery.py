@@ -63,6 +63,7 @@ def test_a_figure_is_a_short_spec_with_a_page_and_a_picture(name: str) -> None:
 
 def test_the_index_is_that_of_the_figures(harness: ModuleType) -> None:
     assert harness.names() == NAMES
+    assert len(SMALL) >= 5
     # python examples/gallery/run.py --index
     assert (PAGES / "README.md").read_text() == harness.index()
     assert {path.stem for path in PAGES.glob("*.png")} == set(NAMES)
