@@ -10,6 +10,15 @@ from mlpsubmit.errors import SpecError, did_you_mean
 
 __all__ = ["by_name", "grab_names"]
 
+#: The names that MLPscape's grabs have here.
+_MLPSCAPE = {
+    "get_W_trace": "trace",
+    "get_W_ii": "entry",
+    "get_W_gram": "weight_gram",
+    "get_Win": "readin_weight",
+    "get_Wout": "readout_weight",
+}
+
 
 def grab_names() -> list[str]:
     """Return the names of all grabs of this package, sorted."""
@@ -28,9 +37,10 @@ def by_name(name: str) -> Callable[..., Any]:
     """
     valid = grab_names()
     if not isinstance(name, str) or name not in valid:
+        ours = _MLPSCAPE.get(name) if isinstance(name, str) else None
+        hint = f" (here it is {ours!r})" if ours else did_you_mean(str(name), valid)
         raise SpecError(
-            f"no grab named {name!r}{did_you_mean(str(name), valid)}; "
-            f"valid are {', '.join(valid)}, or your own function"
+            f"no grab named {name!r}{hint}; valid are {', '.join(valid)}, or your own function"
         )
     grab: Callable[..., Any] = getattr(grabs, name)
     return grab

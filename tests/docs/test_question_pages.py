@@ -16,7 +16,15 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 #: A block of Python that begins with "# name.py" is a file; all others are one script.
 FILE = re.compile(r"# (\w+\.py)\n")
 
-PAGES = ("custom-models.md", "epochs.md", "metrics.md", "random-search.md", "schedules.md")
+PAGES = (
+    "custom-models.md",
+    "ensembles.md",
+    "epochs.md",
+    "metrics.md",
+    "pytorch.md",
+    "random-search.md",
+    "schedules.md",
+)
 
 
 @pytest.mark.slow
