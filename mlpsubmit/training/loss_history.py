@@ -96,7 +96,7 @@ class LossHistory(Part):
         self, hyperparameters: Sequence[Hyperparameters], stack: Stack, tested: bool
     ) -> None:
         common, K, T = hyperparameters[0], len(hyperparameters), len(hyperparameters[0].thresholds)
-        self._max_iter, self.tested = common.max_iter, tested
+        self._max_iter, self.tested, self._given = common.max_iter, tested, common.thresholds
         self.traced, self._relative = not common.onlythresholds, common.loss_checkpoints is None
         self._stops = bool(common.thresholds) and common.stop_on == "train_loss"
         self._stack, device = stack, stack.device
@@ -109,7 +109,6 @@ class LossHistory(Part):
         new: dict[str, Any] = {"dtype": self._dtype, "device": device}
         self._smoother = torch.tensor([h.ema_smoother for h in hyperparameters], **new)
         self._thresholds = torch.tensor([common.thresholds] * K, **new).view(K, T)
-        self._all_thresholds = self._thresholds.clone()
         self._active = torch.ones(K, dtype=torch.bool, device=device)
         self._steps = torch.zeros(K, dtype=torch.int64, device=device)
         self._train_loss = torch.full((K,), torch.nan, **new)
@@ -290,8 +289,9 @@ class LossHistory(Part):
 
         No config has crossed the last of those: the further ones are below it.
         """
-        further = self._all_thresholds[self._stack.configs, self._thresholds.shape[1] :]
-        if further.shape[1]:
+        if given := self._given[self._thresholds.shape[1] :]:
+            new: dict[str, Any] = {"dtype": self._dtype, "device": self._thresholds.device}
+            further = torch.tensor([given] * len(self._thresholds), **new)
             if self._relative:
                 further = further * self._first_loss.unsqueeze(1)
             self._thresholds = torch.cat([self._thresholds, further], dim=1)
@@ -299,7 +299,7 @@ class LossHistory(Part):
             self._uncrossed = torch.cat([self._uncrossed, more], dim=1)
             never = torch.zeros_like(further, dtype=torch.int64)
             self._crossed_after = torch.cat([self._crossed_after, never], dim=1)
-            self.timekeys = resized(self.timekeys, self._all_thresholds.shape[1], -1)
+            self.timekeys = resized(self.timekeys, len(self._given), -1)
         if self.traced:
             stopped = self.status != 0
             train, test = self.record_at.count, self.eval_at.count
