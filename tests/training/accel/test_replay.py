@@ -620,6 +620,7 @@ def test_batch_functions_of_a_sweep_can_be_replayed(name, recording, device, sam
     assert recorder.replays == 7  # all but the first steps: one is plain, one is watched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("only", [True, False], ids=["final", "traces"])
 def test_minibatches_by_epoch_are_replayed(only, recording, device, same, saver, capsys):
     """Over the ends of epochs and blocks, several steps at once, and from the middle of a block."""
