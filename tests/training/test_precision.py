@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from mlpsubmit import Monomial, Sweep
 from mlpsubmit.assembly.assemble import assemble
 from mlpsubmit.batchfns import polynomial, power_law
-from mlpsubmit.training import MLP, precision, train
+from mlpsubmit.spec.hyperparameters import validate
+from mlpsubmit.training import MLP, parametrize, precision, train
 from mlpsubmit.training.precision import arithmetic, functions_dtype
 from mlpsubmit.training.seeds import streams
 
@@ -155,6 +157,49 @@ def test_fp64_resolves_a_gamma_that_fp32_cannot(compiled: Any) -> None:
         traces[name] = trained.train_loss[0]
     np.testing.assert_allclose(traces["fp64"], expected, rtol=1e-9)
     assert np.abs(traces["fp32"] / expected - 1).max() > 1e-4
+
+
+def test_fp64_resolves_a_gamma_beside_others_in_a_pack_online() -> None:
+    """Under AdamW with a schedule and clipping, against a loop in PyTorch for each config."""
+    gammas, decay, limit = (GAMMA, 1.0), 0.3, 0.05
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(step)
+        X = torch.randn(32, 3, generator=generator, dtype=torch.float64)
+        return X, X[:, 0] * X[:, 1]
+
+    common = {"precision": "fp64", "max_iter": STEPS, "lr": LR, "loss_checkpoints": []}
+    common |= {"optimizer": "adamw", "weight_decay": decay, "lr_schedule": "cosine"}
+    common |= {"onlythresholds": False, "ema_smoother": 0.0}
+    hs = [validate({**common, "gamma": g, "grad_clip_norm": limit / g}) for g in gammas]
+    trained = train([MLP(3, WIDTH) for _ in hs], [batch] * 2, hs, trials=[0, 0])
+    for gamma, got in zip(gammas, trained.train_loss, strict=True):
+        model = MLP(3, WIDTH).double()
+        generator = torch.Generator().manual_seed(streams(42, 0).weights)
+        factors = parametrize(model, "mup", gamma=gamma, generator=generator, update="adam")
+        initial = copy.deepcopy(model)
+        lr = LR * min(1.0, gamma)
+        optimizer = torch.optim.AdamW(
+            {
+                "params": [p],
+                "lr": lr * factors[name].lr,
+                "eps": 1e-8 * factors[name].eps,
+                "weight_decay": decay / factors[name].lr,
+            }
+            for name, p in model.named_parameters()
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        losses = []
+        for step in range(STEPS):
+            X, y = batch(step)
+            loss = ((model(X) - initial(X).detach())[:, 0] - y).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), limit / gamma)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        np.testing.assert_allclose(got, losses, rtol=1e-9)
 
 
 def test_functions_of_an_fp64_spec_create_float64() -> None:
