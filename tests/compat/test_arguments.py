@@ -56,6 +56,17 @@ VALUES = {
     "compile": (["false"], False),
     "pack_size": (["4"], 4),
     "checkpoint_minutes": (["1"], 1.0),
+    "grad_clip_norm": (["1"], 1.0),
+    "init_weights": (["None"], None),
+    "keep_state": (["yes"], True),
+    "lr_factors": (['{"input_layer.*": 0}'], {"input_layer.*": 0.0}),
+    "lr_final_factor": (["0.1"], 0.1),
+    "lr_schedule": (["cosine"], "cosine"),
+    "metric_thresholds": (['{"test_accuracy": [0.9]}'], {"test_accuracy": (0.9,)}),
+    "metrics": (['["accuracy"]'], {"accuracy": ("accuracy", "max")}),
+    "save_weights": (["final"], "final"),
+    "stop_on": (["test_accuracy"], "test_accuracy"),
+    "warmup_steps": (["10"], 10),
 }
 
 LOWER = ("datasethps", "other_model_grabs", "other_model_kwargs", "other_model_gram")
