@@ -385,8 +385,10 @@ def _obstacle(
     """Return why a training cannot go on from a state of a shorter one; nothing if it can."""
     taken = {canonical_name(name) for name in sweep.accepted.declared}
     if larger:
-        traced = () if settings.onlythresholds else ("record_every", "grab_every")
-        for name in ("lr_schedule", "eval_every", "save_weights", *traced):
+        recorded = [] if settings.onlythresholds else ["record_every", "grab_every"]
+        if settings.measured:  # thresholds on metrics of the batch are looked at there
+            recorded.append("record_every")
+        for name in ("lr_schedule", "eval_every", "save_weights", *recorded):
             value = getattr(settings, name)
             if value in ("linear", "cosine") or (isinstance(value, str) and value[:4] == "log:"):
                 return f"{name.upper()}={value!r} depends on MAX_ITER"

@@ -108,6 +108,12 @@ def test_a_longer_run_goes_further_itself(
             marks=pytest.mark.slow,
         ),
         pytest.param(
+            {"RECORD_EVERY": "log:4", "METRICS": ["r2"], "ONLYTHRESHOLDS": True},
+            {"MAX_ITER": 40},
+            "RECORD_EVERY='log:4' depends on MAX_ITER",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             *(
                 {"LR_SCHEDULE": "cosine"},
                 {"MAX_ITER": 40},
