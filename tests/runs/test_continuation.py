@@ -142,7 +142,7 @@ def test_a_longer_run_goes_further_itself(
             marks=pytest.mark.slow,
         ),
     ],
-    ids=["not kept", "packs", "log", "rates", "function", "between", "first"],
+    ids=["not kept", "packs", "log", "metrics", "rates", "function", "between", "first"],
 )
 def test_a_launch_says_why_it_trains_anew(
     first: dict[str, Any],
