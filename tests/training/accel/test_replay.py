@@ -308,6 +308,36 @@ def test_buffers_that_a_network_changes_are_replayed_too(centred, job, same, rec
     assert recorder.replays > 4
 
 
+def dropped():
+    return nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Dropout(0.3), nn.Linear(6, 1))
+
+
+def test_what_a_packed_network_draws_is_replayed_too(job, same, recording):
+    run = job(make=lambda K: [dropped() for _ in range(K)])
+    eager, weights = run()
+    recorder = recording()
+    replayed, again = run()
+    same(eager, replayed)
+    assert_equal_weights(weights, again)
+    assert recorder.replays > 4
+
+
+def test_a_network_that_draws_alone_is_not_replayed(same, recording, capsys, device):
+    """It draws from torch's global generators, which a recording does not restore."""
+
+    def run():
+        draw, generator = drawing(0, device)
+        settings = {"MAX_ITER": STEPS, "LR": 0.1}
+        return train([dropped()], [draw], settings, generators=[generator], device=device)
+
+    eager = run()
+    recorder = recording()
+    same(eager, run())
+    assert recorder.recorded == 0
+    reason = "steps are not replayed: the model draws random numbers, and trains alone"
+    assert f"from step 1 on, {reason}" in capsys.readouterr().out
+
+
 def test_a_shrunken_stack_is_recorded_anew(job, same, short_blocks, recording, capsys):
     run = job(MAX_ITER=60, PERCENT_THRESHOLDS=[0.97], ONLINE=False)
     eager, _ = run()
