@@ -44,7 +44,8 @@ from mlpsubmit.training.seeds import (
     set_global_states,
     streams,
 )
-from mlpsubmit.training.stack import Stack, check_stackable
+from mlpsubmit.training.stack import Stack
+from mlpsubmit.training.stackable import check_stackable
 from mlpsubmit.training.weight_history import WeightHistory
 
 __all__ = ["Pack", "Parametrized", "parametrized", "per_config"]

@@ -26,10 +26,11 @@ from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.parts import Part, map_tensors
 from mlpsubmit.training.precision import autocast
 from mlpsubmit.training.seeds import Streams, streams
+from mlpsubmit.training.stackable import first_difference
 from mlpsubmit.training.undisturbed import undisturbed
 from mlpsubmit.training.unvectorised import unvectorised
 
-__all__ = ["Stack", "check_stackable", "own_tensors", "point_at"]
+__all__ = ["Stack", "own_tensors", "point_at"]
 
 # An operation without a rule for vmap, such as CPU attention, is computed row by row. torch would
 # ask the user to file an issue with it.
@@ -489,7 +490,7 @@ class Stack(Part):
         """
         own = {name: tuple(tensor.shape[1:]) for name, tensor in self.tensors.items()}
         saved = {name: tuple(tensor.shape[1:]) for name, tensor in state["tensors"].items()}
-        if (name := _first_difference(own, saved)) is not None:
+        if (name := first_difference(own, saved)) is not None:
             raise StateError(
                 f"saved state: its weights {name} have shape {saved.get(name)}, but the models "
                 f"have {own.get(name)}; discard the state to train from the beginning"
@@ -588,49 +589,3 @@ def point_at(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         tensor.data = tensors[name]
     return model
-
-
-def _first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """Return the first key for which two dictionaries differ, or that only one of them has."""
-    return next((key for key in {**one, **other} if one.get(key) != other.get(key)), None)
-
-
-def check_stackable(models: Sequence[nn.Module], *, compared: bool = False) -> None:
-    """Refuse models that cannot be stacked.
-
-    Args:
-        models: as they are trained, after every function that makes or changes them.
-        compared: whether their signatures are known to be equal.
-
-    Raises:
-        SpecError: naming the first tensor or module that differs.
-        StackingError: for models that differ in anything but their tensors.
-    """
-    if len(set(map(id, models))) < len(models):
-        raise SpecError("models: the same module occurs twice; every config needs its own")
-    for path, parameter in models[0].named_parameters():
-        if getattr(parameter, "_post_accumulate_grad_hooks", None):
-            raise SpecError(
-                f"MODEL: its parameter {path} has a post-accumulate-grad hook, which is never "
-                "called here, as no gradient is accumulated; use register_hook"
-            )
-    if compared or len(models) == 1:
-        return
-    first = _shapes(models[0])
-    for config, model in enumerate(models[1:], start=1):
-        other = _shapes(model)
-        if (name := _first_difference(first, other)) is not None:
-            raise SpecError(
-                f"models: {name} is {first.get(name, 'missing')} in model 0 but "
-                f"{other.get(name, 'missing')} in model {config}; models trained together "
-                "need equal structures and shapes"
-            )
-    signatures = [signature(model) for model in models]
-    distinct = list(dict.fromkeys(signatures))
-    if len(distinct) > 1 or distinct[0].alone:
-        groups = [[k for k, own in enumerate(signatures) if own == one] for one in distinct]
-        raise StackingError(distinct[0].difference(distinct[-1]), groups)
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[Any, ...]]:
-    return {name: (tuple(t.shape), str(t.dtype)) for name, t in _tensors(model).items()}
