@@ -232,13 +232,21 @@ class Disk:
         node = handle.node
         return node.data if node.writer in (None, handle.process.machine) else node.seen
 
+    def _cut(self, first: int, last: int) -> int:
+        """Return an integer between two, both included.
+
+        By one draw, whatever they are: randint makes more for some lengths, and that of a heartbeat
+        depends on the real number of this process.
+        """
+        return first + int(self.world.random.random() * (last - first + 1))
+
     def write(self, number: int, content: bytes) -> int:
         handle = self.handles[number]
         process = self._may_fail(handle.path, writes=True)
         assert process is not None
         node = handle.node
         at = len(node.data) if handle.flags & os.O_APPEND else handle.offset
-        half = self.world.random.randrange(len(content) + 1)
+        half = self._cut(0, len(content))
         if node.writer is None:
             node.seen = bytes(node.data)
         for part in (content[:half], content[half:]):
@@ -382,7 +390,7 @@ class Disk:
             node = handle.node
             if node.writer is machine and handle.writes:
                 least = len(node.seen)
-                kept = self.world.random.randint(least, max(least, len(node.data)))
+                kept = self._cut(least, max(least, len(node.data)))
                 del node.data[kept:]
                 node.flush()
 
@@ -394,14 +402,14 @@ class Disk:
         self._views.clear()
         for node in list(self.walk()):
             if node.entries is None:
-                kept = self.world.random.randint(0, len(node.data))
+                kept = self._cut(0, len(node.data))
                 if node.data != node.durable:
                     rest = bytes(node.data[:kept])
                     node.data = bytearray(max(node.durable, rest, key=len))
                 node.flush()
                 node.durable = bytes(node.data)
                 continue
-            first = self.world.random.randint(0, len(node.steps))
+            first = self._cut(0, len(node.steps))
             for name, former in reversed(node.steps[first:]):
                 if former is None:
                     node.entries.pop(name, None)
