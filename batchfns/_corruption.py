@@ -25,7 +25,7 @@ def corruption(
     corruption_kind: str | None = None,
     per_trial: bool = False,
 ) -> functools.partial[Entries]:
-    """Return the data recipe that corrupts the training inputs of another one.
+    """Return a data recipe that corrupts the training inputs of another one.
 
     The test inputs stay as they are, except that "shuffled_pixels" moves their pixels as those of
     the training inputs. What is corrupted for a smaller ``corruption`` is so for a larger one, too:

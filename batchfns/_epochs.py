@@ -1,4 +1,4 @@
-"""Minibatches by epoch: every row once, in an order that each epoch draws anew."""
+"""Minibatches by epoch: every row once per epoch, reshuffled in each."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def held_out(
     stratified: bool | None = None,
     per_trial: bool = False,
 ) -> functools.partial[Entries]:
-    """Return the data recipe that splits the training rows of another one: some are the test set.
+    """Return a data recipe that holds out some training rows of another one as the test set.
 
     A test set that the source has is not used: the rows held out take its place, so that settings
     can be chosen without it. Rows keep their order. The rows of a smaller test_size are among those

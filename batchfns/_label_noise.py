@@ -26,7 +26,7 @@ def label_noise(
     noise_kind: str | None = None,
     per_trial: bool = False,
 ) -> functools.partial[Entries]:
-    """Return the data recipe that adds noise to the training targets of another one.
+    """Return a data recipe that adds noise to the training targets of another one.
 
     The test set stays as it is. The rows with noise for a smaller ``noise`` are among those for a
     larger one, with the same labels except for "shuffle", and the noise of "gaussian" is one draw

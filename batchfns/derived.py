@@ -1,4 +1,4 @@
-"""Data recipes made of another one, of which they change entries: ``held_out``, ``label_noise``."""
+"""Data recipes that change the entries of another one: ``held_out``, ``label_noise``."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class Checkpoint:
                     environments=content["environments"],
                 )
             except Exception as error:
-                echo(f"checkpoint {file.name} is unusable, starting anew: {error}")
+                echo(f"checkpoint {file.name} is unusable, starting from scratch: {error}")
         return cls(file, device, configs, PackParts.whole(configs))
 
     @property

@@ -191,7 +191,7 @@ class _PackTraining:
         except Interrupted:
             raise
         except StateError as error:
-            echo(f"pack {self.name}: starting anew: {error}")
+            echo(f"pack {self.name}: starting from scratch: {error}")
             self.checkpoint.discard()
             self.monitor.restart()
         except FAILURES as error:
@@ -385,7 +385,7 @@ class _PackTraining:
     def _report_division(self, stacks: Sequence[StackInputs]) -> None:
         if len(stacks) > 1:
             count = sum(len(stack.rows) for stack in stacks)
-            how = "one by one" if len(stacks) == count else f"in {len(stacks)} stacks"
+            how = "one at a time" if len(stacks) == count else f"in {len(stacks)} stacks"
             echo(f"pack {self.name}: {count} configs train {how}: {stacks[1].reason}")
 
     def _report_crossings_at_start(self, trained: Trained) -> None:
@@ -404,7 +404,7 @@ class _PackTraining:
         rows = [[self.given[number] for number in group] for group in groups]
         self.checkpoint.parts.separate(rows, self.checkpoint.done)
         count = len(self.given)
-        how = "one by one" if len(groups) == count else f"in {len(groups)} parts"
+        how = "one at a time" if len(groups) == count else f"in {len(groups)} parts"
         echo(f"pack {self.name}: {count} configs train {how}: {why}")
         self._begin_again()
 

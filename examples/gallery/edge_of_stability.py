@@ -7,7 +7,7 @@ quadratic would diverge, and then hovers "right at, or just above, this value". 
 then rises on many steps, and falls nevertheless over long times.
 
 The setting is that of the paper's fully-connected network (tanh, two hidden layers, squared loss),
-in smaller: handwritten digits for CIFAR-10, 256 of them, and a width of 64. With the SEEDs 42, 1
+at a smaller scale: 256 handwritten digits instead of CIFAR-10, and width 64. With seeds 42, 1
 and 2, the medians of the sharpness times η/2 are 1.007 to 1.020.
 """
 

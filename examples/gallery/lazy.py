@@ -10,7 +10,7 @@ The paper gives orders: slopes of log-log fits over γ ≤ 0.001 are compared wi
 model is the network at γ = 10⁻⁶. The nonlinearity is tanh, because ReLU is not smooth: its kernel
 also changes where units change sign. In the wide network the drift of the kernel has a small term
 of order γ and a large one of order γ², which takes over near γ = 0.003. Error bars are standard
-deviations over trials, of logarithms. With the SEEDs 42, 1 and 2, all slopes are
+deviations over trials, of logarithms. With seeds 42, 1 and 2, all slopes are
 from 0.993 to 1.009.
 """
 

@@ -11,7 +11,7 @@ The paper trains language models. Here the weight is the hidden one of an MLP on
 with full batches. Left: its first update, over its learning rate; five iterations do not suffice
 where the gradient has its smallest singular values. Right: its whole change when the train loss
 falls below 0.01. As the weight is dominated by its random initialisation at this size, the entropy
-of its change is given; the order of the paper is tested for the weight itself. With the SEEDs 42, 1
+of its change is given; the order of the paper is tested for the weight itself. With seeds 42, 1
 and 2 the entropy of the change is 0.96 with Muon, at most 0.60 with SGD and 0.69 with Adam.
 """
 

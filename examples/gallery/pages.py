@@ -18,10 +18,11 @@ SPECS = Path(__file__).parent
 HARNESS = {"claims", "pages", "run"}
 
 INDEX = """\
-# The figures of the field
+# Published figures, reproduced
 
-Published results, each reproduced by one spec. A page has the paper's claim, the picture, the
-paper's number beside ours with the tolerance that fails the run, the cost, and the spec.
+Which published results does mlpsubmit reproduce? Each of these, by one spec. A page has the paper's
+claim, the picture, the paper's number beside ours with the tolerance that fails the run, the cost, and
+the spec.
 
     make science                              # all of them, about 25 minutes on two cores
     python examples/gallery/run.py NAME       # one; NAME.md and NAME.png in docs/gallery

@@ -9,7 +9,7 @@ to lower bounds.
 The setting is one of the paper's: a ReLU network with one hidden layer in PyTorch's initialisation,
 hinge loss, fresh batches, constant LR. We could read no exponents in the paper, so the form of the
 claim is tested: for each k the steps are a power of n, and the exponent grows by a constant per
-unit of k, at most 1. The exponents depend on the batch size and LR. With the SEEDs 42, 1 and 2 they
+unit of k, at most 1. The exponents depend on the batch size and LR. With seeds 42, 1 and 2 they
 grow by 0.38, 0.31 and 0.42 per unit of k.
 """
 

@@ -1,10 +1,10 @@
-"""A finished run goes further: packs of a new run that go on from states which others have kept.
+"""Continue finished runs: packs of a new run that start from states which earlier runs kept.
 
 A larger MAX_ITER, or further thresholds below the others, change no step that was made. So the keys
-of the configs without these two settings say which trainings are the same, and a pack of the same
-configs in the same order goes on from its kept state, bit by bit as if all had been asked for at
-once. Where another setting makes earlier steps depend on these, or the packs are composed
-otherwise, it trains anew, and the launch says why.
+of the configs without these two settings identify equal trainings, and a pack of the same configs
+in the same order continues from its kept state, bit for bit as one long training. Where another
+setting makes earlier steps depend on these, or the packs are composed differently, it trains from
+scratch, and the launch says why.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["Continuation", "find_continuation"]
 
-#: The most earlier runs that are looked at.
+#: The most earlier runs that are read.
 _MOST_RUNS = 8
 
 #: The settings that may grow.
@@ -44,39 +44,41 @@ _GROWING = ("max_iter", "loss_checkpoints", "percent_thresholds")
 
 @dataclass(frozen=True)
 class Continuation:
-    """The packs of a new run that go on from kept states.
+    """The packs of a new run that continue from kept states.
 
     Attributes:
         files: by pack, the file of its state.
         sources: the ids of the runs that these are of.
-        anew: why packs train anew although earlier runs have trained their configs less far, and
-            how many.
+        from_scratch: why packs train from scratch although earlier runs trained their configs to a
+            smaller MAX_ITER or fewer thresholds, and how many.
     """
 
     files: Mapping[str, Path] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
-    anew: Mapping[str, int] = field(default_factory=dict)
+    from_scratch: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def lines(self) -> list[str]:
-        """What a launch says of it."""
+        """The lines that a launch prints about it."""
         texts = []
         if self.files:
             count, runs = counted(len(self.files), "pack"), ", ".join(self.sources)
-            goes = "goes" if len(self.files) == 1 else "go"
-            texts.append(f"{count} {goes} on from the states that run {runs} has kept")
-        for why, number in self.anew.items():
+            continues = "continues" if len(self.files) == 1 else "continue"
+            texts.append(f"{count} {continues} from the states kept by run {runs}")
+        for why, number in self.from_scratch.items():
             trains = "trains" if number == 1 else "train"
             texts.append(
-                f"{counted(number, 'pack')} {trains} anew, with configs that an earlier run has "
-                f"trained less far: {why}"
+                f"{counted(number, 'pack')} {trains} from scratch, with configs that an earlier "
+                f"run trained to a smaller MAX_ITER or fewer thresholds: {why}"
             )
         return texts
 
     def write(self, run: RunDirectory) -> None:
         """Let the packs of a new run begin at these states."""
         for pack, file in self.files.items():
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile: it trains anew
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # removed meanwhile: it trains from scratch
                 try:
                     os.link(file, run.checkpoint(pack))
                 except OSError:  # another file system
@@ -86,7 +88,7 @@ class Continuation:
 def find_continuation(
     sweep: Sweep, plan: Plan, earlier: Sequence[RunDirectory]
 ) -> tuple[Plan, Continuation]:
-    """Return which packs of a plan can go on, and the plan with the packs of the kept states.
+    """Return which packs of a plan can continue, and the plan with the packs of the kept states.
 
     Args:
         earlier: runs of the same name, the latest first.
@@ -106,7 +108,7 @@ def find_continuation(
     plan = _as_before(plan, sources, sweep.base.pack_size)
     found: dict[str, Path] = {}
     used: dict[str, None] = {}
-    anew: dict[str, int] = {}
+    from_scratch: dict[str, int] = {}
     indices = plan.indices_of(np.arange(plan.packs))
     for number, (start, stems) in enumerate(_by_pack(plan, own.of_configs(indices))):
         why = ""
@@ -121,8 +123,8 @@ def find_continuation(
                 break
             why = why or reason
         if why:
-            anew[why] = anew.get(why, 0) + 1
-    return plan, Continuation(found, tuple(used), anew)
+            from_scratch[why] = from_scratch.get(why, 0) + 1
+    return plan, Continuation(found, tuple(used), from_scratch)
 
 
 def _by_pack(plan: Plan, stems: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.uint64]]]:
@@ -234,7 +236,7 @@ def _lanes(table: str) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True)
 class _Source:
-    """An earlier run, whose packs a new one may go on with.
+    """An earlier run, whose packs a new one may continue.
 
     Attributes:
         known: the first lanes of the stems of its configs that trained, sorted, (n,).
@@ -288,7 +290,7 @@ class _Source:
     def state(
         self, stems: NDArray[np.uint64], settings: Hyperparameters, sweep: Sweep
     ) -> tuple[Path | None, str]:
-        """Return the state from which a pack can go on, or why it trains anew.
+        """Return the state from which a pack can continue, or why it trains from scratch.
 
         Args:
             stems: of its configs, in order.
@@ -310,8 +312,8 @@ class _Source:
                 larger, further = _growth(self._before(int(self.indices[position])), settings)
                 if larger or further:
                     reasons.append(
-                        f"the packs of run {self.run.id} are composed otherwise (axes, PACK_SIZE, "
-                        "or configs with results)"
+                        f"the packs of run {self.run.id} are composed differently (axes, "
+                        "PACK_SIZE, or configs with results)"
                     )
         return None, next(filter(None, reasons), "")
 
@@ -382,7 +384,7 @@ def _obstacle(
     larger: bool,
     further: bool,
 ) -> str:
-    """Return why a training cannot go on from a state of a shorter one; nothing if it can."""
+    """Return why a training cannot continue from a state of a shorter one; nothing if it can."""
     taken = {canonical_name(name) for name in sweep.accepted.declared}
     if larger:
         recorded = [] if settings.onlythresholds else ["record_every", "grab_every"]

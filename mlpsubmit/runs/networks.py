@@ -188,7 +188,7 @@ def _measured_pack(
     everything = list(range(len(rows)))
     try:
         stacks = _measured_stacks(loaded, sweep, pack, rows, everything)
-    except StackingError:  # of configs that have trained one by one
+    except StackingError:  # of configs that trained one at a time
         stacks = [
             stack
             for one in everything

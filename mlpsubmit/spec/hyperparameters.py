@@ -135,7 +135,7 @@ class Hyperparameters(BaseModel):
     )
     lr_final_factor: NonNegative = _field(0.0, "of LR at MAX_ITER, under linear and cosine")
     lr_factors: Factors = _field(
-        {}, "factors of LR by patterns of parameter names; 0 leaves parameters as they are"
+        {}, "factors of LR by patterns of parameter names; 0 freezes parameters"
     )
     grad_clip_norm: Annotated[float | None, optional(Positive)] = _field(
         None, "gradients of a larger norm are scaled down to it"
@@ -153,12 +153,13 @@ class Hyperparameters(BaseModel):
     )
     stop_on: StopOn = _field(
         "train_loss",
-        "whose last threshold ends a config: train_loss, a name in METRIC_THRESHOLDS, or None",
+        "the quantity whose last threshold stops a config: train_loss, a name in "
+        "METRIC_THRESHOLDS, or None",
     )
     ema_smoother: Fraction = _field(0.9, "smoothing of the recorded losses")
     onlythresholds: Flag = _field(True, "keep the final losses and grabs only, or whole traces")
     init_weights: InitWeights = _field(
-        None, "trained networks to begin from: from_run('name', sel={...})"
+        None, "trained networks to start from: from_run('name', sel={...})"
     )
     seed: Annotated[int, integer(0)] = _field(42, "seed of the three random streams")
     deterministic: Flag = _field(True, "torch runs deterministic algorithms")
@@ -225,7 +226,7 @@ class Hyperparameters(BaseModel):
         5.0, "how often a pack's state is saved: less often where that would take 1% of the time"
     )
     keep_state: Flag = _field(
-        False, "keep states, so that a larger MAX_ITER or further thresholds go on from them"
+        False, "keep states, from which a larger MAX_ITER or further thresholds continue"
     )
 
     @model_validator(mode="before")

@@ -195,7 +195,9 @@ def random_search(
     drawn = n
     while len(points) < n:
         if drawn > _MOST_REPEATS * n:  # uniform(1, 1 + 1e-15): there are few floats between
-            raise SpecError(f"random_search: got n={n}, but hardly {len(points)} different points")
+            raise SpecError(
+                f"random_search: got n={n}, but found only {len(points)} different points"
+            )
         columns = [
             [distribution.value(u) for u in _uniform(seed, name, drawn)]
             for name, distribution in distributions.items()

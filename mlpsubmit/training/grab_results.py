@@ -153,7 +153,7 @@ def entries_of(result: Any, where: str) -> dict[str | None, Tensor | Array]:
         valid = isinstance(key, (str, int, np.integer)) and not isinstance(key, bool)
         if not valid or not text.strip():
             raise GrabError(
-                f"{where} returned a dictionary with the key {key!r:.80}; valid are texts and "
+                f"{where} returned a dictionary with the key {key!r:.80}; valid are strings and "
                 "integers, which the names of its results end in"
             )
         if text in entries:

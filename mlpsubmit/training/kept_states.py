@@ -1,11 +1,11 @@
-"""KEEP_STATE: the states that a longer training, or one with further thresholds, can go on from.
+"""KEEP_STATE: the states that a longer training, or one with further thresholds, continues from.
 
 A larger MAX_ITER changes no step before the last one, which is evaluated and recorded in any case.
 Further thresholds change nothing until a config has stopped at one. So two states are kept: the
 last one before the last step, and the last one before any config had stopped at a threshold. When
-that will be is not known beforehand: states are kept ever more rarely, after 1, 2, 4, ... steps of
-the first block, and then each at most a quarter later than the one before, so that of a long
-training at most a fifth of the steps is made twice.
+that will be is not known beforehand: states are kept less and less often, after 1, 2, 4, ... steps
+of the first block, and then each at most a quarter later than the one before, so that of a long
+training at most a fifth of the steps is repeated.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Monitor:
         """
 
     def keep(self, state: dict[str, Any]) -> None:
-        """Keep a state that a longer training can go on from; as :meth:`save`, with KEEP_STATE."""
+        """Keep a state from which a longer training continues; as :meth:`save`, with KEEP_STATE."""
 
     def before_wait(self) -> None:
         """Do other work: all steps of a block are queued, and the training waits for them next."""

@@ -28,7 +28,7 @@ _REASONS = {
     "(checkpointing, or a hook)",
     "inplace randomness": "random numbers in a tensor that all models share; torch.randn_like(h) "
     "draws some for each",
-    "randomness": "random numbers, but none in its first forward pass",
+    "randomness": "random numbers drawn outside of the first forward pass of a model",
 }
 
 #: Torch's messages about one operation, whose name they give.

@@ -244,7 +244,7 @@ def test_a_state_of_another_kind_of_device_is_not_used(
     assert (elsewhere.done, elsewhere.state, elsewhere.seconds) == (set(), None, 0.0)
     assert elsewhere.parts == PackParts.whole(6)
     assert capsys.readouterr().out == (
-        "checkpoint pack.pt is unusable, starting anew: it was saved on cpu, not on cuda\n"
+        "checkpoint pack.pt is unusable, starting from scratch: it was saved on cpu, not on cuda\n"
     )
 
 

@@ -67,7 +67,7 @@ def made(choosy: bool) -> Sweep:
     ("choosy", "said"),
     [
         (False, "4 configs train in 2 stacks: they differ in Normed.v"),
-        (True, "4 configs train one by one: MODEL has a branch that depends on the data (line "),
+        (True, "4 configs train one at a time: MODEL has a branch that depends on the data (line "),
     ],
 )
 def test_a_pack_of_several_stacks_continues_where_it_was(
@@ -87,7 +87,7 @@ def test_a_pack_of_several_stacks_continues_where_it_was(
     assert "interrupted, its state is saved" in capsys.readouterr().out
     monkeypatch.delenv("PYTEST_KILL_AT")  # a launch has restored it
     run.resume(executor="debug")
-    assert "anew" not in capsys.readouterr().out
+    assert "from scratch" not in capsys.readouterr().out
     one, other = whole.collect(), run.collect()
     assert (other.status == "done").all()
     np.testing.assert_array_equal(one.train_loss, other.train_loss)

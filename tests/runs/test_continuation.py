@@ -1,4 +1,4 @@
-"""A finished run goes further: with KEEP_STATE, as if it had been asked for at once."""
+"""Continue a finished run with KEEP_STATE: the bits are those of one long training."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_packs_go_on_and_end_as_if_asked_for_at_once(
     second = trained(tmp_path / "a", **{**kept, **further})
     said = capsys.readouterr().out
     assert GOES_ON.format("2 packs", first.id) in said
-    assert "anew" not in said
+    assert "from scratch" not in said
     at_once = trained(tmp_path / "b", **{**kept, **further})
     one, other = second.collect(), at_once.collect()
     assert one.attrs["results_hash"] == other.attrs["results_hash"]
@@ -90,7 +90,7 @@ def test_a_longer_run_goes_further_itself(
     traces |= {"WIDTH": 4, "LR": 0.02}
     for steps in (20, 37, 60):
         run = trained(tmp_path / "a", MAX_ITER=steps, **traces)
-    assert capsys.readouterr().out.count("goes on from the states") == 2
+    assert capsys.readouterr().out.count("continues from the states") == 2
     at_once = trained(tmp_path / "b", MAX_ITER=60, **traces)
     assert run.collect().attrs["results_hash"] == at_once.collect().attrs["results_hash"]
 
@@ -100,7 +100,7 @@ def test_a_longer_run_goes_further_itself(
     [
         ({"KEEP_STATE": False}, {"MAX_ITER": 40}, r"has kept no states \(KEEP_STATE=True keeps"),
         pytest.param(
-            *({}, {"MAX_ITER": 40, "PACK_SIZE": 1}, "are composed otherwise"),
+            *({}, {"MAX_ITER": 40, "PACK_SIZE": 1}, "are composed differently"),
             marks=pytest.mark.slow,
         ),
         pytest.param(
@@ -157,7 +157,10 @@ def test_a_launch_says_why_it_trains_anew(
     capsys.readouterr()
     run = trained(tmp_path, axes, **{**settings, **first, **then})
     said = capsys.readouterr().out
-    assert "anew, with configs that an earlier run has trained less far: " in said
+    assert (
+        "from scratch, with configs that an earlier run trained to a smaller MAX_ITER or fewer thresholds: "
+        in said
+    )
     assert text.replace("\\", "") in said
     assert "goes on" not in said
     assert run.status().complete
@@ -174,11 +177,11 @@ def test_other_configs_just_train(tmp_path: Path, capsys: pytest.CaptureFixture[
     ):
         trained(tmp_path, **{**settings, **other})
     said = capsys.readouterr().out
-    assert "anew" not in said
-    assert "on from" not in said
+    assert "from scratch" not in said
+    assert "from the states" not in said
 
 
-def test_a_damaged_state_is_not_gone_on_from(
+def test_a_damaged_state_is_not_continued(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings: dict[str, Any] = {"axes": {"noise": [0.0]}, "WIDTH": 4, "LR": 0.01}
@@ -186,7 +189,7 @@ def test_a_damaged_state_is_not_gone_on_from(
     for file in (first.path / "states").iterdir():
         file.write_bytes(file.read_bytes()[:-9] + bytes(9))
     run = trained(tmp_path / "a", MAX_ITER=9, **settings)
-    assert "is unusable, starting anew" in capsys.readouterr().out
+    assert "is unusable, starting from scratch" in capsys.readouterr().out
     at_once = trained(tmp_path / "b", MAX_ITER=9, **settings)
     assert run.collect().attrs["results_hash"] == at_once.collect().attrs["results_hash"]
 

@@ -133,7 +133,9 @@ def test_a_damaged_checkpoint_is_not_continued(
     (file,) = interrupted.path.glob("checkpoints/*.pt")
     damage(file, how)
     interrupted.resume("debug")
-    said = f"checkpoint {file.name} is unusable, starting anew: {file.absolute()}: is damaged"
+    said = (
+        f"checkpoint {file.name} is unusable, starting from scratch: {file.absolute()}: is damaged"
+    )
     assert said in capsys.readouterr().out
     assert_equal(interrupted, whole)
 

@@ -111,7 +111,7 @@ def test_points_differ_and_all_of_a_few_are_found():
         ),
         (
             lambda: random_search(9, LR=uniform(1, 1 + 3e-16)),
-            "got n=9, but hardly 2 different points",
+            "got n=9, but found only 2 different points",
         ),
     ],
 )

@@ -67,7 +67,7 @@ CASES = {
     r"returned a dictionary within a dictionary, under 'a'; .* try the key 'a_b'": (
         lambda: {"a": {"b": 1}}
     ),
-    r"returned a dictionary with the key 1.5; valid are texts and integers": lambda: {1.5: 1},
+    r"returned a dictionary with the key 1.5; valid are strings and integers": lambda: {1.5: 1},
     r"with the key True": lambda: {True: 1},
     r"with the key ' '": lambda: {" ": 1},
     r"with two keys '1'; rename one": lambda: {1: 1, "1": 2},

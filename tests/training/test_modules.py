@@ -133,7 +133,7 @@ def evaluated_norm() -> nn.Module:
     return model
 
 
-#: By name: the module, and the words that say why a pack of it trains one by one, if it does.
+#: By name: the module, and the words that say why a pack of it trains one at a time, if it does.
 PACKED: dict[str, Any] = {
     "dropout": lambda: sequential(nn.ReLU(), nn.Dropout(0.2)),
     "dropout of inputs": lambda: nn.Sequential(nn.Dropout(0.2), sequential(nn.ReLU())),
