@@ -21,8 +21,8 @@ INDEX = """\
 # Published figures, reproduced
 
 Which published results does mlpsubmit reproduce? Each of these, by one spec. A page has the paper's
-claim, the picture, the paper's number beside ours with the tolerance that fails the run, the cost, and
-the spec.
+claim, the picture, the paper's number beside ours with the tolerance that fails the run, the cost,
+and the spec.
 
     make science                              # all of them, about 25 minutes on two cores
     python examples/gallery/run.py NAME       # one; NAME.md and NAME.png in docs/gallery

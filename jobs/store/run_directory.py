@@ -27,7 +27,7 @@
 | checkpoints/<pack>.ends.json | the task that trains the pack, or resume: how processes were  |
 |                              | killed in it                                                  |
 | states/<pack>.pt             | the task that trains the pack, replaced atomically, with      |
-|                              | KEEP_STATE: what a longer training can go on from             |
+|                              | KEEP_STATE: what a longer training continues from             |
 | states/<pack>.uncrossed.pt   | the same before any config had stopped at a threshold         |
 | heartbeats/<task>.json       | one task, replaced atomically every few seconds               |
 | compiled/<machine>/          | torch, where COMPILE pays: code that other tasks use as well  |

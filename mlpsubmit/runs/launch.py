@@ -177,7 +177,7 @@ class PreparedLaunch:
         plan: the packs of the run.
         missing: the numbers of the packs to train.
         reused: results of earlier runs for a new run.
-        continuation: packs of a new run that go on from states which earlier ones have kept.
+        continuation: packs of a new run that continue from states which earlier ones kept.
     """
 
     sweep: Sweep
