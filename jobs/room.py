@@ -35,7 +35,7 @@ class Room:
 
     @classmethod
     def of(cls, device: torch.device, sweep: Sweep, plan: Plan) -> Room:
-        """Return what is free now. On a CPU packs train one by one: they share its cores."""
+        """Return what is free now. On a CPU packs train one at a time: they share its cores."""
         if device.type != "cuda":
             return cls(sweep, plan, 0.0, 1)
         return cls(sweep, plan, usable(torch.cuda.mem_get_info(device)[0]), MOST_SIDE_BY_SIDE)

@@ -1,10 +1,10 @@
 """Gradient descent trains at the edge of stability.
 
 Cohen, Kaur, Li, Kolter and Talwalkar, "Gradient descent on neural networks typically occurs at the
-edge of stability", arXiv:2103.00065, figure 1. In full-batch gradient descent with step size η, the
-largest eigenvalue of the Hessian of the training loss (the sharpness) rises to 2/η, above which a
-quadratic would diverge, and then hovers "right at, or just above, this value". The training loss
-then rises on many steps, and falls nevertheless over long times.
+edge of stability", arXiv:2103.00065, figure 1. In full-batch gradient descent with learning
+rate η, the largest eigenvalue of the Hessian of the training loss (the sharpness) rises to 2/η,
+above which a quadratic would diverge, and then hovers "right at, or just above, this value". The
+training loss then rises on many steps, and falls nevertheless over long times.
 
 The setting is that of the paper's fully-connected network (tanh, two hidden layers, squared loss),
 at a smaller scale: 256 handwritten digits instead of CIFAR-10, and width 64. With seeds 42, 1

@@ -403,7 +403,7 @@ def _obstacle(
                 "a new threshold is not below all earlier ones, so it may have been crossed before"
             )
         if settings.stop_on != "train_loss":
-            return f"with STOP_ON={settings.stop_on!r} thresholds of the train loss end no config"
+            return f"with STOP_ON={settings.stop_on!r} thresholds on the train loss stop no config"
         kind = "percent_thresholds" if before.relative else "loss_checkpoints"
         if kind in taken:
             return f"a function of the spec takes {kind.upper()}"

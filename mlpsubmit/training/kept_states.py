@@ -4,8 +4,8 @@ A larger MAX_ITER changes no step before the last one, which is evaluated and re
 Further thresholds change nothing until a config has stopped at one. So two states are kept: the
 last one before the last step, and the last one before any config had stopped at a threshold. When
 that will be is not known beforehand: states are kept less and less often, after 1, 2, 4, ... steps
-of the first block, and then each at most a quarter later than the one before, so that of a long
-training at most a fifth of the steps is repeated.
+of the first block, then after every block, and from the fourth on each at most a quarter later than
+the one before, so that of a long training at most a fifth of the steps is repeated.
 """
 
 from __future__ import annotations
