@@ -111,12 +111,12 @@ def find_continuation(
     from_scratch: dict[str, int] = {}
     indices = plan.indices_of(np.arange(plan.packs))
     for number, (start, stems) in enumerate(_by_pack(plan, own.of_configs(indices))):
+        members = indices[start : start + len(stems)]
         why = ""
         for source in sources:
             if not source.knows(stems):
                 continue
-            settings = sweep.config(int(indices[start])).hyperparameters
-            file, reason = source.state(stems, settings, sweep)
+            file, reason = source.state(stems, members, sweep)
             if file is not None:
                 found[pack_file_name(number)], why = file, ""
                 used[source.run.id] = None
@@ -288,21 +288,22 @@ class _Source:
         return np.minimum(np.searchsorted(self.known, stems[:, 0]), len(self.known) - 1)
 
     def state(
-        self, stems: NDArray[np.uint64], settings: Hyperparameters, sweep: Sweep
+        self, stems: NDArray[np.uint64], members: NDArray[np.int64], sweep: Sweep
     ) -> tuple[Path | None, str]:
         """Return the state from which a pack can continue, or why it trains from scratch.
 
         Args:
             stems: of its configs, in order.
-            settings: of its first config.
+            members: the indices of these configs in the sweep.
 
         Returns:
             No reason if none of these configs was trained less far.
         """
         reasons = []
+        settings = sweep.config(int(members[0])).hyperparameters
         for number in self.packs.get(stems.tobytes(), ()):
             index = int(self.plan.indices(self.plan.pack(number))[0])
-            file, reason = self._state(pack_file_name(number), index, settings, sweep)
+            file, reason = self._state(pack_file_name(number), index, members, sweep)
             if file is not None:
                 return file, ""
             reasons.append(reason)
@@ -332,14 +333,16 @@ class _Source:
         return _Before(max_iter, tuple(thresholds), relative)
 
     def _state(
-        self, pack: str, index: int, settings: Hyperparameters, sweep: Sweep
+        self, pack: str, index: int, members: NDArray[np.int64], sweep: Sweep
     ) -> tuple[Path | None, str]:
+        settings = sweep.config(int(members[0])).hyperparameters
         before = self._before(index)
         larger, further = _growth(before, settings)
         if not (larger or further):
             return None, ""
-        if why := _obstacle(before, settings, sweep, larger=larger, further=further):
-            return None, why
+        for own in _with_own_schedules(sweep, members):
+            if why := _obstacle(before, own, sweep, larger=larger, further=further):
+                return None, why
         names = [self.run.kept_state(pack, uncrossed=which) for which in (False, True)]
         files = [file for file in (names[1:] if further else names) if file.is_file()]
         if not files:
@@ -347,7 +350,8 @@ class _Source:
             return None, (
                 f"run {self.run.id} has kept no state from before a config stopped at a threshold"
                 if started
-                else f"run {self.run.id} has kept no states (KEEP_STATE=True keeps them)"
+                else f"run {self.run.id} has kept no states (KEEP_STATE=True keeps them, of packs "
+                "that train as one stack)"
             )
         if (others := untrusted(files[0])) is not None:
             return None, f"{files[0]} {others}"
@@ -374,6 +378,23 @@ def _growth(before: _Before, settings: Hyperparameters) -> tuple[bool, bool]:
     if relative != before.relative:
         return False, False
     return settings.max_iter > before.max_iter, len(now) > len(before.thresholds)
+
+
+def _with_own_schedules(sweep: Sweep, members: NDArray[np.int64]) -> Iterator[Hyperparameters]:
+    """Yield the settings of the configs of a pack that may depend on MAX_ITER each in its own way.
+
+    Of the settings that may differ within a pack, this is LR_SCHEDULE alone: one config for each
+    of its values.
+    """
+    number = next(
+        (n for n, axis in enumerate(sweep.product.axes) if "lr_schedule" in axis.names), None
+    )
+    chosen = members[:1]
+    if number is not None:
+        places = np.unravel_index(members, sweep.product.shape)[number]
+        chosen = members[np.unique(places, return_index=True)[1]]
+    for index in chosen.tolist():
+        yield sweep.config(index).hyperparameters
 
 
 def _obstacle(

@@ -163,6 +163,18 @@ def test_a_launch_says_why_it_trains_anew(
     assert run.status().complete
 
 
+def test_one_schedule_of_a_pack_is_enough_to_train_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    axes = {"LR_SCHEDULE": ["constant", "linear"]}
+    settings: dict[str, Any] = {"WIDTH": 4, "LR": 0.05, "noise": 0.0, "LOSS_CHECKPOINTS": []}
+    trained(tmp_path, axes, **settings, MAX_ITER=4)
+    run = trained(tmp_path, axes, **settings, MAX_ITER=8)
+    assert "LR_SCHEDULE='linear' depends on MAX_ITER" in capsys.readouterr().out
+    alone = trained(tmp_path / "b", axes, **settings, MAX_ITER=8)
+    assert run.collect().attrs["results_hash"] == alone.collect().attrs["results_hash"]
+
+
 @pytest.mark.slow
 def test_other_configs_just_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings: dict[str, Any] = {"axes": {"noise": [0.0]}, "WIDTH": 4, "MAX_ITER": 6}
