@@ -111,12 +111,12 @@ class Study:
     folder: Path
 
     def pace(self, name: str, seconds: float | None) -> None:
-        """Say how long a step takes, from now on; None for as short as it can."""
+        """Set how long a step takes, from now on; None for as short as it can.
+
+        The file stays: a step may be between finding it and reading its size.
+        """
         file = self.folder / f"{name}.pace"
-        if seconds is None:
-            file.unlink(missing_ok=True)
-        else:
-            file.write_bytes(b"." * round(1000 * seconds))  # a byte per millisecond
+        file.write_bytes(b"." * round(1000 * (seconds or 0)))  # a byte per millisecond
 
     def spec(self, name: str, text: str = SPEC) -> Path:
         """Write a spec under the name of its sweep."""
