@@ -60,6 +60,9 @@ _USERS = {"lr_final_factor": "LR_SCHEDULE"}
 
 VALID_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
+#: Errors after which no further points are checked, of settings that have to fit together.
+_LISTED = 10
+
 
 @dataclass(frozen=True, eq=False)
 class Accepted:
@@ -613,13 +616,24 @@ def _conflicts(
 
 
 def _check_tied(base: Hyperparameters, product: Product) -> None:
-    """Check, at every point, the settings that have to fit together."""
+    """Check, at every point, the settings that have to fit together.
+
+    Raises:
+        SpecError: listing each error once, with the first point that has it.
+    """
+    found: list[str] = []
     for tied in hp.TIED:
         axes = [axis for axis in product.axes if tied & set(axis.names)]
+        first: dict[str, str] = {}  # by message, the point
         for point in Product(tuple(axes)).points() if axes else ():
             update = {name: value for name, value in point.items() if name in tied}
             try:
                 hp.validate({**dict(base), **update})
             except SpecError as error:
                 at = ", ".join(f"{name.upper()}={shown(value)}" for name, value in update.items())
-                raise SpecError([f"at {at}: {message}" for message in error.errors]) from None
+                first = {**first, **{m: at for m in error.errors if m not in first}}
+            if len(first) >= _LISTED:
+                break
+        found += [f"at {at}: {message}" for message, at in first.items()]
+    if found:
+        raise SpecError(found)

@@ -847,6 +847,28 @@ def test_schedules_on_axes_are_checked_at_every_point():
     assert len(make({"LR_FINAL_FACTOR": [0, 0.1]}, LR_SCHEDULE="Linear")) == 2
 
 
+def test_errors_of_settings_that_do_not_fit_together_are_listed_at_once():
+    axes = {
+        "LR_SCHEDULE": ["constant", "cosine"],
+        "STOP_ON": ["train_loss", "test_accuracy", "test_r3"],
+        "METRIC_THRESHOLDS": [{"test_accuracy": [0.9]}, {"test_mine": [0.9]}],
+    }
+    messages = errors_of(make, axes, MAX_ITER=7, WARMUP_STEPS=7)
+    own, known = (
+        "METRIC_THRESHOLDS={'test_mine': (0.9,)}",
+        "METRIC_THRESHOLDS={'test_accuracy': (0.9,)}",
+    )
+    assert [message.partition(": got")[0] for message in messages[1:]] == [
+        f"at STOP_ON='train_loss', {own}: METRIC_THRESHOLDS",
+        f"at STOP_ON='test_accuracy', {own}: STOP_ON",
+        f"at STOP_ON='test_r3', {known}: STOP_ON",
+        f"at STOP_ON='test_r3', {own}: STOP_ON",
+    ]
+    assert messages[0].startswith("at LR_SCHEDULE='cosine': WARMUP_STEPS=7 leaves no step")
+    many = {"WARMUP_STEPS": range(1000), "LR_SCHEDULE": ["linear"]}
+    assert len(errors_of(make, many, MAX_ITER=7)) == 10  # and no list without an end
+
+
 def test_an_axis_over_n_train_needs_a_function_that_takes_it():
     text = (
         "axis N_TRAIN: no function of the spec takes N_TRAIN, so no result depends on it; data "
