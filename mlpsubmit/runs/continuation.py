@@ -41,6 +41,9 @@ _MOST_RUNS = 8
 #: The settings that may grow.
 _GROWING = ("max_iter", "loss_checkpoints", "percent_thresholds")
 
+#: With another one that changes no step, but whose crossings up to a state are in no state.
+_UNSEEN = (*_GROWING, "metric_thresholds")
+
 
 @dataclass(frozen=True)
 class Continuation:
@@ -50,7 +53,7 @@ class Continuation:
         files: by pack, the file of its state.
         sources: the ids of the runs that these are of.
         from_scratch: why packs train from scratch although earlier runs trained their configs to a
-            smaller MAX_ITER or fewer thresholds, and how many.
+            smaller MAX_ITER or other thresholds, and how many.
     """
 
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -69,7 +72,7 @@ class Continuation:
             trains = "trains" if number == 1 else "train"
             texts.append(
                 f"{counted(number, 'pack')} {trains} from scratch, with configs that an earlier "
-                f"run trained to a smaller MAX_ITER or fewer thresholds: {why}"
+                f"run trained to a smaller MAX_ITER or other thresholds: {why}"
             )
         return texts
 
@@ -93,10 +96,10 @@ def find_continuation(
     Args:
         earlier: runs of the same name, the latest first.
     """
-    own = _Stems.of_sweep(sweep)
-    if own is None or not plan.packs:
+    own, similar = (_Stems.of_sweep(sweep, without) for without in (_GROWING, _UNSEEN))
+    if own is None or similar is None or not plan.packs:
         return plan, Continuation()
-    wanted = own.of_configs(plan.indices_of(np.arange(plan.packs)))
+    wanted = similar.of_configs(plan.indices_of(np.arange(plan.packs)))
     sources = []
     for run in earlier[:_MOST_RUNS]:
         with contextlib.suppress(RunError, OSError, ValueError, KeyError):
@@ -114,9 +117,9 @@ def find_continuation(
         members = indices[start : start + len(stems)]
         why = ""
         for source in sources:
-            if not source.knows(stems):
+            if not source.knows(loose := similar.of_configs(members)):
                 continue
-            file, reason = source.state(stems, members, sweep)
+            file, reason = source.state(stems, loose, members, sweep)
             if file is not None:
                 found[pack_file_name(number)], why = file, ""
                 used[source.run.id] = None
@@ -171,7 +174,7 @@ def _equal(one: NDArray[Any] | None, other: NDArray[Any] | None) -> bool:
 
 @dataclass(frozen=True)
 class _Stems:
-    """The keys of configs without the settings that may grow.
+    """The keys of configs without some settings.
 
     Attributes:
         shape: of the product.
@@ -184,29 +187,34 @@ class _Stems:
     initial: tuple[InitialWeights, NDArray[np.uint64]] | None
 
     @classmethod
-    def of_sweep(cls, sweep: Sweep) -> _Stems | None:
-        """Return those of a sweep; None where a setting that may grow is zipped with another."""
+    def of_sweep(cls, sweep: Sweep, without: Sequence[str]) -> _Stems | None:
+        """Return those of a sweep; None where a setting to leave out is zipped with another."""
         names = [axis.names for axis in sweep.product.axes]
         content: Any = sweep.ingredients
-        return cls.of(content, names, sweep.product.shape)
+        return cls.of(content, names, sweep.product.shape, without)
 
     @classmethod
     def of(
-        cls, content: Ingredients, names: Sequence[Sequence[str]], shape: tuple[int, ...]
+        cls,
+        content: Ingredients,
+        names: Sequence[Sequence[str]],
+        shape: tuple[int, ...],
+        without: Sequence[str],
     ) -> _Stems | None:
         """Return those of the ingredients of keys.
 
         Args:
             names: of each axis.
+            without: the settings to leave out.
         """
-        if any(len(own) > 1 and not set(_GROWING).isdisjoint(own) for own in names):
+        if any(len(own) > 1 and not set(without).isdisjoint(own) for own in names):
             return None
         base = _lanes(content["base"])[0].copy()
-        for name in _GROWING:
+        for name in without:
             if name in content["settings"]:
                 base -= _lanes(content["settings"][name]["hash"])[0]
         axes = [
-            None if own[0] in _GROWING else _lanes(table)
+            None if own[0] in without else _lanes(table)
             for own, table in zip(names, content["axes"], strict=True)
         ]
         initial = None
@@ -239,14 +247,17 @@ class _Source:
     """An earlier run, whose packs a new one may continue.
 
     Attributes:
-        known: the first lanes of the stems of its configs that trained, sorted, (n,).
+        known: the first lanes of the stems of its configs that trained, sorted, (n,): without the
+            thresholds on metrics.
+        exact: of these configs, those with them, (n,).
         indices: of these configs, (n,).
-        packs: by the stems of their configs in order, the numbers of packs.
+        packs: by the stems, with them, of their configs in order, the numbers of packs.
     """
 
     run: RunDirectory
     plan: Plan
     known: NDArray[np.uint64]
+    exact: NDArray[np.uint64]
     indices: NDArray[np.int64]
     packs: Mapping[bytes, list[int]]
 
@@ -262,17 +273,18 @@ class _Source:
         content = records.read(file, Ingredients, LARGEST_JSON)
         records.check_ingredients(file, content, run.sweep)
         shape = tuple(len(axis["values"][0]) for axis in axes)
-        stems = _Stems.of(content, [axis["names"] for axis in axes], shape)
+        names = [axis["names"] for axis in axes]
+        stems, similar = (_Stems.of(content, names, shape, one) for one in (_GROWING, _UNSEEN))
         plan = Plan.from_json(run.plan)
-        if stems is None or not plan.packs:
+        if stems is None or similar is None or not plan.packs:
             return None
         indices = plan.indices_of(np.arange(plan.packs))
-        own = stems.of_configs(indices)
+        own, known = stems.of_configs(indices), similar.of_configs(indices)[:, 0]
         packs: dict[bytes, list[int]] = {}
         for number, (_, members) in enumerate(_by_pack(plan, own)):
             packs.setdefault(members.tobytes(), []).append(number)
-        order = np.argsort(own[:, 0])
-        return cls(run, plan, own[order, 0], indices[order], packs)
+        order = np.argsort(known)
+        return cls(run, plan, known[order], own[order, 0], indices[order], packs)
 
     @property
     def kept(self) -> bool:
@@ -288,12 +300,17 @@ class _Source:
         return np.minimum(np.searchsorted(self.known, stems[:, 0]), len(self.known) - 1)
 
     def state(
-        self, stems: NDArray[np.uint64], members: NDArray[np.int64], sweep: Sweep
+        self,
+        stems: NDArray[np.uint64],
+        loose: NDArray[np.uint64],
+        members: NDArray[np.int64],
+        sweep: Sweep,
     ) -> tuple[Path | None, str]:
         """Return the state from which a pack can continue, or why it trains from scratch.
 
         Args:
             stems: of its configs, in order.
+            loose: those without the thresholds on metrics.
             members: the indices of these configs in the sweep.
 
         Returns:
@@ -308,15 +325,28 @@ class _Source:
                 return file, ""
             reasons.append(reason)
         if not reasons:
-            at = self._nearest(stems)
-            for position in at[self.known[at] == stems[:, 0]][:1].tolist():
-                larger, further = _growth(self._before(int(self.indices[position])), settings)
-                if larger or further:
-                    reasons.append(
-                        f"the packs of run {self.run.id} are composed differently (axes, "
-                        "PACK_SIZE, or configs with results)"
-                    )
+            reasons.append(self._difference(stems, loose, settings))
         return None, next(filter(None, reasons), "")
+
+    def _difference(
+        self, stems: NDArray[np.uint64], loose: NDArray[np.uint64], settings: Hyperparameters
+    ) -> str:
+        """Return why none of its packs has the configs of another, some of which it has trained."""
+        at = self._nearest(loose)
+        row = int((self.known[at] == loose[:, 0]).argmax())
+        among = slice(at[row], np.searchsorted(self.known, loose[row, 0], side="right"))
+        equal = self.indices[among][self.exact[among] == stems[row, 0]]
+        if not equal.size:
+            return (
+                f"METRIC_THRESHOLDS are not those of run {self.run.id}, whose states hold no "
+                "crossings of others"
+            )
+        if any(_growth(self._before(int(equal[0])), settings)):
+            return (
+                f"the packs of run {self.run.id} are composed differently (axes, PACK_SIZE, or "
+                "configs with results)"
+            )
+        return ""
 
     def _before(self, index: int) -> _Before:
         """Return how far one of its configs was to train."""

@@ -141,8 +141,22 @@ def test_a_longer_run_goes_further_itself(
             ),
             marks=pytest.mark.slow,
         ),
+        (
+            {"METRIC_THRESHOLDS": {"test_r2": [0.1]}, "EVAL_EVERY": 2},
+            {"METRIC_THRESHOLDS": {"test_r2": [0.1, 0.5]}},
+            "METRIC_THRESHOLDS are not those of run",
+        ),
+        pytest.param(
+            {"EVAL_EVERY": 2},
+            {"METRIC_THRESHOLDS": {"test_r2": [0.1]}, "MAX_ITER": 40},
+            "METRIC_THRESHOLDS are not those of run",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["not kept", "packs", "log", "metrics", "rates", "function", "between", "first"],
+    ids=[
+        *("not kept", "packs", "log", "metrics", "rates", "function", "between", "first"),
+        *("crossings", "first crossings"),
+    ],
 )
 def test_a_launch_says_why_it_trains_anew(
     first: dict[str, Any],
