@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,12 +14,14 @@ __all__ = [
     "declared",
     "function_name",
     "further_arguments",
+    "most_by_position",
     "parse_bool",
     "pick",
     "takes_all",
 ]
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 _TRUE = ("true", "yes", "y", "t", "1")
 _FALSE = ("false", "no", "n", "f", "0")
@@ -76,6 +79,17 @@ def further_arguments(function: Callable[..., Any], first: int = 2) -> dict[str,
     except SpecError:
         return {}
     return {p.name: p for p in parameters if p.kind in _BY_NAME}
+
+
+def most_by_position(function: Callable[..., Any]) -> float:
+    """Return how many arguments a function takes by position at most; infinity if not known."""
+    try:
+        kinds = [parameter.kind for parameter in _parameters(function)]
+    except SpecError:
+        return math.inf
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return math.inf
+    return sum(kind in _BY_POSITION for kind in kinds)
 
 
 def takes_all(function: Callable[..., Any]) -> bool:

@@ -22,13 +22,13 @@ from mlpsubmit.training.comparison import Signature, StackingError, signature
 from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loop import train
-from mlpsubmit.training.measure import SavedNetworks, load_weights, measure
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.pack import Parametrized, parametrized
 from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.precision import functions_dtype
 from mlpsubmit.training.result import Trained
+from mlpsubmit.training.saved_networks import SavedNetworks, load_weights, measure
 from mlpsubmit.training.seeds import streams
 from mlpsubmit.training.stack import own_tensors
 
@@ -178,7 +178,7 @@ def bound_lr_schedule(sweep: Sweep, config: Config, context: Mapping[str, Any]) 
     """
     given = {n: context[n] for n in (*config.point, *sweep.arguments) if n in context}
     schedule = config.hyperparameters.lr_schedule
-    return bound(schedule, given, context, POSITIONAL["lr_schedule"])
+    return bound(schedule, given, context, len(POSITIONAL["lr_schedule"]))
 
 
 def _load_initial(sweep: Sweep, config: Config, model: nn.Module) -> None:

@@ -17,7 +17,7 @@ from mlpsubmit.assembly.assemble import assemble, bound_lr_schedule, named_grabs
 from mlpsubmit.assembly.batch_streams import data_arguments, make_batches, settings_of
 from mlpsubmit.assembly.probe_packing import warn_of_single_configs
 from mlpsubmit.assembly.resumability import check_resumable
-from mlpsubmit.errors import SpecError, UserError, did_you_mean, error_text
+from mlpsubmit.errors import SpecError, UserError, collected, did_you_mean, error_text
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.guard import EndOfSpec
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
@@ -77,10 +77,13 @@ def probe(sweep: Sweep) -> None:
         SpecError: where functions and settings do not fit together, or a function raises.
         GrabError: from a grab that fails on the initial networks.
     """
+    errors: list[str] = []
     with global_state_kept():
-        _probe_configs(sweep)
-        _probe_lr_factors(sweep)
-        _probe_arguments(sweep)
+        for check in (_probe_lr_factors, _probe_arguments, _probe_configs):
+            with collected(errors):
+                check(sweep)
+        if errors:
+            raise SpecError(dict.fromkeys(errors))
         for hyperparameters in _scaled_differently(sweep):
             warn_of_missing_theory([hyperparameters])
 
@@ -127,7 +130,7 @@ def _check_lr_schedule(sweep: Sweep, config: Config, entry: Mapping[str, Any]) -
 
 def _needs_more(schedule: Callable[..., Any]) -> bool:
     """Return whether a function needs arguments after its first: entries of data."""
-    first = POSITIONAL["lr_schedule"]
+    first = len(POSITIONAL["lr_schedule"])
     further = further_arguments(schedule, first).values()
     return any(p.default is p.empty for p in further)
 

@@ -31,7 +31,7 @@ from mlpsubmit.spec.sweep import Sweep
 from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import take_culprits
 from mlpsubmit.training.global_state import global_state_kept
-from mlpsubmit.training.measure import SavedNetworks, load_weights
+from mlpsubmit.training.saved_networks import SavedNetworks, load_weights
 from mlpsubmit.training.seeds import data_seed
 
 if TYPE_CHECKING:

@@ -14,7 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from mlpsubmit.arguments import declared, function_name, further_arguments, takes_all
+from mlpsubmit.arguments import (
+    declared,
+    function_name,
+    further_arguments,
+    most_by_position,
+    takes_all,
+)
 from mlpsubmit.batchfns.recipe import as_recipe
 from mlpsubmit.errors import SpecError, collected, did_you_mean, shown
 from mlpsubmit.protocol import LOSS_PARAMS, SUPPLIED
@@ -52,8 +58,12 @@ NO_CONTENT = (
 #: The axes that settings make: {hyperparameter: axis}.
 AXIS_OF = {"n_samples": "n_samples", "num_trials": "trial", "target_monomials": "monomials"}
 
-#: How many arguments functions get by position; all others they get by name.
-POSITIONAL = {"parametrization": 2, "loss": 2, "lr_schedule": 1}
+#: The arguments that functions get by position; all others they get by name.
+POSITIONAL = {
+    "parametrization": ("model", "optimizer"),
+    "loss": ("output", "y"),
+    "lr_schedule": ("step",),
+}
 
 #: What a setting is of, if not of an optimizer.
 _USERS = {"lr_final_factor": "LR_SCHEDULE"}
@@ -179,6 +189,7 @@ def read(
         for name in POSITIONAL
     }
     of_mlp = settings_of_mlp(_values(axes, settings, "model"))
+    errors += _position_errors(by_position)
     accepted = _accepted(functions, by_position, of_mlp)
     errors += accepted.errors or hints(batchfn, data, settings)
     fixed, listed = _split_listed(settings)
@@ -321,8 +332,22 @@ def _accepted(
             takes_any = takes_any or takes_all(function)
     for name, others in by_position.items():
         for function in others:
-            names |= set(further_arguments(function, POSITIONAL[name])) - {LOSS_PARAMS}
+            names |= set(further_arguments(function, len(POSITIONAL[name]))) - {LOSS_PARAMS}
     return Accepted(frozenset(names - SUPPLIED), takes_any, tuple(errors), of_mlp)
+
+
+def _position_errors(by_position: Mapping[str, Sequence[Callable[..., Any]]]) -> list[str]:
+    """Return an error for each function that cannot be called with what it gets by position."""
+    errors = []
+    for setting, functions in by_position.items():
+        names = POSITIONAL[setting]
+        for function in functions:
+            if (most := most_by_position(function)) < len(names):
+                errors.append(
+                    f"{setting.upper()}: {function_name(function)} takes {most} of its arguments "
+                    f"by position; valid is a function that is called as f({', '.join(names)})"
+                )
+    return errors
 
 
 # ---- axes ----------------------------------------------------------------------------------------

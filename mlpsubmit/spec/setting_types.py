@@ -273,7 +273,7 @@ Factors = Annotated[
     _valid(
         _factors,
         "a dictionary of finite factors >= 0 by patterns of parameter names, such as "
-        "{'input_layer.*': 0, 'output_layer.*': 0.1}",
+        "{'input_layer.*': 0, 'output_layer.*': 0.1}; {} leaves all as they are",
     ),
 ]
 NsSteps = Annotated[int, _valid(_ns_steps, "an integer from 1 to 99")]

@@ -55,7 +55,7 @@ def check_lr_factors(lr_factors: Mapping[str, float], names: Iterable[str]) -> N
     unmatched = [one for one in lr_factors if not any(fnmatchcase(name, one) for name in names)]
     if unmatched:
         raise SpecError(
-            f"LR_FACTORS: {', '.join(map(repr, unmatched))} matches no parameter of the model; "
+            f"LR_FACTORS: no parameter of the model matches {', '.join(map(repr, unmatched))}; "
             f"they are {', '.join(names)}; patterns may have *, ? and [...]"
         )
 

@@ -260,7 +260,7 @@ def test_patterns_of_parameter_names_are_checked_at_launch() -> None:
     """For every model, and for the built-in MLP also where only workers have the data."""
     frozen = {"hidden_layers.*": 0}
     probe(small({"DEPTH": [2, 3]}, LR_FACTORS=frozen))
-    text = r"LR_FACTORS: 'hidden_layers\.\*' matches no parameter.*at .*depth=1"
+    text = r"LR_FACTORS: no parameter of the model matches 'hidden_layers\.\*'.*at .*depth=1"
     with pytest.raises(SpecError, match=text):
         probe(small({"DEPTH": [2, 1]}, LR_FACTORS=frozen))
 
@@ -277,7 +277,7 @@ def test_patterns_of_parameter_names_are_checked_at_launch() -> None:
     def rows(bsz: int, gen: torch.Generator, table: torch.Tensor) -> Any:
         return lambda step: (table[:bsz], table[:bsz, 0])
 
-    with pytest.raises(SpecError, match="LR_FACTORS: 'imput' matches no parameter"):
+    with pytest.raises(SpecError, match="LR_FACTORS: no parameter of the model matches 'imput'"):
         probe(small(LR_FACTORS={"imput": 0}, data=entries, batchfn=rows))
 
 
@@ -291,6 +291,16 @@ class Recurrent(nn.Module):
 
     def forward(self, X: torch.Tensor) -> Any:
         return self.out(self.rnn(X)[0])
+
+
+def test_errors_of_different_checks_are_listed_together() -> None:
+    sweep = small(LR_FACTORS={"imput": 0}, LR_SCHEDULE=lambda step: -1.0)
+    with pytest.raises(SpecError) as caught:
+        probe(sweep)
+    factors, schedule = caught.value.errors
+    assert factors.startswith("LR_FACTORS: no parameter of the model matches 'imput'; they are ")
+    assert schedule.startswith("LR_SCHEDULE: ")
+    assert "gave -1.0; valid is a finite number >= 0" in schedule
 
 
 def dropped(d_in: int, width: int) -> nn.Module:

@@ -427,7 +427,7 @@ def test_schedules_rates_and_limits_are_checked_together():
             "an integer >= 0",
             "a finite number >= 0",
             "a dictionary of finite factors >= 0 by patterns of parameter names, such as "
-            "{'input_layer.*': 0, 'output_layer.*': 0.1}",
+            "{'input_layer.*': 0, 'output_layer.*': 0.1}; {} leaves all as they are",
             "a finite number > 0 or None",
         ],
         strict=True,

@@ -910,3 +910,16 @@ def test_grabs_that_are_no_mapping_of_functions():
         "grabs['s']: got 'sharpness'; should be a function (by its name: "
         "OTHER_MODEL_GRABS={'mine': 'sharpness'})"
     ]
+
+
+def test_functions_take_what_they_get_by_position() -> None:
+    wrong = {"LR_SCHEDULE": lambda: 1.0, "LOSS": lambda output, *, y: output.sum()}
+    with pytest.raises(SpecError) as caught:
+        Sweep("wrong", {}, batchfn=lambda bsz: None, **wrong)
+    valid = "valid is a function that is called as"
+    assert caught.value.errors == [
+        f"LOSS: <lambda> takes 1 of its arguments by position; {valid} f(output, y)",
+        f"LR_SCHEDULE: <lambda> takes 0 of its arguments by position; {valid} f(step)",
+    ]
+    right = {"LR_SCHEDULE": lambda *steps: 1.0, "LOSS": torch.nn.functional.mse_loss}
+    assert len(Sweep("right", {}, batchfn=lambda bsz: None, **right)) == 1

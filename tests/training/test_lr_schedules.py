@@ -278,6 +278,6 @@ def test_a_callable_is_checked_for_its_values(gaussian, make_mlps):
 
 def test_a_pattern_that_matches_nothing_is_refused(gaussian, make_mlps):
     settings = {**COMMON, "LR_FACTORS": {"input_layer.*": 0.1, "imput*": 0, "fc?": 2}}
-    text = "LR_FACTORS: 'imput\\*', 'fc\\?' matches no parameter of the model; they are input_layer"
+    text = "LR_FACTORS: no parameter of the model matches 'imput\\*', 'fc\\?'; they are input_layer"
     with pytest.raises(SpecError, match=text):
         train(make_mlps(1), [gaussian(0)], settings)
