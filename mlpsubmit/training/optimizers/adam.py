@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
-from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.training.batches import column
-from mlpsubmit.training.optimizers.stacked import Closure, Stacked
-from mlpsubmit.training.parametrizations import Factors
+from mlpsubmit.training.optimizers.stacked import OptimizerSettings, Stacked
 from mlpsubmit.training.stack import Stack
 
 __all__ = ["Adam", "AdamW"]
@@ -26,52 +22,28 @@ class Adam(Stacked):
     PER_ROW = (*Stacked.PER_ROW, "eps", "first_moments", "second_moments")
     SAVED = ("steps",)
 
-    def __init__(
-        self,
-        stack: Stack,
-        hyperparameters: Sequence[Hyperparameters],
-        lrs: Sequence[Mapping[str, float]],
-        bases: Sequence[float],
-        factors: Sequence[Mapping[str, Factors]],
-    ) -> None:
-        super().__init__(stack, hyperparameters, lrs, bases, factors)
-        self._betas = hyperparameters[0].of_optimizer("betas")
-        self.eps = self._eps(hyperparameters[0].eps, factors)
+    def __init__(self, stack: Stack, settings: OptimizerSettings) -> None:
+        super().__init__(stack, settings)
+        self._betas = settings.common.of_optimizer("betas")
+        self.eps = self._eps(settings.common.eps, settings.factors)
         self.first_moments, self.second_moments = self._zeros(), self._zeros()
         # Counted on the device, so that a replayed step counts too.
         exact = torch.float32 if self.lrs.device.type == "mps" else torch.float64
         self.steps = torch.zeros((), dtype=exact, device=self.lrs.device)
 
-    @torch.no_grad()
-    def step(
-        self,
-        gradients: Sequence[Tensor],
-        active: Tensor,
-        closure: Closure,
-        scale: Tensor | None = None,
-    ) -> None:
-        """Update the parameters of the active configs."""
+    def _begin_step(self) -> None:
         beta1, beta2 = self._betas
         self.steps += 1
-        correction1, root2 = 1 - beta1**self.steps, (1 - beta2**self.steps).sqrt()
-        for i, p, g, lr in self._each(gradients, active, scale):
-            self._update(i, p, g, lr, correction1, root2)
+        self._correction1, self._root2 = 1 - beta1**self.steps, (1 - beta2**self.steps).sqrt()
 
-    def _update(
-        self, i: int, p: Tensor, g: Tensor, lr: Tensor, correction1: Tensor, root2: Tensor
-    ) -> None:
-        """Update parameter i, p (K, ...), by its gradient and learning rate (K, 1, ...).
-
-        Args:
-            correction1, root2: 1 - b1^t and sqrt(1 - b2^t).
-        """
+    def _update(self, i: int, p: Tensor, g: Tensor, lr: Tensor) -> None:
         beta1, beta2 = self._betas
         m, v, eps = self.first_moments[i], self.second_moments[i], self.eps[:, i]
         m.lerp_(g, 1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        denominator = v.sqrt().div_(root2).add_(column(eps, v))
+        denominator = v.sqrt().div_(self._root2).add_(column(eps, v))
         update = torch.div(m, denominator, out=denominator)
-        p.addcmul_(update, lr / correction1, value=-1)
+        p.addcmul_(update, lr / self._correction1, value=-1)
 
 
 class AdamW(Adam):

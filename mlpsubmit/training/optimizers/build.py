@@ -10,7 +10,7 @@ from mlpsubmit.training.optimizers.lion import Lion
 from mlpsubmit.training.optimizers.muon import Muon
 from mlpsubmit.training.optimizers.rmsprop import RMSprop
 from mlpsubmit.training.optimizers.sgd import SGD
-from mlpsubmit.training.optimizers.stacked import Stacked, StackedOptimizer
+from mlpsubmit.training.optimizers.stacked import OptimizerSettings, Stacked, StackedOptimizer
 from mlpsubmit.training.optimizers.torch_optimizer import TorchOptimizer
 from mlpsubmit.training.optimizers.update_rules import update_rule
 from mlpsubmit.training.optimizers.view import OptimizerView
@@ -56,4 +56,5 @@ def build_optimizer(
     common = hyperparameters[0]
     if common.optimizer not in OPTIMIZERS:
         return TorchOptimizer(stack, common, bases[0], factors[0]), views
-    return _STACKED[common.optimizer](stack, hyperparameters, lrs, bases, factors), views
+    settings = OptimizerSettings(hyperparameters, lrs, bases, factors)
+    return _STACKED[common.optimizer](stack, settings), views

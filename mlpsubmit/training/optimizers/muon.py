@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.optimizer_settings import kwargs_of
 from mlpsubmit.training.batches import column
 from mlpsubmit.training.optimizers.adam import AdamW
-from mlpsubmit.training.parametrizations import Factors, hidden_matrices
+from mlpsubmit.training.optimizers.stacked import OptimizerSettings
+from mlpsubmit.training.parametrizations import hidden_matrices
 from mlpsubmit.training.stack import Stack
 
 __all__ = ["Muon", "orthogonalised"]
@@ -37,18 +37,13 @@ class Muon(AdamW):
 
     PER_ROW = (*AdamW.PER_ROW, "momenta", "rests", "smallest")
 
-    def __init__(
-        self,
-        stack: Stack,
-        hyperparameters: Sequence[Hyperparameters],
-        lrs: Sequence[Mapping[str, float]],
-        bases: Sequence[float],
-        factors: Sequence[Mapping[str, Factors]],
-    ) -> None:
+    def __init__(self, stack: Stack, settings: OptimizerSettings) -> None:
         hidden = hidden_matrices(stack.models[0])
-        adjusted = [{name: lr * hidden.get(name, 1.0) for name, lr in own.items()} for own in lrs]
-        super().__init__(stack, hyperparameters, adjusted, bases, factors)
-        common = hyperparameters[0]
+        adjusted = [
+            {name: lr * hidden.get(name, 1.0) for name, lr in own.items()} for own in settings.lrs
+        ]
+        super().__init__(stack, replace(settings, lrs=adjusted))
+        common = settings.common
         self._hidden = {i for i, name in enumerate(stack.names) if name in hidden}
         if not self._hidden:
             warnings.warn(
@@ -56,21 +51,19 @@ class Muon(AdamW):
                 "all of it trains by adamw; a built-in MLP needs DEPTH >= 2",
                 stacklevel=1,
             )
-        momenta = [h.of_optimizer("momentum") for h in hyperparameters]
+        momenta = [h.of_optimizer("momentum") for h in settings.hyperparameters]
         self.momenta = self._per_config(momenta)
         self.rests = self._per_config([1 - momentum for momentum in momenta])
-        self.smallest = self._eps(_SMALLEST, factors)
+        self.smallest = self._eps(_SMALLEST, settings.factors)
         self._nesterov = common.of_optimizer("nesterov")
         self._further = kwargs_of("muon", common.optimizer_kwargs)
         self._rounded = common.precision == "bf16"
         for i in self._hidden:  # which have no second moments
             self.second_moments[i] = self.lrs.new_zeros(len(stack), 0)
 
-    def _update(
-        self, i: int, p: Tensor, g: Tensor, lr: Tensor, correction1: Tensor, root2: Tensor
-    ) -> None:
+    def _update(self, i: int, p: Tensor, g: Tensor, lr: Tensor) -> None:
         if i not in self._hidden:
-            super()._update(i, p, g, lr, correction1, root2)
+            super()._update(i, p, g, lr)
             return
         m = self.first_moments[i]
         m.lerp_(g, column(self.rests, g))

@@ -8,6 +8,7 @@ by zero: its weights stay as they are, without a GPU-CPU sync point.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from mlpsubmit.training.parametrizations import Factors
 from mlpsubmit.training.parts import Part
 from mlpsubmit.training.stack import Stack
 
-__all__ = ["Closure", "Stacked", "StackedOptimizer"]
+__all__ = ["Closure", "OptimizerSettings", "Stacked", "StackedOptimizer"]
 
 #: Computes losses (K,) and gradients at the current weights.
 Closure = Callable[[], tuple[Tensor, Sequence[Tensor]]]
@@ -46,6 +47,28 @@ class StackedOptimizer(Part):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The settings of the optimizers of K configs.
+
+    Attributes:
+        hyperparameters: K.
+        lrs: K times, the learning rates by parameter name.
+        bases: K, the learning rates without the factors of parameters.
+        factors: K times, these factors.
+    """
+
+    hyperparameters: Sequence[Hyperparameters]
+    lrs: Sequence[Mapping[str, float]]
+    bases: Sequence[float]
+    factors: Sequence[Mapping[str, Factors]]
+
+    @property
+    def common(self) -> Hyperparameters:
+        """Those of the first config, for what all have in common."""
+        return self.hyperparameters[0]
+
+
 class Stacked(StackedOptimizer):
     """Learning rates and weight decays (K, P) of the P parameters, and any further state.
 
@@ -53,10 +76,7 @@ class Stacked(StackedOptimizer):
 
     Args:
         stack: K networks.
-        hyperparameters: K.
-        lrs: K times, the learning rates by parameter name.
-        bases: K, the learning rates without the factors of parameters.
-        factors: K times, these factors.
+        settings: of the K configs.
     """
 
     PER_ROW: tuple[str, ...] = ("lrs", "weight_decays", "decays", "_trained")
@@ -64,14 +84,8 @@ class Stacked(StackedOptimizer):
     #: rather than a penalty whose gradient is added (arXiv:1711.05101).
     DECOUPLED = False
 
-    def __init__(
-        self,
-        stack: Stack,
-        hyperparameters: Sequence[Hyperparameters],
-        lrs: Sequence[Mapping[str, float]],
-        bases: Sequence[float],
-        factors: Sequence[Mapping[str, Factors]],
-    ) -> None:
+    def __init__(self, stack: Stack, settings: OptimizerSettings) -> None:
+        hyperparameters, lrs = settings.hyperparameters, settings.lrs
         first = stack.parameters[0]
         self._stack = stack
         self._like: dict[str, Any] = {"device": first.device, "dtype": first.dtype}
@@ -89,13 +103,35 @@ class Stacked(StackedOptimizer):
         if self.DECOUPLED and any(map(any, decays)):
             shares = [
                 [base * own[name].decay * h.weight_decay for name in stack.names]
-                for h, base, own in zip(hyperparameters, bases, factors, strict=True)
+                for h, base, own in zip(
+                    hyperparameters, settings.bases, settings.factors, strict=True
+                )
             ]
             self.decays = torch.tensor(shares, **self._like)
         #: The parameters that any config trains; where configs differ in this, per config (K, P).
         self._indices = [i for i, column in enumerate(zip(*trained, strict=True)) if any(column)]
         differ = not all(own[i] for own in trained for i in self._indices)
         self._trained = torch.tensor(trained, device=first.device) if differ else None
+
+    @torch.no_grad()
+    def step(
+        self,
+        gradients: Sequence[Tensor],
+        active: Tensor,
+        closure: Closure,
+        scale: Tensor | None = None,
+    ) -> None:
+        """Update the parameters of the active configs."""
+        self._begin_step()
+        for i, p, g, lr in self._each(gradients, active, scale):
+            self._update(i, p, g, lr)
+
+    def _begin_step(self) -> None:
+        """Prepare what the updates of all parameters have in common."""
+
+    def _update(self, i: int, p: Tensor, g: Tensor, lr: Tensor) -> None:
+        """Update parameter i, p (K, ...), by its gradient g and learning rate lr (K, 1, ...)."""
+        raise NotImplementedError
 
     def _made(self, active: Tensor) -> Sequence[Tensor]:
         """Return which configs update each parameter, P times (K,)."""
