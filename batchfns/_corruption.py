@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit.batchfns.derived import Entries, as_entry, chosen_rows, derived, draws, rows_of
 from mlpsubmit.batchfns.recipe import recipe
-from mlpsubmit.batchfns.validation import RULES, argument_errors, check_choice
-from mlpsubmit.errors import SpecError, collected
+from mlpsubmit.batchfns.validation import check_amount
 
 __all__ = ["corruption"]
 
@@ -61,14 +60,7 @@ def corruption(
 
 
 def _check(arguments: Mapping[str, Any]) -> None:
-    errors: list[str] = []
-    kind = arguments.get("corruption_kind", "gaussian")
-    with collected(errors):
-        check_choice("corruption", "corruption_kind", kind, _KINDS, ", ".join(map(repr, _KINDS)))
-    rule = RULES["noise_size"] if kind == "gaussian" else RULES["corruption"]
-    errors += argument_errors("corruption", arguments, {"corruption": rule})
-    if errors:
-        raise SpecError(errors)
+    check_amount("corruption", "corruption", _KINDS, "gaussian", arguments)
 
 
 @recipe("corruption", _check)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from mlpsubmit.batchfns.class_targets import classes_of
 from mlpsubmit.batchfns.derived import Entries, as_entry, chosen_rows, derived, draws, rows_of
 from mlpsubmit.batchfns.recipe import recipe
-from mlpsubmit.batchfns.validation import RULES, argument_errors, check_choice
-from mlpsubmit.errors import SpecError, collected
+from mlpsubmit.batchfns.validation import check_amount
+from mlpsubmit.errors import SpecError
 
 __all__ = ["label_noise"]
 
@@ -63,14 +63,7 @@ def label_noise(
 
 
 def _check(arguments: Mapping[str, Any]) -> None:
-    errors: list[str] = []
-    kind = arguments.get("noise_kind", "flip")
-    with collected(errors):
-        check_choice("label_noise", "noise_kind", kind, _KINDS, ", ".join(map(repr, _KINDS)))
-    rule = RULES["noise_size"] if kind == "gaussian" else RULES["noise"]
-    errors += argument_errors("label_noise", arguments, {"noise": rule})
-    if errors:
-        raise SpecError(errors)
+    check_amount("label_noise", "noise", _KINDS, "flip", arguments)
 
 
 @recipe("label_noise", _check)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.errors import SpecError, collected, did_you_mean
 
 __all__ = [
     "RULES",
     "argument_errors",
+    "check_amount",
     "check_arguments",
     "check_choice",
     "check_exactly_one",
@@ -137,3 +138,28 @@ def check_exactly_one(function: str, arguments: Mapping[str, Any], example: str)
             f"{function}: got {'neither' if absent else 'both'} of {' and '.join(arguments)}; "
             f"give exactly one: {example}"
         )
+
+
+def check_amount(
+    function: str, name: str, kinds: Collection[str], default: str, arguments: Mapping[str, Any]
+) -> None:
+    """Check the amount of a change, whose bounds depend on the kind of change.
+
+    Args:
+        function: its name, for messages.
+        name: of the amount; that of the kind is NAME_kind.
+        kinds: all kinds; the amount of "gaussian" is a standard deviation.
+        default: the kind where none is given.
+        arguments: the two, as far as they are given.
+
+    Raises:
+        SpecError: listing both errors.
+    """
+    errors: list[str] = []
+    kind = arguments.get(f"{name}_kind", default)
+    with collected(errors):
+        check_choice(function, f"{name}_kind", kind, kinds, ", ".join(map(repr, kinds)))
+    rule = RULES["noise_size" if kind == "gaussian" else name]
+    errors += argument_errors(function, arguments, {name: rule})
+    if errors:
+        raise SpecError(errors)
