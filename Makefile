@@ -32,7 +32,7 @@ simulate: $(READY)  ## Runs on a simulated cluster: N=100000 schedules from SEED
 crashes: $(READY)  ## Cut a small study at every operation on the disk; 200 random sequences; an hour
 	$(BIN)/pytest -n 2 tests/crashes --hypothesis-profile night
 
-science: $(READY)  ## Train and check the figures of examples/gallery; rewrite docs/gallery; 25 minutes
+science: $(READY)  ## Train and check the figures of examples/gallery; rewrite docs/gallery; 5 minutes
 	$(BIN)/python examples/gallery/run.py --fresh
 
 bench: $(READY)  ## Speeds as ratios in one run, under five minutes; JSON in .bench/

@@ -373,7 +373,7 @@ class _Task:
             outcome.checkpoint.retry_failures()
             outcome.checkpoint.try_to_save()
         self._report_end(pack, "packs_failed")
-        failed = pack.stop - pack.start - len(finished)
+        failed = sum(len(failure.rows) for failure in outcome.failures)
         echo(f"pack {pack.name}: {failed} of {pack.stop - pack.start} configs failed")
 
     def _report_end(self, pack: PackRange, count: str, **fields: Any) -> None:

@@ -342,7 +342,7 @@ class _PackTraining:
                 f"{failure.traceback or failure.error}",
             )
         rest = sum(map(len, checkpoint.parts.left))
-        if rest:
+        if rest and self.context.on_failure is None:
             echo(f"pack {self.name}: continuing with the other {rest}")
         self._begin_again(keeps_state=set(failed) == set(self.rows))
 

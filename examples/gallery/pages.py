@@ -24,7 +24,7 @@ Which published results does mlpsubmit reproduce? Each of these, by one spec. A 
 claim, the picture, the paper's number beside ours with the tolerance that fails the run, the cost,
 and the spec.
 
-    make science                              # all of them, about 25 minutes on two cores
+    make science                              # all of them, about 5 minutes on two cores
     python examples/gallery/run.py NAME       # one; NAME.md and NAME.png in docs/gallery
 
 Where a paper gives no number for the setting of the spec, or it could not be read, the form of the

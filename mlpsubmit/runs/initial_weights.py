@@ -156,19 +156,20 @@ class _Source:
         selected = {name.lower().replace("_", "") for name in value.sel}
         known = axis_values(run)
         chosen = {name for name in known if name.lower().replace("_", "") in selected}
-        matched = (sweep.product.names & set(known)) - chosen
+        names = {name for axis in run.sweep["axes"] for name in axis["names"]}
+        matched = (sweep.product.names & names) - chosen
         free = [
-            names
-            for names in (axis["names"] for axis in run.sweep["axes"])
-            if len(known[names[0]]) > 1 and not {*names} & (matched | chosen)
+            axis["dimension"]
+            for axis in run.sweep["axes"]
+            if len(axis["values"][0]) > 1
+            and not {*axis["names"], axis["dimension"]} & (matched | chosen)
         ]
         if free:
             listed = "; ".join(
-                f"{names[0]}: {', '.join(map(str, known[names[0]][:6]))}"
-                + ", ..." * (len(known[names[0]]) > 6)
-                for names in free
+                f"{name}: {', '.join(map(str, known[name][:6]))}" + ", ..." * (len(known[name]) > 6)
+                for name in free
             )
-            example = {names[0]: known[names[0]][0] for names in free}
+            example = {name: known[name][0] for name in free}
             raise UserError(
                 f"run {run.id} has axes that this sweep has not, of which one value each must be "
                 f"selected ({listed}), as in sel={ {**value.sel, **example}!r}"

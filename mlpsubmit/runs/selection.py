@@ -22,12 +22,17 @@ _LISTED = 6
 
 
 def axis_values(run: RunDirectory) -> dict[str, list[Any]]:
-    """Return the values of every axis of a run, by name, as its results label them."""
-    return {
-        name: list(values)
-        for axis in run.sweep["axes"]
-        for name, values in zip(axis["names"], axis["values"], strict=True)
-    }
+    """Return the values of every axis of a run, by name, as its results label them.
+
+    Those of a zipped axis are its positions, too, by the name of its dimension.
+    """
+    return {name: values for axis in run.sweep["axes"] for name, values in _labels(axis).items()}
+
+
+def _labels(axis: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return the values by which a point of an axis can be selected, by name."""
+    positions = {axis["dimension"]: list(range(len(axis["values"][0])))}
+    return positions | dict(zip(axis["names"], map(list, axis["values"]), strict=True))
 
 
 def _shape(run: RunDirectory) -> tuple[int, ...]:
@@ -86,7 +91,9 @@ def select(run: RunDirectory, selection: Mapping[str, Any]) -> NDArray[np.int64]
                 f"{', '.join(known) or 'none'}"
             )
         elif not any(equals_label(label, value) for label in known[name]):
-            errors.append(f"{name}: got {value!r:.80}; valid are {_listed(known[name])}")
+            errors.append(
+                f"{name}: got {value!r:.80}; valid are {_listed([*dict.fromkeys(known[name])])}"
+            )
         else:
             wanted[name] = value
     if errors:
@@ -95,7 +102,7 @@ def select(run: RunDirectory, selection: Mapping[str, Any]) -> NDArray[np.int64]
     chosen = np.ones(len(indices), dtype=bool)
     places = np.unravel_index(indices, shape) if shape else ()
     for axis, at in zip(run.sweep["axes"], places, strict=True):
-        for name, values in zip(axis["names"], axis["values"], strict=True):
+        for name, values in _labels(axis).items():
             if name in wanted:
                 fits = np.array([equals_label(label, wanted[name]) for label in values])
                 chosen &= fits[at]

@@ -107,7 +107,7 @@ class LRSchedule:
         found = self._by_config(configs, lambda h: [lr_factor(h, i) for i in steps])
         table = torch.zeros(len(self._stack), block, dtype=torch.float64)
         for row, config in zip(rows, configs, strict=True):
-            table[row, first : first + len(steps)] = torch.tensor(found[config])
+            table[row, first : first + len(steps)] = torch.tensor(found[config], dtype=table.dtype)
         # In place, where a recorded step reads it.
         if self._table.shape != table.shape:
             self._table = self._table.new_empty(table.shape)

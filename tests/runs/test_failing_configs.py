@@ -131,6 +131,16 @@ def test_configs_whose_batch_function_raises_are_set_aside(
     assert "pack 0000000: continuing with the other 6\n" in capfd.readouterr().out
 
 
+def test_what_stops_at_its_first_failure_counts_the_configs_that_failed(
+    workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = launch(sweep("batch"), executor="debug")
+    printed = capfd.readouterr().out
+    assert "pack 0000000: 2 of 8 configs failed\n" in printed
+    assert "continuing" not in printed
+    assert run.status().failed == 2
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("trouble", "error", "place"),
