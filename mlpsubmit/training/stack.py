@@ -96,6 +96,8 @@ class Stack(Part):
         self._compiled: Compiled[tuple[Tensor, list[Tensor], list[Tensor]]] | None = None
         self._alone = self._closed_form is None and len(models) == 1
         self._aliased = False
+        #: How gradients are computed, unless compiling fails.
+        self._planned = self.method
         seeds = [streams(0, k) for k in range(len(models))] if seeds is None else seeds
         recurrent = any(isinstance(m, nn.RNNBase) and m.dropout > 0 for m in models[0].modules())
         self.draws = Draws(seeds, self._alone, device, recurrent)
@@ -325,6 +327,7 @@ class Stack(Part):
             return
         self._alone = False
         self._compiled = Compiled(self._pure_losses_and_gradients, self._template)
+        self._planned = self.method
 
     def _plain_again(self) -> None:
         """Undo :meth:`compile`."""
@@ -476,6 +479,7 @@ class Stack(Part):
         left_out = sorted(set(range(len(self.models))) - set(self.configs))
         return {
             "configs": list(self.configs),
+            "planned": self._planned,
             "method": self.method,
             "draws": bool(self.draws.in_steps),
             "tensors": dict(self.tensors),
@@ -497,7 +501,9 @@ class Stack(Part):
             )
         if self._compiled is not None and state["draws"]:
             self._plain_again()
-        if state["method"] not in (self.method, "autograd"):
+        # With COMPILE="auto" a longer training may be compiled where a shorter one was not.
+        newly_compiled = self._planned == "torch.compile" != state["planned"]
+        if newly_compiled or state["method"] not in (self.method, "autograd"):
             raise StateError(
                 f"saved state: its gradients come from {state['method']}, those of this training "
                 f"from {self.method}, which rounds differently; set COMPILE as it was, or discard "

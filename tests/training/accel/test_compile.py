@@ -87,6 +87,16 @@ def test_a_compiled_training_is_resumed_bit_by_bit(gaussian, saver, same, fresh_
         run(gaussian, False, monitor=saver(monitor.state))
 
 
+def test_a_training_that_would_be_compiled_does_not_go_on_from_a_plain_one(gaussian, saver):
+    # As one of COMPILE="auto" that a larger MAX_ITER makes worth it.
+    monitor = saver(every=25, interrupting=True)
+    with pytest.raises(Interrupted):
+        run(gaussian, False, monitor=monitor)
+    text = r"from autograd, those of this training from torch\.compile"
+    with pytest.raises(StateError, match=text):
+        run(gaussian, True, monitor=saver(monitor.state))
+
+
 @pytest.mark.slow
 def test_a_stack_that_shrinks_often_is_compiled_at_every_size(gaussian, fresh_cache, monkeypatch):
     from torch._dynamo import config
