@@ -191,13 +191,10 @@ def _key_errors(key: Any, values: tuple[float, ...], known: Mapping[str, Metric]
         range_text = f"from {low:g} to {high:g}" if low > -float("inf") else f"at most {high:g}"
         wrong = [value for value in values if not low <= value <= high]
     else:
-        valid = ["test_loss", *(f"{one}_{name}" for name in known for one in ("train", "test"))]
-        names = {
-            *valid,
-            *(f"{one}_{name}" for name in BUILT_IN_METRICS for one in ("train", "test")),
-        }
+        names = dict.fromkeys([*known, *BUILT_IN_METRICS])
+        valid = ["test_loss", *(f"{one}_{name}" for one in ("train", "test") for name in names)]
         return [
-            f"METRIC_THRESHOLDS: got {key!r:.80}{did_you_mean(str(key), names)}; valid are "
+            f"METRIC_THRESHOLDS: got {key!r:.80}{did_you_mean(str(key), valid)}; valid are "
             f"{', '.join(map(repr, valid))}; a metric of your own belongs in METRICS"
         ]
     return [
