@@ -123,13 +123,14 @@ def test_what_can_stop_a_config():
         ),
         (
             {"METRIC_THRESHOLDS": {"accuracy": [0.9]}},
-            "got 'accuracy' (did you mean 'test_accuracy'?); valid are 'test_loss', 'train_accuracy', "
-            "'train_error', 'train_margin', 'train_r2', 'test_accuracy', 'test_error', "
+            "got 'accuracy' (did you mean 'test_accuracy'?); valid are 'test_loss', "
+            "'train_accuracy', 'train_error', 'train_margin', 'train_r2', 'test_accuracy', 'test_error', "
             "'test_margin', 'test_r2'; a metric of your own belongs in METRICS",
         ),
         (
             {"METRICS": {"m": (mine, "max")}, "METRIC_THRESHOLDS": {"test_n": [0.9]}},
-            "got 'test_n' (did you mean 'test_m'?); valid are 'test_loss', 'train_m', 'train_accuracy'",
+            "got 'test_n' (did you mean 'test_m'?); valid are 'test_loss', 'train_m', "
+            "'train_accuracy'",
         ),
         ({"METRIC_THRESHOLDS": {3: [0.9]}}, "METRIC_THRESHOLDS: got 3; valid are 'test_loss'"),
         (
