@@ -105,7 +105,6 @@ def test_results_with_other_dimensions_than_their_labels_keep_numbers():
 @pytest.mark.parametrize("traced", [False, True])
 @pytest.mark.parametrize("suffix", [".nc", ".zarr"])
 def test_files_have_the_labels(tmp_path, suffix, traced):
-    pytest.importorskip("zarr") if suffix == ".zarr" else None
     large = np.arange(2 * 3 * 2 * 40.0).reshape(2, 3, 2, 40)
     arrays = {"grab[1].g.big": large if traced else large[:, 0]}
     arrays |= (

@@ -22,7 +22,6 @@ def dataset(request, tmp_path):
         dataset.to_netcdf(tmp_path / "m.nc", engine="h5netcdf")
         return xr.load_dataset(tmp_path / "m.nc", engine="h5netcdf")
     if request.param == "zarr":
-        pytest.importorskip("zarr")
         dataset.to_zarr(tmp_path / "m.zarr", consolidated=False, zarr_format=2)
         return xr.open_zarr(tmp_path / "m.zarr", consolidated=False).load()
     return dataset

@@ -124,8 +124,8 @@ def test_what_can_stop_a_config():
         (
             {"METRIC_THRESHOLDS": {"accuracy": [0.9]}},
             "got 'accuracy' (did you mean 'test_accuracy'?); valid are 'test_loss', "
-            "'train_accuracy', 'train_error', 'train_margin', 'train_r2', 'test_accuracy', 'test_error', "
-            "'test_margin', 'test_r2'; a metric of your own belongs in METRICS",
+            "'train_accuracy', 'train_error', 'train_margin', 'train_r2', 'test_accuracy', "
+            "'test_error', 'test_margin', 'test_r2'; a metric of your own belongs in METRICS",
         ),
         (
             {"METRICS": {"m": (mine, "max")}, "METRIC_THRESHOLDS": {"test_n": [0.9]}},
