@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from mlpsubmit.runs.selection import axis_values, point, point_text, select, sel
 from mlpsubmit.spec.initial_weights import FromRun, InitialWeights
 from mlpsubmit.spec.sweep import Config, Sweep
 
-__all__ = ["keep_initial_weights", "with_initial_weights"]
+__all__ = ["keep_initial_weights", "source_folders", "with_initial_weights"]
 
 #: Settings that make another function of the same weights.
 _SAME = ("parametrization", "gamma")
@@ -85,8 +84,14 @@ def with_initial_weights(sweep: Sweep, runs_dir: str | Path | None) -> Sweep:
         wanted[number][0].hashes[wanted[number][1]] if number in wanted else ""
         for number in range(len(initial.hashes))
     ]
-    read = partial(_read, list(sources.values()))
+    read = _Networks(list(sources.values()))
     return sweep.beginning_from(InitialWeights(tuple(axes), shape, tuple(hashes), read))
+
+
+def source_folders(sweep: Sweep) -> list[Path]:
+    """Return the folders of the runs whose networks a sweep begins from, once they are found."""
+    read = None if sweep.initial is None else sweep.initial.read
+    return [source.run.path for source in read.sources] if isinstance(read, _Networks) else []
 
 
 def keep_initial_weights(sweep: Sweep, folder: Path) -> None:
@@ -118,8 +123,14 @@ def _first_configs(sweep: Sweep, initial: InitialWeights) -> Iterator[tuple[int,
         yield number, sweep.config(index)
 
 
-def _read(sources: list[_Source], key: str) -> Mapping[str, NDArray[Any]]:
-    return next(found for source in sources if (found := source.weights(key)) is not None)
+@dataclass(frozen=True)
+class _Networks:
+    """Reads weights by their hash from the runs that they come from."""
+
+    sources: list[_Source]
+
+    def __call__(self, key: str) -> Mapping[str, NDArray[Any]]:
+        return next(found for one in self.sources if (found := one.weights(key)) is not None)
 
 
 @dataclass(eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import time
 import warnings
@@ -142,14 +143,16 @@ def tried(sweep: Sweep, runs_dir: str | Path | None = None) -> Sweep:
     """
     from mlpsubmit.assembly.probe import probe
     from mlpsubmit.jobs.input_files import record
-    from mlpsubmit.runs.initial_weights import with_initial_weights
+    from mlpsubmit.runs.initial_weights import source_folders, with_initial_weights
     from mlpsubmit.spec.load import noting_imports
 
     sweep = with_initial_weights(sweep.refreshed(), runs_dir)
     assert sweep.process is not None
     with sweep.process.applied(), noting_imports():
         _, read = record(partial(probe, sweep), runs_folder(runs_dir))
-    _warn_of_files(read.paths())
+    # Files of the run that INIT_WEIGHTS names are read here alone: the new run has copies.
+    sources = [os.path.abspath(folder) + os.sep for folder in source_folders(sweep)]
+    _warn_of_files([path for path in read.paths() if not path.startswith(tuple(sources))])
     return sweep
 
 

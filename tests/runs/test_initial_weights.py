@@ -68,6 +68,16 @@ def test_configs_begin_from_the_networks_of_theirs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_source_in_another_folder_is_no_file_of_the_spec(tmp_path: Path) -> None:
+    """Its files are copied: nothing warns that keys do not cover them."""
+    before = trained(tmp_path / "one", "before")
+    after = trained(tmp_path / "other", "after", INIT_WEIGHTS=from_run(before.path))
+    at = {"width": 4, "trial": 1}
+    pairs = zip(tensors(before.model(**at)), tensors(after.model(**at, initial=True)), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.slow
 def test_keys_hold_the_hash_of_the_weights(tmp_path: Path) -> None:
     trained(tmp_path, "before")
     after = trained(tmp_path, "after", INIT_WEIGHTS=from_run("before"))

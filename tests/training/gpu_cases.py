@@ -30,9 +30,10 @@ from simulated_gpu import DEVICE, simulated_gpu  # noqa: E402
 from mlpsubmit import Monomial, Sweep  # noqa: E402
 from mlpsubmit.assembly.assemble import assemble  # noqa: E402
 from mlpsubmit.assembly.batch_streams import data_arguments  # noqa: E402
-from mlpsubmit.batchfns import polynomial, power_law  # noqa: E402
+from mlpsubmit.batchfns import arrays, epochs, polynomial, power_law  # noqa: E402
 from mlpsubmit.training import Interrupted, Monitor, Trained, loop  # noqa: E402
 from mlpsubmit.training.parts import map_tensors  # noqa: E402
+from mlpsubmit.training.saved_networks import SavedNetworks  # noqa: E402
 from mlpsubmit.training.seeds import data_seed, global_rng  # noqa: E402
 
 #: Packs shrink where blocks end.
@@ -65,6 +66,16 @@ def labels(bsz: int, gen: torch.Generator) -> Any:
     def batch_fn(step: int) -> tuple[Tensor, Tensor]:
         X = torch.randn(bsz, 4, generator=gen, device=gen.device)
         return X, (X[:, 0] > 0).long() + (X[:, 1] > 0).long()
+
+    return batch_fn
+
+
+def signs(bsz: int, gen: torch.Generator) -> Any:
+    """Batch function with targets of -1 and 1."""
+
+    def batch_fn(step: int) -> Any:
+        X = torch.randn(bsz, 4, generator=gen, device=gen.device)
+        return X, X[:, :1].sign().squeeze(1)
 
     return batch_fn
 
@@ -126,6 +137,12 @@ def largest(output: Tensor, y: Tensor) -> Tensor:
     return (output - y).abs().amax()
 
 
+def moments(model: nn.Module, X_tr: Tensor) -> dict[str, Tensor]:
+    """A grab that returns a dictionary."""
+    output: Tensor = model(X_tr)
+    return {"mean": output.mean(), "outputs": output[:3]}
+
+
 def rescaled(model: nn.Module, optimizer: Any, gamma: float) -> None:
     """A parametrization of the user's."""
     with torch.no_grad():
@@ -185,6 +202,26 @@ SPECS: dict[str, dict[str, Any]] = {
     "callable loss": {**TASK, "LOSS": squared},
     "callable loss of parameters": {**TASK, "LOSS": penalised},
     "huber": {**TASK, "LOSS": "huber"},
+    "mae": {**TASK, "LOSS": "mae", "LR_SCHEDULE": "linear", "LR_FINAL_FACTOR": 0.1},
+    **{
+        loss: {"axes": {"trial": range(3)}, "batchfn": signs, "N_SAMPLES": 16, "LOSS": loss}
+        for loss in ("hinge", "logistic")
+    },
+    "fp64": {
+        **TASK,
+        "PRECISION": "fp64",
+        "OPTIMIZER": "muon",
+        "LR_SCHEDULE": "cosine",
+        "GRAD_CLIP_NORM": 0.3,
+        "METRICS": ["r2"],
+    },
+    "epochs": {
+        "axes": {"LR": [0.02, 0.1], "trial": range(2)},
+        "data": arrays(np.eye(20)[:, :6], np.arange(20.0) / 20),
+        "batchfn": epochs,
+        "N_SAMPLES": 3,
+    },
+    "a dictionary of grabs": {**TASK, "grabs": {"moments": moments}, "GRAB_EVERY": 5},
     "cross_entropy": {"axes": {"trial": range(3)}, "batchfn": labels, "LOSS": "cross_entropy"}
     | {"D_OUT": 3, "N_SAMPLES": 16, "LR": 1.0},
     "custom model with a buffer": {**TASK, "MODEL": Tanh},
@@ -236,9 +273,20 @@ RESUMED = (
     "custom model with a buffer",
     "dropout",
     "grabs, online",
+    "epochs",
+    "metrics, now and then",
 )
+#: Cases whose state, of a shorter training, is continued to the end.
+CONTINUED = ("muon", "metrics, at every step", "epochs", "grabs, online")
+#: Cases whose saved networks are measured afterwards.
+MEASURED = ("grabs, online", "grabs, offline")
 
-NAMES = (*SPECS, *(f"{name}, resumed" for name in RESUMED))
+NAMES = (
+    *SPECS,
+    *(f"{name}, resumed" for name in RESUMED),
+    *(f"{name}, continued" for name in CONTINUED),
+    *(f"{name}, measured" for name in MEASURED),
+)
 
 
 class Saver(Monitor):
@@ -259,29 +307,49 @@ class Saver(Monitor):
         raise Interrupted
 
 
-def trained(spec: dict[str, Any], device: torch.device, *, resumed: bool = False) -> list[Trained]:
-    """Train all configs of a spec in as few packs as possible."""
+def stacks(spec: dict[str, Any], device: torch.device) -> list[Any]:
+    """Return all configs of a spec in as few packs as possible."""
     sweep = Sweep("gpu", **{k: v for k, v in {**SETTINGS, **spec}.items() if not _axis(k, spec)})
-    configs, data = list(sweep), sweep.data or dict
+    configs, data, entries = list(sweep), sweep.data or dict, []
+    for config in configs:
+        with global_rng(data_seed(config.hyperparameters.seed)):
+            entry = data(**data_arguments(sweep, config))
+        entries.append(map_tensors(entry, lambda tensor: tensor.to(device)))
+    return assemble(sweep, configs, entries, device)
 
-    def stacks() -> Iterable[Any]:
-        entries = []
-        for config in configs:
-            with global_rng(data_seed(config.hyperparameters.seed)):
-                entry = data(**data_arguments(sweep, config))
-            entries.append(map_tensors(entry, lambda tensor: tensor.to(device)))
-        return assemble(sweep, configs, entries, device)
 
-    if not resumed:
-        return [stack.train() for stack in stacks()]
-    saved = []
-    for stack in stacks():
+def trained(spec: dict[str, Any], device: torch.device, how: str = "") -> list[Trained]:
+    """Train all configs of a spec.
+
+    Args:
+        how: "resumed" from a saved state, or "continued" from one of a shorter training; or their
+            networks are "measured" afterwards.
+    """
+    if how == "measured":
+        return [_measured(stack, stack.train()) for stack in stacks(spec, device)]
+    if not how:
+        return [stack.train() for stack in stacks(spec, device)]
+    saved, shorter = [], {"MAX_ITER": 10} if how == "continued" else {}
+    for stack in stacks({**spec, **shorter}, device):
         saver = Saver()
         try:
             stack.train(saver)
         except Interrupted:
             saved.append(saver.state)
-    return [stack.train(Saver(state)) for stack, state in zip(stacks(), saved, strict=True)]
+    pairs = zip(stacks(spec, device), saved, strict=True)
+    return [stack.train(Saver(state)) for stack, state in pairs]
+
+
+def _measured(stack: Any, made: Trained) -> Trained:
+    """Call the grabs on the saved networks; return the results with these in place of theirs."""
+    traced = len(made.weights_step) > 0
+
+    def weights(config: int, column: int) -> dict[str, Any]:
+        at = (config, column) if traced else config
+        return {name: array[at] for name, array in made.weights.items()}
+
+    found = stack.measure(SavedNetworks(made.steps, made.status, weights))
+    return dataclasses.replace(made, grabs=found.grabs, grab_step=found.grab_step)
 
 
 def _axis(setting: str, spec: dict[str, Any]) -> bool:
@@ -329,11 +397,14 @@ def _same(name: str, ours: Any, others: Any) -> bool:
 
 def report(name: str) -> dict[str, Any]:
     """Train a case on the CPU and on the simulated GPU, and compare."""
-    spec = SPECS[name.removesuffix(", resumed")]
-    expected = trained(spec, torch.device("cpu"))
+    case, _, how = name.rpartition(", ")
+    if how not in ("resumed", "continued", "measured"):
+        case, how = name, ""
+    spec = SPECS[case]
+    expected = trained(spec, torch.device("cpu"), how if how == "measured" else "")
     try:
         with simulated_gpu() as waits:
-            got = trained(spec, DEVICE, resumed=name.endswith(", resumed"))
+            got = trained(spec, DEVICE, how)
     except Exception:
         return {"error": traceback.format_exc()}
     return {
