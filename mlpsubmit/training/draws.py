@@ -207,6 +207,11 @@ class _Generators:
         self._seeds = list(seeds)
         self.by_device: dict[str, list[torch.Generator]] = {}
 
+    @property
+    def count(self) -> int:
+        """The number of streams."""
+        return len(self._seeds)
+
     def on(self, device: torch.device) -> list[torch.Generator]:
         """Return the generators on a device."""
         if str(device) not in self.by_device:
@@ -266,10 +271,9 @@ class _Intercepted(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return alone
         if not size or size[0] != self._gathering.rows:
             raise OneAtATime("draws random numbers inside of a vmap of its own")
-        device = options.get("device") or torch.get_default_device()
-        generators = self._generators.on(torch.device(device))
-        drawn = torch.empty((len(generators), *size[1:]), **options)
-        for row, generator in zip(drawn, generators, strict=True):
+        drawn = torch.empty((self._generators.count, *size[1:]), **options)
+        # Its device has an index, that of the options may have none: "cuda" is one with "cuda:0".
+        for row, generator in zip(drawn, self._generators.on(drawn.device), strict=True):
             fill(row, generator)
         chosen = self._gathering.chosen
         return drawn if chosen is None else drawn.index_select(0, chosen.to(drawn.device))

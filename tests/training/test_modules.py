@@ -302,6 +302,22 @@ def test_a_config_draws_the_same_alone_and_packed(gaussian, same):
         del EVERY["transposed"]
 
 
+def test_a_device_has_one_stream_whatever_its_name(gaussian):
+    """A model that names the device, as "cuda", draws on from where one on "cuda:0" ended."""
+
+    def two_names(net, h):
+        h = F.dropout(h, 0.3, net.training)
+        return h + 0.1 * torch.randn(h.shape, device=torch.device("cpu", 0))
+
+    EVERY["two names"] = lambda: Net(two_names)
+    try:
+        together, _ = ours("two names", gaussian, range(3))
+        alone = [ours("two names", gaussian, [k])[0].train_loss[0] for k in range(3)]
+        np.testing.assert_allclose(together.train_loss, alone, rtol=1e-5)
+    finally:
+        del EVERY["two names"]
+
+
 class Watching(nn.Module):
     """Notes in which mode it is called, and draws in both."""
 
