@@ -13,6 +13,8 @@ from types import ModuleType
 import psutil
 import pytest
 
+from mlpsubmit import launch
+
 GPU_BENCH = Path(__file__).parents[2] / "bench" / "gpu"
 
 #: A process that starts another, and never ends.
@@ -47,6 +49,64 @@ def test_all_parts_rehearse_on_a_machine_without_a_gpu(tmp_path: Path) -> None:
     assert (tmp_path / "table.md").read_text() in done.stdout
     assert "killed and resumed, bits equal" in done.stdout
     assert "a rehearsal: no figure counts" in done.stdout
+
+
+@pytest.fixture
+def runs(bench: Callable[[str], ModuleType], accept: ModuleType) -> ModuleType:
+    return bench("interrupted_runs")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:PARAMETRIZATION='mup' with OPTIMIZER=Adagrad")
+def test_every_kind_of_sweep_can_be_trained(runs: ModuleType, tmp_path: Path) -> None:
+    """A rehearsal trains two of them, and an error in another would show on a GPU alone."""
+    for number, name in enumerate(runs.KINDS):
+        sweep = runs.sweep(number, MAX_ITER=120, COMPILE=False)
+        run = launch(sweep, executor="debug", runs_dir=tmp_path)
+        assert run.status().complete, name
+    assert {*runs.REHEARSED} < {*runs.KINDS}
+
+
+def test_a_lost_replay_is_a_failing_row(
+    runs: ModuleType, bench: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    found: dict[str, list[str]] = {name: [] for name in runs.KINDS}
+    found["steps that cannot be replayed"] = ["a batch function uses its step"]
+    wait = "they wait for the device, in losses.py:1"
+    cases = {
+        "as expected": (found, True, "11 of 14 kinds; not: COMPILE=False, steps that"),
+        "lost": ({**found, "online": [wait]}, False, f"NOT AS EXPECTED: online ({wait})"),
+        "not refused": (
+            {**found, "steps that cannot be replayed": []},
+            False,
+            "NOT AS EXPECTED: steps that cannot be replayed (replayed)",
+        ),
+        "another reason": (
+            {**found, "steps that cannot be replayed": [wait]},
+            False,
+            f"NOT AS EXPECTED: steps that cannot be replayed ({wait})",
+        ),
+        "cut off": ({"online": []}, False, "unknown: weights and states kept, online, adam"),
+    }
+    for one, passed, text in cases.values():
+        report = bench("report").Report("b", tmp_path / "b.json")
+        runs.report_replay(report, one)
+        (row,) = json.loads((tmp_path / "b.json").read_text())["rows"]
+        assert row["passed"] is passed
+        assert text in row["measured"]
+
+
+def test_what_fails_in_a_comparison_is_a_failing_row(
+    runs: ModuleType, bench: Callable[[str], ModuleType], tmp_path: Path
+) -> None:
+    report = bench("report").Report("b", tmp_path / "b.json")
+    runs.report_equal("equal", "weights", list, report)
+    runs.report_equal("other", "weights", lambda: ["bias"], report)
+    runs.report_equal("raises", "weights", lambda: {}["steps"], report)
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [row["passed"] for row in rows] == [True, False, False]
+    texts = ["bits equal", "differ: bias", "differ: KeyError: 'steps'"]
+    assert [row["measured"] for row in rows] == [f"weights: {text}" for text in texts]
 
 
 def test_what_is_cut_off_keeps_its_rows(

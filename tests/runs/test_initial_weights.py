@@ -70,9 +70,11 @@ def test_configs_begin_from_the_networks_of_theirs(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_source_in_another_folder_is_no_file_of_the_spec(tmp_path: Path) -> None:
     """Its files are copied: nothing warns that keys do not cover them."""
-    before = trained(tmp_path / "one", "before")
-    after = trained(tmp_path / "other", "after", INIT_WEIGHTS=from_run(before.path))
-    at = {"width": 4, "trial": 1}
+    axes: dict[Any, Any] = {"trial": range(2)}
+    before = trained(tmp_path / "one", "before", axes, WIDTH=256)  # read array by array
+    source = from_run(before.path)
+    after = trained(tmp_path / "other", "after", axes, WIDTH=256, INIT_WEIGHTS=source)
+    at = {"trial": 1}
     pairs = zip(tensors(before.model(**at)), tensors(after.model(**at, initial=True)), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
 
