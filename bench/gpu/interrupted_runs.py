@@ -74,10 +74,12 @@ class Drawing(Tanh):
     def __init__(self, d_in: int, width: int) -> None:
         super().__init__(d_in, width)
         self.dropout, self.norm = nn.Dropout(0.3), nn.BatchNorm1d(d_in, affine=False)
+        self.hidden_norm = nn.BatchNorm1d(width)  # with weights it is one of cuDNN
 
     def forward(self, X: Tensor) -> Tensor:
         noise = 0.1 * torch.randn_like(X) if self.training else 0.0
-        output: Tensor = super().forward(self.dropout(self.norm(X) + noise))
+        hidden = torch.tanh(self.hidden_norm(self.read_in(self.norm(X) + noise)))
+        output: Tensor = self.read_out(self.dropout(hidden))
         return output
 
 
@@ -239,6 +241,7 @@ KINDS: dict[str, Kind] = {
     "dropout and BatchNorm, mae, weights along the training": Kind(
         {
             "MODEL": Drawing,
+            "PARAMETRIZATION": "sp",  # others have no rule for the weights of BatchNorm
             "LOSS": "mae",
             "axes": {"LR": [0.01, 0.02], "trial": range(4)},
             "grabs": {"out": mean_output},
