@@ -70,10 +70,24 @@ def is_library(module_name: str) -> bool:
     if module is None or module_name == "__main__":
         return False
     # A module without a file (of a namespace like torch.ops) belongs to its package.
-    places = module_places(module) or module_places(sys.modules.get(top, module))
-    if not places:
+    given = _given_places(module) or _given_places(sys.modules.get(top, module))
+    if not given:
         return top in sys.builtin_module_names or top in sys.stdlib_module_names
+    if all(map(_is_installed, given)):
+        return True
+    places = [Path(place).resolve() for place in given]
     return all(_in_library(top, place, _folders_of(top, place)) for place in places)
+
+
+@functools.cache
+def _is_installed(place: str) -> bool:
+    """Return whether a module lies in a folder of libraries.
+
+    Cached for the process, which is_library is not: another spec may have a module of the same
+    name, but not at the same place. To resolve the paths of all modules at every launch would
+    take as long as the rest of it.
+    """
+    return in_library_folder(Path(place).resolve())
 
 
 def is_library_file(name: str, file: Path) -> bool:
@@ -88,9 +102,12 @@ def is_library_file(name: str, file: Path) -> bool:
 
 def module_places(module: types.ModuleType) -> list[Path]:
     """Return the file of a module, or the folders of a namespace package."""
+    return [Path(place).resolve() for place in _given_places(module)]
+
+
+def _given_places(module: types.ModuleType) -> list[str]:
     file = getattr(module, "__file__", None)
-    places = [file] if file else getattr(module, "__path__", ())
-    return [Path(place).resolve() for place in places]
+    return [file] if file else list(getattr(module, "__path__", ()))
 
 
 def is_compiled(module: types.ModuleType) -> bool:

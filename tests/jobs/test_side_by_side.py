@@ -66,6 +66,13 @@ def results(run: Any) -> xarray.Dataset:
     return dataset
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> xarray.Dataset:
+    """The results of packs that trained one after the other."""
+    folder = tmp_path_factory.mktemp("alone")
+    return results(launch(swept(), executor="debug", runs_dir=folder))
+
+
 @pytest.fixture
 def train(tmp_path: Path) -> Callable[..., Any]:
     def trained(name: str, **settings: Any) -> Any:
@@ -94,13 +101,11 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_they_have_the_results_of_each_alone(
-    train: Callable[..., Any], request: pytest.FixtureRequest
+    train: Callable[..., Any], alone: xarray.Dataset, side_by_side: list[int]
 ) -> None:
-    alone = train("alone")
-    seen = request.getfixturevalue("side_by_side")
     run = train("beside")
-    assert seen[:9] == [3, 2, 1] * 3  # the most expensive packs come first
-    xarray.testing.assert_identical(results(run), results(alone))
+    assert side_by_side[:9] == [3, 2, 1] * 3  # the most expensive packs come first
+    xarray.testing.assert_identical(results(run), alone)
     (task,) = run.status().tasks
     assert (task.heartbeat["packs_done"], task.heartbeat["pack"]) == (4, "0000000")
     assert task.heartbeat["model_steps"] == 4 * 2 * 200
@@ -119,10 +124,11 @@ def test_packs_of_different_precision_do_not_disturb_each_other(
 
 
 def test_all_are_saved_when_the_task_stops(
-    train: Callable[..., Any], request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    train: Callable[..., Any],
+    alone: xarray.Dataset,
+    side_by_side: list[int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    alone = train("alone")
-    request.getfixturevalue("side_by_side")
     happens[5, 70] = lambda: os.kill(os.getpid(), signal.SIGTERM)
     run = train("beside")
     output = capsys.readouterr().out
@@ -130,7 +136,7 @@ def test_all_are_saved_when_the_task_stops(
     assert saved == [False, True, True, True]
     assert len(list((run.path / "checkpoints").glob("*.pt"))) == BESIDE
     run.resume(executor="debug")
-    xarray.testing.assert_identical(results(run), results(alone))
+    xarray.testing.assert_identical(results(run), alone)
 
 
 def test_one_that_fails_leaves_the_others_alone(
@@ -146,37 +152,39 @@ def test_one_that_fails_leaves_the_others_alone(
 
 
 def test_one_that_finds_no_memory_waits_for_the_others(
-    train: Callable[..., Any], request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    train: Callable[..., Any],
+    alone: xarray.Dataset,
+    side_by_side: list[int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail() -> None:
         raise torch.cuda.OutOfMemoryError("no room")
 
-    alone = train("alone")
-    seen = request.getfixturevalue("side_by_side")
     happens[6, 140] = happens[5, 70] = fail
     run = train("beside")
     output = capsys.readouterr().out
     assert output.count("out of memory with 2 configs beside other packs") == 2
     assert "continuing with" not in output
-    assert seen[-12:] == [1] * 4 + [2] * 4 + [0] * 4
-    xarray.testing.assert_identical(results(run), results(alone))
+    assert side_by_side[-12:] == [1] * 4 + [2] * 4 + [0] * 4
+    xarray.testing.assert_identical(results(run), alone)
 
 
 def test_those_that_find_no_memory_even_alone_are_halved(
-    train: Callable[..., Any], request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    train: Callable[..., Any],
+    alone: xarray.Dataset,
+    side_by_side: list[int],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail() -> None:
         raise torch.cuda.OutOfMemoryError("no room")
 
-    alone = train("alone")
-    request.getfixturevalue("side_by_side")
     for width in (5, 6):
         happens[width, 70] = happens[width, 71] = fail  # beside others, and then without them
     run = train("beside")
     output = capsys.readouterr().out
     assert output.count("out of memory with 2 configs beside other packs") == 2
     assert output.count("out of memory with 2 configs; continuing with 1 at a time") == 2
-    np.testing.assert_allclose(results(run).train_loss, results(alone).train_loss, rtol=1e-5)
+    np.testing.assert_allclose(results(run).train_loss, alone.train_loss, rtol=1e-5)
 
 
 def test_the_pack_whose_functions_run_is_the_one_that_is_noted(

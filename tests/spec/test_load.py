@@ -32,6 +32,7 @@ def batches(bsz, gen): return lambda step: None
 def write(tmp_path, monkeypatch):
     """Write a file beside the spec, and forget afterwards what was imported from there."""
     monkeypatch.setattr(sys, "path", sys.path[:])
+    before = dict(sys.modules)
 
     def write(text, name="spec.py"):
         path = tmp_path / name
@@ -41,7 +42,8 @@ def write(tmp_path, monkeypatch):
 
     yield write
     for name, module in list(sys.modules.items()):
-        if any(tmp_path in place.parents for place in module_places(module)):
+        new = before.get(name) is not module
+        if new and any(tmp_path in place.parents for place in module_places(module)):
             del sys.modules[name]
 
 

@@ -69,8 +69,13 @@ SETTINGS = {
 
 @pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
 @pytest.mark.parametrize("only", [True, False], ids=["final", "traces"])
-@pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("every", [3, 7])
+@pytest.mark.parametrize(
+    ("every", "name"),
+    [
+        *((7, name) for name in SETTINGS),
+        *(pytest.param(3, name, marks=[pytest.mark.slow] * (name != "sgd")) for name in SETTINGS),
+    ],
+)
 def test_interrupted_and_resumed_is_undisturbed(
     every, name, only, online, gaussian, make_mlps, saver, same, short_blocks
 ):

@@ -242,11 +242,10 @@ def weight(model, opt):
 @pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
 @pytest.mark.parametrize("shared", [True, False], ids=["one batch", "batches"])
 @pytest.mark.parametrize("grabs", [{"o": output}, {"w": weight}, {"o": output, "w": weight}])
-@pytest.mark.parametrize("every", ["log:5", 9, 1000])
 def test_sparse_traces_are_excerpts_of_whole_ones_and_end_with_the_final_values(
-    every, grabs, shared, online, gaussian, make_mlps, short_blocks, monkeypatch
+    grabs, shared, online, gaussian, make_mlps, short_blocks, monkeypatch
 ):
-    settings = {"MAX_ITER": 200, "ONLINE": online, "PERCENT_THRESHOLDS": [0.7]}
+    settings = {"MAX_ITER": 100, "ONLINE": online, "PERCENT_THRESHOLDS": [0.7]}
     lrs = (0.1, 1e4, 0.03, 1e-7, 0.05, 0.02)
     sizes, shrink = [], Stack.shrink
     monkeypatch.setattr(Stack, "shrink", lambda s, keep: (sizes.append(len(keep)), shrink(s, keep)))
@@ -258,14 +257,17 @@ def test_sparse_traces_are_excerpts_of_whole_ones_and_end_with_the_final_values(
         return train(make_mlps(6), fns, hs, grabs=grabs)
 
     final, whole = run(), run(ONLYTHRESHOLDS=False, GRAB_EVERY=1)
-    sparse = run(ONLYTHRESHOLDS=False, GRAB_EVERY=every)
-    assert len(sizes) >= 3  # every run left some behind
     assert final.status.tolist() == [DONE, DIVERGED, *[DONE] * 4]
-    assert final.steps[3] == 200
-    assert len(set(final.steps - 1) - set(sparse.grab_step)) >= 3
-    for name in grabs:
-        np.testing.assert_array_equal(sparse.grabs[name][:, -1], final.grabs[name])
-        np.testing.assert_array_equal(sparse.grabs[name], whole.grabs[name][:, sparse.grab_step])
+    assert final.steps[3] == 100
+    for every in ("log:5", 9, 1000):
+        sizes.clear()
+        sparse = run(ONLYTHRESHOLDS=False, GRAB_EVERY=every)
+        assert sizes  # it left some behind
+        assert len(set(final.steps - 1) - set(sparse.grab_step)) >= 3
+        for name in grabs:
+            np.testing.assert_array_equal(sparse.grabs[name][:, -1], final.grabs[name])
+            at_steps = whole.grabs[name][:, sparse.grab_step]
+            np.testing.assert_array_equal(sparse.grabs[name], at_steps)
 
 
 def test_a_trace_keeps_last_batches_only_where_a_config_may_stop_between_grabs(
