@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -15,10 +15,10 @@ from mlpsubmit.spec.metrics import (
     MetricThresholds,
     StopOn,
     crossing_order,
-    metric_errors,
     with_asked_for,
 )
-from mlpsubmit.spec.optimizer_settings import OPTIMIZER_DEFAULTS, OPTIMIZERS, kwargs_errors
+from mlpsubmit.spec.optimizer_settings import OPTIMIZERS, default_of
+from mlpsubmit.spec.rules import NOT_USED_BY_ALL, RULES, unused_errors
 from mlpsubmit.spec.setting_types import (
     Betas,
     Count,
@@ -47,10 +47,10 @@ __all__ = [
     "OUTSIDE_RESULTS",
     "PARAMETRIZATIONS",
     "STACKED",
-    "TIED",
     "UNSWEPT",
     "Hyperparameters",
     "canonical_name",
+    "parsed",
     "validate",
     "validate_one",
 ]
@@ -80,14 +80,6 @@ OUTSIDE_RESULTS = frozenset(
 
 #: Settings that are no axis: results along it would be equal.
 UNSWEPT = OUTSIDE_RESULTS | {"save_weights"}
-
-#: Groups of settings that have to fit together: see the model validators below.
-TIED = (
-    frozenset({"loss_checkpoints", "percent_thresholds"}),
-    frozenset({"nesterov", "momentum", "optimizer", "optimizer_kwargs"}),
-    frozenset({"lr_schedule", "warmup_steps", "max_iter"}),
-    frozenset({"metrics", "metric_thresholds", "stop_on"}),
-)
 
 #: Spellings of MLPscape scripts that are accepted besides the names themselves.
 _ALIASES = {"determinsitic": "deterministic", "parameterization": "parametrization"}
@@ -232,10 +224,7 @@ class Hyperparameters(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _one_kind_of_threshold(cls, settings: Any) -> Any:
-        """Drop the default of LOSS_CHECKPOINTS where PERCENT_THRESHOLDS is given."""
-        if isinstance(settings, dict) and settings.get("percent_thresholds") is not None:
-            return {"loss_checkpoints": None, **settings}
-        return settings
+        return _one_threshold_default(settings) if isinstance(settings, dict) else settings
 
     @model_validator(mode="before")
     @classmethod
@@ -246,37 +235,10 @@ class Hyperparameters(BaseModel):
             return {"precision": "fp64", **settings}
         return settings
 
-    @model_validator(mode="after")
-    def _fit_together(self) -> Hyperparameters:
-        errors = []
-        both = (self.loss_checkpoints, self.percent_thresholds)
-        if (both[0] is None) == (both[1] is None):
-            count = "neither" if both[0] is None else "both"
-            errors.append(
-                f"got {count} of LOSS_CHECKPOINTS and PERCENT_THRESHOLDS; set exactly one of the "
-                "two (an empty list where no threshold is wanted)"
-            )
-        if self.nesterov and self.of_optimizer("momentum") == 0:
-            errors.append("NESTEROV needs MOMENTUM > 0; got MOMENTUM=0")
-        if self.lr_schedule in ("linear", "cosine") and self.warmup_steps >= self.max_iter:
-            errors.append(
-                f"WARMUP_STEPS={self.warmup_steps} leaves no step of MAX_ITER={self.max_iter} for "
-                f"LR_SCHEDULE={self.lr_schedule!r}; set WARMUP_STEPS below MAX_ITER, or "
-                "LR_SCHEDULE='constant'"
-            )
-        errors += metric_errors(self.metrics, self.metric_thresholds, self.stop_on)
-        errors += kwargs_errors(self.optimizer, self.optimizer_kwargs)
-        if errors:
-            raise ValueError("\n".join(errors))
-        return self
-
     def of_optimizer(self, name: str) -> Any:
         """Return a setting of the optimizer: where it is None, the optimizer's default."""
         value = getattr(self, name)
-        if value is not None:
-            return value
-        optimizer = self.optimizer if isinstance(self.optimizer, str) else "sgd"
-        return OPTIMIZER_DEFAULTS.get(optimizer, OPTIMIZER_DEFAULTS["sgd"]).get(name)
+        return default_of(self.optimizer, name) if value is None else value
 
     @property
     def has_lr_schedule(self) -> bool:
@@ -327,15 +289,38 @@ def canonical_name(name: str) -> str | None:
     return _CANONICAL.get(_squash(name))
 
 
-def validate(settings: Mapping[str, Any]) -> Hyperparameters:
+def validate(
+    settings: Mapping[str, Any], on_axes: Mapping[str, Sequence[Any]] | None = None
+) -> Hyperparameters:
     """Build the hyperparameters from settings with names in any spelling.
 
+    Args:
+        on_axes: all values of those settings of which this is one config of several; none where
+            they are not known. Whether these fit the others is not checked.
+
     Raises:
-        SpecError: listing every unknown or doubly spelt name and every bad value.
+        SpecError: listing every unknown or doubly spelt name, every bad value, and what does not
+            fit together.
     """
+    given, errors = _by_name(settings)
+    hyperparameters, bad = None, dict[str, Any]()
+    try:
+        hyperparameters = Hyperparameters(**given)
+        values = dict(hyperparameters)
+    except ValidationError as error:
+        errors += validation_errors(error, Hyperparameters, lambda name, _: name.upper())
+        values, bad = parsed(given)
+    errors += _misfits(values, bad, on_axes or {})
+    if hyperparameters is None or errors:
+        raise SpecError(errors)
+    return hyperparameters
+
+
+def _by_name(settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return settings by their canonical names, and the errors of other names."""
     errors: list[str] = []
     spelt: dict[str, str] = {}
-    values: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for name, value in settings.items():
         canonical = canonical_name(name)
         if canonical is None:
@@ -344,34 +329,54 @@ def validate(settings: Mapping[str, Any]) -> Hyperparameters:
         elif canonical in spelt:
             errors.append(f"{name} and {spelt[canonical]} are the same hyperparameter; keep one")
         else:
-            spelt[canonical], values[canonical] = name, value
-    try:
-        hyperparameters = Hyperparameters(**values)
-    except ValidationError as error:
-        raise SpecError(errors + _named_errors(error) + _tied_errors(error, values)) from None
-    if errors:
-        raise SpecError(errors)
-    return hyperparameters
+            spelt[canonical], given[canonical] = name, value
+    return given, errors
 
 
-def _named_errors(error: ValidationError) -> list[str]:
-    return validation_errors(error, Hyperparameters, lambda name, _: name.upper())
+def _misfits(
+    values: Mapping[str, Any], bad: Mapping[str, Any], on_axes: Mapping[str, Sequence[Any]]
+) -> list[str]:
+    """Return the errors of settings that do not fit together, and of those that nothing uses."""
+    errors: list[str] = []
+    for rule in RULES:
+        if on_axes.keys().isdisjoint(rule.reads):
+            errors += rule.errors(values, bad)
+    optimizers, lr_schedules = (
+        on_axes.get(name, [values[name]] if name in values else [])
+        for name in ("optimizer", "lr_schedule")
+    )
+    fields = Hyperparameters.model_fields
+    fixed = {
+        name: values[name]
+        for name in NOT_USED_BY_ALL & values.keys() - on_axes.keys()
+        if values[name] != fields[name].default
+    }
+    return errors + unused_errors(fixed, optimizers, lr_schedules)
 
 
-def _tied_errors(error: ValidationError, values: Mapping[str, Any]) -> list[str]:
-    """Return the errors of settings that do not fit together, where others have bad values.
+def parsed(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return settings parsed, with the defaults of all others, and the bad ones as given.
 
-    The model does not look at those then. Groups with a bad value are left out.
+    Names that are none of a hyperparameter are left out.
     """
-    bad = {entry["loc"][0] for entry in error.errors() if entry["loc"]}
-    found: list[str] = []
-    for group in TIED if bad else ():
-        if not bad & group:
+    values = {name: field.default for name, field in Hyperparameters.model_fields.items()}
+    bad: dict[str, Any] = {}
+    given = {canonical_name(name): value for name, value in settings.items()}
+    for name, value in _one_threshold_default(given).items():
+        if name is not None:
             try:
-                Hyperparameters(**{name: values[name] for name in group & values.keys()})
-            except ValidationError as tied:
-                found += _named_errors(tied)
-    return found
+                values[name] = validate_one(name, value)
+            except SpecError:
+                bad[name] = value
+                del values[name]
+    return values, bad
+
+
+def _one_threshold_default(settings: dict[Any, Any]) -> dict[Any, Any]:
+    """Drop the default of LOSS_CHECKPOINTS where PERCENT_THRESHOLDS is given."""
+    if settings.get("percent_thresholds") is not None:
+        return {"loss_checkpoints": None, **settings}
+    return settings
 
 
 def validate_one(name: str, value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -20,7 +21,10 @@ __all__ = [
     "Metrics",
     "StopOn",
     "crossing_order",
-    "metric_errors",
+    "key_errors",
+    "names_in",
+    "stop_on_errors",
+    "thresholds_in",
     "with_asked_for",
 ]
 
@@ -116,15 +120,14 @@ def _metric_thresholds(value: Any) -> dict[str, tuple[float, ...]]:
         raise ValueError(
             "should be a dictionary of thresholds by name, such as {'test_accuracy': [0.9, 0.99]}"
         )
-    found: dict[str, tuple[float, ...]] = {}
-    for key, given in value.items():
-        thresholds = entries(given)
-        if not thresholds or not all(map(is_finite, thresholds)):
-            raise ValueError(
-                f"should have one finite number or more for {key!r}; got {given!r:.80}"
-            )
-        found[key] = tuple(sorted({float(threshold) for threshold in thresholds}))
-    return found
+    return {key: _thresholds_of(key, given) for key, given in value.items()}
+
+
+def _thresholds_of(key: Any, given: Any) -> tuple[float, ...]:
+    thresholds = entries(given)
+    if not thresholds or not all(map(is_finite, thresholds)):
+        raise ValueError(f"should have one finite number or more for {key!r}; got {given!r:.80}")
+    return tuple(sorted({float(threshold) for threshold in thresholds}))
 
 
 def _stop_on(value: Any) -> str | None:
@@ -154,27 +157,59 @@ def crossing_order(
     return tuple(sorted(thresholds, reverse=better == "min"))
 
 
-def metric_errors(
-    metrics: Mapping[str, Metric],
-    thresholds: Mapping[str, tuple[float, ...]],
-    stop_on: str | None,
+def names_in(metrics: Any) -> dict[str, Metric]:
+    """Return the metrics of METRICS with bad ones among them, of which only the names are known."""
+    found: dict[str, Metric] = {}
+    for entry in [metrics] if isinstance(metrics, (str, Mapping)) else entries(metrics):
+        for name, given in entry.items() if isinstance(entry, Mapping) else [(entry, entry)]:
+            try:
+                found[name] = _metric(name, given)
+            except (TypeError, ValueError):
+                found.update({name: Metric("", "min")} if isinstance(name, str) else {})
+    return found
+
+
+def thresholds_in(metric_thresholds: Any) -> dict[str, tuple[float, ...]]:
+    """Return the thresholds of METRIC_THRESHOLDS with bad ones, for which there are none.
+
+    Raises:
+        ValueError: if it is no dictionary.
+    """
+    if not isinstance(metric_thresholds, Mapping):
+        raise ValueError
+    found: dict[str, tuple[float, ...]] = {}
+    for key, given in metric_thresholds.items():
+        found[key] = ()
+        with contextlib.suppress(ValueError):
+            found[key] = _thresholds_of(key, given)
+    return found
+
+
+def key_errors(
+    metrics: Mapping[str, Metric], metric_thresholds: Mapping[str, tuple[float, ...]]
 ) -> list[str]:
-    """Return an error for each key, threshold and STOP_ON that does not fit the others."""
-    known = with_asked_for(metrics, thresholds)
-    errors = [error for key in thresholds for error in _key_errors(key, thresholds[key], known)]
-    if stop_on not in (None, "train_loss", *thresholds):
-        keys = ", ".join(map(repr, thresholds)) or (
-            "none; try METRIC_THRESHOLDS={'test_accuracy': [0.9]}"
-        )
-        errors.append(
-            f"STOP_ON: got {stop_on!r:.80}; should be 'train_loss', None, or a name in "
-            f"METRIC_THRESHOLDS{did_you_mean(str(stop_on), {'train_loss', *thresholds})}; there "
-            f"are {keys}"
-        )
-    return errors
+    """Return an error for each key and threshold that is none of a metric."""
+    known = with_asked_for(metrics, metric_thresholds)
+    return [error for key, own in metric_thresholds.items() for error in _errors(key, own, known)]
 
 
-def _key_errors(key: Any, values: tuple[float, ...], known: Mapping[str, Metric]) -> list[str]:
+def stop_on_errors(
+    stop_on: str | None, metric_thresholds: Mapping[str, tuple[float, ...]]
+) -> list[str]:
+    """Return an error where STOP_ON is a quantity without thresholds."""
+    if stop_on in (None, "train_loss", *metric_thresholds):
+        return []
+    keys = ", ".join(map(repr, metric_thresholds)) or (
+        "none; try METRIC_THRESHOLDS={'test_accuracy': [0.9]}"
+    )
+    hint = did_you_mean(str(stop_on), {"train_loss", *map(str, metric_thresholds)})
+    return [
+        f"STOP_ON: got {stop_on!r:.80}; should be 'train_loss', None, or a name in "
+        f"METRIC_THRESHOLDS{hint}; there are {keys}"
+    ]
+
+
+def _errors(key: Any, values: tuple[float, ...], known: Mapping[str, Metric]) -> list[str]:
     if key == "train_loss":
         return [
             "METRIC_THRESHOLDS: got 'train_loss'; its thresholds are LOSS_CHECKPOINTS, or "

@@ -8,7 +8,7 @@ from typing import Any
 from mlpsubmit.errors import did_you_mean, shown
 from mlpsubmit.spec.setting_types import Flag, Fraction, NsCoefficients, NsSteps
 
-__all__ = ["OPTIMIZERS", "OPTIMIZER_DEFAULTS", "kwargs_errors", "kwargs_of"]
+__all__ = ["OPTIMIZERS", "OPTIMIZER_DEFAULTS", "default_of", "kwargs_errors", "kwargs_of"]
 
 _ADAM = {"betas": (0.9, 0.999), "eps": 1e-8}
 
@@ -36,6 +36,12 @@ _KWARGS: Mapping[str, Mapping[str, tuple[Any, Any]]] = {
 }
 
 
+def default_of(optimizer: Any, name: str) -> Any:
+    """Return an optimizer's default of a setting; that of sgd for a class of torch.optim."""
+    known = optimizer if isinstance(optimizer, str) and optimizer in OPTIMIZER_DEFAULTS else "sgd"
+    return OPTIMIZER_DEFAULTS[known].get(name)
+
+
 def kwargs_of(optimizer: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return all further arguments of an optimizer, those of OPTIMIZER_KWARGS parsed."""
     known = _KWARGS.get(optimizer, {})
@@ -45,17 +51,17 @@ def kwargs_of(optimizer: str, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def kwargs_errors(optimizer: Any, given: Mapping[str, Any]) -> list[str]:
+def kwargs_errors(optimizer: Any, optimizer_kwargs: Mapping[str, Any]) -> list[str]:
     """Return an error for each entry of OPTIMIZER_KWARGS that the optimizer does not take.
 
     Args:
         optimizer: the value of OPTIMIZER; for a class of torch.optim there are none here.
     """
-    if not (given and isinstance(optimizer, str) and optimizer in OPTIMIZERS):
+    if not (optimizer_kwargs and isinstance(optimizer, str) and optimizer in OPTIMIZERS):
         return []
     known = _KWARGS.get(optimizer, {})
     errors = []
-    for name, value in given.items():
+    for name, value in optimizer_kwargs.items():
         if name not in known:
             valid = f"it takes {' and '.join(known)}" if known else "it takes none"
             settings = ", ".join(

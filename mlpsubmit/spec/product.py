@@ -83,10 +83,17 @@ class Product:
     def point(self, index: int) -> dict[str, Any]:
         """Return the value of every name at one flat index."""
         point: dict[str, Any] = {}
+        for axis, number in zip(self.axes, self.numbers(index), strict=True):
+            point.update(zip(axis.names, axis.points[number], strict=True))
+        return point
+
+    def numbers(self, index: int) -> tuple[int, ...]:
+        """Return the number of the point on each axis at one flat index."""
+        numbers = []
         for axis in reversed(self.axes):
             index, number = divmod(index, len(axis))
-            point = {**dict(zip(axis.names, axis.points[number], strict=True)), **point}
-        return point
+            numbers.append(number)
+        return tuple(reversed(numbers))
 
     def points(self) -> Iterator[dict[str, Any]]:
         """Iterate over all points in order, several times faster than by index."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +33,9 @@ from mlpsubmit.spec.initial_weights import InitialWeights
 from mlpsubmit.spec.limits import MOST_BITS, MOST_CONFIGS, MOST_VALUES, check_length
 from mlpsubmit.spec.mlp_settings import mlp_setting, settings_of_mlp
 from mlpsubmit.spec.numbers import one_kind_of_number, plain_number
-from mlpsubmit.spec.optimizer_settings import OPTIMIZER_DEFAULTS
 from mlpsubmit.spec.process import ProcessSettings
 from mlpsubmit.spec.product import Axis, Product
+from mlpsubmit.spec.rules import RULES, unused
 
 __all__ = [
     "AXIS_OF",
@@ -46,6 +46,7 @@ __all__ = [
     "Spec",
     "grab_labels",
     "is_list",
+    "misfits",
     "read",
 ]
 
@@ -195,17 +196,20 @@ def read(
     fixed, listed = _split_listed(settings)
     given = [*axes.items(), *listed.items()]
     product = Product(tuple(_axes(given, accepted, _unused(axes, settings), errors)))
+    unread = _names(given) - product.names
     errors += _repeated_names(product.axes)
     labels: dict[str, Labels] = {}
     with collected(errors):
         labels = grab_labels(all_grabs, product)
     hyperparameters, arguments = _split_settings(fixed, product, accepted, errors)
+    first = {**hyperparameters, **_at_first(product)}
     with collected(errors):
-        base = _base(hyperparameters, product)
+        base = _base(first, product, unread)
         errors += _conflicts(functions, replaced, base, arguments, product)
+    if where is None:  # else the sweep checks what it keeps
+        errors += misfits(product, *hp.parsed(first), unread)
     if errors:
         raise SpecError(dict.fromkeys(errors))
-    _check_tied(base, product)
     inputs = (name, axes, settings, batchfn, data, grabs, where, replaced)
     return Spec(*inputs, product, base, arguments, accepted, labels, process)
 
@@ -378,24 +382,24 @@ def is_list(values: Any) -> bool:
     return isinstance(values, Iterable) and not unordered and getattr(values, "ndim", 1) > 0
 
 
-def _unused(axes: Iterable[Any], settings: Mapping[str, Any]) -> set[str]:
+def _unused(axes: Mapping[Any, Any], settings: Mapping[str, Any]) -> frozenset[str]:
     """Return the hyperparameters that no optimizer and no schedule of the spec uses."""
-    names = [name for key in axes for name in (key if isinstance(key, tuple) else (key,))]
-    on_axes = {hp.canonical_name(name) for name in map(str, names)}
-    unused = set[str]()
-    schedule = next((str(value).lower() for value in _given(settings, "lr_schedule")), "constant")
-    if "lr_schedule" not in on_axes and schedule not in ("linear", "cosine"):
-        unused.add("lr_final_factor")
-    optimizer = next((str(value).lower() for value in _given(settings, "optimizer")), "sgd")
-    # A torch.optim class may use any of them.
-    if "optimizer" not in on_axes and optimizer in hp.OPTIMIZERS:
-        unused |= {n for own in OPTIMIZER_DEFAULTS.values() for n in own}
-        unused -= OPTIMIZER_DEFAULTS[optimizer].keys()
-    return unused
+    users = []
+    for name in ("optimizer", "lr_schedule"):
+        default = Hyperparameters.model_fields[name].default
+        given = _values(axes, settings, name) or [default]
+        users.append([value.lower() if isinstance(value, str) else value for value in given])
+    return unused(*users)
+
+
+def _names(given: Iterable[tuple[Any, Any]]) -> frozenset[str]:
+    """Return the hyperparameters on axes, whether these are valid or not."""
+    names = (name for key, _ in given for name in (key if isinstance(key, tuple) else (key,)))
+    return frozenset(filter(None, map(hp.canonical_name, map(str, names))))
 
 
 def _axes(
-    given: Iterable[tuple[Any, Any]], accepted: Accepted, unused: set[str], errors: list[str]
+    given: Iterable[tuple[Any, Any]], accepted: Accepted, unused: Collection[str], errors: list[str]
 ) -> list[Axis]:
     """Return the axes that are valid; the errors of all others go into a list.
 
@@ -448,7 +452,9 @@ def _points(values: Any, names: Sequence[str], zipped: bool) -> list[tuple[Any, 
     return points
 
 
-def _check_results_depend(names: Sequence[str], accepted: Accepted, unused: set[str]) -> None:
+def _check_results_depend(
+    names: Sequence[str], accepted: Accepted, unused: Collection[str]
+) -> None:
     """Refuse an axis along which all results would be equal."""
     if idle := [name for name in names if name in hp.UNSWEPT]:
         raise SpecError(f"no result depends on {idle[0].upper()}; give it as one value")
@@ -589,12 +595,22 @@ def _split_settings(
     return hyperparameters, arguments
 
 
-def _base(values: Mapping[str, Any], product: Product) -> Hyperparameters:
-    """Return the hyperparameters at the first point of the product."""
-    first = product.point(0)
-    sampled = {name: first[name] for name in first if name in Hyperparameters.model_fields}
+def _at_first(product: Product) -> dict[str, Any]:
+    """Return the hyperparameters on axes at the first point of the product."""
+    fields = Hyperparameters.model_fields
+    return {name: value for name, value in product.point(0).items() if name in fields}
+
+
+def _base(values: Mapping[str, Any], product: Product, unread: Collection[str]) -> Hyperparameters:
+    """Return the hyperparameters at the first point of the product.
+
+    Args:
+        values: those that the spec sets, at this point.
+        unread: names on axes that have errors.
+    """
+    on_axes = {name: axis.values(name) for axis in product.axes for name in axis.names}
     try:
-        return hp.validate({**values, **sampled})
+        return hp.validate(values, {**dict.fromkeys(unread, ()), **on_axes})
     except SpecError as error:
         raise SpecError([_with_axis_hint(message, values) for message in error.errors]) from None
 
@@ -640,25 +656,37 @@ def _conflicts(
     return [errors[name] for name in sorted(errors)]
 
 
-def _check_tied(base: Hyperparameters, product: Product) -> None:
-    """Check, at every point, the settings that have to fit together.
+def misfits(
+    product: Product,
+    values: Mapping[str, Any],
+    bad: Mapping[str, Any],
+    unread: Collection[str] = (),
+    is_kept: Callable[[Mapping[int, int]], bool] = lambda _: True,
+) -> list[str]:
+    """Return the errors of settings on axes that do not fit together, each with its first point.
 
-    Raises:
-        SpecError: listing each error once, with the first point that has it.
+    Args:
+        values: the other settings, those that are valid by themselves; those on axes do not matter.
+        bad: the other settings that are not, as given.
+        unread: names on axes that have errors.
+        is_kept: whether ``where`` keeps a config with a combination, given as numbers of points by
+            numbers of axes.
     """
     found: list[str] = []
-    for tied in hp.TIED:
-        axes = [axis for axis in product.axes if tied & set(axis.names)]
+    for rule in RULES:
+        numbers = [n for n, axis in enumerate(product.axes) if {*axis.names} & {*rule.reads}]
+        if not numbers or {*rule.reads} & {*unread}:
+            continue
         first: dict[str, str] = {}  # by message, the point
-        for point in Product(tuple(axes)).points() if axes else ():
-            update = {name: value for name, value in point.items() if name in tied}
-            try:
-                hp.validate({**dict(base), **update})
-            except SpecError as error:
-                at = ", ".join(f"{name.upper()}={shown(value)}" for name, value in update.items())
-                first = {**first, **{m: at for m in error.errors if m not in first}}
+        axes = Product(tuple(product.axes[n] for n in numbers))
+        fixed = {name: values[name] for name in rule.reads if name in values}
+        for index, point in enumerate(axes.points()):
+            errors = rule.errors({**fixed, **point}, bad)
+            if errors and is_kept(dict(zip(numbers, axes.numbers(index), strict=True))):
+                own = {name: value for name, value in point.items() if name in rule.reads}
+                at = ", ".join(f"{name.upper()}={shown(value)}" for name, value in own.items())
+                first = {**first, **{error: at for error in errors if error not in first}}
             if len(first) >= _LISTED:
                 break
         found += [f"at {at}: {message}" for message, at in first.items()]
-    if found:
-        raise SpecError(found)
+    return found

@@ -24,7 +24,7 @@ from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
 from mlpsubmit.spec.limits import bounded
 from mlpsubmit.spec.overrides import override
 from mlpsubmit.spec.process import ProcessSettings
-from mlpsubmit.spec.read import Spec, grab_labels, is_list, read
+from mlpsubmit.spec.read import Spec, grab_labels, is_list, misfits, read
 
 __all__ = ["Config", "Sweep"]
 
@@ -161,6 +161,8 @@ class Sweep(Spec):
             process=_process,
         )
         super().__init__(**vars(spec))
+        if where is not None and (errors := self._misfits()):
+            raise SpecError(errors)
         if self.included is not None and not self.included.any():
             raise SpecError(
                 f"where: leaves none of the {self.product.size} points; "
@@ -187,6 +189,20 @@ class Sweep(Spec):
             except BaseException as error:
                 raise SpecError(f"where: raised {error_text(error)} at {config!r}") from error
         return kept
+
+    def _misfits(self) -> list[str]:
+        """Return the errors of settings that do not fit together at points that where keeps."""
+
+        @functools.cache
+        def kept_along(axes: tuple[int, ...]) -> NDArray[np.bool_]:
+            others = tuple({*range(len(self.product.axes))} - {*axes})
+            included = np.asarray(self.included).reshape(self.product.shape)
+            return np.asarray(included.any(axis=others))
+
+        def is_kept(point: Mapping[int, int]) -> bool:
+            return bool(kept_along(tuple(point))[tuple(point.values())])
+
+        return misfits(self.product, dict(self.base), {}, is_kept=is_kept)
 
     def __len__(self) -> int:
         """Return the number of configs: points of the product that ``where`` keeps."""

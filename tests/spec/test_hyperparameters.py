@@ -15,13 +15,13 @@ from mlpsubmit.errors import SpecError, shown
 from mlpsubmit.spec.hyperparameters import (
     OUTSIDE_RESULTS,
     STACKED,
-    TIED,
     Hyperparameters,
     canonical_name,
     validate,
     validate_one,
 )
 from mlpsubmit.spec.initial_weights import from_run
+from mlpsubmit.spec.rules import NOT_USED_BY_ALL, RULES
 from mlpsubmit.spec.setting_types import log_spaced
 
 unhurried = settings(deadline=None)  # cores may be shared
@@ -89,7 +89,12 @@ FURTHER = {
 EVERY = {**TABLE, **FURTHER}
 
 #: What a setting is valid with only.
-FITTING = {"OPTIMIZER_KWARGS": {"OPTIMIZER": "Adadelta"}}
+FITTING = {
+    "OPTIMIZER_KWARGS": {"OPTIMIZER": "Adadelta"},
+    "BETAS": {"OPTIMIZER": "adam"},
+    "EPS": {"OPTIMIZER": "adam"},
+    "LR_FINAL_FACTOR": {"LR_SCHEDULE": "linear"},
+}
 
 
 def errors_of(function, *arguments):
@@ -157,7 +162,8 @@ def test_misspellings_of_mlpscape_are_accepted():
 
 
 def test_named_groups_of_settings_exist():
-    assert set(Hyperparameters.model_fields) >= STACKED | OUTSIDE_RESULTS.union(*TIED)
+    named = STACKED | OUTSIDE_RESULTS | NOT_USED_BY_ALL
+    assert set(Hyperparameters.model_fields) >= named.union(*(rule.reads for rule in RULES))
 
 
 # ---- values that are accepted --------------------------------------------------------------------
@@ -213,7 +219,7 @@ def test_named_groups_of_settings_exist():
     ],
 )
 def test_values_are_read_as_what_they_mean(settings, name, expected):
-    got = getattr(validate(settings), name)
+    got = getattr(validate({**settings, **FITTING.get(name.upper(), {})}), name)
     assert got == expected
     assert type(got) is type(expected)
 
@@ -447,3 +453,94 @@ def test_all_settings_that_do_not_fit_together_are_listed():
     ]
     assert validate({"WARMUP_STEPS": 9, "MAX_ITER": 9}).has_lr_schedule
     assert validate({"WARMUP_STEPS": 9, "MAX_ITER": 9, "LR_SCHEDULE": lambda step: 1.0})
+
+
+KEY, STOP = "METRIC_THRESHOLDS: got", "STOP_ON: got"
+NESTEROV = "NESTEROV needs MOMENTUM > 0"
+
+
+@pytest.mark.parametrize(
+    ("bad", "others", "further"),
+    [
+        (
+            {"METRICS": ["accuracy", "r3"]},
+            {
+                "METRIC_THRESHOLDS": {"test_r3": 1, "test_mine": 1, "test_accuracy": 90},
+                "STOP_ON": "test_r4",
+            },
+            [f"{KEY} 'test_mine'", f"{KEY} 'test_accuracy': 90", f"{STOP} 'test_r4'"],
+        ),
+        (
+            {"METRICS": {"mine": len, 3: len}},
+            {"METRIC_THRESHOLDS": {"test_mine": 9, "test_r3": 1}, "STOP_ON": "test_mine"},
+            [f"{KEY} 'test_r3'"],
+        ),
+        (
+            {"METRIC_THRESHOLDS": {"test_r3": "much", "test_r2": 0.5, "train_loss": 1}},
+            {"STOP_ON": "test_r4"},
+            [f"{KEY} 'test_r3'", f"{KEY} 'train_loss'", f"{STOP} 'test_r4'"],
+        ),
+        ({"METRIC_THRESHOLDS": 0.9}, {"STOP_ON": "test_r2"}, []),
+        ({"STOP_ON": 3}, {"METRIC_THRESHOLDS": {"test_r3": 1}}, [f"{KEY} 'test_r3'"]),
+        ({"LOSS_CHECKPOINTS": "low"}, {"PERCENT_THRESHOLDS": [0.5]}, ["got both of"]),
+        ({"OPTIMIZER": "sdg"}, {"NESTEROV": True, "MOMENTUM": 0, "EPS": 1e-3}, [NESTEROV]),
+        ({"OPTIMIZER": "sdg"}, {"NESTEROV": True}, []),
+        ({"OPTIMIZER_KWARGS": 3}, {"NESTEROV": True}, [NESTEROV]),
+        (
+            {"MOMENTUM": 2},
+            {"NESTEROV": True, "OPTIMIZER_KWARGS": {"rho": 1}},
+            ["OPTIMIZER_KWARGS: got 'rho'"],
+        ),
+        ({"MAX_ITER": 0}, {"LR_SCHEDULE": "linear", "WARMUP_STEPS": 9}, []),
+    ],
+)
+def test_a_bad_value_hides_no_error_that_is_one_whatever_was_meant(bad, others, further):
+    (name,) = bad
+    errors = errors_of(validate, {**bad, **others})
+    for error, beginning in zip(errors, [f"{name}: got ", *further], strict=True):
+        assert error.startswith(beginning)
+
+
+@pytest.mark.parametrize(
+    ("settings", "texts"),
+    [
+        (
+            {"OPTIMIZER": "lion", "MOMENTUM": 0.9, "EPS": 1e-6},
+            [
+                "EPS: got 1e-06, which OPTIMIZER='lion' does not use (adam, adamw, muon, rmsprop "
+                "do); leave it out",
+                "MOMENTUM: got 0.9, which OPTIMIZER='lion' does not use (sgd, muon, rmsprop do); "
+                "leave it out",
+            ],
+        ),
+        (
+            {"BETAS": (0.9, 0.99)},
+            [
+                "BETAS: got (0.9, 0.99), which OPTIMIZER='sgd' does not use (adam, adamw, muon, "
+                "lion do); leave it out"
+            ],
+        ),
+        (
+            {"LR_FINAL_FACTOR": 0.1, "LR_SCHEDULE": "constant"},
+            [
+                "LR_FINAL_FACTOR: got 0.1, which LR_SCHEDULE='constant' does not use (linear, "
+                "cosine do); leave it out"
+            ],
+        ),
+        (
+            {"LR_FINAL_FACTOR": 0.1, "LR_SCHEDULE": errors_of},
+            [
+                "LR_FINAL_FACTOR: got 0.1, which LR_SCHEDULE=errors_of does not use (linear, "
+                "cosine do); leave it out"
+            ],
+        ),
+    ],
+)
+def test_a_setting_that_nothing_uses_is_refused(settings, texts):
+    assert errors_of(validate, settings) == texts
+
+
+def test_settings_that_ask_for_nothing_are_no_settings_that_nothing_uses():
+    asked = {"OPTIMIZER": "lion", "MOMENTUM": 0, "NESTEROV": False, "EPS": 1e-8}
+    assert validate({**asked, "LR_FINAL_FACTOR": 0}).momentum == 0
+    assert validate({"OPTIMIZER": "Adagrad", "MOMENTUM": 0.9}).momentum == 0.9  # it may use any

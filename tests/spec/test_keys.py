@@ -177,6 +177,8 @@ OTHERS = {
 def test_every_setting_that_results_depend_on_counts():
     names = [n for n in Hyperparameters.model_fields if n not in OUTSIDE_RESULTS | {"nesterov"}]
     fitting = {"optimizer_kwargs": {"optimizer": "Adadelta"}}
+    fitting |= {name: {"optimizer": "adam"} for name in ("betas", "eps")}
+    fitting |= {"lr_final_factor": {"lr_schedule": "linear"}}
     found = {key(**{name: OTHERS.get(name, 3)}, **fitting.get(name, {})) for name in names}
     found |= {key(), key(MOMENTUM=0.5, NESTEROV=True)}
     assert len(found) == len(names) + 2

@@ -859,7 +859,7 @@ def test_errors_of_settings_that_do_not_fit_together_are_listed_at_once():
         "METRIC_THRESHOLDS={'test_accuracy': (0.9,)}",
     )
     assert [message.partition(": got")[0] for message in messages[1:]] == [
-        f"at STOP_ON='train_loss', {own}: METRIC_THRESHOLDS",
+        f"at {own}: METRIC_THRESHOLDS",
         f"at STOP_ON='test_accuracy', {own}: STOP_ON",
         f"at STOP_ON='test_r3', {known}: STOP_ON",
         f"at STOP_ON='test_r3', {own}: STOP_ON",
@@ -867,6 +867,42 @@ def test_errors_of_settings_that_do_not_fit_together_are_listed_at_once():
     assert messages[0].startswith("at LR_SCHEDULE='cosine': WARMUP_STEPS=7 leaves no step")
     many = {"WARMUP_STEPS": range(1000), "LR_SCHEDULE": ["linear"]}
     assert len(errors_of(make, many, MAX_ITER=7)) == 10  # and no list without an end
+
+
+def test_errors_of_settings_that_do_not_fit_together_are_listed_with_all_others():
+    axes = {"MOMENTUM": [0.9, 0.0], "WIDTH": [4, "wide"]}
+    messages = errors_of(make, axes, NESTEROV=True, LR=-1)
+    assert [message.partition(": ")[0] for message in messages] == [
+        "axis WIDTH",
+        "LR",
+        "at MOMENTUM=0.0",
+    ]
+    # What an axis that cannot be read would have held is not known.
+    (message,) = errors_of(make, {"MOMENTUM": [0.9, "x"]}, NESTEROV=True)
+    assert message.startswith("axis MOMENTUM: ")
+    (message,) = errors_of(make, {"OPTIMIZER": ["sdg", "adam"]}, MOMENTUM=0.9)
+    assert message.startswith("axis OPTIMIZER: ")
+
+
+#: Of which NESTEROV=True without momentum is refused.
+NESTEROV_OR_NOT = {"NESTEROV": [True, False], "trial": range(2), "MOMENTUM": [0.0, 0.9]}
+
+
+def test_settings_have_to_fit_together_where_a_sweep_has_them():
+    text = "NESTEROV needs MOMENTUM > 0; got MOMENTUM=0"
+    assert errors_of(make, NESTEROV_OR_NOT) == [f"at NESTEROV=True, MOMENTUM=0.0: {text}"]
+    # The first point of the product is one of those that are left out.
+    sweep = make(NESTEROV_OR_NOT, where=lambda c: c.momentum > 0 or not c.nesterov)
+    assert len(sweep) == 6
+    left = NESTEROV_OR_NOT | {"LR": [0.1, 0.2]}
+    for where in (lambda c: c.trial == 0, lambda c: c.trial == 1 or not c.nesterov):
+        assert errors_of(make, left, where=where) == [f"at NESTEROV=True, MOMENTUM=0.0: {text}"]
+    names = ("MOMENTUM", "NESTEROV", "LR")
+    zipped = {names: [(0.0, True, 0.1), (0.9, True, 0.1)], "trial": range(2)}
+    assert len(make(zipped, where=lambda c: c.momentum)) == 2
+    assert errors_of(make, zipped, where=lambda c: c.trial) == [
+        f"at MOMENTUM=0.0, NESTEROV=True: {text}"
+    ]
 
 
 def test_an_axis_over_n_train_needs_a_function_that_takes_it():
@@ -894,6 +930,18 @@ def test_an_axis_that_the_optimizer_does_not_use(axes, settings, name):
     assert len(make(axes | {"OPTIMIZER": ["sgd", "adam"]})) == 4
     for optimizer in (torch.optim.Adagrad, "Adagrad"):
         assert len(make(axes, OPTIMIZER=optimizer)) == 2
+
+
+def test_a_setting_that_no_optimizer_of_an_axis_uses():
+    optimizers = {"OPTIMIZER": ["Adam", "adamw"]}
+    text = "MOMENTUM: got 0.9, which none of OPTIMIZER=['adam', 'adamw'] uses (sgd, muon, rmsprop"
+    (message,) = errors_of(make, optimizers, MOMENTUM=0.9)
+    assert message.startswith(text)
+    (message,) = errors_of(make, optimizers | {"MOMENTUM": [0.5, 0.9]})
+    assert message.startswith("axis MOMENTUM: no optimizer of the spec uses MOMENTUM")
+    assert len(make({"OPTIMIZER": ["adam", "sgd"]}, MOMENTUM=0.9, BETAS=(0.9, 0.99))) == 2
+    schedules = {"LR_SCHEDULE": ["constant", "linear"]}
+    assert len(make(schedules, LR_FINAL_FACTOR=0.1)) == 2
 
 
 def test_an_optimizer_may_be_spelt_in_any_case():

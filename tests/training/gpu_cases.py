@@ -178,8 +178,12 @@ SPECS: dict[str, dict[str, Any]] = {
         for mode in ("online", "offline")
     },
     **{
-        optimizer: {**TASK, "OPTIMIZER": optimizer, "MOMENTUM": 0.9, "WEIGHT_DECAY": 0.1}
-        for optimizer in ("muon", "lion", "rmsprop")
+        optimizer: {**TASK, "OPTIMIZER": optimizer, "WEIGHT_DECAY": 0.1, **further}
+        for optimizer, further in {
+            "muon": {"MOMENTUM": 0.9},
+            "lion": {},
+            "rmsprop": {"MOMENTUM": 0.9},
+        }.items()
     },
     "momentum": {**TASK, "MOMENTUM": 0.9, "NESTEROV": True},
     "schedules, clipping and frozen parameters": {
