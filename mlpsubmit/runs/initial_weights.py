@@ -160,8 +160,8 @@ class _Source:
             run = RunDirectory.open(find_run(value.run, runs_dir).path)
         except RunError as error:
             raise RunError(
-                f"{error}; a run that was launched with these networks has copies of its own, and "
-                "goes on: mlpsubmit resume"
+                f"{error}; to train the rest of a run that was launched with these networks "
+                "before, try mlpsubmit resume RUN: it keeps copies of them"
             ) from error
         select(run, value.sel)  # raises its errors
         selected = {name.lower().replace("_", "") for name in value.sel}

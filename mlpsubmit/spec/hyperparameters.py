@@ -196,11 +196,16 @@ class Hyperparameters(BaseModel):
     d_out: Annotated[int | None, integer(1, None)] = _field(
         None, "outputs of the model; by default as many as y has, 1 for y of shape (n,)"
     )
-    record_every: Schedule = _field(1, "steps between recorded losses, or 'log:N'")
+    record_every: Schedule = _field(
+        1,
+        "steps between recorded losses, or 'log:N'; the final ones alone with ONLYTHRESHOLDS=True",
+    )
     eval_every: OptionalSchedule = _field(
         None, "steps between test losses, or 'log:N'; None: 1 offline, no test loss online"
     )
-    grab_every: Schedule = _field(1, "steps between grabs, or 'log:N'")
+    grab_every: Schedule = _field(
+        1, "steps between grabs, or 'log:N'; the final ones alone with ONLYTHRESHOLDS=True"
+    )
     save_weights: WeightSchedule = _field(
         None, "weights kept with the results: 'final', steps between them, or 'log:N'"
     )

@@ -176,11 +176,15 @@ def log_spaced(schedule: int | str) -> int | None:
     return int(schedule[4:]) if isinstance(schedule, str) else None
 
 
+_MOST_LOG_SPACED = 10**6
+_LOG = f"'log:N' for N log-spaced steps (N from 2 to {_MOST_LOG_SPACED:,})"
+
+
 def _schedule(value: Any) -> int | str:
     if not isinstance(value, str):
         return _integral(value, 1)
     _require(value.startswith("log:") and value[4:].isdecimal() and len(value) <= 11)
-    _require(2 <= int(value[4:]) <= 10**6)
+    _require(2 <= int(value[4:]) <= _MOST_LOG_SPACED)
     return value
 
 
@@ -241,13 +245,13 @@ NonNegative = Annotated[float, number(">= 0", lambda value: value >= 0)]
 Fraction = Annotated[float, number(">= 0 and < 1", lambda value: 0 <= value < 1)]
 Schedule = Annotated[
     int | str,
-    _valid(_schedule, "an integer >= 1, or 'log:N' for N >= 2 log-spaced steps"),
+    _valid(_schedule, f"an integer >= 1, or {_LOG}"),
 ]
 OptionalSchedule = Annotated[
     int | str | None,
     _valid(
         lambda value: None if value is None else _schedule(value),
-        "an integer >= 1, 'log:N' for N >= 2 log-spaced steps, or None",
+        f"an integer >= 1, {_LOG}, or None",
     ),
 ]
 InitWeights = Annotated[
@@ -259,7 +263,7 @@ WeightSchedule = Annotated[
     int | str | None,
     _valid(
         lambda value: value if value in (None, "final") else _schedule(value),
-        "'final', an integer >= 1, 'log:N' for N >= 2 log-spaced steps, or None",
+        f"'final', an integer >= 1, {_LOG}, or None",
     ),
 ]
 Thresholds = Annotated[tuple[float, ...] | None, PlainValidator(_thresholds)]

@@ -109,6 +109,7 @@ def test_what_fails_in_a_comparison_is_a_failing_row(
     assert [row["measured"] for row in rows] == [f"weights: {text}" for text in texts]
 
 
+@pytest.mark.slow
 def test_what_is_cut_off_keeps_its_rows(
     accept: ModuleType,
     bench: Callable[[str], ModuleType],
@@ -134,6 +135,7 @@ def test_what_is_cut_off_keeps_its_rows(
     assert accept.run([part], 1, tmp_path, dict(os.environ)) == {part: "cut off after 1 s"}
 
 
+@pytest.mark.slow
 def test_what_is_cut_off_leaves_no_process(accept: ModuleType) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, start_new_session=True

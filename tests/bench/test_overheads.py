@@ -18,6 +18,7 @@ def overheads(bench, monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_saves_heartbeats_and_records_are_the_real_ones(overheads, tmp_path, capsys):
     (tmp_path / "files").mkdir()
     arguments = ["--repeats", "1", "--folder", str(tmp_path / "files")]

@@ -187,6 +187,7 @@ def test_json_files(tmp_path):
         load_json(file)
 
 
+@pytest.mark.slow
 def test_a_wrong_flag_is_refused_before_torch_is_imported():
     code = (
         "import sys, mlpsubmit.compat as compat; assert 'torch' not in sys.modules; "

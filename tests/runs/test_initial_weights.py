@@ -143,7 +143,7 @@ def test_the_source_may_be_deleted(tmp_path: Path, capsys: pytest.CaptureFixture
     shutil.rmtree(before.path)
     retrained()
     assert after.collect().train_loss.equals(expected)
-    with pytest.raises(SpecError, match="has copies of its own, and goes on: mlpsubmit resume"):
+    with pytest.raises(SpecError, match="try mlpsubmit resume RUN: it keeps copies of them"):
         trained(tmp_path, "after", INIT_WEIGHTS=from_run("before"))
 
 

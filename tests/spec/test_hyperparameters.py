@@ -260,8 +260,10 @@ def test_mappings_are_copies():
 COUNT = "should be an integer >= 1"
 POSITIVE = "should be a finite number > 0"
 BELOW_ONE = "should be a finite number >= 0 and < 1"
-EVENTS = "should be an integer >= 1, or 'log:N' for N >= 2 log-spaced steps"
-EVENTS_OR_NONE = "should be an integer >= 1, 'log:N' for N >= 2 log-spaced steps, or None"
+LOG = "'log:N' for N log-spaced steps (N from 2 to 1,000,000)"
+EVENTS = f"should be an integer >= 1, or {LOG}"
+EVENTS_OR_NONE = f"should be an integer >= 1, {LOG}, or None"
+FINAL_ALONE = ", or 'log:N'; the final ones alone with ONLYTHRESHOLDS=True)"
 BOOLEAN = "should be True or False"
 OPTIMIZERS = (
     "should be one of 'sgd', 'adam', 'adamw', 'muon', 'lion', 'rmsprop', or a torch.optim class or "
@@ -308,6 +310,9 @@ NAMES = "should be a dictionary whose keys are names"
         ("ONLINE", 2, BOOLEAN),
         ("ONLINE", None, BOOLEAN),
         ("RECORD_EVERY", 0, EVENTS),
+        ("RECORD_EVERY", None, EVENTS + " (steps between recorded losses" + FINAL_ALONE),
+        ("GRAB_EVERY", None, EVENTS + " (steps between grabs" + FINAL_ALONE),
+        ("GRAB_EVERY", "log:2000000", EVENTS),
         ("RECORD_EVERY", 1.5, EVENTS),
         ("RECORD_EVERY", True, EVENTS),
         ("EVAL_EVERY", "log:1", EVENTS_OR_NONE),

@@ -758,9 +758,7 @@ print(*(config.key for config in sweep))
 
 def test_another_process_finds_the_same_keys(spec):
     here = load_spec(spec)
-    for seed in (1, 2):
-        there = in_a_process(KEYS_OF_SPEC, spec, seed=seed)
-        assert there == [here.fingerprint, *keys(here)]
+    assert in_a_process(KEYS_OF_SPEC, spec, seed=1) == [here.fingerprint, *keys(here)]
 
 
 def test_a_pickled_sweep_keeps_its_keys_whatever_becomes_of_its_modules(spec, tmp_path):

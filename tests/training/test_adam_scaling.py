@@ -223,7 +223,9 @@ def test_activations_move_alike_at_all_widths(further):
     assert (got.max(0) / got.min(0) < 1.4).all(), got
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "lion", "rmsprop"])
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param("muon", marks=pytest.mark.slow), "lion", "rmsprop"]
+)
 def test_activations_move_alike_under_other_optimizers(optimizer):
     further = {"OPTIMIZER": optimizer, "GAMMA": 2.0}
     if optimizer == "rmsprop":  # whose first update is ten times as large

@@ -65,8 +65,15 @@ def joined(results):
     return type(first)(**whole, **steps, grabs=grabs)
 
 
-@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
-@pytest.mark.parametrize("loss", ["mse", "cross_entropy", squared])
+#: Every parametrization under one loss, every loss under one parametrization; all others are slow.
+LOSSES_PARAMETRIZED = [
+    pytest.param(loss, name, marks=[pytest.mark.slow] * (loss != "mse" and name != "mup"))
+    for loss in ("mse", "cross_entropy", squared)
+    for name in PARAMETRIZATIONS
+]
+
+
+@pytest.mark.parametrize(("loss", "parametrization"), LOSSES_PARAMETRIZED)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.filterwarnings("ignore:WEIGHT_DECAY with OPTIMIZER=adam")
 def test_a_pack_is_its_configs_one_by_one(

@@ -87,6 +87,7 @@ def test_a_compiled_training_is_resumed_bit_by_bit(gaussian, saver, same, fresh_
         run(gaussian, False, monitor=saver(monitor.state))
 
 
+@pytest.mark.slow
 def test_a_training_that_would_be_compiled_does_not_go_on_from_a_plain_one(gaussian, saver):
     # As one of COMPILE="auto" that a larger MAX_ITER makes worth it.
     monitor = saver(every=25, interrupting=True)
@@ -116,6 +117,7 @@ def test_a_stack_that_shrinks_often_is_compiled_at_every_size(gaussian, fresh_ca
     assert all(method == "torch.compile" for _, method in sizes)
 
 
+@pytest.mark.slow
 def test_a_training_that_could_not_compile_goes_on_without(gaussian, saver, same, fresh_cache):
     from torch._inductor import config
 
@@ -128,6 +130,7 @@ def test_a_training_that_could_not_compile_goes_on_without(gaussian, saver, same
     same(run(gaussian, False, MAX_ITER=6), resumed)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_training_goes_on(gaussian, same, fresh_cache):
     missing = {"cpp.cxx": ("no-such-compiler",)}
     from torch._inductor import config
@@ -140,6 +143,7 @@ def test_without_a_compiler_the_training_goes_on(gaussian, same, fresh_cache):
     same(run(gaussian, False, MAX_ITER=5), trained)
 
 
+@pytest.mark.slow
 def test_what_the_function_itself_raises_is_raised():
     def failing(X):
         raise ZeroDivisionError("of its own")
@@ -176,6 +180,7 @@ def test_the_mlp_is_not_compiled(gaussian, fresh_cache):
     assert not fresh_cache.exists()
 
 
+@pytest.mark.slow
 def test_a_short_training_never_loads_the_compiler():
     code = (
         "import sys, torch; from torch import nn; from mlpsubmit.training import train\n"

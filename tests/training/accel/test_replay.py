@@ -379,7 +379,9 @@ def test_a_shrunken_stack_is_recorded_anew(job, same, short_blocks, recording, c
 
 
 @pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
-@pytest.mark.parametrize("every", [1, 4, 7])
+@pytest.mark.parametrize(
+    "every", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_training_goes_on_bit_by_bit(
     every, online, job, saver, same, short_blocks, recording
 ):
