@@ -12,6 +12,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from mlpsubmit.errors import DamageError, RunError
@@ -19,7 +20,16 @@ from mlpsubmit.files import checked
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
-__all__ = ["checked_sweep", "content_hash", "owner", "sweep_hash", "untrusted"]
+__all__ = [
+    "NETWORKS",
+    "RESUME",
+    "Use",
+    "checked_sweep",
+    "content_hash",
+    "owner",
+    "sweep_hash",
+    "untrusted",
+]
 
 
 def owner(path: Path) -> str | None:
@@ -48,7 +58,38 @@ def untrusted(path: Path) -> str | None:
     return None
 
 
-def sweep_hash(run: RunDirectory, *, trust: bool = False) -> str:
+@dataclass(frozen=True)
+class Use:
+    """Why the functions of a run are executed, for messages.
+
+    Attributes:
+        executes: the subject and verb, and what is executed.
+        instead: what to do about a run of another user, whose name takes the place of ``{}``.
+        trusting: how to execute them nevertheless.
+        writes: whether it writes to the run.
+    """
+
+    executes: str
+    instead: str
+    trusting: str
+    writes: bool
+
+
+RESUME = Use(
+    "resuming it executes the functions and commands in it",
+    "let {} resume it, or launch its spec with another --runs-dir",
+    "--trust",
+    True,
+)
+NETWORKS = Use(
+    "run.model and run.measure execute the functions in it",
+    "let {} call them, or launch its spec with another --runs-dir",
+    "trust=True",
+    False,
+)
+
+
+def sweep_hash(run: RunDirectory, *, trust: bool = False, use: Use = RESUME) -> str:
     """Return the hash of a run's sweep.pkl, for the command lines of the tasks that execute it.
 
     Args:
@@ -60,7 +101,7 @@ def sweep_hash(run: RunDirectory, *, trust: bool = False) -> str:
         DamageError: it is damaged or lost.
     """
     if not trust and (found := next(_untrusted(run), None)):
-        raise RunError(_refusal(run, *found))
+        raise RunError(_refusal(run, *found, use))
     try:
         return run.verify_pickle()  # its checksum is the hash of the content
     except DamageError as error:
@@ -68,7 +109,7 @@ def sweep_hash(run: RunDirectory, *, trust: bool = False) -> str:
             f"{error}; launch its spec again: if it is unchanged, this run goes on"
         ) from error
     except OSError as error:
-        raise RunError(_unreadable(run, run.pickle, error)) from error
+        raise RunError(_unreadable(run, run.pickle, error, use)) from error
 
 
 def checked_sweep(folder: Path, expected: str | None) -> bytes:
@@ -117,28 +158,29 @@ def _untrusted(run: RunDirectory) -> Iterator[tuple[Path, str]]:
             yield entry, why
 
 
-def _refusal(run: RunDirectory, path: Path, why: str) -> str:
+def _refusal(run: RunDirectory, path: Path, why: str, use: Use) -> str:
     if (other := owner(run.path)) is not None:
+        writing = f" and may write to {run.path}" if use.writes else ""
         return (
-            f"run {run.id} belongs to {other}: resuming it executes the functions and commands in "
-            f"it; let {other} resume it, or launch its spec with another --runs-dir; "
-            f"or, if you trust {other} and may write to {run.path}: --trust"
+            f"run {run.id} belongs to {other}: {use.executes}; {use.instead.format(other)}; "
+            f"or, if you trust {other}{writing}: {use.trusting}"
         )
     return (
         f"run {run.id}: {path} {why}, so others could have replaced the functions and commands in "
-        f"the run, which resuming it executes; make it yours alone (chmod go-w {path}), or launch "
-        "its spec with another --runs-dir; or, if you trust them: --trust"
+        f"the run, and {use.executes}; make it yours alone (chmod go-w {path}), or launch "
+        f"its spec with another --runs-dir; or, if you trust them: {use.trusting}"
     )
 
 
-def _unreadable(run: RunDirectory, file: Path, error: OSError) -> str:
+def _unreadable(run: RunDirectory, file: Path, error: OSError, use: Use) -> str:
     other = owner(run.path)
     whose = "" if other is None else f" belongs to {other}"
-    advice = "restore it" if other is None else f"let {other} resume it"
-    return (
-        f"run {run.id}{whose}: {file} cannot be read ({error.strerror}); {advice}, or launch its "
-        "spec with another --runs-dir"
+    advice = (
+        "restore it, or launch its spec with another --runs-dir"
+        if other is None
+        else use.instead.format(other)
     )
+    return f"run {run.id}{whose}: {file} cannot be read ({error.strerror}); {advice}"
 
 
 def _own_group(gid: int) -> bool:

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mlpsubmit.assembly.assemble import StackInputs, assemble
-from mlpsubmit.errors import SpecError, UserError
+from mlpsubmit.errors import SpecError, UserError, shown
 from mlpsubmit.jobs.as_launched import as_launched
 from mlpsubmit.jobs.pack_results import Arrays, joined, stack_arrays
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.shared_data import SharedData
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.stored_weights import WeightsInMemory, has_weights, weights_steps
-from mlpsubmit.jobs.trust import sweep_hash
+from mlpsubmit.jobs.trust import NETWORKS, sweep_hash
 from mlpsubmit.results.dataset import to_dataset
 from mlpsubmit.results.results_hash import RESULTS_HASH
 from mlpsubmit.results.schema import scan
@@ -101,6 +101,11 @@ def saved_model(
 ) -> nn.Module:
     """Return the network of one config; see :meth:`mlpsubmit.Run.model`."""
     what = "model"
+    if not (step is None or isinstance(step, (int, np.integer))) or isinstance(step, bool):
+        raise UserError(
+            f"model: got step={shown(step)}; should be an integer, a step of SAVE_WEIGHTS; leave "
+            "it out for the last one"
+        )
     index = select_one(run, selection, what)
     weights: Mapping[str, NDArray[Any]] = {}
     if not initial:
@@ -117,13 +122,7 @@ def measured(
     run: RunDirectory, layout: Layout, grabs: Mapping[str, Any], *, trust: bool
 ) -> xarray.Dataset:
     """Return a dataset with grabs of all saved networks; see :meth:`mlpsubmit.Run.measure`."""
-    errors = [
-        f"grabs[{name!r}]: got {grab!r:.80}; should be a function, or the name of one in grabs/"
-        for name, grab in grabs.items()
-        if not (callable(grab) or isinstance(grab, str))
-    ]
-    if errors or not grabs:
-        raise SpecError(errors or ["measure: got no grabs; give {name: function}"])
+    _check_grabs(grabs)
     source = run.results.unread()
     schema = scan(layout, source)
     with _loaded(run, trust=trust) as loaded:
@@ -142,6 +141,26 @@ def measured(
         dataset = dataset.rename(grab_step="step")
     dataset.attrs.pop(RESULTS_HASH, None)
     return dataset
+
+
+def _check_grabs(grabs: Any) -> None:
+    if not (isinstance(grabs, Mapping) and grabs):
+        got = shown(grabs) if grabs else "no grabs"
+        raise SpecError(
+            f"measure: got {got}; give functions by name: measure({{'norm': my_function}})"
+        )
+    errors = [
+        f"measure: got the name {shown(name)}; a name should be a string"
+        for name in grabs
+        if not isinstance(name, str)
+    ]
+    errors += [
+        f"grabs[{name!r}]: got {grab!r:.80}; should be a function, or the name of one in grabs/"
+        for name, grab in grabs.items()
+        if not (callable(grab) or isinstance(grab, str))
+    ]
+    if errors:
+        raise SpecError(errors)
 
 
 def _no_weights(run: RunDirectory, what: str) -> str:
@@ -272,7 +291,7 @@ def _loaded(run: RunDirectory, *, trust: bool) -> Iterator[_Loaded]:
     Raises:
         RunError: other users could have written the functions.
     """
-    with as_launched(run, sweep_hash(run, trust=trust)) as sweep, global_state_kept():
+    with as_launched(run, sweep_hash(run, trust=trust, use=NETWORKS)) as sweep, global_state_kept():
         torch.set_num_threads(Plan.from_json(run.plan).threads)
         device = _device(run)
         yield _Loaded(run, sweep, device, SharedData(run, sweep, device))

@@ -181,7 +181,8 @@ def read(
     """
     data = as_recipe(data)
     errors = _name_errors(name) + _function_errors(batchfn, data, grabs, where)
-    all_grabs = {**_named_grabs(settings, errors), **(grabs if isinstance(grabs, Mapping) else {})}
+    own = grabs.items() if isinstance(grabs, Mapping) else ()
+    all_grabs = _named_grabs(settings, errors) | {n: g for n, g in own if isinstance(n, str)}
     candidates = [batchfn, data, *all_grabs.values()]
     candidates += _values(axes, settings, "model")
     functions = [function for function in candidates if callable(function)]
@@ -236,13 +237,19 @@ def _function_errors(batchfn: Any, data: Any, grabs: Any, where: Any) -> list[st
     for place, function in {"batchfn": batchfn, "data": data, "where": where}.items():
         if function is not None and not callable(function):
             errors.append(f"{place}: got {function!r}; should be a function")
+    return errors + _grab_errors(grabs)
+
+
+def _grab_errors(grabs: Any) -> list[str]:
     if not isinstance(grabs, Mapping):
-        errors.append(
+        return [
             f"grabs: got {grabs!r:.80}; should be a mapping of names to functions, as in "
             "grabs={'sharpness': sharpness}"
-        )
-        return errors
+        ]
+    errors: list[str] = []
     for name, grab in grabs.items():
+        if not isinstance(name, str):
+            errors.append(f"grabs: got the name {shown(name)}; a name should be a string")
         if not callable(grab):
             by_name = f" (by its name: OTHER_MODEL_GRABS={{'mine': {grab!r}}})"
             hint = by_name if isinstance(grab, str) else ""

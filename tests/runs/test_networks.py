@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit import Run, RunError, SpecError, Sweep, UserError, launch
+from mlpsubmit.jobs import trust
+from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.stored_weights import WeightsInMemory
 from mlpsubmit.training import loop
 
@@ -185,10 +187,46 @@ def test_weights_of_other_shapes_share_a_pack(tmp_path: Path) -> None:
     )
 
 
-def test_functions_of_others_are_not_executed(tmp_path: Path) -> None:
+def test_functions_of_others_are_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = trained(tmp_path, {"trial": range(1)}, **SMALL)
     run.path.chmod(0o777)
     for call in (lambda: run.model(trial=0), lambda: run.measure(GRABS)):
-        with pytest.raises(RunError, match="can be written by anyone"):
+        with pytest.raises(RunError, match=r"can be written by anyone.*: trust=True"):
             call()
     assert len(run.model(trial=0, trust=True).input_layer.weight) == 4
+    monkeypatch.setattr(trust, "owner", lambda path: "alice")
+    text = (
+        rf"^run {run.id} belongs to alice: run.model and run.measure execute the functions in it; "
+        r"let alice call them, or launch its spec with another --runs-dir; or, if you trust alice: "
+        "trust=True$"
+    )
+    with pytest.raises(RunError, match=text):
+        run.model(trial=0)
+
+    def denied(*_: Any) -> bytes:
+        raise PermissionError(13, "no")
+
+    monkeypatch.setattr(RunDirectory, "verify_pickle", denied)
+    text = r"sweep.pkl cannot be read \(no\); let alice call them, or launch its spec with"
+    with pytest.raises(RunError, match=text):
+        run.measure(GRABS, trust=True)
+
+
+def test_arguments_of_model_and_measure_are_checked(tmp_path: Path) -> None:
+    run = trained(tmp_path, {"trial": range(1)}, **{**SMALL, "MAX_ITER": 3, "SAVE_WEIGHTS": 2})
+    for step in ("last", 2.0, True):
+        text = rf"^model: got step={step!r}; should be an integer, a step of SAVE_WEIGHTS"
+        with pytest.raises(UserError, match=text):
+            run.model(trial=0, step=step)  # type: ignore[arg-type]
+    assert len(run.model(trial=0, step=np.int64(2)).input_layer.weight) == 4  # type: ignore[arg-type]
+    grabs: Any
+    for grabs, text in (
+        ([len], r"got \[<built-in function len>\]; give functions by name: measure\({'norm'"),
+        (len, "got <built-in function len>; give functions by name"),
+        ({}, "got no grabs; give functions by name"),
+        ({3: len}, "^measure: got the name 3; a name should be a string"),
+    ):
+        with pytest.raises(SpecError, match=text):
+            run.measure(grabs)

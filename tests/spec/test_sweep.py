@@ -954,6 +954,7 @@ def test_grabs_that_are_no_mapping_of_functions():
         "grabs: got [<built-in function len>]; should be a mapping of names to functions, as in "
         "grabs={'sharpness': sharpness}"
     )
+    assert errors_of(make, grabs={3: len}) == ["grabs: got the name 3; a name should be a string"]
     assert errors_of(make, grabs={"s": "sharpness"}) == [
         "grabs['s']: got 'sharpness'; should be a function (by its name: "
         "OTHER_MODEL_GRABS={'mine': 'sharpness'})"
