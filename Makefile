@@ -7,6 +7,9 @@ READY := .venv/.ready
 # A real SLURM, which the tests start. It is not needed to use mlpsubmit.
 SLURM := slurm-wlm slurmdbd munge mariadb-server
 
+# To rewrite the asserts of all tests takes seconds; their bytecode keeps that for the next time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test test-quick simulate crashes science bench bench-all check format slurm clean
 

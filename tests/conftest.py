@@ -196,9 +196,15 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spare the collector what lives until the end: it would pass over all of it, each time."""
+    """Prepare the process, once all tests are imported.
+
+    The collector is spared what lives until the end: it would pass over all of it, each time.
+    Modules that tests write get no bytecode, which Python would read where one has changed within
+    the second in which it was written; tests themselves have theirs.
+    """
     gc.collect()
     gc.freeze()
+    sys.dont_write_bytecode = True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

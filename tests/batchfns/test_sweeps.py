@@ -92,7 +92,7 @@ def test_no_recipe_or_batch_function_is_left_out() -> None:
     assert {name.partition(" ")[0] for name in CASES} == set(library.__all__) - helpers
 
 
-@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize("online", [pytest.param(True, marks=pytest.mark.slow), False])
 @pytest.mark.parametrize("name", CASES)
 def test_a_sweep_over_an_argument_of_its_own_trains(
     tmp_path: Path, name: str, online: bool

@@ -48,6 +48,7 @@ def test_a_function_is_not_shadowed_by_the_module_it_comes_from(name):
     assert pickle.loads(pickle.dumps(function)) is function
 
 
+@pytest.mark.slow
 def test_a_module_that_is_imported_first_shadows_nothing():
     run(
         "from mlpsubmit.batchfns._polynomial import polynomial as function; "

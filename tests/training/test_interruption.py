@@ -68,12 +68,19 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
-@pytest.mark.parametrize("only", [True, False], ids=["final", "traces"])
 @pytest.mark.parametrize(
-    ("every", "name"),
+    ("every", "name", "only"),
     [
-        *((7, name) for name in SETTINGS),
-        *(pytest.param(3, name, marks=[pytest.mark.slow] * (name != "sgd")) for name in SETTINGS),
+        pytest.param(
+            every,
+            name,
+            only,
+            marks=[pytest.mark.slow] * ((every == 3 or only) and name != "sgd"),
+            id=f"{every}-{name}-{'final' if only else 'traces'}",
+        )
+        for every in (7, 3)
+        for name in SETTINGS
+        for only in (True, False)
     ],
 )
 def test_interrupted_and_resumed_is_undisturbed(

@@ -265,8 +265,16 @@ FINITE = (
 
 
 @pytest.mark.parametrize("online", [True, False], ids=["online", "offline"])
-@pytest.mark.parametrize("only", [True, False], ids=["final", "traces"])
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    ("name", "only"),
+    [
+        pytest.param(
+            name, only, marks=[pytest.mark.slow] * (only and name != "sgd"), id=f"{name}-{id}"
+        )
+        for name in SETTINGS
+        for only, id in ((True, "final"), (False, "traces"))
+    ],
+)
 def test_replayed_steps_are_eager_steps(
     name, only, online, job, same, short_blocks, recording, capsys
 ):
