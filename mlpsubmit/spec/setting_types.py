@@ -155,6 +155,7 @@ def choice(
 
 def entries(value: Any) -> list[Any]:
     """Return the entries of a list, numpy's and torch's as Python numbers; one value as a list."""
+    value = python_number(value)  # an array without dimensions cannot be iterated
     single = isinstance(value, (str, Mapping)) or not isinstance(value, Iterable)
     return [python_number(entry) for entry in ([value] if single else value)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import pytest
 
 from mlpsubmit.errors import SpecError
@@ -49,6 +50,7 @@ def test_defaults_of_a_function_and_partials_are_taken():
     [
         (None, r"should be names \('accuracy', 'error', 'margin', 'r2'\) in a list, or a dict"),
         (3, "should be names .*; 3 is neither"),
+        (np.array(3), "should be names .*; 3 is neither"),
         (["acuracy"], r"there is no metric 'acuracy' \(did you mean 'accuracy'\?\)"),
         (["accuracy", "accuracy"], "should have each name once; 'accuracy' is there twice"),
         ({"loss": (mine, "max")}, "and not 'loss'; got 'loss'"),
