@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import traceback
 import warnings
@@ -46,6 +47,7 @@ class SharedData:
         packs: the indices of the configs of each pack that will train, in order: entries that none
             of the remaining packs needs are dropped.
         stop: set when the task is to stop; then it waits for no other task.
+        trust: load files that other users could have written.
     """
 
     def __init__(
@@ -55,8 +57,11 @@ class SharedData:
         device: torch.device,
         packs: Iterable[NDArray[np.int64]] = (),
         stop: StopFlag | None = None,
+        *,
+        trust: bool = False,
     ) -> None:
         self._run = run
+        self._trust = trust
         self._stop = stop or StopFlag()
         self._sweep = sweep
         self._device = device
@@ -112,8 +117,11 @@ class SharedData:
     def _load(self, key: str, arguments: Mapping[str, Any], precision: str) -> Mapping[str, Any]:
         """Load what another task computed, or compute it for all tasks."""
         file = self._run.data_file(key)
-        with files.locked(file.with_suffix(".lock"), waiting=self._waiting(key)):
-            why = (untrusted(file.parent) or untrusted(file)) if file.exists() else "is missing"
+        lock = file.with_suffix(".lock")
+        if not os.access(lock if lock.exists() else lock.parent, os.W_OK):
+            return self._load_read_only(key)
+        with files.locked(lock, waiting=self._waiting(key)):
+            why = self._unusable(file)
             checksum = _checksum(file) if why is None else None
             known: Mapping[str, Any] | None = self._run.data_record(key)
             if problem := self._run.unreadable.get(file.with_suffix(".json")):
@@ -126,6 +134,25 @@ class SharedData:
                 known = {"hash": content_hash(_read(file))}  # the record is damaged
             self._compute(key, arguments, precision, known)
             return _read(file)
+
+    def _load_read_only(self, key: str) -> Mapping[str, Any]:
+        """Load what a task has computed from a run that this process cannot write to."""
+        file = self._run.data_file(key)
+        why = self._unusable(file)
+        known = self._run.data_record(key)
+        if why is None and known is not None and known["data_checksum"] == _checksum(file):
+            return _read(file)
+        raise RunError(
+            f"{file}: {why or 'is damaged'}, and run {self._run.id} is not writable, so that its "
+            "data cannot be computed again; do this as the user to whom the run belongs, or launch "
+            "its spec with another --runs-dir"
+        )
+
+    def _unusable(self, file: Path) -> str | None:
+        """Return why a data file may not be loaded, whatever its content is."""
+        if not file.exists():
+            return "is missing"
+        return None if self._trust else untrusted(file.parent) or untrusted(file)
 
     def _waiting(self, key: str) -> Callable[[], None]:
         """Return what to call while another task has the lock of some entries."""

@@ -294,7 +294,7 @@ def _loaded(run: RunDirectory, *, trust: bool) -> Iterator[_Loaded]:
     with as_launched(run, sweep_hash(run, trust=trust, use=NETWORKS)) as sweep, global_state_kept():
         torch.set_num_threads(Plan.from_json(run.plan).threads)
         device = _device(run)
-        yield _Loaded(run, sweep, device, SharedData(run, sweep, device))
+        yield _Loaded(run, sweep, device, SharedData(run, sweep, device, trust=trust))
 
 
 def _device(run: RunDirectory) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import weakref
 from collections.abc import Callable
@@ -240,3 +241,33 @@ def test_data_of_one_run_is_read_from_one_content_of_a_file(
     assert len(list((run.path / "data").glob("*.pt"))) == 2
     np.save(tmp_path / "x.npy", np.ones((3, 2)))
     assert one.entries(made.config(2))["A"].sum() == 18
+
+
+def test_data_of_a_run_that_cannot_be_written_is_read_without_a_lock(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another user, or on a read-only disk: its networks may still be measured."""
+    made = sweep({"scale": [2.0, 3.0]}, scaled)
+    expected = SharedData(run, made, CPU).entries(made.config(0))
+    (file,) = (run.path / "data").glob("*.pt")
+
+    def read_only(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(files, "locked", read_only)
+    data = SharedData(run, made, CPU)
+    assert data.entries(made.config(0))["A"].equal(expected["A"])
+    text = r"\.pt: is missing, and run .* is not writable, so that its data cannot be computed"
+    with pytest.raises(RunError, match=text):
+        data.entries(made.config(1))
+    file.chmod(0o666)
+    with pytest.raises(RunError, match=r"can be written by anyone, and run .* is not writable"):
+        SharedData(run, made, CPU).entries(made.config(0))
+    trusting = SharedData(run, made, CPU, trust=True)
+    assert trusting.entries(made.config(0))["A"].equal(expected["A"])
+    file.chmod(0o644)
+    content = file.read_bytes()
+    file.write_bytes(content[:-40] + bytes(40))
+    with pytest.raises(RunError, match=r"is damaged, and run .* is not writable"):
+        SharedData(run, made, CPU).entries(made.config(0))
