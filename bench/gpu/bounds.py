@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 
 from mlpsubmit.jobs.throughput.roofline import matmul_rate, wait_for
-from mlpsubmit.training.accel.kernels import WIDEST
+from mlpsubmit.training.accel.narrow_mlps import WIDEST
 
 __all__ = ["Card", "flops"]
 

@@ -21,7 +21,7 @@ from workload import Workload, polynomials
 from mlpsubmit import Sweep, launch
 from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.training import Monitor, Progress
-from mlpsubmit.training.accel.kernels import WIDEST
+from mlpsubmit.training.accel.narrow_mlps import WIDEST
 from mlpsubmit.training.oom import release_memory
 
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cudaGraphLaunch")

@@ -18,8 +18,9 @@ from report import Report, compact
 from torch import nn
 from workload import DEVICE, Workload, polynomials
 
-from mlpsubmit.training import optimizers
-from mlpsubmit.training.accel import kernels
+from mlpsubmit.training import loss_history
+from mlpsubmit.training.accel import layer_products, narrow_mlps
+from mlpsubmit.training.optimizers import sgd
 
 D = 32
 NO_KERNELS = "auto, no kernels"
@@ -77,8 +78,10 @@ REHEARSED = (Case(16, 1, "bf16", times=30, rate=1.5e6, utilization=0.6, modes=("
 def no_kernels() -> Iterator[None]:
     """Train as where Triton is not installed, within the context."""
     with (
-        mock.patch.object(kernels.NarrowKernel, "of", return_value=None),
-        mock.patch.object(optimizers, "sgd_step", return_value=None),
+        mock.patch.object(narrow_mlps.NarrowKernel, "of", return_value=None),
+        mock.patch.object(layer_products, "_fused_products", return_value=None),
+        mock.patch.object(loss_history, "fused_loss_step", return_value=None),
+        mock.patch.object(sgd, "sgd_step", return_value=None),
     ):
         yield
 

@@ -82,20 +82,21 @@ def train_step(pack: Pack, step: int) -> tuple[Batch, Tensor]:
     Returns:
         the batch, and (K,) bool, the configs that made the step.
     """
-    # Draw: X (n, ...) for all configs or (K, n, ...) for each. Offline always the same.
-    batch = pack.train.draw(step)
+    # Draw: X (n, ...) for all configs or (K, n, ...) for each, and f0(X): online that is a forward
+    # pass. Offline both are always the same.
+    batch, initial_output = pack.draw(step)
 
     # Losses (K,) of f(X) - f0(X), and their gradients, clipped: a forward and a backward pass.
-    # Online f0 is a second forward pass.
     outputs: list[Tensor] = []  # where metrics need them
-    losses, gradients = pack.objective(batch, outputs)
+    losses, gradients = pack.objective(batch, initial_output, outputs)
 
     # Smooth and compare with thresholds: a config that has stopped is no longer active (K,).
     active = pack.history.update(step, losses)
 
     # Step: one pass over weights and optimizer state, with lr = 0 where a config is not active.
     scale = pack.lr_schedule.next()
-    pack.optimizer.step(gradients, active, partial(pack.objective, batch), scale)
+    objective = partial(pack.objective, batch, initial_output)
+    pack.optimizer.step(gradients, active, objective, scale)
     pack.stack.keep_buffers(active)
 
     # Measure: metrics of the outputs before the update.

@@ -37,6 +37,7 @@ from torch import Tensor
 
 from mlpsubmit.protocol import DIVERGED, DONE
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.training.accel.step_kernels import LossStep, fused_loss_step
 from mlpsubmit.training.parts import Part, extended, resized
 from mlpsubmit.training.result import Array
 from mlpsubmit.training.schedules import Schedule
@@ -99,6 +100,8 @@ class LossHistory(Part):
         self._max_iter, self.tested, self._given = common.max_iter, tested, common.thresholds
         self.traced, self._relative = not common.onlythresholds, common.loss_checkpoints is None
         self._stops = bool(common.thresholds) and common.stop_on == "train_loss"
+        fused = common.compile is not False and fused_loss_step(stack.device, _loss_step)
+        self._loss_step: LossStep = fused or _loss_step
         self._stack, device = stack, stack.device
         self.record_at = Schedule(common.record_every, common.max_iter)
         self.eval_at = Schedule(common.test_every, common.max_iter)
@@ -157,26 +160,15 @@ class LossHistory(Part):
         Returns:
             (K,) bool, which configs make this step's update.
         """
-        losses = losses.detach().to(self._dtype)
-        if step == 0:
-            self._train_loss.copy_(losses)
-            self._first_loss.copy_(losses)
-            if self._relative:
-                self._thresholds.mul_(losses.unsqueeze(1))
-        else:
-            smoothed = _smoothed(self._train_loss, losses, self._smoother)
-            torch.where(self._active, smoothed, self._train_loss, out=self._train_loss)
-        # Not isfinite(), which makes four passes: a difference that is not finite is NaN.
-        active = self._active & (self._train_loss - self._train_loss == 0)
-        self._steps += active
-        self._active.copy_(active)
-        if self._thresholds.shape[1]:
-            # A loss of -inf is below every threshold, but its config has diverged.
-            below = self._train_loss.unsqueeze(1) < self._thresholds
-            self.note_crossings(below, active, self._uncrossed, self._crossed_after)
-            if self._stops:
-                self.stop(self._uncrossed)
-        return active
+        losses = losses.detach()
+        state = (self._active, self._steps, self._thresholds, self._uncrossed, self._crossed_after)
+        if step > 0:
+            return self._loss_step(losses, self._train_loss, self._smoother, *state, self._stops)
+        self._train_loss.copy_(losses)
+        self._first_loss.copy_(losses)
+        if self._relative:
+            self._thresholds.mul_(self._first_loss.unsqueeze(1))
+        return _counted(self._train_loss, *state, self._stops)
 
     def note_crossings(
         self, reached: Tensor, active: Tensor, uncrossed: Tensor, crossed_after: Tensor
@@ -189,9 +181,7 @@ class LossHistory(Part):
             uncrossed: (K, T) bool, changed: the thresholds that have not been crossed.
             crossed_after: (K, T) changed: the steps made when one was crossed, 0 if it was not.
         """
-        newly = reached & active.unsqueeze(1) & uncrossed
-        torch.where(newly, self._steps.unsqueeze(1), crossed_after, out=crossed_after)
-        uncrossed ^= newly
+        _note_crossings(reached, active, self._steps, uncrossed, crossed_after)
 
     def stop(self, uncrossed: Tensor) -> None:
         """Let configs make no further step that have crossed the last of thresholds (K, T)."""
@@ -310,6 +300,56 @@ class LossHistory(Part):
         """Return the state for :meth:`load_state_dict` (a GPU-CPU sync point)."""
         self.flush()
         return super().state_dict()
+
+
+def _loss_step(losses: Tensor, smoothed: Tensor, smoother: Tensor, *state: Any) -> Tensor:
+    """Smooth losses (K,), of the active configs, and go on as :func:`_counted`."""
+    new = _smoothed(smoothed, losses.to(smoothed.dtype), smoother)
+    torch.where(state[0], new, smoothed, out=smoothed)
+    return _counted(smoothed, *state)
+
+
+def _counted(
+    smoothed: Tensor,
+    active: Tensor,
+    steps: Tensor,
+    thresholds: Tensor,
+    uncrossed: Tensor,
+    crossed_after: Tensor,
+    stops: bool,
+) -> Tensor:
+    """Count a step of the configs whose smoothed losses are finite; compare with thresholds.
+
+    Args:
+        smoothed: train losses (K,).
+        active: (K,) bool, changed.
+        steps: (K,) int64, changed.
+        thresholds: (K, T).
+        uncrossed, crossed_after: (K, T), changed; see :meth:`LossHistory.note_crossings`.
+        stops: whether a config stops that crosses the last threshold.
+
+    Returns:
+        (K,) bool, which configs make the step.
+    """
+    # Not isfinite(), which makes four passes: a difference that is not finite is NaN.
+    made = active & (smoothed - smoothed == 0)
+    steps += made
+    active.copy_(made)
+    if thresholds.shape[1]:
+        # A loss of -inf is below every threshold, but its config has diverged.
+        below = smoothed.unsqueeze(1) < thresholds
+        _note_crossings(below, made, steps, uncrossed, crossed_after)
+        if stops:
+            active &= uncrossed[:, -1]
+    return made
+
+
+def _note_crossings(
+    reached: Tensor, made: Tensor, steps: Tensor, uncrossed: Tensor, crossed_after: Tensor
+) -> None:
+    newly = reached & made.unsqueeze(1) & uncrossed
+    torch.where(newly, steps.unsqueeze(1), crossed_after, out=crossed_after)
+    uncrossed ^= newly
 
 
 def _smoothed(average: Tensor, loss: Tensor, smoother: Tensor) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import DIVERGED, BatchFn
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, STACKED, Hyperparameters, validate
 from mlpsubmit.training.accel.compile import compile_wanted, make_importable
+from mlpsubmit.training.accel.replay import Aside, at_once
 from mlpsubmit.training.batches import Batch, Batches
 from mlpsubmit.training.clipping import GradientClipping
 from mlpsubmit.training.comparison import StackingError, signature
@@ -114,6 +116,7 @@ class Pack:
         train, test: the batches; ``test`` is None where there is no test set or no use for it.
         inputs: guards the tensors among the contexts, such as the data entries.
         initial_output: f0, which is subtracted from the outputs.
+        aside: makes work of a step that does not depend on the one before.
         clipping: of the gradients.
         lr_schedule: the factors of the learning rates.
         optimizer: the stacked optimizer.
@@ -145,7 +148,10 @@ class Pack:
             # The fixed sets are drawn again, from the generators' original states.
             set_generator_states(self._given, state["generators_at_start"])
         self._generators_at_start = generator_states(self._given)
-        self._called = False  # the objective
+        self.aside: Aside = at_once
+        #: What the first step must not change, once its batch has been drawn.
+        self._drawn_before = False
+        self._unchanged: tuple[dict[str, Any], Guard] | None = None
         arguments = resolve(grabs, contexts)
         taken = frozenset[str]().union(*(names for one in arguments for names in one.values()))
 
@@ -230,12 +236,26 @@ class Pack:
         if test_fns:
             self.test = batches(test_fns, fixed=True, what="test batch function")
 
+    def draw(self, step: int) -> tuple[Batch, Tensor | float]:
+        """Return the batch of a step, and f0 (K, n, ...) on it, or a number."""
+        drawn: tuple[Batch, Tensor | float] = self.aside(partial(self._draw, step))
+        return drawn
+
+    def _draw(self, step: int) -> tuple[Batch, Tensor | float]:
+        batch = self.train.draw(step)
+        if not self._drawn_before:
+            guard = Guard({"X": batch.X, "y": batch.y}, sampled=True)
+            self._drawn_before, self._unchanged = True, (global_states(self.device), guard)
+        with self._attributing(batch, 0.0):
+            return batch, self.initial_output.train(batch)
+
     def objective(
-        self, batch: Batch, kept: list[Tensor] | None = None
+        self, batch: Batch, initial_output: Tensor | float, kept: list[Tensor] | None = None
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the losses (K,) of the centred outputs on a batch, and their clipped gradients.
 
         Args:
+            initial_output: f0 on the batch.
             kept: takes the outputs (K, n, ...), if there are metrics. Where a kernel computes the
                 step, that is a second forward pass.
 
@@ -243,29 +263,33 @@ class Pack:
             StackingError: where the first call draws from a global generator, for several models.
             WriteError: where MODEL or LOSS changes the batch.
         """
-        first, self._called = not self._called, True
-        states = global_states(self.device) if first else None
-        guard = Guard({"X": batch.X, "y": batch.y}, sampled=True) if first else None
-        initial_output: Tensor | float = 0.0
-        try:
-            initial_output = self.initial_output.train(batch)
-            wanted = kept if self.metrics.measured else None
+        wanted = kept if self.metrics.measured else None
+        with self._attributing(batch, initial_output):
             found = self.stack.losses_and_gradients(batch, initial_output, self._loss, wanted)
             if wanted is not None and not wanted:
                 with torch.no_grad():
                     wanted.append(self.stack(batch) - initial_output)
+        losses, gradients = found[0], self.clipping(found[1])
+        written = batch.written
+        if self._unchanged is not None:
+            (states, guard), self._unchanged = self._unchanged, None
+            if len(self.stack.models) > 1:
+                self._refuse_global_draws(states, global_states(self.device))
+            # By checksums the first time (a GPU-CPU sync point), else by version counters.
+            written = written or "".join(guard.changed()[:1])
+        if written:
+            self._refuse_write(written)
+        return losses, gradients
+
+    @contextlib.contextmanager
+    def _attributing(self, batch: Batch, initial_output: Tensor | float) -> Iterator[None]:
+        """Attribute an error of the networks to the configs that fail alone, too."""
+        try:
+            yield
         except FAILURES as error:
             if not ran_out_of_memory(error) and not _is_capturing(self.device):
                 self._raise_by_config(batch, initial_output)
             raise
-        losses, gradients = found[0], self.clipping(found[1])
-        if states is not None and len(self.stack.models) > 1:
-            self._refuse_global_draws(states, global_states(self.device))
-        # By checksums the first time (a GPU-CPU sync point), else by version counters.
-        written = batch.written or ("".join(guard.changed()[:1]) if guard is not None else "")
-        if written:
-            self._refuse_write(written)
-        return losses, gradients
 
     def _refuse_global_draws(self, before: dict[str, Any], after: dict[str, Any]) -> None:
         drawn = [name for name, state in after.items() if state != before[name]]

@@ -305,11 +305,7 @@ class Stack(Part):
     def method(self) -> str:
         """How gradients are computed, which decides how they round."""
         if self._closed_form is not None:
-            return (
-                "the closed form"
-                if self._closed_form.kernel is None
-                else "the kernel for narrow MLPs"
-            )
+            return self._closed_form.method
         if self._alone:
             return "the model itself"
         compiled = self._compiled is not None and self._compiled.works

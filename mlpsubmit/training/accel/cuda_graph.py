@@ -29,6 +29,11 @@ class CudaRecorder:
         # Libraries initialise themselves per stream, which cannot be recorded: so the watched step
         # runs on the stream that is recorded later.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._second = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def aside(self) -> _Aside:
+        """Return what does works of steps aside; a new one for each recording."""
+        return _Aside(self._second)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[list[str]]:
@@ -104,6 +109,36 @@ class CudaRecorder:
             return result
 
         return replay
+
+
+class _Aside:
+    """Does works, one per step, at the same time as what the current stream did up to a step ago.
+
+    The memory of a work's results is of the second stream: it may be used again by works on that
+    stream as soon as Python has freed it, while the current stream may still read it. So results
+    are held until the next work has been launched; and that after next waits until the current
+    stream has made the step that used them.
+
+    Args:
+        stream: the second stream.
+    """
+
+    def __init__(self, stream: torch.cuda.Stream) -> None:
+        self._stream = stream
+        #: What the current stream had been given when the last work was launched.
+        self._reached: torch.cuda.Event | None = None
+        self._held: Any = None
+
+    def __call__(self, work: Callable[[], T]) -> T:
+        """Do some work on the second stream, and let the current one wait for it."""
+        current = torch.cuda.current_stream(self._stream.device)
+        reached = current.record_event()
+        self._stream.wait_event(reached if self._reached is None else self._reached)
+        with torch.cuda.stream(self._stream):
+            made = work()
+        current.wait_stream(self._stream)
+        self._reached, self._held = reached, made
+        return made
 
 
 @contextlib.contextmanager

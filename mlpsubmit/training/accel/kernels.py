@@ -1,11 +1,9 @@
-"""Kernels: on a GPU, the passes of narrow MLPs and of SGD in a launch each, if Triton is installed.
+"""Kernels of our own: where they run, and the trial that each passes before it is used.
 
-At widths up to :data:`WIDEST` a step moves its activations to and from memory many times, and
-launches a kernel per operation. One program per network keeps them on the chip (the idea of fully
-fused networks: Müller et al., 2021, arXiv:2106.12372).
-
-A kernel is compared with the formulas that it replaces before it is used. Where it fails, or gives
-other numbers, they are used instead, and one line of output names the reason.
+They are written in Triton (:mod:`mlpsubmit.training.accel.triton_kernels`), where that is
+installed, and do in a launch what PyTorch does in many. Before one is used it is compared with what
+it replaces. Where it fails, or gives other numbers, that is used instead, and one line of output
+names the reason.
 """
 
 from __future__ import annotations
@@ -13,43 +11,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mlpsubmit.display.output import echo
-from mlpsubmit.training.batches import Batch
-from mlpsubmit.training.losses import StackedLoss, mse
 from mlpsubmit.training.oom import ran_out_of_memory
-from mlpsubmit.training.precision import full_precision_matmul
 
-__all__ = ["NarrowKernel", "sgd_step"]
-
-#: The widest layers of the kernel for MLPs, and the most inputs: weights and gradients of a network
-#: are in registers.
-WIDEST, MOST_INPUTS = 64, 64
-
-#: Samples of one program, and those that it multiplies at a time, in so many warps.
-SEGMENT, ROWS, WARPS = 256, 32, 4
-
-#: Largest difference from the formulas, over the norm of what is compared, in a trial.
-TOLERANCE = 1e-5
-
-#: Entries that a program of SGD updates.
-BLOCK = 1024
-
-#: From tensors by name, a batch, f0 and the loss to losses (K,) and gradients (K, ...) by name.
-Formulas = Callable[
-    [Mapping[str, Tensor], Batch, "Tensor | float", StackedLoss], tuple[Tensor, dict[str, Tensor]]
-]
+__all__ = ["kernel_module", "launch", "passes"]
 
 
 @functools.cache
-def _kernels(device_type: str) -> Any:
+def kernel_module(device_type: str) -> Any:
     """Return the module of the kernels, or None where they cannot run."""
     interpreted = device_type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
     if find_spec("triton") is None or not (device_type == "cuda" or interpreted):
@@ -61,188 +36,14 @@ def _kernels(device_type: str) -> Any:
     return None
 
 
-@dataclass(frozen=True)
-class NarrowKernel:
-    """Losses and gradients of K narrow MLPs with one output under mse, one program per network.
-
-    Get one from :meth:`of`.
-
-    Attributes:
-        layers: names of the Linear layers: two or three.
-        scales: per layer, the factor that its input lacks (see ``mlp.ClosedForm``).
-        d, width: inputs, and units of the hidden layers.
-        bias: whether the layers have biases.
-    """
-
-    layers: tuple[str, ...]
-    scales: tuple[float, ...]
-    d: int
-    width: int
-    bias: bool
-
-    @classmethod
-    def of(
-        cls,
-        layers: tuple[str, ...],
-        scales: tuple[float, ...],
-        tensors: Mapping[str, Tensor],
-        device: torch.device,
-        formulas: Formulas,
-    ) -> NarrowKernel | None:
-        """Return the kernel for these MLPs, or None where there is none or it fails its trial.
-
-        Args:
-            layers, scales: as the attributes.
-            tensors: parameters and buffers by name, those of one network.
-            device: where to train.
-            formulas: what the kernel computes, in PyTorch.
-        """
-        width, d = tensors[f"{layers[0]}.weight"].shape
-        outputs = tensors[f"{layers[-1]}.weight"].shape[0]
-        small = width <= WIDEST and d <= MOST_INPUTS and outputs == 1 and len(layers) <= 3
-        floats = all(t.dtype == torch.float32 for t in tensors.values())
-        if not (small and floats and _kernels(device.type)):
-            return None
-        kernel = cls(layers, scales, d, width, f"{layers[0]}.bias" in tensors)
-        if (kernel, device) not in _PASSED:
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            difference = functools.partial(kernel._difference, shapes, device, formulas)
-            _PASSED[kernel, device] = _passes(f"MLPs of width {width}", difference, TOLERANCE)
-        return kernel if _PASSED[kernel, device] else None
-
-    def _difference(
-        self, shapes: Mapping[str, tuple[int, ...]], device: torch.device, formulas: Formulas
-    ) -> float:
-        """Return how much the kernel differs from the formulas on random numbers, in norms.
-
-        The smaller of two differences: rounding may switch a unit on or off.
-        """
-        return min(self._trial(seed, shapes, device, formulas) for seed in (0, 1))
-
-    def _trial(
-        self,
-        seed: int,
-        shapes: Mapping[str, tuple[int, ...]],
-        device: torch.device,
-        formulas: Formulas,
-    ) -> float:
-        random = torch.Generator().manual_seed(seed)
-
-        def drawn(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=random).to(device)
-
-        tensors = {
-            name: drawn(2, *shape) / max(shape, default=1) ** 0.5 for name, shape in shapes.items()
-        }
-        batch = Batch(drawn(2, 2 * ROWS, self.d), drawn(2, 2 * ROWS), shared=False)
-        initial_output = drawn(2, 2 * ROWS, 1)
-        losses, found = self(tensors, batch, initial_output)
-        with full_precision_matmul():
-            expected, wanted = formulas(tensors, batch, initial_output, mse)
-        pairs = [(losses, expected), *((found[name], wanted[name]) for name in wanted)]
-        return max(float((a - b).norm() / b.norm()) for a, b in pairs)
-
-    def __call__(
-        self, tensors: Mapping[str, Tensor], batch: Batch, initial_output: Tensor | float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return losses (K,) under mse, and gradients (K, ...) by name.
-
-        Args:
-            tensors: parameters and buffers, each (K, ...).
-            initial_output: f0, (K, n, 1), or a number.
-        """
-        X, y = batch.X.contiguous(), batch.y.contiguous()
-        K, n = len(tensors[f"{self.layers[0]}.weight"]), X.shape[0 if batch.shared else 1]
-        f0 = initial_output
-        if not isinstance(f0, Tensor):
-            f0 = X.new_full((n,), f0)
-        shared_f0 = not isinstance(initial_output, Tensor)
-        segments = -(-n // SEGMENT)
-        names = [f"{layer}.{kind}" for layer in self.layers for kind in ("weight", "bias")]
-        weights = {name: tensors[name].detach() for name in names if name in tensors}
-        losses = X.new_empty(K, segments)
-        sums = {name: t.new_empty(K, segments, *t.shape[1:]) for name, t in weights.items()}
-        unused = losses  # takes the place of what there is none of
-        multiplier = tensors.get(f"{self.layers[-1]}.multiplier")
-        deep = len(self.layers) == 3
-        if not deep:
-            names[2:2] = ["", ""]
-        padded = {"D": self.d, "WIDTH": self.width}
-        _launch(
-            X.device,
-            "mlp_losses_and_gradients",
-            (K, segments),
-            *(X, y, f0.contiguous()),
-            *(weights.get(name, unused) for name in names),
-            unused if multiplier is None else multiplier,
-            losses,
-            *(sums.get(name, unused) for name in names),
-            n,
-            0 if batch.shared else n * self.d,
-            0 if batch.shared else n,
-            0 if shared_f0 else n,
-            self.scales[1],
-            self.scales[-1],
-            d=self.d,
-            width=self.width,
-            DEEP=deep,
-            BIAS=self.bias,
-            MULTIPLIED=multiplier is not None,
-            **{name: max(16, 1 << (size - 1).bit_length()) for name, size in padded.items()},
-            ROWS=ROWS,
-            SEGMENT=SEGMENT,
-            num_warps=WARPS,
-            num_stages=1,
-        )
-        if segments == 1:
-            return losses[:, 0], {name: tensor[:, 0] for name, tensor in sums.items()}
-        return losses.sum(1), {name: tensor.sum(1) for name, tensor in sums.items()}
-
-
-#: Which kernels have passed their trial in this process, and which have not.
-_PASSED: dict[tuple[NarrowKernel, torch.device], bool] = {}
-
-
-#: From parameters and gradients (K, ...), learning rates (K,) and active (K,) bool to nothing: it
-#: changes the parameters.
-SgdStep = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-
-
-@functools.cache
-def sgd_step(device: torch.device) -> SgdStep | None:
-    """Return a function that makes p -= lr g, for the configs that are active, in one pass.
-
-    Parameters must be contiguous. None where no kernel runs.
-    """
-    if _kernels(device.type) is None:
-        return None
-
-    def step(parameter: Tensor, gradient: Tensor, lrs: Tensor, active: Tensor) -> None:
-        size = parameter[0].numel()
-        blocks = -(-size // BLOCK)
-        tensors = (parameter.detach(), gradient.contiguous(), lrs, active)
-        grid = (blocks, len(parameter))
-        _launch(device, "sgd_step", grid, *tensors, lrs.stride(0), size, BLOCK=BLOCK)
-
-    def difference() -> float:
-        numbers = torch.linspace(-1, 1, 2 * (BLOCK + 1), device=device).view(2, -1)
-        old, gradient, lrs = numbers, numbers.flip(1).contiguous(), numbers[:, :3]
-        new, active = old.clone(), torch.tensor([True, False], device=device)
-        step(new, gradient, lrs[:, 1], active)
-        expected = old - (lrs[:, 1] * active).unsqueeze(1) * gradient
-        return float((new - expected).abs().max())
-
-    return step if _passes("SGD", difference, 1e-6) else None
-
-
-def _launch(device: torch.device, name: str, grid: tuple[int, int], *args: Any, **kw: Any) -> None:
+def launch(device: torch.device, name: str, grid: tuple[int, int], *args: Any, **kw: Any) -> None:
     """Launch a kernel, on the device and stream of PyTorch."""
     is_cuda = device.type == "cuda"
     with torch.cuda.device(device) if is_cuda else contextlib.nullcontext():
-        getattr(_kernels(device.type), name)[grid](*args, **kw)
+        getattr(kernel_module(device.type), name)[grid](*args, **kw)
 
 
-def _passes(what: str, difference: Callable[[], float], tolerance: float) -> bool:
+def passes(what: str, difference: Callable[[], float], tolerance: float) -> bool:
     """Return whether a kernel runs, and differs little from what it replaces; print why not."""
     try:
         found = difference()

@@ -4,7 +4,7 @@ With weights W, biases b and forward multipliers g, a hidden layer computes
 relu(sqrt(2) g (W x + b)), which equals c relu(W x + b) with c = sqrt(2) g (c = g where a
 parametrization has no ReLU gain). So relu(W x + b) is what is stored, and c is a factor of the next
 matrix product, where it costs nothing. Gradients follow from these formulas by backpropagation. For
-narrow MLPs on a GPU, :mod:`mlpsubmit.training.accel.kernels` computes the same in one launch.
+narrow MLPs on a GPU, :mod:`mlpsubmit.training.accel.narrow_mlps` computes the same in one launch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.training.accel.kernels import NarrowKernel
+from mlpsubmit.training.accel.layer_products import LayerProducts, layer_products, product
+from mlpsubmit.training.accel.narrow_mlps import NarrowKernel
 from mlpsubmit.training.batches import Batch, column
 from mlpsubmit.training.losses import (
     StackedLoss,
@@ -41,14 +42,17 @@ class ClosedForm:
     Args:
         layers: the names of the Linear layers, the read-in first.
         scales: c of every layer but the read-out.
+        products: of the layers.
     """
 
     #: The tensors, not trained, that :meth:`scaled` multiplies outputs by. They hold GAMMA, on
     #: which nothing else in the forward pass depends.
     OUTPUT_SCALE = "output_layer.multiplier"
 
-    def __init__(self, layers: Sequence[str], scales: Sequence[float]) -> None:
-        self._layers = list(layers)
+    def __init__(
+        self, layers: Sequence[str], scales: Sequence[float], products: LayerProducts
+    ) -> None:
+        self._layers, self._products = list(layers), products
         #: Per layer, the factor c that its input still lacks.
         self._scales = [1.0, *scales]
         #: Computes losses and gradients under mse, where there is one.
@@ -82,12 +86,19 @@ class ClosedForm:
         common = scales.pop()
         if scales or common is None:
             return None
-        form = cls(layers, common)
+        dtype = named["input_layer.weight"].dtype
+        form = cls(layers, common, layer_products(precision, dtype, device))
+        plain = cls(layers, common, LayerProducts())
         tensors = {**named, **dict(first.named_buffers())}
         form.kernel = NarrowKernel.of(
-            tuple(layers), (1.0, *common), tensors, device, form.losses_and_gradients
+            tuple(layers), (1.0, *common), tensors, device, plain.losses_and_gradients
         )
         return form
+
+    @property
+    def method(self) -> str:
+        """How gradients are computed, which decides how they round."""
+        return self._products.method if self.kernel is None else "the kernel for narrow MLPs"
 
     def losses_and_gradients(
         self,
@@ -136,8 +147,12 @@ class ClosedForm:
         signals = [X.flatten(1).expand(K, -1, -1) if shared else X.flatten(2)]
         for layer, scale in zip(self._layers, self._scales, strict=True):
             W, b = tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias")
-            product = _product(signals[-1], W.mT, scale, b)
-            signals.append(product if layer == "output_layer" else product.relu_())
+            is_last = layer == self._layers[-1]
+            signals.append(
+                product(signals[-1], W.mT, scale, b)
+                if is_last
+                else self._products.hidden(signals[-1], W, scale, b)
+            )
         signals[-1] = self.scaled(tensors, signals[-1])
         return signals
 
@@ -162,16 +177,17 @@ class ClosedForm:
     ) -> dict[str, Tensor]:
         """Return the gradients (K, ...) by name, from that with respect to the outputs."""
         gradients = {}
+        has_bias = [f"{layer}.bias" in tensors for layer in self._layers]
         d = self.scaled(tensors, d_output)
+        sums = d.sum(1) if has_bias[-1] else None
         for i in reversed(range(len(self._layers))):
             layer, scale, signal = self._layers[i], self._scales[i], signals[i]
-            gradients[f"{layer}.weight"] = _product(d.mT, signal, scale)
-            if f"{layer}.bias" in tensors:
-                gradients[f"{layer}.bias"] = d.sum(1)
+            gradients[f"{layer}.weight"] = self._products.weight_gradient(d, signal, scale)
+            if sums is not None:
+                gradients[f"{layer}.bias"] = sums
             if i:
-                d = _product(d, tensors[f"{layer}.weight"], scale)
-                # In place: zero where the unit was inactive.
-                torch.ops.aten.threshold_backward.grad_input(d, signal, 0, grad_input=d)
+                W = tensors[f"{layer}.weight"]
+                d, sums = self._products.errors(d, W, scale, signal, has_bias[i - 1])
         return gradients
 
 
@@ -187,13 +203,3 @@ def _scales(model: nn.Module) -> tuple[float, ...] | None:
         return None  # a hook or a multiplier that no parametrization has set
     # A layer that occurs twice gets gradients from both places.
     return found[:-1] if len(found) == len(set(layers)) == len(layers) else None
-
-
-def _product(A: Tensor, B: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
-    """Return scale A B (K, n, m), plus a bias (K, m) where there is one."""
-    if bias is not None:
-        return torch.baddbmm(bias.unsqueeze(1), A, B, alpha=scale)
-    if scale == 1.0:
-        return torch.bmm(A, B)
-    ignored = A.new_empty(()).expand(len(A), A.shape[1], B.shape[2])  # beta=0 does not read it
-    return torch.baddbmm(ignored, A, B, beta=0, alpha=scale)

@@ -3,7 +3,8 @@
 At small widths a step on a GPU consists of many short kernels, and waits for the CPU to launch each
 of them. A recorded step takes one launch, and two more per generator that it draws from: for its
 seed and its offset. So :data:`STRIDE` steps are recorded together, besides a single one, and
-replayed wherever nothing is looked at between them.
+replayed wherever nothing is looked at between them. In a stride, the batch of a step is drawn while
+the GPU makes the step before.
 
 A recording repeats the same operations on the same memory and runs none of their Python code, so it
 equals eager steps only where
@@ -41,7 +42,7 @@ from mlpsubmit.training.accel.cuda_graph import CudaRecorder
 from mlpsubmit.training.batches import Batch, Batches
 from mlpsubmit.training.seeds import generator_states, global_states, set_generator_states
 
-__all__ = ["ReplayedSteps", "StepFn", "StepsFn", "replay_wanted", "replayed"]
+__all__ = ["Aside", "ReplayedSteps", "StepFn", "StepsFn", "at_once", "replay_wanted", "replayed"]
 
 T = TypeVar("T")
 
@@ -51,6 +52,9 @@ StepFn = Callable[[int], tuple[Batch, Tensor]]
 #: Makes one step, or several up to another one that is given; returns the last step that it has
 #: made, and what the step function returns of it.
 StepsFn = Callable[[int, int], tuple[int, Batch, Tensor]]
+
+#: Does some work and returns its result: at once, or at the same time as what comes before it.
+Aside = Callable[[Callable[[], Any]], Any]
 
 #: Steps from which on a recording is repaid. On an H100, that of one step of 16 narrow networks
 #: took as long as 40 eager steps; by estimate, that of a stride and its check take twice as long.
@@ -74,11 +78,13 @@ class Recordable(Protocol):
         start: the first step to make.
         train: the batches.
         device: where it trains.
+        aside: makes the work of a step that does not depend on the step before.
     """
 
     start: int
     train: Batches
     device: torch.device
+    aside: Aside
 
     @property
     def size(self) -> int:
@@ -103,6 +109,11 @@ class Recordable(Protocol):
     @property
     def obstacle(self) -> str | None:
         """Why steps cannot be recorded, where that is known."""
+
+
+def at_once(work: Callable[[], T]) -> T:
+    """Do some work."""
+    return work()
 
 
 def replayed(step_fn: StepFn, pack: Recordable, common: Hyperparameters) -> StepsFn:
@@ -188,7 +199,7 @@ class ReplayedSteps:
         generators = self._pack.generators
         before, content = generator_states(generators), self._content()
         with self._recorder.watched() as waits:
-            made = self._step_fn(step)
+            made = self._aside(partial(self._step_fn, step))
         after = generator_states(generators)
         self._drawn_from = [
             generator
@@ -223,6 +234,14 @@ class ReplayedSteps:
             self._step_fn(earlier)
         return self._step_fn(step + count - 1)
 
+    def _aside(self, work: Callable[[], T]) -> T:
+        """Make steps whose batches are drawn aside, as in a recording."""
+        self._pack.aside = self._recorder.aside()
+        try:
+            return work()
+        finally:
+            self._pack.aside = at_once
+
     def _record(self, step: int) -> None:
         """Record a step and a stride, which changes nothing."""
         before = _Snapshot(self._pack)
@@ -230,7 +249,7 @@ class ReplayedSteps:
         before.restore(self._pack)
         if reason is None:
             counts = (1, STRIDE)
-            works = [partial(self._steps, step, count) for count in counts]
+            works = [partial(self._aside, partial(self._steps, step, n)) for n in counts]
             made, reason = _tried(lambda: self._recorder.record(works, self._drawn_from))
             before.restore(self._pack)
             self._recordings = dict(zip(counts, made, strict=True)) if made else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["mlp_losses_and_gradients", "sgd_step"]
+__all__ = ["layer_product", "loss_step", "mlp_losses_and_gradients", "sgd_step"]
 
 # Matrices of Triton have powers of two as sizes, of at least 16: rows and columns beyond the real
 # ones are zero, in weights, inputs and errors, and so contribute nothing.
@@ -191,22 +191,168 @@ def mlp_losses_and_gradients(
             _store_vector(db2 + part * width, s2, width, WIDTH)
 
 
-@triton.jit(do_not_specialize=["lr_stride"])
-def sgd_step(p, g, lr, active, lr_stride, size, BLOCK: tl.constexpr):
-    """One step of SGD, p -= lr g, of the configs that are active; the others are not touched.
+@triton.jit
+def layer_product(
+    A,
+    B,
+    C,
+    bias,
+    gate,
+    sums,
+    M,
+    N,
+    summands,
+    A_stride,
+    scale,
+    A_ACROSS: tl.constexpr,
+    B_ACROSS: tl.constexpr,
+    BIAS: tl.constexpr,
+    RELU: tl.constexpr,
+    GATED: tl.constexpr,
+    SUMS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+):
+    """One tile of C = scale A B + bias of one network, of what follows it, and its column sums.
 
-    Program (i, k) updates BLOCK entries of config k.
+    Program (t, k) computes ROWS x COLUMNS entries of network k. Programs that run at the same time
+    have the same columns of B, which are read from memory once.
 
     Args:
-        p, g: parameters, changed in place, and gradients, (K, size) each.
-        lr: learning rates, config k's at ``lr + k lr_stride``.
-        active: (K,) bool.
-        size: entries of the parameter of one config.
+        A: (M, summands), or (summands, M) if A_ACROSS, network k's from ``A + k A_stride`` on.
+        B: (K, summands, N), or (K, N, summands) if B_ACROSS.
+        C: (K, M, N), written; negative entries become zero if RELU, and those at which ``gate``
+            is not positive if GATED.
+        bias: (K, N). What there is none of is not read.
+        gate: (K, M, N).
+        sums: (K, tiles along M, N), written: of each tile's rows of C.
+        PRECISION: of the products, such as "bf16x6": six products of bf16, as exact as fp32.
+    """
+    tiles = tl.cdiv(M, ROWS)
+    tile_m, tile_n = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    k = tl.program_id(1).to(tl.int64)
+    rows = tile_m * ROWS + tl.arange(0, ROWS)
+    columns = tile_n * COLUMNS + tl.arange(0, COLUMNS)
+    depth = tl.arange(0, DEPTH)
+    if A_ACROSS:
+        a = A + k * A_stride + depth[None, :] * M + rows[:, None]
+    else:
+        a = A + k * A_stride + rows[:, None] * summands + depth[None, :]
+    if B_ACROSS:
+        b = B + k * N * summands + columns[None, :] * summands + depth[:, None]
+    else:
+        b = B + k * N * summands + depth[:, None] * N + columns[None, :]
+    real_rows, real_columns = (rows < M)[:, None], (columns < N)[None, :]
+
+    tile = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, summands, DEPTH):
+        inside = start + depth < summands
+        left = tl.load(a, mask=real_rows & inside[None, :], other=0.0)
+        right = tl.load(b, mask=inside[:, None] & real_columns, other=0.0)
+        tile = tl.dot(left, right, tile, input_precision=PRECISION)
+        a += DEPTH * M if A_ACROSS else DEPTH
+        b += DEPTH if B_ACROSS else DEPTH * N
+    tile *= scale
+
+    places, real = rows[:, None] * N + columns[None, :], real_rows & real_columns
+    if BIAS:
+        tile += tl.load(bias + k * N + columns, mask=columns < N, other=0.0)[None, :]
+    if RELU:
+        tile = _relu(tile)
+    if GATED:
+        signal = tl.load(gate + k * M * N + places, mask=real, other=0.0)
+        tile = tl.where(signal <= 0, 0.0, tile)
+    if SUMS:
+        sum_of_rows = sums + (k * tiles + tile_m) * N + columns
+        tl.store(sum_of_rows, tl.sum(tile, 0), mask=columns < N)
+    tl.store(C + k * M * N + places, tile, mask=real)
+
+
+@triton.jit(do_not_specialize=["lr_stride", "lr_column", "made_stride", "made_column"])
+def sgd_step(
+    ps,
+    gs,
+    sizes,
+    lr,
+    made,
+    lr_stride,
+    lr_column,
+    made_stride,
+    made_column,
+    P: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One step of SGD, p -= lr g, of P parameters, where it is made; the others are not touched.
+
+    Program (j, k) updates BLOCK entries of each parameter of config k.
+
+    Args:
+        ps, gs: parameters, changed in place, and gradients, (K, size) each.
+        sizes: entries of each parameter of one config.
+        lr: learning rates, that of config k and parameter i at ``lr + k lr_stride + i lr_column``.
+        made: bool, likewise.
     """
     k = tl.program_id(1).to(tl.int64)
-    if tl.load(active + k):
-        entries = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        inside, rate = entries < size, tl.load(lr + k * lr_stride)
-        old = tl.load(p + k * size + entries, mask=inside)
-        step = rate * tl.load(g + k * size + entries, mask=inside)
-        tl.store(p + k * size + entries, old - step, mask=inside)
+    entries = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    for i in tl.static_range(P):
+        if tl.load(made + k * made_stride + i * made_column):
+            inside, rate = entries < sizes[i], tl.load(lr + k * lr_stride + i * lr_column)
+            old = tl.load(ps[i] + k * sizes[i] + entries, mask=inside)
+            step = rate * tl.load(gs[i] + k * sizes[i] + entries, mask=inside)
+            tl.store(ps[i] + k * sizes[i] + entries, old - step, mask=inside)
+
+
+@triton.jit(do_not_specialize=["K"])
+def loss_step(
+    losses,
+    smoothed,
+    smoother,
+    active,
+    steps,
+    thresholds,
+    uncrossed,
+    crossed_after,
+    made,
+    K,
+    T: tl.constexpr,
+    STOPS: tl.constexpr,
+    CONFIGS: tl.constexpr,
+):
+    """Smooth the losses of CONFIGS configs, count their step and compare with T thresholds.
+
+    Args:
+        losses: (K,).
+        smoothed: (K,) float64, changed: s smoothed + (1 - s) loss, for those that are active.
+        smoother: s, (K,) float64.
+        active: (K,) bool, changed: false from where a smoothed loss is not finite, and if STOPS
+            after the last threshold has been crossed.
+        steps: (K,) int64, changed: how many each config has made.
+        thresholds: (K, T) float64.
+        uncrossed: (K, T) bool, changed.
+        crossed_after: (K, T) int64, changed: steps made when a threshold was crossed.
+        made: (K,) bool, written: which configs make this step.
+    """
+    k = tl.program_id(0) * CONFIGS + tl.arange(0, CONFIGS)
+    inside = k < K
+    s, old = tl.load(smoother + k, mask=inside), tl.load(smoothed + k, mask=inside)
+    loss = tl.load(losses + k, mask=inside).to(tl.float64)
+    was_active = tl.load(active + k, mask=inside, other=0) != 0
+    # With the roundings of torch.addcmul(old * s, loss, 1 - s).
+    now = tl.where(was_active, tl.fma(loss, 1 - s, old * s), old)
+    makes = was_active & (now - now == 0)
+    count = tl.load(steps + k, mask=inside) + makes
+    goes_on = makes
+    for t in tl.static_range(T):
+        place = k * T + t
+        open_before = tl.load(uncrossed + place, mask=inside, other=0) != 0
+        newly = (now < tl.load(thresholds + place, mask=inside)) & makes & open_before
+        tl.store(crossed_after + place, count, mask=inside & newly)
+        tl.store(uncrossed + place, open_before ^ newly, mask=inside)
+        if STOPS and t == T - 1:
+            goes_on = makes & (open_before ^ newly)
+    tl.store(smoothed + k, now, mask=inside)
+    tl.store(steps + k, count, mask=inside)
+    tl.store(active + k, goes_on, mask=inside)
+    tl.store(made + k, makes, mask=inside)

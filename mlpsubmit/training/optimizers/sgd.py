@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mlpsubmit.training.accel.kernels import sgd_step
+from mlpsubmit.training.accel.step_kernels import sgd_step
 from mlpsubmit.training.batches import column
 from mlpsubmit.training.optimizers.stacked import Closure, OptimizerSettings, Stacked
 from mlpsubmit.training.stack import Stack
@@ -30,6 +30,10 @@ class SGD(Stacked):
         fusible = plain and settings.common.compile is not False
         fusible &= all(p.is_contiguous() for p in stack.parameters)
         self._kernel = sgd_step(stack.device) if fusible else None
+        #: The indices, on the device, of the parameters that are trained, where some are not.
+        self._columns: Tensor | None = None
+        if len(self._indices) < len(stack.parameters):
+            self._columns = torch.tensor(self._indices, device=stack.device)
 
     @torch.no_grad()
     def step(
@@ -43,10 +47,13 @@ class SGD(Stacked):
         if self._kernel is None:
             super().step(gradients, active, closure, scale)
             return
-        lrs = (self.lrs if scale is None else self.lrs * scale).unbind(1)
-        made = self._made(active)
-        for i in self._indices:
-            self._kernel(self._stack.parameters[i], gradients[i], lrs[i], made[i])
+        lrs = self.lrs if scale is None else self.lrs * scale
+        made = active.unsqueeze(1) if self._trained is None else active.unsqueeze(1) & self._trained
+        if self._columns is not None:
+            lrs = lrs.index_select(1, self._columns)
+            made = made if self._trained is None else made.index_select(1, self._columns)
+        parameters = [self._stack.parameters[i] for i in self._indices]
+        self._kernel(parameters, [gradients[i] for i in self._indices], lrs, made)
 
     def _update(self, i: int, p: Tensor, g: Tensor, lr: Tensor) -> None:
         if self.buffers:

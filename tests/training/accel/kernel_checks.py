@@ -14,8 +14,11 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.training import MLP, train
-from mlpsubmit.training.accel.kernels import NarrowKernel, sgd_step
+from mlpsubmit.training.accel.layer_products import FusedProducts, LayerProducts
+from mlpsubmit.training.accel.narrow_mlps import NarrowKernel
+from mlpsubmit.training.accel.step_kernels import fused_loss_step, sgd_step
 from mlpsubmit.training.batches import Batch
+from mlpsubmit.training.loss_history import _loss_step
 
 K = 3
 
@@ -132,41 +135,124 @@ def diverged(device: str) -> list[bool]:
 
 
 def sgd(device: str) -> dict[str, bool]:
-    """Make a step of SGD of which one config, whose gradient is NaN, takes no part."""
+    """Make a step of SGD of ten parameters, of which configs take part by parameter, and by config.
+
+    The gradients of those that take no part are NaN.
+    """
     step = sgd_step(torch.device(device))
     assert step is not None
     random = torch.Generator().manual_seed(0)
-    old, gradient = torch.randn(2, K, 7, 300, generator=random).to(device)
-    lrs = torch.rand(K, 4, generator=random).to(device)
-    active, rates = torch.tensor([True, False, True], device=device), lrs[:, 2]
-    gradient[1] = torch.nan
-    new = old.clone()
-    step(new, gradient, rates, active)
-    expected = old - rates.view(K, 1, 1) * gradient
-    across = old.clone()  # a gradient of other strides
-    step(across, gradient.mT.contiguous().mT, rates, active)
-    return {
-        "updated": torch.allclose(new[active], expected[active], rtol=0, atol=1e-6),
-        "untouched": torch.equal(new[1], old[1]),
-        "strides": torch.equal(new, across),
-    }
+    shapes = [(7, 300), (1,), (3,), *[(5, 2)] * 7]
+    old = [torch.randn(K, *shape, generator=random).to(device) for shape in shapes]
+    lrs = torch.rand(K, 12, generator=random).to(device)[:, 1:11]
+    by_config = torch.tensor([[True], [False], [True]], device=device)
+    by_parameter = (torch.rand(K, 10, generator=random) < 0.5).to(device)
+    found = {}
+    for name, made in (("configs", by_config), ("parameters", by_parameter)):
+        table = made.expand(K, 10)
+        gradients = [
+            torch.where(table[:, i].view(K, *[1] * (p.ndim - 1)), p.sin(), torch.nan)
+            for i, p in enumerate(old)
+        ]
+        new = [p.clone() for p in old]
+        step(new, gradients, lrs, made)
+        rates = [lrs[:, i].view(K, *[1] * (p.ndim - 1)) for i, p in enumerate(old)]
+        expected = [p - rate * p.sin() for p, rate in zip(old, rates, strict=True)]
+        found[name] = all(
+            torch.allclose(new[i][k], expected[i][k], rtol=0, atol=1e-6)
+            if table[k, i]
+            else torch.equal(new[i][k], old[i][k])
+            for i in range(10)
+            for k in range(K)
+        )
+    across, straight = old[0].clone(), old[0].clone()  # a gradient of other strides
+    gradient = old[0].sin()
+    step([across], [gradient.mT.contiguous().mT], lrs, by_config)
+    step([straight], [gradient], lrs, by_config)
+    return {**found, "strides": torch.equal(across, straight)}
 
 
-def batches(generator: torch.Generator, device: str) -> Callable[[int], tuple[Tensor, Tensor]]:
+def loss_steps(device: str) -> bool:
+    """Return whether the kernel for losses passes its trial, which compares bits."""
+    return fused_loss_step(torch.device(device), _loss_step) is not None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of K MLPs, and its batch."""
+
+    n: int
+    d_in: int
+    d_out: int
+    shared: bool = False
+
+
+LAYERS = (
+    Layer(64, 64, 64),
+    Layer(80, 96, 112, shared=True),
+    Layer(200, 33, 65),
+    Layer(67, 130, 1),
+    Layer(65, 5, 200, shared=True),
+    Layer(70, 200, 10),
+)
+
+
+def layer_difference(layer: Layer, device: str) -> float:
+    """Return the largest difference of products from those in float64, over their norm."""
+    random = torch.Generator().manual_seed(layer.n)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random).to(device)
+
+    n, d_in, d_out = layer.n, layer.d_in, layer.d_out
+    x = normal(n, d_in).expand(K, n, d_in) if layer.shared else normal(K, n, d_in)
+    W, bias, d = normal(K, d_out, d_in), normal(K, d_out), normal(K, n, d_out)
+    found = []
+    for products, dtype in ((FusedProducts(), torch.float32), (LayerProducts(), torch.float64)):
+        x, W, bias, d = (tensor.to(dtype) for tensor in (x, W, bias, d))
+        hidden = [products.hidden(x, W, 0.7, one) for one in (bias, None)]
+        errors, sums = products.errors(d, W, 0.7, x, True)
+        alone, none = products.errors(d, W, 0.7, x, False)
+        assert none is None
+        assert sums is not None
+        assert torch.equal(alone, errors)
+        found.append([*hidden, errors, sums, products.weight_gradient(d, x, 0.7)])
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(*found, strict=True))
+
+
+def products_of_diverged(device: str) -> bool:
+    """Return whether NaN and infinities of one network stay its own, and stay what they are."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(K, 64, 64, generator=random).to(device)
+    x[1, 0, 0], x[1, 1, 0] = torch.nan, torch.inf
+    W = torch.ones(K, 64, 64, device=device)
+    hidden = FusedProducts().hidden(x, W, 1.0, None)
+    errors, _ = FusedProducts().errors(x, W, 1.0, torch.ones_like(x), False)
+    weights = FusedProducts().weight_gradient(x, W, 1.0)
+    others = torch.tensor([0, 2], device=device)
+    return all(
+        bool(one.index_select(0, others).isfinite().all()) and not bool(one[1].isfinite().all())
+        for one in (hidden, errors, weights)
+    )
+
+
+def batches(
+    generator: torch.Generator, device: str, n: int
+) -> Callable[[int], tuple[Tensor, Tensor]]:
     def draw(step: int) -> tuple[Tensor, Tensor]:
-        X = torch.randn(24, 4, generator=generator).to(device)
+        X = torch.randn(n, 4, generator=generator).to(device)
         return X, 2 * X[:, 0]
 
     return draw
 
 
-def trained(device: str, **settings: Any) -> list[list[float]]:
+def trained(device: str, width: int = 8, **settings: Any) -> list[list[float]]:
     """Return the train losses of four networks at every step."""
     generators = [torch.Generator().manual_seed(trial) for trial in range(2)]
-    drawn = [batches(generator, device) for generator in generators]
+    drawn = [batches(generator, device, 64 if width > 64 else 24) for generator in generators]
     common = {"MAX_ITER": 30, "LR": 0.1, "ONLYTHRESHOLDS": False, **settings}
     return train(
-        [MLP(4, 8) for _ in range(4)],
+        [MLP(4, width) for _ in range(4)],
         [drawn[k % 2] for k in range(4)],
         common,
         trials=[0, 1, 0, 1],
@@ -184,7 +270,13 @@ def main(file: Path) -> None:
                 "same": [alone_and_again(case, "cpu") for case in CASES],
                 "diverged": diverged("cpu"),
                 "sgd": sgd("cpu"),
+                "losses": loss_steps("cpu"),
+                "layers": [layer_difference(layer, "cpu") for layer in LAYERS],
+                "products of diverged": products_of_diverged("cpu"),
                 "trained": [trained("cpu"), trained("cpu", COMPILE=False)],
+                "wide": [
+                    trained("cpu", 70, MAX_ITER=4, COMPILE=compile) for compile in ("auto", False)
+                ],
                 "adam": [
                     trained("cpu", OPTIMIZER="adam", COMPILE=compile) for compile in ("auto", False)
                 ],

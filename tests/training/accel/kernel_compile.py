@@ -9,17 +9,33 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mlpsubmit.training.accel import kernels, triton_kernels
+from mlpsubmit.training.accel import narrow_mlps, step_kernels, triton_kernels
 
 #: By the argument's name; all others point to floats.
 TYPES = {
-    **dict.fromkeys(("n", "X_stride", "y_stride", "f0_stride", "lr_stride", "size"), "i32"),
-    **dict.fromkeys(("scale1", "scale2"), "fp32"),
-    "active": "*i1",
+    **dict.fromkeys(("n", "X_stride", "y_stride", "f0_stride", "K", "M", "N", "summands"), "i32"),
+    **dict.fromkeys(("lr_stride", "lr_column", "made_stride", "made_column", "A_stride"), "i32"),
+    **dict.fromkeys(("scale", "scale1", "scale2"), "fp32"),
+    **dict.fromkeys(("active", "made", "uncrossed"), "*i1"),
+    **dict.fromkeys(("smoothed", "smoother", "thresholds"), "*fp64"),
+    **dict.fromkeys(("steps", "crossed_after"), "*i64"),
+    "ps": ("*fp32", "*fp32"),
+    "gs": ("*fp32", "*fp32"),
+    "sizes": ("i32", "i32"),
 }
 
 
-def compile_for(capability: int, kernel: Any, warps: int, **constants: Any) -> None:
+FLAGS = ("A_ACROSS", "B_ACROSS", "BIAS", "RELU", "GATED", "SUMS")
+DIRECTIONS = {
+    "forward": ("B_ACROSS", "BIAS", "RELU"),
+    "backward": ("GATED", "SUMS"),
+    "weights": ("A_ACROSS",),
+}
+
+
+def compile_for(
+    capability: int, kernel: Any, warps: int, stages: int = 1, **constants: Any
+) -> None:
     signature = {
         name: "constexpr" if name in constants else TYPES.get(name, "*fp32")
         for name in kernel.arg_names
@@ -27,17 +43,27 @@ def compile_for(capability: int, kernel: Any, warps: int, **constants: Any) -> N
     positions = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=positions)
     target = GPUTarget("cuda", capability, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": warps})
+    options = {"num_warps": warps, "num_stages": stages}
+    compiled = triton.compile(source, target=target, options=options)
     assert compiled.asm["cubin"]
 
 
 def main(capability: int) -> None:
-    compile_for(capability, triton_kernels.sgd_step, 4, BLOCK=kernels.BLOCK)
+    compile_for(capability, triton_kernels.sgd_step, 4, P=2, BLOCK=step_kernels.BLOCK)
+    for stops in (True, False):
+        sizes = {"T": 2 * stops, "STOPS": stops, "CONFIGS": step_kernels.CONFIGS}
+        compile_for(capability, triton_kernels.loss_step, 4, **sizes)
+    for direction, flags in DIRECTIONS.items():
+        tile = {"ROWS": 64, "COLUMNS": 64, "DEPTH": 16}
+        precision = "tf32x3" if direction == "forward" else "bf16x6"
+        flags = {**dict.fromkeys(FLAGS, False), **dict.fromkeys(flags, True)}
+        options = {**flags, **tile, "PRECISION": precision}
+        compile_for(capability, triton_kernels.layer_product, 4, 3, **options)
     for deep in (True, False):
         compile_for(
             capability,
             triton_kernels.mlp_losses_and_gradients,
-            kernels.WARPS,
+            narrow_mlps.WARPS,
             d=5,
             width=16,
             D=16,
@@ -45,8 +71,8 @@ def main(capability: int) -> None:
             DEEP=deep,
             BIAS=deep,
             MULTIPLIED=deep,
-            ROWS=kernels.ROWS,
-            SEGMENT=kernels.SEGMENT,
+            ROWS=narrow_mlps.ROWS,
+            SEGMENT=narrow_mlps.SEGMENT,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -16,8 +17,9 @@ import pytest
 import torch
 
 from mlpsubmit.training import MLP
-from mlpsubmit.training.accel import kernels
+from mlpsubmit.training.accel import kernels, layer_products, narrow_mlps, step_kernels
 from mlpsubmit.training.accel.mlp import ClosedForm
+from mlpsubmit.training.loss_history import _loss_step
 from mlpsubmit.training.parametrizations import parametrize
 
 HERE = Path(__file__).parent
@@ -49,6 +51,7 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 TOLERANCE = 5e-6
+SGD = {"configs": True, "parameters": True, "strides": True}
 
 
 @pytest.mark.slow
@@ -57,15 +60,19 @@ def test_in_the_interpreter_they_agree_with_autograd(interpreted: Any) -> None:
         assert found < TOLERANCE, case
     assert all(interpreted["same"])
     assert interpreted["diverged"] == [False, True, False]
-    assert interpreted["sgd"] == {"updated": True, "untouched": True, "strides": True}
+    assert interpreted["sgd"] == SGD
+    assert interpreted["losses"]
+    for layer, found in zip(checks.LAYERS, interpreted["layers"], strict=True):
+        assert found < TOLERANCE, layer
+    assert interpreted["products of diverged"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["trained", "adam"])
+@pytest.mark.parametrize("case", ["trained", "adam", "wide"])
 def test_in_the_interpreter_trainings_are_those_of_the_plain_way(
-    interpreted: Any, optimizer: str
+    interpreted: Any, case: str
 ) -> None:
-    fused, plain = np.array(interpreted[optimizer])
+    fused, plain = np.array(interpreted[case])
     np.testing.assert_allclose(fused, plain, rtol=1e-5)
     assert not np.array_equal(fused, plain)  # they were computed in another way
     assert (plain[:, -1] < plain[:, 0]).all()
@@ -88,10 +95,26 @@ def test_on_a_gpu_they_agree_with_autograd(case: Any) -> None:
 @pytest.mark.gpu
 def test_on_a_gpu_they_are_used() -> None:
     assert checks.diverged("cuda") == [False, True, False]
-    assert checks.sgd("cuda") == {"updated": True, "untouched": True, "strides": True}
+    assert checks.sgd("cuda") == SGD
+    assert checks.loss_steps("cuda")
     form = closed_form("cuda")
     assert form is not None
     assert form.kernel is not None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layer", checks.LAYERS, ids=str)
+def test_on_a_gpu_fused_products_agree_with_double_precision(layer: Any) -> None:
+    assert checks.layer_difference(layer, "cuda") < TOLERANCE
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_fused_products_are_used_where_tensor_cores_are_fast() -> None:
+    assert checks.products_of_diverged("cuda")
+    form = closed_form("cuda", width=70)
+    assert form is not None
+    fast = torch.cuda.get_device_capability() in layer_products._FAST_TENSOR_CORES
+    assert form.method == ("fused products" if fast else "the closed form")
 
 
 def closed_form(device: str, dtype: torch.dtype = torch.float32, **shape: Any) -> ClosedForm | None:
@@ -102,16 +125,26 @@ def closed_form(device: str, dtype: torch.dtype = torch.float32, **shape: Any) -
 
 
 def use(monkeypatch: pytest.MonkeyPatch, kernel: Any) -> None:
-    """Let a function of the kernel's arguments take the place of both kernels."""
+    """Let a function of the kernel's arguments take the place of all kernels."""
 
     class Launched:
         def __getitem__(self, grid: Any) -> Any:
             return kernel
 
-    found = SimpleNamespace(mlp_losses_and_gradients=Launched(), sgd_step=Launched())
-    monkeypatch.setattr(kernels, "_kernels", lambda device_type: found)
-    monkeypatch.setattr(kernels, "_PASSED", {})
-    kernels.sgd_step.cache_clear()
+    names = ("mlp_losses_and_gradients", "sgd_step", "loss_step", "layer_product")
+    found = SimpleNamespace(**dict.fromkeys(names, Launched()))
+    for module in (kernels, narrow_mlps, step_kernels, layer_products):
+        monkeypatch.setattr(module, "kernel_module", lambda device_type: found)
+    monkeypatch.setattr(narrow_mlps, "_PASSED", {})
+    for name in ("sgd_step", "fused_loss_step"):
+        monkeypatch.setattr(step_kernels, name, uncached(getattr(step_kernels, name)))
+    products = uncached(layer_products._fused_products)
+    monkeypatch.setattr(layer_products, "_fused_products", products)
+
+
+def uncached(function: Any) -> Any:
+    """Return a function with a cache of its own."""
+    return functools.cache(function.__wrapped__)
 
 
 def _raises(*arguments: Any, **options: Any) -> None:
@@ -133,10 +166,15 @@ def test_a_kernel_that_fails_its_trial_is_not_used(
     form = closed_form("cpu")
     assert form is not None
     assert form.kernel is None
-    assert f"the kernel for MLPs of width 8 is not used: {reason}" in capsys.readouterr().out
-    assert kernels.sgd_step(torch.device("cpu")) is None
-    assert f"the kernel for SGD is not used: {reason}" in capsys.readouterr().out
-    kernels.sgd_step.cache_clear()
+    assert form.method == "the closed form"
+    output = capsys.readouterr().out
+    assert f"the kernel for MLPs of width 8 is not used: {reason}" in output
+    assert f"the kernel for layers of MLPs is not used: {reason}" in output
+    assert step_kernels.sgd_step(torch.device("cpu")) is None
+    assert step_kernels.fused_loss_step(torch.device("cpu"), _loss_step) is None
+    output = capsys.readouterr().out
+    assert f"the kernel for SGD is not used: {reason}" in output
+    assert f"the kernel for losses is not used: {reason}" in output
 
 
 def test_a_trial_that_runs_out_of_memory_says_nothing_of_the_kernel(
@@ -148,7 +186,6 @@ def test_a_trial_that_runs_out_of_memory_says_nothing_of_the_kernel(
     use(monkeypatch, fails)
     with pytest.raises(torch.OutOfMemoryError):
         closed_form("cpu")
-    kernels.sgd_step.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -158,14 +195,15 @@ def test_a_trial_that_runs_out_of_memory_says_nothing_of_the_kernel(
 )
 def test_other_mlps_have_no_kernel(unfit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, lambda *arguments, **options: pytest.fail("was tried"))
+    monkeypatch.setattr(layer_products, "_fused_products", lambda device: None)
     form = closed_form("cpu", **unfit)
     assert form is not None
     assert form.kernel is None
 
 
 def test_without_triton_or_a_gpu_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernels._kernels("cpu") is None
+    assert kernels.kernel_module("cpu") is None
     monkeypatch.setitem(sys.modules, "triton", None)
-    kernels._kernels.cache_clear()
-    assert kernels._kernels("cuda") is None
-    kernels._kernels.cache_clear()
+    kernels.kernel_module.cache_clear()
+    assert kernels.kernel_module("cuda") is None
+    kernels.kernel_module.cache_clear()

@@ -36,6 +36,7 @@ from mlpsubmit.training.accel.replay import (
     LARGEST_RECORDED,
     WORTHWHILE_STEPS,
     ReplayedSteps,
+    at_once,
     replay_wanted,
 )
 from mlpsubmit.training.monitor import Monitor
@@ -91,6 +92,9 @@ class Recorder:
         mode = Waits()
         with mode:
             yield mode.found
+
+    def aside(self):
+        return at_once
 
     @property
     def holds_memory(self):

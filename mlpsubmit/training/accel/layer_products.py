@@ -1,0 +1,226 @@
+"""The products of a layer of K MLPs, forward and backward: PyTorch's, or fused ones on a GPU.
+
+A fused product writes its result once: with the bias added and the ReLU applied, or set to zero
+where a unit was inactive, and summed over the samples. Otherwise each of these is a pass over the
+activations, and up to width 512 the passes take as long as the products.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from mlpsubmit.training.accel.kernels import kernel_module, launch, passes
+from mlpsubmit.training.precision import full_precision_matmul
+
+__all__ = ["FusedProducts", "LayerProducts", "layer_products", "product"]
+
+#: Units of a layer from which on a transposed copy makes a product in TF32 faster.
+TRANSPOSED = 4096
+
+#: The smallest result, and the largest sum over samples, that a kernel computes: its programs
+#: compute tiles, each over the whole sum.
+SMALLEST, LONGEST = 64, 4096
+
+#: Largest difference from the formulas, over the norm of what is compared, in a trial.
+TOLERANCE = 1e-5
+
+#: Per compute capability whose tensor cores make three products of TF32, or six of bf16, faster
+#: than other cores make one of fp32: those of GPUs for data centres.
+_FAST_TENSOR_CORES = ((8, 0), (9, 0), (10, 0), (10, 3))
+
+
+def product(A: Tensor, B: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """Return scale A B (K, n, m), plus a bias (K, m) where there is one."""
+    if bias is not None:
+        return torch.baddbmm(bias.unsqueeze(1), A, B, alpha=scale)
+    if scale == 1.0:
+        return torch.bmm(A, B)
+    ignored = A.new_empty(()).expand(len(A), A.shape[1], B.shape[2])  # beta=0 does not read it
+    return torch.baddbmm(ignored, A, B, beta=0, alpha=scale)
+
+
+class LayerProducts:
+    """Those of PyTorch.
+
+    Args:
+        tf32: whether a GPU computes them in TF32.
+    """
+
+    #: How they are computed, which decides how they round.
+    method = "the closed form"
+
+    def __init__(self, tf32: bool = False) -> None:
+        self._tf32 = tf32
+
+    def hidden(self, signal: Tensor, W: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+        """Return relu(scale W x + b) (K, n, out), of signals x (K, n, in) and W (K, out, in)."""
+        return product(signal, W.mT, scale, bias).relu_()
+
+    def errors(
+        self, d: Tensor, W: Tensor, scale: float, signal: Tensor, summed: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the gradient (K, n, in) with respect to a layer's inputs before their ReLU.
+
+        Args:
+            d: that with respect to its outputs, (K, n, out).
+            signal: its inputs (K, n, in): where they are not positive, the result is zero.
+            summed: whether to return the sum over samples (K, in), too.
+        """
+        found = product(d, W, scale)
+        torch.ops.aten.threshold_backward.grad_input(found, signal, 0, grad_input=found)
+        return found, found.sum(1) if summed else None
+
+    def weight_gradient(self, d: Tensor, signal: Tensor, scale: float) -> Tensor:
+        """Return the gradient scale dᵀ x (K, out, in) with respect to a layer's weights."""
+        if self._tf32 and min(d.shape[2], signal.shape[2]) >= TRANSPOSED:
+            # Tensor cores read TF32 along the dimension that is summed over, here the samples.
+            signal = signal.mT.contiguous().mT
+        return product(d.mT, signal, scale)
+
+
+class FusedProducts(LayerProducts):
+    """Those of a Triton kernel, as exact as fp32; PyTorch's where tiles do not suit the shapes."""
+
+    method = "fused products"
+
+    def hidden(self, signal: Tensor, W: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+        """Return relu(scale W x + b); see the base class."""
+        K, n, d_in = signal.shape
+        found = signal.new_empty(K, n, W.shape[1])
+        if not _suits(found):
+            return super().hidden(signal, W, scale, bias)
+        tile = (64, 64, 16, 4, 4) if d_in <= 64 else (128, 64, 32, 4, 3)
+        _launch(signal, W, found, scale, tile, B_ACROSS=True, RELU=True, bias=bias)
+        return found
+
+    def errors(
+        self, d: Tensor, W: Tensor, scale: float, signal: Tensor, summed: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the gradient with respect to a layer's inputs; see the base class."""
+        K, n, d_out = d.shape
+        if not _suits(signal):
+            return super().errors(d, W, scale, signal, summed)
+        found = torch.empty_like(signal, memory_format=torch.contiguous_format)
+        tile = (64, 64, 16, 4, 4) if d_out <= 64 else (64, 64, 32, 4, 3)
+        if min(d_out, signal.shape[2]) >= 1024:
+            tile = (128, 128, 32, 8, 3)
+        sums = found.new_empty(K, -(-n // tile[0]), signal.shape[2]) if summed else None
+        _launch(d, W, found, scale, tile, gate=signal, sums=sums)
+        return found, None if sums is None else sums.sum(1)
+
+    def weight_gradient(self, d: Tensor, signal: Tensor, scale: float) -> Tensor:
+        """Return the gradient with respect to a layer's weights; see the base class."""
+        found = d.new_empty(len(d), d.shape[2], signal.shape[2])
+        if not _suits(found) or d.shape[1] > LONGEST:
+            return super().weight_gradient(d, signal, scale)
+        _launch(d, signal, found, scale, (64, 64, 32, 4, 3), A_ACROSS=True)
+        return found
+
+
+def _suits(result: Tensor) -> bool:
+    return min(result.shape[1:]) >= SMALLEST
+
+
+def _launch(
+    A: Tensor,
+    B: Tensor,
+    found: Tensor,
+    scale: float,
+    tile: tuple[int, int, int, int, int],
+    *,
+    A_ACROSS: bool = False,
+    B_ACROSS: bool = False,
+    RELU: bool = False,
+    bias: Tensor | None = None,
+    gate: Tensor | None = None,
+    sums: Tensor | None = None,
+) -> None:
+    """Launch the kernel: see :func:`mlpsubmit.training.accel.triton_kernels.layer_product`.
+
+    Args:
+        tile: rows, columns and summands that a program handles at a time, its warps, and its
+            stages of loading.
+    """
+    K, M, N = found.shape
+    if A.stride(0) or not A[0].is_contiguous():
+        A = A.contiguous()  # but inputs that configs share are read as they are
+    summands = A.shape[1 if A_ACROSS else 2]
+    rows, columns, depth, warps, stages = tile
+    unused = found  # takes the place of what there is none of
+    launch(
+        found.device,
+        "layer_product",
+        (-(-M // rows) * -(-N // columns), K),
+        *(A, B.detach().contiguous(), found),
+        *(unused if one is None else one.detach().contiguous() for one in (bias, gate)),
+        unused if sums is None else sums,
+        *(M, N, summands, A.stride(0), scale),
+        A_ACROSS=A_ACROSS,
+        B_ACROSS=B_ACROSS,
+        BIAS=bias is not None,
+        RELU=RELU,
+        GATED=gate is not None,
+        SUMS=sums is not None,
+        PRECISION=_precision(B_ACROSS, found.device),
+        ROWS=rows,
+        COLUMNS=columns,
+        DEPTH=depth,
+        num_warps=warps,
+        num_stages=stages,
+    )
+
+
+def _precision(along_sum: bool, device: torch.device) -> str:
+    """Return what a product of fp32 is made of.
+
+    Tensor cores read TF32 along the sum only, bf16 in both directions.
+    """
+    if device.type == "cpu":
+        return "ieee"  # all are the same in Triton's interpreter, which does not know bf16x6
+    return "tf32x3" if along_sum else "bf16x6"
+
+
+def layer_products(precision: str, dtype: torch.dtype, device: torch.device) -> LayerProducts:
+    """Return the products for weights of this type, under this PRECISION."""
+    fused = None
+    if precision == "fp32" and dtype == torch.float32:
+        fused = _fused_products(device)
+    return fused or LayerProducts(tf32=precision == "tf32" and device.type == "cuda")
+
+
+@functools.cache
+def _fused_products(device: torch.device) -> FusedProducts | None:
+    """Return the fused products, or None where the kernel does not pay, or fails its trial."""
+    if kernel_module(device.type) is None:
+        return None
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) not in _FAST_TENSOR_CORES:
+        return None
+    difference = functools.partial(_difference, device)
+    return FusedProducts() if passes("layers of MLPs", difference, TOLERANCE) else None
+
+
+def _difference(device: torch.device) -> float:
+    """Return how much fused products differ from PyTorch's on random numbers, in norms."""
+    random = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random).to(device)
+
+    K, n, d_in, d_out = 2, 80, 96, 112
+    signal, W, bias, d = (
+        drawn(K, n, d_in),
+        drawn(K, d_out, d_in),
+        drawn(K, d_out),
+        drawn(K, n, d_out),
+    )
+    found = []
+    for products in (FusedProducts(), LayerProducts()):
+        with full_precision_matmul():
+            errors, sums = products.errors(d, W, 0.5, signal, summed=True)
+            hidden = products.hidden(signal, W, 0.5, bias)
+            found.append([hidden, errors, sums, products.weight_gradient(d, signal, 0.5)])
+    pairs = [(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None]
+    return max(float((a - b).norm() / b.norm()) for a, b in pairs)

@@ -1,0 +1,114 @@
+"""What follows the gradients, in a launch each: SGD, and the smoothing of the losses."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mlpsubmit.training.accel.kernels import kernel_module, launch, passes
+
+__all__ = ["LossStep", "SgdStep", "fused_loss_step", "sgd_step"]
+
+#: Entries that a program of SGD updates, parameters in a launch, and configs per program of losses.
+BLOCK, TOGETHER, CONFIGS = 1024, 8, 128
+
+#: From parameters (K, ...), gradients (K, ...), learning rates (K, P) and which are updated, (K, 1)
+#: or (K, P) bool, to nothing: it changes the parameters.
+SgdStep = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, Tensor], None]
+
+
+@functools.cache
+def sgd_step(device: torch.device) -> SgdStep | None:
+    """Return a function that makes p -= lr g where the last argument is true, in one pass.
+
+    Parameters must be contiguous. None where no kernel runs.
+    """
+    if kernel_module(device.type) is None:
+        return None
+    return _sgd_step if passes("SGD", functools.partial(_sgd_difference, device), 1e-6) else None
+
+
+def _sgd_step(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor], lrs: Tensor, updated: Tensor
+) -> None:
+    column = updated.stride(1) if updated.shape[1] > 1 else 0
+    for start in range(0, len(parameters), TOGETHER):
+        ps = tuple(p.detach() for p in parameters[start : start + TOGETHER])
+        gs = tuple(g.contiguous() for g in gradients[start : start + TOGETHER])
+        sizes = tuple(p[0].numel() for p in ps)
+        rates, made = lrs[:, start:], updated[:, start:] if column else updated
+        strides = (*rates.stride(), made.stride(0), column)
+        grid = (-(-max(sizes) // BLOCK), len(ps[0]))
+        tensors = (ps, gs, sizes, rates, made)
+        launch(ps[0].device, "sgd_step", grid, *tensors, *strides, P=len(ps), BLOCK=BLOCK)
+
+
+def _sgd_difference(device: torch.device) -> float:
+    numbers = torch.linspace(-1, 1, 2 * (BLOCK + 1), device=device).view(2, -1)
+    old, lrs = [numbers, numbers[:, :3].contiguous()], numbers[:, 4:6]
+    gradients = [one.flip(1).contiguous() for one in old]
+    new, updated = [one.clone() for one in old], torch.tensor([[True], [False]], device=device)
+    _sgd_step(new, gradients, lrs, updated)
+    expected = [
+        one - (lrs[:, i : i + 1] * updated) * gradient
+        for i, (one, gradient) in enumerate(zip(old, gradients, strict=True))
+    ]
+    return max(float((a - b).abs().max()) for a, b in zip(new, expected, strict=True))
+
+
+#: Smooths losses (K,), counts the step and compares with thresholds; see
+#: :func:`mlpsubmit.training.loss_history.loss_step`.
+LossStep = Callable[..., Tensor]
+
+
+@functools.cache
+def fused_loss_step(device: torch.device, formulas: LossStep) -> LossStep | None:
+    """Return a kernel that computes what ``formulas`` do, bit for bit; None where none runs."""
+    if kernel_module(device.type) is None:
+        return None
+    difference = functools.partial(_loss_difference, device, formulas)
+    return _loss_step if passes("losses", difference, 0.0) else None
+
+
+def _loss_step(
+    losses: Tensor,
+    smoothed: Tensor,
+    smoother: Tensor,
+    active: Tensor,
+    steps: Tensor,
+    thresholds: Tensor,
+    uncrossed: Tensor,
+    crossed_after: Tensor,
+    stops: bool,
+) -> Tensor:
+    made, K = torch.empty_like(active), len(losses)
+    tensors = (losses.contiguous(), smoothed, smoother, active, steps)
+    crossings = (thresholds, uncrossed, crossed_after)
+    sizes = {"T": thresholds.shape[1], "STOPS": stops, "CONFIGS": CONFIGS}
+    grid = (-(-K // CONFIGS), 1)
+    launch(losses.device, "loss_step", grid, *tensors, *crossings, made, K, **sizes)
+    return made
+
+
+def _loss_difference(device: torch.device, formulas: LossStep) -> float:
+    """Return how many results differ in any bit, for losses of which some are not finite."""
+    found, both = list[list[Tensor]](), list[LossStep]([_loss_step, formulas])
+    for step in both:
+        random = torch.Generator().manual_seed(0)
+        K, T = CONFIGS + 5, 3
+        losses, smoothed = torch.randn(2, K, generator=random).exp()
+        losses[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+        smoother = torch.rand(K, generator=random).double()
+        thresholds = torch.randn(K, T, generator=random).double().exp()
+        uncrossed = torch.rand(K, T, generator=random) < 0.7
+        active = torch.rand(K, generator=random) < 0.8
+        counts = torch.arange(K)
+        state = [smoothed.double(), smoother, active, counts, thresholds, uncrossed]
+        state = [one.to(device) for one in (*state, torch.zeros(K, T, dtype=torch.int64))]
+        made = step(losses.to(device), *state, True)
+        found.append([*state, made])
+    bits = [[one.nan_to_num(-1.0) for one in results] for results in found]
+    return float(sum(not torch.equal(a, b) for a, b in zip(*bits, strict=True)))
