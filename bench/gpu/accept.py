@@ -51,7 +51,7 @@ class Part:
 #: The most telling first. Those that are not timed run at once, before the others: together they
 #: take at most 370 s.
 PARTS = (
-    Part("a", "the tests marked gpu", "marked_tests", 90, timed=False),
+    Part("a", "the tests marked gpu", "marked_tests", 110, timed=False),
     Part("b", "whole runs, killed and resumed", "interrupted_runs", 110, timed=False),
     Part("g", "precisions", "precisions", 90, timed=False),
     Part("c", "speed of the train loop", "speeds", 70),

@@ -180,7 +180,7 @@ KINDS: dict[str, Kind] = {
     "steps that cannot be replayed": Kind(
         {"batchfn": using_step}, 3_000, refusal="a batch function uses its step"
     ),
-    "custom model, COMPILE=True": Kind({"MODEL": Tanh, "COMPILE": True}, 15_000),
+    "custom model, COMPILE=True": Kind({"MODEL": Tanh, "COMPILE": True}, 40_000),
     "one optimizer of torch.optim per config": Kind(
         {"OPTIMIZER": "Adagrad", "LR": 1e-3, "axes": {"trial": range(2)}}, 2_000, refusal=""
     ),

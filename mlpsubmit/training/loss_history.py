@@ -137,7 +137,8 @@ class LossHistory(Part):
     @property
     def open(self) -> list[int]:
         """The rows of the stack whose configs have not been found to have stopped."""
-        return [int(row) for row in np.flatnonzero(self.status[self._stack.configs] == 0)]
+        rows: list[int] = np.flatnonzero(self.status[self._stack.configs] == 0).tolist()
+        return rows
 
     def evaluates(self, step: int) -> bool:
         """Return whether the test loss is evaluated at this step."""
@@ -239,7 +240,9 @@ class LossHistory(Part):
         self.final_test[configs] = test_loss[rows]
         self.steps[configs] = steps[rows]
         self.timekeys[configs] = table[4:].T[rows] - 1  # -1: never
-        stopped = rows if step == self._max_iter - 1 else [row for row in rows if not active[row]]
+        stopped = rows
+        if step < self._max_iter - 1:
+            stopped = np.asarray(rows)[active[rows] == 0].tolist()
         finished = []
         for row in stopped:
             diverged = not np.isfinite(train_loss[row])

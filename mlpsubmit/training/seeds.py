@@ -92,10 +92,13 @@ def global_stream(seed: int, device: torch.device) -> Iterator[None]:
     Args:
         device: whose generator is seeded, besides that of the CPU.
     """
+    if device.type == "cuda":
+        torch.cuda.init()  # without it a process has no generators of CUDA
     with global_state_kept():
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
-            torch.cuda.default_generators[device.index or 0].manual_seed(seed)
+            index = torch.cuda.current_device() if device.index is None else device.index
+            torch.cuda.default_generators[index].manual_seed(seed)
         np.random.seed([seed & 0xFFFFFFFF, seed >> 32])
         random.seed(seed)
         yield

@@ -29,7 +29,8 @@ class CudaRecorder:
         # Libraries initialise themselves per stream, which cannot be recorded: so the watched step
         # runs on the stream that is recorded later.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._second = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # Its kernels are short, and what waits for them is long: they go first.
+        self._second = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
 
     def aside(self) -> _Aside:
         """Return what does works of steps aside; a new one for each recording."""
