@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from mlpsubmit.training.metric_functions import wrong_targets
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.precision import full_precision_matmul
 from mlpsubmit.training.result import Array
+
+T = TypeVar("T")
 
 __all__ = ["Batch", "BatchError", "Batches", "column", "latest", "pair_of"]
 
@@ -73,6 +76,18 @@ def column(vector: Tensor, like: Tensor) -> Tensor:
     return vector.view(-1, *(1,) * (like.ndim - 1))
 
 
+class Aside:
+    """How a step does work that does not depend on the step before: as any other work."""
+
+    def __call__(self, work: Callable[[], T]) -> T:
+        """Do some work."""
+        return work()
+
+    def each(self, works: Iterable[Callable[[], T]]) -> list[T]:
+        """Do works that do not depend on each other; return their results."""
+        return [work() for work in works]
+
+
 class Batches:
     """The batch functions of K configs; each distinct one is called once per step.
 
@@ -90,6 +105,7 @@ class Batches:
         fixed: as given.
         sources: per row of the stack, the number of its function; equal numbers draw the same.
         guard: of the fixed sets.
+        aside: how the functions are called.
 
     Raises:
         BatchError: for shapes that do not fit, and for NaN in a fixed set.
@@ -114,7 +130,7 @@ class Batches:
         self.sources = [numbers[id(function)] for function in batch_fns]
         self._configs = list(range(len(batch_fns)))  # per row of the stack
         self.fixed, self._loss, self._model, self._what = fixed, loss, model, what
-        self._metrics = metrics
+        self._metrics, self.aside = metrics, Aside()
         self._device, self._dtype, self._inputs = device, dtype, inputs
         self._checked: set[tuple[torch.Size, torch.Size]] = set()  # shapes
         #: The first batches as they were returned, up to the second draw.
@@ -203,18 +219,28 @@ class Batches:
 
     def _draw_each(self, step: int) -> list[tuple[Tensor, Tensor]]:
         """Call every function, also once one has raised: all that raise at this step are found."""
-        drawn, errors = [], dict[int, BaseException]()
-        for number, function in enumerate(self._fns):
-            try:
-                drawn.append(self._draw_one(function, step))
-            except FAILURES as error:
-                rows = zip(self._configs, self.sources, strict=True)
-                errors |= {config: error for config, source in rows if source == number}
-                if ran_out_of_memory(error):
-                    break
+        errors = dict[int, BaseException]()
+
+        def works() -> Iterator[Callable[[], tuple[Tensor, Tensor] | None]]:
+            for number, function in enumerate(self._fns):
+                if not any(map(ran_out_of_memory, errors.values())):
+                    yield partial(self._draw_or_note, number, function, step, errors)
+
+        drawn = self.aside.each(works())
         if errors:
             raise_attributed(errors)
-        return drawn
+        return [one for one in drawn if one is not None]
+
+    def _draw_or_note(
+        self, number: int, function: BatchFn, step: int, errors: dict[int, BaseException]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Call a function; add its error to those of its configs if it raises one."""
+        try:
+            return self._draw_one(function, step)
+        except FAILURES as error:
+            rows = zip(self._configs, self.sources, strict=True)
+            errors |= {config: error for config, source in rows if source == number}
+            return None
 
     def _check_writes(self) -> None:
         """Refuse functions that write into what they were given, or have returned before."""

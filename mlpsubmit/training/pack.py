@@ -18,7 +18,6 @@ from mlpsubmit.errors import SpecError
 from mlpsubmit.protocol import DIVERGED, BatchFn
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, STACKED, Hyperparameters, validate
 from mlpsubmit.training.accel.compile import compile_wanted, make_importable
-from mlpsubmit.training.accel.replay import Aside, at_once
 from mlpsubmit.training.batches import Batch, Batches
 from mlpsubmit.training.clipping import GradientClipping
 from mlpsubmit.training.comparison import StackingError, signature
@@ -116,7 +115,6 @@ class Pack:
         train, test: the batches; ``test`` is None where there is no test set or no use for it.
         inputs: guards the tensors among the contexts, such as the data entries.
         initial_output: f0, which is subtracted from the outputs.
-        aside: makes work of a step that does not depend on the one before.
         clipping: of the gradients.
         lr_schedule: the factors of the learning rates.
         optimizer: the stacked optimizer.
@@ -148,7 +146,6 @@ class Pack:
             # The fixed sets are drawn again, from the generators' original states.
             set_generator_states(self._given, state["generators_at_start"])
         self._generators_at_start = generator_states(self._given)
-        self.aside: Aside = at_once
         #: What the first step must not change, once its batch has been drawn.
         self._drawn_before = False
         self._unchanged: tuple[dict[str, Any], Guard] | None = None
@@ -238,8 +235,7 @@ class Pack:
 
     def draw(self, step: int) -> tuple[Batch, Tensor | float]:
         """Return the batch of a step, and f0 (K, n, ...) on it, or a number."""
-        drawn: tuple[Batch, Tensor | float] = self.aside(partial(self._draw, step))
-        return drawn
+        return self.train.aside(partial(self._draw, step))
 
     def _draw(self, step: int) -> tuple[Batch, Tensor | float]:
         batch = self.train.draw(step)

@@ -93,7 +93,8 @@ def global_stream(seed: int, device: torch.device) -> Iterator[None]:
         device: whose generator is seeded, besides that of the CPU.
     """
     if device.type == "cuda":
-        torch.cuda.init()  # without it a process has no generators of CUDA
+        cuda: Any = torch.cuda  # which has functions without types
+        cuda.init()  # without it a process has no generators of CUDA
     with global_state_kept():
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

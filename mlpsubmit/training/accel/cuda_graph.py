@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
-__all__ = ["CudaRecorder"]
+from mlpsubmit.training.batches import Aside
+
+__all__ = ["CudaAside", "CudaRecorder"]
 
 T = TypeVar("T")
+
+#: Streams on which the batch functions of a step draw at the same time.
+LANES = 8
 
 
 class CudaRecorder:
@@ -29,12 +35,13 @@ class CudaRecorder:
         # Libraries initialise themselves per stream, which cannot be recorded: so the watched step
         # runs on the stream that is recorded later.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        # Its kernels are short, and what waits for them is long: they go first.
-        self._second = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+        # Kernels of small works are short, and what waits for them is long: they go first.
+        new: Any = partial(torch.cuda.Stream, device, priority=-1)
+        self._second, self._lanes = new(), [new() for _ in range(LANES)]
 
-    def aside(self) -> _Aside:
+    def aside(self) -> CudaAside:
         """Return what does works of steps aside; a new one for each recording."""
-        return _Aside(self._second)
+        return CudaAside(self._second, self._lanes)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[list[str]]:
@@ -112,20 +119,22 @@ class CudaRecorder:
         return replay
 
 
-class _Aside:
-    """Does works, one per step, at the same time as what the current stream did up to a step ago.
+class CudaAside(Aside):
+    """Works on a second stream, at the same time as what the current one did up to a step ago.
 
     The memory of a work's results is of the second stream: it may be used again by works on that
     stream as soon as Python has freed it, while the current stream may still read it. So results
     are held until the next work has been launched; and that after next waits until the current
-    stream has made the step that used them.
+    stream has made the step that used them. Parts of a work run on further streams, and the second
+    one waits for them: their memory is used again by later works only.
 
     Args:
         stream: the second stream.
+        lanes: the further streams.
     """
 
-    def __init__(self, stream: torch.cuda.Stream) -> None:
-        self._stream = stream
+    def __init__(self, stream: torch.cuda.Stream, lanes: Sequence[torch.cuda.Stream]) -> None:
+        self._stream, self._lanes = stream, lanes
         #: What the current stream had been given when the last work was launched.
         self._reached: torch.cuda.Event | None = None
         self._held: Any = None
@@ -139,6 +148,20 @@ class _Aside:
             made = work()
         current.wait_stream(self._stream)
         self._reached, self._held = reached, made
+        return made
+
+    def each(self, works: Iterable[Callable[[], T]]) -> list[T]:
+        """Do the parts of a work at the same time; return their results."""
+        current = torch.cuda.current_stream(self._stream.device)
+        made = list[T]()
+        for number, work in enumerate(works):
+            lane = self._lanes[number % len(self._lanes)]
+            if number < len(self._lanes):
+                lane.wait_stream(current)
+            with torch.cuda.stream(lane):
+                made.append(work())
+        for lane in self._lanes[: len(made)]:
+            current.wait_stream(lane)
         return made
 
 

@@ -24,8 +24,11 @@ TRANSPOSED = 4096
 #: compute tiles, each over the whole sum.
 SMALLEST, LONGEST = 64, 4096
 
+#: Outputs of a layer up to which its errors are computed by the kernel where TF32 is allowed.
+WIDEST_IN_TF32 = 256
+
 #: Largest difference from the formulas, over the norm of what is compared, in a trial.
-TOLERANCE = 1e-5
+TOLERANCE, TF32_TOLERANCE = 1e-5, 3e-3
 
 #: Per compute capability whose tensor cores make three products of TF32, or six of bf16, faster
 #: than other cores make one of fp32: those of GPUs for data centres.
@@ -82,18 +85,24 @@ class LayerProducts:
 
 
 class FusedProducts(LayerProducts):
-    """Those of a Triton kernel, as exact as fp32; PyTorch's where tiles do not suit the shapes."""
+    """Those of a Triton kernel; PyTorch's for shapes that these compute faster.
+
+    Args:
+        tf32: whether they may be as inexact as TF32. Otherwise they are as exact as fp32.
+    """
 
     method = "fused products"
 
     def hidden(self, signal: Tensor, W: Tensor, scale: float, bias: Tensor | None) -> Tensor:
         """Return relu(scale W x + b); see the base class."""
         K, n, d_in = signal.shape
-        found = signal.new_empty(K, n, W.shape[1])
-        if not _suits(found):
+        if min(n, W.shape[1]) < SMALLEST or (self._tf32 and d_in >= TRANSPOSED):
             return super().hidden(signal, W, scale, bias)
-        tile = (64, 64, 16, 4, 4) if d_in <= 64 else (128, 64, 32, 4, 3)
-        _launch(signal, W, found, scale, tile, B_ACROSS=True, RELU=True, bias=bias)
+        found = signal.new_empty(K, n, W.shape[1])
+        tile = (128, 128, 32, 4, 3) if self._tf32 else (128, 64, 32, 4, 3)
+        if min(d_in, W.shape[1]) <= 64:
+            tile = (64, 64, 16, 4, 4)
+        self._launch(signal, W, found, scale, tile, B_ACROSS=True, RELU=True, bias=bias)
         return found
 
     def errors(
@@ -101,108 +110,110 @@ class FusedProducts(LayerProducts):
     ) -> tuple[Tensor, Tensor | None]:
         """Return the gradient with respect to a layer's inputs; see the base class."""
         K, n, d_out = d.shape
-        if not _suits(signal):
+        too_wide = self._tf32 and d_out > WIDEST_IN_TF32
+        if min(n, signal.shape[2]) < SMALLEST or too_wide:
             return super().errors(d, W, scale, signal, summed)
         found = torch.empty_like(signal, memory_format=torch.contiguous_format)
         tile = (64, 64, 16, 4, 4) if d_out <= 64 else (64, 64, 32, 4, 3)
         if min(d_out, signal.shape[2]) >= 1024:
             tile = (128, 128, 32, 8, 3)
         sums = found.new_empty(K, -(-n // tile[0]), signal.shape[2]) if summed else None
-        _launch(d, W, found, scale, tile, gate=signal, sums=sums)
+        self._launch(d, W, found, scale, tile, gate=signal, sums=sums)
         return found, None if sums is None else sums.sum(1)
 
     def weight_gradient(self, d: Tensor, signal: Tensor, scale: float) -> Tensor:
         """Return the gradient with respect to a layer's weights; see the base class."""
-        found = d.new_empty(len(d), d.shape[2], signal.shape[2])
-        if not _suits(found) or d.shape[1] > LONGEST:
+        K, n, d_out = d.shape
+        if min(d_out, signal.shape[2]) < SMALLEST or n > LONGEST or self._tf32:
             return super().weight_gradient(d, signal, scale)
-        _launch(d, signal, found, scale, (64, 64, 32, 4, 3), A_ACROSS=True)
+        found = d.new_empty(K, d_out, signal.shape[2])
+        self._launch(d, signal, found, scale, (64, 64, 32, 4, 3), A_ACROSS=True)
         return found
 
+    def _launch(
+        self,
+        A: Tensor,
+        B: Tensor,
+        found: Tensor,
+        scale: float,
+        tile: tuple[int, int, int, int, int],
+        *,
+        A_ACROSS: bool = False,
+        B_ACROSS: bool = False,
+        RELU: bool = False,
+        bias: Tensor | None = None,
+        gate: Tensor | None = None,
+        sums: Tensor | None = None,
+    ) -> None:
+        """Launch the kernel: see :func:`mlpsubmit.training.accel.triton_kernels.layer_product`.
 
-def _suits(result: Tensor) -> bool:
-    return min(result.shape[1:]) >= SMALLEST
+        Args:
+            tile: rows, columns and summands that a program handles at a time, its warps, and its
+                stages of loading.
+        """
+        K, M, N = found.shape
+        if A.stride(0) or not A[0].is_contiguous():
+            A = A.contiguous()  # but inputs that configs share are read as they are
+        summands = A.shape[1 if A_ACROSS else 2]
+        rows, columns, depth, warps, stages = tile
+        unused = found  # takes the place of what there is none of
+        launch(
+            found.device,
+            "layer_product",
+            (-(-M // rows) * -(-N // columns), K),
+            *(A, B.detach().contiguous(), found),
+            *(unused if one is None else one.detach().contiguous() for one in (bias, gate)),
+            unused if sums is None else sums,
+            *(M, N, summands, A.stride(0), scale),
+            A_ACROSS=A_ACROSS,
+            B_ACROSS=B_ACROSS,
+            BIAS=bias is not None,
+            RELU=RELU,
+            GATED=gate is not None,
+            SUMS=sums is not None,
+            PRECISION=self._precision(B_ACROSS, found.device),
+            ROWS=rows,
+            COLUMNS=columns,
+            DEPTH=depth,
+            num_warps=warps,
+            num_stages=stages,
+        )
 
+    def _precision(self, along_sum: bool, device: torch.device) -> str:
+        """Return what a product is made of: of TF32 or of bf16, one or several.
 
-def _launch(
-    A: Tensor,
-    B: Tensor,
-    found: Tensor,
-    scale: float,
-    tile: tuple[int, int, int, int, int],
-    *,
-    A_ACROSS: bool = False,
-    B_ACROSS: bool = False,
-    RELU: bool = False,
-    bias: Tensor | None = None,
-    gate: Tensor | None = None,
-    sums: Tensor | None = None,
-) -> None:
-    """Launch the kernel: see :func:`mlpsubmit.training.accel.triton_kernels.layer_product`.
-
-    Args:
-        tile: rows, columns and summands that a program handles at a time, its warps, and its
-            stages of loading.
-    """
-    K, M, N = found.shape
-    if A.stride(0) or not A[0].is_contiguous():
-        A = A.contiguous()  # but inputs that configs share are read as they are
-    summands = A.shape[1 if A_ACROSS else 2]
-    rows, columns, depth, warps, stages = tile
-    unused = found  # takes the place of what there is none of
-    launch(
-        found.device,
-        "layer_product",
-        (-(-M // rows) * -(-N // columns), K),
-        *(A, B.detach().contiguous(), found),
-        *(unused if one is None else one.detach().contiguous() for one in (bias, gate)),
-        unused if sums is None else sums,
-        *(M, N, summands, A.stride(0), scale),
-        A_ACROSS=A_ACROSS,
-        B_ACROSS=B_ACROSS,
-        BIAS=bias is not None,
-        RELU=RELU,
-        GATED=gate is not None,
-        SUMS=sums is not None,
-        PRECISION=_precision(B_ACROSS, found.device),
-        ROWS=rows,
-        COLUMNS=columns,
-        DEPTH=depth,
-        num_warps=warps,
-        num_stages=stages,
-    )
-
-
-def _precision(along_sum: bool, device: torch.device) -> str:
-    """Return what a product of fp32 is made of.
-
-    Tensor cores read TF32 along the sum only, bf16 in both directions.
-    """
-    if device.type == "cpu":
-        return "ieee"  # all are the same in Triton's interpreter, which does not know bf16x6
-    return "tf32x3" if along_sum else "bf16x6"
+        Tensor cores read TF32 along the sum only, bf16 in both directions.
+        """
+        if along_sum:
+            return "tf32" if self._tf32 else "tf32x3"
+        if device.type == "cpu":
+            return "ieee"  # all are that in Triton's interpreter, which does not know the following
+        return "bf16x3" if self._tf32 else "bf16x6"
 
 
 def layer_products(precision: str, dtype: torch.dtype, device: torch.device) -> LayerProducts:
     """Return the products for weights of this type, under this PRECISION."""
+    tf32 = precision == "tf32" and device.type == "cuda"
     fused = None
-    if precision == "fp32" and dtype == torch.float32:
-        fused = _fused_products(device)
-    return fused or LayerProducts(tf32=precision == "tf32" and device.type == "cuda")
+    if precision in ("fp32", "tf32") and dtype == torch.float32:
+        fused = _fused_products(device, tf32)
+    return fused or LayerProducts(tf32)
 
 
 @functools.cache
-def _fused_products(device: torch.device) -> FusedProducts | None:
+def _fused_products(device: torch.device, tf32: bool) -> FusedProducts | None:
     """Return the fused products, or None where the kernel does not pay, or fails its trial."""
     if kernel_module(device.type) is None:
         return None
     if device.type == "cuda" and torch.cuda.get_device_capability(device) not in _FAST_TENSOR_CORES:
         return None
-    difference = functools.partial(_difference, device)
-    return FusedProducts() if passes("layers of MLPs", difference, TOLERANCE) else None
+    products = FusedProducts(tf32)
+    difference = functools.partial(_difference, products, device)
+    passed = passes("layers of MLPs", difference, TF32_TOLERANCE if tf32 else TOLERANCE)
+    return products if passed else None
 
 
-def _difference(device: torch.device) -> float:
+def _difference(products: FusedProducts, device: torch.device) -> float:
     """Return how much fused products differ from PyTorch's on random numbers, in norms."""
     random = torch.Generator().manual_seed(0)
 
@@ -211,16 +222,13 @@ def _difference(device: torch.device) -> float:
 
     K, n, d_in, d_out = 2, 80, 96, 112
     signal, W, bias, d = (
-        drawn(K, n, d_in),
-        drawn(K, d_out, d_in),
-        drawn(K, d_out),
-        drawn(K, n, d_out),
+        drawn(*shape) for shape in ((K, n, d_in), (K, d_out, d_in), (K, d_out), (K, n, d_out))
     )
     found = []
-    for products in (FusedProducts(), LayerProducts()):
+    for one in (products, LayerProducts()):
         with full_precision_matmul():
-            errors, sums = products.errors(d, W, 0.5, signal, summed=True)
-            hidden = products.hidden(signal, W, 0.5, bias)
-            found.append([hidden, errors, sums, products.weight_gradient(d, signal, 0.5)])
+            errors, sums = one.errors(d, W, 0.5, signal, summed=True)
+            hidden = one.hidden(signal, W, 0.5, bias)
+            found.append([hidden, errors, sums, one.weight_gradient(d, signal, 0.5)])
     pairs = [(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None]
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)

@@ -39,10 +39,10 @@ from mlpsubmit.display.output import echo
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.training.accel.cuda_graph import CudaRecorder
-from mlpsubmit.training.batches import Batch, Batches
+from mlpsubmit.training.batches import Aside, Batch, Batches
 from mlpsubmit.training.seeds import generator_states, global_states, set_generator_states
 
-__all__ = ["Aside", "ReplayedSteps", "StepFn", "StepsFn", "at_once", "replay_wanted", "replayed"]
+__all__ = ["ReplayedSteps", "StepFn", "StepsFn", "replay_wanted", "replayed"]
 
 T = TypeVar("T")
 
@@ -52,9 +52,6 @@ StepFn = Callable[[int], tuple[Batch, Tensor]]
 #: Makes one step, or several up to another one that is given; returns the last step that it has
 #: made, and what the step function returns of it.
 StepsFn = Callable[[int, int], tuple[int, Batch, Tensor]]
-
-#: Does some work and returns its result: at once, or at the same time as what comes before it.
-Aside = Callable[[Callable[[], Any]], Any]
 
 #: Steps from which on a recording is repaid. On an H100, that of one step of 16 narrow networks
 #: took as long as 40 eager steps; by estimate, that of a stride and its check take twice as long.
@@ -78,13 +75,11 @@ class Recordable(Protocol):
         start: the first step to make.
         train: the batches.
         device: where it trains.
-        aside: makes the work of a step that does not depend on the step before.
     """
 
     start: int
     train: Batches
     device: torch.device
-    aside: Aside
 
     @property
     def size(self) -> int:
@@ -109,11 +104,6 @@ class Recordable(Protocol):
     @property
     def obstacle(self) -> str | None:
         """Why steps cannot be recorded, where that is known."""
-
-
-def at_once(work: Callable[[], T]) -> T:
-    """Do some work."""
-    return work()
 
 
 def replayed(step_fn: StepFn, pack: Recordable, common: Hyperparameters) -> StepsFn:
@@ -236,11 +226,11 @@ class ReplayedSteps:
 
     def _aside(self, work: Callable[[], T]) -> T:
         """Make steps whose batches are drawn aside, as in a recording."""
-        self._pack.aside = self._recorder.aside()
+        self._pack.train.aside = self._recorder.aside()
         try:
             return work()
         finally:
-            self._pack.aside = at_once
+            self._pack.train.aside = Aside()
 
     def _record(self, step: int) -> None:
         """Record a step and a stride, which changes nothing."""

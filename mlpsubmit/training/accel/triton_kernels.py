@@ -233,8 +233,8 @@ def layer_product(
     tiles = tl.cdiv(M, ROWS)
     tile_m, tile_n = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     k = tl.program_id(1).to(tl.int64)
-    rows = tile_m * ROWS + tl.arange(0, ROWS)
-    columns = tile_n * COLUMNS + tl.arange(0, COLUMNS)
+    rows = tile_m.to(tl.int64) * ROWS + tl.arange(0, ROWS)  # a matrix may have 2^31 entries
+    columns = tile_n.to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     depth = tl.arange(0, DEPTH)
     if A_ACROSS:
         a = A + k * A_stride + depth[None, :] * M + rows[:, None]

@@ -197,7 +197,7 @@ LAYERS = (
 )
 
 
-def layer_difference(layer: Layer, device: str) -> float:
+def layer_difference(layer: Layer, device: str, tf32: bool = False) -> float:
     """Return the largest difference of products from those in float64, over their norm."""
     random = torch.Generator().manual_seed(layer.n)
 
@@ -208,7 +208,7 @@ def layer_difference(layer: Layer, device: str) -> float:
     x = normal(n, d_in).expand(K, n, d_in) if layer.shared else normal(K, n, d_in)
     W, bias, d = normal(K, d_out, d_in), normal(K, d_out), normal(K, n, d_out)
     found = []
-    for products, dtype in ((FusedProducts(), torch.float32), (LayerProducts(), torch.float64)):
+    for products, dtype in ((FusedProducts(tf32), torch.float32), (LayerProducts(), torch.float64)):
         x, W, bias, d = (tensor.to(dtype) for tensor in (x, W, bias, d))
         hidden = [products.hidden(x, W, 0.7, one) for one in (bias, None)]
         errors, sums = products.errors(d, W, 0.7, x, True)

@@ -106,6 +106,7 @@ def test_on_a_gpu_they_are_used() -> None:
 @pytest.mark.parametrize("layer", checks.LAYERS, ids=str)
 def test_on_a_gpu_fused_products_agree_with_double_precision(layer: Any) -> None:
     assert checks.layer_difference(layer, "cuda") < TOLERANCE
+    assert checks.layer_difference(layer, "cuda", tf32=True) < layer_products.TF32_TOLERANCE
 
 
 @pytest.mark.gpu
@@ -195,7 +196,7 @@ def test_a_trial_that_runs_out_of_memory_says_nothing_of_the_kernel(
 )
 def test_other_mlps_have_no_kernel(unfit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, lambda *arguments, **options: pytest.fail("was tried"))
-    monkeypatch.setattr(layer_products, "_fused_products", lambda device: None)
+    monkeypatch.setattr(layer_products, "_fused_products", lambda *_: None)
     form = closed_form("cpu", **unfit)
     assert form is not None
     assert form.kernel is None

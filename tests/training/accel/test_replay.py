@@ -10,6 +10,8 @@ import contextlib
 import gc
 import itertools
 import random
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -30,13 +32,12 @@ from mlpsubmit.batchfns import (
     teacher,
 )
 from mlpsubmit.spec.hyperparameters import validate
-from mlpsubmit.training import Interrupted, batches, loop, train
+from mlpsubmit.training import MLP, Interrupted, batches, loop, train
 from mlpsubmit.training.accel.cuda_graph import CudaRecorder
 from mlpsubmit.training.accel.replay import (
     LARGEST_RECORDED,
     WORTHWHILE_STEPS,
     ReplayedSteps,
-    at_once,
     replay_wanted,
 )
 from mlpsubmit.training.monitor import Monitor
@@ -81,11 +82,27 @@ class Waits(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+class CountedAside(batches.Aside):
+    """Counts the works that are done aside, and their parts."""
+
+    def __init__(self):
+        self.works, self.parts = 0, 0
+
+    def __call__(self, work):
+        self.works += 1
+        return super().__call__(work)
+
+    def each(self, works):
+        made = super().each(works)
+        self.parts += len(made)
+        return made
+
+
 class Recorder:
     """Records tapes, and counts recordings and replays."""
 
     def __init__(self):
-        self.recorded, self.replays, self.tapes = 0, 0, []
+        self.recorded, self.replays, self.tapes, self.asides = 0, 0, [], []
 
     @contextlib.contextmanager
     def watched(self):
@@ -94,7 +111,8 @@ class Recorder:
             yield mode.found
 
     def aside(self):
-        return at_once
+        self.asides.append(CountedAside())
+        return self.asides[-1]
 
     @property
     def holds_memory(self):
@@ -147,6 +165,13 @@ class Graphs(CudaRecorder):
             return replay()
 
         return counting
+
+
+class NeverRecording(CudaRecorder):
+    """Refuses to record, so that all steps are eager."""
+
+    def record(self, works, generators):
+        raise RuntimeError("not recorded")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -498,6 +523,62 @@ def test_a_batch_function_that_uses_its_step_is_not_replayed(
     line, _, _ = refused(looking(LOOKS[name]), recorder, same, make_mlps, capsys)
     assert line == "from step 2 on, steps are not replayed: a batch function uses its step"
     assert recorder.recorded == 0
+
+
+def test_batches_are_drawn_aside_in_recordings(replaying, make_mlps):
+    recorder = replaying(Recorder())
+    functions, generators = zip(drawing(1), drawing(2), strict=True)
+    draws = [functions[0], functions[1], functions[0]]
+    train(make_mlps(3), draws, {"MAX_ITER": STEPS}, trials=[0, 1, 0], generators=generators)
+    assert recorder.recorded == 1
+    # The watched step, the recording of one, and that of a stride.
+    assert [(one.works, one.parts) for one in recorder.asides] == [(1, 2), (1, 2), (8, 16)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("functions", [1, 3, 20])
+def test_on_a_gpu_batches_drawn_aside_are_not_overwritten(functions, same, replaying):
+    """With steps that take longer than the batches, so that these are drawn far ahead."""
+    K, device = 40, torch.device("cuda")
+
+    def drawn(generator):
+        def draw(step):
+            X = torch.randn(2048, 64, generator=generator, device=device)
+            return X, (X @ X.mT).sum(1).tanh()  # with memory of its own in between
+
+        return draw
+
+    def run():
+        generators = [torch.Generator(device).manual_seed(seed) for seed in range(functions)]
+        draws = [drawn(generator) for generator in generators]
+        trials = [k % functions for k in range(K)]
+        settings = {"MAX_ITER": 4 * 64, "ONLYTHRESHOLDS": False, "RECORD_EVERY": 64, "LR": 0.1}
+        return train(
+            [MLP(64, 256) for _ in range(K)],
+            [draws[trial] for trial in trials],
+            {**settings, "GRAB_EVERY": 64},
+            trials=trials,
+            grabs={"batch": lambda X_tr, y_tr: X_tr.sum() + y_tr.sum()},
+            generators=generators,
+            device=device,
+        )
+
+    replaying(NeverRecording(device))
+    eager = run()
+    recorder = replaying(Graphs(device))
+    same(eager, run())
+    assert recorder.replays > 25
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_process_may_begin_with_a_training():
+    code = """
+import torch
+from mlpsubmit.training import MLP, train
+batch = lambda step: (torch.ones(4, 3), torch.ones(4))
+print(train([MLP(3, 4)], [batch], {"MAX_ITER": 3}, device="cuda").train_loss)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 KEEPS = "from step 1 on, steps are not replayed: a batch function, the model or the loss may keep"
