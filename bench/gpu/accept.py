@@ -54,7 +54,7 @@ PARTS = (
     Part("a", "the tests marked gpu", "marked_tests", 110, timed=False),
     Part("b", "whole runs, killed and resumed", "interrupted_runs", 110, timed=False),
     Part("g", "precisions", "precisions", 90, timed=False),
-    Part("c", "speed of the train loop", "speeds", 70),
+    Part("c", "speed of the train loop", "speeds", 80),
     Part("d", "packs side by side", "beside", 35),
     Part("e", "launches and idle time", "launches", 60),
     Part("f", "memory of packs", "memory", 50),

@@ -65,7 +65,9 @@ class Case:
 CASES = (
     Case(64, 30, times=30, rate=1.5e6, modes=("auto", NO_KERNELS, True, False)),
     Case(256, 10, times=30, rate=3e5),
+    Case(256, 10, "tf32"),
     Case(512, 4, times=30),
+    Case(64, 15, trials=64),
     Case(64, 6, trials=0, times=30),
     Case(8192, 2, "fp32", batch=1024, utilization=0.75),
     Case(8192, 3, "tf32", batch=1024, utilization=0.60),

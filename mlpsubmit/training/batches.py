@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, TypeVar
@@ -83,7 +83,7 @@ class Aside:
         """Do some work."""
         return work()
 
-    def each(self, works: Iterable[Callable[[], T]]) -> list[T]:
+    def each(self, works: Sequence[Callable[[], T]]) -> list[T]:
         """Do works that do not depend on each other; return their results."""
         return [work() for work in works]
 
@@ -220,23 +220,20 @@ class Batches:
     def _draw_each(self, step: int) -> list[tuple[Tensor, Tensor]]:
         """Call every function, also once one has raised: all that raise at this step are found."""
         errors = dict[int, BaseException]()
-
-        def works() -> Iterator[Callable[[], tuple[Tensor, Tensor] | None]]:
-            for number, function in enumerate(self._fns):
-                if not any(map(ran_out_of_memory, errors.values())):
-                    yield partial(self._draw_or_note, number, function, step, errors)
-
-        drawn = self.aside.each(works())
+        draws = [partial(self._draw_or_note, i, step, errors) for i in range(len(self._fns))]
+        drawn = self.aside.each(draws)
         if errors:
             raise_attributed(errors)
         return [one for one in drawn if one is not None]
 
     def _draw_or_note(
-        self, number: int, function: BatchFn, step: int, errors: dict[int, BaseException]
+        self, number: int, step: int, errors: dict[int, BaseException]
     ) -> tuple[Tensor, Tensor] | None:
-        """Call a function; add its error to those of its configs if it raises one."""
+        """Call a function, or note its error for its configs; nothing once memory has run out."""
+        if any(map(ran_out_of_memory, errors.values())):
+            return None
         try:
-            return self._draw_one(function, step)
+            return self._draw_one(self._fns[number], step)
         except FAILURES as error:
             rows = zip(self._configs, self.sources, strict=True)
             errors |= {config: error for config, source in rows if source == number}
