@@ -180,7 +180,7 @@ KINDS: dict[str, Kind] = {
     "steps that cannot be replayed": Kind(
         {"batchfn": using_step}, 3_000, refusal="a batch function uses its step"
     ),
-    "custom model, COMPILE=True": Kind({"MODEL": Tanh, "COMPILE": True}, 40_000),
+    "custom model, COMPILE=True": Kind({"MODEL": Tanh, "COMPILE": True}, 15_000),
     "one optimizer of torch.optim per config": Kind(
         {"OPTIMIZER": "Adagrad", "LR": 1e-3, "axes": {"trial": range(2)}}, 2_000, refusal=""
     ),
@@ -296,7 +296,7 @@ def differing(ours: xarray.Dataset, others: xarray.Dataset) -> list[str]:
     return alone + [str(name) for name in both if not ours[name].identical(others[name])]
 
 
-def kill_once_saved(run: Run, seconds: float = 40) -> bool:
+def kill_once_saved(run: Run, seconds: float = 120) -> bool:
     """Kill the worker of a run once it has saved a state; return whether it was caught."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and (status := run.status()).busy:

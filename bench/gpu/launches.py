@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import numpy as np
-import torch
 from packs import BLOCK, GPU, TRIALS, fitting_configs, steps
 from report import Report
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
-from workload import Workload, polynomials
+from workload import Workload
 
-from mlpsubmit import Sweep, launch
-from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.training import Monitor, Progress
-from mlpsubmit.training.accel.narrow_mlps import WIDEST
 from mlpsubmit.training.oom import release_memory
 
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cudaGraphLaunch")
 IDLE_TARGET = 0.05
 
 
-def profiled() -> profile:
-    """Return a profiler of kernels."""
-    activity = ProfilerActivity.CUDA if GPU else ProfilerActivity.CPU
-    return profile(activities=[activity], acc_events=True)
-
-
 class Window(Monitor):
-    """Profiles a training, or several side by side, between two of its steps.
+    """Profiles a training between two of its steps.
 
     The first steps record a step and check it. It starts and stops where the loop has just waited
     for the device.
@@ -51,11 +38,6 @@ class Window(Monitor):
         if self._waiting and progress.step == self._waiting[0]:
             is_last = self._waiting.pop(0) == self._last
             self.profiler.stop() if is_last else self.profiler.start()
-
-
-def batches(bsz: int, gen: torch.Generator) -> object:
-    """Batch function."""
-    return polynomials(32, bsz, gen)
 
 
 def kernel_spans(events: Iterable[Any]) -> list[tuple[float, float]]:
@@ -92,44 +74,6 @@ def slowest(events: Iterable[Any], count: int = 12) -> list[tuple[str, float, fl
     ]
 
 
-def side_by_side(width: int, report: Report) -> None:
-    """Profile a task that trains four packs of a width at once, as those with several packs do."""
-    configs, steps = (4 * fitting_configs(width), 32 * BLOCK) if GPU else (4, 3 * BLOCK)
-    sweep = Sweep(
-        "idle",
-        {"LR": np.geomspace(0.01, 0.02, configs // TRIALS or 1), "trial": range(TRIALS)},
-        batchfn=batches,
-        WIDTH=width,
-        N_SAMPLES=256,
-        MAX_ITER=steps,
-        LOSS_CHECKPOINTS=[],
-    )
-    window = Window(20 * BLOCK, 28 * BLOCK) if GPU else Window(BLOCK, 2 * BLOCK)
-    own = TaskMonitor.progress
-
-    def progress(monitor: TaskMonitor, progress: Progress) -> None:
-        own(monitor, progress)
-        window.progress(progress)
-
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(TaskMonitor, "progress", progress),
-    ):
-        launch(sweep, executor="debug", runs_dir=folder)
-    spans = kernel_spans(window.profiler.events() or [])
-    # Without the time in which the profiler starts, while one pack waits for it.
-    spans = spans[len(spans) // 3 :]
-    busy, span = busy_time(spans)
-    idle = 1 - busy / span if span else 0.0
-    report.add(
-        f"width {width} x {configs} in four packs, fp32, replayed",
-        f"GPU idle {idle:.1%}",
-        target=f"idle under {IDLE_TARGET:.0%}" if GPU else "",
-        passed=idle < IDLE_TARGET if GPU else None,
-        idle=idle,
-    )
-
-
 def measure(width: int, replayed: bool, report: Report, precision: str = "fp32") -> None:
     """Profile one block of a pack."""
     configs = 1 if width > 4096 else fitting_configs(width)
@@ -145,8 +89,7 @@ def measure(width: int, replayed: bool, report: Report, precision: str = "fp32")
     for name, number, time in kernels:
         print(f"    {time:8.1f} us {number:7.1f} x  {name}", flush=True)
     idle = 1 - busy / span if span else 0.0
-    # Kernels of one narrow pack are shorter than the gaps between them allow: see side_by_side().
-    wanted = replayed and GPU and width > WIDEST
+    wanted = replayed and GPU
     report.add(
         f"width {width} x {configs}, {precision}, {'replayed' if replayed else 'eager'}",
         f"{launched / BLOCK:.1f} launches per step, GPU idle {idle:.1%}",
@@ -164,8 +107,6 @@ def main(file: Path) -> None:
     for width in (64, 256, 512, 8192) if GPU else (8,):
         measure(width, True, report)
         release_memory()
-    side_by_side(64 if GPU else 8, report)
-    release_memory()
     if GPU:
         measure(8192, True, report, "tf32")
     for width, precision in ((64, "fp32"), (8192, "tf32")) if GPU else ((8, "fp32"),):

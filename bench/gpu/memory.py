@@ -90,11 +90,10 @@ def shortage(report: Report) -> None:
 
 def main(file: Path) -> None:
     report = Report("f", file)
+    shortage(report)
     for width in (64, 1024, 8192, 16, 256, 4096) if GPU else (8,):
         measure(Workload(width, fitting_configs(width)), report)
     measure(Workload(256 if GPU else 8, 8, 1024, 32, test_rows=10_000 if GPU else 64), report)
-    release_memory()
-    shortage(report)
     report.finish()
 
 

@@ -26,7 +26,7 @@ TYPES = {
 
 
 FLAGS = ("A_ACROSS", "B_ACROSS", "BIAS", "RELU", "GATED", "SUMS")
-DIRECTIONS = {
+DIRECTIONS: dict[str, tuple[str, ...]] = {
     "forward": ("B_ACROSS", "BIAS", "RELU"),
     "backward": ("GATED", "SUMS"),
     "weights": ("A_ACROSS",),
@@ -55,10 +55,10 @@ def main(capability: int) -> None:
         compile_for(capability, triton_kernels.loss_step, 4, **sizes)
     for direction, flags in DIRECTIONS.items():
         tile = {"ROWS": 64, "COLUMNS": 64, "DEPTH": 16}
-        precision = "tf32x3" if direction == "forward" else "bf16x6"
-        flags = {**dict.fromkeys(FLAGS, False), **dict.fromkeys(flags, True)}
-        options = {**flags, **tile, "PRECISION": precision}
-        compile_for(capability, triton_kernels.layer_product, 4, 3, **options)
+        options = {**dict.fromkeys(FLAGS, False), **dict.fromkeys(flags, True), **tile}
+        for precision in ("tf32x3" if direction == "forward" else "bf16x6", "bf16x3"):
+            options["PRECISION"] = precision
+            compile_for(capability, triton_kernels.layer_product, 4, 3, **options)
     for deep in (True, False):
         compile_for(
             capability,
