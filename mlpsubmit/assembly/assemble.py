@@ -22,6 +22,7 @@ from mlpsubmit.training.comparison import Signature, StackingError, signature
 from mlpsubmit.training.culprits import FAILURES
 from mlpsubmit.training.guard import Guard, WriteError, arrays_of
 from mlpsubmit.training.loop import train
+from mlpsubmit.training.module_tensors import own_tensors
 from mlpsubmit.training.monitor import Monitor
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.pack import Parametrized, parametrized
@@ -30,7 +31,6 @@ from mlpsubmit.training.precision import functions_dtype
 from mlpsubmit.training.result import Trained
 from mlpsubmit.training.saved_networks import SavedNetworks, load_weights, measure
 from mlpsubmit.training.seeds import streams
-from mlpsubmit.training.stack import own_tensors
 
 __all__ = ["StackInputs", "assemble", "bound_lr_schedule", "named_grabs"]
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.training.batches import Batch, Batches
+from mlpsubmit.training.module_tensors import point_at
 from mlpsubmit.training.parts import Part
-from mlpsubmit.training.stack import Stack, point_at
+from mlpsubmit.training.stack import Stack
 
 __all__ = ["InitialOutput"]
 

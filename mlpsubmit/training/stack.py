@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mlpsubmit.errors import SpecError, UserError
-from mlpsubmit.protocol import is_layer
 from mlpsubmit.training.accel.compile import Compiled
 from mlpsubmit.training.accel.mlp import ClosedForm
 from mlpsubmit.training.batches import Batch, BatchError, column
@@ -21,6 +20,14 @@ from mlpsubmit.training.draws import Draws
 from mlpsubmit.training.guard import Guard, WriteError
 from mlpsubmit.training.losses import StackedLoss, takes_params, with_params
 from mlpsubmit.training.modes import Modes
+from mlpsubmit.training.module_tensors import (
+    detached_tensors,
+    own_buffers,
+    own_tensors,
+    point_at,
+    put_back,
+    showing,
+)
 from mlpsubmit.training.monitor import StateError
 from mlpsubmit.training.oom import ran_out_of_memory
 from mlpsubmit.training.parts import Part, map_tensors
@@ -30,7 +37,7 @@ from mlpsubmit.training.stackable import first_difference
 from mlpsubmit.training.undisturbed import undisturbed
 from mlpsubmit.training.unvectorised import unvectorised
 
-__all__ = ["Stack", "own_tensors", "point_at"]
+__all__ = ["Stack"]
 
 # An operation without a rule for vmap, such as CPU attention, is computed row by row. torch would
 # ask the user to file an issue with it.
@@ -87,7 +94,7 @@ class Stack(Part):
             *(name for name, _ in models[0].named_parameters(remove_duplicate=False)),
             *(name for name, _ in models[0].named_buffers(remove_duplicate=False)),
         ]
-        self._tied = len(every) > len(_tensors(models[0]))
+        self._tied = len(every) > len(detached_tensors(models[0]))
         self._modes = Modes(models[0])
         #: By config, those of the models that have been measured.
         self._modes_of = {0: self._modes}
@@ -103,7 +110,7 @@ class Stack(Part):
         self.draws = Draws(seeds, self._alone, device, recurrent)
         #: The buffers that a forward pass may change, and those that one in training mode has
         #: changed: None before the first one.
-        self._buffers = _own_buffers(models[0])
+        self._buffers = own_buffers(models[0])
         self.own_names = list(own_tensors(models[0]))
         self._changing: set[str] | None = None if self._buffers else set()
         #: What they were before the last training step.
@@ -112,9 +119,9 @@ class Stack(Part):
         if self._alone:  # its own tensors, which may share memory with others
             models[0].to(device)
             self._aliased = signature(models[0]).aliased
-            self._set({name: t.unsqueeze(0) for name, t in _tensors(models[0]).items()})
+            self._set({name: t.unsqueeze(0) for name, t in detached_tensors(models[0]).items()})
             return
-        tensors = [_tensors(model) for model in models]
+        tensors = [detached_tensors(model) for model in models]
         # Stacked where the models are, tensor by tensor onto the device: no second copy there.
         self._set({name: torch.stack([t[name] for t in tensors]).to(device) for name in tensors[0]})
 
@@ -427,12 +434,12 @@ class Stack(Part):
         named = [*model.named_parameters(), *model.named_buffers()]
         others = {name: own for name, own in named if tensors[name] is not self.tensors[name]}
         registered = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-        with _showing(others, tensors, in_place=self._aliased):
+        with showing(others, tensors, in_place=self._aliased):
             try:
                 output: Tensor = model(X if shared else X[0])
             finally:
                 for now, before in registered if self._buffers else ():
-                    _put_back(now, before)
+                    put_back(now, before)
         if not self._output_checked:
             self._check_output(output)
         return output.unsqueeze(0)
@@ -468,7 +475,9 @@ class Stack(Part):
     def _release(self, rows: Iterable[int]) -> None:
         for row in rows:
             model = self.models[self.configs[row]]
-            point_at(model, {name: tensor.clone() for name, tensor in _tensors(model).items()})
+            point_at(
+                model, {name: tensor.clone() for name, tensor in detached_tensors(model).items()}
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for :meth:`load_state_dict`, with the weights of all models."""
@@ -479,7 +488,7 @@ class Stack(Part):
             "method": self.method,
             "draws": bool(self.draws.in_steps),
             "tensors": dict(self.tensors),
-            "left_out": {config: _tensors(self.models[config]) for config in left_out},
+            "left_out": {config: detached_tensors(self.models[config]) for config in left_out},
         }
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
@@ -516,78 +525,3 @@ class Stack(Part):
         for config, tensors in state["left_out"].items():
             point_at(self.models[config], tensors)
         self._set(dict(state["tensors"]))
-
-
-def _own_buffers(model: nn.Module) -> list[str]:
-    """Return the names of the buffers that no parametrization has added."""
-    added = [f"{path}.multiplier" for path, module in model.named_modules() if is_layer(module)]
-    return [name for name, _ in model.named_buffers() if name not in added]
-
-
-def own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters of a model, and the buffers that no parametrization has added."""
-    buffers = dict(model.named_buffers())
-    return {
-        **dict(model.named_parameters()),
-        **{name: buffers[name] for name in _own_buffers(model)},
-    }
-
-
-@contextlib.contextmanager
-def _showing(
-    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], *, in_place: bool
-) -> Iterator[None]:
-    """Give tensors of a model other values within the context.
-
-    Args:
-        own: the model's, by name.
-        tensors: (1, ...) each.
-        in_place: copy the values, because other tensors share memory with the model's.
-    """
-    before = {name: t.detach().clone() if in_place else t.data for name, t in own.items()}
-    try:
-        for name, tensor in own.items():
-            _assign(tensor, tensors[name].detach()[0], in_place)
-        yield
-    finally:
-        for name, tensor in own.items():
-            _assign(tensor, before[name], in_place)
-
-
-def _assign(tensor: Tensor, value: Tensor, in_place: bool) -> None:
-    if in_place:
-        tensor.detach().copy_(value)
-    else:
-        tensor.data = value
-
-
-def _put_back(now: dict[str, Any], before: Mapping[str, Any]) -> None:
-    """Give the buffers of a module the values of those that a forward pass has put in their place.
-
-    Raises:
-        SpecError: for a buffer of another shape.
-    """
-    for name, buffer in before.items():
-        value, now[name] = now.get(name), buffer
-        if value is buffer or buffer is None:
-            continue
-        if not isinstance(value, Tensor) or value.shape != buffer.shape:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise SpecError(
-                f"MODEL: its forward pass replaces the buffer {name!r} of shape "
-                f"{tuple(buffer.shape)} by {got}; let a buffer keep its shape"
-            )
-        buffer.detach().copy_(value.detach())
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a model, detached."""
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: tensor.detach() for name, tensor in named}
-
-
-def point_at(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Make the parameters and buffers of a model these tensors, without copying; return it."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        tensor.data = tensors[name]
-    return model
