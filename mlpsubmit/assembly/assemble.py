@@ -15,8 +15,8 @@ from mlpsubmit.assembly.build_model import bound, build_model, check_layer_order
 from mlpsubmit.errors import SpecError, collected, did_you_mean
 from mlpsubmit.grabs.named_grabs import matrix_choice, named_grab
 from mlpsubmit.protocol import BatchFn
+from mlpsubmit.spec.accepted import POSITIONAL
 from mlpsubmit.spec.hyperparameters import Hyperparameters
-from mlpsubmit.spec.read import POSITIONAL
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.comparison import Signature, StackingError, signature
 from mlpsubmit.training.culprits import FAILURES

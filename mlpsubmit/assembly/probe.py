@@ -19,11 +19,11 @@ from mlpsubmit.assembly.probe_packing import warn_of_single_configs
 from mlpsubmit.assembly.resumability import check_resumable
 from mlpsubmit.errors import SpecError, UserError, collected, did_you_mean, error_text
 from mlpsubmit.protocol import SUPPLIED
+from mlpsubmit.spec.accepted import POSITIONAL
 from mlpsubmit.spec.guard import EndOfSpec
 from mlpsubmit.spec.hyperparameters import OPTIMIZERS, Hyperparameters
 from mlpsubmit.spec.libraries import user_frames
 from mlpsubmit.spec.product import Product
-from mlpsubmit.spec.read import POSITIONAL
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.global_state import global_state_kept
 from mlpsubmit.training.lr_factors import check_lr_factors

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from mlpsubmit.errors import SpecError
 from mlpsubmit.results.labels import NO_LABELS
+from mlpsubmit.spec.axes import NO_CONTENT
 from mlpsubmit.spec.fingerprint import DIGEST_BYTES, setting_digest
 from mlpsubmit.spec.hyperparameters import OUTSIDE_RESULTS, Hyperparameters
 from mlpsubmit.spec.initial_weights import InitialWeights
-from mlpsubmit.spec.read import NO_CONTENT, Spec
+from mlpsubmit.spec.read import Spec
 
 __all__ = [
     "NUMERICS",

@@ -10,9 +10,11 @@ from typing import Any, TypeAlias
 
 from mlpsubmit.errors import SpecError, collected, shown
 from mlpsubmit.spec import hyperparameters as hp
+from mlpsubmit.spec.accepted import AXIS_OF, Accepted
+from mlpsubmit.spec.axes import is_list
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.random_search import SearchNames, distinct
-from mlpsubmit.spec.read import AXIS_OF, Accepted, Spec, is_list
+from mlpsubmit.spec.read import Spec
 from mlpsubmit.spec.setting_types import python_number
 
 __all__ = ["override"]

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mlpsubmit.display.html import sweep_html
 from mlpsubmit.errors import SpecError, collected, did_you_mean, error_text, shown
 from mlpsubmit.spec import hyperparameters as hp
+from mlpsubmit.spec.axes import is_list
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.ingredients import ingredients
@@ -24,7 +25,7 @@ from mlpsubmit.spec.keys import KeyTables, config_keys, fingerprint, key_tables
 from mlpsubmit.spec.limits import bounded
 from mlpsubmit.spec.overrides import override
 from mlpsubmit.spec.process import ProcessSettings
-from mlpsubmit.spec.read import Spec, grab_labels, is_list, misfits, read
+from mlpsubmit.spec.read import Spec, grab_labels, misfits, read
 
 __all__ = ["Config", "Sweep"]
 

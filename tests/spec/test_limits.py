@@ -87,7 +87,7 @@ def test_a_point_without_an_end_is_refused() -> None:
 
 def test_the_values_of_an_axis_are_read_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if its length is wrong."""
-    monkeypatch.setattr("mlpsubmit.spec.read.MOST_VALUES", 4)
+    monkeypatch.setattr("mlpsubmit.spec.axes.MOST_VALUES", 4)
     with pytest.raises(SpecError, match=r"the value 1\.0 appears more than once"):
         Sweep(axes={"noise": Liar()}, batchfn=batches)
 
