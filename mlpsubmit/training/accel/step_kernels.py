@@ -59,8 +59,8 @@ def _sgd_difference(device: torch.device) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(new, expected, strict=True))
 
 
-#: Smooths losses (K,), counts the step and compares with thresholds; see
-#: :func:`mlpsubmit.training.loss_history.loss_step`.
+#: Smooths losses (K,), counts the step and compares with thresholds, as the formulas of
+#: :mod:`mlpsubmit.training.loss_history` do.
 LossStep = Callable[..., Tensor]
 
 
