@@ -21,7 +21,7 @@ from mlpsubmit.compat.tensors import on_device
 from mlpsubmit.errors import SpecError, did_you_mean
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.hyperparameters import STACKED, Hyperparameters
-from mlpsubmit.spec.optimizer_settings import OPTIMIZER_DEFAULTS
+from mlpsubmit.spec.optimizer_settings import OPTIMIZER_DEFAULTS, OPTIMIZERS
 from mlpsubmit.training.models import MLP
 from mlpsubmit.training.optimizers.torch_optimizer import optimizer_class
 
@@ -208,8 +208,8 @@ def _optimizers(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return the values of OPTIMIZER, and the hyperparameters that are their arguments.
 
-    SGD, Adam and AdamW train in packs if all of their arguments are hyperparameters. Otherwise
-    each class carries its arguments.
+    SGD, Adam and AdamW train in packs if all of their arguments are hyperparameters, as those of
+    mlpsubmit's own optimizers are. Otherwise each class carries its arguments.
 
     Args:
         axes: names of hyperparameters that vary.
@@ -220,15 +220,19 @@ def _optimizers(
     merged = {name: value for own in arguments for name, value in own.items()}
     pairs = list(zip(classes, arguments, strict=True))
     if all(_is_stacked(cls, own, merged) for cls, own in pairs):
-        return [_STACKED_OPTIMIZERS[cls] for cls in classes], {
+        return [cls if isinstance(cls, str) else _STACKED_OPTIMIZERS[cls] for cls in classes], {
             name: value for name, value in merged.items() if name not in axes
         }
-    return [functools.partial(cls, **own) if own else cls for cls, own in pairs], {}
+    bound = [functools.partial(cls, **own) if own and callable(cls) else cls for cls, own in pairs]
+    by_name = [own for cls, own in pairs if isinstance(cls, str)]
+    return bound, {name: value for own in by_name for name, value in own.items()}
 
 
 def _optimizer(place: str, value: Any) -> Any:
     if isinstance(value, str):
         stacked = {name: cls for cls, name in _STACKED_OPTIMIZERS.items()}
+        if value in OPTIMIZERS and value not in stacked:  # of our own: "rmsprop", not "RMSprop"
+            return value
         return stacked.get(value.lower()) or optimizer_class(value)
     if not callable(value):
         raise SpecError(f"{place}: got {value!r}; should be a class of torch.optim or its name")
@@ -237,6 +241,8 @@ def _optimizer(place: str, value: Any) -> Any:
 
 def _optimizer_arguments(cls: Any, context: Context, axes: Collection[str]) -> dict[str, Any]:
     """Return the arguments of an optimizer class other than its parameters and lr, by name."""
+    if isinstance(cls, str):  # of our own: it is an error to give what it does not use
+        return {n: context.constants[n] for n in OPTIMIZER_SETTINGS if n in context.constants}
     parameters = inspect.signature(cls).parameters
     own: dict[str, Any] = {}
     if "lr" in parameters and parameters["lr"].default is inspect.Parameter.empty:
@@ -256,6 +262,8 @@ def _optimizer_arguments(cls: Any, context: Context, axes: Collection[str]) -> d
 
 def _is_stacked(cls: Any, own: Mapping[str, Any], merged: Mapping[str, Any]) -> bool:
     """Return whether an optimizer can train packs, with hyperparameters for its arguments."""
+    if isinstance(cls, str):
+        return True
     if cls not in _STACKED_OPTIMIZERS or not set(own) <= set(OPTIMIZER_SETTINGS):
         return False
     taken = inspect.signature(cls).parameters

@@ -65,6 +65,21 @@ class Two(nn.Module):
 # ---- which of them train in packs ----------------------------------------------------------------
 
 
+def test_optimizers_of_our_own_are_chosen_by_their_names():
+    found = base({"OPTIMIZER": "muon", "MOMENTUM": 0.8, "WEIGHT_DECAY": 0.1})
+    assert (found.optimizer, found.momentum, found.weight_decay) == ("muon", 0.8, 0.1)
+    assert base({"OPTIMIZER": "rmsprop"}).optimizer == "rmsprop"
+    assert base({"OPTIMIZER": "RMSprop"}).optimizer is torch.optim.RMSprop
+    axis = read_study([[8], [0], ["sgd", "lion"]], ["n", "trial", "OPTIMIZER"], {}, BFN, "study")
+    assert [config.hyperparameters.optimizer for config in axis.sweep] == ["sgd", "lion"]
+    iterated = [[8], [0], ["muon", torch.optim.Adagrad]]
+    fixed = {"MOMENTUM": 0.8, "LR_DECAY": 0.1}
+    mixed = read_study(iterated, ["n", "trial", "OPTIMIZER_CLASS"], fixed, BFN, "study")
+    assert mixed.sweep.base.momentum == 0.8
+    with pytest.raises(SpecError, match="MOMENTUM: got 0.9, which OPTIMIZER='lion' does not use"):
+        base({"OPTIMIZER": "lion", "MOMENTUM": 0.9})
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
