@@ -76,7 +76,7 @@ def test_optimizers_of_our_own_are_chosen_by_their_names():
     fixed = {"MOMENTUM": 0.8, "LR_DECAY": 0.1}
     mixed = read_study(iterated, ["n", "trial", "OPTIMIZER_CLASS"], fixed, BFN, "study")
     assert mixed.sweep.base.momentum == 0.8
-    with pytest.raises(SpecError, match="MOMENTUM: got 0.9, which OPTIMIZER='lion' does not use"):
+    with pytest.raises(SpecError, match=r"MOMENTUM: got 0\.9, which OPTIMIZER='lion' does not use"):
         base({"OPTIMIZER": "lion", "MOMENTUM": 0.9})
 
 
