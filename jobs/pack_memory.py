@@ -37,9 +37,10 @@ COPIES = 7
 #: two of all that a step changes while these are checked. With Adam on an H100 all took 17.5.
 RECORDED_COPIES = 11
 
-#: Times that a batch is held: as drawn, stacked, as the one of a recorded step, and a config's
-#: last; and a test set: as drawn, and stacked.
-BATCHES, TEST_SETS = 4, 2
+#: Times that a batch is held: as drawn, stacked and gathered, of a step and of the next one, which
+#: is drawn at the same time; of an eager step, of a recording of one, and a config's last; and a
+#: test set: as drawn, and stacked.
+BATCHES, TEST_SETS = 8, 2
 
 
 def config_bytes(

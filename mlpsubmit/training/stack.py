@@ -65,6 +65,7 @@ class Stack(Part):
         seeds: per model, those of its config's random streams.
 
     Attributes:
+        aliased: whether tensors of a model share memory.
         draws: what the models draw in their forward passes.
         models: all K models, also those whose rows have been left out.
         configs: per row of the stack, the config whose model it is.
@@ -102,7 +103,7 @@ class Stack(Part):
         self._closed_form = ClosedForm.of(models, precision, device) if accelerated else None
         self._compiled: Compiled[tuple[Tensor, list[Tensor], list[Tensor]]] | None = None
         self._alone = self._closed_form is None and len(models) == 1
-        self._aliased = False
+        self.aliased = False
         #: How gradients are computed, unless compiling fails.
         self._planned = self.method
         seeds = [streams(0, k) for k in range(len(models))] if seeds is None else seeds
@@ -118,7 +119,7 @@ class Stack(Part):
         self.tensors: dict[str, Tensor] = {}
         if self._alone:  # its own tensors, which may share memory with others
             models[0].to(device)
-            self._aliased = signature(models[0]).aliased
+            self.aliased = signature(models[0]).aliased
             self._set({name: t.unsqueeze(0) for name, t in detached_tensors(models[0]).items()})
             return
         tensors = [detached_tensors(model) for model in models]
@@ -434,7 +435,7 @@ class Stack(Part):
         named = [*model.named_parameters(), *model.named_buffers()]
         others = {name: own for name, own in named if tensors[name] is not self.tensors[name]}
         registered = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-        with showing(others, tensors, in_place=self._aliased):
+        with showing(others, tensors, in_place=self.aliased):
             try:
                 output: Tensor = model(X if shared else X[0])
             finally:

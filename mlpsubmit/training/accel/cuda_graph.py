@@ -67,9 +67,11 @@ class CudaRecorder:
     def _on_stream(self) -> Iterator[None]:
         before = torch.cuda.current_stream(self._stream.device)
         self._stream.wait_stream(before)
-        with torch.cuda.stream(self._stream):
-            yield
-        before.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:  # whatever uses this memory next waits for what has been queued
+            before.wait_stream(self._stream)
 
     def record(
         self, works: Sequence[Callable[[], T]], generators: Sequence[torch.Generator]
@@ -100,6 +102,7 @@ class CudaRecorder:
         try:
             # The outer context, because a failed capture leaves its stream the current one.
             with (
+                _own_workspaces(),
                 torch.cuda.stream(self._stream),
                 torch.cuda.graph(graph, pool=pool, stream=self._stream),
             ):
@@ -121,7 +124,7 @@ class CudaRecorder:
 
 
 class CudaAside(Aside):
-    """Works on a second stream, at the same time as what the current one did up to a step ago.
+    """Draws the batch of a step on a second stream, while the current one makes the step before.
 
     The memory of a work's results is of the second stream: it may be used again by works on that
     stream as soon as Python has freed it, while the current stream may still read it. So results
@@ -145,9 +148,11 @@ class CudaAside(Aside):
         current = torch.cuda.current_stream(self._stream.device)
         reached = current.record_event()
         self._stream.wait_event(reached if self._reached is None else self._reached)
-        with torch.cuda.stream(self._stream):
-            made = work()
-        current.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                made = work()
+        finally:
+            current.wait_stream(self._stream)
         self._reached, self._held = reached, made
         return made
 
@@ -160,12 +165,28 @@ class CudaAside(Aside):
         for lane in lanes:
             lane.wait_stream(current)
         made = list[T]()
-        for number, work in enumerate(works):
-            with torch.cuda.stream(lanes[number % len(lanes)]):
-                made.append(work())
-        for lane in lanes:
-            current.wait_stream(lane)
+        try:
+            for number, work in enumerate(works):
+                with torch.cuda.stream(lanes[number % len(lanes)]):
+                    made.append(work())
+        finally:
+            for lane in lanes:
+                current.wait_stream(lane)
         return made
+
+
+@contextlib.contextmanager
+def _own_workspaces() -> Iterator[None]:
+    """Let cuBLAS take workspaces from the memory of the graph that is recorded.
+
+    It has one per stream of PyTorch, of which there are 32 that several packs use in turn: graphs
+    with the same workspace would write into it at the same time.
+    """
+    torch._C._cuda_clearCublasWorkspaces()
+    try:
+        yield
+    finally:
+        torch._C._cuda_clearCublasWorkspaces()
 
 
 @contextlib.contextmanager

@@ -11,16 +11,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mlpsubmit.display.output import echo
 from mlpsubmit.training.oom import ran_out_of_memory
 
-__all__ = ["kernel_module", "launch", "passes"]
+__all__ = ["kernel_module", "largest", "launch", "passes"]
 
 
 @functools.cache
@@ -41,6 +42,11 @@ def launch(device: torch.device, name: str, grid: tuple[int, int], *args: Any, *
     is_cuda = device.type == "cuda"
     with torch.cuda.device(device) if is_cuda else contextlib.nullcontext():
         getattr(kernel_module(device.type), name)[grid](*args, **kw)
+
+
+def largest(values: Iterable[Tensor]) -> float:
+    """Return the largest of some numbers, NaN if any of them is that."""
+    return float(torch.stack([value.double() for value in values]).max())
 
 
 def passes(what: str, difference: Callable[[], float], tolerance: float) -> bool:

@@ -12,7 +12,7 @@ import functools
 import torch
 from torch import Tensor
 
-from mlpsubmit.training.accel.kernels import kernel_module, launch, passes
+from mlpsubmit.training.accel.kernels import kernel_module, largest, launch, passes
 from mlpsubmit.training.precision import full_precision_matmul
 
 __all__ = ["FusedProducts", "LayerProducts", "layer_products", "product"]
@@ -156,19 +156,22 @@ class FusedProducts(LayerProducts):
                 stages of loading.
         """
         K, M, N = found.shape
-        if A.stride(0) or not A[0].is_contiguous():
-            A = A.contiguous()  # but inputs that configs share are read as they are
+        A, B = (
+            # Inputs that configs share are read as they are.
+            one if one.stride(0) == 0 and one[0].is_contiguous() else one.detach().contiguous()
+            for one in (A, B)
+        )
         summands = A.shape[1 if A_ACROSS else 2]
         rows, columns, depth, warps, stages = tile
         unused = found  # takes the place of what there is none of
         launch(
             found.device,
             "layer_product",
-            (-(-M // rows) * -(-N // columns), K),
-            *(A, B.detach().contiguous(), found),
+            (-(-M // rows) * -(-N // columns) * K, 1),
+            *(A, B, found),
             *(unused if one is None else one.detach().contiguous() for one in (bias, gate)),
             unused if sums is None else sums,
-            *(M, N, summands, A.stride(0), scale),
+            *(M, N, summands, A.stride(0), B.stride(0), scale),
             A_ACROSS=A_ACROSS,
             B_ACROSS=B_ACROSS,
             BIAS=bias is not None,
@@ -226,15 +229,15 @@ def _difference(products: FusedProducts, device: torch.device) -> float:
     def drawn(*shape: int) -> Tensor:
         return torch.randn(shape, generator=random).to(device)
 
-    K, n, d_in, d_out = 2, 80, 96, 112
-    signal, W, bias, d = (
-        drawn(*shape) for shape in ((K, n, d_in), (K, d_out, d_in), (K, d_out), (K, n, d_out))
-    )
-    found = []
-    for one in (products, LayerProducts()):
-        with full_precision_matmul():
-            errors, sums = one.errors(d, W, 0.5, signal, summed=True)
-            hidden = one.hidden(signal, W, 0.5, bias)
-            found.append([hidden, errors, sums, one.weight_gradient(d, signal, 0.5)])
+    found: list[list[Tensor | None]] = [[], []]
+    large = [(64, 1024, 1024)] if device.type == "cuda" else []  # takes long in the interpreter
+    for n, d_in, d_out in ((80, 96, 112), (80, 48, 64), *large):
+        sizes = ((2, n, d_in), (2, d_out, d_in), (2, d_out), (2, n, d_out))
+        signal, W, bias, d = (drawn(*size) for size in sizes)
+        for results, one in zip(found, (products, LayerProducts()), strict=True):
+            with full_precision_matmul():
+                results.append(one.hidden(signal, W, 0.5, bias))
+                results += one.errors(d, W, 0.5, signal, summed=True)
+                results.append(one.weight_gradient(d, signal, 0.5))
     pairs = [(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None]
-    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
+    return largest((a - b).norm() / b.norm() for a, b in pairs)

@@ -9,7 +9,8 @@ narrow MLPs on a GPU, :mod:`mlpsubmit.training.accel.narrow_mlps` computes the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,8 @@ class ClosedForm:
     @property
     def method(self) -> str:
         """How gradients are computed, which decides how they round."""
-        return self._products.method if self.kernel is None else "the kernel for narrow MLPs"
+        narrow = "" if self.kernel is None else "the kernel for narrow MLPs, and "
+        return narrow + self._products.method
 
     def losses_and_gradients(
         self,
@@ -119,7 +121,7 @@ class ClosedForm:
         if self.kernel is not None and loss is mse:
             return self.kernel(tensors, batch, initial_output)
         with torch.no_grad():
-            signals = self._forward(tensors, batch.X, batch.shared)
+            signals = list(self._signals(tensors, batch.X, batch.shared))
             output = signals[-1] - initial_output
         if kept is not None:
             kept.append(output)
@@ -137,24 +139,22 @@ class ClosedForm:
                 gradients[name] += gradient
             return losses, gradients
 
-    def _forward(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> list[Tensor]:
-        """Return the signals: inputs (K, n, d), relu(W x + b) of hidden layers, and the outputs.
+    def _signals(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> Iterator[Tensor]:
+        """Yield the signals: inputs (K, n, d), relu(W x + b) of hidden layers, and the outputs.
 
         Args:
             X: inputs, (n, ...) where they are shared, else (K, n, ...).
         """
         K = len(tensors["input_layer.weight"])
-        signals = [X.flatten(1).expand(K, -1, -1) if shared else X.flatten(2)]
+        signal = X.flatten(1).expand(K, -1, -1) if shared else X.flatten(2)
+        yield signal
         for layer, scale in zip(self._layers, self._scales, strict=True):
             W, b = tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias")
-            is_last = layer == self._layers[-1]
-            signals.append(
-                product(signals[-1], W.mT, scale, b)
-                if is_last
-                else self._products.hidden(signals[-1], W, scale, b)
-            )
-        signals[-1] = self.scaled(tensors, signals[-1])
-        return signals
+            if layer == self._layers[-1]:
+                signal = self.scaled(tensors, product(signal, W.mT, scale, b))
+            else:
+                signal = self._products.hidden(signal, W, scale, b)
+            yield signal
 
     def scaled(self, tensors: Mapping[str, Tensor], signal: Tensor) -> Tensor:
         """Return a signal (K, n, d_out) times the read-outs' multipliers, if they have any."""
@@ -169,7 +169,10 @@ class ClosedForm:
         dim = 0 if shared else 1
         K, width, *_ = tensors["input_layer.weight"].shape
         samples = max(_SAMPLES, _CACHED // (K * width)) if X.device.type == "cpu" else X.shape[dim]
-        parts = [self._forward(tensors, part, shared)[-1] for part in torch.split(X, samples, dim)]
+        parts = [
+            deque(self._signals(tensors, part, shared), maxlen=1).pop()
+            for part in torch.split(X, samples, dim)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _backward(

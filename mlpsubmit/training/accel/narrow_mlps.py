@@ -1,20 +1,21 @@
-"""Narrow MLPs on a GPU: losses and gradients in one launch, if Triton is installed.
+"""Narrow MLPs on a GPU: losses and gradients in one kernel, if Triton is installed.
 
 At widths up to :data:`WIDEST` a step moves its activations to and from memory many times, and
-launches a kernel per operation. One program per network keeps them on the chip (the idea of fully
-fused networks: Müller et al., 2021, arXiv:2106.12372).
+launches a kernel per operation. One program per network and 256 samples keeps them on the chip (the
+idea of fully fused networks: Müller et al., 2021, arXiv:2106.12372).
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mlpsubmit.training.accel.kernels import kernel_module, launch, passes
+from mlpsubmit.training.accel.kernels import kernel_module, largest, launch, passes
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.losses import StackedLoss, mse
 from mlpsubmit.training.precision import full_precision_matmul
@@ -39,7 +40,7 @@ Formulas = Callable[
 
 @dataclass(frozen=True)
 class NarrowKernel:
-    """Losses and gradients of K narrow MLPs with one output under mse, one program per network.
+    """Losses and gradients of K narrow MLPs with one output under mse.
 
     Get one from :meth:`of`.
 
@@ -93,7 +94,8 @@ class NarrowKernel:
 
         The smaller of two differences: rounding may switch a unit on or off.
         """
-        return min(self._trial(seed, shapes, device, formulas) for seed in (0, 1))
+        found = [self._trial(seed, shapes, device, formulas) for seed in (0, 1)]
+        return min(found) if max(found) < math.inf else math.nan
 
     def _trial(
         self,
@@ -116,7 +118,7 @@ class NarrowKernel:
         with full_precision_matmul():
             expected, wanted = formulas(tensors, batch, initial_output, mse)
         pairs = [(losses, expected), *((found[name], wanted[name]) for name in wanted)]
-        return max(float((a - b).norm() / b.norm()) for a, b in pairs)
+        return largest((a - b).norm() / b.norm() for a, b in pairs)
 
     def __call__(
         self, tensors: Mapping[str, Tensor], batch: Batch, initial_output: Tensor | float

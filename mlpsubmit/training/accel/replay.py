@@ -21,8 +21,8 @@ anything fails, training goes on with eager steps, and one line of output names 
 then the results are those of the eager steps, so that they do not depend on whether a recording was
 tried.
 
-A batch function that keeps state is called once per step. One that keeps none is called twice more,
-without effect: the states of its generators are restored.
+A batch function that keeps state is called once per step. One that keeps none is called some times
+more, without effect: the states of its generators are restored.
 """
 
 from __future__ import annotations

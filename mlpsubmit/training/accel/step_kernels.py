@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mlpsubmit.training.accel.kernels import kernel_module, launch, passes
+from mlpsubmit.training.accel.kernels import kernel_module, largest, launch, passes
 
 __all__ = ["LossStep", "SgdStep", "fused_loss_step", "sgd_step"]
 
@@ -40,10 +40,10 @@ def _sgd_step(
         gs = tuple(g.contiguous() for g in gradients[start : start + TOGETHER])
         sizes = tuple(p[0].numel() for p in ps)
         rates, made = lrs[:, start:], updated[:, start:] if column else updated
-        strides = (*rates.stride(), made.stride(0), column)
-        grid = (-(-max(sizes) // BLOCK), len(ps[0]))
-        tensors = (ps, gs, sizes, rates, made)
-        launch(ps[0].device, "sgd_step", grid, *tensors, *strides, P=len(ps), BLOCK=BLOCK)
+        strides, blocks = (*rates.stride(), made.stride(0), column), -(-max(sizes) // BLOCK)
+        arguments = (ps, gs, sizes, blocks, rates, made, *strides)
+        grid = (blocks * len(ps[0]), 1)
+        launch(ps[0].device, "sgd_step", grid, *arguments, P=len(ps), BLOCK=BLOCK)
 
 
 def _sgd_difference(device: torch.device) -> float:
@@ -56,7 +56,7 @@ def _sgd_difference(device: torch.device) -> float:
         one - (lrs[:, i : i + 1] * updated) * gradient
         for i, (one, gradient) in enumerate(zip(old, gradients, strict=True))
     ]
-    return max(float((a - b).abs().max()) for a, b in zip(new, expected, strict=True))
+    return largest((a - b).abs().max() for a, b in zip(new, expected, strict=True))
 
 
 #: Smooths losses (K,), counts the step and compares with thresholds, as the formulas of

@@ -203,6 +203,7 @@ def layer_product(
     N,
     summands,
     A_stride,
+    B_stride,
     scale,
     A_ACROSS: tl.constexpr,
     B_ACROSS: tl.constexpr,
@@ -217,12 +218,12 @@ def layer_product(
 ):
     """One tile of C = scale A B + bias of one network, of what follows it, and its column sums.
 
-    Program (t, k) computes ROWS x COLUMNS entries of network k. Programs that run at the same time
+    A program computes ROWS x COLUMNS entries of one network. Programs that run at the same time
     have the same columns of B, which are read from memory once.
 
     Args:
         A: (M, summands), or (summands, M) if A_ACROSS, network k's from ``A + k A_stride`` on.
-        B: (K, summands, N), or (K, N, summands) if B_ACROSS.
+        B: (summands, N), or (N, summands) if B_ACROSS, likewise.
         C: (K, M, N), written; negative entries become zero if RELU, and those at which ``gate``
             is not positive if GATED.
         bias: (K, N). What there is none of is not read.
@@ -231,8 +232,10 @@ def layer_product(
         PRECISION: of the products, such as "bf16x6": six products of bf16, as exact as fp32.
     """
     tiles = tl.cdiv(M, ROWS)
-    tile_m, tile_n = tl.program_id(0) % tiles, tl.program_id(0) // tiles
-    k = tl.program_id(1).to(tl.int64)
+    all_tiles = tiles * tl.cdiv(N, COLUMNS)
+    k = (tl.program_id(0) // all_tiles).to(tl.int64)
+    number = tl.program_id(0) % all_tiles
+    tile_m, tile_n = number % tiles, number // tiles
     rows = tile_m.to(tl.int64) * ROWS + tl.arange(0, ROWS)  # a matrix may have 2^31 entries
     columns = tile_n.to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
     depth = tl.arange(0, DEPTH)
@@ -241,9 +244,9 @@ def layer_product(
     else:
         a = A + k * A_stride + rows[:, None] * summands + depth[None, :]
     if B_ACROSS:
-        b = B + k * N * summands + columns[None, :] * summands + depth[:, None]
+        b = B + k * B_stride + columns[None, :] * summands + depth[:, None]
     else:
-        b = B + k * N * summands + depth[:, None] * N + columns[None, :]
+        b = B + k * B_stride + depth[:, None] * N + columns[None, :]
     real_rows, real_columns = (rows < M)[:, None], (columns < N)[None, :]
 
     tile = tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -270,11 +273,12 @@ def layer_product(
     tl.store(C + k * M * N + places, tile, mask=real)
 
 
-@triton.jit(do_not_specialize=["lr_stride", "lr_column", "made_stride", "made_column"])
+@triton.jit(do_not_specialize=["blocks", "lr_stride", "lr_column", "made_stride", "made_column"])
 def sgd_step(
     ps,
     gs,
     sizes,
+    blocks,
     lr,
     made,
     lr_stride,
@@ -286,16 +290,17 @@ def sgd_step(
 ):
     """One step of SGD, p -= lr g, of P parameters, where it is made; the others are not touched.
 
-    Program (j, k) updates BLOCK entries of each parameter of config k.
+    A program updates BLOCK entries of each parameter of one config.
 
     Args:
         ps, gs: parameters, changed in place, and gradients, (K, size) each.
         sizes: entries of each parameter of one config.
+        blocks: programs for one config.
         lr: learning rates, that of config k and parameter i at ``lr + k lr_stride + i lr_column``.
         made: bool, likewise.
     """
-    k = tl.program_id(1).to(tl.int64)
-    entries = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    k = (tl.program_id(0) // blocks).to(tl.int64)
+    entries = (tl.program_id(0) % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     for i in tl.static_range(P):
         if tl.load(made + k * made_stride + i * made_column):
             inside, rate = entries < sizes[i], tl.load(lr + k * lr_stride + i * lr_column)

@@ -13,8 +13,12 @@ from mlpsubmit.training.accel import narrow_mlps, step_kernels, triton_kernels
 
 #: By the argument's name; all others point to floats.
 TYPES = {
-    **dict.fromkeys(("n", "X_stride", "y_stride", "f0_stride", "K", "M", "N", "summands"), "i32"),
-    **dict.fromkeys(("lr_stride", "lr_column", "made_stride", "made_column", "A_stride"), "i32"),
+    **dict.fromkeys(
+        ("n", "X_stride", "y_stride", "f0_stride", "K", "M", "N", "summands", "blocks"), "i32"
+    ),
+    **dict.fromkeys(
+        ("lr_stride", "lr_column", "made_stride", "made_column", "A_stride", "B_stride"), "i32"
+    ),
     **dict.fromkeys(("scale", "scale1", "scale2"), "fp32"),
     **dict.fromkeys(("active", "made", "uncrossed"), "*i1"),
     **dict.fromkeys(("smoothed", "smoother", "thresholds"), "*fp64"),

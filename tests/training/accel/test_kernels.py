@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from mlpsubmit.training import MLP
+from mlpsubmit.training import MLP, train
 from mlpsubmit.training.accel import kernels, layer_products, narrow_mlps, step_kernels
 from mlpsubmit.training.accel.mlp import ClosedForm
 from mlpsubmit.training.loss_history import _loss_step
@@ -208,3 +208,35 @@ def test_without_triton_or_a_gpu_there_are_none(monkeypatch: pytest.MonkeyPatch)
     kernels.kernel_module.cache_clear()
     assert kernels.kernel_module("cuda") is None
     kernels.kernel_module.cache_clear()
+
+
+def test_a_trial_that_finds_nan_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [torch.tensor(1e-9), torch.tensor(torch.nan), torch.tensor(1e-9)]
+    assert not kernels.passes("this", lambda: kernels.largest(found), 1e-5)
+    assert "the kernel for this is not used: it differs" in capsys.readouterr().out
+
+
+class Waves(torch.nn.Module):
+    """A model with a complex parameter, and one whose parameters share memory."""
+
+    def __init__(self, shares: bool) -> None:
+        super().__init__()
+        weights = torch.ones(4)
+        waves = torch.ones(3, dtype=torch.cfloat)
+        self.first = torch.nn.Parameter(weights[1:])  # the type of this one is that of inputs
+        self.second = torch.nn.Parameter(weights[:3] if shares else waves)
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        return X @ self.first + (X * self.second).abs().sum(-1)
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_sgd_has_no_kernel_for_parameters_that_are_complex_or_share_memory(
+    shares: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = lambda device: pytest.fail("was asked for")  # noqa: E731
+    monkeypatch.setattr("mlpsubmit.training.optimizers.sgd.sgd_step", refused)
+    batch = (torch.eye(3), torch.ones(3))
+    settings = {"MAX_ITER": 2, "PARAMETRIZATION": "sp", "CENTERED": False}
+    trained = train([Waves(shares)], [lambda step: batch], settings)
+    assert np.isfinite(trained.train_loss).all()
