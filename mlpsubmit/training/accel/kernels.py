@@ -21,7 +21,7 @@ from torch import Tensor
 from mlpsubmit.display.output import echo
 from mlpsubmit.training.oom import ran_out_of_memory
 
-__all__ = ["kernel_module", "largest", "launch", "passes"]
+__all__ = ["kernel_module", "launch", "passes", "relative_difference"]
 
 
 @functools.cache
@@ -44,9 +44,13 @@ def launch(device: torch.device, name: str, grid: tuple[int, int], *args: Any, *
         getattr(kernel_module(device.type), name)[grid](*args, **kw)
 
 
-def largest(values: Iterable[Tensor]) -> float:
-    """Return the largest of some numbers, NaN if any of them is that."""
-    return float(torch.stack([value.double() for value in values]).max())
+def relative_difference(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the largest difference of tensors from others, over the norm of those.
+
+    NaN if there is any.
+    """
+    ratios = [(a - b).norm() / b.norm().clamp(min=torch.finfo(b.dtype).tiny) for a, b in pairs]
+    return float(torch.stack([ratio.double() for ratio in ratios]).max())
 
 
 def passes(what: str, difference: Callable[[], float], tolerance: float) -> bool:

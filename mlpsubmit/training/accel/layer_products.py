@@ -12,7 +12,7 @@ import functools
 import torch
 from torch import Tensor
 
-from mlpsubmit.training.accel.kernels import kernel_module, largest, launch, passes
+from mlpsubmit.training.accel.kernels import kernel_module, launch, passes, relative_difference
 from mlpsubmit.training.precision import full_precision_matmul
 
 __all__ = ["FusedProducts", "LayerProducts", "layer_products", "product"]
@@ -240,4 +240,4 @@ def _difference(products: FusedProducts, device: torch.device) -> float:
                 results += one.errors(d, W, 0.5, signal, summed=True)
                 results.append(one.weight_gradient(d, signal, 0.5))
     pairs = [(a, b) for a, b in zip(*found, strict=True) if a is not None and b is not None]
-    return largest((a - b).norm() / b.norm() for a, b in pairs)
+    return relative_difference(pairs)

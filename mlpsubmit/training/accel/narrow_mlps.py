@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mlpsubmit.training.accel.kernels import kernel_module, largest, launch, passes
+from mlpsubmit.training.accel.kernels import kernel_module, launch, passes, relative_difference
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.losses import StackedLoss, mse
 from mlpsubmit.training.precision import full_precision_matmul
@@ -118,7 +118,7 @@ class NarrowKernel:
         with full_precision_matmul():
             expected, wanted = formulas(tensors, batch, initial_output, mse)
         pairs = [(losses, expected), *((found[name], wanted[name]) for name in wanted)]
-        return largest((a - b).norm() / b.norm() for a, b in pairs)
+        return relative_difference(pairs)
 
     def __call__(
         self, tensors: Mapping[str, Tensor], batch: Batch, initial_output: Tensor | float

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mlpsubmit.training.accel.kernels import kernel_module, largest, launch, passes
+from mlpsubmit.training.accel.kernels import kernel_module, launch, passes, relative_difference
 
 __all__ = ["LossStep", "SgdStep", "fused_loss_step", "sgd_step"]
 
@@ -56,7 +56,7 @@ def _sgd_difference(device: torch.device) -> float:
         one - (lrs[:, i : i + 1] * updated) * gradient
         for i, (one, gradient) in enumerate(zip(old, gradients, strict=True))
     ]
-    return largest((a - b).abs().max() for a, b in zip(new, expected, strict=True))
+    return relative_difference(zip(new, expected, strict=True))
 
 
 #: Smooths losses (K,), counts the step and compares with thresholds, as the formulas of

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.training import MLP, train
-from mlpsubmit.training.accel.kernels import largest
+from mlpsubmit.training.accel.kernels import relative_difference
 from mlpsubmit.training.accel.layer_products import FusedProducts, LayerProducts
 from mlpsubmit.training.accel.narrow_mlps import NarrowKernel
 from mlpsubmit.training.accel.step_kernels import fused_loss_step, sgd_step
@@ -108,7 +108,7 @@ def difference(case: Case, device: str) -> float:
     """Return the largest difference from the reference, over the reference's norm."""
     expected, found = reference(case, *case.drawn(device)), computed(case, device)
     assert found.keys() == expected.keys()
-    return largest((found[n] - expected[n]).norm() / expected[n].norm() for n in expected)
+    return relative_difference((found[name], expected[name]) for name in expected)
 
 
 def alone_and_again(case: Case, device: str) -> bool:
@@ -218,7 +218,7 @@ def layer_difference(layer: Layer, device: str, tf32: bool = False) -> float:
         assert sums is not None
         assert torch.equal(alone, errors)
         found.append([*hidden, errors, sums, products.weight_gradient(d, x, 0.7)])
-    return largest((a - b).norm() / b.norm() for a, b in zip(*found, strict=True))
+    return relative_difference(zip(*found, strict=True))
 
 
 def products_of_diverged(device: str) -> bool:

@@ -211,8 +211,11 @@ def test_without_triton_or_a_gpu_there_are_none(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_trial_that_finds_nan_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    found = [torch.tensor(1e-9), torch.tensor(torch.nan), torch.tensor(1e-9)]
-    assert not kernels.passes("this", lambda: kernels.largest(found), 1e-5)
+    one = torch.ones(2)
+    pairs = [(one, one), (torch.tensor([1.0, torch.nan]), one), (one, one), (0 * one, 0 * one)]
+    assert kernels.relative_difference([*pairs[:1], *pairs[3:]]) == 0
+    assert kernels.relative_difference([(one, 0 * one)]) > 1e30
+    assert not kernels.passes("this", lambda: kernels.relative_difference(pairs), 1e-5)
     assert "the kernel for this is not used: it differs" in capsys.readouterr().out
 
 
