@@ -265,6 +265,7 @@ class _Task:
                 unless another process has taken them over.
         """
         proceed, interrupted, turns = True, False, self.context.turns
+        turns.several = len(packs) > 1 and self.room.fits_beside(packs[1], packs[:1])
         waiting = deque(packs)
         while True:
             while waiting and proceed and not interrupted and self._starts(waiting[0]):

@@ -62,6 +62,7 @@ class TaskMonitor(Monitor):
         meter: counts the model-steps of the pack.
         interval: seconds between two saves; more if saves are slow.
         pass_on: lets other packs queue their steps, while the device works on those of this one.
+        shares_device: whether there may be other packs.
         verbose: print losses as they fall.
     """
 
@@ -74,8 +75,10 @@ class TaskMonitor(Monitor):
         interval: float,
         *,
         pass_on: Callable[[], None] = lambda: None,
+        shares_device: bool = False,
         verbose: bool = False,
     ) -> None:
+        self.shares_device = shares_device
         self.checkpoint = checkpoint
         self.stop = stop
         self.heartbeat = heartbeat

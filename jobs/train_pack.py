@@ -128,6 +128,7 @@ def train_pack(
         meter,
         60 * base.checkpoint_minutes,
         pass_on=context.turns.pass_on,
+        shares_device=context.turns.several,
         verbose=base.verbose,
     )
     stopped = _PackTraining(context, pack.name, configs, checkpoint, monitor).run()

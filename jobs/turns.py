@@ -45,10 +45,14 @@ class Turns(Generic[T]):
 
     Args:
         device: on which they queue work; on a GPU each on a stream of its own.
+
+    Attributes:
+        several: whether several functions are to be under way at a time.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._works = device, deque[_Work]()
+        self.several = False
         #: Those that wait until they are alone, the first one first; it stays until it ends.
         self._waiting: list[greenlet] = []
 

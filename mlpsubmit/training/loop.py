@@ -207,7 +207,8 @@ def train(
             state=monitor.restore(),
         )
         history, metrics, grabber = pack.history, pack.metrics, pack.grabber
-        make_steps = replayed(partial(train_step, pack), pack, common)
+        shared = monitor.shares_device
+        make_steps = replayed(partial(train_step, pack), pack, common, shared=shared)
         kept = KeptSteps(common.keep_state, max_iter, BLOCK)
         following = pack.start
 

@@ -61,6 +61,10 @@ class Monitor:
     By default they do nothing.
     """
 
+    #: Whether other trainings use the device at the same time: how fast steps are, not what they
+    #: compute, may depend on it.
+    shares_device = False
+
     def restore(self) -> dict[str, Any] | None:
         """Return the state saved earlier, or None to start from the beginning."""
         return None

@@ -89,6 +89,7 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     progress = TaskMonitor.progress
 
     def noted(self: TaskMonitor, made: Progress) -> None:
+        assert self.shares_device
         seen.append(int(self.checkpoint.file.stem))
         progress(self, made)
 

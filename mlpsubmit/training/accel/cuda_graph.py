@@ -30,19 +30,21 @@ class CudaRecorder:
 
     Args:
         device: the GPU.
+        shared: whether others use it at the same time. Then a recording has one stream: the device
+            has enough to do, and to launch a graph with branches takes the host much longer.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, shared: bool = False) -> None:
         # Libraries initialise themselves per stream, which cannot be recorded: so the watched step
         # runs on the stream that is recorded later.
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         # Kernels of small works are short, and what waits for them is long: they go first.
         new: Any = partial(torch.cuda.Stream, device, priority=-1)
-        self._second, self._lanes = new(), [new() for _ in range(LANES)]
+        self._further = [] if shared else [new() for _ in range(1 + LANES)]
 
-    def aside(self) -> CudaAside:
+    def aside(self) -> Aside:
         """Return what does works of steps aside; a new one for each recording."""
-        return CudaAside(self._second, self._lanes)
+        return CudaAside(self._further[0], self._further[1:]) if self._further else Aside()
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[list[str]]:

@@ -106,17 +106,20 @@ class Recordable(Protocol):
         """Why steps cannot be recorded, where that is known."""
 
 
-def replayed(step_fn: StepFn, pack: Recordable, common: Hyperparameters) -> StepsFn:
+def replayed(
+    step_fn: StepFn, pack: Recordable, common: Hyperparameters, *, shared: bool = False
+) -> StepsFn:
     """Return a function that makes steps: by replay where that pays, else one by one.
 
     Args:
         step_fn: makes a step eagerly; everything that it changes, it changes in place.
         common: hyperparameters of the pack. COMPILE=False turns replay off; True tries it even
             where it does not pay.
+        shared: whether others use the device at the same time.
     """
     steps = common.max_iter - pack.start
     if pack.device.type == "cuda" and replay_wanted(common, steps, pack.weights):
-        return ReplayedSteps(step_fn, pack, CudaRecorder(pack.device))
+        return ReplayedSteps(step_fn, pack, CudaRecorder(pack.device, shared))
     return lambda step, until: (step, *step_fn(step))
 
 

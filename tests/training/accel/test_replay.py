@@ -184,7 +184,7 @@ def replaying(monkeypatch):
     """Make the train loop replay its steps, through a given recorder."""
 
     def by(recorder):
-        def replayed(step_fn, pack, common):
+        def replayed(step_fn, pack, common, shared=False):
             recorder.replayed = ReplayedSteps(step_fn, pack, recorder)
             return recorder.replayed
 
