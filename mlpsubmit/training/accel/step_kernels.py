@@ -87,18 +87,22 @@ def _loss_step(
     made, K = torch.empty_like(active), len(losses)
     tensors = (losses.contiguous(), smoothed, smoother, active, steps)
     crossings = (thresholds, uncrossed, crossed_after)
-    sizes = {"T": thresholds.shape[1], "STOPS": stops, "CONFIGS": CONFIGS}
-    grid = (-(-K // CONFIGS), 1)
-    launch(losses.device, "loss_step", grid, *tensors, *crossings, made, K, **sizes)
+    T, grid = thresholds.shape[1], (-(-K // CONFIGS), 1)
+    options = {"STOPS": stops, "CONFIGS": CONFIGS}
+    launch(losses.device, "loss_step", grid, *tensors, *crossings, made, K, T, **options)
     return made
 
 
 def _loss_difference(device: torch.device, formulas: LossStep) -> float:
     """Return how many results differ in any bit, for losses of which some are not finite."""
+    cases = ((3, True), (2, False), (0, False))
+    return sum(_differing_losses(device, formulas, T, stops) for T, stops in cases)
+
+
+def _differing_losses(device: torch.device, formulas: LossStep, T: int, stops: bool) -> float:
     found, both = list[list[Tensor]](), list[LossStep]([_loss_step, formulas])
     for step in both:
-        random = torch.Generator().manual_seed(0)
-        K, T = CONFIGS + 5, 3
+        random, K = torch.Generator().manual_seed(0), CONFIGS + 5
         losses, smoothed = torch.randn(2, K, generator=random).exp()
         losses[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
         smoother = torch.rand(K, generator=random).double()
@@ -108,7 +112,7 @@ def _loss_difference(device: torch.device, formulas: LossStep) -> float:
         counts = torch.arange(K)
         state = [smoothed.double(), smoother, active, counts, thresholds, uncrossed]
         state = [one.to(device) for one in (*state, torch.zeros(K, T, dtype=torch.int64))]
-        made = step(losses.to(device), *state, True)
+        made = step(losses.to(device), *state, stops)
         found.append([*state, made])
     bits = [[one.nan_to_num(-1.0) for one in results] for results in found]
     return float(sum(not torch.equal(a, b) for a, b in zip(*bits, strict=True)))

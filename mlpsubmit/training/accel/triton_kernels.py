@@ -309,7 +309,7 @@ def sgd_step(
             tl.store(ps[i] + k * sizes[i] + entries, old - step, mask=inside)
 
 
-@triton.jit(do_not_specialize=["K"])
+@triton.jit(do_not_specialize=["K", "T"])
 def loss_step(
     losses,
     smoothed,
@@ -321,7 +321,7 @@ def loss_step(
     crossed_after,
     made,
     K,
-    T: tl.constexpr,
+    T,
     STOPS: tl.constexpr,
     CONFIGS: tl.constexpr,
 ):
@@ -349,13 +349,13 @@ def loss_step(
     makes = was_active & (now - now == 0)
     count = tl.load(steps + k, mask=inside) + makes
     goes_on = makes
-    for t in tl.static_range(T):
+    for t in range(T):
         place = k * T + t
         open_before = tl.load(uncrossed + place, mask=inside, other=0) != 0
         newly = (now < tl.load(thresholds + place, mask=inside)) & makes & open_before
         tl.store(crossed_after + place, count, mask=inside & newly)
         tl.store(uncrossed + place, open_before ^ newly, mask=inside)
-        if STOPS and t == T - 1:
+        if STOPS:  # of the last threshold, in the end
             goes_on = makes & (open_before ^ newly)
     tl.store(smoothed + k, now, mask=inside)
     tl.store(steps + k, count, mask=inside)

@@ -14,7 +14,7 @@ from mlpsubmit.training.accel import narrow_mlps, step_kernels, triton_kernels
 #: By the argument's name; all others point to floats.
 TYPES = {
     **dict.fromkeys(
-        ("n", "X_stride", "y_stride", "f0_stride", "K", "M", "N", "summands", "blocks"), "i32"
+        ("n", "X_stride", "y_stride", "f0_stride", "K", "T", "M", "N", "summands", "blocks"), "i32"
     ),
     **dict.fromkeys(
         ("lr_stride", "lr_column", "made_stride", "made_column", "A_stride", "B_stride"), "i32"
@@ -55,7 +55,7 @@ def compile_for(
 def main(capability: int) -> None:
     compile_for(capability, triton_kernels.sgd_step, 4, P=2, BLOCK=step_kernels.BLOCK)
     for stops in (True, False):
-        sizes = {"T": 2 * stops, "STOPS": stops, "CONFIGS": step_kernels.CONFIGS}
+        sizes = {"STOPS": stops, "CONFIGS": step_kernels.CONFIGS}
         compile_for(capability, triton_kernels.loss_step, 4, **sizes)
     for direction, flags in DIRECTIONS.items():
         tile = {"ROWS": 64, "COLUMNS": 64, "DEPTH": 16}
