@@ -466,7 +466,7 @@ def aside(draw_aside):
     return looking(lambda step: draw_aside())
 
 
-def eagerly(step_fn, pack, common):
+def eagerly(step_fn, pack, common, shared=False):
     return lambda step, until: (step, *step_fn(step))
 
 
