@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,23 +74,13 @@ def fused_loss_step(device: torch.device, formulas: LossStep) -> LossStep | None
     return _loss_step if passes("losses", difference, 0.0) else None
 
 
-def _loss_step(
-    losses: Tensor,
-    smoothed: Tensor,
-    smoother: Tensor,
-    active: Tensor,
-    steps: Tensor,
-    thresholds: Tensor,
-    uncrossed: Tensor,
-    crossed_after: Tensor,
-    stops: bool,
-) -> Tensor:
-    made, K = torch.empty_like(active), len(losses)
-    tensors = (losses.contiguous(), smoothed, smoother, active, steps)
-    crossings = (thresholds, uncrossed, crossed_after)
-    T, grid = thresholds.shape[1], (-(-K // CONFIGS), 1)
-    options = {"STOPS": stops, "CONFIGS": CONFIGS}
-    launch(losses.device, "loss_step", grid, *tensors, *crossings, made, K, T, **options)
+def _loss_step(losses: Tensor, *arguments: Any) -> Tensor:
+    *state, stops = arguments
+    *_, crossed_after = state
+    K, T = crossed_after.shape
+    made = torch.empty(K, dtype=torch.bool, device=losses.device)
+    grid, options = (-(-K // CONFIGS), 1), {"STOPS": stops, "CONFIGS": CONFIGS}
+    launch(losses.device, "loss_step", grid, losses.contiguous(), *state, made, K, T, **options)
     return made
 
 

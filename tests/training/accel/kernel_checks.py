@@ -273,6 +273,7 @@ def main(file: Path) -> None:
                 "sgd": sgd("cpu"),
                 "losses": loss_steps("cpu"),
                 "layers": [layer_difference(layer, "cpu") for layer in LAYERS],
+                "layers in tf32": [layer_difference(layer, "cpu", tf32=True) for layer in LAYERS],
                 "products of diverged": products_of_diverged("cpu"),
                 "trained": [trained("cpu"), trained("cpu", COMPILE=False)],
                 "wide": [

@@ -62,8 +62,9 @@ def test_in_the_interpreter_they_agree_with_autograd(interpreted: Any) -> None:
     assert interpreted["diverged"] == [False, True, False]
     assert interpreted["sgd"] == SGD
     assert interpreted["losses"]
-    for layer, found in zip(checks.LAYERS, interpreted["layers"], strict=True):
-        assert found < TOLERANCE, layer
+    for case in ("layers", "layers in tf32"):
+        for layer, found in zip(checks.LAYERS, interpreted[case], strict=True):
+            assert found < TOLERANCE, (case, layer)
     assert interpreted["products of diverged"]
 
 
@@ -243,3 +244,39 @@ def test_sgd_has_no_kernel_for_parameters_that_are_complex_or_share_memory(
     settings = {"MAX_ITER": 2, "PARAMETRIZATION": "sp", "CENTERED": False}
     trained = train([Waves(shares)], [lambda step: batch], settings)
     assert np.isfinite(trained.train_loss).all()
+
+
+@pytest.mark.parametrize(("capability", "is_tried"), [((9, 0), True), ((8, 9), False)])
+def test_fused_products_are_tried_where_tensor_cores_are_fast_alone(
+    capability: tuple[int, int], is_tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+    monkeypatch.setattr(layer_products, "kernel_module", lambda device_type: object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(layer_products, "passes", lambda *trial: not tried.append(trial[2]))
+    products = uncached(layer_products._fused_products)
+    monkeypatch.setattr(layer_products, "_fused_products", products)
+    cuda = torch.device("cuda")
+    for precision in ("fp32", "tf32"):
+        found = layer_products.layer_products(precision, torch.float32, cuda)
+        assert found.method == ("fused products" if is_tried else "the closed form")
+    assert layer_products.layer_products("fp64", torch.float64, cuda).method == "the closed form"
+    assert tried == ([layer_products.TOLERANCE, layer_products.TF32_TOLERANCE] if is_tried else [])
+
+
+def test_in_tf32_the_gradient_of_wide_layers_is_of_transposed_signals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    d, signal = torch.randn(2, 5, 8), torch.randn(2, 5, 9)
+    seen: list[bool] = []
+
+    def product(A: torch.Tensor, B: torch.Tensor, scale: float) -> torch.Tensor:
+        seen.append(B.mT.is_contiguous())
+        return scale * A @ B
+
+    monkeypatch.setattr(layer_products, "product", product)
+    for tf32, widest in ((True, 8), (True, 9), (False, 8)):
+        monkeypatch.setattr(layer_products, "TRANSPOSED", widest)
+        found = layer_products.LayerProducts(tf32).weight_gradient(d, signal, 0.5)
+        torch.testing.assert_close(found, 0.5 * torch.einsum("kno,kni->koi", d, signal))
+    assert seen == [True, False, False]

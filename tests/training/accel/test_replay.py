@@ -13,6 +13,7 @@ import random
 import subprocess
 import sys
 import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from mlpsubmit.batchfns import (
 )
 from mlpsubmit.spec.hyperparameters import validate
 from mlpsubmit.training import MLP, Interrupted, batches, loop, train
+from mlpsubmit.training.accel import replay
 from mlpsubmit.training.accel.cuda_graph import CudaRecorder
 from mlpsubmit.training.accel.replay import (
     LARGEST_RECORDED,
@@ -579,6 +581,27 @@ batch = lambda step: (torch.ones(4, 3), torch.ones(4))
 print(train([MLP(3, 4)], [batch], {"MAX_ITER": 3}, device="cuda").train_loss)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("shares", [True, False])
+def test_a_device_that_others_use_is_recorded_for_as_such(shares, monkeypatch, make_mlps):
+    made = []
+
+    def recorder(device, shared):
+        made.append(shared)
+        return Recorder()
+
+    def on_a_gpu(step_fn, pack, common, shared):
+        seen = SimpleNamespace(start=0, device=torch.device("cuda"), weights=1)
+        replay.replayed(step_fn, seen, validate({"COMPILE": True}), shared=shared)
+        return lambda step, until: (step, *step_fn(step))
+
+    monkeypatch.setattr(replay, "CudaRecorder", recorder)
+    monkeypatch.setattr(loop, "replayed", on_a_gpu)
+    monitor = Monitor()
+    monitor.shares_device = shares
+    train(make_mlps(1), [drawing(1)[0]], {"MAX_ITER": 2}, monitor=monitor)
+    assert made == [shares]
 
 
 KEEPS = "from step 1 on, steps are not replayed: a batch function, the model or the loss may keep"
