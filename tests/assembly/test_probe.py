@@ -263,6 +263,9 @@ def test_patterns_of_parameter_names_are_checked_at_launch() -> None:
     text = r"LR_FACTORS: no parameter of the model matches 'hidden_layers\.\*'.*at .*depth=1"
     with pytest.raises(SpecError, match=text):
         probe(small({"DEPTH": [2, 1]}, LR_FACTORS=frozen))
+    with pytest.raises(SpecError) as caught:  # the first config has it, which trains a step
+        probe(small({"WIDTH": [2, 3]}, LR_FACTORS={"imput": 0}))
+    assert len(caught.value.errors) == 1
 
     def network(d_in: int, width: int) -> torch.nn.Module:
         return torch.nn.Sequential(torch.nn.Linear(d_in, width), torch.nn.Linear(width, 1))
