@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mlpsubmit.display.output import echo
 from mlpsubmit.errors import RunError
+from mlpsubmit.jobs.garbage import postpone_collection, resume_collection
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.signals import STOP_SIGNALS, stop_on_signals
 from mlpsubmit.jobs.supervisor import Supervision, supervised
@@ -53,6 +54,7 @@ def main(
             with as_launched(run, sweep_hash) as sweep:
                 from mlpsubmit.jobs.task import run_task
 
+                resume_collection()
                 outcome = run_task(run, sweep, submission, task, stop, supervision=supervision)
         except RunError as error:
             echo(error)
@@ -76,6 +78,7 @@ def report_end(path: str, submission: int, task: int, end: ProcessEnd) -> None:
 if __name__ == "__main__":
     arguments = sys.argv[1], int(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     parent = supervised(partial(report_end, *arguments[:2], arguments[3]))
+    postpone_collection()
     try:
         code = main(*arguments, parent)
     finally:

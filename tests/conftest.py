@@ -81,6 +81,7 @@ def mlpsubmit(
         monkeypatch.setattr(sys, "argv", ["mlpsubmit", *map(str, arguments)])
         monkeypatch.setattr(sys, "path", list(sys.path))
         monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # main() sets it
+        monkeypatch.setattr("mlpsubmit.cli.main.postpone_collection", lambda: None)
         capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()

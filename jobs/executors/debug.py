@@ -11,6 +11,7 @@ from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.as_launched import as_launched
 from mlpsubmit.jobs.executors.base import Executor
+from mlpsubmit.jobs.garbage import resume_collection
 from mlpsubmit.jobs.signals import stop_on_signals
 from mlpsubmit.jobs.store.run_directory import task_name
 from mlpsubmit.jobs.submission import Job, Submission
@@ -46,6 +47,7 @@ class DebugExecutor(Executor):
         """Train the task; the state of this process is restored afterwards."""
         yield Job.of_process(task_name(submission.number, 0), 0, os.getpid())
         on_failure = None if self._keep_going else self._show
+        resume_collection()
         if torch.cuda.is_available():
             torch.cuda.current_stream()  # so that its generators have a state to restore
         with (

@@ -22,6 +22,7 @@ import numpy as np
 
 from mlpsubmit import files
 from mlpsubmit.checksums import sealed
+from mlpsubmit.jobs.garbage import postpone_collection, resume_collection
 from mlpsubmit.jobs.heartbeat import process_age
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.store import run_directory
@@ -110,6 +111,7 @@ def _measure(folder: Path, sweep: Sweep) -> Mapping[str, Any]:
     from mlpsubmit.jobs.shared_data import SharedData
     from mlpsubmit.jobs.throughput.roofline import Roofline
 
+    resume_collection()
     begun = time.monotonic()
     run = RunDirectory(folder)
     plan = Plan.from_json(run.plan)
@@ -146,4 +148,5 @@ def _speeds(sweep: Sweep, plan: Plan, data: Any, device: Any, packs: Sequence[in
 
 
 if __name__ == "__main__":
+    postpone_collection()
     main(Path(sys.argv[1]), int(sys.argv[2]))

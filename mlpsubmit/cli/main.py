@@ -15,6 +15,7 @@ import click
 
 from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError, shown
+from mlpsubmit.jobs.garbage import postpone_collection
 
 __all__ = ["cli", "main"]
 
@@ -86,6 +87,7 @@ def main() -> None:
     """Run the command line; a user's error is one message and exit code 2."""
     warnings.showwarning = _show_once()
     sys.excepthook = _show_traceback
+    postpone_collection()
     try:
         # Not by itself: click would print arguments as they are.
         sys.exit(cli(prog_name="mlpsubmit", standalone_mode=False))

@@ -17,6 +17,7 @@ from rich.text import Text
 from mlpsubmit.display.console import Console, text
 from mlpsubmit.display.output import echo, inline, without_styles
 from mlpsubmit.display.text import counted
+from mlpsubmit.jobs.garbage import resume_collection
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status
@@ -195,6 +196,7 @@ def follow(run: Run) -> int:
     how to continue; a second one ends the wait. On a cluster, Ctrl-C only ends the display.
     """
     console = Console()
+    resume_collection()  # this may go on for days
     try:
         with status_display(console) as show:
             status = run.wait(show)
@@ -221,6 +223,7 @@ def _interrupted(run: Run) -> int:
 
 def watch(run: Run) -> Status:
     """Show a run until it ends; Ctrl-C only ends the display."""
+    resume_collection()
     with contextlib.suppress(KeyboardInterrupt), status_display(Console()) as show:
         return run.wait(show)
     return run.status()
