@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import sys
 import types
 import warnings
@@ -21,9 +20,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
-from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
-from mlpsubmit.training.accel.cpu import cpu_info, cpu_name
+from mlpsubmit.training.accel.cpu import machine_digest
 from mlpsubmit.training.oom import ran_out_of_memory
 
 __all__ = ["Compiled", "compile_wanted", "make_importable", "sharing_compiled"]
@@ -123,9 +121,7 @@ def sharing_compiled(folder: Path) -> Iterator[None]:
     It has a subfolder per model of CPU: code for one may not run on another. Variables that the
     user has set stay as they are.
     """
-    info = cpu_info()
-    cpu = " ".join([cpu_name(), info.get("flags", ""), info.get("Features", "")])
-    machine = digest(platform.machine(), cpu, torch.__version__).hex()[:16]
+    machine = machine_digest(torch.__version__)
     # A task has its share of the cores; by default the compiler would start a process on each.
     settings = {_CACHE_VARIABLE: str(folder / machine), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     before = {name: os.environ.get(name) for name in settings}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-__all__ = ["cpu_info", "cpu_name"]
+from mlpsubmit.spec.fingerprint import digest
+
+__all__ = ["cpu_name", "machine_digest"]
 
 
-def cpu_info() -> dict[str, str]:
+def _cpu_info() -> dict[str, str]:
     """Return the kernel's description of the first CPU, by field; empty if it has none."""
     try:
         first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
@@ -20,4 +22,15 @@ def cpu_info() -> dict[str, str]:
 
 def cpu_name() -> str:
     """Return the CPU's model name."""
-    return cpu_info().get("model name") or platform.processor() or platform.machine()
+    return _cpu_info().get("model name") or platform.processor() or platform.machine()
+
+
+def machine_digest(*further: str) -> str:
+    """Return what tells machines apart that cannot run each other's compiled code.
+
+    Args:
+        further: what else that code depends on.
+    """
+    info = _cpu_info()
+    cpu = " ".join([cpu_name(), info.get("flags", ""), info.get("Features", "")])
+    return digest(platform.machine(), cpu, *further).hex()[:16]

@@ -3,20 +3,24 @@
 With weights W, biases b and forward multipliers g, a hidden layer computes
 relu(sqrt(2) g (W x + b)), which equals c relu(W x + b) with c = sqrt(2) g (c = g where a
 parametrization has no ReLU gain). So relu(W x + b) is what is stored, and c is a factor of the next
-matrix product, where it costs nothing. Gradients follow from these formulas by backpropagation. For
-narrow MLPs on a GPU, :mod:`mlpsubmit.training.accel.narrow_mlps` computes the same in one launch.
+matrix product, where it costs nothing. Gradients follow from these formulas by backpropagation.
+:mod:`mlpsubmit.training.accel.native_mlp` computes the same on a CPU, network by network, and
+:mod:`mlpsubmit.training.accel.narrow_mlps` for narrow MLPs on a GPU, in one launch.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mlpsubmit.training.accel.layer_products import LayerProducts, layer_products, product
 from mlpsubmit.training.accel.narrow_mlps import NarrowKernel
+from mlpsubmit.training.accel.native_mlp import NativeMLP
 from mlpsubmit.training.batches import Batch, column
 from mlpsubmit.training.losses import (
     StackedLoss,
@@ -54,10 +58,13 @@ class ClosedForm:
         self, layers: Sequence[str], scales: Sequence[float], products: LayerProducts
     ) -> None:
         self._layers, self._products = list(layers), products
+        self._names = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
         #: Per layer, the factor c that its input still lacks.
         self._scales = [1.0, *scales]
         #: Computes losses and gradients under mse, where there is one.
         self.kernel: NarrowKernel | None = None
+        #: Computes all of it on a CPU, where there is one and networks enough.
+        self.native: NativeMLP | None = None
 
     @classmethod
     def of(
@@ -83,22 +90,25 @@ class ClosedForm:
         named = dict(first.named_parameters())  # without those that are tied to another
         if set(named) != expected or not all(p.requires_grad for p in named.values()):
             return None
-        scales = {_scales(model) for model in models}
-        common = scales.pop()
-        if scales or common is None:
+        common, *others = {_scales(model) for model in models}
+        if others or common is None:
             return None
         dtype = named["input_layer.weight"].dtype
         form = cls(layers, common, layer_products(precision, dtype, device))
         plain = cls(layers, common, LayerProducts())
+        formulas = partial(plain.losses_and_gradients, loss=mse)
         tensors = {**named, **dict(first.named_buffers())}
-        form.kernel = NarrowKernel.of(
-            tuple(layers), (1.0, *common), tensors, device, plain.losses_and_gradients
-        )
+        scales = (1.0, *common)
+        form.kernel = NarrowKernel.of(tuple(layers), scales, tensors, device, formulas)
+        if device.type == "cpu":
+            form.native = NativeMLP.of(layers, scales, cls.OUTPUT_SCALE, tensors, formulas)
         return form
 
     @property
     def method(self) -> str:
         """How gradients are computed, which decides how they round."""
+        if self.native is not None:
+            return self.native.method
         narrow = "" if self.kernel is None else "the kernel for narrow MLPs, and "
         return narrow + self._products.method
 
@@ -120,24 +130,38 @@ class ClosedForm:
         """
         if self.kernel is not None and loss is mse:
             return self.kernel(tensors, batch, initial_output)
+        if loss is mse and (native := self._native(tensors)) is not None:
+            with torch.no_grad():
+                return native.mse_gradients(tensors, batch, initial_output, kept)
         with torch.no_grad():
-            signals = list(self._signals(tensors, batch.X, batch.shared))
-            output = signals[-1] - initial_output
+            signals, output = self._forward(tensors, batch)
+            output = output - initial_output
         if kept is not None:
             kept.append(output)
         # A callable loss may do anything with the targets.
         direct: dict[str, Tensor] = {}
         if takes_params(loss):
-            names = [f"{layer}.{kind}" for layer in self._layers for kind in ("weight", "bias")]
-            params = {name: tensors[name] for name in names if name in tensors}
+            params = {name: tensors[name] for name in self._names if name in tensors}
             losses, d_output, direct = partial_derivatives(loss, output, batch.targets, params)
         else:
             losses, d_output = differentiated(loss, output, batch.targets)
         with torch.no_grad():
-            gradients = self._backward(tensors, signals, d_output)
+            gradients = self._backward(tensors, batch, signals, d_output)
             for name, gradient in direct.items():
                 gradients[name] += gradient
             return losses, gradients
+
+    def _native(self, tensors: Mapping[str, Tensor]) -> NativeMLP | None:
+        """Return the functions in C, if they suit these networks."""
+        K = len(tensors[f"{self._layers[0]}.weight"])
+        return self.native if self.native is not None and self.native.suits(K) else None
+
+    def _forward(self, tensors: Mapping[str, Tensor], batch: Batch) -> tuple[Any, Tensor]:
+        """Return what :meth:`_backward` needs, and the outputs (K, n, d_out)."""
+        if (native := self._native(tensors)) is not None:
+            return native.forward(tensors, batch)
+        signals = list(self._signals(tensors, batch.X, batch.shared))
+        return signals, signals[-1]
 
     def _signals(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> Iterator[Tensor]:
         """Yield the signals: inputs (K, n, d), relu(W x + b) of hidden layers, and the outputs.
@@ -166,6 +190,8 @@ class ClosedForm:
 
         The activations of a large test set would not fit into its caches, and each is read once.
         """
+        if (native := self._native(tensors)) is not None:
+            return native.outputs(tensors, X, shared)
         dim = 0 if shared else 1
         K, width, *_ = tensors["input_layer.weight"].shape
         samples = max(_SAMPLES, _CACHED // (K * width)) if X.device.type == "cpu" else X.shape[dim]
@@ -176,9 +202,15 @@ class ClosedForm:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _backward(
-        self, tensors: Mapping[str, Tensor], signals: Sequence[Tensor], d_output: Tensor
+        self, tensors: Mapping[str, Tensor], batch: Batch, signals: Any, d_output: Tensor
     ) -> dict[str, Tensor]:
-        """Return the gradients (K, ...) by name, from that with respect to the outputs."""
+        """Return the gradients (K, ...) by name, from that with respect to the outputs.
+
+        Args:
+            signals: from :meth:`_forward`.
+        """
+        if (native := self._native(tensors)) is not None:
+            return native.backward(tensors, batch, signals, d_output)
         gradients = {}
         has_bias = [f"{layer}.bias" in tensors for layer in self._layers]
         d = self.scaled(tensors, d_output)

@@ -8,17 +8,15 @@ idea of fully fused networks: Müller et al., 2021, arXiv:2106.12372).
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mlpsubmit.training.accel.kernels import kernel_module, launch, passes, relative_difference
+from mlpsubmit.training.accel.kernels import kernel_module, launch, passes
+from mlpsubmit.training.accel.mlp_trial import MSEGradients, difference_from_formulas
 from mlpsubmit.training.batches import Batch
-from mlpsubmit.training.losses import StackedLoss, mse
-from mlpsubmit.training.precision import full_precision_matmul
 
 __all__ = ["WIDEST", "NarrowKernel"]
 
@@ -31,11 +29,6 @@ SEGMENT, ROWS, WARPS = 256, 32, 4
 
 #: Largest difference from the formulas, over the norm of what is compared, in a trial.
 TOLERANCE = 1e-5
-
-#: From tensors by name, a batch, f0 and the loss to losses (K,) and gradients (K, ...) by name.
-Formulas = Callable[
-    [Mapping[str, Tensor], Batch, "Tensor | float", StackedLoss], tuple[Tensor, dict[str, Tensor]]
-]
 
 
 @dataclass(frozen=True)
@@ -64,7 +57,7 @@ class NarrowKernel:
         scales: tuple[float, ...],
         tensors: Mapping[str, Tensor],
         device: torch.device,
-        formulas: Formulas,
+        formulas: MSEGradients,
     ) -> NarrowKernel | None:
         """Return the kernel for these MLPs, or None where there is none or it fails its trial.
 
@@ -82,43 +75,11 @@ class NarrowKernel:
             return None
         kernel = cls(layers, scales, d, width, f"{layers[0]}.bias" in tensors)
         if (kernel, device) not in _PASSED:
-            shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            difference = functools.partial(kernel._difference, shapes, device, formulas)
+            difference = functools.partial(
+                difference_from_formulas, kernel, formulas, tensors, device
+            )
             _PASSED[kernel, device] = passes(f"MLPs of width {width}", difference, TOLERANCE)
         return kernel if _PASSED[kernel, device] else None
-
-    def _difference(
-        self, shapes: Mapping[str, tuple[int, ...]], device: torch.device, formulas: Formulas
-    ) -> float:
-        """Return how much the kernel differs from the formulas on random numbers, in norms.
-
-        The smaller of two differences: rounding may switch a unit on or off.
-        """
-        found = [self._trial(seed, shapes, device, formulas) for seed in (0, 1)]
-        return min(found) if max(found) < math.inf else math.nan
-
-    def _trial(
-        self,
-        seed: int,
-        shapes: Mapping[str, tuple[int, ...]],
-        device: torch.device,
-        formulas: Formulas,
-    ) -> float:
-        random = torch.Generator().manual_seed(seed)
-
-        def drawn(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=random).to(device)
-
-        tensors = {
-            name: drawn(2, *shape) / max(shape, default=1) ** 0.5 for name, shape in shapes.items()
-        }
-        batch = Batch(drawn(2, 2 * ROWS, self.d), drawn(2, 2 * ROWS), shared=False)
-        initial_output = drawn(2, 2 * ROWS, 1)
-        losses, found = self(tensors, batch, initial_output)
-        with full_precision_matmul():
-            expected, wanted = formulas(tensors, batch, initial_output, mse)
-        pairs = [(losses, expected), *((found[name], wanted[name]) for name in wanted)]
-        return relative_difference(pairs)
 
     def __call__(
         self, tensors: Mapping[str, Tensor], batch: Batch, initial_output: Tensor | float

@@ -1,7 +1,8 @@
-"""What follows the gradients, in a launch each: SGD, and the smoothing of the losses."""
+"""What follows the gradients, in a call each: SGD, and on a GPU the smoothing of the losses."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.training.accel.kernels import kernel_module, launch, passes, relative_difference
+from mlpsubmit.training.accel.native import address, library
 
 __all__ = ["LossStep", "SgdStep", "fused_loss_step", "sgd_step"]
 
@@ -22,17 +24,41 @@ SgdStep = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor, Tensor], None]
 
 
 @functools.cache
-def sgd_step(device: torch.device) -> SgdStep | None:
+def sgd_step(device: torch.device, dtype: torch.dtype) -> SgdStep | None:
     """Return a function that makes p -= lr g where the last argument is true, in one pass.
 
-    Parameters must be contiguous. None where no kernel runs.
+    Parameters must be contiguous. None where no kernel runs. On a CPU it has the bits of the
+    formula.
     """
+    step, tolerance = _sgd_on_gpu, 1e-6
     if kernel_module(device.type) is None:
-        return None
-    return _sgd_step if passes("SGD", functools.partial(_sgd_difference, device), 1e-6) else None
+        functions = library(dtype) if device.type == "cpu" else None
+        if functions is None:
+            return None
+        step, tolerance = functools.partial(_sgd_on_cpu, functions.sgd), 0.0
+    difference = functools.partial(_sgd_difference, step, device, dtype)
+    return step if passes("SGD", difference, tolerance) else None
 
 
-def _sgd_step(
+def _sgd_on_cpu(
+    function: Any,
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    lrs: Tensor,
+    updated: Tensor,
+) -> None:
+    updated = updated.expand_as(lrs)
+    size = ctypes.c_size_t
+    for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
+        g, lr, made = g.contiguous(), lrs[:, i], updated[:, i]
+        function(
+            *(size(len(p)), size(p[0].numel())),
+            *(address(p), address(g)),
+            *(address(lr), size(lr.stride(0)), address(made), size(made.stride(0))),
+        )
+
+
+def _sgd_on_gpu(
     parameters: Sequence[Tensor], gradients: Sequence[Tensor], lrs: Tensor, updated: Tensor
 ) -> None:
     column = updated.stride(1) if updated.shape[1] > 1 else 0
@@ -47,14 +73,14 @@ def _sgd_step(
         launch(ps[0].device, "sgd_step", grid, *arguments, P=len(ps), BLOCK=BLOCK)
 
 
-def _sgd_difference(device: torch.device) -> float:
-    numbers = torch.linspace(-1, 1, 2 * (BLOCK + 1), device=device).view(2, -1)
+def _sgd_difference(step: SgdStep, device: torch.device, dtype: torch.dtype) -> float:
+    numbers = torch.linspace(-1, 1, 2 * (BLOCK + 1), device=device, dtype=dtype).view(2, -1)
     old, lrs = [numbers, numbers[:, :3].contiguous()], numbers[:, 4:6]
     gradients = [one.flip(1).contiguous() for one in old]
     new, updated = [one.clone() for one in old], torch.tensor([[True], [False]], device=device)
-    _sgd_step(new, gradients, lrs, updated)
+    step(new, gradients, lrs, updated)
     expected = [
-        one - (lrs[:, i : i + 1] * updated) * gradient
+        one - gradient * (lrs[:, i : i + 1] * updated)
         for i, (one, gradient) in enumerate(zip(old, gradients, strict=True))
     ]
     return relative_difference(zip(new, expected, strict=True))

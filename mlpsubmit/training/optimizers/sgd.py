@@ -30,7 +30,7 @@ class SGD(Stacked):
         fusible = plain and settings.common.compile is not False
         fusible &= all(p.is_contiguous() and p.is_floating_point() for p in stack.parameters)
         fusible &= not stack.aliased  # programs of one launch would race
-        self._kernel = sgd_step(stack.device) if fusible else None
+        self._kernel = sgd_step(stack.device, stack.parameters[0].dtype) if fusible else None
         #: The indices, on the device, of the parameters that are trained, where some are not.
         self._columns: Tensor | None = None
         if len(self._indices) < len(stack.parameters):

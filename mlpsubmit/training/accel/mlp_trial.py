@@ -1,0 +1,64 @@
+"""The trial of kernels for MLPs: their losses and gradients against the formulas'."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from mlpsubmit.training.accel.kernels import relative_difference
+from mlpsubmit.training.batches import Batch
+from mlpsubmit.training.precision import full_precision_matmul
+
+__all__ = ["MSEGradients", "difference_from_formulas"]
+
+#: From tensors by name, each (K, ...), a batch and f0 (K, n, d_out) or a number to the losses (K,)
+#: under mse, and gradients (K, ...) by name.
+MSEGradients = Callable[
+    [Mapping[str, Tensor], Batch, "Tensor | float"], tuple[Tensor, dict[str, Tensor]]
+]
+
+#: Networks and samples of a trial.
+_K, _SAMPLES = 2, 64
+
+
+def difference_from_formulas(
+    kernel: MSEGradients, formulas: MSEGradients, tensors: Mapping[str, Tensor], device: torch.device
+) -> float:
+    """Return how much a kernel differs from the formulas on random numbers, in norms.
+
+    The smaller of two differences: rounding may switch a unit on or off.
+
+    Args:
+        tensors: parameters and buffers by name, those of one network.
+    """
+    found = [_trial(seed, kernel, formulas, tensors, device) for seed in (0, 1)]
+    return min(found) if max(found) < math.inf else math.nan
+
+
+def _trial(
+    seed: int,
+    kernel: MSEGradients,
+    formulas: MSEGradients,
+    tensors: Mapping[str, Tensor],
+    device: torch.device,
+) -> float:
+    random, dtype = torch.Generator().manual_seed(seed), next(iter(tensors.values())).dtype
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random, dtype=dtype).to(device)
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    weights = [shape for shape in shapes.values() if len(shape) == 2]
+    d, d_out = weights[0][1], weights[-1][0]
+    given = {name: drawn(_K, *shape) / max(shape, default=1) ** 0.5 for name, shape in shapes.items()}
+    batch = Batch(drawn(_K, _SAMPLES, d), drawn(_K, _SAMPLES, d_out), shared=False)
+    initial_output = drawn(_K, _SAMPLES, d_out)
+    losses, found = kernel(given, batch, initial_output)
+    with full_precision_matmul():
+        expected, wanted = formulas(given, batch, initial_output)
+    return relative_difference(
+        [(losses, expected), *((found[name], wanted[name]) for name in wanted)]
+    )

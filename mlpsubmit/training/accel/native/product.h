@@ -1,0 +1,165 @@
+/* Products of matrices, and what is done with each entry while it is in a register.
+ *
+ * A product is computed in tiles of sums, which stay in vector registers, from panels of B, which
+ * stay in the first-level cache (Goto and van de Geijn, https://doi.org/10.1145/1356052.1356053).
+ * Every entry is a sum in one order, whatever the size of a register.
+ */
+
+#ifndef PRODUCT_H
+#define PRODUCT_H
+
+#include "vectors.h"
+
+enum {
+    COLUMNS = VECTORS * LANES, /* of a panel of B */
+    SUMMANDS = 256,            /* rows of a panel, at most */
+    PANEL = SUMMANDS * COLUMNS,
+};
+
+/* A matrix whose entry (i, j) is at[i * row + j * column]. */
+typedef struct {
+    const real *at;
+    size_t row, column;
+} Matrix;
+
+/* What the sums of a product become: scale * sum + bias, and so on. */
+typedef struct {
+    real scale;
+    const real *bias; /* per column; NULL for none */
+    int relu;
+    const real *gate; /* 0 where its entries are not positive; NULL for none */
+    size_t gate_row;
+    real *column_sums; /* takes the sums of the results over the rows; or NULL */
+} Epilogue;
+
+/* One tile of C = A B: `rows` rows, and so many vectors of columns, the last with `count` entries.
+ *
+ * Args:
+ *     first: whether C has no sums of earlier panels to add to.
+ *     last: what becomes of the sums, once they are complete; else NULL.
+ *     i, j: where in C the tile is.
+ */
+INLINE void tile(const int rows, const int vectors, size_t count, size_t k, Matrix A,
+                 const real *restrict B, size_t B_row, real *restrict C, size_t C_row, int first,
+                 const Epilogue *last, size_t i, size_t j)
+{
+    vec sums[ROWS][VECTORS]; /* a fixed size: only then are they in registers */
+    UNROLLED for (int r = 0; r < rows; r++)
+        UNROLLED for (int c = 0; c < vectors; c++) sums[r][c] = (vec){0};
+    const real *a = A.at + i * A.row;
+    for (size_t p = 0; p < k; p++) {
+        vec b[VECTORS];
+        UNROLLED for (int c = 0; c < vectors; c++) b[c] = load(B + p * B_row + c * LANES);
+        UNROLLED for (int r = 0; r < rows; r++)
+            UNROLLED for (int c = 0; c < vectors; c++)
+                sums[r][c] = fused(all(a[r * A.row + p * A.column]), b[c], sums[r][c]);
+    }
+    UNROLLED for (int c = 0; c < vectors; c++) {
+        size_t entries = c + 1 < vectors ? (size_t)LANES : count, column = j + c * LANES;
+        vec bias = {0}, total = {0};
+        if (last && last->bias) bias = load_some(last->bias + column, entries);
+        UNROLLED for (int r = 0; r < rows; r++) {
+            real *to = C + (i + r) * C_row + column;
+            vec v = sums[r][c];
+            if (!first) v += load_some(to, entries);
+            if (last) {
+                v = v * last->scale + bias;
+                if (last->relu) v = where_positive(v, v);
+                if (last->gate) {
+                    const real *gate = last->gate + (i + r) * last->gate_row + column;
+                    v = where_positive(load_some(gate, entries), v);
+                }
+                total += v;
+            }
+            store_some(to, v, entries);
+        }
+        if (last && last->column_sums) {
+            real *to = last->column_sums + column;
+            store_some(to, load_some(to, entries) + total, entries);
+        }
+    }
+}
+
+#define TILES(rows)                                                                           \
+    if (columns > LANES)                                                                      \
+        tile(rows, VECTORS, columns - LANES, k, A, B, B_row, C, C_row, first, last, i, j);    \
+    else                                                                                      \
+        tile(rows, 1, columns, k, A, B, B_row, C, C_row, first, last, i, j)
+
+/* The columns of C = A B from j on, for a panel of B. */
+static void multiply_panel(size_t m, size_t columns, size_t k, Matrix A, const real *B,
+                           size_t B_row, real *C, size_t C_row, int first, const Epilogue *last,
+                           size_t j)
+{
+    size_t i = 0;
+    for (; i + ROWS <= m; i += ROWS) { TILES(ROWS); }
+    for (; i + 2 <= m; i += 2) { TILES(2); }
+    if (i < m) { TILES(1); }
+}
+
+/* Copy B (k, columns) into a panel (k, COLUMNS); columns that it lacks become 0. */
+static void copy_panel(size_t k, size_t columns, Matrix B, real *restrict panel)
+{
+    if (columns < COLUMNS) memset(panel, 0, k * COLUMNS * sizeof(real));
+    if (B.column == 1) {
+        for (size_t p = 0; p < k; p++)
+            memcpy(panel + p * COLUMNS, B.at + p * B.row, columns * sizeof(real));
+        return;
+    }
+    size_t blocks = B.row == 1 ? columns / LANES * LANES : 0, rows = k / LANES * LANES;
+    for (size_t c = 0; c < blocks; c += LANES)
+        for (size_t p = 0; p < rows; p += LANES) {
+            vec block[LANES];
+            UNROLLED for (int i = 0; i < LANES; i++) block[i] = load(B.at + (c + i) * B.column + p);
+            transpose(block);
+            UNROLLED for (int i = 0; i < LANES; i++) store(panel + (p + i) * COLUMNS + c, block[i]);
+        }
+    for (size_t c = 0; c < columns; c++)
+        for (size_t p = c < blocks ? rows : 0; p < k; p++)
+            panel[p * COLUMNS + c] = B.at[p * B.row + c * B.column];
+}
+
+/* C (m, n) = epilogue(A (m, k) B (k, n)), with k > 0.
+ *
+ * A panel of B is copied, so that its entries are contiguous; not where too few rows of A would
+ * repay that.
+ *
+ * Args:
+ *     panel: scratch memory for PANEL entries.
+ */
+static void multiply(size_t m, size_t n, size_t k, Matrix A, Matrix B, real *C, size_t C_row,
+                     const Epilogue *epilogue, real *panel)
+{
+    if (epilogue->column_sums) memset(epilogue->column_sums, 0, n * sizeof(real));
+    for (size_t p = 0; p < k; p += SUMMANDS) {
+        size_t depth = least(SUMMANDS, k - p);
+        const Epilogue *last = p + depth == k ? epilogue : NULL;
+        Matrix A_part = {A.at + p * A.column, A.row, A.column};
+        for (size_t j = 0; j < n; j += COLUMNS) {
+            size_t columns = least(COLUMNS, n - j);
+            Matrix part = {B.at + p * B.row + j * B.column, B.row, B.column};
+            int copied = B.column != 1 || columns < COLUMNS || m > 2 * ROWS;
+            if (copied) copy_panel(depth, columns, part, panel);
+            multiply_panel(m, columns, depth, A_part, copied ? panel : part.at,
+                           copied ? COLUMNS : B.row, C, C_row, p == 0, last, j);
+        }
+    }
+}
+
+/* The sum of a b over k entries. */
+static real dot(const real *a, const real *b, size_t k)
+{
+    vec sums[4] = {{0}, {0}, {0}, {0}};
+    size_t p = 0;
+    for (; p + 4 * LANES <= k; p += 4 * LANES)
+        UNROLLED for (int c = 0; c < 4; c++)
+            sums[c] = fused(load(a + p + c * LANES), load(b + p + c * LANES), sums[c]);
+    for (; p < k; p += LANES)
+        sums[0] = fused(load_some(a + p, k - p), load_some(b + p, k - p), sums[0]);
+    vec total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    real sum = 0;
+    UNROLLED for (int i = 0; i < LANES; i++) sum += total[i];
+    return sum;
+}
+
+#endif

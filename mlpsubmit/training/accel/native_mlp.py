@@ -1,0 +1,268 @@
+"""MLPs on a CPU: outputs, losses and gradients by the functions in C of ``native/mlp.c``."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlpsubmit.training.accel.kernels import passes
+from mlpsubmit.training.accel.mlp_trial import MSEGradients, difference_from_formulas
+from mlpsubmit.training.accel.native import REAL, address, library
+from mlpsubmit.training.batches import Batch
+
+__all__ = ["NativeMLP"]
+
+#: Largest difference from the formulas, over the norm of what is compared, in a trial.
+_TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+_SIZE, _POINTER = ctypes.c_size_t, ctypes.c_void_p
+
+
+class NativeMLP:
+    """K MLPs of equal shapes, one network after another on each thread.
+
+    Get one from :meth:`of`.
+
+    Args:
+        functions: those of ``native/mlp.c``, for entries of this type.
+        dtype: of all tensors.
+        layers: the names of the Linear layers, the read-in first.
+        scales: per layer, the factor that its input lacks (see ``mlp.ClosedForm``).
+        multiplier: the name of the multipliers (K,) of the outputs, if there are any.
+    """
+
+    #: How gradients are computed, which decides how they round.
+    method = "the closed form in C"
+
+    def __init__(
+        self,
+        functions: ctypes.CDLL,
+        dtype: torch.dtype,
+        layers: Sequence[str],
+        scales: Sequence[float],
+        multiplier: str,
+    ) -> None:
+        self._functions, self._dtype = functions, dtype
+        self._layers, self._scales, self._multiplier = list(layers), list(scales), multiplier
+        self._layer, self._networks = _structures(REAL[dtype][1])
+        for size in ("signals_size", "scratch_size"):
+            getattr(functions, size).restype = _SIZE
+
+    @classmethod
+    def of(
+        cls,
+        layers: Sequence[str],
+        scales: Sequence[float],
+        multiplier: str,
+        tensors: Mapping[str, Tensor],
+        formulas: MSEGradients,
+    ) -> NativeMLP | None:
+        """Return it, or None where there is no compiler or it fails its trial.
+
+        Args:
+            layers, scales, multiplier: as those of the class.
+            tensors: parameters and buffers by name, those of one network.
+            formulas: what it computes, in PyTorch.
+        """
+        dtype = tensors[f"{layers[0]}.weight"].dtype
+        same = all(tensor.dtype == dtype for tensor in tensors.values())
+        functions = library(dtype) if same else None
+        if functions is None:
+            return None
+        native = cls(functions, dtype, layers, scales, multiplier)
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+        key = (dtype, tuple(layers), tuple(scales), shapes)
+        if key not in _PASSED:
+            difference = functools.partial(
+                difference_from_formulas,
+                *(native.mse_gradients, formulas, tensors, torch.device("cpu")),
+            )
+            _PASSED[key] = passes("MLPs in C", difference, _TOLERANCES[dtype])
+        return native if _PASSED[key] else None
+
+    def suits(self, networks: int) -> bool:
+        """Return whether there are enough networks to occupy all threads."""
+        return networks >= torch.get_num_threads()
+
+    def outputs(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> Tensor:
+        """Return the outputs (K, n, d_out) on X (n, ...), or (K, n, ...) where not shared."""
+        call = _Call(self, tensors, X, shared)
+        outputs = call.outputs()
+        call.run("outputs", None, outputs)
+        return outputs
+
+    def forward(self, tensors: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the signals, for :meth:`backward`, and the outputs (K, n, d_out)."""
+        call = _Call(self, tensors, batch.X, batch.shared)
+        signals, outputs = call.signals(), call.outputs()
+        call.run("outputs", signals, outputs)
+        return signals, outputs
+
+    def backward(
+        self, tensors: Mapping[str, Tensor], batch: Batch, signals: Tensor, d_output: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the gradients (K, ...) by name, from those with respect to the outputs."""
+        gradients = self._empty_gradients(tensors)
+        call = _Call(self, tensors, batch.X, batch.shared, gradients)
+        call.run("gradients", signals, d_output.contiguous())
+        return gradients
+
+    def mse_gradients(
+        self,
+        tensors: Mapping[str, Tensor],
+        batch: Batch,
+        initial_output: Tensor | float,
+        kept: list[Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return losses (K,) under mse, and gradients (K, ...) by name.
+
+        Args:
+            initial_output: f0 (K, n, d_out), or a number.
+            kept: takes the outputs minus ``initial_output``.
+        """
+        gradients = self._empty_gradients(tensors)
+        call = _Call(self, tensors, batch.X, batch.shared, gradients)
+        f0 = initial_output
+        if not isinstance(f0, Tensor):
+            f0 = None if f0 == 0 else torch.full_like(call.outputs(), f0)
+        y = batch.targets.contiguous()
+        centred = None if kept is None else call.outputs()
+        losses = y.new_empty(call.networks)
+        stride = 0 if len(y) == 1 else y[0].numel()
+        f0 = None if f0 is None else f0.contiguous()
+        call.run("mse_gradients", f0, y, stride, centred, losses)
+        if kept is not None and centred is not None:
+            kept.append(centred)
+        return losses, gradients
+
+    def _empty_gradients(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        names = [f"{layer}.{kind}" for layer in self._layers for kind in ("weight", "bias")]
+        return {
+            name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format)
+            for name in names
+            if name in tensors
+        }
+
+
+class _Call:
+    """The arguments of a function in C; it holds the memory that they point to.
+
+    Attributes:
+        networks: how many there are.
+    """
+
+    def __init__(
+        self,
+        mlp: NativeMLP,
+        tensors: Mapping[str, Tensor],
+        X: Tensor,
+        shared: bool,
+        gradients: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._functions = mlp._functions
+        self._X = X.flatten(1 if shared else 2).contiguous()
+        self._held: list[Tensor] = []
+        layers = [
+            self._layer(mlp, name, scale, tensors, gradients or {})
+            for name, scale in zip(mlp._layers, mlp._scales, strict=True)
+        ]
+        self.networks = len(tensors[f"{mlp._layers[0]}.weight"])
+        self._samples, self._outputs = self._X.shape[-2], layers[-1].out
+        multiplier = tensors.get(mlp._multiplier)
+        self._arguments = mlp._networks(
+            *(self._samples, len(layers), (mlp._layer * len(layers))(*layers)),
+            *(self._X.data_ptr(), 0 if shared else self._X[0].numel()),
+            None if multiplier is None else self._hold(multiplier),
+        )
+
+    def _layer(
+        self,
+        mlp: NativeMLP,
+        name: str,
+        scale: float,
+        tensors: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+    ) -> Any:
+        W, b = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
+        parts = (W, b, gradients.get(f"{name}.weight"), gradients.get(f"{name}.bias"))
+        pointers = (None if part is None else self._hold(part) for part in parts)
+        return mlp._layer(W.shape[2], W.shape[1], scale, *pointers)
+
+    def _hold(self, tensor: Tensor) -> int:
+        """Return the address of a tensor's entries, or of a contiguous copy of it."""
+        self._held.append(tensor.contiguous())
+        return self._held[-1].data_ptr()
+
+    def outputs(self) -> Tensor:
+        """Return an empty tensor for outputs, (K, n, d_out)."""
+        return self._X.new_empty(self.networks, self._samples, self._outputs)
+
+    def signals(self) -> Tensor:
+        """Return an empty tensor for signals."""
+        return self._X.new_empty(self.networks, self._size("signals_size"))
+
+    def _size(self, function: str) -> int:
+        return int(getattr(self._functions, function)(ctypes.byref(self._arguments)))
+
+    def run(self, function: str, *arguments: Tensor | int | None) -> None:
+        """Call a function, on each thread for a part of the networks."""
+        self._held += [argument for argument in arguments if isinstance(argument, Tensor)]
+        given = [_argument(argument) for argument in arguments]
+        scratch = self._size("scratch_size")
+
+        def part(first: int, last: int) -> None:
+            memory = self._X.new_empty(scratch)
+            getattr(self._functions, function)(
+                *(ctypes.byref(self._arguments), _SIZE(first), _SIZE(last)),
+                *given,
+                address(memory),
+            )
+
+        threads = torch.get_num_threads()
+        if threads == 1:
+            part(0, self.networks)
+            return
+        bounds = [self.networks * i // threads for i in range(threads + 1)]
+        list(_threads(threads).map(part, bounds[:-1], bounds[1:]))
+
+
+def _argument(argument: Tensor | int | None) -> Any:
+    return _SIZE(argument) if isinstance(argument, int) else address(argument)
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="mlp")
+
+
+@functools.cache
+def _structures(real: Any) -> tuple[Any, Any]:
+    """Return the structures Layer and Networks of ``native/mlp.c``."""
+
+    class Layer(ctypes.Structure):
+        _fields_ = [
+            *((name, _SIZE) for name in ("inputs", "out")),
+            ("scale", real),
+            *((name, _POINTER) for name in ("W", "b", "dW", "db")),
+        ]
+
+    class Networks(ctypes.Structure):
+        _fields_ = [
+            *((name, _SIZE) for name in ("samples", "depth")),
+            ("layers", ctypes.POINTER(Layer)),
+            ("X", _POINTER),
+            ("X_stride", _SIZE),
+            ("multiplier", _POINTER),
+        ]
+
+    return Layer, Networks
+
+
+#: Which have passed their trial in this process, and which have not.
+_PASSED: dict[Any, bool] = {}
