@@ -21,4 +21,5 @@ from .hea import hea_eigenvalue as hea_eigenvalue
 from .hea import hea_monomials as hea_monomials
 from .hea import relu_ntk_level_coeffs as relu_ntk_level_coeffs
 from .monomial import Monomial as Monomial
+from .normal import randn as randn
 from .parity import sparse_parity as sparse_parity

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mlpsubmit.batchfns.normal import randn
 from mlpsubmit.batchfns.recipe import bound_recipe, recipe
 from mlpsubmit.batchfns.validation import check_arguments
 from mlpsubmit.errors import SpecError
@@ -108,7 +109,7 @@ def gaussian_batches(
 
     def batch_fn(step: int) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            Z = torch.randn(bsz, len(scale), generator=gen, device=gen.device)
+            Z = randn(bsz, len(scale), generator=gen)
             X = Z * scale
             return X, target(Z, X)
 

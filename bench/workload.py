@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlpsubmit.batchfns import randn
 from mlpsubmit.training import MLP, Monitor, Progress, Trained, streams, train
 from mlpsubmit.training.batches import BatchFn
 
@@ -23,7 +24,7 @@ def polynomials(d: int, bsz: int, gen: torch.Generator) -> BatchFn:
     """Batch function: Gaussian inputs, y = x0 + x0 x1, learned in about 100 steps."""
 
     def batch_fn(step: int) -> tuple[Tensor, Tensor]:
-        X = torch.randn(bsz, d, generator=gen, device=gen.device)
+        X = randn(bsz, d, generator=gen)
         return X, X[:, 0] * (1 + X[:, 1])
 
     return batch_fn

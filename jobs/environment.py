@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mlpsubmit.jobs.gpus import device_name
-from mlpsubmit.training.accel.cpu import cpu_name
+from mlpsubmit.native.cpu import cpu_name
 
 __all__ = ["environment"]
 

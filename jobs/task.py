@@ -50,9 +50,9 @@ from mlpsubmit.jobs.throughput.workload import Workload
 from mlpsubmit.jobs.train_pack import PackOutcome, TaskContext, train_pack
 from mlpsubmit.jobs.trust import untrusted
 from mlpsubmit.jobs.turns import Turns
+from mlpsubmit.native.cpu import cpu_name
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.accel.compile import sharing_compiled
-from mlpsubmit.training.accel.cpu import cpu_name
 from mlpsubmit.training.monitor import Interrupted
 
 __all__ = ["run_task"]

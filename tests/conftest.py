@@ -63,6 +63,14 @@ class Outcome:
 
 
 @pytest.fixture
+def without_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take PyTorch in place of the functions in C, as where there is no compiler."""
+    for module in ("training.accel.native_mlp", "training.accel.step_kernels", "batchfns.normal"):
+        monkeypatch.setattr(f"mlpsubmit.{module}.library", lambda dtype: None)
+    monkeypatch.setattr("mlpsubmit.training.optimizers.sgd.sgd_step", lambda device, dtype: None)
+
+
+@pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with the spec ``small.py``."""
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.gpus import device_name, task_device
 from mlpsubmit.jobs.submission import Job, Submission
-from mlpsubmit.training.accel.cpu import cpu_name
+from mlpsubmit.native.cpu import cpu_name
 
 __all__ = ["Executor"]
 

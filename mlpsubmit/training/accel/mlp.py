@@ -169,7 +169,7 @@ class ClosedForm:
         Args:
             X: inputs, (n, ...) where they are shared, else (K, n, ...).
         """
-        K = len(tensors["input_layer.weight"])
+        K = len(tensors[f"{self._layers[0]}.weight"])
         signal = X.flatten(1).expand(K, -1, -1) if shared else X.flatten(2)
         yield signal
         for layer, scale in zip(self._layers, self._scales, strict=True):
@@ -193,7 +193,7 @@ class ClosedForm:
         if (native := self._native(tensors)) is not None:
             return native.outputs(tensors, X, shared)
         dim = 0 if shared else 1
-        K, width, *_ = tensors["input_layer.weight"].shape
+        K, width, *_ = tensors[f"{self._layers[0]}.weight"].shape
         samples = max(_SAMPLES, _CACHED // (K * width)) if X.device.type == "cpu" else X.shape[dim]
         parts = [
             deque(self._signals(tensors, part, shared), maxlen=1).pop()

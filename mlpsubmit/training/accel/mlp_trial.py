@@ -25,7 +25,10 @@ _K, _SAMPLES = 2, 64
 
 
 def difference_from_formulas(
-    kernel: MSEGradients, formulas: MSEGradients, tensors: Mapping[str, Tensor], device: torch.device
+    kernel: MSEGradients,
+    formulas: MSEGradients,
+    tensors: Mapping[str, Tensor],
+    device: torch.device,
 ) -> float:
     """Return how much a kernel differs from the formulas on random numbers, in norms.
 
@@ -53,7 +56,9 @@ def _trial(
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     weights = [shape for shape in shapes.values() if len(shape) == 2]
     d, d_out = weights[0][1], weights[-1][0]
-    given = {name: drawn(_K, *shape) / max(shape, default=1) ** 0.5 for name, shape in shapes.items()}
+    given = {
+        name: drawn(_K, *shape) / max(shape, default=1) ** 0.5 for name, shape in shapes.items()
+    }
     batch = Batch(drawn(_K, _SAMPLES, d), drawn(_K, _SAMPLES, d_out), shared=False)
     initial_output = drawn(_K, _SAMPLES, d_out)
     losses, found = kernel(given, batch, initial_output)

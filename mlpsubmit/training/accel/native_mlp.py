@@ -1,19 +1,19 @@
-"""MLPs on a CPU: outputs, losses and gradients by the functions in C of ``native/mlp.c``."""
+"""MLPs on a CPU: outputs, losses and gradients by the functions of ``mlpsubmit/native/mlp.c``."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mlpsubmit.native.library import REAL, library
 from mlpsubmit.training.accel.kernels import passes
 from mlpsubmit.training.accel.mlp_trial import MSEGradients, difference_from_formulas
-from mlpsubmit.training.accel.native import REAL, address, library
 from mlpsubmit.training.batches import Batch
 
 __all__ = ["NativeMLP"]
@@ -30,7 +30,7 @@ class NativeMLP:
     Get one from :meth:`of`.
 
     Args:
-        functions: those of ``native/mlp.c``, for entries of this type.
+        functions: those of ``mlpsubmit/native/mlp.c``, for entries of this type.
         dtype: of all tensors.
         layers: the names of the Linear layers, the read-in first.
         scales: per layer, the factor that its input lacks (see ``mlp.ClosedForm``).
@@ -51,8 +51,6 @@ class NativeMLP:
         self._functions, self._dtype = functions, dtype
         self._layers, self._scales, self._multiplier = list(layers), list(scales), multiplier
         self._layer, self._networks = _structures(REAL[dtype][1])
-        for size in ("signals_size", "scratch_size"):
-            getattr(functions, size).restype = _SIZE
 
     @classmethod
     def of(
@@ -128,14 +126,15 @@ class NativeMLP:
         """
         gradients = self._empty_gradients(tensors)
         call = _Call(self, tensors, batch.X, batch.shared, gradients)
-        f0 = initial_output
-        if not isinstance(f0, Tensor):
-            f0 = None if f0 == 0 else torch.full_like(call.outputs(), f0)
+        f0 = None
+        if isinstance(initial_output, Tensor):
+            f0 = initial_output.contiguous()
+        elif initial_output:
+            f0 = torch.full_like(call.outputs(), initial_output)
         y = batch.targets.contiguous()
         centred = None if kept is None else call.outputs()
         losses = y.new_empty(call.networks)
         stride = 0 if len(y) == 1 else y[0].numel()
-        f0 = None if f0 is None else f0.contiguous()
         call.run("mse_gradients", f0, y, stride, centred, losses)
         if kept is not None and centred is not None:
             kept.append(centred)
@@ -173,7 +172,13 @@ class _Call:
             for name, scale in zip(mlp._layers, mlp._scales, strict=True)
         ]
         self.networks = len(tensors[f"{mlp._layers[0]}.weight"])
-        self._samples, self._outputs = self._X.shape[-2], layers[-1].out
+        *_, self._samples, d = self._X.shape
+        if d != layers[0].inputs or not (shared or len(self._X) == self.networks):
+            given = tuple(self._X.shape)
+            raise ValueError(
+                f"X of shape {given}, for {self.networks} networks of {layers[0].inputs} inputs"
+            )
+        self._outputs = layers[-1].out
         multiplier = tensors.get(mlp._multiplier)
         self._arguments = mlp._networks(
             *(self._samples, len(layers), (mlp._layer * len(layers))(*layers)),
@@ -205,24 +210,19 @@ class _Call:
 
     def signals(self) -> Tensor:
         """Return an empty tensor for signals."""
-        return self._X.new_empty(self.networks, self._size("signals_size"))
-
-    def _size(self, function: str) -> int:
-        return int(getattr(self._functions, function)(ctypes.byref(self._arguments)))
+        return self._X.new_empty(
+            self.networks, self._functions.signals_size(ctypes.addressof(self._arguments))
+        )
 
     def run(self, function: str, *arguments: Tensor | int | None) -> None:
         """Call a function, on each thread for a part of the networks."""
-        self._held += [argument for argument in arguments if isinstance(argument, Tensor)]
-        given = [_argument(argument) for argument in arguments]
-        scratch = self._size("scratch_size")
+        call, networks = getattr(self._functions, function), ctypes.addressof(self._arguments)
+        given = [one.data_ptr() if isinstance(one, Tensor) else one for one in arguments]
+        scratch = self._functions.scratch_size(networks)
 
         def part(first: int, last: int) -> None:
             memory = self._X.new_empty(scratch)
-            getattr(self._functions, function)(
-                *(ctypes.byref(self._arguments), _SIZE(first), _SIZE(last)),
-                *given,
-                address(memory),
-            )
+            call(networks, first, last, *given, memory.data_ptr())
 
         threads = torch.get_num_threads()
         if threads == 1:
@@ -232,10 +232,6 @@ class _Call:
         list(_threads(threads).map(part, bounds[:-1], bounds[1:]))
 
 
-def _argument(argument: Tensor | int | None) -> Any:
-    return _SIZE(argument) if isinstance(argument, int) else address(argument)
-
-
 @functools.cache
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="mlp")
@@ -243,7 +239,7 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 @functools.cache
 def _structures(real: Any) -> tuple[Any, Any]:
-    """Return the structures Layer and Networks of ``native/mlp.c``."""
+    """Return the structures Layer and Networks of ``mlpsubmit/native/mlp.c``."""
 
     class Layer(ctypes.Structure):
         _fields_ = [

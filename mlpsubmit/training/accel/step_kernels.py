@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mlpsubmit.native.library import library
 from mlpsubmit.training.accel.kernels import kernel_module, launch, passes, relative_difference
-from mlpsubmit.training.accel.native import address, library
 
 __all__ = ["LossStep", "SgdStep", "fused_loss_step", "sgd_step"]
 
@@ -48,13 +47,11 @@ def _sgd_on_cpu(
     updated: Tensor,
 ) -> None:
     updated = updated.expand_as(lrs)
-    size = ctypes.c_size_t
     for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
         g, lr, made = g.contiguous(), lrs[:, i], updated[:, i]
         function(
-            *(size(len(p)), size(p[0].numel())),
-            *(address(p), address(g)),
-            *(address(lr), size(lr.stride(0)), address(made), size(made.stride(0))),
+            *(len(p), p[0].numel(), p.data_ptr(), g.data_ptr()),
+            *(lr.data_ptr(), lr.stride(0), made.data_ptr(), made.stride(0)),
         )
 
 

@@ -61,4 +61,5 @@ class SGD(Stacked):
             momentum, buffer = column(self.momenta, p), self.buffers[i]
             buffer.mul_(momentum).add_(g)
             g = torch.addcmul(g, buffer, momentum) if self._nesterov else buffer
-        p.addcmul_(g, lr, value=-1)
+        # Not addcmul, which rounds once on some CPUs and twice on others, unlike the kernels.
+        p.sub_(g * lr)

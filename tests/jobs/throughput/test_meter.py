@@ -18,7 +18,7 @@ from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.task_status import TaskStatus
 from mlpsubmit.jobs.throughput.meter import KEPT_WORKLOADS, PackMeter, ThroughputMeter
 from mlpsubmit.jobs.throughput.workload import Workload
-from mlpsubmit.training.accel.cpu import cpu_name
+from mlpsubmit.native.cpu import cpu_name
 from mlpsubmit.training.monitor import STATE_FORMAT, Progress
 
 WORKLOAD = Workload("mlp", "products", "sgd", "fp32", True, "", 64, 2, 256, 0.0, 32, 1e7)

@@ -140,7 +140,7 @@ def sgd(device: str) -> dict[str, bool]:
 
     The gradients of those that take no part are NaN.
     """
-    step = sgd_step(torch.device(device))
+    step = sgd_step(torch.device(device), torch.float32)
     assert step is not None
     random = torch.Generator().manual_seed(0)
     shapes = [(7, 300), (1,), (3,), *[(5, 2)] * 7]

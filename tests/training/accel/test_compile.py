@@ -203,7 +203,7 @@ def test_tasks_share_what_is_compiled_by_kind_of_machine(tmp_path, monkeypatch):
     assert own.startswith(f"{tmp_path}/")
     assert folder() == own
     assert name not in os.environ
-    monkeypatch.setattr("mlpsubmit.training.accel.compile.cpu_name", lambda: "another")
+    monkeypatch.setattr("mlpsubmit.native.cpu.cpu_name", lambda: "another")
     assert folder() != own
     monkeypatch.setenv(name, "/tmp/torchinductor_somebody")  # as torch leaves it behind
     assert folder().startswith(f"{tmp_path}/")

@@ -135,6 +135,7 @@ def use(monkeypatch: pytest.MonkeyPatch, kernel: Any) -> None:
 
     names = ("mlp_losses_and_gradients", "sgd_step", "loss_step", "layer_product")
     found = SimpleNamespace(**dict.fromkeys(names, Launched()))
+    monkeypatch.setattr("mlpsubmit.training.accel.native_mlp.library", lambda dtype: None)
     for module in (kernels, narrow_mlps, step_kernels, layer_products):
         monkeypatch.setattr(module, "kernel_module", lambda device_type: found)
     monkeypatch.setattr(narrow_mlps, "_PASSED", {})
@@ -172,7 +173,7 @@ def test_a_kernel_that_fails_its_trial_is_not_used(
     output = capsys.readouterr().out
     assert f"the kernel for MLPs of width 8 is not used: {reason}" in output
     assert f"the kernel for layers of MLPs is not used: {reason}" in output
-    assert step_kernels.sgd_step(torch.device("cpu")) is None
+    assert step_kernels.sgd_step(torch.device("cpu"), torch.float32) is None
     assert step_kernels.fused_loss_step(torch.device("cpu"), _loss_step) is None
     output = capsys.readouterr().out
     assert f"the kernel for SGD is not used: {reason}" in output
@@ -238,7 +239,7 @@ class Waves(torch.nn.Module):
 def test_sgd_has_no_kernel_for_parameters_that_are_complex_or_share_memory(
     shares: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refused = lambda device: pytest.fail("was asked for")  # noqa: E731
+    refused = lambda device, dtype: pytest.fail("was asked for")  # noqa: E731
     monkeypatch.setattr("mlpsubmit.training.optimizers.sgd.sgd_step", refused)
     batch = (torch.eye(3), torch.ones(3))
     settings = {"MAX_ITER": 2, "PARAMETRIZATION": "sp", "CENTERED": False}

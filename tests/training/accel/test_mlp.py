@@ -35,9 +35,17 @@ def closed_form(built: Any) -> ClosedForm | None:
     return ClosedForm.of(built, "fp32", torch.device("cpu"))
 
 
-def stack(built: Any, accelerated: bool = True) -> Stack:
-    stacked = Stack(built, torch.device("cpu"), "fp32", accelerated)
-    assert stacked.method == ("the closed form" if accelerated else "autograd")
+@pytest.fixture(params=["the closed form in C", "the closed form"])
+def method(request: pytest.FixtureRequest) -> str:
+    """How it is computed: where there is a C compiler, and where there is none."""
+    if request.param == "the closed form":
+        request.getfixturevalue("without_c")
+    return str(request.param)
+
+
+def stack(built: Any, method: str = "autograd") -> Stack:
+    stacked = Stack(built, torch.device("cpu"), "fp32", accelerated=method != "autograd")
+    assert stacked.method == method
     return stacked
 
 
@@ -54,10 +62,16 @@ def batch(shared: bool, d_out: int) -> Batch:
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize(("bias", "d_out", "loss"), [(True, 1, "mse"), (False, 2, "cross_entropy")])
 def test_they_agree_with_vmap_and_autograd(
-    parametrization: str, depth: int, shared: bool, bias: bool, d_out: int, loss: str
+    parametrization: str,
+    depth: int,
+    shared: bool,
+    bias: bool,
+    d_out: int,
+    loss: str,
+    method: str,
 ) -> None:
-    closed = stack(models(parametrization, depth=depth, bias=bias, d_out=d_out))
-    plain = stack(models(parametrization, depth=depth, bias=bias, d_out=d_out), False)
+    closed = stack(models(parametrization, depth=depth, bias=bias, d_out=d_out), method)
+    plain = stack(models(parametrization, depth=depth, bias=bias, d_out=d_out))
     given = batch(shared, d_out)
     targets = given.targets.softmax(-1) if loss == "cross_entropy" else given.targets
 
@@ -72,7 +86,7 @@ def test_they_agree_with_vmap_and_autograd(
         torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-12)
 
 
-def test_a_read_out_without_a_multiplier() -> None:
+def test_a_read_out_without_a_multiplier(method: str) -> None:
     def declares_gamma(model: nn.Module, optimizer: Any, gamma: float) -> None:
         """Ask for gamma, and so leave the outputs as they are."""
 
@@ -81,7 +95,7 @@ def test_a_read_out_without_a_multiplier() -> None:
         parametrize(model, declares_gamma, gamma=2.0)
     for one, other in zip(built[:K], built[K:], strict=True):
         other.load_state_dict(one.state_dict())
-    closed, plain = stack(built[:K]), stack(built[K:], False)
+    closed, plain = stack(built[:K], method), stack(built[K:])
     given = batch(False, 1)
     got, expected = (
         s.losses_and_gradients(given, 0.0, lambda outputs, y: outputs.square().mean((1, 2)))
@@ -90,8 +104,8 @@ def test_a_read_out_without_a_multiplier() -> None:
     torch.testing.assert_close(got, (expected[0], list(expected[1])), rtol=1e-11, atol=1e-12)
 
 
-def test_inputs_of_more_dimensions_are_flattened() -> None:
-    closed = stack(models("mup"))
+def test_inputs_of_more_dimensions_are_flattened(method: str) -> None:
+    closed = stack(models("mup"), method)
     given = batch(False, 1)
     square = Batch(given.X.reshape(K, N, 2, 2), given.y, shared=False)
     torch.testing.assert_close(closed(square), closed(given))
@@ -160,7 +174,7 @@ def test_a_state_goes_on_in_the_way_in_which_it_began(saver: Any, same: Any) -> 
 
     same(whole(False, "mup", True), whole("auto", "mup", True, interrupted(False)))
     with pytest.raises(
-        StateError, match="from the closed form, those of this training from autograd"
+        StateError, match="from the closed form in C, those of this training from autograd"
     ):
         whole(False, "mup", True, interrupted("auto"))
 

@@ -1,4 +1,4 @@
-"""Functions in C, of the folder ``native``: compiled for this CPU where they are first used.
+"""Compiles the functions in C for this CPU, and loads them.
 
 They do on a CPU in one call, with what they need in its caches, what PyTorch does in many. The
 compiler is ``$CC``, or the first of cc, gcc and clang. What it has made is kept in the user's cache
@@ -19,26 +19,38 @@ from hashlib import blake2b
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mlpsubmit.display.output import echo
-from mlpsubmit.training.accel.cpu import machine_digest
+from mlpsubmit.native.cpu import machine_digest
 
-__all__ = ["REAL", "address", "library"]
+__all__ = ["REAL", "library"]
 
 #: The types of entries that functions are compiled for, in C and in ctypes.
 REAL = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
 
-_SOURCES = Path(__file__).parent / "native"
+_SOURCES = Path(__file__).parent
 _COMPILERS = ("cc", "gcc", "clang")
 #: Rounding as the code says; no errno, no traps.
 _FLAGS = (
-    *("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+    *("-std=gnu11", "-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
     *("-shared", "-fPIC"),
 )
 #: Ways to ask for all instructions of this CPU; which one is known depends on the compiler.
 _THIS_CPU = ("-march=native", "-mcpu=native")
 _DIGEST = 32
+
+
+_SIZE, _POINTER = ctypes.c_size_t, ctypes.c_void_p
+#: The types of what each function takes and returns. Addresses are those of first entries.
+_SIGNATURES = {
+    "signals_size": ([_POINTER], _SIZE),
+    "scratch_size": ([_POINTER], _SIZE),
+    "outputs": ([_POINTER, _SIZE, _SIZE, *[_POINTER] * 3], None),
+    "gradients": ([_POINTER, _SIZE, _SIZE, *[_POINTER] * 3], None),
+    "mse_gradients": ([_POINTER, *[_SIZE] * 2, *[_POINTER] * 2, _SIZE, *[_POINTER] * 3], None),
+    "sgd": ([_SIZE, _SIZE, *[_POINTER] * 2, *[_POINTER, _SIZE] * 2], None),
+    "normals": ([_POINTER, _SIZE, _POINTER], None),
+}
 
 
 class _CompilerError(Exception):
@@ -47,19 +59,22 @@ class _CompilerError(Exception):
 
 @functools.cache
 def library(dtype: torch.dtype) -> ctypes.CDLL | None:
-    """Return the functions for entries of this type, or None, and print why, if there are none."""
+    """Return the functions for entries of this type, or None, and print why, if there are none.
+
+    They take integers for sizes, and for addresses those of tensors, or None.
+    """
     if dtype not in REAL:
         return None
     try:
-        return _library(REAL[dtype][0])
+        functions = _library(REAL[dtype][0])
     except (_CompilerError, OSError) as error:
         echo(f"the functions in C are not used: {error}; PyTorch's are, which may be slower")
         return None
-
-
-def address(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Return the address of a tensor's first entry, as an argument; NULL for none."""
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    for name, (arguments, returned) in _SIGNATURES.items():
+        if name != "normals" or dtype == torch.float32:
+            getattr(functions, name).argtypes = arguments
+            getattr(functions, name).restype = returned
+    return functions
 
 
 def _library(real: str) -> ctypes.CDLL:
@@ -76,9 +91,9 @@ def _library(real: str) -> ctypes.CDLL:
             _compile(sources, real, kept)
         return ctypes.CDLL(str(kept))
     except OSError:  # a home that is full, or that nobody can write to
-        with tempfile.TemporaryDirectory(prefix="mlpsubmit-") as folder:
-            _compile(sources, real, Path(folder, name))
-            return ctypes.CDLL(str(Path(folder, name)))
+        with tempfile.TemporaryDirectory(prefix="mlpsubmit-") as temporary:
+            _compile(sources, real, Path(temporary, name))
+            return ctypes.CDLL(str(Path(temporary, name)))
 
 
 def _cache_folder() -> Path:
@@ -101,7 +116,8 @@ def _compile(sources: list[Path], real: str, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compiling-") as folder:
         made = Path(folder, library.name)
         units = [str(source) for source in sources if source.suffix == ".c"]
-        _run_compiler([*_FLAGS, f"-Dreal={real}", *units, "-o", str(made), "-lm"])
+        single = ["-DSINGLE"] if real == "float" else []
+        _run_compiler([*_FLAGS, f"-Dreal={real}", *single, *units, "-o", str(made)])
         content = made.read_bytes()
         with made.open("ab") as file:  # behind what the loader reads
             file.write(blake2b(content, digest_size=_DIGEST).digest())

@@ -14,6 +14,7 @@ enum {
     COLUMNS = VECTORS * LANES, /* of a panel of B */
     SUMMANDS = 256,            /* rows of a panel, at most */
     PANEL = SUMMANDS * COLUMNS,
+    NEAR = 4 * COLUMNS, /* rows of B so far apart are read where they are */
 };
 
 /* A matrix whose entry (i, j) is at[i * row + j * column]. */
@@ -121,8 +122,8 @@ static void copy_panel(size_t k, size_t columns, Matrix B, real *restrict panel)
 
 /* C (m, n) = epilogue(A (m, k) B (k, n)), with k > 0.
  *
- * A panel of B is copied, so that its entries are contiguous; not where too few rows of A would
- * repay that.
+ * A panel of B is copied, so that its entries are contiguous; not where its rows are near each
+ * other, or too few rows of A would repay that.
  *
  * Args:
  *     panel: scratch memory for PANEL entries.
@@ -138,7 +139,7 @@ static void multiply(size_t m, size_t n, size_t k, Matrix A, Matrix B, real *C, 
         for (size_t j = 0; j < n; j += COLUMNS) {
             size_t columns = least(COLUMNS, n - j);
             Matrix part = {B.at + p * B.row + j * B.column, B.row, B.column};
-            int copied = B.column != 1 || columns < COLUMNS || m > 2 * ROWS;
+            int copied = B.column != 1 || columns < COLUMNS || (m > 2 * ROWS && B.row > NEAR);
             if (copied) copy_panel(depth, columns, part, panel);
             multiply_panel(m, columns, depth, A_part, copied ? panel : part.at,
                            copied ? COLUMNS : B.row, C, C_row, p == 0, last, j);
@@ -146,20 +147,23 @@ static void multiply(size_t m, size_t n, size_t k, Matrix A, Matrix B, real *C, 
     }
 }
 
-/* The sum of a b over k entries. */
-static real dot(const real *a, const real *b, size_t k)
+/* The sums of A b over k entries, for `rows` rows of A, so far from one to the next. */
+static void dots(size_t rows, size_t k, const real *A, size_t A_row, const real *b, real *sums)
 {
-    vec sums[4] = {{0}, {0}, {0}, {0}};
-    size_t p = 0;
-    for (; p + 4 * LANES <= k; p += 4 * LANES)
-        UNROLLED for (int c = 0; c < 4; c++)
-            sums[c] = fused(load(a + p + c * LANES), load(b + p + c * LANES), sums[c]);
-    for (; p < k; p += LANES)
-        sums[0] = fused(load_some(a + p, k - p), load_some(b + p, k - p), sums[0]);
-    vec total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    real sum = 0;
-    UNROLLED for (int i = 0; i < LANES; i++) sum += total[i];
-    return sum;
+    for (size_t i = 0; i < rows; i += LANES) {
+        vec partial[LANES]; /* per row a vector, whose entries are to be added */
+        size_t count = least(LANES, rows - i);
+        for (size_t r = 0; r < LANES; r++) {
+            const real *a = A + (i + least(r, count - 1)) * A_row;
+            partial[r] = (vec){0};
+            for (size_t p = 0; p < k; p += LANES)
+                partial[r] = fused(load_some(a + p, k - p), load_some(b + p, k - p), partial[r]);
+        }
+        transpose(partial);
+        for (int width = LANES / 2; width > 0; width /= 2)
+            for (int r = 0; r < width; r++) partial[r] += partial[r + width];
+        store_some(sums + i, partial[0], count);
+    }
 }
 
 #endif

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
+from hashlib import blake2b
 from pathlib import Path
-
-from mlpsubmit.spec.fingerprint import digest
 
 __all__ = ["cpu_name", "machine_digest"]
 
@@ -32,5 +31,5 @@ def machine_digest(*further: str) -> str:
         further: what else that code depends on.
     """
     info = _cpu_info()
-    cpu = " ".join([cpu_name(), info.get("flags", ""), info.get("Features", "")])
-    return digest(platform.machine(), cpu, *further).hex()[:16]
+    parts = [platform.machine(), cpu_name(), info.get("flags", ""), info.get("Features", "")]
+    return blake2b(repr([*parts, *further]).encode(), digest_size=8).hexdigest()

@@ -10,10 +10,8 @@
 
 #include "product.h"
 
-enum {
-    SAMPLES = 256,  /* evaluated at a time, where only outputs are needed: they fit into a cache */
-    FEW_OUTPUTS = 4 /* fewer are computed as dot products */
-};
+/* Evaluated at a time, where only outputs are needed: they fit into a cache. */
+enum { SAMPLES = 256 };
 
 /* W (networks, out, in) and b (networks, out), and what takes their gradients; b may be NULL. */
 typedef struct {
@@ -83,10 +81,9 @@ static void forward(const Networks *net, size_t k, size_t samples, const real *X
     const Layer *readout = &net->layers[net->depth - 1];
     size_t in = readout->in, out = readout->out;
     const real *W = readout->W + k * out * in, *b = readout->b ? readout->b + k * out : NULL;
-    if (out < FEW_OUTPUTS) {
-        for (size_t i = 0; i < samples; i++)
-            for (size_t j = 0; j < out; j++)
-                f[i * out + j] = readout->scale * dot(h + i * h_row, W + j * in, in) + (b ? b[j] : 0);
+    if (out == 1) {
+        dots(samples, in, h, h_row, W, f);
+        for (size_t i = 0; i < samples; i++) f[i] = readout->scale * f[i] + (b ? *b : 0);
     } else {
         Epilogue epilogue = {readout->scale, b, 0, NULL, 0, NULL};
         multiply(samples, out, in, (Matrix){h, h_row, 1}, (Matrix){W, 1, in}, f, out, &epilogue, panel);

@@ -1,0 +1,9 @@
+"""Functions in C for CPUs, compiled where they are first used.
+
+- ``library``: compiles and loads them;
+- ``cpu``: this machine's CPU;
+- ``vectors.h``, ``product.h``: vectors of the widest registers, and products of matrices;
+- ``mlp.c``: outputs, losses and gradients of MLPs;
+- ``optimizers.c``: updates of their parameters;
+- ``draws.c``: Gaussian random numbers.
+"""

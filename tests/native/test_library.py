@@ -1,0 +1,163 @@
+"""The functions in C: how they are compiled and kept, and what is said where they cannot be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlpsubmit.native import cpu, library
+
+COMPILER = shutil.which("cc")
+
+
+@pytest.fixture
+def load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Return a function that loads them as a new process would, and returns what is printed."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+
+    def loaded(dtype: torch.dtype = torch.float32, works: bool = True) -> str:
+        functions = library.library.__wrapped__(dtype)
+        assert (functions is not None) == works
+        return capsys.readouterr().out
+
+    return loaded
+
+
+def kept(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "mlpsubmit").iterdir())
+
+
+def compiler(tmp_path: Path, script: str) -> str:
+    """Return the path of a program that takes the place of the compiler."""
+    program = tmp_path / "compiler"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_they_are_compiled_once_and_kept_for_the_user_alone(
+    load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load() == load(torch.float64) == ""
+    assert [path.name.partition("-")[0] for path in kept(tmp_path)] == ["double", "float"]
+    assert stat.S_IMODE((tmp_path / "mlpsubmit").stat().st_mode) == 0o700
+    monkeypatch.setenv("CC", compiler(tmp_path, "exit 1"))  # is not called again
+    assert load() == load(torch.float64) == ""
+
+
+def test_another_cpu_gets_its_own(
+    load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load()
+    monkeypatch.setattr(cpu, "cpu_name", lambda: "another")
+    load()
+    assert len(kept(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut off", "empty"])
+def test_a_damaged_file_is_compiled_anew(
+    damage: str, load: Callable[..., str], tmp_path: Path
+) -> None:
+    # In processes of their own: one that has loaded the file maps it.
+    command = [sys.executable, "-c", "import torch; from mlpsubmit.native.library import library; "]
+    command[-1] += "print(library(torch.float32) is not None)"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("CC", None)
+    run = lambda: subprocess.check_output(command, env=environment, text=True)  # noqa: E731
+    assert run() == "True\n"
+    (file,) = kept(tmp_path)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes({"cut off": content[:1000], "empty": b""}.get(damage, bytes(content)))
+    assert run() == "True\n"
+    assert library._is_whole(file)
+    assert kept(tmp_path) == [file]
+
+
+def test_without_a_compiler_the_reason_is_printed(
+    load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert load(works=False) == (
+        "the functions in C are not used: no C compiler found (cc, gcc, clang; set CC to name "
+        "one); PyTorch's are, which may be slower\n"
+    )
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo warning: old >&2; echo 'mlp.c:3: error: no such thing' >&2; exit 1", "mlp.c:3: "),
+        ("exit 3", "exit code 3"),
+    ],
+)
+def test_what_the_compiler_says_is_printed(
+    script: str,
+    reason: str,
+    load: Callable[..., str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CC", compiler(tmp_path, script))
+    assert f"are not used: {tmp_path}/compiler: {reason}" in load(works=False)
+    assert kept(tmp_path) == []
+
+
+def test_a_compiler_that_does_not_exist_is_named(
+    load: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler --fast")
+    assert "no-such-compiler: [Errno 2]" in load(works=False)
+
+
+def test_a_cpu_without_vectors_is_refused_by_the_sources(
+    load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = 'for a; do shift; case $a in -m*) ;; *) set -- "$@" $a;; esac; done'
+    monkeypatch.setenv("CC", compiler(tmp_path, f'{plain}\nexec {COMPILER} -mno-avx "$@"'))
+    assert "this CPU has none of AVX-512, AVX2 with FMA, and 64-bit NEON" in load(works=False)
+
+
+def test_a_compiler_that_knows_this_cpu_by_another_option_is_asked_again(
+    load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        'case "$1" in -march=native) echo "error: unknown" >&2; exit 1;; esac\n'
+        f'shift; exec {COMPILER} -march=native "$@"'
+    )
+    monkeypatch.setenv("CC", compiler(tmp_path, script))
+    assert load() == ""
+
+
+@pytest.mark.parametrize("home", ["a file", "a full disk"])
+def test_a_cache_that_cannot_be_written_is_done_without(
+    home: str, load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if home == "a file":
+        (tmp_path / "mlpsubmit").write_text("in the way")
+    else:
+        replace = Path.replace
+
+        def full(self: Path, target: Path) -> Path:
+            if target.parent == tmp_path / "mlpsubmit":
+                raise OSError(28, "No space left on device")
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", full)
+    assert load() == ""
+
+
+def test_other_types_have_none() -> None:
+    assert library.library(torch.float16) is None

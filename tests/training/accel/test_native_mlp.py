@@ -1,0 +1,229 @@
+"""The functions in C for MLPs and SGD, against formulas in double precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mlpsubmit.training import MLP, train
+from mlpsubmit.training.accel import native_mlp, step_kernels
+from mlpsubmit.training.accel.layer_products import LayerProducts
+from mlpsubmit.training.accel.mlp import ClosedForm
+from mlpsubmit.training.accel.native_mlp import NativeMLP
+from mlpsubmit.training.batches import Batch
+from mlpsubmit.training.losses import mse
+
+K = 3
+#: Samples, inputs, widths of the hidden layers, and outputs: around the sizes of tiles and panels.
+SHAPES = [
+    (1, 1, (1,), 1),
+    (7, 3, (5,), 2),
+    (17, 31, (33, 8), 1),
+    (64, 16, (32, 32), 3),
+    (65, 33, (100, 65), 10),
+    (257, 40, (64, 64, 64), 1),
+    (300, 700, (257,), 1),
+    (33, 300, (513, 17), 40),
+]
+LAYERS_SCALES = (1.0, 1.3, 0.7, 1.1)
+
+
+class Case:
+    """K networks of some shape, with a batch; all in double precision."""
+
+    def __init__(
+        self, n: int, d: int, widths: tuple[int, ...], d_out: int, bias: bool = True
+    ) -> None:
+        random = torch.Generator().manual_seed(n + d)
+        drawn = lambda *shape: torch.randn(shape, generator=random).double()  # noqa: E731
+        units = [d, *widths, d_out]
+        self.layers = [f"layer{i}" for i in range(len(units) - 1)]
+        self.scales = LAYERS_SCALES[: len(self.layers)]
+        self.tensors = {"multiplier": drawn(K)}
+        for name, fan_in, out in zip(self.layers, units, units[1:], strict=False):
+            self.tensors[f"{name}.weight"] = drawn(K, out, fan_in) / fan_in**0.5
+            if bias:
+                self.tensors[f"{name}.bias"] = drawn(K, out)
+        self.X, self.y, self.f0 = drawn(K, n, d), drawn(K, n, d_out), drawn(K, n, d_out)
+
+    def batch(self, dtype: torch.dtype, shared: bool = False) -> Batch:
+        X, y = self.X.to(dtype), self.y.to(dtype)
+        return Batch(X[0], y[0], True) if shared else Batch(X, y, False)
+
+    def native(self, dtype: torch.dtype) -> NativeMLP:
+        functions = native_mlp.library(dtype)
+        assert functions is not None
+        return NativeMLP(functions, dtype, self.layers, self.scales, "multiplier")
+
+    def given(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        return {name: tensor.to(dtype) for name, tensor in self.tensors.items()}
+
+    def formulas(self) -> ClosedForm:
+        form = ClosedForm(self.layers, self.scales[1:], LayerProducts())
+        form.OUTPUT_SCALE = "multiplier"  # type: ignore[misc]
+        return form
+
+
+def close(found: Any, wanted: Any, dtype: torch.dtype) -> None:
+    """Compare in norms: a sum of many terms is not more exact than these."""
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-14
+    assert found.shape == wanted.shape
+    difference = (found.double() - wanted).norm() / wanted.norm().clamp(min=1e-30)
+    assert difference < tolerance * max(found.shape) ** 0.5
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_losses_gradients_and_outputs(
+    dtype: torch.dtype, shape: Any, bias: bool, shared: bool
+) -> None:
+    case = Case(*shape, bias=bias)
+    native, tensors, batch = case.native(dtype), case.given(dtype), case.batch(dtype, shared)
+    exact = case.batch(torch.float64, shared)
+    kept: list[Tensor] = []
+    losses, gradients = native.mse_gradients(tensors, batch, case.f0.to(dtype), kept)
+    kept_exactly: list[Tensor] = []
+    wanted, expected = case.formulas().losses_and_gradients(
+        case.tensors, exact, case.f0, mse, kept_exactly
+    )
+    close(losses, wanted, dtype)
+    close(kept[0], kept_exactly[0], dtype)
+    assert gradients.keys() == expected.keys() == case.tensors.keys() - {"multiplier"}
+    if dtype == torch.float64:  # in single precision rounding switches units on or off
+        for name, gradient in gradients.items():
+            close(gradient, expected[name], dtype)
+    outputs = case.formulas().outputs(case.tensors, exact.X, shared)
+    close(native.outputs(tensors, batch.X, shared), outputs, dtype)
+    # In two calls, with a loss of one's own between them.
+    signals, f = native.forward(tensors, batch)
+    assert torch.equal(f, native.outputs(tensors, batch.X, shared))
+    error = f - case.f0.to(dtype) - batch.targets
+    by_parts = native.backward(tensors, batch, signals, error * (2 / error[0].numel()))
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(by_parts[name], gradient)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_network_has_the_same_bits_alone_and_on_any_thread(threads: int) -> None:
+    case = Case(65, 33, (40, 24), 2)
+    native, tensors = case.native(torch.float32), case.given(torch.float32)
+    batch, f0 = case.batch(torch.float32), case.f0.float()
+    alone = [
+        native.mse_gradients(
+            {name: tensor[k : k + 1] for name, tensor in tensors.items()},
+            Batch(batch.X[k : k + 1], batch.y[k : k + 1], False),
+            f0[k : k + 1],
+        )
+        for k in range(K)
+    ]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        losses, gradients = native.mse_gradients(tensors, batch, f0)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(losses, torch.cat([one for one, _ in alone]))
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, torch.cat([own[name] for _, own in alone]))
+
+
+def test_nan_stays_nan_in_its_own_network() -> None:
+    case = Case(20, 3, (5, 4), 1)
+    tensors = case.given(torch.float32)
+    tensors["layer1.weight"][1, 2, 0] = torch.nan
+    native, batch = case.native(torch.float32), case.batch(torch.float32)
+    losses, gradients = native.mse_gradients(tensors, batch, 0.0)
+    assert losses.isnan().tolist() == [False, True, False]
+    for gradient in gradients.values():
+        assert gradient[[0, 2]].isfinite().all()
+
+
+def test_a_number_and_strided_tensors_are_taken() -> None:
+    case = Case(20, 6, (5, 4), 2)
+    native, tensors = case.native(torch.float64), case.given(torch.float64)
+    batch = case.batch(torch.float64)
+    wanted = native.mse_gradients(tensors, batch, torch.full_like(case.f0, 0.5))
+    turned = {
+        name: tensor.mT.contiguous().mT if tensor.ndim == 3 else tensor
+        for name, tensor in tensors.items()
+    }
+    square = Batch(batch.X.mT.contiguous().mT.reshape(K, 20, 3, 2), batch.y, False)
+    found = native.mse_gradients(turned, square, 0.5)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(K, 20, 7), (K - 1, 20, 6)])
+def test_inputs_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    case = Case(20, 6, (5,), 1)
+    given = f"X of shape \\({shape[0]}, 20, {shape[2]}\\), for 3 networks of 6 inputs"
+    with pytest.raises(ValueError, match=given):
+        case.native(torch.float64).outputs(case.tensors, torch.zeros(*shape).double(), False)
+
+
+def test_where_threads_are_more_than_networks_the_formulas_are_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[int] = []
+    gradients = NativeMLP.mse_gradients
+
+    def noted(self: NativeMLP, tensors: Any, *arguments: Any) -> Any:
+        used.append(len(tensors["input_layer.weight"]))
+        return gradients(self, tensors, *arguments)
+
+    monkeypatch.setattr(NativeMLP, "mse_gradients", noted)
+    data = (torch.randn(9, 3), torch.randn(9))
+
+    def trained(networks: int) -> Any:
+        used.clear()
+        models = [MLP(3, 6) for _ in range(networks)]
+        return train(models, [lambda step: data] * networks, {"MAX_ITER": 3, "LR": 0.1})
+
+    trained(2)
+    assert used[-3:] == [2, 2, 2]
+    monkeypatch.setattr(native_mlp.torch, "get_num_threads", lambda: 3)
+    trained(2)
+    assert 2 not in used[-1:]
+    np.testing.assert_allclose(trained(3).train_loss[:2], trained(2).train_loss, rtol=1e-5)
+
+
+def test_one_that_fails_its_trial_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gradients = NativeMLP.mse_gradients
+
+    def wrong(self: NativeMLP, *arguments: Any) -> Any:
+        losses, found = gradients(self, *arguments)
+        return losses * (1 + 1e-4), found
+
+    monkeypatch.setattr(NativeMLP, "mse_gradients", wrong)
+    monkeypatch.setattr(native_mlp, "_PASSED", {})
+    form = ClosedForm.of([MLP(4, 9)], "fp32", torch.device("cpu"))
+    assert form is not None
+    assert form.native is None
+    assert form.method == "the closed form"
+    text = "the kernel for MLPs in C is not used: it differs from the formulas by 1.0e-04\n"
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sgd_has_the_bits_of_the_formula(dtype: torch.dtype) -> None:
+    step = step_kernels.sgd_step(torch.device("cpu"), dtype)
+    assert step is not None
+    random = torch.Generator().manual_seed(0)
+    old = [torch.randn(K, *s, generator=random, dtype=dtype) for s in ((33, 5), (1,), (130,))]
+    gradients = [p.flip(-1).contiguous() for p in old]
+    gradients[1][2] = torch.nan  # of one that is not updated
+    lrs = torch.rand(K, 7, generator=random, dtype=dtype)[:, 1:4]
+    updated = torch.tensor([[True, True, False], [False, True, True], [True, False, True]])
+    new = [p.clone() for p in old]
+    step(new, gradients, lrs, updated)
+    for i, (p, g, q) in enumerate(zip(old, gradients, new, strict=True)):
+        for k in range(K):
+            wanted = p[k] - g[k] * lrs[k, i] if updated[k, i] else p[k]
+            assert torch.equal(q[k], wanted)
