@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from mlpsubmit.training.accel import native_mlp
 
 __all__ = ["Tf32Products", "to_tf32"]
 
@@ -43,6 +46,8 @@ def to_tf32(x: Tensor) -> Tensor:
 class Tf32Products(TorchDispatchMode):
     """A context in which float32 matrix products have their factors rounded, backward too.
 
+    All are PyTorch's: the functions in C of this package are not used.
+
     Attributes:
         operations: floating-point operations in the products rounded so far.
     """
@@ -50,6 +55,15 @@ class Tf32Products(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.operations = 0
+        self._without_c = mock.patch.object(native_mlp, "library", return_value=None)
+
+    def __enter__(self) -> Any:
+        self._without_c.start()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._without_c.stop()
 
     def __torch_dispatch__(
         self,

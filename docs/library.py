@@ -48,6 +48,9 @@ SECTIONS: dict[tuple[ModuleType, str], list[str]] = {
         *("polynomial", "sparse_parity", "multi_index", "teacher"),
         *("sample", "epochs", "arrays", "from_dataset"),
     ],
+    (mlpsubmit.batchfns, "Inside your own batch functions"): [
+        "randn",
+    ],
     (mlpsubmit.batchfns, "Monomials, Hermite polynomials, weights of teachers"): [
         *("Monomial", "hermite", "hermite_features", "teacher_weights"),
     ],

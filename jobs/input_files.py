@@ -49,6 +49,9 @@ _EVENTS = _FILES | _FOLDERS | _PROCESSES | _NETWORK
 
 _WRITES = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
+#: The module that compiles this package's own functions, at the first draw, say.
+_COMPILES = "mlpsubmit.native.library"
+
 #: Folders of the system, none of whose files is an input.
 _SYSTEM = ("/proc/", "/sys/", "/etc/", "/usr/lib/", "/usr/share/locale/", "/usr/share/zoneinfo/")
 _CODE = tuple(importlib.machinery.all_suffixes())
@@ -80,6 +83,8 @@ class Recording:
 
     def see(self, event: str, arguments: tuple[Any, ...], frame: FrameType) -> None:
         """Record an event of the interpreter, raised in a frame."""
+        if _compiles(frame):
+            return
         if event in _PROCESSES:
             self.unseen.add(f"process {_program(arguments)}")
         elif event == "urllib.Request":
@@ -193,6 +198,15 @@ def _imports(frame: FrameType | None) -> bool:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return inner is None or is_library(inner.f_globals.get("__name__", ""))
         inner, frame = frame, frame.f_back
+    return False
+
+
+def _compiles(frame: FrameType | None) -> bool:
+    """Return whether this package is compiling its functions in C, which a function may call."""
+    while frame is not None and frame.f_code is not record.__code__:
+        if frame.f_globals.get("__name__") == _COMPILES:
+            return True
+        frame = frame.f_back
     return False
 
 

@@ -21,6 +21,7 @@ from mlpsubmit.batchfns.fixed_batch import fixed
 from mlpsubmit.batchfns.gaussian import power_law_eigvals
 from mlpsubmit.batchfns.hea import LevelCoeffs, hea_monomials, relu_ntk_level_coeffs
 from mlpsubmit.batchfns.monomial import Monomial
+from mlpsubmit.batchfns.normal import randn
 from mlpsubmit.compat.tensors import ensure_torch
 from mlpsubmit.protocol import BatchFn
 
@@ -69,7 +70,7 @@ def get_synthetic_X(
     device = None if gen is None else gen.device
     given = power_law_eigvals(d, alpha, offset, True) if data_eigvals is None else data_eigvals
     gammas = ensure_torch(given, device=device)
-    Z = torch.randn(N, d, generator=gen, device=gammas.device)
+    Z = torch.randn(N, d, device=gammas.device) if gen is None else randn(N, d, generator=gen)
     return Z * gammas.sqrt(), gammas
 
 

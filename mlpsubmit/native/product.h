@@ -2,7 +2,7 @@
  *
  * A product is computed in tiles of sums, which stay in vector registers, from panels of B, which
  * stay in the first-level cache (Goto and van de Geijn, https://doi.org/10.1145/1356052.1356053).
- * Every entry is a sum in one order, whatever the size of a register.
+ * The order of every sum depends on the shapes alone, and on the size of a register.
  */
 
 #ifndef PRODUCT_H

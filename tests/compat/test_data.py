@@ -10,7 +10,7 @@ import torch
 from numpy.polynomial import hermite_e
 from torch import nn
 
-from mlpsubmit.batchfns import hea_monomials, polynomial, relu_ntk_level_coeffs
+from mlpsubmit.batchfns import hea_monomials, polynomial, randn, relu_ntk_level_coeffs
 from mlpsubmit.compat import (
     Monomial,
     ensure_numpy,
@@ -33,11 +33,11 @@ def test_synthetic_inputs_are_scaled_gaussians():
     weights = 1 / np.array([2.0, 3, 4, 5])
     assert eigvals.numpy() == pytest.approx(weights / weights.sum(), rel=1e-6)
     assert X.var(dim=0).numpy() == pytest.approx(eigvals.numpy(), rel=0.03)
-    drawn = torch.randn(50_000, 4, generator=generator())
+    drawn = randn(50_000, 4, generator=generator())
     assert torch.allclose(X, drawn * eigvals.sqrt())
     given, returned = get_synthetic_X(d=2, N=3, data_eigvals=[1.0, 4.0], gen=generator())
     assert returned.tolist() == [1.0, 4.0]
-    assert torch.allclose(given, torch.randn(3, 2, generator=generator()) * torch.tensor([1, 2]))
+    assert torch.allclose(given, randn(3, 2, generator=generator()) * torch.tensor([1, 2]))
 
 
 def whitened_polynomial(X, sample, monomials, coeffs):

@@ -27,7 +27,7 @@ PACKAGES = {
     "slurm_templates": "slurm_templates",
     **{
         name: f"mlpsubmit/{name.replace('.', '/')}"
-        for name in ("assembly", "results", "runs", "spec", "training", "training.accel")
+        for name in ("assembly", "native", "results", "runs", "spec", "training", "training.accel")
     },
 }
 FOLDERS = [*PACKAGES.values(), "bench", "tests"]

@@ -25,6 +25,7 @@ import torch
 from mlpsubmit.batchfns.image_files import cifar_records
 from mlpsubmit.jobs import input_files
 from mlpsubmit.jobs.input_files import changes, record
+from mlpsubmit.native.library import library
 
 
 @pytest.fixture
@@ -146,6 +147,16 @@ def test_code_and_what_is_written_are_no_inputs(
     result, found = record(function, folder / "run")
     assert result == 3
     assert found.paths() == [str(folder / "table.csv")]
+
+
+def test_compiling_the_functions_in_c_reads_no_inputs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    compiled, recording = record(lambda: library.__wrapped__(torch.float32), folder / "run")
+    assert compiled is not None
+    assert list((folder / "mlpsubmit").iterdir())
+    assert recording.to_json() == {"files": [], "folders": [], "unseen": []}
 
 
 def test_what_reads_without_a_report_is_known_by_name(folder: Path) -> None:

@@ -33,6 +33,9 @@ from mlpsubmit.spec.hyperparameters import validate
 
 GIB = 1 << 30
 
+#: The estimate is that of GPUs, which compute by PyTorch.
+pytestmark = pytest.mark.usefixtures("without_c")
+
 
 def batches(bsz: int, gen: torch.Generator, d: int) -> Any:
     raise NotImplementedError
