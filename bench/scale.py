@@ -1,12 +1,16 @@
 """The cost of a sweep before and after its training, against its number of configs.
 
-    python bench/scale.py [--largest N] [--finished N] [--only TEXT] [--json FILE]
+    python bench/scale.py [--largest N] [--finished N] [--packs N] [--only TEXT] [--json FILE]
 
 Every command is a new process, timed from its start to its end. So are the plan and the part of a
 launch before its submission, timed without the start of Python. Peaks are of resident memory.
 Results of finished runs are written without training. The growth of a figure is its ratio to that
 of a tenth of the configs, both after subtracting the smallest sweep's: about 10 is linear, constant
 costs make it less, and clearly more is marked with "!".
+
+The cost per pack is that of N packs of one config each, less that of a tenth of them, divided by
+the difference of their numbers. "run" is a whole task in which only the training is left out,
+without the time of its flushes to the disk. More than a millisecond is marked with "!".
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from processes import Cost, apart, command
@@ -25,7 +30,7 @@ from processes import Cost, apart, command
 SMALLEST = 1000
 
 #: Differences below these are noise, in the units of figures.
-NOISE = {"s": 0.3, "MB": 20.0, "kB": 10.0}
+NOISE = {"s": 0.3, "MB": 20.0, "kB": 10.0, "ms": 0.1}
 
 #: Files of a launch that could grow with its sweep.
 FILES = (
@@ -35,6 +40,9 @@ FILES = (
 
 #: Growth that is clearly more than linear.
 SUSPICIOUS = 15.0
+
+#: Milliseconds for each pack that are clearly too many, besides flushes to the disk.
+MOST_PER_PACK = 1.0
 
 #: A sweep whose batch function records the time of the first gradient step.
 SMALL_SPEC = """
@@ -72,7 +80,7 @@ class Figure:
     """One measured number.
 
     Attributes:
-        unit: s, MB (2^20 bytes) or kB (1000 bytes).
+        unit: s, MB (2^20 bytes), kB (1000 bytes), or ms for each pack.
     """
 
     kind: str
@@ -121,6 +129,11 @@ KINDS = (
     ),
 )
 
+#: A sweep with one config in each pack.
+ALONE = SweepKind(
+    "alone", axes='"LR": np.geomspace(1e-3, 1, 10)', points=10, more="WIDTH=4, PACK_SIZE=1"
+)
+
 
 def planned(spec: Path) -> int:
     """Plan a spec as launch does; return its number of configs."""
@@ -131,11 +144,18 @@ def planned(spec: Path) -> int:
     return make_plan(sweep, max_tasks=2, threads=1).configs
 
 
-def created(spec: Path, runs: Path) -> Path:
+def created(spec: Path, runs: Path, **options: int) -> Path:
     """Write the files of a launch up to its submission; return the run's folder."""
     from finished import created_run
 
-    return created_run(spec, runs)
+    return created_run(spec, runs, **options)
+
+
+def trained(path: Path) -> float:
+    """Run the task of a run without the training; return its seconds besides flushes."""
+    from finished import trained
+
+    return trained(path)
 
 
 def finish(spec: Path, path: Path, missing: int) -> None:
@@ -183,7 +203,9 @@ class Bench:
         return max(figure.value - start, 0.0) / max(same[tenth] - start, noise)
 
     def grown(self, figure: Figure) -> str:
-        """Return the growth as the table shows it."""
+        """Return the growth as the table shows it, or whether a cost per pack is too large."""
+        if figure.unit == "ms":
+            return "  !" * (figure.value > MOST_PER_PACK)
         growth = self.growth(figure)
         if growth is None:
             return ""
@@ -242,6 +264,36 @@ class Bench:
         self.record(kind.name, "resume, to the submission", configs, cost)
         command("cancel", path, folder=self.folder)
 
+    def per_pack(self, packs: int) -> None:
+        """Measure what each pack costs, besides its training."""
+        few, many = self._of_packs(packs // 10), self._of_packs(packs)
+        for what, seconds in many.items():
+            cost = (seconds - few[what]) / (packs - packs // 10)
+            self._add(Figure(ALONE.name, f"{what}, per pack", packs, 1000 * cost, "ms"))
+
+    def _of_packs(self, packs: int) -> dict[str, float]:
+        """Return the seconds of each phase of a sweep with so many packs of one config."""
+        spec, runs = ALONE.spec(self.folder, packs), self.folder / f"alone-{packs}"
+        _, plan = apart(planned, spec)
+        dry = command("launch", "--dry-run", spec, "--runs-dir", runs, folder=self.folder)
+        path, launch = apart(partial(created, tasks=1), spec, runs)
+        run, _ = apart(trained, path)
+        status = command("status", path, folder=self.folder)
+        collect = command(
+            "collect", path, "--out", self.folder / f"alone-{packs}.nc", folder=self.folder
+        )
+        more = ALONE.spec(self.folder, packs, more=1)
+        reuse = command("launch", "--dry-run", more, "--runs-dir", runs, folder=self.folder)
+        return {
+            "plan": plan.seconds,
+            "launch --dry-run": dry.seconds,
+            "launch, to the submission": launch.seconds,
+            "run": run,
+            "status": status.seconds,
+            "collect": collect.seconds,
+            "launch --dry-run, with reuse": reuse.seconds,
+        }
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -249,12 +301,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--finished", type=int, default=10**5, help="configs of the largest finished run"
     )
+    parser.add_argument("--packs", type=int, default=10**4, help="packs of one config each")
     parser.add_argument("--only", default="", help="kinds of sweeps whose name contains this text")
     parser.add_argument("--json", type=Path, help="a file to write the figures to")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         bench.start_up()
+        if options.only in ALONE.name:
+            bench.per_pack(options.packs)
         for kind in (kind for kind in KINDS if options.only in kind.name):
             for configs in sizes(options.largest):
                 run = bench.before(kind, configs)

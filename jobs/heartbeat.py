@@ -33,6 +33,9 @@ HEARTBEAT_SECONDS = 2.0
 #: Seconds between heartbeats at most, however many tasks share a file system.
 SLOWEST_BEAT = 30.0
 
+#: Seconds between two beats at least, where packs are shorter: a shared disk has many tasks.
+PROMPT_SECONDS = 1.0
+
 
 class Heartbeat:
     """Publishes the progress of one task, from a separate thread.
@@ -76,6 +79,8 @@ class Heartbeat:
             "interval": interval,
             **fields,
         }
+        #: When the file was last written, and the state in it.
+        self._written = 0.0, ""
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._packs: list[PackHeartbeat] = []
 
@@ -106,10 +111,17 @@ class Heartbeat:
                 return
             with self._lock:
                 fields = {**self._fields, "updated": time.time()}
+            self._written = time.monotonic(), str(fields["state"])
             try:
                 files.publish_json(self._path, fields, sync=False)
             except OSError as error:
                 echo(f"heartbeat not written: {error}")
+
+    def publish_soon(self) -> None:
+        """Write the file now; with the next beat if it has the same state and is a second old."""
+        at, state = self._written
+        if time.monotonic() - at >= PROMPT_SECONDS or state != self["state"]:
+            self.publish()
 
     def of_pack(self) -> PackHeartbeat:
         """Return the heartbeat of one more pack in training."""
@@ -157,9 +169,9 @@ class PackHeartbeat:
     def __getitem__(self, name: str) -> Any:
         return self._task[name]
 
-    def publish(self) -> None:
-        """Write the file now."""
-        self._task.publish()
+    def publish_soon(self) -> None:
+        """Write the file now; with the next beat if it has the same state and is a second old."""
+        self._task.publish_soon()
 
     def is_overtaken(self) -> bool:
         """Look up whether another process trains the packs of this task now."""

@@ -28,7 +28,7 @@ from mlpsubmit.jobs.heartbeat import (
     PackHeartbeat,
     process_age,
 )
-from mlpsubmit.jobs.killed_packs import add_end, suspects_last
+from mlpsubmit.jobs.killed_packs import add_end, packs_to_train
 from mlpsubmit.jobs.plan import PackRange, Plan, pack_file_name
 from mlpsubmit.jobs.room import Room
 from mlpsubmit.jobs.shared_data import SharedData
@@ -120,7 +120,7 @@ def run_task(
         torch.set_num_threads(plan.threads)
         _record_last_end(run, name, supervision)
         _remove_leftovers(run, name, intent["slices"][index])
-        packs = suspects_last(run, _to_train(run, plan, intent["slices"][index], name))
+        packs = packs_to_train(run, plan, intent["slices"][index], name)
         data = SharedData(run, sweep, device, map(plan.indices, packs), stop)
         roofline = None
         if sum(pack.cost for pack in packs) >= WORTH_A_ROOFLINE:
@@ -152,7 +152,8 @@ def run_task(
                 **fields,
             ) as heartbeat,
         ):
-            publish_environments(shard.path, [environment(device)])
+            environments = [environment(device)]
+            publish_environments(shard.path, environments)
             _report_other_environments(run)
             context = TaskContext(
                 *(run, sweep, plan, device, data, stop, heartbeat, meter, roofline),
@@ -161,7 +162,7 @@ def run_task(
             room = Room.of(device, sweep, plan)
             if on_failure is not None:  # a debugger is for one pack at a time
                 room = replace(room, most=1)
-            task = _Task(context, shard, room, supervision)
+            task = _Task(context, shard, room, supervision, environments)
             if intent["gpus"] and device.type == "cpu":
                 return task.give_up(missing_gpu())
             return task.run(packs)
@@ -205,18 +206,6 @@ def _remove_leftovers(run: RunDirectory, task: str, ranges: Sequence[Sequence[in
         files.remove_leftovers(run.path / folder, lambda name: name.startswith(f"{task}."))
 
 
-def _to_train(
-    run: RunDirectory, plan: Plan, ranges: Sequence[Sequence[int]], task: str
-) -> list[PackRange]:
-    """Return the packs of a slice that no earlier attempt of its task has finished.
-
-    Nor found to fail: such a pack is tried again by a resume, which is another task.
-    """
-    packs = [plan.pack(number) for low, high in ranges for number in range(low, high)]
-    ended = run.results.finished(task) | run.results.failed(task)
-    return [pack for pack in packs if pack.name not in ended]
-
-
 def _attempts_without_progress(run: RunDirectory, task: str) -> int:
     """Return how many attempts in a row before this one trained nothing."""
     last = run.last_heartbeat(task)
@@ -230,6 +219,7 @@ class _Task:
     """One attempt at a slice.
 
     Attributes:
+        environments: in which the results in its shard were trained, as published beside it.
         training: the packs that are in training now.
     """
 
@@ -237,6 +227,7 @@ class _Task:
     shard: Shard
     room: Room
     supervision: Supervision | None
+    environments: list[dict[str, Any]]
     training: list[PackRange] = field(default_factory=list)
 
     def run(self, packs: Sequence[PackRange]) -> str:
@@ -351,10 +342,10 @@ class _Task:
 
     def _record_environments(self, pack: PackRange, own: Sequence[dict[str, Any]]) -> None:
         """Record all environments in which a pack was trained, before its result."""
-        known = stored_environments(self.shard.path)
-        new = [environment for environment in own if environment not in known]
+        new = [environment for environment in own if environment not in self.environments]
         if new:
-            publish_environments(self.shard.path, [*new, *known])
+            self.environments[:0] = new
+            publish_environments(self.shard.path, self.environments)
             echo(f"pack {pack.name}: was trained with {differences(own)}: {NOT_IDENTICAL}")
 
     def _record_failures(self, pack: PackRange, outcome: PackOutcome) -> None:
@@ -381,7 +372,10 @@ class _Task:
         """Count a pack that has a result or has failed."""
         heartbeat = self.context.heartbeat
         counted = {count: heartbeat[count] + 1, "cost_done": heartbeat["cost_done"] + pack.cost}
+        progressed = heartbeat["progressed"]
         heartbeat.update(progressed=True, **counted, **fields)
+        if not progressed:  # the process may be killed before the next beat
+            heartbeat.publish()
 
 
 def _report_start(heartbeat: PackHeartbeat, pack: PackRange, first: Config) -> None:
@@ -395,4 +389,4 @@ def _report_start(heartbeat: PackHeartbeat, pack: PackRange, first: Config) -> N
         max_iter=first.hyperparameters.max_iter,
         loss=None,
     )
-    heartbeat.publish()
+    heartbeat.publish_soon()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,8 @@ class Speed:
 
     def to_json(self) -> dict[str, Any]:
         """Return the speed as it is stored in a heartbeat."""
-        return asdict(self)
+        # Without asdict, which copies: a task of many workloads does this after every pack.
+        return {**vars(self), "workload": vars(self.workload)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Speed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +20,7 @@ def _cpu_info() -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in fields}
 
 
+@functools.cache
 def cpu_name() -> str:
     """Return the CPU's model name."""
     return _cpu_info().get("model name") or platform.processor() or platform.machine()

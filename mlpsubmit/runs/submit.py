@@ -134,7 +134,7 @@ def start(
             if after is None:
                 run.record_launch(next_launch(run.path))
             return 0
-        add_unrecorded_ends(run, status.tasks)
+        add_unrecorded_ends(run, plan, status.tasks)
         submission = submission_for(
             run, run.sweep, executor, plan, missing, retries, sweep_hash, trust=trust
         )

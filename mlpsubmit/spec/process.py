@@ -350,7 +350,7 @@ def _set_generators(states: Mapping[str, Any], seed: int) -> None:
     torch = _loaded_torch()
     if torch is not None:
         initial, state = states.get("torch", (seed, None))
-        torch.manual_seed(initial)  # on every device
+        _seed_torch(torch, initial)
         if state is not None:
             torch.set_rng_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
     if "numpy" in states:
@@ -362,6 +362,22 @@ def _set_generators(states: Mapping[str, Any], seed: int) -> None:
         random.setstate(states["random"])
     else:
         random.seed(seed)
+
+
+def _seed_torch(torch: Any, seed: int) -> None:
+    """Seed torch's generators of every device, as ``torch.manual_seed`` does.
+
+    That keeps the call, with its stack, for each kind of device that is not in use, in case it will
+    be: half a millisecond and some memory, every time. A machine has one kind at most.
+    """
+    accelerator = getattr(torch, "accelerator", None)  # since torch 2.6
+    if accelerator is not None and not accelerator.is_available():
+        torch.default_generator.manual_seed(seed)
+    elif accelerator is not None and accelerator.current_accelerator().type == "cuda":
+        torch.default_generator.manual_seed(seed)
+        torch.cuda.manual_seed_all(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 # ---- all of them ---------------------------------------------------------------------------------

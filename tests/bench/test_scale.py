@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mlpsubmit import Sweep
+from mlpsubmit.jobs import heartbeat, task, train_pack
 from mlpsubmit.jobs.plan import Plan, cut, make_plan
 from mlpsubmit.jobs.status import read_status
 from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -90,6 +91,32 @@ def test_where_is_asked_once_for_each_point_in_order():
     sweep = Sweep("growth", axes, batchfn=batches, where=lambda c: asked.append(c.point) or True)
     assert len(sweep) == len(asked) == 24
     assert asked == [sweep.product.point(index) for index in range(24)]
+
+
+# ---- in the training -----------------------------------------------------------------------------
+
+
+def test_a_task_makes_few_calls_for_each_pack_and_writes_no_file_for_it(
+    bench, tmp_path, monkeypatch
+):
+    """Besides the training, and besides what it appends to its shard."""
+    for module, name in ((os, "fsync"), (train_pack, "assemble")):  # the benchmark replaces these
+        monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.setattr(task, "HEARTBEAT_SECONDS", 1e6)
+    monkeypatch.setattr(heartbeat, "PROMPT_SECONDS", 1e6)
+    renamed, rename = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (renamed.append(paths), rename(*paths)))
+    counts, files = [], []
+    for packs in (20, 20, 40, 80):  # the first one imports
+        spec = bench("scale").ALONE.spec(tmp_path, packs)
+        path = bench("finished").created_run(spec, tmp_path / f"{packs}-{len(counts)}", tasks=1)
+        renamed.clear()
+        counts.append(calls(lambda path=path: bench("finished").trained(path)))
+        files.append(len(renamed))
+        assert Run(RunDirectory.open(path)).status().complete
+    assert files[1] == files[2] == files[3]
+    assert counts[3] - counts[2] < 2.1 * (counts[2] - counts[1])
+    assert (counts[3] - counts[2]) / 40 < 1300
 
 
 # ---- after the training --------------------------------------------------------------------------
@@ -198,6 +225,18 @@ def test_the_benchmark_measures_every_command_at_its_smallest_size(bench, tmp_pa
         assert 10 < measured["numeric", f"{what}, peak"] < 2000
     assert 0 < measured["small", "launch, to the first step"] < 60
     assert "collected .nc" in capsys.readouterr().out
+
+
+def test_the_benchmark_measures_each_phase_per_pack(bench, tmp_path):
+    scale = bench("scale")
+    measured = scale.Bench(tmp_path)
+    measured.per_pack(200)
+    figures = {figure.what: figure for figure in measured.figures}
+    phases = ("plan", "run", "status", "collect", "launch --dry-run, with reuse")
+    assert {f"{phase}, per pack" for phase in phases} <= set(figures)
+    assert figures["run, per pack"].unit == "ms"
+    assert measured.grown(scale.Figure("alone", "run, per pack", 20, 1.5, "ms")) == "  !"
+    assert measured.grown(scale.Figure("alone", "run, per pack", 20, 0.5, "ms")) == ""
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,23 @@ def test_a_slow_disk_does_not_stop_who_updates_a_heartbeat(
     assert heartbeat["step"] == 1
     heartbeat.publish()
     assert written == [0, 1]
+
+
+def test_short_packs_do_not_write_the_heartbeat_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, written = 100.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(files, "publish_json", lambda _, fields, **__: written.append(fields))
+    heartbeat = Heartbeat(tmp_path / "beat.json", 100.0)
+    heartbeat.publish()
+    for pack, seconds in (("a", 0.0), ("b", 0.1), ("c", 0.7), ("d", 0.3)):
+        now += seconds
+        heartbeat.update(state="training", pack=pack)
+        heartbeat.publish_soon()
+    # At once when the state changes: who was killed in training is treated differently.
+    assert [(one["state"], one.get("pack")) for one in written] == [
+        ("starting", None),
+        ("training", "a"),
+        ("training", "d"),
+    ]

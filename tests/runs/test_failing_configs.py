@@ -21,7 +21,10 @@ from torch import nn
 from mlpsubmit import Sweep, launch, open_run
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.killed_packs import add_end, add_unrecorded_ends, pack_ends
+from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.process_end import ProcessEnd
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.store.shards import Shard, failures_json
 from mlpsubmit.jobs.task_status import TaskStatus
 from mlpsubmit.runs.run import Run
 from mlpsubmit.spec.load import load_spec
@@ -387,20 +390,44 @@ def test_what_ends_a_task_with_its_parent_counts_only_for_its_memory(
     waiting: Callable[..., Run],
 ) -> None:
     directory = waiting().directory
+    plan = Plan.from_json(directory.plan)
     beat = {"state": "training", "pack": "0000000", "attempt": 2, "supervised": True}
     crashed = TaskStatus("000-0000", "crashed", beat, None, "SLURM reports NODE_FAIL on n1")
-    add_unrecorded_ends(directory, [crashed])
+    add_unrecorded_ends(directory, plan, [crashed])
     assert pack_ends(directory, "0000000") == []
     for _ in range(2):  # a resume may die, and be repeated
-        add_unrecorded_ends(directory, [replace(crashed, memory_kill=True)])
+        add_unrecorded_ends(directory, plan, [replace(crashed, memory_kill=True)])
     assert pack_ends(directory, "0000000") == [ProcessEnd("000-0000.2", memory=True)]
     # The debug executor has no parent process; an earlier boot of the machine explains the end.
-    alone = replace(crashed, name="001-0000", heartbeat={**beat, "supervised": False})
+    alone = replace(crashed, heartbeat={**beat, "supervised": False, "attempt": 3})
     boot = {"host": socket.gethostname(), "process_start": "another boot:5"}
-    add_unrecorded_ends(directory, [replace(alone, heartbeat={**alone.heartbeat, **boot})])
+    add_unrecorded_ends(directory, plan, [replace(alone, heartbeat={**alone.heartbeat, **boot})])
     assert len(pack_ends(directory, "0000000")) == 1
-    add_unrecorded_ends(directory, [alone, replace(alone, state="interrupted")])
-    assert pack_ends(directory, "0000000")[1:] == [ProcessEnd("001-0000.2")]
+    add_unrecorded_ends(directory, plan, [alone, replace(alone, state="interrupted")])
+    assert pack_ends(directory, "0000000")[1:] == [ProcessEnd("000-0000.3")]
+
+
+def test_the_pack_that_a_task_was_killed_in_is_the_first_without_a_result(
+    waiting: Callable[..., Run],
+) -> None:
+    """Whatever the last heartbeat shows: it may be some packs old, where packs are short."""
+    directory = waiting(PACK_SIZE=2).directory
+    plan = Plan.from_json(directory.plan)
+    with Shard.claim(directory.results.folder, "000-0000") as shard:
+        for name in ("0000000", "0000001"):
+            shard.append(f"{name}.failed.json", failures_json([], []))
+    beat = {"state": "training", "pack": "0000000", "attempt": 0, "supervised": True}
+    crashed = TaskStatus("000-0000", "crashed", beat, None, memory_kill=True)
+    for _ in range(2):  # a resume may die, and be repeated
+        add_unrecorded_ends(directory, plan, [crashed])
+        assert directory.packs_with_ends() == ["0000002"]
+    # With one kill it trains last, and so the next attempt is killed in the pack after it.
+    later = replace(crashed, heartbeat={**beat, "attempt": 1})
+    add_unrecorded_ends(directory, plan, [later])
+    assert sorted(directory.packs_with_ends()) == ["0000002", "0000003"]
+    directory.submission(0).joinpath("intent.json").write_text("damaged")
+    add_unrecorded_ends(RunDirectory(directory.path), plan, [later])
+    assert pack_ends(directory, "0000000") == [ProcessEnd("000-0000.1", memory=True)]
 
 
 def test_kills_with_progress_in_between_are_not_in_a_row(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from mlpsubmit.spec.load import (
     unpickle_sweep,
 )
 from mlpsubmit.spec.process import ProcessSettings, Surroundings
+from mlpsubmit.training.global_state import global_state_kept
 
 HEAD = """
 import os, random, sys, warnings
@@ -190,6 +191,31 @@ def test_what_belongs_elsewhere_is_refused_where_the_spec_is_read(read: Any, lin
         read(line)
     assert REFUSED[line] in str(caught.value)
     assert "spec.py: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "seeded"),
+    [(None, []), ("cuda", ["torch.cuda"]), ("mps", ["torch", "torch.cuda"])],
+)
+def test_only_devices_that_the_machine_has_are_seeded(
+    kind: str | None, seeded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of other kinds would keep every call, for 10,000 packs, in case that they appear."""
+    calls, accelerator = list[str](), pytest.importorskip("torch.accelerator")
+    device = None if kind is None else torch.device(kind)
+    monkeypatch.setattr(accelerator, "is_available", lambda: device is not None)
+    monkeypatch.setattr(accelerator, "current_accelerator", lambda: device)
+    seed, expected = torch.manual_seed, torch.Generator().manual_seed(5).get_state()
+    monkeypatch.setattr(torch, "manual_seed", lambda one: (calls.append("torch"), seed(one)))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: calls.append("torch.cuda"))
+    kept = len(torch.cuda._queued_calls)
+    with global_state_kept():
+        ProcessSettings.of_this_process().seed_generators(5)
+        assert torch.equal(torch.get_rng_state(), expected)
+        assert torch.initial_seed() == 5
+    assert calls == seeded
+    if kind != "mps":
+        assert len(torch.cuda._queued_calls) == kept
 
 
 def test_all_that_is_refused_stands_in_one_message(read: Any) -> None:
