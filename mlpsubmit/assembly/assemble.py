@@ -266,10 +266,11 @@ def _stacks(
             first = batches.first
             test_fn = batches.test if needs_test or hyperparameters.test_every else None
             network = _Network.of(sweep, config, context, first)
-            own = network.signature()
+            own = network.signature() if len(configs) > 1 else None  # one is like itself
             key = (own, _shapes(first), test_fn and _shapes(test_fn(0)))
             if key not in stacks:
-                check_layer_order(network.model, first[0])
+                if hyperparameters.model != "mlp":  # the library's own has them in order
+                    check_layer_order(network.model, first[0])
                 reason = _difference(next(iter(stacks), key), key)
                 stacks[key] = StackInputs(grabs, device, reason)
                 if needs_model0:
@@ -282,7 +283,8 @@ def _stacks(
         else:
             rows.append(row)
             networks.append(network)
-            signatures.append(own)
+            if own is not None:
+                signatures.append(own)
     if written := [name for guard in guards for name in guard.changed()]:
         model_name = getattr(sweep.base.model, "__name__", sweep.base.model)
         raise WriteError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from mlpsubmit import SpecError, Sweep, train
+from mlpsubmit.assembly import assemble as assembling
 from mlpsubmit.assembly.assemble import assemble
 from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.assembly.probe import probe
@@ -167,6 +169,26 @@ def test_models_that_compute_otherwise_are_no_pack_of_equals() -> None:
     batch = (torch.ones(2, 3), torch.ones(2))
     with pytest.raises(SpecError, match=r"they differ in 1\.slope; train them sep"):
         train(models, [lambda step: batch] * 2, {"MAX_ITER": 2})
+
+
+def test_a_pack_of_one_config_is_compared_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its model is neither walked through nor, if it is the library's, evaluated once more."""
+    called: list[str] = []
+    for name in ("signature", "check_layer_order"):
+        function = getattr(assembling, name)
+        noting = partial(_noting, called, name, function)
+        monkeypatch.setattr(assembling, name, noting)
+    stacks(small({}))
+    assert called == []
+    stacks(small({}, MODEL=sloped, slope=0.5))
+    assert called == ["check_layer_order"]
+    stacks(small({"LR": [0.1, 0.2]}))
+    assert called == ["check_layer_order", "signature", "signature"]
+
+
+def _noting(called: list[str], name: str, function: Any, *arguments: Any) -> Any:
+    called.append(name)
+    return function(*arguments)
 
 
 def test_grabs_get_a_generator_and_a_batch_size_of_their_own() -> None:
