@@ -65,9 +65,11 @@ class Outcome:
 @pytest.fixture
 def without_c(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take PyTorch in place of the functions in C, as where there is no compiler."""
-    for module in ("training.accel.native_mlp", "training.accel.step_kernels", "batchfns.normal"):
-        monkeypatch.setattr(f"mlpsubmit.{module}.library", lambda dtype: None)
-    monkeypatch.setattr("mlpsubmit.training.optimizers.sgd.sgd_step", lambda device, dtype: None)
+    for function in (
+        *("batchfns.normal.library", "training.accel.native_mlp.library"),
+        *("training.loss_history.fused_loss_step", "training.optimizers.sgd.sgd_step"),
+    ):
+        monkeypatch.setattr(f"mlpsubmit.{function}", lambda *arguments: None)
 
 
 @pytest.fixture

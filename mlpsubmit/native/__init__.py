@@ -4,6 +4,7 @@
 - ``cpu``: this machine's CPU;
 - ``vectors.h``, ``product.h``: vectors of the widest registers, and products of matrices;
 - ``mlp.c``: outputs, losses and gradients of MLPs;
-- ``optimizers.c``: updates of their parameters;
+- ``losses.c``: smoothing of losses, and thresholds;
+- ``optimizers.c``: updates of parameters;
 - ``draws.c``: Gaussian random numbers.
 """

@@ -48,9 +48,13 @@ _SIGNATURES = {
     "outputs": ([_POINTER, _SIZE, _SIZE, *[_POINTER] * 3], None),
     "gradients": ([_POINTER, _SIZE, _SIZE, *[_POINTER] * 3], None),
     "mse_gradients": ([_POINTER, *[_SIZE] * 2, *[_POINTER] * 2, _SIZE, *[_POINTER] * 3], None),
-    "sgd": ([_SIZE, _SIZE, *[_POINTER] * 2, *[_POINTER, _SIZE] * 2], None),
+    "loss_step": ([*[_SIZE] * 2, *[_POINTER] * 9, *[_SIZE] * 2], None),
+    "sgd": ([*[_SIZE] * 2, *[_POINTER] * 3, *[_POINTER, _SIZE, _SIZE] * 2], None),
     "normals": ([_POINTER, _SIZE, _POINTER], None),
 }
+
+#: Those whose types do not depend on that of the entries: compiled once, with those for floats.
+_SINGLE = ("loss_step", "normals")
 
 
 class _CompilerError(Exception):
@@ -71,7 +75,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
         echo(f"the functions in C are not used: {error}; PyTorch's are, which may be slower")
         return None
     for name, (arguments, returned) in _SIGNATURES.items():
-        if name != "normals" or dtype == torch.float32:
+        if dtype == torch.float32 or name not in _SINGLE:
             getattr(functions, name).argtypes = arguments
             getattr(functions, name).restype = returned
     return functions

@@ -16,7 +16,6 @@ enum { SAMPLES = 256 };
 /* W (networks, out, in) and b (networks, out), and what takes their gradients; b may be NULL. */
 typedef struct {
     size_t in, out;
-    real scale;
     const real *W, *b;
     real *dW, *db;
 } Layer;
@@ -25,6 +24,7 @@ typedef struct {
 typedef struct {
     size_t samples, depth; /* the number of layers, the read-out included */
     const Layer *layers;
+    const real *scales; /* one per layer */
     const real *X;
     size_t X_stride;
     const real *multiplier; /* (networks); NULL for 1 */
@@ -73,7 +73,7 @@ static void forward(const Networks *net, size_t k, size_t samples, const real *X
     for (size_t l = 0; l + 1 < net->depth; l++) {
         const Layer *layer = &net->layers[l];
         size_t in = layer->in, out = layer->out;
-        Epilogue epilogue = {layer->scale, layer->b ? layer->b + k * out : NULL, 1, NULL, 0, NULL};
+        Epilogue epilogue = {net->scales[l], layer->b ? layer->b + k * out : NULL, 1, NULL, 0, NULL};
         Matrix W = {layer->W + k * out * in, 1, in};
         multiply(samples, out, in, (Matrix){h, h_row, 1}, W, signals, row_of(out), &epilogue, panel);
         h = signals, h_row = row_of(out), signals += samples * h_row;
@@ -81,11 +81,12 @@ static void forward(const Networks *net, size_t k, size_t samples, const real *X
     const Layer *readout = &net->layers[net->depth - 1];
     size_t in = readout->in, out = readout->out;
     const real *W = readout->W + k * out * in, *b = readout->b ? readout->b + k * out : NULL;
+    real scale = net->scales[net->depth - 1];
     if (out == 1) {
         dots(samples, in, h, h_row, W, f);
-        for (size_t i = 0; i < samples; i++) f[i] = readout->scale * f[i] + (b ? *b : 0);
+        for (size_t i = 0; i < samples; i++) f[i] = scale * f[i] + (b ? *b : 0);
     } else {
-        Epilogue epilogue = {readout->scale, b, 0, NULL, 0, NULL};
+        Epilogue epilogue = {scale, b, 0, NULL, 0, NULL};
         multiply(samples, out, in, (Matrix){h, h_row, 1}, (Matrix){W, 1, in}, f, out, &epilogue, panel);
     }
     if (net->multiplier)
@@ -112,12 +113,12 @@ static void backward(const Networks *net, size_t k, const real *X, const real *s
         const Layer *layer = &net->layers[l];
         size_t in = layer->in, out = layer->out, h_row = l ? row_of(in) : in;
         const real *h = l ? (signals -= samples * h_row) : X;
-        Epilogue scaled = {layer->scale, NULL, 0, NULL, 0, NULL};
+        Epilogue scaled = {net->scales[l], NULL, 0, NULL, 0, NULL};
         multiply(out, in, samples, (Matrix){d, 1, d_row}, (Matrix){h, h_row, 1},
                  layer->dW + k * out * in, in, &scaled, panel);
         if (l == 0) return;
         real *db = net->layers[l - 1].db, *next = others + l % 2 * errors_size(net);
-        Epilogue gated = {layer->scale, NULL, 0, h, h_row, db ? db + k * in : NULL};
+        Epilogue gated = {net->scales[l], NULL, 0, h, h_row, db ? db + k * in : NULL};
         multiply(samples, in, out, (Matrix){d, d_row, 1}, (Matrix){layer->W + k * out * in, in, 1},
                  next, h_row, &gated, panel);
         d = next, d_row = h_row;

@@ -2,17 +2,23 @@
 
 #include "vectors.h"
 
-/* p -= lr g, of networks that are updated: p and g (networks, size).
+/* p -= lr g for each of the parameters p and gradients g, (networks, size), of networks that are
+ * updated.
  *
  * Args:
- *     lr, updated: one entry per network, so far from one to the next.
+ *     sizes: per parameter.
+ *     lr, updated: (networks, parameters), of which rows and columns have these distances.
  */
-void sgd(size_t networks, size_t size, real *restrict p, const real *restrict g, const real *lr,
-         size_t lr_stride, const uint8_t *updated, size_t updated_stride)
+void sgd(size_t networks, size_t parameters, const size_t *sizes, real *const *p,
+         const real *const *g, const real *lr, size_t lr_row, size_t lr_column,
+         const uint8_t *updated, size_t updated_row, size_t updated_column)
 {
-    for (size_t k = 0; k < networks; k++) {
-        if (!updated[k * updated_stride]) continue;
-        real rate = lr[k * lr_stride];
-        for (size_t i = k * size; i < (k + 1) * size; i++) p[i] -= g[i] * rate;
-    }
+    for (size_t k = 0; k < networks; k++)
+        for (size_t i = 0; i < parameters; i++) {
+            if (!updated[k * updated_row + i * updated_column]) continue;
+            real rate = lr[k * lr_row + i * lr_column];
+            real *restrict to = p[i] + k * sizes[i];
+            const real *restrict by = g[i] + k * sizes[i];
+            for (size_t j = 0; j < sizes[i]; j++) to[j] -= by[j] * rate;
+        }
 }

@@ -21,8 +21,6 @@ __all__ = ["NativeMLP"]
 #: Largest difference from the formulas, over the norm of what is compared, in a trial.
 _TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
 
-_SIZE, _POINTER = ctypes.c_size_t, ctypes.c_void_p
-
 
 class NativeMLP:
     """K MLPs of equal shapes, one network after another on each thread.
@@ -48,9 +46,9 @@ class NativeMLP:
         scales: Sequence[float],
         multiplier: str,
     ) -> None:
-        self._functions, self._dtype = functions, dtype
-        self._layers, self._scales, self._multiplier = list(layers), list(scales), multiplier
-        self._layer, self._networks = _structures(REAL[dtype][1])
+        self._functions, self._multiplier = functions, multiplier
+        self._names = [(f"{layer}.weight", f"{layer}.bias") for layer in layers]
+        self._scales = (REAL[dtype][1] * len(scales))(*scales)
 
     @classmethod
     def of(
@@ -141,9 +139,9 @@ class NativeMLP:
         return losses, gradients
 
     def _empty_gradients(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        names = [f"{layer}.{kind}" for layer in self._layers for kind in ("weight", "bias")]
         return {
             name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format)
+            for names in self._names
             for name in names
             if name in tensors
         }
@@ -164,43 +162,34 @@ class _Call:
         shared: bool,
         gradients: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._functions = mlp._functions
-        self._X = X.flatten(1 if shared else 2).contiguous()
+        self._functions, self._X = mlp._functions, X.flatten(1 if shared else 2).contiguous()
         self._held: list[Tensor] = []
-        layers = [
-            self._layer(mlp, name, scale, tensors, gradients or {})
-            for name, scale in zip(mlp._layers, mlp._scales, strict=True)
-        ]
-        self.networks = len(tensors[f"{mlp._layers[0]}.weight"])
+        # The structures of mlp.c, as numbers: sizes, addresses, and 0 for NULL.
+        layers: list[int] = []
+        for weight, bias in mlp._names:
+            self.networks, out, d = tensors[weight].shape
+            layers += (d, out, self._address(tensors[weight]), self._address(tensors.get(bias)))
+            taking = gradients or {}
+            layers += (self._address(taking.get(weight)), self._address(taking.get(bias)))
         *_, self._samples, d = self._X.shape
-        if d != layers[0].inputs or not (shared or len(self._X) == self.networks):
-            given = tuple(self._X.shape)
+        if d != layers[0] or not (shared or len(self._X) == self.networks):
             raise ValueError(
-                f"X of shape {given}, for {self.networks} networks of {layers[0].inputs} inputs"
+                f"X of shape {tuple(self._X.shape)}, for {self.networks} networks of {layers[0]} "
+                "inputs"
             )
-        self._outputs = layers[-1].out
-        multiplier = tensors.get(mlp._multiplier)
-        self._arguments = mlp._networks(
-            *(self._samples, len(layers), (mlp._layer * len(layers))(*layers)),
-            *(self._X.data_ptr(), 0 if shared else self._X[0].numel()),
-            None if multiplier is None else self._hold(multiplier),
+        self._outputs, self._layers = out, _numbers(layers)
+        self._arguments = _numbers(
+            [
+                *(self._samples, len(mlp._names), ctypes.addressof(self._layers)),
+                *(ctypes.addressof(mlp._scales), self._address(self._X)),
+                *(0 if shared else self._X[0].numel(), self._address(tensors.get(mlp._multiplier))),
+            ]
         )
 
-    def _layer(
-        self,
-        mlp: NativeMLP,
-        name: str,
-        scale: float,
-        tensors: Mapping[str, Tensor],
-        gradients: Mapping[str, Tensor],
-    ) -> Any:
-        W, b = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
-        parts = (W, b, gradients.get(f"{name}.weight"), gradients.get(f"{name}.bias"))
-        pointers = (None if part is None else self._hold(part) for part in parts)
-        return mlp._layer(W.shape[2], W.shape[1], scale, *pointers)
-
-    def _hold(self, tensor: Tensor) -> int:
-        """Return the address of a tensor's entries, or of a contiguous copy of it."""
+    def _address(self, tensor: Tensor | None) -> int:
+        """Return where the entries of a tensor are, or those of a contiguous copy; 0 for none."""
+        if tensor is None:
+            return 0
         self._held.append(tensor.contiguous())
         return self._held[-1].data_ptr()
 
@@ -210,9 +199,8 @@ class _Call:
 
     def signals(self) -> Tensor:
         """Return an empty tensor for signals."""
-        return self._X.new_empty(
-            self.networks, self._functions.signals_size(ctypes.addressof(self._arguments))
-        )
+        size = self._functions.signals_size(ctypes.addressof(self._arguments))
+        return self._X.new_empty(self.networks, size)
 
     def run(self, function: str, *arguments: Tensor | int | None) -> None:
         """Call a function, on each thread for a part of the networks."""
@@ -232,32 +220,13 @@ class _Call:
         list(_threads(threads).map(part, bounds[:-1], bounds[1:]))
 
 
+def _numbers(values: Sequence[int]) -> Any:
+    return (ctypes.c_size_t * len(values))(*values)
+
+
 @functools.cache
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="mlp")
-
-
-@functools.cache
-def _structures(real: Any) -> tuple[Any, Any]:
-    """Return the structures Layer and Networks of ``mlpsubmit/native/mlp.c``."""
-
-    class Layer(ctypes.Structure):
-        _fields_ = [
-            *((name, _SIZE) for name in ("inputs", "out")),
-            ("scale", real),
-            *((name, _POINTER) for name in ("W", "b", "dW", "db")),
-        ]
-
-    class Networks(ctypes.Structure):
-        _fields_ = [
-            *((name, _SIZE) for name in ("samples", "depth")),
-            ("layers", ctypes.POINTER(Layer)),
-            ("X", _POINTER),
-            ("X_stride", _SIZE),
-            ("multiplier", _POINTER),
-        ]
-
-    return Layer, Networks
 
 
 #: Which have passed their trial in this process, and which have not.

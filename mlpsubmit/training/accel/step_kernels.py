@@ -1,7 +1,8 @@
-"""What follows the gradients, in a call each: SGD, and on a GPU the smoothing of the losses."""
+"""What follows the gradients, in a call each: the smoothing of the losses, and SGD."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,13 +47,15 @@ def _sgd_on_cpu(
     lrs: Tensor,
     updated: Tensor,
 ) -> None:
-    updated = updated.expand_as(lrs)
-    for i, (p, g) in enumerate(zip(parameters, gradients, strict=True)):
-        g, lr, made = g.contiguous(), lrs[:, i], updated[:, i]
-        function(
-            *(len(p), p[0].numel(), p.data_ptr(), g.data_ptr()),
-            *(lr.data_ptr(), lr.stride(0), made.data_ptr(), made.stride(0)),
-        )
+    gradients = [g.contiguous() for g in gradients]
+    updated, P = updated.expand_as(lrs), len(parameters)
+    addresses = ctypes.c_void_p * P
+    function(
+        *(len(lrs), P, (ctypes.c_size_t * P)(*[p[0].numel() for p in parameters])),
+        addresses(*[p.data_ptr() for p in parameters]),
+        addresses(*[g.data_ptr() for g in gradients]),
+        *(lrs.data_ptr(), *lrs.stride(), updated.data_ptr(), *updated.stride()),
+    )
 
 
 def _sgd_on_gpu(
@@ -91,13 +94,29 @@ LossStep = Callable[..., Tensor]
 @functools.cache
 def fused_loss_step(device: torch.device, formulas: LossStep) -> LossStep | None:
     """Return a kernel that computes what ``formulas`` do, bit for bit; None where none runs."""
-    if kernel_module(device.type) is None:
+    if kernel_module(device.type) is not None:
+        difference = functools.partial(_loss_difference, _losses_on_gpu, device, formulas)
+        return _losses_on_gpu if passes("losses", difference, 0.0) else None
+    if device.type != "cpu" or library(torch.float32) is None:
         return None
-    difference = functools.partial(_loss_difference, device, formulas)
-    return _loss_step if passes("losses", difference, 0.0) else None
+    for contracts in (True, False):
+        step = functools.partial(_losses_on_cpu, contracts)
+        if _loss_difference(step, device, formulas) == 0:
+            return step
+    return None
 
 
-def _loss_step(losses: Tensor, *arguments: Any) -> Tensor:
+def _losses_on_cpu(contracts: bool, losses: Tensor, *arguments: Any) -> Tensor:
+    *state, stops = arguments
+    (K, T), made = state[-1].shape, torch.empty_like(state[1], dtype=torch.bool)
+    losses, functions = losses.to(torch.float64).contiguous(), library(torch.float32)
+    assert functions is not None
+    pointers = [one.data_ptr() for one in (losses, *state, made)]
+    functions.loss_step(K, T, *pointers, stops, contracts)
+    return made
+
+
+def _losses_on_gpu(losses: Tensor, *arguments: Any) -> Tensor:
     *state, stops = arguments
     *_, crossed_after = state
     K, T = crossed_after.shape
@@ -107,15 +126,17 @@ def _loss_step(losses: Tensor, *arguments: Any) -> Tensor:
     return made
 
 
-def _loss_difference(device: torch.device, formulas: LossStep) -> float:
+def _loss_difference(step: LossStep, device: torch.device, formulas: LossStep) -> float:
     """Return how many results differ in any bit, for losses of which some are not finite."""
     cases = ((3, True), (2, False), (0, False))
-    return sum(_differing_losses(device, formulas, T, stops) for T, stops in cases)
+    return sum(_differing_losses(step, device, formulas, T, stops) for T, stops in cases)
 
 
-def _differing_losses(device: torch.device, formulas: LossStep, T: int, stops: bool) -> float:
-    found, both = list[list[Tensor]](), list[LossStep]([_loss_step, formulas])
-    for step in both:
+def _differing_losses(
+    step: LossStep, device: torch.device, formulas: LossStep, T: int, stops: bool
+) -> float:
+    found = list[list[Tensor]]()
+    for one in (step, formulas):
         random, K = torch.Generator().manual_seed(0), CONFIGS + 5
         losses, smoothed = torch.randn(2, K, generator=random).exp()
         losses[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
@@ -125,8 +146,8 @@ def _differing_losses(device: torch.device, formulas: LossStep, T: int, stops: b
         active = torch.rand(K, generator=random) < 0.8
         counts = torch.arange(K)
         state = [smoothed.double(), smoother, active, counts, thresholds, uncrossed]
-        state = [one.to(device) for one in (*state, torch.zeros(K, T, dtype=torch.int64))]
-        made = step(losses.to(device), *state, stops)
+        state = [part.to(device) for part in (*state, torch.zeros(K, T, dtype=torch.int64))]
+        made = one(losses.to(device), *state, stops)
         found.append([*state, made])
     bits = [[one.nan_to_num(-1.0) for one in results] for results in found]
     return float(sum(not torch.equal(a, b) for a, b in zip(*bits, strict=True)))
