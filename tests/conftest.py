@@ -68,6 +68,7 @@ def without_c(monkeypatch: pytest.MonkeyPatch) -> None:
     for function in (
         *("batchfns.normal.library", "training.accel.native_mlp.library"),
         *("training.loss_history.fused_loss_step", "training.optimizers.sgd.sgd_step"),
+        "training.optimizers.adam.adam_step",
     ):
         monkeypatch.setattr(f"mlpsubmit.{function}", lambda *arguments: None)
 

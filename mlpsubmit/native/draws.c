@@ -94,7 +94,7 @@ static void block_of_numbers(uint64_t key, uint64_t counter, float *to)
     UNROLLED for (int pair = 0; pair < 4; pair += 2)
         UNROLLED for (int i = 0; i < COUNTERS; i += LANES) {
             vec uniform = (upper_bits(&x[pair][i]) + 8388609.0f) * 0x1p-24f; /* in (0, 1] */
-            vec radius = (vec)ROOTS(logarithm(uniform) * -2.0f), cosine, sine;
+            vec radius = roots(logarithm(uniform) * -2.0f), cosine, sine;
             cosine_and_sine(upper_bits(&x[pair + 1][i]) * 0x1p-23f, &cosine, &sine);
             store(to + pair * COUNTERS + i, radius * cosine);
             store(to + (pair + 1) * COUNTERS + i, radius * sine);

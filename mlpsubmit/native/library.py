@@ -40,7 +40,7 @@ _THIS_CPU = ("-march=native", "-mcpu=native")
 _DIGEST = 32
 
 
-_SIZE, _POINTER = ctypes.c_size_t, ctypes.c_void_p
+_SIZE, _POINTER, _DOUBLE = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_double
 #: The types of what each function takes and returns. Addresses are those of first entries.
 _SIGNATURES = {
     "signals_size": ([_POINTER], _SIZE),
@@ -49,6 +49,10 @@ _SIGNATURES = {
     "gradients": ([_POINTER, _SIZE, _SIZE, *[_POINTER] * 3], None),
     "mse_gradients": ([_POINTER, *[_SIZE] * 2, *[_POINTER] * 2, _SIZE, *[_POINTER] * 3], None),
     "loss_step": ([*[_SIZE] * 2, *[_POINTER] * 9, *[_SIZE] * 2], None),
+    "adam": (
+        [*[_SIZE] * 2, *[_POINTER] * 4, *[_POINTER, _SIZE] * 3, *[_DOUBLE] * 2, *[_POINTER] * 2],
+        None,
+    ),
     "sgd": ([*[_SIZE] * 2, *[_POINTER] * 3, *[_POINTER, _SIZE, _SIZE] * 2], None),
     "normals": ([_POINTER, _SIZE, _POINTER], None),
 }

@@ -19,21 +19,24 @@ enum { BYTES = 64, ROWS = 8, VECTORS = 2 };
 #define FUSED_FLOATS(a, b, c) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define FUSED_DOUBLES(a, b, c) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
 #define MULTIPLIED(a, b) _mm512_mul_epu32((__m512i)(a), (__m512i)(b))
-#define ROOTS(a) _mm512_sqrt_ps((__m512)(a))
+#define ROOTS_OF_FLOATS(a) _mm512_sqrt_ps((__m512)(a))
+#define ROOTS_OF_DOUBLES(a) _mm512_sqrt_pd((__m512d)(a))
 #elif defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 enum { BYTES = 32, ROWS = 6, VECTORS = 2 };
 #define FUSED_FLOATS(a, b, c) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #define FUSED_DOUBLES(a, b, c) _mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
 #define MULTIPLIED(a, b) _mm256_mul_epu32((__m256i)(a), (__m256i)(b))
-#define ROOTS(a) _mm256_sqrt_ps((__m256)(a))
+#define ROOTS_OF_FLOATS(a) _mm256_sqrt_ps((__m256)(a))
+#define ROOTS_OF_DOUBLES(a) _mm256_sqrt_pd((__m256d)(a))
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 enum { BYTES = 16, ROWS = 8, VECTORS = 2 };
 #define FUSED_FLOATS(a, b, c) vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
 #define FUSED_DOUBLES(a, b, c) vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
 #define MULTIPLIED(a, b) vmull_u32(vmovn_u64((uint64x2_t)(a)), vmovn_u64((uint64x2_t)(b)))
-#define ROOTS(a) vsqrtq_f32((float32x4_t)(a))
+#define ROOTS_OF_FLOATS(a) vsqrtq_f32((float32x4_t)(a))
+#define ROOTS_OF_DOUBLES(a) vsqrtq_f64((float64x2_t)(a))
 #else
 #error "this CPU has none of AVX-512, AVX2 with FMA, and 64-bit NEON"
 #endif
@@ -55,6 +58,11 @@ INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
 INLINE vec fused(vec a, vec b, vec c)
 {
     return sizeof(real) == sizeof(float) ? (vec)FUSED_FLOATS(a, b, c) : (vec)FUSED_DOUBLES(a, b, c);
+}
+
+INLINE vec roots(vec a)
+{
+    return sizeof(real) == sizeof(float) ? (vec)ROOTS_OF_FLOATS(a) : (vec)ROOTS_OF_DOUBLES(a);
 }
 
 INLINE vec all(real value) { return value - (vec){0}; }

@@ -13,7 +13,7 @@ from torch import Tensor
 from mlpsubmit.native.library import library
 from mlpsubmit.training.accel.kernels import kernel_module, launch, passes, relative_difference
 
-__all__ = ["LossStep", "SgdStep", "fused_loss_step", "sgd_step"]
+__all__ = ["AdamStep", "LossStep", "SgdStep", "adam_step", "fused_loss_step", "sgd_step"]
 
 #: Entries that a program of SGD updates, parameters in a launch, and configs per program of losses.
 BLOCK, TOGETHER, CONFIGS = 1024, 8, 128
@@ -56,6 +56,47 @@ def _sgd_on_cpu(
         addresses(*[g.data_ptr() for g in gradients]),
         *(lrs.data_ptr(), *lrs.stride(), updated.data_ptr(), *updated.stride()),
     )
+
+
+#: From p, g, m, v (K, ...), lr, eps and which are updated (K,), and beta1, beta2, 1 - beta1^t and
+#: the square root of 1 - beta2^t to nothing: it changes p, m and v.
+AdamStep = Callable[..., None]
+
+
+@functools.cache
+def adam_step(device: torch.device, dtype: torch.dtype, formula: AdamStep) -> AdamStep | None:
+    """Return a function that makes a step of Adam for one parameter in one pass, on a CPU.
+
+    It has the bits of the formula, which is given lr and eps as (K, 1). None where none runs.
+    """
+    functions = library(dtype) if device.type == "cpu" else None
+    if functions is None:
+        return None
+    step = functools.partial(_adam_on_cpu, functions.adam)
+    difference = functools.partial(_adam_difference, step, dtype, formula)
+    return step if passes("Adam", difference, 0.0) else None
+
+
+def _adam_on_cpu(function: Any, *arguments: Any) -> None:
+    p, g, m, v, lr, eps, updated, beta1, beta2, correction, root = arguments
+    g = g.contiguous()
+    function(
+        *(len(p), p[0].numel(), p.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr()),
+        *(lr.data_ptr(), lr.stride(0), eps.data_ptr(), eps.stride(0)),
+        *(updated.data_ptr(), updated.stride(0), beta1, beta2),
+        *(correction.data_ptr(), root.data_ptr()),
+    )
+
+
+def _adam_difference(step: AdamStep, dtype: torch.dtype, formula: AdamStep) -> float:
+    random = torch.Generator().manual_seed(0)
+    state = list(torch.randn(4, 2, 37, generator=random, dtype=dtype).exp())
+    lr, eps = torch.rand(2, 2, generator=random, dtype=dtype)
+    numbers = (0.9, 0.999, torch.tensor(0.19).double(), torch.tensor(0.04).double())
+    found, wanted = ([part.clone() for part in state] for _ in range(2))
+    step(*found, lr, eps, torch.tensor([True, True]), *numbers)
+    formula(*wanted, lr.unsqueeze(1), eps.unsqueeze(1), *numbers)
+    return relative_difference(zip(found, wanted, strict=True))
 
 
 def _sgd_on_gpu(
@@ -140,7 +181,9 @@ def _differing_losses(
         random, K = torch.Generator().manual_seed(0), CONFIGS + 5
         losses, smoothed = torch.randn(2, K, generator=random).exp()
         losses[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
-        smoother = torch.rand(K, generator=random).double()
+        smoother = torch.rand(
+            K, generator=random, dtype=torch.float64
+        )  # whose products are rounded
         thresholds = torch.randn(K, T, generator=random).double().exp()
         uncrossed = torch.rand(K, T, generator=random) < 0.7
         active = torch.rand(K, generator=random) < 0.8

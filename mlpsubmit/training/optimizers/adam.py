@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mlpsubmit.training.accel.step_kernels import adam_step
 from mlpsubmit.training.batches import column
 from mlpsubmit.training.optimizers.stacked import OptimizerSettings, Stacked
 from mlpsubmit.training.stack import Stack
@@ -30,20 +32,61 @@ class Adam(Stacked):
         # Counted on the device, so that a replayed step counts too.
         exact = torch.float32 if self.lrs.device.type == "mps" else torch.float64
         self.steps = torch.zeros((), dtype=exact, device=self.lrs.device)
+        fusible = settings.common.compile is not False and not stack.aliased
+        fusible &= all(p.is_contiguous() and p.is_floating_point() for p in stack.parameters)
+        self._kernel = adam_step(stack.device, self.lrs.dtype, _formula) if fusible else None
+        self._updated: dict[int, Tensor] = {}
 
     def _begin_step(self) -> None:
         beta1, beta2 = self._betas
         self.steps += 1
         self._correction1, self._root2 = 1 - beta1**self.steps, (1 - beta2**self.steps).sqrt()
 
+    def _gradient(self, i: int, g: Tensor, made: Tensor) -> Tensor:
+        self._updated[i] = made
+        return super()._gradient(i, g, made) if self._has_penalty or self._kernel is None else g
+
     def _update(self, i: int, p: Tensor, g: Tensor, lr: Tensor) -> None:
-        beta1, beta2 = self._betas
         m, v, eps = self.first_moments[i], self.second_moments[i], self.eps[:, i]
-        m.lerp_(g, 1 - beta1)
-        v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        denominator = v.sqrt().div_(self._root2).add_(column(eps, v))
-        update = torch.div(m, denominator, out=denominator)
-        p.addcmul_(update, lr / self._correction1, value=-1)
+        corrections = (*self._betas, self._correction1, self._root2)
+        if self._kernel is None:
+            _formula(p, g, m, v, lr, column(eps, v), *corrections)
+        else:
+            self._kernel(p, g, m, v, lr.view(-1), eps, self._updated[i], *corrections)
+
+
+def _formula(
+    p: Tensor,
+    g: Tensor,
+    m: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    eps: Tensor,
+    beta1: float,
+    beta2: float,
+    correction1: Tensor,
+    root2: Tensor,
+) -> None:
+    """Update p, m and v (K, ...) in place; lr and eps are (K, 1, ...)."""
+    if p.device.type == "cpu":
+        # Each operation is rounded by itself, and correctly, as in C.
+        m.add_((g - m).mul_(1 - beta1))
+        v.mul_(beta2).add_((g * g).mul_(1 - beta2))
+        update = m / _root(v).div_(root2).add_(eps)
+        p.sub_(update.mul_(lr / correction1))
+        return
+    m.lerp_(g, 1 - beta1)
+    v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+    denominator = v.sqrt().div_(root2).add_(eps)
+    update = torch.div(m, denominator, out=denominator)
+    p.addcmul_(update, lr / correction1, value=-1)
+
+
+def _root(v: Tensor) -> Tensor:
+    """Return the square root on a CPU, correctly rounded, which PyTorch's is not."""
+    found = torch.empty_like(v)
+    np.sqrt(v.numpy(), out=found.numpy())
+    return found
 
 
 class AdamW(Adam):

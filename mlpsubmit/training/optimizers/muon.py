@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mlpsubmit.spec.optimizer_settings import kwargs_of
 from mlpsubmit.training.batches import column
-from mlpsubmit.training.optimizers.adam import AdamW
-from mlpsubmit.training.optimizers.stacked import OptimizerSettings
+from mlpsubmit.training.optimizers.adam import Adam, AdamW
+from mlpsubmit.training.optimizers.stacked import OptimizerSettings, Stacked
 from mlpsubmit.training.parametrizations import hidden_matrices
 from mlpsubmit.training.stack import Stack
 
@@ -60,6 +60,11 @@ class Muon(AdamW):
         self._rounded = common.precision == "bf16"
         for i in self._hidden:  # which have no second moments
             self.second_moments[i] = self.lrs.new_zeros(len(stack), 0)
+
+    def _gradient(self, i: int, g: Tensor, made: Tensor) -> Tensor:
+        # Adam's kernel leaves out configs that make no step, but it updates no hidden layer.
+        kind = Stacked if i in self._hidden else Adam
+        return kind._gradient(self, i, g, made)
 
     def _update(self, i: int, p: Tensor, g: Tensor, lr: Tensor) -> None:
         if i not in self._hidden:

@@ -146,17 +146,26 @@ class Stacked(StackedOptimizer):
 
         The gradient includes that of a penalty; a decoupled decay has been applied.
         """
-        lrs, decays = self._at(self.lrs, active, scale), self.weight_decays.unbind(1)
+        lrs = self._at(self.lrs, active, scale)
         parameters, made = self._stack.parameters, self._made(active)
         if self.decays is not None:
             for i, decay in enumerate(self._at(self.decays, active, scale)):
                 parameters[i].mul_(column(1 - decay, parameters[i]))
         for i in self._indices:
-            p, g = parameters[i], gradients[i]
-            g = torch.where(column(made[i], g), g, self._zero)
-            if self._has_penalty:
-                g = torch.addcmul(g, p, column(decays[i], p))
-            yield i, p, g, column(lrs[i], p)
+            g = self._gradient(i, gradients[i], made[i])
+            yield i, parameters[i], g, column(lrs[i], parameters[i])
+
+    def _gradient(self, i: int, g: Tensor, made: Tensor) -> Tensor:
+        """Return the gradient (K, ...) of parameter i with its penalty; 0 where no step is made.
+
+        Args:
+            made: (K,) bool.
+        """
+        g = torch.where(column(made, g), g, self._zero)
+        if not self._has_penalty:
+            return g
+        p = self._stack.parameters[i]
+        return torch.addcmul(g, p, column(self.weight_decays[:, i], p))
 
     def _at(self, lrs: Tensor, active: Tensor, scale: Tensor | None) -> Sequence[Tensor]:
         """Return learning rates (K, P) as they are at a step: P times (K,), 0 if not active."""

@@ -1,7 +1,9 @@
-"""The functions in C for MLPs and SGD, against formulas in double precision."""
+"""The functions in C of a training step, against formulas."""
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -9,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlpsubmit.training import MLP, train
+from mlpsubmit.training import MLP, loss_history, train
 from mlpsubmit.training.accel import native_mlp, step_kernels
 from mlpsubmit.training.accel.layer_products import LayerProducts
 from mlpsubmit.training.accel.mlp import ClosedForm
 from mlpsubmit.training.accel.native_mlp import NativeMLP
 from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.losses import mse
+from mlpsubmit.training.optimizers import adam
 
 K = 3
 #: Samples, inputs, widths of the hidden layers, and outputs: around the sizes of tiles and panels.
@@ -227,3 +230,49 @@ def test_sgd_has_the_bits_of_the_formula(dtype: torch.dtype) -> None:
         for k in range(K):
             wanted = p[k] - g[k] * lrs[k, i] if updated[k, i] else p[k]
             assert torch.equal(q[k], wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_adam_has_the_bits_of_the_formula(dtype: torch.dtype) -> None:
+    step = step_kernels.adam_step(torch.device("cpu"), dtype, adam._formula)
+    assert step is not None
+    random = torch.Generator().manual_seed(0)
+    drawn = lambda *shape: torch.randn(shape, generator=random, dtype=dtype)  # noqa: E731
+    p, g, m, v = (drawn(K, 5, 29).exp() for _ in range(4))
+    g[1] = torch.nan  # of one that is not updated
+    lrs, eps = drawn(K, 4).exp(), drawn(K, 3).exp()
+    numbers = (0.9, 0.99, torch.tensor(0.3).double(), torch.tensor(0.2).double())
+    made = torch.tensor([[True, False], [False, True], [True, True]])[:, 0]
+    found, wanted = ([part.clone() for part in (p, g, m, v)] for _ in range(2))
+    step(*found, lrs[:, 2], eps[:, 1], made, *numbers)
+    adam._formula(*wanted, lrs[:, 2].view(K, 1, 1), eps[:, 1].view(K, 1, 1), *numbers)
+    for old, one, other in zip((p, g, m, v), found, wanted, strict=True):
+        assert torch.equal(one[[0, 2]], other[[0, 2]])
+        torch.testing.assert_close(one[1], old[1], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("contracts", [True, False])
+def test_losses_are_rounded_as_the_formula_rounds_them(
+    contracts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a build of PyTorch whose addcmul rounds once, or twice."""
+
+    def one(average: float, loss: float, smoother: float) -> float:
+        share, old = 1 - smoother, average * smoother
+        if contracts and math.isfinite(loss):
+            return float(Fraction(loss) * Fraction(share) + Fraction(old))
+        return loss * share + old
+
+    def smoothed(*parts: Tensor) -> Tensor:
+        rows = zip(*[part.tolist() for part in parts], strict=True)
+        return torch.tensor([one(*row) for row in rows], dtype=torch.float64)
+
+    monkeypatch.setattr(loss_history, "_smoothed", smoothed)
+    fused = step_kernels.fused_loss_step.__wrapped__
+    step = fused(torch.device("cpu"), loss_history._loss_step)
+    assert step is not None
+    assert step.args == (contracts,)
+    assert (
+        fused(torch.device("cpu"), lambda *given: loss_history._loss_step(*given[:-1], False))
+        is None
+    )
