@@ -98,8 +98,8 @@ class Checkpoint:
         """Add the environment of this process to those in which the progress is made."""
         if self.progress == (0, 0):
             self.environments = []
-        if environment not in self.environments:
-            self.environments.append(environment)
+        others = [other for other in self.environments if other != environment]
+        self.environments = [*others, environment]
 
     def set_aside(self, failures: Sequence[RowsFailure], alone: Sequence[int]) -> None:
         """Keep why configs of the first part failed, and train the others without them.
@@ -198,6 +198,7 @@ class Checkpoint:
     def discard(self) -> None:
         """Remove the file and start the pack anew: its state cannot be continued from."""
         self.file.unlink(missing_ok=True)
+        self.environments = self.environments[-1:]  # that of this process
         self.parts, self.finished = PackParts.whole(self.configs), []
         self.failures, self.reached = [], (0, 0)
         self.begin_stack()

@@ -13,6 +13,7 @@ import torch
 
 from mlpsubmit.jobs.gpus import device_name
 from mlpsubmit.native.cpu import cpu_name
+from mlpsubmit.native.library import library
 
 __all__ = ["environment"]
 
@@ -24,6 +25,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "cuda": _cuda() if device.type == "cuda" else "",
         "device": device_name(device),
         "cpu": cpu_name(),
+        "c_functions": _c_functions() if device.type == "cpu" else "",
         "threads": torch.get_num_threads(),
     }
 
@@ -47,6 +49,11 @@ def _numpy_blas() -> str:
     config: Any = np.show_config(mode="dicts")
     blas = (config or {}).get("Build Dependencies", {}).get("blas", {})
     return f"{blas.get('name', 'unknown')} {blas.get('version', '')}".rstrip()
+
+
+def _c_functions() -> str:
+    """Whether MLPs and Gaussian draws are those of the functions in C, or PyTorch's and numpy's."""
+    return "not compiled" if library(torch.float32) is None else "compiled"
 
 
 def _cuda() -> str:

@@ -50,7 +50,7 @@ _EVENTS = _FILES | _FOLDERS | _PROCESSES | _NETWORK
 _WRITES = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 #: The module that compiles this package's own functions, at the first draw, say.
-_COMPILES = "mlpsubmit.native.library"
+_COMPILES = "mlpsubmit.native.compiler"
 
 #: Folders of the system, none of whose files is an input.
 _SYSTEM = ("/proc/", "/sys/", "/etc/", "/usr/lib/", "/usr/share/locale/", "/usr/share/zoneinfo/")

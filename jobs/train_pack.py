@@ -192,7 +192,7 @@ class _PackTraining:
         except Interrupted:
             raise
         except StateError as error:
-            echo(f"pack {self.name}: starting from scratch: {error}")
+            echo(f"pack {self.name}: its state is discarded, starting from scratch: {error}")
             self.checkpoint.discard()
             self.monitor.restart()
         except FAILURES as error:

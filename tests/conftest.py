@@ -66,7 +66,8 @@ class Outcome:
 def without_c(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take PyTorch in place of the functions in C, as where there is no compiler."""
     for function in (
-        *("batchfns.normal.library", "training.accel.native_mlp.library"),
+        *("batchfns.normal.library", "jobs.environment.library"),
+        "training.accel.native_mlp.library",
         *("training.loss_history.fused_loss_step", "training.optimizers.sgd.sgd_step"),
         "training.optimizers.adam.adam_step",
     ):

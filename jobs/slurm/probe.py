@@ -1,7 +1,8 @@
 """Small jobs that check a node: the last checks of ``mlpsubmit doctor``.
 
 The jobs run this file: ``python -m mlpsubmit.jobs.slurm.probe FOLDER`` finds out whether a node
-sees a folder, and with ``gpu`` after it whether a product on its GPU is right.
+sees a folder and compiles the functions in C, and with ``gpu`` after it whether a product on its
+GPU is right.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 from mlpsubmit import files
 from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_job, scratch_dir
 from mlpsubmit.jobs.slurm.queue import JobState
+from mlpsubmit.native import compiler
 from mlpsubmit.slurm_templates import Template
 
 __all__ = [
@@ -45,7 +47,9 @@ _REPORT = "report.json"
 
 
 def run_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
-    """Check whether a node sees a folder; leave nothing behind, however this process ends.
+    """Check whether a node sees a folder, and report whether it compiles the functions in C.
+
+    Leave nothing behind in the folder, however this process ends.
 
     Args:
         parent: where runs are kept, or a folder above that.
@@ -89,7 +93,10 @@ def check_report(
         return False, (
             f"{node} has mlpsubmit {report['version']} at {report['path']}, this machine {ours}"
         )
-    return True, f"{node} has mlpsubmit {ours} and shares {parent} ({seconds:.0f} s)"
+    return True, (
+        f"{node} has mlpsubmit {ours} and shares {parent} ({seconds:.0f} s)\n"
+        f"functions in C on {node}: {report['c_functions']}"
+    )
 
 
 def missing_report(job: JobState | None, folder: Path, seconds: float) -> CheckResult:
@@ -132,6 +139,7 @@ def main(folder: Path, what: str = "folder") -> None:
         "version": version("mlpsubmit"),
         "path": str(Path(files.__file__).parent),
         "token": seen,
+        "c_functions": compiler.report()[1],
     }
     files.publish_json(folder / _REPORT, report)
 

@@ -42,9 +42,9 @@ __all__ = ["doctor"]
 def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
     """Check this machine and its cluster.
 
-    The checks cover Python, torch, GPUs, how a spec is read, the runs folder and a tiny training;
-    on a cluster also its partitions, whether it would accept a task, and whether its nodes see the
-    runs folder.
+    The checks cover Python, torch, GPUs, how a spec is read, the runs folder, the functions in C
+    and a tiny training; on a cluster also its partitions, whether it would accept a task, and
+    whether its nodes see the runs folder.
     """
     healthy = True
     for name, check in _checks(runs_dir, slurm_request(where), timeout):
@@ -76,6 +76,7 @@ def _checks(
     yield "spec", _spec
     yield "cores", lambda: (True, f"{usable_cores()} usable")
     yield "runs", partial(_runs, runs_dir)
+    yield "C functions", _c_functions
     yield "training", _training
     for extra, module in (("zarr", "zarr"), ("parquet", "pyarrow"), ("images", "sklearn")):
         yield extra, partial(_extra, extra, module)
@@ -114,6 +115,14 @@ def _runs(runs_dir: Path | None) -> CheckResult:
         pass
     free = shutil.disk_usage(existing).free / 1e9
     return free > 1, f"{folder}, {free:.0f} GB free"
+
+
+def _c_functions() -> CheckResult:
+    """Report whether the functions in C are compiled; without them, everything works."""
+    from mlpsubmit.native.compiler import report
+
+    works, text = report()
+    return works or None, text
 
 
 def _training() -> CheckResult:

@@ -1,6 +1,7 @@
 """Functions in C for CPUs, compiled where they are first used.
 
-- ``library``: compiles and loads them;
+- ``compiler``: compiles and keeps them;
+- ``library``: loads them, for tensors;
 - ``cpu``: this machine's CPU;
 - ``vectors.h``, ``product.h``: vectors of the widest registers, and products of matrices;
 - ``mlp.c``: outputs, losses and gradients of MLPs;

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.training.accel.compile import Compiled
 from mlpsubmit.training.accel.mlp import ClosedForm
+from mlpsubmit.training.accel.native_mlp import NativeMLP
 from mlpsubmit.training.batches import Batch, BatchError, column
 from mlpsubmit.training.comparison import StackingError, signature
 from mlpsubmit.training.draws import Draws
@@ -512,8 +513,9 @@ class Stack(Part):
         if newly_compiled or state["method"] not in (self.method, "autograd"):
             raise StateError(
                 f"saved state: its gradients come from {state['method']}, those of this training "
-                f"from {self.method}, which rounds differently; set COMPILE as it was, or discard "
-                "the state to train from the beginning"
+                f"from {self.method}, which rounds differently; "
+                f"{_way_back(state['method'], self.method)}, or discard the state to train from "
+                "the beginning"
             )
         if state["method"] == "autograd":  # compiling has failed then, but might work now
             self._closed_form = self._compiled = None
@@ -526,3 +528,16 @@ class Stack(Part):
         for config, tensors in state["left_out"].items():
             point_at(self.models[config], tensors)
         self._set(dict(state["tensors"]))
+
+
+def _way_back(saved: str, own: str) -> str:
+    """Return what to do so that gradients come from the saved method instead of another."""
+    if {saved, own} & {"autograd", "torch.compile", "the model itself"}:
+        return "set COMPILE as it was"
+    if NativeMLP.method in (saved, own):
+        here = "are not" if saved == NativeMLP.method else "are"
+        return (
+            f"here the functions in C {here} compiled, unlike where it began (mlpsubmit doctor "
+            "shows why): continue on a machine like that"
+        )
+    return "continue on a device of the same kind, with the same versions of torch and Triton"

@@ -297,11 +297,23 @@ def test_doctor_says_what_works(mlpsubmit: Command, workplace: Path) -> None:
     healthy = mlpsubmit("doctor")
     assert healthy.code == 0
     assert "ok   training     20 steps" in healthy.out
+    assert "ok   C functions  compiled for " in healthy.out
     assert "ok   spec         a spec of 8 configs is read, and sent to workers in " in healthy.out
     (workplace / "file").write_text("")
     sick = mlpsubmit("doctor", "--runs-dir", "file/runs")
     assert sick.code == 1
     assert "BAD  runs" in sick.out
+
+
+def test_doctor_says_why_the_functions_in_c_are_not_compiled_which_is_no_failure(
+    mlpsubmit: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(workplace))
+    monkeypatch.setenv("CC", "no-such-compiler")
+    told = mlpsubmit("doctor")
+    assert told.code == 0
+    assert "-    C functions  not used: no-such-compiler: [Errno 2]" in told.out
+    assert "; CC should name a GCC or a Clang; PyTorch's are, which may be slower\n" in told.out
 
 
 @pytest.mark.parametrize("tasks", [0, -1, 1.5, "2"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mlpsubmit.native import cpu, library
+from mlpsubmit.native import compiler, cpu, library
 
 COMPILER = shutil.which("cc")
 
@@ -38,12 +38,12 @@ def kept(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "mlpsubmit").iterdir())
 
 
-def compiler(tmp_path: Path, script: str) -> str:
+def program(tmp_path: Path, script: str) -> str:
     """Return the path of a program that takes the place of the compiler."""
-    program = tmp_path / "compiler"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    return str(program)
+    path = tmp_path / "compiler"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
 
 
 def test_they_are_compiled_once_and_kept_for_the_user_alone(
@@ -52,7 +52,7 @@ def test_they_are_compiled_once_and_kept_for_the_user_alone(
     assert load() == load(torch.float64) == ""
     assert [path.name.partition("-")[0] for path in kept(tmp_path)] == ["double", "float"]
     assert stat.S_IMODE((tmp_path / "mlpsubmit").stat().st_mode) == 0o700
-    monkeypatch.setenv("CC", compiler(tmp_path, "exit 1"))  # is not called again
+    monkeypatch.setenv("CC", program(tmp_path, "exit 1"))  # is not called again
     assert load() == load(torch.float64) == ""
 
 
@@ -81,7 +81,7 @@ def test_a_damaged_file_is_compiled_anew(
     content[len(content) // 2] ^= 4
     file.write_bytes({"cut off": content[:1000], "empty": b""}.get(damage, bytes(content)))
     assert run() == "True\n"
-    assert library._is_whole(file)
+    assert compiler._is_whole(file)
     assert kept(tmp_path) == [file]
 
 
@@ -90,8 +90,8 @@ def test_without_a_compiler_the_reason_is_printed(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert load(works=False) == (
-        "the functions in C are not used: no C compiler found (cc, gcc, clang; set CC to name "
-        "one); PyTorch's are, which may be slower\n"
+        "the functions in C are not used: no C compiler found (cc, gcc, clang); install GCC or "
+        "Clang, or name one in CC; PyTorch's are, which may be slower\n"
     )
     assert kept(tmp_path) == []
 
@@ -110,8 +110,10 @@ def test_what_the_compiler_says_is_printed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("CC", compiler(tmp_path, script))
-    assert f"are not used: {tmp_path}/compiler: {reason}" in load(works=False)
+    monkeypatch.setenv("CC", program(tmp_path, script))
+    told = load(works=False)
+    assert f"are not used: {tmp_path}/compiler: {reason}" in told
+    assert "; CC should name a GCC or a Clang; PyTorch's are, which may be slower" in told
     assert kept(tmp_path) == []
 
 
@@ -126,7 +128,7 @@ def test_a_cpu_without_vectors_is_refused_by_the_sources(
     load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = 'for a; do shift; case $a in -m*) ;; *) set -- "$@" $a;; esac; done'
-    monkeypatch.setenv("CC", compiler(tmp_path, f'{plain}\nexec {COMPILER} -mno-avx "$@"'))
+    monkeypatch.setenv("CC", program(tmp_path, f'{plain}\nexec {COMPILER} -mno-avx "$@"'))
     assert "this CPU has none of AVX-512, AVX2 with FMA, and 64-bit NEON" in load(works=False)
 
 
@@ -137,16 +139,23 @@ def test_a_compiler_that_knows_this_cpu_by_another_option_is_asked_again(
         'case "$1" in -march=native) echo "error: unknown" >&2; exit 1;; esac\n'
         f'shift; exec {COMPILER} -march=native "$@"'
     )
-    monkeypatch.setenv("CC", compiler(tmp_path, script))
+    monkeypatch.setenv("CC", program(tmp_path, script))
     assert load() == ""
 
 
-@pytest.mark.parametrize("home", ["a file", "a full disk"])
+@pytest.mark.parametrize("home", ["a file", "a full disk", "none"])
 def test_a_cache_that_cannot_be_written_is_done_without(
     home: str, load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if home == "a file":
         (tmp_path / "mlpsubmit").write_text("in the way")
+    elif home == "none":  # as in a container whose user is not in its /etc/passwd
+
+        def fails() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", fails)
     else:
         replace = Path.replace
 
@@ -157,6 +166,24 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 
         monkeypatch.setattr(Path, "replace", full)
     assert load() == ""
+    assert compiler.report() == (
+        True,
+        "compiled anew by each process: nothing can be kept in ~/.cache/mlpsubmit; set "
+        "XDG_CACHE_HOME to a folder in place of ~/.cache that can be written to",
+    )
+
+
+def test_the_report_says_where_they_are_or_why_there_are_none(
+    load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mlpsubmit"
+    assert compiler.report() == (True, f"compiled for {cpu.cpu_name()}, in {folder}")
+    shutil.rmtree(folder)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    works, text = compiler.report()
+    assert not works
+    assert text.startswith("not used: no-such-compiler: [Errno 2]")
+    assert text.endswith("; CC should name a GCC or a Clang; PyTorch's are, which may be slower")
 
 
 def test_other_types_have_none() -> None:

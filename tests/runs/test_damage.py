@@ -323,10 +323,22 @@ def test_a_checkpoint_of_another_version_is_reported_in_log_and_attributes(
     assert attributes["bit_identity"].startswith(f"made with {mixed}")
 
 
-def test_a_task_of_another_version_is_reported_in_log_and_attributes(
-    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_checkpoint_of_functions_in_c_is_discarded_where_there_are_none(
+    interrupted: Run, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The second of two packs is trained by another version of mlpsubmit."""
+    request.getfixturevalue("without_c")
+    interrupted.resume("debug")
+    out = capsys.readouterr().out
+    assert ": its state is discarded, starting from scratch: saved state: its gradients" in out
+    # Nothing of it is in the results.
+    attributes = interrupted.collect().attrs
+    assert attributes["c_functions"] == "not compiled"
+    assert "bit_identity" not in attributes
+
+
+@pytest.fixture
+def half_done(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run whose process died after the first of its two packs."""
     append = Shard.append
 
     def dying(self: Shard, *arguments: Any) -> None:
@@ -339,6 +351,13 @@ def test_a_task_of_another_version_is_reported_in_log_and_attributes(
             launch(sweep(PACK_SIZE=1), executor="debug")
     run = open_run()
     assert "bit_identity" not in run.collect().attrs
+    return run
+
+
+def test_a_task_of_another_version_is_reported_in_log_and_attributes(
+    half_done: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = half_done
     before = environment._versions()["mlpsubmit"]
     as_of(monkeypatch, mlpsubmit="7.0")
     run.resume("debug")
@@ -346,6 +365,16 @@ def test_a_task_of_another_version_is_reported_in_log_and_attributes(
     assert f"this run goes on with {mixed}" in capsys.readouterr().out
     assert run.collect().attrs["bit_identity"].startswith(f"made with {mixed}")
     assert [len(stored_environments(shard)) for shard in run.directory.results.shards()] == [1, 1]
+
+
+def test_a_task_without_the_functions_in_c_is_reported_in_log_and_attributes(
+    half_done: Run, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request.getfixturevalue("without_c")
+    half_done.resume("debug")
+    mixed = "c_functions compiled and not compiled: bit-identity no longer holds"
+    assert f"this run goes on with {mixed}" in capsys.readouterr().out
+    assert half_done.collect().attrs["bit_identity"].startswith(f"made with {mixed}")
 
 
 def test_a_state_without_progress_does_not_count(
@@ -360,4 +389,6 @@ def test_a_state_without_progress_does_not_count(
     checkpoint = Checkpoint.load(workplace / "pack.pt", "cpu", 2)
     checkpoint.enter({"torch": "3"})
     checkpoint.enter({"torch": "2"})
-    assert checkpoint.environments == [{"torch": "2"}, {"torch": "3"}]
+    assert checkpoint.environments == [{"torch": "3"}, {"torch": "2"}]
+    checkpoint.discard()
+    assert checkpoint.environments == [{"torch": "2"}]

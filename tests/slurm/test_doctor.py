@@ -21,6 +21,8 @@ from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.doctor import cluster_checks, expected_start, partitions
 from mlpsubmit.jobs.slurm.probe import check_report, main, missing_report
 from mlpsubmit.jobs.slurm.queue import JobState
+from mlpsubmit.native.compiler import cache_folder
+from mlpsubmit.native.cpu import cpu_name
 from mlpsubmit.slurm_templates import SlurmRequest
 
 # The fixtures `cluster` and `bare_cluster` come from conftest.py.
@@ -96,7 +98,10 @@ def test_what_a_node_says_is_compared(tmp_path: Path, monkeypatch: pytest.Monkey
     place = tmp_path.parent
     well, text = check_report(report, "abc", tmp_path, 1.2)
     assert well
-    assert text == f"n7 has mlpsubmit {report['version']} and shares {place} (1 s)"
+    assert text == (
+        f"n7 has mlpsubmit {report['version']} and shares {place} (1 s)\n"
+        f"functions in C on n7: compiled for {cpu_name()}, in {cache_folder()}"
+    )
     well, text = check_report(report, "another", tmp_path, 1.2)
     assert well is False
     assert text == f"n7 does not see what this machine has just written to {place}"
@@ -212,6 +217,7 @@ class TestOnACluster:
         )
         shared = rf"^ok   nodes +n\d has mlpsubmit [\d.]+ and shares {runs} \(\d+ s\)$"
         assert re.search(shared, out, re.M)
+        assert re.search(r"^ +functions in C on n\d: compiled for ", out, re.M)
         assert list(runs.iterdir()) == []
 
     def test_a_gpu_that_torch_does_not_see(self, cluster: Any, runs: Path) -> None:

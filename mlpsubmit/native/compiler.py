@@ -1,0 +1,138 @@
+"""Compiles the functions in C for this CPU, and keeps what was compiled.
+
+The compiler is ``$CC``, or the first of cc, gcc and clang. What it has made is kept in the user's
+cache folder, per model of CPU. Nothing here imports torch, so a small job can try it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from hashlib import blake2b
+from pathlib import Path
+
+from mlpsubmit.native.cpu import cpu_name, machine_digest
+
+__all__ = ["CompilerError", "cache_folder", "compiled", "report", "unused"]
+
+_SOURCES = Path(__file__).parent
+_COMPILERS = ("cc", "gcc", "clang")
+#: Rounding as the code says; no errno, no traps.
+_FLAGS = (
+    *("-std=gnu11", "-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
+    *("-shared", "-fPIC"),
+)
+#: Ways to ask for all instructions of this CPU; which one is known depends on the compiler.
+_THIS_CPU = ("-march=native", "-mcpu=native")
+_DIGEST = 32
+
+
+class CompilerError(Exception):
+    """Why nothing could be compiled."""
+
+
+def compiled(real: str) -> ctypes.CDLL:
+    """Return the functions from the cache folder, where they are compiled first if need be.
+
+    Args:
+        real: the type of entries, ``float`` or ``double``.
+
+    Raises:
+        CompilerError, OSError: if they cannot be compiled, or not be loaded.
+    """
+    sources = sorted(_SOURCES.glob("*.[ch]"))
+    key = blake2b(digest_size=12)
+    for part in (machine_digest().encode(), *map(Path.read_bytes, sources)):
+        key.update(part)
+    name = f"{real}-{key.hexdigest()}.so"
+    try:
+        folder = cache_folder()
+        kept = folder / name
+        if not _is_whole(kept):
+            _compile(sources, real, kept)
+        return ctypes.CDLL(str(kept))
+    except (OSError, RuntimeError):  # a home that is full or read-only; or there is none
+        with tempfile.TemporaryDirectory(prefix="mlpsubmit-") as temporary:
+            _compile(sources, real, Path(temporary, name))
+            return ctypes.CDLL(str(Path(temporary, name)))
+
+
+def unused(error: Exception) -> str:
+    """Return what to say of functions that could not be compiled."""
+    return f"not used: {error}; PyTorch's are, which may be slower"
+
+
+def report() -> tuple[bool, str]:
+    """Return whether the functions in C work here, and a line that says how, or why not."""
+    try:
+        library = Path(compiled("float")._name)
+    except (CompilerError, OSError) as error:
+        return False, unused(error)
+    if library.exists():
+        return True, f"compiled for {cpu_name()}, in {library.parent}"
+    return True, (
+        "compiled anew by each process: nothing can be kept in ~/.cache/mlpsubmit; set "
+        "XDG_CACHE_HOME to a folder in place of ~/.cache that can be written to"
+    )
+
+
+def cache_folder() -> Path:
+    """Return the folder for what was compiled, which is made if need be."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpsubmit"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _is_whole(library: Path) -> bool:
+    """Return whether a file ends in the digest of what is before it."""
+    try:
+        content = library.read_bytes()
+    except FileNotFoundError:
+        return False
+    return blake2b(content[:-_DIGEST], digest_size=_DIGEST).digest() == content[-_DIGEST:]
+
+
+def _compile(sources: list[Path], real: str, library: Path) -> None:
+    """Compile sources into a library that ends in its digest, published by rename."""
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compiling-") as folder:
+        made = Path(folder, library.name)
+        units = [str(source) for source in sources if source.suffix == ".c"]
+        single = ["-DSINGLE"] if real == "float" else []
+        _run_compiler([*_FLAGS, f"-Dreal={real}", *single, *units, "-o", str(made)])
+        content = made.read_bytes()
+        with made.open("ab") as file:  # behind what the loader reads
+            file.write(blake2b(content, digest_size=_DIGEST).digest())
+            file.flush()
+            os.fsync(file.fileno())
+        made.replace(library)
+
+
+def _run_compiler(arguments: list[str]) -> None:
+    """Run the compiler, for this CPU.
+
+    Raises:
+        CompilerError: if there is none, or with its first error.
+    """
+    given = os.environ.get("CC", "")
+    found = [shlex.split(given)] if given else [[name] for name in _COMPILERS if shutil.which(name)]
+    if not found:
+        raise CompilerError(
+            f"no C compiler found ({', '.join(_COMPILERS)}); install GCC or Clang, or name one "
+            "in CC"
+        )
+    reason, hint = "", "; CC should name a GCC or a Clang" if given else ""
+    for this_cpu in _THIS_CPU:
+        command = [*found[0], this_cpu, *arguments]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+            return
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+            reason = reason or next((line for line in lines if "error" in line), lines[0])
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise CompilerError(f"{found[0][0]}: {error}{hint}") from error
+    raise CompilerError(f"{found[0][0]}: {reason}{hint}")
