@@ -38,17 +38,16 @@ crashes: $(READY)  ## Cut a small study at every operation on the disk; 200 rand
 science: $(READY)  ## Train and check the figures of examples/gallery; rewrite docs/gallery; 5 minutes
 	$(BIN)/python examples/gallery/run.py --fresh
 
-bench: $(READY)  ## Speeds as ratios in one run, under five minutes; JSON in .bench/
-	@mkdir -p .bench
-	$(BIN)/python bench/trainloop.py --repeats 1 --json .bench/trainloop.json
-	$(BIN)/python bench/ntk.py --json .bench/ntk.json
-	$(BIN)/python bench/scale.py --json .bench/scale.json
-	$(BIN)/python bench/overheads.py --json .bench/overheads.json
+bench: .venv/.bench  ## Training against JAX and the machine's limit, six minutes; JSON in bench/results
+	$(BIN)/python bench/trainloop.py --save
+	$(BIN)/python bench/page.py
 
-bench-all: bench  ## Also the benchmarks of estimates, choices and precisions; ten more minutes
-	$(BIN)/python bench/estimates.py --json .bench/estimates.json
-	$(BIN)/python bench/choices.py --json .bench/choices.json
-	$(BIN)/python bench/precision.py --json .bench/precision.json
+BENCHMARKS := overheads scale ntk estimates choices precision
+
+bench-all: .venv/.bench  ## Everything that docs/performance.md says of CPUs; twenty minutes
+	$(BIN)/python bench/trainloop.py --all --save
+	for name in $(BENCHMARKS); do $(BIN)/python bench/$$name.py --save || exit 1; done
+	$(BIN)/python bench/page.py
 
 check: $(READY)  ## Formatter, linter, strict types, layers of imports
 	$(BIN)/ruff format --check .
@@ -72,6 +71,11 @@ slurm:  ## Install Debian's packages of SLURM, for the tests, if run as root
 
 clean:  ## Remove the environment and build outputs
 	rm -rf .venv build dist *.egg-info
+
+# What the benchmarks need besides.
+.venv/.bench: $(READY)
+	$(BIN)/pip install --quiet -e '.[bench]' -c constraints.txt
+	touch $@
 
 # A virtual environment with everything pinned; rebuilt when the pins or the project change.
 # On Debian, venv is in a separate package.

@@ -1,6 +1,6 @@
 """The gain from each choice of the train loop: tasks or threads, pack sizes, sharing, compiling.
 
-    python bench/choices.py [--only TEXT] [--json FILE]
+    python bench/choices.py [--only TEXT] [--save]
 
 Model-steps per second of trainings in this process, or in concurrent processes, after their first
 steps. The variants of a comparison are interleaved, and figures are medians.
@@ -9,16 +9,14 @@ steps. The variants of a comparison are interleaved, and figures are medians.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from results import Figure, Recording, figure, save_option
 from torch import nn
 from workload import DEVICE, Stopwatch, Workload, polynomials
 
@@ -31,7 +29,7 @@ REPEATS = 3
 #: Width, configs per pack as in a plan, and steps of about a second.
 SIZES = ((64, 16, 384), (256, 16, 64), (1024, 3, 24), (4096, 1, 4))
 
-Row = tuple[str, dict[str, float]]
+Row = tuple[str, dict[str, list[float]]]
 
 
 def total_speed(processes: int, threads: int, size: tuple[int, int, int]) -> float:
@@ -67,7 +65,7 @@ def threads_against_tasks() -> list[Row]:
             f"{CORES} tasks of one thread": (CORES, 1),
             f"one task of {CORES} threads": (1, CORES),
         }
-        found = {name: total_speed(*way, size) for name, way in ways.items()}
+        found = {name: [total_speed(*way, size)] for name, way in ways.items()}
         rows.append((f"width {size[0]}", found))
     return rows
 
@@ -134,7 +132,8 @@ def compiling() -> list[Row]:
         begin = time.perf_counter()
         ways["COMPILE=True"]()
         spent = time.perf_counter() - begin
-        rows.append((f"{name} (first compiled training: {spent:.0f} s)", _interleaved(ways)))
+        print(f"  {name}: the first compiled training took {spent:.0f} s")
+        rows.append((name, _interleaved(ways)))
     return rows
 
 
@@ -177,9 +176,9 @@ def _images(generator: torch.Generator) -> Callable[[int], Any]:
     return batch_fn
 
 
-def _interleaved(ways: Mapping[str, Callable[[], float]]) -> dict[str, float]:
+def _interleaved(ways: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
     rounds = [{name: measure() for name, measure in ways.items()} for _ in range(REPEATS)]
-    return {name: statistics.median(speeds[name] for speeds in rounds) for name in ways}
+    return {name: [speeds[name] for speeds in rounds] for name in ways}
 
 
 CHOICES = {
@@ -193,19 +192,18 @@ CHOICES = {
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--only", default="", help="choices whose name contains this text")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    options = parser.parse_args(arguments)
-    results: dict[str, dict[str, dict[str, float]]] = {}
+    save_option(parser)
+    options, recording = parser.parse_args(arguments), Recording("choices")
+    figures: list[Figure] = []
     for choice, measure in CHOICES.items():
         if options.only in choice:
             print(f"{choice}: model-steps/s")
-            results[choice] = dict(measure())
-            for name, found in results[choice].items():
+            for name, found in measure():
                 print(f"  {name}")
-                for way, speed in found.items():
-                    print(f"    {way:<32}{speed:>10,.0f}", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2))
+                for way, speeds in found.items():
+                    figures.append(figure(f"{choice}, {name}", way, "model-steps/s", speeds))
+                    print(f"    {way:<32}{figures[-1].median:>10,.0f}", flush=True)
+    recording.save(figures, options.save)
 
 
 if __name__ == "__main__":

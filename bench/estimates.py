@@ -1,6 +1,6 @@
 """Estimates of a launch over the actual times of its run.
 
-    python bench/estimates.py [--only TEXT] [--steps FACTOR] [--json FILE]
+    python bench/estimates.py [--only TEXT] [--steps FACTOR] [--save]
 
 Each case of ``trainloop.py`` is estimated three times: by a calibration, as ``launch --dry-run
 --calibrate`` does; from the speeds of the cases before it, by scaling; and, after its run, from the
@@ -12,14 +12,14 @@ without the start-up of the process, which is about the same for all cases.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainloop import CASES, Case, products
+from results import Figure, Recording, figure, save_option
+from trainloop import CASES, FURTHER, LR, NEVER, Case, products
 
 from mlpsubmit import Run, Sweep, launch
 from mlpsubmit.jobs import executors
@@ -30,6 +30,15 @@ from mlpsubmit.slurm_templates import SlurmRequest
 from mlpsubmit.spec.load import pickle_sweep
 
 GOOD = 1.5
+
+#: How long a compilation takes is not estimated.
+ESTIMATED = [case for case in (*CASES, *FURTHER) if not case.settings.get("COMPILE")]
+
+#: What is recorded of a case, with its unit.
+RECORDED = {
+    **dict.fromkeys(("seconds", "startup_seconds", "calibrated_seconds"), "s"),
+    **dict.fromkeys(("calibrated", "calibrated_training", "scaled", "earlier"), "x"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,11 +75,11 @@ def swept(case: Case) -> Sweep:
         "bench",
         case.axes,
         batchfn=products,
-        image=case.settings.get("MODEL") is not None,
+        image=case.image,
         N_SAMPLES=case.batch,
         MAX_ITER=case.steps,
-        LR=0.01,
-        LOSS_CHECKPOINTS=[],
+        LR=LR,
+        LOSS_CHECKPOINTS=NEVER,
         **case.settings,
     )
 
@@ -119,19 +128,29 @@ def line(result: dict[str, Any]) -> str:
     )
 
 
+def figures(results: Sequence[dict[str, Any]]) -> list[Figure]:
+    """Return the figures of all cases: estimates are over the actual time."""
+    return [
+        figure(result["case"], name, unit, result[name])
+        for result in results
+        for name, unit in RECORDED.items()
+        if result[name] is not None
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--only", default="", help="cases whose name contains this text")
     parser.add_argument(
         "--steps", type=float, default=1.0, help="factor on the steps of trainloop.py"
     )
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    options = parser.parse_args(arguments)
+    save_option(parser)
+    options, recording = parser.parse_args(arguments), Recording("estimates")
     print(f"{'':<38}{'run':>8}{'calibrated':>12}{'ratio':>8}{'no start':>10}", end="")
     print(f"{'scaled':>8}{'earlier':>9}")
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for case in CASES:
+        for case in ESTIMATED:
             if options.only in case.name:
                 steps = max(2, round(case.steps * options.steps))
                 results.append(measure(replace(case, steps=steps), Path(folder)))
@@ -139,8 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ratios = [result[name] for result in results for name in ("calibrated", "earlier")]
     worst = max(max(ratio, 1 / ratio) for ratio in ratios)
     print(f"the worst is off by a factor of {worst:.2f}; good are up to {GOOD}")
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2))
+    recording.save(figures(results), options.save)
 
 
 if __name__ == "__main__":

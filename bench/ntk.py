@@ -1,6 +1,6 @@
 """The speed of empirical_ntk over that of one backward pass per row.
 
-    python bench/ntk.py [--repeats N] [--json FILE]
+    python bench/ntk.py [--repeats N] [--save]
 
 Both are interleaved in one process; times are medians. First the kernels are checked to be equal.
 """
@@ -8,14 +8,12 @@ Both are interleaved in one process; times are medians. First the kernels are ch
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from results import Figure, Recording, figure, save_option
 from torch import Tensor, nn
 
 from mlpsubmit import MLP
@@ -44,7 +42,7 @@ def seconds(function: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def measure(d_in: int, repeats: int) -> dict[str, Any]:
+def measure(d_in: int, repeats: int) -> list[Figure]:
     """Time both for networks of one input dimension."""
     generator = torch.Generator().manual_seed(0)
     model = MLP(d_in, WIDTH, DEPTH)
@@ -56,34 +54,30 @@ def measure(d_in: int, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         slow.append(seconds(lambda: row_by_row(model, X), calls=1))
         fast.append(seconds(lambda: empirical_ntk(model, X), calls=20))
-    medians = statistics.median(slow), statistics.median(fast)
-    return {
-        "n": ROWS,
-        "width": WIDTH,
-        "depth": DEPTH,
-        "d_in": d_in,
-        "row_by_row_ms": 1e3 * medians[0],
-        "empirical_ntk_ms": 1e3 * medians[1],
-        "ratio": medians[0] / medians[1],
-    }
+    case = f"{ROWS} rows, width {WIDTH}, depth {DEPTH}, d_in {d_in}"
+    ratios = [one / other for one, other in zip(slow, fast, strict=True)]
+    return [
+        figure(case, "row by row", "s", slow),
+        figure(case, "empirical_ntk", "s", fast),
+        figure(case, "row by row / empirical_ntk", "x", ratios),
+    ]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--repeats", type=int, default=7, help="repetitions of each measurement")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    options = parser.parse_args()
-    results = [measure(d_in, options.repeats) for d_in in INPUTS]
+    save_option(parser)
+    options, recording = parser.parse_args(arguments), Recording("ntk")
     print(f"empirical NTK, one output, {torch.get_num_threads()} threads")
-    print("  n  width depth d_in   row by row   empirical_ntk   ratio")
-    for r in results:
+    found = []
+    for d_in in INPUTS:
+        slow, fast, ratio = own = measure(d_in, options.repeats)
+        found += own
         print(
-            f"{r['n']:>3} {r['width']:>6} {r['depth']:>5} {r['d_in']:>4} "
-            f"{r['row_by_row_ms']:>9.1f} ms {r['empirical_ntk_ms']:>12.2f} ms {r['ratio']:>7.1f}"
+            f"{ratio.case}: {1e3 * slow.median:.1f} ms row by row, {1e3 * fast.median:.2f} ms by "
+            f"empirical_ntk: {ratio.median:.1f}"
         )
-    if options.json:
-        content = {"threads": torch.get_num_threads(), "results": results}
-        options.json.write_text(json.dumps(content, indent=2))
+    recording.save(found, options.save)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The cost of checkpoints, heartbeats and recording, as shares of the time of a training.
 
-    python bench/overheads.py [--repeats N] [--folder DIR] [--json FILE]
+    python bench/overheads.py [--repeats N] [--folder DIR] [--save]
 
 Checkpoints: the seconds of one save of a pack as large as a plan makes it, by the seconds between
 two saves; files go to a temporary folder of DIR, since a save waits for its disk. Heartbeats: the
@@ -13,7 +13,6 @@ figures are medians.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import threading
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results import Figure, Recording, figure, save_option
 from workload import DEVICE, Stopwatch, Workload, polynomials
 
 from mlpsubmit import Sweep
@@ -124,7 +124,7 @@ def _cpu_seconds(function: Callable[[], Any], calls: int = 300) -> float:
     return (time.thread_time() - begin) / calls
 
 
-def recording(repeats: int) -> dict[str, dict[str, float]]:
+def recorded(repeats: int) -> dict[str, list[float]]:
     """Train with each way of recording in turn; return its model-steps per second."""
     speeds: dict[str, list[float]] = {name: [] for name in RECORDINGS}
     for turn in range(repeats):
@@ -135,14 +135,7 @@ def recording(repeats: int) -> dict[str, dict[str, float]]:
             steps = MAX_ITER // 4 if settings.get("GRAB_EVERY") == 1 else MAX_ITER
             SHORT_STEPS.train(steps, settings, monitor=stopwatch, grabs=grabs)
             speeds[name].append(SHORT_STEPS.configs * stopwatch.steps / stopwatch.seconds)
-    base = next(iter(speeds.values()))
-    return {
-        name: {
-            "model_steps_per_second": statistics.median(found),
-            "of_final_losses": statistics.median(a / b for a, b in zip(found, base, strict=True)),
-        }
-        for name, found in speeds.items()
-    }
+    return speeds
 
 
 def print_saves(folder: Path) -> list[dict[str, Any]]:
@@ -178,31 +171,54 @@ def print_heartbeats(repeats: int, folder: Path) -> dict[str, Any]:
     return result
 
 
-def print_recording(repeats: int) -> dict[str, dict[str, float]]:
-    """Measure and print the cost of recording."""
-    results = recording(repeats)
+def print_recorded(repeats: int) -> list[Figure]:
+    """Measure and print the cost of recording; return the figures."""
+    speeds, found = recorded(repeats), list[Figure]()
+    base = next(iter(speeds.values()))
     print(f"\n{'recorded':<36}{'model-steps/s':>14}{'of first':>10}")
-    for name, one in results.items():
-        print(f"{name:<36}{one['model_steps_per_second']:>14,.0f}{one['of_final_losses']:>10.1%}")
-    return results
+    for name, own in speeds.items():
+        shares = [a / b for a, b in zip(own, base, strict=True)]
+        found.append(figure(name, "speed", "model-steps/s", own))
+        found.append(figure(name, "of final losses", "share", shares))
+        print(f"{name:<36}{found[-2].median:>14,.0f}{found[-1].median:>10.1%}")
+    return found
+
+
+#: What is recorded of a save, and of heartbeats, with its unit.
+SAVE = {
+    "configs": "configs",
+    "megabytes": "10^6 bytes",
+    "seconds": "s",
+    "slowest": "s",
+    "seconds_from_steps": "s",
+    "share": "share",
+}
+HEARTBEAT = {"publish_seconds": "s", "share": "share", "share_from_totals": "share"}
+
+
+def figures_of(saved: Sequence[Mapping[str, Any]], beats: Mapping[str, Any]) -> list[Figure]:
+    """Return the figures of saves and of heartbeats."""
+    found = [
+        figure(f"one save, width {one['width']}", name, unit, float(one[name]))
+        for one in saved
+        for name, unit in SAVE.items()
+    ]
+    case = f"heartbeats, width {SHORT_STEPS.width}"
+    return found + [figure(case, name, unit, beats[name]) for name, unit in HEARTBEAT.items()]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--repeats", type=int, default=3, help="times that all take turns")
     parser.add_argument("--folder", type=Path, help="the folder in which to make one for the files")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    options = parser.parse_args(arguments)
+    save_option(parser)
+    options, recording = parser.parse_args(arguments), Recording("overheads")
     print(f"{DEVICE}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        results = {
-            "checkpoints": print_saves(folder),
-            "heartbeats": print_heartbeats(options.repeats, folder),
-            "recording": print_recording(options.repeats),
-        }
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2))
+        found = figures_of(print_saves(folder), print_heartbeats(options.repeats, folder))
+        found += print_recorded(options.repeats)
+    recording.save(found, options.save)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The difference of losses under PRECISION=tf32 and bf16 from those of fp32.
 
-    python bench/precision.py [--full] [--only TEXT] [--json FILE]
+    python bench/precision.py [--full] [--only TEXT] [--save]
 
 Seeds, data and settings are equal. Printed is the largest relative difference from fp32 over all
 configs: of the smoothed train loss at some steps, of the final test loss offline, and of the
@@ -15,15 +15,14 @@ bf16 is autocast to bfloat16 on any device: 7 explicit mantissa bits.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from results import Figure, Recording, figure, save_option
 from tf32 import Tf32Products
 from workload import DEVICE, Workload
 
@@ -143,6 +142,22 @@ def measure(case: Case) -> dict[str, Any]:
     }
 
 
+def figures(results: Sequence[dict[str, Any]]) -> list[Figure]:
+    """Return the differences from fp32 as figures, and how many steps thresholds moved."""
+    found = []
+    for result in results:
+        for name in VARIANTS:
+            case, own = f"{result['case']}, {name}", result[name]
+            for step, difference in own["train_loss"].items():
+                found.append(figure(case, f"train loss, step {step}", "relative", difference))
+            if np.isfinite(own["test_loss"]):  # offline
+                found.append(figure(case, "test loss", "relative", own["test_loss"]))
+            found.append(figure(case, "steps of thresholds", "relative", own["timekeys"]))
+            moved = float(own["timekeys_in_steps"])
+            found.append(figure(case, "steps of thresholds, moved", "steps", moved))
+    return found
+
+
 def print_result(result: dict[str, Any]) -> None:
     for name in VARIANTS:
         found = result[name]
@@ -161,8 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--full", action="store_true", help=f"{STEPS} steps of every case")
     parser.add_argument("--only", default="", help="cases whose name contains this text")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    options = parser.parse_args(arguments)
+    save_option(parser)
+    options, recording = parser.parse_args(arguments), Recording("precision")
     print(f"{DEVICE}; TF32 is {'native' if HAS_TF32 else 'emulated'}")
     titles = [f"step {step}" for step in SHOWN] + ["last", "test", "timekeys", "in steps"]
     print(f"{'':<40}" + "".join(f"{title:>10}" for title in titles))
@@ -172,8 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             case = replace(case, steps=STEPS) if options.full else case
             results.append(measure(case))
             print_result(results[-1])
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2))
+    recording.save(figures(results), options.save)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The cost of a sweep before and after its training, against its number of configs.
 
-    python bench/scale.py [--largest N] [--finished N] [--packs N] [--only TEXT] [--json FILE]
+    python bench/scale.py [--largest N] [--finished N] [--packs N] [--only TEXT] [--save]
 
 Every command is a new process, timed from its start to its end. So are the plan and the part of a
 launch before its submission, timed without the start of Python. Peaks are of resident memory.
@@ -16,15 +16,15 @@ without the time of its flushes to the disk. More than a millisecond is marked w
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import results
 from processes import Cost, apart, command
 
 SMALLEST = 1000
@@ -88,6 +88,12 @@ class Figure:
     configs: int
     value: float
     unit: str
+
+    @property
+    def recorded(self) -> results.Figure:
+        """The figure as all benchmarks write it."""
+        case = f"{self.kind}, {self.configs:,} configs"
+        return results.figure(case, self.what, self.unit, self.value)
 
 
 @dataclass(frozen=True)
@@ -303,8 +309,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--packs", type=int, default=10**4, help="packs of one config each")
     parser.add_argument("--only", default="", help="kinds of sweeps whose name contains this text")
-    parser.add_argument("--json", type=Path, help="a file to write the figures to")
-    options = parser.parse_args(arguments)
+    results.save_option(parser)
+    options, recording = parser.parse_args(arguments), results.Recording("scale")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
         bench.start_up()
@@ -317,8 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     bench.after(kind, configs, run)
                     if kind is KINDS[0]:  # reuse and resume do not depend on the kind
                         bench.again(kind, configs, run)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(figure) for figure in bench.figures], indent=2))
+    recording.save([one.recorded for one in bench.figures], options.save)
 
 
 def sizes(largest: int) -> list[int]:

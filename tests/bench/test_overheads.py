@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
-
-PARTS = ("checkpoints", "heartbeats", "recording")
 
 
 @pytest.fixture
@@ -19,24 +15,24 @@ def overheads(bench, monkeypatch):
 
 
 @pytest.mark.slow
-def test_saves_heartbeats_and_records_are_the_real_ones(overheads, tmp_path, capsys):
+def test_saves_heartbeats_and_records_are_the_real_ones(overheads, figures_in, tmp_path, capsys):
     (tmp_path / "files").mkdir()
     arguments = ["--repeats", "1", "--folder", str(tmp_path / "files")]
-    overheads.main([*arguments, "--json", str(tmp_path / "figures.json")])
+    overheads.main([*arguments, "--save", str(tmp_path)])
     assert "of 5 min" in capsys.readouterr().out
     assert not list((tmp_path / "files").iterdir())
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    (save,), heartbeats, recording = (figures[part] for part in PARTS)
+    figures = {key: one.median for key, one in figures_in(tmp_path).items()}
+    save = {what: value for (case, what), value in figures.items() if case == "one save, width 64"}
     weights = 64 * (32 + 1) + 64 * (64 + 1) + 64 + 1
     # Weights and generators, both as they are and as they were at first: outputs are centred.
     state = 4 * weights + torch.Generator().get_state().nbytes
     assert save["megabytes"] == pytest.approx(64 * 2 * state / 1e6, rel=0.03)
     assert save["configs"] == 64
     assert 0 < save["seconds"] <= save["slowest"]
-    assert heartbeats["publish_seconds"] > 0
-    assert list(recording) == list(overheads.RECORDINGS)
-    assert all(one["model_steps_per_second"] > 0 for one in recording.values())
-    assert next(iter(recording.values()))["of_final_losses"] == 1
+    assert figures["heartbeats, width 64", "publish_seconds"] > 0
+    assert [case for case, what in figures if what == "speed"] == list(overheads.RECORDINGS)
+    assert all(figures[name, "speed"] > 0 for name in overheads.RECORDINGS)
+    assert figures["final losses", "of final losses"] == 1
 
 
 def test_a_stopwatch_tells_steps_and_saves_apart(bench):

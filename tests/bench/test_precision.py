@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -42,14 +40,21 @@ def test_products_that_go_past_the_emulation_are_an_error(bench, cases, precisio
         precision.tf32(cases[0])
 
 
-def test_differences_are_in_the_order_of_the_precisions(cases, precision, monkeypatch, tmp_path):
+def test_differences_are_in_the_order_of_the_precisions(
+    cases, precision, figures_in, monkeypatch, tmp_path
+):
     monkeypatch.setattr(precision, "CASES", cases)
-    precision.main(["--json", str(tmp_path / "figures.json")])
-    for result in json.loads((tmp_path / "figures.json").read_text()):
-        last = {name: result[name]["train_loss"]["12"] for name in precision.VARIANTS}
+    precision.main(["--save", str(tmp_path)])
+    found = figures_in(tmp_path)
+    for case in cases:
+        last = {
+            name: found[f"{case.name}, {name}", "train loss, step 12"].median
+            for name in precision.VARIANTS
+        }
         assert 0 < last["float64"] < 1e-5
         assert last["float64"] < last["tf32"] < last["bf16"] < last["other seed"]
-        assert result["tf32"]["train_loss"]["1"] == 0  # centred: the first outputs are zero
+        # Centred: the first outputs are zero.
+        assert found[f"{case.name}, tf32", "train loss, step 1"].median == 0
 
 
 def test_a_moved_timekey_is_shown_in_steps_and_relative_to_fp32(cases, precision):

@@ -215,10 +215,12 @@ def test_a_finished_run_is_as_tasks_would_have_left_it(finished):
 # ---- the benchmark -------------------------------------------------------------------------------
 
 
-def test_the_benchmark_measures_every_command_at_its_smallest_size(bench, tmp_path, capsys):
-    figures = tmp_path / "figures.json"
-    bench("scale").main(["--largest", "1000", "--only", "numeric", "--json", str(figures)])
-    measured = {(f["kind"], f["what"]): f["value"] for f in json.loads(figures.read_text())}
+def test_the_benchmark_measures_every_command_at_its_smallest_size(
+    bench, figures_in, tmp_path, capsys
+):
+    bench("scale").main(["--largest", "1000", "--only", "numeric", "--save", str(tmp_path)])
+    found = figures_in(tmp_path).items()
+    measured = {(case.partition(",")[0], what): one.median for (case, what), one in found}
     commands = ("launch --dry-run", "status", "collect", "resume, to the submission")
     for what in ("plan", *commands):
         assert 0 < measured["numeric", what] < 60
