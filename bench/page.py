@@ -3,7 +3,8 @@
     python bench/page.py [--check]
 
 A section of the page between ``<!-- bench:NAME -->`` and ``<!-- end -->`` is replaced, if there are
-results of that benchmark; everything else is written by hand. ``--check`` writes nothing: its exit code is 1 if the page would change.
+results of that benchmark; everything else is written by hand. ``--check`` writes nothing: its exit
+code is 1 if the page would change.
 """
 
 from __future__ import annotations
