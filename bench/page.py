@@ -83,10 +83,14 @@ def trainloop(record: Record) -> str:
         [case, *(_with_target(record.of(what).get(case)) for what in columns)]
         for case in record.cases
     ]
+    products = {
+        "torch's products": "large products of torch",
+        "JAX's products": "of JAX",
+        "own layers": "of the package, in a layer",
+        "peak": "the peak",
+    }
     rates = ", ".join(
-        f"{name} {_middle(record, what)}"
-        for what, name in {"torch's products": "torch's products", "peak": "the peak"}.items()
-        if record.of(what)
+        f"{name} {_middle(record, what)}" for what, name in products.items() if record.of(what)
     )
     missed = sum(figure.reached is False for figure in record.figures)
     required = sum(figure.target is not None for figure in record.figures)

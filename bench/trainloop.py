@@ -43,7 +43,9 @@ from mlpsubmit import MLP, Sweep, launch
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.speeds import Speed
+from mlpsubmit.training.batches import Batch
 from mlpsubmit.training.precision import arithmetic
+from mlpsubmit.training.stack import Stack
 
 D, CONFIGS = 32, 32
 #: Tasks of a run, and processes of JAX: each has a core.
@@ -329,6 +331,20 @@ def matmul_rate(precision: str = "fp32", seconds: float = 0.5) -> float:
     return 2 * n**3 * count / (time.perf_counter() - begin)
 
 
+def layer_rate(n: int = 1024, seconds: float = 0.5) -> float:
+    """Return the FLOPs per second of a hidden layer of the package's MLPs, a network per task."""
+    stack = Stack([MLP(n, n, depth=1) for _ in range(TASKS)], torch.device("cpu"), "fp32")
+    X = torch.randn(n, n)
+    batch = Batch(X, X, shared=True)
+    with torch.no_grad(), arithmetic("fp32", False, torch.device("cpu")):
+        stack(batch)
+        count, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < seconds:
+            stack(batch)
+            count += 1
+    return 2 * n**3 * TASKS * count / (time.perf_counter() - begun)
+
+
 def _wait_for(product: Tensor) -> None:
     if product.is_cuda:
         torch.cuda.synchronize()
@@ -379,6 +395,8 @@ class Round:
             ways["JAX"] = lambda: peers.speed(case.name, case.problem)
         ways["plain loop"] = lambda: plain_speed(case, 0.5)
         ways["torch's products"] = lambda: _rate(case)
+        if not CUDA:
+            ways["own layers"] = layer_rate
         if (peers := self._peers) is not None:
             ways["JAX's products"] = peers.product_rate
         if (peak := self._peak) is not None:
@@ -391,11 +409,11 @@ class Round:
         return {name: measure() for name, measure in ways}
 
 
-#: What a run is compared with: speeds, and rates at which the machine could multiply. Where the
-#: package has products of its own, measure them in :meth:`Round.ways`, and add them here.
+#: What a run is compared with: speeds, and rates at which the machine could multiply.
 RATIOS = {"over plain": "plain loop", "over JAX": "JAX"}
 SHARES = {
     "of torch's products": "torch's products",
+    "of own layers": "own layers",
     "of JAX's products": "JAX's products",
     "of the peak": "peak",
 }
