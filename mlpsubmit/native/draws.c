@@ -7,10 +7,9 @@
 
 #ifdef SINGLE
 
-#include "vectors.h"
+#include "functions.h"
 
 typedef uint64_t words __attribute__((vector_size(BYTES)));
-typedef int32_t ints __attribute__((vector_size(BYTES)));
 typedef uint32_t halves __attribute__((vector_size(BYTES / 2)));
 
 enum {
@@ -41,41 +40,6 @@ INLINE void block_of_words(uint64_t key, uint64_t counter, uint32_t found[4][COU
             memcpy(&found[j][start], &lower, sizeof lower);
         }
     }
-}
-
-/* The natural logarithm of numbers in (0, 1] (the polynomial of Cephes' logf). */
-INLINE vec logarithm(vec x)
-{
-    ints bits = (ints)x;
-    ints exponent = (bits - (ints)all(0.70710678f)) >> 23;
-    vec e = __builtin_convertvector(exponent, vec), m = (vec)(bits - (exponent << 23)) - 1.0f;
-    vec square = m * m, y = all(7.0376836292e-2f);
-    const float coefficients[] = {-1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f,
-                                  1.4249322787e-1f,  -1.6668057665e-1f, 2.0000714765e-1f,
-                                  -2.4999993993e-1f, 3.3333331174e-1f};
-    UNROLLED for (int i = 0; i < 8; i++) y = fused(y, m, all(coefficients[i]));
-    y = fused(y * m, square, e * -2.12194440e-4f);
-    return fused(e, all(0.693359375f), m + fused(square, all(-0.5f), y));
-}
-
-INLINE vec chosen(ints where, vec a, vec b) { return (vec)(((ints)a & where) | ((ints)b & ~where)); }
-
-/* Cosine and sine of so many half turns, in [-1, 1] (polynomials of Cephes' sinf and cosf). */
-INLINE void cosine_and_sine(vec half_turns, vec *cosine, vec *sine)
-{
-    vec quarters = half_turns * 2.0f;
-    const float shift = 12582912.0f; /* 1.5 * 2^23: the sum is rounded to an integer */
-    vec shifted = quarters + shift;
-    ints quadrant = (ints)shifted;
-    vec x = (quarters - (shifted - shift)) * 1.57079633f, z = x * x;
-    vec s = fused(fused(all(-1.9515295891e-4f), z, all(8.3321608736e-3f)), z, all(-1.6666654611e-1f));
-    s = fused(s * z, x, x);
-    vec c = fused(fused(all(2.443315711809948e-5f), z, all(-1.388731625493765e-3f)), z,
-                  all(4.166664568298827e-2f));
-    c = fused(c * z, z, fused(z, all(-0.5f), all(1.0f)));
-    ints odd = -(quadrant & 1);
-    *sine = (vec)((ints)chosen(odd, c, s) ^ (quadrant & 2) << 30);
-    *cosine = (vec)((ints)chosen(odd, s, c) ^ ((quadrant + 1) & 2) << 30);
 }
 
 /* The upper 24 bits of words, as integers from -2^23 on. */

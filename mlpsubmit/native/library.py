@@ -23,7 +23,7 @@ _SIZE, _POINTER, _DOUBLE = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_double
 #: The types of what each function takes and returns. Addresses are those of first entries.
 _SIGNATURES = {
     "signals_size": ([_POINTER], _SIZE),
-    "scratch_size": ([_POINTER], _SIZE),
+    "scratch_size": ([_POINTER, _SIZE], _SIZE),
     "outputs": ([_POINTER, _SIZE, _SIZE, *[_POINTER] * 3], None),
     "gradients": ([_POINTER, _SIZE, _SIZE, *[_POINTER] * 3], None),
     "mse_gradients": ([_POINTER, *[_SIZE] * 2, *[_POINTER] * 2, _SIZE, *[_POINTER] * 3], None),

@@ -53,6 +53,7 @@ __all__ = [
     "effective_lr",
     "hidden_matrices",
     "is_plain",
+    "layer_scale",
     "parametrize",
     "relu_scale",
     "scaling",
@@ -218,15 +219,22 @@ def hidden_matrices(model: nn.Module) -> dict[str, float]:
     return {name: math.sqrt(max(1.0, len(p) ** 2 / p.numel())) for name, p in inner}
 
 
+def layer_scale(layer: nn.Module) -> float | None:
+    """Return c where a layer gives c (W x + b); None where it computes something else."""
+    if not is_plain(layer, nn.Linear, _multiply):
+        return None
+    return float(layer.multiplier) if layer._forward_hooks else 1.0  # type: ignore[arg-type]
+
+
 def relu_scale(layer: nn.Module, nonlinearity: nn.Module) -> float | None:
     """Return c where a layer and the nonlinearity after it give c max(0, W x + b).
 
     None where they compute something else: other modules, further hooks, or a replaced forward
     function.
     """
-    if not (is_plain(layer, nn.Linear, _multiply) and is_plain(nonlinearity, nn.ReLU, _relu_gain)):
+    scale = layer_scale(layer)
+    if scale is None or not is_plain(nonlinearity, nn.ReLU, _relu_gain):
         return None
-    scale = float(layer.multiplier) if layer._forward_hooks else 1.0  # type: ignore[arg-type]
     return scale * _SQRT2 if nonlinearity._forward_pre_hooks else scale
 
 

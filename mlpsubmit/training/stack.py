@@ -220,7 +220,7 @@ class Stack(Part):
     @property
     def scaling(self) -> Collection[str]:
         """The names of the tensors that :meth:`scaled` multiplies outputs by."""
-        return () if self._closed_form is None else (ClosedForm.OUTPUT_SCALE,)
+        return () if self._closed_form is None else (self._closed_form.multiplier,)
 
     def scaled(self, outputs: Tensor) -> Tensor:
         """Return outputs (K, n, ...) times the tensors :attr:`scaling`, which they lack."""

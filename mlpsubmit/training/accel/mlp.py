@@ -1,9 +1,10 @@
 """MLPs in closed form: what vmap and autograd compute, in fewer passes over the activations.
 
-With weights W, biases b and forward multipliers g, a hidden layer computes
+With weights W, biases b and forward multipliers g, a hidden layer of ReLUs computes
 relu(sqrt(2) g (W x + b)), which equals c relu(W x + b) with c = sqrt(2) g (c = g where a
 parametrization has no ReLU gain). So relu(W x + b) is what is stored, and c is a factor of the next
-matrix product, where it costs nothing. Gradients follow from these formulas by backpropagation.
+matrix product, where it costs nothing. Of other nonlinearities g is a factor of their own layer's
+product, and their derivatives follow from their values. Gradients follow by backpropagation.
 :mod:`mlpsubmit.training.accel.native_mlp` computes the same on a CPU, network by network, and
 :mod:`mlpsubmit.training.accel.narrow_mlps` for narrow MLPs on a GPU, in one launch.
 """
@@ -11,13 +12,14 @@ matrix product, where it costs nothing. Gradients follow from these formulas by 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mlpsubmit.training.accel.chains import Chain, as_matrices, chain_of, sample_shape
 from mlpsubmit.training.accel.layer_products import LayerProducts, layer_products, product
 from mlpsubmit.training.accel.narrow_mlps import NarrowKernel
 from mlpsubmit.training.accel.native_mlp import NativeMLP
@@ -30,7 +32,6 @@ from mlpsubmit.training.losses import (
     takes_params,
 )
 from mlpsubmit.training.models import MLP
-from mlpsubmit.training.parametrizations import is_plain, relu_scale
 
 __all__ = ["ClosedForm"]
 
@@ -45,22 +46,17 @@ class ClosedForm:
     Get one from :meth:`of`.
 
     Args:
-        layers: the names of the Linear layers, the read-in first.
-        scales: c of every layer but the read-out.
+        chain: what the models have in common.
         products: of the layers.
+
+    Attributes:
+        multiplier: the name of the buffer (K,), not trained, that :meth:`scaled` multiplies outputs
+            by. It holds GAMMA, on which nothing else in the forward pass depends.
     """
 
-    #: The tensors, not trained, that :meth:`scaled` multiplies outputs by. They hold GAMMA, on
-    #: which nothing else in the forward pass depends.
-    OUTPUT_SCALE = "output_layer.multiplier"
-
-    def __init__(
-        self, layers: Sequence[str], scales: Sequence[float], products: LayerProducts
-    ) -> None:
-        self._layers, self._products = list(layers), products
-        self._names = [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
-        #: Per layer, the factor c that its input still lacks.
-        self._scales = [1.0, *scales]
+    def __init__(self, chain: Chain, products: LayerProducts) -> None:
+        self._chain, self._products, self.multiplier = chain, products, chain.multiplier
+        self._layers = list(zip(chain.layers, chain.scales, chain.bias_scales, strict=True))
         #: Computes losses and gradients under mse, where there is one.
         self.kernel: NarrowKernel | None = None
         #: Computes all of it on a CPU, where there is one and networks enough.
@@ -72,36 +68,25 @@ class ClosedForm:
     ) -> ClosedForm | None:
         """Return the closed form of these models, or None where the formulas do not hold for all.
 
-        They hold for MLPs that have no hooks but those of a parametrization, and whose weights are
-        all trained; in bf16 they are not used.
+        They hold for chains (see :mod:`mlpsubmit.training.accel.chains`) whose weights are all
+        trained. In bf16 they are not used, nor on a GPU for other models than MLPs of ReLUs.
         """
         if precision == "bf16":
             return None
+        chain, *others = {chain_of(model) for model in models}
+        if others or chain is None or not _trains_all(models[0], chain):
+            return None
         first = models[0]
-        if not isinstance(first, MLP):
+        if device.type != "cpu" and not (isinstance(first, MLP) and chain.of_relus):
             return None
-        hidden = [f"hidden_layers.{i}" for i in range(len(first.hidden_layers))]
-        layers = ["input_layer", *hidden, "output_layer"]
-        modules = dict(first.named_modules())
-        kinds = ((layer, kind) for layer in layers for kind in ("weight", "bias"))
-        expected = {
-            f"{a}.{kind}" for a, kind in kinds if getattr(modules.get(a), kind, None) is not None
-        }
-        named = dict(first.named_parameters())  # without those that are tied to another
-        if set(named) != expected or not all(p.requires_grad for p in named.values()):
-            return None
-        common, *others = {_scales(model) for model in models}
-        if others or common is None:
-            return None
-        dtype = named["input_layer.weight"].dtype
-        form = cls(layers, common, layer_products(precision, dtype, device))
-        plain = cls(layers, common, LayerProducts())
-        formulas = partial(plain.losses_and_gradients, loss=mse)
-        tensors = {**named, **dict(first.named_buffers())}
-        scales = (1.0, *common)
-        form.kernel = NarrowKernel.of(tuple(layers), scales, tensors, device, formulas)
+        tensors = {**dict(first.named_parameters()), **dict(first.named_buffers())}
+        dtype = tensors[f"{chain.layers[0]}.weight"].dtype
+        form = cls(chain, layer_products(precision, dtype, device))
+        formulas = partial(cls(chain, LayerProducts()).losses_and_gradients, loss=mse)
         if device.type == "cpu":
-            form.native = NativeMLP.of(layers, scales, cls.OUTPUT_SCALE, tensors, formulas)
+            form.native = NativeMLP.of(chain, tensors, formulas)
+        if chain.of_relus:
+            form.kernel = NarrowKernel.of(chain.layers, chain.scales, tensors, device, formulas)
         return form
 
     @property
@@ -128,7 +113,7 @@ class ClosedForm:
             loss: from outputs (K, n, ...) and targets to losses (K,).
             kept: takes the outputs minus ``initial_output``, unless a kernel computes them.
         """
-        if self.kernel is not None and loss is mse:
+        if loss is mse and self.kernel is not None:
             return self.kernel(tensors, batch, initial_output)
         if loss is mse and (native := self._native(tensors)) is not None:
             with torch.no_grad():
@@ -141,8 +126,9 @@ class ClosedForm:
         # A callable loss may do anything with the targets.
         direct: dict[str, Tensor] = {}
         if takes_params(loss):
-            params = {name: tensors[name] for name in self._names if name in tensors}
-            losses, d_output, direct = partial_derivatives(loss, output, batch.targets, params)
+            losses, d_output, direct = partial_derivatives(
+                loss, output, batch.targets, self._weights(tensors)
+            )
         else:
             losses, d_output = differentiated(loss, output, batch.targets)
         with torch.no_grad():
@@ -151,9 +137,14 @@ class ClosedForm:
                 gradients[name] += gradient
             return losses, gradients
 
+    def _weights(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights and biases, in the order of the layers."""
+        names = [f"{layer}.{kind}" for layer in self._chain.layers for kind in ("weight", "bias")]
+        return {name: tensors[name] for name in names if name in tensors}
+
     def _native(self, tensors: Mapping[str, Tensor]) -> NativeMLP | None:
         """Return the functions in C, if they suit these networks."""
-        K = len(tensors[f"{self._layers[0]}.weight"])
+        K = len(tensors[f"{self._chain.layers[0]}.weight"])
         return self.native if self.native is not None and self.native.suits(K) else None
 
     def _forward(self, tensors: Mapping[str, Tensor], batch: Batch) -> tuple[Any, Tensor]:
@@ -161,28 +152,37 @@ class ClosedForm:
         if (native := self._native(tensors)) is not None:
             return native.forward(tensors, batch)
         signals = list(self._signals(tensors, batch.X, batch.shared))
-        return signals, signals[-1]
+        return signals, self._shaped(signals[-1], batch.X, batch.shared)
+
+    def _shaped(self, output: Tensor, X: Tensor, shared: bool) -> Tensor:
+        """Return outputs, a row for each, as the model returns them on X: (K, n, ..., d_out)."""
+        return output.view(len(output), *sample_shape(self._chain, X, shared), -1)
 
     def _signals(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> Iterator[Tensor]:
-        """Yield the signals: inputs (K, n, d), relu(W x + b) of hidden layers, and the outputs.
+        """Yield the signals: inputs (K, n, d), those of hidden layers, and the outputs.
 
         Args:
             X: inputs, (n, ...) where they are shared, else (K, n, ...).
         """
-        K = len(tensors[f"{self._layers[0]}.weight"])
-        signal = X.flatten(1).expand(K, -1, -1) if shared else X.flatten(2)
+        K = len(tensors[f"{self._chain.layers[0]}.weight"])
+        signal = as_matrices(self._chain, X, shared)
+        signal = signal.expand(K, -1, -1) if shared else signal
         yield signal
-        for layer, scale in zip(self._layers, self._scales, strict=True):
+        phis = (*self._chain.phis, None)
+        for (layer, scale, bias_scale), phi in zip(self._layers, phis, strict=True):
             W, b = tensors[f"{layer}.weight"], tensors.get(f"{layer}.bias")
-            if layer == self._layers[-1]:
-                signal = self.scaled(tensors, product(signal, W.mT, scale, b))
-            else:
+            if b is not None and bias_scale != 1.0:
+                b = bias_scale * b
+            if phi == "relu":
                 signal = self._products.hidden(signal, W, scale, b)
+            else:
+                signal = product(signal, W.mT, scale, b)
+                signal = self.scaled(tensors, signal) if phi is None else _FUNCTIONS[phi](signal)
             yield signal
 
     def scaled(self, tensors: Mapping[str, Tensor], signal: Tensor) -> Tensor:
         """Return a signal (K, n, d_out) times the read-outs' multipliers, if they have any."""
-        multiplier = tensors.get(self.OUTPUT_SCALE)
+        multiplier = tensors.get(self.multiplier)
         return signal if multiplier is None else signal * column(multiplier, signal)
 
     def outputs(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> Tensor:
@@ -193,10 +193,10 @@ class ClosedForm:
         if (native := self._native(tensors)) is not None:
             return native.outputs(tensors, X, shared)
         dim = 0 if shared else 1
-        K, width, *_ = tensors[f"{self._layers[0]}.weight"].shape
+        K, width, *_ = tensors[f"{self._chain.layers[0]}.weight"].shape
         samples = max(_SAMPLES, _CACHED // (K * width)) if X.device.type == "cpu" else X.shape[dim]
         parts = [
-            deque(self._signals(tensors, part, shared), maxlen=1).pop()
+            self._shaped(deque(self._signals(tensors, part, shared), maxlen=1).pop(), part, shared)
             for part in torch.split(X, samples, dim)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
@@ -212,29 +212,48 @@ class ClosedForm:
         if (native := self._native(tensors)) is not None:
             return native.backward(tensors, batch, signals, d_output)
         gradients = {}
-        has_bias = [f"{layer}.bias" in tensors for layer in self._layers]
-        d = self.scaled(tensors, d_output)
-        sums = d.sum(1) if has_bias[-1] else None
+        d = self.scaled(tensors, d_output.flatten(1, -2))
+        readout = f"{self._chain.layers[-1]}.bias"
+        if readout in tensors:
+            gradients[readout] = d.sum(1)
         for i in reversed(range(len(self._layers))):
-            layer, scale, signal = self._layers[i], self._scales[i], signals[i]
+            (layer, scale, _), signal = self._layers[i], signals[i]
             gradients[f"{layer}.weight"] = self._products.weight_gradient(d, signal, scale)
+            if i == 0:
+                break
+            before, _, bias_scale = self._layers[i - 1]
+            W, has_bias = tensors[f"{layer}.weight"], f"{before}.bias" in tensors
+            if (phi := self._chain.phis[i - 1]) == "relu":
+                d, sums = self._products.errors(d, W, scale, signal, has_bias)
+            else:
+                d = product(d, W, scale).mul_(_DERIVATIVES[phi](signal))
+                sums = d.sum(1) * bias_scale if has_bias else None
             if sums is not None:
-                gradients[f"{layer}.bias"] = sums
-            if i:
-                W = tensors[f"{layer}.weight"]
-                d, sums = self._products.errors(d, W, scale, signal, has_bias[i - 1])
+                gradients[f"{before}.bias"] = sums
         return gradients
 
 
-def _scales(model: nn.Module) -> tuple[float, ...] | None:
-    """Return c of each layer of an MLP but the read-out, or None where the formulas do not hold."""
-    if not (isinstance(model, MLP) and is_plain(model, MLP)):
-        return None
-    layers = [model.input_layer, *model.hidden_layers, model.output_layer]
-    scales = [relu_scale(layer, model.nonlin) for layer in layers]
-    found = tuple(scale for scale in scales if scale is not None)
-    readout = model.output_layer
-    if hasattr(readout, "multiplier") != bool(readout._forward_hooks):
-        return None  # a hook or a multiplier that no parametrization has set
-    # A layer that occurs twice gets gradients from both places.
-    return found[:-1] if len(found) == len(set(layers)) == len(layers) else None
+#: The nonlinearities but ReLU, and their derivatives by their values.
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda z: z,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+}
+_DERIVATIVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": torch.ones_like,
+    "tanh": lambda h: 1 - h * h,
+    "sigmoid": lambda h: h * (1 - h),
+}
+
+
+def _trains_all(model: nn.Module, chain: Chain) -> bool:
+    """Return whether the weights and biases of a chain's layers are all that is trained."""
+    layers = {name: model.get_submodule(name) for name in chain.layers}
+    expected = {
+        f"{name}.{kind}"
+        for name, layer in layers.items()
+        for kind in ("weight", "bias")
+        if getattr(layer, kind) is not None
+    }
+    named = dict(model.named_parameters())  # without those that are tied to another
+    return set(named) == expected and all(p.requires_grad for p in named.values())

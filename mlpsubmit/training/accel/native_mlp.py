@@ -12,11 +12,16 @@ import torch
 from torch import Tensor
 
 from mlpsubmit.native.library import REAL, library
+from mlpsubmit.training.accel.chains import Chain, as_matrices, sample_shape
 from mlpsubmit.training.accel.kernels import passes
 from mlpsubmit.training.accel.mlp_trial import MSEGradients, difference_from_formulas
 from mlpsubmit.training.batches import Batch
 
 __all__ = ["NativeMLP"]
+
+#: The functions phi, as mlp.c numbers them, and those that it has for doubles.
+_PHIS = ("identity", "relu", "tanh", "sigmoid")
+_OF_DOUBLES = {"identity", "relu"}
 
 #: Largest difference from the formulas, over the norm of what is compared, in a trial.
 _TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -30,50 +35,38 @@ class NativeMLP:
     Args:
         functions: those of ``mlpsubmit/native/mlp.c``, for entries of this type.
         dtype: of all tensors.
-        layers: the names of the Linear layers, the read-in first.
-        scales: per layer, the factor that its input lacks (see ``mlp.ClosedForm``).
-        multiplier: the name of the multipliers (K,) of the outputs, if there are any.
+        chain: what the networks have in common.
     """
 
     #: How gradients are computed, which decides how they round.
     method = "the closed form in C"
 
-    def __init__(
-        self,
-        functions: ctypes.CDLL,
-        dtype: torch.dtype,
-        layers: Sequence[str],
-        scales: Sequence[float],
-        multiplier: str,
-    ) -> None:
-        self._functions, self._multiplier = functions, multiplier
-        self._names = [(f"{layer}.weight", f"{layer}.bias") for layer in layers]
-        self._scales = (REAL[dtype][1] * len(scales))(*scales)
+    def __init__(self, functions: ctypes.CDLL, dtype: torch.dtype, chain: Chain) -> None:
+        self._functions, self._chain = functions, chain
+        self._phis = [_PHIS.index(phi) for phi in (*chain.phis, "identity")]
+        real = REAL[dtype][1] * len(chain.scales)
+        self._scales, self._bias_scales = real(*chain.scales), real(*chain.bias_scales)
 
     @classmethod
     def of(
-        cls,
-        layers: Sequence[str],
-        scales: Sequence[float],
-        multiplier: str,
-        tensors: Mapping[str, Tensor],
-        formulas: MSEGradients,
+        cls, chain: Chain, tensors: Mapping[str, Tensor], formulas: MSEGradients
     ) -> NativeMLP | None:
         """Return it, or None where there is no compiler or it fails its trial.
 
         Args:
-            layers, scales, multiplier: as those of the class.
+            chain: as that of the class.
             tensors: parameters and buffers by name, those of one network.
             formulas: what it computes, in PyTorch.
         """
-        dtype = tensors[f"{layers[0]}.weight"].dtype
-        same = all(tensor.dtype == dtype for tensor in tensors.values())
-        functions = library(dtype) if same else None
+        dtype = tensors[f"{chain.layers[0]}.weight"].dtype
+        suits = all(tensor.dtype == dtype for tensor in tensors.values())
+        suits &= dtype == torch.float32 or set(chain.phis) <= _OF_DOUBLES
+        functions = library(dtype) if suits else None
         if functions is None:
             return None
-        native = cls(functions, dtype, layers, scales, multiplier)
+        native = cls(functions, dtype, chain)
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
-        key = (dtype, tuple(layers), tuple(scales), shapes)
+        key = (dtype, chain, shapes)
         if key not in _PASSED:
             difference = functools.partial(
                 difference_from_formulas,
@@ -141,8 +134,8 @@ class NativeMLP:
     def _empty_gradients(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
             name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format)
-            for names in self._names
-            for name in names
+            for layer in self._chain.layers
+            for name in (f"{layer}.weight", f"{layer}.bias")
             if name in tensors
         }
 
@@ -162,15 +155,18 @@ class _Call:
         shared: bool,
         gradients: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._functions, self._X = mlp._functions, X.flatten(1 if shared else 2).contiguous()
+        chain = mlp._chain
+        self._functions, self._X = mlp._functions, as_matrices(chain, X, shared).contiguous()
+        self._shape = sample_shape(chain, X, shared)
         self._held: list[Tensor] = []
         # The structures of mlp.c, as numbers: sizes, addresses, and 0 for NULL.
         layers: list[int] = []
-        for weight, bias in mlp._names:
+        for layer, phi in zip(chain.layers, mlp._phis, strict=True):
+            weight, bias = f"{layer}.weight", f"{layer}.bias"
             self.networks, out, d = tensors[weight].shape
-            layers += (d, out, self._address(tensors[weight]), self._address(tensors.get(bias)))
-            taking = gradients or {}
-            layers += (self._address(taking.get(weight)), self._address(taking.get(bias)))
+            layers += (d, out, phi)
+            for held in (tensors, gradients or {}):
+                layers += (self._address(held.get(weight)), self._address(held.get(bias)))
         *_, self._samples, d = self._X.shape
         if d != layers[0] or not (shared or len(self._X) == self.networks):
             raise ValueError(
@@ -180,9 +176,10 @@ class _Call:
         self._outputs, self._layers = out, _numbers(layers)
         self._arguments = _numbers(
             [
-                *(self._samples, len(mlp._names), ctypes.addressof(self._layers)),
-                *(ctypes.addressof(mlp._scales), self._address(self._X)),
-                *(0 if shared else self._X[0].numel(), self._address(tensors.get(mlp._multiplier))),
+                *(self._samples, len(chain.layers), ctypes.addressof(self._layers)),
+                *(ctypes.addressof(mlp._scales), ctypes.addressof(mlp._bias_scales)),
+                *(self._address(self._X), 0 if shared else self._X[0].numel()),
+                self._address(tensors.get(chain.multiplier)),
             ]
         )
 
@@ -194,8 +191,8 @@ class _Call:
         return self._held[-1].data_ptr()
 
     def outputs(self) -> Tensor:
-        """Return an empty tensor for outputs, (K, n, d_out)."""
-        return self._X.new_empty(self.networks, self._samples, self._outputs)
+        """Return an empty tensor for outputs, (K, n, ..., d_out)."""
+        return self._X.new_empty(self.networks, *self._shape, self._outputs)
 
     def signals(self) -> Tensor:
         """Return an empty tensor for signals."""
@@ -206,7 +203,8 @@ class _Call:
         """Call a function, on each thread for a part of the networks."""
         call, networks = getattr(self._functions, function), ctypes.addressof(self._arguments)
         given = [one.data_ptr() if isinstance(one, Tensor) else one for one in arguments]
-        scratch = self._functions.scratch_size(networks)
+        only_outputs = function == "outputs" and arguments[0] is None
+        scratch = self._functions.scratch_size(networks, only_outputs)
 
         def part(first: int, last: int) -> None:
             memory = self._X.new_empty(scratch)

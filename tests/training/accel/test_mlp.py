@@ -12,7 +12,7 @@ from mlpsubmit.spec.hyperparameters import PARAMETRIZATIONS, validate
 from mlpsubmit.training import MLP, Interrupted, StateError, train, weights_rng
 from mlpsubmit.training.accel.mlp import ClosedForm
 from mlpsubmit.training.batches import Batch
-from mlpsubmit.training.losses import differentiated, stacked_loss
+from mlpsubmit.training.losses import differentiated, mse, stacked_loss
 from mlpsubmit.training.parametrizations import parametrize
 from mlpsubmit.training.stack import Stack
 
@@ -279,14 +279,75 @@ def test_a_network_that_computes_something_else_is_left_to_autograd(change: Any)
     "build",
     [
         lambda: Doubled(D, WIDTH),
-        lambda: MLP(D, WIDTH, nonlinearity=nn.Tanh()),
-        lambda: nn.Sequential(nn.Linear(D, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 1)),
+        lambda: MLP(D, WIDTH, nonlinearity=nn.GELU()),
+        lambda: nn.Sequential(nn.Linear(D, WIDTH), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 1)),
+        lambda: nn.Sequential(nn.Linear(D, WIDTH), nn.Linear(WIDTH, 1)),
+        lambda: nn.Sequential(nn.Linear(D, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1), nn.Tanh()),
+        lambda: nn.Sequential(nn.Flatten(0), nn.Linear(D, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1)),
+        lambda: nn.Sequential(nn.Linear(D, 1)),
+        nn.Sequential,
+        lambda: Doubling(nn.Linear(D, WIDTH), nn.Tanh(), nn.Linear(WIDTH, 1)),
+        lambda: twice(nn.Linear(D, D)),
     ],
 )
 def test_other_models_are_left_to_autograd(build: Any) -> None:
-    model = build()
-    parametrize(model, "mup")
-    assert closed_form([model]) is None
+    assert closed_form([build()]) is None
+
+
+class Doubling(nn.Sequential):
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        doubled: torch.Tensor = 2 * super().forward(X)
+        return doubled
+
+
+def twice(layer: nn.Linear) -> nn.Module:
+    """A chain in which a layer occurs twice."""
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(D, 1))
+
+
+PHIS = (nn.Tanh, nn.Sigmoid, nn.Identity, nn.ReLU)
+
+
+def sequential(trial: int, phis: Any, flatten: bool) -> nn.Module:
+    torch.manual_seed(trial)
+    first = [nn.Flatten()] if flatten else []
+    layers = [nn.Linear(D, 6), phis[0](), nn.Linear(6, WIDTH, bias=False), phis[1]()]
+    return nn.Sequential(*first, *layers, nn.Linear(WIDTH, 2))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("parametrization", ["mup", "ntp", "sp"])
+@pytest.mark.parametrize("phis", [(PHIS[i], PHIS[i - 1]) for i in range(4)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("shape", [(D,), (2, 2), (3, D)], ids=str)
+def test_a_sequential_is_a_chain(
+    shape: Any, dtype: Any, phis: Any, parametrization: str, shared: bool, method: str
+) -> None:
+    """Of vectors, of images that are flattened, and along the last dimension of several."""
+    smooth = {nn.Tanh, nn.Sigmoid} & set(phis)
+    if dtype == torch.float64 and smooth:  # which are in C for floats alone
+        method = "the closed form"
+    built: list[list[nn.Module]] = [[], []]
+    for models in built:
+        for trial, gamma in enumerate((0.5, 1.0, 2.0)):
+            model = sequential(trial, phis, flatten=shape == (2, 2))
+            generator = torch.Generator().manual_seed(trial)
+            parametrize(model, parametrization, gamma=gamma, generator=generator)
+            models.append(model.to(dtype))
+    closed, plain = stack(built[0], method), stack(built[1])
+    generator = torch.Generator().manual_seed(9)
+    lead, per_output = (N,) if shared else (K, N), shape[:-1] if shape == (3, D) else ()
+    X = torch.randn(*lead, *shape, generator=generator, dtype=dtype)
+    y = torch.randn(*lead, *per_output, 2, generator=generator, dtype=dtype)
+    given = Batch(X, y, shared)
+    single = {"rtol": 1e-4, "atol": 1e-5}
+    tolerance = single if dtype == torch.float32 else {"rtol": 1e-11, "atol": 1e-12}
+    torch.testing.assert_close(closed(given), plain(given), **tolerance)
+    for loss in (mse, stacked_loss("mae")):
+        got, expected = (s.losses_and_gradients(given, 0.1, loss) for s in (closed, plain))
+        torch.testing.assert_close(got[0], expected[0], **tolerance)
+        for found, wanted in zip(got[1], expected[1], strict=True):
+            torch.testing.assert_close(found, wanted, **tolerance)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mlpsubmit.training import MLP, loss_history, train
 from mlpsubmit.training.accel import native_mlp, step_kernels
+from mlpsubmit.training.accel.chains import Chain
 from mlpsubmit.training.accel.layer_products import LayerProducts
 from mlpsubmit.training.accel.mlp import ClosedForm
 from mlpsubmit.training.accel.native_mlp import NativeMLP
@@ -32,22 +33,35 @@ SHAPES = [
     (300, 700, (257,), 1),
     (33, 300, (513, 17), 40),
 ]
-LAYERS_SCALES = (1.0, 1.3, 0.7, 1.1)
+SCALES, BIAS_SCALES = (1.0, 1.3, 0.7, 1.1), (0.8, 1.2, 1.5)
+PHIS = {"relu": ["relu"], "tanh": ["tanh"], "mixed": ["sigmoid", "identity", "relu"]}
 
 
 class Case:
     """K networks of some shape, with a batch; all in double precision."""
 
     def __init__(
-        self, n: int, d: int, widths: tuple[int, ...], d_out: int, bias: bool = True
+        self,
+        n: int,
+        d: int,
+        widths: tuple[int, ...],
+        d_out: int,
+        bias: bool = True,
+        phi: str = "relu",
     ) -> None:
         random = torch.Generator().manual_seed(n + d)
         drawn = lambda *shape: torch.randn(shape, generator=random).double()  # noqa: E731
         units = [d, *widths, d_out]
-        self.layers = [f"layer{i}" for i in range(len(units) - 1)]
-        self.scales = LAYERS_SCALES[: len(self.layers)]
-        self.tensors = {"multiplier": drawn(K)}
-        for name, fan_in, out in zip(self.layers, units, units[1:], strict=False):
+        layers = tuple(f"layer{i}" for i in range(len(units) - 1))
+        self.chain = Chain(
+            layers,
+            tuple(PHIS[phi][i % len(PHIS[phi])] for i in range(len(widths))),
+            SCALES[: len(layers)],
+            (*BIAS_SCALES[: len(widths)], 1.0) if phi != "relu" else (1.0,) * len(layers),
+            flattens=True,
+        )
+        self.tensors = {self.chain.multiplier: drawn(K)}
+        for name, fan_in, out in zip(layers, units, units[1:], strict=False):
             self.tensors[f"{name}.weight"] = drawn(K, out, fan_in) / fan_in**0.5
             if bias:
                 self.tensors[f"{name}.bias"] = drawn(K, out)
@@ -60,15 +74,13 @@ class Case:
     def native(self, dtype: torch.dtype) -> NativeMLP:
         functions = native_mlp.library(dtype)
         assert functions is not None
-        return NativeMLP(functions, dtype, self.layers, self.scales, "multiplier")
+        return NativeMLP(functions, dtype, self.chain)
 
     def given(self, dtype: torch.dtype) -> dict[str, Tensor]:
         return {name: tensor.to(dtype) for name, tensor in self.tensors.items()}
 
     def formulas(self) -> ClosedForm:
-        form = ClosedForm(self.layers, self.scales[1:], LayerProducts())
-        form.OUTPUT_SCALE = "multiplier"  # type: ignore[misc]
-        return form
+        return ClosedForm(self.chain, LayerProducts())
 
 
 def close(found: Any, wanted: Any, dtype: torch.dtype) -> None:
@@ -82,11 +94,15 @@ def close(found: Any, wanted: Any, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    ("dtype", "phi"),
+    [(torch.float64, "relu"), *((torch.float32, phi) for phi in PHIS)],
+    ids=["relu-double", *PHIS],
+)
 def test_losses_gradients_and_outputs(
-    dtype: torch.dtype, shape: Any, bias: bool, shared: bool
+    dtype: torch.dtype, phi: str, shape: Any, bias: bool, shared: bool
 ) -> None:
-    case = Case(*shape, bias=bias)
+    case = Case(*shape, bias=bias, phi=phi)
     native, tensors, batch = case.native(dtype), case.given(dtype), case.batch(dtype, shared)
     exact = case.batch(torch.float64, shared)
     kept: list[Tensor] = []
@@ -97,8 +113,8 @@ def test_losses_gradients_and_outputs(
     )
     close(losses, wanted, dtype)
     close(kept[0], kept_exactly[0], dtype)
-    assert gradients.keys() == expected.keys() == case.tensors.keys() - {"multiplier"}
-    if dtype == torch.float64:  # in single precision rounding switches units on or off
+    assert gradients.keys() == expected.keys() == case.tensors.keys() - {case.chain.multiplier}
+    if dtype == torch.float64 or phi == "tanh":  # rounding of floats switches ReLUs on or off
         for name, gradient in gradients.items():
             close(gradient, expected[name], dtype)
     outputs = case.formulas().outputs(case.tensors, exact.X, shared)
@@ -276,3 +292,19 @@ def test_losses_are_rounded_as_the_formula_rounds_them(
         fused(torch.device("cpu"), lambda *given: loss_history._loss_step(*given[:-1], False))
         is None
     )
+
+
+@pytest.mark.parametrize("phi", ["tanh", "sigmoid"])
+def test_large_signals_saturate(phi: str) -> None:
+    """What rounds to 1, of infinity, and of NaN."""
+    ends = [-torch.inf, -1e30, -30.0, 30.0, 1e30, torch.inf]
+    values = torch.tensor([*ends, -8.5, 0.0, 8.5, torch.nan])
+    chain, ones = Chain(("in", "out"), (phi,), (1.0, 1.0), (1.0, 1.0), True), torch.ones(1, 1, 1)
+    functions = native_mlp.library(torch.float32)
+    assert functions is not None
+    weights = {"in.weight": ones, "out.weight": ones}
+    found = NativeMLP(functions, torch.float32, chain).outputs(weights, values[:, None], True)
+    found, wanted = found.flatten(), getattr(torch, phi)(values.double())
+    close_to = {"rtol": 3e-7, "atol": 1e-7, "equal_nan": True}
+    torch.testing.assert_close(found.double(), wanted, **close_to)
+    assert found[:6].tolist() == [-1.0 if phi == "tanh" else 0.0] * 3 + [1.0] * 3
