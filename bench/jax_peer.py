@@ -85,26 +85,29 @@ class Way:
 
 
 #: Ways that :func:`tune` compares, the fastest first. Model-steps/s of one core of an AMD EPYC (Zen
-#: 5) with AVX-512, the largest of five rounds beside other load:
+#: 5) with AVX-512, the largest of five rounds beside other load; a semicolon separates runs:
 #:
-#: - Width 64: 9,150 with all 16 configs in a call; chunks of 8, 4, 2 and 1: 8,700, 9,100, 7,400,
-#:   7,000. Transposed weights gain 3% to 6%; ``rbg`` keys take 9,200 down to 5,700.
-#: - Width 256: 1,000 with all; chunks of 8, 4, 2 and 1: 1,150, 1,240, 1,240, 1,200.
-#: - Width 1024: 74 in chunks of 2, within 5% of all others.
-#: - adam: 875 with all; chunks of 4, 2 and 1: 1,120, 1,160, 1,110.
-#: - 8 values of GAMMA: 1,380 with all, 1,520 with a trial in a call. A nested ``vmap``, over GAMMA
-#:   in that over the trials, instead of one over all: 1,270.
-#: - Offline: the test set in blocks of 500 rows 410, of 1,000 374, as a whole 353.
+#: - Width 64: 9,150 with all 16 configs in a call, 8,700 in chunks of 8, 9,050 of 4; 7,900 in chunks
+#:   of 4, 7,400 of 2, 7,000 of 1. Transposed weights: 9,390 instead of 8,810. ``unsafe_rbg`` keys:
+#:   6,280; of both kinds of ``rbg`` keys at widths 256 and 1024 the same as of threefry.
+#: - Width 256: 1,010 with all, 1,150 in chunks of 8, 1,240 of 4; 1,040 in chunks of 4, 1,060 of 2,
+#:   1,020 of 1; with transposed weights 1,070 in chunks of 4, 1,090 of 2.
+#: - Width 1024: 55 to 63 in any of these ways.
+#: - adam: 875 with all, 1,120 in chunks of 4, 1,160 of 2, 1,110 of 1.
+#: - 8 values of GAMMA: 1,380 with all, 1,520 with one trial in a call. As a ``vmap`` over GAMMA in
+#:   that over the trials, instead of one over all: 1,270.
+#: - Offline, 2 configs in a call: 410; all: 390; with the test set in blocks of 1,000 rows
+#:   instead of 500: 388; as a whole: 363.
 #: - tanh: 8,600 with all, 8,400 in chunks of 2.
 #:
-#: No gain, within 2%: ``scan`` outside of ``vmap`` (the same program), one draw for all configs,
-#: no traces of losses, no masks. No gain from XLA's flags for oneDNN, XNNPACK and YNNPACK, of
-#: vector widths, and of fast math.
+#: No gain, within 2%: no traces of losses, no masks, ``scan`` inside of ``vmap`` (the best of nine
+#: rounds; the median is slower). No gain from XLA's flags for oneDNN, XNNPACK and YNNPACK; its
+#: flags of vector widths and of fast math could not be told from noise.
 WAYS = {
     "many": (Way(), Way(chunk=4), Way(transposed=False), Way(generator="unsafe_rbg")),
     "few": (Way(chunk=2), Way(chunk=4), Way(), Way(transposed=False, chunk=2)),
     "one": (Way(chunk=1), Way(), Way(transposed=False, chunk=1)),
-    "rows": (Way(rows=500), Way(rows=1000), Way(), Way(chunk=2, rows=500)),
+    "rows": (Way(chunk=2, rows=500), Way(rows=500), Way(rows=1000), Way()),
 }
 
 
