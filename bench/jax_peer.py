@@ -87,7 +87,7 @@ class Way:
 #: Ways that :func:`tune` compares, the fastest first. Model-steps/s of one core of an AMD EPYC (Zen
 #: 5) with AVX-512, the largest of five rounds beside other load; a semicolon separates runs:
 #:
-#: - Width 64: 9,150 with all 16 configs in a call, 8,700 in chunks of 8, 9,050 of 4; 7,900 in chunks
+#: - Width 64: 9,150 with all 16 configs in a call, 8,700 in chunks of 8, 9,050 of 4; 7,900 in those
 #:   of 4, 7,400 of 2, 7,000 of 1. Transposed weights: 9,390 instead of 8,810. ``unsafe_rbg`` keys:
 #:   6,280; of both kinds of ``rbg`` keys at widths 256 and 1024 the same as of threefry.
 #: - Width 256: 1,010 with all, 1,150 in chunks of 8, 1,240 of 4; 1,040 in chunks of 4, 1,060 of 2,
