@@ -39,12 +39,14 @@ def randn(*size: int, generator: torch.Generator) -> Tensor:
     """
     if generator.device.type != "cpu":
         return torch.randn(*size, generator=generator, device=generator.device)
-    key = torch.empty((), dtype=torch.int64).random_(generator=generator)
+    key = torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator)
+    if type(key) is not Tensor:  # without memory, as under FakeTensorMode
+        return torch.randn(*size, generator=generator, device="cpu")
     functions = library(torch.float32)
     if functions is None:
         numbers = torch.from_numpy(_by_numpy(int(key), math.prod(size))).view(size)
     else:
-        numbers = torch.empty(size, dtype=torch.float32)
+        numbers = torch.empty(size, dtype=torch.float32, device="cpu")
         functions.normals(key.data_ptr(), numbers.numel(), numbers.data_ptr())
     return numbers.to(torch.get_default_dtype())
 

@@ -1,7 +1,8 @@
 """Compiles the functions in C for this CPU, and keeps what was compiled.
 
 The compiler is ``$CC``, or the first of cc, gcc and clang. What it has made is kept in the user's
-cache folder, per model of CPU. Nothing here imports torch, so a small job can try it.
+cache folder, per model of CPU, where nobody else can write. Nothing here imports torch, so a small
+job can try it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import ctypes
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 from mlpsubmit.native.cpu import cpu_name, machine_digest
 
@@ -23,8 +26,8 @@ _SOURCES = Path(__file__).parent
 _COMPILERS = ("cc", "gcc", "clang")
 #: Rounding as the code says; no errno, no traps.
 _FLAGS = (
-    *("-std=gnu11", "-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
-    *("-shared", "-fPIC"),
+    *("-std=gnu11", "-O2", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math"),
+    *("-ffp-contract=off", "-shared", "-fPIC"),
 )
 #: Ways to ask for all instructions of this CPU; which one is known depends on the compiler.
 _THIS_CPU = ("-march=native", "-mcpu=native")
@@ -42,23 +45,25 @@ def compiled(real: str) -> ctypes.CDLL:
         real: the type of entries, ``float`` or ``double``.
 
     Raises:
-        CompilerError, OSError: if they cannot be compiled, or not be loaded.
+        CompilerError: if they cannot be compiled, or not be loaded.
     """
     sources = sorted(_SOURCES.glob("*.[ch]"))
-    key = blake2b(digest_size=12)
-    for part in (machine_digest().encode(), *map(Path.read_bytes, sources)):
-        key.update(part)
+    key = blake2b(repr((machine_digest(), _compilers(), _FLAGS)).encode(), digest_size=12)
+    for source in sources:
+        key.update(source.read_bytes())
     name = f"{real}-{key.hexdigest()}.so"
     try:
-        folder = cache_folder()
-        kept = folder / name
-        if not _is_whole(kept):
-            _compile(sources, real, kept)
-        return ctypes.CDLL(str(kept))
-    except (OSError, RuntimeError):  # a home that is full or read-only; or there is none
-        with tempfile.TemporaryDirectory(prefix="mlpsubmit-") as temporary:
-            _compile(sources, real, Path(temporary, name))
-            return ctypes.CDLL(str(Path(temporary, name)))
+        try:
+            kept = cache_folder() / name
+            if not _is_whole(kept):
+                _compile(sources, real, kept)
+            return ctypes.CDLL(str(kept))
+        except (OSError, RuntimeError):  # a home that is full or read-only; or there is none
+            with tempfile.TemporaryDirectory(prefix="mlpsubmit-") as temporary:
+                _compile(sources, real, Path(temporary, name))
+                return ctypes.CDLL(str(Path(temporary, name)))
+    except OSError as error:
+        raise CompilerError(str(error)) from error
 
 
 def unused(error: Exception) -> str:
@@ -70,7 +75,7 @@ def report() -> tuple[bool, str]:
     """Return whether the functions in C work here, and a line that says how, or why not."""
     try:
         library = Path(compiled("float")._name)
-    except (CompilerError, OSError) as error:
+    except CompilerError as error:
         return False, unused(error)
     if library.exists():
         return True, f"compiled for {cpu_name()}, in {library.parent}"
@@ -81,9 +86,16 @@ def report() -> tuple[bool, str]:
 
 
 def cache_folder() -> Path:
-    """Return the folder for what was compiled, which is made if need be."""
+    """Return the folder for what was compiled, which is made if need be.
+
+    Raises:
+        PermissionError: where others can write to it: what they put there would be run.
+    """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpsubmit"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{folder}: others can write to it")
     return folder
 
 
@@ -97,7 +109,10 @@ def _is_whole(library: Path) -> bool:
 
 
 def _compile(sources: list[Path], real: str, library: Path) -> None:
-    """Compile sources into a library that ends in its digest, published by rename."""
+    """Compile sources into a library that ends in its digest, published by a link.
+
+    If another process was faster, its file stays, which may be mapped by now.
+    """
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compiling-") as folder:
         made = Path(folder, library.name)
         units = [str(source) for source in sources if source.suffix == ".c"]
@@ -108,7 +123,27 @@ def _compile(sources: list[Path], real: str, library: Path) -> None:
             file.write(blake2b(content, digest_size=_DIGEST).digest())
             file.flush()
             os.fsync(file.fileno())
-        made.replace(library)
+        if library.exists() and not _is_whole(library):
+            library.unlink()
+        try:
+            library.hardlink_to(made)
+        except FileExistsError:
+            return
+        except OSError:  # a file system without links
+            made.replace(library)
+
+
+def _compilers() -> list[list[str]]:
+    """Return the commands that may compile, the first of which is used.
+
+    Raises:
+        CompilerError: for a CC that a shell would not take either.
+    """
+    try:
+        given = shlex.split(os.environ.get("CC", ""))
+    except ValueError as error:
+        raise CompilerError(f"CC: {error}") from error
+    return [given] if given else [[name] for name in _COMPILERS if shutil.which(name)]
 
 
 def _run_compiler(arguments: list[str]) -> None:
@@ -117,18 +152,19 @@ def _run_compiler(arguments: list[str]) -> None:
     Raises:
         CompilerError: if there is none, or with its first error.
     """
-    given = os.environ.get("CC", "")
-    found = [shlex.split(given)] if given else [[name] for name in _COMPILERS if shutil.which(name)]
+    found = _compilers()
     if not found:
         raise CompilerError(
             f"no C compiler found ({', '.join(_COMPILERS)}); install GCC or Clang, or name one "
             "in CC"
         )
-    reason, hint = "", "; CC should name a GCC or a Clang" if given else ""
+    reason, hint = "", "; CC should name a GCC or a Clang" if os.environ.get("CC") else ""
+    # Its messages in English, of which the first error is shown.
+    options: dict[str, Any] = {"errors": "replace", "env": {**os.environ, "LC_ALL": "C"}}
     for this_cpu in _THIS_CPU:
         command = [*found[0], this_cpu, *arguments]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+            subprocess.run(command, check=True, capture_output=True, timeout=300, **options)
             return
         except subprocess.CalledProcessError as error:
             lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]

@@ -36,7 +36,7 @@ INLINE void block_of_words(uint64_t key, uint64_t counter, uint32_t found[4][COU
         }
         words x[4] = {x0, x1, x2, x3};
         UNROLLED for (int j = 0; j < 4; j++) {
-            halves lower = __builtin_convertvector(x[j], halves);
+            halves lower = CONVERTED(x[j], halves);
             memcpy(&found[j][start], &lower, sizeof lower);
         }
     }
@@ -47,7 +47,7 @@ INLINE vec upper_bits(const uint32_t *from)
 {
     ints words;
     memcpy(&words, from, sizeof words);
-    return __builtin_convertvector(words >> 8, vec);
+    return CONVERTED(words >> 8, vec);
 }
 
 /* NUMBERS Gaussian numbers: those of words 0 and 1 of each counter, then of words 2 and 3. */
@@ -65,10 +65,10 @@ static void block_of_numbers(uint64_t key, uint64_t counter, float *to)
         }
 }
 
-/* Fill to (count) with independent N(0, 1), determined by the key, one number. */
-void normals(const uint64_t *at, size_t count, float *to)
+/* Fill to (count) with independent N(0, 1), determined by one number. */
+void normals(const uint64_t *seed, size_t count, float *to)
 {
-    uint64_t key = *at;
+    uint64_t key = *seed;
     size_t whole = count / NUMBERS;
     for (size_t block = 0; block < whole; block++)
         block_of_numbers(key, block * COUNTERS, to + block * NUMBERS);

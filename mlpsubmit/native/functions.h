@@ -15,7 +15,7 @@ INLINE vec where(ints mask, vec a, vec b) { return (vec)(((ints)a & mask) | ((in
 INLINE vec logarithm(vec x)
 {
     ints bits = (ints)x, exponent = (bits - (ints)all(0.70710678f)) >> 23;
-    vec e = __builtin_convertvector(exponent, vec), m = (vec)(bits - (exponent << 23)) - 1.0f;
+    vec e = CONVERTED(exponent, vec), m = (vec)(bits - (exponent << 23)) - 1.0f;
     vec square = m * m, y = all(7.0376836292e-2f);
     const float coefficients[] = {-1.1514610310e-1f, 1.1676998740e-1f,  -1.2420140846e-1f,
                                   1.4249322787e-1f,  -1.6668057665e-1f, 2.0000714765e-1f,

@@ -23,7 +23,7 @@ _SIZE, _POINTER, _DOUBLE = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_double
 #: The types of what each function takes and returns. Addresses are those of first entries.
 _SIGNATURES = {
     "signals_size": ([_POINTER], _SIZE),
-    "scratch_size": ([_POINTER, _SIZE], _SIZE),
+    "scratch_size": ([_POINTER], _SIZE),
     "outputs": ([_POINTER, _SIZE, _SIZE, *[_POINTER] * 3], None),
     "gradients": ([_POINTER, _SIZE, _SIZE, *[_POINTER] * 3], None),
     "mse_gradients": ([_POINTER, *[_SIZE] * 2, *[_POINTER] * 2, _SIZE, *[_POINTER] * 3], None),
@@ -50,11 +50,11 @@ def library(dtype: torch.dtype) -> ctypes.CDLL | None:
         return None
     try:
         functions = compiled(REAL[dtype][0])
-    except (CompilerError, OSError) as error:
+        for name, (arguments, returned) in _SIGNATURES.items():
+            if dtype == torch.float32 or name not in _SINGLE:
+                getattr(functions, name).argtypes = arguments
+                getattr(functions, name).restype = returned
+    except (CompilerError, AttributeError) as error:
         echo(f"the functions in C are {unused(error)}")
         return None
-    for name, (arguments, returned) in _SIGNATURES.items():
-        if dtype == torch.float32 or name not in _SINGLE:
-            getattr(functions, name).argtypes = arguments
-            getattr(functions, name).restype = returned
     return functions

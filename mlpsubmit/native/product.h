@@ -26,11 +26,12 @@ typedef struct {
 /* What the sums of a product become: scale * sum + bias, and so on. */
 typedef struct {
     real scale;
+    int adds;         /* whether they are added to what C has, for k <= SUMMANDS */
     const real *bias; /* per column; NULL for none */
     int relu;
     const real *gate; /* 0 where its entries are not positive; NULL for none */
     size_t gate_row;
-    real *column_sums; /* takes the sums of the results over the rows; or NULL */
+    real *column_sums; /* the results are added to these, over the rows; or NULL */
 } Epilogue;
 
 /* One tile of C = A B: `rows` rows, and so many vectors of columns, the last with `count` entries.
@@ -65,6 +66,7 @@ INLINE void tile(const int rows, const int vectors, size_t count, size_t k, Matr
             if (!first) v += load_some(to, entries);
             if (last) {
                 v = v * last->scale + bias;
+                if (last->adds) v += load_some(to, entries);
                 if (last->relu) v = where_positive(v, v);
                 if (last->gate) {
                     const real *gate = last->gate + (i + r) * last->gate_row + column;
@@ -131,7 +133,6 @@ static void copy_panel(size_t k, size_t columns, Matrix B, real *restrict panel)
 static void multiply(size_t m, size_t n, size_t k, Matrix A, Matrix B, real *C, size_t C_row,
                      const Epilogue *epilogue, real *panel)
 {
-    if (epilogue->column_sums) memset(epilogue->column_sums, 0, n * sizeof(real));
     for (size_t p = 0; p < k; p += SUMMANDS) {
         size_t depth = least(SUMMANDS, k - p);
         const Epilogue *last = p + depth == k ? epilogue : NULL;
@@ -147,22 +148,23 @@ static void multiply(size_t m, size_t n, size_t k, Matrix A, Matrix B, real *C, 
     }
 }
 
-/* The sums of A b over k entries, for `rows` rows of A, so far from one to the next. */
-static void dots(size_t rows, size_t k, const real *A, size_t A_row, const real *b, real *sums)
+/* scale * A w + *bias, for A (rows, k) with columns of distance 1; bias may be NULL. */
+static void dots(size_t rows, size_t k, Matrix A, const real *w, real *results, real scale,
+                 const real *bias)
 {
     for (size_t i = 0; i < rows; i += LANES) {
         vec partial[LANES]; /* per row a vector, whose entries are to be added */
         size_t count = least(LANES, rows - i);
         for (size_t r = 0; r < LANES; r++) {
-            const real *a = A + (i + least(r, count - 1)) * A_row;
+            const real *a = A.at + (i + least(r, count - 1)) * A.row;
             partial[r] = (vec){0};
             for (size_t p = 0; p < k; p += LANES)
-                partial[r] = fused(load_some(a + p, k - p), load_some(b + p, k - p), partial[r]);
+                partial[r] = fused(load_some(a + p, k - p), load_some(w + p, k - p), partial[r]);
         }
         transpose(partial);
         for (int width = LANES / 2; width > 0; width /= 2)
             for (int r = 0; r < width; r++) partial[r] += partial[r + width];
-        store_some(sums + i, partial[0], count);
+        store_some(results + i, partial[0] * scale + (bias ? *bias : 0), count);
     }
 }
 

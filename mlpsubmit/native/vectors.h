@@ -7,6 +7,10 @@
 #ifndef VECTORS_H
 #define VECTORS_H
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "with -ffast-math, networks that diverge would not be noticed"
+#endif
+
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -44,6 +48,19 @@ enum { BYTES = 16, ROWS = 8, VECTORS = 2 };
 typedef real vec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
 
 enum { LANES = BYTES / sizeof(real) };
+
+/* The entries of a vector as those of another type; GCC has a function for this since version 9. */
+#if defined(__clang__) || __GNUC__ >= 9
+#define CONVERTED(v, type) __builtin_convertvector(v, type)
+#else
+#define CONVERTED(v, type)                                                                      \
+    ({                                                                                          \
+        type to_;                                                                               \
+        __typeof__(v) from_ = (v);                                                              \
+        for (size_t i_ = 0; i_ < sizeof to_ / sizeof to_[0]; i_++) to_[i_] = from_[i_];         \
+        to_;                                                                                    \
+    })
+#endif
 
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)

@@ -376,12 +376,12 @@ def pair_of(drawn: Any, where: str) -> tuple[Tensor, Tensor]:
 
 def _traits(X: Any, y: Any) -> tuple[Any, ...] | None:
     """Return what decides whether a batch is valid, and has to be converted; None if unknown."""
-    if type(X) is not Tensor or type(y) is not Tensor or X.is_inference() or y.is_inference():
+    if type(X) is not Tensor or type(y) is not Tensor or X.is_nested or y.is_nested:
         return None
-    return (
-        *(X.shape, X.dtype, X.device, X.layout, X.requires_grad, X.is_nested),
-        *(y.shape, y.dtype, y.device, y.layout, y.requires_grad, y.is_nested),
-    )
+    if X.is_inference() or y.is_inference():
+        return None
+    own = (X.shape, X.dtype, X.device, X.layout, X.requires_grad)
+    return (*own, y.shape, y.dtype, y.device, y.layout, y.requires_grad)
 
 
 def _is_usual(drawn: Any) -> bool:

@@ -508,6 +508,8 @@ class Stack(Part):
             )
         if self._compiled is not None and state["draws"]:
             self._plain_again()
+        if self._closed_form is not None:
+            self._closed_form.continue_by(state["method"])
         # With COMPILE="auto" a longer training may be compiled where a shorter one was not.
         newly_compiled = self._planned == "torch.compile" != state["planned"]
         if newly_compiled or state["method"] not in (self.method, "autograd"):
@@ -534,10 +536,9 @@ def _way_back(saved: str, own: str) -> str:
     """Return what to do so that gradients come from the saved method instead of another."""
     if {saved, own} & {"autograd", "torch.compile", "the model itself"}:
         return "set COMPILE as it was"
-    if NativeMLP.method in (saved, own):
-        here = "are not" if saved == NativeMLP.method else "are"
+    if saved == NativeMLP.method:
         return (
-            f"here the functions in C {here} compiled, unlike where it began (mlpsubmit doctor "
+            "here the functions in C are not compiled, unlike where it began (mlpsubmit doctor "
             "shows why): continue on a machine like that"
         )
     return "continue on a device of the same kind, with the same versions of torch and Triton"

@@ -8,6 +8,7 @@ import platform
 import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from mlpsubmit.batchfns import normal, randn
 from mlpsubmit.native.library import library
@@ -140,3 +141,10 @@ def test_on_other_devices_they_are_those_of_torch(monkeypatch: pytest.MonkeyPatc
 
 def test_this_machine_compiles_them() -> None:
     assert platform.machine() not in ("x86_64", "aarch64") or library(torch.float64) is not None
+
+
+def test_where_tensors_have_no_memory_they_are_those_of_torch() -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert randn(3, 2, generator=generator()).shape == (3, 2)
+    with torch.device("meta"):
+        assert randn(3, 2, generator=generator()).device.type == "cpu"

@@ -15,6 +15,9 @@ import torch
 
 from mlpsubmit.native import compiler, cpu, library
 
+#: Each compiles for a second or two.
+pytestmark = pytest.mark.slow
+
 COMPILER = shutil.which("cc")
 
 
@@ -52,8 +55,78 @@ def test_they_are_compiled_once_and_kept_for_the_user_alone(
     assert load() == load(torch.float64) == ""
     assert [path.name.partition("-")[0] for path in kept(tmp_path)] == ["double", "float"]
     assert stat.S_IMODE((tmp_path / "mlpsubmit").stat().st_mode) == 0o700
-    monkeypatch.setenv("CC", program(tmp_path, "exit 1"))  # is not called again
+    monkeypatch.setattr(compiler, "_run_compiler", lambda arguments: pytest.fail("called again"))
     assert load() == load(torch.float64) == ""
+
+
+def test_another_compiler_and_other_options_get_their_own(
+    load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load()
+    monkeypatch.setenv("CC", f"{COMPILER} -DOTHER")
+    load()
+    monkeypatch.setattr(compiler, "_FLAGS", (*compiler._FLAGS, "-DMORE"))
+    load()
+    assert len(kept(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_processes_that_compile_at_once_the_first_file_stays(
+    links: bool, load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have mapped it. A file system may lack links: then it is replaced."""
+    run, theirs = compiler._run_compiler, []
+
+    def slowly(arguments: list[str]) -> None:
+        if not theirs:
+            theirs.append(None)
+            assert load() == ""  # the other process, which is done first
+            theirs.append(kept(tmp_path)[-1].stat().st_ino)
+        run(arguments)
+
+    def none(self: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(compiler, "_run_compiler", slowly)
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", none)
+    assert load() == ""
+    (file,) = (path for path in kept(tmp_path) if path.is_file())
+    assert (file.stat().st_ino == theirs[1]) == links
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770])
+def test_a_folder_that_others_can_write_to_is_not_used(
+    mode: int, load: Callable[..., str], tmp_path: Path
+) -> None:
+    (tmp_path / "mlpsubmit").mkdir()
+    (tmp_path / "mlpsubmit").chmod(mode)
+    assert load() == ""
+    assert kept(tmp_path) == []
+    assert compiler.report()[1].startswith("compiled anew by each process")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [("gcc '", "CC: No closing quotation"), ("-ffast-math", "networks that diverge would not be")],
+)
+def test_a_cc_that_cannot_be_used_is_named(
+    given: str, reason: str, load: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if given == "-ffast-math":  # after our options, as a wrapper might put it
+        monkeypatch.setattr(compiler, "_FLAGS", (*compiler._FLAGS, given))
+    else:
+        monkeypatch.setenv("CC", given)
+    assert reason in load(works=False)
+
+
+def test_fast_math_in_cc_is_undone(
+    load: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", f"{COMPILER} -ffast-math")
+    assert load() == ""
+    monkeypatch.setenv("CC", "  ")  # as if it were not set
+    assert load() == ""
 
 
 def test_another_cpu_gets_its_own(
@@ -157,14 +230,14 @@ def test_a_cache_that_cannot_be_written_is_done_without(
         monkeypatch.delenv("XDG_CACHE_HOME")
         monkeypatch.setattr(Path, "home", fails)
     else:
-        replace = Path.replace
+        write = compiler._compile
 
-        def full(self: Path, target: Path) -> Path:
-            if target.parent == tmp_path / "mlpsubmit":
+        def full(sources: list[Path], real: str, library: Path) -> None:
+            if library.parent == tmp_path / "mlpsubmit":
                 raise OSError(28, "No space left on device")
-            return replace(self, target)
+            write(sources, real, library)
 
-        monkeypatch.setattr(Path, "replace", full)
+        monkeypatch.setattr(compiler, "_compile", full)
     assert load() == ""
     assert compiler.report() == (
         True,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,7 +17,7 @@ from torch import Tensor
 from mlpsubmit.native.library import REAL, library
 from mlpsubmit.training.accel.chains import Chain, as_matrices, sample_shape
 from mlpsubmit.training.accel.kernels import passes
-from mlpsubmit.training.accel.mlp_trial import MSEGradients, difference_from_formulas
+from mlpsubmit.training.accel.mlp_trial import MSEGradients, difference_from_formulas, trial_shapes
 from mlpsubmit.training.batches import Batch
 
 __all__ = ["NativeMLP"]
@@ -59,14 +62,14 @@ class NativeMLP:
             formulas: what it computes, in PyTorch.
         """
         dtype = tensors[f"{chain.layers[0]}.weight"].dtype
-        suits = all(tensor.dtype == dtype for tensor in tensors.values())
+        # On macOS, PyTorch's products run on a unit of the chip that C does not reach.
+        suits = sys.platform == "linux" and all(t.dtype == dtype for t in tensors.values())
         suits &= dtype == torch.float32 or set(chain.phis) <= _OF_DOUBLES
         functions = library(dtype) if suits else None
         if functions is None:
             return None
         native = cls(functions, dtype, chain)
-        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in tensors.items())
-        key = (dtype, chain, shapes)
+        key = (dtype, chain, tuple(trial_shapes(tensors).items()))
         if key not in _PASSED:
             difference = functools.partial(
                 difference_from_formulas,
@@ -74,10 +77,6 @@ class NativeMLP:
             )
             _PASSED[key] = passes("MLPs in C", difference, _TOLERANCES[dtype])
         return native if _PASSED[key] else None
-
-    def suits(self, networks: int) -> bool:
-        """Return whether there are enough networks to occupy all threads."""
-        return networks >= torch.get_num_threads()
 
     def outputs(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> Tensor:
         """Return the outputs (K, n, d_out) on X (n, ...), or (K, n, ...) where not shared."""
@@ -99,7 +98,7 @@ class NativeMLP:
         """Return the gradients (K, ...) by name, from those with respect to the outputs."""
         gradients = self._empty_gradients(tensors)
         call = _Call(self, tensors, batch.X, batch.shared, gradients)
-        call.run("gradients", signals, d_output.contiguous())
+        call.run("gradients", signals, call.hold(d_output, call.networks))
         return gradients
 
     def mse_gradients(
@@ -119,10 +118,10 @@ class NativeMLP:
         call = _Call(self, tensors, batch.X, batch.shared, gradients)
         f0 = None
         if isinstance(initial_output, Tensor):
-            f0 = initial_output.contiguous()
+            f0 = call.hold(initial_output, call.networks)
         elif initial_output:
             f0 = torch.full_like(call.outputs(), initial_output)
-        y = batch.targets.contiguous()
+        y = call.hold(batch.targets, 1 if len(batch.targets) == 1 else call.networks)
         centred = None if kept is None else call.outputs()
         losses = y.new_empty(call.networks)
         stride = 0 if len(y) == 1 else y[0].numel()
@@ -185,10 +184,24 @@ class _Call:
 
     def _address(self, tensor: Tensor | None) -> int:
         """Return where the entries of a tensor are, or those of a contiguous copy; 0 for none."""
-        if tensor is None:
-            return 0
-        self._held.append(tensor.contiguous())
-        return self._held[-1].data_ptr()
+        return 0 if tensor is None else self.hold(tensor).data_ptr()
+
+    def hold(self, tensor: Tensor, outputs_of: int | None = None) -> Tensor:
+        """Return a tensor, or a contiguous copy, that lives as long as this call.
+
+        Args:
+            outputs_of: of so many networks it holds a number for each output.
+        """
+        size = tensor.numel()
+        if outputs_of is not None:
+            size = outputs_of * self._samples * self._outputs
+        if tensor.dtype != self._X.dtype or tensor.numel() != size:
+            raise ValueError(
+                f"a tensor of shape {tuple(tensor.shape)} and {tensor.dtype}, for "
+                f"{self.networks} networks of {self._X.dtype} on X of shape {tuple(self._X.shape)}"
+            )
+        self._held.append(tensor.resolve_neg().contiguous())
+        return self._held[-1]
 
     def outputs(self) -> Tensor:
         """Return an empty tensor for outputs, (K, n, ..., d_out)."""
@@ -200,22 +213,27 @@ class _Call:
         return self._X.new_empty(self.networks, size)
 
     def run(self, function: str, *arguments: Tensor | int | None) -> None:
-        """Call a function, on each thread for a part of the networks."""
+        """Call a function, on each thread for a part of the networks.
+
+        If an exception interrupts the wait for threads, these still have the memory.
+        """
         call, networks = getattr(self._functions, function), ctypes.addressof(self._arguments)
+        self._held += [one for one in arguments if isinstance(one, Tensor)]
         given = [one.data_ptr() if isinstance(one, Tensor) else one for one in arguments]
-        only_outputs = function == "outputs" and arguments[0] is None
-        scratch = self._functions.scratch_size(networks, only_outputs)
+        scratch = self._functions.scratch_size(networks)
 
         def part(first: int, last: int) -> None:
             memory = self._X.new_empty(scratch)
             call(networks, first, last, *given, memory.data_ptr())
 
-        threads = torch.get_num_threads()
+        threads = min(torch.get_num_threads(), self.networks)
         if threads == 1:
             part(0, self.networks)
             return
         bounds = [self.networks * i // threads for i in range(threads + 1)]
-        list(_threads(threads).map(part, bounds[:-1], bounds[1:]))
+        pool = _threads(threads)
+        for future in [pool.submit(part, *bound) for bound in itertools.pairwise(bounds)]:
+            future.result()
 
 
 def _numbers(values: Sequence[int]) -> Any:
@@ -225,6 +243,10 @@ def _numbers(values: Sequence[int]) -> Any:
 @functools.cache
 def _threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="mlp")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of these threads
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 #: Which have passed their trial in this process, and which have not.

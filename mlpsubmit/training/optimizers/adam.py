@@ -33,7 +33,7 @@ class Adam(Stacked):
         exact = torch.float32 if self.lrs.device.type == "mps" else torch.float64
         self.steps = torch.zeros((), dtype=exact, device=self.lrs.device)
         fusible = settings.common.compile is not False and not stack.aliased
-        fusible &= all(p.is_contiguous() and p.is_floating_point() for p in stack.parameters)
+        fusible &= self._alike(stack.parameters)
         self._kernel = adam_step(stack.device, self.lrs.dtype, _formula) if fusible else None
         self._updated: dict[int, Tensor] = {}
 

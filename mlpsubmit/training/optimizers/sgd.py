@@ -28,7 +28,7 @@ class SGD(Stacked):
         self.buffers = self._zeros() if any(momenta) else []
         plain = not (self.buffers or self._has_penalty)
         fusible = plain and settings.common.compile is not False
-        fusible &= all(p.is_contiguous() and p.is_floating_point() for p in stack.parameters)
+        fusible &= self._alike(stack.parameters)
         fusible &= not stack.aliased  # programs of one launch would race
         self._kernel = sgd_step(stack.device, stack.parameters[0].dtype) if fusible else None
         #: The indices, on the device, of the parameters that are trained, where some are not.

@@ -172,6 +172,13 @@ class Stacked(StackedOptimizer):
         lrs = lrs if scale is None else lrs * scale
         return (lrs * active.unsqueeze(1)).unbind(1)
 
+    def _alike(self, parameters: Sequence[Tensor]) -> bool:
+        """Return whether a kernel can take them: contiguous, and of the type of learning rates."""
+        dtype = self.lrs.dtype
+        return dtype.is_floating_point and all(
+            p.is_contiguous() and p.dtype == dtype for p in parameters
+        )
+
     def _per_config(self, values: Sequence[float]) -> Tensor:
         """Return a setting of K configs as a tensor (K,)."""
         return torch.tensor(values, **self._like)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+import textwrap
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mlpsubmit.training import MLP, loss_history, train
+from mlpsubmit.training import MLP, Interrupted, loss_history, train
 from mlpsubmit.training.accel import native_mlp, step_kernels
 from mlpsubmit.training.accel.chains import Chain
 from mlpsubmit.training.accel.layer_products import LayerProducts
@@ -185,30 +189,29 @@ def test_inputs_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
         case.native(torch.float64).outputs(case.tensors, torch.zeros(*shape).double(), False)
 
 
-def test_where_threads_are_more_than_networks_the_formulas_are_used(
-    monkeypatch: pytest.MonkeyPatch,
+def test_a_pack_of_fewer_networks_than_threads_is_left_to_pytorch_and_goes_on_as_it_began(
+    monkeypatch: pytest.MonkeyPatch, saver: Any, same: Any
 ) -> None:
-    used: list[int] = []
-    gradients = NativeMLP.mse_gradients
-
-    def noted(self: NativeMLP, tensors: Any, *arguments: Any) -> Any:
-        used.append(len(tensors["input_layer.weight"]))
-        return gradients(self, tensors, *arguments)
-
-    monkeypatch.setattr(NativeMLP, "mse_gradients", noted)
     data = (torch.randn(9, 3), torch.randn(9))
 
-    def trained(networks: int) -> Any:
-        used.clear()
-        models = [MLP(3, 6) for _ in range(networks)]
-        return train(models, [lambda step: data] * networks, {"MAX_ITER": 3, "LR": 0.1})
+    def trained(threads: int, monitor: Any = None) -> Any:
+        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+        torch.manual_seed(0)
+        models = [MLP(3, 6), MLP(3, 6)]
+        settings = {"MAX_ITER": 30, "LR": 0.1, "LOSS_CHECKPOINTS": []}
+        return train(models, [lambda step: data] * 2, settings, monitor=monitor)
 
-    trained(2)
-    assert used[-3:] == [2, 2, 2]
-    monkeypatch.setattr(native_mlp.torch, "get_num_threads", lambda: 3)
-    trained(2)
-    assert 2 not in used[-1:]
-    np.testing.assert_allclose(trained(3).train_loss[:2], trained(2).train_loss, rtol=1e-5)
+    def interrupted(threads: int, then: int, method: str) -> Any:
+        monitor = saver(every=10, interrupting=True)
+        with pytest.raises(Interrupted):
+            trained(threads, monitor)
+        assert monitor.state["parts"]["stack"]["method"] == method
+        return trained(then, saver(monitor.state))
+
+    by_threads = {threads: trained(threads) for threads in (2, 3)}
+    assert not np.array_equal(by_threads[2].train_loss, by_threads[3].train_loss)
+    same(interrupted(2, 3, "the closed form in C"), by_threads[2])
+    same(interrupted(3, 2, "the closed form"), by_threads[3])
 
 
 def test_one_that_fails_its_trial_is_not_used(
@@ -308,3 +311,88 @@ def test_large_signals_saturate(phi: str) -> None:
     close_to = {"rtol": 3e-7, "atol": 1e-7, "equal_nan": True}
     torch.testing.assert_close(found.double(), wanted, **close_to)
     assert found[:6].tolist() == [-1.0 if phi == "tanh" else 0.0] * 3 + [1.0] * 3
+
+
+@pytest.mark.parametrize("wrong", ["y", "f0", "type"])
+def test_what_does_not_fit_is_refused(wrong: str) -> None:
+    case = Case(20, 6, (5,), 1)
+    y, f0 = (case.y[:, :7], case.f0) if wrong == "y" else (case.y, case.f0[:2])
+    tensors = case.given(torch.float32 if wrong == "type" else torch.float64)
+    native = case.native(torch.float64)
+    with pytest.raises(ValueError, match=r"^a tensor of shape .* on X of shape \(3, 20, 6\)$"):
+        native.mse_gradients(tensors, Batch(case.X, y, False), f0)
+
+
+class Alarm(Exception):
+    pass
+
+
+def test_threads_that_are_interrupted_have_their_memory() -> None:
+    """In a process of its own, which a write into memory that was freed would end."""
+    code = """
+        import signal, torch
+        from tests.training.accel.test_native import Alarm, Case
+        def interrupt(number, frame):
+            raise Alarm
+        signal.signal(signal.SIGALRM, interrupt)
+        torch.set_num_threads(2)
+        case = Case(2000, 200, (600, 600), 1)
+        native, tensors = case.native(torch.float32), case.given(torch.float32)
+        batch, f0 = case.batch(torch.float32), case.f0.float()
+        for delay in (0.001, 0.005, 0.01, 0.02):
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            try:
+                native.mse_gradients(tensors, batch, f0.clone(), [])
+            except Alarm:
+                pass
+            junk = [torch.zeros(1000, 200) for _ in range(20)]
+            assert all(bool((one == 0).all()) for one in junk)
+        native.mse_gradients(tensors, batch, f0)
+        """
+    run_python(code)
+
+
+def test_a_process_that_forks_after_threads_trains_on() -> None:
+    code = """
+        import os, torch
+        from tests.training.accel.test_native import Case
+        torch.set_num_threads(2)
+        case = Case(20, 6, (5,), 1)
+        native, tensors = case.native(torch.float32), case.given(torch.float32)
+        losses, _ = native.mse_gradients(tensors, case.batch(torch.float32), 0.0)
+        child = os.fork()
+        if child == 0:
+            found, _ = native.mse_gradients(tensors, case.batch(torch.float32), 0.0)
+            os._exit(0 if torch.equal(found, losses) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        """
+    run_python(code)
+
+
+def run_python(code: str) -> None:
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    subprocess.run(command, check=True, cwd=root, timeout=120)
+
+
+@pytest.mark.parametrize("dtypes", [("float64", "float32"), ("float32", "float64")])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_parameters_of_several_types_have_no_kernel(dtypes: Any, optimizer: str) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            first, second = (getattr(torch, name) for name in dtypes)
+            self.first = nn.Parameter(torch.full((3,), 0.5, dtype=first))
+            self.second = nn.Parameter(torch.full((3,), 0.5, dtype=second))
+
+        def forward(self, X: Tensor) -> Tensor:
+            return X @ self.first.to(X.dtype) + X @ self.second.to(X.dtype)
+
+    data = (torch.eye(3), torch.zeros(3))
+    settings = {"MAX_ITER": 3, "LR": 0.3, "PARAMETRIZATION": "sp", "CENTERED": False}
+    settings |= {"OPTIMIZER": optimizer, "LOSS_CHECKPOINTS": []}
+    found = [
+        train([Mixed()], [lambda step: data], {**settings, "COMPILE": c}) for c in ("auto", False)
+    ]
+    assert found[0].train_loss[0] < 1
+    np.testing.assert_allclose(found[0].train_loss, found[1].train_loss, rtol=1e-6)
