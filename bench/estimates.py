@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from results import Figure, Recording, figure, save_option
-from trainloop import CASES, FURTHER, LR, NEVER, Case, products
+from trainloop import CASES, FURTHER, Case, swept
 
 from mlpsubmit import Run, Sweep, launch
 from mlpsubmit.jobs import executors
@@ -67,21 +67,6 @@ class Took:
     @property
     def training(self) -> float:
         return self.seconds - self.startup
-
-
-def swept(case: Case) -> Sweep:
-    """Return the sweep of a case."""
-    return Sweep(
-        "bench",
-        case.axes,
-        batchfn=products,
-        image=case.image,
-        N_SAMPLES=case.batch,
-        MAX_ITER=case.steps,
-        LR=LR,
-        LOSS_CHECKPOINTS=NEVER,
-        **case.settings,
-    )
 
 
 def prepared(sweep: Sweep, folder: Path) -> PreparedLaunch:

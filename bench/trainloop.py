@@ -103,9 +103,9 @@ class Case:
     def problem(self) -> Problem:
         """What JAX trains, where it has a counterpart."""
         custom = "MODEL" in self.settings
-        width = 64 if custom else self.settings["WIDTH"]
+        width = self.settings["WIDTH"]
         return Problem(
-            network=self.settings["MODEL"] if custom else lambda: MLP(D, width),
+            network=lambda: tanh(width) if custom else MLP(D, width),
             settings={"LR": LR, **self.settings},
             batch_fn=lambda samples, gen: products(samples, gen, image=False),
             width=width,
@@ -126,9 +126,9 @@ def mlp(width: int, nonlinearity: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(width, 1))
 
 
-def tanh() -> nn.Sequential:
-    """Return a network of the user's own."""
-    return mlp(64, nn.Tanh)
+def tanh(width: int) -> nn.Sequential:
+    """Return a network of the user's own. It takes WIDTH, by which packs are sized."""
+    return mlp(width, nn.Tanh)
 
 
 def conv(channels: int = 8) -> nn.Sequential:
@@ -192,7 +192,10 @@ CASES = (
         **OFFLINE_SETS,
     ),
     Case(
-        *("online, custom tanh network, COMPILE", tanh, 600, {"MODEL": tanh, "COMPILE": True}),
+        "online, custom tanh network, COMPILE",
+        lambda: tanh(64),
+        600,
+        {"MODEL": tanh, "WIDTH": 64, "COMPILE": True},
         target=1.3,
     ),
 )
@@ -234,9 +237,9 @@ GPU_CASES = (
 )
 
 
-def packed_speed(case: Case) -> float:
-    """Return the model-steps per second of a local run."""
-    sweep = Sweep(
+def swept(case: Case) -> Sweep:
+    """Return the sweep of a case."""
+    return Sweep(
         "bench",
         case.axes,
         batchfn=products,
@@ -247,8 +250,12 @@ def packed_speed(case: Case) -> float:
         LOSS_CHECKPOINTS=NEVER,
         **case.settings,
     )
+
+
+def packed_speed(case: Case) -> float:
+    """Return the model-steps per second of a local run."""
     with tempfile.TemporaryDirectory() as folder:
-        run = launch(sweep, executor="local", runs_dir=folder, tasks=None if CUDA else TASKS)
+        run = launch(swept(case), executor="local", runs_dir=folder, tasks=None if CUDA else TASKS)
         status = run.wait()
         if not status.complete:
             raise RuntimeError(f"{case.name}: {[f.error for f in status.failures]}")

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from mlpsubmit.jobs.plan import make_plan
+
 #: Answers as bench/jax_peer.py does: it trains by autograd, with a learning rate that may be wrong.
 STAND_IN = """
 import json, sys
@@ -182,6 +184,12 @@ def test_every_case_with_a_target_has_a_counterpart(trainloop):
         assert case.problem.trials * len(case.problem.gammas) == case.configs == 32
         assert case.problem.for_jax()["thresholds"] == trainloop.NEVER
     assert {case.limit for case in trainloop.CASES} == {0.65, 0.85, 0.95, None}
+
+
+def test_configs_of_compared_cases_are_packed_as_their_width_allows(trainloop):
+    for case in trainloop.CASES:
+        plan = make_plan(trainloop.swept(case), max_tasks=2, threads=1)
+        assert plan.packs < case.configs / 2, case.name
 
 
 @pytest.mark.slow
