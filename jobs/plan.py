@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsubmit.arguments import declared, takes_all
 from mlpsubmit.errors import SpecError
 from mlpsubmit.jobs.pack_memory import config_bytes, evaluates_test_loss, fitting
 from mlpsubmit.jobs.store.masks import decode_mask, encode_classes, encode_mask
@@ -48,6 +49,10 @@ MUON_PRODUCTS = 3 * 5
 
 #: Input dimensions assumed for the cost of a sweep whose spec does not give ``d``.
 ASSUMED_INPUTS = 64
+
+#: The width assumed, on a CPU, of a custom model that does not take it. (On a GPU, where a pack
+#: that is too large has to be trained again, it is the default, the largest.)
+ASSUMED_WIDTH = 256
 
 #: Settings that the cost of a config is estimated from.
 COST_SETTINGS = (
@@ -275,6 +280,8 @@ def make_plan(
     kept = _kept(sweep, order, finished)
     counts = order.group_sizes if kept is None else order.group_counts(kept)
     cost_settings = {name: _cost_setting(sweep, name, classes) for name in COST_SETTINGS}
+    if memory is None and not _takes_width(sweep):
+        cost_settings["width"] = (None, [float(ASSUMED_WIDTH)])
     settings = _by_group(cost_settings, order)
     plan = Plan(
         order=order,
@@ -345,6 +352,15 @@ def _cost_setting(sweep: Sweep, name: str, classes: Mapping[int, NDArray[np.int6
                 values = tuple(values[first] for first in firsts.tolist())
             return i, [_as_number(name, value, sweep.base) for value in values]
     return None, [_as_number(name, getattr(sweep.base, name), sweep.base)]
+
+
+def _takes_width(sweep: Sweep) -> bool:
+    """Return whether WIDTH says how large the models are."""
+    model, given = sweep.base.model, {name for axis in sweep.product.axes for name in axis.names}
+    given |= sweep.base.model_fields_set
+    if not callable(model) or "width" in given:
+        return True
+    return "width" in declared(model) or takes_all(model)
 
 
 def _known_inputs(sweep: Sweep) -> int:
@@ -423,7 +439,9 @@ def _pack_limits(
     sizes = _cached(weights, settings) if memory is None else fitting(memory, weights, settings)
     costs = counts * _costs(settings)
     expensive = costs * max_tasks > 0.5 * costs.sum()
-    shared = np.minimum(sizes, np.maximum(1, -(-counts // max_tasks)))
+    # As many packs for each task: three of a size for two tasks would take as long as four.
+    rounds = np.maximum(1, -(-counts // (sizes * max_tasks)))
+    shared = np.minimum(sizes, np.maximum(1, -(-counts // (rounds * max_tasks))))
     return np.where(one_by_one, 1, np.where(expensive, shared, sizes))
 
 

@@ -267,6 +267,32 @@ def test_a_group_that_carries_the_cost_is_shared_by_all_tasks():
         assert planned({"trial": range(8)}, max_tasks=max_tasks).packs == max_tasks
 
 
+@pytest.mark.parametrize("max_tasks", [1, 2, 3])
+def test_all_tasks_get_as_many_packs(max_tasks):
+    """Where a limit on activations makes packs of 13, two tasks would get 21 and 11 configs."""
+    offline = {"WIDTH": 256, "ONLINE": False, "N_SAMPLES": 1024, "N_TEST": 10_000}
+    plan = planned({"trial": range(36)}, max_tasks=max_tasks, **offline)
+    slices = cut(np.arange(plan.packs), plan.pack_costs, max_tasks)
+    configs = [sum(plan.pack_sizes[a:b].sum() for a, b in ranges) for ranges in slices]
+    assert configs == [36 // max_tasks] * max_tasks
+    assert max(plan.pack_sizes) <= 13
+
+
+def test_a_model_that_takes_no_width_is_not_planned_at_the_default_width():
+    def own(channels=8):
+        raise NotImplementedError
+
+    def wide(width):
+        raise NotImplementedError
+
+    def packs(**given):
+        return make_plan(Sweep(axes={"trial": range(32)}, batchfn=batches, **given), 2, 1).packs
+
+    assert packs(MODEL=own) == 2
+    assert packs(MODEL=wide) == packs() == packs(MODEL=own, WIDTH=8192) == 32
+    assert packs(MODEL=wide, WIDTH=64) == 2
+
+
 def test_what_costs_more_is_estimated_to_cost_more():
     def cost(**further):
         return planned({}, **{"N_SAMPLES": 100, "MAX_ITER": 1000, **further}).cost
