@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import subprocess
 import sys
@@ -231,6 +232,26 @@ def test_one_that_fails_its_trial_is_not_used(
     assert form.method == "the closed form"
     text = "the kernel for MLPs in C is not used: it differs from the formulas by 1.0e-04\n"
     assert capsys.readouterr().out == text
+
+
+def test_a_wide_network_is_tried_as_a_narrower_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a trial takes seconds, and the memory of a dozen of them."""
+    largest: list[int] = []
+    gradients = NativeMLP.mse_gradients
+
+    def noted(self: NativeMLP, tensors: Any, *arguments: Any) -> Any:
+        largest.append(max(tensor[0].numel() for tensor in tensors.values()))
+        return gradients(self, tensors, *arguments)
+
+    monkeypatch.setattr(NativeMLP, "mse_gradients", noted)
+    monkeypatch.setattr(native_mlp, "_PASSED", {})
+    chain = Chain(("a", "b", "c"), ("relu",) * 2, (1.0, 1.2, 0.8), (1.0,) * 3, True)
+    shapes = {"a.weight": (8192, 9), "b.weight": (8192, 8192), "c.weight": (1, 8192)}
+    # Without memory for the weights: the trial draws its own.
+    tensors = {name: torch.empty(1).expand(shape) for name, shape in shapes.items()}
+    formulas = functools.partial(ClosedForm(chain, LayerProducts()).losses_and_gradients, loss=mse)
+    assert NativeMLP.of(chain, tensors, formulas) is not None
+    assert max(largest) <= 2**20
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
