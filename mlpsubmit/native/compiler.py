@@ -79,9 +79,13 @@ def report() -> tuple[bool, str]:
         return False, unused(error)
     if library.exists():
         return True, f"compiled for {cpu_name()}, in {library.parent}"
+    try:
+        reason = f"{cache_folder()} takes no file"
+    except (OSError, RuntimeError) as error:
+        reason = str(error)
     return True, (
-        "compiled anew by each process: nothing can be kept in ~/.cache/mlpsubmit; set "
-        "XDG_CACHE_HOME to a folder in place of ~/.cache that can be written to"
+        f"compiled anew by each process, as nothing can be kept: {reason}; XDG_CACHE_HOME may name "
+        "another folder in place of ~/.cache"
     )
 
 
