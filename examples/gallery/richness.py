@@ -103,7 +103,8 @@ def claims(ds):
 SMALL = {
     "DEPTH": [1, 2],
     "GAMMA": [0.001, 0.01, 10.0, 100.0],
-    "NUM_TRIALS": 2,
+    # Over six seeds, slopes at γ ≥ 10 are 0.85 to 1.05 with 2 trials, 0.98 to 1.04 with 8.
+    "NUM_TRIALS": 8,
     "WIDTH": 32,
     "N_SAMPLES": 32,
 }
