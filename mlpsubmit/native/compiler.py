@@ -26,7 +26,7 @@ _SOURCES = Path(__file__).parent
 _COMPILERS = ("cc", "gcc", "clang")
 #: Rounding as the code says; no errno, no traps.
 _FLAGS = (
-    *("-std=gnu11", "-O2", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math"),
+    *("-std=gnu11", "-O3", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math"),
     *("-ffp-contract=off", "-shared", "-fPIC"),
 )
 #: Ways to ask for all instructions of this CPU; which one is known depends on the compiler.

@@ -14,7 +14,7 @@ enum {
     COLUMNS = VECTORS * LANES, /* of a panel of B */
     SUMMANDS = 256,            /* rows of a panel, at most */
     PANEL = SUMMANDS * COLUMNS,
-    NEAR = 4 * COLUMNS, /* rows of B so far apart are read where they are */
+    NEAR = 16 * COLUMNS, /* rows of B so far apart are read where they are */
 };
 
 /* A matrix whose entry (i, j) is at[i * row + j * column]. */
