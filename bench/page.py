@@ -76,6 +76,7 @@ def trainloop(record: Record) -> str:
         "over plain": "run / plain loop",
         "JAX": "JAX",
         "over JAX": "run / JAX",
+        "over JAX, one vmap": "run / JAX, one vmap",
         "of torch's products": "of torch's products",
         "of the peak": "of the peak",
     }

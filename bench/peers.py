@@ -166,9 +166,14 @@ class Peers:
         own = replace(problem, trials=problem.trials // len(self))
         self.ask({"request": "prepare", "name": name, "case": own.for_jax()})
 
-    def speed(self, name: str, problem: Problem) -> float:
-        """Return the model-steps per second of all, by the seconds of the slowest."""
-        slowest = max(answer["seconds"] for answer in self.ask({"request": "run", "name": name}))
+    def speed(self, name: str, problem: Problem, one_vmap: bool = False) -> float:
+        """Return the model-steps per second of all, by the seconds of the slowest.
+
+        Args:
+            one_vmap: whether all configs of a process are in one call, or as many as is fastest.
+        """
+        request = {"request": "run", "name": name, "one_vmap": one_vmap}
+        slowest = max(answer["seconds"] for answer in self.ask(request))
         configs = problem.trials // len(self) * len(self) * len(problem.gammas)
         return configs * problem.steps / slowest
 

@@ -400,6 +400,7 @@ class Round:
         ways: dict[str, Callable[[], float]] = {"run": lambda: packed_speed(case)}
         if (peers := self._peers) is not None and case.target is not None:
             ways["JAX"] = lambda: peers.speed(case.name, case.problem)
+            ways["JAX, one vmap"] = lambda: peers.speed(case.name, case.problem, one_vmap=True)
         ways["plain loop"] = lambda: plain_speed(case, 0.5)
         ways["torch's products"] = lambda: _rate(case)
         if not CUDA:
@@ -417,7 +418,11 @@ class Round:
 
 
 #: What a run is compared with: speeds, and rates at which the machine could multiply.
-RATIOS = {"over plain": "plain loop", "over JAX": "JAX"}
+RATIOS = {
+    "over plain": "plain loop",
+    "over JAX": "JAX",
+    "over JAX, one vmap": "JAX, one vmap",
+}
 SHARES = {
     "of torch's products": "torch's products",
     "of own layers": "own layers",
@@ -450,6 +455,7 @@ def figures(case: Case, rounds: Sequence[Mapping[str, float]]) -> list[Figure]:
 COLUMNS = (
     *(("run", "run", "{:,.0f}"), ("plain loop", "plain", "{:,.0f}"), ("JAX", "JAX", "{:,.0f}")),
     *(("over plain", "/ plain", "{:.1f}"), ("over JAX", "/ JAX", "{:.2f}")),
+    ("over JAX, one vmap", "/ one vmap", "{:.2f}"),
     *(("of torch's products", "of torch", "{:.0%}"), ("of the peak", "of peak", "{:.0%}")),
 )
 
