@@ -58,7 +58,7 @@ RECORDINGS: dict[str, tuple[Mapping[str, Any], Mapping[str, Callable[..., Any]]]
 
 def largest_pack(width: int, batch: int) -> Workload:
     """Return the largest pack that a plan makes of networks of a width."""
-    trials = {"trial": range(1000)}
+    trials = {"trial": range(1024)}
     sweep = Sweep("bench", trials, batchfn=polynomials, d=Workload.d, WIDTH=width)
     plan = make_plan(sweep, max_tasks=1, threads=1)
     return Workload(width, int(plan.pack_limits.max()), batch)
