@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -270,3 +271,20 @@ def test_the_report_says_where_they_are_or_why_there_are_none(
 
 def test_other_types_have_none() -> None:
     assert library.library(torch.float16) is None
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="of x86 alone")
+def test_draws_have_the_same_bits_with_narrower_registers(
+    load: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn() -> torch.Tensor:
+        functions = library.library.__wrapped__(torch.float32)
+        key, numbers = torch.tensor(3), torch.empty(100_003)
+        functions.normals(key.data_ptr(), len(numbers), numbers.data_ptr())
+        return numbers
+
+    widest = drawn()
+    replaced = '[ "$a" = -march=native ] && a=-march=haswell; set -- "$@" "$a"'
+    script = f'for a; do shift; {replaced}; done; exec {COMPILER} "$@"'
+    monkeypatch.setenv("CC", program(tmp_path, script))
+    assert torch.equal(drawn(), widest)
