@@ -181,9 +181,7 @@ def _differing_losses(
         random, K = torch.Generator().manual_seed(0), CONFIGS + 5
         losses, smoothed = torch.randn(2, K, generator=random).exp()
         losses[:3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
-        smoother = torch.rand(
-            K, generator=random, dtype=torch.float64
-        )  # whose products are rounded
+        smoother = torch.rand(K, generator=random, dtype=torch.float64)  # of all digits
         thresholds = torch.randn(K, T, generator=random).double().exp()
         uncrossed = torch.rand(K, T, generator=random) < 0.7
         active = torch.rand(K, generator=random) < 0.8
