@@ -65,7 +65,8 @@ def chain_of(model: nn.Module) -> Chain | None:
         return _chain(names, layers, [model.nonlin] * (len(layers) - 1), flattens=True)
     if not is_plain(model, nn.Sequential):
         return None
-    modules = list(model.named_children())
+    # Not named_children(), which leaves out a module that occurs twice.
+    modules = [(name, module) for name, module in model._modules.items() if module is not None]
     flattens = bool(modules) and _flattens(modules[0][1])
     modules = modules[flattens:]
     return _chain(

@@ -44,7 +44,8 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 def stack(built: Any, method: str = "autograd") -> Stack:
-    stacked = Stack(built, torch.device("cpu"), "fp32", accelerated=method != "autograd")
+    accelerated = method.startswith("the closed form")
+    stacked = Stack(built, torch.device("cpu"), "fp32", accelerated)
     assert stacked.method == method
     return stacked
 
@@ -304,6 +305,15 @@ class Doubling(nn.Sequential):
 def twice(layer: nn.Linear) -> nn.Module:
     """A chain in which a layer occurs twice."""
     return nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(D, 1))
+
+
+def test_a_nonlinearity_may_occur_twice() -> None:
+    phi = nn.Tanh()
+    layers = [nn.Linear(D, 6), phi, nn.Linear(6, WIDTH), phi, nn.Linear(WIDTH, 1)]
+    built: list[nn.Module] = [nn.Sequential(*layers).double()]
+    closed, plain = stack(built, "the closed form"), stack(built, "the model itself")
+    given = Batch(batch(True, 1).X, batch(True, 1).y, True)
+    torch.testing.assert_close(closed(given), plain(given), rtol=1e-12, atol=1e-12)
 
 
 PHIS = (nn.Tanh, nn.Sigmoid, nn.Identity, nn.ReLU)
