@@ -22,6 +22,15 @@ from torch import Tensor, nn
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS / folder) for folder in ("batchfns", "grabs", "training")]
 
+from mlpsubmit.batchfns import normal  # noqa: E402
+from mlpsubmit.native import library  # noqa: E402
+
+# On the CPU, too, PyTorch computes and draws, as on a GPU: before others import these functions.
+library.library = lambda dtype: None  # type: ignore[assignment]
+normal.randn = lambda *size, generator: torch.randn(  # type: ignore[assignment]
+    *size, generator=generator, device=generator.device
+)
+
 import test_grabs_in_training  # noqa: E402
 import test_packs  # noqa: E402
 import test_sweeps  # noqa: E402

