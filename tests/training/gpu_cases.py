@@ -41,9 +41,12 @@ from mlpsubmit.assembly.assemble import assemble  # noqa: E402
 from mlpsubmit.assembly.batch_streams import data_arguments  # noqa: E402
 from mlpsubmit.batchfns import arrays, epochs, polynomial, power_law  # noqa: E402
 from mlpsubmit.training import Interrupted, Monitor, Trained, loop  # noqa: E402
+from mlpsubmit.training.optimizers import adam  # noqa: E402
 from mlpsubmit.training.parts import map_tensors  # noqa: E402
 from mlpsubmit.training.saved_networks import SavedNetworks  # noqa: E402
 from mlpsubmit.training.seeds import data_seed, global_rng  # noqa: E402
+
+adam._rounded_singly = adam._in_few_operations
 
 #: Packs shrink where blocks end.
 loop.BLOCK = 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -62,19 +64,49 @@ def _formula(
     v: Tensor,
     lr: Tensor,
     eps: Tensor,
+    *numbers: Any,
+) -> None:
+    """Update p, m and v (K, ...) in place; lr and eps are (K, 1, ...).
+
+    Args:
+        numbers: beta1, beta2, 1 - beta1^t and the square root of 1 - beta2^t.
+    """
+    step = _rounded_singly if p.device.type == "cpu" else _in_few_operations
+    step(p, g, m, v, lr, eps, *numbers)
+
+
+def _rounded_singly(
+    p: Tensor,
+    g: Tensor,
+    m: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    eps: Tensor,
     beta1: float,
     beta2: float,
     correction1: Tensor,
     root2: Tensor,
 ) -> None:
-    """Update p, m and v (K, ...) in place; lr and eps are (K, 1, ...)."""
-    if p.device.type == "cpu":
-        # Each operation is rounded by itself, and correctly, as in C.
-        m.add_((g - m).mul_(1 - beta1))
-        v.mul_(beta2).add_((g * g).mul_(1 - beta2))
-        update = m / _root(v).div_(root2).add_(eps)
-        p.sub_(update.mul_(lr / correction1))
-        return
+    """Update on a CPU; each operation is rounded by itself, and correctly, as in C."""
+    m.add_((g - m).mul_(1 - beta1))
+    v.mul_(beta2).add_((g * g).mul_(1 - beta2))
+    update = m / _root(v).div_(root2).add_(eps)
+    p.sub_(update.mul_(lr / correction1))
+
+
+def _in_few_operations(
+    p: Tensor,
+    g: Tensor,
+    m: Tensor,
+    v: Tensor,
+    lr: Tensor,
+    eps: Tensor,
+    beta1: float,
+    beta2: float,
+    correction1: Tensor,
+    root2: Tensor,
+) -> None:
+    """Update on a GPU, in as few launches as PyTorch allows."""
     m.lerp_(g, 1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
     denominator = v.sqrt().div_(root2).add_(eps)
