@@ -13,8 +13,8 @@ the slope of the best LR in the width, in logarithms, is 0 with mup and negative
 best LR of width 32 gives a loss at width 512 that is about the lowest with mup, and not with sp.
 The target is a random ReLU network of eight units on Gaussian inputs. Losses are those on the test
 set after 100 steps; error bars are standard deviations over trials. With seeds 42, 1 and 2,
-the slopes are -0.09 to 0.05 with mup and -0.99 to -0.32 with sp, the ratios of losses
-1.00 to 1.10 and 2.6 to 3.9.
+the slopes are -0.13 to 0.01 with mup and -0.84 to -0.32 with sp, the ratios of losses
+1.00 to 1.13 and 1.9 to 2.7.
 """
 
 import numpy as np
