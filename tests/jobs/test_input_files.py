@@ -156,7 +156,9 @@ def test_compiling_the_functions_in_c_reads_no_inputs(
     compiled, recording = record(lambda: library.__wrapped__(torch.float32), folder / "run")
     assert compiled is not None
     assert list((folder / "mlpsubmit").iterdir())
-    assert recording.to_json() == {"files": [], "folders": [], "unseen": []}
+    assert recording.paths() == []
+    # Libraries that another test has imported are among them.
+    assert not [source for source in recording.unseen if source.startswith("process")]
 
 
 def test_what_reads_without_a_report_is_known_by_name(folder: Path) -> None:
