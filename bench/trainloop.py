@@ -44,9 +44,8 @@ from mlpsubmit.batchfns import randn
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.speeds import Speed
-from mlpsubmit.training.batches import Batch
+from mlpsubmit.training.accel.native_mlp import product_in_c
 from mlpsubmit.training.precision import arithmetic
-from mlpsubmit.training.stack import Stack
 
 D, CONFIGS = 32, 32
 #: Tasks of a run, and processes of JAX: each has a core.
@@ -345,17 +344,16 @@ def matmul_rate(precision: str = "fp32", seconds: float = 0.5) -> float:
 
 
 def layer_rate(n: int = 1024, seconds: float = 0.5) -> float:
-    """Return the FLOPs per second of a hidden layer of the package's MLPs, a network per task."""
-    stack = Stack([MLP(n, n, depth=1) for _ in range(TASKS)], torch.device("cpu"), "fp32")
-    X = torch.randn(n, n)
-    batch = Batch(X, X, shared=True)
-    with torch.no_grad(), arithmetic("fp32", False, torch.device("cpu")):
-        stack(batch)
-        count, begun = 0, time.perf_counter()
-        while time.perf_counter() - begun < seconds:
-            stack(batch)
-            count += 1
-    return 2 * n**3 * TASKS * count / (time.perf_counter() - begun)
+    """Return the FLOPs per second of the package's own products on all cores, where it has some."""
+    own = product_in_c(torch.float32)
+    assert own is not None
+    A, B = torch.randn(n, n), torch.randn(n, n)
+    own(A, B)
+    count, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        own(A, B)
+        count += 1
+    return 2 * n**3 * count / (time.perf_counter() - begun)
 
 
 def _wait_for(product: Tensor) -> None:
@@ -409,7 +407,7 @@ class Round:
             ways["JAX, one vmap"] = lambda: peers.speed(case.name, case.problem, one_vmap=True)
         ways["plain loop"] = lambda: plain_speed(case, 0.5)
         ways["torch's products"] = lambda: _rate(case)
-        if not CUDA:
+        if not CUDA and product_in_c(torch.float32) is not None:
             ways["own layers"] = layer_rate
         if (peers := self._peers) is not None:
             ways["JAX's products"] = peers.product_rate

@@ -27,7 +27,7 @@ _COMPILERS = ("cc", "gcc", "clang")
 #: Rounding as the code says; no errno, no traps.
 _FLAGS = (
     *("-std=gnu11", "-O3", "-fno-fast-math", "-fno-math-errno", "-fno-trapping-math"),
-    *("-ffp-contract=off", "-shared", "-fPIC"),
+    *("-ffp-contract=off", "-shared", "-fPIC", "-pthread"),
 )
 #: Ways to ask for all instructions of this CPU; which one is known depends on the compiler.
 _THIS_CPU = ("-march=native", "-mcpu=native")

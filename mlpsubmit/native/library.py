@@ -24,9 +24,9 @@ _SIZE, _POINTER, _DOUBLE = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_double
 _SIGNATURES = {
     "signals_size": ([_POINTER], _SIZE),
     "scratch_size": ([_POINTER], _SIZE),
-    "outputs": ([_POINTER, _SIZE, _SIZE, *[_POINTER] * 3], None),
-    "gradients": ([_POINTER, _SIZE, _SIZE, *[_POINTER] * 3], None),
-    "mse_gradients": ([_POINTER, *[_SIZE] * 2, *[_POINTER] * 2, _SIZE, *[_POINTER] * 3], None),
+    "outputs": ([_POINTER, _SIZE, *[_POINTER] * 3], None),
+    "gradients": ([_POINTER, _SIZE, *[_POINTER] * 3], None),
+    "mse_gradients": ([_POINTER, _SIZE, *[_POINTER] * 3, _SIZE, *[_POINTER] * 2], None),
     "loss_step": ([*[_SIZE] * 2, *[_POINTER] * 9, *[_SIZE] * 2], None),
     "adam": (
         [*[_SIZE] * 2, *[_POINTER] * 4, *[_POINTER, _SIZE] * 3, *[_DOUBLE] * 2, *[_POINTER] * 2],

@@ -2,13 +2,15 @@
  *
  * A hidden layer computes phi(s W h + t b), with numbers s and t of the layer; the read-out s W h + b,
  * times a multiplier of the network. The samples of a network pass forward and backward in chunks
- * whose activations fit into a core's cache. Each network is computed by itself, so its bits depend
- * on no other. NaN stays NaN.
+ * whose activations fit into a core's cache. Each network is computed by itself, on one thread or on
+ * several that divide its columns: its bits depend neither on other networks nor on threads. NaN
+ * stays NaN.
  *
  * Matrices are contiguous and row-major.
  */
 
 #include "product.h"
+#include "threads.h"
 #ifdef SINGLE
 #include "functions.h"
 #endif
@@ -28,7 +30,7 @@ typedef struct {
 
 /* X (networks, samples, in), or (samples, in) with X_stride = 0 where the networks share it. */
 typedef struct {
-    size_t samples, depth; /* the number of layers, the read-out included */
+    size_t count, samples, depth; /* networks, samples, and layers with the read-out */
     const Layer *layers;
     const real *scales, *bias_scales; /* s and t of each layer */
     const real *X;
@@ -46,6 +48,15 @@ typedef struct {
 typedef struct {
     real *panel, *bias, *signals, *d, *others;
 } Memory;
+
+/* A thread of a team. All members use the signals, d and others of the first one. */
+typedef struct {
+    Team *team;
+    Share share;
+    Memory memory;
+} Member;
+
+static int leads(const Member *member) { return member->share.number == 0; }
 
 /* ---- sizes, in entries */
 
@@ -86,7 +97,7 @@ static size_t chunk_of(const Networks *net)
 /* The signals of a network. */
 size_t signals_size(const Networks *net) { return net->samples * signals_row(net); }
 
-/* The scratch memory of each function. */
+/* The scratch memory of each thread. */
 size_t scratch_size(const Networks *net)
 {
     return PANEL + widest_of(net) + chunk_of(net) * (signals_row(net) + 3 * widest_of(net));
@@ -106,11 +117,17 @@ static Memory divided(const Networks *net, real *scratch)
 
 #ifdef SINGLE
 
-/* h = phi(h), for rows of so many units. */
-static void apply(size_t phi, size_t rows, size_t units, real *h, size_t h_row)
+/* The vectors of a row that a share has: of units j, ..., j + LANES - 1. */
+#define EACH_VECTOR(j, units, share)                                                          \
+    for (size_t panel_ = (share).number * COLUMNS; panel_ < (units);                          \
+         panel_ += (share).of * COLUMNS)                                                      \
+        for (size_t j = panel_; j < least(panel_ + COLUMNS, (units)); j += LANES)
+
+/* A share of h = phi(h), for rows of so many units. */
+static void apply(size_t phi, size_t rows, size_t units, real *h, size_t h_row, Share share)
 {
     for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < units; j += LANES) {
+        EACH_VECTOR(j, units, share) {
             real *at = h + i * h_row + j;
             vec v = load_some(at, units - j);
             if (phi == TANH) v = hyperbolic_tangent(v);
@@ -119,12 +136,13 @@ static void apply(size_t phi, size_t rows, size_t units, real *h, size_t h_row)
         }
 }
 
-/* d *= phi', from the values h of phi; add d to the sums over rows, unless these are NULL. */
+/* A share of d *= phi', from the values h of phi; add d to the sums over rows, unless these are
+ * NULL. */
 static void apply_derivative(size_t phi, size_t rows, size_t units, const real *h, real *d,
-                             size_t row, real *sums)
+                             size_t row, real *sums, Share share)
 {
     for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < units; j += LANES) {
+        EACH_VECTOR(j, units, share) {
             size_t count = units - j;
             vec v = load_some(h + i * row + j, count), by = load_some(d + i * row + j, count);
             by *= phi == TANH ? 1.0f - v * v : v * (1.0f - v);
@@ -146,8 +164,9 @@ static const real *bias_of(const Networks *net, size_t l, size_t k, real *scaled
 }
 
 /* Compute f (count, out) of a chunk, and its signals. */
-static void forward(const Networks *net, Chunk chunk, real *signals, real *f, const Memory *memory)
+static void forward(const Networks *net, Chunk chunk, real *signals, real *f, const Member *member)
 {
+    const Memory *memory = &member->memory;
     size_t n = chunk.count, k = chunk.k, h_row = net->layers[0].in;
     const real *h = chunk.X;
     for (size_t l = 0; l < net->depth; l++) {
@@ -161,37 +180,52 @@ static void forward(const Networks *net, Chunk chunk, real *signals, real *f, co
             .relu = hidden && layer->phi == RELU,
         };
         if (!hidden) {
-            if (out == 1) dots(n, in, inputs, W.at, f, epilogue.scale, epilogue.bias);
-            else multiply(n, out, in, inputs, W, f, out, &epilogue, memory->panel);
+            if (out == 1)
+                dots(n, in, inputs, W.at, f, epilogue.scale, epilogue.bias, member->share);
+            else
+                multiply(n, out, in, inputs, W, f, out, &epilogue, memory->panel, member->share);
             break;
         }
-        multiply(n, out, in, inputs, W, signals, row_of(out), &epilogue, memory->panel);
+        multiply(n, out, in, inputs, W, signals, row_of(out), &epilogue, memory->panel,
+                 member->share);
 #ifdef SINGLE
-        if (layer->phi > RELU) apply(layer->phi, n, out, signals, row_of(out));
+        if (layer->phi > RELU) apply(layer->phi, n, out, signals, row_of(out), member->share);
 #endif
+        meet(member->team, member->share.of);
         h = signals;
         h_row = row_of(out);
         signals += n * h_row;
     }
-    if (net->multiplier)
+    meet(member->team, member->share.of);
+    if (net->multiplier && leads(member))
         for (size_t i = 0; i < n * outputs_of(net); i++) f[i] *= net->multiplier[k];
+}
+
+/* Multiply d (count, out), the gradient with respect to the outputs of a chunk, by the multiplier,
+ * and add it to that of the read-out's bias. The first chunk sets the gradients of biases to 0. */
+static void begin_backward(const Networks *net, Chunk chunk, real *d)
+{
+    size_t out = outputs_of(net), k = chunk.k;
+    if (net->multiplier)
+        for (size_t i = 0; i < chunk.count * out; i++) d[i] *= net->multiplier[k];
+    for (size_t l = 0; chunk.start == 0 && l < net->depth; l++) {
+        const Layer *layer = &net->layers[l];
+        if (layer->db) memset(layer->db + k * layer->out, 0, layer->out * sizeof(real));
+    }
+    real *readout = net->layers[net->depth - 1].db;
+    for (size_t i = 0; readout && i < chunk.count; i++)
+        for (size_t j = 0; j < out; j++) readout[k * out + j] += d[i * out + j];
 }
 
 /* Add to the gradients, from the signals of a chunk, and from d (count, out) in the memory, the
  * gradient with respect to its outputs. The first chunk sets them. */
-static void backward(const Networks *net, Chunk chunk, const real *signals, const Memory *memory)
+static void backward(const Networks *net, Chunk chunk, const real *signals, const Member *member)
 {
     size_t n = chunk.count, k = chunk.k, d_row = outputs_of(net);
-    int adds = chunk.start > 0;
+    const Memory *memory = &member->memory;
     real *d = memory->d;
-    if (net->multiplier)
-        for (size_t i = 0; i < n * d_row; i++) d[i] *= net->multiplier[k];
-    for (size_t l = 0; !adds && l < net->depth; l++)
-        if (net->layers[l].db)
-            memset(net->layers[l].db + k * net->layers[l].out, 0, net->layers[l].out * sizeof(real));
-    real *readout = net->layers[net->depth - 1].db;
-    for (size_t i = 0; readout && i < n; i++)
-        for (size_t j = 0; j < d_row; j++) readout[k * d_row + j] += d[i * d_row + j];
+    if (leads(member)) begin_backward(net, chunk, d);
+    meet(member->team, member->share.of);
 
     signals += n * signals_row(net);
     for (size_t l = net->depth; l-- > 0;) {
@@ -200,10 +234,10 @@ static void backward(const Networks *net, Chunk chunk, const real *signals, cons
         if (l) signals -= n * h_row;
         const real *h = l ? signals : chunk.X;
         Matrix d_transposed = {d, 1, d_row}, inputs = {h, h_row, 1};
-        Epilogue scaled = {.scale = net->scales[l], .adds = adds};
+        Epilogue scaled = {.scale = net->scales[l], .adds = chunk.start > 0};
         multiply(out, in, n, d_transposed, inputs, layer->dW + k * out * in, in, &scaled,
-                 memory->panel);
-        if (l == 0) return;
+                 memory->panel, member->share);
+        if (l == 0) break;
 
         const Layer *before = &net->layers[l - 1];
         real *db = before->db ? before->db + k * in : NULL;
@@ -215,13 +249,17 @@ static void backward(const Networks *net, Chunk chunk, const real *signals, cons
             .gate_row = h_row,
             .column_sums = before->phi <= RELU ? db : NULL,
         };
-        multiply(n, in, out, errors, W, errors_before, h_row, &gated, memory->panel);
+        multiply(n, in, out, errors, W, errors_before, h_row, &gated, memory->panel,
+                 member->share);
 #ifdef SINGLE
-        if (before->phi > RELU) apply_derivative(before->phi, n, in, h, errors_before, h_row, db);
+        if (before->phi > RELU)
+            apply_derivative(before->phi, n, in, h, errors_before, h_row, db, member->share);
 #endif
+        meet(member->team, member->share.of);
         d = errors_before;
         d_row = h_row;
     }
+    meet(member->team, member->share.of);
 }
 
 /* Multiply the gradients of the biases of network k by t, once all chunks have been added. */
@@ -234,7 +272,7 @@ static void scale_bias_gradients(const Networks *net, size_t k)
     }
 }
 
-/* ---- networks first, ..., last - 1 */
+/* ---- all networks */
 
 static Chunk chunk_at(const Networks *net, size_t k, size_t start)
 {
@@ -253,30 +291,116 @@ static Chunk next(const Networks *net, Chunk chunk)
     return chunk_at(net, chunk.k, chunk.start + chunk.count);
 }
 
-/* Compute the outputs f (networks, samples, out), and the signals (networks, signals_size) unless
- * these are NULL. */
-void outputs(const Networks *net, size_t first, size_t last, real *signals, real *f, real *scratch)
+/* What one of the functions below is given; see there. */
+typedef struct {
+    Call call;
+    const Networks *net;
+    real *scratch;
+    void (*compute)(const void *given, size_t first, size_t last, const Member *member);
+    real *signals, *f, *centred, *losses;
+    const real *d, *f0, *y;
+    size_t y_stride;
+} Given;
+
+/* Threads that a network occupies: each has four panels of a layer or more. */
+static size_t useful_threads(const Networks *net)
 {
-    Memory memory = divided(net, scratch);
-    for (Chunk chunk = chunk_at(net, first, 0); chunk.k < last; chunk = next(net, chunk)) {
+    size_t panels = widest_of(net) / (4 * COLUMNS);
+    return panels ? panels : 1;
+}
+
+/* Compute the networks of a thread: a range of them, or a share of one. */
+static void part(Call *call, size_t number, size_t count)
+{
+    Given *given = (Given *)call;
+    const Networks *net = given->net;
+    size_t teams = least(net->count, count), size = least(count / teams, useful_threads(net));
+    size_t team = number / size, own = scratch_size(net);
+    if (team >= teams) return;
+    Member member = {.team = &call->teams[team], .share = {number % size, size}};
+    member.memory = divided(net, given->scratch + number * own);
+    Memory first_of_team = divided(net, given->scratch + team * size * own);
+    member.memory.signals = first_of_team.signals;
+    member.memory.d = first_of_team.d;
+    member.memory.others = first_of_team.others;
+    given->compute(given, net->count * team / teams, net->count * (team + 1) / teams, &member);
+}
+
+static void compute_all(Given *given, size_t threads)
+{
+    given->call.part = part;
+    on_threads(&given->call, least(threads, given->net->count * useful_threads(given->net)));
+}
+
+#define EACH_CHUNK(net, chunk) \
+    for (Chunk chunk = chunk_at(net, first, 0); chunk.k < last; chunk = next(net, chunk))
+
+static void compute_outputs(const void *all, size_t first, size_t last, const Member *member)
+{
+    const Given *given = all;
+    const Networks *net = given->net;
+    EACH_CHUNK(net, chunk) {
         size_t before = chunk.k * net->samples + chunk.start;
-        real *own = signals ? signals + before * signals_row(net) : memory.signals;
-        forward(net, chunk, own, f + before * outputs_of(net), &memory);
+        real *signals = member->memory.signals;
+        if (given->signals) signals = given->signals + before * signals_row(net);
+        forward(net, chunk, signals, given->f + before * outputs_of(net), member);
     }
+}
+
+static void compute_gradients(const void *all, size_t first, size_t last, const Member *member)
+{
+    const Given *given = all;
+    const Networks *net = given->net;
+    EACH_CHUNK(net, chunk) {
+        size_t before = chunk.k * net->samples + chunk.start, out = outputs_of(net);
+        if (leads(member))
+            memcpy(member->memory.d, given->d + before * out, chunk.count * out * sizeof(real));
+        backward(net, chunk, given->signals + before * signals_row(net), member);
+        if (ends_network(net, chunk) && leads(member)) scale_bias_gradients(net, chunk.k);
+    }
+}
+
+static void compute_mse_gradients(const void *all, size_t first, size_t last, const Member *member)
+{
+    const Given *given = all;
+    const Networks *net = given->net;
+    size_t out = outputs_of(net), entries = net->samples * out;
+    real *d = member->memory.d;
+    double sum = 0;
+    EACH_CHUNK(net, chunk) {
+        size_t start = chunk.start * out, before = chunk.k * entries + start;
+        const real *targets = given->y + chunk.k * given->y_stride + start;
+        forward(net, chunk, member->memory.signals, d, member);
+        for (size_t i = 0; leads(member) && i < chunk.count * out; i++) {
+            real f = given->f0 ? d[i] - given->f0[before + i] : d[i], error = f - targets[i];
+            if (given->centred) given->centred[before + i] = f;
+            sum += (double)error * error;
+            d[i] = error * ((real)2 / entries);
+        }
+        backward(net, chunk, member->memory.signals, member);
+        if (!ends_network(net, chunk) || !leads(member)) continue;
+        scale_bias_gradients(net, chunk.k);
+        given->losses[chunk.k] = sum / entries;
+        sum = 0;
+    }
+}
+
+/* Compute the outputs f (networks, samples, out), and the signals (networks, signals_size) unless
+ * these are NULL. Scratch memory is for all threads. */
+void outputs(const Networks *net, size_t threads, real *scratch, real *signals, real *f)
+{
+    Given given = {.net = net, .scratch = scratch, .signals = signals, .f = f};
+    given.compute = compute_outputs;
+    compute_all(&given, threads);
 }
 
 /* Compute the gradients from the signals, and from d (networks, samples, out), the gradients with
  * respect to the outputs. */
-void gradients(const Networks *net, size_t first, size_t last, const real *signals, const real *d,
-               real *scratch)
+void gradients(const Networks *net, size_t threads, real *scratch, real *signals, const real *d)
 {
-    Memory memory = divided(net, scratch);
-    for (Chunk chunk = chunk_at(net, first, 0); chunk.k < last; chunk = next(net, chunk)) {
-        size_t before = chunk.k * net->samples + chunk.start, out = outputs_of(net);
-        memcpy(memory.d, d + before * out, chunk.count * out * sizeof(real));
-        backward(net, chunk, signals + before * signals_row(net), &memory);
-        if (ends_network(net, chunk)) scale_bias_gradients(net, chunk.k);
-    }
+    Given given = {.net = net, .scratch = scratch, .signals = signals, .d = d};
+    given.compute = compute_gradients;
+    compute_all(&given, threads);
 }
 
 /* Compute losses (networks) and gradients: of the means of (f - f0 - y)^2 over samples and outputs.
@@ -286,27 +410,12 @@ void gradients(const Networks *net, size_t first, size_t last, const real *signa
  *     y: (networks, samples, out), or (samples, out) with y_stride = 0 where they share it.
  *     centred: takes f - f0 (networks, samples, out), unless it is NULL.
  */
-void mse_gradients(const Networks *net, size_t first, size_t last, const real *f0, const real *y,
-                   size_t y_stride, real *centred, real *losses, real *scratch)
+void mse_gradients(const Networks *net, size_t threads, real *scratch, const real *f0,
+                   const real *y, size_t y_stride, real *centred, real *losses)
 {
-    Memory memory = divided(net, scratch);
-    size_t out = outputs_of(net), entries = net->samples * out;
-    double sum = 0;
-    for (Chunk chunk = chunk_at(net, first, 0); chunk.k < last; chunk = next(net, chunk)) {
-        size_t start = chunk.start * out, before = chunk.k * entries + start;
-        const real *targets = y + chunk.k * y_stride + start;
-        real *d = memory.d;
-        forward(net, chunk, memory.signals, d, &memory);
-        for (size_t i = 0; i < chunk.count * out; i++) {
-            real f = f0 ? d[i] - f0[before + i] : d[i], error = f - targets[i];
-            if (centred) centred[before + i] = f;
-            sum += (double)error * error;
-            d[i] = error * ((real)2 / entries);
-        }
-        backward(net, chunk, memory.signals, &memory);
-        if (!ends_network(net, chunk)) continue;
-        scale_bias_gradients(net, chunk.k);
-        losses[chunk.k] = sum / entries;
-        sum = 0;
-    }
+    Given given = {.net = net, .scratch = scratch, .f0 = f0, .y = y, .y_stride = y_stride};
+    given.centred = centred;
+    given.losses = losses;
+    given.compute = compute_mse_gradients;
+    compute_all(&given, threads);
 }

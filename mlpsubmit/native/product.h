@@ -23,6 +23,11 @@ typedef struct {
     size_t row, column;
 } Matrix;
 
+/* Which columns a thread computes: of panels, every of-th from number on. Bits do not depend on it. */
+typedef struct {
+    size_t number, of;
+} Share;
+
 /* What the sums of a product become: scale * sum + bias, and so on. */
 typedef struct {
     real scale;
@@ -122,7 +127,7 @@ static void copy_panel(size_t k, size_t columns, Matrix B, real *restrict panel)
             panel[p * COLUMNS + c] = B.at[p * B.row + c * B.column];
 }
 
-/* C (m, n) = epilogue(A (m, k) B (k, n)), with k > 0.
+/* A share of C (m, n) = epilogue(A (m, k) B (k, n)), with k > 0.
  *
  * A panel of B is copied, so that its entries are contiguous; not where its rows are near each
  * other, or too few rows of A would repay that.
@@ -131,13 +136,13 @@ static void copy_panel(size_t k, size_t columns, Matrix B, real *restrict panel)
  *     panel: scratch memory for PANEL entries.
  */
 static void multiply(size_t m, size_t n, size_t k, Matrix A, Matrix B, real *C, size_t C_row,
-                     const Epilogue *epilogue, real *panel)
+                     const Epilogue *epilogue, real *panel, Share share)
 {
     for (size_t p = 0; p < k; p += SUMMANDS) {
         size_t depth = least(SUMMANDS, k - p);
         const Epilogue *last = p + depth == k ? epilogue : NULL;
         Matrix A_part = {A.at + p * A.column, A.row, A.column};
-        for (size_t j = 0; j < n; j += COLUMNS) {
+        for (size_t j = share.number * COLUMNS; j < n; j += share.of * COLUMNS) {
             size_t columns = least(COLUMNS, n - j);
             Matrix part = {B.at + p * B.row + j * B.column, B.row, B.column};
             int copied = B.column != 1 || columns < COLUMNS || (m > 2 * ROWS && B.row > NEAR);
@@ -148,11 +153,12 @@ static void multiply(size_t m, size_t n, size_t k, Matrix A, Matrix B, real *C, 
     }
 }
 
-/* scale * A w + *bias, for A (rows, k) with columns of distance 1; bias may be NULL. */
+/* A share of the rows of scale * A w + *bias, for A (rows, k) with columns of distance 1; bias may be
+ * NULL. */
 static void dots(size_t rows, size_t k, Matrix A, const real *w, real *results, real scale,
-                 const real *bias)
+                 const real *bias, Share share)
 {
-    for (size_t i = 0; i < rows; i += LANES) {
+    for (size_t i = share.number * LANES; i < rows; i += share.of * LANES) {
         vec partial[LANES]; /* per row a vector, whose entries are to be added */
         size_t count = least(LANES, rows - i);
         for (size_t r = 0; r < LANES; r++) {

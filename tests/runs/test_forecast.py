@@ -113,8 +113,7 @@ def test_a_task_says_what_it_makes_of_its_device(mlpsubmit: Command) -> None:
     mlpsubmit("launch", "small.py", "--executor", "debug", *command)
     status = open_run("small").status()
     assert status.matmul_utilization is not None
-    # Of the rate of products of torch, which the functions in C exceed on some processors.
-    assert 0 < status.matmul_utilization < 3
+    assert 0 < status.matmul_utilization < 1.5
     shown = " ".join(mlpsubmit("status").out.split())
     assert f", {100 * status.matmul_utilization:.0f}% matmul utilization" in shown
 

@@ -59,9 +59,8 @@ class ClosedForm:
         self._layers = list(zip(chain.layers, chain.scales, chain.bias_scales, strict=True))
         #: Computes losses and gradients under mse, where there is one.
         self.kernel: NarrowKernel | None = None
-        #: Computes all of it on a CPU, where there is one, and whether it is to.
+        #: Computes all of it on a CPU, where there is one.
         self.native: NativeMLP | None = None
-        self._in_c = False
 
     @classmethod
     def of(
@@ -86,8 +85,6 @@ class ClosedForm:
         formulas = partial(cls(chain, LayerProducts()).losses_and_gradients, loss=mse)
         if device.type == "cpu":
             form.native = NativeMLP.of(chain, tensors, formulas)
-            # One network is on one thread; PyTorch puts a product on all of them.
-            form._in_c = form.native is not None and len(models) >= torch.get_num_threads()
         if chain.of_relus:
             form.kernel = NarrowKernel.of(chain.layers, chain.scales, tensors, device, formulas)
         return form
@@ -95,15 +92,15 @@ class ClosedForm:
     @property
     def method(self) -> str:
         """How gradients are computed, which decides how they round."""
-        if self._in_c:
+        if self.native is not None:
             return NativeMLP.method
         narrow = "" if self.kernel is None else "the kernel for narrow MLPs, and "
         return narrow + self._products.method
 
     def continue_by(self, method: str) -> None:
-        """Compute gradients as a saved training did, if it can be done on a CPU."""
-        if self.native is not None:
-            self._in_c = method == NativeMLP.method
+        """Compute gradients as a saved training did: without functions in C if that had none."""
+        if method != NativeMLP.method:
+            self.native = None
 
     def losses_and_gradients(
         self,
@@ -123,7 +120,7 @@ class ClosedForm:
         """
         if loss is mse and self.kernel is not None:
             return self.kernel(tensors, batch, initial_output)
-        if loss is mse and (native := self._used) is not None:
+        if loss is mse and (native := self.native) is not None:
             with torch.no_grad():
                 return native.mse_gradients(tensors, batch, initial_output, kept)
         with torch.no_grad():
@@ -150,14 +147,9 @@ class ClosedForm:
         names = [f"{layer}.{kind}" for layer in self._chain.layers for kind in ("weight", "bias")]
         return {name: tensors[name] for name in names if name in tensors}
 
-    @property
-    def _used(self) -> NativeMLP | None:
-        """The functions in C, if they are used."""
-        return self.native if self._in_c else None
-
     def _forward(self, tensors: Mapping[str, Tensor], batch: Batch) -> tuple[Any, Tensor]:
         """Return what :meth:`_backward` needs, and the outputs (K, n, d_out)."""
-        if (native := self._used) is not None:
+        if (native := self.native) is not None:
             return native.forward(tensors, batch)
         signals = list(self._signals(tensors, batch.X, batch.shared))
         return signals, self._shaped(signals[-1], batch.X, batch.shared)
@@ -198,7 +190,7 @@ class ClosedForm:
 
         The activations of a large test set would not fit into its caches, and each is read once.
         """
-        if (native := self._used) is not None:
+        if (native := self.native) is not None:
             return native.outputs(tensors, X, shared)
         dim = 0 if shared else 1
         K, width, *_ = tensors[f"{self._chain.layers[0]}.weight"].shape
@@ -217,7 +209,7 @@ class ClosedForm:
         Args:
             signals: from :meth:`_forward`.
         """
-        if (native := self._used) is not None:
+        if (native := self.native) is not None:
             return native.backward(tensors, batch, signals, d_output)
         gradients = {}
         d = self.scaled(tensors, d_output.flatten(1, -2))

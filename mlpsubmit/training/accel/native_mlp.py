@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import itertools
-import os
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +28,7 @@ _TOLERANCES = {torch.float32: 1e-5, torch.float64: 1e-12}
 
 
 class NativeMLP:
-    """K MLPs of equal shapes, one network after another on each thread.
+    """K MLPs of equal shapes, one network after another on each thread, or on all threads.
 
     Get one from :meth:`of`.
 
@@ -62,10 +59,9 @@ class NativeMLP:
             formulas: what it computes, in PyTorch.
         """
         dtype = tensors[f"{chain.layers[0]}.weight"].dtype
-        # On macOS, PyTorch's products run on a unit of the chip that C does not reach.
-        suits = sys.platform == "linux" and all(t.dtype == dtype for t in tensors.values())
-        suits &= dtype == torch.float32 or set(chain.phis) <= _OF_DOUBLES
-        functions = library(dtype) if suits else None
+        suits = dtype == torch.float32 or set(chain.phis) <= _OF_DOUBLES
+        suits &= all(tensor.dtype == dtype for tensor in tensors.values())
+        functions = _functions_for(dtype) if suits else None
         if functions is None:
             return None
         native = cls(functions, dtype, chain)
@@ -139,6 +135,18 @@ class NativeMLP:
         }
 
 
+def product_in_c(dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return the product of MLPs in C, of X (n, d) and W (m, d) to X W^T (n, m); None without it.
+
+    The product is that of a hidden layer, without its nonlinearity.
+    """
+    functions = _functions_for(dtype)
+    if functions is None:
+        return None
+    native = NativeMLP(functions, dtype, Chain(("",), (), (1.0,), (1.0,), True))
+    return lambda X, W: native.outputs({".weight": W.unsqueeze(0)}, X, True)[0]
+
+
 class _Call:
     """The arguments of a function in C; it holds the memory that they point to.
 
@@ -175,7 +183,8 @@ class _Call:
         self._outputs, self._layers = out, _numbers(layers)
         self._arguments = _numbers(
             [
-                *(self._samples, len(chain.layers), ctypes.addressof(self._layers)),
+                *(self.networks, self._samples, len(chain.layers)),
+                ctypes.addressof(self._layers),
                 *(ctypes.addressof(mlp._scales), ctypes.addressof(mlp._bias_scales)),
                 *(self._address(self._X), 0 if shared else self._X[0].numel()),
                 self._address(tensors.get(chain.multiplier)),
@@ -213,40 +222,20 @@ class _Call:
         return self._X.new_empty(self.networks, size)
 
     def run(self, function: str, *arguments: Tensor | int | None) -> None:
-        """Call a function, on each thread for a part of the networks.
-
-        If an exception interrupts the wait for threads, these still have the memory.
-        """
-        call, networks = getattr(self._functions, function), ctypes.addressof(self._arguments)
-        self._held += [one for one in arguments if isinstance(one, Tensor)]
+        """Call a function, on as many threads as PyTorch uses."""
+        networks, threads = ctypes.addressof(self._arguments), torch.get_num_threads()
+        memory = self._X.new_empty(threads * self._functions.scratch_size(networks))
         given = [one.data_ptr() if isinstance(one, Tensor) else one for one in arguments]
-        scratch = self._functions.scratch_size(networks)
-
-        def part(first: int, last: int) -> None:
-            memory = self._X.new_empty(scratch)
-            call(networks, first, last, *given, memory.data_ptr())
-
-        threads = min(torch.get_num_threads(), self.networks)
-        if threads == 1:
-            part(0, self.networks)
-            return
-        bounds = [self.networks * i // threads for i in range(threads + 1)]
-        pool = _threads(threads)
-        for future in [pool.submit(part, *bound) for bound in itertools.pairwise(bounds)]:
-            future.result()
+        getattr(self._functions, function)(networks, threads, memory.data_ptr(), *given)
 
 
 def _numbers(values: Sequence[int]) -> Any:
     return (ctypes.c_size_t * len(values))(*values)
 
 
-@functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="mlp")
-
-
-if hasattr(os, "register_at_fork"):  # a child has none of these threads
-    os.register_at_fork(after_in_child=_threads.cache_clear)
+def _functions_for(dtype: torch.dtype) -> ctypes.CDLL | None:
+    # On macOS, PyTorch's products run on a unit of the chip that C does not reach.
+    return library(dtype) if sys.platform == "linux" else None
 
 
 #: Which have passed their trial in this process, and which have not.

@@ -169,12 +169,22 @@ def test_ideal_seconds_are_flops_over_the_rate_of_the_precision(
     assert measured == ["fp32", "bf16"], "each once"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("precision", "further", "fastest"),
+    [
+        ("fp32", [], 0.25),
+        ("bf16", [], 0.25),
+        ("fp32", [9.0, 0.5, 0.125, 0.5], 0.125),  # in C
+        ("fp32", [9.0, 0.5, 0.3, 0.5], 0.25),  # slower there
+    ],
+)
 def test_the_rate_is_that_of_the_fastest_product(
-    precision: str, monkeypatch: pytest.MonkeyPatch
+    precision: str, further: list[float], fastest: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 0.0
-    waits = iter([9.0, 0.5, 0.25, 0.4, *[0.3] * 9])  # the first is the warm-up
+    now, torchs = 0.0, [9.0, 0.5, 0.25, 0.4]  # the first is the warm-up
+    waits = iter([*torchs, *further])
+    in_c = (lambda A, B: A) if further else None
+    monkeypatch.setattr(roofline, "product_in_c", lambda dtype: in_c)
 
     def wait(device: torch.device) -> None:
         nonlocal now
@@ -184,8 +194,8 @@ def test_the_rate_is_that_of_the_fastest_product(
     monkeypatch.setattr(roofline, "time", SimpleNamespace(perf_counter=lambda: now))
     monkeypatch.setattr(roofline, "CPU_SIZE", 16)
     monkeypatch.setattr(roofline, "MEASURED_SECONDS", 1.0)
-    assert matmul_rate(CPU, precision) == 2 * 16**3 / 0.25
-    assert now == 9.0 + 0.5 + 0.25 + 0.4, "for a second, and three products"
+    assert matmul_rate(CPU, precision) == 2 * 16**3 / fastest
+    assert now == pytest.approx(sum([*torchs, *further])), "for a second, and three products"
 
 
 def test_a_device_without_the_memory_for_it_has_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:

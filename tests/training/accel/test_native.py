@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlpsubmit.training import MLP, Interrupted, loss_history, train
+from mlpsubmit.training import MLP, loss_history, train
 from mlpsubmit.training.accel import native_mlp, step_kernels
 from mlpsubmit.training.accel.chains import Chain
 from mlpsubmit.training.accel.layer_products import LayerProducts
@@ -133,28 +134,46 @@ def test_losses_gradients_and_outputs(
         torch.testing.assert_close(by_parts[name], gradient)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_a_network_has_the_same_bits_alone_and_on_any_thread(threads: int) -> None:
-    case = Case(65, 33, (40, 24), 2)
+@pytest.fixture
+def on_threads() -> Iterator[Callable[[int], None]]:
+    """Return a function that sets how many threads compute."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("phi", PHIS)
+@pytest.mark.parametrize(
+    "shape", [(65, 33, (40, 24), 2), (300, 20, (300, 520), 1), (7, 9, (300,), 3)]
+)
+def test_a_network_has_the_same_bits_alone_and_on_any_number_of_threads(
+    shape: Any, phi: str, on_threads: Callable[[int], None]
+) -> None:
+    """Threads share networks out, or the columns of wide ones: of 300 units among two."""
+    case = Case(*shape, phi=phi)
     native, tensors = case.native(torch.float32), case.given(torch.float32)
     batch, f0 = case.batch(torch.float32), case.f0.float()
-    alone = [
-        native.mse_gradients(
-            {name: tensor[k : k + 1] for name, tensor in tensors.items()},
-            Batch(batch.X[k : k + 1], batch.y[k : k + 1], False),
-            f0[k : k + 1],
-        )
-        for k in range(K)
-    ]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        losses, gradients = native.mse_gradients(tensors, batch, f0)
-    finally:
-        torch.set_num_threads(before)
-    assert torch.equal(losses, torch.cat([one for one, _ in alone]))
-    for name, gradient in gradients.items():
-        assert torch.equal(gradient, torch.cat([own[name] for _, own in alone]))
+
+    def of(rows: slice, threads: int) -> list[Tensor]:
+        on_threads(threads)
+        given = {name: tensor[rows] for name, tensor in tensors.items()}
+        own, kept = Batch(batch.X[rows], batch.y[rows], False), list[Tensor]()
+        losses, gradients = native.mse_gradients(given, own, f0[rows], kept)
+        signals, outputs = native.forward(given, own)
+        by_parts = native.backward(given, own, signals, outputs)
+        found = [losses, *gradients.values(), *kept, outputs, *by_parts.values()]
+        return [*found, native.outputs(given, own.X, False)]
+
+    def each(threads: int) -> list[Tensor]:
+        found = [of(slice(k, k + 1), threads) for k in range(K)]
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    alone = each(1)
+    for threads in (1, 2, 3, 5, 8):
+        together = of(slice(None), threads)
+        for one, other, third in zip(alone, together, each(threads), strict=True):
+            assert torch.equal(one, other)
+            assert torch.equal(one, third)
 
 
 def test_nan_stays_nan_in_its_own_network() -> None:
@@ -188,31 +207,6 @@ def test_inputs_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     given = f"X of shape \\({shape[0]}, 20, {shape[2]}\\), for 3 networks of 6 inputs"
     with pytest.raises(ValueError, match=given):
         case.native(torch.float64).outputs(case.tensors, torch.zeros(*shape).double(), False)
-
-
-def test_a_pack_of_fewer_networks_than_threads_is_left_to_pytorch_and_goes_on_as_it_began(
-    monkeypatch: pytest.MonkeyPatch, saver: Any, same: Any
-) -> None:
-    data = (torch.randn(9, 3), torch.randn(9))
-
-    def trained(threads: int, monitor: Any = None) -> Any:
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-        torch.manual_seed(0)
-        models = [MLP(3, 6), MLP(3, 6)]
-        settings = {"MAX_ITER": 30, "LR": 0.1, "LOSS_CHECKPOINTS": []}
-        return train(models, [lambda step: data] * 2, settings, monitor=monitor)
-
-    def interrupted(threads: int, then: int, method: str) -> Any:
-        monitor = saver(every=10, interrupting=True)
-        with pytest.raises(Interrupted):
-            trained(threads, monitor)
-        assert monitor.state["parts"]["stack"]["method"] == method
-        return trained(then, saver(monitor.state))
-
-    by_threads = {threads: trained(threads) for threads in (2, 3)}
-    assert not np.array_equal(by_threads[2].train_loss, by_threads[3].train_loss)
-    same(interrupted(2, 3, "the closed form in C"), by_threads[2])
-    same(interrupted(3, 2, "the closed form"), by_threads[3])
 
 
 def test_one_that_fails_its_trial_is_not_used(
@@ -342,35 +336,6 @@ def test_what_does_not_fit_is_refused(wrong: str) -> None:
     native = case.native(torch.float64)
     with pytest.raises(ValueError, match=r"^a tensor of shape .* on X of shape \(3, 20, 6\)$"):
         native.mse_gradients(tensors, Batch(case.X, y, False), f0)
-
-
-class Alarm(Exception):
-    pass
-
-
-def test_threads_that_are_interrupted_have_their_memory() -> None:
-    """In a process of its own, which a write into memory that was freed would end."""
-    code = """
-        import signal, torch
-        from tests.training.accel.test_native import Alarm, Case
-        def interrupt(number, frame):
-            raise Alarm
-        signal.signal(signal.SIGALRM, interrupt)
-        torch.set_num_threads(2)
-        case = Case(2000, 200, (600, 600), 1)
-        native, tensors = case.native(torch.float32), case.given(torch.float32)
-        batch, f0 = case.batch(torch.float32), case.f0.float()
-        for delay in (0.001, 0.005, 0.01, 0.02):
-            signal.setitimer(signal.ITIMER_REAL, delay)
-            try:
-                native.mse_gradients(tensors, batch, f0.clone(), [])
-            except Alarm:
-                pass
-            junk = [torch.zeros(1000, 200) for _ in range(20)]
-            assert all(bool((one == 0).all()) for one in junk)
-        native.mse_gradients(tensors, batch, f0)
-        """
-    run_python(code)
 
 
 def test_a_process_that_forks_after_threads_trains_on() -> None:
