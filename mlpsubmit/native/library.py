@@ -29,10 +29,10 @@ _SIGNATURES = {
     "mse_gradients": ([_POINTER, _SIZE, *[_POINTER] * 3, _SIZE, *[_POINTER] * 2], None),
     "loss_step": ([*[_SIZE] * 2, *[_POINTER] * 9, *[_SIZE] * 2], None),
     "adam": (
-        [*[_SIZE] * 2, *[_POINTER] * 4, *[_POINTER, _SIZE] * 3, *[_DOUBLE] * 2, *[_POINTER] * 2],
+        [*[_SIZE] * 3, *[_POINTER] * 4, *[_POINTER, _SIZE] * 3, *[_DOUBLE] * 2, *[_POINTER] * 2],
         None,
     ),
-    "sgd": ([*[_SIZE] * 2, *[_POINTER] * 3, *[_POINTER, _SIZE, _SIZE] * 2], None),
+    "sgd": ([*[_SIZE] * 3, *[_POINTER] * 3, *[_POINTER, _SIZE, _SIZE] * 2], None),
     "normals": ([_POINTER, _SIZE, _POINTER], None),
 }
 

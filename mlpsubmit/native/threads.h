@@ -17,7 +17,7 @@ typedef struct {
 } Team;
 
 /* Wait for the other threads of a team of this size. */
-static void meet(Team *team, size_t size)
+static inline void meet(Team *team, size_t size)
 {
     if (size == 1) return;
     size_t meetings = atomic_load(&team->meetings);

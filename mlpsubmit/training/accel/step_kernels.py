@@ -51,7 +51,12 @@ def _sgd_on_cpu(
     updated, P = updated.expand_as(lrs), len(parameters)
     addresses = ctypes.c_void_p * P
     function(
-        *(len(lrs), P, (ctypes.c_size_t * P)(*[p[0].numel() for p in parameters])),
+        *(
+            torch.get_num_threads(),
+            len(lrs),
+            P,
+            (ctypes.c_size_t * P)(*[p[0].numel() for p in parameters]),
+        ),
         addresses(*[p.data_ptr() for p in parameters]),
         addresses(*[g.data_ptr() for g in gradients]),
         *(lrs.data_ptr(), *lrs.stride(), updated.data_ptr(), *updated.stride()),
@@ -81,7 +86,8 @@ def _adam_on_cpu(function: Any, *arguments: Any) -> None:
     p, g, m, v, lr, eps, updated, beta1, beta2, correction, root = arguments
     g = g.contiguous()
     function(
-        *(len(p), p[0].numel(), p.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr()),
+        *(torch.get_num_threads(), len(p), p[0].numel()),
+        *(p.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr()),
         *(lr.data_ptr(), lr.stride(0), eps.data_ptr(), eps.stride(0)),
         *(updated.data_ptr(), updated.stride(0), beta1, beta2),
         *(correction.data_ptr(), root.data_ptr()),

@@ -248,12 +248,16 @@ def test_a_wide_network_is_tried_as_a_narrower_one(monkeypatch: pytest.MonkeyPat
     assert max(largest) <= 2**20
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sgd_has_the_bits_of_the_formula(dtype: torch.dtype) -> None:
+def test_sgd_has_the_bits_of_the_formula(
+    dtype: torch.dtype, threads: int, on_threads: Callable[[int], None]
+) -> None:
+    on_threads(threads)
     step = step_kernels.sgd_step(torch.device("cpu"), dtype)
     assert step is not None
     random = torch.Generator().manual_seed(0)
-    old = [torch.randn(K, *s, generator=random, dtype=dtype) for s in ((33, 5), (1,), (130,))]
+    old = [torch.randn(K, *s, generator=random, dtype=dtype) for s in ((333, 777), (1,), (130,))]
     gradients = [p.flip(-1).contiguous() for p in old]
     gradients[1][2] = torch.nan  # of one that is not updated
     lrs = torch.rand(K, 7, generator=random, dtype=dtype)[:, 1:4]
@@ -266,13 +270,17 @@ def test_sgd_has_the_bits_of_the_formula(dtype: torch.dtype) -> None:
             assert torch.equal(q[k], wanted)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_adam_has_the_bits_of_the_formula(dtype: torch.dtype) -> None:
+def test_adam_has_the_bits_of_the_formula(
+    dtype: torch.dtype, threads: int, on_threads: Callable[[int], None]
+) -> None:
+    on_threads(threads)
     step = step_kernels.adam_step(torch.device("cpu"), dtype, adam._formula)
     assert step is not None
     random = torch.Generator().manual_seed(0)
     drawn = lambda *shape: torch.randn(shape, generator=random, dtype=dtype)  # noqa: E731
-    p, g, m, v = (drawn(K, 5, 29).exp() for _ in range(4))
+    p, g, m, v = (drawn(K, 333, 777).exp() for _ in range(4))
     g[1] = torch.nan  # of one that is not updated
     lrs, eps = drawn(K, 4).exp(), drawn(K, 3).exp()
     numbers = (0.9, 0.99, torch.tensor(0.3).double(), torch.tensor(0.2).double())
