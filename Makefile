@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-# A real SLURM, which the tests start. It is not needed to use mlpsubmit.
-SLURM := slurm-wlm slurmdbd munge mariadb-server
+# A real SLURM, which the tests start, and a C compiler, whose functions they test. mlpsubmit needs
+# neither.
+SLURM := slurm-wlm slurmdbd munge mariadb-server gcc libc6-dev
 
 # To rewrite the asserts of all tests takes seconds; their bytecode keeps that for the next time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -59,8 +60,8 @@ format: $(READY)  ## Reformat the code and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-slurm:  ## Install Debian's packages of SLURM, for the tests, if run as root
-	@for name in slurmctld slurmdbd munged mariadbd; do \
+slurm:  ## Install Debian's packages of SLURM and of a C compiler, for the tests, if run as root
+	@for name in slurmctld slurmdbd munged mariadbd cc; do \
 		command -v $$name >/dev/null || missing="$$missing $$name"; \
 	done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \

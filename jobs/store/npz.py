@@ -30,61 +30,15 @@ _END = struct.Struct("<4s6xH2I2x")
 _ENTRY = struct.Struct("<4s6xH4x3I3H8xI")
 #: The header of an entry, before its content.
 _HEADER = struct.Struct("<4s22x2H")
-#: The same with all fields, to write them.
-_NEW_END = struct.Struct("<4s4H2IH")
-_NEW_ENTRY = struct.Struct("<4s6H3I5H2I")
-_NEW_HEADER = struct.Struct("<4s5H3I2H")
 #: The start of a npy file, and the length of its header.
 _NPY = struct.Struct("<8sH")
 _VERSION_1 = npy.MAGIC_PREFIX + b"\1\0"
 
-#: The most bytes of arrays that are written here: zip's sizes of 32 bits are enough for them.
-_SMALL = 1 << 20
-
 
 def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Return the arrays as an ordinary, uncompressed npz file."""
-    if sum(array.nbytes for array in arrays.values()) <= _SMALL:
-        return _small_npz(arrays)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes no **Mapping
-    return buffer.getvalue()
-
-
-def _small_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Return the npz file of arrays that need none of zip's extensions."""
-    whole, directory = bytearray(), bytearray()
-    for array_name, array in arrays.items():
-        name, content = f"{array_name}.npy".encode(), _npy(array)
-        # UTF-8 or ASCII, stored, at the first time that a zip can name, as zipfile writes them.
-        flags, size = 0 if name.isascii() else 0x800, len(content)
-        fields = 20, flags, 0, 0, 33, zlib.crc32(content), size, size, len(name), 0
-        directory += _NEW_ENTRY.pack(b"PK\1\2", 0x314, *fields, 0, 0, 0, 0o600 << 16, len(whole))
-        directory += name
-        whole += _NEW_HEADER.pack(b"PK\3\4", *fields) + name + content
-    count = len(arrays)
-    return bytes(whole + directory) + _NEW_END.pack(
-        b"PK\5\6", 0, 0, count, count, len(directory), len(whole), 0
-    )
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-    """Return the npy file of an array."""
-    is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
-    content = array.tobytes("F" if is_fortran else "C")
-    return _npy_header(array.shape, array.dtype, is_fortran) + content
-
-
-@functools.lru_cache(maxsize=1024)
-def _npy_header(shape: tuple[int, ...], dtype: np.dtype[Any], is_fortran: bool) -> bytes:
-    """Return the header of a npy file; most packs of a run have the same."""
-    if dtype.hasobject:
-        raise ValueError(f"arrays of {dtype} cannot be read back without unpickling")
-    buffer = io.BytesIO()
-    untyped: Any = npy  # which has functions without types
-    descr = untyped.dtype_to_descr(dtype)
-    described = {"descr": descr, "fortran_order": is_fortran, "shape": shape}
-    untyped.write_array_header_1_0(buffer, described)
     return buffer.getvalue()
 
 

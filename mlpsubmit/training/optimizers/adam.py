@@ -57,56 +57,30 @@ class Adam(Stacked):
             self._kernel(p, g, m, v, lr.view(-1), eps, self._updated[i], *corrections)
 
 
-def _formula(
-    p: Tensor,
-    g: Tensor,
-    m: Tensor,
-    v: Tensor,
-    lr: Tensor,
-    eps: Tensor,
-    *numbers: Any,
-) -> None:
-    """Update p, m and v (K, ...) in place; lr and eps are (K, 1, ...).
+def _formula(*arguments: Any) -> None:
+    """Update p, m and v in place.
 
     Args:
-        numbers: beta1, beta2, 1 - beta1^t and the square root of 1 - beta2^t.
+        arguments: p, g, m, v (K, ...), lr, eps (K, 1, ...), beta1, beta2, 1 - beta1^t and the
+            square root of 1 - beta2^t.
     """
-    step = _rounded_singly if p.device.type == "cpu" else _in_few_operations
-    step(p, g, m, v, lr, eps, *numbers)
+    on_cpu = arguments[0].device.type == "cpu"
+    step = _rounded_singly if on_cpu else _in_few_operations
+    step(*arguments)
 
 
-def _rounded_singly(
-    p: Tensor,
-    g: Tensor,
-    m: Tensor,
-    v: Tensor,
-    lr: Tensor,
-    eps: Tensor,
-    beta1: float,
-    beta2: float,
-    correction1: Tensor,
-    root2: Tensor,
-) -> None:
+def _rounded_singly(*arguments: Any) -> None:
     """Update on a CPU; each operation is rounded by itself, and correctly, as in C."""
+    p, g, m, v, lr, eps, beta1, beta2, correction1, root2 = arguments
     m.add_((g - m).mul_(1 - beta1))
     v.mul_(beta2).add_((g * g).mul_(1 - beta2))
     update = m / _root(v).div_(root2).add_(eps)
     p.sub_(update.mul_(lr / correction1))
 
 
-def _in_few_operations(
-    p: Tensor,
-    g: Tensor,
-    m: Tensor,
-    v: Tensor,
-    lr: Tensor,
-    eps: Tensor,
-    beta1: float,
-    beta2: float,
-    correction1: Tensor,
-    root2: Tensor,
-) -> None:
+def _in_few_operations(*arguments: Any) -> None:
     """Update on a GPU, in as few launches as PyTorch allows."""
+    p, g, m, v, lr, eps, beta1, beta2, correction1, root2 = arguments
     m.lerp_(g, 1 - beta1)
     v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
     denominator = v.sqrt().div_(root2).add_(eps)

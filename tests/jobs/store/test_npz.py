@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import zipfile
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from mlpsubmit.jobs.store import npz, shards
+from mlpsubmit.jobs.store import shards
 from mlpsubmit.jobs.store.npz import npz_bytes, stored_arrays
 from mlpsubmit.jobs.store.shards import Shard, StoredPack, members
 
@@ -53,25 +52,6 @@ def test_arrays_are_those_that_numpy_reads(arrays):
     content = npz_bytes(arrays)
     assert_same(by_numpy(content), arrays)
     assert_same(stored_arrays(content), arrays)
-
-
-@pytest.mark.parametrize("small", [0, 1 << 20], ids=["by numpy", "here"])
-def test_a_written_file_is_an_ordinary_npz(small, monkeypatch, tmp_path):
-    monkeypatch.setattr(npz, "_SMALL", small)
-    content = npz_bytes(PACK)
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        assert archive.testzip() is None
-        assert archive.namelist() == [f"{name}.npy" for name in PACK]
-        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
-        archive.extractall(tmp_path)
-    assert_same({name: np.load(tmp_path / f"{name}.npy") for name in PACK}, PACK)
-    assert by_numpy(content)["grab.gram"].flags.f_contiguous
-    assert_same(by_numpy(npz_bytes({"x": np.arange(20)[::3]})), {"x": np.arange(20)[::3]})
-
-
-def test_what_would_have_to_be_unpickled_is_not_written():
-    with pytest.raises(ValueError, match="arrays of object cannot be read back"):
-        npz_bytes({"x": np.array([{}], dtype=object)})
 
 
 def test_arrays_can_be_written_to():
