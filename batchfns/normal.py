@@ -48,7 +48,8 @@ def randn(*size: int, generator: torch.Generator) -> Tensor:
     else:
         numbers = torch.empty(size, dtype=torch.float32, device="cpu")
         functions.normals(key.data_ptr(), numbers.numel(), numbers.data_ptr())
-    return numbers.to(torch.get_default_dtype())
+    dtype = torch.get_default_dtype()
+    return numbers if numbers.dtype == dtype else numbers.to(dtype)
 
 
 def _by_numpy(key: int, count: int) -> NDArray[np.float32]:

@@ -43,7 +43,12 @@ class NativeMLP:
 
     def __init__(self, functions: ctypes.CDLL, dtype: torch.dtype, chain: Chain) -> None:
         self._functions, self._chain = functions, chain
-        self._phis = [_PHIS.index(phi) for phi in (*chain.phis, "identity")]
+        phis = map(_PHIS.index, (*chain.phis, "identity"))
+        #: Of each layer: the names of its weights and biases, and phi.
+        self._layers = [
+            (f"{layer}.weight", f"{layer}.bias", phi)
+            for layer, phi in zip(chain.layers, phis, strict=True)
+        ]
         real = REAL[dtype][1] * len(chain.scales)
         self._scales, self._bias_scales = real(*chain.scales), real(*chain.bias_scales)
 
@@ -129,8 +134,8 @@ class NativeMLP:
     def _empty_gradients(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
             name: torch.empty_like(tensors[name], memory_format=torch.contiguous_format)
-            for layer in self._chain.layers
-            for name in (f"{layer}.weight", f"{layer}.bias")
+            for weight, bias, _ in self._layers
+            for name in (weight, bias)
             if name in tensors
         }
 
@@ -148,7 +153,7 @@ def product_in_c(dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor] | Non
 
 
 class _Call:
-    """The arguments of a function in C; it holds the memory that they point to.
+    """The arguments of a function in C; it holds copies that they point to, if there are any.
 
     Attributes:
         networks: how many there are.
@@ -168,8 +173,7 @@ class _Call:
         self._held: list[Tensor] = []
         # The structures of mlp.c, as numbers: sizes, addresses, and 0 for NULL.
         layers: list[int] = []
-        for layer, phi in zip(chain.layers, mlp._phis, strict=True):
-            weight, bias = f"{layer}.weight", f"{layer}.bias"
+        for weight, bias, phi in mlp._layers:
             self.networks, out, d = tensors[weight].shape
             layers += (d, out, phi)
             for held in (tensors, gradients or {}):
@@ -193,7 +197,10 @@ class _Call:
 
     def _address(self, tensor: Tensor | None) -> int:
         """Return where the entries of a tensor are, or those of a contiguous copy; 0 for none."""
-        return 0 if tensor is None else self.hold(tensor).data_ptr()
+        if tensor is None:
+            return 0
+        usual = tensor.dtype == self._X.dtype and tensor.is_contiguous() and not tensor.is_neg()
+        return (tensor if usual else self.hold(tensor)).data_ptr()
 
     def hold(self, tensor: Tensor, outputs_of: int | None = None) -> Tensor:
         """Return a tensor, or a contiguous copy, that lives as long as this call.

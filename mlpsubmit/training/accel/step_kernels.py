@@ -48,15 +48,11 @@ def _sgd_on_cpu(
     updated: Tensor,
 ) -> None:
     gradients = [g.contiguous() for g in gradients]
-    updated, P = updated.expand_as(lrs), len(parameters)
+    updated, K, P = updated.expand_as(lrs), len(lrs), len(parameters)
     addresses = ctypes.c_void_p * P
+    sizes = (ctypes.c_size_t * P)(*[p.numel() // K for p in parameters])
     function(
-        *(
-            torch.get_num_threads(),
-            len(lrs),
-            P,
-            (ctypes.c_size_t * P)(*[p[0].numel() for p in parameters]),
-        ),
+        *(torch.get_num_threads(), K, P, sizes),
         addresses(*[p.data_ptr() for p in parameters]),
         addresses(*[g.data_ptr() for g in gradients]),
         *(lrs.data_ptr(), *lrs.stride(), updated.data_ptr(), *updated.stride()),
@@ -86,7 +82,7 @@ def _adam_on_cpu(function: Any, *arguments: Any) -> None:
     p, g, m, v, lr, eps, updated, beta1, beta2, correction, root = arguments
     g = g.contiguous()
     function(
-        *(torch.get_num_threads(), len(p), p[0].numel()),
+        *(torch.get_num_threads(), len(p), p.numel() // len(p)),
         *(p.data_ptr(), g.data_ptr(), m.data_ptr(), v.data_ptr()),
         *(lr.data_ptr(), lr.stride(0), eps.data_ptr(), eps.stride(0)),
         *(updated.data_ptr(), updated.stride(0), beta1, beta2),
