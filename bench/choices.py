@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from results import Figure, Recording, figure, save_option
+from options import only_option, save_option
+from results import Figure, Recording, figure
 from torch import nn
 from workload import DEVICE, Stopwatch, Workload, polynomials
 
@@ -191,7 +192,7 @@ CHOICES = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--only", default="", help="choices whose name contains this text")
+    only_option(parser, CHOICES)
     save_option(parser)
     options, recording = parser.parse_args(arguments), Recording("choices")
     figures: list[Figure] = []

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from results import Figure, Recording, figure, save_option
+from options import only_option, save_option
+from results import Figure, Recording, figure
 from trainloop import CASES, FURTHER, Case, swept
 
 from mlpsubmit import Run, Sweep, launch
@@ -125,7 +126,7 @@ def figures(results: Sequence[dict[str, Any]]) -> list[Figure]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--only", default="", help="cases whose name contains this text")
+    only_option(parser, (case.name for case in CASES))
     parser.add_argument(
         "--steps", type=float, default=1.0, help="factor on the steps of trainloop.py"
     )

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from options import only_option
 from torch import nn
 from workload import DEVICE, polynomials
 
@@ -73,11 +74,9 @@ def main() -> None:
     """Print a table, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="widths up to 256, one trial")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    only_option(parser, CASES)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    if not any(options.only in name for name in CASES):
-        parser.error(f"--only: no case contains {options.only!r}; cases are {'; '.join(CASES)}")
     widths, trials = ((32, 128, 256), 1) if options.quick else (WIDTHS, TRIALS)
     found = {}
     for name, (settings, (low, high)) in CASES.items():

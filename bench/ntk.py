@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from results import Figure, Recording, figure, save_option
+from options import repeats_option, save_option
+from results import Figure, Recording, figure
 from torch import Tensor, nn
 
 from mlpsubmit import MLP
@@ -65,7 +66,7 @@ def measure(d_in: int, repeats: int) -> list[Figure]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--repeats", type=int, default=7, help="repetitions of each measurement")
+    repeats_option(parser, 7)
     save_option(parser)
     options, recording = parser.parse_args(arguments), Recording("ntk")
     print(f"empirical NTK, one output, {torch.get_num_threads()} threads")

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results import Figure, Recording, figure, save_option
+from options import repeats_option, save_option
+from results import Figure, Recording, figure
 from workload import DEVICE, Stopwatch, Workload, polynomials
 
 from mlpsubmit import Sweep
@@ -209,7 +210,7 @@ def figures_of(saved: Sequence[Mapping[str, Any]], beats: Mapping[str, Any]) -> 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--repeats", type=int, default=3, help="times that all take turns")
+    repeats_option(parser, 3)
     parser.add_argument("--folder", type=Path, help="the folder in which to make one for the files")
     save_option(parser)
     options, recording = parser.parse_args(arguments), Recording("overheads")

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from results import Figure, Recording, figure, save_option
+from options import only_option, save_option
+from results import Figure, Recording, figure
 from tf32 import Tf32Products
 from workload import DEVICE, Workload
 
@@ -175,7 +176,7 @@ def _shown(difference: float | None) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--full", action="store_true", help=f"{STEPS} steps of every case")
-    parser.add_argument("--only", default="", help="cases whose name contains this text")
+    only_option(parser, (case.name for case in CASES))
     save_option(parser)
     options, recording = parser.parse_args(arguments), Recording("precision")
     print(f"{DEVICE}; TF32 is {'native' if HAS_TF32 else 'emulated'}")

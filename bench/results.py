@@ -7,7 +7,6 @@ is written from these files by ``page.py``.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import os
 import platform
@@ -34,7 +33,6 @@ __all__ = [
     "available_cores",
     "figure",
     "records",
-    "save_option",
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -220,18 +218,6 @@ def file_name(at: datetime.datetime, machine: Machine) -> str:
     """Return the name of the file of a day and a machine."""
     name = re.sub(r"[^a-z0-9]+", "-", machine.processor.lower()).strip("-")
     return f"{at:%Y-%m-%d}-{name}.json"
-
-
-def save_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--save [FOLDER]`` of all benchmarks."""
-    parser.add_argument(
-        "--save",
-        nargs="?",
-        const=FOLDER,
-        type=Path,
-        metavar="FOLDER",
-        help="write the figures into FOLDER/<date>-<processor>.json; by default in bench/results",
-    )
 
 
 def _commit() -> str:

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import results
+from options import only_option, save_option
 from processes import Cost, apart, command
 
 SMALLEST = 1000
@@ -308,8 +309,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--finished", type=int, default=10**5, help="configs of the largest finished run"
     )
     parser.add_argument("--packs", type=int, default=10**4, help="packs of one config each")
-    parser.add_argument("--only", default="", help="kinds of sweeps whose name contains this text")
-    results.save_option(parser)
+    only_option(parser, (kind.name for kind in (ALONE, *KINDS)))
+    save_option(parser)
     options, recording = parser.parse_args(arguments), results.Recording("scale")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))

@@ -3,7 +3,7 @@
     python bench/trainloop.py [--repeats N] [--all] [--only TEXT] [--jax-python FILE] [--save]
 
 A model-step is one gradient step of one network. The speed of a run is the model-steps of all tasks
-over the training seconds of the longest task, without start-up and without compilations. It is
+over the training seconds of the longest task, without start-up. It is
 compared with the plain loop of ``reference.py`` on one thread; with ``jax_peer.py``, of as many
 one-thread processes as the run has tasks; and with the rate of matrix products: the FLOPs that the
 method needs, over those of large products of torch, or of the peak of the cores, in the same time.
@@ -33,17 +33,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from options import only_option, repeats_option, save_option
 from peers import Peers, Problem, check, jax_python
 from reference import reference_speed
-from results import Figure, Recording, available_cores, figure, save_option
+from results import Figure, Recording, available_cores, figure
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlpsubmit import MLP, Sweep, launch
 from mlpsubmit.batchfns import randn
 from mlpsubmit.errors import UserError
-from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.throughput.speeds import Speed
 from mlpsubmit.training.accel.native_mlp import product_in_c
 from mlpsubmit.training.precision import arithmetic
 
@@ -197,10 +196,8 @@ CASES = (
         **OFFLINE_SETS,
     ),
     Case(
-        "online, custom tanh network, COMPILE",
-        lambda: tanh(64),
-        1800,
-        {"MODEL": tanh, "WIDTH": 64, "COMPILE": True},
+        *("online, custom tanh network", lambda: tanh(64), 3600),
+        {"MODEL": tanh, "WIDTH": 64},
         target=1.3,
     ),
 )
@@ -267,18 +264,8 @@ def packed_speed(case: Case) -> float:
         steps = run.collect().steps
         if int(steps.min()) < case.steps:
             raise RuntimeError(f"{case.name}: a config has stopped before its last step")
-        if case.settings.get("COMPILE"):
-            return _speed_of_steps(run.path)
         seconds = _seconds_of_tasks(run.path)
     return float(steps.sum()) / max(seconds)
-
-
-def _speed_of_steps(path: Path) -> float:
-    """Return the model-steps per second after the first block of steps, in which tasks compile."""
-    run = RunDirectory.open(path)
-    beats = run.heartbeats(run.submissions()[-1]).values()
-    speeds = [Speed.from_json(entry) for beat in beats for entry in beat["speeds"]]
-    return len(speeds) / max(speed.step_seconds for speed in speeds)
 
 
 def _seconds_of_tasks(path: Path) -> list[float]:
@@ -444,7 +431,7 @@ def figures(case: Case, rounds: Sequence[Mapping[str, float]]) -> list[Figure]:
         found.append(figure(case.name, name, "GFLOP/s" if rate else "model-steps/s", values))
     for what, other in RATIOS.items():
         if other in rounds[0]:
-            target = case.target if other == "JAX" else None
+            target = None if other == "plain loop" else case.target
             values = [one["run"] / one[other] for one in rounds]
             found.append(figure(case.name, what, "x", values, target))
     for what, other in SHARES.items():
@@ -524,14 +511,16 @@ def started_peers(python: str | None) -> Iterator[Peers | None]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--repeats", type=int, default=3, help="rounds of all measurements")
+    repeats_option(parser, 3)
     parser.add_argument("--all", action="store_true", help="also cases without a target")
-    parser.add_argument("--only", default="", help="cases whose name contains this text")
+    only_option(parser, (case.name for case in (*CASES, *FURTHER, *(GPU_CASES if CUDA else ()))))
     parser.add_argument("--jax-python", help="an interpreter that imports jax; by default this one")
     save_option(parser)
     options = parser.parse_args(arguments)
     further = (*FURTHER, *(GPU_CASES if CUDA else ())) if options.all or CUDA else ()
     cases = [case for case in (*CASES, *further) if options.only in case.name]
+    if not cases:
+        parser.error(f"--only: {options.only!r} is in names of further cases alone; add --all")
     try:
         python = jax_python(options.jax_python)
     except UserError as error:

@@ -214,3 +214,26 @@ def test_the_operations_of_a_step_are_those_of_the_formula(trainloop):
     needed = 2 * 256 * (4 * weights - 32 * 64)
     assert trainloop.operations(trainloop.CASES[0]) == pytest.approx(needed)
     assert isinstance(trainloop.products(4, torch.Generator(), False)(0)[0], torch.Tensor)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--only", "no such case"],
+            "--only: no name contains 'no such case'; they are: online, w",
+        ),
+        (["--only", "conv"], "--only: 'conv' is in names of further cases alone; add --all"),
+        (["--repeats", "0"], "--repeats: got '0'; give a number of rounds from 1 on"),
+        (["--repeats", "few"], "--repeats: got 'few'; give a number of rounds from 1 on"),
+        (
+            ["--jax-python", "/bin/false"],
+            "--jax-python: got /bin/false, which does not import jax (failed)",
+        ),
+    ],
+)
+def test_options_that_are_refused(trainloop, options, message, capsys):
+    with pytest.raises(SystemExit) as caught:
+        trainloop.main(options)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
