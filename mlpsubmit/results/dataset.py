@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +12,31 @@ from mlpsubmit.protocol import EXCLUDED, FAILED, MISSING, STATUSES
 from mlpsubmit.results.names import clean_text, coordinate_names, sweep_dims
 from mlpsubmit.results.results_hash import RESULTS_HASH, ResultsHash
 from mlpsubmit.results.schema import Schema, Variable, scan
-from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar
+from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar, Text, Thresholds
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["assemble", "load_empty", "results_hash", "to_dataset"]
 
-STATUS = Variable("status", "status", dtype=np.dtype(np.uint8))
+STATUS = Variable(
+    "status",
+    "status",
+    dtype=np.dtype(np.uint8),
+    text=Text(
+        "status",
+        "done; diverged: the loss was no longer finite, which is a result; failed: see error; "
+        "missing: no result yet; excluded by where",
+    ),
+)
+ERROR = Text("error", "why a config failed; empty for all others")
+CLOCK_TEXTS = {
+    "step": Text("gradient step", "gradient step at which a trace has a value, from 0 on"),
+    "eval_step": Text("gradient step", "gradient step at which the test set was evaluated"),
+    "grab_step": Text("gradient step", "gradient step at which grabs were called"),
+}
+
+Dims: TypeAlias = str | tuple[str, str]
 
 
 def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
@@ -92,7 +109,7 @@ def assemble(
     coordinates = _coordinates(schema)
     attributes = _attributes(layout, codes)
     hashed = hashes or ResultsHash(layout.size)
-    hashed.add_coordinates({name: values for name, (_, values) in coordinates.items()})
+    hashed.add_coordinates({name: values for name, (_, values, _) in coordinates.items()})
     hashed.add_status(codes)
     for variable, values in filled:
         hashed.add(variable, values)
@@ -106,9 +123,10 @@ def assemble(
         )
         for variable, values in filled
     }
-    data_vars["status"] = (dims, np.array(STATUSES)[codes].reshape(layout.shape))
+    texts = np.array(STATUSES)[codes].reshape(layout.shape)
+    data_vars["status"] = (dims, texts, STATUS.attributes)
     if errors is not None:
-        data_vars["error"] = (dims, errors.reshape(layout.shape))
+        data_vars["error"] = (dims, errors.reshape(layout.shape), ERROR.attributes)
     return xr.Dataset(data_vars, coordinates, attributes)
 
 
@@ -158,25 +176,55 @@ def _errors(source: ResultSource, codes: npt.NDArray[np.uint8]) -> Array | None:
     return errors
 
 
-def _coordinates(schema: Schema) -> dict[str, tuple[str | tuple[str, str], Array]]:
+def _coordinates(schema: Schema) -> dict[str, tuple[Dims, Array, dict[str, str]]]:
+    """Return the dimensions, values and attributes of every coordinate."""
     layout = schema.layout
     names = coordinate_names(layout)
-    coordinates: dict[str, tuple[str | tuple[str, str], Array]] = {
-        names[name]: (names[dimension.name], _coordinate_values(values))
+    found: dict[str, tuple[Dims, Array, Text]] = {
+        names[name]: (names[dimension.name], _coordinate_values(values), _axis_text(name, layout))
         for dimension in layout.dimensions
         for name, values in dimension.coordinates.items()
     }
     for thresholds in layout.all_thresholds:
-        along = thresholds.named("threshold")
-        coordinates[along] = (along, np.array(thresholds.values, dtype=np.float64))
-        if thresholds.axis is not None:
-            dimension, lists = thresholds.axis
-            values = np.full((len(lists), len(thresholds.values)), np.nan)
-            for row, own in zip(values, lists, strict=True):
-                row[: len(own)] = own
-            coordinates[thresholds.named("threshold_value")] = ((names[dimension], along), values)
-    of_grabs = {dim: (dim, _coordinate_values(own)) for dim, own in schema.coordinates.items()}
-    return coordinates | of_grabs | {dim: (dim, steps) for dim, steps in schema.clocks.items()}
+        found |= _threshold_coordinates(thresholds, names)
+    for dim, own in schema.coordinates.items():
+        text = Text(dim.replace("_", " "), f"{dim} along which grabs have values")
+        found[dim] = (dim, _coordinate_values(own), text)
+    found |= {dim: (dim, steps, CLOCK_TEXTS[dim]) for dim, steps in schema.clocks.items()}
+    return {name: (dims, own, text.attributes) for name, (dims, own, text) in found.items()}
+
+
+def _axis_text(name: str, layout: Layout) -> Text:
+    text = clean_text(name)
+    return layout.texts.get(name) or Text(text.replace("_", " "), f"axis {text} of the sweep")
+
+
+def _threshold_coordinates(
+    thresholds: Thresholds, names: Mapping[str, str]
+) -> dict[str, tuple[Dims, Array, Text]]:
+    """Return the thresholds; if they are an axis, their positions, and their values on that."""
+    along = thresholds.named("threshold")
+    of = thresholds.of or "train_loss"
+    long_name = f"{of.replace('_', ' ')} threshold"
+    value = f"threshold on {of}; with PERCENT_THRESHOLDS on its ratio to the first loss"
+    value = value if of == "train_loss" else f"threshold on {of}"
+    own = np.array(thresholds.values, dtype=np.float64)
+    if thresholds.axis is None:
+        return {along: (along, own, Text(long_name, value))}
+    dimension, lists = thresholds.axis
+    values = np.full((len(lists), len(thresholds.values)), np.nan)
+    for row, of_point in zip(values, lists, strict=True):
+        row[: len(of_point)] = of_point
+    by_value = thresholds.named("threshold_value")
+    number = Text(f"number of the {long_name}", f"position among the thresholds in {by_value}")
+    return {
+        along: (along, own, number),
+        by_value: (
+            (names[dimension], along),
+            values,
+            Text(long_name, f"{value}; NaN where a config has fewer"),
+        ),
+    }
 
 
 def _coordinate_values(values: Sequence[Scalar]) -> Array:

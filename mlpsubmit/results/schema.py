@@ -20,13 +20,14 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.results.grab_arrays import grab_of
 from mlpsubmit.results.grab_dims import GrabDims, grab_dims
 from mlpsubmit.results.labels import NO_LABELS
-from mlpsubmit.results.names import CLOCKS, grab_names, metric_names
+from mlpsubmit.results.names import CLOCKS, clean_text, grab_names, metric_names
 from mlpsubmit.results.source import (
     Array,
     FinishedPack,
     Layout,
     ResultSource,
     Scalar,
+    Text,
     Thresholds,
 )
 
@@ -37,7 +38,21 @@ Steps: TypeAlias = npt.NDArray[np.int64]
 FLOAT: np.dtype[Any] = np.dtype(np.float64)
 METRIC = "metric."
 TOGETHER = "trained_together"
-TOGETHER_DESCRIPTION = "configs trained together, of a pack that was divided"
+TOGETHER_TEXT = Text(
+    "configs trained together",
+    "how many configs trained together, where a pack was divided because it ran out of memory or "
+    "configs of it failed; NaN for packs that trained as planned",
+)
+NO_TEXT = Text("", "")
+NAN_IF_MISSING = "NaN where missing"
+TRAIN_LOSS = Text("train loss", "loss of the batch before the step, smoothed with EMA_SMOOTHER")
+TEST_LOSS = Text("test loss", "loss on the test set, smoothed with EMA_SMOOTHER")
+STEPS = Text("gradient steps", f"gradient steps that were made; {NAN_IF_MISSING}")
+SECONDS = Text(
+    "training time",
+    f"the config's share of the training time of its pack; {NAN_IF_MISSING}",
+    "s",
+)
 # A grab without a trace is kept in memory for all configs if it has at most this many bytes per
 # config; larger ones are written config by config, like traces.
 SMALL_ROW_BYTES = 256
@@ -58,8 +73,7 @@ class Variable:
             boolean ones have no missing point.
         recorded: the array of a pack that holds the steps along ``dims[0]`` ("step", "eval_step" or
             "grab_step"); ``None`` if this is no trace.
-        description: its ``long_name``.
-        units: of its values.
+        text: its attributes ``long_name``, ``units`` and ``description``.
         decode: from the pack's values to the dataset's, elementwise; ``None`` if they are equal.
     """
 
@@ -69,8 +83,7 @@ class Variable:
     shape: tuple[int, ...] = ()
     dtype: np.dtype[Any] = FLOAT
     recorded: str | None = None
-    description: str = ""
-    units: str = ""
+    text: Text = NO_TEXT
     decode: Callable[[Array], Array] | None = None
 
     @property
@@ -87,9 +100,9 @@ class Variable:
     @property
     def attributes(self) -> dict[str, str]:
         """Its attributes in the dataset; of a metric, also the name of that."""
-        metric = self.name.partition("_")[2] if self.array.startswith(METRIC) else ""
-        found = {"long_name": self.description, "units": self.units, "metric": metric}
-        return {name: text for name, text in found.items() if text}
+        if not self.array.startswith(METRIC):
+            return self.text.attributes
+        return {**self.text.attributes, "metric": self.name.partition("_")[2]}
 
     @property
     def is_small(self) -> bool:
@@ -297,7 +310,7 @@ def _schema(
     tested = layout.tested or any(pack.tested for pack in packs.values())
     variables = _fixed_variables(layout, tested, dims, clocks)
     if any(pack.divided for pack in packs.values()):
-        variables.append(Variable(TOGETHER, TOGETHER, description=TOGETHER_DESCRIPTION))
+        variables.append(Variable(TOGETHER, TOGETHER, text=TOGETHER_TEXT))
     shapes = {
         array: [pack.grabs[array][0] for pack in packs.values() if array in pack.grabs]
         for array in arrays
@@ -305,10 +318,7 @@ def _schema(
     named = grab_dims(shapes, layout)
     for array, name in grab_names(arrays, named.sizes, layout).items():
         variable = _grab_variable(array, name, owner, packs, clocks, dims.get("grab_step"), named)
-        grab, key = grab_of(array) or (array, None)
-        attributes = layout.labels.get(grab, NO_LABELS).attributes_of(key)
-        description, units = attributes.get("long_name", ""), attributes.get("units", "")
-        variables.append(replace(variable, description=description, units=units))
+        variables.append(replace(variable, text=_grab_text(variable, layout)))
     return Schema(layout, ids, owner, clocks, tuple(variables), named.coordinates)
 
 
@@ -340,30 +350,33 @@ def _fixed_variables(
 ) -> list[Variable]:
     """Return the variables but grabs: of the test set only if its loss is evaluated."""
 
-    def recorded(name: str, array: str, clock: str, description: str) -> Variable:
+    def recorded(name: str, array: str, clock: str, text: Text) -> Variable:
+        text = replace(text, description=f"{text.description}; {NAN_IF_MISSING}")
         if clock not in dims:
-            return Variable(name, array, description=f"final {description}")
+            return Variable(name, array, text=replace(text, long_name=f"final {text.long_name}"))
         dim = dims[clock]
-        return Variable(
-            name, array, (dim,), clocks[dim].shape, recorded=clock, description=description
-        )
+        return Variable(name, array, (dim,), clocks[dim].shape, recorded=clock, text=text)
 
-    found = [recorded("train_loss", "train_loss", "step", "train loss, before the step")]
+    found = [recorded("train_loss", "train_loss", "step", TRAIN_LOSS)]
     if tested:
-        found.append(recorded("test_loss", "test_loss", "eval_step", "test loss"))
+        found.append(recorded("test_loss", "test_loss", "eval_step", TEST_LOSS))
     for name in metric_names(layout):
         which, _, metric = name.partition("_")
-        text = f"{metric} of the batch, before the step" if which == "train" else f"test {metric}"
         if tested or which == "train":
             clock = "step" if which == "train" else "eval_step"
-            found.append(recorded(name, f"{METRIC}{name}", clock, text))
+            found.append(recorded(name, f"{METRIC}{name}", clock, _metric_text(which, metric)))
     for thresholds in layout.all_thresholds:
         found += _per_threshold(thresholds)
     return [
         *found,
-        Variable("steps", "steps", description="gradient steps taken"),
-        Variable("seconds", "seconds", description="wall time in seconds"),
+        Variable("steps", "steps", text=STEPS),
+        Variable("seconds", "seconds", text=SECONDS),
     ]
+
+
+def _metric_text(which: str, metric: str) -> Text:
+    where = "of the batch, before the step" if which == "train" else "on the test set"
+    return Text(f"{which} {metric}".replace("_", " "), f"metric {metric} {where}, not smoothed")
 
 
 def _per_threshold(thresholds: Thresholds) -> list[Variable]:
@@ -373,21 +386,41 @@ def _per_threshold(thresholds: Thresholds) -> list[Variable]:
     if thresholds.of in ("", "test_loss"):
         loss = f"smoothed {'test' if thresholds.of else 'train'} loss"
         reached, fell = f"{loss} is below the threshold", f"the {loss} fell below"
+    of = f"{thresholds.of.replace('_', ' ')} " if thresholds.of else ""
     return [
         Variable(
             thresholds.named("timekeys"),
             *common,
-            description=f"first step whose {reached}; NaN if none",
+            text=Text(
+                f"steps to {of}threshold",
+                f"first step whose {reached}; NaN if there is none, or no result",
+            ),
             decode=lambda steps: np.where(steps < 0, np.nan, steps),
         ),
         Variable(
             thresholds.named("crossed"),
             *common,
             dtype=np.dtype(np.bool_),
-            description=f"whether {fell} the threshold",
+            text=Text(
+                f"{of}threshold crossed",
+                f"whether {fell} the threshold; False if there is no result",
+            ),
             decode=lambda steps: steps >= 0,
         ),
     ]
+
+
+def _grab_text(variable: Variable, layout: Layout) -> Text:
+    """Return what a grab measured, as its labels say."""
+    grab, key = grab_of(variable.array) or (variable.array, None)
+    labels = layout.labels.get(grab, NO_LABELS).attributes_of(key)
+    long_name = labels.get("long_name", variable.name.replace("_", " "))
+    which = f"grab {grab!r}" if key is None else f"grab {grab!r}, its key {key!r}"
+    when = "after the step" if variable.recorded else "after the last step"
+    missing = f"; {NAN_IF_MISSING}" if variable.dtype.kind in "fc" else ""
+    return Text(
+        long_name, clean_text(f"result of the {which}, {when}{missing}"), labels.get("units", "1")
+    )
 
 
 def _grab_variable(

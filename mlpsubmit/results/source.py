@@ -23,6 +23,7 @@ __all__ = [
     "Layout",
     "ResultSource",
     "Scalar",
+    "Text",
     "Thresholds",
 ]
 
@@ -47,6 +48,30 @@ class Dimension:
     def size(self) -> int:
         """The number of values."""
         return len(next(iter(self.coordinates.values())))
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a variable or a coordinate is, for people: attributes of it in the dataset.
+
+    Args:
+        long_name: a few words, for the axis of a figure.
+        description: a sentence.
+        units: of its values, as UDUNITS write them; ``1`` for what has none.
+    """
+
+    long_name: str
+    description: str
+    units: str = "1"
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The attributes."""
+        return {
+            "long_name": self.long_name,
+            "units": self.units or "1",
+            "description": self.description,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +116,7 @@ class Layout:
         tested: whether test losses are evaluated, of any point.
         online: whether the points train online: one value for all, or a mask as ``included``.
         labels: of grabs, by name.
+        texts: of axes, by the names of their coordinates.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -103,6 +129,7 @@ class Layout:
     labels: Mapping[str, Labels] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     metric_thresholds: tuple[Thresholds, ...] = ()
+    texts: Mapping[str, Text] = field(default_factory=dict)
 
     @property
     def all_thresholds(self) -> tuple[Thresholds, ...]:

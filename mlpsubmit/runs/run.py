@@ -32,6 +32,7 @@ from mlpsubmit.jobs.worker_process import terminate
 from mlpsubmit.results.labels import Labels
 from mlpsubmit.runs.locate import Selected, find_run
 from mlpsubmit.runs.provenance import attributes
+from mlpsubmit.runs.settings import axis_texts
 from mlpsubmit.runs.submit import start
 from mlpsubmit.spec.guard import stop_reading
 
@@ -429,6 +430,7 @@ class Run:
             tested=sweep["tested"],
             online=_online(sweep, shape),
             labels={name: Labels.of_json(own) for name, own in sweep["labels"].items()},
+            texts=axis_texts(sweep),
         )
 
 

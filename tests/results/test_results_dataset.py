@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from mlpsubmit.errors import UserError
 from mlpsubmit.results import Dimension, Layout, to_dataset
+from mlpsubmit.results.source import Text
 
 NAN = np.nan
 
@@ -84,6 +86,29 @@ def test_what_trained_together_is_said_where_a_pack_was_halved(fakes):
     dataset = to_dataset(layout, fakes.Source([grab, halved]))
     assert dataset["trained_together_grab"][0] == 7.0
     assert np.isnan(dataset["trained_together"][0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_every_variable_and_coordinate_says_what_it_is(fakes, data):
+    layout = data.draw(fakes.layouts())
+    dataset = to_dataset(layout, data.draw(fakes.sources(layout)))
+    for name, variable in dataset.variables.items():
+        assert all(variable.attrs[key] for key in ("long_name", "units", "description")), name
+    assert dataset.seconds.attrs["units"] == "s"
+
+
+def test_axes_are_described_by_their_layout(fakes):
+    text = Text("learning rate", "LR: base learning rate", "1/step")
+    layout = replace(fakes.layout(lr=[0.1], my_axis=[1]), texts={"lr": text})
+    dataset = to_dataset(layout, fakes.Source())
+    assert dataset.lr.attrs == {
+        "long_name": "learning rate",
+        "units": "1/step",
+        "description": "LR: base learning rate",
+    }
+    assert dataset.my_axis.attrs["long_name"] == "my axis"
+    assert dataset.my_axis.attrs["description"] == "axis my_axis of the sweep"
 
 
 def test_without_any_result_everything_is_missing(fakes):

@@ -78,10 +78,21 @@ def test_what_was_measured_is_in_every_format(run, tmp_path: Path, capsys) -> No
     np.testing.assert_array_equal(ds.crossed_test_accuracy.values, crossed.values)
     assert crossed.isel(threshold_test_accuracy=0).all()
     assert not ds.crossed_test_accuracy.values[1, :, 1].any()
-    assert ds.timekeys_test_loss.attrs["long_name"] == (
-        "first step whose smoothed test loss is below the threshold; NaN if none"
-    )
-    assert ds.test_accuracy.attrs == {"long_name": "final test accuracy", "metric": "accuracy"}
+    assert ds.timekeys_test_loss.attrs == {
+        "long_name": "steps to test loss threshold",
+        "units": "1",
+        "description": "first step whose smoothed test loss is below the threshold; "
+        "NaN if there is none, or no result",
+    }
+    assert ds.test_accuracy.attrs == {
+        "long_name": "final test accuracy",
+        "units": "1",
+        "description": "metric accuracy on the test set, not smoothed; NaN where missing",
+        "metric": "accuracy",
+    }
+    assert ds.threshold_value_test_accuracy.attrs["long_name"] == "test accuracy threshold"
+    assert ds.threshold_test_accuracy.attrs["long_name"] == "number of the test accuracy threshold"
+    assert ds.metric_thresholds.attrs["description"].startswith("METRIC_THRESHOLDS: thresholds on")
     assert threshold_suffixes(ds) == ["", "_test_accuracy", "_test_loss"]
 
     table = pd.read_csv(run.collect(tmp_path / "m.csv") and tmp_path / "m.csv")
