@@ -12,13 +12,17 @@ from mlpsubmit.protocol import EXCLUDED, FAILED, MISSING, STATUSES
 from mlpsubmit.results.names import clean_text, coordinate_names, sweep_dims
 from mlpsubmit.results.results_hash import RESULTS_HASH, ResultsHash
 from mlpsubmit.results.schema import Schema, Variable, scan
-from mlpsubmit.results.source import Array, Layout, ResultSource, Scalar, Text, Thresholds
+from mlpsubmit.results.settings import setting_attributes
+from mlpsubmit.results.source import Array, Layout, ResultSource, Text, Thresholds
+from mlpsubmit.results.values import coordinate_values, plain_value
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["assemble", "load_empty", "results_hash", "to_dataset"]
 
+#: Of these conventions are the attributes of the dataset, its variables and its coordinates.
+CONVENTIONS = "CF-1.11"
 STATUS = Variable(
     "status",
     "status",
@@ -57,9 +61,12 @@ def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
     - ``timekeys_test_accuracy``, ``crossed_test_accuracy`` and so on: for each name in
       METRIC_THRESHOLDS, along ``threshold_test_accuracy``.
     - ``status``: "done", "diverged", "failed", "missing", or "excluded" (left out by ``where``).
-    - ``steps``, ``seconds``: float64.
-    - ``trained_together``: float64, of packs that were divided, how many configs trained
-      together with each one, itself included; NaN for the others; only if there is such a pack.
+    - ``steps``: int64; float64 with NaN if points are missing, which files store as int64 with a
+      fill value.
+    - ``seconds``: float64.
+    - ``trained_together``: float64 (in files as ``steps``), of packs that were divided, how many
+      configs trained together with each one, itself included; NaN for the others; only if there is
+      such a pack.
     - ``error``: text, "" for configs that have not failed; only if any has.
     - each grab by its name (with ``_grab`` where that is taken), a key of its dictionaries as
       ``<grab>_<key>``, its own dimensions called as its labels say or else ``<grab>_dim0`` and so
@@ -120,6 +127,7 @@ def assemble(
             (*dims, *variable.dims),
             values.reshape((*layout.shape, *variable.shape)),
             variable.attributes,
+            variable.encoding,
         )
         for variable, values in filled
     }
@@ -181,7 +189,7 @@ def _coordinates(schema: Schema) -> dict[str, tuple[Dims, Array, dict[str, str]]
     layout = schema.layout
     names = coordinate_names(layout)
     found: dict[str, tuple[Dims, Array, Text]] = {
-        names[name]: (names[dimension.name], _coordinate_values(values), _axis_text(name, layout))
+        names[name]: (names[dimension.name], coordinate_values(values), _axis_text(name, layout))
         for dimension in layout.dimensions
         for name, values in dimension.coordinates.items()
     }
@@ -189,7 +197,7 @@ def _coordinates(schema: Schema) -> dict[str, tuple[Dims, Array, dict[str, str]]
         found |= _threshold_coordinates(thresholds, names)
     for dim, own in schema.coordinates.items():
         text = Text(dim.replace("_", " "), f"{dim} along which grabs have values")
-        found[dim] = (dim, _coordinate_values(own), text)
+        found[dim] = (dim, coordinate_values(own), text)
     found |= {dim: (dim, steps, CLOCK_TEXTS[dim]) for dim, steps in schema.clocks.items()}
     return {name: (dims, own, text.attributes) for name, (dims, own, text) in found.items()}
 
@@ -227,32 +235,13 @@ def _threshold_coordinates(
     }
 
 
-def _coordinate_values(values: Sequence[Scalar]) -> Array:
-    """Return an array of one plain type; what mixes numbers with text or booleans becomes text."""
-    plain = [_plain(value) for value in values]
-    kinds = {type(value) for value in plain}
-    if kinds <= {int, float}:
-        return np.array(plain, dtype=np.int64 if kinds == {int} else np.float64)
-    if kinds == {bool}:
-        return np.array(plain, dtype=np.bool_)
-    return np.array([clean_text(str(value)) for value in plain], dtype=np.str_)
-
-
-def _plain(value: Scalar) -> Scalar:
-    """Return the value as a builtin that every file format can hold."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, str):
-        return clean_text(value)
-    return value if abs(value) < 2**63 or isinstance(value, float) else str(value)
-
-
 def _attributes(layout: Layout, codes: npt.NDArray[np.uint8]) -> dict[str, str | int | float]:
-    """Return the layout's attributes, and how many points there are of each status."""
-    attributes: dict[str, str | int | float] = {}
+    """Return the layout's attributes, how many points there are of each status, and settings."""
+    attributes: dict[str, str | int | float] = {"Conventions": CONVENTIONS}
     for name, value in layout.attributes.items():
-        plain = _plain(value)
+        plain = plain_value(value)
         attributes[name] = int(plain) if isinstance(plain, bool) else plain
     counts = np.bincount(codes, minlength=len(STATUSES))
     attributes["n_configs"] = int(counts.sum() - counts[EXCLUDED])
     attributes.update({f"n_{name}": int(n) for name, n in zip(STATUSES, counts, strict=True)})
-    return attributes
+    return attributes | setting_attributes(layout.settings, attributes)

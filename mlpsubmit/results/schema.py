@@ -24,6 +24,7 @@ from mlpsubmit.results.names import CLOCKS, clean_text, grab_names, metric_names
 from mlpsubmit.results.source import (
     Array,
     FinishedPack,
+    FixedSetting,
     Layout,
     ResultSource,
     Scalar,
@@ -43,6 +44,8 @@ TOGETHER_TEXT = Text(
     "how many configs trained together, where a pack was divided because it ran out of memory or "
     "configs of it failed; NaN for packs that trained as planned",
 )
+#: Variables that are integers.
+COUNTS = ("steps", TOGETHER)
 NO_TEXT = Text("", "")
 NAN_IF_MISSING = "NaN where missing"
 TRAIN_LOSS = Text("train loss", "loss of the batch before the step, smoothed with EMA_SMOOTHER")
@@ -70,10 +73,11 @@ class Variable:
         dims: its dimensions after those of the sweep.
         shape: their sizes.
         dtype: of the dataset's variable, which has NaN where a point is missing; integer and
-            boolean ones have no missing point.
+            boolean ones have no missing point. So counts are integers if no point is missing.
         recorded: the array of a pack that holds the steps along ``dims[0]`` ("step", "eval_step" or
             "grab_step"); ``None`` if this is no trace.
         text: its attributes ``long_name``, ``units`` and ``description``.
+        function: of a grab, what measured it, if that is known.
         decode: from the pack's values to the dataset's, elementwise; ``None`` if they are equal.
     """
 
@@ -84,6 +88,7 @@ class Variable:
     dtype: np.dtype[Any] = FLOAT
     recorded: str | None = None
     text: Text = NO_TEXT
+    function: FixedSetting | None = None
     decode: Callable[[Array], Array] | None = None
 
     @property
@@ -99,10 +104,22 @@ class Variable:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """Its attributes in the dataset; of a metric, also the name of that."""
-        if not self.array.startswith(METRIC):
-            return self.text.attributes
-        return {**self.text.attributes, "metric": self.name.partition("_")[2]}
+        """Its attributes in the dataset, with the metric or the function that measured it."""
+        found = self.text.attributes
+        if self.array.startswith(METRIC):
+            found["metric"] = self.name.partition("_")[2]
+        if self.function is not None:
+            found["function"] = str(self.function.value)
+            if self.function.code:
+                found["function_hash"] = self.function.code
+        return found
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How files store it: what counts as integers, also where points are missing."""
+        if self.array in COUNTS and self.dtype.kind == "f":
+            return {"dtype": "int64", "_FillValue": -1}
+        return {}
 
     @property
     def is_small(self) -> bool:
@@ -308,7 +325,8 @@ def _schema(
         if recorded == dim
     }
     tested = layout.tested or any(pack.tested for pack in packs.values())
-    variables = _fixed_variables(layout, tested, dims, clocks)
+    complete = bool((owner >= 0).all())
+    variables = _fixed_variables(layout, tested, dims, clocks, complete)
     if any(pack.divided for pack in packs.values()):
         variables.append(Variable(TOGETHER, TOGETHER, text=TOGETHER_TEXT))
     shapes = {
@@ -318,7 +336,9 @@ def _schema(
     named = grab_dims(shapes, layout)
     for array, name in grab_names(arrays, named.sizes, layout).items():
         variable = _grab_variable(array, name, owner, packs, clocks, dims.get("grab_step"), named)
-        variables.append(replace(variable, text=_grab_text(variable, layout)))
+        grab, _ = grab_of(array) or (array, None)
+        function = layout.functions.get(grab)
+        variables.append(replace(variable, text=_grab_text(variable, layout), function=function))
     return Schema(layout, ids, owner, clocks, tuple(variables), named.coordinates)
 
 
@@ -346,7 +366,7 @@ def _union(packs: Sequence[_Scanned], recorded: str) -> Steps:
 
 
 def _fixed_variables(
-    layout: Layout, tested: bool, dims: dict[str, str], clocks: dict[str, Steps]
+    layout: Layout, tested: bool, dims: dict[str, str], clocks: dict[str, Steps], complete: bool
 ) -> list[Variable]:
     """Return the variables but grabs: of the test set only if its loss is evaluated."""
 
@@ -369,7 +389,7 @@ def _fixed_variables(
         found += _per_threshold(thresholds)
     return [
         *found,
-        Variable("steps", "steps", text=STEPS),
+        Variable("steps", "steps", dtype=np.dtype(np.int64) if complete else FLOAT, text=STEPS),
         Variable("seconds", "seconds", text=SECONDS),
     ]
 

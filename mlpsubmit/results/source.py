@@ -20,6 +20,7 @@ __all__ = [
     "Dimension",
     "Failure",
     "FinishedPack",
+    "FixedSetting",
     "Layout",
     "ResultSource",
     "Scalar",
@@ -74,6 +75,21 @@ class Text:
         }
 
 
+@dataclass(frozen=True)
+class FixedSetting:
+    """A setting that is on no axis, or a grab.
+
+    Args:
+        value: a number, or its text; of a function the name.
+        code: a hash of the functions that it consists of, if any are the user's.
+        counts: whether results depend on it.
+    """
+
+    value: Scalar
+    code: str = ""
+    counts: bool = True
+
+
 @dataclass(frozen=True, eq=False)
 class Thresholds:
     """The thresholds that one list of timekeys refers to, and the names of what belongs to them.
@@ -117,6 +133,8 @@ class Layout:
         online: whether the points train online: one value for all, or a mask as ``included``.
         labels: of grabs, by name.
         texts: of axes, by the names of their coordinates.
+        settings: those on no axis, by name.
+        functions: of grabs, by the names of these.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -130,6 +148,8 @@ class Layout:
     metrics: tuple[str, ...] = ()
     metric_thresholds: tuple[Thresholds, ...] = ()
     texts: Mapping[str, Text] = field(default_factory=dict)
+    settings: Mapping[str, FixedSetting] = field(default_factory=dict)
+    functions: Mapping[str, FixedSetting] = field(default_factory=dict)
 
     @property
     def all_thresholds(self) -> tuple[Thresholds, ...]:

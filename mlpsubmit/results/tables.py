@@ -17,7 +17,7 @@ from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.names import CLOCKS, threshold_label
 from mlpsubmit.results.netcdf_zarr import open_netcdf, stream_netcdf
 from mlpsubmit.results.origin import run_column
-from mlpsubmit.results.schema import scan
+from mlpsubmit.results.schema import COUNTS, scan
 from mlpsubmit.results.source import Array, Layout, ResultSource
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ _Part: TypeAlias = Callable[[Array], Array]
 
 #: The first variables of every table.
 FIRST = ("status", "error", "steps", "seconds", "train_loss", "test_loss", "timekeys", "crossed")
-#: Integers, which the dataset has as float64 because of NaN.
-COUNTS = ("steps", "trained_together")
 #: Variables with a column per threshold: the start of its name, and its type.
 PER_THRESHOLD = {"timekeys": ("timekey", "Int64"), "crossed": ("crossed", "boolean")}
 

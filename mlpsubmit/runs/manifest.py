@@ -5,28 +5,34 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import platform
+import re
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mlpsubmit.arguments import function_name
+from mlpsubmit.arguments import function_name, further_arguments
 from mlpsubmit.jobs.as_launched import launched_in
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import encode_mask
+from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.results.labels import NO_LABELS
 from mlpsubmit.spec.fingerprint import setting_digest
+from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.metrics import Metric, crossing_order, with_asked_for
 from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["axis_label", "manifest"]
 
 _GIT_SECONDS = 5.0
+
+#: Where a function is in memory, in its text.
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def manifest(
@@ -71,12 +77,7 @@ def manifest(
             name: axis_label(value) for name, value in dict(base).items() if name not in varied
         },
         "arguments": {name: axis_label(value) for name, value in sweep.arguments.items()},
-        "functions": {
-            "batchfn": axis_label(sweep.batchfn),
-            "data": axis_label(sweep.data),
-            "grabs": {name: axis_label(grab) for name, grab in sweep.grabs.items()},
-            "where": axis_label(sweep.where),
-        },
+        "functions": _functions(sweep),
         "labels": {
             name: labels.as_json() for name, labels in sweep.labels.items() if labels != NO_LABELS
         },
@@ -84,6 +85,46 @@ def manifest(
         "launched_in": launched_in(sweep.process.surroundings.folder, path),
         "origin": _origin(spec, command),
     }
+
+
+def _functions(sweep: Sweep) -> dict[str, Any]:
+    """Return the names of the functions, what they are given besides settings, and their hashes."""
+    own = _own_arguments(sweep)
+    return {
+        "batchfn": axis_label(sweep.batchfn),
+        "data": axis_label(sweep.data),
+        "grabs": {name: axis_label(grab) for name, grab in sweep.grabs.items()},
+        "where": axis_label(sweep.where),
+        "arguments": own,
+        "hashes": {
+            name: found
+            for name, entry in sweep.ingredients["settings"].items()
+            if (found := _code_hash(entry, own))
+        },
+    }
+
+
+def _own_arguments(sweep: Sweep) -> dict[str, Any]:
+    """Return the arguments of `data` and `batchfn` that a partial or a default of theirs sets."""
+    others = {*Hyperparameters.model_fields, *sweep.product.names, *sweep.arguments, *SUPPLIED}
+    found: dict[str, Any] = {}
+    for function in (sweep.data, sweep.batchfn):
+        for name, parameter in ({} if function is None else further_arguments(function, 0)).items():
+            value = parameter.default
+            if name not in others and isinstance(value, (bool, int, float, str, tuple, list)):
+                found.setdefault(name, axis_label(value))
+    return found
+
+
+def _code_hash(ingredient: Mapping[str, Any], arguments: Collection[str]) -> str:
+    """Return a hash of the code that a setting consists of; empty if it is of the library or none.
+
+    Args:
+        arguments: names of parts that are settings of their own.
+    """
+    parts = ingredient.get("parts", {})
+    own = [f"{name} {part['hash']}" for name, part in parts.items() if name not in arguments]
+    return hashlib.blake2b("\n".join(own).encode(), digest_size=4).hexdigest() if own else ""
 
 
 def _thresholds(sweep: Sweep) -> dict[str, Any]:
@@ -165,7 +206,7 @@ def axis_label(value: Any) -> Any:
             return float(value)
     if callable(value) and not hasattr(value, "items"):
         return function_name(value)
-    return str(value)
+    return _ADDRESS.sub("", str(value))
 
 
 def _origin(spec: Path | None, command: Sequence[str]) -> dict[str, str]:

@@ -127,7 +127,7 @@ def measured(
     schema = scan(layout, source)
     with _loaded(run, trust=trust) as loaded:
         sweep = loaded.sweep.measuring(grabs)
-        layout = replace(layout, labels=sweep.labels)
+        layout = replace(layout, labels=sweep.labels, functions={})
         packs = [
             _measured_pack(loaded, sweep, pack, rows) for pack, rows, _ in schema.owned(source)
         ]

@@ -32,7 +32,7 @@ from mlpsubmit.jobs.worker_process import terminate
 from mlpsubmit.results.labels import Labels
 from mlpsubmit.runs.locate import Selected, find_run
 from mlpsubmit.runs.provenance import attributes
-from mlpsubmit.runs.settings import axis_texts
+from mlpsubmit.runs.settings import axis_texts, fixed_settings, grab_functions
 from mlpsubmit.runs.submit import start
 from mlpsubmit.spec.guard import stop_reading
 
@@ -415,10 +415,10 @@ class Run:
             dimensions=dimensions,
             thresholds=tuple(sweep["thresholds"]),
             attributes={
-                **attributes(self.directory),
-                **_saved_weights(sweep),
-                "run": self.id,
                 "sweep": self.name,
+                "run": self.id,
+                "created": sweep["created"],
+                **attributes(self.directory),
             },
             threshold_axis=_along(sweep["threshold_axis"]),
             included=None if included is None else decode_mask(included, math.prod(shape)),
@@ -431,13 +431,9 @@ class Run:
             online=_online(sweep, shape),
             labels={name: Labels.of_json(own) for name, own in sweep["labels"].items()},
             texts=axis_texts(sweep),
+            settings=fixed_settings(sweep),
+            functions=grab_functions(sweep),
         )
-
-
-def _saved_weights(sweep: Mapping[str, Any]) -> dict[str, str]:
-    """Return the attribute that tells which weights are in the results: they are no variables."""
-    kept = sweep["hyperparameters"].get("save_weights", "None")
-    return {} if kept == "None" else {"save_weights": str(kept)}
 
 
 def _along(axis: Mapping[str, Any] | None) -> tuple[str, Sequence[Sequence[float]]] | None:

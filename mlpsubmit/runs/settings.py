@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlpsubmit.results.source import Text
-from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.results.source import FixedSetting, Text
+from mlpsubmit.spec.hyperparameters import UNSWEPT, Hyperparameters
 
-__all__ = ["axis_texts"]
+__all__ = ["axis_texts", "fixed_settings", "grab_functions"]
+
+#: Settings that axes take the place of.
+_AXES = ("num_trials", "target_monomials")
 
 #: What names of settings stand for, where these are no words.
 _LONG_NAMES = {
@@ -34,6 +37,29 @@ _DESCRIPTIONS = {
     "trial": "number of the trial; trials differ in their random draws only",
     "monomials": "the monomials that the target is a sum of",
 }
+
+
+def fixed_settings(sweep: Mapping[str, Any]) -> dict[str, FixedSetting]:
+    """Return all settings of a sweep.json that are on no axis, by name."""
+    functions = sweep["functions"]
+    of_code, own = functions.get("hashes", {}), functions.get("arguments", {})
+    named = {name: functions[name] for name in ("batchfn", "data") if name in functions}
+    found = {**sweep["hyperparameters"], **own, **sweep["arguments"], **named, "trial": 0}
+    on_axes = {name for axis in sweep["axes"] for name in axis["names"]}
+    return {
+        name: FixedSetting(value, of_code.get(name, ""), name not in UNSWEPT)
+        for name, value in found.items()
+        if name not in {*on_axes, *_AXES}
+    }
+
+
+def grab_functions(sweep: Mapping[str, Any]) -> dict[str, FixedSetting]:
+    """Return the functions of the grabs of a sweep.json, by the names of these."""
+    of_code = sweep["functions"].get("hashes", {})
+    return {
+        name: FixedSetting(function, of_code.get(f"grab[{name}]", ""))
+        for name, function in sweep["functions"].get("grabs", {}).items()
+    }
 
 
 def axis_texts(sweep: Mapping[str, Any]) -> dict[str, Text]:

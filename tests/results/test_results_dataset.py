@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.results import Dimension, Layout, to_dataset
+from mlpsubmit.results import Dimension, Layout, to_dataset, write
 from mlpsubmit.results.source import Text
 
 NAN = np.nan
@@ -47,6 +48,7 @@ def test_final_values_are_labelled_and_missing_points_are_nan(fakes):
     assert "error" not in dataset
     assert len(dataset.attrs.pop("results_hash")) == 32
     assert dataset.attrs == {
+        "Conventions": "CF-1.11",
         "name": "staircase",
         "n_configs": 4,
         "n_missing": 2,
@@ -86,6 +88,23 @@ def test_what_trained_together_is_said_where_a_pack_was_halved(fakes):
     dataset = to_dataset(layout, fakes.Source([grab, halved]))
     assert dataset["trained_together_grab"][0] == 7.0
     assert np.isnan(dataset["trained_together"][0])
+
+
+@pytest.mark.parametrize("ending", [".nc", ".zarr"])
+def test_counts_are_integers_with_a_fill_value_in_files(fakes, tmp_path, ending):
+    layout = fakes.layout(trial=range(3))
+    halved = fakes.pack([0, 1], trained_together=np.array([2, 2]))
+    whole = to_dataset(layout, fakes.Source([halved, fakes.pack([2])]))
+    assert whole.steps.dtype == np.int64
+    path = write(layout, fakes.Source([halved]), tmp_path / f"r{ending}")
+    opener = partial(xr.open_dataset, engine="h5netcdf") if ending == ".nc" else xr.open_zarr
+    for name, expected in (("steps", [10, 11]), ("trained_together", [2, 2])):
+        with opener(path) as opened:
+            np.testing.assert_array_equal(opened[name], [*expected, NAN])
+        with opener(path, mask_and_scale=False) as stored:
+            assert stored[name].dtype == np.int64
+            assert stored[name].values.tolist() == [*expected, -1]
+            assert stored[name].attrs["_FillValue"] == -1
 
 
 @settings(max_examples=20, deadline=None)

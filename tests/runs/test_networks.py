@@ -129,7 +129,7 @@ def test_selections_that_are_not_one_config_are_explained(tmp_path: Path) -> Non
 def test_without_weights_there_is_nothing_to_load(tmp_path: Path) -> None:
     axes: dict[Any, Any] = {"trial": range(2)}
     run = trained(tmp_path, axes, **SMALL, SAVE_WEIGHTS=None)
-    assert "save_weights" not in run.collect().attrs
+    assert run.collect().attrs["save_weights"] == "None"
     text = r"run .* keeps no weights; launch its spec with SAVE_WEIGHTS='final', which trains"
     with pytest.raises(UserError, match=f"model: {text}"):
         run.model(trial=0)

@@ -1,0 +1,73 @@
+"""The fixed settings of a run as attributes of its dataset, and back.
+
+Each is an attribute of its own name, a number or a text (of booleans, too). Of those that results
+depend on, the attribute ``settings`` has the names; ``function_hashes`` has, as JSON, a hash of the
+code of those that are functions of the user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Container, Mapping
+from typing import Any
+
+from mlpsubmit.results.results_hash import RESULTS_HASH
+from mlpsubmit.results.source import FixedSetting, Scalar
+from mlpsubmit.results.values import plain_value
+
+__all__ = ["FUNCTION_HASHES", "SETTINGS", "fixed_settings", "setting_attributes"]
+
+SETTINGS = "settings"
+FUNCTION_HASHES = "function_hashes"
+
+_RESERVED = (SETTINGS, FUNCTION_HASHES, RESULTS_HASH, "data_hash", "bit_identity", "joined")
+_SUFFIX = "_setting"
+#: The most characters of a text; HDF5 stores up to 64 KB.
+_MOST = 2000
+
+
+def setting_attributes(
+    settings: Mapping[str, FixedSetting], taken: Container[str]
+) -> dict[str, str | int | float]:
+    """Return settings as attributes; ``_setting`` is appended to names that are taken."""
+    if not settings:
+        return {}
+    counting = [name for name, setting in settings.items() if setting.counts]
+    code = {name: setting.code for name, setting in settings.items() if setting.code}
+    found: dict[str, str | int | float] = {SETTINGS: " ".join(counting)}
+    if code:
+        found[FUNCTION_HASHES] = json.dumps(code)
+    for name, setting in settings.items():
+        own = name
+        while own in taken or own in found or own in _RESERVED:
+            own += _SUFFIX
+        found[own] = _attribute(setting.value)
+    return found
+
+
+def fixed_settings(attributes: Mapping[str, Any]) -> dict[str, FixedSetting]:
+    """Return the settings that results depend on, from the attributes of a dataset."""
+    code = json.loads(attributes.get(FUNCTION_HASHES, "{}"))
+    found = {}
+    for name in str(attributes.get(SETTINGS, "")).split():
+        own = name
+        while own + _SUFFIX in attributes:
+            own += _SUFFIX
+        found[name] = FixedSetting(_value(attributes[own]), code.get(name, ""))
+    return found
+
+
+def _attribute(value: Scalar) -> str | int | float:
+    plain = plain_value(value)
+    if isinstance(plain, bool):
+        return str(plain)
+    if isinstance(plain, str) and len(plain) > _MOST:
+        digest = hashlib.blake2b(plain.encode(), digest_size=8).hexdigest()
+        return f"{plain[:_MOST]}... ({len(plain)} characters, of the hash {digest})"
+    return plain
+
+
+def _value(attribute: Any) -> Scalar:
+    plain = plain_value(attribute)
+    return {"True": True, "False": False}.get(plain, plain) if isinstance(plain, str) else plain
