@@ -82,7 +82,7 @@ def test_grabs_afterwards_are_those_of_the_training(
         assert afterwards[name].dims == own.dims
         assert ("step" in own.dims) == traced
         np.testing.assert_array_equal(afterwards[name], own, err_msg=name)
-    assert found.attrs["save_weights"] == str({**SETTINGS, **settings}["SAVE_WEIGHTS"])
+    assert found.attrs["save_weights"] == {**SETTINGS, **settings}["SAVE_WEIGHTS"]
 
 
 def test_a_model_is_the_trained_network(tmp_path: Path) -> None:
