@@ -145,6 +145,7 @@ class Heartbeat:
 #: Fields that describe one pack: of several in training, the one that began first.
 _OF_A_PACK = frozenset(
     {"pack", "pack_started", "configs", "step", "first_step", "max_iter", "active", "loss"}
+    | {"losses", "doing"}
 )
 
 

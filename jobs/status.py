@@ -19,7 +19,7 @@ from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.store.records import Beat, JobRecord
 from mlpsubmit.jobs.store.run_directory import INTENT, JOBS, RunDirectory, task_name
-from mlpsubmit.jobs.task_status import TaskStatus, mean_utilization
+from mlpsubmit.jobs.task_status import STARTING, TaskStatus, mean_utilization
 from mlpsubmit.results.source import Failure
 
 __all__ = ["FINAL_STATES", "Status", "TaskStatus", "read_status"]
@@ -97,6 +97,11 @@ class Status:
         return "  ".join(parts)
 
     @property
+    def awaited(self) -> str:
+        """What the first task that does not train does, or waits for; empty if all train."""
+        return next((f"{task.name}: {task.awaited}" for task in self.tasks if task.awaited), "")
+
+    @property
     def failure_groups(self) -> list[FailureGroup]:
         """The failures by reason, the most frequent first."""
         return grouped(self.failures, self.points)
@@ -150,6 +155,8 @@ class Status:
                 "task": t.name,
                 "state": t.state,
                 "why": t.why,
+                "awaited": t.awaited,
+                "remaining_seconds": t.remaining_seconds,
                 "log": t.log and str(t.log),
             }
             for t in self.tasks
@@ -179,9 +186,11 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     configs = int(run.sweep["configs"])
     retry = str(job) if job is not None and job.alive and done < configs else ""
     failed_retry = job is not None and not job.alive and job.state != "COMPLETED"
-    fraction, remaining = _progress(run, plan, finished, failures, tasks, beats)
+    fraction, own, remaining = _progress(run, plan, finished, failures, tasks, beats)
     speed, matmul_utilization = _speed(tasks, beats)
-    tasks = [_with_unreadable(run, task) for task in tasks]
+    tasks = [
+        replace(_with_unreadable(run, task), remaining_seconds=own.get(task.name)) for task in tasks
+    ]
     return Status(
         run=run.id,
         name=str(run.sweep["name"]),
@@ -284,6 +293,7 @@ def _local_task(
         alive = process is not None and _process_lives(run, name, process, watch)
         state = "unknown" if alive is None else "waiting" if alive else "crashed"
         state = "running" if alive and heartbeat else state
+        why = STARTING if state == "waiting" else ""
     if state == "crashed":
         why = str(heartbeat.get("error") or _without_report(process))
     if state == "unknown":
@@ -319,10 +329,13 @@ def _progress(
     failures: Sequence[Failure],
     tasks: Sequence[TaskStatus],
     beats: Beats,
-) -> tuple[float, float | None]:
-    """Return the fraction done by cost, and the seconds that remain at the rate so far."""
+) -> tuple[float, dict[str, float], float | None]:
+    """Return the fraction done by cost, and the seconds that remain at the rate so far.
+
+    Those of each running task, by name, and those of the run.
+    """
     if plan.packs == 0:
-        return 1.0, 0.0
+        return 1.0, {}, 0.0
     left = plan.pack_costs.copy()
     left[finished] = 0.0
     failed: Counter[int] = Counter()
@@ -335,7 +348,9 @@ def _progress(
         if pack not in failed:
             left[pack] *= max(0.0, 1.0 - share)
     rates = {name: _rate(beat, plan) for name, beat in running.items()}
-    return 1.0 - float(left.sum()) / (plan.cost or 1.0), _remaining(run, left, tasks, rates)
+    costs = _costs_ahead(run, left, tasks)
+    own = {name: costs[name] / rate for name, rate in rates.items() if rate > 0}
+    return 1.0 - float(left.sum()) / (plan.cost or 1.0), own, _remaining(costs, rates)
 
 
 def _shares(run: RunDirectory, beats: Beats, running: Container[str]) -> dict[int, float]:
@@ -372,30 +387,36 @@ def _rate(beat: Mapping[str, Any], plan: Plan) -> float:
     return (float(beat["cost_done"]) + made) / max(updated - float(beat["started"]), 1.0)
 
 
-def _remaining(
-    run: RunDirectory,
-    left: NDArray[np.float64],
-    tasks: Sequence[TaskStatus],
-    rates: Mapping[str, float],
-) -> float | None:
-    """Return the seconds until the last task ends; None if a running task has no rate yet.
+def _costs_ahead(
+    run: RunDirectory, left: NDArray[np.float64], tasks: Sequence[TaskStatus]
+) -> dict[str, float]:
+    """Return the cost that is left to each task that trains or is about to, by name.
 
     Args:
         left: (packs,) the cost of each that is still to be trained.
+    """
+    live = [task for task in tasks if task.live]
+    slices = run.intent(run.submissions()[-1])["slices"] if live else []
+    return {
+        task.name: float(left[_packs_ahead(slices[int(task.name.partition("-")[2])], task)].sum())
+        for task in live
+    }
+
+
+def _remaining(costs: Mapping[str, float], rates: Mapping[str, float]) -> float | None:
+    """Return the seconds until the last task ends; None if a running task has no rate yet.
+
+    Args:
+        costs: what is left to each task that trains or is about to.
         rates: the cost per second of each running task.
     """
     if not rates or min(rates.values()) <= 0:
         return None
-    slices = run.intent(run.submissions()[-1])["slices"]
-    longest, together = 0.0, 0.0
-    for task in tasks:
-        if task.live:
-            ranges = slices[int(task.name.partition("-")[2])]
-            own = float(left[_packs_ahead(ranges, task)].sum())
-            together += own
-            longest = max(longest, own / rates.get(task.name, np.inf))
+    longest = max(
+        (cost / rates[name] for name, cost in costs.items() if name in rates), default=0.0
+    )
     # Waiting tasks start as others end.
-    return max(longest, together / sum(rates.values()))
+    return max(longest, sum(costs.values()) / sum(rates.values()))
 
 
 def _packs_ahead(ranges: Sequence[Sequence[int]], task: TaskStatus) -> NDArray[np.int64]:

@@ -388,5 +388,7 @@ def _report_start(heartbeat: PackHeartbeat, pack: PackRange, first: Config) -> N
         first_step=0,
         max_iter=first.hyperparameters.max_iter,
         loss=None,
+        losses=[],
+        doing="preparing the pack",
     )
     heartbeat.publish_soon()

@@ -13,6 +13,7 @@ import numpy as np
 from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.heartbeat import HEARTBEAT_SECONDS, PackHeartbeat
+from mlpsubmit.jobs.loss_curve import LossCurve
 from mlpsubmit.jobs.pack_results import Arrays
 from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -91,7 +92,7 @@ class TaskMonitor(Monitor):
         self._begun = self._saved = self._asked = time.monotonic()
         #: How long the last save took, with the copy from the device.
         self._saving = 0.0
-        self._counts = _Counts()
+        self._counts, self._curve = _Counts(), LossCurve()
         self._keeps = True
         #: Configs of the stack that have stopped, by the last read-back.
         self.stopped: frozenset[int] = frozenset()
@@ -138,8 +139,8 @@ class TaskMonitor(Monitor):
             active=_active(state, self._configs),
             reported=time.monotonic(),
         )
-        self.stopped = _stopped(state)
-        self.heartbeat.update(first_step=start, step=start)
+        self.stopped, self._curve = _stopped(state), LossCurve()
+        self.heartbeat.update(first_step=start, step=start, doing="making the first steps")
         self._meter.start(self._step_ideal)
         return state
 
@@ -213,11 +214,14 @@ class TaskMonitor(Monitor):
         )
         counts.step, counts.made = progress.step, progress.made - counts.earlier_made
         counts.active, counts.queued = progress.active, progress.step
+        self._curve.add(progress.step, loss)
         self.heartbeat.update(
             first_step=counts.first_step,
             max_iter=progress.max_iter,
             active=progress.active,
             loss=loss,
+            losses=self._curve.to_json(),
+            doing="",
         )
         self._report(time.monotonic())
         if self._verbose:

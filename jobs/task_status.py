@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpsubmit.display.text import throughput
+from mlpsubmit.display.text import duration, throughput
 from mlpsubmit.errors import RunError
 from mlpsubmit.files import open_regular
 
-__all__ = ["TaskStatus", "mean_utilization"]
+__all__ = ["STARTING", "TaskStatus", "mean_utilization"]
+
+#: What a process does before its first heartbeat: most of that time goes into imports.
+STARTING = "starting: importing torch"
 
 #: The end of a log that is shown, in bytes and in lines.
 _TAIL_BYTES = 8192
@@ -32,6 +35,8 @@ class TaskStatus:
         memory_kill: whether SLURM killed it for its memory.
         lasting: whether an ``unknown`` state stays unknown however often it is read: the record of
             its process is damaged, or this machine cannot query the scheduler of its job.
+        remaining_seconds: until its last pack ends, at its speed so far; None if it is not running,
+            or has none yet.
     """
 
     name: str
@@ -41,11 +46,51 @@ class TaskStatus:
     why: str = ""
     memory_kill: bool = False
     lasting: bool = False
+    remaining_seconds: float | None = None
 
     @property
     def live(self) -> bool:
         """Whether it trains or is about to."""
         return self.state in ("waiting", "running")
+
+    @property
+    def training(self) -> bool:
+        """Whether it has made steps of the pack that it is in, and makes more."""
+        beat = self.heartbeat
+        makes_steps = bool(self.losses and beat.get("step") and beat.get("max_iter"))
+        return self.state == "running" and not self.why and makes_steps
+
+    @property
+    def awaited(self) -> str:
+        """What it does, or waits for, before its next step; empty if it trains or has ended."""
+        if self.state == "waiting":
+            return self.why
+        if self.state != "running" or self.training:
+            return ""
+        return self.why or str(self.heartbeat.get("doing") or STARTING)
+
+    @property
+    def losses(self) -> tuple[tuple[int, float | None], ...]:
+        """Steps and losses of the pack that it is in, or was last: the median of its configs.
+
+        None is a loss that is not finite.
+        """
+        beat = self.heartbeat
+        points = [(int(step), loss) for step, loss in beat.get("losses", ()) if step is not None]
+        if points and points[-1][0] < (now := beat.get("step", 0)):
+            points.append((now, beat.get("loss")))
+        return tuple(points)
+
+    @property
+    def packs(self) -> str:
+        """How many packs it has done, of how many, and what became of others."""
+        beat = self.heartbeat
+        text = f"{beat.get('packs_done', 0)}/{beat.get('packs', 0)} packs"
+        if beat.get("packs_failed"):
+            text += f", {beat['packs_failed']} failed"
+        if beat.get("halved"):
+            text += f", {beat['halved']} halved (out of memory)"
+        return text
 
     @property
     def mean_speed(self) -> float:
@@ -62,17 +107,17 @@ class TaskStatus:
         if self.state == "crashed":
             return self.why + (f"; its log: {self.log}" if self.log else "")
         if self.why or not beat:
-            return self.why
-        text = f"{beat.get('packs_done', 0)}/{beat.get('packs', 0)} packs"
-        if beat.get("packs_failed"):
-            text += f", {beat['packs_failed']} failed"
-        if beat.get("halved"):
-            text += f", {beat['halved']} halved (out of memory)"
-        if self.state == "running" and beat.get("max_iter"):
+            return self.why or self.awaited
+        text = self.packs
+        if self.awaited:
+            return f"{text}, {self.awaited}"
+        if self.training:
             loss = f", loss {beat['loss']:.3g}" if beat.get("loss") is not None else ""
             text += f", step {beat['step']}/{beat['max_iter']}{loss}"
-        if self.state == "running" and beat.get("speed"):
+        if self.training and beat.get("speed"):
             text += f", {throughput(beat['speed'], beat.get('matmul_utilization'))}"
+        if self.training and self.remaining_seconds is not None:
+            text += f", about {duration(self.remaining_seconds)} left"
         if self.state == "done" and self.mean_speed:
             text += f", mean {throughput(self.mean_speed, mean_utilization([beat]))}"
         if self.state == "interrupted" and beat.get("max_iter") and beat.get("step"):

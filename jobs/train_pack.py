@@ -210,8 +210,11 @@ class _PackTraining:
         if checkpoint.parts.halved or is_crowded(device):
             # Earlier stacks are held by cycles; Python's collector does not see their size.
             release_memory()
+        self._report("loading data")
         self._load_entries(part)
+        self._report("trying the functions")
         self._smoke_test()
+        self._report("building networks")
         # Even draws from global generators, which the docs advise against, are repeated.
         self._seed_generators(self.configs[part[0]].hyperparameters.seed)
         stacks = self._assemble(part)
@@ -237,6 +240,10 @@ class _PackTraining:
             self.monitor.save(None)
 
     # ---- before a part trains
+
+    def _report(self, doing: str) -> None:
+        """Name what is done before the training, for whoever waits for its first step."""
+        self.monitor.heartbeat.update(doing=doing)
 
     def _load_entries(self, part: Sequence[int]) -> None:
         """Load the entries of the data function; configs for which it raises fail."""

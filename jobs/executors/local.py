@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit import files
+from mlpsubmit.display.progress import doing
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.command_line import WORKER, module_command
 from mlpsubmit.jobs.executors.base import Executor
@@ -70,6 +71,7 @@ class LocalExecutor(Executor):
         """Return GPU-hours if tasks have a GPU each, else core-hours."""
         return ("GPU-hours", 1) if self.devices else ("core-hours", threads)
 
+    @doing("calibrating: training some packs for a few seconds")
     def calibrate(
         self, submission: Submission, write_order: Callable[[Path], None]
     ) -> list[Mapping[str, Any]]:

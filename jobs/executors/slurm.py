@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mlpsubmit.display.progress import doing
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.jobs.executors.base import Executor
@@ -125,9 +126,10 @@ class SlurmExecutor(Executor):
         if reason := filesystems.unusable(submission.path, self.template.partition):
             raise UserError(reason)
         array = self.arrays(submission)[0]
-        sbatch.check(self.template, script(self.template, submission, array))
-        if submission.retries:
-            sbatch.check(self._helper, retry_script(self._helper, submission, after=[]))
+        with doing("asking SLURM whether it takes such a job"):
+            sbatch.check(self.template, script(self.template, submission, array))
+            if submission.retries:
+                sbatch.check(self._helper, retry_script(self._helper, submission, after=[]))
 
     def describe(self, submission: Submission) -> list[str]:
         """Return the first array's script, and an upper bound of the cost."""
@@ -190,14 +192,15 @@ class SlurmExecutor(Executor):
         limit = {"time": time_limit.normalised(minutes), "notice": None}
         with scratch_dir(parent, ".calibrate-") as folder:
             write_order(folder)
-            result, job = run_helper_job(
-                folder,
-                self.template.model_copy(update=limit),
-                calibrate.answer_file(folder, 0),
-                CALIBRATION_WAIT,
-                calibrate.__name__,
-                "0",
-            )
+            with doing(f"calibrating in a job on the cluster (at most {CALIBRATION_WAIT:.0f} s)"):
+                result, job = run_helper_job(
+                    folder,
+                    self.template.model_copy(update=limit),
+                    calibrate.answer_file(folder, 0),
+                    CALIBRATION_WAIT,
+                    calibrate.__name__,
+                    "0",
+                )
             if result is None:
                 raise UserError(missing_result(job, last_lines(folder)))
         return [result]
@@ -214,7 +217,8 @@ class SlurmExecutor(Executor):
                 after = [] if array.after is None else [ids[array.after]]
                 text = script(self.template, submission, array, after)
                 file = submission.folder / f"array.{number}.sh"
-                ids.append(sbatch.submit(self.template, file, text, array.name))
+                with doing(f"submitting job array {array.name} to SLURM"):
+                    ids.append(sbatch.submit(self.template, file, text, array.name))
                 yield Job(ids[-1], array.first, array.count, array=True)
             if submission.retries:
                 text = retry_script(self._helper, submission, ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field
 from mlpsubmit.jobs.process_end import signal_meaning
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked
 
-__all__ = ["JobState", "Queue", "array_indices", "sacct_records"]
+__all__ = ["JobState", "Queue", "array_indices", "jobs_ahead", "sacct_records"]
 
 #: States of jobs that have ended for good; in any other state a job may still run.
 _ENDED = frozenset(
@@ -95,6 +96,33 @@ class Queue:
             for job in _job_ids(array, indices):
                 queue.jobs[job] = JobState(job, state, reason, node)
         return queue
+
+
+def jobs_ahead(partition: str | None) -> dict[str, int]:
+    """Run squeue once; return how many pending jobs come before each, by the id of job or array.
+
+    Those of the same partition with a higher priority, of all users whose jobs the cluster shows;
+    an array counts as one. If the query fails, there are none.
+
+    Args:
+        partition: the only one to ask for; None for all.
+    """
+    command = ["squeue", "--noheader", "--states=PENDING", "--format=%F|%P|%Q"]
+    command += [f"--partition={partition}"] if partition else []
+    try:
+        rows = [line.split(_SEPARATOR) for line in run_checked(*command).splitlines()]
+    except SlurmUnavailable:
+        return {}
+    pending = {row[0].strip(): (row[1], int(row[2])) for row in rows if len(row) == 3}
+    priorities: dict[str, list[int]] = {}
+    for place, priority in pending.values():
+        priorities.setdefault(place, []).append(priority)
+    for sorted_ in priorities.values():
+        sorted_.sort()
+    return {
+        job: len(priorities[place]) - bisect.bisect_right(priorities[place], priority)
+        for job, (place, priority) in pending.items()
+    }
 
 
 def sacct_records(arrays: Sequence[str], since: float) -> dict[str, JobState]:

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 from mlpsubmit import files
+from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.liveness import Watch, three_intervals
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, installed, settings
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
-from mlpsubmit.jobs.slurm.queue import JobState, Queue, sacct_records
+from mlpsubmit.jobs.slurm.queue import JobState, Queue, jobs_ahead, sacct_records
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.records import Beat, JobRecord, Jobs
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
@@ -30,6 +31,9 @@ _LONGEST_INTERVAL = 15.0
 #: How long a network file system may show an old version of a file to another machine.
 SEEN_LATE_SECONDS = 90.0
 
+#: SLURM's reasons for jobs that wait for others.
+_BEHIND_OTHERS = ("Priority", "Resources")
+
 _T = TypeVar("_T")
 
 
@@ -43,17 +47,25 @@ class Scheduler:
     Args:
         exact: for a process that is about to submit: it holds the run's lock, so that no other
             process is submitting, and does not take a fresh heartbeat as proof of a running task.
+        watches: whether somebody is waiting: only then is it asked which jobs come before.
     """
 
     exact: bool = False
+    watches: bool = False
     watch: Watch = field(default_factory=Watch)
     _since: float = field(default_factory=lambda: time.monotonic())
     _cache: dict[tuple[Any, ...], tuple[float, Any]] = field(default_factory=dict)
 
-    def cached(self, query: Callable[..., _T], *arguments: Hashable) -> _T:
-        """Return the result of a query with these arguments, which may be some seconds old."""
+    def cached(
+        self, query: Callable[..., _T], *arguments: Hashable, least: float = _SHORTEST_INTERVAL
+    ) -> _T:
+        """Return the result of a query with these arguments, which may be some seconds old.
+
+        Args:
+            least: seconds between two queries at least.
+        """
         now, key = time.monotonic(), (query, *arguments)
-        interval = min(max((now - self._since) / 10, _SHORTEST_INTERVAL), _LONGEST_INTERVAL)
+        interval = min(max((now - self._since) / 10, least), _LONGEST_INTERVAL)
         if key not in self._cache or now - self._cache[key][0] > interval:
             result = query(*arguments)
             # The interval starts after the query, which is slow if the scheduler is.
@@ -78,6 +90,8 @@ def slurm_tasks(
     ids = {name: str(job["id"]) for name, job in run.task_jobs(number).items()}
     unresolved = {ids[name] for name in names if resolved[name] is None and name in ids}
     jobs = _job_states(unresolved, queue, intent, scheduler)
+    if scheduler.watches:
+        jobs = _with_places(jobs, intent["template"].get("partition"), scheduler)
     submitting = len(ids) < len(names) and _is_submitting(run, scheduler)
     tasks = []
     for name in names:
@@ -121,6 +135,20 @@ def _job_states(
     records = scheduler.cached(sacct_records, arrays, float(intent["created"]))
     # Accounting may lag behind: a job that has left the queue does not run any more.
     return _Jobs(queue.jobs | {id: job for id, job in records.items() if not job.alive})
+
+
+def _with_places(jobs: _Jobs, partition: str | None, scheduler: Scheduler) -> _Jobs:
+    """Return the states of jobs; those that wait for others name how many come before them."""
+    waiting = {id: job for id, job in jobs.states.items() if job.reason in _BEHIND_OTHERS}
+    if not waiting:
+        return jobs
+    ahead = scheduler.cached(jobs_ahead, partition, least=_LONGEST_INTERVAL)
+    states = dict(jobs.states)
+    for id, job in waiting.items():
+        if before := ahead.get(id.partition("_")[0]):
+            reason = f"{job.reason}, behind {counted(before, 'job')} of higher priority"
+            states[id] = replace(job, reason=reason)
+    return jobs._replace(states=states)
 
 
 def _explained(task: TaskStatus, job: JobState | None) -> TaskStatus:

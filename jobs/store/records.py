@@ -108,6 +108,8 @@ Pid = Annotated[int, Field(gt=0, lt=1 << 31)]
 #: Seconds, since 1970 or between two times, or another amount.
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+#: A step and a loss, of which a step is an integer.
+LossPoint = Annotated[list[Finite | None], Field(min_length=2, max_length=2)]
 Scalar = int | float | bool | str
 #: Half-open.
 Range = Annotated[list[Index], Field(min_length=2, max_length=2)]
@@ -413,6 +415,8 @@ class Beat(TypedDict, total=False):
     max_iter: Count
     active: Count
     loss: Finite | None
+    losses: list[LossPoint]
+    doing: str
 
 
 @_open

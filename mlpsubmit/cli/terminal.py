@@ -6,9 +6,9 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
+from rich.console import ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -16,11 +16,13 @@ from rich.text import Text
 
 from mlpsubmit.display.console import Console, text
 from mlpsubmit.display.output import echo, inline, without_styles
-from mlpsubmit.display.text import counted
+from mlpsubmit.display.progress import is_dumb
+from mlpsubmit.display.sparkline import sparkline
+from mlpsubmit.display.text import counted, duration
 from mlpsubmit.jobs.garbage import resume_collection
 
 if TYPE_CHECKING:
-    from mlpsubmit.jobs.status import Status
+    from mlpsubmit.jobs.status import Status, TaskStatus
     from mlpsubmit.runs.run import Run
 
 __all__ = [
@@ -34,8 +36,10 @@ __all__ = [
     "watch",
 ]
 
-#: Seconds between lines if the output is not a terminal.
+#: Seconds between lines if the output is no terminal, or one that cannot move its cursor; and if
+#: nothing has been done in between.
 LINE_SECONDS = 5.0
+SAME_SECONDS = 60.0
 
 #: Colours of states; all others are yellow.
 _COLOURS = {"done": "green", "running": "cyan", "failed": "red", "crashed": "red"}
@@ -45,6 +49,12 @@ _REASONS = 3
 
 #: The most tasks that are listed.
 _TASKS = 24
+
+#: Characters of the progress bar.
+_BAR = 76
+
+#: Characters of the curve of a loss: it takes what the other columns leave.
+_SHORTEST_CURVE, _LONGEST_CURVE = 8, 40
 
 #: The most characters of a line of a log: SLURM's messages repeat whole commands.
 _LINE = 160
@@ -56,12 +66,11 @@ def render(status: Status) -> RenderableType:
     """Return the whole status: name and state, a progress bar, a line per task, the failures."""
     name, run = inline(status.name), inline(status.run)
     head = text((name, "bold"), f"  {run}  ", _state(status.state))
-    bar = Table.grid(padding=(0, 1))
-    progress = ProgressBar(1.0, status.fraction, width=24, finished_style="green")
-    bar.add_row(progress, text(status.summary))
-    parts: list[RenderableType] = [head, bar]
+    bar = Table.grid()  # which ends the line
+    bar.add_row(ProgressBar(1.0, status.fraction, width=_BAR, finished_style="green"))
+    parts: list[RenderableType] = [head, bar, text(f"  {status.summary}")]
     if status.tasks:
-        parts.append(_tasks(status))
+        parts.append(_Tasks(status.tasks))
     if status.retry:
         retry = f"  a job will resume the missing configs: {inline(status.retry)}"
         parts.append(text((retry, "yellow")))
@@ -79,20 +88,74 @@ def _state(state: str) -> tuple[str, str]:
     return state, _COLOURS.get(state, "yellow")
 
 
-def _tasks(status: Status) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for _ in range(3):
-        table.add_column(overflow="fold")  # paths stay whole in a narrow terminal
-    ordered = sorted(status.tasks, key=lambda task: _ORDER[task.state])
-    for task in ordered[:_TASKS]:
-        state, summary = text(_state(task.state)), text(inline(task.summary))
-        table.add_row(text(f"  {inline(task.name)}"), state, summary)
-    if len(ordered) > _TASKS:
-        rest = Counter(task.state for task in ordered[_TASKS:])
-        states = ", ".join(f"{count} {state}" for state, count in rest.items())
-        more = f"  ... and {counted(len(ordered) - _TASKS, 'more task')}"
-        table.add_row(more, "", text(states))
-    return table
+class _Tasks:
+    """A line for each task: what it trains, in columns, or what it waits for, or how it ended."""
+
+    def __init__(self, tasks: Sequence[TaskStatus]) -> None:
+        self._tasks = sorted(tasks, key=lambda task: _ORDER[task.state])
+
+    def __rich_console__(self, _: Any, options: ConsoleOptions) -> RenderResult:
+        shown, rest = self._tasks[:_TASKS], self._tasks[_TASKS:]
+        grid = Table.grid(padding=(0, 2))
+        for _ in range(3):
+            grid.add_column(overflow="fold")  # paths stay whole in a narrow terminal
+        names = [f"  {inline(task.name)}" for task in shown]
+        left = options.max_width - max(map(len, names)) - max(len(t.state) for t in shown) - 4
+        lines = _training_lines([t for t in shown if t.training], left, options.ascii_only)
+        if lines:
+            grid.add_row("", "", text((lines.pop(0), "dim")))
+        for name, task in zip(names, shown, strict=True):
+            about = lines.pop(0) if task.training else inline(task.summary)
+            grid.add_row(text(name), text(_state(task.state)), text(about))
+        if rest:
+            states = ", ".join(
+                f"{n} {state}" for state, n in Counter(t.state for t in rest).items()
+            )
+            grid.add_row(f"  ... and {counted(len(rest), 'more task')}", "", text(states))
+        yield grid
+
+
+def _training_lines(tasks: Sequence[TaskStatus], width: int, ascii_only: bool) -> list[str]:
+    """Return the head of the columns, and a line for each task; none if there are no tasks.
+
+    Args:
+        width: the characters of a line.
+    """
+    if not tasks:
+        return []
+    columns = list(map(list, zip(_HEAD, *map(_cells, tasks), strict=True)))
+    room = _room(columns, width)
+    if room < _SHORTEST_CURVE:
+        del columns[_HEAD.index("matmul")]
+        room = _room(columns, width)
+    curve = min(max(room, _SHORTEST_CURVE), _LONGEST_CURVE)
+    losses = [[loss for _, loss in task.losses] for task in tasks]
+    curves = ["loss", *(sparkline(one, curve, ascii_only=ascii_only) for one in losses)]
+    padded = [[cell.rjust(max(map(len, column))) for cell in column] for column in columns]
+    padded.insert(2, [one.ljust(curve) for one in curves])
+    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
+
+
+def _room(columns: Sequence[Sequence[str]], width: int) -> int:
+    """Return the characters that columns leave for one more."""
+    return width - sum(2 + max(map(len, column)) for column in columns)
+
+
+#: The columns of a task that trains, besides the curve of its loss.
+_HEAD = ("packs", "step", "", "model-steps/s", "matmul", "left")
+
+
+def _cells(task: TaskStatus) -> tuple[str, ...]:
+    beat = task.heartbeat
+    loss, speed, used = beat.get("loss"), beat.get("speed"), beat.get("matmul_utilization")
+    return (
+        task.packs.replace(" packs", ""),
+        f"{100 * beat['step'] / beat['max_iter']:.0f}%",
+        "NaN" if loss is None else f"{loss:.3g}",
+        f"{speed:,.0f}" if speed else "",
+        "" if used is None else f"{100 * used:.0f}%",
+        "" if task.remaining_seconds is None else duration(task.remaining_seconds),
+    )
 
 
 def _crashes(status: Status) -> list[Text]:
@@ -154,21 +217,27 @@ def _retry_failure(status: Status) -> str:
 @contextlib.contextmanager
 def status_display(console: Console) -> Iterator[Callable[[Status], None]]:
     """Yield a function that shows a status: in place in a terminal, else as a line now and then."""
-    if console.is_terminal:
+    if console.is_terminal and not is_dumb():
         with Live(console=console, refresh_per_second=4) as live:
             yield lambda status: live.update(render(status))
         return
-    printed_at, printed = 0.0, -1
+    printed_at, printed = -SAME_SECONDS, (-1, "")
 
     def show(status: Status) -> None:
         nonlocal printed_at, printed
-        due = time.monotonic() - printed_at >= LINE_SECONDS or not status.running
-        if due and status.done != printed:
-            printed_at, printed = time.monotonic(), status.done
-            line = f"{inline(status.name)} {status.state}: {status.summary}"
-            echo(line, err=console.stderr)
+        news, since = (status.done, status.awaited), time.monotonic() - printed_at
+        due = since >= (LINE_SECONDS if news != printed else SAME_SECONDS) or not status.running
+        if due and (news != printed or status.running):
+            printed_at, printed = time.monotonic(), news
+            echo(_line(status), err=console.stderr)
 
     yield show
+
+
+def _line(status: Status) -> str:
+    """Return the state of a run, and what is waited for, in one line."""
+    line = f"{inline(status.name)} {status.state}: {status.summary}"
+    return line + (f"  {inline(status.awaited)}" if status.awaited else "")
 
 
 def follow_or_report(run: Run, following: bool | None, *, submitted: bool = True) -> int:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.console import ConsoleOptions, RenderableType
+from rich.live import Live
 from rich.segment import Segment
 from rich.text import Text
 
 from mlpsubmit.display.output import inert
 
-__all__ = ["Console", "text"]
+__all__ = ["Console", "text", "transient"]
 
 
 class Console(RichConsole):
@@ -38,3 +39,13 @@ def text(*parts: object | tuple[object, str]) -> Text:
     return Text.assemble(
         *((inert(part[0]), part[1]) if isinstance(part, tuple) else inert(part) for part in parts)
     )
+
+
+def transient(line: Callable[[], RenderableType]) -> Live:
+    """Return a display on standard error, to start and to stop, that leaves nothing behind.
+
+    Args:
+        line: returns what it shows at the time.
+    """
+    console = Console(stderr=True)
+    return Live(console=console, get_renderable=line, refresh_per_second=4, transient=True)

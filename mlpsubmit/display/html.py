@@ -32,12 +32,14 @@ def status_html(
     summary: str,
     tasks: Sequence[tuple[str, str, str]],
     reasons: Iterable[str],
+    figure: str = "",
 ) -> str:
     """Return a run's status: its name, a progress bar with its summary, a row per task, failures.
 
     Args:
         fraction: of the work that is done, 0 to 1.
         tasks: name, state and summary of each task to show.
+        figure: as SVG.
         reasons: of failures; each distinct one is shown once.
     """
     head = f"<b>{escape(name)}</b> <code>{escape(run)}</code> {escape(state)}"
@@ -50,7 +52,7 @@ def status_html(
         )
     distinct = list(dict.fromkeys(reasons))[:_REASONS]
     parts += [f"failed: {escape(reason[:_REASON_LENGTH])}" for reason in distinct]
-    return "<div>" + "<br>".join(parts) + "</div>"
+    return "<div>" + "<br>".join(parts) + figure + "</div>"
 
 
 def sweep_html(

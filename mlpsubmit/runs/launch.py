@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mlpsubmit import files
 from mlpsubmit.checksums import sealed
 from mlpsubmit.display.output import echo
+from mlpsubmit.display.progress import doing
 from mlpsubmit.display.text import abridged
 from mlpsubmit.errors import BusyError, DamageError, UserError
 from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
@@ -91,11 +92,12 @@ def launch(
             f"launch: got {sweep!r}; should be a Sweep (from a file: mlpsubmit launch spec.py)"
         )
     stop_reading(sweep)  # before the imports, which load torch
-    from mlpsubmit.jobs import executors
-    from mlpsubmit.runs.initial_weights import keep_initial_weights
-    from mlpsubmit.runs.manifest import manifest
-    from mlpsubmit.slurm_templates import SlurmRequest
-    from mlpsubmit.spec.load import pickle_sweep
+    with doing("importing torch"):
+        from mlpsubmit.jobs import executors
+        from mlpsubmit.runs.initial_weights import keep_initial_weights
+        from mlpsubmit.runs.manifest import manifest
+        from mlpsubmit.slurm_templates import SlurmRequest
+        from mlpsubmit.spec.load import pickle_sweep
 
     sweep = tried(sweep, runs_dir)
     request = SlurmRequest(template, dict(slurm or {}), retries)
@@ -114,7 +116,8 @@ def launch(
             chosen.check(prepared.submission)
         if run is None:
             content = manifest(sweep, spec, command, prepared.reused.count, prepared.path)
-            run = Run(create(content, prepared))
+            with doing("writing the run directory"):
+                run = Run(create(content, prepared))
             for line in prepared.continuation.lines:
                 echo(line)
         elif owner(run.path) is None:
@@ -141,14 +144,15 @@ def tried(sweep: Sweep, runs_dir: str | Path | None = None) -> Sweep:
     Raises:
         SpecError: the functions of the spec do not fit together.
     """
-    from mlpsubmit.assembly.probe import probe
-    from mlpsubmit.jobs.input_files import record
-    from mlpsubmit.runs.initial_weights import source_folders, with_initial_weights
-    from mlpsubmit.spec.load import noting_imports
+    with doing("importing torch"):
+        from mlpsubmit.assembly.probe import probe
+        from mlpsubmit.jobs.input_files import record
+        from mlpsubmit.runs.initial_weights import source_folders, with_initial_weights
+        from mlpsubmit.spec.load import noting_imports
 
     sweep = with_initial_weights(sweep.refreshed(), runs_dir)
     assert sweep.process is not None
-    with sweep.process.applied(), noting_imports():
+    with doing("trying the functions"), sweep.process.applied(), noting_imports():
         _, read = record(partial(probe, sweep), runs_folder(runs_dir))
     # Files of the run that INIT_WEIGHTS names are read here alone: the new run has copies.
     sources = [os.path.abspath(folder) + os.sep for folder in source_folders(sweep)]
@@ -229,6 +233,7 @@ class PreparedLaunch:
         return cut(self.missing, self.plan.pack_costs[self.missing], self.submission.tasks)
 
 
+@doing("planning, and looking for results to reuse")
 def prepare(
     sweep: Sweep,
     executor: Executor,

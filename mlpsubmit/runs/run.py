@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mlpsubmit.display.html import in_cell, status_html
+from mlpsubmit.display.loss_figure import loss_figure
 from mlpsubmit.display.output import echo
+from mlpsubmit.display.progress import doing
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import BusyError, RunError
 from mlpsubmit.jobs.as_launched import missing_folder
@@ -46,6 +48,9 @@ if TYPE_CHECKING:
 __all__ = ["Run", "notebook_display", "open_run", "poll_seconds"]
 
 POLL_SECONDS = 0.5
+
+#: The most tasks whose losses a notebook draws.
+_CURVES = 8
 
 #: For how long, and how often, a job on the cluster tries to resume a run that is busy.
 RETRY_SECONDS = 600.0
@@ -102,6 +107,7 @@ class Run:
                 many tasks. By default a notebook displays it, and a script does nothing.
         """
         on_status = on_status or notebook_display()
+        self._scheduler.watches = True
         while True:
             status = self.status()
             if on_status is not None:
@@ -146,9 +152,10 @@ class Run:
             RunError: reused results are damaged; only a new launch can train these configs again.
                 Or other users could have written the functions in the run.
         """
-        from mlpsubmit.jobs import executors
-        from mlpsubmit.slurm_templates import SlurmRequest
-        from mlpsubmit.spec.hyperparameters import validate
+        with doing("importing torch"):
+            from mlpsubmit.jobs import executors
+            from mlpsubmit.slurm_templates import SlurmRequest
+            from mlpsubmit.spec.hyperparameters import validate
 
         submitted_hash = sweep_hash(self.directory, trust=trust)
         if warning := missing_folder(self.directory):
@@ -339,12 +346,13 @@ class Run:
         from mlpsubmit.results import to_dataset, write
         from mlpsubmit.results.netcdf_zarr import open_netcdf
 
-        found = self.directory.results.unread()
-        if out is not None:
-            written = write(self.layout(), found, Path(out), force=force)
-            if written.suffix == ".nc":
-                return open_netcdf(written)
-        return to_dataset(self.layout(), found)
+        with doing("reading the results"):
+            found = self.directory.results.unread()
+            if out is not None:
+                written = write(self.layout(), found, Path(out), force=force)
+                if written.suffix == ".nc":
+                    return open_netcdf(written)
+            return to_dataset(self.layout(), found)
 
     def model(
         self,
@@ -481,6 +489,8 @@ def _html(status: Status) -> str:
     """Return a status as HTML; the tasks of a complete run are left out."""
     rows = [] if status.complete else [(t.name, t.state, t.summary) for t in status.tasks]
     reasons = map(str, status.failure_groups)
+    figure = loss_figure(tuple((t.name, t.losses) for t in status.tasks if t.losses)[:_CURVES])
     return status_html(
-        status.name, status.run, status.state, status.fraction, status.summary, rows, reasons
+        *(status.name, status.run, status.state, status.fraction, status.summary),
+        *(rows, reasons, figure),
     )

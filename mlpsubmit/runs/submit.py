@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
+from mlpsubmit.display.progress import doing
 from mlpsubmit.errors import BusyError, DamageError, RunError, error_text
 from mlpsubmit.jobs.heartbeat import is_elsewhere
 from mlpsubmit.jobs.killed_packs import add_unrecorded_ends
@@ -195,7 +196,8 @@ def _settled_status(run: RunDirectory) -> Status:
         "sign of its tasks, so that nothing trains twice",
         stacklevel=4,
     )
-    scheduler.watch.settle(waits)
+    with doing(f"watching for a sign of the tasks on {hosts}"):
+        scheduler.watch.settle(waits)
     return read_status(run, scheduler)
 
 

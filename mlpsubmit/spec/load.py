@@ -17,6 +17,7 @@ from typing import Any
 
 import cloudpickle
 
+from mlpsubmit.display.progress import doing
 from mlpsubmit.errors import (
     SpecError,
     UserError,
@@ -36,6 +37,7 @@ __all__ = ["load_spec", "noting_imports", "pickle_sweep", "unpickle_surroundings
 _imported: set[str] = set()
 
 
+@doing("loading the spec")
 def load_spec(path: Path, pick: str | None = None) -> Sweep:
     """Run a spec file and return its sweep, which carries what the spec sets in its process.
 

@@ -24,6 +24,7 @@ from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.status import Status, TaskStatus
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.task_status import STARTING
 from mlpsubmit.results.source import Failure
 from mlpsubmit.runs.run import Run, poll_seconds
 
@@ -74,6 +75,104 @@ def test_the_state_of_the_job_that_resumes_is_shown() -> None:
     failed = replace(status_of("stopped"), retry_failure="FAILED (exit code 1:0) on n1")
     printed = "the job that should resume the missing configs failed: FAILED (exit code 1:0) on n1"
     assert printed in rendered(failed)
+
+
+def training(name: str, **fields: Any) -> TaskStatus:
+    beat = {
+        "packs": 12,
+        "packs_done": 3,
+        "step": 5120,
+        "max_iter": 10_000,
+        "loss": 0.0123,
+        "losses": [(64 * n, 10.0**-n) for n in range(1, 9)],
+        "speed": 11_432.1,
+        "matmul_utilization": 0.54,
+        **fields,
+    }
+    return TaskStatus(name, "running", beat, None, remaining_seconds=720.0)
+
+
+def lines_of(*tasks: TaskStatus, width: int, **options: Any) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, **options)
+    console.print(terminal.render(status_of("running", *tasks)))
+    shown: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return [line.rstrip() for line in shown.splitlines()[3:]]
+
+
+def test_a_task_in_training_shows_its_loss_speed_and_time_left() -> None:
+    head, line = lines_of(training("000-0000"), width=100)
+    assert head.split() == ["packs", "step", "loss", "model-steps/s", "matmul", "left"]
+    assert line.split() == [
+        *("000-0000", "running", "3/12", "51%", "█▇▆▅▄▃▂▁▇", "0.0123"),
+        *("11,432", "54%", "12", "min"),
+    ]
+    assert line.index("54%") + 3 == head.index("matmul") + 6, "columns are below their heads"
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_tasks_take_a_line_each_and_curves_what_room_there_is(width: int) -> None:
+    many = [(64 * n, 1.0 / n) for n in range(1, 65)]
+    tasks = [
+        training("000-0000", losses=many),
+        training("000-0001", losses=many, packs=128, packs_done=100, loss=None),
+        TaskStatus("000-0002", "waiting", {}, None, "queued: Priority"),
+        TaskStatus("000-0003", "running", {"packs": 4, "doing": "building networks"}, None),
+    ]
+    _, *lines = lines_of(*tasks, width=width)
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= width
+    curves = [sum(c in "▁▂▃▄▅▆▇█" for c in line) for line in lines[:2]]
+    assert curves == {80: [13, 12], 100: [25, 24], 160: [40, 39]}[width]
+    assert "xNaN" in lines[1].replace(" ", "")
+    assert ("54%" in lines[0]) is (width > 80), "the first column that is left out"
+    assert lines[2].split(maxsplit=2) == ["000-0003", "running", "0/4 packs, building networks"]
+    assert lines[3].split(maxsplit=2) == ["000-0002", "waiting", "queued: Priority"]
+
+
+def test_a_terminal_without_unicode_gets_bars_of_ascii() -> None:
+    class Latin(io.StringIO):
+        encoding = "latin-1"
+
+    console = Console(file=Latin(), width=80)
+    console.print(terminal.render(status_of("running", training("000-0000"))))
+    line = console.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
+    assert line.split()[4] == "#*+=~-._*"
+
+
+def test_what_a_task_waits_for_is_never_nothing() -> None:
+    states = {
+        "importing torch": TaskStatus("t", "waiting", {}, None, STARTING),
+        "starting": TaskStatus("t", "running", {"state": "starting", "packs": 2}, None),
+        "loading data": TaskStatus("t", "running", {"packs": 2, "doing": "loading data"}, None),
+    }
+    for expected, task in states.items():
+        assert expected in task.awaited
+        assert expected in task.summary
+        assert expected in rendered(status_of("running", task))
+    assert training("t").awaited == TaskStatus("t", "done", {}, None).awaited == ""
+
+
+@pytest.mark.parametrize("term", ["dumb", "pipe"])
+def test_without_a_cursor_there_are_lines(
+    term: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    console = Console(file=io.StringIO(), force_terminal=term == "dumb")
+    starting = TaskStatus("000-0000", "waiting", {}, None, STARTING)
+    with terminal.status_display(console) as show:  # type: ignore[arg-type]
+        for _ in range(3):
+            show(status_of("running", starting))
+    line = "staircase running: 0/4 configs  0%  000-0000: starting: importing torch\n"
+    assert capsys.readouterr().out == line
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    with terminal.status_display(console) as show:  # type: ignore[arg-type]
+        show(status_of("running", starting))
+        show(status_of("running", training("000-0000")))
+        show(status_of("running", training("000-0000")))
+        show(status_of("done", done=4))
+    assert capsys.readouterr().out == (
+        line + "staircase running: 0/4 configs  0%\nstaircase done: 4/4 configs  100%\n"
+    )
 
 
 def test_a_thousand_crashed_tasks_are_shown_at_once(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from nbclient import NotebookClient
 
 from mlpsubmit import Monomial, Sweep, launch, open_run
+from mlpsubmit.display.loss_figure import loss_figure
 from mlpsubmit.runs.run import notebook_display
 from mlpsubmit.spec.load import load_spec
 
@@ -40,6 +41,7 @@ def test_the_example_trains_shows_progress_and_plots(
     # The first is what wait has shown, again and again in one place; the second is the run itself.
     assert len(waited) == 2
     assert all("6/6 configs" in html(output) for output in waited)
+    assert html(waited[0]).count("<progress") == html(waited[0]).count("<svg") == 1
     assert "xarray.Dataset" in html(dataset[0])
     assert any("image/png" in output["data"] for output in plot)
     assert "last step alone" in html(table[0])
@@ -120,3 +122,21 @@ def test_a_script_shows_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert IPython.get_ipython() is None
     assert notebook_display() is None
+
+
+# ---- losses -----------------------------------------------------------------------------------
+
+
+def test_losses_are_drawn_with_a_line_for_each_task() -> None:
+    drawn = loss_figure(
+        (
+            ("000-0000", ((64, 1.0), (128, 0.1), (192, None))),
+            ("000-0001", ((64, 0.5),)),
+            ("000-0002", ((64, None),)),
+        )
+    )
+    assert drawn.startswith("<svg")
+    assert all(f"<!-- {text} -->" in drawn for text in ("000-0000", "000-0001", "train loss"))
+    assert "$\\mathdefault{10^{-1}}$" in drawn, "positive losses are on a logarithmic axis"
+    assert "mathdefault{10" not in loss_figure((("a", ((1, 1.0), (2, -0.5))),))
+    assert loss_figure(()) == loss_figure((("a", ((1, None),)),)) == ""

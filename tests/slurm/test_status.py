@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ import pytest
 import xarray
 
 from mlpsubmit import RunError
+
+COMMAND = str(Path(sys.executable).parent / "mlpsubmit")
 
 #: Takes 400 MB more, after the steps that a launch tries.
 HUNGRY = """
@@ -165,3 +169,32 @@ def test_without_accounts_memory_is_told_by_the_log(bare_study: Any, wait_for: A
     (task,) = bare_study.open("hungry").status().tasks
     assert task.state == "crashed"
     assert re.search(r"it used \d+M, and its limit was 600M", task.why)
+
+
+def test_who_watches_hears_how_many_jobs_come_first(study: Any) -> None:
+    sleep = ("--exclusive", "--nodelist=n3", "--output=/dev/null", "--wrap=sleep 600")
+    jobs = [study.cluster.run("sbatch", "--parsable", "--partition=urgent", *sleep).stdout.strip()]
+    for _ in range(2):
+        behind = study.cluster.run("sbatch", "--parsable", "--partition=preempt", *sleep)
+        jobs.append(behind.stdout.strip())
+    run = study.launch("patient", slurm={"partition": "preempt"})
+    watching = subprocess.Popen(
+        [COMMAND, "status", "patient", "--watch"],
+        cwd=study.folder,
+        env={**os.environ, "MLPSUBMIT_RUNS": str(study.folder / "runs")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert watching.stdout is not None
+        line = watching.stdout.readline()
+        while ", behind" not in line:
+            assert "000-0000: " in line, "never nothing"
+            line = watching.stdout.readline()
+        assert re.search(r"queued: (Priority|Resources), behind 2 jobs of higher priority$", line)
+        assert "behind" not in study.cli("status", "patient").stdout, "nobody waits"
+    finally:
+        watching.kill()
+        watching.communicate()
+        run.cancel()
+        study.cluster.run("scancel", *jobs)

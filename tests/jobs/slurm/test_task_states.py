@@ -94,6 +94,28 @@ def test_the_files_tell_by_themselves(
     assert not asked.exists(), "the scheduler is not asked"
 
 
+def test_who_waits_hears_how_many_jobs_come_first(run: RunDirectory, slurm: Any) -> None:
+    answer(run)
+    asked = slurm(row("PENDING", "Priority"))
+    # The second question: array, partition and priority of all pending jobs.
+    queue = ["1|a|900", "2|a|700", "3|a|500", "7|a|500", "4|a|100", "5|b|900"]
+    program = asked.parent / "bin" / "squeue"
+    rows = "\n".join(queue)
+    program.write_text(
+        program.read_text().replace(
+            "cat <<", f"case $* in *PENDING*) cat <<'ALL'\n{rows}\nALL\nexit;; esac\ncat <<"
+        )
+    )
+    assert state(run) == ("waiting", "queued: Priority")
+    assert asked.read_text().split() == ["squeue"], "a status that nobody waits for asks once"
+    behind = "queued: Priority, behind 2 jobs of higher priority"
+    assert state(run, watches=True) == ("waiting", behind)
+    slurm(row("PENDING", "Dependency"))
+    assert state(run, watches=True) == ("waiting", "queued: Dependency")
+    slurm(row("PENDING", "Priority"))  # and answers the second question with the same line
+    assert state(run, watches=True) == ("waiting", "queued: Priority")
+
+
 FORGOTTEN = "its job has left the queue, and the cluster has no accounting record of why"
 FAILED = "SLURM reports FAILED on n1"
 LATE = "its final heartbeat is not visible yet"
