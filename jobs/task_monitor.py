@@ -221,7 +221,6 @@ class TaskMonitor(Monitor):
             active=progress.active,
             loss=loss,
             losses=self._curve.to_json(),
-            doing="",
         )
         self._report(time.monotonic())
         if self._verbose:
@@ -232,6 +231,8 @@ class TaskMonitor(Monitor):
         counts = self._counts
         counts.reported = now
         self._meter.update(counts.made + (counts.queued - counts.step) * counts.active)
+        if counts.queued > counts.first_step:
+            self.heartbeat.update(doing="")
         self.heartbeat.update(step=counts.queued, **self._meter.fields())
 
 

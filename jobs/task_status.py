@@ -57,7 +57,7 @@ class TaskStatus:
     def training(self) -> bool:
         """Whether it has made steps of the pack that it is in, and makes more."""
         beat = self.heartbeat
-        makes_steps = bool(self.losses and beat.get("step") and beat.get("max_iter"))
+        makes_steps = bool(beat.get("step") and beat.get("max_iter")) and not beat.get("doing")
         return self.state == "running" and not self.why and makes_steps
 
     @property

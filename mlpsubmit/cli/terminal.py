@@ -151,7 +151,7 @@ def _cells(task: TaskStatus) -> tuple[str, ...]:
     return (
         task.packs.replace(" packs", ""),
         f"{100 * beat['step'] / beat['max_iter']:.0f}%",
-        "NaN" if loss is None else f"{loss:.3g}",
+        "" if not task.losses else "NaN" if loss is None else f"{loss:.3g}",
         f"{speed:,.0f}" if speed else "",
         "" if used is None else f"{100 * used:.0f}%",
         "" if task.remaining_seconds is None else duration(task.remaining_seconds),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import os
 import pkgutil
+import pty
 import socket
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -199,6 +204,48 @@ def test_the_status_of_many_tasks_is_read_less_often() -> None:
     one = TaskStatus("000-0000", "running", {}, None)
     assert poll_seconds(status_of("running", one)) == 0.5
     assert poll_seconds(status_of("running", *[one] * 1000)) == 5
+
+
+def test_a_run_reports_its_losses(mlpsubmit: Command) -> None:
+    mlpsubmit(
+        "launch", "small.py", "--executor", "debug", "MAX_ITER=200", "LOSS_CHECKPOINTS=[1e-9]"
+    )
+    (task,) = open_run("small").status().tasks
+    assert [step for step, _ in task.losses] == [64, 128, 192, 200]
+    assert all(loss is not None and loss > 0 for _, loss in task.losses)
+    (shown,) = json.loads(mlpsubmit("status", "small", "--json").out)["tasks"]
+    assert [tuple(point) for point in shown["losses"]] == list(task.losses)
+    assert (shown["awaited"], shown["remaining_seconds"], shown["doing"]) == ("", None, "")
+
+
+@pytest.mark.slow
+def test_a_launch_at_a_terminal_says_what_it_does_from_the_beginning(workplace: Path) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "mlpsubmit", "launch", "small.py", "MAX_ITER=2"]
+    environment = {**os.environ, "TERM": "dumb"}
+    with subprocess.Popen(
+        command, cwd=workplace, env=environment, stdout=theirs, stderr=theirs, stdin=theirs
+    ) as launch:
+        os.close(theirs)
+        shown = ""
+        with contextlib.suppress(OSError):  # its end, on Linux
+            while part := os.read(ours, 4096).decode():
+                shown += part
+    os.close(ours)
+    assert launch.returncode == 0
+    lines = shown.splitlines()
+    expected = [
+        "loading the spec ...",
+        "trying the functions ...",
+        "planning, and looking for results to reuse ...",
+        "writing the run directory ...",
+    ]
+    assert [line for line in lines if line in expected] == expected
+    assert lines[0] == expected[0], "before everything else"
+    assert "\x1b" not in shown
+    running = [line for line in lines if line.startswith("small running: ")]
+    assert "000-0000: starting: importing torch" in running[0]
+    assert lines[-1].startswith("all 8 configs are done")
 
 
 # ---- the report ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlpsubmit import files
-from mlpsubmit.jobs.status import _remaining
+from mlpsubmit.jobs.status import _costs_ahead, _remaining
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.records import Intent
 from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -31,29 +32,35 @@ def run(tmp_path: Path, records: Any) -> RunDirectory:
     return run
 
 
+def remaining(
+    run: RunDirectory, tasks: Sequence[TaskStatus], rates: Mapping[str, float]
+) -> float | None:
+    return _remaining(_costs_ahead(run, LEFT, tasks), rates)
+
+
 LEFT = np.array([0.0, 10.0, 30.0, 30.0, 50.0, 50.0])
 
 
 def test_the_slice_that_ends_last_counts(run: RunDirectory) -> None:
     tasks = [task(0, "running", 1), task(1, "running", 2)]
     rates = {"000-0000": 10.0, "000-0001": 2.0}
-    assert _remaining(run, LEFT, tasks, rates) == 60 / 2
+    assert remaining(run, tasks, rates) == 60 / 2
 
 
 def test_what_a_task_has_gone_past_is_left_to_a_resume(run: RunDirectory) -> None:
     tasks = [task(1, "running", 3)]  # pack 2 has failed
-    assert _remaining(run, LEFT, tasks, {"000-0001": 2.0}) == 30 / 2
+    assert remaining(run, tasks, {"000-0001": 2.0}) == 30 / 2
 
 
 def test_tasks_that_wait_take_their_turn(run: RunDirectory) -> None:
     tasks = [task(0, "running", 1), task(1, "waiting"), task(2, "waiting")]
-    assert _remaining(run, LEFT, tasks, {"000-0000": 10.0}) == 170 / 10
+    assert remaining(run, tasks, {"000-0000": 10.0}) == 170 / 10
 
 
 def test_without_a_rate_nothing_is_said(run: RunDirectory) -> None:
     tasks = [task(0, "running", 1), task(1, "running", 2)]
-    assert _remaining(run, LEFT, tasks, {"000-0000": 10.0, "000-0001": 0.0}) is None
-    assert _remaining(run, LEFT, tasks, {}) is None
+    assert remaining(run, tasks, {"000-0000": 10.0, "000-0001": 0.0}) is None
+    assert remaining(run, tasks, {}) is None
 
 
 def test_slices_are_read_once_for_all_tasks(
@@ -68,5 +75,5 @@ def test_slices_are_read_once_for_all_tasks(
 
     monkeypatch.setattr(RunDirectory, "intent", intent)
     tasks = [task(number, "running", 2 * number) for number in range(3)]
-    _remaining(run, LEFT, tasks, {one.name: 1.0 for one in tasks})
+    remaining(run, tasks, {one.name: 1.0 for one in tasks})
     assert read == [0]

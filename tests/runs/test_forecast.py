@@ -262,19 +262,20 @@ def test_the_time_left_is_that_of_the_task_that_ends_last(mlpsubmit: Command) ->
         own = {**beat, **times, "cost_done": cost_done}
         return TaskStatus(f"000-000{number}", "running", own, None)
 
-    def progress(*tasks: TaskStatus) -> tuple[float, float | None]:
+    def progress(*tasks: TaskStatus) -> tuple[float, dict[str, float], float | None]:
         beats = {task.name: task.heartbeat for task in tasks}
         return _progress(run, plan, np.zeros(0, np.int64), [], tasks, beats)
 
-    fraction, left = progress(task(0, 500, 50.0), task(1, 100, 50.0))
+    fraction, own, left = progress(task(0, 500, 50.0), task(1, 100, 50.0))
+    assert own == pytest.approx({"000-0000": 50, "000-0001": 450})
     assert left == pytest.approx(450)
     assert fraction == pytest.approx((0.5 * costs[0] + 0.1 * costs[1]) / costs.sum())
     # What counts as done at once, for thresholds ended it early, makes no later pack faster.
-    assert progress(task(0, 500, 50.0, cost_done=1e30))[1] == pytest.approx(50)
-    assert progress(task(0, 0, 1.0), task(1, 100, 50.0))[1] is None
+    assert progress(task(0, 500, 50.0, cost_done=1e30))[2] == pytest.approx(50)
+    assert progress(task(0, 0, 1.0), task(1, 100, 50.0))[1:] == ({"000-0001": 450.0}, None)
     waiting = TaskStatus("000-0001", "waiting", {}, None)
     expected = 50 + costs[1] / (0.5 * costs[0] / 50)
-    assert progress(task(0, 500, 50.0), waiting)[1] == pytest.approx(expected)
+    assert progress(task(0, 500, 50.0), waiting)[2] == pytest.approx(expected)
     # Before the first sign of life of a pack nothing of it is done.
     assert progress(task(0, 0, 1.0))[0] == 0.0
 
