@@ -4,15 +4,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-# A real SLURM, which the tests start, and a C compiler, whose functions they test. mlpsubmit needs
-# neither.
-SLURM := slurm-wlm slurmdbd munge mariadb-server gcc libc6-dev
+# A real SLURM, which the tests start, a C compiler, whose functions they test, and programs that read
+# files of results. mlpsubmit needs none of these.
+DEBIAN := slurm-wlm slurmdbd munge mariadb-server gcc libc6-dev netcdf-bin r-cran-ncdf4
 
 # To rewrite the asserts of all tests takes seconds; their bytecode keeps that for the next time.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-quick simulate crashes science bench bench-all check format slurm clean
+.PHONY: help quickstart test test-quick simulate crashes science bench bench-all check format debian clean
 
 help:  ## List these targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -21,7 +21,7 @@ quickstart: $(READY)  ## Train the quickstart example, collect it, print a table
 	$(BIN)/mlpsubmit launch examples/quickstart.py
 	$(BIN)/mlpsubmit collect quickstart --out results.nc --plot results.png --force
 
-test: check slurm  ## Everything that CI runs
+test: check debian  ## Everything that CI runs
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-quick: $(READY)  ## The tests that start no worker processes and train for no more than seconds
@@ -60,15 +60,15 @@ format: $(READY)  ## Reformat the code and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-slurm:  ## Install Debian's packages of SLURM and of a C compiler, for the tests, if run as root
-	@for name in slurmctld slurmdbd munged mariadbd cc; do \
+debian:  ## Install SLURM, a C compiler, ncdump and R for the tests, if run as root on Debian
+	@for name in slurmctld slurmdbd munged mariadbd cc ncdump Rscript; do \
 		command -v $$name >/dev/null || missing="$$missing $$name"; \
 	done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update && DEBIAN_FRONTEND=noninteractive \
-			apt-get install --yes --no-install-recommends $(SLURM); \
-	else echo "no$$missing here: tests on a cluster will be skipped (they need $(SLURM))"; fi
+			apt-get install --yes --no-install-recommends $(DEBIAN); \
+	else echo "no$$missing here: tests that need them will be skipped ($(DEBIAN))"; fi
 
 clean:  ## Remove the environment and build outputs
 	rm -rf .venv build dist *.egg-info

@@ -116,7 +116,7 @@ def assemble(
     coordinates = _coordinates(schema)
     attributes = _attributes(layout, codes)
     hashed = hashes or ResultsHash(layout.size)
-    hashed.add_coordinates({name: values for name, (_, values, _) in coordinates.items()})
+    hashed.add_coordinates({name: values for name, (_, values, _, _) in coordinates.items()})
     hashed.add_status(codes)
     for variable, values in filled:
         hashed.add(variable, values)
@@ -184,8 +184,8 @@ def _errors(source: ResultSource, codes: npt.NDArray[np.uint8]) -> Array | None:
     return errors
 
 
-def _coordinates(schema: Schema) -> dict[str, tuple[Dims, Array, dict[str, str]]]:
-    """Return the dimensions, values and attributes of every coordinate."""
+def _coordinates(schema: Schema) -> dict[str, tuple[Dims, Array, dict[str, str], dict[str, None]]]:
+    """Return the dimensions, values, attributes and encoding of every coordinate."""
     layout = schema.layout
     names = coordinate_names(layout)
     found: dict[str, tuple[Dims, Array, Text]] = {
@@ -199,7 +199,11 @@ def _coordinates(schema: Schema) -> dict[str, tuple[Dims, Array, dict[str, str]]
         text = Text(dim.replace("_", " "), f"{dim} along which grabs have values")
         found[dim] = (dim, coordinate_values(own), text)
     found |= {dim: (dim, steps, CLOCK_TEXTS[dim]) for dim, steps in schema.clocks.items()}
-    return {name: (dims, own, text.attributes) for name, (dims, own, text) in found.items()}
+    no_fill = {"_FillValue": None}  # CF: the coordinates along a dimension are never missing
+    return {
+        name: (dims, own, text.attributes, no_fill if isinstance(dims, str) else {})
+        for name, (dims, own, text) in found.items()
+    }
 
 
 def _axis_text(name: str, layout: Layout) -> Text:

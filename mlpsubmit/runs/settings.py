@@ -13,6 +13,10 @@ __all__ = ["axis_texts", "fixed_settings", "grab_functions"]
 #: Settings that axes take the place of.
 _AXES = ("num_trials", "target_monomials")
 
+_FUNCTIONS = ("batchfn", "data", "where")
+#: Settings that no result depends on.
+_NOT_COUNTING = UNSWEPT | {"where"}
+
 #: What names of settings stand for, where these are no words.
 _LONG_NAMES = {
     "lr": "learning rate",
@@ -43,11 +47,11 @@ def fixed_settings(sweep: Mapping[str, Any]) -> dict[str, FixedSetting]:
     """Return all settings of a sweep.json that are on no axis, by name."""
     functions = sweep["functions"]
     of_code, own = functions.get("hashes", {}), functions.get("arguments", {})
-    named = {name: functions[name] for name in ("batchfn", "data") if name in functions}
+    named = {name: functions[name] for name in _FUNCTIONS if name in functions}
     found = {**sweep["hyperparameters"], **own, **sweep["arguments"], **named, "trial": 0}
     on_axes = {name for axis in sweep["axes"] for name in axis["names"]}
     return {
-        name: FixedSetting(value, of_code.get(name, ""), name not in UNSWEPT)
+        name: FixedSetting(value, of_code.get(name, ""), name not in _NOT_COUNTING)
         for name, value in found.items()
         if name not in {*on_axes, *_AXES}
     }

@@ -1,0 +1,104 @@
+"""Files of results, opened by programs that know nothing of mlpsubmit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pandas
+import polars
+import pytest
+import xarray as xr
+
+from mlpsubmit.results import to_dataset, write
+from mlpsubmit.results.labels import Labels
+from mlpsubmit.results.source import FixedSetting
+
+
+@pytest.fixture
+def study(fakes):
+    """Traces, a named dimension, a missing point, texts with quotes, and settings."""
+    layout = replace(
+        fakes.layout(width=[64, 256], act=["relu", 'x"é'], thresholds=[0.1]),
+        labels={"norms": Labels(("layer",), {"layer": ("in", "out")}, "nats", "norms")},
+        settings={"lr": FixedSetting(0.1), "online": FixedSetting(True)},
+    )
+    traces = {"step": [0, 2], "train_loss": [[1.0, 0.5]], "grab__norms": [[1.5, 2.5]]}
+    packs = [fakes.pack([i], thresholds=1, **traces, test_loss=[3.0]) for i in (0, 1, 3)]
+    return layout, fakes.Source(packs)
+
+
+def answer(*command: str) -> str:
+    """The output of another program; one that is missing is an error where all have to be there."""
+    if shutil.which(command[0]) is None:
+        message = f"needs {command[0]} (make test installs it for root on Debian)"
+        assert not os.environ.get("CI"), message
+        pytest.skip(message)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_ncdump_reads_values_names_and_settings(study, tmp_path):
+    text = answer("ncdump", str(write(*study, tmp_path / "r.nc")))
+    for line in (
+        "double train_loss(width, act, step) ;",
+        'string train_loss:long_name = "train loss" ;',
+        "int64 steps(width, act) ;",
+        "steps:_FillValue = -1LL ;",
+        'string norms:units = "nats" ;',
+        "norms(width, act, layer) ;",
+        'string :Conventions = "CF-1.11" ;',
+        ":lr = 0.1 ;",
+        'string :online = "True" ;',
+        " width = 64, 256 ;",
+        ' layer = "in", "out" ;',
+        " steps =\n  10, 11,\n  _, 13 ;",
+    ):
+        assert line in text, line
+    assert "\t\twidth:_FillValue" not in text  # CF: coordinates have no missing values
+    assert "\t\tthreshold:_FillValue" not in text
+
+
+def test_r_reads_values_names_and_settings(study, tmp_path):
+    path = write(*study, tmp_path / "r.nc")
+    script = f"""
+    suppressWarnings(library(ncdf4))
+    file <- nc_open("{path}")
+    loss <- ncvar_get(file, "train_loss")
+    steps <- ncvar_get(file, "steps")
+    cat("\\n", dim(loss), loss[2, 1, 1], is.na(steps[1, 2]), steps[1, 1], "\\n")
+    cat(ncvar_get(file, "status"), ncvar_get(file, "layer"), ncvar_get(file, "act"), "\\n")
+    cat(ncatt_get(file, 0, "lr")$value, ncatt_get(file, "norms", "long_name")$value, "\\n")
+    """
+    lines = [line.strip() for line in answer("Rscript", "-e", script).splitlines()]
+    assert "2 2 2 0.5 TRUE 10" in lines
+    assert 'done done missing done in out relu x"é' in lines
+    assert lines[-1] == "0.1 norms"
+
+
+def test_xarray_reads_what_was_collected(study, tmp_path):
+    expected = to_dataset(*study)
+    for ending, opener in ((".nc", xr.open_dataset), (".zarr", xr.open_zarr)):
+        with opener(write(*study, tmp_path / f"r{ending}")) as opened:  # no engine is named
+            xr.testing.assert_identical(opened.load(), expected)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_pandas_and_polars_read_the_same_table(study, tmp_path, ending):
+    path = write(*study, tmp_path / f"r{ending}")
+    in_pandas = pandas.read_parquet(path) if ending == ".parquet" else pandas.read_csv(path)
+    in_polars = polars.read_parquet(path) if ending == ".parquet" else polars.read_csv(path)
+    assert list(in_pandas.columns) == in_polars.columns
+    assert len(in_pandas) == len(in_polars) == 7  # three configs of two steps; the missing one
+    done = in_polars.filter(polars.col("status") == "done")
+    assert done["steps"].dtype == polars.Int64
+    assert done["steps"].to_list() == [10, 10, 11, 11, 13, 13]
+    assert in_pandas[in_pandas.status == "done"].steps.tolist() == done["steps"].to_list()
+    assert in_polars["act"].to_list() == in_pandas.act.tolist()
+    loss = done.group_by("step").agg(polars.col("train_loss").mean()).sort("step")
+    np.testing.assert_array_equal(loss["train_loss"], [1.0, 0.5])
+    assert in_polars.filter(polars.col("status") == "missing")["steps"].to_list() == [None]
