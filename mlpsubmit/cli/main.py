@@ -27,6 +27,7 @@ COMMANDS = (
     "launch",
     "status",
     "collect",
+    "report",
     "resume",
     "cancel",
     "logs",

@@ -12,7 +12,7 @@ from mlpsubmit.arguments import function_name
 from mlpsubmit.display.output import inert
 from mlpsubmit.display.text import counted
 
-__all__ = ["in_cell", "status_html", "sweep_html"]
+__all__ = ["escape", "in_cell", "status_html", "sweep_html"]
 
 #: The most tasks, reasons of failures and values of an axis that are listed.
 _TASKS = 8

@@ -15,6 +15,10 @@ __all__ = ["MARK", "run_column", "run_of"]
 MARK = "mlpsubmit run {}."
 _MARKED = re.compile(rb"mlpsubmit run ([\w-]+)\.")
 
+#: The same in a report, which is HTML, and the bytes in which it is.
+_REPORT = re.compile(rb'<meta name="description" content="mlpsubmit run ([\w-]+)\.">')
+_HEAD_BYTES = 4096
+
 
 def run_column(taken: list[str]) -> str:
     """Return the name of the last column of a CSV, which has the run: ``run`` if that is free."""
@@ -64,6 +68,13 @@ def _of_marked(path: Path) -> str | None:
     return None if found is None else found[1].decode()
 
 
+def _of_report(path: Path) -> str | None:
+    # In its head, before any text of the run.
+    with path.open("rb") as file:
+        found = _REPORT.search(file.read(_HEAD_BYTES))
+    return None if found is None else found[1].decode()
+
+
 def _of_pickle(path: Path) -> str | None:
     # After the pickle itself, which is not loaded: that could run anything.
     with path.open("rb") as file:
@@ -81,4 +92,6 @@ _READERS: dict[str, Callable[[Path], Any]] = {
     ".png": _of_marked,
     ".pdf": _of_marked,
     ".svg": _of_marked,
+    ".html": _of_report,
+    ".htm": _of_report,
 }

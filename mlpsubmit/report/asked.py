@@ -1,0 +1,112 @@
+"""What was asked of a run: axes, settings, functions with their code, versions, git, command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mlpsubmit.display.text import counted
+from mlpsubmit.errors import RunError
+from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.records import Ingredients, read
+from mlpsubmit.report.contents import RunResults
+from mlpsubmit.report.markup import definitions, details, escape, table
+from mlpsubmit.report.notation import plain
+
+__all__ = ["asked"]
+
+#: The most values of an axis, and characters of a value or of a source, that are shown.
+MOST_VALUES, MOST_CHARACTERS, MOST_CODE = 24, 300, 20_000
+
+_ORIGIN = ("spec", "command", "git_commit", "git_diff_hash", "data_hash")
+
+
+def asked(one: RunResults) -> str:
+    """Return what was asked of a run, as HTML."""
+    sweep = one.run.directory.sweep
+    attributes = dict(one.layout.attributes)
+    functions = sweep["functions"]
+    grabs: Mapping[str, Any] = functions.get("grabs") or {}
+    set_, defaults = _settings(sweep["hyperparameters"])
+    used = {
+        **{name: functions.get(name) for name in ("batchfn", "data", "where")},
+        **{f"grab {name}": function for name, function in grabs.items()},
+    }
+    further = {name: attributes.pop(name) for name in _ORIGIN if attributes.get(name)}
+    versions = {name: value for name, value in attributes.items() if value not in ("", one.run.id)}
+    versions.pop("sweep", None)
+    return "\n".join(
+        filter(
+            None,
+            [
+                _axes(sweep["axes"]),
+                "<h3>Settings</h3>",
+                definitions(_texts({**set_, **sweep["arguments"]}))
+                or '<p class="note">All settings have their defaults.</p>',
+                details(
+                    f"{counted(len(defaults), 'setting')} at default", definitions(_texts(defaults))
+                ),
+                "<h3>Functions</h3>",
+                definitions(_texts({n: v for n, v in used.items() if v not in (None, "None")})),
+                _code(one),
+                "<h3>Origin</h3>",
+                definitions(
+                    _texts({**further, "launched": sweep["created"], "folder": str(one.run.path)})
+                ),
+                details("versions and devices", definitions(_texts(versions))),
+            ],
+        )
+    )
+
+
+def _axes(axes: Iterable[Mapping[str, Any]]) -> str:
+    rows = []
+    for axis in axes:
+        for name, values in zip(axis["names"], axis["values"], strict=True):
+            texts = [plain(value)[:MOST_CHARACTERS] for value in values]
+            if len(texts) > MOST_VALUES:
+                texts[MOST_VALUES - 4 : -3] = ["…"]
+            zipped = "" if len(axis["names"]) == 1 else f" (with {_others(axis['names'], name)})"
+            rows.append((plain(name) + zipped, str(len(values)), ", ".join(texts)))
+    return table(("axis", "number", "values"), rows, numbers=[1], caption="Axes") if rows else ""
+
+
+def _others(names: Iterable[str], name: str) -> str:
+    return ", ".join(plain(other) for other in names if other != name)
+
+
+def _settings(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings that differ from the defaults, and those that do not."""
+    from mlpsubmit.runs.manifest import axis_label
+    from mlpsubmit.spec.hyperparameters import Hyperparameters
+
+    defaults = {name: axis_label(value) for name, value in dict(Hyperparameters()).items()}
+    changed = {
+        name: v for name, v in values.items() if defaults.get(name, v) != v or name not in defaults
+    }
+    return changed, {name: v for name, v in values.items() if name not in changed}
+
+
+def _texts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    texts = ((plain(name), plain(value)) for name, value in values.items())
+    return [(n, v if len(v) <= MOST_CHARACTERS else f"{v[:MOST_CHARACTERS]}…") for n, v in texts]
+
+
+def _code(one: RunResults) -> str:
+    """Return the sources of the functions that the keys of configs are made of."""
+    file = one.run.path / run_directory.INGREDIENTS
+    try:
+        settings = read(file, Ingredients)["settings"]
+    except (RunError, OSError):  # lost or damaged
+        return ""
+    sources: dict[str, str] = {}
+    for setting in settings.values():
+        for name, part in setting.get("parts", {}).items():
+            kind, _, called = name.partition(" ")
+            if kind == "function":
+                sources.setdefault(called, part["text"])
+    blocks = [
+        f"<pre><code>{escape(text[:MOST_CODE])}{'…' if len(text) > MOST_CODE else ''}</code></pre>"
+        for text in dict.fromkeys(sources.values())
+    ]
+    return details(f"code of {counted(len(blocks), 'function')}, as launched", *blocks)

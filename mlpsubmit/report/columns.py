@@ -1,0 +1,305 @@
+"""The table of configs: a row for each, a column for each axis and each number of the results."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpsubmit.report.notation import plain
+from mlpsubmit.results.axes import has_threshold, threshold_suffixes
+from mlpsubmit.results.names import coordinate_names, sweep_dims, threshold_label
+from mlpsubmit.results.source import Layout
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "Column",
+    "axis_columns",
+    "encoded",
+    "entry_name",
+    "joined",
+    "of_texts",
+    "result_columns",
+    "shown",
+]
+
+Indices = npt.NDArray[np.int64]
+
+#: The most entries of an array of a config that get a column each.
+MOST_ENTRIES = 8
+
+#: The longest error in the table: there may be one for each config.
+LONGEST_TEXT = 200
+
+#: The longest title of an axis of a figure; longer ones are explanations.
+LONGEST_TITLE = 40
+
+#: The most values of a zipped axis that get labels together.
+MOST_ZIPPED = 60
+
+
+@dataclass
+class Column:
+    """One column of the table of configs.
+
+    Attributes:
+        name: as the dataset has it; of an entry of an array, with its position.
+        label: at the head of the table.
+        title: along an axis of a figure; may be empty.
+        role: ``axis``, ``result``, ``timekey`` (steps to a threshold), ``status`` or ``error``.
+        values: one for each config: numbers, texts, or None for nothing.
+        categories: of texts, in the order of the axis.
+        description: of the variable.
+        expected: of timekeys, which configs have the threshold.
+    """
+
+    name: str
+    label: str
+    role: str
+    values: list[Any]
+    categories: list[str] | None = None
+    title: str = ""
+    description: str = ""
+    expected: list[bool] = field(default_factory=list)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the values are texts."""
+        return self.categories is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for the page; texts as their positions in the categories."""
+        found: dict[str, Any] = {"name": self.name, "label": self.label, "role": self.role}
+        if self.title and len(self.title) <= LONGEST_TITLE:
+            found["title"] = self.title
+        if self.description:
+            found["description"] = self.description
+        if self.categories is None:
+            return {**found, "values": [_short(value) for value in self.values]}
+        places = {text: place for place, text in enumerate(self.categories)}
+        codes = [None if value is None else places[value] for value in self.values]
+        return {**found, "categories": self.categories, "values": codes}
+
+
+def of_texts(name: str, label: str, role: str, texts: Sequence[str | None]) -> Column:
+    """Return a column of texts."""
+    categories = list(dict.fromkeys(text for text in texts if text is not None))
+    return Column(name, label, role, list(texts), categories)
+
+
+def of_values(name: str, label: str, role: str, values: npt.NDArray[Any]) -> Column:
+    """Return a column of numbers, or of texts."""
+    if values.dtype.kind in "iuf":
+        return Column(name, label, role, [number(value) for value in values.tolist()])
+    return of_texts(name, label, role, [plain(value) for value in values.tolist()])
+
+
+def number(value: float) -> float | int | None:
+    """Return a number for JSON: None for what is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _short(value: Any) -> Any:
+    """Return a number with the digits that are shown."""
+    if isinstance(value, float):
+        value = float(f"{value:.6g}")
+        return int(value) if value.is_integer() and abs(value) < 1e15 else value
+    return value
+
+
+def axis_columns(dataset: xr.Dataset, layout: Layout, points: Indices) -> list[Column]:
+    """Return a column for each coordinate of an axis, and for each zipped axis as a whole.
+
+    Args:
+        points: (n,) the indices of the configs in the product.
+    """
+    names, found = coordinate_names(layout), []
+    places = np.unravel_index(points, layout.shape) if layout.shape else ()
+    for dimension, at in zip(layout.dimensions, places, strict=True):
+        coordinates = [dataset.coords[names[name]] for name in dimension.coordinates]
+        members = [_axis_column(coordinate, at) for coordinate in coordinates]
+        found += members
+        if len(members) > 1 and dimension.size <= MOST_ZIPPED:
+            values = zip(*(coordinate.values.tolist() for coordinate in coordinates), strict=True)
+            labels = [", ".join(plain(shown(value)) for value in own) for own in values]
+            title = ", ".join(member.label for member in members)
+            column = of_texts(names[dimension.name], title, "axis", [labels[i] for i in at])
+            found.append(replace(column, categories=_in_order(labels, column)))
+    return found
+
+
+def _axis_column(coordinate: xr.DataArray, at: Indices) -> Column:
+    name = str(coordinate.name)
+    column = of_values(name, plain(name), "axis", coordinate.values[at])
+    described = _described(column, coordinate.attrs)
+    if column.categories is None:
+        return described
+    every = [plain(value) for value in coordinate.values.tolist()]
+    return replace(described, categories=_in_order(every, column))
+
+
+def _in_order(labels: Sequence[str], column: Column) -> list[str]:
+    """Return the texts of a column in the order of an axis."""
+    present = set(column.values)
+    return [label for label in dict.fromkeys(labels) if label in present]
+
+
+def _described(column: Column, attributes: Mapping[str, Any]) -> Column:
+    """Return a column with the title and the description that its variable's attributes have."""
+    title, description = (plain(attributes.get(name, "")) for name in ("long_name", "description"))
+    return replace(column, title=title, description=description or title)
+
+
+def shown(value: Any) -> str:
+    """Return a cell as text."""
+    if value is None:
+        return "–"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def result_columns(
+    dataset: xr.Dataset, layout: Layout, points: Indices, finals: Mapping[str, npt.NDArray[Any]]
+) -> list[Column]:
+    """Return the columns of results.
+
+    Args:
+        points: (n,) the indices of the configs in the product.
+        finals: by variable with a trace, (n,) its last value.
+    """
+    dims = sweep_dims(layout)
+    status = dataset["status"].transpose(*dims).values.reshape(-1)[points]
+    columns = [of_texts("status", "status", "status", status.tolist())]
+    timekeys = _timekey_columns(dataset, dims, points)
+    hidden = {
+        "status",
+        "error",
+        *(f"{name}{s}" for s in threshold_suffixes(dataset) for name in ("timekeys", "crossed")),
+    }
+    for name, variable in dataset.data_vars.items():
+        if name in hidden:
+            continue
+        columns += _entries(str(name), variable, dims, points)
+    for name, values in finals.items():
+        label = f"final {SHORT.get(name) or plain(name)}"
+        columns.append(of_values(name, label, "result", values))
+    order = ["status", "train_loss", "test_loss"]
+    columns.sort(
+        key=lambda column: order.index(column.name) if column.name in order else len(order)
+    )
+    columns += timekeys
+    if "error" in dataset:
+        errors = dataset["error"].transpose(*dims).values.reshape(-1)[points]
+        texts = [plain(error)[:LONGEST_TEXT] if error else None for error in errors.tolist()]
+        columns.append(of_texts("error", "error", "error", texts))
+    return columns
+
+
+def _entries(
+    name: str, variable: xr.DataArray, dims: Sequence[str], points: Indices
+) -> Iterator[Column]:
+    """Yield a column for each entry of a variable; none if it has too many."""
+    values = variable.transpose(*dims, ...)
+    own = [str(dim) for dim in values.dims[len(dims) :]]
+    shape = values.shape[len(dims) :]
+    if math.prod(shape) > MOST_ENTRIES or variable.dtype.kind not in "biuf":
+        return
+    flat = values.values.reshape(-1, *shape)[points]
+    flat = flat.astype(np.int64) if flat.dtype.kind == "b" else flat
+    units = plain(variable.attrs.get("units", ""))
+    for position in itertools.product(*map(range, shape)):
+        full = entry_name(name, variable.coords, own, position)
+        label = SHORT.get(name) or plain(full) + (f" ({units})" if units not in ("", "1") else "")
+        at: tuple[Any, ...] = (..., *position)
+        column = of_values(full, label, "result", flat[at])
+        yield _described(column, variable.attrs) if not shape else column
+
+
+#: The labels of variables that every run has.
+SHORT = {"train_loss": "train loss", "test_loss": "test loss", "seconds": "training time (s)"}
+
+
+def entry_name(
+    name: str, coordinates: Mapping[Any, xr.DataArray], dims: Sequence[str], position: Sequence[int]
+) -> str:
+    """Return the name of one entry of an array: ``sharpness [layer=0]``."""
+    at = ", ".join(_place(coordinates, dim, i) for dim, i in zip(dims, position, strict=True))
+    return f"{name} [{at}]" if at else name
+
+
+def _place(coordinates: Mapping[Any, xr.DataArray], dim: str, i: int) -> str:
+    name = dim.rpartition("_")[2] if "_dim" in dim else dim
+    value = coordinates[dim].values[i] if dim in coordinates else i
+    return f"{name}={shown(value.item() if isinstance(value, np.generic) else value)}"
+
+
+def _timekey_columns(dataset: xr.Dataset, dims: Sequence[str], points: Indices) -> list[Column]:
+    """Return a column of steps for each threshold."""
+    found = []
+    for suffix in threshold_suffixes(dataset):
+        along, of = f"threshold{suffix}", suffix[1:].replace("_", " ")
+        timekeys = dataset[f"timekeys{suffix}"].transpose(*dims, along).values
+        expected = has_threshold(dataset, suffix).transpose(*dims, along).values
+        own = f"threshold_value{suffix}" in dataset.coords
+        for place, threshold in enumerate(dataset[along].values):
+            text = f"threshold {place + 1}" if own else threshold_label(float(threshold))
+            column = of_values(
+                f"timekeys{suffix} [{text}]",
+                f"steps to {of} {text}".replace("  ", " "),
+                "timekey",
+                timekeys[..., place].reshape(-1)[points],
+            )
+            column.expected = expected[..., place].reshape(-1)[points].tolist()
+            found.append(column)
+    return found
+
+
+def joined(tables: Sequence[Sequence[Column]], sizes: Sequence[int]) -> list[Column]:
+    """Return the columns of several tables, one below the other; by name, in order of appearance.
+
+    Args:
+        sizes: of the tables, in rows.
+    """
+    names = dict.fromkeys(column.name for table in tables for column in table)
+    return [_joined(name, tables, sizes) for name in names]
+
+
+def _joined(name: str, tables: Sequence[Sequence[Column]], sizes: Sequence[int]) -> Column:
+    own = [next((c for c in table if c.name == name), None) for table in tables]
+    first = next(column for column in own if column is not None)
+    text = any(column is not None and column.is_text for column in own)
+    values: list[Any] = []
+    expected: list[bool] = []
+    for column, size in zip(own, sizes, strict=True):
+        part = [None] * size if column is None else column.values
+        values += [v if v is None else shown(v) for v in part] if text else part
+        expected += [False] * size if column is None else column.expected
+    categories = None
+    if text:
+        known = [column.categories for column in own if column and column.categories]
+        categories = list(
+            dict.fromkeys([*itertools.chain(*known), *(v for v in values if v is not None)])
+        )
+    return replace(first, values=values, categories=categories, expected=expected)
+
+
+def encoded(content: Any) -> str:
+    """Return JSON that is inert within a script element: without <, >, & and beyond ASCII."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def varied(columns: Iterable[Column]) -> list[Column]:
+    """Return the axes along which configs differ."""
+    return [c for c in columns if c.role == "axis" and len(set(c.values)) > 1]

@@ -1,0 +1,78 @@
+"""HTML from text that is data: escaped, and with nothing that acts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mlpsubmit.display.html import escape
+
+__all__ = ["definitions", "details", "escape", "section", "table"]
+
+
+def section(identity: str, title: str, *content: str, note: str = "") -> str:
+    """Return a section with a heading, if it has any content.
+
+    Args:
+        content: HTML.
+        note: a line of text below the heading.
+    """
+    body = "\n".join(filter(None, content))
+    lead = f'<p class="note">{escape(note)}</p>\n' if note else ""
+    if not body:
+        return ""
+    heading = f'<h2 id="{identity}-title">{escape(title)}</h2>'
+    return (
+        f'<section id="{identity}" aria-labelledby="{identity}-title">\n{heading}\n{lead}{body}\n'
+        "</section>"
+    )
+
+
+def table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: Iterable[int] = (),
+    caption: str = "",
+    identity: str = "",
+) -> str:
+    """Return a table, in a box that scrolls.
+
+    Args:
+        numbers: the columns that are aligned to the right.
+        caption: above it.
+        identity: if given, its ``id``.
+    """
+    right = set(numbers)
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        kinds = (' class="number"' if column in right else "" for column in range(len(row)))
+        scope = ' scope="col"' if tag == "th" else ""
+        pairs = zip(kinds, row, strict=True)
+        return "".join(f"<{tag}{scope}{kind}>{escape(cell)}</{tag}>" for kind, cell in pairs)
+
+    body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    named = f' id="{identity}"' if identity else ""
+    above = f"<caption>{escape(caption)}</caption>" if caption else ""
+    label = escape(caption or "table")
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f"<table{named}>{above}<thead><tr>{cells('th', header)}</tr></thead>\n"
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def definitions(pairs: Iterable[tuple[str, str]]) -> str:
+    """Return names with their values; nothing if there are none."""
+    rows = [f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs]
+    return "<dl>" + "\n".join(rows) + "</dl>" if rows else ""
+
+
+def details(summary: str, *content: str, opened: bool = False) -> str:
+    """Return what is shown after a click on its summary, if it has any content.
+
+    Args:
+        content: HTML.
+    """
+    body = "\n".join(filter(None, content))
+    state = " open" if opened else ""
+    return f"<details{state}><summary>{escape(summary)}</summary>\n{body}</details>" if body else ""

@@ -1,0 +1,312 @@
+"""The sections of a report that need no script: progress, thresholds, configs, cost, loading."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlpsubmit.display.text import abridged, counted, duration, throughput
+from mlpsubmit.jobs.task_status import mean_utilization
+from mlpsubmit.report.columns import Column, shown, varied
+from mlpsubmit.report.contents import Contents, RunResults
+from mlpsubmit.report.cost import Cost
+from mlpsubmit.report.markup import definitions, details, escape, section, table
+from mlpsubmit.report.notation import plain
+from mlpsubmit.results.axes import TRIAL
+
+__all__ = ["configs", "costs", "head", "loading", "progress", "thresholds"]
+
+#: The most rows of tables that the script does not build.
+STATIC_ROWS, TASK_ROWS, REASONS = 200, 50, 8
+
+_STATES = ("done", "diverged", "failed", "missing")
+
+
+def head(contents: Contents, cost: Cost, written: str) -> str:
+    """Return the title, the state and the main numbers."""
+    names = list(dict.fromkeys(one.run.name for one in contents.runs))
+    states = list(dict.fromkeys(one.status.state for one in contents.runs))
+    badges = " ".join(f'<span class="badge {escape(s)}">{escape(s)}</span>' for s in states)
+    runs = ", ".join(f"<code>{escape(one.run.id)}</code>" for one in contents.runs)
+    tiles = "".join(
+        f'<div class="tile"><dt>{escape(name)}</dt><dd>{escape(value)}'
+        f"<small>{escape(note)}</small></dd></div>"
+        for name, value, note in _tiles(contents, cost)
+    )
+    return (
+        '<header>\n<p class="kind">mlpsubmit report</p>\n'
+        f"<h1>{escape(' + '.join(names))} {badges}</h1>\n"
+        f'<p class="note">run {runs} · written {escape(written)}</p>\n'
+        f'{_bar(contents)}<dl class="tiles">{tiles}</dl>\n</header>'
+    )
+
+
+def _tiles(contents: Contents, cost: Cost) -> list[tuple[str, str, str]]:
+    counts = {state: contents.count(state) for state in _STATES}
+    done = counts["done"] + counts["diverged"]
+    others = [f"{n:,} {s}" for s, n in counts.items() if n and s != "done"]
+    tiles = [
+        (
+            "Configs with a result",
+            f"{done:,} of {contents.size:,}",
+            ", ".join(others) or "none failed",
+        )
+    ]
+    if last := _last_threshold(contents):
+        tiles.append(last)
+    amount, _, unit = (_hours(cost.training) or "none yet").partition(" ")
+    held = " + ".join(map(_amount, cost.tasks.values()))
+    tiles.append(("Training", amount, f"{unit}; {held} held by tasks" if held else unit))
+    steps, utilization = _throughput(contents)
+    if steps:
+        speed, _, unit = throughput(steps, None).partition(" ")
+        tiles.append(("Throughput", speed, unit))
+    if utilization is not None:
+        note = "of the measured matmul rate"
+        tiles.append(("Matmul utilization", f"{100 * utilization:.2g}%", note))
+    return tiles
+
+
+def _last_threshold(contents: Contents) -> tuple[str, str, str] | None:
+    """Return how many configs crossed the last threshold that any crossed, and when."""
+    for column in reversed([c for c in contents.columns if c.role == "timekey"]):
+        steps = [v for v in column.values if v is not None]
+        if steps:
+            expected = _expected(contents, column)
+            label = column.label.removeprefix("steps to ")
+            return (
+                f"Crossed {label}",
+                f"{len(steps):,} of {expected:,}",
+                f"median {statistics.median(steps):,.0f} steps",
+            )
+    return None
+
+
+def _expected(contents: Contents, column: Column) -> int:
+    """Return how many configs with a result have a threshold."""
+    status = contents.column("status").values
+    pairs = zip(status, column.expected, strict=True)
+    return sum(s in ("done", "diverged") and has for s, has in pairs)
+
+
+def _hours(hours: Mapping[str, float]) -> str:
+    return " + ".join(f"{_amount(n)} {unit}" for unit, n in hours.items() if n)
+
+
+def _amount(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
+
+
+def _throughput(contents: Contents) -> tuple[float, float | None]:
+    """Return the model-steps per second of all runs, and the utilization if there is one run."""
+    statuses = [one.status for one in contents.runs]
+    speed = sum(status.speed for status in statuses)
+    return speed, statuses[0].matmul_utilization if len(statuses) == 1 else None
+
+
+def _bar(contents: Contents) -> str:
+    """Return a bar with a part for each status."""
+    left, parts, total = 0.0, [], max(contents.size, 1)
+    for state in _STATES:
+        width = 1000 * contents.count(state) / total
+        if width:
+            parts.append(f'<rect class="{state}" x="{left:.2f}" width="{width:.2f}" height="6"/>')
+        left += width
+    label = ", ".join(f"{contents.count(state)} {state}" for state in _STATES)
+    return (
+        f'<svg class="bar" viewBox="0 0 1000 6" preserveAspectRatio="none" role="img" '
+        f'aria-label="{label}">{"".join(parts)}</svg>\n'
+    )
+
+
+def progress(contents: Contents) -> str:
+    """Return the failures, what is in progress, and the tasks."""
+    return section("progress", "Progress", *map(_progress, contents.runs))
+
+
+def _progress(one: RunResults) -> str:
+    status = one.status
+    lines = [f"<p>{escape(one.run.id)}: {escape(status.state)}, {escape(status.summary)}</p>"]
+    groups = status.failure_groups
+    for group in groups[:REASONS]:
+        place = f"<br><code>{escape(group.place)}</code>" if group.place else ""
+        trace = details("traceback", f"<pre>{escape(group.first.traceback)}</pre>")
+        lines.append(
+            f'<div class="failure"><p>failed: {escape(plain(group))}{place}</p>{trace}</div>'
+        )
+    if len(groups) > REASONS:
+        lines.append(f"<p>… and {counted(len(groups) - REASONS, 'more reason')}</p>")
+    remarks = [
+        status.early_crossings,
+        status.damage,
+        status.retry and f"a job will resume the missing configs: {status.retry}",
+    ]
+    if status.unreadable:
+        remarks.append(f"cannot be read: {abridged(status.unreadable)}")
+    lines += [f'<p class="remark">{escape(plain(text))}</p>' for text in remarks if text]
+    if status.tasks and not status.complete:
+        rows = [(task.name, task.state, plain(task.summary)) for task in status.tasks]
+        more = f" (the first {TASK_ROWS} of {len(rows)})" if len(rows) > TASK_ROWS else ""
+        tasks = table(("task", "state", "progress"), rows[:TASK_ROWS], caption=f"Tasks{more}")
+        lines.append(tasks)
+    return "\n".join(lines)
+
+
+def thresholds(contents: Contents) -> str:
+    """Return the table of steps to thresholds: a row per point of the axes, over its trials."""
+    timekeys = [column for column in contents.columns if column.role == "timekey"]
+    axes = [column for column in varied(contents.columns) if column.name != TRIAL]
+    axes = [c for c in axes if not _is_combined(c, axes)]
+    if not timekeys:
+        return ""
+    status = contents.column("status").values
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for row in range(contents.size):
+        groups.setdefault(tuple(axis.values[row] for axis in axes), []).append(row)
+    rows = []
+    for point, members in groups.items():
+        finished = [row for row in members if status[row] in ("done", "diverged")]
+        cells = [_steps(column, finished) for column in timekeys]
+        rows.append([*map(shown, point), f"{len(finished)}/{len(members)}", *cells])
+    header = [*(axis.label for axis in axes), "done", *(c.label for c in timekeys)]
+    note = "The first step whose smoothed loss is below the threshold, or whose metric reaches it."
+    if any(len(members) > 1 for members in groups.values()):
+        note += (
+            " Mean ± standard deviation over the trials that crossed it; in parentheses how many "
+            "did, if not all."
+        )
+    more = f" The first {STATIC_ROWS} of {len(rows):,} rows." if len(rows) > STATIC_ROWS else ""
+    columns = [i for i, axis in enumerate(axes) if not axis.is_text]
+    columns += range(len(axes), len(header))
+    shown_rows = table(
+        header,
+        rows[:STATIC_ROWS],
+        numbers=columns,
+        identity="steps-table",
+        caption="Steps to thresholds",
+    )
+    return section("thresholds", "Steps to thresholds", shown_rows, note=note + more)
+
+
+def _is_combined(column: Column, axes: Sequence[Column]) -> bool:
+    """Return whether a column is that of a zipped axis, whose members are there, too."""
+    return ", " in column.label and all(
+        any(axis.label == label for axis in axes) for label in column.label.split(", ")
+    )
+
+
+def _steps(column: Column, rows: Sequence[int]) -> str:
+    having = [row for row in rows if column.expected[row]]
+    steps = [column.values[row] for row in having if column.values[row] is not None]
+    if not having:
+        return "–"
+    if not steps:
+        return "never"
+    spread = f" ± {statistics.stdev(steps):,.0f}" if len(steps) > 1 else ""
+    share = "" if len(steps) == len(having) else f" ({len(steps)}/{len(having)})"
+    return f"{statistics.mean(steps):,.0f}{spread}{share}"
+
+
+def configs(contents: Contents) -> str:
+    """Return the table of configs; the script replaces it by one of all that sorts and filters."""
+    columns = contents.columns
+    rows = [
+        [str(row), *(shown(column.values[row]) for column in columns)]
+        for row in range(min(contents.size, STATIC_ROWS))
+    ]
+    numbers = [0, *(1 + i for i, column in enumerate(columns) if not column.is_text)]
+    more = (
+        f'<noscript><p class="note">The first {STATIC_ROWS} of {contents.size:,} configs; with '
+        "scripts, all of them.</p></noscript>"
+        if contents.size > STATIC_ROWS
+        else ""
+    )
+    controls = (
+        '<div class="controls needs-script"><label>Filter <input type="search" id="filter" '
+        'placeholder="width=128 lr<0.1 done" autocomplete="off" spellcheck="false"></label>'
+        '<output id="matches" aria-live="polite"></output>'
+        '<button type="button" id="clear" hidden>Show all</button></div>'
+    )
+    header = ["config", *(column.label for column in columns)]
+    body = table(header, rows, numbers=numbers, identity="configs-table", caption="Configs")
+    pages = '<nav class="pages needs-script" id="pages" aria-label="Pages of the table"></nav>'
+    return section("configs", "Configs", controls, more, body, pages)
+
+
+def costs(contents: Contents, cost: Cost) -> str:
+    """Return throughput, utilization and cost, with what each of them counts."""
+    pairs = [
+        (
+            "training",
+            f"{_hours(cost.training) or 'none yet'}: the training time of all configs with a "
+            "result, times the cores (threads) of their task, or its GPU",
+        )
+    ]
+    if any(cost.reused.values()):
+        text = "of earlier runs, whose results are reused; not in the line above"
+        pairs.append(("reused", f"{_hours(cost.reused)} {text}"))
+    if cost.attempts:
+        text = (
+            f"{counted(cost.attempts, 'task')}, each from the start of its last attempt to its "
+            "last heartbeat, times the same; with setup and with what has no result"
+        )
+        pairs.append(("tasks", f"{_hours(cost.tasks)}: {text}"))
+    rows = [row for one in contents.runs for row in _tasks(one)]
+    more = f" (the first {TASK_ROWS} of {len(rows)})" if len(rows) > TASK_ROWS else ""
+    header = ("task", "host", "device", "time", "model-steps", "per second", "matmul utilization")
+    tasks = (
+        table(header, rows[:TASK_ROWS], numbers=range(3, 7), caption=f"Tasks{more}") if rows else ""
+    )
+    note = (
+        "A model-step is one gradient step of one network. Matmul utilization: FLOPs of the method "
+        "over those of the measured matmul rate."
+    )
+    return section("cost", "Throughput and cost", definitions(pairs), tasks, note=note)
+
+
+def _tasks(one: RunResults) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name, beat in one.run.directory.heartbeats().items():
+        seconds = max(float(beat["updated"]) - float(beat["started"]), 1e-9)
+        steps, share = int(beat.get("model_steps") or 0), mean_utilization([beat])
+        device = str(beat.get("device", "–"))
+        if device == "cpu":
+            device = (
+                f"{beat.get('cpu_name', 'cpu')}, {counted(int(beat.get('threads', 1)), 'thread')}"
+            )
+        rows.append(
+            (
+                *(name, str(beat.get("host", "–")), device, duration(seconds), f"{steps:,}"),
+                f"{steps / seconds:,.0f}",
+                "–" if share is None else f"{100 * share:.2g}%",
+            )
+        )
+    return rows
+
+
+def loading(contents: Contents) -> str:
+    """Return how to get at the data."""
+    runs = [one.run for one in contents.runs]
+    paths = " ".join(run.id for run in runs)
+    python = "\n".join(
+        [
+            "import mlpsubmit",
+            "",
+            f"run = mlpsubmit.open_run({str(runs[0].path)!r})",
+            "ds = run.collect()                 # an xarray.Dataset, one dimension per axis",
+            "print(ds)",
+        ]
+    )
+    out = f"{runs[0].name}.nc"
+    shell = f"mlpsubmit collect {paths} --out {out}"
+    xarray = f'import xarray\n\nds = xarray.open_dataset({out!r}, engine="h5netcdf")'
+    blocks = [
+        f"<h3>{title}</h3>\n<pre><code>{escape(code)}</code></pre>"
+        for title, code in (
+            ("In Python, where the run is", python),
+            ("As a file for anybody (.nc, .zarr, .parquet or .csv)", shell),
+            ("From that file, without mlpsubmit", xarray),
+        )
+    ]
+    return section("data", "Load the data", *blocks)
