@@ -4,9 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-# A real SLURM, which the tests start, a C compiler, whose functions they test, and programs that read
-# files of results. mlpsubmit needs none of these.
-DEBIAN := slurm-wlm slurmdbd munge mariadb-server gcc libc6-dev netcdf-bin r-cran-ncdf4
+# A real SLURM, which the tests start, a C compiler, whose functions they test, programs that read files
+# of results, and a browser, in which they open reports. mlpsubmit needs none of these.
+DEBIAN := slurm-wlm slurmdbd munge mariadb-server gcc libc6-dev netcdf-bin r-cran-ncdf4 \
+	chromium fonts-dejavu-core
 
 # To rewrite the asserts of all tests takes seconds; their bytecode keeps that for the next time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -60,8 +61,8 @@ format: $(READY)  ## Reformat the code and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-debian:  ## Install SLURM, a C compiler, ncdump and R for the tests, if run as root on Debian
-	@for name in slurmctld slurmdbd munged mariadbd cc ncdump Rscript; do \
+debian:  ## Install SLURM, a C compiler, ncdump, R and Chromium for the tests, as root on Debian
+	@for name in slurmctld slurmdbd munged mariadbd cc ncdump Rscript chromium; do \
 		command -v $$name >/dev/null || missing="$$missing $$name"; \
 	done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \

@@ -81,5 +81,4 @@ def _watch(runs: Sequence[Run], path: Path, force: bool) -> Contents:
 
 
 def _line(path: Path, contents: Contents) -> str:
-    done = contents.count("done") + contents.count("diverged")
-    return f"report: {path} ({done} of {counted(contents.size, 'config')})"
+    return f"report: {path} ({contents.finished} of {counted(contents.size, 'config')})"

@@ -32,6 +32,7 @@ def asked(one: RunResults) -> str:
         **{name: functions.get(name) for name in ("batchfn", "data", "where")},
         **{f"grab {name}": function for name, function in grabs.items()},
     }
+    folder = str(one.run.path.resolve())
     further = {name: attributes.pop(name) for name in _ORIGIN if attributes.get(name)}
     versions = {name: value for name, value in attributes.items() if value not in ("", one.run.id)}
     versions.pop("sweep", None)
@@ -51,7 +52,13 @@ def asked(one: RunResults) -> str:
                 _code(one),
                 "<h3>Origin</h3>",
                 definitions(
-                    _texts({**further, "launched": sweep["created"], "folder": str(one.run.path)})
+                    _texts(
+                        {
+                            **further,
+                            "launched": sweep["created"],
+                            "folder": folder,
+                        }
+                    )
                 ),
                 details("versions and devices", definitions(_texts(versions))),
             ],

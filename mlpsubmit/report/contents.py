@@ -134,6 +134,11 @@ class Contents:
     arrays: list[str]
     dropped: list[str]
 
+    @property
+    def finished(self) -> int:
+        """How many configs have a result."""
+        return self.count("done") + self.count("diverged")
+
     def column(self, name: str) -> Column:
         """Return the column of a name."""
         return next(column for column in self.columns if column.name == name)

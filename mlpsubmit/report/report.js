@@ -328,6 +328,7 @@
   function figureControls() {
     const parent = byId("figure-controls");
     parent.replaceChildren();
+    if (!finished.length) return;
     const now = figureChoices();
     const again = () => {
       figureControls();
@@ -655,7 +656,7 @@
   function legend(groups, now) {
     const parent = byId("figure-legend");
     parent.replaceChildren();
-    if (!now.c) return;
+    if (!now.c || !finished.length) return;
     parent.append(element("span", labelOf(now.c), { className: "legend-title" }));
     for (const group of groups) {
       const button = element("button", "", { type: "button" });

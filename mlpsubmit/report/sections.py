@@ -44,20 +44,20 @@ def head(contents: Contents, cost: Cost, written: str) -> str:
 
 def _tiles(contents: Contents, cost: Cost) -> list[tuple[str, str, str]]:
     counts = {state: contents.count(state) for state in _STATES}
-    done = counts["done"] + counts["diverged"]
     others = [f"{n:,} {s}" for s, n in counts.items() if n and s != "done"]
     tiles = [
         (
             "Configs with a result",
-            f"{done:,} of {contents.size:,}",
+            f"{contents.finished:,} of {contents.size:,}",
             ", ".join(others) or "none failed",
         )
     ]
     if last := _last_threshold(contents):
         tiles.append(last)
-    amount, _, unit = (_hours(cost.training) or "none yet").partition(" ")
+    training = cost.training or dict.fromkeys(cost.tasks, 0.0) or {"core-hours": 0.0}
     held = " + ".join(map(_amount, cost.tasks.values()))
-    tiles.append(("Training", amount, f"{unit}; {held} held by tasks" if held else unit))
+    unit = " and ".join(training) + (f"; {held} held by tasks" if held else "")
+    tiles.append(("Training", " + ".join(map(_amount, training.values())), unit))
     steps, utilization = _throughput(contents)
     if steps:
         speed, _, unit = throughput(steps, None).partition(" ")
@@ -91,10 +91,12 @@ def _expected(contents: Contents, column: Column) -> int:
 
 
 def _hours(hours: Mapping[str, float]) -> str:
-    return " + ".join(f"{_amount(n)} {unit}" for unit, n in hours.items() if n)
+    return " + ".join(f"{_amount(n)} {unit}" for unit, n in hours.items())
 
 
 def _amount(hours: float) -> str:
+    if 0 < hours < 0.001:
+        return "<0.001"
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
 
 
@@ -127,7 +129,8 @@ def progress(contents: Contents) -> str:
 
 def _progress(one: RunResults) -> str:
     status = one.status
-    lines = [f"<p>{escape(one.run.id)}: {escape(status.state)}, {escape(status.summary)}</p>"]
+    summary = status.summary.replace("  ", " · ")
+    lines = [f"<p>{escape(one.run.id)}: {escape(status.state)}, {escape(summary)}</p>"]
     groups = status.failure_groups
     for group in groups[:REASONS]:
         place = f"<br><code>{escape(group.place)}</code>" if group.place else ""
@@ -158,7 +161,7 @@ def thresholds(contents: Contents) -> str:
     timekeys = [column for column in contents.columns if column.role == "timekey"]
     axes = [column for column in varied(contents.columns) if column.name != TRIAL]
     axes = [c for c in axes if not _is_combined(c, axes)]
-    if not timekeys:
+    if not timekeys or not contents.finished:
         return ""
     status = contents.column("status").values
     groups: dict[tuple[Any, ...], list[int]] = {}

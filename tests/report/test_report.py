@@ -1,0 +1,311 @@
+"""What reports are made of, and the command that writes them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlpsubmit import UserError, open_run, write_report
+from mlpsubmit.files import publish_json
+from mlpsubmit.report import curves as curves_module
+from mlpsubmit.report.contents import read
+from mlpsubmit.report.curves import thinned
+from mlpsubmit.report.notation import plain
+from mlpsubmit.runs.run import Run
+from tests.conftest import SPEC as SMALL
+from tests.report.conftest import fill, launched
+
+Command = Callable[..., Any]
+
+FILES = importlib.resources.files("mlpsubmit.report")
+
+
+def test_echarts_is_the_file_of_its_package() -> None:
+    recorded = json.loads(FILES.joinpath("echarts/VERSION.json").read_text())
+    library = FILES.joinpath("echarts/echarts.min.js").read_bytes()
+    assert hashlib.sha256(library).hexdigest() == recorded["sha256"]
+    assert f'version="{recorded["version"]}"'.encode() in library.replace(b" ", b"")
+    for name in ("LICENSE", "NOTICE", "LICENSE-d3"):
+        assert FILES.joinpath(f"echarts/{name}").is_file()
+    assert "Apache License" in FILES.joinpath("echarts/LICENSE").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("$x_{0}x_{1}^2$", "x₀x₁²"),
+        (r"$\gamma_0$", "γ₀"),
+        (r"$\lambda$ of $\Omega$", "λ of Ω"),
+        (r"$\mathrm{width}^{-1}$", "width⁻¹"),
+        (r"$x_{width} \unknown$", r"x_width \unknown"),
+        ("costs 5 $", "costs 5 $"),
+        ("\x1b[31mred\n", "\\u001b[31mred\\n"),
+        ("<b>", "<b>"),
+    ],
+)
+def test_formulas_become_plain_text(text: str, shown: str) -> None:
+    assert plain(text) == shown
+
+
+def test_a_thinned_curve_keeps_its_ends_and_extremes() -> None:
+    steps = np.arange(10_000.0)
+    values = np.sin(steps / 50)
+    values[4321], values[77] = 9.0, -9.0
+    own, kept = thinned(steps, values, 100)
+    assert 50 < len(own) <= 100
+    assert own[0] == 0
+    assert own[-1] == 9999
+    assert kept.max() == 9.0
+    assert kept.min() == -9.0
+    assert (values[own.astype(int)] == kept).all()
+    assert (np.diff(own) > 0).all()
+    short = thinned(steps[:100], values[:100], 100)
+    assert (short[0] == steps[:100]).all()
+
+
+def decoded(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), "<f4")
+
+
+def test_curves_are_those_of_the_dataset_until_each_config_stopped(curves_run: Run) -> None:
+    dataset, contents = curves_run.collect(), read([curves_run])
+    loss = next(one for one in contents.curves if one.name == "train_loss").to_json()
+    steps = dataset.steps.values.ravel().astype(int)
+    status = dataset.status.values.ravel()
+    sizes = dict(zip(loss["configs"], loss["sizes"], strict=True))
+    assert all(sizes[row] == steps[row] for row in range(24) if status[row] == "done")
+    assert loss["shared"]
+    assert decoded(loss["x"]).tolist() == list(range(max(loss["sizes"])))
+    traces = dataset.train_loss.values.reshape(24, -1).astype(np.float32)
+    starts = np.cumsum([0, *loss["sizes"]])
+    for row, start in zip(loss["configs"], starts, strict=False):
+        own = decoded(loss["y"])[start : start + sizes[row]]
+        assert (own == traces[row, : sizes[row]]).all()
+
+
+def test_the_last_step_is_on_the_curve_where_it_was_not_recorded(
+    curves_run: Run, tmp_path: Path
+) -> None:
+    dataset, contents = curves_run.collect(), read([curves_run])
+    grab = next(one for one in contents.curves if one.name == "size")
+    steps = dataset.steps.values.ravel()
+    for row, (own, _) in zip(grab.configs, grab.points, strict=True):
+        if dataset.status.values.ravel()[row] == "done":
+            assert own[-1] == steps[row] - 1
+            assert (own[:-1] % 10 == 0).all() or steps[row] == 60
+
+
+def test_columns_are_the_axes_and_results_of_the_dataset(curves_run: Run) -> None:
+    dataset, contents = curves_run.collect(), read([curves_run])
+    names = [column.name for column in contents.columns]
+    assert names[:5] == ["width", "lr", "monomials", "trial", "status"]
+    assert contents.column("monomials").categories == ["x₀", "x₀x₁²"]
+    assert contents.column("monomials").values[:4] == ["x₀", "x₀", "x₀x₁²", "x₀x₁²"]
+    crossed = dataset.timekeys.sel(threshold=0.9).values.ravel()
+    shown = [np.nan if v is None else v for v in contents.column("timekeys [0.9]").values]
+    assert np.array_equal(crossed, shown, equal_nan=True)
+    final = contents.column("train_loss").values
+    last = dataset.train_loss.isel(step=-1).values.ravel()
+    done = dataset.status.values.ravel() == "done"
+    assert np.array_equal(np.array(final)[done], last[done])
+
+
+def test_curves_share_the_room(
+    records: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = records.create(tmp_path / "a" / "one", packs=10)
+    noise = np.random.default_rng(0)
+    more = {f"grab.g{i}": lambda clock: noise.random((2, len(clock))) for i in range(3)}
+    fill(directory, range(10), 500, grab_step=np.copy, **more)
+    monkeypatch.setattr(curves_module, "CURVE_BYTES", 20 * 24 * 11 * 2)
+    contents = read([Run(directory)])
+    assert [one.name for one in contents.curves] == ["train_loss", "g0"]
+    assert contents.dropped == ["g1", "g2"]
+    assert {len(own) for one in contents.curves for own, _ in one.points} <= set(range(10, 25))
+    monkeypatch.setattr(curves_module, "CURVE_BYTES", 10 * 24 * 11)
+    contents = read([Run(directory)])
+    assert contents.every == 2
+    assert contents.curves[0].configs == list(range(0, 20, 2))
+    page = write_report(Run(directory), out=tmp_path / "few.html").read_text()
+    assert "One of 2 configs has its curves here" in page
+    assert "No room for the curves of g0, g1, g2" in page
+
+
+def test_reports_of_several_runs_have_all_configs(
+    curves_run: Run, records: Any, tmp_path: Path
+) -> None:
+    directory = records.create(tmp_path / "a" / "one", packs=3)
+    fill(directory, range(2), 20)
+    contents = read([curves_run, Run(directory)])
+    assert contents.size == 30
+    assert contents.column("run").values == [curves_run.id] * 24 + ["one"] * 6
+    assert contents.column("width").values[24:] == [None] * 6
+    assert contents.column("n").values[:24] == [None] * 24
+    loss = next(one for one in contents.curves if one.name == "train_loss")
+    assert set(range(24, 28)) <= set(loss.configs)
+    page = write_report(curves_run, Run(directory), out=tmp_path / "two.html").read_text()
+    assert "curves + a" in page
+    assert f"What was asked: {curves_run.id}" in page
+
+
+def test_a_page_has_what_was_asked(curves_run: Run, tmp_path: Path) -> None:
+    page = write_report(curves_run, out=tmp_path / "r.html").read_text()
+    text = re.sub(r"<script.*?</script>|<style.*?</style>", "", page, flags=re.DOTALL)
+    for part in (
+        "<dt>max_iter</dt><dd>60</dd>",
+        "<dt>batchfn</dt><dd>target</dd>",
+        "<dt>grab size</dt><dd>size</dd>",
+        "inputs = torch.randn(bsz, 3, generator=gen)",
+        "<dt>torch</dt>",
+        "core-hours: the training time of all configs with a result",
+        "mlpsubmit.open_run(",
+        "24 of 24",
+        "8 diverged",
+    ):
+        assert part in text, part
+
+
+def test_the_command_writes_a_report_without_torch(records: Any, tmp_path: Path) -> None:
+    fill(records.create(tmp_path / "mlpruns" / "a" / "one"), range(10), 20)
+    code = (
+        "import sys; sys.argv = ['mlpsubmit', 'report', 'a'];\n"
+        "from mlpsubmit.cli.main import main\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "report: a.html (20 of 20 configs)\nFalse\n"
+    assert (tmp_path / "a.html").read_text().endswith("</html>\n")
+
+
+def test_only_reports_of_the_run_are_replaced(mlpsubmit: Command, records: Any) -> None:
+    path = Path("mlpruns/a/one")
+    fill(records.create(path.resolve()), range(10), 20)
+    other = Path("a.html")
+    other.write_text("mlpsubmit run one. <p>my notes</p>")
+    refused = mlpsubmit("report")
+    assert refused.code == 2
+    assert "cannot write a.html: it exists and is not of run one" in refused.err
+    assert other.read_text().endswith("my notes</p>")
+    assert mlpsubmit("report", "--force").code == 0
+    assert mlpsubmit("report").code == 0  # its own
+    fill(records.create(Path("mlpruns/b/two").resolve()), range(10), 20)
+    refused = mlpsubmit("report", "b", "--out", "a.html")
+    assert refused.code == 2
+    assert "has results of run one, not of run two" in refused.err
+
+
+def test_errors_of_the_command(mlpsubmit: Command, records: Any) -> None:
+    records.create(Path("mlpruns/a/one").resolve())
+    wrong = mlpsubmit("report", "--out", "a.pdf")
+    assert wrong.code == 2
+    assert "cannot write a.pdf: unknown ending '.pdf'; a report is an .html file" in wrong.err
+    nowhere = mlpsubmit("report", "--out", "nowhere/a.html")
+    assert nowhere.code == 2
+    assert "the folder nowhere does not exist" in nowhere.err
+    unknown = mlpsubmit("report", "a", "b")
+    assert unknown.code == 2
+    assert not list(Path().glob("*.html"))
+    with pytest.raises(UserError, match=r"a report is an \.html file"):
+        write_report(open_run("a"), out="a.txt")
+
+
+def test_a_run_with_missing_points_is_reported_with_exit_code_1(
+    mlpsubmit: Command, records: Any
+) -> None:
+    fill(records.create(Path("mlpruns/a/one").resolve()), range(4), 20)
+    done = mlpsubmit("report", "--out", "part")
+    assert (done.code, done.out) == (1, "report: part.html (8 of 20 configs)\n")
+    page = Path("part.html").read_text()
+    assert "8 of 20" in page
+    assert "12 missing" in page
+
+
+def test_failures_are_grouped_with_their_place(tmp_path: Path) -> None:
+    raising = "batch_fn(step):\n        assert step < 9 or not noise, 'no <noise> please'"
+    spec = SMALL.replace("batch_fn(step):", raising)
+    run = launched(tmp_path, spec, keep_going=True)
+    page = write_report(run, out=tmp_path / "r.html").read_text()
+    assert "no &lt;noise&gt; please (4 configs: noise=0.5)" in page
+    assert "assert step &lt; 9 or not noise" in page
+    assert "4 failed" in page
+
+
+@pytest.mark.slow
+def test_watch_writes_until_the_run_ends(workplace: Path) -> None:
+    command = [sys.executable, "-m", "mlpsubmit"]
+    launched = [*command, "launch", "small.py", "MAX_ITER=30000", "LOSS_CHECKPOINTS=[0.001]"]
+    subprocess.run([*launched, "--executor", "local", "--detach"], check=True, timeout=120)
+    watching = [*command, "report", "--watch"]
+    with subprocess.Popen(watching, stdout=subprocess.PIPE, text=True) as watch:
+        assert watch.stdout is not None
+        assert "again every 10 s until the run ends (Ctrl-C)" in watch.stdout.readline()
+        assert '<body data-reload="10">' in Path("small.html").read_text()
+        watch.send_signal(signal.SIGINT)
+        assert watch.stdout.readline().startswith("report: small.html (")
+        assert watch.wait(60) == 0
+    assert '<body data-reload="10">' not in Path("small.html").read_text()
+    done = subprocess.run(watching, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout.endswith("report: small.html (8 of 8 configs)\n")
+    assert '<body data-reload="10">' not in Path("small.html").read_text()
+
+
+ONE = """
+import torch
+from mlpsubmit import Sweep, loguniform, choice, random_search
+def batches(bsz, gen, X=None, y=None):
+    return lambda step: (torch.randn(bsz, 3, generator=gen), torch.randn(bsz, generator=gen))
+sweep = Sweep("one", axes=AXES, batchfn=batches, N_SAMPLES=8, MAX_ITER=5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("axes", "names", "rows"),
+    [
+        ("{}, WIDTH=4", ["status"], 1),
+        ("{('WIDTH', 'LR'): [(4, .1), (8, .2)]}", ["width", "lr", "width_lr", "status"], 2),
+        (
+            "random_search(3, LR=loguniform(1e-3, 1), WIDTH=choice(4, 8))",
+            ["lr", "width", "sample", "status"],
+            3,
+        ),
+        ("{'LOSS_CHECKPOINTS': [[0.5], [0.9, 0.1]]}, WIDTH=4", ["loss_checkpoints", "status"], 2),
+        ("{'WIDTH': [4], 'CENTERED': [True, False]}", ["width", "centered", "status"], 2),
+    ],
+)
+def test_reports_of_all_kinds_of_axes(
+    tmp_path: Path, axes: str, names: list[str], rows: int
+) -> None:
+    run = launched(tmp_path, ONE.replace("AXES", axes))
+    contents = read([run])
+    assert [column.name for column in contents.columns][: len(names)] == names
+    assert contents.size == rows
+    page = write_report(run, out=tmp_path / "r.html").read_text()
+    data = re.search(r'id="report-data">(.*?)</script>', page)
+    assert data is not None
+    assert json.loads(data[1])["size"] == rows
+
+
+def test_damaged_files_of_a_run_cost_no_more_than_their_content(
+    records: Any, tmp_path: Path
+) -> None:
+    directory = records.create(tmp_path / "a" / "one")
+    fill(directory, range(10), 20)
+    (directory.path / "ingredients.json").write_text("damaged")
+    publish_json(directory.path / "heartbeats" / "000-0000.json", {"state": 3})
+    page = write_report(Run(directory), out=tmp_path / "r.html").read_text()
+    assert "20 of 20" in page

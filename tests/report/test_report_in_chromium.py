@@ -1,0 +1,312 @@
+"""Reports as a reader sees them: in a browser, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlpsubmit.report.write import write_report
+from mlpsubmit.runs.run import Run
+from tests.report.conftest import fill, launched
+
+#: Values of an axis, and a name, that are no plain text.
+NAMES = """
+import torch
+from mlpsubmit import Sweep
+
+def batches(name, bsz, gen, X=None, y=None):
+    return lambda step: (torch.randn(bsz, 3, generator=gen), torch.randn(bsz, generator=gen))
+
+sweep = Sweep(
+    "names",
+    axes={"name": [
+        "</script><script>window.injected = true</script>",
+        "<img src=x onerror='window.injected = true'>",
+        "\\x1b[31mred",
+        'a "quoted" name & more',
+        r"$\\gamma_{0}^2 + x_{width}$",
+    ]},
+    batchfn=batches,
+    WIDTH=4,
+    N_SAMPLES=8,
+    MAX_ITER=5,
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def report(curves_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(curves_run, out=tmp_path_factory.mktemp("report") / "curves.html")
+
+
+@pytest.fixture
+def page(report: Path, open_page: Callable[..., Any]) -> Iterator[Any]:
+    """The report; the test fails if anything was fetched, refused by the policy, or an error."""
+    opened = open_page(report)
+    yield opened
+    assert opened.requests == []
+    assert opened.messages == []
+
+
+pytestmark = pytest.mark.slow
+
+
+def texts(page: Any, selector: str) -> list[str]:
+    return [text.strip() for text in page.tab.locator(selector).all_inner_texts()]
+
+
+def test_a_report_draws_a_curve_for_each_config(page: Any, curves_run: Run) -> None:
+    dataset = curves_run.collect()
+    curves = page.curves()
+    assert len(curves) == 24 - int((dataset.steps <= 1).sum())
+    ends = sorted(curve[-1][0] for curve in curves if curve[-1][0] > 2)
+    steps = dataset.steps.values.ravel()
+    done = dataset.status.values.ravel() == "done"
+    assert ends[-1] == steps[done].max()  # step + 1, on a logarithmic axis
+    assert page.figure()["y"][0]["type"] == "log"
+
+
+def test_the_figure_has_the_values_of_the_dataset(page: Any, curves_run: Run) -> None:
+    dataset = curves_run.collect()
+    page.choose("c", "none")
+    page.choose("f", "none")
+    page.tab.uncheck("#choose-lx")
+    one = {"width": 16, "lr": 0.1, "trial": 1}
+    trace = dataset.train_loss.sel(one).isel(monomials=0)
+    stop = int(dataset.steps.sel(one).isel(monomials=0))
+    wanted = [[step, float(np.float32(trace.sel(step=step)))] for step in range(stop)]
+    assert wanted in page.curves()
+
+
+def test_choices_change_what_is_drawn_and_are_kept_in_the_address(page: Any) -> None:
+    assert len(page.figure()["titles"]) == 3  # a panel per learning rate
+    page.choose("f", "monomials")
+    assert page.figure()["titles"] == ["monomials = x₀", "monomials = x₀x₁²"]
+    page.choose("c", "lr")
+    assert {one["name"] for one in page.figure()["series"]} >= {"0.01", "0.1"}
+    page.choose("y", "size")
+    assert page.figure()["y"][0]["name"] == "size"
+    page.tab.uncheck("#choose-ly") if page.tab.is_checked("#choose-ly") else None
+    assert page.figure()["y"][0]["type"] == "value"
+    page.tab.check("#choose-ly")
+    assert page.figure()["y"][0]["type"] == "log"
+    page.tab.uncheck("#choose-lx")
+    assert page.figure()["x"][0]["type"] == "value"
+    before = page.figure()
+    page.tab.reload()
+    assert page.figure() == before
+    assert page.tab.input_value("#choose-y") == "size"
+
+
+def test_smoothing_averages_neighbouring_points(page: Any) -> None:
+    page.tab.uncheck("#choose-ly")
+    before = page.curves()
+    page.tab.locator("#choose-s").fill("2")
+    after = page.curves()
+    rough = max(range(len(before)), key=lambda i: len(before[i]))
+    old, new = (np.array(curves[rough])[:, 1] for curves in (before, after))
+    assert new[5] == pytest.approx(old[3:8].mean())
+    assert new[0] == old[0]
+    assert new[-1] == old[-1]
+    assert "Smoothed" in page.tab.inner_text("#figure-note")
+
+
+def test_means_over_trials_have_a_band(page: Any) -> None:
+    page.choose("f", "none")
+    configs = len(page.curves())
+    page.tab.check("#choose-m")
+    figure = page.figure()
+    assert len(page.curves()) < configs
+    assert any(one["type"] == "custom" for one in figure["series"])
+    assert "the mean over the trials" in page.tab.inner_text("#figure-note")
+
+
+def test_a_parameter_as_x_draws_points_and_means(page: Any) -> None:
+    page.choose("y", "timekeys [0.9]")
+    page.choose("x", "width")
+    page.choose("c", "monomials")
+    page.choose("f", "none")
+    figure = page.figure()
+    assert {one["type"] for one in figure["series"]} == {"scatter", "line"}
+    assert figure["x"][0]["type"] == "value"
+    assert "the lines are means over lr, trial" in page.tab.inner_text("#figure-note")
+
+
+def test_hovering_names_the_config(page: Any) -> None:
+    page.choose("f", "none")
+    box = page.tab.locator("#figure-chart").bounding_box()
+    rect, point = page.tab.evaluate(
+        """() => {
+            const chart = echarts.getInstanceByDom(document.getElementById("figure-chart"));
+            const series = chart.getOption().series.find((one) => one.type === "lines");
+            const point = series.data[0].coords[20];
+            return [chart.convertToPixel({gridIndex: 0}, point), point];
+        }"""
+    )
+    assert page.tab.is_hidden("#hover")
+    page.tab.mouse.move(box["x"] + rect[0], box["y"] + rect[1])
+    shown = page.tab.inner_text("#hover")
+    assert "config " in shown
+    for name in ("width = ", "lr = ", "monomials = x₀", "trial = ", "train loss = "):
+        assert name in shown
+    assert f"step {point[0] - 1:.0f}" in shown
+    page.tab.mouse.move(box["x"] + 2, box["y"] - 60)
+    assert page.tab.is_hidden("#hover")
+
+
+def test_the_legend_hides_a_colour(page: Any) -> None:
+    before = len(page.curves())
+    page.tab.locator("#figure-legend button").first.press("Enter")
+    assert len(page.curves()) < before
+    assert page.tab.get_attribute("#figure-legend button", "aria-pressed") == "false"
+
+
+def test_the_table_sorts_and_filters(page: Any) -> None:
+    assert texts(page, "#matches") == ["24 configs"]
+    header = page.tab.locator("#configs-table th button", has_text="steps to 0.9")
+    header.press("Enter")  # by keyboard
+    names = page.tab.locator("#configs-table th button").evaluate_all(
+        "all => all.map((one) => one.dataset.column)"
+    )
+    column = names.index("timekeys [0.9]")
+    cells = texts(page, f"#configs-table tbody td:nth-child({column + 1})")
+    numbers = [int(cell) for cell in cells if cell != "–"]
+    assert numbers == sorted(numbers)
+    assert cells == [str(n) for n in numbers] + ["–"] * (len(cells) - len(numbers))
+    page.tab.locator("#configs-table th button", has_text="steps to 0.9").press("Enter")
+    cells = texts(page, f"#configs-table tbody td:nth-child({column + 1})")
+    assert [int(cell) for cell in cells if cell != "–"] == sorted(numbers, reverse=True)
+    sorted_by = page.tab.locator("#configs-table th[aria-sort]")
+    assert sorted_by.get_attribute("aria-sort") == "descending"
+
+    curves = len(page.curves())
+    page.tab.fill("#filter", "width=16 lr<1 done")
+    assert texts(page, "#matches") == ["8 of 24 configs"]
+    assert len(page.curves()) < curves
+    page.tab.fill("#filter", "widht=16")
+    assert texts(page, "#matches") == ["no column widht"]
+    page.tab.click("#clear") if page.tab.is_visible("#clear") else page.tab.fill("#filter", "")
+    assert texts(page, "#matches") == ["24 configs"]
+
+
+def test_a_range_on_a_parallel_axis_selects_configs(page: Any) -> None:
+    page.tab.evaluate(
+        """() => echarts.getInstanceByDom(document.getElementById("parallel-chart"))
+            .dispatchAction({type: "axisAreaSelect", parallelAxisId: "axis-0",
+                             intervals: [[10, 20]]})"""
+    )
+    page.tab.locator("#matches", has_text=" of ").wait_for()
+    assert texts(page, "#matches") == ["12 of 24 configs"]
+    page.tab.reload()
+    assert texts(page, "#matches") == ["12 of 24 configs"]
+    page.tab.click("#clear")
+    assert texts(page, "#matches") == ["24 configs"]
+
+
+def test_without_scripts_the_tables_are_there(report: Path, open_page: Callable[..., Any]) -> None:
+    page = open_page(report, java_script_enabled=False)
+    assert page.tab.locator("#configs-table tbody tr").count() == 24
+    assert page.tab.locator("#steps-table tbody tr").count() == 12
+    assert page.tab.is_visible("text=diverged")
+    assert page.tab.is_visible("text=mlpsubmit.open_run")
+    assert page.tab.is_hidden("#figure-controls")
+    assert page.requests == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_or_dark_window_shows_all(
+    report: Path, open_page: Callable[..., Any], scheme: str
+) -> None:
+    page = open_page(report, viewport={"width": 400, "height": 800}, color_scheme=scheme)
+    width = page.tab.evaluate("document.documentElement.scrollWidth")
+    assert width == 400  # nothing beyond its right edge
+    assert len(page.curves()) > 10
+    assert page.messages == []
+
+
+def test_a_watched_report_reloads_itself_and_keeps_the_choices(
+    curves_run: Run, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = write_report(curves_run, out=tmp_path / "watched.html", reload_seconds=1)
+    page = open_page(path)
+    page.choose("f", "monomials")
+    page.tab.wait_for_event("load")
+    assert page.figure()["titles"] == ["monomials = x₀", "monomials = x₀x₁²"]
+    page.tab.uncheck("#choose-r")
+    assert "r=0" in page.tab.url
+    assert page.messages == []
+
+
+def test_the_policy_stops_what_is_not_in_the_file(page: Any) -> None:
+    policy = page.tab.get_attribute("meta[http-equiv=Content-Security-Policy]", "content")
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe" not in policy
+    injected = page.tab.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "window.injected = true";
+            document.body.append(script);
+            return Boolean(window.injected);
+        }"""
+    )
+    assert not injected
+    fetched = "fetch('https://example.org').then(() => 'fetched', () => 'refused')"
+    assert page.tab.evaluate(fetched) == "refused"
+    assert len(page.messages) >= 2
+    page.messages.clear()
+
+
+def test_names_are_text(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    run = launched(tmp_path, NAMES)
+    path = write_report(run, out=tmp_path / "names.html")
+    page = open_page(path)
+    table = page.tab.inner_text("#configs-table")
+    for name in (
+        "</script><script>window.injected = true</script>",
+        "<img src=x onerror='window.injected = true'>",
+        "\\u001b[31mred",
+        'a "quoted" name & more',
+        "γ₀² + x_width",
+    ):
+        assert name in table
+    assert page.tab.evaluate("Boolean(window.injected)") is False
+    assert page.requests == []
+    assert page.messages == []
+
+
+def test_a_run_without_results_gives_a_page(
+    records: Any, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = Run(records.create(tmp_path / "runs" / "a" / "one"))
+    page = open_page(write_report(run, out=tmp_path / "none.html"))
+    assert "No config has a result yet." in page.tab.inner_text("#figure-note")
+    assert "0 of 20" in page.tab.inner_text("header")
+    assert page.tab.is_hidden("#parallel")
+    assert texts(page, "#matches") == ["20 configs"]
+    assert page.messages == []
+
+
+def test_a_thousand_configs_fit_into_six_megabytes(
+    records: Any, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    directory = records.create(tmp_path / "runs" / "a" / "one", packs=500)
+    draws = np.random.default_rng(0)
+
+    def noise(clock: np.ndarray) -> np.ndarray:
+        return draws.uniform(0.5, 1, (2, len(clock))) / (1 + clock)
+
+    traces = dict.fromkeys(("train_loss", "test_loss"), noise)
+    fill(directory, range(500), 1000, **traces)
+    path = write_report(Run(directory), out=tmp_path / "many.html")
+    assert 3e6 < path.stat().st_size < 6e6
+    page = open_page(path)
+    assert len(page.curves()) == 1000
+    assert "at most 201 are here" in page.tab.inner_text("#about")
+    assert page.tab.locator("#configs-table tbody tr").count() == 100
+    page.tab.click("text=next →")
+    assert page.tab.inner_text("#configs-table tbody tr td") == "100"
+    assert page.messages == []
