@@ -203,6 +203,13 @@ class Plan:
         chosen[numbers] = True
         return self._indices(np.flatnonzero(np.repeat(chosen, self.pack_sizes)))
 
+    def pack_of(self, index: int) -> PackRange | None:
+        """Return the pack of a config, by its flat index; None if the plan does not train it."""
+        ranks = np.flatnonzero(self._indices(np.arange(self.configs)) == index)
+        if not len(ranks):
+            return None
+        return self.pack(int(np.searchsorted(self._bounds, ranks[0], side="right")) - 1)
+
     @property
     def first_indices(self) -> NDArray[np.int64]:
         """The flat index into the product of the first config of each pack, (packs,) int64."""

@@ -5,6 +5,7 @@ UserError                 the user can fix it
 │   └── StackingError     training.comparison: models that train in smaller groups only
 ├── RunError              a run directory
 │   ├── BusyError         a run whose tasks are active, or may be
+│   ├── FormatError       a run that another version has launched
 │   └── DamageError       a file that is not as it was written
 ├── BatchError            training.batches: a batch that the model or the loss cannot take
 ├── WriteError            training.guard: a function that writes into a tensor which others read
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BusyError",
     "DamageError",
+    "FormatError",
     "RunError",
     "SpecError",
     "UserError",
@@ -79,6 +81,23 @@ class RunError(UserError):
 
 class BusyError(RunError):
     """A run whose tasks are active, or may be; the same command may succeed later."""
+
+
+class FormatError(RunError):
+    """A run in the format of another version.
+
+    Args:
+        run: its folder.
+        written: the format that it has.
+        reads: the one that this version reads.
+    """
+
+    def __init__(self, run: object, written: object, reads: int) -> None:
+        self.short = f"format {written!r:.20}; this mlpsubmit reads {reads}"
+        super().__init__(
+            f"{run}: was written in format {written!r:.80}; this mlpsubmit reads format {reads}; "
+            "use the version that launched it"
+        )
 
 
 class DamageError(RunError):

@@ -165,6 +165,19 @@ class LabelsRecord(TypedDict):
 
 
 @_open
+class SourceRecord(TypedDict):
+    """A function of a sweep; what :mod:`mlpsubmit.runs.function_sources` returns."""
+
+    place: str
+    name: str
+    arguments: dict[str, str]
+    module: str
+    file: str
+    line: Count
+    hash: str
+
+
+@_open
 class Manifest(TypedDict):
     """sweep.json; what :func:`mlpsubmit.runs.manifest.manifest` returns, and the run's id."""
 
@@ -185,6 +198,10 @@ class Manifest(TypedDict):
     hyperparameters: dict[str, Any]
     arguments: dict[str, Any]
     functions: dict[str, Any]
+    given: list[str]
+    overrides: dict[str, str]
+    sources: list[SourceRecord]
+    reads: list[Text]
     labels: dict[str, LabelsRecord]
     devices: Any
     launched_in: Folders

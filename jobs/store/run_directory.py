@@ -55,7 +55,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from mlpsubmit.errors import DamageError, RunError
+from mlpsubmit.errors import DamageError, FormatError, RunError
 from mlpsubmit.files import (
     LARGEST_JSON,
     SMALL_JSON,
@@ -220,10 +220,7 @@ class RunDirectory:
         """
         written = self._format()
         if written != FORMAT:
-            raise RunError(
-                f"{self.path}: was written in format {written!r:.80}; this mlpsubmit reads format "
-                f"{FORMAT}; use the version that launched it"
-            )
+            raise FormatError(self.path, written, FORMAT)
         return _only_copy(self.path / SWEEP_JSON, Manifest)
 
     @cached_property

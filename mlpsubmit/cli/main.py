@@ -31,8 +31,12 @@ COMMANDS = (
     "resume",
     "cancel",
     "logs",
-    "verify",
+    "ls",
+    "show",
+    "diff",
     "why",
+    "verify",
+    "prune",
     "templates",
     "doctor",
 )
@@ -55,8 +59,8 @@ class _Commands(click.Group):
 def cli() -> None:
     """Train sweeps of small neural networks, on this machine or as SLURM job arrays.
 
-    RUN is a path, the name of a sweep (its latest run), the start of a run id, or nothing for the
-    latest run of all.
+    RUN is a path, the name of a sweep (its latest run), the start of a run id, a folder of runs
+    (the latest in it), or nothing for the latest run of all.
     """
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_where",
     "executor_options",
+    "json_option",
     "open_selected",
     "parse_overrides",
     "run_argument",
@@ -32,9 +33,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
-#: A path, the name of a sweep, the start of a run id, or nothing for the run that was last launched
-#: or resumed.
+#: A path, the name of a sweep, the start of a run id, a folder of runs, or nothing for the run that
+#: was last launched or resumed.
 run_argument = click.argument("run", required=False)
+
+#: Print one object of JSON, in the style that docs/runs.md describes.
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 #: The folder of all runs.
 runs_dir_option = click.option(
@@ -49,7 +53,7 @@ def open_selected(run: str | None, runs_dir: Path | None) -> Run:
     from mlpsubmit.runs.run import open_run
 
     opened = open_run(run, runs_dir)
-    if len(opened.selected.among) > 1:
+    if len(opened.selected.among) > 1 or opened.selected.folder is not None:
         echo(opened.selected, err=True)
     return opened
 

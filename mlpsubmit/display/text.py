@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
-__all__ = ["abridged", "counted", "crossed_at_start", "duration", "file_size", "throughput"]
+__all__ = ["abridged", "counted", "crossed_at_start", "duration", "file_size", "throughput", "utc"]
 
 
 def abridged(texts: Iterable[str]) -> str:
@@ -43,6 +44,11 @@ def file_size(count: float) -> str:
         value /= 1024
         units.pop(0)
     return f"{value:.2g} {units[0]}" if value < 100 else f"{value:.0f} {units[0]}"
+
+
+def utc(seconds: float) -> str:
+    """Return a time since 1970 as text: ``"2026-11-27T21:16:13Z"``."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def throughput(model_steps: float, utilization: float | None) -> str:

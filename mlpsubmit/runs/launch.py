@@ -94,7 +94,7 @@ def launch(
     stop_reading(sweep)  # before the imports, which load torch
     with doing("importing torch"):
         from mlpsubmit.jobs import executors
-        from mlpsubmit.runs.initial_weights import keep_initial_weights
+        from mlpsubmit.runs.initial_weights import keep_initial_weights, source_folders
         from mlpsubmit.runs.manifest import manifest
         from mlpsubmit.slurm_templates import SlurmRequest
         from mlpsubmit.spec.load import pickle_sweep
@@ -115,7 +115,8 @@ def launch(
         if len(prepared.missing):
             chosen.check(prepared.submission)
         if run is None:
-            content = manifest(sweep, spec, command, prepared.reused.count, prepared.path)
+            reads = source_folders(sweep)
+            content = manifest(sweep, spec, command, prepared.reused.count, prepared.path, reads)
             with doing("writing the run directory"):
                 run = Run(create(content, prepared))
             for line in prepared.continuation.lines:

@@ -92,6 +92,7 @@ class Selected:
     Attributes:
         path: its folder.
         name: the name of a sweep, if the selector was one.
+        folder: the folder of runs, if the selector was one.
         among: the folders of all runs of which this is the latest, itself included; none if the
             selector was a path or an id.
     """
@@ -99,12 +100,14 @@ class Selected:
     path: Path
     name: str = ""
     among: Sequence[Path] = ()
+    folder: Path | None = None
 
     def __str__(self) -> str:
         """Return which run it is, and of how many; empty if that was in the selector."""
         if not self.among:
             return ""
         of_name = f" of {self.name}" if self.name else ""
+        of_name = of_name if self.folder is None else f" in {self.folder}"
         if len(self.among) == 1:
             return f"run {self.path.name} is the only one{of_name}"
         others = [path.name for path in reversed(self.among) if path != self.path]
@@ -126,6 +129,8 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Select
         for path in (Path(selector), folder / selector):
             if (path / SWEEP_JSON).exists():
                 return Selected(path)
+        if runs := _in_folder(Path(selector)):
+            return Selected(runs[-1], among=runs, folder=Path(selector))
         if os.sep in str(selector) or str(selector) in (os.curdir, os.pardir):
             return Selected(Path(selector))  # a path: opening it raises an error with what it lacks
     every = all_runs(folder)
@@ -139,6 +144,11 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Select
     name = str(selector)
     named = [path for path in every if path.parent.name == name]
     return Selected(named[-1], name, named) if named else Selected(_by_id(name, every, folder))
+
+
+def _in_folder(path: Path) -> list[Path]:
+    """Return the runs in a folder of runs, or of those of one sweep, the latest at the end."""
+    return (runs_of(path) or all_runs(path)) if path.is_dir() else []
 
 
 def _by_id(selector: str, every: Sequence[Path], folder: Path) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import platform
 import re
 import shlex
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from importlib.metadata import version
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from mlpsubmit.arguments import function_name, further_arguments
+from mlpsubmit.display.text import utc
 from mlpsubmit.jobs.as_launched import launched_in
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import encode_mask
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.results.labels import NO_LABELS
+from mlpsubmit.runs.function_sources import function_sources
 from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.metrics import Metric, crossing_order, with_asked_for
@@ -41,6 +44,7 @@ def manifest(
     command: Sequence[str],
     reused: int,
     path: Path,
+    reads: Iterable[Path] = (),
 ) -> dict[str, Any]:
     """Return the content of a new run's sweep.json.
 
@@ -49,6 +53,7 @@ def manifest(
         command: the command line of the launch.
         reused: the number of reused configs.
         path: the run directory.
+        reads: the folders of the runs whose networks it begins from.
     """
     base = sweep.base
     assert sweep.process is not None
@@ -58,7 +63,7 @@ def manifest(
         "format": run_directory.FORMAT,
         "name": sweep.name,
         "fingerprint": sweep.fingerprint,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "created": utc(time.time()),
         "configs": len(sweep),
         "axes": [
             {
@@ -78,6 +83,10 @@ def manifest(
         },
         "arguments": {name: axis_label(value) for name, value in sweep.arguments.items()},
         "functions": _functions(sweep),
+        "given": sorted(base.model_fields_set),
+        "overrides": dict(sweep.overrides),
+        "sources": function_sources(sweep),
+        "reads": [os.path.abspath(folder) for folder in reads],
         "labels": {
             name: labels.as_json() for name, labels in sweep.labels.items() if labels != NO_LABELS
         },

@@ -467,8 +467,8 @@ def open_run(selector: str | Path | None = None, runs_dir: str | Path | None = N
 
     Args:
         selector: its folder; or the name of a sweep, for its latest run; or the first characters
-            of a run id, or of the last part of one; or None for the latest run of all. The latest
-            is the one that was last launched or resumed.
+            of a run id, or of the last part of one; or a folder of runs, for the latest in it; or
+            None for the latest run of all. The latest is the one that was last launched or resumed.
         runs_dir: the folder of all runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
 
     Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,8 @@ class Spec:
         process: the settings of the process that it was read in; None until it is launched, where
             no spec file was read.
         initial: the networks that INIT_WEIGHTS refers to; None before a launch, and without any.
+        overrides: what replaced settings of the spec since, as text, by KEY, or KEY+ where values
+            were appended; part of nothing but descriptions.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Spec:
     labels: Mapping[str, Labels]
     process: ProcessSettings | None = None
     initial: InitialWeights | None = None
+    overrides: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(

@@ -285,7 +285,7 @@ class Sweep(Spec):
         """
         (axes, settings), replaced = override(self, overrides)
         with self._own_process():
-            return Sweep(
+            sweep = Sweep(
                 self.name,
                 axes,
                 batchfn=self.batchfn,
@@ -296,6 +296,17 @@ class Sweep(Spec):
                 _process=self.process,
                 **settings,
             )
+        return sweep._with(overrides=self._with_texts(overrides))
+
+    def _with_texts(self, overrides: Mapping[str, Any]) -> dict[str, str]:
+        """Return all overrides so far, the last one of each setting, as text."""
+        found = dict(self.overrides)
+        for key, value in overrides.items():
+            name, appends = self.accepted.canonical(key.removesuffix("+")), key.endswith("+")
+            if not appends:
+                found.pop(f"{name}+", None)
+            found[name + "+" * appends] = value if isinstance(value, str) else shown(value)
+        return found
 
     def in_process(self, process: ProcessSettings) -> Sweep:
         """Return this sweep with the settings of the process that its functions are to run in."""

@@ -1,0 +1,179 @@
+"""One config of a run: its settings, its state, its results in brief, its task and its log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlpsubmit.jobs.pack_results import SHARED
+from mlpsubmit.jobs.plan import Plan
+from mlpsubmit.jobs.status import Status
+from mlpsubmit.jobs.store.pack_schema import WEIGHT_SHAPES, WEIGHTS
+from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
+from mlpsubmit.jobs.store.shards import FAILED_SUFFIX, StoredPack, pack_name
+from mlpsubmit.jobs.store.stored_results import REUSED
+from mlpsubmit.jobs.task_status import TaskStatus
+from mlpsubmit.protocol import STATUSES
+from mlpsubmit.results.grab_arrays import grab_of, result_name
+from mlpsubmit.results.source import Failure
+from mlpsubmit.runs.run_keys import RunKeys
+
+__all__ = ["ConfigDetails", "config_details"]
+
+_LEFT_OUT = frozenset({"index", "key", "status", "steps", "seconds", *SHARED})
+
+
+@dataclass(frozen=True)
+class ConfigDetails:
+    """One config.
+
+    Attributes:
+        state: ``done``, ``diverged``, ``failed``, ``running`` or ``missing``.
+        settings: all of them by name, those on axes first.
+        pack: the name of its pack; empty if its result comes from an earlier run.
+        task: the one that trained it, or is to; empty if none.
+        results: the last value of each variable, or the shape of an array.
+        failure: why it has no result; None unless it failed.
+        progress: the step of its pack in training, and the last one; None unless it is running.
+    """
+
+    run: str
+    index: int
+    key: str
+    point: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    state: str
+    pack: str = ""
+    task: str = ""
+    log: Path | None = None
+    reused: bool = False
+    steps: int | None = None
+    seconds: float | None = None
+    results: Mapping[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+    progress: tuple[int, int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as ``show --config --json`` prints it."""
+        failed = self.failure
+        return {
+            "run": self.run,
+            "index": self.index,
+            "key": self.key,
+            "point": dict(self.point),
+            "settings": dict(self.settings),
+            "state": self.state,
+            "reused": self.reused,
+            "pack": self.pack or None,
+            "task": self.task or None,
+            "log": self.log,
+            "steps": self.steps,
+            "train_seconds": self.seconds,
+            "results": dict(self.results),
+            "step": None if self.progress is None else self.progress[0],
+            "error": None if failed is None else failed.error,
+            "error_place": None if failed is None else failed.where or None,
+            "traceback": None if failed is None else failed.traceback or None,
+        }
+
+
+def config_details(
+    run: RunDirectory, status: Status, selector: str, logs: Mapping[str, Path]
+) -> ConfigDetails:
+    """Return what is known of one config; nothing in the run is executed.
+
+    Args:
+        selector: its index, its key, or values of axes.
+        logs: of the run's tasks, by name.
+
+    Raises:
+        UserError: there is no such config, or there are several.
+    """
+    keys = RunKeys(run)
+    index = keys.select(selector)
+    pack = Plan.from_json(run.plan).pack_of(index)
+    name = "" if pack is None else pack.name
+    own: dict[str, Any] = {"run": run.id, "index": index, "key": keys.key(index), "pack": name}
+    own |= {"point": keys.on_axes(index)}
+    own |= {"settings": {**keys.on_axes(index), **keys.values(index)}}
+    if (found := _result(run, index, name)) is not None:
+        stored, row = found
+        return ConfigDetails(**own, **_of_result(run, stored, row, logs))
+    failure = next((one for one in status.failures if index in one.indices), None)
+    task = _task(run, status.tasks, name)
+    progress = None if task is None else _progress(task, name)
+    state = "running" if progress else "failed" if failure else "missing"
+    own |= {"task": "" if task is None else task.name, "log": None if task is None else task.log}
+    return ConfigDetails(**own, state=state, failure=failure, progress=progress)
+
+
+def _result(run: RunDirectory, index: int, pack: str) -> tuple[StoredPack, int] | None:
+    """Return the latest intact result of a config, and its row; None if it has none."""
+    damaged, found = run.results.damaged(), None
+    for member in run.results.members():
+        own = member.shard.name == REUSED or (pack and pack_name(member) == pack)
+        if not own or member.name.endswith(FAILED_SUFFIX) or member in damaged:
+            continue
+        stored = StoredPack(member, run.results.schema)
+        if stored.intact() and len(rows := np.flatnonzero(stored["index"] == index)):
+            found = stored, int(rows[0])
+    return found
+
+
+def _of_result(
+    run: RunDirectory, stored: StoredPack, row: int, logs: Mapping[str, Path]
+) -> dict[str, Any]:
+    reused = stored.member.shard.name == REUSED
+    task = "" if reused else stored.member.shard.name.split(".")[0]
+    results: dict[str, Any] = {}
+    for name in stored.arrays():
+        if name in _LEFT_OUT or name.startswith((WEIGHTS, WEIGHT_SHAPES)):
+            continue
+        grab = grab_of(name)
+        own = name.removeprefix("metric.").replace("timekeys.", "timekeys_")
+        results[own if grab is None else result_name(*grab)] = _brief(name, stored[name][row])
+    return {
+        "state": STATUSES[int(stored["status"][row])],
+        "task": task,
+        "log": logs.get(task),
+        "reused": reused,
+        "steps": int(stored["steps"][row]),
+        "seconds": float(stored["seconds"][row]),
+        "results": results,
+    }
+
+
+def _brief(name: str, value: Any) -> Any:
+    """Return a number, the steps of crossings, the last value of a trace, or a shape."""
+    array = np.asarray(value)
+    if name.startswith("timekeys"):
+        return [None if step < 0 else int(step) for step in array.tolist()]
+    if array.ndim == 0:
+        return array.item()
+    if array.ndim == 1 and grab_of(name) is None and array.size:
+        return array[-1].item()
+    return f"array of shape {array.shape}"
+
+
+def _task(run: RunDirectory, tasks: Sequence[TaskStatus], pack: str) -> TaskStatus | None:
+    """Return the task of the latest submission that is to train a pack."""
+    submissions = run.submissions()
+    intent = run.readable_intent(submissions[-1]) if submissions and pack else None
+    if intent is None:
+        return None
+    for number, ranges in enumerate(intent["slices"]):
+        if any(low <= int(pack) < high for low, high in ranges):
+            name = task_name(submissions[-1], number)
+            return next((task for task in tasks if task.name == name), None)
+    return None
+
+
+def _progress(task: TaskStatus, pack: str) -> tuple[int, int] | None:
+    beat = task.heartbeat
+    if task.state != "running" or beat.get("pack") != pack:
+        return None
+    return int(beat.get("step", 0)), int(beat.get("max_iter", 0))

@@ -1,0 +1,245 @@
+"""How the results of two runs differ, in the configs that both have: by the bits, and by how much.
+
+A config of one run is that of the other with the same values on the axes of both; a setting that is
+an axis in one and fixed in the other counts with its value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit.jobs.pack_results import SHARED, TOGETHER
+from mlpsubmit.jobs.store.pack_schema import WEIGHTS
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.results.grab_arrays import grab_of, result_name
+from mlpsubmit.results.source import FinishedPack
+from mlpsubmit.runs.run_keys import RunKeys
+
+__all__ = ["ResultDifferences", "VariableDifference", "result_differences"]
+
+#: Arrays that are no results, or differ from run to run: of configs, and of all of a pack.
+_LEFT_OUT = frozenset({"index", "key", "seconds", TOGETHER, *SHARED})
+
+Array = NDArray[Any]
+Indices = NDArray[np.int64]
+
+
+@dataclass
+class VariableDifference:
+    """How one variable differs.
+
+    Attributes:
+        compared: configs that have it in both runs.
+        equal: those of which all bits are equal.
+        other_shape: those of which it has another shape, and no steps in common.
+        one_sided: values that are finite in one run and not in the other; never crossed counts as
+            not finite.
+        largest: the largest difference of finite values.
+        before, after: the two values there.
+        config: the indices of their config in the two runs; None if no values differ.
+    """
+
+    name: str
+    compared: int = 0
+    equal: int = 0
+    other_shape: int = 0
+    one_sided: int = 0
+    largest: float = 0.0
+    before: float = math.nan
+    after: float = math.nan
+    config: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class ResultDifferences:
+    """How the results of two runs differ.
+
+    Attributes:
+        shared: configs that are in both runs.
+        compared: those that have a result in both.
+        equal: those of which all bits of all variables are equal.
+        variables: those that differ in any config or exist in one run only, by name.
+        alone: variables that only one of the runs has, with its position, 0 or 1.
+    """
+
+    shared: int
+    compared: int
+    equal: int
+    variables: Sequence[VariableDifference]
+    alone: Mapping[str, int] = field(default_factory=dict)
+
+
+def result_differences(before: RunKeys, after: RunKeys) -> ResultDifferences:
+    """Read and compare the results of two runs; what is damaged is recorded, and left out."""
+    pairs = _shared(before, after)
+    results = _Located(before.run), _Located(after.run)
+    own = np.array(
+        [(a, b) for a, b in pairs if results[0].has(a) and results[1].has(b)], dtype=np.int64
+    ).reshape(-1, 2)
+    found: dict[str, VariableDifference] = {}
+    alone: dict[str, int] = {}
+    all_equal = np.ones(len(own), dtype=bool)
+    for packs, rows, at in _by_packs(results, own):
+        names = [{*pack.arrays()} - _LEFT_OUT for pack in packs]
+        for name in sorted(names[0] ^ names[1]):
+            alone[_shown(name)] = int(name in names[1])
+            all_equal[at] = False
+        for name in sorted(names[0] & names[1]):
+            difference = found.setdefault(name, VariableDifference(_shown(name)))
+            arrays = [pack[name][row] for pack, row in zip(packs, rows, strict=True)]
+            clocks = [_clock(pack, name, array) for pack, array in zip(packs, arrays, strict=True)]
+            all_equal[at] &= _compare(difference, arrays, clocks, own[at])
+    differing = [one for one in found.values() if one.equal < one.compared]
+    return ResultDifferences(len(pairs), len(own), int(all_equal.sum()), differing, alone)
+
+
+# ---- which configs -------------------------------------------------------------------------------
+
+
+def _shared(before: RunKeys, after: RunKeys) -> list[tuple[int, int]]:
+    """Return the indices of the configs that are in both runs."""
+    names = dict.fromkeys(
+        n for keys in (before, after) for axis in keys.axes for n in axis["names"]
+    )
+    first, second = (_points(keys, [*names]) for keys in (before, after))
+    places = {point: index for index, point in second.items()}
+    return [(index, places[point]) for index, point in first.items() if point in places]
+
+
+def _points(keys: RunKeys, names: Sequence[str]) -> dict[int, tuple[Any, ...]]:
+    """Return the values of some settings of every config, by its index."""
+    columns = np.unravel_index(keys.indices, keys.shape) if keys.shape else ()
+    on_axes = {
+        name: [_label(values[at]) for at in column.tolist()]
+        for axis, column in zip(keys.axes, columns, strict=True)
+        for name, values in zip(axis["names"], axis["values"], strict=True)
+    }
+    fixed = keys.fixed
+    lists = [on_axes.get(n, [_label(fixed.get(n))] * len(keys.indices)) for n in names]
+    points = zip(*lists, strict=True) if lists else [()] * len(keys.indices)
+    return dict(zip(keys.indices.tolist(), points, strict=True))
+
+
+def _label(value: Any) -> Any:
+    """Return a value such that equal numbers are equal, and True is not 1."""
+    return f"{value}" if isinstance(value, (bool, type(None))) else value
+
+
+# ---- where their results are ---------------------------------------------------------------------
+
+
+class _Located:
+    """The latest result of every config of a run: its pack, and its row there."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.packs: list[FinishedPack] = []
+        self._found: dict[int, tuple[int, int]] = {}
+        for number, pack in enumerate(run.results.packs()):
+            self.packs.append(pack)
+            for row, index in enumerate(pack["index"].tolist()):
+                self._found[index] = number, row
+
+    def has(self, index: int) -> bool:
+        """Return whether a config has a result."""
+        return index in self._found
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Return the number of the pack of a config, and its row."""
+        return self._found[index]
+
+
+def _by_packs(
+    results: tuple[_Located, _Located], configs: Indices
+) -> Iterator[tuple[list[FinishedPack], list[Indices], Indices]]:
+    """Yield the packs of both runs that have configs in common, their rows, and which these are."""
+    groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    for position, (a, b) in enumerate(configs.tolist()):
+        (pack_a, row_a), (pack_b, row_b) = results[0].place(a), results[1].place(b)
+        groups.setdefault((pack_a, pack_b), []).append((row_a, row_b, position))
+    for numbers, entries in groups.items():
+        *rows, at = np.array(entries, dtype=np.int64).T
+        packs = [own.packs[number] for own, number in zip(results, numbers, strict=True)]
+        yield packs, rows, at
+
+
+# ---- the comparison ------------------------------------------------------------------------------
+
+
+def _clock(pack: FinishedPack, name: str, array: Array) -> Array | None:
+    """Return the steps along which an array was recorded; None if it has one value per config."""
+    kind = "weights_step" if name.startswith(WEIGHTS) else "step"
+    kind = "grab_step" if grab_of(name) is not None else kind
+    if name.removeprefix("metric.").startswith("test_") and "eval_step" in pack.arrays():
+        kind = "eval_step"
+    if kind not in pack.arrays():
+        return None
+    steps = pack[kind]
+    return steps if array.shape[1:2] == steps.shape else None
+
+
+def _compare(
+    difference: VariableDifference,
+    arrays: Sequence[Array],
+    clocks: Sequence[Array | None],
+    configs: Indices,
+) -> NDArray[np.bool_]:
+    """Add how some configs differ in one variable; return which are equal bit for bit, (K,)."""
+    difference.compared += len(configs)
+    a, b = arrays
+    first, second = (np.zeros(0) if clock is None else clock for clock in clocks)
+    same_clock = np.array_equal(first, second)
+    if a.shape == b.shape and a.dtype == b.dtype and same_clock:
+        bits = [np.ascontiguousarray(x).reshape(len(x), -1).view(np.uint8) for x in (a, b)]
+        equal = np.asarray((bits[0] == bits[1]).all(axis=1)) if bits[0].size else _all(a)
+    else:
+        equal = ~_all(a)
+    difference.equal += int(equal.sum())
+    a, b = _in_common(a, b, clocks) if not same_clock else (a, b)
+    if a.shape != b.shape:
+        difference.other_shape += len(configs)
+    elif not equal.all() and a.size and a.dtype.kind in "biufc" and b.dtype.kind in "biufc":
+        _measure(difference, a, b, configs)
+    return equal
+
+
+def _all(array: Array) -> NDArray[np.bool_]:
+    return np.ones(len(array), dtype=bool)
+
+
+def _in_common(a: Array, b: Array, clocks: Sequence[Array | None]) -> tuple[Array, Array]:
+    """Return two traces at the steps that both have."""
+    first, second = clocks
+    if first is None or second is None:
+        return a, b
+    _, at, there = np.intersect1d(first, second, assume_unique=True, return_indices=True)
+    return a[:, at], b[:, there]
+
+
+def _measure(difference: VariableDifference, a: Array, b: Array, configs: Indices) -> None:
+    """Note the largest difference of two arrays of one shape, and where it is."""
+    if difference.name.startswith("timekeys"):
+        a, b = (np.where(x == -1, np.nan, x) for x in (a, b))  # never crossed
+    kind = np.complex128 if "c" in a.dtype.kind + b.dtype.kind else np.float64
+    a, b = a.astype(kind), b.astype(kind)
+    finite = np.isfinite(a) & np.isfinite(b)
+    difference.one_sided += int((np.isfinite(a) != np.isfinite(b)).sum())
+    with np.errstate(invalid="ignore"):
+        by = np.where(finite, np.abs(a - b), 0.0)
+    place = np.unravel_index(int(by.argmax()), by.shape)
+    if by[place] > difference.largest:
+        difference.largest = float(by[place])
+        difference.before, difference.after = (float(np.real(x[place])) for x in (a, b))
+        difference.config = (int(configs[place[0], 0]), int(configs[place[0], 1]))
+
+
+def _shown(name: str) -> str:
+    """Return the name of an array as the dataset has it."""
+    grab = grab_of(name)
+    own = name.removeprefix("metric.").replace("timekeys.", "timekeys_")
+    return own if grab is None else result_name(*grab)

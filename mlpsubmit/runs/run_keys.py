@@ -1,0 +1,276 @@
+"""The keys of a run's configs: what they are made of, and which config a selector means."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mlpsubmit.display.text import counted
+from mlpsubmit.errors import RunError, UserError, did_you_mean
+from mlpsubmit.jobs.store import records, run_directory
+from mlpsubmit.jobs.store.masks import decode_mask
+from mlpsubmit.jobs.store.records import Ingredients
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.spec.initial_weights import InitialWeights
+
+__all__ = ["DEFAULT_HASH", "RunKeys", "is_config"]
+
+#: The hash of a setting at its default, which is no part of a key.
+DEFAULT_HASH = "0" * 32
+
+#: The most values of an axis that are listed.
+_VALUES = 8
+
+#: The start of a key: not so short that it may be a word.
+_KEY = re.compile(r"[0-9a-f]{6,32}")
+
+
+def is_config(text: str) -> bool:
+    """Return whether a text can be a config and no run: an index, or values of axes."""
+    return "=" in text or text.isdecimal()
+
+
+@dataclass(frozen=True)
+class RunKeys:
+    """The ingredients of the keys of a run's configs."""
+
+    run: RunDirectory
+
+    @cached_property
+    def content(self) -> Ingredients:
+        """The content of ingredients.json.
+
+        Raises:
+            RunError: it is lost or damaged.
+        """
+        file = self.run.path / run_directory.INGREDIENTS
+        try:
+            found = records.read(file, Ingredients)
+        except FileNotFoundError:
+            raise RunError(f"run {self.run.id}: its {run_directory.INGREDIENTS} is lost") from None
+        records.check_ingredients(file, found, self.run.sweep)
+        return found
+
+    @cached_property
+    def axes(self) -> Sequence[Mapping[str, Any]]:
+        """The axes as in sweep.json: dimension, names and values of each."""
+        axes: Sequence[Mapping[str, Any]] = self.run.sweep["axes"]
+        return axes
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The points of each axis."""
+        return tuple(len(axis["values"][0]) for axis in self.axes)
+
+    @cached_property
+    def indices(self) -> Any:
+        """The indices of the configs, (n,)."""
+        size, mask = math.prod(self.shape), self.run.sweep["included"]
+        return np.arange(size) if mask is None else np.flatnonzero(decode_mask(mask, size))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The ingredients that all configs share."""
+        settings: Mapping[str, Any] = self.content["settings"]
+        return settings
+
+    def _table(self, axis: int) -> Any:
+        table = bytes.fromhex(self.content["axes"][axis])
+        return np.frombuffer(table, dtype="<u8").reshape(-1, 2)
+
+    @property
+    def _initial(self) -> InitialWeights | None:
+        """The networks that configs begin from."""
+        if (found := self.content["initial"]) is None:
+            return None
+        shape = tuple(self.shape[axis] for axis in found["axes"])
+        return InitialWeights(tuple(found["axes"]), shape, tuple(found["hashes"]))
+
+    def all_keys(self) -> Any:
+        """Return the keys of all configs, (n,) of 16 bytes."""
+        total = np.frombuffer(bytes.fromhex(self.content["base"]), dtype="<u8")
+        keys = np.tile(total, (len(self.indices), 1))
+        columns = np.unravel_index(self.indices, self.shape) if self.shape else ()
+        for axis, column in enumerate(columns):
+            keys += self._table(axis)[column]
+        if (initial := self._initial) is not None:
+            assert self.content["initial"] is not None
+            table = bytes.fromhex(self.content["initial"]["table"])
+            own = np.frombuffer(table, dtype="<u8").reshape(-1, 2)
+            keys += own[initial.numbers(self.shape, self.indices)]
+        return keys.view("V16").ravel()
+
+    def key(self, index: int) -> str:
+        """Return the key of a config, in hex."""
+        position = int(np.searchsorted(self.indices, index))
+        return bytes(self.all_keys()[position]).hex()
+
+    def place(self, index: int) -> tuple[int, ...]:
+        """Return the position of a config on each axis."""
+        return tuple(map(int, np.unravel_index(index, self.shape))) if self.shape else ()
+
+    def on_axes(self, index: int) -> dict[str, Any]:
+        """Return the values of a config on the axes, by name."""
+        return {
+            name: values[at]
+            for axis, at in zip(self.axes, self.place(index), strict=True)
+            for name, values in zip(axis["names"], axis["values"], strict=True)
+        }
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """The values of the settings that are on no axis, by name."""
+        sweep = self.run.sweep
+        return {"trial": 0, **sweep["hyperparameters"], **sweep["arguments"]}
+
+    def values(self, index: int) -> dict[str, Any]:
+        """Return the values of all settings of a config, by name."""
+        return {**self.fixed, **self.on_axes(index)}
+
+    def point(self, index: int) -> str:
+        """Return the values of a config on the axes as text."""
+        return ", ".join(f"{name}={value}" for name, value in self.on_axes(index).items()) or "-"
+
+    def texts(self, index: int) -> dict[str, str]:
+        """Return the text of every ingredient of a config's key."""
+        fixed = {name: str(entry["text"]) for name, entry in self.settings.items()}
+        return {**fixed, **{name: str(value) for name, value in self.on_axes(index).items()}}
+
+    def ingredients(self, index: int) -> dict[str, Any]:
+        """Return the ingredients of a config's key, by name; those on a zipped axis together."""
+        found = dict(self.settings)
+        for number, (axis, at) in enumerate(zip(self.axes, self.place(index), strict=True)):
+            names, texts = axis["names"], [str(values[at]) for values in axis["values"]]
+            own = self._table(number)[at].tobytes().hex()
+            found[", ".join(names)] = {"hash": own, "text": ", ".join(texts)}
+        if (initial := self._initial) is not None:
+            own = initial.hashes[int(initial.numbers(self.shape, np.array([index]))[0])]
+            text = f"weights {own}" if own else "(default)"
+            found["init_weights"] = {"hash": own or DEFAULT_HASH, "text": text}
+        return found
+
+    # ---- which config
+
+    def select(self, selector: str) -> int:
+        """Return the index of the config with an index, a key or its start, or values of axes.
+
+        Raises:
+            UserError: there is none, or there are several.
+        """
+        if "=" in selector:
+            return self._with_values(selector)
+        decimal = selector.isascii() and selector.isdecimal() and len(selector) < 19
+        if not decimal and _KEY.fullmatch(selector):
+            return self._with_key(selector)
+        if decimal:
+            if int(selector) in self.indices:
+                return int(selector)
+            valid = f"0 to {math.prod(self.shape) - 1}"
+            left_out = ", or where= leaves it out" if self.run.sweep["included"] else ""
+            raise UserError(
+                f"config {selector}: run {self.run.id} has none with this index; valid are {valid}"
+                f"{left_out}"
+            )
+        raise UserError(
+            f"{selector!r}: should be the index of a config, its key, or values of axes, such as "
+            f"{self.point(int(self.indices[0])).replace(', ', ',')!r}"
+        )
+
+    def _with_key(self, start: str) -> int:
+        matching = [
+            int(index)
+            for index, key in zip(self.indices, self.all_keys(), strict=True)
+            if bytes(key).hex().startswith(start)
+        ]
+        if len(matching) != 1:
+            found = counted(len(matching), "config") if matching else "no config"
+            more = "; give more characters of the key" if matching else ""
+            raise UserError(
+                f"{start}: is the start of the key of {found} of run {self.run.id}{more}"
+            )
+        return matching[0]
+
+    def _with_values(self, selector: str) -> int:
+        known = {name.lower(): name for axis in self.axes for name in axis["names"]}
+        wanted = {}
+        for part in selector.split(","):
+            name, _, text = (piece.strip() for piece in part.partition("="))
+            if name.lower() not in known:
+                raise UserError(
+                    f"{part.strip()!r}: {name} is no axis of run {self.run.id}"
+                    f"{did_you_mean(name, known)}; its axes are {', '.join(known) or 'none'}"
+                )
+            wanted[known[name.lower()]] = text
+        matching = [*self._matching(wanted)]
+        if len(matching) != 1:
+            found = "no config" if not matching else counted(len(matching), "config")
+            places = zip(*map(self.place, matching), strict=True)
+            several = [
+                axis["names"][0]
+                for axis, at in zip(self.axes, places, strict=False)
+                if len({*at}) > 1
+            ]
+            more = f"; add {several[0]}=..." if several else ""
+            more = more if matching else f"; valid are {self._values(wanted)}"
+            raise UserError(f"{selector}: matches {found} of run {self.run.id}{more}")
+        return matching[0]
+
+    def _values(self, names: Collection[str]) -> str:
+        """Return the values of some axes, for a message; of long axes the first eight."""
+        texts = []
+        for axis in self.axes:
+            for name, values in zip(axis["names"], axis["values"], strict=True):
+                if name in names:
+                    more = ", ..." if len(values) > 8 else ""
+                    texts.append(f"{name} = {', '.join(map(str, values[:8]))}{more}")
+        return "; ".join(texts)
+
+    def counterpart(self, values: Mapping[str, Any]) -> int | str:
+        """Return the index of the config with some values; what is missing if there is none."""
+        wanted = {
+            name: values[name] for name in self.on_axes(int(self.indices[0])) if name in values
+        }
+        for axis in self.axes:
+            for name, own in zip(axis["names"], axis["values"], strict=True):
+                if name in wanted and not any(_equal(value, wanted[name]) for value in own):
+                    listed = ", ".join(map(str, own[:_VALUES])) + ", ..." * (len(own) > _VALUES)
+                    return f"no config has {name}={wanted[name]} (its values: {listed})"
+        return next(self._matching(wanted), "no config has this combination of values")
+
+    def _matching(self, wanted: Mapping[str, Any]) -> Iterator[int]:
+        """Yield the indices of the configs with some values on axes."""
+        fitting = [
+            np.array(
+                [
+                    all(
+                        _equal(values[at], wanted[name])
+                        for name, values in zip(axis["names"], axis["values"], strict=True)
+                        if name in wanted
+                    )
+                    for at in range(count)
+                ],
+                dtype=bool,
+            )
+            for axis, count in zip(self.axes, self.shape, strict=True)
+        ]
+        places = np.unravel_index(self.indices, self.shape) if self.shape else ()
+        chosen = np.ones(len(self.indices), dtype=bool)
+        for fits, at in zip(fitting, places, strict=True):
+            chosen &= fits[at]
+        return iter(self.indices[chosen].tolist())
+
+
+def _equal(value: Any, wanted: Any) -> bool:
+    """Return whether a value of an axis is a wanted one, or has this text."""
+    if str(value).lower() == str(wanted).lower():
+        return True
+    try:
+        return not isinstance(value, bool) and float(value) == float(wanted)
+    except (TypeError, ValueError):
+        return False
