@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -147,25 +148,25 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         """Return the status as ``status --json`` prints it."""
-        left_out = ("failures", "points")
+        left_out = ("failures", "points", "speed")
         fields = {name: value for name, value in vars(self).items() if name not in left_out}
-        fields["tasks"] = [
-            {
-                **t.heartbeat,
-                "task": t.name,
-                "state": t.state,
-                "why": t.why,
-                "awaited": t.awaited,
-                "remaining_seconds": t.remaining_seconds,
-                "log": t.log and str(t.log),
-            }
-            for t in self.tasks
-        ]
-        fields["failures"] = [
-            {"pack": f.pack, "configs": f.indices.tolist(), "error": f.error, "where": f.where}
-            for f in self.failures
-        ]
-        return fields
+        return {
+            **fields,
+            "path": os.path.abspath(self.path),
+            "model_steps_per_second": self.speed,
+            "retry": self.retry or None,
+            "retry_failure": self.retry_failure or None,
+            "tasks": [task.to_json() for task in self.tasks],
+            "failures": [
+                {
+                    "pack": failure.pack,
+                    "indices": failure.indices.tolist(),
+                    "error": failure.error,
+                    "error_place": failure.where or None,
+                }
+                for failure in self.failures
+            ],
+        }
 
 
 def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpsubmit.display.text import duration, throughput
+from mlpsubmit.display.text import duration, throughput, utc
 from mlpsubmit.errors import RunError
 from mlpsubmit.files import open_regular
 
@@ -19,6 +19,17 @@ STARTING = "starting: importing torch"
 #: The end of a log that is shown, in bytes and in lines.
 _TAIL_BYTES = 8192
 _TAIL_LINES = 8
+
+#: Fields of a heartbeat whose names have no unit, as JSON has them; and those that are times.
+_IN_JSON = {
+    "interval": "interval_seconds",
+    "startup": "startup_seconds",
+    "speed": "model_steps_per_second",
+    "cost_done": "flops_done",
+    "training": "training_seconds",
+    "setup": "setup_seconds",
+}
+_TIMES = frozenset({"started", "updated", "pack_started"})
 
 
 @dataclass(frozen=True)
@@ -123,6 +134,18 @@ class TaskStatus:
         if self.state == "interrupted" and beat.get("max_iter") and beat.get("step"):
             text += f", saved at step {beat['step']} of {beat['max_iter']}"
         return text
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the task and its last heartbeat as ``status --json`` prints them."""
+        beat = {_IN_JSON.get(name, name): value for name, value in self.heartbeat.items()}
+        times = {f"{name}_at": utc(self.heartbeat[name]) for name in _TIMES & beat.keys()}
+        speeds = [
+            {_IN_JSON.get(name, name): value for name, value in speed.items()}
+            for speed in self.heartbeat.get("speeds", ())
+        ]
+        own = {"task": self.name, "state": self.state, "why": self.why or None, "log": self.log}
+        rest = {name: value for name, value in beat.items() if name not in _TIMES}
+        return {**rest, **times, **({"speeds": speeds} if "speeds" in beat else {}), **own}
 
     def last_lines(self) -> list[str]:
         """Return the last lines of its log; empty if it has none."""

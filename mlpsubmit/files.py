@@ -27,6 +27,7 @@ __all__ = [
     "SMALL_JSON",
     "checked",
     "full_disk_named",
+    "leftovers",
     "locked",
     "open_regular",
     "publish",
@@ -137,16 +138,23 @@ def remove_leftovers(folder: Path, owned: Callable[[str], bool] = lambda name: T
     Args:
         owned: returns whether no other process can be publishing a file of this name now.
     """
+    for path in leftovers(folder, owned):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def leftovers(folder: Path, owned: Callable[[str], bool] = lambda name: True) -> list[Path]:
+    """Return what killed processes have left in a folder; see :func:`remove_leftovers`."""
+    found = []
     with contextlib.suppress(OSError):  # no such folder, or one of another user
         for entry in list(os.scandir(folder)):
             name = _LEFTOVER.fullmatch(entry.name)
-            if name is None or not owned(name[1]):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
+            if name is not None and owned(name[1]):
+                found.append(Path(entry.path))
+    return found
 
 
 def remove_folder(path: Path) -> None:

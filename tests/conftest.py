@@ -85,9 +85,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def mlpsubmit(
-    workplace: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    workplace: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Outcome]:
     """Return a function that runs an mlpsubmit command in this process."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr("mlpsubmit.runs.overview.cache_folder", lambda: cache)
 
     def run(*arguments: Any) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["mlpsubmit", *map(str, arguments)])

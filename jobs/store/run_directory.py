@@ -59,6 +59,7 @@ from mlpsubmit.errors import DamageError, FormatError, RunError
 from mlpsubmit.files import (
     LARGEST_JSON,
     SMALL_JSON,
+    leftovers,
     open_regular,
     publish_json,
     read_json,
@@ -278,9 +279,17 @@ class RunDirectory:
 
         Not those of a cancel, which may be in progress whatever is locked.
         """
-        folders = [self.path, *(self.path / name for name in FOLDERS)]
-        for folder in (*folders, *map(self.submission, self._numbers())):
+        for folder in self._written_folders():
             remove_leftovers(folder, ENDED.__ne__)
+
+    def leftovers(self) -> list[Path]:
+        """Return what :meth:`remove_leftovers` would remove."""
+        return [f for folder in self._written_folders() for f in leftovers(folder, ENDED.__ne__)]
+
+    def _written_folders(self) -> list[Path]:
+        """Return the folders of the run in which files are published."""
+        folders = [self.path, *(self.path / name for name in FOLDERS)]
+        return [*folders, *map(self.submission, self._numbers())]
 
     @property
     def id(self) -> str:

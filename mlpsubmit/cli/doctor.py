@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlpsubmit.cli.options import runs_dir_option
+from mlpsubmit.cli.options import json_option, runs_dir_option
 from mlpsubmit.cli.slurm_options import slurm_options, slurm_request
 from mlpsubmit.display.output import echo
 from mlpsubmit.errors import UserError
@@ -38,15 +38,18 @@ __all__ = ["doctor"]
     metavar="SECONDS",
     help="SLURM: how long to wait for a small test job on a node; 0 submits none.",
 )
+@json_option
 @runs_dir_option
-def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
+def doctor(runs_dir: Path | None, timeout: int, as_json: bool, **where: Any) -> None:
     """Check this machine and its cluster.
 
     The checks cover Python, torch, GPUs, how a spec is read, the runs folder, the functions in C
     and a tiny training; on a cluster also its partitions, whether it would accept a task, and
     whether its nodes see the runs folder.
     """
-    healthy = True
+    from mlpsubmit.display.json_output import echo_json
+
+    found: list[dict[str, str]] = []
     for name, check in _checks(runs_dir, slurm_request(where), timeout):
         try:
             well, text = check()
@@ -54,13 +57,22 @@ def doctor(runs_dir: Path | None, timeout: int, **where: Any) -> None:
             well, text = False, str(error)
         except Exception as error:  # a check that breaks is a finding, not the end of the report
             well, text = False, f"{type(error).__name__}: {error}"
-        healthy &= well is not False
-        mark = {True: "ok", False: "BAD", None: "-"}[well]
-        first, *more = text.splitlines() or [""]
-        echo(f"{mark:<4} {name:<12} {first}")
-        for line in more:
-            echo(f"{'':<17} {line}".rstrip())
+        state = {True: "ok", False: "bad", None: "none"}[well]
+        found.append({"name": name, "state": state, "text": text})
+        if not as_json:  # at once: some checks take a minute
+            _show(found[-1])
+    healthy = all(check["state"] != "bad" for check in found)
+    if as_json:
+        echo_json("doctor/1", {"healthy": healthy, "checks": found})
     sys.exit(0 if healthy else 1)
+
+
+def _show(check: dict[str, str]) -> None:
+    mark = {"ok": "ok", "bad": "BAD", "none": "-"}[check["state"]]
+    first, *more = check["text"].splitlines() or [""]
+    echo(f"{mark:<4} {check['name']:<12} {first}")
+    for line in more:
+        echo(f"{'':<17} {line}".rstrip())
 
 
 def _checks(

@@ -91,7 +91,7 @@ class DryRun:
             {
                 "packs": sum(high - low for low, high in ranges),
                 "configs": int(sum(plan.pack_sizes[low:high].sum() for low, high in ranges)),
-                "operations": float(sum(plan.pack_costs[low:high].sum() for low, high in ranges)),
+                "flops": float(sum(plan.pack_costs[low:high].sum() for low, high in ranges)),
                 "seconds": time,
             }
             for ranges, time in zip(slices, seconds, strict=True)
@@ -151,13 +151,13 @@ class DryRun:
     def _show_tasks(self) -> None:
         """Print the tasks, how long they take, and what is handed to the executor."""
         tasks, executor = self._tasks(), self.launch.executor
-        total = sum(task["operations"] for task in tasks)
+        total = sum(task["flops"] for task in tasks)
         echo(
             f"{executor.name}: {counted(len(tasks), 'task')} of "
             f"{counted(self.launch.plan.threads, 'thread')}, at most {total:.2g} FLOPs in total"
         )
         for number, task in enumerate(tasks[:SHOWN_TASKS]):
-            share = 100 * task["operations"] / total
+            share = 100 * task["flops"] / total
             time = f", at most {duration(task['seconds'])}" if self.estimate else ""
             echo(
                 f"  task {number}: {counted(task['packs'], 'pack')}, "

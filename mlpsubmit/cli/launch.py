@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -53,6 +52,7 @@ def launch(
     """
     from mlpsubmit.cli import dry_run as dry
     from mlpsubmit.cli import terminal
+    from mlpsubmit.display.json_output import echo_json
     from mlpsubmit.jobs.store.run_directory import RunDirectory
     from mlpsubmit.runs import launch
     from mlpsubmit.runs.locate import runs_folder, runs_of
@@ -73,7 +73,7 @@ def launch(
         sweep = sweep.overridden(replaced)
     if dry_run:
         found = dry.dry_run(sweep, spec, where, runs_dir, fresh=fresh, calibrate=calibrate)
-        echo(json.dumps(found.to_json(), indent=1)) if as_json else found.show()
+        echo_json("dry-run/1", found.to_json()) if as_json else found.show()
         return
     echo(repr(sweep))
     earlier = runs_of(runs_folder(runs_dir) / sweep.name)

@@ -12,7 +12,6 @@ import click
 
 from mlpsubmit.cli.options import json_option, runs_dir_option
 from mlpsubmit.display.output import echo
-from mlpsubmit.errors import RunError, did_you_mean
 
 if TYPE_CHECKING:
     from mlpsubmit.runs.overview import RunRow
@@ -28,7 +27,7 @@ _COLOURS = {
 
 
 @click.command()
-@click.argument("which", required=False, metavar="[NAME|FOLDER]")
+@click.argument("which", required=False, metavar="[NAME|FOLDER|RUN]")
 @click.option(
     "-n", "--newest", type=click.IntRange(min=1), metavar="N", help="Only the N newest runs."
 )
@@ -40,10 +39,10 @@ def ls(which: str | None, newest: int | None, as_json: bool, runs_dir: Path | No
     NAME lists the runs of one sweep, FOLDER those in another folder of runs.
     """
     from mlpsubmit.display.json_output import echo_json
-    from mlpsubmit.runs.locate import runs_folder
+    from mlpsubmit.runs.locate import selected_runs
     from mlpsubmit.runs.overview import overview
 
-    folder, paths = _found(which, runs_folder(runs_dir))
+    folder, paths = selected_runs(which, runs_dir)
     rows = overview(paths)
     shown = rows[:newest]
     if as_json:
@@ -54,22 +53,6 @@ def ls(which: str | None, newest: int | None, as_json: bool, runs_dir: Path | No
         _show(shown, rows)
         if len(shown) < len(rows):
             echo(f"... and {len(rows) - len(shown):,} older")
-
-
-def _found(which: str | None, folder: Path) -> tuple[Path, list[Path]]:
-    """Return a folder of runs, and the folders of the runs in it that are asked for."""
-    from mlpsubmit.runs.overview import run_folders
-
-    if which is None:
-        return folder, run_folders(folder)
-    for path in (folder / which, Path(which)):
-        if path.is_dir() and (paths := run_folders(path)):
-            return path, paths
-    names = sorted({path.parent.name for path in run_folders(folder)})
-    raise RunError(
-        f"{which}: no sweep of that name in {folder}, and no folder of runs"
-        f"{did_you_mean(which, names)}; there are runs of {', '.join(names) or 'none'}"
-    )
 
 
 def _show(rows: Sequence[RunRow], every: Sequence[RunRow]) -> None:

@@ -221,7 +221,7 @@ def _relative(file: str) -> str:
 
 
 def _indented(paragraph: str, style: str = "") -> Any:
-    """Return a paragraph whose lines are indented in a terminal, and which is one line elsewhere."""
+    """Return a paragraph: indented lines in a terminal, one line elsewhere."""
     from rich.padding import Padding
 
     from mlpsubmit.display.console import Console, text

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import click
 
-from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
-from mlpsubmit.display.output import echo
+from mlpsubmit.cli.options import json_option, open_selected, run_argument, runs_dir_option
+from mlpsubmit.errors import UserError
 
 __all__ = ["status"]
 
@@ -17,14 +16,18 @@ __all__ = ["status"]
 @click.command()
 @run_argument
 @click.option("--watch", is_flag=True, help="Refresh in place until the run ends.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @runs_dir_option
 def status(run: str | None, watch: bool, as_json: bool, runs_dir: Path | None) -> None:
     """Show the progress of a RUN and the time that remains."""
+    if watch and as_json:
+        raise UserError("--json: prints one object, once; leave out --watch")
     opened = open_selected(run, runs_dir)
     current = opened.status()
     if as_json:
-        echo(json.dumps(current.to_json(), indent=1))
+        from mlpsubmit.display.json_output import echo_json
+
+        echo_json("status/1", current.to_json())
     else:
         from mlpsubmit.cli import terminal
         from mlpsubmit.display.console import Console

@@ -6,17 +6,19 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlpsubmit.cli.options import open_selected, run_argument, runs_dir_option
+from mlpsubmit.cli.options import json_option, open_selected, run_argument, runs_dir_option
 from mlpsubmit.display.output import echo, inline
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 
 if TYPE_CHECKING:
-    from mlpsubmit.runs.verify import Progress
+    from mlpsubmit.jobs.status import Status
+    from mlpsubmit.runs.retrain import Comparison
+    from mlpsubmit.runs.verify import Findings, Progress
 
 __all__ = ["verify"]
 
@@ -39,12 +41,14 @@ __all__ = ["verify"]
     help="With --retrain: execute the functions in the run even if other users could have written "
     "them.",
 )
+@json_option
 @runs_dir_option
 def verify(
     run: str | None,
     subset: str | None,
     retrain: str | None,
     trust: bool,
+    as_json: bool,
     runs_dir: Path | None,
 ) -> None:
     """Compare all checksums of a RUN, and its configs with its plan.
@@ -52,6 +56,7 @@ def verify(
     Damaged results are recorded, and count as missing from then on. The exit code is 1 if anything
     is damaged or differs.
     """
+    from mlpsubmit.display.json_output import echo_json
     from mlpsubmit.results.dataset import results_hash
     from mlpsubmit.runs import retrain as training
     from mlpsubmit.runs import verify as reading
@@ -63,28 +68,54 @@ def verify(
     opened = open_selected(run, runs_dir)
     with _progress() as show:
         found = reading.verify(opened.directory, part, show)
+    status = opened.status()
+    whole = None
+    if part is None:
+        whole = results_hash(opened.layout(), opened.directory.results.unread())
+    if not as_json:
+        _show(found, status, whole)
+    outcome = None
+    if share is not None:
+        outcome = training.retrain(opened.directory, share, trust=trust)
+    if as_json:
+        echo_json("verify/1", _json(found, status, whole, outcome))
+    elif outcome is not None:
+        echo(outcome, err=bool(outcome.differing))
+    sys.exit(1 if found.damage or (outcome and outcome.differing) else 0)
+
+
+def _show(found: Findings, status: Status, whole: str | None) -> None:
     for note in found.notes:
         echo(f"note: {inline(note)}")
     for damage in found.damage:
         echo(f"damaged: {inline(damage)}", err=True)
-    status = opened.status()
     echo(
-        f"run {opened.id}: {counted(found.files, 'file')} and {counted(found.results, 'result')} "
+        f"run {status.run}: {counted(found.files, 'file')} and {counted(found.results, 'result')} "
         f"read, {counted(len(found.damage), 'error')}"
     )
     echo(
         f"{status.done} of {counted(status.configs, 'config')} done, {status.failed} failed, "
         f"{status.missing} missing"
     )
-    if part is None:
-        layout, results = opened.layout(), opened.directory.results.unread()
-        echo(f"results hash: {results_hash(layout, results)}")
-    differing = False
-    if share is not None:
-        outcome = training.retrain(opened.directory, share, trust=trust)
-        differing = bool(outcome.differing)
-        echo(outcome, err=differing)
-    sys.exit(1 if found.damage or differing else 0)
+    if whole is not None:
+        echo(f"results hash: {whole}")
+
+
+def _json(
+    found: Findings, status: Status, whole: str | None, outcome: Comparison | None
+) -> dict[str, Any]:
+    retrained = None
+    if outcome is not None:
+        retrained = {
+            "packs": outcome.packs,
+            "candidate_packs": outcome.candidates,
+            "differing": dict(outcome.differing),
+            "environment": outcome.environment or None,
+        }
+    numbers = {n: getattr(status, n) for n in ("run", "configs", "done", "failed", "missing")}
+    read = {"files": found.files, "results": found.results, "read_bytes": found.bytes}
+    texts = {"damage": found.damage, "notes": found.notes, "results_hash": whole}
+    return {**numbers, **read, **texts, "retrained": retrained}
 
 
 @contextlib.contextmanager

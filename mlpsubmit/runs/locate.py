@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,13 +26,18 @@ __all__ = [
     "find_run",
     "next_launch",
     "readable",
+    "run_folders",
     "runs_folder",
     "runs_of",
+    "selected_runs",
     "with_results",
 ]
 
 RUNS_VARIABLE = "MLPSUBMIT_RUNS"
 DEFAULT_RUNS = "mlpruns"
+
+#: A folder that is the rest of a run.
+_RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 
 
 def runs_folder(runs_dir: str | Path | None = None) -> Path:
@@ -149,6 +155,54 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Select
 def _in_folder(path: Path) -> list[Path]:
     """Return the runs in a folder of runs, or of those of one sweep, the latest at the end."""
     return (runs_of(path) or all_runs(path)) if path.is_dir() else []
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return the folders of the runs in a folder of all runs, or of one sweep's.
+
+    Also those that are no whole runs any more: what is left of a run under its name.
+    """
+    found = []
+    for entry in _folders(folder):
+        if _looks_like_run(entry):
+            found.append(Path(entry.path))
+            continue
+        found += [Path(own.path) for own in _folders(Path(entry.path)) if _looks_like_run(own)]
+    return found
+
+
+def _folders(folder: Path) -> list[os.DirEntry[str]]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return [entry for entry in entries if entry.name[0] != "." and entry.is_dir()]
+    return []
+
+
+def _looks_like_run(entry: os.DirEntry[str]) -> bool:
+    """Return whether a folder has the name of a run, or is one with another name: a copy."""
+    return bool(_RUN_ID.fullmatch(entry.name)) or os.path.exists(
+        os.path.join(entry.path, SWEEP_JSON)
+    )
+
+
+def selected_runs(which: str | None, runs_dir: str | Path | None) -> tuple[Path, list[Path]]:
+    """Return a folder of runs, and the folders of the runs in it that are asked for.
+
+    Args:
+        which: the name of a sweep, another folder of runs, or one run; None for all runs.
+
+    Raises:
+        RunError: there is no such sweep, folder or run.
+    """
+    folder = runs_folder(runs_dir)
+    if which is None:
+        return folder, run_folders(folder)
+    for path in (folder / which, Path(which)):
+        if path.is_dir() and (paths := run_folders(path)):
+            return path, paths
+    found = find_run(which, runs_dir).path
+    if not found.is_dir():
+        raise RunError(f"{which}: no such folder")
+    return found.parent, [found]
 
 
 def _by_id(selector: str, every: Sequence[Path], folder: Path) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.native.compiler import cache_folder
 
-__all__ = ["RunRow", "folder_size", "overview", "run_folders"]
+__all__ = ["RunRow", "folder_size", "overview"]
 
 #: The folders of a run whose entries change while it is launched, resumed, trained or cancelled.
 _CHANGING = (run_directory.SUBMISSIONS, run_directory.RESULTS, run_directory.HEARTBEATS)
@@ -35,9 +34,6 @@ _VERSION = 1
 
 #: Runs that are read at the same time: most of it is waiting for a disk elsewhere.
 _AT_ONCE = 8
-
-#: A folder that is the rest of a run.
-_RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
 
 #: States of runs that may go on by themselves.
 _OPEN = ("running", "unknown")
@@ -86,33 +82,6 @@ class RunRow:
             "size_bytes": size,
             "error": self.error or None,
         }
-
-
-def run_folders(folder: Path) -> list[Path]:
-    """Return the folders of the runs in a folder of all runs, or of one sweep's.
-
-    Also those that are no whole runs any more: what is left of a run under its name.
-    """
-    found = []
-    for entry in _folders(folder):
-        if _looks_like_run(entry):
-            found.append(Path(entry.path))
-            continue
-        found += [Path(own.path) for own in _folders(Path(entry.path)) if _looks_like_run(own)]
-    return found
-
-
-def _folders(folder: Path) -> list[os.DirEntry[str]]:
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        return [entry for entry in entries if entry.name[0] != "." and entry.is_dir()]
-    return []
-
-
-def _looks_like_run(entry: os.DirEntry[str]) -> bool:
-    """Return whether a folder has the name of a run, or is one with another name: a copy."""
-    return bool(_RUN_ID.fullmatch(entry.name)) or os.path.exists(
-        os.path.join(entry.path, run_directory.SWEEP_JSON)
-    )
 
 
 def overview(folders: Iterable[Path]) -> list[RunRow]:

@@ -123,8 +123,8 @@ def test_edits_are_shown_by_what_they_change(
     assert not any("swordfish" in line or "function size" in line for line in lines)
     assert "swordfish" not in (open_run(old).path / "ingredients.json").read_text()
     # The same, of the two runs as a whole.
-    whole = mlpsubmit("why", old, new).out.splitlines()
-    assert whole[0] == f"0 of the 4 configs of run {new} have a key of run {old}"
+    whole = mlpsubmit("diff", old, new).out.splitlines()
+    assert f"keys: 0 of the 4 configs of {new} have a key of {old}" in whole
     assert set(lines[3:]) <= set(whole)
 
 
@@ -148,11 +148,9 @@ def test_configs_are_compared_within_and_between_runs(
     assert "no earlier run has it" in none
     assert f"  {old}: no config has noise=1.0 (its values: 0.0, 0.5)" in none
     assert "  batchfn: linear\n" in none
-    runs = mlpsubmit("why", old, new).out.splitlines()
-    assert runs[:2] == [
-        f"2 of the 4 configs of run {new} have a key of run {old}",
-        "  axis noise: 0.0, 0.5 -> 0.5, 1.0",
-    ]
+    runs = mlpsubmit("diff", old, new).out.splitlines()
+    assert "  axis noise: 0.0, 0.5 -> 0.5, 1.0" in runs
+    assert f"keys: 2 of the 4 configs of {new} have a key of {old}" in runs
 
 
 def test_versions_are_shown(launched: Callable[..., str], mlpsubmit: Command) -> None:
@@ -173,14 +171,15 @@ def test_what_cannot_be_compared_is_refused(
     old = launched()
     new = launched("noise=[0.5,1.0]")
     for arguments, error in {
-        (old,): "why: should be RUN CONFIG, RUN CONFIG CONFIG, RUN RUN",
+        (old,): "why: should be RUN CONFIG, RUN CONFIG CONFIG, RUN RUN CONFIG or RUN RUN CONFIG",
+        (old, new): "why: got two runs and no config; to compare runs as a whole: mlpsubmit diff",
         (old, "0", "1", "2"): "why: should be RUN CONFIG",
         (old, "4"): f"config 4: run {old} has none with this index; valid are 0 to 3",
         (old, "width=5"): f"width=5: matches no config of run {old}; valid are width = 4, 8",
         (old, "width=4"): f"width=4: matches 2 configs of run {old}; add noise=...",
         (old, "widht=4"): f"widht is no axis of run {old} (did you mean 'width'?); its axes are",
         (old, new, "0"): f"run {new} has no such config: no config has noise=0.0",
-        (old, "9" * 30): "should be the index of a config, or values of axes, such as",
+        (old, "9" * 33): "should be the index of a config, its key, or values of axes, such as",
     }.items():
         refused = mlpsubmit("why", *arguments)
         assert refused.code == 2

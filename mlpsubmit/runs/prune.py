@@ -1,0 +1,275 @@
+"""What of a folder of runs is superseded, and how it is removed.
+
+Superseded is a run of which a later run of the same name has an intact result for every config (by
+the keys, as where results are reused, and of the same data), and in runs that are not in progress:
+saved states of packs that are finished, code compiled for a complete run, and what killed processes
+left behind. Nothing of a run is removed that is in progress or may be, that belongs to another
+user, whose networks another run begins from (INIT_WEIGHTS), or that keeps states (KEEP_STATE).
+
+A run disappears whole: it is renamed to a hidden name first, which no command sees, and which the
+next launch of the sweep or the next prune removes if this process is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlpsubmit import files
+from mlpsubmit.display.text import counted
+from mlpsubmit.errors import RunError
+from mlpsubmit.jobs.status import Status, read_status
+from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.trust import owner
+from mlpsubmit.runs.locate import all_runs, runs_of
+from mlpsubmit.runs.run_keys import RunKeys
+from mlpsubmit.runs.submit import submission_lock
+
+__all__ = ["Candidate", "Findings", "find", "remove"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What can be removed.
+
+    Attributes:
+        kind: ``run``, ``checkpoints``, ``compiled`` or ``temporary``.
+        sweep: the folder of the sweep's runs.
+        run: the id of the run that it is, or is of; empty for leftovers beside runs.
+        paths: what is removed.
+        size: the bytes that become free; files that other runs have, too, do not.
+        why: why nothing is lost.
+    """
+
+    kind: str
+    sweep: Path
+    run: str
+    paths: tuple[Path, ...]
+    size: int
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as ``prune --json`` prints it."""
+        return {
+            "kind": self.kind,
+            "name": self.sweep.name,
+            "run": self.run or None,
+            "paths": [path.absolute() for path in self.paths],
+            "size_bytes": self.size,
+            "why": self.why,
+        }
+
+
+@dataclass
+class Findings:
+    """What can be removed, and what is kept although a later run has its results, by run."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    kept: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """The bytes that become free."""
+        return sum(candidate.size for candidate in self.candidates)
+
+
+def find(paths: Iterable[Path]) -> Findings:
+    """Return what can be removed of some runs; the results that others rely on are read.
+
+    Args:
+        paths: the folders of the runs.
+    """
+    found = Findings()
+    asked: dict[Path, set[str]] = {}
+    for path in paths:
+        asked.setdefault(path.absolute().parent, set()).add(path.name)
+    for sweep, names in sorted(asked.items()):
+        _Sweep(sweep, names, found).find()
+    return found
+
+
+@dataclass
+class _Sweep:
+    """The search among the runs of one sweep.
+
+    Attributes:
+        names: of the runs that are asked for; the others are read to compare with.
+    """
+
+    path: Path
+    names: set[str]
+    found: Findings
+
+    def find(self) -> None:
+        """Add what can be removed."""
+        runs = [run for run in map(RunDirectory, runs_of(self.path)) if _readable(run)]
+        needed = _networks_of(self.path.parent)
+        for number, run in enumerate(runs):
+            if run.id not in self.names:
+                continue
+            status = read_status(run)
+            later = _superseding(run, runs[number + 1 :])
+            if later is None:
+                self._leftovers(run, status)
+            elif why := _reason_to_keep(run, status, needed):
+                self.found.kept[run.id] = why
+                self._leftovers(run, status)
+            else:
+                results = counted(int(run.sweep["configs"]), "result")
+                why = f"run {later.id.rpartition('-')[2]} has its {results}"
+                self._add("run", run.id, [run.path], why)
+        hidden = files.leftovers(self.path)
+        if hidden and not self.names.isdisjoint(run.id for run in runs):
+            self._add("temporary", "", hidden, "a killed launch or prune has left it")
+
+    def _leftovers(self, run: RunDirectory, status: Status) -> None:
+        """Add what is of no use in a run that stays."""
+        if _is_open(status) or owner(run.path) is not None:
+            return
+        finished = run.results.outcomes().finished
+        saved = [file for name in sorted(finished) for file in _states(run, name) if file.exists()]
+        self._add("checkpoints", run.id, saved, "their packs are finished")
+        if status.complete:
+            folder = run.path / run_directory.COMPILED
+            with contextlib.suppress(OSError):
+                why = "the run is complete, and torch compiles it again if need be"
+                self._add("compiled", run.id, sorted(folder.iterdir()), why)
+        why = "processes were killed while they wrote it"
+        self._add("temporary", run.id, run.leftovers(), why)
+
+    def _add(self, kind: str, run: str, paths: Sequence[Path], why: str) -> None:
+        if paths:
+            size = sum(map(_freed, paths))
+            own = Candidate(kind, self.path, run, tuple(paths), size, why)
+            self.found.candidates.append(own)
+
+
+def _readable(run: RunDirectory) -> bool:
+    """Return whether a run is in this version's format and whole; others are left alone."""
+    try:
+        run.check()
+    except (RunError, OSError):
+        return False
+    return True
+
+
+def _networks_of(folder: Path) -> dict[str, str]:
+    """Return by folder the runs whose networks others begin from, and one of these."""
+    needed: dict[str, str] = {}
+    for run in filter(_readable, map(RunDirectory, all_runs(folder))):
+        needed |= {os.path.realpath(path): run.id for path in run.sweep["reads"]}
+    return needed
+
+
+def _is_open(status: Status) -> bool:
+    """Return whether a run is in progress, or may be."""
+    return status.busy or status.running or status.state == "unknown"
+
+
+def _reason_to_keep(run: RunDirectory, status: Status, needed: dict[str, str]) -> str:
+    """Return why a run is kept although a later one has its results; empty if it need not be."""
+    if _is_open(status):
+        return "is in progress" if status.state != "unknown" else "may be in progress"
+    if (other := owner(run.path)) is not None:
+        return f"belongs to {other}"
+    if (reader := needed.get(os.path.realpath(run.path))) is not None:
+        return f"run {reader} begins from its networks (INIT_WEIGHTS)"
+    if any((run.path / run_directory.STATES).glob("[!.]*")):
+        return "keeps states that a longer training can go on from (KEEP_STATE)"
+    return ""
+
+
+def _superseding(run: RunDirectory, later: Sequence[RunDirectory]) -> RunDirectory | None:
+    """Return the latest run with an intact result of every config of another; None if none has."""
+    try:
+        wanted = RunKeys(run).all_keys()
+        data = {key: record["hash"] for key, record in run.data_records().items()}
+        for other in reversed(later):
+            if not np.isin(wanted, RunKeys(other).all_keys()).all():
+                continue
+            records = other.data_records()
+            same = all(key in records and records[key]["hash"] == own for key, own in data.items())
+            if same and np.isin(wanted, _stored_keys(other)).all():
+                return other
+    except (RunError, OSError):  # what keys are made of is lost: nothing is known
+        pass
+    return None
+
+
+def _stored_keys(run: RunDirectory) -> NDArray[Any]:
+    """Return the keys of all intact results of a run, (n,) of 16 bytes; reads them all."""
+    keys = b"".join(bytes.fromhex(pack["key"].tobytes().decode()) for pack in run.results.packs())
+    return np.frombuffer(keys, dtype="V16")
+
+
+def _states(run: RunDirectory, pack: str) -> Iterator[Path]:
+    yield run.checkpoint(pack)
+    yield run.pack_ends(pack)
+
+
+def _freed(path: Path) -> int:
+    """Return the bytes that removing a path frees: files with other links are kept by these."""
+    total, paths = 0, [path]
+    while paths:
+        with contextlib.suppress(OSError):
+            one = paths.pop()
+            status = one.lstat()
+            if one.is_dir() and not one.is_symlink():
+                paths += one.iterdir()
+            elif status.st_nlink == 1:
+                total += status.st_size
+    return total
+
+
+# ---- removal -------------------------------------------------------------------------------------
+
+
+def remove(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
+    """Remove candidates; yield each with why it could not be removed, empty if it was.
+
+    While something is removed, nothing can be launched or resumed there; what has begun since the
+    candidates were found is left alone.
+    """
+    for candidate in candidates:
+        try:
+            _remove(candidate)
+        except (RunError, OSError) as error:
+            yield candidate, str(error)
+        else:
+            yield candidate, ""
+
+
+def _remove(candidate: Candidate) -> None:
+    lock = candidate.sweep / run_directory.LOCK
+    with contextlib.ExitStack() as held:
+        # A launch of the sweep would reuse the results, and creates folders with hidden names.
+        held.enter_context(submission_lock(lock, f"the sweep {candidate.sweep.name}"))
+        if candidate.run:
+            path = candidate.sweep / candidate.run
+            if not path.exists():
+                return  # another prune was faster
+            held.enter_context(submission_lock(path / run_directory.PLAN, f"run {candidate.run}"))
+            if _is_open(read_status(RunDirectory.open(path))):
+                raise RunError(f"run {candidate.run}: is in progress by now")
+        for own in candidate.paths:
+            _remove_path(own, hidden=candidate.kind == "temporary")
+
+
+def _remove_path(path: Path, *, hidden: bool) -> None:
+    """Remove a file, or a folder: under a hidden name, unless it has one already."""
+    with contextlib.suppress(FileNotFoundError):
+        if not path.is_dir() or path.is_symlink():
+            path.unlink()
+        elif hidden:
+            shutil.rmtree(path)
+        else:
+            files.remove_folder(path)

@@ -1,0 +1,355 @@
+"""show: a run as it was launched, a spec before, one config; diff: two runs."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlpsubmit import launch, open_run
+from mlpsubmit.files import publish_json
+from mlpsubmit.spec.load import load_spec
+
+# The fixtures `mlpsubmit`, `workplace` and `records` come from conftest.py.
+Command = Callable[..., Any]
+Refuse = Callable[[], None]
+
+LAUNCH = ("launch", "small.py", "--executor", "debug", "MAX_ITER=20")
+
+
+def launched(mlpsubmit: Command, *overrides: str) -> str:
+    done = mlpsubmit(*LAUNCH, *overrides)
+    assert done.code in (0, 1), done.err
+    return open_run().id
+
+
+@pytest.fixture
+def never_unpickle(monkeypatch: pytest.MonkeyPatch) -> Refuse:
+    """A function after whose call nothing can be unpickled."""
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise AssertionError("a run was unpickled")
+
+    def refuse() -> None:
+        for name in ("load", "loads", "Unpickler"):
+            monkeypatch.setattr(pickle, name, refused)
+
+    return refuse
+
+
+def shown(mlpsubmit: Command, *arguments: Any) -> dict[str, Any]:
+    done = mlpsubmit("show", *arguments, "--json")
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+# ---- a run ---------------------------------------------------------------------------------------
+
+
+def test_a_run_is_shown_as_it_was_launched(mlpsubmit: Command, workplace: Path) -> None:
+    run = launched(mlpsubmit, "noise+=0.7", "SEED=3")
+    (workplace / "small.py").write_text("raise ValueError")
+    found = shown(mlpsubmit, run)
+    assert found["schema"] == "show/1"
+    assert (found["run"], found["state"], found["done"]) == (run, "done", 12)
+    axes = {axis["dimension"]: axis for axis in found["axes"]}
+    assert axes["noise"]["values"] == {"noise": [0.0, 0.5, 0.7]}
+    assert (axes["noise"]["source"], axes["noise"]["override"]) == ("overridden", "+0.7")
+    assert (axes["width"]["source"], axes["width"]["points"]) == ("set", 2)
+    settings = found["hyperparameters"]
+    assert settings["seed"] == {"value": 3, "source": "overridden", "override": "3"}
+    assert settings["lr"] == {"value": 0.1, "source": "set", "override": None}
+    assert settings["depth"] == {"value": 2, "source": "default", "override": None}
+    assert "width" not in settings
+    functions = {one["place"]: one for one in found["functions"]}
+    assert set(functions) == {"batchfn", "grab size"}
+    assert functions["batchfn"]["name"] == "linear"
+    assert functions["batchfn"]["file"] == str(workplace / "small.py")
+    assert functions["batchfn"]["line"] == 5
+    assert re.fullmatch("[0-9a-f]{12}", functions["batchfn"]["hash"])
+    assert found["plan"]["executor"] == "debug"
+    assert (found["plan"]["tasks"], found["plan"]["trained_configs"]) == (1, 12)
+    assert found["plan"]["template"] is None
+    assert len(found["plan"]["devices"]) == 1
+    assert found["origin"]["command"].endswith("MAX_ITER=20 noise+=0.7 SEED=3")
+
+
+def test_the_text_of_a_run(mlpsubmit: Command, never_unpickle: Refuse) -> None:
+    run = launched(mlpsubmit, "WIDTH=[4]")
+    never_unpickle()
+    lines = mlpsubmit("show", run).out.splitlines()
+    assert lines[0] == f"small  {run}  done, 4/4 configs done"
+    for line in (
+        "  width  1  overridden  4",
+        "  noise  2              0.0, 0.5",
+        "  max_iter          overridden  20",
+        "  lr                set         0.1",
+        "  debug: 1 task of 1 thread",
+    ):
+        assert line in lines
+    assert any(line.startswith("  defaults: online=True, ") for line in lines)
+    assert any(re.fullmatch(r"  batchfn    [0-9a-f]{12}  linear  small.py:5", s) for s in lines)
+
+
+def test_zipped_and_random_axes_callables_and_where(mlpsubmit: Command, workplace: Path) -> None:
+    text = (workplace / "small.py").read_text()
+    text = text.replace('"WIDTH": [4, 8]', '("WIDTH", "LR"): [(4, 0.1), (8, 0.2)]')
+    text = text.replace("    LR=0.1,\n", "    where=lambda c: c.noise == 0 or c.width < 8,\n")
+    text = text.replace("LOSS_CHECKPOINTS", "LOSS=absolute, LOSS_CHECKPOINTS")
+    text = text.replace(
+        "sweep = ", "def absolute(out, y):\n    return (out - y).abs().mean()\n\nsweep = "
+    )
+    (workplace / "small.py").write_text(text)
+    run = launched(mlpsubmit)
+    found = shown(mlpsubmit, run)
+    assert found["configs"] == 6
+    assert found["axes"][0]["values"] == {"width": [4, 8], "lr": [0.1, 0.2]}
+    assert {"where", "loss"} <= {one["place"] for one in found["functions"]}
+    out = mlpsubmit("show", run).out
+    assert "axes (6 configs of 8 points: where= leaves out the others)\n" in out
+    assert "  width, lr  2  (4, 0.1), (8, 0.2)\n" in out
+
+
+def test_damaged_and_older_runs_say_so(mlpsubmit: Command, workplace: Path, records: Any) -> None:
+    run = records.create(workplace / "mlpruns" / "a" / "20260101-000000-000000")
+    publish_json(run.path / "sweep.json", {**run.sweep, "format": 3})
+    for arguments in (("show",), ("diff", run.path, run.path)):
+        refused = mlpsubmit(*arguments)
+        assert refused.code == 2
+        assert "was written in format 3; this mlpsubmit reads format" in refused.err
+    (run.path / "sweep.json").write_text("{")
+    assert "sweep.json: is damaged" in mlpsubmit("show").err
+
+
+# ---- a spec --------------------------------------------------------------------------------------
+
+
+def test_a_spec_is_shown_before_its_launch_as_after_it(mlpsubmit: Command, workplace: Path) -> None:
+    before = shown(mlpsubmit, "small.py", "MAX_ITER=20", "LR=0.3")
+    assert not (workplace / "mlpruns").exists()
+    run = launched(mlpsubmit, "LR=0.3")
+    after = shown(mlpsubmit, run)
+    for part in ("axes", "hyperparameters", "arguments", "overrides", "functions", "configs"):
+        assert before[part] == after[part], part
+    assert (before["run"], before["continues_run"]) == (None, None)
+    assert before["missing_packs"] == before["plan"]["packs"] > 0
+    again = shown(mlpsubmit, "small.py", "MAX_ITER=20", "LR=0.3")
+    assert (again["continues_run"], again["missing_packs"]) == (run, 0)
+    text = mlpsubmit("show", "small.py", "MAX_ITER=20", "LR=0.3").out
+    assert text.startswith("small  8 configs, not launched\n")
+    assert f"a launch continues run {run}: 0 packs to train\n" in text
+    grown = mlpsubmit("show", "small.py", "MAX_ITER=20", "LR=0.3", "noise+=1.0").out
+    assert re.search(r"^a launch makes a new run: \d+ packs? to train, 8 reused$", grown, re.M)
+
+
+def test_wrong_arguments_of_show(mlpsubmit: Command, workplace: Path) -> None:
+    run = launched(mlpsubmit)
+    for arguments, error in {
+        (run, "LR=1"): "LR=1: goes with a spec (mlpsubmit show spec.py LR=1); a run is shown as it",
+        (run, "--sweep", "x"): "--sweep x: goes with a spec",
+        ("small.py", "--config", "0"): "--config: goes with a run, and small.py is a spec; launch",
+        ("none.py",): "none.py: no such file; give the path of a spec",
+        ("small.py", "LRR=1"): "LRR: neither a hyperparameter nor an argument that a function of",
+        ("nothing",): "nothing: no run of that name or id in mlpruns",
+        (run, "--config", "9"): "config 9: run " + run + " has none with this index; valid are 0",
+        (run, "--config", "abcdef"): "abcdef: is the start of the key of no config of run",
+        (run, "--config", "width=4"): "width=4: matches 4 configs of run",
+        (run, "--config", "x y"): "'x y': should be the index of a config, its key, or values of",
+    }.items():
+        refused = mlpsubmit("show", *arguments)
+        assert refused.code == 2, arguments
+        assert error in refused.err
+
+
+# ---- a config ------------------------------------------------------------------------------------
+
+
+def test_a_config_is_shown_with_its_results(
+    mlpsubmit: Command, workplace: Path, never_unpickle: Refuse
+) -> None:
+    run = launched(mlpsubmit)
+    dataset = open_run(run).collect()
+    never_unpickle()
+    by_index = shown(mlpsubmit, run, "--config", "5")
+    assert by_index["schema"] == "show-config/1"
+    assert by_index["point"] == {"width": 8, "noise": 0.0, "trial": 1}
+    assert (by_index["state"], by_index["task"]) == ("done", "000-0000")
+    point = dataset.sel(width=8, noise=0.0, trial=1)
+    assert by_index["results"]["train_loss"] == pytest.approx(float(point.train_loss))
+    assert by_index["results"]["size"] == pytest.approx(float(point["size"]))
+    assert by_index["settings"]["lr"] == 0.1
+    assert by_index["steps"] == int(point.steps)
+    key = by_index["key"]
+    for selector in (key, key[:8], "width=8,noise=0,trial=1"):
+        if not selector.isdecimal():
+            assert shown(mlpsubmit, run, "--config", selector) == by_index
+    text = mlpsubmit("show", run, "--config", "5").out
+    assert text.startswith(f"config 5 of run {run} (width=8, noise=0.0, trial=1)\nkey {key}\n")
+    assert "\npack 0000001, task 000-0000\n" in text
+    assert "\nresults\n" in text
+
+
+def test_configs_that_fail_diverge_miss_and_are_reused(mlpsubmit: Command, workplace: Path) -> None:
+    text = (workplace / "small.py").read_text()
+    text = text.replace(
+        "    def batch_fn",
+        "    if noise == 0.5:\n        raise ValueError('my bug')\n    def batch_fn",
+    )
+    text = text.replace("LR=0.1", "LR=1e9")
+    (workplace / "small.py").write_text(text)
+    sweep = load_spec(workplace / "small.py")
+    run = launch(sweep, executor="debug", keep_going=True).id
+    failed = shown(mlpsubmit, run, "--config", "noise=0.5,width=4,trial=0")
+    assert failed["state"] == "failed"
+    assert failed["error"] == "ValueError: my bug"
+    assert failed["error_place"] == "small.py:7 in linear"
+    assert "Traceback" in failed["traceback"]
+    out = mlpsubmit("show", run, "--config", "2").out
+    assert "\n  ValueError: my bug\n  small.py:7 in linear: raise ValueError('my bug')\n" in out
+    diverged = shown(mlpsubmit, run, "--config", "0")
+    assert diverged["state"] == "diverged"
+    assert diverged["results"]["train_loss"] in ("Infinity", "NaN")
+    assert diverged["results"]["timekeys"] == [None]
+
+
+def test_a_config_without_a_result_and_one_of_an_earlier_run(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    first = launched(mlpsubmit)
+    second = launched(mlpsubmit, "noise+=1.0")
+    assert second != first
+    reused = shown(mlpsubmit, second, "--config", "noise=0.5,width=4,trial=0")
+    assert (reused["state"], reused["reused"], reused["task"]) == ("done", True, None)
+    own = shown(mlpsubmit, second, "--config", "noise=1.0,width=4,trial=0")
+    assert (own["reused"], own["task"]) == (False, "000-0000")
+    for shard in (workplace / "mlpruns" / "small" / second / "results").glob("*.tar"):
+        shard.unlink()
+    assert shown(mlpsubmit, second, "--config", "0")["state"] == "missing"
+
+
+# ---- diff ----------------------------------------------------------------------------------------
+
+
+def test_two_runs_are_compared(mlpsubmit: Command, workplace: Path, never_unpickle: Refuse) -> None:
+    first = launched(mlpsubmit)
+    text = (workplace / "small.py").read_text()
+    (workplace / "small.py").write_text(
+        text.replace("inputs[:, 0] + noise", "inputs[:, 1] + noise")
+    )
+    second = launched(mlpsubmit, "noise=[0.5,1.0]", "PACK_SIZE=2", "LR=0.2")
+    never_unpickle()
+    done = mlpsubmit("diff", first, second)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[:2] == [f"--- small {first}", f"+++ small {second}"]
+    for line in (
+        "  axis noise: 0.0, 0.5 -> 0.5, 1.0",
+        "  lr: 0.1 -> 0.2",
+        "  pack_size: auto -> 2",
+        "  batchfn: function linear",
+        "    -        return inputs, inputs[:, 0] + noise",
+        "    +        return inputs, inputs[:, 1] + noise",
+        "equal: versions",
+        f"keys: 0 of the 8 configs of {second} have a key of {first}",
+        "results: 4 configs in both runs, 4 with a result in both, 0 of these equal bit for bit",
+    ):
+        assert line in lines, line
+    found = json.loads(mlpsubmit("diff", first, second, "--json").out)
+    assert found["schema"] == "diff/1"
+    old, new = open_run(first).collect(), open_run(second).collect()
+    both = abs(old.train_loss - new.train_loss)  # xarray takes what both have
+    (loss,) = (one for one in found["results"]["variables"] if one["name"] == "train_loss")
+    assert loss["largest_difference"] == pytest.approx(float(both.max()))
+    assert float(both.sel(loss["point"])) == pytest.approx(float(both.max()))
+    assert loss["before"] == pytest.approx(float(old.train_loss.sel(loss["point"])))
+    assert (loss["compared_configs"], loss["equal_configs"]) == (4, 0)
+
+
+def test_equal_runs_differ_in_nothing(mlpsubmit: Command) -> None:
+    first, second = launched(mlpsubmit), launched(mlpsubmit, "--fresh")
+    assert first != second
+    lines = mlpsubmit("diff", first, second).out.splitlines()
+    assert lines[2:] == [
+        "equal: settings, functions, versions",
+        f"keys: 8 of the 8 configs of {second} have a key of {first}",
+        "results: 8 configs in both runs, 8 with a result in both, 8 of these equal bit for bit",
+    ]
+
+
+def test_an_axis_of_one_run_is_matched_with_a_setting_of_the_other(mlpsubmit: Command) -> None:
+    first, second = launched(mlpsubmit), launched(mlpsubmit, "WIDTH=8", "noise=[0.5]")
+    found = json.loads(mlpsubmit("diff", first, second, "--json").out)["results"]
+    assert (found["shared_configs"], found["equal_configs"]) == (2, 2)
+    assert found["variables"] == []
+    lines = mlpsubmit("diff", second, first).out.splitlines()
+    assert "  axis width: 8 (no axis) -> 4, 8" in lines
+    third = launched(mlpsubmit, "WIDTH=16")
+    assert mlpsubmit("diff", first, third).out.splitlines()[-1] == (
+        "results: no config is in both runs: none has the same values on the axes of both"
+    )
+
+
+def test_traces_are_compared_at_the_steps_that_both_have(mlpsubmit: Command) -> None:
+    traces = ("ONLYTHRESHOLDS=False", "LOSS_CHECKPOINTS=[]", "noise=[0.5]", "trial=[0]")
+    first, second = launched(mlpsubmit, *traces), launched(mlpsubmit, *traces, "RECORD_EVERY=3")
+    found = json.loads(mlpsubmit("diff", first, second, "--json").out)["results"]
+    losses = [one for one in found["variables"] if one["name"] == "train_loss"]
+    assert [one["equal_configs"] for one in losses] == [0]
+    assert losses[0]["other_shape_configs"] == 0
+    assert losses[0]["largest_difference"] is None
+
+
+def test_what_is_finite_in_one_run_only_is_counted(mlpsubmit: Command) -> None:
+    first, second = (
+        launched(mlpsubmit, "LOSS_CHECKPOINTS=[]"),
+        launched(mlpsubmit, "LOSS_CHECKPOINTS=[]", "LR=1e9"),
+    )
+    out = mlpsubmit("diff", first, second).out
+    assert "  train_loss: 0 of 8 equal, 8 values finite in one run only\n" in out
+
+
+def test_versions_and_commits_are_compared(mlpsubmit: Command) -> None:
+    first, second = launched(mlpsubmit), launched(mlpsubmit, "--fresh")
+    run = open_run(first).directory
+    origin = {
+        **run.sweep["origin"],
+        "torch": "2.4.0",
+        "git_commit": "a" * 40,
+        "git_diff_hash": "b1",
+    }
+    publish_json(run.path / "sweep.json", {**run.sweep, "origin": origin})
+    out = mlpsubmit("diff", first, second).out
+    assert "\n  torch: 2.4.0 -> 2." in out
+    assert f"\n  git_commit: {'a' * 12} with changes b1 -> " in out
+
+
+def test_a_run_whose_ingredients_are_lost_is_not_compared(mlpsubmit: Command) -> None:
+    run = launched(mlpsubmit)
+    (open_run(run).path / "ingredients.json").unlink()
+    refused = mlpsubmit("diff", run, run)
+    assert refused.code == 2
+    assert f"run {run}: its ingredients.json is lost" in refused.err
+    assert mlpsubmit("show", run).code == 0
+
+
+# ---- a folder of runs as a selector --------------------------------------------------------------
+
+
+def test_a_folder_of_runs_selects_the_latest_in_it(mlpsubmit: Command, workplace: Path) -> None:
+    run = launched(mlpsubmit)
+    (workplace / "mlpruns").rename(workplace / "runs")
+    for folder in ("runs", "runs/", "runs/small", str(workplace / "runs")):
+        done = mlpsubmit("status", folder)
+        assert done.code == 0, done.err
+        assert done.err == f"run {run} is the only one in {Path(folder)}\n"
+    assert mlpsubmit("show", "runs", "--json").code == 0
+    (workplace / "empty").mkdir()
+    refused = mlpsubmit("status", "empty/")
+    assert refused.code == 2
+    assert "empty: is not a run (it has no sweep.json and plan.json)" in refused.err
