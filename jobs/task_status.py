@@ -143,7 +143,8 @@ class TaskStatus:
             {_IN_JSON.get(name, name): value for name, value in speed.items()}
             for speed in self.heartbeat.get("speeds", ())
         ]
-        own = {"task": self.name, "state": self.state, "why": self.why or None, "log": self.log}
+        own = {"task": self.name, "state": self.state, "why": self.why or None}
+        own["log"] = self.log and str(self.log)
         rest = {name: value for name, value in beat.items() if name not in _TIMES}
         return {**rest, **times, **({"speeds": speeds} if "speeds" in beat else {}), **own}
 
