@@ -143,10 +143,18 @@ class TaskStatus:
             {_IN_JSON.get(name, name): value for name, value in speed.items()}
             for speed in self.heartbeat.get("speeds", ())
         ]
-        own = {"task": self.name, "state": self.state, "why": self.why or None}
-        own["log"] = self.log and str(self.log)
         rest = {name: value for name, value in beat.items() if name not in _TIMES}
-        return {**rest, **times, **({"speeds": speeds} if "speeds" in beat else {}), **own}
+        return {
+            **rest,
+            **times,
+            **({"speeds": speeds} if "speeds" in beat else {}),
+            "task": self.name,
+            "state": self.state,
+            "why": self.why or None,
+            "awaited": self.awaited or None,
+            "remaining_seconds": self.remaining_seconds,
+            "log": self.log and str(self.log),
+        }
 
     def last_lines(self) -> list[str]:
         """Return the last lines of its log; empty if it has none."""

@@ -215,7 +215,7 @@ def test_a_run_reports_its_losses(mlpsubmit: Command) -> None:
     assert all(loss is not None and loss > 0 for _, loss in task.losses)
     (shown,) = json.loads(mlpsubmit("status", "small", "--json").out)["tasks"]
     assert [tuple(point) for point in shown["losses"]] == list(task.losses)
-    assert (shown["awaited"], shown["remaining_seconds"], shown["doing"]) == ("", None, "")
+    assert (shown["awaited"], shown["remaining_seconds"], shown["doing"]) == (None, None, "")
 
 
 @pytest.mark.slow
