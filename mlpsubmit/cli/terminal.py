@@ -124,15 +124,15 @@ def _training_lines(tasks: Sequence[TaskStatus], width: int, ascii_only: bool) -
     if not tasks:
         return []
     columns = list(map(list, zip(_HEAD, *map(_cells, tasks), strict=True)))
-    room = _room(columns, width)
-    if room < _SHORTEST_CURVE:
-        del columns[_HEAD.index("matmul")]
-        room = _room(columns, width)
-    curve = min(max(room, _SHORTEST_CURVE), _LONGEST_CURVE)
+    left_out = iter(_LEFT_OUT)
+    while _room(columns, width) < _SHORTEST_CURVE and (head := next(left_out, None)):
+        columns = [column for column in columns if column[0] != head]
+    curve = min(max(_room(columns, width), _SHORTEST_CURVE), _LONGEST_CURVE)
     losses = [[loss for _, loss in task.losses] for task in tasks]
     curves = ["loss", *(sparkline(one, curve, ascii_only=ascii_only) for one in losses)]
     padded = [[cell.rjust(max(map(len, column))) for cell in column] for column in columns]
-    padded.insert(2, [one.ljust(curve) for one in curves])
+    at = next(i for i, column in enumerate(columns) if not column[0])  # before the last loss
+    padded.insert(at, [one.ljust(curve) for one in curves])
     return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
@@ -143,6 +143,9 @@ def _room(columns: Sequence[Sequence[str]], width: int) -> int:
 
 #: The columns of a task that trains, besides the curve of its loss.
 _HEAD = ("packs", "step", "", "model-steps/s", "matmul", "left")
+
+#: Those that a narrow terminal lacks, in this order.
+_LEFT_OUT = ("matmul", "model-steps/s", "packs", "left")
 
 
 def _cells(task: TaskStatus) -> tuple[str, ...]:

@@ -114,7 +114,7 @@ def test_a_task_in_training_shows_its_loss_speed_and_time_left() -> None:
     assert line.index("54%") + 3 == head.index("matmul") + 6, "columns are below their heads"
 
 
-@pytest.mark.parametrize("width", [80, 100, 160])
+@pytest.mark.parametrize("width", [50, 60, 80, 100, 160])
 def test_tasks_take_a_line_each_and_curves_what_room_there_is(width: int) -> None:
     many = [(64 * n, 1.0 / n) for n in range(1, 65)]
     tasks = [
@@ -127,7 +127,7 @@ def test_tasks_take_a_line_each_and_curves_what_room_there_is(width: int) -> Non
     assert len(lines) == 4
     assert max(map(len, lines)) <= width
     curves = [sum(c in "▁▂▃▄▅▆▇█" for c in line) for line in lines[:2]]
-    assert curves == {80: [13, 12], 100: [25, 24], 160: [40, 39]}[width]
+    assert curves == {50: [15, 14], 60: [8, 7], 80: [13, 12], 100: [25, 24], 160: [40, 39]}[width]
     assert "xNaN" in lines[1].replace(" ", "")
     assert ("54%" in lines[0]) is (width > 80), "the first column that is left out"
     assert lines[2].split(maxsplit=2) == ["000-0003", "running", "0/4 packs, building networks"]
