@@ -11,6 +11,7 @@ UserError                 the user can fix it
 ├── WriteError            training.guard: a function that writes into a tensor which others read
 ├── GrabError             training.grab_results: a grab that failed
 ├── StateError            training.monitor: a saved state that cannot be resumed from
+├── NothingToDraw         results.figures.request: no config of a figure has a value
 ├── OutOfMemory           jobs.train_pack: a config that does not fit into memory alone
 ├── Rejected              jobs.slurm.rejections: a job that the cluster does not accept
 └── OutcomeUnknown        jobs.slurm.sbatch: a job that the cluster may or may not have

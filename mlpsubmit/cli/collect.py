@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from mlpsubmit.cli.options import run_argument, runs_dir_option
 from mlpsubmit.display.output import echo, inline
 from mlpsubmit.display.text import counted, crossed_at_start
 from mlpsubmit.results.export import FORMATS
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 __all__ = ["collect"]
 
@@ -58,7 +62,7 @@ def collect(
         if early := int((dataset["timekeys"] == 0).any("threshold").sum()):
             echo(crossed_at_start(early), err=True)
         if plot:
-            echo(f"plot: {results.plot(dataset, plot, force=force)}")
+            echo(_drawn(dataset, plot, force))
     current = opened.status()
     echo(f"results: {written} ({current.done} of {counted(current.configs, 'config')})")
     for group in current.failure_groups[:3]:
@@ -76,3 +80,15 @@ def collect(
     else:
         echo(f"to train the missing points: mlpsubmit resume {opened.id}", err=True)
     sys.exit(1)
+
+
+def _drawn(dataset: xr.Dataset, path: Path, force: bool) -> str:
+    """Draw what suits the sweep, and return a line on it; nothing to draw is no error here."""
+    from mlpsubmit.results._plot import plot_to_file
+    from mlpsubmit.results.figures.request import NothingToDraw, Request
+
+    try:
+        plot_to_file(dataset, Request(), path, force=force)
+    except NothingToDraw as error:
+        return f"no plot: {error}"
+    return f"plot: {path}"

@@ -27,6 +27,7 @@ COMMANDS = (
     "launch",
     "status",
     "collect",
+    "plot",
     "report",
     "resume",
     "cancel",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,7 +19,7 @@ from mlpsubmit.results.values import coordinate_values, plain_value
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["assemble", "load_empty", "results_hash", "to_dataset"]
+__all__ = ["assemble", "load_empty", "partial_dataset", "results_hash", "to_dataset"]
 
 #: Of these conventions are the attributes of the dataset, its variables and its coordinates.
 CONVENTIONS = "CF-1.11"
@@ -81,6 +81,25 @@ def to_dataset(layout: Layout, source: ResultSource) -> xr.Dataset:
     """
     schema = scan(layout, source)
     return assemble(schema, source, schema.variables)
+
+
+def partial_dataset(layout: Layout, source: ResultSource, names: Collection[str]) -> xr.Dataset:
+    """Return the dataset, in memory, with the values of few traces and large grabs.
+
+    Args:
+        names: of those that are read; the others have their dimensions, and fill values which take
+            no memory. All that is small is read, too.
+    """
+    schema = scan(layout, source)
+    small, streamed = schema.small_and_streamed()
+    wanted = [variable for variable in streamed if variable.name in names]
+    dataset = assemble(schema, source, [*small, *wanted], ResultsHash(layout.size))
+    for variable in streamed:
+        if variable.name not in names:
+            empty = np.broadcast_to(variable.fill, (*layout.shape, *variable.shape))
+            dims = (*sweep_dims(layout), *variable.dims)
+            dataset[variable.name] = (dims, empty, variable.attributes)
+    return dataset
 
 
 def results_hash(layout: Layout, source: ResultSource) -> str:

@@ -6,7 +6,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -353,6 +353,84 @@ class Run:
                 if written.suffix == ".nc":
                     return open_netcdf(written)
             return to_dataset(self.layout(), found)
+
+    def plot(
+        self,
+        y: str | Sequence[str] | None = None,
+        x: str | None = None,
+        *,
+        hue: str | None = None,
+        col: str | None = None,
+        row: str | None = None,
+        mean: str | Sequence[str] = (),
+        sel: Mapping[str, Any] | None = None,
+        kind: str | None = None,
+        errorbar: str | None = None,
+        context: str = "paper",
+        xscale: str | None = None,
+        yscale: str | None = None,
+        title: str | None = None,
+        out: str | Path | None = None,
+        force: bool = False,
+    ) -> NDArray[Any]:
+        """Draw the results so far, and return the panels: matplotlib's axes, (rows, columns).
+
+        Args:
+            y: a variable, or several, and so on: see :func:`mlpsubmit.results.plot`, which draws a
+                dataset with the same arguments.
+            x: an axis, or ``step``.
+            hue: an axis: its values are colours.
+            col: an axis: its values are columns of panels.
+            row: an axis: its values are rows of panels.
+            mean: axes to average, besides the trials.
+            sel: what to draw: ``{"noise": 0.3, "width": [64, 128], "lr": slice(0.01, 0.1)}``.
+            kind: ``line``, ``heatmap`` or ``scatter``.
+            errorbar: ``se``, ``sd``, ``range`` or ``ci``.
+            context: ``paper`` or ``talk``.
+            xscale: ``log`` or ``linear``.
+            yscale: the same.
+            title: instead of the selected values.
+            out: a file to write: .png, .pdf or .svg. Without, a notebook displays the figure.
+            force: replace the file even if it is not a figure of this run.
+
+        Raises:
+            UserError: a name or a value does not fit the sweep; there is nothing to draw; or the
+                file exists and is not of this run.
+        """
+        from mlpsubmit.results import plot
+
+        names = {
+            *([y] if isinstance(y, str) else y or ("train_loss", "test_loss")),
+            x or "",
+            hue or "",
+        }
+        return plot(
+            self.partial(names),
+            y,
+            x,
+            hue=hue,
+            col=col,
+            row=row,
+            mean=mean,
+            sel=sel,
+            kind=kind,
+            errorbar=errorbar,
+            context=context,
+            xscale=xscale,
+            yscale=yscale,
+            title=title,
+            out=out,
+            force=force,
+        )
+
+    def partial(self, names: Collection[str]) -> xarray.Dataset:
+        """Return the results so far, of traces and large grabs those of some names only.
+
+        The others have their dimensions, but no values.
+        """
+        from mlpsubmit.results.dataset import partial_dataset
+
+        return partial_dataset(self.layout(), self.directory.results.unread(), names)
 
     def model(
         self,

@@ -27,7 +27,8 @@ def written(fakes, tmp_path):
         layout = fakes.layout(**(axes or {"lr": [0.1, 0.2]}), attributes={"run": run, "sweep": "s"})
         source, path = fakes.Source([fakes.pack([0])]), tmp_path / f"results{ending}"
         if ending in FIGURES:
-            return plot(to_dataset(layout, source), path, force=force)
+            plot(to_dataset(layout, source), out=path, force=force)
+            return path
         return write(layout, source, path, force=force)
 
     return write_run
@@ -121,5 +122,5 @@ def test_a_dataset_of_two_empty_selections_has_a_table_of_rows(fakes, tmp_path):
         path = write(layout, source, tmp_path / f"results{ending}")
     with xr.open_dataset(tmp_path / "results.nc", engine="h5netcdf") as dataset:
         assert summary_table(dataset).row_count == 4
-        plot(dataset, tmp_path / "figure.png")
+        plot(dataset, out=tmp_path / "figure.png")
     assert path.exists()

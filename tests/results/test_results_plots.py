@@ -1,3 +1,5 @@
+"""Figures: what the artists of matplotlib hold, against numpy."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -5,188 +7,684 @@ import sys
 
 import numpy as np
 import pytest
+import xarray as xr
+from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure
+from scipy import stats
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.results import Dimension, Layout, plot, to_dataset
+from mlpsubmit.results import Dimension, Layout, Thresholds, plot, to_dataset
+from mlpsubmit.results._plot import drawn_into, plot_to_file, requested
+from mlpsubmit.results.figures.estimates import ERRORBARS, estimate, t_quantile
+from mlpsubmit.results.figures.request import Request
+
+ROLES = ("x", "hue", "col", "row")
 
 
 @pytest.fixture
-def draw(tmp_path, monkeypatch):
-    """Draw a dataset, and return the figure that was saved."""
-    saved = []
-    save = Figure.savefig
+def draw():
+    """Draw a dataset, and return the panels; files are tested below."""
 
-    def keeping(figure, *args, **kwargs):
-        saved.append(figure)
-        save(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keeping)
-
-    def drawing(dataset):
-        path = plot(dataset, tmp_path / "figure.png")
-        assert path.read_bytes().startswith(b"\x89PNG")
-        return saved[-1]
+    def drawing(dataset, y=None, mean=(), **options):
+        roles = {role: options.pop(role, None) for role in ROLES}
+        asked = dataclasses.replace(requested(y, roles, mean), **options)
+        return drawn_into(dataset, asked, Figure()).axes
 
     return drawing
 
 
-def traced(fakes, layout, steps=50, test=0.0):
-    """All points finished; the loss of point i at step s is exp(-s) + i (+ test)."""
+def traced(fakes, layout, steps=50, test=0.0, stops=None, status=1):
+    """All points finished; the loss of point i at step s is exp(-s / 9) + i (+ test).
+
+    Point i stops after ``stops[i]`` steps; from there on it keeps its last value, as traces do.
+    """
     at = np.arange(steps)
-    losses = np.exp(-at) + np.arange(layout.size)[:, None]
-    pack = fakes.pack(range(layout.size), step=at, train_loss=losses, test_loss=losses + test)
+    taken = np.full(layout.size, steps) if stops is None else np.array(stops)
+    shown = np.minimum(at, taken[:, None] - 1)
+    losses = np.exp(-shown / 9) + np.arange(layout.size)[:, None]
+    held = {"step": at, "train_loss": losses, "test_loss": losses + test, "steps": taken}
+    held["status"] = np.broadcast_to(np.uint8(status), layout.size)
+    return to_dataset(layout, fakes.Source([fakes.pack(range(layout.size), **held)]))
+
+
+def final(fakes, thresholds, timekeys, points=None, **axes):
+    layout = fakes.layout(thresholds=thresholds, **axes)
+    points = range(layout.size) if points is None else points
+    keys = np.array(timekeys).reshape(len(points), len(thresholds))
+    pack = fakes.pack(points, thresholds=len(thresholds), timekeys=keys)
     return to_dataset(layout, fakes.Source([pack]))
 
 
-def visible(figure):
-    return [axes for axes in figure.axes if axes.get_visible()]
+def visible(axes):
+    return [one for one in axes.ravel() if one.get_visible()]
 
 
-def legend_texts(figure):
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+def figure_of(axes):
+    return axes[0, 0].figure
+
+
+def legend_texts(axes):
+    legends = figure_of(axes).legends[::-1]  # that of the colours, which is above, first
+    return [text.get_text() for legend in legends for text in legend.get_texts()]
+
+
+def legend_titles(axes):
+    return [t for legend in figure_of(axes).legends if (t := legend.get_title().get_text())]
+
+
+def up(axes):
+    return figure_of(axes).get_supylabel()
+
+
+def across(axes):
+    return axes[-1, 0].get_xlabel()
+
+
+def bands(panel):
+    """The lower and the upper end of each band, by x."""
+    found = []
+    for band in panel.collections:
+        if isinstance(band, PolyCollection):
+            points = np.concatenate([path.vertices for path in band.get_paths()])
+            ends = {x: points[points[:, 0] == x, 1] for x in np.unique(points[:, 0])}
+            found.append({x: (float(y.min()), float(y.max())) for x, y in ends.items()})
+    return found
+
+
+# Which axis goes where
 
 
 def test_curves_have_a_panel_a_colour_and_a_line_for_each_value(fakes, draw):
-    layout = fakes.layout(width=[64, 256], trial=range(2), act=["relu", "$tanh"], seed=[1])
-    figure = draw(traced(fakes, layout))
-    assert [axes.get_title() for axes in visible(figure)] == ["act = relu", r"act = \$tanh"]
-    assert legend_texts(figure) == ["64", "256"]
-    first = visible(figure)[0]
+    layout = fakes.layout(width=[64, 256], act=["relu", "$tanh"], seed=[1])
+    axes = draw(traced(fakes, layout))
+    assert axes.shape == (1, 2)
+    assert [panel.get_title() for panel in visible(axes)] == ["act = relu", r"act = \$tanh"]
+    assert legend_titles(axes) == ["width"]
+    assert legend_texts(axes) == ["64", "256"]
+    first = axes[0, 0]
     assert (first.get_xscale(), first.get_yscale()) == ("log", "log")
-    starts = sorted(line.get_ydata()[0] for line in first.lines)
-    assert starts == [1, 3, 5, 7]
-    assert all(line.get_xdata()[0] == 1 for line in first.lines)
-    colours = {line.get_ydata()[0]: line.get_color() for line in first.lines}
-    np.testing.assert_array_equal(colours[1], colours[3])
-    assert not np.array_equal(colours[1], colours[5])
+    assert [line.get_ydata()[0] for line in first.lines] == [1, 3]
+    assert all(line.get_xdata()[0] == 1 for line in first.lines)  # step + 1
+    assert first.lines[0].get_color() != first.lines[1].get_color()
+    assert across(axes) == "step + 1"
+
+
+def test_the_axes_asked_for_have_their_roles_and_others_the_free_ones(fakes, draw):
+    dataset = final(fakes, [], [], a=[1, 2], b=[1, 2, 3], c=["x", "y"], d=[1, 2])
+    axes = draw(dataset, x="a", col="b")
+    assert axes.shape == (2, 3)
+    assert legend_titles(axes) == ["c"]
+    assert [text.get_text() for panel in axes[:, -1] for text in panel.texts] == ["d = 1", "d = 2"]
+    np.testing.assert_array_equal(axes[1, 2].lines[1].get_ydata(), [2 + 11, 2 + 23])
+
+
+def test_what_has_no_role_is_averaged_and_named(fakes, draw):
+    dataset = final(fakes, [], [], a=[1, 2], b=[1, 2], c=[1, 2], d=[1, 2], e=[1, 2], trial=[0, 1])
+    axes = draw(dataset)
+    assert legend_texts(axes)[-1] == "mean and standard error over e, trial (4)"
+    axes = draw(dataset, mean=["b", "c"])
+    assert legend_texts(axes)[-1] == "mean and standard error over b, c, trial (8)"
+    values = dataset.test_loss.mean(["b", "c", "trial"]).values
+    np.testing.assert_allclose(axes[0, 0].lines[0].get_ydata(), values[:, 0, 0])
+
+
+def test_trials_may_have_a_role(fakes, draw):
+    axes = draw(final(fakes, [], [], lr=[0.1, 0.2], trial=range(3)), hue="trial")
+    assert (legend_titles(axes), legend_texts(axes)) == (["trial"], ["0", "1", "2"])
+    assert bands(axes[0, 0]) == []
+
+
+def test_the_axis_with_most_numbers_goes_across(fakes, draw):
+    dataset = final(fakes, [], [], act=["relu", "tanh"], lr=[0.1, 0.2], depth=[1, 2, 3])
+    axes = draw(dataset)
+    assert across(axes) == "depth"
+    assert legend_texts(axes) == ["relu", "tanh"]
+    axes = draw(final(fakes, [], [], act=["relu", "tanh"]))
+    axes[0, 0].figure.draw_without_rendering()
+    assert [label.get_text() for label in axes[0, 0].get_xticklabels()] == ["relu", "tanh"]
+    assert axes[0, 0].lines[0].get_linestyle() == "None"  # no order, so no line
+
+
+def test_numbers_that_are_too_many_for_a_legend_have_a_scale(fakes, draw):
+    axes = draw(traced(fakes, fakes.layout(lr=np.geomspace(0.01, 1, 12).tolist())))
+    bar = figure_of(axes).axes[-1]
+    assert bar.get_ylabel() == "lr"
+    assert legend_texts(axes) == []
+    assert len({line.get_color() for line in axes[0, 0].lines}) == 12
+
+
+def test_words_that_are_too_many_are_thinned_and_it_is_said(fakes, tmp_path):
+    dataset = traced(fakes, fakes.layout(a=range(3), b=[f"b{i}" for i in range(14)]))
+    drawn = plot_to_file(dataset, Request(roles={"hue": "a"}), tmp_path / "figure.png")
+    assert len(visible(drawn.axes)) == 9
+    assert drawn.notes == ["9 of 14 values of b are shown; choose them with sel"]
+
+
+def test_a_zipped_axis_is_labelled_with_all_of_its_members(fakes, draw):
+    zipped = Dimension("width_lr_act", {"width": (64, 256), "lr": (1.0, 0.25), "act": ("a", "a")})
+    layout = Layout((zipped, Dimension("b", {"b": (1, 2)})), (), {})
+    dataset = to_dataset(layout, fakes.Source([fakes.pack(range(4))]))
+    axes = draw(dataset)
+    axes[0, 0].figure.draw_without_rendering()
+    assert across(axes) == "width, lr"
+    assert [text.get_text() for text in axes[0, 0].get_xticklabels()] == ["64\n1", "256\n0.25"]
+    axes = draw(dataset, x="b")
+    assert (legend_titles(axes), legend_texts(axes)) == (["width, lr"], ["64, 1", "256, 0.25"])
+
+
+def test_members_that_a_role_does_not_tell_apart_get_one_of_their_own(fakes, draw):
+    zipped = Dimension("width_lr", {"width": (64, 64, 256), "lr": (0.1, 0.2, 0.1)})
+    dataset = to_dataset(Layout((zipped,), (), {}), fakes.Source([fakes.pack(range(3))]))
+    axes = draw(dataset, x="width")
+    assert (legend_titles(axes), legend_texts(axes)) == (["lr"], ["0.1", "0.2"])
+    axes = draw(dataset, x="width", mean="lr")
+    assert legend_texts(axes) == ["mean and standard error over lr (1–2)"]
+
+
+def search(fakes):
+    rng = np.random.default_rng(0)
+    lr, gamma = np.exp(rng.normal(size=(2, 30)))
+    members = {"lr": tuple(lr), "gamma": tuple(gamma), "width": (16, 64) * 15}
+    layout = Layout((Dimension("sample", members), Dimension("trial", {"trial": (0, 1)})), (), {})
+    return to_dataset(layout, fakes.Source([fakes.pack(range(60))]))
+
+
+def test_a_random_search_is_a_scatter_of_its_configs(fakes, draw):
+    dataset = search(fakes)
+    axes = draw(dataset)
+    (points,) = axes[0, 0].collections
+    expected = np.stack([np.repeat(dataset.lr.values, 2), dataset.test_loss.values.ravel()], 1)
+    np.testing.assert_allclose(points.get_offsets(), expected)
+    assert across(axes) == "lr (with width)"
+    assert figure_of(axes).axes[-1].get_ylabel() == "gamma (with width)"
+    assert legend_texts(axes) == ["a point per trial"]
+
+
+# Means, bands and ends
+
+
+@pytest.mark.parametrize("errorbar", ERRORBARS)
+def test_bands_are_those_of_numpy(fakes, draw, errorbar):
+    keys = np.array([[10, 30, 35], [400, 500, 900]])
+    axes = draw(final(fakes, [0.1], keys, width=[64, 256], trial=range(3)), errorbar=errorbar)
+    panel = axes[0, 0]
+    np.testing.assert_allclose(panel.lines[0].get_ydata(), keys.mean(1))
+    if errorbar == "range":
+        low, high = keys.min(1), keys.max(1)
+    else:
+        scale = {"sd": 1, "se": 3**-0.5, "ci": 3**-0.5 * stats.t.ppf(0.975, 2)}[errorbar]
+        low, high = (keys.mean(1) + sign * scale * keys.std(1, ddof=1) for sign in (-1, 1))
+    (band,) = bands(panel)
+    np.testing.assert_allclose([band[64.0], band[256.0]], np.stack([low, high], 1), rtol=1e-4)
+    assert legend_texts(axes) == [f"mean and {ERRORBARS[errorbar]} over trial (3)"]
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 10, 11, 20, 100])
+def test_the_quantiles_of_students_distribution(freedom):
+    assert t_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
+
+
+def test_an_estimate_of_one_value_has_no_band():
+    one = estimate(np.array([3.0]), "sd")
+    assert (one.mean, one.low, one.high, one.count) == (3, 3, 3, 1)
+
+
+def test_means_are_over_what_crossed_and_say_so(fakes, draw):
+    keys = [[1, 10], [1, 30], [1, -1], [1, 400], [-1, -1], [-1, -1]]
+    dataset = final(fakes, [0.2, 0.1], keys, width=[64, 1024, 256], trial=range(2))
+    axes = draw(dataset)
+    panel = axes[0, 0]
+    means, hollow, none = panel.lines
+    assert means.get_xdata().tolist() == [64, 256, 1024]
+    np.testing.assert_array_equal(means.get_ydata(), [20, np.nan, 400])
+    assert (hollow.get_xdata().tolist(), hollow.get_ydata().tolist()) == ([1024], [400])
+    assert hollow.get_markerfacecolor() == "white"
+    assert (none.get_xdata().tolist(), none.get_marker()) == ([256], "x")
+    assert legend_texts(axes) == [
+        "mean and standard error over trial (1–2)",
+        "mean over those that crossed",
+        "none crossed",
+    ]
+    assert (across(axes), up(axes)) == ("width", "steps to threshold 0.1")
+    assert figure_of(axes).get_suptitle() == ""
+
+
+def test_a_missing_trial_is_not_one_that_did_not_cross(fakes, tmp_path):
+    dataset = final(fakes, [0.1], [[10], [-1], [20]], range(3), width=[64, 256], trial=range(2))
+    drawn = plot_to_file(dataset, Request(), tmp_path / "figure.png")
+    means, hollow = drawn.axes[0, 0].lines
+    assert means.get_ydata().tolist() == [10, 20]
+    assert hollow.get_xdata().tolist() == [64]
+    assert drawn.notes == ["1 of 4 configs have no result yet"]
+
+
+def test_the_threshold_is_the_last_that_half_of_the_configs_crossed(fakes, draw):
+    keys = [[1, 5, -1], [2, 6, -1], [3, -1, 9], [4, -1, -1]]
+    dataset = final(fakes, [0.4, 0.2, 0.1], keys, lr=[0.1, 0.2, 0.3, 0.4])
+    assert up(draw(dataset)) == "steps to threshold 0.2"
+    axes = draw(dataset, sel={"threshold": 0.1})
+    assert up(axes) == "steps to threshold 0.1"
+    np.testing.assert_array_equal(axes[0, 0].lines[0].get_ydata(), [np.nan, np.nan, 9, np.nan])
+    axes = draw(dataset, hue="threshold")
+    assert (up(axes), legend_texts(axes)[:3]) == ("steps to threshold", ["0.1", "0.2", "0.4"])
+
+
+def test_without_a_crossed_threshold_it_is_the_final_loss(fakes, draw):
+    axes = draw(final(fakes, [0.2], [[-1], [-1]], lr=[0.1, 0.2]))
+    assert up(axes) == "final test loss"
+    packs = [fakes.pack([0, 1])]
+    del packs[0].held["test_loss"]
+    layout = dataclasses.replace(fakes.layout(lr=[0.1, 0.2]), tested=False, online=True)
+    assert up(draw(to_dataset(layout, fakes.Source(packs)))).startswith("final train loss")
+
+
+def test_thresholds_of_metrics_and_thresholds_that_are_an_axis(fakes, draw):
+    layout = Layout(
+        (Dimension("loss_checkpoints", {"loss_checkpoints": ("[1]", "[1, 0.5]")}),),
+        (0, 1),
+        {},
+        threshold_axis=("loss_checkpoints", [[1.0], [1.0, 0.5]]),
+        metrics=("accuracy",),
+        metric_thresholds=(Thresholds("test_accuracy", (0.8, 0.9)),),
+    )
+    keys = {"timekeys": [[3, -1], [4, 8]], "timekeys.test_accuracy": [[5, 7], [6, -1]]}
+    keys |= {f"metric.{which}_accuracy": [0.5, 0.9] for which in ("train", "test")}
+    dataset = to_dataset(layout, fakes.Source([fakes.pack([0, 1], thresholds=2, **keys)]))
+    axes = draw(dataset, sel={"threshold": 1})
+    assert up(axes) == "steps to threshold 0.5"
+    assert axes[0, 0].lines[0].get_ydata().tolist() == [8]  # the other has no such threshold
+    axes = draw(dataset, y="timekeys_test_accuracy")
+    assert up(axes) == "steps to test accuracy 0.9"
+    assert draw(dataset, y="test_accuracy")[0, 0].get_yscale() == "linear"
+    axes = draw(dataset, y="crossed_test_accuracy", sel={"threshold_test_accuracy": 0.9})
+    assert up(axes) == "share that crossed test accuracy 0.9"
+    assert axes[0, 0].lines[0].get_ydata().tolist() == [1, 0]
+
+
+def test_curves_end_where_configs_stopped(fakes, draw):
+    axes = draw(traced(fakes, fakes.layout(lr=[0.1, 0.2]), stops=[20, 37]))
+    assert [line.get_xdata()[-1] for line in axes[0, 0].lines] == [20, 37]
+    sparse = traced(fakes, fakes.layout(lr=[0.1, 0.2]), stops=[20, 37]).isel(
+        step=slice(None, None, 8)
+    )
+    axes = draw(sparse, xscale="linear")
+    line = axes[0, 0].lines[0]
+    assert line.get_xdata().tolist() == [
+        0,
+        8,
+        16,
+        19,
+    ]  # the last step lies between two of the trace
+    assert line.get_ydata()[-1] == np.exp(-19 / 9)
+    assert across(axes) == "step"
+
+
+def test_the_mean_of_curves_ends_with_the_first_and_others_go_on(fakes, draw):
+    axes = draw(traced(fakes, fakes.layout(trial=range(3)), stops=[20, 50, 37]), errorbar="sd")
+    mean, *tails = axes[0, 0].lines
+    steps = np.arange(20)
+    np.testing.assert_array_equal(mean.get_xdata(), steps + 1)
+    np.testing.assert_allclose(mean.get_ydata(), np.exp(-steps / 9) + 1)
+    assert [(line.get_xdata()[0], line.get_xdata()[-1]) for line in tails] == [(20, 50), (20, 37)]
+    (band,) = bands(axes[0, 0])
+    np.testing.assert_allclose(band[20.0], mean.get_ydata()[-1] + np.array([-1, 1]))
+    assert legend_texts(axes)[-1] == "each trial, once the first has stopped"
+
+
+def test_a_config_that_diverged_is_a_curve_of_its_own_and_does_not_set_the_scale(fakes, draw):
+    at = np.arange(10)
+    losses = np.array([np.exp(-at / 9.0), np.exp(-at / 9.0) + 1, 10.0 ** (4 * at)])
+    losses[2, 5:] = np.nan
+    held = {"step": at, "train_loss": losses, "test_loss": losses, "steps": [10, 10, 6]}
+    pack = fakes.pack(range(3), status=np.array([1, 1, 2], np.uint8), **held)
+    axes = draw(to_dataset(fakes.layout(trial=range(3)), fakes.Source([pack])))
+    mean, diverged = axes[0, 0].lines
+    np.testing.assert_allclose(mean.get_ydata(), np.exp(-at / 9) + 0.5)
+    np.testing.assert_array_equal(diverged.get_ydata(), losses[2, :5])
+    assert axes[0, 0].get_ylim()[1] < 10
 
 
 def test_another_test_loss_is_dashed(fakes, draw):
-    figure = draw(traced(fakes, fakes.layout(width=[1, 2]), test=3.0))
-    (axes,) = visible(figure)
-    assert [line.get_linestyle() for line in axes.lines] == ["-", "--", "-", "--"]
-    assert legend_texts(figure) == ["1", "2", "train", "test"]
+    axes = draw(traced(fakes, fakes.layout(width=[1, 2]), test=3.0))
+    styles = [line.get_linestyle() for line in axes[0, 0].lines]
+    assert styles == ["-", "-", "--", "--"]
+    assert legend_texts(axes)[:2] == ["1", "2"]
+    train, test = legend_texts(axes)[2:]
+    assert (train[:10], test[:9]) == ("train loss", "test loss")
 
 
-def test_long_axes_are_thinned_and_long_traces_too(fakes, draw):
-    figure = draw(traced(fakes, fakes.layout(a=range(20), b=range(9)), steps=3000))
-    assert len(visible(figure)) == 6
-    assert len(legend_texts(figure)) == 8
-    assert "(12 more)" in figure.legends[0].get_title().get_text()
-    assert max(len(line.get_xdata()) for line in figure.axes[0].lines) <= 600
+def test_long_curves_are_thinned_and_many_too(fakes, tmp_path, draw):
+    axes = draw(traced(fakes, fakes.layout(a=range(2)), steps=30_000))
+    line = axes[0, 0].lines[0]
+    assert 600 <= len(line.get_xdata()) <= 1200
+    assert (line.get_xdata()[0], line.get_xdata()[-1]) == (1, 30_000)
+    dataset = traced(fakes, fakes.layout(a=range(1000)), steps=3)
+    drawn = plot_to_file(dataset, Request(), tmp_path / "many.png")
+    assert drawn.notes == ["400 of 1,000 curves are drawn"]
+    assert len(drawn.axes[0, 0].lines) == 400
 
 
-def final(fakes, thresholds, timekeys, **axes):
-    layout = fakes.layout(thresholds=thresholds, **axes)
-    keys = np.array(timekeys).reshape(layout.size, len(thresholds))
-    pack = fakes.pack(range(layout.size), thresholds=len(thresholds), timekeys=keys)
-    return to_dataset(layout, fakes.Source([pack]))
+# Kinds, labels and scales
 
 
-def test_without_traces_it_is_the_time_to_the_last_threshold(fakes, draw):
-    keys = [[1, 10], [1, 30], [1, -1], [1, 400], [1, 500], [1, 600]]
-    dataset = final(fakes, [0.2, 0.1], keys, act=["relu"], width=[64, 1024, 256], trial=range(2))
-    figure = draw(dataset)
-    (axes,) = visible(figure)
-    means = axes.lines[0]
-    assert means.get_xdata().tolist() == [64, 256, 1024]
-    assert means.get_ydata().tolist() == [20, 550, 400]
-    assert sorted(axes.lines[1].get_ydata()) == [10, 30, 400, 500, 600]
-    (hollow,) = axes.collections  # of two trials, one crossed
-    assert hollow.get_offsets().tolist() == [[1024, 400]]
-    assert legend_texts(figure) == ["not all crossed"]
-    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("width", "steps to threshold 0.1")
-    assert figure.get_suptitle() == "6 of 6 configs finished, 1 never crossed 0.1"
-    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+@pytest.mark.parametrize("words", [{"y": "timekeys", "hue": "b"}, {"y": "b", "hue": "timekeys"}])
+def test_a_heatmap_has_the_means_of_its_cells(fakes, draw, words):
+    keys = np.array([[[10, 20], [30, -1], [-1, -1]], [[40, 50], [60, 70], [80, 90]]])
+    dataset = final(fakes, [0.1], keys, b=[0.5, 1], a=[1, 2, 4], trial=[0, 1])
+    axes = draw(dataset, kind="heatmap", x="a", **words)
+    (mesh,) = (own for own in axes[0, 0].collections if isinstance(own, QuadMesh))
+    np.testing.assert_array_equal(mesh.get_array().filled(np.nan), [[15, 30, np.nan], [45, 65, 85]])
+    assert [text.get_text() for text in axes[0, 0].texts] == ["1/2", "×"]
+    assert (across(axes), up(axes)) == ("a", "b")
+    assert figure_of(axes).axes[-1].get_ylabel() == "steps to threshold 0.1"
+    assert legend_texts(axes) == [
+        "mean over trial (1–2)",
+        "1/2: one of two crossed",
+        "none crossed",
+    ]
+    assert [text.get_text() for text in axes[0, 0].get_xticklabels()] == ["1", "2", "4"]
 
 
-def test_a_missing_trial_is_not_one_that_did_not_cross(fakes, draw):
-    layout = fakes.layout(thresholds=[0.1], width=[64, 256], trial=range(2))
-    pack = fakes.pack([0, 1, 2], thresholds=1, timekeys=[[10], [-1], [20]])
-    figure = draw(to_dataset(layout, fakes.Source([pack])))
-    (hollow,) = figure.axes[0].collections
-    assert hollow.get_offsets().tolist() == [[64, 10]]
-    assert figure.axes[0].lines[0].get_ydata().tolist() == [10, 20]
-    assert figure.get_suptitle() == "3 of 4 configs finished, 1 never crossed 0.1"
+def test_a_scatter_may_have_a_measured_variable_across(fakes, draw):
+    pack = fakes.pack(range(4), grab__moved=[1.0, 2, 3, 4])
+    dataset = to_dataset(fakes.layout(lr=[0.1, 0.2], trial=[0, 1]), fakes.Source([pack]))
+    axes = draw(dataset, x="moved", y="test_loss")
+    (points,) = axes[0, 0].collections
+    assert points.get_offsets().tolist() == [[1, 2], [2, 3], [3, 4], [4, 5]]
+    assert legend_texts(axes) == ["0.1", "0.2", "a point per trial"]
 
 
-def test_a_threshold_that_nothing_crossed_is_not_drawn(fakes, draw):
-    figure = draw(final(fakes, [0.2, 0.1], [[1, -1], [2, -1]], lr=[0.1, 0.2]))
-    assert figure.get_supylabel() == "steps to threshold 0.2"
-    figure = draw(final(fakes, [0.2], [[-1], [-1]], lr=[0.1, 0.2]))
-    assert figure.get_supylabel() == "final test loss"
-    assert "no threshold was crossed" in figure.get_suptitle()
-
-
-@pytest.mark.parametrize("traces", [False, True])
-def test_without_test_losses_it_is_the_train_loss(fakes, draw, traces):
-    packs = [fakes.pack([0, 1])]
-    if traces:
-        packs[0].held |= {"step": np.array([0, 5]), "train_loss": np.array([[3.0, 1.0]] * 2)}
-    del packs[0].held["test_loss"]
-    layout = dataclasses.replace(fakes.layout(lr=[0.1, 0.2]), tested=False, online=True)
-    figure = draw(to_dataset(layout, fakes.Source(packs)))
-    assert figure.get_supylabel() == ("loss" if traces else "final train loss")
-    assert len(figure.axes[0].lines) == (2 if traces else 1)
-
-
-def test_the_first_numeric_axis_goes_across_and_the_next_gives_colours(fakes, draw):
-    figure = draw(final(fakes, [], [], act=["relu", "tanh"], lr=[0.1, 0.2], depth=[1, 2, 3]))
-    assert figure.get_supxlabel() == "lr"
-    assert legend_texts(figure) == ["relu", "tanh"]
-    assert len(visible(figure)) == 3
-    assert visible(figure)[0].lines[0].get_ydata().tolist() == [2, 5]
-
-    figure = draw(final(fakes, [], [], act=["relu", "tanh"]))
-    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert labels == ["relu", "tanh"]
-
-
-def test_a_zipped_axis_goes_by_its_first_number(fakes, draw):
-    zipped = Dimension("act_lr", {"act": ("relu", "tanh"), "lr": (0.1, 0.2)})
-    dataset = to_dataset(Layout((zipped,), (), {}), fakes.Source([fakes.pack([0, 1])]))
-    assert draw(dataset).get_supxlabel() == "lr"
-
-
-@pytest.mark.parametrize("axes", [{}, {"trial": range(3)}, {"a": [1], "b": ["x", "y"]}])
-def test_nothing_finished_still_gives_a_figure(fakes, draw, axes):
-    figure = draw(to_dataset(fakes.layout(**axes), fakes.Source()))
-    assert [text.get_text() for text in figure.axes[0].texts] == ["nothing to draw"]
+def test_selected_values_are_in_the_title_and_nothing_else_is(fakes, draw):
+    dataset = final(fakes, [], [], noise=[0.1, 0.3], act=["a,b", "c"], lr=[0.1, 0.2, 0.4])
+    axes = draw(dataset, sel={"noise": "0.3", "act": "a,b"})
+    assert figure_of(axes).get_suptitle() == "noise = 0.3, act = a,b"
+    np.testing.assert_array_equal(axes[0, 0].lines[0].get_ydata(), [8, 9, 10])
+    assert figure_of(draw(dataset, sel={"noise": 0.3}, title="")).get_suptitle() == ""
+    assert figure_of(draw(dataset, title="mine")).get_suptitle() == "mine"
 
 
 @pytest.mark.parametrize(
-    ("losses", "steps", "drawn"),
+    ("wanted", "kept"),
     [
-        ([np.nan, np.nan, np.nan], [], []),
-        ([0.0, -1.0, -np.inf], [], []),
-        ([np.inf, 2.0, 0.0], [2], [2.0]),
-        ([4.0, np.nan, 1.0], [1, 3], [4.0, 1.0]),
+        ("0.1,0.4", [0.1, 0.4]),
+        ("0.15:0.4", [0.2, 0.4]),
+        (":0.2", [0.1, 0.2]),
+        ([0.2, 0.4], [0.2, 0.4]),
+        (slice(0.2, None), [0.2, 0.4]),
+        (np.float64(0.2), [0.2]),
+        ("0.20", [0.2]),
     ],
 )
-def test_what_a_logarithm_cannot_show_is_left_out_of_a_trace(fakes, draw, losses, steps, drawn):
-    pack = fakes.pack([0], step=[0, 1, 2], train_loss=[losses], test_loss=[losses])
-    (axes,) = visible(draw(to_dataset(fakes.layout(), fakes.Source([pack]))))
-    assert [text.get_text() for text in axes.texts] == ([] if drawn else ["nothing to draw"])
-    assert [x for line in axes.lines for x in line.get_xdata()] == steps
-    assert [y for line in axes.lines for y in line.get_ydata()] == drawn
-    assert [line.get_marker() for line in axes.lines] == ["." if len(drawn) == 1 else ""][
-        : len(drawn)
+def test_values_are_selected_one_by_one_or_as_a_range(fakes, draw, wanted, kept):
+    dataset = final(fakes, [], [], lr=[0.1, 0.2, 0.4], b=[1, 2])
+    axes = draw(dataset, hue="lr" if len(kept) > 1 else None, sel={"lr": wanted})
+    assert legend_texts(axes) == ([f"{value:g}" for value in kept] if len(kept) > 1 else [])
+
+
+def test_numbers_are_selected_as_they_are_shown(fakes, draw):
+    dataset = final(fakes, [], [], lr=np.geomspace(0.01, 1, 7).tolist(), b=[1, 2])
+    assert figure_of(draw(dataset, sel={"lr": "0.0215"})).get_suptitle() == "lr = 0.0215443"
+
+
+def test_mathematics_is_rendered_and_what_is_none_is_not(fakes, draw):
+    texts = ["$x_{0}x_{1}$", r"$\frac{1$", "a $ b", "5$ or 6$", "tab\there", "日本" * 30]
+    dataset = final(fakes, [], [], lr=[0.1, 0.2], target=texts[:5])
+    axes = draw(dataset)
+    assert legend_texts(axes) == [
+        "$x_{0}x_{1}$",
+        r"\$\frac{1\$",
+        r"a \$ b",
+        "5$ or 6$",
+        r"tab\there",
     ]
+    parsed = [
+        text._preprocess_math(text.get_text())[1] for text in figure_of(axes).legends[0].get_texts()
+    ]
+    assert parsed == [True, False, False, True, False]
 
 
-def test_a_pdf_is_written_without_pyplot_and_replaces_the_old_one(fakes, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+def test_attributes_name_axes_and_values(fakes, draw):
+    dataset = final(fakes, [], [], lr=[0.1, 0.2], width=[1, 2, 3])
+    dataset.lr.attrs["long_name"] = r"learning rate $\eta$"
+    dataset.test_loss.attrs.update(long_name="risk", units="nats")
+    axes = draw(dataset)
+    assert legend_titles(axes) == [r"learning rate $\eta$"]
+    assert up(axes) == "risk (nats)"
+
+
+def ticks(panel, which):
+    panel.figure.draw_without_rendering()
+    axis = getattr(panel, f"{which}axis")
+    low, high = sorted(axis.get_view_interval())
+    placed = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
+    return [text.get_text() for at, text in placed if low <= at <= high]
+
+
+def test_ticks_are_powers_of_ten(fakes, draw):
+    dataset = final(fakes, [0.1], [[10], [30], [40_000]], lr=[0.01, 0.1, 1])
+    panel = draw(dataset)[0, 0]
+    assert ticks(panel, "x") == ["$10^{-2}$", "$10^{-1}$", "$10^{0}$"]
+    assert ticks(panel, "y") == ["$10^{1}$", "$10^{2}$", "$10^{3}$", "$10^{4}$"]
+    dataset = final(fakes, [0.1], [[100], [300], [400]], width=[16, 64, 300])
+    panel = draw(dataset)[0, 0]
+    assert (ticks(panel, "x"), ticks(panel, "y")) == (["16", "64", "300"], ["100", "200"])
+
+
+def test_losses_that_reach_0_or_are_negative(fakes, draw):
+    def drawn(losses):
+        pack = fakes.pack([0], step=[0, 1, 2], train_loss=[losses], test_loss=[losses], steps=[3])
+        return draw(to_dataset(fakes.layout(), fakes.Source([pack])))[0, 0]
+
+    assert drawn([np.inf, 2.0, 0.0]).lines[0].get_ydata().tolist() == [2, 0]
+    assert drawn([4.0, np.nan, 1.0]).lines[0].get_ydata().tolist() == [4, 1]
+    assert drawn([4.0, np.nan, 1.0]).get_yscale() == "log"
+    assert drawn([0.5, -1.0, -2.0]).get_yscale() == "linear"
+    with pytest.raises(UserError, match="nothing to draw: train_loss has no finite value"):
+        drawn([np.nan] * 3)
+
+
+def test_bands_that_reach_0_do_not_stretch_a_logarithmic_scale(fakes, draw):
+    keys = [[10], [12], [100], [5000]]
+    panel = draw(final(fakes, [0.1], keys, lr=[0.1, 0.2], trial=[0, 1]), errorbar="ci")[0, 0]
+    assert panel.get_yscale() == "log"
+    assert panel.get_ylim()[0] > 1
+
+
+def test_own_dimensions_of_a_grab_are_axes(fakes, draw):
+    pack = fakes.pack(range(2), grab__norm=np.arange(6.0).reshape(2, 3))
+    dataset = to_dataset(fakes.layout(lr=[0.1, 0.2]), fakes.Source([pack]))
+    axes = draw(dataset, y="norm")
+    assert across(axes) == "norm dim0"
+    assert [line.get_ydata().tolist() for line in axes[0, 0].lines] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_one_config_has_a_figure(fakes, draw):
+    axes = draw(to_dataset(fakes.layout(), fakes.Source([fakes.pack([0])])))
+    assert axes[0, 0].lines[0].get_ydata().tolist() == [2]
+    assert len(draw(traced(fakes, fakes.layout(lr=[0.1])))[0, 0].lines) == 1
+
+
+# Files
+
+
+def test_a_pdf_has_fonts_that_journals_take_and_the_size_of_a_column(fakes, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # its figures are global state
     path = tmp_path / "figure.pdf"
     path.write_text("old")
-    plot(traced(fakes, fakes.layout(width=[1, 2])), path)
-    assert path.read_bytes().startswith(b"%PDF")
+    axes = plot(traced(fakes, fakes.layout(width=[1, 2])), out=path)
+    content = path.read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"/Subtype /Type0" in content  # which embeds Type 42
+    assert b"/Type3" not in content
     assert list(tmp_path.iterdir()) == [path]
+    assert figure_of(axes).get_size_inches()[0] == 3.35
+    axes = plot(traced(fakes, fakes.layout(width=[1, 2])), out=path, context="talk")
+    assert figure_of(axes).get_size_inches().tolist() == [10, 5.6]
+
+
+@pytest.mark.parametrize("ending", ["png", "pdf", "svg"])
+def test_the_same_results_give_the_same_bytes(fakes, tmp_path, ending):
+    for name in ("a", "b"):
+        plot(traced(fakes, fakes.layout(width=[1, 2])), out=tmp_path / f"{name}.{ending}")
+    assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+
+
+def test_without_a_file_the_figure_is_one_of_pyplot(fakes):
+    import matplotlib.pyplot as plt
+
+    axes = plot(traced(fakes, fakes.layout(width=[1, 2])))
+    assert plt.get_fignums() == [figure_of(axes).number]
+    plt.close("all")
+    with pytest.raises(UserError):
+        plot(traced(fakes, fakes.layout(width=[1, 2])), hue="wdth")
+    assert plt.get_fignums() == []
+
+
+def test_settings_of_the_user_are_left_as_they_are(fakes, tmp_path):
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    plot(traced(fakes, fakes.layout(width=[1, 2])), out=tmp_path / "a.pdf")
+    assert dict(mpl.rcParams) == before
+
+
+def test_of_a_file_only_what_is_drawn_is_read(fakes, draw, tmp_path):
+    traced(fakes, fakes.layout(lr=[0.1, 0.2], trial=[0, 1])).to_netcdf(
+        tmp_path / "a.nc", engine="h5netcdf"
+    )
+    with xr.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as dataset:
+        assert len(draw(dataset, y="train_loss")[0, 0].lines) == 2
+        assert dataset.test_loss.variable._in_memory is False
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"x": "wdth"}, "x: 'wdth' is no axis of what is drawn (did you mean 'width'?); valid are"),
+        ({"x": "width", "hue": "width"}, "x, hue: width is given twice; keep one of them"),
+        ({"col": "act", "mean": "act"}, "col, mean: act is given twice; keep one of them"),
+        ({"y": "test_lss"}, "y: 'test_lss' is no variable (did you mean 'test_loss'?); valid are"),
+        ({"y": "width"}, "y: 'width' is an axis; give it to x, hue, col or row; valid are"),
+        ({"y": "status"}, "y: 'status' is text; valid are train_loss, test_loss, timekeys"),
+        ({"y": "wave"}, "y: 'wave' has complex values, which have no order; valid are"),
+        (
+            {"y": ["steps", "steps"]},
+            "y: got steps, steps; should be at most 4 variables, each once",
+        ),
+        ({"kind": "bar"}, "kind: got 'bar'; valid are line, heatmap, scatter"),
+        (
+            {"errorbar": "std"},
+            "errorbar: got 'std'; valid are se, sd, range, ci (did you mean 'sd'?)",
+        ),
+        ({"context": "poster"}, "context: got 'poster'; valid are paper, talk"),
+        ({"yscale": "symlog"}, "yscale: got 'symlog'; valid are linear, log"),
+        (
+            {"kind": "heatmap", "errorbar": "sd"},
+            "errorbar: a heatmap shows means only; use",
+        ),
+        ({"kind": "scatter", "y": ["steps", "seconds"]}, "y: a scatter shows one variable; choose"),
+        ({"kind": "scatter", "mean": "act"}, "mean: a scatter shows single configs; use kind line"),
+        (
+            {"sel": {"noise": 1}},
+            "sel: 'noise' is no axis; valid are width, act, lr, long, thres",
+        ),
+        ({"sel": {"width": 7}}, "sel: width has no value 7; valid are 4, 8"),
+        ({"sel": {"width": "4,7"}}, "sel: width has no value 7; valid are 4, 8"),
+        ({"sel": {"width": "5:7"}}, "sel: width has no value in 5:7; valid are 4, 8"),
+        ({"sel": {"lr": 0.31}}, "sel: lr has no value 0.31; the nearest are 0.2, 0.3, 0.4, 0.5; a"),
+        ({"sel": {"width": 4}, "x": "width"}, "x: sel chose one value of width; give it several"),
+        ({"hue": "long"}, "hue: long has 13 values that are no numbers; at most 10 colours can be"),
+        ({"hue": "long"}, "select some with sel (long=v0,v1), or give long to x"),
+        ({"col": "long"}, "col: long has 13 values; at most 12 panels fit; select some with sel"),
+        ({"row": "lr"}, "row: lr has 10 values; at most 8 panels fit; select some with sel"),
+        (
+            {"x": "step"},
+            "x: timekeys has one value per config, and no steps; with ONLYT",
+        ),
+        (
+            {"x": "seconds", "kind": "line"},
+            "x: seconds is measured and no axis; only a scatter",
+        ),
+        ({"x": "steps", "hue": "seconds"}, "hue: 'seconds' is no axis of what is drawn; valid are"),
+        (
+            {"x": "wide", "y": "steps"},
+            "x: wide varies along wide_dim0, and steps does not; sel",
+        ),
+        (
+            {"kind": "heatmap", "sel": {"lr": 0.1, "act": "a", "long": "v0"}},
+            "kind: a heatmap needs two axes with several values, and there is width; use kind line",
+        ),
+        ({"x": "act", "xscale": "log"}, "xscale: act has values that are no numbers; leave it out"),
+        ({"y": "zero", "yscale": "log"}, "yscale: log needs values above 0, and there are none"),
+        ({"x": "threshold", "y": "steps"}, "x: 'threshold' is no axis of what is drawn; valid are"),
+        (
+            {"sel": {"threshold": 0.1}},
+            "nothing to draw: none of the 520 finished configs that are selected crossed the "
+            "threshold 0.1; choose a larger one with sel (threshold=...), or another y",
+        ),
+    ],
+)
+def test_errors_say_what_to_do_and_make_no_file(fakes, tmp_path, options, message):
+    axes = {"width": [4, 8], "act": ["a", "b"], "lr": [i / 10 for i in range(1, 11)]}
+    layout = fakes.layout(thresholds=[0.2, 0.1], **axes, long=[f"v{i}" for i in range(13)])
+    keys = np.tile([5, -1], (layout.size, 1))
+    grabs = {"wave": np.ones(520) * 1j, "zero": np.zeros(520), "wide": np.ones((520, 2))}
+    held = {f"grab__{name}": values for name, values in grabs.items()}
+    pack = fakes.pack(range(layout.size), thresholds=2, timekeys=keys, **held)
+    dataset = to_dataset(layout, fakes.Source([pack]))
+    with pytest.raises(UserError) as error:
+        plot(dataset, out=tmp_path / "figure.png", **options)
+    assert message in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_errors_are_listed_at_once(fakes, tmp_path):
+    dataset = final(fakes, [], [], width=[4, 8])
+    with pytest.raises(UserError) as error:
+        plot(dataset, "los", "wdth", kind="bar", sel={"lr": 1}, out=tmp_path / "a.png")
+    lines = str(error.value).split("\n")
+    assert lines[0] == "4 errors:"
+    assert [line.split(":")[0] for line in lines[1:]] == ["  - kind", "  - sel", "  - x", "  - y"]
+
+
+def test_too_many_panels_of_two_axes(fakes, tmp_path):
+    dataset = final(fakes, [], [], a=range(10), b=range(7))
+    with pytest.raises(UserError, match="col, row: a and b make 70 panels; at most 36 fit; select"):
+        plot(dataset, col="a", row="b", out=tmp_path / "a.png")
+
+
+def test_traces_and_single_values_are_not_in_one_figure(fakes, tmp_path):
+    dataset = traced(fakes, fakes.layout(width=[1, 2]))
+    with pytest.raises(UserError, match="train_loss has values along the training, and seconds"):
+        plot(dataset, ["train_loss", "seconds"], out=tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"x: seconds has one value .* those along the training"):
+        plot(dataset, "seconds", "step", out=tmp_path / "a.png")
+
+
+def test_nothing_to_draw_yet(fakes, tmp_path):
+    layout = fakes.layout(width=[1, 2, 3])
+    failed = fakes.Source([], [fakes.Failure(np.array([1]), "ValueError: boom")])
+    with pytest.raises(UserError) as error:
+        plot(to_dataset(layout, failed), out=tmp_path / "a.png")
+    assert str(error.value) == (
+        "nothing to draw yet: of the 3 configs 1 failed and 2 have no result yet; see "
+        "mlpsubmit status"
+    )
+    layout = fakes.layout(included=np.array([True, False]), width=[1, 2])
+    dataset = to_dataset(layout, fakes.Source([fakes.pack([0])]))
+    with pytest.raises(UserError, match="the selected values are of no config of the sweep"):
+        plot(dataset, sel={"width": 2}, out=tmp_path / "a.png")
+    with pytest.raises(UserError, match="plot: the dataset has no variable 'status'; give one"):
+        plot(dataset.drop_vars("status"), out=tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_ending_is_refused(fakes, tmp_path):
     with pytest.raises(
         UserError, match=r"cannot draw a.gif: .* '.gif'; valid are .png, .pdf, .svg"
     ):
-        plot(to_dataset(fakes.layout(), fakes.Source()), tmp_path / "a.gif")
+        plot(to_dataset(fakes.layout(), fakes.Source()), out=tmp_path / "a.gif")
     assert list(tmp_path.iterdir()) == []

@@ -49,7 +49,7 @@ def test_a_zipped_axis_may_repeat_values(workplace: Path) -> None:
         assert opened.d.values.tolist() == [2, 2, 3]
     for ending in ("csv", "parquet", "zarr", "pkl"):
         run.collect(f"out.{ending}")
-    plot(dataset, "out.png")
+    plot(dataset, out="out.png")
     assert pandas.read_csv("out.csv").lr.tolist() == [0.1, 0.2, 0.1]
 
 

@@ -1,0 +1,1 @@
+"""Figures of a dataset: which axis goes where, means and bands, panels and legends."""

@@ -1,0 +1,147 @@
+"""An axis of a sweep as a figure shows it: its distinct values, in order, with their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mlpsubmit.results.figures.text import title_of, value_text
+from mlpsubmit.results.source import Array
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["Along", "Axis", "Codes", "along", "is_wide", "number_texts"]
+
+Codes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """A coordinate along one dimension.
+
+    Args:
+        name: of the coordinate, or of the dimension if that has none of its own.
+        dim: its dimension.
+        codes: the level of each position along the dimension, shape (size of dim,).
+        levels: the distinct values: numbers in order, others as they come.
+        texts: of the levels.
+        title: its name for people.
+        numeric: whether the levels are numbers.
+    """
+
+    name: str
+    dim: str
+    codes: Codes
+    levels: Array
+    texts: tuple[str, ...]
+    title: str
+    numeric: bool
+
+    @property
+    def size(self) -> int:
+        """The number of levels."""
+        return len(self.levels)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a logarithmic scale suits the levels: positive, and over half a decade."""
+        return self.numeric and is_wide(self.levels, 3)
+
+    def with_members(self, others: Sequence[Axis]) -> Axis:
+        """Return the axis with the values of further coordinates of its dimension in its texts.
+
+        They must be equal at all positions of a level.
+        """
+        texts = [
+            ", ".join([text, *(other.texts[other.codes[self._first(i)]] for other in others)])
+            for i, text in enumerate(self.texts)
+        ]
+        title = ", ".join([self.title, *(other.title for other in others)])
+        return replace(self, texts=tuple(texts), title=title)
+
+    def determines(self, other: Axis) -> bool:
+        """Return whether another coordinate of the dimension has one value at each level."""
+        pairs = np.unique(np.stack([self.codes, other.codes]), axis=1)
+        return pairs.shape[1] == self.size
+
+    def _first(self, level: int) -> int:
+        return int(np.argmax(self.codes == level))
+
+
+def is_wide(values: Array, ratio: float) -> bool:
+    """Return whether values are positive, the largest at least ``ratio`` times the least."""
+    values = values[np.isfinite(values)]
+    return bool(values.size and values.min() > 0 and values.max() / values.min() >= ratio)
+
+
+@dataclass(frozen=True, eq=False)
+class Along:
+    """The axes along one dimension.
+
+    Args:
+        members: one per coordinate; those of a zipped axis vary together.
+        whole: the axis of the dimension's name: of a zipped one with all members in its texts.
+    """
+
+    members: tuple[Axis, ...]
+    whole: Axis
+
+    @property
+    def size(self) -> int:
+        """The number of positions along the dimension."""
+        return len(self.whole.codes)
+
+    @property
+    def named(self) -> dict[str, Axis]:
+        """All axes, by name."""
+        return {axis.name: axis for axis in (*self.members, self.whole)}
+
+    @property
+    def is_search(self) -> bool:
+        """Whether this looks like a random search: many points, several numbers of each."""
+        return sum(axis.numeric and axis.size > 10 for axis in self.members) > 1
+
+
+def along(dataset: xr.Dataset, dim: str) -> Along:
+    """Return the axes along a dimension."""
+    names = [str(name) for name, own in dataset.coords.items() if own.dims == (dim,)]
+    axes = {name: _axis(dataset, name, dim) for name in names or [dim]}
+    if dim in axes:
+        return Along(tuple(axes.values()), axes[dim])
+    members, positions = tuple(axes.values()), np.arange(dataset.sizes[dim])
+    texts = tuple(", ".join(axis.texts[axis.codes[i]] for axis in members) for i in positions)
+    title = ", ".join(axis.title for axis in members)
+    whole = Axis(dim, dim, positions, positions, texts, title, numeric=False)
+    return Along(members, whole)
+
+
+def number_texts(levels: Array) -> tuple[str, ...]:
+    """Return numbers as text, with so many digits that they differ."""
+    for digits in (3, 4, 6):
+        texts = tuple(value_text(level, digits) for level in levels.tolist())
+        if len(set(texts)) == len(texts):
+            return texts
+    return tuple(map(str, levels.tolist()))
+
+
+def _axis(dataset: xr.Dataset, name: str, dim: str) -> Axis:
+    if name not in dataset.coords:
+        positions = np.arange(dataset.sizes[dim])
+        texts = tuple(map(str, positions))
+        return Axis(name, dim, positions, positions, texts, name.replace("_", " "), numeric=True)
+    coordinate = dataset[name]
+    values = coordinate.values
+    title = title_of(name, coordinate.attrs)
+    if values.dtype.kind in "iuf":
+        levels, codes = np.unique(values, return_inverse=True)
+        texts = number_texts(levels)
+        return Axis(name, dim, codes.astype(np.int64), levels, texts, title, numeric=True)
+    strings = [str(value) for value in values.tolist()]
+    distinct = list(dict.fromkeys(strings))
+    codes = np.array([distinct.index(text) for text in strings], dtype=np.int64)
+    return Axis(name, dim, codes, np.array(distinct), tuple(distinct), title, numeric=False)

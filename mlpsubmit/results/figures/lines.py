@@ -1,0 +1,196 @@
+"""Lines through means over trials, and curves against the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlpsubmit.results.figures.estimates import Curve, estimate, mean_curve
+from mlpsubmit.results.figures.page import Colours, Page
+from mlpsubmit.results.figures.points import Points, level_values, split
+from mlpsubmit.results.figures.roles import Roles, spread
+from mlpsubmit.results.source import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["STYLES", "Seen", "draw_curves", "draw_means"]
+
+#: Of several variables, in their order.
+STYLES: tuple[Any, ...] = ("-", (0, (4, 2)), ":", "-.")
+
+#: The most curves of a figure; the most points of a curve, more than a panel has pixels across; and
+#: the most curves that go on after their mean has ended.
+MOST_CURVES = 400
+MOST_STEPS = 600
+MOST_TAILS = 20
+
+
+@dataclass
+class Seen:
+    """What was drawn, for the legend and the scales.
+
+    Args:
+        counts: over how many configs means are.
+        partial: how many means leave out configs without a value.
+        none: at how many places no config has a value.
+        tails: whether curves go on after their mean has ended.
+        values: all that was drawn, for the scale: means, upper ends of bands, and points.
+        lower: the lower ends of bands.
+        diverged: the values of curves that diverged, which count only if there are no others.
+        curves: how many groups of curves there are.
+        drawn: how many of them were drawn.
+    """
+
+    counts: set[int] = field(default_factory=set)
+    partial: int = 0
+    none: int = 0
+    tails: bool = False
+    values: list[Array] = field(default_factory=list)
+    lower: list[Array] = field(default_factory=list)
+    diverged: list[Array] = field(default_factory=list)
+    curves: int = 0
+    drawn: int = 0
+
+    @property
+    def all_values(self) -> Array:
+        """All values that were drawn, flat; those of curves that diverged only if all did."""
+        return _finite(self.values or self.diverged)
+
+    @property
+    def lower_ends(self) -> Array:
+        """All lower ends of bands, flat."""
+        return _finite(self.lower)
+
+
+def _finite(arrays: list[Array]) -> Array:
+    values = np.concatenate([np.ravel(own) for own in arrays] or [np.empty(0)])
+    finite: Array = values[np.isfinite(values)]
+    return finite
+
+
+def draw_means(
+    page: Page,
+    roles: Roles,
+    points: Points,
+    colours: Colours,
+    errorbar: str,
+    style: Any,
+    seen: Seen,
+) -> None:
+    """Draw a line through the means at each level of x, and its band."""
+    across = roles.axes.get("x")
+    for key, group in split(points, ("row", "col", "hue")):
+        panel, colour = page.panels[key["row"], key["col"]], colours[key["hue"]]
+        places, means, missed = [], [], []
+        for level, members in split(group, ("x",)):
+            finite = members.values[np.isfinite(members.values)]
+            places.append(0.0 if across is None else level_values(across)[level["x"]])
+            missed.append(len(finite) < len(members))
+            means.append(estimate(finite, errorbar) if len(finite) else None)
+        x = np.array(places)
+        ends = [[np.nan] * 3 if m is None else [m.mean, m.low, m.high] for m in means]
+        mean, low, high = np.array(ends, dtype=np.float64).T
+        joined = across is not None and across.numeric
+        panel.plot(x, mean, color=colour, marker="o", linestyle=style if joined else "none")
+        some = {m.count for m in means if m is not None}
+        if max(some, default=0) > 1:
+            _draw_band(panel, x, (mean, low, high), colour, joined)
+        _draw_missed(panel, x, mean, np.array(missed), colour, page)
+        seen.counts |= some
+        seen.partial += int((np.array(missed) & ~np.isnan(mean)).sum())
+        seen.none += int(np.isnan(mean).sum())
+        seen.values += [mean, high]
+        seen.lower.append(low)
+
+
+def _draw_band(
+    panel: Axes, x: Array, ends: tuple[Array, Array, Array], colour: Any, joined: bool
+) -> None:
+    mean, low, high = ends
+    if joined and np.isfinite(mean).sum() > 1:
+        panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    else:
+        panel.errorbar(x, mean, (mean - low, high - mean), fmt="none", ecolor=colour, capsize=2)
+
+
+def _draw_missed(
+    panel: Axes, x: Array, mean: Array, missed: Array, colour: Any, page: Page
+) -> None:
+    """Mark means that leave configs out with a hollow marker, and places without any at the top."""
+    size = page.context.marker
+    hollow = missed & ~np.isnan(mean)
+    if hollow.any():
+        panel.plot(x[hollow], mean[hollow], "o", color=colour, markerfacecolor="white")
+    if (none := x[np.isnan(mean)]).size:
+        top = panel.get_xaxis_transform()
+        (marks,) = panel.plot(none, np.ones(none.size), "x", color=colour, transform=top)
+        marks.set(clip_on=False, markersize=1.3 * size)
+
+
+def draw_curves(
+    page: Page,
+    roles: Roles,
+    points: Points,
+    steps: Array,
+    offset: int,
+    colours: Colours,
+    errorbar: str,
+    style: Any,
+    seen: Seen,
+) -> None:
+    """Draw traces until their configs stopped; over trials their mean while all of them train.
+
+    Args:
+        steps: of the traces.
+        offset: what is added to steps, so that a logarithmic scale shows step 0.
+    """
+    groups = list(split(points, ("row", "col", "hue")))
+    shown = spread(len(groups), MOST_CURVES)
+    for key, group in (groups[i] for i in shown):
+        panel, colour = page.panels[key["row"], key["col"]], colours[key["hue"]]
+        found = mean_curve(steps, group.values, group.last, group.diverged, errorbar, MOST_TAILS)
+        for one in found:
+            _draw_curve(panel, one, offset, {"color": colour, "linestyle": style}, seen, page)
+    seen.curves += len(groups)
+    seen.drawn += len(shown)
+
+
+def _draw_curve(
+    panel: Axes, curve: Curve, offset: int, style: dict[str, Any], seen: Seen, page: Page
+) -> None:
+    mean = curve.estimate
+    kept = np.isfinite(mean.mean)
+    if not kept.any():
+        return
+    steps, values = curve.steps[kept] + offset, mean.mean[kept]
+    at = _thinned(steps)
+    thin = {**style, "linewidth": 0.55 * page.context.line}
+    single = "." if len(steps) == 1 else ""
+    panel.plot(steps[at], values[at], marker=single, **style)
+    (seen.diverged if curve.diverged else seen.values).append(values)
+    seen.counts.add(mean.count)
+    if mean.count > 1:
+        low, high = mean.low[kept][at], mean.high[kept][at]
+        panel.fill_between(steps[at], low, high, color=style["color"], alpha=0.2, linewidth=0)
+        seen.values.append(high)
+        seen.lower.append(low)
+    for its_steps, its_values in curve.tails:
+        finite = np.isfinite(its_values)
+        its_steps, its_values = its_steps[finite] + offset, its_values[finite]
+        at = _thinned(its_steps)
+        panel.plot(its_steps[at], its_values[at], alpha=0.7, **thin)
+        seen.values.append(its_values)
+        seen.tails = True
+
+
+def _thinned(steps: Array) -> Array:
+    """Return the positions of the steps that are drawn: all, or some that are evenly spread."""
+    if len(steps) <= MOST_STEPS:
+        return np.arange(len(steps))
+    wanted = np.geomspace(steps[0] + 1, steps[-1] + 1, MOST_STEPS) - 1
+    wanted = np.concatenate([wanted, np.linspace(steps[0], steps[-1], MOST_STEPS)])
+    chosen: Array = np.unique(np.searchsorted(steps, wanted).clip(max=len(steps) - 1))
+    return chosen

@@ -1,0 +1,116 @@
+"""Linear or logarithmic scales, and their ticks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlpsubmit.results.figures.axis import Axis, is_wide
+from mlpsubmit.results.figures.text import label, number, tick_labels
+from mlpsubmit.results.source import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "MOST_NAMED",
+    "limits",
+    "log_axis",
+    "log_ticks",
+    "name_ticks",
+    "scale_of_values",
+]
+
+#: The most values of an axis that get a tick each.
+MOST_NAMED = 8
+
+
+#: The lowest end of a logarithmic scale: below, its ends cannot be divided by each other.
+_LEAST = 1e-100
+
+
+def scale_of_values(values: Array, ratio: float) -> str:
+    """Return the scale for values: logarithmic if they are positive and spread over a ratio."""
+    return "log" if is_wide(values, ratio) else "linear"
+
+
+def log_axis(panels: Sequence[Axes], which: str) -> None:
+    """Give the logarithmic axis x or y of panels, which share it, its ticks."""
+    for panel in panels:
+        log_ticks(getattr(panel, f"{which}axis"), *getattr(panel, f"get_{which}lim")())
+
+
+def log_ticks(axis: Any, low: float, high: float) -> None:
+    """Give a logarithmic axis ticks at powers of ten, written as these.
+
+    If it spans less than about a decade and a half, also at 2 and 5 times these.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    short = high / low < 30
+    locator = LogLocator(subs=(1, 2, 5) if short else (1,), numticks=8)
+    texts = {}
+    if short:
+        ticks = [float(tick) for tick in locator.tick_values(low, high)]
+        inside = [tick for tick in ticks if low <= tick <= high]
+        texts = dict(zip(inside, tick_labels(inside), strict=True))
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(FuncFormatter(lambda value, _: texts.get(value, number(value))))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def limits(panels: Sequence[Axes], values: Array, ends: Array) -> None:
+    """Show the values, and bands as far as they do not stretch a logarithmic scale to 0.
+
+    Args:
+        values: that are shown; others, of curves that diverged, leave the panels.
+        ends: the lower ends of bands.
+    """
+    log = panels[0].get_yscale() == "log"
+    values = values[values > 0] if log else values
+    if not values.size:
+        return
+    low, high = float(values.min()), float(values.max())
+    lower = ends[ends > 0] if log else ends
+    if lower.size:
+        low = max(min(low, float(lower.min())), low / 3) if log else min(low, float(lower.min()))
+    if log:
+        low = max(low, _LEAST)
+        margin = 10 ** max(0.05 * (np.log10(high) - np.log10(low)), 0.02)
+        panels[0].set_ylim(low / margin, high * margin)
+    else:
+        margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+        panels[0].set_ylim(low - margin, high + margin)
+
+
+def name_ticks(panels: Sequence[Axes], axis: Axis, width: float) -> None:
+    """Name the values of an axis that goes across panels, if they are few.
+
+    Args:
+        width: how many characters fit below a panel.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+    texts = [label(text, 16).replace(", ", "\n") for text in axis.texts]
+    if axis.numeric and axis.title.count(",") == 0 and not any("\n" in text for text in texts):
+        texts = tick_labels(axis.levels.astype(float))
+    at = axis.levels.astype(float) if axis.numeric else np.arange(float(axis.size))
+    every = 1
+    longest = max(len(line) for text in texts for line in _bare(text).split("\n"))
+    while (longest + 1) * -(-len(texts) // every) > width and every < len(texts) and axis.numeric:
+        every += 1
+    named = dict(zip(at.tolist(), texts, strict=True))
+    for panel in panels:
+        panel.xaxis.set_major_locator(FixedLocator(at[::every].tolist()))
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: named.get(value, "")))
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.minorticks_off()
+        if (longest + 1) * len(texts) > width and not axis.numeric:
+            panel.tick_params(axis="x", labelrotation=30)
+
+
+def _bare(text: str) -> str:
+    """Return text about as long as its rendering."""
+    return text.replace("$", "").replace("{", "").replace("}", "").replace("^", "").replace("_", "")
