@@ -297,7 +297,7 @@ def test_thresholds_of_metrics_and_thresholds_that_are_an_axis(fakes, draw):
     assert up(axes) == "steps to test accuracy 0.9"
     assert draw(dataset, y="test_accuracy")[0, 0].get_yscale() == "linear"
     axes = draw(dataset, y="crossed_test_accuracy", sel={"threshold_test_accuracy": 0.9})
-    assert up(axes) == "share that crossed test accuracy 0.9"
+    assert up(axes) == "share that crossed test accuracy\n0.9"
     assert axes[0, 0].lines[0].get_ydata().tolist() == [1, 0]
 
 
@@ -622,7 +622,7 @@ def test_of_a_file_only_what_is_drawn_is_read(fakes, draw, tmp_path):
         ({"x": "threshold", "y": "steps"}, "x: 'threshold' is no axis of what is drawn; valid are"),
         (
             {"sel": {"threshold": 0.1}},
-            "nothing to draw: none of the 520 finished configs that are selected crossed the "
+            "nothing to draw: none of the finished configs that are selected crossed the "
             "threshold 0.1; choose a larger one with sel (threshold=...), or another y",
         ),
     ],

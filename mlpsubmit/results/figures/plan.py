@@ -240,8 +240,8 @@ def check_values(plan: Plan, points: Sequence[Points], request: Request) -> None
     if not values.size and one.of_steps:
         dim = "threshold" + one.name.removeprefix("timekeys")
         raise NothingToDraw(
-            f"nothing to draw: none of the {len(points[0]):,} finished configs that are selected "
-            f"crossed the threshold {one.threshold}".rstrip()
+            "nothing to draw: none of the finished configs that are selected crossed the threshold "
+            f"{one.threshold}".rstrip()
             + f"; choose a larger one with sel ({dim}=...), or another y"
         )
     if not values.size:
