@@ -20,6 +20,7 @@ PAGES = (
     "custom-models.md",
     "ensembles.md",
     "epochs.md",
+    "figures.md",
     "metrics.md",
     "pytorch.md",
     "random-search.md",

@@ -178,7 +178,7 @@ class Page:
             across = 2 if len(columns) == 4 else context.columns
         down = -(-len(columns) // across) if self._wrapped else len(rows)
         width = context.column if across == 1 else context.page
-        height = min(down * max(width / across * context.aspect, 1.2), context.tallest)
+        height = min(down * max(width / across * context.aspect, 1.9), context.tallest)
         height = height if context.below else context.tallest
         figure.set_layout_engine("constrained")
         figure.set_size_inches(width, height)
