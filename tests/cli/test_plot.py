@@ -75,7 +75,8 @@ def test_a_run_with_failures_says_what_is_not_shown(mlpsubmit: Command, workplac
     assert done.code == 2
     assert "error: nothing to draw yet: of the 4 configs 4 failed; see mlpsubmit status" in done.err
     assert not Path("other.png").exists()
-    Path("small.py").write_text(text.replace("    def batch_fn", wrong.replace("if noise: ", "")))
+    later = "        if step > 5: raise ValueError('boom')\n        inputs"
+    Path("small.py").write_text(text.replace("        inputs", later))
     launch(load_spec(Path("small.py")), executor="debug", keep_going=True)
     done = mlpsubmit("collect", "--no-table", "--plot", "collected.png", "--force")
     assert done.code == 1
