@@ -43,7 +43,7 @@ LONGEST_TEXT = 200
 LONGEST_TITLE = 40
 
 #: The most values of a zipped axis that get labels together.
-MOST_ZIPPED = 60
+MOST_ZIPPED = 12
 
 
 @dataclass
@@ -192,6 +192,10 @@ def result_columns(
     for name, values in finals.items():
         label = f"final {SHORT.get(name) or plain(name)}"
         columns.append(of_values(name, label, "result", values))
+    for column in columns:
+        if column.name in ("train_loss", "test_loss"):  # that of a diverged config is arbitrary
+            pairs = zip(status, column.values, strict=True)
+            column.values = [None if s == "diverged" else value for s, value in pairs]
     order = ["status", "train_loss", "test_loss"]
     columns.sort(
         key=lambda column: order.index(column.name) if column.name in order else len(order)

@@ -54,6 +54,8 @@
   const numeric = columns.filter((c) => !c.categories && (c.role === "result" || c.role === "timekey"));
   const withValues = numeric.filter((c) => c.values.some((value) => value !== null));
 
+  const hasDiverged = (row) => textOf(status, row) === "diverged";
+
   // A zipped axis has a column of its own besides those of its members.
   const combined = (column) =>
     column.label.includes(", ") &&
@@ -138,7 +140,7 @@
       const palette = DISTINCT[isDark() ? "dark" : "light"];
       return values.map((value, i) => ({
         label: column.categories[value],
-        colour: palette[i % palette.length],
+        colour: values.length > palette.length ? shade(i / (values.length - 1)) : palette[i],
         has: (row) => column.values[row] === value,
       }));
     }
@@ -262,10 +264,13 @@
     const curve = losses[losses.length - 1] || [...curvesOf.keys()][0];
     const timekeys = withValues.filter((c) => c.role === "timekey");
     const scalar = timekeys[timekeys.length - 1] || withValues.find((c) => c.name === "test_loss") || withValues[0];
-    const free = varied.filter((c) => c.name !== "trial" && c.name !== "seed" && !combined(c));
+    // The members of a zipped axis vary together: they are one.
+    const zips = varied.filter(combined);
+    const inZip = (column) => zips.some((zip) => zip.label.split(", ").includes(column.label));
+    const free = varied.filter((c) => c.name !== "trial" && c.name !== "seed" && !inZip(c));
     const numbers = free.filter((c) => !c.categories);
     if (curve) return { x: STEP, y: curve, c: free[0]?.name, f: few(free[1]) };
-    const x = numbers[0] || varied[0] || axes[0];
+    const x = numbers[0] || varied.find((c) => !c.categories) || varied[0] || axes[0];
     const others = free.filter((c) => c !== x);
     return { x: x?.name, y: scalar?.name, c: others[0]?.name, f: few(others[1]) };
   }
@@ -331,7 +336,9 @@
     if (!finished.length) return;
     const now = figureChoices();
     const again = () => {
+      const focused = document.activeElement.id;
       figureControls();
+      byId(focused)?.focus();
       drawFigure();
     };
     const listed = (names) => names.map((name) => [name, labelOf(name)]);
@@ -568,8 +575,10 @@
     const visible = figure.items.length ? figure.items : [];
     const xColumn = now.isStep ? null : columnOf.get(now.x);
     const xs = visible.flatMap((item) => (item.points.length > 1 ? [item.points[0][0], item.points[item.points.length - 1][0]] : [item.points[0][0]]));
-    const ys = [];
-    for (const item of visible) ys.push(...extentOf(item));
+    // What diverges leaves the panel: its last values would make all others a line at the bottom.
+    const tame = visible.filter((item) => !hasDiverged(item.row));
+    const ys = visible.map((item) => item.points[0][1]);
+    for (const item of tame.length ? tame : visible) ys.push(...extentOf(item));
     const xRange = (now.lx ? niceLog : nice)(...(xs.length ? extent(xs) : [1, 10]));
     const yRange = (now.ly ? niceLog : nice)(...(ys.length ? extent(ys) : [1, 10]));
     const room = Math.max(2, panelWidth / 75);
@@ -658,7 +667,7 @@
     parent.replaceChildren();
     if (!now.c || !finished.length) return;
     parent.append(element("span", labelOf(now.c), { className: "legend-title" }));
-    for (const group of groups) {
+    for (const group of groups.slice(0, MOST_LABELS)) {
       const button = element("button", "", { type: "button" });
       const swatch = element("i");
       swatch.style.background = group.colour;
@@ -671,9 +680,22 @@
       });
       parent.append(button);
     }
+    if (groups.length > MOST_LABELS) parent.append(element("span", `… and ${groups.length - MOST_LABELS} more`));
   }
 
+  const MOST_LABELS = 24;
   const counted = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
+
+  // The axes along which configs differ that have a mean together.
+  function mergedBy(items) {
+    const places = new Map();
+    for (const { row, group, panel, points: [[at]] } of items) {
+      const key = `${group} ${panel} ${at}`;
+      places.set(key, [...(places.get(key) || []), row]);
+    }
+    const differ = (c) => [...places.values()].some((own) => own.some((row) => c.values[row] !== c.values[own[0]]));
+    return varied.filter((c) => !combined(c) && differ(c)).map((c) => c.label);
+  }
 
   function noteFigure(now, items, panels) {
     const parts = [];
@@ -684,23 +706,25 @@
         ? `${counted(items.length, "curve")}: the mean over the trials, as long as all of them train; the bands go from the smallest to the largest.`
         : `${counted(items.length, "config")}, a curve each, until it stopped.`);
       if (now.s) parts.push(`Smoothed: the ${now.ly ? "geometric " : ""}mean of each drawn point and up to ${now.s} on either side.`);
+      const diverged = items.filter((item) => hasDiverged(item.row)).length;
+      if (diverged) parts.push(`${counted(diverged, "config")} diverged, ${diverged === 1 ? "whose curve may leave" : "whose curves may leave"} the panel.`);
       const dropped = items.reduce((sum, item) => sum + item.dropped, 0);
       if (dropped) parts.push(`${counted(dropped, "point")} ≤ 0 cannot be on a logarithmic axis.`);
     } else {
       const x = columnOf.get(now.x);
-      const merged = varied.filter((c) => ![now.x, now.c, now.f].includes(c.name) && !combined(c)).map((c) => c.label);
-      const line = x?.role === "axis" ? `; the lines are means${merged.length ? ` over ${merged.join(", ")}` : ""}` : "";
+      const merged = mergedBy(items);
+      const line = x?.role === "axis" && merged.length ? `; the lines are means over ${merged.join(", ")}` : "";
       parts.push(`${counted(items.length, "config")}, a point each${line}.`);
       const without = finished.filter((row) => shown.has(row)).length - items.length;
-      if (without) {
-        const never = columnOf.get(now.y)?.role === "timekey" ? " (they did not cross it); the means are without them" : "";
-        parts.push(`${counted(without, "config")} without a value${never}.`);
-      }
+      const never = columnOf.get(now.y)?.role === "timekey" ? " (never crossed, or without this threshold)" : "";
+      if (without) parts.push(`${counted(without, "config")} without a value${never}, in no mean.`);
     }
     const column = columnOf.get(now.f);
     const all = column ? distinct(column, finished).length : 1;
     if (all > panels.length) parts.push(`${panels.length} of ${all} panels.`);
     byId("figure-note").textContent = parts.join(" ");
+    const what = `${titleOf(now.y, now.isStep)} against ${titleOf(now.x)}`;
+    byId("figure-chart").setAttribute("aria-label", `${what}. ${parts.join(" ")} The table of configs has the values.`);
   }
 
   // ---- hovering --------------------------------------------------------------------------------

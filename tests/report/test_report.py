@@ -253,15 +253,15 @@ def test_watch_writes_until_the_run_ends(workplace: Path) -> None:
     watching = [*command, "report", "--watch"]
     with subprocess.Popen(watching, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
-        assert "again every 10 s until the run ends (Ctrl-C)" in watch.stdout.readline()
-        assert '<body data-reload="10">' in Path("small.html").read_text()
+        assert "s until the run ends (Ctrl-C)" in watch.stdout.readline()
+        assert "<body data-reload=" in Path("small.html").read_text()
         watch.send_signal(signal.SIGINT)
         assert watch.stdout.readline().startswith("report: small.html (")
         assert watch.wait(60) == 0
-    assert '<body data-reload="10">' not in Path("small.html").read_text()
+    assert "<body data-reload=" not in Path("small.html").read_text()
     done = subprocess.run(watching, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.endswith("report: small.html (8 of 8 configs)\n")
-    assert '<body data-reload="10">' not in Path("small.html").read_text()
+    assert "<body data-reload=" not in Path("small.html").read_text()
 
 
 ONE = """
