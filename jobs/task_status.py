@@ -153,7 +153,7 @@ class TaskStatus:
             "why": self.why or None,
             "awaited": self.awaited or None,
             "remaining_seconds": self.remaining_seconds,
-            "log": self.log and str(self.log),
+            "log": self.log and str(self.log.absolute()),
         }
 
     def last_lines(self) -> list[str]:

@@ -108,6 +108,7 @@ class DryRun:
             "done": self._done,
             "packs": len(launch.missing),
             "executor": None,
+            "threads": None,
             "tasks": [],
             "estimate": None,
             "submission": [],

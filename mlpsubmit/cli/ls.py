@@ -62,14 +62,15 @@ def _show(rows: Sequence[RunRow], every: Sequence[RunRow]) -> None:
 
     console = Console()
     now = time.time()
-    yellow = {row.state: "yellow" for row in rows}
+    yellow = {_state(row): "yellow" for row in rows}
     wide = not console.is_terminal or console.width >= 120
-    ends = Counter(_end(row) for row in every)
+    # Of copies, which have one id, only paths are unique.
+    ends = Counter(run.rpartition("-")[2] for run in {row.run for row in every})
     ages = ["" if row.launched is None else duration(max(0.0, now - row.launched)) for row in rows]
     columns = [
         Column("name", [row.name for row in rows]),
         Column("run", [row.run if wide or ends[_end(row)] > 1 else _end(row) for row in rows]),
-        Column("state", [row.state for row in rows], styles=yellow | _COLOURS),
+        Column("state", [_state(row) for row in rows], styles=yellow | _COLOURS),
         Column("done", [_done(row) for row in rows], right=True),
         Column("size", [file_size(row.size) for row in rows], right=True, rank=2),
         Column("age", ages, right=True, rank=1),
@@ -83,6 +84,11 @@ def _end(row: RunRow) -> str:
     return row.run.rpartition("-")[2]
 
 
+def _state(row: RunRow) -> str:
+    """Return the state of a run; of one in another format, that: ``format 6``."""
+    return row.error.partition(";")[0] if row.state == "other format" else row.state
+
+
 def _done(row: RunRow) -> str:
     return "" if row.done is None else f"{row.done}/{row.configs}"
 
@@ -90,5 +96,5 @@ def _done(row: RunRow) -> str:
 def _changes(row: RunRow) -> list[str]:
     """Return what the launch of a run changed, or what is wrong with the run."""
     if row.error:
-        return [row.error]
+        return [row.error.partition("; ")[2] or row.error]
     return [f"{name}={value}" for name, value in row.overrides.items()]

@@ -18,6 +18,9 @@ __all__ = ["Column", "print_columns", "shortened"]
 
 _GAP = "  "
 
+#: What is left of the last column before another one is left out.
+_LEAST = 16
+
 
 @dataclass(frozen=True)
 class Column:
@@ -42,8 +45,7 @@ def print_columns(columns: Sequence[Column], console: Console | None = None) -> 
     """Print columns with a heading; the last one takes the room that the others leave."""
     console = console or Console()
     width = console.width if console.is_terminal else None
-    for line in _lines(columns, width):
-        console.print(line, soft_wrap=True)
+    console.print(Text("\n").join(_lines(columns, width)), soft_wrap=True)
 
 
 def _lines(columns: Sequence[Column], width: int | None) -> Iterable[Text]:
@@ -95,8 +97,9 @@ def shortened(cell: str | Sequence[str], room: int | None) -> str:
         shown = f"{', '.join(parts[:kept])}, +{len(parts) - kept}"
         if cell_len(shown) <= room:
             return shown
-    more = f" +{len(parts) - 1}" if len(parts) > 1 else ""
-    return f"{set_cell_size(parts[0], max(room - len(more) - 3, 1))}...{more}"
+    if len(parts) > 1:
+        return f"+{len(parts)}"
+    return f"{set_cell_size(parts[0], max(room - 3, 1))}..."
 
 
 def _whole(cell: str | Sequence[str]) -> str:
@@ -108,6 +111,6 @@ def _natural(column: Column) -> int:
 
 
 def _width(columns: Sequence[Column]) -> int:
-    """Return what the columns need: the last one can be shortened to 24 characters."""
+    """Return what the columns need, with the last one shortened."""
     *left, last = columns
-    return sum(map(_natural, left)) + len(_GAP) * len(left) + min(_natural(last), 24)
+    return sum(map(_natural, left)) + len(_GAP) * len(left) + min(_natural(last), _LEAST)

@@ -70,7 +70,7 @@ class ConfigDetails:
             "reused": self.reused,
             "pack": self.pack or None,
             "task": self.task or None,
-            "log": self.log,
+            "log": self.log and self.log.absolute(),
             "steps": self.steps,
             "train_seconds": self.seconds,
             "results": dict(self.results),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,11 @@ def _settings(before: RunKeys, after: RunKeys) -> tuple[list[Change], list[Chang
     known = before.settings, after.settings
     on_axes = {name for keys in (before, after) for axis in keys.axes for name in axis["names"]}
     with_parts = {name for own in known for name, entry in own.items() if entry.get("parts")}
-    found = [c for c in changes(*known, before.run.id, after.run.id) if c.name not in on_axes]
+    found = [
+        _with_defaults(change, before, after)
+        for change in changes(*known, before.run.id, after.run.id)
+        if change.name not in on_axes
+    ]
     functions = [change for change in found if change.name in with_parts]
     settings = [change for change in found if change.name not in with_parts]
     covered = on_axes.union(*known)
@@ -120,6 +124,17 @@ def _settings(before: RunKeys, after: RunKeys) -> tuple[list[Change], list[Chang
         *functions,
         *_changed(_where(before.run), _where(after.run)),
     ]
+
+
+def _with_defaults(change: Change, before: RunKeys, after: RunKeys) -> Change:
+    """Return a change with the value of a setting that is at its default in one run."""
+    texts = [
+        f"{keys.fixed[change.name]} (default)"
+        if text == "(default)" and change.name in keys.fixed
+        else text
+        for text, keys in ((change.before, before), (change.after, after))
+    ]
+    return replace(change, before=texts[0], after=texts[1])
 
 
 def _where(run: RunDirectory) -> dict[str, str]:

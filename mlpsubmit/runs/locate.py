@@ -216,7 +216,8 @@ def _by_id(selector: str, every: Sequence[Path], folder: Path) -> Path:
     if matching:
         listed = "".join(f"\n  {path.parent.name}  {path.name}" for path in matching)
         raise RunError(
-            f"{selector}: matches {len(matching)} runs; give more characters of the id:{listed}"
+            f"{selector}: matches {len(matching)} runs; give more characters of the id, or a path:"
+            f"{listed}"
         )
     names = sorted({path.parent.name for path in every})
     raise RunError(

@@ -205,7 +205,7 @@ def test_selectors(mlpsubmit: Command, workplace: Path) -> None:
     assert open_run(f"one/{one.id}").id == one.id
 
     both = mlpsubmit("status", one.id[:4])
-    assert f"{one.id[:4]}: matches 2 runs; give more characters of the id:" in both.err
+    assert f"{one.id[:4]}: matches 2 runs; give more characters of the id, or a path:" in both.err
     assert one.id in both.err
     assert two.id in both.err
     assert both.code == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def test_runs_of_no_use_are_rows_that_say_so(
     assert found[ids[3]]["error"].startswith("plan.json: is damaged (")
     assert found[ids[4]]["state"] == "stopped"
     shown = mlpsubmit("ls").out
-    assert f"{ids[0]}  other format" in shown
+    assert re.search(f"{ids[0]}  format 3 .*  this mlpsubmit reads {run_directory.FORMAT}\n", shown)
     assert str(workplace) not in shown
     assert mlpsubmit("ls").code == 0
 
@@ -163,6 +164,42 @@ def test_a_running_run_is_read_every_time(
     assert not content.exists() or read_json(next(content.iterdir()))["runs"] == {}
 
 
+def test_few_file_operations_per_run_that_has_ended(
+    mlpsubmit: Command, workplace: Path, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        records.create(workplace / "mlpruns" / "a" / f"20260101-000000-0000{number:02d}")
+    before = rows(mlpsubmit)
+    done: list[str] = []
+    events = ("open", "os.scandir", "os.listdir")
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in events and str(arguments[0]).startswith("mlpruns"):
+            done.append(f"{event} {arguments[0]}")
+
+    real = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        done.append(f"stat {path}")
+        return real(path, **options)
+
+    hooks.append(note)
+    monkeypatch.setattr(Path, "stat", stat)
+    try:
+        assert rows(mlpsubmit) == before
+    finally:
+        hooks.clear()
+    of_runs = [one for one in done if "20260101" in one]
+    assert len(of_runs) == 4 * 20
+    assert {one.partition(" ")[0] for one in of_runs} == {"stat"}
+    assert len([one for one in done if one.startswith("os.scandir")]) == 2
+
+
+#: Functions that an audit hook, which cannot be removed, calls with every event.
+hooks: list[Callable[[str, tuple[Any, ...]], None]] = []
+sys.addaudithook(lambda event, arguments: [hook(event, arguments) for hook in hooks] and None)
+
+
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_lines_fit_into_a_terminal(
     mlpsubmit: Command, workplace: Path, records: Any, width: int, monkeypatch: pytest.MonkeyPatch
@@ -176,8 +213,6 @@ def test_lines_fit_into_a_terminal(
     for variable, value in {"COLUMNS": width, "FORCE_COLOR": 1, "TERM": "xterm"}.items():
         monkeypatch.setenv(variable, str(value))
     monkeypatch.delenv("NO_COLOR", raising=False)
-    import re
-
     lines = [re.sub("\x1b\\[[0-9;]*m", "", line) for line in mlpsubmit("ls").out.splitlines()]
     assert len(lines) == 4
     assert max(map(len, lines)) <= width

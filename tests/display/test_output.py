@@ -170,6 +170,19 @@ def test_no_command_lets_text_act(mlpsubmit: Command, workplace: Path, records: 
         ("cancel",),
         ("verify",),
         ("why", run.name, "0"),
+        ("why", run.name, "0", "--json"),
+        ("ls",),
+        ("ls", "--json"),
+        ("ls", HOSTILE),
+        ("show",),
+        ("show", "--json"),
+        ("show", "--config", "0"),
+        ("show", "--config", HOSTILE),
+        ("show", HOSTILE),
+        ("diff", run.name, run.name),
+        ("diff", run.name, HOSTILE),
+        ("prune",),
+        ("prune", HOSTILE),
         ("resume", "--executor", HOSTILE),
         ("status", HOSTILE),
         (HOSTILE,),
@@ -182,6 +195,7 @@ def test_no_command_lets_text_act(mlpsubmit: Command, workplace: Path, records: 
         ("init", HOSTILE),
     ]:
         reading = ("status", "logs", "collect", "cancel", "resume", "verify", "why")
+        reading += ("ls", "show", "diff", "prune")
         extra = where if arguments[0] in reading else ()
         shown = mlpsubmit(*arguments, *extra)
         assert shown.out + shown.err, arguments
