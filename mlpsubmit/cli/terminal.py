@@ -18,7 +18,7 @@ from mlpsubmit.display.console import Console, text
 from mlpsubmit.display.output import echo, inline, without_styles
 from mlpsubmit.display.progress import is_dumb
 from mlpsubmit.display.sparkline import sparkline
-from mlpsubmit.display.text import counted, duration
+from mlpsubmit.display.text import compact, counted, duration
 from mlpsubmit.jobs.garbage import resume_collection
 
 if TYPE_CHECKING:
@@ -142,10 +142,10 @@ def _room(columns: Sequence[Sequence[str]], width: int) -> int:
 
 
 #: The columns of a task that trains, besides the curve of its loss.
-_HEAD = ("packs", "step", "", "model-steps/s", "matmul", "left")
+_HEAD = ("packs", "step", "", "speed", "matmul", "left")
 
 #: Those that a narrow terminal lacks, in this order.
-_LEFT_OUT = ("matmul", "model-steps/s", "packs", "left")
+_LEFT_OUT = ("matmul", "speed", "packs", "left")
 
 
 def _cells(task: TaskStatus) -> tuple[str, ...]:
@@ -155,7 +155,7 @@ def _cells(task: TaskStatus) -> tuple[str, ...]:
         task.packs.replace(" packs", ""),
         f"{100 * beat['step'] / beat['max_iter']:.0f}%",
         "" if not task.losses else "NaN" if loss is None else f"{loss:.3g}",
-        f"{speed:,.0f}" if speed else "",
+        f"{compact(speed)}/s" if speed else "",
         "" if used is None else f"{100 * used:.0f}%",
         "" if task.remaining_seconds is None else duration(task.remaining_seconds),
     )

@@ -5,13 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-__all__ = ["abridged", "counted", "crossed_at_start", "duration", "file_size", "throughput", "utc"]
+__all__ = [
+    "abridged",
+    "compact",
+    "counted",
+    "crossed_at_start",
+    "duration",
+    "file_size",
+    "throughput",
+    "utc",
+]
 
 
 def abridged(texts: Iterable[str]) -> str:
     """Return the first of some texts, and how many follow: ``"a and 3 more"``."""
     first, *more = texts
     return first + (f" and {len(more)} more" if more else "")
+
+
+def compact(number: float) -> str:
+    """Return a number of three or four digits: ``"980"``, ``"11.4k"``."""
+    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"
 
 
 def counted(count: int, noun: str) -> str:
@@ -58,5 +72,4 @@ def throughput(model_steps: float, utilization: float | None) -> str:
         utilization: 0 to 1.
     """
     used = "" if utilization is None else f", {100 * utilization:.0f}% matmul utilization"
-    compact = f"{model_steps / 1000:.1f}k" if model_steps >= 1000 else f"{model_steps:.0f}"
-    return f"{compact} model-steps/s{used}"
+    return f"{compact(model_steps)} model-steps/s{used}"
