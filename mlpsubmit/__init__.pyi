@@ -4,6 +4,7 @@ from .errors import SpecError as SpecError
 from .errors import UserError as UserError
 from .grabs.labelled import grab as grab
 from .report.write import write_report as write_report
+from .runs.join import collect as collect
 from .runs.launch import launch as launch
 from .runs.run import Run as Run
 from .runs.run import open_run as open_run

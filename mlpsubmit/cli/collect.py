@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlpsubmit.cli.options import run_argument, runs_dir_option
+from mlpsubmit.cli.options import runs_dir_option
 from mlpsubmit.display.output import echo, inline
 from mlpsubmit.display.text import counted, crossed_at_start
 from mlpsubmit.results.export import FORMATS
@@ -16,70 +16,90 @@ from mlpsubmit.results.export import FORMATS
 if TYPE_CHECKING:
     import xarray as xr
 
+    from mlpsubmit.jobs.status import Status
+    from mlpsubmit.runs.run import Run
+
 __all__ = ["collect"]
 
 
 @click.command()
-@run_argument
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help=f"File to write: {', '.join(FORMATS)}; default: NAME.nc.",
+    help=f"File to write: {', '.join(FORMATS)}; default: NAME.nc, of several runs joined.nc.",
 )
 @click.option("--plot", type=click.Path(path_type=Path), help="Figure to draw: .png, .pdf or .svg.")
-@click.option("--force", is_flag=True, help="Replace files that are not of this run.")
+@click.option("--force", is_flag=True, help="Replace files that are not of these runs.")
 @click.option("--table/--no-table", default=True, help="Print a table of the results.")
 @runs_dir_option
 def collect(
-    run: str | None,
+    runs: tuple[str, ...],
     out: Path | None,
     plot: Path | None,
     force: bool,
     table: bool,
     runs_dir: Path | None,
 ) -> None:
-    """Collect the results of a RUN in one dataset.
+    """Collect the results of a RUN in one dataset; several are joined along their axes.
 
-    Missing points are masked. A run in progress can be collected, too. The exit code is 1 if points
-    are missing. Files that exist are replaced only if they are of the same run.
+    Settings that differ between the runs become axes. A config that several runs have finished
+    must have the same results in all. Missing points are masked. A run in progress can be
+    collected, too. The exit code is 1 if points are missing. Files that exist are replaced only if
+    they are of the same runs.
     """
     from mlpsubmit import results
-    from mlpsubmit.cli import terminal
     from mlpsubmit.display.console import Console
     from mlpsubmit.results._plot import check_figure
+    from mlpsubmit.results.join import joined_id
+    from mlpsubmit.runs.join import collect_runs
     from mlpsubmit.runs.run import open_run
 
-    opened = open_run(run, runs_dir)
-    if opened.selected.among:
-        echo(opened.selected)
+    opened = [open_run(run, runs_dir) for run in runs or (None,)]
+    for run in opened:
+        if run.selected.among:
+            echo(run.selected)
     if plot:
-        check_figure(plot, None if force else opened.id)
-    written = out or Path(f"{opened.name}.nc")
+        check_figure(plot, None if force else joined_id([run.id for run in opened]))
+    written = out or Path("joined.nc" if opened[1:] else f"{opened[0].name}.nc")
     written = written if written.suffix else written.with_suffix(".nc")
-    with opened.collect(written, force=force) as dataset:
+    with collect_runs(opened, written, force=force) as dataset:
         if table:
             Console().print(results.summary_table(dataset))
         if early := int((dataset["timekeys"] == 0).any("threshold").sum()):
             echo(crossed_at_start(early), err=True)
         if plot:
             echo(_drawn(dataset, plot, force))
-    current = opened.status()
-    echo(f"results: {written} ({current.done} of {counted(current.configs, 'config')})")
-    for group in current.failure_groups[:3]:
-        echo(f"failed: {group}" + (f"; {group.place}" if group.place else ""), err=True)
-    if current.damage:
-        echo(inline(current.damage), err=True)
-    for problem in current.unreadable[:3]:
-        echo(f"cannot be read: {inline(problem)}", err=True)
-    if current.complete:
-        return
-    if current.running:
-        echo(f"the run is in progress; see: mlpsubmit status {opened.id}", err=True)
-    elif current.state == "unknown":
-        echo(terminal.unknown_line(current), err=True)
+        configs = int(dataset.attrs["n_configs"])
+    statuses = [run.status() for run in opened]
+    if opened[1:]:
+        echo(f"results: {written} ({counted(configs, 'config')} of {len(opened)} runs)")
     else:
-        echo(f"to train the missing points: mlpsubmit resume {opened.id}", err=True)
-    sys.exit(1)
+        echo(f"results: {written} ({statuses[0].done} of {counted(configs, 'config')})")
+    complete = [_report(run, status) for run, status in zip(opened, statuses, strict=True)]
+    if not all(complete):
+        sys.exit(1)
+
+
+def _report(run: Run, status: Status) -> bool:
+    """Print what of a run has failed or is missing; return whether it is complete."""
+    from mlpsubmit.cli import terminal
+
+    for group in status.failure_groups[:3]:
+        echo(f"failed: {group}" + (f"; {group.place}" if group.place else ""), err=True)
+    if status.damage:
+        echo(inline(status.damage), err=True)
+    for problem in status.unreadable[:3]:
+        echo(f"cannot be read: {inline(problem)}", err=True)
+    if status.complete:
+        return True
+    if status.running:
+        echo(f"the run is in progress; see: mlpsubmit status {run.id}", err=True)
+    elif status.state == "unknown":
+        echo(terminal.unknown_line(status), err=True)
+    else:
+        echo(f"to train the missing points: mlpsubmit resume {run.id}", err=True)
+    return False
 
 
 def _drawn(dataset: xr.Dataset, path: Path, force: bool) -> str:

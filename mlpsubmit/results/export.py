@@ -14,9 +14,11 @@ from mlpsubmit.files import published, without_leftovers
 from mlpsubmit.results.origin import run_of
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from mlpsubmit.results.source import Layout, ResultSource
 
-__all__ = ["FORMATS", "check_target", "write"]
+__all__ = ["FORMATS", "check_target", "collected", "write"]
 
 
 # Entries of which the root of a zarr store has at least one, in either version of its format.
@@ -96,6 +98,24 @@ def write(layout: Layout, source: ResultSource, path: str | Path, *, force: bool
         pkgutil.resolve_name(form.writer)(layout, source, temporary)
         check_target(path, run, directory=form.directory)  # others may have written meanwhile
     return path
+
+
+def collected(
+    layout: Layout, source: ResultSource, out: str | Path | None, *, force: bool = False
+) -> xr.Dataset:
+    """Return all results, and write them to a file if one is given: with ``.nc`` it is read lazily.
+
+    Raises:
+        UserError: as :func:`write`.
+    """
+    from mlpsubmit.results.dataset import to_dataset
+    from mlpsubmit.results.netcdf_zarr import open_netcdf
+
+    if out is not None:
+        written = write(layout, source, out, force=force)
+        if written.suffix == ".nc":
+            return open_netcdf(written)
+    return to_dataset(layout, source)
 
 
 def check_target(path: Path, run: object = None, *, directory: bool = False) -> None:

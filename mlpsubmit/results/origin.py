@@ -13,7 +13,7 @@ __all__ = ["MARK", "run_column", "run_of"]
 
 #: What formats without attributes of their own contain, and how it is found in their bytes.
 MARK = "mlpsubmit run {}."
-_MARKED = re.compile(rb"mlpsubmit run ([\w-]+)\.")
+_MARKED = re.compile(rb"mlpsubmit run ([\w+-]+)\.")
 
 #: The same in a report, which is HTML, and the bytes in which it is.
 _REPORT = re.compile(rb'<meta name="description" content="mlpsubmit run ([\w-]+)\.">')

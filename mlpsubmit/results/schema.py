@@ -32,7 +32,7 @@ from mlpsubmit.results.source import (
     Thresholds,
 )
 
-__all__ = ["Schema", "Variable", "scan"]
+__all__ = ["COUNTS", "TOGETHER", "PackId", "Schema", "Variable", "identified", "scan"]
 
 PackId: TypeAlias = tuple[str, int]
 Steps: TypeAlias = npt.NDArray[np.int64]
@@ -178,7 +178,7 @@ class Schema:
             RuntimeError: packs of the scan have disappeared.
         """
         missing = set(self.packs)
-        for pack_id, pack in _identified(source):
+        for pack_id, pack in identified(source):
             if pack_id not in missing:
                 continue
             missing.remove(pack_id)
@@ -267,7 +267,8 @@ class _Opened:
         return self._small[array]
 
 
-def _identified(source: ResultSource) -> Iterator[tuple[PackId, FinishedPack]]:
+def identified(source: ResultSource) -> Iterator[tuple[PackId, FinishedPack]]:
+    """Yield every pack with its name and how many before it had that name."""
     seen: Counter[str] = Counter()
     for pack in source.packs():
         yield (pack.name, seen[pack.name]), _Opened(pack)
@@ -284,7 +285,7 @@ def scan(layout: Layout, source: ResultSource) -> Schema:
     ids: dict[PackId, int] = {}
     packs: list[_Scanned] = []
     interned: dict[bytes, bytes] = {}
-    for pack_id, pack in _identified(source):
+    for pack_id, pack in identified(source):
         index = pack["index"]
         ids[pack_id] = len(ids)
         owner[index] = ids[pack_id]

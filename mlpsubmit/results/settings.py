@@ -16,7 +16,13 @@ from mlpsubmit.results.results_hash import RESULTS_HASH
 from mlpsubmit.results.source import FixedSetting, Scalar
 from mlpsubmit.results.values import plain_value
 
-__all__ = ["FUNCTION_HASHES", "SETTINGS", "fixed_settings", "setting_attributes"]
+__all__ = [
+    "FUNCTION_HASHES",
+    "SETTINGS",
+    "attribute_names",
+    "fixed_settings",
+    "setting_attributes",
+]
 
 SETTINGS = "settings"
 FUNCTION_HASHES = "function_hashes"
@@ -49,12 +55,19 @@ def setting_attributes(
 def fixed_settings(attributes: Mapping[str, Any]) -> dict[str, FixedSetting]:
     """Return the settings that results depend on, from the attributes of a dataset."""
     code = json.loads(attributes.get(FUNCTION_HASHES, "{}"))
+    return {
+        name: FixedSetting(_value(attributes[own]), code.get(name, ""))
+        for name, own in attribute_names(attributes).items()
+    }
+
+
+def attribute_names(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """Return the attribute of each setting that results depend on."""
     found = {}
     for name in str(attributes.get(SETTINGS, "")).split():
-        own = name
-        while own + _SUFFIX in attributes:
-            own += _SUFFIX
-        found[name] = FixedSetting(_value(attributes[own]), code.get(name, ""))
+        found[name] = name
+        while found[name] + _SUFFIX in attributes:
+            found[name] += _SUFFIX
     return found
 
 

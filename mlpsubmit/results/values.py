@@ -9,18 +9,29 @@ import numpy as np
 from mlpsubmit.results.names import clean_text
 from mlpsubmit.results.source import Array, Scalar
 
-__all__ = ["coordinate_values", "plain_value"]
+__all__ = ["coordinate_values", "is_text", "plain_value", "text_of"]
 
 
 def coordinate_values(values: Sequence[Scalar]) -> Array:
     """Return an array of one plain type; what mixes numbers with text or booleans becomes text."""
+    if is_text(values):
+        return np.array([text_of(value) for value in values], dtype=np.str_)
     plain = [plain_value(value) for value in values]
     kinds = {type(value) for value in plain}
-    if kinds <= {int, float}:
-        return np.array(plain, dtype=np.int64 if kinds == {int} else np.float64)
     if kinds == {bool}:
         return np.array(plain, dtype=np.bool_)
-    return np.array([clean_text(str(value)) for value in plain], dtype=np.str_)
+    return np.array(plain, dtype=np.int64 if kinds == {int} else np.float64)
+
+
+def is_text(values: Sequence[Scalar]) -> bool:
+    """Return whether values together are texts: neither all numbers nor all booleans."""
+    kinds = {type(plain_value(value)) for value in values}
+    return not (kinds <= {int, float} or kinds == {bool})
+
+
+def text_of(value: Scalar) -> str:
+    """Return a value as text that every file format can hold."""
+    return clean_text(str(plain_value(value)))
 
 
 def plain_value(value: Scalar) -> Scalar:

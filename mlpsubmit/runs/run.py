@@ -34,7 +34,7 @@ from mlpsubmit.jobs.worker_process import terminate
 from mlpsubmit.results.labels import Labels
 from mlpsubmit.runs.locate import Selected, find_run
 from mlpsubmit.runs.provenance import attributes
-from mlpsubmit.runs.settings import axis_texts, fixed_settings, grab_functions
+from mlpsubmit.runs.settings import fixed_settings, grab_functions, setting_texts
 from mlpsubmit.runs.submit import start
 from mlpsubmit.spec.guard import stop_reading
 
@@ -343,16 +343,10 @@ class Run:
         Raises:
             UserError: the file has another suffix, or exists and is not of this run.
         """
-        from mlpsubmit.results import to_dataset, write
-        from mlpsubmit.results.netcdf_zarr import open_netcdf
+        from mlpsubmit.results.export import collected
 
         with doing("reading the results"):
-            found = self.directory.results.unread()
-            if out is not None:
-                written = write(self.layout(), found, Path(out), force=force)
-                if written.suffix == ".nc":
-                    return open_netcdf(written)
-            return to_dataset(self.layout(), found)
+            return collected(self.layout(), self.directory.results.unread(), out, force=force)
 
     def plot(
         self,
@@ -516,7 +510,7 @@ class Run:
             tested=sweep["tested"],
             online=_online(sweep, shape),
             labels={name: Labels.of_json(own) for name, own in sweep["labels"].items()},
-            texts=axis_texts(sweep),
+            texts=setting_texts(sweep),
             settings=fixed_settings(sweep),
             functions=grab_functions(sweep),
         )

@@ -8,7 +8,7 @@ from typing import Any
 from mlpsubmit.results.source import FixedSetting, Text
 from mlpsubmit.spec.hyperparameters import UNSWEPT, Hyperparameters
 
-__all__ = ["axis_texts", "fixed_settings", "grab_functions"]
+__all__ = ["fixed_settings", "grab_functions", "setting_texts"]
 
 #: Settings that axes take the place of.
 _AXES = ("num_trials", "target_monomials")
@@ -40,6 +40,8 @@ _LONG_NAMES = {
 _DESCRIPTIONS = {
     "trial": "number of the trial; trials differ in their random draws only",
     "monomials": "the monomials that the target is a sum of",
+    "batchfn": "batch function",
+    "data": "function of data=",
 }
 
 
@@ -66,9 +68,10 @@ def grab_functions(sweep: Mapping[str, Any]) -> dict[str, FixedSetting]:
     }
 
 
-def axis_texts(sweep: Mapping[str, Any]) -> dict[str, Text]:
-    """Return what the settings on the axes of a sweep.json are, by name."""
-    return {name: _text(name) for axis in sweep["axes"] for name in axis["names"]}
+def setting_texts(sweep: Mapping[str, Any]) -> dict[str, Text]:
+    """Return what the settings of a sweep.json are, those on axes and the fixed ones, by name."""
+    on_axes = [name for axis in sweep["axes"] for name in axis["names"]]
+    return {name: _text(name) for name in (*on_axes, *fixed_settings(sweep))}
 
 
 def _text(name: str) -> Text:
