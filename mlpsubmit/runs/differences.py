@@ -113,6 +113,10 @@ def _changed_parts(
 def axis_changes(before: RunKeys, after: RunKeys) -> Iterator[Change]:
     """Yield the axes of two runs that differ; also those of one that are fixed in the other."""
     old, new = (_on_axes(keys) for keys in (before, after))
+    zipped = [[axis["names"] for axis in k.axes if len(axis["names"]) > 1] for k in (before, after)]
+    if zipped[0] != zipped[1]:
+        texts = [", ".join(f"({', '.join(names)})" for names in own) for own in zipped]
+        yield Change("zipped axes", "", texts[0], texts[1])
     fixed = before.fixed, after.fixed
     for name in dict.fromkeys([*old, *new]):
         if old.get(name) != new.get(name):

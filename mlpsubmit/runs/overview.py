@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from mlpsubmit.display.text import utc
 from mlpsubmit.errors import FormatError, RunError
 from mlpsubmit.files import publish_json, read_json
+from mlpsubmit.jobs.slurm.queue import Queue
+from mlpsubmit.jobs.slurm.task_states import Scheduler
 from mlpsubmit.jobs.status import read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -37,6 +39,8 @@ _AT_ONCE = 8
 
 #: States of runs that may go on by themselves.
 _OPEN = ("running", "unknown")
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ class _Memory:
     file: Path | None
     entries: dict[str, Any]
     found: dict[str, Any] = field(default_factory=dict)
+    scheduler: Scheduler = field(default_factory=lambda: _Scheduler())
 
     @classmethod
     def of(cls, paths: Sequence[Path]) -> _Memory:
@@ -128,7 +133,7 @@ class _Memory:
         if known is not None and known["stamp"] == stamp:
             self.found[key] = known
             return RunRow(**{**known["row"], "path": str(path)})
-        row = _read_row(path)
+        row = _read_row(path, self.scheduler)
         if row.state not in _OPEN and None not in stamp and stamp == _stamp(path):
             self.found[key] = {"stamp": stamp, "row": asdict(row)}
         return row
@@ -154,7 +159,22 @@ def _stamp(path: Path) -> list[int | None]:
     return found
 
 
-def _read_row(path: Path) -> RunRow:
+class _Scheduler(Scheduler):
+    """Queries that the runs of an overview share: a cluster that does not answer is asked once."""
+
+    silent = ""
+
+    def cached(self, query: Callable[..., _T], *arguments: Hashable, least: float = 0.0) -> _T:
+        """Return the result of a query; of the queue, that it does not answer once it has not."""
+        if self.silent and query == Queue.query:
+            return cast("_T", Queue(self.silent))
+        result = super().cached(query, *arguments, least=least)
+        if isinstance(result, Queue) and result.error:
+            self.silent = result.error
+        return result
+
+
+def _read_row(path: Path, scheduler: Scheduler) -> RunRow:
     """Return the row of a run from its files; it says what is wrong with those of no use."""
     run = RunDirectory(path)
     own: dict[str, Any] = {"name": path.parent.name, "run": path.name, "path": str(path)}
@@ -165,7 +185,7 @@ def _read_row(path: Path) -> RunRow:
         run = RunDirectory.open(path)
         sweep = run.sweep
         own |= {"created": sweep["created"], "overrides": dict(sweep["overrides"])}
-        status = read_status(run)
+        status = read_status(run, scheduler)
     except FormatError as error:
         return RunRow(**own, state="other format", error=error.short)
     except (RunError, OSError) as error:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,10 @@ from mlpsubmit.runs.run_keys import RunKeys
 from mlpsubmit.runs.submit import submission_lock
 
 __all__ = ["Candidate", "Findings", "find", "remove"]
+
+
+#: The age from which on a temporary file is one of a process that has ended.
+_OLD_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class _Sweep:
                 results = counted(int(run.sweep["configs"]), "result")
                 why = f"run {later.id.rpartition('-')[2]} has its {results}"
                 self._add("run", run.id, [run.path], why)
-        hidden = files.leftovers(self.path)
+        hidden = _old(files.leftovers(self.path))
         if hidden and not self.names.isdisjoint(run.id for run in runs):
             self._add("temporary", "", hidden, "a killed launch or prune has left it")
 
@@ -144,13 +149,23 @@ class _Sweep:
                 why = "the run is complete, and torch compiles it again if need be"
                 self._add("compiled", run.id, sorted(folder.iterdir()), why)
         why = "processes were killed while they wrote it"
-        self._add("temporary", run.id, run.leftovers(), why)
+        self._add("temporary", run.id, _old(run.leftovers()), why)
 
     def _add(self, kind: str, run: str, paths: Sequence[Path], why: str) -> None:
         if paths:
             size = sum(map(_freed, paths))
             own = Candidate(kind, self.path, run, tuple(paths), size, why)
             self.found.candidates.append(own)
+
+
+def _old(paths: Iterable[Path]) -> list[Path]:
+    """Return those that nobody has written to for an hour: the others may be in use."""
+    found = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _OLD_SECONDS:
+                found.append(path)
+    return found
 
 
 def _readable(run: RunDirectory) -> bool:

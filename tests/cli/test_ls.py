@@ -125,7 +125,12 @@ def test_what_has_ended_is_read_once(
     before = rows(mlpsubmit)
     read: list[str] = []
     real = overview.read_status
-    monkeypatch.setattr(overview, "read_status", lambda own: (read.append(own.id), real(own))[1])
+
+    def noted(run: Any, scheduler: Any) -> Any:
+        read.append(run.id)
+        return real(run, scheduler)
+
+    monkeypatch.setattr(overview, "read_status", noted)
     assert rows(mlpsubmit) == before
     assert read == []
     # Whatever a launch, a task or a reader that finds damage writes changes a folder.
@@ -198,6 +203,24 @@ def test_few_file_operations_per_run_that_has_ended(
 #: Functions that an audit hook, which cannot be removed, calls with every event.
 hooks: list[Callable[[str, tuple[Any, ...]], None]] = []
 sys.addaudithook(lambda event, arguments: [hook(event, arguments) for hook in hooks] and None)
+
+
+def test_a_cluster_that_does_not_answer_is_asked_once(
+    mlpsubmit: Command, workplace: Path, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        run = records.create(workplace / "mlpruns" / "a" / f"20260101-000000-0000{number:02d}")
+        run.submission(0).mkdir()
+        publish_json(run.submission(0) / "intent.json", records.intent(executor="slurm"))
+    asked: list[Any] = []
+
+    def silent(names: Any) -> Any:
+        asked.append(names)
+        return overview.Queue("squeue did not answer within 30 s")
+
+    monkeypatch.setattr(overview.Queue, "query", silent)
+    assert {row["state"] for row in rows(mlpsubmit)} == {"unknown"}
+    assert 1 <= len(asked) <= overview._AT_ONCE
 
 
 @pytest.mark.parametrize("width", [80, 100, 160])

@@ -207,6 +207,9 @@ def test_leftovers_are_removed(mlpsubmit: Command, folder: Path) -> None:
     (path / "results" / ".a.tar.0123456789ab").write_bytes(b"x")
     (path / "submissions" / "000" / ".ended.json.0123456789ab").write_bytes(b"x")  # of a cancel
     (folder / f".{run}.0123456789ab" / "results").mkdir(parents=True)
+    assert len(found(mlpsubmit)["candidates"]) == 2  # a process may be writing the others
+    for file in folder.glob("**/.*.0123456789ab"):
+        os.utime(file, (0, 0))
     kinds = {one["kind"]: one for one in found(mlpsubmit)["candidates"]}
     assert set(kinds) == {"checkpoints", "compiled", "temporary"}
     assert kinds["compiled"]["size_bytes"] == 3000
@@ -240,6 +243,9 @@ def test_a_killed_prune_leaves_nothing_that_a_command_sees(
     shown = json.loads(mlpsubmit("ls", "--json").out)["runs"]
     assert [row["run"] for row in shown] == [second]
     assert mlpsubmit("status", first).code == 2
+    assert found(mlpsubmit)["candidates"] == []
+    (hidden,) = folder.glob(f".{first}.*")
+    os.utime(hidden, (0, 0))
     assert [one["kind"] for one in found(mlpsubmit)["candidates"]] == ["temporary"]
     assert mlpsubmit("prune", "--yes").code == 0
     assert {path.name for path in folder.iterdir()} <= {second, ".lock"}

@@ -295,6 +295,16 @@ def test_an_axis_of_one_run_is_matched_with_a_setting_of_the_other(mlpsubmit: Co
     )
 
 
+def test_a_product_and_zipped_axes_of_the_same_values(mlpsubmit: Command, workplace: Path) -> None:
+    first = launched(mlpsubmit, "LR=[0.1,0.2]")
+    text = (workplace / "small.py").read_text().replace("    LR=0.1,\n", "")
+    zipped = text.replace('"WIDTH": [4, 8]', '("WIDTH", "LR"): [(4, 0.1), (8, 0.2)]')
+    (workplace / "small.py").write_text(zipped)
+    lines = mlpsubmit("diff", first, launched(mlpsubmit)).out.splitlines()
+    assert lines[2:4] == ["settings:", "  zipped axes: (none) -> (width, lr)"]
+    assert lines[-1].startswith("results: 8 configs in both runs, 8 with a result in both, 8 of ")
+
+
 def test_traces_are_compared_at_the_steps_that_both_have(mlpsubmit: Command) -> None:
     traces = ("ONLYTHRESHOLDS=False", "LOSS_CHECKPOINTS=[]", "noise=[0.5]", "trial=[0]")
     first, second = launched(mlpsubmit, *traces), launched(mlpsubmit, *traces, "RECORD_EVERY=3")
