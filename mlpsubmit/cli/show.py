@@ -306,6 +306,9 @@ def _config_lines(found: ConfigDetails) -> Iterator[Any]:
 
 
 def _number(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join("never" if step is None else f"step {step}" for step in value)
+    if isinstance(value, dict):
+        found = (
+            (threshold, "never" if s is None else f"at step {s}") for threshold, s in value.items()
+        )
+        return ", ".join(f"{threshold} {when}" for threshold, when in found)
     return f"{value:.6g}" if isinstance(value, float) else inline(value)

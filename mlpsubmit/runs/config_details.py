@@ -36,7 +36,8 @@ class ConfigDetails:
         settings: all of them by name, those on axes first.
         pack: the name of its pack; empty if its result comes from an earlier run.
         task: the one that trained it, or is to; empty if none.
-        results: the last value of each variable, or the shape of an array.
+        results: the last value of each variable, or the shape of an array; of timekeys the step at
+            which each threshold was crossed.
         failure: why it has no result; None unless it failed.
         progress: the step of its pack in training, and the last one; None unless it is running.
     """
@@ -102,7 +103,7 @@ def config_details(
     own |= {"settings": {**keys.on_axes(index), **keys.values(index)}}
     if (found := _result(run, index, name)) is not None:
         stored, row = found
-        return ConfigDetails(**own, **_of_result(run, stored, row, logs))
+        return ConfigDetails(**own, **_of_result(keys, index, stored, row, logs))
     failure = next((one for one in status.failures if index in one.indices), None)
     task = _task(run, status.tasks, name)
     progress = None if task is None else _progress(task, name)
@@ -125,7 +126,7 @@ def _result(run: RunDirectory, index: int, pack: str) -> tuple[StoredPack, int] 
 
 
 def _of_result(
-    run: RunDirectory, stored: StoredPack, row: int, logs: Mapping[str, Path]
+    keys: RunKeys, index: int, stored: StoredPack, row: int, logs: Mapping[str, Path]
 ) -> dict[str, Any]:
     reused = stored.member.shard.name == REUSED
     task = "" if reused else stored.member.shard.name.split(".")[0]
@@ -133,9 +134,13 @@ def _of_result(
     for name in stored.arrays():
         if name in _LEFT_OUT or name.startswith((WEIGHTS, WEIGHT_SHAPES)):
             continue
+        if name == "timekeys" or name.startswith("timekeys."):
+            if crossings := _crossings(keys, index, name, stored[name][row]):
+                results[name.replace(".", "_")] = crossings
+            continue
         grab = grab_of(name)
-        own = name.removeprefix("metric.").replace("timekeys.", "timekeys_")
-        results[own if grab is None else result_name(*grab)] = _brief(name, stored[name][row])
+        own = name.removeprefix("metric.") if grab is None else result_name(*grab)
+        results[own] = _brief(stored[name][row], grab=grab is not None)
     return {
         "state": STATUSES[int(stored["status"][row])],
         "task": task,
@@ -147,14 +152,25 @@ def _of_result(
     }
 
 
-def _brief(name: str, value: Any) -> Any:
-    """Return a number, the steps of crossings, the last value of a trace, or a shape."""
+def _crossings(keys: RunKeys, index: int, name: str, steps: Any) -> dict[str, int | None]:
+    """Return by threshold the step at which a config crossed it; None if it never did."""
+    sweep = keys.run.sweep
+    named = {f"timekeys.{one['name']}": one for one in sweep["metric_thresholds"]}
+    own = sweep if name == "timekeys" else named[name]
+    values, axis = own["thresholds"], own["threshold_axis"]
+    if axis is not None:
+        number = [one["dimension"] for one in keys.axes].index(axis["dimension"])
+        values = axis["values"][keys.place(index)[number]]
+    found = zip(values, np.asarray(steps).tolist(), strict=False)
+    return {str(value): None if step < 0 else int(step) for value, step in found}
+
+
+def _brief(value: Any, *, grab: bool) -> Any:
+    """Return a number, the last value of a trace, or the shape of an array."""
     array = np.asarray(value)
-    if name.startswith("timekeys"):
-        return [None if step < 0 else int(step) for step in array.tolist()]
     if array.ndim == 0:
         return array.item()
-    if array.ndim == 1 and grab_of(name) is None and array.size:
+    if array.ndim == 1 and array.size and not grab:
         return array[-1].item()
     return f"array of shape {array.shape}"
 

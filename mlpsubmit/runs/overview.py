@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -164,7 +165,7 @@ class _Scheduler(Scheduler):
 
     silent = ""
 
-    def cached(self, query: Callable[..., _T], *arguments: Hashable, least: float = 0.0) -> _T:
+    def cached(self, query: Callable[..., _T], *arguments: Hashable, least: float = math.inf) -> _T:
         """Return the result of a query; of the queue, that it does not answer once it has not."""
         if self.silent and query == Queue.query:
             return cast("_T", Queue(self.silent))

@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "runs.md"
 #: Objects whose keys are names of the user's, of variables or of options.
 OF_USERS = {
     *("overrides", "point", "settings", "hyperparameters", "arguments", "values", "ingredients"),
-    *("runs_without_it", "differing", "sbatch"),
+    *("runs_without_it", "differing", "sbatch", "timekeys"),
 }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mlpsubmit import launch, open_run
@@ -183,6 +184,9 @@ def test_a_config_is_shown_with_its_results(
     point = dataset.sel(width=8, noise=0.0, trial=1)
     assert by_index["results"]["train_loss"] == pytest.approx(float(point.train_loss))
     assert by_index["results"]["size"] == pytest.approx(float(point["size"]))
+    (timekey,) = by_index["results"]["timekeys"].items()
+    crossed = point.timekeys.item()
+    assert timekey == ("0.5", None if np.isnan(crossed) else crossed)
     assert by_index["settings"]["lr"] == 0.1
     assert by_index["steps"] == int(point.steps)
     key = by_index["key"]
@@ -215,7 +219,20 @@ def test_configs_that_fail_diverge_miss_and_are_reused(mlpsubmit: Command, workp
     diverged = shown(mlpsubmit, run, "--config", "0")
     assert diverged["state"] == "diverged"
     assert diverged["results"]["train_loss"] in ("Infinity", "NaN")
-    assert diverged["results"]["timekeys"] == [None]
+    assert diverged["results"]["timekeys"] == {"0.5": None}
+
+
+def test_thresholds_along_an_axis_and_of_metrics(mlpsubmit: Command, workplace: Path) -> None:
+    text = (workplace / "small.py").read_text().replace("    LOSS_CHECKPOINTS=[0.5],\n", "")
+    text = text.replace('"trial": range(2)', '"LOSS_CHECKPOINTS": [[9.0], [8.0, 1e-9]]')
+    text = text.replace("LR=0.1", "LR=0.1, METRIC_THRESHOLDS={'train_r2': [-99.0]}")
+    (workplace / "small.py").write_text(text)
+    run = launched(mlpsubmit)
+    both = [shown(mlpsubmit, run, "--config", str(index))["results"] for index in (0, 1)]
+    assert both[0]["timekeys"] == {"9.0": 0}
+    assert both[1]["timekeys"] == {"8.0": 0, "1e-09": None}
+    assert both[1]["timekeys_train_r2"] == {"-99.0": 0}
+    assert "8.0 at step 0, 1e-09 never" in mlpsubmit("show", run, "--config", "1").out
 
 
 def test_a_config_without_a_result_and_one_of_an_earlier_run(
