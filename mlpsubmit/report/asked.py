@@ -9,7 +9,7 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.records import Ingredients, read
-from mlpsubmit.report.contents import RunResults
+from mlpsubmit.report.contents import ReportedRun
 from mlpsubmit.report.markup import definitions, details, escape, table
 from mlpsubmit.report.notation import plain
 
@@ -21,7 +21,7 @@ MOST_VALUES, MOST_CHARACTERS, MOST_CODE = 24, 300, 20_000
 _ORIGIN = ("spec", "command", "git_commit", "git_diff_hash", "data_hash")
 
 
-def asked(one: RunResults) -> str:
+def asked(one: ReportedRun) -> str:
     """Return what was asked of a run, as HTML."""
     sweep = one.run.directory.sweep
     attributes = dict(one.layout.attributes)
@@ -99,7 +99,7 @@ def _texts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(n, v if len(v) <= MOST_CHARACTERS else f"{v[:MOST_CHARACTERS]}…") for n, v in texts]
 
 
-def _code(one: RunResults) -> str:
+def _code(one: ReportedRun) -> str:
     """Return the sources of the functions that the keys of configs are made of."""
     file = one.run.path / run_directory.INGREDIENTS
     try:

@@ -25,8 +25,6 @@ __all__ = [
     "axis_columns",
     "encoded",
     "entry_name",
-    "joined",
-    "of_texts",
     "result_columns",
     "shown",
 ]
@@ -178,17 +176,10 @@ def result_columns(
     """
     dims = sweep_dims(layout)
     status = dataset["status"].transpose(*dims).values.reshape(-1)[points]
-    columns = [of_texts("status", "status", "status", status.tolist())]
-    timekeys = _timekey_columns(dataset, dims, points)
-    hidden = {
-        "status",
-        "error",
-        *(f"{name}{s}" for s in threshold_suffixes(dataset) for name in ("timekeys", "crossed")),
-    }
+    columns = _timekey_columns(dataset, dims, points)
     for name, variable in dataset.data_vars.items():
-        if name in hidden:
-            continue
-        columns += _entries(str(name), variable, dims, points)
+        if name not in ("status", "error") and not str(name).startswith(("timekeys", "crossed")):
+            columns += _entries(str(name), variable, dims, points)
     for name, values in finals.items():
         label = f"final {SHORT.get(name) or plain(name)}"
         columns.append(of_values(name, label, "result", values))
@@ -196,16 +187,23 @@ def result_columns(
         if column.name in ("train_loss", "test_loss"):  # that of a diverged config is arbitrary
             pairs = zip(status, column.values, strict=True)
             column.values = [None if s == "diverged" else value for s, value in pairs]
-    order = ["status", "train_loss", "test_loss"]
-    columns.sort(
-        key=lambda column: order.index(column.name) if column.name in order else len(order)
-    )
-    columns += timekeys
+    columns = [of_texts("status", "status", "status", status.tolist()), *sorted(columns, key=_rank)]
     if "error" in dataset:
         errors = dataset["error"].transpose(*dims).values.reshape(-1)[points]
         texts = [plain(error)[:LONGEST_TEXT] if error else None for error in errors.tolist()]
         columns.append(of_texts("error", "error", "error", texts))
     return columns
+
+
+def _rank(column: Column) -> int:
+    """Return the place of a column of results: what people look for comes first."""
+    if column.role == "timekey":
+        return _PLACES["timekeys"]
+    return _PLACES.get(column.name, _PLACES["others"])
+
+
+_ORDER = ("train_loss", "test_loss", "timekeys", "steps", "others", "seconds", "trained_together")
+_PLACES = {name: place for place, name in enumerate(_ORDER)}
 
 
 def _entries(
@@ -265,35 +263,6 @@ def _timekey_columns(dataset: xr.Dataset, dims: Sequence[str], points: Indices) 
             column.expected = expected[..., place].reshape(-1)[points].tolist()
             found.append(column)
     return found
-
-
-def joined(tables: Sequence[Sequence[Column]], sizes: Sequence[int]) -> list[Column]:
-    """Return the columns of several tables, one below the other; by name, in order of appearance.
-
-    Args:
-        sizes: of the tables, in rows.
-    """
-    names = dict.fromkeys(column.name for table in tables for column in table)
-    return [_joined(name, tables, sizes) for name in names]
-
-
-def _joined(name: str, tables: Sequence[Sequence[Column]], sizes: Sequence[int]) -> Column:
-    own = [next((c for c in table if c.name == name), None) for table in tables]
-    first = next(column for column in own if column is not None)
-    text = any(column is not None and column.is_text for column in own)
-    values: list[Any] = []
-    expected: list[bool] = []
-    for column, size in zip(own, sizes, strict=True):
-        part = [None] * size if column is None else column.values
-        values += [v if v is None else shown(v) for v in part] if text else part
-        expected += [False] * size if column is None else column.expected
-    categories = None
-    if text:
-        known = [column.categories for column in own if column and column.categories]
-        categories = list(
-            dict.fromkeys([*itertools.chain(*known), *(v for v in values if v is not None)])
-        )
-    return replace(first, values=values, categories=categories, expected=expected)
 
 
 def encoded(content: Any) -> str:

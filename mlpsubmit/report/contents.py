@@ -19,22 +19,21 @@ from mlpsubmit.report.columns import (
     Column,
     axis_columns,
     entry_name,
-    joined,
-    of_texts,
     result_columns,
 )
 from mlpsubmit.report.curves import Curves, most_curves, points_per_curve
 from mlpsubmit.report.notation import plain
 from mlpsubmit.results.dataset import assemble
+from mlpsubmit.results.join import Part, joined
 from mlpsubmit.results.results_hash import ResultsHash
 from mlpsubmit.results.schema import Schema, Variable, scan
-from mlpsubmit.results.source import Layout
+from mlpsubmit.results.source import Layout, ResultSource
 from mlpsubmit.runs.run import Run
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["Contents", "RunResults", "read"]
+__all__ = ["Contents", "ReportedRun", "read"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,13 +41,13 @@ Floats = npt.NDArray[np.float64]
 _LOSSES = ("train_loss", "test_loss")
 
 
-class RunResults:
-    """The results of one run: those that were there when this was made.
+class ReportedRun:
+    """One of the runs of a report.
 
     Attributes:
-        status: the progress of the run, read before its results.
+        status: its progress, read before its results.
         layout: of its dataset.
-        points: (n,) the indices of its configs in the product of its axes.
+        source: its results: those that were there when this was made.
     """
 
     def __init__(self, run: Run) -> None:
@@ -56,9 +55,24 @@ class RunResults:
         self.status: Status = run.status()
         self.layout: Layout = run.layout()
         self.source: StoredResults = run.directory.results.unread()
-        self.schema: Schema = scan(self.layout, self.source)
-        self.points = np.flatnonzero(self.layout.included_points())
-        self._rows = np.full(self.layout.size, -1)
+
+
+class Results:
+    """The results of one run, or of several joined ones, read in pieces.
+
+    Args:
+        layout: of the dataset.
+        source: its packs.
+
+    Attributes:
+        points: (n,) the indices of the configs in the product of the axes.
+    """
+
+    def __init__(self, layout: Layout, source: ResultSource) -> None:
+        self.layout, self.source = layout, source
+        self.schema: Schema = scan(layout, source)
+        self.points = np.flatnonzero(layout.included_points())
+        self._rows = np.full(layout.size, -1)
         self._rows[self.points] = np.arange(len(self.points))
 
     @cached_property
@@ -118,7 +132,7 @@ class Contents:
 
     Attributes:
         runs: these.
-        columns: of the table of configs, of all runs.
+        columns: of the table of configs; several runs are joined as ``collect`` joins them.
         curves: of each variable with traces.
         size: how many configs there are.
         every: of how many configs with curves one has them on the page.
@@ -126,7 +140,7 @@ class Contents:
         dropped: traces of which there is no room for curves.
     """
 
-    runs: Sequence[RunResults]
+    runs: Sequence[ReportedRun]
     columns: list[Column]
     curves: list[Curves]
     size: int
@@ -160,56 +174,55 @@ def read(runs: Sequence[Run]) -> Contents:
     """Read the results of runs, with one pack in memory at a time.
 
     Raises:
-        UserError: a grab is not numeric, or its number of dimensions differs between packs.
+        UserError: a grab is not numeric, or its number of dimensions differs between packs; or the
+            runs cannot be joined into one dataset.
     """
-    results = [RunResults(run) for run in runs]
+    reported = [ReportedRun(run) for run in runs]
+    results = Results(*_joined(reported))
     names, every, dropped = _chosen(results)
-    sizes = [len(one.points) for one in results]
-    finished = sum(one.finished for one in results)
-    most = points_per_curve(len(names) * -(-finished // every))
+    most = points_per_curve(len(names) * -(-results.finished // every))
     curves = {name: Curves(name, SHORT.get(name) or plain(name), most) for name in names}
-    tables = []
-    for offset, one in zip(np.cumsum([0, *sizes]), results, strict=False):
-        finals = _add_curves(one, curves, int(offset), every)
-        axes = axis_columns(one.dataset, one.layout, one.points)
-        tables.append([*axes, *result_columns(one.dataset, one.layout, one.points, finals)])
-    columns = joined(tables, sizes)
-    without = _without_columns(results, columns)
-    if len(results) > 1:
-        ids = [one.run.id for one in results for _ in one.points]
-        columns.insert(0, of_texts("run", "run", "axis", ids))
+    finals = _add_curves(results, curves, every)
+    dataset, layout, points = results.dataset, results.layout, results.points
+    columns = axis_columns(dataset, layout, points)
+    columns += result_columns(dataset, layout, points, finals)
     kept = [one for one in curves.values() if one.configs]
-    return Contents(results, columns, kept, sum(sizes), every, without, dropped)
+    without = _without_columns(results, columns)
+    return Contents(reported, columns, kept, len(points), every, without, dropped)
 
 
-def _without_columns(results: Sequence[RunResults], columns: Sequence[Column]) -> list[str]:
+def _joined(runs: Sequence[ReportedRun]) -> tuple[Layout, ResultSource]:
+    """Return the layout and the results of one run, or of several."""
+    if len(runs) == 1:
+        return runs[0].layout, runs[0].source
+    return joined([Part(one.run.id, one.layout, one.source) for one in runs])
+
+
+def _without_columns(results: Results, columns: Sequence[Column]) -> list[str]:
     """Return the variables that are in no column: large arrays."""
     present = {column.name.partition(" [")[0] for column in columns}
-    names = dict.fromkeys(variable.name for one in results for variable in one.schema.variables)
+    names = [variable.name for variable in results.schema.variables]
     return [n for n in names if n not in present and not n.startswith(("timekeys", "crossed"))]
 
 
-def _chosen(results: Sequence[RunResults]) -> tuple[list[str], int, list[str]]:
+def _names(results: Results) -> list[str]:
+    """Return the names of all traces."""
+    return [name for variable in results.traces for name, _ in results.entries(variable)]
+
+
+def _chosen(results: Results) -> tuple[list[str], int, list[str]]:
     """Return which traces are shown, of every how-many-th config, and which are not shown."""
-    names = list(
-        dict.fromkeys(
-            name for one in results for variable in one.traces for name, _ in one.entries(variable)
-        )
-    )
-    configs = max(sum(one.finished for one in results), 1)
+    names, configs = _names(results), max(results.finished, 1)
     room = max(most_curves() // configs, 1)
     return names[:room], max(1, -(-configs // most_curves())), names[room:]
 
 
-def _add_curves(
-    one: RunResults, curves: Mapping[str, Curves], offset: int, every: int
-) -> dict[str, Floats]:
-    """Add the curves of a run, and return the final values of its traces, by their names."""
-    names = {name for variable in one.traces for name, _ in one.entries(variable)}
-    finals = {name: np.full(len(one.points), np.nan) for name in names}
-    for row, name, steps, values in one.rows(names):
+def _add_curves(results: Results, curves: Mapping[str, Curves], every: int) -> dict[str, Floats]:
+    """Add all curves, and return the final values of all traces, by their names."""
+    names = _names(results)
+    finals: dict[str, Floats] = {name: np.full(len(results.points), np.nan) for name in names}
+    for row, name, steps, values in results.rows(set(names)):
         finals[name][row] = values[-1] if len(values) else np.nan
         if name in curves and row % every == 0:
-            curves[name].add(offset + row, steps, values)
-    order = [name for variable in one.traces for name, _ in one.entries(variable)]
-    return {name: finals[name] for name in order}
+            curves[name].add(row, steps, values)
+    return finals

@@ -9,7 +9,7 @@ from typing import Any
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.store.environments import stored_environments
 from mlpsubmit.jobs.store.stored_results import REUSED
-from mlpsubmit.report.contents import RunResults
+from mlpsubmit.report.contents import ReportedRun
 
 __all__ = ["Cost", "cost"]
 
@@ -31,7 +31,7 @@ class Cost:
     attempts: int = 0
 
 
-def cost(runs: Sequence[RunResults]) -> Cost:
+def cost(runs: Sequence[ReportedRun]) -> Cost:
     """Return what runs have cost so far."""
     found = Cost()
     for one in runs:
@@ -43,7 +43,7 @@ def cost(runs: Sequence[RunResults]) -> Cost:
     return found
 
 
-def _add_training(one: RunResults, found: Cost) -> None:
+def _add_training(one: ReportedRun, found: Cost) -> None:
     """Add the seconds of each pack, by what its shard was made with."""
     units: dict[Any, tuple[str, int]] = {}
     for pack in one.source.packs():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,12 +52,14 @@ def thinned(steps: Floats, values: Floats, most: int) -> tuple[Floats, Floats]:
     edges = np.concatenate(
         [np.geomspace(first, last, intervals + 1), np.linspace(first, last, intervals + 1)]
     )
-    interval = np.searchsorted(np.unique(edges)[1:-1], steps + 1, side="right")
-    order = np.lexsort((values, interval))
-    starts = np.flatnonzero(np.diff(interval[order], prepend=-1))
-    ends = np.append(starts[1:], count) - 1
-    chosen = np.unique(np.concatenate([[0, count - 1], order[starts], order[ends]]))
-    return steps[chosen], values[chosen]
+    cuts = [0, *np.searchsorted(steps + 1, np.unique(edges)[1:-1]).tolist(), count]
+    chosen = {0, count - 1}
+    for low, high in itertools.pairwise(cuts):
+        if low < high:
+            chosen.add(low + int(values[low:high].argmin()))
+            chosen.add(low + int(values[low:high].argmax()))
+    kept = sorted(chosen)
+    return steps[kept], values[kept]
 
 
 @dataclass

@@ -20,6 +20,7 @@ from mlpsubmit.report.cost import cost
 from mlpsubmit.report.markup import escape, section
 from mlpsubmit.report.notation import plain
 from mlpsubmit.report.sections import configs, costs, head, loading, progress, thresholds
+from mlpsubmit.results.join import joined_id
 from mlpsubmit.results.origin import MARK
 
 __all__ = ["page"]
@@ -53,6 +54,7 @@ def page(contents: Contents, reload_seconds: int | None = None) -> str:
     charts = _own("echarts/echarts.min.js")
     spent = cost(contents.runs)
     names = " + ".join(dict.fromkeys(one.run.name for one in contents.runs))
+    joined = joined_id([one.run.id for one in contents.runs])
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     live = "" if reload_seconds is None else f' data-reload="{reload_seconds}"'
     plain_reload = (
@@ -79,7 +81,7 @@ def page(contents: Contents, reload_seconds: int | None = None) -> str:
         f'{plain_reload}<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         f'<meta name="generator" content="mlpsubmit {version("mlpsubmit")}">\n'
-        f'<meta name="description" content="{MARK.format(contents.runs[0].run.id)}">\n'
+        f'<meta name="description" content="{MARK.format(joined)}">\n'
         f"<title>{escape(names)}</title>\n<style>{style}</style>\n</head>\n<body{live}>\n"
         f"<main>\n{chr(10).join(filter(None, sections))}\n</main>\n"
         '<div id="hover" role="status" hidden></div>\n'

@@ -9,7 +9,7 @@ from typing import Any
 from mlpsubmit.display.text import abridged, counted, duration, throughput
 from mlpsubmit.jobs.task_status import mean_utilization
 from mlpsubmit.report.columns import Column, shown, varied
-from mlpsubmit.report.contents import Contents, RunResults
+from mlpsubmit.report.contents import Contents, ReportedRun
 from mlpsubmit.report.cost import Cost
 from mlpsubmit.report.markup import definitions, details, escape, section, table
 from mlpsubmit.report.notation import plain
@@ -127,7 +127,7 @@ def progress(contents: Contents) -> str:
     return section("progress", "Progress", *map(_progress, contents.runs))
 
 
-def _progress(one: RunResults) -> str:
+def _progress(one: ReportedRun) -> str:
     status = one.status
     summary = status.summary.replace("  ", " · ")
     lines = [f"<p>{escape(one.run.id)}: {escape(status.state)}, {escape(summary)}</p>"]
@@ -268,7 +268,7 @@ def costs(contents: Contents, cost: Cost) -> str:
     return section("cost", "Throughput and cost", definitions(pairs), tasks, note=note)
 
 
-def _tasks(one: RunResults) -> list[tuple[str, ...]]:
+def _tasks(one: ReportedRun) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for name, beat in one.run.directory.heartbeats().items():
         seconds = max(float(beat["updated"]) - float(beat["started"]), 1e-9)

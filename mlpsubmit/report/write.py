@@ -10,6 +10,7 @@ from mlpsubmit.files import publish, without_leftovers
 from mlpsubmit.report.contents import Contents, read
 from mlpsubmit.report.page import page
 from mlpsubmit.results.export import check_target
+from mlpsubmit.results.join import joined_id
 from mlpsubmit.runs.run import Run
 
 __all__ = ["check_report", "report_path", "write_report"]
@@ -28,13 +29,13 @@ def check_report(path: Path, runs: Sequence[Run], *, force: bool = False) -> Non
 
     Raises:
         UserError: another ending; no such folder, or one that cannot be written to; or the file
-            there is no report of the first of these runs, and is not to be replaced.
+            there is no report of these runs, and is not to be replaced.
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(
             f"cannot write {path.name}: unknown ending {path.suffix!r}; a report is an .html file"
         )
-    check_target(path, None if force else runs[0].id)
+    check_target(path, None if force else joined_id([run.id for run in runs]))
 
 
 def write_report(

@@ -16,7 +16,7 @@ MARK = "mlpsubmit run {}."
 _MARKED = re.compile(rb"mlpsubmit run ([\w+-]+)\.")
 
 #: The same in a report, which is HTML, and the bytes in which it is.
-_REPORT = re.compile(rb'<meta name="description" content="mlpsubmit run ([\w-]+)\.">')
+_REPORT = re.compile(rb'<meta name="description" content="mlpsubmit run ([\w+-]+)\.">')
 _HEAD_BYTES = 4096
 
 

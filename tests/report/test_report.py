@@ -75,6 +75,11 @@ def test_a_thinned_curve_keeps_its_ends_and_extremes() -> None:
     assert (short[0] == steps[:100]).all()
 
 
+def folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 def decoded(text: str) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text), "<f4")
 
@@ -143,21 +148,23 @@ def test_curves_share_the_room(
     assert "No room for the curves of g0, g1, g2" in page
 
 
-def test_reports_of_several_runs_have_all_configs(
-    curves_run: Run, records: Any, tmp_path: Path
-) -> None:
-    directory = records.create(tmp_path / "a" / "one", packs=3)
-    fill(directory, range(2), 20)
-    contents = read([curves_run, Run(directory)])
-    assert contents.size == 30
-    assert contents.column("run").values == [curves_run.id] * 24 + ["one"] * 6
-    assert contents.column("width").values[24:] == [None] * 6
-    assert contents.column("n").values[:24] == [None] * 24
-    loss = next(one for one in contents.curves if one.name == "train_loss")
-    assert set(range(24, 28)) <= set(loss.configs)
-    page = write_report(curves_run, Run(directory), out=tmp_path / "two.html").read_text()
-    assert "curves + a" in page
-    assert f"What was asked: {curves_run.id}" in page
+def test_a_report_of_several_runs_joins_them(tmp_path: Path, mlpsubmit: Command) -> None:
+    runs = [
+        launched(folder(tmp_path / name), SMALL.replace("LR=0.1", f"LR={rate}"))
+        for name, rate in (("slow", 0.1), ("fast", 0.3))
+    ]
+    contents = read(runs)
+    assert contents.size == 16
+    assert set(contents.column("lr").values) == {0.1, 0.3}
+    assert contents.count("done") == 16
+    page = write_report(*runs, out=tmp_path / "two.html").read_text()
+    for run in runs:
+        assert f"What was asked: {run.id}" in page
+    ids = [str(run.path) for run in runs]
+    assert mlpsubmit("report", *ids, "--out", tmp_path / "two.html").code == 0
+    refused = mlpsubmit("report", ids[0], "--out", tmp_path / "two.html")
+    assert refused.code == 2
+    assert "has results of run " in refused.err
 
 
 def test_a_page_has_what_was_asked(curves_run: Run, tmp_path: Path) -> None:
