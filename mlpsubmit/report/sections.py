@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlpsubmit.display.text import abridged, counted, duration, throughput
+from mlpsubmit.jobs.status import Status
 from mlpsubmit.jobs.task_status import mean_utilization
 from mlpsubmit.report.columns import Column, shown, varied
 from mlpsubmit.report.contents import Contents, ReportedRun
@@ -58,13 +59,18 @@ def _tiles(contents: Contents, cost: Cost) -> list[tuple[str, str, str]]:
     held = " + ".join(map(_amount, cost.tasks.values()))
     unit = " and ".join(training) + (f"; {held} held by tasks" if held else "")
     tiles.append(("Training", " + ".join(map(_amount, training.values())), unit))
-    steps, utilization = _throughput(contents)
-    if steps:
-        speed, _, unit = throughput(steps, None).partition(" ")
+    return tiles + (_speed(contents.runs[0].status) if len(contents.runs) == 1 else [])
+
+
+def _speed(status: Status) -> list[tuple[str, str, str]]:
+    """Return the throughput, and the utilization, as far as they are known."""
+    tiles = []
+    if status.speed:
+        speed, _, unit = throughput(status.speed, None).partition(" ")
         tiles.append(("Throughput", speed, unit))
-    if utilization is not None:
-        note = "of the measured matmul rate"
-        tiles.append(("Matmul utilization", f"{100 * utilization:.2g}%", note))
+    if status.matmul_utilization is not None:
+        share = f"{100 * status.matmul_utilization:.2g}%"
+        tiles.append(("Matmul utilization", share, "of the measured matmul rate"))
     return tiles
 
 
@@ -98,13 +104,6 @@ def _amount(hours: float) -> str:
     if 0 < hours < 0.001:
         return "<0.001"
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
-
-
-def _throughput(contents: Contents) -> tuple[float, float | None]:
-    """Return the model-steps per second of all runs, and the utilization if there is one run."""
-    statuses = [one.status for one in contents.runs]
-    speed = sum(status.speed for status in statuses)
-    return speed, statuses[0].matmul_utilization if len(statuses) == 1 else None
 
 
 def _bar(contents: Contents) -> str:
@@ -150,10 +149,20 @@ def _progress(one: ReportedRun) -> str:
     lines += [f'<p class="remark">{escape(plain(text))}</p>' for text in remarks if text]
     if status.tasks and not status.complete:
         rows = [(task.name, task.state, plain(task.summary)) for task in status.tasks]
-        more = f" (the first {TASK_ROWS} of {len(rows)})" if len(rows) > TASK_ROWS else ""
-        tasks = table(("task", "state", "progress"), rows[:TASK_ROWS], caption=f"Tasks{more}")
-        lines.append(tasks)
+        lines.append(_first_rows(("task", "state", "progress"), rows))
     return "\n".join(lines)
+
+
+def _first_rows(
+    header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Iterable[int] = ()
+) -> str:
+    """Return a table of tasks, of which there may be thousands."""
+    if not rows:
+        return ""
+    shown_rows = table(header, rows[:TASK_ROWS], numbers=numbers, caption="Tasks")
+    if len(rows) <= TASK_ROWS:
+        return shown_rows
+    return f'{shown_rows}<p class="note">The first {TASK_ROWS} of {len(rows):,} tasks.</p>'
 
 
 def thresholds(contents: Contents) -> str:
@@ -256,11 +265,8 @@ def costs(contents: Contents, cost: Cost) -> str:
         )
         pairs.append(("tasks", f"{_hours(cost.tasks)}: {text}"))
     rows = [row for one in contents.runs for row in _tasks(one)]
-    more = f" (the first {TASK_ROWS} of {len(rows)})" if len(rows) > TASK_ROWS else ""
     header = ("task", "host", "device", "time", "model-steps", "per second", "matmul utilization")
-    tasks = (
-        table(header, rows[:TASK_ROWS], numbers=range(3, 7), caption=f"Tasks{more}") if rows else ""
-    )
+    tasks = _first_rows(header, rows, numbers=range(3, 7))
     note = (
         "A model-step is one gradient step of one network. Matmul utilization: FLOPs of the method "
         "over those of the measured matmul rate."
@@ -292,22 +298,15 @@ def loading(contents: Contents) -> str:
     """Return how to get at the data."""
     runs = [one.run for one in contents.runs]
     paths = " ".join(run.id for run in runs)
-    python = "\n".join(
-        [
-            "import mlpsubmit",
-            "",
-            f"run = mlpsubmit.open_run({str(runs[0].path)!r})",
-            "ds = run.collect()                 # an xarray.Dataset, one dimension per axis",
-            "print(ds)",
-        ]
-    )
-    out = f"{runs[0].name}.nc"
+    listed = ", ".join(repr(str(run.path.resolve())) for run in runs)
+    python = f"import mlpsubmit\n\nds = mlpsubmit.collect({listed})"
+    out = f"{'+'.join(dict.fromkeys(run.name for run in runs))}.nc"
     shell = f"mlpsubmit collect {paths} --out {out}"
     xarray = f'import xarray\n\nds = xarray.open_dataset({out!r}, engine="h5netcdf")'
     blocks = [
         f"<h3>{title}</h3>\n<pre><code>{escape(code)}</code></pre>"
         for title, code in (
-            ("In Python, where the run is", python),
+            ("In Python, where the run is: an xarray.Dataset, one dimension per axis", python),
             ("As a file for anybody (.nc, .zarr, .parquet or .csv)", shell),
             ("From that file, without mlpsubmit", xarray),
         )

@@ -177,7 +177,7 @@ def test_a_page_has_what_was_asked(curves_run: Run, tmp_path: Path) -> None:
         "inputs = torch.randn(bsz, 3, generator=gen)",
         "<dt>torch</dt>",
         "core-hours: the training time of all configs with a result",
-        "mlpsubmit.open_run(",
+        "mlpsubmit.collect(",
         "24 of 24",
         "8 diverged",
     ):

@@ -212,7 +212,7 @@ def test_without_scripts_the_tables_are_there(report: Path, open_page: Callable[
     assert page.tab.locator("#configs-table tbody tr").count() == 24
     assert page.tab.locator("#steps-table tbody tr").count() == 12
     assert page.tab.is_visible("text=diverged")
-    assert page.tab.is_visible("text=mlpsubmit.open_run")
+    assert page.tab.is_visible("text=mlpsubmit.collect(")
     assert page.tab.is_hidden("#figure-controls")
     assert page.requests == []
 
