@@ -51,7 +51,9 @@
       .sort((a, b) => a - b);
   const axes = columns.filter((c) => c.role === "axis");
   const varied = axes.filter((c) => distinct(c).length > 1);
-  const numeric = columns.filter((c) => !c.categories && (c.role === "result" || c.role === "timekey"));
+  const numeric = columns.filter(
+    (c) => !c.categories && (c.role === "result" || c.role === "timekey"),
+  );
   const withValues = numeric.filter((c) => c.values.some((value) => value !== null));
 
   const hasDiverged = (row) => textOf(status, row) === "diverged";
@@ -112,12 +114,35 @@
     light: ["#3361c4", "#d4602a", "#1f9168", "#ad4596", "#8a6d1f", "#2a95b8", "#6b7280", "#c13c4a"],
     dark: ["#7ea6ff", "#f5a06c", "#5fd1a0", "#e58ad0", "#d8b94a", "#6cc9e6", "#9aa3b2", "#f07f8b"],
   };
-  const VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725"];
+  const VIRIDIS = [
+    "#440154",
+    "#472d7b",
+    "#3b528b",
+    "#2c728e",
+    "#21918c",
+    "#28ae80",
+    "#5ec962",
+    "#addc30",
+    "#fde725",
+  ];
   const style = () => {
     const own = getComputedStyle(document.documentElement);
     const read = (name) => own.getPropertyValue(name).trim();
-    if (printing) return { text: "#1c2024", muted: "#5d6570", line: "#e4e7eb", accent: "#3361c4", back: "#ffffff" };
-    return { text: read("--text"), muted: read("--muted"), line: read("--line"), accent: read("--accent"), back: read("--back") };
+    if (printing)
+      return {
+        text: "#1c2024",
+        muted: "#5d6570",
+        line: "#e4e7eb",
+        accent: "#3361c4",
+        back: "#ffffff",
+      };
+    return {
+      text: read("--text"),
+      muted: read("--muted"),
+      line: read("--line"),
+      accent: read("--accent"),
+      back: read("--back"),
+    };
   };
 
   function shade(share) {
@@ -125,8 +150,12 @@
     const at = (isDark() ? 0.25 + 0.75 * share : 0.86 * share) * (VIRIDIS.length - 1);
     const low = Math.min(Math.floor(at), VIRIDIS.length - 2);
     const mix = [1, 3, 5].map((i) => {
-      const [a, b] = [VIRIDIS[low], VIRIDIS[low + 1]].map((hex) => parseInt(hex.slice(i, i + 2), 16));
-      return Math.round(a + (b - a) * (at - low)).toString(16).padStart(2, "0");
+      const [a, b] = [VIRIDIS[low], VIRIDIS[low + 1]].map((hex) =>
+        parseInt(hex.slice(i, i + 2), 16),
+      );
+      return Math.round(a + (b - a) * (at - low))
+        .toString(16)
+        .padStart(2, "0");
     });
     return `#${mix.join("")}`;
   }
@@ -151,7 +180,10 @@
       return {
         label: [...new Set(ends.map(format))].join(" … "),
         colour: shade(count > 1 ? i / (count - 1) : 0.3),
-        has: (row) => column.values[row] !== null && column.values[row] >= ends[0] && column.values[row] <= ends[1],
+        has: (row) =>
+          column.values[row] !== null &&
+          column.values[row] >= ends[0] &&
+          column.values[row] <= ends[1],
       };
     });
   }
@@ -169,11 +201,15 @@
       const [, name, sign, raw] = term.match(TERM) || [];
       if (!name) {
         const wanted = term.replaceAll('"', "").toLowerCase();
-        tests.push((row) => columns.some((c) => c.categories && textOf(c, row).toLowerCase().includes(wanted)));
+        tests.push((row) =>
+          columns.some((c) => c.categories && textOf(c, row).toLowerCase().includes(wanted)),
+        );
         continue;
       }
       const wanted = name.replaceAll('"', "").toLowerCase();
-      const own = columns.filter((c) => [c.name, c.label].some((each) => each.toLowerCase() === wanted));
+      const own = columns.filter((c) =>
+        [c.name, c.label].some((each) => each.toLowerCase() === wanted),
+      );
       const column = own[0] || columns.find((c) => c.name.toLowerCase().startsWith(wanted));
       const value = raw.replaceAll('"', "");
       if (!column) problems.push(`no column ${name}`);
@@ -192,7 +228,14 @@
     if (own === null) return sign === "!=";
     // As the table shows it, 0.3333 is a third.
     const equal = own === value || format(own) === wanted;
-    return { "=": equal, "!=": !equal, "<": own < value, ">": own > value, "<=": own <= value, ">=": own >= value }[sign];
+    return {
+      "=": equal,
+      "!=": !equal,
+      "<": own < value,
+      ">": own > value,
+      "<=": own <= value,
+      ">=": own >= value,
+    }[sign];
   }
 
   function updateShown() {
@@ -207,15 +250,23 @@
     const all = shown.size === rows.length;
     byId("matches").textContent = problems.length
       ? problems.join(", ")
-      : all ? `${rows.length.toLocaleString("en")} configs` : `${shown.size.toLocaleString("en")} of ${rows.length.toLocaleString("en")} configs`;
+      : all
+        ? counted(rows.length, "config")
+        : `${grouped(shown.size)} of ${counted(rows.length, "config")}`;
     byId("clear").hidden = all;
     listeners.forEach((listener) => listener());
   }
 
   function brushes() {
     const found = new Map();
-    for (const [name, intervals] of Object.entries(JSON.parse(choices.get("b") || "{}"))) {
-      if (columnOf.has(name)) found.set(columnOf.get(name), intervals);
+    let saved = {};
+    try {
+      saved = JSON.parse(choices.get("b") || "{}");
+    } catch {
+      choose("b", ""); // an address that was cut
+    }
+    for (const [name, intervals] of Object.entries(saved)) {
+      if (columnOf.has(name) && Array.isArray(intervals)) found.set(columnOf.get(name), intervals);
     }
     return found;
   }
@@ -257,13 +308,16 @@
   // ---- the figure ------------------------------------------------------------------------------
 
   const STEP = "step";
-  const figure = { chart: null, items: [], panels: [], hidden: new Set() };
+  const figure = { chart: null, items: [], panels: [], hidden: new Set(), colour: "" };
 
   function defaults() {
     const losses = ["test_loss", "train_loss"].filter((name) => curvesOf.has(name));
     const curve = losses[losses.length - 1] || [...curvesOf.keys()][0];
     const timekeys = withValues.filter((c) => c.role === "timekey");
-    const scalar = timekeys[timekeys.length - 1] || withValues.find((c) => c.name === "test_loss") || withValues[0];
+    const scalar =
+      timekeys[timekeys.length - 1] ||
+      withValues.find((c) => c.name === "test_loss") ||
+      withValues[0];
     // The members of a zipped axis vary together: they are one.
     const zips = varied.filter(combined);
     const inZip = (column) => zips.some((zip) => zip.label.split(", ").includes(column.label));
@@ -274,24 +328,38 @@
     const others = free.filter((c) => c !== x);
     return { x: x?.name, y: scalar?.name, c: others[0]?.name, f: few(others[1]) };
   }
-  const few = (column) => (column && distinct(column, finished).length <= 6 ? column.name : undefined);
+  const few = (column) =>
+    column && distinct(column, finished).length <= 6 ? column.name : undefined;
 
   function figureChoices() {
     const initial = defaults();
     const ys = [...new Set([...curvesOf.keys(), ...withValues.map((c) => c.name)])];
     const y = chosen("y", ys, initial.y);
-    const xs = [...(curvesOf.has(y) ? [STEP] : []), ...axes.map((c) => c.name), ...withValues.map((c) => c.name)];
-    const otherwise = xs.includes(initial.x) ? initial.x : (varied.find((c) => !c.categories) || varied[0] || axes[0])?.name;
+    const xs = [
+      ...(curvesOf.has(y) ? [STEP] : []),
+      ...axes.map((c) => c.name),
+      ...withValues.map((c) => c.name),
+    ];
+    const otherwise = xs.includes(initial.x)
+      ? initial.x
+      : (varied.find((c) => !c.categories) || varied[0] || axes[0])?.name;
     const x = chosen("x", xs, otherwise ?? xs[0]);
     const colours = ["", ...varied.map((c) => c.name), "status"];
     const isStep = x === STEP && curvesOf.has(y);
-    const c = chosen("c", colours, initial.c === x ? "" : initial.c ?? "");
-    const f = chosen("f", colours, initial.f === x ? "" : initial.f ?? "");
+    const c = chosen("c", colours, initial.c === x ? "" : (initial.c ?? ""));
+    const f = chosen("f", colours, initial.f === x ? "" : (initial.f ?? ""));
     const column = columnOf.get(x);
-    const positive = isStep || (column && !column.categories && column.values.every((v) => v === null || v > 0));
+    const positive =
+      isStep || (column && !column.categories && column.values.every((v) => v === null || v > 0));
     const wide = isStep || spread(column?.values) >= WIDE;
     return {
-      y, x, c: choices.get("c") === "none" ? "" : c, f: choices.get("f") === "none" ? "" : f, isStep, ys, xs,
+      y,
+      x,
+      c: choices.get("c") === "none" ? "" : c,
+      f: choices.get("f") === "none" ? "" : f,
+      isStep,
+      ys,
+      xs,
       canLogX: Boolean(positive),
       lx: Boolean(positive) && (choices.get("lx") ?? (wide ? "1" : "0")) === "1",
       ly: (choices.get("ly") ?? (defaultLogY(y, isStep) ? "1" : "0")) === "1",
@@ -322,13 +390,18 @@
       return low > 0 && Math.max(...ends.map((end) => end[1])) / low > 5;
     }
     const column = columnOf.get(name);
-    return Boolean(column) && column.values.every((v) => v === null || v > 0) && spread(column.values) >= WIDE;
+    return (
+      Boolean(column) &&
+      column.values.every((v) => v === null || v > 0) &&
+      spread(column.values) >= WIDE
+    );
   }
 
-  const labelOf = (name) => (name === STEP ? "step" : columnOf.get(name)?.label ?? name);
+  const labelOf = (name) => (name === STEP ? "step" : (columnOf.get(name)?.label ?? name));
   // Of a variable along the training, and along an axis of the figure.
   const curveLabel = (name) => labelOf(name).replace(/^final /, "");
-  const titleOf = (name, isStep) => columnOf.get(name)?.title ?? (isStep ? curveLabel(name) : labelOf(name));
+  const titleOf = (name, isStep) =>
+    columnOf.get(name)?.title ?? (isStep ? curveLabel(name) : labelOf(name));
 
   function figureControls() {
     const parent = byId("figure-controls");
@@ -342,7 +415,14 @@
       drawFigure();
     };
     const listed = (names) => names.map((name) => [name, labelOf(name)]);
-    selection(parent, "y", "y", now.ys.map((name) => [name, curvesOf.has(name) ? curveLabel(name) : labelOf(name)]), now.y, again);
+    selection(
+      parent,
+      "y",
+      "y",
+      now.ys.map((name) => [name, curvesOf.has(name) ? curveLabel(name) : labelOf(name)]),
+      now.y,
+      again,
+    );
     selection(parent, "x", "x", listed(now.xs), now.x, again);
     const groups = [["none", "–"], ...listed(varied.map((c) => c.name)), ["status", "status"]];
     selection(parent, "c", "colour", groups, now.c || "none", again);
@@ -352,14 +432,22 @@
     checkbox(parent, "ly", "log y", now.ly, drawFigure);
     if (now.isStep) {
       const label = element("label", "smoothing");
-      const slider = element("input", "", { type: "range", id: "choose-s", min: 0, max: 50, step: 1, value: now.s });
+      const slider = element("input", "", {
+        type: "range",
+        id: "choose-s",
+        min: 0,
+        max: 50,
+        step: 1,
+        value: now.s,
+      });
       slider.addEventListener("input", () => {
         choose("s", slider.value === "0" ? "" : slider.value);
         drawFigure();
       });
       label.append(slider);
       parent.append(label);
-      if (varied.some((c) => c.name === "trial")) checkbox(parent, "m", "mean over trials", now.m, drawFigure);
+      if (varied.some((c) => c.name === "trial"))
+        checkbox(parent, "m", "mean over trials", now.m, drawFigure);
     }
   }
 
@@ -406,8 +494,8 @@
     }
     return [...groups.values()].map((members) => {
       const end = Math.min(...members.map(([, curve]) => curve.x[curve.x.length - 1]));
-      const grid = members[0][1].x.filter((x) => x <= end);
-      if (grid.length && grid[grid.length - 1] < end) grid.push?.(end);
+      const grid = Array.from(members[0][1].x).filter((x) => x < end);
+      grid.push(end);
       const values = Array.from(grid, (x) => members.map(([, curve]) => interpolated(curve, x)));
       return {
         row: members[0][0],
@@ -422,19 +510,24 @@
 
   function steppedItems(now) {
     const shift = now.lx ? 1 : 0;
-    return curveItems(now).map((item) => {
-      const keep = Array.from(item.y, (value) => !now.ly || value > 0);
-      const at = Array.from(item.x).filter((_, i) => keep[i]).map((x) => x + shift);
-      const values = smoothed(Float64Array.from(item.y.filter((_, i) => keep[i])), now.s, now.ly);
-      const points = at.map((x, i) => [x, values[i]]);
-      const band = item.low && item.rows.length > 1
-        ? [
-            ...at.map((x, i) => [x, item.high[i]]),
-            ...at.map((x, i) => [x, item.low[i]]).reverse(),
-          ].filter(([, value]) => !now.ly || value > 0)
-        : null;
-      return { ...item, points, band, dropped: keep.filter((own) => !own).length };
-    }).filter((item) => item.points.length);
+    return curveItems(now)
+      .map((item) => {
+        const keep = Array.from(item.y, (value) => !now.ly || value > 0);
+        const at = Array.from(item.x)
+          .filter((_, i) => keep[i])
+          .map((x) => x + shift);
+        const values = smoothed(Float64Array.from(item.y.filter((_, i) => keep[i])), now.s, now.ly);
+        const points = at.map((x, i) => [x, values[i]]);
+        const band =
+          item.low && item.rows.length > 1
+            ? [
+                ...at.map((x, i) => [x, item.high[i]]),
+                ...at.map((x, i) => [x, item.low[i]]).reverse(),
+              ].filter(([, value]) => !now.ly || value > 0)
+            : null;
+        return { ...item, points, band, dropped: keep.filter((own) => !own).length };
+      })
+      .filter((item) => item.points.length);
   }
 
   function scatteredItems(now) {
@@ -453,8 +546,14 @@
     if (!column) return [{ title: "", has: () => true }];
     const values = distinct(column, finished);
     const count = Math.min(values.length, MOST_PANELS);
-    const picked = [...new Set(Array.from({ length: count }, (_, i) =>
-      values[Math.round((i * (values.length - 1)) / Math.max(count - 1, 1))]))];
+    const picked = [
+      ...new Set(
+        Array.from(
+          { length: count },
+          (_, i) => values[Math.round((i * (values.length - 1)) / Math.max(count - 1, 1))],
+        ),
+      ),
+    ];
     return picked.map((value) => ({
       title: `${column.label} = ${column.categories ? column.categories[value] : format(value)}`,
       has: (row) => column.values[row] === value,
@@ -476,14 +575,18 @@
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
     const found = [];
-    for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-12); i++) found.push(Number((i * step).toPrecision(12)));
+    for (let i = Math.ceil(low / step - 1e-9); i * step <= high * (1 + 1e-12); i++)
+      found.push(Number((i * step).toPrecision(12)));
     return found;
   }
   function logTicks(low, high, count) {
     const powers = [];
-    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) powers.push(power);
-    const within = (digits) => powers.flatMap((power) => digits.map((digit) => Number((digit * 10 ** power).toPrecision(12))))
-      .filter((value) => value >= low && value <= high);
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
+      powers.push(power);
+    const within = (digits) =>
+      powers
+        .flatMap((power) => digits.map((digit) => Number((digit * 10 ** power).toPrecision(12))))
+        .filter((value) => value >= low && value <= high);
     // The most ticks that there is room for.
     for (const digits of [[1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]]) {
       const found = within(digits);
@@ -525,8 +628,13 @@
       minorTick: { show: false },
     };
     if (categories) {
-      return { ...common, type: "category", data: categories, axisTick: { show: false },
-        axisLabel: { color: look.muted, hideOverlap: true, width: 90, overflow: "truncate" } };
+      return {
+        ...common,
+        type: "category",
+        data: categories,
+        axisTick: { show: false },
+        axisLabel: { color: look.muted, hideOverlap: true, width: 90, overflow: "truncate" },
+      };
     }
     return {
       ...common,
@@ -535,7 +643,12 @@
       max: range[1],
       axisTick: { show: true, customValues: ticks, lineStyle: { color: look.muted } },
       splitLine: { ...common.splitLine, customValues: ticks },
-      axisLabel: { color: look.muted, customValues: ticks, formatter: (value) => tick(value, log), hideOverlap: true },
+      axisLabel: {
+        color: look.muted,
+        customValues: ticks,
+        formatter: (value) => tick(value, log),
+        hideOverlap: true,
+      },
     };
   }
 
@@ -543,6 +656,8 @@
     hideHover();
     const now = figureChoices();
     const look = style();
+    if (figure.colour !== now.c) figure.hidden.clear();
+    figure.colour = now.c;
     const groups = groupsOf(columnOf.get(now.c));
     const panels = panelsOf(now);
     const items = now.isStep ? steppedItems(now) : scatteredItems(now);
@@ -550,7 +665,9 @@
       item.group = groups.findIndex((group) => group.has(item.row));
       item.panel = panels.findIndex((panel) => panel.has(item.row));
     }
-    figure.items = items.filter((item) => item.group >= 0 && item.panel >= 0 && !figure.hidden.has(groups[item.group].label));
+    figure.items = items.filter(
+      (item) => item.group >= 0 && item.panel >= 0 && !figure.hidden.has(groups[item.group].label),
+    );
     legend(groups, now);
     noteFigure(now, items, panels);
     const box = byId("figure-chart");
@@ -561,9 +678,20 @@
 
   function layOutPanels(box, panels, now, look, groups) {
     const width = box.clientWidth;
-    const across = panels.length === 1 ? 1 : Math.max(1, Math.min(panels.length === 4 ? 2 : 3, panels.length, Math.floor(width / 230)));
+    const across =
+      panels.length === 1
+        ? 1
+        : Math.max(
+            1,
+            Math.min(panels.length === 4 ? 2 : 3, panels.length, Math.floor(width / 230)),
+          );
     const down = Math.ceil(panels.length / across);
-    const height = panels.length === 1 ? Math.min(440, Math.max(280, width * 0.5)) : down === 1 ? 320 : 250 * down + 30;
+    const height =
+      panels.length === 1
+        ? Math.min(440, Math.max(280, width * 0.5))
+        : down === 1
+          ? 320
+          : 250 * down + 30;
     box.style.height = `${height}px`;
     figure.chart ??= echarts.init(box, null, { renderer: "canvas" });
     figure.chart.resize();
@@ -572,9 +700,13 @@
     const panelWidth = (width - left - 16 - gap * (across - 1)) / across;
     const top = panels.length > 1 ? 26 : 10;
     const panelHeight = (height - 46 - down * top - (down - 1) * 24) / down;
-    const visible = figure.items.length ? figure.items : [];
+    const visible = figure.items;
     const xColumn = now.isStep ? null : columnOf.get(now.x);
-    const xs = visible.flatMap((item) => (item.points.length > 1 ? [item.points[0][0], item.points[item.points.length - 1][0]] : [item.points[0][0]]));
+    const xs = visible.flatMap((item) =>
+      item.points.length > 1
+        ? [item.points[0][0], item.points[item.points.length - 1][0]]
+        : [item.points[0][0]],
+    );
     // What diverges leaves the panel: its last values would make all others a line at the bottom.
     const tame = visible.filter((item) => !hasDiverged(item.row));
     const ys = visible.map((item) => item.points[0][1]);
@@ -582,24 +714,68 @@
     const xRange = (now.lx ? niceLog : nice)(...(xs.length ? extent(xs) : [1, 10]));
     const yRange = (now.ly ? niceLog : nice)(...(ys.length ? extent(ys) : [1, 10]));
     const room = Math.max(2, panelWidth / 75);
-    const xTicks = xColumn?.categories ? []
-      : xColumn?.role === "axis" ? ticksOf(xs, now.lx, xRange, room)
-      : (now.lx ? logTicks : linearTicks)(...xRange, room);
+    const xTicks = xColumn?.categories
+      ? []
+      : xColumn?.role === "axis"
+        ? ticksOf(xs, now.lx, xRange, room)
+        : (now.lx ? logTicks : linearTicks)(...xRange, room);
     const yTicks = (now.ly ? logTicks : linearTicks)(...yRange, Math.max(2, panelHeight / 42));
-    const option = { animation: false, textStyle: { fontFamily: getComputedStyle(document.body).fontFamily }, grid: [], xAxis: [], yAxis: [], title: [], series: [] };
+    const option = {
+      animation: false,
+      textStyle: { fontFamily: getComputedStyle(document.body).fontFamily },
+      grid: [],
+      xAxis: [],
+      yAxis: [],
+      title: [],
+      series: [],
+    };
     figure.panels = panels.map((panel, index) => {
       const column = index % across;
       const row = Math.floor(index / across);
-      const rect = { x: left + column * (panelWidth + gap), y: top + row * (panelHeight + top + 24), width: panelWidth, height: panelHeight };
-      option.grid.push({ left: rect.x, top: rect.y, width: rect.width, height: rect.height, containLabel: false, outerBoundsMode: "none" });
-      if (panel.title) option.title.push({ text: panel.title, left: rect.x, top: rect.y - 22, textStyle: { fontSize: 12, fontWeight: 500, color: look.text, width: rect.width, overflow: "truncate" } });
+      const rect = {
+        x: left + column * (panelWidth + gap),
+        y: top + row * (panelHeight + top + 24),
+        width: panelWidth,
+        height: panelHeight,
+      };
+      option.grid.push({
+        left: rect.x,
+        top: rect.y,
+        width: rect.width,
+        height: rect.height,
+        containLabel: false,
+        outerBoundsMode: "none",
+      });
+      if (panel.title)
+        option.title.push({
+          text: panel.title,
+          left: rect.x,
+          top: rect.y - 22,
+          textStyle: {
+            fontSize: 12,
+            fontWeight: 500,
+            color: look.text,
+            width: rect.width,
+            overflow: "truncate",
+          },
+        });
       const lowest = index + across >= panels.length;
       const xLabel = now.isStep && now.lx ? "step + 1" : titleOf(now.x);
       const yLabel = titleOf(now.y, now.isStep);
       const x = axisOption(now.lx, xColumn, xRange, xLabel, look, lowest, xTicks);
       const y = axisOption(now.ly, null, yRange, yLabel, look, column === 0, yTicks);
-      option.xAxis.push({ ...x, gridIndex: index, nameGap: 26, axisLabel: { ...x.axisLabel, show: lowest } });
-      option.yAxis.push({ ...y, gridIndex: index, nameGap: 46, axisLabel: { ...y.axisLabel, show: column === 0 } });
+      option.xAxis.push({
+        ...x,
+        gridIndex: index,
+        nameGap: 26,
+        axisLabel: { ...x.axisLabel, show: lowest },
+      });
+      option.yAxis.push({
+        ...y,
+        gridIndex: index,
+        nameGap: 46,
+        axisLabel: { ...y.axisLabel, show: column === 0 },
+      });
       return {
         rect,
         x: scale(now.lx, xColumn?.categories, xRange, rect.width),
@@ -607,12 +783,22 @@
       };
     });
     const dense = visible.length > 60;
-    groups.forEach((group, g) => panels.forEach((_, p) => {
-      const own = visible.filter((item) => item.group === g && item.panel === p);
-      if (!own.length) return;
-      const common = { name: group.label || "configs", xAxisIndex: p, yAxisIndex: p, silent: true, animation: false };
-      option.series.push(...(now.isStep ? lineSeries : pointSeries)(own, common, group, dense, now));
-    }));
+    groups.forEach((group, g) =>
+      panels.forEach((_, p) => {
+        const own = visible.filter((item) => item.group === g && item.panel === p);
+        if (!own.length) return;
+        const common = {
+          name: group.label || "configs",
+          xAxisIndex: p,
+          yAxisIndex: p,
+          silent: true,
+          animation: false,
+        };
+        option.series.push(
+          ...(now.isStep ? lineSeries : pointSeries)(own, common, group, dense, now),
+        );
+      }),
+    );
     figure.chart.setOption(option, { notMerge: true });
   }
 
@@ -623,16 +809,38 @@
 
   function lineSeries(items, common, group, dense) {
     const bands = items.filter((item) => item.band);
-    const found = [{
-      ...common, type: "lines", coordinateSystem: "cartesian2d", polyline: true, clip: true,
-      lineStyle: { color: group.colour, width: dense ? 1 : 1.6, opacity: Math.min(0.95, Math.max(0.12, 10 / Math.sqrt(figure.items.length))) },
-      data: items.filter((item) => item.points.length > 1).map((item) => ({ coords: item.points, row: item.row })),
-    }];
+    const found = [
+      {
+        ...common,
+        type: "lines",
+        coordinateSystem: "cartesian2d",
+        polyline: true,
+        clip: true,
+        lineStyle: {
+          color: group.colour,
+          width: dense ? 1 : 1.6,
+          opacity: Math.min(0.95, Math.max(0.12, 10 / Math.sqrt(figure.items.length))),
+        },
+        data: items
+          .filter((item) => item.points.length > 1)
+          .map((item) => ({ coords: item.points, row: item.row })),
+      },
+    ];
     const single = items.filter((item) => item.points.length === 1);
-    if (single.length) found.push({ ...common, type: "scatter", symbolSize: 6, itemStyle: { color: group.colour }, data: single.map((item) => item.points[0]) });
+    if (single.length)
+      found.push({
+        ...common,
+        type: "scatter",
+        symbolSize: 6,
+        itemStyle: { color: group.colour },
+        data: single.map((item) => item.points[0]),
+      });
     if (bands.length) {
       found.unshift({
-        ...common, type: "custom", clip: true, data: bands.map((_, i) => [i]),
+        ...common,
+        type: "custom",
+        clip: true,
+        data: bands.map((_, i) => [i]),
         renderItem: (params, api) => ({
           type: "polygon",
           shape: { points: bands[params.dataIndex].band.map((point) => api.coord(point)) },
@@ -645,18 +853,37 @@
 
   function pointSeries(items, common, group, dense, now) {
     const x = columnOf.get(now.x);
-    const found = [{
-      ...common, type: "scatter", symbolSize: dense ? 5 : 7, clip: true,
-      itemStyle: { color: group.colour, opacity: x?.role === "axis" ? 0.45 : 0.8 },
-      data: items.map((item) => item.points[0]),
-    }];
+    const found = [
+      {
+        ...common,
+        type: "scatter",
+        symbolSize: dense ? 5 : 7,
+        clip: true,
+        itemStyle: { color: group.colour, opacity: x?.role === "axis" ? 0.45 : 0.8 },
+        data: items.map((item) => item.points[0]),
+      },
+    ];
     if (x?.role === "axis") {
       const means = new Map();
-      for (const { points: [[at, value]] } of items) means.set(at, [...(means.get(at) || []), value]);
-      const data = [...means].sort((a, b) => a[0] - b[0]).map(([at, own]) => [at, own.reduce((a, b) => a + b, 0) / own.length]);
-      if (data.length > 1 && data.length < items.length * 0.999 + 1) {
-        found.push({ ...common, type: "line", data, showSymbol: true, symbol: "circle", symbolSize: 6, clip: true,
-          lineStyle: { color: group.colour, width: 1.8 }, itemStyle: { color: group.colour } });
+      for (const {
+        points: [[at, value]],
+      } of items)
+        means.set(at, [...(means.get(at) || []), value]);
+      const data = [...means]
+        .sort((a, b) => a[0] - b[0])
+        .map(([at, own]) => [at, own.reduce((a, b) => a + b, 0) / own.length]);
+      if (data.length > 1) {
+        found.push({
+          ...common,
+          type: "line",
+          data,
+          showSymbol: true,
+          symbol: "circle",
+          symbolSize: 6,
+          clip: true,
+          lineStyle: { color: group.colour, width: 1.8 },
+          itemStyle: { color: group.colour },
+        });
       }
     }
     return found;
@@ -680,43 +907,69 @@
       });
       parent.append(button);
     }
-    if (groups.length > MOST_LABELS) parent.append(element("span", `… and ${groups.length - MOST_LABELS} more`));
+    if (groups.length > MOST_LABELS)
+      parent.append(element("span", `… and ${groups.length - MOST_LABELS} more`));
   }
 
   const MOST_LABELS = 24;
+  const grouped = (n) => n.toLocaleString("en");
   const counted = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 
   // The axes along which configs differ that have a mean together.
   function mergedBy(items) {
     const places = new Map();
-    for (const { row, group, panel, points: [[at]] } of items) {
+    for (const {
+      row,
+      group,
+      panel,
+      points: [[at]],
+    } of items) {
       const key = `${group} ${panel} ${at}`;
       places.set(key, [...(places.get(key) || []), row]);
     }
-    const differ = (c) => [...places.values()].some((own) => own.some((row) => c.values[row] !== c.values[own[0]]));
+    const differ = (c) =>
+      [...places.values()].some((own) => own.some((row) => c.values[row] !== c.values[own[0]]));
     return varied.filter((c) => !combined(c) && differ(c)).map((c) => c.label);
   }
 
   function noteFigure(now, items, panels) {
     const parts = [];
     if (!finished.length) parts.push("No config has a result yet.");
-    else if (!items.length) parts.push("Nothing to draw: none of the configs shown has these values.");
+    else if (!items.length)
+      parts.push("Nothing to draw: none of the configs shown has these values.");
     else if (now.isStep) {
-      parts.push(now.m
-        ? `${counted(items.length, "curve")}: the mean over the trials, as long as all of them train; the bands go from the smallest to the largest.`
-        : `${counted(items.length, "config")}, a curve each, until it stopped.`);
-      if (now.s) parts.push(`Smoothed: the ${now.ly ? "geometric " : ""}mean of each drawn point and up to ${now.s} on either side.`);
+      parts.push(
+        now.m
+          ? `${counted(items.length, "curve")}: the mean over the trials, as long as all of them ` +
+              "train; the bands go from the smallest to the largest."
+          : `${counted(items.length, "config")}, a curve each, until it stopped.`,
+      );
+      if (now.s)
+        parts.push(
+          `Smoothed: the ${now.ly ? "geometric " : ""}mean of each drawn point and up to ` +
+            `${now.s} on either side.`,
+        );
       const diverged = items.filter((item) => hasDiverged(item.row)).length;
-      if (diverged) parts.push(`${counted(diverged, "config")} diverged, ${diverged === 1 ? "whose curve may leave" : "whose curves may leave"} the panel.`);
+      if (diverged)
+        parts.push(
+          `${counted(diverged, "config")} diverged: ` +
+            `${diverged === 1 ? "its curve" : "their curves"} may leave the panel.`,
+        );
       const dropped = items.reduce((sum, item) => sum + item.dropped, 0);
       if (dropped) parts.push(`${counted(dropped, "point")} ≤ 0 cannot be on a logarithmic axis.`);
     } else {
       const x = columnOf.get(now.x);
       const merged = mergedBy(items);
-      const line = x?.role === "axis" && merged.length ? `; the lines are means over ${merged.join(", ")}` : "";
+      const line =
+        x?.role === "axis" && merged.length
+          ? `; the lines are means over ${merged.join(", ")}`
+          : "";
       parts.push(`${counted(items.length, "config")}, a point each${line}.`);
       const without = finished.filter((row) => shown.has(row)).length - items.length;
-      const never = columnOf.get(now.y)?.role === "timekey" ? " (never crossed, or without this threshold)" : "";
+      const never =
+        columnOf.get(now.y)?.role === "timekey"
+          ? " (never crossed, or without this threshold)"
+          : "";
       if (without) parts.push(`${counted(without, "config")} without a value${never}, in no mean.`);
     }
     const column = columnOf.get(now.f);
@@ -724,7 +977,10 @@
     if (all > panels.length) parts.push(`${panels.length} of ${all} panels.`);
     byId("figure-note").textContent = parts.join(" ");
     const what = `${titleOf(now.y, now.isStep)} against ${titleOf(now.x)}`;
-    byId("figure-chart").setAttribute("aria-label", `${what}. ${parts.join(" ")} The table of configs has the values.`);
+    byId("figure-chart").setAttribute(
+      "aria-label",
+      `${what}. ${parts.join(" ")} The table of configs has the values.`,
+    );
   }
 
   // ---- hovering --------------------------------------------------------------------------------
@@ -738,8 +994,13 @@
   }
 
   function nearest(px, py) {
-    const panel = figure.panels.findIndex(({ rect }) =>
-      px >= rect.x - 8 && px <= rect.x + rect.width + 8 && py >= rect.y - 8 && py <= rect.y + rect.height + 8);
+    const panel = figure.panels.findIndex(
+      ({ rect }) =>
+        px >= rect.x - 8 &&
+        px <= rect.x + rect.width + 8 &&
+        py >= rect.y - 8 &&
+        py <= rect.y + rect.height + 8,
+    );
     if (panel < 0) return null;
     let best = { distance: REACH ** 2, item: null, point: null };
     for (const item of figure.items) {
@@ -756,7 +1017,12 @@
       for (let i = Math.max(low - 2, 0); i <= Math.min(high + 2, places.length - 1); i++) {
         const next = places[Math.min(i + 1, places.length - 1)];
         const [distance, share] = toSegment(px, py, places[i], next);
-        if (distance < best.distance) best = { distance, item, point: item.points[share > 0.5 ? Math.min(i + 1, places.length - 1) : i] };
+        if (distance < best.distance)
+          best = {
+            distance,
+            item,
+            point: item.points[share > 0.5 ? Math.min(i + 1, places.length - 1) : i],
+          };
       }
     }
     return best.item && best;
@@ -764,7 +1030,9 @@
 
   function toSegment(px, py, [ax, ay], [bx, by]) {
     const length = (bx - ax) ** 2 + (by - ay) ** 2;
-    const share = length ? Math.max(0, Math.min(1, ((px - ax) * (bx - ax) + (py - ay) * (by - ay)) / length)) : 0;
+    const share = length
+      ? Math.max(0, Math.min(1, ((px - ax) * (bx - ax) + (py - ay) * (by - ay)) / length))
+      : 0;
     return [(px - ax - share * (bx - ax)) ** 2 + (py - ay - share * (by - ay)) ** 2, share];
   }
 
@@ -775,8 +1043,18 @@
     item.places ??= item.points.map((point) => placeOf(item, point));
     const one = item.places.length === 1;
     marked = one
-      ? new echarts.graphic.Circle({ shape: { cx: item.places[0][0], cy: item.places[0][1], r: 7 }, style: { fill: "none", stroke: look.text, lineWidth: 2 }, silent: true, zlevel: 5 })
-      : new echarts.graphic.Polyline({ shape: { points: item.places }, style: { stroke: look.text, lineWidth: 2.6 }, silent: true, zlevel: 5 });
+      ? new echarts.graphic.Circle({
+          shape: { cx: item.places[0][0], cy: item.places[0][1], r: 7 },
+          style: { fill: "none", stroke: look.text, lineWidth: 2 },
+          silent: true,
+          zlevel: 5,
+        })
+      : new echarts.graphic.Polyline({
+          shape: { points: item.places },
+          style: { stroke: look.text, lineWidth: 2.6 },
+          silent: true,
+          zlevel: 5,
+        });
     zr.add(marked);
   }
   function unmark() {
@@ -787,14 +1065,23 @@
   function showHover(event, item, point) {
     const now = figureChoices();
     const box = byId("hover");
-    const title = item.rows.length > 1 ? `mean of ${item.rows.length} trials` : `config ${item.row}`;
-    const names = named(item.row).filter((text) => item.rows.length === 1 || !text.startsWith("trial = "));
+    const title =
+      item.rows.length > 1 ? `mean of ${item.rows.length} trials` : `config ${item.row}`;
+    const names = named(item.row).filter(
+      (text) => item.rows.length === 1 || !text.startsWith("trial = "),
+    );
     const x = columnOf.get(now.x);
-    const at = now.isStep ? `step ${(point[0] - (now.lx ? 1 : 0)).toLocaleString("en")}` : `${labelOf(now.x)} = ${x ? textOf(x, item.row) : ""}`;
+    const at = now.isStep
+      ? `step ${(point[0] - (now.lx ? 1 : 0)).toLocaleString("en")}`
+      : `${labelOf(now.x)} = ${x ? textOf(x, item.row) : ""}`;
     const yLabel = now.isStep ? curveLabel(now.y) : labelOf(now.y);
     const lines = [...names, at, `${yLabel} = ${format(point[1])}`];
-    if (item.rows.length === 1 && textOf(status, item.row) !== "done") lines.push(textOf(status, item.row));
-    box.replaceChildren(element("b", title), ...[...new Set(lines)].map((line) => element("span", line)));
+    if (item.rows.length === 1 && textOf(status, item.row) !== "done")
+      lines.push(textOf(status, item.row));
+    box.replaceChildren(
+      element("b", title),
+      ...[...new Set(lines)].map((line) => element("span", line)),
+    );
     box.hidden = false;
     const left = Math.min(event.clientX + 14, innerWidth - box.offsetWidth - 8);
     const above = event.clientY - box.offsetHeight - 12;
@@ -822,14 +1109,21 @@
 
   function parallelColumns() {
     const own = varied.filter((c) => !combined(c) && c.name !== "run");
-    const results = withValues.filter((c) => distinct(c, finished).length > 1 && !["seconds", "trained_together"].includes(c.name));
+    const results = withValues.filter(
+      (c) => distinct(c, finished).length > 1 && !["seconds", "trained_together"].includes(c.name),
+    );
     const losses = results.filter((c) => ["test_loss", "train_loss"].includes(c.name));
     const timekeys = results.filter((c) => c.role === "timekey").slice(-2);
-    const others = results.filter((c) => !losses.includes(c) && !timekeys.includes(c) && c.role !== "timekey");
+    const others = results.filter(
+      (c) => !losses.includes(c) && !timekeys.includes(c) && c.role !== "timekey",
+    );
     return [...own, ...[...losses, ...timekeys, ...others].slice(0, Math.max(2, 9 - own.length))];
   }
 
-  const logged = (column) => !column.categories && column.values.every((v) => v === null || v > 0) && spread(column.values) >= WIDE;
+  const logged = (column) =>
+    !column.categories &&
+    column.values.every((v) => v === null || v > 0) &&
+    spread(column.values) >= WIDE;
 
   function parallelColour() {
     const valid = parallel.columns.filter((c) => !c.categories).map((c) => c.name);
@@ -844,14 +1138,24 @@
     parent.replaceChildren();
     const numbers = parallel.columns.filter((c) => !c.categories);
     const colour = parallelColour();
-    if (colour) selection(parent, "p", "colour", numbers.map((c) => [c.name, c.label]), colour.name, drawParallel);
+    if (colour)
+      selection(
+        parent,
+        "p",
+        "colour",
+        numbers.map((c) => [c.name, c.label]),
+        colour.name,
+        drawParallel,
+      );
   }
 
   function drawParallel() {
     const box = byId("parallel-chart");
     const look = style();
     const colour = parallelColour();
-    const values = colour ? finished.map((row) => colour.values[row]).filter((v) => v !== null) : [];
+    const values = colour
+      ? finished.map((row) => colour.values[row]).filter((v) => v !== null)
+      : [];
     const [low, high] = values.length ? extent(values) : [0, 1];
     const at = colour && logged(colour) ? Math.log : (v) => v;
     const every = Math.max(1, Math.ceil(finished.length / data.mostLines));
@@ -860,52 +1164,112 @@
     box.style.height = "330px";
     parallel.chart ??= bindParallel(echarts.init(box, null, { renderer: "canvas" }));
     parallel.chart.resize();
-    const rotated = parallel.columns.some((c) => c.label.length * 7 > (box.clientWidth - 90) / parallel.columns.length);
-    parallel.chart.setOption({
-      animation: false,
-      textStyle: { fontFamily: getComputedStyle(document.body).fontFamily },
-      parallel: { left: 50, right: 60, top: 40, bottom: 24, parallelAxisDefault: { areaSelectStyle: { width: 16, borderWidth: 1, borderColor: look.accent, color: look.accent, opacity: 0.25 } } },
-      parallelAxis: parallel.columns.map((column, dim) => {
-        const own = finished.map((row) => column.values[row]).filter((v) => v !== null);
-        const log = logged(column);
-        const range = (log ? niceLog : nice)(...(own.length ? extent(own) : [1, 10]));
-        const ticks = ticksOf(own, log, range, 7);
-        const label = { color: look.text, textBorderColor: look.back, textBorderWidth: 3 };
-        return {
-          dim,
-          id: `axis-${dim}`,
-          name: column.label,
-          nameTextStyle: { color: look.text, fontSize: 12, width: Math.max(60, (box.clientWidth - 90) / parallel.columns.length - 6), overflow: rotated ? "truncate" : "none" },
-          nameGap: 14,
-          z: 10,
-          axisLine: { lineStyle: { color: look.muted } },
-          ...(column.categories
-            ? { type: "category", data: column.categories, axisLabel: { ...label, width: 90, overflow: "truncate" } }
-            : {
-                type: log ? "log" : "value", min: range[0], max: range[1],
-                axisTick: { lineStyle: { color: look.muted }, customValues: ticks },
-                axisLabel: { ...label, customValues: ticks, formatter: (value) => tick(value, log) },
-              }),
-        };
-      }),
-      series: [{
-        type: "parallel", silent: true, animation: false, progressive: 500,
-        inactiveOpacity: 0.03, activeOpacity: dense ? 0.5 : 0.8,
-        data: drawn.map((row) => ({
-          value: parallel.columns.map((c) => (c.values[row] === null ? "-" : c.values[row])),
-          lineStyle: {
-            color: colour && colour.values[row] !== null ? shade(high > low ? (at(colour.values[row]) - at(low)) / (at(high) - at(low)) : 0.3) : look.muted,
-            width: dense ? 1 : 1.4, opacity: dense ? 0.5 : 0.8,
+    const rotated = parallel.columns.some(
+      (c) => c.label.length * 7 > (box.clientWidth - 90) / parallel.columns.length,
+    );
+    parallel.chart.setOption(
+      {
+        animation: false,
+        textStyle: { fontFamily: getComputedStyle(document.body).fontFamily },
+        parallel: {
+          left: 50,
+          right: 60,
+          top: 40,
+          bottom: 24,
+          parallelAxisDefault: {
+            areaSelectStyle: {
+              width: 16,
+              borderWidth: 1,
+              borderColor: look.accent,
+              color: look.accent,
+              opacity: 0.25,
+            },
           },
-        })),
-      }],
-    }, { notMerge: true });
+        },
+        parallelAxis: parallel.columns.map((column, dim) => {
+          const own = finished.map((row) => column.values[row]).filter((v) => v !== null);
+          const log = logged(column);
+          const range = (log ? niceLog : nice)(...(own.length ? extent(own) : [1, 10]));
+          const ticks = ticksOf(own, log, range, 7);
+          const label = { color: look.text, textBorderColor: look.back, textBorderWidth: 3 };
+          return {
+            dim,
+            id: `axis-${dim}`,
+            name: column.label,
+            nameTextStyle: {
+              color: look.text,
+              fontSize: 12,
+              width: Math.max(60, (box.clientWidth - 90) / parallel.columns.length - 6),
+              overflow: rotated ? "truncate" : "none",
+            },
+            nameGap: 14,
+            z: 10,
+            axisLine: { lineStyle: { color: look.muted } },
+            ...(column.categories
+              ? {
+                  type: "category",
+                  data: column.categories,
+                  axisLabel: { ...label, width: 90, overflow: "truncate" },
+                }
+              : {
+                  type: log ? "log" : "value",
+                  min: range[0],
+                  max: range[1],
+                  axisTick: { lineStyle: { color: look.muted }, customValues: ticks },
+                  axisLabel: {
+                    ...label,
+                    customValues: ticks,
+                    formatter: (value) => tick(value, log),
+                  },
+                }),
+          };
+        }),
+        series: [
+          {
+            type: "parallel",
+            silent: true,
+            animation: false,
+            progressive: 500,
+            inactiveOpacity: 0.03,
+            activeOpacity: dense ? 0.5 : 0.8,
+            data: drawn.map((row) => ({
+              value: parallel.columns.map((c) => (c.values[row] === null ? "-" : c.values[row])),
+              lineStyle: {
+                color:
+                  colour && colour.values[row] !== null
+                    ? shade(
+                        high > low
+                          ? (at(colour.values[row]) - at(low)) / (at(high) - at(low))
+                          : 0.3,
+                      )
+                    : look.muted,
+                width: dense ? 1 : 1.4,
+                opacity: dense ? 0.5 : 0.8,
+              },
+            })),
+          },
+        ],
+      },
+      { notMerge: true },
+    );
     const saved = brushes();
     parallel.columns.forEach((column, dim) => {
-      if (saved.has(column)) parallel.chart.dispatchAction({ type: "axisAreaSelect", parallelAxisId: `axis-${dim}`, intervals: saved.get(column) });
+      if (saved.has(column))
+        parallel.chart.dispatchAction({
+          type: "axisAreaSelect",
+          parallelAxisId: `axis-${dim}`,
+          intervals: saved.get(column),
+        });
     });
-    const most = every > 1 ? ` ${drawn.length.toLocaleString("en")} of ${finished.length.toLocaleString("en")} are drawn.` : "";
-    byId("parallel-note").textContent = `A line per config with a result, coloured by ${colour ? colour.label : "nothing"} from dark (small) to bright (large), grey without a value. Drag along an axis to keep a range, in the figure and in the table, too; click the axis to undo.${most}`;
+    const most =
+      every > 1 ? ` ${grouped(drawn.length)} of ${grouped(finished.length)} are drawn.` : "";
+    byId("parallel-note").textContent =
+      "A line per config with a result" +
+      (colour
+        ? `, coloured by ${colour.label} from dark (small) to bright (large), grey without a value`
+        : "") +
+      ". Drag along an axis to keep a range, in the figure and in the table, too; click the axis " +
+      `to undo.${most}`;
   }
 
   function bindParallel(chart) {
@@ -913,7 +1277,10 @@
       const kept = {};
       const found = chart.getModel().queryComponents({ mainType: "parallelAxis" });
       found.forEach((axis, dim) => {
-        if (axis.activeIntervals?.length) kept[parallel.columns[dim].name] = axis.activeIntervals.map((one) => one.map((v) => Number(v.toPrecision(6))));
+        if (axis.activeIntervals?.length)
+          kept[parallel.columns[dim].name] = axis.activeIntervals.map((one) =>
+            one.map((v) => Number(v.toPrecision(6))),
+          );
       });
       const text = Object.keys(kept).length ? JSON.stringify(kept) : "";
       if (text !== (choices.get("b") || "")) {
@@ -931,7 +1298,10 @@
 
   function sorting() {
     const [name, direction] = (choices.get("sort") || "config:up").split(/:(?=up$|down$)/);
-    return { name: name === "config" || columnOf.has(name) ? name : "config", down: direction === "down" };
+    return {
+      name: name === "config" || columnOf.has(name) ? name : "config",
+      down: direction === "down",
+    };
   }
 
   function sortedRows() {
@@ -959,7 +1329,10 @@
     const { name: sortedBy, down } = sorting();
     for (const column of [null, ...columns]) {
       const name = column?.name ?? "config";
-      const cell = element("th", "", { scope: "col", className: column?.categories ? "" : "number" });
+      const cell = element("th", "", {
+        scope: "col",
+        className: column?.categories ? "" : "number",
+      });
       if (column?.description) cell.title = column.description;
       const button = element("button", column?.label ?? "config", { type: "button" });
       button.dataset.column = name;
@@ -967,7 +1340,9 @@
       button.addEventListener("click", () => {
         choose("sort", `${name}:${name === sortedBy && !down ? "down" : "up"}`);
         drawTable();
-        [...table.querySelectorAll("th button")].find((one) => one.dataset.column === name)?.focus();
+        [...table.querySelectorAll("th button")]
+          .find((one) => one.dataset.column === name)
+          ?.focus();
       });
       cell.append(button);
       head.append(cell);
@@ -978,7 +1353,11 @@
       line.append(element("td", String(row), { className: "number" }));
       for (const column of columns) {
         const text = textOf(column, row);
-        const cell = element("td", text.length > LONGEST_CELL ? `${text.slice(0, LONGEST_CELL)}…` : text, { className: column.categories ? "" : "number" });
+        const cell = element(
+          "td",
+          text.length > LONGEST_CELL ? `${text.slice(0, LONGEST_CELL)}…` : text,
+          { className: column.categories ? "" : "number" },
+        );
         if (text.length > LONGEST_CELL) cell.title = text;
         if (column.role === "status") cell.classList.add(text);
         line.append(cell);
@@ -1003,7 +1382,8 @@
     const next = element("button", "next →", { type: "button", disabled: view.page === pages - 1 });
     back.addEventListener("click", move(-1));
     next.addEventListener("click", move(1));
-    const range = `${(first + 1).toLocaleString("en")} to ${Math.min(first + PAGE_ROWS, count).toLocaleString("en")} of ${count.toLocaleString("en")}`;
+    const last = Math.min(first + PAGE_ROWS, count);
+    const range = `${grouped(first + 1)} to ${grouped(last)} of ${grouped(count)}`;
     nav.append(back, element("span", range), next);
   }
 
@@ -1018,10 +1398,17 @@
 
   function reloadNowAndThen(seconds) {
     const parent = element("p", "", { className: "reload" });
-    const box = checkbox(parent, "r", `reload every ${seconds} s while the run goes on`, choices.get("r") !== "0", () => {});
+    const box = checkbox(
+      parent,
+      "r",
+      `reload every ${seconds} s while the run goes on`,
+      choices.get("r") !== "0",
+      () => {},
+    );
     document.querySelector("header").append(parent);
     let active = 0;
-    for (const kind of ["pointermove", "keydown", "wheel", "pointerdown"]) addEventListener(kind, () => (active = Date.now()), { passive: true });
+    for (const kind of ["pointermove", "keydown", "wheel", "pointerdown"])
+      addEventListener(kind, () => (active = Date.now()), { passive: true });
     let due = Date.now() + 1000 * seconds;
     setInterval(() => {
       // Not while somebody is pointing at something, or types.

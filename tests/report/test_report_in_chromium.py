@@ -312,3 +312,19 @@ def test_a_thousand_configs_fit_into_six_megabytes(
     page.tab.click("text=next →")
     assert page.tab.inner_text("#configs-table tbody tr td") == "100"
     assert page.messages == []
+
+
+def test_an_address_that_was_cut_or_edited_is_ignored(
+    report: Path, open_page: Callable[..., Any]
+) -> None:
+    page = open_page(report, "#y=nothing&x=%3Cb%3E&c=foo&s=much&b=%7B%22width&sort=no:up&q=%22")
+    assert page.figure()["y"][0]["name"] == "train loss"
+    assert texts(page, "#matches") == ["24 configs"]
+    assert page.messages == []
+
+
+def test_diverged_curves_do_not_set_the_range(page: Any) -> None:
+    page.tab.check("#choose-ly") if not page.tab.is_checked("#choose-ly") else None
+    assert page.figure()["y"][0]["max"] < 100
+    assert max(y for curve in page.curves() for _, y in curve) > 1000
+    assert "8 configs diverged: their curves may leave" in page.tab.inner_text("#figure-note")
