@@ -39,7 +39,8 @@ _PLACEHOLDERS = """
 
 _PARALLEL = """
 <div class="controls needs-script" id="parallel-controls"></div>
-<div class="chart needs-script" id="parallel-chart" role="img" aria-label="Parallel axes"></div>
+<div class="wide"><div class="chart needs-script" id="parallel-chart" role="img"
+ aria-label="Parallel axes"></div></div>
 <p class="note" id="parallel-note"></p>
 """
 

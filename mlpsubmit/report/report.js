@@ -1162,6 +1162,7 @@
     const drawn = finished.filter((_, i) => i % every === 0);
     const dense = drawn.length > 150;
     box.style.height = "330px";
+    box.style.minWidth = `${90 + 72 * (parallel.columns.length - 1)}px`; // else it scrolls
     parallel.chart ??= bindParallel(echarts.init(box, null, { renderer: "canvas" }));
     parallel.chart.resize();
     const rotated = parallel.columns.some(
