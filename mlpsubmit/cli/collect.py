@@ -69,7 +69,7 @@ def collect(
         if early := int((dataset["timekeys"] == 0).any("threshold").sum()):
             echo(crossed_at_start(early), err=True)
         if plot:
-            echo(_drawn(dataset, plot, force))
+            _draw(dataset, plot, force)
         configs = int(dataset.attrs["n_configs"])
     statuses = [run.status() for run in opened]
     if opened[1:]:
@@ -102,13 +102,16 @@ def _report(run: Run, status: Status) -> bool:
     return False
 
 
-def _drawn(dataset: xr.Dataset, path: Path, force: bool) -> str:
-    """Draw what suits the sweep, and return a line on it; nothing to draw is no error here."""
+def _draw(dataset: xr.Dataset, path: Path, force: bool) -> None:
+    """Draw what suits the sweep; that there is nothing to draw yet is no error here."""
     from mlpsubmit.results._plot import plot_to_file
     from mlpsubmit.results.figures.request import NothingToDraw, Request
 
     try:
-        plot_to_file(dataset, Request(), path, force=force)
+        drawn = plot_to_file(dataset, Request(), path, force=force)
     except NothingToDraw as error:
-        return f"no plot: {error}"
-    return f"plot: {path}"
+        echo(f"no plot: {error}")
+        return
+    for note in drawn.notes:
+        echo(inline(note), err=True)
+    echo(f"plot: {path}")

@@ -82,7 +82,7 @@ def plot(
         opened = open_selected(run, runs_dir)
         path = out or Path(f"{opened.name}.png")
         drawn = _from_run(opened, request, path, force)
-    for note in drawn.notes:
+    for note in filter(None, (drawn.status, *drawn.notes)):
         echo(inline(note), err=True)
     echo(f"plot: {path}")
 

@@ -126,9 +126,8 @@ def requested(
 
 
 def needed(request: Request) -> set[str]:
-    """Return the variables with values along the training, or large ones, that a request draws."""
-    named = {*request.y, *request.roles.values()}
-    return named | (set() if request.y else {"train_loss", "test_loss"})
+    """Return the variables that a request may draw, as far as they have many values per config."""
+    return {*request.y, *request.roles.values(), "train_loss", "test_loss"}
 
 
 def plot_to_file(

@@ -393,11 +393,8 @@ class Run:
         """
         from mlpsubmit.results import plot
 
-        names = {
-            *([y] if isinstance(y, str) else y or ("train_loss", "test_loss")),
-            x or "",
-            hue or "",
-        }
+        drawn = [y] if isinstance(y, str) else y or []
+        names = {*drawn, *filter(None, (x, hue)), "train_loss", "test_loss"}
         return plot(
             self.partial(names),
             y,

@@ -70,7 +70,7 @@ def test_a_run_with_failures_says_what_is_not_shown(mlpsubmit: Command, workplac
     Path("small.py").write_text(text.replace("    def batch_fn", wrong))
     launch(load_spec(Path("small.py")), executor="debug", keep_going=True)
     done = mlpsubmit("plot")
-    assert (done.code, done.err) == (0, "4 of 8 configs failed\n")
+    assert (done.code, done.err) == (0, "of 8 configs 4 failed\n")
     done = mlpsubmit("plot", "--sel", "noise=0.5", "--out", "other.png")
     assert done.code == 2
     assert "error: nothing to draw yet: of the 4 configs 4 failed; see mlpsubmit status" in done.err

@@ -255,7 +255,7 @@ def test_a_missing_trial_is_not_one_that_did_not_cross(fakes, tmp_path):
     means, hollow = drawn.axes[0, 0].lines
     assert means.get_ydata().tolist() == [10, 20]
     assert hollow.get_xdata().tolist() == [64]
-    assert drawn.notes == ["1 of 4 configs have no result yet"]
+    assert drawn.status == "of 4 configs 1 has no result yet"
 
 
 def test_the_threshold_is_the_last_that_half_of_the_configs_crossed(fakes, draw):
@@ -360,7 +360,9 @@ def test_long_curves_are_thinned_and_many_too(fakes, tmp_path, draw):
     assert (line.get_xdata()[0], line.get_xdata()[-1]) == (1, 30_000)
     dataset = traced(fakes, fakes.layout(a=range(1000)), steps=3)
     drawn = plot_to_file(dataset, Request(), tmp_path / "many.png")
-    assert drawn.notes == ["400 of 1,000 curves are drawn"]
+    assert drawn.notes == [
+        "400 of 1,000 curves are drawn; choose them with sel, or average an axis with mean"
+    ]
     assert len(drawn.axes[0, 0].lines) == 400
 
 
@@ -599,7 +601,13 @@ def test_of_a_file_only_what_is_drawn_is_read(fakes, draw, tmp_path):
         ({"hue": "long"}, "hue: long has 13 values that are no numbers; at most 10 colours can be"),
         ({"hue": "long"}, "select some with sel (long=v0,v1), or give long to x"),
         ({"col": "long"}, "col: long has 13 values; at most 12 panels fit; select some with sel"),
-        ({"row": "lr"}, "row: lr has 10 values; at most 8 panels fit; select some with sel"),
+        ({"row": "lr"}, "row: lr has 10 values; at most 6 panels fit; select some with sel"),
+        ({"row": "act", "col": "lr"}, "col: lr has 10 values; at most 8 panels fit; select some"),
+        (
+            {"row": "act", "col": "lr", "context": "talk"},
+            "col: lr has 10 values; at most 5 panels fit; select some with sel (lr=0.1,0.2), or "
+            "give lr to x or hue",
+        ),
         (
             {"x": "step"},
             "x: timekeys has one value per config, and no steps; with ONLYT",
@@ -650,10 +658,10 @@ def test_all_errors_are_listed_at_once(fakes, tmp_path):
     assert [line.split(":")[0] for line in lines[1:]] == ["  - kind", "  - sel", "  - x", "  - y"]
 
 
-def test_too_many_panels_of_two_axes(fakes, tmp_path):
-    dataset = final(fakes, [], [], a=range(10), b=range(7))
-    with pytest.raises(UserError, match="col, row: a and b make 70 panels; at most 36 fit; select"):
-        plot(dataset, col="a", row="b", out=tmp_path / "a.png")
+def test_many_columns_leave_no_room_for_rows(fakes, draw):
+    axes = draw(final(fakes, [], [], a=range(3), b=range(2), c=range(12), d=range(2)), col="c")
+    assert axes.shape == (4, 3)
+    assert legend_texts(axes)[-1] == "mean and standard error over d (2)"
 
 
 def test_traces_and_single_values_are_not_in_one_figure(fakes, tmp_path):

@@ -44,12 +44,14 @@ class Curve:
 
     Args:
         diverged: whether it is of a config that diverged.
+        cut: whether there were too many tails.
         tails: the steps and values of members that trained on when the first one had stopped.
     """
 
     steps: Array
     estimate: Estimate
     diverged: bool = False
+    cut: bool = False
     tails: tuple[tuple[Array, Array], ...] = ()
 
 
@@ -137,8 +139,9 @@ def mean_curve(
         later = its_steps >= end
         if later.sum() > 1:
             tails.append((its_steps[later], its_values[later]))
-    kept = tuple(tails) if len(tails) <= most_tails else ()
-    return [Curve(steps[common], estimate(values[:, common], errorbar), tails=kept), *alone]
+    cut = len(tails) > most_tails
+    mean = estimate(values[:, common], errorbar)
+    return [Curve(steps[common], mean, cut=cut, tails=() if cut else tuple(tails)), *alone]
 
 
 def _single(steps: Array, values: Array, last: float, *, diverged: bool = False) -> Curve:

@@ -61,6 +61,7 @@ def draw_scatter(page: Page, roles: Roles, points: Points, colours: Colours, see
                 transform=panel.get_xaxis_transform(),
                 clip_on=False,
             )
+            panel.dataLim.update_from_data_x(at, ignore=False)
         seen.none += at.size
         seen.values.append(group.values)
 
@@ -109,17 +110,19 @@ def draw_heatmap(page: Page, roles: Roles, points: Points, title: str, seen: See
         panel.grid(visible=False)
         _mark_cells(panel, mean, some, norm, seen, page)
     for panel in page.used:
-        name_levels(panel.xaxis, across, MOST_TICKS // page.axes.shape[1] + 2)
-        name_levels(panel.yaxis, up, MOST_TICKS)
+        name_levels(panel.xaxis, across, 0.8 * page.below)
+        name_levels(panel.yaxis, up)
     page.add_scale(mesh, title)
 
 
 def _mark_cells(panel: Axes, mean: Array, some: Array, norm: Any, seen: Seen, page: Page) -> None:
     values, expected = some[..., 0], some[..., 1]
+    fits = 0.8 * page.below / mean.shape[1] > len(f"{values.max()}/{expected.max()}") - 1
+    seen.shares = fits
     for row, column in np.argwhere((expected > 0) & (values < expected)):
         if values[row, column]:
             seen.partial += 1
-            text = f"{values[row, column]}/{expected[row, column]}"
+            text = f"{values[row, column]}/{expected[row, column]}" if fits else "○"
         else:
             seen.none += 1
             text = "×"
@@ -138,11 +141,15 @@ def _readable(shade: float) -> str:
     return "black" if shade > 0.6 else "white"
 
 
-def name_levels(axis: Any, of: Axis, most: int) -> None:
-    """Give an axis of a panel a tick per level at 0, 1, ..., with its text."""
-    shown = spread(of.size, most)
+def name_levels(axis: Any, of: Axis, width: float = np.inf) -> None:
+    """Give an axis of a panel a tick per level at 0, 1, ..., with its text.
+
+    Args:
+        width: how many characters fit; if the texts are longer, they are turned.
+    """
+    shown = spread(of.size, MOST_TICKS)
     texts = [label(of.texts[i], 16).replace(", ", "\n") for i in shown]
     axis.set_ticks(shown, texts)
     axis.set_tick_params(which="minor", length=0)
-    if axis.axis_name == "x" and max(map(len, texts), default=0) * len(texts) > 40:
-        axis.set_tick_params(labelrotation=30)
+    if (max(map(len, texts)) + 1) * len(texts) > width:
+        axis.set_tick_params(labelrotation=45)

@@ -11,7 +11,7 @@ import numpy as np
 from mlpsubmit.results.dataset import load_empty
 from mlpsubmit.results.figures.estimates import ERRORBARS
 from mlpsubmit.results.figures.fields import draw_heatmap, draw_scatter
-from mlpsubmit.results.figures.lines import STYLES, Seen, draw_curves, draw_means
+from mlpsubmit.results.figures.lines import MOST_TAILS, STYLES, Seen, draw_curves, draw_means
 from mlpsubmit.results.figures.page import (
     CONTEXTS,
     GREY,
@@ -45,10 +45,12 @@ class Drawn:
 
     Args:
         axes: its panels, shape (rows, columns).
-        notes: what it does not show, for the terminal.
+        status: how many of its configs diverged, failed or are missing; empty if none.
+        notes: what it leaves out, and how to change that.
     """
 
     axes: Array
+    status: str
     notes: list[str]
 
 
@@ -86,7 +88,7 @@ def draw(dataset: xr.Dataset, request: Request, figure: Figure) -> Drawn:
         page.add_scale(colours.mappable(), colours.axis.title)
     others = _further_handles(page, plan, seen, errorbar)
     page.add_legends(legend_title(colours), legend_handles(colours, _marks(plan)), others)
-    return Drawn(page.axes, _notes(plan, seen))
+    return Drawn(page.axes, _status_line(plan.dataset), _notes(plan, seen, request))
 
 
 def _xscale(plan: Plan, request: Request) -> str:
@@ -196,7 +198,8 @@ def _further_handles(page: Page, plan: Plan, seen: Seen, errorbar: str) -> list[
         handles.append(Line2D([], [], label=f"each {over}, once the first has stopped", **thin))
     did = "crossed" if plan.shown[0].of_steps else "are finite"
     if seen.partial and plan.kind == "heatmap":
-        handles.append(Line2D([], [], label=f"1/2: one of two {did}", **none))
+        text = f"1/2: one of two {did}" if seen.shares else f"○: not all {did}"
+        handles.append(Line2D([], [], label=text, **none))
     elif seen.partial:
         text = f"mean over those that {did}"
         handles.append(Line2D([], [], marker="o", markerfacecolor="white", label=text, **none))
@@ -206,18 +209,35 @@ def _further_handles(page: Page, plan: Plan, seen: Seen, errorbar: str) -> list[
     return handles
 
 
-def _notes(plan: Plan, seen: Seen) -> list[str]:
-    """Return what the figure does not show, for the terminal."""
-    status = plan.dataset["status"].values
-    counts = {name: int((status == name).sum()) for name in ("missing", "failed", "diverged")}
+def _status_line(dataset: xr.Dataset) -> str:
+    """Return how many configs have no point in the figure, and why; nothing if all have one."""
+    status = dataset["status"].values
+    counts = {name: int((status == name).sum()) for name in ("diverged", "failed", "missing")}
+    have = "has" if counts["missing"] == 1 else "have"
+    words = {"diverged": "diverged", "failed": "failed", "missing": f"{have} no result yet"}
+    parts = [f"{count:,} {words[name]}" for name, count in counts.items() if count]
     total = int((status != "excluded").sum())
-    words = {"missing": "have no result yet", "failed": "failed", "diverged": "diverged"}
-    notes = [f"{n:,} of {total:,} configs {words[name]}" for name, n in counts.items() if n]
+    return f"of {total:,} config{'' if total == 1 else 's'} {', '.join(parts)}" if parts else ""
+
+
+def _notes(plan: Plan, seen: Seen, request: Request) -> list[str]:
+    """Return what the figure leaves out."""
+    notes = []
     for role, levels in plan.roles.thinned.items():
         axis = plan.roles.axes[role]
         notes.append(
             f"{len(levels)} of {axis.size} values of {axis.name} are shown; choose them with sel"
         )
     if seen.drawn < seen.curves:
-        notes.append(f"{seen.drawn:,} of {seen.curves:,} curves are drawn")
+        notes.append(
+            f"{seen.drawn:,} of {seen.curves:,} curves are drawn; choose them with sel, or average "
+            "an axis with mean"
+        )
+    if seen.cut:
+        notes.append(
+            f"of more than {MOST_TAILS} configs, only the mean is drawn until the first of them "
+            f"stopped, and at most {MOST_TAILS} that diverged"
+        )
+    if request.errorbar is not None and max(seen.counts, default=0) < 2:
+        notes.append(f"no band of {request.errorbar}: no value is a mean of several configs")
     return notes

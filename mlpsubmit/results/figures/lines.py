@@ -37,6 +37,8 @@ class Seen:
         partial: how many means leave out configs without a value.
         none: at how many places no config has a value.
         tails: whether curves go on after their mean has ended.
+        cut: whether there were too many of these to draw.
+        shares: whether the shares of configs with a value are written into cells.
         values: all that was drawn, for the scale: means, upper ends of bands, and points.
         lower: the lower ends of bands.
         diverged: the values of curves that diverged, which count only if there are no others.
@@ -48,6 +50,8 @@ class Seen:
     partial: int = 0
     none: int = 0
     tails: bool = False
+    cut: bool = False
+    shares: bool = True
     values: list[Array] = field(default_factory=list)
     lower: list[Array] = field(default_factory=list)
     diverged: list[Array] = field(default_factory=list)
@@ -152,8 +156,14 @@ def draw_curves(
     for key, group in (groups[i] for i in shown):
         panel, colour = page.panels[key["row"], key["col"]], colours[key["hue"]]
         found = mean_curve(steps, group.values, group.last, group.diverged, errorbar, MOST_TAILS)
-        for one in found:
-            _draw_curve(panel, one, offset, {"color": colour, "linestyle": style}, seen, page)
+        line = {"color": colour, "linestyle": style}
+        diverged = [one for one in found if one.diverged]
+        alone = {"linewidth": 0.55 * page.context.line, "alpha": 0.7} if len(found) > 1 else {}
+        for one in (one for one in found if not one.diverged):
+            _draw_curve(panel, one, offset, line, seen, page)
+        for i in spread(len(diverged), MOST_TAILS):
+            _draw_curve(panel, diverged[i], offset, {**line, **alone}, seen, page)
+        seen.cut |= len(diverged) > MOST_TAILS or any(one.cut for one in found)
     seen.curves += len(groups)
     seen.drawn += len(shown)
 

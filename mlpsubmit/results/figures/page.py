@@ -51,7 +51,8 @@ class Context:
         page: width of one with several.
         aspect: height of a panel per width.
         tallest: the most height of all panels; the height of the figure if that is fixed.
-        columns: the most panels beside each other, before they go on below.
+        columns: the panels beside each other before those of one axis go on below.
+        grid: the most columns and rows of panels.
         below: whether the legend of the colours is below the panels and adds to their height, else
             on their right.
     """
@@ -64,6 +65,7 @@ class Context:
     aspect: float
     tallest: float
     columns: int
+    grid: tuple[int, int]
     below: bool
 
     @property
@@ -101,9 +103,9 @@ class Context:
 
 CONTEXTS = {
     # One column, or the text width, of a two-column page.
-    "paper": Context(8, 1.2, 3.5, 3.35, 6.9, 0.72, 8.5, 3, below=True),
+    "paper": Context(8, 1.2, 3.5, 3.35, 6.9, 0.72, 8.5, 3, (8, 6), below=True),
     # A slide of 16:9.
-    "talk": Context(15, 2.4, 7, 10.0, 10.0, 0.56, 5.6, 4, below=False),
+    "talk": Context(15, 2.4, 7, 10.0, 10.0, 0.56, 5.6, 4, (5, 3), below=False),
 }
 
 
@@ -198,10 +200,10 @@ class Page:
         col, row = self.roles.axes.get("col"), self.roles.axes.get("row")
         for (row_level, column), axes in self.panels.items():
             if col is not None and (self._wrapped or row_level == rows[0]):
-                axes.set_title(_fact(col, column))
+                axes.set_title(wrapped(_fact(col, column), self.below))
             if row is not None and column == columns[-1]:
                 axes.annotate(
-                    _fact(row, row_level),
+                    wrapped(_fact(row, row_level), self._beside),
                     (1.02, 0.5),
                     xycoords="axes fraction",
                     rotation=270,
@@ -225,10 +227,22 @@ class Page:
         # Not a label of the figure: that would be below the legend.
         width, height = self.figure.get_size_inches()
         for axes in self._lowest():
-            axes.set_xlabel(wrapped(x, self.characters(width / self.axes.shape[1]) - 6))
+            axes.set_xlabel(wrapped(x, self.below))
         self._up = self.figure.supylabel(wrapped(y, self.characters(height) - 4))
         if title:
             self.figure.suptitle(wrapped(title, self.characters(width) - 4))
+
+    @property
+    def below(self) -> float:
+        """How many characters fit below or above a panel."""
+        width = self.figure.get_size_inches()[0] / self.axes.shape[1]
+        return max(self.characters(width) - 4, 10)
+
+    @property
+    def _beside(self) -> float:
+        """How many characters fit beside a panel."""
+        height = self.figure.get_size_inches()[1] / self.axes.shape[0]
+        return max(self.characters(height) - 4, 10)
 
     def characters(self, inches: float) -> float:
         """Return about how many characters of a label are so many inches long."""
@@ -304,7 +318,7 @@ class Page:
 
 
 def _fact(axis: Axis, level: int) -> str:
-    return label(f"{axis.title} = {axis.texts[level]}", 60)
+    return f"{axis.title} = {axis.texts[level]}"
 
 
 def legend_handles(colours: Colours, styles: Mapping[str, Any]) -> list[Artist]:

@@ -12,6 +12,7 @@ from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.results.axes import finished
 from mlpsubmit.results.figures import quantities
 from mlpsubmit.results.figures.axis import Along, along
+from mlpsubmit.results.figures.page import CONTEXTS
 from mlpsubmit.results.figures.points import Points
 from mlpsubmit.results.figures.quantities import Quantity, clock_of, quantity
 from mlpsubmit.results.figures.request import NothingToDraw, Request
@@ -73,7 +74,8 @@ def planned(dataset: xr.Dataset, request: Request) -> Plan:
     axes = {dim: along(selected, dim) for one in shown for dim in one.dims}
     kind = request.kind or _kind(axes, words.given, beside, has_curves)
     has_x = has_curves or beside is not None
-    roles = assign(axes, words.given, request.mean, kind, has_x, errors)
+    grid = CONTEXTS[request.context].grid
+    roles = assign(axes, words.given, request.mean, kind, has_x, grid, errors)
     _check_dims(shown, beside, roles, errors)
     if kind == "heatmap" and not errors and not {"x", "hue"} <= set(roles.axes):
         several = ", ".join(axis.name for axis in roles.axes.values()) or "none"

@@ -19,9 +19,8 @@ PANEL_ROLES = ("col", "row")
 
 #: The most colours of values that are not numbers; numbers have a scale of colours.
 MOST_COLOURS = 10
-#: The most panels beside and above each other, and in all.
-_MOST = {"col": 12, "row": 8}
-MOST_PANELS = 36
+#: The most panels of one axis, which go on below each other.
+MOST_WRAPPED = 12
 #: The most that an axis gets without being asked for.
 _FITTING = {"col": 9, "row": 4}
 
@@ -57,6 +56,7 @@ def assign(
     mean: Collection[str],
     kind: str,
     has_clock: bool,
+    grid: tuple[int, int],
     errors: list[str],
 ) -> Roles:
     """Return which axis has which role: those given, and the others in their order.
@@ -69,6 +69,7 @@ def assign(
         mean: names of axes to average.
         kind: of the figure.
         has_clock: whether steps go across.
+        grid: the most columns and rows of panels.
         errors: gets a message for each name that is no axis, and each axis that does not fit.
     """
     named = {name: axis for axes in along.values() for name, axis in axes.named.items()}
@@ -81,8 +82,8 @@ def assign(
     for role, axis in roles.axes.items():
         _check_size(role, axis, kind, errors)
     if not errors:
-        _give_out(roles, along, {named[name].dim for name in mean}, kind, has_clock)
-        _check_panels(roles, errors)
+        _give_out(roles, along, {named[name].dim for name in mean}, kind, has_clock, grid)
+        _check_panels(roles, grid, errors)
         _name_averaged(roles, along)
         _add_members(roles, along)
     return roles
@@ -103,27 +104,31 @@ def _check_size(role: str, axis: Axis, kind: str, errors: list[str]) -> None:
             f"hue: {axis.name} has {axis.size} values that are no numbers; at most {MOST_COLOURS} "
             f"colours can be told apart; select some with sel ({few}), or give {axis.name} to x"
         )
-    elif role in _MOST and axis.size > _MOST[role]:
-        errors.append(
-            f"{role}: {axis.name} has {axis.size} values; at most {_MOST[role]} panels fit; select "
-            f"some with sel ({few}), or give {axis.name} to x or hue"
-        )
 
 
-def _check_panels(roles: Roles, errors: list[str]) -> None:
-    panels = len(roles.shown("col")) * len(roles.shown("row"))
-    if panels > MOST_PANELS:
-        col, row = roles.axes["col"], roles.axes["row"]
-        errors.append(
-            f"col, row: {col.name} and {row.name} make {panels} panels; at most {MOST_PANELS} fit; "
-            "select some values with sel, or give one of the axes to x or hue"
-        )
+def _check_panels(roles: Roles, grid: tuple[int, int], errors: list[str]) -> None:
+    has_rows = "row" in roles.axes
+    most = dict(zip(PANEL_ROLES, grid, strict=True)) if has_rows else {"col": MOST_WRAPPED}
+    for role, count in most.items():
+        if len(roles.shown(role)) > count:
+            axis = roles.axes[role]
+            errors.append(
+                f"{role}: {axis.name} has {axis.size} values; at most {count} panels fit; select "
+                f"some with sel ({axis.name}={','.join(axis.texts[:2])}), or give {axis.name} to x "
+                "or hue"
+            )
 
 
 def _give_out(
-    roles: Roles, along: Mapping[str, Along], mean: set[str], kind: str, has_clock: bool
+    roles: Roles,
+    along: Mapping[str, Along],
+    mean: set[str],
+    kind: str,
+    has_clock: bool,
+    grid: tuple[int, int],
 ) -> None:
     """Give free roles to the axes that have none."""
+    asked = set(roles.axes)
 
     def left() -> list[Axis]:
         open_dims = [dim for dim in along if dim not in mean]
@@ -136,19 +141,27 @@ def _give_out(
         beside = [a for a in along[x.dim].members if a.numeric and a.size > 1 and a.name != x.name]
         if beside and along[x.dim].is_search:
             roles.axes["hue"] = beside[0]
-    for role in ("hue", "col", "row"):
+    wraps = "col" in asked and roles.axes["col"].size > grid[0]
+    free = [role for role in ("hue", "col", "row") if role != "row" or not wraps]
+    for role in free:
         axes = left()
         if role in roles.axes or not axes:
             continue
-        chosen = _fitting(role, axes, kind)
-        if chosen is None:
-            continue
-        roles.axes[role] = chosen
-    for role in ("col", "row", "hue"):
+        if chosen := _fitting(role, axes, kind):
+            roles.axes[role] = chosen
+    for role in free[1:] + free[:1]:
         axes = left()
         if role not in roles.axes and axes:
             roles.axes[role] = axes[0]
-            roles.thinned[role] = spread(axes[0].size, _FITTING.get(role, MOST_COLOURS))
+    fitting = {"hue": MOST_COLOURS, **_FITTING}
+    if {*PANEL_ROLES} <= set(roles.axes):
+        fitting |= {"col": 4, "row": min(4, grid[1])}
+    for role in {*roles.axes} & {*fitting} - asked:
+        axis = roles.axes[role]
+        if axis.size > fitting[role] and not (
+            role == "hue" and (axis.numeric or kind == "heatmap")
+        ):
+            roles.thinned[role] = spread(axis.size, fitting[role])
 
 
 def _fitting(role: str, axes: Sequence[Axis], kind: str) -> Axis | None:

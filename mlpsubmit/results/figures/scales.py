@@ -50,7 +50,7 @@ def log_ticks(axis: Any, low: float, high: float) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     short = high / low < 30
-    locator = LogLocator(subs=(1, 2, 5) if short else (1,), numticks=8)
+    locator = LogLocator(subs=(1, 2, 5) if short else (1,))
     texts = {}
     if short:
         ticks = [float(tick) for tick in locator.tick_values(low, high)]
