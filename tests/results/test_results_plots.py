@@ -500,6 +500,16 @@ def test_own_dimensions_of_a_grab_are_axes(fakes, draw):
     assert [line.get_ydata().tolist() for line in axes[0, 0].lines] == [[0, 1, 2], [3, 4, 5]]
 
 
+def test_words_and_single_places_have_bars(fakes, draw):
+    for axes in ({"act": ["relu", "tanh"]}, {}):
+        keys = np.array([[10, 30], [40, 60]])[: 2 if axes else 1]
+        panel = draw(final(fakes, [0.1], keys, **axes, trial=[0, 1]), errorbar="range")[0, 0]
+        (bars,) = panel.collections
+        ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+        assert ends == keys.tolist()
+        assert panel.lines[0].get_ydata().tolist() == keys.mean(1).tolist()
+
+
 def test_one_config_has_a_figure(fakes, draw):
     axes = draw(to_dataset(fakes.layout(), fakes.Source([fakes.pack([0])])))
     assert axes[0, 0].lines[0].get_ydata().tolist() == [2]

@@ -117,7 +117,7 @@ def _draw_band(
     if joined and np.isfinite(mean).sum() > 1:
         panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
     else:
-        panel.errorbar(x, mean, (mean - low, high - mean), fmt="none", ecolor=colour, capsize=2)
+        panel.vlines(x, low, high, colors=colour)
 
 
 def _draw_missed(
