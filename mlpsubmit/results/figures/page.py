@@ -309,7 +309,6 @@ class Page:
                 columnspacing=1.2,
                 borderaxespad=0.2,
             )
-            legend.set_in_layout(False)
             box = legend.get_window_extent()
             if columns == 1 or box.width <= available * self.figure.dpi:
                 break
@@ -332,7 +331,7 @@ def legend_handles(colours: Colours, styles: Mapping[str, Any]) -> list[Artist]:
     if colours.axis is None or colours.is_scale:
         return []
     return [
-        Line2D([], [], color=colours[level], label=label(colours.axis.texts[level]), **styles)
+        Line2D([], [], color=colours[level], label=label(colours.axis.texts[level], 28), **styles)
         for level in colours.shown
     ]
 

@@ -31,6 +31,8 @@ def wrapped(text: object, width: float) -> str:
     """Return a label in lines of about so many characters, broken at spaces outside mathematics."""
     lines = [""]
     for word in re.findall(r"(?:\$[^$]*\$|\S)+", label(text, 200)):
+        if len(word) > width and not _is_mathematics(word):
+            word = f"{word[: max(1, int(width) - 1)]}…"
         joined = f"{lines[-1]} {word}".strip()
         if lines[-1] and len(joined) > width:
             lines.append(word)
@@ -40,7 +42,7 @@ def wrapped(text: object, width: float) -> str:
 
 
 def _visible(character: str) -> str:
-    if character.isprintable() or character == "\n":
+    if character.isprintable():
         return character
     return character.encode("unicode_escape").decode()
 
