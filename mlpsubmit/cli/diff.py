@@ -54,8 +54,8 @@ def _lines(found: RunDifferences) -> Iterator[str]:
             yield from (line for change in changes for line in change.lines)
     if equal := [name for name, changes in parts.items() if not changes]:
         yield f"equal: {', '.join(equal)}"
-    configs = counted(len(found.after.indices), "config")
-    yield f"keys: {found.equal_keys:,} of the {configs} of {after.id} have a key of {before.id}"
+    keys = f"{found.equal_keys:,} of {counted(len(found.after.indices), 'key')}"
+    yield f"keys: {keys} of {after.id} are also in {before.id}"
     yield from _results(found)
 
 
@@ -72,7 +72,8 @@ def _results(found: RunDifferences) -> Iterator[str]:
         yield f"  {one.name}: {_counts(one)}"
         if one.config is not None:
             values = f"{one.largest:.2g} ({one.before:.6g} -> {one.after:.6g})"
-            yield f"    largest difference {values} at {found.point(one.config)}"
+            point = found.point(one.config)
+            yield f"    largest difference {values}" + (f" at {point}" if point != "-" else "")
     for name, where in results.alone.items():
         yield f"  {name}: only in {(found.before, found.after)[where].run.id}"
 

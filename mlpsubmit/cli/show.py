@@ -190,7 +190,9 @@ def _axes(found: Description) -> Iterator[Any]:
             values = [f"({own})" for own in values]
         shown = values if len(values) <= 12 else [*values[:8], "...", values[-1]]
         source = "" if axis["source"] == "set" else axis["source"]
-        rows.append((", ".join(names), str(axis["points"]), source, ", ".join(shown)))
+        listed = ", ".join(names)
+        name = listed if len(names) == 1 else f"{axis['dimension']} ({listed})"
+        rows.append((name, str(axis["points"]), source, ", ".join(shown)))
     if not any(row[2] for row in rows):
         rows = [(*row[:2], row[3]) for row in rows]
     yield from _table(rows)

@@ -122,7 +122,7 @@ def _settings(before: RunKeys, after: RunKeys) -> tuple[list[Change], list[Chang
     )
     return [*axis_changes(before, after), *settings, *_changed(*others)], [
         *functions,
-        *_changed(_where(before.run), _where(after.run)),
+        *_changed(_not_in_keys(before.run), _not_in_keys(after.run)),
     ]
 
 
@@ -137,11 +137,13 @@ def _with_defaults(change: Change, before: RunKeys, after: RunKeys) -> Change:
     return replace(change, before=texts[0], after=texts[1])
 
 
-def _where(run: RunDirectory) -> dict[str, str]:
-    """Return the function that leaves points out: it is no part of keys."""
-    sources = {source["place"]: source for source in run.sweep["sources"]}
-    one = sources.get("where")
-    return {} if one is None else {"where": f"{one['name']} {one['hash']}".strip()}
+def _not_in_keys(run: RunDirectory) -> dict[str, str]:
+    """Return the functions whose sources are not stored, by their place: on axes, and where=."""
+    return {
+        source["place"]: f"{source['name']} {source['hash']}".strip()
+        for source in run.sweep["sources"]
+        if source["place"] == "where" or source["place"].startswith("axis ")
+    }
 
 
 def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[Change]:

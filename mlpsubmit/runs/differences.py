@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from mlpsubmit.runs.run_keys import DEFAULT_HASH, RunKeys
 
 __all__ = ["Change", "axis_changes", "changes", "version_changes"]
@@ -125,6 +127,19 @@ def axis_changes(before: RunKeys, after: RunKeys) -> Iterator[Change]:
                 for own, known in zip((old, new), fixed, strict=True)
             ]
             yield Change(f"axis {name}", "", texts[0], texts[1])
+    yield from _other_contents(before, after)
+
+
+def _other_contents(before: RunKeys, after: RunKeys) -> Iterator[Change]:
+    """Yield the axes whose values have equal texts and other contents, such as functions."""
+    there = {tuple(axis["names"]): number for number, axis in enumerate(after.axes)}
+    for number, axis in enumerate(before.axes):
+        other = there.get(tuple(axis["names"]))
+        if other is None or axis["values"] != after.axes[other]["values"]:
+            continue
+        if not np.array_equal(before.hashes(number), after.hashes(other)):
+            text = "; ".join(map(_values, axis["values"]))
+            yield Change(f"axis {', '.join(axis['names'])}", "", text, text)
 
 
 def _on_axes(keys: RunKeys) -> dict[str, Sequence[Any]]:

@@ -30,6 +30,9 @@ _VALUES = 8
 #: The start of a key: not so short that it may be a word.
 _KEY = re.compile(r"[0-9a-f]{6,32}")
 
+#: Between two values of axes: a comma before a name.
+_NEXT_NAME = re.compile(r",(?=\s*[^\W\d]\w*\s*=)")
+
 
 def is_config(text: str) -> bool:
     """Return whether a text can be a config and no run: an index, or values of axes."""
@@ -80,7 +83,8 @@ class RunKeys:
         settings: Mapping[str, Any] = self.content["settings"]
         return settings
 
-    def _table(self, axis: int) -> Any:
+    def hashes(self, axis: int) -> Any:
+        """Return the hashes of the values on an axis, (points, 2) uint64."""
         table = bytes.fromhex(self.content["axes"][axis])
         return np.frombuffer(table, dtype="<u8").reshape(-1, 2)
 
@@ -98,7 +102,7 @@ class RunKeys:
         keys = np.tile(total, (len(self.indices), 1))
         columns = np.unravel_index(self.indices, self.shape) if self.shape else ()
         for axis, column in enumerate(columns):
-            keys += self._table(axis)[column]
+            keys += self.hashes(axis)[column]
         if (initial := self._initial) is not None:
             assert self.content["initial"] is not None
             table = bytes.fromhex(self.content["initial"]["table"])
@@ -147,7 +151,7 @@ class RunKeys:
         found = dict(self.settings)
         for number, (axis, at) in enumerate(zip(self.axes, self.place(index), strict=True)):
             names, texts = axis["names"], [str(values[at]) for values in axis["values"]]
-            own = self._table(number)[at].tobytes().hex()
+            own = self.hashes(number)[at].tobytes().hex()
             found[", ".join(names)] = {"hash": own, "text": ", ".join(texts)}
         if (initial := self._initial) is not None:
             own = initial.hashes[int(initial.numbers(self.shape, np.array([index]))[0])]
@@ -197,9 +201,10 @@ class RunKeys:
         return matching[0]
 
     def _with_values(self, selector: str) -> int:
-        known = {name.lower(): name for axis in self.axes for name in axis["names"]}
+        known = {axis["dimension"].lower(): axis["dimension"] for axis in self.axes}
+        known |= {name.lower(): name for axis in self.axes for name in axis["names"]}
         wanted = {}
-        for part in selector.split(","):
+        for part in _NEXT_NAME.split(selector):  # a value may have commas
             name, _, text = (piece.strip() for piece in part.partition("="))
             if name.lower() not in known:
                 raise UserError(
@@ -225,7 +230,7 @@ class RunKeys:
         """Return the values of some axes, for a message; of long axes the first eight."""
         texts = []
         for axis in self.axes:
-            for name, values in zip(axis["names"], axis["values"], strict=True):
+            for name, values in _selectable(axis).items():
                 if name in names:
                     more = ", ..." if len(values) > 8 else ""
                     texts.append(f"{name} = {', '.join(map(str, values[:8]))}{more}")
@@ -250,7 +255,7 @@ class RunKeys:
                 [
                     all(
                         _equal(values[at], wanted[name])
-                        for name, values in zip(axis["names"], axis["values"], strict=True)
+                        for name, values in _selectable(axis).items()
                         if name in wanted
                     )
                     for at in range(count)
@@ -264,6 +269,12 @@ class RunKeys:
         for fits, at in zip(fitting, places, strict=True):
             chosen &= fits[at]
         return iter(self.indices[chosen].tolist())
+
+
+def _selectable(axis: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    """Return the values by which a point of an axis is selected; of a zipped one, its position."""
+    positions = {axis["dimension"]: range(len(axis["values"][0]))}
+    return {**positions, **dict(zip(axis["names"], axis["values"], strict=True))}
 
 
 def _equal(value: Any, wanted: Any) -> bool:

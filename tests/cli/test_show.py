@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from mlpsubmit import launch, open_run
 from mlpsubmit.files import publish_json
+from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.spec.load import load_spec
 
 # The fixtures `mlpsubmit`, `workplace` and `records` come from conftest.py.
@@ -114,7 +116,7 @@ def test_zipped_and_random_axes_callables_and_where(mlpsubmit: Command, workplac
     assert {"where", "loss"} <= {one["place"] for one in found["functions"]}
     out = mlpsubmit("show", run).out
     assert "axes (6 configs of 8 points: where= leaves out the others)\n" in out
-    assert "  width, lr  2  (4, 0.1), (8, 0.2)\n" in out
+    assert "  width_lr (width, lr)  2  (4, 0.1), (8, 0.2)\n" in out
 
 
 def test_damaged_and_older_runs_say_so(mlpsubmit: Command, workplace: Path, records: Any) -> None:
@@ -222,6 +224,22 @@ def test_configs_that_fail_diverge_miss_and_are_reused(mlpsubmit: Command, workp
     assert diverged["results"]["timekeys"] == {"0.5": None}
 
 
+def test_a_config_in_training(mlpsubmit: Command, workplace: Path, records: Any) -> None:
+    run = open_run(launched(mlpsubmit)).directory
+    for shard in run.results.shards():
+        shard.unlink()
+    process = {"pid": os.getpid(), "process_start": process_start(os.getpid())}
+    beat = records.beat(**process, host=os.uname().nodename) | {"state": "training"}
+    pack = {"pack": "0000001", "step": 7, "max_iter": 20, "attempt": 0, "supervised": False}
+    publish_json(run.heartbeat("000-0000"), {**beat, **pack, "cost_done": 0.0})
+    running = shown(mlpsubmit, run.id, "--config", "width=8,noise=0,trial=0")
+    assert (running["state"], running["step"], running["task"]) == ("running", 7, "000-0000")
+    assert (running["results"], running["steps"]) == ({}, None)
+    text = mlpsubmit("show", run.id, "--config", "4").out
+    assert "\nrunning, step 7 of 20\n" in text
+    assert shown(mlpsubmit, run.id, "--config", "0")["state"] == "missing"
+
+
 def test_thresholds_along_an_axis_and_of_metrics(mlpsubmit: Command, workplace: Path) -> None:
     text = (workplace / "small.py").read_text().replace("    LOSS_CHECKPOINTS=[0.5],\n", "")
     text = text.replace('"trial": range(2)', '"LOSS_CHECKPOINTS": [[9.0], [8.0, 1e-9]]')
@@ -250,6 +268,23 @@ def test_a_config_without_a_result_and_one_of_an_earlier_run(
     assert shown(mlpsubmit, second, "--config", "0")["state"] == "missing"
 
 
+def test_a_config_is_selected_by_positions_and_by_values_with_commas(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    text = (workplace / "small.py").read_text().replace("    LR=0.1,\n", "")
+    text = text.replace('"WIDTH": [4, 8]', '("WIDTH", "LR"): [(4, 0.1), (8, 0.2)]')
+    text = text.replace('"trial": range(2)', '"tag": ["a, b", "noise, c", "\\x1b[31m"]')
+    text = text.replace("def linear(noise,", "def linear(noise, tag,")
+    (workplace / "small.py").write_text(text)
+    run = launched(mlpsubmit)
+    found = shown(mlpsubmit, run, "--config", "width_lr=1,noise=0.5,tag=noise, c")
+    assert found["point"] == {"width": 8, "lr": 0.2, "noise": 0.5, "tag": "noise, c"}
+    assert found["index"] == 10
+    refused = mlpsubmit("show", run, "--config", "width_lr=2")
+    assert f"width_lr=2: matches no config of run {run}; valid are width_lr = 0, 1" in refused.err
+    assert "\x1b" not in mlpsubmit("show", run).out
+
+
 # ---- diff ----------------------------------------------------------------------------------------
 
 
@@ -273,7 +308,7 @@ def test_two_runs_are_compared(mlpsubmit: Command, workplace: Path, never_unpick
         "    -        return inputs, inputs[:, 0] + noise",
         "    +        return inputs, inputs[:, 1] + noise",
         "equal: versions",
-        f"keys: 0 of the 8 configs of {second} have a key of {first}",
+        f"keys: 0 of 8 keys of {second} are also in {first}",
         "results: 4 configs in both runs, 4 with a result in both, 0 of these equal bit for bit",
     ):
         assert line in lines, line
@@ -294,7 +329,7 @@ def test_equal_runs_differ_in_nothing(mlpsubmit: Command) -> None:
     lines = mlpsubmit("diff", first, second).out.splitlines()
     assert lines[2:] == [
         "equal: settings, functions, versions",
-        f"keys: 8 of the 8 configs of {second} have a key of {first}",
+        f"keys: 8 of 8 keys of {second} are also in {first}",
         "results: 8 configs in both runs, 8 with a result in both, 8 of these equal bit for bit",
     ]
 
@@ -320,6 +355,22 @@ def test_a_product_and_zipped_axes_of_the_same_values(mlpsubmit: Command, workpl
     lines = mlpsubmit("diff", first, launched(mlpsubmit)).out.splitlines()
     assert lines[2:4] == ["settings:", "  zipped axes: (none) -> (width, lr)"]
     assert lines[-1].startswith("results: 8 configs in both runs, 8 with a result in both, 8 of ")
+
+
+def test_functions_on_axes_are_compared_by_their_hashes(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    loss = "def absolute(out, y):\n    return (out - y).abs().mean()\n\n"
+    text = (workplace / "small.py").read_text().replace("sweep = ", f"{loss}sweep = ")
+    text = text.replace('"trial": range(2)', '"LOSS": ["mse", absolute]')
+    (workplace / "small.py").write_text(text)
+    first = launched(mlpsubmit)
+    (workplace / "small.py").write_text(text.replace("abs().mean()", "abs().sum()"))
+    lines = mlpsubmit("diff", first, launched(mlpsubmit)).out.splitlines()
+    assert "  axis loss: mse, absolute -> mse, absolute (of other contents)" in lines
+    (one,) = (line for line in lines if line.startswith("  axis loss[1]: absolute "))
+    assert re.fullmatch("  axis loss.1.: absolute [0-9a-f]{12} -> absolute [0-9a-f]{12}", one)
+    assert any(line.startswith("results: 8 configs in both runs, 8 with") for line in lines)
 
 
 def test_traces_are_compared_at_the_steps_that_both_have(mlpsubmit: Command) -> None:

@@ -124,7 +124,7 @@ def test_edits_are_shown_by_what_they_change(
     assert "swordfish" not in (open_run(old).path / "ingredients.json").read_text()
     # The same, of the two runs as a whole.
     whole = mlpsubmit("diff", old, new).out.splitlines()
-    assert f"keys: 0 of the 4 configs of {new} have a key of {old}" in whole
+    assert f"keys: 0 of 4 keys of {new} are also in {old}" in whole
     assert set(lines[3:]) <= set(whole)
 
 
@@ -150,7 +150,7 @@ def test_configs_are_compared_within_and_between_runs(
     assert "  batchfn: linear\n" in none
     runs = mlpsubmit("diff", old, new).out.splitlines()
     assert "  axis noise: 0.0, 0.5 -> 0.5, 1.0" in runs
-    assert f"keys: 2 of the 4 configs of {new} have a key of {old}" in runs
+    assert f"keys: 2 of 4 keys of {new} are also in {old}" in runs
 
 
 def test_versions_are_shown(launched: Callable[..., str], mlpsubmit: Command) -> None:
