@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpsubmit.batchfns.validation import RULES, check_arguments, is_integer
+from mlpsubmit.grabs.labelled import labelled
 from mlpsubmit.grabs.lanczos import largest_eigenvalues
 from mlpsubmit.grabs.losses import Loss, Parameters, objective, trained_parameters
 from mlpsubmit.grabs.samples import first_rows
@@ -69,6 +70,7 @@ def sharpness(
     )[0]
 
 
+@labelled("_number", long_name="eigenvalue of the Hessian")
 def hessian_eigenvalues(
     model: nn.Module,
     X_tr: Tensor,

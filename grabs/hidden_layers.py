@@ -20,6 +20,7 @@ from mlpsubmit.grabs.samples import first_rows
 __all__ = ["activation_kernel", "activations", "preactivation_stats"]
 
 
+@labelled("_sample", "_unit", long_name="activation")
 def activations(
     model: nn.Module, X_tr: Tensor, hidden: int = -1, rows: int | None = None
 ) -> Tensor:
@@ -64,6 +65,7 @@ def activations(
     return received[-1]
 
 
+@labelled("_row", "_column", long_name="kernel of the activations")
 def activation_kernel(
     model: nn.Module, X_tr: Tensor, hidden: int = -1, rows: int | None = None
 ) -> Tensor:

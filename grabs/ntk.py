@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mlpsubmit.batchfns.validation import check_choice, is_integer
 from mlpsubmit.errors import SpecError
 from mlpsubmit.grabs.jacobians import Factor, RowJacobian
+from mlpsubmit.grabs.labelled import labelled
 from mlpsubmit.grabs.matrices import nan_unless_finite
 from mlpsubmit.grabs.samples import first_rows
 
@@ -145,6 +146,7 @@ def ntk_alignment(
     return alignment
 
 
+@labelled("_number", long_name="eigenvalue of the neural tangent kernel")
 def ntk_eigenvalues(
     model: nn.Module,
     X_tr: Tensor,
@@ -181,6 +183,7 @@ def ntk_eigenvalues(
     return nan_unless_finite(lambda K: torch.linalg.eigvalsh(K).flip(0)[:count], K)
 
 
+@labelled("_sample", "_number", long_name="eigenvector of the neural tangent kernel")
 def ntk_eigenvectors(
     model: nn.Module,
     X_tr: Tensor,

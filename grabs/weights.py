@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 
+@labelled("_output", "_input", long_name="weight")
 def weight(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
     """Return a copy of one layer's weight W, (outputs, inputs).
 
@@ -55,6 +56,7 @@ def weight(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
     return weight_matrix(layer_at("weight", model, layer), effective).clone()
 
 
+@labelled("_output", long_name="bias")
 def bias(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
     """Return a copy of one layer's bias, (outputs,).
 
@@ -81,6 +83,7 @@ def bias(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
     return scaled(found, parameter.detach()) if effective else parameter.detach().clone()
 
 
+@labelled("_row", "_column", long_name="Gram matrix of the weight")
 def weight_gram(
     model: nn.Module, layer: int = 0, side: str = "input", effective: bool = False
 ) -> Tensor:
@@ -173,6 +176,7 @@ def gram_diagonal(
     return torch.stack(columns, dim=1).square().sum(dim=0) if columns else W.new_zeros(0)
 
 
+@labelled("_number", long_name="singular value of the weight")
 def singular_values(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
     """Return the singular values of one layer's weight, descending, (min(outputs, inputs),).
 
@@ -196,6 +200,7 @@ def singular_values(model: nn.Module, layer: int = 0, effective: bool = False) -
     return nan_unless_finite(torch.linalg.svdvals, W)
 
 
+@labelled("_output", "_input", long_name="weight of the first layer")
 def readin_weight(model: nn.Module) -> Tensor:
     """Return a copy of the first layer's weight W, (width, d_in).
 
@@ -209,6 +214,7 @@ def readin_weight(model: nn.Module) -> Tensor:
     return weight(model, layer=0)
 
 
+@labelled("_output", "_input", long_name="weight of the last layer")
 def readout_weight(model: nn.Module) -> Tensor:
     """Return a copy of the last layer's weight W, (d_out, width).
 
@@ -222,6 +228,7 @@ def readout_weight(model: nn.Module) -> Tensor:
     return weight(model, layer=-1)
 
 
+@labelled("_row", "_column", long_name="Gram matrix of the first layer's weight")
 def readin_gram(model: nn.Module, side: str = "input") -> Tensor:
     """Return the Gram matrix of the first layer's weight W, (width, d_in).
 

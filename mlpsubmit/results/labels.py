@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from mlpsubmit.errors import did_you_mean
@@ -26,7 +26,8 @@ class Labels:
 
     Args:
         dims: names of the dimensions of its array, or a mapping of its keys to these; None for
-            ``<grab>_dim0`` and so on.
+            ``<grab>_dim0`` and so on. A name that begins with ``_`` follows that of the grab: see
+            :meth:`of_grab`.
         coords: the values along some of the dimensions.
         units: the unit of its values, or a mapping of its keys to units.
         long_name: what is measured, or a mapping of its keys to that.
@@ -41,6 +42,21 @@ class Labels:
         """Return the dimensions of what a key holds, or for None of a grab without keys."""
         found: Dims | None = _of(self.dims, key, None)
         return found
+
+    def of_grab(self, name: str) -> Labels:
+        """Return the labels under which a grab has a name: its own dimensions begin with that."""
+
+        def own(dims: Iterable[str]) -> Dims:
+            return tuple(f"{name}{dim}" if dim.startswith("_") else dim for dim in dims)
+
+        if not any(dim.startswith("_") for dim in self.all_dims) or not name.isidentifier():
+            return self
+        dims = self.dims
+        named = (
+            {k: own(v) for k, v in dims.items()} if isinstance(dims, Mapping) else own(dims or ())
+        )
+        coords = dict(zip(own(self.coords), self.coords.values(), strict=True))
+        return replace(self, dims=named, coords=coords)
 
     def attributes_of(self, key: str | None) -> dict[str, str]:
         """Return the attributes ``long_name`` and ``units``, as far as they are given."""

@@ -200,7 +200,7 @@ def grab_labels(grabs: Mapping[str, Any], product: Product) -> dict[str, Labels]
     Raises:
         SpecError: with an error for each dimension of a grab whose name something else has.
     """
-    labels = {name: labels_of(grab) for name, grab in grabs.items()}
+    labels = {name: labels_of(grab).of_grab(name) for name, grab in grabs.items()}
     axes = {name: name for axis in product.axes for name in (axis.dimension, *axis.names)}
     errors: list[str] = []
     coords: dict[str, tuple[str, tuple[Any, ...]]] = {}

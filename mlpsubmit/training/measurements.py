@@ -121,7 +121,7 @@ class Grabber(Part):
         self._leading = (K, columns) if traced else (K,)
         self._arrays: dict[Entry, Array] = {}
         self._shapes: dict[str, dict[int, Shapes]] = {name: {} for name in grabs}
-        self._labels = {name: labels_of(grab) for name, grab in grabs.items()}
+        self._labels = {name: labels_of(grab).of_grab(name) for name, grab in grabs.items()}
         self._calls = 0
         #: Per config, the parameters and entries that its grabs can reach at every call, by name.
         self._reachable: dict[int, dict[str, Tensor]] = {}

@@ -1,5 +1,7 @@
 """Runs whose grabs return dictionaries and name their dimensions."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import xarray as xr
 
 from mlpsubmit import Sweep, grab, launch
 from mlpsubmit.errors import SpecError, UserError
-from mlpsubmit.grabs import weight_norms
+from mlpsubmit.grabs import singular_values, weight, weight_norms
 from mlpsubmit.training import GrabError
 
 
@@ -49,6 +51,32 @@ def test_keys_that_differ_between_configs_and_named_layers(workplace):
     assert dataset.norms.sel(depth=1).isel(layer=slice(2, None)).isnull().all()
     lazy = run.collect("labelled.nc")
     xr.testing.assert_identical(lazy.load(), dataset)
+
+
+def test_dimensions_of_a_grabs_own_follow_its_name(workplace):
+    @grab(dims=("_part",), coords=["in", "out"])
+    def ends(model):
+        return [model.input_layer.weight.norm(), model.output_layer.weight.norm()]
+
+    grabs = {
+        "ends": ends,
+        "same": ends,
+        "first": partial(weight, layer=0),
+        "last": partial(weight, layer=-1),
+        "spectrum": singular_values,
+    }
+    dataset = launch(study(grabs=grabs, axes={"trial": range(2)}), executor="debug").collect()
+    assert dataset.ends.dims == ("trial", "ends_part")
+    assert dataset.same_part.values.tolist() == ["in", "out"]
+    assert dataset.first.sizes == {"trial": 2, "first_output": 4, "first_input": 3}
+    assert dataset["last"].sizes == {"trial": 2, "last_output": 1, "last_input": 4}
+    assert dataset.spectrum.dims == ("trial", "spectrum_number")
+    assert dataset.spectrum.long_name == "singular value of the weight"
+    np.testing.assert_allclose(
+        dataset.ends.sel(ends_part="in") ** 2,
+        (dataset["first"] ** 2).sum(["first_output", "first_input"]),
+        rtol=1e-5,
+    )
 
 
 def test_new_labels_reuse_the_results(workplace):
