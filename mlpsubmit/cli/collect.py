@@ -71,9 +71,11 @@ def collect(
         if plot:
             _draw(dataset, plot, force)
         configs = int(dataset.attrs["n_configs"])
+        done = int(dataset.attrs["n_done"] + dataset.attrs["n_diverged"])
     statuses = [run.status() for run in opened]
     if opened[1:]:
-        echo(f"results: {written} ({counted(configs, 'config')} of {len(opened)} runs)")
+        of_runs = f"{counted(configs, 'config')} of {len(opened)} runs"
+        echo(f"results: {written} ({done} of {of_runs})")
     else:
         echo(f"results: {written} ({statuses[0].done} of {counted(configs, 'config')})")
     complete = [_report(run, status) for run, status in zip(opened, statuses, strict=True)]

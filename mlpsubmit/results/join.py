@@ -88,6 +88,7 @@ def joined(parts: Sequence[Part]) -> tuple[Layout, JoinedSource]:
     if source.differences:
         raise UserError(_different_text(source.differences, parts, axes))
     _warn_of_functions(parts)
+    _warn_of_data(parts, axes)
     own = thresholds.pop("")
     size = math.prod(len(axis.points) for axis in axes)
     on_axes = {name for axis in axes for name in axis.names}
@@ -211,6 +212,33 @@ def _warn_of_functions(parts: Sequence[Part]) -> None:
                 f"run {', '.join(lacking)} has no grab {grab!r}: its values are missing there",
                 stacklevel=4,
             )
+
+
+def _warn_of_data(parts: Sequence[Part], axes: Sequence[JoinedAxis]) -> None:
+    """Warn of runs that were trained on different data, if no setting tells them apart."""
+    if any(not dims for axis in axes for dims in axis.dims):  # what one run has fixed may be why
+        return
+    first, *others = [_data_hashes(part.layout.attributes.get("data_hash", "")) for part in parts]
+    other = [
+        part.run
+        for part, own in zip(parts[1:], others, strict=True)
+        if any(own[name] != first[name] for name in own.keys() & first.keys())
+    ]
+    if other:
+        warnings.warn(
+            f"run {', '.join(other)} was trained on other data than run {parts[0].run}, by equal "
+            "settings (data_hash); they are joined all the same",
+            stacklevel=4,
+        )
+
+
+def _data_hashes(text: Scalar) -> dict[str, str]:
+    """Return the hashes of an attribute ``data_hash`` by arguments: one hash by none."""
+    try:
+        found = json.loads(str(text))
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"": str(text)}
 
 
 # ---- messages and attributes ---------------------------------------------------------------------

@@ -99,17 +99,21 @@ def manifest(
 def _functions(sweep: Sweep) -> dict[str, Any]:
     """Return the names of the functions, what they are given besides settings, and their hashes."""
     own = _own_arguments(sweep)
+    hashes = {
+        name: found
+        for name, entry in sweep.ingredients["settings"].items()
+        if (found := _code_hash(entry, own))
+    }
+    if initial := sweep.ingredients["initial"]:  # the text of INIT_WEIGHTS names a run
+        content = " ".join(initial["hashes"])
+        hashes["init_weights"] = hashlib.blake2b(content.encode(), digest_size=4).hexdigest()
     return {
         "batchfn": axis_label(sweep.batchfn),
         "data": axis_label(sweep.data),
         "grabs": {name: axis_label(grab) for name, grab in sweep.grabs.items()},
         "where": axis_label(sweep.where),
         "arguments": own,
-        "hashes": {
-            name: found
-            for name, entry in sweep.ingredients["settings"].items()
-            if (found := _code_hash(entry, own))
-        },
+        "hashes": hashes,
     }
 
 

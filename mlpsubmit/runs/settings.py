@@ -32,6 +32,8 @@ _LONG_NAMES = {
     "eps": r"$\epsilon$",
     "d_out": "outputs",
     "trial": "trial",
+    "batchfn": "batch function",
+    "data": "data function",
     "monomials": "target monomials",
     "loss_checkpoints": "loss thresholds",
     "onlythresholds": "final values only",

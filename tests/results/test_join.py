@@ -271,6 +271,33 @@ def test_grabs_of_only_some_runs_are_missing_elsewhere_and_said():
         joined([first, other])
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "said"),
+    [
+        ("aa", "aa", False),
+        ("aa", "bb", True),
+        ('{"d=1": "aa", "d=2": "bb"}', '{"d=2": "bb", "d=3": "cc"}', False),
+        ('{"d=1": "aa", "d=2": "bb"}', '{"d=2": "cc"}', True),
+        ('{"d=1": "aa"}', "cc", False),
+    ],
+)
+def test_other_data_by_equal_settings_is_said(recwarn, one, two, said):
+    runs = [
+        part("a", attributes={"data_hash": one}, w=[4]),
+        part("b", attributes={"data_hash": two}, w=[8]),
+    ]
+    joined(runs)
+    texts = [str(warning.message) for warning in recwarn]
+    assert texts == said * [
+        "run b was trained on other data than run a, by equal settings (data_hash); they are "
+        "joined all the same"
+    ]
+    for run, d in zip(runs, (1, 2), strict=True):
+        run.layout.settings["d"] = FixedSetting(d)
+    joined(runs)  # d tells why
+    assert len(recwarn) == said
+
+
 def test_results_that_differ_are_an_error_that_names_them():
     first = part("a", packs=[make_pack([0, 1, 2])], attributes={"torch": "2.8"}, w=[4, 8, 16])
     packs = [make_pack([0], grab__g=[[1.0]]), make_pack([1, 2])]

@@ -161,7 +161,7 @@ def test_the_command_joins_runs(workplace, mlpsubmit):
     second = trained({"WIDTH": [8]}, LR=0.2)
     done = mlpsubmit("collect", first.id, second.id, "--out", "all.nc")
     assert done.code == 0
-    assert "results: all.nc (3 configs of 2 runs)" in done.out
+    assert "results: all.nc (3 of 3 configs of 2 runs)" in done.out
     assert "lr" in done.out
     with xr.open_dataset("all.nc", engine="h5netcdf") as found:
         assert found.status.dims == ("lr", "width")

@@ -1,9 +1,11 @@
 """A dataset stands alone: what was asked is in its attributes."""
 
+import json
+
 import numpy as np
 import torch
 
-from mlpsubmit import Sweep, launch
+from mlpsubmit import Sweep, from_run, launch
 from mlpsubmit.grabs import weight_norms
 from mlpsubmit.results.settings import fixed_settings
 
@@ -24,10 +26,10 @@ def size(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def study(**further):
+def study(name="alone", **further):
     settings = {"MAX_ITER": 3, "N_SAMPLES": 4, "LOSS_CHECKPOINTS": [], "axes": {"LR": [0.1, 0.2]}}
     functions = {"data": spectrum, "batchfn": batches, "grabs": {"norms": weight_norms, "n": size}}
-    return Sweep("alone", d=3, WIDTH=4, **{**functions, **settings, **further})
+    return Sweep(name, d=3, WIDTH=4, **{**functions, **settings, **further})
 
 
 def test_all_fixed_settings_are_attributes(workplace):
@@ -73,3 +75,15 @@ def test_hashes_tell_functions_of_one_name_apart(workplace):
     assert first.batchfn == other.batchfn == "batches"
     assert fixed_settings(first.attrs)["batchfn"] != fixed_settings(other.attrs)["batchfn"]
     assert fixed_settings(first.attrs)["data"] == fixed_settings(other.attrs)["data"]
+
+
+def test_networks_to_start_from_are_told_apart_by_their_weights(workplace):
+    hashes = []
+    for seed in (1, 2):
+        launch(study(SAVE_WEIGHTS="final", SEED=seed), executor="debug")
+        again = study("again", INIT_WEIGHTS=from_run("alone"))
+        hashes.append(launch(again, executor="debug").collect().attrs["function_hashes"])
+    first, second = map(json.loads, hashes)
+    assert len(first["init_weights"]) == 8
+    assert first["init_weights"] != second["init_weights"]
+    assert first["batchfn"] == second["batchfn"]
