@@ -81,4 +81,4 @@ def _watch(runs: Sequence[Run], path: Path, force: bool) -> Contents:
 
 
 def _line(path: Path, contents: Contents) -> str:
-    return f"report: {path} ({contents.finished} of {counted(contents.size, 'config')})"
+    return f"report: {path} ({contents.finished} of {counted(contents.total, 'config')})"

@@ -24,46 +24,39 @@ _ORIGIN = ("spec", "command", "git_commit", "git_diff_hash", "data_hash")
 def asked(one: ReportedRun) -> str:
     """Return what was asked of a run, as HTML."""
     sweep = one.run.directory.sweep
-    attributes = dict(one.layout.attributes)
-    functions = sweep["functions"]
+    changed, defaults = _settings(sweep["hyperparameters"])
+    settings = definitions(_texts({**changed, **sweep["arguments"]}))
+    further = definitions(_texts(defaults))
+    origin, versions = _origin(one)
+    parts = [
+        _axes(sweep["axes"]),
+        "<h3>Settings</h3>",
+        settings or '<p class="note">All settings have their defaults.</p>',
+        details(f"{counted(len(defaults), 'setting')} at default", further),
+        "<h3>Functions</h3>",
+        definitions(_texts(_functions(sweep["functions"]))),
+        _code(one),
+        "<h3>Origin</h3>",
+        definitions(_texts(origin)),
+        details("versions and devices", definitions(_texts(versions))),
+    ]
+    return "\n".join(filter(None, parts))
+
+
+def _functions(functions: Mapping[str, Any]) -> dict[str, Any]:
     grabs: Mapping[str, Any] = functions.get("grabs") or {}
-    set_, defaults = _settings(sweep["hyperparameters"])
-    used = {
-        **{name: functions.get(name) for name in ("batchfn", "data", "where")},
-        **{f"grab {name}": function for name, function in grabs.items()},
-    }
-    folder = str(one.run.path.resolve())
-    further = {name: attributes.pop(name) for name in _ORIGIN if attributes.get(name)}
-    versions = {name: value for name, value in attributes.items() if value not in ("", one.run.id)}
-    versions.pop("sweep", None)
-    return "\n".join(
-        filter(
-            None,
-            [
-                _axes(sweep["axes"]),
-                "<h3>Settings</h3>",
-                definitions(_texts({**set_, **sweep["arguments"]}))
-                or '<p class="note">All settings have their defaults.</p>',
-                details(
-                    f"{counted(len(defaults), 'setting')} at default", definitions(_texts(defaults))
-                ),
-                "<h3>Functions</h3>",
-                definitions(_texts({n: v for n, v in used.items() if v not in (None, "None")})),
-                _code(one),
-                "<h3>Origin</h3>",
-                definitions(
-                    _texts(
-                        {
-                            **further,
-                            "launched": sweep["created"],
-                            "folder": folder,
-                        }
-                    )
-                ),
-                details("versions and devices", definitions(_texts(versions))),
-            ],
-        )
-    )
+    used = {name: functions.get(name) for name in ("batchfn", "data", "where")}
+    used |= {f"grab {name}": function for name, function in grabs.items()}
+    return {name: value for name, value in used.items() if value not in (None, "None")}
+
+
+def _origin(one: ReportedRun) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return where a run comes from, and the versions and devices of its results."""
+    found = {name: value for name, value in one.layout.attributes.items() if value != ""}
+    origin = {name: found.pop(name) for name in _ORIGIN if name in found}
+    origin["launched"] = one.run.directory.sweep["created"]
+    origin["folder"] = str(one.run.path.resolve())
+    return origin, {name: v for name, v in found.items() if name not in ("run", "sweep")}
 
 
 def _axes(axes: Iterable[Mapping[str, Any]]) -> str:

@@ -57,6 +57,7 @@ class Column:
         categories: of texts, in the order of the axis.
         description: of the variable.
         expected: of timekeys, which configs have the threshold.
+        members: of a zipped axis as a whole, the columns of its members.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Column:
     title: str = ""
     description: str = ""
     expected: list[bool] = field(default_factory=list)
+    members: list[str] = field(default_factory=list)
 
     @property
     def is_text(self) -> bool:
@@ -80,6 +82,8 @@ class Column:
             found["title"] = self.title
         if self.description:
             found["description"] = self.description
+        if self.members:
+            found["members"] = self.members
         if self.categories is None:
             return {**found, "values": [_short(value) for value in self.values]}
         places = {text: place for place, text in enumerate(self.categories)}
@@ -132,7 +136,8 @@ def axis_columns(dataset: xr.Dataset, layout: Layout, points: Indices) -> list[C
             labels = [", ".join(plain(shown(value)) for value in own) for own in values]
             title = ", ".join(member.label for member in members)
             column = of_texts(names[dimension.name], title, "axis", [labels[i] for i in at])
-            found.append(replace(column, categories=_in_order(labels, column)))
+            own = [member.name for member in members]
+            found.append(replace(column, categories=_in_order(labels, column), members=own))
     return found
 
 

@@ -37,6 +37,11 @@ __all__ = ["Contents", "ReportedRun", "read"]
 
 Floats = npt.NDArray[np.float64]
 
+#: The most configs on a page.
+MOST_CONFIGS = 20_000
+
+_COUNTED = ("done", "diverged", "failed", "missing")
+
 #: The curves that are kept where there is no room for all, and shown first.
 _LOSSES = ("train_loss", "test_loss")
 
@@ -65,13 +70,14 @@ class Results:
         source: its packs.
 
     Attributes:
-        points: (n,) the indices of the configs in the product of the axes.
+        points: (n,) the indices of the configs in the product of the axes; of very many, of some.
     """
 
     def __init__(self, layout: Layout, source: ResultSource) -> None:
         self.layout, self.source = layout, source
         self.schema: Schema = scan(layout, source)
-        self.points = np.flatnonzero(layout.included_points())
+        every = np.flatnonzero(layout.included_points())
+        self.points = every[:: max(1, -(-len(every) // MOST_CONFIGS))]
         self._rows = np.full(layout.size, -1)
         self._rows[self.points] = np.arange(len(self.points))
 
@@ -84,7 +90,7 @@ class Results:
     @property
     def finished(self) -> int:
         """How many configs have a result."""
-        return int((self.schema.owner >= 0).sum())
+        return int((self.schema.owner[self.points] >= 0).sum())
 
     @cached_property
     def traces(self) -> list[Variable]:
@@ -113,6 +119,8 @@ class Results:
         variables = [variable for variable in self.traces if wanted[variable.name]]
         taken = self.dataset["steps"].values.reshape(-1)
         for point, variable, values in self.schema.rows(self.source, variables):
+            if self._rows[point] < 0:
+                continue
             clock = self.schema.clocks[variable.dims[0]].astype(np.float64)
             stop = max(float(taken[point]) - 1, 0.0)
             count = int(np.searchsorted(clock, stop, side="right"))
@@ -134,7 +142,8 @@ class Contents:
         runs: these.
         columns: of the table of configs; several runs are joined as ``collect`` joins them.
         curves: of each variable with traces.
-        size: how many configs there are.
+        size: how many configs are on the page.
+        counts: how many there are, by status.
         every: of how many configs with curves one has them on the page.
         arrays: variables that are not on the page: large arrays.
         dropped: traces of which there is no room for curves.
@@ -144,6 +153,7 @@ class Contents:
     columns: list[Column]
     curves: list[Curves]
     size: int
+    counts: Mapping[str, int]
     every: int
     arrays: list[str]
     dropped: list[str]
@@ -151,7 +161,12 @@ class Contents:
     @property
     def finished(self) -> int:
         """How many configs have a result."""
-        return self.count("done") + self.count("diverged")
+        return self.counts["done"] + self.counts["diverged"]
+
+    @property
+    def total(self) -> int:
+        """How many configs there are."""
+        return sum(self.counts.values())
 
     def column(self, name: str) -> Column:
         """Return the column of a name."""
@@ -159,7 +174,7 @@ class Contents:
 
     def count(self, status: str) -> int:
         """Return how many configs have a status."""
-        return self.column("status").values.count(status)
+        return self.counts[status]
 
     def to_json(self) -> dict[str, Any]:
         """Return the data of the page's script."""
@@ -188,7 +203,8 @@ def read(runs: Sequence[Run]) -> Contents:
     columns += result_columns(dataset, layout, points, finals)
     kept = [one for one in curves.values() if one.configs]
     without = _without_columns(results, columns)
-    return Contents(reported, columns, kept, len(points), every, without, dropped)
+    counts = {status: int(dataset.attrs[f"n_{status}"]) for status in _COUNTED}
+    return Contents(reported, columns, kept, len(points), counts, every, without, dropped)
 
 
 def _joined(runs: Sequence[ReportedRun]) -> tuple[Layout, ResultSource]:

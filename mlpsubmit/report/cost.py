@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mlpsubmit.display.text import counted, duration
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.store.environments import stored_environments
 from mlpsubmit.jobs.store.stored_results import REUSED
-from mlpsubmit.report.contents import ReportedRun
+from mlpsubmit.jobs.task_status import mean_utilization
+from mlpsubmit.report.contents import Contents, ReportedRun
+from mlpsubmit.report.markup import definitions, section, table
 
-__all__ = ["Cost", "cost"]
+__all__ = ["Cost", "amount", "cost", "costs", "task_table"]
+
+#: The most tasks that a table lists.
+TASK_ROWS = 50
 
 
 @dataclass
@@ -72,3 +78,74 @@ def _unit(made_with: Mapping[str, Any]) -> tuple[str, int]:
     if made_with.get("device", "cpu") != "cpu":
         return "GPU-hours", 1
     return "core-hours", int(made_with.get("threads", 1))
+
+
+def costs(contents: Contents, cost: Cost) -> str:
+    """Return throughput, utilization and cost, with what each of them counts."""
+    pairs = [
+        (
+            "training",
+            f"{_hours(cost.training) or 'none yet'}: the training time of all configs with a "
+            "result, times the cores (threads) of their task, or its GPU",
+        )
+    ]
+    if any(cost.reused.values()):
+        text = "of earlier runs, whose results are reused; not in the line above"
+        pairs.append(("reused", f"{_hours(cost.reused)} {text}"))
+    if cost.attempts:
+        text = (
+            f"{counted(cost.attempts, 'task')}, each from the start of its last attempt to its "
+            "last heartbeat, times the same; with setup and with what has no result"
+        )
+        pairs.append(("tasks", f"{_hours(cost.tasks)}: {text}"))
+    rows = [row for one in contents.runs for row in _tasks(one)]
+    header = ("task", "host", "device", "time", "model-steps", "per second", "matmul utilization")
+    tasks = task_table(header, rows, numbers=range(3, 7))
+    note = (
+        "A model-step is one gradient step of one network. Matmul utilization: FLOPs of the method "
+        "over those of the measured matmul rate."
+    )
+    return section("cost", "Throughput and cost", definitions(pairs), tasks, note=note)
+
+
+def _tasks(one: ReportedRun) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name, beat in one.run.directory.heartbeats().items():
+        seconds = max(float(beat["updated"]) - float(beat["started"]), 1e-9)
+        steps, share = int(beat.get("model_steps") or 0), mean_utilization([beat])
+        device = str(beat.get("device", "–"))
+        if device == "cpu":
+            device = (
+                f"{beat.get('cpu_name', 'cpu')}, {counted(int(beat.get('threads', 1)), 'thread')}"
+            )
+        rows.append(
+            (
+                *(name, str(beat.get("host", "–")), device, duration(seconds), f"{steps:,}"),
+                f"{steps / seconds:,.0f}",
+                "–" if share is None else f"{100 * share:.2g}%",
+            )
+        )
+    return rows
+
+
+def _hours(hours: Mapping[str, float]) -> str:
+    return " + ".join(f"{amount(n)} {unit}" for unit, n in hours.items())
+
+
+def amount(hours: float) -> str:
+    """Return a number of hours as text."""
+    if 0 < hours < 0.001:
+        return "<0.001"
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
+
+
+def task_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Iterable[int] = ()
+) -> str:
+    """Return a table of tasks, of which there may be thousands."""
+    if not rows:
+        return ""
+    shown_rows = table(header, rows[:TASK_ROWS], numbers=numbers, caption="Tasks")
+    if len(rows) <= TASK_ROWS:
+        return shown_rows
+    return f'{shown_rows}<p class="note">The first {TASK_ROWS} of {len(rows):,} tasks.</p>'

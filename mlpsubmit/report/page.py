@@ -16,10 +16,10 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.report.asked import asked
 from mlpsubmit.report.columns import encoded
 from mlpsubmit.report.contents import Contents
-from mlpsubmit.report.cost import cost
+from mlpsubmit.report.cost import cost, costs
 from mlpsubmit.report.markup import escape, section
 from mlpsubmit.report.notation import plain
-from mlpsubmit.report.sections import configs, costs, head, loading, progress, thresholds
+from mlpsubmit.report.sections import configs, head, loading, progress, thresholds
 from mlpsubmit.results.join import joined_id
 from mlpsubmit.results.origin import MARK
 
@@ -129,6 +129,11 @@ def _about(contents: Contents) -> str:
                 "the last. Half of the intervals are evenly spread over the steps, half over their "
                 "logarithms. Values have seven digits. The dataset has all points."
             )
+    if contents.size < contents.total:
+        lines.append(
+            f"{contents.size:,} of {contents.total:,} configs are on this page, evenly chosen: "
+            "there are too many. The dataset has all."
+        )
     if contents.every > 1:
         lines.append(f"One of {contents.every} configs has its curves here: there are too many.")
     if contents.dropped:

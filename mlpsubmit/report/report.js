@@ -59,9 +59,7 @@
   const hasDiverged = (row) => textOf(status, row) === "diverged";
 
   // A zipped axis has a column of its own besides those of its members.
-  const combined = (column) =>
-    column.label.includes(", ") &&
-    column.label.split(", ").every((label) => axes.some((axis) => axis.label === label));
+  const combined = (column) => Boolean(column.members);
 
   const named = (row) => {
     const parts = varied.filter((c) => !combined(c)).map((c) => `${c.label} = ${textOf(c, row)}`);
@@ -308,7 +306,14 @@
   // ---- the figure ------------------------------------------------------------------------------
 
   const STEP = "step";
-  const figure = { chart: null, items: [], panels: [], hidden: new Set(), colour: "" };
+  const figure = {
+    chart: null,
+    items: [],
+    panels: [],
+    hidden: new Set(),
+    colour: "",
+    offset: () => 0,
+  };
 
   function defaults() {
     const losses = ["test_loss", "train_loss"].filter((name) => curvesOf.has(name));
@@ -320,11 +325,11 @@
       withValues[0];
     // The members of a zipped axis vary together: they are one.
     const zips = varied.filter(combined);
-    const inZip = (column) => zips.some((zip) => zip.label.split(", ").includes(column.label));
+    const inZip = (column) => zips.some((zip) => zip.members.includes(column.name));
     const free = varied.filter((c) => c.name !== "trial" && c.name !== "seed" && !inZip(c));
     const numbers = free.filter((c) => !c.categories);
     if (curve) return { x: STEP, y: curve, c: free[0]?.name, f: few(free[1]) };
-    const x = numbers[0] || varied.find((c) => !c.categories) || varied[0] || axes[0];
+    const x = numbers[0] || free[0] || varied[0] || axes[0];
     const others = free.filter((c) => c !== x);
     return { x: x?.name, y: scalar?.name, c: others[0]?.name, f: few(others[1]) };
   }
@@ -783,12 +788,17 @@
       };
     });
     const dense = visible.length > 60;
+    // Colours side by side at the texts of an axis.
+    const each = panelWidth / (xColumn?.categories?.length || 1) / (groups.length + 1);
+    const apart = xColumn?.categories ? Math.min(24, each) : 0;
+    figure.offset = (group) => (group - (groups.length - 1) / 2) * apart;
     groups.forEach((group, g) =>
       panels.forEach((_, p) => {
         const own = visible.filter((item) => item.group === g && item.panel === p);
         if (!own.length) return;
         const common = {
           name: group.label || "configs",
+          symbolOffset: [figure.offset(g), 0],
           xAxisIndex: p,
           yAxisIndex: p,
           silent: true,
@@ -865,25 +875,21 @@
     ];
     if (x?.role === "axis") {
       const means = new Map();
-      for (const {
-        points: [[at, value]],
-      } of items)
+      for (const { points } of items) {
+        const [at, value] = points[0];
         means.set(at, [...(means.get(at) || []), value]);
+      }
       const data = [...means]
         .sort((a, b) => a[0] - b[0])
         .map(([at, own]) => [at, own.reduce((a, b) => a + b, 0) / own.length]);
-      if (data.length > 1) {
-        found.push({
-          ...common,
-          type: "line",
-          data,
-          showSymbol: true,
-          symbol: "circle",
-          symbolSize: 6,
-          clip: true,
-          lineStyle: { color: group.colour, width: 1.8 },
-          itemStyle: { color: group.colour },
-        });
+      const marker = { ...common, data, clip: true, itemStyle: { color: group.colour } };
+      if (x.categories) {
+        // Between texts there is nothing for a line to run through.
+        found.push({ ...marker, type: "scatter", symbol: "rect", symbolSize: [16, 3] });
+      } else if (data.length > 1) {
+        const lineStyle = { color: group.colour, width: 1.8 };
+        const symbol = { showSymbol: true, symbol: "circle", symbolSize: 6 };
+        found.push({ ...marker, ...symbol, type: "line", lineStyle });
       }
     }
     return found;
@@ -962,7 +968,7 @@
       const merged = mergedBy(items);
       const line =
         x?.role === "axis" && merged.length
-          ? `; the lines are means over ${merged.join(", ")}`
+          ? `; the ${x.categories ? "bars" : "lines"} are means over ${merged.join(", ")}`
           : "";
       parts.push(`${counted(items.length, "config")}, a point each${line}.`);
       const without = finished.filter((row) => shown.has(row)).length - items.length;
@@ -990,7 +996,8 @@
 
   function placeOf(item, point) {
     const { rect, x, y } = figure.panels[item.panel];
-    return [rect.x + x.place(point[0]), rect.y + rect.height - y.place(point[1])];
+    const across = x.place(point[0]) + figure.offset(item.group);
+    return [rect.x + across, rect.y + rect.height - y.place(point[1])];
   }
 
   function nearest(px, py) {
@@ -1108,7 +1115,7 @@
   const parallel = { chart: null, columns: [] };
 
   function parallelColumns() {
-    const own = varied.filter((c) => !combined(c) && c.name !== "run");
+    const own = varied.filter((c) => !combined(c));
     const results = withValues.filter(
       (c) => distinct(c, finished).length > 1 && !["seconds", "trained_together"].includes(c.name),
     );

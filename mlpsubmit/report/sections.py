@@ -1,25 +1,24 @@
-"""The sections of a report that need no script: progress, thresholds, configs, cost, loading."""
+"""The sections of a report that need no script: progress, thresholds, configs, loading."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from mlpsubmit.display.text import abridged, counted, duration, throughput
+from mlpsubmit.display.text import abridged, counted, throughput
 from mlpsubmit.jobs.status import Status
-from mlpsubmit.jobs.task_status import mean_utilization
 from mlpsubmit.report.columns import Column, shown, varied
 from mlpsubmit.report.contents import Contents, ReportedRun
-from mlpsubmit.report.cost import Cost
-from mlpsubmit.report.markup import definitions, details, escape, section, table
+from mlpsubmit.report.cost import Cost, amount, task_table
+from mlpsubmit.report.markup import details, escape, section, table
 from mlpsubmit.report.notation import plain
 from mlpsubmit.results.axes import TRIAL
 
-__all__ = ["configs", "costs", "head", "loading", "progress", "thresholds"]
+__all__ = ["configs", "head", "loading", "progress", "thresholds"]
 
 #: The most rows of tables that the script does not build.
-STATIC_ROWS, TASK_ROWS, REASONS = 200, 50, 8
+STATIC_ROWS, REASONS = 200, 8
 
 _STATES = ("done", "diverged", "failed", "missing")
 
@@ -49,16 +48,16 @@ def _tiles(contents: Contents, cost: Cost) -> list[tuple[str, str, str]]:
     tiles = [
         (
             "Configs with a result",
-            f"{contents.finished:,} of {contents.size:,}",
+            f"{contents.finished:,} of {contents.total:,}",
             ", ".join(others) or "none failed",
         )
     ]
     if last := _last_threshold(contents):
         tiles.append(last)
     training = cost.training or dict.fromkeys(cost.tasks, 0.0) or {"core-hours": 0.0}
-    held = " + ".join(map(_amount, cost.tasks.values()))
+    held = " + ".join(map(amount, cost.tasks.values()))
     unit = " and ".join(training) + (f"; {held} held by tasks" if held else "")
-    tiles.append(("Training", " + ".join(map(_amount, training.values())), unit))
+    tiles.append(("Training", " + ".join(map(amount, training.values())), unit))
     return tiles + (_speed(contents.runs[0].status) if len(contents.runs) == 1 else [])
 
 
@@ -76,6 +75,8 @@ def _speed(status: Status) -> list[tuple[str, str, str]]:
 
 def _last_threshold(contents: Contents) -> tuple[str, str, str] | None:
     """Return how many configs crossed the last threshold that any crossed, and when."""
+    if contents.size < contents.total:
+        return None
     for column in reversed([c for c in contents.columns if c.role == "timekey"]):
         steps = [v for v in column.values if v is not None]
         if steps:
@@ -96,19 +97,9 @@ def _expected(contents: Contents, column: Column) -> int:
     return sum(s in ("done", "diverged") and has for s, has in pairs)
 
 
-def _hours(hours: Mapping[str, float]) -> str:
-    return " + ".join(f"{_amount(n)} {unit}" for unit, n in hours.items())
-
-
-def _amount(hours: float) -> str:
-    if 0 < hours < 0.001:
-        return "<0.001"
-    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
-
-
 def _bar(contents: Contents) -> str:
     """Return a bar with a part for each status."""
-    left, parts, total = 0.0, [], max(contents.size, 1)
+    left, parts, total = 0.0, [], max(contents.total, 1)
     for state in _STATES:
         width = 1000 * contents.count(state) / total
         if width:
@@ -149,27 +140,14 @@ def _progress(one: ReportedRun) -> str:
     lines += [f'<p class="remark">{escape(plain(text))}</p>' for text in remarks if text]
     if status.tasks and not status.complete:
         rows = [(task.name, task.state, plain(task.summary)) for task in status.tasks]
-        lines.append(_first_rows(("task", "state", "progress"), rows))
+        lines.append(task_table(("task", "state", "progress"), rows))
     return "\n".join(lines)
-
-
-def _first_rows(
-    header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Iterable[int] = ()
-) -> str:
-    """Return a table of tasks, of which there may be thousands."""
-    if not rows:
-        return ""
-    shown_rows = table(header, rows[:TASK_ROWS], numbers=numbers, caption="Tasks")
-    if len(rows) <= TASK_ROWS:
-        return shown_rows
-    return f'{shown_rows}<p class="note">The first {TASK_ROWS} of {len(rows):,} tasks.</p>'
 
 
 def thresholds(contents: Contents) -> str:
     """Return the table of steps to thresholds: a row per point of the axes, over its trials."""
     timekeys = [column for column in contents.columns if column.role == "timekey"]
-    axes = [column for column in varied(contents.columns) if column.name != TRIAL]
-    axes = [c for c in axes if not _is_combined(c, axes)]
+    axes = [c for c in varied(contents.columns) if c.name != TRIAL and not c.members]
     if not timekeys or not contents.finished:
         return ""
     status = contents.column("status").values
@@ -199,13 +177,6 @@ def thresholds(contents: Contents) -> str:
         caption="Steps to thresholds",
     )
     return section("thresholds", "Steps to thresholds", shown_rows, note=note + more)
-
-
-def _is_combined(column: Column, axes: Sequence[Column]) -> bool:
-    """Return whether a column is that of a zipped axis, whose members are there, too."""
-    return ", " in column.label and all(
-        any(axis.label == label for axis in axes) for label in column.label.split(", ")
-    )
 
 
 def _steps(column: Column, rows: Sequence[int]) -> str:
@@ -244,54 +215,6 @@ def configs(contents: Contents) -> str:
     body = table(header, rows, numbers=numbers, identity="configs-table", caption="Configs")
     pages = '<nav class="pages needs-script" id="pages" aria-label="Pages of the table"></nav>'
     return section("configs", "Configs", controls, more, body, pages)
-
-
-def costs(contents: Contents, cost: Cost) -> str:
-    """Return throughput, utilization and cost, with what each of them counts."""
-    pairs = [
-        (
-            "training",
-            f"{_hours(cost.training) or 'none yet'}: the training time of all configs with a "
-            "result, times the cores (threads) of their task, or its GPU",
-        )
-    ]
-    if any(cost.reused.values()):
-        text = "of earlier runs, whose results are reused; not in the line above"
-        pairs.append(("reused", f"{_hours(cost.reused)} {text}"))
-    if cost.attempts:
-        text = (
-            f"{counted(cost.attempts, 'task')}, each from the start of its last attempt to its "
-            "last heartbeat, times the same; with setup and with what has no result"
-        )
-        pairs.append(("tasks", f"{_hours(cost.tasks)}: {text}"))
-    rows = [row for one in contents.runs for row in _tasks(one)]
-    header = ("task", "host", "device", "time", "model-steps", "per second", "matmul utilization")
-    tasks = _first_rows(header, rows, numbers=range(3, 7))
-    note = (
-        "A model-step is one gradient step of one network. Matmul utilization: FLOPs of the method "
-        "over those of the measured matmul rate."
-    )
-    return section("cost", "Throughput and cost", definitions(pairs), tasks, note=note)
-
-
-def _tasks(one: ReportedRun) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = []
-    for name, beat in one.run.directory.heartbeats().items():
-        seconds = max(float(beat["updated"]) - float(beat["started"]), 1e-9)
-        steps, share = int(beat.get("model_steps") or 0), mean_utilization([beat])
-        device = str(beat.get("device", "–"))
-        if device == "cpu":
-            device = (
-                f"{beat.get('cpu_name', 'cpu')}, {counted(int(beat.get('threads', 1)), 'thread')}"
-            )
-        rows.append(
-            (
-                *(name, str(beat.get("host", "–")), device, duration(seconds), f"{steps:,}"),
-                f"{steps / seconds:,.0f}",
-                "–" if share is None else f"{100 * share:.2g}%",
-            )
-        )
-    return rows
 
 
 def loading(contents: Contents) -> str:

@@ -54,6 +54,16 @@ sweep = Sweep(
 """
 
 
+#: Final losses only; AXES is to be replaced.
+ONE = """
+import torch
+from mlpsubmit import Sweep, loguniform, choice, random_search
+def batches(bsz, gen, X=None, y=None):
+    return lambda step: (torch.randn(bsz, 3, generator=gen), torch.randn(bsz, generator=gen))
+sweep = Sweep("one", axes=AXES, batchfn=batches, N_SAMPLES=8, MAX_ITER=5)
+"""
+
+
 @dataclass
 class Page:
     """A page in the browser, with all that it asked for and complained of.

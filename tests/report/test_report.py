@@ -25,7 +25,7 @@ from mlpsubmit.report.curves import thinned
 from mlpsubmit.report.notation import plain
 from mlpsubmit.runs.run import Run
 from tests.conftest import SPEC as SMALL
-from tests.report.conftest import fill, launched
+from tests.report.conftest import ONE, fill, launched
 
 Command = Callable[..., Any]
 
@@ -73,6 +73,28 @@ def test_a_thinned_curve_keeps_its_ends_and_extremes() -> None:
     assert (np.diff(own) > 0).all()
     short = thinned(steps[:100], values[:100], 100)
     assert (short[0] == steps[:100]).all()
+
+
+def test_a_page_has_some_of_very_many_configs(
+    records: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = records.create(tmp_path / "a" / "one", packs=10)
+    fill(directory, range(8), 20)
+    monkeypatch.setattr("mlpsubmit.report.contents.MOST_CONFIGS", 7)
+    contents = read([Run(directory)])
+    assert contents.column("n").values == [0, 3, 6, 9, 12, 15, 18]
+    assert contents.curves[0].configs == [0, 1, 2, 3, 4, 5]
+    page = write_report(Run(directory), out=tmp_path / "some.html").read_text()
+    assert "16 of 20" in page
+    assert "7 of 20 configs are on this page, evenly chosen" in page
+
+
+def test_zipped_axes_are_one_column_more(tmp_path: Path) -> None:
+    run = launched(tmp_path, ONE.replace("AXES", "{('WIDTH', 'LR'): [(4, .1), (8, .2)]}"))
+    zipped = read([run]).column("width_lr")
+    assert zipped.members == ["width", "lr"]
+    assert zipped.values == ["4, 0.1", "8, 0.2"]
+    assert zipped.label == "width, lr"
 
 
 def folder(path: Path) -> Path:
@@ -269,15 +291,6 @@ def test_watch_writes_until_the_run_ends(workplace: Path) -> None:
     done = subprocess.run(watching, capture_output=True, text=True, check=True, timeout=300)
     assert done.stdout.endswith("report: small.html (8 of 8 configs)\n")
     assert "<body data-reload=" not in Path("small.html").read_text()
-
-
-ONE = """
-import torch
-from mlpsubmit import Sweep, loguniform, choice, random_search
-def batches(bsz, gen, X=None, y=None):
-    return lambda step: (torch.randn(bsz, 3, generator=gen), torch.randn(bsz, generator=gen))
-sweep = Sweep("one", axes=AXES, batchfn=batches, N_SAMPLES=8, MAX_ITER=5)
-"""
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from mlpsubmit.report.write import write_report
 from mlpsubmit.runs.run import Run
-from tests.report.conftest import fill, launched
+from tests.report.conftest import ONE, fill, launched
 
 #: Values of an axis, and a name, that are no plain text.
 NAMES = """
@@ -328,3 +328,26 @@ def test_diverged_curves_do_not_set_the_range(page: Any) -> None:
     assert page.figure()["y"][0]["max"] < 100
     assert max(y for curve in page.curves() for _, y in curve) > 1000
     assert "8 configs diverged: their curves may leave" in page.tab.inner_text("#figure-note")
+
+
+@pytest.mark.parametrize(
+    ("axes", "kinds"),
+    [
+        ("{}, WIDTH=4", {"scatter"}),
+        ("{('WIDTH', 'LR'): [(4, .1), (8, .2)], 'GAMMA': [0.1, 1, 10]}", {"scatter", "line"}),
+        ("random_search(20, LR=loguniform(1e-3, 1), WIDTH=choice(4, 8))", {"scatter", "line"}),
+        ("{'LOSS_CHECKPOINTS': [[0.5], [0.9, 0.1]]}, WIDTH=4", {"scatter"}),
+        ("{'WIDTH': [4], 'CENTERED': [True, False], 'trial': range(3)}", {"scatter"}),
+        ("{'LR': [1e20, 1e30], 'WIDTH': [4]}", set()),  # all diverge
+    ],
+)
+def test_final_values_are_drawn_along_all_kinds_of_axes(
+    open_page: Callable[..., Any], tmp_path: Path, axes: str, kinds: set[str]
+) -> None:
+    run = launched(tmp_path, ONE.replace("AXES", axes))
+    page = open_page(write_report(run, out=tmp_path / "r.html"))
+    page.choose("y", "train_loss" if kinds else "steps")
+    if kinds:
+        assert {one["type"] for one in page.figure()["series"]} == kinds
+    assert page.tab.inner_text("#figure-note")
+    assert page.messages == []
