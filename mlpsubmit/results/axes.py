@@ -1,4 +1,4 @@
-"""The axes of a sweep for tables and figures, and final values of losses."""
+"""The axes of a sweep for tables, and what tables and figures read from a dataset alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TRIAL",
-    "PlotAxis",
+    "ShownAxis",
     "final_values",
     "finished",
     "has_threshold",
@@ -30,50 +30,31 @@ TRIAL = "trial"
 
 
 @dataclass(frozen=True)
-class PlotAxis:
-    """One dimension of the sweep, as a table or a figure shows it.
+class ShownAxis:
+    """One dimension of the sweep, as a table shows it.
 
     Args:
         dim: in the dataset.
         columns: its coordinates' values as text, by name; a zipped axis has several.
-        numbers: its first numeric coordinate, if it has one.
-        number_name: the name of that coordinate.
     """
 
     dim: str
     columns: dict[str, tuple[str, ...]]
-    numbers: Array | None
-    number_name: str
-
-    @property
-    def title(self) -> str:
-        """The names of its coordinates."""
-        return ", ".join(self.columns)
-
-    @property
-    def labels(self) -> list[str]:
-        """Its values as text."""
-        return [", ".join(values) for values in zip(*self.columns.values(), strict=True)]
 
 
-def shown_axes(dataset: xr.Dataset) -> list[PlotAxis]:
+def shown_axes(dataset: xr.Dataset) -> list[ShownAxis]:
     """Return all axes but the trials."""
     return [_axis(dataset, str(dim)) for dim in dataset["status"].dims if dim != TRIAL]
 
 
-def _axis(dataset: xr.Dataset, dim: str) -> PlotAxis:
+def _axis(dataset: xr.Dataset, dim: str) -> ShownAxis:
     coordinates = {
         str(name): coordinate.values
         for name, coordinate in dataset.coords.items()
         if coordinate.dims == (dim,)
     }
-    numeric = [name for name, values in coordinates.items() if values.dtype.kind in "iuf"]
-    return PlotAxis(
-        dim,
-        {name: tuple(_text(value) for value in values) for name, values in coordinates.items()},
-        coordinates[numeric[0]] if numeric else None,
-        numeric[0] if numeric else "",
-    )
+    texts = {name: tuple(_text(value) for value in own) for name, own in coordinates.items()}
+    return ShownAxis(dim, texts)
 
 
 def _text(value: Any) -> str:

@@ -12,11 +12,13 @@ from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure
 from scipy import stats
 
+from mlpsubmit.batchfns import Monomial
 from mlpsubmit.errors import UserError
 from mlpsubmit.results import Dimension, Layout, Thresholds, plot, to_dataset
 from mlpsubmit.results._plot import drawn_into, plot_to_file, requested
 from mlpsubmit.results.figures.estimates import ERRORBARS, estimate, t_quantile
 from mlpsubmit.results.figures.request import Request
+from mlpsubmit.results.figures.text import length, wrapped
 
 ROLES = ("x", "hue", "col", "row")
 
@@ -387,6 +389,33 @@ def test_a_heatmap_has_the_means_of_its_cells(fakes, draw, words):
     assert [text.get_text() for text in axes[0, 0].get_xticklabels()] == ["1", "2", "4"]
 
 
+def test_a_heatmap_of_small_cells_marks_them_with_circles(fakes, draw):
+    keys = np.full((20, 20, 2), 5)
+    keys[3, 4] = [5, -1]
+    dataset = final(fakes, [0.1], keys, a=range(20), b=range(20), trial=[0, 1])
+    axes = draw(dataset, kind="heatmap", x="a", y="b")
+    (mark,) = axes[0, 0].texts
+    assert (mark.get_text(), mark.xy) == ("○", (3, 4))
+    assert "○: not all crossed" in legend_texts(axes)
+    assert len(axes[0, 0].get_xticks()) == 16
+
+
+def test_a_band_that_is_asked_for_in_vain_is_told(fakes, tmp_path):
+    dataset = final(fakes, [], [], lr=[0.1, 0.2])
+    drawn = plot_to_file(dataset, Request(errorbar="sd"), tmp_path / "a.png")
+    assert drawn.notes == ["no band of sd: no value is a mean of several configs"]
+
+
+def test_means_of_many_curves_end_without_tails_and_it_is_told(fakes, tmp_path):
+    dataset = traced(fakes, fakes.layout(trial=range(25)), stops=[20] + [40] * 24)
+    drawn = plot_to_file(dataset, Request(), tmp_path / "a.png")
+    assert len(drawn.axes[0, 0].lines) == 1
+    assert drawn.notes == [
+        "of more than 20 configs, only the mean is drawn until the first of them stopped, and at "
+        "most 20 that diverged"
+    ]
+
+
 def test_a_scatter_may_have_a_measured_variable_across(fakes, draw):
     pack = fakes.pack(range(4), grab__moved=[1.0, 2, 3, 4])
     dataset = to_dataset(fakes.layout(lr=[0.1, 0.2], trial=[0, 1]), fakes.Source([pack]))
@@ -423,6 +452,14 @@ def test_values_are_selected_one_by_one_or_as_a_range(fakes, draw, wanted, kept)
     assert legend_texts(axes) == ([f"{value:g}" for value in kept] if len(kept) > 1 else [])
 
 
+def test_functions_and_monomials_are_selected_by_their_labels_and_axes_in_any_case(fakes, draw):
+    monomial = Monomial({0: 1, 1: 2})
+    dataset = final(fakes, [], [], act=["tanh", "relu"], target=[str(monomial), "b"], lr=[1, 2])
+    axes = draw(dataset, x="LR", sel={"ACT": np.tanh, "target": monomial})
+    assert figure_of(axes).get_suptitle() == f"act = tanh, target = {monomial}"
+    assert axes[0, 0].lines[0].get_ydata().tolist() == [2, 3]
+
+
 def test_numbers_are_selected_as_they_are_shown(fakes, draw):
     dataset = final(fakes, [], [], lr=np.geomspace(0.01, 1, 7).tolist(), b=[1, 2])
     assert figure_of(draw(dataset, sel={"lr": "0.0215"})).get_suptitle() == "lr = 0.0215443"
@@ -443,6 +480,33 @@ def test_mathematics_is_rendered_and_what_is_none_is_not(fakes, draw):
         text._preprocess_math(text.get_text())[1] for text in figure_of(axes).legends[0].get_texts()
     ]
     assert parsed == [True, False, False, True, False]
+
+
+def test_whatever_a_name_is_the_figure_can_be_drawn(fakes, draw):
+    names = [
+        r"$\frac{1$",
+        "a\x1b[31mb\n",
+        "$" * 3,
+        "{}" * 50,
+        "x" * 300,
+        "<b>&amp;</b>",
+        "%s %(a)s",
+    ]
+    axes = {name: [1, 2] for name in names[:5]}
+    dataset = final(fakes, [0.1], [[i + 1] for i in range(64)], **axes, trial=[0, 1])
+    dataset.timekeys.attrs["long_name"] = r"$\sqrt{$"
+    dataset = dataset.rename({"trial": names[5]}).assign_attrs(run=None)
+    figure_of(draw(dataset, mean=[str(dataset.status.dims[0]), names[5]])).draw_without_rendering()
+    pack = fakes.pack([0], **{f"grab__{names[6]}": [1.0], "grab__a": [2.0]})
+    dataset = to_dataset(fakes.layout(), fakes.Source([pack]))
+    figure_of(draw(dataset, y=[names[6], "a"])).draw_without_rendering()
+
+
+def test_lines_of_a_label_are_broken_outside_mathematics():
+    assert wrapped("one two three four", 9) == "one two\nthree\nfour"
+    assert wrapped(r"the norm of $W x$ here", 9) == "the norm\nof $W x$\nhere"
+    assert wrapped("x" * 20 + " y", 9) == f"{'x' * 8}…\ny"
+    assert length(r"$\gamma_{0}x^2$") == 4
 
 
 def test_attributes_name_axes_and_values(fakes, draw):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit.results.figures.axis import Axis
-from mlpsubmit.results.figures.lines import Seen
-from mlpsubmit.results.figures.page import GREY, Colours, Page, colour_norm
+from mlpsubmit.results.figures.canvas import Canvas
+from mlpsubmit.results.figures.page import GREY, Colours, colour_norm
 from mlpsubmit.results.figures.points import Points, level_values, split
-from mlpsubmit.results.figures.roles import Roles, spread
-from mlpsubmit.results.figures.text import label
+from mlpsubmit.results.figures.roles import spread
+from mlpsubmit.results.figures.text import label, length
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ MOST_TICKS = 16
 MOST_VECTORS = 5000
 
 
-def draw_scatter(page: Page, roles: Roles, points: Points, colours: Colours, seen: Seen) -> None:
+def draw_scatter(canvas: Canvas, points: Points) -> None:
     """Draw a point per config; those without a value are crosses at the top."""
-    across = roles.axes.get("x")
+    page, seen = canvas.page, canvas.seen
+    across = canvas.roles.axes.get("x")
     if points.beside is not None:
         x = points.beside
     elif across is not None:
@@ -38,7 +39,7 @@ def draw_scatter(page: Page, roles: Roles, points: Points, colours: Colours, see
     area = page.context.marker**2
     for key, group in split(placed, ("row", "col")):
         panel = page.panels[key["row"], key["col"]]
-        has_value, colour = np.isfinite(group.values), _point_colours(group, colours)
+        has_value, colour = np.isfinite(group.values), _point_colours(group, canvas.colours)
         assert group.beside is not None
         panel.scatter(
             group.beside[has_value],
@@ -76,13 +77,14 @@ def _point_colours(points: Points, colours: Colours) -> Array:
     return table[inverse.ravel()]
 
 
-def draw_heatmap(page: Page, roles: Roles, points: Points, title: str, seen: Seen) -> None:
+def draw_heatmap(canvas: Canvas, points: Points, title: str) -> None:
     """Draw the means over trials as colours, x across and hue upwards.
 
     A cell in which no config has a value is crossed out; in one in which some have, their share is
     written. A cell without finished configs is empty.
     """
-    across, up = roles.axes["x"], roles.axes["hue"]
+    page, seen = canvas.page, canvas.seen
+    across, up = canvas.roles.axes["x"], canvas.roles.axes["hue"]
     cells = {}
     for key, group in split(points, ("row", "col")):
         mean = np.full((up.size, across.size), np.nan)
@@ -108,14 +110,15 @@ def draw_heatmap(page: Page, roles: Roles, points: Points, title: str, seen: See
             rasterized=True,
         )
         panel.grid(visible=False)
-        _mark_cells(panel, mean, some, norm, seen, page)
+        _mark_cells(canvas, panel, mean, some, norm)
     for panel in page.used:
         name_levels(panel.xaxis, across, 0.8 * page.below)
         name_levels(panel.yaxis, up)
     page.add_scale(mesh, title)
 
 
-def _mark_cells(panel: Axes, mean: Array, some: Array, norm: Any, seen: Seen, page: Page) -> None:
+def _mark_cells(canvas: Canvas, panel: Axes, mean: Array, some: Array, norm: Any) -> None:
+    page, seen = canvas.page, canvas.seen
     values, expected = some[..., 0], some[..., 1]
     fits = 0.8 * page.below / mean.shape[1] > len(f"{values.max()}/{expected.max()}") - 1
     seen.shares = fits
@@ -151,5 +154,5 @@ def name_levels(axis: Any, of: Axis, width: float = np.inf) -> None:
     texts = [label(of.texts[i], 16).replace(", ", "\n") for i in shown]
     axis.set_ticks(shown, texts)
     axis.set_tick_params(which="minor", length=0)
-    if (max(map(len, texts)) + 1) * len(texts) > width:
+    if (max(map(length, texts)) + 1) * len(texts) > width:
         axis.set_tick_params(labelrotation=45)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlpsubmit.results.dataset import load_empty
-from mlpsubmit.results.figures.estimates import ERRORBARS
+from mlpsubmit.results.figures.canvas import Canvas, Seen
 from mlpsubmit.results.figures.fields import draw_heatmap, draw_scatter
-from mlpsubmit.results.figures.lines import MOST_TAILS, STYLES, Seen, draw_curves, draw_means
+from mlpsubmit.results.figures.legend import explanations, left_out, marks, status_line
+from mlpsubmit.results.figures.lines import STYLES, draw_curves, draw_means
 from mlpsubmit.results.figures.page import (
     CONTEXTS,
-    GREY,
     Colours,
     Page,
     legend_handles,
@@ -65,30 +65,28 @@ def draw(dataset: xr.Dataset, request: Request, figure: Figure) -> Drawn:
     points = [points_of(plan.dataset, one, plan.roles, plan.beside) for one in plan.shown]
     check_values(plan, points, request)
     page = Page(figure, plan.roles, CONTEXTS[request.context])
-    shown, seen = plan.roles.shown("hue"), Seen()
-    is_heatmap = plan.kind == "heatmap"
-    colours = Colours(None if is_heatmap else plan.roles.axes.get("hue"), shown)
+    hue = None if plan.kind == "heatmap" else plan.roles.axes.get("hue")
+    colours = Colours(hue, plan.roles.shown("hue"))
+    canvas = Canvas(page, plan.roles, colours, request.errorbar or "se")
     xscale = _xscale(plan, request)
     title = _joined_title([one.title for one in plan.shown])
-    errorbar = request.errorbar or "se"
     for one, own, style in zip(plan.shown, points, STYLES, strict=False):
         if plan.kind == "scatter":
-            draw_scatter(page, plan.roles, own, colours, seen)
-        elif is_heatmap:
-            draw_heatmap(page, plan.roles, own, title, seen)
+            draw_scatter(canvas, own)
+        elif plan.kind == "heatmap":
+            draw_heatmap(canvas, own, title)
         elif one.steps is not None:
-            offset = int(xscale == "log")
-            draw_curves(page, plan.roles, own, one.steps, offset, colours, errorbar, style, seen)
+            draw_curves(canvas, own, one.steps, int(xscale == "log"), style)
         else:
-            draw_means(page, plan.roles, own, colours, errorbar, style, seen)
-    if not is_heatmap:
-        _scale(page, plan, seen, xscale, request.yscale)
+            draw_means(canvas, own, style)
+    if plan.kind != "heatmap":
+        _scale(page, plan, canvas.seen, xscale, request.yscale)
     page.label(_across_title(plan, xscale), _up_title(plan, title), _title(plan, request))
-    if colours.is_scale and colours.axis is not None:
-        page.add_scale(colours.mappable(), colours.axis.title)
-    others = _further_handles(page, plan, seen, errorbar)
-    page.add_legends(legend_title(colours), legend_handles(colours, _marks(plan)), others)
-    return Drawn(page.axes, _status_line(plan.dataset), _notes(plan, seen, request))
+    if colours.is_scale and hue is not None:
+        page.add_scale(colours.mappable, hue.title)
+    handles = legend_handles(colours, marks(plan))
+    page.add_legends(legend_title(colours), handles, explanations(canvas, plan))
+    return Drawn(page.axes, status_line(plan.dataset), left_out(plan, canvas.seen, request))
 
 
 def _xscale(plan: Plan, request: Request) -> str:
@@ -133,15 +131,6 @@ def _scale(page: Page, plan: Plan, seen: Seen, xscale: str, yscale: str | None) 
         log_axis(page.used, "x")
 
 
-def _marks(plan: Plan) -> dict[str, Any]:
-    """Return how the legend shows a colour: as a line, a marker, or both."""
-    if plan.has_curves:
-        return {}
-    x = plan.roles.axes.get("x")
-    joined = plan.kind == "line" and x is not None and x.numeric
-    return {"marker": "o"} if joined else {"marker": "o", "linestyle": "none"}
-
-
 def _joined_title(titles: Sequence[str]) -> str:
     """Return the title of several variables: the words that all end with, if there are any."""
     if len(titles) == 1:
@@ -170,74 +159,3 @@ def _up_title(plan: Plan, title: str) -> str:
 
 def _title(plan: Plan, request: Request) -> str:
     return plan.title if request.title is None else request.title
-
-
-def _further_handles(page: Page, plan: Plan, seen: Seen, errorbar: str) -> list[Any]:
-    """Return the entries of the legend that are no colours: what lines, bands and marks mean."""
-    from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
-
-    none: dict[str, Any] = {"color": GREY, "linestyle": "none"}
-    handles: list[Any] = []
-    if len(plan.shown) > 1:
-        lines = zip(plan.shown, STYLES, strict=False)
-        handles += [Line2D([], [], color=GREY, linestyle=s, label=one.title) for one, s in lines]
-    over = ", ".join(plan.roles.averaged)
-    if plan.kind == "scatter" and over:
-        handles.append(Line2D([], [], marker="o", label=f"a point per {over}", **none))
-    elif over and seen.counts and max(seen.counts) > 1:
-        least, most = min(seen.counts), max(seen.counts)
-        count = f"{most}" if least == most else f"{least}–{most}"
-        if plan.kind == "heatmap":
-            handles.append(Line2D([], [], label=f"mean over {over} ({count})", **none))
-        else:
-            text = f"mean and {ERRORBARS[errorbar]} over {over} ({count})"
-            handles.append(Patch(facecolor=GREY, alpha=0.25, label=text))
-    if seen.tails:
-        thin: dict[str, Any] = {"color": GREY, "linewidth": 0.55 * page.context.line, "alpha": 0.7}
-        handles.append(Line2D([], [], label=f"each {over}, once the first has stopped", **thin))
-    did = "crossed" if plan.shown[0].of_steps else "are finite"
-    if seen.partial and plan.kind == "heatmap":
-        text = f"1/2: one of two {did}" if seen.shares else f"○: not all {did}"
-        handles.append(Line2D([], [], label=text, **none))
-    elif seen.partial:
-        text = f"mean over those that {did}"
-        handles.append(Line2D([], [], marker="o", markerfacecolor="white", label=text, **none))
-    if seen.none:
-        text = ("not " if plan.kind == "scatter" else "none ") + did.removeprefix("are ")
-        handles.append(Line2D([], [], marker="x", label=text, **none))
-    return handles
-
-
-def _status_line(dataset: xr.Dataset) -> str:
-    """Return how many configs have no point in the figure, and why; nothing if all have one."""
-    status = dataset["status"].values
-    counts = {name: int((status == name).sum()) for name in ("diverged", "failed", "missing")}
-    have = "has" if counts["missing"] == 1 else "have"
-    words = {"diverged": "diverged", "failed": "failed", "missing": f"{have} no result yet"}
-    parts = [f"{count:,} {words[name]}" for name, count in counts.items() if count]
-    total = int((status != "excluded").sum())
-    return f"of {total:,} config{'' if total == 1 else 's'} {', '.join(parts)}" if parts else ""
-
-
-def _notes(plan: Plan, seen: Seen, request: Request) -> list[str]:
-    """Return what the figure leaves out."""
-    notes = []
-    for role, levels in plan.roles.thinned.items():
-        axis = plan.roles.axes[role]
-        notes.append(
-            f"{len(levels)} of {axis.size} values of {axis.name} are shown; choose them with sel"
-        )
-    if seen.drawn < seen.curves:
-        notes.append(
-            f"{seen.drawn:,} of {seen.curves:,} curves are drawn; choose them with sel, or average "
-            "an axis with mean"
-        )
-    if seen.cut:
-        notes.append(
-            f"of more than {MOST_TAILS} configs, only the mean is drawn until the first of them "
-            f"stopped, and at most {MOST_TAILS} that diverged"
-        )
-    if request.errorbar is not None and max(seen.counts, default=0) < 2:
-        notes.append(f"no band of {request.errorbar}: no value is a mean of several configs")
-    return notes

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlpsubmit.results.figures.canvas import Canvas
 from mlpsubmit.results.figures.estimates import Curve, estimate, mean_curve
-from mlpsubmit.results.figures.page import Colours, Page
+from mlpsubmit.results.figures.page import Page
 from mlpsubmit.results.figures.points import Points, level_values, split
-from mlpsubmit.results.figures.roles import Roles, spread
+from mlpsubmit.results.figures.roles import spread
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["STYLES", "Seen", "draw_curves", "draw_means"]
+__all__ = ["MOST_TAILS", "STYLES", "draw_curves", "draw_means"]
 
 #: Of several variables, in their order.
 STYLES: tuple[Any, ...] = ("-", (0, (4, 2)), ":", "-.")
@@ -28,64 +28,10 @@ MOST_STEPS = 600
 MOST_TAILS = 20
 
 
-@dataclass
-class Seen:
-    """What was drawn, for the legend and the scales.
-
-    Args:
-        counts: over how many configs means are.
-        partial: how many means leave out configs without a value.
-        none: at how many places no config has a value.
-        tails: whether curves go on after their mean has ended.
-        cut: whether there were too many of these to draw.
-        shares: whether the shares of configs with a value are written into cells.
-        values: all that was drawn, for the scale: means, upper ends of bands, and points.
-        lower: the lower ends of bands.
-        diverged: the values of curves that diverged, which count only if there are no others.
-        curves: how many groups of curves there are.
-        drawn: how many of them were drawn.
-    """
-
-    counts: set[int] = field(default_factory=set)
-    partial: int = 0
-    none: int = 0
-    tails: bool = False
-    cut: bool = False
-    shares: bool = True
-    values: list[Array] = field(default_factory=list)
-    lower: list[Array] = field(default_factory=list)
-    diverged: list[Array] = field(default_factory=list)
-    curves: int = 0
-    drawn: int = 0
-
-    @property
-    def all_values(self) -> Array:
-        """All values that were drawn, flat; those of curves that diverged only if all did."""
-        return _finite(self.values or self.diverged)
-
-    @property
-    def lower_ends(self) -> Array:
-        """All lower ends of bands, flat."""
-        return _finite(self.lower)
-
-
-def _finite(arrays: list[Array]) -> Array:
-    values = np.concatenate([np.ravel(own) for own in arrays] or [np.empty(0)])
-    finite: Array = values[np.isfinite(values)]
-    return finite
-
-
-def draw_means(
-    page: Page,
-    roles: Roles,
-    points: Points,
-    colours: Colours,
-    errorbar: str,
-    style: Any,
-    seen: Seen,
-) -> None:
+def draw_means(canvas: Canvas, points: Points, style: Any) -> None:
     """Draw a line through the means at each level of x, and its band."""
-    across = roles.axes.get("x")
+    page, colours, seen = canvas.page, canvas.colours, canvas.seen
+    across = canvas.roles.axes.get("x")
     for key, group in split(points, ("row", "col", "hue")):
         panel, colour = page.panels[key["row"], key["col"]], colours[key["hue"]]
         places, means, missed = [], [], []
@@ -93,7 +39,7 @@ def draw_means(
             finite = members.values[np.isfinite(members.values)]
             places.append(0.0 if across is None else level_values(across)[level["x"]])
             missed.append(len(finite) < len(members))
-            means.append(estimate(finite, errorbar) if len(finite) else None)
+            means.append(estimate(finite, canvas.errorbar) if len(finite) else None)
         x = np.array(places)
         ends = [[np.nan] * 3 if m is None else [m.mean, m.low, m.high] for m in means]
         mean, low, high = np.array(ends, dtype=np.float64).T
@@ -134,50 +80,44 @@ def _draw_missed(
         marks.set(clip_on=False, markersize=1.3 * size)
 
 
-def draw_curves(
-    page: Page,
-    roles: Roles,
-    points: Points,
-    steps: Array,
-    offset: int,
-    colours: Colours,
-    errorbar: str,
-    style: Any,
-    seen: Seen,
-) -> None:
+def draw_curves(canvas: Canvas, points: Points, steps: Array, offset: int, style: Any) -> None:
     """Draw traces until their configs stopped; over trials their mean while all of them train.
 
     Args:
         steps: of the traces.
         offset: what is added to steps, so that a logarithmic scale shows step 0.
     """
+    page, colours, seen = canvas.page, canvas.colours, canvas.seen
     groups = list(split(points, ("row", "col", "hue")))
     shown = spread(len(groups), MOST_CURVES)
     for key, group in (groups[i] for i in shown):
         panel, colour = page.panels[key["row"], key["col"]], colours[key["hue"]]
-        found = mean_curve(steps, group.values, group.last, group.diverged, errorbar, MOST_TAILS)
+        found = mean_curve(
+            steps, group.values, group.last, group.diverged, canvas.errorbar, MOST_TAILS
+        )
         line = {"color": colour, "linestyle": style}
         diverged = [one for one in found if one.diverged]
-        alone = {"linewidth": 0.55 * page.context.line, "alpha": 0.7} if len(found) > 1 else {}
+        alone = page.context.thin if len(found) > 1 else {}
         for one in (one for one in found if not one.diverged):
-            _draw_curve(panel, one, offset, line, seen, page)
+            _draw_curve(canvas, panel, one, offset, line)
         for i in spread(len(diverged), MOST_TAILS):
-            _draw_curve(panel, diverged[i], offset, {**line, **alone}, seen, page)
+            _draw_curve(canvas, panel, diverged[i], offset, {**line, **alone})
         seen.cut |= len(diverged) > MOST_TAILS or any(one.cut for one in found)
     seen.curves += len(groups)
     seen.drawn += len(shown)
 
 
 def _draw_curve(
-    panel: Axes, curve: Curve, offset: int, style: dict[str, Any], seen: Seen, page: Page
+    canvas: Canvas, panel: Axes, curve: Curve, offset: int, style: dict[str, Any]
 ) -> None:
+    seen = canvas.seen
     mean = curve.estimate
     kept = np.isfinite(mean.mean)
     if not kept.any():
         return
     steps, values = curve.steps[kept] + offset, mean.mean[kept]
     at = _thinned(steps)
-    thin = {**style, "linewidth": 0.55 * page.context.line}
+    thin = {**style, **canvas.page.context.thin}
     single = "." if len(steps) == 1 else ""
     panel.plot(steps[at], values[at], marker=single, **style)
     (seen.diverged if curve.diverged else seen.values).append(values)
@@ -191,7 +131,7 @@ def _draw_curve(
         finite = np.isfinite(its_values)
         its_steps, its_values = its_steps[finite] + offset, its_values[finite]
         at = _thinned(its_steps)
-        panel.plot(its_steps[at], its_values[at], alpha=0.7, **thin)
+        panel.plot(its_steps[at], its_values[at], **thin)
         seen.values.append(its_values)
         seen.tails = True
 

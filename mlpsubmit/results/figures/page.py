@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,11 @@ class Context:
     below: bool
 
     @property
+    def thin(self) -> dict[str, Any]:
+        """The style of lines that are less than others."""
+        return {"linewidth": 0.55 * self.line, "alpha": 0.7}
+
+    @property
     def settings(self) -> dict[str, Any]:
         """Matplotlib's settings. Fonts of type 42 are those that journals take."""
         small = 0.9 * self.font
@@ -131,14 +137,15 @@ class Colours:
         if self.axis is None:
             return _DISTINCT[0]
         if self.is_scale:
-            return self.mappable().to_rgba(float(self.axis.levels[level]))
+            return self.mappable.to_rgba(float(self.axis.levels[level]))
         at = list(self.shown).index(level)
         if not self.axis.numeric:
             return _DISTINCT[at]
         return _viridis()(at / max(1, len(self.shown) - 1))
 
+    @functools.cached_property
     def mappable(self) -> Any:
-        """Return what a scale of colours is drawn from."""
+        """What a scale of colours is drawn from."""
         from matplotlib.cm import ScalarMappable
 
         assert self.axis is not None

@@ -59,6 +59,7 @@ def planned(dataset: xr.Dataset, request: Request) -> Plan:
         SpecError: with a message per name and value that does not fit the dataset.
         NothingToDraw: no config has finished.
     """
+    request = request.spelt([str(name) for name in {**dataset.coords, **dataset.sizes}])
     errors = request.errors()
     if "status" not in dataset:
         raise UserError(

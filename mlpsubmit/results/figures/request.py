@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlpsubmit.errors import UserError, did_you_mean
@@ -49,6 +49,24 @@ class Request:
     xscale: str | None = None
     yscale: str | None = None
     title: str | None = None
+
+    def spelt(self, axes: Collection[str]) -> Request:
+        """Return the request with names of axes as the dataset spells them, whatever their case.
+
+        Args:
+            axes: the names of the dataset.
+        """
+        by_lower = {name.lower(): name for name in axes}
+
+        def own(name: str) -> str:
+            return name if name in axes else by_lower.get(name.lower(), name)
+
+        return replace(
+            self,
+            roles={role: own(name) for role, name in self.roles.items()},
+            mean=tuple(map(own, self.mean)),
+            sel={own(name): value for name, value in self.sel.items()},
+        )
 
     def errors(self) -> list[str]:
         """Return what is wrong whatever the dataset is."""

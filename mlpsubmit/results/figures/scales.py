@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit.results.figures.axis import Axis, is_wide
-from mlpsubmit.results.figures.text import label, number, tick_labels
+from mlpsubmit.results.figures.text import label, length, number, tick_labels
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def name_ticks(panels: Sequence[Axes], axis: Axis, width: float) -> None:
         texts = tick_labels(axis.levels.astype(float))
     at = axis.levels.astype(float) if axis.numeric else np.arange(float(axis.size))
     every = 1
-    longest = max(len(line) for text in texts for line in _bare(text).split("\n"))
+    longest = max(length(line) for text in texts for line in text.split("\n"))
     while (longest + 1) * -(-len(texts) // every) > width and every < len(texts) and axis.numeric:
         every += 1
     named = dict(zip(at.tolist(), texts, strict=True))
@@ -109,8 +109,3 @@ def name_ticks(panels: Sequence[Axes], axis: Axis, width: float) -> None:
         panel.minorticks_off()
         if (longest + 1) * len(texts) > width and not axis.numeric:
             panel.tick_params(axis="x", labelrotation=30)
-
-
-def _bare(text: str) -> str:
-    """Return text about as long as its rendering."""
-    return text.replace("$", "").replace("{", "").replace("}", "").replace("^", "").replace("_", "")

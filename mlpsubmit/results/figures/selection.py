@@ -119,6 +119,7 @@ def _matches(values: Array, wanted: Any) -> Array:
         high = np.inf if wanted.stop is None else float(wanted.stop)
         inside: Array = (values >= low) & (values <= high)
         return inside
+    wanted = getattr(wanted, "__name__", wanted)  # that of a function is its label
     item = getattr(wanted, "item", None)
     wanted = item() if callable(item) and getattr(wanted, "ndim", 1) == 0 else wanted
     texts = np.array([value_text(value) for value in values.tolist()], dtype=object)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["label", "number", "tick_labels", "title_of", "value_text", "wrapped"]
+__all__ = ["label", "length", "number", "tick_labels", "title_of", "value_text", "wrapped"]
 
 #: Characters after which a label is cut; of mathematics, which cannot be cut, at most.
 _LONGEST = 40
@@ -31,14 +31,19 @@ def wrapped(text: object, width: float) -> str:
     """Return a label in lines of about so many characters, broken at spaces outside mathematics."""
     lines = [""]
     for word in re.findall(r"(?:\$[^$]*\$|\S)+", label(text, 200)):
-        if len(word) > width and not _is_mathematics(word):
+        if length(word) > width and not _is_mathematics(word):
             word = f"{word[: max(1, int(width) - 1)]}…"
         joined = f"{lines[-1]} {word}".strip()
-        if lines[-1] and len(joined) > width:
+        if lines[-1] and length(joined) > width:
             lines.append(word)
         else:
             lines[-1] = joined
     return "\n".join(lines)
+
+
+def length(text: str) -> int:
+    """Return about how many characters a label is long when it is rendered."""
+    return len(re.sub(r"\\[a-zA-Z]+", "x", re.sub(r"[${}^_]|\\[$]", "", text)))
 
 
 def _visible(character: str) -> str:
