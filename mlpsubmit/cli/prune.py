@@ -51,6 +51,8 @@ def prune(
         echo_json("prune/1", _json(found, folder, chosen, failed))
     elif chosen:
         _report(chosen, failed)
+    elif found.candidates:
+        echo("nothing was removed")
     sys.exit(1 if failed else 0)
 
 

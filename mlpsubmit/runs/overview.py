@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from mlpsubmit.display.text import utc
+from mlpsubmit.display.progress import doing
+from mlpsubmit.display.text import counted, utc
 from mlpsubmit.errors import FormatError, RunError
 from mlpsubmit.files import publish_json, read_json
 from mlpsubmit.jobs.slurm.queue import Queue
@@ -37,6 +38,9 @@ _VERSION = 1
 
 #: Runs that are read at the same time: most of it is waiting for a disk elsewhere.
 _AT_ONCE = 8
+
+#: Runs that are read before anybody has waited.
+_FEW = 20
 
 #: States of runs that may go on by themselves.
 _OPEN = ("running", "unknown")
@@ -95,7 +99,9 @@ def overview(folders: Iterable[Path]) -> list[RunRow]:
     if not paths:
         return []
     memory = _Memory.of(paths)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    new = sum(os.path.abspath(path) not in memory.entries for path in paths)
+    waiting = doing(f"reading {counted(new, 'run')}") if new > _FEW else contextlib.nullcontext()
+    with waiting, ThreadPoolExecutor(_AT_ONCE) as pool:
         rows = list(pool.map(memory.row, paths))
     memory.keep()
     return sorted(rows, key=lambda row: (row.launched or 0, row.run), reverse=True)

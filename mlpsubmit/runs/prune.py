@@ -13,7 +13,6 @@ next launch of the sweep or the next prune removes if this process is killed.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
+from mlpsubmit.display.progress import doing
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.status import Status, read_status
@@ -37,6 +37,10 @@ from mlpsubmit.runs.submit import submission_lock
 
 __all__ = ["Candidate", "Findings", "find", "remove"]
 
+
+#: Keys as pairs of numbers, of which the first are compared first.
+_KEY = np.dtype([("a", "<u8"), ("b", "<u8")])
+Keys = NDArray[Any]
 
 #: The age from which on a temporary file is one of a process that has ended.
 _OLD_SECONDS = 3600.0
@@ -87,6 +91,7 @@ class Findings:
         return sum(candidate.size for candidate in self.candidates)
 
 
+@doing("reading the runs, and the results that others rely on")
 def find(paths: Iterable[Path]) -> Findings:
     """Return what can be removed of some runs; the results that others rely on are read.
 
@@ -117,12 +122,12 @@ class _Sweep:
     def find(self) -> None:
         """Add what can be removed."""
         runs = [run for run in map(RunDirectory, runs_of(self.path)) if _readable(run)]
-        needed = _networks_of(self.path.parent)
+        needed, contents = _networks_of(self.path.parent), _Contents()
         for number, run in enumerate(runs):
             if run.id not in self.names:
                 continue
             status = read_status(run)
-            later = _superseding(run, runs[number + 1 :])
+            later = contents.superseding(run, runs[number + 1 :])
             if later is None:
                 self._leftovers(run, status)
             elif why := _reason_to_keep(run, status, needed):
@@ -178,10 +183,10 @@ def _readable(run: RunDirectory) -> bool:
 
 
 def _networks_of(folder: Path) -> dict[str, str]:
-    """Return by folder the runs whose networks others begin from, and one of these."""
+    """Return the ids of the runs whose networks others begin from, and one of these each."""
     needed: dict[str, str] = {}
     for run in filter(_readable, map(RunDirectory, all_runs(folder))):
-        needed |= {os.path.realpath(path): run.id for path in run.sweep["reads"]}
+        needed |= {Path(path).name: run.id for path in run.sweep["reads"]}  # it may have moved
     return needed
 
 
@@ -196,34 +201,59 @@ def _reason_to_keep(run: RunDirectory, status: Status, needed: dict[str, str]) -
         return "is in progress" if status.state != "unknown" else "may be in progress"
     if (other := owner(run.path)) is not None:
         return f"belongs to {other}"
-    if (reader := needed.get(os.path.realpath(run.path))) is not None:
+    if (reader := needed.get(run.id)) is not None:
         return f"run {reader} begins from its networks (INIT_WEIGHTS)"
     if any((run.path / run_directory.STATES).glob("[!.]*")):
         return "keeps states that a longer training can go on from (KEEP_STATE)"
     return ""
 
 
-def _superseding(run: RunDirectory, later: Sequence[RunDirectory]) -> RunDirectory | None:
-    """Return the latest run with an intact result of every config of another; None if none has."""
-    try:
-        wanted = RunKeys(run).all_keys()
-        data = {key: record["hash"] for key, record in run.data_records().items()}
+@dataclass
+class _Contents:
+    """What is read of the runs of a sweep to compare them, each once."""
+
+    _keys: dict[str, Keys] = field(default_factory=dict)
+    _data: dict[str, dict[str, str]] = field(default_factory=dict)
+    _stored: dict[str, Keys] = field(default_factory=dict)
+
+    def superseding(self, run: RunDirectory, later: Sequence[RunDirectory]) -> RunDirectory | None:
+        """Return the latest run with an intact result of every config of another; else None."""
         for other in reversed(later):
-            if not np.isin(wanted, RunKeys(other).all_keys()).all():
+            try:
+                if self._covers(other, run):
+                    return other
+            except (RunError, OSError):  # what keys are made of is lost: nothing is known
                 continue
-            records = other.data_records()
-            same = all(key in records and records[key]["hash"] == own for key, own in data.items())
-            if same and np.isin(wanted, _stored_keys(other)).all():
-                return other
-    except (RunError, OSError):  # what keys are made of is lost: nothing is known
-        pass
-    return None
+        return None
 
+    def _covers(self, other: RunDirectory, run: RunDirectory) -> bool:
+        wanted = self._keys_of(run)
+        if not np.isin(wanted["a"], self._keys_of(other)["a"]).all():
+            return False
+        own, data = self._data_of(run), self._data_of(other)
+        if any(data.get(key) != hash_ for key, hash_ in own.items()):
+            return False
+        return set(wanted.tolist()) <= set(self._stored_in(other).tolist())
 
-def _stored_keys(run: RunDirectory) -> NDArray[Any]:
-    """Return the keys of all intact results of a run, (n,) of 16 bytes; reads them all."""
-    keys = b"".join(bytes.fromhex(pack["key"].tobytes().decode()) for pack in run.results.packs())
-    return np.frombuffer(keys, dtype="V16")
+    def _keys_of(self, run: RunDirectory) -> Keys:
+        """Return the keys of all configs of a run."""
+        if run.id not in self._keys:
+            self._keys[run.id] = RunKeys(run).all_keys().view(_KEY)
+        return self._keys[run.id]
+
+    def _data_of(self, run: RunDirectory) -> dict[str, str]:
+        """Return the hashes of the data of a run, by key."""
+        if run.id not in self._data:
+            records = run.data_records()
+            self._data[run.id] = {key: record["hash"] for key, record in records.items()}
+        return self._data[run.id]
+
+    def _stored_in(self, run: RunDirectory) -> Keys:
+        """Return the keys of all intact results of a run, which are read."""
+        if run.id not in self._stored:
+            texts = (pack["key"].tobytes().decode() for pack in run.results.packs())
+            self._stored[run.id] = np.frombuffer(b"".join(map(bytes.fromhex, texts)), _KEY)
+        return self._stored[run.id]
 
 
 def _states(run: RunDirectory, pack: str) -> Iterator[Path]:

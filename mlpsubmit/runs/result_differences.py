@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlpsubmit.display.progress import doing
 from mlpsubmit.jobs.pack_results import SHARED, TOGETHER
 from mlpsubmit.jobs.store.pack_schema import WEIGHTS
 from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -75,6 +76,7 @@ class ResultDifferences:
     alone: Mapping[str, int] = field(default_factory=dict)
 
 
+@doing("comparing the results")
 def result_differences(before: RunKeys, after: RunKeys) -> ResultDifferences:
     """Read and compare the results of two runs; what is damaged is recorded, and left out."""
     pairs = _shared(before, after)

@@ -141,6 +141,9 @@ def test_runs_that_others_begin_from_or_that_keep_states_stay(
     why = f"run {tuned} begins from its networks (INIT_WEIGHTS)"
     assert listed["kept"] == [{"run": first, "why": why}]
     assert f"kept: run {first} {why}\n" in mlpsubmit("prune").out
+    (workplace / "mlpruns").rename(workplace / "moved")
+    assert found(mlpsubmit, "--runs-dir", "moved")["kept"] == listed["kept"]
+    (workplace / "moved").rename(workplace / "mlpruns")
     shutil.rmtree(workplace / "mlpruns" / "tuned")
     (folder / first / "states" / "0000000.pt").write_bytes(b"x")
     why = "keeps states that a longer training can go on from (KEEP_STATE)"
@@ -285,7 +288,10 @@ def test_it_asks_first(
             command.click, "confirm", lambda text, answer=answer: (asked.append(text), answer)[1]
         )
         assert visible(folder) == set(grown)
-        assert mlpsubmit("prune").code == 0
+        done = mlpsubmit("prune")
+        assert done.code == 0
+        last = "removed 1 run: " if answer else "nothing was removed"
+        assert done.out.splitlines()[-1].startswith(last)
     assert visible(folder) == {grown[1]}
     assert asked[0].startswith("remove 1 run (")
 
