@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from matplotlib.collections import PolyCollection, QuadMesh
 from matplotlib.figure import Figure
 from scipy import stats
@@ -17,7 +20,8 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.results import Dimension, Layout, Thresholds, plot, to_dataset
 from mlpsubmit.results._plot import drawn_into, plot_to_file, requested
 from mlpsubmit.results.figures.estimates import ERRORBARS, estimate, t_quantile
-from mlpsubmit.results.figures.request import Request
+from mlpsubmit.results.figures.page import CONTEXTS
+from mlpsubmit.results.figures.request import KINDS, SCALES, Request
 from mlpsubmit.results.figures.text import length, wrapped
 
 ROLES = ("x", "hue", "col", "row")
@@ -636,6 +640,29 @@ def test_of_a_file_only_what_is_drawn_is_read(fakes, draw, tmp_path):
 # Errors
 
 
+@pytest.mark.filterwarnings("ignore:Glyph")  # letters that the font does not have
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_any_results_have_a_figure_or_an_error(fakes, data):
+    layout = data.draw(fakes.layouts())
+    dataset = to_dataset(layout, data.draw(fakes.sources(layout)))
+    axes = [*map(str, dataset.status.dims), *map(str, dataset.status.coords), "step", "threshold"]
+    y = data.draw(st.none() | st.sampled_from([str(name) for name in dataset.data_vars]))
+    names = data.draw(st.lists(st.sampled_from(axes), max_size=2, unique=True))
+    roles = dict(zip(data.draw(st.permutations(ROLES)), names, strict=False))
+    request = dataclasses.replace(
+        requested(y, roles, ()),
+        kind=data.draw(st.sampled_from([None, *KINDS])),
+        context=data.draw(st.sampled_from([*CONTEXTS])),
+        xscale=data.draw(st.sampled_from([None, *SCALES])),
+        yscale=data.draw(st.sampled_from([None, *SCALES])),
+    )
+    figure = Figure()
+    with contextlib.suppress(UserError):
+        drawn_into(dataset, request, figure)
+        figure.draw_without_rendering()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -721,6 +748,12 @@ def test_errors_say_what_to_do_and_make_no_file(fakes, tmp_path, options, messag
         plot(dataset, out=tmp_path / "figure.png", **options)
     assert message in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_thresholds_there_are_no_steps_to_them(fakes, tmp_path):
+    dataset = final(fakes, [], [], width=[4, 8])
+    with pytest.raises(UserError, match="y: 'timekeys' has no values, as there is no threshold; "):
+        plot(dataset, "timekeys", out=tmp_path / "a.png")
 
 
 def test_all_errors_are_listed_at_once(fakes, tmp_path):

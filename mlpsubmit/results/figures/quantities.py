@@ -69,7 +69,8 @@ def threshold_dim(variable: xr.DataArray) -> str | None:
 
 def drawable(dataset: xr.Dataset) -> list[str]:
     """Return the names of the variables that a figure can show."""
-    names = [str(name) for name, own in dataset.data_vars.items() if own.dtype.kind in "biuf"]
+    variables = dataset.data_vars.items()
+    names = [str(name) for name, own in variables if own.dtype.kind in "biuf" and own.size]
     return [name for name in names if name not in _WORDS]
 
 
@@ -85,6 +86,9 @@ def check_names(dataset: xr.Dataset, names: Collection[str], errors: list[str]) 
             if name in dataset.coords:
                 wrong = "an axis; give it to x, hue, col or row"
             errors.append(f"y: {name!r} is {wrong}; {listed}")
+        elif not dataset[name].size:
+            empty = next(str(dim) for dim, size in dataset[name].sizes.items() if not size)
+            errors.append(f"y: {name!r} has no values, as there is no {empty}; {listed}")
         elif dataset[name].dtype.kind == "c":
             errors.append(f"y: {name!r} has complex values, which have no order; {listed}")
         else:
