@@ -195,8 +195,8 @@ class Manifest(TypedDict):
     metrics: list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,59}$")]]
     metric_thresholds: list[MetricThresholds]
     tested: bool
-    hyperparameters: dict[str, Any]
-    arguments: dict[str, Any]
+    hyperparameters: dict[str, Scalar]
+    arguments: dict[str, Scalar]
     functions: dict[str, Any]
     given: list[str]
     overrides: dict[str, str]

@@ -16,6 +16,9 @@ __all__ = [
     "utc",
 ]
 
+#: The end of the year 9999, after which a year has more digits.
+_LAST_SECOND = 253_402_300_799
+
 
 def abridged(texts: Iterable[str]) -> str:
     """Return the first of some texts, and how many follow: ``"a and 3 more"``."""
@@ -61,8 +64,8 @@ def file_size(count: float) -> str:
 
 
 def utc(seconds: float) -> str:
-    """Return a time since 1970 as text: ``"2026-11-27T21:16:13Z"``."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    """Return a time since 1970 as text: ``"2026-11-27T21:16:13Z"``; of the year 9999 at most."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(min(seconds, _LAST_SECOND)))
 
 
 def throughput(model_steps: float, utilization: float | None) -> str:
