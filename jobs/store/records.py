@@ -178,6 +178,18 @@ class SourceRecord(TypedDict):
 
 
 @_open
+class FunctionsRecord(TypedDict):
+    """The functions of a sweep by name, their own arguments, and hashes of their code."""
+
+    batchfn: NotRequired[Scalar]
+    data: NotRequired[Scalar]
+    where: NotRequired[Scalar]
+    grabs: NotRequired[dict[str, Scalar]]
+    arguments: NotRequired[dict[str, Scalar]]
+    hashes: NotRequired[dict[str, str]]
+
+
+@_open
 class Manifest(TypedDict):
     """sweep.json; what :func:`mlpsubmit.runs.manifest.manifest` returns, and the run's id."""
 
@@ -197,7 +209,7 @@ class Manifest(TypedDict):
     tested: bool
     hyperparameters: dict[str, Scalar]
     arguments: dict[str, Scalar]
-    functions: dict[str, Any]
+    functions: FunctionsRecord
     given: list[str]
     overrides: dict[str, str]
     sources: list[SourceRecord]
