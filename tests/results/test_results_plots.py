@@ -640,7 +640,7 @@ def test_of_a_file_only_what_is_drawn_is_read(fakes, draw, tmp_path):
 # Errors
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # letters that the font does not have
+@pytest.mark.filterwarnings("ignore")  # letters without a glyph, axes of 1e308
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_results_have_a_figure_or_an_error(fakes, data):

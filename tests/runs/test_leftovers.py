@@ -207,6 +207,7 @@ def test_collect_removes_the_leftovers_of_an_earlier_one(
 ) -> None:
     for name in ("out.csv", "out.png", "other.csv"):
         (workplace / f".{name}{TAIL}").touch()
+    run.resume("debug")  # without a result there is no figure
     for _ in range(2):
         mlpsubmit("collect", "--out", "out.csv", "--plot", "out.png")
     left = [entry.name for entry in workplace.glob(".*")]
