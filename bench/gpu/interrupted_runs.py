@@ -282,10 +282,8 @@ def results(run: Run) -> xarray.Dataset:
 
 
 def results_of(dataset: xarray.Dataset) -> xarray.Dataset:
-    """Return a dataset without its attributes, which name the run."""
-    dataset = dataset.copy()
-    dataset.attrs = {}
-    return dataset
+    """Return a dataset without attributes, which name the run and the functions."""
+    return dataset.drop_attrs()
 
 
 def differing(ours: xarray.Dataset, others: xarray.Dataset) -> list[str]:

@@ -37,6 +37,6 @@ def text_of(value: Scalar) -> str:
 def plain_value(value: Scalar) -> Scalar:
     """Return the value as a builtin that every file format can hold."""
     value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, str):
-        return clean_text(value)
+    if not isinstance(value, (int, float)):
+        return clean_text(str(value))
     return value if abs(value) < 2**63 or isinstance(value, float) else str(value)

@@ -116,7 +116,7 @@ def test_a_task_makes_few_calls_for_each_pack_and_writes_no_file_for_it(
         assert Run(RunDirectory.open(path)).status().complete
     assert files[1] == files[2] == files[3]
     assert counts[3] - counts[2] < 2.1 * (counts[2] - counts[1])
-    assert (counts[3] - counts[2]) / 40 < 1300
+    assert (counts[3] - counts[2]) / 40 < 1900  # a quarter of them in numpy's writer of npz files
 
 
 # ---- after the training --------------------------------------------------------------------------
