@@ -825,3 +825,13 @@ def test_changes_in_the_spec_and_in_what_it_imports_count(spec, file, old, new):
 def test_comments_and_docstrings_of_them_do_not_count(spec, file, old, new):
     before = keys(load_spec(spec))
     assert changed(spec, file, old, new) == before
+
+
+def test_a_variable_that_a_library_sets_when_it_is_imported_changes_no_key(monkeypatch):
+    sweep = make()
+    monkeypatch.delenv("_RJEM_MALLOC_CONF", raising=False)
+    before = sweep.refreshed().fingerprint
+    monkeypatch.setenv("_RJEM_MALLOC_CONF", "dirty_decay_ms:500")  # import polars
+    assert sweep.refreshed().fingerprint == before
+    monkeypatch.setenv("SCALE_OF_A_USER", "2")
+    assert sweep.refreshed().fingerprint != before
