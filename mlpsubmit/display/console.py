@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -47,5 +48,11 @@ def transient(line: Callable[[], RenderableType]) -> Live:
     Args:
         line: returns what it shows at the time.
     """
-    console = Console(stderr=True)
-    return Live(console=console, get_renderable=line, refresh_per_second=4, transient=True)
+    return Live(
+        console=Console(stderr=True),
+        get_renderable=line,
+        auto_refresh=False,
+        transient=True,
+        # What is printed meanwhile appears above; what goes into a pipe stays in it.
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+    )

@@ -1,9 +1,9 @@
 """What a command is doing, for whoever waits for it at a terminal.
 
 A block of code names what it does: ``with doing("importing torch")``. The name appears on standard
-error while it lasts, in place, with its seconds; on a terminal that cannot move its cursor it is a
-line. Nothing appears where standard error is no terminal, nor where Python code and no command is
-waiting.
+error while it lasts, in place; on a terminal that cannot move its cursor it is a line. Nothing
+appears where standard error is no terminal, nor where Python code and no command is waiting. There
+is no thread that could hold a lock while a function of the user's forks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,20 +46,19 @@ class _Waiting:
 
     def __init__(self) -> None:
         self._names: list[str] = []
-        self._began = 0.0
         self._live: Any = None
 
     @contextlib.contextmanager
     def named(self, what: str) -> Iterator[None]:
         self._names.append(what)
-        self._began = time.monotonic()
         self._show()
         try:
             yield
         finally:
             self._names.pop()
-            self._began = time.monotonic()
-            if not self._names and self._live is not None:
+            if self._live is not None and self._names:
+                self._live.refresh()
+            elif self._live is not None:
                 self._live.stop()
                 self._live = None
 
@@ -68,7 +66,6 @@ class _Waiting:
         if is_dumb():
             echo(f"{self._names[-1]} ...", err=True)
         elif self._live is None:
-            # At once, and not from a thread: that would wait for what else is imported now.
             from mlpsubmit.display.console import transient
 
             self._live = transient(self._line)
@@ -80,7 +77,7 @@ class _Waiting:
         from mlpsubmit.display.console import text
 
         name = self._names[-1] if self._names else ""
-        return text((f"{name} ... {time.monotonic() - self._began:.0f} s", "dim"))
+        return text((f"{name} ...", "dim"))
 
 
 #: What shows the names; None where no command has asked for that.
