@@ -121,7 +121,7 @@ class _Sweep:
 
     def find(self) -> None:
         """Add what can be removed."""
-        runs = [run for run in map(RunDirectory, runs_of(self.path)) if _readable(run)]
+        runs = _readable_runs(self.path)
         needed, contents = _networks_of(self.path.parent), _Contents()
         for number, run in enumerate(runs):
             if run.id not in self.names:
@@ -171,6 +171,11 @@ def _old(paths: Iterable[Path]) -> list[Path]:
             if time.time() - path.lstat().st_mtime > _OLD_SECONDS:
                 found.append(path)
     return found
+
+
+def _readable_runs(sweep: Path) -> list[RunDirectory]:
+    """Return the runs of a sweep, the oldest first."""
+    return [run for run in map(RunDirectory, runs_of(sweep)) if _readable(run)]
 
 
 def _readable(run: RunDirectory) -> bool:
@@ -281,19 +286,21 @@ def _freed(path: Path) -> int:
 def remove(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
     """Remove candidates; yield each with why it could not be removed, empty if it was.
 
-    While something is removed, nothing can be launched or resumed there; what has begun since the
-    candidates were found is left alone.
+    While something is removed, nothing can be launched or resumed there. Somebody may have answered
+    long after the candidates were found: what has begun since is left alone, and so is a run whose
+    results no later run has any more; these are read again.
     """
+    contents = _Contents()
     for candidate in candidates:
         try:
-            _remove(candidate)
+            _remove(candidate, contents)
         except (RunError, OSError) as error:
             yield candidate, str(error)
         else:
             yield candidate, ""
 
 
-def _remove(candidate: Candidate) -> None:
+def _remove(candidate: Candidate, contents: _Contents) -> None:
     lock = candidate.sweep / run_directory.LOCK
     with contextlib.ExitStack() as held:
         # A launch of the sweep would reuse the results, and creates folders with hidden names.
@@ -305,6 +312,11 @@ def _remove(candidate: Candidate) -> None:
             held.enter_context(submission_lock(path / run_directory.PLAN, f"run {candidate.run}"))
             if _is_open(read_status(RunDirectory.open(path))):
                 raise RunError(f"run {candidate.run}: is in progress by now")
+        if candidate.kind == "run":
+            runs = _readable_runs(candidate.sweep)
+            number = [run.id for run in runs].index(candidate.run)
+            if contents.superseding(runs[number], runs[number + 1 :]) is None:
+                raise RunError(f"run {candidate.run}: no later run has all its results any more")
         for own in candidate.paths:
             _remove_path(own, hidden=candidate.kind == "temporary")
 

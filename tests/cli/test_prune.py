@@ -175,6 +175,25 @@ def test_runs_in_progress_are_not_touched(
     assert visible(folder) == {first, second}
 
 
+def test_a_run_stays_if_the_later_one_is_lost_before_the_answer(
+    folder: Path, grown: tuple[str, str]
+) -> None:
+    first, second = grown
+    candidates = pruning.find([folder / first]).candidates
+    assert [one.kind for one in candidates] == ["run"]
+    for shard in (folder / second / "results").glob("*.tar"):
+        content = bytearray(shard.read_bytes())
+        content[1000] ^= 1
+        shard.unlink()  # it may be linked to the other run
+        shard.write_bytes(content)
+    ((_, why),) = pruning.remove(candidates)
+    assert why == f"run {first}: no later run has all its results any more"
+    shutil.rmtree(folder / second)
+    ((_, why),) = pruning.remove(candidates)
+    assert why == f"run {first}: no later run has all its results any more"
+    assert visible(folder) == {first}
+
+
 def test_nothing_is_removed_while_the_sweep_is_launched_or_resumed(
     mlpsubmit: Command, folder: Path, grown: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
