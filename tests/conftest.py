@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -60,6 +61,20 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(scope="session")
+def installed() -> Callable[[str], str]:
+    """Return a function that finds a program; in CI, one that is missing is a failure."""
+
+    def find(name: str) -> str:
+        found = shutil.which(name)
+        if found is None:
+            why = f"needs {name} (make test installs it for root on Debian)"
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
+        return found
+
+    return find
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -104,14 +102,9 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
+def chromium(installed: Callable[[str], str]) -> Iterator[Any]:
     """Chromium of the system, for one module: its driver occupies the event loop of this thread."""
-    program = shutil.which("chromium") or shutil.which("chromium-browser")
-    if program is None:
-        reason = "no Chromium here (Debian's package is chromium; make test installs it as root)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    program = installed("chromium")
     with sync_playwright() as driver:
         # Its sandbox does not start for root, nor in most containers.
         browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
