@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["LossCurve"]
 
-#: The most points; from half of it on, there are always so many.
+#: The most points. Once there are half as many, there are never fewer.
 MOST = 64
 
 

@@ -78,7 +78,8 @@ class TaskStatus:
             return self.why
         if self.state != "running" or self.training:
             return ""
-        return self.why or str(self.heartbeat.get("doing") or STARTING)
+        started = "starting" if self.heartbeat else STARTING
+        return self.why or str(self.heartbeat.get("doing") or started)
 
     @property
     def losses(self) -> tuple[tuple[int, float | None], ...]:

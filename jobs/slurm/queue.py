@@ -113,7 +113,8 @@ def jobs_ahead(partition: str | None) -> dict[str, int]:
         rows = [line.split(_SEPARATOR) for line in run_checked(*command).splitlines()]
     except SlurmUnavailable:
         return {}
-    pending = {row[0].strip(): (row[1], int(row[2])) for row in rows if len(row) == 3}
+    valid = [row for row in rows if len(row) == 3 and row[2].strip().isdecimal()]
+    pending = {job.strip(): (place, int(priority)) for job, place, priority in valid}
     priorities: dict[str, list[int]] = {}
     for place, priority in pending.values():
         priorities.setdefault(place, []).append(priority)

@@ -98,7 +98,7 @@ def test_who_waits_hears_how_many_jobs_come_first(run: RunDirectory, slurm: Any)
     answer(run)
     asked = slurm(row("PENDING", "Priority"))
     # The second question: array, partition and priority of all pending jobs.
-    queue = ["1|a|900", "2|a|700", "3|a|500", "7|a|500", "4|a|100", "5|b|900"]
+    queue = ["1|a|900", "2|a|700", "3|a|500", "7|a|500", "4|a|100", "5|b|900", "6|a|N/A", "no"]
     program = asked.parent / "bin" / "squeue"
     rows = "\n".join(queue)
     program.write_text(
