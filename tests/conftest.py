@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,32 @@ sweep = Sweep(
     grabs={"size": size},
 )
 """
+
+
+def _places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the position of every value in a JSON content, and of itself."""
+    yield path
+    keys: Sequence[Any] = ()
+    if isinstance(content, dict):
+        keys = list(content)
+    elif isinstance(content, list):
+        keys = range(min(len(content), 2))
+    for key in keys:
+        yield from _places(content[key], (*path, key))
+
+
+def _changed(content: Any, path: tuple[Any, ...], value: Any) -> Any:
+    """Return a content with one value replaced, or left out if the new one is ``...``."""
+    if not path:
+        return {} if value is ... else value
+    content = json.loads(json.dumps(content))
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    if value is ...:
+        del inner[path[-1]]
+    return content
 
 
 @dataclass(frozen=True)
@@ -142,6 +169,17 @@ class Records:
         further = {"array": False, "host": "x", "pid": None, "process_start": None}
         further["pid_namespace"] = None
         return {"id": id, "first": first, "count": count, **further, **fields}
+
+    @staticmethod
+    def wrong(content: Any, values: Sequence[Any], every: int) -> Iterator[Any]:
+        """Yield a JSON content with each of its values replaced in turn, and left out.
+
+        Of a list the first two entries. At each place every so many-th of the values is tried,
+        beginning with another one.
+        """
+        for number, place in enumerate(_places(content)):
+            for value in (..., *values[number % every :: every]):
+                yield _changed(content, place, value)
 
     @staticmethod
     def beat(**fields: Any) -> dict[str, Any]:
