@@ -117,6 +117,7 @@ def test_thresholds_lie_between_losses_and_stop_some(bench):
     assert np.abs(losses - last).min() > 0.01
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_shows_why(trainloop, peers):
     started = peers(count=2)
     with pytest.raises(SystemExit, match=r"(?s)of JAX ended at 'prepare':.*RuntimeError: thirteen"):
@@ -148,6 +149,7 @@ def test_a_wrong_interpreter_is_an_error_of_the_command(trainloop, capsys):
 # ---- the figures ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_speed_of_processes_is_that_of_the_slowest(trainloop, peers):
     started, problem = peers(count=2), trainloop.CASES[0].problem
     started.prepare("x", problem)

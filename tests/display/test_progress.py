@@ -99,7 +99,7 @@ def test_nothing_is_shown_where_no_terminal_is() -> None:
         [
             sys.executable,
             "-c",
-            SCRIPT.replace("sys.stdin.readline()", "__import__('time').sleep(1)"),
+            SCRIPT.replace("sys.stdin.readline()", "__import__('time').sleep(0.2)"),
         ],
         capture_output=True,
         check=True,

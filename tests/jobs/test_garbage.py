@@ -42,6 +42,7 @@ def collections(*arguments: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 def test_torch_is_imported_without_looking_for_garbage() -> None:
     assert collections("postponed") == 0
     assert collections() > 100

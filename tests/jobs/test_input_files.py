@@ -149,6 +149,7 @@ def test_code_and_what_is_written_are_no_inputs(
     assert found.paths() == [str(folder / "table.csv")]
 
 
+@pytest.mark.slow
 def test_compiling_the_functions_in_c_reads_no_inputs(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

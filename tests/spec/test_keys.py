@@ -756,6 +756,7 @@ print(*(config.key for config in sweep))
 """
 
 
+@pytest.mark.slow
 def test_another_process_finds_the_same_keys(spec):
     here = load_spec(spec)
     assert in_a_process(KEYS_OF_SPEC, spec, seed=1) == [here.fingerprint, *keys(here)]

@@ -346,6 +346,7 @@ def test_what_does_not_fit_is_refused(wrong: str) -> None:
         native.mse_gradients(tensors, Batch(case.X, y, False), f0)
 
 
+@pytest.mark.slow
 def test_a_process_that_forks_after_threads_trains_on() -> None:
     code = """
         import os, torch
