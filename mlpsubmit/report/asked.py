@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mlpsubmit.display.notation import plain
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.records import Ingredients, read
 from mlpsubmit.report.contents import ReportedRun
 from mlpsubmit.report.markup import definitions, details, escape, table
-from mlpsubmit.report.notation import plain
 
 __all__ = ["asked"]
 

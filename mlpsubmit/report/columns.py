@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mlpsubmit.report.notation import plain
+from mlpsubmit.display.notation import plain
 from mlpsubmit.results.axes import has_threshold, threshold_suffixes
+from mlpsubmit.results.entries import MOST_ENTRIES, entry_name, shown
 from mlpsubmit.results.names import coordinate_names, sweep_dims, threshold_label
 from mlpsubmit.results.source import Layout
 
@@ -24,15 +25,10 @@ __all__ = [
     "Column",
     "axis_columns",
     "encoded",
-    "entry_name",
     "result_columns",
-    "shown",
 ]
 
 Indices = npt.NDArray[np.int64]
-
-#: The most entries of an array of a config that get a column each.
-MOST_ENTRIES = 8
 
 #: The longest error in the table: there may be one for each config.
 LONGEST_TEXT = 200
@@ -163,13 +159,6 @@ def _described(column: Column, attributes: Mapping[str, Any]) -> Column:
     return replace(column, title=title, description=description or title)
 
 
-def shown(value: Any) -> str:
-    """Return a cell as text."""
-    if value is None:
-        return "–"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
 def result_columns(
     dataset: xr.Dataset, layout: Layout, points: Indices, finals: Mapping[str, npt.NDArray[Any]]
 ) -> list[Column]:
@@ -233,20 +222,6 @@ def _entries(
 
 #: The labels of variables that every run has.
 SHORT = {"train_loss": "train loss", "test_loss": "test loss", "seconds": "training time (s)"}
-
-
-def entry_name(
-    name: str, coordinates: Mapping[Any, xr.DataArray], dims: Sequence[str], position: Sequence[int]
-) -> str:
-    """Return the name of one entry of an array: ``sharpness [layer=0]``."""
-    at = ", ".join(_place(coordinates, dim, i) for dim, i in zip(dims, position, strict=True))
-    return f"{name} [{at}]" if at else name
-
-
-def _place(coordinates: Mapping[Any, xr.DataArray], dim: str, i: int) -> str:
-    name = dim.rpartition("_")[2] if "_dim" in dim else dim
-    value = coordinates[dim].values[i] if dim in coordinates else i
-    return f"{name}={shown(value.item() if isinstance(value, np.generic) else value)}"
 
 
 def _timekey_columns(dataset: xr.Dataset, dims: Sequence[str], points: Indices) -> list[Column]:

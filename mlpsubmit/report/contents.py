@@ -11,19 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mlpsubmit.display.notation import plain
 from mlpsubmit.jobs.status import Status
 from mlpsubmit.jobs.store.stored_results import StoredResults
-from mlpsubmit.report.columns import (
-    MOST_ENTRIES,
-    SHORT,
-    Column,
-    axis_columns,
-    entry_name,
-    result_columns,
-)
+from mlpsubmit.report.columns import SHORT, Column, axis_columns, result_columns
 from mlpsubmit.report.curves import Curves, most_curves, points_per_curve
-from mlpsubmit.report.notation import plain
 from mlpsubmit.results.dataset import assemble
+from mlpsubmit.results.entries import MOST_ENTRIES, entry_name, made_steps
 from mlpsubmit.results.join import Part, joined
 from mlpsubmit.results.results_hash import ResultsHash
 from mlpsubmit.results.schema import Schema, Variable, scan
@@ -121,16 +115,10 @@ class Results:
         for point, variable, values in self.schema.rows(self.source, variables):
             if self._rows[point] < 0:
                 continue
-            clock = self.schema.clocks[variable.dims[0]].astype(np.float64)
-            stop = max(float(taken[point]) - 1, 0.0)
-            count = int(np.searchsorted(clock, stop, side="right"))
-            steps = clock[:count]
-            if count < len(clock) and (not count or clock[count - 1] < stop):
-                # The value of the last step is at the next one at which traces are recorded.
-                steps, count = np.append(steps, stop), count + 1
+            steps = made_steps(self.schema.clocks[variable.dims[0]], taken[point])
             for name, position in wanted[variable.name]:
                 at: tuple[Any, ...] = (..., *position)
-                own = values[:count][at].astype(np.float64)
+                own = values[: len(steps)][at].astype(np.float64)
                 yield int(self._rows[point]), name, steps, own
 
 

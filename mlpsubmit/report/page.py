@@ -12,13 +12,13 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
 
+from mlpsubmit.display.notation import plain
 from mlpsubmit.display.text import counted
 from mlpsubmit.report.asked import asked
 from mlpsubmit.report.columns import encoded
 from mlpsubmit.report.contents import Contents
 from mlpsubmit.report.cost import cost, costs
 from mlpsubmit.report.markup import escape, section
-from mlpsubmit.report.notation import plain
 from mlpsubmit.report.sections import configs, head, loading, progress, thresholds
 from mlpsubmit.results.join import joined_id
 from mlpsubmit.results.origin import MARK

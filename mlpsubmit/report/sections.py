@@ -6,14 +6,15 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from mlpsubmit.display.notation import plain
 from mlpsubmit.display.text import abridged, counted, throughput
 from mlpsubmit.jobs.status import Status
-from mlpsubmit.report.columns import Column, shown, varied
+from mlpsubmit.report.columns import Column, varied
 from mlpsubmit.report.contents import Contents, ReportedRun
 from mlpsubmit.report.cost import Cost, amount, task_table
 from mlpsubmit.report.markup import details, escape, section, table
-from mlpsubmit.report.notation import plain
 from mlpsubmit.results.axes import TRIAL
+from mlpsubmit.results.entries import shown
 
 __all__ = ["configs", "head", "loading", "progress", "thresholds"]
 

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from mlpsubmit import UserError, open_run, write_report
+from mlpsubmit.display.notation import plain
 from mlpsubmit.files import publish_json
 from mlpsubmit.report import curves as curves_module
 from mlpsubmit.report.contents import read
 from mlpsubmit.report.curves import thinned
-from mlpsubmit.report.notation import plain
 from mlpsubmit.runs.run import Run
 from tests.conftest import SPEC as SMALL
 from tests.report.conftest import ONE, fill, launched
