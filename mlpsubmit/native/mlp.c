@@ -11,12 +11,6 @@
 
 #include "product.h"
 #include "threads.h"
-#ifdef SINGLE
-#include "functions.h"
-#endif
-
-/* phi, a function whose derivative follows from its value. TANH and SIGMOID are for floats alone. */
-enum { IDENTITY, RELU, TANH, SIGMOID };
 
 /* Of a chunk, at most: a gradient is added to in one go. */
 enum { SAMPLES = SUMMANDS };
@@ -115,44 +109,6 @@ static Memory divided(const Networks *net, real *scratch)
 
 /* ---- one chunk */
 
-#ifdef SINGLE
-
-/* The vectors of a row that a share has: of units j, ..., j + LANES - 1. */
-#define EACH_VECTOR(j, units, share)                                                          \
-    for (size_t panel_ = (share).number * COLUMNS; panel_ < (units);                          \
-         panel_ += (share).of * COLUMNS)                                                      \
-        for (size_t j = panel_; j < least(panel_ + COLUMNS, (units)); j += LANES)
-
-/* A share of h = phi(h), for rows of so many units. */
-static void apply(size_t phi, size_t rows, size_t units, real *h, size_t h_row, Share share)
-{
-    for (size_t i = 0; i < rows; i++)
-        EACH_VECTOR(j, units, share) {
-            real *at = h + i * h_row + j;
-            vec v = load_some(at, units - j);
-            if (phi == TANH) v = hyperbolic_tangent(v);
-            else v = 0.5f * hyperbolic_tangent(0.5f * v) + 0.5f;
-            store_some(at, v, units - j);
-        }
-}
-
-/* A share of d *= phi', from the values h of phi; add d to the sums over rows, unless these are
- * NULL. */
-static void apply_derivative(size_t phi, size_t rows, size_t units, const real *h, real *d,
-                             size_t row, real *sums, Share share)
-{
-    for (size_t i = 0; i < rows; i++)
-        EACH_VECTOR(j, units, share) {
-            size_t count = units - j;
-            vec v = load_some(h + i * row + j, count), by = load_some(d + i * row + j, count);
-            by *= phi == TANH ? 1.0f - v * v : v * (1.0f - v);
-            store_some(d + i * row + j, by, count);
-            if (sums) store_some(sums + j, load_some(sums + j, count) + by, count);
-        }
-}
-
-#endif
-
 /* t b of a layer of network k: in `scaled`, unless t is 1; NULL without b. */
 static const real *bias_of(const Networks *net, size_t l, size_t k, real *scaled)
 {
@@ -177,7 +133,7 @@ static void forward(const Networks *net, Chunk chunk, real *signals, real *f, co
         Epilogue epilogue = {
             .scale = net->scales[l],
             .bias = bias_of(net, l, k, memory->bias),
-            .relu = hidden && layer->phi == RELU,
+            .phi = hidden ? layer->phi : IDENTITY,
         };
         if (!hidden) {
             if (out == 1)
@@ -188,9 +144,6 @@ static void forward(const Networks *net, Chunk chunk, real *signals, real *f, co
         }
         multiply(n, out, in, inputs, W, signals, row_of(out), &epilogue, memory->panel,
                  member->share);
-#ifdef SINGLE
-        if (layer->phi > RELU) apply(layer->phi, n, out, signals, row_of(out), member->share);
-#endif
         meet(member->team, member->share.of);
         h = signals;
         h_row = row_of(out);
@@ -245,16 +198,13 @@ static void backward(const Networks *net, Chunk chunk, const real *signals, cons
         Matrix errors = {d, d_row, 1}, W = {layer->W + k * out * in, in, 1};
         Epilogue gated = {
             .scale = net->scales[l],
-            .gate = before->phi == RELU ? h : NULL,
-            .gate_row = h_row,
-            .column_sums = before->phi <= RELU ? db : NULL,
+            .values = before->phi == IDENTITY ? NULL : h,
+            .values_row = h_row,
+            .differentiated = before->phi,
+            .column_sums = db,
         };
         multiply(n, in, out, errors, W, errors_before, h_row, &gated, memory->panel,
                  member->share);
-#ifdef SINGLE
-        if (before->phi > RELU)
-            apply_derivative(before->phi, n, in, h, errors_before, h_row, db, member->share);
-#endif
         meet(member->team, member->share.of);
         d = errors_before;
         d_row = h_row;

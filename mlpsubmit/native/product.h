@@ -8,6 +8,7 @@
 #ifndef PRODUCT_H
 #define PRODUCT_H
 
+#include "activations.h"
 #include "vectors.h"
 
 enum {
@@ -31,11 +32,12 @@ typedef struct {
 /* What the sums of a product become: scale * sum + bias, and so on. */
 typedef struct {
     real scale;
-    int adds;         /* whether they are added to what C has, for k <= SUMMANDS */
-    const real *bias; /* per column; NULL for none */
-    int relu;
-    const real *gate; /* 0 where its entries are not positive; NULL for none */
-    size_t gate_row;
+    int adds;           /* whether they are added to what C has, for k <= SUMMANDS */
+    const real *bias;   /* per column; NULL for none */
+    Activation phi;     /* is applied */
+    const real *values; /* of the activation by whose derivative they are multiplied; or NULL */
+    size_t values_row;
+    Activation differentiated;
     real *column_sums; /* the results are added to these, over the rows; or NULL */
 } Epilogue;
 
@@ -72,10 +74,10 @@ INLINE void tile(const int rows, const int vectors, size_t count, size_t k, Matr
             if (last) {
                 v = v * last->scale + bias;
                 if (last->adds) v += load_some(to, entries);
-                if (last->relu) v = where_positive(v, v);
-                if (last->gate) {
-                    const real *gate = last->gate + (i + r) * last->gate_row + column;
-                    v = where_positive(load_some(gate, entries), v);
+                v = activated(last->phi, v);
+                if (last->values) {
+                    const real *values = last->values + (i + r) * last->values_row + column;
+                    v = times_derivative(last->differentiated, load_some(values, entries), v);
                 }
                 total += v;
             }
