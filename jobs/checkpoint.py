@@ -38,6 +38,7 @@ class Checkpoint:
         seconds: the time that earlier attempts spent on that stack up to its state.
         rows: the rows of its configs; None before one is begun.
         environments: those in which the progress was made; see :func:`environment`.
+        curve: of the losses of that stack, up to its state or beyond; see :class:`LossCurve`.
     """
 
     file: Path
@@ -52,6 +53,7 @@ class Checkpoint:
     reached: tuple[int, int] = (0, 0)
     rows: list[int] | None = None
     environments: list[dict[str, Any]] = field(default_factory=list)
+    curve: dict[str, Any] | None = None
 
     @classmethod
     def load(cls, file: Path, device: str, configs: int) -> Checkpoint:
@@ -79,6 +81,7 @@ class Checkpoint:
                     reached=tuple(content["reached"]),
                     rows=content["rows"],
                     environments=content["environments"],
+                    curve=content["curve"],
                 )
             except Exception as error:
                 echo(f"checkpoint {file.name} is unusable, starting from scratch: {error}")
@@ -145,7 +148,7 @@ class Checkpoint:
             OSError, RuntimeError: if the disk is full.
         """
         own = Checkpoint(file, self.device, self.configs, PackParts.whole(self.configs))
-        own.rows, own.environments = self.rows, self.environments
+        own.rows, own.environments, own.curve = self.rows, self.environments, self.curve
         own.save(state, seconds)
 
     def _content(self, state: dict[str, Any] | None, seconds: float) -> dict[str, Any]:
@@ -163,6 +166,7 @@ class Checkpoint:
             "reached": list(self.reached),
             "rows": self.rows,
             "environments": self.environments,
+            "curve": self.curve,
         }
 
     def try_to_save(self) -> None:
@@ -187,13 +191,14 @@ class Checkpoint:
 
     def begin_stack(self) -> None:
         """Let the stack to train next start at step 0."""
-        self.state, self.seconds = None, 0.0
+        self.state, self.seconds, self.curve = None, 0.0, None
 
     def restore_state(self, rows: Sequence[int]) -> None:
         """Let the stack to train next start at the last saved state, if that is of these rows."""
         saved = Checkpoint.load(self.file, self.device, self.configs)
         if saved.rows == list(rows):
             self.state, self.seconds, self.rows = saved.state, saved.seconds, saved.rows
+            self.curve = saved.curve
 
     def discard(self) -> None:
         """Remove the file and start the pack anew: its state cannot be continued from."""

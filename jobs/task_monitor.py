@@ -139,8 +139,11 @@ class TaskMonitor(Monitor):
             active=_active(state, self._configs),
             reported=time.monotonic(),
         )
-        self.stopped, self._curve = _stopped(state), LossCurve()
+        self.stopped = _stopped(state)
+        self._curve = LossCurve.restored(self.checkpoint.curve, start) if start else LossCurve()
         self.heartbeat.update(first_step=start, step=start, doing="making the first steps")
+        if earlier := self._curve.to_json():
+            self.heartbeat.update(losses=earlier, loss=earlier[-1][1])
         self._meter.start(self._step_ideal)
         return state
 
@@ -171,6 +174,7 @@ class TaskMonitor(Monitor):
             raise Interrupted
         if state is None:  # else due() was called just now, and the state copied since
             self._asked = time.monotonic()
+        self.checkpoint.curve = None if state is None else self._curve.to_state()
         try:
             self.checkpoint.save(state, self.seconds)
         except (OSError, RuntimeError) as error:
@@ -191,6 +195,7 @@ class TaskMonitor(Monitor):
                 echo(f"{file.stem}: KEEP_STATE keeps none, as the pack trains in several stacks")
             self._keeps = False
             return
+        checkpoint.curve = self._curve.to_state()
         try:
             checkpoint.keep(file, state, self.seconds)
         except (OSError, RuntimeError) as error:

@@ -149,6 +149,7 @@ class TaskStatus:
             **rest,
             **times,
             **({"speeds": speeds} if "speeds" in beat else {}),
+            **({"losses": self.losses} if "losses" in beat else {}),
             "task": self.name,
             "state": self.state,
             "why": self.why or None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mlpsubmit.jobs import task_monitor
@@ -12,6 +13,7 @@ from mlpsubmit.jobs.heartbeat import Heartbeat
 from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.throughput.meter import ThroughputMeter
+from mlpsubmit.training.monitor import Progress
 
 
 @pytest.fixture
@@ -25,8 +27,13 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 @pytest.fixture
 def monitor(now: list[float], tmp_path: Path) -> TaskMonitor:
     """Three configs in training, to be saved every five minutes."""
-    heartbeat = Heartbeat(tmp_path / "beat.json", 2.0, progressed=False)
-    checkpoint = Checkpoint.load(tmp_path / "pack.pt", "cpu", 3)
+    return monitored(tmp_path)
+
+
+def monitored(folder: Path, file: str = "pack.pt") -> TaskMonitor:
+    """Return the monitor of an attempt that goes on from what is saved."""
+    heartbeat = Heartbeat(folder / "beat.json", 2.0, progressed=False)
+    checkpoint = Checkpoint.load(folder / file, "cpu", 3)
     monitor = TaskMonitor(
         checkpoint, StopFlag(), heartbeat.of_pack(), ThroughputMeter().begin_pack(), 300
     )
@@ -63,3 +70,51 @@ def test_what_passes_before_a_part_begins_anew_is_no_saving(
     monitor.restore()
     now[0] += 300
     assert monitor.due(0)
+
+
+def read_back(monitor: TaskMonitor, step: int, loss: float) -> None:
+    losses = np.full(3, loss)
+    monitor.progress(Progress(step, 3 * step, 1000, 3, 3, 0, losses))
+
+
+def test_the_curve_of_a_resumed_pack_has_its_earlier_steps(
+    monitor: TaskMonitor, tmp_path: Path
+) -> None:
+    for step, loss in ((64, 1.0), (128, 0.5), (192, 0.25)):
+        read_back(monitor, step, loss)
+    monitor.save({"start": 128})
+    read_back(monitor, 256, 0.125)
+    resumed = monitored(tmp_path)
+    assert resumed.heartbeat["losses"] == [(64, 1.0), (128, 0.5)]  # before any step of its own
+    assert resumed.heartbeat["loss"] == 0.5
+    read_back(resumed, 192, 0.2)
+    assert resumed.heartbeat["losses"] == [(64, 1.0), (128, 0.5), (192, 0.2)]
+    resumed.save({"start": 192})
+    third = monitored(tmp_path)
+    assert third.heartbeat["losses"] == [(64, 1.0), (128, 0.5), (192, 0.2)]
+    third.restart()  # from step 0, after an error
+    third.save(None)
+    third.restore()
+    read_back(third, 64, 0.9)
+    assert third.heartbeat["losses"] == [(64, 0.9)]
+
+
+def test_a_longer_training_goes_on_with_the_curve_of_the_shorter_one(
+    monitor: TaskMonitor, tmp_path: Path
+) -> None:
+    read_back(monitor, 64, 1.0)
+    monitor.save({"start": 64})
+    monitor.checkpoint.rows = [0, 1, 2]
+    monitor.checkpoint.keep(tmp_path / "kept.pt", {"start": 64}, 1.0)
+    assert monitored(tmp_path, "kept.pt").heartbeat["losses"] == [(64, 1.0)]
+
+
+def test_a_checkpoint_without_a_curve_is_continued_from(
+    monitor: TaskMonitor, tmp_path: Path
+) -> None:
+    monitor.checkpoint.curve = {"points": "damaged"}
+    monitor.checkpoint.save({"start": 64}, 1.0)
+    resumed = monitored(tmp_path)
+    assert resumed.checkpoint.progress == (0, 64)
+    read_back(resumed, 128, 0.5)
+    assert resumed.heartbeat["losses"] == [(128, 0.5)]
