@@ -26,6 +26,7 @@ __all__ = [
     "axis_columns",
     "encoded",
     "result_columns",
+    "run_column",
 ]
 
 Indices = npt.NDArray[np.int64]
@@ -35,6 +36,9 @@ LONGEST_TEXT = 200
 
 #: The longest title of an axis of a figure; longer ones are explanations.
 LONGEST_TITLE = 40
+
+#: The name of the column of runs, which no axis can have: it is that of an option of the page.
+RUN = "(run)"
 
 #: The most values of a zipped axis that get labels together.
 MOST_ZIPPED = 12
@@ -48,7 +52,8 @@ class Column:
         name: as the dataset has it; of an entry of an array, with its position.
         label: at the head of the table.
         title: along an axis of a figure; may be empty.
-        role: ``axis``, ``result``, ``timekey`` (steps to a threshold), ``status`` or ``error``.
+        role: ``axis``, ``run`` (of several), ``result``, ``timekey`` (steps to a threshold),
+            ``status`` or ``error``.
         values: one for each config: numbers, texts, or None for nothing.
         categories: of texts, in the order of the axis.
         description: of the variable.
@@ -135,6 +140,17 @@ def axis_columns(dataset: xr.Dataset, layout: Layout, points: Indices) -> list[C
             own = [member.name for member in members]
             found.append(replace(column, categories=_in_order(labels, column), members=own))
     return found
+
+
+def run_column(runs: Sequence[tuple[str, ...]]) -> Column:
+    """Return the column of the runs that configs are of.
+
+    Args:
+        runs: of each config, the ids of those that have its result.
+    """
+    column = of_texts(RUN, "run", "run", [", ".join(ids) for ids in runs])
+    text = "the run that has the result of the config, or that is to train it; several have equal"
+    return replace(column, description=f"{text} results")
 
 
 def _axis_column(coordinate: xr.DataArray, at: Indices) -> Column:

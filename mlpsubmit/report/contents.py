@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ import numpy.typing as npt
 from mlpsubmit.display.notation import plain
 from mlpsubmit.jobs.status import Status
 from mlpsubmit.jobs.store.stored_results import StoredResults
-from mlpsubmit.report.columns import SHORT, Column, axis_columns, result_columns
+from mlpsubmit.report.columns import SHORT, Column, axis_columns, result_columns, run_column
 from mlpsubmit.report.curves import Curves, most_curves, points_per_curve
+from mlpsubmit.report.picture import Picture, picture, with_losses
 from mlpsubmit.results.dataset import assemble
 from mlpsubmit.results.entries import MOST_ENTRIES, entry_name, made_steps
 from mlpsubmit.results.join import Part, joined
+from mlpsubmit.results.join_source import JoinedSource
 from mlpsubmit.results.results_hash import ResultsHash
 from mlpsubmit.results.schema import Schema, Variable, scan
 from mlpsubmit.results.source import Layout, ResultSource
@@ -81,6 +84,10 @@ class Results:
         small, _ = self.schema.small_and_streamed()
         return assemble(self.schema, self.source, small, ResultsHash(self.layout.size))
 
+    def picture(self) -> Picture:
+        """Return the figure that needs no script."""
+        return picture(with_losses(self.dataset, self.schema, self.source))
+
     @property
     def finished(self) -> int:
         """How many configs have a result."""
@@ -135,6 +142,8 @@ class Contents:
         every: of how many configs with curves one has them on the page.
         arrays: variables that are not on the page: large arrays.
         dropped: traces of which there is no room for curves.
+        picture: the figure for readers without scripts.
+        remarks: of several runs, what they differ in that no column shows.
     """
 
     runs: Sequence[ReportedRun]
@@ -145,6 +154,8 @@ class Contents:
     every: int
     arrays: list[str]
     dropped: list[str]
+    picture: Picture
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def finished(self) -> int:
@@ -181,25 +192,37 @@ def read(runs: Sequence[Run]) -> Contents:
             runs cannot be joined into one dataset.
     """
     reported = [ReportedRun(run) for run in runs]
-    results = Results(*_joined(reported))
+    layout, source, remarks = _joined(reported)
+    results = Results(layout, source)
     names, every, dropped = _chosen(results)
     most = points_per_curve(len(names) * -(-results.finished // every))
     curves = {name: Curves(name, SHORT.get(name) or plain(name), most) for name in names}
     finals = _add_curves(results, curves, every)
-    dataset, layout, points = results.dataset, results.layout, results.points
+    dataset, points = results.dataset, results.points
     columns = axis_columns(dataset, layout, points)
+    if isinstance(source, JoinedSource):
+        columns.append(run_column(source.runs_of(points)))
     columns += result_columns(dataset, layout, points, finals)
     kept = [one for one in curves.values() if one.configs]
     without = _without_columns(results, columns)
     counts = {status: int(dataset.attrs[f"n_{status}"]) for status in _COUNTED}
-    return Contents(reported, columns, kept, len(points), counts, every, without, dropped)
+    return Contents(
+        *(reported, columns, kept, len(points), counts, every, without, dropped),
+        picture=results.picture(),
+        remarks=remarks,
+    )
 
 
-def _joined(runs: Sequence[ReportedRun]) -> tuple[Layout, ResultSource]:
-    """Return the layout and the results of one run, or of several."""
+def _joined(runs: Sequence[ReportedRun]) -> tuple[Layout, ResultSource, list[str]]:
+    """Return the layout and the results of one run, or of several, and what joining warns of."""
     if len(runs) == 1:
-        return runs[0].layout, runs[0].source
-    return joined([Part(one.run.id, one.layout, one.source) for one in runs])
+        return runs[0].layout, runs[0].source, []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        layout, source = joined([Part(one.run.id, one.layout, one.source) for one in runs])
+    for warning in caught:
+        warnings.warn(warning.message, warning.category, stacklevel=3)
+    return layout, source, [str(warning.message) for warning in caught]
 
 
 def _without_columns(results: Results, columns: Sequence[Column]) -> list[str]:

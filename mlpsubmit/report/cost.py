@@ -98,14 +98,18 @@ def costs(contents: Contents, cost: Cost) -> str:
             "last heartbeat, times the same; with setup and with what has no result"
         )
         pairs.append(("tasks", f"{_hours(cost.tasks)}: {text}"))
-    rows = [row for one in contents.runs for row in _tasks(one)]
-    header = ("task", "host", "device", "time", "model-steps", "per second", "matmul utilization")
-    tasks = task_table(header, rows, numbers=range(3, 7))
+    several = len(contents.runs) > 1  # whose tasks have the same names
+    rows = [(one.run.id,) * several + row for one in contents.runs for row in _tasks(one)]
+    header = ("run",) * several + _HEADER
+    tasks = task_table(header, rows, numbers=range(several + 3, several + 7))
     note = (
         "A model-step is one gradient step of one network. Matmul utilization: FLOPs of the method "
         "over those of the measured matmul rate."
     )
     return section("cost", "Throughput and cost", definitions(pairs), tasks, note=note)
+
+
+_HEADER = ("task", "host", "device", "time", "model-steps", "per second", "matmul utilization")
 
 
 def _tasks(one: ReportedRun) -> list[tuple[str, ...]]:

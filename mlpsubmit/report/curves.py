@@ -16,7 +16,7 @@ __all__ = ["Curves", "most_curves", "points_per_curve", "thinned"]
 Floats = npt.NDArray[np.float64]
 
 #: Bytes of a report that are curves, and of one of their points: two numbers in base64.
-CURVE_BYTES = 4_300_000
+CURVE_BYTES = 4_000_000
 POINT_BYTES = 32 / 3
 
 MOST_POINTS, FEWEST_POINTS = 400, 24

@@ -9,22 +9,22 @@ from mlpsubmit.display.html import escape
 __all__ = ["definitions", "details", "escape", "section", "table"]
 
 
-def section(identity: str, title: str, *content: str, note: str = "") -> str:
+def section(identity: str, title: str, *content: str, note: str = "", kind: str = "") -> str:
     """Return a section with a heading, if it has any content.
 
     Args:
         content: HTML.
         note: a line of text below the heading.
+        kind: its class.
     """
     body = "\n".join(filter(None, content))
     lead = f'<p class="note">{escape(note)}</p>\n' if note else ""
     if not body:
         return ""
     heading = f'<h2 id="{identity}-title">{escape(title)}</h2>'
-    return (
-        f'<section id="{identity}" aria-labelledby="{identity}-title">\n{heading}\n{lead}{body}\n'
-        "</section>"
-    )
+    attributes = f'id="{identity}" aria-labelledby="{identity}-title"'
+    attributes += f' class="{kind}"' if kind else ""
+    return f"<section {attributes}>\n{heading}\n{lead}{body}\n</section>"
 
 
 def table(

@@ -19,6 +19,7 @@ from mlpsubmit.report.columns import encoded
 from mlpsubmit.report.contents import Contents
 from mlpsubmit.report.cost import cost, costs
 from mlpsubmit.report.markup import escape, section
+from mlpsubmit.report.picture import Picture
 from mlpsubmit.report.sections import configs, head, loading, progress, thresholds
 from mlpsubmit.results.join import joined_id
 from mlpsubmit.results.origin import MARK
@@ -32,15 +33,14 @@ _PLACEHOLDERS = """
 <div class="controls needs-script" id="figure-controls"></div>
 <div id="figure-legend" class="legend needs-script"></div>
 <div class="chart needs-script" id="figure-chart" role="img" aria-label="Figure"></div>
-<p class="note" id="figure-note"></p>
-<noscript><p class="note">The figure and the parallel axes need scripts, which are in this file.
-</p></noscript>
+<p class="note needs-script" id="figure-note"></p>
 """
 
 _PARALLEL = """
-<div class="controls needs-script" id="parallel-controls"></div>
-<div class="wide"><div class="chart needs-script" id="parallel-chart" role="img"
- aria-label="Parallel axes"></div></div>
+<div class="controls" id="parallel-controls"></div>
+<div class="wide">
+<div class="chart" id="parallel-chart" role="img" aria-label="Parallel axes"></div>
+</div>
 <p class="note" id="parallel-note"></p>
 """
 
@@ -67,9 +67,9 @@ def page(contents: Contents, reload_seconds: int | None = None) -> str:
     sections = [
         head(contents, spent, written),
         progress(contents) if _open(contents) else "",
-        section("figure", "Figure", _PLACEHOLDERS),
+        section("figure", "Figure", _PLACEHOLDERS, _picture(contents.picture)),
         thresholds(contents),
-        section("parallel", "Parallel axes", _PARALLEL),
+        section("parallel", "Parallel axes", _PARALLEL, kind="needs-script"),
         configs(contents),
         costs(contents, spent),
         *_asked(contents),
@@ -93,8 +93,24 @@ def page(contents: Contents, reload_seconds: int | None = None) -> str:
 
 def _open(contents: Contents) -> bool:
     """Return whether there is more to tell of any run than that it is complete."""
+    if contents.remarks:
+        return True
     statuses = [one.status for one in contents.runs]
     return any(s.failures or not s.complete or s.early_crossings or s.damage for s in statuses)
+
+
+def _picture(picture: Picture) -> str:
+    """Return what stands in the place of the interactive figure until its script has run."""
+    notes = [
+        *picture.notes,
+        "As mlpsubmit plot draws it, if nothing else is asked for. With scripts, which are in this "
+        "file, there is an interactive figure in its place.",
+    ]
+    texts = "".join(f"<p>{escape(plain(note))}</p>" for note in notes)
+    return (
+        '<figure class="without-scripts" id="picture" aria-label="Figure">'
+        f'{picture.svg}<figcaption class="note">{texts}</figcaption></figure>'
+    )
 
 
 def _data(contents: Contents) -> dict[str, Any]:

@@ -13,6 +13,10 @@
   const rows = Array.from({ length: data.size }, (_, row) => row);
   const columnOf = new Map(columns.map((column) => [column.name, column]));
   const status = columnOf.get("status");
+  // Of joined runs, which of them a config is of; parentheses are in the name of no axis.
+  const run = columnOf.get("(run)");
+  const NONE = "(none)";
+  const CONFIG = "(config)";
   const finished = rows.filter((row) => ["done", "diverged"].includes(textOf(status, row)));
 
   function textOf(column, row) {
@@ -51,6 +55,8 @@
       .sort((a, b) => a - b);
   const axes = columns.filter((c) => c.role === "axis");
   const varied = axes.filter((c) => distinct(c).length > 1);
+  // What colours and panels can tell apart.
+  const groupings = [...varied, ...(run && distinct(run).length > 1 ? [run] : []), status];
   const numeric = columns.filter(
     (c) => !c.categories && (c.role === "result" || c.role === "timekey"),
   );
@@ -63,6 +69,7 @@
 
   const named = (row) => {
     const parts = varied.filter((c) => !combined(c)).map((c) => `${c.label} = ${textOf(c, row)}`);
+    if (run) parts.push(`run ${textOf(run, row)}`);
     return parts.length ? parts : [`config ${row}`];
   };
 
@@ -349,7 +356,7 @@
       ? initial.x
       : (varied.find((c) => !c.categories) || varied[0] || axes[0])?.name;
     const x = chosen("x", xs, otherwise ?? xs[0]);
-    const colours = ["", ...varied.map((c) => c.name), "status"];
+    const colours = ["", ...groupings.map((c) => c.name)];
     const isStep = x === STEP && curvesOf.has(y);
     const c = chosen("c", colours, initial.c === x ? "" : (initial.c ?? ""));
     const f = chosen("f", colours, initial.f === x ? "" : (initial.f ?? ""));
@@ -360,8 +367,8 @@
     return {
       y,
       x,
-      c: choices.get("c") === "none" ? "" : c,
-      f: choices.get("f") === "none" ? "" : f,
+      c: choices.get("c") === NONE ? "" : c,
+      f: choices.get("f") === NONE ? "" : f,
       isStep,
       ys,
       xs,
@@ -429,9 +436,9 @@
       again,
     );
     selection(parent, "x", "x", listed(now.xs), now.x, again);
-    const groups = [["none", "–"], ...listed(varied.map((c) => c.name)), ["status", "status"]];
-    selection(parent, "c", "colour", groups, now.c || "none", again);
-    selection(parent, "f", "panels", groups, now.f || "none", again);
+    const groups = [[NONE, "–"], ...listed(groupings.map((c) => c.name))];
+    selection(parent, "c", "colour", groups, now.c || NONE, again);
+    selection(parent, "f", "panels", groups, now.f || NONE, again);
     const lx = checkbox(parent, "lx", "log x", now.lx, drawFigure);
     lx.disabled = !now.canLogX;
     checkbox(parent, "ly", "log y", now.ly, drawFigure);
@@ -1305,9 +1312,9 @@
   const view = { page: 0 };
 
   function sorting() {
-    const [name, direction] = (choices.get("sort") || "config:up").split(/:(?=up$|down$)/);
+    const [name, direction] = (choices.get("sort") || `${CONFIG}:up`).split(/:(?=up$|down$)/);
     return {
-      name: name === "config" || columnOf.has(name) ? name : "config",
+      name: columnOf.has(name) ? name : CONFIG,
       down: direction === "down",
     };
   }
@@ -1336,7 +1343,7 @@
     const head = element("tr");
     const { name: sortedBy, down } = sorting();
     for (const column of [null, ...columns]) {
-      const name = column?.name ?? "config";
+      const name = column?.name ?? CONFIG;
       const cell = element("th", "", {
         scope: "col",
         className: column?.categories ? "" : "number",
@@ -1477,5 +1484,10 @@
     if (reload) reloadNowAndThen(Number(reload));
   }
 
-  start();
+  try {
+    start();
+  } catch (error) {
+    document.documentElement.classList.remove("scripts"); // what needs none is there
+    throw error;
+  }
 })();

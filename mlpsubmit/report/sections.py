@@ -115,7 +115,8 @@ def _bar(contents: Contents) -> str:
 
 def progress(contents: Contents) -> str:
     """Return the failures, what is in progress, and the tasks."""
-    return section("progress", "Progress", *map(_progress, contents.runs))
+    remarks = [f'<p class="remark">{escape(plain(text))}</p>' for text in contents.remarks]
+    return section("progress", "Progress", *map(_progress, contents.runs), *remarks)
 
 
 def _progress(one: ReportedRun) -> str:
@@ -201,8 +202,8 @@ def configs(contents: Contents) -> str:
     ]
     numbers = [0, *(1 + i for i, column in enumerate(columns) if not column.is_text)]
     more = (
-        f'<noscript><p class="note">The first {STATIC_ROWS} of {contents.size:,} configs; with '
-        "scripts, all of them.</p></noscript>"
+        f'<p class="note without-scripts">The first {STATIC_ROWS} of {contents.size:,} configs; '
+        "with scripts, all of them.</p>"
         if contents.size > STATIC_ROWS
         else ""
     )

@@ -6,6 +6,7 @@ It is taken from one pack that has the arrays of all of them: of grabs that only
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -113,6 +114,8 @@ class JoinedSource:
     ) -> None:
         self._parts, self._places, self._widths = parts, places, widths
         self._known: list[set[PackId]] = []
+        #: Of each run, which of its points have a result.
+        self._finished: list[npt.NDArray[np.bool_]] = []
         self._shared = list(self._find_shared())
         self.differences = [
             found for index, rows in self._shared for found in _differences(index, rows)
@@ -129,6 +132,22 @@ class JoinedSource:
                     yield _Moved(name, rows, places[index], self._widths)
         for number, (index, rows) in enumerate(self._shared):
             yield _Moved(f"shared/{number}", rows, index, self._widths)
+
+    def runs_of(self, points: Index) -> list[tuple[str, ...]]:
+        """Return the ids of the runs that have a result of each point, or, if none has, that train
+        it.
+
+        Args:
+            points: places in the union, (n,).
+        """
+        size = 1 + max((int(places.max(initial=-1)) for places in self._places), default=-1)
+        has, trains = np.zeros((2, len(self._parts), size), dtype=np.bool_)
+        for number, (part, places) in enumerate(zip(self._parts, self._places, strict=True)):
+            trains[number, places[part.layout.included_points()]] = True
+            has[number, places[self._finished[number]]] = True
+        chosen = np.where(has.any(axis=0), has, trains)[:, points]
+        ids = [part.run for part in self._parts]
+        return [tuple(itertools.compress(ids, column)) for column in chosen.T.tolist()]
 
     def failures(self) -> Iterable[Failure]:
         """Return the failures of all runs."""
@@ -148,6 +167,7 @@ class JoinedSource:
                 owner[pack["index"]] = len(packs)
                 packs.append(pack_id)
             self._known.append(set(packs))
+            self._finished.append(owner >= 0)
             owners.append((packs, owner, places))
         every = np.concatenate([places[owner >= 0] for _, owner, places in owners])
         indices, counts = np.unique(every, return_counts=True)

@@ -114,13 +114,14 @@ def chromium(installed: Callable[[str], str]) -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(chromium: Any) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens a report."""
+    """Return a function that opens a report; ``before`` is a script that runs before its own."""
     contexts = []
 
-    def opened(path: Path, address: str = "", **options: Any) -> Page:
+    def opened(path: Path, address: str = "", before: str = "", **options: Any) -> Page:
         options = {"viewport": {"width": 1280, "height": 800}, **options}
         contexts.append(chromium.new_context(**options))
         page = Page(contexts[-1].new_page())
+        page.tab.add_init_script(before)
         own = path.resolve().as_uri()
         page.tab.on("console", lambda message: page.messages.append(message.text))
         page.tab.on("pageerror", lambda error: page.messages.append(str(error)))

@@ -21,8 +21,10 @@ from mlpsubmit import UserError, open_run, write_report
 from mlpsubmit.display.notation import plain
 from mlpsubmit.files import publish_json
 from mlpsubmit.report import curves as curves_module
+from mlpsubmit.report import picture as picture_module
 from mlpsubmit.report.contents import read
 from mlpsubmit.report.curves import thinned
+from mlpsubmit.report.picture import MOST_BYTES
 from mlpsubmit.runs.run import Run
 from tests.conftest import SPEC as SMALL
 from tests.report.conftest import ONE, fill, launched
@@ -179,14 +181,41 @@ def test_a_report_of_several_runs_joins_them(tmp_path: Path, mlpsubmit: Command)
     assert contents.size == 16
     assert set(contents.column("lr").values) == {0.1, 0.3}
     assert contents.count("done") == 16
+    slow, fast = (run.id for run in runs)
+    of_rate = dict(zip(contents.column("lr").values, contents.column("(run)").values, strict=True))
+    assert of_rate == {0.1: slow, 0.3: fast}
     page = write_report(*runs, out=tmp_path / "two.html").read_text()
     for run in runs:
         assert f"What was asked: {run.id}" in page
+        assert f"<tr><td>{run.id}</td><td>000-0000</td>" in page  # tasks have equal names
     ids = [str(run.path) for run in runs]
     assert mlpsubmit("report", *ids, "--out", tmp_path / "two.html").code == 0
     refused = mlpsubmit("report", ids[0], "--out", tmp_path / "two.html")
     assert refused.code == 2
     assert "has results of run " in refused.err
+
+
+def test_a_config_of_several_runs_names_them_all(records: Any, tmp_path: Path) -> None:
+    one, two = (records.create(tmp_path / name / "run", packs=4) for name in "ab")
+    fill(one, range(3), 20)
+    fill(two, range(1, 2), 20)
+    contents = read([Run(one), Run(two)])
+    # Both have pack 1; one alone has packs 0 and 2; both are to train pack 3.
+    assert contents.column("(run)").values == [
+        *["run"] * 2,
+        *["run, run"] * 2,
+        *["run"] * 2,
+        *["run, run"] * 2,
+    ]
+
+
+def test_what_joining_warns_of_is_on_the_page(tmp_path: Path) -> None:
+    other = SMALL.replace("LR=0.1", "LR=0.3").replace("grabs={", "grabs={'one': one, ")
+    other = other.replace("sweep =", "def one(model):\n    return 1.0\n\nsweep =", 1)
+    runs = [launched(folder(tmp_path / name), text) for name, text in (("a", SMALL), ("b", other))]
+    with pytest.warns(UserWarning, match="has no grab 'one'"):
+        page = write_report(*runs, out=tmp_path / "two.html").read_text()
+    assert f"run {runs[0].id} has no grab &#x27;one&#x27;: its values are missing there" in page
 
 
 def test_a_page_has_what_was_asked(curves_run: Run, tmp_path: Path) -> None:
@@ -328,4 +357,44 @@ def test_damaged_files_of_a_run_cost_no_more_than_their_content(
     (directory.path / "ingredients.json").write_text("damaged")
     publish_json(directory.path / "heartbeats" / "000-0000.json", {"state": 3})
     page = write_report(Run(directory), out=tmp_path / "r.html").read_text()
+    assert "20 of 20" in page
+
+
+def test_a_picture_has_no_styles_and_is_small(curves_run: Run) -> None:
+    drawn = read([curves_run]).picture
+    assert drawn.svg.startswith("<svg ")
+    assert "style" not in drawn.svg
+    assert "script" not in drawn.svg
+    assert 10_000 < len(drawn.svg) < MOST_BYTES
+    assert drawn.notes == ("of 24 configs 8 diverged",)
+    names = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', drawn.svg))
+    assert {a or b for a, b in names} <= set(re.findall(r' id="([^"]+)"', drawn.svg))
+
+
+def test_a_picture_of_many_curves_has_fewer_steps(
+    curves_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read([curves_run]).picture
+    monkeypatch.setattr(picture_module, "MOST_BYTES", len(whole.svg) - 1)
+    assert 0 < len(read([curves_run]).picture.svg) < len(whole.svg)
+    monkeypatch.setattr(picture_module, "MOST_BYTES", 10)
+    none = read([curves_run]).picture
+    assert none.svg == ""
+    assert "it would take 0.1 MB" in none.notes[0] or "it would take 0.0 MB" in none.notes[0]
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_more_than_itself(
+    records: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(records.create(tmp_path / "a" / "one"))
+    page = write_report(run, out=tmp_path / "none.html").read_text()
+    assert "nothing to draw yet: of the 20 configs 20 have no result yet" in page
+    fill(run.directory, range(10), 20)
+
+    def failing(*_: Any) -> None:
+        raise ValueError("a font is <missing>")
+
+    monkeypatch.setattr(picture_module, "drawn_into", failing)
+    page = write_report(run, out=tmp_path / "none.html").read_text()
+    assert "it could not be drawn: ValueError: a font is &lt;missing&gt;" in page
     assert "20 of 20" in page

@@ -11,7 +11,7 @@ import pytest
 
 from mlpsubmit.report.write import write_report
 from mlpsubmit.runs.run import Run
-from tests.report.conftest import ONE, fill, launched
+from tests.report.conftest import ONE, SPEC, fill, launched
 
 #: Values of an axis, and a name, that are no plain text.
 NAMES = """
@@ -72,8 +72,8 @@ def test_a_report_draws_a_curve_for_each_config(page: Any, curves_run: Run) -> N
 
 def test_the_figure_has_the_values_of_the_dataset(page: Any, curves_run: Run) -> None:
     dataset = curves_run.collect()
-    page.choose("c", "none")
-    page.choose("f", "none")
+    page.choose("c", "(none)")
+    page.choose("f", "(none)")
     page.tab.uncheck("#choose-lx")
     one = {"width": 16, "lr": 0.1, "trial": 1}
     trace = dataset.train_loss.sel(one).isel(monomials=0)
@@ -116,7 +116,7 @@ def test_smoothing_averages_neighbouring_points(page: Any) -> None:
 
 
 def test_means_over_trials_have_a_band(page: Any) -> None:
-    page.choose("f", "none")
+    page.choose("f", "(none)")
     configs = len(page.curves())
     page.tab.check("#choose-m")
     figure = page.figure()
@@ -129,7 +129,7 @@ def test_a_parameter_as_x_draws_points_and_means(page: Any) -> None:
     page.choose("y", "timekeys [0.9]")
     page.choose("x", "width")
     page.choose("c", "monomials")
-    page.choose("f", "none")
+    page.choose("f", "(none)")
     figure = page.figure()
     assert {one["type"] for one in figure["series"]} == {"scatter", "line"}
     assert figure["x"][0]["type"] == "value"
@@ -137,7 +137,7 @@ def test_a_parameter_as_x_draws_points_and_means(page: Any) -> None:
 
 
 def test_hovering_names_the_config(page: Any) -> None:
-    page.choose("f", "none")
+    page.choose("f", "(none)")
     box = page.tab.locator("#figure-chart").bounding_box()
     rect, point = page.tab.evaluate(
         """() => {
@@ -153,6 +153,7 @@ def test_hovering_names_the_config(page: Any) -> None:
     assert "config " in shown
     for name in ("width = ", "lr = ", "monomials = x₀", "trial = ", "train loss = "):
         assert name in shown
+    assert "run " not in shown
     assert f"step {point[0] - 1:.0f}" in shown
     page.tab.mouse.move(box["x"] + 2, box["y"] - 60)
     assert page.tab.is_hidden("#hover")
@@ -214,7 +215,45 @@ def test_without_scripts_the_tables_are_there(report: Path, open_page: Callable[
     assert page.tab.is_visible("text=diverged")
     assert page.tab.is_visible("text=mlpsubmit.collect(")
     assert page.tab.is_hidden("#figure-controls")
+    assert page.tab.is_hidden("#parallel")
+    assert page.tab.is_visible("text=of 24 configs 8 diverged")
+    box = page.tab.locator("#picture svg").bounding_box()
+    assert 740 < box["width"] < 770
+    assert 300 < box["height"] < 600
+    # What the policy refuses would be drawn in black, and filled.
+    stroke = page.tab.locator("#picture path[stroke-width='1.2']").first
+    assert stroke.evaluate("(one) => getComputedStyle(one).fill") == "none"
     assert page.requests == []
+    assert page.messages == []
+
+
+def test_where_the_script_fails_what_needs_none_is_there(
+    report: Path, open_page: Callable[..., Any]
+) -> None:
+    page = open_page(report, before="Object.defineProperty(window, 'echarts', {set() {}})")
+    assert page.messages == ["Cannot read properties of undefined (reading 'init')"]
+    assert page.tab.is_visible("#picture svg")
+    assert page.tab.is_hidden("#figure-controls")
+    assert page.tab.locator("#configs-table tbody tr").count() == 24
+
+
+def test_joined_runs_are_told_apart(
+    curves_run: Run, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    other = launched(tmp_path, SPEC.replace("[0.01, 0.1, 1e5]", "[0.3]"))
+    page = open_page(write_report(curves_run, other, out=tmp_path / "two.html"))
+    page.choose("c", "(run)")
+    page.choose("f", "(none)")
+    legend = texts(page, "#figure-legend button")
+    assert legend == [curves_run.id, other.id]
+    page.choose("f", "(run)")
+    assert page.figure()["titles"] == [f"run = {one}" for one in legend]
+    page.tab.fill("#filter", f"run={other.id}")
+    assert texts(page, "#matches") == ["8 of 32 configs"]
+    assert set(texts(page, "#configs-table tbody td:nth-child(6)")) == {other.id}
+    page.tab.locator("#configs-table th button", has_text="run").first.press("Enter")
+    assert page.tab.locator("#configs-table th[aria-sort]").inner_text().startswith("run")
+    assert page.messages == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -224,6 +263,7 @@ def test_a_narrow_or_dark_window_shows_all(
     page = open_page(report, viewport={"width": 400, "height": 800}, color_scheme=scheme)
     width = page.tab.evaluate("document.documentElement.scrollWidth")
     assert width == 400  # nothing beyond its right edge
+    assert page.tab.is_hidden("#picture")
     assert len(page.curves()) > 10
     assert page.messages == []
 
@@ -307,7 +347,7 @@ def test_a_thousand_configs_fit_into_six_megabytes(
     drawn = """() => echarts.getInstanceByDom(document.getElementById("figure-chart"))
         .getOption().series.reduce((sum, one) => sum + one.data.length, 0)"""
     assert page.tab.evaluate(drawn) == 1000
-    assert "at most 201 are here" in page.tab.inner_text("#about")
+    assert "at most 187 are here" in page.tab.inner_text("#about")
     assert page.tab.locator("#configs-table tbody tr").count() == 100
     page.tab.click("text=next →")
     assert page.tab.inner_text("#configs-table tbody tr td") == "100"
