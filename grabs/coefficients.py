@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,30 @@ from torch import Tensor, nn
 from mlpsubmit.batchfns._hermite import hermite_product
 from mlpsubmit.batchfns.monomial import Monomial, Monomials, checked_monomials
 from mlpsubmit.errors import SpecError, did_you_mean
+from mlpsubmit.grabs.labelled import labelled
+from mlpsubmit.results.labels import ON_AXIS
 
 __all__ = ["monomial_coefficients"]
 
 
+def _monomial_texts(arguments: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the coordinates of the coefficients: the monomials, as in those of an axis."""
+    monomials, basis = arguments.get("monomials"), arguments.get("basis")
+    given = monomials if basis is None else basis
+    if given is None or given is ON_AXIS:
+        return {}
+    with contextlib.suppress(SpecError):  # which is raised when it is measured
+        monomials = checked_monomials("monomial_coefficients", given, sys.maxsize)
+        return {"_monomial": tuple(map(str, monomials))}
+    return {}
+
+
+@labelled(
+    *("_monomial", "_output"),
+    long_name="coefficient on the monomial",
+    coords=_monomial_texts,
+    optional=1,
+)
 def monomial_coefficients(
     model: nn.Module,
     X_tr: Tensor,

@@ -12,6 +12,7 @@ from mlpsubmit.grabs.losses import Loss, Parameters, objective, trained_paramete
 __all__ = ["gradient_norm", "gradient_norms"]
 
 
+@labelled(long_name="norm of the gradient of all parameters")
 def gradient_norm(
     model: nn.Module,
     X_tr: Tensor,

@@ -16,6 +16,7 @@ from mlpsubmit.grabs.samples import first_rows
 __all__ = ["hessian_eigenvalues", "sharpness"]
 
 
+@labelled(long_name="largest eigenvalue of the Hessian")
 def sharpness(
     model: nn.Module,
     X_tr: Tensor,

@@ -65,7 +65,7 @@ def activations(
     return received[-1]
 
 
-@labelled("_row", "_column", long_name="kernel of the activations")
+@labelled("_sample", "_other_sample", long_name="kernel of the activations")
 def activation_kernel(
     model: nn.Module, X_tr: Tensor, hidden: int = -1, rows: int | None = None
 ) -> Tensor:

@@ -11,15 +11,20 @@ from typing import Any, TypeVar, cast, overload
 import numpy as np
 
 from mlpsubmit.errors import SpecError, collected, shown
-from mlpsubmit.results.labels import LabelledGrab, Labels, Scalar, labels_of, unlabelled
+from mlpsubmit.results.labels import (
+    MOST_COORDS,
+    Coordinates,
+    LabelledGrab,
+    Labels,
+    Scalar,
+    labels_of,
+    unlabelled,
+)
 from mlpsubmit.results.names import RESERVED, clean_text
 
 __all__ = ["grab", "labelled"]
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-#: The most coordinates along one dimension: they are in sweep.json.
-MOST_COORDS = 100_000
 
 #: Units that xarray takes for those of times, and their symbols, which it leaves alone.
 _TIMES = {
@@ -118,16 +123,26 @@ def _labels(inner: Labels, dims: Any, coords: Any, units: Any, long_name: Any) -
             )
     if errors:
         raise SpecError([f"grab: {text}" for text in errors])
-    return Labels(own_dims, own_coords, own_units, own_name)
+    rest = (inner.optional, inner.coordinates) if dims is None else ()
+    return Labels(own_dims, own_coords, own_units, own_name, *rest)
 
 
 def labelled(
-    *dims: str, long_name: str, coords: Mapping[str, tuple[str, ...]] | None = None
+    *dims: str,
+    long_name: str,
+    coords: Mapping[str, tuple[Scalar, ...]] | Coordinates | None = None,
+    optional: int = 0,
 ) -> Callable[[F], F]:
-    """Return a decorator for the grabs of this package, which stay plain functions."""
+    """Return a decorator for the grabs of this package, which stay plain functions.
+
+    Args:
+        dims, long_name, optional: see :class:`~mlpsubmit.results.labels.Labels`.
+        coords: the values along some of the dimensions, or how they follow from the arguments.
+    """
 
     def decorate(function: F) -> F:
-        labels = Labels(dims, coords or {}, long_name=long_name)
+        fixed, follow = ({}, coords) if callable(coords) else (coords or {}, None)
+        labels = Labels(dims, fixed, "", long_name, optional, follow)
         function.labels = labels  # type: ignore[attr-defined]
         return function
 

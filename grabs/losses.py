@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from mlpsubmit.arguments import further_arguments
 from mlpsubmit.batchfns.validation import check_choice
+from mlpsubmit.grabs.labelled import labelled
 from mlpsubmit.grabs.samples import check_test_set
 from mlpsubmit.protocol import LOSS_PARAMS
 
@@ -20,6 +21,7 @@ Loss: TypeAlias = str | Callable[..., Tensor]
 Parameters: TypeAlias = dict[str, Tensor]
 
 
+@labelled(long_name="loss on the test set")
 @torch.no_grad()
 def held_out_loss(
     model: nn.Module,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,10 +13,13 @@ from torch import Tensor
 from mlpsubmit.batchfns.monomial import Monomials, checked_monomials
 from mlpsubmit.batchfns.validation import is_integer
 from mlpsubmit.errors import SpecError
+from mlpsubmit.grabs.labelled import labelled
+from mlpsubmit.results.labels import ON_AXIS, Coordinates
 
-__all__ = ["diagonal", "entry", "indices_of", "nan_unless_finite", "trace"]
+__all__ = ["diagonal", "entry", "indices_of", "monomial_indices", "nan_unless_finite", "trace"]
 
 
+@labelled(long_name="trace")
 def trace(W: Tensor) -> Tensor:
     """Return the trace of a square matrix W, a scalar.
 
@@ -28,6 +33,21 @@ def trace(W: Tensor) -> Tensor:
     return _square("trace", W).diagonal().sum()
 
 
+def monomial_indices(dim: str) -> Coordinates:
+    """Return how the coordinates of a diagonal follow from the argument ``monomials``."""
+
+    def coordinates(arguments: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        monomials = arguments.get("monomials")
+        if monomials is None or monomials is ON_AXIS:
+            return {}
+        with contextlib.suppress(SpecError):  # which is raised when it is measured
+            return {dim: tuple(indices_of("diagonal", monomials, sys.maxsize))}
+        return {}
+
+    return coordinates
+
+
+@labelled("_index", long_name="diagonal of the matrix", coords=monomial_indices("_index"))
 def diagonal(W: Tensor, monomials: Monomials | None = None) -> Tensor:
     """Return the diagonal of a square matrix W (m, m), or its entries at the indices of monomials.
 
@@ -54,6 +74,7 @@ def diagonal(W: Tensor, monomials: Monomials | None = None) -> Tensor:
     return torch.stack([entries[i] for i in indices]) if indices else entries.new_zeros(0)
 
 
+@labelled(long_name="entry of the matrix")
 def entry(W: Tensor, i: int, j: int | None = None) -> Tensor:
     """Return one entry of a matrix W (m, n), a scalar: W_ij, or W_ii if j is omitted.
 

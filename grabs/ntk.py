@@ -36,6 +36,11 @@ __all__ = [
 _CHUNK_BYTES = 2**28
 
 
+@labelled(
+    *("_sample", "_other_sample", "_output", "_other_output"),
+    long_name="neural tangent kernel",
+    optional=2,
+)
 def empirical_ntk(
     model: nn.Module,
     X_tr: Tensor,
@@ -77,6 +82,7 @@ def empirical_ntk(
     return K.transpose(1, 2) if outputs == "full" else K.squeeze((1, 3))
 
 
+@labelled(long_name="trace of the neural tangent kernel")
 def empirical_ntk_trace(
     model: nn.Module, X_tr: Tensor, rows: int | None = None, chunk_bytes: int = _CHUNK_BYTES
 ) -> Tensor:
@@ -106,6 +112,7 @@ def empirical_ntk_trace(
     return total / jacobian.n_outputs
 
 
+@labelled(long_name="alignment of the neural tangent kernel with the targets")
 def ntk_alignment(
     model: nn.Module,
     X_tr: Tensor,

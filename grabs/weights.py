@@ -17,7 +17,7 @@ from mlpsubmit.batchfns.validation import check_choice
 from mlpsubmit.errors import SpecError
 from mlpsubmit.grabs.labelled import labelled
 from mlpsubmit.grabs.layers import layer_at, layers_of, scaled, weight_matrix
-from mlpsubmit.grabs.matrices import indices_of, nan_unless_finite
+from mlpsubmit.grabs.matrices import indices_of, monomial_indices, nan_unless_finite
 
 __all__ = [
     "bias",
@@ -107,6 +107,7 @@ def weight_gram(
     return W.T @ W if side == "input" else W @ W.T
 
 
+@labelled(long_name="trace of the weight's Gram matrix")
 def gram_trace(model: nn.Module, layer: int = 0, effective: bool = False) -> Tensor:
     """Return tr(W^T W) of one layer's weight W, a scalar, without forming the Gram matrix.
 
@@ -125,6 +126,9 @@ def gram_trace(model: nn.Module, layer: int = 0, effective: bool = False) -> Ten
     return weight_matrix(layer_at("gram_trace", model, layer), effective).square().sum()
 
 
+@labelled(
+    "_index", long_name="diagonal of the weight's Gram matrix", coords=monomial_indices("_index")
+)
 def gram_diagonal(
     model: nn.Module,
     layer: int = 0,
@@ -246,6 +250,7 @@ def readin_gram(model: nn.Module, side: str = "input") -> Tensor:
     return weight_gram(model, layer=0, side=side)
 
 
+@labelled(long_name="trace of the first layer's Gram matrix")
 def readin_gram_trace(model: nn.Module) -> Tensor:
     """Return tr(W^T W) of the first layer's weight W, a scalar, without forming the Gram matrix.
 
@@ -259,6 +264,11 @@ def readin_gram_trace(model: nn.Module) -> Tensor:
     return gram_trace(model, layer=0)
 
 
+@labelled(
+    *("_index",),
+    long_name="diagonal of the first layer's Gram matrix",
+    coords=monomial_indices("_index"),
+)
 def readin_gram_diagonal(model: nn.Module, monomials: Monomials | None = None) -> Tensor:
     """Return the diagonal of W^T W, W the first layer's weight: squared norms, one per input.
 

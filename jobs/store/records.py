@@ -162,6 +162,7 @@ class LabelsRecord(TypedDict):
     coords: dict[DimName, list[int | float | bool | str]]
     units: str | dict[str, str]
     long_name: str | dict[str, str]
+    optional: Annotated[int, Field(ge=0)]
 
 
 @_open
@@ -276,11 +277,11 @@ class PartRecord(TypedDict):
 
 @_open
 class IngredientRecord(TypedDict):
-    """A setting of a key; functions have parts, by name."""
+    """A setting of a key; functions have parts, by name: their positions among all parts."""
 
     hash: str
     text: str
-    parts: NotRequired[dict[str, PartRecord]]
+    parts: NotRequired[dict[str, Index]]
     unseen: NotRequired[list[str]]
 
 
@@ -295,15 +296,19 @@ class InitialIngredients(TypedDict):
 
 @_open
 class Ingredients(TypedDict):
-    """ingredients.json; what :func:`mlpsubmit.spec.ingredients.ingredients` returns.
+    """ingredients.json; what :func:`mlpsubmit.spec.ingredients.stored` returns.
 
     ``base`` and each of ``axes`` are bytes in hex: 16 of the key, and 16 for each value of an axis.
+    ``on_axes`` has the functions among the values of axes, by name and position.
     """
 
     python: str
     settings: dict[str, IngredientRecord]
     base: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     axes: list[Annotated[str, Field(pattern=r"^([0-9a-f]{32})+$")]]
+    on_axes: dict[str, dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], IngredientRecord]]
+    where: IngredientRecord | None
+    parts: list[PartRecord]
     initial: InitialIngredients | None
 
 
@@ -719,6 +724,14 @@ def check_ingredients(file: Path, content: Ingredients, sweep: Manifest) -> None
     values = [len(axis["values"][0]) for axis in sweep["axes"]]
     if [len(table) for table in content["axes"]] != [32 * count for count in values]:
         raise damaged(file, "axes: they have not the values of those of the run")
+    counts = {name: len(axis["values"][0]) for axis in sweep["axes"] for name in axis["names"]}
+    for name, own in content["on_axes"].items():
+        if any(int(position) >= counts.get(name, 0) for position in own):
+            raise damaged(file, f"on_axes: {name:.40} has a value that is none of those of the run")
+    entries = [*content["settings"].values(), *([content["where"]] if content["where"] else [])]
+    entries += [entry for own in content["on_axes"].values() for entry in own.values()]
+    if any(at >= len(content["parts"]) for one in entries for at in one.get("parts", {}).values()):
+        raise damaged(file, f"parts: there are {len(content['parts'])}, and a setting has others")
     if (initial := content["initial"]) is None:
         return
     known = all(axis < len(values) for axis in initial["axes"])

@@ -15,6 +15,7 @@ from mlpsubmit.display.text import counted, duration
 from mlpsubmit.errors import UserError
 
 if TYPE_CHECKING:
+    from mlpsubmit.jobs.store.run_directory import RunDirectory
     from mlpsubmit.runs.config_details import ConfigDetails
     from mlpsubmit.runs.description import Description, Setting
 
@@ -28,6 +29,7 @@ _SPECS = (".py", ".ipynb")
 @click.argument("what", required=False, metavar="[RUN|SPEC]")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--config", metavar="CONFIG", help="One config: its index, key, or values of axes.")
+@click.option("--sources", is_flag=True, help="Show the sources of the functions, too.")
 @click.option("--sweep", "pick", metavar="NAME", help="Sweep to show, if SPEC defines several.")
 @json_option
 @runs_dir_option
@@ -35,6 +37,7 @@ def show(
     what: str | None,
     overrides: tuple[str, ...],
     config: str | None,
+    sources: bool,
     pick: str | None,
     as_json: bool,
     runs_dir: Path | None,
@@ -42,7 +45,8 @@ def show(
     """Show the whole spec of a RUN as it was launched, or of a SPEC before it is.
 
     Of every setting it says whether it is the default, set in the spec or overridden; of functions
-    the file and a hash. Nothing in a run is executed; a SPEC is, but its functions are not called.
+    the file and a hash, and with --sources their code, and that of all that they use. Nothing in a
+    run is executed; a SPEC is, but its functions are not called.
     """
     from mlpsubmit.display.json_output import echo_json
 
@@ -51,6 +55,8 @@ def show(
         _check_run(overrides, pick)
     elif config is not None:
         raise UserError(f"--config: goes with a run, and {what} is a spec; launch it first")
+    if config is not None and sources:
+        raise UserError("--sources: is of a whole run or spec; leave out --config")
     if config is not None:
         details = _config(what, config, runs_dir)
         if as_json:
@@ -59,10 +65,14 @@ def show(
             _print(_config_lines(details))
         return
     found = _spec(Path(what or ""), overrides, pick, runs_dir) if is_spec else _run(what, runs_dir)
+    if sources and found.run is not None:
+        _check_sources(found.run)
     if as_json:
         echo_json("show/1", found.to_json())
     else:
         _print(_lines(found))
+        if sources:
+            _print(_sources(found))
 
 
 def _check_run(overrides: Sequence[str], pick: str | None) -> None:
@@ -72,6 +82,13 @@ def _check_run(overrides: Sequence[str], pick: str | None) -> None:
             f"{given[0]}: goes with a spec (mlpsubmit show spec.py {given[0]}); a run is shown as "
             "it was launched"
         )
+
+
+def _check_sources(run: RunDirectory) -> None:
+    """Raise a RunError if the sources of a run are lost or damaged."""
+    from mlpsubmit.runs.run_keys import RunKeys
+
+    _ = RunKeys(run).content
 
 
 def _run(selector: str | None, runs_dir: Path | None) -> Description:
@@ -144,7 +161,7 @@ def _lines(found: Description) -> Iterator[Any]:
     if found.arguments:
         yield from _settings("arguments of functions", found.arguments, "")
     yield text(("functions", "bold"))
-    yield from _table([_function(one) for one in manifest["sources"]])
+    yield from _table([_function(one, found.sources or {}) for one in manifest["sources"]])
     if manifest["reads"]:
         yield text(f"  INIT_WEIGHTS reads {', '.join(manifest['reads'])}")
     yield text(("plan", "bold"))
@@ -207,13 +224,32 @@ def _settings(title: str, settings: Sequence[Setting], otherwise: str) -> Iterat
     yield from _table([(s.name, s.source, inline(s.value)) for s in settings])
 
 
-def _function(source: Mapping[str, Any]) -> tuple[str, ...]:
+def _function(
+    source: Mapping[str, Any], sources: Mapping[str, Mapping[str, str]]
+) -> tuple[str, ...]:
     bound = ", ".join(f"{name}={value}" for name, value in source["arguments"].items())
     called = f"{source['name']}({bound})" if bound else source["name"]
+    if called == "<lambda>":  # which does not say what it is
+        text = next(iter(sources.get(source["place"], {}).values()), called).strip()
+        called = text if "\n" not in text else called
     line = f":{source['line']}" if source["line"] else ""
     module = re.sub(r"\._\w+$", "", source["module"])  # a private module: its package exports it
     where = module or f"{_relative(source['file'])}{line}"
     return source["place"], source["hash"], f"{inline(called)}  {inline(where)}"
+
+
+def _sources(found: Description) -> Iterator[Any]:
+    """Yield the sources of all functions, each once."""
+    from mlpsubmit.display.console import text
+
+    first: dict[tuple[str, str], str] = {}
+    yield text(("sources", "bold"))
+    for place, own in (found.sources or {}).items():
+        for part, source in own.items():
+            yield text(f"  {inline(place)}: {inline(part)}")
+            known = first.setdefault((part, source), place)
+            lines = source.splitlines() if known == place else [f"as of {inline(known)}"]
+            yield from (text(f"    {line}") for line in lines)
 
 
 def _relative(file: str) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 from mlpsubmit.display.notation import plain
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError
-from mlpsubmit.jobs.store import run_directory
-from mlpsubmit.jobs.store.records import Ingredients, read
 from mlpsubmit.report.contents import ReportedRun
 from mlpsubmit.report.markup import definitions, details, escape, table
+from mlpsubmit.runs.run_keys import RunKeys
+from mlpsubmit.spec.ingredients import sources
 
 __all__ = ["asked"]
 
@@ -94,19 +94,15 @@ def _texts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _code(one: ReportedRun) -> str:
     """Return the sources of the functions that the keys of configs are made of."""
-    file = one.run.path / run_directory.INGREDIENTS
     try:
-        settings = read(file, Ingredients)["settings"]
+        found = sources(RunKeys(one.run.directory).content)
     except (RunError, OSError):  # lost or damaged
         return ""
-    sources: dict[str, str] = {}
-    for setting in settings.values():
-        for name, part in setting.get("parts", {}).items():
-            kind, _, called = name.partition(" ")
-            if kind == "function":
-                sources.setdefault(called, part["text"])
+    texts = [
+        text for own in found.values() for part, text in own.items() if part.startswith("function ")
+    ]
     blocks = [
         f"<pre><code>{escape(text[:MOST_CODE])}{'…' if len(text) > MOST_CODE else ''}</code></pre>"
-        for text in dict.fromkeys(sources.values())
+        for text in dict.fromkeys(texts)
     ]
     return details(f"code of {counted(len(blocks), 'function')}, as launched", *blocks)

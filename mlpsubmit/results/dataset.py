@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpsubmit.protocol import EXCLUDED, FAILED, MISSING, STATUSES
+from mlpsubmit.results.labels import prefix_of
 from mlpsubmit.results.names import clean_text, coordinate_names, sweep_dims
 from mlpsubmit.results.results_hash import RESULTS_HASH, ResultsHash
 from mlpsubmit.results.schema import Schema, Variable, scan
@@ -215,14 +216,22 @@ def _coordinates(schema: Schema) -> dict[str, tuple[Dims, Array, dict[str, str],
     for thresholds in layout.all_thresholds:
         found |= _threshold_coordinates(thresholds, names)
     for dim, own in schema.coordinates.items():
-        text = Text(dim.replace("_", " "), f"{dim} along which grabs have values")
-        found[dim] = (dim, coordinate_values(own), text)
+        found[dim] = (dim, coordinate_values(own), _grab_dim_text(dim, layout))
     found |= {dim: (dim, steps, CLOCK_TEXTS[dim]) for dim, steps in schema.clocks.items()}
     no_fill = {"_FillValue": None}  # CF: the coordinates along a dimension are never missing
     return {
         name: (dims, own, text.attributes, no_fill if isinstance(dims, str) else {})
         for name, (dims, own, text) in found.items()
     }
+
+
+def _grab_dim_text(dim: str, layout: Layout) -> Text:
+    """Return what the coordinates along a dimension of some grabs are."""
+    grabs = [name for name, labels in layout.labels.items() if dim in labels.all_dims]
+    name = dim.removeprefix(f"{prefix_of(grabs[0])}_") if len(grabs) == 1 else dim
+    name, listed = name.replace("_", " "), ", ".join(map(repr, grabs))
+    have = f"the grab {listed} has" if len(grabs) == 1 else f"grabs ({listed}) have"
+    return Text(name, clean_text(f"{name} along which {have} values"))
 
 
 def _axis_text(name: str, layout: Layout) -> Text:

@@ -41,7 +41,7 @@ def grab_dims(shapes: Mapping[str, Sequence[tuple[int, ...]]], layout: Layout) -
     sizes: dict[str, int] = {}
     coords: dict[str, tuple[Scalar, ...]] = {}
     for array, own in shapes.items():
-        labels, dims = _labels(array, layout)
+        labels, dims = _labels(array, layout, len(own[0]) if own else 0)
         if dims is None:
             continue
         if any(len(shape) != len(dims) for shape in own):
@@ -67,7 +67,7 @@ def grab_dims(shapes: Mapping[str, Sequence[tuple[int, ...]]], layout: Layout) -
     )
 
 
-def _labels(array: str, layout: Layout) -> tuple[Labels, tuple[str, ...] | None]:
+def _labels(array: str, layout: Layout, count: int) -> tuple[Labels, tuple[str, ...] | None]:
     grab, key = grab_of(array) or (array, None)
     labels = layout.labels.get(grab, NO_LABELS)
-    return labels, labels.dims_of(key)
+    return labels, labels.dims_of(key, count)

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from mlpsubmit.errors import did_you_mean
 
-__all__ = ["NO_LABELS", "LabelledGrab", "Labels", "Scalar", "labels_of", "mismatch", "unlabelled"]
+__all__ = [
+    "MOST_COORDS",
+    "NO_LABELS",
+    "ON_AXIS",
+    "Coordinates",
+    "LabelledGrab",
+    "Labels",
+    "Scalar",
+    "labels_of",
+    "mismatch",
+    "prefix_of",
+    "unlabelled",
+]
+
+#: The most coordinates along one dimension: they are in sweep.json.
+MOST_COORDS = 100_000
 
 Scalar: TypeAlias = int | float | bool | str
 
+#: In the place of an argument that differs between configs.
+ON_AXIS = object()
+
 #: One name per dimension of an array.
 Dims: TypeAlias = tuple[str, ...]
+
+#: From the arguments of a grab to the values along some of its dimensions, as far as these tell.
+Coordinates: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, tuple[Scalar, ...]]]
 
 
 @dataclass(frozen=True)
@@ -31,25 +54,45 @@ class Labels:
         coords: the values along some of the dimensions.
         units: the unit of its values, or a mapping of its keys to units.
         long_name: what is measured, or a mapping of its keys to that.
+        optional: how many of the last dimensions an array may lack: a kernel of all pairs of
+            outputs has two more than their mean.
+        coordinates: of a grab whose coordinates follow from its arguments; see :meth:`given`.
     """
 
     dims: Dims | Mapping[str, Dims] | None = None
     coords: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
     units: str | Mapping[str, str] = ""
     long_name: str | Mapping[str, str] = ""
+    optional: int = 0
+    coordinates: Coordinates | None = field(default=None, compare=False, repr=False)
 
-    def dims_of(self, key: str | None) -> Dims | None:
-        """Return the dimensions of what a key holds, or for None of a grab without keys."""
+    def dims_of(self, key: str | None, count: int) -> Dims | None:
+        """Return the dimensions of what a key holds, or for None of a grab without keys.
+
+        Args:
+            count: how many the array has; without those of the optional ones that it lacks.
+        """
         found: Dims | None = _of(self.dims, key, None)
-        return found
+        if found is None or not len(found) - self.optional <= count:
+            return found
+        return found[:count]
+
+    def given(self, arguments: Mapping[str, Any]) -> Labels:
+        """Return the labels of a grab with some arguments: with the coordinates that follow."""
+        if self.coordinates is None:
+            return self
+        own = {d: v for d, v in self.coordinates(arguments).items() if 0 < len(v) <= MOST_COORDS}
+        return replace(self, coords={**self.coords, **own})
 
     def of_grab(self, name: str) -> Labels:
         """Return the labels under which a grab has a name: its own dimensions begin with that."""
 
-        def own(dims: Iterable[str]) -> Dims:
-            return tuple(f"{name}{dim}" if dim.startswith("_") else dim for dim in dims)
+        word = prefix_of(name)
 
-        if not any(dim.startswith("_") for dim in self.all_dims) or not name.isidentifier():
+        def own(dims: Iterable[str]) -> Dims:
+            return tuple(f"{word}{dim}" if dim.startswith("_") else dim for dim in dims)
+
+        if not any(dim.startswith("_") for dim in self.all_dims):
             return self
         dims = self.dims
         named = (
@@ -88,6 +131,7 @@ class Labels:
             "coords": coords,
             "units": self.units,
             "long_name": self.long_name,
+            "optional": self.optional,
         }
 
     @classmethod
@@ -99,10 +143,17 @@ class Labels:
         elif dims is not None:
             dims = tuple(dims)
         coords = {dim: tuple(values) for dim, values in content["coords"].items()}
-        return cls(dims, coords, content["units"], content["long_name"])
+        texts = content["units"], content["long_name"]
+        return cls(dims, coords, *texts, content["optional"])
 
 
 NO_LABELS = Labels()
+
+
+def prefix_of(grab: str) -> str:
+    """Return what the dimensions of a grab's own begin with: its name as an identifier."""
+    word = re.sub(r"\W", "_", grab)
+    return word if word.isidentifier() else f"grab_{word}"
 
 
 class LabelledGrab:
@@ -136,16 +187,24 @@ class LabelledGrab:
         return dict(getattr(self.func, "keywords", {}))
 
 
-def labels_of(grab: Any) -> Labels:
-    """Return the labels of a grab; those of the function inside of a partial or a decorator."""
+def labels_of(grab: Any, settings: Mapping[str, Any] = MappingProxyType({})) -> Labels:
+    """Return the labels of a grab; those of the function inside of a partial or a decorator.
+
+    Args:
+        settings: arguments that it is called with, besides those that a partial fixes.
+    """
     seen: list[Any] = []
+    found: Labels | None = None
+    fixed: dict[str, Any] = {}
     while grab is not None and not any(grab is one for one in seen) and len(seen) < 100:
-        labels = getattr(grab, "labels", None)
-        if isinstance(labels, Labels):
-            return labels
+        labels, keywords = getattr(grab, "labels", None), getattr(grab, "keywords", None)
+        if isinstance(keywords, Mapping):
+            fixed = {**keywords, **fixed}
+        if found is None and isinstance(labels, Labels):
+            found = labels
         seen.append(grab)
         grab = getattr(grab, "func", None) or getattr(grab, "__wrapped__", None)
-    return NO_LABELS
+    return NO_LABELS if found is None else found.given({**settings, **fixed})
 
 
 def unlabelled(value: Any) -> Any:
@@ -174,7 +233,7 @@ def mismatch(labels: Labels, shapes: Mapping[str | None, Sequence[int]]) -> str:
     sizes: dict[str, int] = {}
     for own_key, shape in shapes.items():
         what = "" if own_key is None else f" under {own_key!r}"
-        dims = labels.dims_of(own_key)
+        dims = labels.dims_of(own_key, len(shape))
         if dims is None:
             continue
         if len(dims) != len(shape):

@@ -5,6 +5,7 @@ Of a run it is read from JSON files: nothing in the run is executed or unpickled
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.store.records import Manifest
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.runs.run_keys import RunKeys
 from mlpsubmit.spec.accepted import AXIS_OF
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.ingredients import sources
 
 if TYPE_CHECKING:
     from mlpsubmit.runs.launch import PreparedLaunch
@@ -48,12 +52,15 @@ class Description:
     Attributes:
         manifest: as in sweep.json.
         plan: packs, tasks, executor, template and device, by name.
+        sources: of functions, by the place of the function and what they are; None if they are
+            lost.
         run: the run, if there is one.
         state: of the run, in one line.
     """
 
     manifest: Mapping[str, Any]
     plan: Mapping[str, Any]
+    sources: Mapping[str, Mapping[str, str]] | None
     run: RunDirectory | None = None
     state: Mapping[str, Any] = field(default_factory=dict)
 
@@ -117,6 +124,13 @@ class Description:
             },
             "overrides": dict(manifest["overrides"]),
             "functions": list(manifest["sources"]),
+            "sources": None
+            if self.sources is None
+            else [
+                {"place": place, "part": part, "source": source}
+                for place, own in self.sources.items()
+                for part, source in own.items()
+            ],
             "plan": dict(self.plan),
             "origin": dict(manifest["origin"]),
             "reads": list(manifest["reads"]),
@@ -142,7 +156,13 @@ def described_run(run: RunDirectory, state: Mapping[str, Any]) -> Description:
         "devices": _devices(devices, cpus),
         "submissions": len(submissions),
     }
-    return Description(sweep, plan, run, state)
+    return Description(sweep, plan, _stored_sources(run), run, state)
+
+
+def _stored_sources(run: RunDirectory) -> dict[str, dict[str, str]] | None:
+    with contextlib.suppress(RunError, OSError):  # lost or damaged
+        return sources(RunKeys(run).content)
+    return None
 
 
 def _devices(devices: list[str], cpus: list[str]) -> list[str]:
@@ -192,4 +212,4 @@ def described_spec(prepared: PreparedLaunch, spec: Path) -> Description:
         "continues_run": None if prepared.run is None else prepared.run.id,
         "missing_packs": missing,
     }
-    return Description(content, plan, None, state)
+    return Description(content, plan, sources(sweep.ingredients), None, state)

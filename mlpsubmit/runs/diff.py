@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.runs.differences import Change, axis_changes, changes
+from mlpsubmit.runs.differences import Change, axis_changes, changes, function_changes
 from mlpsubmit.runs.result_differences import ResultDifferences, result_differences
 from mlpsubmit.runs.run_keys import RunKeys
 
@@ -120,10 +120,14 @@ def _settings(before: RunKeys, after: RunKeys) -> tuple[list[Change], list[Chang
         {name: str(value) for name, value in keys.fixed.items() if name not in covered}
         for keys in (before, after)
     )
-    return [*axis_changes(before, after), *settings, *_changed(*others)], [
-        *functions,
-        *_changed(_not_in_keys(before.run), _not_in_keys(after.run)),
+    functions += function_changes(before, after)
+    shown = {change.name.partition("=")[0].removeprefix("axis ") for change in functions}
+    axes = [  # without those whose functions differ, of equal names
+        change
+        for change in axis_changes(before, after)
+        if not change.same_text or shown.isdisjoint(change.name.removeprefix("axis ").split(", "))
     ]
+    return [*axes, *settings, *_changed(*others)], functions
 
 
 def _with_defaults(change: Change, before: RunKeys, after: RunKeys) -> Change:
@@ -135,15 +139,6 @@ def _with_defaults(change: Change, before: RunKeys, after: RunKeys) -> Change:
         for text, keys in ((change.before, before), (change.after, after))
     ]
     return replace(change, before=texts[0], after=texts[1])
-
-
-def _not_in_keys(run: RunDirectory) -> dict[str, str]:
-    """Return the functions whose sources are not stored, by their place: on axes, and where=."""
-    return {
-        source["place"]: f"{source['name']} {source['hash']}".strip()
-        for source in run.sweep["sources"]
-        if source["place"] == "where" or source["place"].startswith("axis ")
-    }
 
 
 def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[Change]:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from mlpsubmit.runs.run_keys import DEFAULT_HASH, RunKeys
+from mlpsubmit.spec.ingredients import SOURCES
 
-__all__ = ["Change", "axis_changes", "changes", "version_changes"]
+__all__ = ["Change", "axis_changes", "changes", "function_changes", "version_changes"]
 
 #: Versions of a launch that keys do not cover.
 _VERSIONS = ("mlpsubmit", "torch", "numpy")
@@ -20,6 +21,9 @@ _VERSIONS = ("mlpsubmit", "torch", "numpy")
 _VALUES = 8
 
 _ABSENT: Mapping[str, Any] = {"hash": "", "text": ""}
+
+#: In the place of a function that one run does not have.
+_NONE: Mapping[str, Any] = {"hash": "", "text": "(none)", "parts": {}}
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,10 @@ def changes(
             yield Change(name, note=note)
         if a["hash"] == b["hash"]:
             continue
-        if a["text"] != b["text"] or not (a.get("parts") or b.get("parts")):
+        parts = [*_changed_parts(name, a.get("parts", {}), b.get("parts", {}), old, new)]
+        if a["text"] != b["text"] or not parts:
             yield Change(name, "", str(a["text"]), str(b["text"]))
-        yield from _changed_parts(name, a.get("parts", {}), b.get("parts", {}), old, new)
+        yield from parts
 
 
 def _changed_parts(
@@ -103,7 +108,7 @@ def _changed_parts(
         if a["hash"] == b["hash"]:
             continue
         diff: Sequence[str] = ()
-        if part.startswith(("function ", "module ")):
+        if part.startswith(SOURCES):
             source, edited = (str(entry["text"]).splitlines() for entry in (a, b))
             diff = [*difflib.unified_diff(source, edited, f"run {old}", f"run {new}", lineterm="")]
         if diff:
@@ -140,6 +145,51 @@ def _other_contents(before: RunKeys, after: RunKeys) -> Iterator[Change]:
         if not np.array_equal(before.hashes(number), after.hashes(other)):
             text = "; ".join(map(_values, axis["values"]))
             yield Change(f"axis {', '.join(axis['names'])}", "", text, text)
+
+
+def function_changes(before: RunKeys, after: RunKeys) -> Iterator[Change]:
+    """Yield how the functions differ that are values of axes, and that of ``where``.
+
+    A function that is a value of an axis in one run may be a fixed setting of the other.
+    """
+    runs = before.run.id, after.run.id
+    for name in dict.fromkeys([*_on_axes(before), *_on_axes(after)]):
+        alone = 0
+        for place, a, b in _pairs(_functions(before, name), _functions(after, name)):
+            alone += _NONE in (a, b)
+            if _NONE not in (a, b) or alone <= _VALUES:
+                yield from changes({place: a}, {place: b}, *runs)
+        if alone > _VALUES:
+            more = f"{alone - _VALUES} more functions are in one of the runs only"
+            yield Change(f"axis {name}", note=f"{more}: see mlpsubmit show RUN --sources")
+    where = [{"where": keys.content["where"] or _NONE} for keys in (before, after)]
+    yield from changes(where[0], where[1], *runs)
+
+
+def _functions(keys: RunKeys, name: str) -> dict[str, Mapping[str, Any]]:
+    """Return the functions that a setting has, on an axis or fixed, by what they are called."""
+    if (values := _on_axes(keys).get(name)) is not None:
+        found = keys.functions(name)
+        return {f"axis {name}={values[at]}": entry for at, entry in found.items()}
+    fixed = keys.settings.get(name, {})
+    return {f"axis {name}={fixed['text']}": fixed} if fixed.get("parts") else {}
+
+
+def _pairs(
+    before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Yield the functions that differ, by name, in pairs: of equal ones in their order.
+
+    So a function that is inserted among lambdas, which are numbered, makes no others differ.
+    """
+    shared = {entry["hash"] for entry in before.values()} & {e["hash"] for e in after.values()}
+    rest = {place: entry for place, entry in after.items() if entry["hash"] not in shared}
+    for place, entry in before.items():
+        if entry["hash"] in shared:
+            continue
+        other = next((p for p, one in rest.items() if one["text"] == entry["text"]), None)
+        yield place, entry, _NONE if other is None else rest.pop(other)
+    yield from ((place, _NONE, entry) for place, entry in rest.items())
 
 
 def _on_axes(keys: RunKeys) -> dict[str, Sequence[Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mlpsubmit.arguments import function_name
@@ -42,17 +42,23 @@ def _functions(sweep: Sweep) -> Iterator[tuple[str, Callable[..., Any]]]:
     varied = sweep.product.names
     fixed = {name: value for name, value in sweep.fixed.items() if name not in varied}
     for name, value in fixed.items():
-        if _is_function(value):
-            yield name, value
+        yield from _within(name, value)
     for axis in sweep.product.axes:
         for name in axis.names:
             for number, value in enumerate(axis.values(name)):
-                if _is_function(value):
-                    yield f"axis {name}[{number}]", value
+                yield from _within(f"axis {name}[{number}]", value)
 
 
-def _is_function(value: Any) -> bool:
-    return callable(value) and not hasattr(value, "items")
+def _within(place: str, value: Any) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield a function, or those in a collection, as METRICS is one."""
+    if isinstance(value, Mapping):
+        for key, entry in value.items():
+            yield from _within(f"{place}[{key}]", entry)
+    elif isinstance(value, (list, tuple)):
+        for number, entry in enumerate(value):
+            yield from _within(f"{place}[{number}]", entry)
+    elif callable(value):
+        yield place, value
 
 
 def _source(place: str, function: Callable[..., Any]) -> dict[str, Any]:

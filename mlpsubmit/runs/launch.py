@@ -32,6 +32,7 @@ from mlpsubmit.runs.locate import RUNS_VARIABLE, next_launch, runs_folder, runs_
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import missing_packs, start, submission_for, submission_lock
 from mlpsubmit.spec.guard import stop_reading
+from mlpsubmit.spec.ingredients import stored
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.executors.base import Executor
@@ -350,7 +351,8 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch) -> RunDirectory
         files.publish(temporary / run_directory.SWEEP_PICKLE, pickled, private=True)
         plan = {"format": run_directory.FORMAT, **prepared.plan.to_json()}
         files.publish_json(temporary / run_directory.PLAN, plan)
-        files.publish_json(temporary / run_directory.INGREDIENTS, prepared.sweep.ingredients)
+        ingredients = stored(prepared.sweep.ingredients)
+        files.publish_json(temporary / run_directory.INGREDIENTS, ingredients)
         RunDirectory(temporary).record_launch(next_launch(path))
         files.publish_json(temporary / run_directory.SWEEP_JSON, {**content, "id": path.name})
         keep_initial_weights(prepared.sweep, temporary)

@@ -30,7 +30,7 @@ from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.metrics import Metric, crossing_order, with_asked_for
 from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["axis_label", "manifest"]
+__all__ = ["axis_label", "code_hash", "manifest"]
 
 _GIT_SECONDS = 5.0
 
@@ -102,7 +102,7 @@ def _functions(sweep: Sweep) -> dict[str, Any]:
     hashes = {
         name: found
         for name, entry in sweep.ingredients["settings"].items()
-        if (found := _code_hash(entry, own))
+        if (found := code_hash(entry, own))
     }
     if initial := sweep.ingredients["initial"]:  # the text of INIT_WEIGHTS names a run
         content = " ".join(initial["hashes"])
@@ -129,7 +129,7 @@ def _own_arguments(sweep: Sweep) -> dict[str, Any]:
     return found
 
 
-def _code_hash(ingredient: Mapping[str, Any], arguments: Collection[str]) -> str:
+def code_hash(ingredient: Mapping[str, Any], arguments: Collection[str]) -> str:
     """Return a hash of the code that a setting consists of; empty if it is of the library or none.
 
     Args:

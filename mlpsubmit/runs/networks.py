@@ -25,8 +25,10 @@ from mlpsubmit.jobs.trust import NETWORKS, sweep_hash
 from mlpsubmit.results.dataset import to_dataset
 from mlpsubmit.results.results_hash import RESULTS_HASH
 from mlpsubmit.results.schema import scan
-from mlpsubmit.results.source import Failure, FinishedPack, Layout
+from mlpsubmit.results.source import Failure, FinishedPack, FixedSetting, Layout
+from mlpsubmit.runs.manifest import axis_label, code_hash
 from mlpsubmit.runs.selection import point_text, select_one
+from mlpsubmit.spec.ingredients import ingredient
 from mlpsubmit.spec.sweep import Sweep
 from mlpsubmit.training.comparison import StackingError
 from mlpsubmit.training.culprits import take_culprits
@@ -127,7 +129,8 @@ def measured(
     schema = scan(layout, source)
     with _loaded(run, trust=trust) as loaded:
         sweep = loaded.sweep.measuring(grabs)
-        layout = replace(layout, labels=sweep.labels, functions={})
+        own = run.sweep["functions"].get("arguments", {})
+        layout = replace(layout, labels=sweep.labels, functions=_functions(sweep.grabs, own))
         packs = [
             _measured_pack(loaded, sweep, pack, rows) for pack, rows, _ in schema.owned(source)
         ]
@@ -161,6 +164,21 @@ def _check_grabs(grabs: Any) -> None:
     ]
     if errors:
         raise SpecError(errors)
+
+
+def _functions(grabs: Mapping[str, Any], arguments: Collection[str]) -> dict[str, FixedSetting]:
+    """Return the functions of grabs with hashes of their code, as those that a run launched with.
+
+    Args:
+        arguments: the names of arguments of functions that are settings of the run.
+    """
+    found = {}
+    for name, grab in grabs.items():
+        code = ""
+        with contextlib.suppress(TypeError):  # it holds an open file, say: its code has no hash
+            code = code_hash(ingredient(f"grab()[{name}]", grab), arguments)
+        found[name] = FixedSetting(axis_label(grab), code)
+    return found
 
 
 def _no_weights(run: RunDirectory, what: str) -> str:

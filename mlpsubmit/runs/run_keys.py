@@ -17,6 +17,7 @@ from mlpsubmit.jobs.store import records, run_directory
 from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.records import Ingredients
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.spec.ingredients import whole
 from mlpsubmit.spec.initial_weights import InitialWeights
 
 __all__ = ["DEFAULT_HASH", "RunKeys", "is_config"]
@@ -46,8 +47,8 @@ class RunKeys:
     run: RunDirectory
 
     @cached_property
-    def content(self) -> Ingredients:
-        """The content of ingredients.json.
+    def content(self) -> Mapping[str, Any]:
+        """The ingredients, as :func:`mlpsubmit.spec.ingredients.ingredients` returned them.
 
         Raises:
             RunError: it is lost or damaged.
@@ -58,7 +59,7 @@ class RunKeys:
         except FileNotFoundError:
             raise RunError(f"run {self.run.id}: its {run_directory.INGREDIENTS} is lost") from None
         records.check_ingredients(file, found, self.run.sweep)
-        return found
+        return whole(found)
 
     @cached_property
     def axes(self) -> Sequence[Mapping[str, Any]]:
@@ -82,6 +83,10 @@ class RunKeys:
         """The ingredients that all configs share."""
         settings: Mapping[str, Any] = self.content["settings"]
         return settings
+
+    def functions(self, name: str) -> Mapping[int, Mapping[str, Any]]:
+        """Return the functions among the values that a name has on an axis, by position there."""
+        return {int(at): entry for at, entry in self.content["on_axes"].get(name, {}).items()}
 
     def hashes(self, axis: int) -> Any:
         """Return the hashes of the values on an axis, (points, 2) uint64."""
@@ -153,11 +158,21 @@ class RunKeys:
             names, texts = axis["names"], [str(values[at]) for values in axis["values"]]
             own = self.hashes(number)[at].tobytes().hex()
             found[", ".join(names)] = {"hash": own, "text": ", ".join(texts)}
+            if parts := self._parts(names, at):
+                found[", ".join(names)]["parts"] = parts
         if (initial := self._initial) is not None:
             own = initial.hashes[int(initial.numbers(self.shape, np.array([index]))[0])]
             text = f"weights {own}" if own else "(default)"
             found["init_weights"] = {"hash": own or DEFAULT_HASH, "text": text}
         return found
+
+    def _parts(self, names: Sequence[str], at: int) -> dict[str, Any]:
+        """Return the parts of the functions at a point of an axis; with names if it is zipped."""
+        return {
+            part if len(names) == 1 else f"{part} of {name}": content
+            for name in names
+            for part, content in self.functions(name).get(at, {}).get("parts", {}).items()
+        }
 
     # ---- which config
 

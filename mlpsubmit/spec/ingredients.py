@@ -8,30 +8,37 @@ not recorded, as they may be secrets.
 
 from __future__ import annotations
 
-import inspect
 import platform
 import re
 import reprlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpsubmit.arguments import function_name
+from mlpsubmit.batchfns.monomial import Monomial
 from mlpsubmit.spec import bytecode
 from mlpsubmit.spec.fingerprint import _Encoder as Encoder
 from mlpsubmit.spec.keys import KeyTables, common_entries, counts
+from mlpsubmit.spec.source_text import source_text
 
 if TYPE_CHECKING:
     from mlpsubmit.spec.read import Spec
 
-__all__ = ["ingredients"]
+__all__ = ["SOURCES", "ingredient", "ingredients", "sources", "stored", "whole"]
 
 #: The most characters of a text, such as the source of a module.
 _MOST = 1 << 16
 
+#: What the names of parts begin with whose text is a source.
+SOURCES = ("function ", "module ")
+
 #: What is recorded part by part, because encoding it encodes its parts.
 _RECURSIVE = (types.FunctionType, types.ModuleType, types.MethodType, type)
+
+#: What holds no function.
+_PLAIN = (type(None), bool, int, float, complex, str, Monomial)
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -44,21 +51,101 @@ Ingredient = dict[str, Any]
 
 
 def ingredients(spec: Spec, tables: KeyTables) -> dict[str, Any]:
-    """Return the ingredients of the keys of a sweep, as ingredients.json holds them.
+    """Return the ingredients of the keys of a sweep, and the function of ``where``, which has none.
 
-    The hash of a setting is its contribution to the key, a sum over all settings.
+    The hash of a setting is its contribution to the key, a sum over all settings. ``on_axes`` has
+    the functions among the values of axes, by the name and the position on its axis.
     """
     settings = {}
     for name, value in common_entries(spec):
         if counts(name, value):
-            settings[name.replace("()", "")] = _ingredient(name, value)
+            settings[name.replace("()", "")] = ingredient(name, value)
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),
         "settings": settings,
         "base": tables.base.tobytes().hex(),
         "axes": [table.tobytes().hex() for table in tables.axes],
+        "on_axes": _on_axes(spec),
+        "where": None if spec.where is None else ingredient("where", spec.where),
         "initial": _initial(tables),
     }
+
+
+def stored(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ingredients as ingredients.json holds them: each part once, referred to by number.
+
+    The functions on an axis may be a thousand partials of one, which imports a long module.
+    """
+    numbers: dict[tuple[str, str], int] = {}
+
+    def number(part: Mapping[str, str]) -> int:
+        return numbers.setdefault((part["hash"], part["text"]), len(numbers))
+
+    found = _with_parts(content, number)
+    parts = [{"hash": content_hash, "text": text} for content_hash, text in numbers]
+    return {**found, "parts": parts}
+
+
+def whole(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ingredients whose content :func:`stored` returned."""
+    found = _with_parts(content, content["parts"].__getitem__)
+    del found["parts"]
+    return found
+
+
+def _with_parts(content: Mapping[str, Any], converted: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return ingredients with each part of their functions converted."""
+
+    def entry(own: Mapping[str, Any]) -> Ingredient:
+        if "parts" not in own:
+            return dict(own)
+        return {**own, "parts": {name: converted(part) for name, part in own["parts"].items()}}
+
+    return {
+        **content,
+        "settings": {name: entry(own) for name, own in content["settings"].items()},
+        "on_axes": {
+            name: {position: entry(own) for position, own in values.items()}
+            for name, values in content["on_axes"].items()
+        },
+        "where": None if content["where"] is None else entry(content["where"]),
+    }
+
+
+def sources(content: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the sources among the parts of functions, by where these are and what they are.
+
+    The functions are called as :func:`mlpsubmit.runs.function_sources.function_sources` does.
+    """
+    entries = {re.sub(r"^grab\[(.*)\]$", r"grab \1", n): e for n, e in content["settings"].items()}
+    for name, own in content["on_axes"].items():
+        entries |= {f"axis {name}[{position}]": entry for position, entry in own.items()}
+    if content["where"] is not None:
+        entries["where"] = content["where"]
+    found = {
+        place: {
+            part: str(one["text"])
+            for part, one in entry.get("parts", {}).items()
+            if part.startswith(SOURCES)
+        }
+        for place, entry in entries.items()
+    }
+    return {place: own for place, own in found.items() if own}
+
+
+def _on_axes(spec: Spec) -> dict[str, dict[str, Ingredient]]:
+    """Return the values of axes that are functions or hold some, by name and position."""
+    found: dict[str, dict[str, Ingredient]] = {}
+    for axis in spec.product.axes:
+        for name in axis.names:
+            for position, value in enumerate(axis.values(name)):
+                if isinstance(value, _PLAIN):
+                    continue
+                entry = ingredient(name, value)
+                parts = entry.get("parts", {})
+                if parts and (callable(value) or any(n.startswith(SOURCES) for n in parts)):
+                    found.setdefault(name, {})[str(position)] = entry
+    return found
 
 
 def _initial(tables: KeyTables) -> dict[str, Any] | None:
@@ -70,7 +157,12 @@ def _initial(tables: KeyTables) -> dict[str, Any] | None:
     return {**content, "table": table.tobytes().hex()}
 
 
-def _ingredient(name: str, value: Any) -> Ingredient:
+def ingredient(name: str, value: Any) -> Ingredient:
+    """Return the hash, the text and the parts of a setting.
+
+    Raises:
+        TypeError: it holds something that has no content to hash, such as an open file.
+    """
     recorder = _Recorder(hidden=name.startswith("process()"))
     recorder.add(name)
     recorder.add(value)
@@ -190,7 +282,7 @@ class _Recorder(Encoder):
 def _source(function: types.FunctionType) -> str:
     """Return the source of a function; where that is lost, its bytecode."""
     try:
-        return inspect.getsource(function)
+        return source_text(function)
     except (OSError, TypeError):
         steps = bytecode.steps(function.__code__).plain
         return "\n".join(f"{operation} {argument!r:.200}" for operation, argument in steps)

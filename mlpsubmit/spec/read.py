@@ -17,7 +17,7 @@ from mlpsubmit.arguments import (
 )
 from mlpsubmit.batchfns.recipe import as_recipe
 from mlpsubmit.errors import SpecError, collected, shown
-from mlpsubmit.results.labels import Labels, labels_of
+from mlpsubmit.results.labels import ON_AXIS, Labels, labels_of
 from mlpsubmit.spec import hyperparameters as hp
 from mlpsubmit.spec.accepted import POSITIONAL, Accepted, accepted_names, position_errors
 from mlpsubmit.spec.axes import (
@@ -124,10 +124,10 @@ def read(
     product = Product(tuple(read_axes(given, accepted, _unused(axes, settings), errors)))
     unread = names_on(given) - product.names
     errors += repeated_names(product.axes)
+    hyperparameters, arguments = _split_settings(fixed, product, accepted, errors)
     labels: dict[str, Labels] = {}
     with collected(errors):
-        labels = grab_labels(all_grabs, product)
-    hyperparameters, arguments = _split_settings(fixed, product, accepted, errors)
+        labels = grab_labels(all_grabs, product, arguments)
     first = {**hyperparameters, **_at_first(product)}
     with collected(errors):
         base = _base(first, product, unread)
@@ -194,13 +194,19 @@ def _named_grabs(settings: Mapping[str, Any], errors: list[str]) -> dict[str, Ca
     return grabs
 
 
-def grab_labels(grabs: Mapping[str, Any], product: Product) -> dict[str, Labels]:
+def grab_labels(
+    grabs: Mapping[str, Any], product: Product, arguments: Mapping[str, Any]
+) -> dict[str, Labels]:
     """Return the labels of grabs, by name.
+
+    Args:
+        arguments: the fixed arguments of functions.
 
     Raises:
         SpecError: with an error for each dimension of a grab whose name something else has.
     """
-    labels = {name: labels_of(grab).of_grab(name) for name, grab in grabs.items()}
+    settings = {**arguments, **dict.fromkeys(product.names, ON_AXIS)}
+    labels = {name: labels_of(grab, settings).of_grab(name) for name, grab in grabs.items()}
     axes = {name: name for axis in product.axes for name in (axis.dimension, *axis.names)}
     errors: list[str] = []
     coords: dict[str, tuple[str, tuple[Any, ...]]] = {}

@@ -342,7 +342,7 @@ class Sweep(Spec):
         base = self.base.model_copy(update={name: {} for name in named})
         accepted = self.accepted.with_functions(filter(callable, grabs.values()))
         functions = {n: g if callable(g) else by_name(g) for n, g in grabs.items()}
-        labels = grab_labels(functions, self.product)
+        labels = grab_labels(functions, self.product, self.arguments)
         changes = {"grabs": dict(grabs), "base": base, "accepted": accepted, "labels": labels}
         return self._with(**changes, without=("_key_tables", "spellings"))
 

@@ -139,7 +139,7 @@ def _sizes(labels: Labels, shapes: Shapes) -> dict[str, int]:
     return {
         dim: size
         for key, shape in shapes.items()
-        for dim, size in zip(labels.dims_of(key) or (), shape, strict=False)
+        for dim, size in zip(labels.dims_of(key, len(shape)) or (), shape, strict=False)
     }
 
 

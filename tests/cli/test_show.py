@@ -357,20 +357,210 @@ def test_a_product_and_zipped_axes_of_the_same_values(mlpsubmit: Command, workpl
     assert lines[-1].startswith("results: 8 configs in both runs, 8 with a result in both, 8 of ")
 
 
-def test_functions_on_axes_are_compared_by_their_hashes(
-    mlpsubmit: Command, workplace: Path
+FUNCTIONS = """
+import functools
+import torch
+from mlpsubmit import Sweep
+
+SCALE = 2.0
+
+def absolute(out, y):
+    return (out - y).abs().mean()
+
+def huber(out, y, delta=1.0):
+    return torch.nn.functional.huber_loss(out, y, delta=delta)
+
+def soft(x):
+    return SCALE * x.tanh()
+
+def margin(out, y):
+    return (out * y).min()
+
+def batches(bsz, gen, target):
+    def batch_fn(step):
+        X = torch.randn(bsz, 3, generator=gen)
+        return X, target(X[:, 0])
+    return batch_fn
+
+sweep = Sweep(
+    "small",
+    {
+        "LOSS": ["mse", absolute, functools.partial(huber, delta=2.0)],
+        "target": [lambda x: x, lambda x: x**2, soft],
+        ("NONLINEARITY", "WIDTH"): [("relu", 4), (lambda x: x.clamp(-1, 1), 8)],
+    },
+    batchfn=batches,
+    METRICS={"margin": (margin, "max")},
+    where=lambda config: config.width < 8 or config.loss == "mse",
+    N_SAMPLES=8,
+    LOSS_CHECKPOINTS=[],
+)
+"""
+
+
+@pytest.fixture
+def functions(mlpsubmit: Command, workplace: Path) -> Callable[..., str]:
+    """A function that launches a spec with functions on axes, edited, and returns the run's id."""
+
+    def launch_edited(*edits: tuple[str, str]) -> str:
+        text = FUNCTIONS
+        for old, new in edits:
+            assert old in text
+            text = text.replace(old, new)
+        (workplace / "small.py").write_text(text)
+        return launched(mlpsubmit)
+
+    return launch_edited
+
+
+def differences(mlpsubmit: Command, first: str, second: str) -> list[str]:
+    """Return the lines of diff between the settings and the keys, without the heads of diffs."""
+    done = mlpsubmit("diff", first, second)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    (end,) = (n for n, line in enumerate(lines) if line.startswith("keys: "))
+    return [s for s in lines[2:end] if not s.startswith(("    ---", "    +++", "    @@"))]
+
+
+def test_functions_on_axes_and_where_are_compared_by_their_sources(
+    functions: Callable[..., str], mlpsubmit: Command, never_unpickle: Refuse
 ) -> None:
-    loss = "def absolute(out, y):\n    return (out - y).abs().mean()\n\n"
-    text = (workplace / "small.py").read_text().replace("sweep = ", f"{loss}sweep = ")
-    text = text.replace('"trial": range(2)', '"LOSS": ["mse", absolute]')
-    (workplace / "small.py").write_text(text)
-    first = launched(mlpsubmit)
-    (workplace / "small.py").write_text(text.replace("abs().mean()", "abs().sum()"))
-    lines = mlpsubmit("diff", first, launched(mlpsubmit)).out.splitlines()
-    assert "  axis loss: mse, absolute -> mse, absolute (of other contents)" in lines
-    (one,) = (line for line in lines if line.startswith("  axis loss[1]: absolute "))
-    assert re.fullmatch("  axis loss.1.: absolute [0-9a-f]{12} -> absolute [0-9a-f]{12}", one)
-    assert any(line.startswith("results: 8 configs in both runs, 8 with") for line in lines)
+    first, second = (
+        functions(),
+        functions(
+            ("x**2", "x**3"),
+            ("delta=2.0", "delta=3.0"),
+            ("SCALE = 2.0", "SCALE = 3.0"),
+            ("-1, 1", "-2, 2"),
+            ("config.width < 8 or ", ""),
+            ("abs().mean()", "abs().sum()"),
+        ),
+    )
+    never_unpickle()
+    assert differences(mlpsubmit, first, second) == [
+        "functions:",
+        "  axis loss=absolute: function absolute",
+        "     def absolute(out, y):",
+        "    -    return (out - y).abs().mean()",
+        "    +    return (out - y).abs().sum()",
+        "  axis loss=huber: delta: 2.0 -> 3.0",
+        "  axis target=<lambda> #1: function <lambda>",
+        "    -lambda x: x**2",
+        "    +lambda x: x**3",
+        "  axis target=soft #2: SCALE in soft: 2.0 -> 3.0",
+        "  axis nonlinearity=<lambda>: function <lambda>",
+        "    -lambda x: x.clamp(-1, 1)",
+        "    +lambda x: x.clamp(-2, 2)",
+        "  where: function <lambda>",
+        '    -lambda config: config.width < 8 or config.loss == "mse"',
+        '    +lambda config: config.loss == "mse"',
+        "equal: settings, versions",
+    ]
+    changes = json.loads(mlpsubmit("diff", first, second, "--json").out)["functions"]
+    assert changes[-1]["diff"].splitlines()[-1].startswith("+lambda config")
+    # The same, of one config.
+    why = mlpsubmit("why", first, second, "loss=absolute,target=soft #2,width=4,nonlinearity=relu")
+    assert why.code == 2  # which where= leaves out
+    why = mlpsubmit("why", first, second, "loss=mse,target=<lambda> #1,width=8")
+    lines = why.out.splitlines()
+    assert "  target: function <lambda>" in lines
+    assert "    -lambda x: x**2" in lines
+    assert "  nonlinearity, width: function <lambda> of nonlinearity" in lines
+
+
+def test_functions_that_one_run_has(functions: Callable[..., str], mlpsubmit: Command) -> None:
+    first = functions()
+    # Inserted among lambdas, which are numbered; on an axis, which was fixed; and none.
+    second = functions(
+        ("[lambda x: x,", "[lambda x: -x, lambda x: x,"),
+        ('["mse", absolute, functools.partial(huber, delta=2.0)]', "[absolute]"),
+        ('    where=lambda config: config.width < 8 or config.loss == "mse",\n', ""),
+    )
+    lines = differences(mlpsubmit, first, second)
+    assert lines[0] == "settings:"
+    assert lines[lines.index("functions:") :] == [
+        "functions:",
+        "  axis loss=huber: huber -> (none)",
+        "  axis loss=huber: function huber",
+        "    -def huber(out, y, delta=1.0):",
+        "    -    return torch.nn.functional.huber_loss(out, y, delta=delta)",
+        "  axis loss=huber: default of delta in huber: 1.0 -> (none)",
+        "  axis loss=huber: delta: 2.0 -> (none)",
+        "  axis target=<lambda> #0: (none) -> <lambda>",
+        "  axis target=<lambda> #0: function <lambda>",
+        "    +lambda x: -x",
+        "  where: <lambda> -> (none)",
+        "  where: function <lambda>",
+        '    -lambda config: config.width < 8 or config.loss == "mse"',
+        "equal: versions",
+    ]
+    fixed = functions(
+        ('"LOSS": ["mse", absolute, functools.partial(huber, delta=2.0)],', ""),
+        ("LOSS_CHECK", "LOSS=absolute, LOSS_CHECK"),
+        ("abs().mean()", "abs().sum()"),
+    )
+    lines = differences(mlpsubmit, first, fixed)
+    assert "    -    return (out - y).abs().mean()" in lines
+    many = "[*(lambda x, k=k: k * x for k in range(20)), soft]"
+    lines = differences(mlpsubmit, first, functions(("[lambda x: x, lambda x: x**2, soft]", many)))
+    assert sum("(none) -> <lambda>" in line for line in lines) == 8
+    assert (
+        "  axis target: 10 more functions are in one of the runs only: see mlpsubmit show RUN"
+        in (" ".join(line.removesuffix(" --sources") for line in lines))
+    )
+
+
+def test_sources_are_shown(
+    functions: Callable[..., str], mlpsubmit: Command, never_unpickle: Refuse
+) -> None:
+    run = functions()
+    never_unpickle()
+    lines = mlpsubmit("show", run).out.splitlines()
+    assert "sources" not in lines
+    table = [line.split("  ")[1:] for line in lines if re.search("  [0-9a-f]{12}  ", line)]
+    names = {
+        row[0]: next(filter(None, row[2:-1])).strip() for row in ([*filter(None, r)] for r in table)
+    }
+    assert names == {
+        "batchfn": "batches",
+        "where": 'lambda config: config.width < 8 or config.loss == "mse"',
+        "metrics[margin][0]": "margin",
+        "axis loss[1]": "absolute",
+        "axis loss[2]": "huber(delta=2.0)",
+        "axis target[0]": "lambda x: x",
+        "axis target[1]": "lambda x: x**2",
+        "axis target[2]": "soft",
+        "axis nonlinearity[1]": "lambda x: x.clamp(-1, 1)",
+    }
+    out = mlpsubmit("show", run, "--sources").out
+    head, _, sources = out.partition("\nsources\n")
+    assert head.splitlines() == lines
+    assert "  axis target[2]: function soft\n    def soft(x):\n        return SCALE * " in sources
+    assert "  metrics: function margin\n    def margin(out, y):\n" in sources
+    found = shown(mlpsubmit, run)["sources"]
+    lambda_ = {"place": "axis target[1]", "part": "function <lambda>", "source": "lambda x: x**2"}
+    assert lambda_ in found
+    assert [one["part"] for one in found if one["place"] == "batchfn"] == ["function batches"]
+    assert shown(mlpsubmit, "small.py")["sources"] == found
+    refused = mlpsubmit("show", run, "--sources", "--config", "0")
+    assert refused.code == 2
+    assert "--sources: is of a whole run or spec; leave out --config" in refused.err
+
+
+def test_what_functions_on_an_axis_share_is_stored_once(
+    functions: Callable[..., str], mlpsubmit: Command, workplace: Path
+) -> None:
+    (workplace / "helper.py").write_text(f"LONG = {'x' * 10_000!r}\n")
+    many = "[functools.partial(power, k=k) for k in range(50)]"
+    power = "def power(x, k):\n    import helper\n    return x * k\n\nsweep"
+    run = functions(("[lambda x: x, lambda x: x**2, soft]", many), ("sweep", power))
+    assert (open_run(run).path / "ingredients.json").stat().st_size < 100_000
+    last = [one for one in shown(mlpsubmit, run)["sources"] if one["place"] == "axis target[49]"]
+    assert last[-1]["part"] == "module helper"
+    assert last[-1]["source"].startswith("LONG")
+    out = mlpsubmit("show", run, "--sources").out
+    assert out.count("LONG = ") == 1
+    assert "  axis target[7]: module helper\n    as of axis target[0]\n" in out
 
 
 def test_traces_are_compared_at_the_steps_that_both_have(mlpsubmit: Command) -> None:
@@ -414,6 +604,10 @@ def test_a_run_whose_ingredients_are_lost_is_not_compared(mlpsubmit: Command) ->
     assert refused.code == 2
     assert f"run {run}: its ingredients.json is lost" in refused.err
     assert mlpsubmit("show", run).code == 0
+    assert shown(mlpsubmit, run)["sources"] is None
+    refused = mlpsubmit("show", run, "--sources")
+    assert (refused.code, refused.out) == (2, "")
+    assert f"run {run}: its ingredients.json is lost" in refused.err
 
 
 # ---- a folder of runs as a selector --------------------------------------------------------------

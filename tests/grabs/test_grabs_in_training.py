@@ -1,16 +1,22 @@
 """The library's grabs where they are used: in the train loop, on the packed networks of a sweep."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from torch import nn
 
 from mlpsubmit import Monomial, Sweep, grabs, launch
+from mlpsubmit.arguments import declared
 from mlpsubmit.assembly.assemble import assemble
 from mlpsubmit.batchfns import polynomial, power_law, sample
 from mlpsubmit.grabs import on_test_set
+from mlpsubmit.grabs.lookup import grab_names
+from mlpsubmit.grabs.named_grabs import named_grab
+from mlpsubmit.results.labels import labels_of
 
 EIGVALS = torch.tensor([1.0, 0.5, 0.25])
 
@@ -255,3 +261,42 @@ def test_arguments_of_a_grab_may_be_axes_whether_it_is_named_or_given():
     np.testing.assert_allclose(trained.grabs["trace"], torch.stack(expected), rtol=1e-6)
     np.testing.assert_array_equal(trained.grabs["trace"], same.grabs["trace"])
     assert len(set(trained.grabs["trace"])) == 3
+
+
+def _of_the_library(name):
+    """Return a grab of the library with the arguments that it needs, and few values."""
+    of_matrix = {"diagonal": {}, "entry": {"i": 0}, "trace": {}}
+    if name in of_matrix:
+        return named_grab(name, matrix="gram", arguments=of_matrix[name])
+    few = {"count": 2, "rows": 4}
+    grab = getattr(grabs, name)
+    return functools.partial(grab, **{k: few[k] for k in few.keys() & declared(grab)})
+
+
+def test_every_grab_of_the_library_names_what_it_measures(workplace):
+    of_library = {name: _of_the_library(name) for name in grab_names()}
+    assert all(labels_of(grab).long_name for grab in of_library.values())
+    several = {
+        "of pairs": functools.partial(grabs.empirical_ntk, outputs="full", rows=4),
+        "basis": functools.partial(grabs.monomial_coefficients, basis=[{0: 1}, {1: 2}]),
+        "outputs": functools.partial(grabs.gram_diagonal, layer=1, side="output"),
+    }
+    run = launch(sweep(grabs={**of_library, **several}), executor="debug")
+    dataset = run.collect()
+    assert set(dataset) > set(of_library)
+    for name, variable in dataset.variables.items():
+        assert not [dim for dim in variable.dims if re.search(r"_dim\d*$", dim)], name
+        assert {"long_name", "units", "description"} <= variable.attrs.keys(), name
+    own = {name: dataset[name].dims[2:] for name in ("empirical_ntk", "of pairs", "outputs")}
+    assert own == {
+        "empirical_ntk": ("empirical_ntk_sample", "empirical_ntk_other_sample"),
+        "of pairs": tuple(f"of_pairs_{d}sample" for d in ("", "other_"))
+        + tuple(f"of_pairs_{d}output" for d in ("", "other_")),
+        "outputs": ("outputs_index",),
+    }
+    assert dataset.basis_monomial.values.tolist() == ["$x_{0}$", "$x_{1}^2$"]
+    assert dataset.basis_monomial.description == "monomial along which the grab 'basis' has values"
+    assert dataset.sel(basis_monomial=Monomial({1: 2})).basis.shape == (1, 4)
+    assert dataset.gram_diagonal_index.values.tolist() == [0, 1]  # those of the target
+    for file in ("all.nc", "all.zarr"):
+        xr.testing.assert_identical(run.collect(file).load(), dataset)

@@ -112,8 +112,8 @@ def test_units_and_names_per_key():
     labels = labels_of(
         grab(dims={"w": "layer"}, units={"w": "nats"}, long_name={"w": "weights"})(norms)
     )
-    assert labels.dims_of("w") == ("layer",)
-    assert labels.dims_of("other") is None
+    assert labels.dims_of("w", 1) == ("layer",)
+    assert labels.dims_of("other", 1) is None
     assert labels.attributes_of("w") == {"long_name": "weights", "units": "nats"}
     assert labels.attributes_of("other") == {}
     assert Labels.of_json(labels.as_json()) == labels
@@ -208,3 +208,51 @@ def test_grabs_of_the_library_name_their_layers():
     assert len(stats.coords["statistic"]) == 4
     assert mlpsubmit.grab is grabs.grab
     assert re.search("grab", repr(grabs.grab))
+
+
+def test_dimensions_that_an_array_may_lack():
+    labels = labels_of(grabs.empirical_ntk).of_grab("k")
+    assert labels.dims_of(None, 2) == ("k_sample", "k_other_sample")
+    assert labels.dims_of(None, 4)[2:] == ("k_output", "k_other_output")
+    assert Labels.of_json(labels.as_json()) == labels
+    assert not mismatch(labels, {None: (3, 3)})
+    assert not mismatch(labels, {None: (3, 3, 2, 2)})
+    assert "which has 1 dimensions" in mismatch(labels, {None: (3,)})
+    # Other dims are those of an array that has all of them.
+    other = labels_of(grab(dims=("a", "b"))(grabs.empirical_ntk))
+    assert "name 2" in mismatch(other, {None: (3, 3, 2, 2)})
+
+
+def test_dimensions_of_a_grab_with_any_name_are_its_own():
+    labels = labels_of(grabs.bias)
+    assert labels.of_grab("first layer's").dims == ("first_layer_s_output",)
+    assert labels.of_grab("1st").dims == ("grab_1st_output",)
+
+
+X0, X3, PAIR = Monomial({0: 1}), Monomial({3: 2}), Monomial({0: 1, 3: 1})
+
+
+@pytest.mark.parametrize(
+    ("function", "settings", "expected"),
+    [
+        (grabs.monomial_coefficients, {"monomials": X0}, ("$x_{0}$",)),
+        (grabs.monomial_coefficients, {"basis": [X3, PAIR]}, ("$x_{3}^2$", "$x_{0}x_{3}$")),
+        (
+            functools.partial(grabs.monomial_coefficients, basis=[X3]),
+            {"axes": {"monomials": [X0, PAIR]}},
+            ("$x_{3}^2$",),
+        ),
+        (grabs.monomial_coefficients, {"axes": {"monomials": [X0, PAIR]}}, None),
+        (grabs.monomial_coefficients, {"monomials": X0, "axes": {"basis": [X3, PAIR]}}, None),
+        (grabs.monomial_coefficients, {"basis": [{0: -1}]}, None),  # refused when it is measured
+        (grabs.gram_diagonal, {"monomials": PAIR}, (0, 3)),
+        (grabs.readin_gram_diagonal, {"monomials": [X3]}, (3,)),
+        (grabs.readin_gram_diagonal, {}, None),
+        (named_grab("diagonal", matrix="gram", arguments={"monomials": PAIR}), {}, (0, 3)),
+        (on_test_set("monomial_coefficients", basis=[X0]), {}, ("$x_{0}$",)),
+        (grab(units="nats")(functools.partial(grabs.gram_diagonal, monomials=X3)), {}, (3,)),
+    ],
+)
+def test_coordinates_that_follow_from_arguments(function, settings, expected):
+    labels = Sweep("s", batchfn=batches, grabs={"c": function}, **settings).labels["c"]
+    assert labels.coords == ({} if expected is None else {labels.dims[0]: expected})

@@ -105,10 +105,16 @@ def test_grabs_on_saved_networks_have_their_own_labels(workplace):
     dataset, again = run.collect(), run.measure({"scales": scales})
     assert len(dataset.scales_all.attrs["function_hash"]) == 8
     for name in ("scales_all", "scales_first"):
-        for attribute in ("function", "function_hash"):  # that of measure() is not the run's
-            del dataset[name].attrs[attribute]
         xr.testing.assert_identical(again[name], dataset[name])
-    assert run.measure({"norms": "weight_norms"}).norms.dims == ("trial", "layer")
+    file = open(__file__)  # noqa: SIM115 - a function that holds one has no hash
+    other = {"norms": "weight_norms", "scales": lambda: [1.0], "lines": lambda: file.fileno()}
+    other = run.measure(other)
+    file.close()
+    assert other.norms.dims == ("trial", "layer")
+    assert other.norms.function == "weight_norms"
+    assert "function_hash" not in other.norms.attrs | other.lines.attrs
+    assert other.scales.function == other.lines.function == "<lambda>"
+    assert other.scales.function_hash != dataset.scales_all.function_hash
     with pytest.raises(SpecError, match=r"its dimension 'trial' and the axis 'trial'"):
         run.measure({"g": grab(dims="trial")(scales)})
 
