@@ -2,6 +2,7 @@ from .batchfns.monomial import Monomial as Monomial
 from .errors import RunError as RunError
 from .errors import SpecError as SpecError
 from .errors import UserError as UserError
+from .export.write import export_run as export_run
 from .grabs.labelled import grab as grab
 from .report.write import write_report as write_report
 from .runs.join import collect as collect

@@ -60,7 +60,7 @@ _NOTHING_FREE = 1 << 16
 
 
 @contextlib.contextmanager
-def published(path: Path, *, sync: bool = True, size: int = 0) -> Iterator[Path]:
+def published(path: Path, *, sync: bool = True, size: int = 0, called: str = "") -> Iterator[Path]:
     """Yield a temporary sibling to create; then flush it to the disk and rename it to the path.
 
     Works for files and for directories. Readers see the old content or the new one, whole; if the
@@ -69,8 +69,10 @@ def published(path: Path, *, sync: bool = True, size: int = 0) -> Iterator[Path]
     Args:
         sync: whether to flush; not needed for files that may be lost in a power cut (heartbeats).
         size: how many bytes will be written at least, as far as known.
+        called: a name for the temporary one to contain in place of the path's own, if others read
+            whatever contains that.
     """
-    temporary = _sibling(path)
+    temporary = _sibling(path.with_name(called) if called else path)
     try:
         with full_disk_named(path, lambda: max(size, _size(temporary))):
             yield temporary

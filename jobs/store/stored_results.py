@@ -233,15 +233,19 @@ class StoredResults:
         """Return the same results as an object that has not verified any of them."""
         return replace(self, _intact=set(), _recorded={})
 
-    def packs(self) -> Iterator[StoredPack]:
-        """Yield every pack with results, its content verified; record what is damaged."""
-        for shard in self.shards():
-            yield from self._whole(shard)
+    def packs(self, known: Container[Member] = ()) -> Iterator[StoredPack]:
+        """Yield every pack with results, its content verified; record what is damaged.
 
-    def _whole(self, shard: Path) -> Iterator[StoredPack]:
+        Args:
+            known: members that were yielded before, and are not wanted again.
+        """
+        for shard in self.shards():
+            yield from self._whole(shard, known)
+
+    def _whole(self, shard: Path, known: Container[Member] = ()) -> Iterator[StoredPack]:
         stamp, damaged = Stamp.of(shard), set[Member]()
         for member in (entry.results for entry in self._entries(shard)):
-            if member is None:
+            if member is None or member in known:
                 continue
             pack = StoredPack(member, self.schema)
             if (stamp, member) in self._intact or pack.intact():

@@ -29,6 +29,7 @@ COMMANDS = (
     "collect",
     "plot",
     "report",
+    "export",
     "resume",
     "cancel",
     "logs",

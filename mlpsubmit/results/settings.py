@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlpsubmit.results.results_hash import RESULTS_HASH
@@ -22,6 +22,7 @@ __all__ = [
     "attribute_names",
     "fixed_settings",
     "setting_attributes",
+    "setting_values",
 ]
 
 SETTINGS = "settings"
@@ -34,7 +35,7 @@ _MOST = 2000
 
 
 def setting_attributes(
-    settings: Mapping[str, FixedSetting], taken: Container[str]
+    settings: Mapping[str, FixedSetting], taken: Iterable[str]
 ) -> dict[str, str | int | float]:
     """Return settings as attributes; ``_setting`` is appended to names that are taken."""
     if not settings:
@@ -44,11 +45,19 @@ def setting_attributes(
     found: dict[str, str | int | float] = {SETTINGS: " ".join(counting)}
     if code:
         found[FUNCTION_HASHES] = json.dumps(code)
+    for own, value in setting_values(settings, {*taken, *found}).items():
+        found[own] = str(value) if isinstance(value, bool) else value
+    return found
+
+
+def setting_values(settings: Mapping[str, FixedSetting], taken: Iterable[str]) -> dict[str, Scalar]:
+    """Return the values by name; long texts are cut, ``_setting`` is appended to taken names."""
+    names, found = {*taken, *_RESERVED}, dict[str, Scalar]()
     for name, setting in settings.items():
         own = name
-        while own in taken or own in found or own in _RESERVED:
+        while own in names or own in found:
             own += _SUFFIX
-        found[own] = _attribute(setting.value)
+        found[own] = _short(plain_value(setting.value))
     return found
 
 
@@ -71,10 +80,7 @@ def attribute_names(attributes: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _attribute(value: Scalar) -> str | int | float:
-    plain = plain_value(value)
-    if isinstance(plain, bool):
-        return str(plain)
+def _short(plain: Scalar) -> Scalar:
     if isinstance(plain, str) and len(plain) > _MOST:
         digest = hashlib.blake2b(plain.encode(), digest_size=8).hexdigest()
         return f"{plain[:_MOST]}... ({len(plain)} characters, of the hash {digest})"

@@ -1,0 +1,1 @@
+"""The configs of a run in the trackers of others: TensorBoard, and Weights & Biases."""
