@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpsubmit.display.output import inline
+from mlpsubmit.errors import RunError
 from mlpsubmit.export.names import labels_along, run_label
 from mlpsubmit.jobs.store.shards import Member, StoredPack
 from mlpsubmit.jobs.store.stored_results import StoredResults
@@ -109,10 +110,13 @@ class Configs:
         self._read: set[Member] = set()
 
     @cached_property
-    def keys(self) -> dict[int, str]:
-        """The keys of all configs, in hex, by index."""
+    def _keys(self) -> dict[int, str]:
+        """The keys of all configs by index; empty if the run has lost them."""
         keys = RunKeys(self.run.directory)
-        found = zip(keys.indices.tolist(), keys.all_keys(), strict=True)
+        try:
+            found = zip(keys.indices.tolist(), keys.all_keys(), strict=True)
+        except RunError:
+            return {}
         return {index: bytes(key).hex() for index, key in found}
 
     @cached_property
@@ -137,7 +141,7 @@ class Configs:
             for own in (dimension.coordinates for dimension in self.layout.dimensions)
         ]
 
-    def _about(self, index: int) -> dict[str, Any]:
+    def _about(self, index: int, key: str) -> dict[str, Any]:
         """Return what is known of a config without its result."""
         shape = self.layout.shape
         place = [int(at) for at in np.unravel_index(index, shape)] if shape else []
@@ -149,7 +153,7 @@ class Configs:
         parts = [own[at] for own, at in zip(self._labels, place, strict=True)]
         return {
             "index": index,
-            "key": self.keys[index],
+            "key": key,
             "label": run_label(parts or [self.run.name], index),
             "axes": axes,
             "settings": self.settings,
@@ -183,8 +187,9 @@ class Configs:
         for failure in self.results.failures():
             for index in failure.indices.tolist():
                 if wanted[index]:
+                    key = self._keys.get(index, f"{self.run.id}-{index}")
                     yield ExportedConfig(
-                        **self._about(index),
+                        **self._about(index, key),
                         status="failed",
                         error=inline(failure.error),
                         traceback=failure.traceback,
@@ -197,7 +202,7 @@ class Configs:
         """
         schema, arrays = scan(self.layout, _OnePack(pack)), set(pack.arrays())
         at = np.array(rows)
-        points = pack["index"][at].tolist()
+        points, keys = pack["index"][at].tolist(), pack["key"][at].tolist()
         status, taken = pack["status"][at].tolist(), pack["steps"][at].tolist()
         numbers: list[dict[str, float | int]] = [{} for _ in rows]
         curves: list[dict[str, Curve]] = [{} for _ in rows]
@@ -217,7 +222,7 @@ class Configs:
                     curves[row][name] = steps, own[: len(steps)].astype(np.float64)
         for row, index in enumerate(points):
             yield ExportedConfig(
-                **self._about(index),
+                **self._about(index, keys[row].decode()),
                 status=STATUSES[status[row]],
                 steps=int(taken[row]),
                 seconds=float(pack["seconds"][at[row]]),

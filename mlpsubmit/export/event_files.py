@@ -103,7 +103,10 @@ class EventFiles:
         for event in (version, *events):
             event.wall_time = event.wall_time or self._start
             records.write(event.SerializeToString())
-        with published(folder / self._name, called=INCOMPLETE) as temporary:
+        path = folder / self._name
+        if path.exists() and path.read_bytes() == content.getvalue():
+            return
+        with published(path, called=INCOMPLETE) as temporary:
             temporary.write_bytes(content.getvalue())
 
     def _events(self, config: ExportedConfig) -> Iterator[Event]:
@@ -159,7 +162,9 @@ class EventFiles:
                 for value in own:
                     self._set(info.domain_discrete.values.add(), name, value)
             experiment.hparam_infos.append(info)
-        experiment.hparam_infos.append(HParamInfo(name="status", type=DATA_TYPE_STRING, differs=True))
+        experiment.hparam_infos.append(
+            HParamInfo(name="status", type=DATA_TYPE_STRING, differs=True)
+        )
         for tag in tags(names).values():
             experiment.metric_infos.append(MetricInfo(name=MetricName(tag=tag)))
         return _of_plugin(metadata.EXPERIMENT_TAG, experiment=experiment)

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlpsubmit.errors import BusyError, RunError, UserError
 from mlpsubmit.export.configs import ExportedConfig
-from mlpsubmit.files import locked, open_regular, publish
+from mlpsubmit.files import locked, open_regular, publish, remove_leftovers
 
 __all__ = ["RECORD", "Record", "check_folder", "opened", "state_of"]
 
@@ -54,7 +54,7 @@ class Record:
         about: what the export is of, by name; all of it must be as it was before.
 
     Attributes:
-        states: of each config that was exported, by its key.
+        states: of each config that was exported, by its index.
         names: of all that their runs show.
 
     Raises:
@@ -63,7 +63,7 @@ class Record:
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
         self.path = folder / RECORD
-        self.states: dict[str, str] = {}
+        self.states: dict[int, str] = {}
         self.names: dict[str, None] = {}
         if self.path.exists() or self.path.is_symlink():
             self._read(folder, about)
@@ -84,8 +84,8 @@ class Record:
                     "another --out"
                 )
         for line in lines:
-            if line is not None and isinstance(line.get("key"), str):
-                self.states[line["key"]] = str(line.get("state"))
+            if line is not None and isinstance(line.get("index"), int):
+                self.states[line["index"]] = str(line.get("state"))
             if line is not None and isinstance(line.get("names"), list):
                 self.names.update(dict.fromkeys(map(str, line["names"])))
         if not content.endswith(b"\n"):  # a process or a machine died within a line
@@ -94,12 +94,12 @@ class Record:
 
     def has(self, config: ExportedConfig) -> bool:
         """Return whether a config was exported in the state in which it is."""
-        return self.states.get(config.key) == state_of(config)
+        return self.states.get(config.index) == state_of(config)
 
     def add(self, config: ExportedConfig) -> None:
         """Record that a config was exported."""
-        self.states[config.key] = state_of(config)
-        self._write({"key": config.key, "state": state_of(config)})
+        self.states[config.index] = state_of(config)
+        self._write({"index": config.index, "key": config.key, "state": state_of(config)})
 
     def add_names(self, names: Iterable[str]) -> None:
         """Record names that runs show."""
@@ -155,6 +155,7 @@ def opened(folder: Path, about: Mapping[str, Any]) -> Iterator[Record]:
             ) from None
         except RunError as error:
             raise UserError(str(error).replace("--runs-dir", "--out")) from None
+        remove_leftovers(folder, RECORD.__eq__)
         record = Record(folder, about)
         stack.callback(record.close)
         yield record

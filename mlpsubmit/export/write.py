@@ -60,10 +60,10 @@ class Export:
         self._tracker, self._record = tracker, record
         self._recorded = np.zeros(len(wanted), dtype=np.bool_)
         self._final = np.zeros(len(wanted), dtype=np.bool_)
-        for index, key in configs.keys.items():
-            state = record.states.get(key)
-            self._recorded[index] = state is not None
-            self._final[index] = state in ("done", "diverged")
+        for index, state in record.states.items():
+            if 0 <= index < len(wanted):
+                self._recorded[index] = True
+                self._final[index] = state in ("done", "diverged")
         self.folder = record.path.parent
         self.next_step = tracker.next_step
         self.configs = int(wanted.sum())

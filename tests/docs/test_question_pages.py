@@ -25,6 +25,7 @@ PAGES = (
     "pytorch.md",
     "random-search.md",
     "schedules.md",
+    "trackers.md",
 )
 
 
