@@ -48,8 +48,6 @@ def collect(
     collected, too. The exit code is 1 if points are missing. Files that exist are replaced only if
     they are of the same runs.
     """
-    from mlpsubmit import results
-    from mlpsubmit.display.console import Console
     from mlpsubmit.results._plot import check_figure
     from mlpsubmit.results.join import joined_id
     from mlpsubmit.runs.join import collect_runs
@@ -65,7 +63,7 @@ def collect(
     written = written if written.suffix else written.with_suffix(".nc")
     with collect_runs(opened, written, force=force) as dataset:
         if table:
-            Console().print(results.summary_table(dataset))
+            _print_table(dataset)
         if early := int((dataset["timekeys"] == 0).any("threshold").sum()):
             echo(crossed_at_start(early), err=True)
         if plot:
@@ -81,6 +79,38 @@ def collect(
     complete = [_report(run, status) for run, status in zip(opened, statuses, strict=True)]
     if not all(complete):
         sys.exit(1)
+
+
+def _print_table(dataset: xr.Dataset) -> None:
+    """Print the table of results: in a pipe all of it, in a terminal the columns that fit.
+
+    Steps to thresholds are left out first, then further losses, then the first axes, which tell
+    joined runs apart.
+    """
+    from mlpsubmit import results
+    from mlpsubmit.display.console import Console
+    from mlpsubmit.results.axes import shown_axes
+
+    console, table = Console(), results.summary_table(dataset)
+    columns = table.columns
+    axes = sum(len(axis.columns) for axis in shown_axes(dataset))
+    optional = [*reversed(columns[axes + 2 :]), *columns[: max(axes - 1, 0)]]
+    left_out = []
+    endless = console.options.update(max_width=1 << 20)
+    while (width := console.measure(table, options=endless).maximum) > console.width:
+        if not console.is_terminal:
+            console = Console(width=width)
+        elif optional:
+            left_out.append(optional.pop(0))
+            columns.remove(left_out[-1])
+        else:
+            break
+    for column in columns:
+        column.no_wrap = True
+    console.print(table)
+    if left_out:
+        names = ", ".join(inline(column.header) for column in left_out)
+        echo(f"not shown, as this terminal is narrow: {names}")
 
 
 def _report(run: Run, status: Status) -> bool:

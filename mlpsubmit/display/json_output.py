@@ -1,7 +1,7 @@
 """JSON for scripts: one object per command, in one style.
 
 Keys are lower_snake_case and have units in their names; times are UTC, as ISO 8601 with a Z. What
-JSON has no number for is a string: ``"NaN"``, ``"Infinity"``, ``"-Infinity"``.
+JSON has no number for is a string: ``"NaN"``, ``"Infinity"``, ``"-Infinity"``, ``"(1+2j)"``.
 """
 
 from __future__ import annotations
@@ -34,4 +34,4 @@ def _plain(value: Any) -> Any:
         return _plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
+    return str(value) if isinstance(value, complex) else value

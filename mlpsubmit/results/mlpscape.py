@@ -62,6 +62,8 @@ def mlpscape_dictionary(layout: Layout, source: ResultSource) -> dict[str, Any]:
         values = values.reshape(layout.size, *values.shape[len(layout.shape) :])[indices]
         if variable.name in timekeys:
             values = np.nan_to_num(values, nan=-1).astype(np.int64)
+        elif values.dtype.kind == "b":  # which is no number to it
+            values = values.astype(np.int64)
         return _trace(layout, keys, values)
 
     return {

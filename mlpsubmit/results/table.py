@@ -31,9 +31,9 @@ NOTHING = "–"
 def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
     """Return a table with a row per point of the sweep; trials share a row.
 
-    Losses and metrics are final ones, timekeys the first steps at a threshold: the mean and (over
-    several trials) the sample standard deviation of those that are finite, or crossed it. If only
-    some of the finished trials crossed a threshold, the cell has their number: ``297 (1/2)``.
+    Losses and metrics are final ones, of trials that did not diverge; timekeys are the first steps
+    at a threshold, of trials that crossed it: the mean and (over several) the sample standard
+    deviation. If only some finished trials crossed, the cell has their share: ``297 (1/2)``.
 
     Args:
         dataset: from `to_dataset`, or opened from a file; only the rows shown are read.
@@ -56,6 +56,8 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
         table.add_column(Text(name), justify="right")
     for suffix in threshold_suffixes(dataset):
         of = f"{suffix[1:].replace('_', ' ')} " if suffix else ""
+        numbered = f"threshold_value{suffix}" in dataset.coords  # an axis has other thresholds
+        of += "number " if numbered else ""
         for threshold in dataset[f"threshold{suffix}"].values:
             label = threshold_label(float(threshold))
             table.add_column(Text(f"steps to {of}{label}"), justify="right")
@@ -84,9 +86,10 @@ def _cells(point: xr.Dataset) -> list[str]:
     cells = [_status(status)]
     for name in _values(point):
         losses = np.atleast_1d(final_values(point[name].transpose(*trial, ...)))
-        # A config that has not diverged has no NaN, unless the loss was not evaluated.
-        evaluated = done.any() and not np.isnan(losses[status == "done"]).any()
-        cells.append(_mean(losses[done & np.isfinite(losses)]) if evaluated else NOTHING)
+        # Not of those that diverged: their last finite loss may be of any size.
+        own = losses[status == "done"]
+        evaluated = done.any() and not np.isnan(own).any()
+        cells.append(_mean(own) if evaluated else NOTHING)
     for suffix in threshold_suffixes(point):
         along = f"threshold{suffix}"
         timekeys = point[f"timekeys{suffix}"].transpose(along, *trial).values

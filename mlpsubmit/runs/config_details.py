@@ -140,7 +140,8 @@ def _of_result(
             continue
         grab = grab_of(name)
         own = name.removeprefix("metric.") if grab is None else result_name(*grab)
-        results[own] = _brief(stored[name][row], grab=grab is not None)
+        traced = grab is None or "grab_step" in stored.arrays()
+        results[own] = _brief(stored[name][row], traced=traced)
     return {
         "state": STATUSES[int(stored["status"][row])],
         "task": task,
@@ -165,14 +166,12 @@ def _crossings(keys: RunKeys, index: int, name: str, steps: Any) -> dict[str, in
     return {str(value): None if step < 0 else int(step) for value, step in found}
 
 
-def _brief(value: Any, *, grab: bool) -> Any:
-    """Return a number, the last value of a trace, or the shape of an array."""
+def _brief(value: Any, *, traced: bool) -> Any:
+    """Return a number, or the shape of an array; of a trace the last one."""
     array = np.asarray(value)
-    if array.ndim == 0:
-        return array.item()
-    if array.ndim == 1 and array.size and not grab:
-        return array[-1].item()
-    return f"array of shape {array.shape}"
+    if traced and array.ndim and len(array):
+        array = array[-1]
+    return f"array of shape {array.shape}" if array.ndim else array.item()
 
 
 def _task(run: RunDirectory, tasks: Sequence[TaskStatus], pack: str) -> TaskStatus | None:

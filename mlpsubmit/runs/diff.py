@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -113,8 +113,8 @@ def _settings(before: RunKeys, after: RunKeys) -> tuple[list[Change], list[Chang
         for change in changes(*known, before.run.id, after.run.id)
         if change.name not in on_axes
     ]
-    functions = [change for change in found if change.name in with_parts]
-    settings = [change for change in found if change.name not in with_parts]
+    functions = [change for change in found if _is_function(change.name, with_parts)]
+    settings = [change for change in found if change not in functions]
     covered = on_axes.union(*known)
     others = (
         {name: str(value) for name, value in keys.fixed.items() if name not in covered}
@@ -130,14 +130,21 @@ def _settings(before: RunKeys, after: RunKeys) -> tuple[list[Change], list[Chang
     return [*axes, *settings, *_changed(*others)], functions
 
 
+def _is_function(name: str, with_parts: Collection[str]) -> bool:
+    """Return whether an ingredient is a function: of the user, or of the library."""
+    return name in with_parts or name in ("batchfn", "data") or name.startswith("grab[")
+
+
 def _with_defaults(change: Change, before: RunKeys, after: RunKeys) -> Change:
-    """Return a change with the value of a setting that is at its default in one run."""
-    texts = [
-        f"{keys.fixed[change.name]} (default)"
-        if text == "(default)" and change.name in keys.fixed
-        else text
-        for text, keys in ((change.before, before), (change.after, after))
-    ]
+    """Return a change with the value of a setting that is at its default in one run.
+
+    What is no hyperparameter has no default: a run without it does not have it.
+    """
+    texts = []
+    for text, keys in ((change.before, before), (change.after, after)):
+        if text == "(default)":
+            text = f"{keys.fixed[change.name]} {text}" if change.name in keys.fixed else ""
+        texts.append(text)
     return replace(change, before=texts[0], after=texts[1])
 
 

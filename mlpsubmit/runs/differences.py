@@ -128,7 +128,9 @@ def axis_changes(before: RunKeys, after: RunKeys) -> Iterator[Change]:
     for name in dict.fromkeys([*old, *new]):
         if old.get(name) != new.get(name):
             texts = [
-                _values(own[name]) if name in own else f"{known.get(name, 'not set')} (no axis)"
+                _values(own[name])
+                if name in own
+                else (f"{known[name]} (no axis)" if name in known else "")
                 for own, known in zip((old, new), fixed, strict=True)
             ]
             yield Change(f"axis {name}", "", texts[0], texts[1])

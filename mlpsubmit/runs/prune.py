@@ -217,9 +217,9 @@ def _reason_to_keep(run: RunDirectory, status: Status, needed: dict[str, str]) -
 class _Contents:
     """What is read of the runs of a sweep to compare them, each once."""
 
-    _keys: dict[str, Keys] = field(default_factory=dict)
-    _data: dict[str, dict[str, str]] = field(default_factory=dict)
-    _stored: dict[str, Keys] = field(default_factory=dict)
+    _keys: dict[Path, Keys] = field(default_factory=dict)
+    _data: dict[Path, dict[str, str]] = field(default_factory=dict)
+    _stored: dict[Path, Keys] = field(default_factory=dict)
 
     def superseding(self, run: RunDirectory, later: Sequence[RunDirectory]) -> RunDirectory | None:
         """Return the latest run with an intact result of every config of another; else None."""
@@ -242,23 +242,23 @@ class _Contents:
 
     def _keys_of(self, run: RunDirectory) -> Keys:
         """Return the keys of all configs of a run."""
-        if run.id not in self._keys:
-            self._keys[run.id] = RunKeys(run).all_keys().view(_KEY)
-        return self._keys[run.id]
+        if run.path not in self._keys:
+            self._keys[run.path] = RunKeys(run).all_keys().view(_KEY)
+        return self._keys[run.path]
 
     def _data_of(self, run: RunDirectory) -> dict[str, str]:
         """Return the hashes of the data of a run, by key."""
-        if run.id not in self._data:
+        if run.path not in self._data:
             records = run.data_records()
-            self._data[run.id] = {key: record["hash"] for key, record in records.items()}
-        return self._data[run.id]
+            self._data[run.path] = {key: record["hash"] for key, record in records.items()}
+        return self._data[run.path]
 
     def _stored_in(self, run: RunDirectory) -> Keys:
         """Return the keys of all intact results of a run, which are read."""
-        if run.id not in self._stored:
+        if run.path not in self._stored:
             texts = (pack["key"].tobytes().decode() for pack in run.results.packs())
-            self._stored[run.id] = np.frombuffer(b"".join(map(bytes.fromhex, texts)), _KEY)
-        return self._stored[run.id]
+            self._stored[run.path] = np.frombuffer(b"".join(map(bytes.fromhex, texts)), _KEY)
+        return self._stored[run.path]
 
 
 def _states(run: RunDirectory, pack: str) -> Iterator[Path]:
@@ -287,8 +287,8 @@ def remove(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
     """Remove candidates; yield each with why it could not be removed, empty if it was.
 
     While something is removed, nothing can be launched or resumed there. Somebody may have answered
-    long after the candidates were found: what has begun since is left alone, and so is a run whose
-    results no later run has any more; these are read again.
+    long after the candidates were found, so all that a run may be kept for is looked at again: what
+    has begun since, runs that begin from its networks, and whether a later run has its results.
     """
     contents = _Contents()
     for candidate in candidates:
@@ -310,15 +310,28 @@ def _remove(candidate: Candidate, contents: _Contents) -> None:
             if not path.exists():
                 return  # another prune was faster
             held.enter_context(submission_lock(path / run_directory.PLAN, f"run {candidate.run}"))
-            if _is_open(read_status(RunDirectory.open(path))):
-                raise RunError(f"run {candidate.run}: is in progress by now")
-        if candidate.kind == "run":
-            runs = _readable_runs(candidate.sweep)
-            number = [run.id for run in runs].index(candidate.run)
-            if contents.superseding(runs[number], runs[number + 1 :]) is None:
-                raise RunError(f"run {candidate.run}: no later run has all its results any more")
+            _check_again(RunDirectory.open(path), candidate, contents)
         for own in candidate.paths:
             _remove_path(own, hidden=candidate.kind == "temporary")
+
+
+def _check_again(run: RunDirectory, candidate: Candidate, contents: _Contents) -> None:
+    """Check that what was found of a run still holds.
+
+    Raises:
+        RunError: it does not.
+    """
+    status = read_status(run)
+    if candidate.kind != "run":
+        if _is_open(status):
+            raise RunError(f"run {run.id}: is in progress by now")
+        return
+    if why := _reason_to_keep(run, status, _networks_of(candidate.sweep.parent)):
+        raise RunError(f"run {run.id}: {why} by now")
+    runs = _readable_runs(candidate.sweep)
+    number = [one.id for one in runs].index(run.id)
+    if contents.superseding(runs[number], runs[number + 1 :]) is None:
+        raise RunError(f"run {run.id}: no later run has all its results any more")
 
 
 def _remove_path(path: Path, *, hidden: bool) -> None:

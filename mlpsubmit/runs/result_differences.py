@@ -52,8 +52,8 @@ class VariableDifference:
     other_shape: int = 0
     one_sided: int = 0
     largest: float = 0.0
-    before: float = math.nan
-    after: float = math.nan
+    before: complex = math.nan
+    after: complex = math.nan
     config: tuple[int, int] | None = None
 
 
@@ -196,7 +196,9 @@ def _compare(
     a, b = arrays
     first, second = (np.zeros(0) if clock is None else clock for clock in clocks)
     same_clock = np.array_equal(first, second)
-    if a.shape == b.shape and a.dtype == b.dtype and same_clock:
+    if a.dtype != b.dtype:  # integers are floats in packs of which a config has none
+        a, b = (x.astype(np.result_type(a, b)) for x in (a, b))
+    if a.shape == b.shape and same_clock:
         bits = [np.ascontiguousarray(x).reshape(len(x), -1).view(np.uint8) for x in (a, b)]
         equal = np.asarray((bits[0] == bits[1]).all(axis=1)) if bits[0].size else _all(a)
     else:
@@ -236,7 +238,7 @@ def _measure(difference: VariableDifference, a: Array, b: Array, configs: Indice
     place = np.unravel_index(int(by.argmax()), by.shape)
     if by[place] > difference.largest:
         difference.largest = float(by[place])
-        difference.before, difference.after = (float(np.real(x[place])) for x in (a, b))
+        difference.before, difference.after = (x[place].item() for x in (a, b))
         difference.config = (int(configs[place[0], 0]), int(configs[place[0], 1]))
 
 

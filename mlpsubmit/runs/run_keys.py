@@ -293,8 +293,9 @@ def _selectable(axis: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
 
 
 def _equal(value: Any, wanted: Any) -> bool:
-    """Return whether a value of an axis is a wanted one, or has this text."""
-    if str(value).lower() == str(wanted).lower():
+    """Return whether a value of an axis is a wanted one, or has this text, without its dollars."""
+    texts = [str(one).lower() for one in (value, wanted)]
+    if texts[0] == texts[1] or texts[0].replace("$", "") == texts[1]:
         return True
     try:
         return not isinstance(value, bool) and float(value) == float(wanted)

@@ -88,7 +88,7 @@ class Grabber(Part):
     """
 
     PER_ROW = ("_last_batch",)
-    SAVED = ("_shapes", "_last_column")
+    SAVED = ("_shapes", "_last_column", "_dtypes")
     ON_HOST = ("_arrays",)
 
     def __init__(
@@ -120,6 +120,8 @@ class Grabber(Part):
         # Results: (K, ...) or (K, columns, ...) per entry, and the shapes of each config's by key.
         self._leading = (K, columns) if traced else (K,)
         self._arrays: dict[Entry, Array] = {}
+        #: Per entry, the type of its values: arrays have one that can hold NaN.
+        self._dtypes: dict[Entry, str] = {}
         self._shapes: dict[str, dict[int, Shapes]] = {name: {} for name in grabs}
         self._labels = {name: labels_of(grab).of_grab(name) for name, grab in grabs.items()}
         self._calls = 0
@@ -256,6 +258,8 @@ class Grabber(Part):
                 index = (config, column)[: len(self._leading)]
                 inner = tuple(slice(size) for size in value.shape)
                 self._array_for(entry, value)[index + inner] = value
+                known = np.dtype(self._dtypes.get(entry, value.dtype))
+                self._dtypes[entry] = np.result_type(known, value.dtype).str
             pending.clear()
         self._pending_bytes = 0
 
@@ -295,6 +299,7 @@ class Grabber(Part):
     def results(self, diverged: Sequence[bool]) -> dict[str, Array]:
         """Return (K, ...) or (K, G, ...) per name: traces keep their final value to the end.
 
+        Integers and booleans are such if none is missing, else float64.
         Those of a diverged config are NaN from the step at which it diverged, or from the one
         before where the grab raised because that update had made the weights overflow.
         """
@@ -308,7 +313,11 @@ class Grabber(Part):
                     array[config, column + 1 :] = array[config, column]
         order = list(self.grabs)
         entries = sorted(arrays, key=lambda entry: order.index(entry[0]))
-        return {result_name(*entry): arrays[entry] for entry in entries}
+        return {result_name(*entry): self._as_returned(entry, arrays[entry]) for entry in entries}
+
+    def _as_returned(self, entry: Entry, array: Array) -> Array:
+        dtype = self._dtypes.get(entry, array.dtype)
+        return array if np.isnan(array).any() else array.astype(dtype, copy=False)
 
     def extend(self) -> None:
         """Make room for the further steps of a longer training than the state is of."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,6 +178,28 @@ def test_an_argument_that_nothing_provides_is_said_at_launch(
     assert "linear needs 'noise'" in refused.err
     assert "give the argument in the spec, as an axis, or with a default" in refused.err
     assert refused.code == 2
+
+
+def test_a_table_has_all_columns_in_a_pipe_and_those_that_fit_in_a_terminal(
+    mlpsubmit: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thresholds = [0.5, 0.4, 0.3, 0.2, 0.1]
+    overrides = ("MAX_ITER=3", f"LOSS_CHECKPOINTS={thresholds}")
+    assert mlpsubmit("launch", "small.py", "--executor", "debug", *overrides).code == 0
+    table = mlpsubmit("collect").out.partition("results:")[0]
+    assert all(f"steps to {threshold}" in table.splitlines()[2] for threshold in thresholds)
+    assert "…" not in table
+    for variable, value in {"COLUMNS": "60", "FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("NO_COLOR", "1")
+    lines = [re.sub("\x1b\\[[0-9;]*m", "", line) for line in mlpsubmit("collect").out.splitlines()]
+    assert {len(line) for line in lines if line[:1] in tuple("┏┃┡│└")} == {55}
+    assert "steps to 0.5" in lines[2]
+    assert "not shown, as this terminal is narrow: steps to 0.1, steps to 0.2, " in lines[-2]
+    monkeypatch.setenv("COLUMNS", "30")
+    lines = mlpsubmit("collect").out.splitlines()
+    assert lines[-2].endswith("steps to 0.5, width")
+    assert "noise" in lines[2]
 
 
 @pytest.mark.parametrize("command", ["status", "collect", "resume", "cancel", "logs"])

@@ -131,9 +131,11 @@ def test_the_times_and_units_of_tasks(mlpsubmit: Command, runs: tuple[str, str])
 
 def test_numbers_that_json_has_not_are_strings(capfd: pytest.CaptureFixture[str]) -> None:
     inf = float("inf")
-    echo_json("x/1", {"a": [inf, -inf, float("nan"), 1.5, True, None], "b": {"path": Path("/x")}})
+    echo_json(
+        "x/1", {"a": [inf, -inf, float("nan"), 1 + 2j, 1.5, True, None], "b": {"path": Path("/x")}}
+    )
     content = json.loads(capfd.readouterr().out, parse_constant=refuse)
-    listed = ["Infinity", "-Infinity", "NaN", 1.5, True, None]
+    listed = ["Infinity", "-Infinity", "NaN", "(1+2j)", 1.5, True, None]
     assert content == {"schema": "x/1", "a": listed, "b": {"path": "/x"}}
 
 

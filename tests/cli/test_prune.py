@@ -144,6 +144,12 @@ def test_runs_that_others_begin_from_or_that_keep_states_stay(
     (workplace / "mlpruns").rename(workplace / "moved")
     assert found(mlpsubmit, "--runs-dir", "moved")["kept"] == listed["kept"]
     (workplace / "moved").rename(workplace / "mlpruns")
+    # Also if that run is launched after the list was made, and before the answer.
+    (workplace / "mlpruns" / "tuned").rename(workplace / "later")
+    candidates = pruning.find([folder / first]).candidates
+    (workplace / "later").rename(workplace / "mlpruns" / "tuned")
+    ((_, refused),) = pruning.remove(candidates)
+    assert refused == f"run {first}: {why} by now"
     shutil.rmtree(workplace / "mlpruns" / "tuned")
     (folder / first / "states" / "0000000.pt").write_bytes(b"x")
     why = "keeps states that a longer training can go on from (KEEP_STATE)"
@@ -179,15 +185,19 @@ def test_a_run_stays_if_the_later_one_is_lost_before_the_answer(
     folder: Path, grown: tuple[str, str]
 ) -> None:
     first, second = grown
-    candidates = pruning.find([folder / first]).candidates
-    assert [one.kind for one in candidates] == ["run"]
+    copied = folder.parent / "a copy"  # its runs have the same ids
+    shutil.copytree(folder, copied)
+    candidates = pruning.find([copied / first, folder / first]).candidates
+    assert [one.kind for one in candidates] == ["run", "run"]
     for shard in (folder / second / "results").glob("*.tar"):
         content = bytearray(shard.read_bytes())
         content[1000] ^= 1
         shard.unlink()  # it may be linked to the other run
         shard.write_bytes(content)
-    ((_, why),) = pruning.remove(candidates)
+    (_, removed), (_, why) = pruning.remove(candidates)
+    assert (removed, visible(copied)) == ("", {second})
     assert why == f"run {first}: no later run has all its results any more"
+    candidates = candidates[1:]
     shutil.rmtree(folder / second)
     ((_, why),) = pruning.remove(candidates)
     assert why == f"run {first}: no later run has all its results any more"

@@ -273,13 +273,15 @@ def test_a_config_is_selected_by_positions_and_by_values_with_commas(
 ) -> None:
     text = (workplace / "small.py").read_text().replace("    LR=0.1,\n", "")
     text = text.replace('"WIDTH": [4, 8]', '("WIDTH", "LR"): [(4, 0.1), (8, 0.2)]')
-    text = text.replace('"trial": range(2)', '"tag": ["a, b", "noise, c", "\\x1b[31m"]')
+    text = text.replace('"trial": range(2)', '"tag": ["a, b", "noise, c", "\\x1b[31m", "$x_1$"]')
     text = text.replace("def linear(noise,", "def linear(noise, tag,")
     (workplace / "small.py").write_text(text)
     run = launched(mlpsubmit)
     found = shown(mlpsubmit, run, "--config", "width_lr=1,noise=0.5,tag=noise, c")
     assert found["point"] == {"width": 8, "lr": 0.2, "noise": 0.5, "tag": "noise, c"}
-    assert found["index"] == 10
+    assert found["index"] == 13
+    without_dollars = shown(mlpsubmit, run, "--config", "width_lr=1,noise=0.5,tag=x_1")
+    assert without_dollars["point"]["tag"] == "$x_1$"
     refused = mlpsubmit("show", run, "--config", "width_lr=2")
     assert f"width_lr=2: matches no config of run {run}; valid are width_lr = 0, 1" in refused.err
     assert "\x1b" not in mlpsubmit("show", run).out
@@ -571,6 +573,39 @@ def test_traces_are_compared_at_the_steps_that_both_have(mlpsubmit: Command) -> 
     assert [one["equal_configs"] for one in losses] == [0]
     assert losses[0]["other_shape_configs"] == 0
     assert losses[0]["largest_difference"] is None
+
+
+def test_complex_and_traced_grabs_are_shown_and_compared(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    text = (workplace / "small.py").read_text()
+    grabs = (
+        "unit=lambda LR: torch.tensor(LR * 1j), count=lambda LR: torch.arange(3) + round(9 * LR)"
+    )
+    (workplace / "small.py").write_text(text.replace('{"size": size}', f"dict({grabs})"))
+    one = ("noise=[0.5]", "trial=[0]", "WIDTH=8", "LOSS_CHECKPOINTS=[]")
+    first = launched(mlpsubmit, *one)
+    second = launched(mlpsubmit, *one, "LR=0.3", "ONLYTHRESHOLDS=False")
+    results = [shown(mlpsubmit, run, "--config", "0")["results"] for run in (first, second)]
+    assert [one["unit"] for one in results] == [
+        str(complex(np.complex64(x * 1j))) for x in (0.1, 0.3)
+    ]
+    assert [one["count"] for one in results] == ["array of shape (3,)"] * 2
+    assert open_run(second).collect()["count"].dtype == np.int64
+    third = launched(mlpsubmit, *one, "LR=0.3")
+    out = mlpsubmit("diff", first, third).out
+    assert "largest difference 0.2 (0+0.1j -> 0+0.3j)" in out
+    assert json.loads(mlpsubmit("diff", first, third, "--json").out)["results"]["variables"]
+
+
+def test_what_only_one_run_has_is_none_in_the_other(mlpsubmit: Command, workplace: Path) -> None:
+    first = launched(mlpsubmit)
+    text = (workplace / "small.py").read_text()
+    (workplace / "small.py").write_text(text.replace('"size": size', ""))
+    second = launched(mlpsubmit)
+    lines = mlpsubmit("diff", first, second).out.splitlines()
+    assert "  grab[size]: size -> (none)" in lines
+    assert lines.index("functions:") < lines.index("  grab[size]: size -> (none)")
 
 
 def test_what_is_finite_in_one_run_only_is_counted(mlpsubmit: Command) -> None:

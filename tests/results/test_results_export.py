@@ -339,6 +339,13 @@ def test_pickle_needs_nothing_but_builtins_and_numpy(traced, tmp_path):
     np.testing.assert_array_equal(losses[64, "relu"], [2, np.nan, 3])
 
 
+def test_booleans_are_0_and_1_in_a_pickle(fakes, tmp_path):
+    source = fakes.Source([fakes.pack([0, 1], grab__flag=[True, False])])
+    path = write(fakes.layout(a=[1, 2]), source, tmp_path / "results.pkl")
+    trace = ExptTrace.deserialize(pickle.loads(path.read_bytes())["extras"]["flag"])
+    assert [trace[1].item(), trace[2].item()] == [1, 0]
+
+
 def test_pickle_says_which_axis_expt_trace_refuses(fakes, tmp_path):
     with pytest.raises(UserError, match=r"do not fit a \.pkl: variable name 'val' .* write \.nc"):
         write(fakes.layout(val=[1]), fakes.Source([fakes.pack([0])]), tmp_path / "results.pkl")

@@ -350,6 +350,43 @@ def test_a_config_that_diverged_is_a_curve_of_its_own_and_does_not_set_the_scale
     assert axes[0, 0].get_ylim()[1] < 10
 
 
+def diverged_trials(fakes, **more):
+    """Of each width the last trial diverged, where its loss was 1e20; of width 2 both did."""
+    status = np.array([[1, 2], [2, 2]], np.uint8).ravel()
+    losses = np.array([[0.5, 1e20], [1e20, 1e20]]).ravel()
+    held = {"status": status, "train_loss": losses, "grab__gain": losses, "steps": [10, 5, 3, 2]}
+    layout = fakes.layout(width=[1, 2], trial=[0, 1])
+    return to_dataset(layout, fakes.Source([fakes.pack(range(4), **held, **more)]))
+
+
+@pytest.mark.parametrize("y", ["train_loss", "gain"])
+def test_final_values_of_configs_that_diverged_are_in_no_mean(fakes, draw, y):
+    dataset = diverged_trials(fakes)
+    axes = draw(dataset, y, x="width")
+    np.testing.assert_array_equal(axes[0, 0].lines[0].get_ydata(), [0.5, np.nan])
+    assert axes[0, 0].get_ylim()[1] < 1
+    assert legend_texts(axes) == ["mean over those that are finite", "none finite"]
+    np.testing.assert_array_equal(
+        draw(dataset, "steps", x="width")[0, 0].lines[0].get_ydata(), [7.5, 2.5]
+    )
+
+
+def test_configs_without_the_value_that_goes_across_are_told(fakes, tmp_path):
+    request = requested("steps", {"x": "train_loss", "hue": "width"}, (), {}, "scatter")
+    drawn = plot_to_file(diverged_trials(fakes), request, tmp_path / "a.png")
+    assert drawn.notes == ["3 configs have no final train loss, and no point"]
+
+
+def test_crosses_of_several_colours_at_one_place_are_below_each_other(fakes, draw):
+    dataset = final(fakes, [0.1], [5, -1, 5, -1, 5, -1], a=["x", "y", "z"], lr=[0.1, 0.2])
+    for kind in ("line", "scatter"):
+        panel = draw(dataset, x="lr", hue="a", kind=kind)[0, 0]
+        crosses = [line for line in panel.lines if line.get_marker() == "x"]
+        assert [line.get_xydata().tolist() for line in crosses] == [
+            [[0.2, height]] for height in (1, 0.95, 0.9)
+        ]
+
+
 def test_another_test_loss_is_dashed(fakes, draw):
     axes = draw(traced(fakes, fakes.layout(width=[1, 2]), test=3.0))
     styles = [line.get_linestyle() for line in axes[0, 0].lines]
@@ -401,7 +438,7 @@ def test_a_heatmap_of_small_cells_marks_them_with_circles(fakes, draw):
     (mark,) = axes[0, 0].texts
     assert (mark.get_text(), mark.xy) == ("○", (3, 4))
     assert "○: not all crossed" in legend_texts(axes)
-    assert len(axes[0, 0].get_xticks()) == 16
+    assert len(axes[0, 0].get_xticks()) == 13  # turned, with room for each
 
 
 def test_a_band_that_is_asked_for_in_vain_is_told(fakes, tmp_path):
@@ -528,6 +565,29 @@ def ticks(panel, which):
     low, high = sorted(axis.get_view_interval())
     placed = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
     return [text.get_text() for at, text in placed if low <= at <= high]
+
+
+def test_a_logarithmic_axis_has_several_ticks_where_it_spans_few_powers(fakes, draw):
+    panel = draw(final(fakes, [0.1], [12, 300], lr=[1, 2]))[0, 0]
+    assert ticks(panel, "y") == ["20", "50", "100", "200"]
+
+
+def test_numbers_in_labels_are_not_shortened_to_powers(fakes, draw):
+    axes = draw(traced(fakes, fakes.layout(samples=[1000.0, 2048.0, 1e6])))
+    assert legend_texts(axes) == ["1000", "2048", "1e+06"]
+
+
+@pytest.mark.parametrize("kind", ["line", "heatmap"])
+def test_a_tuple_is_one_line_below_an_axis_and_a_zipped_value_two(fakes, draw, kind):
+    axes = {"betas": ["(0.9, 0.99)", "(0.5, 0.9)"], "b": [1, 2]}
+    panel = draw(final(fakes, [0.1], [1, 2, 3, 4], **axes), x="betas", kind=kind)[0, 0]
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["(0.9, 0.99)", "(0.5, 0.9)"]
+    zipped = Dimension("opt", {"betas": tuple(axes["betas"]), "lr": (0.1, 0.2)})
+    layout = Layout((zipped, Dimension("b", {"b": (1, 2)})), (0.1,), {})
+    pack = fakes.pack(range(4), thresholds=1, timekeys=np.arange(4).reshape(4, 1))
+    dataset = to_dataset(layout, fakes.Source([pack]))
+    panel = draw(dataset, x="betas", kind=kind)[0, 0]
+    assert panel.get_xticklabels()[0].get_text() == "(0.9, 0.99)\n0.1"
 
 
 def test_ticks_are_powers_of_ten(fakes, draw):

@@ -41,7 +41,7 @@ def test_trials_are_taken_together(fakes):
     table = summary_table(to_dataset(layout, fakes.Source(packs, [failure])))
     assert cells(table) == [
         ["width", "done", "train loss", "test loss", "steps to 0.15", "steps to 0.1"],
-        ["64", "3/3, 1 diverged", "2 ± 1", "3 ± 1.4", "15 ± 7 (2/3)", "never"],
+        ["64", "3/3, 1 diverged", "2.5 ± 0.71", "3 ± 1.4", "15 ± 7 (2/3)", "never"],
         ["256", "1/2, 1 failed", "4", "5", "1,000", "2,000"],
     ]
 
@@ -107,3 +107,15 @@ def test_a_sweep_without_axes_is_one_row(fakes, axes):
 def test_points_left_out_have_no_row(fakes):
     dataset = to_dataset(fakes.layout(a=[0, 1], included=np.array([False, True])), fakes.Source())
     assert cells(summary_table(dataset))[1:] == [["1", "0/1", "–", "–"]]
+
+
+def test_thresholds_that_an_axis_sets_are_numbered(fakes):
+    layout = fakes.layout(thresholds=[0, 1], loss_checkpoints=["(0.5, 0.1)", "(0.3,)"])
+    layout = dataclasses.replace(layout, threshold_axis=("loss_checkpoints", [[0.5, 0.1], [0.3]]))
+    pack = fakes.pack([0, 1], thresholds=2, timekeys=[[3, 9], [5, -1]])
+    rows = cells(summary_table(to_dataset(layout, fakes.Source([pack]))))
+    assert [row[-2:] for row in rows] == [
+        ["steps to number 0", "steps to number 1"],
+        ["3", "9"],
+        ["5", "–"],
+    ]

@@ -115,7 +115,7 @@ def test_what_was_measured_is_in_every_format(run, tmp_path: Path, capsys) -> No
     out = Console(file=io.StringIO(), width=400)
     out.print(summary_table(ds))
     assert "test accuracy" in out.file.getvalue()
-    assert "steps to test accuracy 0" in out.file.getvalue()
+    assert "steps to test accuracy number 0" in out.file.getvalue()
 
 
 def test_thresholds_crossed_at_step_0_are_counted(capsys, run, tmp_path: Path) -> None:

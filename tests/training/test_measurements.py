@@ -87,14 +87,14 @@ def test_gradients_are_enabled_and_leave_the_training_alone(gaussian, make_mlps,
 
 
 RESULTS = {
-    "int": (3, (), np.float64),
-    "bool": (True, (), np.float64),
+    "int": (3, (), np.int64),
+    "bool": (True, (), np.bool_),
     "float": (0.5, (), np.float64),
     "numpy": (np.arange(6.0, dtype=np.float32).reshape(2, 3), (2, 3), np.float32),
     "list": ([1, 2.5], (2,), np.float64),
-    "nested": ([[1, 2], [3, 4]], (2, 2), np.float64),
+    "nested": ([[1, 2], [3, 4]], (2, 2), np.int64),
     "tensor": (torch.ones(2, 2), (2, 2), np.float32),
-    "integers": (torch.arange(3), (3,), np.float64),
+    "integers": (torch.arange(3), (3,), np.int64),
     "bfloat16": (torch.ones(2, dtype=torch.bfloat16), (2,), np.float32),
     "complex": (torch.ones(2, dtype=torch.complex64), (2,), np.complex64),
     "tensors": ([torch.ones(2), torch.zeros(2)], (2, 2), np.float32),
@@ -113,6 +113,15 @@ def test_numbers_arrays_tensors_and_lists_are_kept(name, only, gaussian, make_ml
     assert got.grabs["g"].dtype == dtype
     if isinstance(value, torch.Tensor) and value.dtype != torch.bfloat16:
         assert (got.grabs["g"] == value.numpy()).all()
+
+
+def test_integers_that_some_configs_lack_are_floats(gaussian, make_mlps):
+    contexts = [{"n": 1}, {"n": 2}]
+    grabs = {"several": lambda n: [7] * n, "mixed": lambda n: 3 if n == 1 else 0.5}
+    got = final(make_mlps(2), [gaussian(0)] * 2, grabs, contexts=contexts)
+    np.testing.assert_array_equal(got.grabs["several"], [[7, np.nan], [7, 7]])
+    np.testing.assert_array_equal(got.grabs["mixed"], [3, 0.5])
+    assert {got.grabs[name].dtype for name in grabs} == {np.dtype(np.float64)}
 
 
 def test_what_a_view_of_the_weights_showed_is_kept(gaussian, make_mlps):

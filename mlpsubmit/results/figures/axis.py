@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from mlpsubmit.results.figures.text import title_of, value_text
+from mlpsubmit.results.figures.text import label, title_of, value_text
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Axis:
         dim: its dimension.
         codes: the level of each position along the dimension, shape (size of dim,).
         levels: the distinct values: numbers in order, others as they come.
-        texts: of the levels.
+        parts: the texts of each level: its own, and those of members of a zipped axis.
         title: its name for people.
         numeric: whether the levels are numbers.
     """
@@ -38,7 +38,7 @@ class Axis:
     dim: str
     codes: Codes
     levels: Array
-    texts: tuple[str, ...]
+    parts: tuple[tuple[str, ...], ...]
     title: str
     numeric: bool
 
@@ -46,6 +46,16 @@ class Axis:
     def size(self) -> int:
         """The number of levels."""
         return len(self.levels)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The text of each level, in one line."""
+        return tuple(map(", ".join, self.parts))
+
+    @property
+    def ticks(self) -> list[str]:
+        """The label of a tick at each level, with a line per member of a zipped axis."""
+        return ["\n".join(label(part, 16) for part in parts) for parts in self.parts]
 
     @property
     def is_wide(self) -> bool:
@@ -57,12 +67,12 @@ class Axis:
 
         They must be equal at all positions of a level.
         """
-        texts = [
-            ", ".join([text, *(other.texts[other.codes[self._first(i)]] for other in others)])
-            for i, text in enumerate(self.texts)
+        parts = [
+            sum((other.parts[other.codes[self._first(i)]] for other in others), own)
+            for i, own in enumerate(self.parts)
         ]
         title = ", ".join([self.title, *(other.title for other in others)])
-        return replace(self, texts=tuple(texts), title=title)
+        return replace(self, parts=tuple(parts), title=title)
 
     def determines(self, other: Axis) -> bool:
         """Return whether another coordinate of the dimension has one value at each level."""
@@ -114,9 +124,9 @@ def along(dataset: xr.Dataset, dim: str) -> Along:
     if dim in axes:
         return Along(tuple(axes.values()), axes[dim])
     members, positions = tuple(axes.values()), np.arange(dataset.sizes[dim])
-    texts = tuple(", ".join(axis.texts[axis.codes[i]] for axis in members) for i in positions)
+    parts = tuple(tuple(axis.texts[axis.codes[i]] for axis in members) for i in positions)
     title = ", ".join(axis.title for axis in members)
-    whole = Axis(dim, dim, positions, positions, texts, title, numeric=False)
+    whole = Axis(dim, dim, positions, positions, parts, title, numeric=False)
     return Along(members, whole)
 
 
@@ -132,16 +142,20 @@ def number_texts(levels: Array) -> tuple[str, ...]:
 def _axis(dataset: xr.Dataset, name: str, dim: str) -> Axis:
     if name not in dataset.coords:
         positions = np.arange(dataset.sizes[dim])
-        texts = tuple(map(str, positions))
-        return Axis(name, dim, positions, positions, texts, name.replace("_", " "), numeric=True)
+        texts, title = _alone(map(str, positions)), title_of(name, {})
+        return Axis(name, dim, positions, positions, texts, title, numeric=True)
     coordinate = dataset[name]
     values = coordinate.values
     title = title_of(name, coordinate.attrs)
     if values.dtype.kind in "iuf":
         levels, codes = np.unique(values, return_inverse=True)
-        texts = number_texts(levels)
+        texts = _alone(number_texts(levels))
         return Axis(name, dim, codes.astype(np.int64), levels, texts, title, numeric=True)
     strings = [str(value) for value in values.tolist()]
     distinct = list(dict.fromkeys(strings))
     codes = np.array([distinct.index(text) for text in strings], dtype=np.int64)
-    return Axis(name, dim, codes, np.array(distinct), tuple(distinct), title, numeric=False)
+    return Axis(name, dim, codes, np.array(distinct), _alone(distinct), title, numeric=False)
+
+
+def _alone(texts: Iterable[str]) -> tuple[tuple[str, ...], ...]:
+    return tuple((text,) for text in texts)

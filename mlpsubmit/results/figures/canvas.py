@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlpsubmit.results.figures.page import Colours, Page
-from mlpsubmit.results.figures.roles import Roles
+from mlpsubmit.results.figures.roles import MOST_COLOURS, Roles
 from mlpsubmit.results.source import Array
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 __all__ = ["Canvas", "Seen"]
+
+#: How far below each other crosses at one place are, of the height of a panel.
+_BELOW = 0.05
 
 
 @dataclass
@@ -29,6 +37,8 @@ class Seen:
         diverged: the values of curves that diverged, which count only if there are no others.
         curves: how many groups of curves there are.
         drawn: how many of them were drawn.
+        unplaced: how many configs lack the measured value that goes across.
+        crosses: how many crosses there are at a place across a panel.
     """
 
     counts: set[int] = field(default_factory=set)
@@ -42,6 +52,8 @@ class Seen:
     diverged: list[Array] = field(default_factory=list)
     curves: int = 0
     drawn: int = 0
+    unplaced: int = 0
+    crosses: Counter[tuple[int, float]] = field(default_factory=Counter)
 
     @property
     def all_values(self) -> Array:
@@ -77,3 +89,16 @@ class Canvas:
     colours: Colours
     errorbar: str
     seen: Seen = field(default_factory=Seen)
+
+    def draw_crosses(self, panel: Axes, x: Array, colour: Any) -> None:
+        """Mark places without a value with crosses at the top, below those of other colours."""
+        if not x.size:
+            return
+        heights = []
+        for place in x.tolist():
+            heights.append(1 - _BELOW * min(self.seen.crosses[id(panel), place], MOST_COLOURS - 1))
+            self.seen.crosses[id(panel), place] += 1
+        top = panel.get_xaxis_transform()
+        (marks,) = panel.plot(x, heights, "x", color=colour, transform=top, clip_on=False)
+        marks.set_markersize(1.3 * self.page.context.marker)
+        self.seen.none += x.size

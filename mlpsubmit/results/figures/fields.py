@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from mlpsubmit.results.figures.canvas import Canvas
 from mlpsubmit.results.figures.page import GREY, Colours, colour_norm
 from mlpsubmit.results.figures.points import Points, level_values, split
 from mlpsubmit.results.figures.roles import spread
-from mlpsubmit.results.figures.text import label, length
+from mlpsubmit.results.figures.text import length
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def draw_scatter(canvas: Canvas, points: Points) -> None:
         x = level_values(across)[points.levels["x"]]
     else:
         x = np.zeros(len(points))
-    placed = Points(points.values, points.levels, points.last, points.diverged, x)
+    placed = replace(points, beside=x).at(np.isfinite(x))
+    seen.unplaced += len(points) - len(placed)
     area = page.context.marker**2
     for key, group in split(placed, ("row", "col")):
         panel = page.panels[key["row"], key["col"]]
@@ -50,20 +52,9 @@ def draw_scatter(canvas: Canvas, points: Points) -> None:
             linewidths=0,
             rasterized=len(points) > MOST_VECTORS,
         )
-        at = group.beside[~has_value]
-        if at.size:
-            panel.scatter(
-                at,
-                np.ones(at.size),
-                c=colour[~has_value],
-                marker="x",
-                s=1.5 * area,
-                linewidths=0.7 * page.context.line,
-                transform=panel.get_xaxis_transform(),
-                clip_on=False,
-            )
-            panel.dataLim.update_from_data_x(at, ignore=False)
-        seen.none += at.size
+        for level, missing in split(group.at(~has_value), ("hue",)):
+            assert missing.beside is not None
+            canvas.draw_crosses(panel, np.unique(missing.beside), canvas.colours[level["hue"]])
         seen.values.append(group.values)
 
 
@@ -150,9 +141,10 @@ def name_levels(axis: Any, of: Axis, width: float = np.inf) -> None:
     Args:
         width: how many characters fit; if the texts are longer, they are turned.
     """
-    shown = spread(of.size, MOST_TICKS)
-    texts = [label(of.texts[i], 16).replace(", ", "\n") for i in shown]
-    axis.set_ticks(shown, texts)
+    longest = max(length(line) for text in of.ticks for line in text.split("\n"))
+    turned = (longest + 1) * min(of.size, MOST_TICKS) > width
+    shown = spread(of.size, min(MOST_TICKS, max(2, int(width / 3))) if turned else MOST_TICKS)
+    axis.set_ticks(shown, [of.ticks[i] for i in shown])
     axis.set_tick_params(which="minor", length=0)
-    if (max(map(length, texts)) + 1) * len(texts) > width:
+    if turned:
         axis.set_tick_params(labelrotation=45)

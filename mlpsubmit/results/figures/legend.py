@@ -92,6 +92,9 @@ def left_out(plan: Plan, seen: Seen, request: Request) -> list[str]:
             f"{seen.drawn:,} of {seen.curves:,} curves are drawn; choose them with sel, or average "
             "an axis with mean"
         )
+    if seen.unplaced and plan.beside is not None:
+        have = "configs have" if seen.unplaced > 1 else "config has"
+        notes.append(f"{seen.unplaced:,} {have} no {plan.beside.title}, and no point")
     if seen.cut:
         notes.append(
             f"of more than {MOST_TAILS} configs, only the mean is drawn until the first of them "

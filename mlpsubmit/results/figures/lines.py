@@ -8,7 +8,6 @@ import numpy as np
 
 from mlpsubmit.results.figures.canvas import Canvas
 from mlpsubmit.results.figures.estimates import Curve, estimate, mean_curve
-from mlpsubmit.results.figures.page import Page
 from mlpsubmit.results.figures.points import Points, level_values, split
 from mlpsubmit.results.figures.roles import spread
 from mlpsubmit.results.source import Array
@@ -29,7 +28,10 @@ MOST_TAILS = 20
 
 
 def draw_means(canvas: Canvas, points: Points, style: Any) -> None:
-    """Draw a line through the means at each level of x, and its band."""
+    """Draw a line through the means at each level of x, and its band.
+
+    The marker of a mean that leaves configs out is hollow; places without any value have crosses.
+    """
     page, colours, seen = canvas.page, canvas.colours, canvas.seen
     across = canvas.roles.axes.get("x")
     for key, group in split(points, ("row", "col", "hue")):
@@ -48,10 +50,12 @@ def draw_means(canvas: Canvas, points: Points, style: Any) -> None:
         some = {m.count for m in means if m is not None}
         if max(some, default=0) > 1:
             _draw_band(panel, x, (mean, low, high), colour, joined)
-        _draw_missed(panel, x, mean, np.array(missed), colour, page)
+        hollow = np.array(missed) & ~np.isnan(mean)
+        if hollow.any():
+            panel.plot(x[hollow], mean[hollow], "o", color=colour, markerfacecolor="white")
+        canvas.draw_crosses(panel, x[np.isnan(mean)], colour)
         seen.counts |= some
-        seen.partial += int((np.array(missed) & ~np.isnan(mean)).sum())
-        seen.none += int(np.isnan(mean).sum())
+        seen.partial += int(hollow.sum())
         seen.values += [mean, high]
         seen.lower.append(low)
 
@@ -64,20 +68,6 @@ def _draw_band(
         panel.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
     else:
         panel.vlines(x, low, high, colors=colour)
-
-
-def _draw_missed(
-    panel: Axes, x: Array, mean: Array, missed: Array, colour: Any, page: Page
-) -> None:
-    """Mark means that leave configs out with a hollow marker, and places without any at the top."""
-    size = page.context.marker
-    hollow = missed & ~np.isnan(mean)
-    if hollow.any():
-        panel.plot(x[hollow], mean[hollow], "o", color=colour, markerfacecolor="white")
-    if (none := x[np.isnan(mean)]).size:
-        top = panel.get_xaxis_transform()
-        (marks,) = panel.plot(none, np.ones(none.size), "x", color=colour, transform=top)
-        marks.set(clip_on=False, markersize=1.3 * size)
 
 
 def draw_curves(canvas: Canvas, points: Points, steps: Array, offset: int, style: Any) -> None:

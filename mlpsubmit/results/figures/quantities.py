@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlpsubmit.errors import did_you_mean
+from mlpsubmit.protocol import DIVERGED, STATUSES
 from mlpsubmit.results.axes import final_values, finished, has_threshold, threshold_suffixes
 from mlpsubmit.results.figures.text import title_of
 from mlpsubmit.results.names import CLOCKS, threshold_label
+from mlpsubmit.results.schema import TOGETHER
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ __all__ = ["Quantity", "clock_of", "default_names", "drawable", "quantity", "thr
 
 #: The names of variables that have no values to draw.
 _WORDS = ("status", "error")
+#: What a config that diverged has, too, besides thresholds that it crossed before.
+_OF_DIVERGED = ("steps", "seconds", TOGETHER)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,28 +130,21 @@ def default_names(dataset: xr.Dataset, curves: bool, named: Collection[str]) -> 
 def quantity(dataset: xr.Dataset, name: str, kept: Collection[str], curves: bool) -> Quantity:
     """Return the values of a variable.
 
+    Configs that diverged have no final loss, metric or grab; their traces are drawn alone.
+
     Args:
         kept: dimensions that are axes of the figure, or of which several values are selected: a
             clock or the thresholds among them stay. Otherwise values of a trace are the final ones,
             and the threshold the last that half of the configs crossed.
         curves: whether to keep traces.
     """
-    variable = dataset[name]
-    title = title_of(name, variable.attrs)
     status = dataset["status"]
-    variable, expected = _with_all_dims(variable, status)
-    steps, chosen = None, ""
-    of_steps = name.startswith("timekeys")
-    suffix = name.removeprefix("timekeys").removeprefix("crossed")
-    along = threshold_dim(dataset[name])
-    if name.startswith(("timekeys", "crossed")) and f"threshold{suffix}" in dataset.coords:
-        title = ("steps to " if of_steps else "share that crossed ") + _of(suffix)
-        if along is None or along not in kept:
-            position, chosen = _threshold(dataset, suffix, along)
-            title = f"{title} {chosen}"
-            variable = variable if along is None else variable.isel({along: position})
-        owns = _owns(dataset, suffix, variable)
-        expected = expected & owns
+    title, chosen, steps = title_of(name, dataset[name].attrs), "", None
+    variable, expected = _with_all_dims(dataset[name], status)
+    kind, suffix = _threshold_words(dataset, name)
+    if kind:
+        variable, title, chosen = _at_threshold(dataset, variable, kept)
+        expected = expected & _owns(dataset, suffix, variable)
     clock = clock_of(variable)
     if clock is not None and clock not in kept:
         variable = variable.transpose(..., clock)
@@ -157,18 +154,46 @@ def quantity(dataset: xr.Dataset, name: str, kept: Collection[str], curves: bool
             title = title if title.startswith("final ") else f"final {title}"
             variable = variable.isel({clock: 0}, drop=True).copy(data=final_values(variable))
     dims = tuple(str(dim) for dim in variable.dims if steps is None or dim != clock)
-    expected = expected.broadcast_like(variable if steps is None else variable.isel({clock: 0}))
+    one = variable if steps is None else variable.isel({clock: 0})
+    values = variable.values.astype(np.float64)
+    if steps is None and not kind and name not in _OF_DIVERGED:
+        diverged = status.copy(data=status.values == STATUSES[DIVERGED])
+        values[diverged.broadcast_like(one).transpose(*dims).values] = np.nan
     return Quantity(
         name,
         title,
-        variable.values.astype(np.float64),
+        values,
         dims,
-        expected.transpose(*dims).values,
+        expected.broadcast_like(one).transpose(*dims).values,
         steps,
-        of_steps,
+        kind == "timekeys",
         variable.dtype.kind == "b" or "accuracy" in (variable.attrs.get("metric"), name),
         chosen,
     )
+
+
+def _threshold_words(dataset: xr.Dataset, name: str) -> tuple[str, str]:
+    """Return ``timekeys`` or ``crossed``, and what follows it; of other variables nothing."""
+    for kind in ("timekeys", "crossed"):
+        suffix = name.removeprefix(kind)
+        if name.startswith(kind) and f"threshold{suffix}" in dataset.coords:
+            return kind, suffix
+    return "", ""
+
+
+def _at_threshold(
+    dataset: xr.Dataset, variable: xr.DataArray, kept: Collection[str]
+) -> tuple[xr.DataArray, str, str]:
+    """Return a variable of thresholds at one of them, unless all are kept; its title and text."""
+    name = str(variable.name)
+    kind, suffix = _threshold_words(dataset, name)
+    title = ("steps to " if kind == "timekeys" else "share that crossed ") + _of(suffix)
+    along = threshold_dim(dataset[name])
+    if along in kept:
+        return variable, title, ""
+    position, chosen = _threshold(dataset, suffix, along)
+    variable = variable if along is None else variable.isel({along: position})
+    return variable, f"{title} {chosen}", chosen
 
 
 def _with_all_dims(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlpsubmit.results.figures.axis import Axis, is_wide
-from mlpsubmit.results.figures.text import label, length, number, tick_labels
+from mlpsubmit.results.figures.text import length, number, tick_labels
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
@@ -45,11 +45,13 @@ def log_axis(panels: Sequence[Axes], which: str) -> None:
 def log_ticks(axis: Any, low: float, high: float) -> None:
     """Give a logarithmic axis ticks at powers of ten, written as these.
 
-    If it spans less than about a decade and a half, also at 2 and 5 times these.
+    If it spans less than about a decade and a half, or has less than two of these, also at 2 and 5
+    times these.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    short = high / low < 30
+    powers = np.floor(np.log10(high)) - np.ceil(np.log10(low)) + 1
+    short = high / low < 30 or powers < 2
     locator = LogLocator(subs=(1, 2, 5) if short else (1,))
     texts = {}
     if short:
@@ -93,8 +95,8 @@ def name_ticks(panels: Sequence[Axes], axis: Axis, width: float) -> None:
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-    texts = [label(text, 16).replace(", ", "\n") for text in axis.texts]
-    if axis.numeric and axis.title.count(",") == 0 and not any("\n" in text for text in texts):
+    texts = axis.ticks
+    if axis.numeric and len(axis.parts[0]) == 1:
         texts = tick_labels(axis.levels.astype(float))
     at = axis.levels.astype(float) if axis.numeric else np.arange(float(axis.size))
     every = 1

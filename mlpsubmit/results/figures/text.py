@@ -69,14 +69,17 @@ def _is_mathematics(text: str) -> bool:
 
 def title_of(name: str, attributes: Mapping[str, Any]) -> str:
     """Return the title of a variable or a coordinate: its ``long_name`` and units, or its name."""
-    title = str(attributes.get("long_name") or name.replace("_", " "))
+    title = str(attributes.get("long_name") or name.replace("_", " ")).strip()
     units = str(attributes.get("units") or "1")
     return title if units == "1" else f"{title} ({units})"
 
 
 def value_text(value: Any, digits: int = 6) -> str:
-    """Return a value of an axis as text, numbers to some digits."""
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+    """Return a value of an axis as text, numbers to some digits: 1234 is not 1.23e+03."""
+    if not isinstance(value, float):
+        return str(value)
+    text = f"{value:.{digits}g}"
+    return text if "e+" not in text else f"{value:.6g}"
 
 
 def number(value: float) -> str:
