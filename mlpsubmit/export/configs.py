@@ -121,9 +121,9 @@ class Configs:
 
     @cached_property
     def values(self) -> dict[str, Sequence[Scalar]]:
-        """The values along each axis, by name, all of one type."""
+        """The values along each axis, by name, all of one type and finite."""
         return {
-            self._names[name]: coordinate_values(own).tolist()
+            self._names[name]: _finite(coordinate_values(own).tolist())
             for dimension in self.layout.dimensions
             for name, own in dimension.coordinates.items()
         }
@@ -131,7 +131,8 @@ class Configs:
     @cached_property
     def settings(self) -> dict[str, Scalar]:
         """The fixed settings, by name."""
-        return setting_values(self.layout.settings, {*self.values, *RESERVED})
+        found = setting_values(self.layout.settings, {*self.values, *RESERVED})
+        return {name: _finite([value])[0] for name, value in found.items()}
 
     @cached_property
     def _labels(self) -> list[list[str]]:
@@ -250,6 +251,12 @@ class Configs:
         if own.axis is not None:  # each of its values has others
             return f"threshold {place + 1}"
         return threshold_label(float(own.values[place]))
+
+
+def _finite(values: Sequence[Scalar]) -> Sequence[Scalar]:
+    """Return values, as texts if some are not finite: the settings of trackers are JSON."""
+    numbers = (value for value in values if isinstance(value, float))
+    return values if all(map(math.isfinite, numbers)) else [str(value) for value in values]
 
 
 @dataclass(frozen=True)

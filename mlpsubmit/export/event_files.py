@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -60,9 +59,7 @@ class EventFiles:
         self.folder = folder
         self._configs = configs
         self._start = _seconds(configs.layout.attributes.get("created"))
-        self._hparams = _consistent(
-            {**configs.values, **{n: [v] for n, v in configs.settings.items()}}
-        )
+        self._hparams = _types({**configs.values, **{n: [v] for n, v in configs.settings.items()}})
         self._written: Sequence[str] | None = None
 
     @property
@@ -91,9 +88,6 @@ class EventFiles:
         if names != self._written:
             self._publish(self.folder, iter([Event(summary=self._experiment(names))]))
             self._written = names
-
-    def close(self) -> None:
-        """Nothing is open."""
 
     def _publish(self, folder: Path, events: Iterator[Event]) -> None:
         remove_leftovers(folder, INCOMPLETE.__eq__)
@@ -170,13 +164,13 @@ class EventFiles:
         return _of_plugin(metadata.EXPERIMENT_TAG, experiment=experiment)
 
 
-def _consistent(values: Mapping[str, Sequence[Scalar]]) -> dict[str, int]:
-    """Return the type of each setting; its JSON has no NaN, and so numbers with it are texts."""
+def _types(values: Mapping[str, Sequence[Scalar]]) -> dict[str, int]:
+    """Return the type of each setting."""
     kinds = {}
     for name, own in values.items():
         if all(isinstance(value, bool) for value in own):
             kinds[name] = DATA_TYPE_BOOL
-        elif all(isinstance(value, (int, float)) and math.isfinite(value) for value in own):
+        elif all(isinstance(value, (int, float)) for value in own):
             kinds[name] = DATA_TYPE_FLOAT64
         else:
             kinds[name] = DATA_TYPE_STRING

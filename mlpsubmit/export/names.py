@@ -74,7 +74,7 @@ def words(names: Iterable[str]) -> dict[str, str]:
 
 
 def _word(name: str) -> str:
-    word = re.sub(r"[^A-Za-z0-9_]+", "_", name).strip("_") or "_"
+    word = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "_"
     return f"_{word}" if word[0].isdigit() else word
 
 

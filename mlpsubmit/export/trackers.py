@@ -49,9 +49,6 @@ class Tracker(Protocol):
     def end_pass(self, record: Record) -> None:
         """Write what is about all configs together."""
 
-    def close(self) -> None:
-        """End what was started for writing."""
-
 
 @dataclass(frozen=True)
 class TrackerKind:

@@ -53,7 +53,7 @@ class WandbRuns:
                 "written for each config; valid are online and offline"
             )
         self.offline = _MODES[mode]
-        if not self.offline and not wandb.login(prompt=False, verify=False):
+        if not (self.offline or wandb.run or wandb.login(prompt=False, verify=False)):
             raise UserError(
                 f"W&B: not logged in to {settings.base_url}; run: wandb login, or set "
                 "WANDB_API_KEY; or write files with --offline, and send them later"
@@ -123,10 +123,12 @@ class WandbRuns:
             allow_val_change=True,
             dir=self.folder,
             mode="offline" if self.offline else "online",
+            reinit="create_new",  # this process may have a run of its own
             settings=wandb.Settings(
                 console="off",
                 disable_code=True,
                 disable_git=True,
+                host="",
                 save_code=False,
                 silent=True,
                 x_disable_machine_info=True,
@@ -149,10 +151,6 @@ class WandbRuns:
 
     def end_pass(self, record: Record) -> None:
         """Nothing is about all configs together."""
-
-    def close(self) -> None:
-        """End the process of W&B that sends and writes."""
-        wandb.teardown()
 
 
 def _as_code(config: ExportedConfig) -> str:

@@ -155,12 +155,9 @@ def exporting(
     check_folder(folder)
     if not follow:
         _check_results(configs, wanted)
-    with ExitStack() as stack:
-        with doing(f"importing {kind.needs}"):
-            tracker = kind.make(configs, folder, Options(project, offline))
-        stack.callback(tracker.close)
-        about = {"run": run.id, "to": to, **tracker.about}
-        record = stack.enter_context(opened(folder, about))
+    with doing(f"importing {kind.needs}"):
+        tracker = kind.make(configs, folder, Options(project, offline))
+    with opened(folder, {"run": run.id, "to": to, **tracker.about}) as record:
         yield Export(configs, wanted, tracker, record)
 
 
