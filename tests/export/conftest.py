@@ -62,11 +62,14 @@ def contents_of(shard: Path) -> Contents:
 
 
 def write(shard: Path, contents: Contents) -> None:
-    """Write a shard."""
-    shard.unlink(missing_ok=True)
-    with Shard(shard) as file:
+    """Write a shard, which appears complete."""
+    with Shard(hidden := shard.with_suffix(".new")) as file:
         for name, content in contents.items():
             file.append(name, content, sync=False)
+    if hidden.exists():
+        hidden.replace(shard)
+    else:
+        shard.unlink()
 
 
 def failed(contents: Contents) -> Contents:
