@@ -23,6 +23,7 @@ from wandb.proto import wandb_internal_pb2 as messages
 from mlpsubmit import UserError, export_run
 from mlpsubmit.export.wandb_runs import wandb_id
 from mlpsubmit.runs.run import Run
+from tests.export.wandb_server import WandbServer, serving
 
 pytestmark = pytest.mark.slow
 
@@ -205,13 +206,6 @@ def test_killed_in_between_it_goes_on(study: Run, folder: Path, tmp_path: Path) 
         {name: len(own.history) for name, own in expected.items()}  # fmt: skip
 
 
-def test_wandb_can_send_them(folder: Path) -> None:
-    program = Path(sys.executable).with_name("wandb")
-    command = [program, "sync", "--dry-run", "--verbose"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-    assert "Would sync 8 run(s)" in done.stderr
-
-
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
@@ -246,3 +240,55 @@ def test_offline_as_wandb_is_set(
     out = export_run(study, "wandb", out=tmp_path / "out", sel={"width": 4, "note": "a/b"})
     (own,) = stored(out).values()
     assert own.run.project == "from-there"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server on this machine, and an account there."""
+    with serving() as found:
+        monkeypatch.setenv("WANDB_BASE_URL", found.address)
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        yield found
+        wandb.teardown()
+
+
+def test_online_what_was_sent_is_completed_and_nothing_is_sent_twice(
+    own_study: Run, resumed: Callable[[], None], server: WandbServer, tmp_path: Path
+) -> None:
+    selection = {"width": 4, "note": ["a/b", "fails"]}
+    export_run(own_study, "wandb", out=tmp_path / "one", sel=selection)
+    assert len(server.runs) == 2
+    done, failed = sorted(server.runs.values(), key=lambda run: run.exit_code or 0)
+    assert (done.exit_code, failed.exit_code, failed.steps) == (0, 1, [])
+    assert failed.about["tags"] == ["failed", own_study.id]
+    whole = list(done.history)
+    assert len(set(done.steps)) == len(whole) == 20
+
+    # As if the export had been killed, before it recorded anything: from another folder.
+    done.history[7:], done.summary, done.exit_code = [], whole[6], None
+    resumed()
+    export_run(own_study, "wandb", out=tmp_path / "two", sel=selection)
+    assert len(server.runs) == 2
+    assert done.history[:7] == whole[:7]
+    assert [losses(row) for row in done.history] == [losses(row) for row in whole]
+    assert (done.exit_code, failed.exit_code) == (0, 0)
+    assert len(failed.steps) == 20
+    assert failed.about["tags"] == ["done", own_study.id]
+    summary = json.loads(failed.summary)
+    assert (summary["status"], summary["steps"], summary.get("error")) == ("done", 40, None)
+
+
+def losses(row: str) -> dict[str, Any]:
+    return {name: value for name, value in json.loads(row).items()
+            if name not in ("_timestamp", "_runtime")}  # fmt: skip
+
+
+def test_wandb_sends_the_files(folder: Path, server: WandbServer) -> None:
+    program = Path(sys.executable).with_name("wandb")
+    done = subprocess.run([program, "sync", "--yes"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = {str(run.about["displayName"]): run for run in server.runs.values()}
+    for name, own in stored(folder).items():
+        assert found[name].exit_code == own.exit_code
+        assert found[name].about["groupName"] == "odd"
+        assert found[name].steps == [row["_step"] for row in own.history]
