@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mlpsubmit.display.output import inline
+from mlpsubmit.display.output import inert, inline
 from mlpsubmit.errors import RunError
 from mlpsubmit.export.names import labels_along, run_label
 from mlpsubmit.jobs.store.shards import Member, StoredPack
@@ -75,6 +75,13 @@ class ExportedConfig:
     def names(self) -> list[str]:
         """The names of all curves and numbers."""
         return [*self.curves, *self.numbers]
+
+    @property
+    def failure(self) -> str:
+        """Why it failed, as Markdown in which nothing is markup; empty if it did not."""
+        parts = [self.error, inert(self.traceback.strip())]
+        lines = "\n\n".join(filter(None, parts)).split("\n") if self.error else []
+        return "\n".join(f"    {line}" for line in lines)
 
     @property
     def last_step(self) -> int:

@@ -119,7 +119,7 @@ class EventFiles:
             step = config.last_step
             yield Event(step=step, wall_time=end, summary=Summary(value=numbers))
         if config.status == "failed":
-            yield Event(summary=text_pb("error", _as_code(config)))
+            yield Event(summary=text_pb("error", config.failure))
         status = STATUS_FAILURE if config.status == "failed" else STATUS_SUCCESS
         ended = SessionEndInfo(status=status, end_time_secs=end)
         tag_of_end = metadata.SESSION_END_INFO_TAG
@@ -186,12 +186,6 @@ def _of_plugin(tag: str, **content: Any) -> Summary:
     described = metadata.create_summary_metadata(HParamsPluginData(**content))
     value = Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)
     return Summary(value=[value])
-
-
-def _as_code(config: ExportedConfig) -> str:
-    """Return why a config failed as Markdown in which nothing is markup."""
-    text = inert(config.traceback.strip() or config.error)
-    return "\n".join(f"    {line}" for line in text.split("\n"))
 
 
 def _seconds(created: object) -> float:

@@ -10,7 +10,6 @@ from typing import Any
 
 import wandb
 
-from mlpsubmit.display.output import inert
 from mlpsubmit.errors import UserError
 from mlpsubmit.export.configs import Configs, ExportedConfig
 from mlpsubmit.export.names import words
@@ -58,7 +57,7 @@ class WandbRuns:
                 f"W&B: not logged in to {settings.base_url}; run: wandb login, or set "
                 "WANDB_API_KEY; or write files with --offline, and send them later"
             )
-        self.folder = folder
+        self.folder, self._address = folder, settings.base_url
         self._run, self._attributes = configs.run, configs.layout.attributes
         self._project = options.project or settings.project or PROJECT
         self._entity = settings.entity
@@ -89,7 +88,11 @@ class WandbRuns:
         try:
             run = self._init(own, config)
         except wandb.errors.Error as error:
-            raise UserError(f"W&B: {error}; or write files with --offline") from None
+            why = " ".join(str(error).split())
+            raise UserError(
+                f"W&B: {why} (server: {self._address}); the same command goes on from there, "
+                "or write files with --offline, into another --out"
+            ) from None
         finished = False
         try:
             self._log(run, config)
@@ -118,7 +121,7 @@ class WandbRuns:
             group=self._run.name,
             job_type=JOB_TYPE,
             tags=[config.status, self._run.id[-_LONGEST_TAG:]],
-            notes=_as_code(config) or None,
+            notes=config.failure or None,
             config={**settings, "mlpsubmit": origin},
             allow_val_change=True,
             dir=self.folder,
@@ -151,9 +154,3 @@ class WandbRuns:
 
     def end_pass(self, record: Record) -> None:
         """Nothing is about all configs together."""
-
-
-def _as_code(config: ExportedConfig) -> str:
-    """Return why a config failed as Markdown in which nothing is markup."""
-    text = inert(config.traceback.strip())
-    return "\n".join(f"    {line}" for line in text.split("\n")) if text else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -93,21 +94,22 @@ class Export:
         """
         with doing("reading the results"), ExitStack() as shown:
             self.status = self._configs.run.status()
-            todo, before, last = self._wanted & ~self._final, self.new, time.monotonic()
+            todo, before, last = self._wanted & ~self._final, self.new, -math.inf
             finished = self._configs.finished(todo)
             for config in itertools.chain(finished, self._configs.failed(todo)):
                 self._final[config.index] = config.status != "failed"
-                if not self._record.has(config):
-                    self._tracker.write(config)
-                    self._record.add_names(config.names)
-                    self._record.add(config)
-                    self.new += 1
-                self._recorded[config.index] = True
+                if self._record.has(config):
+                    continue
                 if time.monotonic() > last + SHOW_SECONDS:
                     last = time.monotonic()
                     shown.close()
                     now = f"{self.exported:,} of {counted(self.configs, 'config')}"
                     shown.enter_context(doing(f"exporting: {now}"))
+                self._tracker.write(config)
+                self._record.add_names(config.names)
+                self._record.add(config)
+                self._recorded[config.index] = True
+                self.new += 1
             self._tracker.end_pass(self._record)
             self._record.sync()
         return self.new - before

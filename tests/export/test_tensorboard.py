@@ -128,6 +128,7 @@ def test_settings_and_how_it_ended_are_those_of_the_hparams_plugin(
         assert end.end_time_secs >= start.start_time_secs > 1.7e9
     (why,) = loaded(folder / LABELS[3]).Tensors("error")
     assert why.tensor_proto.string_val[0].decode() == (
+        "    ValueError: no *data*\\n</b>\n    \n"
         "    Traceback:\n      *spec*\n    ValueError: no *data*\n    </b>"
     )
 
