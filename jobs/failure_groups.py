@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.display.text import counted
+from mlpsubmit.display.text import counted, cut
 from mlpsubmit.results.source import Failure
 
 __all__ = ["FailureGroup", "Points", "grouped"]
 
 #: Errors that differ in numbers alone, such as the step, are one reason.
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
+
+#: The most characters of a reason, of a line of code, and of a value of an axis.
+LONGEST_REASON, LONGEST_LINE, LONGEST_VALUE = 500, 200, 80
 
 #: The most values of one axis that are listed.
 _VALUES = 4
@@ -62,7 +65,7 @@ class Points:
         names, values = self.axes[axis]["names"], self.axes[axis]["values"]
         more = ",..." if len(places) > _VALUES else ""
         return " ".join(
-            f"{name}={','.join(str(own[place]) for place in places[:_VALUES])}{more}"
+            f"{name}={','.join(cut(str(own[p]), LONGEST_VALUE) for p in places[:_VALUES])}{more}"
             for name, own in zip(names, values, strict=True)
         )
 
@@ -102,8 +105,12 @@ class FailureGroup:
     values: str
 
     def __str__(self) -> str:
-        """Return the reason in one line, with the number of configs: ``error (2 configs: a=1)``."""
-        return f"{self.first.error} ({counted(self.configs, 'config')}{self._values})"
+        """Return the reason, with the number of configs: ``error (2 configs: a=1)``.
+
+        A long one is cut: the log and the traceback have all of it.
+        """
+        error = cut(self.first.error, LONGEST_REASON)
+        return f"{error} ({counted(self.configs, 'config')}{self._values})"
 
     @property
     def _values(self) -> str:
@@ -112,7 +119,8 @@ class FailureGroup:
     @property
     def place(self) -> str:
         """The line of the user's code: ``spec.py:12 in batch_fn: raise ...``; may be empty."""
-        return ": ".join(part for part in (self.first.where, self.first.line) if part)
+        line = cut(self.first.line, LONGEST_LINE)
+        return ": ".join(part for part in (self.first.where, line) if part)
 
 
 def grouped(failures: Sequence[Failure], points: Points | None) -> list[FailureGroup]:

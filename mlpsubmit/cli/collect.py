@@ -11,7 +11,7 @@ import click
 from mlpsubmit.cli.options import runs_dir_option
 from mlpsubmit.display.output import echo, inline
 from mlpsubmit.display.text import counted, crossed_at_start
-from mlpsubmit.results.export import FORMATS
+from mlpsubmit.results.export import FORMATS, with_ending
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -60,7 +60,7 @@ def collect(
     if plot:
         check_figure(plot, None if force else joined_id([run.id for run in opened]))
     written = out or Path("joined.nc" if opened[1:] else f"{opened[0].name}.nc")
-    written = written if written.suffix else written.with_suffix(".nc")
+    written = with_ending(written, ".nc")
     with collect_runs(opened, written, force=force) as dataset:
         if table:
             _print_table(dataset)

@@ -10,6 +10,7 @@ __all__ = [
     "compact",
     "counted",
     "crossed_at_start",
+    "cut",
     "duration",
     "file_size",
     "throughput",
@@ -34,6 +35,11 @@ def compact(number: float) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number and its noun: ``"1 config"``, ``"1,024 configs"``."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def cut(text: str, most: int) -> str:
+    """Return text of at most so many characters; of a longer one the beginning and ``...``."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def crossed_at_start(configs: int) -> str:

@@ -68,7 +68,11 @@ def _axes(axes: Iterable[Mapping[str, Any]]) -> str:
                 texts[MOST_VALUES - 4 : -3] = ["…"]
             zipped = "" if len(axis["names"]) == 1 else f" (with {_others(axis['names'], name)})"
             rows.append((plain(name) + zipped, str(len(values)), ", ".join(texts)))
-    return table(("axis", "number", "values"), rows, numbers=[1], caption="Axes") if rows else ""
+    return (
+        table(("axis", "number", "values"), rows, numbers=[1], caption="Axes", wraps=True)
+        if rows
+        else ""
+    )
 
 
 def _others(names: Iterable[str], name: str) -> str:

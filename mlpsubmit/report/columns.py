@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpsubmit.display.notation import plain
+from mlpsubmit.display.output import inline
+from mlpsubmit.report.numerals import DIGITS, digits_apart, numeral
 from mlpsubmit.results.axes import has_threshold, threshold_suffixes
-from mlpsubmit.results.entries import MOST_ENTRIES, entry_name, shown
+from mlpsubmit.results.entries import MOST_ENTRIES, entry_name
 from mlpsubmit.results.names import coordinate_names, sweep_dims, threshold_label
 from mlpsubmit.results.source import Layout
 
@@ -59,6 +62,9 @@ class Column:
         description: of the variable.
         expected: of timekeys, which configs have the threshold.
         members: of a zipped axis as a whole, the columns of its members.
+        digits: significant ones of its numbers; along an axis as many as tell its values apart.
+        whole: whether its numbers are integers, all of whose digits are shown.
+        infinite: by row, what is infinite and has no value: ``inf`` or ``-inf``.
     """
 
     name: str
@@ -70,15 +76,31 @@ class Column:
     description: str = ""
     expected: list[bool] = field(default_factory=list)
     members: list[str] = field(default_factory=list)
+    digits: int = DIGITS
+    whole: bool = False
+    infinite: dict[int, str] = field(default_factory=dict)
 
     @property
     def is_text(self) -> bool:
         """Whether the values are texts."""
         return self.categories is not None
 
+    def text(self, row: int) -> str:
+        """Return the cell of a config."""
+        value = self.values[row]
+        if value is None or self.is_text:
+            return self.infinite.get(row, "–") if value is None else str(value)
+        return numeral(value, self.digits, whole=self.whole)
+
     def to_json(self) -> dict[str, Any]:
         """Return it for the page; texts as their positions in the categories."""
         found: dict[str, Any] = {"name": self.name, "label": self.label, "role": self.role}
+        if self.digits != DIGITS:
+            found["digits"] = self.digits
+        if self.whole:
+            found["whole"] = True
+        if self.infinite:
+            found["infinite"] = self.infinite
         if self.title and len(self.title) <= LONGEST_TITLE:
             found["title"] = self.title
         if self.description:
@@ -86,10 +108,18 @@ class Column:
         if self.members:
             found["members"] = self.members
         if self.categories is None:
-            return {**found, "values": [_short(value) for value in self.values]}
+            return {**found, "values": [self._short(value) for value in self.values]}
         places = {text: place for place, text in enumerate(self.categories)}
         codes = [None if value is None else places[value] for value in self.values]
         return {**found, "categories": self.categories, "values": codes}
+
+    def _short(self, value: Any) -> Any:
+        """Return a number with no more digits than are shown; those of an axis are exact."""
+        if not isinstance(value, float):
+            return value
+        if self.role != "axis" and not self.whole:
+            value = float(f"{value:.6g}")
+        return int(value) if value.is_integer() and abs(value) < 1e15 else value
 
 
 def of_texts(name: str, label: str, role: str, texts: Sequence[str | None]) -> Column:
@@ -99,24 +129,17 @@ def of_texts(name: str, label: str, role: str, texts: Sequence[str | None]) -> C
 
 
 def of_values(name: str, label: str, role: str, values: npt.NDArray[Any]) -> Column:
-    """Return a column of numbers, or of texts."""
-    if values.dtype.kind in "iuf":
-        return Column(name, label, role, [number(value) for value in values.tolist()])
-    return of_texts(name, label, role, [plain(value) for value in values.tolist()])
+    """Return a column of numbers."""
+    own = [number(value) for value in values.tolist()]
+    at = np.flatnonzero(np.isinf(values)).tolist()
+    infinite = {row: f"{values[row]:g}" for row in at}
+    return Column(name, label, role, own, whole=values.dtype.kind in "iu", infinite=infinite)
 
 
 def number(value: float) -> float | int | None:
     """Return a number for JSON: None for what is not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value
-
-
-def _short(value: Any) -> Any:
-    """Return a number with the digits that are shown."""
-    if isinstance(value, float):
-        value = float(f"{value:.6g}")
-        return int(value) if value.is_integer() and abs(value) < 1e15 else value
     return value
 
 
@@ -134,7 +157,10 @@ def axis_columns(dataset: xr.Dataset, layout: Layout, points: Indices) -> list[C
         found += members
         if len(members) > 1 and dimension.size <= MOST_ZIPPED:
             values = zip(*(coordinate.values.tolist() for coordinate in coordinates), strict=True)
-            labels = [", ".join(plain(shown(value)) for value in own) for own in values]
+            zipped = list(values)
+            labels = distinct(
+                *([", ".join(map(f, own)) for own in zipped] for f in (_label, inline))
+            )
             title = ", ".join(member.label for member in members)
             column = of_texts(names[dimension.name], title, "axis", [labels[i] for i in at])
             own = [member.name for member in members]
@@ -154,13 +180,42 @@ def run_column(runs: Sequence[tuple[str, ...]]) -> Column:
 
 
 def _axis_column(coordinate: xr.DataArray, at: Indices) -> Column:
-    name = str(coordinate.name)
-    column = of_values(name, plain(name), "axis", coordinate.values[at])
-    described = _described(column, coordinate.attrs)
-    if column.categories is None:
-        return described
-    every = [plain(value) for value in coordinate.values.tolist()]
-    return replace(described, categories=_in_order(every, column))
+    name, values = str(coordinate.name), coordinate.values
+    if values.dtype.kind in "iu" or (values.dtype.kind == "f" and np.isfinite(values).all()):
+        column = of_values(name, plain(name), "axis", values[at])
+        column.digits = digits_apart(values.tolist())
+        return _described(column, coordinate.attrs)
+    # Numbers of which some are not finite, too: JSON has none for these.
+    every = values.tolist()
+    labels = distinct([_label(value) for value in every], [inline(value) for value in every])
+    column = of_texts(name, plain(name), "axis", [labels[i] for i in at])
+    return replace(_described(column, coordinate.attrs), categories=_in_order(labels, column))
+
+
+def _label(value: Any) -> str:
+    """Return a value of an axis as text that can be seen."""
+    text = plain(f"{value:g}" if isinstance(value, float) else value)
+    return text if text.strip() else f'"{text}"'
+
+
+def distinct(labels: Sequence[str], exact: Sequence[str] | None = None) -> list[str]:
+    """Return labels of which no two are equal, as those of different values must not be.
+
+    Args:
+        exact: for labels that are not distinct, such as formulas that Unicode writes like others.
+    """
+    found: list[str] = []
+    seen: set[str] = set()
+    count = Counter(labels)
+    for label, other in zip(labels, exact or labels, strict=True):
+        text = name = label if count[label] == 1 else other
+        number = 1
+        while name in seen:
+            number += 1
+            name = f"{text} ({number})"
+        seen.add(name)
+        found.append(name)
+    return found
 
 
 def _in_order(labels: Sequence[str], column: Column) -> list[str]:
@@ -197,6 +252,7 @@ def result_columns(
         if column.name in ("train_loss", "test_loss"):  # that of a diverged config is arbitrary
             pairs = zip(status, column.values, strict=True)
             column.values = [None if s == "diverged" else value for s, value in pairs]
+            column.infinite = {}
     columns = [of_texts("status", "status", "status", status.tolist()), *sorted(columns, key=_rank)]
     if "error" in dataset:
         errors = dataset["error"].transpose(*dims).values.reshape(-1)[points]
@@ -256,6 +312,7 @@ def _timekey_columns(dataset: xr.Dataset, dims: Sequence[str], points: Indices) 
                 "timekey",
                 timekeys[..., place].reshape(-1)[points],
             )
+            column.whole = True
             column.expected = expected[..., place].reshape(-1)[points].tolist()
             found.append(column)
     return found

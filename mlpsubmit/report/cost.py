@@ -115,7 +115,7 @@ _HEADER = ("task", "host", "device", "time", "model-steps", "per second", "matmu
 def _tasks(one: ReportedRun) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for name, beat in one.run.directory.heartbeats().items():
-        seconds = max(float(beat["updated"]) - float(beat["started"]), 1e-9)
+        seconds = max(float(beat["updated"]) - float(beat["started"]), 0.0)  # clocks are set
         steps, share = int(beat.get("model_steps") or 0), mean_utilization([beat])
         device = str(beat.get("device", "–"))
         if device == "cpu":
@@ -125,7 +125,7 @@ def _tasks(one: ReportedRun) -> list[tuple[str, ...]]:
         rows.append(
             (
                 *(name, str(beat.get("host", "–")), device, duration(seconds), f"{steps:,}"),
-                f"{steps / seconds:,.0f}",
+                f"{steps / seconds:,.0f}" if seconds else "–",
                 "–" if share is None else f"{100 * share:.2g}%",
             )
         )
@@ -149,7 +149,7 @@ def task_table(
     """Return a table of tasks, of which there may be thousands."""
     if not rows:
         return ""
-    shown_rows = table(header, rows[:TASK_ROWS], numbers=numbers, caption="Tasks")
+    shown_rows = table(header, rows[:TASK_ROWS], numbers=numbers, caption="Tasks", wraps=True)
     if len(rows) <= TASK_ROWS:
         return shown_rows
     return f'{shown_rows}<p class="note">The first {TASK_ROWS} of {len(rows):,} tasks.</p>'

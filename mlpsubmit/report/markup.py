@@ -9,6 +9,10 @@ from mlpsubmit.display.html import escape
 __all__ = ["definitions", "details", "escape", "section", "table"]
 
 
+#: The most characters of a cell of a table whose texts do not wrap.
+LONGEST_CELL = 60
+
+
 def section(identity: str, title: str, *content: str, note: str = "", kind: str = "") -> str:
     """Return a section with a heading, if it has any content.
 
@@ -34,13 +38,15 @@ def table(
     numbers: Iterable[int] = (),
     caption: str = "",
     identity: str = "",
+    wraps: bool = False,
 ) -> str:
-    """Return a table, in a box that scrolls.
+    """Return a table, in a box that scrolls; long texts are cut, and have the rest in a title.
 
     Args:
         numbers: the columns that are aligned to the right.
         caption: above it.
         identity: if given, its ``id``.
+        wraps: whether texts continue on further lines instead.
     """
     right = set(numbers)
 
@@ -48,17 +54,25 @@ def table(
         kinds = (' class="number"' if column in right else "" for column in range(len(row)))
         scope = ' scope="col"' if tag == "th" else ""
         pairs = zip(kinds, row, strict=True)
-        return "".join(f"<{tag}{scope}{kind}>{escape(cell)}</{tag}>" for kind, cell in pairs)
+        return "".join(f"<{tag}{scope}{kind}{_cell(cell, wraps)}</{tag}>" for kind, cell in pairs)
 
     body = "\n".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     named = f' id="{identity}"' if identity else ""
+    kind = ' class="wraps"' if wraps else ""
     above = f"<caption>{escape(caption)}</caption>" if caption else ""
     label = escape(caption or "table")
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"<table{named}>{above}<thead><tr>{cells('th', header)}</tr></thead>\n"
+        f"<table{named}{kind}>{above}<thead><tr>{cells('th', header)}</tr></thead>\n"
         f"<tbody>\n{body}\n</tbody></table></div>"
     )
+
+
+def _cell(text: str, wraps: bool) -> str:
+    """Return the end of a tag, and a text."""
+    if wraps or len(text) <= LONGEST_CELL:
+        return f">{escape(text)}"
+    return f' title="{escape(text)}">{escape(text[: LONGEST_CELL - 1])}…'
 
 
 def definitions(pairs: Iterable[tuple[str, str]]) -> str:

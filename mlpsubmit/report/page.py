@@ -56,7 +56,7 @@ def page(contents: Contents, reload_seconds: int | None = None) -> str:
     spent = cost(contents.runs)
     names = " + ".join(dict.fromkeys(one.run.name for one in contents.runs))
     joined = joined_id([one.run.id for one in contents.runs])
-    written = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    written = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     live = "" if reload_seconds is None else f' data-reload="{reload_seconds}"'
     plain_reload = (
         ""

@@ -21,8 +21,11 @@
 
   function textOf(column, row) {
     const value = column.values[row];
-    if (value === null) return "–";
-    return column.categories ? column.categories[value] : format(value);
+    if (value === null) return column.infinite?.[row] ?? "–";
+    return valueText(column, value);
+  }
+  function valueText(column, value) {
+    return column.categories ? column.categories[value] : format(value, column.digits, column.whole);
   }
 
   const floats = (text) => {
@@ -79,22 +82,30 @@
   const superscript = (n) =>
     (n < 0 ? "⁻" : "") + [...String(Math.abs(n))].map((digit) => SUPERSCRIPTS[digit]).join("");
 
-  function format(value) {
+  // As numerals.py writes them.
+  function format(value, digits = 4, whole = false) {
     if (value === 0) return "0";
     const size = Math.abs(value);
-    if (Number.isInteger(value) && size < 1e6) return value.toLocaleString("en");
+    if (Number.isInteger(value) && size < (whole ? 1e15 : 1e6)) return value.toLocaleString("en");
     if (size >= 1e6 || size < 1e-3) {
-      const [digits, exponent] = value.toExponential(3).split("e");
-      return `${Number(digits)}·10${superscript(Number(exponent))}`;
+      const [mantissa, exponent] = value.toExponential(digits - 1).split("e");
+      return `${Number(mantissa)}·10${superscript(Number(exponent))}`;
     }
-    return String(Number(value.toPrecision(4)));
+    return String(Number(value.toPrecision(digits)));
   }
 
-  function tick(value, log) {
-    const exponent = Math.round(Math.log10(Math.abs(value)));
-    const isPower = log && Math.abs(value / 10 ** exponent - 1) < 1e-9;
-    if (isPower && (exponent >= 4 || exponent <= -3)) return `10${superscript(exponent)}`;
-    return format(Number(value.toPrecision(10)));
+  // What writes the ticks of an axis: with as many digits as tell them apart.
+  function tickFormatter(ticks, log) {
+    const texts = (digits) =>
+      new Set(ticks.map((value) => format(Number(value.toPrecision(12)), digits)));
+    let digits = 4;
+    while (digits < 12 && texts(digits).size < ticks.length) digits++;
+    return (value) => {
+      const exponent = Math.round(Math.log10(Math.abs(value)));
+      const isPower = log && Math.abs(value / 10 ** exponent - 1) < 1e-9;
+      if (isPower && (exponent >= 4 || exponent <= -3)) return `10${superscript(exponent)}`;
+      return format(Number(value.toPrecision(12)), digits);
+    };
   }
 
   // ---- choices, which the address keeps --------------------------------------------------------
@@ -183,7 +194,7 @@
       const own = values.filter((_, rank) => Math.floor((rank * count) / values.length) === i);
       const ends = [own[0], own[own.length - 1]];
       return {
-        label: [...new Set(ends.map(format))].join(" … "),
+        label: [...new Set(ends.map((value) => valueText(column, value)))].join(" … "),
         colour: shade(count > 1 ? i / (count - 1) : 0.3),
         has: (row) =>
           column.values[row] !== null &&
@@ -230,9 +241,9 @@
       return sign === "=" ? equal : sign === "!=" ? !equal : false;
     }
     const value = Number(wanted);
-    if (own === null) return sign === "!=";
+    if (own === null) return sign === "=" ? textOf(column, row) === wanted : sign === "!=";
     // As the table shows it, 0.3333 is a third.
-    const equal = own === value || format(own) === wanted;
+    const equal = own === value || textOf(column, row) === wanted;
     return {
       "=": equal,
       "!=": !equal,
@@ -567,19 +578,28 @@
       ),
     ];
     return picked.map((value) => ({
-      title: `${column.label} = ${column.categories ? column.categories[value] : format(value)}`,
+      title: `${column.label} = ${valueText(column, value)}`,
       has: (row) => column.values[row] === value,
     }));
   }
 
-  function nice(low, high) {
-    if (low === high) return [low - Math.abs(low || 1) / 2, high + Math.abs(high || 1) / 2];
+  // Beyond these there is no room for a margin, nor for the arithmetic of ticks.
+  const MOST = 1e300;
+  const within = (low, high) => [Math.max(low, -MOST), Math.min(high, MOST)];
+
+  function nice(lowest, highest) {
+    const [low, high] = within(lowest, highest);
+    const size = Math.max(Math.abs(low), Math.abs(high));
+    // Of values that are equal up to rounding, ticks would have as many digits as numbers have.
+    if (high - low <= 1e-9 * size || size < 1e-300) return [low - (size / 2 || 0.5), high + (size / 2 || 0.5)];
     const pad = (high - low) * 0.03;
     return [low >= 0 && low - pad < 0 ? 0 : low - pad, high + pad];
   }
-  function niceLog(low, high) {
+  function niceLog(lowest, highest) {
+    const low = Math.max(lowest, 1 / MOST);
+    const high = Math.max(Math.min(highest, MOST), low);
     const factor = Math.max((high / low) ** 0.03, 1.02);
-    return low === high ? [low / 2, high * 2] : [low / factor, high * factor];
+    return high <= (1 + 1e-9) * low ? [low / 2, high * 2] : [low / factor, high * factor];
   }
 
   function linearTicks(low, high, count) {
@@ -595,16 +615,16 @@
     const powers = [];
     for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++)
       powers.push(power);
-    const within = (digits) =>
+    const ticksAt = (digits) =>
       powers
         .flatMap((power) => digits.map((digit) => Number((digit * 10 ** power).toPrecision(12))))
         .filter((value) => value >= low && value <= high);
     // The most ticks that there is room for.
     for (const digits of [[1, 2, 3, 5, 7], [1, 2, 5], [1, 3], [1]]) {
-      const found = within(digits);
+      const found = ticksAt(digits);
       if (found.length <= count + 1 && found.length >= 2) return found;
     }
-    const found = within([1]);
+    const found = ticksAt([1]);
     if (found.length < 2) return linearTicks(low, high, count).filter((value) => value > 0);
     const every = Math.ceil(found.length / count);
     return found.filter((_, i) => i % every === 0);
@@ -658,7 +678,7 @@
       axisLabel: {
         color: look.muted,
         customValues: ticks,
-        formatter: (value) => tick(value, log),
+        formatter: tickFormatter(ticks, log),
         hideOverlap: true,
       },
     };
@@ -909,6 +929,7 @@
     parent.append(element("span", labelOf(now.c), { className: "legend-title" }));
     for (const group of groups.slice(0, MOST_LABELS)) {
       const button = element("button", "", { type: "button" });
+      button.title = group.label; // which may be cut
       const swatch = element("i");
       swatch.style.background = group.colour;
       button.append(swatch, group.label);
@@ -949,7 +970,10 @@
     const parts = [];
     if (!finished.length) parts.push("No config has a result yet.");
     else if (!items.length)
-      parts.push("Nothing to draw: none of the configs shown has these values.");
+      parts.push(
+        "Nothing to draw: none of the configs shown has these values" +
+          (now.ly ? ", or they are ≤ 0, which cannot be on a logarithmic axis." : "."),
+      );
     else if (now.isStep) {
       parts.push(
         now.m
@@ -978,12 +1002,17 @@
           ? `; the ${x.categories ? "bars" : "lines"} are means over ${merged.join(", ")}`
           : "";
       parts.push(`${counted(items.length, "config")}, a point each${line}.`);
-      const without = finished.filter((row) => shown.has(row)).length - items.length;
+      const own = finished.filter((row) => shown.has(row));
+      const values = own.map((row) => columnOf.get(now.y)?.values[row] ?? 1);
+      const small = now.ly ? values.filter((value) => value <= 0).length : 0;
+      const without = own.length - small - items.length;
       const never =
         columnOf.get(now.y)?.role === "timekey"
           ? " (never crossed, or without this threshold)"
           : "";
       if (without) parts.push(`${counted(without, "config")} without a value${never}, in no mean.`);
+      if (small)
+        parts.push(`${counted(small, "value")} ≤ 0 cannot be on a logarithmic axis, nor in a mean.`);
     }
     const column = columnOf.get(now.f);
     const all = column ? distinct(column, finished).length : 1;
@@ -1224,7 +1253,12 @@
               ? {
                   type: "category",
                   data: column.categories,
-                  axisLabel: { ...label, width: 90, overflow: "truncate" },
+                  axisLabel: {
+                    ...label,
+                    width: 90,
+                    overflow: "truncate",
+                    interval: Math.max(0, Math.ceil(column.categories.length / 16) - 1),
+                  },
                 }
               : {
                   type: log ? "log" : "value",
@@ -1234,7 +1268,7 @@
                   axisLabel: {
                     ...label,
                     customValues: ticks,
-                    formatter: (value) => tick(value, log),
+                    formatter: tickFormatter(ticks, log),
                   },
                 }),
           };
@@ -1370,7 +1404,7 @@
         const text = textOf(column, row);
         const cell = element(
           "td",
-          text.length > LONGEST_CELL ? `${text.slice(0, LONGEST_CELL)}…` : text,
+          text.length > LONGEST_CELL ? `${text.slice(0, LONGEST_CELL - 1)}…` : text,
           { className: column.categories ? "" : "number" },
         );
         if (text.length > LONGEST_CELL) cell.title = text;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from mlpsubmit.display.notation import plain
 from mlpsubmit.display.text import abridged, counted, throughput
@@ -14,7 +13,6 @@ from mlpsubmit.report.contents import Contents, ReportedRun
 from mlpsubmit.report.cost import Cost, amount, task_table
 from mlpsubmit.report.markup import details, escape, section, table
 from mlpsubmit.results.axes import TRIAL
-from mlpsubmit.results.entries import shown
 
 __all__ = ["configs", "head", "loading", "progress", "thresholds"]
 
@@ -153,14 +151,14 @@ def thresholds(contents: Contents) -> str:
     if not timekeys or not contents.finished:
         return ""
     status = contents.column("status").values
-    groups: dict[tuple[Any, ...], list[int]] = {}
+    groups: dict[tuple[str, ...], list[int]] = {}
     for row in range(contents.size):
-        groups.setdefault(tuple(axis.values[row] for axis in axes), []).append(row)
+        groups.setdefault(tuple(axis.text(row) for axis in axes), []).append(row)
     rows = []
     for point, members in groups.items():
         finished = [row for row in members if status[row] in ("done", "diverged")]
         cells = [_steps(column, finished) for column in timekeys]
-        rows.append([*map(shown, point), f"{len(finished)}/{len(members)}", *cells])
+        rows.append([*point, f"{len(finished)}/{len(members)}", *cells])
     header = [*(axis.label for axis in axes), "done", *(c.label for c in timekeys)]
     note = "The first step whose smoothed loss is below the threshold, or whose metric reaches it."
     if any(len(members) > 1 for members in groups.values()):
@@ -197,7 +195,7 @@ def configs(contents: Contents) -> str:
     """Return the table of configs; the script replaces it by one of all that sorts and filters."""
     columns = contents.columns
     rows = [
-        [str(row), *(shown(column.values[row]) for column in columns)]
+        [str(row), *(column.text(row) for column in columns)]
         for row in range(min(contents.size, STATIC_ROWS))
     ]
     numbers = [0, *(1 + i for i, column in enumerate(columns) if not column.is_text)]

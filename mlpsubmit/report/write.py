@@ -9,7 +9,7 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.files import publish, without_leftovers
 from mlpsubmit.report.contents import Contents, read
 from mlpsubmit.report.page import page
-from mlpsubmit.results.export import check_target
+from mlpsubmit.results.export import check_target, with_ending
 from mlpsubmit.results.join import joined_id
 from mlpsubmit.runs.run import Run
 
@@ -20,8 +20,7 @@ def report_path(runs: Sequence[Run], out: str | Path | None = None) -> Path:
     """Return the path of a report: by default the name of the run, or of the runs, with .html."""
     if out is None:
         return Path("+".join(dict.fromkeys(run.name for run in runs)) + ".html")
-    path = Path(out)
-    return path if path.suffix else path.with_name(f"{path.name}.html")
+    return with_ending(Path(out), ".html")
 
 
 def check_report(path: Path, runs: Sequence[Run], *, force: bool = False) -> None:

@@ -40,8 +40,12 @@ def entry_name(
 
 def _place(coordinates: Mapping[Any, Any], dim: str, i: int) -> str:
     name = dim.rpartition("_")[2] if "_dim" in dim else dim
-    value = np.asarray(coordinates[dim])[i].item() if dim in coordinates else i
-    return f"{name}={shown(value)}"
+    if dim not in coordinates:
+        return f"{name}={i}"
+    values = np.asarray(coordinates[dim]).tolist()
+    texts = [shown(value) for value in values]
+    # Names of different entries differ, however many digits that takes.
+    return f"{name}={texts[i] if texts.count(texts[i]) == 1 else values[i]}"
 
 
 def made_steps(clock: npt.NDArray[Any], taken: float) -> npt.NDArray[np.float64]:

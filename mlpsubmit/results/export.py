@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mlpsubmit.results.source import Layout, ResultSource
 
-__all__ = ["FORMATS", "check_target", "collected", "write"]
+__all__ = ["FORMATS", "check_target", "collected", "with_ending", "write"]
 
 
 # Entries of which the root of a zarr store has at least one, in either version of its format.
@@ -76,8 +76,7 @@ def write(layout: Layout, source: ResultSource, path: str | Path, *, force: bool
         UserError: the ending is unknown, what the format needs is not installed, the folder cannot
             be written to, another file is there, or the results do not fit the format.
     """
-    path = Path(path)
-    path = path if path.suffix else path.with_name(f"{path.name}.nc")
+    path = with_ending(Path(path), ".nc")
     form = FORMATS.get(path.suffix.lower())
     if form is None:
         raise UserError(
@@ -118,6 +117,20 @@ def collected(
     return to_dataset(layout, source)
 
 
+def with_ending(path: Path, ending: str) -> Path:
+    """Return the path of a file to write, with an ending if it has none.
+
+    Raises:
+        UserError: it is that of a folder.
+    """
+    if path.suffix:
+        return path
+    if path.name in ("", "..") or path.is_dir():
+        example = path / f"results{ending}"
+        raise UserError(f"cannot write {path}: it is a folder; give a file, such as {example}")
+    return path.with_name(f"{path.name}{ending}")
+
+
 def check_target(path: Path, run: object = None, *, directory: bool = False) -> None:
     """Check that a file, or a zarr store if ``directory``, can be written to a path.
 
@@ -129,7 +142,8 @@ def check_target(path: Path, run: object = None, *, directory: bool = False) -> 
             ours to replace; or a file or store there is not of this run.
     """
     if not path.parent.is_dir():
-        raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
+        what = "is a file" if path.parent.exists() else "does not exist"
+        raise UserError(f"cannot write {path}: the folder {path.parent} {what}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise UserError(f"cannot write {path}: the folder {path.parent} is not writable")
     if not directory and path.is_dir():

@@ -72,3 +72,14 @@ def test_errors_that_differ_in_numbers_are_one_reason_if_raised_at_one_place() -
         "raise it",
         "spec.py:9 in size: raise it",
     ]
+
+
+def test_a_long_reason_is_cut() -> None:
+    one = Failure(
+        np.array([0]), f"ValueError: {'x' * 5000}", "", "0000000", "spec.py:3 in f", "y" * 5000
+    )
+    axes = [{"dimension": "name", "names": ["name"], "values": [["z" * 5000, "a"]]}]
+    (group,) = grouped([one], Points(axes, np.array([1])))
+    assert str(group).startswith(f"ValueError: {'x' * 485}... (1 config: name=zzz")
+    assert len(str(group)) < 650
+    assert len(group.place) < 250

@@ -398,3 +398,50 @@ def test_a_figure_that_cannot_be_drawn_costs_no_more_than_itself(
     page = write_report(run, out=tmp_path / "none.html").read_text()
     assert "it could not be drawn: ValueError: a font is &lt;missing&gt;" in page
     assert "20 of 20" in page
+
+
+@pytest.mark.parametrize("out", ["", ".", "..", "/", "folder"])
+@pytest.mark.parametrize("command", ["report", "collect"])
+def test_a_folder_is_no_file_to_write(
+    command: str,
+    out: str,
+    curves_run: Run,
+    tmp_path: Path,
+    mlpsubmit: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    refused = mlpsubmit(command, curves_run.path, "--out", out)
+    assert refused.code == 2
+    ending = ".html" if command == "report" else ".nc"
+    assert f"it is a folder; give a file, such as {Path(out) / f'results{ending}'}" in refused.err
+    beside = mlpsubmit(command, curves_run.path, "--out", f"file/a{ending}")
+    assert f"cannot write file/a{ending}: the folder file is a file" in beside.err
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "file", "small.py"}
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ([0.1, float("inf"), float("-inf")], ["0.1", "inf", "-inf"]),
+        ([0.25, 0.2500001], [0.25, 0.2500001]),
+        ([1_000_001, 1_000_002], [1_000_001, 1_000_002]),
+        (["$x$", "x", "", "_"], ["$x$", "x", '""', "_"]),
+    ],
+)
+def test_no_two_values_of_an_axis_are_one_in_the_report(
+    values: list[Any], labels: list[Any], tmp_path: Path
+) -> None:
+    spec = ONE.replace("(bsz, gen,", "(mark, bsz, gen,")
+    axis = repr(values).replace("-inf", "float('-inf')").replace(" inf", " float('inf')")
+    run = launched(tmp_path, spec.replace("AXES", f"{{'mark': {axis}}}, WIDTH=4"))
+    column = read([run]).column("mark")
+    assert column.values == labels
+    content = column.to_json()
+    shown = content["values"]
+    if column.is_text:
+        shown = [content["categories"][code] for code in shown]
+    assert shown == labels
+    assert len({column.text(row) for row in range(len(labels))}) == len(labels)

@@ -18,8 +18,18 @@ NAMES = """
 import torch
 from mlpsubmit import Sweep
 
-def batches(name, bsz, gen, X=None, y=None):
-    return lambda step: (torch.randn(bsz, 3, generator=gen), torch.randn(bsz, generator=gen))
+def batches(name, scale, bsz, gen, X=None, y=None):
+    def batch_fn(step):
+        if step == 9 and name.startswith("<img"):
+            raise ValueError(name + chr(0x202e) + chr(0x2028) + "x" * 3000)
+        return torch.randn(bsz, 3, generator=gen), torch.randn(bsz, generator=gen)
+    return batch_fn
+
+def infinite(model):
+    return float("inf")
+
+def negative(model):
+    return -1.5e7
 
 sweep = Sweep(
     "names",
@@ -29,11 +39,18 @@ sweep = Sweep(
         "\\x1b[31mred",
         'a "quoted" name & more',
         r"$\\gamma_{0}^2 + x_{width}$",
-    ]},
+        "$x$",
+        "x",
+        "",
+        "l" * 400,
+        "\\u2028\\u202e reversed",
+        "__proto__",
+    ], "scale": [0.1, 0.1000001, 1e-5, 1234567.5]},
     batchfn=batches,
     WIDTH=4,
     N_SAMPLES=8,
-    MAX_ITER=5,
+    MAX_ITER=20,
+    grabs={"constructor": infinite, "config": negative, "none": negative},
 )
 """
 
@@ -301,7 +318,7 @@ def test_the_policy_stops_what_is_not_in_the_file(page: Any) -> None:
 
 
 def test_names_are_text(open_page: Callable[..., Any], tmp_path: Path) -> None:
-    run = launched(tmp_path, NAMES)
+    run = launched(tmp_path, NAMES, "local")  # the executor that goes on after a failure
     path = write_report(run, out=tmp_path / "names.html")
     page = open_page(path)
     table = page.tab.inner_text("#configs-table")
@@ -311,11 +328,28 @@ def test_names_are_text(open_page: Callable[..., Any], tmp_path: Path) -> None:
         "\\u001b[31mred",
         'a "quoted" name & more',
         "γ₀² + x_width",
+        "$x$",
+        '""',
+        f"{'l' * 59}…",
+        "\\u2028\\u202e reversed",
+        "0.1000001",
+        "1·10⁻⁵",
+        "1.234568·10⁶",
+        "inf",
+        "-1.5·10⁷",
     ):
         assert name in table
+    failure = page.tab.inner_text(".failure p")
+    assert "\\u202e\\u2028xxx" in failure
+    assert len(failure) < 1000
+    assert len(page.tab.inner_text("#steps-table td:has-text('lll')")) == 60
+    assert page.tab.evaluate("document.documentElement.scrollWidth") == 1280
     assert page.tab.evaluate("Boolean(window.injected)") is False
     assert page.requests == []
     assert page.messages == []
+    # The script writes names and numbers as the table without it does.
+    static = open_page(path, java_script_enabled=False)
+    assert texts(static, "#configs-table td") == texts(page, "#configs-table td")
 
 
 def test_a_run_without_results_gives_a_page(
