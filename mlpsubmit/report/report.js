@@ -126,9 +126,10 @@
   const darkMode = matchMedia("(prefers-color-scheme: dark)");
   let printing = false;
   const isDark = () => darkMode.matches && !printing;
+  // Those of Okabe and Ito, which colour-blind people can tell apart, for either background.
   const DISTINCT = {
-    light: ["#3361c4", "#d4602a", "#1f9168", "#ad4596", "#8a6d1f", "#2a95b8", "#6b7280", "#c13c4a"],
-    dark: ["#7ea6ff", "#f5a06c", "#5fd1a0", "#e58ad0", "#d8b94a", "#6cc9e6", "#9aa3b2", "#f07f8b"],
+    light: ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1c2024", "#7a3b0c"],
+    dark: ["#3f8fd6", "#ec6526", "#12a67b", "#dc8fb9", "#f0e442", "#8fd0f7", "#f4f4f2", "#e69f00"],
   };
   const VIRIDIS = [
     "#440154",

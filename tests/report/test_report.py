@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.resources
+import itertools
 import json
 import re
 import signal
@@ -445,3 +446,34 @@ def test_no_two_values_of_an_axis_are_one_in_the_report(
         shown = [content["categories"][code] for code in shown]
     assert shown == labels
     assert len({column.text(row) for row in range(len(labels))}) == len(labels)
+
+
+#: How red, green and blue light are seen without one kind of cones (Machado et al. 2009).
+SEEN = {
+    "all": np.eye(3),
+    "without L": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "without M": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "without S": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+def lightness_and_hue(colour: str, seen: Any) -> np.ndarray:
+    """Return a colour in CIE L*a*b*."""
+    share = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    to_xyz = [[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0178, 0.1095, 0.8727]]
+    xyz = np.array(to_xyz) @ np.clip(np.array(seen) @ linear, 0, 1)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colour_blind_readers_tell_the_colours_apart(theme: str, seen: Any) -> None:
+    script = FILES.joinpath("report.js").read_text()
+    found = re.search(rf"^    {theme}: (\[.*\]),$", script, re.MULTILINE)
+    assert found is not None
+    colours = [lightness_and_hue(colour, seen) for colour in json.loads(found[1])]
+    assert len(colours) == 8
+    distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)]
+    assert min(distances) > 12
