@@ -127,12 +127,16 @@ def _training_lines(tasks: Sequence[TaskStatus], width: int, ascii_only: bool) -
     left_out = iter(_LEFT_OUT)
     while _room(columns, width) < _SHORTEST_CURVE and (head := next(left_out, None)):
         columns = [column for column in columns if column[0] != head]
-    curve = min(max(_room(columns, width), _SHORTEST_CURVE), _LONGEST_CURVE)
-    losses = [[loss for _, loss in task.losses] for task in tasks]
-    curves = ["loss", *(sparkline(one, curve, ascii_only=ascii_only) for one in losses)]
+    curve = min(_room(columns, width), _LONGEST_CURVE)
+    at = next(i for i, column in enumerate(columns) if not column[0])  # the last loss
+    if curve < _SHORTEST_CURVE // 2:
+        columns[at][0] = "loss"
+        curve = 0
     padded = [[cell.rjust(max(map(len, column))) for cell in column] for column in columns]
-    at = next(i for i, column in enumerate(columns) if not column[0])  # before the last loss
-    padded.insert(at, [one.ljust(curve) for one in curves])
+    if curve:
+        losses = [[loss for _, loss in task.losses] for task in tasks]
+        curves = ["loss", *(sparkline(one, curve, ascii_only=ascii_only) for one in losses)]
+        padded.insert(at, [one.ljust(curve) for one in curves])
     return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 

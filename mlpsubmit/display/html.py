@@ -52,7 +52,7 @@ def status_html(
         )
     distinct = list(dict.fromkeys(reasons))[:_REASONS]
     parts += [f"failed: {escape(reason[:_REASON_LENGTH])}" for reason in distinct]
-    return "<div>" + "<br>".join(parts) + figure + "</div>"
+    return f'<div style="overflow-wrap: anywhere">{"<br>".join(parts)}{figure}</div>'
 
 
 def sweep_html(
@@ -107,7 +107,9 @@ def escape(text: str) -> str:
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
     def row(cells: Sequence[str]) -> str:
-        return "".join(f'<td style="text-align: left">{escape(cell)}</td>' for cell in cells)
+        first, *others = (escape(cell) for cell in cells)
+        name = f'<td style="text-align: left; white-space: nowrap">{first}</td>'
+        return name + "".join(f'<td style="text-align: left">{cell}</td>' for cell in others)
 
     return "<table>" + "".join(f"<tr>{row(cells)}</tr>" for cells in rows) + "</table>"
 

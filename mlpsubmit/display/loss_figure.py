@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
+import math
+import warnings
 from collections.abc import Sequence
 
 __all__ = ["loss_figure"]
@@ -13,6 +15,9 @@ Curve = tuple[str, tuple[tuple[int, float | None], ...]]
 
 _INCHES = (6.4, 2.4)
 
+#: The largest loss that is drawn; the smallest is its inverse.
+_MOST = 1e100
+
 
 @functools.lru_cache(maxsize=1)  # a status is read more often than losses change
 def loss_figure(curves: tuple[Curve, ...]) -> str:
@@ -20,6 +25,19 @@ def loss_figure(curves: tuple[Curve, ...]) -> str:
     drawn = [(name, _finite(points)) for name, points in curves]
     if not any(points for _, points in drawn):
         return ""
+    import matplotlib as mpl
+
+    # A notebook's own style may need what its kernel lacks (LaTeX), or suit another background.
+    try:
+        with mpl.rc_context(), warnings.catch_warnings():
+            mpl.rcdefaults()
+            warnings.simplefilter("ignore")  # of characters that its fonts lack
+            return _svg(drawn)
+    except Exception:  # a run is waited for, whatever of it can be drawn
+        return ""
+
+
+def _svg(drawn: Sequence[tuple[str, tuple[tuple[int, float], ...]]]) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_INCHES, layout="constrained")
@@ -36,4 +54,9 @@ def loss_figure(curves: tuple[Curve, ...]) -> str:
 
 
 def _finite(points: Sequence[tuple[int, float | None]]) -> tuple[tuple[int, float], ...]:
-    return tuple((step, loss) for step, loss in points if loss is not None)
+    """Return the points that can be drawn; what is beyond the range of axes is at its end."""
+    return tuple(
+        (step, math.copysign(min(max(abs(loss), 1 / _MOST), _MOST), loss) if loss else 0.0)
+        for step, loss in points
+        if loss is not None
+    )

@@ -26,7 +26,8 @@ def sparkline(values: Sequence[float | None], width: int, *, ascii_only: bool = 
     bars = _ASCII_BARS if ascii_only else _BARS
     shown = _thinned(values, width)
     finite = [value for value in shown if value is not None and math.isfinite(value)]
-    scale = math.log if all(value > 0 for value in finite) else float
+    largest = max(map(abs, finite), default=1.0) or 1.0  # so that no difference overflows
+    scale = math.log if all(value > 0 for value in finite) else lambda value: value / largest
     low, high = min(map(scale, finite), default=0.0), max(map(scale, finite), default=0.0)
 
     def bar(value: float | None) -> str:

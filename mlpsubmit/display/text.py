@@ -28,8 +28,12 @@ def abridged(texts: Iterable[str]) -> str:
 
 
 def compact(number: float) -> str:
-    """Return a number of three or four digits: ``"980"``, ``"11.4k"``."""
-    return f"{number / 1000:.1f}k" if number >= 1000 else f"{number:.0f}"
+    """Return a number of up to four digits: ``"0.35"``, ``"980"``, ``"11.4k"``, ``"2.57M"``."""
+    if number >= 1e6:
+        return f"{number / 1e6:.2f}M" if number < 1e9 else f"{number:.2e}"
+    if number >= 1000:
+        return f"{number / 1000:.1f}k"
+    return f"{number:.0f}" if number >= 10 or number == 0 else f"{number:.2g}"
 
 
 def counted(count: int, noun: str) -> str:

@@ -56,8 +56,13 @@ def page(contents: Contents, reload_seconds: int | None = None) -> str:
     spent = cost(contents.runs)
     names = " + ".join(dict.fromkeys(one.run.name for one in contents.runs))
     joined = joined_id([one.run.id for one in contents.runs])
-    written = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-    live = "" if reload_seconds is None else f' data-reload="{reload_seconds}"'
+    now = time.time()
+    written = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
+    live = (
+        ""
+        if reload_seconds is None
+        else f' data-reload="{reload_seconds}" data-written="{now:.0f}"'
+    )
     plain_reload = (
         ""
         if reload_seconds is None

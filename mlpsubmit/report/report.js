@@ -1448,6 +1448,13 @@
 
   function reloadNowAndThen(seconds) {
     const parent = element("p", "", { className: "reload" });
+    document.querySelector("header").append(parent);
+    const age = Date.now() / 1000 - Number(document.body.dataset.written);
+    if (age > Math.max(300, 10 * seconds)) {
+      // What wrote it was killed; or the clocks differ.
+      parent.textContent = "This page has not been written again for a while, and does not reload.";
+      return;
+    }
     const box = checkbox(
       parent,
       "r",
@@ -1455,7 +1462,6 @@
       choices.get("r") !== "0",
       () => {},
     );
-    document.querySelector("header").append(parent);
     let active = 0;
     for (const kind of ["pointermove", "keydown", "wheel", "pointerdown"])
       addEventListener(kind, () => (active = Date.now()), { passive: true });

@@ -556,7 +556,8 @@ def notebook_display() -> Callable[[Status], None] | None:
 
 def _html(status: Status) -> str:
     """Return a status as HTML; the tasks of a complete run are left out."""
-    rows = [] if status.complete else [(t.name, t.state, t.summary) for t in status.tasks]
+    tasks = sorted(status.tasks, key=lambda task: task.state != "crashed")  # not all are listed
+    rows = [] if status.complete else [(t.name, t.state, t.summary) for t in tasks]
     reasons = map(str, status.failure_groups)
     figure = loss_figure(tuple((t.name, t.losses) for t in status.tasks if t.losses)[:_CURVES])
     return status_html(

@@ -134,6 +134,25 @@ def test_tasks_take_a_line_each_and_curves_what_room_there_is(width: int) -> Non
     assert lines[3].split(maxsplit=2) == ["000-0002", "waiting", "queued: Priority"]
 
 
+def test_the_narrowest_terminals_have_no_curves() -> None:
+    many = [(64 * n, 1.0 / n) for n in range(1, 65)]
+    tasks = [training(f"000-000{n}", losses=many) for n in range(3)]
+    head, *lines = lines_of(*tasks, width=40)[-4:]
+    assert head.split() == ["step", "loss"]
+    assert [line.split() for line in lines] == [
+        [f"000-000{n}", "running", "51%", "0.0123"] for n in range(3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("speed", "text"),
+    [(0.0354, "0.035"), (3.51, "3.5"), (980, "980"), (11_432.1, "11.4k"), (2.57e6, "2.57M")],
+)
+def test_speeds_have_their_digits(speed: float, text: str) -> None:
+    _, line = lines_of(training("000-0000", speed=speed), width=100)
+    assert f"  {text}/s  " in line
+
+
 def test_a_terminal_without_unicode_gets_bars_of_ascii() -> None:
     class Latin(io.StringIO):
         encoding = "latin-1"

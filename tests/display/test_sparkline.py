@@ -33,6 +33,12 @@ def test_values_that_are_not_finite_have_a_mark(lost: float | None) -> None:
     assert sparkline([lost], 5) == "x"
 
 
+def test_values_whose_differences_overflow_are_a_curve() -> None:
+    assert sparkline([-1.7e308, 0.0, 1.7e308], 5) == "▁▅█"
+    assert sparkline([5e-324, 1.7e308], 5) == "▁█"
+    assert sparkline([0.0, 5e-324], 5) == "▁█"
+
+
 def test_nothing_and_a_constant_are_curves_too() -> None:
     assert sparkline([], 5) == ""
     assert sparkline([2.0, 2.0], 5) == "▁▁"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,12 @@ def test_a_watched_report_reloads_itself_and_keeps_the_choices(
     page.tab.uncheck("#choose-r")
     assert "r=0" in page.tab.url
     assert page.messages == []
+    # A page whose writer was killed says so.
+    text = path.read_text()
+    path.write_text(re.sub(r'data-written="\d+"', 'data-written="1000000000"', text))
+    page.tab.reload()
+    assert page.tab.is_visible("text=has not been written again for a while")
+    assert page.tab.locator("#choose-r").count() == 0
 
 
 def test_the_policy_stops_what_is_not_in_the_file(page: Any) -> None:

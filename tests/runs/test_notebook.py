@@ -13,7 +13,9 @@ from nbclient import NotebookClient
 
 from mlpsubmit import Monomial, Sweep, launch, open_run
 from mlpsubmit.display.loss_figure import loss_figure
-from mlpsubmit.runs.run import notebook_display
+from mlpsubmit.jobs.status import Status
+from mlpsubmit.jobs.task_status import TaskStatus
+from mlpsubmit.runs.run import _html, notebook_display
 from mlpsubmit.spec.load import load_spec
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "staircase.ipynb"
@@ -140,3 +142,40 @@ def test_losses_are_drawn_with_a_line_for_each_task() -> None:
     assert "$\\mathdefault{10^{-1}}$" in drawn, "positive losses are on a logarithmic axis"
     assert "mathdefault{10" not in loss_figure((("a", ((1, 1.0), (2, -0.5))),))
     assert loss_figure(()) == loss_figure((("a", ((1, None),)),)) == ""
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        (1.7e308, -1.7e308),
+        (1.7e308, 5e-324),
+        (-5e-324, 0.0),
+        (5e-324, 5e-324),
+        (1.0, 1.0 + 2e-16),
+    ],
+)
+def test_losses_of_any_size_are_drawn(losses: tuple[float, float]) -> None:
+    """A display that fails would end the wait for the run."""
+    assert "<svg" in loss_figure((("a", tuple(enumerate(losses))),))
+
+
+def test_the_style_of_a_notebook_does_not_matter() -> None:
+    import matplotlib as mpl
+
+    plain = loss_figure((("a", ((1, 1.0), (2, 0.25))),))
+    with mpl.rc_context({"text.usetex": True, "axes.facecolor": "black"}):
+        loss_figure.cache_clear()
+        styled = loss_figure((("a", ((1, 1.0), (2, 0.25))),))
+        assert mpl.rcParams["text.usetex"]
+    assert len(styled) == len(plain)
+    assert "000000" not in plain.partition("patch_2")[2].partition("/>")[0]
+
+
+def test_a_crashed_task_is_listed_among_many() -> None:
+    tasks = [TaskStatus(f"000-{n:04d}", "running", {}, None) for n in range(20)]
+    tasks.append(TaskStatus("000-0020", "crashed", {}, None, "killed by SIGKILL"))
+    counts = (100, 0, 0, 100, 0)
+    status = Status("id", "name", "path", "running", *counts, 0.0, 0.0, None, tasks, ())
+    shown = _html(status)
+    assert "killed by SIGKILL" in shown
+    assert "... and 13 more tasks" in shown
