@@ -137,7 +137,7 @@ def test_tasks_take_a_line_each_and_curves_what_room_there_is(width: int) -> Non
 def test_the_narrowest_terminals_have_no_curves() -> None:
     many = [(64 * n, 1.0 / n) for n in range(1, 65)]
     tasks = [training(f"000-000{n}", losses=many) for n in range(3)]
-    head, *lines = lines_of(*tasks, width=40)[-4:]
+    head, *lines = lines_of(*tasks, width=36)[-4:]
     assert head.split() == ["step", "loss"]
     assert [line.split() for line in lines] == [
         [f"000-000{n}", "running", "51%", "0.0123"] for n in range(3)
