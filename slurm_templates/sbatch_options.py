@@ -9,7 +9,7 @@ from typing import Any
 
 from mlpsubmit.slurm_templates.values import word
 
-__all__ = ["KEY_OF", "option_name", "option_value", "spelling", "table"]
+__all__ = ["KEY_OF", "ONE", "option_name", "option_value", "spelling", "table"]
 
 #: Options that have a key of the template.
 KEY_OF = {
@@ -47,11 +47,8 @@ SET_HERE = frozenset(
         "input",
         "job-name",
         "no-requeue",
-        "nodes",
-        "ntasks",
         "ntasks-per-core",
         "ntasks-per-gpu",
-        "ntasks-per-node",
         "ntasks-per-socket",
         "open-mode",
         "output",
@@ -64,6 +61,10 @@ SET_HERE = frozenset(
         "wait",
     }
 )
+
+#: Options that may be given, as the filters of some clusters want, but are 1 for every job: an
+#: array task is one process on one node.
+ONE = frozenset({"nodes", "ntasks", "ntasks-per-node"})
 
 #: Keys without a command-line option.
 _ONLY_IN_FILES = ("notice", "setup", "helper_partition", "description")
@@ -93,8 +94,9 @@ def option_name(name: str) -> str:
     if plain in SET_HERE:
         raise ValueError("should be left out; mlpsubmit sets it itself")
     # sbatch accepts abbreviations, of these too.
-    meant = next((full for full in (*KEY_OF, *sorted(SET_HERE)) if full.startswith(plain)), None)
-    if meant and plain:
+    closed = (*KEY_OF, *sorted(SET_HERE | ONE))
+    meant = next((full for full in closed if full.startswith(plain)), None)
+    if meant and plain and plain not in ONE:
         raise ValueError(f"should be spelt in full; sbatch reads it as {meant}")
     if not _NAME.fullmatch(plain) or len(plain) == 1:
         raise ValueError("should be the long name of an sbatch option, such as exclude")

@@ -22,6 +22,7 @@ from mlpsubmit.errors import SpecError, did_you_mean, validation_errors
 from mlpsubmit.slurm_templates import time_limit
 from mlpsubmit.slurm_templates.sbatch_options import (
     KEY_OF,
+    ONE,
     option_name,
     option_value,
     spelling,
@@ -46,7 +47,7 @@ NOTICE_SECONDS = 120
 _MOST_NOTICE = 65_535
 
 #: Options that apply to helper jobs as well as to tasks.
-_FOR_HELPERS = frozenset({"comment", "exclude", "nodelist", "reservation"})
+_FOR_HELPERS = frozenset({"comment", "exclude", "nodelist", "reservation"}) | ONE
 
 #: Options that replace the key mem: SLURM accepts one of the three.
 _MEMORY_OPTIONS = ("mem-per-cpu", "mem-per-gpu")
@@ -123,6 +124,12 @@ class Template(BaseModel):
                 f"sbatch.gres: got {self.sbatch['gres']!r}; GPUs should be requested by the "
                 "template's own key gpus, above [sbatch] (on the command line: --gpus)"
             )
+        errors += [
+            f"sbatch.{name}: got {value!r}; should be 1, as each task is one process on one node; "
+            "for more of a node: cpus, gpus"
+            for name, value in self.sbatch.items()
+            if name in ONE and value != "1"
+        ]
         if errors:
             raise ValueError("\n".join(errors))
         return self
@@ -163,7 +170,8 @@ class Template(BaseModel):
     def for_helper(self, minutes: int, mem: str) -> Template:
         """Return the template of a small job without a GPU.
 
-        Of the further options of sbatch it keeps those that restrict where a job may run.
+        Of the further options of sbatch it keeps those that restrict where a job may run, or that
+        only satisfy a filter.
         """
         kept = {name: value for name, value in self.sbatch.items() if name in _FOR_HELPERS}
         partition = self.helper_partition or self.partition

@@ -65,11 +65,22 @@ class Executor(abc.ABC):
         return {}
 
     def check(self, submission: Submission) -> None:  # noqa: B027  # optional
-        """Check that a submission would be accepted, without changing anything.
+        """Check what of a submission can be checked before it is made.
 
         Raises:
-            UserError: if it would not.
+            UserError: if it would fail.
         """
+
+    def try_submission(self, submission: Submission) -> None:  # noqa: B027  # optional
+        """Check also what only the submission itself finds out, for a dry run.
+
+        Raises:
+            UserError: if it would fail.
+        """
+
+    def own_files(self, submission: Submission) -> int:
+        """Return how many files are written for a submission besides those of every executor."""
+        return submission.tasks  # the logs
 
     def describe(self, submission: Submission) -> Sequence[str]:
         """Return lines that show what would be submitted, for a dry run."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +18,9 @@ from mlpsubmit.jobs.slurm import filesystems, sbatch
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, settings
 from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_job, scratch_dir
-from mlpsubmit.jobs.slurm.nodes import resource_errors
+from mlpsubmit.jobs.slurm.nodes import nodes_of, resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState
+from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.slurm.script import retry_script, script
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.throughput import calibrate
@@ -82,9 +82,10 @@ class SlurmExecutor(Executor):
         """Return the template's cores per task."""
         return self.template.cpus
 
-    def _setting(self, name: str) -> str | None:
+    @cached_property
+    def _settings(self) -> Mapping[str, str]:
         try:
-            return settings().get(name)
+            return settings()
         except SlurmUnavailable as error:
             raise UserError(
                 f"the cluster does not answer: {error}; nothing was submitted"
@@ -92,7 +93,7 @@ class SlurmExecutor(Executor):
 
     @cached_property
     def _largest_array(self) -> int:
-        largest = int(self._setting("MaxArraySize") or DEFAULT_ARRAY_SIZE)
+        largest = int(self._settings.get("MaxArraySize") or DEFAULT_ARRAY_SIZE)
         if largest < 1:
             raise UserError("this cluster allows no job arrays (its MaxArraySize is 0)")
         return largest
@@ -109,27 +110,42 @@ class SlurmExecutor(Executor):
             "retry": job_name(submission, "retry") if submission.retries else None,
             "template": self.template.to_json(),
             "tasks": self._tasks,
-            "cluster": self._setting("ClusterName"),
+            "cluster": self._settings.get("ClusterName"),
             "user": os.getuid(),
         }
 
     def check(self, submission: Submission) -> None:
-        """Check that the tasks fit on a node, and the first script with ``sbatch --test-only``.
+        """Check that the tasks fit on a node, and the script of the job of ``--retries``.
+
+        That job is submitted last, when the others may have started.
 
         Raises:
             SpecError: for resources that no node has.
             UserError: for a runs folder that the nodes cannot see.
+            Rejected: if sbatch would reject that job.
+        """
+        nodes = nodes_of(self.template.partition)
+        if errors := resource_errors(self.template, nodes):
+            raise SpecError(errors, f"template {self.template.name}")
+        if reason := filesystems.unusable(submission.path, nodes):
+            raise UserError(reason)
+        if submission.retries:
+            with doing("asking SLURM whether it takes the job of --retries"):
+                sbatch.check(self._helper, retry_script(self._helper, submission, after=[]))
+
+    def try_submission(self, submission: Submission) -> None:
+        """Check the first script with ``sbatch --test-only``, for which SLURM looks at its queue.
+
+        Raises:
             Rejected: if sbatch would reject the job.
         """
-        if errors := resource_errors(self.template):
-            raise SpecError(errors, f"template {self.template.name}")
-        if reason := filesystems.unusable(submission.path, self.template.partition):
-            raise UserError(reason)
         array = self.arrays(submission)[0]
         with doing("asking SLURM whether it takes such a job"):
             sbatch.check(self.template, script(self.template, submission, array))
-            if submission.retries:
-                sbatch.check(self._helper, retry_script(self._helper, submission, after=[]))
+
+    def own_files(self, submission: Submission) -> int:
+        """Return the logs, and the scripts of the arrays and of the job of ``--retries``."""
+        return submission.tasks + len(self.arrays(submission)) + bool(submission.retries)
 
     def describe(self, submission: Submission) -> list[str]:
         """Return the first array's script, and an upper bound of the cost."""
@@ -225,10 +241,24 @@ class SlurmExecutor(Executor):
                 file = submission.folder / "retry.sh"
                 retry = sbatch.submit(self._helper, file, text, job_name(submission, "retry"))
                 yield Job(retry, submission.tasks, count=0, array=False)
-        except UserError:  # tasks that start all the same end at once
-            with contextlib.suppress(SlurmUnavailable):
-                sbatch.cancel(ids)
+        except UserError as error:  # tasks that start all the same end at once
+            left = _cancelled(ids)
+            if ids and isinstance(error, Rejected):
+                raise error.after(left) from None
             raise
+
+
+def _cancelled(ids: Sequence[str]) -> str:
+    """Cancel job arrays; return what is left of them, for a message."""
+    arrays = counted(len(ids), "job array")
+    try:
+        sbatch.cancel(ids)
+    except SlurmUnavailable as error:
+        return (
+            f"{arrays} submitted before it could not be cancelled ({error}): the tasks end when "
+            f"they start, or: scancel {' '.join(ids)}"
+        )
+    return f"{arrays} submitted before it {'was' if len(ids) == 1 else 'were'} cancelled"
 
 
 def missing_result(job: JobState | None, log: str) -> str:

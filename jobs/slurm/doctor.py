@@ -12,7 +12,7 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.slurm import filesystems
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked, settings
-from mlpsubmit.jobs.slurm.nodes import gpus_of, resource_errors
+from mlpsubmit.jobs.slurm.nodes import gpus_of, nodes_of, resource_errors
 from mlpsubmit.jobs.slurm.probe import Check, CheckResult, run_gpu_probe, run_probe
 from mlpsubmit.jobs.slurm.sbatch import check
 from mlpsubmit.slurm_templates import SlurmRequest, Template
@@ -145,7 +145,7 @@ def _gpus(gres: str) -> str:
 
 def _resources(template: Template) -> CheckResult:
     """Check that some node has the template's resources, as a launch does."""
-    errors = resource_errors(template)
+    errors = resource_errors(template, nodes_of(template.partition))
     return not errors, "\n".join([f"{template.name}, from {template.path}", *errors])
 
 
@@ -170,6 +170,6 @@ def expected_start(output: str) -> str:
 
 
 def _shared(folder: Path, partition: str | None) -> CheckResult:
-    if reason := filesystems.unusable(folder, partition):
+    if reason := filesystems.unusable(folder, nodes_of(partition)):
         return False, reason
     return None, f"{folder}: no sign here that nodes cannot see it"

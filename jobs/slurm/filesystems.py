@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 
-from mlpsubmit.jobs.slurm.nodes import nodes_of
+from mlpsubmit.jobs.slurm.nodes import Node
 
 __all__ = ["mount_of", "unusable"]
 
@@ -23,14 +24,14 @@ _SHARED = re.compile(
 )
 
 
-def unusable(folder: Path, partition: str | None) -> str | None:
+def unusable(folder: Path, nodes: Sequence[Node]) -> str | None:
     """Return why runs cannot be kept in a folder; None if that is not certain.
 
-    The nodes of the partition must see it. A folder on a local disk of this machine may be exported
-    to them, so it is accepted here; ``doctor`` checks it with a job.
+    A folder on a local disk of this machine may be exported to the nodes, so it is accepted here;
+    ``doctor`` checks it with a job.
 
     Args:
-        partition: one or several with commas between; None for the cluster's default.
+        nodes: which must see it.
     """
     if found := re.search(r"[%\\]", str(folder.absolute())):
         return (
@@ -46,7 +47,7 @@ def unusable(folder: Path, partition: str | None) -> str | None:
         what = f"is in {local}, which is local to each machine"
     else:
         return None
-    hosts = {node.host for node in nodes_of(partition)}
+    hosts = {node.host for node in nodes}
     others = sorted(hosts - {socket.gethostname().partition(".")[0]})
     if not others:
         return None

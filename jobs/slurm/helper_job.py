@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -75,7 +76,7 @@ def _wait(
     interval = _SHORTEST_INTERVAL
     job: JobState | None = None
     while (result := _read_result(result_file)) is None and time.monotonic() < end:
-        queue = Queue.query([name])
+        queue = Queue.query(os.getuid())
         job = next((queue.jobs[id] for id in queue.ids.get(name, [])), job)
         if job is not None and not job.alive:
             end = min(end, time.monotonic() + LAG_SECONDS)

@@ -83,9 +83,12 @@ def gpus_of(gres: str) -> tuple[tuple[str, int], ...]:
     return tuple(found)
 
 
-def resource_errors(template: Template) -> list[str]:
-    """Return an error for each resource of a task that no node of its partition has."""
-    nodes = nodes_of(template.partition)
+def resource_errors(template: Template, nodes: Sequence[Node]) -> list[str]:
+    """Return an error for each resource of a task that no node of its partition has.
+
+    Args:
+        nodes: those of the partition.
+    """
     if not nodes:
         return []
     where = f"partition {template.partition}" if template.partition else "the default partition"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import bisect
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlpsubmit.jobs.process_end import signal_meaning
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked
 
-__all__ = ["JobState", "Queue", "array_indices", "jobs_ahead", "sacct_records"]
+__all__ = ["JobState", "Queue", "array_indices", "sacct_records"]
 
 #: States of jobs that have ended for good; in any other state a job may still run.
 _ENDED = frozenset(
@@ -20,8 +20,9 @@ _ENDED = frozenset(
 )
 
 _SEPARATOR = "|"
-#: Array job, index in it, state, nodes, reason, and last the name, which may contain separators.
-_SQUEUE = "%F|%K|%T|%N|%r|%j"
+#: Array job, index in it, user id, state, nodes, partition, priority, reason, and last the name,
+#: which may contain separators.
+_SQUEUE = "%F|%K|%U|%T|%N|%P|%Q|%r|%j"
 _SACCT = ("JobID", "State", "ExitCode", "MaxRSS", "ReqMem", "Timelimit", "NodeList")
 
 _DAY = 24 * 3600
@@ -56,6 +57,11 @@ class JobState:
         return self.state in ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 
     @property
+    def waits_for_others(self) -> bool:
+        """Whether it is pending because other jobs come before it."""
+        return self.reason in ("Priority", "Resources")
+
+    @property
     def pending_reason(self) -> str:
         """Why it is queued, for people."""
         return self.reason or "no reason given yet"
@@ -68,61 +74,65 @@ class JobState:
 
 @dataclass
 class Queue:
-    """A snapshot of the queue, for the jobs of given names.
+    """A snapshot of the queue: the jobs of one user.
 
     Attributes:
         error: why the query failed; empty if it succeeded.
         ids: by name, the ids of the jobs or arrays with that name, oldest first.
         jobs: by job id, for tasks of an array followed by the index.
+        ahead: by the id of a pending job or array, how many pending jobs of the same partition have
+            a higher priority, of all users whose jobs the cluster shows; an array counts as one.
+            Empty unless the query was for this.
     """
 
     error: str = ""
     ids: dict[str, list[str]] = field(default_factory=dict)
     jobs: dict[str, JobState] = field(default_factory=dict)
+    ahead: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def query(cls, names: Iterable[str]) -> Queue:
-        """Run squeue once; a failure is recorded in ``error``."""
-        queue = cls()
+    def query(cls, user: int, ahead: bool = False) -> Queue:
+        """Run squeue once; a failure is recorded in ``error``.
+
+        The jobs of one user are a smaller query for the controller than all jobs, among which
+        squeue itself would look for names or arrays.
+
+        Args:
+            user: whose jobs, by the user id.
+            ahead: whether to query the jobs of all users, and count those that come before.
+        """
         command = ("squeue", "--noheader", "--states=all", f"--format={_SQUEUE}")
         try:
-            text = run_checked(*command, f"--name={','.join(sorted(set(names)))}")
+            text = run_checked(*command, *([] if ahead else [f"--user={user}"]))
         except SlurmUnavailable as error:
             return cls(str(error))
-        rows = (line.strip().split(_SEPARATOR, 5) for line in text.splitlines())
-        for array, indices, state, node, reason, name in (row for row in rows if len(row) == 6):
-            reason = "" if reason == "None" else reason
-            queue.ids[name] = sorted({array, *queue.ids.get(name, [])}, key=int)
+        queue, ids, pending = cls(), dict[str, set[str]](), dict[str, tuple[str, int]]()
+        rows = (line.strip().split(_SEPARATOR, 8) for line in text.splitlines())
+        for array, indices, owner, state, node, partition, priority, reason, name in (
+            row for row in rows if len(row) == 9
+        ):
+            if ahead and state == "PENDING" and priority.isdecimal():
+                pending[array] = partition, int(priority)
+            if owner != str(user):
+                continue
+            ids.setdefault(name, set()).add(array)
             for job in _job_ids(array, indices):
-                queue.jobs[job] = JobState(job, state, reason, node)
+                queue.jobs[job] = JobState(job, state, "" if reason == "None" else reason, node)
+        queue.ids = {name: sorted(own, key=int) for name, own in ids.items()}
+        queue.ahead = _ahead(pending)
         return queue
 
 
-def jobs_ahead(partition: str | None) -> dict[str, int]:
-    """Run squeue once; return how many pending jobs come before each, by the id of job or array.
-
-    Those of the same partition with a higher priority, of all users whose jobs the cluster shows;
-    an array counts as one. If the query fails, there are none.
-
-    Args:
-        partition: the only one to ask for; None for all.
-    """
-    command = ["squeue", "--noheader", "--states=PENDING", "--format=%F|%P|%Q"]
-    command += [f"--partition={partition}"] if partition else []
-    try:
-        rows = [line.split(_SEPARATOR) for line in run_checked(*command).splitlines()]
-    except SlurmUnavailable:
-        return {}
-    valid = [row for row in rows if len(row) == 3 and row[2].strip().isdecimal()]
-    pending = {job.strip(): (place, int(priority)) for job, place, priority in valid}
+def _ahead(pending: Mapping[str, tuple[str, int]]) -> dict[str, int]:
+    """Return how many jobs come before each, from the partition and the priority of all."""
     priorities: dict[str, list[int]] = {}
-    for place, priority in pending.values():
-        priorities.setdefault(place, []).append(priority)
+    for partition, priority in pending.values():
+        priorities.setdefault(partition, []).append(priority)
     for sorted_ in priorities.values():
         sorted_.sort()
     return {
-        job: len(priorities[place]) - bisect.bisect_right(priorities[place], priority)
-        for job, (place, priority) in pending.items()
+        job: len(priorities[partition]) - bisect.bisect_right(priorities[partition], priority)
+        for job, (partition, priority) in pending.items()
     }
 
 

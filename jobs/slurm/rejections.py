@@ -35,7 +35,21 @@ _UNKNOWN_OUTCOME = re.compile(
 
 
 class Rejected(UserError):
-    """The cluster rejected a job; nothing was submitted."""
+    """The cluster rejected a job.
+
+    Args:
+        what: the job, and sbatch's own words.
+        advice: what to try.
+        submitted: what is left of the submission that the job belongs to.
+    """
+
+    def __init__(self, what: str, advice: str, submitted: str = "nothing was submitted") -> None:
+        super().__init__(f"{what}; {submitted}; {advice}")
+        self.what, self.advice = what, advice
+
+    def after(self, submitted: str) -> Rejected:
+        """Return the same rejection, of a job before which others had been submitted."""
+        return Rejected(self.what, self.advice, submitted)
 
 
 def is_outcome_unknown(result: CompletedProcess[str]) -> bool:
@@ -51,10 +65,8 @@ def rejection(result: CompletedProcess[str], template: Template) -> Rejected:
     given = {key: getattr(template, key) for key in keys}
     options = [f"--{key} {_as_given(value)}" for key, value in given.items() if value]
     about = " or ".join(options) or "the job"
-    return Rejected(
-        f"{about} (template {template.name}): sbatch rejected it: {message}; nothing was submitted"
-        f"{_advice(keys)}"
-    )
+    what = f"{about} (template {template.name}): sbatch rejected it: {message}"
+    return Rejected(what, _advice(keys))
 
 
 def _as_given(value: object) -> str:
@@ -66,12 +78,12 @@ def _as_given(value: object) -> str:
 
 def _advice(keys: tuple[str, ...]) -> str:
     if keys[:1] == ("partition",) and (known := _partitions()):
-        return f"; partitions are {', '.join(known)}"
+        return f"partitions are {', '.join(known)}"
     if "gpus" in keys:
-        return "; mlpsubmit doctor lists what the nodes have; without GPUs: --template cpu"
+        return "mlpsubmit doctor lists what the nodes have; without GPUs: --template cpu"
     if keys:
-        return f"; give another --{keys[0]}, or change the template"
-    return "; mlpsubmit doctor shows what of the cluster works"
+        return f"give another --{keys[0]}, or change the template"
+    return "mlpsubmit doctor shows what of the cluster works"
 
 
 def _partitions() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -124,7 +125,7 @@ def _find(name: str, why: str) -> str:
     """Return the id of the job of a name from the queue."""
     for query in range(_QUERIES):
         time.sleep(_BETWEEN_QUERIES if query else 0)
-        queue = Queue.query([name])
+        queue = Queue.query(os.getuid())
         if queue.ids.get(name):
             return queue.ids[name][-1]
     if queue.error:

@@ -74,6 +74,7 @@ def sbatch_text(template: Template, folder: Path, command: str, **options: Any) 
 
     - wckey: submitit sets its own, which clusters that track wckeys reject.
     - requeue: the clusters' defaults differ, so it is set explicitly.
+    - ntasks: some clusters reject a job that leaves it to the default.
     - srun: it must pass on the environment and the cores, which it does not always do by default,
       and append to the log of an earlier attempt of the task.
 
@@ -89,7 +90,7 @@ def sbatch_text(template: Template, folder: Path, command: str, **options: Any) 
         "wckey": None,
         "setup": [_IGNORE_SIGTERM, *template.setup],
         "stderr_to_stdout": True,
-        "additional_parameters": {"requeue": True, **template.sbatch},
+        "additional_parameters": {"requeue": True, "ntasks": 1, **template.sbatch},
         "srun_args": ["--export=ALL", "--open-mode=append", f"--cpus-per-task={template.cpus}"],
     }
     return make_sbatch_string(command, folder, **settings, **options)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from mlpsubmit import files
@@ -15,7 +17,7 @@ from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.liveness import Watch, three_intervals
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, installed, settings
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
-from mlpsubmit.jobs.slurm.queue import JobState, Queue, jobs_ahead, sacct_records
+from mlpsubmit.jobs.slurm.queue import JobState, Queue, sacct_records
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.records import Beat, JobRecord, Jobs
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
@@ -24,15 +26,14 @@ from mlpsubmit.jobs.task_status import TaskStatus
 
 __all__ = ["Scheduler", "job_ids", "slurm_retry", "slurm_tasks"]
 
-#: Seconds between two queries of the scheduler: at first, and at most.
+#: Seconds between two queries of the scheduler: at first, where the jobs of all users are queried,
+#: and at most.
 _SHORTEST_INTERVAL = 2.0
-_LONGEST_INTERVAL = 15.0
+_OF_ALL_USERS = 15.0
+_LONGEST_INTERVAL = 60.0
 
 #: How long a network file system may show an old version of a file to another machine.
 SEEN_LATE_SECONDS = 90.0
-
-#: SLURM's reasons for jobs that wait for others.
-_BEHIND_OTHERS = ("Priority", "Resources")
 
 _T = TypeVar("_T")
 
@@ -41,6 +42,8 @@ _T = TypeVar("_T")
 class Scheduler:
     """Cached queries of the scheduler, so that watching a run does not burden the cluster.
 
+    The longer somebody watches, the longer is the interval between two queries.
+
     Attributes:
         watch: what was seen of the run's files between two queries.
 
@@ -48,30 +51,45 @@ class Scheduler:
         exact: for a process that is about to submit: it holds the run's lock, so that no other
             process is submitting, and does not take a fresh heartbeat as proof of a running task.
         watches: whether somebody is waiting: only then is it asked which jobs come before.
+        interval: seconds between two equal queries, at least.
     """
 
     exact: bool = False
     watches: bool = False
+    interval: float = _SHORTEST_INTERVAL
     watch: Watch = field(default_factory=Watch)
     _since: float = field(default_factory=lambda: time.monotonic())
     _cache: dict[tuple[Any, ...], tuple[float, Any]] = field(default_factory=dict)
+    #: Threads that show several runs share one query.
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _some_wait: bool = True
 
-    def cached(
-        self, query: Callable[..., _T], *arguments: Hashable, least: float = _SHORTEST_INTERVAL
-    ) -> _T:
+    def queue(self, user: int) -> Queue:
+        """Return the jobs of a user, by a query that may be some seconds old.
+
+        It has :attr:`Queue.ahead` if somebody watches, unless no job waited for others at last.
+        """
+        ahead = self.watches and self._some_wait
+        queue = self.cached(Queue.query, user, ahead, least=_OF_ALL_USERS if ahead else 0.0)
+        self._some_wait = any(job.waits_for_others for job in queue.jobs.values())
+        return queue
+
+    def cached(self, query: Callable[..., _T], *arguments: Hashable, least: float = 0.0) -> _T:
         """Return the result of a query with these arguments, which may be some seconds old.
 
         Args:
             least: seconds between two queries at least.
         """
-        now, key = time.monotonic(), (query, *arguments)
-        interval = min(max((now - self._since) / 10, least), _LONGEST_INTERVAL)
-        if key not in self._cache or now - self._cache[key][0] > interval:
-            result = query(*arguments)
-            # The interval starts after the query, which is slow if the scheduler is.
-            self._cache[key] = (time.monotonic(), result)
-        cached: _T = self._cache[key][1]
-        return cached
+        key = (query, *arguments)
+        with self._lock:
+            now = time.monotonic()
+            interval = max(min((now - self._since) / 10, _LONGEST_INTERVAL), self.interval, least)
+            if key not in self._cache or now - self._cache[key][0] > interval:
+                result = query(*arguments)
+                # The interval starts after the query, which is slow if the scheduler is.
+                self._cache[key] = (time.monotonic(), result)
+            cached: _T = self._cache[key][1]
+            return cached
 
 
 def slurm_tasks(
@@ -85,13 +103,12 @@ def slurm_tasks(
     resolved = {name: _state_from_heartbeat(signs[name]) for name in names}
     queue = Queue()
     if None in resolved.values():
-        queue = scheduler.cached(Queue.query, _job_names(intent))
+        queue = scheduler.queue(intent["user"])
         _record_found_jobs(run, number, queue, scheduler)
     ids = {name: str(job["id"]) for name, job in run.task_jobs(number).items()}
     unresolved = {ids[name] for name in names if resolved[name] is None and name in ids}
     jobs = _job_states(unresolved, queue, intent, scheduler)
-    if scheduler.watches:
-        jobs = _with_places(jobs, intent["template"].get("partition"), scheduler)
+    jobs = _with_places(jobs, queue.ahead)
     submitting = len(ids) < len(names) and _is_submitting(run, scheduler)
     tasks = []
     for name in names:
@@ -128,7 +145,7 @@ def _job_states(
         return _Jobs(queue.jobs, queue.error, lasting=not installed())
     if not gone:
         return _Jobs(queue.jobs)
-    error, lasting = scheduler.cached(_unreachable_reason, intent["user"], intent["cluster"])
+    error, lasting = _unreachable_reason(intent, partial(scheduler.cached, _cluster))
     if error:
         return _Jobs(queue.jobs, error, lasting)
     arrays = tuple(sorted({job.partition("_")[0] for job in gone}))
@@ -137,15 +154,11 @@ def _job_states(
     return _Jobs(queue.jobs | {id: job for id, job in records.items() if not job.alive})
 
 
-def _with_places(jobs: _Jobs, partition: str | None, scheduler: Scheduler) -> _Jobs:
+def _with_places(jobs: _Jobs, ahead: Mapping[str, int]) -> _Jobs:
     """Return the states of jobs; those that wait for others name how many come before them."""
-    waiting = {id: job for id, job in jobs.states.items() if job.reason in _BEHIND_OTHERS}
-    if not waiting:
-        return jobs
-    ahead = scheduler.cached(jobs_ahead, partition, least=_LONGEST_INTERVAL)
     states = dict(jobs.states)
-    for id, job in waiting.items():
-        if before := ahead.get(id.partition("_")[0]):
+    for id, job in jobs.states.items():
+        if job.waits_for_others and (before := ahead.get(id.partition("_")[0])):
             reason = f"{job.reason}, behind {counted(before, 'job')} of higher priority"
             states[id] = replace(job, reason=reason)
     return jobs._replace(states=states)
@@ -227,25 +240,33 @@ def _resolve_state(
     return "crashed", "its job has left the queue, and the cluster has no accounting record of why"
 
 
-def _job_names(intent: Mapping[str, Any]) -> tuple[str, ...]:
-    retry = [intent["retry"]] if intent["retry"] else []
-    return (*(array["name"] for array in intent["arrays"]), *retry)
-
-
-def _unreachable_reason(user: int, cluster: str | None) -> tuple[str, bool]:
-    """Return why this machine's scheduler may not list the jobs of a user; empty if it must.
+def _unreachable_reason(
+    intent: Mapping[str, Any], cluster: Callable[[], tuple[str | None, str]]
+) -> tuple[str, bool]:
+    """Return why this machine's scheduler may not list the jobs of a run; empty if it must.
 
     Also whether it never will.
+
+    Args:
+        cluster: is called if need be; see :func:`_cluster`.
     """
-    if user != os.getuid():
+    if intent["user"] != os.getuid():
         return "the run belongs to another user, and the cluster may hide other users' jobs", True
-    try:
-        here = settings().get("ClusterName")
-    except SlurmUnavailable as error:
-        return str(error), False
-    if here != cluster:
-        return f"the run is on the cluster {cluster}, and this machine belongs to {here}", True
+    here, error = cluster()
+    if error:
+        return error, False
+    if here != intent["cluster"]:
+        there = intent["cluster"]
+        return f"the run is on the cluster {there}, and this machine belongs to {here}", True
     return "", False
+
+
+def _cluster() -> tuple[str | None, str]:
+    """Return the name of this machine's cluster, and why the scheduler does not give one."""
+    try:
+        return settings().get("ClusterName"), ""
+    except SlurmUnavailable as error:
+        return None, str(error)
 
 
 def _is_submitting(run: RunDirectory, scheduler: Scheduler) -> bool:
@@ -296,7 +317,7 @@ def slurm_retry(run: RunDirectory, number: int, scheduler: Scheduler) -> JobStat
     intent = run.intent(number)
     if not intent["retry"] or run.ended(number) is not None:
         return None
-    queue = scheduler.cached(Queue.query, _job_names(intent))
+    queue = scheduler.queue(intent["user"])
     if queue.ids.get(intent["retry"]):
         return queue.jobs[queue.ids[intent["retry"]][-1]]
     recorded = tuple(job["id"] for job in _recorded_jobs(run, number) if not job["count"])
@@ -313,10 +334,11 @@ def job_ids(run: RunDirectory, number: int) -> list[str]:
         SlurmUnavailable: if this machine's scheduler may not list them all.
     """
     intent = run.intent(number)
-    queue = Queue.query(_job_names(intent))
-    if error := queue.error or _unreachable_reason(intent["user"], intent["cluster"])[0]:
+    queue = Queue.query(intent["user"])
+    if error := queue.error or _unreachable_reason(intent, _cluster)[0]:
         raise SlurmUnavailable(error)
     recorded = {str(job["id"]) for job in _recorded_jobs(run, number)}
-    ids = recorded.union(*queue.ids.values())
+    names = [array["name"] for array in intent["arrays"]] + [intent["retry"] or ""]
+    ids = recorded.union(*(queue.ids.get(name, []) for name in names))
     # scancel takes them as arguments, among which an option would select other jobs.
     return sorted((id for id in ids if id.isascii() and id.isdecimal()), key=int)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from mlpsubmit.display.text import counted, duration, file_size
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status
     from mlpsubmit.jobs.throughput.estimate import Estimate
+    from mlpsubmit.runs.footprint import Footprint
     from mlpsubmit.runs.launch import PreparedLaunch
     from mlpsubmit.slurm_templates import Template
     from mlpsubmit.spec.sweep import Sweep
@@ -55,6 +57,7 @@ def dry_run(
     if not len(launch.missing):
         return DryRun(launch)
     chosen.check(launch.submission)
+    chosen.try_submission(launch.submission)
     estimate = by_calibration(launch) if calibrate else by_earlier_runs(launch, runs_dir)
     return DryRun(launch, estimate=estimate)
 
@@ -110,6 +113,8 @@ class DryRun:
             "executor": None,
             "threads": None,
             "tasks": [],
+            "files": 0,
+            "result_bytes": 0,
             "estimate": None,
             "submission": [],
         }
@@ -118,6 +123,8 @@ class DryRun:
                 "executor": executor.name,
                 "threads": launch.plan.threads,
                 "tasks": self._tasks(),
+                "files": self._footprint.files,
+                "result_bytes": self._footprint.result_bytes + self._footprint.weight_bytes,
                 "submission": list(executor.describe(launch.submission)),
             }
         if self.estimate is not None:
@@ -167,24 +174,31 @@ class DryRun:
         if len(tasks) > SHOWN_TASKS:
             echo(f"  ... and {counted(len(tasks) - SHOWN_TASKS, 'more task')}")
         for line in (
-            *self._weight_lines(),
+            *self._size_lines(),
             *self._time_lines(),
             *executor.describe(self.launch.submission),
         ):
             echo(line)
 
-    def _weight_lines(self) -> list[str]:
-        """Return how large the weights are that SAVE_WEIGHTS keeps, as far as the spec says."""
-        from mlpsubmit.training.weight_history import weight_schedule
+    @cached_property
+    def _footprint(self) -> Footprint:
+        from mlpsubmit.runs.footprint import footprint
 
-        base = self.launch.sweep.base
-        if base.save_weights is None or base.model != "mlp":
-            return []
-        schedule = weight_schedule(base.save_weights, base.max_iter)
-        copies = 1 if schedule is None else schedule.count
-        size = self.launch.plan.weights * copies * (8 if base.precision == "fp64" else 4)
-        setting = f"SAVE_WEIGHTS={base.save_weights!r}"
-        return [f"{setting} keeps about {file_size(size)} of weights in the results"]
+        return footprint(self.launch)
+
+    def _size_lines(self) -> list[str]:
+        """Return how many files the run makes, and how large its results are, as far as known."""
+        size, base = self._footprint, self.launch.sweep.base
+        beyond = " without what grabs measure" if self.launch.sweep.grabs else ""
+        files, more = counted(size.files, "file"), counted(size.checkpoints, "checkpoint")
+        results = file_size(size.result_bytes + size.weight_bytes)
+        lines = [f"{files}, and {more} while it trains; about {results} of results{beyond}"]
+        if size.weight_bytes:
+            setting = f"SAVE_WEIGHTS={base.save_weights!r}"
+            lines.append(f"{setting} keeps about {file_size(size.weight_bytes)} of weights in them")
+        elif base.save_weights is not None:
+            lines.append("and the weights that SAVE_WEIGHTS keeps, of models of unknown size")
+        return lines
 
     def _time_lines(self) -> list[str]:
         threads, executor = self.launch.plan.threads, self.launch.executor

@@ -104,7 +104,9 @@ def launch(
     request = SlurmRequest(template, dict(slurm or {}), retries)
     chosen = executors.choose(executor, sweep.base, tasks, request, pdb=pdb, keep_going=keep_going)
     frozen = pickle_sweep(sweep)
-    with _locked_folder(runs_folder(runs_dir) / sweep.name):
+    folder = runs_folder(runs_dir) / sweep.name
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    with _locked_folder(folder, created):
         prepared = prepare(
             sweep, chosen, runs_dir, frozen=frozen, fresh=fresh, retries=retries, trust=trust
         )
@@ -130,7 +132,9 @@ def launch(
         start(run.directory, chosen, submitted_hash, retries, checked=True, trust=trust)
     except Rejected:
         if prepared.run is None and not run.directory.submissions():
-            files.remove_folder(run.path)
+            with _locked_folder(folder, created):  # which it removes, too
+                files.remove_folder(run.path)
+                raise
         raise
     return run
 
@@ -300,14 +304,16 @@ def _restore_pickle(run: RunDirectory, frozen: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _locked_folder(folder: Path) -> Iterator[None]:
-    """Create and lock the folder of a sweep; if the block raises, remove the folders it created.
+def _locked_folder(folder: Path, created: Sequence[Path]) -> Iterator[None]:
+    """Create and lock the folder of a sweep; if the block raises, remove the folders of the launch.
+
+    Args:
+        created: that folder and those above that did not exist before the launch, deepest first.
 
     Raises:
         BusyError: another launch of the sweep is in progress.
         UserError: the folder cannot be written.
     """
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Else a power cut takes them with all their runs; another launch may have created some.

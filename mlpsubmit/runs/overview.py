@@ -11,17 +11,16 @@ import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from mlpsubmit.display.progress import doing
 from mlpsubmit.display.text import counted, utc
 from mlpsubmit.errors import FormatError, RunError
 from mlpsubmit.files import publish_json, read_json
-from mlpsubmit.jobs.slurm.queue import Queue
 from mlpsubmit.jobs.slurm.task_states import Scheduler
 from mlpsubmit.jobs.status import read_status
 from mlpsubmit.jobs.store import run_directory
@@ -44,8 +43,6 @@ _FEW = 20
 
 #: States of runs that may go on by themselves.
 _OPEN = ("running", "unknown")
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,8 @@ class _Memory:
     file: Path | None
     entries: dict[str, Any]
     found: dict[str, Any] = field(default_factory=dict)
-    scheduler: Scheduler = field(default_factory=lambda: _Scheduler())
+    #: The runs share each query, also one that fails.
+    scheduler: Scheduler = field(default_factory=lambda: Scheduler(interval=math.inf))
 
     @classmethod
     def of(cls, paths: Sequence[Path]) -> _Memory:
@@ -164,21 +162,6 @@ def _stamp(path: Path) -> list[int | None]:
         except OSError:
             found.append(None)
     return found
-
-
-class _Scheduler(Scheduler):
-    """Queries that the runs of an overview share: a cluster that does not answer is asked once."""
-
-    silent = ""
-
-    def cached(self, query: Callable[..., _T], *arguments: Hashable, least: float = math.inf) -> _T:
-        """Return the result of a query; of the queue, that it does not answer once it has not."""
-        if self.silent and query == Queue.query:
-            return cast("_T", Queue(self.silent))
-        result = super().cached(query, *arguments, least=least)
-        if isinstance(result, Queue) and result.error:
-            self.silent = result.error
-        return result
 
 
 def _read_row(path: Path, scheduler: Scheduler) -> RunRow:

@@ -380,6 +380,7 @@ class Pack:
         weights = self.weight_history.results()
         self.stack.release()
         history, traced = self.history, self.grabber.schedule is not None
+        grabbed_at = self.grabber.schedule if self.grabber.grabs else None
         none, kept_at = np.zeros(0, np.int64), self.weight_history.schedule
         return Trained(
             status=history.status,
@@ -389,7 +390,7 @@ class Pack:
             test_loss=history.test_trace if traced else history.final_test,
             step=history.record_at.steps if traced else none,
             eval_step=history.eval_at.steps if traced else none,
-            grab_step=self.grabber.schedule.steps if self.grabber.schedule else none,
+            grab_step=none if grabbed_at is None else grabbed_at.steps,
             metrics=self.metrics.results,
             metric_timekeys=self.metrics.timekeys,
             grabs=self.grabber.results((history.status == DIVERGED).tolist()),

@@ -30,7 +30,7 @@ class Trained:
             EVAL_EVERY (then E = 0), and without a test set.
         step: (R,) int64, the steps of ``train_loss`` and of ``train_<metric>``.
         eval_step: (E,) int64, the steps of ``test_loss`` and of ``test_<metric>``.
-        grab_step: (G,) int64, the steps of the grabs.
+        grab_step: (G,) int64, the steps of the grabs; empty without grabs.
         grabs: per name, (K, ...) or (K, G, ...). Booleans and integers become float64. Where the
             grab of one config is larger than that of another, the smaller is padded with NaN. A
             grab that returns dictionaries has ``<name>_<key>`` for each key, NaN for configs whose

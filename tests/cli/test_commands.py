@@ -252,7 +252,7 @@ def test_a_dry_run_shows_how_large_the_weights_are(mlpsubmit: Command) -> None:
     assert "SAVE_WEIGHTS" not in mlpsubmit("launch", "small.py", "--dry-run").out
     shown = mlpsubmit("launch", "small.py", "--dry-run", "WIDTH=256", "SAVE_WEIGHTS=25").out
     # 4 configs of 64 x 256 + 256 x 256 + 256 weights (64 inputs assumed), after 5 steps.
-    assert "SAVE_WEIGHTS=25 keeps about 6.3 MiB of weights in the results" in shown
+    assert "SAVE_WEIGHTS=25 keeps about 6.3 MiB of weights in them" in shown
 
 
 def test_a_dry_run_says_what_is_done_already(mlpsubmit: Command) -> None:

@@ -108,16 +108,19 @@ def test_indices_in_steps_and_of_no_array() -> None:
 def test_the_queue_is_read_line_by_line(fake: Fake) -> None:
     fake(
         "squeue",
-        "echo '12|[2-3%2]|PENDING||Resources|s.r.000'\n"
-        "echo '12|1|RUNNING|n1|None|s.r.000'\n"
-        "echo '12|0|OUT_OF_MEMORY|n2|OutOfMemory|s.r.000'\n"
-        "echo '13|N/A|PENDING||Dependency|s.r.000.retry'\n"
+        "echo '12|[2-3%2]|5|PENDING||a|9|Resources|s.r.000'\n"
+        "echo '12|1|5|RUNNING|n1|a|9|None|s.r.000'\n"
+        "echo '12|0|5|OUT_OF_MEMORY|n2|a|9|OutOfMemory|s.r.000'\n"
+        "echo '13|N/A|5|PENDING||a|9|Dependency|s.r.000.retry'\n"
+        "echo '9|N/A|5|RUNNING|n1|a|9|None|a|b'\n"
+        "echo '14|N/A|6|PENDING||a|9|Priority|s.r.000'\n"
         "echo 'something|else'",
     )
-    queue = Queue.query(["s.r.000", "s.r.000.retry"])
+    queue = Queue.query(5)
     assert queue.error == ""
-    assert queue.ids == {"s.r.000": ["12"], "s.r.000.retry": ["13"]}
-    assert set(queue.jobs) == {"12_0", "12_1", "12_2", "12_3", "13"}
+    assert queue.ids == {"s.r.000": ["12"], "s.r.000.retry": ["13"], "a|b": ["9"]}
+    assert set(queue.jobs) == {"12_0", "12_1", "12_2", "12_3", "13", "9"}
+    assert queue.ahead == {}
     assert queue.jobs["12_3"].pending
     assert queue.jobs["12_3"].alive
     assert queue.jobs["12_1"].alive
@@ -129,10 +132,10 @@ def test_the_queue_is_read_line_by_line(fake: Fake) -> None:
 
 def test_a_failed_query_of_the_queue_has_an_error(fake: Fake) -> None:
     fake("squeue", "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")
-    assert Queue.query(["x"]).error == (
+    assert Queue.query(5).error == (
         "squeue: slurm_load_jobs error: Unable to contact slurm controller"
     )
-    assert Queue.query(["x"]).jobs == {}
+    assert Queue.query(5).jobs == {}
 
 
 def test_accounting_records_have_reasons_and_memory(fake: Fake) -> None:
@@ -314,14 +317,16 @@ def test_a_folder_that_every_machine_has_for_itself(fake: Fake) -> None:
         'echo "$(hostname)|main*|8|8000|1-00:00:00|gpu:2"\n'
         "echo 'far2|far|4|4000|infinite|(null)'",
     )
-    reason = filesystems.unusable(Path("/dev/shm/runs"), "far") or ""
+    reason = filesystems.unusable(Path("/dev/shm/runs"), nodes_of("far")) or ""
     assert "/dev/shm/runs: is in this machine's memory (tmpfs); the nodes (far1, far2) " in (reason)
     assert "--runs-dir" in reason
-    assert filesystems.unusable(Path("/dev/shm/runs"), None) is None  # the default is this machine
-    assert filesystems.unusable(Path("/usr/share/runs"), "far") is None
-    assert "contains %" in str(filesystems.unusable(Path("/usr/share/50%"), None))
+    assert (
+        filesystems.unusable(Path("/dev/shm/runs"), nodes_of(None)) is None
+    )  # the default is this machine
+    assert filesystems.unusable(Path("/usr/share/runs"), nodes_of("far")) is None
+    assert "contains %" in str(filesystems.unusable(Path("/usr/share/50%"), nodes_of(None)))
     assert "is in /var/tmp, which is local to each machine" in str(
-        filesystems.unusable(Path("/var/tmp/runs"), "main,far")
+        filesystems.unusable(Path("/var/tmp/runs"), nodes_of("main,far"))
     )
 
 
@@ -370,7 +375,8 @@ def test_what_nodes_have(fake: Fake) -> None:
 )
 def test_what_fits_on_no_node(fake: Fake, keys: dict[str, object], errors: list[str]) -> None:
     fake("sinfo", SINFO)
-    found = resource_errors(template(**keys))
+    requested = template(**keys)
+    found = resource_errors(requested, nodes_of(requested.partition))
     assert len(found) == len(errors)
     assert all(text.startswith(start) for text, start in zip(found, errors, strict=True))
 

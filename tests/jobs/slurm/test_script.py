@@ -63,6 +63,7 @@ def test_the_whole_script_of_an_array() -> None:
 #SBATCH --mail-type=END
 #SBATCH --mem=16G
 #SBATCH --nodes=1
+#SBATCH --ntasks=1
 #SBATCH --open-mode=append
 #SBATCH --output={RUN}/submissions/002/%A_%a_0_log.out
 #SBATCH --partition=gpu

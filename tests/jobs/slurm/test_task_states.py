@@ -73,7 +73,7 @@ def state(run: RunDirectory, beat: dict[str, Any] | None = None, **how: Any) -> 
 
 
 def row(word: str, reason: str = "None", node: str = "n1") -> str:
-    return f"7|0|{word}|{node}|{reason}|{NAME}"
+    return f"7|0|{os.getuid()}|{word}|{node}|a|500|{reason}|{NAME}"
 
 
 @pytest.mark.parametrize(
@@ -96,24 +96,43 @@ def test_the_files_tell_by_themselves(
 
 def test_who_waits_hears_how_many_jobs_come_first(run: RunDirectory, slurm: Any) -> None:
     answer(run)
-    asked = slurm(row("PENDING", "Priority"))
-    # The second question: array, partition and priority of all pending jobs.
-    queue = ["1|a|900", "2|a|700", "3|a|500", "7|a|500", "4|a|100", "5|b|900", "6|a|N/A", "no"]
-    program = asked.parent / "bin" / "squeue"
-    rows = "\n".join(queue)
-    program.write_text(
-        program.read_text().replace(
-            "cat <<", f"case $* in *PENDING*) cat <<'ALL'\n{rows}\nALL\nexit;; esac\ncat <<"
-        )
-    )
+    others = [("1", "a", 900), ("2", "a", 700), ("3", "a", 500), ("4", "a", 100), ("5", "b", 900)]
+    others.append(("6", "a", "N/A"))
+    rows = [f"{id}|N/A|0|PENDING||{place}|{number}|None|x" for id, place, number in others]
+    running = "9|N/A|0|RUNNING|n1|a|900|None|x"
+    everyone = "\n".join([*rows, running, row("PENDING", "Priority"), "no"])
+    asked = slurm(everyone)
     assert state(run) == ("waiting", "queued: Priority")
-    assert asked.read_text().split() == ["squeue"], "a status that nobody waits for asks once"
     behind = "queued: Priority, behind 2 jobs of higher priority"
     assert state(run, watches=True) == ("waiting", behind)
+    assert asked.read_text().split() == ["squeue"] * 2, "each has asked once"
     slurm(row("PENDING", "Dependency"))
     assert state(run, watches=True) == ("waiting", "queued: Dependency")
-    slurm(row("PENDING", "Priority"))  # and answers the second question with the same line
-    assert state(run, watches=True) == ("waiting", "queued: Priority")
+
+
+def test_all_users_are_asked_for_only_while_a_job_waits_for_others(
+    run: RunDirectory, slurm: Any
+) -> None:
+    answer(run)
+    asked = slurm(row("PENDING", "Priority"))
+    program = asked.parent / "bin" / "squeue"
+
+    def questions(scheduler: Scheduler, times: int) -> list[bool]:
+        """Whether the jobs of one user were asked for, each time."""
+        asked.unlink(missing_ok=True)
+        program.write_text(program.read_text().replace("echo squeue", 'echo "$*"'))
+        for _ in range(times):
+            scheduler._cache.clear()
+            slurm_tasks(run, 0, {}, scheduler)
+        return [f"--user={os.getuid()}" in line for line in asked.read_text().splitlines()]
+
+    watching = Scheduler(watches=True)
+    assert questions(watching, 2) == [False, False]
+    slurm(row("RUNNING"))
+    assert questions(watching, 3) == [False, True, True]
+    slurm(row("PENDING", "Resources"))  # it was requeued
+    assert questions(watching, 2) == [True, False]
+    assert questions(Scheduler(), 2) == [True, True]
 
 
 FORGOTTEN = "its job has left the queue, and the cluster has no accounting record of why"
@@ -282,12 +301,12 @@ def test_the_job_that_retries_and_all_that_there_are(run: RunDirectory, slurm: A
     intent = run.intent(0)
     publish_json(run.submission(0) / run_directory.INTENT, {**intent, "retry": f"{NAME}.retry"})
     answer(run)
-    slurm(f"{row('COMPLETED')}\n8|N/A|PENDING||Dependency|{NAME}.retry")
+    slurm(f"{row('COMPLETED')}\n8|N/A|{os.getuid()}|PENDING||a|1|Dependency|{NAME}.retry")
     retry = slurm_retry(run, 0, Scheduler())
     assert retry is not None
     assert (retry.id, retry.pending) == ("8", True)
     assert job_ids(run, 0) == ["7", "8"]
-    slurm(f"8|N/A|COMPLETED|n1|None|{NAME}.retry")
+    slurm(f"8|N/A|{os.getuid()}|COMPLETED|n1|a|1|None|{NAME}.retry")
     failed = slurm_retry(run, 0, Scheduler())
     assert failed is not None
     assert not failed.alive
