@@ -24,7 +24,7 @@ from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.submission import Job
 from mlpsubmit.jobs.task_status import TaskStatus
 
-__all__ = ["Scheduler", "job_ids", "slurm_retry", "slurm_tasks"]
+__all__ = ["LiveJobs", "Scheduler", "live_jobs", "slurm_retry", "slurm_tasks"]
 
 #: Seconds between two queries of the scheduler: at first, where the jobs of all users are queried,
 #: and at most.
@@ -327,8 +327,20 @@ def slurm_retry(run: RunDirectory, number: int, scheduler: Scheduler) -> JobStat
     return None if job is None or job.alive else job  # accounting may lag behind
 
 
-def job_ids(run: RunDirectory, number: int) -> list[str]:
-    """Return the ids of all jobs of a submission that may still run.
+class LiveJobs(NamedTuple):
+    """The jobs of a submission that may still run.
+
+    Attributes:
+        ids: of the jobs and arrays, as arguments of scancel.
+        tasks: how many tasks of the arrays are queued or running.
+    """
+
+    ids: list[str]
+    tasks: int
+
+
+def live_jobs(run: RunDirectory, number: int) -> LiveJobs:
+    """Return the jobs of a submission that may still run, by one query.
 
     Raises:
         SlurmUnavailable: if this machine's scheduler may not list them all.
@@ -341,4 +353,6 @@ def job_ids(run: RunDirectory, number: int) -> list[str]:
     names = [array["name"] for array in intent["arrays"]] + [intent["retry"] or ""]
     ids = recorded.union(*(queue.ids.get(name, []) for name in names))
     # scancel takes them as arguments, among which an option would select other jobs.
-    return sorted((id for id in ids if id.isascii() and id.isdecimal()), key=int)
+    valid = sorted((id for id in ids if id.isascii() and id.isdecimal()), key=int)
+    alive = (id.partition("_") for id, job in queue.jobs.items() if job.alive)
+    return LiveJobs(valid, sum(bool(index) and array in ids for array, _, index in alive))

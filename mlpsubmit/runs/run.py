@@ -24,7 +24,7 @@ from mlpsubmit.jobs.as_launched import missing_folder
 from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.sbatch import cancel
-from mlpsubmit.jobs.slurm.task_states import Scheduler, job_ids
+from mlpsubmit.jobs.slurm.task_states import Scheduler, live_jobs
 from mlpsubmit.jobs.status import Status, TaskStatus, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import decode_mask
@@ -241,22 +241,29 @@ class Run:
         if not self.directory.submissions():
             return 0
         self._check_own()
-        running = [task for task in self.status().tasks if task.live or task.state == "unknown"]
         number = self.directory.submissions()[-1]
         if self.directory.intent(number)["executor"] != "slurm":
+            tasks = self.status().tasks
+            running = [task for task in tasks if task.live or task.state == "unknown"]
             return self._terminate(running, self.directory.task_jobs(number))
         while True:
-            self._cancel_jobs(number)
+            stopped = self._cancel_jobs(number)
             latest = self.directory.submissions()[-1]
             if latest == number:
-                return len(running)
+                return stopped
             number = latest  # a job on the cluster has resumed it meanwhile
 
-    def _cancel_jobs(self, number: int) -> None:
-        """Cancel every job of a submission; a task that starts meanwhile ends at once."""
+    def _cancel_jobs(self, number: int) -> int:
+        """Cancel every job of a submission; a task that starts meanwhile ends at once.
+
+        Returns:
+            How many tasks were queued or running.
+        """
         self.directory.end_submission(number, "cancelled")
         try:
-            cancel(job_ids(self.directory, number))
+            jobs = live_jobs(self.directory, number)
+            cancel(jobs.ids)
+            return jobs.tasks
         except SlurmUnavailable as error:
             raise RunError(
                 f"run {self.id}: the cluster does not answer ({error}); tasks that start from now "

@@ -47,6 +47,7 @@ PACKAGES = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-in
 # - cred_expire is also how long a requeued job must wait before it may start again (default 120).
 # - MinJobAge is small so that tests see jobs that slurmctld has forgotten.
 # - The node far1 never runs: it tells clients that the cluster spans more than this machine.
+# - The partition strict has a filter, below: it takes what says how many tasks, nodes and minutes.
 SLURM_CONF = """\
 ClusterName=mlp
 SlurmctldHost={host}(127.0.0.1)
@@ -87,6 +88,7 @@ MinJobAge=5
 KillWait=10
 SlurmdTimeout=10
 MessageTimeout=10
+JobSubmitPlugins=lua
 
 GresTypes=gpu
 {nodes}
@@ -98,6 +100,24 @@ PartitionName=preempt Nodes=n3 PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 PartitionName=urgent Nodes=n3 PriorityTier=10 PreemptMode=OFF
 PartitionName=blind Nodes=n4 PreemptMode=OFF
 PartitionName=far Nodes=far1 PreemptMode=OFF
+PartitionName=strict Nodes=n1,n2 MaxTime=1-0 PreemptMode=OFF
+"""
+JOB_SUBMIT = """\
+function slurm_job_submit(job, partitions, user)
+    if job.partition ~= "strict" then return slurm.SUCCESS end
+    local missing = {}
+    if job.num_tasks == slurm.NO_VAL then table.insert(missing, "--ntasks") end
+    if job.min_nodes == slurm.NO_VAL then table.insert(missing, "--nodes") end
+    if job.time_limit == slurm.NO_VAL then table.insert(missing, "--time") end
+    if job.account == nil then table.insert(missing, "--account") end
+    if #missing == 0 then return slurm.SUCCESS end
+    slurm.log_user("this site wants " .. table.concat(missing, " "))
+    return slurm.ERROR
+end
+
+function slurm_job_modify(job, record, partitions, user)
+    return slurm.SUCCESS
+end
 """
 ACCOUNTING = """\
 AccountingStorageType=accounting_storage/slurmdbd
@@ -327,6 +347,7 @@ class Supervisor:
         known |= {"nodes": nodes, "accounting": accounting.format(**known)}
         self._write("slurm.conf", SLURM_CONF.format(**known), 0o644)
         self._write("gres.conf", f"NodeName=n[1-2] Name=gpu File={device.parent}/nvidia[0-1]\n")
+        self._write("job_submit.lua", JOB_SUBMIT, 0o644)
         self._write("slurmdbd.conf", SLURMDBD_CONF.format(**known))
         self._write("database_user.sql", DATABASE_USER)
         self._write("munge.key", os.urandom(128).hex())

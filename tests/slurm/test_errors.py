@@ -72,9 +72,16 @@ def test_variables_of_sbatch_do_not_win_over_what_is_asked_for(
 
 
 def test_a_refused_partition_comes_with_those_that_there_are(study: Any) -> None:
-    assert "; partitions are blind, far, gpu, main, preempt, urgent" in refused(
+    assert "; partitions are blind, far, gpu, main, preempt, strict, urgent" in refused(
         study, partition="gqu"
     )
+
+
+def test_a_filter_of_the_site_is_quoted_and_what_it_wants_can_be_given(study: Any) -> None:
+    message = refused(study, partition="strict", sbatch={"ntasks": "1"})
+    assert "sbatch rejected it: this site wants --account" in message
+    run = study.launch("strict", slurm={"partition": "strict", "account": "lab"}, retries=1)
+    assert run.wait().complete
 
 
 def test_the_job_that_would_resume_is_refused_before_anything_is_submitted(study: Any) -> None:

@@ -341,6 +341,12 @@ def test_memory_is_counted_as_slurm_counts_it(mem: str | None, megabytes: int | 
         ('array = "0-3"', "sbatch.array: should be left out; mlpsubmit sets it itself"),
         ('job_name = "x"', "sbatch.job_name: should be left out; mlpsubmit sets it itself"),
         ("no-requeue = true", "sbatch.no-requeue: should be left out; mlpsubmit sets it itself"),
+        (
+            "ntasks = 4",
+            "sbatch.ntasks: got '4'; should be 1, as each task is one process on one node; for "
+            "more of a node: cpus, gpus",
+        ),
+        ('ntask = "1"', "sbatch.ntask: should be spelt in full; sbatch reads it as ntasks"),
         ('arra = "0-3"', "sbatch.arra: should be spelt in full; sbatch reads it as array"),
         ('partit = "x"', "sbatch.partit: should be spelt in full; sbatch reads it as partition"),
         (
@@ -713,3 +719,10 @@ def test_nothing_heavy_is_imported() -> None:
         [sys.executable, "-c", without_click], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+def test_options_that_are_one_anyway_may_be_given_and_helpers_get_them() -> None:
+    ones = dict.fromkeys(("nodes", "ntasks", "ntasks-per-node"), "1")
+    template = Template().overridden(sbatch={"ntasks": 1, **ones, "nice": 5})
+    assert template.sbatch == {**ones, "nice": "5"}
+    assert template.for_helper(15, "2G").sbatch == ones

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlpsubmit.jobs.executors.slurm import SlurmExecutor
 from mlpsubmit.jobs.slurm import commands, filesystems
 from mlpsubmit.jobs.slurm.arrays import cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import (
@@ -28,7 +29,7 @@ from mlpsubmit.jobs.slurm.commands import (
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
 from mlpsubmit.jobs.slurm.nodes import nodes_of, resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState, Queue, array_indices, sacct_records
-from mlpsubmit.jobs.slurm.rejections import is_outcome_unknown, rejection
+from mlpsubmit.jobs.slurm.rejections import Rejected, is_outcome_unknown, rejection
 from mlpsubmit.jobs.slurm.sbatch import overriding_variables
 from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.slurm_templates import Template
@@ -271,6 +272,35 @@ def test_a_flag_is_named_as_it_was_given() -> None:
 def test_a_rejection_without_a_reason() -> None:
     error = str(rejection(failed(1, ""), template()))
     assert "sbatch rejected it: exit code 1, and no reason" in error
+
+
+@pytest.mark.parametrize(
+    ("scancel", "left"),
+    [
+        ("exit 0", "1 job array submitted before it was cancelled; give another --time"),
+        (
+            "echo no controller >&2; exit 1",
+            "1 job array submitted before it could not be cancelled (scancel: no controller): the "
+            "tasks end when they start, or: scancel 41; give another --time",
+        ),
+    ],
+)
+def test_what_was_submitted_before_a_rejection_is_said(
+    fake: Fake, tmp_path: Path, scancel: str, left: str
+) -> None:
+    """A limit on submitted jobs may be reached by the second array."""
+    limit = "Batch job submission failed: Job violates accounting policy (time limit)"
+    reject = f"echo 'sbatch: error: {limit}' >&2; exit 1"
+    fake("sbatch", f'case "$*" in *--version*) exit;; *array.0*) echo 41;; *) {reject};; esac')
+    fake("scontrol", "echo 'MaxArraySize = 2'")
+    fake("scancel", scancel)
+    folder = tmp_path / "submissions" / "000"
+    folder.mkdir(parents=True)
+    executor = SlurmExecutor(None, template(time="01:00:00"))
+    with pytest.raises(Rejected) as caught:
+        list(executor.submit(Submission(tmp_path, "s.r", 0, tasks=3, threads=1)))
+    about = f"--time 01:00:00 (template mine): sbatch rejected it: {limit}; "
+    assert str(caught.value) == f"{about}{left}, or change the template"
 
 
 def test_an_unknown_outcome_is_no_rejection() -> None:

@@ -60,7 +60,6 @@ TEXT = """\
 #SBATCH --job-name=a.b.000
 #SBATCH --mem=16G
 #SBATCH --nodes=1
-#SBATCH --ntasks=1
 #SBATCH --open-mode=append
 #SBATCH --output='/a folder/%A_%a_0_log.out'
 #SBATCH --partition=gpu

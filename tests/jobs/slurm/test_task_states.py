@@ -13,7 +13,7 @@ import pytest
 from mlpsubmit import files
 from mlpsubmit.files import publish_json
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
-from mlpsubmit.jobs.slurm.task_states import Scheduler, job_ids, slurm_retry, slurm_tasks
+from mlpsubmit.jobs.slurm.task_states import Scheduler, live_jobs, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
@@ -236,7 +236,7 @@ def test_a_scheduler_that_need_not_know_of_a_job_is_not_believed(
         "other",
     )
     with pytest.raises(SlurmUnavailable, match="the run is on the cluster mlp"):
-        job_ids(run, 0)
+        live_jobs(run, 0)
     slurm("", cluster=None)
     assert state(run, STALE)[0] == "unknown"
     intent = run.intent(0)
@@ -305,7 +305,9 @@ def test_the_job_that_retries_and_all_that_there_are(run: RunDirectory, slurm: A
     retry = slurm_retry(run, 0, Scheduler())
     assert retry is not None
     assert (retry.id, retry.pending) == ("8", True)
-    assert job_ids(run, 0) == ["7", "8"]
+    assert live_jobs(run, 0) == (["7", "8"], 0)
+    slurm(row("RUNNING"))
+    assert live_jobs(run, 0) == (["7", "8"], 1)
     slurm(f"8|N/A|{os.getuid()}|COMPLETED|n1|a|1|None|{NAME}.retry")
     failed = slurm_retry(run, 0, Scheduler())
     assert failed is not None
