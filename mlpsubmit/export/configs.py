@@ -139,7 +139,7 @@ class Configs:
     def settings(self) -> dict[str, Scalar]:
         """The fixed settings, by name."""
         found = setting_values(self.layout.settings, {*self.values, *RESERVED})
-        return {name: _finite([value])[0] for name, value in found.items()}
+        return {inline(name): _finite([value])[0] for name, value in found.items()}
 
     @cached_property
     def _labels(self) -> list[list[str]]:
@@ -212,28 +212,30 @@ class Configs:
         at = np.array(rows)
         points, keys = pack["index"][at].tolist(), pack["key"][at].tolist()
         status, taken = pack["status"][at].tolist(), pack["steps"][at].tolist()
+        seconds = pack["seconds"][at]
         numbers: list[dict[str, float | int]] = [{} for _ in rows]
         curves: list[dict[str, Curve]] = [{} for _ in rows]
         for variable in schema.variables:
-            if variable.array not in arrays or variable.name.startswith("crossed"):
-                continue
-            counts = variable.array in COUNTS or variable.name.startswith("timekeys")
-            for name, position in self._entries(schema, variable):
-                entry: tuple[Any, ...] = (..., *position)
-                values = schema.read(variable, pack, at)[entry]
-                for row, own in enumerate(values):
-                    if variable.recorded is None:
-                        if not (name.startswith("timekeys") and math.isnan(own)):
-                            numbers[row][name] = int(own) if counts else own.item()
-                        continue
+            timed = _is_timed(variable)
+            if variable.array not in arrays or (timed and variable.dtype.kind == "b"):
+                continue  # whether a threshold was crossed is said by its timekey
+            entries = list(self._entries(schema, variable))
+            values = schema.read(variable, pack, at) if entries else np.zeros(0)
+            for (name, position), row in itertools.product(entries, range(len(rows))):
+                entry: tuple[Any, ...] = (row, ..., *position)
+                own = values[entry]
+                if variable.recorded is not None:
                     steps = made_steps(schema.clocks[variable.dims[0]], taken[row])
                     curves[row][name] = steps, own[: len(steps)].astype(np.float64)
+                elif not (timed and math.isnan(own)):
+                    whole = timed or variable.array in COUNTS
+                    numbers[row][name] = int(own) if whole else own.item()
         for row, index in enumerate(points):
             yield ExportedConfig(
                 **self._about(index, keys[row].decode()),
                 status=STATUSES[status[row]],
                 steps=int(taken[row]),
-                seconds=float(pack["seconds"][at[row]]),
+                seconds=float(np.nan_to_num(seconds[row], posinf=0.0)),
                 numbers=numbers[row],
                 curves=curves[row],
             )
@@ -242,13 +244,13 @@ class Configs:
         """Yield the name and the position of each entry of a variable; none if it has too many."""
         first = 0 if variable.recorded is None else 1
         dims, shape = variable.dims[first:], variable.shape[first:]
-        few = math.prod(shape) <= MOST_ENTRIES or variable.name.startswith("timekeys")
-        if not few or variable.dtype.kind not in "biuf":
+        timed = _is_timed(variable)
+        if not (timed or math.prod(shape) <= MOST_ENTRIES) or variable.dtype.kind not in "biuf":
             self.left_out.add(variable.name)
             return
         coordinates: dict[str, Sequence[Any]] = dict(schema.coordinates)
         for position in itertools.product(*map(range, shape)):
-            if variable.name.startswith("timekeys"):
+            if timed:
                 yield f"{variable.name} [{self._threshold(variable, position[0])}]", position
             else:
                 yield entry_name(variable.name, coordinates, dims, position), position
@@ -258,6 +260,11 @@ class Configs:
         if own.axis is not None:  # each of its values has others
             return f"threshold {place + 1}"
         return threshold_label(float(own.values[place]))
+
+
+def _is_timed(variable: Variable) -> bool:
+    """Return whether a variable is about the steps at which thresholds are crossed."""
+    return variable.array.partition(".")[0] == "timekeys"
 
 
 def _finite(values: Sequence[Scalar]) -> Sequence[Scalar]:

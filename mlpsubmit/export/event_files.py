@@ -84,7 +84,7 @@ class EventFiles:
 
     def end_pass(self, record: Record) -> None:
         """Write the file about all configs: which settings and which numbers there are."""
-        names = sorted(record.names, key=list(record.names).index)
+        names = list(record.names)
         if names != self._written:
             self._publish(self.folder, iter([Event(summary=self._experiment(names))]))
             self._written = names
@@ -127,7 +127,6 @@ class EventFiles:
 
     def _session_start(self, config: ExportedConfig) -> Summary:
         started = SessionStartInfo(group_name=config.label, start_time_secs=self._start)
-        started.model_uri = config.key
         for name, value in (*config.axes.items(), *config.settings.items()):
             self._set(started.hparams[name], name, value)
         started.hparams["status"].string_value = config.status
@@ -147,11 +146,13 @@ class EventFiles:
         """Return what the HParams tab has as columns: axes, settings, and numbers of results."""
         run = self._configs.run
         experiment = Experiment(
-            name=run.name, description=f"mlpsubmit run {run.id}", time_created_secs=self._start
+            name=run.name,
+            description=f"mlpsubmit run {run.id}",
+            time_created_secs=self._start,
         )
         for name, kind in self._hparams.items():
-            info = HParamInfo(name=name, type=kind, differs=name in self._configs.values)
             own = list(dict.fromkeys(self._configs.values.get(name, ())))
+            info = HParamInfo(name=name, type=kind, differs=len(own) > 1)
             if 0 < len(own) <= MOST_VALUES:
                 for value in own:
                     self._set(info.domain_discrete.values.add(), name, value)

@@ -120,7 +120,7 @@ class WandbRuns:
             name=config.label,
             group=self._run.name,
             job_type=JOB_TYPE,
-            tags=[config.status, self._run.id[-_LONGEST_TAG:]],
+            tags=self._tags(config),
             notes=config.failure or None,
             config={**settings, "mlpsubmit": origin},
             allow_val_change=True,
@@ -141,9 +141,12 @@ class WandbRuns:
             ),
         )
 
+    def _tags(self, config: ExportedConfig) -> tuple[str, ...]:
+        return config.status, self._run.id[-_LONGEST_TAG:]
+
     def _log(self, run: Any, config: ExportedConfig) -> None:
         word = words(config.names)
-        run.tags = (config.status, self._run.id[-_LONGEST_TAG:])  # not those of an earlier attempt
+        run.tags = self._tags(config)  # not those of an earlier attempt
         for step, found in config.by_step():
             if found and step >= run.starting_step:
                 run.log({word[name]: value for name, value in found.items()}, step=step)

@@ -44,7 +44,7 @@ sweep = Sweep(
     GRAB_EVERY=10,
     N_TEST=16,
     PACK_SIZE=1,
-    grabs={"size": size, "two/$x_0$": two, "large": lambda: torch.ones(9)},
+    grabs={"size": size, "crossed_size": size, "two/$x_0$": two, "large": lambda: torch.ones(9)},
 )
 """
 

@@ -9,16 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mlpsubmit import UserError, export_run
+from mlpsubmit import UserError, export_run, open_run
 from mlpsubmit.export.configs import ExportedConfig
 from mlpsubmit.export.names import labels_along, run_label, tags, words
 from mlpsubmit.export.record import LOCK, RECORD, opened
 from mlpsubmit.files import locked, publish_json, read_json
 from mlpsubmit.jobs.store.run_directory import FORMAT
 from mlpsubmit.runs.run import Run
-from tests.report.conftest import fill
+from tests.report.conftest import ONE, fill, launched
 
 Command = Callable[..., Any]
 
@@ -188,6 +190,40 @@ def test_a_run_that_has_lost_its_ingredients(records: Any, tmp_path: Path) -> No
     fill(directory, [0, 1], 5)
     logs = export_run(Run(directory), "tensorboard", out=tmp_path / "logs")
     assert len(list(logs.glob("n=*/events*"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("axes", "labels"),
+    [
+        ("{}, WIDTH=4", ["one"]),
+        ("{('WIDTH', 'LR'): [(4, .1), (8, .2)]}", ["width=4, lr=0.1", "width=8, lr=0.2"]),
+        ("{'CENTERED': [True, False], 'WIDTH': [4]}",
+         ["centered=False, width=4", "centered=True, width=4"]),
+        ("{'LOSS_CHECKPOINTS': [[0.5], [0.9, 0.1]]}, WIDTH=4",
+         ["loss_checkpoints=(0.5,)", "loss_checkpoints=(0.9,0.1)"]),
+        ("{'LOSS': ['mse', lambda out, y: (out - y).abs().mean()]}, WIDTH=4",
+         ["loss=<lambda>", "loss=mse"]),
+    ],
+)  # fmt: skip
+def test_all_kinds_of_axes(tmp_path: Path, axes: str, labels: list[str]) -> None:
+    run = launched(tmp_path, ONE.replace("AXES", axes))
+    logs = export_run(run, "tensorboard", out=tmp_path / "logs")
+    assert sorted(path.name for path in logs.iterdir() if path.is_dir()) == sorted(labels)
+
+
+def test_odd_values_in_a_run_are_passed_on_or_become_text(records: Any, tmp_path: Path) -> None:
+    directory = records.create(tmp_path / "a" / "one", packs=1)
+    sweep = read_json(directory.path / "sweep.json")
+    odd = {"\ud800\n": "\ud800\0", "nan": float("inf"), "huge": 10**30, "status": "x", "": 1}
+    publish_json(directory.path / "sweep.json", {**sweep, "created": "soon", "arguments": odd})
+    fill(
+        directory, [0], 4, train_loss=lambda clock: np.array([[np.nan, np.inf, -np.inf, 1e300]] * 2)
+    )
+    logs = export_run(open_run(directory.path), "tensorboard", out=tmp_path / "logs")
+    (file,) = logs.glob("n=1/*")
+    assert file.name == "events.out.tfevents.0000000000.mlpsubmit"
+    values = [one.value for one in EventAccumulator(str(file)).Reload().Scalars("train_loss")]
+    assert np.array_equal(values, [np.nan, np.inf, -np.inf, np.inf], equal_nan=True)
 
 
 def test_nothing_in_a_run_is_executed(own_study: Run, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_curves_are_those_of_the_dataset_at_their_steps(study: Run, folder: Path
         if config.status == "failed":
             continue
         made = max(int(config.steps), 1)
-        names = {"train_loss": "train_loss", "test_loss": "test_loss", "size": "size"}
+        names = {name: name for name in ("train_loss", "test_loss", "size", "crossed_size")}
         names |= {f"two_x₀/dim0={i}": "two_$x_0$" for i in range(2)}
         if config.status == "diverged":  # before the first call of a grab
             assert loaded(folder / label).Tags()["scalars"] == [
@@ -101,7 +101,7 @@ def test_numbers_are_at_the_last_step(study: Run, folder: Path) -> None:
     assert scalars(own, "seconds")[0] == [last]
     tags = loaded(own).Tags()["scalars"]
     assert "timekeys/1e-09" not in tags  # never crossed
-    assert not any(tag.startswith(("crossed", "large")) for tag in tags)
+    assert [tag for tag in tags if tag.startswith(("crossed", "large"))] == ["crossed_size"]
 
 
 def test_settings_and_how_it_ended_are_those_of_the_hparams_plugin(
@@ -141,8 +141,8 @@ def test_the_hparams_tab_has_axes_first_and_all_numbers(study: Run, folder: Path
     contents = backend.hparams_metadata(request, "")
     experiment: Experiment = backend.experiment_from_metadata(request, "", True, contents, None)
     names = [info.name for info in experiment.hparam_infos]
-    assert set(names[:4]) == {"width", "note", "factor", "status"}
-    assert {"lr", "gamma", "batchfn"} < set(names)
+    assert set(names[:3]) == {"width", "note", "status"}
+    assert {"factor", "lr", "gamma", "batchfn"} < set(names)
     width = next(info for info in experiment.hparam_infos if info.name == "width")
     assert [value.number_value for value in width.domain_discrete.values] == [4, 8]
     tags = [info.name.tag for info in experiment.metric_infos]
