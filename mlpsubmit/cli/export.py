@@ -45,8 +45,8 @@ def export(
 
     Each config with a result becomes one run there: axes and settings as its config, with curves
     by step and final values. Failed configs are marked as such. Exported again, only what is new
-    is added, also after an interruption. The exit code is 1 if points are missing and the run has
-    ended.
+    is added, also after an interruption. The exit code is 1 if selected points are missing and the
+    run has ended.
     """
     from mlpsubmit.export.selection import parsed
     from mlpsubmit.export.trackers import chosen
@@ -83,9 +83,9 @@ def _line(progress: Export) -> str:
 
 
 def _is_fine(progress: Export) -> bool:
-    """Return whether the run is complete, or may be yet."""
-    status = progress.status
-    return status is None or status.running or status.complete
+    """Return whether all selected configs have results there, or may have yet."""
+    complete = progress.exported == progress.configs and not progress.failed
+    return complete or progress.status is None or progress.status.running
 
 
 def _report(progress: Export) -> None:

@@ -179,6 +179,9 @@ def test_what_is_printed(
     )
     again = mlpsubmit("export", own_study.path, "--to", "tensorboard")
     assert again.out.startswith(f"export: {own} (nothing new; 8 of 8)\n")
+    width = mlpsubmit("export", own_study.path, "--to", "tensorboard", "--sel", "note=a/b")
+    assert (width.code, width.err) == (0, "")
+    assert width.out.startswith(f"export: {own} (nothing new; 2 of 2)\n")
     resumed()
     last = mlpsubmit("export", own_study.path, "--to", "tensorboard", "--follow")
     assert last.code == 0
