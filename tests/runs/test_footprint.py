@@ -51,7 +51,7 @@ def loaded(d: int) -> dict[str, Any]:
         {"axes": {"MAX_ITER": [10, 30]}, "ONLYTHRESHOLDS": False},
         {"grabs": {"norm": norm}, "ONLYTHRESHOLDS": False, "GRAB_EVERY": 5},
     ],
-    ids=str,
+    ids=", ".join,
 )
 def test_a_run_makes_as_many_files_and_bytes_as_the_dry_run_says(
     tmp_path: Path, changes: dict[str, Any]
