@@ -12,7 +12,7 @@ from mlpsubmit.results.figures.canvas import Canvas
 from mlpsubmit.results.figures.page import GREY, Colours, colour_norm
 from mlpsubmit.results.figures.points import Points, level_values, split
 from mlpsubmit.results.figures.roles import spread
-from mlpsubmit.results.figures.text import length
+from mlpsubmit.results.figures.scales import fitting
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
@@ -135,16 +135,16 @@ def _readable(shade: float) -> str:
     return "black" if shade > 0.6 else "white"
 
 
-def name_levels(axis: Any, of: Axis, width: float = np.inf) -> None:
+def name_levels(axis: Any, of: Axis, width: float = 1e6) -> None:
     """Give an axis of a panel a tick per level at 0, 1, ..., with its text.
 
     Args:
         width: how many characters fit; if the texts are longer, they are turned.
     """
-    longest = max(length(line) for text in of.ticks for line in text.split("\n"))
-    turned = (longest + 1) * min(of.size, MOST_TICKS) > width
-    shown = spread(of.size, min(MOST_TICKS, max(2, int(width / 3))) if turned else MOST_TICKS)
-    axis.set_ticks(shown, [of.ticks[i] for i in shown])
+    levels = np.array(spread(of.size, MOST_TICKS))
+    places = (levels + 0.5) / of.size
+    shown, turned = fitting(places, [of.ticks[i] for i in levels], width, may_turn=True)
+    axis.set_ticks(levels[shown], [of.ticks[i] for i in levels[shown]])
     axis.set_tick_params(which="minor", length=0)
     if turned:
         axis.set_tick_params(labelrotation=45)

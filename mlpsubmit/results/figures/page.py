@@ -258,7 +258,8 @@ class Page:
     def add_scale(self, mappable: Any, title: str) -> None:
         """Add a scale of colours beside the panels."""
         bar = self.figure.colorbar(mappable, ax=self.axes, aspect=30)
-        bar.set_label(label(title, 60))
+        height = self.figure.get_size_inches()[1]
+        bar.set_label(wrapped(title, max(0.7 * self.characters(height), 10)))
         bar.outline.set_visible(False)
         if mappable.norm.__class__.__name__ == "LogNorm":
             log_ticks(bar.ax.yaxis, mappable.norm.vmin, mappable.norm.vmax)

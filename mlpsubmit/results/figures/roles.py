@@ -98,12 +98,18 @@ def no_axis(role: str, name: str, valid: Iterable[str]) -> str:
 
 
 def _check_size(role: str, axis: Axis, kind: str, errors: list[str]) -> None:
-    few = f"{axis.name}={','.join(axis.texts[:2])}"
     if role == "hue" and kind != "heatmap" and not axis.numeric and axis.size > MOST_COLOURS:
         errors.append(
             f"hue: {axis.name} has {axis.size} values that are no numbers; at most {MOST_COLOURS} "
-            f"colours can be told apart; select some with sel ({few}), or give {axis.name} to x"
+            f"colours can be told apart; select some with sel ({_few(axis)}), or give {axis.name} "
+            "to x"
         )
+
+
+def _few(axis: Axis) -> str:
+    """Return how two values of an axis are selected; the points of a zipped one by position."""
+    values = axis.texts[:2] if len(axis.parts[0]) == 1 else ("0", "1")
+    return f"{axis.name}={','.join(values)}"
 
 
 def _check_panels(roles: Roles, grid: tuple[int, int], errors: list[str]) -> None:
@@ -114,8 +120,7 @@ def _check_panels(roles: Roles, grid: tuple[int, int], errors: list[str]) -> Non
             axis = roles.axes[role]
             errors.append(
                 f"{role}: {axis.name} has {axis.size} values; at most {count} panels fit; select "
-                f"some with sel ({axis.name}={','.join(axis.texts[:2])}), or give {axis.name} to x "
-                "or hue"
+                f"some with sel ({_few(axis)}), or give {axis.name} to x or hue"
             )
 
 

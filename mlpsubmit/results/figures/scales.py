@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MOST_NAMED",
+    "fitting",
     "limits",
     "log_axis",
     "log_ticks",
@@ -88,7 +89,7 @@ def limits(panels: Sequence[Axes], values: Array, ends: Array) -> None:
 
 
 def name_ticks(panels: Sequence[Axes], axis: Axis, width: float) -> None:
-    """Name the values of an axis that goes across panels, if they are few.
+    """Name the values of an axis that goes across panels, as far as their texts fit.
 
     Args:
         width: how many characters fit below a panel.
@@ -99,15 +100,42 @@ def name_ticks(panels: Sequence[Axes], axis: Axis, width: float) -> None:
     if axis.numeric and len(axis.parts[0]) == 1:
         texts = tick_labels(axis.levels.astype(float))
     at = axis.levels.astype(float) if axis.numeric else np.arange(float(axis.size))
-    every = 1
-    longest = max(length(line) for text in texts for line in text.split("\n"))
-    while (longest + 1) * -(-len(texts) // every) > width and every < len(texts) and axis.numeric:
-        every += 1
+    panels[0].get_xlim()  # sets the limits, if they are automatic
+    points = panels[0].transData.transform(np.column_stack([at, np.ones(len(at))]))
+    fractions = panels[0].transAxes.inverted().transform(points)[:, 0]
+    shown, turned = fitting(fractions, texts, width, may_turn=not axis.numeric)
     named = dict(zip(at.tolist(), texts, strict=True))
     for panel in panels:
-        panel.xaxis.set_major_locator(FixedLocator(at[::every].tolist()))
+        panel.xaxis.set_major_locator(FixedLocator(at[shown].tolist()))
         panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: named.get(value, "")))
         panel.xaxis.set_minor_formatter(NullFormatter())
         panel.minorticks_off()
-        if (longest + 1) * len(texts) > width and not axis.numeric:
-            panel.tick_params(axis="x", labelrotation=30)
+        if turned:
+            panel.tick_params(axis="x", labelrotation=45)
+
+
+def fitting(
+    places: Array, texts: Sequence[str], width: float, *, may_turn: bool
+) -> tuple[list[int], bool]:
+    """Return which texts below an axis fit beside each other, and whether they are turned for that.
+
+    Args:
+        places: of the texts, from 0 to 1 along the axis, ascending.
+        width: how many characters fit below the axis.
+        may_turn: whether to turn them by 45 degrees if not all fit else.
+    """
+    sizes = [max(map(length, text.split("\n"))) for text in texts]
+    shown = _apart(places * width, sizes)
+    if len(shown) == len(texts) or not may_turn:
+        return shown, False
+    lines = max(text.count("\n") for text in texts) + 1
+    return _apart(places * width, [4 * lines - 2] * len(texts)), True
+
+
+def _apart(at: Array, sizes: Sequence[float]) -> list[int]:
+    """Return the first text, and each next one with a character of space before it."""
+    shown = [0]
+    for i in range(1, len(sizes)):
+        if at[i] - at[shown[-1]] >= (sizes[i] + sizes[shown[-1]]) / 2 + 1:
+            shown.append(i)
+    return shown

@@ -93,11 +93,23 @@ def _parts(wanted: Any, values: Array) -> list[Any]:
     if isinstance(wanted, str):
         if _matches(values, wanted).any():
             return [wanted]
-        parts = [part.strip() for part in wanted.split(",")]
-        return [_range(part) or part for part in parts]
+        return [_range(part) or part for part in _listed(wanted, values)]
     if isinstance(wanted, (list, tuple, range, set, np.ndarray)):
         return list(wanted)
     return [wanted]
+
+
+def _listed(text: str, values: Array) -> list[str]:
+    """Return the values that are listed with commas between them; a value may have commas, too."""
+    pieces = text.split(",")
+    found = []
+    while pieces:
+        longest = 1 if values.dtype.kind in "iufb" else len(pieces)
+        candidates = [",".join(pieces[:count]).strip() for count in range(longest, 0, -1)]
+        own = next((one for one in candidates if _matches(values, one).any()), pieces[0].strip())
+        found.append(own)
+        del pieces[: own.count(",") + 1]
+    return found
 
 
 def _range(text: str) -> slice | None:

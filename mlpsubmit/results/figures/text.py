@@ -75,9 +75,12 @@ def title_of(name: str, attributes: Mapping[str, Any]) -> str:
 
 
 def value_text(value: Any, digits: int = 6) -> str:
-    """Return a value of an axis as text, numbers to some digits: 1234 is not 1.23e+03."""
+    """Return a value of an axis as text, numbers to some digits: 1234 is not 1.23e+03.
+
+    Control characters become visible escapes.
+    """
     if not isinstance(value, float):
-        return str(value)
+        return "".join(map(_visible, str(value)))
     text = f"{value:.{digits}g}"
     return text if "e+" not in text else f"{value:.6g}"
 
