@@ -17,7 +17,13 @@ from mlpsubmit.results.labels import Labels
 from mlpsubmit.results.names import CLOCKS, RESERVED
 from mlpsubmit.results.results_hash import RESULTS_HASH
 from mlpsubmit.results.schema import TOGETHER
-from mlpsubmit.results.settings import FUNCTION_HASHES, SETTINGS, attribute_names, fixed_settings
+from mlpsubmit.results.settings import (
+    FUNCTION_HASHES,
+    SETTINGS,
+    attribute_names,
+    codes_of,
+    fixed_settings,
+)
 from mlpsubmit.results.source import (
     Array,
     Dimension,
@@ -139,6 +145,12 @@ def _coordinates(dataset: xr.Dataset, dim: str) -> dict[str, Array]:
     return {str(n): c.values for n, c in dataset.coords.items() if c.dims == (dim,)}
 
 
+def _dimension(dataset: xr.Dataset, dim: str) -> Dimension:
+    values = {name: tuple(own.tolist()) for name, own in _coordinates(dataset, dim).items()}
+    codes = {name: codes_of(own, dataset[name].attrs) for name, own in values.items()}
+    return Dimension(dim, values, {name: own for name, own in codes.items() if any(own)})
+
+
 def _of_metrics(dataset: xr.Dataset) -> set[str]:
     """Return the variables of metrics, and of thresholds on them."""
     metrics = {str(name) for name, own in dataset.data_vars.items() if "metric" in own.attrs}
@@ -148,13 +160,7 @@ def _of_metrics(dataset: xr.Dataset) -> set[str]:
 
 def _layout(dataset: xr.Dataset, grabs: Sequence[str]) -> Layout:
     status = dataset["status"]
-    dimensions = tuple(
-        Dimension(
-            str(dim),
-            {name: tuple(own.tolist()) for name, own in _coordinates(dataset, str(dim)).items()},
-        )
-        for dim in status.dims
-    )
+    dimensions = tuple(_dimension(dataset, str(dim)) for dim in status.dims)
     settings = fixed_settings(dataset.attrs)
     taken = {*_COMPUTED, *attribute_names(dataset.attrs).values()}
     taken |= {f"n_{name}" for name in STATUSES}

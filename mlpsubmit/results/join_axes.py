@@ -8,8 +8,8 @@ the runs have all combinations of their values, and else one zipped axis.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,7 @@ class JoinedAxis:
         dims: of each part, the numbers of its dimensions that are on this axis.
         positions: of each part, the position of each of its points on those dimensions, of the
             shape of these.
+        codes: by name, the hash of each value, by its text.
     """
 
     name: str
@@ -62,13 +63,17 @@ class JoinedAxis:
     points: tuple[Point, ...]
     dims: tuple[tuple[int, ...], ...]
     positions: tuple[npt.NDArray[np.int64], ...]
+    codes: Mapping[str, Mapping[str, str]]
 
     @property
     def dimension(self) -> Dimension:
         """The dimension of the joined layout."""
-        return Dimension(
-            self.name, dict(zip(self.names, zip(*self.points, strict=True), strict=True))
-        )
+        values = dict(zip(self.names, zip(*self.points, strict=True), strict=True))
+        codes = {
+            name: tuple(self.codes[name].get(text_of(value), "") for value in own)
+            for name, own in values.items()
+        }
+        return Dimension(self.name, values, {n: own for n, own in codes.items() if any(own)})
 
 
 def joined_axes(parts: Sequence[Part]) -> list[JoinedAxis]:
@@ -170,9 +175,9 @@ def _on_axes(part: Part) -> set[str]:
 
 def _axis(names: tuple[str, ...], parts: Sequence[Part]) -> JoinedAxis:
     dims = [_dims(names, part.layout) for part in parts]
-    fixed = {name: _fixed_values(name, parts) for name in names}
+    values = {name: _told_apart(name, parts) for name in names}
     own = [
-        _points(names, part.layout, on, {name: fixed[name][number] for name in names})
+        _points(part.layout, on, {name: values[name][number][0] for name in names})
         for number, (part, on) in enumerate(zip(parts, dims, strict=True))
     ]
     own = _of_one_type(own)
@@ -185,7 +190,12 @@ def _axis(names: tuple[str, ...], parts: Sequence[Part]) -> JoinedAxis:
         for part, on, keys in zip(parts, dims, keyed, strict=True)
     ]
     points = tuple(point for point, _ in order)
-    return JoinedAxis(_dimension_name(names, parts), names, points, tuple(dims), tuple(positions))
+    codes = {
+        name: {text_of(value): code for one in own_values for value, code in zip(*one, strict=True)}
+        for name, own_values in values.items()
+    }
+    dimension = _dimension_name(names, parts)
+    return JoinedAxis(dimension, names, points, tuple(dims), tuple(positions), codes)
 
 
 def _dims(names: Sequence[str], layout: Layout) -> tuple[int, ...]:
@@ -197,36 +207,54 @@ def _dims(names: Sequence[str], layout: Layout) -> tuple[int, ...]:
     )
 
 
-def _fixed_values(name: str, parts: Sequence[Part]) -> list[Scalar]:
-    """Return the value of each part where it is fixed; functions of one name get their hashes."""
-    settings = [part.layout.settings.get(name, _UNSET) for part in parts]
-    fixed = [
-        setting for setting, part in zip(settings, parts, strict=True) if name not in _on_axes(part)
-    ]
-    codes = {
-        setting.value: {other.code for other in fixed if other.value == setting.value}
-        for setting in fixed
-    }
+def _told_apart(name: str, parts: Sequence[Part]) -> list[tuple[list[Scalar], Sequence[str]]]:
+    """Return the values of a name in each part, along its axis or the fixed one, and their hashes.
+
+    Functions of one name and different code have their hashes in their values.
+    """
+    found: list[tuple[Sequence[Scalar], Sequence[str]]] = []
+    for part in parts:
+        along = [one for one in part.layout.dimensions if name in one.coordinates]
+        if along:
+            values = along[0].coordinates[name]
+            found.append((values, along[0].codes.get(name, [""] * len(values))))
+        else:
+            setting = part.layout.settings.get(name, _UNSET)
+            found.append(([setting.value], [setting.code]))
+    codes: dict[Scalar, set[str]] = defaultdict(set)
+    for value, code in (pair for own in found for pair in zip(*own, strict=True)):
+        codes[value].add(code)
     return [
-        f"{setting.value} ({setting.code or 'library'})"
-        if len(codes.get(setting.value, ())) > 1
-        else setting.value
-        for setting in settings
+        (
+            [
+                f"{value} ({code or 'library'})" if len(codes[value]) > 1 else value
+                for value, code in zip(*own, strict=True)
+            ],
+            own[1],
+        )
+        for own in found
     ]
 
 
 def _points(
-    names: Sequence[str], layout: Layout, dims: Sequence[int], fixed: dict[str, Scalar]
+    layout: Layout, dims: Sequence[int], values: Mapping[str, Sequence[Scalar]]
 ) -> list[Point]:
-    """Return the values of each point of a part on some of its dimensions, in C order."""
+    """Return the values of each point of a part on some of its dimensions, in C order.
+
+    Args:
+        values: by name, those along the dimension, or the fixed one.
+    """
     shape = [layout.shape[d] for d in dims]
     size = math.prod(shape)
     grid = np.unravel_index(np.arange(size), shape) if dims else ()
-    columns: dict[str, Sequence[Scalar]] = {}
-    for d, along in zip(dims, grid, strict=True):
-        for name, values in layout.dimensions[d].coordinates.items():
-            columns[name] = [values[i] for i in along]
-    return list(zip(*(columns.get(name, [fixed[name]] * size) for name in names), strict=True))
+    at = {
+        name: along
+        for d, along in zip(dims, grid, strict=True)
+        for name in layout.dimensions[d].coordinates
+    }
+    fixed = np.zeros(size, dtype=np.int64)
+    columns = ([own[i] for i in at.get(name, fixed)] for name, own in values.items())
+    return list(zip(*columns, strict=True))
 
 
 def _of_one_type(own: Sequence[list[Point]]) -> list[list[Point]]:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlpsubmit.results.results_hash import RESULTS_HASH
 from mlpsubmit.results.source import FixedSetting, Scalar
-from mlpsubmit.results.values import plain_value
+from mlpsubmit.results.values import plain_value, text_of
 
 __all__ = [
     "FUNCTION_HASHES",
     "SETTINGS",
     "attribute_names",
+    "code_attributes",
+    "codes_of",
     "fixed_settings",
     "setting_attributes",
     "setting_values",
@@ -32,6 +34,7 @@ _RESERVED = (SETTINGS, FUNCTION_HASHES, RESULTS_HASH, "data_hash", "bit_identity
 _SUFFIX = "_setting"
 #: The most characters of a text; HDF5 stores up to 64 KB.
 _MOST = 2000
+_MOST_CODES = 60_000
 
 
 def setting_attributes(
@@ -68,6 +71,19 @@ def fixed_settings(attributes: Mapping[str, Any]) -> dict[str, FixedSetting]:
         name: FixedSetting(_value(attributes[own]), code.get(name, ""))
         for name, own in attribute_names(attributes).items()
     }
+
+
+def code_attributes(values: Sequence[Scalar], codes: Sequence[str]) -> dict[str, str]:
+    """Return hashes of the values along an axis as an attribute of its coordinate, by value."""
+    found = {text_of(value): code for value, code in zip(values, codes, strict=True) if code}
+    text = json.dumps(found)
+    return {FUNCTION_HASHES: text} if len(text) <= _MOST_CODES else {}
+
+
+def codes_of(values: Sequence[Scalar], attributes: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the hash of each value of a coordinate, empty where there is none."""
+    found = json.loads(attributes.get(FUNCTION_HASHES, "{}"))
+    return tuple(found.get(text_of(value), "") for value in values)
 
 
 def attribute_names(attributes: Mapping[str, Any]) -> dict[str, str]:

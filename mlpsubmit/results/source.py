@@ -40,10 +40,13 @@ class Dimension:
         coordinates: the values along it, by name, equally many for each. A plain axis has one
             entry, called like the dimension (its index); a zipped axis has one for each of its
             names.
+        codes: of names whose values are functions or other things that texts do not say in full, a
+            hash of each value, empty for those of the library.
     """
 
     name: str
     coordinates: Mapping[str, tuple[Scalar, ...]]
+    codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:

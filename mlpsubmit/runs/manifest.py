@@ -27,6 +27,7 @@ from mlpsubmit.results.labels import NO_LABELS
 from mlpsubmit.runs.function_sources import function_sources
 from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
+from mlpsubmit.spec.ingredients import ingredient, is_in_full
 from mlpsubmit.spec.metrics import Metric, crossing_order, with_asked_for
 from mlpsubmit.spec.sweep import Sweep
 
@@ -99,10 +100,17 @@ def manifest(
 def _functions(sweep: Sweep) -> dict[str, Any]:
     """Return the names of the functions, what they are given besides settings, and their hashes."""
     own = _own_arguments(sweep)
+    given = {**dict(sweep.base), **sweep.arguments}
+    entries = {n: (entry, given.get(n)) for n, entry in sweep.ingredients["settings"].items()}
+    for axis in sweep.product.axes:
+        for name in axis.names:
+            for position, value in enumerate(axis.values(name)):
+                if not is_in_full(value):
+                    entries[f"axis {name}[{position}]"] = ingredient(name, value), value
     hashes = {
         name: found
-        for name, entry in sweep.ingredients["settings"].items()
-        if (found := code_hash(entry, own))
+        for name, (entry, value) in entries.items()
+        if (found := code_hash(entry, own) or ("" if _has_code(value) else entry["hash"][:8]))
     }
     if initial := sweep.ingredients["initial"]:  # the text of INIT_WEIGHTS names a run
         content = " ".join(initial["hashes"])
@@ -115,6 +123,11 @@ def _functions(sweep: Sweep) -> dict[str, Any]:
         "arguments": own,
         "hashes": hashes,
     }
+
+
+def _has_code(value: Any) -> bool:
+    """Return whether all that a value is, is in its text or in its code."""
+    return callable(value) or is_in_full(value)
 
 
 def _own_arguments(sweep: Sweep) -> dict[str, Any]:

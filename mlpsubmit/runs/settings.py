@@ -8,7 +8,7 @@ from typing import Any
 from mlpsubmit.results.source import FixedSetting, Text
 from mlpsubmit.spec.hyperparameters import UNSWEPT, Hyperparameters
 
-__all__ = ["fixed_settings", "grab_functions", "setting_texts"]
+__all__ = ["axis_codes", "fixed_settings", "grab_functions", "setting_texts"]
 
 #: Settings that axes take the place of.
 _AXES = ("num_trials", "target_monomials")
@@ -59,6 +59,16 @@ def fixed_settings(sweep: Mapping[str, Any]) -> dict[str, FixedSetting]:
         for name, value in found.items()
         if name not in {*on_axes, *_AXES}
     }
+
+
+def axis_codes(sweep: Mapping[str, Any], axis: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the hashes of the values on an axis of a sweep.json, of names that have any."""
+    hashes = sweep["functions"].get("hashes", {})
+    found = {
+        name: tuple(hashes.get(f"axis {name}[{position}]", "") for position in range(len(values)))
+        for name, values in zip(axis["names"], axis["values"], strict=True)
+    }
+    return {name: codes for name, codes in found.items() if any(codes)}
 
 
 def grab_functions(sweep: Mapping[str, Any]) -> dict[str, FixedSetting]:

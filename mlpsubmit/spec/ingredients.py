@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mlpsubmit.arguments import function_name
 from mlpsubmit.batchfns.monomial import Monomial
 from mlpsubmit.spec import bytecode
@@ -26,7 +28,15 @@ from mlpsubmit.spec.source_text import source_text
 if TYPE_CHECKING:
     from mlpsubmit.spec.read import Spec
 
-__all__ = ["SOURCES", "ingredient", "ingredients", "sources", "stored", "whole"]
+__all__ = [
+    "SOURCES",
+    "ingredient",
+    "ingredients",
+    "is_in_full",
+    "sources",
+    "stored",
+    "whole",
+]
 
 #: The most characters of a text, such as the source of a module.
 _MOST = 1 << 16
@@ -146,6 +156,15 @@ def _on_axes(spec: Spec) -> dict[str, dict[str, Ingredient]]:
                 if parts and (callable(value) or any(n.startswith(SOURCES) for n in parts)):
                     found.setdefault(name, {})[str(position)] = entry
     return found
+
+
+def is_in_full(value: Any) -> bool:
+    """Return whether the text of a value says all of it: not that of a function or a tensor."""
+    if isinstance(value, dict):
+        return all(map(is_in_full, (*value, *value.values())))
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return all(map(is_in_full, value))
+    return isinstance(value, (*_PLAIN, np.generic))
 
 
 def _initial(tables: KeyTables) -> dict[str, Any] | None:

@@ -210,6 +210,29 @@ def test_functions_of_one_name_are_told_apart_by_their_hashes():
     assert ds.status.sel(batchfn="mine (aaaa)").values.tolist() == ["done", "excluded", "done"]
 
 
+def test_functions_on_axes_are_told_apart_by_their_hashes():
+    def on_axis(name, codes, **axes):
+        one = part(name, f=["fa", "fb"], **axes)
+        first, *others = one.layout.dimensions
+        first = replace(first, codes={"f": codes})
+        layout = replace(one.layout, dimensions=(first, *others))
+        return replace(one, layout=layout)
+
+    runs = [on_axis("a", ("1111", "2222"), w=[4]), on_axis("b", ("3333", "2222"), w=[8])]
+    runs.append(part("c", settings={"f": "fb"}, w=[16]))
+    runs[2].layout.settings["f"] = FixedSetting("fb", code="4444")
+    ds = to_dataset(*joined(runs))
+    assert ds.f.values.tolist() == ["fa (1111)", "fb (2222)", "fa (3333)", "fb (4444)"]
+    there = (ds.status == "done").sel(w=[4, 8, 16]).transpose("f", "w").values
+    assert there.astype(int).tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 1]]
+    datasets = [to_dataset(one.layout, one.source) for one in runs]
+    assert json.loads(datasets[0].f.attrs["function_hashes"]) == {"fa": "1111", "fb": "2222"}
+    xr.testing.assert_identical(join(datasets), ds)
+    selected = join([datasets[0].sel(f=["fb"]), datasets[1]])
+    assert selected.f.values.tolist() == ["fb", "fa"]
+    assert join([selected, datasets[2]]).f.values.tolist() == ["fb (2222)", "fa", "fb (4444)"]
+
+
 def test_an_axis_of_one_run_is_a_setting_of_another():
     zipped = Dimension("w_lr", {"w": (4, 8), "lr": (0.1, 0.2)})
     first = Part("a", Layout((zipped,), (), {}), FakeSource([make_pack([0, 1])]))

@@ -7,6 +7,7 @@ import torch
 
 from mlpsubmit import Sweep, from_run, launch
 from mlpsubmit.grabs import weight_norms
+from mlpsubmit.results.join import join
 from mlpsubmit.results.settings import fixed_settings
 
 
@@ -75,6 +76,34 @@ def test_hashes_tell_functions_of_one_name_apart(workplace):
     assert first.batchfn == other.batchfn == "batches"
     assert fixed_settings(first.attrs)["batchfn"] != fixed_settings(other.attrs)["batchfn"]
     assert fixed_settings(first.attrs)["data"] == fixed_settings(other.attrs)["data"]
+
+
+def test_values_that_texts_do_not_say_in_full_are_told_apart(workplace):
+    def target(bsz, gen, form, table):
+        return lambda step: (torch.ones(bsz, 2), form(torch.ones(bsz)) + table[0])
+
+    def launched(edited, width, table):
+        forms = [edited, torch.sign]
+        axes = {"form": forms, "WIDTH": [width]}
+        given = {"batchfn": target, "table": table, "MAX_ITER": 2, "LOSS_CHECKPOINTS": []}
+        return launch(Sweep("forms", axes=axes, N_SAMPLES=4, **given), executor="debug").collect()
+
+    before = lambda x: x + 1  # noqa: E731
+    after = lambda x: x + 2  # noqa: E731
+    table = torch.arange(2000.0)
+    one, two = launched(before, 4, table), launched(after, 8, table)
+    codes = [json.loads(ds.form.attrs["function_hashes"]) for ds in (one, two)]
+    assert [{*own} for own in codes] == [{"<lambda>"}] * 2
+    found = join([one, two])
+    assert found.form.values.tolist() == [
+        f"<lambda> ({codes[0]['<lambda>']})",
+        "sign",
+        f"<lambda> ({codes[1]['<lambda>']})",
+    ]
+    other = table.clone()
+    other[1000] = 0  # is not in the text
+    three = launched(before, 16, other)
+    assert join([one, three]).sizes["table"] == 2
 
 
 def test_networks_to_start_from_are_told_apart_by_their_weights(workplace):
