@@ -83,6 +83,9 @@ def test_gradients_are_enabled_and_leave_the_training_alone(gaussian, make_mlps,
     without = final(make_mlps(2), [gaussian(0)] * 2, {}, settings=traces)
     assert with_grabs.grabs["g"].shape == (2, 5)
     assert (with_grabs.grabs.pop("g") > 0).all()
+    assert with_grabs.grab_step.tolist() == [*range(5)]
+    assert not len(without.grab_step)
+    with_grabs.grab_step = without.grab_step
     same(with_grabs, without)
 
 
