@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import (
     DATA_TYPE_BOOL,
@@ -96,7 +96,7 @@ class EventFiles:
         version = Event(wall_time=self._start, file_version="brain.Event:2")
         for event in (version, *events):
             event.wall_time = event.wall_time or self._start
-            records.write(event.SerializeToString())
+            records.write(event.SerializeToString(deterministic=True))
         path = folder / self._name
         if path.exists() and path.read_bytes() == content.getvalue():
             return
@@ -183,8 +183,15 @@ def _scalar(tag: str, value: float) -> Summary.Value:
 
 
 def _of_plugin(tag: str, **content: Any) -> Summary:
-    """Return a summary of the HParams plugin."""
-    described = metadata.create_summary_metadata(HParamsPluginData(**content))
+    """Return a summary of the HParams plugin.
+
+    As :func:`metadata.create_summary_metadata` makes it, but always with the same bytes.
+    """
+    data = HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **content)
+    plugin = SummaryMetadata.PluginData(
+        plugin_name=metadata.PLUGIN_NAME, content=data.SerializeToString(deterministic=True)
+    )
+    described = SummaryMetadata(plugin_data=plugin)
     value = Summary.Value(tag=tag, metadata=described, tensor=metadata.NULL_TENSOR)
     return Summary(value=[value])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -168,13 +169,11 @@ def _check_number(configs: Configs, wanted: npt.NDArray[np.bool_], title: str, m
     count = int(wanted.sum())
     if count <= MOST_RUNS or many:
         return
-    example = next(
-        (f"--sel '{name}={own[0]}'" for name, own in configs.values.items() if len(set(own)) > 1),
-        "--sel NAME=VALUE",
-    )
+    varied = (f"{name}={own[0]}" for name, own in configs.values.items() if len(set(own)) > 1)
+    example = shlex.quote(next(varied, "NAME=VALUE"))
     raise UserError(
         f"run {configs.run.id}: this would make {count:,} runs in {title}, one for each config; "
-        f"select fewer with --sel, such as {example}, or make them all with --many"
+        f"select fewer with --sel, such as --sel {example}, or make them all with --many"
     )
 
 

@@ -105,7 +105,7 @@ def test_very_many_configs(records: Any, workplace: Path, refused: Callable[...,
     records.create(workplace / "mlpruns" / "a" / "one", packs=5000)
     assert refused("--to", "wandb") == (
         "run one: this would make 10,000 runs in W&B, one for each config; select fewer with "
-        "--sel, such as --sel 'n=0', or make them all with --many"
+        "--sel, such as --sel n=0, or make them all with --many"
     )
     assert "none of 10,000 configs has a result" in refused("--to", "wandb", "--many")
     assert "the selected config has no result" in refused("--to", "wandb", "--sel", "n=0")
