@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +25,9 @@ from tensorboard.plugins.hparams.api_pb2 import (
     Status,
 )
 
-from mlpsubmit import export_run, open_run
+from mlpsubmit import export_run
 from mlpsubmit.runs.run import Run
+from tests.export.killed import killed_at
 
 #: The labels of the configs, by their index.
 LABELS = [f"width={width}, note={note}, factor=nan" for width in (4, 8) for note in
@@ -205,36 +203,6 @@ def test_a_config_that_had_failed_is_replaced_once_it_has_a_result(
 
 def events(folder: Path) -> dict[str, bytes]:
     return {name: own for name, own in files(folder).items() if "tfevents" in name}
-
-
-#: A server that has imported what an export needs, and runs no threads: its forks start at once.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["mlpsubmit.export.event_files", "mlpsubmit.export.write"])
-
-
-def killed_at(operation: int, run: Path, out: Path) -> bool:
-    """Export a run in a process that ends before its disk operation of a number, if there is one."""
-    process = _PROCESSES.Process(target=_export, args=(operation, run, out))
-    process.start()
-    process.join(60)
-    assert process.exitcode in (0, 9)
-    return process.exitcode == 9
-
-
-def _export(operation: int, run: Path, out: Path) -> None:
-    left = iter(range(operation))
-    for name in ("replace", "mkdir", "fsync", "open", "unlink"):
-        setattr(os, name, _ending(getattr(os, name), left))
-    export_run(open_run(run), "tensorboard", out=out)
-
-
-def _ending(function: Callable[..., Any], left: Iterator[int]) -> Callable[..., Any]:
-    def run(*arguments: Any, **options: Any) -> Any:
-        if next(left, None) is None:
-            os._exit(9)
-        return function(*arguments, **options)
-
-    return run
 
 
 @pytest.mark.slow
