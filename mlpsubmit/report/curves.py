@@ -112,8 +112,8 @@ class Curves:
 def _encoded(arrays: Iterable[Floats]) -> str:
     """Return numbers as base64 of float32 in little-endian order."""
     joined = np.concatenate([np.zeros(0), *arrays])
-    # Beyond float32 there is no curve that could be drawn.
+    # Beyond float32 there is no curve that could be drawn; what is positive stays so.
     limits = np.finfo(np.float32)
-    return base64.b64encode(
-        np.clip(joined, limits.min, limits.max).astype("<f4").tobytes()
-    ).decode()
+    sizes = np.clip(np.abs(joined), limits.tiny, limits.max)
+    single = (np.sign(joined) * sizes).astype("<f4")
+    return base64.b64encode(single.tobytes()).decode()

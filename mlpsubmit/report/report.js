@@ -584,15 +584,15 @@
     }));
   }
 
-  // Beyond these there is no room for a margin, nor for the arithmetic of ticks.
-  const MOST = 1e300;
+  // Beyond these, ECharts and the arithmetic of ticks overflow.
+  const MOST = 1e100;
   const within = (low, high) => [Math.max(low, -MOST), Math.min(high, MOST)];
 
   function nice(lowest, highest) {
     const [low, high] = within(lowest, highest);
     const size = Math.max(Math.abs(low), Math.abs(high));
     // Of values that are equal up to rounding, ticks would have as many digits as numbers have.
-    if (high - low <= 1e-9 * size || size < 1e-300) return [low - (size / 2 || 0.5), high + (size / 2 || 0.5)];
+    if (high - low <= 1e-9 * size || size < 1 / MOST) return [low - (size / 2 || 0.5), high + (size / 2 || 0.5)];
     const pad = (high - low) * 0.03;
     return [low >= 0 && low - pad < 0 ? 0 : low - pad, high + pad];
   }

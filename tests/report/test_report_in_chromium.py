@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -392,6 +393,43 @@ def test_a_thousand_configs_fit_into_six_megabytes(
     assert page.tab.locator("#configs-table tbody tr").count() == 100
     page.tab.click("text=next →")
     assert page.tab.inner_text("#configs-table tbody tr td") == "100"
+    assert page.messages == []
+
+
+def test_values_of_any_size_are_drawn(
+    records: Any, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    directory = records.create(tmp_path / "runs" / "a" / "one", packs=6)
+    columns = {
+        "huge": [1.7e308, -1.7e308, 5e-324, 0.0, np.nan, np.inf, 1e30],
+        "wide": [1e-300, 1e300, 1e-5],
+        "close": [1.0, 1 + 2e-16, 1 + 1e-7],
+        "tiny": [5e-324, 1e-310],
+        "negative": [-1.0, -2.0],
+        "zero": [0.0],
+    }
+    losses = 10.0 ** np.linspace(-308, 308, 20)
+
+    def pairs(values: list[float]) -> Callable[..., Any]:
+        endless = itertools.cycle(values)
+        return lambda _: np.array([next(endless), next(endless)])
+
+    grabs = {f"grab.{name}": pairs(values) for name, values in columns.items()}
+    both = np.stack([losses, losses[::-1]])
+    fill(directory, range(6), 20, train_loss=lambda _: both, **grabs)
+    page = open_page(write_report(Run(directory), out=tmp_path / "any.html"))
+    assert page.figure()["y"][0]["type"] == "log"
+    for name in (*columns, "train_loss"):
+        page.choose("y", name)
+        for log in (True, False):
+            page.tab.set_checked("#choose-ly", log)
+            if page.tab.is_visible("#figure-chart"):
+                y = page.figure()["y"][0]
+                assert y["type"] == ("log" if log else "value")
+                assert y["min"] < y["max"]
+            else:
+                assert log
+                assert "≤ 0, which cannot be" in page.tab.inner_text("#figure-note")
     assert page.messages == []
 
 
