@@ -891,3 +891,24 @@ def test_an_unknown_ending_is_refused(fakes, tmp_path):
     ):
         plot(to_dataset(fakes.layout(), fakes.Source()), out=tmp_path / "a.gif")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1e308, -1e308, 1.0],
+        [1e308, 1e-308, 1.0],
+        [5e-324, 5e-324, 5e-324],
+        [1.7e308, 1.7e308, 1.6e308],
+        [np.inf, 1e308, 1.0],
+        [1.0, 1 + 2e-16, 1.0],
+    ],
+)
+@pytest.mark.parametrize("curves", [True, False])
+def test_values_of_any_size_are_drawn(fakes, tmp_path, curves, losses):
+    dataset = traced(fakes, fakes.layout(width=[4, 8, 16], trial=[0, 1]), steps=3)
+    dataset["train_loss"][:] = np.array(losses)[:, None, None]
+    dataset = dataset.drop_vars("test_loss")
+    roles = {} if curves else {"x": "width"}
+    drawn = plot_to_file(dataset, requested("train_loss", roles, ()), tmp_path / "a.png")
+    assert drawn.axes[0, 0].lines

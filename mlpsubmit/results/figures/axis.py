@@ -86,7 +86,7 @@ class Axis:
 def is_wide(values: Array, ratio: float) -> bool:
     """Return whether values are positive, the largest at least ``ratio`` times the least."""
     values = values[np.isfinite(values)]
-    return bool(values.size and values.min() > 0 and values.max() / values.min() >= ratio)
+    return bool(values.size and values.min() > 0 and values.max() / ratio >= values.min())
 
 
 @dataclass(frozen=True, eq=False)

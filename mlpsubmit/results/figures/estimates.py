@@ -84,7 +84,8 @@ def estimate(values: Array, errorbar: str) -> Estimate:
         return Estimate(mean, mean, mean, 1)
     if errorbar == "range":
         return Estimate(mean, values.min(axis=0), values.max(axis=0), count)
-    half = values.std(axis=0, ddof=1)
+    with np.errstate(invalid="ignore"):  # where a trace is infinite there is no band
+        half = values.std(axis=0, ddof=1)
     if errorbar != "sd":
         half = half / np.sqrt(count)
     if errorbar == "ci":

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Quantity", "clock_of", "default_names", "drawable", "quantity", "threshold_dim"]
 
+#: The largest value that is drawn as it is.
+_LARGEST = 1e100
+
 #: The names of variables that have no values to draw.
 _WORDS = ("status", "error")
 #: What a config that diverged has, too, besides thresholds that it crossed before.
@@ -156,6 +159,9 @@ def quantity(dataset: xr.Dataset, name: str, kept: Collection[str], curves: bool
     dims = tuple(str(dim) for dim in variable.dims if steps is None or dim != clock)
     one = variable if steps is None else variable.isel({clock: 0})
     values = variable.values.astype(np.float64)
+    finite = np.isfinite(values)
+    # Means, limits and ticks of larger values overflow; none of them can be told apart.
+    np.clip(values, -_LARGEST, _LARGEST, out=values, where=finite)
     if steps is None and not kind and name not in _OF_DIVERGED:
         diverged = status.copy(data=status.values == STATUSES[DIVERGED])
         values[diverged.broadcast_like(one).transpose(*dims).values] = np.nan
