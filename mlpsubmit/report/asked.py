@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mlpsubmit.display.notation import plain
-from mlpsubmit.display.text import counted
+from mlpsubmit.display.text import counted, cut
 from mlpsubmit.errors import RunError
 from mlpsubmit.report.contents import ReportedRun
 from mlpsubmit.report.markup import definitions, details, escape, table
@@ -15,8 +16,8 @@ from mlpsubmit.spec.ingredients import sources
 
 __all__ = ["asked"]
 
-#: The most values of an axis, and characters of a value or of a source, that are shown.
-MOST_VALUES, MOST_CHARACTERS, MOST_CODE = 24, 300, 20_000
+#: The most values of an axis, and characters of a value, of a source and of all sources.
+MOST_VALUES, MOST_CHARACTERS, MOST_CODE, MOST_OF_ALL_CODE = 24, 300, 20_000, 200_000
 
 _ORIGIN = ("spec", "command", "git_commit", "git_diff_hash", "data_hash")
 
@@ -63,7 +64,7 @@ def _axes(axes: Iterable[Mapping[str, Any]]) -> str:
     rows = []
     for axis in axes:
         for name, values in zip(axis["names"], axis["values"], strict=True):
-            texts = [plain(value)[:MOST_CHARACTERS] for value in values]
+            texts = [cut(plain(value), MOST_CHARACTERS) for value in values]
             if len(texts) > MOST_VALUES:
                 texts[MOST_VALUES - 4 : -3] = ["…"]
             zipped = "" if len(axis["names"]) == 1 else f" (with {_others(axis['names'], name)})"
@@ -92,8 +93,7 @@ def _settings(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _texts(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    texts = ((plain(name), plain(value)) for name, value in values.items())
-    return [(n, v if len(v) <= MOST_CHARACTERS else f"{v[:MOST_CHARACTERS]}…") for n, v in texts]
+    return [(plain(name), cut(plain(value), MOST_CHARACTERS)) for name, value in values.items()]
 
 
 def _code(one: ReportedRun) -> str:
@@ -105,8 +105,10 @@ def _code(one: ReportedRun) -> str:
     texts = [
         text for own in found.values() for part, text in own.items() if part.startswith("function ")
     ]
-    blocks = [
-        f"<pre><code>{escape(text[:MOST_CODE])}{'…' if len(text) > MOST_CODE else ''}</code></pre>"
-        for text in dict.fromkeys(texts)
-    ]
-    return details(f"code of {counted(len(blocks), 'function')}, as launched", *blocks)
+    every = [cut(text, MOST_CODE) for text in dict.fromkeys(texts)]
+    room = itertools.accumulate(map(len, every))
+    shown = [text for text, used in zip(every, room, strict=True) if used <= MOST_OF_ALL_CODE]
+    blocks = [f"<pre><code>{escape(text)}</code></pre>" for text in shown]
+    if left := len(every) - len(shown):
+        blocks.append(f'<p class="note">… and {counted(left, "more function")}.</p>')
+    return details(f"code of {counted(len(every), 'function')}, as launched", *blocks)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mlpsubmit.display.notation import plain
 from mlpsubmit.display.output import inline
+from mlpsubmit.display.text import cut
 from mlpsubmit.report.numerals import DIGITS, digits_apart, numeral
 from mlpsubmit.results.axes import has_threshold, threshold_suffixes
 from mlpsubmit.results.entries import MOST_ENTRIES, entry_name
@@ -34,7 +35,7 @@ __all__ = [
 
 Indices = npt.NDArray[np.int64]
 
-#: The longest error in the table: there may be one for each config.
+#: The longest error and value of an axis: there may be one for each config.
 LONGEST_TEXT = 200
 
 #: The longest title of an axis of a figure; longer ones are explanations.
@@ -159,7 +160,7 @@ def axis_columns(dataset: xr.Dataset, layout: Layout, points: Indices) -> list[C
             values = zip(*(coordinate.values.tolist() for coordinate in coordinates), strict=True)
             zipped = list(values)
             labels = distinct(
-                *([", ".join(map(f, own)) for own in zipped] for f in (_label, inline))
+                *([", ".join(map(f, own)) for own in zipped] for f in (_label, _exact))
             )
             title = ", ".join(member.label for member in members)
             column = of_texts(names[dimension.name], title, "axis", [labels[i] for i in at])
@@ -187,15 +188,20 @@ def _axis_column(coordinate: xr.DataArray, at: Indices) -> Column:
         return _described(column, coordinate.attrs)
     # Numbers of which some are not finite, too: JSON has none for these.
     every = values.tolist()
-    labels = distinct([_label(value) for value in every], [inline(value) for value in every])
+    labels = distinct([_label(value) for value in every], [_exact(value) for value in every])
     column = of_texts(name, plain(name), "axis", [labels[i] for i in at])
     return replace(_described(column, coordinate.attrs), categories=_in_order(labels, column))
 
 
 def _label(value: Any) -> str:
     """Return a value of an axis as text that can be seen."""
-    text = plain(f"{value:g}" if isinstance(value, float) else value)
+    text = cut(plain(f"{value:g}" if isinstance(value, float) else value), LONGEST_TEXT)
     return text if text.strip() else f'"{text}"'
+
+
+def _exact(value: Any) -> str:
+    """Return a value of an axis as it is written."""
+    return cut(inline(value), LONGEST_TEXT)
 
 
 def distinct(labels: Sequence[str], exact: Sequence[str] | None = None) -> list[str]:
@@ -256,7 +262,7 @@ def result_columns(
     columns = [of_texts("status", "status", "status", status.tolist()), *sorted(columns, key=_rank)]
     if "error" in dataset:
         errors = dataset["error"].transpose(*dims).values.reshape(-1)[points]
-        texts = [plain(error)[:LONGEST_TEXT] if error else None for error in errors.tolist()]
+        texts = [cut(plain(error), LONGEST_TEXT) if error else None for error in errors.tolist()]
         columns.append(of_texts("error", "error", "error", texts))
     return columns
 

@@ -19,6 +19,9 @@ __all__ = ["configs", "head", "loading", "progress", "thresholds"]
 #: The most rows of tables that the script does not build.
 STATIC_ROWS, REASONS = 200, 8
 
+#: The most characters of a traceback: the message of an error may be a whole array.
+MOST_TRACEBACK = 20_000
+
 _STATES = ("done", "diverged", "failed", "missing")
 
 
@@ -124,7 +127,7 @@ def _progress(one: ReportedRun) -> str:
     groups = status.failure_groups
     for group in groups[:REASONS]:
         place = f"<br><code>{escape(group.place)}</code>" if group.place else ""
-        trace = details("traceback", f"<pre>{escape(group.first.traceback)}</pre>")
+        trace = details("traceback", f"<pre>{escape(_ends(group.first.traceback))}</pre>")
         lines.append(
             f'<div class="failure"><p>failed: {escape(plain(group))}{place}</p>{trace}</div>'
         )
@@ -142,6 +145,14 @@ def _progress(one: ReportedRun) -> str:
         rows = [(task.name, task.state, plain(task.summary)) for task in status.tasks]
         lines.append(task_table(("task", "state", "progress"), rows))
     return "\n".join(lines)
+
+
+def _ends(traceback: str) -> str:
+    """Return a traceback, of a very long one its beginning and its end."""
+    if len(traceback) <= MOST_TRACEBACK:
+        return traceback
+    half = MOST_TRACEBACK // 2
+    return f"{traceback[:half]}\n...\n{traceback[-half:]}"
 
 
 def thresholds(contents: Contents) -> str:

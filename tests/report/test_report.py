@@ -477,3 +477,22 @@ def test_colour_blind_readers_tell_the_colours_apart(theme: str, seen: Any) -> N
     assert len(colours) == 8
     distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(colours, 2)]
     assert min(distances) > 12
+
+
+def test_very_long_texts_are_cut(tmp_path: Path) -> None:
+    """A value may be the text of a whole array, and so may the message of an error."""
+    spec = ONE.replace("(bsz, gen,", "(mark, bsz, gen,").replace("MAX_ITER=5", "MAX_ITER=30")
+    spec = spec.replace(
+        "    return lambda step: (", "    return lambda step: failing(step) and (", 1
+    ).replace(
+        "def batches",
+        "def failing(step):\n    if step == 12:\n        raise ValueError('e' * 10 ** 6)\n"
+        f"    return True  # {'c' * 100_000}\n\ndef batches",
+    )
+    values = [f"{'v' * 100_000}{number}" for number in range(20)]
+    run = launched(tmp_path, spec.replace("AXES", f"{{'mark': {values!r}}}, WIDTH=4"))
+    path = write_report(run, out=tmp_path / "long.html")
+    page = path.read_text()
+    assert "ValueError: eee" in page
+    assert path.stat().st_size < 1_400_000
+    assert len(set(read([run]).column("mark").values)) == 20
