@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from mlpsubmit.display.output import echo
-from mlpsubmit.display.progress import show_what_is_done
+from mlpsubmit.display.progress import show_cursor_at_end, show_what_is_done
 from mlpsubmit.errors import UserError, shown
 from mlpsubmit.jobs.garbage import postpone_collection
 
@@ -97,6 +97,7 @@ def main() -> None:
     sys.excepthook = _show_traceback
     postpone_collection()
     show_what_is_done()
+    show_cursor_at_end()
     try:
         # Not by itself: click would print arguments as they are.
         sys.exit(cli(prog_name="mlpsubmit", standalone_mode=False))

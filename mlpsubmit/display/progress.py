@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from mlpsubmit.display.output import echo
 
-__all__ = ["doing", "is_dumb", "show_what_is_done"]
+__all__ = ["doing", "is_dumb", "show_cursor_at_end", "show_what_is_done"]
 
 
 def is_dumb() -> bool:
@@ -39,6 +40,22 @@ def show_what_is_done() -> None:
     global _waiting
     if sys.stderr is not None and sys.stderr.isatty():
         _waiting = _Waiting()
+
+
+def show_cursor_at_end() -> None:
+    """Let SIGTERM end this process with a visible cursor: live displays hide that of a terminal."""
+    terminals = [one for one in (sys.stdout, sys.stderr) if one is not None and one.isatty()]
+    if not terminals or is_dumb() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        for terminal in terminals:
+            with contextlib.suppress(OSError, ValueError):
+                os.write(terminal.fileno(), b"\x1b[?25h")
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 class _Waiting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,3 +112,23 @@ def test_errors_pass_through(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyError), doing("this"):
         raise KeyError
     assert capsys.readouterr().err == ""
+
+
+#: A display that is in place when the process is told to end.
+LIVE = """
+import time
+from mlpsubmit.display.console import transient
+from mlpsubmit.display.progress import show_cursor_at_end
+show_cursor_at_end()
+transient(lambda: "waiting").start(refresh=True)
+time.sleep(60)
+"""
+
+
+def test_a_command_that_is_killed_leaves_a_visible_cursor() -> None:
+    with terminal(LIVE, TERM="xterm") as (ours, child):
+        assert "\x1b[?25l" in shown_until(ours, "waiting")
+        child.terminate()
+        child.communicate()
+        assert child.returncode == -signal.SIGTERM
+        shown_until(ours, "\x1b[?25h")
