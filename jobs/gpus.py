@@ -26,6 +26,7 @@ __all__ = [
     "memory_of_type",
     "missing_gpu",
     "task_device",
+    "uuids",
     "visible_entries",
 ]
 
@@ -42,6 +43,24 @@ def visible_entries(devices: Sequence[int], visible: str) -> list[str]:
     """
     entries = [entry.strip() for entry in visible.split(",")] if visible else None
     return [str(index) if entries is None else entries[index] for index in devices]
+
+
+def uuids(indices: Sequence[int]) -> list[str]:
+    """Return entries of CUDA_VISIBLE_DEVICES for GPUs by the driver's indices.
+
+    CUDA may number GPUs by speed, and the driver by their place: so by UUID, where it says that.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return [str(index) for index in indices]
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in indices]
+        return [str(pynvml.nvmlDeviceGetUUID(handle)) for handle in handles]
+    except pynvml.NVMLError:
+        return [str(index) for index in indices]
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def free_memory(entries: Sequence[str | int]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import tempfile
@@ -12,10 +13,12 @@ from typing import Any
 
 from mlpsubmit import files
 from mlpsubmit.display.progress import doing
+from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.command_line import WORKER, module_command
 from mlpsubmit.jobs.executors.base import Executor
-from mlpsubmit.jobs.gpus import free_memory, visible_entries
+from mlpsubmit.jobs.gpus import free_memory, uuids, visible_entries
+from mlpsubmit.jobs.slurm.allocation import Allocation, allocation
 from mlpsubmit.jobs.slurm.helper_job import exit_on_signals
 from mlpsubmit.jobs.store.run_directory import task_name
 from mlpsubmit.jobs.submission import Job, Submission
@@ -27,23 +30,38 @@ __all__ = ["LocalExecutor", "gpus", "usable_cores"]
 #: Worker processes at most on a large server: more of them cost memory and gain nothing.
 LARGEST_SHARE = 16
 
+#: MiB of memory that a worker on the cores takes, at least.
+WORKER_MEMORY = 512
+
 
 class LocalExecutor(Executor):
-    """One task per GPU of DEVICES or, without GPUs, per share of the cores."""
+    """One task per GPU of DEVICES or, without GPUs, per share of the cores.
+
+    Within a job of SLURM, of those that the job has.
+    """
 
     name = "local"
 
     def __init__(self, hyperparameters: Hyperparameters, tasks: int | None) -> None:
-        self.cores = usable_cores()
-        self.devices = gpus(hyperparameters)
-        available = len(self.devices) or self.cores
+        own = allocation()
+        self.cores = usable_cores(own)
+        self.devices = gpus(hyperparameters, own)
+        available = len(self.devices) or int(min(self.cores, _workers_in_memory(own)))
         if tasks is not None and tasks > available:
-            found = f"{available} GPUs in DEVICES" if self.devices else f"{self.cores} cores"
+            whose = "this machine" if own is None else f"job {own.job}, in which this is launched,"
             raise UserError(
-                f"--tasks {tasks}: this machine has {found}, and each task needs one; "
-                f"try --tasks {available}"
+                f"--tasks {tasks}: {whose} has {self._found(own)}; try --tasks {available}"
             )
         self._max_tasks = tasks or (available if self.devices else min(available, LARGEST_SHARE))
+
+    def _found(self, own: Allocation | None) -> str:
+        """Return what bounds the number of tasks, for a message."""
+        if self.devices:
+            return f"{counted(len(self.devices), 'GPU')} in DEVICES, and each task needs one"
+        if _workers_in_memory(own) < self.cores:
+            assert own is not None
+            return f"{own.megabytes} MiB of memory, and each task needs {WORKER_MEMORY} at least"
+        return f"{counted(self.cores, 'core')}, and each task needs one"
 
     def max_tasks(self, cost: float) -> int:
         """Return how many tasks the GPUs, or the cores, have room for."""
@@ -147,26 +165,38 @@ def _answer(folder: Path, number: int) -> Mapping[str, Any]:
     return answer
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use, which taskset or a cpuset may limit."""
+def usable_cores(own: Allocation | None) -> int:
+    """Return how many cores this process may use, which taskset, a cpuset or a job may limit."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return cores if own is None or own.cores is None else min(cores, own.cores)
 
 
-def gpus(hyperparameters: Hyperparameters) -> list[str]:
+def _workers_in_memory(own: Allocation | None) -> float:
+    """Return how many workers on the cores the memory of a job holds; one at least."""
+    if own is None or own.megabytes is None:
+        return math.inf
+    return max(1, own.megabytes // WORKER_MEMORY)
+
+
+def gpus(hyperparameters: Hyperparameters, own: Allocation | None) -> list[str]:
     """Return the GPUs of DEVICES as entries of CUDA_VISIBLE_DEVICES; none on a machine without any.
 
     Raises:
-        UserError: if DEVICES names a GPU that the machine does not have.
+        UserError: if DEVICES names a GPU that the machine, or the job, does not have.
     """
     import torch
 
-    count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    count = torch.cuda.device_count()
+    if own is not None and own.gpus is not None and count:
+        visible = ",".join(uuids(own.gpus))
+        count = len(own.gpus)
     if hyperparameters.devices == "all":
         return visible_entries(list(range(count)), visible)
     beyond = [index for index in hyperparameters.devices if index >= count]
     if beyond:
         valid = f"0 to {count - 1}" if count else "none: leave DEVICES out to train on the cores"
-        raise UserError(f"DEVICES: got {beyond}; this machine's GPUs are {valid}")
+        whose = "this machine's GPUs" if own is None else f"the GPUs of job {own.job}"
+        raise UserError(f"DEVICES: got {beyond}; {whose} are {valid}")
     return visible_entries(list(hyperparameters.devices), visible)

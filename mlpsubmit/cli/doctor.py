@@ -78,7 +78,6 @@ def _show(check: dict[str, str]) -> None:
 def _checks(
     runs_dir: Path | None, slurm: SlurmRequest, timeout: int
 ) -> Iterator[tuple[str, Check]]:
-    from mlpsubmit.jobs.executors.local import usable_cores
     from mlpsubmit.jobs.slurm.commands import configured
     from mlpsubmit.jobs.slurm.doctor import cluster_checks
 
@@ -86,7 +85,7 @@ def _checks(
     yield "mlpsubmit", lambda: (True, metadata.version("mlpsubmit"))
     yield "torch", _torch
     yield "spec", _spec
-    yield "cores", lambda: (True, f"{usable_cores()} usable")
+    yield "cores", _cores
     yield "runs", partial(_runs, runs_dir)
     yield "C functions", _c_functions
     yield "training", _training
@@ -98,6 +97,16 @@ def _checks(
     found = shutil.which("sbatch")
     why = f"{found} finds no cluster configuration" if found else "no sbatch on the PATH"
     yield "slurm", lambda: (None, f"{why}: runs stay on this machine")
+
+
+def _cores() -> CheckResult:
+    """Return the cores of this machine, or of the job that this shell belongs to."""
+    from mlpsubmit.jobs.executors.local import usable_cores
+    from mlpsubmit.jobs.slurm.allocation import allocation
+
+    own = allocation()
+    job = "" if own is None else f", those of job {own.job}"
+    return True, f"{usable_cores(own)} usable{job}"
 
 
 def _torch() -> CheckResult:

@@ -301,7 +301,7 @@ def test_on_a_cluster_the_type_of_gpu_may_say_its_memory(
 
 
 def test_without_gpus_there_is_no_such_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlpsubmit.jobs.executors.local.gpus", lambda _: [])
+    monkeypatch.setattr("mlpsubmit.jobs.executors.local.gpus", lambda *_: [])
     assert LocalExecutor(validate({}), None).memory() is None
 
 

@@ -44,7 +44,7 @@ def launched(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         # The functions of this module travel by value, as those of a spec do.
         return launch(sweep, executor="local", tasks=2, spec=Path(__file__))
 
-    monkeypatch.setattr(local, "usable_cores", lambda: 2)
+    monkeypatch.setattr(local, "usable_cores", lambda _: 2)
     monkeypatch.setattr(local.LocalExecutor, "submit", lambda *_: iter(()))
     return launched
 

@@ -248,7 +248,7 @@ def test_packs_that_were_divided_are_not_trained_again(mlpsubmit: Command, run: 
 def test_results_of_a_gpu_are_not_trained_again_without_one(
     mlpsubmit: Command, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlpsubmit.jobs.executors.local.gpus", lambda _: [])
+    monkeypatch.setattr("mlpsubmit.jobs.executors.local.gpus", lambda *_: [])
     (shard,) = run.directory.results.shards()
     (environment,) = stored_environments(shard)
     publish_environments(shard, [{**environment, "device": "NVIDIA H100"}])

@@ -109,6 +109,7 @@ class Study:
 
     cluster: Any
     folder: Path
+    command: str = COMMAND
 
     def pace(self, name: str, seconds: float | None) -> None:
         """Set how long a step takes, from now on; None for as short as it can.
@@ -135,7 +136,7 @@ class Study:
     def cli(self, *arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command in a process of its own, in the study's folder."""
         return subprocess.run(
-            [COMMAND, *map(str, arguments)],
+            [self.command, *map(str, arguments)],
             cwd=self.folder,
             env={**os.environ, "MLPSUBMIT_RUNS": str(self.folder / "runs"), **environment},
             capture_output=True,

@@ -17,7 +17,7 @@ from mlpsubmit.spec.hyperparameters import validate
 
 
 def test_tasks_and_threads_share_the_cores() -> None:
-    cores = usable_cores()
+    cores = usable_cores(None)
     assert cores == len(os.sched_getaffinity(0))
     for tasks in range(1, cores + 1):
         executor = LocalExecutor(validate({}), tasks)
