@@ -13,7 +13,7 @@ from mlpsubmit.protocol import STATUSES
 from mlpsubmit.results.axes import finished, threshold_suffixes
 from mlpsubmit.results.grab_arrays import array_name
 from mlpsubmit.results.join_axes import Part
-from mlpsubmit.results.labels import Labels
+from mlpsubmit.results.labels import Labels, common_start
 from mlpsubmit.results.names import CLOCKS, RESERVED
 from mlpsubmit.results.results_hash import RESULTS_HASH
 from mlpsubmit.results.schema import TOGETHER
@@ -63,6 +63,9 @@ def aligned(datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
             ]
     for dim in {str(dim) for one in found for grab in _grabs(one) for dim in _grab_dims(one, grab)}:
         most = max(one.sizes.get(dim, 0) for one in found)
+        values = [tuple(one[dim].values.tolist()) for one in found if dim in one.coords]
+        if values and common_start(values) is None:
+            found = [one.drop_vars(dim, errors="ignore") for one in found]
         found = [
             _as_floats(one, dim).drop_vars(dim, errors="ignore").pad({dim: (0, most - size)})
             if 0 <= (size := one.sizes.get(dim, most)) < most

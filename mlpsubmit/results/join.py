@@ -21,7 +21,7 @@ from mlpsubmit.results.dataset import to_dataset
 from mlpsubmit.results.dataset_source import aligned, check_dataset, source_of
 from mlpsubmit.results.join_axes import JoinedAxis, Part, config_text, joined_axes, places
 from mlpsubmit.results.join_source import Difference, JoinedSource
-from mlpsubmit.results.labels import Labels
+from mlpsubmit.results.labels import Labels, common_start
 from mlpsubmit.results.source import Layout, Scalar, Thresholds
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def joined(parts: Sequence[Part]) -> tuple[Layout, JoinedSource]:
         included=_included(layouts, at, size),
         tested=any(layout.tested for layout in layouts),
         online=_online(layouts, at, size),
-        labels=_labels(layouts),
+        labels=_labels(parts),
         metrics=tuple(dict.fromkeys(name for layout in layouts for name in layout.metrics)),
         metric_thresholds=tuple(thresholds.values()),
         texts={k: v for layout in reversed(layouts) for k, v in layout.texts.items()},
@@ -175,18 +175,31 @@ def _online(
     return found
 
 
-def _labels(layouts: Sequence[Layout]) -> dict[str, Labels]:
-    """Return the labels of all grabs: the first, with the longest coordinates of each dimension."""
+def _labels(parts: Sequence[Part]) -> dict[str, Labels]:
+    """Return the labels of all grabs: the first, with the longest coordinates of each dimension.
+
+    A dimension along which runs have other values has no coordinates, as if an axis set them.
+
+    Raises:
+        UserError: a grab has other units in another run.
+    """
     found: dict[str, Labels] = {}
-    for layout in layouts:
-        for grab, labels in layout.labels.items():
-            if grab not in found:
-                found[grab] = labels
-                continue
-            coords = dict(found[grab].coords)
-            for dim, values in labels.coords.items():
-                coords[dim] = max(coords.get(dim, ()), values, key=len)
-            found[grab] = replace(found[grab], coords=coords)
+    for grab in dict.fromkeys(name for part in parts for name in part.layout.labels):
+        own = {part.run: part.layout.labels[grab] for part in parts if grab in part.layout.labels}
+        first = next(iter(own.values()))
+        for run, labels in own.items():
+            if labels.units != first.units:
+                raise UserError(
+                    f"cannot join: the units of grab {grab!r} are {first.units or 1!r} in run "
+                    f"{next(iter(own))}, and {labels.units or 1!r} in run {run}; collect these "
+                    "runs separately"
+                )
+        coords = {}
+        for dim in dict.fromkeys(dim for labels in own.values() for dim in labels.coords):
+            values = [labels.coords[dim] for labels in own.values() if dim in labels.coords]
+            if (longest := common_start(values)) is not None:
+                coords[dim] = longest
+        found[grab] = replace(first, coords=coords)
     return found
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "LabelledGrab",
     "Labels",
     "Scalar",
+    "common_start",
     "labels_of",
     "mismatch",
     "prefix_of",
@@ -38,6 +39,12 @@ Dims: TypeAlias = tuple[str, ...]
 
 #: From the arguments of a grab to the values along some of its dimensions, as far as these tell.
 Coordinates: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, tuple[Scalar, ...]]]
+
+
+def common_start(coordinates: Sequence[tuple[Scalar, ...]]) -> tuple[Scalar, ...] | None:
+    """Return the longest of coordinates, if it begins with each of the others; else None."""
+    longest = max(coordinates, key=len)
+    return longest if all(longest[: len(own)] == own for own in coordinates) else None
 
 
 @dataclass(frozen=True)

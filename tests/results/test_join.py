@@ -413,6 +413,26 @@ def test_attributes_say_of_every_run_what_differs(tmp_path):
     assert json.loads(to_dataset(*joined(many)).attrs["joined"])[8] == {"run": "r8"}
 
 
+def labelled(run, w, values, **labels):
+    one = part(run, packs=[make_pack([0], grab__g=[np.ones(len(values))])], w=[w])
+    own = {"g": Labels(("lag",), {"lag": values}, **labels)}
+    return replace(one, layout=replace(one.layout, labels=own))
+
+
+def test_coordinates_of_grabs_that_differ_are_left_out_and_longer_ones_kept():
+    runs = [labelled("a", 4, (1, 2)), labelled("b", 8, (1, 2, 5)), labelled("c", 16, (3, 4))]
+    assert to_dataset(*joined(runs[:2])).lag.values.tolist() == [1, 2, 5]
+    assert "lag" not in to_dataset(*joined(runs)).coords
+    assert "lag" not in join([to_dataset(one.layout, one.source) for one in runs]).coords
+
+
+def test_grabs_of_other_units_are_refused():
+    runs = [labelled("a", 4, (1, 2), units="s"), labelled("b", 8, (1, 2), units="ms")]
+    wanted = r"cannot join: the units of grab 'g' are 's' in run a, and 'ms' in run b; collect"
+    with pytest.raises(UserError, match=wanted):
+        joined(runs)
+
+
 @pytest.mark.parametrize("ending", [".nc", ".zarr", ".parquet", ".csv", ".pkl"])
 def test_every_format_has_the_joined_results(tmp_path, ending):
     def traced(run, w, steps):
