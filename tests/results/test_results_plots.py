@@ -600,6 +600,13 @@ def test_values_with_commas_and_control_characters_are_selected(fakes, draw):
         draw(dataset, sel={"opt": "None,(1, 4)"})
 
 
+@pytest.mark.parametrize("odd", [np.inf, np.nan])
+def test_an_axis_with_a_value_that_is_not_finite_has_all_its_values(fakes, draw, odd):
+    panel = draw(final(fakes, [0.1], [3, 4, 5], noise=[1.0, odd, 10.0]))[0, 0]
+    np.testing.assert_array_equal(panel.lines[0].get_xydata(), [[0, 3], [1, 5], [2, 4]])
+    assert ticks(panel, "x") == ["1", "10", str(odd)]
+
+
 def test_numbers_in_labels_are_not_shortened_to_powers(fakes, draw):
     axes = draw(traced(fakes, fakes.layout(samples=[1000.0, 2048.0, 1e6])))
     assert legend_texts(axes) == ["1000", "2048", "1e+06"]

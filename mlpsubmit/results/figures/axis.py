@@ -31,7 +31,7 @@ class Axis:
         levels: the distinct values: numbers in order, others as they come.
         parts: the texts of each level: its own, and those of members of a zipped axis.
         title: its name for people.
-        numeric: whether the levels are numbers.
+        numeric: whether the levels are finite numbers.
     """
 
     name: str
@@ -150,7 +150,8 @@ def _axis(dataset: xr.Dataset, name: str, dim: str) -> Axis:
     if values.dtype.kind in "iuf":
         levels, codes = np.unique(values, return_inverse=True)
         texts = _alone(number_texts(levels))
-        return Axis(name, dim, codes.astype(np.int64), levels, texts, title, numeric=True)
+        numeric = bool(np.isfinite(levels).all())  # infinity has no place on a scale
+        return Axis(name, dim, codes.astype(np.int64), levels, texts, title, numeric)
     strings = [str(value) for value in values.tolist()]
     distinct = list(dict.fromkeys(strings))
     codes = np.array([distinct.index(text) for text in strings], dtype=np.int64)
