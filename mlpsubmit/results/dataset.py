@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mlpsubmit.protocol import EXCLUDED, FAILED, MISSING, STATUSES
 from mlpsubmit.results.labels import prefix_of
-from mlpsubmit.results.names import clean_text, coordinate_names, sweep_dims
+from mlpsubmit.results.names import clean_text, coordinate_names, spaced, sweep_dims
 from mlpsubmit.results.results_hash import RESULTS_HASH, ResultsHash
 from mlpsubmit.results.schema import Schema, Variable, scan
 from mlpsubmit.results.settings import code_attributes, setting_attributes
@@ -239,14 +239,14 @@ def _grab_dim_text(dim: str, layout: Layout) -> Text:
     """Return what the coordinates along a dimension of some grabs are."""
     grabs = [name for name, labels in layout.labels.items() if dim in labels.all_dims]
     name = dim.removeprefix(f"{prefix_of(grabs[0])}_") if len(grabs) == 1 else dim
-    name, listed = name.replace("_", " "), ", ".join(map(repr, grabs))
+    name, listed = spaced(name), ", ".join(map(repr, grabs))
     have = f"the grab {listed} has" if len(grabs) == 1 else f"grabs ({listed}) have"
     return Text(name, clean_text(f"{name} along which {have} values"))
 
 
 def _axis_text(name: str, layout: Layout) -> Text:
     text = clean_text(name)
-    return layout.texts.get(name) or Text(text.replace("_", " "), f"axis {text} of the sweep")
+    return layout.texts.get(name) or Text(spaced(text), f"axis {text} of the sweep")
 
 
 def _threshold_coordinates(

@@ -15,9 +15,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mlpsubmit.results.grab_arrays import grab_of, result_name
 from mlpsubmit.results.join_axes import Part
-from mlpsubmit.results.names import CLOCKS
+from mlpsubmit.results.names import CLOCKS, array_names
 from mlpsubmit.results.schema import TOGETHER, PackId, identified
 from mlpsubmit.results.source import Array, Failure, FinishedPack
 
@@ -265,8 +264,7 @@ def _all_nan(values: Array, configs: int) -> npt.NDArray[np.bool_]:
 
 def _text(array: str, one: Array, two: Array, row: int) -> str:
     """Return what differs: the name of a variable, with its values if they are numbers."""
-    grab, key = grab_of(array) or (array, None)
-    name = result_name(grab, key).removeprefix("metric.").replace(".", "_")
+    name = array_names([array])[array]
     if one.ndim == two.ndim == 1 and array not in CLOCKS:
         return f"{name} {one[row].item()!r} and {two[row].item()!r}"
     return name

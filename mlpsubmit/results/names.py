@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 
 from mlpsubmit.results.grab_arrays import grab_of, result_name
 from mlpsubmit.results.source import Layout
@@ -11,11 +11,13 @@ from mlpsubmit.results.source import Layout
 __all__ = [
     "CLOCKS",
     "RESERVED",
+    "array_names",
     "clean_text",
     "coordinate_names",
     "grab_dim_names",
     "grab_names",
     "metric_names",
+    "spaced",
     "sweep_dims",
     "threshold_label",
 ]
@@ -93,6 +95,29 @@ def grab_names(arrays: Iterable[str], dims: Iterable[str], layout: Layout) -> di
         names[array] = _free_name(result_name(grab, key), taken, "_grab")
         taken.add(names[array])
     return names
+
+
+def array_names(arrays: Collection[str]) -> dict[str, str]:
+    """Return what arrays of a pack are called in messages: as in the dataset, by array.
+
+    A grab with the name of an axis has that name here.
+    """
+    names = {
+        array: array.removeprefix("metric.").replace("timekeys.", "timekeys_")
+        for array in arrays
+        if grab_of(array) is None
+    }
+    taken = {*RESERVED, *names.values()}
+    for array in arrays:
+        if (grab := grab_of(array)) is not None:
+            names[array] = _free_name(result_name(*grab), taken, "_grab")
+            taken.add(names[array])
+    return names
+
+
+def spaced(name: str) -> str:
+    """Return a name as words; underscores in mathematics stay."""
+    return name if "$" in name else name.replace("_", " ").strip()
 
 
 def threshold_label(threshold: float) -> str:

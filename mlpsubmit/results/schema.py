@@ -20,7 +20,7 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.results.grab_arrays import grab_of
 from mlpsubmit.results.grab_dims import GrabDims, grab_dims
 from mlpsubmit.results.labels import NO_LABELS
-from mlpsubmit.results.names import CLOCKS, clean_text, grab_names, metric_names
+from mlpsubmit.results.names import CLOCKS, clean_text, grab_names, metric_names, spaced
 from mlpsubmit.results.source import (
     Array,
     FinishedPack,
@@ -397,7 +397,7 @@ def _fixed_variables(
 
 def _metric_text(which: str, metric: str) -> Text:
     where = "of the batch, before the step" if which == "train" else "on the test set"
-    return Text(f"{which} {metric}".replace("_", " "), f"metric {metric} {where}, not smoothed")
+    return Text(spaced(f"{which} {metric}"), f"metric {metric} {where}, not smoothed")
 
 
 def _per_threshold(thresholds: Thresholds) -> list[Variable]:
@@ -435,7 +435,7 @@ def _grab_text(variable: Variable, layout: Layout) -> Text:
     """Return what a grab measured, as its labels say."""
     grab, key = grab_of(variable.array) or (variable.array, None)
     labels = layout.labels.get(grab, NO_LABELS).attributes_of(key)
-    long_name = labels.get("long_name", variable.name.replace("_", " "))
+    long_name = labels.get("long_name", spaced(variable.name))
     which = f"grab {grab!r}" if key is None else f"grab {grab!r}, its key {key!r}"
     when = "after the step" if variable.recorded else "after the last step"
     missing = f"; {NAN_IF_MISSING}" if variable.dtype.kind in "fc" else ""

@@ -16,7 +16,7 @@ from mlpsubmit.results.axes import (
     threshold_suffixes,
 )
 from mlpsubmit.results.dataset import load_empty
-from mlpsubmit.results.names import threshold_label
+from mlpsubmit.results.names import spaced, threshold_label
 from mlpsubmit.results.source import Array
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
     for axis in axes:
         for name in axis.columns:
             table.add_column(Text(name), justify="right")
-    for name in ("done", *(name.replace("_", " ") for name in _values(dataset))):
+    for name in ("done", *(spaced(name) for name in _values(dataset))):
         table.add_column(Text(name), justify="right")
     for suffix in threshold_suffixes(dataset):
         of = f"{suffix[1:].replace('_', ' ')} " if suffix else ""

@@ -18,7 +18,8 @@ from mlpsubmit.jobs.store.shards import FAILED_SUFFIX, StoredPack, pack_name
 from mlpsubmit.jobs.store.stored_results import REUSED
 from mlpsubmit.jobs.task_status import TaskStatus
 from mlpsubmit.protocol import STATUSES
-from mlpsubmit.results.grab_arrays import grab_of, result_name
+from mlpsubmit.results.grab_arrays import grab_of
+from mlpsubmit.results.names import array_names
 from mlpsubmit.results.source import Failure
 from mlpsubmit.runs.run_keys import RunKeys
 
@@ -131,17 +132,16 @@ def _of_result(
     reused = stored.member.shard.name == REUSED
     task = "" if reused else stored.member.shard.name.split(".")[0]
     results: dict[str, Any] = {}
+    names = array_names(stored.arrays())
     for name in stored.arrays():
         if name in _LEFT_OUT or name.startswith((WEIGHTS, WEIGHT_SHAPES)):
             continue
         if name == "timekeys" or name.startswith("timekeys."):
             if crossings := _crossings(keys, index, name, stored[name][row]):
-                results[name.replace(".", "_")] = crossings
+                results[names[name]] = crossings
             continue
-        grab = grab_of(name)
-        own = name.removeprefix("metric.") if grab is None else result_name(*grab)
-        traced = grab is None or "grab_step" in stored.arrays()
-        results[own] = _brief(stored[name][row], traced=traced)
+        traced = grab_of(name) is None or "grab_step" in names
+        results[names[name]] = _brief(stored[name][row], traced=traced)
     return {
         "state": STATUSES[int(stored["status"][row])],
         "task": task,

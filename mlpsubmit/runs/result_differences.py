@@ -18,7 +18,8 @@ from mlpsubmit.display.progress import doing
 from mlpsubmit.jobs.pack_results import SHARED, TOGETHER
 from mlpsubmit.jobs.store.pack_schema import WEIGHTS
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.results.grab_arrays import grab_of, result_name
+from mlpsubmit.results.grab_arrays import grab_of
+from mlpsubmit.results.names import array_names
 from mlpsubmit.results.source import FinishedPack
 from mlpsubmit.runs.run_keys import RunKeys
 
@@ -89,12 +90,15 @@ def result_differences(before: RunKeys, after: RunKeys) -> ResultDifferences:
     all_equal = np.ones(len(own), dtype=bool)
     for packs, rows, at in _by_packs(results, own):
         names = [{*pack.arrays()} - _LEFT_OUT for pack in packs]
+        shown = array_names(sorted(names[0] | names[1]))
         for name in sorted(names[0] ^ names[1]):
-            alone[_shown(name)] = int(name in names[1])
+            alone[shown[name]] = int(name in names[1])
             all_equal[at] = False
         for name in sorted(names[0] & names[1]):
-            difference = found.setdefault(name, VariableDifference(_shown(name)))
+            difference = found.setdefault(name, VariableDifference(shown[name]))
             arrays = [pack[name][row] for pack, row in zip(packs, rows, strict=True)]
+            if name.startswith("timekeys"):
+                arrays = [np.where(array == -1, np.nan, array) for array in arrays]  # never crossed
             clocks = [_clock(pack, name, array) for pack, array in zip(packs, arrays, strict=True)]
             all_equal[at] &= _compare(difference, arrays, clocks, own[at])
     differing = [one for one in found.values() if one.equal < one.compared]
@@ -227,8 +231,6 @@ def _in_common(a: Array, b: Array, clocks: Sequence[Array | None]) -> tuple[Arra
 
 def _measure(difference: VariableDifference, a: Array, b: Array, configs: Indices) -> None:
     """Note the largest difference of two arrays of one shape, and where it is."""
-    if difference.name.startswith("timekeys"):
-        a, b = (np.where(x == -1, np.nan, x) for x in (a, b))  # never crossed
     kind = np.complex128 if "c" in a.dtype.kind + b.dtype.kind else np.float64
     a, b = a.astype(kind), b.astype(kind)
     finite = np.isfinite(a) & np.isfinite(b)
@@ -240,10 +242,3 @@ def _measure(difference: VariableDifference, a: Array, b: Array, configs: Indice
         difference.largest = float(by[place])
         difference.before, difference.after = (x[place].item() for x in (a, b))
         difference.config = (int(configs[place[0], 0]), int(configs[place[0], 1]))
-
-
-def _shown(name: str) -> str:
-    """Return the name of an array as the dataset has it."""
-    grab = grab_of(name)
-    own = name.removeprefix("metric.").replace("timekeys.", "timekeys_")
-    return own if grab is None else result_name(*grab)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mlpsubmit.results.names import spaced
 from mlpsubmit.results.source import FixedSetting, Text
 from mlpsubmit.spec.hyperparameters import UNSWEPT, Hyperparameters
 
@@ -92,4 +93,4 @@ def _text(name: str) -> Text:
         description = f"{name.upper()}: {field.description}"
     else:
         description = _DESCRIPTIONS.get(name, f"argument {name} of the functions of the spec")
-    return Text(_LONG_NAMES.get(name, name.replace("_", " ")), description)
+    return Text(_LONG_NAMES.get(name, spaced(name)), description)

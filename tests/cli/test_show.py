@@ -598,6 +598,22 @@ def test_complex_and_traced_grabs_are_shown_and_compared(
     assert json.loads(mlpsubmit("diff", first, third, "--json").out)["results"]["variables"]
 
 
+def test_grabs_with_the_names_of_losses_are_called_as_in_the_dataset(
+    mlpsubmit: Command, workplace: Path
+) -> None:
+    text = (workplace / "small.py").read_text()
+    own = '{"train_loss": lambda: -1, "timekeys_x": lambda LR: -1 if LR < 0.2 else 3}'
+    (workplace / "small.py").write_text(text.replace('{"size": size}', own))
+    one = ("noise=[0.5]", "trial=[0]", "WIDTH=8", "LOSS_CHECKPOINTS=[]")
+    first, second = launched(mlpsubmit, *one), launched(mlpsubmit, *one, "LR=0.2")
+    results = shown(mlpsubmit, first, "--config", "0")["results"]
+    assert results["train_loss_grab"] == -1
+    assert results["train_loss"] == open_run(first).collect().train_loss.item()
+    out = mlpsubmit("diff", first, second).out
+    assert "  timekeys_x: 0 of 1 equal\n    largest difference 4 (-1 -> 3) at " in out
+    assert "train_loss_grab" not in out
+
+
 def test_what_only_one_run_has_is_none_in_the_other(mlpsubmit: Command, workplace: Path) -> None:
     first = launched(mlpsubmit)
     text = (workplace / "small.py").read_text()

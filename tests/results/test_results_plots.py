@@ -588,6 +588,15 @@ def test_ticks_of_values_at_uneven_distances_leave_out_what_would_overlap(fakes,
     assert fitting(np.array([0, 0.3, 1]), lines, 12, may_turn=True) == ([0, 2], True)
 
 
+def test_underscores_of_mathematics_in_names_stay(fakes, draw):
+    source = fakes.Source(
+        [fakes.pack([0, 1], **{"grab__norm of $w_1$": [1.0, 2.0], "grab__a_b": [1, 2]})]
+    )
+    dataset = to_dataset(fakes.layout(lr=[0.1, 0.2]), source)
+    assert up(draw(dataset, "norm of $w_1$")) == "norm of $w_1$"
+    assert up(draw(dataset, "a_b")) == "a b"
+
+
 def test_values_with_commas_and_control_characters_are_selected(fakes, draw):
     values = ["None", "(1, 2)", "(1, 2, 3)", "a\nb"]
     dataset = final(fakes, [0.1], range(8), opt=values, b=[1, 2])

@@ -12,7 +12,7 @@ from mlpsubmit.errors import did_you_mean
 from mlpsubmit.protocol import DIVERGED, STATUSES
 from mlpsubmit.results.axes import final_values, finished, has_threshold, threshold_suffixes
 from mlpsubmit.results.figures.text import title_of
-from mlpsubmit.results.names import CLOCKS, threshold_label
+from mlpsubmit.results.names import CLOCKS, spaced, threshold_label
 from mlpsubmit.results.schema import TOGETHER
 from mlpsubmit.results.source import Array
 
@@ -214,7 +214,7 @@ def _with_all_dims(
 
 
 def _of(suffix: str) -> str:
-    return suffix[1:].replace("_", " ") or "threshold"
+    return spaced(suffix[1:]) or "threshold"
 
 
 def _threshold(dataset: xr.Dataset, suffix: str, along: str | None) -> tuple[int, str]:

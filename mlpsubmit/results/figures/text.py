@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mlpsubmit.results.names import spaced
+
 __all__ = ["label", "length", "number", "tick_labels", "title_of", "value_text", "wrapped"]
 
 #: Characters after which a label is cut; of mathematics, which cannot be cut, at most.
@@ -69,7 +71,7 @@ def _is_mathematics(text: str) -> bool:
 
 def title_of(name: str, attributes: Mapping[str, Any]) -> str:
     """Return the title of a variable or a coordinate: its ``long_name`` and units, or its name."""
-    title = str(attributes.get("long_name") or name.replace("_", " ")).strip()
+    title = str(attributes.get("long_name") or spaced(name))
     units = str(attributes.get("units") or "1")
     return title if units == "1" else f"{title} ({units})"
 
