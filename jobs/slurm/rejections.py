@@ -28,6 +28,9 @@ _ABOUT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("license", ("sbatch",)),
 )
 
+#: SLURM's names of limits on how many jobs may be queued; its text about them also names others.
+_QUEUED_LIMIT = re.compile(r"\b(?:Assoc|QOS)\w*SubmitJob\w*Limit\b")
+
 #: After these errors the job may have been submitted all the same.
 _UNKNOWN_OUTCOME = re.compile(
     "timed out|zero bytes|communication|connection|transport|unexpected message", re.IGNORECASE
@@ -61,6 +64,14 @@ def rejection(result: CompletedProcess[str], template: Template) -> Rejected:
     """Return an error with sbatch's own message and the template's options that it is about."""
     lines = [line for line in error_lines(result.stderr) if not line.startswith("Try ")]
     message = "; ".join(dict.fromkeys(lines)) or f"exit code {result.returncode}, and no reason"
+    if limit := _QUEUED_LIMIT.search(message):
+        what = f"the job array: sbatch rejected it: {message}"
+        return Rejected(
+            what,
+            f"each of its tasks counts as a job under {limit[0]}: try fewer --tasks, which train "
+            "the same configs, or wait until other jobs have ended (the limits: scontrol show "
+            "assoc_mgr flags=assoc,qos)",
+        )
     keys = next((keys for text, keys in _ABOUT if re.search(text, message, re.IGNORECASE)), ())
     given = {key: getattr(template, key) for key in keys}
     options = [f"--{key} {_as_given(value)}" for key, value in given.items() if value]

@@ -263,6 +263,21 @@ def test_a_rejection_names_the_option_and_quotes_sbatch(words: str, message: str
     assert "nothing was submitted" in error
 
 
+@pytest.mark.parametrize("limit", ["AssocMaxSubmitJobLimit", "QOSMaxSubmitJobPerUserLimit"])
+def test_a_limit_on_queued_jobs_is_named(limit: str) -> None:
+    policy = (
+        "Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's "
+        "size and/or time limits)"
+    )
+    told = failed(1, f"sbatch: error: {limit}\nsbatch: error: {policy}\n")
+    error = str(rejection(told, template(time="01:00:00")))
+    assert error == (
+        f"the job array: sbatch rejected it: {limit}; {policy}; nothing was submitted; each of its "
+        f"tasks counts as a job under {limit}: try fewer --tasks, which train the same configs, or "
+        "wait until other jobs have ended (the limits: scontrol show assoc_mgr flags=assoc,qos)"
+    )
+
+
 def test_a_flag_is_named_as_it_was_given() -> None:
     result = failed(255, "sbatch: unrecognized option '--foo'\n")
     error = str(rejection(result, template(sbatch={"foo": True, "exclude": "n3"})))
