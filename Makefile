@@ -7,7 +7,7 @@ READY := .venv/.ready
 # A real SLURM, which the tests start, a C compiler, whose functions they test, programs that read files
 # of results, and a browser, in which they open reports. mlpsubmit needs none of these.
 DEBIAN := slurm-wlm slurmdbd munge mariadb-server gcc libc6-dev netcdf-bin r-cran-ncdf4 \
-	chromium fonts-dejavu-core
+	chromium fonts-dejavu-core bindfs
 
 # To rewrite the asserts of all tests takes seconds; their bytecode keeps that for the next time.
 unexport PYTHONDONTWRITEBYTECODE
@@ -61,8 +61,8 @@ format: $(READY)  ## Reformat the code and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-debian:  ## Install SLURM, a C compiler, ncdump, R and Chromium for the tests, as root on Debian
-	@for name in slurmctld slurmdbd munged mariadbd cc ncdump Rscript chromium; do \
+debian:  ## Install SLURM, a C compiler, ncdump, R, Chromium and bindfs for the tests, as root on Debian
+	@for name in slurmctld slurmdbd munged mariadbd cc ncdump Rscript chromium bindfs; do \
 		command -v $$name >/dev/null || missing="$$missing $$name"; \
 	done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \

@@ -36,6 +36,7 @@ __all__ = [
     "read_json",
     "refresh",
     "remove_folder",
+    "remove_hidden",
     "remove_leftovers",
     "sync_folder",
     "verify",
@@ -81,7 +82,7 @@ def published(path: Path, *, sync: bool = True, size: int = 0, called: str = "")
             _rename(temporary, path)
     except BaseException:
         if temporary.is_dir():
-            shutil.rmtree(temporary)
+            remove_hidden(temporary)
         else:
             temporary.unlink(missing_ok=True)
         raise
@@ -142,7 +143,7 @@ def remove_leftovers(folder: Path, owned: Callable[[str], bool] = lambda name: T
     """
     for path in leftovers(folder, owned):
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_hidden(path)
         else:
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -159,12 +160,35 @@ def leftovers(folder: Path, owned: Callable[[str], bool] = lambda name: True) ->
     return found
 
 
-def remove_folder(path: Path) -> None:
-    """Remove a folder: it disappears whole, whenever this process or the machine ends."""
+def remove_folder(path: Path) -> str:
+    """Remove a folder: it disappears whole, whenever this process or the machine ends.
+
+    Returns:
+        Why something of it is left, as by :func:`remove_hidden`.
+    """
     hidden = _sibling(path)
     os.rename(path, hidden)
     sync_folder(path.parent)
-    shutil.rmtree(hidden)
+    return remove_hidden(hidden)
+
+
+def remove_hidden(path: Path) -> str:
+    """Remove what can be removed of a folder that nobody sees any more.
+
+    On a network file system a file that a process has open is renamed where it is removed
+    (``.nfs...``), and stays, with its folder, until it is closed.
+
+    Returns:
+        Why something of it is left, for the next removal of leftovers; empty if nothing is.
+    """
+    shutil.rmtree(path, ignore_errors=True)
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    return ""
 
 
 @contextlib.contextmanager
@@ -233,7 +257,7 @@ def _rename(temporary: Path, path: Path) -> None:
     except BaseException:
         os.rename(aside, path)
         raise
-    shutil.rmtree(aside)
+    remove_hidden(aside)
 
 
 def publish(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import bisect
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from mlpsubmit.jobs.process_end import signal_meaning
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked
@@ -122,6 +122,16 @@ class Queue:
         queue.ahead = _ahead(pending)
         return queue
 
+    def named(self, names: Collection[str]) -> Queue:
+        """Return those of the jobs that have some names.
+
+        Others may have the ids that they had, where a cluster has begun to count again.
+        """
+        ids = {name: own for name, own in self.ids.items() if name in names}
+        arrays = {array for own in ids.values() for array in own}
+        jobs = {id: job for id, job in self.jobs.items() if id.partition("_")[0] in arrays}
+        return replace(self, ids=ids, jobs=jobs)
+
 
 def _ahead(pending: Mapping[str, tuple[str, int]]) -> dict[str, int]:
     """Return how many jobs come before each, from the partition and the priority of all."""
@@ -136,7 +146,7 @@ def _ahead(pending: Mapping[str, tuple[str, int]]) -> dict[str, int]:
     }
 
 
-def sacct_records(arrays: Sequence[str], since: float) -> dict[str, JobState]:
+def sacct_records(arrays: Sequence[str], since: float, names: Sequence[str]) -> dict[str, JobState]:
     """Run sacct once; return the states by job id, for tasks of an array followed by the index.
 
     Without accounting, or if the query fails, there are none.
@@ -144,10 +154,11 @@ def sacct_records(arrays: Sequence[str], since: float) -> dict[str, JobState]:
     Args:
         arrays: ids of jobs or arrays.
         since: when the first of them was submitted, by this machine's clock.
+        names: of the jobs; others have the same ids where a cluster has begun to count again.
     """
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since - _DAY))
     command = ["sacct", "--noheader", "--parsable2", f"--format={','.join(_SACCT)}"]
-    command += [f"--starttime={start}", f"--jobs={','.join(arrays)}"]
+    command += [f"--starttime={start}", f"--jobs={','.join(arrays)}", f"--name={','.join(names)}"]
     try:
         rows = [line.split(_SEPARATOR) for line in run_checked(*command).splitlines()]
     except SlurmUnavailable:

@@ -15,7 +15,7 @@ from mlpsubmit import files
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.liveness import Watch, three_intervals
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, installed, settings
+from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, installed, settings
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
 from mlpsubmit.jobs.slurm.queue import JobState, Queue, sacct_records
 from mlpsubmit.jobs.store import run_directory
@@ -24,7 +24,7 @@ from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.submission import Job
 from mlpsubmit.jobs.task_status import TaskStatus
 
-__all__ = ["LiveJobs", "Scheduler", "live_jobs", "slurm_retry", "slurm_tasks"]
+__all__ = ["LiveJobs", "Scheduler", "in_queue", "live_jobs", "slurm_retry", "slurm_tasks"]
 
 #: Seconds between two queries of the scheduler: at first, where the jobs of all users are queried,
 #: and at most.
@@ -103,7 +103,7 @@ def slurm_tasks(
     resolved = {name: _state_from_heartbeat(signs[name]) for name in names}
     queue = Queue()
     if None in resolved.values():
-        queue = scheduler.queue(intent["user"])
+        queue = scheduler.queue(intent["user"]).named(_job_names(intent))
         _record_found_jobs(run, number, queue, scheduler)
     ids = {name: str(job["id"]) for name, job in run.task_jobs(number).items()}
     unresolved = {ids[name] for name in names if resolved[name] is None and name in ids}
@@ -149,7 +149,8 @@ def _job_states(
     if error:
         return _Jobs(queue.jobs, error, lasting)
     arrays = tuple(sorted({job.partition("_")[0] for job in gone}))
-    records = scheduler.cached(sacct_records, arrays, float(intent["created"]))
+    created, names = float(intent["created"]), _job_names(intent)
+    records = scheduler.cached(sacct_records, arrays, created, names)
     # Accounting may lag behind: a job that has left the queue does not run any more.
     return _Jobs(queue.jobs | {id: job for id, job in records.items() if not job.alive})
 
@@ -323,8 +324,34 @@ def slurm_retry(run: RunDirectory, number: int, scheduler: Scheduler) -> JobStat
     recorded = tuple(job["id"] for job in _recorded_jobs(run, number) if not job["count"])
     if not recorded or queue.error:
         return None
-    job = scheduler.cached(sacct_records, recorded, float(intent["created"])).get(recorded[0])
+    created, names = float(intent["created"]), _job_names(intent)
+    job = scheduler.cached(sacct_records, recorded, created, names).get(recorded[0])
     return None if job is None or job.alive else job  # accounting may lag behind
+
+
+def _job_names(intent: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the jobs of a submission."""
+    retry = [intent["retry"]] if intent["retry"] else []
+    return (*(array["name"] for array in intent["arrays"]), *retry)
+
+
+def in_queue(run: RunDirectory, scheduler: Scheduler) -> str:
+    """Return which job of any submission of a run is in the queue; empty if none is.
+
+    Whatever heartbeats say: a retry job may wait although all is done, and a job that has ended
+    may have been requeued. If the scheduler of this machine does not answer, that is returned.
+    """
+    intents = filter(None, map(run.readable_intent, run.submissions()))
+    for intent in intents:
+        if intent["executor"] != "slurm" or not scheduler.cached(configured):
+            continue
+        queue = scheduler.queue(intent["user"]).named(_job_names(intent))
+        if queue.error:
+            return f"may have jobs in the queue (the scheduler does not answer: {queue.error})"
+        for job in queue.jobs.values():
+            if job.alive:
+                return f"has job {job.id} in the queue ({job.state})"
+    return ""
 
 
 class LiveJobs(NamedTuple):
@@ -340,18 +367,18 @@ class LiveJobs(NamedTuple):
 
 
 def live_jobs(run: RunDirectory, number: int) -> LiveJobs:
-    """Return the jobs of a submission that may still run, by one query.
+    """Return the jobs of a submission that may still run, by one query for their names.
+
+    A cluster that has begun to count again may have given a recorded id to another job.
 
     Raises:
         SlurmUnavailable: if this machine's scheduler may not list them all.
     """
     intent = run.intent(number)
-    queue = Queue.query(intent["user"])
+    queue = Queue.query(intent["user"]).named(_job_names(intent))
     if error := queue.error or _unreachable_reason(intent, _cluster)[0]:
         raise SlurmUnavailable(error)
-    recorded = {str(job["id"]) for job in _recorded_jobs(run, number)}
-    names = [array["name"] for array in intent["arrays"]] + [intent["retry"] or ""]
-    ids = recorded.union(*(queue.ids.get(name, []) for name in names))
+    ids = set[str]().union(*queue.ids.values())
     # scancel takes them as arguments, among which an option would select other jobs.
     valid = sorted((id for id in ids if id.isascii() and id.isdecimal()), key=int)
     alive = (id.partition("_") for id, job in queue.jobs.items() if job.alive)

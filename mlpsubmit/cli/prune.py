@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from mlpsubmit.display.text import counted, file_size
 from mlpsubmit.errors import UserError
 
 if TYPE_CHECKING:
-    from mlpsubmit.runs.prune import Candidate, Findings
+    from mlpsubmit.runs.prune import Candidate, Findings, Removal
 
 __all__ = ["prune"]
 
@@ -46,11 +46,12 @@ def prune(
     if not as_json:
         _show(found, folder, len(paths))
     chosen = found.candidates if _confirmed(found, dry_run, yes, as_json) else []
-    failed = {id(one): why for one, why in remove(chosen) if why}
+    removals = {id(one.candidate): one for one in remove(chosen)}
+    failed = {key: one.error for key, one in removals.items() if one.error}
     if as_json:
-        echo_json("prune/1", _json(found, folder, chosen, failed))
+        echo_json("prune/1", _json(found, folder, removals))
     elif chosen:
-        _report(chosen, failed)
+        _report(chosen, removals)
     elif found.candidates:
         echo("nothing was removed")
     sys.exit(1 if failed else 0)
@@ -108,24 +109,31 @@ def _what(candidates: Sequence[Candidate]) -> str:
     return ", and ".join(parts)
 
 
-def _report(chosen: Sequence[Candidate], failed: dict[int, str]) -> None:
-    for why in failed.values():
-        echo(f"not removed: {inline(why)}", err=True)
-    removed = [one for one in chosen if id(one) not in failed]
+def _report(chosen: Sequence[Candidate], removals: Mapping[int, Removal]) -> None:
+    for removal in removals.values():
+        if removal.error:
+            echo(f"not removed: {inline(removal.error)}", err=True)
+        if removal.left:
+            text = f"some of it is left, as files of it may be open: {inline(removal.left)}; "
+            echo(f"{text}the next launch of the sweep, or prune in an hour, removes it", err=True)
+    removed = [one for one in chosen if not removals[id(one)].error]
     if removed:
         echo(f"removed {_what(removed)}: {file_size(sum(one.size for one in removed))} are free")
 
 
-def _json(
-    found: Findings, folder: Path, chosen: Sequence[Candidate], failed: dict[int, str]
-) -> dict[str, Any]:
-    removed = {id(one) for one in chosen} - failed.keys()
+def _json(found: Findings, folder: Path, removals: Mapping[int, Removal]) -> dict[str, Any]:
+    tried = [(one, removals.get(id(one))) for one in found.candidates]
     return {
         "folder": folder.absolute(),
         "size_bytes": found.size,
         "candidates": [
-            {**one.to_json(), "removed": id(one) in removed, "error": failed.get(id(one))}
-            for one in found.candidates
+            {
+                **one.to_json(),
+                "removed": removal is not None and not removal.error,
+                "error": (removal and removal.error) or None,
+                "left": (removal and removal.left) or None,
+            }
+            for one, removal in tried
         ],
         "kept": [{"run": run, "why": why} for run, why in found.kept.items()],
     }

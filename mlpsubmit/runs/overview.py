@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,9 @@ _CHANGING = (run_directory.SUBMISSIONS, run_directory.RESULTS, run_directory.HEA
 
 #: Counted up whenever the fields of a row, or their meaning, change.
 _VERSION = 1
+
+#: For how long accounting may lag behind the queue, in nanoseconds.
+_ACCOUNTING_NS = 600_000_000_000
 
 #: Runs that are read at the same time: most of it is waiting for a disk elsewhere.
 _AT_ONCE = 8
@@ -139,7 +143,7 @@ class _Memory:
             self.found[key] = known
             return RunRow(**{**known["row"], "path": str(path)})
         row = _read_row(path, self.scheduler)
-        if row.state not in _OPEN and None not in stamp and stamp == _stamp(path):
+        if None not in stamp and stamp == _stamp(path) and _has_ended(path, row, stamp):
             self.found[key] = {"stamp": stamp, "row": asdict(row)}
         return row
 
@@ -151,6 +155,19 @@ class _Memory:
         with contextlib.suppress(RunError, OSError):  # no home that can be written
             self.file.parent.mkdir(parents=True, exist_ok=True)
             publish_json(self.file, content, sync=False)
+
+
+def _has_ended(path: Path, row: RunRow, stamp: Sequence[int | None]) -> bool:
+    """Return whether the state of a run is that of its end, which its folders show from now on.
+
+    Why a job has ended may be known to the cluster's accounting some minutes later.
+    """
+    age = time.time_ns() - max(moment or 0 for moment in stamp)
+    if row.state in (*_OPEN, "done") or age > _ACCOUNTING_NS:
+        return row.state not in _OPEN
+    run = RunDirectory(path)
+    intents = (run.readable_intent(number) for number in run.submissions()[-1:])
+    return all(intent is None or intent["executor"] != "slurm" for intent in intents)
 
 
 def _stamp(path: Path) -> list[int | None]:

@@ -3,7 +3,8 @@
 Superseded is a run of which a later run of the same name has an intact result for every config (by
 the keys, as where results are reused, and of the same data), and in runs that are not in progress:
 saved states of packs that are finished, code compiled for a complete run, and what killed processes
-left behind. Nothing of a run is removed that is in progress or may be, that belongs to another
+left behind. Nothing of a run is removed that is in progress or may be, that has jobs in the queue
+of a cluster (such as one that will find nothing left to resume), that belongs to another
 user, whose networks another run begins from (INIT_WEIGHTS), or that keeps states (KEEP_STATE).
 
 A run disappears whole: it is renamed to a hidden name first, which no command sees, and which the
@@ -13,12 +14,12 @@ next launch of the sweep or the next prune removes if this process is killed.
 from __future__ import annotations
 
 import contextlib
-import shutil
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from mlpsubmit import files
 from mlpsubmit.display.progress import doing
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError
+from mlpsubmit.jobs.slurm.task_states import Scheduler, in_queue
 from mlpsubmit.jobs.status import Status, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -35,7 +37,7 @@ from mlpsubmit.runs.locate import all_runs, runs_of
 from mlpsubmit.runs.run_keys import RunKeys
 from mlpsubmit.runs.submit import submission_lock
 
-__all__ = ["Candidate", "Findings", "find", "remove"]
+__all__ = ["Candidate", "Findings", "Removal", "find", "remove"]
 
 
 #: Keys as pairs of numbers, of which the first are compared first.
@@ -100,10 +102,11 @@ def find(paths: Iterable[Path]) -> Findings:
     """
     found = Findings()
     asked: dict[Path, set[str]] = {}
+    scheduler = Scheduler(interval=math.inf)  # the runs share each query
     for path in paths:
         asked.setdefault(path.absolute().parent, set()).add(path.name)
     for sweep, names in sorted(asked.items()):
-        _Sweep(sweep, names, found).find()
+        _Sweep(sweep, names, scheduler, found).find()
     return found
 
 
@@ -117,6 +120,7 @@ class _Sweep:
 
     path: Path
     names: set[str]
+    scheduler: Scheduler
     found: Findings
 
     def find(self) -> None:
@@ -126,24 +130,33 @@ class _Sweep:
         for number, run in enumerate(runs):
             if run.id not in self.names:
                 continue
-            status = read_status(run)
-            later = contents.superseding(run, runs[number + 1 :])
-            if later is None:
-                self._leftovers(run, status)
-            elif why := _reason_to_keep(run, status, needed):
-                self.found.kept[run.id] = why
-                self._leftovers(run, status)
-            else:
-                results = counted(int(run.sweep["configs"]), "result")
-                why = f"run {later.id.rpartition('-')[2]} has its {results}"
-                self._add("run", run.id, [run.path], why)
+            try:
+                later = contents.superseding(run, runs[number + 1 :])
+                self._find_of(run, later, needed)
+            except (RunError, OSError) as error:  # it is being removed, or its disk is away
+                self.found.kept[run.id] = f"cannot be read: {error}"
         hidden = _old(files.leftovers(self.path))
         if hidden and not self.names.isdisjoint(run.id for run in runs):
             self._add("temporary", "", hidden, "a killed launch or prune has left it")
 
+    def _find_of(
+        self, run: RunDirectory, later: RunDirectory | None, needed: dict[str, str]
+    ) -> None:
+        """Add what can be removed of a run, all of whose results a later run may have."""
+        status = read_status(run, self.scheduler)
+        if later is None:
+            self._leftovers(run, status)
+        elif why := _reason_to_keep(run, status, needed, self.scheduler):
+            self.found.kept[run.id] = why
+            self._leftovers(run, status)
+        else:
+            results = counted(int(run.sweep["configs"]), "result")
+            why = f"run {later.id.rpartition('-')[2]} has its {results}"
+            self._add("run", run.id, [run.path], why)
+
     def _leftovers(self, run: RunDirectory, status: Status) -> None:
         """Add what is of no use in a run that stays."""
-        if _is_open(status) or owner(run.path) is not None:
+        if owner(run.path) is not None or _open(run, status, self.scheduler):
             return
         finished = run.results.outcomes().finished
         saved = [file for name in sorted(finished) for file in _states(run, name) if file.exists()]
@@ -195,15 +208,22 @@ def _networks_of(folder: Path) -> dict[str, str]:
     return needed
 
 
-def _is_open(status: Status) -> bool:
-    """Return whether a run is in progress, or may be."""
-    return status.busy or status.running or status.state == "unknown"
+def _open(run: RunDirectory, status: Status, scheduler: Scheduler) -> str:
+    """Return that a run is in progress, or may be, or has jobs in the queue; empty if it has not.
+
+    Nothing is removed that a job finds there when it starts.
+    """
+    if status.state == "unknown":
+        return "may be in progress"
+    return "is in progress" if status.busy or status.running else in_queue(run, scheduler)
 
 
-def _reason_to_keep(run: RunDirectory, status: Status, needed: dict[str, str]) -> str:
+def _reason_to_keep(
+    run: RunDirectory, status: Status, needed: dict[str, str], scheduler: Scheduler
+) -> str:
     """Return why a run is kept although a later one has its results; empty if it need not be."""
-    if _is_open(status):
-        return "is in progress" if status.state != "unknown" else "may be in progress"
+    if why := _open(run, status, scheduler):
+        return why
     if (other := owner(run.path)) is not None:
         return f"belongs to {other}"
     if (reader := needed.get(run.id)) is not None:
@@ -283,8 +303,21 @@ def _freed(path: Path) -> int:
 # ---- removal -------------------------------------------------------------------------------------
 
 
-def remove(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
-    """Remove candidates; yield each with why it could not be removed, empty if it was.
+class Removal(NamedTuple):
+    """What has become of a candidate.
+
+    Attributes:
+        error: why it could not be removed; empty if it was.
+        left: why some of it still takes space under a hidden name; empty if nothing does.
+    """
+
+    candidate: Candidate
+    error: str = ""
+    left: str = ""
+
+
+def remove(candidates: Sequence[Candidate]) -> Iterator[Removal]:
+    """Remove candidates; yield what has become of each.
 
     While something is removed, nothing can be launched or resumed there. Somebody may have answered
     long after the candidates were found, so all that a run may be kept for is looked at again: what
@@ -293,14 +326,17 @@ def remove(candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
     contents = _Contents()
     for candidate in candidates:
         try:
-            _remove(candidate, contents)
+            yield Removal(candidate, left=_remove(candidate, contents))
         except (RunError, OSError) as error:
-            yield candidate, str(error)
-        else:
-            yield candidate, ""
+            yield Removal(candidate, str(error))
 
 
-def _remove(candidate: Candidate, contents: _Contents) -> None:
+def _remove(candidate: Candidate, contents: _Contents) -> str:
+    """Remove a candidate; return why some of it is left, under a hidden name.
+
+    Raises:
+        RunError, OSError: it is not removed.
+    """
     lock = candidate.sweep / run_directory.LOCK
     with contextlib.ExitStack() as held:
         # A launch of the sweep would reuse the results, and creates folders with hidden names.
@@ -308,11 +344,12 @@ def _remove(candidate: Candidate, contents: _Contents) -> None:
         if candidate.run:
             path = candidate.sweep / candidate.run
             if not path.exists():
-                return  # another prune was faster
+                return ""  # another prune was faster
             held.enter_context(submission_lock(path / run_directory.PLAN, f"run {candidate.run}"))
             _check_again(RunDirectory.open(path), candidate, contents)
-        for own in candidate.paths:
-            _remove_path(own, hidden=candidate.kind == "temporary")
+        temporary = candidate.kind == "temporary"
+        left = [_remove_path(own, hidden=temporary) for own in candidate.paths]
+        return next(filter(None, left), "")
 
 
 def _check_again(run: RunDirectory, candidate: Candidate, contents: _Contents) -> None:
@@ -321,12 +358,14 @@ def _check_again(run: RunDirectory, candidate: Candidate, contents: _Contents) -
     Raises:
         RunError: it does not.
     """
-    status = read_status(run)
+    scheduler = Scheduler(interval=math.inf)  # one query, after the locks were taken
+    status = read_status(run, scheduler)
     if candidate.kind != "run":
-        if _is_open(status):
-            raise RunError(f"run {run.id}: is in progress by now")
+        if why := _open(run, status, scheduler):
+            raise RunError(f"run {run.id}: {why} by now")
         return
-    if why := _reason_to_keep(run, status, _networks_of(candidate.sweep.parent)):
+    needed = _networks_of(candidate.sweep.parent)
+    if why := _reason_to_keep(run, status, needed, scheduler):
         raise RunError(f"run {run.id}: {why} by now")
     runs = _readable_runs(candidate.sweep)
     number = [one.id for one in runs].index(run.id)
@@ -334,12 +373,14 @@ def _check_again(run: RunDirectory, candidate: Candidate, contents: _Contents) -
         raise RunError(f"run {run.id}: no later run has all its results any more")
 
 
-def _remove_path(path: Path, *, hidden: bool) -> None:
-    """Remove a file, or a folder: under a hidden name, unless it has one already."""
+def _remove_path(path: Path, *, hidden: bool) -> str:
+    """Remove a file, or a folder: under a hidden name, unless it has one already.
+
+    Returns:
+        Why some of a folder is left; empty if nothing is.
+    """
     with contextlib.suppress(FileNotFoundError):
-        if not path.is_dir() or path.is_symlink():
-            path.unlink()
-        elif hidden:
-            shutil.rmtree(path)
-        else:
-            files.remove_folder(path)
+        if path.is_dir() and not path.is_symlink():
+            return files.remove_hidden(path) if hidden else files.remove_folder(path)
+        path.unlink()
+    return ""

@@ -170,6 +170,26 @@ def test_a_running_run_is_read_every_time(
     assert not content.exists() or read_json(next(content.iterdir()))["runs"] == {}
 
 
+def test_why_a_job_has_ended_may_be_known_later(
+    mlpsubmit: Command, workplace: Path, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = records.create(workplace / "mlpruns" / "a" / "20260101-000000-000000")
+    run.submission(0).mkdir()
+    publish_json(run.submission(0) / "intent.json", records.intent(executor="slurm"))
+    monkeypatch.setattr(Queue, "query", lambda *_: Queue())
+
+    def remembered() -> list[str]:
+        assert rows(mlpsubmit)[0]["state"] == "crashed"
+        return [p for file in workplace.glob("cache/runs/*") for p in read_json(file)["runs"]]
+
+    assert remembered() == []
+    for folder in (run.path, *(run.path / name for name in ("submissions", "results"))):
+        os.utime(folder, (0, 0))
+    assert remembered() == []  # its heartbeats are new
+    os.utime(run.path / "heartbeats", (0, 0))
+    assert remembered() == [str(run.path.absolute())]
+
+
 def test_few_file_operations_per_run_that_has_ended(
     mlpsubmit: Command, workplace: Path, records: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

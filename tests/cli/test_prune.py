@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +151,8 @@ def test_runs_that_others_begin_from_or_that_keep_states_stay(
     (workplace / "mlpruns" / "tuned").rename(workplace / "later")
     candidates = pruning.find([folder / first]).candidates
     (workplace / "later").rename(workplace / "mlpruns" / "tuned")
-    ((_, refused),) = pruning.remove(candidates)
-    assert refused == f"run {first}: {why} by now"
+    (removal,) = pruning.remove(candidates)
+    assert removal.error == f"run {first}: {why} by now"
     shutil.rmtree(workplace / "mlpruns" / "tuned")
     (folder / first / "states" / "0000000.pt").write_bytes(b"x")
     why = "keeps states that a longer training can go on from (KEEP_STATE)"
@@ -176,8 +179,8 @@ def test_runs_in_progress_are_not_touched(
     assert listed["candidates"] == []
     assert listed["kept"] == [{"run": first, "why": "is in progress"}]
     # Nor one that began after the list was made, and before the answer.
-    ((_, why),) = pruning.remove(candidates)
-    assert why == f"run {first}: is in progress by now"
+    (removal,) = pruning.remove(candidates)
+    assert removal.error == f"run {first}: is in progress by now"
     assert visible(folder) == {first, second}
 
 
@@ -194,13 +197,13 @@ def test_a_run_stays_if_the_later_one_is_lost_before_the_answer(
         content[1000] ^= 1
         shard.unlink()  # it may be linked to the other run
         shard.write_bytes(content)
-    (_, removed), (_, why) = pruning.remove(candidates)
-    assert (removed, visible(copied)) == ("", {second})
-    assert why == f"run {first}: no later run has all its results any more"
+    removed, kept = pruning.remove(candidates)
+    assert (removed.error, visible(copied)) == ("", {second})
+    assert kept.error == f"run {first}: no later run has all its results any more"
     candidates = candidates[1:]
     shutil.rmtree(folder / second)
-    ((_, why),) = pruning.remove(candidates)
-    assert why == f"run {first}: no later run has all its results any more"
+    (removal,) = pruning.remove(candidates)
+    assert removal.error == f"run {first}: no later run has all its results any more"
     assert visible(folder) == {first}
 
 
@@ -281,6 +284,92 @@ def test_a_killed_prune_leaves_nothing_that_a_command_sees(
     assert [one["kind"] for one in found(mlpsubmit)["candidates"]] == ["temporary"]
     assert mlpsubmit("prune", "--yes").code == 0
     assert {path.name for path in folder.iterdir()} <= {second, ".lock"}
+
+
+@pytest.fixture
+def network_disk(workplace: Path, installed: Callable[[str], str]) -> Iterator[Path]:
+    """A folder in which files that are removed while they are open stay, renamed, as on NFS."""
+    own, seen = workplace / "own", workplace / "seen"
+    for path in (own, seen):
+        path.mkdir()
+    subprocess.run([installed("bindfs"), own, seen], check=True, capture_output=True)
+    yield seen
+    subprocess.run([installed("fusermount"), "-u", "-z", seen], check=True)
+
+
+def test_files_that_are_open_on_a_network_disk(mlpsubmit: Command, network_disk: Path) -> None:
+    runs = network_disk / "small"
+    for more in ((), ("noise+=1.0",)):
+        (first,) = visible(runs) if more else ("",)
+        arguments = ("small.py", "--executor", "debug", "MAX_ITER=5", *more)
+        done = mlpsubmit("launch", *arguments, "--runs-dir", network_disk)
+        assert done.code == 0, done.err
+    (second,) = {path.name for path in runs.glob("2*")} - {first}
+    shard = runs / first / "results" / "000-0000.0.tar"
+    with shard.open("rb"):
+        # A name of that kind among the files of a run is none of them.
+        open_file = runs / second / "results" / "x"
+        open_file.touch()
+        with open_file.open():
+            open_file.unlink()
+            assert len([*open_file.parent.glob(".*")]) == 1
+            done = mlpsubmit("prune", "--yes", "--runs-dir", network_disk)
+            rows = json.loads(mlpsubmit("ls", "--json", "--runs-dir", network_disk).out)["runs"]
+        assert done.code == 0
+        assert done.out.splitlines()[-1].startswith("removed 1 run: ")
+        hidden = next(runs.glob(f".{first}.*"))
+        assert (
+            f"some of it is left, as files of it may be open: {hidden}: Directory not" in done.err
+        )
+        assert "; the next launch of the sweep, or prune in an hour, removes it" in done.err
+        left = [path for path in hidden.rglob("*") if path.is_file()]
+        assert [path.parent.name for path in left] == ["results"]
+    assert [(row["run"], row["state"]) for row in rows] == [(second, "done")]
+    assert visible(runs) == {second}
+    os.utime(hidden, (0, 0))
+    again = found(mlpsubmit, "--yes", "--runs-dir", str(network_disk))["candidates"]
+    assert [(one["kind"], one["removed"], one["left"]) for one in again] == [
+        ("temporary", True, None)
+    ]
+    assert not hidden.exists()
+
+
+def test_a_process_that_writes_into_what_is_removed(
+    mlpsubmit: Command, folder: Path, grown: tuple[str, str]
+) -> None:
+    first, second = grown
+    results = folder / first / "results"
+    # It goes on in the folder that it has opened, whatever that is called.
+    writes = "import os; os.chdir(os.sys.argv[1]); print(flush=True)\n"
+    writes += "while True:\n try: open('x', 'w').close()\n except OSError: break"
+    command = [sys.executable, "-c", writes, results]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        try:
+            done = mlpsubmit("prune", "--yes")
+        finally:
+            writer.kill()
+    assert done.code == 0
+    assert visible(folder) == {second}
+    assert "not removed" not in done.err
+    assert small(mlpsubmit, "noise+=1.0") == second
+    assert mlpsubmit("verify", second).code == 0
+
+
+def test_a_run_that_disappears_while_it_is_read(
+    mlpsubmit: Command, folder: Path, grown: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = OSError(errno.ESTALE, "Stale file handle", str(folder / grown[0]))
+
+    def lost(run: Any, scheduler: Any) -> Any:
+        raise stale
+
+    monkeypatch.setattr(pruning, "read_status", lost)
+    done = mlpsubmit("prune", "--yes")
+    assert done.code == 0
+    assert f"kept: run {grown[0]} cannot be read: [Errno 116] Stale file handle" in done.out
+    assert visible(folder) == set(grown)
 
 
 def test_what_is_linked_elsewhere_frees_nothing(

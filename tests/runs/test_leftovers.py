@@ -59,7 +59,7 @@ def test_a_folder_disappears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder.mkdir()
     (folder / "plan.json").touch()
     with monkeypatch.context() as killed:
-        killed.setattr("shutil.rmtree", lambda _: None)
+        killed.setattr("shutil.rmtree", lambda *_, **__: None)
         remove_folder(folder)
     assert not folder.exists()
     assert len(hidden(tmp_path)) == 1

@@ -152,7 +152,7 @@ def test_accounting_records_have_reasons_and_memory(fake: Fake) -> None:
         "echo '12_4|FAILED|0:9||4Gn|00:01:00|n1'\n"
         "echo '12_7|FAILED|139:0||4Gn|00:01:00|n1'",
     )
-    jobs = sacct_records(["12"], since=0)
+    jobs = sacct_records(["12"], since=0, names=["x"])
     assert str(jobs["12_0"]) == (
         "OUT_OF_MEMORY (it used 1556M at least and had requested 1000M) on n2"
     )
@@ -169,7 +169,7 @@ def test_accounting_records_have_reasons_and_memory(fake: Fake) -> None:
 @pytest.mark.parametrize("text", ["exit 1", "echo 'Slurm accounting storage is disabled' >&2", ""])
 def test_a_cluster_without_accounting_has_no_records(fake: Fake, text: str) -> None:
     fake("sacct", text)
-    assert sacct_records(["12"], since=0) == {}
+    assert sacct_records(["12"], since=0, names=["x"]) == {}
 
 
 # ---- commands ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import time
@@ -12,8 +13,15 @@ import pytest
 
 from mlpsubmit import files
 from mlpsubmit.files import publish_json
+from mlpsubmit.jobs.slurm import task_states
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
-from mlpsubmit.jobs.slurm.task_states import Scheduler, live_jobs, slurm_retry, slurm_tasks
+from mlpsubmit.jobs.slurm.task_states import (
+    Scheduler,
+    in_queue,
+    live_jobs,
+    slurm_retry,
+    slurm_tasks,
+)
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
@@ -297,6 +305,42 @@ def test_one_question_where_its_answer_takes_longer_than_the_rest_between_two(
     assert asked.read_text().split() == ["squeue"]
 
 
+def test_jobs_in_the_queue_count_whatever_the_heartbeats_say(
+    run: RunDirectory, slurm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_states, "configured", lambda: True)
+    intent = run.intent(0)
+    publish_json(run.submission(0) / run_directory.INTENT, {**intent, "retry": f"{NAME}.retry"})
+    answer(run)
+    publish_json(run.heartbeat("000-0000"), {"state": "done"})
+    for queue, expected in {
+        "": "",
+        row("COMPLETED"): "",
+        row("RUNNING").replace(NAME, "other"): "",  # the id has been given again
+        row("COMPLETING"): "has job 7_0 in the queue (COMPLETING)",
+        f"8|N/A|{os.getuid()}|PENDING||a|1|Dependency|{NAME}.retry": (
+            "has job 8 in the queue (PENDING)"
+        ),
+    }.items():
+        slurm(queue)
+        assert in_queue(run, Scheduler()) == expected
+    asked, scheduler = slurm(None), Scheduler(interval=math.inf)
+    asked.unlink()
+    for _ in range(3):
+        assert in_queue(run, scheduler).startswith("may have jobs in the queue (the scheduler do")
+    assert asked.read_text().split() == ["squeue"]
+    monkeypatch.setattr(task_states, "configured", lambda: False)  # a machine of no cluster
+    assert in_queue(run, Scheduler()) == ""
+
+
+def test_an_id_that_the_cluster_has_given_to_another_job(run: RunDirectory, slurm: Any) -> None:
+    answer(run)
+    slurm(row("RUNNING").replace(NAME, "other"))
+    lost = "its job has left the queue, and the cluster has no accounting record of why"
+    assert state(run) == ("crashed", lost)
+    assert live_jobs(run, 0) == ([], 0)
+
+
 def test_the_job_that_retries_and_all_that_there_are(run: RunDirectory, slurm: Any) -> None:
     intent = run.intent(0)
     publish_json(run.submission(0) / run_directory.INTENT, {**intent, "retry": f"{NAME}.retry"})
@@ -307,7 +351,7 @@ def test_the_job_that_retries_and_all_that_there_are(run: RunDirectory, slurm: A
     assert (retry.id, retry.pending) == ("8", True)
     assert live_jobs(run, 0) == (["7", "8"], 0)
     slurm(row("RUNNING"))
-    assert live_jobs(run, 0) == (["7", "8"], 1)
+    assert live_jobs(run, 0) == (["7"], 1)  # what is 8 by now may be another job
     slurm(f"8|N/A|{os.getuid()}|COMPLETED|n1|a|1|None|{NAME}.retry")
     failed = slurm_retry(run, 0, Scheduler())
     assert failed is not None
