@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from mlpsubmit import files
@@ -63,6 +64,21 @@ class Scheduler:
     #: Threads that show several runs share one query.
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _some_wait: bool = True
+    _recorded: dict[Path, tuple[int, int]] = field(default_factory=dict)
+
+    def expect(self, run: RunDirectory, number: int, jobs: int) -> None:
+        """Query again if a run has jobs that it did not have when its jobs were last looked up.
+
+        They may have been submitted after a query that would still be recent enough.
+
+        Args:
+            number: of its last submission.
+            jobs: how many jobs and arrays of that are recorded.
+        """
+        with self._lock:
+            if self._recorded.get(run.path, (number, jobs)) != (number, jobs):
+                self._cache.clear()
+            self._recorded[run.path] = number, jobs
 
     def queue(self, user: int) -> Queue:
         """Return the jobs of a user, by a query that may be some seconds old.
@@ -103,6 +119,7 @@ def slurm_tasks(
     resolved = {name: _state_from_heartbeat(signs[name]) for name in names}
     queue = Queue()
     if None in resolved.values():
+        scheduler.expect(run, number, len(_recorded_jobs(run, number)))
         queue = scheduler.queue(intent["user"]).named(_job_names(intent))
         _record_found_jobs(run, number, queue, scheduler)
     ids = {name: str(job["id"]) for name, job in run.task_jobs(number).items()}

@@ -305,6 +305,19 @@ def test_one_question_where_its_answer_takes_longer_than_the_rest_between_two(
     assert asked.read_text().split() == ["squeue"]
 
 
+def test_jobs_that_were_submitted_after_a_question_are_asked_for(
+    run: RunDirectory, slurm: Any
+) -> None:
+    asked, scheduler = slurm(""), Scheduler(interval=math.inf)
+    slurm_tasks(run, 0, {}, scheduler)
+    answer(run)
+    slurm(row("PENDING", "Priority"))
+    for _ in range(3):
+        (task,) = slurm_tasks(run, 0, {}, scheduler)
+        assert task.state == "waiting"
+    assert asked.read_text().split() == ["squeue", "squeue"]
+
+
 def test_jobs_in_the_queue_count_whatever_the_heartbeats_say(
     run: RunDirectory, slurm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
