@@ -61,19 +61,25 @@ def _watch(runs: Sequence[Run], path: Path, force: bool) -> Contents:
     from mlpsubmit.report.write import write_contents
 
     resume_collection()  # this may go on for days
-    seconds = WATCH_SECONDS
+    seconds, contents = WATCH_SECONDS, None
     try:
         while True:
             running = any(run.status().running for run in runs)
             began = time.monotonic()
             reload_seconds = round(seconds) if running else None
-            _, contents = write_contents(runs, path, force, reload_seconds)
-            seconds = max(WATCH_SECONDS, (time.monotonic() - began) / WATCH_SHARE)
-            if not running:
-                return contents
-            echo(
-                f"{_line(path, contents)}; again every {seconds:.0f} s until the run ends (Ctrl-C)"
-            )
+            again = "until the run ends (Ctrl-C)"
+            try:
+                _, contents = write_contents(runs, path, force, reload_seconds)
+            except OSError as error:
+                if contents is None or not running:
+                    raise
+                # A disk that is full or away for a while must not end what goes on for days.
+                echo(f"not written: {error}; again in {seconds:.0f} s, {again}", err=True)
+            else:
+                seconds = max(WATCH_SECONDS, (time.monotonic() - began) / WATCH_SHARE)
+                if not running:
+                    return contents
+                echo(f"{_line(path, contents)}; again every {seconds:.0f} s {again}")
             time.sleep(seconds)
     except KeyboardInterrupt:
         echo("writing it a last time, as it is now", err=True)

@@ -139,16 +139,14 @@ def open_page(chromium: Any) -> Iterator[Callable[..., Page]]:
         context.close()
 
 
-def launched(folder: Path, spec: str, executor: str = "debug", **options: Any) -> Run:
-    """Train a spec, by default in this process, and return the run."""
+def launched(folder: Path, spec: str, **options: Any) -> Run:
+    """Train a spec in this process, and return the run."""
     file = folder / "spec.py"
     file.write_text(spec)
     path = list(sys.path)
     try:
         sweep = load_spec(file)
-        run = launch(sweep, executor=executor, runs_dir=folder / "runs", spec=file, **options)
-        run.wait()
-        return run
+        return launch(sweep, executor="debug", runs_dir=folder / "runs", spec=file, **options)
     finally:
         sys.path[:] = path
 

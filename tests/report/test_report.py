@@ -7,10 +7,13 @@ import hashlib
 import importlib.resources
 import itertools
 import json
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,17 @@ import numpy as np
 import pytest
 
 from mlpsubmit import UserError, open_run, write_report
+from mlpsubmit.cli import report as report_command
 from mlpsubmit.display.notation import plain
 from mlpsubmit.files import publish_json
+from mlpsubmit.jobs.heartbeat import pid_namespace, process_start
 from mlpsubmit.report import curves as curves_module
 from mlpsubmit.report import picture as picture_module
 from mlpsubmit.report.contents import read
 from mlpsubmit.report.curves import thinned
 from mlpsubmit.report.picture import MOST_BYTES
 from mlpsubmit.runs.run import Run
+from tests.cli.test_full_disk import fill_disk
 from tests.conftest import SPEC as SMALL
 from tests.report.conftest import ONE, fill, launched
 
@@ -496,3 +502,40 @@ def test_very_long_texts_are_cut(tmp_path: Path) -> None:
     assert "ValueError: eee" in page
     assert path.stat().st_size < 1_400_000
     assert len(set(read([run]).column("mark").values)) == 20
+
+
+def test_watch_goes_on_when_the_disk_is_full_for_a_while(
+    records: Any, tmp_path: Path, mlpsubmit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = records.create(tmp_path / "runs" / "a" / "one")
+    fill(directory, range(2), 20)
+    own = {"host": socket.gethostname(), "pid": os.getpid()}
+    own |= {"process_start": process_start(os.getpid()), "pid_namespace": pid_namespace()}
+    directory.submission(0).mkdir(parents=True)
+    intent = records.intent([[[0, 10]]], host=own["host"], created=time.time())
+    publish_json(directory.submission(0) / "intent.json", intent)
+    jobs = {"jobs": [records.job("1", **own)]}
+    publish_json(directory.submission(0) / "jobs.json", jobs)
+    beat = records.beat(**own, state="training", task="000-0000", started=time.time())
+    publish_json(directory.path / "heartbeats" / "000-0000.json", {**beat, "updated": time.time()})
+    assert Run(directory).status().running, Run(directory).status().tasks
+    pauses = []
+
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 1:
+            fill_disk(monkeypatch, lambda name: "one.html" in name)
+        elif len(pauses) == 2:
+            monkeypatch.undo()
+            monkeypatch.setattr(report_command.time, "sleep", sleep)
+        else:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(report_command.time, "sleep", sleep)
+    out = tmp_path / "one.html"
+    shown = mlpsubmit("report", directory.path, "--out", out, "--watch")
+    assert shown.out.count("report: ") == 3
+    assert "not written: " in shown.err
+    assert "No space left on device" in shown.err
+    assert "until the run ends (Ctrl-C)" in shown.err
+    assert "4 of 20" in out.read_text()

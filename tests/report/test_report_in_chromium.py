@@ -326,7 +326,7 @@ def test_the_policy_stops_what_is_not_in_the_file(page: Any) -> None:
 
 
 def test_names_are_text(open_page: Callable[..., Any], tmp_path: Path) -> None:
-    run = launched(tmp_path, NAMES, "local")  # the executor that goes on after a failure
+    run = launched(tmp_path, NAMES, keep_going=True)
     path = write_report(run, out=tmp_path / "names.html")
     page = open_page(path)
     table = page.tab.inner_text("#configs-table")
