@@ -282,8 +282,11 @@
     } catch {
       choose("b", ""); // an address that was cut
     }
-    for (const [name, intervals] of Object.entries(saved)) {
-      if (columnOf.has(name) && Array.isArray(intervals)) found.set(columnOf.get(name), intervals);
+    const isInterval = (one) =>
+      Array.isArray(one) && one.length === 2 && one.every((end) => Number.isFinite(end));
+    for (const [name, intervals] of Object.entries(saved ?? {})) {
+      const valid = Array.isArray(intervals) && intervals.length && intervals.every(isInterval);
+      if (columnOf.has(name) && valid) found.set(columnOf.get(name), intervals);
     }
     return found;
   }
@@ -387,7 +390,7 @@
       canLogX: Boolean(positive),
       lx: Boolean(positive) && (choices.get("lx") ?? (wide ? "1" : "0")) === "1",
       ly: (choices.get("ly") ?? (defaultLogY(y, isStep) ? "1" : "0")) === "1",
-      s: isStep ? Math.min(Number(choices.get("s")) || 0, 50) : 0,
+      s: isStep ? Math.max(0, Math.min(Math.round(Number(choices.get("s"))) || 0, 50)) : 0,
       m: isStep && choices.get("m") === "1",
     };
   }

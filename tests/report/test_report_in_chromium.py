@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -433,10 +434,15 @@ def test_values_of_any_size_are_drawn(
     assert page.messages == []
 
 
+@pytest.mark.parametrize(
+    "ranges", ['{"width', "null", '{"width":[1]}', '{"width":[["a","b"]]}', '{"lr":[[null,1]]}']
+)
 def test_an_address_that_was_cut_or_edited_is_ignored(
-    report: Path, open_page: Callable[..., Any]
+    report: Path, open_page: Callable[..., Any], ranges: str
 ) -> None:
-    page = open_page(report, "#y=nothing&x=%3Cb%3E&c=foo&s=much&b=%7B%22width&sort=no:up&q=%22")
+    page = open_page(
+        report, f"#y=nothing&x=%3Cb%3E&c=foo&s=-2.5&b={quote(ranges)}&sort=no:up&q=%22"
+    )
     assert page.figure()["y"][0]["name"] == "train loss"
     assert texts(page, "#matches") == ["24 configs"]
     assert page.messages == []
