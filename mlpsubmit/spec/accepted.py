@@ -78,6 +78,11 @@ class Accepted:
             return name
         if name.lower() in (*AXIS_OF.values(), *self.of_mlp):
             return name.lower()
+        if name in SUPPLIED:
+            raise SpecError(
+                f"{name}: functions get this argument from the training, so it cannot be set; choose "
+                "another name for it in your function and in the spec"
+            )
         known = {*Hyperparameters.model_fields, *self.declared, *self.of_mlp, "trial"}
         raise SpecError(
             f"{name}: neither a hyperparameter nor an argument that a function of the spec "

@@ -262,14 +262,17 @@ def test_axes_may_be_arguments_of_a_loss_a_parametrization_or_a_model_alone():
         assert len(make({name: [function], argument: [1.0, 2.0]})) == 2
         assert len(make({(name, argument): [(function, 1.0), (function, 2.0)]})) == 2
 
-    for first in ("output", "y", "net", "opt"):  # what both are always given
-        assert "neither a hyper" in only(errors_of(make, LOSS=focal, **{first: 2.0}))
+    for first in ("output", "y", "opt"):  # what both are always given
+        wanted = f"{first}: functions get this argument from the training, so it cannot be set; "
+        assert wanted in only(errors_of(make, LOSS=focal, **{first: 2.0}))
+    assert "neither a hyper" in only(errors_of(make, LOSS=focal, net=2.0))
     assert make(LOSS=torch.dist).base.loss is torch.dist  # a built-in has no signature to read
 
 
 def test_what_the_train_loop_supplies_is_no_argument_of_the_spec():
-    for name in ("gen", "X_tr", "bsz"):
-        assert "neither a hyperparameter nor an argument" in only(errors_of(make, **{name: 1}))
+    for name in ("gen", "X_tr", "bsz", "step"):
+        wanted = f"{name}: functions get this argument from the training, so it cannot be set; "
+        assert wanted in only(errors_of(make, **{name: 1}))
 
 
 def test_a_function_may_declare_a_hyperparameter_in_another_spelling():
