@@ -50,14 +50,17 @@ def submission_lock(file: Path, what: str) -> Iterator[None]:
 
     Raises:
         BusyError: another process holds it, for longer than reading a status takes.
+        RunError: the run has been removed.
     """
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(files.locked(file, wait=LOCK_SECONDS))
         except BlockingIOError:
             raise BusyError(
-                f"{what}: another launch or resume is in progress; wait until it is done"
+                f"{what}: another launch, resume or prune is in progress; wait until it is done"
             ) from None
+        except FileNotFoundError:  # by prune, which held it
+            raise RunError(f"{what}: has been removed; see mlpsubmit ls") from None
         yield
 
 

@@ -17,9 +17,11 @@ import pytest
 
 from mlpsubmit import open_run
 from mlpsubmit.cli import prune as command
+from mlpsubmit.errors import RunError
 from mlpsubmit.files import locked, publish_json, read_json
 from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.runs import prune as pruning
+from mlpsubmit.runs.submit import submission_lock
 
 # The fixtures `mlpsubmit`, `workplace` and `records` come from conftest.py.
 Command = Callable[..., Any]
@@ -217,9 +219,15 @@ def test_nothing_is_removed_while_the_sweep_is_launched_or_resumed(
             done = mlpsubmit("prune", "--yes")
         assert done.code == 1
         assert f"not removed: {what}" in done.err
-        assert "another launch or resume is in progress" in done.err
+        assert "another launch, resume or prune is in progress" in done.err
         assert visible(folder) == set(grown)
     assert found(mlpsubmit, "--yes")["candidates"][0]["removed"]
+
+
+def test_a_resume_that_waited_for_a_prune_says_that_the_run_is_gone(workplace: Path) -> None:
+    lock = submission_lock(workplace / "mlpruns" / "small" / "x" / "plan.json", "run x")
+    with pytest.raises(RunError, match="^run x: has been removed; see mlpsubmit ls$"), lock:
+        raise AssertionError
 
 
 def test_a_run_of_another_user_is_kept(

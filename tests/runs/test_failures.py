@@ -297,7 +297,7 @@ def test_a_launch_that_is_refused_leaves_the_folders_to_the_one_in_progress(
     monkeypatch.setattr("mlpsubmit.runs.submit.LOCK_SECONDS", 0.0)
     with files.locked(folder / run_directory.LOCK):
         inode = (folder / run_directory.LOCK).stat().st_ino
-        with pytest.raises(BusyError, match="another launch or resume is in progress"):
+        with pytest.raises(BusyError, match="another launch, resume or prune is in progress"):
             launch(sweep, executor="debug")
         assert (folder / run_directory.LOCK).stat().st_ino == inode
 
@@ -310,13 +310,15 @@ def test_two_launches_at_once_make_one_run(
     (workplace / "mlpruns" / "twice").mkdir(parents=True)
     with (
         files.locked(workplace / "mlpruns" / "twice" / run_directory.LOCK),
-        pytest.raises(RunError, match="another launch or resume is in progress"),
+        pytest.raises(RunError, match="another launch, resume or prune is in progress"),
     ):
         launch(sweep, executor="debug")
     run = launch(sweep, executor="debug")
     with (
         files.locked(run.path / run_directory.PLAN),
-        pytest.raises(RunError, match=f"run {run.id}: another launch or resume is in progress"),
+        pytest.raises(
+            RunError, match=f"run {run.id}: another launch, resume or prune is in progress"
+        ),
     ):
         run.resume("debug")
 

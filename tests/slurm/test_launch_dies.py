@@ -88,7 +88,7 @@ def test_an_sbatch_that_outlives_its_launch_keeps_others_away(
     assert [task.why for task in run.status().tasks] == ["it is being submitted"]
     refused = study.cli("resume", "outlived")
     assert refused.returncode == 2
-    assert "another launch or resume is in progress" in refused.stderr
+    assert "another launch, resume or prune is in progress" in refused.stderr
     go_on.touch()
     wait_for(lambda: study.queued(run))
     assert run.wait().complete
