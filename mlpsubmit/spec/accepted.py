@@ -80,8 +80,8 @@ class Accepted:
             return name.lower()
         if name in SUPPLIED:
             raise SpecError(
-                f"{name}: functions get this argument from the training, so it cannot be set; choose "
-                "another name for it in your function and in the spec"
+                f"{name}: functions get this argument from the training, so it cannot be set; "
+                "choose another name for it in your function and in the spec"
             )
         known = {*Hyperparameters.model_fields, *self.declared, *self.of_mlp, "trial"}
         raise SpecError(

@@ -226,7 +226,7 @@ def test_nothing_is_removed_while_the_sweep_is_launched_or_resumed(
 
 def test_a_resume_that_waited_for_a_prune_says_that_the_run_is_gone(workplace: Path) -> None:
     lock = submission_lock(workplace / "mlpruns" / "small" / "x" / "plan.json", "run x")
-    with pytest.raises(RunError, match="^run x: has been removed; see mlpsubmit ls$"), lock:
+    with pytest.raises(RunError, match="run x: has been removed; see mlpsubmit ls"), lock:
         raise AssertionError
 
 
