@@ -269,6 +269,7 @@ def test_lines_fit_into_a_terminal(
     assert "evil=\\u001b[31m[bold]" in whole
 
 
+@pytest.mark.slow
 def test_ls_imports_nothing_heavy(mlpsubmit: Command, workplace: Path) -> None:
     small(mlpsubmit)
     script = (

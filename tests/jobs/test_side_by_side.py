@@ -170,6 +170,7 @@ def test_one_that_finds_no_memory_waits_for_the_others(
     xarray.testing.assert_identical(results(run), alone)
 
 
+@pytest.mark.slow
 def test_those_that_find_no_memory_even_alone_are_halved(
     train: Callable[..., Any],
     alone: xarray.Dataset,

@@ -242,6 +242,7 @@ def test_a_page_has_what_was_asked(curves_run: Run, tmp_path: Path) -> None:
         assert part in text, part
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report_without_torch(records: Any, tmp_path: Path) -> None:
     fill(records.create(tmp_path / "mlpruns" / "a" / "one"), range(10), 20)
     code = (
@@ -378,6 +379,7 @@ def test_a_picture_has_no_styles_and_is_small(curves_run: Run) -> None:
     assert {a or b for a, b in names} <= set(re.findall(r' id="([^"]+)"', drawn.svg))
 
 
+@pytest.mark.slow
 def test_a_picture_of_many_curves_has_fewer_steps(
     curves_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

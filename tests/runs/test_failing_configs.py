@@ -355,6 +355,7 @@ def test_a_pack_killed_once_trains_as_ever_and_twice_in_halves(
     assert not run.directory.pack_ends("0000000").exists(), "the pack is finished"
 
 
+@pytest.mark.slow
 def test_a_pack_that_was_killed_for_its_memory_is_halved_at_once(
     waiting: Callable[..., Run],
 ) -> None:
