@@ -76,6 +76,10 @@ def _show(found: Findings, folder: Path, runs: int) -> None:
         echo(f"{folder}: nothing to remove in {counted(runs, 'run')}")
     for run, why in found.kept.items():
         echo(f"kept: run {run} {inline(why)}")
+    if found.unreadable:
+        echo(
+            f"left alone: {counted(found.unreadable, 'run')} of another format, or damaged; see ls"
+        )
 
 
 def _files(one: Candidate) -> str:
@@ -136,4 +140,5 @@ def _json(found: Findings, folder: Path, removals: Mapping[int, Removal]) -> dic
             for one, removal in tried
         ],
         "kept": [{"run": run, "why": why} for run, why in found.kept.items()],
+        "unreadable_runs": found.unreadable,
     }

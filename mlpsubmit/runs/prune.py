@@ -82,10 +82,15 @@ class Candidate:
 
 @dataclass
 class Findings:
-    """What can be removed, and what is kept although a later run has its results, by run."""
+    """What can be removed, and what is kept although a later run has its results, by run.
+
+    Attributes:
+        unreadable: how many runs are in another version's format, or damaged, and left alone.
+    """
 
     candidates: list[Candidate] = field(default_factory=list)
     kept: dict[str, str] = field(default_factory=dict)
+    unreadable: int = 0
 
     @property
     def size(self) -> int:
@@ -126,6 +131,7 @@ class _Sweep:
     def find(self) -> None:
         """Add what can be removed."""
         runs = _readable_runs(self.path)
+        self.found.unreadable += len(self.names.difference(run.id for run in runs))
         needed, contents = _networks_of(self.path.parent), _Contents()
         for number, run in enumerate(runs):
             if run.id not in self.names:

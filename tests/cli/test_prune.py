@@ -434,3 +434,6 @@ def test_older_and_damaged_runs_are_left_alone(
     file = folder / grown[0] / "sweep.json"
     publish_json(file, {**read_json(file), "format": 3})
     assert found(mlpsubmit)["candidates"] == []
+    assert found(mlpsubmit)["unreadable_runs"] == 1
+    wanted = "left alone: 1 run of another format, or damaged; see ls\n"
+    assert mlpsubmit("prune").out.endswith(wanted)
