@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from mlpsubmit.display.text import counted
 from mlpsubmit.runs.run_keys import DEFAULT_HASH, RunKeys
 from mlpsubmit.spec.ingredients import SOURCES
 
@@ -156,16 +157,27 @@ def function_changes(before: RunKeys, after: RunKeys) -> Iterator[Change]:
     """
     runs = before.run.id, after.run.id
     for name in dict.fromkeys([*_on_axes(before), *_on_axes(after)]):
-        alone = 0
+        alone, found = 0, list[Change]()
         for place, a, b in _pairs(_functions(before, name), _functions(after, name)):
             alone += _NONE in (a, b)
             if _NONE not in (a, b) or alone <= _VALUES:
-                yield from changes({place: a}, {place: b}, *runs)
+                found += changes({place: a}, {place: b}, *runs)
+        yield from _each_once(found)
         if alone > _VALUES:
             more = f"{alone - _VALUES} more functions are in one of the runs only"
             yield Change(f"axis {name}", note=f"{more}: see mlpsubmit show RUN --sources")
     where = [{"where": keys.content["where"] or _NONE} for keys in (before, after)]
     yield from changes(where[0], where[1], *runs)
+
+
+def _each_once(found: Iterable[Change]) -> Iterator[Change]:
+    """Yield changes of the functions on an axis; one that several share with the first of them."""
+    same: dict[Change, list[str]] = {}
+    for change in found:
+        same.setdefault(replace(change, name=""), []).append(change.name)
+    for change, names in same.items():
+        more = f" and {counted(len(names) - 1, 'other')}" if len(names) > 1 else ""
+        yield replace(change, name=f"{names[0]}{more}")
 
 
 def _functions(keys: RunKeys, name: str) -> dict[str, Mapping[str, Any]]:

@@ -505,7 +505,7 @@ def test_functions_that_one_run_has(functions: Callable[..., str], mlpsubmit: Co
     assert "    -    return (out - y).abs().mean()" in lines
     many = "[*(lambda x, k=k: k * x for k in range(20)), soft]"
     lines = differences(mlpsubmit, first, functions(("[lambda x: x, lambda x: x**2, soft]", many)))
-    assert sum("(none) -> <lambda>" in line for line in lines) == 8
+    assert "  axis target=<lambda> #2 and 7 others: (none) -> <lambda>" in lines
     assert (
         "  axis target: 10 more functions are in one of the runs only: see mlpsubmit show RUN"
         in (" ".join(line.removesuffix(" --sources") for line in lines))
@@ -563,6 +563,19 @@ def test_what_functions_on_an_axis_share_is_stored_once(
     out = mlpsubmit("show", run, "--sources").out
     assert out.count("LONG = ") == 1
     assert "  axis target[7]: module helper\n    as of axis target[0]\n" in out
+    (workplace / "helper.py").write_text("LONG = 1\n")
+    added = power.replace("x * k", "x + k")
+    edited = functions(("[lambda x: x, lambda x: x**2, soft]", many), ("sweep", added))
+    lines = differences(mlpsubmit, run, edited)
+    assert lines[0:5] == [
+        "functions:",
+        "  axis target=power #0 and 49 others: function power",
+        "     def power(x, k):",
+        "         import helper",
+        "    -    return x * k",
+    ]
+    assert lines[6] == "  axis target=power #0 and 49 others: module helper"
+    assert sum(line.startswith("  ") for line in lines) == 8
 
 
 def test_traces_are_compared_at_the_steps_that_both_have(mlpsubmit: Command) -> None:
