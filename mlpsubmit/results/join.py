@@ -206,6 +206,7 @@ def _labels(parts: Sequence[Part]) -> dict[str, Labels]:
 def _warn_of_functions(parts: Sequence[Part]) -> None:
     """Warn of grabs that are other functions in some of the runs, and of those that some lack."""
     grabs = dict.fromkeys(name for part in parts for name in part.layout.functions)
+    lacking: dict[str, list[str]] = {}
     for grab in grabs:
         having = [part for part in parts if grab in part.layout.functions]
         first = having[0]
@@ -220,11 +221,13 @@ def _warn_of_functions(parts: Sequence[Part]) -> None:
                 f"{first.run}; its values are joined all the same",
                 stacklevel=4,
             )
-        if lacking := [part.run for part in parts if part not in having]:
-            warnings.warn(
-                f"run {', '.join(lacking)} has no grab {grab!r}: its values are missing there",
-                stacklevel=4,
-            )
+        if runs := ", ".join(part.run for part in parts if part not in having):
+            lacking.setdefault(runs, []).append(grab)
+    for runs, lacked in lacking.items():
+        named, their = ", ".join(map(repr, lacked)), "their" if lacked[1:] else "its"
+        warnings.warn(
+            f"run {runs} has no grab {named}: {their} values are missing there", stacklevel=4
+        )
 
 
 def _warn_of_data(parts: Sequence[Part], axes: Sequence[JoinedAxis]) -> None:

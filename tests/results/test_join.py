@@ -274,7 +274,7 @@ def test_grabs_of_only_some_runs_are_missing_elsewhere_and_said():
         return replace(one, layout=replace(one.layout, functions=functions))
 
     first = run("a", [0, 1], grab__n=[1, 2], grab__both=[5, 6])
-    second = run("b", [1, 2], grab__m=[3.0, 4.0], grab__both=[6, 7])
+    second = run("b", [1, 2], grab__m=[3.0, 4.0], grab__k=[1, 1], grab__both=[6, 7])
     second.source.held[0].held |= {
         name: first.source.held[0][name][[1, 0]] for name in ("steps", "train_loss", "test_loss")
     }
@@ -282,7 +282,7 @@ def test_grabs_of_only_some_runs_are_missing_elsewhere_and_said():
         ds = to_dataset(*joined([first, second]))
     assert [str(one.message) for one in said] == [
         "run b has no grab 'n': its values are missing there",
-        "run a has no grab 'm': its values are missing there",
+        "run a has no grab 'm', 'k': their values are missing there",
     ]
     np.testing.assert_array_equal(ds.n, [1, 2, np.nan])  # of trial 1, too, which both have
     np.testing.assert_array_equal(ds.m, [np.nan, 3, 4])
