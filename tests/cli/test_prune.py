@@ -300,7 +300,9 @@ def network_disk(workplace: Path, installed: Callable[[str], str]) -> Iterator[P
     own, seen = workplace / "own", workplace / "seen"
     for path in (own, seen):
         path.mkdir()
-    subprocess.run([installed("bindfs"), own, seen], check=True, capture_output=True)
+    mount = subprocess.run([installed("bindfs"), own, seen], capture_output=True, text=True)
+    if mount.returncode:  # of the kernel, which no package changes
+        pytest.skip(f"this machine mounts nothing with FUSE: {mount.stderr}")
     yield seen
     subprocess.run([installed("fusermount"), "-u", "-z", seen], check=True)
 
