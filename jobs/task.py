@@ -17,6 +17,7 @@ import torch
 
 from mlpsubmit import files
 from mlpsubmit.display.output import echo
+from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.failures import RowsFailure
@@ -337,7 +338,7 @@ class _Task:
         self.context.run.checkpoint(pack.name).unlink(missing_ok=True)
         self.context.run.pack_ends(pack.name).unlink(missing_ok=True)
         seconds = time.monotonic() - started
-        echo(f"pack {pack.name}: {size} configs in {seconds:.1f} s")
+        echo(f"pack {pack.name}: {counted(size, 'config')} in {seconds:.1f} s")
         return True
 
     def _record_environments(self, pack: PackRange, own: Sequence[dict[str, Any]]) -> None:
@@ -371,9 +372,9 @@ class _Task:
     def _report_end(self, pack: PackRange, count: str, **fields: Any) -> None:
         """Count a pack that has a result or has failed."""
         heartbeat = self.context.heartbeat
-        counted = {count: heartbeat[count] + 1, "cost_done": heartbeat["cost_done"] + pack.cost}
+        counts = {count: heartbeat[count] + 1, "cost_done": heartbeat["cost_done"] + pack.cost}
         progressed = heartbeat["progressed"]
-        heartbeat.update(progressed=True, **counted, **fields)
+        heartbeat.update(progressed=True, **counts, **fields)
         if not progressed:  # the process may be killed before the next beat
             heartbeat.publish()
 

@@ -87,7 +87,7 @@ def _last_threshold(contents: Contents) -> tuple[str, str, str] | None:
             return (
                 f"Crossed {label}",
                 f"{len(steps):,} of {expected:,}",
-                f"median {statistics.median(steps):,.0f} steps",
+                f"median {counted(round(statistics.median(steps)), 'step')}",
             )
     return None
 

@@ -376,7 +376,7 @@ class Sweep(Spec):
 
     def __repr__(self) -> str:
         axes = " x ".join(f"{axis.dimension}[{len(axis)}]" for axis in self.product.axes)
-        return f"Sweep({self.name!r}, {axes or 'one config'}, {len(self)} configs)"
+        return f"Sweep({self.name!r}, {f'{axes}, {len(self)} configs' if axes else 'one config'})"
 
     def _repr_html_(self) -> str:
         axes = [(axis.dimension, axis.points) for axis in self.product.axes]

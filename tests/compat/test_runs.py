@@ -42,11 +42,11 @@ def test_more_of_an_iterator_trains_only_that(run, config, gaussian, capsys):
         return run(iterators, ["ntrain", "trial"], settings, {"base_bfn": gaussian})
 
     two, three = sized(2), sized(3)
-    assert "pack 0000000: 1 configs" in capsys.readouterr().out
+    assert "pack 0000000: 1 config in" in capsys.readouterr().out
     assert three["losses"]["vals"].items() >= two["losses"]["vals"].items()
     assert three["extras"]["g"]["vals"].items() >= two["extras"]["g"]["vals"].items()
     run([[8], [0]], ["ntrain", "trial"], config(), {"base_bfn": gaussian}, fresh=True)
-    assert "1 configs" in capsys.readouterr().out
+    assert "1 config in" in capsys.readouterr().out
 
 
 def breaking(width):

@@ -72,7 +72,7 @@ def test_a_sweep_without_axes_is_one_config():
     assert len(sweep) == 1
     assert points(sweep) == [{}]
     assert sweep.config(0).width == 4
-    assert repr(sweep) == "Sweep('sweep', one config, 1 configs)"
+    assert repr(sweep) == "Sweep('sweep', one config)"
 
 
 VALUES = {

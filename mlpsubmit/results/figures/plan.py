@@ -167,12 +167,12 @@ def _check_finished(dataset: xr.Dataset) -> None:
     failed, missing = int((status == "failed").sum()), int((status == "missing").sum())
     if not status.size or not failed + missing:
         raise NothingToDraw("nothing to draw: the selected values are of no config of the sweep")
-    counts = [f"{failed:,} failed"] * bool(failed) + [f"{missing:,} have no result yet"] * bool(
-        missing
-    )
+    have = "has" if missing == 1 else "have"
+    counts = [f"{failed:,} failed"] * bool(failed)
+    counts += [f"{missing:,} {have} no result yet"] * bool(missing)
+    total = f"{failed + missing:,} config{'' if failed + missing == 1 else 's'}"
     raise NothingToDraw(
-        f"nothing to draw yet: of the {failed + missing:,} configs {' and '.join(counts)}; see "
-        "mlpsubmit status"
+        f"nothing to draw yet: of the {total} {' and '.join(counts)}; see mlpsubmit status"
     )
 
 
