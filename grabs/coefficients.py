@@ -95,7 +95,7 @@ def monomial_coefficients(
 
     Example:
         >>> Sweep(data=power_law(9, 2), batchfn=polynomial, grabs={"c": monomial_coefficients})
-        Sweep('sweep', one config, 1 configs)
+        Sweep('sweep', one config)
         >>> f = nn.Identity()  # of x = 2 z, so that f = 2 h_1(z)
         >>> X = torch.tensor([[1.0], [2.0], [4.0]])
         >>> monomial_coefficients(f, X, None, f, torch.tensor([4.0]), {0: 1}, centered=False)
