@@ -11,8 +11,9 @@ import polars
 import pytest
 import xarray as xr
 
+from mlpsubmit import grabs
 from mlpsubmit.results import to_dataset, write
-from mlpsubmit.results.labels import Labels
+from mlpsubmit.results.labels import Labels, labels_of
 from mlpsubmit.results.source import FixedSetting
 
 
@@ -102,3 +103,54 @@ def test_pandas_and_polars_read_the_same_table(study, tmp_path, ending):
     loss = done.group_by("step").agg(polars.col("train_loss").mean()).sort("step")
     np.testing.assert_array_equal(loss["train_loss"], [1.0, 0.5])
     assert in_polars.filter(polars.col("status") == "missing")["steps"].to_list() == [None]
+
+
+@pytest.fixture
+def of_library(fakes):
+    """What grabs of the library measure: coordinates that are texts and integers, and kernels."""
+    found = {
+        "c": labels_of(grabs.monomial_coefficients, {"basis": [{0: 1}, {1: 2}]}),
+        "d": labels_of(grabs.gram_diagonal, {"monomials": {2: 1, 5: 1}}),
+        "K": labels_of(grabs.empirical_ntk),
+    }
+    layout = replace(
+        fakes.layout(width=[64, 256]),
+        labels={name: own.of_grab(name) for name, own in found.items()},
+        functions={"K": FixedSetting("empirical_ntk", "0badcafe")},
+    )
+    kernel = np.arange(9.0).reshape(1, 3, 3)
+    measured = {"grab__c": [[0.5, 0.25]], "grab__d": [[2.0, 3.0]], "grab__K": kernel}
+    packs = [fakes.pack([i], thresholds=0, train_loss=[1.0], **measured) for i in (0, 1)]
+    return layout, fakes.Source(packs)
+
+
+def test_dimensions_of_grabs_of_the_library_are_read(of_library, answer, tmp_path):
+    path = write(*of_library, tmp_path / "r.nc")
+    text = answer("ncdump", str(path))
+    for line in (
+        "double K(width, K_sample, K_other_sample) ;",
+        'string K:long_name = "neural tangent kernel" ;',
+        'string K:function_hash = "0badcafe" ;',
+        'string c_monomial:description = "monomial along which the grab',
+        ' c_monomial = "$x_{0}$", "$x_{1}^2$" ;',
+        " d_index = 2, 5 ;",
+    ):
+        assert line in text, line
+    script = f"""
+    suppressWarnings(library(ncdf4))
+    file <- nc_open("{path}")
+    cat("\\n", ncvar_get(file, "c_monomial"), ncvar_get(file, "d_index"), "\\n")
+    cat(dim(ncvar_get(file, "K")), ncvar_get(file, "K")[3, 1, 2], "\\n")
+    """
+    lines = [line.strip() for line in answer("Rscript", "-e", script).splitlines()]
+    assert lines[-2:] == ["$x_{0}$ $x_{1}^2$ 2 5", "3 3 2 2"]
+    expected = to_dataset(*of_library)
+    with xr.open_dataset(path) as opened:
+        xr.testing.assert_identical(opened.load(), expected)
+        assert float(opened.d.sel(width=64, d_index=5)) == 3.0
+    for ending, read in ((".parquet", polars.read_parquet), (".csv", polars.read_csv)):
+        table = read(write(*of_library, tmp_path / f"r{ending}"))
+        own = pandas.read_parquet if ending == ".parquet" else pandas.read_csv
+        assert table.columns == list(own(tmp_path / f"r{ending}").columns)
+        second = table["d"].list.get(1) if ending == ".parquet" else table["d[1]"]
+        assert second.to_list() == [3.0, 3.0]
