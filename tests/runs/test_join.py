@@ -46,7 +46,11 @@ def assert_same(found, expected):
         if name != "seconds":
             assert own.dims == expected[name].dims
             xr.testing.assert_equal(own.where(inside), expected[name].where(inside))
-            assert own.attrs == expected[name].attrs
+            if own.dtype == expected[name].dtype:
+                assert own.attrs == expected[name].attrs
+            else:  # integers, of which some are excluded here
+                assert expected[name].dtype.kind in "iu"
+                assert own.attrs["description"].endswith("; NaN where missing")
 
 
 def test_parts_of_an_axis_are_joined_to_what_one_launch_gives(workplace):
