@@ -507,19 +507,21 @@
     return curve.y[low] + share * (curve.y[high] - curve.y[low]);
   }
 
-  // Curves to draw: of configs, or of means over the trials of configs that are else the same.
+  // Curves to draw: of configs, or of means over the trials of configs that are else the same. A
+  // config that diverged is in no mean: it would be all of it.
   function curveItems(now) {
     const curves = curvesOf.get(now.y);
     const own = [...curves].filter(([row]) => shown.has(row));
-    if (!now.m) return own.map(([row, curve]) => ({ row, rows: [row], ...curve }));
+    const single = ([row, curve]) => ({ row, rows: [row], ...curve });
+    if (!now.m) return own.map(single);
     const others = varied.filter((c) => c.name !== "trial");
     const groups = new Map();
-    for (const [row, curve] of own) {
+    for (const [row, curve] of own.filter(([row]) => !hasDiverged(row))) {
       const key = JSON.stringify(others.map((c) => c.values[row]));
       if (!groups.has(key)) groups.set(key, []);
       groups.get(key).push([row, curve]);
     }
-    return [...groups.values()].map((members) => {
+    const means = [...groups.values()].map((members) => {
       const end = Math.min(...members.map(([, curve]) => curve.x[curve.x.length - 1]));
       const grid = Array.from(members[0][1].x).filter((x) => x < end);
       grid.push(end);
@@ -533,6 +535,7 @@
         high: values.map((each) => Math.max(...each)),
       };
     });
+    return [...means, ...own.filter(([row]) => hasDiverged(row)).map(single)];
   }
 
   function steppedItems(now) {
@@ -982,7 +985,7 @@
       parts.push(
         now.m
           ? `${counted(items.length, "curve")}: the mean over the trials, as long as all of them ` +
-              "train; the bands go from the smallest to the largest."
+              "train, without those that diverged; the bands go from the smallest to the largest."
           : `${counted(items.length, "config")}, a curve each, until it stopped.`,
       );
       if (now.s)
