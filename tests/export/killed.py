@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlpsubmit.export.write import export_run
-from mlpsubmit.runs.run import open_run
-
-__all__ = ["killed_at"]
-
-#: A server that has imported what an export needs, and runs no threads: its forks start at once.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["pytest", "mlpsubmit.export.event_files", __name__])
+__all__ = ["killing"]
 
 
-def killed_at(operation: int, run: Path, out: Path) -> bool:
-    """Export a run to TensorBoard in a process that ends before its disk operation of a number.
+@contextmanager
+def killing(run: Path) -> Iterator[Callable[[int, Path], bool]]:
+    """Yield a function that exports a run to TensorBoard, and ends before an operation of a number.
 
-    Returns:
-        Whether there was such an operation.
+    It takes the number and the folder, and returns whether there was such an operation. The exports
+    are forks of one process, which has imported what they need and has no threads.
     """
-    process = _PROCESSES.Process(target=_export, args=(operation, run, out))
-    process.start()
-    process.join(60)
-    assert process.exitcode in (0, 9)
-    return process.exitcode == 9
+    command, root = [sys.executable, "-m", __name__, str(run.resolve())], Path(__file__).parents[2]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=root, **pipes) as one:
+        assert one.stdin is not None
+        assert one.stdout is not None
+        orders, answers = one.stdin, one.stdout
+
+        def killed_at(operation: int, folder: Path) -> bool:
+            print(json.dumps([operation, str(folder.absolute())]), file=orders, flush=True)
+            code = int(answers.readline())
+            assert code in (0, 9)
+            return code == 9
+
+        yield killed_at
+        orders.close()
 
 
-def _export(operation: int, run: Path, out: Path) -> None:
-    left = iter(range(operation))
-    for name in ("replace", "mkdir", "fsync", "open", "unlink"):
-        setattr(os, name, _ending(getattr(os, name), left))
-    export_run(open_run(run), "tensorboard", out=out)
+def main() -> None:
+    """Obey the lines of the input, a fork for each."""
+    from mlpsubmit.export import event_files, write
+    from mlpsubmit.runs.run import open_run
+
+    assert event_files  # else every fork would import it
+    for line in sys.stdin:
+        operation, folder = json.loads(line)
+        process = os.fork()
+        if not process:
+            os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+            left = iter(range(operation))
+            for name in ("replace", "mkdir", "fsync", "open", "unlink"):
+                setattr(os, name, _ending(getattr(os, name), left))
+            write.export_run(open_run(Path(sys.argv[1])), "tensorboard", out=Path(folder))
+            os._exit(0)
+        _, status = os.waitpid(process, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
 
 
 def _ending(function: Callable[..., Any], left: Iterator[int]) -> Callable[..., Any]:
@@ -45,3 +65,7 @@ def _ending(function: Callable[..., Any], left: Iterator[int]) -> Callable[..., 
         return function(*arguments, **options)
 
     return run
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,7 @@ from tensorboard.plugins.hparams.api_pb2 import (
 
 from mlpsubmit import export_run
 from mlpsubmit.runs.run import Run
-from tests.export.killed import killed_at
+from tests.export.killed import killing
 
 #: The labels of the configs, by their index.
 LABELS = [f"width={width}, note={note}, factor=nan" for width in (4, 8) for note in
@@ -212,16 +212,17 @@ def test_killed_at_any_operation_it_goes_on_and_duplicates_nothing(
     keep(1)
     whole = export_run(own_study, "tensorboard", out=tmp_path / "whole")
     expected, number, killed = files(whole), 0, True
-    while killed:
-        own = tmp_path / f"logs{number}"
-        killed = killed_at(number, own_study.path, own)
-        # What TensorBoard sees at any time is whole.
-        seen = events(own) if own.exists() else {}
-        assert all(expected[name] == found for name, found in seen.items())
-        export_run(own_study, "tensorboard", out=own)
-        assert events(own) == events(whole)
-        assert set(files(own)) == set(expected)
-        number += 1
+    with killing(own_study.path) as killed_at:
+        while killed:
+            own = tmp_path / f"logs{number}"
+            killed = killed_at(number, own)
+            # What TensorBoard sees at any time is whole.
+            seen = events(own) if own.exists() else {}
+            assert all(expected[name] == found for name, found in seen.items())
+            export_run(own_study, "tensorboard", out=own)
+            assert events(own) == events(whole)
+            assert set(files(own)) == set(expected)
+            number += 1
     assert number > 15
 
 
