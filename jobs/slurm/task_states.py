@@ -398,5 +398,12 @@ def live_jobs(run: RunDirectory, number: int) -> LiveJobs:
     ids = set[str]().union(*queue.ids.values())
     # scancel takes them as arguments, among which an option would select other jobs.
     valid = sorted((id for id in ids if id.isascii() and id.isdecimal()), key=int)
-    alive = (id.partition("_") for id, job in queue.jobs.items() if job.alive)
-    return LiveJobs(valid, sum(bool(index) and array in ids for array, _, index in alive))
+    # A task that has reported its end may not have left its node yet.
+    beats = run.heartbeats(number)
+    over = {
+        str(job["id"])
+        for name, job in run.task_jobs(number).items()
+        if name in beats and beats[name].get("state") in ("done", "crashed")
+    }
+    alive = {id for id, job in queue.jobs.items() if job.alive and "_" in id}
+    return LiveJobs(valid, len(alive - over))

@@ -62,6 +62,11 @@ def _uses(code: types.CodeType) -> tuple[object, ...]:
 
     They are those of the lambda alone, too, where what is around it is loaded in another way.
     """
-    constants = [_uses(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    constants = [
+        _uses(c) if isinstance(c, types.CodeType) else repr(c)
+        for c in code.co_consts
+        # Until Python 3.10, the name of a lambda within is one of them, and says where it is.
+        if not (isinstance(c, str) and c.endswith("<lambda>"))
+    ]
     arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     return arguments, {*code.co_names, *code.co_freevars, *code.co_cellvars}, tuple(constants)

@@ -50,7 +50,7 @@ def test_a_launch_from_the_shell_to_the_dataset(
     assert collected.returncode == 0
     assert "results: shell.nc (4 of 4 configs)" in collected.stdout
     logs = study.cli("logs", "shell", "1").stdout
-    assert logs.count("configs in") == 2
+    assert logs.count("1 config in") == 2
     # Two tasks mean smaller packs: the numbers agree to rounding.
     xarray.testing.assert_allclose(results(run), undisturbed, rtol=1e-4)
 
