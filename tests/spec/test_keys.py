@@ -828,11 +828,13 @@ def test_comments_and_docstrings_of_them_do_not_count(spec, file, old, new):
     assert changed(spec, file, old, new) == before
 
 
-def test_a_variable_that_a_library_sets_when_it_is_imported_changes_no_key(monkeypatch):
+@pytest.mark.parametrize("variable", ["_RJEM_MALLOC_CONF", "WANDB_SERVICE", "WANDB_API_KEY"])
+def test_a_variable_that_a_library_sets_changes_no_key(monkeypatch, variable):
+    """As import polars does, or a run of wandb."""
     sweep = make()
-    monkeypatch.delenv("_RJEM_MALLOC_CONF", raising=False)
+    monkeypatch.delenv(variable, raising=False)
     before = sweep.refreshed().fingerprint
-    monkeypatch.setenv("_RJEM_MALLOC_CONF", "dirty_decay_ms:500")  # import polars
+    monkeypatch.setenv(variable, "dirty_decay_ms:500")
     assert sweep.refreshed().fingerprint == before
     monkeypatch.setenv("SCALE_OF_A_USER", "2")
     assert sweep.refreshed().fingerprint != before
