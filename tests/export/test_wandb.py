@@ -35,6 +35,7 @@ BLOCK, HEAD = 1 << 15, 7
 def _nobody(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Nobody is logged in, and nothing is set."""
     home = tmp_path_factory.mktemp("home")
+    os.environ.pop("WANDB_SERVICE", None)
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
@@ -44,6 +45,7 @@ def _nobody(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     monkeypatch.chdir(home)
     yield
     wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)  # else later processes would look for what has ended
 
 
 class Stored:
