@@ -310,14 +310,7 @@ def _data_points(sweep: Sweep, indices: NDArray[np.int64]) -> NDArray[np.int64]:
     assert sweep.data is not None
     names = {*declared(sweep.data), "datasethps", "seed", "precision"}
     names |= {canonical for spelt, canonical in sweep.spellings.items() if spelt in names}
-    axes = sweep.product.axes
-    own = [number for number, axis in enumerate(axes) if names & set(axis.names)]
-    if not own:
-        return np.zeros_like(indices)
-    columns = np.unravel_index(indices, sweep.product.shape)
-    shape = [len(axes[number]) for number in own]
-    points = np.ravel_multi_index([columns[number] for number in own], shape)
-    return np.asarray(points, dtype=np.int64)
+    return sweep.product.indices_along(names, indices)
 
 
 def data_keys(sweep: Sweep, indices: NDArray[np.int64]) -> set[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlpsubmit.jobs.shared_data import data_keys
 from mlpsubmit.runs.launch import PreparedLaunch
@@ -37,8 +37,6 @@ _RECORDED = frozenset(
     {"max_iter", "record_every", "eval_every", "online", "onlythresholds"}
     | {"grab_every", "loss_checkpoints", "percent_thresholds", "metrics", "metric_thresholds"}
 )
-#: The most combinations of these settings that are looked at.
-_MOST = 256
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,14 @@ def footprint(launch: PreparedLaunch) -> Footprint:
     sweep, plan, tasks = launch.sweep, launch.plan, launch.submission.tasks
     packs, configs = len(launch.missing), int(plan.pack_sizes[launch.missing].sum())
     files = _SUBMISSION_FILES + launch.executor.own_files(launch.submission) + _TASK_FILES * tasks
-    files += _DATA_FILES * len(data_keys(sweep, plan.indices_of(launch.missing)))
+    indices = plan.indices_of(launch.missing)
+    files += _DATA_FILES * len(data_keys(sweep, indices))
     if sweep.base.keep_state:
         files += packs
     if launch.run is None:
         files += _RUN_FILES + (sweep.initial is not None) + 2 * bool(launch.reused.count)
     grabs = bool(sweep.grabs)
-    each = [_result_bytes(settings, grabs) for settings in _recorded_settings(sweep)]
+    each = [_result_bytes(settings, grabs) for settings in _recorded_settings(sweep, indices)]
     of_pack, of_config = (max(sizes) for sizes in zip(*each, strict=True))
     return Footprint(
         files=files,
@@ -97,15 +96,10 @@ def _result_bytes(settings: Hyperparameters, grabs: bool) -> tuple[int, int]:
     return _PACK_BYTES + _ARRAY_BYTES * arrays + 8 * shared, _CONFIG_BYTES + 8 * numbers
 
 
-def _recorded_settings(sweep: Sweep) -> list[Hyperparameters]:
-    """Return settings of configs of which none records more than all of these."""
-    axes = sweep.product.axes
-    own = [range(len(axis)) if _RECORDED & set(axis.names) else range(1) for axis in axes]
-    if not axes:
-        return [sweep.base]
-    points = itertools.islice(itertools.product(*own), _MOST)
-    indices = [int(np.ravel_multi_index(point, sweep.product.shape)) for point in points]
-    return [sweep.config(index).hyperparameters for index in indices]
+def _recorded_settings(sweep: Sweep, indices: NDArray[np.int64]) -> list[Hyperparameters]:
+    """Return settings of configs of which none of those at indices (n,) records more than all."""
+    _, first = np.unique(sweep.product.indices_along(_RECORDED, indices), return_index=True)
+    return [sweep.config(int(index)).hyperparameters for index in indices[first]]
 
 
 def _weight_bytes(settings: Hyperparameters, weights: float) -> int:

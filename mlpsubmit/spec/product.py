@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mlpsubmit.spec.fingerprint import setting_digest
 
@@ -94,6 +97,21 @@ class Product:
             index, number = divmod(index, len(axis))
             numbers.append(number)
         return tuple(reversed(numbers))
+
+    def indices_along(
+        self, names: Collection[str], indices: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return, for flat indices (n,), those among the axes that have any of the names, (n,).
+
+        Points that differ along other axes alone have the same.
+        """
+        own = [number for number, axis in enumerate(self.axes) if set(names) & set(axis.names)]
+        if not own:
+            return np.zeros_like(indices)
+        columns = np.unravel_index(indices, self.shape)
+        shape = [len(self.axes[number]) for number in own]
+        along = np.ravel_multi_index([columns[number] for number in own], shape)
+        return np.asarray(along, dtype=np.int64)
 
     def points(self) -> Iterator[dict[str, Any]]:
         """Iterate over all points in order, several times faster than by index."""

@@ -49,6 +49,11 @@ def loaded(d: int) -> dict[str, Any]:
         {"SAVE_WEIGHTS": 10, "KEEP_STATE": True},
         {"SEED": 3, "data": True},
         {"axes": {"MAX_ITER": [10, 30]}, "ONLYTHRESHOLDS": False},
+        {
+            "axes": {"MAX_ITER": [10, 4000], "LR": [0.1]},
+            "ONLYTHRESHOLDS": False,
+            "where": lambda c: c.max_iter == 10,  # else the other is 400 times as large
+        },
         {"grabs": {"norm": norm}, "ONLYTHRESHOLDS": False, "GRAB_EVERY": 5},
     ],
     ids=", ".join,
