@@ -74,6 +74,8 @@ def test_every_command_asks_little_of_the_cluster(study: Any, asked: Any) -> Non
     cancelled = asked("cancel", "other")
     assert cancelled.pop("squeue") <= 3
     assert cancelled == {"scancel": 1, "scontrol show config": 1}
+    # Before, so that nothing trains twice, and after, for what it says.
+    assert asked("resume", "other", *held) == {**once, "squeue": 2, "sbatch": 1}
     run = study.launch("done", tasks=2)
     assert run.wait().complete
     assert asked("status", "done") == {}, "the files say it all"
