@@ -141,10 +141,15 @@ def opened(folder: Path, about: Mapping[str, Any]) -> Iterator[Record]:
     """Open the record of a folder, which is made; no other process exports into it meanwhile.
 
     Raises:
-        UserError: as :class:`Record`.
+        UserError: as :class:`Record`; or the folder cannot be made.
         BusyError: another process exports into it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # what its permissions do not tell
+        raise UserError(
+            f"cannot export into {folder}: {error.strerror}; give another --out"
+        ) from error
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folder / LOCK, wait=0))

@@ -117,6 +117,9 @@ def test_folders_that_cannot_be_written_to(
     (workplace / "file").touch()
     to = (study.path, "--to", "tensorboard", "--out")
     assert refused(*to, "file") == "cannot export into file: file is a file; give another --out"
+    assert refused(*to, "/proc/in") == (
+        "cannot export into /proc/in: No such file or directory; give another --out"
+    )
     assert refused(*to, "file/in") == (
         "cannot export into file/in: file is a file; give another --out"
     )
