@@ -13,7 +13,7 @@ collect_ignore_glob = [] if sys.platform == "linux" else ["test_*.py"]
 sys.path.insert(0, str(Path(__file__).parent))
 
 _CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-for name, examples, steps in (("day", 2, 6), ("night", 200, 20)):
+for name, examples, steps in (("day", 24, 8), ("night", 200, 20)):
     settings.register_profile(
         name,
         max_examples=examples,
