@@ -18,6 +18,7 @@ from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.garbage import postpone_collection, resume_collection
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.signals import STOP_SIGNALS, stop_on_signals
+from mlpsubmit.jobs.slurm.requeue import REQUEUE
 from mlpsubmit.jobs.supervisor import Supervision, supervised
 
 __all__ = ["main"]
@@ -30,18 +31,17 @@ def main(
     task: int,
     supervision: Supervision | None = None,
 ) -> int:
-    """Train one slice; if SLURM ends the job earlier, put it back into the queue.
+    """Train one slice.
 
     Args:
         supervision: by the parent process, which continues the task if this process is killed.
 
     Returns:
-        The exit code of the process.
+        The exit code of the process: :data:`REQUEUE` if SLURM should queue the task again.
     """
     # Before the imports: torch takes seconds, in which a signal must not kill the process.
     with stop_on_signals() as stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked since the fork
-        from mlpsubmit.jobs.slurm import requeue
         from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 
         try:
@@ -63,7 +63,7 @@ def main(
         # The launch of a local run may itself be part of a job, which is not to be requeued.
         under_slurm = run.intent(submission)["executor"] == "slurm"
         if outcome == "interrupted" and under_slurm and run.ended(submission) is None:
-            requeue.unless_cancelled(requeue.this_job())
+            return REQUEUE
     return 0 if outcome in ("done", "interrupted", "overtaken") else 1
 
 

@@ -1,52 +1,40 @@
-"""How an interrupted array task requeues itself."""
+"""How an interrupted array task is queued again: by its batch script, once it has ended.
+
+What trains needs none of SLURM's commands, which containers seldom have: it ends with the exit code
+:data:`REQUEUE`, and the shell of the batch script, which runs outside, does the rest.
+"""
 
 from __future__ import annotations
 
 import os
-import re
-import time
 
-from mlpsubmit.display.output import echo
-from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, error_lines, run, run_checked
+__all__ = ["FUNCTION", "NAME", "REQUEUE"]
 
-__all__ = ["this_job", "unless_cancelled"]
+#: The exit code of a worker whose task should be queued again: a "temporary failure" (sysexits.h).
+REQUEUE = os.EX_TEMPFAIL
 
-#: How often a requeue is tried if the controller is slow, and the seconds in between.
-ATTEMPTS = 6
-REST_SECONDS = 5.0
+#: The name of the shell function, which gets the exit code of the task.
+NAME = "end_task"
 
-
-def this_job() -> str:
-    """Return the id of the array task that this process runs in."""
-    return f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-
-
-def unless_cancelled(job: str) -> None:
-    """Requeue the job of this process, unless it was cancelled or SLURM does so itself.
-
-    A signal has no sender: the time limit and preemption must be followed by another attempt,
-    ``scancel`` must not. The state of the job distinguishes them: it is RUNNING before the time
-    limit, within the grace time of a preemption and after a plain signal; it is COMPLETING, and
-    nothing is to be done, once it was cancelled or SLURM has requeued it.
-    """
-    for attempt in range(ATTEMPTS):
-        try:
-            shown = run_checked("scontrol", "show", "job", "--oneliner", job)
-            state = re.search(r"JobState=(\w+)", shown)
-            echo(f"interrupted in the job state {state[1] if state else 'unknown'}")
-            if state and state[1] == "RUNNING":
-                _requeue(job)
-            return
-        except SlurmUnavailable as error:
-            echo(f"not requeued: {error}")
-        if attempt + 1 < ATTEMPTS:
-            time.sleep(REST_SECONDS)
-    echo("continue with mlpsubmit resume")
-
-
-def _requeue(job: str) -> None:
-    """Requeue a job; this ends the job, and may kill the command with it."""
-    result = run("scontrol", "requeue", job)
-    if result.returncode > 0:
-        raise SlurmUnavailable(f"scontrol: {'; '.join(error_lines(result.stderr))}")
-    echo("requeued")
+#: A signal has no sender: the time limit and preemption must be followed by another attempt,
+#: scancel must not. The state of the job distinguishes them: it is RUNNING before the time limit,
+#: within the grace time of a preemption and after a plain signal; it is COMPLETING, and nothing is
+#: to be done, once it was cancelled or SLURM has requeued it. A requeue kills this script.
+FUNCTION = f"""\
+{NAME}() {{  # the task has ended with this code; {REQUEUE}: interrupted, its state is saved
+    [ "$1" -eq {REQUEUE} ] || exit "$1"
+    job=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+    for attempt in 1 2 3 4 5 6; do
+        shown=$(timeout 10 scontrol show job --oneliner "$job" 2>&1) || true
+        if [[ $shown =~ JobState=([A-Z_]+) ]]; then
+            echo "interrupted in the job state ${{BASH_REMATCH[1]}}"
+            [ "${{BASH_REMATCH[1]}}" = RUNNING ] || exit 0
+            timeout 10 scontrol requeue "$job" && echo requeued && exit 0
+        else
+            echo "not requeued: $shown"
+        fi
+        sleep 5
+    done
+    echo "continue with mlpsubmit resume"
+    exit 0
+}}""".splitlines()

@@ -10,6 +10,7 @@ from typing import Any
 from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
 
 from mlpsubmit.jobs.command_line import WORKER, module_command
+from mlpsubmit.jobs.slurm import requeue
 from mlpsubmit.jobs.slurm.arrays import Array, job_name
 from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.slurm_templates import Template
@@ -31,7 +32,8 @@ def script(
         template,
         submission.folder,
         # The shell of the batch script adds, before srun starts.
-        f"{command} $(({array.first} + SLURM_ARRAY_TASK_ID))",
+        f"{command} $(({array.first} + SLURM_ARRAY_TASK_ID)) || {requeue.NAME} $?",
+        requeue.FUNCTION,
         job_name=array.name,
         array_parallelism=array.limit or array.count,
         map_count=array.count,
@@ -49,7 +51,10 @@ def retry_script(helper: Template, submission: Submission, after: Sequence[str])
     resume = ("resume", submission.path, "--after", submission.number)
     trust = ["--trust"] if submission.trust else []
     command = python_command("mlpsubmit", *resume, "--retries", submission.retries - 1, *trust)
-    names = {"job_name": job_name(submission, "retry"), "dependency": _after(after)}
+    names: dict[str, Any] = {
+        "job_name": job_name(submission, "retry"),
+        "dependency": _after(after),
+    }
     return sbatch_text(helper, submission.folder, command, **names)
 
 
@@ -69,7 +74,13 @@ def python_command(module: str, *arguments: object) -> str:
     return shlex.join(module_command(module, *arguments))
 
 
-def sbatch_text(template: Template, folder: Path, command: str, **options: Any) -> str:
+def sbatch_text(
+    template: Template,
+    folder: Path,
+    command: str,
+    functions: Sequence[str] = (),
+    **options: Any,
+) -> str:
     """Return a script as submitit writes it, with some of its defaults replaced.
 
     - wckey: submitit sets its own, which clusters that track wckeys reject.
@@ -80,6 +91,7 @@ def sbatch_text(template: Template, folder: Path, command: str, **options: Any) 
 
     Args:
         folder: where the job's log is written.
+        functions: lines that define functions of the shell, which the command may call.
         options: further arguments of submitit.
     """
     settings: dict[str, Any] = {
@@ -88,7 +100,7 @@ def sbatch_text(template: Template, folder: Path, command: str, **options: Any) 
         "gpus_per_node": template.gpus or None,
         "signal_delay_s": template.notice_seconds,
         "wckey": None,
-        "setup": [_IGNORE_SIGTERM, *template.setup],
+        "setup": [_IGNORE_SIGTERM, *functions, *template.setup],
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True, "ntasks": 1, **template.sbatch},
         "srun_args": ["--export=ALL", "--open-mode=append", f"--cpus-per-task={template.cpus}"],

@@ -19,7 +19,7 @@ from mlpsubmit.jobs import worker
 from mlpsubmit.jobs.command_line import WORKER, module_command
 from mlpsubmit.jobs.executors import local
 from mlpsubmit.jobs.process_end import ProcessEnd
-from mlpsubmit.jobs.slurm import requeue
+from mlpsubmit.jobs.slurm.requeue import REQUEUE
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.trust import sweep_hash
 from mlpsubmit.runs.run import Run
@@ -82,13 +82,13 @@ def test_only_the_working_directory_is_searched_last(safe: dict[str, str], tmp_p
 
 
 @pytest.mark.parametrize(
-    ("executor", "cancelled", "requeued"),
-    [("slurm", False, ["41_3"]), ("slurm", True, []), ("local", False, [])],
+    ("executor", "cancelled", "code"),
+    [("slurm", False, REQUEUE), ("slurm", True, 0), ("local", False, 0)],
 )
-def test_an_interrupted_task_requeues_its_job(
+def test_an_interrupted_task_asks_to_be_queued_again(
     executor: str,
     cancelled: bool,
-    requeued: list[str],
+    code: int,
     launched: Any,
     records: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,19 +101,10 @@ def test_an_interrupted_task_requeues_its_job(
         file,
         {**records.intent(executor=executor), "slices": json.loads(file.read_bytes())["slices"]},
     )
-    jobs: list[str] = []
-
-    def unless_cancelled(job: str) -> None:
-        jobs.append(job)
-
-    monkeypatch.setattr(requeue, "unless_cancelled", unless_cancelled)
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "41")
-    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     if cancelled:
         monkeypatch.setattr(type(run.directory), "superseded", lambda *_: None)
         run.directory.end_submission(0, "cancelled")
-    assert worker.main(str(run.path), 0, sweep_hash(run.directory), 0) == 0
-    assert jobs == requeued
+    assert worker.main(str(run.path), 0, sweep_hash(run.directory), 0) == code
     assert "interrupted, its state is saved" in capsys.readouterr().out
     assert run.directory.last_heartbeat("000-0000")["state"] == "interrupted"
 

@@ -26,7 +26,7 @@ from virtual_time import THREADING, current, patch_time
 
 from mlpsubmit.jobs import as_launched, heartbeat, task, train_pack, worker
 from mlpsubmit.jobs.signals import StopFlag
-from mlpsubmit.jobs.slurm import commands, requeue
+from mlpsubmit.jobs.slurm import commands
 from mlpsubmit.jobs.store import shards
 from mlpsubmit.runs import launch, manifest
 from mlpsubmit.spec import load
@@ -51,7 +51,6 @@ def patch_product() -> None:
         CompletedProcess=subprocess.CompletedProcess,
     )
     commands.shutil = SimpleNamespace(which=lambda name: f"/usr/bin/{name}")
-    requeue.this_job = _this_job
     worker.stop_on_signals = _stop_on_signals
     task.BEATS_PER_SECOND = _BEATS
     _patch_machines()
@@ -62,13 +61,6 @@ def _schedule() -> Any:
     process = current()
     assert process is not None
     return process.world.schedule
-
-
-def _this_job() -> str:
-    process = current()
-    assert process is not None
-    names = ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
-    return "_".join(process.environment[name] for name in names)
 
 
 @contextlib.contextmanager

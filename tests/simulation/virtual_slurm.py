@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from shared_disk import Disk
 from virtual_time import Machine, Process, World, current
 
+from mlpsubmit.jobs.slurm import requeue
+
 __all__ = ["Cluster", "Element"]
 
 #: Seconds from SIGTERM to SIGKILL, and for how long a job that has ended is in the queue.
@@ -153,7 +155,7 @@ class Cluster:
             total = re.search(r"\$\(\((\d+) \+ SLURM_ARRAY_TASK_ID\)\)", command)
             assert total is not None
             command = command.replace(total[0], str(int(total[1]) + one.index))
-        words = shlex.split(command)
+        words = shlex.split(command.removesuffix(f" || {requeue.NAME} $?"))
         words = words[words.index("-c") + 2 :]  # after what lets Python run a module
         environment = (
             {}
@@ -164,13 +166,44 @@ class Cluster:
             }
         )
         process = self.world.start(
-            f"job {one.id}", one.machine, lambda: self.execute(words), environment=environment
+            f"job {one.id}",
+            one.machine,
+            lambda: self._batch(one, words),
+            environment=environment,
         )
         one.process = process
         process.output = self._log(one)
         process.ends += [lambda: self.disk.end_process(process), lambda: self._ended(one, process)]
         if one.job.limit:
             self._timed(one, process)
+
+    def _batch(self, one: Element, words: list[str]) -> None:
+        """Run the command of an element, and requeue it as the script of an array does."""
+        try:
+            self.execute(words)
+        except SystemExit as end:
+            if end.code != requeue.REQUEUE:
+                raise
+            self._requeue(one.id)
+
+    def _requeue(self, id: str) -> None:
+        for _ in range(6):
+            code, shown = self._scontrolled("show", "job", id)
+            if state := re.search(r"JobState=(\w+)", shown):
+                if state[1] != "RUNNING":
+                    return
+                code, _ = self._scontrolled("requeue", id)
+                if code == 0:
+                    return
+            self.world.sleep(5)
+
+    def _scontrolled(self, *words: str) -> tuple[int, str]:
+        """Return the exit code and the output of scontrol, which a script gives ten seconds."""
+        try:
+            done = self.run(["scontrol", *words], timeout=10)
+        except subprocess.TimeoutExpired:
+            return 124, ""
+        return done.returncode, done.stdout
 
     def _log(self, one: Element) -> Callable[[str], None]:
         """Return what appends to the log of an element; nothing if its folder is gone."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mlpsubmit.jobs.slurm import requeue
 from mlpsubmit.jobs.slurm.arrays import Array
 from mlpsubmit.jobs.slurm.script import retry_script, script
 from mlpsubmit.jobs.submission import Submission
@@ -20,6 +21,7 @@ LAST = shlex.quote(
     "import runpy, mlpsubmit; sys.path += here; "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
+FUNCTION = "\n".join(requeue.FUNCTION)
 RUN = Path("/runs/staircase/20260101-000000-abcdef")
 TASK = f"mlpsubmit.jobs.worker {RUN} 2 5e1f"
 SUBMISSION = Submission(
@@ -74,13 +76,14 @@ def test_the_whole_script_of_an_array() -> None:
 
 # setup
 trap : TERM
+{FUNCTION}
 module load cuda
 export WHERE='here'
 
 # command
 export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output {RUN}/submissions/002/%A_%a_%t_log.out --export=ALL --open-mode=append \
---cpus-per-task=6 {PYTHON} -u -c {LAST} {TASK} $((100 + SLURM_ARRAY_TASK_ID))
+--cpus-per-task=6 {PYTHON} -u -c {LAST} {TASK} $((100 + SLURM_ARRAY_TASK_ID)) || end_task $?
 """
     )
 
@@ -101,7 +104,7 @@ def test_paths_with_spaces_stay_one_word() -> None:
     text = script(template(), spaced, ARRAY)
     assert "#SBATCH --output='/my runs/s/r/submissions/000/%A_%a_0_log.out'" in text
     assert text.rstrip().endswith(
-        "mlpsubmit.jobs.worker '/my runs/s/r' 0 5e1f $((100 + SLURM_ARRAY_TASK_ID))"
+        "mlpsubmit.jobs.worker '/my runs/s/r' 0 5e1f $((100 + SLURM_ARRAY_TASK_ID)) || end_task $?"
     )
 
 
