@@ -276,6 +276,7 @@ def test_errors_show_in_the_probe(settings: dict[str, Any], message: str) -> Non
         probe(small({}, **settings))
 
 
+@pytest.mark.slow
 def test_the_probe_looks_at_every_optimizer_of_an_axis() -> None:
     probe(small({"OPTIMIZER": ["sgd", "Adagrad"]}, PARAMETRIZATION="sp"))
     with pytest.raises(SpecError, match="has no optimizer 'NoSuch'"):

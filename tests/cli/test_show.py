@@ -470,6 +470,7 @@ def test_functions_on_axes_and_where_are_compared_by_their_sources(
     assert "  nonlinearity, width: function <lambda> of nonlinearity" in lines
 
 
+@pytest.mark.slow
 def test_functions_that_one_run_has(functions: Callable[..., str], mlpsubmit: Command) -> None:
     first = functions()
     # Inserted among lambdas, which are numbered; on an axis, which was fixed; and none.
@@ -549,6 +550,7 @@ def test_sources_are_shown(
     assert "--sources: is of a whole run or spec; leave out --config" in refused.err
 
 
+@pytest.mark.slow
 def test_what_functions_on_an_axis_share_is_stored_once(
     functions: Callable[..., str], mlpsubmit: Command, workplace: Path
 ) -> None:

@@ -68,6 +68,7 @@ def run(a_sweep, configs):
 AXES = {"GAMMA": [0.5, 2.0], "trial": range(2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"ONLINE": False, "ONLYTHRESHOLDS": True}])
 def test_packed_and_one_by_one_they_measure_the_same_and_change_nothing(settings):
     measured = sweep(AXES, grabs=GRABS, **settings)
@@ -273,6 +274,7 @@ def _of_the_library(name):
     return functools.partial(grab, **{k: few[k] for k in few.keys() & declared(grab)})
 
 
+@pytest.mark.slow
 def test_every_grab_of_the_library_names_what_it_measures(workplace):
     of_library = {name: _of_the_library(name) for name in grab_names()}
     assert all(labels_of(grab).long_name for grab in of_library.values())

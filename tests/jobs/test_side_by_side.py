@@ -152,6 +152,7 @@ def test_one_that_fails_leaves_the_others_alone(
     assert "KeyError" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_that_finds_no_memory_waits_for_the_others(
     train: Callable[..., Any],
     alone: xarray.Dataset,

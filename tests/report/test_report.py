@@ -158,6 +158,7 @@ def test_columns_are_the_axes_and_results_of_the_dataset(curves_run: Run) -> Non
     assert np.array_equal(np.array(final)[done], last[done])
 
 
+@pytest.mark.slow
 def test_curves_share_the_room(
     records: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +180,7 @@ def test_curves_share_the_room(
     assert "No room for the curves of g0, g1, g2" in page
 
 
+@pytest.mark.slow
 def test_a_report_of_several_runs_joins_them(tmp_path: Path, mlpsubmit: Command) -> None:
     runs = [
         launched(folder(tmp_path / name), SMALL.replace("LR=0.1", f"LR={rate}"))
@@ -368,6 +370,7 @@ def test_damaged_files_of_a_run_cost_no_more_than_their_content(
     assert "20 of 20" in page
 
 
+@pytest.mark.slow
 def test_a_picture_has_no_styles_and_is_small(curves_run: Run) -> None:
     drawn = read([curves_run]).picture
     assert drawn.svg.startswith("<svg ")

@@ -233,6 +233,7 @@ def test_parquet_nests_the_lists_of_matrices(fakes, tmp_path):
     assert table["gram"].to_pylist() == gram.tolist()
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(data=st.data(), batch=st.sampled_from([1, 200, 2**22]))
 def test_both_tables_hold_the_dataset_whatever_the_batches(fakes, tmp_path_factory, data, batch):

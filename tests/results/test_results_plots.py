@@ -160,6 +160,7 @@ def test_numbers_that_are_too_many_for_a_legend_have_a_scale(fakes, draw):
     assert len({line.get_color() for line in axes[0, 0].lines}) == 12
 
 
+@pytest.mark.slow
 def test_words_that_are_too_many_are_thinned_and_it_is_said(fakes, tmp_path):
     dataset = traced(fakes, fakes.layout(a=range(3), b=[f"b{i}" for i in range(14)]))
     drawn = plot_to_file(dataset, Request(roles={"hue": "a"}), tmp_path / "figure.png")
@@ -397,6 +398,7 @@ def test_another_test_loss_is_dashed(fakes, draw):
     assert (train[:10], test[:9]) == ("train loss", "test loss")
 
 
+@pytest.mark.slow
 def test_long_curves_are_thinned_and_many_too(fakes, tmp_path, draw):
     axes = draw(traced(fakes, fakes.layout(a=range(2)), steps=30_000))
     line = axes[0, 0].lines[0]

@@ -334,6 +334,7 @@ def waiting(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
 KILL = ProcessEnd(signal=int(signal.SIGKILL))
 
 
+@pytest.mark.slow
 def test_a_pack_killed_once_trains_as_ever_and_twice_in_halves(
     waiting: Callable[..., Run], capfd: pytest.CaptureFixture[str]
 ) -> None:

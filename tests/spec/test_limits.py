@@ -132,6 +132,7 @@ def test_gigantic_schedules_are_refused() -> None:
         Sweep(batchfn=batches, GRAB_EVERY="log:" + "9" * 5000)
 
 
+@pytest.mark.slow
 def test_gigantic_contents_of_functions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Reduced:
         def __reduce__(self) -> Any:

@@ -47,6 +47,7 @@ def test_json_without_a_checksum_is_damaged(tmp_path: Path, text: bytes) -> None
         read_json(tmp_path / "a.json")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(st.recursive(st.none() | st.floats() | st.integers() | st.text(), st.lists))
 def test_any_json_reads_back(value: Any) -> None:
