@@ -8,7 +8,6 @@ is queried. It does not apply CUDA_VISIBLE_DEVICES; entries of that variable are
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASSUMED_MEMORY",
+    "device_memory",
     "device_name",
     "free_memory",
-    "memory_of_type",
     "missing_gpu",
     "task_device",
     "uuids",
@@ -101,16 +100,6 @@ def _handle(entry: str) -> Any:
     return pynvml.nvmlDeviceGetHandleByUUID(entry)
 
 
-def memory_of_type(gpu_type: str) -> int:
-    """Return the bytes in the name of a GPU type, such as "a100-80gb" or "1g.10gb".
-
-    Returns:
-        :data:`ASSUMED_MEMORY` if there are none in it.
-    """
-    found = re.search(r"(\d+)\s*gi?b\b", gpu_type, re.IGNORECASE)
-    return int(found.group(1)) << 30 if found else ASSUMED_MEMORY
-
-
 def task_device() -> torch.device:
     """Return the device that this process trains on: its first visible GPU, or the CPU."""
     import torch
@@ -152,3 +141,12 @@ def device_name(device: torch.device) -> str:
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Return the bytes of a GPU, used or free; None for the CPU."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.get_device_properties(device).total_memory)

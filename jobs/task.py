@@ -21,7 +21,7 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.failures import RowsFailure
-from mlpsubmit.jobs.gpus import device_name, missing_gpu, task_device
+from mlpsubmit.jobs.gpus import device_memory, device_name, missing_gpu, task_device
 from mlpsubmit.jobs.heartbeat import (
     HEARTBEAT_SECONDS,
     SLOWEST_BEAT,
@@ -130,6 +130,7 @@ def run_task(
         fields = {
             "task": name,
             "device": device_name(device),
+            "device_memory": device_memory(device),
             "cpu_name": cpu_name(),
             "threads": plan.threads,
             # The process of the debug executor has done other things before.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.gpus import device_name, task_device
+from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.native.cpu import cpu_name
 
@@ -51,9 +52,21 @@ class Executor(abc.ABC):
         """
         return min(self.max_tasks(cost), packs)
 
-    def memory(self) -> int | None:
-        """Return the GPU memory in bytes to plan for in each task; None without GPUs."""
+    def memory(self, earlier: Iterable[RunDirectory] = ()) -> int | None:
+        """Return the GPU memory in bytes to plan for in each task; None without GPUs.
+
+        Args:
+            earlier: runs, the newest first, whose tasks may have found how much there is.
+        """
         return None
+
+    def device_lines(self, *, planned: bool) -> Sequence[str]:
+        """Return which devices tasks may get, as far as that is not certain, for a dry run.
+
+        Args:
+            planned: whether :meth:`memory` was what the packs are planned for.
+        """
+        return []
 
     @property
     def has_gpus(self) -> bool:

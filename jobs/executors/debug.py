@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
@@ -13,7 +13,7 @@ from mlpsubmit.jobs.as_launched import as_launched
 from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.garbage import resume_collection
 from mlpsubmit.jobs.signals import stop_on_signals
-from mlpsubmit.jobs.store.run_directory import task_name
+from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.task import run_task
 from mlpsubmit.training.global_state import global_state_kept
@@ -35,7 +35,7 @@ class DebugExecutor(Executor):
         """Return one."""
         return 1
 
-    def memory(self) -> int | None:
+    def memory(self, earlier: Iterable[RunDirectory] = ()) -> int | None:
         """Return what is free on the GPU of this process."""
         return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mlpsubmit.jobs.executors.base import Executor
 from mlpsubmit.jobs.gpus import free_memory, uuids, visible_entries
 from mlpsubmit.jobs.slurm.allocation import Allocation, allocation
 from mlpsubmit.jobs.slurm.helper_job import exit_on_signals
-from mlpsubmit.jobs.store.run_directory import task_name
+from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.throughput import calibrate
 from mlpsubmit.spec.hyperparameters import Hyperparameters
@@ -72,7 +72,7 @@ class LocalExecutor(Executor):
         """Whether there are GPUs: then each task has one."""
         return bool(self.devices)
 
-    def memory(self) -> int | None:
+    def memory(self, earlier: Iterable[RunDirectory] = ()) -> int | None:
         """Return the free bytes on the fullest of the GPUs."""
         return free_memory(self.devices) if self.devices else None
 

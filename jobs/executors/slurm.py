@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +14,16 @@ from mlpsubmit.display.progress import doing
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.jobs.executors.base import Executor
-from mlpsubmit.jobs.gpus import memory_of_type
-from mlpsubmit.jobs.slurm import filesystems, sbatch
+from mlpsubmit.jobs.slurm import filesystems, gpu_types, sbatch
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, settings
+from mlpsubmit.jobs.slurm.gpu_types import GpuType
 from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_job, scratch_dir
-from mlpsubmit.jobs.slurm.nodes import nodes_of, resource_errors
+from mlpsubmit.jobs.slurm.nodes import Node, nodes_of, resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.slurm.script import retry_script, script
+from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.throughput import calibrate
 from mlpsubmit.slurm_templates import Template, time_limit
@@ -64,6 +66,8 @@ class SlurmExecutor(Executor):
             )
         self.template = template
         self._tasks = tasks
+        #: By host, the bytes of each GPU that earlier tasks found, by its name.
+        self._recorded: dict[str, dict[str, int]] = {}
 
     def max_tasks(self, cost: float) -> int:
         """Return the number that the user gave, else as many as are worth starting."""
@@ -74,9 +78,29 @@ class SlurmExecutor(Executor):
         """Whether the template asks for any."""
         return bool(self.template.gpu_count)
 
-    def memory(self) -> int | None:
-        """Return the memory of the template's type of GPU, a default if its name has none."""
-        return memory_of_type(self.template.gpu_type) if self.template.gpu_count else None
+    def memory(self, earlier: Iterable[RunDirectory] = ()) -> int | None:
+        """Return the least memory of the types of GPU that a task may get."""
+        if not self.template.gpu_count:
+            return None
+        with contextlib.suppress(UserError):  # the cluster does not answer
+            self._recorded = gpu_types.recorded_gpus(earlier, self._settings.get("ClusterName"))
+        return self._gpu_types[0].memory
+
+    @cached_property
+    def _nodes(self) -> list[Node]:
+        """The nodes of the partition; empty if the scheduler does not answer."""
+        return nodes_of(self.template.partition)
+
+    @property
+    def _gpu_types(self) -> list[GpuType]:
+        """The types of GPU that a task may get, the one with the least memory first."""
+        if not self.template.gpu_count:
+            return []
+        return gpu_types.gpu_types(self.template, self._nodes, self._recorded)
+
+    def device_lines(self, *, planned: bool) -> list[str]:
+        """Return the types of GPU that tasks may get."""
+        return gpu_types.lines(self._gpu_types, planned=planned)
 
     def threads_per_task(self, tasks: int) -> int:
         """Return the template's cores per task."""
@@ -124,10 +148,9 @@ class SlurmExecutor(Executor):
             UserError: for a runs folder that the nodes cannot see.
             Rejected: if sbatch would reject that job.
         """
-        nodes = nodes_of(self.template.partition)
-        if errors := resource_errors(self.template, nodes):
+        if errors := resource_errors(self.template, self._nodes):
             raise SpecError(errors, f"template {self.template.name}")
-        if reason := filesystems.unusable(submission.path, nodes):
+        if reason := filesystems.unusable(submission.path, self._nodes):
             raise UserError(reason)
         if submission.retries:
             with doing("asking SLURM whether it takes the job of --retries"):

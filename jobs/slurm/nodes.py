@@ -9,12 +9,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlpsubmit.jobs.gpu_models import model_of
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked
+from mlpsubmit.jobs.slurm.constraint import allows
 from mlpsubmit.slurm_templates import Template, time_limit
 
-__all__ = ["Node", "gpus_of", "nodes_of", "resource_errors"]
+__all__ = ["Node", "gpus_of", "nodes_of", "possible_nodes", "resource_errors"]
 
-_FORMAT = "%n|%P|%c|%m|%l|%G"
+_FORMAT = "%n|%P|%c|%m|%l|%G|%f"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Node:
         memory: in MiB.
         gpus: (type, count) pairs; a type may be empty.
         minutes: the time limit of the partition; None without one.
+        features: by which constraints choose nodes.
     """
 
     host: str
@@ -33,6 +36,20 @@ class Node:
     memory: int
     gpus: tuple[tuple[str, int], ...]
     minutes: int | None
+    features: tuple[str, ...] = ()
+
+    def gpus_of_type(self, gpu_type: str) -> int:
+        """Return how many GPUs of a type it has; of all types if that is empty."""
+        return sum(count for own, count in self.gpus if gpu_type in ("", own))
+
+    @property
+    def gpu_types(self) -> tuple[str, ...]:
+        """The types of its GPUs; of untyped ones a feature that names a model, or else empty."""
+        named = [own for own, _ in self.gpus if own]
+        if named or not self.gpus:
+            return tuple(dict.fromkeys(named))
+        models = [own for own in self.features if model_of(own) and not own.isdigit()]
+        return (max(models, key=len),) if models else ("",)
 
 
 def nodes_of(partition: str | None) -> list[Node]:
@@ -49,12 +66,47 @@ def nodes_of(partition: str | None) -> list[Node]:
     for line in text.splitlines():
         if line.count("|") != _FORMAT.count("|"):
             continue  # a header
-        host, name, cores, memory, limit, gres = line.strip().split("|")
+        host, name, cores, memory, limit, gres, features = line.strip().split("|")
         # The default partition is the one with a star.
         if name.rstrip("*") in partition.split(",") if partition else name.endswith("*"):
             counts = _number(cores), _number(memory)
-            found.append(Node(host.partition(".")[0], *counts, gpus_of(gres), _minutes(limit)))
+            found.append(
+                Node(
+                    *(host.partition(".")[0], *counts, gpus_of(gres), _minutes(limit)),
+                    tuple(name for name in features.split(",") if name not in ("", "(null)")),
+                )
+            )
     return found
+
+
+def possible_nodes(template: Template, nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes on which a task may run, as far as its request says.
+
+    Args:
+        nodes: those of its partition.
+    """
+    hosts = {name: _hosts(template.sbatch.get(name)) for name in ("nodelist", "exclude")}
+    found = [
+        node
+        for node in nodes
+        if (template.constraint is None or allows(template.constraint, node.features) is not False)
+        and (hosts["nodelist"] is None or node.host in hosts["nodelist"])
+        and (hosts["exclude"] is None or node.host not in hosts["exclude"])
+        and node.cores >= template.cpus
+        and node.memory >= (template.megabytes or 0)
+        and node.gpus_of_type(template.gpu_type) >= template.gpu_count
+    ]
+    return found or list(nodes)  # sbatch has the word for what no node fits
+
+
+def _hosts(expression: str | bool | None) -> set[str] | None:
+    """Return the hosts of an expression such as ``n[1-3],m7``; None if it cannot be read."""
+    if not isinstance(expression, str):
+        return None
+    try:  # which asks nobody
+        return set(run_checked("scontrol", "show", "hostnames", expression).split())
+    except SlurmUnavailable:
+        return None
 
 
 def _number(text: str) -> int:
@@ -98,7 +150,7 @@ def resource_errors(template: Template, nodes: Sequence[Node]) -> list[str]:
     ]
     gpu_type = template.gpu_type
     of = f" {gpu_type} GPUs in {where}" if gpu_type else f" GPUs in {where}"
-    has = [sum(count for own, count in node.gpus if gpu_type in ("", own)) for node in nodes]
+    has = [node.gpus_of_type(gpu_type) for node in nodes]
     errors.append(_beyond("gpus", template.gpu_count, has, of))
     limits = [node.minutes for node in nodes if node.minutes is not None]
     if template.minutes and len(limits) == len(nodes) and template.minutes > max(limits):

@@ -424,6 +424,7 @@ class Beat(TypedDict, total=False):
     error: str
     attempt: Count
     device: str
+    device_memory: Count | None
     cpu_name: str
     threads: Count
     startup: Amount | None

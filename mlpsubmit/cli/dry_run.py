@@ -175,6 +175,7 @@ class DryRun:
             echo(f"  ... and {counted(len(tasks) - SHOWN_TASKS, 'more task')}")
         for line in (
             *self._size_lines(),
+            *executor.device_lines(planned=self.launch.run is None),
             *self._time_lines(),
             *executor.describe(self.launch.submission),
         ):

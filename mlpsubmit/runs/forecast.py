@@ -11,12 +11,9 @@ from mlpsubmit.jobs.throughput.estimate import Estimate, estimate_tasks
 from mlpsubmit.jobs.throughput.speeds import Speed, Speeds, earlier_speeds
 from mlpsubmit.jobs.throughput.workload import Workload, Workloads, workloads_of
 from mlpsubmit.runs.launch import PreparedLaunch
-from mlpsubmit.runs.locate import all_runs, readable, runs_folder
+from mlpsubmit.runs.locate import newest_runs
 
 __all__ = ["by_calibration", "by_earlier_runs"]
-
-#: The most runs that are searched for speeds, the newest first.
-MOST_RUNS = 50
 
 
 def by_earlier_runs(launch: PreparedLaunch, runs_dir: Path | None) -> Estimate | None:
@@ -29,9 +26,7 @@ def by_earlier_runs(launch: PreparedLaunch, runs_dir: Path | None) -> Estimate |
     threads = launch.plan.threads
     device = launch.executor.device(threads)
     same_hardware = partial(launch.executor.same_hardware, threads)
-    newest = all_runs(runs_folder(runs_dir))[: -MOST_RUNS - 1 : -1]
-    runs = readable(newest, OSError)
-    speeds = earlier_speeds(runs, same_hardware, f"by earlier runs on {device}")
+    speeds = earlier_speeds(newest_runs(runs_dir), same_hardware, f"by earlier runs on {device}")
     return _estimate(launch, workloads_of(launch.plan, launch.sweep), speeds)
 
 

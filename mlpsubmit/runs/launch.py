@@ -28,7 +28,14 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.trust import content_hash, owner, sweep_hash
 from mlpsubmit.runs.continuation import Continuation, find_continuation
-from mlpsubmit.runs.locate import RUNS_VARIABLE, next_launch, runs_folder, runs_of, with_results
+from mlpsubmit.runs.locate import (
+    RUNS_VARIABLE,
+    newest_runs,
+    next_launch,
+    runs_folder,
+    runs_of,
+    with_results,
+)
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import missing_packs, start, submission_for, submission_lock
 from mlpsubmit.spec.guard import stop_reading
@@ -117,6 +124,8 @@ def launch(
             return run
         if len(prepared.missing):
             chosen.check(prepared.submission)
+            for line in chosen.device_lines(planned=False):
+                echo(line)
         if run is None:
             reads = source_folders(sweep)
             content = manifest(sweep, spec, command, prepared.reused.count, prepared.path, reads)
@@ -273,7 +282,7 @@ def prepare(
             return prepared(run, run.path, plan, missing_packs(directory, plan), reused)
     reused.add(earlier)
     max_tasks = executor.max_tasks(make_plan(sweep, 1, 1, reused.indices).cost)
-    plan = make_plan(sweep, max_tasks, 1, reused.indices, executor.memory())
+    plan = make_plan(sweep, max_tasks, 1, reused.indices, executor.memory(newest_runs(runs_dir)))
     threads = executor.threads_per_task(min(max_tasks, max(plan.packs, 1)))
     plan, continuation = find_continuation(sweep, replace(plan, threads=threads), earlier)
     path = folder / (time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))

@@ -24,6 +24,7 @@ __all__ = [
     "Selected",
     "all_runs",
     "find_run",
+    "newest_runs",
     "next_launch",
     "readable",
     "run_folders",
@@ -35,6 +36,9 @@ __all__ = [
 
 RUNS_VARIABLE = "MLPSUBMIT_RUNS"
 DEFAULT_RUNS = "mlpruns"
+
+#: The most runs of which tasks are read, for what they tell of devices.
+_NEWEST = 50
 
 #: A folder that is the rest of a run.
 _RUN_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}")
@@ -75,6 +79,11 @@ def readable(paths: Iterable[Path], *ignored: type[Exception]) -> Iterator[RunDi
     for path in paths:
         with contextlib.suppress(RunError, *ignored):
             yield RunDirectory.open(path)
+
+
+def newest_runs(runs_dir: str | Path | None) -> Iterator[RunDirectory]:
+    """Yield the newest runs of any sweep, the newest first, whose tasks tell of their devices."""
+    return readable(all_runs(runs_folder(runs_dir))[: -_NEWEST - 1 : -1], OSError)
 
 
 def with_results(paths: Iterable[Path]) -> Iterator[RunDirectory]:

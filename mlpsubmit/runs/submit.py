@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlpsubmit import files
+from mlpsubmit.display.output import echo
 from mlpsubmit.display.progress import doing
 from mlpsubmit.errors import BusyError, DamageError, RunError, error_text
 from mlpsubmit.jobs.heartbeat import is_elsewhere
@@ -144,6 +145,8 @@ def start(
         )
         if not checked:
             executor.check(submission)
+            for line in executor.device_lines(planned=False):
+                echo(line)
         # Recorded before the submission, because the debug executor trains in it.
         with _recorded(run) if after is None else contextlib.nullcontext():
             submit(run, executor, submission, plan, missing, after)
