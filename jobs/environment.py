@@ -25,6 +25,7 @@ def environment(device: torch.device) -> dict[str, str | int]:
         "cuda": _cuda() if device.type == "cuda" else "",
         "device": device_name(device),
         "cpu": cpu_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "c_functions": _c_functions() if device.type == "cpu" else "",
         "threads": torch.get_num_threads(),
     }

@@ -23,6 +23,7 @@ __all__ = [
     "device_memory",
     "device_name",
     "free_memory",
+    "gpu_names",
     "missing_gpu",
     "task_device",
     "uuids",
@@ -81,6 +82,24 @@ def free_memory(entries: Sequence[str | int]) -> int:
         return min(int(pynvml.nvmlDeviceGetMemoryInfo(handle).free) for handle in handles)
     except pynvml.NVMLError:
         return ASSUMED_MEMORY
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def gpu_names(entries: Sequence[str | int]) -> list[str]:
+    """Return the driver's names of some GPUs of this machine; empty if it does not say them all.
+
+    Args:
+        entries: as :func:`free_memory` takes them.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        return [str(pynvml.nvmlDeviceGetName(_handle(str(entry)))) for entry in entries]
+    except pynvml.NVMLError:
+        return []
     finally:
         pynvml.nvmlShutdown()
 

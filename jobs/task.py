@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -37,11 +37,13 @@ from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store import run_directory, shards
 from mlpsubmit.jobs.store.environments import (
     NOT_IDENTICAL,
+    device_kind,
     differences,
     publish_environments,
     stored_environments,
 )
 from mlpsubmit.jobs.store.npz import npz_bytes
+from mlpsubmit.jobs.store.records import Intent
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.store.shards import Shard
 from mlpsubmit.jobs.supervisor import Supervision
@@ -110,7 +112,7 @@ def run_task(
         ``done``; ``interrupted`` if ``stop`` was set, with the state of the pack saved;
         ``overtaken`` if another process trains these packs now, with nothing saved; ``stopped``
         at a failure; or ``stuck`` if this and the attempts before it all ended before they had
-        trained anything, or if the GPU that the task was given is missing.
+        trained anything, or if the device is not one that the task may train on.
     """
     # Before anything loads torch's compiler, which then looks up where to put its files.
     compiled = run.path / run_directory.COMPILED
@@ -155,7 +157,9 @@ def run_task(
             ) as heartbeat,
         ):
             environments = [environment(device)]
-            publish_environments(shard.path, environments)
+            refusal = _refusal(run, intent, environments[0], heartbeat)
+            if not refusal:
+                publish_environments(shard.path, environments)
             _report_other_environments(run)
             context = TaskContext(
                 *(run, sweep, plan, device, data, stop, heartbeat, meter, roofline),
@@ -165,9 +169,32 @@ def run_task(
             if on_failure is not None:  # a debugger is for one pack at a time
                 room = replace(room, most=1)
             task = _Task(context, shard, room, supervision, environments)
-            if intent["gpus"] and device.type == "cpu":
-                return task.give_up(missing_gpu())
-            return task.run(packs)
+            return task.give_up(refusal) if refusal else task.run(packs)
+
+
+def _refusal(
+    run: RunDirectory, intent: Intent, own: Mapping[str, Any], heartbeat: Heartbeat
+) -> str:
+    """Return why a task must not train on this device; empty if it may.
+
+    Args:
+        own: the environment of this process.
+    """
+    if intent["gpus"] and own["device"] == "cpu":
+        return missing_gpu()
+    if not intent["same_device"]:
+        return ""
+    device, host = device_kind(own), str(heartbeat["host"])
+    bound = run.bind_to_device(device, str(heartbeat["task"]), host)
+    if bound["device"] == device:
+        return ""
+    where = f", as task {bound['task']} did on {bound['host']}" if bound["task"] else ""
+    return (
+        f"same_device: the run trains on {bound['device']}{where}, and this task has {device} "
+        f"on {host}, where it trains nothing; resume with what gets every task the same: "
+        "--gpus TYPE:1, --constraint or --partition; or let results differ by rounding: "
+        "--no-same-device"
+    )
 
 
 def _record_last_end(run: RunDirectory, task: str, supervision: Supervision | None) -> None:

@@ -302,6 +302,27 @@ def publish_json(path: Path, content: Mapping[str, Any], *, sync: bool = True) -
     publish(path, encoded, sync=sync)
 
 
+def publish_first(path: Path, content: Mapping[str, Any]) -> bool:
+    """Publish a JSON object unless the file exists: of several processes one alone does it.
+
+    Returns:
+        Whether this was the one.
+    """
+    temporary = _sibling(path)
+    try:
+        with full_disk_named(path, lambda: _size(temporary)), temporary.open("xb") as file:
+            file.write(summed_json(content))
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading, without ever waiting for a writer.
 

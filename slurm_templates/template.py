@@ -30,6 +30,7 @@ from mlpsubmit.slurm_templates.sbatch_options import (
 )
 from mlpsubmit.slurm_templates.values import (
     count,
+    flag,
     gpus,
     line,
     lines,
@@ -59,6 +60,7 @@ Gpus = Annotated[int | str, PlainValidator(gpus)]
 Count = Annotated[int, PlainValidator(count(1))]
 Memory = Annotated[str, PlainValidator(memory)]
 Notice = Annotated[int, PlainValidator(count(1, _MOST_NOTICE))]
+Flag = Annotated[bool, PlainValidator(flag)]
 Setup = Annotated[tuple[Line, ...], BeforeValidator(lines)]
 Options = Annotated[
     dict[
@@ -97,6 +99,10 @@ class Template(BaseModel):
     gpus: Gpus = _field(1, "GPUs of a task")
     cpus: Count = _field(4, "CPU cores of a task")
     mem: Memory | None = _field(None, "RAM of a task; the partition's default unless given")
+    same_device: Flag | None = _field(
+        None,
+        "whether all tasks of a run train on one type of GPU, or model of CPU; no unless given",
+    )
     max_parallel: Count | None = _field(None, "tasks that run at once, at most")
     notice: Notice | None = _field(
         None, "seconds before the time limit at which a task saves its state; chosen unless given"

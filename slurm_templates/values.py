@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["count", "gpus", "line", "lines", "mebibytes", "memory", "word"]
+__all__ = ["count", "flag", "gpus", "line", "lines", "mebibytes", "memory", "word"]
 
 #: Longer numbers are no sensible count, and Python refuses to convert the longest.
 _DIGITS = re.compile(r"\d{1,9}", re.A)
@@ -55,6 +55,13 @@ def gpus(value: Any) -> int | str:
         if _DIGITS.fullmatch(tried) or _TYPED_GPUS.fullmatch(tried):
             raise ValueError(f"{valid}; try {tried!r}")
     raise ValueError(valid)
+
+
+def flag(value: Any) -> bool:
+    """Return true or false."""
+    if not isinstance(value, bool):
+        raise ValueError("should be true or false")
+    return value
 
 
 def memory(value: Any) -> str:

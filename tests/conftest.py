@@ -157,6 +157,7 @@ class Records:
     def intent(slices: Any = (((0, 1),),), **fields: Any) -> dict[str, Any]:
         """Return the content of an intent.json, for SLURM if ``executor`` is slurm."""
         local = {"executor": "local", "host": "x", "created": 0.0, "gpus": False}
+        local |= {"same_device": False}
         listed = [[list(one) for one in slice_] for slice_ in slices]
         slurm = {"arrays": [], "retries": 0, "retry": None, "template": {}, "tasks": None}
         slurm |= {"cluster": "mlp", "user": os.getuid()}

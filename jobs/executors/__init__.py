@@ -55,6 +55,7 @@ def choose(
     *,
     pdb: bool = False,
     keep_going: bool = False,
+    same_device: bool | None = None,
 ) -> Executor:
     """Return an executor, constructed with the settings that its class declares.
 
@@ -67,6 +68,8 @@ def choose(
         base: the template if ``slurm`` names none.
         pdb: with ``debug``, open a debugger when a pack fails.
         keep_going: with ``debug``, train the other packs when one has failed.
+        same_device: whether all tasks of the run are to train on one kind of device; by default
+            what the template says.
 
     Raises:
         UserError: for an unknown name, invalid tasks, retries or template, or if there are not as
@@ -86,12 +89,17 @@ def choose(
             f"--executor {name}: only SLURM takes {', '.join(slurm.options)}; leave that out"
             + ("" if configured() else " (this machine has no sbatch configured for a cluster)")
         )
+    template = slurm.resolve(base) if name == "slurm" else None
+    if template is not None and same_device is not None:
+        template = template.model_copy(update={"same_device": same_device})
     settings = {
         "hyperparameters": hyperparameters,
         "tasks": tasks,
-        "template": slurm.resolve(base) if name == "slurm" else None,
+        "template": template,
         "pdb": pdb,
         "keep_going": keep_going,
     }
     executor: Executor = call(pkgutil.resolve_name(EXECUTORS[name]), settings)
+    if same_device is not None:
+        executor.same_device = same_device
     return executor

@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
+from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.gpus import device_name, task_device
+from mlpsubmit.jobs.store.environments import device_kind
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.native.cpu import cpu_name
@@ -26,9 +28,12 @@ class Executor(abc.ABC):
 
     Attributes:
         name: as ``--executor`` takes it.
+        same_device: whether all tasks of the run are to train on one kind of device; None if the
+            user does not say.
     """
 
     name: ClassVar[str]
+    same_device: bool | None = None
 
     @abc.abstractmethod
     def max_tasks(self, cost: float) -> int:
@@ -59,6 +64,20 @@ class Executor(abc.ABC):
             earlier: runs, the newest first, whose tasks may have found how much there is.
         """
         return None
+
+    def device_error(self, device: str) -> str:
+        """Return why tasks would not all train on one kind of device; empty if they may.
+
+        Args:
+            device: the kind that it must be; empty for any.
+        """
+        own = device_kind(environment(task_device()))
+        if device in ("", own):
+            return ""
+        return (
+            f"the results so far were made on {device}, and this machine has {own}; go on where "
+            "they were made, or leave it out (--no-same-device)"
+        )
 
     def device_lines(self, *, planned: bool) -> Sequence[str]:
         """Return which devices tasks may get, as far as that is not certain, for a dry run.

@@ -17,7 +17,7 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.command_line import WORKER, module_command
 from mlpsubmit.jobs.executors.base import Executor
-from mlpsubmit.jobs.gpus import free_memory, uuids, visible_entries
+from mlpsubmit.jobs.gpus import free_memory, gpu_names, uuids, visible_entries
 from mlpsubmit.jobs.slurm.allocation import Allocation, allocation
 from mlpsubmit.jobs.slurm.helper_job import exit_on_signals
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
@@ -75,6 +75,18 @@ class LocalExecutor(Executor):
     def memory(self, earlier: Iterable[RunDirectory] = ()) -> int | None:
         """Return the free bytes on the fullest of the GPUs."""
         return free_memory(self.devices) if self.devices else None
+
+    def device_error(self, device: str) -> str:
+        """Return why the GPUs of DEVICES are not one kind, as far as the driver names them."""
+        if not self.devices:
+            return super().device_error(device)
+        named: dict[str, list[str]] = {}
+        for number, name in enumerate(gpu_names(self.devices)):
+            named.setdefault(name, []).append(str(number))
+        if len(named) < 2:
+            return ""
+        listed = "; ".join(f"{name} ({', '.join(own)})" for name, own in named.items())
+        return f"the GPUs are of several kinds: {listed}; choose some of one kind with DEVICES"
 
     def threads_per_task(self, tasks: int) -> int:
         """Return a task's share of the cores."""

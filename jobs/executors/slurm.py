@@ -66,6 +66,7 @@ class SlurmExecutor(Executor):
             )
         self.template = template
         self._tasks = tasks
+        self.same_device = template.same_device
         #: By host, the bytes of each GPU that earlier tasks found, by its name.
         self._recorded: dict[str, dict[str, int]] = {}
 
@@ -97,6 +98,10 @@ class SlurmExecutor(Executor):
         if not self.template.gpu_count:
             return []
         return gpu_types.gpu_types(self.template, self._nodes, self._recorded)
+
+    def device_error(self, device: str) -> str:
+        """Return why tasks may get several types of GPU, or another one than they must."""
+        return gpu_types.error(self._gpu_types, device)
 
     def device_lines(self, *, planned: bool) -> list[str]:
         """Return the types of GPU that tasks may get."""

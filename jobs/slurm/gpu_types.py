@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from itertools import islice
 
 from mlpsubmit.display.text import counted
-from mlpsubmit.jobs.gpu_models import is_of_type, memory_in_name, smallest_memory
+from mlpsubmit.jobs.gpu_models import is_of_type, memory_in_name, model_of, smallest_memory
 from mlpsubmit.jobs.gpus import ASSUMED_MEMORY
 from mlpsubmit.jobs.slurm.nodes import Node, possible_nodes
 from mlpsubmit.jobs.store.records import Beat
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.slurm_templates import Template
 
-__all__ = ["GpuType", "gpu_types", "lines", "pins", "recorded_gpus"]
+__all__ = ["GpuType", "error", "gpu_types", "lines", "pins", "recorded_gpus"]
 
 #: Heartbeats that are read at most, from those of the newest runs on.
 MOST_HEARTBEATS = 400
+
+#: A type that neither SLURM nor a feature names.
+UNKNOWN = "an unknown type"
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class GpuType:
     def __str__(self) -> str:
         memory = f"{self.memory / (1 << 30):.3g} GiB"
         nodes = f", {counted(self.nodes, 'node')}" if self.nodes else ""
-        return f"{self.name or 'of unknown type'} ({memory}: {self.source}{nodes})"
+        return f"{self.name or UNKNOWN} ({memory}: {self.source}{nodes})"
 
     def has(self, device: str) -> bool:
         """Return whether a GPU with the driver's name for it is of this type, by the names."""
@@ -141,6 +144,27 @@ def _beats(runs: Iterable[RunDirectory], cluster: str | None) -> Iterator[Beat]:
             yield from run.heartbeats(number).values()
 
 
+def error(types: Sequence[GpuType], device: str) -> str:
+    """Return why tasks may not all get one type of GPU; empty if they do, or that is not known.
+
+    Args:
+        device: the driver's name of the one that they must get; empty for any.
+    """
+    fitting = [own for own in types if own.has(device)] if device else list(types)
+    if len(types) > 1:
+        must = f"; the results so far were made on {device}" if device else ""
+        alone = pins(fitting or types) or "another --partition or --constraint"
+        every = " or ".join(map(str, types))
+        return f"tasks may get {every}{must}; choose one type: {alone}"
+    if device and model_of(device) and [own for own in types if model_of(own.name)] and not fitting:
+        return (
+            f"the results so far were made on {device}, and tasks would get {types[0].name}; give "
+            "a --gpus, --constraint or --partition that gets them the same, or leave it out "
+            "(--no-same-device)"
+        )
+    return ""
+
+
 def pins(types: Sequence[GpuType]) -> str:
     """Return the options with which tasks get one type alone, for a message; empty if none."""
     return " or ".join(own.pin for own in types if own.pin)
@@ -156,7 +180,7 @@ def lines(types: Sequence[GpuType], *, planned: bool) -> list[str]:
         return [f"GPUs: {own}; packs are planned for that memory" for own in types if planned]
     found = [f"GPUs: tasks may get {' or '.join(map(str, types))}"]
     if planned:
-        unknown = "those of unknown type"
-        found.append(f"packs are planned for {types[0].name or unknown}, with the least memory")
+        least = types[0].name or UNKNOWN
+        found.append(f"packs are planned for {least}, with the least memory")
     alone = f"; for one type: {pins(types)}" if pins(types) else ""
     return [*found, f"on different types, results agree up to rounding only{alone}"]

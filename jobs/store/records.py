@@ -28,6 +28,7 @@ __all__ = [
     "MOST_PACKS",
     "Beat",
     "DataRecord",
+    "DeviceRecord",
     "Ended",
     "Ends",
     "Environments",
@@ -323,6 +324,15 @@ class Launched(TypedDict):
 
 
 @_open
+class DeviceRecord(TypedDict):
+    """device.json: the device to which same_device binds a run, and the task that did."""
+
+    device: str
+    task: str
+    host: str
+
+
+@_open
 class ArrayRecord(TypedDict):
     """A job array, before it is submitted."""
 
@@ -339,6 +349,7 @@ class Intent(TypedDict):
     host: str
     created: Amount
     gpus: bool
+    same_device: bool
     slices: list[list[Range]]
     arrays: NotRequired[list[ArrayRecord]]
     retries: NotRequired[Count]

@@ -8,6 +8,7 @@
 | ingredients.json             | launch, once: what the keys of configs are made of            |
 | initial_weights.npz          | launch, once, with INIT_WEIGHTS: the networks to begin from   |
 | launched.json                | launch or resume, replaced atomically: the order of launches  |
+| device.json                  | with same_device, the first task to train, once: its device   |
 | data/<key>.pt                | the first task that needs it, once, under data/<key>.lock; or |
 |                              | launch: a link to that of an earlier run                      |
 | data/<key>.json              | with it: its content hash, and the files that it comes from   |
@@ -61,6 +62,7 @@ from mlpsubmit.files import (
     SMALL_JSON,
     leftovers,
     open_regular,
+    publish_first,
     publish_json,
     read_json,
     refresh,
@@ -75,7 +77,7 @@ from mlpsubmit.jobs.store.stored_results import StoredResults
 __all__ = ["FORMAT", "RunDirectory", "task_name"]
 
 #: Counted up whenever a name or the meaning of a file changes; runs of another one are refused.
-FORMAT = 9
+FORMAT = 10
 
 SWEEP_JSON = "sweep.json"
 SWEEP_PICKLE = "sweep.pkl"
@@ -83,6 +85,7 @@ PLAN = "plan.json"
 INGREDIENTS = "ingredients.json"
 INITIAL_WEIGHTS = "initial_weights.npz"
 LAUNCHED = "launched.json"
+DEVICE = "device.json"
 DATA = "data"
 SUBMISSIONS = "submissions"
 INTENT = "intent.json"
@@ -314,6 +317,28 @@ class RunDirectory:
     def record_launch(self, number: int) -> None:
         """Record a launch or resume by the user."""
         publish_json(self.path / LAUNCHED, {"number": number})
+
+    @property
+    def device(self) -> records.DeviceRecord | None:
+        """The device to which the run is bound; None if it is to none, or the record is lost."""
+        return self._readable(self.path / DEVICE, records.DeviceRecord)
+
+    def bind_to_device(self, device: str, task: str, host: str) -> records.DeviceRecord:
+        """Bind the run to a device unless it is bound to one; return the record of that.
+
+        Args:
+            device: its name, as :func:`mlpsubmit.jobs.store.environments.device_kind` returns it.
+            task: the one that trains on it, or nothing.
+
+        Raises:
+            DamageError: the record is damaged.
+        """
+        publish_first(self.path / DEVICE, {"device": device, "task": task, "host": host})
+        return records.read(self.path / DEVICE, records.DeviceRecord, SMALL_JSON)
+
+    def release_device(self) -> None:
+        """Bind the run to no device."""
+        (self.path / DEVICE).unlink(missing_ok=True)
 
     @cached_property
     def results(self) -> StoredResults:

@@ -42,12 +42,16 @@ def dry_run(
     """
     from mlpsubmit.jobs import executors
     from mlpsubmit.runs.forecast import by_calibration, by_earlier_runs
-    from mlpsubmit.runs.launch import prepare, tried
+    from mlpsubmit.runs.launch import check_devices, prepare, tried
     from mlpsubmit.spec.load import pickle_sweep
 
     sweep = tried(sweep, runs_dir)
     chosen = executors.choose(
-        where["executor"] or "auto", sweep.base, where["tasks"], slurm_request(where)
+        where["executor"] or "auto",
+        sweep.base,
+        where["tasks"],
+        slurm_request(where),
+        same_device=where["same_device"],
     )
     frozen, further = pickle_sweep(sweep), {name: where[name] for name in ("retries", "trust")}
     launch = prepare(sweep, chosen, runs_dir, frozen=frozen, fresh=fresh, **further)
@@ -57,6 +61,7 @@ def dry_run(
     if not len(launch.missing):
         return DryRun(launch)
     chosen.check(launch.submission)
+    check_devices(launch)
     chosen.try_submission(launch.submission)
     estimate = by_calibration(launch) if calibrate else by_earlier_runs(launch, runs_dir)
     return DryRun(launch, estimate=estimate)

@@ -89,6 +89,7 @@ def launch(
         spec=spec,
         fresh=fresh,
         pdb=where["pdb"],
+        same_device=where["same_device"],
         trust=where["trust"],
         command=["mlpsubmit", *sys.argv[1:]],
     )

@@ -67,6 +67,11 @@ def executor_options(command: Command) -> Command:
             help="Continue a run even if other users could have written the functions in it.",
         ),
         click.option(
+            "--same-device/--no-same-device",
+            default=None,
+            help="Train all tasks of the run on one type of GPU, or one model of CPU.",
+        ),
+        click.option(
             "--pdb", is_flag=True, help="With --executor debug: open a debugger when a pack fails."
         ),
         click.option(

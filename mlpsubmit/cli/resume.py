@@ -46,6 +46,7 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
         slurm=request.changes,
         retries=where["retries"],
         pdb=where["pdb"],
+        same_device=where["same_device"],
         trust=where["trust"],
     )
     if packs:

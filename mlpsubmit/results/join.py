@@ -34,7 +34,7 @@ JOINED = "joined"
 #: What the last bits of results depend on, beside the settings.
 _ENVIRONMENT = (
     *("python", "mlpsubmit", "torch", "numpy", "blas", "cuda", "device", "cpu", "threads"),
-    "c_functions",
+    *("instructions", "c_functions"),
 )
 #: The most characters of an attribute: HDF5 stores up to 64 KB.
 _MOST = 1 << 14

@@ -37,6 +37,7 @@ from mlpsubmit.runs.locate import (
     with_results,
 )
 from mlpsubmit.runs.run import Run
+from mlpsubmit.runs.same_device import check_executor, check_same_device, kinds_of, wanted
 from mlpsubmit.runs.submit import missing_packs, start, submission_for, submission_lock
 from mlpsubmit.spec.guard import stop_reading
 from mlpsubmit.spec.ingredients import stored
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from mlpsubmit.runs.reuse import Reused
     from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["PreparedLaunch", "create", "launch", "prepare", "tried"]
+__all__ = ["PreparedLaunch", "check_devices", "create", "launch", "prepare", "tried"]
 
 
 def launch(
@@ -63,6 +64,7 @@ def launch(
     retries: int = 0,
     pdb: bool = False,
     keep_going: bool = False,
+    same_device: bool | None = None,
     trust: bool = False,
     command: Sequence[str] = (),
 ) -> Run:
@@ -84,6 +86,8 @@ def launch(
         retries: how often SLURM automatically resumes what is missing when the tasks have ended.
         pdb: with ``debug``, open a debugger when a pack fails.
         keep_going: with ``debug``, train the other packs after one has failed.
+        same_device: train all tasks of the run on one type of GPU, or one model of CPU, now and
+            when it is resumed; by default as the template, or the run that continues, has it.
         trust: continue a run even if other users could have written the functions in it.
         command: the command line, recorded in the manifest.
 
@@ -109,7 +113,12 @@ def launch(
 
     sweep = tried(sweep, runs_dir)
     request = SlurmRequest(template, dict(slurm or {}), retries)
-    chosen = executors.choose(executor, sweep.base, tasks, request, pdb=pdb, keep_going=keep_going)
+    chosen = executors.choose(
+        *(executor, sweep.base, tasks, request),
+        pdb=pdb,
+        keep_going=keep_going,
+        same_device=same_device,
+    )
     frozen = pickle_sweep(sweep)
     folder = runs_folder(runs_dir) / sweep.name
     created = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -124,6 +133,7 @@ def launch(
             return run
         if len(prepared.missing):
             chosen.check(prepared.submission)
+            check_devices(prepared)
             for line in chosen.device_lines(planned=False):
                 echo(line)
         if run is None:
@@ -146,6 +156,20 @@ def launch(
                 raise
         raise
     return run
+
+
+def check_devices(prepared: PreparedLaunch) -> None:
+    """Check that the tasks of a launch with same_device can all train on one device.
+
+    Raises:
+        UserError: they may get several, or others than results that are reused were made on.
+    """
+    executor, run = prepared.executor, prepared.run
+    if run is not None and wanted(run.directory, executor):
+        check_same_device(run.directory, executor)
+    elif run is None and executor.same_device:
+        kinds = kinds_of(prepared.reused.environments())
+        check_executor(executor, kinds, "the runs that are reused")
 
 
 def tried(sweep: Sweep, runs_dir: str | Path | None = None) -> Sweep:

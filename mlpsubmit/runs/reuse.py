@@ -69,6 +69,11 @@ class Reused:
         order = np.lexsort((keys[:, 1], keys[:, 0]))
         return keys[order], indices[order]
 
+    def environments(self) -> list[dict[str, int | str]]:
+        """Return what the results were made with, each once."""
+        every = [own for source, _ in self._sources for own in source.results.environments()]
+        return [own for number, own in enumerate(every) if own not in every[:number]]
+
     def add(self, directories: Iterable[RunDirectory]) -> None:
         """Add the results of runs; of several results of one config, the first is reused.
 
@@ -127,9 +132,7 @@ class Reused:
         for source, keys in self._sources:
             for key in keys:
                 _copy_data(source.data_file(key), run.data_file(key))
-        environments = [e for source, _ in self._sources for e in source.results.environments()]
-        distinct = [e for n, e in enumerate(environments) if e not in environments[:n]]
-        publish_environments(results / REUSED, distinct)
+        publish_environments(results / REUSED, self.environments())
         with shards.Shard(results / REUSED) as shard:
             for number, (member, rows, indices) in enumerate(self._found):
                 pack = StoredPack(member)

@@ -126,6 +126,7 @@ class Run:
         retries: int = 0,
         after: int | None = None,
         pdb: bool = False,
+        same_device: bool | None = None,
         trust: bool = False,
     ) -> int:
         """Train the packs without a result: failed, interrupted or never started.
@@ -141,6 +142,7 @@ class Run:
             after: submit only if the submission of this number is the latest and was not
                 cancelled.
             pdb: with ``debug``, open a debugger when a pack fails.
+            same_device: as in :func:`mlpsubmit.launch`; by default as it was for the run so far.
             trust: execute the functions in the run even if other users could have written them.
 
         Returns:
@@ -166,7 +168,11 @@ class Run:
         name = executor or last_executor
         if name == last_executor == "slurm":
             tasks = tasks or last_tasks
-        chosen = executors.choose(name, hyperparameters, tasks, request, last_template, pdb=pdb)
+        chosen = executors.choose(
+            *(name, hyperparameters, tasks, request, last_template),
+            pdb=pdb,
+            same_device=same_device,
+        )
         submitted = start(self.directory, chosen, submitted_hash, retries, after=after, trust=trust)
         if not submitted and (damaged := self.damaged_reused()):
             raise RunError(

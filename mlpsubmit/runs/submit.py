@@ -31,6 +31,7 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.trust import owner
 from mlpsubmit.runs.locate import next_launch
+from mlpsubmit.runs.same_device import check_same_device, wanted
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.executors.base import Executor
@@ -143,13 +144,15 @@ def start(
         submission = submission_for(
             run, run.sweep, executor, plan, missing, retries, sweep_hash, trust=trust
         )
+        if same_device := wanted(run, executor):
+            check_same_device(run, executor)
         if not checked:
             executor.check(submission)
             for line in executor.device_lines(planned=False):
                 echo(line)
         # Recorded before the submission, because the debug executor trains in it.
         with _recorded(run) if after is None else contextlib.nullcontext():
-            submit(run, executor, submission, plan, missing, after)
+            submit(run, executor, submission, plan, missing, after, same_device=same_device)
         _cancel_retry(run)
         return len(missing)
 
@@ -228,6 +231,8 @@ def submit(
     plan: Plan,
     missing: NDArray[np.int64],
     after: int | None,
+    *,
+    same_device: bool = False,
 ) -> None:
     """Record the intent on disk, submit, and record every job id that comes back."""
     intent = {
@@ -235,6 +240,7 @@ def submit(
         "host": socket.gethostname(),
         "created": time.time(),
         "gpus": executor.has_gpus,
+        "same_device": same_device,
         "slices": cut(missing, plan.pack_costs[missing], submission.tasks),
         **executor.intent(submission),
     }

@@ -40,6 +40,7 @@ _PATTERNS: dict[str, Any] = {
     run_directory.PLAN: records.PlanRecord,
     run_directory.INGREDIENTS: records.Ingredients,
     run_directory.LAUNCHED: records.Launched,
+    run_directory.DEVICE: records.DeviceRecord,
     f"{run_directory.DATA}/[!.]*.pt": None,
     f"{run_directory.DATA}/[!.]*.json": records.DataRecord,
     f"{run_directory.SUBMISSIONS}/*/{run_directory.INTENT}": records.Intent,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,11 +23,11 @@ from mlpsubmit.jobs.executors.slurm import SlurmExecutor
 from mlpsubmit.jobs.gpus import (
     ASSUMED_MEMORY,
     free_memory,
-    memory_of_type,
     visible_entries,
 )
 from mlpsubmit.jobs.pack_memory import LARGEST_ON_GPU, RECORDED_COPIES, RESERVED, config_bytes
 from mlpsubmit.jobs.plan import LARGEST_PACK, Plan, make_plan
+from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.runs.launch import prepare
 from mlpsubmit.slurm_templates import Template
 from mlpsubmit.spec.hyperparameters import validate
@@ -286,7 +287,8 @@ def test_a_worker_sees_its_gpu_by_index_or_uuid(
         ("a100-80gb:1", 80 * GIB),
         ("a100_3g.20gb:1", 20 * GIB),
         ("H200_141GiB:2", 141 * GIB),
-        ("a100:1", ASSUMED_MEMORY),
+        ("a100:1", 40 * GIB),
+        ("fast:1", ASSUMED_MEMORY),
         (1, ASSUMED_MEMORY),
         (0, None),
     ],
@@ -297,7 +299,7 @@ def test_on_a_cluster_the_type_of_gpu_may_say_its_memory(
     monkeypatch.setattr("mlpsubmit.jobs.executors.slurm.configured", lambda: True)
     template = Template.from_table({"gpus": gpus, "mem": "1G"}, Path("mine.toml"))
     assert SlurmExecutor(1, template).memory() == memory
-    assert memory_of_type("") == ASSUMED_MEMORY > RESERVED
+    assert ASSUMED_MEMORY > RESERVED
 
 
 def test_without_gpus_there_is_no_such_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +309,7 @@ def test_without_gpus_there_is_no_such_memory(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_launch_plans_for_the_memory_of_its_executor(tmp_path: Path) -> None:
     class OnGpus(LocalExecutor):
-        def memory(self) -> int | None:
+        def memory(self, earlier: Iterable[RunDirectory] = ()) -> int | None:
             return 80 * GIB
 
     sweep = Sweep("s", {"trial": range(300)}, batchfn=batches, d=32, WIDTH=64)

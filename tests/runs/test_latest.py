@@ -129,7 +129,7 @@ def test_a_refused_launch_and_an_automatic_resume_are_no_launches(
     shutil.rmtree(run.path / "results")  # so that there is something to submit
     (run.path / "results").mkdir()
 
-    def refused(*_: Any) -> None:
+    def refused(*_: Any, **__: Any) -> None:
         assert open_run().id == first  # while it is submitted, and the debug executor trains
         raise BusyError("no")
 

@@ -679,6 +679,8 @@ def test_one_template_is_shown_as_it_is_read(own: Path) -> None:
         "gpus = 1\n"
         "cpus = 4\n"
         "# mem: RAM of a task; the partition's default unless given\n"
+        "# same_device: whether all tasks of a run train on one type of GPU, or model of CPU; no "
+        "unless given\n"
         "# max_parallel: tasks that run at once, at most\n"
         "# notice: seconds before the time limit at which a task saves its state; chosen unless "
         "given\n"
