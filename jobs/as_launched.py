@@ -54,32 +54,37 @@ def as_launched(run: RunDirectory, sweep_hash: str) -> Iterator[Sweep]:
     Environment variables are set before this imports torch. Afterwards everything is restored.
 
     Args:
-        sweep_hash: of its sweep.pkl, as it was submitted.
+        sweep_hash: of its sweep, as it was submitted.
 
     Raises:
         RunError: if it has another hash now.
     """
     if warning := missing_folder(run):
         echo(warning)
-    with launched_sweep(run.path, partial(_here, run), sweep_hash) as sweep:
+    launched_as = run.sweep["launched_in"]["run"]
+    with launched_sweep(run.path, partial(_here, run), sweep_hash, launched_as) as sweep:
         yield sweep
 
 
 @contextlib.contextmanager
 def launched_sweep(
-    path: Path, here: Callable[[str], str] = str, sweep_hash: str | None = None
+    path: Path,
+    here: Callable[[str], str] = str,
+    sweep_hash: str | None = None,
+    launched_as: str = "",
 ) -> Iterator[Sweep]:
     """Yield the sweep whose pickle is in a folder, with the settings of its launch.
 
     Args:
         here: returns where a folder of the launch is now.
-        sweep_hash: of the pickle; without it, nobody else may have written it.
+        sweep_hash: as it was submitted; without it, nobody else may have written the pickle.
+        launched_as: the path of its run at the launch.
 
     Raises:
         DamageError: the pickle is not as it was written; nothing of it is executed.
         RunError: it has another hash, or others could have written it.
     """
-    content = checked_sweep(path, sweep_hash)
+    content = checked_sweep(path, sweep_hash, launched_as)
     # Without its folder not in the current one, which may have files of the same names.
     with unpickle_surroundings(content).moved(here).applied(otherwise=path):
         sweep = unpickle_sweep(content)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
+import stat
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -21,12 +24,12 @@ from mlpsubmit.arguments import call, declared, function_name
 from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.checksums import sealed
 from mlpsubmit.display.output import echo
-from mlpsubmit.errors import DamageError, RunError
+from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.input_files import record
 from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.trust import untrusted
+from mlpsubmit.jobs.trust import untrusted, untrusted_status
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
@@ -121,38 +124,57 @@ class SharedData:
         if not os.access(lock if lock.exists() else lock.parent, os.W_OK):
             return self._load_read_only(key)
         with files.locked(lock, waiting=self._waiting(key)):
-            why = self._unusable(file)
-            checksum = _checksum(file) if why is None else None
-            known: Mapping[str, Any] | None = self._run.data_record(key)
-            if problem := self._run.unreadable.get(file.with_suffix(".json")):
-                warnings.warn(problem, stacklevel=2)
-            if known is not None:
-                if checksum is not None and known["data_checksum"] == checksum:
-                    return _read(file)
-                echo(f"{file}: {why or 'is damaged'}; its data is computed again")
-            elif checksum is not None and file.with_suffix(".json").exists():
-                known = {"hash": content_hash(_read(file))}  # the record is damaged
-            self._compute(key, arguments, precision, known)
-            return _read(file)
+            with self._opened(file) as stored:
+                known: Mapping[str, Any] | None = self._run.data_record(key)
+                if problem := self._run.unreadable.get(file.with_suffix(".json")):
+                    warnings.warn(problem, stacklevel=2)
+                if known is not None:
+                    if (entries := stored.read(known["data_checksum"])) is not None:
+                        return entries
+                    echo(f"{file}: {stored.problem}; its data is computed again")
+                elif file.with_suffix(".json").exists():  # the record is damaged
+                    entries = stored.read()
+                    known = None if entries is None else {"hash": content_hash(entries)}
+            return self._compute(key, arguments, precision, known)
 
     def _load_read_only(self, key: str) -> Mapping[str, Any]:
         """Load what a task has computed from a run that this process cannot write to."""
         file = self._run.data_file(key)
-        why = self._unusable(file)
         known = self._run.data_record(key)
-        if why is None and known is not None and known["data_checksum"] == _checksum(file):
-            return _read(file)
+        with self._opened(file) as stored:
+            entries = None if known is None else stored.read(known["data_checksum"])
+        if entries is not None:
+            return entries
         raise RunError(
-            f"{file}: {why or 'is damaged'}, and run {self._run.id} is not writable, so that its "
+            f"{file}: {stored.problem}, and run {self._run.id} is not writable, so that its "
             "data cannot be computed again; do this as the user to whom the run belongs, or launch "
             "its spec with another --runs-dir"
         )
 
-    def _unusable(self, file: Path) -> str | None:
-        """Return why a data file may not be loaded, whatever its content is."""
-        if not file.exists():
-            return "is missing"
-        return None if self._trust else untrusted(file.parent) or untrusted(file)
+    @contextlib.contextmanager
+    def _opened(self, file: Path) -> Iterator[_StoredData]:
+        """Open a data file, whose content is loaded without executing any if others wrote it.
+
+        Within a run that a group shares; in others, that of another user is not loaded.
+        """
+        try:
+            stream = files.open_regular(file)
+        except FileNotFoundError:
+            yield _StoredData(None, "is missing")
+            return
+        except OSError as error:
+            yield _StoredData(None, f"cannot be read ({error.strerror})")
+            return
+        with stream:
+            status = os.fstat(stream.fileno())
+            shared = files.is_shared(file.parent, writable=True)
+            why = untrusted_status(status) or (None if shared else untrusted(file.parent))
+            if self._trust or why is None:
+                yield _StoredData(stream)
+            elif shared and not status.st_mode & _OTHERS_WRITE:
+                yield _StoredData(stream, executes=False)
+            else:
+                yield _StoredData(stream, why)
 
     def _waiting(self, key: str) -> Callable[[], None]:
         """Return what to call while another task has the lock of some entries."""
@@ -174,8 +196,12 @@ class SharedData:
         arguments: Mapping[str, Any],
         precision: str,
         known: Mapping[str, Any] | None,
-    ) -> None:
-        """Call the data function, and publish its entries with their hash and its inputs."""
+    ) -> Mapping[str, Any]:
+        """Call the data function, and publish its entries with their hash and its inputs.
+
+        Returns:
+            What is stored, read from the file that was written, whatever is in its place by now.
+        """
         try:
             with functions_dtype(precision):
                 entries, read = record(lambda: self._called(arguments), self._run.path)
@@ -192,12 +218,13 @@ class SharedData:
         file = self._run.data_file(key)
         record_file = file.with_suffix(".json")
         files.remove_leftovers(file.parent, (file.name, record_file.name).__contains__)
-        with files.published(file) as temporary:
-            with temporary.open("wb") as stream:
-                checksum = sealed(partial(torch.save, entries))(stream)
-            temporary.chmod(temporary.stat().st_mode & 0o755)  # nobody else may write it
+        with files.published(file) as temporary, temporary.open("x+b") as stream:
+            checksum = sealed(partial(torch.save, entries))(stream)
+            stream.flush()
+            os.fchmod(stream.fileno(), 0o755 & os.fstat(stream.fileno()).st_mode)  # only I write
+            stored = _read(stream)
             content = {
-                "hash": content_hash(_read(temporary)),
+                "hash": content_hash(stored),
                 "data_checksum": checksum,
                 "arguments": {name: f"{value!r:.200}" for name, value in arguments.items()},
                 **read.to_json(),
@@ -208,6 +235,7 @@ class SharedData:
                 raise RunError(_recomputed(self._run, known["hash"], content["hash"]))
         # A process that dies before this leaves a pair that does not match: it is computed again.
         files.publish_json(record_file, {**content, **(known or {}), "data_checksum": checksum})
+        return stored
 
     def _check_inputs(self, inputs: Iterable[Mapping[str, Any]]) -> None:
         """Raise a RunError if data of this run was read from another content of the same file."""
@@ -261,17 +289,48 @@ def _identity(file: Mapping[str, Any]) -> str:
     return file["hash"] or f"{file['size']} bytes of {file['mtime']}"
 
 
-def _read(file: Path) -> Mapping[str, Any]:
-    loaded: Mapping[str, Any] = torch.load(file, weights_only=False, mmap=True)
+#: Modes with which others than the owner can write.
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+@dataclass
+class _StoredData:
+    """A data file that is open: what is compared is what is loaded, whatever takes its place.
+
+    Attributes:
+        problem: why it is not loaded; empty if nothing is known against that.
+        executes: whether loading it may execute what is in it.
+    """
+
+    stream: BinaryIO | None
+    problem: str = ""
+    executes: bool = True
+
+    def read(self, checksum: str | None = None) -> Mapping[str, Any] | None:
+        """Return the entries; None, with a problem, if they cannot be loaded.
+
+        Args:
+            checksum: that of the file; by default that in it.
+        """
+        if self.stream is None or self.problem:
+            return None
+        found = files.verify_open(self.stream)
+        if found is None or checksum not in (None, found):
+            self.problem = "is damaged"
+            return None
+        try:
+            return _read(self.stream, executes=self.executes)
+        except pickle.UnpicklingError:
+            self.problem = "is another user's, and holds more than arrays and numbers"
+            return None
+
+
+def _read(stream: BinaryIO, *, executes: bool = True) -> Mapping[str, Any]:
+    """Return the entries in an open file, whose tensors are mapped."""
+    path = f"/proc/self/fd/{stream.fileno()}"
+    file: str = path if os.path.exists(path) else stream.name
+    loaded: Mapping[str, Any] = torch.load(file, weights_only=not executes, mmap=True)
     return loaded
-
-
-def _checksum(file: Path) -> str | None:
-    """Return the checksum of a data file, compared with its content; None if damaged or lost."""
-    try:
-        return files.verify(file)
-    except (FileNotFoundError, DamageError):
-        return None
 
 
 def _recomputed(run: RunDirectory, before: str, now: str) -> str:

@@ -59,8 +59,7 @@ class Submission:
         tasks: how many tasks it has.
         threads: CPU threads of each task.
         retries: how often missing packs are resumed automatically at its end.
-        sweep_hash: the hash of the pickled sweep that its tasks execute.
-        trust: whether the user trusts everybody who could have written to the run.
+        sweep_hash: the hash of the sweep that its tasks execute.
     """
 
     path: Path
@@ -70,7 +69,6 @@ class Submission:
     threads: int
     retries: int = 0
     sweep_hash: str = ""
-    trust: bool = False
 
     @property
     def run(self) -> RunDirectory:

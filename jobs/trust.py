@@ -16,45 +16,64 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlpsubmit.errors import DamageError, RunError
-from mlpsubmit.files import checked
+from mlpsubmit.files import checked, checked_content, open_regular
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.owners import group_name, owner, user_name
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
 __all__ = [
     "NETWORKS",
     "RESUME",
+    "RETRAIN",
     "Use",
     "checked_sweep",
-    "content_hash",
-    "owner",
+    "submitted_hash",
     "sweep_hash",
+    "trusted_content",
     "untrusted",
+    "untrusted_status",
 ]
-
-
-def owner(path: Path) -> str | None:
-    """Return the name of another user to whom a file belongs; None if it is this user's."""
-    uid = path.stat().st_uid
-    return None if uid == os.geteuid() else _user(uid)
 
 
 def untrusted(path: Path) -> str | None:
     """Return why others could have written a file or the entries of a folder; None if none could.
 
-    ``belongs to alice``, ``can be written by the group labs``.
+    ``belongs to alice``, ``can be written by the group labs``. In a sticky folder others add
+    entries, which belong to them, and cannot replace this user's.
     """
     try:
-        status = path.lstat()
+        return untrusted_status(path.lstat())
     except FileNotFoundError:
         return "does not exist"
+
+
+def trusted_content(path: Path) -> bytes:
+    """Return the content of a file that nobody else could have written.
+
+    It is read from the file that was looked at, whatever takes its place meanwhile.
+
+    Raises:
+        RunError: others could have.
+        DamageError: its checksum is not that of the content.
+    """
+    with open_regular(path) as file:
+        if why := untrusted(path.parent) or untrusted_status(os.fstat(file.fileno())):
+            raise RunError(f"{path}: {why}; the functions in it are not executed")
+        return checked_content(path, file.read())
+
+
+def untrusted_status(status: os.stat_result) -> str | None:
+    """Return the same from the status of a file, which it has wherever it is."""
     if status.st_uid not in (os.geteuid(), 0):
-        return f"belongs to {_user(status.st_uid)}"
+        return f"belongs to {user_name(status.st_uid)}"
     if stat.S_ISLNK(status.st_mode):
         return "is a link"
+    if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
+        return None
     if status.st_mode & stat.S_IWOTH:
         return "can be written by anyone"
     if status.st_mode & stat.S_IWGRP and not _own_group(status.st_gid):
-        return f"can be written by the group {_group(status.st_gid)}"
+        return f"can be written by the group {group_name(status.st_gid)}"
     return None
 
 
@@ -66,13 +85,13 @@ class Use:
         executes: the subject and verb, and what is executed.
         instead: what to do about a run of another user, whose name takes the place of ``{}``.
         trusting: how to execute them nevertheless.
-        writes: whether it writes to the run.
+        takes_over: whether the run is this user's from then on, to train and to cancel.
     """
 
     executes: str
     instead: str
     trusting: str
-    writes: bool
+    takes_over: bool
 
 
 RESUME = Use(
@@ -80,6 +99,12 @@ RESUME = Use(
     "let {} resume it, or launch its spec with another --runs-dir",
     "--trust",
     True,
+)
+RETRAIN = Use(
+    "training packs of it again executes the functions in it",
+    "let {} verify it, or launch its spec with another --runs-dir",
+    "--trust",
+    False,
 )
 NETWORKS = Use(
     "run.model and run.measure execute the functions in it",
@@ -90,80 +115,104 @@ NETWORKS = Use(
 
 
 def sweep_hash(run: RunDirectory, *, trust: bool = False, use: Use = RESUME) -> str:
-    """Return the hash of a run's sweep.pkl, for the command lines of the tasks that execute it.
+    """Return what the command lines of tasks carry of a run's sweep: see :func:`submitted_hash`.
 
     Args:
         trust: whether the user trusts everybody who could have written to the run.
 
     Raises:
         RunError: if others could have written what a resume of the run executes, or it cannot be
-            read.
+            read; or another user has resumed it last, and this would take it over.
         DamageError: it is damaged or lost.
     """
-    if not trust and (found := next(_untrusted(run), None)):
+    if not trust and (found := next(_untrusted(run, use), None)):
         raise RunError(_refusal(run, *found, use))
     try:
-        return run.verify_pickle()  # its checksum is the hash of the content
+        pickled = run.verify_pickle()  # its checksum is the hash of the content
     except DamageError as error:
         raise DamageError(
             f"{error}; launch its spec again: if it is unchanged, this run goes on"
         ) from error
     except OSError as error:
         raise RunError(_unreadable(run, run.pickle, error, use)) from error
+    return _with_place(pickled, run.sweep["launched_in"]["run"])
 
 
-def checked_sweep(folder: Path, expected: str | None) -> bytes:
+def checked_sweep(folder: Path, expected: str | None, launched_as: str = "") -> bytes:
     """Return the content of a sweep.pkl that may be executed.
 
     Args:
         folder: the folder that contains it.
         expected: its hash at the submission; without one, nobody else may have written it.
+        launched_as: the path of the run at its launch, as its sweep.json says.
 
     Raises:
         DamageError: if it is damaged.
         RunError: if it is another one, or others could have written it.
     """
     file = folder / run_directory.SWEEP_PICKLE
-    content = checked(file)
     if expected is None:
-        for path in (folder, file):
-            if why := untrusted(path):
-                raise RunError(f"{path}: {why}; the functions in it are not executed")
-    elif content_hash(content) != expected:
+        return trusted_content(file)
+    content = checked(file)
+    if (found := submitted_hash(content, launched_as)) != expected:
         raise RunError(
-            f"{file}: is not the one that was submitted (its hash is {content_hash(content)}, the "
-            f"submission's {expected}); the functions in it are not executed; restore the file and "
-            "resume the run, or launch its spec again with --fresh"
+            f"{file}: is not the one that was submitted (its hash is {found}, the submission's "
+            f"{expected}); the functions in it are not executed; restore the file and resume the "
+            "run, or launch its spec again with --fresh"
         )
     return content
 
 
-def content_hash(content: bytes) -> str:
-    """Return the hash of a pickled sweep as command lines carry it: its checksum in sweep.pkl."""
+def submitted_hash(content: bytes, launched_as: str) -> str:
+    """Return the hash that command lines of tasks carry: of all that decides what they execute.
+
+    Args:
+        content: the pickled sweep.
+        launched_as: the path of the run at its launch: where it has moved, so has the folder of
+            the launch, in which modules are found.
+    """
+    return _with_place(_hash(content), launched_as)
+
+
+def _with_place(pickled: str, launched_as: str) -> str:
+    return _hash(f"{pickled} {launched_as}".encode(errors="surrogateescape"))
+
+
+def _hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _untrusted(run: RunDirectory) -> Iterator[tuple[Path, str]]:
+def _untrusted(run: RunDirectory, use: Use) -> Iterator[tuple[Path, str]]:
     """Yield what a resume executes that others could have written, and why they could.
 
-    Not the folders above: who can rename entries there can put another run in this one's place,
-    but what they have written belongs to them.
+    Of submissions only this user's are: no template of another user is used. Not the folders above:
+    who can rename entries there can put another run in this one's place, but what they have written
+    belongs to them.
     """
     path = Path(os.path.realpath(run.path))
-    submissions = [RunDirectory(path).submission(number) for number in run.submissions()]
     names = (run_directory.SWEEP_JSON, run_directory.SWEEP_PICKLE, run_directory.SUBMISSIONS)
-    intents = [folder / run_directory.INTENT for folder in submissions]
-    for entry in (path, *(path / name for name in names), *submissions, *intents):
+    entries = [path, *(path / name for name in names)]
+    submissions = [RunDirectory(path).submission(number) for number in run.submissions()]
+    for folder in submissions:
+        last = use.takes_over and folder == submissions[-1]
+        if last or owner(folder) is None:
+            entries += [folder, folder / run_directory.INTENT]
+    for entry in entries:
         if os.path.lexists(entry) and (why := untrusted(entry)):
             yield entry, why
 
 
 def _refusal(run: RunDirectory, path: Path, why: str, use: Use) -> str:
+    taking = " and take it over, as your own jobs" if use.takes_over else ""
     if (other := owner(run.path)) is not None:
-        writing = f" and may write to {run.path}" if use.writes else ""
         return (
             f"run {run.id} belongs to {other}: {use.executes}; {use.instead.format(other)}; "
-            f"or, if you trust {other}{writing}: {use.trusting}"
+            f"or, if you trust {other}{taking}: {use.trusting}"
+        )
+    if path.parent.name == run_directory.SUBMISSIONS and (other := owner(path)) is not None:
+        return (
+            f"run {run.id} was resumed last by {other}; let {other} resume it, or, if you take it "
+            f"over again, as your own jobs: {use.trusting}"
         )
     return (
         f"run {run.id}: {path} {why}, so others could have replaced the functions and commands in "
@@ -191,17 +240,3 @@ def _own_group(gid: int) -> bool:
         return False
     own = gid == user.pw_gid and group.gr_name == user.pw_name
     return own and set(group.gr_mem) <= {user.pw_name}
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"the user {uid}"
-
-
-def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)

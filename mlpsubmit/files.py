@@ -2,6 +2,10 @@
 
 Everything that must be complete is written under a temporary name, flushed and renamed into place.
 What is read must be a regular file: a FIFO or a device in its place blocks, or has no end.
+
+Where several users write, the folder decides what they share, and no writer's umask: what is made
+in a folder with setgid that its group can read is readable by that group, too, and a lock in one
+that its group can write can be taken by all of it.
 """
 
 from __future__ import annotations
@@ -26,9 +30,12 @@ __all__ = [
     "LARGEST_JSON",
     "SMALL_JSON",
     "checked",
+    "checked_content",
     "full_disk_named",
+    "is_shared",
     "leftovers",
     "locked",
+    "make_folder",
     "open_regular",
     "publish",
     "publish_json",
@@ -38,8 +45,11 @@ __all__ = [
     "remove_folder",
     "remove_hidden",
     "remove_leftovers",
+    "set_modes",
+    "share_file",
     "sync_folder",
     "verify",
+    "verify_open",
     "without_leftovers",
 ]
 
@@ -77,6 +87,8 @@ def published(path: Path, *, sync: bool = True, size: int = 0, called: str = "")
     try:
         with full_disk_named(path, lambda: max(size, _size(temporary))):
             yield temporary
+            if not temporary.is_dir():
+                share_file(temporary)
             if sync:
                 _sync_tree(temporary)
             _rename(temporary, path)
@@ -110,6 +122,58 @@ def full_disk_named(path: Path, needed: Callable[[], int]) -> Iterator[None]:
             "free; free some space, and repeat the command"
         )
         raise OSError(number, text, str(path)) from error
+
+
+def is_shared(folder: Path, *, writable: bool = False) -> bool:
+    """Return whether a folder shares what is made in it with its group: setgid, and readable.
+
+    Args:
+        writable: whether its group can write to it as well.
+    """
+    wanted = stat.S_ISGID | stat.S_IRGRP | stat.S_IXGRP | (stat.S_IWGRP if writable else 0)
+    return folder.stat().st_mode & wanted == wanted
+
+
+def share_file(path: Path) -> None:
+    """Let the group read a file that this process has made, where its folder is shared.
+
+    Others who may write to the folder may have put something else in its place.
+    """
+    if is_shared(path.parent):
+        set_modes(path, stat.S_IRGRP)
+
+
+def set_modes(path: Path, mode: int, gid: int | None = None) -> None:
+    """Add to the mode of a file or a folder, if it is this user's and no link.
+
+    Args:
+        gid: the group to give it.
+    """
+    with contextlib.suppress(OSError):  # replaced by a link, or by another user's
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            found = os.fstat(descriptor)
+            if found.st_uid != os.geteuid() or stat.S_IFMT(found.st_mode) not in _KEPT_MODES:
+                return
+            if gid is not None and found.st_gid != gid:
+                os.fchown(descriptor, -1, gid)  # before the mode: it drops setgid
+            os.fchmod(descriptor, stat.S_IMODE(found.st_mode) | mode)
+        finally:
+            os.close(descriptor)
+
+
+_KEPT_MODES = (stat.S_IFREG, stat.S_IFDIR)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that only this user can write to; where its folder is shared, all can read it.
+
+    Raises:
+        FileExistsError: there is something of that name.
+    """
+    path.mkdir(mode=0o755)
+    if is_shared(path.parent):
+        set_modes(path, stat.S_ISGID | stat.S_IRGRP | stat.S_IXGRP)
 
 
 def _free(folder: Path) -> int:
@@ -271,8 +335,8 @@ def publish(
 
     Args:
         content: the bytes, or a function that writes them to an open file.
-        private: whether only this user may read it, at any time. Whatever the umask, only this
-            user may write it.
+        private: whether only this user may read it, and those with whom its folder is shared.
+            Whatever the umask, only this user may write it.
     """
     mode = 0o600 if private else 0o644
     size = 0 if callable(content) else len(content)
@@ -313,6 +377,7 @@ def publish_first(path: Path, content: Mapping[str, Any]) -> bool:
         with full_disk_named(path, lambda: _size(temporary)), temporary.open("xb") as file:
             file.write(summed_json(content))
             file.flush()
+            share_file(temporary)
             os.fsync(file.fileno())
         os.link(temporary, path)
     except FileExistsError:
@@ -351,10 +416,18 @@ def verify(path: Path) -> str:
         DamageError: it is not that of the content.
     """
     with open_regular(path) as file:
-        verifier = Verifier(os.fstat(file.fileno()).st_size)
-        while part := file.read(_CHUNK):
-            verifier.add(part)
-    return _compared(path, verifier)
+        if (checksum := verify_open(file)) is None:
+            raise _damaged(path)
+    return checksum
+
+
+def verify_open(file: BinaryIO) -> str | None:
+    """Return the checksum of an open file, in hex; None if it is not that of the content."""
+    file.seek(0)
+    verifier = Verifier(os.fstat(file.fileno()).st_size)
+    while part := file.read(_CHUNK):
+        verifier.add(part)
+    return verifier.checksum()
 
 
 def checked(path: Path) -> bytes:
@@ -364,18 +437,24 @@ def checked(path: Path) -> bytes:
         DamageError: the checksum is not that of the content.
     """
     with open_regular(path) as file:
-        content = file.read()
+        return checked_content(path, file.read())
+
+
+def checked_content(path: Path, content: bytes) -> bytes:
+    """Return the content of a file of that path, which was read, without its checksum.
+
+    Raises:
+        DamageError: the checksum is not that of the content.
+    """
     verifier = Verifier(len(content))
     verifier.add(content)
-    _compared(path, verifier)
+    if verifier.checksum() is None:
+        raise _damaged(path)
     return content[:-SEAL_SIZE]
 
 
-def _compared(path: Path, verifier: Verifier) -> str:
-    checksum = verifier.checksum()
-    if checksum is None:
-        raise DamageError(f"{path}: is damaged (its checksum differs from that of its content)")
-    return checksum
+def _damaged(path: Path) -> DamageError:
+    return DamageError(f"{path}: is damaged (its checksum differs from that of its content)")
 
 
 def read_json(path: Path, most: int = LARGEST_JSON) -> Any:
@@ -426,10 +505,8 @@ def locked(
         RunError: the file system does not support locks.
     """
     end = time.monotonic() + wait
-    # A FIFO in its place has no reader: without O_NONBLOCK, opening it would wait for one.
-    opener = lambda name, flags: os.open(name, flags | os.O_NONBLOCK, 0o666)  # noqa: E731
     while True:
-        with open(path, "ab", opener=opener) as file:
+        with open(path, "ab", opener=_open_lock) as file:
             # An sbatch that outlives the process that started it also holds the lock until it ends.
             os.set_inheritable(file.fileno(), True)
             _lock(file, path, end, waiting)
@@ -440,6 +517,23 @@ def locked(
             finally:
                 fcntl.flock(file, fcntl.LOCK_UN)
             return
+
+
+def _open_lock(name: str, flags: int) -> int:
+    """Open the file of a lock, which is made if need be, for all who may write to its folder.
+
+    A FIFO in its place has no reader: without O_NONBLOCK, opening it would wait for one. In sticky
+    folders the kernel refuses O_CREAT for files of other users that exist.
+    """
+    flags |= os.O_NONBLOCK | os.O_NOFOLLOW
+    try:
+        return os.open(name, flags & ~os.O_CREAT)
+    except FileNotFoundError:
+        descriptor = os.open(name, flags, 0o666)
+    with contextlib.suppress(PermissionError):  # another user was faster
+        if is_shared(Path(name).parent, writable=True):
+            os.fchmod(descriptor, 0o660 | stat.S_IMODE(os.fstat(descriptor).st_mode))
+    return descriptor
 
 
 def _lock(file: BinaryIO, path: Path, end: float, waiting: Callable[[], object]) -> None:

@@ -150,6 +150,7 @@ class LocalExecutor(Executor):
             "MKL_NUM_THREADS": str(threads),
         }
         with log.open("ab") as output:
+            files.share_file(log)
             return subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,

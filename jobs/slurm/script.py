@@ -48,9 +48,9 @@ def retry_script(helper: Template, submission: Submission, after: Sequence[str])
         helper: the template of such a job.
         after: ids of the arrays.
     """
-    resume = ("resume", submission.path, "--after", submission.number)
-    trust = ["--trust"] if submission.trust else []
-    command = python_command("mlpsubmit", *resume, "--retries", submission.retries - 1, *trust)
+    after_this = ("--after", submission.number, "--sweep-hash", submission.sweep_hash)
+    resume = ("resume", submission.path, *after_this, "--retries", submission.retries - 1)
+    command = python_command("mlpsubmit", *resume)
     names: dict[str, Any] = {
         "job_name": job_name(submission, "retry"),
         "dependency": _after(after),

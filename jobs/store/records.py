@@ -325,7 +325,7 @@ class Launched(TypedDict):
 
 @_open
 class DeviceRecord(TypedDict):
-    """device.json: the device to which same_device binds a run, and the task that did."""
+    """results/device.json: the device to which same_device binds a run, and the task that did."""
 
     device: str
     task: str

@@ -8,7 +8,8 @@
 | ingredients.json             | launch, once: what the keys of configs are made of            |
 | initial_weights.npz          | launch, once, with INIT_WEIGHTS: the networks to begin from   |
 | launched.json                | launch or resume, replaced atomically: the order of launches  |
-| device.json                  | with same_device, the first task to train, once: its device   |
+| results/device.json          | with same_device, the first task to train, once: its device   |
+| launched.<uid>.json          | the same by another user than the one to whom the run belongs |
 | data/<key>.pt                | the first task that needs it, once, under data/<key>.lock; or |
 |                              | launch: a link to that of an earlier run                      |
 | data/<key>.json              | with it: its content hash, and the files that it comes from   |
@@ -60,6 +61,7 @@ from mlpsubmit.errors import DamageError, FormatError, RunError
 from mlpsubmit.files import (
     LARGEST_JSON,
     SMALL_JSON,
+    is_shared,
     leftovers,
     open_regular,
     publish_first,
@@ -70,6 +72,7 @@ from mlpsubmit.files import (
     verify,
 )
 from mlpsubmit.jobs.store import records
+from mlpsubmit.jobs.store.owners import owner
 from mlpsubmit.jobs.store.pack_schema import ANY_PACKS, PackSchema
 from mlpsubmit.jobs.store.records import Beat, DataRecord, Intent, JobRecord, Jobs, Manifest
 from mlpsubmit.jobs.store.stored_results import StoredResults
@@ -85,7 +88,8 @@ PLAN = "plan.json"
 INGREDIENTS = "ingredients.json"
 INITIAL_WEIGHTS = "initial_weights.npz"
 LAUNCHED = "launched.json"
-DEVICE = "device.json"
+DEVICE = "results/device.json"
+OTHERS_LAUNCHED = "launched.{}.json"
 DATA = "data"
 SUBMISSIONS = "submissions"
 INTENT = "intent.json"
@@ -311,12 +315,18 @@ class RunDirectory:
 
         0 if there is no record, or a damaged one.
         """
-        record = self._readable(self.path / LAUNCHED, records.Launched)
-        return 0 if record is None else record["number"]
+        names = [self.path / LAUNCHED]
+        with contextlib.suppress(OSError):
+            if is_shared(self.path, writable=True):
+                names += self.path.glob(OTHERS_LAUNCHED.format("[0-9]*"))
+        read = (self._readable(file, records.Launched) for file in names)
+        return max((record["number"] for record in read if record is not None), default=0)
 
     def record_launch(self, number: int) -> None:
-        """Record a launch or resume by the user."""
-        publish_json(self.path / LAUNCHED, {"number": number})
+        """Record a launch or resume by the user; each user replaces a file of their own."""
+        own = owner(self.path) is None
+        name = LAUNCHED if own else OTHERS_LAUNCHED.format(os.geteuid())
+        publish_json(self.path / name, {"number": number})
 
     @property
     def device(self) -> records.DeviceRecord | None:
@@ -436,6 +446,10 @@ class RunDirectory:
 
     def _intent_file(self, number: int) -> Path:
         return self.submission(number) / INTENT
+
+    def submitter(self, number: int) -> str | None:
+        """Return the name of another user who has made a submission; None if it is this user's."""
+        return owner(self.submission(number)) or owner(self._intent_file(number))
 
     def next_submission(self) -> int:
         """Return the number of the submission that comes next."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit.checksums import parsed_json, summed_json
 from mlpsubmit.errors import RunError
-from mlpsubmit.files import LARGEST_JSON, full_disk_named, open_regular, sync_folder
+from mlpsubmit.files import LARGEST_JSON, full_disk_named, open_regular, share_file, sync_folder
 from mlpsubmit.jobs.store.npz import ArrayHeader, stored_arrays, stored_headers
 from mlpsubmit.jobs.store.pack_schema import CHECKED, MOST_ARRAYS, PackSchema
 from mlpsubmit.jobs.store.records import FailedPack, checked
@@ -85,6 +85,7 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: IO[bytes] = path.open("xb")
+        share_file(path)
         sync_folder(path.parent)
 
     @classmethod

@@ -32,6 +32,11 @@ __all__ = ["launch"]
 )
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print JSON.")
 @click.option("--fresh", is_flag=True, help="Train everything again; reuse no earlier results.")
+@click.option(
+    "--group",
+    metavar="NAME",
+    help="Unix group whose members can read the run, and continue it (resume --trust).",
+)
 @runs_dir_option
 def launch(
     spec: Path,
@@ -41,6 +46,7 @@ def launch(
     calibrate: bool,
     as_json: bool,
     fresh: bool,
+    group: str | None,
     runs_dir: Path | None,
     **where: Any,
 ) -> None:
@@ -56,6 +62,7 @@ def launch(
     from mlpsubmit.jobs.store.run_directory import RunDirectory
     from mlpsubmit.runs import launch
     from mlpsubmit.runs.locate import runs_folder, runs_of
+    from mlpsubmit.runs.sharing import group_id
     from mlpsubmit.spec.load import load_spec
 
     request = check_where(where)
@@ -65,8 +72,10 @@ def launch(
                 f"--{name}: only valid with --dry-run, which starts nothing; add --dry-run, or "
                 f"leave --{name} out to launch"
             )
+    if group is not None:
+        group_id(group)  # raises its errors before the spec is loaded, which takes a while
     if request.options:
-        request.resolve()  # raises its errors before the spec is loaded, which takes a while
+        request.resolve()  # as well
     replaced = parse_overrides(overrides)
     sweep = load_spec(spec, pick)
     if replaced:
@@ -91,6 +100,7 @@ def launch(
         pdb=where["pdb"],
         same_device=where["same_device"],
         trust=where["trust"],
+        group=group,
         command=["mlpsubmit", *sys.argv[1:]],
     )
     echo(f"run {run.id} in {run.path}")

@@ -64,7 +64,8 @@ def executor_options(command: Command) -> Command:
         click.option(
             "--trust",
             is_flag=True,
-            help="Continue a run even if other users could have written the functions in it.",
+            help="Continue a run even if other users could have written the functions in it: take "
+            "it over from them.",
         ),
         click.option(
             "--same-device/--no-same-device",

@@ -24,9 +24,12 @@ __all__ = ["resume"]
 @click.command()
 @run_argument
 @executor_options
-@click.option("--after", type=int, hidden=True)  # given by the job that --retries submits
+@click.option("--after", type=int, hidden=True)  # both given by the job that --retries submits
+@click.option("--sweep-hash", default="", hidden=True)
 @runs_dir_option
-def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: Any) -> None:
+def resume(
+    run: str | None, after: int | None, sweep_hash: str, runs_dir: Path | None, **where: Any
+) -> None:
     """Train the configs of a RUN that have no result.
 
     These are the configs that failed, crashed, were interrupted or never started.
@@ -36,7 +39,7 @@ def resume(run: str | None, after: int | None, runs_dir: Path | None, **where: A
     request = check_where(where)
     opened = open_selected(run, runs_dir)
     if after is not None:
-        packs = opened.retry(after, where["retries"], trust=where["trust"])
+        packs = opened.retry(after, where["retries"], sweep_hash)
         echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
         return
     packs = opened.resume(

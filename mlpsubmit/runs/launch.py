@@ -25,8 +25,9 @@ from mlpsubmit.errors import BusyError, DamageError, UserError
 from mlpsubmit.jobs.plan import Plan, Range, cut, make_plan
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.owners import owner
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.trust import content_hash, owner, sweep_hash
+from mlpsubmit.jobs.trust import submitted_hash, sweep_hash
 from mlpsubmit.runs.continuation import Continuation, find_continuation
 from mlpsubmit.runs.locate import (
     RUNS_VARIABLE,
@@ -38,6 +39,7 @@ from mlpsubmit.runs.locate import (
 )
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.same_device import check_executor, check_same_device, kinds_of, wanted
+from mlpsubmit.runs.sharing import group_id, share_folders, share_run
 from mlpsubmit.runs.submit import missing_packs, start, submission_for, submission_lock
 from mlpsubmit.spec.guard import stop_reading
 from mlpsubmit.spec.ingredients import stored
@@ -66,6 +68,7 @@ def launch(
     keep_going: bool = False,
     same_device: bool | None = None,
     trust: bool = False,
+    group: str | None = None,
     command: Sequence[str] = (),
 ) -> Run:
     """Start training a sweep, and return at once.
@@ -88,12 +91,15 @@ def launch(
         keep_going: with ``debug``, train the other packs after one has failed.
         same_device: train all tasks of the run on one type of GPU, or one model of CPU, now and
             when it is resumed; by default as the template, or the run that continues, has it.
-        trust: continue a run even if other users could have written the functions in it.
+        trust: continue a run even if other users could have written the functions in it, and take
+            it over from the user who has resumed it last.
+        group: a Unix group whose members can read the run, and continue it.
         command: the command line, recorded in the manifest.
 
     Raises:
         SpecError: the functions of the spec do not fit together.
-        RunError: other users could have written the functions of the run to continue.
+        RunError: other users could have written the functions of the run to continue; or the file
+            system cannot share it with the group.
         UserError: the executor is not available, the cluster rejects the job, or the runs folder
             is not writable.
     """
@@ -111,6 +117,7 @@ def launch(
         from mlpsubmit.slurm_templates import SlurmRequest
         from mlpsubmit.spec.load import pickle_sweep
 
+    gid = None if group is None else group_id(group)
     sweep = tried(sweep, runs_dir)
     request = SlurmRequest(template, dict(slurm or {}), retries)
     chosen = executors.choose(
@@ -122,7 +129,7 @@ def launch(
     frozen = pickle_sweep(sweep)
     folder = runs_folder(runs_dir) / sweep.name
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    with _locked_folder(folder, created):
+    with _locked_folder(folder, created, gid):
         prepared = prepare(
             sweep, chosen, runs_dir, frozen=frozen, fresh=fresh, retries=retries, trust=trust
         )
@@ -140,15 +147,17 @@ def launch(
             reads = source_folders(sweep)
             content = manifest(sweep, spec, command, prepared.reused.count, prepared.path, reads)
             with doing("writing the run directory"):
-                run = Run(create(content, prepared))
+                run = Run(create(content, prepared, gid))
             for line in prepared.continuation.lines:
                 echo(line)
         elif owner(run.path) is None:
             _restore_pickle(run.directory, frozen)
             keep_initial_weights(sweep, run.path)
+            if gid is not None:
+                share_run(run.path, gid)
     try:
-        submitted_hash = prepared.sweep_hash if len(prepared.missing) else ""
-        start(run.directory, chosen, submitted_hash, retries, checked=True, trust=trust)
+        carried = prepared.sweep_hash if len(prepared.missing) else ""
+        start(run.directory, chosen, carried, retries, checked=True)
     except Rejected:
         if prepared.run is None and not run.directory.submissions():
             with _locked_folder(folder, created):  # which it removes, too
@@ -240,7 +249,7 @@ class PreparedLaunch:
 
     @cached_property
     def sweep_hash(self) -> str:
-        """The hash of the pickled sweep that the tasks execute.
+        """The hash of the sweep that the tasks execute.
 
         Raises:
             RunError: others could have written that of the run to continue.
@@ -248,7 +257,7 @@ class PreparedLaunch:
         if self.run is not None:
             with contextlib.suppress(DamageError):  # then the launch writes it again
                 return sweep_hash(self.run.directory, trust=self.trust)
-        return content_hash(self.frozen)
+        return submitted_hash(self.frozen, os.path.abspath(self.path))
 
     @cached_property
     def submission(self) -> Submission:
@@ -263,7 +272,6 @@ class PreparedLaunch:
             self.missing,
             self.retries,
             self.sweep_hash,
-            trust=self.trust,
         )
 
     @cached_property
@@ -337,11 +345,12 @@ def _restore_pickle(run: RunDirectory, frozen: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _locked_folder(folder: Path, created: Sequence[Path]) -> Iterator[None]:
+def _locked_folder(folder: Path, created: Sequence[Path], gid: int | None = None) -> Iterator[None]:
     """Create and lock the folder of a sweep; if the block raises, remove the folders of the launch.
 
     Args:
         created: that folder and those above that did not exist before the launch, deepest first.
+        gid: the group to share these with.
 
     Raises:
         BusyError: another launch of the sweep is in progress.
@@ -352,6 +361,8 @@ def _locked_folder(folder: Path, created: Sequence[Path]) -> Iterator[None]:
         # Else a power cut takes them with all their runs; another launch may have created some.
         for path in dict.fromkeys((*created, folder, folder.parent)):
             files.sync_folder(path.parent)
+        if gid is not None:
+            share_folders(created, gid)
         with submission_lock(folder / run_directory.LOCK, f"the sweep {folder.name}"):
             try:
                 files.refresh(folder)  # another machine may just have launched it
@@ -375,8 +386,14 @@ def _locked_folder(folder: Path, created: Sequence[Path]) -> Iterator[None]:
         ) from error
 
 
-def create(content: Mapping[str, Any], prepared: PreparedLaunch) -> RunDirectory:
-    """Publish the directory of a new run: it exists whole or not at all."""
+def create(
+    content: Mapping[str, Any], prepared: PreparedLaunch, gid: int | None = None
+) -> RunDirectory:
+    """Publish the directory of a new run: it exists whole or not at all.
+
+    Args:
+        gid: the group to share it with.
+    """
     from mlpsubmit.runs.initial_weights import keep_initial_weights
 
     path = prepared.path
@@ -397,5 +414,7 @@ def create(content: Mapping[str, Any], prepared: PreparedLaunch) -> RunDirectory
         keep_initial_weights(prepared.sweep, temporary)
         prepared.reused.write(RunDirectory(temporary))
         prepared.continuation.write(RunDirectory(temporary))
+        if gid is not None:
+            share_run(temporary, gid)
         RunDirectory.open(temporary)  # what could not be read is not created
     return RunDirectory.open(path)

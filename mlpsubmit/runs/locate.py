@@ -142,7 +142,7 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Select
     folder = runs_folder(runs_dir)
     if selector is not None:
         for path in (Path(selector), folder / selector):
-            if (path / SWEEP_JSON).exists():
+            if _is_run(path):
                 return Selected(path)
         if runs := _in_folder(Path(selector)):
             return Selected(runs[-1], among=runs, folder=Path(selector))
@@ -159,6 +159,21 @@ def find_run(selector: str | Path | None, runs_dir: str | Path | None) -> Select
     name = str(selector)
     named = [path for path in every if path.parent.name == name]
     return Selected(named[-1], name, named) if named else Selected(_by_id(name, every, folder))
+
+
+def _is_run(path: Path) -> bool:
+    """Return whether a folder is a run.
+
+    Raises:
+        RunError: others may not look into it.
+    """
+    try:
+        return (path / SWEEP_JSON).exists()
+    except PermissionError as error:
+        raise RunError(
+            f"{error.filename}: {error.strerror}; ask the user to whom it belongs, who shares a "
+            "run with a Unix group by launching its spec with --group"
+        ) from None
 
 
 def _in_folder(path: Path) -> list[Path]:

@@ -31,8 +31,8 @@ from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.slurm.task_states import Scheduler, in_queue
 from mlpsubmit.jobs.status import Status, read_status
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.owners import owner
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.trust import owner
 from mlpsubmit.runs.locate import all_runs, runs_of
 from mlpsubmit.runs.run_keys import RunKeys
 from mlpsubmit.runs.submit import submission_lock

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import RunError, UserError
+from mlpsubmit.files import open_regular
 from mlpsubmit.jobs.executors.local import LocalExecutor
 from mlpsubmit.jobs.pack_results import TOGETHER
 from mlpsubmit.jobs.plan import Plan
@@ -27,7 +28,7 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.environments import stored_environments
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import StoredPack
-from mlpsubmit.jobs.trust import sweep_hash, untrusted
+from mlpsubmit.jobs.trust import RETRAIN, sweep_hash, untrusted, untrusted_status
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import submission_for, submit
 from mlpsubmit.spec.hyperparameters import validate
@@ -122,7 +123,7 @@ def retrain(
         RunError: the results were computed on a GPU, and this machine has none. Or other users
             could have written the functions in the run, or they are damaged.
     """
-    submitted_hash = sweep_hash(run, trust=trust)
+    submitted_hash = sweep_hash(run, trust=trust, use=RETRAIN)
     plan = Plan.from_json(run.plan)
     stored = run.results.stored()
     whole = [name for name, pack in stored.items() if TOGETHER not in pack.arrays()]
@@ -169,16 +170,25 @@ def _scratch(run: RunDirectory) -> Iterator[RunDirectory]:
             shutil.copy2(file, path / file.name)
         if (networks := run.path / run_directory.INITIAL_WEIGHTS).exists():
             shutil.copy2(networks, path / networks.name)
-        data = run.path / run_directory.DATA
-        for file in data.glob("[!.]*"):
-            if file.suffix == ".pt" and (untrusted(data) or untrusted(file)):
-                continue
+        for file in (run.path / run_directory.DATA).glob("[!.]*"):
             copy = path / run_directory.DATA / file.name
             try:
                 os.link(file, copy)
             except OSError:  # another file system, or another user's file
-                shutil.copy2(file, copy)
+                _copy(file, copy)
+            # As it is here, where nobody can put another one in its place.
+            if copy.suffix == ".pt" and copy.exists() and untrusted(copy):
+                copy.unlink()
         yield RunDirectory.open(path)
+
+
+def _copy(file: Path, copy: Path) -> None:
+    """Copy a file of data, unless others could have written what would be executed."""
+    with open_regular(file) as stream:
+        if file.suffix == ".pt" and untrusted_status(os.fstat(stream.fileno())):
+            return
+        with copy.open("xb") as target:
+            shutil.copyfileobj(stream, target)
 
 
 def _difference(before: StoredPack, now: StoredPack) -> str:

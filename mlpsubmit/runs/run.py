@@ -28,8 +28,9 @@ from mlpsubmit.jobs.slurm.task_states import Scheduler, live_jobs
 from mlpsubmit.jobs.status import Status, TaskStatus, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import decode_mask
+from mlpsubmit.jobs.store.owners import owner
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.trust import owner, sweep_hash
+from mlpsubmit.jobs.trust import sweep_hash as trusted_hash
 from mlpsubmit.jobs.worker_process import terminate
 from mlpsubmit.results.labels import Labels
 from mlpsubmit.runs.locate import Selected, find_run
@@ -128,6 +129,7 @@ class Run:
         pdb: bool = False,
         same_device: bool | None = None,
         trust: bool = False,
+        sweep_hash: str = "",
     ) -> int:
         """Train the packs without a result: failed, interrupted or never started.
 
@@ -143,7 +145,9 @@ class Run:
                 cancelled.
             pdb: with ``debug``, open a debugger when a pack fails.
             same_device: as in :func:`mlpsubmit.launch`; by default as it was for the run so far.
-            trust: execute the functions in the run even if other users could have written them.
+            trust: execute the functions in the run even if other users could have written them,
+                and take it over from the user who has resumed it last.
+            sweep_hash: execute the sweep with this hash, whoever has written it, and no other.
 
         Returns:
             The number of packs submitted; 0 if none is missing.
@@ -159,7 +163,7 @@ class Run:
             from mlpsubmit.slurm_templates import SlurmRequest
             from mlpsubmit.spec.hyperparameters import validate
 
-        submitted_hash = sweep_hash(self.directory, trust=trust)
+        carried = sweep_hash or trusted_hash(self.directory, trust=trust)
         if warning := missing_folder(self.directory):
             warnings.warn(warning, stacklevel=2)
         hyperparameters = validate({"devices": self.directory.sweep["devices"]})
@@ -173,7 +177,7 @@ class Run:
             pdb=pdb,
             same_device=same_device,
         )
-        submitted = start(self.directory, chosen, submitted_hash, retries, after=after, trust=trust)
+        submitted = start(self.directory, chosen, carried, retries, after=after)
         if not submitted and (damaged := self.damaged_reused()):
             raise RunError(
                 f"run {self.id}: {counted(damaged, 'result')} reused from earlier runs cannot be "
@@ -182,7 +186,7 @@ class Run:
             )
         return submitted
 
-    def retry(self, after: int, retries: int, *, trust: bool = False) -> int:
+    def retry(self, after: int, retries: int, sweep_hash: str) -> int:
         """Resume what a submission to SLURM has left unfinished, in a job on the cluster.
 
         While the run is busy, keep trying for a while.
@@ -191,7 +195,7 @@ class Run:
             after: the number of the submission; nothing is done if it was cancelled or is not the
                 latest.
             retries: how often SLURM repeats this after that.
-            trust: as in :meth:`resume`.
+            sweep_hash: of the sweep that it was submitted for; no other is executed.
 
         Returns:
             The number of packs submitted.
@@ -199,7 +203,7 @@ class Run:
         end = time.monotonic() + RETRY_SECONDS
         while self.directory.superseded(after) is None:
             try:
-                return self.resume("slurm", retries=retries, after=after, trust=trust)
+                return self.resume("slurm", retries=retries, after=after, sweep_hash=sweep_hash)
             except BusyError as error:
                 echo(f"not yet: {error}")
                 if time.monotonic() > end:
@@ -208,14 +212,20 @@ class Run:
         return 0
 
     def _last_submission(self) -> tuple[str, int | None, Template | None]:
-        """Return the executor last submitted to, and the last tasks and template for SLURM."""
+        """Return the executor last submitted to, and this user's last tasks and template."""
         from mlpsubmit.slurm_templates import Template
 
-        read = map(self.directory.readable_intent, self.directory.submissions())
-        intents = [intent for intent in read if intent is not None]
+        numbers = self.directory.submissions()
+        read = {number: self.directory.readable_intent(number) for number in numbers}
+        intents = [intent for intent in read.values() if intent is not None]
+        own = [  # an account, a partition and commands of another user are not used
+            intent
+            for number, intent in read.items()
+            if intent is not None and self.directory.submitter(number) is None
+        ]
         name = str(intents[-1]["executor"]) if intents else "auto"
         name = "auto" if name == "debug" else name
-        on_slurm = [intent for intent in intents if intent["executor"] == "slurm"]
+        on_slurm = [intent for intent in own if intent["executor"] == "slurm"]
         if not on_slurm:
             return name, None, None
         try:

@@ -1,7 +1,7 @@
 """Runs whose tasks all train on one kind of device, so that equal plans give equal bits.
 
 A launch or resume with ``same_device`` checks what can be known beforehand. The first task to train
-binds the run to its device (device.json), and one that gets another trains nothing.
+binds the run to its device (results/device.json), and one that gets another trains nothing.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import stat
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,8 +29,8 @@ from mlpsubmit.jobs.slurm.sbatch import OutcomeUnknown, cancel
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
 from mlpsubmit.jobs.status import FINAL_STATES, Status, read_status
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.owners import owner
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.trust import owner
 from mlpsubmit.runs.locate import next_launch
 from mlpsubmit.runs.same_device import check_same_device, wanted
 
@@ -80,16 +81,13 @@ def submission_for(
     missing: NDArray[np.int64],
     retries: int,
     sweep_hash: str,
-    *,
-    trust: bool = False,
 ) -> Submission:
     """Return the next submission of a run: its missing packs.
 
     Args:
         run: its directory, which need not exist yet.
         names: the sweep's ``name`` and the run's ``id``, as in sweep.json.
-        sweep_hash: the hash of the pickled sweep that its tasks execute.
-        trust: whether the user trusts everybody who could have written to the run.
+        sweep_hash: the hash of the sweep that its tasks execute.
     """
     from mlpsubmit.jobs.submission import Submission
 
@@ -97,9 +95,7 @@ def submission_for(
     tasks = executor.tasks(plan.threads, len(missing), cost)
     label = f"{names['name']}.{names['id']}"  # no other run shares it
     number = run.next_submission()
-    return Submission(
-        run.path.absolute(), label, number, tasks, plan.threads, retries, sweep_hash, trust
-    )
+    return Submission(run.path.absolute(), label, number, tasks, plan.threads, retries, sweep_hash)
 
 
 def start(
@@ -110,16 +106,14 @@ def start(
     *,
     after: int | None = None,
     checked: bool = False,
-    trust: bool = False,
 ) -> int:
     """Submit the packs without a result, and return how many there are.
 
     Args:
-        sweep_hash: the hash of the pickled sweep, which the tasks execute.
+        sweep_hash: the hash of the sweep that the tasks execute.
         retries: how often SLURM automatically resumes what is missing after that.
         after: submit only if the submission of this number is the latest and was not cancelled.
         checked: whether ``executor.check`` has passed already.
-        trust: whether the user trusts everybody who could have written to the run.
 
     Raises:
         BusyError: a task of the run is running, or that cannot be ruled out.
@@ -141,15 +135,14 @@ def start(
                 run.record_launch(next_launch(run.path))
             return 0
         add_unrecorded_ends(run, plan, status.tasks)
-        submission = submission_for(
-            run, run.sweep, executor, plan, missing, retries, sweep_hash, trust=trust
-        )
+        submission = submission_for(run, run.sweep, executor, plan, missing, retries, sweep_hash)
         if same_device := wanted(run, executor):
             check_same_device(run, executor)
         if not checked:
             executor.check(submission)
             for line in executor.device_lines(planned=False):
                 echo(line)
+        _report_takeover(run)
         # Recorded before the submission, because the debug executor trains in it.
         with _recorded(run) if after is None else contextlib.nullcontext():
             submit(run, executor, submission, plan, missing, after, same_device=same_device)
@@ -158,12 +151,40 @@ def start(
 
 
 def _check_writable(run: RunDirectory) -> None:
-    if not os.access(run.path, os.W_OK | os.X_OK):
-        other = owner(run.path)
-        who = "a user who may" if other is None else f"{other}, to whom it belongs"
-        raise RunError(
-            f"run {run.id}: {run.path} is not writable; status and collect read it, but launch and "
-            f"resume write to it: continue it as {who}, or launch its spec with another --runs-dir"
+    """Check that this user can write wherever a resume and its tasks do.
+
+    Raises:
+        RunError: some folder is not writable, or is sticky and another user's: what has been saved
+            there could not be replaced.
+    """
+    other = owner(run.path)
+    who = "a user who may" if other is None else f"{other}, to whom it belongs"
+    written = [run.path / name for name in run_directory.FOLDERS if name != run_directory.COMPILED]
+    for path in (run.path, run.path / run_directory.PLAN, *written):
+        if not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)) and path.exists():
+            raise RunError(
+                f"run {run.id}: {path} is not writable; status and collect read it, but launch and "
+                f"resume write to it: continue it as {who}, or launch its spec with another "
+                "--runs-dir (runs that a group is to continue: launch --group)"
+            )
+    for path in written:
+        whose = owner(path) if path.name != run_directory.SUBMISSIONS and path.exists() else None
+        if whose is not None and os.geteuid() != 0 and path.stat().st_mode & stat.S_ISVTX:
+            raise RunError(
+                f"run {run.id}: {path} is sticky, so that you could not replace what {whose} and "
+                f"others have saved there; ask {whose} to run: chmod -t {path}"
+            )
+
+
+def _report_takeover(run: RunDirectory) -> None:
+    """Report that the tasks of a run are another user's than before, from now on."""
+    last = max(run.submissions(), default=None)
+    other = None if last is None else run.submitter(last)
+    if other is not None:
+        echo(
+            f"run {run.id}: taken over from {other}; what is missing trains as your own jobs, with "
+            "your own template and account",
+            err=True,
         )
 
 
@@ -245,7 +266,7 @@ def submit(
         **executor.intent(submission),
     }
     try:  # nobody else may change a script before sbatch reads it
-        submission.folder.mkdir(mode=0o755)
+        files.make_folder(submission.folder)
     except FileExistsError:
         raise _overtaken(run) from None
     files.sync_folder(submission.folder.parent)  # a number that tasks have must not be reused

@@ -77,7 +77,7 @@ def test_of_tasks_that_start_at_once_one_binds_the_run(tmp_path: Path, records: 
     assert len({own["device"] for own in found}) == 1
     assert found[0] == run.device
     assert run.leftovers() == []
-    (run.path / "device.json").write_text("{")
+    (run.path / "results/device.json").write_text("{")
     with pytest.raises(DamageError, match=r"device\.json"):
         run.bind_to_device("GPU 1", "000-0001", "x")
     assert run.device is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,9 +126,10 @@ def test_the_job_that_resumes_asks_for_little() -> None:
         assert f"#SBATCH {line}\n" in text
     assert "gpus" not in text
     assert "array" not in text
-    assert text.rstrip().endswith(f" mlpsubmit resume {RUN} --after 2 --retries 2")
-    trusted = retry_script(helper, replace(SUBMISSION, trust=True), ["41"])
-    assert trusted.rstrip().endswith(" --retries 2 --trust")
+    # The hash takes the place of --trust: the job executes what was there at the submission.
+    assert text.rstrip().endswith(
+        f" mlpsubmit resume {RUN} --after 2 --sweep-hash 5e1f --retries 2"
+    )
 
 
 @pytest.mark.parametrize("partition", [None, "gpu"])
