@@ -254,10 +254,12 @@ class PreparedLaunch:
         Raises:
             RunError: others could have written that of the run to continue.
         """
+        launched_as = os.path.abspath(self.path)
         if self.run is not None:
+            launched_as = self.run.directory.sweep["launched_in"]["run"]
             with contextlib.suppress(DamageError):  # then the launch writes it again
                 return sweep_hash(self.run.directory, trust=self.trust)
-        return submitted_hash(self.frozen, os.path.abspath(self.path))
+        return submitted_hash(self.frozen, launched_as)
 
     @cached_property
     def submission(self) -> Submission:

@@ -30,7 +30,7 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.masks import decode_mask
 from mlpsubmit.jobs.store.owners import owner
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.trust import sweep_hash as trusted_hash
+from mlpsubmit.jobs.trust import sweep_hash
 from mlpsubmit.jobs.worker_process import terminate
 from mlpsubmit.results.labels import Labels
 from mlpsubmit.runs.locate import Selected, find_run
@@ -129,7 +129,7 @@ class Run:
         pdb: bool = False,
         same_device: bool | None = None,
         trust: bool = False,
-        sweep_hash: str = "",
+        submitted_hash: str = "",
     ) -> int:
         """Train the packs without a result: failed, interrupted or never started.
 
@@ -147,7 +147,7 @@ class Run:
             same_device: as in :func:`mlpsubmit.launch`; by default as it was for the run so far.
             trust: execute the functions in the run even if other users could have written them,
                 and take it over from the user who has resumed it last.
-            sweep_hash: execute the sweep with this hash, whoever has written it, and no other.
+            submitted_hash: execute the sweep with this hash, whoever has written it, and no other.
 
         Returns:
             The number of packs submitted; 0 if none is missing.
@@ -163,7 +163,7 @@ class Run:
             from mlpsubmit.slurm_templates import SlurmRequest
             from mlpsubmit.spec.hyperparameters import validate
 
-        carried = sweep_hash or trusted_hash(self.directory, trust=trust)
+        carried = submitted_hash or sweep_hash(self.directory, trust=trust)
         if warning := missing_folder(self.directory):
             warnings.warn(warning, stacklevel=2)
         hyperparameters = validate({"devices": self.directory.sweep["devices"]})
@@ -186,7 +186,7 @@ class Run:
             )
         return submitted
 
-    def retry(self, after: int, retries: int, sweep_hash: str) -> int:
+    def retry(self, after: int, retries: int, submitted_hash: str) -> int:
         """Resume what a submission to SLURM has left unfinished, in a job on the cluster.
 
         While the run is busy, keep trying for a while.
@@ -195,7 +195,7 @@ class Run:
             after: the number of the submission; nothing is done if it was cancelled or is not the
                 latest.
             retries: how often SLURM repeats this after that.
-            sweep_hash: of the sweep that it was submitted for; no other is executed.
+            submitted_hash: of the sweep that it was submitted for; no other is executed.
 
         Returns:
             The number of packs submitted.
@@ -203,7 +203,9 @@ class Run:
         end = time.monotonic() + RETRY_SECONDS
         while self.directory.superseded(after) is None:
             try:
-                return self.resume("slurm", retries=retries, after=after, sweep_hash=sweep_hash)
+                return self.resume(
+                    "slurm", retries=retries, after=after, submitted_hash=submitted_hash
+                )
             except BusyError as error:
                 echo(f"not yet: {error}")
                 if time.monotonic() > end:
