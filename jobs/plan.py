@@ -483,7 +483,7 @@ def cut(numbers: NDArray[np.int64], costs: NDArray[np.float64], tasks: int) -> l
         equal = numbers[level == value]
         shares = _shares(loads, len(equal), float(np.exp(value / 100)))
         for task, share in enumerate(np.split(equal, np.cumsum(shares)[:-1])):
-            slices[task] += _ranges(share)
+            slices[task] += ranges_of(share)
     return [ranges for ranges in slices if ranges]
 
 
@@ -510,7 +510,7 @@ def _shares(loads: NDArray[np.float64], count: int, cost: float) -> NDArray[np.i
     return np.asarray(shares)
 
 
-def _ranges(numbers: NDArray[np.int64]) -> list[Range]:
+def ranges_of(numbers: NDArray[np.int64]) -> list[Range]:
     """Return ascending numbers as half-open ranges."""
     if not len(numbers):
         return []

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.display.text import abridged, crossed_at_start, duration, throughput
+from mlpsubmit.display.text import abridged, counted, crossed_at_start, duration, throughput
 from mlpsubmit.jobs.failure_groups import FailureGroup, Points, grouped
 from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
 from mlpsubmit.jobs.liveness import Watch, patience
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
-from mlpsubmit.jobs.store.records import Beat, JobRecord
+from mlpsubmit.jobs.store.records import Beat, JobRecord, Jobs
 from mlpsubmit.jobs.store.run_directory import INTENT, JOBS, RunDirectory, task_name
 from mlpsubmit.jobs.task_status import STARTING, TaskStatus, mean_utilization
 from mlpsubmit.results.source import Failure
@@ -51,6 +51,8 @@ class Status:
         remaining_seconds: until the end at the speed so far; None if unknown.
         retry: the state of the job that will resume what is missing; empty if there is none.
         retry_failure: the state of a retry job that failed; empty if none did.
+        later: how many tasks are not submitted yet, as a limit of the cluster leaves no room.
+        awaits: when the retry job will submit them, and the limit; empty if no job will.
         points: the axes, and the configs of this run that are done; None if none has failed.
         unreadable: why files of the run cannot be read, a text for each; what is in them does not
             count.
@@ -73,6 +75,8 @@ class Status:
     failures: Sequence[Failure]
     retry: str = ""
     retry_failure: str = ""
+    later: int = 0
+    awaits: str = ""
     matmul_utilization: float | None = None
     points: Points | None = None
     unreadable: Sequence[str] = ()
@@ -108,6 +112,16 @@ class Status:
         return grouped(self.failures, self.points)
 
     @property
+    def outstanding(self) -> str:
+        """One line on the tasks that are not submitted yet; empty if all are."""
+        if not self.later or self.complete:
+            return ""
+        more = counted(self.later, "more task")
+        if self.awaits:
+            return f"{more} to be submitted {self.awaits}"
+        return f"{more} not submitted, and no job that will do it"
+
+    @property
     def early_crossings(self) -> str:
         """One line on configs that crossed a threshold at step 0; empty if none did.
 
@@ -139,7 +153,8 @@ class Status:
         """
         live = any(task.live for task in self.tasks)
         open_ = any(task.state == "unknown" and not task.lasting for task in self.tasks)
-        return live or bool(self.retry) or (open_ and not self.complete)
+        awaits = bool(self.retry or self.awaits)
+        return live or awaits or (open_ and not self.complete)
 
     @property
     def complete(self) -> bool:
@@ -148,7 +163,7 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         """Return the status as ``status --json`` prints it."""
-        left_out = ("failures", "points", "speed")
+        left_out = ("failures", "points", "speed", "awaits")
         fields = {name: value for name, value in vars(self).items() if name not in left_out}
         return {
             **fields,
@@ -156,6 +171,7 @@ class Status:
             "model_steps_per_second": self.speed,
             "retry": self.retry or None,
             "retry_failure": self.retry_failure or None,
+            "outstanding": self.outstanding or None,
             "tasks": [task.to_json() for task in self.tasks],
             "failures": [
                 {
@@ -179,13 +195,14 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
     plan = Plan.from_json(run.plan)
     beats = run.heartbeats()
     tasks, job = _submitted(run, scheduler, beats)
+    later, awaits = _later(run, scheduler, tasks, job)
     names, failures, partly, reused, damaged = run.results.outcomes()
     finished = np.array(sorted(map(int, names)), dtype=np.int64)
     sizes = plan.pack_sizes
     failed = sum(len(failure.indices) for failure in failures)
     done = reused + int(sizes[finished].sum()) + len(partly)
     configs = int(run.sweep["configs"])
-    retry = str(job) if job is not None and job.alive and done < configs else ""
+    retry = str(job) if job is not None and job.alive and done < configs and not later else ""
     failed_retry = job is not None and not job.alive and job.state != "COMPLETED"
     fraction, own, remaining = _progress(run, plan, finished, failures, tasks, beats)
     speed, matmul_utilization = _speed(tasks, beats)
@@ -196,7 +213,7 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
         run=run.id,
         name=str(run.sweep["name"]),
         path=str(run.path),
-        state=_state(tasks, configs - done, failed, retry),
+        state=_state(tasks, configs - done, failed, retry or awaits),
         configs=configs,
         done=done,
         failed=failed,
@@ -209,6 +226,8 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
         failures=failures,
         retry=retry,
         retry_failure=str(job) if failed_retry and done < configs else "",
+        later=later,
+        awaits=awaits,
         matmul_utilization=matmul_utilization,
         points=_points(run, plan, finished, partly) if failures else None,
         unreadable=tuple(run.unreadable[file] for file in sorted(run.unreadable)),
@@ -226,7 +245,10 @@ def _points(
 def _submitted(
     run: RunDirectory, scheduler: Scheduler, beats: Beats
 ) -> tuple[list[TaskStatus], JobState | None]:
-    """Return the tasks of the latest submission, and its retry job, if there is one."""
+    """Return the tasks of the latest submission, and its retry job, if there is one.
+
+    If it has continued others, for which there was no room, theirs come first.
+    """
     submissions = run.submissions()
     if not submissions:
         return [], None
@@ -236,10 +258,39 @@ def _submitted(
         return [_unknown_tasks(run, number)], None
     if intent["executor"] != "slurm":
         return _local_tasks(run, number, beats, scheduler.watch), None
-    tasks = slurm_tasks(run, number, beats, scheduler)
+    numbers = [number]
+    while (before := run.continues(numbers[0])) is not None:
+        numbers.insert(0, before)
+    tasks = [task for one in numbers for task in slurm_tasks(run, one, beats, scheduler)]
     if any(task.live for task in tasks):
         return tasks, None
     return tasks, slurm_retry(run, number, scheduler)
+
+
+def _later(
+    run: RunDirectory, scheduler: Scheduler, tasks: Sequence[TaskStatus], job: JobState | None
+) -> tuple[int, str]:
+    """Return how many tasks are still to be submitted, and what that waits for.
+
+    Args:
+        tasks, job: as by :func:`_submitted`.
+    """
+    number = max(run.submissions(), default=None)
+    intent = None if number is None else run.readable_intent(number)
+    if number is None or intent is None or not (left := len(intent.get("later", ()))):
+        return 0, ""
+    if run.ended(number) is not None:
+        return left, ""
+    limit = intent["limit"]
+    if any(task.live for task in tasks):
+        recorded = (run.jobs(number) or Jobs(jobs=[]))["jobs"]
+        if all(one["count"] for one in recorded) and slurm_retry(run, number, scheduler) is None:
+            return left, ""
+        arrays = ", ".join(str(one["id"]) for one in recorded if one["count"])
+        return left, f"when job {arrays} has ended ({limit})"
+    if job is None or not job.alive:
+        return left, ""
+    return left, f"as room frees ({limit}): {job}" if job.pending else f"now ({limit})"
 
 
 def _unknown_tasks(run: RunDirectory, number: int) -> TaskStatus:
@@ -396,12 +447,13 @@ def _costs_ahead(
     Args:
         left: (packs,) the cost of each that is still to be trained.
     """
-    live = [task for task in tasks if task.live]
-    slices = run.intent(run.submissions()[-1])["slices"] if live else []
-    return {
-        task.name: float(left[_packs_ahead(slices[int(task.name.partition("-")[2])], task)].sum())
-        for task in live
-    }
+    costs = {}
+    for task in tasks:
+        if task.live:
+            submission, _, index = task.name.partition("-")
+            ranges = run.intent(int(submission))["slices"][int(index)]
+            costs[task.name] = float(left[_packs_ahead(ranges, task)].sum())
+    return costs
 
 
 def _remaining(costs: Mapping[str, float], rates: Mapping[str, float]) -> float | None:

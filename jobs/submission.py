@@ -60,6 +60,7 @@ class Submission:
         threads: CPU threads of each task.
         retries: how often missing packs are resumed automatically at its end.
         sweep_hash: the hash of the sweep that its tasks execute.
+        later: how many tasks more a job of the run will submit, as limits of the cluster allow.
     """
 
     path: Path
@@ -69,6 +70,12 @@ class Submission:
     threads: int
     retries: int = 0
     sweep_hash: str = ""
+    later: int = 0
+
+    @property
+    def has_helper(self) -> bool:
+        """Whether a job of its own follows its tasks: it submits others, or resumes the run."""
+        return bool(self.retries or self.later)
 
     @property
     def run(self) -> RunDirectory:

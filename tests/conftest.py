@@ -161,6 +161,7 @@ class Records:
         listed = [[list(one) for one in slice_] for slice_ in slices]
         slurm = {"arrays": [], "retries": 0, "retry": None, "template": {}, "tasks": None}
         slurm |= {"cluster": "mlp", "user": os.getuid()}
+        slurm |= {"later": [], "continues": None, "limit": None}
         further = slurm if fields.get("executor") == "slurm" else {}
         return {**local, **further, "slices": listed, **fields}
 

@@ -47,15 +47,31 @@ class Executor(abc.ABC):
     def threads_per_task(self, tasks: int) -> int:
         """Return the CPU threads of each task if ``tasks`` run concurrently."""
 
-    def tasks(self, threads: int, packs: int, cost: float) -> int:
+    def tasks(self, threads: int, packs: int, cost: float, retries: int = 0) -> int:
         """Return the number of tasks to divide the missing packs into.
 
         Args:
             threads: the plan's CPU threads per task.
             packs: the number of missing packs.
             cost: their estimated floating-point operations.
+            retries: how often missing packs are resumed automatically at the end.
+
+        Raises:
+            UserError: not even one task can be submitted now.
         """
         return min(self.max_tasks(cost), packs)
+
+    def at_once(self, tasks: int, retries: int) -> int:
+        """Return how many of some tasks can be submitted now; the run submits the others itself.
+
+        Raises:
+            UserError: none can, or the others never could.
+        """
+        return tasks
+
+    def notes(self, submission: Submission) -> Sequence[str]:
+        """Return lines on what is submitted otherwise than asked for, and why."""
+        return []
 
     def memory(self, earlier: Iterable[RunDirectory] = ()) -> int | None:
         """Return the GPU memory in bytes to plan for in each task; None without GPUs.

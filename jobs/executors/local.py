@@ -92,7 +92,7 @@ class LocalExecutor(Executor):
         """Return a task's share of the cores."""
         return max(1, self.cores // tasks)
 
-    def tasks(self, threads: int, packs: int, cost: float) -> int:
+    def tasks(self, threads: int, packs: int, cost: float, retries: int = 0) -> int:
         """Return how many tasks the GPUs or, without them, the cores have room for."""
         most = min(self._max_tasks, packs)
         return most if self.devices else min(most, max(1, self.cores // threads))

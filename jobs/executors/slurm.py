@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mlpsubmit.display.output import echo
 from mlpsubmit.display.progress import doing
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import SpecError, UserError
@@ -19,6 +20,7 @@ from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, settings
 from mlpsubmit.jobs.slurm.gpu_types import GpuType
 from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_job, scratch_dir
+from mlpsubmit.jobs.slurm.limits import Limit, Limits, NoRoom, read_limits
 from mlpsubmit.jobs.slurm.nodes import Node, nodes_of, resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.rejections import Rejected
@@ -38,6 +40,9 @@ MOST_TASKS = 64
 
 #: Floating-point operations per task at least: seconds on a GPU.
 TASK_COST = 2e13
+
+#: The room below which tasks cannot be submitted in pieces: one, and the job that submits the next.
+LEAST_ROOM = 2
 
 #: Resources of the job that resumes a run: minutes, and memory for the largest plans.
 RETRY_MINUTES = 15
@@ -69,6 +74,8 @@ class SlurmExecutor(Executor):
         self.same_device = template.same_device
         #: By host, the bytes of each GPU that earlier tasks found, by its name.
         self._recorded: dict[str, dict[str, int]] = {}
+        #: How many tasks there would be without limits, if that is more.
+        self._shrunk: int | None = None
 
     def max_tasks(self, cost: float) -> int:
         """Return the number that the user gave, else as many as are worth starting."""
@@ -121,6 +128,50 @@ class SlurmExecutor(Executor):
             ) from None
 
     @cached_property
+    def _limits(self) -> Limits:
+        with doing("reading the limits on your jobs"):
+            return read_limits(self.template, self._settings)
+
+    def tasks(self, threads: int, packs: int, cost: float, retries: int = 0) -> int:
+        """Return as many as there is room for in the queue, unless the user gave the number."""
+        most = min(self.max_tasks(cost), packs)
+        limit = self._limits.tightest
+        if self._tasks is not None or limit is None or most + bool(retries) <= limit.room:
+            return most
+        if limit.room <= bool(retries):
+            raise no_room(limit, retries)
+        self._shrunk = most
+        return limit.room - bool(retries)
+
+    def at_once(self, tasks: int, retries: int) -> int:
+        """Return as many as there is room for, beside the job that submits the others."""
+        limit, smallest = self._limits.tightest, self._limits.smallest
+        if limit is None or smallest is None or tasks + bool(retries) <= limit.room:
+            return tasks
+        # That job takes a place while it submits a task and the next such job.
+        if limit.room < LEAST_ROOM or smallest.most <= LEAST_ROOM:
+            raise no_room(limit, retries, tasks)
+        return min(tasks, limit.room) - 1
+
+    def notes(self, submission: Submission) -> list[str]:
+        """Return a line on tasks that are submitted later, or not at all, and the limit."""
+        limit = self._limits.tightest
+        if limit is None:
+            return []
+        if submission.later:
+            now = counted(submission.tasks, "task")
+            return [
+                f"{now} now, and {submission.later} more when these have ended, by a job of the "
+                f"run: {limit} ({limit.in_use})"
+            ]
+        if self._shrunk is not None:
+            return [
+                f"{counted(submission.tasks, 'task')} instead of {self._shrunk}: {limit} "
+                f"({limit.in_use}); to have more, some of them later: --tasks {self._shrunk}"
+            ]
+        return []
+
+    @cached_property
     def _largest_array(self) -> int:
         largest = int(self._settings.get("MaxArraySize") or DEFAULT_ARRAY_SIZE)
         if largest < 1:
@@ -136,7 +187,8 @@ class SlurmExecutor(Executor):
         return {
             "arrays": [asdict(array) for array in self.arrays(submission)],
             "retries": submission.retries,
-            "retry": job_name(submission, "retry") if submission.retries else None,
+            "retry": job_name(submission, "retry") if submission.has_helper else None,
+            "limit": str(self._limits.tightest) if submission.later else None,
             "template": self.template.to_json(),
             "tasks": self._tasks,
             "cluster": self._settings.get("ClusterName"),
@@ -144,21 +196,21 @@ class SlurmExecutor(Executor):
         }
 
     def check(self, submission: Submission) -> None:
-        """Check that the tasks fit on a node, and the script of the job of ``--retries``.
+        """Check that the tasks fit on a node, and the script of the job that follows them.
 
         That job is submitted last, when the others may have started.
 
         Raises:
-            SpecError: for resources that no node has.
+            SpecError: for resources that no node has, or that a limit excludes.
             UserError: for a runs folder that the nodes cannot see.
             Rejected: if sbatch would reject that job.
         """
-        if errors := resource_errors(self.template, self._nodes):
+        if errors := [*resource_errors(self.template, self._nodes), *self._limits.errors]:
             raise SpecError(errors, f"template {self.template.name}")
         if reason := filesystems.unusable(submission.path, self._nodes):
             raise UserError(reason)
-        if submission.retries:
-            with doing("asking SLURM whether it takes the job of --retries"):
+        if submission.has_helper:
+            with doing("asking SLURM whether it takes the job that follows the tasks"):
                 sbatch.check(self._helper, retry_script(self._helper, submission, after=[]))
 
     def try_submission(self, submission: Submission) -> None:
@@ -172,8 +224,8 @@ class SlurmExecutor(Executor):
             sbatch.check(self.template, script(self.template, submission, array))
 
     def own_files(self, submission: Submission) -> int:
-        """Return the logs, and the scripts of the arrays and of the job of ``--retries``."""
-        return submission.tasks + len(self.arrays(submission)) + bool(submission.retries)
+        """Return the logs, and the scripts of the arrays and of the job that follows them."""
+        return submission.tasks + len(self.arrays(submission)) + submission.has_helper
 
     def describe(self, submission: Submission) -> list[str]:
         """Return the first array's script, and an upper bound of the cost."""
@@ -184,7 +236,7 @@ class SlurmExecutor(Executor):
                 f"{len(arrays)} job arrays of up to {self._largest_array} tasks; the first:"
             )
         lines.append(script(self.template, submission, arrays[0]))
-        if submission.retries:
+        if submission.has_helper:
             lines += [
                 "and when it has ended:",
                 retry_script(self._helper, submission, after=["ID"]),
@@ -193,17 +245,23 @@ class SlurmExecutor(Executor):
 
     def _cost_line(self, submission: Submission) -> str:
         """Return an upper bound of the cost: the tasks' time limit on all of their resources."""
-        text = f"{counted(submission.tasks, 'task')}, "
+        every = submission.tasks + submission.later
+        text = f"{counted(every, 'task')}, "
         text += f"{self.max_concurrent(submission)} side by side at most"
+        limit = self._limits.concurrent
+        if limit is not None and limit.most == self.max_concurrent(submission) < submission.tasks:
+            text += f" ({limit})"
         if self.template.minutes is None:
             return f"{text}; without a time limit their cost has no upper bound"
         unit, count = self.units(submission.threads)
-        hours = submission.tasks * self.template.minutes / 60 * count
+        hours = every * self.template.minutes / 60 * count
         return f"{text}; at most {hours:.4g} {unit} until every task has met its time limit once"
 
     def max_concurrent(self, submission: Submission) -> int:
-        """Return as many as the template allows, if there are enough nodes."""
-        return min(submission.tasks, self.template.max_parallel or submission.tasks)
+        """Return as many as the template and limits allow, if there are enough nodes."""
+        limit = self._limits.concurrent
+        allowed = submission.tasks if limit is None else max(1, limit.most)
+        return min(submission.tasks, self.template.max_parallel or submission.tasks, allowed)
 
     def units(self, threads: int) -> tuple[str, int]:
         """Return GPU-hours if tasks have GPUs, else core-hours."""
@@ -251,7 +309,9 @@ class SlurmExecutor(Executor):
 
     @property
     def _helper(self) -> Template:
-        return self.template.for_helper(RETRY_MINUTES, RETRY_MEMORY)
+        longest = self._limits.minutes
+        minutes = RETRY_MINUTES if longest is None else min(RETRY_MINUTES, longest)
+        return self.template.for_helper(minutes, RETRY_MEMORY)
 
     def submit(self, submission: Submission) -> Iterator[Job]:
         """Submit the arrays, and then the job that resumes what is missing afterwards."""
@@ -264,16 +324,49 @@ class SlurmExecutor(Executor):
                 with doing(f"submitting job array {array.name} to SLURM"):
                     ids.append(sbatch.submit(self.template, file, text, array.name))
                 yield Job(ids[-1], array.first, array.count, array=True)
-            if submission.retries:
-                text = retry_script(self._helper, submission, ids)
-                file = submission.folder / "retry.sh"
-                retry = sbatch.submit(self._helper, file, text, job_name(submission, "retry"))
-                yield Job(retry, submission.tasks, count=0, array=False)
         except UserError as error:  # tasks that start all the same end at once
             left = _cancelled(ids)
             if ids and isinstance(error, Rejected):
                 raise error.after(left) from None
             raise
+        if submission.has_helper:
+            yield from self._submit_helper(submission, ids)
+
+    def _submit_helper(self, submission: Submission, ids: Sequence[str]) -> Iterator[Job]:
+        """Submit the job that follows some arrays; they train also if the cluster rejects it."""
+        text = retry_script(self._helper, submission, ids)
+        file = submission.folder / "retry.sh"
+        try:
+            helper = sbatch.submit(self._helper, file, text, job_name(submission, "retry"))
+        except UserError as error:
+            what = error.what if isinstance(error, Rejected) else str(error)
+            missing = "resume what is missing"
+            if submission.later:
+                missing = f"submit the other {counted(submission.later, 'task')}"
+            echo(
+                f"the job that would {missing} when the tasks have ended is not queued: {what}; "
+                f"the tasks are (job {', '.join(ids)}); then continue with: mlpsubmit resume"
+            )
+            return
+        yield Job(helper, submission.tasks, count=0, array=False)
+
+
+def no_room(limit: Limit, retries: int, tasks: int | None = None) -> NoRoom:
+    """Return the error that a limit leaves no room for tasks and the job that follows them.
+
+    Args:
+        tasks: how many the user wants; None if as many as there is room for.
+    """
+    room = limit.room - bool(retries)
+    advice = "wait until other jobs have ended, or give another --qos, --account or --partition"
+    if tasks is not None and room > 0:
+        advice = f"give --tasks {room}, which trains the same configs, or {advice}"
+    elif retries and limit.room:
+        advice = f"leave out --retries, whose job takes a place, or {advice}"
+    wanted = f" for {tasks} tasks, not even one by one" if (tasks or 0) > 1 else ""
+    return NoRoom(
+        f"{limit} leaves no room{wanted} ({limit.in_use}); nothing was submitted; {advice}"
+    )
 
 
 def _cancelled(ids: Sequence[str]) -> str:

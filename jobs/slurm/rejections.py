@@ -44,11 +44,19 @@ class Rejected(UserError):
         what: the job, and sbatch's own words.
         advice: what to try.
         submitted: what is left of the submission that the job belongs to.
+        is_of_limit: whether it would be accepted once other jobs have ended.
     """
 
-    def __init__(self, what: str, advice: str, submitted: str = "nothing was submitted") -> None:
+    def __init__(
+        self,
+        what: str,
+        advice: str,
+        submitted: str = "nothing was submitted",
+        *,
+        is_of_limit: bool = False,
+    ) -> None:
         super().__init__(f"{what}; {submitted}; {advice}")
-        self.what, self.advice = what, advice
+        self.what, self.advice, self.is_of_limit = what, advice, is_of_limit
 
     def after(self, submitted: str) -> Rejected:
         """Return the same rejection, of a job before which others had been submitted."""
@@ -71,6 +79,7 @@ def rejection(result: CompletedProcess[str], template: Template) -> Rejected:
             f"each of its tasks counts as a job under {limit[0]}: try fewer --tasks, which train "
             "the same configs, or wait until other jobs have ended (the limits: scontrol show "
             "assoc_mgr flags=assoc,qos)",
+            is_of_limit=True,
         )
     keys = next((keys for text, keys in _ABOUT if re.search(text, message, re.IGNORECASE)), ())
     given = {key: getattr(template, key) for key in keys}

@@ -1,5 +1,7 @@
 """How an interrupted array task is queued again: by its batch script, once it has ended.
 
+So is a job that has to wait for room to submit others: it keeps its own place in the queue.
+
 What trains needs none of SLURM's commands, which containers seldom have: it ends with the exit code
 :data:`REQUEUE`, and the shell of the batch script, which runs outside, does the rest.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["FUNCTION", "NAME", "REQUEUE"]
+__all__ = ["FUNCTION", "NAME", "REQUEUE", "WAIT", "WAIT_FUNCTION"]
 
 #: The exit code of a worker whose task should be queued again: a "temporary failure" (sysexits.h).
 REQUEUE = os.EX_TEMPFAIL
@@ -37,4 +39,26 @@ FUNCTION = f"""\
     done
     echo "continue with mlpsubmit resume"
     exit 0
+}}""".splitlines()
+
+#: After how many seconds a job that waits for room starts again.
+WAIT_SECONDS = 300
+
+#: The name of the shell function of such a job, which gets its exit code.
+WAIT = "end_or_wait"
+
+#: A requeue ends this script with SIGTERM, some seconds before it is killed. Without a later start
+#: it would begin again as soon as a job that was queued again may.
+WAIT_FUNCTION = f"""\
+{WAIT}() {{  # the job has ended with this code; {REQUEUE}: there is no room for what it submits
+    [ "$1" -eq {REQUEUE} ] || exit "$1"
+    trap '' TERM
+    for attempt in 1 2 3 4 5 6; do
+        if timeout 10 scontrol requeue "$SLURM_JOB_ID"; then
+            timeout 10 scontrol update JobId="$SLURM_JOB_ID" StartTime=now+{WAIT_SECONDS}
+            exit 0
+        fi
+        sleep 5
+    done
+    exit "$1"
 }}""".splitlines()

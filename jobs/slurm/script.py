@@ -42,20 +42,22 @@ def script(
 
 
 def retry_script(helper: Template, submission: Submission, after: Sequence[str]) -> str:
-    """Return the script of the small job that resumes what is missing after the arrays have ended.
+    """Return the script of the small job that follows the arrays: it submits others, or resumes.
 
     Args:
         helper: the template of such a job.
         after: ids of the arrays.
     """
     after_this = ("--after", submission.number, "--sweep-hash", submission.sweep_hash)
-    resume = ("resume", submission.path, *after_this, "--retries", submission.retries - 1)
+    retries = max(0, submission.retries - 1)
+    resume = ("resume", submission.path, *after_this, "--retries", retries)
     command = python_command("mlpsubmit", *resume)
     names: dict[str, Any] = {
         "job_name": job_name(submission, "retry"),
         "dependency": _after(after),
     }
-    return sbatch_text(helper, submission.folder, command, **names)
+    command = f"{command} || {requeue.WAIT} $?"
+    return sbatch_text(helper, submission.folder, command, requeue.WAIT_FUNCTION, **names)
 
 
 def _after(jobs: Sequence[str]) -> str | None:

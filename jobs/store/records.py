@@ -343,7 +343,12 @@ class ArrayRecord(TypedDict):
 
 @_open
 class Intent(TypedDict):
-    """intent.json: the packs of each task. On SLURM, all fields are there."""
+    """intent.json: the packs of each task. On SLURM, all fields are there.
+
+    ``later`` has the packs of tasks that a job of the run submits when those of ``slices`` have
+    ended, ``limit`` why. ``continues`` is the number of the submission that had left its tasks for
+    later.
+    """
 
     executor: ExecutorName
     host: str
@@ -351,6 +356,9 @@ class Intent(TypedDict):
     gpus: bool
     same_device: bool
     slices: list[list[Range]]
+    later: NotRequired[list[list[Range]]]
+    continues: NotRequired[Count | None]
+    limit: NotRequired[Text | None]
     arrays: NotRequired[list[ArrayRecord]]
     retries: NotRequired[Count]
     retry: NotRequired[Text | None]
@@ -758,14 +766,16 @@ def check_slices(file: Path, intent: Intent, packs: int) -> None:
     Raises:
         DamageError: they have not.
     """
-    ranges = [one for slice_ in intent["slices"] for one in slice_]
+    slices = [*intent["slices"], *intent.get("later", ())]
+    ranges = [one for slice_ in slices for one in slice_]
     if any(not low < high <= packs for low, high in ranges):
         raise damaged(file, f"slices: got ranges that are not within the {packs} packs")
     if sum(high - low for low, high in ranges) > packs:
         raise damaged(file, f"slices: got more than {packs} packs")
-    if any(not slice_ for slice_ in intent["slices"]):
+    if not all(slices):
         raise damaged(file, "slices: got an empty one")
-    needed = ("arrays", "retries", "retry", "template", "tasks", "cluster", "user")
+    needed = ["later", "continues", "limit"]
+    needed += ("arrays", "retries", "retry", "template", "tasks", "cluster", "user")
     missing = [name for name in needed if name not in intent]
     if intent["executor"] == "slurm" and missing:
         raise damaged(file, f"{', '.join(missing)}: missing")

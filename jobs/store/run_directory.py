@@ -17,7 +17,8 @@
 | submissions/NNN/jobs.json    | launch or resume, after each job: its id, as the executor     |
 |                              | returned it                                                   |
 | submissions/NNN/array.N.sh   | launch or resume: the sbatch script of one job array          |
-| submissions/NNN/retry.sh     | the same for the job that resumes what is missing             |
+| submissions/NNN/retry.sh     | the same for the job that follows: it submits the tasks that  |
+|                              | limits left no room for, or resumes what is missing           |
 | submissions/NNN/ended.json   | cancel, or a launch that failed halfway: no task may train    |
 | submissions/NNN/*_0_log.out  | SLURM, or a local worker: the log of one task                 |
 | results/<task>.<attempt>.tar | one attempt of one task, appended per pack and fsynced        |
@@ -480,6 +481,13 @@ class RunDirectory:
         except (RunError, OSError) as error:
             self.note_unreadable(file, error)
             return None
+
+    def continues(self, number: int) -> int | None:
+        """Return the submission that had left the tasks of another for later; None if none had."""
+        intent = self.readable_intent(number)
+        before = None if intent is None else intent.get("continues")
+        known = before is not None and before < number and self._intent_file(before).exists()
+        return before if known else None
 
     def jobs(self, number: int) -> Jobs | None:
         """Return the jobs of a submission; None if it has none, or they are unreadable."""

@@ -121,6 +121,7 @@ class DryRun:
             "files": 0,
             "result_bytes": 0,
             "estimate": None,
+            "notes": [],
             "submission": [],
         }
         if self._submits:
@@ -130,6 +131,7 @@ class DryRun:
                 "tasks": self._tasks(),
                 "files": self._footprint.files,
                 "result_bytes": self._footprint.result_bytes + self._footprint.weight_bytes,
+                "notes": list(executor.notes(launch.submission)),
                 "submission": list(executor.describe(launch.submission)),
             }
         if self.estimate is not None:
@@ -179,6 +181,7 @@ class DryRun:
         if len(tasks) > SHOWN_TASKS:
             echo(f"  ... and {counted(len(tasks) - SHOWN_TASKS, 'more task')}")
         for line in (
+            *executor.notes(self.launch.submission),
             *self._size_lines(),
             *executor.device_lines(planned=self.launch.run is None),
             *self._time_lines(),

@@ -39,7 +39,14 @@ def resume(
     request = check_where(where)
     opened = open_selected(run, runs_dir)
     if after is not None:
-        packs = opened.retry(after, where["retries"], sweep_hash)
+        from mlpsubmit.jobs.slurm.limits import NoRoom
+        from mlpsubmit.jobs.slurm.requeue import REQUEUE
+
+        try:
+            packs = opened.retry(after, where["retries"], sweep_hash)
+        except NoRoom as error:
+            echo(f"not yet: {error}")
+            sys.exit(REQUEUE)
         echo(f"run {opened.id}: {counted(packs, 'pack')} to train")
         return
     packs = opened.resume(

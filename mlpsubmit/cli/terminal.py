@@ -71,6 +71,8 @@ def render(status: Status) -> RenderableType:
     parts: list[RenderableType] = [head, bar, text(f"  {status.summary}")]
     if status.tasks:
         parts.append(_Tasks(status.tasks))
+    if status.outstanding:
+        parts.append(text((f"  {inline(status.outstanding)}", "yellow")))
     if status.retry:
         retry = f"  a job will resume the missing configs: {inline(status.retry)}"
         parts.append(text((retry, "yellow")))
@@ -218,6 +220,9 @@ def _indented(lines: Sequence[str]) -> tuple[str, str]:
 
 def _retry_failure(status: Status) -> str:
     reason = inline(status.retry_failure)
+    if status.later:
+        tasks = counted(status.later, "more task")
+        return f"the job that should submit {tasks} failed: {reason}"
     return f"the job that should resume the missing configs failed: {reason}"
 
 
@@ -331,6 +336,8 @@ def report(status: Status, *, failures: bool = True) -> int:
     if status.state == "running":
         waiting = sum(task.state == "waiting" for task in status.tasks)
         queued = f" ({waiting} of {counted(len(status.tasks), 'task')} queued)" if waiting else ""
+        if status.outstanding:
+            queued += f"; {inline(status.outstanding)}"
         echo(f"run {status.run} is running{queued}; see: mlpsubmit status {status.run}")
         return 0
     if status.complete:
@@ -340,6 +347,8 @@ def report(status: Status, *, failures: bool = True) -> int:
     console = Console(stderr=True)
     for reason in _failures(status) if failures else ():
         console.print(reason, soft_wrap=not console.is_terminal)
+    if status.outstanding:
+        echo(inline(status.outstanding), err=True)
     if status.retry_failure:
         echo(_retry_failure(status), err=True)
     if status.damage:

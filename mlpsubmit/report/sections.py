@@ -136,6 +136,7 @@ def _progress(one: ReportedRun) -> str:
     remarks = [
         status.early_crossings,
         status.damage,
+        status.outstanding,
         status.retry and f"a job will resume the missing configs: {status.retry}",
     ]
     if status.unreadable:

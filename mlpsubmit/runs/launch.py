@@ -279,7 +279,8 @@ class PreparedLaunch:
     @cached_property
     def slices(self) -> Sequence[Sequence[Range]]:
         """The packs of each task, as ranges of their numbers, if any pack is missing."""
-        return cut(self.missing, self.plan.pack_costs[self.missing], self.submission.tasks)
+        tasks = self.submission.tasks + self.submission.later
+        return cut(self.missing, self.plan.pack_costs[self.missing], tasks)
 
 
 @doing("planning, and looking for results to reuse")

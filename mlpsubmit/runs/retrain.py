@@ -22,7 +22,7 @@ from mlpsubmit.errors import RunError, UserError
 from mlpsubmit.files import open_regular
 from mlpsubmit.jobs.executors.local import LocalExecutor
 from mlpsubmit.jobs.pack_results import TOGETHER
-from mlpsubmit.jobs.plan import Plan
+from mlpsubmit.jobs.plan import Plan, cut
 from mlpsubmit.jobs.status import Status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.environments import stored_environments
@@ -136,7 +136,8 @@ def retrain(
     numbers = np.array([int(name) for name in chosen], dtype=np.int64)
     with _scratch(run) as scratch:
         submission = submission_for(scratch, run.sweep, executor, plan, numbers, 0, submitted_hash)
-        submit(scratch, executor, submission, plan, numbers, None)
+        slices = cut(numbers, plan.pack_costs[numbers], submission.tasks)
+        submit(scratch, executor, submission, slices, None)
         again = Run(scratch)
         try:
             again.wait(on_status)

@@ -23,6 +23,8 @@ from mlpsubmit.errors import BusyError, RunError
 from mlpsubmit.jobs.as_launched import missing_folder
 from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
+from mlpsubmit.jobs.slurm.limits import NoRoom
+from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.slurm.sbatch import cancel
 from mlpsubmit.jobs.slurm.task_states import Scheduler, live_jobs
 from mlpsubmit.jobs.status import Status, TaskStatus, read_status
@@ -187,21 +189,27 @@ class Run:
         return submitted
 
     def retry(self, after: int, retries: int, submitted_hash: str) -> int:
-        """Resume what a submission to SLURM has left unfinished, in a job on the cluster.
+        """Submit what a submission to SLURM has left for later, or resume what it has not finished.
 
-        While the run is busy, keep trying for a while.
+        In a job on the cluster. While the run is busy, keep trying for a while.
 
         Args:
             after: the number of the submission; nothing is done if it was cancelled or is not the
                 latest.
-            retries: how often SLURM repeats this after that.
+            retries: how often SLURM resumes the run after that, unless there are tasks for later.
             submitted_hash: of the sweep that it was submitted for; no other is executed.
 
         Returns:
             The number of packs submitted.
+
+        Raises:
+            NoRoom: limits leave no room for even one task; later they may.
         """
         end = time.monotonic() + RETRY_SECONDS
         while self.directory.superseded(after) is None:
+            intent = self.directory.intent(after)
+            if intent.get("later"):
+                retries = intent["retries"]
             try:
                 return self.resume(
                     "slurm", retries=retries, after=after, submitted_hash=submitted_hash
@@ -211,6 +219,10 @@ class Run:
                 if time.monotonic() > end:
                     raise
                 time.sleep(RETRY_PAUSE_SECONDS)
+            except Rejected as error:
+                if not error.is_of_limit:
+                    raise
+                raise NoRoom(str(error)) from None
         return 0
 
     def _last_submission(self) -> tuple[str, int | None, Template | None]:

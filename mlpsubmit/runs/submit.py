@@ -8,7 +8,7 @@ import socket
 import stat
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from mlpsubmit.errors import BusyError, DamageError, RunError, error_text
 from mlpsubmit.jobs.heartbeat import is_elsewhere
 from mlpsubmit.jobs.killed_packs import add_unrecorded_ends
 from mlpsubmit.jobs.liveness import patience
-from mlpsubmit.jobs.plan import Plan, cut
+from mlpsubmit.jobs.plan import Plan, Range, cut, ranges_of
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.slurm.sbatch import OutcomeUnknown, cancel
@@ -81,6 +81,8 @@ def submission_for(
     missing: NDArray[np.int64],
     retries: int,
     sweep_hash: str,
+    *,
+    tasks: int | None = None,
 ) -> Submission:
     """Return the next submission of a run: its missing packs.
 
@@ -88,14 +90,21 @@ def submission_for(
         run: its directory, which need not exist yet.
         names: the sweep's ``name`` and the run's ``id``, as in sweep.json.
         sweep_hash: the hash of the sweep that its tasks execute.
+        tasks: how many there are in all; chosen unless given.
+
+    Raises:
+        UserError: limits of the cluster leave no room for it.
     """
     from mlpsubmit.jobs.submission import Submission
 
-    cost = float(plan.pack_costs[missing].sum())
-    tasks = executor.tasks(plan.threads, len(missing), cost)
+    if tasks is None:
+        cost = float(plan.pack_costs[missing].sum())
+        tasks = executor.tasks(plan.threads, len(missing), cost, retries)
+    now = executor.at_once(tasks, retries)
     label = f"{names['name']}.{names['id']}"  # no other run shares it
     number = run.next_submission()
-    return Submission(run.path.absolute(), label, number, tasks, plan.threads, retries, sweep_hash)
+    settings = (plan.threads, retries, sweep_hash)
+    return Submission(run.path.absolute(), label, number, now, *settings, later=tasks - now)
 
 
 def start(
@@ -112,7 +121,8 @@ def start(
     Args:
         sweep_hash: the hash of the sweep that the tasks execute.
         retries: how often SLURM automatically resumes what is missing after that.
-        after: submit only if the submission of this number is the latest and was not cancelled.
+        after: submit only if the submission of this number is the latest and was not cancelled; if
+            it has left tasks for later, only these.
         checked: whether ``executor.check`` has passed already.
 
     Raises:
@@ -130,12 +140,17 @@ def start(
         run.remove_leftovers()
         plan = Plan.from_json(run.plan)
         missing = missing_packs(run, plan)
-        if not len(missing):
+        planned = [] if after is None else run.intent(after).get("later", [])
+        later = _left(planned, missing)
+        if not len(missing) or (planned and not later):
             if after is None:
                 run.record_launch(next_launch(run.path))
             return 0
         add_unrecorded_ends(run, plan, status.tasks)
-        submission = submission_for(run, run.sweep, executor, plan, missing, retries, sweep_hash)
+        tasks = len(later) or None
+        submission = submission_for(
+            run, run.sweep, executor, plan, missing, retries, sweep_hash, tasks=tasks
+        )
         if same_device := wanted(run, executor):
             check_same_device(run, executor)
         if not checked:
@@ -143,11 +158,32 @@ def start(
             for line in executor.device_lines(planned=False):
                 echo(line)
         _report_takeover(run)
+        slices = later or cut(
+            missing, plan.pack_costs[missing], submission.tasks + submission.later
+        )
+        for note in executor.notes(submission):
+            echo(note)
+        how = {"same_device": same_device, "continues": bool(later)}
         # Recorded before the submission, because the debug executor trains in it.
         with _recorded(run) if after is None else contextlib.nullcontext():
-            submit(run, executor, submission, plan, missing, after, same_device=same_device)
+            submit(run, executor, submission, slices, after, **how)
         _cancel_retry(run)
-        return len(missing)
+        return sum(high - low for ranges in slices for low, high in ranges)
+
+
+def _left(
+    slices: Sequence[Sequence[Sequence[int]]], missing: NDArray[np.int64]
+) -> list[list[Range]]:
+    """Return the packs of slices that are missing, those of each slice as ranges."""
+    left = [
+        [
+            one
+            for low, high in ranges
+            for one in ranges_of(missing[(missing >= low) & (missing < high)])
+        ]
+        for ranges in slices
+    ]
+    return [ranges for ranges in left if ranges]
 
 
 def _check_writable(run: RunDirectory) -> None:
@@ -249,20 +285,28 @@ def submit(
     run: RunDirectory,
     executor: Executor,
     submission: Submission,
-    plan: Plan,
-    missing: NDArray[np.int64],
+    slices: Sequence[Sequence[Range]],
     after: int | None,
     *,
     same_device: bool = False,
+    continues: bool = False,
 ) -> None:
-    """Record the intent on disk, submit, and record every job id that comes back."""
+    """Record the intent on disk, submit, and record every job id that comes back.
+
+    Args:
+        slices: the packs of each task, of those that are submitted now first.
+        after: the number of the submission that this one follows by itself.
+        continues: whether its tasks are those that the other has left for later.
+    """
     intent = {
         "executor": executor.name,
         "host": socket.gethostname(),
         "created": time.time(),
         "gpus": executor.has_gpus,
         "same_device": same_device,
-        "slices": cut(missing, plan.pack_costs[missing], submission.tasks),
+        "slices": slices[: submission.tasks],
+        "later": slices[submission.tasks :],
+        "continues": after if continues else None,
         **executor.intent(submission),
     }
     try:  # nobody else may change a script before sbatch reads it

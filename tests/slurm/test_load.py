@@ -28,7 +28,14 @@ ASKED = {
     "REQUEST_JOB_INFO_SINGLE": "squeue",
     "REQUEST_BUILD_INFO": "scontrol show config",
     "REQUEST_NODE_INFO": "sinfo",
+    "REQUEST_ASSOC_MGR_INFO": "scontrol show assoc_mgr",
     "REQUEST_KILL_JOB": "scancel",
+}
+#: And to slurmdbd.
+ACCOUNTING = {
+    "DBD_GET_JOBS_COND": "sacct",
+    "DBD_GET_ASSOCS": "sacctmgr show assoc",
+    "DBD_GET_QOS": "sacctmgr show qos",
 }
 
 
@@ -38,9 +45,10 @@ def asked(study: Any, mlpsubmit: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     monkeypatch.setenv("MLPSUBMIT_RUNS", str(study.folder / "runs"))
 
-    def accounting() -> int:
+    def accounting() -> Counter[str]:
         shown = study.cluster.run("sacctmgr", "show", "stats").stdout
-        return sum(map(int, re.findall(r"DBD_GET_JOBS_COND *\( *\d+\) *count:(\d+)", shown)))
+        found = re.findall(r"(DBD_GET_\w+) *\( *\d+\) *count:(\d+)", shown)
+        return Counter({ACCOUNTING[name]: int(n) for name, n in found if name in ACCOUNTING})
 
     def counted(*arguments: Any, code: int = 0) -> dict[str, int]:
         study.cluster.run("sdiag", "--reset")
@@ -49,7 +57,7 @@ def asked(study: Any, mlpsubmit: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         assert done.code == code, done.out + done.err
         shown = study.cluster.run("sdiag").stdout
         found = re.findall(r"(\w+) +\( *\d+\) count:(\d+)", shown)
-        counts = Counter(sacct=accounting() - before)
+        counts = accounting() - before
         for name, count in found:
             if name in ASKED:
                 counts[ASKED[name]] += int(count)
@@ -62,6 +70,8 @@ def test_every_command_asks_little_of_the_cluster(study: Any, asked: Any) -> Non
     """Accounting is not asked at all: each job is in the queue, or its files explain it."""
     held = ("--sbatch", "hold", "--gpus", 0, "--cpus", 1, "--mem", "600M", "--time", 10)
     once = {"scontrol show config": 1, "sinfo": 1, "squeue": 1}
+    # As this cluster enforces limits; sacctmgr reads the QOS for the associations, too.
+    once |= {"scontrol show assoc_mgr": 1, "sacctmgr show assoc": 1, "sacctmgr show qos": 2}
     load = study.spec("load", MANY)
     assert asked("launch", load, "--tasks", 250, *held) == {**once, "sbatch": 3}
     assert asked("launch", study.spec("other", MANY), "--tasks", 2, *held) == {**once, "sbatch": 1}

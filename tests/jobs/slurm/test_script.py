@@ -128,7 +128,7 @@ def test_the_job_that_resumes_asks_for_little() -> None:
     assert "array" not in text
     # The hash takes the place of --trust: the job executes what was there at the submission.
     assert text.rstrip().endswith(
-        f" mlpsubmit resume {RUN} --after 2 --sweep-hash 5e1f --retries 2"
+        f" mlpsubmit resume {RUN} --after 2 --sweep-hash 5e1f --retries 2 || end_or_wait $?"
     )
 
 
