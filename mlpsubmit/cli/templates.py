@@ -19,7 +19,8 @@ __all__ = ["templates"]
 def templates(template: str | None, as_json: bool) -> None:
     """List the cluster profiles, or show one.
 
-    The list contains the packaged profiles and your own. Showing a profile also validates it.
+    The list contains the packaged profiles, your site's and your own; of several of one name, the
+    last of these counts. Showing a profile also validates it.
     """
     from mlpsubmit.display.json_output import echo_json
     from mlpsubmit.slurm_templates import find_template
@@ -40,11 +41,18 @@ def templates(template: str | None, as_json: bool) -> None:
 def _list(as_json: bool) -> None:
     """List every template, including those with errors, which must not hide the others."""
     from mlpsubmit.display.json_output import echo_json
-    from mlpsubmit.slurm_templates import read_template, template_paths, user_folder
+    from mlpsubmit.slurm_templates import (
+        SITE_FOLDER,
+        SITE_VARIABLE,
+        read_template,
+        template_paths,
+        user_folder,
+    )
 
     listed = []
-    for name, path in template_paths().items():
+    for name, (path, *replaced) in template_paths().items():
         own: dict[str, Any] = {"name": name, "file": path, "description": None, "error": None}
+        own["replaces"] = replaced
         try:
             own["description"] = read_template(path).description
         except UserError as error:
@@ -58,6 +66,9 @@ def _list(as_json: bool) -> None:
             unusable = "(cannot be used: see the error)"
             echo(f"{own['name']:<14} {unusable if own['error'] else own['description']}")
             echo(f"{'':<14} {own['file']}")
+            for file in own["replaces"]:
+                echo(f"{'':<14} instead of {file}")
         echo(f"your own go into {user_folder()}/NAME.toml; to show one: mlpsubmit templates NAME")
+        echo(f"a site's are in {SITE_FOLDER}, or in the folders of ${SITE_VARIABLE}")
     if errors:
         raise UserError("\n".join(errors))

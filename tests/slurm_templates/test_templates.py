@@ -26,6 +26,7 @@ from mlpsubmit.slurm_templates import (
     SlurmRequest,
     Template,
     find_template,
+    locate,
     read_template,
     template_paths,
     user_folder,
@@ -77,7 +78,9 @@ any_keys = st.fixed_dictionaries(
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a user's own templates."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    for variable in ("XDG_CONFIG_HOME", "MLPSUBMIT_TEMPLATES"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(locate, "SITE_FOLDER", tmp_path / "etc")
     folder = tmp_path / ".config" / "mlpsubmit"
     folder.mkdir(parents=True)
     return folder
@@ -465,7 +468,7 @@ def test_the_packaged_templates(own: Path) -> None:
 @pytest.mark.parametrize("name", ["cpu", "default", "gpu", "preemptible"])
 def test_the_examples_in_the_packaged_templates_are_valid(name: str, own: Path) -> None:
     """What is commented out is an example: it should be right when the ``#`` is taken away."""
-    text = template_paths()[name].read_text()
+    text = template_paths()[name][0].read_text()
     text = re.sub(r"(?m)^# (?=[a-z_-]+ = |\[sbatch\])", "", text)
     if name == "gpu":
         text = text.replace("gpus = 1\n", "")  # it has an example of another value
@@ -484,6 +487,69 @@ def test_a_users_own_go_before_the_packaged(own: Path) -> None:
     assert find_template("mine").cpus == 2
     assert find_template().cpus == 3
     assert list(template_paths()) == ["cpu", "default", "gpu", "mine", "preemptible"]
+
+
+def test_the_templates_of_a_site(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, machine = tmp_path / "first", tmp_path / "second", tmp_path / "etc"
+    monkeypatch.setenv("MLPSUBMIT_TEMPLATES", f"~/first::{second}:{second}")
+    written = {first: ["a"], second: ["a", "b", "default"], machine: ["a", "b", "c", "gpu"]}
+    for folder, names in {**written, own: ["c"]}.items():
+        folder.mkdir(exist_ok=True)
+        for name in names:
+            (folder / f"{name}.toml").write_text(f'description = "of {folder.name}"')
+    (first / "README").write_text("not a template")
+    packaged = template_paths()["cpu"]
+    assert template_paths() == {
+        "a": [first / "a.toml", second / "a.toml", machine / "a.toml"],
+        "b": [second / "b.toml", machine / "b.toml"],
+        "c": [own / "c.toml", machine / "c.toml"],
+        "cpu": packaged,
+        "default": [second / "default.toml", packaged[0].with_name("default.toml")],
+        "gpu": [machine / "gpu.toml", packaged[0].with_name("gpu.toml")],
+        "preemptible": [packaged[0].with_name("preemptible.toml")],
+    }
+    assert find_template().path == second / "default.toml"
+    listed = CliRunner().invoke(templates_command, catch_exceptions=False).output
+    assert (
+        f"c              of mlpsubmit\n{'':<15}{own}/c.toml\n"
+        f"{'':<15}instead of {machine}/c.toml\n" in listed
+    )
+    assert "a site's are in /etc/mlpsubmit, or in the folders of $MLPSUBMIT_TEMPLATES\n" in listed
+    shown = CliRunner().invoke(templates_command, ["--json"], catch_exceptions=False).output
+    (gpu,) = (one for one in json.loads(shown)["templates"] if one["name"] == "gpu")
+    assert (gpu["file"], gpu["replaces"]) == (
+        f"{machine}/gpu.toml",
+        [str(packaged[0])[:-8] + "gpu.toml"],
+    )
+
+
+def test_folders_of_templates_that_cannot_be_read(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A launch would take another template of the same name instead: another account, say."""
+    (tmp_path / "etc").write_text("a file")
+    own.rmdir()
+    own.symlink_to(own)
+    monkeypatch.setenv("MLPSUBMIT_TEMPLATES", f"{tmp_path}/gone:{tmp_path}/away")
+    with pytest.raises(SpecError) as caught:
+        find_template()
+    assert caught.value.errors == [
+        f"{own}: its templates cannot be read: Too many levels of symbolic links",
+        f"$MLPSUBMIT_TEMPLATES: {tmp_path}/gone: no such folder",
+        f"$MLPSUBMIT_TEMPLATES: {tmp_path}/away: no such folder",
+        f"{tmp_path}/etc: its templates cannot be read: Not a directory",
+    ]
+    (tmp_path / "mine.toml").write_text("cpus = 9")
+    assert find_template(f"{tmp_path}/mine.toml").cpus == 9, "a file needs no folder"
+    monkeypatch.setenv("MLPSUBMIT_TEMPLATES", "here:there")
+    with pytest.raises(SpecError) as caught:
+        find_template()
+    assert caught.value.errors == [
+        f"$MLPSUBMIT_TEMPLATES: got {name!r}; should be absolute paths of folders, separated by ':'"
+        for name in ("here", "there")
+    ]
 
 
 def test_the_users_folder(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
