@@ -18,7 +18,7 @@ from mlpsubmit.spec.load import noting_imports, unpickle_surroundings, unpickle_
 if TYPE_CHECKING:
     from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["as_launched", "launched_in", "launched_sweep", "missing_folder"]
+__all__ = ["as_launched", "launched_in", "launched_sweep", "missing_folder", "path_now"]
 
 
 def launched_in(folder: str, run: Path) -> dict[str, str]:
@@ -26,7 +26,7 @@ def launched_in(folder: str, run: Path) -> dict[str, str]:
     return {"folder": folder, "run": os.path.abspath(run)}
 
 
-def _here(run: RunDirectory, path: str) -> str:
+def path_now(run: RunDirectory, path: str) -> str:
     """Return a path of the launch, or where it is if it was moved together with the run."""
     before, now = run.sweep["launched_in"]["run"], str(run.path.absolute())
     common = os.path.commonpath([path, before])
@@ -39,7 +39,7 @@ def _here(run: RunDirectory, path: str) -> str:
 def missing_folder(run: RunDirectory) -> str | None:
     """Return a warning if the working directory of the launch is not on this machine."""
     folder = run.sweep["launched_in"]["folder"]
-    if os.path.isdir(_here(run, folder)):
+    if os.path.isdir(path_now(run, folder)):
         return None
     return (
         f"run {run.id}: the folder {folder}, in which it was launched, is not here; functions that "
@@ -62,7 +62,7 @@ def as_launched(run: RunDirectory, sweep_hash: str) -> Iterator[Sweep]:
     if warning := missing_folder(run):
         echo(warning)
     launched_as = run.sweep["launched_in"]["run"]
-    with launched_sweep(run.path, partial(_here, run), sweep_hash, launched_as) as sweep:
+    with launched_sweep(run.path, partial(path_now, run), sweep_hash, launched_as) as sweep:
         yield sweep
 
 

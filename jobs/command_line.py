@@ -20,6 +20,6 @@ _RUN_MODULE = (
 )
 
 
-def module_command(module: str, *arguments: object) -> list[str]:
-    """Return the arguments of a process that runs a module with the Python of this one."""
-    return [sys.executable, "-u", "-c", _RUN_MODULE, module, *map(str, arguments)]
+def module_command(module: str, *arguments: object, python: str | None = None) -> list[str]:
+    """Return the arguments of a process that runs a module, by default with this Python."""
+    return [python or sys.executable, "-u", "-c", _RUN_MODULE, module, *map(str, arguments)]

@@ -61,6 +61,7 @@ class Submission:
         retries: how often missing packs are resumed automatically at its end.
         sweep_hash: the hash of the sweep that its tasks execute.
         later: how many tasks more a job of the run will submit, as limits of the cluster allow.
+        reads: files and folders that its tasks read besides the run, if they run in a container.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Submission:
     retries: int = 0
     sweep_hash: str = ""
     later: int = 0
+    reads: tuple[str, ...] = ()
 
     @property
     def has_helper(self) -> bool:

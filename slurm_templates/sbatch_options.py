@@ -30,7 +30,9 @@ KEY_OF = {
     "notice": "notice",
     "signal": "notice",
     "setup": "setup",
-    "wrap": "setup",
+    "container": "container",
+    "python": "python",
+    "wrap": "wrap",
     "helper-partition": "helper_partition",
     "description": "description",
 }

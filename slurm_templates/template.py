@@ -32,10 +32,14 @@ from mlpsubmit.slurm_templates.values import (
     count,
     flag,
     gpus,
+    image,
+    image_in,
     line,
     lines,
     mebibytes,
     memory,
+    prefix,
+    program,
     word,
 )
 
@@ -61,6 +65,9 @@ Count = Annotated[int, PlainValidator(count(1))]
 Memory = Annotated[str, PlainValidator(memory)]
 Notice = Annotated[int, PlainValidator(count(1, _MOST_NOTICE))]
 Flag = Annotated[bool, PlainValidator(flag)]
+Image = Annotated[str, PlainValidator(image)]
+Program = Annotated[str, PlainValidator(program)]
+Prefix = Annotated[str, PlainValidator(prefix)]
 Setup = Annotated[tuple[Line, ...], BeforeValidator(lines)]
 Options = Annotated[
     dict[
@@ -108,6 +115,13 @@ class Template(BaseModel):
         None, "seconds before the time limit at which a task saves its state; chosen unless given"
     )
     setup: Setup = _field((), "shell commands that run before Python")
+    container: Image | None = _field(
+        None, "image that tasks run in, by apptainer or singularity: a path or docker://, oras://"
+    )
+    python: Program | None = _field(
+        None, "Python of the tasks; that of the launch unless given, in a container python3"
+    )
+    wrap: Prefix | None = _field(None, "program that runs the command of a task, with arguments")
     helper_partition: Word | None = _field(
         None, "partition of small jobs without a GPU; that of the tasks unless given"
     )
@@ -173,12 +187,21 @@ class Template(BaseModel):
         limit = self._limit_seconds
         return NOTICE_SECONDS if limit is None else min(NOTICE_SECONDS, limit // 4)
 
-    def for_helper(self, minutes: int, mem: str) -> Template:
+    def for_helper(self, minutes: int, mem: str, *, as_tasks: bool = False) -> Template:
         """Return the template of a small job without a GPU.
 
         Of the further options of sbatch it keeps those that restrict where a job may run, or that
         only satisfy a filter.
+
+        Args:
+            as_tasks: whether it runs in the container, by the Python and the wrap of the tasks;
+                else outside, where SLURM's commands are.
         """
+        outside = {
+            "container": None,
+            "wrap": None,
+            "python": None if self.container else self.python,
+        }
         kept = {name: value for name, value in self.sbatch.items() if name in _FOR_HELPERS}
         partition = self.helper_partition or self.partition
         elsewhere = partition != self.partition  # other features, other rules
@@ -193,6 +216,7 @@ class Template(BaseModel):
                 "time": time_limit.normalised(minutes),
                 "mem": mem,
                 "sbatch": kept,
+                **({} if as_tasks else outside),
             }
         )
 
@@ -273,6 +297,8 @@ def _build(
     where = str(path) if path else ""
     errors = [f"{spelt(key)}: {_no_such_key(key)}" for key in keys if key not in KEYS]
     known = {key: value for key, value in keys.items() if key in KEYS}
+    if "container" in known:
+        known["container"] = image_in(path.parent if path else Path.cwd(), known["container"])
     try:
         template = Template(**{**others, **known})
     except ValidationError as error:

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["count", "flag", "gpus", "line", "lines", "mebibytes", "memory", "word"]
+__all__ = [
+    "count",
+    "flag",
+    "gpus",
+    "image",
+    "image_in",
+    "line",
+    "lines",
+    "mebibytes",
+    "memory",
+    "prefix",
+    "program",
+    "word",
+]
 
 #: Longer numbers are no sensible count, and Python refuses to convert the longest.
 _DIGITS = re.compile(r"\d{1,9}", re.A)
 _TYPED_GPUS = re.compile(r"(?P<type>[a-z0-9][a-z0-9_.-]*):(?P<count>[1-9]\d{0,8})", re.A | re.I)
 #: SLURM's units, and the most digits of which every one fits into its 64 bits of megabytes.
 _MEMORY = re.compile(r"(?P<size>\d{1,12})(?P<unit>[KMGT]?)", re.A | re.I)
+
+_PROGRAM = re.compile(r"[a-z0-9][a-z0-9_.+-]*", re.A | re.I)
+
+_URI = re.compile(r"[a-z][a-z0-9+.-]*://", re.A | re.I)
+
+_PREFIX = "should be a program that runs the command after it, such as 'numactl --interleave=all'"
+#: What no program can do for the command after it.
+_SHELL = frozenset({".", "cd", "eval", "exec", "export", "module", "set", "source", "ulimit"})
 
 #: Control characters, surrogates and line ends: none may be in a line of a script.
 _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
@@ -96,6 +120,53 @@ def word(value: Any) -> str:
     text = _on_one_line(value).strip()
     if not text:
         raise ValueError("should not be empty; leave it out for the cluster's default")
+    return text
+
+
+def image(value: Any) -> str:
+    """Return the image of a container: a path, or a URI such as ``docker://python:3.11``."""
+    text = _on_one_line(os.fspath(value) if isinstance(value, os.PathLike) else value).strip()
+    if not text:
+        raise ValueError("should be the path of an image, or a URI such as 'docker://python:3.11'")
+    return text
+
+
+def image_in(folder: Path, value: Any) -> Any:
+    """Return an image whose path, if it is one, is absolute; another value as it is."""
+    try:
+        text = image(value)
+    except ValueError:
+        return value  # is refused later, with all other errors
+    return text if _URI.match(text) else os.path.normpath(folder / os.path.expanduser(text))
+
+
+def program(value: Any) -> str:
+    """Return the path of a program, or a name to be found on the PATH."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    text = os.path.expanduser(_on_one_line(value).strip())
+    if not os.path.isabs(text) and not _PROGRAM.fullmatch(text):
+        raise ValueError(
+            "should be an absolute path, or the name of a program on the PATH such as 'python3.11'"
+        )
+    return text
+
+
+def prefix(value: Any) -> str:
+    """Return a command of the shell that runs the command which follows it."""
+    text = word(value)
+    try:
+        words, symbols = shlex.split(text), shlex.shlex(text, posix=True, punctuation_chars=True)
+        control = next((part for part in symbols if set(part) <= set("();<>|&")), None)
+    except ValueError as error:
+        raise ValueError(f"should be shell words; {str(error).lower()}") from None
+    if control:
+        raise ValueError(f"{_PREFIX}, without {control!r}; commands before it go into setup")
+    if placeholder := next((part for part in words if part in ("{}", "{command}")), None):
+        raise ValueError(f"{_PREFIX}; leave out {placeholder!r}")
+    if "=" in words[0]:
+        raise ValueError(f"{_PREFIX}; for variables of the environment: env {text}")
+    if words[0] in _SHELL:
+        raise ValueError(f"{_PREFIX}; {words[0]!r} is a command of the shell: put it into setup")
     return text
 
 

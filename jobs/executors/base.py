@@ -108,6 +108,11 @@ class Executor(abc.ABC):
         """Whether each task has a GPU, without which it must not train."""
         return False
 
+    @property
+    def in_container(self) -> bool:
+        """Whether tasks see nothing but what is bound: the run, and what their submission names."""
+        return False
+
     def intent(self, submission: Submission) -> Mapping[str, Any]:
         """Return further entries for intent.json."""
         return {}

@@ -25,6 +25,7 @@ from mlpsubmit.jobs.slurm.nodes import Node, nodes_of, resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.slurm.script import retry_script, script
+from mlpsubmit.jobs.slurm.task_command import program_errors
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.jobs.throughput import calibrate
@@ -113,6 +114,11 @@ class SlurmExecutor(Executor):
     def device_lines(self, *, planned: bool) -> list[str]:
         """Return the types of GPU that tasks may get."""
         return gpu_types.lines(self._gpu_types, planned=planned)
+
+    @property
+    def in_container(self) -> bool:
+        """Whether the template names one."""
+        return self.template.container is not None
 
     def threads_per_task(self, tasks: int) -> int:
         """Return the template's cores per task."""
@@ -206,6 +212,8 @@ class SlurmExecutor(Executor):
             Rejected: if sbatch would reject that job.
         """
         if errors := [*resource_errors(self.template, self._nodes), *self._limits.errors]:
+            raise SpecError(errors, f"template {self.template.name}")
+        if errors := program_errors(self.template, (submission.path, *submission.reads)):
             raise SpecError(errors, f"template {self.template.name}")
         if reason := filesystems.unusable(submission.path, self._nodes):
             raise UserError(reason)
@@ -302,6 +310,7 @@ class SlurmExecutor(Executor):
                     CALIBRATION_WAIT,
                     calibrate.__name__,
                     "0",
+                    paths=submission.reads,
                 )
             if result is None:
                 raise UserError(missing_result(job, last_lines(folder)))

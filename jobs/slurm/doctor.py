@@ -15,6 +15,7 @@ from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked, setting
 from mlpsubmit.jobs.slurm.nodes import gpus_of, nodes_of, resource_errors
 from mlpsubmit.jobs.slurm.probe import Check, CheckResult, run_gpu_probe, run_probe
 from mlpsubmit.jobs.slurm.sbatch import check
+from mlpsubmit.jobs.slurm.task_command import program_errors
 from mlpsubmit.slurm_templates import SlurmRequest, Template
 
 __all__ = ["cluster_checks", "expected_start", "partitions"]
@@ -145,7 +146,7 @@ def _gpus(gres: str) -> str:
 
 def _resources(template: Template) -> CheckResult:
     """Check that some node has the template's resources, as a launch does."""
-    errors = resource_errors(template, nodes_of(template.partition))
+    errors = [*resource_errors(template, nodes_of(template.partition)), *program_errors(template)]
     return not errors, "\n".join([f"{template.name}, from {template.path}", *errors])
 
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ def run_helper_job(
     seconds: float,
     module: str,
     *arguments: str,
+    paths: Sequence[str | Path] = (),
+    before: Sequence[str] = (),
 ) -> tuple[Mapping[str, Any] | None, JobState | None]:
     """Submit a job, wait until it has a result or ends, and cancel it if it still runs.
 
@@ -46,6 +48,8 @@ def run_helper_job(
         result_file: the file that it writes, as JSON.
         seconds: how long to wait for it.
         module: the module that it runs, as ``python -m`` does, with the folder and the arguments.
+        paths: what it reads and writes besides the folder, for a container.
+        before: lines of the shell that run before it.
 
     Returns:
         Its result, or None without one; and its last known state, or None without one.
@@ -54,12 +58,13 @@ def run_helper_job(
         Rejected: if the cluster rejects the job.
         SlurmUnavailable: if it is unknown whether the cluster has the job.
     """
-    from mlpsubmit.jobs.slurm.script import python_command, sbatch_text  # imports submitit
+    from mlpsubmit.jobs.slurm.script import sbatch_text  # imports submitit
+    from mlpsubmit.jobs.slurm.task_command import task_command
 
     name = f"mlpsubmit{folder.name}"
-    script = sbatch_text(
-        template, folder, python_command(module, folder, *arguments), job_name=name
-    )
+    command = task_command(template, module, folder, *arguments)
+    shared = (folder, *paths)
+    script = sbatch_text(template, folder, command, paths=shared, before=before, job_name=name)
     try:
         run_sbatch(template, folder / "job.sh", script, seconds=SUBMIT_SECONDS)
         return _wait(name, result_file, seconds)

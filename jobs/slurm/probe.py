@@ -8,6 +8,7 @@ GPU is right.
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import socket
 import sys
@@ -20,8 +21,10 @@ from typing import Any
 from mlpsubmit import files
 from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_job, scratch_dir
 from mlpsubmit.jobs.slurm.queue import JobState
+from mlpsubmit.jobs.slurm.trials import trial_lines
 from mlpsubmit.native import compiler
 from mlpsubmit.slurm_templates import Template
+from mlpsubmit.spec.load import THIS_RELEASE
 
 __all__ = [
     "Check",
@@ -60,11 +63,14 @@ def run_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
     with scratch_dir(parent, ".doctor-") as folder:
         files.publish(folder / _TOKEN, token.encode())
         begun = time.monotonic()
-        helper, report_file = template.for_helper(MINUTES, MEMORY), folder / _REPORT
-        report, job = run_helper_job(folder, helper, report_file, seconds, __name__)
+        helper = template.for_helper(MINUTES, MEMORY, as_tasks=True)
+        trials = trial_lines(helper, folder)
+        report, job = run_helper_job(
+            folder, helper, folder / _REPORT, seconds, __name__, before=trials
+        )
         if report is None:
             return missing_report(job, folder, seconds)
-        return check_report(report, token, folder, time.monotonic() - begun)
+        return check_report(report, token, folder, time.monotonic() - begun, helper)
 
 
 def run_gpu_probe(parent: Path, template: Template, seconds: float) -> CheckResult:
@@ -83,7 +89,7 @@ def run_gpu_probe(parent: Path, template: Template, seconds: float) -> CheckResu
 
 
 def check_report(
-    report: Mapping[str, Any], token: str, folder: Path, seconds: float
+    report: Mapping[str, Any], token: str, folder: Path, seconds: float, template: Template
 ) -> CheckResult:
     """Compare a node's report on a folder, which took some seconds, with this machine."""
     node, parent, ours = report["node"], folder.parent, version("mlpsubmit")
@@ -93,10 +99,19 @@ def check_report(
         return False, (
             f"{node} has mlpsubmit {report['version']} at {report['path']}, this machine {ours}"
         )
-    return True, (
-        f"{node} has mlpsubmit {ours} and shares {parent} ({seconds:.0f} s)\n"
-        f"functions in C on {node}: {report['c_functions']}"
-    )
+    if report["release"] != THIS_RELEASE:
+        return False, (
+            f"{node} has Python {report['python']}, this machine {THIS_RELEASE}, and no other "
+            "release can load the functions of a spec: launch with the Python of the tasks, or "
+            "give them this one (python, or another container)"
+        )
+    lines = [f"{node} has mlpsubmit {ours} and shares {parent} ({seconds:.0f} s)"]
+    lines += [f"tasks are run by {template.wrap}"] if template.wrap else []
+    lines += [f"tasks run in {template.container}"] if template.container else []
+    other = template.wrap or template.container or template.python
+    lines += [f"their Python: {report['python']}"] if other else []
+    lines += [f"functions in C on {node}: {report['c_functions']}"]
+    return True, "\n".join(lines)
 
 
 def missing_report(job: JobState | None, folder: Path, seconds: float) -> CheckResult:
@@ -137,6 +152,8 @@ def main(folder: Path, what: str = "folder") -> None:
     report = {
         "node": _node(),
         "version": version("mlpsubmit"),
+        "release": THIS_RELEASE,
+        "python": f"{platform.python_version()} at {sys.executable}",
         "path": str(Path(files.__file__).parent),
         "token": seen,
         "c_functions": compiler.report()[1],

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
 
-from mlpsubmit.jobs.command_line import WORKER, module_command
+from mlpsubmit.jobs.command_line import WORKER
 from mlpsubmit.jobs.slurm import requeue
 from mlpsubmit.jobs.slurm.arrays import Array, job_name
+from mlpsubmit.jobs.slurm.task_command import container_lines, task_command
 from mlpsubmit.jobs.submission import Submission
 from mlpsubmit.slurm_templates import Template
 
-__all__ = ["python_command", "retry_script", "sbatch_text", "script"]
+__all__ = ["retry_script", "sbatch_text", "script"]
 
 
 def script(
@@ -27,13 +27,14 @@ def script(
         after: ids of jobs that must end before it starts.
     """
     arguments = submission.path, submission.number, submission.sweep_hash
-    command = python_command(WORKER, *arguments)
+    command = task_command(template, WORKER, *arguments)
     return sbatch_text(
         template,
         submission.folder,
         # The shell of the batch script adds, before srun starts.
         f"{command} $(({array.first} + SLURM_ARRAY_TASK_ID)) || {requeue.NAME} $?",
         requeue.FUNCTION,
+        (submission.path, *submission.reads),
         job_name=array.name,
         array_parallelism=array.limit or array.count,
         map_count=array.count,
@@ -51,7 +52,7 @@ def retry_script(helper: Template, submission: Submission, after: Sequence[str])
     after_this = ("--after", submission.number, "--sweep-hash", submission.sweep_hash)
     retries = max(0, submission.retries - 1)
     resume = ("resume", submission.path, *after_this, "--retries", retries)
-    command = python_command("mlpsubmit", *resume)
+    command = task_command(helper, "mlpsubmit", *resume)
     names: dict[str, Any] = {
         "job_name": job_name(submission, "retry"),
         "dependency": _after(after),
@@ -71,16 +72,13 @@ _SAME_NAME = ("partition", "account", "qos", "constraint", "time", "mem")
 _IGNORE_SIGTERM = "trap : TERM"
 
 
-def python_command(module: str, *arguments: object) -> str:
-    """Return the shell command that runs a module with the Python of this process."""
-    return shlex.join(module_command(module, *arguments))
-
-
 def sbatch_text(
     template: Template,
     folder: Path,
     command: str,
     functions: Sequence[str] = (),
+    paths: Sequence[str | Path] = (),
+    before: Sequence[str] = (),
     **options: Any,
 ) -> str:
     """Return a script as submitit writes it, with some of its defaults replaced.
@@ -94,6 +92,8 @@ def sbatch_text(
     Args:
         folder: where the job's log is written.
         functions: lines that define functions of the shell, which the command may call.
+        paths: what the command reads and writes, for a container.
+        before: lines that run directly before the command.
         options: further arguments of submitit.
     """
     settings: dict[str, Any] = {
@@ -102,7 +102,13 @@ def sbatch_text(
         "gpus_per_node": template.gpus or None,
         "signal_delay_s": template.notice_seconds,
         "wckey": None,
-        "setup": [_IGNORE_SIGTERM, *functions, *template.setup],
+        "setup": [
+            _IGNORE_SIGTERM,
+            *functions,
+            *template.setup,
+            *container_lines(template, paths),
+            *before,
+        ],
         "stderr_to_stdout": True,
         "additional_parameters": {"requeue": True, "ntasks": 1, **template.sbatch},
         "srun_args": ["--export=ALL", "--open-mode=append", f"--cpus-per-task={template.cpus}"],

@@ -27,6 +27,9 @@ _KEYS = {
     "gpus": ("N|TYPE:N", "GPUs per task."),
     "cpus": ("N", "CPU cores per task."),
     "mem": ("SIZE", "RAM per task, such as 16G."),
+    "container": ("IMAGE", "image that tasks run in, by apptainer or singularity."),
+    "python": ("PATH", "Python of the tasks; in a container, its own (default: python3)."),
+    "wrap": ("COMMAND", "program that runs the command of a task, such as 'numactl -l'."),
     "max_parallel": ("M", "maximum number of tasks running at once."),
 }
 

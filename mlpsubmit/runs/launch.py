@@ -28,6 +28,7 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.owners import owner
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.trust import submitted_hash, sweep_hash
+from mlpsubmit.jobs.used_paths import used_paths
 from mlpsubmit.runs.continuation import Continuation, find_continuation
 from mlpsubmit.runs.locate import (
     RUNS_VARIABLE,
@@ -274,6 +275,7 @@ class PreparedLaunch:
             self.missing,
             self.retries,
             self.sweep_hash,
+            reads=lambda: used_paths(self.frozen, None if self.run is None else self.run.directory),
         )
 
     @cached_property

@@ -8,7 +8,7 @@ import socket
 import stat
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ from mlpsubmit.jobs.status import FINAL_STATES, Status, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.owners import owner
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.jobs.trust import checked_sweep
+from mlpsubmit.jobs.used_paths import used_paths
 from mlpsubmit.runs.locate import next_launch
 from mlpsubmit.runs.same_device import check_same_device, wanted
 
@@ -83,6 +85,7 @@ def submission_for(
     sweep_hash: str,
     *,
     tasks: int | None = None,
+    reads: Callable[[], tuple[str, ...]] = tuple,
 ) -> Submission:
     """Return the next submission of a run: its missing packs.
 
@@ -91,6 +94,7 @@ def submission_for(
         names: the sweep's ``name`` and the run's ``id``, as in sweep.json.
         sweep_hash: the hash of the sweep that its tasks execute.
         tasks: how many there are in all; chosen unless given.
+        reads: returns what its tasks read besides the run, for a container.
 
     Raises:
         UserError: limits of the cluster leave no room for it.
@@ -104,7 +108,11 @@ def submission_for(
     label = f"{names['name']}.{names['id']}"  # no other run shares it
     number = run.next_submission()
     settings = (plan.threads, retries, sweep_hash)
-    return Submission(run.path.absolute(), label, number, now, *settings, later=tasks - now)
+    return Submission(
+        *(run.path.absolute(), label, number, now, *settings),
+        later=tasks - now,
+        reads=reads() if executor.in_container else (),
+    )
 
 
 def start(
@@ -147,9 +155,11 @@ def start(
                 run.record_launch(next_launch(run.path))
             return 0
         add_unrecorded_ends(run, plan, status.tasks)
-        tasks = len(later) or None
+        launched_as = run.sweep["launched_in"]["run"]
         submission = submission_for(
-            run, run.sweep, executor, plan, missing, retries, sweep_hash, tasks=tasks
+            *(run, run.sweep, executor, plan, missing, retries, sweep_hash),
+            tasks=len(later) or None,
+            reads=lambda: used_paths(checked_sweep(run.path, sweep_hash, launched_as), run),
         )
         if same_device := wanted(run, executor):
             check_same_device(run, executor)

@@ -19,6 +19,7 @@ import cloudpickle
 
 from mlpsubmit.display.progress import doing
 from mlpsubmit.errors import (
+    RunError,
     SpecError,
     UserError,
     did_you_mean,
@@ -31,7 +32,17 @@ from mlpsubmit.spec.notebook_source import IgnoredMagics, statements
 from mlpsubmit.spec.process import ProcessSettings, Surroundings, reading_process
 from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["load_spec", "noting_imports", "pickle_sweep", "unpickle_surroundings", "unpickle_sweep"]
+__all__ = [
+    "THIS_RELEASE",
+    "load_spec",
+    "noting_imports",
+    "pickle_sweep",
+    "unpickle_surroundings",
+    "unpickle_sweep",
+]
+
+#: The release of this Python, such as 3.11: its bytecode, and so functions by value, are its own.
+THIS_RELEASE = "{}.{}".format(*sys.version_info)
 
 #: The user's modules that the spec read last has imported: the next one may have others.
 _imported: set[str] = set()
@@ -219,8 +230,8 @@ def _cached_property(function: Callable[..., Any], name: str | None) -> Any:
 def pickle_sweep(sweep: Sweep) -> bytes:
     """Return the pickle of a sweep with its functions, and the user's modules they use, by value.
 
-    It is a pickle of two parts: the surroundings, which a worker needs before it imports torch, and
-    the pickled sweep.
+    It is a pickle of three parts: the surroundings, which a worker needs before it imports torch;
+    the pickled sweep; and the release of Python, as no other can load functions by value.
 
     Raises:
         SpecError: if a function holds something that cannot be pickled.
@@ -240,7 +251,8 @@ def pickle_sweep(sweep: Sweep) -> bytes:
             "arrays, numbers and functions, but no open files, locks or generators: make those "
             "inside the function"
         ) from error
-    return pickle.dumps((sweep.process.surroundings, buffer.getvalue()), pickle.HIGHEST_PROTOCOL)
+    parts = sweep.process.surroundings, buffer.getvalue(), THIS_RELEASE
+    return pickle.dumps(parts, pickle.HIGHEST_PROTOCOL)
 
 
 def unpickle_surroundings(content: bytes) -> Surroundings:
@@ -253,9 +265,17 @@ def unpickle_sweep(content: bytes) -> Sweep:
     """Return the sweep of a pickle. This runs code: only workers and launch call it.
 
     Raises:
+        RunError: if another release of Python has pickled it.
         SpecError: if it is not the pickle of a sweep.
     """
-    sweep = pickle.loads(pickle.loads(content)[1])
+    _, pickled, release = pickle.loads(content)
+    if release != THIS_RELEASE:
+        raise RunError(
+            f"the sweep was launched with Python {release}, and this is Python {THIS_RELEASE} "
+            f"({sys.executable}), which cannot load its functions: use Python {release} here (on a "
+            f"cluster: --python or --container), or launch with {THIS_RELEASE}"
+        )
+    sweep = pickle.loads(pickled)
     if not isinstance(sweep, Sweep):
         raise SpecError(f"sweep.pkl holds a {type(sweep).__name__}, not a Sweep")
     return sweep

@@ -110,6 +110,7 @@ class Study:
     cluster: Any
     folder: Path
     command: str = COMMAND
+    plain_spec: str = SPEC
 
     def pace(self, name: str, seconds: float | None) -> None:
         """Set how long a step takes, from now on; None for as short as it can.

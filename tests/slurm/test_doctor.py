@@ -23,7 +23,7 @@ from mlpsubmit.jobs.slurm.probe import check_report, main, missing_report
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.native.compiler import cache_folder
 from mlpsubmit.native.cpu import cpu_name
-from mlpsubmit.slurm_templates import SlurmRequest
+from mlpsubmit.slurm_templates import SlurmRequest, Template
 
 # The fixtures `cluster` and `bare_cluster` come from conftest.py.
 #: As ``sinfo`` of several SLURM versions writes it.
@@ -96,16 +96,18 @@ def test_what_a_node_says_is_compared(tmp_path: Path, monkeypatch: pytest.Monkey
     main(tmp_path)
     report = read_json(tmp_path / "report.json")
     place = tmp_path.parent
-    well, text = check_report(report, "abc", tmp_path, 1.2)
+    well, text = check_report(report, "abc", tmp_path, 1.2, Template())
     assert well
     assert text == (
         f"n7 has mlpsubmit {report['version']} and shares {place} (1 s)\n"
         f"functions in C on n7: compiled for {cpu_name()}, in {cache_folder()}"
     )
-    well, text = check_report(report, "another", tmp_path, 1.2)
+    well, text = check_report(report, "another", tmp_path, 1.2, Template())
     assert well is False
     assert text == f"n7 does not see what this machine has just written to {place}"
-    well, text = check_report({**report, "version": "0.0.7", "path": "/old"}, "abc", tmp_path, 1.2)
+    well, text = check_report(
+        {**report, "version": "0.0.7", "path": "/old"}, "abc", tmp_path, 1.2, Template()
+    )
     assert well is False
     assert text.startswith("n7 has mlpsubmit 0.0.7 at /old, this machine ")
 

@@ -69,6 +69,9 @@ any_keys = st.fixed_dictionaries(
         "max_parallel": st.integers(1, 999),
         "setup": st.lists(words, max_size=3),
         "helper_partition": words,
+        "container": st.sampled_from(["/a b/s.sif", "docker://a/b:1"]),
+        "python": st.sampled_from(["/p/bin/python", "python3.12"]),
+        "wrap": st.sampled_from(["numactl -l", "nsys profile -o 'r $SLURM_JOB_ID'"]),
         "sbatch": st.dictionaries(option_names, option_values),
     },
 )
@@ -266,6 +269,8 @@ def test_a_template_is_closed_and_frozen() -> None:
 
 ON_ONE_LINE = "should be a string on one line, without control characters"
 GPUS = "should be an integer >= 0, or 'type:count' such as 'a100:1'"
+PROGRAM = "should be an absolute path, or the name of a program on the PATH such as 'python3.11'"
+WRAP = "should be a program that runs the command after it, such as 'numactl --interleave=all'"
 MEM = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
 
 
@@ -301,6 +306,31 @@ MEM = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
         ('setup = "a"', "setup: got 'a'; should be a list of shell commands, such as [\"module "),
         ('setup = ["a", "b\\nc"]', f"setup, line 2: got 'b\\nc'; {ON_ONE_LINE}"),
         ("setup = [3]", f"setup, line 1: got 3; {ON_ONE_LINE}"),
+        ('container = " "', "container: got ' '; should be the path of an image, or a URI such as"),
+        ("container = 3", f"container: got 3; {ON_ONE_LINE} (image that tasks run in, "),
+        ('python = "env/bin/python"', f"python: got 'env/bin/python'; {PROGRAM} (Python of the "),
+        ('python = "python3 -X dev"', f"python: got 'python3 -X dev'; {PROGRAM} (Python of the "),
+        ('python = "-v"', f"python: got '-v'; {PROGRAM} (Python of the tasks; "),
+        ("python = 3.11", f"python: got 3.11; {ON_ONE_LINE} (Python of the tasks; "),
+        ("wrap = ' '", "wrap: got ' '; should not be empty"),
+        ("wrap = 'a \"b'", "wrap: got 'a \"b'; should be shell words; no closing quotation (prog"),
+        (
+            'wrap = "module load x && "',
+            f"wrap: got 'module load x && '; {WRAP}, without '&&'; commands before it go into set",
+        ),
+        ('wrap = "a < $(b)"', f"wrap: got 'a < $(b)'; {WRAP}, without '<'; commands before it go"),
+        (
+            'wrap = "perf {command}"',
+            f"wrap: got 'perf {{command}}'; {WRAP}; leave out '{{command}}'",
+        ),
+        (
+            'wrap = "A=1 nice"',
+            f"wrap: got 'A=1 nice'; {WRAP}; for variables of the environment: env A",
+        ),
+        (
+            'wrap = "source x"',
+            f"wrap: got 'source x'; {WRAP}; 'source' is a command of the shell: put it into setup",
+        ),
         ("gpu = 1", "gpu: no such key (did you mean 'gpus'?)"),
         ("cpus-per-task = 1", "cpus-per-task: no such key (did you mean 'cpus'?)"),
         ("max-parallel = 1", "max-parallel: no such key (did you mean 'max_parallel'?)"),
@@ -476,6 +506,11 @@ def test_the_examples_in_the_packaged_templates_are_valid(name: str, own: Path) 
     assert template.max_parallel
     assert template.setup
     assert template.sbatch
+    if name == "default":
+        assert (template.container, template.wrap) == (
+            "/somewhere/study.sif",
+            "numactl --interleave=all",
+        )
 
 
 def test_a_users_own_go_before_the_packaged(own: Path) -> None:
@@ -663,6 +698,26 @@ def test_errors_in_changes(changes: dict[str, Any], message: str) -> None:
         Template().overridden(**changes)
 
 
+def test_where_an_image_is(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path in a file is relative to it, one on the command line to the working directory."""
+    monkeypatch.chdir("/usr")
+    (own / "box.toml").write_text('container = "images/../s.sif"\npython = "~/python"')
+    box = find_template("box")
+    assert (box.container, box.python) == (f"{own}/s.sif", f"{tmp_path}/python")
+    for written, image in {
+        "s.sif": "/usr/s.sif",
+        "~/s.sif": f"{tmp_path}/s.sif",
+        "/i/a:1.sif": "/i/a:1.sif",
+        "docker://python:3.11": "docker://python:3.11",
+        "oras://lab/study": "oras://lab/study",
+        Path("a/s.sif"): "/usr/a/s.sif",
+    }.items():
+        assert box.overridden(container=written).container == image
+    again = Template(**json.loads(json.dumps(box.to_json())))
+    assert again.overridden(wrap="nice -n 3").container == box.container
+    assert again.overridden(python=Path("/p")).python == "/p"
+
+
 def test_what_is_asked_for(own: Path) -> None:
     base = Template(cpus=9, partition="there")
     assert SlurmRequest().options == ()
@@ -751,6 +806,10 @@ def test_one_template_is_shown_as_it_is_read(own: Path) -> None:
         "# notice: seconds before the time limit at which a task saves its state; chosen unless "
         "given\n"
         'setup = [\n    "a \\"b\\"",\n]\n'
+        "# container: image that tasks run in, by apptainer or singularity: a path or docker://, "
+        "oras://\n"
+        "# python: Python of the tasks; that of the launch unless given, in a container python3\n"
+        "# wrap: program that runs the command of a task, with arguments\n"
         "# helper_partition: partition of small jobs without a GPU; that of the tasks unless "
         "given\n"
         "\n[sbatch]\nhold = true\n"

@@ -20,7 +20,7 @@ import pytest
 import mlpsubmit
 from mlpsubmit import SpecError, Sweep
 from mlpsubmit.spec.libraries import module_places
-from mlpsubmit.spec.load import load_spec, pickle_sweep, unpickle_sweep
+from mlpsubmit.spec.load import THIS_RELEASE, load_spec, pickle_sweep, unpickle_sweep
 
 HEAD = """
 from mlpsubmit import Sweep
@@ -407,7 +407,7 @@ def test_an_object_that_refuses_to_be_pickled_is_refused_too():
 
 def test_only_sweeps_are_unpickled():
     with pytest.raises(SpecError, match=r"sweep\.pkl holds a dict, not a Sweep"):
-        unpickle_sweep(pickle.dumps((None, pickle.dumps({}))))
+        unpickle_sweep(pickle.dumps((None, pickle.dumps({}), THIS_RELEASE)))
 
 
 @pytest.mark.parametrize("place", ["closure", "global", "default", "partial", "attribute"])
