@@ -68,6 +68,7 @@ def created_run(spec: Path, runs: Path, tasks: int = TASKS) -> Path:
         "host": socket.gethostname(),
         "created": time.time(),
         "gpus": False,
+        "same_device": False,
         "slices": slices,
     }
     run.submission(0).mkdir()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from mlpsubmit import files
@@ -30,6 +31,7 @@ from mlpsubmit.jobs.heartbeat import (
     process_age,
 )
 from mlpsubmit.jobs.killed_packs import add_end, packs_to_train
+from mlpsubmit.jobs.pack_results import Arrays
 from mlpsubmit.jobs.plan import PackRange, Plan, pack_file_name
 from mlpsubmit.jobs.room import Room
 from mlpsubmit.jobs.shared_data import SharedData
@@ -37,7 +39,6 @@ from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.store import run_directory, shards
 from mlpsubmit.jobs.store.environments import (
     NOT_IDENTICAL,
-    device_kind,
     differences,
     publish_environments,
     stored_environments,
@@ -54,6 +55,7 @@ from mlpsubmit.jobs.train_pack import PackOutcome, TaskContext, train_pack
 from mlpsubmit.jobs.trust import untrusted
 from mlpsubmit.jobs.turns import Turns
 from mlpsubmit.native.cpu import cpu_name
+from mlpsubmit.results.names import SEVERAL, TRAINED_ON, device_kind
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.accel.compile import sharing_compiled
 from mlpsubmit.training.monitor import Interrupted
@@ -355,6 +357,7 @@ class _Task:
             raise Interrupted
         if outcome.checkpoint is not None:
             self._record_environments(pack, outcome.checkpoint.environments)
+            outcome = replace(outcome, arrays=_with_devices(outcome))
         if outcome.failures:
             meter.discard()
             self._record_failures(pack, outcome)
@@ -405,6 +408,16 @@ class _Task:
         heartbeat.update(progressed=True, **counts, **fields)
         if not progressed:  # the process may be killed before the next beat
             heartbeat.publish()
+
+
+def _with_devices(outcome: PackOutcome) -> Arrays | None:
+    """Return the arrays of a pack, with its devices if it was trained on several."""
+    made = [] if outcome.checkpoint is None else outcome.checkpoint.environments
+    kinds = dict.fromkeys(map(device_kind, made))
+    if outcome.arrays is None or len(kinds) < 2:
+        return outcome.arrays
+    devices = np.full(len(outcome.arrays["index"]), SEVERAL.join(kinds).encode())
+    return {**outcome.arrays, TRAINED_ON: devices}
 
 
 def _report_start(heartbeat: PackHeartbeat, pack: PackRange, first: Config) -> None:

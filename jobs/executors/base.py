@@ -11,10 +11,10 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.gpus import device_name, task_device
-from mlpsubmit.jobs.store.environments import device_kind
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.submission import Job, Submission
 from mlpsubmit.native.cpu import cpu_name
+from mlpsubmit.results.names import device_kind
 
 __all__ = ["Executor"]
 

@@ -11,7 +11,6 @@ from mlpsubmit.jobs.store import records
 
 __all__ = [
     "NOT_IDENTICAL",
-    "device_kind",
     "differences",
     "environment_file",
     "publish_environments",
@@ -40,23 +39,6 @@ def stored_environments(shard: Path) -> list[dict[str, int | str]]:
         RunError: it is not as it was written.
     """
     return records.read(environment_file(shard), records.Environments, SMALL_JSON)["environments"]
-
-
-def device_kind(environment: Mapping[str, Any]) -> str:
-    """Return the kind of device of an environment: on one kind, equal plans give equal bits.
-
-    That is a type of GPU, or a model of CPU with the functions in C or without; empty if unknown.
-    """
-    device = str(environment.get("device", ""))
-    if device not in ("", "cpu"):
-        return device
-    name, instructions = (str(environment.get(one, "")) for one in ("cpu", "instructions"))
-    plain = environment.get("c_functions") == "not compiled"
-    return (
-        name
-        + (f" ({instructions})" if name and instructions else "")
-        + (", without the functions in C" if name and plain else "")
-    )
 
 
 def differences(environments: Iterable[Mapping[str, Any]]) -> str:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mlpsubmit.jobs.store.npz import ArrayHeader
 from mlpsubmit.protocol import DIVERGED, DONE
 from mlpsubmit.results.grab_arrays import grab_of
+from mlpsubmit.results.names import TRAINED_BY, TRAINED_ON
 from mlpsubmit.spec.limits import MOST_CONFIGS
 
 __all__ = [
@@ -45,6 +46,8 @@ _REUSED = re.compile(r"reused-[0-9]{7,12}\.([0-9]{1,12})(\.npz)?")
 
 #: The kinds of the types (K,) of the arrays that every pack has, but for its timekeys and losses.
 _PER_CONFIG = {"index": "iu", "key": "S", "status": "iu", "steps": "iu", "seconds": "f"}
+#: Those that packs have only where they were trained on several devices, or by an earlier run.
+_ORIGIN = {TRAINED_ON: "S", TRAINED_BY: "S"}
 _SHARED = ("step", "eval_step", "grab_step", "weights_step")
 #: The arrays whose values are checked.
 CHECKED = ("index", "key", "status", *_SHARED)
@@ -153,7 +156,8 @@ def _fits(
         and all(header.shape[:1] == configs for header in own.values())
         and all(
             own[name].shape == configs and own[name].dtype.kind in kinds
-            for name, kinds in _PER_CONFIG.items()
+            for name, kinds in {**_PER_CONFIG, **_ORIGIN}.items()
+            if name in own
         )
         and own["key"].dtype == np.dtype("S32")
         and all(

@@ -338,7 +338,7 @@ class RunDirectory:
         """Bind the run to a device unless it is bound to one; return the record of that.
 
         Args:
-            device: its name, as :func:`mlpsubmit.jobs.store.environments.device_kind` returns it.
+            device: its name, as :func:`mlpsubmit.results.names.device_kind` returns it.
             task: the one that trains on it, or nothing.
 
         Raises:

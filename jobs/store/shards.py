@@ -22,6 +22,7 @@ from mlpsubmit.files import LARGEST_JSON, full_disk_named, open_regular, share_f
 from mlpsubmit.jobs.store.npz import ArrayHeader, stored_arrays, stored_headers
 from mlpsubmit.jobs.store.pack_schema import CHECKED, MOST_ARRAYS, PackSchema
 from mlpsubmit.jobs.store.records import FailedPack, checked
+from mlpsubmit.results.names import TRAINED_BY, TRAINED_ON
 from mlpsubmit.results.source import Failure
 
 __all__ = [
@@ -198,12 +199,18 @@ class StoredPack:
 
     Args:
         schema: of the packs of its run, which an intact one fits.
+        device: the kind of device of the attempt that wrote it. With it the pack also has the
+            arrays ``trained_on`` and ``trained_by``; one that has them in its file, as it was
+            trained on several devices or in an earlier run, has those.
     """
 
-    def __init__(self, member: Member, schema: PackSchema | None = None) -> None:
+    def __init__(
+        self, member: Member, schema: PackSchema | None = None, device: str | None = None
+    ) -> None:
         self.member = member
         self.name = pack_name(member)
         self._schema = schema
+        self.device = device
 
     @cached_property
     def _small(self) -> dict[str, NDArray[Any]] | None:
@@ -217,12 +224,28 @@ class StoredPack:
 
     def arrays(self) -> list[str]:
         """Return the names of the arrays."""
+        return list(dict.fromkeys([*self._stored, *self._origin]))
+
+    @cached_property
+    def _stored(self) -> list[str]:
+        """The names of the arrays in the file."""
         if self._small is not None:
             return list(self._small)
         with self._opened() as npz:
             return list(npz.files)
 
+    @cached_property
+    def _origin(self) -> dict[str, bytes]:
+        """What trained each of its configs, unless the file says it."""
+        if self.device is None:
+            return {}
+        shard = self.member.shard
+        by = f"{shard.parent.parent.name}/{shard.name.partition('.')[0]}"
+        return {TRAINED_ON: self.device.encode(), TRAINED_BY: by.encode()}
+
     def __getitem__(self, array: str) -> NDArray[Any]:
+        if array in self._origin and array not in self._stored:
+            return np.full(len(self["index"]), self._origin[array])
         if self._small is not None:
             return self._small[array]
         with self._opened() as npz:

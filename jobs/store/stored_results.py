@@ -39,6 +39,7 @@ from mlpsubmit.jobs.store.shards import (
     read_failures,
 )
 from mlpsubmit.jobs.store.verification import Stamp, Verification, damaged_members
+from mlpsubmit.results.names import device_kind
 from mlpsubmit.results.source import Failure
 
 __all__ = ["REUSED", "Outcomes", "StoredResults", "reused_name"]
@@ -103,6 +104,8 @@ class StoredResults:
     _recorded: dict[Path, Verification | None] = field(
         default_factory=dict, repr=False, compare=False
     )
+    #: By shard, the kind of device of the attempt that wrote it.
+    _devices: dict[Path, str] = field(default_factory=dict, repr=False, compare=False)
 
     def shards(self, task: str = "*") -> list[Path]:
         """Return the shards of a task, or of all, from the oldest submission and attempt on."""
@@ -123,6 +126,17 @@ class StoredResults:
                 entries = stored_environments(shard)
                 found += [entry for entry in entries if entry not in found]
         return found
+
+    def pack(self, member: Member) -> StoredPack:
+        """Return the pack of a member, which says on what it was trained."""
+        shard = member.shard
+        if shard not in self._devices:
+            made_with: list[dict[str, int | str]] = []
+            with contextlib.suppress(RunError, OSError):  # lost: it is not known
+                made_with = stored_environments(shard)
+            # Its own is the last: before it are those of which it took over states.
+            self._devices[shard] = device_kind(made_with[-1]) if made_with else ""
+        return StoredPack(member, self.schema, self._devices[shard])
 
     @contextlib.contextmanager
     def _noting(self, file: Path) -> Iterator[Path]:
@@ -225,7 +239,7 @@ class StoredResults:
         """Return the latest result of every pack of which all configs have one, by name."""
         entries = [entry for entry in self._undamaged() if entry.name.isdigit()]
         whole = {e.name: e.results for e in entries if e.failures is None and e.results is not None}
-        return {name: StoredPack(member, self.schema) for name, member in whole.items()}
+        return {name: self.pack(member) for name, member in whole.items()}
 
     # ---- what is verified
 
@@ -247,7 +261,7 @@ class StoredResults:
         for member in (entry.results for entry in self._entries(shard)):
             if member is None or member in known:
                 continue
-            pack = StoredPack(member, self.schema)
+            pack = self.pack(member)
             if (stamp, member) in self._intact or pack.intact():
                 self._intact.add((stamp, member))
                 yield pack

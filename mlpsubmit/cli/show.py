@@ -333,6 +333,8 @@ def _config_lines(found: ConfigDetails) -> Iterator[Any]:
     if found.pack:
         task = f", task {found.task}" if found.task else ""
         yield text(f"pack {found.pack}{task}")
+    if found.device:
+        yield text(f"trained on {inline(found.device)}")
     if found.log is not None:
         yield text(f"log {found.log}")
     if found.results:

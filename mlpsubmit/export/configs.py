@@ -217,7 +217,9 @@ class Configs:
         curves: list[dict[str, Curve]] = [{} for _ in rows]
         for variable in schema.variables:
             timed = _is_timed(variable)
-            if variable.array not in arrays or (timed and variable.dtype.kind == "b"):
+            if variable.array not in arrays or variable.dtype.kind == "O":
+                continue
+            if timed and variable.dtype.kind == "b":
                 continue  # whether a threshold was crossed is said by its timekey
             entries = list(self._entries(schema, variable))
             values = schema.read(variable, pack, at) if entries else np.zeros(0)

@@ -19,7 +19,14 @@ from mlpsubmit.display.text import cut
 from mlpsubmit.report.numerals import DIGITS, digits_apart, numeral
 from mlpsubmit.results.axes import has_threshold, threshold_suffixes
 from mlpsubmit.results.entries import MOST_ENTRIES, entry_name
-from mlpsubmit.results.names import coordinate_names, sweep_dims, threshold_label
+from mlpsubmit.results.names import (
+    TRAINED_BY,
+    TRAINED_ON,
+    coordinate_names,
+    spaced,
+    sweep_dims,
+    threshold_label,
+)
 from mlpsubmit.results.source import Layout
 
 if TYPE_CHECKING:
@@ -260,6 +267,9 @@ def result_columns(
             column.values = [None if s == "diverged" else value for s, value in pairs]
             column.infinite = {}
     columns = [of_texts("status", "status", "status", status.tolist()), *sorted(columns, key=_rank)]
+    for name in [own for own in (TRAINED_ON, TRAINED_BY) if own in dataset]:
+        texts = dataset[name].transpose(*dims).values.reshape(-1)[points].tolist()
+        columns.append(of_texts(name, spaced(name), "run", [plain(t) or None for t in texts]))
     if "error" in dataset:
         errors = dataset["error"].transpose(*dims).values.reshape(-1)[points]
         texts = [cut(plain(error), LONGEST_TEXT) if error else None for error in errors.tolist()]

@@ -14,7 +14,7 @@ from mlpsubmit.results.axes import finished, threshold_suffixes
 from mlpsubmit.results.grab_arrays import array_name
 from mlpsubmit.results.join_axes import Part
 from mlpsubmit.results.labels import Labels, common_start
-from mlpsubmit.results.names import CLOCKS, RESERVED
+from mlpsubmit.results.names import CLOCKS, RESERVED, SEVERAL, TRAINED_BY, TRAINED_ON, device_kind
 from mlpsubmit.results.results_hash import RESULTS_HASH
 from mlpsubmit.results.schema import TOGETHER
 from mlpsubmit.results.settings import (
@@ -249,6 +249,7 @@ class _DatasetPack:
         self._dims = dataset["status"].dims
         self._index = np.flatnonzero(finished(dataset["status"].values.ravel()))
         fixed = ["status", "steps", "seconds", "train_loss", "test_loss", TOGETHER]
+        fixed += [TRAINED_ON, TRAINED_BY]
         # Without any value the test set was not evaluated, and so not at any steps.
         fixed = [one for one in fixed if one != "test_loss" or _has_values(dataset, one)]
         self._variables = {name: name for name in fixed if name in dataset}
@@ -274,11 +275,21 @@ class _DatasetPack:
                     yield from ((clock, dim) for dim in CLOCKS if dim in self._dataset[name].dims)
 
     def arrays(self) -> Sequence[str]:
-        return ["index", *self._variables, *self._clocks]
+        return list(dict.fromkeys(["index", *self._variables, *self._clocks, *self._origin]))
+
+    @property
+    def _origin(self) -> dict[str, str]:
+        """What trained its configs, where all were trained on one device."""
+        device = device_kind(self._dataset.attrs)
+        if TRAINED_ON in self._variables or not device or SEVERAL in device:
+            return {}
+        return {TRAINED_ON: device, TRAINED_BY: str(self._dataset.attrs.get("run", ""))}
 
     def __getitem__(self, array: str) -> Array:
         if array == "index":
             return self._index
+        if array in self._origin:
+            return np.full(len(self._index), self._origin[array], dtype=object)
         if array in self._clocks:
             return self._dataset[self._clocks[array]].values
         variable = self._dataset[self._variables[array]].transpose(*self._dims, ...)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpsubmit.results.join_axes import Part
-from mlpsubmit.results.names import CLOCKS, array_names
+from mlpsubmit.results.names import CLOCKS, TRAINED_BY, TRAINED_ON, array_names
 from mlpsubmit.results.schema import TOGETHER, PackId, identified
 from mlpsubmit.results.source import Array, Failure, FinishedPack
 
@@ -25,7 +25,7 @@ __all__ = ["Difference", "JoinedSource"]
 Index: TypeAlias = npt.NDArray[np.int64]
 
 #: Arrays that tell how results came about.
-_NO_RESULTS = {"index", "key", "seconds", TOGETHER}
+_NO_RESULTS = {"index", "key", "seconds", TOGETHER, TRAINED_ON, TRAINED_BY}
 _WEIGHTS = ("weights.", "weights_")
 
 

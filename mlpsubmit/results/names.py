@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Container, Iterable
+from collections.abc import Collection, Container, Iterable, Mapping
+from typing import Any
 
 from mlpsubmit.results.grab_arrays import grab_of, result_name
 from mlpsubmit.results.source import Layout
@@ -11,9 +12,13 @@ from mlpsubmit.results.source import Layout
 __all__ = [
     "CLOCKS",
     "RESERVED",
+    "SEVERAL",
+    "TRAINED_BY",
+    "TRAINED_ON",
     "array_names",
     "clean_text",
     "coordinate_names",
+    "device_kind",
     "grab_dim_names",
     "grab_names",
     "metric_names",
@@ -26,8 +31,13 @@ __all__ = [
 CLOCKS = ("step", "eval_step", "grab_step")
 RESERVED = frozenset(CLOCKS) | {
     *("threshold", "train_loss", "test_loss", "timekeys", "crossed", "status", "steps", "seconds"),
-    *("threshold_value", "trained_together", "error"),
+    *("threshold_value", "trained_together", "error", "trained_on", "trained_by"),
 }
+
+#: Of each config the kind of device on which it was trained, and the run and the task that did.
+TRAINED_ON, TRAINED_BY = "trained_on", "trained_by"
+#: Between several of one config.
+SEVERAL = "; "
 
 
 def clean_text(text: str) -> str:
@@ -118,6 +128,26 @@ def array_names(arrays: Collection[str]) -> dict[str, str]:
 def spaced(name: str) -> str:
     """Return a name as words; underscores in mathematics stay."""
     return name if "$" in name else name.replace("_", " ").strip()
+
+
+def device_kind(made_with: Mapping[str, Any]) -> str:
+    """Return the kind of device of an environment: on one kind, equal plans give equal bits.
+
+    That is a type of GPU, or a model of CPU with the functions in C or without; empty if unknown.
+
+    Args:
+        made_with: versions and devices by name, as results and attributes of datasets have them.
+    """
+    device = str(made_with.get("device", ""))
+    if device not in ("", "cpu"):
+        return device
+    name, instructions = (str(made_with.get(one, "")) for one in ("cpu", "instructions"))
+    plain = made_with.get("c_functions") == "not compiled"
+    return (
+        name
+        + (f" ({instructions})" if name and instructions else "")
+        + (", without the functions in C" if name and plain else "")
+    )
 
 
 def threshold_label(threshold: float) -> str:

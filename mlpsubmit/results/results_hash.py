@@ -1,8 +1,8 @@
 """One hash of all results of a run, the same however they were computed, stored and packed.
 
 It covers the coordinates, the status and every variable of the dataset but those that tell how the
-results came about: seconds, errors and how many configs trained together. So a run that was
-interrupted has the hash of one that was not, and so has one that reused its results.
+results came about: seconds, errors, devices, tasks and how many configs trained together. So a run
+that was interrupted has the hash of one that was not, and so has one that reused its results.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlpsubmit.protocol import FAILED, MISSING
+from mlpsubmit.results.names import TRAINED_BY, TRAINED_ON
 from mlpsubmit.results.schema import TOGETHER, Variable
 from mlpsubmit.results.source import Array
 
@@ -26,7 +27,7 @@ RESULTS_HASH = "results_hash"
 _BYTES = 16
 
 #: Variables that are no results.
-_OMITTED = ("seconds", TOGETHER)
+_OMITTED = ("seconds", TOGETHER, TRAINED_ON, TRAINED_BY)
 
 
 class ResultsHash:

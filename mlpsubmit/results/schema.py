@@ -20,7 +20,16 @@ from mlpsubmit.errors import UserError
 from mlpsubmit.results.grab_arrays import grab_of
 from mlpsubmit.results.grab_dims import GrabDims, grab_dims
 from mlpsubmit.results.labels import NO_LABELS
-from mlpsubmit.results.names import CLOCKS, clean_text, grab_names, metric_names, spaced
+from mlpsubmit.results.names import (
+    CLOCKS,
+    SEVERAL,
+    TRAINED_BY,
+    TRAINED_ON,
+    clean_text,
+    grab_names,
+    metric_names,
+    spaced,
+)
 from mlpsubmit.results.source import (
     Array,
     FinishedPack,
@@ -44,6 +53,11 @@ TOGETHER_TEXT = Text(
     "how many configs trained together, where a pack was divided because it ran out of memory or "
     "configs of it failed; NaN for packs that trained as planned",
 )
+TRAINED_ON_TEXT = Text(
+    "trained on",
+    "the device, or all of them if several have trained it; empty where missing or unknown",
+)
+TRAINED_BY_TEXT = Text("trained by", "the run and its task; empty where missing")
 #: Variables that are integers.
 COUNTS = ("steps", TOGETHER)
 NO_TEXT = Text("", "")
@@ -99,7 +113,7 @@ class Variable:
     @property
     def fill(self) -> Any:
         """The value of missing entries, as a scalar of the variable's type."""
-        fills = {"f": np.nan, "c": complex(np.nan, np.nan)}
+        fills = {"f": np.nan, "c": complex(np.nan, np.nan), "O": ""}
         return self.dtype.type(fills.get(self.dtype.kind, 0))
 
     @property
@@ -223,12 +237,16 @@ class Schema:
 
 @dataclass
 class _Scanned:
-    """The schema of one pack; ``tested``: whether it has test losses."""
+    """The schema of one pack.
+
+    ``tested``: whether it has test losses; ``devices``: on which its configs were trained.
+    """
 
     last_step: int
     steps: dict[str, bytes | None]  # of int64: hashed once, and one copy for all packs
     divided: bool
     tested: bool
+    devices: frozenset[str] = frozenset()
     grabs: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = field(default_factory=dict)
 
     def has_clock(self, recorded: str) -> bool:
@@ -303,7 +321,8 @@ def _scan_pack(pack: FinishedPack, interned: dict[bytes, bytes]) -> _Scanned:
         steps[recorded] = content and interned.setdefault(content, content)
     arrays = pack.arrays()
     last_step = int(np.max(pack["steps"], initial=1)) - 1
-    scanned = _Scanned(last_step, steps, TOGETHER in arrays, "test_loss" in arrays)
+    devices = frozenset(_texts(pack[TRAINED_ON]).tolist() if TRAINED_ON in arrays else ())
+    scanned = _Scanned(last_step, steps, TOGETHER in arrays, "test_loss" in arrays, devices)
     for array in arrays:
         if grab_of(array) is not None:
             values = pack[array]
@@ -330,6 +349,9 @@ def _schema(
     variables = _fixed_variables(layout, tested, dims, clocks, complete)
     if any(pack.divided for pack in packs.values()):
         variables.append(Variable(TOGETHER, TOGETHER, text=TOGETHER_TEXT))
+    devices = frozenset[str]().union(*(pack.devices for pack in packs.values())) - {""}
+    if len(devices) > 1 or any(SEVERAL in device for device in devices):
+        variables += _origin_variables()
     shapes = {
         array: [pack.grabs[array][0] for pack in packs.values() if array in pack.grabs]
         for array in arrays
@@ -398,6 +420,24 @@ def _fixed_variables(
 def _metric_text(which: str, metric: str) -> Text:
     where = "of the batch, before the step" if which == "train" else "on the test set"
     return Text(spaced(f"{which} {metric}"), f"metric {metric} {where}, not smoothed")
+
+
+def _origin_variables() -> list[Variable]:
+    """Return on what configs were trained, and by which tasks: where it was not all on one."""
+    texts = {TRAINED_ON: TRAINED_ON_TEXT, TRAINED_BY: TRAINED_BY_TEXT}
+    return [
+        Variable(name, name, dtype=np.dtype(object), text=text, decode=_texts)
+        for name, text in texts.items()
+    ]
+
+
+def _texts(values: Array) -> Array:
+    """Return texts, of which packs have the bytes, as few objects: most of them are equal."""
+    known: dict[Any, str] = {}
+    for value in set(values.tolist()):
+        text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+        known[value] = clean_text(text)
+    return np.array([known[value] for value in values.tolist()], dtype=object)
 
 
 def _per_threshold(thresholds: Thresholds) -> list[Variable]:

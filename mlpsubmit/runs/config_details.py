@@ -19,13 +19,15 @@ from mlpsubmit.jobs.store.stored_results import REUSED
 from mlpsubmit.jobs.task_status import TaskStatus
 from mlpsubmit.protocol import STATUSES
 from mlpsubmit.results.grab_arrays import grab_of
-from mlpsubmit.results.names import array_names
+from mlpsubmit.results.names import TRAINED_BY, TRAINED_ON, array_names
 from mlpsubmit.results.source import Failure
 from mlpsubmit.runs.run_keys import RunKeys
 
 __all__ = ["ConfigDetails", "config_details"]
 
-_LEFT_OUT = frozenset({"index", "key", "status", "steps", "seconds", *SHARED})
+_LEFT_OUT = frozenset(
+    {"index", "key", "status", "steps", "seconds", TRAINED_ON, TRAINED_BY, *SHARED}
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ConfigDetails:
         settings: all of them by name, those on axes first.
         pack: the name of its pack; empty if its result comes from an earlier run.
         task: the one that trained it, or is to; empty if none.
+        device: the one that it was trained on; empty if there is none, or it is not known.
         results: the last value of each variable, or the shape of an array; of timekeys the step at
             which each threshold was crossed.
         failure: why it has no result; None unless it failed.
@@ -51,6 +54,7 @@ class ConfigDetails:
     state: str
     pack: str = ""
     task: str = ""
+    device: str = ""
     log: Path | None = None
     reused: bool = False
     steps: int | None = None
@@ -72,6 +76,7 @@ class ConfigDetails:
             "reused": self.reused,
             "pack": self.pack or None,
             "task": self.task or None,
+            "device": self.device or None,
             "log": self.log and self.log.absolute(),
             "steps": self.steps,
             "train_seconds": self.seconds,
@@ -120,7 +125,7 @@ def _result(run: RunDirectory, index: int, pack: str) -> tuple[StoredPack, int] 
         own = member.shard.name == REUSED or (pack and pack_name(member) == pack)
         if not own or member.name.endswith(FAILED_SUFFIX) or member in damaged:
             continue
-        stored = StoredPack(member, run.results.schema)
+        stored = run.results.pack(member)
         if stored.intact() and len(rows := np.flatnonzero(stored["index"] == index)):
             found = stored, int(rows[0])
     return found
@@ -143,6 +148,7 @@ def _of_result(
         traced = grab_of(name) is None or "grab_step" in names
         results[names[name]] = _brief(stored[name][row], traced=traced)
     return {
+        "device": stored[TRAINED_ON][row].decode(errors="backslashreplace"),
         "state": STATUSES[int(stored["status"][row])],
         "task": task,
         "log": logs.get(task),

@@ -19,14 +19,14 @@ from mlpsubmit.jobs.pack_results import SHARED, TOGETHER
 from mlpsubmit.jobs.store.pack_schema import WEIGHTS
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.results.grab_arrays import grab_of
-from mlpsubmit.results.names import array_names
+from mlpsubmit.results.names import TRAINED_BY, TRAINED_ON, array_names
 from mlpsubmit.results.source import FinishedPack
 from mlpsubmit.runs.run_keys import RunKeys
 
 __all__ = ["ResultDifferences", "VariableDifference", "result_differences"]
 
 #: Arrays that are no results, or differ from run to run: of configs, and of all of a pack.
-_LEFT_OUT = frozenset({"index", "key", "seconds", TOGETHER, *SHARED})
+_LEFT_OUT = frozenset({"index", "key", "seconds", TOGETHER, TRAINED_ON, TRAINED_BY, *SHARED})
 
 Array = NDArray[Any]
 Indices = NDArray[np.int64]

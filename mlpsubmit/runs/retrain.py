@@ -29,6 +29,7 @@ from mlpsubmit.jobs.store.environments import stored_environments
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.store.shards import StoredPack
 from mlpsubmit.jobs.trust import RETRAIN, sweep_hash, untrusted, untrusted_status
+from mlpsubmit.results.names import TRAINED_BY, TRAINED_ON
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.submit import submission_for, submit
 from mlpsubmit.spec.hyperparameters import validate
@@ -194,7 +195,7 @@ def _copy(file: Path, copy: Path) -> None:
 
 def _difference(before: StoredPack, now: StoredPack) -> str:
     """Return which arrays of two results differ; empty if all bits are equal."""
-    names = sorted({*before.arrays(), *now.arrays()} - {"seconds"})
+    names = sorted({*before.arrays(), *now.arrays()} - {"seconds", TRAINED_ON, TRAINED_BY})
     known = set(before.arrays()) & set(now.arrays())
     found = [n for n in names if n not in known or not _equal_bits(before[n], now[n])]
     if not found:

@@ -26,7 +26,8 @@ from mlpsubmit.spec.sweep import Sweep
 
 __all__ = ["Reused"]
 
-_Match: TypeAlias = tuple[Member, NDArray[np.int64], NDArray[np.int64]]
+#: A pack, on what it was trained, the rows of it that are reused, and the indices of their configs.
+_Match: TypeAlias = tuple[Member, str | None, NDArray[np.int64], NDArray[np.int64]]
 
 #: Arrays of a pack that all its configs share.
 _SHARED = frozenset({"step", "eval_step", "grab_step", "weights_step"})
@@ -98,7 +99,7 @@ class Reused:
             if change:
                 changed[directory.id] = change
                 continue
-            for _, _, indices in found:
+            for *_, indices in found:
                 self._known[indices] = True
             self._found += found
             self._data |= hashes
@@ -113,7 +114,7 @@ class Reused:
             fresh = ~known[indices]
             if fresh.any():
                 known[indices] = True
-                yield pack.member, rows[fresh], indices[fresh]
+                yield pack.member, pack.device, rows[fresh], indices[fresh]
 
     def _matches(self, hex_keys: NDArray[np.bytes_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the rows of a pack whose keys the sweep has, and the configs' indices there."""
@@ -134,8 +135,8 @@ class Reused:
                 _copy_data(source.data_file(key), run.data_file(key))
         publish_environments(results / REUSED, self.environments())
         with shards.Shard(results / REUSED) as shard:
-            for number, (member, rows, indices) in enumerate(self._found):
-                pack = StoredPack(member)
+            for number, (member, device, rows, indices) in enumerate(self._found):
+                pack = StoredPack(member, device=device)
                 arrays = {
                     name: pack[name] if name in _SHARED else pack[name][rows]
                     for name in pack.arrays()

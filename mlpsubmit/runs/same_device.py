@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlpsubmit.errors import UserError
-from mlpsubmit.jobs.store.environments import device_kind
 from mlpsubmit.jobs.store.run_directory import CHECKPOINTS, RunDirectory
+from mlpsubmit.results.names import device_kind
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.executors.base import Executor

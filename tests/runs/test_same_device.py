@@ -14,11 +14,11 @@ from mlpsubmit import Sweep, UserError, launch
 from mlpsubmit.errors import DamageError
 from mlpsubmit.jobs.executors.local import LocalExecutor
 from mlpsubmit.jobs.store.environments import (
-    device_kind,
     publish_environments,
     stored_environments,
 )
 from mlpsubmit.jobs.store.run_directory import RunDirectory
+from mlpsubmit.results.names import device_kind
 from mlpsubmit.runs.run import Run
 from mlpsubmit.spec.hyperparameters import validate
 

@@ -203,7 +203,8 @@ def test_packs_read_back_array_by_array(run):
     fill(run.results.folder / "000-0000.0.tar", 1, 2)
     first, second = run.results.packs()
     assert (first.name, second.name) == ("0000001", "0000002")
-    assert first.arrays() == list(arrays(1))
+    assert first.arrays() == [*arrays(1), "trained_on", "trained_by"]
+    assert set(first["trained_by"].tolist()) == {f"{run.id}/000-0000".encode()}
     np.testing.assert_array_equal(second["train_loss"], arrays(2)["train_loss"])
     assert second["train_loss"].dtype == np.float64
 
