@@ -18,6 +18,7 @@ from mlpsubmit.jobs.liveness import Watch, patience
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.task_states import Scheduler, slurm_retry, slurm_tasks
+from mlpsubmit.jobs.store.environments import NOT_IDENTICAL
 from mlpsubmit.jobs.store.records import Beat, JobRecord, Jobs
 from mlpsubmit.jobs.store.run_directory import INTENT, JOBS, RunDirectory, task_name
 from mlpsubmit.jobs.task_status import STARTING, TaskStatus, mean_utilization
@@ -56,6 +57,7 @@ class Status:
         points: the axes, and the configs of this run that are done; None if none has failed.
         unreadable: why files of the run cannot be read, a text for each; what is in them does not
             count.
+        devices: the GPUs and CPUs on which tasks of the run have trained, by name.
         damaged: results that were found to be damaged and count as missing: shard and member.
     """
 
@@ -81,6 +83,7 @@ class Status:
     points: Points | None = None
     unreadable: Sequence[str] = ()
     damaged: Sequence[str] = ()
+    devices: Sequence[str] = ()
 
     def __repr__(self) -> str:
         return f"Status({self.name} {self.run} {self.state}: {self.summary})"
@@ -139,6 +142,13 @@ class Status:
             f"damaged: {abridged(self.damaged)}; its configs count as missing (to find all damage: "
             f"mlpsubmit verify {self.run})"
         )
+
+    @property
+    def mixed_devices(self) -> str:
+        """One line on several kinds of devices; empty if there are not."""
+        if len(self.devices) < 2:
+            return ""
+        return f"trained on {' and on '.join(self.devices)}: {NOT_IDENTICAL}"
 
     @property
     def busy(self) -> bool:
@@ -231,8 +241,16 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
         matmul_utilization=matmul_utilization,
         points=_points(run, plan, finished, partly) if failures else None,
         unreadable=tuple(run.unreadable[file] for file in sorted(run.unreadable)),
+        devices=_devices(beats),
         damaged=[f"{member.shard.name}: {member.name}" for member in damaged],
     )
+
+
+def _devices(beats: Beats) -> list[str]:
+    """Return the kinds of devices on which tasks have made steps."""
+    trained = [beat for beat in beats.values() if beat.get("model_steps")]
+    found = [TaskStatus("", "", beat, None).device for beat in trained]
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def _points(

@@ -10,6 +10,7 @@ from typing import Any
 from mlpsubmit.display.text import duration, throughput, utc
 from mlpsubmit.errors import RunError
 from mlpsubmit.files import open_regular
+from mlpsubmit.results.names import device_kind
 
 __all__ = ["STARTING", "TaskStatus", "mean_utilization"]
 
@@ -80,6 +81,12 @@ class TaskStatus:
             return ""
         started = "starting" if self.heartbeat else STARTING
         return self.why or str(self.heartbeat.get("doing") or started)
+
+    @property
+    def device(self) -> str:
+        """The GPU or the CPU of its last attempt, by name; empty if it never reported."""
+        beat = self.heartbeat
+        return device_kind({"device": beat.get("device", ""), "cpu": beat.get("cpu_name", "")})
 
     @property
     def losses(self) -> tuple[tuple[int, float | None], ...]:

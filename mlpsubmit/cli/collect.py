@@ -70,6 +70,8 @@ def collect(
             _draw(dataset, plot, force)
         configs = int(dataset.attrs["n_configs"])
         done = int(dataset.attrs["n_done"] + dataset.attrs["n_diverged"])
+        if mixed := dataset.attrs.get("bit_identity"):
+            echo(f"results were {inline(mixed)}", err=True)
     statuses = [run.status() for run in opened]
     if opened[1:]:
         of_runs = f"{counted(configs, 'config')} of {len(opened)} runs"

@@ -80,6 +80,8 @@ def render(status: Status) -> RenderableType:
         parts.append(text((f"  {_retry_failure(status)}", "red")))
     if status.early_crossings:
         parts.append(text((f"  {status.early_crossings}", "yellow")))
+    if status.mixed_devices:
+        parts.append(text((f"  {inline(status.mixed_devices)}", "yellow")))
     if status.damage:
         parts.append(text((f"  {inline(status.damage)}", "red")))
     return Group(*parts, *_crashes(status), *_failures(status), *_unreadable(status))
@@ -98,23 +100,32 @@ class _Tasks:
 
     def __rich_console__(self, _: Any, options: ConsoleOptions) -> RenderResult:
         shown, rest = self._tasks[:_TASKS], self._tasks[_TASKS:]
+        devices = _devices(shown)
         grid = Table.grid(padding=(0, 2))
-        for _ in range(3):
+        for _ in range(3 + bool(devices)):
             grid.add_column(overflow="fold")  # paths stay whole in a narrow terminal
         names = [f"  {inline(task.name)}" for task in shown]
         left = options.max_width - max(map(len, names)) - max(len(t.state) for t in shown) - 4
+        left -= max((2 + len(device) for device in devices), default=0)
         lines = _training_lines([t for t in shown if t.training], left, options.ascii_only)
         if lines:
-            grid.add_row("", "", text((lines.pop(0), "dim")))
+            grid.add_row("", "", *[""] * bool(devices), text((lines.pop(0), "dim")))
         for name, task in zip(names, shown, strict=True):
             about = lines.pop(0) if task.training else inline(task.summary)
-            grid.add_row(text(name), text(_state(task.state)), text(about))
+            device = [text(devices.pop(0))] if devices else []
+            grid.add_row(text(name), text(_state(task.state)), *device, text(about))
         if rest:
             states = ", ".join(
                 f"{n} {state}" for state, n in Counter(t.state for t in rest).items()
             )
             grid.add_row(f"  ... and {counted(len(rest), 'more task')}", "", text(states))
         yield grid
+
+
+def _devices(tasks: Sequence[TaskStatus]) -> list[str]:
+    """Return the device of each task; none if no two differ."""
+    devices = [inline(task.device) for task in tasks]
+    return devices if len({*devices} - {""}) > 1 else []
 
 
 def _training_lines(tasks: Sequence[TaskStatus], width: int, ascii_only: bool) -> list[str]:
