@@ -55,8 +55,8 @@ class Took:
     startup: float
 
     @classmethod
-    def by(cls, estimate: Estimate | None) -> Took:
-        assert estimate is not None
+    def by(cls, estimates: Sequence[Estimate]) -> Took:
+        (estimate,) = estimates  # one device
         return cls(float(estimate.seconds.max()), estimate.startup)
 
     @classmethod
@@ -99,7 +99,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
         "calibrated_seconds": calibrated.seconds,
         "calibrated": calibrated.seconds / truth.seconds,
         "calibrated_training": calibrated.training / truth.training,
-        "scaled": scaled and Took.by(scaled).seconds / truth.seconds,
+        "scaled": Took.by(scaled).seconds / truth.seconds if scaled else None,
         "earlier": earlier.seconds / truth.seconds,
     }
 

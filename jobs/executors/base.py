@@ -152,7 +152,7 @@ class Executor(abc.ABC):
 
     def device(self, threads: int) -> str:
         """Return a description of the device that tasks train on: this machine's, by default."""
-        name = device_name(task_device())
+        name = " or ".join(dict.fromkeys(self.device_names()))
         return name if name != "cpu" else f"{cpu_name()}, {counted(threads, 'thread')} per task"
 
     def same_hardware(
@@ -166,11 +166,22 @@ class Executor(abc.ABC):
             intent: the intent of the earlier task's submission.
             beat: its heartbeat.
         """
-        name = device_name(task_device())
-        if name != "cpu":
-            return beat.get("device") == name
-        own = {"device": name, "cpu_name": cpu_name(), "threads": threads}
+        if (names := self.device_names()) != ["cpu"]:
+            return beat.get("device") in names
+        own = {"device": "cpu", "cpu_name": cpu_name(), "threads": threads}
         return own.items() <= beat.items()
+
+    def device_names(self) -> Sequence[str]:
+        """Return the names of the GPUs of tasks, or ``cpu``: of this machine, by default."""
+        return [device_name(task_device())]
+
+    def unmeasured(self, devices: Sequence[str]) -> Sequence[str]:
+        """Return types of devices that tasks may get besides some, as far as that is known.
+
+        Args:
+            devices: those of which speeds are known, by name.
+        """
+        return []
 
     @property
     def can_calibrate(self) -> bool:

@@ -76,6 +76,10 @@ class LocalExecutor(Executor):
         """Return the free bytes on the fullest of the GPUs."""
         return free_memory(self.devices) if self.devices else None
 
+    def device_names(self) -> Sequence[str]:
+        """Return the names of the GPUs of DEVICES, of which the driver may know more than torch."""
+        return gpu_names(self.devices) or super().device_names()
+
     def device_error(self, device: str) -> str:
         """Return why the GPUs of DEVICES are not one kind, as far as the driver names them."""
         if not self.devices:

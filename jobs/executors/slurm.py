@@ -15,6 +15,7 @@ from mlpsubmit.display.progress import doing
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import SpecError, UserError
 from mlpsubmit.jobs.executors.base import Executor
+from mlpsubmit.jobs.gpu_models import model_of
 from mlpsubmit.jobs.slurm import filesystems, gpu_types, sbatch
 from mlpsubmit.jobs.slurm.arrays import Array, cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, settings
@@ -287,11 +288,21 @@ class SlurmExecutor(Executor):
     def same_hardware(
         self, threads: int, intent: Mapping[str, Any], beat: Mapping[str, Any]
     ) -> bool:
-        """Return whether a task was requested with the same hardware."""
+        """Return whether a task was requested with the same hardware, or has got a GPU of it."""
         if intent["executor"] != "slurm" or beat.get("threads") != threads:
             return False
-        own = self.template.to_json()
-        return all(intent["template"].get(key) == own.get(key) for key in DEVICE_KEYS)
+        own, other = self.template.to_json(), intent["template"]
+        differing = {key for key in DEVICE_KEYS if other.get(key) != own.get(key)}
+        if not differing or not differing <= {"gpus", "constraint"}:
+            return not differing
+        counts = {str(template.get("gpus")).rpartition(":")[2] for template in (own, other)}
+        device = str(beat.get("device", ""))
+        return len(counts) == 1 and any(gpu_type.has(device) for gpu_type in self._gpu_types)
+
+    def unmeasured(self, devices: Sequence[str]) -> list[str]:
+        """Return the types of GPU that tasks may get besides some."""
+        named = [own for own in self._gpu_types if model_of(own.name)]
+        return [own.name for own in named if not any(own.has(device) for device in devices)]
 
     def calibrate(
         self, submission: Submission, write_order: Callable[[Path], None]

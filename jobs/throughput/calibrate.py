@@ -29,6 +29,7 @@ from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.speeds import Speed
 from mlpsubmit.jobs.throughput.workload import Workload, Workloads
+from mlpsubmit.results.names import device_kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -107,6 +108,7 @@ def main(folder: Path, number: int) -> None:
 def _measure(folder: Path, sweep: Sweep) -> Mapping[str, Any]:
     import torch
 
+    from mlpsubmit.jobs.environment import environment
     from mlpsubmit.jobs.gpus import task_device
     from mlpsubmit.jobs.shared_data import SharedData
     from mlpsubmit.jobs.throughput.roofline import Roofline
@@ -124,6 +126,7 @@ def _measure(folder: Path, sweep: Sweep) -> Mapping[str, Any]:
     startup = process_age() or time.monotonic() - begun
     return {
         "startup": startup,
+        "device": device_kind(environment(device)),
         "speeds": [speed.to_json() for speed in _speeds(sweep, plan, data, device, packs)],
     }
 

@@ -31,6 +31,7 @@ class Estimate:
         workloads: the number of workloads to train.
         measured: how many of them were measured themselves; the others are scaled from those.
         source: the origin of the speeds, for people.
+        device: the one that the speeds were measured on.
     """
 
     seconds: NDArray[np.float64] = field(repr=False)
@@ -39,6 +40,7 @@ class Estimate:
     workloads: int
     measured: int
     source: str
+    device: str = ""
 
     @property
     def wall_seconds(self) -> float:
@@ -65,6 +67,7 @@ class Estimate:
             "workloads": self.workloads,
             "measured_workloads": self.measured,
             "source": self.source,
+            "device": self.device or None,
         }
 
 
@@ -74,11 +77,13 @@ def estimate_tasks(
     slices: Sequence[Sequence[Range]],
     speeds: Speeds,
     max_concurrent: int,
+    device: str = "",
 ) -> Estimate | None:
     """Return how long tasks will take; None if a pack is comparable to none that was measured.
 
     Args:
         slices: the packs of each task, as ranges of pack numbers.
+        device: the one of the speeds.
     """
     packs = [np.concatenate([np.arange(low, high) for low, high in ranges]) for ranges in slices]
     needed = np.unique(workloads.of_pack[np.concatenate(packs)]).tolist()
@@ -100,4 +105,5 @@ def estimate_tasks(
         workloads=len(needed),
         measured=measured,
         source=speeds.source,
+        device=device,
     )

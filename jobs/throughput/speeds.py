@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mlpsubmit.jobs.store.records import Beat
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.workload import Workload
+from mlpsubmit.results.names import device_kind
 
 __all__ = ["Prediction", "Speed", "Speeds", "earlier_speeds"]
 
@@ -156,16 +157,25 @@ def earlier_speeds(
     runs: Iterable[RunDirectory],
     same_hardware: Callable[[Mapping[str, Any], Mapping[str, Any]], bool],
     source: str,
-) -> Speeds:
-    """Return the speeds that tasks of earlier runs have measured.
+) -> dict[str, Speeds]:
+    """Return the speeds that tasks of earlier runs have measured, by the device of each task.
+
+    Those of several types of GPU, or models of CPU, are of as many devices.
 
     Args:
         runs: the newest first.
-        same_hardware: returns whether a task trained on the device in question, given the intent of
+        same_hardware: returns whether a task trained on a device in question, given the intent of
             its submission and its heartbeat.
         source: the origin of the measurements, for people.
     """
-    beats = list(itertools.islice(_beats(runs, same_hardware), MOST_HEARTBEATS))
+    by_device: dict[str, list[Beat]] = {}
+    for beat in itertools.islice(_beats(runs, same_hardware), MOST_HEARTBEATS):
+        made_with = {"device": beat.get("device", ""), "cpu": beat.get("cpu_name", "")}
+        by_device.setdefault(device_kind(made_with), []).append(beat)
+    return {device: _speeds(beats, source) for device, beats in by_device.items()}
+
+
+def _speeds(beats: Sequence[Beat], source: str) -> Speeds:
     found = [Speed.from_json(entry) for beat in beats for entry in beat.get("speeds", [])]
     startups = [own for beat in beats if (own := beat.get("startup")) is not None]
     measured = [speed for speed in found if speed.training >= SHORTEST_SECONDS]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,8 +63,8 @@ def dry_run(
     chosen.check(launch.submission)
     check_devices(launch)
     chosen.try_submission(launch.submission)
-    estimate = by_calibration(launch) if calibrate else by_earlier_runs(launch, runs_dir)
-    return DryRun(launch, estimate=estimate)
+    estimates = by_calibration(launch) if calibrate else by_earlier_runs(launch, runs_dir)
+    return DryRun(launch, estimates=estimates)
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,17 @@ class DryRun:
     Attributes:
         launch: the run, and the packs to train.
         busy: the status of the run if it is in progress already; then nothing is submitted.
-        estimate: how long the tasks would take, if that is known.
+        estimates: how long the tasks would take, on each device of which that is known.
     """
 
     launch: PreparedLaunch
     busy: Status | None = None
-    estimate: Estimate | None = None
+    estimates: Sequence[Estimate] = ()
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """How long the tasks would take on the slowest device, if that is known of any."""
+        return max(self.estimates, key=lambda own: own.wall_seconds, default=None)
 
     @property
     def _done(self) -> int:
@@ -121,6 +126,7 @@ class DryRun:
             "files": 0,
             "result_bytes": 0,
             "estimate": None,
+            "estimates": [],
             "notes": [],
             "submission": [],
         }
@@ -131,14 +137,20 @@ class DryRun:
                 "tasks": self._tasks(),
                 "files": self._footprint.files,
                 "result_bytes": self._footprint.result_bytes + self._footprint.weight_bytes,
-                "notes": list(executor.notes(launch.submission)),
+                "notes": [
+                    *executor.device_lines(planned=launch.run is None),
+                    *executor.notes(launch.submission),
+                ],
                 "submission": list(executor.describe(launch.submission)),
             }
         if self.estimate is not None:
-            unit, count = executor.units(launch.plan.threads)
-            hours = {unit.replace("-", "_").lower(): self.estimate.hours(count)}
-            content["estimate"] = {**self.estimate.to_json(), **hours}
+            content["estimate"] = self._estimate_json(self.estimate)
+            content["estimates"] = [self._estimate_json(own) for own in self.estimates]
         return content
+
+    def _estimate_json(self, estimate: Estimate) -> dict[str, Any]:
+        unit, count = self.launch.executor.units(self.launch.plan.threads)
+        return {**estimate.to_json(), unit.replace("-", "_").lower(): estimate.hours(count)}
 
     def show(self) -> None:
         """Print it as text."""
@@ -215,7 +227,12 @@ class DryRun:
             how = "; to measure it: --calibrate" if executor.can_calibrate else ""
             device = executor.device(threads)
             return [f"duration unknown: no earlier run has trained similar packs on {device}{how}"]
-        lines = [cost_line(self.estimate, *executor.units(threads))]
+        lines, units = [], executor.units(threads)
+        others = executor.unmeasured([own.device for own in self.estimates])
+        several = len(self.estimates) + len(others) > 1
+        for own in self.estimates:
+            lines.append(f"on {own.device}: " * several + cost_line(own, *units))
+        lines += [f"on {name}: unknown, no such task has trained similar packs" for name in others]
         template: Template | None = getattr(executor, "template", None)
         if template is not None and (warning := limit_warning(self.estimate, template)):
             lines.append(warning)

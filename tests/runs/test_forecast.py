@@ -13,6 +13,7 @@ import pytest
 
 from mlpsubmit import Sweep, files, open_run
 from mlpsubmit.checksums import sealed
+from mlpsubmit.jobs.executors.debug import DebugExecutor
 from mlpsubmit.jobs.heartbeat import Heartbeat
 from mlpsubmit.jobs.plan import Plan
 from mlpsubmit.jobs.status import _progress
@@ -37,6 +38,36 @@ def test_without_an_earlier_run_a_dry_run_says_how_to_find_out(mlpsubmit: Comman
     debug = mlpsubmit("launch", "small.py", "--dry-run", "--executor", "debug")
     assert UNKNOWN in debug.out
     assert "--calibrate" not in debug.out, "it has nothing to calibrate with"
+
+
+def test_speeds_of_two_types_of_gpu_are_two_estimates(
+    mlpsubmit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never one mean of both: a line for each, and the tasks take as long as on the slower one."""
+    debug = ("--executor", "debug")
+    for device, seconds, steps in (("NVIDIA A100-SXM4-40GB", 1.0, 2), ("Tesla V100", 30.0, 3)):
+        assert mlpsubmit("launch", "small.py", *debug, f"MAX_ITER={steps}").code == 0
+        run = open_run("small").directory
+        (beat,) = run.heartbeats().values()
+        speeds = [{**own, "training": seconds, "model_steps": 10} for own in beat["speeds"]]
+        content = {**beat, "device": device, "speeds": speeds, "startup": 1.0}
+        files.publish_json(run.heartbeat("000-0000"), content)
+    monkeypatch.setattr(DebugExecutor, "same_hardware", lambda *_: True)
+    monkeypatch.setattr(DebugExecutor, "unmeasured", lambda _, devices: ["k80", *devices][:1])
+    dry = mlpsubmit("launch", "small.py", *debug, "--dry-run", "MAX_ITER=10")
+    assert dry.code == 0, dry.err
+    lines = dry.out.splitlines()
+    fast, slow = (
+        next(line for line in lines if line.startswith(f"on {device}: at most "))
+        for device in ("NVIDIA A100-SXM4-40GB", "Tesla V100")
+    )
+    assert "on k80: unknown, no such task has trained similar packs" in lines
+    assert (fast.split()[5:7], slow.split()[5:7]) == (["9", "s"], ["4", "min"])
+    assert any(line.endswith("% of the FLOPs, at most 4 min") for line in lines)
+    found = json.loads(mlpsubmit("launch", "small.py", *debug, "--dry-run", "--json").out)
+    devices = [own["device"] for own in found["estimates"]]
+    assert sorted(devices) == ["NVIDIA A100-SXM4-40GB", "Tesla V100"]
+    assert found["estimate"]["device"] == "Tesla V100"
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from mlpsubmit.jobs.executors import base
 from mlpsubmit.jobs.executors.local import LocalExecutor
 from mlpsubmit.jobs.executors.slurm import SlurmExecutor
 from mlpsubmit.jobs.plan import cut, make_plan
+from mlpsubmit.jobs.slurm.nodes import Node
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.throughput.calibrate import MOST_WORKLOADS, choose_packs
@@ -193,18 +194,20 @@ def test_speeds_of_earlier_runs_are_those_on_the_same_device(
         earlier(records, tmp_path / "old", with_step(5.0, startup=99.0)),
         earlier(records, tmp_path / "version", dict(beat)),
     ]
-    speeds = earlier_speeds(runs, same_hardware, "here")
+    (speeds,) = earlier_speeds(runs, same_hardware, "here").values()
     found = speeds.predict(BASE)
     assert found is not None
     assert (found.step, speeds.startup, speeds.source) == (4.0, 3.0, "here")
-    assert earlier_speeds(runs[:1], same_hardware, "").predict(BASE) is None
+    assert earlier_speeds(runs[:1], same_hardware, "") == {}
     monkeypatch.setattr(base, "device_name", lambda _: "H100")
-    on_gpu = earlier_speeds(runs, same_hardware, "").predict(BASE)
+    (on_gpu,) = [own.predict(BASE) for own in earlier_speeds(runs, same_hardware, "").values()]
     assert on_gpu is not None
     assert (on_gpu.step, executor.device(2)) == (3.0, "H100")
 
 
-def test_on_a_cluster_a_task_trained_alike_that_was_asked_for_alike() -> None:
+def test_on_a_cluster_a_task_trained_alike_that_was_asked_for_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     executor = SlurmExecutor.__new__(SlurmExecutor)
     executor.template = Template(partition="gpu", gpus="a100:1", cpus=4)
     intent = {"executor": "slurm", "template": executor.template.to_json()}
@@ -217,6 +220,14 @@ def test_on_a_cluster_a_task_trained_alike_that_was_asked_for_alike() -> None:
     longer = {**intent["template"], "time": "5:00:00"}  # type: ignore[dict-item]
     assert executor.same_hardware(4, {**intent, "template": longer}, beat)
     assert executor.device(4) == "partition gpu, 1 GPU a100 and 4 cores per task"
+    # One that left the type open, and has got that type.
+    monkeypatch.setattr(SlurmExecutor, "_nodes", [Node("n1", 8, 8, (("a100", 1),), None)])
+    executor._recorded = {}
+    untyped = {**intent, "template": {**intent["template"], "gpus": 1, "constraint": "ib"}}  # type: ignore[dict-item]
+    assert executor.same_hardware(4, untyped, beat)
+    assert not executor.same_hardware(4, untyped, {**beat, "device": "Tesla V100"})
+    assert executor.unmeasured(["Tesla V100"]) == ["a100"]
+    assert executor.unmeasured(["Tesla V100", "NVIDIA A100"]) == []
 
 
 # ---- the tasks of a launch -----------------------------------------------------------------------
