@@ -151,6 +151,8 @@ ASSOCIATIONS = """\
 add cluster mlp
 add account lab cluster=mlp
 add user root account=lab defaultaccount=lab
+add account tight cluster=mlp
+add user root account=tight MaxSubmitJobs=3 MaxJobs=2 MaxWall=60
 """
 
 
