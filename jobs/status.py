@@ -282,7 +282,10 @@ def _submitted(
     tasks = [task for one in numbers for task in slurm_tasks(run, one, beats, scheduler)]
     if any(task.live for task in tasks):
         return tasks, None
-    return tasks, slurm_retry(run, number, scheduler)
+    job = slurm_retry(run, number, scheduler)
+    if (job is None or not job.alive) and run.submissions()[-1] != number:
+        return _submitted(run, scheduler, run.heartbeats())  # which that job has made meanwhile
+    return tasks, job
 
 
 def _later(

@@ -13,6 +13,7 @@ UserError                 the user can fix it
 ├── StateError            training.monitor: a saved state that cannot be resumed from
 ├── NothingToDraw         results.figures.request: no config of a figure has a value
 ├── OutOfMemory           jobs.train_pack: a config that does not fit into memory alone
+├── NoRoom                jobs.slurm.limits: a limit on jobs that leaves none for what is wanted
 ├── Rejected              jobs.slurm.rejections: a job that the cluster does not accept
 └── OutcomeUnknown        jobs.slurm.sbatch: a job that the cluster may or may not have
 """

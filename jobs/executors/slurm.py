@@ -360,6 +360,7 @@ class SlurmExecutor(Executor):
             helper = sbatch.submit(self._helper, file, text, job_name(submission, "retry"))
         except UserError as error:
             what = error.what if isinstance(error, Rejected) else str(error)
+            what = what.removeprefix("the job array: ")
             missing = "resume what is missing"
             if submission.later:
                 missing = f"submit the other {counted(submission.later, 'task')}"

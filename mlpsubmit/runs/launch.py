@@ -81,7 +81,8 @@ def launch(
     Args:
         executor: ``slurm``, ``local``, ``debug``, or ``auto``: SLURM if this machine belongs to a
             cluster, else local worker processes.
-        tasks: the maximum number of tasks.
+        tasks: the maximum number of tasks. What limits of a cluster leave no room for, it submits
+            later by itself; without the argument there are no more tasks than there is room for.
         runs_dir: the folder of all runs; else ``$MLPSUBMIT_RUNS``, else ``./mlpruns``.
         spec: the file that defines the sweep, recorded in the manifest.
         fresh: create a new run and reuse nothing.

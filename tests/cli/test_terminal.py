@@ -82,6 +82,23 @@ def test_the_state_of_the_job_that_resumes_is_shown() -> None:
     assert printed in rendered(failed)
 
 
+def test_tasks_that_are_not_submitted_yet_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    limit = "MaxSubmitJobs=3 of ann in the account lab"
+    awaits = f"when job 12 has ended ({limit})"
+    waiting = replace(status_of("running"), later=4, awaits=awaits)
+    line = f"4 more tasks to be submitted {awaits}"
+    assert f"{line}\n" in rendered(waiting)
+    assert terminal.report(waiting) == 0
+    assert f"; {line}; see: mlpsubmit status" in capsys.readouterr().out
+    lost = replace(status_of("stopped"), later=1, retry_failure="CANCELLED")
+    line = "1 more task not submitted, and no job that will do it"
+    assert f"{line}\n" in rendered(lost)
+    assert "the job that should submit 1 more task failed: CANCELLED\n" in rendered(lost)
+    assert terminal.report(lost) == 1
+    assert line in capsys.readouterr().err
+    assert not replace(lost, done=lost.configs).outstanding
+
+
 def training(name: str, **fields: Any) -> TaskStatus:
     beat = {
         "packs": 12,

@@ -18,6 +18,8 @@ from mlpsubmit import launch, open_run
 from mlpsubmit.errors import BusyError, UserError
 from mlpsubmit.jobs import worker
 from mlpsubmit.jobs.process_end import ProcessEnd
+from mlpsubmit.jobs.slurm import requeue
+from mlpsubmit.jobs.slurm.limits import NoRoom
 from mlpsubmit.jobs.supervisor import Supervision
 from mlpsubmit.runs.locate import all_runs
 from mlpsubmit.runs.run import Run
@@ -55,12 +57,14 @@ class Schedule:
         self.counts: Counter[str] = Counter()
         self.disk = Disk(world, world.random.choice([0.0, 3.0, STALE]))
         self.cluster = Cluster(world, self.disk, world.random.randint(2, 4), self._execute)
+        self.most = self.cluster.most
         self.registry = Registry(world)
         skewed = world.chance(0.3)
         self.logins = [Machine("login1"), Machine("login2")]
         for machine in (*self.logins, *self.cluster.nodes):
             machine.skew = world.random.uniform(-100, 100) if skewed else 0.0
         self.retries = world.random.choice([0, 0, 2])
+        self.tasks = world.random.choice([3, 3, 5])
         self.finished: set[tuple[Path, str]] = set()
         self.users: list[Process] = []
         self.quiet = False
@@ -96,11 +100,18 @@ class Schedule:
             self._supervised(path, int(submission), sweep_hash, int(task))
             return
         assert arguments[0] == "resume"
-        after, retries = (
-            int(arguments[arguments.index(f"--{n}") + 1]) for n in ("after", "retries")
+        after, retries, sweep_hash = (
+            arguments[arguments.index(f"--{n}") + 1] for n in ("after", "retries", "sweep-hash")
         )
         try:
-            open_run(arguments[1]).retry(after, retries)
+            run = open_run(arguments[1])
+            if run.retry(int(after), int(retries), sweep_hash):
+                later = run.directory.intent(int(after)).get("later")
+                self.counts["more tasks" if later else "retries"] += 1
+        except NoRoom as error:
+            self.counts["waits for room"] += 1
+            print(error)
+            sys.exit(requeue.REQUEUE)
         except UserError as error:
             print(error)
             sys.exit(2)
@@ -205,7 +216,7 @@ class Schedule:
         launch(
             SWEEP,
             executor="slurm",
-            tasks=3,
+            tasks=self.tasks,
             runs_dir=RUNS,
             template="cpu",
             slurm=CHANGES,
@@ -251,8 +262,9 @@ class Schedule:
             self._failing,
             self._power_cut,
             self._rejections,
+            self._no_room,
         ]
-        weights = [4, 4, 4, 2, 3, 1, 1, 2, 1]
+        weights = [4, 4, 4, 2, 3, 1, 1, 2, 1, 2]
         for _ in range(world.random.choice([0, 2, 5, 10])):
             fault = world.random.choices(harmful, weights)[0]
             world.at(world.random.uniform(0, EVENTFUL), lambda fault=fault: self._do(fault))
@@ -289,6 +301,11 @@ class Schedule:
     def _rejections(self) -> None:
         self._for_a_while(self.cluster, "rejecting", 0.5)
 
+    def _no_room(self) -> None:
+        """Other jobs of the account take what room there is."""
+        if self.cluster.most == self.most:
+            self._for_a_while(self.cluster, "most", self.world.random.choice([1, 2]))
+
     def _full(self) -> None:
         self._for_a_while(self.disk, "full", True)
 
@@ -310,6 +327,7 @@ class Schedule:
         """From here on nothing fails any more."""
         self.quiet = True
         self.cluster.down, self.cluster.slow, self.cluster.rejecting = False, 0.0, 0.0
+        self.cluster.most = self.most
         self.disk.full, self.disk.failing = False, 0.0
 
     # ---- the end
@@ -340,7 +358,9 @@ class Schedule:
             resumed = self._command(
                 "resume", machine, lambda: open_run(path).resume(template="cpu", slurm=CHANGES)
             )
-            if isinstance(resumed.error, UserError) and not isinstance(resumed.error, BusyError):
+            if isinstance(resumed.error, NoRoom):
+                self.world.sleep(600)
+            elif isinstance(resumed.error, UserError) and not isinstance(resumed.error, BusyError):
                 self.problems.append(f"cannot be resumed: {resumed.error}")
                 return
             self.world.sleep(60)

@@ -30,6 +30,11 @@ REQUEUE_DELAY = 120.0
 
 _CONNECT = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
 _LOST = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
+_NO_ROOM = (
+    "sbatch: error: AssocGrpSubmitJobsLimit\n"
+    "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
+    "(job submit limit, user's size and/or time limits)"
+)
 _REJECTED = (
     "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
     "(job submit limit, user's size and/or time limits)"
@@ -92,6 +97,7 @@ class Cluster:
         down: whether the controller does not answer.
         slow: the probability that a query hangs, and that an answer of sbatch is lost.
         rejecting: the probability that sbatch rejects a job.
+        most: how many jobs its account may have in the queue; None without a limit.
     """
 
     def __init__(
@@ -106,6 +112,7 @@ class Cluster:
         self.down = False
         self.slow = 0.0
         self.rejecting = 0.0
+        self.most: int | None = world.random.choice([None, None, 3, 4])
         self._next = 100
         self._cycle()
 
@@ -155,7 +162,9 @@ class Cluster:
             total = re.search(r"\$\(\((\d+) \+ SLURM_ARRAY_TASK_ID\)\)", command)
             assert total is not None
             command = command.replace(total[0], str(int(total[1]) + one.index))
-        words = shlex.split(command.removesuffix(f" || {requeue.NAME} $?"))
+        for name in (requeue.NAME, requeue.WAIT):
+            command = command.removesuffix(f" || {name} $?")
+        words = shlex.split(command)
         words = words[words.index("-c") + 2 :]  # after what lets Python run a module
         environment = (
             {}
@@ -178,13 +187,16 @@ class Cluster:
             self._timed(one, process)
 
     def _batch(self, one: Element, words: list[str]) -> None:
-        """Run the command of an element, and requeue it as the script of an array does."""
+        """Run the command of an element, and requeue it as its script does."""
         try:
             self.execute(words)
         except SystemExit as end:
             if end.code != requeue.REQUEUE:
                 raise
-            self._requeue(one.id)
+            if one.index is None:
+                self._wait(one.id)
+            else:
+                self._requeue(one.id)
 
     def _requeue(self, id: str) -> None:
         for _ in range(6):
@@ -195,6 +207,14 @@ class Cluster:
                 code, _ = self._scontrolled("requeue", id)
                 if code == 0:
                     return
+            self.world.sleep(5)
+
+    def _wait(self, id: str) -> None:
+        for _ in range(6):
+            if self._scontrolled("requeue", id)[0] == 0:
+                start = f"StartTime=now+{requeue.WAIT_SECONDS}"
+                self._scontrolled("update", f"JobId={id}", start)
+                return
             self.world.sleep(5)
 
     def _scontrolled(self, *words: str) -> tuple[int, str]:
@@ -256,7 +276,7 @@ class Cluster:
         self.world.note(f"SLURM ends {one.id}: {outcome}")
         if outcome == "requeue":
             one.state, one.machine = "PENDING", None
-            one.eligible = self.world.now + REQUEUE_DELAY
+            one.eligible = max(one.eligible, self.world.now + REQUEUE_DELAY)
         else:
             one.state = outcome
 
@@ -329,6 +349,9 @@ class Cluster:
         if world.chance(self.rejecting):
             world.sleep(0.2)
             return subprocess.CompletedProcess(command, 1, "", _REJECTED)
+        if self.most is not None and self._in_queue() + script_tasks(script) > self.most:
+            world.sleep(0.2)
+            return subprocess.CompletedProcess(command, 1, "", _NO_ROOM)
         answer: list[str] = []
         lost = world.chance(self.slow)
         # What the controller has received it may queue after the command has given up.
@@ -352,12 +375,15 @@ class Cluster:
             return subprocess.CompletedProcess(command, 1, "", _LOST)
         return subprocess.CompletedProcess(command, 0, answer[0], "")
 
+    def _in_queue(self) -> int:
+        return sum(not one.over for job in self.jobs.values() for one in job.elements)
+
     def _queued(self, script: str) -> Job:
         """Queue the job of a script, as sbatch reads it."""
         found = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.MULTILINE))
         command = script.strip().splitlines()[-1]
         array = re.fullmatch(r"0-(\d+)(?:%(\d+))?", found.get("array", ""))
-        indices: list[int | None] = [*range(int(array[1]) + 1)] if array else [None]
+        indices: list[int | None] = [*range(script_tasks(script))] if array else [None]
         hours = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", found.get("time", "0:0:0"))
         assert hours is not None
         days, *parts = (int(part or 0) for part in hours.groups())
@@ -422,7 +448,17 @@ class Cluster:
 
     def _scontrol(self, words: list[str]) -> tuple[int, str, str]:
         if words == ["show", "config"]:
-            return 0, "ClusterName = simulated\nMaxArraySize = 1001\n", ""
+            enforced = "none" if self.most is None else "associations,limits"
+            shown = "ClusterName = simulated\nMaxArraySize = 1001\nMaxJobCount = 9999\n"
+            return 0, f"{shown}AccountingStorageEnforce = {enforced}\n", ""
+        if words[:2] == ["show", "assoc_mgr"]:
+            return 0, self._associations(words[2].partition("=")[2]), ""
+        if words[:2] == ["show", "partition"]:
+            return 0, "PartitionName=main Default=YES QoS=N/A", ""
+        if words[0] == "update":
+            begin = self.world.now + float(words[-1].rpartition("+")[2])
+            self._element(words[1].partition("=")[2]).eligible = begin
+            return 0, "", ""
         one = self._element(words[-1])
         if words[:2] == ["show", "job"]:
             return 0, f"JobId={one.job.id} JobState={one.state} Reason={one.reason}", ""
@@ -432,6 +468,23 @@ class Cluster:
         self._stop(one, "requeue")
         return 0, "", ""
 
+    def _associations(self, user: str) -> str:
+        account = "ClusterName=simulated Account=lab"
+        limit = f"{self.most or 'N'}({self._in_queue()})"
+        return (
+            f"{account} UserName={user}(1) Partition= ID=3\n    DefAssoc=Yes\n"
+            f"{account} UserName= Partition= ID=2\n    GrpSubmitJobs={limit} GrpWall=N(0.00)\n"
+        )
+
+    def _sacctmgr(self, words: list[str]) -> tuple[int, str, str]:
+        return 1, "", "slurmdbd is down"
+
     def _sinfo(self, words: list[str]) -> tuple[int, str, str]:
         rows = [f"{node.name}|main*|16|64000|infinite|(null)" for node in self.nodes]
         return 0, "main*" if words[-1] == "--format=%R" else "\n".join(rows), ""
+
+
+def script_tasks(script: str) -> int:
+    """Return how many jobs a script makes."""
+    array = re.search(r"^#SBATCH --array=0-(\d+)", script, re.MULTILINE)
+    return int(array[1]) + 1 if array else 1

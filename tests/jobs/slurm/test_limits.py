@@ -334,6 +334,37 @@ def executor(tasks: int | None, most: int, used: int, **keys: object) -> SlurmEx
 
 WORK = 30 * 2e13
 
+LIMIT = "Batch job submission failed: Job violates accounting/QOS policy (job submit limit)"
+
+
+@pytest.mark.parametrize(
+    ("retries", "later", "would"),
+    [(1, 0, "resume what is missing"), (0, 3, "submit the other 3 tasks")],
+)
+def test_tasks_train_although_the_job_that_follows_them_is_rejected(
+    slurm: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    retries: int,
+    later: int,
+    would: str,
+) -> None:
+    """Where other jobs have come between: that is said, and no task is cancelled."""
+    reject = f"echo 'sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: {LIMIT}' >&2; exit 1"
+    (tmp_path / "bin" / "sbatch").write_text(
+        f'#!/bin/sh\ncase "$*" in *--version*) exit;; *array.0*) echo 41;; *) {reject};; esac\n'
+    )
+    submission = Submission(tmp_path, "s.r", 0, 2, 1, retries=retries, later=later)
+    submission.folder.mkdir(parents=True)
+    jobs = list(executor(None, 9, 0).submit(submission))
+    assert [(job.id, job.count) for job in jobs] == [("41", 2)]
+    said = capsys.readouterr().out
+    assert said.startswith(
+        f"the job that would {would} when the tasks have ended is not queued: sbatch rejected "
+        "it: AssocMaxSubmitJobLimit"
+    )
+    assert said.endswith("; the tasks are (job 41); then continue with: mlpsubmit resume\n")
+
 
 def test_there_are_as_many_tasks_as_there_is_room_for(slurm: Callable[..., None]) -> None:
     for most, used, retries, tasks in (

@@ -256,6 +256,10 @@ def test_a_slice_has_packs_of_the_plan(run: RunDirectory, records: Any, ranges: 
     publish_json(run.submission(0) / run_directory.INTENT, records.intent(slices=[ranges]))
     with pytest.raises(RunError, match=r"intent\.json: is damaged \(slices: got "):
         run.intent(0)
+    later = records.intent(executor="slurm", slices=[[[5, 6]]], later=[ranges])
+    publish_json(run.submission(0) / run_directory.INTENT, later)
+    with pytest.raises(RunError, match=r"intent\.json: is damaged \(slices: got "):
+        run.intent(0)
 
 
 @pytest.mark.parametrize("name", ["abc", "0abc", "0000", "٣٣٣", "99999999999", "-01", "1"])
