@@ -58,8 +58,30 @@ def resume_after_that_of_another_machine(seed: int) -> None:
     assert isinstance(error, BusyError), (seed, error)
 
 
+def tasks_without_room_are_submitted_by_themselves(seed: int) -> None:
+    """Nobody does anything after the launch, and now and then there is no room at all."""
+    schedule = _started(seed, 0.0)
+    schedule.most = schedule.cluster.most = 3
+    schedule.tasks, schedule.retries = 5, seed % 2
+    launched = _done(schedule, schedule.logins[0], schedule._launch)
+    assert launched.error is None, (seed, launched.error)
+    for minutes in range(0, 60, 7):
+        schedule.world.at(60 * minutes, schedule._no_room)
+    schedule.world.run(lambda: False, 4 * 3600)
+    read = _done(schedule, schedule.logins[1], lambda: open_run(None, RUNS).status())
+    assert read.result.complete, (seed, read.result, read.result.outstanding)
+    assert schedule.counts["more tasks"] > 0, seed
+    assert not schedule.problems + schedule.registry.twice, (seed, schedule.problems)
+
+
+FINDINGS = (
+    power_cut_after_sbatch,
+    resume_after_that_of_another_machine,
+    tasks_without_room_are_submitted_by_themselves,
+)
+
 if __name__ == "__main__":
     patch_product()
-    for finding in (power_cut_after_sbatch, resume_after_that_of_another_machine):
+    for finding in FINDINGS:
         for number in range(int(os.environ.get("SEEDS", "15"))):
             finding(number)
