@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["WORKER", "module_command"]
+__all__ = ["NODE", "WORKER", "module_command"]
 
-#: The module that every task runs: ``mlpsubmit.jobs.worker RUN SUBMISSION HASH TASK``.
+#: The module of every worker: ``mlpsubmit.jobs.worker RUN SUBMISSION HASH SLICE``.
 WORKER = "mlpsubmit.jobs.worker"
+
+#: The module of a task with several workers: ``mlpsubmit.jobs.node RUN SUBMISSION HASH TASK``.
+NODE = "mlpsubmit.jobs.node"
 
 #: Runs a module as ``python -m`` does, but searches the working directory last, and only once this
 #: package is imported: a ``jobs.py``, ``random.py`` or ``mlpsubmit.py`` there must not shadow ours

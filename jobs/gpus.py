@@ -7,7 +7,9 @@ is queried. It does not apply CUDA_VISIBLE_DEVICES; entries of that variable are
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASSUMED_MEMORY",
+    "all_devices",
     "device_memory",
     "device_name",
     "free_memory",
     "gpu_names",
+    "listed_devices",
     "missing_gpu",
     "task_device",
     "uuids",
@@ -43,6 +47,53 @@ def visible_entries(devices: Sequence[int], visible: str) -> list[str]:
     """
     entries = [entry.strip() for entry in visible.split(",")] if visible else None
     return [str(index) if entries is None else entries[index] for index in devices]
+
+
+def listed_devices(visible: str) -> list[str]:
+    """Return the devices in a value of CUDA_VISIBLE_DEVICES.
+
+    They are indices, UUIDs of GPUs or of MIG instances. CUDA ignores what follows an entry that is
+    none, such as SLURM's NoDevFiles.
+    """
+    found: dict[str, None] = {}
+    for entry in map(str.strip, visible.split(",")):
+        if not re.fullmatch(r"\d+|(GPU|MIG)-\S+", entry):
+            break
+        found[entry] = None
+    return list(found)
+
+
+def all_devices() -> list[str]:
+    """Return every GPU of this machine, by UUID; for one that is divided, its MIG instances.
+
+    A process of CUDA sees one MIG instance at most, so each is a device of its own. None if no
+    driver answers.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    try:
+        count = int(pynvml.nvmlDeviceGetCount())
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
+        parts = [part for handle in handles for part in _instances(handle) or [handle]]
+        return [str(pynvml.nvmlDeviceGetUUID(part)) for part in parts]
+    except pynvml.NVMLError:
+        return []
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _instances(handle: Any) -> list[Any]:
+    """Return the MIG instances of a GPU; none if it is not divided."""
+    found = []
+    try:
+        for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+            with contextlib.suppress(pynvml.NVMLError):  # numbers may be left out
+                found.append(pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index))
+    except pynvml.NVMLError:
+        return []  # an older GPU
+    return found
 
 
 def uuids(indices: Sequence[int]) -> list[str]:

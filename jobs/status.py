@@ -298,8 +298,9 @@ def _later(
     """
     number = max(run.submissions(), default=None)
     intent = None if number is None else run.readable_intent(number)
-    if number is None or intent is None or not (left := len(intent.get("later", ()))):
+    if number is None or intent is None or not intent.get("later"):
         return 0, ""
+    left = -(-len(intent["later"]) // intent.get("workers", 1))
     if run.ended(number) is not None:
         return left, ""
     limit = intent["limit"]

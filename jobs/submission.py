@@ -57,11 +57,13 @@ class Submission:
             directory has been moved.
         number: which submission of the run it is.
         tasks: how many tasks it has.
-        threads: CPU threads of each task.
+        threads: CPU threads of each worker.
         retries: how often missing packs are resumed automatically at its end.
         sweep_hash: the hash of the sweep that its tasks execute.
         later: how many tasks more a job of the run will submit, as limits of the cluster allow.
         reads: files and folders that its tasks read besides the run, if they run in a container.
+        workers_per_task: how many workers a task has, of which the last task may have fewer.
+        slices: how many workers all tasks have, also later ones; as many as they can by default.
     """
 
     path: Path
@@ -73,11 +75,24 @@ class Submission:
     sweep_hash: str = ""
     later: int = 0
     reads: tuple[str, ...] = ()
+    workers_per_task: int = 1
+    slices: int | None = None
 
     @property
     def has_helper(self) -> bool:
         """Whether a job of its own follows its tasks: it submits others, or resumes the run."""
         return bool(self.retries or self.later)
+
+    @property
+    def all_workers(self) -> int:
+        """How many workers all tasks have together, also later ones: one for each slice."""
+        most = (self.tasks + self.later) * self.workers_per_task
+        return most if self.slices is None else min(self.slices, most)
+
+    @property
+    def workers(self) -> int:
+        """How many workers the tasks have that are submitted now."""
+        return min(self.tasks * self.workers_per_task, self.all_workers)
 
     @property
     def run(self) -> RunDirectory:

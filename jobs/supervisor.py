@@ -30,7 +30,7 @@ from mlpsubmit.display.output import echo
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.signals import STOP_SIGNALS
 
-__all__ = ["Supervision", "supervised"]
+__all__ = ["Supervision", "end_with_parent", "supervised"]
 
 #: What a child notes for its parent: the number of its pack plus one, and whether it ends itself.
 _NOTE = struct.Struct("qq")
@@ -149,14 +149,14 @@ def _fork(forwarding: _Forwarding) -> int:
     if child == 0:
         # A group of its own: Ctrl-C, and os.killpg in a function of the user, reach one of the two.
         os.setpgid(0, 0)
-        _end_with_parent(parent)
+        end_with_parent(parent)
         return 0
     forwarding.child = child
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     return child
 
 
-def _end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """Make the kernel kill this process when its parent ends; only Linux can."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

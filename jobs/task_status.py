@@ -1,4 +1,4 @@
-"""One task of a submission, as status shows it."""
+"""One worker of a submission, as status shows it: in most runs, a task is one worker."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TIMES = frozenset({"started", "updated", "pack_started"})
 
 @dataclass(frozen=True)
 class TaskStatus:
-    """One task of the latest submission.
+    """One worker of the latest submission.
 
     Attributes:
         state: ``waiting`` (its process has not reported yet, or is to start again),
@@ -47,6 +47,8 @@ class TaskStatus:
         memory_kill: whether SLURM killed it for its memory.
         lasting: whether an ``unknown`` state stays unknown however often it is read: the record of
             its process is damaged, or this machine cannot query the scheduler of its job.
+        job: the id of its job, if it is one of several workers in that.
+        array_task: which task it is part of, if it is one of several workers in that.
         remaining_seconds: until its last pack ends, at its speed so far; None if it is not running,
             or has none yet.
     """
@@ -58,7 +60,16 @@ class TaskStatus:
     why: str = ""
     memory_kill: bool = False
     lasting: bool = False
+    job: str | None = None
+    array_task: int | None = None
     remaining_seconds: float | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name; for one of several workers, with the task that it is part of."""
+        if self.array_task is None:
+            return self.name
+        return f"{self.name} of task {self.array_task}"
 
     @property
     def live(self) -> bool:
@@ -158,6 +169,8 @@ class TaskStatus:
             **({"speeds": speeds} if "speeds" in beat else {}),
             **({"losses": self.losses} if "losses" in beat else {}),
             "task": self.name,
+            "array_task": self.array_task,
+            "job": self.job,
             "state": self.state,
             "why": self.why or None,
             "awaited": self.awaited or None,

@@ -1,13 +1,14 @@
-"""How every task starts: ``python -m mlpsubmit.jobs.worker RUN SUBMISSION HASH TASK``.
+"""How every worker starts: ``python -m mlpsubmit.jobs.worker RUN SUBMISSION HASH SLICE``.
 
-HASH is that of the sweep.pkl that was submitted: no other is executed. TASK is the index of a slice
-of the submission. The local executor starts one process per task; under SLURM each element of a job
-array is one. A parent may start several, one per device: a worker takes the first GPU that is
-visible to it, and shares nothing but the run directory.
+HASH is that of the sweep.pkl that was submitted: no other is executed. SLICE is the index of a
+slice of the submission. The local executor starts one process per slice; under SLURM each element
+of a job array is one or, on several devices, starts several (:mod:`mlpsubmit.jobs.node`). A worker
+takes the first GPU that is visible to it, and shares nothing but the run directory.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from functools import partial
@@ -51,6 +52,9 @@ def main(
             from mlpsubmit.jobs.as_launched import as_launched
 
             run = RunDirectory.open(Path(path).absolute())
+            under_slurm = run.intent(submission)["executor"] == "slurm"
+            if under_slurm and not run.intent(submission)["gpus"]:
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # those of its node are others'
             with as_launched(run, sweep_hash) as sweep:
                 from mlpsubmit.jobs.task import run_task
 
@@ -61,7 +65,6 @@ def main(
             RunDirectory(Path(path)).record_crash(task_name(submission, task), str(error))
             return 1
         # The launch of a local run may itself be part of a job, which is not to be requeued.
-        under_slurm = run.intent(submission)["executor"] == "slurm"
         if outcome == "interrupted" and under_slurm and run.ended(submission) is None:
             return REQUEUE
     return 0 if outcome in ("done", "interrupted", "overtaken") else 1

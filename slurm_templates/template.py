@@ -86,13 +86,16 @@ def _field(default: Any, meaning: str) -> Any:
 class Template(BaseModel):
     """The resources of one task of a job array.
 
-    Get one from :func:`find_template`. All fields but ``name`` and ``path`` are keys of its file.
+    Get one from :func:`find_template`. All fields but ``name``, ``path`` and ``gpus_on_node`` are keys of its file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Line = _field("", "name of the template")
     path: Path | None = _field(None, "the file that it was read from")
+    gpus_on_node: bool = _field(
+        False, "whether the GPUs are those of the node, of which SLURM does not know"
+    )
     description: Line = _field("", "one line for the list of templates")
     partition: Word | None = _field(
         None, "partition of the tasks; the cluster's default unless given"
@@ -109,6 +112,12 @@ class Template(BaseModel):
     same_device: Flag | None = _field(
         None,
         "whether all tasks of a run train on one type of GPU, or model of CPU; no unless given",
+    )
+    whole_node: Flag = _field(
+        False, "whether a task gets all of a node, which has gpus, cpus and mem at least"
+    )
+    workers: Count | None = _field(
+        None, "processes of a task that train; one for each of its GPUs unless given"
     )
     max_parallel: Count | None = _field(None, "tasks that run at once, at most")
     notice: Notice | None = _field(
@@ -150,9 +159,25 @@ class Template(BaseModel):
             for name, value in self.sbatch.items()
             if name in ONE and value != "1"
         ]
+        errors += self._node_errors()
         if errors:
             raise ValueError("\n".join(errors))
         return self
+
+    def _node_errors(self) -> list[str]:
+        """Return what does not fit to a task with several workers, or to a whole node."""
+        errors = [
+            f"got whole_node and sbatch.{name}: a whole node comes with all of its memory; keep one"
+            for name in _MEMORY_OPTIONS
+            if self.whole_node and name in self.sbatch
+        ]
+        has, unit = self.gpu_count or self.cpus, "GPU" if self.gpu_count else "core"
+        if self.workers is not None and self.workers > has and not self.whole_node:
+            errors.append(
+                f"workers: got {self.workers}; should be at most {has}, as each worker has a "
+                f"{unit} of its own at least, and a task has {has}"
+            )
+        return errors
 
     @property
     def minutes(self) -> int | None:
@@ -173,6 +198,11 @@ class Template(BaseModel):
     def gpu_type(self) -> str:
         """The type of a task's GPUs; empty for any."""
         return "" if isinstance(self.gpus, int) else self.gpus.rpartition(":")[0]
+
+    @property
+    def worker_count(self) -> int:
+        """The number of workers of a task that is not a whole node."""
+        return self.workers or self.gpu_count or 1
 
     @property
     def megabytes(self) -> int | None:
@@ -212,6 +242,8 @@ class Template(BaseModel):
                 "constraint": None if elsewhere else self.constraint,
                 "gpus": 0,
                 "cpus": 1,
+                "whole_node": False,
+                "workers": None,
                 "notice": None,
                 "time": time_limit.normalised(minutes),
                 "mem": mem,
@@ -278,7 +310,7 @@ def _without(options: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 #: The keys that a template's file may hold, ``sbatch`` last.
-KEYS = tuple(key for key in Template.model_fields if key not in ("name", "path"))
+KEYS = tuple(key for key in Template.model_fields if key not in ("name", "path", "gpus_on_node"))
 
 
 def as_option(key: str) -> str:

@@ -156,8 +156,8 @@ class Records:
     @staticmethod
     def intent(slices: Any = (((0, 1),),), **fields: Any) -> dict[str, Any]:
         """Return the content of an intent.json, for SLURM if ``executor`` is slurm."""
-        local = {"executor": "local", "host": "x", "created": 0.0, "gpus": False}
-        local |= {"same_device": False}
+        local: dict[str, Any] = {"executor": "local", "host": "x", "created": 0.0, "gpus": False}
+        local |= {"same_device": False, "workers": 1}
         listed = [[list(one) for one in slice_] for slice_ in slices]
         slurm = {"arrays": [], "retries": 0, "retry": None, "template": {}, "tasks": None}
         slurm |= {"cluster": "mlp", "user": os.getuid()}

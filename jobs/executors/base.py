@@ -43,15 +43,20 @@ class Executor(abc.ABC):
             cost: the sweep's estimated floating-point operations.
         """
 
+    @property
+    def workers_per_task(self) -> int:
+        """How many processes train in each task, each a slice of its own."""
+        return 1
+
     @abc.abstractmethod
-    def threads_per_task(self, tasks: int) -> int:
-        """Return the CPU threads of each task if ``tasks`` run concurrently."""
+    def threads_per_worker(self, workers: int) -> int:
+        """Return the CPU threads of each worker if ``workers`` run concurrently."""
 
     def tasks(self, threads: int, packs: int, cost: float, retries: int = 0) -> int:
         """Return the number of tasks to divide the missing packs into.
 
         Args:
-            threads: the plan's CPU threads per task.
+            threads: the plan's CPU threads per worker.
             packs: the number of missing packs.
             cost: their estimated floating-point operations.
             retries: how often missing packs are resumed automatically at the end.
@@ -59,7 +64,7 @@ class Executor(abc.ABC):
         Raises:
             UserError: not even one task can be submitted now.
         """
-        return min(self.max_tasks(cost), packs)
+        return min(self.max_tasks(cost), -(-packs // self.workers_per_task))
 
     def at_once(self, tasks: int, retries: int) -> int:
         """Return how many of some tasks can be submitted now; the run submits the others itself.
@@ -105,7 +110,7 @@ class Executor(abc.ABC):
 
     @property
     def has_gpus(self) -> bool:
-        """Whether each task has a GPU, without which it must not train."""
+        """Whether each worker has a GPU, without which it must not train."""
         return False
 
     @property

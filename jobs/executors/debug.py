@@ -39,7 +39,7 @@ class DebugExecutor(Executor):
         """Return what is free on the GPU of this process."""
         return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
 
-    def threads_per_task(self, tasks: int) -> int:
+    def threads_per_worker(self, workers: int) -> int:
         """Return the threads that torch computes with in this process."""
         return torch.get_num_threads()
 

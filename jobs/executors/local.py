@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import tempfile
@@ -17,7 +16,15 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.command_line import WORKER, module_command
 from mlpsubmit.jobs.executors.base import Executor
-from mlpsubmit.jobs.gpus import free_memory, gpu_names, uuids, visible_entries
+from mlpsubmit.jobs.gpus import (
+    all_devices,
+    free_memory,
+    gpu_names,
+    listed_devices,
+    uuids,
+    visible_entries,
+)
+from mlpsubmit.jobs.shares import LARGEST_SHARE, WORKER_MEMORY, workers_in_memory
 from mlpsubmit.jobs.slurm.allocation import Allocation, allocation
 from mlpsubmit.jobs.slurm.helper_job import exit_on_signals
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
@@ -26,12 +33,6 @@ from mlpsubmit.jobs.throughput import calibrate
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 
 __all__ = ["LocalExecutor", "gpus", "usable_cores"]
-
-#: Worker processes at most on a large server: more of them cost memory and gain nothing.
-LARGEST_SHARE = 16
-
-#: MiB of memory that a worker on the cores takes, at least.
-WORKER_MEMORY = 512
 
 
 class LocalExecutor(Executor):
@@ -92,9 +93,9 @@ class LocalExecutor(Executor):
         listed = "; ".join(f"{name} ({', '.join(own)})" for name, own in named.items())
         return f"the GPUs are of several kinds: {listed}; choose some of one kind with DEVICES"
 
-    def threads_per_task(self, tasks: int) -> int:
-        """Return a task's share of the cores."""
-        return max(1, self.cores // tasks)
+    def threads_per_worker(self, workers: int) -> int:
+        """Return a worker's share of the cores."""
+        return max(1, self.cores // workers)
 
     def tasks(self, threads: int, packs: int, cost: float, retries: int = 0) -> int:
         """Return how many tasks the GPUs or, without them, the cores have room for."""
@@ -182,6 +183,18 @@ def _answer(folder: Path, number: int) -> Mapping[str, Any]:
     return answer
 
 
+def _parts(visible: str) -> list[str]:
+    """Return the devices of this process if MIG instances are among them; else none.
+
+    A process of CUDA sees one instance alone, and torch counts one.
+
+    Args:
+        visible: the value of CUDA_VISIBLE_DEVICES; empty if all are visible.
+    """
+    found = listed_devices(visible) if visible else all_devices()
+    return found if any(entry.startswith("MIG-") for entry in found) else []
+
+
 def usable_cores(own: Allocation | None) -> int:
     """Return how many cores this process may use, which taskset, a cpuset or a job may limit."""
     affinity = getattr(os, "sched_getaffinity", None)
@@ -191,9 +204,7 @@ def usable_cores(own: Allocation | None) -> int:
 
 def _workers_in_memory(own: Allocation | None) -> float:
     """Return how many workers on the cores the memory of a job holds; one at least."""
-    if own is None or own.megabytes is None:
-        return math.inf
-    return max(1, own.megabytes // WORKER_MEMORY)
+    return workers_in_memory(None if own is None else own.megabytes)
 
 
 def gpus(hyperparameters: Hyperparameters, own: Allocation | None) -> list[str]:
@@ -209,6 +220,8 @@ def gpus(hyperparameters: Hyperparameters, own: Allocation | None) -> list[str]:
     if own is not None and own.gpus is not None and count:
         visible = ",".join(uuids(own.gpus))
         count = len(own.gpus)
+    elif count and (parts := _parts(visible)):
+        visible, count = ",".join(parts), len(parts)
     if hyperparameters.devices == "all":
         return visible_entries(list(range(count)), visible)
     beyond = [index for index in hyperparameters.devices if index >= count]

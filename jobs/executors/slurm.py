@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -27,9 +28,10 @@ from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.slurm.script import retry_script, script
 from mlpsubmit.jobs.slurm.task_command import program_errors
+from mlpsubmit.jobs.slurm.task_resources import TaskResources, idle_hint, task_resources
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.submission import Job, Submission
-from mlpsubmit.jobs.throughput import calibrate
+from mlpsubmit.jobs.throughput import calibrate, calibrate_node
 from mlpsubmit.slurm_templates import Template, time_limit
 
 __all__ = ["SlurmExecutor", "missing_result"]
@@ -55,11 +57,11 @@ CALIBRATION_MINUTES = 10
 CALIBRATION_WAIT = 300.0
 
 #: Template keys that decide the hardware of its tasks.
-DEVICE_KEYS = ("partition", "gpus", "constraint", "cpus")
+DEVICE_KEYS = ("partition", "gpus", "constraint", "cpus", "whole_node", "workers")
 
 
 class SlurmExecutor(Executor):
-    """One array task per slice, each with the GPUs and cores of a template."""
+    """Array tasks with the GPUs and cores of a template; a worker in each of them per GPU."""
 
     name = "slurm"
 
@@ -81,7 +83,8 @@ class SlurmExecutor(Executor):
 
     def max_tasks(self, cost: float) -> int:
         """Return the number that the user gave, else as many as are worth starting."""
-        return self._tasks or int(min(max(1, -(-cost // TASK_COST)), MOST_TASKS))
+        worth = -(-cost // (TASK_COST * self.workers_per_task))
+        return self._tasks or int(min(max(1, worth), MOST_TASKS))
 
     @property
     def has_gpus(self) -> bool:
@@ -100,6 +103,20 @@ class SlurmExecutor(Executor):
     def _nodes(self) -> list[Node]:
         """The nodes of the partition; empty if the scheduler does not answer."""
         return nodes_of(self.template.partition)
+
+    @cached_property
+    def resources(self) -> TaskResources:
+        """What each task has.
+
+        Raises:
+            SpecError: if tasks get whole nodes, and no node has what the template asks for.
+        """
+        return task_resources(self.template, self._nodes if self.template.whole_node else [])
+
+    @property
+    def workers_per_task(self) -> int:
+        """One for each GPU of a task, or the number that the user gave."""
+        return self.resources.workers
 
     @property
     def _gpu_types(self) -> list[GpuType]:
@@ -121,9 +138,9 @@ class SlurmExecutor(Executor):
         """Whether the template names one."""
         return self.template.container is not None
 
-    def threads_per_task(self, tasks: int) -> int:
-        """Return the template's cores per task."""
-        return self.template.cpus
+    def threads_per_worker(self, workers: int) -> int:
+        """Return a worker's share of the cores of its task."""
+        return self.resources.threads
 
     @cached_property
     def _settings(self) -> Mapping[str, str]:
@@ -137,11 +154,11 @@ class SlurmExecutor(Executor):
     @cached_property
     def _limits(self) -> Limits:
         with doing("reading the limits on your jobs"):
-            return read_limits(self.template, self._settings)
+            return read_limits(self.resources.request, self._settings)
 
     def tasks(self, threads: int, packs: int, cost: float, retries: int = 0) -> int:
         """Return as many as there is room for in the queue, unless the user gave the number."""
-        most = min(self.max_tasks(cost), packs)
+        most = super().tasks(threads, packs, cost, retries)
         limit = self._limits.tightest
         if self._tasks is not None or limit is None or most + bool(retries) <= limit.room:
             return most
@@ -218,6 +235,8 @@ class SlurmExecutor(Executor):
             raise SpecError(errors, f"template {self.template.name}")
         if reason := filesystems.unusable(submission.path, self._nodes):
             raise UserError(reason)
+        if hint := idle_hint(self.template, self._nodes):
+            warnings.warn(hint, stacklevel=3)
         if submission.has_helper:
             with doing("asking SLURM whether it takes the job that follows the tasks"):
                 sbatch.check(self._helper, retry_script(self._helper, submission, after=[]))
@@ -230,11 +249,12 @@ class SlurmExecutor(Executor):
         """
         array = self.arrays(submission)[0]
         with doing("asking SLURM whether it takes such a job"):
-            sbatch.check(self.template, script(self.template, submission, array))
+            sbatch.check(self.template, script(self.resources.request, submission, array))
 
     def own_files(self, submission: Submission) -> int:
         """Return the logs, and the scripts of the arrays and of the job that follows them."""
-        return submission.tasks + len(self.arrays(submission)) + submission.has_helper
+        logs = submission.tasks + submission.workers * (submission.workers_per_task > 1)
+        return logs + len(self.arrays(submission)) + submission.has_helper
 
     def describe(self, submission: Submission) -> list[str]:
         """Return the first array's script, and an upper bound of the cost."""
@@ -244,7 +264,7 @@ class SlurmExecutor(Executor):
             lines.append(
                 f"{len(arrays)} job arrays of up to {self._largest_array} tasks; the first:"
             )
-        lines.append(script(self.template, submission, arrays[0]))
+        lines.append(script(self.resources.request, submission, arrays[0]))
         if submission.has_helper:
             lines += [
                 "and when it has ended:",
@@ -255,7 +275,10 @@ class SlurmExecutor(Executor):
     def _cost_line(self, submission: Submission) -> str:
         """Return an upper bound of the cost: the tasks' time limit on all of their resources."""
         every = submission.tasks + submission.later
-        text = f"{counted(every, 'task')}, "
+        text = counted(every, "task")
+        if submission.workers_per_task > 1:
+            text += f" of {counted(submission.workers_per_task, 'worker')}"
+        text += f" with {self.resources.described}, " if self.template.whole_node else ", "
         text += f"{self.max_concurrent(submission)} side by side at most"
         limit = self._limits.concurrent
         if limit is not None and limit.most == self.max_concurrent(submission) < submission.tasks:
@@ -274,16 +297,14 @@ class SlurmExecutor(Executor):
 
     def units(self, threads: int) -> tuple[str, int]:
         """Return GPU-hours if tasks have GPUs, else core-hours."""
-        count = self.template.gpu_count
-        return ("GPU-hours", count) if count else ("core-hours", self.template.cpus)
+        count = self.resources.gpus
+        return ("GPU-hours", count) if count else ("core-hours", self.resources.cores)
 
     def device(self, threads: int) -> str:
         """Return the partition, GPUs and cores of the template."""
         partition = self.template.partition
         where = "the default partition" if partition is None else f"partition {partition}"
-        count, gpu_type = self.template.gpu_count, self.template.gpu_type
-        gpus = f"{counted(count, 'GPU')} {gpu_type}".rstrip() if count else "no GPU"
-        return f"{where}, {gpus} and {counted(self.template.cpus, 'core')} per task"
+        return f"{where}, {self.resources.described}"
 
     def same_hardware(
         self, threads: int, intent: Mapping[str, Any], beat: Mapping[str, Any]
@@ -311,21 +332,24 @@ class SlurmExecutor(Executor):
         parent = next(path for path in submission.path.parents if path.exists())
         minutes = min(self.template.minutes or CALIBRATION_MINUTES, CALIBRATION_MINUTES)
         limit = {"time": time_limit.normalised(minutes), "notice": None}
+        workers = min(self.workers_per_task, submission.workers)
         with scratch_dir(parent, ".calibrate-") as folder:
             write_order(folder)
             with doing(f"calibrating in a job on the cluster (at most {CALIBRATION_WAIT:.0f} s)"):
                 result, job = run_helper_job(
                     folder,
-                    self.template.model_copy(update=limit),
-                    calibrate.answer_file(folder, 0),
+                    self.resources.request.model_copy(update=limit),
+                    calibrate.answers_file(folder),
                     CALIBRATION_WAIT,
-                    calibrate.__name__,
-                    "0",
+                    calibrate_node.__name__,
+                    str(workers),
+                    "gpus" if self.has_gpus else "cores",
+                    "whole" if self.template.whole_node else "part",
                     paths=submission.reads,
                 )
             if result is None:
                 raise UserError(missing_result(job, last_lines(folder)))
-        return [result]
+        return list(result["answers"])
 
     @property
     def _helper(self) -> Template:
@@ -339,7 +363,7 @@ class SlurmExecutor(Executor):
         try:
             for number, array in enumerate(self.arrays(submission)):
                 after = [] if array.after is None else [ids[array.after]]
-                text = script(self.template, submission, array, after)
+                text = script(self.resources.request, submission, array, after)
                 file = submission.folder / f"array.{number}.sh"
                 with doing(f"submitting job array {array.name} to SLURM"):
                     ids.append(sbatch.submit(self.template, file, text, array.name))

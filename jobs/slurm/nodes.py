@@ -16,7 +16,7 @@ from mlpsubmit.slurm_templates import Template, time_limit
 
 __all__ = ["Node", "gpus_of", "nodes_of", "possible_nodes", "resource_errors"]
 
-_FORMAT = "%n|%P|%c|%m|%l|%G|%f"
+_FORMAT = "%n|%P|%c|%m|%l|%G|%h|%f"
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Node:
         gpus: (type, count) pairs; a type may be empty.
         minutes: the time limit of the partition; None without one.
         features: by which constraints choose nodes.
+        exclusive: whether a job gets all of it in that partition, whatever it asks for.
     """
 
     host: str
@@ -37,6 +38,7 @@ class Node:
     gpus: tuple[tuple[str, int], ...]
     minutes: int | None
     features: tuple[str, ...] = ()
+    exclusive: bool = False
 
     def gpus_of_type(self, gpu_type: str) -> int:
         """Return how many GPUs of a type it has; of all types if that is empty."""
@@ -66,7 +68,7 @@ def nodes_of(partition: str | None) -> list[Node]:
     for line in text.splitlines():
         if line.count("|") != _FORMAT.count("|"):
             continue  # a header
-        host, name, cores, memory, limit, gres, features = line.strip().split("|")
+        host, name, cores, memory, limit, gres, shared, features = line.strip().split("|")
         # The default partition is the one with a star.
         if name.rstrip("*") in partition.split(",") if partition else name.endswith("*"):
             counts = _number(cores), _number(memory)
@@ -74,6 +76,7 @@ def nodes_of(partition: str | None) -> list[Node]:
                 Node(
                     *(host.partition(".")[0], *counts, gpus_of(gres), _minutes(limit)),
                     tuple(name for name in features.split(",") if name not in ("", "(null)")),
+                    shared == "EXCLUSIVE",
                 )
             )
     return found
@@ -151,7 +154,9 @@ def resource_errors(template: Template, nodes: Sequence[Node]) -> list[str]:
     gpu_type = template.gpu_type
     of = f" {gpu_type} GPUs in {where}" if gpu_type else f" GPUs in {where}"
     has = [node.gpus_of_type(gpu_type) for node in nodes]
-    errors.append(_beyond("gpus", template.gpu_count, has, of))
+    # Of a whole node, also GPUs that SLURM does not know are a task's.
+    if any(node.gpus for node in nodes) or not template.whole_node:
+        errors.append(_beyond("gpus", template.gpu_count, has, of))
     limits = [node.minutes for node in nodes if node.minutes is not None]
     if template.minutes and len(limits) == len(nodes) and template.minutes > max(limits):
         errors.append(

@@ -8,7 +8,7 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string as make_sbatch_string
 
-from mlpsubmit.jobs.command_line import WORKER
+from mlpsubmit.jobs.command_line import NODE, WORKER
 from mlpsubmit.jobs.slurm import requeue
 from mlpsubmit.jobs.slurm.arrays import Array, job_name
 from mlpsubmit.jobs.slurm.task_command import container_lines, task_command
@@ -27,7 +27,8 @@ def script(
         after: ids of jobs that must end before it starts.
     """
     arguments = submission.path, submission.number, submission.sweep_hash
-    command = task_command(template, WORKER, *arguments)
+    module = NODE if submission.workers_per_task > 1 else WORKER
+    command = task_command(template, module, *arguments)
     return sbatch_text(
         template,
         submission.folder,
@@ -99,7 +100,7 @@ def sbatch_text(
     settings: dict[str, Any] = {
         **{key: getattr(template, key) for key in _SAME_NAME},
         "cpus_per_task": template.cpus,
-        "gpus_per_node": template.gpus or None,
+        "gpus_per_node": None if template.gpus_on_node else template.gpus or None,
         "signal_delay_s": template.notice_seconds,
         "wckey": None,
         "setup": [

@@ -126,20 +126,31 @@ def slurm_tasks(
     unresolved = {ids[name] for name in names if resolved[name] is None and name in ids}
     jobs = _job_states(unresolved, queue, intent, scheduler)
     jobs = _with_places(jobs, queue.ahead)
+    several = intent.get("workers", 1) > 1
     submitting = len(ids) < len(names) and _is_submitting(run, scheduler)
     tasks = []
-    for name in names:
+    for index, name in enumerate(names):
         beat: Mapping[str, Any] = heartbeats.get(name, {})
         id = ids.get(name)
         job = jobs.states.get(id or "")
         state, why = resolved[name] or _resolve_state(
-            signs[name], job, id, jobs.error, submitting, ended
+            signs[name], job, id, jobs.error, submitting, ended, several
         )
-        log = None if id is None else run.log(number, id)
+        log, job_log = _logs(run, number, name, id)
         lasting = state == "unknown" and jobs.lasting
         task = TaskStatus(name, state, beat, log, why, lasting=lasting)
-        tasks.append(_explained(task, job) if state == "crashed" else task)
+        if several:
+            task = replace(task, job=id, array_task=index // intent["workers"])
+        tasks.append(_explained(task, job, job_log) if state == "crashed" else task)
     return tasks
+
+
+def _logs(run: RunDirectory, number: int, name: str, id: str | None) -> tuple[Path | None, ...]:
+    """Return the log of a worker, which is that of its job until it has one, and its job's."""
+    if id is None:
+        return None, None
+    own, of_job = run.worker_log(number, name, id), run.log(number, id)
+    return (own if own == of_job or own.exists() else of_job), of_job
 
 
 class _Jobs(NamedTuple):
@@ -182,13 +193,19 @@ def _with_places(jobs: _Jobs, ahead: Mapping[str, int]) -> _Jobs:
     return jobs._replace(states=states)
 
 
-def _explained(task: TaskStatus, job: JobState | None) -> TaskStatus:
-    """Return a crashed task with a more specific reason than SLURM's state, if there is one."""
+def _explained(task: TaskStatus, job: JobState | None, job_log: Path | None) -> TaskStatus:
+    """Return a crashed task with a more specific reason than SLURM's state, if there is one.
+
+    Args:
+        job_log: where SLURM's own messages are.
+    """
     ran = job is not None and job.state in ("FAILED", "COMPLETED")
     if ran and not task.heartbeat and task.log is not None and not task.log.exists():
         hint = "its node cannot see the run's folder, or cannot write there"
         return replace(task, why=f"{hint} (mlpsubmit doctor checks it); {task.why}")
-    kill = memory_kill(job, task.last_lines())
+    reported = task.heartbeat.get("state") == "crashed"  # a worker that ended alone
+    lines = [] if reported and job_log != task.log else replace(task, log=job_log).last_lines()
+    kill = memory_kill(job, lines)
     return task if kill is None else replace(task, why=kill, memory_kill=True)
 
 
@@ -230,11 +247,14 @@ def _resolve_state(
     error: str,
     submitting: bool,
     ended: str | None,
+    several: bool,
 ) -> tuple[str, str]:
     """Return the state of a task that its heartbeat does not decide, and the reason for it."""
     beat, stopped = signs.beat, signs.beat.get("state") == "interrupted"
     if stopped and ended is not None:
         return "interrupted", ended
+    if job is not None and job.alive and not job.pending and several and stopped:
+        return "waiting", "saved; it goes on when its task is started again"
     if job is not None and job.alive:
         again = " again" if beat else ""
         queued = f"queued{again}: {job.pending_reason}"
@@ -244,7 +264,8 @@ def _resolve_state(
     if job is not None:
         if job.state == "CANCELLED" or (job.state == "COMPLETED" and (stopped or ended)):
             return "interrupted", "" if stopped else ended or "cancelled"
-        return "crashed", f"SLURM reports {job}"
+        # Of several workers, one that fails does not end the others, which have saved.
+        return "interrupted" if several and stopped else "crashed", f"SLURM reports {job}"
     if error and signs.trains():
         return "running", ""
     if error:
@@ -400,10 +421,11 @@ def live_jobs(run: RunDirectory, number: int) -> LiveJobs:
     valid = sorted((id for id in ids if id.isascii() and id.isdecimal()), key=int)
     # A task that has reported its end may not have left its node yet.
     beats = run.heartbeats(number)
-    over = {
+    open_ = {
         str(job["id"])
         for name, job in run.task_jobs(number).items()
-        if name in beats and beats[name].get("state") in ("done", "crashed")
+        if name not in beats or beats[name].get("state") not in ("done", "crashed")
     }
+    over = {str(job["id"]) for job in run.task_jobs(number).values()} - open_
     alive = {id for id, job in queue.jobs.items() if job.alive and "_" in id}
     return LiveJobs(valid, len(alive - over))

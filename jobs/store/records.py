@@ -50,6 +50,7 @@ __all__ = [
     "checked",
     "order_of",
     "read",
+    "tasks_of",
 ]
 
 #: The most packs that a run may have: a status counts them all.
@@ -343,8 +344,9 @@ class ArrayRecord(TypedDict):
 
 @_open
 class Intent(TypedDict):
-    """intent.json: the packs of each task. On SLURM, all fields are there.
+    """intent.json: the packs of each worker. On SLURM, all fields are there.
 
+    ``workers`` is how many of the slices one task trains: the first ones the first task, and so on.
     ``later`` has the packs of tasks that a job of the run submits when those of ``slices`` have
     ended, ``limit`` why. ``continues`` is the number of the submission that had left its tasks for
     later.
@@ -356,6 +358,7 @@ class Intent(TypedDict):
     gpus: bool
     same_device: bool
     slices: list[list[Range]]
+    workers: NotRequired[Annotated[int, Field(ge=1)]]
     later: NotRequired[list[list[Range]]]
     continues: NotRequired[Count | None]
     limit: NotRequired[Text | None]
@@ -774,12 +777,17 @@ def check_slices(file: Path, intent: Intent, packs: int) -> None:
         raise damaged(file, f"slices: got more than {packs} packs")
     if not all(slices):
         raise damaged(file, "slices: got an empty one")
-    needed = ["later", "continues", "limit"]
+    needed = ["workers", "later", "continues", "limit"]
     needed += ("arrays", "retries", "retry", "template", "tasks", "cluster", "user")
     missing = [name for name in needed if name not in intent]
     if intent["executor"] == "slurm" and missing:
         raise damaged(file, f"{', '.join(missing)}: missing")
-    _check_within(file, intent.get("arrays", ()), len(intent["slices"]))
+    _check_within(file, intent.get("arrays", ()), tasks_of(intent))
+
+
+def tasks_of(intent: Intent) -> int:
+    """Return the number of tasks of a submission."""
+    return -(-len(intent["slices"]) // intent.get("workers", 1))
 
 
 def check_beat(file: Path, beat: Beat, packs: int) -> None:
@@ -803,7 +811,7 @@ def check_jobs(file: Path, jobs: Jobs, intent: Intent) -> None:
     Raises:
         DamageError: they do not, or SLURM has no such ids.
     """
-    _check_within(file, jobs["jobs"], len(intent["slices"]))
+    _check_within(file, jobs["jobs"], tasks_of(intent))
     if intent["executor"] == "slurm" and not all(job["id"].isdecimal() for job in jobs["jobs"]):
         raise damaged(file, "jobs: got an id that is no job id of SLURM")
 

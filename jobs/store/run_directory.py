@@ -500,8 +500,13 @@ class RunDirectory:
         )
 
     def tasks(self, number: int) -> int:
-        """Return the number of tasks of a submission."""
+        """Return the number of workers of a submission, which are its slices."""
         return len(self.intent(number)["slices"])
+
+    def workers_of(self, number: int, task: int) -> range:
+        """Return the indices of the workers of one task of a submission."""
+        each = self.intent(number).get("workers", 1)
+        return range(task * each, min((task + 1) * each, self.tasks(number)))
 
     def _tasks(self, number: int) -> int:
         """Return the number of tasks of a submission; 0 if its intent is unreadable."""
@@ -512,14 +517,23 @@ class RunDirectory:
         """Return the job of each task of a submission, as far as it has one.
 
         An entry of jobs.json covers ``count`` tasks from ``first`` on; if it is an array, the id of
-        each task has an array index at its end.
+        each task has an array index at its end. The workers of a task have the same.
         """
         found: dict[str, JobRecord] = {}
         for job in (self.jobs(number) or Jobs(jobs=[]))["jobs"]:
             for offset in range(job["count"]):
                 own = f"{job['id']}_{offset}" if job["array"] else job["id"]
-                found[task_name(number, job["first"] + offset)] = {**job, "id": own}
+                for worker in self.workers_of(number, job["first"] + offset):
+                    found[task_name(number, worker)] = {**job, "id": own}
         return found
+
+    def worker_log(self, number: int, worker: str, job: str) -> Path:
+        """Return the file of a worker's output.
+
+        Of several workers of a task each has one, besides that of their job.
+        """
+        several = self.intent(number).get("workers", 1) > 1
+        return self.log(number, worker if several else job)
 
     def log(self, number: int, job: str) -> Path:
         """Return the file of a job's output."""

@@ -8,6 +8,7 @@ that will run concurrently: each trains the same packs, as a task does.
 | sweep.pkl, plan.json, order.json  | the process that starts the others  |
 | data/                             | the first process that needs it     |
 | answer.NUMBER.json                | the process of that number          |
+| answers.json                      | the parent of all, in a job         |
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from mlpsubmit.spec.sweep import Sweep
 
-__all__ = ["answer_file", "choose_packs", "main", "write_order"]
+__all__ = ["answer_file", "answers_file", "choose_packs", "main", "write_order"]
 
 ORDER = "order.json"
 
@@ -83,6 +84,11 @@ def write_order(folder: Path, frozen: bytes, plan: Plan, packs: Sequence[int]) -
 def answer_file(folder: Path, number: int) -> Path:
     """Return the file in which the process of a number writes its result."""
     return folder / f"answer.{number}.json"
+
+
+def answers_file(folder: Path) -> Path:
+    """Return the file in which a parent of several processes writes all of their answers."""
+    return folder / "answers.json"
 
 
 # ---- in the processes ----------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Estimate:
     """How long the tasks of a launch will take at most.
 
     Attributes:
-        seconds: (tasks,) of each task, from the start of its process to its end.
+        seconds: (tasks,) of each task, from the start of its processes to the end of the last.
         startup: how much of that passes before its first pack, in seconds.
         max_concurrent: how many tasks run at once.
         workloads: the number of workloads to train.
@@ -77,12 +77,15 @@ def estimate_tasks(
     slices: Sequence[Sequence[Range]],
     speeds: Speeds,
     max_concurrent: int,
+    workers: int = 1,
     device: str = "",
 ) -> Estimate | None:
     """Return how long tasks will take; None if a pack is comparable to none that was measured.
 
     Args:
-        slices: the packs of each task, as ranges of pack numbers.
+        slices: the packs of each worker, as ranges of pack numbers.
+        max_concurrent: how many tasks run at once.
+        workers: how many workers a task has, which train at the same time.
         device: the one of the speeds.
     """
     packs = [np.concatenate([np.arange(low, high) for low, high in ranges]) for ranges in slices]
@@ -97,11 +100,13 @@ def estimate_tasks(
         measured += prediction.exact
     per_config = (workloads.steps * step)[workloads.of_pack]
     per_pack = setup[workloads.of_pack] + plan.pack_sizes * per_config
+    of_workers = np.array([per_pack[own].sum() for own in packs])
+    of_tasks = np.maximum.reduceat(of_workers, np.arange(0, len(packs), workers))
     return Estimate(
         # Rounded here, once, so that all figures derived from it agree.
-        seconds=np.round(speeds.startup + np.array([per_pack[own].sum() for own in packs]), 3),
+        seconds=np.round(speeds.startup + of_tasks, 3),
         startup=speeds.startup,
-        max_concurrent=min(max_concurrent, len(slices)),
+        max_concurrent=min(max_concurrent, len(of_tasks)),
         workloads=len(needed),
         measured=measured,
         source=speeds.source,

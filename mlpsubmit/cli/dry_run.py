@@ -97,17 +97,23 @@ class DryRun:
         return self.busy is None and len(self.launch.missing) > 0
 
     def _tasks(self) -> list[dict[str, Any]]:
-        """Return the packs, configs, FLOPs and, if known, seconds of each task."""
-        plan, slices = self.launch.plan, self.launch.slices
+        """Return the workers, packs, configs, FLOPs and, if known, seconds of each task."""
+        plan, each = self.launch.plan, self.launch.submission.workers_per_task
+        workers = [
+            list(self.launch.slices[at : at + each])
+            for at in range(0, len(self.launch.slices), each)
+        ]
+        slices = [[one for ranges in own for one in ranges] for own in workers]
         seconds = [None] * len(slices) if self.estimate is None else self.estimate.seconds.tolist()
         return [
             {
+                "workers": len(own),
                 "packs": sum(high - low for low, high in ranges),
                 "configs": int(sum(plan.pack_sizes[low:high].sum() for low, high in ranges)),
                 "flops": float(sum(plan.pack_costs[low:high].sum() for low, high in ranges)),
                 "seconds": time,
             }
-            for ranges, time in zip(slices, seconds, strict=True)
+            for own, ranges, time in zip(workers, slices, seconds, strict=True)
         ]
 
     def to_json(self) -> dict[str, Any]:
@@ -179,8 +185,10 @@ class DryRun:
         """Print the tasks, how long they take, and what is handed to the executor."""
         tasks, executor = self._tasks(), self.launch.executor
         total = sum(task["flops"] for task in tasks)
+        each = self.launch.submission.workers_per_task
+        workers = f"{counted(each, 'worker')} of " if each > 1 else ""
         echo(
-            f"{executor.name}: {counted(len(tasks), 'task')} of "
+            f"{executor.name}: {counted(len(tasks), 'task')} of {workers}"
             f"{counted(self.launch.plan.threads, 'thread')}, at most {total:.2g} FLOPs in total"
         )
         for number, task in enumerate(tasks[:SHOWN_TASKS]):

@@ -27,6 +27,7 @@ _KEYS = {
     "gpus": ("N|TYPE:N", "GPUs per task."),
     "cpus": ("N", "CPU cores per task."),
     "mem": ("SIZE", "RAM per task, such as 16G."),
+    "workers": ("N", "processes per task that train; one for each of its GPUs unless given."),
     "container": ("IMAGE", "image that tasks run in, by apptainer or singularity."),
     "python": ("PATH", "Python of the tasks; in a container, its own (default: python3)."),
     "wrap": ("COMMAND", "program that runs the command of a task, such as 'numactl -l'."),
@@ -42,6 +43,11 @@ def slurm_options(command: Command) -> Command:
         metavar="NAME[=VALUE]",
         help="SLURM: any other sbatch option; NAME=false drops the template's.",
     )(command)
+    command = click.option(
+        "--whole-node/--no-whole-node",
+        default=None,
+        help="SLURM: a task gets all GPUs, cores and RAM of a node, or not.",
+    )(command)
     for key, (metavar, text) in reversed(_KEYS.items()):  # the last one added is listed first
         name = f"--{key.replace('_', '-')}"
         command = click.option(name, metavar=metavar, help=f"SLURM: {text}")(command)
@@ -56,7 +62,8 @@ def slurm_request(values: Mapping[str, Any]) -> SlurmRequest:
     """
     from mlpsubmit.slurm_templates import SlurmRequest
 
-    changes = {key: values[key] for key in _KEYS if values.get(key) is not None}
+    keys = (*_KEYS, "whole_node")
+    changes = {key: values[key] for key in keys if values.get(key) is not None}
     template = changes.pop("template", None)
     if values.get("sbatch"):
         changes["sbatch"] = _sbatch(values["sbatch"])

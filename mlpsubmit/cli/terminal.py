@@ -104,7 +104,7 @@ class _Tasks:
         grid = Table.grid(padding=(0, 2))
         for _ in range(3 + bool(devices)):
             grid.add_column(overflow="fold")  # paths stay whole in a narrow terminal
-        names = [f"  {inline(task.name)}" for task in shown]
+        names = [f"  {inline(task.label)}" for task in shown]
         left = options.max_width - max(map(len, names)) - max(len(t.state) for t in shown) - 4
         left -= max((2 + len(device) for device in devices), default=0)
         lines = _training_lines([t for t in shown if t.training], left, options.ascii_only)

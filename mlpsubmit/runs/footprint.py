@@ -20,8 +20,8 @@ __all__ = ["Footprint", "footprint"]
 _RUN_FILES = 5
 #: Of a submission: intent.json, jobs.json.
 _SUBMISSION_FILES = 2
-#: Of a task: its shard and what describes that, its heartbeat.
-_TASK_FILES = 3
+#: Of a worker: its shard and what describes that, its heartbeat.
+_WORKER_FILES = 3
 #: Of the entries of data: they, what describes them, their lock.
 _DATA_FILES = 3
 
@@ -58,9 +58,10 @@ class Footprint:
 
 def footprint(launch: PreparedLaunch) -> Footprint:
     """Return how many files and bytes a launch makes; it has at least one missing pack."""
-    sweep, plan, tasks = launch.sweep, launch.plan, launch.submission.tasks
+    sweep, plan, workers = launch.sweep, launch.plan, launch.submission.workers
     packs, configs = len(launch.missing), int(plan.pack_sizes[launch.missing].sum())
-    files = _SUBMISSION_FILES + launch.executor.own_files(launch.submission) + _TASK_FILES * tasks
+    files = _SUBMISSION_FILES + launch.executor.own_files(launch.submission)
+    files += _WORKER_FILES * workers
     indices = plan.indices_of(launch.missing)
     files += _DATA_FILES * len(data_keys(sweep, indices))
     if sweep.base.keep_state:
@@ -72,9 +73,9 @@ def footprint(launch: PreparedLaunch) -> Footprint:
     of_pack, of_config = (max(sizes) for sizes in zip(*each, strict=True))
     return Footprint(
         files=files,
-        result_bytes=_SHARD_BYTES * tasks + packs * of_pack + configs * of_config,
+        result_bytes=_SHARD_BYTES * workers + packs * of_pack + configs * of_config,
         weight_bytes=_weight_bytes(sweep.base, plan.weights),
-        checkpoints=tasks,
+        checkpoints=workers,
     )
 
 

@@ -77,9 +77,9 @@ def _measured(answers: Sequence[Mapping[str, Any]], where: str, device: str) -> 
 def _estimates(
     launch: PreparedLaunch, workloads: Workloads, speeds: Mapping[str, Speeds]
 ) -> list[Estimate]:
-    most = launch.executor.max_concurrent(launch.submission)
+    most, each = launch.executor.max_concurrent(launch.submission), launch.submission.workers_per_task
     found = [
-        estimate_tasks(launch.plan, workloads, launch.slices, own, most, device)
+        estimate_tasks(launch.plan, workloads, launch.slices, own, most, each, device)
         for device, own in speeds.items()
     ]
     return [estimate for estimate in found if estimate is not None]

@@ -282,8 +282,8 @@ class PreparedLaunch:
     @cached_property
     def slices(self) -> Sequence[Sequence[Range]]:
         """The packs of each task, as ranges of their numbers, if any pack is missing."""
-        tasks = self.submission.tasks + self.submission.later
-        return cut(self.missing, self.plan.pack_costs[self.missing], tasks)
+        workers = self.submission.all_workers
+        return cut(self.missing, self.plan.pack_costs[self.missing], workers)
 
 
 @doing("planning, and looking for results to reuse")
@@ -320,8 +320,10 @@ def prepare(
             return prepared(run, run.path, plan, missing_packs(directory, plan), reused)
     reused.add(earlier)
     max_tasks = executor.max_tasks(make_plan(sweep, 1, 1, reused.indices).cost)
-    plan = make_plan(sweep, max_tasks, 1, reused.indices, executor.memory(newest_runs(runs_dir)))
-    threads = executor.threads_per_task(min(max_tasks, max(plan.packs, 1)))
+    max_workers = max_tasks * executor.workers_per_task
+    memory = executor.memory(newest_runs(runs_dir))
+    plan = make_plan(sweep, max_workers, 1, reused.indices, memory)
+    threads = executor.threads_per_worker(min(max_workers, max(plan.packs, 1)))
     plan, continuation = find_continuation(sweep, replace(plan, threads=threads), earlier)
     path = folder / (time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3))
     return prepared(None, path, plan, np.arange(plan.packs), reused, continuation)

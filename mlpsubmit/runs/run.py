@@ -338,10 +338,12 @@ class Run:
     def logs(self, task: str | int | None = None) -> dict[str, Path]:
         """Return the log files by task name, oldest submission first.
 
-        A task that has not started yet has none.
+        A task that has not started yet has none. Of several workers of a task each has one, and
+        their job another one, by its id.
 
         Args:
-            task: only the log of this task: its name, or its number in the latest submission.
+            task: only the log of this task or worker: its name, or its number in the latest
+                submission; or of a job.
 
         Raises:
             RunError: there is no such task.
@@ -354,7 +356,11 @@ class Run:
             tasks = range(self.directory.tasks(number))
             names.update(run_directory.task_name(number, index) for index in tasks)
             for name, job in self.directory.task_jobs(number).items():
-                file = self.directory.log(number, job["id"])
+                file = self.directory.worker_log(number, name, job["id"])
+                of_job = self.directory.log(number, job["id"])
+                if of_job != file and of_job.is_file():  # what SLURM says, and of all its workers
+                    found[job["id"]] = of_job
+                    names.add(job["id"])
                 if file.is_file():
                     found[name] = file
         if task is None:

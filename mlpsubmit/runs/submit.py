@@ -84,7 +84,7 @@ def submission_for(
     retries: int,
     sweep_hash: str,
     *,
-    tasks: int | None = None,
+    slices: int | None = None,
     reads: Callable[[], tuple[str, ...]] = tuple,
 ) -> Submission:
     """Return the next submission of a run: its missing packs.
@@ -93,7 +93,7 @@ def submission_for(
         run: its directory, which need not exist yet.
         names: the sweep's ``name`` and the run's ``id``, as in sweep.json.
         sweep_hash: the hash of the sweep that its tasks execute.
-        tasks: how many there are in all; chosen unless given.
+        slices: how many its packs are divided into; chosen unless given.
         reads: returns what its tasks read besides the run, for a container.
 
     Raises:
@@ -101,9 +101,13 @@ def submission_for(
     """
     from mlpsubmit.jobs.submission import Submission
 
-    if tasks is None:
+    each = executor.workers_per_task
+    if slices is None:
         cost = float(plan.pack_costs[missing].sum())
         tasks = executor.tasks(plan.threads, len(missing), cost, retries)
+        slices = min(tasks * each, len(missing))
+    else:
+        tasks = -(-slices // each)
     now = executor.at_once(tasks, retries)
     label = f"{names['name']}.{names['id']}"  # no other run shares it
     number = run.next_submission()
@@ -112,6 +116,8 @@ def submission_for(
         *(run.path.absolute(), label, number, now, *settings),
         later=tasks - now,
         reads=reads() if executor.in_container else (),
+        workers_per_task=each,
+        slices=slices,
     )
 
 
@@ -158,7 +164,7 @@ def start(
         launched_as = run.sweep["launched_in"]["run"]
         submission = submission_for(
             *(run, run.sweep, executor, plan, missing, retries, sweep_hash),
-            tasks=len(later) or None,
+            slices=len(later) or None,
             reads=lambda: used_paths(checked_sweep(run.path, sweep_hash, launched_as), run),
         )
         if same_device := wanted(run, executor):
@@ -168,9 +174,7 @@ def start(
             for line in executor.device_lines(planned=False):
                 echo(line)
         _report_takeover(run)
-        slices = later or cut(
-            missing, plan.pack_costs[missing], submission.tasks + submission.later
-        )
+        slices = later or cut(missing, plan.pack_costs[missing], submission.all_workers)
         for note in executor.notes(submission):
             echo(note)
         how = {"same_device": same_device, "continues": bool(later)}
@@ -304,7 +308,7 @@ def submit(
     """Record the intent on disk, submit, and record every job id that comes back.
 
     Args:
-        slices: the packs of each task, of those that are submitted now first.
+        slices: the packs of each worker, of those that are submitted now first.
         after: the number of the submission that this one follows by itself.
         continues: whether its tasks are those that the other has left for later.
     """
@@ -314,8 +318,9 @@ def submit(
         "created": time.time(),
         "gpus": executor.has_gpus,
         "same_device": same_device,
-        "slices": slices[: submission.tasks],
-        "later": slices[submission.tasks :],
+        "slices": slices[: submission.workers],
+        "workers": submission.workers_per_task,
+        "later": slices[submission.workers :],
         "continues": after if continues else None,
         **executor.intent(submission),
     }

@@ -480,7 +480,7 @@ class Cluster:
         return 1, "", "slurmdbd is down"
 
     def _sinfo(self, words: list[str]) -> tuple[int, str, str]:
-        rows = [f"{node.name}|main*|16|64000|infinite|(null)" for node in self.nodes]
+        rows = [f"{node.name}|main*|16|64000|infinite|(null)|NO|(null)" for node in self.nodes]
         return 0, "main*" if words[-1] == "--format=%R" else "\n".join(rows), ""
 
 

@@ -47,6 +47,7 @@ PACKAGES = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-in
 # - cred_expire is also how long a requeued job must wait before it may start again (default 120).
 # - MinJobAge is small so that tests see jobs that slurmctld has forgotten.
 # - The node far1 never runs: it tells clients that the cluster spans more than this machine.
+# - The partition whole gives nodes, whatever a job asks for.
 # - The partition strict has a filter, below: it takes what says how many tasks, nodes and minutes.
 SLURM_CONF = """\
 ClusterName=mlp
@@ -101,6 +102,7 @@ PartitionName=urgent Nodes=n3 PriorityTier=10 PreemptMode=OFF
 PartitionName=blind Nodes=n4 PreemptMode=OFF
 PartitionName=far Nodes=far1 PreemptMode=OFF
 PartitionName=strict Nodes=n1,n2 MaxTime=1-0 PreemptMode=OFF
+PartitionName=whole Nodes=n1,n3 MaxTime=1-0 PreemptMode=OFF OverSubscribe=EXCLUSIVE
 """
 JOB_SUBMIT = """\
 function slurm_job_submit(job, partitions, user)

@@ -187,6 +187,12 @@ def bare_study(bare_cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture(scope="session")
+def slurm_text() -> str:
+    """Return the text of the spec of these tests, for variants of it."""
+    return SPEC
+
+
+@pytest.fixture(scope="session")
 def wait_for() -> Callable[..., Any]:
     """Return the first true value of a condition; fail where it stays false."""
 

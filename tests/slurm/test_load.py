@@ -74,7 +74,9 @@ def test_every_command_asks_little_of_the_cluster(study: Any, asked: Any) -> Non
     once |= {"scontrol show assoc_mgr": 1, "sacctmgr show assoc": 1, "sacctmgr show qos": 2}
     load = study.spec("load", MANY)
     assert asked("launch", load, "--tasks", 250, *held) == {**once, "sbatch": 3}
-    assert asked("launch", study.spec("other", MANY), "--tasks", 2, *held) == {**once, "sbatch": 1}
+    whole = ("--partition", "whole", "--whole-node", "--tasks", 2)
+    other = study.spec("other", MANY)
+    assert asked("launch", other, *whole, *held) == {**once, "sbatch": 1}
     assert asked("launch", load, "--tasks", 250, *held) == {"squeue": 1}, "it is running"
     for command in (["status", "load"], ["status", "other", "--json"], ["ls"], ["ls", "--json"]):
         assert asked(*command) == {"squeue": 1}, command

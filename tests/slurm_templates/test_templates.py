@@ -206,7 +206,8 @@ def test_defaults() -> None:
     template = read("")
     assert (template.name, template.path) == ("mine", Path("/somewhere/mine.toml"))
     assert (template.gpus, template.cpus, template.setup, template.sbatch) == (1, 4, (), {})
-    unset = set(KEYS) - {"description", "gpus", "cpus", "setup", "sbatch"}
+    assert not template.whole_node
+    unset = set(KEYS) - {"description", "gpus", "cpus", "whole_node", "setup", "sbatch"}
     assert {getattr(template, key) for key in unset} == {None}
 
 
@@ -802,6 +803,8 @@ def test_one_template_is_shown_as_it_is_read(own: Path) -> None:
         "# mem: RAM of a task; the partition's default unless given\n"
         "# same_device: whether all tasks of a run train on one type of GPU, or model of CPU; no "
         "unless given\n"
+        "whole_node = false\n"
+        "# workers: processes of a task that train; one for each of its GPUs unless given\n"
         "# max_parallel: tasks that run at once, at most\n"
         "# notice: seconds before the time limit at which a task saves its state; chosen unless "
         "given\n"

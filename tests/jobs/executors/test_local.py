@@ -22,15 +22,15 @@ def test_tasks_and_threads_share_the_cores() -> None:
     for tasks in range(1, cores + 1):
         executor = LocalExecutor(validate({}), tasks)
         assert executor.max_tasks(cost=1e9) == tasks
-        assert tasks * executor.threads_per_task(tasks) <= cores
+        assert tasks * executor.threads_per_worker(tasks) <= cores
         # A run planned for wide tasks is never resumed by more of them than there are cores for.
         assert executor.tasks(threads=cores, packs=100, cost=1e9) == 1
         assert executor.tasks(threads=1, packs=100, cost=1e9) == tasks
         assert executor.tasks(threads=1, packs=1, cost=1e9) == 1
     everything = LocalExecutor(validate({}), None)
     most = everything.max_tasks(cost=1e9)
-    assert most * everything.threads_per_task(most) <= cores
-    assert everything.threads_per_task(1) == cores
+    assert most * everything.threads_per_worker(most) <= cores
+    assert everything.threads_per_worker(1) == cores
 
 
 SHOWN = "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS"

@@ -75,7 +75,7 @@ def test_workers_get_what_their_job_has(monkeypatch: pytest.MonkeyPatch) -> None
     small = Allocation("7", cores=12, megabytes=2300, gpus=())
     monkeypatch.setattr(local, "allocation", lambda: small)
     executor = LocalExecutor(validate({}), None)
-    assert (executor.max_tasks(1e9), executor.threads_per_task(4)) == (4, 3)
+    assert (executor.max_tasks(1e9), executor.threads_per_worker(4)) == (4, 3)
     with pytest.raises(UserError) as caught:
         LocalExecutor(validate({}), 5)
     assert str(caught.value) == (

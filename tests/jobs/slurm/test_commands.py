@@ -358,9 +358,9 @@ def test_where_a_path_is_mounted(
 def test_a_folder_that_every_machine_has_for_itself(fake: Fake) -> None:
     fake(
         "sinfo",
-        "echo 'far1.cluster.org|far|4|4000|infinite|(null)|(null)'\n"
-        'echo "$(hostname)|main*|8|8000|1-00:00:00|gpu:2|(null)"\n'
-        "echo 'far2|far|4|4000|infinite|(null)|(null)'",
+        "echo 'far1.cluster.org|far|4|4000|infinite|(null)|NO|(null)'\n"
+        'echo "$(hostname)|main*|8|8000|1-00:00:00|gpu:2|NO|(null)"\n'
+        "echo 'far2|far|4|4000|infinite|(null)|NO|(null)'",
     )
     reason = filesystems.unusable(Path("/dev/shm/runs"), nodes_of("far")) or ""
     assert "/dev/shm/runs: is in this machine's memory (tmpfs); the nodes (far1, far2) " in (reason)
@@ -378,10 +378,10 @@ def test_a_folder_that_every_machine_has_for_itself(fake: Fake) -> None:
 # ---- nodes -------------------------------------------------------------------------------------
 
 SINFO = """\
-echo 'n1|gpu*|64|515000|2-00:00:00|gpu:a100:4(S:0-1),nvme:1|ib,fast'
-echo 'n2|gpu*|16+|128000|2-00:00:00|gpu:v100:2|(null)'
-echo 'n3|long|8|32000|infinite|(null)|'
-echo 'n4|odd|8|32000|n/a|gpu|(null)'
+echo 'n1|gpu*|64|515000|2-00:00:00|gpu:a100:4(S:0-1),nvme:1|EXCLUSIVE|ib,fast'
+echo 'n2|gpu*|16+|128000|2-00:00:00|gpu:v100:2|NO|(null)'
+echo 'n3|long|8|32000|infinite|(null)|FORCE:4|'
+echo 'n4|odd|8|32000|n/a|gpu|NO|(null)'
 """
 
 

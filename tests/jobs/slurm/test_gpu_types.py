@@ -23,15 +23,15 @@ GIB = 1 << 30
 
 #: As sites have it: typed GPUs; untyped ones and a feature; types that NVML has found; MIG.
 SINFO = """\
-g1|gpu*|64|515000|2-00:00:00|gpu:a100:4(S:0-1)|a100,ib,milan
-g2|gpu*|64|515000|2-00:00:00|gpu:a100:4(S:0-1)|a100,ib,milan
-g3|gpu*|40|192000|2-00:00:00|gpu:v100:2(S:0)|v100,ib,cascade
-g4|gpu*|32|128000|2-00:00:00|(null)|milan
-f1|feature|16|128000|infinite|gpu:2|skylake,V100_32GB
-f2|feature|16|128000|infinite|gpu:4(S:0-1)|rome,a40
-f3|feature|16|128000|infinite|gpu:4|rome
-m1|mig|64|515000|1-00:00:00|gpu:nvidia_a100_3g.39gb:2(S:0),gpu:nvidia_a100_1g.5gb:7(S:1)|(null)
-o1|old|8|32000|n/a|gpu:gtx1080ti:4,gpu:big:1|(null)
+g1|gpu*|64|515000|2-00:00:00|gpu:a100:4(S:0-1)|NO|a100,ib,milan
+g2|gpu*|64|515000|2-00:00:00|gpu:a100:4(S:0-1)|NO|a100,ib,milan
+g3|gpu*|40|192000|2-00:00:00|gpu:v100:2(S:0)|NO|v100,ib,cascade
+g4|gpu*|32|128000|2-00:00:00|(null)|NO|milan
+f1|feature|16|128000|infinite|gpu:2|NO|skylake,V100_32GB
+f2|feature|16|128000|infinite|gpu:4(S:0-1)|NO|rome,a40
+f3|feature|16|128000|infinite|gpu:4|NO|rome
+m1|mig|64|515000|1-00:00:00|gpu:nvidia_a100_3g.39gb:2(S:0),gpu:nvidia_a100_1g.5gb:7(S:1)|NO|(null)
+o1|old|8|32000|n/a|gpu:gtx1080ti:4,gpu:big:1|NO|(null)
 """
 
 
