@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from mlpsubmit import files
 from mlpsubmit.jobs.gpus import all_devices, listed_devices, uuids
 from mlpsubmit.jobs.signals import STOP_SIGNALS
 from mlpsubmit.jobs.slurm.allocation import allocation
@@ -91,6 +92,7 @@ class Workers:
             if log is not None:
                 with contextlib.suppress(OSError):  # a full disk: then its lines are in the job's
                     output = held.enter_context(log.open("ab"))
+                    files.share_file(log)
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
