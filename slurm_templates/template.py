@@ -86,7 +86,8 @@ def _field(default: Any, meaning: str) -> Any:
 class Template(BaseModel):
     """The resources of one task of a job array.
 
-    Get one from :func:`find_template`. All fields but ``name``, ``path`` and ``gpus_on_node`` are keys of its file.
+    Get one from :func:`find_template`. All fields but ``name``, ``path`` and
+    ``gpus_on_node`` are keys of its file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

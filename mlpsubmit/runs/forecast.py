@@ -77,7 +77,10 @@ def _measured(answers: Sequence[Mapping[str, Any]], where: str, device: str) -> 
 def _estimates(
     launch: PreparedLaunch, workloads: Workloads, speeds: Mapping[str, Speeds]
 ) -> list[Estimate]:
-    most, each = launch.executor.max_concurrent(launch.submission), launch.submission.workers_per_task
+    most, each = (
+        launch.executor.max_concurrent(launch.submission),
+        launch.submission.workers_per_task,
+    )
     found = [
         estimate_tasks(launch.plan, workloads, launch.slices, own, most, each, device)
         for device, own in speeds.items()
