@@ -101,7 +101,8 @@ class Queue:
             user: whose jobs, by the user id.
             ahead: whether to query the jobs of all users, and count those that come before.
         """
-        command = ("squeue", "--noheader", "--states=all", f"--format={_SQUEUE}")
+        # Without --all it leaves out jobs in partitions that are hidden, or closed to this user.
+        command = ("squeue", "--all", "--noheader", "--states=all", f"--format={_SQUEUE}")
         try:
             text = run_checked(*command, *([] if ahead else [f"--user={user}"]))
         except SlurmUnavailable as error:

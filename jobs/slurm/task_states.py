@@ -20,6 +20,7 @@ from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, installe
 from mlpsubmit.jobs.slurm.memory_kills import memory_kill
 from mlpsubmit.jobs.slurm.queue import JobState, Queue, sacct_records
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.owners import user_name
 from mlpsubmit.jobs.store.records import Beat, JobRecord, Jobs
 from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 from mlpsubmit.jobs.submission import Job
@@ -280,7 +281,7 @@ def _resolve_state(
 
 
 def _unreachable_reason(
-    intent: Mapping[str, Any], cluster: Callable[[], tuple[str | None, str]]
+    intent: Mapping[str, Any], cluster: Callable[[], tuple[str | None, bool, str]]
 ) -> tuple[str, bool]:
     """Return why this machine's scheduler may not list the jobs of a run; empty if it must.
 
@@ -289,23 +290,29 @@ def _unreachable_reason(
     Args:
         cluster: is called if need be; see :func:`_cluster`.
     """
-    if intent["user"] != os.getuid():
-        return "the run belongs to another user, and the cluster may hide other users' jobs", True
-    here, error = cluster()
+    here, hides, error = cluster()
     if error:
         return error, False
     if here != intent["cluster"]:
         there = intent["cluster"]
         return f"the run is on the cluster {there}, and this machine belongs to {here}", True
+    if intent["user"] != os.getuid() and hides:
+        return (
+            f"its jobs are those of {user_name(intent['user'])}, and this cluster hides other "
+            "users' jobs (PrivateData)",
+            True,
+        )
     return "", False
 
 
-def _cluster() -> tuple[str | None, str]:
-    """Return the name of this machine's cluster, and why the scheduler does not give one."""
+def _cluster() -> tuple[str | None, bool, str]:
+    """Return this machine's cluster, whether it hides others' jobs, and why that is unknown."""
     try:
-        return settings().get("ClusterName"), ""
+        found = settings()
     except SlurmUnavailable as error:
-        return None, str(error)
+        return None, True, str(error)
+    hidden = found.get("PrivateData", "jobs").replace(" ", "").split(",")
+    return found.get("ClusterName"), "jobs" in hidden or "all" in hidden, ""
 
 
 def _is_submitting(run: RunDirectory, scheduler: Scheduler) -> bool:

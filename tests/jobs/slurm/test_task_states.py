@@ -249,8 +249,12 @@ def test_a_scheduler_that_need_not_know_of_a_job_is_not_believed(
     assert state(run, STALE)[0] == "unknown"
     intent = run.intent(0)
     publish_json(run.submission(0) / run_directory.INTENT, {**intent, "user": os.getuid() + 1})
-    slurm("")
-    assert "belongs to another user" in state(run, STALE)[1]
+    for hidden in ("", "\nPrivateData = all", "\nPrivateData = accounts,jobs"):
+        slurm("", cluster=f"mlp{hidden}")
+        assert "and this cluster hides other users' jobs (PrivateData)" in state(run, STALE)[1]
+    assert lasting(run)
+    slurm("", cluster="mlp\nPrivateData = accounts,usage")
+    assert state(run, STALE)[0] == "crashed", "the queue shows the jobs of all users"
 
 
 def lasting(run: RunDirectory) -> bool:
