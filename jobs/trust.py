@@ -26,6 +26,7 @@ __all__ = [
     "RESUME",
     "RETRAIN",
     "Use",
+    "check_last_user",
     "checked_sweep",
     "submitted_hash",
     "sweep_hash",
@@ -125,8 +126,10 @@ def sweep_hash(run: RunDirectory, *, trust: bool = False, use: Use = RESUME) -> 
             read; or another user has resumed it last, and this would take it over.
         DamageError: it is damaged or lost.
     """
-    if not trust and (found := next(_untrusted(run, use), None)):
+    if not trust and (found := next(_untrusted(run), None)):
         raise RunError(_refusal(run, *found, use))
+    if use.takes_over and not trust:
+        check_last_user(run)
     try:
         pickled = run.verify_pickle()  # its checksum is the hash of the content
     except DamageError as error:
@@ -182,7 +185,21 @@ def _hash(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _untrusted(run: RunDirectory, use: Use) -> Iterator[tuple[Path, str]]:
+def check_last_user(run: RunDirectory) -> None:
+    """Check that it is this user who has launched or resumed a run last.
+
+    Raises:
+        RunError: another user has, and goes on unless this one takes the run over.
+    """
+    last = max(run.submissions(), default=None)
+    if last is not None and (other := run.submitter(last)) is not None:
+        raise RunError(
+            f"run {run.id} was resumed last by {other}; let {other} resume it, or, if you take it "
+            f"over again, as your own jobs: {RESUME.trusting}"
+        )
+
+
+def _untrusted(run: RunDirectory) -> Iterator[tuple[Path, str]]:
     """Yield what a resume executes that others could have written, and why they could.
 
     Of submissions only this user's are: no template of another user is used. Not the folders above:
@@ -192,10 +209,9 @@ def _untrusted(run: RunDirectory, use: Use) -> Iterator[tuple[Path, str]]:
     path = Path(os.path.realpath(run.path))
     names = (run_directory.SWEEP_JSON, run_directory.SWEEP_PICKLE, run_directory.SUBMISSIONS)
     entries = [path, *(path / name for name in names)]
-    submissions = [RunDirectory(path).submission(number) for number in run.submissions()]
-    for folder in submissions:
-        last = use.takes_over and folder == submissions[-1]
-        if last or owner(folder) is None:
+    for number in run.submissions():
+        folder = RunDirectory(path).submission(number)
+        if owner(folder) is None:
             entries += [folder, folder / run_directory.INTENT]
     for entry in entries:
         if os.path.lexists(entry) and (why := untrusted(entry)):
@@ -208,11 +224,6 @@ def _refusal(run: RunDirectory, path: Path, why: str, use: Use) -> str:
         return (
             f"run {run.id} belongs to {other}: {use.executes}; {use.instead.format(other)}; "
             f"or, if you trust {other}{taking}: {use.trusting}"
-        )
-    if path.parent.name == run_directory.SUBMISSIONS and (other := owner(path)) is not None:
-        return (
-            f"run {run.id} was resumed last by {other}; let {other} resume it, or, if you take it "
-            f"over again, as your own jobs: {use.trusting}"
         )
     return (
         f"run {run.id}: {path} {why}, so others could have replaced the functions and commands in "

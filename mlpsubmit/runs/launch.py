@@ -130,7 +130,7 @@ def launch(
     )
     frozen = pickle_sweep(sweep)
     folder = runs_folder(runs_dir) / sweep.name
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if _is_missing(path)]
     with _locked_folder(folder, created, gid):
         prepared = prepare(
             sweep, chosen, runs_dir, frozen=frozen, fresh=fresh, retries=retries, trust=trust
@@ -159,7 +159,7 @@ def launch(
                 share_run(run.path, gid)
     try:
         carried = prepared.sweep_hash if len(prepared.missing) else ""
-        start(run.directory, chosen, carried, retries, checked=True)
+        start(run.directory, chosen, carried, retries, checked=True, trust=trust)
     except Rejected:
         if prepared.run is None and not run.directory.submissions():
             with _locked_folder(folder, created):  # which it removes, too
@@ -350,6 +350,14 @@ def _restore_pickle(run: RunDirectory, frozen: bytes) -> None:
     except DamageError as error:
         warnings.warn(f"{error}; it is written again", stacklevel=3)
         files.publish(run.pickle, sealed(frozen), private=True)
+
+
+def _is_missing(path: Path) -> bool:
+    """Return whether there is nothing at a path; below a closed folder, nothing is known."""
+    try:
+        return not path.exists()
+    except PermissionError:
+        return False
 
 
 @contextlib.contextmanager

@@ -179,7 +179,7 @@ class Run:
             pdb=pdb,
             same_device=same_device,
         )
-        submitted = start(self.directory, chosen, carried, retries, after=after)
+        submitted = start(self.directory, chosen, carried, retries, after=after, trust=trust)
         if not submitted and (damaged := self.damaged_reused()):
             raise RunError(
                 f"run {self.id}: {counted(damaged, 'result')} reused from earlier runs cannot be "

@@ -31,7 +31,7 @@ from mlpsubmit.jobs.status import FINAL_STATES, Status, read_status
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.store.owners import owner
 from mlpsubmit.jobs.store.run_directory import RunDirectory
-from mlpsubmit.jobs.trust import checked_sweep
+from mlpsubmit.jobs.trust import check_last_user, checked_sweep
 from mlpsubmit.jobs.used_paths import used_paths
 from mlpsubmit.runs.locate import next_launch
 from mlpsubmit.runs.same_device import check_same_device, wanted
@@ -129,6 +129,7 @@ def start(
     *,
     after: int | None = None,
     checked: bool = False,
+    trust: bool = False,
 ) -> int:
     """Submit the packs without a result, and return how many there are.
 
@@ -138,6 +139,7 @@ def start(
         after: submit only if the submission of this number is the latest and was not cancelled; if
             it has left tasks for later, only these.
         checked: whether ``executor.check`` has passed already.
+        trust: take the run over if another user has resumed it last.
 
     Raises:
         BusyError: a task of the run is running, or that cannot be ruled out.
@@ -151,6 +153,8 @@ def start(
             return 0
         status = _settled_status(run)
         _check_not_busy(run, status)
+        if after is None and not trust:
+            check_last_user(run)  # nobody else submits it from here on
         run.remove_leftovers()
         plan = Plan.from_json(run.plan)
         missing = missing_packs(run, plan)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared_disk import ROOT, Disk
+from shared_disk import GROUP, ROOT, Disk
 from stub_training import Registry, expected, the_sweep
 from virtual_slurm import Cluster
-from virtual_time import Machine, Process, World, current
+from virtual_time import FIRST_USER, Machine, Process, World, current
 
 from mlpsubmit import launch, open_run
 from mlpsubmit.errors import BusyError, UserError
@@ -20,6 +20,7 @@ from mlpsubmit.jobs import worker
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.slurm import requeue
 from mlpsubmit.jobs.slurm.limits import NoRoom
+from mlpsubmit.jobs.store.run_directory import SUBMISSIONS
 from mlpsubmit.jobs.supervisor import Supervision
 from mlpsubmit.runs.locate import all_runs
 from mlpsubmit.runs.run import Run
@@ -48,6 +49,7 @@ class Schedule:
     Attributes:
         problems: what must not be.
         counts: how many of each kind of event.
+        shared: whether runs are launched for the group of all users.
     """
 
     def __init__(self, seed: int) -> None:
@@ -65,6 +67,7 @@ class Schedule:
             machine.skew = world.random.uniform(-100, 100) if skewed else 0.0
         self.retries = world.random.choice([0, 0, 2])
         self.tasks = world.random.choice([3, 3, 5])
+        self.shared = world.chance(0.6)
         self.finished: set[tuple[Path, str]] = set()
         self.users: list[Process] = []
         self.quiet = False
@@ -74,13 +77,17 @@ class Schedule:
     def run(self) -> list[str]:
         """Run the schedule; return what must not be."""
         world = self.world
-        for number in range(world.random.choice([1, 1, 2])):
-            self.users.append(world.start(f"user{number}", self.logins[number], self._use))
+        for number in range(world.random.choice([1, 2, 2])):
+            name, user = f"user{number}", world.random.choice([FIRST_USER, FIRST_USER + number])
+            self.users.append(world.start(name, self.logins[number], self._use, user=user))
+            self.disk.umasks[user] = world.random.choice([0o022, 0o077])
         self._plan_faults()
         world.run(lambda: bool(self.problems), EVENTFUL)
         self._calm()
         world.run(lambda: self._over(self.users), PATIENCE)
-        last = world.start("user9", self.logins[0], self._settle)
+        runs = self.disk.find(str(RUNS), None)
+        user = FIRST_USER if runs is None else runs.owner
+        last = world.start("user9", self.logins[0], self._settle, user=user)
         world.run(lambda: self._over([last]), 20 * PATIENCE)
         self.problems += self.registry.twice[:1]
         if last.error is not None:
@@ -163,11 +170,16 @@ class Schedule:
     # ---- users
 
     def _command(
-        self, name: str, machine: Machine, function: Callable[[], Any], kill: float = 0.0
+        self,
+        name: str,
+        machine: Machine,
+        function: Callable[[], Any],
+        kill: float = 0.0,
+        **fields: Any,
     ) -> Process:
         """Run a command to its end, or kill it after a while."""
         world = self.world
-        process = world.start(name, machine, function)
+        process = world.start(name, machine, function, **fields)
         process.ends.append(lambda: self.disk.end_process(process))
         if kill:
             world.at(kill, lambda: process.alive and process.kill())
@@ -212,9 +224,11 @@ class Schedule:
             self._command(name, machine, action, kill)
             world.sleep(world.random.choice([0, 10, 100, 400]) * world.random.random())
 
-    def _launch(self) -> None:
+    def _launch(self, *, trust: bool | None = None) -> None:
         launch(
             SWEEP,
+            trust=self._trusts() if trust is None else trust,
+            group=str(GROUP) if self.shared else None,
             executor="slurm",
             tasks=self.tasks,
             runs_dir=RUNS,
@@ -233,7 +247,27 @@ class Schedule:
         self._check_values(self._open())
 
     def _resume(self) -> None:
-        self._open().resume(retries=self.retries)
+        run, trust = self._open(), self._trusts()
+        if run.resume(retries=self.retries, trust=trust, template="cpu", slurm=CHANGES):
+            self._check_consent(run, trust)
+
+    def _trusts(self) -> bool:
+        """Return whether the user says so; on a group's runs, users do it now and then."""
+        return self.world.chance(0.5) if self.shared else False
+
+    def _check_consent(self, run: Run, trust: bool) -> None:
+        """Only who says so takes over what another user has launched, or resumed last."""
+        folder = self.disk.find(f"{run.path}/{SUBMISSIONS}", None)
+        process = current()
+        assert folder is not None
+        assert folder.entries is not None
+        assert process is not None
+        owners = [folder.entries[name].owner for name in sorted(folder.entries)]
+        own = max(n for n, owner in enumerate(owners) if owner == process.user)
+        others = {folder.owner, *owners[max(own - 1, 0) : own]} - {process.user}
+        self.counts["take-overs"] += bool(others)
+        if others and not trust:
+            self.problems.append(f"{process.user} has taken over from {others} unasked")
 
     def _cancel(self) -> None:
         self._open().cancel()
@@ -339,7 +373,7 @@ class Schedule:
         self._calm()
         self._command("runs", self.logins[0], lambda: found.extend(all_runs(RUNS)))
         if not found:
-            self._command("launch", self.logins[0], self._launch)
+            self._command("launch", self.logins[0], lambda: self._launch(trust=True))
             self._command("runs", self.logins[0], lambda: found.extend(all_runs(RUNS)))
         for path in found:
             self._complete(path)
@@ -356,7 +390,7 @@ class Schedule:
             if mute and not status.failures:
                 self.problems.append(f"ended as {status.state} without a reason: {mute}")
             resumed = self._command(
-                "resume", machine, lambda: open_run(path).resume(template="cpu", slurm=CHANGES)
+                *("resume", machine), lambda: self._resume_now(path), user=self._next_user(path)
             )
             if isinstance(resumed.error, NoRoom):
                 self.world.sleep(600)
@@ -368,6 +402,23 @@ class Schedule:
             self.problems.append(f"not complete after {MOST_RESUMES} resumes: {status!r}")
         self._command("collect", machine, lambda: self._check_values(open_run(path), whole=True))
         self._command("collect", machine, lambda: self._check_kept(open_run(path)))
+
+    def _resume_now(self, path: Path) -> None:
+        run = open_run(path)
+        if run.resume(template="cpu", slurm=CHANGES, trust=True):
+            self._check_consent(run, trust=True)
+
+    def _next_user(self, path: Path) -> int:
+        """Return who resumes a run: anybody of a group, or who alone sees whether it has ended."""
+        if self.shared and not self.cluster.private:
+            return self.world.random.choice(sorted(self.disk.umasks))
+        run = self.disk.find(str(path), None)
+        folder = self.disk.find(f"{path}/{SUBMISSIONS}", None)
+        assert run is not None
+        assert folder is not None
+        assert folder.entries is not None
+        last = max(folder.entries, default=None)
+        return run.owner if last is None else folder.entries[last].owner
 
     def _check_kept(self, run: Run) -> None:
         """All packs that a task had on the disk have results."""

@@ -14,13 +14,13 @@ import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 import xarray.backends  # noqa: F401  (it draws random bytes when it is loaded)
-from shared_disk import ROOT, patch_files
+from shared_disk import GROUP, ROOT, patch_files
 from stub_training import stub_assemble
 from virtual_time import THREADING, current, patch_time
 
@@ -86,6 +86,14 @@ def _patch_machines() -> None:
         hexadecimal(n) if current() is None else random_bytes(n or 32).hex()
     )
     sys.stdout = _Output(sys.stdout)
+    for name in ("getuid", "geteuid", "getgid", "getegid"):
+        setattr(os, name, _of_process(getattr(os, name), lambda process: process.user))
+    os.getgroups = _of_process(os.getgroups, lambda process: [process.user, GROUP])
+
+
+def _of_process(real: Callable[[], Any], simulated: Callable[[Any], Any]) -> Callable[[], Any]:
+    """Return a function about the current process, simulated or real."""
+    return lambda: real() if current() is None else simulated(current())
 
 
 class _Output(io.TextIOBase):

@@ -4,6 +4,7 @@
   seconds, and what is appended to a file once that is flushed or closed (as on NFS).
 - A machine that dies loses what its processes had not flushed. A power cut of the server loses
   that and the entries of folders that were not flushed.
+- Files have owners, groups and modes, and folders are sticky or hand their group on.
 - It can be full, or fail; a process may be killed in the middle of a write.
 """
 
@@ -24,10 +25,13 @@ from typing import Any
 
 from virtual_time import START, Machine, Process, World, current
 
-__all__ = ["ROOT", "Disk", "patch_files"]
+__all__ = ["GROUP", "ROOT", "Disk", "patch_files"]
 
 #: Paths below this one are simulated.
 ROOT = "/simulated"
+
+#: The group of all users; each has one of their own besides, with their number.
+GROUP = 100
 
 #: The first descriptor of a simulated file; those of real ones are far smaller.
 _FIRST = 1 << 20
@@ -48,6 +52,8 @@ class Node:
 
     number: int
     mode: int
+    owner: int
+    group: int
     entries: dict[str, Node] | None = None
     data: bytearray = field(default_factory=bytearray)
     seen: bytes = b""
@@ -58,6 +64,11 @@ class Node:
     steps: list[tuple[str, Node | None]] = field(default_factory=list)
     lock: Handle | None = None
     sharing: set[Handle] = field(default_factory=set)
+
+    def allows(self, user: int, wanted: int) -> bool:
+        """Return whether a user may read (4), write (2), or look for entries (1)."""
+        shift = 6 if user == self.owner else 3 if self.group in (GROUP, user) else 0
+        return (self.mode >> shift) & wanted == wanted
 
     def flush(self) -> None:
         self.seen, self.writer = bytes(self.data), None
@@ -99,15 +110,46 @@ class Disk:
         self.failing = 0.0
         self.faulted: set[Process] = set()
         self._count = 0
-        self.root = self._node(stat.S_IFDIR | 0o755, {})
+        self.umasks: dict[int, int] = {}
+        self.root = self._node(0, None, {})
+        self.root.mode = stat.S_IFDIR | 0o1777
         self.root.durable = {}
         self.handles: dict[int, Handle] = {}
         self._views: dict[tuple[Machine, Node], dict[str, tuple[float, Any]]] = {}
 
-    def _node(self, mode: int, entries: dict[str, Node] | None = None) -> Node:
+    def _node(
+        self,
+        mode: int,
+        folder: Node | None,
+        entries: dict[str, Node] | None = None,
+        user: int | None = None,
+    ) -> Node:
+        """Return a new file or folder of the current user in a folder."""
         self._count += 1
+        process = current()
+        user = user or (0 if process is None else process.user)
+        mode &= ~self.umasks.get(user, 0o022)
+        handed = folder is not None and folder.mode & stat.S_ISGID
+        if handed and entries is not None:
+            mode |= stat.S_ISGID
+        group = folder.group if folder is not None and handed else user
         durable: Any = b"" if entries is None else {}
-        return Node(self._count, mode, entries, durable=durable, mtime=self.world.now)
+        return Node(self._count, mode, user, group, entries, durable=durable, mtime=self.world.now)
+
+    def _check(self, node: Node, wanted: int, path: str, process: Process | None) -> None:
+        """Raise an error for what the user of a process may not do; daemons may do all."""
+        if process is not None and not node.allows(process.user, wanted):
+            raise _error(errno.EACCES, path)
+
+    def _check_entry(self, folder: Node, name: str, path: str, process: Process | None) -> None:
+        """Raise an error where an entry may not be removed or replaced."""
+        self._check(folder, 3, path, process)
+        assert folder.entries is not None
+        there = folder.entries.get(name)
+        if process is None or there is None or not folder.mode & stat.S_ISVTX:
+            return
+        if process.user not in (folder.owner, there.owner):
+            raise _error(errno.EPERM, path)
 
     # ---- what a machine sees
 
@@ -146,6 +188,7 @@ class Disk:
                 continue
             if node is None or node.entries is None:
                 return None
+            self._check(node, 1, path, process)
             machine = None if fresh or process is None else process.machine
             node = self._cached(node, machine, name, node.entries.get(name))
         return node
@@ -191,14 +234,21 @@ class Disk:
             node = folder.entries.get(name)
             if node is not None and flags & os.O_EXCL:
                 raise _error(errno.EEXIST, path)
+            sticky = folder.mode & stat.S_ISVTX and folder.mode & 0o022
+            if node is not None and sticky and node.owner not in (process.user, folder.owner):
+                raise _error(errno.EACCES, path)  # fs.protected_regular
             if node is None:
-                node = self._node(stat.S_IFREG | (mode & ~0o022))
+                self._check(folder, 3, path, process)
+                node = self._node(stat.S_IFREG | mode, folder)
                 self._changed(folder, name, process)
                 folder.entries[name] = node
         if node is None:
             raise _error(errno.ENOENT, path)
         if node.entries is not None and flags & (os.O_WRONLY | os.O_RDWR):
             raise _error(errno.EISDIR, path)
+        if process.user != node.owner or not flags & os.O_CREAT:
+            writes = flags & (os.O_WRONLY | os.O_RDWR)
+            self._check(node, 2 if flags & os.O_WRONLY else 6 if writes else 4, path, process)
         if flags & os.O_TRUNC:
             node.data.clear()
         number = _FIRST + self._count
@@ -207,13 +257,13 @@ class Disk:
         process.handles.add(number)
         return number
 
-    def file(self, path: str) -> Node:
+    def file(self, path: str, user: int) -> Node:
         """Return the file at a path, as a daemon that no fault meets opens it."""
         folder, name = self._place(path, None)
         assert folder.entries is not None
         if name not in folder.entries:
             self._changed(folder, name, None)
-            folder.entries[name] = self._node(stat.S_IFREG | 0o644)
+            folder.entries[name] = self._node(stat.S_IFREG | 0o644, folder, user=user)
         return folder.entries[name]
 
     def close(self, number: int) -> None:
@@ -269,9 +319,21 @@ class Disk:
     def stat(self, path: str) -> os.stat_result:
         return self._stat(self._at(path, self._may_fail(path)))
 
-    def exists(self, path: str) -> None:
-        """Do what a change of its mode or time does here."""
+    def touch(self, path: str) -> None:
+        """Do what a change of its time does here."""
         self._at(path, self._may_fail(path))
+
+    def change(self, number: int, *, mode: int | None = None, group: int | None = None) -> None:
+        """Change the mode or the group of an open file or folder, as its owner."""
+        handle = self.handles[number]
+        process = self._may_fail(handle.path)
+        assert process is not None
+        if process.user != handle.node.owner:
+            raise _error(errno.EPERM, handle.path)
+        if mode is not None:
+            handle.node.mode = stat.S_IFMT(handle.node.mode) | mode
+        if group is not None:
+            handle.node.group = group
 
     def fstat(self, number: int) -> os.stat_result:
         handle = self.handles[number]
@@ -284,7 +346,7 @@ class Disk:
             size = len(node.data if own else node.seen)
         mtime = START + node.mtime
         times = {"st_mtime": mtime, "st_mtime_ns": int(mtime * 1e9)}
-        fields = (node.mode, node.number, 1, node.links, os.getuid(), os.getgid(), size)
+        fields = (node.mode, node.number, 1, node.links, node.owner, node.group, size)
         return os.stat_result((*fields, int(mtime), int(mtime), int(mtime)), times)
 
     def names(self, path: str) -> list[tuple[str, Node]]:
@@ -292,6 +354,7 @@ class Disk:
         node = self._at(path, process)
         if node.entries is None:
             raise _error(errno.ENOTDIR, path)
+        self._check(node, 4, path, process)
         machine = None if process is None else process.machine
         return list(self.entries(node, machine).items())
 
@@ -301,8 +364,9 @@ class Disk:
         assert folder.entries is not None
         if name in folder.entries:
             raise _error(errno.EEXIST, path)
+        self._check(folder, 3, path, process)
         self._changed(folder, name, process)
-        folder.entries[name] = self._node(stat.S_IFDIR | (mode & ~0o022), {})
+        folder.entries[name] = self._node(stat.S_IFDIR | mode, folder, {})
 
     def remove(self, path: str, *, folders: bool = False) -> None:
         process = self._may_fail(path)
@@ -315,6 +379,7 @@ class Disk:
             raise _error(errno.ENOTDIR if folders else errno.EISDIR, path)
         if node.entries:
             raise _error(errno.ENOTEMPTY, path)
+        self._check_entry(folder, name, path, process)
         self._changed(folder, name, process)
         del folder.entries[name]
         node.links -= 1
@@ -330,6 +395,8 @@ class Disk:
             raise _error(errno.ENOENT, source)
         if there is not None and there.entries:
             raise _error(errno.ENOTEMPTY, target)
+        self._check_entry(before, old, source, process)
+        self._check_entry(after, new, target, process)
         if there is not None:
             there.links -= 1
         self._changed(before, old, process)
@@ -343,6 +410,7 @@ class Disk:
         assert folder.entries is not None
         if name in folder.entries:
             raise _error(errno.EEXIST, target)
+        self._check(folder, 3, target, process)
         self._changed(folder, name, process)
         folder.entries[name] = node
         node.links += 1
@@ -518,8 +586,8 @@ _FLAGS = {"r": os.O_RDONLY, "w": os.O_CREAT | os.O_TRUNC, "a": os.O_CREAT | os.O
 _FLAGS["x"] = os.O_CREAT | os.O_EXCL
 
 _CALLS = ("open", "close", "fsync", "stat", "lstat", "fstat", "scandir", "listdir", "mkdir")
-_CALLS += ("rmdir", "unlink", "remove", "rename", "replace", "link", "access", "chmod", "utime")
-_CALLS += ("set_inheritable", "statvfs")
+_CALLS += ("rmdir", "unlink", "remove", "rename", "replace", "link", "access", "utime")
+_CALLS += ("set_inheritable", "statvfs", "fchmod", "fchown")
 _real = SimpleNamespace(**{name: getattr(os, name) for name in _CALLS}, io_open=io.open)
 
 
@@ -554,7 +622,9 @@ def patch_files(disk_of: Callable[[], Disk]) -> None:
         return _Scan([_Entry(text(path), name, node) for name, node in disk.names(text(path))])
 
     def access(disk: Disk, path: Any, mode: int) -> bool:
-        return disk.find(text(path), current()) is not None
+        process = current()
+        node = disk.find(text(path), process)
+        return node is not None and (process is None or node.allows(process.user, mode))
 
     redirected("open", lambda disk, path, *rest, **named: disk.open(text(path), *rest, **named))
     redirected("close", Disk.close)
@@ -572,8 +642,9 @@ def patch_files(disk_of: Callable[[], Disk]) -> None:
     redirected("replace", lambda disk, path, to: disk.rename(text(path), text(to)))
     redirected("link", lambda disk, path, to: disk.link(text(path), text(to)))
     redirected("access", access)
-    redirected("chmod", lambda disk, path, _: disk.exists(text(path)))
-    redirected("utime", lambda disk, path, *_, **__: disk.exists(text(path)))
+    redirected("fchmod", lambda disk, number, mode: disk.change(number, mode=mode))
+    redirected("fchown", lambda disk, number, _, group: disk.change(number, group=group))
+    redirected("utime", lambda disk, path, *_, **__: disk.touch(text(path)))
     redirected("set_inheritable", lambda *_: None)
 
     def opened(

@@ -54,6 +54,7 @@ class Job:
     indices: list[int | None]
     throttle: int
     after: list[int]
+    user: int = 0
     elements: list[Element] = field(default_factory=list)
 
 
@@ -98,6 +99,7 @@ class Cluster:
         slow: the probability that a query hangs, and that an answer of sbatch is lost.
         rejecting: the probability that sbatch rejects a job.
         most: how many jobs its account may have in the queue; None without a limit.
+        private: whether it hides the jobs of other users.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Cluster:
         self.slow = 0.0
         self.rejecting = 0.0
         self.most: int | None = world.random.choice([None, None, 3, 4])
+        self.private = world.chance(0.5)
         self._next = 100
         self._cycle()
 
@@ -179,6 +182,7 @@ class Cluster:
             one.machine,
             lambda: self._batch(one, words),
             environment=environment,
+            user=one.job.user,
         )
         one.process = process
         process.output = self._log(one)
@@ -230,7 +234,7 @@ class Cluster:
         path = one.job.log.replace("%t", "0").replace("%A", str(one.job.id))
         path = path.replace("%j", str(one.job.id)).replace("%a", str(one.index))
         try:
-            log = self.disk.file(path)
+            log = self.disk.file(path, one.job.user)
         except OSError:
             return lambda _: None
         return lambda text: log.data.extend(text.encode())
@@ -356,7 +360,7 @@ class Cluster:
         lost = world.chance(self.slow)
         # What the controller has received it may queue after the command has given up.
         takes = world.random.uniform(0, 600) if lost else world.random.uniform(0.05, 2)
-        world.at(takes, lambda: answer.append(str(self._queued(script).id)))
+        world.at(takes, lambda: answer.append(str(self._queued(script, process.user).id)))
         ends = min(timeout, takes + 0.1)
         process.children += keeps
 
@@ -378,7 +382,7 @@ class Cluster:
     def _in_queue(self) -> int:
         return sum(not one.over for job in self.jobs.values() for one in job.elements)
 
-    def _queued(self, script: str) -> Job:
+    def _queued(self, script: str, user: int) -> Job:
         """Queue the job of a script, as sbatch reads it."""
         found = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", script, re.MULTILINE))
         command = script.strip().splitlines()[-1]
@@ -398,6 +402,7 @@ class Cluster:
             indices,
             int(array[2]) if array and array[2] else len(indices),
             [int(id) for id in re.findall(r"\d+", found.get("dependency", ""))],
+            user,
         )
         job.elements = [Element(job, index) for index in indices]
         self._next += self.world.random.randint(1, 20)
@@ -407,14 +412,17 @@ class Cluster:
 
     def _squeue(self, words: list[str]) -> tuple[int, str, str]:
         rows = []
+        asked = [int(word[7:]) for word in words if word.startswith("--user=")]
         for job in self.jobs.values():
+            if (asked and job.user not in asked) or (self.private and job.user != os.getuid()):
+                continue
             for one in job.elements:
                 if one.over and one.ended + MIN_JOB_AGE < self.world.now:
                     continue
                 index = "N/A" if one.index is None else str(one.index)
                 node = one.machine.name if one.machine else ""
                 state = f"{one.state}|{node}|main|1|{one.reason}"
-                rows.append(f"{job.id}|{index}|{os.getuid()}|{state}|{job.name}")
+                rows.append(f"{job.id}|{index}|{job.user}|{state}|{job.name}")
         return 0, "\n".join(rows), ""
 
     def _sacct(self, words: list[str]) -> tuple[int, str, str]:
@@ -432,6 +440,8 @@ class Cluster:
         return 0, "\n".join(rows), ""
 
     def _scancel(self, words: list[str]) -> tuple[int, str, str]:
+        if any(int(id) in self.jobs and self.jobs[int(id)].user != os.getuid() for id in words):
+            return 1, "", "scancel: error: Kill job error: Access/permission denied"
         for id in words:
             for one in self.jobs[int(id)].elements if int(id) in self.jobs else ():
                 if one.state == "PENDING":
@@ -450,6 +460,7 @@ class Cluster:
         if words == ["show", "config"]:
             enforced = "none" if self.most is None else "associations,limits"
             shown = "ClusterName = simulated\nMaxArraySize = 1001\nMaxJobCount = 9999\n"
+            shown += f"PrivateData = {'jobs' if self.private else 'none'}\n"
             return 0, f"{shown}AccountingStorageEnforce = {enforced}\n", ""
         if words[:2] == ["show", "assoc_mgr"]:
             return 0, self._associations(words[2].partition("=")[2]), ""

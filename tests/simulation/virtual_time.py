@@ -44,6 +44,10 @@ class Machine:
     processes: list[Process] = field(default_factory=list)
 
 
+#: The users of a schedule have this id and the ones after it.
+FIRST_USER = 1001
+
+
 @dataclass(eq=False)
 class Process:
     """A process of a machine.
@@ -58,6 +62,7 @@ class Process:
         ends: called once it has ended.
         handles: the numbers of its open files.
         children: how many commands that it has started hold its locks.
+        user: the user id, by default that of the process that starts it; its files have it.
     """
 
     world: World
@@ -73,6 +78,7 @@ class Process:
     ends: list[Callable[[], None]] = field(default_factory=list)
     handles: set[Any] = field(default_factory=set)
     children: int = 0
+    user: int = FIRST_USER
 
     @property
     def alive(self) -> bool:
@@ -178,6 +184,8 @@ class World:
         self, name: str, machine: Machine, function: Callable[[], Any], **fields: Any
     ) -> Process:
         """Start a process."""
+        if (parent := current()) is not None:
+            fields.setdefault("user", parent.user)
         process = Process(self, name, machine, **fields)
         machine.processes.append(process)
 
