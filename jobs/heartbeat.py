@@ -240,14 +240,27 @@ def pid_namespace() -> str | None:
 def is_elsewhere(process: Mapping[str, Any]) -> bool:
     """Return whether a process runs on another machine or in another container than this one.
 
-    Also if its id is not known: only its heartbeats show that it lives.
+    Also if its id is not known, or the machine hides other users' processes (hidepid): only its
+    heartbeats show that it lives.
 
     Args:
         process: a heartbeat, or a job as jobs.json holds it.
     """
     namespace = process.get("pid_namespace")
     here = process.get("host") == socket.gethostname() and namespace in (None, pid_namespace())
-    return not here or process.get("pid") is None
+    return not here or process.get("pid") is None or _is_hidden(int(process["pid"]))
+
+
+def _is_hidden(pid: int) -> bool:
+    """Return whether there is a process with an id of which this user sees no more than that."""
+    if os.geteuid() == 0 or _start_ticks(pid) is not None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        try:
+            os.kill(pid, 0)
+        except PermissionError:
+            return not Path(f"/proc/{pid}/stat").exists()  # else nobody has waited for its end
+    return False
 
 
 def is_alive(process: Mapping[str, Any]) -> bool:

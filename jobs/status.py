@@ -59,6 +59,7 @@ class Status:
             count.
         devices: the GPUs and CPUs on which tasks of the run have trained, by name.
         damaged: results that were found to be damaged and count as missing: shard and member.
+        user: who has launched or resumed it last; empty if nothing was submitted.
     """
 
     run: str
@@ -84,6 +85,7 @@ class Status:
     unreadable: Sequence[str] = ()
     damaged: Sequence[str] = ()
     devices: Sequence[str] = ()
+    user: str = ""
 
     def __repr__(self) -> str:
         return f"Status({self.name} {self.run} {self.state}: {self.summary})"
@@ -180,6 +182,7 @@ class Status:
             "path": os.path.abspath(self.path),
             "model_steps_per_second": self.speed,
             "retry": self.retry or None,
+            "user": self.user or None,
             "retry_failure": self.retry_failure or None,
             "outstanding": self.outstanding or None,
             "tasks": [task.to_json() for task in self.tasks],
@@ -243,6 +246,7 @@ def read_status(run: RunDirectory, scheduler: Scheduler | None = None) -> Status
         unreadable=tuple(run.unreadable[file] for file in sorted(run.unreadable)),
         devices=_devices(beats),
         damaged=[f"{member.shard.name}: {member.name}" for member in damaged],
+        user=next(reversed(run.users()), ""),
     )
 
 

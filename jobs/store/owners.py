@@ -7,13 +7,18 @@ import os
 import pwd
 from pathlib import Path
 
-__all__ = ["group_name", "owner", "user_name"]
+__all__ = ["group_name", "owner", "this_user", "user_name"]
 
 
 def owner(path: Path) -> str | None:
     """Return the name of another user to whom a file belongs; None if it is this user's."""
     uid = path.stat().st_uid
     return None if uid == os.geteuid() else user_name(uid)
+
+
+def this_user() -> str:
+    """Return the name of this user."""
+    return user_name(os.geteuid())
 
 
 def user_name(uid: int) -> str:

@@ -73,7 +73,7 @@ from mlpsubmit.files import (
     verify,
 )
 from mlpsubmit.jobs.store import records
-from mlpsubmit.jobs.store.owners import owner
+from mlpsubmit.jobs.store.owners import owner, user_name
 from mlpsubmit.jobs.store.pack_schema import ANY_PACKS, PackSchema
 from mlpsubmit.jobs.store.records import Beat, DataRecord, Intent, JobRecord, Jobs, Manifest
 from mlpsubmit.jobs.store.stored_results import StoredResults
@@ -451,6 +451,10 @@ class RunDirectory:
     def submitter(self, number: int) -> str | None:
         """Return the name of another user who has made a submission; None if it is this user's."""
         return owner(self.submission(number)) or owner(self._intent_file(number))
+
+    def users(self) -> list[str]:
+        """Return who has made each submission, by name, from the first to the last."""
+        return [user_name(self.submission(n).stat().st_uid) for n in self.submissions()]
 
     def next_submission(self) -> int:
         """Return the number of the submission that comes next."""

@@ -59,6 +59,7 @@ def _show(rows: Sequence[RunRow], every: Sequence[RunRow]) -> None:
     from mlpsubmit.display.columns import Column, print_columns
     from mlpsubmit.display.console import Console
     from mlpsubmit.display.text import duration, file_size
+    from mlpsubmit.jobs.store.owners import this_user
 
     console = Console()
     now = time.time()
@@ -76,6 +77,8 @@ def _show(rows: Sequence[RunRow], every: Sequence[RunRow]) -> None:
         Column("age", ages, right=True, rank=1),
         Column("overridden", [_changes(row) for row in rows]),
     ]
+    if {row.user for row in every} - {"", this_user()}:
+        columns.insert(2, Column("user", [row.user for row in rows]))
     print_columns(columns, console)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlpsubmit.cli.options import json_option, open_selected, parse_overrides, r
 from mlpsubmit.display.output import inline
 from mlpsubmit.display.text import counted, duration
 from mlpsubmit.errors import UserError
+from mlpsubmit.jobs.store.owners import this_user
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.store.run_directory import RunDirectory
@@ -300,6 +302,9 @@ def _plan_lines(plan: Mapping[str, Any]) -> Iterator[str]:
     if plan["reused_configs"]:
         yield f"{counted(plan['reused_configs'], 'config')} reused from earlier runs"
     threads = counted(plan["threads"], "thread")
+    if set(plan["users"]) - {this_user()}:
+        in_turn = (user for user, _ in itertools.groupby(plan["users"]))
+        yield f"launched and resumed by {', then '.join(map(inline, in_turn))}"
     if plan["executor"]:
         yield f"{plan['executor']}: {counted(plan['tasks'], 'task')} of {threads}"
     if template := plan["template"]:

@@ -20,6 +20,7 @@ from mlpsubmit.display.progress import is_dumb
 from mlpsubmit.display.sparkline import sparkline
 from mlpsubmit.display.text import compact, counted, duration
 from mlpsubmit.jobs.garbage import resume_collection
+from mlpsubmit.jobs.store.owners import this_user
 
 if TYPE_CHECKING:
     from mlpsubmit.jobs.status import Status, TaskStatus
@@ -65,7 +66,8 @@ _ORDER = {"crashed": 0, "unknown": 1, "running": 2, "interrupted": 3, "waiting":
 def render(status: Status) -> RenderableType:
     """Return the whole status: name and state, a progress bar, a line per task, the failures."""
     name, run = inline(status.name), inline(status.run)
-    head = text((name, "bold"), f"  {run}  ", _state(status.state))
+    whose = "" if status.user in ("", this_user()) else f"  (user {inline(status.user)})"
+    head = text((name, "bold"), f"  {run}  ", _state(status.state), whose)
     bar = Table.grid()  # which ends the line
     bar.add_row(ProgressBar(1.0, status.fraction, width=_BAR, finished_style="green"))
     parts: list[RenderableType] = [head, bar, text(f"  {status.summary}")]

@@ -155,6 +155,7 @@ def described_run(run: RunDirectory, state: Mapping[str, Any]) -> Description:
         "template": None if intent is None else intent.get("template"),
         "devices": _devices(devices, cpus),
         "submissions": len(submissions),
+        "users": run.users(),
     }
     return Description(sweep, plan, _stored_sources(run), run, state)
 
@@ -207,6 +208,7 @@ def described_spec(prepared: PreparedLaunch, spec: Path) -> Description:
         "template": None if template is None else template.to_json(),
         "devices": [executor.device(prepared.plan.threads)],
         "submissions": 0,
+        "users": [],
     }
     state = {
         "continues_run": None if prepared.run is None else prepared.run.id,

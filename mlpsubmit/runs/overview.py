@@ -25,6 +25,7 @@ from mlpsubmit.files import publish_json, read_json
 from mlpsubmit.jobs.slurm.task_states import Scheduler
 from mlpsubmit.jobs.status import read_status
 from mlpsubmit.jobs.store import run_directory
+from mlpsubmit.jobs.store.owners import user_name
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.native.compiler import cache_folder
 
@@ -34,7 +35,7 @@ __all__ = ["RunRow", "folder_size", "overview"]
 _CHANGING = (run_directory.SUBMISSIONS, run_directory.RESULTS, run_directory.HEARTBEATS)
 
 #: Counted up whenever the fields of a row, or their meaning, change.
-_VERSION = 1
+_VERSION = 2
 
 #: For how long accounting may lag behind the queue, in nanoseconds.
 _ACCOUNTING_NS = 600_000_000_000
@@ -61,6 +62,7 @@ class RunRow:
         launched: when it was last launched or resumed, in seconds since 1970; None if unknown.
         created: when it was launched first, as UTC text; empty if unknown.
         size: of all its files, in bytes.
+        user: who has launched or resumed it last.
     """
 
     name: str
@@ -77,6 +79,7 @@ class RunRow:
     created: str = ""
     size: int = 0
     error: str = ""
+    user: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the row as ``ls --json`` prints it."""
@@ -91,6 +94,7 @@ class RunRow:
             "launched_at": None if launched is None else utc(launched),
             "size_bytes": size,
             "error": self.error or None,
+            "user": self.user or None,
         }
 
 
@@ -188,6 +192,8 @@ def _read_row(path: Path, scheduler: Scheduler) -> RunRow:
     launched = run.launched
     own["launched"] = launched / 1e9 if 0 < launched < 1 << 63 else None
     own["size"] = folder_size(path)
+    with contextlib.suppress(OSError):
+        own["user"] = next(reversed(run.users()), user_name(path.stat().st_uid))
     try:
         run = RunDirectory.open(path)
         sweep = run.sweep

@@ -4,8 +4,9 @@ Superseded is a run of which a later run of the same name has an intact result f
 the keys, as where results are reused, and of the same data), and in runs that are not in progress:
 saved states of packs that are finished, code compiled for a complete run, and what killed processes
 left behind. Nothing of a run is removed that is in progress or may be, that has jobs in the queue
-of a cluster (such as one that will find nothing left to resume), that belongs to another
-user, whose networks another run begins from (INIT_WEIGHTS), or that keeps states (KEEP_STATE).
+of a cluster (such as one that will find nothing left to resume), that belongs to another user or
+has files of one, whose networks another run begins from (INIT_WEIGHTS), or that keeps states
+(KEEP_STATE).
 
 A run disappears whole: it is renamed to a hidden name first, which no command sees, and which the
 next launch of the sweep or the next prune removes if this process is killed.
@@ -31,7 +32,7 @@ from mlpsubmit.errors import RunError
 from mlpsubmit.jobs.slurm.task_states import Scheduler, in_queue
 from mlpsubmit.jobs.status import Status, read_status
 from mlpsubmit.jobs.store import run_directory
-from mlpsubmit.jobs.store.owners import owner
+from mlpsubmit.jobs.store.owners import owner, this_user
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.runs.locate import all_runs, runs_of
 from mlpsubmit.runs.run_keys import RunKeys
@@ -232,6 +233,8 @@ def _reason_to_keep(
         return why
     if (other := owner(run.path)) is not None:
         return f"belongs to {other}"
+    if others := sorted({*run.users()} - {this_user()}):
+        return f"has files of {' and '.join(others)}, who resumed it and alone can remove them"
     if (reader := needed.get(run.id)) is not None:
         return f"run {reader} begins from its networks (INIT_WEIGHTS)"
     if any((run.path / run_directory.STATES).glob("[!.]*")):
@@ -248,8 +251,10 @@ class _Contents:
     _stored: dict[Path, Keys] = field(default_factory=dict)
 
     def superseding(self, run: RunDirectory, later: Sequence[RunDirectory]) -> RunDirectory | None:
-        """Return the latest run with an intact result of every config of another; else None."""
+        """Return the latest run of the same user that has all results of another; None without."""
         for other in reversed(later):
+            if other.path.stat().st_uid != run.path.stat().st_uid:
+                continue  # another user may remove it
             try:
                 if self._covers(other, run):
                     return other
