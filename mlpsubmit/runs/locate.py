@@ -51,16 +51,35 @@ def runs_folder(runs_dir: str | Path | None = None) -> Path:
 
 def runs_of(folder: Path) -> list[Path]:
     """Return the folders of a sweep's runs, the one last launched or resumed at the end."""
-    return _latest_last(folder.glob(f"[!.]*/{SWEEP_JSON}"))
+    return _latest_last(_runs_in(folder))
 
 
 def all_runs(folder: Path) -> list[Path]:
     """Return the folders of the runs of all sweeps, the one last launched or resumed at the end."""
-    return _latest_last(folder.glob(f"[!.]*/[!.]*/{SWEEP_JSON}"))
+    return _latest_last(run for name in _readable_folders(folder) for run in _runs_in(name))
 
 
-def _latest_last(found: Iterable[Path]) -> list[Path]:
-    runs = (file.parent for file in found)
+def _runs_in(folder: Path) -> Iterator[Path]:
+    for path in _readable_folders(folder):
+        with contextlib.suppress(PermissionError):
+            if (path / SWEEP_JSON).exists():
+                yield path
+
+
+def _readable_folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder; none in one that is gone, closed to this user, or a file.
+
+    Raises:
+        OSError: the disk fails: runs that are not seen would be trained again.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return [Path(one.path) for one in entries if one.name[0] != "." and one.is_dir()]
+    except (FileNotFoundError, PermissionError, NotADirectoryError):
+        return []
+
+
+def _latest_last(runs: Iterable[Path]) -> list[Path]:
     return sorted(runs, key=lambda run: (RunDirectory(run).launched, run.name))
 
 
