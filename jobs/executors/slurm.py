@@ -173,8 +173,10 @@ class SlurmExecutor(Executor):
         if limit is None or smallest is None or tasks + bool(retries) <= limit.room:
             return tasks
         # That job takes a place while it submits a task and the next such job.
-        if limit.room < LEAST_ROOM or smallest.most <= LEAST_ROOM:
+        if limit.room < LEAST_ROOM:
             raise no_room(limit, retries, tasks)
+        if smallest.most <= LEAST_ROOM:
+            raise no_room(smallest, retries, tasks)
         return min(tasks, limit.room) - 1
 
     def notes(self, submission: Submission) -> list[str]:

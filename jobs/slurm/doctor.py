@@ -12,6 +12,7 @@ from mlpsubmit.display.text import counted
 from mlpsubmit.errors import UserError
 from mlpsubmit.jobs.slurm import filesystems
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run_checked, settings
+from mlpsubmit.jobs.slurm.limits import Limits, read_limits
 from mlpsubmit.jobs.slurm.nodes import gpus_of, nodes_of, resource_errors
 from mlpsubmit.jobs.slurm.probe import Check, CheckResult, run_gpu_probe, run_probe
 from mlpsubmit.jobs.slurm.sbatch import check
@@ -58,6 +59,7 @@ def cluster_checks(
         yield "template", lambda: (False, invalid)
         return
     yield "template", lambda: _resources(template)
+    yield "room", lambda: _room(read_limits(template, config))
     yield "sbatch", lambda: _sbatch(template, folder)
     yield "shared", lambda: _shared(folder, template.partition)
     if seconds:
@@ -148,6 +150,15 @@ def _resources(template: Template) -> CheckResult:
     """Check that some node has the template's resources, as a launch does."""
     errors = [*resource_errors(template, nodes_of(template.partition)), *program_errors(template)]
     return not errors, "\n".join([f"{template.name}, from {template.path}", *errors])
+
+
+def _room(limits: Limits) -> CheckResult:
+    """Check the user's limits, which accounting enforces, and how many jobs they leave room for."""
+    own = [one for one in limits.submitted if one.name != "MaxJobCount"]  # shown before
+    used = [f"{one}: {counted(one.room, 'more job')} may be queued" for one in own]
+    running = [f"{one}: {counted(one.most, 'task')} may run at once" for one in limits.running]
+    fits = not limits.errors and (limits.tightest is None or limits.tightest.room > 0)
+    return fits, "\n".join([*limits.errors, *used, *running]) or "no limit on your jobs is known"
 
 
 def _sbatch(template: Template, folder: Path) -> CheckResult:

@@ -126,7 +126,8 @@ def _sources(template: Template) -> list[list[_Source]]:
     of_partitions = _partition_qos(template.partition or os.environ.get("SBATCH_PARTITION", ""))
     found = []
     for partition, its_qos in of_partitions.items():
-        usual = default.get(partition) or default.get("", "")
+        association = partition if partition in default else ""
+        usual = (default[association] or "normal") if association in default else ""
         qos = template.qos or os.environ.get("SBATCH_QOS") or usual
         both = [its_qos, qos]
         if "OverPartQOS" in further.get(qos, {}).get("Flags", ""):
@@ -134,19 +135,22 @@ def _sources(template: Template) -> list[list[_Source]]:
         records = [manager.qos[name] for name in dict.fromkeys(both) if name in manager.qos]
         own = [_of_qos(one, user, account, further.get(one.name, {})) for one in records]
         chain = manager.association(user, account, partition)
-        found.append([*own, *(_Source(_whose(one), one.fields) for one in chain)])
+        found.append([*own, *map(_of_association, chain)])
     return found
 
 
 class _Source(NamedTuple):
-    """What has limits: a QOS or an association, in the order in which SLURM looks at them."""
+    """What has limits: a QOS, or an association of a user or of an account.
+
+    Attributes:
+        of: what it is, for people.
+        kind: ``qos``, ``user`` or ``account``.
+        fields: its limits, by SLURM's names.
+    """
 
     of: str
+    kind: str
     fields: Mapping[str, str]
-
-    @property
-    def is_qos(self) -> bool:
-        return self.of.startswith("the QOS ")
 
 
 def _user() -> str:
@@ -206,11 +210,12 @@ def _accounting(*query: str, columns: int) -> list[list[str]]:
     return [row for row in rows if len(row) == columns]
 
 
-def _whose(association: Record) -> str:
-    if not association.user:
-        return f"the account {association.name}"
-    where = f" in the partition {association.partition}" if association.partition else ""
-    return f"{association.user} in the account {association.name}{where}"
+def _of_association(record: Record) -> _Source:
+    if not record.user:
+        return _Source(f"the account {record.name}", "account", record.fields)
+    where = f" in the partition {record.partition}" if record.partition else ""
+    whose = f"{record.user} in the account {record.name}{where}"
+    return _Source(whose, "user", record.fields)
 
 
 def _of_qos(record: Record, user: str, account: str, further: Mapping[str, str]) -> _Source:
@@ -223,6 +228,7 @@ def _of_qos(record: Record, user: str, account: str, further: Mapping[str, str])
     shared = record.accounts.get(account, {})
     return _Source(
         f"the QOS {record.name}",
+        "qos",
         {
             **record.fields,
             "MaxJobsPU": own.get("MaxJobsPU") or further.get("MaxJobsPU", ""),
@@ -240,24 +246,24 @@ def _limits(sources: Sequence[_Source], of_qos: str, of_association: str) -> Ite
         of_qos, of_association: its name there.
     """
     for source in sources:
-        name = of_qos if source.is_qos else of_association
+        name = of_qos if source.kind == "qos" else of_association
         most, used = limit_and_use(source.fields.get(name, ""))
         if most is not None:
             yield Limit(name, source.of, most, used)
-            if source.is_qos:
+            if source.kind == "qos":
                 return
 
 
 def _submitted(sources: Sequence[_Source]) -> Iterator[Limit]:
     # What is inherited is shown with the association of the user, where alone it is in use.
-    own = [one for one in sources if one.is_qos or not one.of.startswith("the account ")]
+    own = [one for one in sources if one.kind != "account"]
     yield from _limits(own, "MaxSubmitJobsPU", "MaxSubmitJobs")
     yield from _limits(own, "MaxSubmitJobsPA", "")
     yield from _limits(sources, "GrpSubmitJobs", "GrpSubmitJobs")
 
 
 def _running(sources: Sequence[_Source]) -> Iterator[Limit]:
-    own = [one for one in sources if one.is_qos or not one.of.startswith("the account ")]
+    own = [one for one in sources if one.kind != "account"]
     yield from _limits(own, "MaxJobsPU", "MaxJobs")
     yield from _limits(sources, "GrpJobs", "GrpJobs")
 
@@ -265,16 +271,30 @@ def _running(sources: Sequence[_Source]) -> Iterator[Limit]:
 def _requested(template: Template) -> dict[str, int]:
     """Return the resources of a task by SLURM's names, as far as the template has them."""
     found = {"cpu": template.cpus, "gres/gpu": template.gpu_count, "mem": template.megabytes}
+    if template.gpu_type:
+        found[f"gres/gpu:{template.gpu_type}"] = template.gpu_count
     return {name: count for name, count in found.items() if count}
+
+
+def _limits_on(sources: Sequence[_Source], name: str, resource: str) -> Iterator[tuple[int, str]]:
+    """Yield each limit on a resource, and what it is of, as :func:`_limits` does.
+
+    Limits on one job and on one user are inherited by associations, so that the first one counts.
+    """
+    for source in sources:
+        most = resources(source.fields.get(name, "")).get(resource)
+        if most is not None:
+            yield most, source.of
+            if source.kind == "qos" or not name.startswith("Grp"):
+                return
 
 
 def _running_by_resources(sources: Sequence[_Source], template: Template) -> Iterator[Limit]:
     """Yield how many tasks can run at once within limits on the resources of all jobs together."""
-    for source in sources:
-        for name in ("MaxTRESPU", "GrpTRES"):
-            for resource, most in resources(source.fields.get(name, "")).items():
-                if each := _requested(template).get(resource):
-                    yield Limit(name, f"{source.of} ({resource}={most})", most // each)
+    for name in ("MaxTRESPU", "GrpTRES"):
+        for resource, each in _requested(template).items():
+            for most, of in _limits_on(sources, name, resource):
+                yield Limit(name, f"{of} ({resource}={most})", most // each)
 
 
 def _errors(sources: Sequence[_Source], template: Template) -> Iterator[str]:
@@ -290,23 +310,18 @@ def _errors(sources: Sequence[_Source], template: Template) -> Iterator[str]:
                 "that does not finish is requeued, or give another --qos, --account or --partition"
             )
     for name in ("MaxTRESPJ", "MaxTRESPN", "MaxTRESPU", "GrpTRES"):
-        yield from _excess(sources, name, _requested(template))
+        for resource, got in _requested(template).items():
+            beyond = [one for one in _limits_on(sources, name, resource) if got > one[0]]
+            for most, of in beyond[:1]:
+                option = _OPTIONS[resource.partition(":")[0]]
+                unit = "M" if resource == "mem" else ""
+                yield (
+                    f"{option}: got {got}{unit}; {name}={resource}={most}{unit} of {of}; request "
+                    "less, or give another --qos, --account or --partition"
+                )
 
 
 def _walls(sources: Sequence[_Source]) -> list[tuple[str, int]]:
     """Return the limit on the time of a job, in minutes, and what it is of: one, or none."""
     found = ((one.of, limit_and_use(one.fields.get("MaxWallPJ", ""))[0]) for one in sources)
     return [(of, minutes) for of, minutes in found if minutes is not None][:1]
-
-
-def _excess(sources: Sequence[_Source], name: str, requested: Mapping[str, int]) -> Iterator[str]:
-    limits = [(source.of, resources(source.fields.get(name, ""))) for source in sources]
-    for resource, got in requested.items():
-        beyond = [(of, most[resource]) for of, most in limits if got > most.get(resource, got)]
-        if beyond:
-            of, most = beyond[0]
-            unit = "M" if resource == "mem" else ""
-            yield (
-                f"{_OPTIONS[resource]}: got {got}{unit}; {name}={resource}={most}{unit} of {of}; "
-                "request less, or give another --qos, --account or --partition"
-            )

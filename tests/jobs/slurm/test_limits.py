@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlpsubmit.jobs.executors.slurm import SlurmExecutor
-from mlpsubmit.jobs.slurm import limits
+from mlpsubmit.jobs.slurm import doctor, limits
 from mlpsubmit.jobs.slurm.assoc_mgr import limit_and_use, parse, resources
 from mlpsubmit.jobs.slurm.limits import Limit, Limits, NoRoom, read_limits
 from mlpsubmit.jobs.submission import Submission
@@ -197,6 +197,22 @@ def test_limits_of_a_qos_replace_those_of_the_association(slurm: Callable[..., N
     ]
 
 
+def test_what_a_qos_allows_is_allowed_whatever_the_association_says(
+    slurm: Callable[..., None],
+) -> None:
+    allowed = ASSOC_MGR.replace(
+        "MaxWallPJ=60\n    MaxTRESPJ=", "MaxWallPJ=600\n    MaxTRESPJ=cpu=64"
+    )
+    slurm(assoc_mgr=allowed.replace("GrpSubmitJobs=90(20)", "GrpTRES=gres/gpu=9(0)"))
+    asked = {"account": "lab", "cpus": 8, "time": "3:00:00", "gpus": 1}
+    assert len(read_limits(template(**asked), ENFORCED).errors) == 2
+    assert not read_limits(template(**asked, qos="small"), ENFORCED).errors
+    slurm(assoc_mgr=allowed.replace("QOS=small", "QOS=normal"), assoc="lab||\n")
+    assert read_limits(template(**asked), ENFORCED).minutes == 600, "normal is the default QOS"
+    slurm(assoc_mgr=allowed.replace("QOS=small", "QOS=normal"), assoc=None)
+    assert read_limits(template(**asked), ENFORCED).minutes == 120, "which QOS it is, is unknown"
+
+
 def test_a_qos_that_nobody_uses_is_known_from_accounting(slurm: Callable[..., None]) -> None:
     """That of the partition, and the default one of the association."""
     for keys in ({"partition": "quick"}, {"account": "lab"}, {"account": "LAB"}):
@@ -214,6 +230,15 @@ def test_a_task_that_is_larger_than_any_job_may_be(slurm: Callable[..., None]) -
     ]
     text = read_limits(template(account="lab", gpus=2), ENFORCED).errors[0]
     assert text.startswith("--gpus: got 2; MaxTRESPJ=gres/gpu=1 of ann in the account lab; request")
+
+
+def test_limits_on_one_type_of_gpu(slurm: Callable[..., None]) -> None:
+    slurm(assoc_mgr=ASSOC_MGR.replace("gres/gpu=1", "gres/gpu=8,gres/gpu:a100=1"))
+    found = read_limits(template(account="lab", gpus="a100:2"), ENFORCED).errors
+    assert [error.partition(" of ")[0] for error in found] == [
+        "--gpus: got 2; MaxTRESPJ=gres/gpu:a100=1"
+    ]
+    assert not read_limits(template(account="lab", gpus="v100:2"), ENFORCED).errors
 
 
 def test_variables_of_sbatch_choose_what_the_template_leaves_open(
@@ -318,6 +343,19 @@ def test_a_circle_of_accounts_ends() -> None:
         "ClusterName=c Account=b UserName= Partition= ID=3\n    ParentAccount=a(2)\n"
     )
     assert len(parse(text).association("ann", "a", "")) < 9
+
+
+def test_doctor_shows_them(slurm: Callable[..., None]) -> None:
+    assert doctor._room(read_limits(template(), ENFORCED)) == (
+        True,
+        "MaxSubmitJobs=6 of ann in the account limited: 1 more job may be queued\n"
+        "GrpSubmitJobs=50 of the account group: 2 more jobs may be queued\n"
+        "MaxJobs=3 of ann in the account limited: 3 tasks may run at once\n"
+        "GrpJobs=40 of the account group: 40 tasks may run at once",
+    )
+    assert doctor._room(read_limits(template(account="lab", gpus=2), ENFORCED))[0] is False
+    assert doctor._room(Limits([Limit("MaxJobCount", "the cluster", 5, 5)]))[0] is False
+    assert doctor._room(Limits()) == (True, "no limit on your jobs is known")
 
 
 # ---- what is submitted ---------------------------------------------------------------------------
@@ -449,3 +487,16 @@ def test_limits_on_running_jobs_are_in_the_estimate(slurm: Callable[..., None]) 
         "core-hours until every task has met its time limit once"
     )
     assert "--time=00:05:00" in cost[-1], "the job that follows may be no longer, either"
+
+
+GUIDE = Path(__file__).parents[3] / "docs" / "slurm.md"
+
+
+def test_the_guide_has_these_very_words(slurm: Callable[..., None]) -> None:
+    guide = GUIDE.read_text()
+    asking = executor(None, 6, 3)
+    fewer = Submission(Path("r"), "s.r", 0, asking.tasks(1, 1000, WORK), 1)
+    assert f"`{asking.notes(fewer)[0]}`" in guide
+    with pytest.raises(NoRoom) as caught:
+        executor(1, 6, 6).at_once(1, retries=0)
+    assert f"`{caught.value}`" in guide
