@@ -43,6 +43,8 @@ OTHERS = {
     "waiting  queued again: BeginTime",
     "No space left on device",
     "failed: ValueError: my bug (4 configs: noise=0.3)",
+    "crashed  the sweep was launched with Python 3.11, and this is Python 3.12 ...",
+    "No module named 'mlpsubmit'",
 }
 
 

@@ -23,6 +23,7 @@ from mlpsubmit.jobs.slurm.requeue import REQUEUE
 from mlpsubmit.jobs.store import run_directory
 from mlpsubmit.jobs.trust import sweep_hash
 from mlpsubmit.runs.run import Run
+from mlpsubmit.spec import load
 
 
 def ones(bsz: int, gen: Any, signal_at: int = -1) -> Any:
@@ -124,6 +125,18 @@ def test_a_task_without_the_gpu_that_it_was_given_does_not_train_on_the_cpu(
     beat = run.directory.last_heartbeat("000-0000")
     assert (beat["state"], beat["packs_done"]) == ("crashed", 0)
     assert beat["error"] in shown
+
+
+def test_a_task_with_another_python_says_so(
+    launched: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = launched()
+    monkeypatch.setattr(load, "THIS_RELEASE", "3.99")
+    assert worker.main(str(run.path), 0, sweep_hash(run.directory), 0) == 1
+    assert "the sweep was launched with Python 3.1" in capsys.readouterr().out
+    task = run.status().tasks[0]
+    assert task.state == "crashed"
+    assert ", and this is Python 3.99 (" in task.why
 
 
 def test_a_task_whose_submission_has_ended_trains_nothing(

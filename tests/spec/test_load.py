@@ -19,6 +19,7 @@ import pytest
 
 import mlpsubmit
 from mlpsubmit import SpecError, Sweep
+from mlpsubmit.errors import RunError
 from mlpsubmit.spec.libraries import module_places
 from mlpsubmit.spec.load import THIS_RELEASE, load_spec, pickle_sweep, unpickle_sweep
 
@@ -408,6 +409,17 @@ def test_an_object_that_refuses_to_be_pickled_is_refused_too():
 def test_only_sweeps_are_unpickled():
     with pytest.raises(SpecError, match=r"sweep\.pkl holds a dict, not a Sweep"):
         unpickle_sweep(pickle.dumps((None, pickle.dumps({}), THIS_RELEASE)))
+
+
+def test_a_sweep_of_another_python_is_not_loaded() -> None:
+    """Its functions are bytecode, which another release misreads."""
+    with pytest.raises(RunError) as caught:
+        unpickle_sweep(pickle.dumps((None, b"not looked at", "3.1")))
+    assert str(caught.value) == (
+        f"the sweep was launched with Python 3.1, and this is Python {THIS_RELEASE} "
+        f"({sys.executable}), which cannot load its functions: use Python 3.1 here (on a cluster: "
+        f"--python or --container), or launch with {THIS_RELEASE}"
+    )
 
 
 @pytest.mark.parametrize("place", ["closure", "global", "default", "partial", "attribute"])
