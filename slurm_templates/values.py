@@ -165,6 +165,8 @@ def prefix(value: Any) -> str:
         raise ValueError(f"{_PREFIX}; leave out {placeholder!r}")
     if "=" in words[0]:
         raise ValueError(f"{_PREFIX}; for variables of the environment: env {text}")
+    if "/" in words[0] and words[0][0] not in "/~$":
+        raise ValueError(f"{_PREFIX}, by its name or its absolute path: jobs may start elsewhere")
     if words[0] in _SHELL:
         raise ValueError(f"{_PREFIX}; {words[0]!r} is a command of the shell: put it into setup")
     return text

@@ -21,7 +21,7 @@ from typing import Any
 from mlpsubmit import files
 from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_job, scratch_dir
 from mlpsubmit.jobs.slurm.queue import JobState
-from mlpsubmit.jobs.slurm.trials import trial_lines
+from mlpsubmit.jobs.slurm.trials import OUTSIDE, trial_lines
 from mlpsubmit.native import compiler
 from mlpsubmit.slurm_templates import Template
 from mlpsubmit.spec.load import THIS_RELEASE
@@ -110,6 +110,11 @@ def check_report(
     lines += [f"tasks run in {template.container}"] if template.container else []
     other = template.wrap or template.container or template.python
     lines += [f"their Python: {report['python']}"] if other else []
+    if template.container and not report["outside"]:
+        lines += [
+            f"outside of it {node} cannot run {sys.executable} with mlpsubmit, as the job of "
+            "--retries does"
+        ]
     lines += [f"functions in C on {node}: {report['c_functions']}"]
     return True, "\n".join(lines)
 
@@ -153,6 +158,7 @@ def main(folder: Path, what: str = "folder") -> None:
         "node": _node(),
         "version": version("mlpsubmit"),
         "release": THIS_RELEASE,
+        "outside": OUTSIDE in os.environ,
         "python": f"{platform.python_version()} at {sys.executable}",
         "path": str(Path(files.__file__).parent),
         "token": seen,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -38,9 +39,12 @@ KEEP = """bash -c 'trap "" INT TERM USR2; exec "$@"' bash"""
 _RELEASE_SECONDS = 10.0
 
 #: Folders whose content the image brings, or that are mounted anyway.
-_OF_THE_IMAGE = ("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "proc", "run", "sbin", "sys")
-_SYSTEM = tuple(f"/{name}" for name in (*_OF_THE_IMAGE, "usr"))
-_NOT_WHOLE = frozenset({"/", "/home", "/opt", "/root", "/tmp", "/var", "/var/tmp"})
+_SYSTEM = re.compile(
+    r"/(bin|boot|dev|etc|lib(x?32|64)?|proc|run|sbin|sys"
+    r"|usr/(bin|games|include|lib(x?32|64)?|libexec|local|sbin|share|src))(/.*)?",
+    re.DOTALL,
+)
+_NOT_WHOLE = frozenset({"/", "/home", "/opt", "/root", "/tmp", "/usr", "/var", "/var/tmp"})
 
 
 def task_command(template: Template, module: str, *arguments: object) -> str:
@@ -110,7 +114,7 @@ def _folder(path: str) -> str:
 
 
 def _is_of_system(path: str) -> bool:
-    return path in _NOT_WHOLE or any(path == top or path.startswith(top + "/") for top in _SYSTEM)
+    return path in _NOT_WHOLE or _SYSTEM.fullmatch(path) is not None
 
 
 def program_errors(template: Template, paths: Iterable[str | Path] = ()) -> list[str]:
@@ -137,9 +141,12 @@ def program_errors(template: Template, paths: Iterable[str | Path] = ()) -> list
             for letter in ",:\\"
             if letter in path
         ]
-    elif python and _is_missing(python):
+    wrap = shlex.split(template.wrap)[0] if template.wrap else ""
+    if _is_missing(wrap):
+        errors.append(f"wrap: {wrap}: no such program")
+    if python and not image and _is_missing(python):
         errors.append(f"python: {python}: no such file; give the Python of an environment")
-    elif python and (release := _release(python)) not in ("", THIS_RELEASE):
+    elif python and not image and (release := _release(python)) not in ("", THIS_RELEASE):
         errors.append(
             f"python: {python} is Python {release}, and this launch runs in {THIS_RELEASE}: the "
             "functions of a spec can be loaded by the same release only; launch with that Python, "

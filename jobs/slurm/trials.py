@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,14 @@ from mlpsubmit.jobs.slurm.requeue import REQUEUE
 from mlpsubmit.jobs.slurm.task_command import KEEP, entering, python_of
 from mlpsubmit.slurm_templates import Template
 
-__all__ = ["trial_lines"]
+__all__ = ["OUTSIDE", "trial_lines"]
+
+#: Set if the Python of the launch works on the node outside of the container, where --retries runs.
+OUTSIDE = "MLPSUBMIT_RUNS_OUTSIDE"
+_OUTSIDE = (
+    f"if {shlex.quote(sys.executable)} -c 'import mlpsubmit' > /dev/null 2>&1; then "
+    f"export {OUTSIDE}=1; fi"
+)
 
 
 def trial_lines(template: Template, folder: Path) -> Sequence[str]:
@@ -41,7 +49,7 @@ def trial_lines(template: Template, folder: Path) -> Sequence[str]:
     trials.append((f"{runs} pass", 0, f"python: {python} does not run {where}"))
     why = f"python: {python} {where} cannot import mlpsubmit; install it there"
     trials.append((f"{runs} 'import mlpsubmit'", 0, why))
-    return [_line(*trial) for trial in trials]
+    return [_line(*trial) for trial in trials] + ([_OUTSIDE] if image else [])
 
 
 def _line(command: str, code: int, why: str) -> str:

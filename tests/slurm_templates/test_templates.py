@@ -328,6 +328,7 @@ MEM = "should be megabytes, or a whole number with K, M, G or T such as '8G'"
             'wrap = "A=1 nice"',
             f"wrap: got 'A=1 nice'; {WRAP}; for variables of the environment: env A",
         ),
+        ('wrap = "./a"', f"wrap: got './a'; {WRAP}, by its name or its absolute path: jobs may st"),
         (
             'wrap = "source x"',
             f"wrap: got 'source x'; {WRAP}; 'source' is a command of the shell: put it into setup",

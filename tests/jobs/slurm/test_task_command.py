@@ -96,7 +96,8 @@ def test_what_is_bound(tmp_path: Path) -> None:
         {f"{tmp_path}/link/a/1", f"{real}/disk/runs", f"{tmp_path}/data", f"{real}/data"}
     )
     assert bound([tmp_path, table]) == sorted({str(tmp_path), real})
-    assert bound(["/optional/a", "/usrlocal"]) == ["/optional/a", "/usrlocal"]
+    names = ["/etcetera", "/optional/a", "/usr/users/ann", "/usrlocal"]
+    assert bound([*names, "/usr", "/usr/local/x", "/lib64/x", "/run/x"]) == names
 
 
 def test_the_scripts_of_a_run_in_a_container(tmp_path: Path) -> None:
@@ -143,7 +144,10 @@ def test_what_of_it_is_refused_before_anything_is_submitted(tmp_path: Path) -> N
     assert program_errors(Template(python=f"{tmp_path}/pyton")) == [
         f"python: {tmp_path}/pyton: no such file; give the Python of an environment"
     ]
-    assert program_errors(Template(python=sys.executable)) == []
+    assert program_errors(Template(python=sys.executable, wrap="numactl -l")) == []
+    assert program_errors(Template(wrap=f"{tmp_path}/a b")) == [
+        f"wrap: {tmp_path}/a: no such program"
+    ]
     assert program_errors(Template(python=f"{tmp_path}/python")) == [], "it may need the setup"
     (tmp_path / "python").write_text("#!/bin/sh\necho 2.7")
     (tmp_path / "python").chmod(0o755)
@@ -163,14 +167,14 @@ def test_what_of_it_is_refused_before_anything_is_submitted(tmp_path: Path) -> N
         ({"wrap": "bash -c '\"$@\" || true' bash"}, "or loses its exit code"),
         ({"python": "/no/python"}, "python: /no/python does not run on this node"),
         ({"python": "/bin/true", "wrap": "nice"}, "done"),
-        ({"python": "PYTHON -S"}, "cannot import mlpsubmit; install it there"),
+        ({"python": "bare"}, "cannot import mlpsubmit; install it there"),
     ],
 )
 def test_what_doctor_tries_in_its_job(keys: dict[str, str], last: str, tmp_path: Path) -> None:
     bare = tmp_path / "bare python"
     bare.write_text(f'#!/bin/sh\nunset PYTHONPATH\nexec {sys.executable} -S -P "$@"\n')
     bare.chmod(0o755)
-    if keys.get("python") == "PYTHON -S":
+    if keys.get("python") == "bare":
         keys = {"python": str(bare)}
     lines = trial_lines(Template(**keys), tmp_path)  # type: ignore[arg-type]
     done = subprocess.run(
