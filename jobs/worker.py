@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mlpsubmit.display.output import echo
 from mlpsubmit.errors import RunError
+from mlpsubmit.files import share_output
 from mlpsubmit.jobs.garbage import postpone_collection, resume_collection
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.signals import STOP_SIGNALS, stop_on_signals
@@ -45,6 +46,7 @@ def main(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked since the fork
         from mlpsubmit.jobs.store.run_directory import RunDirectory, task_name
 
+        share_output(RunDirectory(Path(path)).submission(submission))  # whatever this user's umask
         try:
             if why := RunDirectory(Path(path)).superseded(submission):
                 echo(f"nothing to do: {why}")

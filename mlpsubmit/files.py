@@ -47,6 +47,7 @@ __all__ = [
     "remove_leftovers",
     "set_modes",
     "share_file",
+    "share_output",
     "sync_folder",
     "verify",
     "verify_open",
@@ -141,6 +142,15 @@ def share_file(path: Path) -> None:
     """
     if is_shared(path.parent):
         set_modes(path, stat.S_IRGRP)
+
+
+def share_output(folder: Path) -> None:
+    """Let the group read the log to which this process prints, if it is in a shared folder."""
+    with contextlib.suppress(OSError):
+        found = os.fstat(1)
+        own = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+        if own and is_shared(folder):
+            os.fchmod(1, stat.S_IMODE(found.st_mode) | stat.S_IRGRP)
 
 
 def set_modes(path: Path, mode: int, gid: int | None = None) -> None:

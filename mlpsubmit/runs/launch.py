@@ -40,7 +40,7 @@ from mlpsubmit.runs.locate import (
 )
 from mlpsubmit.runs.run import Run
 from mlpsubmit.runs.same_device import check_executor, check_same_device, kinds_of, wanted
-from mlpsubmit.runs.sharing import group_id, share_folders, share_run
+from mlpsubmit.runs.sharing import closed_above, group_id, share_folders, share_run
 from mlpsubmit.runs.submit import missing_packs, start, submission_for, submission_lock
 from mlpsubmit.spec.guard import stop_reading
 from mlpsubmit.spec.ingredients import stored
@@ -157,6 +157,12 @@ def launch(
             keep_initial_weights(sweep, run.path)
             if gid is not None:
                 share_run(run.path, gid)
+    if gid is not None and (closed := closed_above(run.path, gid)) is not None:
+        warnings.warn(
+            f"--group {group}: its members cannot get to the run through {closed}; open that to "
+            f"them (chgrp {group} {closed}; chmod g+x {closed}), or use another --runs-dir",
+            stacklevel=2,
+        )
     try:
         carried = prepared.sweep_hash if len(prepared.missing) else ""
         start(run.directory, chosen, carried, retries, checked=True, trust=trust)

@@ -20,6 +20,7 @@ from mlpsubmit.display.output import echo
 from mlpsubmit.display.progress import doing
 from mlpsubmit.display.text import counted
 from mlpsubmit.errors import BusyError, RunError
+from mlpsubmit.files import share_output
 from mlpsubmit.jobs.as_launched import missing_folder
 from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable
@@ -205,6 +206,7 @@ class Run:
         Raises:
             NoRoom: limits leave no room for even one task; later they may.
         """
+        share_output(self.directory.submission(after))
         end = time.monotonic() + RETRY_SECONDS
         while self.directory.superseded(after) is None:
             intent = self.directory.intent(after)
