@@ -167,6 +167,8 @@ class _Verification:
             self.found.files += 1
         except FileNotFoundError:  # of a run in progress, or removed by its task meanwhile
             pass
+        except PermissionError:
+            self.found.notes.append(f"{self._name(file)}: is not for this user to read")
         except (RunError, OSError) as error:
             self._damaged(file, error)
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ ALICE, BOB, CAROL, OUTSIDER = "games", "news", "man", "lp"
 GROUP = "users"
 
 SPEC = """
-import time
+import os
 from pathlib import Path
 import torch
 from mlpsubmit import Sweep
@@ -41,7 +42,7 @@ def products(bsz, gen, scale, X=None, y=None):
     return batch_fn
 
 def entries():
-    Path("computed").open("a").write("once more\\n")
+    Path(f"FOLDER/computed-{os.getuid()}").touch()
     return {"scale": torch.ones(1)}
 
 sweep = Sweep(
@@ -145,6 +146,7 @@ class People:
         become(user, member=member, umask=umask)
         os.environ |= {"HOME": str(home), "XDG_CACHE_HOME": str(home), "CC": "/none"}
         os.chdir(home)
+        warnings.simplefilter("default")  # as for a user
         return function()
 
     def cli(self, user: str, *arguments: Any, **how: Any) -> Any:
@@ -186,7 +188,7 @@ def people(monkeypatch: pytest.MonkeyPatch) -> Iterator[People]:
     assert multiprocessing.parent_process() is None
     folder = Path(tempfile.mkdtemp(prefix="mlpsubmit-users-", dir="/tmp"))
     folder.chmod(0o1777)
-    (folder / "study.py").write_text(SPEC)
+    (folder / "study.py").write_text(SPEC.replace("FOLDER", str(folder)))
     (folder / "study.py").chmod(0o644)
     yield People(folder)
     shutil.rmtree(folder)
