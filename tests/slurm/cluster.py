@@ -40,6 +40,7 @@ NODES = {
     "n4": "CPUs=4 RealMemory=4000",
 }
 BLIND = "n4"
+FOR_ALL = "n3"  # where the Python of these tests can be read by all users
 PACKAGES = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-install-db")
 
 # What each line that is not obvious is for:
@@ -153,6 +154,7 @@ ASSOCIATIONS = """\
 add cluster mlp
 add account lab cluster=mlp
 add user root account=lab defaultaccount=lab
+add user sync,nobody account=lab defaultaccount=lab
 add account tight cluster=mlp
 add user root account=tight MaxSubmitJobs=3 MaxJobs=2 MaxWall=60
 """
@@ -330,6 +332,9 @@ class Supervisor:
         if name == BLIND:
             cover = f"mount -t tmpfs none {self.folder}/hidden"
             command = f"unshare --mount sh -c '{cover} && exec {command}'"
+        if name == FOR_ALL:
+            people = Path(__file__).parents[1] / "users/people.py"
+            command = f"{sys.executable} {people} {command}"
         self._start(name, command)
 
     def _write_files(self) -> None:

@@ -1,55 +1,25 @@
-"""Real users of one machine: processes of this one that have become another user."""
+"""Users who share a folder; see people.py."""
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
+import importlib.util
 import os
-import pickle
-import pwd
 import shutil
-import subprocess
 import sys
 import tempfile
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlpsubmit.cli.main import main
-
-_NEW_NAMESPACE = 0x00020000
-
-#: Users that every Debian has, and a group of which the first three are made members.
-ALICE, BOB, CAROL, OUTSIDER = "games", "news", "man", "lp"
-GROUP = "users"
-
-SPEC = """
-import os
-from pathlib import Path
-import torch
-from mlpsubmit import Sweep
-
-def products(bsz, gen, scale, X=None, y=None):
-    def batch_fn(step):
-        if step > 20 and Path("stop").exists():
-            raise ValueError("stopped by the test")
-        inputs = torch.randn(bsz, 4, generator=gen)
-        return inputs, scale * inputs[:, 0]
-    return batch_fn
-
-def entries():
-    Path(f"FOLDER/computed-{os.getuid()}").touch()
-    return {"scale": torch.ones(1)}
-
-sweep = Sweep(
-    "study", axes={"WIDTH": [8, 16]}, data=entries, batchfn=products, N_SAMPLES=16, MAX_ITER=60,
-    LOSS_CHECKPOINTS=[1e-12], CHECKPOINT_MINUTES=0.0001,
-)
-"""
+# The tests' folders are no packages: a module beside the tests is loaded by its path.
+_SPEC = importlib.util.spec_from_file_location("people", Path(__file__).parent / "people.py")
+assert _SPEC is not None
+assert _SPEC.loader is not None
+_MODULE = importlib.util.module_from_spec(_SPEC)
+sys.modules["people"] = _MODULE
+_SPEC.loader.exec_module(_MODULE)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -62,133 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs root, which can become other users"))
 
 
-def let_all_read(*paths: Path) -> None:
-    """Let every user reach folders below those that are this user's alone, in this process only.
-
-    A Python in the home of root, as pyenv installs it, is mounted below an empty folder there.
-    """
-    closed: dict[Path, list[Path]] = {}
-    for path in paths:
-        for folder in reversed(path.resolve().parents):
-            if not folder.stat().st_mode & 0o001:
-                closed.setdefault(folder, []).append(path.resolve())
-                break
-    if not closed:
-        return
-    if ctypes.CDLL(None, use_errno=True).unshare(_NEW_NAMESPACE):
-        raise OSError(ctypes.get_errno(), "unshare")
-    run = lambda *words: subprocess.run([str(word) for word in words], check=True)  # noqa: E731
-    run("mount", "--make-rprivate", "/")
-    for folder, wanted in closed.items():
-        held = [Path(tempfile.mkdtemp()) for _ in wanted]
-        for path, place in zip(wanted, held, strict=True):
-            run("mount", "--bind", path, place)
-        run("mount", "-t", "tmpfs", "-o", "mode=755", "none", folder)
-        for path, place in zip(wanted, held, strict=True):
-            path.mkdir(parents=True, exist_ok=True)
-            run("mount", "--bind", place, path)
-            run("umount", place)
-            place.rmdir()
-
-
-def become(name: str, *, member: bool, umask: int) -> None:
-    """Turn this process into one of a user."""
-    let_all_read(Path(sys.base_prefix), Path(sys.prefix), Path(__file__).parents[2])
-    user, gid = pwd.getpwnam(name), 100
-    os.setgroups([user.pw_gid, gid] if member else [user.pw_gid])
-    os.setresgid(*[user.pw_gid] * 3)
-    os.setresuid(*[user.pw_uid] * 3)
-    os.umask(umask)
-
-
-class People:
-    """Users who share a folder.
-
-    Attributes:
-        folder: everybody may write there, and remove what is theirs.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def do(
-        self, user: str, function: Callable[[], Any], *, umask: int = 0o077, member: bool = True
-    ) -> Any:
-        """Return what a function returns in a process of a user; what it raises is raised here."""
-        ours, theirs = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.close(ours)
-                answer: Any = self._in_child(user, function, umask, member)
-            except BaseException as error:
-                traceback.print_exc()
-                answer = error
-            with os.fdopen(theirs, "wb") as pipe:
-                pipe.write(pickle.dumps(answer))
-            os._exit(0)
-        os.close(theirs)
-        with os.fdopen(ours, "rb") as pipe:
-            answer = pickle.loads(pipe.read())
-        os.waitpid(child, 0)
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    def _in_child(self, user: str, function: Callable[[], Any], umask: int, member: bool) -> Any:
-        import torch
-
-        torch.set_num_threads(1)  # threads do not survive a fork
-        home = self.folder / f"home-{user}"
-        if not home.exists():
-            home.mkdir()
-            shutil.chown(home, user)
-        become(user, member=member, umask=umask)
-        os.environ |= {"HOME": str(home), "XDG_CACHE_HOME": str(home), "CC": "/none"}
-        os.chdir(home)
-        warnings.simplefilter("default")  # as for a user
-        return function()
-
-    def cli(self, user: str, *arguments: Any, **how: Any) -> Any:
-        """Return the exit code and the output of a command of a user."""
-        return self.do(user, lambda: self._command(arguments), **how)
-
-    def _command(self, arguments: tuple[Any, ...]) -> tuple[int, str]:
-        words = [*map(str, arguments)]
-        with tempfile.TemporaryFile("w+") as output:
-            for descriptor in (1, 2):
-                os.dup2(output.fileno(), descriptor)
-            sys.stdout = sys.stderr = os.fdopen(1, "w")
-            sys.argv = ["mlpsubmit", *words]
-            os.environ["MLPSUBMIT_RUNS"] = str(self.folder / "runs")
-            code = 0
-            try:
-                main()
-            except SystemExit as end:
-                code = int(end.code or 0)
-            sys.stdout.flush()
-            output.seek(0)
-            return code, output.read()
-
-    def launch(self, user: str, *arguments: str, **how: Any) -> tuple[int, str]:
-        """Launch the study as a user, in the process of the command."""
-        own = ("--executor", "debug", "--group", GROUP, *arguments)
-        return self.cli(user, "launch", self.folder / "study.py", *own, **how)
-
-    @property
-    def run(self) -> Path:
-        """The folder of the only run."""
-        (found,) = (self.folder / "runs/study").glob("[!.]*")
-        return found
-
-
 @pytest.fixture
-def people(monkeypatch: pytest.MonkeyPatch) -> Iterator[People]:
+def people() -> Iterator[Any]:
     """Users in a folder like /scratch, with a study of two configs that all can read."""
-    assert multiprocessing.parent_process() is None
     folder = Path(tempfile.mkdtemp(prefix="mlpsubmit-users-", dir="/tmp"))
     folder.chmod(0o1777)
-    (folder / "study.py").write_text(SPEC.replace("FOLDER", str(folder)))
+    (folder / "study.py").write_text(_MODULE.SPEC.replace("FOLDER", str(folder)))
     (folder / "study.py").chmod(0o644)
-    yield People(folder)
+    yield _MODULE.People(folder)
     shutil.rmtree(folder)
