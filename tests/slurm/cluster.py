@@ -48,6 +48,7 @@ PACKAGES = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-in
 # - cred_expire is also how long a requeued job must wait before it may start again (default 120).
 # - MinJobAge is small so that tests see jobs that slurmctld has forgotten.
 # - The node far1 never runs: it tells clients that the cluster spans more than this machine.
+# - Nor do m1 and m2, by which the partition mixed has two types of GPU.
 # - The partition whole gives nodes, whatever a job asks for.
 # - The partition strict has a filter, below: it takes what says how many tasks, nodes and minutes.
 SLURM_CONF = """\
@@ -96,12 +97,17 @@ GresTypes=gpu
 {nodes}
 NodeName=far1 NodeHostName=elsewhere NodeAddr=127.0.0.1 Port={far1} CPUs=4 RealMemory=4000 \
 State=DOWN Reason="not a node of this machine"
+NodeName=m1 NodeHostName={host} NodeAddr=127.0.0.1 Port={m1} CPUs=8 RealMemory=8000 \
+Gres=gpu:a100:2 Feature=ampere,ib State=DOWN Reason="has no such GPU"
+NodeName=m2 NodeHostName={host} NodeAddr=127.0.0.1 Port={m2} CPUs=8 RealMemory=8000 \
+Gres=gpu:v100:4 Feature=volta,ib State=DOWN Reason="has no such GPU"
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=1-0 PreemptMode=OFF
 PartitionName=gpu Nodes=n1,n2 MaxTime=1-0 PreemptMode=OFF
 PartitionName=preempt Nodes=n3 PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 PartitionName=urgent Nodes=n3 PriorityTier=10 PreemptMode=OFF
 PartitionName=blind Nodes=n4 PreemptMode=OFF
 PartitionName=far Nodes=far1 PreemptMode=OFF
+PartitionName=mixed Nodes=m1,m2 PreemptMode=OFF
 PartitionName=strict Nodes=n1,n2 MaxTime=1-0 PreemptMode=OFF
 PartitionName=whole Nodes=n1,n3 MaxTime=1-0 PreemptMode=OFF OverSubscribe=EXCLUSIVE
 """
@@ -345,7 +351,7 @@ class Supervisor:
         for index in (0, 1):
             device = self.folder / "dev" / f"nvidia{index}"
             os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))  # what /dev/null is
-        self.ports = free_ports("slurmctld", "slurmdbd", "mariadbd", *NODES, "far1")
+        self.ports = free_ports("slurmctld", "slurmdbd", "mariadbd", *NODES, "far1", "m1", "m2")
         known = {"folder": self.folder, "host": socket.gethostname().split(".")[0], **self.ports}
         nodes = "\n".join(
             f"NodeName={name} NodeHostname={known['host']} NodeAddr=127.0.0.1"
