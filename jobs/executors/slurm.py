@@ -23,7 +23,7 @@ from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, configured, settings
 from mlpsubmit.jobs.slurm.gpu_types import GpuType
 from mlpsubmit.jobs.slurm.helper_job import last_lines, no_result, run_helper_job, scratch_dir
 from mlpsubmit.jobs.slurm.limits import Limit, Limits, NoRoom, read_limits
-from mlpsubmit.jobs.slurm.nodes import Node, nodes_of, resource_errors
+from mlpsubmit.jobs.slurm.nodes import Node, nodes_of, possible_nodes, resource_errors
 from mlpsubmit.jobs.slurm.queue import JobState
 from mlpsubmit.jobs.slurm.rejections import Rejected
 from mlpsubmit.jobs.slurm.script import retry_script, script
@@ -130,8 +130,17 @@ class SlurmExecutor(Executor):
         return gpu_types.error(self._gpu_types, device)
 
     def device_lines(self, *, planned: bool) -> list[str]:
-        """Return the types of GPU that tasks may get."""
-        return gpu_types.lines(self._gpu_types, planned=planned)
+        """Return the types of GPU that tasks may get; of CPUs, whether nodes differ in anything."""
+        if self.template.gpu_count or not self.same_device:
+            return gpu_types.lines(self._gpu_types, planned=planned)
+        nodes = possible_nodes(self.template, self._nodes)
+        if len({(node.cores, node.memory, node.features) for node in nodes}) < 2:
+            return []
+        return [
+            "same_device: nodes that tasks may get differ in cores, memory or features; on another "
+            "model of CPU than that of the first, a task trains nothing: --constraint or "
+            "--partition with nodes of one kind"
+        ]
 
     @property
     def in_container(self) -> bool:

@@ -171,7 +171,8 @@ def start(
             slices=len(later) or None,
             reads=lambda: used_paths(checked_sweep(run.path, sweep_hash, launched_as), run),
         )
-        if same_device := wanted(run, executor):
+        executor.same_device = same_device = wanted(run, executor)
+        if same_device:
             check_same_device(run, executor)
         if not checked:
             executor.check(submission)
