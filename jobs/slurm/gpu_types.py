@@ -66,7 +66,7 @@ def gpu_types(
     """
     by_type: dict[str, set[str]] = {}
     for node in possible_nodes(template, nodes):
-        for name in node.gpu_types:
+        for name in node.gpu_types or [node.gpu_feature] * template.whole_node:
             if template.gpu_type in ("", name):
                 by_type.setdefault(name, set()).add(node.host)
     names = by_type or {template.gpu_type: set[str]()}

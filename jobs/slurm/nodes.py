@@ -50,8 +50,13 @@ class Node:
         named = [own for own, _ in self.gpus if own]
         if named or not self.gpus:
             return tuple(dict.fromkeys(named))
+        return (self.gpu_feature,)
+
+    @property
+    def gpu_feature(self) -> str:
+        """The feature that names a model of GPU; empty if none does."""
         models = [own for own in self.features if model_of(own) and not own.isdigit()]
-        return (max(models, key=len),) if models else ("",)
+        return max(models, key=len, default="")
 
 
 def nodes_of(partition: str | None) -> list[Node]:
@@ -97,7 +102,10 @@ def possible_nodes(template: Template, nodes: Sequence[Node]) -> list[Node]:
         and (hosts["exclude"] is None or node.host not in hosts["exclude"])
         and node.cores >= template.cpus
         and node.memory >= (template.megabytes or 0)
-        and node.gpus_of_type(template.gpu_type) >= template.gpu_count
+        and (
+            node.gpus_of_type(template.gpu_type) >= template.gpu_count
+            or (template.whole_node and not node.gpus)  # which may have some all the same
+        )
     ]
     return found or list(nodes)  # sbatch has the word for what no node fits
 

@@ -31,6 +31,8 @@ f1|feature|16|128000|infinite|gpu:2|NO|skylake,V100_32GB
 f2|feature|16|128000|infinite|gpu:4(S:0-1)|NO|rome,a40
 f3|feature|16|128000|infinite|gpu:4|NO|rome
 m1|mig|64|515000|1-00:00:00|gpu:nvidia_a100_3g.39gb:2(S:0),gpu:nvidia_a100_1g.5gb:7(S:1)|NO|(null)
+w1|whole|16|128000|infinite|(null)|EXCLUSIVE|rome,a40
+w2|whole|16|128000|infinite|(null)|EXCLUSIVE|rome
 o1|old|8|32000|n/a|gpu:gtx1080ti:4,gpu:big:1|NO|(null)
 """
 
@@ -154,6 +156,8 @@ def test_constraints_that_are_plain(constraint: str, allowed: bool | None) -> No
         ({"partition": "mig", "gpus": "nvidia_a100_3g.39gb:1"}, {"nvidia_a100_3g.39gb": 39}),
         ({"partition": "old"}, {"big": 8, "gtx1080ti": 11}),
         ({"partition": "gpu,feature", "constraint": "a40|a100"}, {"a100": 40, "a40": 45}),
+        ({"partition": "whole", "whole_node": True, "mem": None}, {"": 8, "a40": 45}),
+        ({"partition": "whole", "whole_node": True, "mem": None, "constraint": "a40"}, {"a40": 45}),
         ({"gpus": "h200:1"}, {"h200": 141}),  # an error elsewhere
     ],
 )
