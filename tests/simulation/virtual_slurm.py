@@ -214,6 +214,9 @@ class Cluster:
             self.world.sleep(5)
 
     def _wait(self, id: str) -> None:
+        process = current()
+        assert process is not None
+        process.on_signal = lambda: None  # the trap of the script
         for _ in range(6):
             if self._scontrolled("requeue", id)[0] == 0:
                 start = f"StartTime=now+{requeue.WAIT_SECONDS}"

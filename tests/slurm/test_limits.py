@@ -90,6 +90,7 @@ def test_cancel_stops_what_is_to_be_submitted_and_resume_goes_on(study: Any, wai
     status = run.wait()
     assert (status.state, status.done) == ("stopped", 2)
     assert status.outstanding == "2 more tasks not submitted, and no job that will do it"
+    wait_for(lambda: study.queued(run) == [])  # tasks that have reported their end are jobs still
     assert run.resume(slurm=held) == 2
     assert run.directory.intent(2)["later"] == []
     run.cancel()
