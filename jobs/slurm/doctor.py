@@ -17,6 +17,7 @@ from mlpsubmit.jobs.slurm.nodes import gpus_of, nodes_of, resource_errors
 from mlpsubmit.jobs.slurm.probe import Check, CheckResult, run_gpu_probe, run_probe
 from mlpsubmit.jobs.slurm.sbatch import check
 from mlpsubmit.jobs.slurm.task_command import program_errors
+from mlpsubmit.jobs.slurm.task_resources import TaskResources, task_resources
 from mlpsubmit.slurm_templates import SlurmRequest, Template
 
 __all__ = ["cluster_checks", "expected_start", "partitions"]
@@ -58,14 +59,20 @@ def cluster_checks(
         invalid = str(error)
         yield "template", lambda: (False, invalid)
         return
-    yield "template", lambda: _resources(template)
-    yield "room", lambda: _room(read_limits(template, config))
-    yield "sbatch", lambda: _sbatch(template, folder)
+    try:
+        task = task_resources(template, nodes_of(template.partition))
+    except UserError as error:
+        unfit = str(error)
+        yield "template", lambda: (False, unfit)
+        return
+    yield "template", lambda: _resources(template, task)
+    yield "room", lambda: _room(read_limits(task.request, config))
+    yield "sbatch", lambda: _sbatch(task, folder)
     yield "shared", lambda: _shared(folder, template.partition)
     if seconds:
         yield "nodes", lambda: run_probe(folder, template, seconds)
         if template.gpu_count:
-            yield "gpu", lambda: run_gpu_probe(folder, template, seconds)
+            yield "gpu", lambda: run_gpu_probe(folder, task.request, seconds)
     else:
         text = "no job was submitted to find out what nodes can see (--timeout 0)"
         yield "nodes", lambda: (None, text)
@@ -146,10 +153,13 @@ def _gpus(gres: str) -> str:
 # ---- a task of the template --------------------------------------------------------------------
 
 
-def _resources(template: Template) -> CheckResult:
+def _resources(template: Template, task: TaskResources) -> CheckResult:
     """Check that some node has the template's resources, as a launch does."""
+    has = ""
+    if task.workers > 1 or template.whole_node:
+        has = f"; {task.described}: {counted(task.workers, 'worker')}"
     errors = [*resource_errors(template, nodes_of(template.partition)), *program_errors(template)]
-    return not errors, "\n".join([f"{template.name}, from {template.path}", *errors])
+    return not errors, "\n".join([f"{template.name}, from {template.path}{has}", *errors])
 
 
 def _room(limits: Limits) -> CheckResult:
@@ -161,14 +171,15 @@ def _room(limits: Limits) -> CheckResult:
     return fits, "\n".join([*limits.errors, *used, *running]) or "no limit on your jobs is known"
 
 
-def _sbatch(template: Template, folder: Path) -> CheckResult:
+def _sbatch(task: TaskResources, folder: Path) -> CheckResult:
     """Check with sbatch a task as a launch would submit it."""
     from mlpsubmit.jobs.slurm.arrays import Array
     from mlpsubmit.jobs.slurm.script import script  # imports submitit
     from mlpsubmit.jobs.submission import Submission
 
-    task = Submission(folder, "doctor", number=0, tasks=1, threads=1)
-    text = script(template, task, Array("mlpsubmit-doctor", first=0, count=1))
+    template, each = task.request, task.workers
+    one = Submission(folder, "doctor", number=0, tasks=1, threads=1, workers_per_task=each)
+    text = script(template, one, Array("mlpsubmit-doctor", first=0, count=1))
     output = check(template, text)
     if not output:
         return None, f"cannot check beforehand whether it accepts a task of {template.name}"

@@ -19,7 +19,7 @@ def _started(seed: int, stale: float) -> Schedule:
     """Return a schedule in which nothing happens that is not asked for."""
     schedule = Schedule(seed)
     schedule.disk = schedule.cluster.disk = Disk(schedule.world, stale)
-    schedule.retries = 0
+    schedule.retries, schedule.workers = 0, 1
     return schedule
 
 

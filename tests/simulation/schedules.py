@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from virtual_time import FIRST_USER, Machine, Process, World, current
 from mlpsubmit import launch, open_run
 from mlpsubmit.errors import BusyError, UserError
 from mlpsubmit.jobs import worker
+from mlpsubmit.jobs.command_line import NODE
+from mlpsubmit.jobs.node import main as run_node
 from mlpsubmit.jobs.process_end import ProcessEnd
 from mlpsubmit.jobs.slurm import requeue
 from mlpsubmit.jobs.slurm.limits import NoRoom
@@ -68,6 +71,8 @@ class Schedule:
         self.retries = world.random.choice([0, 0, 2])
         self.tasks = world.random.choice([3, 3, 5])
         self.shared = world.chance(0.6)
+        #: Workers of a task, which share its node, its signals and its end.
+        self.workers = random.Random(seed).choice([1, 1, 2, 3])
         self.finished: set[tuple[Path, str]] = set()
         self.users: list[Process] = []
         self.quiet = False
@@ -102,6 +107,10 @@ class Schedule:
     def _execute(self, words: list[str]) -> None:
         """Run the command of a job: a worker, or the resume of --retries."""
         module, *arguments = words
+        if module == NODE:
+            path, submission, sweep_hash, task = arguments
+            self.counts["nodes"] += 1
+            sys.exit(run_node(path, int(submission), sweep_hash, int(task)))
         if module.endswith("worker"):
             path, submission, sweep_hash, task = arguments
             self._supervised(path, int(submission), sweep_hash, int(task))
@@ -233,9 +242,13 @@ class Schedule:
             tasks=self.tasks,
             runs_dir=RUNS,
             template="cpu",
-            slurm=CHANGES,
+            slurm=self._asked(),
             retries=self.retries,
         )
+
+    def _asked(self) -> dict[str, Any]:
+        """Return what each task asks for: a core for each of its workers."""
+        return {**CHANGES, "cpus": self.workers, "workers": self.workers}
 
     def _open(self) -> Run:
         return open_run(None, RUNS)
@@ -248,7 +261,7 @@ class Schedule:
 
     def _resume(self) -> None:
         run, trust = self._open(), self._trusts()
-        if run.resume(retries=self.retries, trust=trust, template="cpu", slurm=CHANGES):
+        if run.resume(retries=self.retries, trust=trust, template="cpu", slurm=self._asked()):
             self._check_consent(run, trust)
 
     def _trusts(self) -> bool:

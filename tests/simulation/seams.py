@@ -23,8 +23,9 @@ import xarray.backends  # noqa: F401  (it draws random bytes when it is loaded)
 from shared_disk import GROUP, ROOT, patch_files
 from stub_training import stub_assemble
 from virtual_time import THREADING, current, patch_time
+from virtual_workers import VirtualWorkers
 
-from mlpsubmit.jobs import as_launched, heartbeat, task, train_pack, worker
+from mlpsubmit.jobs import as_launched, heartbeat, node, task, train_pack, worker
 from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.slurm import commands
 from mlpsubmit.jobs.store import shards
@@ -52,6 +53,7 @@ def patch_product() -> None:
     )
     commands.shutil = SimpleNamespace(which=lambda name: f"/usr/bin/{name}")
     worker.stop_on_signals = _stop_on_signals
+    node.Workers = VirtualWorkers
     task.BEATS_PER_SECOND = _BEATS
     _patch_machines()
     _patch_training()

@@ -236,8 +236,12 @@ class Cluster:
         """Return what appends to the log of an element; nothing if its folder is gone."""
         path = one.job.log.replace("%t", "0").replace("%A", str(one.job.id))
         path = path.replace("%j", str(one.job.id)).replace("%a", str(one.index))
+        return self.appending(path, one.job.user)
+
+    def appending(self, path: str, user: int) -> Callable[[str], None]:
+        """Return what appends to a log; nothing if its folder is gone."""
         try:
-            log = self.disk.file(path, one.job.user)
+            log = self.disk.file(path, user)
         except OSError:
             return lambda _: None
         return lambda text: log.data.extend(text.encode())
