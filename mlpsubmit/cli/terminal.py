@@ -120,8 +120,14 @@ class _Tasks:
             states = ", ".join(
                 f"{n} {state}" for state, n in Counter(t.state for t in rest).items()
             )
-            grid.add_row(f"  ... and {counted(len(rest), 'more task')}", "", text(states))
+            more = counted(len(rest), f"more {_unit(rest)}")
+            grid.add_row(f"  ... and {more}", "", text(states))
         yield grid
+
+
+def _unit(tasks: Sequence[TaskStatus]) -> str:
+    """Return what each of them is: a task, or one of the workers of a task."""
+    return "worker" if any(task.array_task is not None for task in tasks) else "task"
 
 
 def _devices(tasks: Sequence[TaskStatus]) -> list[str]:
@@ -348,7 +354,8 @@ def report(status: Status, *, failures: bool = True) -> int:
         return 0 if status.running else 1
     if status.state == "running":
         waiting = sum(task.state == "waiting" for task in status.tasks)
-        queued = f" ({waiting} of {counted(len(status.tasks), 'task')} queued)" if waiting else ""
+        every = counted(len(status.tasks), _unit(status.tasks))
+        queued = f" ({waiting} of {every} queued)" if waiting else ""
         if status.outstanding:
             queued += f"; {inline(status.outstanding)}"
         echo(f"run {status.run} is running{queued}; see: mlpsubmit status {status.run}")

@@ -316,6 +316,12 @@ def test_how_many_tasks_are_queued(
     assert capsys.readouterr().out == f"run {run} is running{queued}; see: mlpsubmit status {run}\n"
 
 
+def test_workers_of_one_task_are_counted_as_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    workers = [TaskStatus(f"000-{i:04d}", "waiting", {}, None, array_task=0) for i in range(2)]
+    assert terminal.report(status_of("running", *workers)) == 0
+    assert " is running (2 of 2 workers queued); " in capsys.readouterr().out
+
+
 def test_a_failed_resume_job_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal.report(replace(status_of("stopped"), retry_failure="TIMEOUT on n1")) == 1
     assert "resume the missing configs failed: TIMEOUT on n1\n" in capsys.readouterr().err
