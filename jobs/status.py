@@ -473,12 +473,14 @@ def _costs_ahead(
     Args:
         left: (packs,) the cost of each that is still to be trained.
     """
+    slices: dict[int, Sequence[Sequence[Sequence[int]]]] = {}
     costs = {}
     for task in tasks:
         if task.live:
-            submission, _, index = task.name.partition("-")
-            ranges = run.intent(int(submission))["slices"][int(index)]
-            costs[task.name] = float(left[_packs_ahead(ranges, task)].sum())
+            number, index = map(int, task.name.split("-"))
+            if number not in slices:
+                slices[number] = run.intent(number)["slices"]
+            costs[task.name] = float(left[_packs_ahead(slices[number][index], task)].sum())
     return costs
 
 

@@ -164,7 +164,12 @@ def _is_missing(path: str) -> bool:
 
 
 def _release(python: str) -> str:
-    """Return the release of a Python, such as 3.11; empty if it does not run here."""
+    """Return the release of a Python, such as 3.11; empty if it does not run here.
+
+    Also of one of the system, or on the PATH: nodes may have another of that name.
+    """
+    if not python.startswith("/") or _is_of_system(python):
+        return ""
     command = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(

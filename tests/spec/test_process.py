@@ -428,4 +428,4 @@ def test_a_script_that_launches_is_recorded_as_it_is(monkeypatch: pytest.MonkeyP
 def test_surroundings_are_loaded_without_the_sweep(read: Any) -> None:
     content = pickle_sweep(read("os.environ['STUDY'] = 'x'"))
     assert unpickle_surroundings(content).environment == {"STUDY": "x"}
-    assert len(pickle.loads(content)) == 2
+    assert len(pickle.loads(content)) == 3

@@ -123,7 +123,9 @@ def test_the_scripts_of_a_run_in_a_container(tmp_path: Path) -> None:
     assert template.for_gpu_helper(5).wrap == "numactl -l"
 
 
-def test_what_of_it_is_refused_before_anything_is_submitted(tmp_path: Path) -> None:
+def test_what_of_it_is_refused_before_anything_is_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("s.sif", "python"):
         (tmp_path / name).touch()
     image, odd = str(tmp_path / "s.sif"), tmp_path / "a,b:c"
@@ -151,6 +153,8 @@ def test_what_of_it_is_refused_before_anything_is_submitted(tmp_path: Path) -> N
     assert program_errors(Template(python=f"{tmp_path}/python")) == [], "it may need the setup"
     (tmp_path / "python").write_text("#!/bin/sh\necho 2.7")
     (tmp_path / "python").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert program_errors(Template(python="python")) == [], "nodes may have another"
     assert program_errors(Template(python=f"{tmp_path}/python")) == [
         f"python: {tmp_path}/python is Python 2.7, and this launch runs in {THIS}: the functions "
         "of a spec can be loaded by the same release only; launch with that Python, or give another"
