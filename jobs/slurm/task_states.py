@@ -125,7 +125,8 @@ def slurm_tasks(
         _record_found_jobs(run, number, queue, scheduler)
     ids = {name: str(job["id"]) for name, job in run.task_jobs(number).items()}
     unresolved = {ids[name] for name in names if resolved[name] is None and name in ids}
-    jobs = _job_states(unresolved, queue, intent, scheduler)
+    unnamed = any(resolved[name] is None and name not in ids for name in names)
+    jobs = _job_states(unresolved, queue, intent, scheduler, unrecorded=unnamed)
     jobs = _with_places(jobs, queue.ahead)
     several = intent.get("workers", 1) > 1
     submitting = len(ids) < len(names) and _is_submitting(run, scheduler)
@@ -166,17 +167,28 @@ class _Jobs(NamedTuple):
 
 
 def _job_states(
-    jobs: Collection[str], queue: Queue, intent: Mapping[str, Any], scheduler: Scheduler
+    jobs: Collection[str],
+    queue: Queue,
+    intent: Mapping[str, Any],
+    scheduler: Scheduler,
+    *,
+    unrecorded: bool,
 ) -> _Jobs:
-    """Return the states of jobs."""
+    """Return the states of jobs.
+
+    Args:
+        unrecorded: whether there may be more, whose ids are not recorded.
+    """
     gone = set(jobs) - set(queue.jobs)
     if queue.error:
         return _Jobs(queue.jobs, queue.error, lasting=not installed())
-    if not gone:
+    if not gone and not (unrecorded and intent["user"] != os.getuid()):
         return _Jobs(queue.jobs)
     error, lasting = _unreachable_reason(intent, partial(scheduler.cached, _cluster))
     if error:
         return _Jobs(queue.jobs, error, lasting)
+    if not gone:
+        return _Jobs(queue.jobs)
     arrays = tuple(sorted({job.partition("_")[0] for job in gone}))
     created, names = float(intent["created"]), _job_names(intent)
     records = scheduler.cached(sacct_records, arrays, created, names)

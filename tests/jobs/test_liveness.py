@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from pathlib import Path
 
 import pytest
 
-from mlpsubmit.jobs import liveness
+from mlpsubmit.jobs import heartbeat, liveness
 from mlpsubmit.jobs.liveness import Watch, patience
 
 
@@ -96,3 +97,18 @@ def test_what_moves_is_watched_no_longer(
 def test_a_task_with_rare_heartbeats_gets_more_time() -> None:
     assert patience({}) == liveness.DEAD_SECONDS
     assert patience({"interval": 30.0}) == 90.0
+
+
+def test_a_process_that_the_machine_hides_is_judged_by_its_heartbeats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As another user's with hidepid: there is one of that id, and nothing else is known."""
+    here = {"host": socket.gethostname(), "pid": 2**30, "pid_namespace": None}
+
+    def kill(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    assert not heartbeat.is_elsewhere(here), "it has ended"
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert heartbeat.is_elsewhere(here)

@@ -198,6 +198,28 @@ def test_a_worker_executes_the_submitted_sweep_alone(workplace: Path, stopped: R
     assert not Path("planted").exists()
 
 
+def test_a_worker_finds_modules_where_the_launch_said(workplace: Path, stopped: Run) -> None:
+    """Who changes sweep.json must not move the folders that modules are imported from."""
+    submitted = trust.sweep_hash(stopped.directory)
+    file = stopped.path / run_directory.SWEEP_JSON
+    content = json.loads(file.read_bytes())
+    content["launched_in"]["run"] = "/elsewhere/small/run"
+    files.publish_json(file, content)
+    command = module_command(WORKER, stopped.path, 0, submitted, 0)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "sweep.pkl: is not the one that was submitted" in done.stdout
+
+
+def test_in_a_sticky_folder_nobody_replaces_what_is_another_users(stopped: Run) -> None:
+    for path in (stopped.path, stopped.path / "submissions"):
+        path.chmod(0o1777)
+    trust.sweep_hash(stopped.directory)
+    (stopped.path / "sweep.pkl").chmod(0o666)
+    with pytest.raises(RunError, match=r"sweep.pkl can be written by anyone, so others could"):
+        trust.sweep_hash(stopped.directory)
+
+
 def test_the_processes_of_a_calibration_execute_no_sweep_of_others(stopped: Run) -> None:
     plant(stopped)
     stopped.path.chmod(0o777)

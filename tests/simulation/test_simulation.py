@@ -21,6 +21,18 @@ submit._check_not_busy = lambda *_: None
 sys.exit(simulate.main())
 """
 
+#: A resume that takes a run over from another user although its user has not said so.
+RUDE = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import simulate
+from mlpsubmit.jobs import trust
+from mlpsubmit.runs import submit
+trust.check_last_user = submit.check_last_user = lambda *_: None
+trust._untrusted = lambda *_: iter(())
+sys.exit(simulate.main())
+"""
+
 pytestmark = pytest.mark.slow
 
 
@@ -66,6 +78,12 @@ def test_a_failure_shows_its_seed_and_what_happened() -> None:
     assert "seed " in done.stdout
     assert "SLURM starts" in done.stdout
     assert "--trace --first SEED" in done.stdout
+
+
+def test_an_unasked_take_over_is_found() -> None:
+    done = simulated("-c", RUDE, HERE, "--first", 40, "--count", 200, "--most", 1)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert " unasked\n" in done.stdout
 
 
 def test_what_it_has_found_does_not_return() -> None:

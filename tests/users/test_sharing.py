@@ -194,3 +194,13 @@ def test_what_a_member_has_resumed_is_not_pruned(people: Any) -> None:
     code, out = people.cli(ALICE, "prune", "--dry-run")
     assert code == 0
     assert f"has files of {BOB}, who resumed it and alone can remove them" in out
+
+
+def test_a_run_is_shared_by_launching_it_again(people: Any) -> None:
+    study = ("launch", people.folder / "study.py", "--executor", "debug")
+    assert people.cli(ALICE, *study)[0] == 0
+    assert people.cli(BOB, "status", people.run)[0] == 2
+    assert people.launch(ALICE)[0] == 0
+    people.do(ALICE, lambda: [path.chmod(0o711) for path in people.run.parents[:2]])
+    code, out = people.cli(BOB, "collect", people.run)
+    assert (code, "(2 of 2 configs)" in out) == (0, True), out

@@ -257,6 +257,19 @@ def test_a_scheduler_that_need_not_know_of_a_job_is_not_believed(
     assert state(run, STALE)[0] == "crashed", "the queue shows the jobs of all users"
 
 
+def test_jobs_of_another_user_that_are_neither_recorded_nor_shown_may_run(
+    run: RunDirectory, slurm: Any
+) -> None:
+    """Its launch was killed, or this machine does not see yet what it has recorded."""
+    publish_json(
+        run.submission(0) / run_directory.INTENT, {**run.intent(0), "user": os.getuid() + 1}
+    )
+    slurm("", cluster="mlp\nPrivateData = jobs")
+    assert state(run)[0] == "unknown"
+    slurm("", cluster="mlp\nPrivateData = none")
+    assert state(run)[0] == "crashed"
+
+
 def lasting(run: RunDirectory) -> bool:
     """Return whether the state of the task is unknown for good."""
     (task,) = slurm_tasks(run, 0, {}, Scheduler())
