@@ -66,6 +66,8 @@ def footprint(launch: PreparedLaunch) -> Footprint:
     files += _DATA_FILES * len(data_keys(sweep, indices))
     if sweep.base.keep_state:
         files += packs
+    bound = launch.run is not None and launch.run.directory.device is not None
+    files += bool(launch.executor.same_device and not bound)
     if launch.run is None:
         files += _RUN_FILES + (sweep.initial is not None) + 2 * bool(launch.reused.count)
     grabs = bool(sweep.grabs)

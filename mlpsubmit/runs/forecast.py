@@ -70,7 +70,7 @@ def _measured(answers: Sequence[Mapping[str, Any]], where: str, device: str) -> 
         total = sums.get(speed.workload)
         sums[speed.workload] = speed if total is None else total + speed
     startup = max(float(answer["startup"]) for answer in answers)
-    got = "" if device in where else f", which was {device}"
+    got = "" if device.partition(" (")[0] in where else f"; it got {device}"
     return Speeds(sums.values(), startup, f"by a calibration on {where}{got}")
 
 

@@ -47,7 +47,7 @@ def loaded(d: int) -> dict[str, Any]:
         {"METRICS": ["accuracy", "margin"], "ONLINE": False, "LOSS_CHECKPOINTS": [1e-5] * 1},
         {"METRIC_THRESHOLDS": {"test_accuracy": [0.8, 0.9]}, "ONLYTHRESHOLDS": False},
         {"SAVE_WEIGHTS": 10, "KEEP_STATE": True},
-        {"SEED": 3, "data": True},
+        {"SEED": 3, "data": True, "same_device": True},
         {"axes": {"MAX_ITER": [10, 30]}, "ONLYTHRESHOLDS": False},
         {
             "axes": {"MAX_ITER": [10, 4000], "LR": [0.1]},
@@ -65,11 +65,13 @@ def test_a_run_makes_as_many_files_and_bytes_as_the_dry_run_says(
     axes = {**AXES, **settings.pop("axes", {})}
     settings = {name: value for name, value in settings.items() if name not in axes}
     data = loaded if settings.pop("data", False) else None
+    same_device = settings.pop("same_device", None)
     sweep = Sweep("sized", axes, batchfn=batches, data=data, **settings)
     executor, folder = DebugExecutor(None, pdb=False, keep_going=False), tmp_path / "runs"
+    executor.same_device = same_device
     expected = footprint(prepare(sweep, executor, folder, frozen=pickle_sweep(sweep)))
 
-    run = launch(sweep, executor="debug", runs_dir=folder)
+    run = launch(sweep, executor="debug", runs_dir=folder, same_device=same_device)
     assert run.status().complete
     files = [file for file in run.path.rglob("*") if file.is_file()]
     assert len(files) == expected.files, sorted(file.name for file in files)

@@ -15,7 +15,7 @@ TYPES = (
 
 
 def test_a_partition_with_two_types_of_gpu(
-    study: Any, cluster: Any, mlpsubmit: Any, monkeypatch: pytest.MonkeyPatch
+    study: Any, mlpsubmit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLPSUBMIT_RUNS", str(study.folder / "runs"))
     spec = study.spec("types")
@@ -40,9 +40,10 @@ def test_a_partition_with_two_types_of_gpu(
     held = mlpsubmit(*mixed, *pinned[0], "--same-device", "--sbatch", "hold")
     assert held.code == 0, held.err
     assert mlpsubmit("cancel", "types").code == 0
-    run = study.open("types").directory
+    opened = study.open("types")
+    run = opened.directory
     assert run.intent(0)["same_device"]
-    assert cluster.run("squeue", "--noheader").stdout == ""
+    assert study.queued(opened) == []
     # It stays so when it goes on.
     again = mlpsubmit("resume", "types", "--gpus", "1")
     assert again.code == 2
@@ -51,7 +52,7 @@ def test_a_partition_with_two_types_of_gpu(
 
 
 def test_a_task_that_gets_another_device_trains_nothing(
-    study: Any, cluster: Any, training: Any, wait_for: Any, results: Any, undisturbed: xr.Dataset
+    study: Any, training: Any, wait_for: Any, results: Any, undisturbed: xr.Dataset
 ) -> None:
     """As if the run had begun on another CPU: every machine of this cluster is of one kind."""
     study.pace("other", 0.02)
@@ -75,7 +76,7 @@ def test_a_task_that_gets_another_device_trains_nothing(
     )
     # The job of --retries tried it once more, and no more: nothing loops.
     assert run.directory.submissions() == [0, 1, 2]
-    wait_for(lambda: not cluster.run("squeue", "--noheader").stdout)
+    wait_for(lambda: not study.queued(run))
     assert run.directory.results.shards() == []
     told = study.cli("status", "other").stdout
     assert "crashed" in told
