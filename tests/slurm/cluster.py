@@ -47,6 +47,7 @@ PACKAGES = ("slurmctld", "slurmd", "slurmdbd", "munged", "mariadbd", "mariadb-in
 # - linuxproc and jobacct_gather/linux do without cgroups, also killing jobs over their memory.
 # - cred_expire is also how long a requeued job must wait before it may start again (default 120).
 # - MinJobAge is small so that tests see jobs that slurmctld has forgotten.
+# - rl_enable limits how often users who are not root may ask; SLURM before 23.02 ignores it.
 # - The node far1 never runs: it tells clients that the cluster spans more than this machine.
 # - Nor do m1 and m2, by which the partition mixed has two types of GPU.
 # - The partition whole gives nodes, whatever a job asks for.
@@ -93,6 +94,7 @@ SlurmdTimeout=10
 MessageTimeout=10
 JobSubmitPlugins=lua
 
+SlurmctldParameters=rl_enable
 GresTypes=gpu
 {nodes}
 NodeName=far1 NodeHostName=elsewhere NodeAddr=127.0.0.1 Port={far1} CPUs=4 RealMemory=4000 \
