@@ -270,7 +270,8 @@ def _running(sources: Sequence[_Source]) -> Iterator[Limit]:
 
 def _requested(template: Template) -> dict[str, int]:
     """Return the resources of a task by SLURM's names, as far as the template has them."""
-    found = {"cpu": template.cpus, "gres/gpu": template.gpu_count, "mem": template.megabytes}
+    gpus = 0 if template.gpus_on_node else template.gpu_count
+    found = {"cpu": template.cpus, "gres/gpu": gpus, "mem": template.megabytes}
     if template.gpu_type:
         found[f"gres/gpu:{template.gpu_type}"] = template.gpu_count
     return {name: count for name, count in found.items() if count}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import xarray
@@ -14,7 +16,16 @@ from mlpsubmit import launch
 from mlpsubmit.runs.run import Run
 from mlpsubmit.spec.load import load_spec
 
-WHOLE = {"partition": "whole", "whole_node": True}
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "slurm.md").read_text()
+#: The template of the guide, on the nodes of this cluster.
+BLOCK = GUIDE.partition("**... gives whole nodes")[2].partition("```toml\n")[2].partition("```")[0]
+WHOLE = {**tomllib.loads(BLOCK), "partition": "whole"}
+CORES = {**WHOLE, "gpus": 0}
 
 
 def spec(text: str) -> str:
@@ -40,7 +51,7 @@ def test_the_workers_of_a_node_are_interrupted_together_and_killed_alone(
 ) -> None:
     text = spec(slurm_text)
     study.pace("whole", 0.02)
-    run = study.launch("whole", text=text, slurm={**WHOLE, "workers": 3})
+    run = study.launch("whole", text=text, slurm={**CORES, "workers": 3})
     names = ["000-0000", "000-0001", "000-0002"]
 
     def beats() -> dict[str, Any]:
@@ -78,7 +89,7 @@ def test_each_worker_has_a_gpu_of_its_own(study: Any, wait_for: Any, slurm_text:
     text = spec(slurm_text)
     asked = {
         "pair": {"gpus": 2, "mem": "2G"},
-        "node": {**WHOLE, "gpus": 1},
+        "node": WHOLE,
         "unknown": {"partition": "preempt", "whole_node": True, "gpus": 2},
     }
     runs = {name: study.launch(name, text=text, slurm=keys) for name, keys in asked.items()}

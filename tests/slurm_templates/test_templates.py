@@ -518,7 +518,8 @@ def test_the_examples_in_the_packaged_templates_are_valid(name: str, own: Path) 
 def test_the_templates_in_the_guide_are_valid() -> None:
     guide = (Path(__file__).parents[2] / "docs" / "slurm.md").read_text()
     blocks = re.findall(r"^```toml\n(.*?)^```", guide, re.M | re.S)
-    assert read(blocks[0]).wrap == "nsys profile -o report-$SLURM_ARRAY_TASK_ID"
+    assert read(blocks[0]).whole_node
+    assert read(blocks[1]).wrap == "nsys profile -o report-$SLURM_ARRAY_TASK_ID"
     assert all(read(block) for block in blocks)
 
 
