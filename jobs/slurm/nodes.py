@@ -94,6 +94,7 @@ def possible_nodes(template: Template, nodes: Sequence[Node]) -> list[Node]:
         nodes: those of its partition.
     """
     hosts = {name: _hosts(template.sbatch.get(name)) for name in ("nodelist", "exclude")}
+    unknown = not any(node.gpus for node in nodes)  # to SLURM; they may have some all the same
     found = [
         node
         for node in nodes
@@ -104,7 +105,7 @@ def possible_nodes(template: Template, nodes: Sequence[Node]) -> list[Node]:
         and node.memory >= (template.megabytes or 0)
         and (
             node.gpus_of_type(template.gpu_type) >= template.gpu_count
-            or (template.whole_node and not node.gpus)  # which may have some all the same
+            or (template.whole_node and unknown)
         )
     ]
     return found or list(nodes)  # sbatch has the word for what no node fits

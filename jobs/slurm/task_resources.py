@@ -76,8 +76,7 @@ def _whole_node(template: Template, nodes: Sequence[Node]) -> TaskResources:
         raise SpecError(errors, where)
     asked, gpu_type = template.gpu_count, template.gpu_type
     declared = any(node.gpus for node in nodes)
-    known = template if declared else template.model_copy(update={"gpus": 0})
-    fitting = possible_nodes(known, nodes)
+    fitting = possible_nodes(template, nodes)
     # Where no node has all that is asked for, sbatch has the word.
     cores = max(template.cpus, min(node.cores for node in fitting))
     gpus = asked
