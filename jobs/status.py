@@ -280,9 +280,7 @@ def _submitted(
         return [_unknown_tasks(run, number)], None
     if intent["executor"] != "slurm":
         return _local_tasks(run, number, beats, scheduler.watch), None
-    numbers = [number]
-    while (before := run.continues(numbers[0])) is not None:
-        numbers.insert(0, before)
+    numbers = run.chain(number)[::-1]
     tasks = [task for one in numbers for task in slurm_tasks(run, one, beats, scheduler)]
     if any(task.live for task in tasks):
         return tasks, None

@@ -124,6 +124,9 @@ def slurm_tasks(
         queue = scheduler.queue(intent["user"]).named(_job_names(intent))
         _record_found_jobs(run, number, queue, scheduler)
     ids = {name: str(job["id"]) for name, job in run.task_jobs(number).items()}
+    for found in _unrecorded_jobs(run, number, queue):  # another user's, who alone may record them
+        for place in range(found["count"]):
+            ids[task_name(number, int(found["first"]) + place)] = f"{found['id']}_{place}"
     unresolved = {ids[name] for name in names if resolved[name] is None and name in ids}
     unnamed = any(resolved[name] is None and name not in ids for name in names)
     jobs = _job_states(unresolved, queue, intent, scheduler, unrecorded=unnamed)
@@ -378,6 +381,11 @@ def slurm_retry(run: RunDirectory, number: int, scheduler: Scheduler) -> JobStat
     queue = scheduler.queue(intent["user"])
     if queue.ids.get(intent["retry"]):
         return queue.jobs[queue.ids[intent["retry"]][-1]]
+    if run.followed(earlier := min(run.chain(number))) == number != earlier:
+        before = [run.intent(one)["retry"] or "" for one in run.chain(number)[1:]]
+        found = [queue.jobs[id] for name in before for id in queue.ids.get(name, ())]
+        if alive := next((job for job in found if job.alive), None):
+            return alive
     recorded = tuple(job["id"] for job in _recorded_jobs(run, number) if not job["count"])
     if not recorded or queue.error:
         return None
@@ -432,7 +440,10 @@ def live_jobs(run: RunDirectory, number: int) -> LiveJobs:
         SlurmUnavailable: if this machine's scheduler may not list them all.
     """
     intent = run.intent(number)
-    queue = Queue.query(intent["user"]).named(_job_names(intent))
+    # A job that follows an earlier submission may follow this one, too.
+    intents = filter(None, map(run.readable_intent, run.chain(number)))
+    names = [name for one in intents for name in _job_names(one)]
+    queue = Queue.query(intent["user"]).named(names)
     if error := queue.error or _unreachable_reason(intent, _cluster)[0]:
         raise SlurmUnavailable(error)
     ids = set[str]().union(*queue.ids.values())

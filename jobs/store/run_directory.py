@@ -493,6 +493,26 @@ class RunDirectory:
         known = before is not None and before < number and self._intent_file(before).exists()
         return before if known else None
 
+    def chain(self, number: int) -> list[int]:
+        """Return a submission, and those whose tasks for later it has in part, the newest first."""
+        numbers = [number]
+        while (before := self.continues(numbers[-1])) is not None:
+            numbers.append(before)
+        return numbers
+
+    def followed(self, number: int) -> int:
+        """Return the submission that the job which follows one is to continue.
+
+        The latest, if that has continued this one and there was no room for a job of its own.
+        """
+        latest = max(self.submissions(), default=number)
+        if latest == number or number not in self.chain(latest):
+            return number
+        intent, jobs = self.readable_intent(latest), self.jobs(latest)
+        if intent is None or jobs is None or intent.get("retry") is None:
+            return number
+        return latest if all(job["count"] for job in jobs["jobs"]) else number
+
     def jobs(self, number: int) -> Jobs | None:
         """Return the jobs of a submission; None if it has none, or they are unreadable."""
         file = self.submission(number) / JOBS

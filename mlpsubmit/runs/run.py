@@ -208,15 +208,18 @@ class Run:
         """
         share_output(self.directory.submission(after))
         end = time.monotonic() + RETRY_SECONDS
-        while self.directory.superseded(after) is None:
-            intent = self.directory.intent(after)
+        number = self.directory.followed(after)
+        while self.directory.superseded(number) is None:
+            intent = self.directory.intent(number)
             if intent.get("later"):
                 retries = intent["retries"]
             try:
-                return self.resume(
-                    "slurm", retries=retries, after=after, submitted_hash=submitted_hash
+                packs = self.resume(
+                    "slurm", retries=retries, after=number, submitted_hash=submitted_hash
                 )
             except BusyError as error:
+                if number != after:
+                    raise NoRoom(str(error)) from None
                 echo(f"not yet: {error}")
                 if time.monotonic() > end:
                     raise
@@ -225,6 +228,10 @@ class Run:
                 if not error.is_of_limit:
                     raise
                 raise NoRoom(str(error)) from None
+            else:
+                if self.directory.followed(after) != number:
+                    raise NoRoom("there is no room for a job that follows; this one will do it")
+                return packs
         return 0
 
     def _last_submission(self) -> tuple[str, int | None, Template | None]:
