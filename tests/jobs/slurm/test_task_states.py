@@ -390,3 +390,40 @@ def test_the_job_that_retries_and_all_that_there_are(run: RunDirectory, slurm: A
     assert str(slurm_retry(run, 0, Scheduler())) == "FAILED (exit code 2:0) on n1"
     slurm("", None)
     assert slurm_retry(run, 0, Scheduler()) is None
+
+
+@pytest.mark.parametrize(
+    ("beat", "squeue", "expected"),
+    [
+        (
+            {"state": "interrupted"},
+            row("RUNNING"),
+            ("waiting", "saved; it goes on when its task is started again"),
+        ),
+        (
+            {"state": "interrupted"},
+            row("PENDING", "BeginTime"),
+            ("waiting", "queued again: BeginT"),
+        ),
+        ({"state": "interrupted"}, row("FAILED"), ("interrupted", "SLURM reports FAILED on n1")),
+        ({"state": "crashed", "error": "killed"}, row("RUNNING"), ("crashed", "killed")),
+        ({**FRESH, "age": 999.0}, row("FAILED"), ("crashed", "SLURM reports FAILED on n1")),
+    ],
+)
+def test_workers_of_one_task_have_states_of_their_own(
+    run: RunDirectory, slurm: Any, records: Any, beat: Any, squeue: str, expected: Any
+) -> None:
+    file = run.submission(0) / run_directory.INTENT
+    slices = [[[0, 1]], [[1, 2]]]
+    publish_json(file, {**files.read_json(file), "slices": slices, "workers": 2})
+    answer(run)
+    slurm(squeue)
+    publish_json(run.heartbeat("000-0000"), {**beat, "updated": time.time()})
+    written = time.time() - beat.get("age", 0.0)
+    os.utime(run.heartbeat("000-0000"), (written, written))
+    done = {"state": "done"}
+    first, second = slurm_tasks(run, 0, {"000-0000": beat, "000-0001": done}, Scheduler())
+    assert first.state == expected[0]
+    assert first.why.startswith(expected[1])
+    assert (first.label, first.job) == ("000-0000 of task 0", "7_0")
+    assert second.state == "done"

@@ -250,6 +250,10 @@ def test_a_task_takes_its_start_and_the_steps_of_its_packs() -> None:
         assert seconds == pytest.approx(expected)
     assert (found.workloads, found.measured) == (2, 2)
     assert estimate_tasks(plan, workloads, slices, Speeds([], 3.0, ""), 2) is None
+    together = estimate_tasks(plan, workloads, slices, speeds, max_concurrent=2, workers=2)
+    assert together is not None
+    assert together.seconds.tolist() == [found.seconds.max()], "a task ends with its last worker"
+    assert together.max_concurrent == 1
 
 
 def estimate(*seconds: float, max_concurrent: int = 2, measured: int = 1) -> Estimate:
