@@ -239,8 +239,8 @@ class StoredPack:
         """What trained each of its configs, unless the file says it."""
         if self.device is None:
             return {}
-        shard = self.member.shard
-        by = f"{shard.parent.parent.name}/{shard.name.partition('.')[0]}"
+        parts = self.member.shard.parts
+        by = f"{''.join(parts[-3:-2])}/{parts[-1].partition('.')[0]}"
         return {TRAINED_ON: self.device.encode(), TRAINED_BY: by.encode()}
 
     def __getitem__(self, array: str) -> NDArray[Any]:
