@@ -37,7 +37,7 @@ def used_paths(content: bytes, run: RunDirectory | None = None) -> tuple[str, ..
         records = run.data_records().values()
         found.update(str(file["path"]) for record in records for file in record["files"])
     before, after = surroundings.path
-    found.update((surroundings.folder, *before, *after))
+    found.update((surroundings.folder, *filter(os.path.exists, (*before, *after))))
     for text in _strings(pickle.loads(content)[1]):
         with contextlib.suppress(ValueError):  # a null in it
             path = os.path.expandvars(os.path.expanduser(os.environ.get(text, text)))

@@ -179,7 +179,7 @@ def test_tensors_are_handed_on_and_what_is_no_tensor_stays_what_it_is(run, confi
     result = run(
         [[4], [0]],
         ["n", "trial"],
-        config(lookup=torch.ones(4), otherreturns={"sum": grab}),
+        config(lookup=torch.ones(4), otherreturns={"sum": grab}, LR=0.01),  # whatever the net
         {"base_bfn": bfn, **held},
     )
     assert result["extras"]["sum"]["config2outcome"] == {(4, 0): 4.0}

@@ -19,7 +19,7 @@ SIMULATED = [PACKAGE / "files.py", *PACKAGE.glob("runs/*.py"), *(PACKAGE / "jobs
 REPLACED = {"time", "os", "io", "fcntl", "socket", "secrets", "shutil", "subprocess"}
 
 #: Where processes are started, other than SLURM's commands.
-STARTS_PROCESSES = {"manifest.py", "local.py", "workers.py"}
+STARTS_PROCESSES = {"manifest.py", "local.py", "task_command.py", "workers.py"}
 
 
 def bound_at_import(tree: ast.AST) -> Iterator[str]:

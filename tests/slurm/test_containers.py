@@ -88,7 +88,9 @@ def test_an_interrupted_task_goes_on(
     assert words[0] == "exec"
     image = words.index(f"{place}/study.sif")
     assert set(words[1:image:2]) == {"--bind"}
-    assert binds <= set(map(Path, words[2:image:2])) <= {*binds, Path(PACKAGE)}
+    assert (
+        binds <= set(map(Path, words[2:image:2])) <= {*binds, Path(PACKAGE), *map(Path, sys.path)}
+    )
     assert words[image + 1 : image + 4] == [sys.executable, "-u", "-c"]
     assert run.directory.intent(0)["template"]["container"] == f"{place}/study.sif"
 

@@ -72,8 +72,9 @@ def test_variables_of_sbatch_do_not_win_over_what_is_asked_for(
 
 
 def test_a_refused_partition_comes_with_those_that_there_are(study: Any) -> None:
-    assert "; partitions are blind, far, gpu, main, preempt, strict, urgent" in refused(
-        study, partition="gqu"
+    assert (
+        "; partitions are blind, far, gpu, main, mixed, preempt, strict, urgent, whole"
+        in refused(study, partition="gqu")
     )
 
 

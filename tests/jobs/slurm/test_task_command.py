@@ -176,7 +176,7 @@ def test_what_of_it_is_refused_before_anything_is_submitted(
 )
 def test_what_doctor_tries_in_its_job(keys: dict[str, str], last: str, tmp_path: Path) -> None:
     bare = tmp_path / "bare python"
-    bare.write_text(f'#!/bin/sh\nunset PYTHONPATH\nexec {sys.executable} -S -P "$@"\n')
+    bare.write_text(f'#!/bin/sh\nunset PYTHONPATH\nexec {sys.executable} -S -I "$@"\n')
     bare.chmod(0o755)
     if keys.get("python") == "bare":
         keys = {"python": str(bare)}
