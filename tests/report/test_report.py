@@ -509,6 +509,7 @@ def test_very_long_texts_are_cut(tmp_path: Path) -> None:
     assert len(set(read([run]).column("mark").values)) == 20
 
 
+@pytest.mark.slow
 def test_watch_goes_on_when_the_disk_is_full_for_a_while(
     records: Any, tmp_path: Path, mlpsubmit: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

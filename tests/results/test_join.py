@@ -93,6 +93,7 @@ def in_order_of(dataset: xr.Dataset, other: xr.Dataset) -> xr.Dataset:
     return dataset.transpose(*other["status"].dims, ...)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_parts_of_a_run_are_joined_to_what_they_are_parts_of(fakes, data):

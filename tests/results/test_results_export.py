@@ -62,6 +62,7 @@ def traced(fakes):
     return layout, fakes.Source(packs, [fakes.Failure(np.array([1]), "ValueError: a\nb")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("large_grab_bytes", [0, 256])
 @pytest.mark.parametrize("ending", [".nc", ".zarr"])
 @settings(max_examples=8, deadline=None)

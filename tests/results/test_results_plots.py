@@ -726,6 +726,7 @@ def test_without_a_file_the_figure_is_one_of_pyplot(fakes):
     assert plt.get_fignums() == []
 
 
+@pytest.mark.slow
 def test_settings_of_the_user_are_left_as_they_are(fakes, tmp_path):
     import matplotlib as mpl
 
@@ -746,6 +747,7 @@ def test_of_a_file_only_what_is_drawn_is_read(fakes, draw, tmp_path):
 # Errors
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # letters without a glyph, axes of 1e308
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())

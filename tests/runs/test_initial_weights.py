@@ -98,6 +98,7 @@ def test_keys_hold_the_hash_of_the_weights(tmp_path: Path) -> None:
         trained(tmp_path, "after", INIT_WEIGHTS=from_run("along", step=3))
 
 
+@pytest.mark.slow
 def test_an_axis_of_initial_weights(tmp_path: Path) -> None:
     trained(tmp_path, "before")
     sources = [None, from_run("before", sel={"trial": 1})]

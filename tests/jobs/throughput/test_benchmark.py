@@ -146,6 +146,7 @@ def test_what_is_timed_stops_at_no_threshold(monkeypatch: pytest.MonkeyPatch) ->
     assert steps[-1].made == 4 * 200
 
 
+@pytest.mark.slow
 def test_packs_that_do_not_fit_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
