@@ -131,20 +131,6 @@ def run_task(
         if sum(pack.cost for pack in packs) >= WORTH_A_ROOFLINE:
             roofline = Roofline(device, sweep.base.precision)
         meter = ThroughputMeter()
-        fields = {
-            "task": name,
-            "device": device_name(device),
-            "device_memory": device_memory(device),
-            "cpu_name": cpu_name(),
-            "threads": plan.threads,
-            # The process of the debug executor has done other things before.
-            "startup": None if intent["executor"] == "debug" else process_age(),
-            "packs": len(packs),
-            "without_progress": _attempts_without_progress(run, name),
-            "supervised": supervision is not None,
-            **NOTHING_DONE,
-            **meter.fields(),
-        }
         interval = min(len(intent["slices"]) / BEATS_PER_SECOND, SLOWEST_BEAT)
         with (
             Shard.claim(run.results.folder, name) as shard,
@@ -155,7 +141,15 @@ def run_task(
                 on_overtaken=stop.set,
                 pid=None if supervision is None else supervision.pid,
                 attempt=shard.attempt,
-                **fields,
+                task=name,
+                # The process of the debug executor has done other things before.
+                startup=None if intent["executor"] == "debug" else process_age(),
+                packs=len(packs),
+                without_progress=_attempts_without_progress(run, name),
+                supervised=supervision is not None,
+                **_machine(device, plan.threads),
+                **NOTHING_DONE,
+                **meter.fields(),
             ) as heartbeat,
         ):
             environments = [environment(device)]
@@ -172,6 +166,16 @@ def run_task(
                 room = replace(room, most=1)
             task = _Task(context, shard, room, supervision, environments)
             return task.give_up(refusal) if refusal else task.run(packs)
+
+
+def _machine(device: torch.device, threads: int) -> dict[str, Any]:
+    """Return the fields of a heartbeat on what a task trains on."""
+    return {
+        "device": device_name(device),
+        "device_memory": device_memory(device),
+        "cpu_name": cpu_name(),
+        "threads": threads,
+    }
 
 
 def _refusal(

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlpsubmit.errors import did_you_mean
+
 __all__ = [
     "count",
     "flag",
@@ -33,7 +35,10 @@ _MEMORY = re.compile(r"(?P<size>\d{1,12})(?P<unit>[KMGT]?)", re.A | re.I)
 
 _PROGRAM = re.compile(r"[a-z0-9][a-z0-9_.+-]*", re.A | re.I)
 
-_URI = re.compile(r"[a-z][a-z0-9+.-]*://", re.A | re.I)
+_URI = re.compile(r"([a-z][a-z0-9+.-]*)://", re.A | re.I)
+
+#: Where apptainer and singularity get images from, by their documentation of ``exec`` and ``pull``.
+_SCHEMES = ("docker", "oras", "library", "shub", "ipfs", "http", "https", "instance")
 
 _PREFIX = "should be a program that runs the command after it, such as 'numactl --interleave=all'"
 #: What no program can do for the command after it.
@@ -128,6 +133,11 @@ def image(value: Any) -> str:
     text = _on_one_line(os.fspath(value) if isinstance(value, os.PathLike) else value).strip()
     if not text:
         raise ValueError("should be the path of an image, or a URI such as 'docker://python:3.11'")
+    if (uri := _URI.match(text)) and uri[1].lower() not in _SCHEMES:
+        meant = did_you_mean(uri[1].lower(), _SCHEMES)
+        raise ValueError(
+            f"should be a path, or begin with one of {'://, '.join(_SCHEMES)}://{meant}"
+        )
     return text
 
 

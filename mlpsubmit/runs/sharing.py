@@ -54,7 +54,7 @@ def group_id(name: str) -> int:
     except KeyError:
         if not name.isdecimal():
             raise UserError(
-                f"--group {name}: no such group{did_you_mean(name, names)}; yours are "
+                f"--group: got {name!r}; no such group{did_you_mean(name, names)}; yours are "
                 f"{', '.join(names)}"
             ) from None
         gid = int(name)

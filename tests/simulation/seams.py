@@ -29,6 +29,7 @@ from mlpsubmit.jobs import as_launched, heartbeat, node, task, train_pack, worke
 from mlpsubmit.jobs.signals import StopFlag
 from mlpsubmit.jobs.slurm import commands
 from mlpsubmit.jobs.store import shards
+from mlpsubmit.native.library import library
 from mlpsubmit.runs import launch, manifest
 from mlpsubmit.spec import load
 from mlpsubmit.spec.process import ProcessSettings, Surroundings
@@ -42,6 +43,8 @@ _BEATS = 0.01
 
 def patch_product() -> None:
     """Put the simulated clock, scheduler, disk and training below the product, for good."""
+    # Kept by this process: compiling takes real seconds, and simulated users have no cache.
+    library(torch.float32)
     patch_time()
     patch_files(lambda: _schedule().disk)
     heartbeat.threading = THREADING

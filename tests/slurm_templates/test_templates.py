@@ -699,6 +699,12 @@ def test_a_change_wins_and_the_rest_stays(keys: dict[str, Any], changes: dict[st
         ({"sbatch": {"exclude": ""}}, r"^--sbatch exclude: got ''; should not be empty"),
         ({"sbatch": {1: 2}}, r"^--sbatch: got \{1: 2\}; should be a table of sbatch options"),
         ({"sbatch": 3}, r"^--sbatch: got 3; should be a table of sbatch options"),
+        (
+            {"container": "dokcer://a/b"},
+            r"^--container: got 'dokcer://a/b'; should be a path, or begin with one of docker://, "
+            r"oras://, library://, shub://, ipfs://, http://, https://, instance:// \(did you mean "
+            r"'docker'\?\)",
+        ),
         ({"gpu": "1"}, r"^--gpu: no such key \(did you mean 'gpus'\?\)$"),
         ({"time": "x", "mem": "x"}, r"^2 errors:\n  - --time: got 'x'; .*\n  - --mem: got 'x'"),
     ],

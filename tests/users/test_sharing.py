@@ -150,7 +150,9 @@ def test_groups_that_cannot_share_a_run(people: Any, monkeypatch: pytest.MonkeyP
     study = ("launch", people.folder / "study.py", "--executor", "debug")
     code, out = people.cli(ALICE, *study, "--group", "uers")
     assert code == 2
-    assert "--group uers: no such group (did you mean 'users'?); yours are games, users" in out
+    assert (
+        "--group: got 'uers'; no such group (did you mean 'users'?); yours are games, users" in out
+    )
     code, out = people.cli(ALICE, *study, "--group", "mail")
     assert code == 2
     assert "--group mail: you are no member of it; your groups are games, users" in out
