@@ -181,9 +181,25 @@ def make_folder(path: Path) -> None:
     Raises:
         FileExistsError: there is something of that name.
     """
-    path.mkdir(mode=0o755)
-    if is_shared(path.parent):
+    shared = is_shared(path.parent)
+    with _umask(0o022 if shared else None):
+        path.mkdir(mode=0o755)
+    if shared:
         set_modes(path, stat.S_ISGID | stat.S_IRGRP | stat.S_IXGRP)
+
+
+@contextlib.contextmanager
+def _umask(mask: int | None) -> Iterator[None]:
+    """Make files and folders with their modes at once, unless the mask is None.
+
+    Who dies before modes are set must leave nothing that the others cannot open.
+    """
+    before = None if mask is None else os.umask(mask)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.umask(before)
 
 
 def _free(folder: Path) -> int:
@@ -539,11 +555,9 @@ def _open_lock(name: str, flags: int) -> int:
     try:
         return os.open(name, flags & ~os.O_CREAT)
     except FileNotFoundError:
-        descriptor = os.open(name, flags, 0o666)
-    with contextlib.suppress(PermissionError):  # another user was faster
-        if is_shared(Path(name).parent, writable=True):
-            os.fchmod(descriptor, 0o660 | stat.S_IMODE(os.fstat(descriptor).st_mode))
-    return descriptor
+        shared = is_shared(Path(name).parent, writable=True)
+        with _umask(0o007 if shared else None):
+            return os.open(name, flags, 0o666)
 
 
 def _lock(file: BinaryIO, path: Path, end: float, waiting: Callable[[], object]) -> None:

@@ -93,7 +93,19 @@ def _patch_machines() -> None:
     sys.stdout = _Output(sys.stdout)
     for name in ("getuid", "geteuid", "getgid", "getegid"):
         setattr(os, name, _of_process(getattr(os, name), lambda process: process.user))
+    real_umask = os.umask
+    os.umask = lambda mask: real_umask(mask) if current() is None else _set_umask(mask)
     os.getgroups = _of_process(os.getgroups, lambda process: [process.user, GROUP])
+
+
+def _set_umask(mask: int) -> int:
+    process = current()
+    assert process is not None
+    before = process.umask
+    if before is None:
+        before = _schedule().disk.umasks.get(process.user, 0o022)
+    process.umask = mask
+    return before
 
 
 def _of_process(real: Callable[[], Any], simulated: Callable[[Any], Any]) -> Callable[[], Any]:

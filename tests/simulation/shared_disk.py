@@ -128,7 +128,8 @@ class Disk:
         self._count += 1
         process = current()
         user = user or (0 if process is None else process.user)
-        mode &= ~self.umasks.get(user, 0o022)
+        own = None if process is None else process.umask
+        mode &= ~(self.umasks.get(user, 0o022) if own is None else own)
         handed = folder is not None and folder.mode & stat.S_ISGID
         if handed and entries is not None:
             mode |= stat.S_ISGID

@@ -63,6 +63,7 @@ class Process:
         handles: the numbers of its open files.
         children: how many commands that it has started hold its locks.
         user: the user id, by default that of the process that starts it; its files have it.
+        umask: None for that of its user.
     """
 
     world: World
@@ -79,6 +80,7 @@ class Process:
     handles: set[Any] = field(default_factory=set)
     children: int = 0
     user: int = FIRST_USER
+    umask: int | None = None
 
     @property
     def alive(self) -> bool:

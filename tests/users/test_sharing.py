@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +208,20 @@ def test_a_run_is_shared_by_launching_it_again(people: Any) -> None:
     people.do(ALICE, lambda: [path.chmod(0o711) for path in people.run.parents[:2]])
     code, out = people.cli(BOB, "collect", people.run)
     assert (code, "(2 of 2 configs)" in out) == (0, True), out
+
+
+def test_what_is_made_can_be_opened_by_the_group_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is killed before modes are set leaves nothing that keeps the others out."""
+    tmp_path.chmod(0o2770)
+    monkeypatch.setattr(files, "set_modes", lambda *_: os._exit(9))
+    child = os.fork()
+    if child == 0:
+        os.umask(0o077)
+        with contextlib.suppress(BaseException), files.locked(tmp_path / "lock"):
+            files.make_folder(tmp_path / "000")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert stat.S_IMODE((tmp_path / "000").stat().st_mode) & 0o7777 == 0o2755
+    assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o660
