@@ -279,8 +279,12 @@ class Run:
         """
         if not self.directory.submissions():
             return 0
-        self._check_own()
         number = self.directory.submissions()[-1]
+        if (other := self._other_owner(number)) is not None:
+            raise RunError(
+                f"run {self.id}: its tasks were submitted by {other}, and only {other} can stop "
+                f"them; ask {other} to run: mlpsubmit cancel {self.path}"
+            )
         if self.directory.intent(number)["executor"] != "slurm":
             tasks = self.status().tasks
             running = [task for task in tasks if task.live or task.state == "unknown"]
@@ -288,7 +292,7 @@ class Run:
         while True:
             stopped = self._cancel_jobs(number)
             latest = self.directory.submissions()[-1]
-            if latest == number:
+            if latest == number or self._other_owner(latest) is not None:
                 return stopped
             number = latest  # a job on the cluster has resumed it meanwhile
 
@@ -309,14 +313,9 @@ class Run:
                 "on will end at once, but running ones continue; cancel again when it answers"
             ) from None
 
-    def _check_own(self) -> None:
-        """Check that the last submission is one of this user, who may be root."""
-        other = owner(self.directory.submission(self.directory.submissions()[-1]))
-        if other is not None and os.geteuid() != 0:
-            raise RunError(
-                f"run {self.id}: its tasks were submitted by {other}, and only {other} can stop "
-                f"them; ask {other} to run: mlpsubmit cancel {self.path}"
-            )
+    def _other_owner(self, number: int) -> str | None:
+        """Return which other user has made a submission; None for one of this user, or for root."""
+        return None if os.geteuid() == 0 else owner(self.directory.submission(number))
 
     def _terminate(self, tasks: list[TaskStatus], jobs: Mapping[str, Any]) -> int:
         """Send SIGTERM to the processes of tasks, and return to how many."""

@@ -9,10 +9,11 @@ from typing import Any
 from schedules import RUNS, STALE, Schedule
 from seams import patch_product
 from shared_disk import Disk
-from virtual_time import Machine, Process
+from virtual_time import FIRST_USER, Machine, Process
 
 from mlpsubmit import open_run
 from mlpsubmit.errors import BusyError
+from mlpsubmit.runs.run import Run
 
 
 def _started(seed: int, stale: float) -> Schedule:
@@ -77,7 +78,39 @@ def tasks_without_room_are_submitted_by_themselves(seed: int) -> None:
     assert not schedule.problems + schedule.registry.twice, (seed, schedule.problems)
 
 
+def taken_over_while_it_is_cancelled(seed: int) -> None:
+    """Who cancels stops their own tasks, and not those of who has taken the run over meanwhile."""
+    schedule = _started(seed, 0.0)
+    schedule.shared, schedule.cluster.private = True, False
+    assert _done(schedule, schedule.logins[0], schedule._launch).error is None, seed
+    own = Run._cancel_jobs
+
+    def slow(run: Run, number: int) -> int:
+        stopped = own(run, number)
+        schedule.world.sleep(1200)
+        return stopped
+
+    def cancel() -> int:
+        run = open_run(None, RUNS)
+        run._cancel_jobs = slow.__get__(run)  # type: ignore[method-assign]
+        return run.cancel()
+
+    cancelled = schedule.world.start("cancel", schedule.logins[0], cancel)
+    schedule.world.run(lambda: False, 600)
+    resume = {"template": "cpu", "slurm": schedule._asked(), "trust": True}
+    other = schedule.world.start(
+        *("resume", schedule.logins[1], lambda: open_run(None, RUNS).resume(**resume)),
+        user=FIRST_USER + 1,
+    )
+    schedule.world.run(lambda: not cancelled.alive, 3600)
+    assert (other.code, cancelled.error) == (0, None), (seed, other.error, cancelled.error)
+    assert other.result, seed
+    read = _done(schedule, schedule.logins[1], lambda: open_run(None, RUNS).directory.ended(1))
+    assert read.result is None, (seed, read.result)
+
+
 FINDINGS = (
+    taken_over_while_it_is_cancelled,
     power_cut_after_sbatch,
     resume_after_that_of_another_machine,
     tasks_without_room_are_submitted_by_themselves,
