@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -423,7 +424,7 @@ class Schedule:
 
     def _next_user(self, path: Path) -> int:
         """Return who resumes a run: anybody of a group, or who alone sees whether it has ended."""
-        if self.shared and not self.cluster.private:
+        if self.shared and not self.cluster.private and self._is_reachable(path):
             return self.world.random.choice(sorted(self.disk.umasks))
         run = self.disk.find(str(path), None)
         folder = self.disk.find(f"{path}/{SUBMISSIONS}", None)
@@ -432,6 +433,16 @@ class Schedule:
         assert folder.entries is not None
         last = max(folder.entries, default=None)
         return run.owner if last is None else folder.entries[last].owner
+
+    def _is_reachable(self, path: Path) -> bool:
+        """Return whether the group gets to a run.
+
+        If a launch was killed before it had shared the folders above, the next one warns of that.
+        """
+        nodes = [
+            self.disk.find(str(folder), None) for folder in path.parents if folder != Path("/")
+        ]
+        return all(node is not None and node.mode & stat.S_IXGRP for node in nodes)
 
     def _check_kept(self, run: Run) -> None:
         """All packs that a task had on the disk have results."""
