@@ -195,7 +195,7 @@ def check_last_user(run: RunDirectory) -> None:
     if last is not None and (other := run.submitter(last)) is not None:
         raise RunError(
             f"run {run.id} was resumed last by {other}; let {other} resume it, or, if you take it "
-            f"over again, as your own jobs: {RESUME.trusting}"
+            f"over again, with jobs of your own: {RESUME.trusting}"
         )
 
 
@@ -219,7 +219,7 @@ def _untrusted(run: RunDirectory) -> Iterator[tuple[Path, str]]:
 
 
 def _refusal(run: RunDirectory, path: Path, why: str, use: Use) -> str:
-    taking = " and take it over, as your own jobs" if use.takes_over else ""
+    taking = " and take it over, with jobs of your own" if use.takes_over else ""
     if (other := owner(run.path)) is not None:
         return (
             f"run {run.id} belongs to {other}: {use.executes}; {use.instead.format(other)}; "
