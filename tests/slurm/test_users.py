@@ -66,5 +66,11 @@ def test_a_run_of_one_user_is_continued_by_another(people: Any, study: Any, wait
     assert "pack 000000" in cli(ALICE, "logs", path, "001-0000", member=False)[1], "umask 077"
     assert run.directory.intent(0)["template"]["sbatch"]["comment"] == "of-alice"
     assert "comment" not in (run.directory.intent(1)["template"]["sbatch"] or {})
-    users = study.cluster.run("sacct", "-n", "-X", "-a", "-o", "user,jobname%60").stdout
-    assert {row.split()[0] for row in users.splitlines() if path.name in row} == {ALICE, BOB}
+    # The controller sends its records to the accounting some time after it has made them.
+    wait_for(lambda: _users_of(study.cluster, path.name) == {ALICE, BOB})
+
+
+def _users_of(cluster: Any, run: str) -> set[str]:
+    """Return who has submitted jobs of a run, as the accounting has it."""
+    rows = cluster.run("sacct", "-n", "-X", "-a", "-o", "user,jobname%60").stdout.splitlines()
+    return {row.split()[0] for row in rows if run in row}
