@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlpsubmit.assembly.assemble import StackInputs
 from mlpsubmit.training.accel.native_mlp import product_in_c
@@ -106,7 +107,7 @@ class Roofline:
         return None if rate is None or flops is None else flops / rate
 
     def _cached_flops(self, stack: StackInputs) -> float | None:
-        """Count once for all similar stacks: it takes tens of milliseconds for a custom model."""
+        """Count once for all similar stacks: for a custom model it takes a step of one config."""
         h = stack.hyperparameters[0]
         sets = tuple(X if X is None else tuple(X.shape) for X in _inputs(stack))
         shapes = tuple((name, tuple(p.shape)) for name, p in stack.models[0].named_parameters())
@@ -120,13 +121,13 @@ class Roofline:
 def matmul_flops(stack: StackInputs) -> float | None:
     """Return the FLOPs in matrix products that one model-step needs.
 
-    They are counted on one model of the stack without computing anything: the forward and the
-    backward pass on a batch; online, if CENTERED, the forward pass of the model at initialisation,
-    which configs with the same one share; and a step's share of the evaluations of the test loss.
-    Optimizers, losses and grabs are not counted.
+    They are counted on one model of the stack: the forward and the backward pass on a batch;
+    online, if CENTERED, the forward pass of the model at initialisation, which configs with the
+    same one share; and a step's share of the evaluations of the test loss. Optimizers, losses and
+    grabs are not counted.
 
     Returns:
-        None if a custom model cannot be evaluated without its values.
+        None if a custom model fails.
     """
     h, model = stack.hyperparameters[0], stack.models[0]
     X, X_test = _inputs(stack)
@@ -136,9 +137,9 @@ def matmul_flops(stack: StackInputs) -> float | None:
             step += forward * _initial_share(stack)
         if X_test is not None and h.test_every is not None:
             evaluations = Schedule(h.test_every, h.max_iter).count
-            step += _passes(model, X_test)[0] * evaluations / h.max_iter
+            step += _forward(model, X_test) * evaluations / h.max_iter
         return step
-    except Exception:  # a custom model may do anything with the values
+    except Exception:  # its training will say why
         return None
 
 
@@ -162,7 +163,7 @@ def _initial_share(stack: StackInputs) -> float:
 def _passes(model: nn.Module, X: Tensor) -> tuple[float, float]:
     """Return the FLOPs of a forward pass, and of a forward and a backward pass."""
     if type(model) is not MLP:
-        return _count(model, X)
+        return _counted(model, X)
     # 2 per weight and sample; twice that backward, except for the inputs of the first layer.
     layers = [model.input_layer, *model.hidden_layers, model.output_layer]
     first, *others = [p.numel() for layer in layers for p in layer.parameters() if p.ndim == 2]
@@ -170,22 +171,73 @@ def _passes(model: nn.Module, X: Tensor) -> tuple[float, float]:
     return forward, 3 * forward - 2 * len(X) * first
 
 
-def _count(model: nn.Module, X: Tensor) -> tuple[float, float]:
-    """Return the same FLOPs, as counted by torch."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with undisturbed(model), counter, torch.enable_grad():  # it may store its last activations
-        output: Tensor = functional_call(model, _on_meta(model), (X.to("meta"),))
-        forward = float(counter.get_total_flops())
-        torch.autograd.backward(output.square().sum())
-    return forward, float(counter.get_total_flops())
+def _forward(model: nn.Module, X: Tensor) -> float:
+    """Return the FLOPs of a forward pass."""
+    if type(model) is MLP:
+        return _passes(model, X)[0]
+    counter = _Counter()
+    with undisturbed(model), counter, torch.no_grad():
+        _output(model, _values(model, X), X)
+    return counter.flops
 
 
-def _on_meta(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a model without their values."""
+def _counted(model: nn.Module, X: Tensor) -> tuple[float, float]:
+    """Return the FLOPs of both passes, which are made: on the device of X, on copies.
+
+    Tensors without memory would do for most models; but their operations load torch's compiler.
+    """
+    values, counter = _values(model, X), _Counter()
+    with undisturbed(model), counter, torch.enable_grad():
+        output = _output(model, values, X)
+        forward = counter.flops
+        trained = [value for value in values.values() if value.requires_grad]
+        torch.autograd.grad(output.square().sum(), trained, allow_unused=True)
+    return forward, counter.flops
+
+
+def _values(model: nn.Module, X: Tensor) -> dict[str, Tensor]:
+    """Return copies of the parameters and buffers of a model, on the device of X."""
     named = [*model.named_parameters(), *model.named_buffers()]
     return {
-        name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
+        name: tensor.detach().clone().to(X.device).requires_grad_(tensor.requires_grad)
         for name, tensor in named
     }
+
+
+def _output(model: nn.Module, values: dict[str, Tensor], X: Tensor) -> Tensor:
+    dtype = next((value.dtype for value in values.values() if value.requires_grad), X.dtype)
+    output: Tensor = functional_call(model, values, (X.to(dtype),))
+    return output
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the FLOPs of the operations within its context.
+
+    As torch's FlopCounterMode does, which loads torch's compiler: that takes a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        from torch.utils.flop_counter import flop_registry  # loads triton, if there is one
+
+        self.flops = 0.0
+        self._formulas: Any = flop_registry
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        formula = self._formulas.get(func.overloadpacket)
+        if formula is None:  # it may consist of others
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        if formula is not None:
+            self.flops += float(formula(*args, **kwargs, out_val=result))
+        return result

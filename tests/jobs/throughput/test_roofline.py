@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mlpsubmit import Sweep
 from mlpsubmit.assembly.assemble import StackInputs, assemble
@@ -100,6 +102,31 @@ def test_any_network_is_counted() -> None:
     assert matmul_flops(stacked(images, MODEL=conv)) == step + forward
 
 
+class Attentive(nn.Module):
+    """A network of operations that consist of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True)
+        self.mixer = nn.Parameter(torch.ones(D, D))
+
+    def forward(self, X):
+        tokens = torch.einsum("ni,ij->nj", X, self.mixer).unsqueeze(-1).expand(-1, -1, 4)
+        return self.layer(tokens).mean((1, 2))
+
+
+@pytest.mark.parametrize("make", [conv, Attentive])
+def test_what_is_counted_is_what_torch_counts(make: Any) -> None:
+    X = torch.zeros(N, 1, 6, 6) if make is conv else torch.zeros(N, D)
+    model, counter = make(), FlopCounterMode(display=False)
+    with counter:
+        output = model(X)
+        forward = counter.get_total_flops()
+        output.square().sum().backward()
+    assert roofline._passes(model, X) == (forward, counter.get_total_flops())
+    assert roofline._forward(model, X) == forward > 0
+
+
 class Choosy(nn.Module):
     """A network whose operations depend on the numbers."""
 
@@ -111,8 +138,14 @@ class Choosy(nn.Module):
         return self.layer(X) if X.sum().item() > 0 else -self.layer(X)
 
 
-def test_a_network_that_looks_at_the_numbers_is_not_counted() -> None:
+def test_a_network_that_looks_at_the_numbers_is_counted_too() -> None:
     stack = stacked(MODEL=Choosy, PARAMETRIZATION="sp")
+    assert matmul_flops(stack) == 3 * 2 * N * D
+
+
+def test_a_network_that_fails_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = stacked(MODEL=Choosy, PARAMETRIZATION="sp")
+    monkeypatch.setattr(Choosy, "forward", lambda self, X: 1 / 0)
     assert matmul_flops(stack) is None
     assert Roofline(CPU, "fp32").ideal_seconds(stack) is None
 
@@ -131,21 +164,28 @@ class Keeping(nn.Module):
 
 def test_counting_leaves_nothing_in_a_network() -> None:
     stack = stacked(MODEL=Keeping, PARAMETRIZATION=lambda model, optimizer: None)
+    before = [model.last for model in stack.models]
     assert matmul_flops(stack) == 3 * 2 * N * D
-    assert all(model.last is None or model.last.device == CPU for model in stack.models)
+    assert all(map(operator.is_, before, [model.last for model in stack.models]))
 
 
-def test_counting_and_measuring_leave_no_trace() -> None:
-    stack = stacked(ONLINE=False, N_TEST=40)
+def drawing() -> nn.Module:
+    return nn.Sequential(nn.Linear(D, W), nn.BatchNorm1d(W), nn.Dropout(), nn.Linear(W, 1))
+
+
+@pytest.mark.parametrize("settings", [{}, {"MODEL": drawing, "PARAMETRIZATION": "sp"}])
+def test_counting_and_measuring_leave_no_trace(settings: Any) -> None:
+    stack = stacked(ONLINE=False, N_TEST=40, **settings)
     generators = [torch.get_rng_state(), *(g.get_state() for g in stack.generators)]
-    weights = [p.clone() for model in stack.models for p in model.parameters()]
+    weights = [t.clone() for model in stack.models for t in model.state_dict().values()]
     precision = torch.get_float32_matmul_precision()
     assert Roofline(CPU, "fp32").ideal_seconds(stack) is not None
     after = [torch.get_rng_state(), *(g.get_state() for g in stack.generators)]
     assert all(map(torch.equal, generators, after))
-    parameters = [p for model in stack.models for p in model.parameters()]
-    assert all(map(torch.equal, weights, parameters))
-    assert all(p.grad is None for p in parameters)
+    assert all(
+        map(torch.equal, weights, [t for m in stack.models for t in m.state_dict().values()])
+    )
+    assert all(p.grad is None for model in stack.models for p in model.parameters())
     assert torch.get_float32_matmul_precision() == precision
     assert not torch.are_deterministic_algorithms_enabled()
 

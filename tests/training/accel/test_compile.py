@@ -181,11 +181,15 @@ def test_the_mlp_is_not_compiled(gaussian, fresh_cache):
 
 
 @pytest.mark.slow
-def test_a_short_training_never_loads_the_compiler():
+@pytest.mark.parametrize("own", ["Tanh", "GELU"])
+def test_a_short_training_never_loads_the_compiler(own):
     code = (
         "import sys, torch; from torch import nn; from mlpsubmit.training import train\n"
-        "model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))\n"
-        "train([model], [lambda step: (torch.ones(4, 2), torch.ones(4))], {'MAX_ITER': 2})\n"
+        "from mlpsubmit.jobs.throughput.roofline import _passes\n"
+        f"make = lambda: nn.Sequential(nn.Linear(2, 3), nn.{own}(), nn.Linear(3, 1))\n"
+        "batch_fn = lambda step: (torch.ones(4, 2), torch.ones(4))\n"
+        "train([make(), make()], [batch_fn] * 2, {'MAX_ITER': 2})\n"
+        "assert _passes(make(), torch.ones(4, 2)) == (72, 168)\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
