@@ -449,7 +449,29 @@ def _pack_limits(
     # As many packs for each task: three of a size for two tasks would take as long as four.
     rounds = np.maximum(1, -(-counts // (sizes * max_tasks)))
     shared = np.minimum(sizes, np.maximum(1, -(-counts // (rounds * max_tasks))))
-    return np.where(one_by_one, 1, np.where(expensive, shared, sizes))
+    return np.where(one_by_one, 1, np.where(expensive, _evened(shared, counts, max_tasks), sizes))
+
+
+def _evened(limits: NDArray[np.int64], counts: NDArray[np.int64], tasks: int) -> NDArray[np.int64]:
+    """Return slightly smaller packs where these can be shared out more evenly, (groups,).
+
+    32 configs are 11 packs of three at most, so one of two tasks would get six of them, and the
+    other five; of packs of two each gets eight.
+    """
+    best = limits
+    for fewer in range(1, 4):
+        smaller = np.maximum(1, limits - fewer)
+        gains = _largest_share(smaller, counts, tasks) < 0.98 * _largest_share(best, counts, tasks)
+        best = np.where(gains, smaller, best)
+    return best
+
+
+def _largest_share(
+    limits: NDArray[np.int64], counts: NDArray[np.int64], tasks: int
+) -> NDArray[np.float64]:
+    """Return how many configs one of the tasks gets, (groups,)."""
+    packs = np.maximum(1, -(-counts // limits))
+    return np.asarray(-(-packs // tasks) * (counts / packs))
 
 
 def _cached(

@@ -267,6 +267,20 @@ def test_a_group_that_carries_the_cost_is_shared_by_all_tasks():
         assert planned({"trial": range(8)}, max_tasks=max_tasks).packs == max_tasks
 
 
+@pytest.mark.parametrize(
+    ("count", "tasks", "packs", "most"),
+    [(32, 2, 16, 16), (9, 4, 3, 3), (17, 2, 6, 9), (7, 3, 3, 3)],
+)
+def test_packs_of_few_configs_are_a_little_smaller_where_that_evens_the_tasks(
+    count, tasks, packs, most
+):
+    """Of three configs of width 1024 at most: 32 would be 11 packs, of which a task gets six."""
+    plan = planned({"WIDTH": [1024], "trial": range(count)}, max_tasks=tasks)
+    slices = cut(np.arange(plan.packs), plan.pack_costs, tasks)
+    shares = [sum(plan.pack_sizes[start:stop].sum() for start, stop in own) for own in slices]
+    assert (plan.packs, max(shares)) == (packs, most)
+
+
 @pytest.mark.parametrize("max_tasks", [1, 2, 3])
 def test_all_tasks_get_as_many_packs(max_tasks):
     """Where a limit on activations makes packs of 13, two tasks would get 21 and 11 configs."""
