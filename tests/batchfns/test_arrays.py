@@ -122,6 +122,7 @@ def test_bad_arguments_of_sample(arguments, message):
 def test_numpy_entries_are_converted_once_for_as_long_as_they_live():
     X, y = X_TRAIN.double().numpy(), np.arange(N)
     X.flags.writeable = False
+    gc.collect()  # else entries of other tests may go meanwhile
     kept = len(_COPIES)
     first, again = (draw(10_000, split="test", X_test=X, y_test=y)(0) for _ in range(2))
     assert first[0].dtype == torch.float32
