@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import torch
@@ -39,17 +40,28 @@ def randn(*size: int, generator: torch.Generator) -> Tensor:
     """
     if generator.device.type != "cpu":
         return torch.randn(*size, generator=generator, device=generator.device)
-    key = torch.empty((), dtype=torch.int64, device="cpu").random_(generator=generator)
-    if type(key) is not Tensor:  # without memory, as under FakeTensorMode
+    numbers = torch.empty(size, dtype=torch.float32, device="cpu")
+    if type(numbers) is not Tensor:  # without memory, as under FakeTensorMode
         return torch.randn(*size, generator=generator, device="cpu")
+    key = _KEY.tensor.random_(generator=generator)
     functions = library(torch.float32)
     if functions is None:
         numbers = torch.from_numpy(_by_numpy(int(key), math.prod(size))).view(size)
     else:
-        numbers = torch.empty(size, dtype=torch.float32, device="cpu")
         functions.normals(key.data_ptr(), numbers.numel(), numbers.data_ptr())
     dtype = torch.get_default_dtype()
     return numbers if numbers.dtype == dtype else numbers.to(dtype)
+
+
+class _Key(threading.local):
+    """Takes the key of a call; one of its own for each thread."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):  # or nothing could write into it outside of that mode
+            self.tensor = torch.empty((), dtype=torch.int64, device="cpu")
+
+
+_KEY = _Key()
 
 
 def _by_numpy(key: int, count: int) -> NDArray[np.float32]:

@@ -26,7 +26,7 @@ _SIGNATURES = {
     "scratch_size": ([_POINTER], _SIZE),
     "outputs": ([_POINTER, _SIZE, *[_POINTER] * 3], None),
     "gradients": ([_POINTER, _SIZE, *[_POINTER] * 3], None),
-    "mse_gradients": ([_POINTER, _SIZE, *[_POINTER] * 3, _SIZE, *[_POINTER] * 2], None),
+    "mse_gradients": ([_POINTER, _SIZE, *[_POINTER] * 5], None),
     "loss_step": ([*[_SIZE] * 2, *[_POINTER] * 9, *[_SIZE] * 2], None),
     "adam": (
         [*[_SIZE] * 3, *[_POINTER] * 4, *[_POINTER, _SIZE] * 3, *[_DOUBLE] * 2, *[_POINTER] * 2],

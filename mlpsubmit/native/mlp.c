@@ -22,14 +22,12 @@ typedef struct {
     real *dW, *db;
 } Layer;
 
-/* X (networks, samples, in), or (samples, in) with X_stride = 0 where the networks share it. */
 typedef struct {
     size_t count, samples, depth; /* networks, samples, and layers with the read-out */
     const Layer *layers;
     const real *scales, *bias_scales; /* s and t of each layer */
-    const real *X;
-    size_t X_stride;
-    const real *multiplier; /* (networks); NULL for 1 */
+    const real *const *X;             /* per network (samples, in); they may share it */
+    const real *multiplier;           /* (networks); NULL for 1 */
 } Networks;
 
 /* Samples of network k, from one on. */
@@ -226,8 +224,9 @@ static void scale_bias_gradients(const Networks *net, size_t k)
 
 static Chunk chunk_at(const Networks *net, size_t k, size_t start)
 {
+    if (k == net->count) return (Chunk){.k = k};
     size_t count = least(chunk_of(net), net->samples - start);
-    return (Chunk){k, start, count, net->X + k * net->X_stride + start * net->layers[0].in};
+    return (Chunk){k, start, count, net->X[k] + start * net->layers[0].in};
 }
 
 static int ends_network(const Networks *net, Chunk chunk)
@@ -248,8 +247,7 @@ typedef struct {
     real *scratch;
     void (*compute)(const void *given, size_t first, size_t last, const Member *member);
     real *signals, *f, *centred, *losses;
-    const real *d, *f0, *y;
-    size_t y_stride;
+    const real *d, *f0, *const *y;
 } Given;
 
 /* Threads that a network occupies: each has four panels of a layer or more. */
@@ -319,7 +317,7 @@ static void compute_mse_gradients(const void *all, size_t first, size_t last, co
     double sum = 0;
     EACH_CHUNK(net, chunk) {
         size_t start = chunk.start * out, before = chunk.k * entries + start;
-        const real *targets = given->y + chunk.k * given->y_stride + start;
+        const real *targets = given->y[chunk.k] + start;
         forward(net, chunk, member->memory.signals, d, member);
         for (size_t i = 0; leads(member) && i < chunk.count * out; i++) {
             real f = given->f0 ? d[i] - given->f0[before + i] : d[i], error = f - targets[i];
@@ -357,13 +355,13 @@ void gradients(const Networks *net, size_t threads, real *scratch, real *signals
  *
  * Args:
  *     f0: (networks, samples, out); NULL for 0.
- *     y: (networks, samples, out), or (samples, out) with y_stride = 0 where they share it.
+ *     y: per network (samples, out); they may share it.
  *     centred: takes f - f0 (networks, samples, out), unless it is NULL.
  */
 void mse_gradients(const Networks *net, size_t threads, real *scratch, const real *f0,
-                   const real *y, size_t y_stride, real *centred, real *losses)
+                   const real *const *y, real *centred, real *losses)
 {
-    Given given = {.net = net, .scratch = scratch, .f0 = f0, .y = y, .y_stride = y_stride};
+    Given given = {.net = net, .scratch = scratch, .f0 = f0, .y = y};
     given.centred = centred;
     given.losses = losses;
     given.compute = compute_mse_gradients;

@@ -41,6 +41,18 @@ typedef struct {
     real *column_sums; /* the results are added to these, over the rows; or NULL */
 } Epilogue;
 
+/* What becomes of the sums of some entries of C, which are at `to`, in row i from column j on. */
+INLINE vec completed(const Epilogue *epilogue, vec v, vec bias, const real *to, size_t i, size_t j,
+                     size_t entries)
+{
+    v = v * epilogue->scale + bias;
+    if (epilogue->adds) v += load_some(to, entries);
+    v = activated(epilogue->phi, v);
+    if (!epilogue->values) return v;
+    const real *values = epilogue->values + i * epilogue->values_row + j;
+    return times_derivative(epilogue->differentiated, load_some(values, entries), v);
+}
+
 /* One tile of C = A B: `rows` rows, and so many vectors of columns, the last with `count` entries.
  *
  * Args:
@@ -72,13 +84,7 @@ INLINE void tile(const int rows, const int vectors, size_t count, size_t k, Matr
             vec v = sums[r][c];
             if (!first) v += load_some(to, entries);
             if (last) {
-                v = v * last->scale + bias;
-                if (last->adds) v += load_some(to, entries);
-                v = activated(last->phi, v);
-                if (last->values) {
-                    const real *values = last->values + (i + r) * last->values_row + column;
-                    v = times_derivative(last->differentiated, load_some(values, entries), v);
-                }
+                v = completed(last, v, bias, to, i + r, column, entries);
                 total += v;
             }
             store_some(to, v, entries);
@@ -129,6 +135,45 @@ static void copy_panel(size_t k, size_t columns, Matrix B, real *restrict panel)
             panel[p * COLUMNS + c] = B.at[p * B.row + c * B.column];
 }
 
+/* Columns of C = A B from j on, so many vectors of them, where A has one column and B one row b. */
+INLINE void outer_columns(const int vectors, size_t m, Matrix A, const real *b, real *restrict C,
+                          size_t C_row, const Epilogue *given, size_t j)
+{
+    const Epilogue epilogue = *given;
+    vec factors[VECTORS], bias[VECTORS];
+    UNROLLED for (int c = 0; c < vectors; c++) {
+        factors[c] = load(b + j + c * LANES);
+        bias[c] = epilogue.bias ? load(epilogue.bias + j + c * LANES) : (vec){0};
+    }
+    for (size_t i = 0, rows; i < m; i += rows) {
+        rows = m - i >= ROWS ? ROWS : m - i >= 2 ? 2 : 1;
+        vec totals[VECTORS] = {{0}};
+        for (size_t r = i; r < i + rows; r++)
+            UNROLLED for (int c = 0; c < vectors; c++) {
+                real *to = C + r * C_row + j + c * LANES;
+                vec product = all(A.at[r * A.row]) * factors[c];
+                vec v = completed(&epilogue, product, bias[c], to, r, j + c * LANES, LANES);
+                store(to, v);
+                totals[c] += v;
+            }
+        UNROLLED for (int c = 0; c < vectors && epilogue.column_sums; c++) {
+            real *to = epilogue.column_sums + j + c * LANES;
+            store(to, load(to) + totals[c]);
+        }
+    }
+}
+
+/* A share of C (m, n), with n a multiple of LANES, where A has one column and B one row b: the bits of
+ * multiply(), in the order of C's rows, as tiles of one product each take longer than their entries.
+ */
+static void outer(size_t m, size_t n, Matrix A, const real *b, real *C, size_t C_row,
+                  const Epilogue *epilogue, Share share)
+{
+    for (size_t j = share.number * COLUMNS; j < n; j += share.of * COLUMNS)
+        if (n - j >= COLUMNS) outer_columns(VECTORS, m, A, b, C, C_row, epilogue, j);
+        else outer_columns(1, m, A, b, C, C_row, epilogue, j);
+}
+
 /* A share of C (m, n) = epilogue(A (m, k) B (k, n)), with k > 0.
  *
  * A panel of B is copied, so that its entries are contiguous; not where its rows are near each
@@ -140,6 +185,10 @@ static void copy_panel(size_t k, size_t columns, Matrix B, real *restrict panel)
 static void multiply(size_t m, size_t n, size_t k, Matrix A, Matrix B, real *C, size_t C_row,
                      const Epilogue *epilogue, real *panel, Share share)
 {
+    if (k == 1 && B.column == 1 && n % LANES == 0) {
+        outer(m, n, A, B.at, C, C_row, epilogue, share);
+        return;
+    }
     for (size_t p = 0; p < k; p += SUMMANDS) {
         size_t depth = least(SUMMANDS, k - p);
         const Epilogue *last = p + depth == k ? epilogue : NULL;
@@ -160,14 +209,23 @@ static void multiply(size_t m, size_t n, size_t k, Matrix A, Matrix B, real *C, 
 static void dots(size_t rows, size_t k, Matrix A, const real *w, real *results, real scale,
                  const real *bias, Share share)
 {
+    enum { TOGETHER = LANES < 4 ? LANES : 4 };
     for (size_t i = share.number * LANES; i < rows; i += share.of * LANES) {
         vec partial[LANES]; /* per row a vector, whose entries are to be added */
         size_t count = least(LANES, rows - i);
-        for (size_t r = 0; r < LANES; r++) {
-            const real *a = A.at + (i + least(r, count - 1)) * A.row;
-            partial[r] = (vec){0};
-            for (size_t p = 0; p < k; p += LANES)
-                partial[r] = fused(load_some(a + p, k - p), load_some(w + p, k - p), partial[r]);
+        for (size_t r = 0; r < LANES; r += TOGETHER) {
+            const real *a[TOGETHER];
+            vec sums[TOGETHER];
+            UNROLLED for (int q = 0; q < TOGETHER; q++) {
+                a[q] = A.at + (i + least(r + q, count - 1)) * A.row;
+                sums[q] = (vec){0};
+            }
+            for (size_t p = 0; p < k; p += LANES) {
+                vec weights = load_some(w + p, k - p);
+                UNROLLED for (int q = 0; q < TOGETHER; q++)
+                    sums[q] = fused(load_some(a[q] + p, k - p), weights, sums[q]);
+            }
+            UNROLLED for (int q = 0; q < TOGETHER; q++) partial[r + q] = sums[q];
         }
         transpose(partial);
         for (int width = LANES / 2; width > 0; width /= 2)

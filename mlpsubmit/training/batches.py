@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -37,27 +38,58 @@ class BatchError(UserError):
     """A batch whose shapes or values do not fit the model or the loss."""
 
 
-@dataclass(frozen=True)
 class Batch:
     """One batch for each of K configs.
 
-    Attributes:
+    Args:
         X: inputs, (n, ...) where all configs share them, else (K, n, ...).
         y: targets, (n,) or (n, d_out) where shared, else with K in front.
         shared: whether all configs have the same batch.
+
+    Attributes:
+        shared: as given.
+        separate: per config X (n, ...) and y (n,) or (n, d_out), where they lie apart; else None.
     """
 
-    X: Tensor
-    y: Tensor
-    shared: bool
-    _versions: tuple[int, int] = field(init=False, repr=False)
+    def __init__(self, X: Tensor, y: Tensor, shared: bool) -> None:
+        self.shared = shared
+        self.separate: Sequence[tuple[Tensor, Tensor]] | None = None
+        self._whole: tuple[Tensor, Tensor] | None = X, y
+        self._versions = version(X), version(y)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_versions", (version(self.X), version(self.y)))
+    @classmethod
+    def apart(cls, batches: Sequence[tuple[Tensor, Tensor]]) -> Batch:
+        """Return one of K configs whose batches lie apart.
+
+        Args:
+            batches: X and y, contiguous, of equal shapes.
+        """
+        batch = cls(*batches[0], shared=False)
+        batch.separate, batch._whole = batches, None
+        return batch
+
+    def _stacked(self) -> tuple[Tensor, Tensor]:
+        if self._whole is None:
+            Xs, ys = zip(*self.separate or (), strict=True)
+            X, y = self._whole = torch.stack(Xs), torch.stack(ys)
+            self._versions = version(X), version(y)
+        return self._whole
+
+    @property
+    def X(self) -> Tensor:
+        """The inputs; those that lie apart are stacked when they are first asked for."""
+        return self._stacked()[0]
+
+    @property
+    def y(self) -> Tensor:
+        """The targets, likewise."""
+        return self._stacked()[1]
 
     @property
     def written(self) -> str:
         """The tensor that has been written to since this batch was made: X, y, or none."""
+        if self._whole is None:
+            return ""  # nobody has seen them
         X, y = self._versions
         return "X" if version(self.X) != X else "y" if version(self.y) != y else ""
 
@@ -69,6 +101,26 @@ class Batch:
     def of(self, row: int) -> tuple[Tensor, Tensor]:
         """Return X (n, ...) and y (n,) or (n, d_out) of one row of the stack."""
         return (self.X, self.y) if self.shared else (self.X[row], self.y[row])
+
+    @functools.cached_property
+    def addresses(self) -> tuple[ctypes.Array[Any], ctypes.Array[Any]]:
+        """Where X and y of each config are that lie apart, as arrays in C."""
+        assert self.separate is not None
+        array = ctypes.c_void_p * len(self.separate)
+        return (
+            array(*[X.data_ptr() for X, _ in self.separate]),
+            array(*[y.data_ptr() for _, y in self.separate]),
+        )
+
+    def rows(self, rows: Sequence[int], index: Tensor) -> Batch:
+        """Return that of some rows of the stack.
+
+        Args:
+            index: the rows, on the device.
+        """
+        if self.separate is not None:
+            return Batch.apart([self.separate[row] for row in rows])
+        return self if self.shared else Batch(self.X[index], self.y[index], False)
 
 
 def column(vector: Tensor, like: Tensor) -> Tensor:
@@ -133,6 +185,8 @@ class Batches:
         self._takes_integers = callable(loss) or loss == "cross_entropy"
         self._metrics, self.aside = metrics, Aside()
         self._device, self._dtype, self._inputs = device, dtype, inputs
+        # On a GPU they are stacked where they are drawn, beside the step before.
+        self._stays_apart = device.type == "cpu" and not fixed
         self._checked: set[tuple[torch.Size, torch.Size]] = set()  # shapes
         #: Traits of batches that are right as they are returned; half of a step of narrow networks
         #: goes into batch functions, and what is done for each of them counts.
@@ -216,6 +270,8 @@ class Batches:
                 f"{self._what}: configs trained together got X and y of shapes "
                 f"{' and '.join(map(str, sorted(shapes)))}; they need equal shapes"
             )
+        if self._stays_apart:
+            return Batch.apart([drawn[source] for source in self.sources])
         X, y = torch.stack([X for X, _ in drawn]), torch.stack([y for _, y in drawn])
         if self._index is not None:
             X, y = X[self._index], y[self._index]
@@ -278,6 +334,8 @@ class Batches:
         integers = self._takes_integers and not y.is_floating_point()
         X = X.detach().to(self._device, self._dtype)
         y = y.detach().to(self._device, None if integers else self._dtype)
+        if self._stays_apart:
+            X, y = X.resolve_neg().contiguous(), y.resolve_neg().contiguous()
         if self._loss == "cross_entropy" and integers:
             y = y.long()
         shapes = (X.shape, y.shape)
@@ -378,10 +436,13 @@ def _traits(X: Any, y: Any) -> tuple[Any, ...] | None:
     """Return what decides whether a batch is valid, and has to be converted; None if unknown."""
     if type(X) is not Tensor or type(y) is not Tensor or X.is_nested or y.is_nested:
         return None
+    if X.layout is not torch.strided or y.layout is not torch.strided:
+        return None  # whether it is contiguous cannot be asked
     if X.is_inference() or y.is_inference():
         return None
-    own = (X.shape, X.dtype, X.device, X.layout, X.requires_grad)
-    return (*own, y.shape, y.dtype, y.device, y.layout, y.requires_grad)
+    usual = X.is_contiguous(), y.is_contiguous(), X.is_neg(), y.is_neg()
+    own = (X.shape, X.dtype, X.device, X.requires_grad)
+    return (*own, y.shape, y.dtype, y.device, y.requires_grad, *usual)
 
 
 def _is_usual(drawn: Any) -> bool:

@@ -77,8 +77,8 @@ class InitialOutput(Part):
     def _evaluate(self, batch: Batch) -> Tensor:
         if not self._merged:
             return self._stack.evaluate(self.weights or self._stack.tensors, batch)
-        X = batch.X if batch.shared else batch.X[self._first]
-        outputs = self._stack.evaluate(self.weights, Batch(X, batch.y, batch.shared), self._rows)
+        own = batch.rows(self._rows, self._first)
+        outputs = self._stack.evaluate(self.weights, own, self._rows)
         return self._stack.scaled(outputs.index_select(0, self._gathered))
 
     def _merge(self, sources: Sequence[int]) -> None:

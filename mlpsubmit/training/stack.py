@@ -162,7 +162,7 @@ class Stack(Part):
             rows: of the stack, whose draws the models get; None for all of them, in order.
         """
         if self._closed_form is not None:
-            return self._closed_form.outputs(tensors, batch.X, batch.shared)
+            return self._closed_form.outputs(tensors, batch)
         with self._modes.evaluating(), self.draws.evaluation(rows):
             return self._forward(self._copies(tensors), batch.X, batch.shared)
 

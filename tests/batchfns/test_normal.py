@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -148,3 +149,19 @@ def test_where_tensors_have_no_memory_they_are_those_of_torch() -> None:
         assert randn(3, 2, generator=generator()).shape == (3, 2)
     with torch.device("meta"):
         assert randn(3, 2, generator=generator()).device.type == "cpu"
+
+
+def test_threads_and_inference_mode_leave_each_other_alone() -> None:
+    """A thread whose first numbers are drawn in inference mode, and many threads at once."""
+    expected = [randn(9, generator=generator(seed)) for seed in range(200)]
+
+    def first() -> torch.Tensor:
+        with torch.inference_mode():
+            randn(9, generator=generator())
+        return randn(9, generator=generator(1))
+
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(first).result(), expected[1])
+    with ThreadPoolExecutor(8) as pool:
+        found = pool.map(lambda seed: randn(9, generator=generator(seed)), range(200))
+        assert all(map(torch.equal, found, expected))

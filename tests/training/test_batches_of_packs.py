@@ -130,6 +130,49 @@ def test_columns_types_and_arrays_are_taken_alike():
         assert loss_of(inputs, targets) == wanted
 
 
+LAYOUTS = {
+    "contiguous": lambda given: given,
+    "transposed": lambda given: given.mT.contiguous().mT if given.ndim > 1 else given,
+    "every second": lambda given: given.repeat_interleave(2, 0)[::2],
+    "negative": lambda given: torch.complex(torch.zeros(()), -given).conj().imag,
+    "of double precision": lambda given: given.double(),
+    "with a gradient": lambda given: given.clone().requires_grad_(),
+}
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+def test_the_layout_of_batches_does_not_matter(loss):
+    """Those of a pack lie apart; one in another layout, and of another in each step."""
+
+    def trained(layouts):
+        def of(k):
+            def batch_fn(step):
+                layout = LAYOUTS[layouts[(step + k) % len(layouts)]]
+                own = torch.randn(9, 3, generator=torch.Generator().manual_seed(10 * step + k))
+                pair = own, own[:, 0].clone()
+                return tuple(map(layout, pair))
+
+            return batch_fn
+
+        models = [MLP(3, 4) for _ in range(3)]
+        found = train(models, [of(k) for k in range(3)], {"MAX_ITER": 12, "LOSS": loss})
+        return found.train_loss, [p for model in models for p in model.parameters()]
+
+    losses, weights = trained(["contiguous"])
+    for layouts in (["transposed"], ["negative"], list(LAYOUTS)):
+        again, others = trained(layouts)
+        assert again.tolist() == losses.tolist()
+        assert all(map(torch.equal, weights, others))
+
+
+def test_one_that_becomes_sparse_is_refused():
+    def batch_fn(step):
+        return (X if step < 2 else X.to_sparse()), X[:, 0]
+
+    with pytest.raises(BatchError, match=r"a tensor that is not dense .* try X\.to_dense\(\)"):
+        train([MLP(3, 4), MLP(3, 4)], [batch_fn, lambda step: (X, X[:, 0])], {"MAX_ITER": 4})
+
+
 def test_integer_classes_and_one_hot_probabilities_are_alike():
     y = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
     wanted = loss_of(X, y, 3, LOSS="cross_entropy")

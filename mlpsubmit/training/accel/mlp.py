@@ -185,13 +185,14 @@ class ClosedForm:
         multiplier = tensors.get(self.multiplier)
         return signal if multiplier is None else signal * column(multiplier, signal)
 
-    def outputs(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> Tensor:
+    def outputs(self, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
         """Return the outputs (K, n, d_out) alone, on a CPU a few samples at a time.
 
         The activations of a large test set would not fit into its caches, and each is read once.
         """
         if (native := self.native) is not None:
-            return native.outputs(tensors, X, shared)
+            return native.outputs(tensors, batch)
+        X, shared = batch.X, batch.shared
         dim = 0 if shared else 1
         K, width, *_ = tensors[f"{self._chain.layers[0]}.weight"].shape
         samples = max(_SAMPLES, _CACHED // (K * width)) if X.device.type == "cpu" else X.shape[dim]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from mlpsubmit.native.library import REAL, library
-from mlpsubmit.training.accel.chains import Chain, as_matrices, sample_shape
+from mlpsubmit.training.accel.chains import Chain, sample_shape
 from mlpsubmit.training.accel.kernels import passes
 from mlpsubmit.training.accel.mlp_trial import MSEGradients, difference_from_formulas, trial_shapes
 from mlpsubmit.training.batches import Batch
@@ -79,16 +80,16 @@ class NativeMLP:
             _PASSED[key] = passes("MLPs in C", difference, _TOLERANCES[dtype])
         return native if _PASSED[key] else None
 
-    def outputs(self, tensors: Mapping[str, Tensor], X: Tensor, shared: bool) -> Tensor:
-        """Return the outputs (K, n, d_out) on X (n, ...), or (K, n, ...) where not shared."""
-        call = _Call(self, tensors, X, shared)
+    def outputs(self, tensors: Mapping[str, Tensor], batch: Batch) -> Tensor:
+        """Return the outputs (K, n, d_out)."""
+        call = _Call(self, tensors, batch)
         outputs = call.outputs()
         call.run("outputs", None, outputs)
         return outputs
 
     def forward(self, tensors: Mapping[str, Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the signals, for :meth:`backward`, and the outputs (K, n, d_out)."""
-        call = _Call(self, tensors, batch.X, batch.shared)
+        call = _Call(self, tensors, batch)
         signals, outputs = call.signals(), call.outputs()
         call.run("outputs", signals, outputs)
         return signals, outputs
@@ -98,8 +99,8 @@ class NativeMLP:
     ) -> dict[str, Tensor]:
         """Return the gradients (K, ...) by name, from those with respect to the outputs."""
         gradients = self._empty_gradients(tensors)
-        call = _Call(self, tensors, batch.X, batch.shared, gradients)
-        call.run("gradients", signals, call.hold(d_output, call.networks))
+        call = _Call(self, tensors, batch, gradients)
+        call.run("gradients", signals, call.hold(d_output, call.entries * call.networks))
         return gradients
 
     def mse_gradients(
@@ -116,17 +117,15 @@ class NativeMLP:
             kept: takes the outputs minus ``initial_output``.
         """
         gradients = self._empty_gradients(tensors)
-        call = _Call(self, tensors, batch.X, batch.shared, gradients)
+        call = _Call(self, tensors, batch, gradients)
         f0 = None
         if isinstance(initial_output, Tensor):
-            f0 = call.hold(initial_output, call.networks)
+            f0 = call.hold(initial_output, call.entries * call.networks)
         elif initial_output:
             f0 = torch.full_like(call.outputs(), initial_output)
-        y = call.hold(batch.targets, 1 if len(batch.targets) == 1 else call.networks)
-        centred = None if kept is None else call.outputs()
-        losses = y.new_empty(call.networks)
-        stride = 0 if len(y) == 1 else y[0].numel()
-        call.run("mse_gradients", f0, y, stride, centred, losses)
+        y = call.addresses(batch, 1, call.entries)
+        centred, losses = None if kept is None else call.outputs(), call.empty(call.networks)
+        call.run("mse_gradients", f0, y, centred, losses)
         if kept is not None and centred is not None:
             kept.append(centred)
         return losses, gradients
@@ -149,7 +148,7 @@ def product_in_c(dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor] | Non
     if functions is None:
         return None
     native = NativeMLP(functions, dtype, Chain(("",), (), (1.0,), (1.0,), True))
-    return lambda X, W: native.outputs({".weight": W.unsqueeze(0)}, X, True)[0]
+    return lambda X, W: native.outputs({".weight": W.unsqueeze(0)}, Batch(X, X, True))[0]
 
 
 class _Call:
@@ -157,20 +156,19 @@ class _Call:
 
     Attributes:
         networks: how many there are.
+        entries: of the outputs of one network.
     """
 
     def __init__(
         self,
         mlp: NativeMLP,
         tensors: Mapping[str, Tensor],
-        X: Tensor,
-        shared: bool,
+        batch: Batch,
         gradients: Mapping[str, Tensor] | None = None,
     ) -> None:
         chain = mlp._chain
-        self._functions, self._X = mlp._functions, as_matrices(chain, X, shared).contiguous()
-        self._shape = sample_shape(chain, X, shared)
-        self._held: list[Tensor] = []
+        self._functions, self._held = mlp._functions, list[Tensor]()
+        self._like = tensors[mlp._layers[0][0]]
         # The structures of mlp.c, as numbers: sizes, addresses, and 0 for NULL.
         layers: list[int] = []
         for weight, bias, phi in mlp._layers:
@@ -178,20 +176,17 @@ class _Call:
             layers += (d, out, phi)
             for held in (tensors, gradients or {}):
                 layers += (self._address(held.get(weight)), self._address(held.get(bias)))
-        *_, self._samples, d = self._X.shape
-        if d != layers[0] or not (shared or len(self._X) == self.networks):
-            raise ValueError(
-                f"X of shape {tuple(self._X.shape)}, for {self.networks} networks of {layers[0]} "
-                "inputs"
-            )
-        self._outputs, self._layers = out, _numbers(layers)
+        self._layers = _numbers(layers)
+        sample, shared = (batch.separate[0][0], True) if batch.separate else (batch.X, batch.shared)
+        self._shape, self._outputs = sample_shape(chain, sample, shared), out
+        samples = math.prod(self._shape)
+        self.entries = samples * out
+        self._X = self.addresses(batch, 0, samples * layers[0])
         self._arguments = _numbers(
             [
-                *(self.networks, self._samples, len(chain.layers)),
-                ctypes.addressof(self._layers),
+                *(self.networks, samples, len(chain.layers), ctypes.addressof(self._layers)),
                 *(ctypes.addressof(mlp._scales), ctypes.addressof(mlp._bias_scales)),
-                *(self._address(self._X), 0 if shared else self._X[0].numel()),
-                self._address(tensors.get(chain.multiplier)),
+                *(ctypes.addressof(self._X), self._address(tensors.get(chain.multiplier))),
             ]
         )
 
@@ -199,39 +194,61 @@ class _Call:
         """Return where the entries of a tensor are, or those of a contiguous copy; 0 for none."""
         if tensor is None:
             return 0
-        usual = tensor.dtype == self._X.dtype and tensor.is_contiguous() and not tensor.is_neg()
+        usual = tensor.dtype == self._like.dtype and tensor.is_contiguous() and not tensor.is_neg()
         return (tensor if usual else self.hold(tensor)).data_ptr()
 
-    def hold(self, tensor: Tensor, outputs_of: int | None = None) -> Tensor:
+    def hold(self, tensor: Tensor, size: int | None = None) -> Tensor:
         """Return a tensor, or a contiguous copy, that lives as long as this call.
 
         Args:
-            outputs_of: of so many networks it holds a number for each output.
+            size: how many entries it has to have.
         """
-        size = tensor.numel()
-        if outputs_of is not None:
-            size = outputs_of * self._samples * self._outputs
-        if tensor.dtype != self._X.dtype or tensor.numel() != size:
-            raise ValueError(
-                f"a tensor of shape {tuple(tensor.shape)} and {tensor.dtype}, for "
-                f"{self.networks} networks of {self._X.dtype} on X of shape {tuple(self._X.shape)}"
-            )
+        if tensor.dtype != self._like.dtype or tensor.numel() != (size or tensor.numel()):
+            self._refuse(f"a tensor of shape {tuple(tensor.shape)} and {tensor.dtype}")
         self._held.append(tensor.resolve_neg().contiguous())
         return self._held[-1]
 
+    def _refuse(self, got: str) -> NoReturn:
+        d, *_ = self._layers
+        raise ValueError(
+            f"{got}, for {self.networks} networks of {d} inputs and {self._outputs} outputs in "
+            f"{self._like.dtype}, on samples {self._shape}"
+        )
+
+    def addresses(self, batch: Batch, part: int, size: int) -> Any:
+        """Return where the inputs or the targets of each network are, as an array in C.
+
+        Args:
+            part: 0 for inputs, 1 for targets.
+            size: how many entries there are per network.
+        """
+        if batch.separate is not None:
+            own = batch.separate[0][part]
+            if len(batch.separate) != self.networks or own.numel() != size:
+                self._refuse(f"{len(batch.separate)} batches of shape {tuple(own.shape)}")
+            return batch.addresses[part]
+        K = 1 if batch.shared else self.networks
+        whole = self.hold((batch.X, batch.y)[part], size * K)
+        step = 0 if batch.shared else size * whole.element_size()
+        return _numbers([whole.data_ptr() + k * step for k in range(self.networks)])
+
+    def empty(self, *shape: int) -> Tensor:
+        """Return an empty tensor."""
+        return self._like.new_empty(shape)
+
     def outputs(self) -> Tensor:
         """Return an empty tensor for outputs, (K, n, ..., d_out)."""
-        return self._X.new_empty(self.networks, *self._shape, self._outputs)
+        return self.empty(self.networks, *self._shape, self._outputs)
 
     def signals(self) -> Tensor:
         """Return an empty tensor for signals."""
         size = self._functions.signals_size(ctypes.addressof(self._arguments))
-        return self._X.new_empty(self.networks, size)
+        return self.empty(self.networks, size)
 
-    def run(self, function: str, *arguments: Tensor | int | None) -> None:
+    def run(self, function: str, *arguments: Any) -> None:
         """Call a function, on as many threads as PyTorch uses."""
         networks, threads = ctypes.addressof(self._arguments), torch.get_num_threads()
-        memory = self._X.new_empty(threads * self._functions.scratch_size(networks))
+        memory = self.empty(threads * self._functions.scratch_size(networks))
         given = [one.data_ptr() if isinstance(one, Tensor) else one for one in arguments]
         getattr(self._functions, function)(networks, threads, memory.data_ptr(), *given)
 

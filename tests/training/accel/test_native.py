@@ -73,9 +73,11 @@ class Case:
                 self.tensors[f"{name}.bias"] = drawn(K, out)
         self.X, self.y, self.f0 = drawn(K, n, d), drawn(K, n, d_out), drawn(K, n, d_out)
 
-    def batch(self, dtype: torch.dtype, shared: bool = False) -> Batch:
+    def batch(self, dtype: torch.dtype, kind: str = "stacked") -> Batch:
         X, y = self.X.to(dtype), self.y.to(dtype)
-        return Batch(X[0], y[0], True) if shared else Batch(X, y, False)
+        if kind == "apart":
+            return Batch.apart([(one.clone(), own.clone()) for one, own in zip(X, y, strict=True)])
+        return Batch(X[0], y[0], True) if kind == "shared" else Batch(X, y, False)
 
     def native(self, dtype: torch.dtype) -> NativeMLP:
         functions = native_mlp.library(dtype)
@@ -97,7 +99,7 @@ def close(found: Any, wanted: Any, dtype: torch.dtype) -> None:
     assert difference < tolerance * max(found.shape) ** 0.5
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kind", ["stacked", "shared", "apart"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
@@ -106,11 +108,11 @@ def close(found: Any, wanted: Any, dtype: torch.dtype) -> None:
     ids=["relu-double", *PHIS],
 )
 def test_losses_gradients_and_outputs(
-    dtype: torch.dtype, phi: str, shape: Any, bias: bool, shared: bool
+    dtype: torch.dtype, phi: str, shape: Any, bias: bool, kind: str
 ) -> None:
     case = Case(*shape, bias=bias, phi=phi)
-    native, tensors, batch = case.native(dtype), case.given(dtype), case.batch(dtype, shared)
-    exact = case.batch(torch.float64, shared)
+    native, tensors, batch = case.native(dtype), case.given(dtype), case.batch(dtype, kind)
+    exact = case.batch(torch.float64, kind)
     kept: list[Tensor] = []
     losses, gradients = native.mse_gradients(tensors, batch, case.f0.to(dtype), kept)
     kept_exactly: list[Tensor] = []
@@ -123,11 +125,11 @@ def test_losses_gradients_and_outputs(
     if dtype == torch.float64 or phi == "tanh":  # rounding of floats switches ReLUs on or off
         for name, gradient in gradients.items():
             close(gradient, expected[name], dtype)
-    outputs = case.formulas().outputs(case.tensors, exact.X, shared)
-    close(native.outputs(tensors, batch.X, shared), outputs, dtype)
+    outputs = case.formulas().outputs(case.tensors, exact)
+    close(native.outputs(tensors, batch), outputs, dtype)
     # In two calls, with a loss of one's own between them.
     signals, f = native.forward(tensors, batch)
-    assert torch.equal(f, native.outputs(tensors, batch.X, shared))
+    assert torch.equal(f, native.outputs(tensors, batch))
     error = f - case.f0.to(dtype) - batch.targets
     by_parts = native.backward(tensors, batch, signals, error * (2 / error[0].numel()))
     for name, gradient in gradients.items():
@@ -162,7 +164,7 @@ def test_a_network_has_the_same_bits_alone_and_on_any_number_of_threads(
         signals, outputs = native.forward(given, own)
         by_parts = native.backward(given, own, signals, outputs)
         found = [losses, *gradients.values(), *kept, outputs, *by_parts.values()]
-        return [*found, native.outputs(given, own.X, False)]
+        return [*found, native.outputs(given, own)]
 
     def each(threads: int) -> list[Tensor]:
         found = [of(slice(k, k + 1), threads) for k in range(K)]
@@ -204,9 +206,13 @@ def test_a_number_and_strided_tensors_are_taken() -> None:
 @pytest.mark.parametrize("shape", [(K, 20, 7), (K - 1, 20, 6)])
 def test_inputs_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     case = Case(20, 6, (5,), 1)
-    given = f"X of shape \\({shape[0]}, 20, {shape[2]}\\), for 3 networks of 6 inputs"
+    X, native = torch.zeros(*shape).double(), case.native(torch.float64)
+    given = f"a tensor of shape \\({shape[0]}, 20, {shape[2]}\\) and .* 3 networks of 6 inputs"
     with pytest.raises(ValueError, match=given):
-        case.native(torch.float64).outputs(case.tensors, torch.zeros(*shape).double(), False)
+        native.outputs(case.tensors, Batch(X, X, False))
+    given = f"{shape[0]} batches of shape \\(20, {shape[2]}\\), for 3 networks of 6 inputs"
+    with pytest.raises(ValueError, match=given):
+        native.outputs(case.tensors, Batch.apart([(one, one) for one in X]))
 
 
 def test_one_that_fails_its_trial_is_not_used(
@@ -329,7 +335,9 @@ def test_large_signals_saturate(phi: str) -> None:
     functions = native_mlp.library(torch.float32)
     assert functions is not None
     weights = {"in.weight": ones, "out.weight": ones}
-    found = NativeMLP(functions, torch.float32, chain).outputs(weights, values[:, None], True)
+    found = NativeMLP(functions, torch.float32, chain).outputs(
+        weights, Batch(values[:, None], values, True)
+    )
     found, wanted = found.flatten(), getattr(torch, phi)(values.double())
     close_to = {"rtol": 3e-7, "atol": 1e-7, "equal_nan": True}
     torch.testing.assert_close(found.double(), wanted, **close_to)
@@ -342,7 +350,9 @@ def test_what_does_not_fit_is_refused(wrong: str) -> None:
     y, f0 = (case.y[:, :7], case.f0) if wrong == "y" else (case.y, case.f0[:2])
     tensors = case.given(torch.float32 if wrong == "type" else torch.float64)
     native = case.native(torch.float64)
-    with pytest.raises(ValueError, match=r"^a tensor of shape .* on X of shape \(3, 20, 6\)$"):
+    with pytest.raises(
+        ValueError, match=r"^a tensor of shape .* 1 outputs in .*, on samples \(20,\)$"
+    ):
         native.mse_gradients(tensors, Batch(case.X, y, False), f0)
 
 
