@@ -13,7 +13,7 @@ typedef enum { IDENTITY, RELU, TANH, SIGMOID } Activation;
 
 INLINE vec activated(Activation phi, vec v)
 {
-    if (phi == RELU) return where_positive(v, v);
+    if (phi == RELU) return larger((vec){0}, v);
 #ifdef SINGLE
     if (phi == TANH) return hyperbolic_tangent(v);
     if (phi == SIGMOID) return 0.5f * hyperbolic_tangent(0.5f * v) + 0.5f;

@@ -44,20 +44,18 @@ INLINE void cosine_and_sine(vec half_turns, vec *cosine, vec *sine)
     *cosine = (vec)((ints)where(odd, s, c) ^ ((quadrant + 1) & 2) << 30);
 }
 
-/* The hyperbolic tangent, by Eigen's quotient of polynomials; NaN of NaN. */
+/* The hyperbolic tangent, by Eigen's quotient of polynomials, which is 1 at its limit; NaN of NaN. */
 INLINE vec hyperbolic_tangent(vec x)
 {
-    const float limit = 7.90531110763549805f, one = 9.0f; /* from which on it rounds to 1 */
-    vec given = x;
-    x = where(x > all(limit), all(limit), where(x < all(-limit), all(-limit), x));
+    const float limit = 7.99881172180175781f;
+    x = (vec)SMALLER_FLOATS(all(limit), larger(all(-limit), x));
     vec z = x * x, above = all(-2.76076847742355e-16f), below = all(1.19825839466702e-06f);
     const float numerator[] = {2.00018790482477e-13f, -8.60467152213735e-11f, 5.12229709037114e-08f,
                                1.48572235717979e-05f, 6.37261928875436e-04f,  4.89352455891786e-03f};
     const float denominator[] = {1.18534705686654e-04f, 2.26843463243900e-03f, 4.89352518554385e-03f};
     UNROLLED for (int i = 0; i < 6; i++) above = fused(above, z, all(numerator[i]));
     UNROLLED for (int i = 0; i < 3; i++) below = fused(below, z, all(denominator[i]));
-    vec y = x * above / below;
-    return where(given > all(one), all(1.0f), where(given < all(-one), all(-1.0f), y));
+    return x * above / below;
 }
 
 #endif

@@ -45,7 +45,8 @@ typedef struct {
 INLINE vec completed(const Epilogue *epilogue, vec v, vec bias, const real *to, size_t i, size_t j,
                      size_t entries)
 {
-    v = v * epilogue->scale + bias;
+    if (epilogue->bias) v = fused(v, all(epilogue->scale), bias);
+    else v *= epilogue->scale;
     if (epilogue->adds) v += load_some(to, entries);
     v = activated(epilogue->phi, v);
     if (!epilogue->values) return v;
@@ -230,7 +231,7 @@ static void dots(size_t rows, size_t k, Matrix A, const real *w, real *results, 
         transpose(partial);
         for (int width = LANES / 2; width > 0; width /= 2)
             for (int r = 0; r < width; r++) partial[r] += partial[r + width];
-        store_some(results + i, partial[0] * scale + (bias ? *bias : 0), count);
+        store_some(results + i, fused(partial[0], all(scale), all(bias ? *bias : 0)), count);
     }
 }
 

@@ -16,13 +16,17 @@
 #include <string.h>
 
 /* Bytes of a register, the tile of sums that fits into all of them, and what the vector extensions
- * lack: a b + c rounded once, products of the lower halves of 64-bit integers, square roots. */
+ * lack: a b + c rounded once, products of the lower halves of 64-bit integers, the larger and the
+ * smaller one of a and b, which is NaN if b is, and square roots. */
 #if defined(__AVX512F__)
 #include <immintrin.h>
 enum { BYTES = 64, ROWS = 8, VECTORS = 2 };
 #define FUSED_FLOATS(a, b, c) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
 #define FUSED_DOUBLES(a, b, c) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
 #define MULTIPLIED(a, b) _mm512_mul_epu32((__m512i)(a), (__m512i)(b))
+#define LARGER_FLOATS(a, b) _mm512_max_ps((__m512)(a), (__m512)(b))
+#define LARGER_DOUBLES(a, b) _mm512_max_pd((__m512d)(a), (__m512d)(b))
+#define SMALLER_FLOATS(a, b) _mm512_min_ps((__m512)(a), (__m512)(b))
 #define ROOTS_OF_FLOATS(a) _mm512_sqrt_ps((__m512)(a))
 #define ROOTS_OF_DOUBLES(a) _mm512_sqrt_pd((__m512d)(a))
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -31,6 +35,9 @@ enum { BYTES = 32, ROWS = 6, VECTORS = 2 };
 #define FUSED_FLOATS(a, b, c) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
 #define FUSED_DOUBLES(a, b, c) _mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
 #define MULTIPLIED(a, b) _mm256_mul_epu32((__m256i)(a), (__m256i)(b))
+#define LARGER_FLOATS(a, b) _mm256_max_ps((__m256)(a), (__m256)(b))
+#define LARGER_DOUBLES(a, b) _mm256_max_pd((__m256d)(a), (__m256d)(b))
+#define SMALLER_FLOATS(a, b) _mm256_min_ps((__m256)(a), (__m256)(b))
 #define ROOTS_OF_FLOATS(a) _mm256_sqrt_ps((__m256)(a))
 #define ROOTS_OF_DOUBLES(a) _mm256_sqrt_pd((__m256d)(a))
 #elif defined(__aarch64__)
@@ -39,6 +46,9 @@ enum { BYTES = 16, ROWS = 8, VECTORS = 2 };
 #define FUSED_FLOATS(a, b, c) vfmaq_f32((float32x4_t)(c), (float32x4_t)(a), (float32x4_t)(b))
 #define FUSED_DOUBLES(a, b, c) vfmaq_f64((float64x2_t)(c), (float64x2_t)(a), (float64x2_t)(b))
 #define MULTIPLIED(a, b) vmull_u32(vmovn_u64((uint64x2_t)(a)), vmovn_u64((uint64x2_t)(b)))
+#define LARGER_FLOATS(a, b) vmaxq_f32((float32x4_t)(a), (float32x4_t)(b))
+#define LARGER_DOUBLES(a, b) vmaxq_f64((float64x2_t)(a), (float64x2_t)(b))
+#define SMALLER_FLOATS(a, b) vminq_f32((float32x4_t)(a), (float32x4_t)(b))
 #define ROOTS_OF_FLOATS(a) vsqrtq_f32((float32x4_t)(a))
 #define ROOTS_OF_DOUBLES(a) vsqrtq_f64((float64x2_t)(a))
 #else
@@ -75,6 +85,12 @@ INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
 INLINE vec fused(vec a, vec b, vec c)
 {
     return sizeof(real) == sizeof(float) ? (vec)FUSED_FLOATS(a, b, c) : (vec)FUSED_DOUBLES(a, b, c);
+}
+
+/* The larger one of a and b; NaN if b is. */
+INLINE vec larger(vec a, vec b)
+{
+    return sizeof(real) == sizeof(float) ? (vec)LARGER_FLOATS(a, b) : (vec)LARGER_DOUBLES(a, b);
 }
 
 INLINE vec roots(vec a)
