@@ -16,7 +16,7 @@ from typing import Any
 from mlpsubmit import files
 from mlpsubmit.jobs.slurm.commands import SlurmUnavailable, run
 from mlpsubmit.jobs.slurm.queue import JobState, Queue
-from mlpsubmit.jobs.slurm.sbatch import SUBMIT_SECONDS, run_sbatch
+from mlpsubmit.jobs.slurm.sbatch import CHANGE_SECONDS, run_sbatch
 from mlpsubmit.slurm_templates import Template
 
 __all__ = ["exit_on_signals", "last_lines", "no_result", "run_helper_job", "scratch_dir"]
@@ -66,7 +66,7 @@ def run_helper_job(
     shared = (folder, *paths)
     script = sbatch_text(template, folder, command, paths=shared, before=before, job_name=name)
     try:
-        run_sbatch(template, folder / "job.sh", script, seconds=SUBMIT_SECONDS)
+        run_sbatch(template, folder / "job.sh", script, seconds=CHANGE_SECONDS)
         return _wait(name, result_file, seconds)
     finally:
         # By name, since it may be queued although sbatch reported no id.

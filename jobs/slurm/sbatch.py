@@ -19,8 +19,9 @@ from mlpsubmit.slurm_templates import Template
 
 __all__ = ["OutcomeUnknown", "cancel", "check", "run_sbatch", "submit"]
 
-#: sbatch retries by itself for as long as a controller under load may take.
-SUBMIT_SECONDS = 60.0
+#: Timeout of what changes the queue: sbatch and scancel retry by themselves for as long as a
+#: controller may take that is under load, or limits requests.
+CHANGE_SECONDS = 60.0
 
 #: Timeout of ``--test-only``, which simulates the whole queue; if it takes longer, it is skipped.
 CHECK_SECONDS = 10.0
@@ -112,7 +113,7 @@ def submit(template: Template, file: Path, script: str, name: str) -> str:
         OutcomeUnknown: if it cannot be found out whether the cluster has it.
     """
     try:
-        result = run_sbatch(template, file, script, "--parsable", seconds=SUBMIT_SECONDS)
+        result = run_sbatch(template, file, script, "--parsable", seconds=CHANGE_SECONDS)
     except SlurmUnavailable as error:
         return _find(name, str(error))
     output = result.stdout.strip()
@@ -154,7 +155,7 @@ def cancel(ids: Sequence[str]) -> None:
     """
     if not ids:
         return
-    result = run("scancel", *ids)
+    result = run("scancel", *ids, seconds=CHANGE_SECONDS)
     if result.returncode != 0 and "invalid job id" not in result.stderr.lower():
         reason = result.stderr.strip() or f"exit code {result.returncode}"
         raise SlurmUnavailable(f"scancel: {reason}")

@@ -179,7 +179,7 @@ def test_a_first_array_that_is_refused_leaves_nothing(study: Any, instead: Any) 
 
 
 def test_an_sbatch_that_hangs(study: Any, instead: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sbatch, "SUBMIT_SECONDS", 1.0)
+    monkeypatch.setattr(sbatch, "CHANGE_SECONDS", 1.0)
     monkeypatch.setattr(sbatch, "_BETWEEN_QUERIES", 0.1)
     instead("exec sleep 30")
     with pytest.raises(UserError, match=r"^sbatch did not answer within 1 s; no job of this run"):

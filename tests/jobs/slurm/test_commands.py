@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlpsubmit.jobs.executors.slurm import SlurmExecutor
-from mlpsubmit.jobs.slurm import commands, filesystems
+from mlpsubmit.jobs.slurm import commands, filesystems, sbatch
 from mlpsubmit.jobs.slurm.arrays import cut_arrays, job_name
 from mlpsubmit.jobs.slurm.commands import (
     SlurmUnavailable,
@@ -316,6 +316,18 @@ def test_what_was_submitted_before_a_rejection_is_said(
         list(executor.submit(Submission(tmp_path, "s.r", 0, tasks=3, threads=1)))
     about = f"--time 01:00:00 (template mine): sbatch rejected it: {limit}; "
     assert str(caught.value) == f"{about}{left}, or change the template"
+
+
+def test_a_limit_on_requests_is_waited_for(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scancel asks again and again, longer than a query may take."""
+    fake("scancel", "sleep 0.3")
+    monkeypatch.setitem(run_command.__kwdefaults__, "seconds", 0.1)
+    with pytest.raises(SlurmUnavailable):
+        run_command("scancel", "41")
+    sbatch.cancel(["41"])
+    monkeypatch.setattr(sbatch, "CHANGE_SECONDS", 0.1)
+    with pytest.raises(SlurmUnavailable, match="scancel did not answer within 0 s"):
+        sbatch.cancel(["41"])
 
 
 def test_an_unknown_outcome_is_no_rejection() -> None:
