@@ -191,7 +191,7 @@ def test_every_case_with_a_target_has_a_counterpart(trainloop):
 def test_configs_of_compared_cases_are_packed_as_their_width_allows(trainloop):
     for case in trainloop.CASES:
         plan = make_plan(trainloop.swept(case), max_tasks=2, threads=1)
-        assert plan.packs < case.configs / 2, case.name
+        assert plan.packs <= case.configs / 2, case.name
 
 
 @pytest.mark.slow
