@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["collect"]
 
+#: Rows of the table in a pipe, at most; a terminal gets fewer.
+PIPED_ROWS = 1000
+
 
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
@@ -84,7 +87,7 @@ def collect(
 
 
 def _print_table(dataset: xr.Dataset) -> None:
-    """Print the table of results: in a pipe all of it, in a terminal the columns that fit.
+    """Print the table of results: in a terminal some rows, and the columns that fit.
 
     Steps to thresholds are left out first, then further losses, then the first axes, which tell
     joined runs apart.
@@ -93,7 +96,9 @@ def _print_table(dataset: xr.Dataset) -> None:
     from mlpsubmit.display.console import Console
     from mlpsubmit.results.axes import shown_axes
 
-    console, table = Console(), results.summary_table(dataset)
+    console = Console()
+    rows = {} if console.is_terminal else {"max_rows": PIPED_ROWS}
+    table = results.summary_table(dataset, **rows)
     columns = table.columns
     axes = sum(len(axis.columns) for axis in shown_axes(dataset))
     optional = [*reversed(columns[axes + 2 :]), *columns[: max(axes - 1, 0)]]

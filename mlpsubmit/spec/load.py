@@ -203,6 +203,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
     """Pickles cached functions and properties by value too, which cloudpickle pickles by name.
 
     And by name those libraries' modules that are of a class of their own, as torch.backends.cudnn.
+    Code keeps the name of its file, which cloudpickle drops since 3.1.3: errors are shown with it.
     """
 
     def reducer_override(self, value: Any) -> Any:
@@ -214,6 +215,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
             return _cached, (wrapped, value.cache_parameters())
         if isinstance(value, functools.cached_property):  # it holds a lock before Python 3.12
             return _cached_property, (value.func, value.attrname)
+        if isinstance(value, types.CodeType):
+            return _code, (value.co_filename, *self.dispatch_table[types.CodeType](value))
         return super().reducer_override(value)
 
 
@@ -225,6 +228,10 @@ def _cached_property(function: Callable[..., Any], name: str | None) -> Any:
     made: functools.cached_property[Any] = functools.cached_property(function)
     made.attrname = name
     return made
+
+
+def _code(file: str, make: Callable[..., types.CodeType], arguments: Any) -> types.CodeType:
+    return make(*arguments).replace(co_filename=file)
 
 
 def pickle_sweep(sweep: Sweep) -> bytes:

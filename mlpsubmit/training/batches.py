@@ -384,8 +384,10 @@ class Batches:
             if isinstance(error, UserError) or ran_out_of_memory(error):
                 raise
             why = error_message(error)
-            got = f"gave X of shape {tuple(X.shape)}, which the model cannot take ({why})"
-            self._refuse(function, got, "X (n, ...) as the model expects it", error)
+            got = f"gave X of shape {tuple(X.shape)}, on which the model fails ({why})"
+            self._refuse(
+                function, got, "X (n, ...) that MODEL takes, or a MODEL that takes it", error
+            )
         return tuple(output.shape[1:])
 
     def _check_classes(

@@ -263,7 +263,8 @@ def _layers(model: nn.Module, parametrization: str) -> list[Layer]:
             errors.append(
                 f"MODEL: {where} ({type(module).__name__}) has weights of its own, but "
                 f"PARAMETRIZATION={parametrization!r} covers nn.Linear and nn.Conv2d layers only; "
-                "leave it out, or give a callable PARAMETRIZATION(model, optimizer)"
+                "try one without weights, PARAMETRIZATION='sp', or a callable "
+                "PARAMETRIZATION(model, optimizer)"
             )
     if not errors and len(layers) < 2:
         errors.append(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from mlpsubmit.cli.collect import _print_table
 from mlpsubmit.results import Dimension, Layout, summary_table, to_dataset
 
 
@@ -86,6 +87,16 @@ def test_long_tables_are_cut_and_say_so(fakes):
     assert "and 2,976 more rows" in lines(table)[-1]
     assert summary_table(dataset.isel(lr=slice(24))).caption is None
     assert summary_table(dataset, max_rows=2).row_count == 2
+
+
+def test_a_pipe_gets_more_rows_than_a_terminal(fakes, capsys):
+    dataset = to_dataset(fakes.layout(lr=np.linspace(0, 1, 3000).tolist()), fakes.Source())
+    _print_table(dataset.isel(lr=slice(700)))
+    shown = capsys.readouterr().out
+    assert shown.count("0/1") == 700
+    assert "more rows" not in shown
+    _print_table(dataset)
+    assert "and 2,000 more rows in the file" in capsys.readouterr().out
 
 
 def test_a_zipped_axis_has_a_column_per_name(fakes):

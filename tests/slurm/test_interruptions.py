@@ -42,8 +42,9 @@ def test_signals_requeues_preemption_and_time_limits_cost_nothing(
     for how, command in disturb.items():
         training(runs[how])
         study.cluster.run(*command)
-        study.pace(how, None)  # the rest at full speed
     for how in disturb:
+        wait_for(lambda how=how: "interrupted" in study.log(runs[how]))
+        study.pace(how, None)  # the rest at full speed
         last = check(study, runs[how], results, undisturbed)
         assert last["without_progress"] == 0, "the attempt before it had trained"
     # The signal comes up to half a minute before it is due, as SLURM looks at limits that often.

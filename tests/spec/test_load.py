@@ -315,6 +315,26 @@ def test_functions_and_modules_beside_the_spec_travel_by_value(write, tmp_path):
     ]
 
 
+def test_code_keeps_its_file_and_line(write):
+    """Of which cloudpickle since 3.1.3 drops the file: errors are shown with both."""
+    spec = write(
+        HEAD
+        + """
+def outer(bsz):
+    def inner(step):
+        raise ValueError
+    return inner
+sweep = Sweep(batchfn=outer)
+"""
+    )
+    content = pickle_sweep(load_spec(spec))
+    outer = unpickle_sweep(content).batchfn
+    inner = outer(3)
+    assert {outer.__code__.co_filename, inner.__code__.co_filename} == {str(spec)}
+    (line,) = spec.read_text().splitlines()[inner.__code__.co_firstlineno - 1 :][:1]
+    assert line.strip() == "def inner(step):"
+
+
 def test_pickling_leaves_other_pickles_as_they_are(write):
     write("def twice(x): return 2 * x\n", "lasting.py")
     spec = write(HEAD + "import lasting\nsweep = Sweep(batchfn=batches)\n")

@@ -55,7 +55,7 @@ REFUSED = {
         "y of shape (8, 2), for a model whose output is (n, 1); expected y (n,); set D_OUT",
     ),
     "too narrow": (X, torch.zeros(8), 2, ONLINE, "output is (n, 2); expected y (n, 2); set D_OUT"),
-    "inputs": (torch.zeros(8, 5), torch.zeros(8), 1, ONLINE, "which the model cannot take ("),
+    "inputs": (torch.zeros(8, 5), torch.zeros(8), 1, ONLINE, "on which the model fails ("),
     "NaN in X": (X / 0 * 0, torch.zeros(8), 1, OFFLINE, "gave NaN or infinite entries in X"),
     "NaN in y": (
         X,

@@ -251,7 +251,7 @@ def test_a_buffer_keeps_its_shape(gaussian):
 
 
 def test_batch_norm_of_one_sample_is_refused_in_words(gaussian):
-    with pytest.raises(BatchError, match="which the model cannot take") as caught:
+    with pytest.raises(BatchError, match="on which the model fails") as caught:
         train([Counting()], [gaussian(0, n=1)], PLAIN)
     assert "X of shape (1, 3)" in str(caught.value)
 
