@@ -43,7 +43,7 @@ def randn(*size: int, generator: torch.Generator) -> Tensor:
     numbers = torch.empty(size, dtype=torch.float32, device="cpu")
     if type(numbers) is not Tensor:  # without memory, as under FakeTensorMode
         return torch.randn(*size, generator=generator, device="cpu")
-    key = _KEY.tensor.random_(generator=generator)
+    key = _key().random_(generator=generator)
     functions = library(torch.float32)
     if functions is None:
         numbers = torch.from_numpy(_by_numpy(int(key), math.prod(size))).view(size)
@@ -53,15 +53,17 @@ def randn(*size: int, generator: torch.Generator) -> Tensor:
     return numbers if numbers.dtype == dtype else numbers.to(dtype)
 
 
-class _Key(threading.local):
-    """Takes the key of a call; one of its own for each thread."""
+#: Takes the key of a call; a tensor of its own for each thread.
+_KEYS = threading.local()
 
-    def __init__(self) -> None:
+
+def _key() -> Tensor:
+    try:
+        key: Tensor = _KEYS.key
+    except AttributeError:
         with torch.inference_mode(False):  # or nothing could write into it outside of that mode
-            self.tensor = torch.empty((), dtype=torch.int64, device="cpu")
-
-
-_KEY = _Key()
+            key = _KEYS.key = torch.empty((), dtype=torch.int64, device="cpu")
+    return key
 
 
 def _by_numpy(key: int, count: int) -> NDArray[np.float32]:

@@ -458,9 +458,9 @@ def _evened(limits: NDArray[np.int64], counts: NDArray[np.int64], tasks: int) ->
     32 configs are 11 packs of three at most, so one of two tasks would get six of them, and the
     other five; of packs of two each gets eight.
     """
-    best = limits
+    best, least = limits, np.minimum(limits, np.maximum(2, (limits + 1) // 2))
     for fewer in range(1, 4):
-        smaller = np.maximum(1, limits - fewer)
+        smaller = np.maximum(least, limits - fewer)
         gains = _largest_share(smaller, counts, tasks) < 0.98 * _largest_share(best, counts, tasks)
         best = np.where(gains, smaller, best)
     return best
@@ -468,10 +468,10 @@ def _evened(limits: NDArray[np.int64], counts: NDArray[np.int64], tasks: int) ->
 
 def _largest_share(
     limits: NDArray[np.int64], counts: NDArray[np.int64], tasks: int
-) -> NDArray[np.float64]:
-    """Return how many configs one of the tasks gets, (groups,)."""
+) -> NDArray[np.int64]:
+    """Return how many configs a task gets at most, (groups,)."""
     packs = np.maximum(1, -(-counts // limits))
-    return np.asarray(-(-packs // tasks) * (counts / packs))
+    return np.asarray(-(-(-(-packs // tasks) * counts) // packs))
 
 
 def _cached(

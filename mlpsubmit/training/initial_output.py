@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class InitialOutput(Part):
         weights: those of the K0 <= K distinct initial networks, each (K0, ...).
     """
 
-    SAVED = ("_fixed", "weights", "_networks", "_merged", "_first", "_gathered")
+    SAVED = ("_fixed", "weights", "_networks", "_merged")
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class InitialOutput(Part):
         self._networks = list(range(len(stack)))
         #: Whether rows share networks: then ``weights`` lacks the tensors that may differ.
         self._merged = False
+        self._trained = False  # so far
         self._fixed: dict[str, Tensor] = {}
         if centered:
             sets = {"train": train, "test": test}
@@ -60,14 +62,22 @@ class InitialOutput(Part):
             self._fixed = {name: self._evaluate(one.draw(0)) for name, one in fixed.items()}
         if not train.fixed:
             self._merge(train.sources)
-        self._first, self._gathered = self._indices()
+        self._index()
 
     def train(self, batch: Batch) -> Tensor | float:
         """Return f0 (K, n, ...) on a training batch."""
         if not self._centered:
             return 0.0
         fixed = self._fixed.get("train")
-        return self._evaluate(batch) if fixed is None else fixed
+        if fixed is not None:
+            return fixed
+        if not self._trained:
+            # Of all rows as they are, so that f - f0 is 0: rounding can depend on how many networks
+            # there are, and the gradient of a loss on the sign of what is left.
+            self._trained = True
+            with torch.no_grad():
+                return self._stack.evaluate(self._stack.tensors, batch)
+        return self._evaluate(batch)
 
     def test(self) -> Tensor | float:
         """Return f0 (K, n, ...) on the fixed test set."""
@@ -100,15 +110,17 @@ class InitialOutput(Part):
         index = torch.tensor(networks, device=self._stack.device)
         self.weights = {name: tensor[index] for name, tensor in weights.items()}
 
-    def _indices(self) -> tuple[Tensor, Tensor]:
-        """Return per network its first row, and per row its network.
+    def _index(self) -> None:
+        """Set per network its first row, and per row its network.
 
-        On the device: an index that is a list would be copied there, synchronously, at each step.
+        Also on the device: an index that is a list would be copied there, synchronously, at each
+        step.
         """
         networks = range(max(self._networks) + 1)
         self._rows = [self._networks.index(network) for network in networks]
         device = self._stack.device
-        return torch.tensor(self._rows, device=device), torch.tensor(self._networks, device=device)
+        self._first = torch.tensor(self._rows, device=device)
+        self._gathered = torch.tensor(self._networks, device=device)
 
     def show(self, module: nn.Module, row: int) -> nn.Module:
         """Return a module of the same structure, made a view of one row's initial network."""
@@ -124,7 +136,13 @@ class InitialOutput(Part):
         used = list(dict.fromkeys(self._networks[row] for row in keep))
         self._keep(self.weights, used)
         self._networks = [used.index(self._networks[row]) for row in keep]
-        self._first, self._gathered = self._indices()
+        self._index()
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Continue from a saved state, which may have fewer rows."""
+        super().load_state_dict(state, device)
+        self._trained = True
+        self._index()
 
 
 def _content(tensors: Mapping[str, Tensor], row: int) -> bytes:

@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 #: Format of a saved state, which is part of it; counted up whenever its content changes.
-STATE_FORMAT = 9
+STATE_FORMAT = 10
 
 
 class Interrupted(Exception):

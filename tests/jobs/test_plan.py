@@ -269,7 +269,7 @@ def test_a_group_that_carries_the_cost_is_shared_by_all_tasks():
 
 @pytest.mark.parametrize(
     ("count", "tasks", "packs", "most"),
-    [(32, 2, 16, 16), (9, 4, 3, 3), (17, 2, 6, 9), (7, 3, 3, 3)],
+    [(32, 2, 16, 16), (9, 4, 3, 3), (17, 2, 6, 9), (7, 3, 3, 3), (5, 2, 2, 3)],
 )
 def test_packs_of_few_configs_are_a_little_smaller_where_that_evens_the_tasks(
     count, tasks, packs, most

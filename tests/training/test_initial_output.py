@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from mlpsubmit.spec.hyperparameters import validate
-from mlpsubmit.training import Interrupted, train
+from mlpsubmit.training import MLP, Interrupted, train
 from mlpsubmit.training.initial_output import InitialOutput
 
 GAMMAS = [0.5, 0.5, 1.0, 1.0, 3.0, 3.0]
@@ -23,6 +24,17 @@ class Tanh(nn.Module):
 
     def forward(self, X):
         return self.read_out(self.read_in(X).tanh())
+
+
+class Drawing(nn.Module):
+    """A custom model that draws in evaluations, too."""
+
+    def __init__(self, d, width) -> None:
+        super().__init__()
+        self.read_in, self.read_out = nn.Linear(d, width), nn.Linear(width, 1)
+
+    def forward(self, X):
+        return self.read_out(functional.dropout(self.read_in(X).relu(), 0.02, training=True))
 
 
 def settings(gammas, **further):
@@ -75,6 +87,66 @@ def test_gammas_share_a_network_per_trial(
     assert set(evaluated) <= {1, 2}
     assert 2 in evaluated
     assert len(set(together.steps)) > 2  # so the pack has shrunk
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "tanh", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_before_the_first_update_the_difference_is_zero(nonlinearity, dtype):
+    """To the bit, in a pack too: the gradient of an absolute value depends on its sign."""
+    trials, lrs = [0, 0, 1, 1, 0, 1, 1, 0], [0.1, 0.2, 0.3, 0.1, 0.2, 0.3, 0.1, 0.2]
+
+    def batch_fn(step):
+        X = torch.randn(33, 16, generator=torch.Generator().manual_seed(step))
+        return X, functional.one_hot(X[:, :10].argmax(1), 10).to(X.dtype)
+
+    def losses(rows):
+        common = {"MAX_ITER": 2, "LOSS": "mae", "LOSS_CHECKPOINTS": [], "OPTIMIZER": "adam"}
+        return train(
+            [MLP(16, 31, 3, 10, nonlinearity=nonlinearity).to(dtype) for _ in rows],
+            [batch_fn] * len(rows),
+            [validate({**common, "LR": lrs[row]}) for row in rows],
+            trials=[trials[row] for row in rows],
+        ).train_loss
+
+    together = losses(range(8))
+    for row in range(8):
+        assert together[row] == pytest.approx(losses([row])[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("make", [MLP, Drawing])
+@pytest.mark.parametrize(
+    ("sources", "stay"),
+    [([0, 1, 0, 1, 0, 1], (0, 2, 5)), ([0, 0, 0, 1, 1, 1, 1, 1], (1, 5)), ([1, 0, 1, 0], (1, 3))],
+)
+def test_what_had_shrunk_goes_on_with_the_right_batches(make, sources, stay, saver, same):
+    """Configs that stay share networks, and are others than the first of each network."""
+
+    def source(seed):
+        def batch_fn(step):
+            X = torch.randn(100, 3, generator=torch.Generator().manual_seed(1000 * seed + step))
+            return X, X[:, 0] * X[:, 1] + X[:, 2]
+
+        return batch_fn
+
+    def trained(monitor=None):
+        common = {"MAX_ITER": 200, "PERCENT_THRESHOLDS": [0.7], "WIDTH": 16}
+        lrs = [1e-5 if row in stay else 0.3 for row in range(len(sources))]
+        fns = [source(0), source(1)]
+        return train(
+            [make(3, 16) for _ in sources],
+            [fns[number] for number in sources],
+            [validate({**common, "LR": lr}) for lr in lrs],
+            trials=sources,
+            monitor=monitor,
+        )
+
+    undisturbed, monitor = trained(), saver(every=150, interrupting=True)
+    left = [row for row, steps in enumerate(undisturbed.steps) if steps == 200]
+    assert 0 < len(left) <= len(sources) // 2, "so the pack has shrunk"
+    with pytest.raises(Interrupted):
+        trained(monitor)
+    monitor.interrupting, monitor.every = False, 0
+    same(undisturbed, trained(monitor))
 
 
 @pytest.mark.parametrize(
