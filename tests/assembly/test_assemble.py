@@ -121,13 +121,30 @@ def test_a_data_entry_and_a_setting_of_one_name_are_refused() -> None:
 
 
 def test_test_sets_of_other_sizes_train_as_stacks_of_their_own() -> None:
-    def batches(held_out: int, bsz: int, gen: torch.Generator, split: str) -> Any:
-        return gaussian(bsz if split == "train" else held_out, gen)
+    def batches(held_out: int, n_samples: int, gen: torch.Generator, split: str) -> Any:
+        return gaussian(n_samples if split == "train" else held_out, gen)
 
     axes = {"held_out": [5, 4], "trial": range(2)}
     first, second = stacks(small(axes, batchfn=batches, ONLINE=False))
     assert [first.rows, second.rows] == [[0, 1], [2, 3]]
     assert all(np.isfinite(stack.train().test_loss).all() for stack in (first, second))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_other_numbers_of_samples_than_asked_for_are_refused(split: str) -> None:
+    """A curve over N_SAMPLES would be flat from where the data end."""
+
+    def sliced(bsz: int, gen: torch.Generator, split: str) -> Any:
+        return gaussian(min(bsz, 6), gen)
+
+    n, setting = (8, "N_SAMPLES") if split == "train" else (5, "N_TEST")
+    sizes = {"N_SAMPLES": n, "N_TEST": 13 - n}
+    with pytest.raises(SpecError) as caught:
+        [stack.train() for stack in stacks(small({}, batchfn=sliced, ONLINE=False, **sizes))]
+    assert str(caught.value) == (
+        f"batchfn sliced: got 6 samples; should be bsz = 8, which is {setting}; set {setting}=6, "
+        "or, if the function decides how many there are, leave bsz out of its arguments"
+    )
 
 
 def test_stacks_of_one_pack_train_as_they_would_alone() -> None:

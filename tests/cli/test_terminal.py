@@ -24,6 +24,7 @@ from rich.console import Console
 
 from mlpsubmit import UserError, open_run
 from mlpsubmit.cli import terminal
+from mlpsubmit.errors import SpecError
 from mlpsubmit.files import publish_json
 from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.status import Status, TaskStatus
@@ -346,6 +347,21 @@ def test_the_traceback_of_a_failure_ends_in_the_users_function(
     assert "failed: UserError: grab 'w' failed (1 config)" in shown
     assert 'raise ValueError("boom")' in shown
     assert "from error" not in shown
+
+
+def test_an_error_of_ours_is_shown_without_our_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise SpecError("batchfn f: got\n6 samples")
+    except SpecError as error:
+        text = "".join(traceback.format_exception(error))
+    failure = Failure(np.array([0]), "SpecError: batchfn f: got 6 samples", text)
+    assert terminal.report(replace(status_of("failed"), failed=1, failures=[failure])) == 1
+    shown = capsys.readouterr().err
+    assert shown.splitlines()[:2] == [
+        "  failed: SpecError: batchfn f: got 6 samples (1 config)",
+        "0 of 4 configs done, 4 missing (1 failed); continue with: mlpsubmit resume "
+        "20260101-000000-abcdef",
+    ]
 
 
 def test_equal_failures_are_shown_once_with_the_line_of_the_user(
