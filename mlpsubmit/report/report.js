@@ -707,6 +707,8 @@
     figure.items = items.filter(
       (item) => item.group >= 0 && item.panel >= 0 && !figure.hidden.has(groups[item.group].label),
     );
+    const drawn = new Set(items.map((item) => item.row));
+    figure.lacking = finished.filter((row) => shown.has(row) && !drawn.has(row));
     legend(groups, now);
     noteFigure(now, items, panels);
     const box = byId("figure-chart");
@@ -827,7 +829,7 @@
     const apart = xColumn?.categories ? Math.min(24, each) : 0;
     figure.offset = (group) => (group - (groups.length - 1) / 2) * apart;
     groups.forEach((group, g) =>
-      panels.forEach((_, p) => {
+      panels.forEach((panel, p) => {
         const own = visible.filter((item) => item.group === g && item.panel === p);
         if (!own.length) return;
         const common = {
@@ -839,7 +841,9 @@
           animation: false,
         };
         option.series.push(
-          ...(now.isStep ? lineSeries : pointSeries)(own, common, group, dense, now),
+          ...(now.isStep
+            ? lineSeries(own, common, group, dense)
+            : pointSeries(own, common, group, dense, now, lackingAt(now, group, panel))),
         );
       }),
     );
@@ -895,7 +899,14 @@
     return found;
   }
 
-  function pointSeries(items, common, group, dense, now) {
+  // Where on the axis configs of a group and a panel have no value to draw.
+  function lackingAt(now, group, panel) {
+    const x = columnOf.get(now.x);
+    const own = figure.lacking.filter((row) => group.has(row) && panel.has(row));
+    return new Set(own.map((row) => (x ? x.values[row] : 0)));
+  }
+
+  function pointSeries(items, common, group, dense, now, lacking) {
     const x = columnOf.get(now.x);
     const found = [
       {
@@ -915,7 +926,11 @@
       }
       const data = [...means]
         .sort((a, b) => a[0] - b[0])
-        .map(([at, own]) => [at, own.reduce((a, b) => a + b, 0) / own.length]);
+        .map(([at, own]) => ({
+          value: [at, own.reduce((a, b) => a + b, 0) / own.length],
+          // Hollow where the mean is not one of all configs.
+          ...(lacking.has(at) && { symbol: x.categories ? "emptyRect" : "emptyCircle", symbolSize: 8 }),
+        }));
       const marker = { ...common, data, clip: true, itemStyle: { color: group.colour } };
       if (x.categories) {
         // Between texts there is nothing for a line to run through.
@@ -1017,7 +1032,9 @@
         columnOf.get(now.y)?.role === "timekey"
           ? " (never crossed, or without this threshold)"
           : "";
-      if (without) parts.push(`${counted(without, "config")} without a value${never}, in no mean.`);
+      const hollow = line ? "; means that lack them are hollow" : "";
+      if (without)
+        parts.push(`${counted(without, "config")} without a value${never}, in no mean${hollow}.`);
       if (small)
         parts.push(`${counted(small, "value")} ≤ 0 cannot be on a logarithmic axis, nor in a mean.`);
     }

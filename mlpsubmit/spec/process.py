@@ -53,6 +53,7 @@ _OF_TOOLS = re.compile(
     r"PYTEST_.*|JPY_.*|PYDEVD_.*|KMP_(INIT_AT_FORK|DUPLICATE_LIB_OK)|COLUMNS|LINES|TERM|COLORTERM"
     r"|CLICOLOR.*|FORCE_COLOR|NO_COLOR|(GIT_)?PAGER|MPLBACKEND|QT_API"
     r"|_RJEM_.*"  # of an allocator, set by import polars
+    r"|_TORCHINDUCTOR_.*"  # an address, set by the compiler of torch
     r"|WANDB_.*"  # some set by wandb itself, others secrets
 )
 

@@ -154,6 +154,17 @@ def test_a_parameter_as_x_draws_points_and_means(page: Any) -> None:
     assert {one["type"] for one in figure["series"]} == {"scatter", "line"}
     assert figure["x"][0]["type"] == "value"
     assert "the lines are means over lr, trial" in page.tab.inner_text("#figure-note")
+    assert "in no mean; means that lack them are hollow." in page.tab.inner_text("#figure-note")
+    assert _hollow(figure) == [[True, True]], "the others have no mean at all"
+    page.choose("y", "steps")
+    assert _hollow(page.figure()) == [[False, False]] * 2
+    assert "hollow" not in page.tab.inner_text("#figure-note")
+
+
+def _hollow(figure: Any) -> list[list[bool]]:
+    """Return which means along each line have hollow markers."""
+    lines = (one for one in figure["series"] if one["type"] == "line")
+    return [[mean.get("symbol") == "emptyCircle" for mean in line["data"]] for line in lines]
 
 
 def test_hovering_names_the_config(page: Any) -> None:

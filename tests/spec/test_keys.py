@@ -828,7 +828,15 @@ def test_comments_and_docstrings_of_them_do_not_count(spec, file, old, new):
     assert changed(spec, file, old, new) == before
 
 
-@pytest.mark.parametrize("variable", ["_RJEM_MALLOC_CONF", "WANDB_SERVICE", "WANDB_API_KEY"])
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "_RJEM_MALLOC_CONF",
+        "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR",
+        "WANDB_SERVICE",
+        "WANDB_API_KEY",
+    ],
+)
 def test_a_variable_that_a_library_sets_changes_no_key(monkeypatch, variable):
     """As import polars does, or a run of wandb."""
     sweep = make()

@@ -177,7 +177,7 @@ def test_a_state_that_does_not_fit_is_refused(gaussian, make_mlps, saver):
     monitor = saver(every=1)
     train(make_mlps(2), [gaussian(0)] * 2, {"MAX_ITER": 2}, monitor=monitor)
     state = monitor.state
-    with pytest.raises(StateError, match="its format is 0, but this training expects 9; discard"):
+    with pytest.raises(StateError, match="its format is 0, but this training expects 10; discard"):
         train(make_mlps(2), [gaussian(0)] * 2, {}, monitor=saver({**state, "format": 0}))
     with pytest.raises(StateError, match="its models is 2, but this training expects 3"):
         train(make_mlps(3), [gaussian(0)] * 3, {}, monitor=saver(state))
