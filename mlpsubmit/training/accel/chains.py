@@ -131,6 +131,20 @@ def _chain(
         readout._forward_hooks
     ):
         return None  # a hook or a multiplier that no parametrization has set
+    if not _fit([layer for layer in layers if isinstance(layer, nn.Linear)]):
+        return None
     scales.append(lacking)
     bias_scales.append(1.0)
     return Chain(tuple(names), tuple(phis), tuple(scales), tuple(bias_scales), flattens)
+
+
+def _fit(layers: Sequence[nn.Linear]) -> bool:
+    """Return whether layers take what those before them give.
+
+    If not, torch refuses to call the model; functions in C would read past the end of a signal.
+    """
+    units = [layer.weight.shape[-1] for layer in layers[1:]]
+    return all(layer.weight.ndim == 2 for layer in layers) and all(
+        out == layer.weight.shape[0] and (layer.bias is None or tuple(layer.bias.shape) == (out,))
+        for layer, out in zip(layers, [*units, layers[-1].weight.shape[0]], strict=True)
+    )

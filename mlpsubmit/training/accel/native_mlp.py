@@ -169,6 +169,9 @@ class _Call:
         chain = mlp._chain
         self._functions, self._held = mlp._functions, list[Tensor]()
         self._like = tensors[mlp._layers[0][0]]
+        self._inputs, self._outputs = self._like.shape[-1], tensors[mlp._layers[-1][0]].shape[1]
+        sample, shared = (batch.separate[0][0], True) if batch.separate else (batch.X, batch.shared)
+        self._shape = sample_shape(chain, sample, shared)
         # The structures of mlp.c, as numbers: sizes, addresses, and 0 for NULL.
         layers: list[int] = []
         for weight, bias, phi in mlp._layers:
@@ -177,11 +180,9 @@ class _Call:
             for held in (tensors, gradients or {}):
                 layers += (self._address(held.get(weight)), self._address(held.get(bias)))
         self._layers = _numbers(layers)
-        sample, shared = (batch.separate[0][0], True) if batch.separate else (batch.X, batch.shared)
-        self._shape, self._outputs = sample_shape(chain, sample, shared), out
         samples = math.prod(self._shape)
-        self.entries = samples * out
-        self._X = self.addresses(batch, 0, samples * layers[0])
+        self.entries = samples * self._outputs
+        self._X = self.addresses(batch, 0, samples * self._inputs)
         self._arguments = _numbers(
             [
                 *(self.networks, samples, len(chain.layers), ctypes.addressof(self._layers)),
@@ -209,10 +210,9 @@ class _Call:
         return self._held[-1]
 
     def _refuse(self, got: str) -> NoReturn:
-        d, *_ = self._layers
         raise ValueError(
-            f"{got}, for {self.networks} networks of {d} inputs and {self._outputs} outputs in "
-            f"{self._like.dtype}, on samples {self._shape}"
+            f"{got}, for {self.networks} networks of {self._inputs} inputs and {self._outputs} "
+            f"outputs in {self._like.dtype}, on samples {self._shape}"
         )
 
     def addresses(self, batch: Batch, part: int, size: int) -> Any:

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from mlpsubmit.training import MLP, loss_history, train
 from mlpsubmit.training.accel import native_mlp, step_kernels
-from mlpsubmit.training.accel.chains import Chain
+from mlpsubmit.training.accel.chains import Chain, chain_of
 from mlpsubmit.training.accel.layer_products import LayerProducts
 from mlpsubmit.training.accel.mlp import ClosedForm
 from mlpsubmit.training.accel.native_mlp import NativeMLP
-from mlpsubmit.training.batches import Batch
+from mlpsubmit.training.batches import Batch, BatchError
 from mlpsubmit.training.losses import mse
 from mlpsubmit.training.optimizers import adam
 
@@ -344,11 +344,30 @@ def test_large_signals_saturate(phi: str) -> None:
     assert found[:6].tolist() == [-1.0 if phi == "tanh" else 0.0] * 3 + [1.0] * 3
 
 
-@pytest.mark.parametrize("wrong", ["y", "f0", "type"])
+def test_layers_that_do_not_fit_are_no_chain() -> None:
+    """In C they would be read past the end of a signal."""
+    fits = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    assert chain_of(fits) is not None
+    assert chain_of(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4000, 1))) is None
+    fits[0].bias = nn.Parameter(torch.zeros(1))
+    assert chain_of(fits) is None
+
+
+def test_a_model_whose_layers_do_not_fit_is_named() -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(40_000, 1))
+
+    with pytest.raises(BatchError, match=r"on which the model fails .* or a MODEL that takes it"):
+        train([model()], [lambda step: (torch.ones(4, 3), torch.ones(4))], {"MAX_ITER": 2})
+
+
+@pytest.mark.parametrize("wrong", ["y", "f0", "type", "one type"])
 def test_what_does_not_fit_is_refused(wrong: str) -> None:
     case = Case(20, 6, (5,), 1)
     y, f0 = (case.y[:, :7], case.f0) if wrong == "y" else (case.y, case.f0[:2])
     tensors = case.given(torch.float32 if wrong == "type" else torch.float64)
+    if wrong == "one type":
+        tensors["layer1.weight"] = tensors["layer1.weight"].float()
     native = case.native(torch.float64)
     with pytest.raises(
         ValueError, match=r"^a tensor of shape .* 1 outputs in .*, on samples \(20,\)$"
