@@ -456,7 +456,8 @@ def _evened(limits: NDArray[np.int64], counts: NDArray[np.int64], tasks: int) ->
     """Return slightly smaller packs where these can be shared out more evenly, (groups,).
 
     32 configs are 11 packs of three at most, so one of two tasks would get six of them, and the
-    other five; of packs of two each gets eight.
+    other five; of packs of two each gets eight. Smaller packs cost a little, so the largest share
+    has to become 2% smaller at least.
     """
     best, least = limits, np.minimum(limits, np.maximum(2, (limits + 1) // 2))
     for fewer in range(1, 4):

@@ -192,7 +192,7 @@ def make_folder(path: Path) -> None:
 def _umask(mask: int | None) -> Iterator[None]:
     """Make files and folders with their modes at once, unless the mask is None.
 
-    Who dies before modes are set must leave nothing that the others cannot open.
+    A process that dies before it sets modes must leave nothing that other users cannot open.
     """
     before = None if mask is None else os.umask(mask)
     try:

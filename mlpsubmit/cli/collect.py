@@ -87,7 +87,7 @@ def collect(
 
 
 def _print_table(dataset: xr.Dataset) -> None:
-    """Print the table of results: in a terminal some rows, and the columns that fit.
+    """Print the table of results: a terminal gets fewer rows, and the columns that fit.
 
     Steps to thresholds are left out first, then further losses, then the first axes, which tell
     joined runs apart.

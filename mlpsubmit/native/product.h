@@ -164,8 +164,8 @@ INLINE void outer_columns(const int vectors, size_t m, Matrix A, const real *b, 
     }
 }
 
-/* A share of C (m, n), with n a multiple of LANES, where A has one column and B one row b: the bits of
- * multiply(), in the order of C's rows, as tiles of one product each take longer than their entries.
+/* A share of C (m, n), with n a multiple of LANES, where A has one column and B one row b. C is
+ * written row by row, as a tile would take longer to begin and to end than to compute.
  */
 static void outer(size_t m, size_t n, Matrix A, const real *b, real *C, size_t C_row,
                   const Epilogue *epilogue, Share share)

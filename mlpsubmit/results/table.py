@@ -67,7 +67,7 @@ def summary_table(dataset: xr.Dataset, max_rows: int = 24) -> Table:
         values = [c[i] for a, i in zip(axes, where, strict=True) for c in a.columns.values()]
         table.add_row(*(Text(cell) for cell in [*values, *_cells(point)]))
     if len(rows) > max_rows:
-        table.caption = f"and {len(rows) - max_rows:,} more rows in the file"
+        table.caption = f"and {len(rows) - max_rows:,} more rows"
     return table
 
 

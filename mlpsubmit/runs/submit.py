@@ -237,8 +237,8 @@ def _report_takeover(run: RunDirectory) -> None:
     other = None if last is None else run.submitter(last)
     if other is not None:
         echo(
-            f"run {run.id}: taken over from {other}; missing configs are trained by your own "
-            "jobs, with your own template and account",
+            f"run {run.id}: taken over from {other}; the missing configs will be trained in your "
+            "jobs, with your template and account",
             err=True,
         )
 

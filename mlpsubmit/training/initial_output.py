@@ -54,7 +54,7 @@ class InitialOutput(Part):
         self._networks = list(range(len(stack)))
         #: Whether rows share networks: then ``weights`` lacks the tensors that may differ.
         self._merged = False
-        self._trained = False  # so far
+        self._begun = False  # whether a batch has been evaluated
         self._fixed: dict[str, Tensor] = {}
         if centered:
             sets = {"train": train, "test": test}
@@ -71,10 +71,10 @@ class InitialOutput(Part):
         fixed = self._fixed.get("train")
         if fixed is not None:
             return fixed
-        if not self._trained:
+        if not self._begun:
             # Of all rows as they are, so that f - f0 is 0: rounding can depend on how many networks
             # there are, and the gradient of a loss on the sign of what is left.
-            self._trained = True
+            self._begun = True
             with torch.no_grad():
                 return self._stack.evaluate(self._stack.tensors, batch)
         return self._evaluate(batch)
@@ -141,7 +141,7 @@ class InitialOutput(Part):
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Continue from a saved state, which may have fewer rows."""
         super().load_state_dict(state, device)
-        self._trained = True
+        self._begun = True
         self._index()
 
 

@@ -96,7 +96,7 @@ def test_a_pipe_gets_more_rows_than_a_terminal(fakes, capsys):
     assert shown.count("0/1") == 700
     assert "more rows" not in shown
     _print_table(dataset)
-    assert "and 2,000 more rows in the file" in capsys.readouterr().out
+    assert "and 2,000 more rows" in capsys.readouterr().out
 
 
 def test_a_zipped_axis_has_a_column_per_name(fakes):

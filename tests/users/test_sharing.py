@@ -41,7 +41,7 @@ def test_a_member_reads_a_shared_run_and_takes_it_over(people: Any) -> None:
     assert f"belongs to {ALICE}: resuming it executes the functions and commands in" in refused[1]
     assert f"if you trust {ALICE} and take it over, with jobs of your own: --trust" in refused[1]
     code, out = people.cli(BOB, "resume", "--trust", "--executor", "debug")
-    assert f"taken over from {ALICE}; missing configs are trained by your own jobs" in out
+    assert f"taken over from {ALICE}; the missing configs will be trained in your jobs" in out
     assert code == 0, out
     assert "computed again" not in out
     assert len(list(people.folder.glob("computed-*"))) == 1, "Bob has loaded the data of Alice"
