@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlpsubmit.display.text import abridged, counted, crossed_at_start, duration, throughput
+from mlpsubmit.display.text import (
+    abridged,
+    counted,
+    crossed_at_start,
+    diverged,
+    duration,
+    throughput,
+)
 from mlpsubmit.jobs.failure_groups import FailureGroup, Points, grouped
 from mlpsubmit.jobs.heartbeat import is_alive, is_elsewhere
 from mlpsubmit.jobs.liveness import Watch, patience
@@ -132,8 +139,17 @@ class Status:
 
         Of those that the current attempts of the tasks have trained.
         """
-        configs = sum(int(task.heartbeat.get("crossed_at_start", 0)) for task in self.tasks)
+        configs = self._counted("crossed_at_start")
         return crossed_at_start(configs) if configs else ""
+
+    @property
+    def divergence(self) -> str:
+        """One line on configs that diverged; empty if none did, of the same ones."""
+        configs = self._counted("diverged")
+        return diverged(configs) if configs else ""
+
+    def _counted(self, field: str) -> int:
+        return sum(int(task.heartbeat.get(field, 0)) for task in self.tasks)
 
     @property
     def damage(self) -> str:

@@ -85,6 +85,7 @@ NOTHING_DONE: dict[str, Any] = {
     "packs_failed": 0,
     "halved": 0,
     "crossed_at_start": 0,
+    "diverged": 0,
     "cost_done": 0.0,
     "progressed": False,
     "speeds": [],

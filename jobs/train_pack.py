@@ -20,7 +20,7 @@ from mlpsubmit.assembly.assemble import StackInputs, assemble
 from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.assembly.probe import smoke_test
 from mlpsubmit.display.output import echo
-from mlpsubmit.display.text import counted, crossed_at_start
+from mlpsubmit.display.text import counted, crossed_at_start, diverged
 from mlpsubmit.errors import UserError, error_text
 from mlpsubmit.jobs.checkpoint import Checkpoint
 from mlpsubmit.jobs.environment import environment
@@ -38,6 +38,7 @@ from mlpsubmit.jobs.task_monitor import TaskMonitor
 from mlpsubmit.jobs.throughput.meter import PackMeter, ThroughputMeter
 from mlpsubmit.jobs.throughput.roofline import Roofline
 from mlpsubmit.jobs.turns import Turns
+from mlpsubmit.protocol import DIVERGED
 from mlpsubmit.spec.fingerprint import digest
 from mlpsubmit.spec.sweep import Config, Sweep
 from mlpsubmit.training.comparison import StackingError
@@ -229,7 +230,7 @@ class _PackTraining:
             step_ideal = None if roofline is None else roofline.ideal_seconds(stack)
             self.monitor.begin_stack(len(rows), step_ideal)
             trained = stack.train(self.monitor)
-            self._report_crossings_at_start(trained)
+            self._report_oddities(trained)
             tested = stack.hyperparameters[0].test_every is not None
             arrays = stack_arrays(rows, trained, self.monitor.seconds, tested=tested)
             self.monitor.finish_stack(arrays)
@@ -396,11 +397,17 @@ class _PackTraining:
             how = "one at a time" if len(stacks) == count else f"in {len(stacks)} stacks"
             echo(f"pack {self.name}: {count} configs train {how}: {stacks[1].reason}")
 
-    def _report_crossings_at_start(self, trained: Trained) -> None:
-        if count := int((trained.timekeys == 0).any(axis=1).sum()):
-            echo(f"pack {self.name}: {crossed_at_start(count)}")
-            heartbeat = self.context.heartbeat
-            heartbeat.update(crossed_at_start=heartbeat["crossed_at_start"] + count)
+    def _report_oddities(self, trained: Trained) -> None:
+        """Report and count the configs that diverged, or crossed a threshold at step 0."""
+        at_start = (trained.timekeys == 0).any(axis=1)
+        for counter, configs, described in (
+            ("diverged", trained.status == DIVERGED, diverged),
+            ("crossed_at_start", at_start, crossed_at_start),
+        ):
+            if count := int(configs.sum()):
+                echo(f"pack {self.name}: {described(count)}")
+                heartbeat = self.context.heartbeat
+                heartbeat.update(**{counter: heartbeat[counter] + count})
 
     def _separate(self, groups: Sequence[Sequence[int]] | None, why: str) -> None:
         """Continue with the groups of configs that can be stacked, also in later attempts.

@@ -458,6 +458,7 @@ class Beat(TypedDict, total=False):
     packs_failed: Count
     halved: Count
     crossed_at_start: Count
+    diverged: Count
     cost_done: Amount
     speed: Amount
     matmul_utilization: Amount | None

@@ -80,6 +80,8 @@ def render(status: Status) -> RenderableType:
         parts.append(text((retry, "yellow")))
     if status.retry_failure:
         parts.append(text((f"  {_retry_failure(status)}", "red")))
+    if status.divergence:
+        parts.append(text((f"  {status.divergence}", "yellow")))
     if status.early_crossings:
         parts.append(text((f"  {status.early_crossings}", "yellow")))
     if status.mixed_devices:

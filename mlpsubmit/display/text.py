@@ -11,6 +11,7 @@ __all__ = [
     "counted",
     "crossed_at_start",
     "cut",
+    "diverged",
     "duration",
     "file_size",
     "throughput",
@@ -51,6 +52,14 @@ def crossed_at_start(configs: int) -> str:
     return (
         f"{counted(configs, 'config')} crossed a threshold on the train loss at step 0, where the "
         "smoothed loss is that of the first batch; try a larger N_SAMPLES, or a lower threshold"
+    )
+
+
+def diverged(configs: int) -> str:
+    """Return one line on configs whose train loss was no longer finite."""
+    return (
+        f"{counted(configs, 'config')} diverged: the train loss became infinite or NaN; that is a "
+        "result, which counts as done"
     )
 
 

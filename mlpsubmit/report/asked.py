@@ -19,7 +19,7 @@ __all__ = ["asked"]
 #: The most values of an axis, and characters of a value, of a source and of all sources.
 MOST_VALUES, MOST_CHARACTERS, MOST_CODE, MOST_OF_ALL_CODE = 24, 300, 20_000, 200_000
 
-_ORIGIN = ("spec", "command", "git_commit", "git_diff_hash", "data_hash")
+_ORIGIN = ("spec", "spec_hash", "command", "git_commit", "git_diff_hash", "data_hash")
 
 
 def asked(one: ReportedRun) -> str:

@@ -16,7 +16,7 @@ from mlpsubmit.runs.run_keys import RunKeys
 __all__ = ["RunDifferences", "run_differences"]
 
 #: What the origin of a run has besides versions.
-_NO_VERSIONS = ("spec", "command", "git_diff_hash")
+_NO_VERSIONS = ("spec", "spec_hash", "command", "git_diff_hash")
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from mlpsubmit.jobs.store.masks import encode_mask
 from mlpsubmit.protocol import SUPPLIED
 from mlpsubmit.results.labels import NO_LABELS
 from mlpsubmit.runs.function_sources import function_sources
+from mlpsubmit.runs.provenance import spec_hash
 from mlpsubmit.spec.fingerprint import setting_digest
 from mlpsubmit.spec.hyperparameters import Hyperparameters
 from mlpsubmit.spec.ingredients import ingredient, is_in_full
@@ -241,6 +242,7 @@ def _origin(spec: Path | None, command: Sequence[str]) -> dict[str, str]:
     changes = _git(folder, "diff", "HEAD")
     return {
         "spec": str(spec.resolve()) if spec else "",
+        "spec_hash": spec_hash(spec) if spec else "",
         "command": shlex.join(command),
         "mlpsubmit": version("mlpsubmit"),
         "torch": version("torch"),

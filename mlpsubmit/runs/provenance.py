@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mlpsubmit.display.text import abridged
-from mlpsubmit.errors import UserError
+from mlpsubmit.errors import RunError, UserError
+from mlpsubmit.files import LARGEST_JSON, open_regular
 from mlpsubmit.jobs import input_files
+from mlpsubmit.jobs.as_launched import path_now
 from mlpsubmit.jobs.store.environments import NOT_IDENTICAL, differences, environment_file
 from mlpsubmit.jobs.store.run_directory import RunDirectory
 
-__all__ = ["attributes", "changed_inputs", "first_unchanged", "reject"]
+__all__ = [
+    "attributes",
+    "changed_inputs",
+    "edited_spec",
+    "first_unchanged",
+    "reject",
+    "spec_hash",
+]
 
 #: The most bytes of an attribute: HDF5 stores up to 64 KB.
 _MOST_BYTES = 1 << 15
@@ -42,6 +53,30 @@ def changed_inputs(run: RunDirectory, records: Iterable[Mapping[str, Any]]) -> s
             stacklevel=2,
         )
     return ""
+
+
+def edited_spec(run: RunDirectory) -> str:
+    """Return a text if the spec of a run has been edited since its launch; empty if not."""
+    origin = run.sweep["origin"]
+    folder, name = os.path.split(origin.get("spec", ""))
+    if not name:  # launched from Python
+        return ""
+    spec = Path(path_now(run, folder), name)
+    if spec_hash(spec) in ("", origin.get("spec_hash")):
+        return ""
+    return (
+        f"run {run.id}: {spec} has been edited since the launch, and what was launched is resumed; "
+        f"for what the spec says now, launch it: {origin.get('command', '')}"
+    )
+
+
+def spec_hash(spec: Path) -> str:
+    """Return a hash of the file of a spec; empty if it cannot be read."""
+    try:
+        with open_regular(spec) as file:
+            return hashlib.blake2b(file.read(LARGEST_JSON)).hexdigest()[:16]
+    except (OSError, RunError):
+        return ""
 
 
 def reject(changed: Mapping[str, str], *, others: bool) -> None:

@@ -37,7 +37,7 @@ from mlpsubmit.jobs.trust import sweep_hash
 from mlpsubmit.jobs.worker_process import terminate
 from mlpsubmit.results.labels import Labels
 from mlpsubmit.runs.locate import Selected, find_run
-from mlpsubmit.runs.provenance import attributes
+from mlpsubmit.runs.provenance import attributes, edited_spec
 from mlpsubmit.runs.settings import axis_codes, fixed_settings, grab_functions, setting_texts
 from mlpsubmit.runs.submit import start
 from mlpsubmit.spec.guard import stop_reading
@@ -167,7 +167,7 @@ class Run:
             from mlpsubmit.spec.hyperparameters import validate
 
         carried = submitted_hash or sweep_hash(self.directory, trust=trust)
-        if warning := missing_folder(self.directory):
+        for warning in filter(None, (missing_folder(self.directory), edited_spec(self.directory))):
             warnings.warn(warning, stacklevel=2)
         hyperparameters = validate({"devices": self.directory.sweep["devices"]})
         last_executor, last_tasks, last_template = self._last_submission()

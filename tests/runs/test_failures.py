@@ -100,6 +100,7 @@ def test_a_failing_config_costs_only_itself(
     assert open_run().collect().train_loss.notnull().all()
 
 
+@pytest.mark.filterwarnings("always")
 def test_the_debugger_executor_stops_at_the_first_failure(
     mlpsubmit: Command, trouble: Path
 ) -> None:
@@ -110,7 +111,22 @@ def test_the_debugger_executor_stops_at_the_first_failure(
     status = open_run().status()
     assert status.failed == 2
     assert status.state in ("failed", "stopped")
-    assert mlpsubmit("resume", "--executor", "debug").code == 1
+    again = mlpsubmit("resume", "--executor", "debug")
+    assert again.code == 1
+    assert "has been edited" not in again.err
+
+    # Whoever mends the spec and resumes would be puzzled by the same failure.
+    trouble.write_text(f"{trouble.read_text()}\n# mended\n")
+    again = mlpsubmit("resume", "--executor", "debug")
+    assert again.code == 1
+    wanted = (
+        "trouble.py has been edited since the launch, and what was launched is resumed; for what"
+    )
+    assert wanted in again.err
+    command = "mlpsubmit launch trouble.py trouble=raises --executor debug"
+    assert f"the spec says now, launch it: {command}\n" in again.err
+    trouble.unlink()
+    assert "has been edited" not in mlpsubmit("resume", "--executor", "debug").err
 
 
 @pytest.mark.slow
@@ -149,6 +165,12 @@ def test_a_data_function_that_raises_is_said_for_every_config(
 def test_a_diverged_config_is_a_result(mlpsubmit: Command, workplace: Path) -> None:
     ended = mlpsubmit("launch", "small.py", "--executor", "debug", "LR=[0.1,1e6]", "width=4")
     assert ended.code == 0
+    line = (
+        "4 configs diverged: the train loss became infinite or NaN; that is a result, which counts"
+    )
+    assert f": {line} as done\n" in ended.out  # as in the log of a task
+    assert open_run().status().divergence == f"{line} as done"
+    assert f"  {line} as done\n" in mlpsubmit("status").out.replace("\n  as done", " as done")
     dataset = open_run().collect()
     assert (dataset.status.sel(lr=1e6) == "diverged").all()
     assert (dataset.status.sel(lr=0.1) == "done").all()
