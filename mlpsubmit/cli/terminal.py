@@ -306,7 +306,7 @@ def follow(run: Run) -> int:
             status = run.wait(show)
     except KeyboardInterrupt:
         return _interrupted(run)
-    return report(status, failures=not console.is_terminal)  # a terminal shows them already
+    return report(status, shown=console.is_terminal)
 
 
 def _interrupted(run: Run) -> int:
@@ -347,11 +347,11 @@ def cancel_and_wait(run: Run) -> Status:
     return run.status()
 
 
-def report(status: Status, *, failures: bool = True) -> int:
+def report(status: Status, *, shown: bool = False) -> int:
     """Print the state of a run and what to do next; return the exit code.
 
     Args:
-        failures: whether to print why packs failed.
+        shown: whether the whole status has been shown: why packs failed, and how many diverged.
     """
     if status.state == "unknown":
         echo(f"{unknown_line(status)}; see: mlpsubmit status {status.run}")
@@ -364,12 +364,14 @@ def report(status: Status, *, failures: bool = True) -> int:
             queued += f"; {inline(status.outstanding)}"
         echo(f"run {status.run} is running{queued}; see: mlpsubmit status {status.run}")
         return 0
+    if status.divergence and not shown:
+        echo(status.divergence)
     if status.complete:
         done = f"all {status.configs} configs are" if status.configs > 1 else "the config is"
         echo(f"{done} done; next: mlpsubmit collect {status.run}")
         return 0
     console = Console(stderr=True)
-    for reason in _failures(status) if failures else ():
+    for reason in () if shown else _failures(status):
         console.print(reason, soft_wrap=not console.is_terminal)
     if status.outstanding:
         echo(inline(status.outstanding), err=True)

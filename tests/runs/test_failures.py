@@ -169,6 +169,7 @@ def test_a_diverged_config_is_a_result(mlpsubmit: Command, workplace: Path) -> N
         "4 configs diverged: the train loss became infinite or NaN; that is a result, which counts"
     )
     assert f": {line} as done\n" in ended.out  # as in the log of a task
+    assert f"\n{line} as done\n" in ended.out
     assert open_run().status().divergence == f"{line} as done"
     assert f"  {line} as done\n" in mlpsubmit("status").out.replace("\n  as done", " as done")
     dataset = open_run().collect()
