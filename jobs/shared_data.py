@@ -24,7 +24,7 @@ from mlpsubmit.arguments import call, declared, function_name
 from mlpsubmit.assembly.batch_streams import data_arguments
 from mlpsubmit.checksums import sealed
 from mlpsubmit.display.output import echo
-from mlpsubmit.errors import RunError
+from mlpsubmit.errors import RunError, SpecError
 from mlpsubmit.jobs.environment import environment
 from mlpsubmit.jobs.input_files import record
 from mlpsubmit.jobs.signals import StopFlag
@@ -262,12 +262,12 @@ class SharedData:
         entries = call(function, arguments)
         name = function_name(function)
         if not isinstance(entries, Mapping):
-            raise TypeError(
+            raise SpecError(
                 f"the data function {name} returned {type(entries).__name__}; it should return a "
                 "mapping of names to arrays"
             )
         if taken := sorted(SUPPLIED & set(entries)):
-            raise ValueError(
+            raise SpecError(
                 f"the data function {name} returned entries called {', '.join(taken)}, which mean "
                 "something else to batch functions and grabs; give them other names, such as "
                 "X_train and y_train"

@@ -113,9 +113,10 @@ def pick(function: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, 
     ]
     if missing:
         hints = ", ".join(f"{name!r}{did_you_mean(name, offered)}" for name in missing)
+        names_offered = ", ".join([*offered][::-1])  # hyperparameters last: messages may be cut
         raise SpecError(
-            f"{function_name(function)} needs {hints}; offered are {', '.join(sorted(offered))}; "
-            "give the argument in the spec, as an axis, or with a default"
+            f"{function_name(function)} needs {hints}; give the argument in the spec, as an axis, "
+            f"or with a default; offered are {names_offered}"
         )
     if takes_all(function):
         return dict(offered)

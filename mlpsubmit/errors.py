@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ __all__ = [
     "did_you_mean",
     "error_message",
     "error_text",
+    "explained",
     "shown",
     "validation_errors",
 ]
@@ -146,6 +148,13 @@ def error_message(error: BaseException) -> str:
     return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."
 
 
+def explained(valid: str, description: str) -> str:
+    """Return what is valid with a description in parentheses, unless that says the same again."""
+    words, known = (set(re.findall(r"\w+", text.lower())) for text in (description, valid))
+    new = len(words - known) > len(words) / 3
+    return f"{valid} ({description})" if new else valid
+
+
 def validation_errors(
     error: ValidationError,
     model: type[BaseModel],
@@ -170,7 +179,7 @@ def validation_errors(
         if inside[1:]:  # the name at this position is wrong, not the value
             message = f"{name}: {text}"
         else:
-            meaning = "" if inside else f" ({model.model_fields[str(field)].description})"
-            message = f"{name}: got {shown(entry['input'])}; {text}{meaning}"
+            description = "" if inside else model.model_fields[str(field)].description or ""
+            message = f"{name}: got {shown(entry['input'])}; {explained(text, description)}"
         messages.setdefault(name, message)  # for a wrong name the value does not matter
     return list(messages.values())

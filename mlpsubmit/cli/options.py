@@ -11,7 +11,7 @@ import click
 
 from mlpsubmit.cli.slurm_options import slurm_options, slurm_request
 from mlpsubmit.display.output import echo
-from mlpsubmit.errors import SpecError, UserError
+from mlpsubmit.errors import SpecError, UserError, shown
 from mlpsubmit.jobs.executors import NAMES, check_name
 
 if TYPE_CHECKING:
@@ -134,8 +134,13 @@ def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
             errors.append(f"{entry!r}: an override should be KEY=VALUE, as in LR=0.1")
         elif name in overrides:
             errors.append(f"{name}: is given twice; keep one")
+        elif (value := _value(text.strip())) == text and text[:1] in "[({" and _depth(text) > 0:
+            errors.append(
+                f"{name}: got {shown(text)}, where a bracket is not closed; write a list without "
+                f"spaces, or in quotes, as in '{name}=[0.1, 1]'"
+            )
         else:
-            overrides[name] = _value(text.strip())
+            overrides[name] = value
     if errors:
         raise SpecError(errors)
     return overrides
@@ -158,11 +163,15 @@ def _value(text: str) -> Any:
 
 def _split(text: str) -> list[str]:
     """Split at the commas outside brackets."""
-    parts, depth, start = [], 0, 0
+    parts, start = [], 0
     for i, character in enumerate(text):
-        depth += (character in "[({") - (character in "])}")
-        if character == "," and depth == 0:
+        if character == "," and _depth(text[start:i]) == 0:
             parts.append(text[start:i])
             start = i + 1
     last = text[start:]
     return [*parts, last] if last.strip() else parts
+
+
+def _depth(text: str) -> int:
+    """Return how many more brackets are opened than closed."""
+    return sum(map(text.count, "[({")) - sum(map(text.count, "])}"))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mlpsubmit.errors import SpecError, did_you_mean, shown, validation_errors
+from mlpsubmit.errors import SpecError, did_you_mean, explained, shown, validation_errors
 from mlpsubmit.spec.metrics import (
     Metric,
     Metrics,
@@ -181,14 +181,16 @@ class Hyperparameters(BaseModel):
     optimizer_kwargs: Named = _field(
         {}, "further arguments of a torch.optim class; alpha of rmsprop, ns_steps of muon"
     )
-    loss: Annotated[Any, choice(*LOSSES, other="a callable")] = _field(
+    loss: Annotated[
+        Any, choice(*LOSSES, other="a callable(output, y) or (output, y, params) -> scalar")
+    ] = _field(
         "mse",
         "mse, cross_entropy, hinge, logistic, mae, huber, or a callable(output, y) or "
         "(output, y, params) -> scalar",
     )
-    parametrization: Annotated[Any, choice(*PARAMETRIZATIONS, other="a callable")] = _field(
-        "mup", "mup, ntp, mfp, mup-lr, ntp-lr, sp, or a callable(model, optimizer)"
-    )
+    parametrization: Annotated[
+        Any, choice(*PARAMETRIZATIONS, other="a callable(model, optimizer)")
+    ] = _field("mup", "mup, ntp, mfp, mup-lr, ntp-lr, sp, or a callable(model, optimizer)")
     centered: Flag = _field(True, "train f(x) - f0(x), f0 the network at initialisation")
     model: Annotated[Any, choice("mlp", other="a callable that returns an nn.Module")] = _field(
         "mlp", "a callable returning an nn.Module"
@@ -396,6 +398,5 @@ def validate_one(name: str, value: Any) -> Any:
             value = validator.func(value)
         return value
     except ValueError as error:
-        raise SpecError(
-            f"{name.upper()}: got {shown(value)}; {error} ({field.description})"
-        ) from None
+        valid = explained(str(error), field.description or "")
+        raise SpecError(f"{name.upper()}: got {shown(value)}; {valid}") from None

@@ -346,6 +346,17 @@ def test_two_launches_at_once_make_one_run(
         run.resume("debug")
 
 
+def test_entries_of_the_data_come_before_the_hyperparameters(
+    mlpsubmit: Command, trouble: Path
+) -> None:
+    """Status cuts long messages."""
+    trouble.write_text(SPEC.replace('return {"shift": ', 'return {"shifts": '))
+    mlpsubmit("launch", "trouble.py", "--executor", "debug")
+    shown = mlpsubmit("status").out.replace("\n", " ")
+    assert " needs 'shift' (did you mean 'shifts'?); give the argument in the spec, as an" in shown
+    assert "offered are y, X, split, gen, bsz, device, shifts, " in shown
+
+
 def test_data_entries_with_names_that_mean_something_else(
     mlpsubmit: Command, trouble: Path
 ) -> None:

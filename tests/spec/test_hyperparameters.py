@@ -342,15 +342,15 @@ NAMES = "should be a dictionary whose keys are names"
         (
             "LOSS",
             "msee",
-            "one of 'mse', 'cross_entropy', 'hinge', 'logistic', 'mae', 'huber', or a callable "
-            "(did you mean 'mse'?)",
+            "one of 'mse', 'cross_entropy', 'hinge', 'logistic', 'mae', 'huber', or a callable("
+            "output, y) or (output, y, params) -> scalar (did you mean 'mse'?)",
         ),
         (
             "PRECISION",
             "fp16",
             "should be one of 'fp32', 'tf32', 'bf16', 'fp64' (did you mean 'fp64'?)",
         ),
-        ("PARAMETRIZATION", "mub", "'sp', or a callable (did you mean 'mup'?)"),
+        ("PARAMETRIZATION", "mub", "'sp', or a callable(model, optimizer) (did you mean 'mup'?)"),
         ("MODEL", "resnet", "one of 'mlp', or a callable that returns an nn.Module"),
         ("D_OUT", 0, "should be an integer >= 1 or None"),
         ("COMPILE", "never", "should be 'auto', True or False"),
@@ -365,7 +365,7 @@ def test_a_bad_value_is_told_with_what_is_valid(name, value, text):
     meaning = Hyperparameters.model_fields[name.lower()].description
     assert message.startswith(f"{name.upper()}: got {shown(value)}; ")
     assert text in message
-    assert message.endswith(f" ({meaning})")
+    assert message.endswith(f" ({meaning})") != (" one of " in message and name != "PRECISION")
     assert errors_of(validate_one, name.lower(), value) == [message]
 
 

@@ -101,12 +101,22 @@ def test_several_overrides_are_one_dictionary():
 
 def test_errors_are_listed_at_once():
     with pytest.raises(SpecError) as caught:
-        parse_overrides(["LR", "=3", "WIDTH=3", "WIDTH=4"])
+        parse_overrides(["LR", "=3", "WIDTH=3", "WIDTH=4", "GAMMA=[0.1,", "1]", "B=(0.9", "T="])
     assert caught.value.errors == [
         "'LR': an override should be KEY=VALUE, as in LR=0.1",
         "'=3': an override should be KEY=VALUE, as in LR=0.1",
         "WIDTH: is given twice; keep one",
+        "GAMMA: got '[0.1,', where a bracket is not closed; write a list without spaces, or in "
+        "quotes, as in 'GAMMA=[0.1, 1]'",
+        "'1]': an override should be KEY=VALUE, as in LR=0.1",
+        "B: got '(0.9', where a bracket is not closed; write a list without spaces, or in quotes, "
+        "as in 'B=[0.1, 1]'",
     ]
+
+
+@pytest.mark.parametrize("text", ['["a[b"]', "[a[b]", "a[b", "[ab]*.npz", "{d}.npz"])
+def test_brackets_in_texts_are_theirs(text):
+    assert parse_overrides([f"files={text}"])["files"]
 
 
 def test_overrides_reach_the_sweep():
