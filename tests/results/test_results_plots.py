@@ -380,13 +380,15 @@ def test_configs_without_the_value_that_goes_across_are_told(fakes, tmp_path):
 
 
 def test_crosses_of_several_colours_at_one_place_are_below_each_other(fakes, draw):
-    dataset = final(fakes, [0.1], [5, -1, 5, -1, 5, -1], a=["x", "y", "z"], lr=[0.1, 0.2])
+    dataset = final(fakes, [0.1], [5, -1, 7, -1, 9, -1], a=["x", "y", "z"], lr=[0.1, 0.2])
     for kind in ("line", "scatter"):
         panel = draw(dataset, x="lr", hue="a", kind=kind)[0, 0]
         crosses = [line for line in panel.lines if line.get_marker() == "x"]
         assert [line.get_xydata().tolist() for line in crosses] == [
             [[0.2, height]] for height in (1, 0.95, 0.9)
         ]
+        highest = panel.transAxes.inverted().transform(panel.transData.transform([[0.1, 9]]))
+        assert 0.8 < highest[0, 1] <= 0.85 + 1e-9  # the values begin below them
 
 
 def test_another_test_loss_is_dashed(fakes, draw):

@@ -61,6 +61,11 @@ class Seen:
         return _finite(self.values or self.diverged)
 
     @property
+    def height_of_crosses(self) -> float:
+        """The share of the height of a panel, from the top, in which there are crosses."""
+        return _BELOW * min(max(self.crosses.values(), default=0), MOST_COLOURS)
+
+    @property
     def lower_ends(self) -> Array:
         """All lower ends of bands, flat."""
         return _finite(self.lower)

@@ -116,7 +116,7 @@ def _scale(page: Page, plan: Plan, seen: Seen, xscale: str, yscale: str | None) 
     for panel in page.used:
         panel.set_yscale(yscale)
         panel.set_xscale(xscale)
-    limits(page.used, values, seen.lower_ends)
+    limits(page.used, values, seen.lower_ends, seen.height_of_crosses)
     if yscale == "log":
         log_axis(page.used, "y")
     if plan.has_curves or plan.beside is not None:

@@ -64,12 +64,13 @@ def log_ticks(axis: Any, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def limits(panels: Sequence[Axes], values: Array, ends: Array) -> None:
+def limits(panels: Sequence[Axes], values: Array, ends: Array, crosses: float = 0.0) -> None:
     """Show the values, and bands as far as they do not stretch a logarithmic scale to 0.
 
     Args:
         values: that are shown; others, of curves that diverged, leave the panels.
         ends: the lower ends of bands.
+        crosses: the share of the height, from the top, that is theirs.
     """
     log = panels[0].get_yscale() == "log"
     values = values[values > 0] if log else values
@@ -80,12 +81,12 @@ def limits(panels: Sequence[Axes], values: Array, ends: Array) -> None:
     if lower.size:
         low = max(min(low, float(lower.min())), low / 3) if log else min(low, float(lower.min()))
     if log:
-        low = max(low, _LEAST)
-        margin = 10 ** max(0.05 * (np.log10(high) - np.log10(low)), 0.02)
-        panels[0].set_ylim(low / margin, high * margin)
-    else:
-        margin = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
-        panels[0].set_ylim(low - margin, high + margin)
+        low, high = np.log10(max(low, _LEAST)), np.log10(high)
+    margin = 0.05 * (high - low)
+    margin = max(margin, 0.02) if log else margin or 0.05 * abs(high) or 0.05
+    low, below = low - margin, (high - low + margin) / (1 - crosses)
+    high = max(high + margin, low + below)
+    panels[0].set_ylim(*(10**low, 10**high) if log else (low, high))
 
 
 def name_ticks(panels: Sequence[Axes], axis: Axis, width: float) -> None:
