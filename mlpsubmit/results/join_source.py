@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from mlpsubmit.results.grab_arrays import grab_of
 from mlpsubmit.results.join_axes import Part
 from mlpsubmit.results.names import CLOCKS, TRAINED_BY, TRAINED_ON, array_names
 from mlpsubmit.results.schema import TOGETHER, PackId, identified
@@ -57,7 +58,8 @@ class _Moved:
     """Rows of packs of one or several runs with the same configs, at their places in the union.
 
     Args:
-        found: the rows; an array is read from the first pack that has it.
+        found: the rows; an array is read from the first pack that has it, of those with the most
+            traces, as grabs along steps and final ones do not go together.
         index: (K,) places of the configs.
         widths: the number of timekeys in the union, by the name of the array.
     """
@@ -66,7 +68,8 @@ class _Moved:
         self, name: str, found: Sequence[_Rows], index: Index, widths: Mapping[str, int]
     ) -> None:
         self.name = name
-        self._found, self._index, self._widths = found, index, widths
+        self._found = sorted(found, key=lambda own: -_traces(own.pack))
+        self._index, self._widths = index, widths
 
     def arrays(self) -> Sequence[str]:
         names = dict.fromkeys(name for own in self._found for name in own.pack.arrays())
@@ -93,6 +96,10 @@ class _Moved:
             missing = self._widths[array] - values.shape[1]
             return np.pad(values, ((0, 0), (0, missing)), constant_values=-1)
         return values
+
+
+def _traces(pack: FinishedPack) -> int:
+    return len({*CLOCKS} & {*pack.arrays()})
 
 
 class JoinedSource:
@@ -215,7 +222,10 @@ def _differences(index: Index, found: Sequence[_Rows]) -> Iterator[Difference]:
         for array in first.pack.arrays():
             if array in both and array not in _NO_RESULTS and not array.startswith(_WEIGHTS):
                 one, two = (_values(rows, array) for rows in (first, other))
-                for row in np.flatnonzero(_unequal(one, two, len(index))):
+                differs = _unequal(one, two, len(index))
+                if differs.any() and _is_trace(first.pack, array) and one.shape == two.shape:
+                    differs &= ~_equal_final(one, two)
+                for row in np.flatnonzero(differs):
                     texts[int(row)].append(_text(array, one, two, int(row)))
         for row, own in texts.items():
             yield Difference((first.part, other.part), int(index[row]), ", ".join(own))
@@ -247,10 +257,32 @@ def _unequal(one: Array, two: Array, configs: int) -> npt.NDArray[np.bool_]:
     return differs
 
 
+def _is_trace(pack: FinishedPack, array: str) -> bool:
+    """Return whether an array (configs, steps, ...) is along steps."""
+    if grab_of(array) is not None:
+        return "grab_step" in pack.arrays()
+    losses = array in ("train_loss", "test_loss") or array.startswith("metric.")
+    return losses and pack[array].ndim > 1
+
+
+def _equal_final(one: Array, two: Array) -> npt.NDArray[np.bool_]:
+    """Return which configs have a final value alone, equal in both, (configs,).
+
+    Among traces it is at the last step of their dataset, which others of its configs may set.
+    """
+    alone = np.array([_recorded(trace).sum(axis=1) == 1 for trace in (one, two)]).all(axis=0)
+    equal: npt.NDArray[np.bool_] = alone & ~_unequal(_final(one), _final(two), len(one))
+    return equal
+
+
+def _recorded(trace: Array) -> npt.NDArray[np.bool_]:
+    """Return at which steps traces (configs, steps, ...) have a value, (configs, steps)."""
+    return ~np.asarray(np.isnan(trace).reshape(*trace.shape[:2], -1).all(axis=2))
+
+
 def _final(trace: Array) -> Array:
     """Return the last values of traces (configs, steps, ...) that are not missing."""
-    recorded = ~np.asarray(np.isnan(trace).reshape(*trace.shape[:2], -1).all(axis=2))
-    last = trace.shape[1] - 1 - np.argmax(recorded[:, ::-1], axis=1)
+    last = trace.shape[1] - 1 - np.argmax(_recorded(trace)[:, ::-1], axis=1)
     final: Array = trace[np.arange(len(trace)), last]
     return final
 

@@ -346,6 +346,27 @@ def test_results_that_differ_are_an_error_that_names_them():
     assert (ok.status == "done").all()
 
 
+def test_final_values_among_traces_are_equal_wherever_those_end():
+    """A run with an axis ONLYTHRESHOLDS has both; its last step is that of all its configs."""
+
+    def mixed(run, last, w):
+        final = make_pack([0], grab__g=np.ones((1, 2, 2)))
+        steps = np.array([0, last])
+        traces = {"step": steps, "grab_step": steps, "grab__g": np.ones((1, 2, 2, 2))}
+        traced = make_pack([1], **traces, train_loss=[[3.0, 1.0]], test_loss=[[3.0, 2.0]])
+        return part(run, packs=[final, traced], w=[1, w])
+
+    alone = part("c", packs=[make_pack([0], grab__g=np.ones((1, 2, 2)))], w=[1])
+    runs = [alone, mixed("a", 4, 2), mixed("b", 12, 4)]
+    ds = join([to_dataset(one.layout, one.source) for one in runs])
+    assert (ds.w.values.tolist(), ds.step.values.tolist()) == ([1, 2, 4], [0, 4, 9, 12])
+    assert ds.train_loss.max("step").values.tolist() == [1, 3, 3]
+    assert ds.g.dims == ("w", "step", "g_dim0", "g_dim1")
+    runs[2].source.held[0].held["train_loss"] = np.array([1.5])
+    with pytest.raises(UserError, match=r"run a and run b .*\n  w=1: train_loss\n"):
+        join([to_dataset(one.layout, one.source) for one in runs[1:]])
+
+
 def test_what_one_run_has_not_finished_is_that_of_the_other():
     first = part("a", packs=[make_pack([0])], t=[0, 1, 2])
     first.source.failed.append(FakeFailure(np.array([1, 2]), "ValueError: boom"))
