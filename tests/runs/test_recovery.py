@@ -196,14 +196,22 @@ def test_a_running_run_is_collected_cancelled_and_not_resumed_twice(tmp_path: Pa
     assert (shown["state"], shown["configs"], shown["missing"]) == ("running", 4, 4)
     assert {task["host"] for task in shown["tasks"]} == {socket.gethostname()}
 
-    cancelled = cli("cancel", cwd=tmp_path)
+    # A later run of the sweep, which has ended, does not hide the one that runs.
+    other = cli("launch", tmp_path / "recovery.py", "MAX_ITER=10", cwd=tmp_path)
+    assert other.returncode == 0, other.stderr
+    latest = open_run("recovery", tmp_path / "mlpruns").id
+    said = f"run {latest} is not running; these are: {run.id}; stop one with: mlpsubmit cancel "
+    assert cli("cancel", "recovery", cwd=tmp_path).stdout == f"{said}{run.id}\n"
+
+    cancelled = cli("cancel", run.id, cwd=tmp_path)
     assert cancelled.returncode == 0
     assert "continue with: mlpsubmit resume" in cancelled.stdout
     stopped = run.status()
     assert stopped.state == "stopped"
     assert 0 < stopped.fraction < 1, "what is saved counts"
-    assert "saved at step" in cli("status", cwd=tmp_path).stdout
-    assert cli("cancel", cwd=tmp_path).stdout == f"run {run.id} is not running\n"
+    assert "saved at step" in cli("status", run.id, cwd=tmp_path).stdout
+    assert cli("cancel", run.id, cwd=tmp_path).stdout == f"run {run.id} is not running\n"
+    assert cli("cancel", cwd=tmp_path).stdout == f"run {latest} is not running\n"
 
     logs = cli("logs", run.id, "1", cwd=tmp_path).stdout
     assert "interrupted, its state is saved" in logs
