@@ -30,6 +30,7 @@ from mlpsubmit.jobs.store.run_directory import RunDirectory
 from mlpsubmit.jobs.trust import submitted_hash, sweep_hash
 from mlpsubmit.jobs.used_paths import used_paths
 from mlpsubmit.runs.continuation import Continuation, find_continuation
+from mlpsubmit.runs.in_training import warn_of_configs_in_training
 from mlpsubmit.runs.locate import (
     RUNS_VARIABLE,
     newest_runs,
@@ -325,6 +326,7 @@ def prepare(
             plan = Plan.from_json(directory.plan)
             return prepared(run, run.path, plan, missing_packs(directory, plan), reused)
     reused.add(earlier)
+    warn_of_configs_in_training(reused.missing_keys, earlier)
     max_tasks = executor.max_tasks(make_plan(sweep, 1, 1, reused.indices).cost)
     max_workers = max_tasks * executor.workers_per_task
     memory = executor.memory(newest_runs(runs_dir))

@@ -60,6 +60,13 @@ class Reused:
         """The number of reused configs."""
         return len(self.indices)
 
+    @property
+    def missing_keys(self) -> NDArray[np.uint64]:
+        """The keys of the configs that are to be trained, (n, 2)."""
+        keys, indices = self._sorted_keys
+        missing: NDArray[np.uint64] = keys[~self._known[indices]]
+        return missing
+
     @cached_property
     def _sorted_keys(self) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """The sorted keys of all configs of the sweep, (n, 2), and the configs' indices, (n,)."""

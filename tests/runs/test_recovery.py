@@ -196,6 +196,16 @@ def test_a_running_run_is_collected_cancelled_and_not_resumed_twice(tmp_path: Pa
     assert (shown["state"], shown["configs"], shown["missing"]) == ("running", 4, 4)
     assert {task["host"] for task in shown["tasks"]} == {socket.gethostname()}
 
+    # Results are shared once they are finished: others are trained twice.
+    grown = cli("launch", tmp_path / "recovery.py", "GAMMA=[1,2]", "--dry-run", cwd=tmp_path)
+    assert grown.returncode == 0, grown.stderr
+    assert grown.stderr.count("warning: ") == 1
+    assert (
+        f"warning: run {run.id} is running, and trains 2 configs of this launch: they are trained "
+        "twice. A launch takes over what has finished; for the rest alone, cancel this one, and "
+        "launch again when that has ended\n"
+    ) in grown.stderr
+
     # A later run of the sweep, which has ended, does not hide the one that runs.
     other = cli("launch", tmp_path / "recovery.py", "MAX_ITER=10", cwd=tmp_path)
     assert other.returncode == 0, other.stderr

@@ -66,6 +66,7 @@ def asked(study: Any, mlpsubmit: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return counted
 
 
+@pytest.mark.filterwarnings("ignore:run .* is running, and trains 100 configs of this launch")
 def test_every_command_asks_little_of_the_cluster(study: Any, asked: Any) -> None:
     """Accounting is not asked at all: each job is in the queue, or its files explain it."""
     held = ("--sbatch", "hold", "--gpus", 0, "--cpus", 1, "--mem", "600M", "--time", 10)
@@ -78,6 +79,9 @@ def test_every_command_asks_little_of_the_cluster(study: Any, asked: Any) -> Non
     other = study.spec("other", MANY)
     assert asked("launch", other, *whole, *held) == {**once, "sbatch": 1}
     assert asked("launch", load, "--tasks", 250, *held) == {"squeue": 1}, "it is running"
+    # What an earlier run trains is no reason for more than one question.
+    grown = asked("launch", load, "LR=[0.1,2]", "--tasks", 2, "--dry-run", *held)
+    assert grown == {**once, "sbatch --test-only": 1}
     for command in (["status", "load"], ["status", "other", "--json"], ["ls"], ["ls", "--json"]):
         assert asked(*command) == {"squeue": 1}, command
     assert asked("collect", "load", code=1) == {"squeue": 1}
