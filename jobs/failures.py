@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlpsubmit.errors import error_message, error_text
+from mlpsubmit.errors import UserError, error_message, error_text
 from mlpsubmit.spec.libraries import user_frames
 
 __all__ = ["RowsFailure", "failures_of"]
@@ -21,7 +21,7 @@ class RowsFailure:
     Attributes:
         rows: of the configs.
         error: the exception, or the end of the process, in one line.
-        traceback: of the exception.
+        traceback: of the exception; empty of one of ours, whose text says it all.
         where: the last line of the user's code in the traceback: ``spec.py:12 in batch_fn``.
         line: its text.
         killed: whether the configs killed their process.
@@ -38,7 +38,8 @@ class RowsFailure:
     def of(cls, error: BaseException, rows: Sequence[int]) -> RowsFailure:
         """Return the failure of rows whose training raised an exception."""
         where, line = _place(error)
-        text = "".join(traceback.format_exception(error))
+        says_all = isinstance(error, UserError) and error.__cause__ is None and not where
+        text = "" if says_all else "".join(traceback.format_exception(error))
         return cls(list(rows), error_text(error), text, where, line)
 
     def to_json(self, indices: Sequence[int]) -> dict[str, Any]:

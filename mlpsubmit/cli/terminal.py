@@ -231,8 +231,6 @@ def _unreadable(status: Status) -> list[Text]:
 def _traceback_end(traceback: str) -> list[str]:
     """Return the last lines of a traceback: of an error of ours, those of its cause, if any."""
     lines = traceback.partition("\n\nThe above exception was")[0].splitlines()
-    if any(line.startswith("mlpsubmit.") for line in lines):
-        return []  # its text says it all
     return [line for line in lines if line.strip(" ^~")][-_TRACEBACK_LINES:]
 
 

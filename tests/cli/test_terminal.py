@@ -26,6 +26,7 @@ from mlpsubmit import UserError, open_run
 from mlpsubmit.cli import terminal
 from mlpsubmit.errors import SpecError
 from mlpsubmit.files import publish_json
+from mlpsubmit.jobs.failures import RowsFailure
 from mlpsubmit.jobs.heartbeat import process_start
 from mlpsubmit.jobs.status import Status, TaskStatus
 from mlpsubmit.jobs.store import run_directory
@@ -350,15 +351,14 @@ def test_the_traceback_of_a_failure_ends_in_the_users_function(
 
 
 def test_an_error_of_ours_is_shown_without_our_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        raise SpecError("batchfn f: got\n6 samples")
-    except SpecError as error:
-        text = "".join(traceback.format_exception(error))
-    failure = Failure(np.array([0]), "SpecError: batchfn f: got 6 samples", text)
+    found = RowsFailure.of(SpecError("batchfn f: got\n6 samples"), [0])
+    assert found.traceback == ""  # as it is in the log of the task
+    failure = Failure(np.array([0]), found.error, found.traceback)
     assert terminal.report(replace(status_of("failed"), failed=1, failures=[failure])) == 1
     shown = capsys.readouterr().err
-    assert shown.splitlines()[:2] == [
-        "  failed: SpecError: batchfn f: got 6 samples (1 config)",
+    assert shown.splitlines()[:3] == [
+        "  failed: SpecError: batchfn f: got",
+        "    6 samples (1 config)",
         "0 of 4 configs done, 4 missing (1 failed); continue with: mlpsubmit resume "
         "20260101-000000-abcdef",
     ]
